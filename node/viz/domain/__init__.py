@@ -1,0 +1,1 @@
+"""What Viz means, without any I/O: values, rules, signed structures, and the ports they see."""

@@ -1,0 +1,71 @@
+"""Money, ids and hashes: the one typed place for each.
+
+Owns the integer and byte types that cross module borders, their bounds and their text forms.
+Does not know the token's name or any chain. Invariant: money is ``int`` in the token's base
+units, never a float; addresses are checksummed (ERC-55); hashes are exactly 32 bytes.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+from typing import Final, NewType
+
+from eth_utils.address import is_address, to_checksum_address
+
+from viz.errors import InvalidRequest
+
+Address = NewType("Address", str)
+Hash32 = NewType("Hash32", bytes)
+Units = int
+ContentId = NewType("ContentId", int)
+AdapterId = NewType("AdapterId", int)
+Cid = NewType("Cid", str)
+
+BASE_MODEL: Final = AdapterId(0)
+BPS: Final = 10_000
+MILLION: Final = 1_000_000
+UINT96_MAX: Final = 2**96 - 1
+UINT64_MAX: Final = 2**64 - 1
+UINT32_MAX: Final = 2**32 - 1
+ZERO_ADDRESS: Final = Address("0x" + "00" * 20)
+ZERO_HASH: Final = Hash32(bytes(32))
+
+
+def parse_address(text: str) -> Address:
+    """Return the checksummed address; raise InvalidRequest when it is not one (ERC-55)."""
+    if not isinstance(text, str) or not is_address(text):
+        raise InvalidRequest(f"{text!r} is not an address: give 0x and 40 hexadecimal digits")
+    return Address(to_checksum_address(text))
+
+
+def parse_hash(text: str) -> Hash32:
+    """Return the 32 bytes that ``text`` (0x-prefixed or bare hexadecimal) names."""
+    try:
+        raw = bytes.fromhex(text.removeprefix("0x"))
+    except (ValueError, AttributeError):
+        raw = b""
+    if len(raw) != 32:
+        raise InvalidRequest(f"{text!r} is not a hash: give 0x and 64 hexadecimal digits")
+    return Hash32(raw)
+
+
+def hex_of(raw: bytes) -> str:
+    """Return ``raw`` as 0x-prefixed hexadecimal."""
+    return "0x" + raw.hex()
+
+
+def parse_units(text: str, decimals: int) -> Units:
+    """Return the base units of a decimal token amount such as ``"1.25"``; refuse excess digits."""
+    try:
+        scaled = Decimal(text).scaleb(decimals)
+    except InvalidOperation as error:
+        raise InvalidRequest(f"{text!r} is not an amount: write it like 1.25") from error
+    if not scaled.is_finite() or scaled != int(scaled) or not 0 <= scaled <= UINT96_MAX:
+        raise InvalidRequest(f"{text!r} is not an amount with at most {decimals} decimals")
+    return int(scaled)
+
+
+def format_units(units: Units, decimals: int) -> str:
+    """Return base units as a plain decimal amount, all decimals shown."""
+    sign, digits = ("-" if units < 0 else ""), str(abs(units)).rjust(decimals + 1, "0")
+    return f"{sign}{digits[:-decimals]}.{digits[-decimals:]}" if decimals else f"{sign}{digits}"

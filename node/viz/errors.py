@@ -1,0 +1,234 @@
+"""Every error that Viz raises on purpose, in one tree.
+
+    VizError
+    ├── ConfigError           a setting is missing, unknown or contradictory
+    ├── InputError            the caller sent something that cannot be served; nothing changed
+    │   ├── InvalidRequest · PromptEmpty · PromptTooLong · UnknownAdapter · UnknownModel
+    │   ├── InvalidWork · CommitmentMismatch
+    │   └── InvalidKeyFile
+    ├── PaymentError          money is missing or does not fit; nothing was charged
+    │   ├── PaymentRequired · InvalidSignature · WrongDomain · StaleVoucher · LineBelowBest
+    │   ├── DepositExceeded · ChannelUnknown · ChannelClosing · AccessTokenInvalid · QuoteExpired
+    ├── ChainError            the chain refused, or could not be asked
+    │   ├── ChainUnreachable · ChainMismatch · TransactionFailed · OutcomeUnknown
+    ├── LicenseError          the law of the contracts forbids it
+    │   └── NoLiveGrant · AdapterNotServable
+    ├── StorageError          bytes are missing or are not what their name says
+    │   └── BlobNotFound · BlobCorrupt · BlobTooLarge · StorageUnavailable
+    ├── StoreError            the ledger
+    │   └── StoreConflict · BooksMismatch
+    ├── EngineError           the model stack
+    │   └── EngineOverloaded · InvalidAdapterFile · ModelUnavailable
+    └── TrainingError         a training run
+        └── TrainingCancelled · MemorisationLimitExceeded · TrainingWorkerDied
+
+Each class has a unique ``code`` (stable: clients match on it), an HTTP ``status`` (used by the one
+table in ``viz.api``) and a ``title``. ``str(error)`` is one line that says what to do about it.
+``extensions`` are extra members of the RFC 9457 problem body; they never hold a secret.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class VizError(Exception):
+    """Base of all deliberate errors; carries what an HTTP problem body (RFC 9457) needs."""
+
+    code: ClassVar[str] = "viz-error"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Something went wrong in the node"
+
+    def __init__(self, detail: str, /, **extensions: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.extensions = extensions
+
+
+# configuration
+class ConfigError(VizError):
+    code, status, title = "config", 500, "The configuration is not usable"
+
+
+# input
+class InputError(VizError):
+    code, status, title = "input", 400, "The request cannot be served as sent"
+
+
+class InvalidRequest(InputError):
+    code, title = "invalid-request", "The request is malformed"
+
+
+class PromptEmpty(InputError):
+    code, title = "prompt-empty", "The prompt is empty"
+
+
+class PromptTooLong(InputError):
+    code, status, title = "prompt-too-long", 413, "The prompt does not fit the context"
+
+
+class UnknownAdapter(InputError):
+    code, status, title = "unknown-adapter", 404, "No such adapter is served here"
+
+
+class UnknownModel(InputError):
+    code, status, title = "unknown-model", 404, "No such model is served here"
+
+
+class InvalidWork(InputError):
+    code, title = "invalid-work", "The work file cannot be read as a work"
+
+
+class CommitmentMismatch(InputError):
+    code, status, title = "commitment-mismatch", 409, "The work does not match its commitment"
+
+
+class InvalidKeyFile(InputError):
+    code, title = "invalid-key-file", "The key file cannot be opened"
+
+
+# payment
+class PaymentError(VizError):
+    code, status, title = "payment", 402, "The payment does not fit"
+
+
+class PaymentRequired(PaymentError):
+    code, title = "payment-required", "This resource is paid for"
+
+
+class InvalidSignature(PaymentError):
+    code, status, title = "invalid-signature", 401, "The signature does not verify"
+
+
+class WrongDomain(PaymentError):
+    code, status, title = "wrong-domain", 400, "Signed for another chain, contract, node or signer"
+
+
+class StaleVoucher(PaymentError):
+    code, status, title = "stale-voucher", 409, "The voucher's base is not this channel's"
+
+
+class LineBelowBest(PaymentError):
+    code, status, title = "line-below-best", 409, "A line is below what was signed before"
+
+
+class DepositExceeded(PaymentError):
+    code, title = "deposit-exceeded", "The voucher is above the confirmed deposit"
+
+
+class ChannelUnknown(PaymentError):
+    code, title = "channel-unknown", "There is no such channel to this node"
+
+
+class ChannelClosing(PaymentError):
+    code, status, title = "channel-closing", 409, "The channel is being closed"
+
+
+class AccessTokenInvalid(PaymentError):
+    code, status, title = "access-token-invalid", 401, "The access token is not valid"
+
+
+class QuoteExpired(PaymentError):
+    code, status, title = "quote-expired", 409, "The quote has expired"
+
+
+# chain
+class ChainError(VizError):
+    code, status, title = "chain", 502, "The chain refused or could not be asked"
+
+
+class ChainUnreachable(ChainError):
+    code, status, title = "chain-unreachable", 503, "The chain cannot be reached"
+
+
+class ChainMismatch(ChainError):
+    code, title = "chain-mismatch", "The chain is not the one the books were kept on"
+
+
+class TransactionFailed(ChainError):
+    code, status, title = "transaction-failed", 409, "The transaction reverted"
+
+
+class OutcomeUnknown(ChainError):
+    code, status, title = "outcome-unknown", 504, "The transaction's outcome is not known yet"
+
+
+# licenses
+class LicenseError(VizError):
+    code, status, title = "license", 403, "The license does not permit it"
+
+
+class NoLiveGrant(LicenseError):
+    code, title = "no-live-grant", "There is no live grant for this work"
+
+
+class AdapterNotServable(LicenseError):
+    code, title = "adapter-not-servable", "The adapter may not be served now"
+
+
+# storage
+class StorageError(VizError):
+    code, status, title = "storage", 502, "The blob store cannot serve it"
+
+
+class BlobNotFound(StorageError):
+    code, status, title = "blob-not-found", 404, "No such blob here"
+
+
+class BlobCorrupt(StorageError):
+    code, title = "blob-corrupt", "The bytes are not what their name says"
+
+
+class BlobTooLarge(StorageError):
+    code, status, title = "blob-too-large", 413, "The blob is larger than allowed"
+
+
+class StorageUnavailable(StorageError):
+    code, status, title = "storage-unavailable", 503, "The blob store cannot be reached"
+
+
+# store
+class StoreError(VizError):
+    code, title = "store", "The ledger refused"
+
+
+class StoreConflict(StoreError):
+    code, status, title = "store-conflict", 409, "The ledger was changed by another request"
+
+
+class BooksMismatch(StoreError):
+    code, title = "books-mismatch", "The books and the chain disagree"
+
+
+# engine
+class EngineError(VizError):
+    code, title = "engine", "The engine failed"
+
+
+class EngineOverloaded(EngineError):
+    code, status, title = "engine-overloaded", 503, "The engine has no room for this request now"
+
+
+class InvalidAdapterFile(EngineError):
+    code, status, title = "invalid-adapter-file", 422, "The adapter file cannot be loaded"
+
+
+class ModelUnavailable(EngineError):
+    code, status, title = "model-unavailable", 503, "The base model cannot be loaded"
+
+
+# training
+class TrainingError(VizError):
+    code, title = "training", "The training run failed"
+
+
+class TrainingCancelled(TrainingError):
+    code, status, title = "training-cancelled", 409, "The training run was cancelled"
+
+
+class MemorisationLimitExceeded(TrainingError):
+    code, status, title = "memorisation-limit", 422, "The adapter repeats too much of a work"
+
+
+class TrainingWorkerDied(TrainingError):
+    code, title = "training-worker-died", "The training process ended without a result"
