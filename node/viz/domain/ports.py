@@ -158,7 +158,10 @@ class Engine(Protocol):
     def adapters(self) -> frozenset[AdapterId]: ...
 
     async def generate(self, request: GenerationRequest) -> Generation:
-        """Admit the request. Raises PromptEmpty, PromptTooLong, UnknownAdapter, EngineOverloaded."""
+        """Admit the request.
+
+        Raises PromptEmpty, PromptTooLong, UnknownAdapter, EngineOverloaded.
+        """
         ...
 
     def stats(self) -> Mapping[str, float]: ...
@@ -299,7 +302,9 @@ class ChainReader(Protocol):
 
     async def grant(self, content_id: ContentId, trainer: Address) -> GrantState | None: ...
 
-    async def adapter(self, adapter_id: AdapterId, *, confirmed: bool = True) -> AdapterState | None:
+    async def adapter(
+        self, adapter_id: AdapterId, *, confirmed: bool = True
+    ) -> AdapterState | None:
         """Return the adapter; with ``confirmed``, only after its confirmations."""
         ...
 
