@@ -1,0 +1,194 @@
+"""The one place where settings are read: a typed, frozen tree from TOML and the environment.
+
+Order: the environment (``VIZ_API__PORT=8402``) over the file (``viz.toml``) over the defaults.
+Unknown keys are refused. Secrets come from the environment or from a ``*_FILE`` beside it, never
+from the TOML file. Does not know who uses a setting; the composition root hands each part its own.
+Every key is explained in ``viz.example.toml``; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from viz.errors import ConfigError
+
+Port = Annotated[int, Field(ge=0, le=65_535)]
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ChainConfig(_Section):
+    """Which chain, and how far to trust its head."""
+
+    rpc_url: str = "http://127.0.0.1:8545"
+    deployment: Path = Path("deployment.json")
+    confirmations: NonNegative = 0
+    timeout_s: Positive = 20
+    key_file: Path = Path("operator.key.json")
+
+    @field_validator("rpc_url")
+    @classmethod
+    def _http(cls, url: str) -> str:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError("write it as http://host:port or https://host")
+        return url
+
+
+class ApiConfig(_Section):
+    """Where the daemon listens, and the origin that buyers sign for."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8402
+    public_url: str = ""
+    max_body_bytes: Positive = 2 * 1024 * 1024
+    shutdown_grace_s: Positive = 10
+
+    @property
+    def origin(self) -> str:
+        return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
+
+
+class StorageConfig(_Section):
+    """Where blobs live."""
+
+    backend: Literal["embedded", "kubo"] = "embedded"
+    kubo_api: str = "/ip4/127.0.0.1/tcp/5001"
+    max_blob_bytes: Positive = 512 * 1024 * 1024
+    timeout_s: Positive = 60
+
+
+class EngineConfig(_Section):
+    """How the base model is served."""
+
+    base_model: str = "SmolLM2-135M-Instruct"
+    max_streams: Positive = 32
+    context_tokens: Positive = 2_048
+    resident_adapters: Positive = 256
+    threads: NonNegative = 0
+    compute: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
+
+
+class PriceConfig(_Section):
+    """What a query costs, in token base units a million tokens, and what the node risks."""
+
+    prompt_units_per_million: NonNegative = 2_000_000
+    completion_units_per_million: NonNegative = 6_000_000
+    credit_window_units: NonNegative = 0
+    minimum_deposit_units: NonNegative = 10_000
+    voucher_grace_s: Positive = 20
+    quote_valid_s: Annotated[int, Field(gt=0, le=60)] = 60
+
+
+class SettlementConfig(_Section):
+    """When signed vouchers are turned into a claim on chain."""
+
+    claim_at_units: Positive = 1_000_000
+    claim_age_s: Positive = 3_600
+    interval_s: Positive = 5
+
+
+class TrainingConfig(_Section):
+    """The bounds of a training run."""
+
+    max_memory_mib: Positive = 8_192
+    max_time_s: Positive = 3_600
+    threads: NonNegative = 0
+
+
+class LogConfig(_Section):
+    """How the daemon speaks."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "console"] = "console"
+
+
+class Config(BaseSettings):
+    """Everything that an operator can set."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="VIZ_", env_nested_delimiter="__"
+    )
+
+    data_dir: Path = Path(".viz")
+    key_password: SecretStr = SecretStr("")
+    chain: ChainConfig = ChainConfig()
+    api: ApiConfig = ApiConfig()
+    storage: StorageConfig = StorageConfig()
+    engine: EngineConfig = EngineConfig()
+    prices: PriceConfig = PriceConfig()
+    settlement: SettlementConfig = SettlementConfig()
+    training: TrainingConfig = TrainingConfig()
+    log: LogConfig = LogConfig()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (env_settings, init_settings)
+
+    def at(self, path: Path) -> Path:
+        """Return ``path`` below the data directory unless it is absolute."""
+        return path if path.is_absolute() else self.data_dir / path
+
+
+def secret(name: str) -> SecretStr:
+    """Return the secret in the variable ``name`` or in the file that ``name_FILE`` names.
+
+    Raises ConfigError when the file cannot be read; an absent secret is empty.
+    """
+    if (path := os.environ.get(f"{name}_FILE")) is not None:
+        try:
+            return SecretStr(Path(path).read_text(encoding="utf-8").strip())
+        except OSError as error:
+            raise ConfigError(f"{name}_FILE={path} cannot be read: {error.strerror}") from error
+    return SecretStr(os.environ.get(name, ""))
+
+
+def load(file: Path | None = None, **overrides: Any) -> Config:
+    """Return the configuration from ``file`` (TOML), the environment and ``overrides``.
+
+    ``overrides`` are top-level keys or sections given on the command line; they stand above the
+    file. Raises ConfigError with one line that names the key at fault.
+    """
+    settings: dict[str, Any] = {}
+    if file is not None:
+        try:
+            settings = tomllib.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file} is not TOML: {error}") from error
+        if "key_password" in settings:
+            raise ConfigError(
+                f"{file} holds key_password: move it to VIZ_KEY_PASSWORD or VIZ_KEY_PASSWORD_FILE"
+            )
+    for key, value in overrides.items():
+        if isinstance(value, dict):
+            settings[key] = {**settings.get(key, {}), **value}
+        else:
+            settings[key] = value
+    if password := secret("VIZ_KEY_PASSWORD").get_secret_value():
+        settings["key_password"] = password
+    try:
+        return Config(**settings)
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        known = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
+        raise ConfigError(f"setting {key}: {known} (see viz.example.toml)") from error

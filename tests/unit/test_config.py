@@ -1,0 +1,86 @@
+"""Settings are read in one place, strictly, and documented where operators look."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from viz.config import Config, load
+from viz.errors import ConfigError
+
+EXAMPLE = Path(__file__).parents[2] / "viz.example.toml"
+
+
+def _defaults() -> dict[str, Any]:
+    documented: dict[str, Any] = {}
+    for name, field in Config.model_fields.items():
+        if name == "key_password":
+            continue
+        value = field.default
+        dumped = value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
+        documented[name] = dumped
+    return documented
+
+
+def test_the_example_file_documents_every_setting_with_its_default() -> None:
+    """Protects the operator from a setting that exists in only one of code and documentation."""
+    assert tomllib.loads(EXAMPLE.read_text(encoding="utf-8")) == _defaults()
+
+
+def test_the_example_file_loads() -> None:
+    assert load(EXAMPLE).model_dump(exclude={"key_password"}) == Config().model_dump(
+        exclude={"key_password"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[api]\nprot = 1", "api.prot: unknown key"),
+        ("[api]\nport = 70000", "api.port"),
+        ("colour = 'red'", "colour: unknown key"),
+        ("[chain]\nrpc_url = 'localhost'", "chain.rpc_url"),
+        ("key_password = 'x'", "VIZ_KEY_PASSWORD_FILE"),
+        ("[api", "is not TOML"),
+    ],
+)
+def test_a_bad_setting_is_one_line_that_names_the_key(
+    tmp_path: Path, text: str, named: str
+) -> None:
+    """Protects against typing errors that would silently run with a default."""
+    file = tmp_path / "viz.toml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    assert named in caught.value.detail
+    assert "\n" not in caught.value.detail
+
+
+def test_the_environment_stands_above_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "viz.toml"
+    file.write_text("[api]\nport = 1\nhost = 'h'", encoding="utf-8")
+    monkeypatch.setenv("VIZ_API__PORT", "2")
+    loaded = load(file)
+    assert (loaded.api.port, loaded.api.host) == (2, "h")
+
+
+def test_a_password_is_read_from_a_file_and_never_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "password"
+    file.write_text("swordfish\n", encoding="utf-8")
+    monkeypatch.setenv("VIZ_KEY_PASSWORD_FILE", str(file))
+    loaded = load()
+    assert loaded.key_password.get_secret_value() == "swordfish"
+    assert "swordfish" not in repr(loaded)
+
+
+def test_an_unreadable_password_file_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIZ_KEY_PASSWORD_FILE", "/nowhere/password")
+    with pytest.raises(ConfigError, match="/nowhere/password"):
+        load()
