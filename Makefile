@@ -1,0 +1,32 @@
+# One command each; every target runs what the README names.
+PYTHON := .venv/bin/python
+
+.PHONY: setup check quick fuzz mutants bench lock artifacts demo
+
+setup:            ## make the checkout ready (Python packages, Node.js, Kubo)
+	scripts/setup --kubo
+
+check:            ## everything CI checks
+	scripts/test
+
+quick:            ## format, lint, types, layers and unit tests on a checkout that is set up
+	scripts/test --no-setup format lint types layers unit
+
+fuzz:             ## the long runs: forge invariants by the million calls, 1,000 Hypothesis histories
+	cd contracts && FOUNDRY_PROFILE=fuzz node_modules/.bin/forge test
+	VIZ_HYPOTHESIS=fuzz .venv/bin/pytest tests/properties --timeout=7200
+
+mutants:          ## mutate the contracts and report which mutants the tests kill
+	$(PYTHON) scripts/mutants.py
+
+bench:            ## the committed benchmarks, printed as tables
+	for file in benchmarks/*.py; do echo "== $$file"; $(PYTHON) $$file || exit 1; done
+
+lock:             ## resolve requirements/*.txt again from pyproject.toml
+	scripts/lock
+
+artifacts:        ## compile the contracts into node/viz/chain/artifacts
+	$(PYTHON) scripts/compile_contracts.py
+
+demo:             ## the whole main job on real parts
+	scripts/demo
