@@ -1,0 +1,259 @@
+"""A work: its chunks, their Merkle tree and the commitment that the chain holds.
+
+Owns the two file formats, how each is cut into chunks, and the proof that a chunk belongs to a
+registered work. Does not know where a work is stored, who may train on it, or how chunks become
+training rows.
+
+``text``: UTF-8 prose. Line ends become LF, the text Unicode NFC; a chunk is one paragraph
+(separated by blank lines, inner whitespace kept), cut at spaces when longer than a chunk may be.
+``dialogue``: JSON Lines; each line is ``{"messages": [{"role", "content"}, ...]}``, optionally
+one ``system`` message, then ``user`` and ``assistant`` in turn, ending with ``assistant``; a
+chunk is one line in canonical JSON (RFC 8785).
+
+Tree, positional: ``leaf = keccak256(0x00 | chunk)``, ``node = keccak256(0x01 | left | right)``,
+an odd node moves up unchanged, ``root = keccak256(0x02 | uint32 count | top)``. The prefixes
+keep leaves, nodes and roots apart; the count makes an index binding.
+``commitment = keccak256(abi.encode(creator, salt, root))``: bound to the creator, hidden by the
+salt. Invariant: the same file always gives the same chunks, root and commitment.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, cast
+
+import rfc8785
+from eth_utils.crypto import keccak
+
+from viz.domain.units import Address, Hash32
+from viz.errors import CommitmentMismatch, InvalidWork
+
+WorkKind = Literal["text", "dialogue"]
+
+MAX_WORK_BYTES: Final = 8 * 1024 * 1024
+MAX_CHUNKS: Final = 65_536
+MAX_CHUNK_CHARS: Final = 1_200
+MAX_LINE_BYTES: Final = 64 * 1024
+MAX_MESSAGES: Final = 64
+
+_PARAGRAPH_GAP = re.compile(r"\n[ \t]*\n")
+_LEAF, _NODE, _ROOT = b"\x00", b"\x01", b"\x02"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat message."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a work; ``data`` is what its leaf commits to, ``messages`` only in dialogue."""
+
+    index: int
+    data: bytes
+    messages: tuple[Message, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """Return the chunk as text (for a dialogue, its canonical JSON)."""
+        return self.data.decode()
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkProof:
+    """The siblings from the leaf upwards: ``chunk index`` of ``count`` lies under a root."""
+
+    index: int
+    count: int
+    siblings: tuple[Hash32, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A parsed work."""
+
+    kind: WorkKind
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def merkle_root(self) -> Hash32:
+        """Return the root over all chunks."""
+        return merkle_root([chunk.data for chunk in self.chunks])
+
+    def commitment(self, creator: Address, salt: bytes) -> Hash32:
+        """Return what ContentRegistry stores for this work."""
+        return commitment(creator, salt, self.merkle_root)
+
+    def proofs(self) -> tuple[ChunkProof, ...]:
+        """Return the proof of every chunk, in order."""
+        return merkle_proofs([chunk.data for chunk in self.chunks])
+
+
+def parse_work(kind: str, raw: bytes) -> Work:
+    """Return the work in ``raw``; ``kind`` is ``text`` or ``dialogue``. Raises InvalidWork."""
+    if len(raw) > MAX_WORK_BYTES:
+        raise InvalidWork(f"the work has {len(raw)} bytes, at most {MAX_WORK_BYTES} are allowed")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidWork(f"byte {error.start} is not UTF-8: save the work as UTF-8") from error
+    if kind == "text":
+        chunks = _text_chunks(text)
+    elif kind == "dialogue":
+        chunks = _dialogue_chunks(text)
+    else:
+        raise InvalidWork(f"{kind!r} is not a kind of work: say text or dialogue")
+    if not chunks:
+        raise InvalidWork("the work is empty")
+    if len(chunks) > MAX_CHUNKS:
+        raise InvalidWork(f"the work has {len(chunks)} chunks, at most {MAX_CHUNKS} are allowed")
+    return Work(kind=cast(WorkKind, kind), chunks=chunks)
+
+
+def check_commitment(work: Work, creator: Address, salt: bytes, committed: Hash32) -> None:
+    """Raise CommitmentMismatch unless the chain's commitment is this work's."""
+    if work.commitment(creator, salt) != committed:
+        raise CommitmentMismatch(
+            f"this file, creator {creator} and salt do not give the commitment on chain "
+            f"(0x{committed.hex()}): use the very file and salt that were registered"
+        )
+
+
+# chunks
+
+
+def _text_chunks(text: str) -> tuple[Chunk, ...]:
+    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
+    bad = next((c for c in text if unicodedata.category(c) == "Cc" and c not in "\n\t"), None)
+    if bad is not None:
+        raise InvalidWork(f"the text holds the control character U+{ord(bad):04X}: remove it")
+    pieces: list[str] = []
+    for paragraph in _PARAGRAPH_GAP.split(text):
+        pieces.extend(_cut(paragraph.strip()))
+    return tuple(Chunk(index, piece.encode()) for index, piece in enumerate(pieces))
+
+
+def _cut(paragraph: str) -> list[str]:
+    pieces = []
+    while len(paragraph) > MAX_CHUNK_CHARS:
+        at = paragraph.rfind(" ", 1, MAX_CHUNK_CHARS)
+        at = at if at > 0 else MAX_CHUNK_CHARS
+        pieces.append(paragraph[:at].rstrip())
+        paragraph = paragraph[at:].lstrip()
+    return [*pieces, paragraph] if paragraph else pieces
+
+
+def _dialogue_chunks(text: str) -> tuple[Chunk, ...]:
+    chunks: list[Chunk] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        if len(line.encode()) > MAX_LINE_BYTES:
+            raise InvalidWork(f"line {number} is longer than {MAX_LINE_BYTES} bytes: split it")
+        messages = _messages(line, number)
+        canonical = rfc8785.dumps(
+            {"messages": [{"content": m.content, "role": m.role} for m in messages]}
+        )
+        chunks.append(Chunk(len(chunks), canonical, messages))
+    return tuple(chunks)
+
+
+def _messages(line: str, number: int) -> tuple[Message, ...]:
+    def refuse(why: str) -> InvalidWork:
+        return InvalidWork(f"line {number}: {why}")
+
+    try:
+        entry: Any = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise refuse("is not JSON; write one JSON object a line") from error
+    if not isinstance(entry, dict) or set(entry) != {"messages"}:
+        raise refuse('must be an object with the one member "messages"')
+    found = entry["messages"]
+    if not isinstance(found, list) or not 2 <= len(found) <= MAX_MESSAGES:
+        raise refuse(f'"messages" must be a list of 2 to {MAX_MESSAGES} messages')
+    messages = []
+    for message in found:
+        if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
+            raise refuse('a message has exactly "role" and "content"')
+        content = message["content"]
+        if not isinstance(content, str) or not content.strip():
+            raise refuse('"content" must be text that is not empty')
+        if any(0xD800 <= ord(character) <= 0xDFFF for character in content):
+            raise refuse('"content" holds half of a surrogate pair')
+        messages.append(Message(message["role"], unicodedata.normalize("NFC", content)))
+    roles = [message.role for message in messages]
+    turns = roles[1:] if roles[0] == "system" else roles
+    if not turns or len(turns) % 2 or turns != ["user", "assistant"] * (len(turns) // 2):
+        raise refuse("roles must be user and assistant in turn, after at most one system")
+    return tuple(messages)
+
+
+# the tree
+
+
+def merkle_root(chunks: Sequence[bytes]) -> Hash32:
+    """Return the root over ``chunks`` (at least one) in their order."""
+    return _sealed(len(chunks), _levels(chunks)[-1][0])
+
+
+def merkle_proofs(chunks: Sequence[bytes]) -> tuple[ChunkProof, ...]:
+    """Return each chunk's proof; ``verify_chunk`` accepts it with the root of the same chunks."""
+    levels = _levels(chunks)
+    proofs = []
+    for index in range(len(chunks)):
+        siblings, position = [], index
+        for level in levels[:-1]:
+            other = position ^ 1
+            if other < len(level):
+                siblings.append(level[other])
+            position //= 2
+        proofs.append(ChunkProof(index, len(chunks), tuple(siblings)))
+    return tuple(proofs)
+
+
+def verify_chunk(root: Hash32, chunk: bytes, proof: ChunkProof) -> bool:
+    """Return whether ``chunk`` is number ``proof.index`` of the ``proof.count`` under ``root``."""
+    if not 0 <= proof.index < proof.count <= MAX_CHUNKS:
+        return False
+    node, position, width = Hash32(keccak(_LEAF + chunk)), proof.index, proof.count
+    siblings = iter(proof.siblings)
+    while width > 1:
+        if position % 2 or position + 1 < width:
+            sibling = next(siblings, None)
+            if sibling is None:
+                return False
+            pair = sibling + node if position % 2 else node + sibling
+            node = Hash32(keccak(_NODE + pair))
+        position, width = position // 2, (width + 1) // 2
+    return next(siblings, None) is None and _sealed(proof.count, node) == root
+
+
+def commitment(creator: Address, salt: bytes, root: Hash32) -> Hash32:
+    """Return ``keccak256(abi.encode(address creator, bytes32 salt, bytes32 root))``."""
+    if len(salt) != 32:
+        raise InvalidWork(f"the salt has {len(salt)} bytes: give 32 random bytes")
+    return Hash32(keccak(bytes(12) + bytes.fromhex(creator[2:]) + salt + root))
+
+
+def _levels(chunks: Sequence[bytes]) -> list[list[Hash32]]:
+    if not chunks:
+        raise InvalidWork("a work without chunks has no Merkle root")
+    levels = [[Hash32(keccak(_LEAF + chunk)) for chunk in chunks]]
+    while len(levels[-1]) > 1:
+        below = levels[-1]
+        level = [
+            Hash32(keccak(_NODE + below[at] + below[at + 1])) for at in range(0, len(below) - 1, 2)
+        ]
+        levels.append(level + below[len(level) * 2 :])
+    return levels
+
+
+def _sealed(count: int, top: Hash32) -> Hash32:
+    return Hash32(keccak(_ROOT + count.to_bytes(4, "big") + top))

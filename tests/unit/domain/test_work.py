@@ -1,0 +1,157 @@
+"""Works: formats, chunks, Merkle tree and commitment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from eth_abi.abi import encode
+from eth_utils.crypto import keccak
+from hypothesis import given
+from hypothesis import strategies as st
+
+from viz.domain.units import Hash32, parse_address
+from viz.domain.work import (
+    MAX_CHUNK_CHARS,
+    MAX_LINE_BYTES,
+    MAX_WORK_BYTES,
+    ChunkProof,
+    check_commitment,
+    merkle_proofs,
+    merkle_root,
+    parse_work,
+    verify_chunk,
+)
+from viz.errors import CommitmentMismatch, InvalidWork
+
+CREATOR = parse_address("0x00000000000000000000000000000000000000aa")
+SALT = bytes(range(32))
+LINE = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
+
+
+def _line(*roles: str, content: object = "x") -> str:
+    return json.dumps({"messages": [{"role": role, "content": content} for role in roles]})
+
+
+def test_the_commitment_is_the_abi_encoding_the_contracts_use() -> None:
+    """A creator can recompute what the chain holds with any ABI library."""
+    work = parse_work("text", b"One.\n\nTwo.\n\nThree.")
+    leaves = [keccak(b"\0" + chunk) for chunk in (b"One.", b"Two.", b"Three.")]
+    top = keccak(b"\1" + keccak(b"\1" + leaves[0] + leaves[1]) + leaves[2])
+    root = keccak(b"\2" + bytes([0, 0, 0, 3]) + top)
+    assert work.merkle_root == root
+    expected = keccak(encode(["address", "bytes32", "bytes32"], [CREATOR, SALT, root]))
+    assert work.commitment(CREATOR, SALT) == expected
+
+
+def test_line_ends_and_composition_do_not_change_a_work() -> None:
+    """The same prose saved by another editor is the same work."""
+    one = parse_work("text", "Caf\u00e9\nbar\n\nnext".encode())
+    two = parse_work("text", b"\xef\xbb\xbf" + "Cafe\u0301\r\nbar\r\n\r\n\r\nnext\r\n".encode())
+    assert one.chunks == two.chunks
+
+
+def test_key_order_and_spaces_do_not_change_a_dialogue() -> None:
+    """The chunk is canonical JSON, not the line as typed."""
+    other = '{"messages":[{"content":"a","role":"user"},{"content":"b","role":"assistant"}]}\n\n'
+    assert (
+        parse_work("dialogue", LINE.encode()).chunks
+        == parse_work("dialogue", other.encode()).chunks
+    )
+
+
+def test_a_long_paragraph_is_cut_without_losing_a_word() -> None:
+    """No chunk is longer than allowed, and the words stay in order."""
+    words = [f"word{i}" for i in range(2_000)]
+    work = parse_work("text", " ".join(words).encode())
+    assert len(work.chunks) > 1
+    assert all(len(chunk.text) <= MAX_CHUNK_CHARS for chunk in work.chunks)
+    assert " ".join(chunk.text for chunk in work.chunks).split() == words
+
+
+def test_every_example_work_parses() -> None:
+    """The works that the demo registers are readable."""
+    root = Path("examples/works")
+    assert parse_work("text", (root / "orrin-railway/work.txt").read_bytes()).chunks
+    for name in ("varn-point", "dunmallow-bakery"):
+        work = parse_work("dialogue", (root / name / "work.jsonl").read_bytes())
+        assert len(work.chunks) == 30
+
+
+@given(st.lists(st.binary(max_size=40), min_size=1, max_size=33), st.data())
+def test_proofs_prove_their_chunk_and_nothing_else(
+    chunks: list[bytes], data: st.DataObject
+) -> None:
+    """A proof fails for other bytes, another place, another count or another tree."""
+    root, proofs = merkle_root(chunks), merkle_proofs(chunks)
+    assert all(verify_chunk(root, c, p) for c, p in zip(chunks, proofs, strict=True))
+    at = data.draw(st.integers(0, len(chunks) - 1))
+    proof = proofs[at]
+    assert not verify_chunk(root, chunks[at] + b"!", proof)
+    assert not verify_chunk(merkle_root([*chunks, b"more"]), chunks[at], proof)
+    assert not verify_chunk(root, chunks[at], ChunkProof(at, len(chunks) + 1, proof.siblings))
+    longer = ChunkProof(at, len(chunks), (*proof.siblings, Hash32(bytes(32))))
+    assert not verify_chunk(root, chunks[at], longer)
+    other = data.draw(st.integers(0, len(chunks) - 1))
+    if chunks[other] != chunks[at]:
+        assert not verify_chunk(
+            root, chunks[at], ChunkProof(other, len(chunks), proofs[other].siblings)
+        )
+
+
+def test_an_inner_node_is_not_a_chunk() -> None:
+    """Leaves and nodes are hashed apart, so a shorter tree cannot pose as this one."""
+    chunks = [b"a", b"b", b"c", b"d"]
+    inner = [keccak(b"\0" + c) for c in chunks]
+    assert merkle_root([inner[0] + inner[1], inner[2] + inner[3]]) != merkle_root(chunks)
+
+
+def test_another_file_salt_or_creator_is_refused() -> None:
+    """Training starts only on the very work that was registered."""
+    work = parse_work("text", b"mine")
+    committed = work.commitment(CREATOR, SALT)
+    check_commitment(work, CREATOR, SALT, committed)
+    other = parse_address("0x00000000000000000000000000000000000000bb")
+    for found, creator, salt in (
+        (parse_work("text", b"thine"), CREATOR, SALT),
+        (work, other, SALT),
+        (work, CREATOR, bytes(32)),
+    ):
+        with pytest.raises(CommitmentMismatch):
+            check_commitment(found, creator, salt, committed)
+    with pytest.raises(InvalidWork, match="32 random bytes"):
+        work.commitment(CREATOR, b"short")
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw", "says"),
+    [
+        ("text", b"", "empty"),
+        ("text", b" \n\n \n", "empty"),
+        ("text", b"\xff\xfe", "not UTF-8"),
+        ("text", b"a\x00b", "control character"),
+        ("text", b"x" * (MAX_WORK_BYTES + 1), "at most"),
+        ("text", b"\n\n".join([b"x"] * 65_537), "at most 65536"),
+        ("poem", b"x", "not a kind"),
+        ("dialogue", b"\n\n", "empty"),
+        ("dialogue", b"hello", "line 1: is not JSON"),
+        ("dialogue", b"[" * 60_000, "line 1: is not JSON"),
+        ("dialogue", (LINE + "\n[]").encode(), "line 2: must be an object"),
+        ("dialogue", b'{"messages": "x"}', "must be a list"),
+        ("dialogue", b'{"messages": [1, 2]}', "exactly"),
+        ("dialogue", _line("user").encode(), "2 to"),
+        ("dialogue", _line("user", "user").encode(), "in turn"),
+        ("dialogue", _line("user", "assistant", "user").encode(), "in turn"),
+        ("dialogue", LINE.replace('"user"', '["user"]').encode(), "in turn"),
+        ("dialogue", _line("user", "assistant", content=" ").encode(), "not empty"),
+        ("dialogue", _line("user", "assistant", content=7).encode(), "not empty"),
+        ("dialogue", _line("user", "assistant", content="\ud800").encode(), "surrogate"),
+        ("dialogue", b"x" * (MAX_LINE_BYTES + 1), "longer than"),
+    ],
+)
+def test_bad_works_are_refused_in_one_clear_line(kind: str, raw: bytes, says: str) -> None:
+    """Whatever is wrong with the file, the creator learns what and where."""
+    with pytest.raises(InvalidWork, match=says) as caught:
+        parse_work(kind, raw)
+    assert "\n" not in str(caught.value)
