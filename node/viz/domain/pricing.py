@@ -1,0 +1,38 @@
+"""Prices: units per million tokens, a request's amount rounded up once.
+
+Owns the arithmetic of a price list. Does not know quotes' validity or who pays.
+
+Invariant: an amount is the least whole number of units that is not below the exact price.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from viz.domain.units import MILLION, Units
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a million prompt and a million completion tokens cost, in units."""
+
+    prompt_price_units: Units
+    completion_price_units: Units
+
+    def amount_units(self, prompt_tokens: int, completion_tokens: int) -> Units:
+        """Return what a request of these counts costs, rounded up once."""
+        exact = (
+            prompt_tokens * self.prompt_price_units
+            + completion_tokens * self.completion_price_units
+        )
+        return -(-exact // MILLION)
+
+    def completion_tokens_for(self, amount_units: Units, prompt_tokens: int) -> int | None:
+        """Return how many completion tokens ``amount_units`` pays for after the prompt.
+
+        None when completions cost nothing; -1 when not even the prompt is paid for.
+        """
+        left = amount_units * MILLION - prompt_tokens * self.prompt_price_units
+        if left < 0:
+            return -1
+        return left // self.completion_price_units if self.completion_price_units else None

@@ -1,0 +1,52 @@
+"""Receipts: the chain of hashes, and the salted hashes inside.
+
+Owns how a receipt's hashes are made and linked. Does not know whose receipts are good
+(``viz.domain.channel``) nor how they travel (``viz.domain.payment``).
+
+Invariant: head_0 = 0; head_n = keccak256(head_{n-1}, receiptDigest_n).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from viz.domain.eip712 import Domain, is_signed_by, keccak
+from viz.domain.signed import Receipt
+from viz.domain.units import Address, Hash32
+from viz.domain.usage import Lines, sum_of, usage_hash
+from viz.errors import InvalidSignature
+
+
+def next_head(head: Hash32, receipt_digest: Hash32) -> Hash32:
+    """Return the head of the receipts chain after one more receipt."""
+    return keccak(head + receipt_digest)
+
+
+def salted_hash(salt: Hash32, content: bytes) -> Hash32:
+    """Return keccak256(salt, content): blind to whoever has not the salt (THREATS 31).
+
+    For a request ``content`` is the HTTP body as sent; for a response the UTF-8 of the text.
+    """
+    return keccak(salt + content)
+
+
+@dataclass(frozen=True, slots=True)
+class SignedReceipt:
+    """A receipt with the node's signature and what its hashes hide."""
+
+    receipt: Receipt
+    lines: Lines
+    request_salt: Hash32
+    response_salt: Hash32
+    signature: bytes
+
+    def verify(self, domain: Domain, node: Address) -> Hash32:
+        """Return the receipt's digest; raise InvalidSignature when it is not ``node``'s own."""
+        digest = domain.digest(self.receipt)
+        if not is_signed_by(digest, self.signature, node):
+            raise InvalidSignature("the receipt is not signed by the node")
+        if usage_hash(self.lines) != self.receipt.usage_hash:
+            raise InvalidSignature("the receipt's usage lines are not the ones that were signed")
+        if sum_of(self.lines) != self.receipt.amount_units:
+            raise InvalidSignature("the receipt's usage lines do not sum to its amount")
+        return digest
