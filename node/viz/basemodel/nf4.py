@@ -1,0 +1,80 @@
+"""NF4 of the base weights, and the dequantised weights that serving computes with.
+
+Owns the one function at any load: training computes with dequantise(NF4(w)) inside bitsandbytes,
+serving with the same values, laid out once as bf16. Does not know how either is used. Invariant:
+for every quantised module ``serving_weights`` is bit for bit what bitsandbytes dequantises during
+training under the same policy; every other weight is the base's own.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from viz.basemodel.policy import QuantisationPolicy
+from viz.basemodel.safetensor_file import file_digest, write_file
+from viz.errors import ModelUnavailable
+
+if TYPE_CHECKING:
+    import torch
+
+    from viz.basemodel.source import LoadedBase
+
+
+def quantise(weight: torch.Tensor, policy: QuantisationPolicy) -> tuple[torch.Tensor, Any]:
+    """Return (packed uint8, bitsandbytes QuantState) of a bf16 weight (out, in)."""
+    from bitsandbytes import functional
+
+    packed, state = functional.quantize_4bit(
+        weight.contiguous(),
+        blocksize=policy.block_size,
+        compress_statistics=policy.double_quantised,
+        quant_type="nf4",
+    )
+    return packed, state
+
+
+def dequantise(packed: torch.Tensor, state: Any) -> torch.Tensor:
+    """Return the weight that bitsandbytes computes with, in the dtype it was quantised from."""
+    from bitsandbytes import functional
+
+    restored: torch.Tensor = functional.dequantize_4bit(packed, state)
+    return restored
+
+
+def serving_weights(base: LoadedBase) -> dict[str, torch.Tensor]:
+    """Return every weight in bf16 as serving uses it, by its Hugging Face name.
+
+    Computed once a base digest and kept beside it (with its sha256), since quantising costs
+    seconds and importing bitsandbytes more. Raises ModelUnavailable.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = base.serving_file
+    record = path.with_suffix(".json")
+    try:
+        if path.exists() and json.loads(record.read_text())["sha256"] == file_digest(path).hex():
+            return load_file(str(path))
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        # A damaged cache is worth nothing and costs nothing: it is made again.
+        path.unlink(missing_ok=True)
+    weights = base.weights()
+    for module, _ in base.shape.modules():
+        if base.policy.quantises(module):
+            name = f"{module}.weight"
+            weights[name] = dequantise(*quantise(weights[name], base.policy))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        digest = write_file(path, weights, {"base_model": base.digest.hex()})
+        _write_record(record, digest.hex())
+    except OSError as error:
+        raise ModelUnavailable(f"the serving weights cannot be kept in {path.parent}") from error
+    return weights
+
+
+def _write_record(record: Path, digest: str) -> None:
+    partial = record.with_suffix(".json.partial")
+    partial.write_text(json.dumps({"sha256": digest}))
+    partial.replace(record)

@@ -1,0 +1,155 @@
+"""The safetensors container, read strictly and written deterministically.
+
+Owns the byte layout only: u64 little-endian header length, JSON header, packed tensors
+(https://github.com/huggingface/safetensors, "Format"). Written here rather than by the library
+because its metadata order is not stable, and an adapter's digest must be. Reading checks what the
+library trusts: a bounded header, unique names, no gap, no overlap, nothing after the last tensor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from viz.domain.units import Hash32
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_HEADER_BYTES: Final = 1 << 20
+DTYPE_BYTES: Final = {"F32": 4, "F16": 2, "BF16": 2}
+
+
+class NotSafetensors(ValueError):
+    """The bytes are not a well-formed safetensors file; the message says where."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """Where one tensor lies: byte offsets count from the end of the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A checked header; ``data_start`` is the file offset of the first tensor."""
+
+    entries: Mapping[str, TensorEntry]
+    metadata: Mapping[str, str]
+    data_start: int
+
+
+def parse_header(data: bytes | memoryview, size: int) -> Header:
+    """Check the header of a file of ``size`` bytes that begins with ``data``.
+
+    Raises NotSafetensors.
+    """
+    if len(data) < 8:
+        raise NotSafetensors("the file is shorter than a safetensors header")
+    if bytes(data[:2]) in (b"\x80\x02", b"\x80\x04", b"\x80\x05", b"PK"):
+        raise NotSafetensors("the file is a pickle or a zip archive, not safetensors")
+    length = int.from_bytes(data[:8], "little")
+    if length > MAX_HEADER_BYTES:
+        raise NotSafetensors(f"the header claims {length} bytes; at most {MAX_HEADER_BYTES}")
+    if 8 + length > min(size, len(data)):
+        raise NotSafetensors("the header is longer than the file")
+    try:
+        raw = json.loads(bytes(data[8 : 8 + length]), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise NotSafetensors(f"the header is not JSON: {type(error).__name__}") from error
+    if not isinstance(raw, dict):
+        raise NotSafetensors("the header is not a JSON object")
+    metadata = raw.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise NotSafetensors("the metadata is not a map of strings")
+    entries = {name: _entry(name, value) for name, value in raw.items()}
+    position = 0
+    for name, entry in sorted(entries.items(), key=lambda item: item[1].start):
+        if entry.start != position:
+            raise NotSafetensors(f"tensor {name[:80]!r} leaves a gap or overlaps another")
+        position = entry.end
+    if 8 + length + position != size:
+        raise NotSafetensors(
+            f"the file has {size} bytes; its header describes {8 + length + position}"
+        )
+    return Header(entries, metadata, 8 + length)
+
+
+def write_file(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> Hash32:
+    """Write the tensors (sorted by name, C order) and return the file's sha256.
+
+    The same tensors and metadata give the same bytes, always. The file appears at once or not.
+    """
+    import torch
+
+    names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    position, order = 0, sorted(tensors)
+    for name in order:
+        tensor = tensors[name]
+        end = position + tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": names[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [position, end],
+        }
+        position = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    digest = hashlib.sha256()
+    partial = path.with_name(f".{path.name}.{id(tensors):x}.partial")
+    try:
+        with partial.open("wb") as file:
+            for chunk in (len(text).to_bytes(8, "little"), text):
+                file.write(chunk)
+                digest.update(chunk)
+            for name in order:
+                flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+                raw = flat.view(torch.uint8).numpy().data
+                file.write(raw)
+                digest.update(raw)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return Hash32(digest.digest())
+
+
+def file_digest(path: Path) -> Hash32:
+    """Return the sha256 of a file's bytes: an adapter's ``weightsDigest`` on chain."""
+    with path.open("rb") as file:
+        return Hash32(hashlib.file_digest(file, "sha256").digest())
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("duplicate key")
+    return found
+
+
+def _entry(name: str, value: Any) -> TensorEntry:
+    try:
+        dtype, shape = value["dtype"], value["shape"]
+        start, end = value["data_offsets"]
+        sound = all(type(n) is int and n >= 0 for n in (*shape, start, end)) and len(value) == 3
+    except (TypeError, KeyError, ValueError) as error:
+        raise NotSafetensors(f"the header's entry {name[:80]!r} is malformed") from error
+    if not sound or not isinstance(dtype, str):
+        raise NotSafetensors(f"the header's entry {name[:80]!r} is malformed")
+    width = DTYPE_BYTES.get(dtype)
+    if width is None:
+        raise NotSafetensors(f"tensor {name[:80]!r} has dtype {dtype[:20]!r}; use F32, F16 or BF16")
+    if end - start != math.prod(shape) * width:
+        raise NotSafetensors(f"tensor {name[:80]!r} does not fill its bytes")
+    return TensorEntry(dtype, tuple(shape), start, end)

@@ -1,0 +1,200 @@
+"""Text to token ids and back, and chats by the base model's own template.
+
+Owns canonical tokenisation (what is billed), the chat template, and the rule that control tokens
+come only from the template: spelled in anybody's text they are plain characters. Does not know
+requests or prices. Byte-level BPE tokenizers only (the Llama 3 and SmolLM families).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from viz.basemodel.detokenise import Detokeniser, byte_alphabet
+from viz.domain.units import Hash32
+from viz.errors import InvalidRequest, ModelUnavailable
+
+ROLES: Final = frozenset({"system", "user", "assistant"})
+
+
+class ChatTokenizer:
+    """The tokenizer of one model directory (tokenizer.json and its chat template)."""
+
+    def __init__(self, directory: Path) -> None:
+        from tokenizers import Tokenizer
+
+        try:
+            self._spec: dict[str, Any] = json.loads(
+                (directory / "tokenizer.json").read_text("utf-8")
+            )
+            self._config: dict[str, Any] = json.loads(
+                (directory / "tokenizer_config.json").read_text("utf-8")
+            )
+            self._template_text = _template(directory, self._config)
+            self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+        except Exception as error:
+            raise ModelUnavailable(f"{directory} has no usable tokenizer: {error}") from error
+        if (self._spec.get("decoder") or {}).get("type") != "ByteLevel":
+            raise ModelUnavailable(f"{directory}: only byte-level BPE tokenizers are supported")
+        # Spelled-out control tokens in text stay text; the template's are placed by id below.
+        self._tokenizer.encode_special_tokens = True
+        self._control = {
+            str(added["content"]): int(added["id"])
+            for added in self._spec.get("added_tokens", ())
+            if added.get("special")
+        }
+        spelled = sorted(map(re.escape, self._control), key=len, reverse=True)
+        self._splitter = (
+            re.compile("(" + "|".join(spelled) + ")") if spelled else re.compile("(?!)")
+        )
+
+    @cached_property
+    def digest(self) -> Hash32:
+        """Digest of what decides ids: vocabulary, merges, splitting, control tokens, template."""
+        model = self._spec["model"]
+        essence = {
+            "vocabulary": model["vocab"],
+            "merges": [m if isinstance(m, str) else " ".join(m) for m in model["merges"]],
+            "normalizer": self._spec.get("normalizer"),
+            "pre_tokenizer": self._spec.get("pre_tokenizer"),
+            "control": self._control,
+            "template": self._template_text,
+        }
+        text = json.dumps(essence, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return Hash32(hashlib.sha256(text.encode()).digest())
+
+    @cached_property
+    def token_bytes(self) -> dict[int, bytes]:
+        """The bytes of every ordinary token; control tokens are absent."""
+        alphabet, control = byte_alphabet(), set(self._control.values())
+        return {
+            token_id: b"".join(
+                bytes((alphabet[c],)) if c in alphabet else c.encode() for c in token
+            )
+            for token, token_id in self._tokenizer.get_vocab(with_added_tokens=True).items()
+            if token_id not in control
+        }
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the canonical ids of plain text; spelled control tokens stay characters.
+
+        Raises InvalidRequest when the text is not valid Unicode (a lone surrogate).
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InvalidRequest("the text holds a lone surrogate: send valid UTF-8") from error
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def count(self, text: str) -> int:
+        """Return how many tokens the canonical tokenisation of ``text`` has."""
+        return len(self.encode(text))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, without control tokens; broken UTF-8 becomes U+FFFD."""
+        decoder = Detokeniser(self.token_bytes)
+        return decoder.push(ids) + decoder.flush()
+
+    def token_text(self, token_id: int) -> str:
+        """Return one token as text for display: control tokens by name, partial bytes as U+FFFD."""
+        raw = self.token_bytes.get(token_id)
+        if raw is None:
+            return self._tokenizer.id_to_token(token_id) or ""
+        return raw.decode("utf-8", errors="replace")
+
+    def render(
+        self, messages: Sequence[Mapping[str, str]], *, reply: bool = True
+    ) -> tuple[int, ...]:
+        """Return the ids of a chat by the model's template, ending where the reply begins.
+
+        Equal to the template rendered and tokenised as one text, except that control tokens
+        spelled in a message stay plain text. ``reply`` False renders a finished chat (training).
+        Raises InvalidRequest for an empty chat, an unknown role or content that is not text.
+        """
+        if not messages:
+            raise InvalidRequest("messages is empty: send at least one message")
+        contents = [_checked(message) for message in messages]
+        mark = _absent_mark(contents)
+        veiled = [
+            {
+                "role": message["role"],
+                "content": self._splitter.sub(_veil(self._control, mark), text),
+            }
+            for message, text in zip(messages, contents, strict=True)
+        ]
+        rendered = self._render(veiled, reply)
+        names = {str(place): name for name, place in self._control.items()}
+        unveil = re.compile(f"{mark}([0-9]+){mark}")
+        ids: list[int] = []
+        for part in self._splitter.split(rendered):
+            if part in self._control:
+                ids.append(self._control[part])
+            elif part:
+                ids += self.encode(unveil.sub(lambda found: names[found[1]], part))
+        return tuple(ids)
+
+    def _render(self, messages: list[dict[str, str]], reply: bool) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            rendered: str = self._template.render(
+                messages=messages,
+                add_generation_prompt=reply,
+                bos_token=self._named("bos_token"),
+                eos_token=self._named("eos_token"),
+            )
+        except TemplateError as error:
+            raise InvalidRequest(f"the model's chat template refuses: {error}") from error
+        return rendered
+
+    @cached_property
+    def _template(self) -> Any:
+        from jinja2 import TemplateError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        def refuse(message: str) -> None:
+            raise TemplateError(message)
+
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.globals["raise_exception"] = refuse
+        return environment.from_string(self._template_text)
+
+    def _named(self, which: str) -> str:
+        token = self._config.get(which) or ""
+        return str(token.get("content", "") if isinstance(token, dict) else token)
+
+
+def _checked(message: Mapping[str, str]) -> str:
+    content = message.get("content") if isinstance(message, Mapping) else None
+    if not isinstance(content, str):
+        raise InvalidRequest("a message's content is not text")
+    if message.get("role") not in ROLES:
+        raise InvalidRequest(f"unknown role {str(message.get('role'))[:40]!r}: use {sorted(ROLES)}")
+    return content
+
+
+def _absent_mark(contents: Sequence[str]) -> str:
+    """Return a private-use character run that no content holds."""
+    mark = "\ue000"
+    while any(mark in content for content in contents):
+        mark += "\ue001"
+    return mark
+
+
+def _veil(control: Mapping[str, int], mark: str) -> Any:
+    return lambda found: f"{mark}{control[found[1]]}{mark}"
+
+
+def _template(directory: Path, config: Mapping[str, Any]) -> str:
+    separate = directory / "chat_template.jinja"
+    if separate.exists():
+        return separate.read_text("utf-8")
+    template = config.get("chat_template")
+    if not isinstance(template, str):
+        raise ModelUnavailable(f"{directory} has no chat template")
+    return template
