@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT
+// SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.34;
 
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
@@ -6,11 +6,12 @@ import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol
 import {ERC721} from "@openzeppelin/contracts/token/ERC721/ERC721.sol";
 import {Nonces} from "@openzeppelin/contracts/utils/Nonces.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
+import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {SignatureChecker} from "@openzeppelin/contracts/utils/cryptography/SignatureChecker.sol";
 
 import {Content, Grant, IContentRegistry} from "./interfaces/IContentRegistry.sol";
-import {ITransferAuthorization} from "./interfaces/ITransferAuthorization.sol";
+import {IERC3009} from "./interfaces/IERC3009.sol";
 import {ALL_USES, BPS, Terms} from "./types/Terms.sol";
 
 /// @title Works, their license terms, grants and withdrawal
@@ -300,7 +301,7 @@ contract ContentRegistry is IContentRegistry, ERC721, EIP712, Nonces, Reentrancy
         bytes32 nonce,
         bytes calldata signature
     ) private {
-        ITransferAuthorization(address(token)).receiveWithAuthorization(
+        IERC3009(address(token)).receiveWithAuthorization(
             from, address(this), value, validAfter, validBefore, nonce, signature
         );
     }
@@ -313,7 +314,8 @@ contract ContentRegistry is IContentRegistry, ERC721, EIP712, Nonces, Reentrancy
         if (_contents[contentId].withdrawnAt != 0) revert AlreadyWithdrawn(contentId);
     }
 
-    /// @dev Checks a relayed action and uses up the signer's nonce.
+    /// @dev Checks a relayed action and uses up the signer's nonce. A key first, then a contract wallet: an
+    ///      account with delegated code (EIP-7702) still has its key.
     function _useSignature(
         address signer,
         bytes32 structHash,
@@ -323,9 +325,10 @@ contract ContentRegistry is IContentRegistry, ERC721, EIP712, Nonces, Reentrancy
     ) private {
         if (block.timestamp > deadline) revert SignatureExpired(deadline);
         _useCheckedNonce(signer, nonce);
-        if (!SignatureChecker.isValidSignatureNowCalldata(signer, _hashTypedDataV4(structHash), signature)) {
-            revert SignatureInvalid(signer);
-        }
+        bytes32 digest = _hashTypedDataV4(structHash);
+        (address recovered, ECDSA.RecoverError failure,) = ECDSA.tryRecoverCalldata(digest, signature);
+        if (failure == ECDSA.RecoverError.NoError && recovered == signer) return;
+        if (!SignatureChecker.isValidERC1271SignatureNow(signer, digest, signature)) revert SignatureInvalid(signer);
     }
 
     function _structHash(Terms calldata terms) private pure returns (bytes32) {

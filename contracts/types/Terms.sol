@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT
+// SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.34;
 
 /// @notice The conditions under which a work is licensed to a trainer. A set is immutable: it is
