@@ -1,0 +1,1 @@
+"""The chain backend: one RPC connection, one sender a key, typed contracts, a log watcher."""

@@ -1,0 +1,343 @@
+"""Typed reads of the deployed contracts: one class a contract, one facade for the services.
+
+Owns the translation from ABI values to the values of ``viz.domain``. Does not send anything (a
+write is a ``Call`` that ``Sender`` submits) and caches only what can never change. ``confirmed``
+reads answer at head minus the confirmation depth; everything else at the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Final
+
+from viz.chain import abi
+from viz.chain.deployment import address_of
+from viz.chain.rpc import Block, Rpc
+from viz.domain.license import Terms
+from viz.domain.ports import (
+    AdapterState,
+    Call,
+    ChannelState,
+    ContentState,
+    Deployment,
+    GrantState,
+)
+from viz.domain.shares import shares_from_words
+from viz.domain.units import (
+    ZERO_ADDRESS,
+    ZERO_HASH,
+    AdapterId,
+    Address,
+    Cid,
+    ContentId,
+    Hash32,
+    Units,
+)
+from viz.errors import ChainError, TransactionFailed
+
+
+class Service(IntEnum):
+    """Why an adapter may or may not be served (IAdapterRegistry.Service)."""
+
+    SERVABLE = 0
+    ENDING = 1
+    NOT_REGISTERED = 2
+    RETIRED = 3
+    NOT_PERMITTED = 4
+    PERMISSION_ENDED = 5
+
+
+_REASONS: Final = {
+    Service.NOT_REGISTERED: "it is not registered",
+    Service.RETIRED: "it is retired",
+    Service.NOT_PERMITTED: "its trainer has not permitted this node to serve it",
+    Service.PERMISSION_ENDED: "its trainer's permission to this node has ended",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NodeEntry:
+    """What a node says of itself in the directory: hostile text until checked."""
+
+    node: Address
+    announced_at: int
+    url: str
+    age_key: str
+
+
+class _Contract:
+    """A contract at its address; ``name`` is the artifact's."""
+
+    name: str
+
+    def __init__(self, rpc: Rpc, deployment: Deployment) -> None:
+        self._rpc = rpc
+        self.address = address_of(deployment, self.name)
+
+    async def _view(self, function: str, *args: Any, block: Block = "latest") -> Any:
+        data = abi.encode_call(self.name, function, args)
+        answer = await self._rpc.call(self.address, data, block=block)
+        return abi.decode_result(self.name, function, args, answer)
+
+    async def _view_or_none(self, function: str, *args: Any, block: Block = "latest") -> Any:
+        """Return None where the contract reverts because there is no such thing."""
+        try:
+            return await self._view(function, *args, block=block)
+        except TransactionFailed:
+            return None
+
+
+class ContentRegistry(_Contract):
+    """Works, license terms and grants."""
+
+    name = "ContentRegistry"
+
+    async def content(
+        self, content_id: ContentId, *, block: Block = "latest"
+    ) -> ContentState | None:
+        """Return a work; None where there is none."""
+        found = await self._view_or_none("contentOf", content_id, block=block)
+        if found is None:
+            return None
+        return ContentState(
+            content_id,
+            Address(await self._view("ownerOf", content_id, block=block)),
+            Address(found["creator"]),
+            Hash32(found["commitment"]),
+            Hash32(found["termsHash"]),
+            found["withdrawnAt"],
+        )
+
+    async def grant(self, content_id: ContentId, trainer: Address, now_s: int) -> GrantState | None:
+        """Return a trainer's latest grant; live when it permits registering at ``now_s``."""
+        found = await self._view("grantOf", content_id, trainer)
+        terms_hash = Hash32(found["termsHash"])
+        if terms_hash == ZERO_HASH:
+            return None
+        return GrantState(
+            content_id, trainer, terms_hash, found["expiresAt"], now_s < found["registersUntil"]
+        )
+
+    async def terms(self, terms_hash: Hash32) -> tuple[Terms, Hash32] | None:
+        """Return a terms set and its license text's hash; None where the hash is unknown."""
+        found = await self._view("termsOf", terms_hash)
+        parts: Mapping[str, Any] = found["terms"]
+        terms = Terms(*parts.values())
+        license_hash = Hash32(found["licenseHash"])
+        return (terms, license_hash) if terms.uses else None
+
+    async def nonce(self, owner: Address) -> int:
+        """Return the nonce that the owner's next signed action carries."""
+        return int(await self._view("nonces", owner))
+
+    async def approved(self, content_id: ContentId, owner: Address, trainer: Address) -> bool:
+        """Return whether ``owner`` approved ``trainer``."""
+        return bool(await self._view("isTrainerApproved", content_id, owner, trainer))
+
+    async def count(self) -> int:
+        """Return how many works there are."""
+        return int(await self._view("contentCount"))
+
+
+class AdapterRegistry(_Contract):
+    """Adapters and their share tables."""
+
+    name = "AdapterRegistry"
+
+    def __init__(self, rpc: Rpc, deployment: Deployment) -> None:
+        super().__init__(rpc, deployment)
+        self._first_block = deployment.first_block
+        self._registrations: dict[AdapterId, Mapping[str, Any]] = {}
+
+    async def adapter(
+        self, adapter_id: AdapterId, *, block: Block = "latest"
+    ) -> AdapterState | None:
+        """Return an adapter with its share table; None where it is not registered."""
+        found = await self._view_or_none("adapterOf", adapter_id, block=block)
+        if found is None:
+            return None
+        event = await self._registration(adapter_id, Hash32(found["sharesHash"]))
+        return AdapterState(
+            adapter_id=adapter_id,
+            trainer=Address(found["trainer"]),
+            base_model=Hash32(found["baseModel"]),
+            weights_digest=Hash32(found["weightsDigest"]),
+            cid=Cid(event["cid"]),
+            manifest_hash=Hash32(found["manifestHash"]),
+            royalty_bps=found["royaltyBps"],
+            trainer_bps=found["trainerBps"],
+            retires_at=found["retiresAt"],
+            shares=tuple((row.content_id, row.bps) for row in shares_from_words(event["shares"])),
+        )
+
+    async def servable(self, adapter_id: AdapterId, node: Address) -> str | None:
+        """Return None when ``node`` may serve the adapter now, else the reason."""
+        found = await self._view("servable", adapter_id, node)
+        why = Service(found["why"])
+        return None if found["ok"] else _REASONS.get(why, why.name.lower().replace("_", " "))
+
+    async def count(self) -> int:
+        """Return how many adapters there are; their ids are 1 to this."""
+        return int(await self._view("adapterCount"))
+
+    async def _registration(self, adapter_id: AdapterId, shares_hash: Hash32) -> Mapping[str, Any]:
+        known = self._registrations.get(adapter_id)
+        # A reorganisation may give the id to another adapter: the table's hash tells.
+        if known is not None and known["sharesHash"] == shares_hash:
+            return known
+        topics = (abi.event_topic(self.name, "AdapterRegistered"), adapter_id.to_bytes(32, "big"))
+        head = await self._rpc.block_number()
+        for log in await self._rpc.logs([self.address], self._first_block, head, topics):
+            decoded = abi.decode_event(self.name, log.topics, log.data)
+            if decoded is not None:
+                self._registrations[adapter_id] = {**decoded[1], "sharesHash": shares_hash}
+                return self._registrations[adapter_id]
+        raise ChainError(
+            f"adapter {adapter_id} is registered, but the chain serves no event of it: use an "
+            "endpoint that keeps logs since the deployment"
+        )
+
+
+class Settlement(_Contract):
+    """Channels, earnings and balances."""
+
+    name = "Settlement"
+
+    async def channel(
+        self, signer: Address, node: Address, *, block: Block = "latest"
+    ) -> ChannelState | None:
+        """Return a channel; None where it was never opened."""
+        found = await self._view("channel", signer, node, block=block)
+        payer = Address(found["payer"])
+        if payer == ZERO_ADDRESS:
+            return None
+        return ChannelState(
+            signer, node, payer, found["deposit"], found["settled"], found["closeAt"]
+        )
+
+    async def balance(self, account: Address) -> tuple[Units, Address]:
+        """Return what ``collect`` would send now, and where to."""
+        found = await self._view("balance", account)
+        return found["amount"], Address(found["to"])
+
+    async def undistributed(self, adapter_id: AdapterId) -> Units:
+        """Return what the adapter's contents earned and nobody distributed yet."""
+        return int(await self._view("owed", adapter_id))
+
+    async def revenue(self, adapter_id: AdapterId) -> Units:
+        """Return all that an adapter ever earned, gross."""
+        return int(await self._view("revenue", adapter_id))
+
+    async def preview_claim(self, node: Address, rows: bytes) -> tuple[int, ...]:
+        """Return how ``claim(rows)`` by ``node`` would judge each row now."""
+        return tuple(await self._view("previewClaim", node, rows))
+
+    async def close_delay_s(self) -> int:
+        """Return the seconds between a request to close and the withdrawal."""
+        return int(await self._view("CLOSE_DELAY"))
+
+
+class NodeDirectory(_Contract):
+    """Where nodes answer."""
+
+    name = "NodeDirectory"
+
+    async def entry(self, node: Address) -> NodeEntry | None:
+        """Return a node's entry; None where it is not listed."""
+        found = await self._view("entryOf", node)
+        return _node_entry(found) if found["url"] else None
+
+    async def entries(self, offset: int = 0, limit: int = 100) -> tuple[NodeEntry, ...]:
+        """Return up to ``limit`` entries."""
+        return tuple(_node_entry(found) for found in await self._view("list", offset, limit))
+
+
+class Token(_Contract):
+    """The ERC-20 that everything is paid in."""
+
+    name = abi.CURRENCY
+
+    async def balance(self, account: Address) -> Units:
+        """Return an account's balance."""
+        return int(await self._view("balanceOf", account))
+
+    async def allowance(self, owner: Address, spender: Address) -> Units:
+        """Return what ``spender`` may still pull from ``owner``."""
+        return int(await self._view("allowance", owner, spender))
+
+    async def domain(self) -> tuple[str, str]:
+        """Return the name and version of the token's EIP-712 domain (EIP-5267)."""
+        found = await self._view("eip712Domain")
+        return found["name"], found["version"]
+
+
+class Chain:
+    """ChainReader over one deployment."""
+
+    def __init__(self, rpc: Rpc, deployment: Deployment, *, confirmations: int = 0) -> None:
+        self.rpc = rpc
+        self._deployment = deployment
+        self._confirmations = confirmations
+        self.contents = ContentRegistry(rpc, deployment)
+        self.adapters = AdapterRegistry(rpc, deployment)
+        self.settlement = Settlement(rpc, deployment)
+        self.directory = NodeDirectory(rpc, deployment)
+        self.token = Token(rpc, deployment)
+
+    @property
+    def deployment(self) -> Deployment:
+        """Where the contracts are."""
+        return self._deployment
+
+    async def chain_time(self) -> int:
+        """Return the head block's timestamp, in seconds."""
+        return (await self.rpc.block()).time_s
+
+    async def content(self, content_id: ContentId) -> ContentState | None:
+        """Return a work; None where there is none."""
+        return await self.contents.content(content_id)
+
+    async def grant(self, content_id: ContentId, trainer: Address) -> GrantState | None:
+        """Return a trainer's grant, live or not; None where there never was one."""
+        return await self.contents.grant(content_id, trainer, await self.chain_time())
+
+    async def adapter(
+        self, adapter_id: AdapterId, *, confirmed: bool = True
+    ) -> AdapterState | None:
+        """Return an adapter; with ``confirmed``, only after its confirmations."""
+        return await self.adapters.adapter(adapter_id, block=await self._block(confirmed))
+
+    async def servable(self, adapter_id: AdapterId, node: Address) -> str | None:
+        """Return None when the adapter may be served by ``node`` now, else the reason."""
+        return await self.adapters.servable(adapter_id, node)
+
+    async def channel(
+        self, signer: Address, node: Address, *, confirmed: bool = True
+    ) -> ChannelState | None:
+        """Return a channel; None where it was never opened."""
+        return await self.settlement.channel(signer, node, block=await self._block(confirmed))
+
+    async def owed(self, account: Address) -> Units:
+        """Return the collectable balance of an account in Settlement."""
+        return (await self.settlement.balance(account))[0]
+
+    async def token_balance(self, account: Address) -> Units:
+        """Return an account's balance of the token."""
+        return await self.token.balance(account)
+
+    async def read(self, call: Call) -> Any:
+        """Return the decoded result of any view function."""
+        data = abi.encode_call(call.contract, call.function, call.args)
+        answer = await self.rpc.call(address_of(self._deployment, call.contract), data)
+        return abi.decode_result(call.contract, call.function, call.args, answer)
+
+    async def _block(self, confirmed: bool) -> Block:
+        if not confirmed or not self._confirmations:
+            return "latest"
+        return max(0, await self.rpc.block_number() - self._confirmations)
+
+
+def _node_entry(found: Mapping[str, Any]) -> NodeEntry:
+    return NodeEntry(Address(found["node"]), found["announcedAt"], found["url"], found["ageKey"])

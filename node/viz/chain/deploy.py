@@ -1,0 +1,106 @@
+"""Deploying the contracts, once.
+
+Owns the order of creation and the check of an existing deployment file against the chain. Does
+not know who pays for it. Invariant: a deployment file is written only when every contract in it
+has code and names the others rightly; running again with that file creates nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from eth_account.signers.local import LocalAccount
+
+from viz.chain import abi
+from viz.chain.deployment import find_deployment, save_deployment
+from viz.chain.rpc import Rpc
+from viz.chain.sender import Sender
+from viz.domain.ports import Deployment
+from viz.domain.units import Address
+from viz.errors import ChainMismatch, ConfigError
+
+CLOSE_DELAY_S: Final = 24 * 3600
+DEVELOPMENT_CHAINS: Final = frozenset({31_337, 1_337})
+
+
+async def ensure_deployed(
+    rpc: Rpc,
+    account: LocalAccount,
+    path: Path,
+    *,
+    token: Address | None = None,
+    close_delay_s: int = CLOSE_DELAY_S,
+) -> Deployment:
+    """Return the deployment in ``path``, checked on chain; create and write it where absent.
+
+    ``token`` is the ERC-20 (with EIP-3009) that everything is paid in; without it, on a
+    development chain only, a TestUSD is created. Raises ChainMismatch, ConfigError,
+    TransactionFailed, ChainUnreachable.
+    """
+    existing = find_deployment(path)
+    if existing is not None:
+        await rpc.check(existing)
+        await check_wiring(rpc, existing)
+        return existing
+    deployment = await deploy(rpc, account, token=token, close_delay_s=close_delay_s)
+    await check_wiring(rpc, deployment)
+    save_deployment(path, deployment)
+    return deployment
+
+
+async def deploy(
+    rpc: Rpc,
+    account: LocalAccount,
+    *,
+    token: Address | None = None,
+    close_delay_s: int = CLOSE_DELAY_S,
+) -> Deployment:
+    """Create the contracts and return where they are; writes no file."""
+    chain_id = await rpc.chain_id()
+    first_block = await rpc.block_number()
+    sender = Sender(rpc, account, chain_id=chain_id)
+    if token is None:
+        if chain_id not in DEVELOPMENT_CHAINS:
+            raise ConfigError(
+                f"chain {chain_id} is not a development chain: name its token with --token; "
+                "TestUSD, which anyone can mint, is for local chains"
+            )
+        token, _ = await sender.deploy("TestUSD")
+    elif not await rpc.code(token):
+        raise ConfigError(f"there is no contract at {token}: give the address of an ERC-20 token")
+    contents, _ = await sender.deploy("ContentRegistry", (token,))
+    adapters, _ = await sender.deploy("AdapterRegistry", (contents, close_delay_s))
+    settlement, _ = await sender.deploy("Settlement", (token, contents, adapters))
+    directory, _ = await sender.deploy("NodeDirectory")
+    decimals = await rpc.call(token, abi.encode_call(abi.CURRENCY, "decimals", ()))
+    return Deployment(
+        chain_id=chain_id,
+        genesis=(await rpc.block(0)).hash,
+        token=token,
+        token_decimals=int(abi.decode_result(abi.CURRENCY, "decimals", (), decimals)),
+        content_registry=contents,
+        adapter_registry=adapters,
+        settlement=settlement,
+        node_directory=directory,
+        first_block=first_block,
+    )
+
+
+async def check_wiring(rpc: Rpc, deployment: Deployment) -> None:
+    """Raise ChainMismatch unless the contracts name each other as the deployment says."""
+    links = (
+        ("ContentRegistry", deployment.content_registry, "token", deployment.token),
+        ("AdapterRegistry", deployment.adapter_registry, "contents", deployment.content_registry),
+        ("Settlement", deployment.settlement, "TOKEN", deployment.token),
+        ("Settlement", deployment.settlement, "CONTENTS", deployment.content_registry),
+        ("Settlement", deployment.settlement, "ADAPTERS", deployment.adapter_registry),
+    )
+    for contract, address, function, expected in links:
+        answer = await rpc.call(address, abi.encode_call(contract, function, ()))
+        found = abi.decode_result(contract, function, (), answer)
+        if found != expected:
+            raise ChainMismatch(
+                f"{contract} at {address} is wired to {found}, not to {expected}: the deployment "
+                "file mixes two deployments; deploy anew"
+            )

@@ -1,0 +1,223 @@
+"""A local chain: anvil as a child process, its state on disk.
+
+Owns finding, starting, awaiting and stopping the binary, and the test chain's own methods (time,
+snapshots, mining). Does not know contracts. Invariants: the process is awaited within a bound and
+stopped by SIGINT, so that its state is dumped; the state file is anvil's, readable only by it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from viz.chain.keys import DEVELOPMENT_MNEMONIC
+from viz.chain.rpc import Rpc
+from viz.domain.units import Address
+from viz.errors import ChainError, ChainUnreachable, ConfigError
+
+CHAIN_ID: Final = 31_337
+_ATTEMPTS: Final = 3
+_READY_S: Final = 30.0
+_STOP_S: Final = 20.0
+
+
+def find_anvil() -> Path:
+    """Return the anvil binary: ``VIZ_ANVIL``, PATH, or this repository's contracts/node_modules.
+
+    Raises ConfigError that names the command to install it.
+    """
+    if named := os.environ.get("VIZ_ANVIL"):
+        if os.access(named, os.X_OK) and Path(named).is_file():
+            return Path(named)
+        raise ConfigError(f"VIZ_ANVIL={named} is not a program: correct it or unset it")
+    modules = Path(__file__).resolve().parents[3] / "contracts" / "node_modules"
+    # The platform package holds the binary itself; .bin/anvil is a wrapper that needs Node.js.
+    for candidate in sorted(modules.glob("@foundry-rs/anvil-*/bin/anvil")):
+        if os.access(candidate, os.X_OK):
+            return candidate
+    if found := shutil.which("anvil"):
+        return Path(found)
+    raise ConfigError("anvil, the local chain, is not installed: run ./scripts/setup")
+
+
+class Devnet:
+    """A running anvil."""
+
+    def __init__(self, process: asyncio.subprocess.Process, rpc: Rpc, port: int) -> None:
+        self._process = process
+        self._rpc = rpc
+        self.port = port
+
+    @classmethod
+    async def start(
+        cls,
+        *,
+        port: int = 0,
+        state: Path | None = None,
+        chain_id: int = CHAIN_ID,
+        accounts: int = 20,
+        block_time_s: int | None = None,
+        log: Path | None = None,
+        state_interval_s: int = 5,
+    ) -> Devnet:
+        """Start anvil on ``port`` (0: a free one) and wait until it answers.
+
+        With ``state``, its state is loaded from there when the file exists, dumped every
+        ``state_interval_s`` seconds and at the end. Raises ConfigError when the port is taken or
+        the binary missing, ChainUnreachable when it does not come up.
+        """
+        binary = find_anvil()
+        arguments = ["--chain-id", str(chain_id), "--accounts", str(accounts), "--silent"]
+        arguments += ["--mnemonic", DEVELOPMENT_MNEMONIC, "--host", "127.0.0.1"]
+        if state is not None:
+            state.parent.mkdir(parents=True, exist_ok=True)
+            arguments += ["--state", str(state), "--state-interval", str(state_interval_s)]
+            # Reads below the head must also work on the blocks from before a restart.
+            arguments += ["--preserve-historical-states"]
+        if block_time_s is not None:
+            arguments += ["--block-time", str(block_time_s)]
+        if port:
+            _refuse_taken(port)
+            return await cls._spawn(binary, arguments, port, log)
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                # Another program may take the port between our look and anvil's bind.
+                return await cls._spawn(binary, arguments, _free_port(), log)
+            except ChainUnreachable:
+                if attempt == _ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable")
+
+    @classmethod
+    async def _spawn(
+        cls, binary: Path, arguments: list[str], port: int, log: Path | None
+    ) -> Devnet:
+        output: Any = asyncio.subprocess.DEVNULL
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            output = log.open("ab")
+        try:
+            # A session of its own: Ctrl-C reaches us, and we stop it in the right order.
+            process = await asyncio.create_subprocess_exec(
+                str(binary),
+                *arguments,
+                "--port",
+                str(port),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+            )
+        finally:
+            if log is not None:
+                output.close()
+        net = cls(process, Rpc(f"http://127.0.0.1:{port}", timeout_s=10.0), port)
+        try:
+            await net._ready()
+        except BaseException:
+            await net.stop()
+            raise
+        return net
+
+    async def _ready(self) -> None:
+        try:
+            async with asyncio.timeout(_READY_S):
+                while self._process.returncode is None:
+                    with suppress(OSError):
+                        _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                        writer.close()
+                        await self._rpc.block_number()
+                        return
+                    await asyncio.sleep(0.03)
+        except TimeoutError as error:
+            raise ChainUnreachable(f"anvil did not answer within {_READY_S:g} s") from error
+        raise ChainUnreachable(
+            f"anvil ended at once (exit {self._process.returncode}): its state file may be "
+            "damaged, or its port taken"
+        )
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return self._rpc.url
+
+    @property
+    def process_id(self) -> int:
+        """The child's process id."""
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the child still runs."""
+        return self._process.returncode is None
+
+    async def wait(self) -> int:
+        """Wait until the process ends, and return its exit code."""
+        return await self._process.wait()
+
+    async def stop(self) -> None:
+        """Stop it with SIGINT, so that it dumps its state; kill it after a bounded wait."""
+        await self._rpc.close()
+        if self._process.returncode is not None:
+            return
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGINT)
+        try:
+            async with asyncio.timeout(_STOP_S):
+                await self._process.wait()
+        except TimeoutError:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+
+    # the test chain's own methods
+
+    async def advance_time(self, seconds: int) -> None:
+        """Move the clock forward and mine a block at the new time."""
+        await self._rpc.request("evm_increaseTime", [seconds])
+        await self.mine()
+
+    async def mine(self, blocks: int = 1) -> None:
+        """Mine empty blocks (and what is pending)."""
+        await self._rpc.request("anvil_mine", [hex(blocks)])
+
+    async def automine(self, enabled: bool) -> None:
+        """Mine at every transaction, or only when told."""
+        await self._rpc.request("evm_setAutomine", [enabled])
+
+    async def snapshot(self) -> str:
+        """Remember the present state and return its id."""
+        return str(await self._rpc.request("evm_snapshot"))
+
+    async def revert(self, snapshot: str) -> None:
+        """Go back to a snapshot, which is used up: the blocks since then never happened."""
+        if not await self._rpc.request("evm_revert", [snapshot]):
+            raise ChainError(f"anvil has no snapshot {snapshot}")
+
+    async def fund(self, address: Address, wei: int = 10**18) -> None:
+        """Set an account's balance of the chain's coin, for gas."""
+        await self._rpc.request("anvil_setBalance", [address, hex(wei)])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _refuse_taken(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(
+                f"port {port} is in use: stop what listens there, or choose another port"
+            ) from error

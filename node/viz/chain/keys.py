@@ -1,0 +1,84 @@
+"""Encrypted key files (Web3 Secret Storage, version 3) and the keys of a development chain.
+
+Owns reading and writing them. Does not know where a password comes from (the caller reads the
+environment, a file or a prompt). Invariant: neither a key nor a password reaches a log, an error
+or a file that others may read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Final
+
+from eth_account import Account
+from eth_account.signers.local import LocalAccount
+
+from viz.errors import InvalidKeyFile
+
+SCRYPT_N: Final = 2**18
+DEVELOPMENT_MNEMONIC: Final = "test test test test test test test test test test test junk"
+"""Known to everyone: accounts of a local chain only."""
+
+
+def create_key_file(
+    path: Path, password: str, *, account: LocalAccount | None = None, scrypt_n: int = SCRYPT_N
+) -> LocalAccount:
+    """Write a new key (or ``account``'s) encrypted to ``path``, mode 0600, and return it.
+
+    Raises InvalidKeyFile when the file exists, cannot be written, or the password is empty.
+    """
+    if not password:
+        raise InvalidKeyFile(f"{path}: give a password; a key is never written without one")
+    account = account or Account.create()
+    content = Account.encrypt(account.key, password, kdf="scrypt", iterations=scrypt_n)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as error:
+        raise InvalidKeyFile(f"{path} exists already: it is not overwritten") from error
+    except OSError as error:
+        raise InvalidKeyFile(f"{path} cannot be written: {error.strerror}") from error
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        json.dump(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    return account
+
+
+def load_key_file(path: Path, password: str) -> LocalAccount:
+    """Return the account of an encrypted key file; takes about a second by design (scrypt).
+
+    Raises InvalidKeyFile: no such file, not a key file, or a wrong password.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InvalidKeyFile(
+            f"there is no key file {path}: create one with `viz key new {path}`"
+        ) from error
+    except OSError as error:
+        raise InvalidKeyFile(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InvalidKeyFile(f"{path} is not a key file (JSON, version 3)") from error
+    if not isinstance(content, dict) or content.get("version") != 3:
+        raise InvalidKeyFile(f"{path} is not a key file (JSON, version 3)")
+    try:
+        key = Account.decrypt(content, password)
+    except ValueError:
+        # Without `from`: nothing of the failed decryption belongs in a traceback.
+        raise InvalidKeyFile(f"the password does not open {path}") from None
+    except (KeyError, TypeError, NotImplementedError):
+        raise InvalidKeyFile(f"{path} is damaged or of an unknown kind") from None
+    account: LocalAccount = Account.from_key(key)
+    return account
+
+
+def development_account(index: int) -> LocalAccount:
+    """Return the account that a local anvil funds at ``index``; worthless anywhere else."""
+    Account.enable_unaudited_hdwallet_features()
+    account: LocalAccount = Account.from_mnemonic(
+        DEVELOPMENT_MNEMONIC, account_path=f"m/44'/60'/0'/0/{index}"
+    )
+    return account

@@ -1,0 +1,255 @@
+"""The one sender of one key: nonces, fees, and the outcome of every transaction.
+
+Owns the account's nonces and the order simulate, assign, sign, record, broadcast, wait. Does not
+know why a call is made. Invariants: a transaction is in the journal before the chain can see it;
+a transaction whose outcome is unknown is looked up by its hash, and only the very same bytes are
+ever broadcast again (no chain executes them twice); the lock spans assignment to broadcast, never
+the wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+import structlog
+from eth_account.signers.local import LocalAccount
+from eth_utils.crypto import keccak
+
+from viz.chain import abi
+from viz.chain.deployment import address_of, contracts_by_address
+from viz.chain.rpc import Log, Receipt, Rpc
+from viz.domain.ports import (
+    Call,
+    Deployment,
+    Event,
+    Outcome,
+    SignedTransaction,
+    Transaction,
+    TransactionJournal,
+)
+from viz.domain.units import BPS, Address, Hash32, hex_of
+from viz.errors import ChainError, ChainUnreachable, TransactionFailed
+
+_FIRST_POLL_S: Final = 0.02
+_LAST_POLL_S: Final = 1.0
+_log = structlog.get_logger()
+
+
+class MemoryJournal:
+    """A journal that forgets at exit: for scripts that sign, wait and end."""
+
+    def __init__(self) -> None:
+        self._pending: dict[Hash32, SignedTransaction] = {}
+
+    async def record(self, transaction: SignedTransaction) -> None:
+        """Keep the transaction until it is resolved."""
+        self._pending[transaction.hash] = transaction
+
+    async def resolve(self, transaction_hash: Hash32, outcome: Outcome) -> None:
+        """Forget it: its outcome is known."""
+        self._pending.pop(transaction_hash, None)
+
+    async def pending(self, sender: Address) -> Sequence[SignedTransaction]:
+        """Return the unresolved transactions of a key, by nonce."""
+        mine = [entry for entry in self._pending.values() if entry.sender == sender]
+        return sorted(mine, key=lambda entry: entry.nonce)
+
+
+class Sender:
+    """Sends contract calls from one account, at most one process a key."""
+
+    def __init__(
+        self,
+        rpc: Rpc,
+        account: LocalAccount,
+        deployment: Deployment | None = None,
+        *,
+        journal: TransactionJournal | None = None,
+        wait_s: float = 60.0,
+        gas_margin_bps: int = 2_000,
+        chain_id: int | None = None,
+    ) -> None:
+        """Make the sender; ``deployment`` may be None only to deploy contracts."""
+        self._rpc = rpc
+        self._account = account
+        self._deployment = deployment
+        self._journal: TransactionJournal = journal or MemoryJournal()
+        self._wait_s = wait_s
+        self._gas_margin_bps = gas_margin_bps
+        self._chain_id = deployment.chain_id if deployment else chain_id
+        self._lock = asyncio.Lock()
+
+    @property
+    def address(self) -> Address:
+        """The account's address."""
+        return Address(str(self._account.address))
+
+    async def submit(self, call: Call) -> Transaction:
+        """Simulate, sign, record, broadcast and wait for a block, ``wait_s`` at most.
+
+        Raises TransactionFailed with the decoded custom error when the simulation reverts (nothing
+        is sent), ChainUnreachable when the chain cannot be asked before anything was sent.
+        """
+        if self._deployment is None:
+            raise ChainError("this sender knows no deployment: it can only deploy")
+        to = address_of(self._deployment, call.contract)
+        data = abi.encode_call(call.contract, call.function, call.args)
+        return await self._send(to, data, f"{call.contract}.{call.function}")
+
+    async def deploy(self, contract: str, args: Sequence[Any] = ()) -> tuple[Address, Transaction]:
+        """Create a contract and return its address; raise TransactionFailed unless it settled."""
+        sent = await self._send(None, abi.deployment_code(contract, args), f"create {contract}")
+        receipt = await self._rpc.receipt(sent.hash)
+        if sent.outcome is not Outcome.SETTLED or receipt is None or receipt.contract is None:
+            raise TransactionFailed(
+                f"creating {contract} did not settle ({sent.outcome.value}): look up "
+                f"{hex_of(sent.hash)}"
+            )
+        return receipt.contract, sent
+
+    async def lookup(self, transaction_hash: Hash32) -> Transaction:
+        """Return what became of a transaction; UNKNOWN when the chain does not know its hash."""
+        receipt = await self._rpc.receipt(transaction_hash)
+        if receipt is not None:
+            return await self._end(receipt)
+        if await self._rpc.knows(transaction_hash):
+            return Transaction(Outcome.PENDING, transaction_hash)
+        return Transaction(Outcome.UNKNOWN, transaction_hash)
+
+    async def recover(self) -> tuple[Transaction, ...]:
+        """Look up every transaction without a known end, as after a restart; return them.
+
+        One that the chain does not know is broadcast again, byte for byte, unless its nonce was
+        used by another: then it can never happen, and it is FAILED.
+        """
+        found = []
+        for entry in await self._journal.pending(self.address):
+            state = await self.lookup(entry.hash)
+            if state.outcome is Outcome.UNKNOWN:
+                state = await self._revive(entry)
+            if state.outcome in (Outcome.SETTLED, Outcome.FAILED):
+                await self._journal.resolve(entry.hash, state.outcome)
+            _log.info(
+                "transaction recovered",
+                transaction=hex_of(entry.hash),
+                what=entry.description,
+                outcome=state.outcome.value,
+            )
+            found.append(state)
+        return tuple(found)
+
+    async def _revive(self, entry: SignedTransaction) -> Transaction:
+        if await self._rpc.mined_count(self.address) > entry.nonce:
+            # The nonce is used. By this very transaction, if it was mined since the look-up.
+            state = await self.lookup(entry.hash)
+            if state.outcome is not Outcome.UNKNOWN:
+                return state
+            return Transaction(
+                Outcome.FAILED, entry.hash, error="another transaction took its nonce"
+            )
+        try:
+            await self._rpc.broadcast(entry.raw)
+        except ChainUnreachable:
+            return Transaction(Outcome.UNKNOWN, entry.hash)
+        except ChainError as error:
+            _log.warning("the chain refuses a recorded transaction", reason=error.detail)
+            return Transaction(Outcome.UNKNOWN, entry.hash, error=error.detail)
+        return await self._wait(entry.hash)
+
+    async def _send(self, to: Address | None, data: bytes, description: str) -> Transaction:
+        if to is not None:
+            await self._rpc.call(to, data, sender=self.address)
+        gas = await self._rpc.estimate_gas(to, data, self.address)
+        gas += gas * self._gas_margin_bps // BPS
+        async with self._lock:
+            entry = await self._sign(to, data, gas, description)
+            await self._journal.record(entry)
+            try:
+                await self._rpc.broadcast(entry.raw)
+            except ChainUnreachable as error:
+                _log.warning("broadcast unanswered", what=description, reason=error.detail)
+                return Transaction(Outcome.UNKNOWN, entry.hash, error=error.detail)
+            except ChainError as error:
+                # A refusal leaves nothing behind: the nonce is free for the next transaction.
+                await self._journal.resolve(entry.hash, Outcome.FAILED)
+                raise TransactionFailed(
+                    f"{description} from {self.address}: {error.detail}"
+                ) from error
+        return await self._wait(entry.hash)
+
+    async def _sign(
+        self, to: Address | None, data: bytes, gas: int, description: str
+    ) -> SignedTransaction:
+        if self._chain_id is None:
+            self._chain_id = await self._rpc.chain_id()
+        nonce = await self._rpc.transaction_count(self.address)
+        for entry in await self._journal.pending(self.address):
+            nonce = max(nonce, entry.nonce + 1)
+        fees = await self._rpc.fees()
+        fields: dict[str, Any] = {
+            "type": 2,
+            "chainId": self._chain_id,
+            "nonce": nonce,
+            "gas": gas,
+            "maxFeePerGas": fees.max_fee_wei,
+            "maxPriorityFeePerGas": fees.priority_fee_wei,
+            "value": 0,
+            "data": data,
+        }
+        if to is not None:
+            fields["to"] = to
+        raw = bytes(self._account.sign_transaction(fields).raw_transaction)
+        return SignedTransaction(Hash32(keccak(raw)), self.address, nonce, raw, description)
+
+    async def _wait(self, transaction_hash: Hash32) -> Transaction:
+        """Return the end, or PENDING or UNKNOWN when there is none in time."""
+        pause_s = _FIRST_POLL_S
+        try:
+            async with asyncio.timeout(self._wait_s):
+                while True:
+                    receipt = await self._rpc.receipt(transaction_hash)
+                    if receipt is not None:
+                        break
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, _LAST_POLL_S)
+        except TimeoutError:
+            return Transaction(Outcome.PENDING, transaction_hash)
+        except ChainUnreachable as error:
+            return Transaction(Outcome.UNKNOWN, transaction_hash, error=error.detail)
+        end = await self._end(receipt)
+        await self._journal.resolve(transaction_hash, end.outcome)
+        return end
+
+    async def _end(self, receipt: Receipt) -> Transaction:
+        return Transaction(
+            Outcome.SETTLED if receipt.succeeded else Outcome.FAILED,
+            receipt.transaction_hash,
+            receipt.block_number,
+            receipt.gas_used,
+            None if receipt.succeeded else "it reverted in its block; nothing changed but the fee",
+            decode_logs(self._deployment, receipt.logs) if self._deployment else (),
+        )
+
+
+def decode_logs(deployment: Deployment, logs: Sequence[Log]) -> tuple[Event, ...]:
+    """Return the events in ``logs`` that our contracts declare, in order."""
+    names = contracts_by_address(deployment)
+    events = []
+    for log in logs:
+        contract = names.get(log.address)
+        decoded = abi.decode_event(contract, log.topics, log.data) if contract else None
+        if contract is not None and decoded is not None:
+            events.append(
+                Event(
+                    contract,
+                    decoded[0],
+                    decoded[1],
+                    log.block_number,
+                    log.block_hash,
+                    log.transaction_hash,
+                    log.log_index,
+                )
+            )
+    return tuple(events)
