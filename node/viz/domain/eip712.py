@@ -123,10 +123,12 @@ class Struct:
 
     ``TYPE`` is the EIP-712 encodeType of the struct, referenced structs appended. Attributes may
     carry their unit in the name (``settled_units`` for ``settled``): position binds them.
+    ``NESTED`` names the classes of struct members.
     """
 
     __slots__ = ()
     TYPE: ClassVar[str]
+    NESTED: ClassVar[dict[str, type[Struct]]] = {}
 
     def struct_hash(self) -> Hash32:
         """Return hashStruct (EIP-712); raise InvalidRequest when a value does not fit its type."""

@@ -27,6 +27,7 @@ class Register(Struct):
         "Register(address creator,bytes32 commitment,bytes32 licenseHash,Terms terms,"
         "uint256 nonce,uint64 deadline)" + Terms.TYPE
     )
+    NESTED: ClassVar[dict[str, type[Struct]]] = {"Terms": Terms}
     creator: Address
     commitment: Hash32
     license_hash: Hash32
@@ -43,6 +44,7 @@ class SetTerms(Struct):
         "SetTerms(uint256 contentId,bytes32 licenseHash,Terms terms,uint256 nonce,uint64 deadline)"
         + Terms.TYPE
     )
+    NESTED: ClassVar[dict[str, type[Struct]]] = {"Terms": Terms}
     content_id: ContentId
     license_hash: Hash32
     terms: Terms
