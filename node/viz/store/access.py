@@ -1,0 +1,49 @@
+"""Access tokens in the ledger, by hash, each bound to the challenge that it was issued for."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import Connection, delete, insert, select
+
+from viz.domain.ledger import AccessRecord
+from viz.domain.units import Address, Hash32
+from viz.store.database import Database
+from viz.store.tables import AccessTokens, table
+
+_TOKENS: Final = table(AccessTokens)
+
+
+class AccessTables:
+    """The AccessLedger of a database."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def admit(self, challenge: Hash32, access: AccessRecord) -> bool:
+        row = {
+            "token_hash": access.token_hash,
+            "challenge": challenge,
+            "signer": access.signer,
+            "expires_at": access.expires_at,
+        }
+
+        def work(connection: Connection) -> bool:
+            used = select(_TOKENS.c.signer).where(_TOKENS.c.challenge == challenge)
+            if connection.execute(used).first() is not None:
+                return False
+            connection.execute(insert(_TOKENS), row)
+            return True
+
+        return await self._db.write("admit-access", work)
+
+    async def access(self, token_hash: Hash32) -> AccessRecord | None:
+        wanted = select(_TOKENS).where(_TOKENS.c.token_hash == token_hash)
+        row = await self._db.read(lambda c: c.execute(wanted).first())
+        if row is None:
+            return None
+        return AccessRecord(Hash32(row.token_hash), Address(row.signer), row.expires_at)
+
+    async def forget_access(self, before: int) -> int:
+        old = delete(_TOKENS).where(_TOKENS.c.expires_at < before)
+        return await self._db.write("forget-access", lambda c: c.execute(old).rowcount)

@@ -1,0 +1,63 @@
+"""The served adapters and the training runs in the ledger."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, delete, select
+
+from viz.domain.ledger import AdapterRecord, TrainingRecord
+from viz.domain.units import AdapterId
+from viz.store.database import Database, write_row
+from viz.store.tables import Adapters, Trainings, table
+
+_ADAPTERS: Final = table(Adapters)
+_TRAININGS: Final = table(Trainings)
+_JSON: Final = ("request", "progress", "result")
+
+
+class CatalogueTables:
+    """The AdapterCatalogue and the TrainingLedger of a database."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def put_adapter(self, adapter: AdapterRecord) -> None:
+        row = asdict(adapter)
+        await self._db.write("put-adapter", lambda c: write_row(c, _ADAPTERS, row))
+
+    async def drop_adapter(self, adapter_id: AdapterId) -> None:
+        gone = delete(_ADAPTERS).where(_ADAPTERS.c.adapter_id == adapter_id)
+
+        def work(connection: Connection) -> None:
+            connection.execute(gone)
+
+        await self._db.write("drop-adapter", work)
+
+    async def adapters(self) -> Sequence[AdapterRecord]:
+        wanted = select(_ADAPTERS).order_by(_ADAPTERS.c.adapter_id)
+        rows = await self._db.read(lambda c: c.execute(wanted).all())
+        return [AdapterRecord(**row._mapping) for row in rows]
+
+    async def put_training(self, training: TrainingRecord) -> None:
+        row = asdict(training)
+        row |= {name: json.dumps(row[name]) for name in _JSON}
+        await self._db.write("put-training", lambda c: write_row(c, _TRAININGS, row))
+
+    async def training(self, training_id: str) -> TrainingRecord | None:
+        wanted = select(_TRAININGS).where(_TRAININGS.c.training_id == training_id)
+        row = await self._db.read(lambda c: c.execute(wanted).first())
+        return None if row is None else _training(row)
+
+    async def trainings(self) -> Sequence[TrainingRecord]:
+        wanted = select(_TRAININGS).order_by(_TRAININGS.c.created_at, _TRAININGS.c.training_id)
+        rows = await self._db.read(lambda c: c.execute(wanted).all())
+        return [_training(row) for row in rows]
+
+
+def _training(row: Row[Any]) -> TrainingRecord:
+    values = dict(row._mapping)
+    return TrainingRecord(**{**values, **{name: json.loads(values[name]) for name in _JSON}})

@@ -1,0 +1,162 @@
+"""Channels, receipts and stored answers in the ledger: the hot path of every paid request.
+
+Owns how they are written: SQLAlchemy Core, only the lines that changed, all of one change in one
+transaction. Does not judge what is written; the channel model did. Invariant: a row is replaced
+only by a writer that read its present version.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
+
+from viz.domain.ledger import AnswerRecord, ChannelRecord, Line, ReceiptRecord
+from viz.domain.units import ZERO_HASH, AdapterId, Address, Hash32
+from viz.errors import StoreConflict
+from viz.store.database import Database, write_row
+from viz.store.tables import Answers, ChannelLines, Channels, Receipts, table
+
+_CHANNELS: Final = table(Channels)
+_LINES: Final = table(ChannelLines)
+_RECEIPTS: Final = table(Receipts)
+_ANSWERS: Final = table(Answers)
+
+_SAVED: Final = tuple(
+    column.name for column in _CHANNELS.columns if column.name not in ("signer", "version")
+)
+_UPDATE_CHANNEL: Final = (
+    update(_CHANNELS)
+    .where(_CHANNELS.c.signer == bindparam("of"), _CHANNELS.c.version == bindparam("was"))
+    .values({name: bindparam(name) for name in (*_SAVED, "version")})
+)
+_UPDATE_LINE: Final = (
+    update(_LINES)
+    .where(_LINES.c.signer == bindparam("of"), _LINES.c.adapter_id == bindparam("for"))
+    .values({name: bindparam(name) for name in ("base_units", "accepted_units", "spent_units")})
+)
+
+
+class ChannelTables:
+    """The ChannelLedger of a database."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def channel(self, signer: Address) -> ChannelRecord | None:
+        # through the writer, so that a reload sees every write that was asked for before it
+        return await self._db.write("read-channel", lambda connection: load(connection, signer))
+
+    async def channels(self) -> Sequence[ChannelRecord]:
+        return await self._db.read(load_all)
+
+    async def commit(
+        self,
+        point: str,
+        channel: ChannelRecord,
+        *,
+        touched: Collection[AdapterId] | None = None,
+        receipt: ReceiptRecord | None = None,
+        answer: AnswerRecord | None = None,
+    ) -> ChannelRecord:
+        def work(connection: Connection) -> ChannelRecord:
+            saved = save(connection, channel, touched)
+            if receipt is not None:
+                connection.execute(insert(_RECEIPTS), _fields(receipt, _RECEIPTS.c.keys()))
+            if answer is not None:
+                write_row(connection, _ANSWERS, _fields(answer, _ANSWERS.c.keys()))
+            return saved
+
+        return await self._db.write(point, work)
+
+    async def receipt_seq(self, signer: Address, head: Hash32) -> int | None:
+        if head == ZERO_HASH:
+            return 0
+        wanted = select(_RECEIPTS.c.seq).where(
+            _RECEIPTS.c.signer == signer, _RECEIPTS.c.head == head
+        )
+        found: int | None = await self._db.read(lambda c: c.execute(wanted).scalar())
+        return found
+
+    async def receipts(self, signer: Address, *, after: int = 0) -> Sequence[ReceiptRecord]:
+        wanted = (
+            select(_RECEIPTS)
+            .where(_RECEIPTS.c.signer == signer, _RECEIPTS.c.seq > after)
+            .order_by(_RECEIPTS.c.seq)
+        )
+        rows = await self._db.read(lambda c: c.execute(wanted).all())
+        return [ReceiptRecord(**row._mapping) for row in rows]
+
+    async def answer(self, scope: bytes, key: str) -> AnswerRecord | None:
+        wanted = select(_ANSWERS).where(_ANSWERS.c.scope == scope, _ANSWERS.c.key == key)
+        row = await self._db.read(lambda c: c.execute(wanted).first())
+        return None if row is None else AnswerRecord(**row._mapping)
+
+    async def forget_answers(self, before: int) -> int:
+        old = (_ANSWERS.c.created_at < before) & _ANSWERS.c.body.is_not(None)
+        forget = update(_ANSWERS).where(old).values(body=None)
+        return await self._db.write("forget-answers", lambda c: c.execute(forget).rowcount)
+
+
+def load(connection: Connection, signer: Address) -> ChannelRecord | None:
+    """Return the channel of ``signer`` with its lines."""
+    row = connection.execute(select(_CHANNELS).where(_CHANNELS.c.signer == signer)).first()
+    if row is None:
+        return None
+    lines = connection.execute(select(_LINES).where(_LINES.c.signer == signer)).all()
+    return _channel(row, lines)
+
+
+def load_all(connection: Connection) -> list[ChannelRecord]:
+    """Return every channel, by signer."""
+    lines: defaultdict[str, list[Row[Any]]] = defaultdict(list)
+    for line in connection.execute(select(_LINES)):
+        lines[line.signer].append(line)
+    rows = connection.execute(select(_CHANNELS).order_by(_CHANNELS.c.signer)).all()
+    return [_channel(row, lines[row.signer]) for row in rows]
+
+
+def save(
+    connection: Connection, channel: ChannelRecord, touched: Collection[AdapterId] | None = None
+) -> ChannelRecord:
+    """Write a channel over the version it was read as; return it with the next version.
+
+    ``touched`` names the lines that changed, None all. Raises StoreConflict when another writer
+    was faster.
+    """
+    saved = replace(channel, version=channel.version + 1)
+    row = _fields(saved, (*_SAVED, "version"))
+    if channel.version == 0:
+        if load(connection, channel.signer) is not None:
+            raise StoreConflict("the channel was stored by another request: read it again")
+        connection.execute(insert(_CHANNELS), {"signer": channel.signer, **row})
+    else:
+        done = connection.execute(
+            _UPDATE_CHANNEL, {"of": channel.signer, "was": channel.version, **row}
+        )
+        if done.rowcount != 1:
+            raise StoreConflict("the channel was changed by another request: read it again")
+    for adapter_id, line in channel.lines.items():
+        if touched is not None and adapter_id not in touched:
+            continue
+        values = _fields(line, ("base_units", "accepted_units", "spent_units"))
+        where = {"of": channel.signer, "for": adapter_id}
+        if connection.execute(_UPDATE_LINE, {**where, **values}).rowcount == 0:
+            row = {"signer": channel.signer, "adapter_id": adapter_id, **values}
+            connection.execute(insert(_LINES), row)
+    return saved
+
+
+def _fields(record: object, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in names}
+
+
+def _channel(row: Row[Any], lines: Sequence[Row[Any]]) -> ChannelRecord:
+    by_adapter = {
+        AdapterId(line.adapter_id): Line(line.base_units, line.accepted_units, line.spent_units)
+        for line in lines
+    }
+    return ChannelRecord(**row._mapping, lines=by_adapter)

@@ -1,0 +1,165 @@
+"""The database behind the ledger: opening it, checking whose books it holds, reading and writing.
+
+Owns the connections and the checks at opening. Does not know what the tables mean. Invariants: one
+process at a time has a SQLite ledger open; a commit is flushed to disk before it returns; books of
+another node, chain, contract or schema are refused and left as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any, Final, TypeVar
+
+from sqlalchemy import Connection, Engine, Table, create_engine, event, insert, inspect, select
+from sqlalchemy.exc import DatabaseError
+
+from viz.errors import BooksMismatch, StoreError
+from viz.store.tables import SCHEMA_VERSION, LedgerTable, Meta, table
+from viz.store.writer import CommitHook, GroupWriter, Work
+
+T = TypeVar("T")
+READ_LIMIT_S: Final = 30.0
+_META: Final = table(Meta)
+
+
+class Database:
+    """One ledger file or server; ``open`` it, ``close`` it."""
+
+    def __init__(self, engine: Engine, lock: IO[str] | None, hook: CommitHook | None) -> None:
+        self._engine = engine
+        self._lock = lock
+        self.writer = GroupWriter(engine, hook)
+        self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="viz-ledger-read")
+
+    @classmethod
+    async def open(
+        cls, place: Path | str, identity: Mapping[str, str], hook: CommitHook | None = None
+    ) -> Database:
+        """Open or create the ledger at ``place`` (a SQLite file, or an SQLAlchemy URL).
+
+        ``identity`` says whose books they are (node, chain, contracts); it is stored at creation
+        and compared ever after. Raises BooksMismatch, StoreError.
+        """
+        return await asyncio.to_thread(cls._open, place, dict(identity), hook)
+
+    @classmethod
+    def _open(
+        cls, place: Path | str, identity: dict[str, str], hook: CommitHook | None
+    ) -> Database:
+        lock: IO[str] | None = None
+        if isinstance(place, Path):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            lock = _lock(place)
+            engine = create_engine(f"sqlite:///{place}", connect_args={"check_same_thread": False})
+        else:
+            engine = create_engine(place)
+        try:
+            if engine.dialect.name == "sqlite":
+                _make_durable(engine)
+            with engine.begin() as connection:
+                _check_books(connection, identity, str(place))
+        except BaseException as error:
+            engine.dispose()
+            if lock is not None:
+                lock.close()
+            if isinstance(error, DatabaseError):
+                raise StoreError(
+                    f"{place} is not a ledger that can be read: restore a backup or move it away"
+                ) from error
+            raise
+        return cls(engine, lock, hook)
+
+    async def write(self, point: str, work: Work[T]) -> T:
+        """Run ``work`` in the writer's next group commit. Raises StoreError."""
+        return await self.writer.write(point, work)
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` on committed rows, beside the writer. Raises StoreError."""
+
+        def run() -> T:
+            with self._engine.connect() as connection:
+                return work(connection)
+
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(READ_LIMIT_S):
+                return await loop.run_in_executor(self._readers, run)
+        except TimeoutError as error:
+            raise StoreError("the ledger's disk does not answer: check the disk") from error
+        except DatabaseError as error:
+            raise StoreError("the ledger cannot be read: see the log") from error
+
+    async def close(self) -> None:
+        """Finish the writes that were asked for, then let the ledger go."""
+        await self.writer.close()
+        await asyncio.to_thread(self._readers.shutdown)
+        self._engine.dispose()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def write_row(connection: Connection, to: Table, row: Mapping[str, Any]) -> None:
+    """Update the row with the same primary key, or insert it: portable, as there is one writer."""
+    keys = list(to.primary_key.columns)
+    where = [column == row[column.name] for column in keys]
+    values = {name: value for name, value in row.items() if name not in to.primary_key.columns}
+    if connection.execute(to.update().where(*where).values(values)).rowcount == 0:
+        connection.execute(insert(to).values(dict(row)))
+
+
+def _lock(place: Path) -> IO[str]:
+    lock = place.with_name(place.name + ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise StoreError(
+            f"{place} is open in another process: stop the node that uses it first"
+        ) from error
+    return lock
+
+
+def _make_durable(engine: Engine) -> None:
+    """Let SQLAlchemy own the transactions of sqlite3, and flush every commit."""
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "busy_timeout = 10000",
+            "foreign_keys = ON",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+
+def _check_books(connection: Connection, identity: dict[str, str], place: str) -> None:
+    expected = {"schema_version": str(SCHEMA_VERSION), **identity}
+    if not inspect(connection).has_table("meta"):
+        LedgerTable.metadata.create_all(connection)
+        connection.execute(
+            insert(_META), [{"key": key, "value": value} for key, value in expected.items()]
+        )
+        return
+    found: dict[str, str] = {row.key: row.value for row in connection.execute(select(_META))}
+    if found.get("schema_version") != expected["schema_version"]:
+        raise StoreError(
+            f"{place} has schema {found.get('schema_version')}, this version of Viz reads schema "
+            f"{SCHEMA_VERSION}: settle with the version that wrote it, then start a new ledger"
+        )
+    for key, value in expected.items():
+        if found.get(key) != value:
+            raise BooksMismatch(
+                f"{place} holds the books for {key} {found.get(key)}, but this node runs with "
+                f"{value}: point it to the right chain and key, or give it another data directory"
+            )

@@ -1,0 +1,120 @@
+"""The tables of the ledger, portable between SQLite and PostgreSQL.
+
+Owns names, types and keys. Does not know how rows are written. A channel belongs to this node
+alone, so a channel's key is its signer; which node, chain and contracts the books are for stands
+in ``meta`` and is checked when they are opened. Any change here raises ``SCHEMA_VERSION``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Final
+
+from sqlalchemy import BigInteger, Column, Index, LargeBinary, MetaData, Table, Text
+from sqlmodel import Field, SQLModel
+
+from viz.store.types import HashColumn, UnitsColumn
+
+SCHEMA_VERSION: Final = 1
+
+
+class LedgerTable(SQLModel):
+    """Base with a metadata of its own, so that other SQLModel users do not mix in."""
+
+    metadata: ClassVar[MetaData] = MetaData()
+
+
+class Meta(LedgerTable, table=True):
+    __tablename__ = "meta"
+    key: str = Field(primary_key=True)
+    value: str = Field(sa_type=Text)
+
+
+class Channels(LedgerTable, table=True):
+    __tablename__ = "channels"
+    signer: str = Field(primary_key=True)
+    base_units: int = Field(sa_type=UnitsColumn)
+    signature: bytes = Field(sa_type=LargeBinary)
+    voucher_head: bytes = Field(sa_type=HashColumn)
+    voucher_seq: int = Field(sa_type=BigInteger)
+    voucher_at: int = Field(sa_type=BigInteger)
+    head: bytes = Field(sa_type=HashColumn)
+    seq: int = Field(sa_type=BigInteger)
+    total_units: int = Field(sa_type=UnitsColumn)
+    closed_until: int = Field(sa_type=BigInteger)
+    version: int = Field(sa_type=BigInteger)
+
+
+class ChannelLines(LedgerTable, table=True):
+    __tablename__ = "channel_lines"
+    signer: str = Field(primary_key=True)
+    adapter_id: int = Field(primary_key=True, sa_type=BigInteger)
+    base_units: int = Field(sa_type=UnitsColumn)
+    accepted_units: int = Field(sa_type=UnitsColumn)
+    spent_units: int = Field(sa_type=UnitsColumn)
+
+
+class Receipts(LedgerTable, table=True):
+    __tablename__ = "receipts"
+    __table_args__ = (Index("receipts_by_head", "signer", "head", unique=True),)
+    signer: str = Field(primary_key=True)
+    seq: int = Field(primary_key=True, sa_type=BigInteger)
+    head: bytes = Field(sa_type=HashColumn)
+    digest: bytes = Field(sa_type=HashColumn)
+    body: bytes = Field(sa_type=LargeBinary)
+    created_at: int = Field(sa_type=BigInteger)
+
+
+class Answers(LedgerTable, table=True):
+    __tablename__ = "answers"
+    scope: bytes = Field(primary_key=True, sa_type=LargeBinary)
+    key: str = Field(primary_key=True)
+    request_hash: bytes = Field(sa_type=HashColumn)
+    response_hash: bytes = Field(sa_type=HashColumn)
+    status: int
+    content_type: str
+    body: bytes | None = Field(default=None, sa_type=LargeBinary)
+    created_at: int = Field(sa_type=BigInteger, index=True)
+
+
+class AccessTokens(LedgerTable, table=True):
+    __tablename__ = "access_tokens"
+    token_hash: bytes = Field(primary_key=True, sa_type=HashColumn)
+    challenge: bytes = Field(sa_type=HashColumn, unique=True)
+    signer: str
+    expires_at: int = Field(sa_type=BigInteger, index=True)
+
+
+class Adapters(LedgerTable, table=True):
+    __tablename__ = "adapters"
+    adapter_id: int = Field(primary_key=True, sa_type=BigInteger)
+    name: str
+    description: str = Field(sa_type=Text)
+    base_model: bytes = Field(sa_type=HashColumn)
+    weights_digest: bytes = Field(sa_type=HashColumn)
+    cid: str
+    manifest_hash: bytes = Field(sa_type=HashColumn)
+    path: str = Field(sa_type=Text)
+    prompt_units_per_million: int = Field(sa_type=UnitsColumn)
+    completion_units_per_million: int = Field(sa_type=UnitsColumn)
+    created_at: int = Field(sa_type=BigInteger)
+
+
+class Trainings(LedgerTable, table=True):
+    __tablename__ = "trainings"
+    training_id: str = Field(primary_key=True)
+    state: str
+    request: str = Field(sa_type=Text)
+    progress: str = Field(sa_type=Text)
+    result: str = Field(sa_type=Text)
+    error: str = Field(sa_type=Text)
+    created_at: int = Field(sa_type=BigInteger)
+    updated_at: int = Field(sa_type=BigInteger)
+
+
+def table(model: type[LedgerTable]) -> Table:
+    """Return the SQLAlchemy table of a model, for Core statements."""
+    name: Any = model.__tablename__
+    return LedgerTable.metadata.tables[name]
+
+
+__all__ = ["SCHEMA_VERSION", "Column", "LedgerTable", "table"]
