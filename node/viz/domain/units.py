@@ -10,7 +10,12 @@ from __future__ import annotations
 from decimal import Decimal, InvalidOperation
 from typing import Final, NewType
 
-from eth_utils.address import is_address, to_checksum_address
+from eth_utils.address import (
+    is_address,
+    is_checksum_address,
+    is_checksum_formatted_address,
+    to_checksum_address,
+)
 
 from viz.errors import InvalidRequest
 
@@ -35,6 +40,8 @@ def parse_address(text: str) -> Address:
     """Return the checksummed address; raise InvalidRequest when it is not one (ERC-55)."""
     if not isinstance(text, str) or not is_address(text):
         raise InvalidRequest(f"{text!r} is not an address: give 0x and 40 hexadecimal digits")
+    if is_checksum_formatted_address(text) and not is_checksum_address(text):
+        raise InvalidRequest(f"the address {text} has a wrong checksum: a digit is mistyped")
     return Address(to_checksum_address(text))
 
 
