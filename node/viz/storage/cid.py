@@ -1,0 +1,63 @@
+"""Content identifiers: the name of a block, and the check that a block bears it rightly.
+
+Owns CIDv1 with sha2-256 in lower-case base32, for the codecs raw and dag-pb: the form that
+``ipfs add --cid-version=1`` prints. Does not know how a file is split into blocks. Invariant: a
+name that parses is the only text form of its (codec, digest), so names can be compared as text.
+Source: the CID and multicodec specifications of multiformats.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Final
+
+from viz.domain.units import Cid
+from viz.errors import BlobCorrupt, InvalidRequest
+
+RAW: Final = 0x55
+DAG_PB: Final = 0x70
+# Version 1, then (after the codec) the multihash function sha2-256 and its length of 32 bytes.
+_VERSION: Final = b"\x01"
+_SHA2_256: Final = b"\x12\x20"
+_BINARY_BYTES: Final = 36
+_TEXT_LENGTH: Final = 59
+
+
+def cid_of(codec: int, block: bytes) -> bytes:
+    """Return the binary CIDv1 of a block."""
+    return _VERSION + bytes((codec,)) + _SHA2_256 + hashlib.sha256(block).digest()
+
+
+def to_text(binary: bytes) -> Cid:
+    """Return the base32 text of a binary CID."""
+    return Cid("b" + base64.b32encode(binary).decode().lower().rstrip("="))
+
+
+def to_binary(cid: str) -> bytes:
+    """Return the binary form; raise InvalidRequest when it is not a CID that Viz uses."""
+    message = f"{cid[:80]!r} is not a CIDv1 in base32 (bafk... or bafy...)"
+    if len(cid) != _TEXT_LENGTH or not cid.isascii() or cid != cid.lower() or cid[0] != "b":
+        raise InvalidRequest(message)
+    body = cid[1:].upper()
+    try:
+        binary = base64.b32decode(body + "=" * (-len(body) % 8))
+    except ValueError as error:
+        raise InvalidRequest(message) from error
+    head = binary[:1], binary[2:4]
+    if len(binary) != _BINARY_BYTES or head != (_VERSION, _SHA2_256) or to_text(binary) != cid:
+        raise InvalidRequest(message)
+    if binary[1] not in (RAW, DAG_PB):
+        raise InvalidRequest(f"{cid} names neither raw bytes nor a file (codec {binary[1]:#x})")
+    return binary
+
+
+def codec_of(cid: str) -> int:
+    """Return RAW or DAG_PB; raise InvalidRequest when it is not a CID that Viz uses."""
+    return to_binary(cid)[1]
+
+
+def verify(cid: str, block: bytes) -> None:
+    """Raise BlobCorrupt unless ``block`` is what ``cid`` names."""
+    if cid_of(codec_of(cid), block) != to_binary(cid):
+        raise BlobCorrupt(f"the block {cid} has other bytes ({len(block)} of them) than it names")

@@ -1,0 +1,131 @@
+"""Blocks on disk, one file each: the store that needs no daemon.
+
+Owns the folder it is given: ``blocks/`` by CID, ``pins/`` of empty files, ``partial/`` of writes
+that a crash may have cut off. Does not know the network. Invariants: a block file appears by
+rename only after its bytes are on disk, children before parents, so after a kill at any moment a
+root that is there is whole; adding again repairs a damaged block. Any number of processes may
+share the folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import uuid
+from pathlib import Path
+from typing import Final
+
+from viz.domain.units import Cid
+from viz.errors import BlobNotFound, StorageUnavailable
+from viz.storage.base import VerifiedBlobStore, chunks_of
+from viz.storage.cid import to_binary
+from viz.storage.unixfs import MAX_BLOCK_BYTES, Block, blocks_of
+
+# Older leftovers belong to nobody: no write of one block takes an hour.
+_LEFTOVER_AGE_S: Final = 3_600
+
+
+class EmbeddedBlobStore(VerifiedBlobStore):
+    """A ``BlobStore`` in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open or make the store. Raises StorageUnavailable when the folder cannot be used."""
+        self._blocks = folder / "blocks"
+        self._pins = folder / "pins"
+        self._partial = folder / "partial"
+        try:
+            for part in (self._blocks, self._pins, self._partial):
+                part.mkdir(parents=True, exist_ok=True)
+            for leftover in self._partial.iterdir():
+                if time.time() - leftover.stat().st_mtime > _LEFTOVER_AGE_S:
+                    leftover.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageUnavailable(f"{folder} cannot hold blobs: {error.strerror}") from error
+
+    async def has(self, cid: Cid) -> bool:
+        """Return whether the blob's root is here; its children were stored before it."""
+        to_binary(cid)
+        return await asyncio.to_thread(self._path(cid).is_file)
+
+    async def pin(self, cid: Cid) -> None:
+        """Keep the blob. Raises BlobNotFound when it is not here."""
+        if not await self.has(cid):
+            raise BlobNotFound(f"{cid} is not in this store, so it cannot be pinned")
+        await asyncio.to_thread(self._write_pin, cid)
+
+    async def unpin(self, cid: Cid) -> None:
+        """Let the blob go when space is needed; no error when it was not pinned."""
+        to_binary(cid)
+        await asyncio.to_thread((self._pins / cid).unlink, missing_ok=True)
+
+    async def pinned(self) -> frozenset[Cid]:
+        """Return the roots that are kept."""
+        names = await asyncio.to_thread(lambda: [path.name for path in self._pins.iterdir()])
+        return frozenset(Cid(name) for name in names)
+
+    async def close(self) -> None:
+        """Nothing is held between calls."""
+
+    async def _read_block(self, cid: Cid) -> bytes:
+        return await asyncio.to_thread(self._read, cid)
+
+    async def _store(self, source: Path | bytes) -> Cid:
+        return await asyncio.to_thread(self._store_blocking, source)
+
+    def _path(self, cid: Cid) -> Path:
+        # The last character carries few bits of the hash, so the two before it spread the files.
+        return self._blocks / cid[-3:-1] / cid
+
+    def _read(self, cid: Cid) -> bytes:
+        try:
+            with self._path(cid).open("rb") as file:
+                return file.read(MAX_BLOCK_BYTES + 1)
+        except FileNotFoundError as error:
+            raise BlobNotFound(f"{cid} is not in this store") from error
+        except OSError as error:
+            raise StorageUnavailable(f"{cid} cannot be read: {error.strerror}") from error
+
+    def _store_blocking(self, source: Path | bytes) -> Cid:
+        root = Cid("")
+        try:
+            for block in blocks_of(chunks_of(source)):
+                self._write_block(block)
+                root = block.cid
+            self._write_pin(root)
+        except OSError as error:
+            raise StorageUnavailable(f"the blob cannot be stored: {error.strerror}") from error
+        return root
+
+    def _write_block(self, block: Block) -> None:
+        path = self._path(block.cid)
+        try:
+            if path.read_bytes() == block.data:
+                return
+        except FileNotFoundError:
+            path.parent.mkdir(exist_ok=True)
+        self._write_durably(path, block.data)
+
+    def _write_pin(self, cid: Cid) -> None:
+        self._write_durably(self._pins / cid, b"")
+
+    def _write_durably(self, path: Path, data: bytes) -> None:
+        partial = self._partial / uuid.uuid4().hex
+        try:
+            with partial.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+        _sync_folder(path.parent.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,167 @@
+"""Blobs in a Kubo daemon, through its RPC: the only module that knows ipfshttpclient.
+
+Owns the translation between our Protocol and Kubo's API, and its time bounds. Does not trust the
+daemon: every block it returns is hashed by the base class. ipfshttpclient blocks, so its calls run
+in a few threads of this store's own, one client each. Invariant: every call ends within the
+configured seconds per request, by socket timeouts and by the daemon's own ``timeout`` option.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import ipfshttpclient
+from ipfshttpclient import exceptions as ipfs
+
+from viz.domain.units import Cid
+from viz.errors import BlobNotFound, BlobTooLarge, ConfigError, StorageError, StorageUnavailable
+from viz.storage.base import VerifiedBlobStore
+from viz.storage.cid import to_binary
+from viz.storage.unixfs import CHUNK_BYTES, MAX_BLOCK_BYTES, MAX_LINKS
+
+T = TypeVar("T")
+_THREADS: Final = 4
+# All that the daemon's own configuration could change about a CID is spelled out.
+_LAYOUT: Final = {
+    "max-file-links": MAX_LINKS,
+    "inline": False,
+    "hash": "sha2-256",
+    "progress": False,
+}
+
+
+class KuboBlobStore(VerifiedBlobStore):
+    """A ``BlobStore`` behind a Kubo daemon's RPC address."""
+
+    def __init__(self, api: str, *, timeout_s: float = 30) -> None:
+        """Prepare to talk to ``api``, a multiaddress such as /ip4/127.0.0.1/tcp/5001.
+
+        Nothing is sent yet. Raises ConfigError when the address cannot be understood.
+        """
+        self._api = api
+        self._timeout_s = timeout_s
+        self._local = threading.local()
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="kubo")
+        try:
+            ipfshttpclient.Client(api)
+        except (ipfs.Error, ValueError) as error:
+            raise ConfigError(
+                f"{api!r} is not a Kubo RPC address: write it like /ip4/127.0.0.1/tcp/5001"
+            ) from error
+
+    async def version(self) -> str:
+        """Return the daemon's version. Raises StorageUnavailable when nobody answers."""
+        answer = await self._call(lambda client: client.version())
+        return str(answer["Version"])
+
+    async def has(self, cid: Cid) -> bool:
+        """Return whether the daemon has the blob's root itself."""
+        to_binary(cid)
+        try:
+            await self._call(lambda client: client.block.stat(cid, offline=True))
+        except BlobNotFound:
+            return False
+        return True
+
+    async def pin(self, cid: Cid) -> None:
+        """Keep the blob. Raises BlobNotFound when the daemon does not have it whole."""
+        to_binary(cid)
+        await self._call(lambda client: client.pin.add(cid, offline=True))
+
+    async def unpin(self, cid: Cid) -> None:
+        """Let the daemon collect the blob; no error when it was not pinned."""
+        to_binary(cid)
+
+        def remove(client: Any) -> None:
+            try:
+                client.pin.rm(cid)
+            except ipfs.ErrorResponse as error:
+                if "not pinned" not in str(error):
+                    raise
+
+        await self._call(remove)
+
+    async def close(self) -> None:
+        """End the threads; calls that are running end at their own time bound."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _read_block(self, cid: Cid) -> bytes:
+        def read(client: Any) -> bytes:
+            # The daemon looks for the block this long among its peers, then says so.
+            wait = {"timeout": f"{self._timeout_s:g}s"}
+            with client.block.get(cid, stream=True, opts=wait) as pieces:
+                return _bounded(cid, pieces)
+
+        return await self._call(read)
+
+    async def _store(self, source: Path | bytes) -> Cid:
+        def add(client: Any) -> Cid:
+            with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+                answer = client.add(
+                    file,
+                    pin=True,
+                    cid_version=1,
+                    raw_leaves=True,
+                    chunker=f"size-{CHUNK_BYTES}",
+                    opts=dict(_LAYOUT),
+                )
+            return Cid(str(answer["Hash"]))
+
+        size = await asyncio.to_thread(_size_of, source)
+        # A megabyte a second is slower than any disk: past that, the daemon hangs.
+        return await self._call(add, extra_s=size / 1_000_000)
+
+    async def _call(self, call: Callable[[Any], T], *, extra_s: float = 0) -> T:
+        bound = self._timeout_s * 2 + extra_s
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(bound):
+                return await loop.run_in_executor(self._threads, self._translated, call)
+        except TimeoutError as error:
+            raise self._silent() from error
+
+    def _translated(self, call: Callable[[Any], T]) -> T:
+        client = getattr(self._local, "client", None)
+        if client is None:
+            timeout = (min(5.0, self._timeout_s), self._timeout_s * 1.5)
+            client = self._local.client = ipfshttpclient.Client(
+                self._api, session=True, timeout=timeout
+            )
+        try:
+            return call(client)
+        except ipfs.ErrorResponse as error:
+            text = str(error)
+            if any(sign in text for sign in ("not found", "could not find", "deadline exceeded")):
+                raise BlobNotFound(f"Kubo at {self._api} does not have it: {text}") from error
+            raise StorageError(f"Kubo at {self._api} refused: {text}") from error
+        except ipfs.TimeoutError as error:
+            raise self._silent() from error
+        except (ipfs.ConnectionError, ipfs.ProtocolError) as error:
+            raise StorageUnavailable(
+                f"no Kubo daemon answers at {self._api}: start one with `ipfs daemon`, "
+                'or set storage.backend = "embedded"'
+            ) from error
+        except (ipfs.Error, OSError) as error:
+            raise StorageUnavailable(f"Kubo at {self._api}: {error}") from error
+
+    def _silent(self) -> StorageUnavailable:
+        return StorageUnavailable(f"Kubo at {self._api} did not answer in time; is it overloaded?")
+
+
+def _bounded(cid: Cid, pieces: Iterable[bytes]) -> bytes:
+    data = bytearray()
+    for piece in pieces:
+        data += piece
+        if len(data) > MAX_BLOCK_BYTES:
+            raise BlobTooLarge(f"{cid} is larger than a block may be ({MAX_BLOCK_BYTES} bytes)")
+    return bytes(data)
+
+
+def _size_of(source: Path | bytes) -> int:
+    return len(source) if isinstance(source, bytes) else source.stat().st_size
