@@ -12,7 +12,7 @@
     ├── ChainError            the chain refused, or could not be asked
     │   ├── ChainUnreachable · ChainMismatch · TransactionFailed · OutcomeUnknown
     ├── LicenseError          the law of the contracts forbids it
-    │   └── NoLiveGrant · AdapterNotServable
+    │   └── NoLiveGrant · AdapterNotServable · RelayBusy
     ├── StorageError          bytes are missing or are not what their name says
     │   └── BlobNotFound · BlobCorrupt · BlobTooLarge · StorageUnavailable
     ├── StoreError            the ledger
@@ -164,6 +164,10 @@ class NoLiveGrant(LicenseError):
 
 class AdapterNotServable(LicenseError):
     code, title = "adapter-not-servable", "The adapter may not be served now"
+
+
+class RelayBusy(LicenseError):
+    code, status, title = "relay-busy", 429, "The node relays no more registrations for now"
 
 
 # storage

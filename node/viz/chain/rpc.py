@@ -94,6 +94,18 @@ class Fees:
     priority_fee_wei: int
 
 
+class TransactionNotKnown(ChainError):
+    """The chain has never seen, or has forgotten, the transaction."""
+
+    code = "transaction-not-known"
+
+
+class BlockNotKnown(ChainError):
+    """The chain has no such block: not yet, or not any more."""
+
+    code = "block-not-known"
+
+
 class Rpc:
     """One JSON-RPC endpoint, each call bounded by ``timeout_s`` seconds in all."""
 
@@ -151,7 +163,7 @@ class Rpc:
         return int(await self._ask(self._eth.get_block_number()))
 
     async def block(self, block: Block = "latest") -> BlockHeader:
-        """Return a block's header; raise ChainError when the chain has no such block."""
+        """Return a block's header; raise BlockNotKnown where there is none."""
         found = await self._ask(self._eth.get_block(_block(block)))
         return BlockHeader(
             int(found["number"]),
@@ -218,7 +230,7 @@ class Rpc:
         """Return whether the chain has the transaction, pending or in a block."""
         try:
             await self._ask(self._eth.get_transaction(HexBytes(transaction_hash)))
-        except _NotFoundError:
+        except TransactionNotKnown:
             return False
         return True
 
@@ -226,7 +238,7 @@ class Rpc:
         """Return the receipt of a transaction; None while it is in no block."""
         try:
             found = await self._ask(self._eth.get_transaction_receipt(HexBytes(transaction_hash)))
-        except _NotFoundError:
+        except TransactionNotKnown:
             return None
         contract = found.get("contractAddress")
         return Receipt(
@@ -275,8 +287,10 @@ class Rpc:
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await question
-        except (TransactionNotFound, BlockNotFound) as error:
-            raise _NotFoundError("the chain does not know it") from error
+        except TransactionNotFound as error:
+            raise TransactionNotKnown("the chain does not know this transaction") from error
+        except BlockNotFound as error:
+            raise BlockNotKnown("the chain has no such block (any more)") from error
         except ContractLogicError as error:
             raise _failed(error.data, error.message) from error
         except _UNREACHABLE as error:
@@ -296,10 +310,6 @@ class Rpc:
             raise ChainError(f"the chain at {self._where} refused: {message}") from error
         except Web3Exception as error:
             raise ChainError(f"the chain at {self._where} answered nonsense: {error}") from error
-
-
-class _NotFoundError(ChainError):
-    code = "chain-not-found"
 
 
 def _failed(data: Any, message: str | None) -> TransactionFailed:

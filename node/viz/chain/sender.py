@@ -98,6 +98,18 @@ class Sender:
         data = abi.encode_call(call.contract, call.function, call.args)
         return await self._send(to, data, f"{call.contract}.{call.function}")
 
+    async def simulate(self, call: Call) -> Any:
+        """Return what the call would return now, from this account; send nothing.
+
+        Raises TransactionFailed with the decoded custom error.
+        """
+        if self._deployment is None:
+            raise ChainError("this sender knows no deployment: it can only deploy")
+        to = address_of(self._deployment, call.contract)
+        data = abi.encode_call(call.contract, call.function, call.args)
+        answer = await self._rpc.call(to, data, sender=self.address)
+        return abi.decode_result(call.contract, call.function, call.args, answer)
+
     async def deploy(self, contract: str, args: Sequence[Any] = ()) -> tuple[Address, Transaction]:
         """Create a contract and return its address; raise TransactionFailed unless it settled."""
         sent = await self._send(None, abi.deployment_code(contract, args), f"create {contract}")

@@ -342,8 +342,23 @@ class ChainWriter(Protocol):
         """
         ...
 
+    async def simulate(self, call: Call) -> Any:
+        """Return what the call would return now, from this account; send nothing.
+
+        Raises TransactionFailed with the decoded custom error.
+        """
+        ...
+
     async def lookup(self, transaction_hash: Hash32) -> Transaction:
         """Return what became of a transaction by its hash."""
+        ...
+
+    async def recover(self) -> Sequence[Transaction]:
+        """Look up every recorded transaction without a known end, and return them.
+
+        One that the chain forgot is broadcast again, byte for byte. Call it after a restart, and
+        again while any is PENDING or UNKNOWN.
+        """
         ...
 
 

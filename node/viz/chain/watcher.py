@@ -1,0 +1,154 @@
+"""Logs into handler calls: in order, at least once, surviving reorganisations and restarts.
+
+Owns the cursor's advance and its way back. Does not know what an event means. Invariants: an
+event reaches ``handle`` only when it has its confirmations; ``handle`` returned before the cursor
+moves past it, so a crash repeats events and never skips one (handlers are idempotent); each
+block handled descends from the one marked before it, else ``roll_back`` is called with the last
+block that still stands, before anything newer is handled.
+
+Close requests have a fast path: they are reported from the unconfirmed head too, since a node must
+stop selling on them at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import structlog
+
+from viz.chain import abi
+from viz.chain.deployment import contracts_by_address
+from viz.chain.rpc import BlockNotKnown, Rpc
+from viz.chain.sender import decode_logs
+from viz.domain.ports import BlockMark, CursorStore, Deployment, Event
+from viz.domain.units import Hash32, hex_of
+from viz.errors import ChainError
+
+Handle = Callable[[Sequence[Event]], Awaitable[None]]
+RollBack = Callable[[int], Awaitable[None]]
+_REMEMBERED_REQUESTS: Final = 10_000
+_LONGEST_PAUSE_S: Final = 30.0
+_log = structlog.get_logger()
+
+
+async def _ignore(_: object) -> None:
+    return
+
+
+class Watcher:
+    """Follows the deployment's contracts from its first block."""
+
+    def __init__(
+        self,
+        rpc: Rpc,
+        deployment: Deployment,
+        cursors: CursorStore,
+        handle: Handle,
+        *,
+        roll_back: RollBack = _ignore,
+        close_requested: Callable[[Event], Awaitable[None]] = _ignore,
+        confirmations: int = 0,
+        interval_s: float = 1.0,
+        chunk_blocks: int = 2_000,
+    ) -> None:
+        self._rpc = rpc
+        self._deployment = deployment
+        self._cursors = cursors
+        self._handle = handle
+        self._roll_back = roll_back
+        self._close_requested = close_requested
+        self._confirmations = confirmations
+        self._interval_s = interval_s
+        self._chunk_blocks = chunk_blocks
+        # The token's transfers are not ours to follow: a busy token has thousands a minute.
+        self._addresses = [
+            address
+            for address, name in contracts_by_address(deployment).items()
+            if name != abi.CURRENCY
+        ]
+        self._close_topic = abi.event_topic("Settlement", "CloseRequested")
+        self._reported: dict[tuple[Hash32, int], None] = {}
+
+    async def run(self) -> None:
+        """Follow the chain until cancelled; an unreachable chain is asked again, ever more rarely.
+
+        What ``handle`` raises ends the loop: rows that cannot be written must stop the node.
+        """
+        pause_s = self._interval_s
+        while True:
+            try:
+                await self.step()
+                pause_s = self._interval_s
+            except ChainError as error:
+                pause_s = min(2 * pause_s, max(_LONGEST_PAUSE_S, self._interval_s))
+                _log.warning("chain not read", reason=error.detail, again_in_s=pause_s)
+            await asyncio.sleep(pause_s)
+
+    async def step(self) -> None:
+        """Bring the cursor to the confirmed head, and report close requests above it."""
+        head = await self._rpc.block_number()
+        confirmed = head - self._confirmations
+        while True:
+            mark = await self._standing_mark()
+            first = mark.number + 1 if mark else self._deployment.first_block
+            if first > confirmed:
+                break
+            if not await self._follow(mark, first, min(confirmed, first + self._chunk_blocks - 1)):
+                # The chain changed while it was read: the next step starts from what it is then.
+                return
+        await self._report_closes(max(confirmed + 1, self._deployment.first_block), head)
+
+    async def _standing_mark(self) -> BlockMark | None:
+        """Return the newest mark still on the chain, after rolling back whatever is above it."""
+        marks = await self._cursors.marks()
+        standing = None
+        for mark in marks:
+            if await self._stands(mark):
+                standing = mark
+                break
+        if marks and standing != marks[0]:
+            above = standing.number if standing else self._deployment.first_block - 1
+            _log.warning("reorganisation", newest_block=marks[0].number, rolled_back_to=above)
+            # The rows first: killed in between, the marks send us here again.
+            await self._roll_back(above)
+            await self._cursors.rollback(above)
+        return standing
+
+    async def _stands(self, mark: BlockMark) -> bool:
+        try:
+            return (await self._rpc.block(mark.number)).hash == mark.hash
+        except BlockNotKnown:
+            return False
+
+    async def _follow(self, mark: BlockMark | None, first: int, last: int) -> bool:
+        """Handle the logs of one chunk; return False when the chain changed meanwhile."""
+        try:
+            before = await self._rpc.block(last)
+            logs = await self._rpc.logs(self._addresses, first, last)
+            parent = (await self._rpc.block(first)).parent_hash
+            after = await self._rpc.block(last)
+        except BlockNotKnown:
+            return False
+        if before.hash != after.hash or (mark is not None and parent != mark.hash):
+            return False
+        if events := decode_logs(self._deployment, logs):
+            await self._handle(events)
+        await self._cursors.advance(BlockMark(last, after.hash))
+        return True
+
+    async def _report_closes(self, first: int, last: int) -> None:
+        if first > last:
+            return
+        address = [self._deployment.settlement]
+        logs = await self._rpc.logs(address, first, last, (self._close_topic,))
+        for event in decode_logs(self._deployment, logs):
+            key = (event.block_hash, event.log_index)
+            if key in self._reported:
+                continue
+            _log.info("close requested", channel=hex_of(event.args["channelId"]))
+            await self._close_requested(event)
+            self._reported[key] = None
+            if len(self._reported) > _REMEMBERED_REQUESTS:
+                del self._reported[next(iter(self._reported))]
