@@ -1,0 +1,283 @@
+"""Write the golden vectors in tests/vectors: what Python and Solidity must both compute.
+
+    python scripts/make_vectors.py            # write them
+    python scripts/make_vectors.py --check    # fail when a file differs from what the code computes
+
+A difference means that what people sign, or what a claim says, has changed: never regenerate to
+make a test pass without knowing why. Amounts are decimal strings, bytes are 0x-hexadecimal.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "node"))
+
+from viz.domain import signed  # noqa: E402
+from viz.domain.claim import SignedVoucher, pack_rows  # noqa: E402
+from viz.domain.eip712 import (  # noqa: E402
+    Domain,
+    Struct,
+    content_registry_domain,
+    keccak,
+    layout_of,
+    public_address,
+    settlement_domain,
+    sign,
+    sign_compact,
+)
+from viz.domain.license import ALL_USES, Terms, work_commitment  # noqa: E402
+from viz.domain.receipt import next_head, salted_hash  # noqa: E402
+from viz.domain.shares import (  # noqa: E402
+    Share,
+    distribute,
+    share_words,
+    shares_hash,
+    split_revenue,
+)
+from viz.domain.units import AdapterId, Address, ContentId, Hash32, hex_of  # noqa: E402
+from viz.domain.usage import UsageLine, pack_lines, usage_hash  # noqa: E402
+from viz.domain.wire import lines_to_json, struct_to_json  # noqa: E402
+
+TARGET = ROOT / "tests" / "vectors"
+CHAIN_ID = 31337
+SIGNER_KEY = keccak(b"viz vectors: signer")
+NODE_KEY = keccak(b"viz vectors: node")
+PAYER_KEY = keccak(b"viz vectors: payer")
+SIGNER, NODE, PAYER = (public_address(key) for key in (SIGNER_KEY, NODE_KEY, PAYER_KEY))
+SETTLEMENT = Address("0x5FbDB2315678afecb367f032d93F642f64180aa3")
+CONTENT_REGISTRY = Address("0xe7f1725E7734CE288F8367e1Bb143E90bb3F0512")
+TOKEN = Address("0x9fE46736679d2D9a65F0992F2272dE9f3c7fa6e0")
+TOKEN_DOMAIN = Domain("Viz Test USD", "1", CHAIN_ID, TOKEN)
+MAX96 = 2**96 - 1
+
+
+def word(label: str) -> Hash32:
+    return keccak(label.encode())
+
+
+LINES = (
+    UsageLine(AdapterId(0), 1),
+    UsageLine(AdapterId(7), 1_250_000),
+    UsageLine(AdapterId(2**32 - 1), 2**64),
+)
+TERMS = Terms(25_000_000, 1_500, 31_536_000, 604_800, 2, int(ALL_USES), True)
+
+
+def structs() -> list[tuple[Domain, Struct, bytes]]:
+    settlement = settlement_domain(CHAIN_ID, SETTLEMENT)
+    registry = content_registry_domain(CHAIN_ID, CONTENT_REGISTRY)
+    content, late = ContentId(3), 2**64 - 1
+    channel = signed.channel_id(SIGNER, NODE)
+    nonce = signed.authorization_nonce(signed.OPEN_KIND, SIGNER, NODE, word("salt"))
+    return [
+        (registry, signed.Register(PAYER, word("c"), word("l"), TERMS, 0, late), PAYER_KEY),
+        (registry, signed.SetTerms(content, word("l"), TERMS, 1, late), PAYER_KEY),
+        (registry, signed.Approve(content, NODE, True, 2, 1_700_000_000), PAYER_KEY),
+        (registry, signed.Approve(content, NODE, False, 3, 1_700_000_000), PAYER_KEY),
+        (registry, signed.Withdraw(content, 2**256 - 1, 1_700_000_000), PAYER_KEY),
+        (settlement, signed.OpenChannel(PAYER, NODE), SIGNER_KEY),
+        (settlement, signed.Voucher(NODE, 0, usage_hash(LINES), Hash32(bytes(32))), SIGNER_KEY),
+        (settlement, signed.Voucher(NODE, MAX96, usage_hash(LINES), word("head")), SIGNER_KEY),
+        (settlement, signed.RequestClose(SIGNER, NODE, 1_700_000_000), PAYER_KEY),
+        (settlement, signed.Close(SIGNER, NODE, 1_250_001, 1_700_000_000), NODE_KEY),
+        (
+            settlement,
+            signed.Session(NODE, "http://127.0.0.1:8080", word("challenge"), 1_700_000_000),
+            SIGNER_KEY,
+        ),
+        (
+            settlement,
+            signed.Quote(
+                NODE,
+                SIGNER,
+                AdapterId(7),
+                word("weights"),
+                word("tokenizer"),
+                200_000,
+                600_000,
+                512,
+                1_700_000_060,
+            ),
+            NODE_KEY,
+        ),
+        (
+            settlement,
+            signed.Receipt(
+                channel,
+                1,
+                usage_hash(LINES[1:2]),
+                word("quote"),
+                salted_hash(word("salt"), b"request"),
+                salted_hash(word("salt"), b"response"),
+                42,
+                128,
+                1_250_000,
+                1_250_000,
+                1_700_000_001,
+            ),
+            NODE_KEY,
+        ),
+        (
+            TOKEN_DOMAIN,
+            signed.ReceiveWithAuthorization(PAYER, SETTLEMENT, 10**7, 0, 2**64 - 1, nonce),
+            PAYER_KEY,
+        ),
+    ]
+
+
+def eip712_vectors() -> dict[str, Any]:
+    found = []
+    for domain, struct, key in structs():
+        digest = domain.digest(struct)
+        found.append(
+            {
+                "name": layout_of(type(struct)).name,
+                "type": struct.TYPE,
+                "typeHash": hex_of(layout_of(type(struct)).type_hash),
+                "contract": domain.contract,
+                "domainSeparator": hex_of(domain.separator),
+                "message": struct_to_json(struct),
+                "structHash": hex_of(struct.struct_hash()),
+                "digest": hex_of(digest),
+                "signer": public_address(key),
+                "signature": hex_of(sign(key, digest)),
+                "compactSignature": hex_of(sign_compact(key, digest)),
+            }
+        )
+    salt = word("salt")
+    return {
+        "chainId": CHAIN_ID,
+        "settlement": SETTLEMENT,
+        "contentRegistry": CONTENT_REGISTRY,
+        "token": TOKEN,
+        "signer": SIGNER,
+        "node": NODE,
+        "payer": PAYER,
+        "channelId": hex_of(signed.channel_id(SIGNER, NODE)),
+        "salt": hex_of(salt),
+        "openNonce": hex_of(signed.authorization_nonce(signed.OPEN_KIND, SIGNER, NODE, salt)),
+        "topUpNonce": hex_of(signed.authorization_nonce(signed.TOP_UP_KIND, SIGNER, NODE, salt)),
+        "grantNonce": hex_of(signed.grant_nonce(ContentId(3), word("terms"), salt)),
+        "termsHash": hex_of(TERMS.terms_hash(word("l"))),
+        "commitment": hex_of(work_commitment(PAYER, salt, word("root"))),
+        "structs": found,
+    }
+
+
+def claim_vectors() -> dict[str, Any]:
+    settlement = settlement_domain(CHAIN_ID, SETTLEMENT)
+    rows, base = [], 0
+    for number, lines in enumerate((LINES[:1], LINES, LINES[1:2])):
+        head = Hash32(bytes(32)) if number == 0 else word(f"head {number}")
+        row = SignedVoucher(base, head, lines, b"")
+        signature = sign_compact(SIGNER_KEY, settlement.digest(row.voucher(NODE)))
+        rows.append(SignedVoucher(base, head, lines, signature))
+        base = row.end_units
+    return {
+        "chainId": CHAIN_ID,
+        "settlement": SETTLEMENT,
+        "signer": SIGNER,
+        "node": NODE,
+        "rows": [
+            {
+                "settled": str(row.base_units),
+                "end": str(row.end_units),
+                "receiptsHead": hex_of(row.receipts_head),
+                "lines": lines_to_json(row.lines),
+                "packedLines": hex_of(pack_lines(row.lines)),
+                "usageHash": hex_of(usage_hash(row.lines)),
+                "digest": hex_of(settlement.digest(row.voucher(NODE))),
+                "signature": hex_of(row.signature),
+            }
+            for row in rows
+        ],
+        "packed": hex_of(pack_rows(rows)),
+        "receiptDigests": [hex_of(word("r1")), hex_of(word("r2"))],
+        "receiptHeads": [
+            hex_of(next_head(Hash32(bytes(32)), word("r1"))),
+            hex_of(next_head(next_head(Hash32(bytes(32)), word("r1")), word("r2"))),
+        ],
+    }
+
+
+def share_vectors() -> dict[str, Any]:
+    tables = (
+        (Share(ContentId(1), 10_000),),
+        (Share(ContentId(1), 3_333), Share(ContentId(2), 3_333), Share(ContentId(9), 3_334)),
+        (Share(ContentId(2), 1), Share(ContentId(2**200), 9_999)),
+    )
+    splits, before = [], 0
+    for amount in (1, 1, 2, 9_999, 1, 10_000, 123_456_789, 3):
+        parts = split_revenue(before, amount, royalty_bps=1_501, trainer_bps=733)
+        splits.append(
+            {
+                "before": str(before),
+                "amount": str(amount),
+                "toContents": str(parts.to_contents_units),
+                "toTrainer": str(parts.to_trainer_units),
+                "toNode": str(parts.to_node_units),
+            }
+        )
+        before += amount
+    distributions, divided = [], 0
+    for accrued in (1, 2, 3, 9_994, 77_777):
+        received = distribute(divided, accrued, tables[1])
+        distributions.append(
+            {
+                "before": str(divided),
+                "accrued": str(accrued),
+                "received": [str(units) for _, units in received],
+            }
+        )
+        divided += accrued
+    return {
+        "tables": [
+            {
+                "words": [str(share) for share in share_words(table)],
+                "hash": hex_of(shares_hash(table)),
+            }
+            for table in tables
+        ],
+        "royaltyBps": 1_501,
+        "trainerBps": 733,
+        "splits": splits,
+        "distributedTable": 1,
+        "distributions": distributions,
+    }
+
+
+def vectors() -> dict[str, dict[str, Any]]:
+    """Return every vector file's content by its name."""
+    return {
+        "eip712.json": eip712_vectors(),
+        "claim.json": claim_vectors(),
+        "shares.json": share_vectors(),
+    }
+
+
+def text_of(content: dict[str, Any]) -> str:
+    """Return the file's text: stable, readable, one trailing newline."""
+    return json.dumps(content, indent=2) + "\n"
+
+
+def main() -> int:
+    check, stale = "--check" in sys.argv[1:], []
+    TARGET.mkdir(parents=True, exist_ok=True)
+    for name, content in vectors().items():
+        path, text = TARGET / name, text_of(content)
+        if check and (not path.exists() or path.read_text() != text):
+            stale.append(name)
+        elif not check:
+            path.write_text(text)
+    if stale:
+        print(f"differs from what the code computes: {', '.join(stale)}")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
