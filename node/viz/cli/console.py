@@ -1,0 +1,130 @@
+"""What every command shares: one way to print, one way to fail, the only ``asyncio.run``.
+
+Results go to standard output (tables, or one JSON value with ``--json``), everything else to
+standard error. Exit codes: 0 done; 1 a fault of ours; 2 wrong usage; 3 configuration; 4 input;
+5 payment; 6 chain; 7 license; 8 storage; 9 ledger; 10 engine; 11 training; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Coroutine, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from viz import errors
+from viz.config import secret
+from viz.errors import VizError
+
+T = TypeVar("T")
+
+EXIT_CODES: dict[type[VizError], int] = {
+    errors.ConfigError: 3,
+    errors.InputError: 4,
+    errors.PaymentError: 5,
+    errors.ChainError: 6,
+    errors.LicenseError: 7,
+    errors.StorageError: 8,
+    errors.StoreError: 9,
+    errors.EngineError: 10,
+    errors.TrainingError: 11,
+}
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of a table.")]
+KeyFile = Annotated[
+    Path, typer.Option("--key", help="Encrypted key file (make one with `viz keys new`).")
+]
+PasswordFile = Annotated[
+    Path | None,
+    typer.Option("--password-file", help="File with the key's password; else VIZ_KEY_PASSWORD."),
+]
+
+
+def exit_code(error: VizError) -> int:
+    """Return the exit code of the error's family."""
+    return next((code for family, code in EXIT_CODES.items() if isinstance(error, family)), 1)
+
+
+def fail(error: VizError) -> NoReturn:
+    """Print the error as one line that names what to do, and leave with its family's code."""
+    line = " ".join(str(error).split())
+    err.print(f"[red]{error.code}[/red]: ", end="")
+    err.print(line, markup=False, soft_wrap=True)
+    raise typer.Exit(exit_code(error))
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run a command's coroutine; deliberate errors become one line and an exit code."""
+    try:
+        return asyncio.run(main)
+    except VizError as error:
+        fail(error)
+    except BaseExceptionGroup as group:
+        if (found := _deliberate(group)) is not None:
+            fail(found)
+        raise
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _deliberate(group: BaseExceptionGroup[BaseException]) -> VizError | None:
+    for error in group.exceptions:
+        if isinstance(error, VizError):
+            return error
+        if isinstance(error, BaseExceptionGroup) and (found := _deliberate(error)) is not None:
+            return found
+    return None
+
+
+def show(value: Any, *, as_json: bool) -> bool:
+    """Print ``value`` as JSON when asked to; return whether that was all there is to print."""
+    if as_json:
+        sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+    return as_json
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table; columns whose name starts with ``#`` are numbers, set to the right."""
+    drawn = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
+    for column in columns:
+        number = column.startswith("#")
+        drawn.add_column(column.removeprefix("#"), justify="right" if number else "left")
+    for row in rows:
+        drawn.add_row(*(str(cell) for cell in row))
+    out.print(drawn)
+
+
+def password(file: Path | None, *, confirm: bool = False) -> str:
+    """Return the key's password from ``file``, the environment, or a prompt on a terminal.
+
+    Raises InvalidKeyFile when there is none of the three.
+    """
+    if file is not None:
+        try:
+            return file.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise errors.InvalidKeyFile(
+                f"the password file {file} cannot be read: {error.strerror}"
+            ) from error
+    if given := secret("VIZ_KEY_PASSWORD").get_secret_value():
+        return given
+    if not sys.stdin.isatty():
+        raise errors.InvalidKeyFile(
+            "no password: give --password-file, or set VIZ_KEY_PASSWORD or VIZ_KEY_PASSWORD_FILE"
+        )
+    return str(typer.prompt("Password", hide_input=True, confirmation_prompt=confirm, err=True))
+
+
+def data_dir(given: Path | None = None) -> Path:
+    """Return where this person's files are kept: --data-dir, else VIZ_DATA_DIR, else ``.viz``."""
+    return given or Path(os.environ.get("VIZ_DATA_DIR", ".viz"))

@@ -1,0 +1,144 @@
+"""A whole local testnet below one folder: chain, contracts, keys, funds and, if asked, Kubo.
+
+Owns what `viz up` and `viz testnet` need before a node can run, and keeps all of it over restarts.
+Does not run the node. Never for a real chain: its deployer is a key that everybody knows, and the
+operator's password lies beside the operator's key.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from eth_account.signers.local import LocalAccount
+
+from viz.chain.contracts import Token
+from viz.chain.deploy import ensure_deployed
+from viz.chain.devnet import Devnet
+from viz.chain.keys import create_key_file, development_account, load_key_file
+from viz.chain.rpc import Rpc
+from viz.chain.sender import Sender
+from viz.domain.ports import Call, Deployment
+from viz.domain.units import Address, Units
+from viz.errors import ChainMismatch
+from viz.storage.kubo_daemon import KuboDaemon, find_kubo
+
+GAS_WEI: Final = 10 * 10**18
+OPERATOR_UNITS: Final = 100_000_000
+# A wallet in everyday use costs a second of scrypt to open; these keys guard play money.
+_SCRYPT_N: Final = 2**14
+
+
+@dataclass(slots=True)
+class Localnet:
+    """A running local chain with Viz on it."""
+
+    folder: Path
+    devnet: Devnet
+    deployment: Deployment
+    operator: LocalAccount
+    kubo: KuboDaemon | None
+
+    @classmethod
+    async def start(cls, folder: Path, *, rpc_port: int = 0, kubo: bool = False) -> Self:
+        """Start or continue the testnet in ``folder``.
+
+        Raises ConfigError (anvil or Kubo missing, port in use), ChainMismatch (the chain's state
+        file was lost but the deployment file was not), ChainUnreachable.
+        """
+        operator = _operator(folder)
+        devnet = await Devnet.start(
+            port=rpc_port, state=folder / "chain" / "state.json", log=folder / "chain" / "anvil.log"
+        )
+        daemon: KuboDaemon | None = None
+        try:
+            deployment = await _deployed(devnet.url, folder)
+            await fund(
+                devnet.url,
+                deployment,
+                Address(operator.address),
+                wei=GAS_WEI,
+                units=OPERATOR_UNITS,
+                top_up=True,
+            )
+            if kubo:
+                daemon = KuboDaemon(_kubo_binary(), folder / "kubo")
+                await daemon.start()
+        except BaseException:
+            await devnet.stop()
+            raise
+        return cls(folder, devnet, deployment, operator, daemon)
+
+    @property
+    def password(self) -> str:
+        """Return the operator key's password."""
+        return (self.folder / "operator.password").read_text(encoding="utf-8").strip()
+
+    async def stop(self) -> None:
+        """Stop what was started; the state stays on disk."""
+        if self.kubo is not None:
+            await self.kubo.stop()
+        await self.devnet.stop()
+
+
+async def _deployed(url: str, folder: Path) -> Deployment:
+    rpc = Rpc(url)
+    try:
+        return await ensure_deployed(rpc, development_account(0), folder / "deployment.json")
+    except ChainMismatch as error:
+        raise ChainMismatch(
+            f"{error.detail} The local testnet in {folder} lost part of its state: move the folder "
+            "away and start again"
+        ) from error
+    finally:
+        await rpc.close()
+
+
+def _operator(folder: Path) -> LocalAccount:
+    password_file, key_file = folder / "operator.password", folder / "operator.key.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not password_file.exists():
+        password_file.touch(mode=0o600)
+        password_file.write_text(secrets.token_urlsafe(24) + "\n", encoding="utf-8")
+    password = password_file.read_text(encoding="utf-8").strip()
+    if key_file.exists():
+        return load_key_file(key_file, password)
+    return create_key_file(key_file, password, scrypt_n=_SCRYPT_N)
+
+
+def _kubo_binary() -> Path:
+    if named := os.environ.get("KUBO_BIN"):
+        return find_kubo(Path(named))
+    built = Path(__file__).resolve().parents[2] / "scripts" / "kubo" / "bin" / "ipfs"
+    return find_kubo(built if built.exists() else None)
+
+
+async def fund(
+    url: str,
+    deployment: Deployment,
+    account: Address,
+    *,
+    wei: int = 0,
+    units: Units = 0,
+    top_up: bool = False,
+) -> None:
+    """Give ``account`` gas and test tokens; with ``top_up`` only when it has less.
+
+    Raises TransactionFailed on a chain whose token has no faucet, ChainUnreachable.
+    """
+    rpc = Rpc(url)
+    try:
+        if wei and not (top_up and await rpc.balance_wei(account) >= wei):
+            await rpc.request("anvil_setBalance", [account, hex(wei)])
+        sender = Sender(rpc, development_account(0), deployment, chain_id=deployment.chain_id)
+        if units and not (top_up and await _balance(rpc, deployment, account) >= units):
+            await sender.submit(Call("TestUSD", "mint", (account, units)))
+    finally:
+        await rpc.close()
+
+
+async def _balance(rpc: Rpc, deployment: Deployment, account: Address) -> Units:
+    return await Token(rpc, deployment).balance(account)
