@@ -1,0 +1,164 @@
+"""What is particular to a real Kubo daemon: its absence, its end, its own view of our names."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from viz.errors import BlobCorrupt, ConfigError, StorageUnavailable
+from viz.storage.embedded import EmbeddedBlobStore
+from viz.storage.kubo import KuboBlobStore
+from viz.storage.kubo_daemon import KuboDaemon, find_kubo
+from viz.storage.unixfs import CHUNK_BYTES, root_of
+
+DATA = bytes(range(256)) * 2048
+
+
+async def test_no_daemon_is_one_clear_error_for_every_call(tmp_path: Path) -> None:
+    """The operator reads what to start, not an HTTP library's traceback."""
+    store = KuboBlobStore("/ip4/127.0.0.1/tcp/1", timeout_s=2)
+    cid = root_of(DATA)
+    for call in (
+        store.add(DATA),
+        store.has(cid),
+        store.pin(cid),
+        store.unpin(cid),
+        store.fetch(cid, tmp_path / "out", max_bytes=1),
+    ):
+        with pytest.raises(StorageUnavailable, match="ipfs daemon"):
+            await call
+    await store.close()
+
+
+async def test_a_daemon_that_accepts_and_says_nothing_is_bounded_in_time() -> None:
+    """A hung daemon costs the configured seconds, not the node."""
+
+    async def hold(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(30)
+        writer.close()
+
+    server = await asyncio.start_server(hold, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    store = KuboBlobStore(f"/ip4/127.0.0.1/tcp/{port}", timeout_s=0.2)
+    with pytest.raises(StorageUnavailable, match="in time"):
+        await store.has(root_of(DATA))
+    await store.close()
+    server.close()
+
+
+@pytest.mark.parametrize(
+    "address", ["", "localhost:5001", "/ip4/127.0.0.1", "/ip4/127.0.0.1/udp/1"]
+)
+def test_an_address_that_is_none_is_refused_at_start(address: str) -> None:
+    """A typing error in the configuration is found before the first blob."""
+    with pytest.raises(ConfigError, match="is not a Kubo RPC address"):
+        KuboBlobStore(address)
+
+
+async def test_the_daemon_keeps_its_blobs_over_a_restart_and_is_gone_after_stop(
+    kubo_binary: Path, tmp_path: Path
+) -> None:
+    """`viz up --kubo` keeps its state, and leaves no process behind."""
+    daemon = KuboDaemon(kubo_binary, tmp_path / "repository")
+    await daemon.start()
+    process_id = daemon.process_id
+    assert process_id is not None
+    first = KuboBlobStore(daemon.api)
+    cid = await first.add(DATA)
+    await first.close()
+    await daemon.stop()
+    await daemon.stop()
+    with pytest.raises(ProcessLookupError):
+        os.kill(process_id, 0)
+
+    async with KuboDaemon(kubo_binary, tmp_path / "repository") as again:
+        store = KuboBlobStore(again.api)
+        assert await store.has(cid)
+        assert await store.fetch(cid, tmp_path / "out", max_bytes=len(DATA)) == len(DATA)
+        await store.close()
+
+
+async def test_a_daemon_killed_under_the_store_is_unavailable(
+    kubo_binary: Path, tmp_path: Path
+) -> None:
+    """A store outage is told apart from a missing blob."""
+    daemon = KuboDaemon(kubo_binary, tmp_path / "repository")
+    await daemon.start()
+    store = KuboBlobStore(daemon.api, timeout_s=3)
+    cid = await store.add(DATA)
+    assert daemon.process_id is not None
+    os.kill(daemon.process_id, 9)
+    with pytest.raises(StorageUnavailable):
+        await store.fetch(cid, tmp_path / "out", max_bytes=len(DATA))
+    await store.close()
+    await daemon.stop()
+
+
+async def test_the_command_line_of_kubo_gives_the_embedded_stores_name(
+    kubo_binary: Path, tmp_path: Path
+) -> None:
+    """Anyone can check an adapter's CID with `ipfs add --cid-version=1` and none of our code."""
+    source = tmp_path / "weights"
+    source.write_bytes(DATA * 3 + b"tail")
+    environment = os.environ | {"IPFS_PATH": str(tmp_path / "repository")}
+    subprocess.run(
+        [kubo_binary, "init", "--empty-repo"], env=environment, check=True, capture_output=True
+    )
+    printed = subprocess.run(
+        [kubo_binary, "add", "--only-hash", "--quieter", "--cid-version=1", str(source)],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    assert source.stat().st_size > CHUNK_BYTES
+    assert await EmbeddedBlobStore(tmp_path / "store").add(source) == printed
+
+
+async def test_a_daemon_that_cannot_start_says_its_own_words(tmp_path: Path) -> None:
+    """A broken repository is shown with the daemon's message, not a bare timeout."""
+    broken = tmp_path / "ipfs"
+    broken.write_text(
+        "#!/bin/sh\n"
+        'if [ "$1" = init ]; then\n'
+        '  echo \'{"Addresses": {}}\' > "$IPFS_PATH/config"; exit 0\n'
+        "fi\n"
+        "echo 'Error: the repository is from the future'; exit 1\n"
+    )
+    broken.chmod(0o755)
+    with pytest.raises(StorageUnavailable, match="from the future"):
+        await KuboDaemon(broken, tmp_path / "repository").start(timeout_s=10)
+
+
+def test_a_missing_binary_names_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fresh machine has no Kubo: the message says how to get it."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StorageUnavailable, match="scripts/setup --kubo"):
+        find_kubo()
+    with pytest.raises(StorageUnavailable, match="KUBO_BIN"):
+        find_kubo(tmp_path / "absent")
+
+
+async def test_a_daemon_whose_bytes_are_wrong_is_caught(kubo_binary: Path, tmp_path: Path) -> None:
+    """Kubo's own disk may rot; its answer is hashed like a stranger's."""
+    async with KuboDaemon(kubo_binary, tmp_path / "repository") as daemon:
+        store = KuboBlobStore(daemon.api)
+        cid = await store.add(b"the weights that were registered")
+        blocks = tmp_path / "repository" / "blocks"
+        damaged = 0
+        for path in blocks.rglob("*.data"):
+            if path.read_bytes() == b"the weights that were registered":
+                path.chmod(0o644)
+                path.write_bytes(b"the weights that were exchanged!")
+                damaged += 1
+        assert damaged == 1
+        with pytest.raises((BlobCorrupt, StorageUnavailable)):
+            await store.fetch(cid, tmp_path / "out", max_bytes=100)
+        assert not (tmp_path / "out").exists()
+        await store.close()
