@@ -107,7 +107,13 @@ class ChannelLedger(Protocol):
         """Return the number of the receipt that ends in ``head``; 0 for the zero hash."""
         ...
 
-    async def receipts(self, signer: Address, *, after: int = 0) -> Sequence[ReceiptRecord]: ...
+    async def heads(self, signer: Address, after: int) -> Sequence[Hash32]:
+        """Return the heads of the receipts after that number, oldest first, at most the last 4096."""
+        ...
+
+    async def receipts(
+        self, signer: Address, *, after: int = 0, limit: int = 256
+    ) -> Sequence[ReceiptRecord]: ...
 
     async def answer(self, scope: bytes, key: str) -> AnswerRecord | None: ...
 
@@ -193,7 +199,7 @@ class TrainingLedger(Protocol):
     async def trainings(self) -> Sequence[TrainingRecord]: ...
 
 
-class Store(ChannelLedger, AccessLedger, AdapterCatalogue, TrainingLedger, Protocol):
-    """The whole ledger, as the composition root opens it."""
+class Ledger(ChannelLedger, AccessLedger, AdapterCatalogue, TrainingLedger, Protocol):
+    """What the serving side keeps; the chain's side keeps its own beside it (``domain.ports``)."""
 
     async def close(self) -> None: ...

@@ -25,6 +25,9 @@ _LINES: Final = table(ChannelLines)
 _RECEIPTS: Final = table(Receipts)
 _ANSWERS: Final = table(Answers)
 
+HEADS_LIMIT: Final = 4096
+RECEIPTS_LIMIT: Final = 256
+
 _SAVED: Final = tuple(
     column.name for column in _CHANNELS.columns if column.name not in ("signer", "version")
 )
@@ -81,11 +84,24 @@ class ChannelTables:
         found: int | None = await self._db.read(lambda c: c.execute(wanted).scalar())
         return found
 
-    async def receipts(self, signer: Address, *, after: int = 0) -> Sequence[ReceiptRecord]:
+    async def heads(self, signer: Address, after: int) -> Sequence[Hash32]:
+        wanted = (
+            select(_RECEIPTS.c.head)
+            .where(_RECEIPTS.c.signer == signer, _RECEIPTS.c.seq > after)
+            .order_by(_RECEIPTS.c.seq.desc())
+            .limit(HEADS_LIMIT)
+        )
+        found = await self._db.read(lambda c: c.execute(wanted).scalars().all())
+        return [Hash32(head) for head in reversed(found)]
+
+    async def receipts(
+        self, signer: Address, *, after: int = 0, limit: int = RECEIPTS_LIMIT
+    ) -> Sequence[ReceiptRecord]:
         wanted = (
             select(_RECEIPTS)
             .where(_RECEIPTS.c.signer == signer, _RECEIPTS.c.seq > after)
             .order_by(_RECEIPTS.c.seq)
+            .limit(limit)
         )
         rows = await self._db.read(lambda c: c.execute(wanted).all())
         return [ReceiptRecord(**row._mapping) for row in rows]

@@ -7,16 +7,14 @@ from pathlib import Path
 
 from viz.store.access import AccessTables
 from viz.store.catalogue import CatalogueTables
+from viz.store.chainside import ChainsideTables
 from viz.store.channels import ChannelTables
 from viz.store.database import Database
 from viz.store.writer import CommitHook
 
 
-class SqlStore(ChannelTables, AccessTables, CatalogueTables):
+class SqlStore(ChannelTables, AccessTables, CatalogueTables, ChainsideTables):
     """The Store of a node, in SQLite or PostgreSQL."""
-
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
 
     @classmethod
     async def open(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Final
 
-from sqlalchemy import BigInteger, Column, Index, LargeBinary, MetaData, Table, Text
+from sqlalchemy import BigInteger, Index, LargeBinary, MetaData, Table, Text
 from sqlmodel import Field, SQLModel
 
 from viz.store.types import HashColumn, UnitsColumn
@@ -99,6 +99,40 @@ class Adapters(LedgerTable, table=True):
     created_at: int = Field(sa_type=BigInteger)
 
 
+class Claims(LedgerTable, table=True):
+    """The outbox of claim rows; ``ending`` is empty while a row is not finished."""
+
+    __tablename__ = "claims"
+    __table_args__ = (Index("claims_by_base", "signer", "base_units", unique=True),)
+    claim_id: int | None = Field(default=None, primary_key=True)
+    signer: str
+    base_units: int = Field(sa_type=UnitsColumn)
+    lines: bytes = Field(sa_type=LargeBinary)
+    receipts_head: bytes = Field(sa_type=HashColumn)
+    signature: bytes = Field(sa_type=LargeBinary)
+    frozen_at: int = Field(sa_type=BigInteger)
+    ending: str = Field(index=True)
+    note: str = Field(sa_type=Text)
+
+
+class Transactions(LedgerTable, table=True):
+    """Transactions as signed; ``outcome`` is empty while their end is not known."""
+
+    __tablename__ = "transactions"
+    hash: bytes = Field(primary_key=True, sa_type=HashColumn)
+    sender: str = Field(index=True)
+    nonce: int = Field(sa_type=BigInteger)
+    raw: bytes = Field(sa_type=LargeBinary)
+    description: str = Field(sa_type=Text)
+    outcome: str
+
+
+class Blocks(LedgerTable, table=True):
+    __tablename__ = "blocks"
+    number: int = Field(primary_key=True, sa_type=BigInteger)
+    hash: bytes = Field(sa_type=HashColumn)
+
+
 class Trainings(LedgerTable, table=True):
     __tablename__ = "trainings"
     training_id: str = Field(primary_key=True)
@@ -115,6 +149,3 @@ def table(model: type[LedgerTable]) -> Table:
     """Return the SQLAlchemy table of a model, for Core statements."""
     name: Any = model.__tablename__
     return LedgerTable.metadata.tables[name]
-
-
-__all__ = ["SCHEMA_VERSION", "Column", "LedgerTable", "table"]
