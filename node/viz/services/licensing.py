@@ -1,0 +1,250 @@
+"""Licenses: relaying creators' registrations, acquiring grants, and asking for them.
+
+Owns what a node does for creators without gas and as a trainer. Does not know work files (the
+creator's side is ``viz.services.registration``) or HTTP. Invariants: a relayed registration is
+checked (rate, deadline, nonce, signature, then a simulation on the chain) before anything is paid
+for it; no approval of the node's tokens outlives the call that needed it; a fee is paid only under
+the terms hash the operator agreed to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from viz.domain.eip712 import content_registry_domain, is_signed_by
+from viz.domain.license import Terms
+from viz.domain.ports import (
+    Call,
+    ChainReader,
+    ChainWriter,
+    Clock,
+    ContentState,
+    GrantState,
+    Transaction,
+)
+from viz.domain.signed import Register
+from viz.domain.units import Address, ContentId, Hash32, Units
+from viz.errors import (
+    ChainError,
+    InvalidRequest,
+    InvalidSignature,
+    LicenseError,
+    NoLiveGrant,
+    RelayBusy,
+)
+from viz.services.outcome import require_settled
+
+MAX_DEADLINE_S: Final = 24 * 3600
+_PLAIN_SIGNATURE_BYTES: Final = (64, 65)
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationContext:
+    """What a creator needs to know of the chain to sign a registration."""
+
+    chain_id: int
+    content_registry: Address
+    creator: Address
+    nonce: int
+    chain_time: int
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A work that is on chain now; rely on its id only after its confirmations."""
+
+    content_id: ContentId
+    transaction: Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The terms on which a work is licensed now."""
+
+    content: ContentState
+    terms: Terms
+    license_hash: Hash32
+
+
+class Licensing:
+    """One node's dealings with ContentRegistry."""
+
+    def __init__(
+        self,
+        reader: ChainReader,
+        writer: ChainWriter,
+        clock: Clock,
+        *,
+        relays_per_minute: int = 30,
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._clock = clock
+        self._relays_per_minute = relays_per_minute
+        self._relayed: deque[int] = deque()
+        # One fee at a time: concurrent ones would spend each other's allowance.
+        self._paying = asyncio.Lock()
+
+    async def registration_context(self, creator: Address) -> RegistrationContext:
+        """Return what ``creator`` must sign against."""
+        deployment = self._reader.deployment
+        return RegistrationContext(
+            deployment.chain_id,
+            deployment.content_registry,
+            creator,
+            await self._read("nonces", creator),
+            await self._reader.chain_time(),
+        )
+
+    async def relay_registration(self, work: Register, signature: bytes) -> Registered:
+        """Submit a creator's signed registration at the node's expense.
+
+        Raises RelayBusy, InvalidRequest, InvalidSignature, TransactionFailed (with the contract's
+        reason, nothing sent), OutcomeUnknown, ChainUnreachable.
+        """
+        self._admit_relay()
+        work.terms.check()
+        now_s = await self._reader.chain_time()
+        if not now_s <= work.deadline_s <= now_s + MAX_DEADLINE_S:
+            raise InvalidRequest(
+                f"the deadline must lie within {MAX_DEADLINE_S // 3600} hours after the chain's "
+                f"time, which is {now_s}: sign again"
+            )
+        deployment = self._reader.deployment
+        domain = content_registry_domain(deployment.chain_id, deployment.content_registry)
+        plain = len(signature) in _PLAIN_SIGNATURE_BYTES
+        # Any other length can only be a contract wallet's (ERC-1271): the simulation judges it.
+        if plain and not is_signed_by(domain.digest(work), signature, work.creator):
+            raise InvalidSignature(
+                f"the registration is not signed by {work.creator} for chain "
+                f"{deployment.chain_id} and ContentRegistry {deployment.content_registry}"
+            )
+        nonce = await self._read("nonces", work.creator)
+        if nonce != work.nonce:
+            raise InvalidRequest(
+                f"the nonce is {work.nonce}, but {work.creator}'s next one is {nonce}: sign again"
+            )
+        if len(signature) == 64:
+            signature = _with_v(signature)
+        call = Call(
+            "ContentRegistry",
+            "registerFor",
+            (
+                work.creator,
+                work.commitment,
+                work.license_hash,
+                work.terms.abi(),
+                work.nonce,
+                work.deadline_s,
+                signature,
+            ),
+        )
+        return registered(await self._writer.submit(call))
+
+    async def offer(self, content_id: ContentId) -> Offer:
+        """Return a work and its terms for new grants; raise LicenseError where there are none."""
+        content = await self._reader.content(content_id)
+        if content is None:
+            raise LicenseError(f"there is no work {content_id}: check the id")
+        if content.withdrawn_at:
+            raise LicenseError(f"work {content_id} was withdrawn: it is not licensed any more")
+        found = await self._read("termsOf", content.terms_hash)
+        return Offer(content, Terms(*found["terms"].values()), Hash32(found["licenseHash"]))
+
+    async def acquire_grant(
+        self,
+        content_id: ContentId,
+        *,
+        expected_terms: Hash32 | None = None,
+        max_fee_units: Units | None = None,
+    ) -> GrantState:
+        """Buy a grant for the node's own key and return it; a live one is returned as it is.
+
+        ``expected_terms`` are the terms the operator read; without them, those on offer are agreed
+        to as long as the fee is at most ``max_fee_units``. Raises LicenseError, TransactionFailed.
+        """
+        async with self._paying:
+            offer = await self.offer(content_id)
+            terms_hash = offer.content.terms_hash
+            if expected_terms is not None and expected_terms != terms_hash:
+                raise LicenseError(
+                    f"work {content_id} is offered on other terms now (0x{terms_hash.hex()}): read "
+                    "them and agree again"
+                )
+            fee = offer.terms.training_fee_units
+            if max_fee_units is not None and fee > max_fee_units:
+                raise LicenseError(
+                    f"work {content_id} asks a training fee of {fee} units, above the limit of "
+                    f"{max_fee_units}"
+                )
+            held = await self._reader.grant(content_id, self._writer.address)
+            if held is not None and held.live and held.terms_hash == terms_hash:
+                return held
+            await self._pay_and_acquire(content_id, terms_hash, fee)
+            grant = await self._reader.grant(content_id, self._writer.address)
+            if grant is None:
+                raise ChainError(f"the grant for work {content_id} was acquired but is not found")
+            return grant
+
+    async def require_grants(self, content_ids: Iterable[ContentId]) -> None:
+        """Raise NoLiveGrant naming every work that the node holds no live grant to."""
+        wanted = sorted(set(content_ids))
+        grants = [await self._reader.grant(each, self._writer.address) for each in wanted]
+        missing = [
+            each
+            for each, grant in zip(wanted, grants, strict=True)
+            if grant is None or not grant.live
+        ]
+        if missing:
+            named = ", ".join(str(each) for each in missing)
+            raise NoLiveGrant(
+                f"{self._writer.address} holds no live grant to work {named}: acquire one with "
+                f"`viz content license {missing[0]}`",
+                contents=[int(each) for each in missing],
+            )
+
+    async def _pay_and_acquire(self, content_id: ContentId, terms_hash: Hash32, fee: Units) -> None:
+        registry = self._reader.deployment.content_registry
+        acquire = Call("ContentRegistry", "acquireGrant", (content_id, terms_hash))
+        if not fee:
+            require_settled(await self._writer.submit(acquire), "acquiring the grant")
+            return
+        approve = Call("Token", "approve", (registry, fee))
+        require_settled(await self._writer.submit(approve), "approving the training fee")
+        try:
+            require_settled(await self._writer.submit(acquire), "acquiring the grant")
+        except BaseException:
+            # Refused, so the allowance is still there: take it back, whatever happens to us.
+            revoke = Call("Token", "approve", (registry, 0))
+            await asyncio.shield(self._writer.submit(revoke))
+            raise
+
+    async def _read(self, function: str, *args: Any) -> Any:
+        return await self._reader.read(Call("ContentRegistry", function, args))
+
+    def _admit_relay(self) -> None:
+        now_s = self._clock.now_s()
+        while self._relayed and self._relayed[0] <= now_s - 60:
+            self._relayed.popleft()
+        if len(self._relayed) >= self._relays_per_minute:
+            raise RelayBusy(
+                f"this node relays {self._relays_per_minute} registrations a minute: try again in "
+                f"{self._relayed[0] + 60 - now_s} s, or register with --direct",
+            )
+        self._relayed.append(now_s)
+
+
+def registered(transaction: Transaction) -> Registered:
+    """Return the work that a settled registration created; raise as ``require_settled``."""
+    event = require_settled(transaction, "the registration").event("ContentRegistered")
+    return Registered(ContentId(event.args["contentId"]), transaction)
+
+
+def _with_v(compact: bytes) -> bytes:
+    """Return an EIP-2098 signature as the 65 bytes that OpenZeppelin's SignatureChecker takes."""
+    s = bytes([compact[32] & 0x7F]) + compact[33:]
+    return compact[:32] + s + bytes([27 + (compact[32] >> 7)])
