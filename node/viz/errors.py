@@ -19,8 +19,10 @@
     │   └── StoreConflict · BooksMismatch
     ├── EngineError           the model stack
     │   └── EngineOverloaded · InvalidAdapterFile · ModelUnavailable
-    └── TrainingError         a training run
-        └── TrainingCancelled · MemorisationLimitExceeded · TrainingWorkerDied
+    ├── TrainingError         a training run
+    │   └── TrainingCancelled · MemorisationLimitExceeded · TrainingWorkerDied
+    └── BuyerError            a buyer refuses to pay, or cannot
+        └── NodeUnreachable · NodeRefused · NodeNotTrusted · PriceAboveCap
 
 Each class has a unique ``code`` (stable: clients match on it), an HTTP ``status`` (used by the one
 table in ``viz.api``) and a ``title``. ``str(error)`` is one line that says what to do about it.
@@ -236,3 +238,24 @@ class MemorisationLimitExceeded(TrainingError):
 
 class TrainingWorkerDied(TrainingError):
     code, title = "training-worker-died", "The training process ended without a result"
+
+
+# buying
+class BuyerError(VizError):
+    code, status, title = "buyer", 502, "The buyer stopped"
+
+
+class NodeUnreachable(BuyerError):
+    code, status, title = "node-unreachable", 503, "The node cannot be reached"
+
+
+class NodeRefused(BuyerError):
+    code, title = "node-refused", "The node refused the request"
+
+
+class NodeNotTrusted(BuyerError):
+    code, title = "node-not-trusted", "The node said something that does not verify"
+
+
+class PriceAboveCap(BuyerError):
+    code, status, title = "price-above-cap", 402, "The node asks for more than this buyer allows"

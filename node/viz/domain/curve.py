@@ -24,7 +24,7 @@ from viz.domain.ports import ChannelState
 from viz.domain.receipt import SignedReceipt, next_head
 from viz.domain.signed import Voucher, channel_id
 from viz.domain.units import ZERO_ADDRESS, ZERO_HASH, AdapterId, Address, Hash32, Units
-from viz.domain.usage import Lines, check_lines, lines_of, usage_hash
+from viz.domain.usage import Lines, check_lines, lines_of, sum_of, usage_hash
 from viz.errors import (
     BooksMismatch,
     ChannelUnknown,
@@ -34,12 +34,13 @@ from viz.errors import (
 )
 
 
-class Unlinked(NamedTuple):
-    """A verified receipt that waits for the ones before it."""
+class Link(NamedTuple):
+    """What the chain of receipts needs of a verified receipt."""
 
+    seq: int
     digest: Hash32
-    amount_units: Units
     total_units: Units
+    lines: Lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Curve:
     seq: int = 0
     head: Hash32 = ZERO_HASH
     linked_units: Units = 0
-    unlinked: Mapping[int, Unlinked] = field(default_factory=dict)
+    unlinked: Mapping[int, Link] = field(default_factory=dict)
 
     @property
     def total_units(self) -> Units:
@@ -158,22 +159,23 @@ def accept_receipt(curve: Curve, domain: Domain, signed: SignedReceipt) -> Curve
     digest, receipt = signed.verify(domain, curve.node), signed.receipt
     if receipt.channel_id != channel_id(curve.signer, curve.node):
         raise InvalidSignature("the receipt is for another channel")
-    if receipt.seq <= curve.seq or receipt.seq in curve.unlinked:
+    return take_receipt(curve, Link(receipt.seq, digest, receipt.total_units, signed.lines))
+
+
+def take_receipt(curve: Curve, link: Link) -> Curve:
+    """Return the curve with a receipt that was verified before, as a ledger replays it."""
+    if link.seq <= curve.seq or link.seq in curve.unlinked:
         return curve
     spent = dict(curve.spent)
-    for adapter_id, units in signed.lines:
+    for adapter_id, units in link.lines:
         spent[adapter_id] = spent.get(adapter_id, 0) + units
-    waiting = {
-        **curve.unlinked,
-        receipt.seq: Unlinked(digest, receipt.amount_units, receipt.total_units),
-    }
-    return _link(replace(curve, spent=spent, unlinked=waiting))
+    return _link(replace(curve, spent=spent, unlinked={**curve.unlinked, link.seq: link}))
 
 
 def _link(curve: Curve) -> Curve:
     seq, head, total, waiting = curve.seq, curve.head, curve.linked_units, dict(curve.unlinked)
     while (following := waiting.pop(seq + 1, None)) is not None:
-        total += following.amount_units
+        total += sum_of(following.lines)
         if following.total_units != total:
             raise InvalidSignature(
                 f"receipt {seq + 1} states a total of {following.total_units} units; "
