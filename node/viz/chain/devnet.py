@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import socket
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -76,7 +77,7 @@ class Devnet:
         arguments = ["--chain-id", str(chain_id), "--accounts", str(accounts), "--silent"]
         arguments += ["--mnemonic", DEVELOPMENT_MNEMONIC, "--host", "127.0.0.1"]
         if state is not None:
-            state.parent.mkdir(parents=True, exist_ok=True)
+            arguments += ["--timestamp", str(_genesis_time(state))]
             arguments += ["--state", str(state), "--state-interval", str(state_interval_s)]
             # Reads below the head must also work on the blocks from before a restart.
             arguments += ["--preserve-historical-states"]
@@ -120,6 +121,7 @@ class Devnet:
         net = cls(process, Rpc(f"http://127.0.0.1:{port}", timeout_s=10.0), port)
         try:
             await net._ready()
+            await net._catch_up()
         except BaseException:
             await net.stop()
             raise
@@ -141,6 +143,11 @@ class Devnet:
             f"anvil ended at once (exit {self._process.returncode}): its state file may be "
             "damaged, or its port taken"
         )
+
+    async def _catch_up(self) -> None:
+        """Set the chain's clock to the present, or past its head where that is later."""
+        head = await self._rpc.block()
+        await self._rpc.request("evm_setTime", [max(int(time.time()), head.time_s + 1)])
 
     @property
     def url(self) -> str:
@@ -203,6 +210,22 @@ class Devnet:
     async def fund(self, address: Address, wei: int = 10**18) -> None:
         """Set an account's balance of the chain's coin, for gas."""
         await self._rpc.request("anvil_setBalance", [address, hex(wei)])
+
+
+def _genesis_time(state: Path) -> int:
+    """Return the genesis block's time, the same at every start with ``state``.
+
+    anvil makes a genesis block anew at every start and keeps it beside the one in the state: with
+    another time it would have another hash, and either may answer as block 0.
+    """
+    note = state.with_suffix(".genesis")
+    if not note.exists():
+        state.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(f"{int(time.time())}\n", encoding="ascii")
+    try:
+        return int(note.read_text(encoding="ascii"))
+    except ValueError as error:
+        raise ConfigError(f"{note} holds no time: restore it, or remove {state.parent}") from error
 
 
 def _free_port() -> int:
