@@ -26,6 +26,7 @@ from viz.domain.ports import (
     GrantState,
     Transaction,
 )
+from viz.domain.registration import RegistrationContext
 from viz.domain.signed import Register
 from viz.domain.units import Address, ContentId, Hash32, Units
 from viz.errors import (
@@ -40,17 +41,6 @@ from viz.services.outcome import require_settled
 
 MAX_DEADLINE_S: Final = 24 * 3600
 _PLAIN_SIGNATURE_BYTES: Final = (64, 65)
-
-
-@dataclass(frozen=True, slots=True)
-class RegistrationContext:
-    """What a creator needs to know of the chain to sign a registration."""
-
-    chain_id: int
-    content_registry: Address
-    creator: Address
-    nonce: int
-    chain_time: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +88,7 @@ class Licensing:
             creator,
             await self._read("nonces", creator),
             await self._reader.chain_time(),
+            deployment.token_decimals,
         )
 
     async def relay_registration(self, work: Register, signature: bytes) -> Registered:

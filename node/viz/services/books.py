@@ -1,0 +1,294 @@
+"""Every channel this node sells on, in memory as its ledger and the chain have it.
+
+Owns the way from a pure change of a channel to a durable one: change, commit, and only then let
+anybody see it. Judges nothing: ``viz.domain.channel`` does. Does not know HTTP or the engine.
+
+Invariants: what ``Live.channel`` shows is committed, but for reservations, which need not survive;
+a channel is locked for one commit at a time and never while tokens are generated; a change that
+meets a newer stored version is made again on that version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol
+
+import structlog
+
+from viz.domain.channel import HEADS_KEPT, NodeChannel, observe
+from viz.domain.claim import SignedVoucher
+from viz.domain.ledger import (
+    AnswerRecord,
+    ChannelLedger,
+    ChannelRecord,
+    Line,
+    ReceiptRecord,
+)
+from viz.domain.ports import ChainReader, ChannelState, ClaimRecord, Clock
+from viz.domain.units import AdapterId, Address, Units
+from viz.domain.usage import UsageLine, lines_of
+from viz.errors import ChainUnreachable, StoreConflict
+
+ATTEMPTS: Final = 4
+LIVE_KEPT: Final = 10_000
+_log = structlog.get_logger()
+
+
+class ChannelBooks(ChannelLedger, Protocol):
+    """The ledger's channels and the claim rows that are under way."""
+
+    async def frozen(self) -> Sequence[ClaimRecord]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One change to commit: the channel after it, and what is stored with it."""
+
+    channel: NodeChannel
+    total_units: Units | None = None
+    receipt: ReceiptRecord | None = None
+    answer: AnswerRecord | None = None
+
+
+class Delivery(Protocol):
+    """A request under way, whose delivered part is committed with every voucher."""
+
+    adapter_id: AdapterId
+
+    def unbooked_units(self) -> Units:
+        """Return what was delivered for good and is not booked as spent yet."""
+        ...
+
+    def booked(self, units: Units) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Live:
+    """A channel in use."""
+
+    channel: NodeChannel
+    record: ChannelRecord
+    seen_s: int = -(10**9)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    deliveries: set[Delivery] = field(default_factory=set)
+    waiting: set[Callable[[], None]] = field(default_factory=set)
+    users: int = 0
+
+    def notify(self) -> None:
+        """Wake whoever waits for more money on this channel."""
+        for wake in tuple(self.waiting):
+            wake()
+
+
+Change = Callable[[NodeChannel, ChannelRecord], Entry]
+
+
+class Books:
+    """The node's channels. ``refresh_s`` is how long a reading of the chain is relied on."""
+
+    def __init__(
+        self,
+        ledger: ChannelBooks,
+        chain: ChainReader,
+        clock: Clock,
+        node: Address,
+        *,
+        refresh_s: int = 5,
+    ) -> None:
+        self._ledger = ledger
+        self._chain = chain
+        self._clock = clock
+        self._node = node
+        self._refresh_s = refresh_s
+        self._live: OrderedDict[Address, Live] = OrderedDict()
+        self._loading: dict[Address, asyncio.Lock] = {}
+
+    async def get(self, signer: Address, *, fresh: bool = False) -> Live:
+        """Return the channel of ``signer``, blank when there is none, read from the chain lately.
+
+        Raises BooksMismatch, ChainUnreachable, StoreError.
+        """
+        live = self._live.get(signer)
+        if live is None:
+            live = await self._load(signer)
+        self._live.move_to_end(signer)
+        if fresh or self._clock.now_s() - live.seen_s >= self._refresh_s:
+            await self._observe(live)
+        return live
+
+    async def commit(self, live: Live, point: str, change: Change) -> Entry:
+        """Make ``change`` durable, then visible; return it.
+
+        ``change`` sees the channel with everything that requests under way have delivered booked
+        as spent, so every commit also commits what is spent so far (THREATS 15). It is pure and
+        may be called again. Raises whatever ``change`` raises, and StoreError.
+        """
+        async with live.lock:
+            for _ in range(ATTEMPTS):
+                due = {each: each.unbooked_units() for each in live.deliveries}
+                entry = change(_book(live.channel, due), live.record)
+                record = _record(entry, live.record, self._clock.now_s())
+                try:
+                    saved = await self._ledger.commit(
+                        point,
+                        record,
+                        touched=_touched(live.record, record),
+                        receipt=entry.receipt,
+                        answer=entry.answer,
+                    )
+                except StoreConflict:
+                    await self._reload(live)
+                    continue
+                except BaseException:
+                    # cut off or failed: whether it is on disk is not known, so ask the disk next
+                    live.seen_s = -(10**9)
+                    self._live.pop(live.channel.signer, None)
+                    raise
+                live.channel, live.record = entry.channel, saved
+                for delivery, units in due.items():
+                    delivery.booked(units)
+                live.notify()
+                return entry
+        raise StoreConflict("the channel changes faster than it can be written: try again")
+
+    async def change(self, live: Live, change: Callable[[NodeChannel], NodeChannel]) -> None:
+        """Make a change that need not survive a restart: a reservation."""
+        async with live.lock:
+            live.channel = change(live.channel)
+
+    async def _load(self, signer: Address) -> Live:
+        async with self._loading.setdefault(signer, asyncio.Lock()):
+            if (live := self._live.get(signer)) is None:
+                record, channel = await self._read(signer)
+                live = self._live[signer] = Live(channel, record)
+                self._forget_idle()
+        self._loading.pop(signer, None)
+        return live
+
+    async def _reload(self, live: Live) -> None:
+        """Take what the ledger has now; keep the reservations, and what is known of the chain."""
+        known = live.channel
+        live.record, channel = await self._read(known.signer)
+        seen = ChannelState(
+            known.signer,
+            known.node,
+            known.payer,
+            known.deposit_units,
+            known.settled_units,
+            known.close_at_s,
+        )
+        live.channel = _observed(replace(channel, reserved=known.reserved), seen)
+
+    async def _read(self, signer: Address) -> tuple[ChannelRecord, NodeChannel]:
+        for _ in range(ATTEMPTS):
+            record = await self._ledger.channel(signer)
+            if record is None:
+                return ChannelRecord(signer), NodeChannel(signer, self._node)
+            rows = tuple(_row(row) for row in await self._ledger.frozen() if row.signer == signer)
+            if rows and rows[-1].end_units != record.base_units:
+                continue  # a row was frozen between the two readings
+            heads = await self._ledger.heads(signer, record.voucher_seq)
+            first = rows[0].base_units if rows else record.base_units
+            channel = NodeChannel(
+                signer,
+                self._node,
+                settled_units=first,
+                base_units=record.base_units,
+                base_vector={a: x.base_units for a, x in record.lines.items() if x.base_units},
+                best=_best(record),
+                frozen=rows,
+                spent={a: x.spent_units for a, x in record.lines.items() if x.spent_units},
+                seq=record.seq,
+                heads=(record.voucher_head, *heads[-HEADS_KEPT + 1 :]),
+                no_sale_until_s=record.closed_until,
+            )
+            return record, channel
+        raise StoreConflict("the channel changes faster than it can be read: try again")
+
+    async def _observe(self, live: Live) -> None:
+        try:
+            seen = await self._chain.channel(live.channel.signer, self._node)
+            head = await self._chain.channel(live.channel.signer, self._node, confirmed=False)
+        except ChainUnreachable:
+            if live.seen_s < 0:
+                raise
+            _log.warning("serving on an old reading of the chain", signer=live.channel.signer)
+            return
+        async with live.lock:
+            if seen is not None:
+                # a close request counts from the moment it is seen, confirmed or not
+                closing = seen.close_at or (head.close_at if head else 0)
+                live.channel = _observed(live.channel, replace(seen, close_at=closing))
+            live.seen_s = self._clock.now_s()
+
+    def _forget_idle(self) -> None:
+        for signer in list(self._live)[: max(0, len(self._live) - LIVE_KEPT)]:
+            live = self._live[signer]
+            if not (live.deliveries or live.waiting or live.channel.reserved or live.lock.locked()):
+                del self._live[signer]
+
+
+def _observed(channel: NodeChannel, seen: ChannelState) -> NodeChannel:
+    """Return the channel after a reading of the chain, one that lags behind the ledger included."""
+    if seen.settled_units < channel.settled_units:
+        # a claim moves money from deposit to settled, so their sum is the same before and after
+        left = seen.settled_units + seen.deposit_units - channel.settled_units
+        seen = replace(seen, settled_units=channel.settled_units, deposit_units=max(0, left))
+    return observe(channel, seen)
+
+
+def _book(channel: NodeChannel, due: dict[Delivery, Units]) -> NodeChannel:
+    spent, reserved = dict(channel.spent), dict(channel.reserved)
+    for delivery, units in due.items():
+        if units:
+            key = delivery.adapter_id
+            spent[key] = spent.get(key, 0) + units
+            reserved[key] = reserved.get(key, 0) - units
+    return replace(channel, spent=spent, reserved=reserved)
+
+
+def _record(entry: Entry, before: ChannelRecord, now_s: int) -> ChannelRecord:
+    after = entry.channel
+    keys = before.lines.keys() | after.base_vector.keys() | after.spent.keys()
+    keys |= {line.adapter_id for line in after.best_lines}
+    lines = {
+        key: Line(after.base_vector.get(key, 0), after.accepted_units(key), after.spent.get(key, 0))
+        for key in keys
+    }
+    voucher_head = after.heads[0]
+    voucher_seq = before.voucher_seq
+    if voucher_head != before.voucher_head:
+        voucher_seq = after.seq - (len(after.heads) - 1)
+    signature = after.best.signature if after.best else b""
+    return replace(
+        before,
+        base_units=after.base_units,
+        lines=lines,
+        signature=signature,
+        voucher_head=voucher_head,
+        voucher_seq=voucher_seq,
+        head=after.head,
+        seq=after.seq,
+        total_units=before.total_units if entry.total_units is None else entry.total_units,
+        closed_until=after.no_sale_until_s,
+        voucher_at=before.voucher_at if signature == before.signature else now_s,
+    )
+
+
+def _touched(before: ChannelRecord, after: ChannelRecord) -> list[AdapterId]:
+    return [key for key, line in after.lines.items() if before.lines.get(key) != line]
+
+
+def _best(record: ChannelRecord) -> SignedVoucher | None:
+    if not record.signature:
+        return None
+    lines = lines_of(record.unclaimed())
+    return SignedVoucher(record.base_units, record.voucher_head, lines, record.signature)
+
+
+def _row(claim: ClaimRecord) -> SignedVoucher:
+    lines = tuple(UsageLine(adapter_id, units) for adapter_id, units in claim.lines)
+    return SignedVoucher(claim.base_units, claim.receipts_head, lines, claim.signature)
