@@ -8,12 +8,13 @@ standard error. Exit codes: 0 done; 1 a fault of ours; 2 wrong usage; 3 configur
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import sys
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
@@ -24,6 +25,7 @@ from viz.config import secret
 from viz.errors import VizError
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 EXIT_CODES: dict[type[VizError], int] = {
     errors.ConfigError: 3,
@@ -50,6 +52,11 @@ PasswordFile = Annotated[
 ]
 
 
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="Where files are kept; else VIZ_DATA_DIR, .viz.")
+]
+
+
 def exit_code(error: VizError) -> int:
     """Return the exit code of the error's family."""
     return next((code for family, code in EXIT_CODES.items() if isinstance(error, family)), 1)
@@ -63,16 +70,25 @@ def fail(error: VizError) -> NoReturn:
     raise typer.Exit(exit_code(error))
 
 
+def guarded(command: Callable[P, T]) -> Callable[P, T]:
+    """Make a command answer deliberate errors with one line and an exit code."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return command(*args, **kwargs)
+        except VizError as error:
+            fail(error)
+
+    return wrapped
+
+
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run a command's coroutine; deliberate errors become one line and an exit code."""
+    """Run a command's coroutine; a deliberate error within a group of them comes out alone."""
     try:
         return asyncio.run(main)
-    except VizError as error:
-        fail(error)
     except BaseExceptionGroup as group:
-        if (found := _deliberate(group)) is not None:
-            fail(found)
-        raise
+        raise (_deliberate(group) or group) from group
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 

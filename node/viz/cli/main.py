@@ -1,0 +1,39 @@
+"""The tree of commands."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as distribution_version
+from typing import Annotated
+
+import typer
+
+from viz.cli import keys, testnet
+
+app = typer.Typer(
+    name="viz",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    help="Viz: a marketplace node for legally compliant generative AI.",
+)
+app.add_typer(keys.app, name="key")
+app.add_typer(testnet.app, name="testnet")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"viz {distribution_version('viz-node')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version_wanted: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    return
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,86 @@
+"""`viz testnet`: a local chain with Viz on it, and its faucet."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from viz.cli.console import AsJson, DataDir, data_dir, guarded, out, run, show, table
+from viz.domain.units import hex_of, parse_address, parse_units
+
+app = typer.Typer(no_args_is_help=True, help="A local chain for trying Viz; play money only.")
+
+
+@app.command("run")
+@guarded
+def serve(
+    folder: DataDir = None,
+    rpc_port: Annotated[int, typer.Option(help="Port of the chain; 0 takes a free one.")] = 8545,
+    kubo: Annotated[bool, typer.Option("--kubo", help="Also run an IPFS daemon.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the chain with the contracts deployed, until interrupted; its state stays on disk."""
+    run(_serve(data_dir(folder), rpc_port, kubo, as_json))
+
+
+async def _serve(folder: Path, rpc_port: int, kubo: bool, as_json: bool) -> None:
+    from viz.localnet import Localnet
+
+    net = await Localnet.start(folder, rpc_port=rpc_port, kubo=kubo)
+    try:
+        said: dict[str, Any] = {
+            "rpc": net.devnet.url,
+            "kubo": net.kubo.api if net.kubo else None,
+            "operator": net.operator.address,
+            "deployment": {
+                name: hex_of(value) if isinstance(value, bytes) else value
+                for name in net.deployment.__slots__
+                for value in (getattr(net.deployment, name),)
+            },
+        }
+        if not show(said, as_json=as_json):
+            out.print(f"chain {net.deployment.chain_id} at {net.devnet.url}, state in {folder}")
+            rows = [(k, v) for k, v in said["deployment"].items() if str(v).startswith("0x")]
+            table("Contracts", ("contract", "address"), rows)
+        await until_stopped(net.devnet.wait())
+    finally:
+        await net.stop()
+
+
+async def until_stopped(work: Any) -> None:
+    """Wait for SIGINT, SIGTERM or the end of ``work``, whichever is first."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@app.command()
+@guarded
+def fund(
+    account: Annotated[str, typer.Argument(help="Address to give to.")],
+    tokens: Annotated[str, typer.Option(help="Test dollars to mint.")] = "0",
+    gas: Annotated[str, typer.Option(help="The chain's coin, for gas.")] = "0",
+    rpc_url: Annotated[str, typer.Option(help="The local chain.")] = "http://127.0.0.1:8545",
+    folder: DataDir = None,
+) -> None:
+    """Give an account play money on the local chain."""
+    from viz.chain.deployment import load_deployment
+    from viz.localnet import fund as give
+
+    deployment = load_deployment(data_dir(folder) / "deployment.json")
+    address = parse_address(account)
+    units = parse_units(tokens, deployment.token_decimals)
+    run(give(rpc_url, deployment, address, wei=parse_units(gas, 18), units=units))
+    out.print(f"{address} has {tokens} test dollars and {gas} for gas more")
