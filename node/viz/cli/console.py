@@ -44,7 +44,7 @@ err = Console(stderr=True, highlight=False)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of a table.")]
 KeyFile = Annotated[
-    Path, typer.Option("--key", help="Encrypted key file (make one with `viz keys new`).")
+    Path, typer.Option("--key", help="Encrypted key file (make one with `viz key new`).")
 ]
 PasswordFile = Annotated[
     Path | None,

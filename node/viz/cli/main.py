@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from viz.cli import keys, testnet
+from viz.cli import content, keys, testnet
 
 app = typer.Typer(
     name="viz",
@@ -16,6 +16,7 @@ app = typer.Typer(
     help="Viz: a marketplace node for legally compliant generative AI.",
 )
 app.add_typer(keys.app, name="key")
+app.add_typer(content.app, name="content")
 app.add_typer(testnet.app, name="testnet")
 
 
