@@ -156,10 +156,15 @@ def accept_receipt(curve: Curve, domain: Domain, signed: SignedReceipt) -> Curve
     InvalidSignature when the receipt is not the node's, not this channel's, or contradicts the
     chain of receipts before it.
     """
+    return take_receipt(curve, verified_link(curve, domain, signed))
+
+
+def verified_link(curve: Curve, domain: Domain, signed: SignedReceipt) -> Link:
+    """Return what the chain of receipts needs of a receipt; raise InvalidSignature."""
     digest, receipt = signed.verify(domain, curve.node), signed.receipt
     if receipt.channel_id != channel_id(curve.signer, curve.node):
         raise InvalidSignature("the receipt is for another channel")
-    return take_receipt(curve, Link(receipt.seq, digest, receipt.total_units, signed.lines))
+    return Link(receipt.seq, digest, receipt.total_units, signed.lines)
 
 
 def take_receipt(curve: Curve, link: Link) -> Curve:

@@ -1,0 +1,138 @@
+"""The lines of a buyer's ledger: one JSON object a change, and the snapshot that replaces many.
+
+Owns their text form and how a curve is rebuilt from them. Does not know files.
+
+Invariant: replaying the changes of a curve in order gives that curve.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+
+from viz.domain.channel import Vector
+from viz.domain.curve import Curve, Link, observe, take_receipt
+from viz.domain.ports import ChannelState
+from viz.domain.units import UINT32_MAX, UINT64_MAX, AdapterId, Units, hex_of
+from viz.domain.wire import JSON_INTEGER_MAX, Json, Reader, lines_to_json
+from viz.errors import InvalidRequest
+
+
+def signing_line(raised: Vector) -> Json:
+    """Return the change that raised these adapters' amounts and made a new end point."""
+    return {"event": "sign", "vector": _vector_to_json(raised)}
+
+
+def observation_line(seen: ChannelState) -> Json:
+    """Return the change that read the chain."""
+    return {
+        "event": "chain",
+        "payer": seen.payer,
+        "deposit": str(seen.deposit_units),
+        "settled": str(seen.settled_units),
+        "closeAt": seen.close_at,
+    }
+
+
+def receipt_line(link: Link) -> Json:
+    """Return the change that took a verified receipt."""
+    return {"event": "receipt", **_link_to_json(link)}
+
+
+def snapshot_line(curve: Curve) -> Json:
+    """Return a whole curve."""
+    return {
+        "event": "snapshot",
+        "payer": curve.payer,
+        "deposit": str(curve.deposit_units),
+        "settled": str(curve.settled_units),
+        "closeAt": curve.close_at_s,
+        "vector": _vector_to_json(curve.vector),
+        "points": {str(end): _vector_to_json(at) for end, at in curve.points.items()},
+        "spent": _vector_to_json(curve.spent),
+        "seq": curve.seq,
+        "head": hex_of(curve.head),
+        "linked": str(curve.linked_units),
+        "unlinked": [_link_to_json(link) for link in curve.unlinked.values()],
+    }
+
+
+def replay(curve: Curve, line: bytes) -> Curve:
+    """Return the curve after one line; raise InvalidRequest or ValueError when it is no change."""
+    members = json.loads(line)
+    reader = Reader(members, "the ledger's line")
+    event = reader.text("event", 16)
+    if event == "sign":
+        vector = {**curve.vector, **_vector(members["vector"])}
+        after = replace(curve, vector=vector)
+        return replace(after, points={**curve.points, after.total_units: vector})
+    if event == "chain":
+        return observe(curve, _seen(curve, reader))
+    if event == "receipt":
+        return take_receipt(curve, _link(reader))
+    if event == "snapshot":
+        return _snapshot(curve, reader, members)
+    raise InvalidRequest(f"{event!r} is no change of a ledger")
+
+
+def _snapshot(curve: Curve, reader: Reader, members: Json) -> Curve:
+    links = [_link(Reader(item, "a receipt")) for item in members["unlinked"]]
+    return Curve(
+        signer=curve.signer,
+        node=curve.node,
+        payer=reader.address("payer"),
+        deposit_units=reader.units("deposit"),
+        settled_units=reader.units("settled"),
+        close_at_s=reader.integer("closeAt", UINT64_MAX),
+        vector=_vector(members["vector"]),
+        points={int(end): _vector(at) for end, at in members["points"].items()},
+        spent=_vector(members["spent"]),
+        seq=reader.integer("seq", JSON_INTEGER_MAX),
+        head=reader.hash32("head"),
+        linked_units=reader.units("linked"),
+        unlinked={link.seq: link for link in links},
+    )
+
+
+def _seen(curve: Curve, reader: Reader) -> ChannelState:
+    return ChannelState(
+        signer=curve.signer,
+        node=curve.node,
+        payer=reader.address("payer"),
+        deposit_units=reader.units("deposit"),
+        settled_units=reader.units("settled"),
+        close_at=reader.integer("closeAt", UINT64_MAX),
+    )
+
+
+def _link_to_json(link: Link) -> Json:
+    return {
+        "seq": link.seq,
+        "digest": hex_of(link.digest),
+        "total": str(link.total_units),
+        "lines": lines_to_json(link.lines),
+    }
+
+
+def _link(reader: Reader) -> Link:
+    return Link(
+        seq=reader.integer("seq", JSON_INTEGER_MAX),
+        digest=reader.hash32("digest"),
+        total_units=reader.units("total"),
+        lines=reader.lines("lines"),
+    )
+
+
+def _vector_to_json(vector: Vector) -> Json:
+    return {str(key): str(units) for key, units in vector.items()}
+
+
+def _vector(value: object) -> dict[AdapterId, Units]:
+    if not isinstance(value, Mapping):
+        raise InvalidRequest("a vector of amounts is not a JSON object")
+    reader = Reader(value, "a vector of amounts")
+    found = {AdapterId(int(key)): reader.units(key) for key in value}
+    if any(not 0 <= key <= UINT32_MAX for key in found):
+        raise InvalidRequest("a vector of amounts names an adapter beyond 32 bits")
+    return found

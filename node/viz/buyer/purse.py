@@ -1,0 +1,195 @@
+"""The money of one channel: what may be signed, and the vouchers that say so.
+
+Owns the ceiling under which a node is paid, the signing of vouchers and their delivery. Does not know
+requests or texts: a request tells how much it exposes, and what its receipt said.
+
+Invariants: no voucher is signed before its end point is on disk; an adapter's signed amount never
+exceeds what receipts show as spent there, plus what the requests under way expose, plus what ended
+without a receipt yet; an adapter that nobody asked for gets nothing (its ceiling is 0).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from viz.buyer.ledger import ChannelLedger
+from viz.buyer.node_api import NodeApi
+from viz.domain.channel import Offer
+from viz.domain.claim import SignedVoucher
+from viz.domain.curve import Curve, draft_voucher, owe, take_receipt, verified_link
+from viz.domain.eip712 import settlement_domain, sign_compact
+from viz.domain.exchange import ChannelView
+from viz.domain.ports import ChannelState, Deployment
+from viz.domain.receipt import SignedReceipt
+from viz.domain.units import AdapterId, Units
+from viz.domain.wire import Reader
+from viz.errors import BooksMismatch, LineBelowBest, NodeRefused, PriceAboveCap, StaleVoucher
+
+ATTEMPTS: Final = 6
+
+
+@dataclass(slots=True, eq=False)
+class Exposure:
+    """What one request under way may cost, as far as its answer has arrived."""
+
+    adapter_id: AdapterId
+    units: Units
+
+
+class Purse:
+    """Signs for one channel; one instance a process and channel."""
+
+    def __init__(self, api: NodeApi, ledger: ChannelLedger, deployment: Deployment) -> None:
+        self._api = api
+        self._ledger = ledger
+        self._deployment = deployment
+        self.domain = settlement_domain(deployment.chain_id, deployment.settlement)
+        self._base_units: Units = ledger.curve.settled_units
+        self._delivered: dict[AdapterId, Units] = {}
+        self._exposures: set[Exposure] = set()
+        self._unreceipted: dict[AdapterId, Units] = {}
+        self._paying = asyncio.Lock()
+
+    @property
+    def curve(self) -> Curve:
+        """What was signed and received so far."""
+        return self._ledger.curve
+
+    # what may be signed
+
+    @contextmanager
+    def expose(self, adapter_id: AdapterId, units: Units) -> Iterator[Exposure]:
+        """Allow a request to cost up to ``units`` (raise it as the answer arrives)."""
+        exposure = Exposure(adapter_id, units)
+        self._exposures.add(exposure)
+        try:
+            yield exposure
+        finally:
+            self._exposures.discard(exposure)
+
+    def leave_unreceipted(self, exposure: Exposure) -> None:
+        """Remember that a request ended without its receipt: its cost is not known yet."""
+        known = self._unreceipted.get(exposure.adapter_id, 0)
+        self._unreceipted[exposure.adapter_id] = known + exposure.units
+
+    @property
+    def lacks_receipts(self) -> bool:
+        """Whether a request ended without its receipt, or receipts arrived with a gap."""
+        return bool(self._unreceipted or self.curve.unlinked)
+
+    def ceiling_units(self, adapter_id: AdapterId) -> Units:
+        """Return the most that may be signed for the adapter now, over the channel's life."""
+        running = sum(e.units for e in self._exposures if e.adapter_id == adapter_id)
+        unreceipted = self._unreceipted.get(adapter_id, 0)
+        return self.curve.spent_units(adapter_id) + running + unreceipted
+
+    # paying
+
+    async def cover(
+        self,
+        adapter_id: AdapterId,
+        *,
+        required_units: Units,
+        wanted_units: Units,
+        base_units: Units | None = None,
+    ) -> None:
+        """Have the node accept at least ``required_units`` for the adapter, better ``wanted_units``.
+
+        Both are cumulative. Raises PriceAboveCap when the requirement is above the ceiling,
+        DepositExceeded, ChannelUnknown, and what the node refuses with.
+        """
+        ceiling = self.ceiling_units(adapter_id)
+        if required_units > max(ceiling, self.curve.signed_units(adapter_id)):
+            raise PriceAboveCap(
+                f"the node requires {required_units} units for adapter {adapter_id}; what was "
+                f"asked and has arrived justifies {ceiling}"
+            )
+        async with self._paying:
+            if base_units is not None:
+                self._base_units = max(self._base_units, base_units)
+            target = max(required_units, self._within(adapter_id, min(wanted_units, ceiling)))
+            for _ in range(ATTEMPTS):
+                if self._delivered.get(adapter_id, 0) >= target:
+                    return
+                try:
+                    await self._deliver(adapter_id, target)
+                except (StaleVoucher, LineBelowBest) as error:
+                    self._follow(error)
+            raise NodeRefused("the node names a new base with every voucher: it is out of step")
+
+    def _within(self, adapter_id: AdapterId, wanted_units: Units) -> Units:
+        """Return ``wanted_units`` cut to what the deposit still covers."""
+        spare = max(0, self.curve.limit_units - self.curve.total_units)
+        return min(wanted_units, self.curve.signed_units(adapter_id) + spare)
+
+    async def _deliver(self, adapter_id: AdapterId, target_units: Units) -> None:
+        after, draft = draft_voucher(owe(self.curve, adapter_id, target_units), self._base_units)
+        if draft is None:
+            self._delivered = dict(self.curve.vector)
+            return
+        await asyncio.to_thread(self._ledger.commit_signing, after)
+        signature = sign_compact(self._ledger.session_key, self.domain.digest(draft.voucher))
+        voucher = draft.voucher
+        row = SignedVoucher(voucher.settled_units, voucher.receipts_head, draft.lines, signature)
+        offer = Offer(
+            self._deployment.chain_id,
+            self._deployment.settlement,
+            after.signer,
+            after.node,
+            row,
+        )
+        view = await self._api.voucher(offer)
+        self._delivered = dict(after.vector)
+        self.note(view)
+
+    def _follow(self, refusal: StaleVoucher | LineBelowBest) -> None:
+        """Move on to the base that the node names in its refusal."""
+        reader = Reader(refusal.extensions, "the node's refusal")
+        base = reader.units("base")
+        at_base = self.curve.points.get(base)
+        if at_base is None:
+            raise StaleVoucher(f"the node names base {base}, which this key never signed")
+        for adapter_id, units in reader.lines("best"):
+            if self.curve.signed_units(adapter_id) - at_base.get(adapter_id, 0) < units:
+                raise BooksMismatch(
+                    "the node holds a voucher of this key that is not in the ledger: close the "
+                    "channel and open one with a new session key"
+                )
+        self._base_units = base
+
+    # what the node says
+
+    def note(self, view: ChannelView) -> None:
+        """Take over what a channel's view says of base, deposit and settled total.
+
+        Raises BooksMismatch when the chain settled what this ledger never signed.
+        """
+        if view.settled_units < self.curve.settled_units:
+            return  # an answer that was overtaken by a newer one
+        self._ledger.commit_observation(
+            ChannelState(
+                signer=view.signer,
+                node=view.node,
+                payer=view.payer,
+                deposit_units=view.deposit_units,
+                settled_units=view.settled_units,
+                close_at=view.close_at_s,
+            )
+        )
+        self._base_units = max(self._base_units, view.base_units)
+
+    def take(self, signed: SignedReceipt) -> None:
+        """Keep a receipt, its signature and place in the chain verified; raise InvalidSignature."""
+        link = verified_link(self.curve, self.domain, signed)
+        after = take_receipt(self.curve, link)
+        if after is not self.curve:
+            self._ledger.commit_receipt(after, link)
+
+    def all_receipts_known(self) -> None:
+        """Forget requests without a receipt: the chain of receipts is whole, none is under way."""
+        if not self._exposures:
+            self._unreceipted.clear()

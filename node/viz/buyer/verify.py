@@ -1,0 +1,166 @@
+"""What a buyer checks before it pays and after it was served.
+
+Owns the buyer's limits, the rules a quote must meet, and the comparison of a receipt with what
+arrived. Does no I/O. A rule that fails raises NodeNotTrusted or PriceAboveCap and says which.
+
+Without a tokenizer the counts cannot be repeated exactly. They are bounded then: every token of the
+base models' byte-level vocabularies spells at least one byte, so the delivered text has at most as
+many tokens as bytes, and money is at risk only within the caps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from viz.domain.eip712 import Domain
+from viz.domain.exchange import AdapterOffer, NodeInfo
+from viz.domain.payment import SignedQuote
+from viz.domain.ports import Deployment
+from viz.domain.pricing import Price
+from viz.domain.receipt import SignedReceipt, salted_hash
+from viz.domain.signed import Quote
+from viz.domain.units import Address, Hash32, Units
+from viz.errors import NodeNotTrusted, PriceAboveCap
+
+QUOTE_LIFE_S: Final = 60
+CLOCK_SKEW_S: Final = 60
+# What a chat template may add to a prompt, in tokens: role marks, a default system message.
+TEMPLATE_TOKENS: Final = 256
+TEMPLATE_TOKENS_PER_MESSAGE: Final = 16
+
+TokenCount = Callable[[str], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a buyer lets a node have. Prices are units per million tokens.
+
+    ``ahead_tokens`` is how far signatures run ahead of what arrived; ``step_tokens`` is the most
+    that a node may ask for ahead of what it delivered.
+    """
+
+    prompt_price_units: Units = 50_000_000
+    completion_price_units: Units = 100_000_000
+    request_units: Units = 1_000_000
+    ahead_tokens: int = 64
+    step_tokens: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What arrived for one request: what its receipt must say."""
+
+    adapter_id: int
+    quote: Quote
+    quote_digest: Hash32
+    request: bytes
+    prompt_bound_tokens: int
+    text: str
+
+
+def price_of(quote: Quote) -> Price:
+    """Return the quote's price."""
+    return Price(quote.prompt_price_units, quote.completion_price_units)
+
+
+def check_node(info: NodeInfo, expected: Deployment) -> None:
+    """Raise NodeNotTrusted unless the node works on the chain and contracts the buyer chose."""
+    pairs = (
+        ("chain id", info.chain_id, expected.chain_id),
+        ("Settlement", info.settlement, expected.settlement),
+        ("token", info.token, expected.token),
+        ("ContentRegistry", info.content_registry, expected.content_registry),
+        ("AdapterRegistry", info.adapter_registry, expected.adapter_registry),
+    )
+    for name, theirs, ours in pairs:
+        if theirs != ours:
+            raise NodeNotTrusted(f"the node's {name} is {theirs}; this buyer trusts {ours}")
+
+
+def check_quote(
+    signed: SignedQuote,
+    *,
+    domain: Domain,
+    info: NodeInfo,
+    offer: AdapterOffer,
+    signer: Address,
+    limits: Limits,
+    now_s: int,
+) -> Hash32:
+    """Return the quote's digest; raise NodeNotTrusted, InvalidSignature or PriceAboveCap."""
+    digest, quote = signed.verify(domain, info.node), signed.quote
+    rules = (
+        (quote.signer == signer, "is for another signer"),
+        (quote.adapter_id == offer.adapter_id, "is for another adapter"),
+        (quote.weights_digest == offer.weights_digest, "names other weights"),
+        (quote.tokenizer_digest == info.tokenizer_digest, "names another tokenizer"),
+        (quote.max_tokens > 0, "allows no tokens"),
+        (quote.valid_until_s >= now_s, "has expired, or the clocks differ"),
+        (quote.valid_until_s <= now_s + QUOTE_LIFE_S + CLOCK_SKEW_S, "is valid for too long"),
+    )
+    for holds, fault in rules:
+        if not holds:
+            raise NodeNotTrusted(f"the node's quote {fault}")
+    asked = (quote.prompt_price_units, quote.completion_price_units)
+    allowed = (limits.prompt_price_units, limits.completion_price_units)
+    if asked[0] > allowed[0] or asked[1] > allowed[1]:
+        raise PriceAboveCap(
+            f"the node asks {asked[0]} and {asked[1]} units per million prompt and completion "
+            f"tokens; this buyer allows {allowed[0]} and {allowed[1]}"
+        )
+    return digest
+
+
+def prompt_bound(texts: list[str], messages: int, count_tokens: TokenCount | None) -> int:
+    """Return the most tokens that the rendered prompt of these texts can have."""
+    template = TEMPLATE_TOKENS + messages * TEMPLATE_TOKENS_PER_MESSAGE
+    return template + sum(completion_bound(text, count_tokens) for text in texts)
+
+
+def completion_bound(text: str, count_tokens: TokenCount | None) -> int:
+    """Return how many billable tokens a text has: exactly with a tokenizer, else at most."""
+    return count_tokens(text) if count_tokens else len(text.encode())
+
+
+def check_receipt(
+    signed: SignedReceipt, served: Served, *, count_tokens: TokenCount | None
+) -> None:
+    """Raise NodeNotTrusted unless the receipt says what arrived and bills it at the quote.
+
+    The signature and the chain of receipts are ``viz.domain.curve``'s to check.
+    """
+    receipt = signed.receipt
+    amount = price_of(served.quote).amount_units(receipt.prompt_tokens, receipt.completion_tokens)
+    lines = ((served.adapter_id, amount),) if amount else ()
+    bound = completion_bound(served.text, count_tokens)
+    counted = receipt.completion_tokens
+    rules = (
+        (receipt.quote_hash == served.quote_digest, "names another quote"),
+        (
+            receipt.request_hash == salted_hash(signed.request_salt, served.request),
+            "is for another request",
+        ),
+        (
+            receipt.response_hash == salted_hash(signed.response_salt, served.text.encode()),
+            "is for another text than the one that arrived",
+        ),
+        (receipt.amount_units == amount, "bills another amount than its tokens cost"),
+        (signed.lines == lines, "bills another adapter"),
+        (receipt.prompt_tokens <= served.prompt_bound_tokens, "counts too many prompt tokens"),
+        (counted == bound if count_tokens else counted <= bound, "counts tokens that did not come"),
+    )
+    for holds, fault in rules:
+        if not holds:
+            raise NodeNotTrusted(f"receipt {receipt.seq} {fault}")
+
+
+def tokenizer_from_file(path: str) -> TokenCount | None:
+    """Return an exact token counter from a tokenizer.json; None without the tokenizers library."""
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        return None
+    tokenizer = Tokenizer.from_file(path)
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
