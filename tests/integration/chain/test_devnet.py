@@ -1,0 +1,87 @@
+"""The local chain as a process: state over restarts, and clear refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from viz.chain.deploy import ensure_deployed
+from viz.chain.devnet import Devnet
+from viz.chain.keys import development_account
+from viz.chain.rpc import Rpc
+from viz.chain.sender import Sender
+from viz.domain.ports import Call
+from viz.errors import ChainMismatch, ChainUnreachable, ConfigError
+
+
+async def test_state_survives_a_restart_and_a_deployment_is_made_once(tmp_path: Path) -> None:
+    """`viz up` after a stop goes on where it was: same genesis, same contracts, same balances."""
+    state, file = tmp_path / "chain.json", tmp_path / "deployment.json"
+    deployer = development_account(0)
+    first = await Devnet.start(state=state)
+    rpc = Rpc(first.url)
+    deployment = await ensure_deployed(rpc, deployer, file)
+    sender = Sender(rpc, deployer, deployment)
+    await sender.submit(Call("Token", "mint", (sender.address, 5)))
+    head = await rpc.block_number()
+    await rpc.close()
+    await first.stop()
+
+    second = await Devnet.start(state=state)
+    rpc = Rpc(second.url)
+    assert await ensure_deployed(rpc, deployer, file) == deployment
+    assert await rpc.block_number() == head
+    await rpc.close()
+    await second.stop()
+
+
+async def test_a_reset_chain_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    """A deployment file from a chain that is gone is never used, nor overwritten."""
+    file = tmp_path / "deployment.json"
+    first = await Devnet.start(chain_id=31_337)
+    rpc = Rpc(first.url)
+    await ensure_deployed(rpc, development_account(0), file)
+    kept = file.read_bytes()
+    await rpc.close()
+    await first.stop()
+    for chain_id, reason in ((31_337, "deploy anew"), (1_337, "is chain 1337")):
+        other = await Devnet.start(chain_id=chain_id)
+        rpc = Rpc(other.url)
+        with pytest.raises(ChainMismatch, match=reason):
+            await ensure_deployed(rpc, development_account(0), file)
+        await rpc.close()
+        await other.stop()
+    assert file.read_bytes() == kept
+
+
+async def test_a_taken_port_is_named() -> None:
+    """A second chain on the same port is refused before anything starts."""
+    running = await Devnet.start()
+    with pytest.raises(ConfigError, match=f"port {running.port} is in use"):
+        await Devnet.start(port=running.port)
+    await running.stop()
+
+
+async def test_a_missing_binary_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has not run setup is told to."""
+    monkeypatch.setenv("VIZ_ANVIL", "/nowhere/anvil")
+    with pytest.raises(ConfigError, match="VIZ_ANVIL=/nowhere/anvil"):
+        await Devnet.start()
+
+
+async def test_a_damaged_state_file_is_not_waited_for(tmp_path: Path) -> None:
+    """anvil that ends at once gives an error, not a time-out."""
+    state = tmp_path / "chain.json"
+    state.write_text("{ not json", encoding="utf-8")
+    with pytest.raises(ChainUnreachable, match="ended at once"):
+        await Devnet.start(state=state)
+
+
+async def test_a_chain_that_is_not_there_is_unreachable() -> None:
+    """No chain: one line that says what to do, and no secret of the URL in it."""
+    rpc = Rpc("http://127.0.0.1:9/v3/secret-key", timeout_s=2)
+    with pytest.raises(ChainUnreachable, match="start it, or correct rpc_url") as caught:
+        await rpc.chain_id()
+    assert "secret-key" not in str(caught.value)
+    await rpc.close()

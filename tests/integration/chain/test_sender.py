@@ -1,0 +1,135 @@
+"""The sender against a real chain: nonces, refusals, and outcomes that nobody told us."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from tests.integration.chain.testnet import Testnet, terms
+
+from viz.chain.rpc import Rpc
+from viz.chain.sender import MemoryJournal, Sender
+from viz.domain.ports import Call, Outcome
+from viz.domain.units import ContentId
+from viz.errors import ChainUnreachable, TransactionFailed
+
+
+class LossyRpc(Rpc):
+    """A connection that breaks at a broadcast: before the chain saw it, or after."""
+
+    before = after = False
+
+    async def broadcast(self, raw: bytes) -> None:
+        if self.before:
+            raise ChainUnreachable("the connection broke")
+        await super().broadcast(raw)
+        if self.after:
+            raise ChainUnreachable("the answer was lost")
+
+
+def mint(sender: Sender, units: int = 1) -> Call:
+    return Call("Token", "mint", (sender.address, units))
+
+
+async def test_concurrent_submissions_never_share_a_nonce(net: Testnet) -> None:
+    """Twenty calls at once from one key all settle, each once."""
+    sender = net.sender(1)
+    sent = await asyncio.gather(*(sender.submit(mint(sender)) for _ in range(20)))
+    assert {each.outcome for each in sent} == {Outcome.SETTLED}
+    assert await net.chain.token_balance(sender.address) == 20
+
+
+async def test_a_refused_call_is_named_and_costs_nothing(net: Testnet) -> None:
+    """Registering an adapter without a grant gives the contract's reason and sends nothing."""
+    sender = net.sender(1)
+    work = await net.register_work(net.sender(2))
+    words = [work << 16 | 10_000]
+    arguments = (b"\1" * 32, b"\2" * 32, "cid", b"\3" * 32, 3_000, 1_000, words)
+    with pytest.raises(
+        TransactionFailed, match=r"no live grant.*Unlicensed: content id 1"
+    ) as caught:
+        await sender.submit(Call("AdapterRegistry", "register", arguments))
+    assert caught.value.extensions["args"] == {"contentId": 1, "trainer": sender.address}
+    assert await net.rpc.transaction_count(sender.address) == 0
+
+
+@pytest.mark.parametrize("lost", ["before", "after"])
+async def test_an_unknown_outcome_is_looked_up_and_happens_once(net: Testnet, lost: str) -> None:
+    """A broadcast without an answer is UNKNOWN; recovery finds or repeats it, never doubles it."""
+    rpc = LossyRpc(net.anvil.url)
+    journal = MemoryJournal()
+    sender = Sender(rpc, net.sender(1)._account, net.deployment, journal=journal)
+    setattr(rpc, lost, True)
+    sent = await sender.submit(mint(sender, 7))
+    assert sent.outcome is Outcome.UNKNOWN
+    setattr(rpc, lost, False)
+    restarted = Sender(rpc, net.sender(1)._account, net.deployment, journal=journal)
+    (found,) = await restarted.recover()
+    assert (found.outcome, found.hash) == (Outcome.SETTLED, sent.hash)
+    assert await restarted.recover() == ()
+    assert await net.chain.token_balance(sender.address) == 7
+    await rpc.close()
+
+
+async def test_a_new_transaction_waits_its_turn_behind_an_unknown_one(net: Testnet) -> None:
+    """The nonce of a lost transaction is not given away: both happen."""
+    rpc = LossyRpc(net.anvil.url)
+    sender = Sender(rpc, net.sender(1)._account, net.deployment, wait_s=0.3)
+    rpc.before = True
+    assert (await sender.submit(mint(sender, 1))).outcome is Outcome.UNKNOWN
+    rpc.before = False
+    assert (await sender.submit(mint(sender, 10))).outcome is Outcome.PENDING
+    found = await sender.recover()
+    assert [each.outcome for each in found] == [Outcome.SETTLED, Outcome.SETTLED]
+    assert await net.chain.token_balance(sender.address) == 11
+    await rpc.close()
+
+
+async def test_a_transaction_whose_nonce_was_taken_is_failed(net: Testnet) -> None:
+    """What can never happen any more is FAILED, so nothing waits for it for ever."""
+    rpc = LossyRpc(net.anvil.url)
+    sender = Sender(rpc, net.sender(1)._account, net.deployment)
+    rpc.before = True
+    await sender.submit(mint(sender, 5))
+    other = net.sender(1)
+    await net.done(other, "Token", "mint", other.address, 2)
+    (found,) = await sender.recover()
+    assert found.outcome is Outcome.FAILED
+    assert await net.chain.token_balance(sender.address) == 2
+    await rpc.close()
+
+
+async def test_a_revert_in_the_block_is_failed_not_settled(net: Testnet) -> None:
+    """A call that was good when simulated and bad when mined is reported as FAILED."""
+    creator, trainer = net.sender(1), net.sender(2)
+    work = await net.register_work(creator)
+    state = await net.chain.content(ContentId(work))
+    assert state is not None
+    await net.mint(trainer.address, 100)
+    await net.done(trainer, "Token", "approve", net.deployment.content_registry, 100)
+    await net.anvil.automine(False)
+    creator._gas_margin_bps = 100_000
+    changed = asyncio.create_task(
+        creator.submit(
+            Call("ContentRegistry", "setTerms", (work, b"\7" * 32, terms(notice_s=1).abi()))
+        )
+    )
+    await asyncio.sleep(0.2)
+    bought = asyncio.create_task(
+        trainer.submit(Call("ContentRegistry", "acquireGrant", (work, state.terms_hash)))
+    )
+    await asyncio.sleep(0.2)
+    await net.anvil.mine()
+    assert (await changed).outcome is Outcome.SETTLED
+    assert (await bought).outcome is Outcome.FAILED
+
+
+async def test_an_account_without_gas_is_told_so(net: Testnet) -> None:
+    """No coin for gas: one clear line, and the nonce stays free."""
+    sender = net.sender(3)
+    await net.anvil.fund(sender.address, 1)
+    with pytest.raises(Exception, match=r"(?i)insufficient funds") as caught:
+        await sender.submit(mint(sender))
+    assert caught.value.__class__.__module__ == "viz.errors"
+    await net.anvil.fund(sender.address)
+    assert (await sender.submit(mint(sender))).outcome is Outcome.SETTLED
