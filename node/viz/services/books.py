@@ -30,7 +30,7 @@ from viz.domain.ledger import (
 from viz.domain.ports import ChainReader, ChannelState, ClaimRecord, Clock
 from viz.domain.units import AdapterId, Address, Units
 from viz.domain.usage import UsageLine, lines_of
-from viz.errors import ChainUnreachable, StoreConflict
+from viz.errors import ChainUnreachable, StoreConflict, StoreError
 
 ATTEMPTS: Final = 4
 LIVE_KEPT: Final = 10_000
@@ -75,7 +75,7 @@ class Live:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     deliveries: set[Delivery] = field(default_factory=set)
     waiting: set[Callable[[], None]] = field(default_factory=set)
-    users: int = 0
+    lost: bool = False
 
     def notify(self) -> None:
         """Wake whoever waits for more money on this channel."""
@@ -126,26 +126,24 @@ class Books:
         as spent, so every commit also commits what is spent so far (THREATS 15). It is pure and
         may be called again. Raises whatever ``change`` raises, and StoreError.
         """
+        # to the end, also when the caller is cut off: disk and memory must not part
+        return await asyncio.shield(asyncio.ensure_future(self._commit(live, point, change)))
+
+    async def _commit(self, live: Live, point: str, change: Change) -> Entry:
         async with live.lock:
+            if live.lost:
+                raise StoreError("this channel's last write has an unknown end: restart the node")
             for _ in range(ATTEMPTS):
                 due = {each: each.unbooked_units() for each in live.deliveries}
                 entry = change(_book(live.channel, due), live.record)
                 record = _record(entry, live.record, self._clock.now_s())
                 try:
-                    saved = await self._ledger.commit(
-                        point,
-                        record,
-                        touched=_touched(live.record, record),
-                        receipt=entry.receipt,
-                        answer=entry.answer,
-                    )
+                    saved = await self._save(point, record, live.record, entry)
                 except StoreConflict:
                     await self._reload(live)
                     continue
-                except BaseException:
-                    # cut off or failed: whether it is on disk is not known, so ask the disk next
-                    live.seen_s = -(10**9)
-                    self._live.pop(live.channel.signer, None)
+                except StoreError:
+                    live.lost = True
                     raise
                 live.channel, live.record = entry.channel, saved
                 for delivery, units in due.items():
@@ -153,6 +151,17 @@ class Books:
                 live.notify()
                 return entry
         raise StoreConflict("the channel changes faster than it can be written: try again")
+
+    async def _save(
+        self, point: str, record: ChannelRecord, before: ChannelRecord, entry: Entry
+    ) -> ChannelRecord:
+        return await self._ledger.commit(
+            point,
+            record,
+            touched=_touched(before, record),
+            receipt=entry.receipt,
+            answer=entry.answer,
+        )
 
     async def change(self, live: Live, change: Callable[[NodeChannel], NodeChannel]) -> None:
         """Make a change that need not survive a restart: a reservation."""
@@ -219,6 +228,8 @@ class Books:
             return
         async with live.lock:
             if seen is not None:
+                if seen.settled_units != live.channel.settled_units:
+                    await self._reload(live)  # the claim loop moved on: its rows explain the total
                 # a close request counts from the moment it is seen, confirmed or not
                 closing = seen.close_at or (head.close_at if head else 0)
                 live.channel = _observed(live.channel, replace(seen, close_at=closing))

@@ -1,0 +1,222 @@
+"""The money of one request: what is set aside, what was delivered, and the receipt at its end.
+
+Owns the meter: reservations ahead of generation, booking at every commit of the channel, billing
+and the signed receipt. Does not generate, and knows no HTTP.
+
+Invariants: tokens are allowed only against a reservation; what is booked never exceeds what was
+delivered, and what is billed never exceeds what was reserved; a request is billed once.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from viz.domain.channel import NodeChannel, append_receipt, require_selling, reserve
+from viz.domain.channel import settle_reservation as settle
+from viz.domain.eip712 import Domain, sign_compact
+from viz.domain.ledger import AnswerRecord, ChannelRecord, ReceiptRecord
+from viz.domain.payment import receipt_to_json
+from viz.domain.ports import Clock
+from viz.domain.pricing import Price
+from viz.domain.receipt import SignedReceipt, salted_hash
+from viz.domain.signed import Receipt, channel_id
+from viz.domain.units import ZERO_HASH, AdapterId, Address, Hash32, Units
+from viz.domain.usage import UsageLine, usage_hash
+from viz.domain.wire import canonical_json
+from viz.services.books import Books, Entry, Live
+
+Count = Callable[[str], int]
+MakeAnswer = Callable[[SignedReceipt | None], AnswerRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What was asked for: ``request`` is the HTTP body as sent, whose salted hash is receipted."""
+
+    adapter_id: AdapterId
+    price: Price
+    quote_hash: Hash32
+    request: bytes
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class MeterTools:
+    """What every meter of a node shares."""
+
+    books: Books
+    clock: Clock
+    domain: Domain
+    node: Address
+    key: bytes
+    count: Count
+    credit_window_units: Units
+
+
+class Meter:
+    """One request's account on a channel."""
+
+    def __init__(self, tools: MeterTools, live: Live, order: Order) -> None:
+        self._tools = tools
+        self._live = live
+        self._order = order
+        self.adapter_id = order.adapter_id
+        self._reserved_units: Units = 0
+        self._booked_units: Units = 0
+        self._texts: dict[int, str] = {}
+        self._ended = False
+
+    # paying ahead
+
+    async def reserve(self, completion_tokens: int, now_s: int) -> None:
+        """Set aside the price of the prompt and of that many completion tokens in all.
+
+        Raises PaymentRequired, ChannelClosing.
+        """
+        goal = self._order.price.amount_units(self._order.prompt_tokens, completion_tokens)
+        more = goal - self._reserved_units
+
+        def change(channel: NodeChannel) -> NodeChannel:
+            require_selling(channel, now_s)
+            return reserve(
+                channel,
+                self.adapter_id,
+                more,
+                credit_window_units=self._tools.credit_window_units,
+            )
+
+        await self._tools.books.change(self._live, change)
+        self._reserved_units = goal
+
+    # delivering
+
+    def admit(self) -> None:
+        """From here on the prompt is owed, whatever the buyer does next."""
+        self._live.deliveries.add(self)
+
+    def delivered(self, choice: int, text: str) -> None:
+        """Note text that was sent to the buyer."""
+        if text:
+            self._texts[choice] = self._texts.get(choice, "") + text
+
+    def unbooked_units(self) -> Units:
+        """Return what was delivered for good and is not booked yet.
+
+        The last word of every choice is left out: more text may still merge into its tokens, so
+        that its count could fall. Before the first text nothing is: should the node fail, nothing
+        is owed.
+        """
+        if not self._texts:
+            return 0
+        tokens = sum(
+            self._tools.count(text[: max(text.rfind(" "), text.rfind("\n"), 0)])
+            for text in self._texts.values()
+        )
+        return max(0, self._cost(tokens) - self._booked_units)
+
+    def booked(self, units: Units) -> None:
+        """Take note that the channel has booked these units as spent."""
+        self._booked_units += units
+
+    def completion_tokens(self) -> int:
+        """Return the canonical token count of everything delivered."""
+        return sum(self._tools.count(text) for text in self._texts.values())
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self._order.prompt_tokens
+
+    @property
+    def text(self) -> str:
+        """Everything delivered, choice after choice: what the response hash covers."""
+        return "".join(self._texts[key] for key in sorted(self._texts))
+
+    def _cost(self, completion_tokens: int) -> Units:
+        whole = self._order.price.amount_units(self._order.prompt_tokens, completion_tokens)
+        return min(whole, self._reserved_units)
+
+    # ending
+
+    async def release(self) -> None:
+        """Give everything back: nothing was delivered and nothing is owed."""
+        if self._ended:
+            return
+        self._ended = True
+        self._live.deliveries.discard(self)
+        await self._tools.books.change(
+            self._live,
+            lambda channel: settle(
+                channel, self.adapter_id, reserved_units=self._reserved_units, spent_units=0
+            ),
+        )
+        self._live.notify()
+
+    async def bill(self, answer: MakeAnswer | None = None) -> SignedReceipt | None:
+        """Book what was delivered, chain and sign its receipt, all in one commit; return it.
+
+        ``answer`` makes what is stored under the request's idempotency key. None where the request
+        cost nothing.
+        """
+        if self._ended:
+            return None
+        self._ended = True
+        self._live.deliveries.discard(self)
+        tools, order = self._tools, self._order
+        completion_tokens = self.completion_tokens()
+        salts = Hash32(secrets.token_bytes(32)), Hash32(secrets.token_bytes(32))
+        text = self.text.encode()
+        made: list[SignedReceipt] = []
+
+        def change(channel: NodeChannel, record: ChannelRecord) -> Entry:
+            made.clear()
+            amount = max(self._cost(completion_tokens), self._booked_units)
+            held = self._reserved_units - self._booked_units
+            after = settle(
+                channel,
+                self.adapter_id,
+                reserved_units=held,
+                spent_units=amount - self._booked_units,
+            )
+            if not amount:
+                return Entry(after, answer=answer(None) if answer else None)
+            lines = (UsageLine(self.adapter_id, amount),)
+            receipt = Receipt(
+                channel_id(channel.signer, tools.node),
+                channel.seq + 1,
+                usage_hash(lines),
+                order.quote_hash,
+                salted_hash(salts[0], order.request),
+                salted_hash(salts[1], text),
+                order.prompt_tokens,
+                completion_tokens,
+                amount,
+                record.total_units + amount,
+                tools.clock.now_s(),
+            )
+            digest = tools.domain.digest(receipt)
+            signed = SignedReceipt(receipt, lines, *salts, sign_compact(tools.key, digest))
+            made.append(signed)
+            after = append_receipt(after, digest)
+            stored = ReceiptRecord(
+                channel.signer,
+                after.seq,
+                after.head,
+                digest,
+                canonical_json(receipt_to_json(signed)),
+                receipt.time_s,
+            )
+            return Entry(
+                after,
+                receipt.total_units,
+                stored,
+                answer(signed) if answer else None,
+            )
+
+        await tools.books.commit(self._live, "receipt", change)
+        return made[0] if made else None
+
+
+NO_QUOTE: Final = ZERO_HASH

@@ -1,0 +1,354 @@
+"""Who may spend a channel's balance, and how money gets into and out of a channel.
+
+Owns access tokens, relayed deposits, vouchers and cooperative closes. Does not generate or meter
+(``viz.services.serving``), and does not judge vouchers (``viz.domain.channel``).
+
+Invariants: a voucher is acknowledged after it is on disk, with all that was delivered until then;
+an access token is issued to whoever signed a Session that names this node, this origin and an
+unused challenge of ours, and only its hash is stored; gas is spent on a deposit only after its
+signatures verified or the chain's own simulation took it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import secrets
+from collections import OrderedDict
+from collections.abc import Container, Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Final, Protocol
+
+import structlog
+
+from viz.domain.channel import NodeChannel, Offer, accept_voucher, begin_close
+from viz.domain.credential import CloseRequest, Deposit
+from viz.domain.eip712 import Domain, is_signed_by, keccak, recover, settlement_domain, sign
+from viz.domain.exchange import AccessToken, ChannelLine, ChannelView, CloseAnswer, SessionProof
+from viz.domain.ledger import AccessLedger, AccessRecord, ChannelRecord
+from viz.domain.ports import Call, ChainReader, ChainWriter, Clock, Outcome
+from viz.domain.signed import (
+    OPEN_KIND,
+    TOP_UP_KIND,
+    Close,
+    OpenChannel,
+    ReceiveWithAuthorization,
+    Session,
+    authorization_nonce,
+)
+from viz.domain.units import ZERO_ADDRESS, AdapterId, Address, Hash32, Units
+from viz.errors import (
+    AccessTokenInvalid,
+    ChainError,
+    ChannelUnknown,
+    InvalidRequest,
+    InvalidSignature,
+    WrongDomain,
+)
+from viz.services.books import Books, Entry, Live
+from viz.services.outcome import require_settled
+
+CLOSE_VALID_S: Final = 3_600
+TOKENS_KEPT: Final = 10_000
+_SALT_BYTES: Final = 16
+_PLAIN_SIGNATURE_BYTES: Final = (64, 65)
+_log = structlog.get_logger()
+
+
+class Claimer(Protocol):
+    """Whoever carries vouchers to the chain."""
+
+    def close_requested(self, signer: Address) -> None: ...
+
+    async def step(self, *, force: bool = False) -> Any: ...
+
+
+class KnownAdapters(Protocol):
+    """The ids that are registered and confirmed, and may stand in a voucher."""
+
+    @property
+    def known(self) -> Container[AdapterId]: ...
+
+    async def learn(self, adapter_ids: Iterable[AdapterId]) -> None:
+        """Ask the chain about ids that are not known yet."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPolicy:
+    """``origin`` is what buyers sign for; a relayed deposit is at least the minimum."""
+
+    origin: str
+    minimum_deposit_units: Units
+    access_token_s: int = 3_600
+    confirm_wait_s: float = 30.0
+
+
+class Sessions:
+    """Access tokens, deposits, vouchers and closes of one node."""
+
+    def __init__(
+        self,
+        books: Books,
+        ledger: AccessLedger,
+        chain: ChainReader,
+        writer: ChainWriter,
+        *,
+        claimer: Claimer,
+        adapters: KnownAdapters,
+        clock: Clock,
+        key: bytes,
+        policy: SessionPolicy,
+    ) -> None:
+        self._books = books
+        self._ledger = ledger
+        self._chain = chain
+        self._writer = writer
+        self._claimer = claimer
+        self._clock = clock
+        self._key = key
+        self._policy = policy
+        self._adapters = adapters
+        deployment = chain.deployment
+        self._chain_id, self._contract = deployment.chain_id, deployment.settlement
+        self.domain: Domain = settlement_domain(self._chain_id, self._contract)
+        self.node: Address = writer.address
+        self._challenge_key = secrets.token_bytes(32)
+        self._tokens: OrderedDict[Hash32, AccessRecord] = OrderedDict()
+        self._token_domain: Domain | None = None
+        self._relaying: set[Address] = set()
+
+    # access tokens
+
+    def challenge(self, signer: Address) -> Session:
+        """Return the Session for ``signer`` to sign; its expiry is the access token's."""
+        expiry_s = self._clock.now_s() + self._policy.access_token_s
+        salt = secrets.token_bytes(_SALT_BYTES)
+        return Session(
+            self.node, self._policy.origin, self._challenge_of(salt, signer, expiry_s), expiry_s
+        )
+
+    async def open_session(self, proof: SessionProof) -> AccessToken:
+        """Return a new access token for the signer; raise WrongDomain, AccessTokenInvalid,
+        InvalidSignature."""
+        session, signer = proof.session, proof.signer
+        if session.node != self.node or session.origin != self._policy.origin:
+            raise WrongDomain(
+                f"the session is for {session.node} at {session.origin}; this is {self.node} at "
+                f"{self._policy.origin}"
+            )
+        ours = self._challenge_of(session.challenge[:_SALT_BYTES], signer, session.expiry_s)
+        if not hmac.compare_digest(ours, session.challenge):
+            raise AccessTokenInvalid("the challenge is not one of this node: ask for a new one")
+        if session.expiry_s <= self._clock.now_s():
+            raise AccessTokenInvalid("the session has expired: ask for a new challenge")
+        if recover(self.domain.digest(session), proof.signature) != signer:
+            raise InvalidSignature(f"the session is not signed by {signer}")
+        token = secrets.token_urlsafe(32)
+        access = AccessRecord(_token_hash(token), signer, session.expiry_s)
+        if not await self._ledger.admit(session.challenge, access):
+            raise AccessTokenInvalid("the challenge was used before: ask for a new one")
+        return AccessToken(token, session.expiry_s)
+
+    async def authenticate(self, token: str) -> AccessRecord:
+        """Return who the token stands for; raise AccessTokenInvalid."""
+        token_hash = _token_hash(token)
+        access = self._tokens.get(token_hash) or await self._ledger.access(token_hash)
+        if access is None or access.expires_at <= self._clock.now_s():
+            self._tokens.pop(token_hash, None)
+            raise AccessTokenInvalid("the access token is unknown or has expired: sign a session")
+        self._tokens[token_hash] = access
+        while len(self._tokens) > TOKENS_KEPT:
+            self._tokens.popitem(last=False)
+        return access
+
+    def _challenge_of(self, salt: bytes, signer: Address, expiry_s: int) -> Hash32:
+        said = b"|".join((salt, signer.encode(), str(expiry_s).encode()))
+        mac = hmac.new(self._challenge_key, said, sha256).digest()
+        return Hash32(salt + mac[: 32 - _SALT_BYTES])
+
+    # channels
+
+    async def view(self, signer: Address, *, private: bool) -> ChannelView:
+        """Return the channel; what was promised and delivered only when ``private``."""
+        return _view((await self._books.get(signer)).channel, private=private)
+
+    async def voucher(self, offer: Offer) -> ChannelView:
+        """Take a voucher, make it durable, and return the channel; see ``accept_voucher``.
+
+        Raises every PaymentError of ``accept_voucher``.
+        """
+        self._check_domain(offer.chain_id, offer.contract, offer.node)
+        live = await self._books.get(offer.signer)
+        now_s = await self._chain_now(live)
+        if offer.row.end_units > live.channel.limit_units:
+            live = await self._books.get(offer.signer, fresh=True)
+
+        ids = [line.adapter_id for line in offer.row.lines]
+        if not all(each in self._adapters.known for each in ids):
+            digest = self.domain.digest(offer.row.voucher(self.node))
+            if is_signed_by(digest, offer.row.signature, offer.signer):
+                await self._adapters.learn(ids)
+
+        def change(channel: NodeChannel, _: ChannelRecord) -> Entry:
+            known = self._adapters.known
+            return Entry(
+                accept_voucher(channel, self.domain, offer, known_adapters=known, now_s=now_s)
+            )
+
+        return _view((await self._books.commit(live, "voucher", change)).channel, private=True)
+
+    async def deposit(self, deposit: Deposit) -> ChannelView:
+        """Relay an opening or a top-up and return the channel, once it is confirmed or soon after.
+
+        Raises WrongDomain, InvalidRequest, InvalidSignature, TransactionFailed, OutcomeUnknown.
+        """
+        self._check_domain(deposit.chain_id, deposit.contract, deposit.node)
+        call = await self._deposit_call(deposit)
+        if deposit.signer in self._relaying:
+            raise InvalidRequest("a deposit for this channel is being relayed: wait for it")
+        self._relaying.add(deposit.signer)
+        try:
+            require_settled(await self._writer.submit(call), "the deposit")
+        finally:
+            self._relaying.discard(deposit.signer)
+        before = (await self._books.get(deposit.signer)).channel.limit_units
+        async with asyncio.timeout(self._policy.confirm_wait_s) as limit:
+            while True:
+                live = await self._books.get(deposit.signer, fresh=True)
+                channel = live.channel
+                if channel.payer != ZERO_ADDRESS and channel.limit_units >= before:
+                    limit.reschedule(None)
+                    return _view(channel, private=False)
+                await asyncio.sleep(0.5)
+
+    async def _deposit_call(self, deposit: Deposit) -> Call:
+        opening = deposit.action == "open"
+        if deposit.amount_units < self._policy.minimum_deposit_units:
+            raise InvalidRequest(
+                f"the deposit is {deposit.amount_units} units; this node relays deposits of at "
+                f"least {self._policy.minimum_deposit_units}"
+            )
+        now_s = await self._chain.chain_time()
+        if not deposit.valid_after_s < now_s + 1 <= deposit.valid_before_s:
+            raise InvalidRequest(f"the authorization is not valid at chain time {now_s}")
+        if opening:
+            consent = self.domain.digest(OpenChannel(deposit.payer, self.node))
+            if recover(consent, deposit.signer_signature) != deposit.signer:
+                raise InvalidSignature("the opening is not signed by the channel's signer")
+        authorization = ReceiveWithAuthorization(
+            deposit.payer,
+            self._contract,
+            deposit.amount_units,
+            deposit.valid_after_s,
+            deposit.valid_before_s,
+            authorization_nonce(
+                OPEN_KIND if opening else TOP_UP_KIND, deposit.signer, self.node, deposit.salt
+            ),
+        )
+        # any other length can only be a contract wallet's (ERC-1271): the simulation judges it
+        if len(deposit.authorization) in _PLAIN_SIGNATURE_BYTES and not is_signed_by(
+            (await self._domain_of_token()).digest(authorization),
+            deposit.authorization,
+            deposit.payer,
+        ):
+            raise InvalidSignature(f"the deposit is not signed by {deposit.payer} for this token")
+        args: tuple[Any, ...] = (
+            deposit.payer,
+            deposit.signer,
+            self.node,
+            deposit.amount_units,
+            deposit.salt,
+            deposit.valid_after_s,
+            deposit.valid_before_s,
+            deposit.authorization,
+        )
+        if opening:
+            return Call("Settlement", "openWithAuthorization", (*args, deposit.signer_signature))
+        return Call("Settlement", "topUpWithAuthorization", args)
+
+    async def close(self, wanted: CloseRequest) -> CloseAnswer:
+        """End a channel at its payer's signed wish: stop selling, claim, sign Close, submit it.
+
+        Raises WrongDomain, InvalidRequest, InvalidSignature, ChannelUnknown, ChainError.
+        """
+        request = wanted.request
+        self._check_domain(wanted.chain_id, wanted.contract, request.node)
+        live = await self._books.get(request.signer, fresh=True)
+        if live.channel.payer == ZERO_ADDRESS:
+            raise ChannelUnknown("there is no such channel to this node")
+        now_s = await self._chain.chain_time()
+        if request.deadline_s < now_s:
+            raise InvalidRequest(f"the close request expired; the chain's time is {now_s}")
+        if not is_signed_by(self.domain.digest(request), wanted.signature, live.channel.payer):
+            raise InvalidSignature(f"the close is not signed by the payer {live.channel.payer}")
+        until_s = now_s + CLOSE_VALID_S
+        await self._books.commit(
+            live, "close", lambda channel, _: Entry(begin_close(channel, until_s))
+        )
+        live.notify()
+        self._claimer.close_requested(request.signer)
+        await self._claimer.step(force=True)
+        live = await self._books.get(request.signer, fresh=True)
+        end_units = live.channel.end_units
+        seen = await self._chain.channel(request.signer, self.node, confirmed=False)
+        if seen is None or seen.settled_units != end_units:
+            raise ChainError("the last claim is not on chain yet: ask again in a moment")
+        close = Close(request.signer, self.node, end_units, until_s)
+        signature = sign(self._key, self.domain.digest(close))
+        args = (close.signer, close.node, close.settled_units, close.deadline_s, signature)
+        sent = await self._writer.submit(Call("Settlement", "closeNow", args))
+        await self._books.get(request.signer, fresh=True)
+        done = sent.hash if sent.outcome is Outcome.SETTLED else b""
+        return CloseAnswer(close, signature, done)
+
+    def _check_domain(self, chain_id: int, contract: Address, node: Address) -> None:
+        theirs = (chain_id, contract, node)
+        ours = (self._chain_id, self._contract, self.node)
+        for name, their, our in zip(("chain id", "contract", "node"), theirs, ours, strict=True):
+            if their != our:
+                raise WrongDomain(f"signed for {name} {their}; here it is {our}")
+
+    async def _domain_of_token(self) -> Domain:
+        if self._token_domain is None:
+            found = await self._chain.read(Call("Token", "eip712Domain"))
+            self._token_domain = Domain(
+                found["name"], found["version"], self._chain_id, self._chain.deployment.token
+            )
+        return self._token_domain
+
+    async def token_domain(self) -> tuple[str, str]:
+        """Return the name and version of the token's EIP-712 domain."""
+        domain = await self._domain_of_token()
+        return domain.name, domain.version
+
+    async def _chain_now(self, live: Live) -> int:
+        # chain time matters only while a Close is out; otherwise the reading is saved
+        return await self._chain.chain_time() if live.channel.no_sale_until_s else 0
+
+
+def _token_hash(token: str) -> Hash32:
+    return keccak(token.encode())
+
+
+def _view(channel: NodeChannel, *, private: bool) -> ChannelView:
+    keys = channel.base_vector.keys() | channel.spent.keys()
+    keys |= {line.adapter_id for line in channel.best_lines}
+    lines = tuple(
+        ChannelLine(key, channel.accepted_units(key), channel.spent.get(key, 0))
+        for key in sorted(keys)
+    )
+    return ChannelView(
+        signer=channel.signer,
+        node=channel.node,
+        payer=channel.payer,
+        deposit_units=channel.deposit_units,
+        settled_units=channel.settled_units,
+        close_at_s=channel.close_at_s,
+        base_units=channel.base_units,
+        best=channel.best_lines if private else (),
+        lines=lines if private else (),
+        seq=channel.seq,
+        head=channel.head,
+    )
