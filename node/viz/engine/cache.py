@@ -1,0 +1,53 @@
+"""Keys and values of every running sequence, one slot a sequence.
+
+Slot-contiguous rather than paged: a decoding step then reads whole slots as one strided view, with
+no gather, and the operating system backs only the pages that were written. Layout: (layers, slots,
+key-value heads, capacity, head size). Owns slots and memory; does not know attention.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from viz.basemodel.shape import LlamaShape
+
+
+class SlotCache:
+    """Preallocated keys and values; ``take`` gives the lowest free slot."""
+
+    def __init__(self, shape: LlamaShape, slots: int, capacity: int, dtype: torch.dtype) -> None:
+        import torch
+
+        size = (shape.layers, slots, shape.kv_heads, capacity, shape.head_dim)
+        # Zeros, not garbage: a masked NaN would still poison a softmax's weighted sum.
+        self.keys = torch.zeros(size, dtype=dtype)
+        self.values = torch.zeros(size, dtype=dtype)
+        self.slots, self.capacity = slots, capacity
+        self._free = set(range(slots))
+
+    @property
+    def free(self) -> int:
+        return len(self._free)
+
+    def take(self) -> int:
+        slot = min(self._free)
+        self._free.remove(slot)
+        return slot
+
+    def give(self, slot: int) -> None:
+        self._free.add(slot)
+
+    def lower_free(self, slot: int) -> int | None:
+        """Return a free slot below ``slot``, if any."""
+        lowest = min(self._free, default=slot)
+        return lowest if lowest < slot else None
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy ``length`` cached tokens to the free slot ``target`` and free ``source``."""
+        for plane in (self.keys, self.values):
+            plane[:, target, :, :length] = plane[:, source, :, :length]
+        self._free.remove(target)
+        self._free.add(source)

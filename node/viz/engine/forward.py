@@ -1,0 +1,274 @@
+"""The Llama decoder: RMSNorm, RoPE, grouped-query attention, SwiGLU, with LoRA on every linear.
+
+Two entry points over one set of weights: ``prefill`` (chunks of several sequences as one flat run
+of tokens) and ``decode`` (one token a slot). Owns arithmetic; does not know requests, schedules or
+text. Invariant: a row's result depends on its own tokens, cache and adapter only (up to the
+rounding of differently shaped matrix products).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+
+from viz.basemodel.shape import LlamaShape
+from viz.engine.adapters import GROUPS, Resident
+
+if TYPE_CHECKING:
+    from viz.engine.cache import SlotCache
+    from viz.engine.lanes import Lanes
+
+
+_Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens of one sequence to prefill: positions ``start`` onward in ``slot``."""
+
+    slot: int
+    start: int
+    tokens: Rows[int]
+    adapter: Resident | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    norm: torch.Tensor
+    qkv: torch.Tensor
+    o: torch.Tensor
+    mlp_norm: torch.Tensor
+    gate_up: torch.Tensor
+    down: torch.Tensor
+
+
+class _Apply:
+    """How adapters add to the output of a linear group in this run."""
+
+    def add(self, layer: int, group: str, x: torch.Tensor, y: torch.Tensor) -> None:
+        """Add B(A(x)) to ``y`` (tokens, out) in place; ``x`` is (tokens, in)."""
+
+
+class _ChunkApply(_Apply):
+    def __init__(self, chunks: Rows[Chunk]) -> None:
+        self._spans: list[tuple[int, int, Resident]] = []
+        start = 0
+        for chunk in chunks:
+            if chunk.adapter is not None:
+                self._spans.append((start, start + len(chunk.tokens), chunk.adapter))
+            start += len(chunk.tokens)
+
+    def add(self, layer: int, group: str, x: torch.Tensor, y: torch.Tensor) -> None:
+        for start, end, adapter in self._spans:
+            inner = x[start:end] @ adapter.down[group][layer].t()
+            place = 0
+            for member, linear in enumerate(GROUPS[group]):
+                up = adapter.up[linear][layer]
+                part = inner[:, member * adapter.rank : (member + 1) * adapter.rank]
+                y[start:end, place : place + up.shape[1]].addmm_(part, up)
+                place += up.shape[1]
+
+
+class _LaneApply(_Apply):
+    def __init__(self, buckets: Rows[Lanes], slots: int) -> None:
+        whole = list(range(slots))
+        self._buckets = [
+            (lanes, None if lanes.slots == whole else torch.tensor(lanes.slots))
+            for lanes in buckets
+        ]
+
+    def add(self, layer: int, group: str, x: torch.Tensor, y: torch.Tensor) -> None:
+        for lanes, rows in self._buckets:
+            count, rank = lanes.count, lanes.rank
+            picked = x if rows is None else x.index_select(0, rows)
+            inner = torch.bmm(picked.unsqueeze(1), lanes.down[group][layer, :count].transpose(1, 2))
+            place = 0
+            for member, linear in enumerate(GROUPS[group]):
+                up = lanes.up[linear][layer, :count]
+                part = inner[:, :, member * rank : (member + 1) * rank]
+                added = torch.bmm(part, up).squeeze(1)
+                target = y[:, place : place + up.shape[2]]
+                if rows is None:
+                    target += added
+                else:
+                    target.index_add_(0, rows, added)
+                place += up.shape[2]
+
+
+class Decoder:
+    """The base model in one compute dtype, over a slot cache."""
+
+    def __init__(
+        self,
+        weights: dict[str, torch.Tensor],
+        shape: LlamaShape,
+        cache: SlotCache,
+        dtype: torch.dtype,
+    ) -> None:
+        self.shape, self.cache, self.dtype = shape, cache, dtype
+
+        def get(*names: str) -> torch.Tensor:
+            found = [weights[f"{name}.weight"].to(dtype) for name in names]
+            return found[0] if len(found) == 1 else torch.cat(found)
+
+        self._layers = []
+        for layer in range(shape.layers):
+            stem = f"model.layers.{layer}."
+            self._layers.append(
+                _Layer(
+                    norm=get(f"{stem}input_layernorm"),
+                    qkv=get(*(f"{stem}self_attn.{name}_proj" for name in "qkv")),
+                    o=get(f"{stem}self_attn.o_proj"),
+                    mlp_norm=get(f"{stem}post_attention_layernorm"),
+                    gate_up=get(f"{stem}mlp.gate_proj", f"{stem}mlp.up_proj"),
+                    down=get(f"{stem}mlp.down_proj"),
+                )
+            )
+        self._embedding = get("model.embed_tokens")
+        self._head = self._embedding if shape.tied else get("lm_head")
+        self._norm = get("model.norm")
+        half = torch.arange(0, shape.head_dim, 2, dtype=torch.int64).float() / shape.head_dim
+        angles = torch.outer(torch.arange(cache.capacity).float(), 1.0 / shape.rope_theta**half)
+        self._cos, self._sin = (
+            torch.cat((table, table), dim=-1).to(dtype) for table in (angles.cos(), angles.sin())
+        )
+        self._scale = shape.head_dim**-0.5
+
+    @torch.inference_mode()
+    def prefill(self, chunks: Rows[Chunk], wanted: Rows[int]) -> torch.Tensor:
+        """Run chunks, filling their slots; return the logits (wanted, vocabulary) of each last.
+
+        ``wanted`` are places in ``chunks``: the head is a fifth of the model's work.
+        """
+        tokens = torch.tensor([token for chunk in chunks for token in chunk.tokens])
+        positions = torch.cat(
+            [torch.arange(chunk.start, chunk.start + len(chunk.tokens)) for chunk in chunks]
+        )
+        sizes = [len(chunk.tokens) for chunk in chunks]
+        masks = [self._chunk_mask(chunk) for chunk in chunks]
+
+        def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            done, start = [], 0
+            for chunk, mask, size in zip(chunks, masks, sizes, strict=True):
+                span = slice(start, start + size)
+                self._keep(layer, chunk, k[span], v[span])
+                done.append(self._attend_chunk(layer, chunk, mask, q[span]))
+                start += size
+            return torch.cat(done)
+
+        hidden = self._run(tokens, positions, attend, _ChunkApply(chunks))
+        last = (torch.tensor(sizes).cumsum(0) - 1)[list(wanted)]
+        return functional.linear(hidden[last], self._head)
+
+    @torch.inference_mode()
+    def decode(
+        self, tokens: Rows[int], positions: Rows[int], reach: int, buckets: Rows[Lanes]
+    ) -> torch.Tensor:
+        """Run one token in each slot 0..n-1; return logits (n, vocabulary).
+
+        ``reach`` is the number of cached positions to look at: one more than the largest position
+        that matters. Slots that do not matter get any token at their next free position.
+        """
+        slots = len(tokens)
+        place = torch.tensor(positions)
+        seen = torch.arange(reach).unsqueeze(0) <= place.unsqueeze(1)
+        mask = torch.zeros(slots, 1, 1, reach, dtype=self.dtype)
+        mask.masked_fill_(~seen[:, None, None, :], float("-inf"))
+        rows = torch.arange(slots)
+        shape = self.shape
+        grouped = (slots, shape.kv_heads, shape.heads // shape.kv_heads, shape.head_dim)
+
+        def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            keys, values = self.cache.keys[layer], self.cache.values[layer]
+            keys[rows, :, place] = k
+            values[rows, :, place] = v
+            # The query heads that share a key head stand in the place of query positions.
+            mixed = functional.scaled_dot_product_attention(
+                q.view(grouped),
+                keys[:slots, :, :reach],
+                values[:slots, :, :reach],
+                attn_mask=mask,
+                scale=self._scale,
+            )
+            return mixed.reshape(slots, -1)
+
+        hidden = self._run(torch.tensor(tokens), place, attend, _LaneApply(buckets, slots))
+        return functional.linear(hidden, self._head)
+
+    def _run(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        attend: _Attend,
+        apply: _Apply,
+    ) -> torch.Tensor:
+        """Return the normed last hidden states (tokens, hidden)."""
+        shape = self.shape
+        query = shape.heads * shape.head_dim
+        keyed = shape.kv_heads * shape.head_dim
+        cos, sin = self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1)
+        x = self._embedding[tokens]
+        for index, layer in enumerate(self._layers):
+            normed = self._normalise(x, layer.norm)
+            mixed = functional.linear(normed, layer.qkv)
+            apply.add(index, "qkv", normed, mixed)
+            q, k, v = mixed[:, :query], mixed[:, query : query + keyed], mixed[:, query + keyed :]
+            q = _rotate(q.view(-1, shape.heads, shape.head_dim), cos, sin)
+            k = _rotate(k.view(-1, shape.kv_heads, shape.head_dim), cos, sin)
+            attended = attend(index, q, k, v.view(-1, shape.kv_heads, shape.head_dim))
+            out = functional.linear(attended, layer.o)
+            apply.add(index, "o", attended, out)
+            x = x + out
+            normed = self._normalise(x, layer.mlp_norm)
+            both = functional.linear(normed, layer.gate_up)
+            apply.add(index, "gate_up", normed, both)
+            gate, up = both.chunk(2, dim=-1)
+            inner = functional.silu(gate) * up
+            out = functional.linear(inner, layer.down)
+            apply.add(index, "down", inner, out)
+            x = x + out
+        return self._normalise(x, self._norm)
+
+    def _normalise(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return functional.rms_norm(x, (self.shape.hidden,), weight, self.shape.norm_epsilon)
+
+    def _chunk_mask(self, chunk: Chunk) -> torch.Tensor:
+        """Return the causal mask (group * tokens, start + tokens) of a chunk, additive."""
+        size = len(chunk.tokens)
+        seen = torch.arange(chunk.start + size) <= torch.arange(
+            chunk.start, chunk.start + size
+        ).unsqueeze(1)
+        mask = torch.zeros(seen.shape, dtype=self.dtype).masked_fill_(~seen, float("-inf"))
+        return mask.repeat(self.shape.heads // self.shape.kv_heads, 1)
+
+    def _keep(self, layer: int, chunk: Chunk, k: torch.Tensor, v: torch.Tensor) -> None:
+        end = chunk.start + len(chunk.tokens)
+        self.cache.keys[layer, chunk.slot, :, chunk.start : end] = k.transpose(0, 1)
+        self.cache.values[layer, chunk.slot, :, chunk.start : end] = v.transpose(0, 1)
+
+    def _attend_chunk(
+        self, layer: int, chunk: Chunk, mask: torch.Tensor, q: torch.Tensor
+    ) -> torch.Tensor:
+        shape, size = self.shape, len(chunk.tokens)
+        end, group = chunk.start + size, shape.heads // shape.kv_heads
+        # (tokens, kv, group, d) -> (kv, group * tokens, d): one key head serves its whole group.
+        split = q.reshape(size, shape.kv_heads, group, shape.head_dim).permute(1, 2, 0, 3)
+        mixed = functional.scaled_dot_product_attention(
+            split.reshape(1, shape.kv_heads, group * size, shape.head_dim),
+            self.cache.keys[layer, chunk.slot, :, :end].unsqueeze(0),
+            self.cache.values[layer, chunk.slot, :, :end].unsqueeze(0),
+            attn_mask=mask,
+            scale=self._scale,
+        )
+        back = mixed.reshape(shape.kv_heads, group, size, shape.head_dim).permute(2, 0, 1, 3)
+        return back.reshape(size, -1)
+
+
+def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin

@@ -1,0 +1,315 @@
+"""The generation thread: schedule -> run -> postprocess, one step after another.
+
+Owns the live sequences and everything they hold (slots, lanes, adapters in use). Does not know
+asyncio, files or money. Invariants: a sequence holds an adapter exactly while it holds a slot;
+every live sequence ends with exactly one finishing piece or one error; a step that fails ends only
+the sequences that fail again when run alone.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import structlog
+
+from viz.domain.ports import Piece
+from viz.domain.units import BASE_MODEL, AdapterId
+from viz.engine.forward import Chunk
+from viz.engine.sampling import choose
+from viz.errors import EngineError
+
+if TYPE_CHECKING:
+    import torch
+
+    from viz.engine.adapters import AdapterStore
+    from viz.engine.cache import SlotCache
+    from viz.engine.forward import Decoder
+    from viz.engine.lanes import LaneSet
+    from viz.engine.sequence import Sequence
+    from viz.engine.settings import EngineSettings
+    from viz.engine.stream import Line
+
+_log = structlog.get_logger()
+_Item = TypeVar("_Item")
+Delivery = list[tuple["Line", "Piece | EngineError"]]
+# With nobody decoding, a long prompt may take bigger bites.
+_IDLE_PREFILL_FACTOR = 4
+
+
+class Runner:
+    """One model's batch; ``submit`` and ``wake`` from any thread, the rest on its own."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        lanes: LaneSet,
+        store: AdapterStore,
+        settings: EngineSettings,
+        deliver: Callable[[Delivery], None],
+    ) -> None:
+        self._decoder, self._lanes, self._store = decoder, lanes, store
+        self._cache: SlotCache = decoder.cache
+        self._settings, self._deliver = settings, deliver
+        self._live: list[Sequence] = []
+        self._inbox: deque[Sequence] = deque()
+        self._load_errors: deque[tuple[AdapterId, EngineError]] = deque()
+        self._out: Delivery = []
+        self._news = threading.Event()
+        self._closing = False
+        self.counts: Counter[str] = Counter()
+        self._thread = threading.Thread(target=self._loop, name="viz-generation", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, sequence: Sequence) -> None:
+        self._inbox.append(sequence)
+        self._news.set()
+
+    def wake(self) -> None:
+        self._news.set()
+
+    def close(self) -> None:
+        """End every sequence as cancelled and join the thread; blocking."""
+        self._closing = True
+        self._news.set()
+        self._thread.join()
+
+    def gauges(self) -> dict[str, float]:
+        """Return how many sequences run, wait and are paused; approximate from other threads."""
+        live = list(self._live)
+        seated = [sequence for sequence in live if sequence.slot is not None]
+        paused = sum(1 for sequence in seated if sequence.paused_since is not None)
+        return {
+            "running": len(seated) - paused,
+            "waiting": len(live) - len(seated) + len(self._inbox),
+            "paused": paused,
+        }
+
+    def _loop(self) -> None:
+        while not self._closing:
+            self._news.clear()
+            try:
+                ran = self._step()
+            except Exception as error:  # noqa: BLE001 - the thread must outlive any one fault
+                _log.exception("engine step failed")
+                ran = True
+                for sequence in list(self._live):
+                    self._fail(sequence, error)
+            self._flush()
+            if not ran:
+                self._news.wait(self._patience_s())
+        self._live += self._inbox
+        for sequence in list(self._live):
+            self._end(sequence, sequence.cancel())
+        self._flush()
+
+    def _step(self) -> bool:
+        """Schedule, run one round of prefill and one of decoding; tell whether anything ran."""
+        self._admit()
+        self._seat()
+        prefilled = self._prefill()
+        self._flush()
+        return self._decode() or prefilled
+
+    # schedule
+
+    def _admit(self) -> None:
+        while self._inbox:
+            self._live.append(self._inbox.popleft())
+        while self._load_errors:
+            adapter_id, error = self._load_errors.popleft()
+            for sequence in self._unseated():
+                if sequence.request.adapter_id == adapter_id:
+                    self._end(sequence, error)
+        now = time.monotonic()
+        for sequence in list(self._live):
+            if sequence.line.cancelled:
+                self._end(sequence, sequence.cancel())
+            elif sequence.may_run():
+                sequence.paused_since = None
+            elif sequence.paused_since is None:
+                sequence.paused_since = now
+
+    def _seat(self) -> None:
+        """Give slots to waiting sequences whose adapters are in memory; call for the others."""
+        for sequence in self._unseated()[: self._cache.slots]:
+            adapter_id = sequence.request.adapter_id
+            if not sequence.may_run():
+                continue
+            if adapter_id != BASE_MODEL and not self._store.is_resident(adapter_id):
+                self._store.load(adapter_id, self._loaded)
+                continue
+            if not self._cache.free and not self._reclaim():
+                continue
+            if adapter_id != BASE_MODEL:
+                sequence.adapter = self._store.acquire(adapter_id)
+                if sequence.adapter is None:
+                    continue
+            sequence.slot, sequence.cached = self._cache.take(), 0
+
+    def _loaded(self, adapter_id: AdapterId, error: EngineError | None) -> None:
+        """Called on the loader's thread."""
+        if error is not None:
+            self._load_errors.append((adapter_id, error))
+        self._news.set()
+
+    def _reclaim(self) -> bool:
+        """Take the slot of the sequence paused longest, if its grace time has passed."""
+        overdue = time.monotonic() - self._settings.grace_s
+        paused = [
+            (sequence.paused_since, place)
+            for place, sequence in enumerate(self._live)
+            if sequence.slot is not None
+            and sequence.paused_since is not None
+            and sequence.paused_since <= overdue
+        ]
+        if not paused:
+            return False
+        self._unseat(self._live[min(paused)[1]])
+        self.counts["reclaimed_slots"] += 1
+        return True
+
+    def _patience_s(self) -> float | None:
+        """Return how long nothing can change by itself: until a grace time passes."""
+        return self._settings.grace_s / 4 if any(s.may_run() for s in self._unseated()) else None
+
+    def _unseated(self) -> list[Sequence]:
+        return [sequence for sequence in self._live if sequence.slot is None]
+
+    # run
+
+    def _prefill(self) -> bool:
+        waiting = [
+            sequence
+            for sequence in self._live
+            if sequence.slot is not None and not sequence.decodable and sequence.may_run()
+        ]
+        budget = self._settings.prefill_tokens
+        if not any(sequence.decodable for sequence in self._live):
+            budget *= _IDLE_PREFILL_FACTOR
+        picked: list[tuple[Sequence, Chunk]] = []
+        for sequence in waiting:
+            if budget <= 0:
+                break
+            tokens = sequence.tokens[sequence.cached : sequence.cached + budget]
+            budget -= len(tokens)
+            slot = sequence.slot
+            assert slot is not None
+            picked.append((sequence, Chunk(slot, sequence.cached, tokens, sequence.adapter)))
+        if picked:
+            self._isolating(picked, self._run_chunks, lambda pair: pair[0])
+        return bool(picked)
+
+    def _run_chunks(self, picked: list[tuple[Sequence, Chunk]]) -> None:
+        ends = [
+            place
+            for place, (sequence, chunk) in enumerate(picked)
+            if chunk.start + len(chunk.tokens) == len(sequence.tokens)
+        ]
+        logits = self._decoder.prefill([chunk for _, chunk in picked], ends)
+        for sequence, chunk in picked:
+            sequence.cached += len(chunk.tokens)
+            self.counts["prefilled_tokens"] += len(chunk.tokens)
+        self._postprocess([picked[place][0] for place in ends], logits)
+
+    def _decode(self) -> bool:
+        batch = [s for s in self._live if s.decodable and s.may_run()]
+        if batch:
+            self._pack(batch)
+            self._isolating(batch, self._run_batch, lambda sequence: sequence)
+        return bool(batch)
+
+    def _pack(self, batch: list[Sequence]) -> None:
+        """Move sequences to lower slots, so that a step runs no more rows than it must."""
+        for sequence in sorted(batch, key=lambda s: -(s.slot or 0)):
+            assert sequence.slot is not None
+            lower = self._cache.lower_free(sequence.slot)
+            if lower is None:
+                return
+            self._cache.move(sequence.slot, lower, sequence.cached)
+            self._lanes.rename(sequence.slot, lower)
+            sequence.slot = lower
+
+    def _run_batch(self, batch: list[Sequence]) -> None:
+        slots = [sequence.slot for sequence in batch if sequence.slot is not None]
+        rows = max(slots) + 1
+        tokens, positions = [0] * rows, [0] * rows
+        for sequence in self._live:
+            # A row that does not run writes where its sequence will write next: harmless.
+            if sequence.slot is not None and sequence.slot < rows:
+                positions[sequence.slot] = sequence.cached
+        self._lanes.leave_from(rows)
+        for sequence, slot in zip(batch, slots, strict=True):
+            tokens[slot] = sequence.tokens[-1]
+            if sequence.adapter is not None and not self._lanes.has(slot):
+                self._lanes.join(slot, sequence.adapter)
+        reach = max(sequence.cached for sequence in batch) + 1
+        logits = self._decoder.decode(tokens, positions, reach, self._lanes.used())
+        for sequence in batch:
+            sequence.cached += 1
+        self.counts["decode_steps"] += 1
+        self._postprocess(batch, logits[slots] if slots != list(range(rows)) else logits)
+
+    def _isolating(
+        self,
+        batch: list[_Item],
+        run: Callable[[list[_Item]], None],
+        owner: Callable[[_Item], Sequence],
+    ) -> None:
+        """Run the batch; if that fails, run each alone and end only those that fail alone."""
+        try:
+            run(batch)
+        except Exception as error:  # noqa: BLE001 - one sequence must not end the others
+            self.counts["failed_steps"] += 1
+            _log.warning("engine batch failed", error=repr(error), sequences=len(batch))
+            for item in batch:
+                if owner(item) not in self._live:
+                    continue
+                try:
+                    run([item])
+                except Exception as alone:  # noqa: BLE001 - this one is the cause
+                    self._fail(owner(item), alone)
+
+    # postprocess
+
+    def _postprocess(self, batch: list[Sequence], logits: torch.Tensor) -> None:
+        chosen = choose(logits, [sequence.draw() for sequence in batch])
+        for sequence, choice in zip(batch, chosen, strict=True):
+            if isinstance(choice, EngineError):
+                self._end(sequence, choice)
+                continue
+            piece = sequence.accept(choice)
+            self.counts["generated_tokens"] += len(piece.token_ids)
+            if sequence.finished:
+                self._end(sequence, piece)
+            else:
+                self._out.append((sequence.line, piece))
+
+    def _fail(self, sequence: Sequence, error: Exception) -> None:
+        _log.warning("sequence failed", request=sequence.request.request_id, error=repr(error))
+        told = error if isinstance(error, EngineError) else None
+        self._end(sequence, told or EngineError("the model step failed: try again"))
+
+    def _end(self, sequence: Sequence, last: Piece | EngineError) -> None:
+        if sequence.slot is not None:
+            self._unseat(sequence)
+        self._live.remove(sequence)
+        self._out.append((sequence.line, last))
+
+    def _unseat(self, sequence: Sequence) -> None:
+        assert sequence.slot is not None
+        self._lanes.leave(sequence.slot)
+        self._cache.give(sequence.slot)
+        if sequence.adapter is not None:
+            self._store.release(sequence.adapter.adapter_id)
+        sequence.slot, sequence.adapter, sequence.cached = None, None, 0
+
+    def _flush(self) -> None:
+        if self._out:
+            out, self._out = self._out, []
+            self._deliver(out)

@@ -1,0 +1,96 @@
+"""From logits to tokens, each row by its own rules.
+
+Owns temperature, top-k, top-p, seeds and log-probabilities. A row's randomness is a hash of its
+seed and position, so neighbours, pauses and batch order cannot change it. Does not know text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from viz.domain.ports import Sampling
+from viz.errors import EngineError
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_LOGPROBS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """How one row is sampled: its rules, its seed and the index of the token to choose."""
+
+    rules: Sampling
+    seed: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A chosen token; ``logprob`` and ``top`` (id, logprob) only where asked for."""
+
+    token_id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+def choose(logits: torch.Tensor, draws: Rows[Draw]) -> list[Choice | EngineError]:
+    """Choose one token a row of ``logits`` (rows, vocabulary); greedy at temperature 0.
+
+    Log-probabilities are the model's own, before temperature and truncation. A row whose numbers
+    overflowed (an adapter can do that) yields its error, and only it.
+    """
+    best, greedy = logits.max(dim=-1)
+    return [
+        _choice(logits[row], greedy_id, draw)
+        if math.isfinite(value)
+        else EngineError("the model's numbers overflowed with this adapter: it cannot be served")
+        for row, (value, greedy_id, draw) in enumerate(
+            zip(best.tolist(), greedy.tolist(), draws, strict=True)
+        )
+    ]
+
+
+def _choice(row: torch.Tensor, best: int, draw: Draw) -> Choice:
+    import torch
+
+    rules = draw.rules
+    token = best if rules.temperature <= 0 else _sample(row, draw)
+    if rules.logprobs is None:
+        return Choice(token)
+    logprobs = torch.log_softmax(row.float(), dim=-1)
+    values, ids = logprobs.topk(min(rules.logprobs, MAX_LOGPROBS))
+    top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    return Choice(token, float(logprobs[token]), top)
+
+
+def _sample(row: torch.Tensor, draw: Draw) -> int:
+    import torch
+
+    rules = draw.rules
+    # float64: the running sums must not depend on how the machine vectorises them.
+    probabilities = torch.softmax(row.double() / rules.temperature, dim=-1)
+    ids: torch.Tensor | None = None
+    if 0 < rules.top_k < probabilities.numel():
+        probabilities, ids = probabilities.topk(rules.top_k, sorted=True)
+    if rules.top_p < 1.0:
+        if ids is None:
+            probabilities, ids = probabilities.sort(descending=True, stable=True)
+        before = probabilities.cumsum(-1) - probabilities
+        kept = max(1, int((before < rules.top_p * float(probabilities.sum())).sum()))
+        probabilities, ids = probabilities[:kept], ids[:kept]
+    running = probabilities.cumsum(-1)
+    target = uniform(draw.seed, draw.index) * float(running[-1])
+    place = min(int(torch.searchsorted(running, target, right=True)), running.numel() - 1)
+    return place if ids is None else int(ids[place])
+
+
+def uniform(seed: int, index: int) -> float:
+    """Return the number in [0, 1) that belongs to a seed and a token index."""
+    mixed = hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest()
+    return (int.from_bytes(mixed, "big") >> 11) / 2**53

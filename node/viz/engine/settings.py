@@ -1,0 +1,28 @@
+"""The engine's settings: one frozen value, no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """How the base model is served; the defaults suit the packaged model on a small machine.
+
+    ``grace_s`` is how long a paused sequence keeps its slot while others wait for one.
+    ``memory_bytes`` bounds weights, caches and adapters together; 0 takes 60 % of what is free.
+    ``buffer_tokens`` is how far a sequence runs ahead of its reader. ``threads`` 0 takes all.
+    """
+
+    max_streams: int = 32
+    max_waiting: int = 256
+    context_tokens: int = 2_048
+    resident_adapters: int = 256
+    threads: int = 0
+    compute: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
+    prefill_tokens: int = 128
+    buffer_tokens: int = 64
+    grace_s: float = 10.0
+    memory_bytes: int = 0
