@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.34;
+
+import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
+import {IERC721} from "@openzeppelin/contracts/token/ERC721/IERC721.sol";
+
+import {Settlement} from "../../Settlement.sol";
+import {IAdapterRegistry} from "../../interfaces/IAdapterRegistry.sol";
+import {ClaimRow} from "../../libraries/ClaimRow.sol";
+
+/// @notice Settlement with the claim written plainly: first the whole row is judged, then it is applied.
+contract PlainSettlement is Settlement {
+    constructor(IERC20 token, IERC721 contents, IAdapterRegistry adapters) Settlement(token, contents, adapters) {}
+
+    function claim(bytes calldata rows) external override nonReentrant returns (uint256 claimed) {
+        uint256[] memory totals = new uint256[](rows.length / ClaimRow.LINE + 1);
+        uint32[] memory ids = new uint32[](totals.length);
+        uint256 known;
+        uint256 at;
+        for (uint256 row; at < rows.length; ++row) {
+            uint256 next = ClaimRow.end(rows, at);
+            if (next == 0) {
+                emit RowRefused(msg.sender, row, RowStatus.Truncated);
+                break;
+            }
+            (RowStatus status, bytes32 id) = _identify(msg.sender, rows, at, next);
+            Channel storage c = _channels[id];
+            uint256 sum;
+            if (status == RowStatus.Good) {
+                (status, sum) = _judge(msg.sender, rows, at, next, c.deposit, c.settled);
+            }
+            if (status != RowStatus.Good) {
+                emit RowRefused(msg.sender, row, status);
+            } else {
+                c.deposit -= uint96(sum);
+                c.settled += uint96(sum);
+                claimed += sum;
+                emit Claimed(id, c.settled, ClaimRow.receiptsHead(rows, at));
+                bytes calldata lines = ClaimRow.lines(rows, at, next);
+                for (uint256 i; i < lines.length; i += ClaimRow.LINE) {
+                    (uint32 adapterId, uint96 amount) = ClaimRow.line(lines, i);
+                    // Insertion keeps the ids ascending.
+                    uint256 k = known;
+                    while (k != 0 && ids[k - 1] >= adapterId) --k;
+                    if (k == known || ids[k] != adapterId) {
+                        for (uint256 m = known++; m > k; --m) (ids[m], totals[m]) = (ids[m - 1], totals[m - 1]);
+                        (ids[k], totals[k]) = (adapterId, 0);
+                    }
+                    totals[k] += amount;
+                }
+            }
+            at = next;
+        }
+        uint256 toNode;
+        for (uint256 k; k < known; ++k) {
+            (uint256 economics, uint64 servesUntil) = (0, 0);
+            if (ids[k] != 0) (economics, servesUntil) = _adapters.settlementTerms(ids[k], msg.sender);
+            toNode += _earn(ids[k], msg.sender, totals[k], economics, servesUntil);
+        }
+        if (toNode != 0) _credit(msg.sender, toNode);
+    }
+}
