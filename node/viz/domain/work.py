@@ -29,6 +29,7 @@ from typing import Any, Final, Literal, cast
 import rfc8785
 from eth_utils.crypto import keccak
 
+from viz.domain.license import work_commitment
 from viz.domain.units import Address, Hash32
 from viz.errors import CommitmentMismatch, InvalidWork
 
@@ -239,7 +240,7 @@ def commitment(creator: Address, salt: bytes, root: Hash32) -> Hash32:
     """Return ``keccak256(abi.encode(address creator, bytes32 salt, bytes32 root))``."""
     if len(salt) != 32:
         raise InvalidWork(f"the salt has {len(salt)} bytes: give 32 random bytes")
-    return Hash32(keccak(bytes(12) + bytes.fromhex(creator[2:]) + salt + root))
+    return work_commitment(creator, Hash32(salt), root)
 
 
 def _levels(chunks: Sequence[bytes]) -> list[list[Hash32]]:

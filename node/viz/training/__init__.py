@@ -1,0 +1,11 @@
+"""Training: works to rows, rows to a QLoRA adapter, in a child process that anyone can repeat.
+
+Owns the dataset, the loop, the evaluation, the worker process and its parent-side runner. Does
+not know the chain, money or grants: whoever starts a run has checked them. Importing this package
+imports neither torch nor transformers.
+
+Modules: ``run`` (what a run is: settings and inputs), ``dataset`` (rows), ``packing`` (rows to
+token batches), ``qlora`` (the model and the step), ``loop`` (schedule, checkpoints, early stop),
+``evaluate`` (held-out loss, answers, memorisation), ``environment`` (what makes a run
+repeatable), ``worker`` (the child), ``runner`` (the parent), ``estimate`` (dry run).
+"""

@@ -1,0 +1,220 @@
+"""The training loop: schedule, order, early stop, checkpoints, exact resume.
+
+Owns the state of a run between steps. Does not know works, processes or the chain. Invariant: a
+run that is killed and resumed from its checkpoint goes through the same states as an unbroken
+one, so it ends in the same bytes: the order is a function of seed and epoch, dropout is 0, and a
+checkpoint holds weights, optimiser moments and the early-stop state, complete or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from viz.errors import TrainingError
+from viz.training.dataset import epoch_order
+from viz.training.evaluate import held_out_loss
+from viz.training.packing import TokenRow, pack
+from viz.training.qlora import adapter_tensors, load_adapter_tensors, pack_loss
+
+if TYPE_CHECKING:
+    import torch
+
+    from viz.training.run import Settings
+
+CHECKPOINT: Final = "checkpoint"
+# A held-out loss counts as better only by this much (nats): noise must not prolong a run.
+_IMPROVEMENT: Final = 1e-3
+
+
+@dataclass(slots=True)
+class Progress:
+    """The scalars of a run between steps."""
+
+    step: int = 0
+    best_loss: float | None = None
+    best_step: int = 0
+    stale: int = 0
+    losses: list[float] = field(default_factory=list)
+    held_out: list[tuple[int, float]] = field(default_factory=list)
+
+
+class Loop:
+    """One run's training; ``run`` goes on from where ``resume`` left it."""
+
+    def __init__(
+        self,
+        model: Any,
+        training: Sequence[TokenRow],
+        held_out: Sequence[TokenRow],
+        settings: Settings,
+        dtype: torch.dtype,
+    ) -> None:
+        self._model, self._training, self._held_out = model, training, held_out
+        self._settings, self._dtype = settings, dtype
+        self._parameters = [p for _, p in sorted(_trainable(model))]
+        self._optimizer = _optimizer(self._parameters, settings)
+        self.progress = Progress()
+        self._best: dict[str, torch.Tensor] | None = None
+
+    def run(
+        self,
+        *,
+        after_step: Callable[[Progress, float], None],
+        after_evaluation: Callable[[Progress, float], None],
+    ) -> None:
+        """Train to the end or the early stop; callbacks may raise to stop between steps."""
+        settings, progress = self._settings, self.progress
+        while progress.step < settings.steps and progress.stale < settings.patience:
+            loss = self._step()
+            progress.step += 1
+            progress.losses.append(loss)
+            due = progress.step % settings.evaluate_every == 0 or progress.step == settings.steps
+            if due and self._held_out:
+                after_evaluation(progress, self._evaluate())
+            after_step(progress, loss)
+        if self._best is not None:
+            load_adapter_tensors(self._model, self._best)
+
+    def save(self, directory: Path) -> None:
+        """Write a checkpoint beside the last one, then put it in its place."""
+        from viz.basemodel.safetensor_file import write_file
+
+        partial = directory / f"{CHECKPOINT}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        tensors: dict[str, torch.Tensor] = {
+            f"weights.{name}": tensor for name, tensor in adapter_tensors(self._model).items()
+        }
+        for place, parameter in enumerate(self._parameters):
+            for moment, value in self._optimizer.state[parameter].items():
+                tensors[f"optimizer.{place}.{moment}"] = value.reshape(-1).float()
+        for name, tensor in (self._best or {}).items():
+            tensors[f"best.{name}"] = tensor
+        write_file(partial / "state.safetensors", tensors, {})
+        (partial / "progress.json").write_text(json.dumps(asdict(self.progress)))
+        current, old = directory / CHECKPOINT, directory / f"{CHECKPOINT}.old"
+        shutil.rmtree(old, ignore_errors=True)
+        if current.exists():
+            current.replace(old)
+        partial.replace(current)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def resume(self, directory: Path) -> bool:
+        """Load the checkpoint, if there is one; return whether there was.
+
+        Raises TrainingError when it does not fit this run.
+        """
+        from safetensors.torch import load_file
+
+        found = next(
+            (
+                directory / name
+                for name in (CHECKPOINT, f"{CHECKPOINT}.old")
+                if (directory / name / "progress.json").exists()
+            ),
+            None,
+        )
+        if found is None:
+            return False
+        try:
+            tensors = load_file(str(found / "state.safetensors"))
+            said = json.loads((found / "progress.json").read_text("utf-8"))
+            said["held_out"] = [(int(step), float(loss)) for step, loss in said["held_out"]]
+            progress = Progress(**said)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise TrainingError(f"{found} cannot be read; remove it to start anew") from error
+        load_adapter_tensors(self._model, _under(tensors, "weights."))
+        for place, parameter in enumerate(self._parameters):
+            state = _under(tensors, f"optimizer.{place}.")
+            if state:
+                self._optimizer.state[parameter] = {
+                    moment: (
+                        value.reshape(()) if moment == "step" else value.reshape(parameter.shape)
+                    ).to(parameter.device if moment != "step" else "cpu")
+                    for moment, value in state.items()
+                }
+        self._best = _under(tensors, "best.") or None
+        self.progress = progress
+        return True
+
+    def _step(self) -> float:
+        import torch
+
+        settings = self._settings
+        rate = learning_rate(self.progress.step, settings)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        packs = [
+            pack([self._training[place] for place in places], self._dtype, settings.device)
+            for places in self._places(self.progress.step)
+        ]
+        tokens = sum(len(packed.labels) for packed in packs)
+        total = 0.0
+        for packed in packs:
+            loss = pack_loss(self._model, packed) / tokens
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        if not math.isfinite(total):
+            raise TrainingError("the loss is not finite: lower learning_rate")
+        torch.nn.utils.clip_grad_norm_(self._parameters, settings.clip_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return total
+
+    def _places(self, step: int) -> list[list[int]]:
+        """Return the rows of a step, pack by pack: consecutive rows of the shuffled epochs."""
+        settings, count = self._settings, len(self._training)
+        size = min(settings.rows_per_step, count)
+        packs = []
+        for number in range(step * settings.accumulation, (step + 1) * settings.accumulation):
+            wanted = range(number * size, (number + 1) * size)
+            orders = {e: epoch_order(count, settings.seed, e) for e in {w // count for w in wanted}}
+            packs.append([orders[w // count][w % count] for w in wanted])
+        return packs
+
+    def _evaluate(self) -> float:
+        progress = self.progress
+        loss = held_out_loss(self._model, self._held_out, self._dtype, self._settings.device).loss
+        progress.held_out.append((progress.step, loss))
+        if progress.best_loss is None or loss < progress.best_loss - _IMPROVEMENT:
+            progress.best_loss, progress.best_step, progress.stale = loss, progress.step, 0
+            self._best = {n: t.clone() for n, t in adapter_tensors(self._model).items()}
+        else:
+            progress.stale += 1
+        return loss
+
+
+def learning_rate(step: int, settings: Settings) -> float:
+    """Return the rate of ``step`` (from 0): linear warm-up, then half a cosine to a tenth."""
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / (settings.warmup_steps + 1)
+    left = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    return settings.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * left)))
+
+
+def _trainable(model: Any) -> list[tuple[str, Any]]:
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+
+def _optimizer(parameters: Sequence[Any], settings: Settings) -> Any:
+    import torch
+
+    if settings.optimizer == "paged_adamw":
+        from bitsandbytes.optim import PagedAdamW32bit
+
+        return PagedAdamW32bit(
+            parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+    return torch.optim.AdamW(
+        parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=False
+    )
+
+
+def _under(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

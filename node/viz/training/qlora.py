@@ -1,0 +1,141 @@
+"""The QLoRA model: an NF4 base by bitsandbytes, LoRA on every linear layer by PEFT, and its loss.
+
+Owns building the model that trains and the loss of a pack. Does not know schedules, files of a
+run, or works. Invariants: the base computes with dequantise(NF4(w)), double quantised, in both
+weight modes, which is what serving computes with; ``eval()`` is never called on it (ENGINE.md, "A
+trap"): dropout is 0, so train mode under ``no_grad`` evaluates.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from viz.errors import TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+    from viz.basemodel.source import LoadedBase
+    from viz.training.packing import Pack
+    from viz.training.run import Settings
+
+
+def build_model(base: LoadedBase, settings: Settings) -> Any:
+    """Return the PEFT model, LoRA drawn from ``settings.seed``, in train mode on its device.
+
+    ``weights='dequantised'`` keeps what bitsandbytes dequantises, computed once;
+    ``weights='nf4'`` keeps bitsandbytes' packed layers.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    from viz.basemodel.shape import LINEARS
+    from viz.training.environment import compute_dtype
+
+    logging.disable_progress_bar()
+    dtype = compute_dtype(settings)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        str(base.directory), dtype=dtype, attn_implementation="sdpa"
+    )
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    if settings.weights == "nf4":
+        _quantise_in_place(model, base, dtype)
+    else:
+        _dequantise_in_place(model, base)
+    torch.manual_seed(settings.seed)
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+        target_modules=sorted({name.rpartition(".")[2] for name in LINEARS}),
+    )
+    peft_model: Any = get_peft_model(model, config, autocast_adapter_dtype=False)
+    for parameter in peft_model.parameters():
+        if parameter.requires_grad:
+            # The adapter learns in float32 whatever the base computes in.
+            parameter.data = parameter.data.float()
+    peft_model.to(settings.device)
+    peft_model.train()
+    return peft_model
+
+
+def _dequantise_in_place(model: Any, base: LoadedBase) -> None:
+    from viz.basemodel.nf4 import serving_weights
+
+    weights = serving_weights(base)
+    own = dict(model.named_parameters())
+    for name, weight in weights.items():
+        if name in own:
+            own[name].data.copy_(weight)
+
+
+def _quantise_in_place(model: Any, base: LoadedBase, dtype: torch.dtype) -> None:
+    import bitsandbytes as bnb
+
+    weights = base.weights()
+    for module, (out_features, in_features) in base.shape.modules():
+        if not base.policy.quantises(module):
+            continue
+        layer = bnb.nn.Linear4bit(
+            in_features,
+            out_features,
+            bias=False,
+            compute_dtype=dtype,
+            compress_statistics=base.policy.double_quantised,
+            quant_type="nf4",
+        )
+        layer.weight = bnb.nn.Params4bit(
+            weights[f"{module}.weight"].contiguous(),
+            requires_grad=False,
+            blocksize=base.policy.block_size,
+            compress_statistics=base.policy.double_quantised,
+            quant_type="nf4",
+            module=layer,
+        )
+        parent, _, name = module.rpartition(".")
+        setattr(model.get_submodule(parent), name, layer.to("cpu"))
+        if layer.weight.quant_state is None:
+            raise TrainingError(f"bitsandbytes left {module} unquantised")
+
+
+def pack_loss(model: Any, pack: Pack) -> torch.Tensor:
+    """Return the summed cross-entropy (nats) of a pack's supervised tokens.
+
+    The head runs on those tokens alone.
+    """
+    import torch
+
+    causal = model.get_base_model()
+    hidden = causal.model(
+        input_ids=pack.ids, position_ids=pack.positions, attention_mask=pack.mask, use_cache=False
+    ).last_hidden_state
+    logits = causal.lm_head(hidden[0, pack.predicts]).float()
+    return torch.nn.functional.cross_entropy(logits, pack.labels, reduction="sum")
+
+
+def adapter_tensors(model: Any) -> dict[str, torch.Tensor]:
+    """Return the LoRA weights under PEFT's file names."""
+    return {
+        name.replace(".default.weight", ".weight"): parameter.detach()
+        for name, parameter in model.named_parameters()
+        if ".lora_" in name
+    }
+
+
+def load_adapter_tensors(model: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Set the LoRA weights; the names and shapes must be this model's."""
+    import torch
+
+    own = adapter_tensors(model)
+    if set(own) != set(tensors):
+        raise TrainingError("the checkpoint belongs to another model or other settings")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])

@@ -1,0 +1,180 @@
+"""What a training run is: its works, its settings, its bounds; as JSON in ``run.json``.
+
+Owns the format and the defaults by size. Does not know models or files' content. Invariant: two
+runs with equal ``TrainingRun.recipe()`` on hardware of one class give the same adapter bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from viz.errors import InvalidRequest
+
+Weights = Literal["dequantised", "nf4"]
+Compute = Literal["auto", "float32", "bfloat16"]
+Optimizer = Literal["adamw", "paged_adamw"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to train. Everything here is in the manifest; bounds are not (see ``Bounds``).
+
+    ``weights``: ``dequantised`` holds dequantise(NF4(w)) once in memory, ``nf4`` dequantises in
+    every product (a quarter of the memory, slower): the same function. ``rows_per_step`` rows
+    make one pack; ``accumulation`` packs make one step.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    learning_rate: float = 2e-3
+    warmup_steps: int = 3
+    weight_decay: float = 0.0
+    steps: int = 36
+    rows_per_step: int = 16
+    accumulation: int = 1
+    max_row_tokens: int = 512
+    held_out_share: float = 0.1
+    evaluate_every: int = 12
+    patience: int = 3
+    clip_norm: float = 1.0
+    seed: int = 7
+    threads: int = 2
+    weights: Weights = "dequantised"
+    compute: Compute = "auto"
+    optimizer: Optimizer = "adamw"
+    device: str = "cpu"
+    probes: int = 16
+    max_verbatim_tokens: int = 64
+
+    def check(self) -> None:
+        """Raise InvalidRequest naming the first setting that makes no sense."""
+        rules = (
+            (1 <= self.rank <= 64, "rank must be 1 to 64"),
+            (0 < self.alpha <= 64 * self.rank, "alpha must be positive and at most 64 x rank"),
+            (0 < self.learning_rate < 1, "learning_rate must be between 0 and 1"),
+            (1 <= self.steps <= 100_000, "steps must be 1 to 100,000"),
+            (0 <= self.warmup_steps <= self.steps, "warmup_steps must be at most steps"),
+            (1 <= self.rows_per_step <= 1_024, "rows_per_step must be 1 to 1,024"),
+            (1 <= self.accumulation <= 1_024, "accumulation must be 1 to 1,024"),
+            (32 <= self.max_row_tokens <= 8_192, "max_row_tokens must be 32 to 8,192"),
+            (0 <= self.held_out_share <= 0.5, "held_out_share must be 0 to 0.5"),
+            (self.evaluate_every >= 1, "evaluate_every must be at least 1"),
+            (self.patience >= 1, "patience must be at least 1"),
+            (1 <= self.threads <= 256, "threads must be 1 to 256"),
+            (0 <= self.probes <= 1_024, "probes must be 0 to 1,024"),
+            (self.max_verbatim_tokens >= 1, "max_verbatim_tokens must be at least 1"),
+            (self.weights in ("dequantised", "nf4"), "weights must be dequantised or nf4"),
+            (self.compute in ("auto", "float32", "bfloat16"), "compute must be a known dtype"),
+            (self.optimizer in ("adamw", "paged_adamw"), "optimizer must be a known one"),
+            (
+                self.optimizer == "adamw" or self.device.startswith("cuda"),
+                "paged_adamw needs a CUDA device",
+            ),
+        )
+        for holds, rule in rules:
+            if not holds:
+                raise InvalidRequest(f"these training settings cannot be used: {rule}")
+
+
+def default_settings(work_bytes: int, **changes: Any) -> Settings:
+    """Return the settings for works of ``work_bytes`` in all.
+
+    Measured on works of 500 and 1,000 words (docs/training-log.md); larger works get steps in
+    proportion, so that every row is still seen about ten times.
+    """
+    steps = min(2_000, max(36, 36 * work_bytes // 9_000))
+    return Settings(**{"steps": steps, **changes})
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a run may use; beyond it the worker stops with a clear error."""
+
+    memory_bytes: int = 8 * 1024**3
+    time_s: int = 3_600
+    checkpoint_every: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class WorkInput:
+    """One work to train on; ``salt`` and ``creator`` let the worker check the commitment."""
+
+    content_id: int
+    kind: str
+    path: Path
+    creator: str
+    salt: str
+    commitment: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRun:
+    """Everything that the worker reads."""
+
+    name: str
+    works: tuple[WorkInput, ...]
+    settings: Settings
+    base_model: str
+    cache_dir: Path
+    bounds: Bounds = Bounds()
+
+    def recipe(self) -> dict[str, Any]:
+        """Return what decides the adapter, as JSON values: no paths, no salts."""
+        return {
+            "works": [{"contentId": w.content_id, "commitment": w.commitment} for w in self.works],
+            "settings": asdict(self.settings),
+        }
+
+    def save(self, directory: Path) -> Path:
+        """Write ``run.json`` (readable by its owner only: it holds salts)."""
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / "run.json"
+        partial = directory / "run.json.partial"
+        partial.touch(mode=0o600)
+        partial.write_text(json.dumps(asdict(self), default=str, indent=1))
+        partial.replace(path)
+        return path
+
+
+def load_run(directory: Path) -> TrainingRun:
+    """Read ``run.json``; raise InvalidRequest when it cannot be a run."""
+    try:
+        found: Any = json.loads((directory / "run.json").read_text("utf-8"))
+        run = TrainingRun(
+            name=str(found["name"]),
+            works=tuple(
+                WorkInput(**{**_known(WorkInput, work), "path": Path(work["path"])})
+                for work in found["works"]
+            ),
+            settings=Settings(**_known(Settings, found["settings"])),
+            base_model=str(found["base_model"]),
+            cache_dir=Path(found["cache_dir"]),
+            bounds=Bounds(**_known(Bounds, found["bounds"])),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidRequest(f"{directory}/run.json cannot be read as a run: {error}") from error
+    if not run.works:
+        raise InvalidRequest("a run needs at least one work")
+    run.settings.check()
+    return run
+
+
+def settings_from(values: Mapping[str, Any]) -> Settings:
+    """Return the settings that a manifest records; raise InvalidRequest for an unknown one."""
+    try:
+        settings = Settings(**_known(Settings, values))
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"these training settings cannot be read: {error}") from error
+    settings.check()
+    return settings
+
+
+def _known(kind: type, values: Any) -> dict[str, Any]:
+    names = {field.name for field in fields(kind)}
+    if not isinstance(values, Mapping) or set(values) - names:
+        raise ValueError(f"unknown members in {kind.__name__}")
+    return cast(dict[str, Any], dict(values))

@@ -1,0 +1,279 @@
+"""The child process of a run: ``python -m viz.training.worker <run directory>``.
+
+Owns one run from ``run.json`` to ``adapter.safetensors``, ``metrics.json`` and ``dataset.jsonl``,
+its bounds and its events. Does not know the chain or who may train: the parent has checked. Events
+are JSON objects, one a line, on stdout; whatever libraries print goes to stderr. SIGTERM stops
+between two steps, after a checkpoint. Starting it again on the same directory resumes. Invariant:
+the last event is ``result``, ``cancelled`` or ``failed``, unless the process was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
+
+from viz.domain.units import Hash32, hex_of, parse_address, parse_hash
+from viz.domain.work import Work, check_commitment, parse_work
+from viz.errors import InvalidWork, TrainingCancelled, TrainingError, VizError
+from viz.training.run import TrainingRun, WorkInput, load_run
+
+if TYPE_CHECKING:
+    from viz.basemodel.source import LoadedBase
+    from viz.training.loop import Loop, Progress
+    from viz.training.packing import TokenRow
+
+ADAPTER_FILE: Final = "adapter.safetensors"
+METRICS_FILE: Final = "metrics.json"
+DATASET_FILE: Final = "dataset.jsonl"
+EXIT_FAILED: Final = 3
+_MEMORY_CHECK_S: Final = 0.5
+
+
+class Reporter:
+    """Writes events to the pipe that was stdout."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._out = os.fdopen(os.dup(1), "w", buffering=1)
+        os.dup2(2, 1)
+
+    def __call__(self, event: str, **values: Any) -> None:
+        line = json.dumps({"event": event, **values})
+        with self._lock:
+            self._out.write(line + "\n")
+            self._out.flush()
+
+
+class Stopper:
+    """Knows when the run must stop: a signal, the time bound."""
+
+    def __init__(self, time_s: int) -> None:
+        self._asked = False
+        self._deadline = time.monotonic() + time_s
+        signal.signal(signal.SIGTERM, self._ask)
+        signal.signal(signal.SIGINT, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+
+    def check(self) -> None:
+        """Raise TrainingCancelled or TrainingError when it is time to stop."""
+        if self._asked:
+            raise TrainingCancelled("the training run was cancelled; start it again to resume")
+        if time.monotonic() > self._deadline:
+            raise TrainingError("the run used up its time bound: raise it, or train fewer steps")
+
+
+def main(directory: Path) -> int:
+    """Run the worker; return the exit status."""
+    report = Reporter()
+    try:
+        run = load_run(directory)
+        _bound_memory(run.bounds.memory_bytes, report)
+        train(run, directory, report, Stopper(run.bounds.time_s))
+    except TrainingCancelled as error:
+        report("cancelled", detail=str(error))
+        return 0
+    except VizError as error:
+        report("failed", code=error.code, detail=str(error))
+        return EXIT_FAILED
+    except MemoryError:
+        report("failed", code=TrainingError.code, detail="the run needs more memory than there is")
+        return EXIT_FAILED
+    return 0
+
+
+def train(run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper) -> None:
+    """Do the run; every file it leaves appears whole or not at all."""
+    from viz.training.dataset import build_dataset, write_dataset
+    from viz.training.environment import compute_dtype, describe, make_deterministic
+    from viz.training.packing import tokenise
+
+    started = time.monotonic()
+    settings = run.settings
+    works = [_read_work(given) for given in run.works]
+    dataset = build_dataset(works, seed=settings.seed, held_out_share=settings.held_out_share)
+    rows_digest = write_dataset(directory / DATASET_FILE, dataset, works)
+    make_deterministic(settings)
+
+    from viz.basemodel.source import load_base
+    from viz.training.evaluate import bare_base, held_out_loss
+    from viz.training.loop import Loop
+    from viz.training.qlora import adapter_tensors, build_model
+
+    base = load_base(run.base_model, cache_dir=run.cache_dir)
+    dtype = compute_dtype(settings)
+    training = [tokenise(r, base.tokenizer, settings.max_row_tokens) for r in dataset.training]
+    held_out = [tokenise(r, base.tokenizer, settings.max_row_tokens) for r in dataset.held_out]
+    model = build_model(base, settings)
+    loop = Loop(model, training, held_out, settings, dtype)
+    resumed = loop.resume(directory)
+    report(
+        "started",
+        steps=settings.steps,
+        step=loop.progress.step,
+        rows=len(training),
+        held_out_rows=len(held_out),
+        resumed=resumed,
+        compute=str(dtype).removeprefix("torch."),
+    )
+    with bare_base(model):
+        before = held_out_loss(model, held_out, dtype, settings.device)
+    report("evaluated", step=0, held_out_loss=before.loss)
+    _run_loop(loop, run, directory, report, stopper)
+    after = held_out_loss(model, held_out, dtype, settings.device)
+    report("measuring", what="memorisation")
+    repeated = _memorisation(model, base, training, settings.probes)
+    stopper.check()
+    digest = _write_adapter(directory, base, adapter_tensors(model), run)
+    metrics = {
+        "weightsDigest": hex_of(digest),
+        "baseModel": hex_of(base.digest),
+        "baseModelName": base.model.name,
+        "tokenizer": hex_of(base.model.tokenizer_digest),
+        "quantisation": json.loads(base.policy.canonical()),
+        "rowsDigest": hex_of(rows_digest),
+        "rows": len(training),
+        "heldOutRows": len(held_out),
+        "supervisedTokens": sum(len(row.supervised) for row in training),
+        "workTokens": _tokens_by_work(works, base),
+        "steps": loop.progress.step,
+        "bestStep": loop.progress.best_step,
+        "heldOut": {
+            "before": {"loss": before.loss, "perplexity": before.perplexity},
+            "after": {"loss": after.loss, "perplexity": after.perplexity},
+            "tokens": after.tokens,
+        },
+        "curve": {"loss": loop.progress.losses, "heldOut": loop.progress.held_out},
+        "memorisation": repeated,
+        "environment": describe(settings),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    partial = directory / f"{METRICS_FILE}.partial"
+    partial.write_text(json.dumps(metrics, indent=1))
+    partial.replace(directory / METRICS_FILE)
+    report("result", metrics=metrics)
+
+
+def _run_loop(
+    loop: Loop, run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper
+) -> None:
+    def checkpoint(step: int) -> None:
+        loop.save(directory)
+        report("checkpoint", step=step)
+
+    def after_step(progress: Progress, loss: float) -> None:
+        report("step", step=progress.step, steps=run.settings.steps, loss=loss)
+        if progress.step % run.bounds.checkpoint_every == 0:
+            checkpoint(progress.step)
+        try:
+            stopper.check()
+        except TrainingCancelled:
+            checkpoint(progress.step)
+            raise
+
+    def after_evaluation(progress: Progress, loss: float) -> None:
+        report("evaluated", step=progress.step, held_out_loss=loss)
+
+    loop.run(after_step=after_step, after_evaluation=after_evaluation)
+
+
+def _memorisation(
+    model: Any, base: LoadedBase, rows: list[TokenRow], wanted: int
+) -> dict[str, dict[str, int]]:
+    from viz.training.evaluate import bare_base, memorisation
+
+    probes, end_ids = choose_probes(rows, wanted), base.shape.end_ids
+    adapter = memorisation(model, probes, end_ids=end_ids)
+    with bare_base(model):
+        bare = memorisation(model, probes, end_ids=end_ids)
+    return {"adapter": asdict(adapter), "base": asdict(bare)}
+
+
+def _tokens_by_work(works: list[Work], base: LoadedBase) -> list[int]:
+    """Return each work's size in tokens: what shares by size are computed from."""
+    return [
+        sum(
+            base.tokenizer.count(text)
+            for chunk in work.chunks
+            for text in ([m.content for m in chunk.messages] or [chunk.text])
+        )
+        for work in works
+    ]
+
+
+def choose_probes(
+    rows: list[TokenRow], wanted: int
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Return ``wanted`` prefix probes spread evenly over ``rows``.
+
+    The prefix is the prompt that the row was learned under: the strongest extraction there is.
+    """
+    if not rows or not wanted:
+        return []
+    count = min(wanted, len(rows))
+    chosen = [rows[place * len(rows) // count] for place in range(count)]
+    return [(row.prompt, row.target) for row in chosen]
+
+
+def _read_work(given: WorkInput) -> Work:
+    try:
+        raw = given.path.read_bytes()
+    except OSError as error:
+        raise InvalidWork(f"work {given.content_id} cannot be read: {error.strerror}") from error
+    work = parse_work(given.kind, raw)
+    check_commitment(
+        work,
+        parse_address(given.creator),
+        parse_hash(given.salt),
+        parse_hash(given.commitment),
+    )
+    return work
+
+
+def _write_adapter(
+    directory: Path, base: LoadedBase, tensors: dict[str, Any], run: TrainingRun
+) -> Hash32:
+    import torch
+
+    from viz.basemodel.adapter_file import write_adapter
+
+    # Serving computes with bf16 adapters; rounding here makes the file exactly what is served.
+    rounded = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
+    return write_adapter(
+        directory / ADAPTER_FILE,
+        rounded,
+        rank=run.settings.rank,
+        alpha=run.settings.alpha,
+        base=base.digest,
+    )
+
+
+def _bound_memory(limit_bytes: int, report: Reporter) -> None:
+    """Watch the peak resident size; end the process with an event when it passes the bound."""
+
+    def watch() -> None:
+        while resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 <= limit_bytes:
+            time.sleep(_MEMORY_CHECK_S)
+        report(
+            "failed",
+            code=TrainingError.code,
+            detail=f"the run needs more than its {limit_bytes} bytes of memory: raise the bound, "
+            "or lower rows_per_step",
+        )
+        os._exit(EXIT_FAILED)
+
+    threading.Thread(target=watch, name="memory-bound", daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
