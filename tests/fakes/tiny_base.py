@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from viz.basemodel.adapter_file import write_adapter
 from viz.basemodel.detokenise import byte_alphabet
+from viz.basemodel.policy import QuantisationPolicy
 from viz.basemodel.safetensor_file import write_file
 from viz.basemodel.shape import LINEARS, LlamaShape, read_shape
 from viz.basemodel.source import LoadedBase, load_base
@@ -63,10 +64,11 @@ def make_tiny_directory(directory: Path, *, seed: int = 7) -> Path:
     return directory
 
 
-def make_tiny_base(root: Path, *, seed: int = 7) -> LoadedBase:
-    """Return the tiny base under ``root``, loaded."""
+def make_tiny_base(root: Path, *, seed: int = 7, quantised: bool = False) -> LoadedBase:
+    """Return the tiny base under ``root``, loaded; unquantised spares importing bitsandbytes."""
     directory = make_tiny_directory(root / "tiny", seed=seed)
-    return load_base(directory, cache_dir=root / "cache")
+    policy = QuantisationPolicy() if quantised else QuantisationPolicy(keep=("*",))
+    return load_base(directory, cache_dir=root / "cache", policy=policy)
 
 
 def random_adapter(
