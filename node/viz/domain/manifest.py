@@ -1,0 +1,230 @@
+"""The manifest: the signed statement of what an adapter is made from and how.
+
+Owns the in-toto Statement (v1) with SLSA provenance (v1) in a DSSE envelope, its signature and its
+hash. Does not know how weights are trained or where the manifest is stored. The signature is the
+trainer's, EIP-191 over DSSE's pre-authentication encoding, so that any wallet can make it; the key
+id is the trainer's address. Invariants: the same facts and key give the same bytes; whatever
+``open_manifest`` returns was signed by the address it names, over exactly these bytes.
+
+Formats: in-toto Statement v1, SLSA provenance v1, DSSE v1.0 (protocol.md, "PAE"), EIP-191 (0x45).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import rfc8785
+
+from viz.domain.eip712 import is_signed_by, keccak, public_address, sign
+from viz.domain.units import Address, ContentId, Hash32, hex_of, parse_address, parse_hash
+from viz.errors import InvalidRequest, InvalidSignature, VizError
+
+PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
+STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE: Final = "https://slsa.dev/provenance/v1"
+BUILD_TYPE: Final = "urn:viz:training:qlora:v1"
+MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SourceWork:
+    """A work that was trained on, as the chain knows it, and its size in tokens."""
+
+    content_id: ContentId
+    commitment: Hash32
+    chunks: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What is said of an adapter.
+
+    ``settings`` and ``works`` (in order) are the recipe; ``environment`` is where it ran;
+    ``measurements`` are held-out losses and the memorisation probe, as JSON values.
+    """
+
+    trainer: Address
+    weights_digest: Hash32
+    base_model: Hash32
+    base_name: str
+    works: tuple[SourceWork, ...]
+    rows_digest: Hash32
+    settings: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    reproducibility: str
+    measurements: Mapping[str, Any]
+    started_at: str
+    finished_at: str
+
+    def statement(self) -> dict[str, Any]:
+        """Return the in-toto Statement."""
+        return {
+            "_type": STATEMENT_TYPE,
+            "subject": [
+                {"name": "adapter.safetensors", "digest": {"sha256": self.weights_digest.hex()}}
+            ],
+            "predicateType": PREDICATE_TYPE,
+            "predicate": {
+                "buildDefinition": {
+                    "buildType": BUILD_TYPE,
+                    "externalParameters": {
+                        "settings": dict(self.settings),
+                        "works": [
+                            {
+                                "contentId": int(work.content_id),
+                                "commitment": hex_of(work.commitment),
+                                "chunks": work.chunks,
+                                "tokens": work.tokens,
+                            }
+                            for work in self.works
+                        ],
+                    },
+                    "internalParameters": {
+                        "environment": dict(self.environment),
+                        "reproducibility": self.reproducibility,
+                    },
+                    "resolvedDependencies": [
+                        {"name": self.base_name, "digest": {"sha256": self.base_model.hex()}},
+                        *(
+                            {
+                                "uri": f"urn:viz:content:{int(work.content_id)}",
+                                "digest": {"vizCommitment": work.commitment.hex()},
+                            }
+                            for work in self.works
+                        ),
+                    ],
+                },
+                "runDetails": {
+                    "builder": {"id": f"urn:viz:trainer:{self.trainer}"},
+                    "metadata": {"startedOn": self.started_at, "finishedOn": self.finished_at},
+                    "byproducts": [
+                        {"name": "dataset.jsonl", "digest": {"keccak256": self.rows_digest.hex()}},
+                        {"name": "measurements", "annotations": dict(self.measurements)},
+                    ],
+                },
+            },
+        }
+
+
+def seal_manifest(manifest: Manifest, key: bytes) -> bytes:
+    """Return the signed envelope as canonical JSON; ``key`` must be the trainer's.
+
+    Raises InvalidSignature when it is not.
+    """
+    if public_address(key) != manifest.trainer:
+        raise InvalidSignature(f"a manifest of {manifest.trainer} is signed by that key only")
+    payload = rfc8785.dumps(manifest.statement())
+    envelope: dict[str, Any] = {
+        "payloadType": PAYLOAD_TYPE,
+        "payload": base64.b64encode(payload).decode(),
+        "signatures": [
+            {
+                "keyid": manifest.trainer,
+                "sig": base64.b64encode(sign(key, _digest(payload))).decode(),
+            }
+        ],
+    }
+    return rfc8785.dumps(envelope)
+
+
+def manifest_hash(envelope: bytes) -> Hash32:
+    """Return keccak256 of the envelope's bytes: what AdapterRegistry holds."""
+    return keccak(envelope)
+
+
+def open_manifest(envelope: bytes, *, expected_hash: Hash32 | None = None) -> Manifest:
+    """Return what a signed envelope says, its signature verified.
+
+    Raises InvalidRequest (malformed, or not the ``expected_hash``) or InvalidSignature.
+    """
+    if expected_hash is not None and manifest_hash(envelope) != expected_hash:
+        raise InvalidRequest("this manifest is not the one that the chain names")
+    if len(envelope) > MAX_MANIFEST_BYTES:
+        raise InvalidRequest(f"a manifest has at most {MAX_MANIFEST_BYTES} bytes")
+    try:
+        outer = json.loads(envelope)
+        payload = base64.b64decode(outer["payload"], validate=True)
+        signature = base64.b64decode(outer["signatures"][0]["sig"], validate=True)
+        trainer = parse_address(outer["signatures"][0]["keyid"])
+        if outer["payloadType"] != PAYLOAD_TYPE or len(outer["signatures"]) != 1:
+            raise InvalidRequest("the envelope is not an in-toto statement signed once")
+        manifest = _manifest(json.loads(payload), trainer)
+    except (ValueError, KeyError, TypeError, IndexError, binascii.Error) as error:
+        raise InvalidRequest("this is not a manifest of an adapter") from error
+    if not is_signed_by(_digest(payload), signature, trainer):
+        raise InvalidSignature(f"the manifest is not signed by {trainer}, whom it names")
+    return manifest
+
+
+def pre_authentication(payload: bytes) -> bytes:
+    """Return DSSE's encoding of type and body: what the signature covers."""
+    kind = PAYLOAD_TYPE.encode()
+    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+
+
+def shares_by_tokens(works: Sequence[SourceWork]) -> tuple[tuple[ContentId, int], ...]:
+    """Return (contentId, bps) in proportion to the works' tokens, summing to 10,000.
+
+    Largest remainders first, ties to the lower id; each work has at least one basis point.
+    """
+    total = sum(work.tokens for work in works)
+    if not works or total <= 0 or len(works) > 10_000:
+        raise InvalidRequest("shares need works with tokens")
+    spare = 10_000 - len(works)
+    exact = {work.content_id: divmod(work.tokens * spare, total) for work in works}
+    shares = {content: 1 + whole for content, (whole, _) in exact.items()}
+    left = 10_000 - sum(shares.values())
+    for content in sorted(exact, key=lambda each: (-exact[each][1], each))[:left]:
+        shares[content] += 1
+    return tuple(sorted(shares.items()))
+
+
+def _digest(payload: bytes) -> Hash32:
+    message = pre_authentication(payload)
+    return keccak(b"\x19Ethereum Signed Message:\n%d" % len(message) + message)
+
+
+def _manifest(statement: Mapping[str, Any], trainer: Address) -> Manifest:
+    predicate = statement["predicate"]
+    build, run = predicate["buildDefinition"], predicate["runDetails"]
+    kinds = (statement["_type"], statement["predicateType"], build["buildType"])
+    if kinds != (STATEMENT_TYPE, PREDICATE_TYPE, BUILD_TYPE):
+        raise InvalidRequest("the statement is not of a QLoRA training")
+    base, *_ = build["resolvedDependencies"]
+    rows, measurements = run["byproducts"]
+    manifest = Manifest(
+        trainer=trainer,
+        weights_digest=parse_hash(statement["subject"][0]["digest"]["sha256"]),
+        base_model=parse_hash(base["digest"]["sha256"]),
+        base_name=str(base["name"]),
+        works=tuple(
+            SourceWork(
+                ContentId(int(work["contentId"])),
+                parse_hash(work["commitment"]),
+                int(work["chunks"]),
+                int(work["tokens"]),
+            )
+            for work in build["externalParameters"]["works"]
+        ),
+        rows_digest=parse_hash(rows["digest"]["keccak256"]),
+        settings=dict(build["externalParameters"]["settings"]),
+        environment=dict(build["internalParameters"]["environment"]),
+        reproducibility=str(build["internalParameters"]["reproducibility"]),
+        measurements=dict(measurements["annotations"]),
+        started_at=str(run["metadata"]["startedOn"]),
+        finished_at=str(run["metadata"]["finishedOn"]),
+    )
+    # One reading only: members that this version does not know would escape an audit.
+    try:
+        same = rfc8785.dumps(manifest.statement()) == rfc8785.dumps(dict(statement))
+    except (rfc8785.CanonicalizationError, VizError) as error:
+        raise InvalidRequest("the statement holds values that JSON cannot carry") from error
+    if not same:
+        raise InvalidRequest("the statement holds members that a manifest does not have")
+    return manifest
