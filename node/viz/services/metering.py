@@ -29,7 +29,7 @@ from viz.domain.wire import canonical_json
 from viz.services.books import Books, Entry, Live
 
 Count = Callable[[str], int]
-MakeAnswer = Callable[[SignedReceipt | None], AnswerRecord]
+MakeAnswer = Callable[[SignedReceipt | None], AnswerRecord | None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from viz.domain.ports import (
 )
 from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt
-from viz.domain.units import ZERO_HASH, Hash32, Units
+from viz.domain.units import ZERO_ADDRESS, ZERO_HASH, Hash32, Units
 from viz.errors import (
     EngineError,
     InvalidRequest,
@@ -152,7 +152,7 @@ class Serving:
         try:
             await stream.pay_first()
         except PaymentRequired as error:
-            raise self._asking(error, job, access, asked) from error
+            raise self._asking(error, stream, access, asked) from error
         self.running += 1
         try:
             await stream.start(
@@ -188,10 +188,12 @@ class Serving:
         return Price(quote.prompt_price_units, quote.completion_price_units), job.quote_hash
 
     def _asking(
-        self, error: PaymentRequired, job: Job, access: AccessRecord, max_tokens: int
+        self, error: PaymentRequired, stream: PaidStream, access: AccessRecord, max_tokens: int
     ) -> PaymentRequired:
-        quote = self._quotes.make(access.signer, job.offer, max_tokens)
-        return PaymentRequired(error.detail, **{**error.extensions, "quote": quote})
+        """Return the refusal with what a challenge carries: a quote, and the need on a channel."""
+        quote = self._quotes.make(access.signer, stream.offer, max_tokens)
+        more = {**error.extensions, "quote": quote, "need": stream.need(error)}
+        return PaymentRequired(error.detail, **more)
 
     async def chain_now(self, live: Live) -> int:
         """Return chain time where it matters: while a signed Close is out."""
@@ -209,6 +211,7 @@ class PaidStream:
         self._live = live
         self._meter = meter
         self._job = job
+        self.offer = job.offer
         self._max_tokens = max_tokens
         self._allowed = 0
         self._made = [0] * job.choices
@@ -245,7 +248,6 @@ class PaidStream:
                 self._generations[-1].allow(self._allowed)
         except BaseException:
             self._failed = True
-            await self.close()
             raise
         self._admitted = True
         self._meter.admit()
@@ -325,19 +327,25 @@ class PaidStream:
         await self._meter.reserve(tokens * self._job.choices, now_s)
         self._allowed = tokens
 
+    def need(self, error: PaymentRequired) -> NeedVoucher | None:
+        """Return what a refused reservation lacks; None while there is no channel to pay from."""
+        channel = self._live.channel
+        if channel.payer == ZERO_ADDRESS:
+            return None
+        return NeedVoucher(
+            self.offer.adapter_id,
+            channel.base_units,
+            channel.accepted_units(self.offer.adapter_id),
+            int(error.extensions["required"]),
+            channel.best_lines,
+        )
+
     async def _extend(self) -> NeedVoucher | None:
         """Allow one step more; return what is missing when it is not paid for."""
         try:
             await self._reserve(min(self._allowed + self._policy.step_tokens, self._max_tokens))
         except PaymentRequired as error:
-            channel = self._live.channel
-            return NeedVoucher(
-                self._job.offer.adapter_id,
-                channel.base_units,
-                channel.accepted_units(self._job.offer.adapter_id),
-                int(error.extensions["required"]),
-                channel.best_lines,
-            )
+            return self.need(error)
         for generation in self._generations:
             generation.allow(self._allowed)
         return None

@@ -1,0 +1,1 @@
+"""The node's HTTP application: OpenAI's interface, payment, market, gateway, operator."""

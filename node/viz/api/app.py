@@ -1,0 +1,102 @@
+"""The application: its routes, its middleware, and the parts that they talk to.
+
+Owns how requests enter: ids, bounds, logs, metrics, errors. Does not know what any of them means.
+The composition root makes the parts, then ``create_app``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from viz.api import gateway, health, market, openai, operator, payments
+from viz.api.metrics import METRICS, Metrics
+from viz.api.parts import PARTS, RUNNING, STOPPING, Parts
+from viz.api.problems import http_problem, opaque, problem
+from viz.errors import VizError
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+REQUEST_ID: Final = "X-Request-Id"
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class ApiLimits:
+    """The bounds of one request."""
+
+    max_body_bytes: int = 2 * 1024 * 1024
+
+
+def create_app(parts: Parts, limits: ApiLimits | None = None) -> web.Application:
+    """Return the application over ``parts``; the caller runs it and ends it."""
+    bounds = limits or ApiLimits()
+    app = web.Application(
+        client_max_size=bounds.max_body_bytes, middlewares=[_identify, _answer_errors]
+    )
+    app[PARTS] = parts
+    app[METRICS] = Metrics(parts)
+    app[RUNNING] = set()
+    app[STOPPING] = asyncio.Event()
+    for part in (openai, payments, market, gateway, health, operator):
+        app.add_routes(part.routes())
+    app.on_shutdown.append(_stop_streams)
+    return app
+
+
+async def _stop_streams(app: web.Application) -> None:
+    app[STOPPING].set()
+
+
+@web.middleware
+async def _identify(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give every request an id, log its end, and count it."""
+    request_id = secrets.token_hex(8)
+    request["id"] = request_id
+    started = time.monotonic()
+    with structlog.contextvars.bound_contextvars(request_id=request_id):
+        response = await handler(request)
+        took_s = time.monotonic() - started
+        route = request.match_info.route.resource
+        path = route.canonical if route is not None else "unknown"
+        request.app[METRICS].request(request.method, path, response.status, took_s)
+        _log.info(
+            "request",
+            method=request.method,
+            path=path,
+            status=response.status,
+            took_ms=round(took_s * 1000, 1),
+        )
+        if not response.prepared:
+            response.headers[REQUEST_ID] = request_id
+            response.headers.setdefault("X-Content-Type-Options", "nosniff")
+        return response
+
+
+@web.middleware
+async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn whatever a handler raises into an answer."""
+    request_id: str = request["id"]
+    try:
+        return await handler(request)
+    except VizError as error:
+        _log.info("refused", code=error.code, reason=error.detail)
+        if error.status >= 500:
+            _log.warning("failed", code=error.code, exc_info=error)
+        return problem(error, request_id)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return http_problem(error.status, error.reason, request_id)
+    except ConnectionResetError:
+        _log.info("the other side left")
+        return http_problem(499, "the other side left", request_id)
+    except Exception as error:  # noqa: BLE001  a bug must not tell its insides
+        _log.error("unexpected", exc_info=error)
+        return opaque(request_id)

@@ -1,0 +1,163 @@
+"""What the node sells, and the registration of works through it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from aiohttp import web
+
+from viz.api.parts import adapter_of, body_of, number_of, parts_of
+from viz.domain.exchange import NodeInfo
+from viz.domain.ledger import AdapterRecord
+from viz.domain.payment import NODE_PATH
+from viz.domain.pricing import Price
+from viz.domain.registration import (
+    CONTENTS_PATH,
+    REGISTRATION_CONTEXT_PATH,
+    RegistrationAnswer,
+    RegistrationContext,
+    SignedRegistration,
+)
+from viz.domain.units import ContentId, hex_of, parse_address
+from viz.domain.wire import Json
+from viz.errors import LicenseError, UnknownAdapter
+
+
+def routes() -> list[web.RouteDef]:
+    """Return the routes of the market."""
+    return [
+        web.get(NODE_PATH, node),
+        web.get("/viz/v1/adapters", adapters),
+        web.get("/viz/v1/adapters/{adapter_id}", adapter),
+        web.get(REGISTRATION_CONTEXT_PATH, registration_context),
+        web.get(CONTENTS_PATH + "/{content_id}", content),
+        web.post(CONTENTS_PATH, register),
+    ]
+
+
+async def node(request: web.Request) -> web.Response:
+    """Answer who this node is, where its money lives and what it sells."""
+    parts = parts_of(request)
+    deployment, model = parts.chain.deployment, parts.engine.model
+    name, version = await parts.sessions.token_domain()
+    price: Price = parts.catalogue.list_price
+    info = NodeInfo(
+        node=parts.sessions.node,
+        chain_id=deployment.chain_id,
+        settlement=deployment.settlement,
+        content_registry=deployment.content_registry,
+        adapter_registry=deployment.adapter_registry,
+        token=deployment.token,
+        token_name=name,
+        token_version=version,
+        token_decimals=deployment.token_decimals,
+        chain_time_s=await parts.chain.chain_time(),
+        base_model=model.name,
+        base_digest=model.digest,
+        tokenizer_digest=model.tokenizer_digest,
+        context_tokens=model.context_tokens,
+        suggested_deposit_units=parts.shop.suggested_deposit_units,
+        minimum_deposit_units=parts.shop.minimum_deposit_units,
+        minimum_step_units=price.amount_units(0, parts.serving.policy.step_tokens),
+        adapters=parts.catalogue.offers(),
+    )
+    return web.json_response(info.to_json())
+
+
+async def adapters(request: web.Request) -> web.Response:
+    """Answer the adapters on offer, with their provenance."""
+    records = parts_of(request).catalogue.records()
+    return web.json_response({"adapters": [_spelled(record) for record in records]})
+
+
+async def adapter(request: web.Request) -> web.Response:
+    """Answer one adapter, with its royalty table as the chain has it."""
+    parts = parts_of(request)
+    adapter_id = adapter_of(request)
+    state = await parts.chain.adapter(adapter_id)
+    if state is None:
+        raise UnknownAdapter(f"adapter {adapter_id} is not registered")
+    record = next((r for r in parts.catalogue.records() if r.adapter_id == adapter_id), None)
+    found: Json = {
+        "adapterId": adapter_id,
+        "trainer": state.trainer,
+        "baseModel": hex_of(state.base_model),
+        "weightsDigest": hex_of(state.weights_digest),
+        "cid": state.cid,
+        "manifestHash": hex_of(state.manifest_hash),
+        "royaltyBps": state.royalty_bps,
+        "trainerBps": state.trainer_bps,
+        "retiresAt": state.retires_at,
+        "shares": [[int(content_id), bps] for content_id, bps in state.shares],
+        "servedHere": record is not None,
+    }
+    return web.json_response(found | (_spelled(record) if record else {}))
+
+
+async def registration_context(request: web.Request) -> web.Response:
+    """Answer what a creator needs to sign a registration."""
+    parts = parts_of(request)
+    creator = parse_address(request.match_info["creator"])
+    found = await parts.licensing.registration_context(creator)
+    values = (
+        found
+        if isinstance(found, RegistrationContext)
+        else _context(asdict(found), parts.chain.deployment.token_decimals)
+    )
+    return web.json_response(values.to_json())
+
+
+async def content(request: web.Request) -> web.Response:
+    """Answer a work as the chain has it, with its terms while it is licensed."""
+    parts = parts_of(request)
+    content_id = ContentId(number_of(request, "content_id", 2**53 - 1))
+    state = await parts.chain.content(content_id)
+    if state is None:
+        raise LicenseError(f"there is no work {content_id}: check the id")
+    found: Json = {
+        "contentId": int(content_id),
+        "owner": state.owner,
+        "creator": state.creator,
+        "commitment": hex_of(state.commitment),
+        "termsHash": hex_of(state.terms_hash),
+        "withdrawnAt": state.withdrawn_at,
+    }
+    if not state.withdrawn_at:
+        offer = await parts.licensing.offer(content_id)
+        terms = {name: getattr(offer.terms, name) for name in offer.terms.__slots__}
+        found |= {"licenseHash": hex_of(offer.license_hash), "terms": terms}
+    return web.json_response(found)
+
+
+async def register(request: web.Request) -> web.Response:
+    """Submit a creator's signed registration."""
+    _, body = await body_of(request)
+    signed = SignedRegistration.from_json(body)
+    done = await parts_of(request).licensing.relay_registration(signed.register, signed.signature)
+    answer = RegistrationAnswer(done.content_id, done.transaction.hash)
+    return web.json_response(answer.to_json(), status=201)
+
+
+def _context(values: Json, token_decimals: int) -> RegistrationContext:
+    return RegistrationContext(
+        chain_id=values["chain_id"],
+        content_registry=values["content_registry"],
+        creator=values["creator"],
+        nonce=values["nonce"],
+        chain_time_s=values["chain_time"],
+        token_decimals=token_decimals,
+    )
+
+
+def _spelled(record: AdapterRecord) -> Json:
+    return {
+        "adapterId": int(record.adapter_id),
+        "name": record.name,
+        "description": record.description,
+        "baseModel": hex_of(record.base_model),
+        "weightsDigest": hex_of(record.weights_digest),
+        "cid": record.cid,
+        "manifestHash": hex_of(record.manifest_hash),
+        "promptPrice": str(record.prompt_units_per_million),
+        "completionPrice": str(record.completion_units_per_million),
+    }

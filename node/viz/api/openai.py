@@ -1,0 +1,329 @@
+"""OpenAI's interface, paid for: models, chat completions, completions.
+
+Owns the life of one paid HTTP request around ``viz.services.serving``: who asks, the 402 that says
+what is missing, the stream of events or the whole answer, and idempotent repetition. Clients that
+did not opt in get plain OpenAI events, with payment facts in comments and headers only.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+
+from viz.api.metrics import METRICS
+from viz.api.openai_answer import Answer, Choice, model_entry, usage
+from viz.api.openai_request import TextRequest, read_chat, read_completion
+from viz.api.parts import RUNNING, Parts, access_of, body_of, parts_of
+from viz.api.problems import problem_body
+from viz.domain.eip712 import keccak
+from viz.domain.ledger import AccessRecord, AnswerRecord
+from viz.domain.payment import (
+    ACCEPT_HEADER,
+    ACCEPT_VALUE,
+    CHAT_PATH,
+    COMPLETIONS_PATH,
+    MODELS_PATH,
+    NEED_VOUCHER_EVENT,
+    QUOTE_HEADER,
+    RECEIPT_EVENT,
+    RECEIPT_HEADER,
+    Challenge,
+    NeedVoucher,
+    receipt_to_json,
+)
+from viz.domain.receipt import SignedReceipt
+from viz.domain.units import BASE_MODEL, Hash32, hex_of, parse_hash
+from viz.domain.wire import Json, to_base64url
+from viz.errors import ChannelUnknown, InvalidRequest, PaymentRequired, StoreConflict, VizError
+from viz.services.serving import Done, Job, PaidStream
+
+KEY_HEADER: Final = "Idempotency-Key"
+REPLAY_HEADER: Final = "Idempotent-Replayed"
+MAX_KEY_CHARS: Final = 255
+EVENT_STREAM: Final = "text/event-stream"
+_DONE: Final = b"data: [DONE]\n\n"
+_log = structlog.get_logger()
+
+
+def routes() -> list[web.RouteDef]:
+    """Return OpenAI's routes."""
+    return [
+        web.get(MODELS_PATH, models),
+        web.get(MODELS_PATH + "/{model}", model),
+        web.post(CHAT_PATH, chat),
+        web.post(COMPLETIONS_PATH, completions),
+    ]
+
+
+async def models(request: web.Request) -> web.Response:
+    """Answer the models on offer."""
+    return web.json_response({"object": "list", "data": _models(parts_of(request))})
+
+
+async def model(request: web.Request) -> web.Response:
+    """Answer one model."""
+    parts = parts_of(request)
+    offer = parts.catalogue.find(request.match_info["model"])
+    return web.json_response(next(each for each in _models(parts) if each["id"] == offer.model))
+
+
+async def chat(request: web.Request) -> web.StreamResponse:
+    """Answer a chat completion."""
+    raw, body = await body_of(request)
+    most = parts_of(request).serving.policy.max_choices
+    return await _serve(request, raw, read_chat(body, max_choices=most))
+
+
+async def completions(request: web.Request) -> web.StreamResponse:
+    """Answer a completion."""
+    raw, body = await body_of(request)
+    most = parts_of(request).serving.policy.max_choices
+    return await _serve(request, raw, read_completion(body, max_choices=most))
+
+
+def _models(parts: Parts) -> list[Json]:
+    created = {record.adapter_id: record for record in parts.catalogue.records()}
+    found: list[Json] = []
+    for offer in parts.catalogue.offers():
+        record = created.get(offer.adapter_id)
+        extra: dict[str, Any] = {"viz": offer.to_json()}
+        if record is not None:
+            extra["viz"] |= {"name": record.name, "description": record.description}
+        owner = "base" if offer.adapter_id == BASE_MODEL else parts.sessions.node
+        found.append(model_entry(offer.model, record.created_at if record else 0, owner, extra))
+    return found
+
+
+async def _serve(request: web.Request, raw: bytes, wanted: TextRequest) -> web.StreamResponse:
+    parts = parts_of(request)
+    offer = parts.catalogue.find(wanted.model)
+    if "Authorization" not in request.headers:
+        error = PaymentRequired("this costs money: open a channel, sign a session, send a voucher")
+        raise _challenged(parts, error)
+    access = await access_of(request)
+    job = Job(
+        request_id=request["id"],
+        offer=offer,
+        prompt=wanted.prompt,
+        sampling=wanted.sampling,
+        max_tokens=wanted.max_tokens,
+        choices=wanted.choices,
+        stream=wanted.stream,
+        body=raw,
+        quote_hash=_quote_of(request),
+    )
+    repeat = Repeat.of(request, access, raw)
+    if repeat is not None and (kept := await repeat.earlier(parts)) is not None:
+        return kept
+    running = request.app[RUNNING]
+    if repeat is not None:
+        if repeat.name in running:
+            raise StoreConflict("a request with this idempotency key is under way: wait for it")
+        running.add(repeat.name)
+    shape = Answer(
+        f"{'chatcmpl' if wanted.chat else 'cmpl'}-{request['id']}{secrets.token_hex(4)}",
+        parts.clock.now_s(),
+        offer.model,
+        wanted.chat,
+        wanted.sampling.logprobs is not None,
+    )
+    exchange = Exchange(request, wanted, shape, repeat)
+    try:
+        async with parts.serving.open(job, access) as stream:
+            return await (exchange.stream(stream) if wanted.stream else exchange.whole(stream))
+    except (PaymentRequired, ChannelUnknown) as error:
+        raise _challenged(parts, error) from error
+    finally:
+        if repeat is not None:
+            running.discard(repeat.name)
+
+
+def _quote_of(request: web.Request) -> Hash32 | None:
+    header = request.headers.get(QUOTE_HEADER)
+    return None if header is None else parse_hash(header)
+
+
+def _challenged(parts: Parts, error: VizError) -> VizError:
+    """Return the refusal with the challenge that says how to pay."""
+    deployment = parts.chain.deployment
+    price = parts.catalogue.list_price
+    challenge = Challenge(
+        secrets.token_urlsafe(12),
+        parts.shop.realm,
+        deployment.chain_id,
+        deployment.settlement,
+        parts.sessions.node,
+        parts.shop.suggested_deposit_units,
+        price.amount_units(0, parts.serving.policy.step_tokens),
+        quote=error.extensions.get("quote"),
+        need=error.extensions.get("need"),
+    )
+    return type(error)(error.detail, **{**error.extensions, "challenge": challenge})
+
+
+class Repeat:
+    """A request's idempotency key, scoped to its access token."""
+
+    def __init__(self, access: AccessRecord, key: str, request_hash: Hash32) -> None:
+        self.name = (bytes(access.token_hash), key)
+        self.request_hash = request_hash
+
+    @classmethod
+    def of(cls, request: web.Request, access: AccessRecord, raw: bytes) -> Repeat | None:
+        """Return the key of a request, None where it has none; raise InvalidRequest."""
+        key = request.headers.get(KEY_HEADER)
+        if key is None:
+            return None
+        if not 0 < len(key) <= MAX_KEY_CHARS:
+            raise InvalidRequest(f"{KEY_HEADER} has 1 to {MAX_KEY_CHARS} characters")
+        return cls(access, key, keccak(request.path.encode() + b"\0" + raw))
+
+    async def earlier(self, parts: Parts) -> web.Response | None:
+        """Return the stored answer again; raise when the key was used for something else."""
+        kept = await parts.ledger.answer(*self.name)
+        if kept is None:
+            return None
+        if kept.request_hash != self.request_hash:
+            raise InvalidRequest(f"the {KEY_HEADER} was used for another request: choose a new one")
+        if kept.body is None:
+            raise StoreConflict(
+                "the answer was given and paid for, and is no longer kept: only its hash is",
+                responseHash=hex_of(kept.response_hash),
+            )
+        headers = {REPLAY_HEADER: "true", "Content-Type": kept.content_type}
+        return web.Response(body=kept.body, status=kept.status, headers=headers)
+
+    def record(self, content_type: str, body: bytes, now_s: int) -> AnswerRecord:
+        """Return what is stored of an answer."""
+        scope, key = self.name
+        return AnswerRecord(
+            scope, key, self.request_hash, keccak(body), 200, content_type, body, now_s
+        )
+
+
+class Exchange:
+    """One admitted request on its way out."""
+
+    def __init__(
+        self, request: web.Request, wanted: TextRequest, shape: Answer, repeat: Repeat | None
+    ) -> None:
+        self._request = request
+        self._parts = parts_of(request)
+        self._wanted = wanted
+        self._shape = shape
+        self._repeat = repeat
+        self._opted_in = ACCEPT_VALUE in request.headers.get(ACCEPT_HEADER, "").replace(" ", "")
+        self._choices = [Choice() for _ in range(wanted.choices)]
+        self._sent: list[bytes] = []
+
+    async def whole(self, stream: PaidStream) -> web.Response:
+        """Collect the text, bill it, and answer it in one piece."""
+        async for event in stream.events():
+            if not isinstance(event, NeedVoucher):
+                self._choices[event.choice].add(event.piece)
+        bodies: list[bytes] = []
+
+        def body_for(receipt: SignedReceipt | None) -> bytes:
+            counted = receipt.receipt if receipt else None
+            used = usage(stream.prompt_tokens, counted.completion_tokens if counted else 0)
+            return json.dumps(self._shape.whole(self._choices, used)).encode()
+
+        def answer(receipt: SignedReceipt | None) -> AnswerRecord | None:
+            bodies[:] = [body_for(receipt)]
+            if self._repeat is None:
+                return None
+            return self._repeat.record("application/json", bodies[0], self._parts.clock.now_s())
+
+        done = await stream.finish(answer)
+        self._count(done)
+        headers = {}
+        if done.receipt is not None:
+            headers[RECEIPT_HEADER] = to_base64url(receipt_to_json(done.receipt))
+        return web.Response(body=bodies[0], content_type="application/json", headers=headers)
+
+    async def stream(self, stream: PaidStream) -> web.StreamResponse:
+        """Send events as they come; bill at the end, or when the buyer is gone."""
+        headers = {
+            "Content-Type": EVENT_STREAM,
+            "Cache-Control": "no-store",
+            "X-Accel-Buffering": "no",
+            "X-Request-Id": self._request["id"],
+        }
+        response = web.StreamResponse(headers=headers)
+        await response.prepare(self._request)
+        try:
+            await self._events(response, stream)
+        except ConnectionResetError:
+            _log.info("the buyer left; what was sent is billed")
+        except VizError as error:
+            _log.warning("the stream broke", code=error.code, reason=error.detail)
+            await response.write(_event(problem_body(error, self._request["id"])))
+        except Exception as error:  # noqa: BLE001  the answer has begun: it can only be broken off
+            _log.error("unexpected, in a stream", exc_info=error)
+            response.force_close()
+        return response
+
+    async def _events(self, response: web.StreamResponse, stream: PaidStream) -> None:
+        if self._wanted.chat:
+            for index in range(self._wanted.choices):
+                await self._write(response, _event(self._shape.opening(index)))
+        async for event in stream.events():
+            if isinstance(event, NeedVoucher):
+                # a fact of this run: a repeated answer does not ask for money again
+                await response.write(self._aside(NEED_VOUCHER_EVENT, event.to_json()))
+                continue
+            choice = self._choices[event.choice]
+            offset = len(choice.text)
+            choice.add(event.piece)
+            if event.piece.text or event.piece.logprobs:
+                chunk = self._shape.piece(event.choice, event.piece, offset)
+                await self._write(response, _event(chunk))
+        for index, choice in enumerate(self._choices):
+            await self._write(
+                response, _event(self._shape.closing(index, choice.finish or "length"))
+            )
+        tail: list[bytes] = []
+
+        def answer(receipt: SignedReceipt | None) -> AnswerRecord | None:
+            tail[:] = [self._tail(stream, receipt)]
+            if self._repeat is None:
+                return None
+            whole = b"".join((*self._sent, *tail))
+            return self._repeat.record(EVENT_STREAM, whole, self._parts.clock.now_s())
+
+        self._count(await stream.finish(answer))
+        await response.write(b"".join(tail))
+        await response.write_eof()
+
+    def _tail(self, stream: PaidStream, receipt: SignedReceipt | None) -> bytes:
+        parts: list[bytes] = []
+        if self._wanted.include_usage:
+            tokens = receipt.receipt.completion_tokens if receipt else 0
+            parts.append(_event(self._shape.usage(usage(stream.prompt_tokens, tokens))))
+        if receipt is not None:
+            parts.append(self._aside(RECEIPT_EVENT, receipt_to_json(receipt)))
+        return b"".join((*parts, _DONE))
+
+    def _aside(self, name: str, data: Json) -> bytes:
+        """Return a payment event; for a client that did not opt in, the same as a comment."""
+        text = json.dumps(data, separators=(",", ":"))
+        if self._opted_in:
+            return f"event: {name}\ndata: {text}\n\n".encode()
+        return f": {name} {text}\n\n".encode()
+
+    async def _write(self, response: web.StreamResponse, event: bytes) -> None:
+        await response.write(event)
+        if self._repeat is not None:
+            self._sent.append(event)
+
+    def _count(self, done: Done) -> None:
+        amount = done.receipt.receipt.amount_units if done.receipt else 0
+        self._request.app[METRICS].billed(done.prompt_tokens, done.completion_tokens, amount)
+
+
+def _event(data: Json) -> bytes:
+    return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"

@@ -1,0 +1,142 @@
+"""The shapes of OpenAI's answers: whole, and as the chunks of a stream.
+
+Owns JSON shapes alone. Source: OpenAI's API reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from viz.domain.ports import Piece, TokenLogprob
+from viz.domain.wire import Json
+
+Finish = Literal["stop", "length"]
+
+
+@dataclass(slots=True)
+class Choice:
+    """What one choice has received so far."""
+
+    text: str = ""
+    finish: Finish | None = None
+    tokens: list[TokenLogprob] = field(default_factory=list)
+    top: list[tuple[TokenLogprob, ...]] = field(default_factory=list)
+
+    def add(self, piece: Piece) -> None:
+        """Take one piece."""
+        self.text += piece.text
+        self.tokens += piece.logprobs
+        self.top += piece.top_logprobs
+        if piece.finish_reason is not None:
+            self.finish = "stop" if piece.finish_reason == "stop" else "length"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer's identity and shape."""
+
+    answer_id: str
+    created: int
+    model: str
+    chat: bool
+    logprobs: bool
+
+    def whole(self, choices: Sequence[Choice], usage: Json) -> Json:
+        """Return the answer of a request that does not stream."""
+        spelled: list[Json] = []
+        for index, choice in enumerate(choices):
+            found: Json = {"index": index, "finish_reason": choice.finish or "length"}
+            if self.chat:
+                found["message"] = {"role": "assistant", "content": choice.text, "refusal": None}
+            else:
+                found["text"] = choice.text
+            found["logprobs"] = self._logprobs(choice.tokens, choice.top, 0)
+            spelled.append(found)
+        return {**self._head(stream=False), "choices": spelled, "usage": usage}
+
+    def opening(self, index: int) -> Json:
+        """Return the first chunk of a chat's choice, which names the role."""
+        delta = {"role": "assistant", "content": ""}
+        return self._chunk(index, {"delta": delta, "logprobs": None}, None)
+
+    def piece(self, index: int, piece: Piece, offset: int) -> Json:
+        """Return the chunk of one piece; ``offset`` is the length of the text before it."""
+        body: Json = {"delta": {"content": piece.text}} if self.chat else {"text": piece.text}
+        body["logprobs"] = self._logprobs(piece.logprobs, piece.top_logprobs, offset)
+        return self._chunk(index, body, None)
+
+    def closing(self, index: int, finish: Finish) -> Json:
+        """Return the chunk that ends a choice."""
+        body: Json = {"delta": {}} if self.chat else {"text": ""}
+        return self._chunk(index, {**body, "logprobs": None}, finish)
+
+    def usage(self, usage: Json) -> Json:
+        """Return the chunk that states the usage."""
+        return {**self._head(stream=True), "choices": [], "usage": usage}
+
+    def _chunk(self, index: int, body: Json, finish: Finish | None) -> Json:
+        choice = {"index": index, **body, "finish_reason": finish}
+        return {**self._head(stream=True), "choices": [choice]}
+
+    def _head(self, *, stream: bool) -> Json:
+        kind = "text_completion"
+        if self.chat:
+            kind = "chat.completion.chunk" if stream else "chat.completion"
+        return {
+            "id": self.answer_id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+        }
+
+    def _logprobs(
+        self,
+        tokens: Sequence[TokenLogprob],
+        top: Sequence[Sequence[TokenLogprob]],
+        offset: int,
+    ) -> Json | None:
+        if not self.logprobs:
+            return None
+        if self.chat:
+            content = [
+                {
+                    **_token(token),
+                    "top_logprobs": [_token(each) for each in (top[at] if at < len(top) else ())],
+                }
+                for at, token in enumerate(tokens)
+            ]
+            return {"content": content, "refusal": None}
+        offsets: list[int] = []
+        for token in tokens:
+            offsets.append(offset)
+            offset += len(token.token)
+        return {
+            "tokens": [token.token for token in tokens],
+            "token_logprobs": [token.logprob for token in tokens],
+            "top_logprobs": [{each.token: each.logprob for each in row} for row in top],
+            "text_offset": offsets,
+        }
+
+
+def usage(prompt_tokens: int, completion_tokens: int) -> Json:
+    """Return OpenAI's usage object: the billed tokens."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+def model_entry(name: str, created: int, owner: str, extra: dict[str, Any]) -> Json:
+    """Return one entry of the list of models."""
+    return {"id": name, "object": "model", "created": created, "owned_by": owner, **extra}
+
+
+def _token(token: TokenLogprob) -> Json:
+    return {
+        "token": token.token,
+        "logprob": token.logprob,
+        "bytes": list(token.token.encode("utf-8", "replace")),
+    }

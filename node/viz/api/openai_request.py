@@ -1,0 +1,218 @@
+"""What OpenAI clients send, read strictly.
+
+Owns the parameters of chat completions and completions: their types, ranges and defaults. What
+would change an answer and is not supported is refused by name; what would not is ignored. Does not
+know adapters, tokens or money. Source: OpenAI's API reference.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from viz.domain.ports import Sampling
+from viz.errors import InvalidRequest
+
+MAX_MESSAGES: Final = 1024
+MAX_STOPS: Final = 4
+MAX_TOP_LOGPROBS: Final = 20
+_ROLES: Final = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+}
+_NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
+    "frequency_penalty": (None, 0),
+    "presence_penalty": (None, 0),
+    "logit_bias": (None, {}),
+    "tools": (None, []),
+    "functions": (None, []),
+    "tool_choice": (None, "none", "auto"),
+    "function_call": (None, "none", "auto"),
+    "response_format": (None, {"type": "text"}),
+    "modalities": (None, ["text"]),
+    "audio": (None,),
+    "prediction": (None,),
+    "best_of": (None, 1),
+    "echo": (None, False),
+    "suffix": (None, ""),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TextRequest:
+    """A request for text; ``chat`` tells the two kinds apart in the answer's shape."""
+
+    chat: bool
+    model: str
+    prompt: str | Sequence[Mapping[str, str]]
+    sampling: Sampling
+    max_tokens: int | None
+    choices: int
+    stream: bool
+    include_usage: bool
+
+
+def read_chat(body: Mapping[str, Any], *, max_choices: int) -> TextRequest:
+    """Return a chat completion request; raise InvalidRequest naming the parameter at fault."""
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not 0 < len(messages) <= MAX_MESSAGES:
+        raise _wrong("messages", f"a list of 1 to {MAX_MESSAGES} messages")
+    prompt = [_message(message) for message in messages]
+    limit = _whole(body, "max_completion_tokens", 1, 2**31) or _whole(body, "max_tokens", 1, 2**31)
+    wanted = _flag(body, "logprobs")
+    top = _whole(body, "top_logprobs", 0, MAX_TOP_LOGPROBS)
+    if top and not wanted:
+        raise _wrong("top_logprobs", "given with logprobs: true")
+    return _request(
+        body,
+        chat=True,
+        prompt=prompt,
+        max_tokens=limit,
+        logprobs=(top or 0) if wanted else None,
+        max_choices=max_choices,
+    )
+
+
+def read_completion(body: Mapping[str, Any], *, max_choices: int) -> TextRequest:
+    """Return a completion request; raise InvalidRequest naming the parameter at fault."""
+    prompt = body.get("prompt")
+    if isinstance(prompt, list) and len(prompt) == 1:
+        prompt = prompt[0]
+    if not isinstance(prompt, str):
+        raise _wrong("prompt", "one text")
+    return _request(
+        body,
+        chat=False,
+        prompt=_utf8("prompt", prompt),
+        max_tokens=_whole(body, "max_tokens", 1, 2**31),
+        logprobs=_whole(body, "logprobs", 0, MAX_TOP_LOGPROBS),
+        max_choices=max_choices,
+    )
+
+
+def _request(
+    body: Mapping[str, Any],
+    *,
+    chat: bool,
+    prompt: str | Sequence[Mapping[str, str]],
+    max_tokens: int | None,
+    logprobs: int | None,
+    max_choices: int,
+) -> TextRequest:
+    for name, neutral in _NEUTRAL.items():
+        if name in body and body[name] not in neutral:
+            raise InvalidRequest(f"{name!r} is not supported here: leave it out", param=name)
+    model = body.get("model")
+    if not isinstance(model, str) or not 0 < len(model) <= 256:
+        raise _wrong("model", "a model's name")
+    options = body.get("stream_options")
+    if options is not None and not isinstance(options, dict):
+        raise _wrong("stream_options", "an object")
+    sampling = Sampling(
+        max_tokens=max_tokens or 1,
+        temperature=_number(body, "temperature", 0, 2, 1.0),
+        top_p=_number(body, "top_p", 0, 1, 1.0, above=True),
+        top_k=_whole(body, "top_k", 0, 2**31) or 0,
+        seed=_whole(body, "seed", -(2**63), 2**63 - 1),
+        stop=_stops(body),
+        logprobs=logprobs,
+    )
+    return TextRequest(
+        chat=chat,
+        model=model,
+        prompt=prompt,
+        sampling=sampling,
+        max_tokens=max_tokens,
+        choices=_whole(body, "n", 1, max_choices) or 1,
+        stream=_flag(body, "stream"),
+        include_usage=_flag(options or {}, "include_usage"),
+    )
+
+
+def _message(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise _wrong("messages", "a list of objects")
+    role = value.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise _wrong("messages", f"made of roles {', '.join(_ROLES)}")
+    content = value.get("content")
+    if isinstance(content, list):
+        parts: list[str] = []
+        for part in content:
+            if not isinstance(part, dict) or part.get("type") != "text":
+                raise _wrong("messages", "made of text parts alone")
+            parts.append(_text(part.get("text")))
+        content = "".join(parts)
+    return {"role": _ROLES[role], "content": _utf8("messages", _text(content))}
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise _wrong("messages", "made of texts")
+    return value
+
+
+def _utf8(name: str, text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise _wrong(name, "valid Unicode: it has a lone surrogate") from error
+    return text
+
+
+def _stops(body: Mapping[str, Any]) -> tuple[str, ...]:
+    stops = body.get("stop")
+    if stops is None:
+        return ()
+    if isinstance(stops, str):
+        stops = [stops]
+    right = isinstance(stops, list) and len(stops) <= MAX_STOPS
+    if not right or not all(isinstance(stop, str) and 0 < len(stop) <= 256 for stop in stops):
+        raise _wrong("stop", f"a text, or up to {MAX_STOPS} texts")
+    return tuple(_utf8("stop", stop) for stop in stops)
+
+
+def _flag(body: Mapping[str, Any], name: str) -> bool:
+    value = body.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise _wrong(name, "true or false")
+    return bool(value)
+
+
+def _whole(body: Mapping[str, Any], name: str, low: int, high: int) -> int | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise _wrong(name, f"a whole number of {low} to {high}")
+    return value
+
+
+def _number(
+    body: Mapping[str, Any],
+    name: str,
+    low: float,
+    high: float,
+    default: float,
+    *,
+    above: bool = False,
+) -> float:
+    value = body.get(name)
+    if value is None:
+        return default
+    fits = isinstance(value, int | float) and not isinstance(value, bool)
+    if not fits or not math.isfinite(value) or not low <= value <= high or (above and value == low):
+        raise _wrong(
+            name, f"a number {'above' if above else 'of'} {low} {'up ' if above else ''}to {high}"
+        )
+    return float(value)
+
+
+def _wrong(name: str, what: str) -> InvalidRequest:
+    return InvalidRequest(f"{name!r} must be {what}", param=name)

@@ -1,0 +1,283 @@
+"""The operator's side of the daemon: train, license, activate, settle, look.
+
+One sender owns a key, so the commands talk to the running daemon instead of using the key beside
+it. Only from this machine, with the token of a file that only the operator can read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, is_dataclass
+from enum import Enum
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+
+from viz.api.parts import PARTS, STOPPING, Trainings, adapter_of, body_of, parts_of
+from viz.domain.ledger import AdapterRecord, TrainingRecord
+from viz.domain.units import UINT64_MAX, AdapterId, ContentId, hex_of
+from viz.domain.wire import JSON_INTEGER_MAX, Json, Reader
+from viz.errors import AccessTokenInvalid, InvalidRequest, VizError
+
+BASE_PATH: Final = "/operator/v1"
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_log = structlog.get_logger()
+
+
+def routes() -> list[web.RouteDef]:
+    """Return the operator's routes."""
+    path = BASE_PATH
+    return [
+        web.get(f"{path}/status", _guarded(status)),
+        web.get(f"{path}/channels", _guarded(channels)),
+        web.post(f"{path}/settle", _guarded(settle)),
+        web.post(f"{path}/distribute", _guarded(distribute)),
+        web.post(f"{path}/collect", _guarded(collect)),
+        web.post(f"{path}/grants", _guarded(grant)),
+        web.post(f"{path}/adapters", _guarded(activate)),
+        web.delete(f"{path}/adapters/{{adapter_id}}", _guarded(drop)),
+        web.get(f"{path}/trainings", _guarded(trainings)),
+        web.post(f"{path}/trainings", _guarded(train)),
+        web.get(f"{path}/trainings/{{training_id}}", _guarded(training)),
+        web.get(f"{path}/trainings/{{training_id}}/events", _guarded(training_events)),
+        web.delete(f"{path}/trainings/{{training_id}}", _guarded(cancel_training)),
+    ]
+
+
+def _guarded(handler: Handler) -> Handler:
+    async def guard(request: web.Request) -> web.StreamResponse:
+        expected = "Bearer " + request.app[PARTS].shop.operator_token
+        given = request.headers.get("Authorization", "")
+        if not _is_local(request) or not hmac.compare_digest(given.encode(), expected.encode()):
+            raise AccessTokenInvalid(
+                "this is for the operator: ask from this machine, with the token file's token"
+            )
+        return await handler(request)
+
+    return guard
+
+
+def _is_local(request: web.Request) -> bool:
+    try:
+        return ipaddress.ip_address(request.remote or "").is_loopback
+    except ValueError:
+        return False
+
+
+# money
+
+
+async def status(request: web.Request) -> web.Response:
+    """Answer how the node stands."""
+    parts = parts_of(request)
+    rows = await parts.ledger.channels()
+    node = parts.sessions.node
+    return web.json_response(
+        {
+            "node": node,
+            "chainId": parts.chain.deployment.chain_id,
+            "chainTime": await parts.chain.chain_time(),
+            "tokenDecimals": parts.chain.deployment.token_decimals,
+            "balance": str(await parts.chain.token_balance(node)),
+            "owed": str(await parts.chain.owed(node)),
+            "channels": len(rows),
+            "unclaimed": str(sum(sum(row.unclaimed().values()) for row in rows)),
+            "receipts": sum(row.seq for row in rows),
+            "billed": str(sum(row.total_units for row in rows)),
+            "running": parts.serving.running,
+            "adapters": [offer.to_json() for offer in parts.catalogue.offers()],
+            "trainings": [_training(row) for row in await parts.ledger.trainings()],
+            "engine": dict(parts.engine.stats()),
+        }
+    )
+
+
+async def channels(request: web.Request) -> web.Response:
+    """Answer every channel of the ledger."""
+    rows = await parts_of(request).ledger.channels()
+    return web.json_response(
+        {
+            "channels": [
+                {
+                    "signer": row.signer,
+                    "base": str(row.base_units),
+                    "unclaimed": str(sum(row.unclaimed().values())),
+                    "spent": str(sum(line.spent_units for line in row.lines.values())),
+                    "receipts": row.seq,
+                    "lastVoucherAt": row.voucher_at,
+                }
+                for row in rows
+            ]
+        }
+    )
+
+
+async def settle(request: web.Request) -> web.Response:
+    """Claim everything now."""
+    return web.json_response(plain(await parts_of(request).settlement.step(force=True)))
+
+
+async def distribute(request: web.Request) -> web.Response:
+    """Pay an adapter's creators what has accrued."""
+    _, body = await body_of(request)
+    adapter_id = AdapterId(Reader(body, "the request").integer("adapterId"))
+    return web.json_response(plain(await parts_of(request).settlement.distribute(adapter_id)))
+
+
+async def collect(request: web.Request) -> web.Response:
+    """Collect what Settlement owes this node."""
+    return web.json_response(plain(await parts_of(request).settlement.collect()))
+
+
+# licenses, adapters, trainings
+
+
+async def grant(request: web.Request) -> web.Response:
+    """Acquire a grant to a work, at most at the fee that is named."""
+    _, body = await body_of(request)
+    reader = Reader(body, "the request")
+    content_id = ContentId(reader.integer("contentId", JSON_INTEGER_MAX))
+    state = await parts_of(request).licensing.acquire_grant(
+        content_id,
+        expected_terms=reader.optional("termsHash", reader.hash32),
+        max_fee_units=reader.optional("maxFee", reader.units),
+    )
+    return web.json_response(plain(state))
+
+
+async def activate(request: web.Request) -> web.Response:
+    """Fetch a registered adapter, load it and put it on offer."""
+    parts = parts_of(request)
+    _, body = await body_of(request)
+    reader = Reader(body, "the request")
+    adapter_id = AdapterId(reader.integer("adapterId"))
+    price = parts.catalogue.list_price
+
+    def units(name: str) -> int:
+        return reader.units(name, UINT64_MAX)
+
+    prompt, completion = (
+        reader.optional("promptPrice", units),
+        reader.optional("completionPrice", units),
+    )
+    state = await parts.publishing.activate(adapter_id)
+    record = AdapterRecord(
+        adapter_id,
+        reader.optional("name", reader.text) or f"adapter {adapter_id}",
+        reader.optional("description", reader.text) or "",
+        state.base_model,
+        state.weights_digest,
+        state.cid,
+        state.manifest_hash,
+        str(parts.publishing.path_of(state.weights_digest)),
+        price.prompt_price_units if prompt is None else prompt,
+        price.completion_price_units if completion is None else completion,
+        parts.clock.now_s(),
+    )
+    await parts.catalogue.add(record)
+    return web.json_response(parts.catalogue.offer(adapter_id).to_json(), status=201)
+
+
+async def drop(request: web.Request) -> web.Response:
+    """Take an adapter off the offer."""
+    await parts_of(request).catalogue.drop(adapter_of(request))
+    return web.json_response({})
+
+
+async def trainings(request: web.Request) -> web.Response:
+    """Answer all training runs."""
+    rows = await parts_of(request).ledger.trainings()
+    return web.json_response({"trainings": [_training(row) for row in rows]})
+
+
+async def training(request: web.Request) -> web.Response:
+    """Answer one training run."""
+    return web.json_response(_training(await _record_of(request)))
+
+
+async def train(request: web.Request) -> web.Response:
+    """Queue a training run."""
+    _, body = await body_of(request)
+    return web.json_response(_training(await _trainer(request).start(body)), status=202)
+
+
+async def cancel_training(request: web.Request) -> web.Response:
+    """Cancel a training run."""
+    record = await _record_of(request)
+    return web.json_response(_training(await _trainer(request).cancel(record.training_id)))
+
+
+async def training_events(request: web.Request) -> web.StreamResponse:
+    """Stream a run's progress as server-sent events until it ends."""
+    record = await _record_of(request)
+    events = _trainer(request).events(record.training_id)
+    response = web.StreamResponse(
+        headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
+    )
+    await response.prepare(request)
+    stopping = asyncio.ensure_future(request.app[STOPPING].wait())
+    try:
+        while True:
+            following = asyncio.ensure_future(anext(events))
+            await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not following.done():
+                following.cancel()
+                break
+            await response.write(b"data: " + json.dumps(following.result()).encode() + b"\n\n")
+    except (StopAsyncIteration, ConnectionResetError):
+        pass
+    except VizError as error:
+        _log.warning("training events broke off", code=error.code, reason=error.detail)
+    finally:
+        stopping.cancel()
+    return response
+
+
+def _trainer(request: web.Request) -> Trainings:
+    found = parts_of(request).trainings
+    if found is None:
+        raise InvalidRequest("this node does not train: install viz-node[node]")
+    return found
+
+
+async def _record_of(request: web.Request) -> TrainingRecord:
+    training_id = request.match_info["training_id"]
+    record = await parts_of(request).ledger.training(training_id)
+    if record is None:
+        raise InvalidRequest(f"there is no training run {training_id[:64]!r}")
+    return record
+
+
+def _training(record: TrainingRecord) -> Json:
+    return {
+        "id": record.training_id,
+        "state": record.state,
+        "request": dict(record.request),
+        "progress": dict(record.progress),
+        "result": dict(record.result),
+        "error": record.error,
+        "createdAt": record.created_at,
+        "updatedAt": record.updated_at,
+    }
+
+
+def plain(value: Any) -> Any:
+    """Return a report as JSON values: hashes as hexadecimal, wide integers as text."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: plain(found) for name, found in asdict(value).items()}
+    if isinstance(value, dict):
+        return {str(key): plain(found) for key, found in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, bytes):
+        return hex_of(value)
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > JSON_INTEGER_MAX:
+        return str(value)
+    return value

@@ -1,0 +1,116 @@
+"""What the handlers talk to, and how they reach it.
+
+Owns the names of the application's parts and the reading of a request's credentials and body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from aiohttp import web
+
+from viz.domain.credential import bearer_of_header
+from viz.domain.ledger import AccessRecord, Ledger, TrainingRecord
+from viz.domain.ports import BlobStore, ChainReader, Clock, Engine
+from viz.domain.units import AdapterId, Cid, Units
+from viz.domain.wire import Json, parse_json
+from viz.errors import InvalidRequest
+from viz.services.catalogue import Catalogue
+from viz.services.licensing import Licensing
+from viz.services.publishing import Publishing
+from viz.services.serving import Serving
+from viz.services.sessions import Sessions
+from viz.services.settlement import Settlement
+
+
+class Blocks(BlobStore, Protocol):
+    """A blob store that also gives out single verified blocks."""
+
+    async def block(self, cid: Cid) -> bytes: ...
+
+
+class Trainings(Protocol):
+    """Whoever runs trainings; requests and progress are plain JSON values."""
+
+    async def start(self, request: Mapping[str, Any]) -> TrainingRecord:
+        """Check the request and queue the run. Raises InvalidRequest, NoLiveGrant."""
+        ...
+
+    async def cancel(self, training_id: str) -> TrainingRecord: ...
+
+    def events(self, training_id: str) -> AsyncIterator[Mapping[str, Any]]:
+        """Yield progress until the run has ended; the last event has ``state``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """What the node says of itself. ``operator_token`` is a secret."""
+
+    realm: str
+    suggested_deposit_units: Units
+    minimum_deposit_units: Units
+    operator_token: str
+
+    def __repr__(self) -> str:
+        return f"Shop(realm={self.realm!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything that the handlers use."""
+
+    sessions: Sessions
+    serving: Serving
+    catalogue: Catalogue
+    ledger: Ledger
+    chain: ChainReader
+    engine: Engine
+    blobs: Blocks
+    licensing: Licensing
+    publishing: Publishing
+    settlement: Settlement
+    clock: Clock
+    shop: Shop
+    trainings: Trainings | None = None
+
+
+PARTS: Final = web.AppKey("parts", Parts)
+RUNNING: Final = web.AppKey("running", set[tuple[bytes, str]])
+"""Idempotency keys whose first request is under way, each with its access token's hash."""
+STOPPING: Final = web.AppKey("stopping", asyncio.Event)
+
+
+def parts_of(request: web.Request) -> Parts:
+    """Return the application's parts."""
+    return request.app[PARTS]
+
+
+async def body_of(request: web.Request) -> tuple[bytes, Json]:
+    """Return the body as sent and as a JSON object; raise InvalidRequest."""
+    raw = await request.read()
+    if not raw.strip():
+        raise InvalidRequest("the body is empty: send a JSON object")
+    return raw, parse_json(raw, max_bytes=len(raw))
+
+
+async def access_of(request: web.Request) -> AccessRecord:
+    """Return who sends the request; raise AccessTokenInvalid."""
+    header = request.headers.get("Authorization", "")
+    return await parts_of(request).sessions.authenticate(bearer_of_header(header))
+
+
+def number_of(request: web.Request, name: str, maximum: int = 2**32 - 1) -> int:
+    """Return a number from the path; raise InvalidRequest."""
+    text = request.match_info[name]
+    if not (text.isascii() and text.isdecimal() and len(text) <= 20) or int(text) > maximum:
+        raise InvalidRequest(f"{text[:40]!r} is not a number of 0 to {maximum}")
+    return int(text)
+
+
+def adapter_of(request: web.Request) -> AdapterId:
+    """Return the adapter that the path names."""
+    return AdapterId(number_of(request, "adapter_id"))

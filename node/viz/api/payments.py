@@ -1,0 +1,97 @@
+"""Sessions, channels, vouchers and closes over HTTP."""
+
+from __future__ import annotations
+
+import json
+
+from aiohttp import web
+
+from viz.api.parts import access_of, body_of, parts_of
+from viz.domain import payment
+from viz.domain.channel import Offer
+from viz.domain.credential import CloseRequest, Credential, Deposit, credential_from_header
+from viz.domain.exchange import SessionProof, session_challenge_to_json
+from viz.domain.units import parse_address
+from viz.domain.wire import Reader
+from viz.errors import AccessTokenInvalid, InvalidRequest
+
+
+def routes() -> list[web.RouteDef]:
+    """Return the routes of the payment method."""
+    return [
+        web.post(payment.SESSION_CHALLENGE_PATH, challenge),
+        web.post(payment.SESSIONS_PATH, session),
+        web.post(payment.CHANNELS_PATH, deposit),
+        web.get(payment.CHANNEL_PATH, channel),
+        web.get(payment.RECEIPTS_PATH, receipts),
+        web.post(payment.VOUCHERS_PATH, voucher),
+        web.post(payment.CLOSE_PATH, close),
+    ]
+
+
+async def challenge(request: web.Request) -> web.Response:
+    """Answer the Session that a signer is to sign."""
+    _, body = await body_of(request)
+    signer = Reader(body, "the request").address("signer")
+    return web.json_response(
+        session_challenge_to_json(parts_of(request).sessions.challenge(signer))
+    )
+
+
+async def session(request: web.Request) -> web.Response:
+    """Answer an access token to a signed Session."""
+    _, body = await body_of(request)
+    token = await parts_of(request).sessions.open_session(SessionProof.from_json(body))
+    return web.json_response(token.to_json(), headers={"Cache-Control": "no-store"})
+
+
+async def deposit(request: web.Request) -> web.Response:
+    """Relay an opening or a top-up."""
+    credential = _credential(request)
+    if not isinstance(credential, Deposit):
+        raise InvalidRequest("this resource takes the actions open and topUp")
+    return web.json_response((await parts_of(request).sessions.deposit(credential)).to_json())
+
+
+async def channel(request: web.Request) -> web.Response:
+    """Answer a channel: what is on chain to anybody, all of it to its signer."""
+    signer = parse_address(request.match_info["signer"])
+    private = False
+    if "Authorization" in request.headers:
+        private = (await access_of(request)).signer == signer
+    view = await parts_of(request).sessions.view(signer, private=private)
+    return web.json_response(view.to_json())
+
+
+async def receipts(request: web.Request) -> web.Response:
+    """Answer a channel's receipts after a number, to its signer."""
+    signer = parse_address(request.match_info["signer"])
+    if (await access_of(request)).signer != signer:
+        raise AccessTokenInvalid(f"the access token is not that of {signer}")
+    after = request.query.get("after", "0")
+    if not (after.isascii() and after.isdecimal() and len(after) <= 18):
+        raise InvalidRequest("'after' is the number of a receipt")
+    rows = await parts_of(request).ledger.receipts(
+        signer, after=int(after), limit=payment.MAX_RECEIPTS
+    )
+    return web.json_response({"receipts": [json.loads(row.body) for row in rows]})
+
+
+async def voucher(request: web.Request) -> web.Response:
+    """Take a voucher; answered once it is on disk."""
+    credential = _credential(request)
+    if not isinstance(credential, Offer):
+        raise InvalidRequest("this resource takes the action voucher")
+    return web.json_response((await parts_of(request).sessions.voucher(credential)).to_json())
+
+
+async def close(request: web.Request) -> web.Response:
+    """Close a channel together with its payer."""
+    credential = _credential(request)
+    if not isinstance(credential, CloseRequest):
+        raise InvalidRequest("this resource takes the action close")
+    return web.json_response((await parts_of(request).sessions.close(credential)).to_json())
+
+
+def _credential(request: web.Request) -> Credential:
+    return credential_from_header(request.headers.get("Authorization", ""))

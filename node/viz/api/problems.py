@@ -1,0 +1,133 @@
+"""Errors on the wire: one table from Viz's classes to RFC 9457 problems and OpenAI's error shape.
+
+Owns the bodies and headers of refusals. Invariants: every refusal has a stable ``code``; what was
+not raised on purpose leaves as an opaque 500 that says no more than a request id.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from aiohttp import web
+
+from viz.domain.payment import Challenge
+from viz.errors import (
+    AccessTokenInvalid,
+    ChainError,
+    EngineError,
+    EngineOverloaded,
+    InputError,
+    LicenseError,
+    PaymentError,
+    RelayBusy,
+    StorageError,
+    StoreError,
+    UnknownAdapter,
+    UnknownModel,
+    VizError,
+)
+
+PROBLEM_TYPE: Final = "application/problem+json"
+CODE_URI: Final = "urn:viz:problem:"
+
+# OpenAI clients know a request's fault by this word; the first class that matches gives it
+OPENAI_TYPES: Final[tuple[tuple[type[VizError], str], ...]] = (
+    (AccessTokenInvalid, "authentication_error"),
+    (UnknownModel, "not_found_error"),
+    (UnknownAdapter, "not_found_error"),
+    (PaymentError, "payment_error"),
+    (LicenseError, "permission_error"),
+    (InputError, "invalid_request_error"),
+    (EngineOverloaded, "overloaded_error"),
+    (EngineError, "api_error"),
+    (ChainError, "api_error"),
+    (StorageError, "api_error"),
+    (StoreError, "api_error"),
+)
+_RETRY_LATER: Final = (EngineOverloaded, RelayBusy)
+_HIDDEN: Final = frozenset({"quote", "need", "challenge"})
+
+
+def problem(error: VizError, request_id: str) -> web.Response:
+    """Return the answer to a request that was refused on purpose."""
+    extra = {key: value for key, value in error.extensions.items() if key not in _HIDDEN}
+    headers: dict[str, str] = {}
+    challenge = error.extensions.get("challenge")
+    if isinstance(challenge, Challenge):
+        headers["WWW-Authenticate"] = challenge.to_header()
+    elif error.status == 401:
+        headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
+    if isinstance(error, _RETRY_LATER):
+        headers["Retry-After"] = "1"
+    elif error.status in (409, 429) or error.status >= 500:
+        # OpenAI's clients would repeat these by themselves, and the answer would be the same
+        headers["X-Should-Retry"] = "false"
+    body = problem_body(error, request_id, extra)
+    return web.json_response(
+        body, status=error.status, headers=headers, content_type=PROBLEM_TYPE, dumps=_dumps
+    )
+
+
+def problem_body(
+    error: VizError, request_id: str, extra: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the problem's members, OpenAI's ``error`` object among them."""
+    more = dict(extra or {})
+    return {
+        **more,
+        "type": CODE_URI + error.code,
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "code": error.code,
+        "instance": request_id,
+        "error": {
+            **more,
+            "message": error.detail,
+            "type": _openai_type(error),
+            "code": error.code,
+            "param": more.get("param"),
+        },
+    }
+
+
+def http_problem(status: int, reason: str, request_id: str) -> web.Response:
+    """Return the answer to what no handler was reached for: no such path, too large a body."""
+    code = f"http-{status}"
+    body = {
+        "type": CODE_URI + code,
+        "title": reason,
+        "status": status,
+        "detail": reason,
+        "code": code,
+        "instance": request_id,
+        "error": {"message": reason, "type": "invalid_request_error", "code": code, "param": None},
+    }
+    return web.json_response(body, status=status, content_type=PROBLEM_TYPE)
+
+
+def opaque(request_id: str) -> web.Response:
+    """Return the answer to a bug: nothing but where to look for it."""
+    detail = f"an unexpected error; the operator finds it in the log under {request_id}"
+    body = {
+        "type": CODE_URI + "internal",
+        "title": "Something went wrong in the node",
+        "status": 500,
+        "detail": detail,
+        "code": "internal",
+        "instance": request_id,
+        "error": {"message": detail, "type": "api_error", "code": "internal", "param": None},
+    }
+    return web.json_response(
+        body, status=500, content_type=PROBLEM_TYPE, headers={"X-Should-Retry": "false"}
+    )
+
+
+def _openai_type(error: VizError) -> str:
+    return next((name for kind, name in OPENAI_TYPES if isinstance(error, kind)), "api_error")
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, default=str)
