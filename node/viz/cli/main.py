@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from viz.cli import content, keys, testnet
+from viz.cli import content, daemon, keys, testnet
 
 app = typer.Typer(
     name="viz",
@@ -15,6 +15,8 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     help="Viz: a marketplace node for legally compliant generative AI.",
 )
+app.command()(daemon.up)
+app.command()(daemon.node)
 app.add_typer(keys.app, name="key")
 app.add_typer(content.app, name="content")
 app.add_typer(testnet.app, name="testnet")

@@ -1,0 +1,121 @@
+"""`viz node` and `viz up`: the daemon, alone or with everything it needs on one machine."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from viz.cli.console import DataDir, guarded, out, run
+from viz.config import Config, load
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="Settings (see viz.example.toml).")
+]
+ApiPort = Annotated[int | None, typer.Option("--port", help="The port to listen on.")]
+
+
+@guarded
+def node(config: ConfigFile = None, folder: DataDir = None, port: ApiPort = None) -> None:
+    """Run the daemon against a chain that is there: serve, train, settle; until interrupted."""
+    settings = load(config, **_given(folder, port))
+    run(until_signal(_run(settings)))
+
+
+@guarded
+def up(
+    folder: DataDir = None,
+    port: ApiPort = None,
+    rpc_port: Annotated[int, typer.Option(help="Port of the local chain.")] = 8545,
+    kubo: Annotated[bool, typer.Option("--kubo", help="Store blobs in an IPFS daemon.")] = False,
+    config: ConfigFile = None,
+) -> None:
+    """Run a local chain, the contracts and a node together, and keep their state over restarts."""
+    run(until_signal(_up(load(config, **_given(folder, port)), rpc_port, kubo)))
+
+
+def _given(folder: Path | None, port: int | None) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    if folder is not None:
+        given["data_dir"] = str(folder)
+    if port is not None:
+        given["api"] = {"port": port}
+    return given
+
+
+async def _run(config: Config) -> None:
+    from viz import log
+    from viz.node import Node, run_node
+
+    log.configure(config.log.level, config.log.format)
+
+    async def ready(started: Node) -> None:
+        out.print(f"node    {started.address}")
+        out.print(f"serves  {started.url}")
+        out.print(f"ledger  {config.data_dir}", soft_wrap=True)
+
+    await run_node(config, ready)
+
+
+async def _up(config: Config, rpc_port: int, kubo: bool) -> None:
+    from viz import log
+    from viz.localnet import Localnet
+    from viz.node import Node, run_node
+
+    log.configure(config.log.level, config.log.format)
+    net = await Localnet.start(config.data_dir, rpc_port=rpc_port, kubo=kubo)
+    try:
+        storage = {"backend": "kubo", "kubo_api": net.kubo.api} if net.kubo else {}
+        settings = Config.model_validate(
+            config.model_dump()
+            | {
+                "key_password": net.password,
+                "chain": config.chain.model_dump() | {"rpc_url": net.devnet.url},
+                "storage": config.storage.model_dump() | storage,
+            }
+        )
+
+        async def ready(started: Node) -> None:
+            _say_up(net, started)
+
+        await run_node(settings, ready)
+    finally:
+        await net.stop()
+
+
+def _say_up(net: Any, started: Any) -> None:
+    lines = [
+        ("chain", f"{net.devnet.url}  (id {net.deployment.chain_id}, play money)"),
+        ("token", net.deployment.token),
+        ("contents", net.deployment.content_registry),
+        ("adapters", net.deployment.adapter_registry),
+        ("settlement", net.deployment.settlement),
+        ("directory", net.deployment.node_directory),
+        ("node", f"{started.address}  at {started.url}"),
+        ("state", str(net.folder)),
+    ]
+    if net.kubo is not None:
+        lines.insert(-1, ("ipfs", net.kubo.api))
+    for name, value in lines:
+        out.print(f"{name:<11} {value}", soft_wrap=True)
+    out.print("\nTry it:")
+    out.print(f"  curl -s {started.url}/viz/v1/node", soft_wrap=True)
+    out.print(f"  viz buyer proxy --node {started.url}", soft_wrap=True)
+    out.print("Stop with Ctrl-C; the state stays.")
+
+
+async def until_signal(work: Coroutine[Any, Any, None]) -> None:
+    """Run ``work`` until it ends, or until SIGINT or SIGTERM ends it in good order."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not task.cancelled():
+            raise

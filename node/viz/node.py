@@ -1,0 +1,289 @@
+"""The composition root: every part of a running node, made once, joined once, ended in order.
+
+Owns which class stands behind which Protocol, the loops and their end. Knows no rule of the market:
+each line here hands a part to another. One TaskGroup holds all loops; the first that dies stops
+the node. Ends in order: no new requests, streams finish within the grace, vouchers on disk, chain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+from aiohttp import web
+from eth_account.signers.local import LocalAccount
+
+from viz.api.app import ApiLimits, create_app
+from viz.api.parts import Blocks, Parts, Shop
+from viz.basemodel.source import load_base
+from viz.chain.contracts import Chain
+from viz.chain.deployment import load_deployment
+from viz.chain.keys import load_key_file
+from viz.chain.rpc import Rpc
+from viz.chain.sender import Sender
+from viz.chain.watcher import Watcher
+from viz.config import Config
+from viz.domain.eip712 import settlement_domain
+from viz.domain.ports import Deployment, Event
+from viz.domain.pricing import Price
+from viz.domain.units import Address, hex_of
+from viz.engine.embedded import EmbeddedEngine
+from viz.engine.settings import EngineSettings
+from viz.errors import ConfigError
+from viz.services.books import Books
+from viz.services.catalogue import Catalogue
+from viz.services.licensing import Licensing
+from viz.services.metering import MeterTools
+from viz.services.publishing import Publishing
+from viz.services.quoting import Quotes
+from viz.services.serving import Serving, ServingPolicy
+from viz.services.sessions import SessionPolicy, Sessions
+from viz.services.settlement import ClaimPolicy, Settlement
+from viz.storage.embedded import EmbeddedBlobStore
+from viz.storage.kubo import KuboBlobStore
+from viz.store.ledger import SqlStore
+
+SUGGESTED_DEPOSIT_UNITS = 1_000_000
+_log = structlog.get_logger()
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now_s(self) -> int:
+        return int(time.time())
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node that answers: where, as whom, and the token that its operator acts with."""
+
+    url: str
+    address: Address
+    deployment: Deployment
+    operator_token_file: Path
+
+
+Ready = Callable[[Node], Awaitable[None]]
+Loop = Callable[[], Coroutine[Any, Any, None]]
+
+
+async def run_node(config: Config, ready: Ready) -> None:
+    """Run a node until cancelled; ``ready`` is called once, when it answers.
+
+    Raises ConfigError, InvalidKeyFile, ChainUnreachable, ChainMismatch, BooksMismatch,
+    ModelUnavailable, StorageUnavailable: each says what to do, and nothing was changed.
+    """
+    async with _node(config) as (parts, loops, described):
+        app = create_app(parts, ApiLimits(max_body_bytes=config.api.max_body_bytes))
+        runner = web.AppRunner(app, shutdown_timeout=config.api.shutdown_grace_s, access_log=None)
+        await runner.setup()
+        try:
+            url = await _listen(runner, config)
+            async with asyncio.TaskGroup() as group:
+                for loop in loops:
+                    group.create_task(loop())
+                await ready(described(url))
+        finally:
+            await runner.cleanup()
+
+
+@asynccontextmanager
+async def _node(
+    config: Config,
+) -> AsyncIterator[tuple[Parts, list[Loop], Callable[[str], Node]]]:
+    async with AsyncExitStack() as ends:
+        account = await asyncio.to_thread(_account, config)
+        deployment = load_deployment(config.at(config.chain.deployment))
+        rpc = Rpc(config.chain.rpc_url, timeout_s=config.chain.timeout_s)
+        ends.push_async_callback(rpc.close)
+        await rpc.check(deployment)
+        ledger = await SqlStore.open(
+            config.at(Path("ledger.sqlite")), _identity(deployment, account)
+        )
+        ends.push_async_callback(ledger.close)
+        blobs = await _blobs(config)
+        ends.push_async_callback(blobs.close)
+        base = await asyncio.to_thread(
+            load_base, config.engine.base_model, cache_dir=config.at(Path("models"))
+        )
+        engine = await EmbeddedEngine.start(base, _engine_settings(config))
+        ends.push_async_callback(engine.close)
+
+        clock, key = SystemClock(), bytes(account.key)
+        chain = Chain(rpc, deployment, confirmations=config.chain.confirmations)
+        sender = Sender(rpc, account, deployment, journal=ledger)
+        domain = settlement_domain(deployment.chain_id, deployment.settlement)
+        price = Price(
+            config.prices.prompt_units_per_million, config.prices.completion_units_per_million
+        )
+        books = Books(ledger, chain, clock, sender.address)
+        catalogue = Catalogue(ledger, chain, engine, clock, node=sender.address, list_price=price)
+        settlement = Settlement(
+            chain,
+            sender,
+            ledger,
+            clock,
+            ClaimPolicy(
+                config.settlement.claim_at_units,
+                config.settlement.claim_age_s,
+                config.settlement.interval_s,
+            ),
+        )
+        sessions = Sessions(
+            books,
+            ledger,
+            chain,
+            sender,
+            claimer=settlement,
+            adapters=catalogue,
+            clock=clock,
+            key=key,
+            policy=SessionPolicy(config.api.origin, config.prices.minimum_deposit_units),
+        )
+        serving = Serving(
+            books,
+            catalogue,
+            engine,
+            chain,
+            quotes=Quotes(
+                domain,
+                sender.address,
+                key,
+                clock,
+                tokenizer_digest=engine.model.tokenizer_digest,
+                valid_s=config.prices.quote_valid_s,
+            ),
+            tools=MeterTools(
+                books,
+                clock,
+                domain,
+                sender.address,
+                key,
+                engine.count_tokens,
+                config.prices.credit_window_units,
+            ),
+            clock=clock,
+            policy=ServingPolicy(voucher_grace_s=config.prices.voucher_grace_s),
+        )
+        licensing = Licensing(chain, sender, clock)
+        publishing = Publishing(
+            chain,
+            sender,
+            blobs,
+            config.at(Path("adapters")),
+            engine=engine,
+            max_blob_bytes=config.storage.max_blob_bytes,
+        )
+        await catalogue.restore()
+        parts = Parts(
+            sessions=sessions,
+            serving=serving,
+            catalogue=catalogue,
+            ledger=ledger,
+            chain=chain,
+            engine=engine,
+            blobs=blobs,
+            licensing=licensing,
+            publishing=publishing,
+            settlement=settlement,
+            clock=clock,
+            shop=Shop(
+                realm=config.api.origin,
+                suggested_deposit_units=SUGGESTED_DEPOSIT_UNITS,
+                minimum_deposit_units=config.prices.minimum_deposit_units,
+                operator_token=_operator_token(config),
+            ),
+        )
+        watcher = Watcher(
+            rpc,
+            deployment,
+            ledger,
+            _heard,
+            close_requested=_closer(settlement, sender.address),
+            confirmations=config.chain.confirmations,
+        )
+
+        def described(url: str) -> Node:
+            return Node(url, sender.address, deployment, config.at(Path("operator.token")))
+
+        yield parts, [settlement.run, watcher.run], described
+
+
+async def _heard(events: Sequence[Event]) -> None:
+    for event in events:
+        _log.debug("chain event", of=event.contract, name=event.name, block=event.block_number)
+
+
+def _closer(settlement: Settlement, node: Address) -> Callable[[Event], Awaitable[None]]:
+    async def close_requested(event: Event) -> None:
+        if event.args["node"] == node:
+            settlement.close_requested(event.args["signer"])
+
+    return close_requested
+
+
+def _account(config: Config) -> LocalAccount:
+    password = config.key_password.get_secret_value()
+    if not password:
+        raise ConfigError(
+            "the node's key needs its password: set VIZ_KEY_PASSWORD or VIZ_KEY_PASSWORD_FILE"
+        )
+    return load_key_file(config.at(config.chain.key_file), password)
+
+
+def _identity(deployment: Deployment, account: LocalAccount) -> dict[str, str]:
+    return {
+        "node": account.address,
+        "chain": str(deployment.chain_id),
+        "genesis": hex_of(deployment.genesis),
+        "settlement": deployment.settlement,
+    }
+
+
+async def _blobs(config: Config) -> Blocks:
+    if config.storage.backend == "embedded":
+        return EmbeddedBlobStore(config.at(Path("blobs")))
+    store = KuboBlobStore(config.storage.kubo_api, timeout_s=config.storage.timeout_s)
+    _log.info("blobs in kubo", version=await store.version(), api=config.storage.kubo_api)
+    return store
+
+
+def _engine_settings(config: Config) -> EngineSettings:
+    return EngineSettings(
+        max_streams=config.engine.max_streams,
+        context_tokens=config.engine.context_tokens,
+        resident_adapters=config.engine.resident_adapters,
+        threads=config.engine.threads,
+        compute=config.engine.compute,
+        compile=config.engine.compile,
+    )
+
+
+def _operator_token(config: Config) -> str:
+    """Return what the operator's commands authenticate with; made once, readable by its owner."""
+    file = config.at(Path("operator.token"))
+    if not file.exists():
+        file.touch(mode=0o600)
+        file.write_text(secrets.token_urlsafe(32) + "\n", encoding="utf-8")
+    return file.read_text(encoding="utf-8").strip()
+
+
+async def _listen(runner: web.AppRunner, config: Config) -> str:
+    site = web.TCPSite(runner, config.api.host, config.api.port)
+    try:
+        await site.start()
+    except OSError as error:
+        raise ConfigError(
+            f"{config.api.host}:{config.api.port} cannot be listened on ({error.strerror}): stop "
+            "what runs there, or set api.port"
+        ) from error
+    port = runner.addresses[0][1]
+    return f"http://{config.api.host}:{port}"
