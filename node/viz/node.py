@@ -33,6 +33,7 @@ from viz.config import Config
 from viz.domain.eip712 import settlement_domain
 from viz.domain.ports import Deployment, Event
 from viz.domain.pricing import Price
+from viz.domain.signed import channel_id
 from viz.domain.units import Address, hex_of
 from viz.engine.embedded import EmbeddedEngine
 from viz.engine.settings import EngineSettings
@@ -207,7 +208,7 @@ async def _node(
             deployment,
             ledger,
             _heard,
-            close_requested=_closer(settlement, sender.address),
+            close_requested=_closer(settlement, ledger, sender.address),
             confirmations=config.chain.confirmations,
         )
 
@@ -222,10 +223,13 @@ async def _heard(events: Sequence[Event]) -> None:
         _log.debug("chain event", of=event.contract, name=event.name, block=event.block_number)
 
 
-def _closer(settlement: Settlement, node: Address) -> Callable[[Event], Awaitable[None]]:
+def _closer(
+    settlement: Settlement, ledger: SqlStore, node: Address
+) -> Callable[[Event], Awaitable[None]]:
     async def close_requested(event: Event) -> None:
-        if event.args["node"] == node:
-            settlement.close_requested(event.args["signer"])
+        for channel in await ledger.channels():
+            if channel_id(channel.signer, node) == event.args["channelId"]:
+                settlement.close_requested(channel.signer)
 
     return close_requested
 
