@@ -6,8 +6,8 @@ moves past it, so a crash repeats events and never skips one (handlers are idemp
 block handled descends from the one marked before it, else ``roll_back`` is called with the last
 block that still stands, before anything newer is handled.
 
-Close requests have a fast path: they are reported from the unconfirmed head too, since a node must
-stop selling on them at once.
+Close requests have a fast path: each is reported once, as soon as it is seen, confirmed or not,
+since a node must stop selling at once.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Watcher:
             if not await self._follow(mark, first, min(confirmed, first + self._chunk_blocks - 1)):
                 # The chain changed while it was read: the next step starts from what it is then.
                 return
-        await self._report_closes(max(confirmed + 1, self._deployment.first_block), head)
+        await self._look_ahead(max(confirmed + 1, self._deployment.first_block), head)
 
     async def _standing_mark(self) -> BlockMark | None:
         """Return the newest mark still on the chain, after rolling back whatever is above it."""
@@ -134,18 +134,23 @@ class Watcher:
         if before.hash != after.hash or (mark is not None and parent != mark.hash):
             return False
         if events := decode_logs(self._deployment, logs):
+            await self._report_closes(events)
             await self._handle(events)
         await self._cursors.advance(BlockMark(last, after.hash))
         return True
 
-    async def _report_closes(self, first: int, last: int) -> None:
+    async def _look_ahead(self, first: int, last: int) -> None:
+        """Report close requests in blocks that have not their confirmations yet."""
         if first > last:
             return
         address = [self._deployment.settlement]
         logs = await self._rpc.logs(address, first, last, (self._close_topic,))
-        for event in decode_logs(self._deployment, logs):
+        await self._report_closes(decode_logs(self._deployment, logs))
+
+    async def _report_closes(self, events: Sequence[Event]) -> None:
+        for event in events:
             key = (event.block_hash, event.log_index)
-            if key in self._reported:
+            if event.name != "CloseRequested" or key in self._reported:
                 continue
             _log.info("close requested", channel=hex_of(event.args["channelId"]))
             await self._close_requested(event)

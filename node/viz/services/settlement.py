@@ -34,12 +34,13 @@ from viz.domain.ports import (
     Transaction,
 )
 from viz.domain.shares import Share, share_words
-from viz.domain.units import BPS, MILLION, AdapterId, Address, Units, hex_of
+from viz.domain.signed import channel_id
+from viz.domain.units import BPS, MILLION, AdapterId, Address, Hash32, Units, hex_of
 from viz.domain.usage import UsageLine
 from viz.errors import ChainError, UnknownAdapter
 from viz.services.outcome import require_settled
 
-# Measured on anvil, rounded up: some 60,000 gas for a claim of one row, 12,500 for each further one.
+# Measured on anvil, rounded up: 60,000 gas for a claim of one row, 12,500 for each further one.
 CLAIM_GAS: Final = 50_000
 ROW_GAS: Final = 15_000
 MAX_ROWS: Final = 200
@@ -105,6 +106,12 @@ class Settlement:
         """Claim this channel at the next pass, and make that now; its payer is leaving."""
         self._closing.add(signer)
         self._wake.set()
+
+    async def channel_closing(self, channel: Hash32) -> None:
+        """The same by the channel's id, as a CloseRequested event names it; others' are ignored."""
+        for held in await self._ledger.channels():
+            if channel_id(held.signer, self._writer.address) == channel:
+                self.close_requested(held.signer)
 
     async def run(self) -> None:
         """Claim whenever the policy says so, until cancelled; the chain's failures are retried."""

@@ -114,6 +114,18 @@ async def test_a_shorter_chain_is_a_reorganisation_too(net: Testnet) -> None:
     assert len(books.rolled_back) == 1
 
 
+async def test_a_confirmed_close_request_is_reported_too(net: Testnet) -> None:
+    """Without confirmations, or after a restart, nothing is only in the look-ahead."""
+    books = Books()
+    payer, signer, node = net.sender(1), development_account(2), net.sender(3).address
+    await net.open_channel(payer, signer, node, 1_000)
+    await net.done(payer, "Settlement", "requestClose", address(signer), node)
+    watcher = books.watcher(net)
+    await watcher.step()
+    await watcher.step()
+    assert [event.name for event in books.closing] == ["CloseRequested"]
+
+
 async def test_a_close_request_is_seen_before_its_confirmations(net: Testnet) -> None:
     """A node stops selling at once, not only when the request is confirmed; told once."""
     books = Books()

@@ -20,6 +20,7 @@ from tests.integration.services.claiming import (
 from viz.chain.deployment import save_deployment
 from viz.chain.keys import development_account
 from viz.domain.ports import Call
+from viz.domain.signed import channel_id
 from viz.domain.units import AdapterId
 from viz.services.settlement import ClaimPolicy, Settlement
 
@@ -89,7 +90,7 @@ async def test_a_voucher_is_claimed_for_value_age_or_a_leaving_payer(
     assert (await settlement.step()).settled == 1
     await accept(store, net, leaving, {AdapterId(0): 2})
     assert (await settlement.step()).settled == 0
-    settlement.close_requested(address(leaving))
+    await settlement.channel_closing(channel_id(address(leaving), node.address))
     assert (await settlement.step()).settled == 1
     await store.close()
 

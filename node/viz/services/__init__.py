@@ -1,0 +1,1 @@
+"""The rules of the market: what a node does, told to small Protocols, never to a library."""
