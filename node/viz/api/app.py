@@ -18,12 +18,12 @@ from aiohttp import web
 
 from viz.api import gateway, health, market, openai, operator, payments
 from viz.api.metrics import METRICS, Metrics
-from viz.api.parts import PARTS, RUNNING, STOPPING, Parts
+from viz.api.parts import PARTS, REQUEST_ID, RUNNING, STOPPING, Parts
 from viz.api.problems import http_problem, opaque, problem
 from viz.errors import VizError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-REQUEST_ID: Final = "X-Request-Id"
+ID_HEADER: Final = "X-Request-Id"
 _log = structlog.get_logger()
 
 
@@ -58,7 +58,7 @@ async def _stop_streams(app: web.Application) -> None:
 async def _identify(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give every request an id, log its end, and count it."""
     request_id = secrets.token_hex(8)
-    request["id"] = request_id
+    request[REQUEST_ID] = request_id
     started = time.monotonic()
     with structlog.contextvars.bound_contextvars(request_id=request_id):
         response = await handler(request)
@@ -74,7 +74,7 @@ async def _identify(request: web.Request, handler: Handler) -> web.StreamRespons
             took_ms=round(took_s * 1000, 1),
         )
         if not response.prepared:
-            response.headers[REQUEST_ID] = request_id
+            response.headers[ID_HEADER] = request_id
             response.headers.setdefault("X-Content-Type-Options", "nosniff")
         return response
 
@@ -82,7 +82,7 @@ async def _identify(request: web.Request, handler: Handler) -> web.StreamRespons
 @web.middleware
 async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn whatever a handler raises into an answer."""
-    request_id: str = request["id"]
+    request_id = request[REQUEST_ID]
     try:
         return await handler(request)
     except VizError as error:

@@ -17,7 +17,7 @@ from aiohttp import web
 from viz.api.metrics import METRICS
 from viz.api.openai_answer import Answer, Choice, model_entry, usage
 from viz.api.openai_request import TextRequest, read_chat, read_completion
-from viz.api.parts import RUNNING, Parts, access_of, body_of, parts_of
+from viz.api.parts import REQUEST_ID, RUNNING, Parts, access_of, body_of, parts_of
 from viz.api.problems import problem_body
 from viz.domain.eip712 import keccak
 from viz.domain.ledger import AccessRecord, AnswerRecord
@@ -106,7 +106,7 @@ async def _serve(request: web.Request, raw: bytes, wanted: TextRequest) -> web.S
         raise _challenged(parts, error)
     access = await access_of(request)
     job = Job(
-        request_id=request["id"],
+        request_id=request[REQUEST_ID],
         offer=offer,
         prompt=wanted.prompt,
         sampling=wanted.sampling,
@@ -251,7 +251,7 @@ class Exchange:
             "Content-Type": EVENT_STREAM,
             "Cache-Control": "no-store",
             "X-Accel-Buffering": "no",
-            "X-Request-Id": self._request["id"],
+            "X-Request-Id": self._request[REQUEST_ID],
         }
         response = web.StreamResponse(headers=headers)
         await response.prepare(self._request)
@@ -261,7 +261,7 @@ class Exchange:
             _log.info("the buyer left; what was sent is billed")
         except VizError as error:
             _log.warning("the stream broke", code=error.code, reason=error.detail)
-            await response.write(_event(problem_body(error, self._request["id"])))
+            await response.write(_event(problem_body(error, self._request[REQUEST_ID])))
         except Exception as error:  # noqa: BLE001  the answer has begun: it can only be broken off
             _log.error("unexpected, in a stream", exc_info=error)
             response.force_close()

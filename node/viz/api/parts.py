@@ -81,6 +81,7 @@ class Parts:
 PARTS: Final = web.AppKey("parts", Parts)
 RUNNING: Final = web.AppKey("running", set[tuple[bytes, str]])
 """Idempotency keys whose first request is under way, each with its access token's hash."""
+REQUEST_ID: Final = web.RequestKey("request_id", str)
 STOPPING: Final = web.AppKey("stopping", asyncio.Event)
 
 

@@ -192,8 +192,8 @@ class Serving:
     ) -> PaymentRequired:
         """Return the refusal with what a challenge carries: a quote, and the need on a channel."""
         quote = self._quotes.make(access.signer, stream.offer, max_tokens)
-        more = {**error.extensions, "quote": quote, "need": stream.need(error)}
-        return PaymentRequired(error.detail, **more)
+        need = stream.need(error) if stream.has_channel else None
+        return PaymentRequired(error.detail, **{**error.extensions, "quote": quote, "need": need})
 
     async def chain_now(self, live: Live) -> int:
         """Return chain time where it matters: while a signed Close is out."""
@@ -320,6 +320,11 @@ class PaidStream:
     def prompt_tokens(self) -> int:
         return self._meter.prompt_tokens
 
+    @property
+    def has_channel(self) -> bool:
+        """Whether there is a channel to pay from."""
+        return self._live.channel.payer != ZERO_ADDRESS
+
     # money
 
     async def _reserve(self, tokens: int) -> None:
@@ -327,11 +332,9 @@ class PaidStream:
         await self._meter.reserve(tokens * self._job.choices, now_s)
         self._allowed = tokens
 
-    def need(self, error: PaymentRequired) -> NeedVoucher | None:
-        """Return what a refused reservation lacks; None while there is no channel to pay from."""
+    def need(self, error: PaymentRequired) -> NeedVoucher:
+        """Return what a refused reservation lacks."""
         channel = self._live.channel
-        if channel.payer == ZERO_ADDRESS:
-            return None
         return NeedVoucher(
             self.offer.adapter_id,
             channel.base_units,

@@ -1,0 +1,291 @@
+"""A chain in memory: channels, claims and closes as Settlement judges them, nothing mined.
+
+Checks what the contract checks (consents, authorizations, order of rows, deposits) with the
+domain's own functions: what passes here fails on anvil only where contract and domain differ, and
+the property tests hold those two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from viz.domain.claim import RowStatus, SignedVoucher, unpack_rows
+from viz.domain.eip712 import (
+    Domain,
+    is_signed_by,
+    keccak,
+    public_address,
+    recover,
+    settlement_domain,
+)
+from viz.domain.ports import (
+    AdapterState,
+    Call,
+    ChannelState,
+    ContentState,
+    Deployment,
+    GrantState,
+    Outcome,
+    Transaction,
+)
+from viz.domain.signed import (
+    OPEN_KIND,
+    TOP_UP_KIND,
+    Close,
+    OpenChannel,
+    ReceiveWithAuthorization,
+    authorization_nonce,
+)
+from viz.domain.units import (
+    ZERO_ADDRESS,
+    AdapterId,
+    Address,
+    Cid,
+    ContentId,
+    Hash32,
+    Units,
+    parse_address,
+)
+from viz.domain.usage import sum_of
+from viz.errors import ChainUnreachable, TransactionFailed
+
+NOW_S = 1_800_000_000
+
+
+def address_of(number: int) -> Address:
+    return parse_address(f"0x{number:040x}")
+
+
+DEPLOYMENT = Deployment(
+    chain_id=31_337,
+    genesis=Hash32(bytes(31) + b"\x07"),
+    token=address_of(0x70),
+    token_decimals=6,
+    content_registry=address_of(0xC0),
+    adapter_registry=address_of(0xA0),
+    settlement=address_of(0x50),
+    node_directory=address_of(0xD0),
+    first_block=0,
+)
+TOKEN_DOMAIN = Domain("Viz Test USD", "1", DEPLOYMENT.chain_id, DEPLOYMENT.token)
+
+
+@dataclass
+class FakeClock:
+    """A clock that moves when it is told to."""
+
+    now: int = NOW_S
+
+    def now_s(self) -> int:
+        return self.now
+
+
+@dataclass
+class FakeChain:
+    """ChainReader and ChainWriter of one key."""
+
+    key: bytes
+    clock: FakeClock = field(default_factory=FakeClock)
+    channels: dict[tuple[Address, Address], ChannelState] = field(default_factory=dict)
+    balances: dict[Address, Units] = field(default_factory=dict)
+    adapter_states: dict[AdapterId, AdapterState] = field(default_factory=dict)
+    unservable: dict[AdapterId, str] = field(default_factory=dict)
+    used_nonces: set[Hash32] = field(default_factory=set)
+    sent: list[Call] = field(default_factory=list)
+    reads: int = 0
+    down: bool = False
+
+    @property
+    def address(self) -> Address:
+        return public_address(self.key)
+
+    @property
+    def deployment(self) -> Deployment:
+        return DEPLOYMENT
+
+    @property
+    def domain(self) -> Domain:
+        return settlement_domain(DEPLOYMENT.chain_id, DEPLOYMENT.settlement)
+
+    # reading
+
+    async def chain_time(self) -> int:
+        self._ask()
+        return self.clock.now
+
+    async def content(self, content_id: ContentId) -> ContentState | None:
+        self._ask()
+        return None
+
+    async def grant(self, content_id: ContentId, trainer: Address) -> GrantState | None:
+        self._ask()
+        return None
+
+    async def adapter(
+        self, adapter_id: AdapterId, *, confirmed: bool = True
+    ) -> AdapterState | None:
+        self._ask()
+        return self.adapter_states.get(adapter_id)
+
+    async def servable(self, adapter_id: AdapterId, node: Address) -> str | None:
+        self._ask()
+        if adapter_id not in self.adapter_states:
+            return "it is not registered"
+        return self.unservable.get(adapter_id)
+
+    async def channel(
+        self, signer: Address, node: Address, *, confirmed: bool = True
+    ) -> ChannelState | None:
+        self._ask()
+        return self.channels.get((signer, node))
+
+    async def owed(self, account: Address) -> Units:
+        self._ask()
+        return 0
+
+    async def token_balance(self, account: Address) -> Units:
+        self._ask()
+        return self.balances.get(account, 0)
+
+    async def read(self, call: Call) -> Any:
+        self._ask()
+        if call.function == "eip712Domain":
+            return {"name": TOKEN_DOMAIN.name, "version": TOKEN_DOMAIN.version}
+        if call.function == "previewClaim":
+            node, rows = call.args
+            return [int(status) for status, _ in self._judge(node, unpack_rows(rows))]
+        raise AssertionError(f"the fake chain does not know {call.function}")
+
+    # writing
+
+    async def submit(self, call: Call) -> Transaction:
+        self._ask()
+        getattr(self, f"_{call.function}")(*call.args)
+        self.sent.append(call)
+        return Transaction(
+            Outcome.SETTLED, keccak(repr((len(self.sent), call)).encode()), len(self.sent), 100_000
+        )
+
+    async def simulate(self, call: Call) -> None:
+        raise AssertionError("nothing here simulates")
+
+    async def lookup(self, transaction_hash: Hash32) -> Transaction:
+        return Transaction(Outcome.SETTLED, transaction_hash)
+
+    async def recover(self) -> Sequence[Transaction]:
+        return ()
+
+    def _ask(self) -> None:
+        self.reads += 1
+        if self.down:
+            raise ChainUnreachable("the RPC does not answer: check rpc_url")
+
+    # the contract
+
+    def _openWithAuthorization(
+        self,
+        payer: Address,
+        signer: Address,
+        node: Address,
+        amount: Units,
+        salt: Hash32,
+        after: int,
+        before: int,
+        authorization: bytes,
+        consent: bytes,
+    ) -> None:
+        if recover(self.domain.digest(OpenChannel(payer, node)), consent) != signer:
+            raise TransactionFailed("InvalidSigner")
+        self._deposit(OPEN_KIND, payer, signer, node, amount, salt, after, before, authorization)
+
+    def _topUpWithAuthorization(
+        self,
+        payer: Address,
+        signer: Address,
+        node: Address,
+        amount: Units,
+        salt: Hash32,
+        after: int,
+        before: int,
+        authorization: bytes,
+    ) -> None:
+        if (signer, node) not in self.channels:
+            raise TransactionFailed("NoChannel")
+        self._deposit(TOP_UP_KIND, payer, signer, node, amount, salt, after, before, authorization)
+
+    def _deposit(
+        self,
+        kind: Hash32,
+        payer: Address,
+        signer: Address,
+        node: Address,
+        amount: Units,
+        salt: Hash32,
+        after: int,
+        before: int,
+        authorization: bytes,
+    ) -> None:
+        nonce = authorization_nonce(kind, signer, node, salt)
+        said = ReceiveWithAuthorization(payer, DEPLOYMENT.settlement, amount, after, before, nonce)
+        if not is_signed_by(TOKEN_DOMAIN.digest(said), authorization, payer):
+            raise TransactionFailed("InvalidAuthorization")
+        if nonce in self.used_nonces or self.balances.get(payer, 0) < amount:
+            raise TransactionFailed("AuthorizationUsed or balance too low")
+        self.used_nonces.add(nonce)
+        was = self.channels.get((signer, node)) or ChannelState(signer, node, payer, 0, 0, 0)
+        if was.payer != payer:
+            raise TransactionFailed("WrongPayer")
+        self.balances[payer] -= amount
+        self.channels[signer, node] = replace(was, deposit_units=was.deposit_units + amount)
+
+    def _judge(
+        self, node: Address, rows: Sequence[SignedVoucher]
+    ) -> list[tuple[RowStatus, ChannelState | None]]:
+        found: list[tuple[RowStatus, ChannelState | None]] = []
+        moved = dict(self.channels)
+        for row in rows:
+            signer = recover(self.domain.digest(row.voucher(node)), row.signature)
+            channel = moved.get((signer, node))
+            units = sum_of(row.lines)
+            if channel is None or channel.payer == ZERO_ADDRESS:
+                found.append((RowStatus.NO_CHANNEL, None))
+            elif channel.settled_units != row.base_units:
+                found.append((RowStatus.WRONG_BASE, None))
+            elif channel.deposit_units < units:
+                found.append((RowStatus.INSUFFICIENT_DEPOSIT, None))
+            else:
+                moved[signer, node] = after = replace(
+                    channel,
+                    deposit_units=channel.deposit_units - units,
+                    settled_units=channel.settled_units + units,
+                )
+                found.append((RowStatus.GOOD, after))
+        return found
+
+    def _claim(self, rows: bytes) -> None:
+        for status, after in self._judge(self.address, unpack_rows(rows)):
+            if status is RowStatus.GOOD and after is not None:
+                self.channels[after.signer, after.node] = after
+
+    def _closeNow(
+        self, signer: Address, node: Address, settled: Units, deadline: int, signature: bytes
+    ) -> None:
+        channel = self.channels[signer, node]
+        close = Close(signer, node, settled, deadline)
+        if settled != channel.settled_units or deadline < self.clock.now:
+            raise TransactionFailed("StaleClose")
+        if not is_signed_by(self.domain.digest(close), signature, node):
+            raise TransactionFailed("InvalidSignature")
+        self.balances[channel.payer] += channel.deposit_units
+        self.channels[signer, node] = replace(channel, deposit_units=0, close_at=0)
+
+    def put_adapter(self, adapter_id: AdapterId, weights_digest: Hash32) -> AdapterState:
+        """Register an adapter by fiat."""
+        zero = Hash32(bytes(32))
+        state = AdapterState(
+            adapter_id, self.address, zero, weights_digest, Cid("bafy"), zero, 2000, 1000, 0, ()
+        )
+        self.adapter_states[adapter_id] = state
+        return state

@@ -1,0 +1,377 @@
+"""A node over HTTP with a real ledger, a chain in memory and an invented model; and a buyer."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp.test_utils import TestServer
+from tests.fakes.blobs import MemoryBlobStore
+from tests.fakes.chain import DEPLOYMENT, TOKEN_DOMAIN, FakeChain, FakeClock
+from tests.fakes.engine import FakeEngine, fake_adapter_file
+
+from viz.api.app import ApiLimits, create_app
+from viz.api.parts import Parts, Shop
+from viz.domain import curve as curves
+from viz.domain import payment
+from viz.domain.channel import Offer
+from viz.domain.claim import SignedVoucher
+from viz.domain.credential import CloseRequest, Credential, Deposit, credential_to_header
+from viz.domain.eip712 import public_address, settlement_domain, sign, sign_compact
+from viz.domain.exchange import ChannelView, CloseAnswer, SessionProof, session_challenge_from_json
+from viz.domain.ledger import AdapterRecord
+from viz.domain.payment import Challenge, NeedVoucher
+from viz.domain.pricing import Price
+from viz.domain.receipt import SignedReceipt
+from viz.domain.signed import (
+    OPEN_KIND,
+    TOP_UP_KIND,
+    OpenChannel,
+    ReceiveWithAuthorization,
+    RequestClose,
+    authorization_nonce,
+)
+from viz.domain.units import ZERO_HASH, AdapterId, Address, Cid, Hash32, Units
+from viz.services.books import Books
+from viz.services.catalogue import Catalogue
+from viz.services.licensing import Licensing
+from viz.services.metering import MeterTools
+from viz.services.publishing import Publishing, file_digest
+from viz.services.quoting import Quotes
+from viz.services.serving import Serving, ServingPolicy
+from viz.services.sessions import SessionPolicy, Sessions
+from viz.services.settlement import ClaimPolicy, Settlement
+from viz.store.ledger import SqlStore
+from viz.store.writer import CommitHook
+
+ORIGIN = "http://node.test"
+OPERATOR_TOKEN = "operator-token"
+NODE_KEY = b"\x11" * 32
+PAYER_KEY = b"\x22" * 32
+ADAPTER = AdapterId(7)
+PRICE = Price(2_000_000, 6_000_000)
+DEPOSIT = 1_000_000
+
+
+@dataclass
+class Node:
+    """A running node and its insides."""
+
+    url: str
+    store: SqlStore
+    chain: FakeChain
+    clock: FakeClock
+    engine: FakeEngine
+    parts: Parts
+    http: aiohttp.ClientSession
+
+
+@asynccontextmanager
+async def running_node(
+    folder: Path,
+    *,
+    policy: ServingPolicy | None = None,
+    chain: FakeChain | None = None,
+    engine: FakeEngine | None = None,
+    hook: CommitHook | None = None,
+    credit_window_units: Units = 0,
+) -> AsyncIterator[Node]:
+    """Run a node on a free port of this machine."""
+    chain = chain or FakeChain(NODE_KEY)
+    clock = chain.clock
+    engine = engine or FakeEngine(context_tokens=2048)
+    store = await SqlStore.open(folder / "ledger.db", {"node": chain.address}, hook)
+    domain = settlement_domain(DEPLOYMENT.chain_id, DEPLOYMENT.settlement)
+    catalogue = Catalogue(store, chain, engine, clock, node=chain.address, list_price=PRICE)
+    weights = fake_adapter_file(folder / "adapter.safetensors")
+    state = chain.put_adapter(ADAPTER, file_digest(weights))
+    if not await store.adapters():
+        await engine.add_adapter(ADAPTER, weights)
+        await catalogue.add(_record(state.weights_digest, weights))
+    await catalogue.restore()
+    books = Books(store, chain, clock, chain.address)
+    settlement = Settlement(chain, chain, store, clock, ClaimPolicy(1_000_000, 3_600))
+    sessions = Sessions(
+        books,
+        store,
+        chain,
+        chain,
+        claimer=settlement,
+        adapters=catalogue,
+        clock=clock,
+        key=NODE_KEY,
+        policy=SessionPolicy(ORIGIN, minimum_deposit_units=1_000, confirm_wait_s=5),
+    )
+    tools = MeterTools(
+        books, clock, domain, chain.address, NODE_KEY, engine.count_tokens, credit_window_units
+    )
+    quotes = Quotes(
+        domain,
+        chain.address,
+        NODE_KEY,
+        clock,
+        tokenizer_digest=engine.model.tokenizer_digest,
+    )
+    serving = Serving(
+        books,
+        catalogue,
+        engine,
+        chain,
+        quotes=quotes,
+        tools=tools,
+        clock=clock,
+        policy=policy or ServingPolicy(step_tokens=8, voucher_grace_s=0.3),
+    )
+    blobs = MemoryBlobStore()
+    parts = Parts(
+        sessions,
+        serving,
+        catalogue,
+        store,
+        chain,
+        engine,
+        blobs,
+        Licensing(chain, chain, clock),
+        Publishing(chain, chain, blobs, folder / "adapters", engine=engine),
+        settlement,
+        clock,
+        Shop("viz", 100_000, 1_000, OPERATOR_TOKEN),
+    )
+    server = TestServer(create_app(parts, ApiLimits(max_body_bytes=64 * 1024)))
+    await server.start_server()
+    async with aiohttp.ClientSession() as http:
+        yield Node(str(server.make_url("")).rstrip("/"), store, chain, clock, engine, parts, http)
+    await server.close()
+    await engine.close()
+    await store.close()
+
+
+def _record(digest: Hash32, weights: Path) -> AdapterRecord:
+    return AdapterRecord(
+        ADAPTER,
+        "tides",
+        "knows tides",
+        ZERO_HASH,
+        digest,
+        Cid("bafy"),
+        ZERO_HASH,
+        str(weights),
+        PRICE.prompt_price_units,
+        PRICE.completion_price_units,
+        1,
+    )
+
+
+@dataclass
+class Answer:
+    """What came back of one streaming request."""
+
+    status: int
+    body: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    text: str = ""
+    finish: str | None = None
+    needs: list[NeedVoucher] = field(default_factory=list)
+    receipt: SignedReceipt | None = None
+    usage: Any = None
+    raw: bytes = b""
+
+
+class Buyer:
+    """A buyer that signs what it is asked for, through the domain's own curve."""
+
+    def __init__(self, node: Node, *, key: bytes = b"\x33" * 32) -> None:
+        self.node = node
+        self.key = key
+        self.signer = public_address(key)
+        self.payer = public_address(PAYER_KEY)
+        self.curve = curves.Curve(self.signer, node.chain.address)
+        self.token = ""
+        self.domain = node.chain.domain
+        node.chain.balances.setdefault(self.payer, 10**9)
+
+    async def call(
+        self, method: str, path: str, *, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, Any, Mapping[str, str]]:
+        async with self.node.http.request(
+            method, self.node.url + path, json=body, headers=headers
+        ) as response:
+            return response.status, await response.json(content_type=None), response.headers
+
+    async def pay(self, path: str, credential: Credential) -> tuple[int, Any]:
+        headers = {"Authorization": credential_to_header(credential)}
+        status, body, _ = await self.call("POST", path, headers=headers)
+        return status, body
+
+    def deposit(self, amount: Units = DEPOSIT, *, opening: bool = True, **changes: Any) -> Deposit:
+        salt = Hash32(secrets.token_bytes(32))
+        kind = OPEN_KIND if opening else TOP_UP_KIND
+        until = self.node.clock.now + 600
+        nonce = authorization_nonce(kind, self.signer, self.node.chain.address, salt)
+        said = ReceiveWithAuthorization(self.payer, DEPLOYMENT.settlement, amount, 0, until, nonce)
+        consent = self.domain.digest(OpenChannel(self.payer, self.node.chain.address))
+        values: dict[str, Any] = {
+            "action": "open" if opening else "topUp",
+            "chain_id": DEPLOYMENT.chain_id,
+            "contract": DEPLOYMENT.settlement,
+            "payer": self.payer,
+            "signer": self.signer,
+            "node": self.node.chain.address,
+            "amount_units": amount,
+            "salt": salt,
+            "valid_after_s": 0,
+            "valid_before_s": until,
+            "authorization": sign(PAYER_KEY, TOKEN_DOMAIN.digest(said)),
+            "signer_signature": sign(self.key, consent) if opening else b"",
+        }
+        return Deposit(**{**values, **changes})
+
+    async def open(self, amount: Units = DEPOSIT) -> ChannelView:
+        status, body = await self.pay(payment.CHANNELS_PATH, self.deposit(amount))
+        assert status == 200, body
+        await self.observe()
+        return ChannelView.from_json(body)
+
+    async def observe(self) -> None:
+        seen = await self.node.chain.channel(self.signer, self.node.chain.address)
+        assert seen is not None
+        self.curve = curves.observe(self.curve, seen)
+
+    async def proof(self) -> SessionProof:
+        _, body, _ = await self.call(
+            "POST", payment.SESSION_CHALLENGE_PATH, body={"signer": self.signer}
+        )
+        session = session_challenge_from_json(body)
+        return SessionProof(
+            self.signer, session, sign_compact(self.key, self.domain.digest(session))
+        )
+
+    async def login(self) -> None:
+        proof = await self.proof()
+        status, body, _ = await self.call("POST", payment.SESSIONS_PATH, body=proof.to_json())
+        assert status == 200, body
+        self.token = body["accessToken"]
+
+    def bearer(self, **more: str) -> dict[str, str]:
+        return {
+            "Authorization": f"Bearer {self.token}",
+            payment.ACCEPT_HEADER: payment.ACCEPT_VALUE,
+            **more,
+        }
+
+    def offer(self, adapter_id: AdapterId, up_to: Units, base: Units) -> Offer:
+        """Sign that ``up_to`` is owed for the adapter, on that base."""
+        self.curve = curves.owe(self.curve, adapter_id, up_to)
+        self.curve, draft = curves.draft_voucher(self.curve, base)
+        assert draft is not None
+        signature = sign_compact(self.key, self.domain.digest(draft.voucher))
+        voucher = draft.voucher
+        row = SignedVoucher(voucher.settled_units, voucher.receipts_head, draft.lines, signature)
+        return Offer(
+            DEPLOYMENT.chain_id, DEPLOYMENT.settlement, self.signer, self.node.chain.address, row
+        )
+
+    async def satisfy(self, need: NeedVoucher, extra: Units = 0) -> tuple[int, Any]:
+        offer = self.offer(need.adapter_id, need.required_units + extra, need.base_units)
+        return await self.pay(payment.VOUCHERS_PATH, offer)
+
+    async def ready(self, amount: Units = DEPOSIT) -> Buyer:
+        await self.open(amount)
+        await self.login()
+        return self
+
+    def chat(self, text: str = "When is high tide?", **more: Any) -> dict[str, Any]:
+        return {
+            "model": f"viz-adapter-{ADAPTER}",
+            "messages": [{"role": "user", "content": text}],
+            "stream": True,
+            "max_tokens": 24,
+            "temperature": 0,
+            **more,
+        }
+
+    async def need_of(self, body: dict[str, Any], path: str = payment.CHAT_PATH) -> Challenge:
+        status, problem, headers = await self.call("POST", path, body=body, headers=self.bearer())
+        assert status == 402, problem
+        return Challenge.from_header(headers["WWW-Authenticate"])
+
+    async def ask(
+        self,
+        body: dict[str, Any] | None = None,
+        *,
+        pays: bool = True,
+        path: str = payment.CHAT_PATH,
+        **headers: str,
+    ) -> Answer:
+        """Send a request, pay what is asked for, and collect the answer."""
+        body = body or self.chat()
+        sent = self.bearer(**headers)
+        async with self.node.http.post(self.node.url + path, json=body, headers=sent) as response:
+            if response.status == 402 and pays:
+                need = Challenge.from_header(response.headers["WWW-Authenticate"]).need
+                assert need is not None
+                status, problem = await self.satisfy(need)
+                assert status == 200, problem
+                return await self.ask(body, pays=pays, path=path, **headers)
+            answer = Answer(response.status, headers=response.headers)
+            if response.content_type != "text/event-stream":
+                answer.body = await response.json(content_type=None)
+                return answer
+            name = ""
+            async for line in response.content:
+                answer.raw += line
+                key, _, value = line.decode().rstrip("\n").partition(": ")
+                if key == "event":
+                    name = value
+                elif key == "data":
+                    await self._event(answer, name, value, pays=pays)
+                    name = ""
+            return answer
+
+    async def _event(self, answer: Answer, name: str, value: str, *, pays: bool) -> None:
+        if value == "[DONE]":
+            return
+        data = json.loads(value)
+        if name == payment.NEED_VOUCHER_EVENT:
+            need = NeedVoucher.from_json(data)
+            answer.needs.append(need)
+            if pays:
+                status, problem = await self.satisfy(need)
+                assert status == 200, problem
+        elif name == payment.RECEIPT_EVENT:
+            answer.receipt = payment.receipt_from_json(data)
+            self.curve = curves.accept_receipt(self.curve, self.domain, answer.receipt)
+        elif data.get("error"):
+            answer.body = data
+        elif data["choices"]:
+            choice = data["choices"][0]
+            answer.text += (
+                choice["delta"].get("content", "") if "delta" in choice else choice["text"]
+            )
+            answer.finish = choice["finish_reason"] or answer.finish
+        else:
+            answer.usage = data["usage"]
+
+    async def close(self) -> CloseAnswer:
+        request = RequestClose(self.signer, self.node.chain.address, self.node.clock.now + 600)
+        signature = sign(PAYER_KEY, self.domain.digest(request))
+        wanted = CloseRequest(DEPLOYMENT.chain_id, DEPLOYMENT.settlement, request, signature)
+        status, body = await self.pay(payment.CLOSE_PATH, wanted)
+        assert status == 200, body
+        return CloseAnswer.from_json(body)
+
+    async def view(self) -> ChannelView:
+        path = payment.CHANNEL_PATH.format(signer=self.signer)
+        _, body, _ = await self.call("GET", path, headers=self.bearer())
+        return ChannelView.from_json(body)
+
+
+def other(address: Address) -> Address:
+    """Return an address that is not this one."""
+    return public_address(b"\x44" * 32 if address != public_address(b"\x44" * 32) else b"\x45" * 32)

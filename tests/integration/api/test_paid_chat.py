@@ -1,0 +1,50 @@
+"""A paid chat completion over HTTP, from the channel's opening to its close."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.integration.api.harness import ADAPTER, DEPOSIT, PRICE, Buyer, Node, running_node
+
+from viz.domain.units import BASE_MODEL
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    async with running_node(tmp_path) as running:
+        yield running
+
+
+async def test_a_stream_is_paid_step_by_step_and_receipted(node: Node) -> None:
+    """Vouchers flow while tokens stream; the receipt states what the text costs, to the unit."""
+    buyer = await Buyer(node).ready()
+    answer = await buyer.ask()
+    assert answer.status == 200 and answer.finish in ("stop", "length")
+    assert answer.needs, "24 tokens are more than one step"
+    assert answer.receipt is not None
+    receipt = answer.receipt.receipt
+    assert receipt.completion_tokens == node.engine.count_tokens(answer.text)
+    assert receipt.amount_units == PRICE.amount_units(
+        receipt.prompt_tokens, receipt.completion_tokens
+    )
+    assert buyer.curve.seq == 1 and buyer.curve.spent_units(ADAPTER) == receipt.amount_units
+    view = await buyer.view()
+    assert [(line.adapter_id, line.spent_units) for line in view.lines] == [
+        (ADAPTER, receipt.amount_units)
+    ]
+
+
+async def test_settling_pays_the_node_and_closing_returns_the_rest(node: Node) -> None:
+    """After the close the payer has its deposit less exactly what it signed."""
+    buyer = await Buyer(node).ready()
+    before = node.chain.balances[buyer.payer]
+    await buyer.ask()
+    await buyer.ask(buyer.chat(model="fake"))
+    done = await buyer.close()
+    assert done.transaction_hash and done.close.settled_units == buyer.curve.total_units
+    assert node.chain.balances[buyer.payer] == before + DEPOSIT - buyer.curve.total_units
+    assert set(buyer.curve.vector) == {ADAPTER, BASE_MODEL}
+    refused = await buyer.ask(pays=False)
+    assert refused.body["code"] == "channel-closing"
