@@ -92,11 +92,15 @@ def default_settings(work_bytes: int, **changes: Any) -> Settings:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a run may use; beyond it the worker stops with a clear error."""
+    """What a run may use; beyond it the worker stops with a clear error.
+
+    ``niceness`` lowers its priority below serving's, which shares the processors.
+    """
 
     memory_bytes: int = 8 * 1024**3
     time_s: int = 3_600
     checkpoint_every: int = 20
+    niceness: int = 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -57,7 +57,7 @@ class Runner:
         """Return the worker's process id while it runs."""
         return self._process.pid if self._process else None
 
-    async def events(self) -> AsyncIterator[TrainingEvent]:
+    async def events(self) -> AsyncGenerator[TrainingEvent, None]:
         """Run the worker and yield its events.
 
         Raises TrainingCancelled, TrainingWorkerDied, or the error that the worker reports.

@@ -78,6 +78,7 @@ def main(directory: Path) -> int:
     report = Reporter()
     try:
         run = load_run(directory)
+        os.nice(run.bounds.niceness)
         _bound_memory(run.bounds.memory_bytes, report)
         train(run, directory, report, Stopper(run.bounds.time_s))
     except TrainingCancelled as error:

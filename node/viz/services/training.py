@@ -1,0 +1,376 @@
+"""Training as a service of the node: licensed works in, a signed and measured adapter out.
+
+Owns the order of checks (live grants, permitted uses, commitments, then the run), the queue of one
+run at a time, and the manifest. Does not know tensors, HTTP or publication's transactions.
+Invariants: nothing of a work is read for training before the chain shows a live grant that permits
+it; a file is trained on only if it is the one that was registered; a result exists only with a
+signed manifest and within the license's memorisation limit.
+
+Shared CPU: a run is niced below serving, and only one runs at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from viz.domain.ledger import TrainingLedger, TrainingRecord
+from viz.domain.license import ADAPTER_USES, Use
+from viz.domain.manifest import (
+    Manifest,
+    SourceWork,
+    manifest_hash,
+    open_manifest,
+    seal_manifest,
+    shares_by_tokens,
+)
+from viz.domain.ports import Call, ChainReader, Clock
+from viz.domain.units import Address, ContentId, Hash32, Units, hex_of, parse_address, parse_hash
+from viz.domain.work import Work, check_commitment
+from viz.errors import (
+    InvalidRequest,
+    MemorisationLimitExceeded,
+    NoLiveGrant,
+    TrainingCancelled,
+    VizError,
+)
+from viz.services.publishing import Publication
+from viz.services.training_request import inputs_of, read_input, settings_of
+from viz.training.environment import REPRODUCIBILITY_CLASS
+from viz.training.estimate import Estimate, estimate
+from viz.training.run import (
+    Bounds,
+    Settings,
+    TrainingRun,
+    WorkInput,
+)
+from viz.training.runner import Runner, TrainingEvent
+
+MANIFEST_FILE: Final = "manifest.json"
+_ENDED: Final = frozenset({"done", "failed", "cancelled"})
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A request whose works are licensed and are what they claim to be."""
+
+    inputs: tuple[WorkInput, ...]
+    works: tuple[Work, ...]
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a dry run answers; ``fees_units`` are what grants that are missing would cost now."""
+
+    estimate: Estimate
+    settings: Settings
+    fees_units: Mapping[ContentId, Units]
+
+
+Seal = Callable[[Manifest], Awaitable[bytes]]
+
+
+def seal_with(key: bytes) -> Seal:
+    """Return a sealer that signs with ``key`` off the event loop."""
+
+    async def seal(manifest: Manifest) -> bytes:
+        return await asyncio.to_thread(seal_manifest, manifest, key)
+
+    return seal
+
+
+class Training:
+    """The node's training runs. ``run`` must be running for queued ones to start."""
+
+    def __init__(
+        self,
+        reader: ChainReader,
+        ledger: TrainingLedger,
+        clock: Clock,
+        trainer: Address,
+        seal: Seal,
+        *,
+        directory: Path,
+        base_model: str,
+        cache_dir: Path,
+        threads: int,
+        bounds: Bounds | None = None,
+    ) -> None:
+        """``directory`` holds one folder a run; ``cache_dir`` the base models."""
+        self._reader, self._ledger, self._clock = reader, ledger, clock
+        self._trainer, self._seal = trainer, seal
+        self._directory, self._base_model, self._cache_dir = directory, base_model, cache_dir
+        self._threads, self._bounds = threads, bounds or Bounds()
+        self._queue: asyncio.Queue[str] = asyncio.Queue()
+        self._runners: dict[str, Runner] = {}
+        self._changed = asyncio.Condition()
+        self._history: dict[str, list[dict[str, Any]]] = {}
+
+    async def plan(self, request: Mapping[str, Any]) -> Plan:
+        """Check the works and say what training them costs; train nothing, need no grant.
+
+        Raises InvalidRequest, InvalidWork, CommitmentMismatch.
+        """
+        checked = await self._check(request, licensed=False)
+        fees: dict[ContentId, Units] = {}
+        for each in checked.inputs:
+            content_id = ContentId(each.content_id)
+            grant = await self._reader.grant(content_id, self._trainer)
+            if grant is None or not grant.live:
+                content = await self._reader.content(content_id)
+                terms = await self._terms(content.terms_hash) if content else {}
+                fees[content_id] = int(terms.get("trainingFee", 0))
+        return Plan(estimate(checked.works, checked.settings), checked.settings, fees)
+
+    async def start(self, request: Mapping[str, Any]) -> TrainingRecord:
+        """Check the request and queue the run.
+
+        ``request``: ``works`` (each ``path``, and ``contentId``, ``kind``, ``creator``, ``salt``
+        unless its registration record lies beside it), optionally ``name`` and ``settings``.
+        Raises NoLiveGrant, CommitmentMismatch, InvalidRequest, InvalidWork.
+        """
+        await self._check(request, licensed=True)
+        now = self._clock.now_s()
+        record = TrainingRecord(
+            training_id=secrets.token_hex(8),
+            state="queued",
+            request=dict(request),
+            created_at=now,
+            updated_at=now,
+        )
+        await self._put(record)
+        self._queue.put_nowait(record.training_id)
+        return record
+
+    async def cancel(self, training_id: str) -> TrainingRecord:
+        """Stop a run between two steps, keeping its checkpoint; an ended run stays as it is."""
+        record = await self.record(training_id)
+        if record.state == "queued":
+            record = replace(record, state="cancelled", error="cancelled before it started")
+            await self._put(record)
+        elif runner := self._runners.get(training_id):
+            await runner.cancel()
+            async for _ in self.events(training_id):
+                pass
+            record = await self.record(training_id)
+        return record
+
+    async def record(self, training_id: str) -> TrainingRecord:
+        """Return a run; raise InvalidRequest for an unknown one."""
+        record = await self._ledger.training(training_id)
+        if record is None:
+            raise InvalidRequest(f"there is no training {training_id!r}: list them")
+        return record
+
+    async def events(self, training_id: str) -> AsyncIterator[Mapping[str, Any]]:
+        """Yield a run's progress from its start in this process; the last event has ``state``."""
+        seen = 0
+        while True:
+            history = self._history.setdefault(training_id, [])
+            for event in history[seen:]:
+                yield event
+            seen = len(history)
+            record = await self.record(training_id)
+            if record.state in _ENDED and seen == len(history):
+                result, error = dict(record.result), record.error
+                yield {"event": "end", "state": record.state, "result": result, "error": error}
+                return
+            async with self._changed:
+                if len(history) == seen:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._changed.wait(), timeout=5)
+
+    async def run(self) -> None:
+        """Train what is queued, one run at a time, until cancelled.
+
+        Runs that a stopped node cut off go on from their checkpoints.
+        """
+        for record in await self._ledger.trainings():
+            if record.state in ("queued", "running"):
+                self._queue.put_nowait(record.training_id)
+        done: set[str] = set()
+        while True:
+            training_id = await self._queue.get()
+            record = await self.record(training_id)
+            if training_id not in done and record.state not in _ENDED:
+                done.add(training_id)
+                await self._train(record)
+
+    def publication(
+        self, record: TrainingRecord, *, royalty_bps: int, trainer_bps: int
+    ) -> Publication:
+        """Return what ``Publishing.publish`` takes; shares follow the works' sizes in tokens.
+
+        Raises InvalidRequest when the run has no result.
+        """
+        if record.state != "done":
+            raise InvalidRequest(f"training {record.training_id} is {record.state}, not done")
+        folder = self._directory / record.training_id
+        envelope = (folder / MANIFEST_FILE).read_bytes()
+        manifest = open_manifest(envelope)
+        return Publication(
+            weights=folder / "adapter.safetensors",
+            base_model=manifest.base_model,
+            manifest_hash=manifest_hash(envelope),
+            royalty_bps=royalty_bps,
+            trainer_bps=trainer_bps,
+            shares=shares_by_tokens(manifest.works),
+        )
+
+    async def _train(self, record: TrainingRecord) -> None:
+        training_id = record.training_id
+        record = replace(record, state="running")
+        await self._put(record)
+        try:
+            # Again: a grant may have lapsed, or a file changed, while the run waited.
+            checked = await self._check(record.request, licensed=True)
+            run = TrainingRun(
+                name=str(record.request.get("name", training_id)),
+                works=checked.inputs,
+                settings=checked.settings,
+                base_model=self._base_model,
+                cache_dir=self._cache_dir,
+                bounds=self._bounds,
+            )
+            metrics = await self._follow(run, training_id)
+            result = await self._conclude(run, checked.works, metrics, training_id)
+            record = replace(record, state="done", result=result)
+        except TrainingCancelled as error:
+            record = replace(record, state="cancelled", error=str(error))
+        except VizError as error:
+            record = replace(record, state="failed", error=str(error))
+            _log.warning("training failed", training=training_id, code=error.code)
+        await self._put(record)
+
+    async def _follow(self, run: TrainingRun, training_id: str) -> dict[str, Any]:
+        runner = Runner(run, self._directory / training_id)
+        self._runners[training_id] = runner
+        metrics: dict[str, Any] = {}
+        try:
+            async with contextlib.aclosing(runner.events()) as events:
+                async for event in events:
+                    metrics = event.values.get("metrics", metrics)
+                    await self._tell(training_id, event)
+        finally:
+            del self._runners[training_id]
+        return metrics
+
+    async def _conclude(
+        self, run: TrainingRun, works: Sequence[Work], metrics: dict[str, Any], training_id: str
+    ) -> dict[str, Any]:
+        repeated = metrics["memorisation"]
+        longest, limit = (
+            repeated["adapter"]["longest_tokens"],
+            run.settings.max_verbatim_tokens,
+        )
+        if longest > limit and longest > repeated["base"]["longest_tokens"]:
+            raise MemorisationLimitExceeded(
+                f"the adapter repeats {longest} tokens of a work word for word, its license "
+                f"allows {limit}: train fewer steps, at a lower rank or learning rate"
+            )
+        finished = self._clock.now_s()
+        manifest = Manifest(
+            trainer=self._trainer,
+            weights_digest=parse_hash(metrics["weightsDigest"]),
+            base_model=parse_hash(metrics["baseModel"]),
+            base_name=metrics["baseModelName"],
+            works=tuple(
+                SourceWork(
+                    ContentId(given.content_id),
+                    parse_hash(given.commitment),
+                    len(work.chunks),
+                    tokens,
+                )
+                for given, work, tokens in zip(run.works, works, metrics["workTokens"], strict=True)
+            ),
+            rows_digest=parse_hash(metrics["rowsDigest"]),
+            settings=asdict(run.settings),
+            environment=metrics["environment"],
+            reproducibility=REPRODUCIBILITY_CLASS,
+            measurements={
+                name: metrics[name]
+                for name in ("heldOut", "memorisation", "rows", "steps", "bestStep")
+            },
+            started_at=_time(finished - int(metrics["seconds"])),
+            finished_at=_time(finished),
+        )
+        envelope = await self._seal(manifest)
+        path = self._directory / training_id / MANIFEST_FILE
+        await asyncio.to_thread(path.write_bytes, envelope)
+        return {
+            "weights": str(path.with_name("adapter.safetensors")),
+            "manifest": str(path),
+            "manifestHash": hex_of(manifest_hash(envelope)),
+            "weightsDigest": metrics["weightsDigest"],
+            "baseModel": metrics["baseModel"],
+            "shares": [[int(content), bps] for content, bps in shares_by_tokens(manifest.works)],
+            "metrics": metrics,
+        }
+
+    async def _check(self, request: Mapping[str, Any], *, licensed: bool) -> Checked:
+        inputs = await asyncio.to_thread(inputs_of, request)
+        if licensed:
+            for given in inputs:
+                await self._require_grant(ContentId(given.content_id))
+        checked: list[WorkInput] = []
+        works: list[Work] = []
+        for given in inputs:
+            content = await self._reader.content(ContentId(given.content_id))
+            if content is None:
+                raise InvalidRequest(f"there is no work {given.content_id} on chain: check the id")
+            work = await asyncio.to_thread(read_input, given)
+            salt = parse_hash(given.salt)
+            check_commitment(work, parse_address(given.creator), salt, content.commitment)
+            checked.append(replace(given, commitment=hex_of(content.commitment)))
+            works.append(work)
+        settings = settings_of(request, works, inputs, self._threads)
+        return Checked(tuple(checked), tuple(works), settings)
+
+    async def _require_grant(self, content_id: ContentId) -> None:
+        grant = await self._reader.grant(content_id, self._trainer)
+        if grant is None or not grant.live:
+            raise NoLiveGrant(
+                f"{self._trainer} holds no live grant to work {content_id}: acquire one with "
+                f"`viz content license {content_id}`",
+                contents=[int(content_id)],
+            )
+        uses = Use(int((await self._terms(grant.terms_hash)).get("uses", 0)))
+        if uses & ADAPTER_USES != ADAPTER_USES:
+            raise NoLiveGrant(
+                f"the grant to work {content_id} does not permit an adapter to be trained, "
+                "embodied and served",
+                contents=[int(content_id)],
+            )
+
+    async def _terms(self, terms_hash: Hash32) -> Mapping[str, Any]:
+        found = await self._reader.read(Call("ContentRegistry", "termsOf", (terms_hash,)))
+        terms: Mapping[str, Any] = found["terms"]
+        return terms
+
+    async def _tell(self, training_id: str, event: TrainingEvent) -> None:
+        values = {k: v for k, v in event.values.items() if k != "metrics"}
+        async with self._changed:
+            self._history.setdefault(training_id, []).append({"event": event.kind, **values})
+            self._changed.notify_all()
+
+    async def _put(self, record: TrainingRecord) -> None:
+        progress = (self._history.get(record.training_id) or [{}])[-1]
+        await self._ledger.put_training(
+            replace(record, progress=progress, updated_at=self._clock.now_s())
+        )
+        async with self._changed:
+            self._changed.notify_all()
+
+
+def _time(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
