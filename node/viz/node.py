@@ -33,8 +33,7 @@ from viz.config import Config
 from viz.domain.eip712 import settlement_domain
 from viz.domain.ports import Deployment, Event
 from viz.domain.pricing import Price
-from viz.domain.signed import channel_id
-from viz.domain.units import Address, hex_of
+from viz.domain.units import Address, Hash32, hex_of
 from viz.engine.embedded import EmbeddedEngine
 from viz.engine.settings import EngineSettings
 from viz.errors import ConfigError
@@ -208,7 +207,7 @@ async def _node(
             deployment,
             ledger,
             _heard,
-            close_requested=_closer(settlement, ledger, sender.address),
+            close_requested=_closer(settlement),
             confirmations=config.chain.confirmations,
         )
 
@@ -223,13 +222,9 @@ async def _heard(events: Sequence[Event]) -> None:
         _log.debug("chain event", of=event.contract, name=event.name, block=event.block_number)
 
 
-def _closer(
-    settlement: Settlement, ledger: SqlStore, node: Address
-) -> Callable[[Event], Awaitable[None]]:
+def _closer(settlement: Settlement) -> Callable[[Event], Awaitable[None]]:
     async def close_requested(event: Event) -> None:
-        for channel in await ledger.channels():
-            if channel_id(channel.signer, node) == event.args["channelId"]:
-                settlement.close_requested(channel.signer)
+        await settlement.channel_closing(Hash32(event.args["channelId"]))
 
     return close_requested
 

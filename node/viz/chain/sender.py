@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import structlog
@@ -34,6 +35,16 @@ from viz.errors import ChainError, ChainUnreachable, TransactionFailed
 
 _FIRST_POLL_S: Final = 0.02
 _LAST_POLL_S: Final = 1.0
+# What a node says of a transaction that it will not take; anything else leaves its fate open.
+_REFUSALS: Final = (
+    "insufficient funds",
+    "nonce",
+    "underpriced",
+    "fee",
+    "gas",
+    "invalid sender",
+    "size",
+)
 _log = structlog.get_logger()
 
 
@@ -149,7 +160,7 @@ class Sender:
                 what=entry.description,
                 outcome=state.outcome.value,
             )
-            found.append(state)
+            found.append(replace(state, what=entry.description))
         return tuple(found)
 
     async def _revive(self, entry: SignedTransaction) -> Transaction:
@@ -184,12 +195,27 @@ class Sender:
                 _log.warning("broadcast unanswered", what=description, reason=error.detail)
                 return Transaction(Outcome.UNKNOWN, entry.hash, error=error.detail)
             except ChainError as error:
-                # A refusal leaves nothing behind: the nonce is free for the next transaction.
-                await self._journal.resolve(entry.hash, Outcome.FAILED)
-                raise TransactionFailed(
-                    f"{description} from {self.address}: {error.detail}"
-                ) from error
+                if not await self._arrived(entry, error):
+                    return Transaction(Outcome.UNKNOWN, entry.hash, error=error.detail)
         return await self._wait(entry.hash)
+
+    async def _arrived(self, entry: SignedTransaction, refusal: ChainError) -> bool:
+        """Return whether the chain has a transaction that it refused; False when unclear.
+
+        A broadcast whose answer was lost is repeated by the connection, and the repetition refused
+        since the first arrived. A refusal that is one frees the nonce and raises TransactionFailed.
+        """
+        try:
+            if await self._rpc.knows(entry.hash):
+                return True
+        except ChainUnreachable:
+            return False
+        if not any(word in refusal.detail.lower() for word in _REFUSALS):
+            return False
+        await self._journal.resolve(entry.hash, Outcome.FAILED)
+        raise TransactionFailed(
+            f"{entry.description} from {self.address}: {refusal.detail}"
+        ) from refusal
 
     async def _sign(
         self, to: Address | None, data: bytes, gas: int, description: str

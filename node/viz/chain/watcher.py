@@ -24,7 +24,7 @@ from viz.chain.rpc import BlockNotKnown, Rpc
 from viz.chain.sender import decode_logs
 from viz.domain.ports import BlockMark, CursorStore, Deployment, Event
 from viz.domain.units import Hash32, hex_of
-from viz.errors import ChainError
+from viz.errors import ChainError, ChainMismatch
 
 Handle = Callable[[Sequence[Event]], Awaitable[None]]
 RollBack = Callable[[int], Awaitable[None]]
@@ -74,13 +74,16 @@ class Watcher:
     async def run(self) -> None:
         """Follow the chain until cancelled; an unreachable chain is asked again, ever more rarely.
 
-        What ``handle`` raises ends the loop: rows that cannot be written must stop the node.
+        What ``handle`` raises ends the loop: rows that cannot be written must stop the node. So
+        does ChainMismatch: the chain was reset under the books.
         """
         pause_s = self._interval_s
         while True:
             try:
                 await self.step()
                 pause_s = self._interval_s
+            except ChainMismatch:
+                raise
             except ChainError as error:
                 pause_s = min(2 * pause_s, max(_LONGEST_PAUSE_S, self._interval_s))
                 _log.warning("chain not read", reason=error.detail, again_in_s=pause_s)
@@ -110,6 +113,9 @@ class Watcher:
                 break
         if marks and standing != marks[0]:
             above = standing.number if standing else self._deployment.first_block - 1
+            if standing is None:
+                # Nothing of what we knew is left: a reset chain, unless the contracts still stand.
+                await self._rpc.check(self._deployment)
             _log.warning("reorganisation", newest_block=marks[0].number, rolled_back_to=above)
             # The rows first: killed in between, the marks send us here again.
             await self._roll_back(above)

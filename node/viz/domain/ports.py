@@ -205,6 +205,7 @@ class Transaction:
     gas_used: int | None = None
     error: str | None = None
     events: tuple[Event, ...] = ()
+    what: str = ""  # contract and function, as ``Settlement.claim``; set by ``recover``
 
     def event(self, name: str) -> Event:
         """Return the first event of that name; raise KeyError when there is none."""

@@ -7,7 +7,7 @@ Does not know HTTP, sessions or how rows are stored. Invariants:
   read from the channel's settled total at the confirmation depth, never from a transaction's fate:
   at or above the row's end it is settled, below it is not. So a crash, a lost answer, a repeated
   transaction or a reorganisation can neither lose a row nor count it twice.
-- Nothing is sent while an earlier transaction's outcome is open.
+- No claim is sent while an earlier one's outcome is open.
 - Rows that would fail are never sent: those that can still become good (the deposit was withdrawn,
   an earlier row is missing) are kept, all others are dropped with a log line.
 """
@@ -137,6 +137,7 @@ class Settlement:
                 found
                 for found in await self._writer.recover()
                 if found.outcome in (Outcome.PENDING, Outcome.UNKNOWN)
+                and found.what == "Settlement.claim"
             ]
             settled = await self._finish_settled()
             if unresolved:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +37,36 @@ async def test_state_survives_a_restart_and_a_deployment_is_made_once(tmp_path: 
     assert await rpc.block_number() == head
     await rpc.close()
     await second.stop()
+
+
+async def test_the_deploy_script_deploys_once_and_then_checks(tmp_path: Path) -> None:
+    """What the README tells people to run works, twice, and refuses in one line."""
+    running = await Devnet.start()
+    file = tmp_path / "deployment.json"
+    way = ["--development", "--rpc", running.url, "--out", str(file)]
+    assert "wrote" in await deploy_script(0, *way)
+    kept = file.read_bytes()
+    assert "checked" in await deploy_script(0, *way)
+    assert file.read_bytes() == kept
+    assert "name the deployer's --key-file" in await deploy_script(1, "--rpc", running.url)
+    await running.stop()
+    assert "cannot be reached" in await deploy_script(1, *way)
+
+
+async def deploy_script(expected: int, *arguments: str) -> str:
+    root = Path(__file__).parents[3]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "scripts/deploy.py",
+        *arguments,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": "node", "VIZ_KEY_PASSWORD": ""},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == expected, out.decode()
+    return out.decode()
 
 
 async def test_a_reset_chain_is_refused_with_what_to_do(tmp_path: Path) -> None:

@@ -11,18 +11,22 @@ from viz.chain.rpc import Rpc
 from viz.chain.sender import MemoryJournal, Sender
 from viz.domain.ports import Call, Outcome
 from viz.domain.units import ContentId
-from viz.errors import ChainUnreachable, TransactionFailed
+from viz.errors import ChainError, ChainUnreachable, TransactionFailed
 
 
 class LossyRpc(Rpc):
     """A connection that breaks at a broadcast: before the chain saw it, or after."""
 
-    before = after = False
+    before = after = repeats = vague = False
 
     async def broadcast(self, raw: bytes) -> None:
         if self.before:
             raise ChainUnreachable("the connection broke")
+        if self.vague:
+            raise ChainError("something went wrong upstream")
         await super().broadcast(raw)
+        if self.repeats:
+            await super().broadcast(raw)
         if self.after:
             raise ChainUnreachable("the answer was lost")
 
@@ -53,7 +57,7 @@ async def test_a_refused_call_is_named_and_costs_nothing(net: Testnet) -> None:
     assert await net.rpc.transaction_count(sender.address) == 0
 
 
-@pytest.mark.parametrize("lost", ["before", "after"])
+@pytest.mark.parametrize("lost", ["before", "after", "vague"])
 async def test_an_unknown_outcome_is_looked_up_and_happens_once(net: Testnet, lost: str) -> None:
     """A broadcast without an answer is UNKNOWN; recovery finds or repeats it, never doubles it."""
     rpc = LossyRpc(net.anvil.url)
@@ -68,6 +72,16 @@ async def test_an_unknown_outcome_is_looked_up_and_happens_once(net: Testnet, lo
     assert (found.outcome, found.hash) == (Outcome.SETTLED, sent.hash)
     assert await restarted.recover() == ()
     assert await net.chain.token_balance(sender.address) == 7
+    await rpc.close()
+
+
+async def test_a_repeated_broadcast_that_is_refused_is_not_a_failure(net: Testnet) -> None:
+    """The first one arrived: the refusal of its repetition says nothing."""
+    rpc = LossyRpc(net.anvil.url)
+    sender = Sender(rpc, net.sender(1)._account, net.deployment)
+    rpc.repeats = True
+    assert (await sender.submit(mint(sender, 3))).outcome is Outcome.SETTLED
+    assert await net.chain.token_balance(sender.address) == 3
     await rpc.close()
 
 

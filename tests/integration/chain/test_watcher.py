@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
+import pytest
 from tests.integration.chain.testnet import Testnet, address
 
+from viz.chain.devnet import Devnet
 from viz.chain.keys import development_account
+from viz.chain.rpc import Rpc
 from viz.chain.watcher import Watcher
 from viz.domain.ports import BlockMark, Event
+from viz.errors import ChainMismatch
 
 
 class Books:
@@ -137,3 +142,18 @@ async def test_a_close_request_is_seen_before_its_confirmations(net: Testnet) ->
     await watcher.step()
     assert [event.name for event in books.closing] == ["CloseRequested"]
     assert not any(event.name == "CloseRequested" for event in books.events)
+
+
+async def test_a_chain_reset_under_the_books_stops_the_node(net: Testnet) -> None:
+    """Another chain at the same address is no reorganisation: the books are left as they are."""
+    books = Books()
+    await net.register_work(net.sender(1))
+    await books.watcher(net).step()
+    other = await Devnet.start()
+    rpc = Rpc(other.url)
+    watcher = Watcher(rpc, net.deployment, books, books.handle, roll_back=books.roll_back)
+    with pytest.raises(ChainMismatch, match="deploy anew"):
+        await asyncio.wait_for(watcher.run(), 30)
+    assert (books.rolled_back, books.works()) == ([], [1])
+    await rpc.close()
+    await other.stop()

@@ -19,7 +19,7 @@ from tests.integration.services.claiming import (
 
 from viz.chain.deployment import save_deployment
 from viz.chain.keys import development_account
-from viz.domain.ports import Call
+from viz.domain.ports import Call, Outcome
 from viz.domain.signed import channel_id
 from viz.domain.units import AdapterId
 from viz.services.settlement import ClaimPolicy, Settlement
@@ -107,6 +107,26 @@ async def test_gas_is_not_paid_for_less_than_it_costs(net: Testnet, tmp_path: Pa
     assert (await settlement.step()).frozen == 0
     await accept(store, net, signer, {AdapterId(0): 5_000})
     assert (await settlement.step()).settled == 1
+    await store.close()
+
+
+async def test_no_second_claim_is_sent_while_one_is_open(net: Testnet, tmp_path: Path) -> None:
+    """A pending claim is waited for; another pending transaction of the node holds up nothing."""
+    store = await open_store(tmp_path / "ledger.db", net.deployment)
+    node = net.sender(NODE, store, wait_s=0.2)
+    signer = development_account(6)
+    await net.open_channel(net.sender(1), signer, node.address, 1_000)
+    await accept(store, net, signer, {AdapterId(0): 10})
+    settlement = settlement_of(net, store, node)
+    await net.anvil.automine(False)
+    await node.submit(Call("Token", "mint", (node.address, 1)))
+    sent = (await settlement.step(force=True)).transactions
+    assert [each.outcome for each in sent] == [Outcome.PENDING]
+    assert (await settlement.step(force=True)).transactions == ()
+    await net.anvil.mine()
+    report = await settlement.step()
+    assert (report.settled, report.transactions) == (1, ())
+    assert await net.rpc.mined_count(node.address) == 2
     await store.close()
 
 
