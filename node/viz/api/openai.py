@@ -125,7 +125,7 @@ async def _serve(request: web.Request, raw: bytes, wanted: TextRequest) -> web.S
             raise StoreConflict("a request with this idempotency key is under way: wait for it")
         running.add(repeat.name)
     shape = Answer(
-        f"{'chatcmpl' if wanted.chat else 'cmpl'}-{request['id']}{secrets.token_hex(4)}",
+        f"{'chatcmpl' if wanted.chat else 'cmpl'}-{request[REQUEST_ID]}{secrets.token_hex(4)}",
         parts.clock.now_s(),
         offer.model,
         wanted.chat,

@@ -10,17 +10,19 @@ import asyncio
 import hmac
 import ipaddress
 import json
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict, is_dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, is_dataclass, replace
 from enum import Enum
 from typing import Any, Final
 
 import structlog
 from aiohttp import web
 
-from viz.api.parts import PARTS, STOPPING, Trainings, adapter_of, body_of, parts_of
+from viz.api.parts import PARTS, STOPPING, Parts, Trainings, adapter_of, body_of, parts_of
+from viz.domain.exchange import AdapterOffer
 from viz.domain.ledger import AdapterRecord, TrainingRecord
-from viz.domain.units import UINT64_MAX, AdapterId, ContentId, hex_of
+from viz.domain.shares import MAX_SHARES
+from viz.domain.units import BPS, UINT64_MAX, AdapterId, ContentId, hex_of
 from viz.domain.wire import JSON_INTEGER_MAX, Json, Reader
 from viz.errors import AccessTokenInvalid, InvalidRequest, VizError
 
@@ -40,6 +42,7 @@ def routes() -> list[web.RouteDef]:
         web.post(f"{path}/collect", _guarded(collect)),
         web.post(f"{path}/grants", _guarded(grant)),
         web.post(f"{path}/adapters", _guarded(activate)),
+        web.post(f"{path}/publications", _guarded(publish)),
         web.delete(f"{path}/adapters/{{adapter_id}}", _guarded(drop)),
         web.get(f"{path}/trainings", _guarded(trainings)),
         web.post(f"{path}/trainings", _guarded(train)),
@@ -150,12 +153,45 @@ async def grant(request: web.Request) -> web.Response:
     return web.json_response(plain(state))
 
 
-async def activate(request: web.Request) -> web.Response:
-    """Fetch a registered adapter, load it and put it on offer."""
+async def publish(request: web.Request) -> web.Response:
+    """Store a training run's adapter, register it with its royalties, and put it on offer.
+
+    ``shares`` ([[contentId, bps], ...]) stand in for those that the works' sizes give.
+    """
     parts = parts_of(request)
     _, body = await body_of(request)
     reader = Reader(body, "the request")
+    record = await _trainer(request).record(reader.text("trainingId"))
+    publication = _trainer(request).publication(
+        record,
+        royalty_bps=reader.integer("royaltyBps", BPS),
+        trainer_bps=reader.integer("trainerBps", BPS),
+    )
+    if reader.has("shares"):
+        publication = replace(publication, shares=_shares(reader.array("shares", MAX_SHARES)))
+    published = await parts.publishing.publish(publication)
+    offer = await _put_on_offer(parts, published.adapter_id, reader)
+    return web.json_response(plain(published) | {"offer": offer.to_json()}, status=201)
+
+
+def _shares(rows: Sequence[object]) -> list[tuple[ContentId, int]]:
+    try:
+        return [(ContentId(int(content_id)), int(bps)) for content_id, bps in rows]  # type: ignore[attr-defined]
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest("shares must be [[contentId, bps], ...]") from error
+
+
+async def activate(request: web.Request) -> web.Response:
+    """Fetch a registered adapter, load it and put it on offer."""
+    _, body = await body_of(request)
+    reader = Reader(body, "the request")
     adapter_id = AdapterId(reader.integer("adapterId"))
+    offer = await _put_on_offer(parts_of(request), adapter_id, reader)
+    return web.json_response(offer.to_json(), status=201)
+
+
+async def _put_on_offer(parts: Parts, adapter_id: AdapterId, reader: Reader) -> AdapterOffer:
+    """Load a registered adapter and sell it under the name and prices that ``reader`` gives."""
     price = parts.catalogue.list_price
 
     def units(name: str) -> int:
@@ -180,7 +216,7 @@ async def activate(request: web.Request) -> web.Response:
         parts.clock.now_s(),
     )
     await parts.catalogue.add(record)
-    return web.json_response(parts.catalogue.offer(adapter_id).to_json(), status=201)
+    return parts.catalogue.offer(adapter_id)
 
 
 async def drop(request: web.Request) -> web.Response:
@@ -201,8 +237,10 @@ async def training(request: web.Request) -> web.Response:
 
 
 async def train(request: web.Request) -> web.Response:
-    """Queue a training run."""
+    """Queue a training run, or with ``dryRun`` say what it would cost."""
     _, body = await body_of(request)
+    if body.pop("dryRun", False):
+        return web.json_response(plain(await _trainer(request).plan(body)))
     return web.json_response(_training(await _trainer(request).start(body)), status=202)
 
 

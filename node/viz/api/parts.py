@@ -20,7 +20,7 @@ from viz.domain.wire import Json, parse_json
 from viz.errors import InvalidRequest
 from viz.services.catalogue import Catalogue
 from viz.services.licensing import Licensing
-from viz.services.publishing import Publishing
+from viz.services.publishing import Publication, Publishing
 from viz.services.serving import Serving
 from viz.services.sessions import Sessions
 from viz.services.settlement import Settlement
@@ -40,6 +40,20 @@ class Trainings(Protocol):
         ...
 
     async def cancel(self, training_id: str) -> TrainingRecord: ...
+
+    async def record(self, training_id: str) -> TrainingRecord:
+        """Return a run. Raises InvalidRequest."""
+        ...
+
+    async def plan(self, request: Mapping[str, Any]) -> Any:
+        """Say what the request would cost, as a value. Raises InvalidRequest, InvalidWork."""
+        ...
+
+    def publication(
+        self, record: TrainingRecord, *, royalty_bps: int, trainer_bps: int
+    ) -> Publication:
+        """Return what a run that is done registers. Raises InvalidRequest."""
+        ...
 
     def events(self, training_id: str) -> AsyncIterator[Mapping[str, Any]]:
         """Yield progress until the run has ended; the last event has ``state``."""
