@@ -8,6 +8,7 @@ the node. Ends in order: no new requests, streams finish within the grace, vouch
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
@@ -46,9 +47,11 @@ from viz.services.quoting import Quotes
 from viz.services.serving import Serving, ServingPolicy
 from viz.services.sessions import SessionPolicy, Sessions
 from viz.services.settlement import ClaimPolicy, Settlement
+from viz.services.training import Training, seal_with
 from viz.storage.embedded import EmbeddedBlobStore
 from viz.storage.kubo import KuboBlobStore
 from viz.store.ledger import SqlStore
+from viz.training.run import Bounds
 
 SUGGESTED_DEPOSIT_UNITS = 1_000_000
 _log = structlog.get_logger()
@@ -182,6 +185,18 @@ async def _node(
             engine=engine,
             max_blob_bytes=config.storage.max_blob_bytes,
         )
+        training = Training(
+            chain,
+            ledger,
+            clock,
+            sender.address,
+            seal_with(key),
+            directory=config.at(Path("trainings")).absolute(),
+            base_model=config.engine.base_model,
+            cache_dir=config.at(Path("models")).absolute(),
+            threads=config.training.threads or os.cpu_count() or 1,
+            bounds=Bounds(config.training.max_memory_mib << 20, config.training.max_time_s),
+        )
         await catalogue.restore()
         parts = Parts(
             sessions=sessions,
@@ -201,6 +216,7 @@ async def _node(
                 minimum_deposit_units=config.prices.minimum_deposit_units,
                 operator_token=_operator_token(config),
             ),
+            trainings=training,
         )
         watcher = Watcher(
             rpc,
@@ -214,7 +230,7 @@ async def _node(
         def described(url: str) -> Node:
             return Node(url, sender.address, deployment, config.at(Path("operator.token")))
 
-        yield parts, [settlement.run, watcher.run], described
+        yield parts, [settlement.run, watcher.run, training.run], described
 
 
 async def _heard(events: Sequence[Event]) -> None:

@@ -174,10 +174,10 @@ async def publish(request: web.Request) -> web.Response:
     return web.json_response(plain(published) | {"offer": offer.to_json()}, status=201)
 
 
-def _shares(rows: Sequence[object]) -> list[tuple[ContentId, int]]:
+def _shares(rows: Sequence[Any]) -> list[tuple[ContentId, int]]:
     try:
-        return [(ContentId(int(content_id)), int(bps)) for content_id, bps in rows]  # type: ignore[attr-defined]
-    except (TypeError, ValueError) as error:
+        return [(ContentId(int(row[0])), int(row[1])) for row in rows]
+    except (TypeError, ValueError, LookupError) as error:
         raise InvalidRequest("shares must be [[contentId, bps], ...]") from error
 
 
