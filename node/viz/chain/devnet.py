@@ -37,13 +37,13 @@ def find_anvil() -> Path:
         if os.access(named, os.X_OK) and Path(named).is_file():
             return Path(named)
         raise ConfigError(f"VIZ_ANVIL={named} is not a program: correct it or unset it")
+    if found := shutil.which("anvil"):
+        return Path(found)
     modules = Path(__file__).resolve().parents[3] / "contracts" / "node_modules"
     # The platform package holds the binary itself; .bin/anvil is a wrapper that needs Node.js.
     for candidate in sorted(modules.glob("@foundry-rs/anvil-*/bin/anvil")):
         if os.access(candidate, os.X_OK):
             return candidate
-    if found := shutil.which("anvil"):
-        return Path(found)
     raise ConfigError("anvil, the local chain, is not installed: run ./scripts/setup")
 
 

@@ -1,0 +1,98 @@
+"""Typed reads of the contracts: what is there, what is not, and what is not there yet."""
+
+from __future__ import annotations
+
+import pytest
+from tests.integration.chain.testnet import LICENSE, Testnet, address, terms
+
+from viz.chain.contracts import Chain
+from viz.chain.keys import development_account
+from viz.domain.ports import Call
+from viz.domain.units import ZERO_ADDRESS, AdapterId, ContentId, Hash32
+from viz.errors import InvalidRequest, TransactionFailed
+
+
+async def test_what_does_not_exist_is_none_not_zeros(net: Testnet) -> None:
+    """No caller can mistake an empty slot for a work, an adapter or a channel."""
+    nobody = net.sender(9).address
+    assert await net.chain.content(ContentId(1)) is None
+    assert await net.chain.grant(ContentId(1), nobody) is None
+    assert await net.chain.adapter(AdapterId(1)) is None
+    assert await net.chain.channel(nobody, nobody) is None
+    assert await net.chain.directory.entry(nobody) is None
+    assert await net.chain.contents.terms(Hash32(b"\1" * 32)) is None
+    assert await net.chain.servable(AdapterId(1), nobody) == "it is not registered"
+
+
+async def test_an_adapter_is_not_believed_before_its_confirmations(net: Testnet) -> None:
+    """Ids are sequential and may change hands in a reorganisation (THREATS 16)."""
+    patient = Chain(net.rpc, net.deployment, confirmations=2)
+    work = await net.register_work(net.sender(1))
+    adapter = AdapterId(await net.register_adapter(net.sender(4), [work]))
+    assert await patient.adapter(adapter) is None
+    early = await patient.adapter(adapter, confirmed=False)
+    await net.anvil.mine(2)
+    assert await patient.adapter(adapter) == early
+    assert early is not None
+    assert early.shares == ((work, 10_000),)
+
+
+async def test_an_id_that_changed_hands_brings_its_own_share_table(net: Testnet) -> None:
+    """A reorganisation may give adapter 1 to another table: the cache notices by the hash."""
+    works = [await net.register_work(net.sender(index)) for index in (1, 2)]
+    before = await net.anvil.snapshot()
+    first = AdapterId(await net.register_adapter(net.sender(4), works))
+    seen = await net.chain.adapter(first)
+    await net.anvil.revert(before)
+    again = AdapterId(await net.register_adapter(net.sender(4), works[1:]))
+    now = await net.chain.adapter(again)
+    assert seen is not None
+    assert now is not None
+    assert first == again
+    assert [len(seen.shares), len(now.shares)] == [2, 1]
+
+
+async def test_confirmed_channel_reads_lag_and_work_after_a_withdrawal(net: Testnet) -> None:
+    """A deposit counts only when confirmed; the payer stays for ever."""
+    patient = Chain(net.rpc, net.deployment, confirmations=1)
+    payer, signer, node = net.sender(1), development_account(6), net.sender(5).address
+    await net.open_channel(payer, signer, node, 700)
+    assert await patient.channel(address(signer), node) is None
+    await net.anvil.mine()
+    found = await patient.channel(address(signer), node)
+    assert found is not None
+    assert (found.payer, found.deposit_units, found.settled_units) == (payer.address, 700, 0)
+    await net.done(payer, "Settlement", "requestClose", address(signer), node)
+    closing = await patient.channel(address(signer), node, confirmed=False)
+    assert closing is not None
+    assert closing.close_at > await patient.chain_time()
+    await net.anvil.advance_time(3_601)
+    await net.done(net.sender(8), "Settlement", "withdraw", address(signer), node)
+    left = await net.chain.channel(address(signer), node)
+    assert left is not None
+    assert (left.payer, left.deposit_units, left.close_at) == (payer.address, 0, 0)
+
+
+async def test_terms_and_directory_come_back_typed(net: Testnet) -> None:
+    """Terms by their hash; a node by what it announced."""
+    offered = terms(notice_s=77, revocation_class=2)
+    await net.register_work(net.sender(1), offered)
+    assert await net.chain.contents.terms(offered.terms_hash(LICENSE)) == (offered, LICENSE)
+    node = net.sender(5)
+    await net.done(node, "NodeDirectory", "announce", "https://node.example", "age1key")
+    (entry,) = await net.chain.directory.entries()
+    assert entry == await net.chain.directory.entry(node.address)
+    assert (entry.node, entry.url, entry.age_key) == (
+        node.address,
+        "https://node.example",
+        "age1key",
+    )
+
+
+async def test_a_read_of_something_unknown_is_refused_here(net: Testnet) -> None:
+    """Wrong names and reverting views never come back as data."""
+    with pytest.raises(InvalidRequest, match="no such function"):
+        await net.chain.read(Call("Settlement", "drain", ()))
+    with pytest.raises(TransactionFailed, match="there is no such work"):
+        await net.chain.read(Call("ContentRegistry", "ownerOf", (5,)))
+    assert await net.chain.owed(ZERO_ADDRESS) == 0
