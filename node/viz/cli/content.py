@@ -19,9 +19,11 @@ from viz.cli.console import (
     table,
 )
 from viz.cli.http import NodeUrl, get_json
+from viz.cli.operator import license_work
 from viz.domain.units import format_units, parse_address
 
-app = typer.Typer(no_args_is_help=True, help="Register works and look at them.")
+app = typer.Typer(no_args_is_help=True, help="Register works, license them, look at them.")
+app.command("license")(license_work)
 
 Direct = Annotated[bool, typer.Option("--direct", help="Register by an own transaction (gas).")]
 RpcUrl = Annotated[str, typer.Option("--rpc", help="With --direct: the chain's JSON-RPC.")]

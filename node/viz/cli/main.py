@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from viz.cli import content, daemon, keys, testnet
+from viz.cli import content, daemon, keys, operator, testnet
 
 app = typer.Typer(
     name="viz",
@@ -17,8 +17,12 @@ app = typer.Typer(
 )
 app.command()(daemon.up)
 app.command()(daemon.node)
+app.command()(operator.status)
+app.command()(operator.train)
+app.command()(operator.settle)
 app.add_typer(keys.app, name="key")
 app.add_typer(content.app, name="content")
+app.add_typer(operator.adapter_app, name="adapter")
 app.add_typer(testnet.app, name="testnet")
 
 
