@@ -23,6 +23,8 @@ from viz.api.problems import http_problem, opaque, problem
 from viz.errors import VizError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+# a voucher of 255 lines does not fit aiohttp's 8 KiB: give this to AppRunner as max_field_size
+MAX_HEADER_BYTES: Final = 32 * 1024
 ID_HEADER: Final = "X-Request-Id"
 _log = structlog.get_logger()
 

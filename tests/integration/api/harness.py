@@ -16,7 +16,7 @@ from tests.fakes.blobs import MemoryBlobStore
 from tests.fakes.chain import DEPLOYMENT, TOKEN_DOMAIN, FakeChain, FakeClock
 from tests.fakes.engine import FakeEngine, fake_adapter_file
 
-from viz.api.app import ApiLimits, create_app
+from viz.api.app import MAX_HEADER_BYTES, ApiLimits, create_app
 from viz.api.parts import Parts, Shop
 from viz.domain import curve as curves
 from viz.domain import payment
@@ -144,7 +144,7 @@ async def running_node(
         Shop("viz", 100_000, 1_000, OPERATOR_TOKEN),
     )
     server = TestServer(create_app(parts, ApiLimits(max_body_bytes=64 * 1024)))
-    await server.start_server()
+    await server.start_server(max_field_size=MAX_HEADER_BYTES)
     async with aiohttp.ClientSession() as http:
         yield Node(str(server.make_url("")).rstrip("/"), store, chain, clock, engine, parts, http)
     await server.close()
@@ -307,18 +307,18 @@ class Buyer:
         *,
         pays: bool = True,
         path: str = payment.CHAT_PATH,
-        **headers: str,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """Send a request, pay what is asked for, and collect the answer."""
         body = body or self.chat()
-        sent = self.bearer(**headers)
+        sent = self.bearer(**(headers or {}))
         async with self.node.http.post(self.node.url + path, json=body, headers=sent) as response:
             if response.status == 402 and pays:
                 need = Challenge.from_header(response.headers["WWW-Authenticate"]).need
                 assert need is not None
                 status, problem = await self.satisfy(need)
                 assert status == 200, problem
-                return await self.ask(body, pays=pays, path=path, **headers)
+                return await self.ask(body, pays=pays, path=path, headers=headers)
             answer = Answer(response.status, headers=response.headers)
             if response.content_type != "text/event-stream":
                 answer.body = await response.json(content_type=None)
