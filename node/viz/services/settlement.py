@@ -100,6 +100,8 @@ class Settlement:
         self._pass = asyncio.Lock()
         self._wake = asyncio.Event()
         self._closing: set[Address] = set()
+        self._knows_closing = False
+        self._due_since: dict[Address, int] = {}
         self._told: set[int] = set()
 
     def close_requested(self, signer: Address) -> None:
@@ -201,6 +203,13 @@ class Settlement:
         """Freeze the vouchers that are due; return how many."""
         now_s = self._clock.now_s()
         due = [channel for channel in await self._ledger.channels() if _value_of(channel)]
+        if not self._knows_closing:
+            await self._learn_closing(due)
+        # A voucher replaces the one before it, so its own time says nothing of the money's age.
+        self._due_since = {
+            channel.signer: self._due_since.get(channel.signer, channel.voucher_at)
+            for channel in due
+        }
         chosen = self._choose(due, now_s, force=force)
         frozen = 0
         for channel in chosen:
@@ -208,8 +217,19 @@ class Settlement:
             if row is not None:
                 frozen += 1
                 self._closing.discard(row.signer)
+                self._due_since.pop(row.signer, None)
                 _log.info("row frozen", signer=row.signer, units=row.end_units - row.base_units)
         return frozen
+
+    async def _learn_closing(self, due: Sequence[ChannelRecord]) -> None:
+        """After a restart, ask the chain whose payers are leaving: requests are reported once."""
+        for channel in due:
+            found = await self._reader.channel(
+                channel.signer, self._writer.address, confirmed=False
+            )
+            if found is not None and found.close_at:
+                self._closing.add(channel.signer)
+        self._knows_closing = True
 
     def _choose(
         self, due: Sequence[ChannelRecord], now_s: int, *, force: bool
@@ -222,7 +242,8 @@ class Settlement:
         closing = [channel for channel in worth if channel.signer in self._closing]
         total = sum(_value_of(channel) for channel in worth)
         cost = self._policy.cost_units(CLAIM_GAS + ROW_GAS * len(worth))
-        aged = any(now_s - channel.voucher_at >= self._policy.claim_age_s for channel in worth)
+        oldest = min((self._due_since[channel.signer] for channel in worth), default=now_s)
+        aged = now_s - oldest >= self._policy.claim_age_s
         affordable = cost * BPS <= total * self._policy.max_gas_bps
         if (total >= self._policy.claim_at_units and affordable) or (aged and total > cost):
             return worth

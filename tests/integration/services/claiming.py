@@ -59,7 +59,12 @@ def settlement_of(net: Testnet, store: SqlStore, node: Sender) -> Settlement:
 
 
 async def accept(
-    store: SqlStore, net: Testnet, signer: LocalAccount, amounts: Mapping[AdapterId, Units]
+    store: SqlStore,
+    net: Testnet,
+    signer: LocalAccount,
+    amounts: Mapping[AdapterId, Units],
+    *,
+    at_s: int | None = None,
 ) -> None:
     """Commit a voucher of ``signer`` for the amounts, on the channel's present base."""
     held = await store.channel(address(signer)) or ChannelRecord(address(signer))
@@ -71,7 +76,7 @@ async def accept(
     signature = net.voucher(signer, node, held.base_units, lines_of(amounts))
     await store.commit(
         "voucher",
-        replace(held, lines=lines, signature=signature, voucher_at=int(time.time())),
+        replace(held, lines=lines, signature=signature, voucher_at=at_s or int(time.time())),
     )
 
 

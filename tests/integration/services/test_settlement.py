@@ -84,6 +84,7 @@ async def test_a_voucher_is_claimed_for_value_age_or_a_leaving_payer(
     await accept(store, net, age, {AdapterId(0): 1})
     assert (await settlement.step()).frozen == 0
     clock.ahead_s = 3_600
+    await accept(store, net, age, {AdapterId(0): 2}, at_s=clock.now_s())
     assert (await settlement.step()).settled == 1
     clock.ahead_s = 0
     await accept(store, net, value, {AdapterId(0): 100})
@@ -92,6 +93,17 @@ async def test_a_voucher_is_claimed_for_value_age_or_a_leaving_payer(
     assert (await settlement.step()).settled == 0
     await settlement.channel_closing(channel_id(address(leaving), node.address))
     assert (await settlement.step()).settled == 1
+    await store.close()
+
+
+async def test_a_restarted_node_still_knows_who_is_leaving(net: Testnet, tmp_path: Path) -> None:
+    """A close request seen before the restart is claimed after it, without being told again."""
+    store = await open_store(tmp_path / "ledger.db", net.deployment)
+    node, payer, signer = net.sender(NODE), net.sender(1), development_account(6)
+    await net.open_channel(payer, signer, node.address, 1_000)
+    await accept(store, net, signer, {AdapterId(0): 5})
+    await net.done(payer, "Settlement", "requestClose", address(signer), node.address)
+    assert (await settlement_of(net, store, node).step()).settled == 1
     await store.close()
 
 
