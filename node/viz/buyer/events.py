@@ -1,7 +1,7 @@
 """Server-sent events, read incrementally and within bounds.
 
-Owns the split of a byte stream into (event, data) pairs (WHATWG HTML, section 9.2). Does not know what
-the events mean.
+Owns the split of a byte stream into (event, data) pairs (WHATWG HTML, section 9.2). Does not know
+what the events mean.
 """
 
 from __future__ import annotations

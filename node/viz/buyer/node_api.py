@@ -46,11 +46,16 @@ def origin_of(url: str) -> str:
 
 
 class NodeApi:
-    """The calls of one node; the session is the caller's to close."""
+    """The calls of one node; the session is the caller's to close.
 
-    def __init__(self, http: aiohttp.ClientSession, url: str) -> None:
+    ``origin`` is the name that the node must sign sessions for: the one that is dialled, unless the
+    caller reaches the node through a tunnel.
+    """
+
+    def __init__(self, http: aiohttp.ClientSession, url: str, origin: str | None = None) -> None:
         self._http = http
-        self.origin = origin_of(url)
+        self._dialled = origin_of(url)
+        self.origin = origin_of(origin) if origin else self._dialled
 
     async def info(self) -> NodeInfo:
         return NodeInfo.from_json(await self._call("GET", payment.NODE_PATH))
@@ -123,13 +128,17 @@ class NodeApi:
         }
         try:
             async with self._http.post(
-                self.origin + path, data=body, headers=sent, timeout=timeout, allow_redirects=False
+                self._dialled + path,
+                data=body,
+                headers=sent,
+                timeout=timeout,
+                allow_redirects=False,
             ) as response:
                 if response.status not in (200, 402):
                     raise _problem(response.status, await _answer(response))
                 yield response
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise NodeUnreachable(f"{self.origin} broke off the answer: {_why(error)}") from error
+            raise NodeUnreachable(f"{self._dialled} broke off the answer: {_why(error)}") from error
 
     async def _call(
         self,
@@ -145,7 +154,7 @@ class NodeApi:
             async with (
                 asyncio.timeout(timeout_s),
                 self._http.request(
-                    method, self.origin + path, json=body, headers=headers, allow_redirects=False
+                    method, self._dialled + path, json=body, headers=headers, allow_redirects=False
                 ) as response,
             ):
                 answer = await _answer(response)
@@ -154,7 +163,7 @@ class NodeApi:
                 return answer
         except (aiohttp.ClientError, TimeoutError) as error:
             raise NodeUnreachable(
-                f"{self.origin} does not answer {method} {path}: {_why(error)}"
+                f"{self._dialled} does not answer {method} {path}: {_why(error)}"
             ) from error
 
 
@@ -179,6 +188,11 @@ async def _answer(response: aiohttp.ClientResponse) -> Json:
 async def problem_of(response: aiohttp.ClientResponse) -> VizError:
     """Return the typed error that a refused request's body names."""
     return _problem(response.status, await _answer(response))
+
+
+def error_of(body: Mapping[str, Any]) -> VizError:
+    """Return the typed error that an error inside a stream names."""
+    return _problem(200, body)
 
 
 def _problem(status: int, body: Mapping[str, Any]) -> VizError:

@@ -1,7 +1,7 @@
 """The money of one channel: what may be signed, and the vouchers that say so.
 
-Owns the ceiling under which a node is paid, the signing of vouchers and their delivery. Does not know
-requests or texts: a request tells how much it exposes, and what its receipt said.
+Owns the ceiling under which a node is paid, the signing of vouchers and their delivery. Does not
+know requests or texts: a request tells how much it exposes, and what its receipt said.
 
 Invariants: no voucher is signed before its end point is on disk; an adapter's signed amount never
 exceeds what receipts show as spent there, plus what the requests under way expose, plus what ended
@@ -97,7 +97,7 @@ class Purse:
         wanted_units: Units,
         base_units: Units | None = None,
     ) -> None:
-        """Have the node accept at least ``required_units`` for the adapter, better ``wanted_units``.
+        """Have the node accept ``required_units`` for the adapter, or better ``wanted_units``.
 
         Both are cumulative. Raises PriceAboveCap when the requirement is above the ceiling,
         DepositExceeded, ChannelUnknown, and what the node refuses with.

@@ -20,8 +20,7 @@ from viz.domain.payment import SignedQuote
 from viz.domain.ports import Deployment
 from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt, salted_hash
-from viz.domain.signed import Quote
-from viz.domain.units import Address, Hash32, Units
+from viz.domain.units import ZERO_HASH, Address, Hash32, Units
 from viz.errors import NodeNotTrusted, PriceAboveCap
 
 QUOTE_LIFE_S: Final = 60
@@ -49,20 +48,47 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Agreed:
+    """The price of one request: a quote's, or the list price, whose receipt names the zero hash."""
+
+    price: Price
+    quote_hash: Hash32 = ZERO_HASH
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Served:
-    """What arrived for one request: what its receipt must say."""
+    """What arrived for one request: what its receipt must say. One text for each choice."""
 
     adapter_id: int
-    quote: Quote
-    quote_digest: Hash32
+    agreed: Agreed
     request: bytes
     prompt_bound_tokens: int
-    text: str
+    texts: tuple[str, ...]
 
 
-def price_of(quote: Quote) -> Price:
-    """Return the quote's price."""
-    return Price(quote.prompt_price_units, quote.completion_price_units)
+def agreed_quote(digest: Hash32, signed: SignedQuote) -> Agreed:
+    """Return the price of a checked quote."""
+    quote = signed.quote
+    price = Price(quote.prompt_price_units, quote.completion_price_units)
+    return Agreed(price, digest, quote.max_tokens)
+
+
+def agreed_list_price(offer: AdapterOffer, limits: Limits) -> Agreed:
+    """Return the list price of an adapter; raise PriceAboveCap."""
+    price = Price(offer.prompt_price_units, offer.completion_price_units)
+    _check_price(price, limits)
+    return Agreed(price)
+
+
+def _check_price(price: Price, limits: Limits) -> None:
+    asked = (price.prompt_price_units, price.completion_price_units)
+    allowed = (limits.prompt_price_units, limits.completion_price_units)
+    if asked[0] > allowed[0] or asked[1] > allowed[1]:
+        raise PriceAboveCap(
+            f"the node asks {asked[0]} and {asked[1]} units per million prompt and completion "
+            f"tokens; this buyer allows {allowed[0]} and {allowed[1]}"
+        )
 
 
 def check_node(info: NodeInfo, expected: Deployment) -> None:
@@ -103,13 +129,7 @@ def check_quote(
     for holds, fault in rules:
         if not holds:
             raise NodeNotTrusted(f"the node's quote {fault}")
-    asked = (quote.prompt_price_units, quote.completion_price_units)
-    allowed = (limits.prompt_price_units, limits.completion_price_units)
-    if asked[0] > allowed[0] or asked[1] > allowed[1]:
-        raise PriceAboveCap(
-            f"the node asks {asked[0]} and {asked[1]} units per million prompt and completion "
-            f"tokens; this buyer allows {allowed[0]} and {allowed[1]}"
-        )
+    _check_price(Price(quote.prompt_price_units, quote.completion_price_units), limits)
     return digest
 
 
@@ -131,22 +151,23 @@ def check_receipt(
 
     The signature and the chain of receipts are ``viz.domain.curve``'s to check.
     """
-    receipt = signed.receipt
-    amount = price_of(served.quote).amount_units(receipt.prompt_tokens, receipt.completion_tokens)
-    lines = ((served.adapter_id, amount),) if amount else ()
-    bound = completion_bound(served.text, count_tokens)
+    receipt, agreed = signed.receipt, served.agreed
+    cost = agreed.price.amount_units(receipt.prompt_tokens, receipt.completion_tokens)
+    lines = ((served.adapter_id, receipt.amount_units),) if receipt.amount_units else ()
+    bound = sum(completion_bound(text, count_tokens) for text in served.texts)
     counted = receipt.completion_tokens
+    said = "".join(served.texts).encode()
     rules = (
-        (receipt.quote_hash == served.quote_digest, "names another quote"),
+        (receipt.quote_hash == agreed.quote_hash, "names another quote"),
         (
             receipt.request_hash == salted_hash(signed.request_salt, served.request),
             "is for another request",
         ),
         (
-            receipt.response_hash == salted_hash(signed.response_salt, served.text.encode()),
+            receipt.response_hash == salted_hash(signed.response_salt, said),
             "is for another text than the one that arrived",
         ),
-        (receipt.amount_units == amount, "bills another amount than its tokens cost"),
+        (receipt.amount_units <= cost, "bills more than its tokens cost"),
         (signed.lines == lines, "bills another adapter"),
         (receipt.prompt_tokens <= served.prompt_bound_tokens, "counts too many prompt tokens"),
         (counted == bound if count_tokens else counted <= bound, "counts tokens that did not come"),

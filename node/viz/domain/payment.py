@@ -54,9 +54,8 @@ MODELS_PATH: Final = "/v1/models"
 CHAT_PATH: Final = "/v1/chat/completions"
 COMPLETIONS_PATH: Final = "/v1/completions"
 
-# A request that names a quote (its digest) is served at that quote, or refused: QuoteExpired. One that
-# names none and sends ACCEPT_HEADER is answered 402 with a fresh quote, whatever is available, so that
-# the buyer agrees to the price first; one that sends neither is served at the list price.
+# A request that names a quote (its digest) is served at that quote, or refused: QuoteExpired. One
+# that names none is served at the list price of NODE_PATH, and its receipt names the zero hash.
 QUOTE_HEADER: Final = "Payment-Quote"
 # A client that sends this gets payment events in the stream; others get comments and headers.
 ACCEPT_HEADER: Final = "Accept-Payment"

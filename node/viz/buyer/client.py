@@ -1,0 +1,352 @@
+"""A buyer of one node: finds it, opens a channel without gas, asks, pays, verifies, closes.
+
+Owns the life of a channel as the buyer lives it. The wallet's key is handed in where it is needed
+(to deposit and to close) and not kept; the channel's own key signs everything else. Knows no chain
+unless a ``ChainReader`` is handed in: then adapters are checked against it, not against the node's
+word alone.
+
+Invariants: nothing is deposited unless the node works on the contracts that the caller trusts; a
+session is signed only for the origin that was dialled; after a receipt that does not verify,
+nothing more is asked of the node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from pathlib import Path
+from typing import Any, Final, Self
+
+import aiohttp
+
+from viz.buyer.answer import PaidAnswer
+from viz.buyer.ledger import ChannelLedger
+from viz.buyer.node_api import NodeApi
+from viz.buyer.purse import Purse
+from viz.buyer.verify import Limits, TokenCount, check_node, check_quote
+from viz.domain.credential import CloseRequest, Deposit
+from viz.domain.curve import Curve
+from viz.domain.eip712 import Domain, is_signed_by, public_address, sign
+from viz.domain.exchange import AccessToken, AdapterOffer, CloseAnswer, NodeInfo, SessionProof
+from viz.domain.payment import CHAT_PATH, Challenge, SignedQuote
+from viz.domain.ports import ChainReader, Clock, Deployment
+from viz.domain.signed import (
+    OPEN_KIND,
+    TOP_UP_KIND,
+    OpenChannel,
+    ReceiveWithAuthorization,
+    RequestClose,
+    authorization_nonce,
+)
+from viz.domain.units import BASE_MODEL, ZERO_ADDRESS, AdapterId, Address, Hash32, Units
+from viz.errors import (
+    ChannelUnknown,
+    InvalidRequest,
+    NodeNotTrusted,
+    NodeUnreachable,
+    UnknownModel,
+)
+
+AUTHORIZATION_VALID_S: Final = 3_600
+CLOSE_VALID_S: Final = 3_600
+CONFIRM_TRIES: Final = 60
+CONFIRM_WAIT_S: Final = 1.0
+RENEW_BEFORE_S: Final = 30
+QUOTE_LEFT_S: Final = 10
+
+
+class SystemClock:
+    """Wall-clock seconds."""
+
+    def now_s(self) -> int:
+        return int(time.time())
+
+
+class BuyerClient:
+    """One buyer at one node. Made by ``connect``; ``aclose`` frees the channel's directory."""
+
+    def __init__(
+        self,
+        api: NodeApi,
+        info: NodeInfo,
+        ledger: ChannelLedger,
+        deployment: Deployment,
+        limits: Limits,
+        *,
+        clock: Clock,
+        count_tokens: TokenCount | None,
+        chain: ChainReader | None,
+    ) -> None:
+        self._ledger = ledger
+        self._deployment = deployment
+        self._chain = chain
+        self._clock = clock
+        self._token: AccessToken | None = None
+        self._token_lock = asyncio.Lock()
+        self._quotes: dict[AdapterId, tuple[Hash32, SignedQuote]] = {}
+        self._checked: set[AdapterId] = set()
+        self._synced = False
+        self._fault: str | None = None
+        self.api = api
+        self.info = info
+        self.limits = limits
+        self.count_tokens = count_tokens
+        self.purse = Purse(api, ledger, deployment)
+
+    @classmethod
+    async def connect(
+        cls,
+        http: aiohttp.ClientSession,
+        url: str,
+        *,
+        home: Path,
+        password: str,
+        expected: Deployment,
+        limits: Limits | None = None,
+        clock: Clock | None = None,
+        count_tokens: TokenCount | None = None,
+        chain: ChainReader | None = None,
+        origin: str | None = None,
+        scrypt_n: int | None = None,
+    ) -> Self:
+        """Return a client of the node at ``url``, its chain and contracts being the expected ones.
+
+        The session key is made at the first connection, encrypted by ``password`` below ``home``.
+        ``origin`` is given only where the node is dialled through a tunnel.
+        Raises NodeUnreachable, NodeNotTrusted, InvalidKeyFile, ConfigError, BooksMismatch.
+        """
+        api = NodeApi(http, url, origin)
+        info = await api.info()
+        check_node(info, expected)
+        ledger = await asyncio.to_thread(
+            ChannelLedger.open, home, expected, info.node, password, scrypt_n=scrypt_n
+        )
+        return cls(
+            api,
+            info,
+            ledger,
+            expected,
+            limits or Limits(),
+            clock=clock or SystemClock(),
+            count_tokens=count_tokens,
+            chain=chain,
+        )
+
+    async def aclose(self) -> None:
+        """Let another process use the channel; what was signed stays in the ledger."""
+        self._ledger.close()
+
+    @property
+    def curve(self) -> Curve:
+        """What was deposited, signed and received on the channel."""
+        return self.purse.curve
+
+    @property
+    def signer(self) -> Address:
+        """The address of the channel's session key."""
+        return self.curve.signer
+
+    # what the node sells
+
+    async def refresh_info(self) -> NodeInfo:
+        """Read the node's description again (new adapters, prices, chain time)."""
+        info = await self.api.info()
+        check_node(info, self._deployment)
+        if info.node != self.info.node:
+            raise NodeNotTrusted(f"the node was {self.info.node} and is now {info.node}")
+        self.info = info
+        return info
+
+    async def offer_of(self, model: str) -> AdapterOffer:
+        """Return what the node offers under a model name; raise UnknownModel, NodeNotTrusted."""
+        offer = self._offer(model)
+        if offer is None:
+            await self.refresh_info()
+            offer = self._offer(model)
+        if offer is None:
+            names = ", ".join(known.model for known in self.info.adapters)
+            raise UnknownModel(f"the node does not serve {model!r}; it serves: {names}")
+        await self._check_on_chain(offer)
+        return offer
+
+    def _offer(self, model: str) -> AdapterOffer | None:
+        return next((known for known in self.info.adapters if known.model == model), None)
+
+    async def _check_on_chain(self, offer: AdapterOffer) -> None:
+        if self._chain is None or offer.adapter_id in self._checked:
+            return
+        if offer.adapter_id != BASE_MODEL:
+            state = await self._chain.adapter(offer.adapter_id)
+            if state is None or state.weights_digest != offer.weights_digest:
+                raise NodeNotTrusted(
+                    f"the node's adapter {offer.adapter_id} has other weights than the chain says"
+                )
+        self._checked.add(offer.adapter_id)
+
+    # the channel
+
+    async def open_channel(self, payer_key: bytes, deposit_units: Units) -> Curve:
+        """Deposit into the channel without gas (EIP-3009, relayed) and wait until it is confirmed.
+
+        Opens it, or tops it up where it is open. Raises what the node refuses with, and
+        NodeUnreachable when the deposit is not confirmed in time.
+        """
+        info = await self.refresh_info()
+        await self.sync()
+        opened, before = self.curve.payer != ZERO_ADDRESS, self.curve.limit_units
+        deposit = self._signed_deposit(payer_key, deposit_units, info, opened=opened)
+        self.purse.note(await self.api.deposit(deposit))
+        for _ in range(CONFIRM_TRIES):
+            if self.curve.limit_units >= before + deposit_units:
+                return self.curve
+            await asyncio.sleep(CONFIRM_WAIT_S)
+            await self.sync()
+        raise NodeUnreachable("the deposit was sent and is not confirmed yet: try again shortly")
+
+    def _signed_deposit(
+        self, payer_key: bytes, deposit_units: Units, info: NodeInfo, *, opened: bool
+    ) -> Deposit:
+        payer, salt = public_address(payer_key), Hash32(secrets.token_bytes(32))
+        settlement = self._deployment.settlement
+        valid_before_s = info.chain_time_s + AUTHORIZATION_VALID_S
+        kind = TOP_UP_KIND if opened else OPEN_KIND
+        nonce = authorization_nonce(kind, self.signer, info.node, salt)
+        transfer = ReceiveWithAuthorization(
+            payer, settlement, deposit_units, 0, valid_before_s, nonce
+        )
+        token = Domain(
+            info.token_name, info.token_version, self._deployment.chain_id, self._deployment.token
+        )
+        consent = self.purse.domain.digest(OpenChannel(payer, info.node))
+        return Deposit(
+            action="topUp" if opened else "open",
+            chain_id=self._deployment.chain_id,
+            contract=settlement,
+            payer=payer,
+            signer=self.signer,
+            node=info.node,
+            amount_units=deposit_units,
+            salt=salt,
+            valid_after_s=0,
+            valid_before_s=valid_before_s,
+            authorization=sign(payer_key, token.digest(transfer)),
+            signer_signature=b"" if opened else sign(self._ledger.session_key, consent),
+        )
+
+    async def sync(self) -> None:
+        """Read the channel from the node, and every receipt that is not in the ledger yet."""
+        view = await self.api.channel(self.signer, await self.token())
+        self.purse.note(view)
+        while view.seq > self.curve.seq:
+            before = self.curve.seq
+            receipts = await self.api.receipts(self.signer, before, await self.token())
+            for receipt in receipts:
+                self.purse.take(receipt)
+            if self.curve.seq == before:
+                raise NodeNotTrusted("the node does not hand out the receipts of this channel")
+        self.purse.all_receipts_known()
+        self._synced = True
+
+    async def sync_if_behind(self) -> None:
+        """Read the channel once a process, and after a request that ended without its receipt."""
+        if not self._synced or self.purse.lacks_receipts:
+            await self.sync()
+
+    async def close_channel(self, payer_key: bytes) -> CloseAnswer:
+        """End the channel at once with the node's consent; the rest goes to the payer.
+
+        Raises NodeNotTrusted when the node's Close does not verify, and what the node refuses with;
+        a node that does not answer can be left with ``request_close``.
+        """
+        request, signature = await self.request_close(payer_key)
+        answer = await self.api.close(
+            CloseRequest(self._deployment.chain_id, self._deployment.settlement, request, signature)
+        )
+        close = answer.close
+        if (close.signer, close.node) != (self.signer, self.info.node) or not is_signed_by(
+            self.purse.domain.digest(close), answer.signature, self.info.node
+        ):
+            raise NodeNotTrusted("the node's Close is not for this channel, or not signed by it")
+        if close.settled_units not in self.curve.points:
+            raise NodeNotTrusted("the node's Close states a total that was never signed")
+        return answer
+
+    async def request_close(self, payer_key: bytes) -> tuple[RequestClose, bytes]:
+        """Return the payer's signed RequestClose, which anyone may relay to Settlement."""
+        info = await self.refresh_info()
+        request = RequestClose(self.signer, info.node, info.chain_time_s + CLOSE_VALID_S)
+        return request, sign(payer_key, self.purse.domain.digest(request))
+
+    # asking
+
+    def ask(self, body: dict[str, Any], path: str = CHAT_PATH) -> PaidAnswer:
+        """Return a paid answer to an OpenAI request; use it as ``async with`` and ``async for``.
+
+        It streams from the node whatever ``body`` says. Raises on entering: UnknownModel,
+        PriceAboveCap, ChannelUnknown, DepositExceeded, NodeNotTrusted, and the node's refusals.
+        """
+        if self._fault is not None:
+            raise NodeNotTrusted(f"nothing more is asked of this node: {self._fault}")
+        if not isinstance(body.get("model"), str):
+            raise InvalidRequest("name a model, as /v1/models lists them")
+        return PaidAnswer(self, path, {**body, "stream": True})
+
+    def distrust(self, fault: str) -> None:
+        """Ask nothing more of this node in this process."""
+        self._fault = fault
+
+    async def token(self) -> AccessToken:
+        """Return an access token, signing a new session when there is none or it runs out."""
+        async with self._token_lock:
+            known = self._token
+            if known is not None and known.expires_at_s > self._clock.now_s() + RENEW_BEFORE_S:
+                return known
+            session = await self.api.challenge(self.signer)
+            if session.node != self.info.node:
+                raise NodeNotTrusted(f"the session to sign is for node {session.node}")
+            if session.origin != self.api.origin:
+                raise NodeNotTrusted(
+                    f"the session to sign is for {session.origin}, and {self.api.origin} was "
+                    "dialled: dial the node by the origin that it names"
+                )
+            signature = sign(self._ledger.session_key, self.purse.domain.digest(session))
+            self._token = await self.api.session(SessionProof(self.signer, session, signature))
+            return self._token
+
+    def drop_token(self) -> None:
+        """Sign a new session at the next need."""
+        self._token = None
+
+    # quotes
+
+    def quote_of(self, offer: AdapterOffer) -> tuple[Hash32, SignedQuote] | None:
+        """Return a quote for the adapter that is valid for long enough, if there is one."""
+        known = self._quotes.get(offer.adapter_id)
+        if known and known[1].quote.valid_until_s > self._clock.now_s() + QUOTE_LEFT_S:
+            return known
+        return None
+
+    def drop_quote(self, offer: AdapterOffer) -> None:
+        """Name no quote at the next request, and so be given a new one or the list price."""
+        self._quotes.pop(offer.adapter_id, None)
+
+    def accept_challenge(self, challenge: Challenge, offer: AdapterOffer) -> None:
+        """Check a 402 and keep its quote; raise NodeNotTrusted, PriceAboveCap, ChannelUnknown."""
+        here = (self._deployment.chain_id, self._deployment.settlement, self.info.node)
+        if (challenge.chain_id, challenge.contract, challenge.node) != here:
+            raise NodeNotTrusted("the payment challenge is for another chain, contract or node")
+        if self.curve.payer == ZERO_ADDRESS:
+            suggested = challenge.suggested_deposit_units
+            raise ChannelUnknown(f"open a channel first: this node suggests {suggested} units")
+        if challenge.quote is not None:
+            digest = check_quote(
+                challenge.quote,
+                domain=self.purse.domain,
+                info=self.info,
+                offer=offer,
+                signer=self.signer,
+                limits=self.limits,
+                now_s=self._clock.now_s(),
+            )
+            self._quotes[offer.adapter_id] = (digest, challenge.quote)

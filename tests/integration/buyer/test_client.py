@@ -1,0 +1,207 @@
+"""The buyer's client at a node: it pays as it receives, and never more than it agreed to."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.fakes.chain import DEPLOYMENT
+from tests.integration.api.harness import ADAPTER, DEPOSIT, PAYER_KEY, PRICE, Node
+from tests.integration.buyer.conftest import buying
+
+from viz.buyer.answer import PaidAnswer
+from viz.buyer.client import BuyerClient
+from viz.buyer.verify import Limits
+from viz.domain.eip712 import public_address
+from viz.domain.units import BASE_MODEL, Address
+from viz.errors import (
+    ChannelUnknown,
+    ConfigError,
+    DepositExceeded,
+    NodeNotTrusted,
+    PriceAboveCap,
+    UnknownModel,
+    VizError,
+)
+
+MODEL = f"viz-adapter-{ADAPTER}"
+
+
+def chat(text: str = "When is high tide?", **more: Any) -> dict[str, Any]:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": text}], "max_tokens": 24}
+    return {**body, "temperature": 0, **more}
+
+
+async def ask(client: BuyerClient, body: dict[str, Any] | None = None) -> PaidAnswer:
+    async with client.ask(body or chat()) as answer:
+        async for _ in answer:
+            pass
+    return answer
+
+
+async def test_an_answer_is_paid_as_it_arrives(node: Node, buyer: BuyerClient) -> None:
+    """What was spent is what the receipt bills; what was signed covers it and little more."""
+    answer = await ask(buyer)
+    assert answer.receipt is not None
+    receipt = answer.receipt.receipt
+    assert receipt.completion_tokens == node.engine.count_tokens(answer.text) > 8
+    assert answer.cost_units == PRICE.amount_units(receipt.prompt_tokens, receipt.completion_tokens)
+    assert buyer.curve.spent_units(ADAPTER) == answer.cost_units
+    ahead = PRICE.amount_units(0, buyer.limits.ahead_tokens)
+    assert answer.cost_units <= buyer.curve.signed_units(ADAPTER) <= answer.cost_units + ahead + 1
+    assert set(buyer.curve.vector) == {ADAPTER}
+
+
+async def test_exact_recounting_agrees_with_the_node(node: Node, tmp_path: Path) -> None:
+    """A buyer with the tokenizer repeats the count to the token."""
+    async with buying(node, tmp_path / "b", count_tokens=node.engine.count_tokens) as client:
+        await client.open_channel(PAYER_KEY, DEPOSIT)
+        assert (await ask(client)).cost_units
+
+
+async def test_parallel_requests_share_one_channel(node: Node, buyer: BuyerClient) -> None:
+    """Several answers at once, two models, one deposit: every receipt fits the same chain."""
+    bodies = [chat(f"question {n}", model=MODEL if n % 3 else "fake") for n in range(7)]
+    answers = await asyncio.gather(*(ask(buyer, body) for body in bodies))
+    assert sum(answer.cost_units or 0 for answer in answers) == sum(buyer.curve.spent.values())
+    assert buyer.curve.seq == 7 and not buyer.curve.unlinked
+    assert set(buyer.curve.vector) == {ADAPTER, BASE_MODEL}
+
+
+async def test_claims_in_between_change_nothing_for_the_buyer(
+    node: Node, buyer: BuyerClient
+) -> None:
+    """The node moves to a new base between and during answers; the buyer signs on."""
+    for number in range(3):
+        async with buyer.ask(chat(f"question {number}", max_tokens=40)) as answer:
+            seen = 0
+            async for _ in answer:
+                seen += 1
+                if seen == 10:
+                    await node.parts.settlement.step(force=True)
+        assert answer.receipt is not None
+    await buyer.sync()
+    assert buyer.curve.settled_units > 0
+    assert buyer.curve.settled_units in buyer.curve.points
+
+
+async def test_a_restarted_buyer_goes_on_where_it_was(node: Node, tmp_path: Path) -> None:
+    """Signed amounts, receipts and the session key survive; nothing is paid twice."""
+    async with buying(node, tmp_path / "b") as client:
+        await client.open_channel(PAYER_KEY, DEPOSIT)
+        await ask(client)
+        first = client.curve
+    async with buying(node, tmp_path / "b") as client:
+        assert client.curve == first
+        await ask(client)
+        assert client.signer == first.signer and client.curve.seq == 2
+
+
+async def test_leaving_an_answer_early_costs_what_was_sent(node: Node, buyer: BuyerClient) -> None:
+    """The receipt that was missed is fetched before the next request, and the books agree."""
+    async with buyer.ask(chat(max_tokens=200)) as answer:
+        async for _ in answer:
+            if len(answer.text) > 12:
+                break
+    assert answer.receipt is None and buyer.purse.lacks_receipts
+    for _ in range(100):
+        await buyer.sync()
+        if buyer.curve.seq:
+            break
+        await asyncio.sleep(0.02)
+    assert buyer.curve.seq == 1 and not buyer.purse.lacks_receipts
+    assert 0 < buyer.curve.spent_units(ADAPTER) < PRICE.amount_units(200, 200)
+    await ask(buyer)
+    assert buyer.curve.seq == 2
+
+
+async def test_closing_returns_what_was_not_signed(node: Node, buyer: BuyerClient) -> None:
+    """The payer gets its deposit back but for the signed end point, without gas."""
+    payer = public_address(PAYER_KEY)
+    before = node.chain.balances[payer]
+    await ask(buyer)
+    answer = await buyer.close_channel(PAYER_KEY)
+    assert answer.close.settled_units == buyer.curve.total_units
+    assert node.chain.balances[payer] == before + DEPOSIT - buyer.curve.total_units
+
+
+async def test_a_top_up_raises_the_limit(node: Node, buyer: BuyerClient) -> None:
+    """Opening twice is a top-up of the same channel."""
+    await buyer.open_channel(PAYER_KEY, 5_000)
+    assert buyer.curve.limit_units == DEPOSIT + 5_000
+
+
+STRANGER = Address("0x000000000000000000000000000000000000dEaD")
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        replace(DEPLOYMENT, chain_id=1),
+        replace(DEPLOYMENT, settlement=STRANGER),
+        replace(DEPLOYMENT, token=STRANGER),
+    ],
+)
+async def test_a_node_on_other_contracts_is_refused(
+    node: Node, tmp_path: Path, expected: Any
+) -> None:
+    """No deposit is ever signed towards contracts that the buyer did not choose."""
+    with pytest.raises(NodeNotTrusted):
+        async with buying(node, tmp_path / "b", expected=expected):
+            pass
+
+
+async def test_a_session_is_signed_only_for_the_dialled_origin(node: Node, tmp_path: Path) -> None:
+    """A node that relays another node's challenge gets no signature (THREATS 37)."""
+    async with buying(node, tmp_path / "b", origin="http://elsewhere.test") as client:
+        with pytest.raises(NodeNotTrusted, match="dial"):
+            await client.sync()
+
+
+async def test_two_processes_cannot_sign_with_one_key(node: Node, tmp_path: Path) -> None:
+    """The ledger is held while it is in use."""
+    async with buying(node, tmp_path / "b"):
+        with pytest.raises(ConfigError, match="another process"):
+            async with buying(node, tmp_path / "b"):
+                pass
+
+
+@pytest.mark.parametrize(
+    ("limits", "body", "error"),
+    [
+        (Limits(prompt_price_units=1), chat(), PriceAboveCap),
+        (Limits(completion_price_units=1), chat(), PriceAboveCap),
+        (Limits(request_units=1), chat(), PriceAboveCap),
+        (Limits(), chat(model="gpt-9"), UnknownModel),
+    ],
+    ids=["prompt price", "completion price", "request", "model"],
+)
+async def test_what_the_buyer_does_not_allow_is_not_paid(
+    node: Node, tmp_path: Path, limits: Limits, body: Any, error: type[VizError]
+) -> None:
+    """A cap is a cap: the request ends with a clear error and nothing is signed."""
+    async with buying(node, tmp_path / "b", limits=limits) as client:
+        await client.open_channel(PAYER_KEY, DEPOSIT)
+        with pytest.raises(error):
+            await ask(client, body)
+        assert client.curve.total_units == 0
+
+
+async def test_without_a_channel_the_buyer_is_told_to_open_one(node: Node, tmp_path: Path) -> None:
+    """The 402 becomes a sentence that says what to do."""
+    async with buying(node, tmp_path / "b") as client:
+        with pytest.raises(ChannelUnknown, match="open a channel"):
+            await ask(client)
+
+
+async def test_a_small_deposit_ends_the_answer_not_the_books(node: Node, tmp_path: Path) -> None:
+    """When the deposit is used up the stream ends with the reason, and nothing exceeds it."""
+    async with buying(node, tmp_path / "b") as client:
+        await client.open_channel(PAYER_KEY, 1_000)
+        with pytest.raises(DepositExceeded):
+            for _ in range(40):
+                await ask(client)
+        assert 0 < client.curve.total_units <= 1_000
