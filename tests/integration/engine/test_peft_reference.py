@@ -1,0 +1,112 @@
+"""The engine computes what PEFT computes, for every adapter, whatever runs beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from tests.fakes.real_base import real_base
+from tests.fakes.tiny_base import make_tiny_base, write_random_adapter
+from tests.integration.engine.reference import PeftReference
+
+from viz.basemodel.nf4 import serving_weights
+from viz.basemodel.source import LoadedBase
+from viz.domain.ports import GenerationRequest, Sampling
+from viz.domain.units import AdapterId
+from viz.engine.embedded import EmbeddedEngine
+from viz.engine.settings import EngineSettings
+
+RANKS = (1, 4, 8, 8, 12, 16, 24, 64)
+
+
+def write_adapters(root: Path, base: LoadedBase, count: int, scale: float) -> list[Path]:
+    paths = [root / f"adapter-{number}.safetensors" for number in range(1, count + 1)]
+    for number, path in enumerate(paths):
+        write_random_adapter(path, base, rank=RANKS[number % 8], seed=number, scale=scale)
+    return paths
+
+
+async def serve(
+    engine: EmbeddedEngine, adapter: int, prompt: tuple[int, ...], sampling: Sampling
+) -> list[int]:
+    request = GenerationRequest(f"{adapter}", prompt, AdapterId(adapter), sampling)
+    made: list[int] = []
+    async for piece in await engine.generate(request):
+        made += piece.token_ids
+    return made
+
+
+async def test_mixed_batch_equals_peft_exactly(tmp_path: Path) -> None:
+    """32 adapters of mixed ranks, joining, leaving and evicted: greedy tokens equal PEFT's."""
+    base = make_tiny_base(tmp_path, quantised=True)
+    paths = write_adapters(tmp_path, base, 32, 0.3)
+    prompts = [base.tokenizer.encode("question " * (1 + i % 7) + str(i)) for i in range(33)]
+    settings = EngineSettings(
+        max_streams=7, context_tokens=160, compute="float32", resident_adapters=9, prefill_tokens=16
+    )
+    engine = await EmbeddedEngine.start(base, settings)
+    for number, path in enumerate(paths, start=1):
+        await engine.add_adapter(AdapterId(number), path)
+    counts = [6 + 5 * (i % 5) for i in range(33)]
+    greedy = [Sampling(max_tokens=count) for count in counts]
+    seeded = [Sampling(max_tokens=12, temperature=0.9, top_p=0.95, seed=i) for i in range(33)]
+
+    async def late(number: int, rules: Sampling) -> list[int]:
+        await asyncio.sleep(0.01 * (number % 5))
+        return await serve(engine, number, prompts[number], rules)
+
+    order = [(i * 13) % 33 for i in range(33)]
+    mixed = dict(
+        zip(order, await asyncio.gather(*(late(i, greedy[i]) for i in order)), strict=True)
+    )
+    drawn = dict(
+        zip(order, await asyncio.gather(*(late(i, seeded[i]) for i in order)), strict=True)
+    )
+    drawn_alone = {i: await late(i, seeded[i]) for i in (0, 3, 8, 16, 31)}
+    assert engine.stats()["adapter_evictions"] > 20
+    await engine.close()
+
+    assert {i: drawn[i] for i in drawn_alone} == drawn_alone
+    reference = PeftReference(base)
+    assert mixed[0] == reference.greedy(prompts[0], counts[0])
+    for number, path in enumerate(paths, start=1):
+        reference.wear(path)
+        assert mixed[number] == reference.greedy(prompts[number], counts[number]), number
+
+
+async def test_real_model_equals_peft_and_bf16_stays_close(tmp_path: Path) -> None:
+    """SmolLM2: float32 greedy tokens equal PEFT's; bf16 logits stay within what bf16 can hold.
+
+    The bound: bf16 keeps 8 significand bits, so each of about 60 residual additions may err by
+    2**-9 of the stream's size; errors add as a random walk, about 60**0.5 * 2**-9 = 1.5 % of the
+    logits' size. Twice that is allowed, measured as the root mean square over the vocabulary.
+    """
+    import torch
+
+    from viz.engine.cache import SlotCache
+    from viz.engine.forward import Chunk, Decoder
+
+    base = real_base()
+    paths = write_adapters(tmp_path, base, 4, 0.02)
+    tokenizer = base.tokenizer
+    prompts = [tokenizer.render([{"role": "user", "content": f"Count to {i}."}]) for i in range(5)]
+    settings = EngineSettings(max_streams=5, context_tokens=128, compute="float32")
+    engine = await EmbeddedEngine.start(base, settings)
+    for number, path in enumerate(paths, start=1):
+        await engine.add_adapter(AdapterId(number), path)
+    mixed = await asyncio.gather(
+        *(serve(engine, i, prompts[i], Sampling(max_tokens=6 + i)) for i in range(5))
+    )
+    await engine.close()
+
+    reference = PeftReference(base)
+    weights = serving_weights(base)
+    cache = SlotCache(base.shape, 1, 128, torch.bfloat16)
+    decoder = Decoder(weights, base.shape, cache, torch.bfloat16)
+    exact = reference.logits(prompts[0])[-1]
+    rounded = decoder.prefill([Chunk(0, 0, prompts[0], None)], [0])[0].float()
+    assert (rounded - exact).square().mean().sqrt() <= 0.03 * exact.square().mean().sqrt()
+    assert mixed[0] == reference.greedy(prompts[0], 6)
+    for number, path in enumerate(paths, start=1):
+        reference.wear(path)
+        assert mixed[number] == reference.greedy(prompts[number], 6 + number), number
