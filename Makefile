@@ -13,7 +13,7 @@ quick:            ## format, lint, types, layers and unit tests on a checkout th
 	scripts/test --no-setup format lint types layers unit
 
 fuzz:             ## the long runs: forge invariants by the million calls, 1,000 Hypothesis histories
-	cd contracts && FOUNDRY_PROFILE=fuzz node_modules/.bin/forge test
+	cd contracts && FOUNDRY_PROFILE=fuzz node_modules/@foundry-rs/forge-*/bin/forge test
 	VIZ_HYPOTHESIS=fuzz .venv/bin/pytest tests/properties --timeout=7200
 
 mutants:          ## mutate the contracts and report which mutants the tests kill
