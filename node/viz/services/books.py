@@ -42,6 +42,10 @@ class ChannelBooks(ChannelLedger, Protocol):
 
     async def frozen(self) -> Sequence[ClaimRecord]: ...
 
+    def watch_frozen(self, moved: Callable[[Address], None]) -> None:
+        """Call ``moved`` whenever a row was frozen, so that the channel has a new base."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -76,6 +80,7 @@ class Live:
     deliveries: set[Delivery] = field(default_factory=set)
     waiting: set[Callable[[], None]] = field(default_factory=set)
     lost: bool = False
+    moved: bool = False
 
     def notify(self) -> None:
         """Wake whoever waits for more money on this channel."""
@@ -105,6 +110,7 @@ class Books:
         self._refresh_s = refresh_s
         self._live: OrderedDict[Address, Live] = OrderedDict()
         self._loading: dict[Address, asyncio.Lock] = {}
+        ledger.watch_frozen(self._moved)
 
     async def get(self, signer: Address, *, fresh: bool = False) -> Live:
         """Return the channel of ``signer``, blank when there is none, read from the chain lately.
@@ -115,6 +121,9 @@ class Books:
         if live is None:
             live = await self._load(signer)
         self._live.move_to_end(signer)
+        if live.moved:
+            async with live.lock:
+                await self._follow(live)
         if fresh or self._clock.now_s() - live.seen_s >= self._refresh_s:
             await self._observe(live)
         return live
@@ -133,6 +142,7 @@ class Books:
         async with live.lock:
             if live.lost:
                 raise StoreError("this channel's last write has an unknown end: restart the node")
+            await self._follow(live)
             for _ in range(ATTEMPTS):
                 due = {each: each.unbooked_units() for each in live.deliveries}
                 entry = change(_book(live.channel, due), live.record)
@@ -166,7 +176,22 @@ class Books:
     async def change(self, live: Live, change: Callable[[NodeChannel], NodeChannel]) -> None:
         """Make a change that need not survive a restart: a reservation."""
         async with live.lock:
+            await self._follow(live)
             live.channel = change(live.channel)
+
+    def _moved(self, signer: Address) -> None:
+        if (live := self._live.get(signer)) is not None:
+            live.moved = True
+
+    async def _follow(self, live: Live) -> None:
+        """Read the channel again if the claim loop gave it a new base; its lock is held."""
+        if live.moved:
+            live.moved = False
+            try:
+                await self._reload(live)
+            except BaseException:
+                live.moved = True
+                raise
 
     async def _load(self, signer: Address) -> Live:
         async with self._loading.setdefault(signer, asyncio.Lock()):

@@ -16,6 +16,10 @@ from viz.store.writer import CommitHook
 class SqlStore(ChannelTables, AccessTables, CatalogueTables, ChainsideTables):
     """The Store of a node, in SQLite or PostgreSQL."""
 
+    def __init__(self, database: Database) -> None:
+        ChannelTables.__init__(self, database)
+        ChainsideTables.__init__(self, database)
+
     @classmethod
     async def open(
         cls, place: Path | str, identity: Mapping[str, str], hook: CommitHook | None = None

@@ -1,0 +1,345 @@
+"""What is billed, whoever leaves, fails, repeats or restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from tests.fakes.chain import FakeChain
+from tests.fakes.engine import FakeEngine
+from tests.integration.api.harness import (
+    ADAPTER,
+    NODE_KEY,
+    PRICE,
+    Buyer,
+    Node,
+    running_node,
+)
+
+from viz.domain import payment
+from viz.domain.ports import Generation, GenerationRequest, Piece
+from viz.domain.units import BASE_MODEL, Units
+from viz.errors import EngineError
+from viz.services.serving import ServingPolicy
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    async with running_node(tmp_path) as running:
+        yield running
+
+
+class BrokenEngine(FakeEngine):
+    """An engine that fails after so many pieces of every answer."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__(context_tokens=2048)
+        self._after = after
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        return _Broken(await super().generate(request), self._after)
+
+
+class _Broken:
+    def __init__(self, inner: Generation, after: int) -> None:
+        self._inner, self._left = inner, after
+
+    def __aiter__(self) -> AsyncIterator[Piece]:
+        return self
+
+    async def __anext__(self) -> Piece:
+        if self._left == 0:
+            raise EngineError("the engine failed: try again later")
+        self._left -= 1
+        return await self._inner.__anext__()
+
+    def allow(self, total_tokens: int) -> None:
+        self._inner.allow(total_tokens)
+
+    async def cancel(self) -> None:
+        await self._inner.cancel()
+
+
+async def spent_of(node: Node, buyer: Buyer) -> dict[int, Units]:
+    """Return what the ledger on disk says was spent."""
+    record = await node.store.channel(buyer.signer)
+    return {} if record is None else {k: x.spent_units for k, x in record.lines.items()}
+
+
+async def last_receipt(node: Node, buyer: Buyer) -> Any:
+    rows = await node.store.receipts(buyer.signer)
+    return payment.receipt_from_json(json.loads(rows[-1].body)).receipt
+
+
+async def idle(node: Node) -> None:
+    """Wait until no generation is under way."""
+    for _ in range(1_000):
+        if not node.parts.serving.running:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("a generation is still under way")
+
+
+async def test_a_stream_that_gets_no_voucher_stops(node: Node) -> None:
+    """Nothing is sent beyond what is paid, and what was sent is billed."""
+    buyer = await Buyer(node).ready()
+    need = (await buyer.need_of(buyer.chat())).need
+    assert need is not None
+    await buyer.satisfy(need)
+    answer = await buyer.ask(pays=False)
+    assert answer.finish == "length" and len(answer.needs) == 1
+    assert node.engine.count_tokens(answer.text) == 8, "one step of 8 tokens was paid for"
+    assert answer.receipt is not None
+    assert answer.receipt.receipt.amount_units == need.required_units
+    record = await node.store.channel(buyer.signer)
+    assert record is not None
+    assert record.lines[ADAPTER].spent_units <= record.lines[ADAPTER].accepted_units
+
+
+async def test_a_buyer_that_hangs_up_pays_for_what_was_sent(node: Node) -> None:
+    """A disconnect bills the prompt and the text sent, and the receipt is there to fetch."""
+    buyer = await Buyer(node).ready()
+    body = buyer.chat(max_tokens=600)
+    need = (await buyer.need_of(body)).need
+    assert need is not None
+    await buyer.satisfy(need, extra=10_000)
+    async with node.http.post(
+        node.url + payment.CHAT_PATH, json=body, headers=buyer.bearer()
+    ) as response:
+        await response.content.readline()
+        response.close()
+    await idle(node)
+    receipt = await last_receipt(node, buyer)
+    assert receipt.amount_units == PRICE.amount_units(
+        receipt.prompt_tokens, receipt.completion_tokens
+    )
+    assert receipt.amount_units >= PRICE.amount_units(receipt.prompt_tokens, 0) > 0
+    assert await spent_of(node, buyer) == {ADAPTER: receipt.amount_units}
+    live = await node.parts.sessions._books.get(buyer.signer)
+    assert live.channel.reserved == {}, "the rest of the reservation was given back"
+
+
+@pytest.mark.parametrize("after", [0, 5])
+async def test_a_failing_node_bills_what_it_sent(tmp_path: Path, after: int) -> None:
+    """A failure before the first token costs nothing; after it, what was sent."""
+    async with running_node(tmp_path, engine=BrokenEngine(after)) as node:
+        buyer = await Buyer(node).ready()
+        answer = await buyer.ask()
+        assert answer.body["error"]["code"] == "engine"
+        await idle(node)
+        spent = await spent_of(node, buyer)
+        if after == 0:
+            assert sum(spent.values()) == 0 and not await node.store.receipts(buyer.signer)
+        else:
+            receipt = await last_receipt(node, buyer)
+            assert receipt.completion_tokens == node.engine.count_tokens(answer.text) == 5
+            assert spent == {ADAPTER: receipt.amount_units}
+
+
+async def test_every_voucher_commits_what_is_spent_so_far(node: Node) -> None:
+    """While the answer streams, the ledger already holds the delivered part (THREATS 15)."""
+    buyer = await Buyer(node).ready()
+    seen: list[Units] = []
+    satisfy = buyer.satisfy
+
+    async def watched(need: payment.NeedVoucher, extra: Units = 0) -> tuple[int, Any]:
+        done = await satisfy(need, extra)
+        seen.append(sum((await spent_of(node, buyer)).values()))
+        return done
+
+    buyer.satisfy = watched  # type: ignore[method-assign]
+    answer = await buyer.ask(buyer.chat(max_tokens=60))
+    assert answer.receipt is not None
+    assert seen == sorted(seen) and 0 < seen[-1] <= answer.receipt.receipt.amount_units
+
+
+async def test_a_repeated_request_is_answered_again_and_billed_once(node: Node) -> None:
+    """An idempotency key replays the stored answer, for the same token and body alone."""
+    buyer = await Buyer(node).ready()
+    key = {"Idempotency-Key": "k1"}
+    body = buyer.chat(max_tokens=6)
+    first = await buyer.ask(body, headers=key)
+    again = await buyer.ask(body, headers=key, pays=False)
+    assert again.headers["Idempotent-Replayed"] == "true" and again.text == first.text
+    assert again.receipt == first.receipt and len(await node.store.receipts(buyer.signer)) == 1
+    other = await buyer.ask(buyer.chat("another"), headers=key, pays=False)
+    assert other.status == 400 and "another request" in other.body["detail"]
+    await buyer.login()
+    fresh = await buyer.ask(body, headers=key)
+    assert fresh.receipt is not None and fresh.receipt != first.receipt, "scoped to the token"
+    await node.store.forget_answers(node.clock.now + 1)
+    gone = await buyer.ask(body, headers=key, pays=False)
+    assert gone.status == 409 and "responseHash" in gone.body
+
+
+async def test_parallel_requests_on_one_channel_add_up(node: Node) -> None:
+    """Many requests, two adapters, one channel: receipts chain without a gap and sum to spent."""
+    buyer = await Buyer(node).ready()
+    for adapter_id in (BASE_MODEL, ADAPTER):
+        await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(adapter_id, 40_000, 0))
+    bodies = [
+        buyer.chat(f"question {n}", model=m) for n in range(6) for m in ("fake", "viz-adapter-7")
+    ]
+    answers = await asyncio.gather(*(buyer.ask(body, pays=False) for body in bodies))
+    assert all(answer.receipt is not None for answer in answers)
+    assert buyer.curve.seq == 12 and not buyer.curve.unlinked
+    assert await spent_of(node, buyer) == dict(buyer.curve.spent)
+    live = await node.parts.sessions._books.get(buyer.signer)
+    assert live.channel.reserved == {} and not live.deliveries
+
+
+async def test_concurrent_requests_cannot_spend_the_same_money(node: Node) -> None:
+    """What is paid for one step admits one request, not two (THREATS 20)."""
+    buyer = await Buyer(node).ready()
+    body = buyer.chat(max_tokens=8)
+    need = (await buyer.need_of(body)).need
+    assert need is not None
+    await buyer.satisfy(need)
+    answers = await asyncio.gather(*(buyer.ask(body, pays=False) for _ in range(4)))
+    assert sorted(answer.status for answer in answers) == [200, 402, 402, 402]
+
+
+async def test_a_restarted_node_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Channel, receipts and tokens survive; the next receipt continues the chain."""
+    chain = FakeChain(NODE_KEY)
+    async with running_node(tmp_path, chain=chain) as node:
+        buyer = await Buyer(node).ready()
+        await buyer.ask()
+        await node.parts.settlement.step(force=True)
+        await buyer.observe()
+        await buyer.ask()
+        before = await buyer.view()
+    async with running_node(tmp_path, chain=chain) as node:
+        buyer.node = node
+        assert await buyer.view() == before
+        answer = await buyer.ask()
+        assert answer.receipt is not None and answer.receipt.receipt.seq == 3
+        assert buyer.curve.seq == 3
+
+
+async def test_a_claim_moves_the_base_and_old_vouchers_are_told(node: Node) -> None:
+    """After a row was frozen only vouchers on its end point count (THREATS 10)."""
+    buyer = await Buyer(node).ready()
+    await buyer.ask()
+    end = buyer.curve.total_units
+    stale = buyer.offer(ADAPTER, end + 500, 0)
+    await node.parts.settlement.step(force=True)
+    status, problem = await buyer.pay(payment.VOUCHERS_PATH, stale)
+    assert status == 409 and problem["code"] == "stale-voucher" and problem["base"] == str(end)
+    status, view = await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(ADAPTER, end + 500, end))
+    assert status == 200 and view["base"] == str(end) and view["best"] == [[ADAPTER, "500"]]
+    await node.parts.settlement.step(force=True)
+    await buyer.observe()
+    assert buyer.curve.settled_units == end + 500
+
+
+async def test_a_top_up_lets_a_channel_go_on(node: Node) -> None:
+    """What the deposit does not cover is refused; after a top-up it is taken."""
+    buyer = await Buyer(node).ready(amount=1_000)
+    status, _ = await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(ADAPTER, 1_000, 0))
+    assert status == 200
+    status, view = await buyer.pay(payment.CHANNELS_PATH, buyer.deposit(5_000, opening=False))
+    assert status == 200 and view["deposit"] == "6000"
+    await buyer.observe()
+    status, _ = await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(ADAPTER, 6_000, 0))
+    assert status == 200
+
+
+async def test_a_closing_channel_sells_nothing(node: Node) -> None:
+    """A close request seen on chain, confirmed or not, ends service at once (THREATS 14)."""
+    buyer = await Buyer(node).ready()
+    await buyer.ask()
+    key = buyer.signer, node.chain.address
+    node.chain.channels[key] = replace(node.chain.channels[key], close_at=node.clock.now + 86_400)
+    node.clock.now += 6
+    answer = await buyer.ask(pays=False)
+    assert answer.status == 409 and answer.body["code"] == "channel-closing"
+
+
+# the shapes that OpenAI's own client reads
+
+
+async def prepaid(node: Node) -> tuple[Buyer, openai.AsyncOpenAI]:
+    buyer = await Buyer(node).ready()
+    for adapter_id in (BASE_MODEL, ADAPTER):
+        await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(adapter_id, 100_000, 0))
+    client = openai.AsyncOpenAI(base_url=node.url + "/v1", api_key=buyer.token, max_retries=0)
+    return buyer, client
+
+
+async def test_openais_client_reads_streams_and_answers(node: Node) -> None:
+    """The official client works unmodified: models, chat and completions, whole and streaming."""
+    buyer, client = await prepaid(node)
+    assert [each.id async for each in client.models.list()] == ["fake", "viz-adapter-7"]
+    asked: dict[str, Any] = {
+        "model": "viz-adapter-7",
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 12,
+        "temperature": 0,
+    }
+    whole = await client.chat.completions.create(
+        **asked, n=2, logprobs=True, top_logprobs=2, seed=1
+    )
+    assert len(whole.choices) == 2 and whole.usage is not None
+    text = whole.choices[0].message.content
+    assert text and whole.choices[0].logprobs is not None
+    assert whole.choices[0].logprobs.content is not None
+    assert "".join(each.token for each in whole.choices[0].logprobs.content) == text
+    stream = await client.chat.completions.create(
+        **asked, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = [chunk async for chunk in stream]
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == text
+    assert chunks[-1].usage is not None and chunks[-1].usage.completion_tokens == len(text)
+    plain = await client.completions.create(
+        model="fake", prompt="Once", max_tokens=9, stop=["zz"], logprobs=1
+    )
+    assert plain.choices[0].text and plain.choices[0].logprobs is not None
+    assert len(await node.store.receipts(buyer.signer)) == 3
+    await client.close()
+
+
+async def test_openais_client_understands_refusals(node: Node) -> None:
+    """Refusals arrive as the client's own exceptions, with our code."""
+    _, client = await prepaid(node)
+    with pytest.raises(openai.NotFoundError) as found:
+        await client.chat.completions.create(
+            model="gpt-5", messages=[{"role": "user", "content": "hi"}]
+        )
+    assert found.value.code == "unknown-model"
+    await client.close()
+
+
+async def test_who_did_not_opt_in_gets_plain_events(node: Node) -> None:
+    """Payment facts come as comments, so that any SSE reader skips them."""
+    buyer, client = await prepaid(node)
+    headers = {"Authorization": f"Bearer {buyer.token}"}
+    async with node.http.post(
+        node.url + payment.CHAT_PATH, json=buyer.chat(), headers=headers
+    ) as response:
+        lines = (await response.text()).splitlines()
+    assert not any(line.startswith("event:") for line in lines)
+    assert any(line.startswith(": payment-receipt {") for line in lines)
+    assert [line for line in lines if line.startswith("data:")][-1] == "data: [DONE]"
+    await client.close()
+
+
+async def test_a_whole_answer_is_paid_ahead_within_a_cap(tmp_path: Path) -> None:
+    """Without streaming all that may be needed is reserved, up to a cap; the rest comes back."""
+    policy = ServingPolicy(step_tokens=8, voucher_grace_s=0.3, max_prepay_units=2_000)
+    async with running_node(tmp_path, policy=policy) as node:
+        buyer = await Buyer(node).ready()
+        refused = await buyer.ask(buyer.chat(stream=False, max_tokens=900), pays=False)
+        assert refused.status == 400 and "stream" in refused.body["detail"]
+        answer = await buyer.ask(buyer.chat(stream=False, max_tokens=20))
+        assert answer.status == 200 and answer.body["choices"][0]["message"]["content"]
+        used = answer.body["usage"]
+        cost = PRICE.amount_units(used["prompt_tokens"], used["completion_tokens"])
+        assert await spent_of(node, buyer) == {ADAPTER: cost}
+        assert payment.RECEIPT_HEADER in answer.headers
