@@ -48,6 +48,7 @@ _UNREACHABLE: Final = (
     RequestTimedOut,
     TooManyRequests,
     BadResponseFormat,
+    ValueError,  # an answer that is not JSON
 )
 
 
@@ -283,6 +284,16 @@ class Rpc:
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
 
+    def _reason(self, error: BaseException) -> str:
+        if isinstance(error, aiohttp.ClientResponseError):
+            return f"HTTP {error.status}"
+        if isinstance(error, ValueError | BadResponseFormat):
+            return "its answer is not JSON-RPC"
+        reason = str(error) or f"no answer in {self._timeout_s:g} s"
+        parts = urlsplit(self.url)
+        secret = any(part and part in reason for part in (parts.path.strip("/"), parts.query))
+        return type(error).__name__ if secret else reason
+
     async def _ask(self, question: Awaitable[T]) -> T:
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -294,9 +305,7 @@ class Rpc:
         except ContractLogicError as error:
             raise _failed(error.data, error.message) from error
         except _UNREACHABLE as error:
-            reason = str(error) or f"no answer in {self._timeout_s:g} s"
-            if self.url != self._where:
-                reason = reason.replace(self.url, self._where)
+            reason = self._reason(error)
             raise ChainUnreachable(
                 f"the chain at {self._where} cannot be reached ({reason}): start it, or correct "
                 "rpc_url"

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from viz.chain.deploy import ensure_deployed
 from viz.chain.devnet import Devnet
@@ -15,7 +16,7 @@ from viz.chain.keys import development_account
 from viz.chain.rpc import Rpc
 from viz.chain.sender import Sender
 from viz.domain.ports import Call
-from viz.errors import ChainMismatch, ChainUnreachable, ConfigError
+from viz.errors import ChainError, ChainMismatch, ChainUnreachable, ConfigError
 
 
 async def test_state_survives_a_restart_and_a_deployment_is_made_once(tmp_path: Path) -> None:
@@ -113,8 +114,29 @@ async def test_a_damaged_state_file_is_not_waited_for(tmp_path: Path) -> None:
 
 async def test_a_chain_that_is_not_there_is_unreachable() -> None:
     """No chain: one line that says what to do, and no secret of the URL in it."""
-    rpc = Rpc("http://127.0.0.1:9/v3/secret-key", timeout_s=2)
-    with pytest.raises(ChainUnreachable, match="start it, or correct rpc_url") as caught:
+    await refused_without_secret("http://127.0.0.1:9/v3/secret-key?token=secret-key")
+
+
+@pytest.mark.parametrize("status", [200, 401, 429, 500])
+async def test_an_answer_that_is_no_json_rpc_is_unreachable(status: int) -> None:
+    """A proxy, a rate limit, a wrong port: the same one line, whatever it answers."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text="<html>secret-key</html>", status=status)
+
+    app = web.Application()
+    app.router.add_post("/{rest:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    port = runner.addresses[0][1]
+    await refused_without_secret(f"http://127.0.0.1:{port}/v3/secret-key?token=secret-key")
+    await runner.cleanup()
+
+
+async def refused_without_secret(url: str) -> None:
+    rpc = Rpc(url, timeout_s=5)
+    with pytest.raises(ChainError, match=r"the chain at http://127\.0\.0\.1:\d+ ") as caught:
         await rpc.chain_id()
     assert "secret-key" not in str(caught.value)
     await rpc.close()

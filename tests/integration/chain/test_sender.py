@@ -7,10 +7,10 @@ import asyncio
 import pytest
 from tests.integration.chain.testnet import Testnet, terms
 
+from viz.chain.keys import development_account
 from viz.chain.rpc import Rpc
 from viz.chain.sender import MemoryJournal, Sender
 from viz.domain.ports import Call, Outcome
-from viz.domain.units import ContentId
 from viz.errors import ChainError, ChainUnreachable, TransactionFailed
 
 
@@ -62,12 +62,12 @@ async def test_an_unknown_outcome_is_looked_up_and_happens_once(net: Testnet, lo
     """A broadcast without an answer is UNKNOWN; recovery finds or repeats it, never doubles it."""
     rpc = LossyRpc(net.anvil.url)
     journal = MemoryJournal()
-    sender = Sender(rpc, net.sender(1)._account, net.deployment, journal=journal)
+    sender = Sender(rpc, development_account(1), net.deployment, journal=journal)
     setattr(rpc, lost, True)
     sent = await sender.submit(mint(sender, 7))
     assert sent.outcome is Outcome.UNKNOWN
     setattr(rpc, lost, False)
-    restarted = Sender(rpc, net.sender(1)._account, net.deployment, journal=journal)
+    restarted = Sender(rpc, development_account(1), net.deployment, journal=journal)
     (found,) = await restarted.recover()
     assert (found.outcome, found.hash) == (Outcome.SETTLED, sent.hash)
     assert await restarted.recover() == ()
@@ -78,7 +78,7 @@ async def test_an_unknown_outcome_is_looked_up_and_happens_once(net: Testnet, lo
 async def test_a_repeated_broadcast_that_is_refused_is_not_a_failure(net: Testnet) -> None:
     """The first one arrived: the refusal of its repetition says nothing."""
     rpc = LossyRpc(net.anvil.url)
-    sender = Sender(rpc, net.sender(1)._account, net.deployment)
+    sender = Sender(rpc, development_account(1), net.deployment)
     rpc.repeats = True
     assert (await sender.submit(mint(sender, 3))).outcome is Outcome.SETTLED
     assert await net.chain.token_balance(sender.address) == 3
@@ -88,7 +88,7 @@ async def test_a_repeated_broadcast_that_is_refused_is_not_a_failure(net: Testne
 async def test_a_new_transaction_waits_its_turn_behind_an_unknown_one(net: Testnet) -> None:
     """The nonce of a lost transaction is not given away: both happen."""
     rpc = LossyRpc(net.anvil.url)
-    sender = Sender(rpc, net.sender(1)._account, net.deployment, wait_s=0.3)
+    sender = Sender(rpc, development_account(1), net.deployment, wait_s=0.3)
     rpc.before = True
     assert (await sender.submit(mint(sender, 1))).outcome is Outcome.UNKNOWN
     rpc.before = False
@@ -102,7 +102,7 @@ async def test_a_new_transaction_waits_its_turn_behind_an_unknown_one(net: Testn
 async def test_a_transaction_whose_nonce_was_taken_is_failed(net: Testnet) -> None:
     """What can never happen any more is FAILED, so nothing waits for it for ever."""
     rpc = LossyRpc(net.anvil.url)
-    sender = Sender(rpc, net.sender(1)._account, net.deployment)
+    sender = Sender(rpc, development_account(1), net.deployment)
     rpc.before = True
     await sender.submit(mint(sender, 5))
     other = net.sender(1)
@@ -117,25 +117,25 @@ async def test_a_revert_in_the_block_is_failed_not_settled(net: Testnet) -> None
     """A call that was good when simulated and bad when mined is reported as FAILED."""
     creator, trainer = net.sender(1), net.sender(2)
     work = await net.register_work(creator)
-    state = await net.chain.content(ContentId(work))
+    state = await net.chain.content(work)
     assert state is not None
     await net.mint(trainer.address, 100)
     await net.done(trainer, "Token", "approve", net.deployment.content_registry, 100)
-    await net.anvil.automine(False)
-    creator._gas_margin_bps = 100_000
-    changed = asyncio.create_task(
-        creator.submit(
-            Call("ContentRegistry", "setTerms", (work, b"\7" * 32, terms(notice_s=1).abi()))
-        )
-    )
-    await asyncio.sleep(0.2)
-    bought = asyncio.create_task(
-        trainer.submit(Call("ContentRegistry", "acquireGrant", (work, state.terms_hash)))
-    )
-    await asyncio.sleep(0.2)
-    await net.anvil.mine()
-    assert (await changed).outcome is Outcome.SETTLED
-    assert (await bought).outcome is Outcome.FAILED
+
+    class Overtaken(Rpc):
+        """Lets the creator change the terms between the simulation and the broadcast."""
+
+        async def broadcast(self, raw: bytes) -> None:
+            changed = (work, b"\7" * 32, terms(notice_s=1).abi())
+            await net.done(creator, "ContentRegistry", "setTerms", *changed)
+            await super().broadcast(raw)
+
+    rpc = Overtaken(net.anvil.url)
+    late = Sender(rpc, development_account(2), net.deployment)
+    sent = await late.submit(Call("ContentRegistry", "acquireGrant", (work, state.terms_hash)))
+    assert sent.outcome is Outcome.FAILED
+    assert await net.chain.token_balance(trainer.address) == 100
+    await rpc.close()
 
 
 async def test_an_account_without_gas_is_told_so(net: Testnet) -> None:
