@@ -1,0 +1,126 @@
+"""What a buyer signed survives crashes, and a damaged or foreign ledger is never signed from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.fakes.chain import DEPLOYMENT
+
+from viz.buyer import ledger as ledger_module
+from viz.buyer.ledger import ChannelLedger
+from viz.domain.curve import Curve, Link, draft_voucher, owe, take_receipt
+from viz.domain.eip712 import keccak, public_address
+from viz.domain.ports import ChannelState
+from viz.domain.units import AdapterId, Units
+from viz.domain.usage import UsageLine
+from viz.errors import BooksMismatch, ConfigError, InvalidKeyFile
+
+NODE = public_address(b"\x02" * 32)
+
+
+def opened(home: Path, password: str = "p") -> ChannelLedger:
+    return ChannelLedger.open(home, DEPLOYMENT, NODE, password, scrypt_n=2)
+
+
+def observe(ledger: ChannelLedger, deposit: Units, settled: Units) -> None:
+    signer = ledger.curve.signer
+    ledger.commit_observation(ChannelState(signer, NODE, NODE, deposit, settled, 0))
+
+
+def pay(ledger: ChannelLedger, adapter_id: int, units: Units) -> Curve:
+    after, draft = draft_voucher(
+        owe(ledger.curve, AdapterId(adapter_id), units), ledger.curve.settled_units
+    )
+    assert draft is not None
+    ledger.commit_signing(after)
+    return after
+
+
+def receive(ledger: ChannelLedger, seq: int, adapter_id: int, units: Units) -> None:
+    total = ledger.curve.linked_units + units
+    link = Link(seq, keccak(bytes([seq])), total, (UsageLine(AdapterId(adapter_id), units),))
+    ledger.commit_receipt(take_receipt(ledger.curve, link), link)
+
+
+def busy(home: Path) -> ChannelLedger:
+    ledger = opened(home)
+    observe(ledger, 1_000, 0)
+    pay(ledger, 3, 10)
+    pay(ledger, 9, 5)
+    receive(ledger, 1, 3, 7)
+    observe(ledger, 990, 10)
+    pay(ledger, 3, 40)
+    return ledger
+
+
+def test_a_reopened_ledger_is_the_same(tmp_path: Path) -> None:
+    """Vector, end points, receipts and key are what they were."""
+    ledger = busy(tmp_path)
+    ledger.close()
+    again = opened(tmp_path)
+    assert again.curve == ledger.curve
+    assert again.session_key == ledger.session_key
+    assert set(again.curve.points) == {10, 15, 45}
+
+
+def test_compacting_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The snapshot that replaces many lines is the same curve."""
+    ledger = busy(tmp_path)
+    ledger.close()
+    monkeypatch.setattr(ledger_module, "COMPACT_AFTER_LINES", 2)
+    compacted = opened(tmp_path)
+    compacted.close()
+    assert len(_file(tmp_path).read_bytes().splitlines()) == 1
+    assert opened(tmp_path).curve == ledger.curve
+
+
+def test_every_crash_leaves_an_earlier_whole_state(tmp_path: Path) -> None:
+    """Wherever the file is cut, what loads is a state that was committed, and it goes on."""
+    ledger = busy(tmp_path)
+    ledger.close()
+    whole = _file(tmp_path).read_bytes()
+    totals = set()
+    for cut in range(len(whole) + 1):
+        _file(tmp_path).write_bytes(whole[:cut])
+        again = opened(tmp_path)
+        totals.add(again.curve.total_units)
+        again.close()
+    assert totals == {0, 10, 15, 45}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"{}", b"nonsense", b'{"event":"sign","vector":{"x":"1"}}', b'{"event":"sign","vector":3}'],
+)
+def test_a_damaged_ledger_is_refused(tmp_path: Path, line: bytes) -> None:
+    """Signing from half a ledger could charge the same money twice."""
+    busy(tmp_path).close()
+    with _file(tmp_path).open("ab") as file:
+        file.write(line + b"\n")
+    with pytest.raises(BooksMismatch, match="line 7"):
+        opened(tmp_path)
+
+
+def test_one_process_holds_a_channel(tmp_path: Path) -> None:
+    """Two writers would fork the curve."""
+    first = opened(tmp_path)
+    with pytest.raises(ConfigError):
+        opened(tmp_path)
+    first.close()
+    opened(tmp_path).close()
+
+
+def test_the_session_key_needs_its_password(tmp_path: Path) -> None:
+    """The key is never readable from the disk alone, and a lost key is not replaced silently."""
+    opened(tmp_path).close()
+    with pytest.raises(InvalidKeyFile):
+        opened(tmp_path, "wrong")
+    busy(tmp_path).close()
+    next(tmp_path.rglob("session.key.json")).unlink()
+    with pytest.raises(BooksMismatch, match="session key"):
+        opened(tmp_path)
+
+
+def _file(home: Path) -> Path:
+    return next(home.rglob("ledger.jsonl"))

@@ -1,0 +1,135 @@
+"""What a buyer refuses: quotes that are not for it, receipts that do not say what arrived."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.unit.domain.test_payment import INFO, NODE_KEY
+
+from viz.buyer.events import MAX_EVENT_BYTES, EventReader, ServerEvent
+from viz.buyer.verify import Limits, Served, agreed_quote, check_quote, check_receipt
+from viz.domain.eip712 import public_address, settlement_domain, sign
+from viz.domain.payment import SignedQuote
+from viz.domain.receipt import SignedReceipt, salted_hash
+from viz.domain.signed import Quote, Receipt
+from viz.domain.units import ZERO_HASH, AdapterId, Hash32
+from viz.domain.usage import UsageLine, usage_hash
+from viz.errors import InvalidSignature, NodeNotTrusted, NodeRefused, PriceAboveCap
+
+NODE, SIGNER = INFO.node, public_address(b"\x09" * 32)
+DOMAIN = settlement_domain(31337, NODE)
+OFFER = INFO.adapters[0]
+NOW = 1_700_000_000
+SALT = Hash32(b"\x07" * 32)
+QUOTE = Quote(
+    NODE,
+    SIGNER,
+    OFFER.adapter_id,
+    OFFER.weights_digest,
+    INFO.tokenizer_digest,
+    2_000_000,
+    6_000_000,
+    64,
+    NOW + 60,
+)
+
+
+def check(quote: Quote, key: bytes = NODE_KEY) -> Hash32:
+    return check_quote(
+        SignedQuote(quote, sign(key, DOMAIN.digest(quote))),
+        domain=DOMAIN,
+        info=INFO,
+        offer=OFFER,
+        signer=SIGNER,
+        limits=Limits(),
+        now_s=NOW,
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"node": SIGNER}, InvalidSignature),
+        ({"signer": NODE}, NodeNotTrusted),
+        ({"adapter_id": AdapterId(8)}, NodeNotTrusted),
+        ({"weights_digest": ZERO_HASH}, NodeNotTrusted),
+        ({"tokenizer_digest": ZERO_HASH}, NodeNotTrusted),
+        ({"max_tokens": 0}, NodeNotTrusted),
+        ({"valid_until_s": NOW - 1}, NodeNotTrusted),
+        ({"valid_until_s": NOW + 3_600}, NodeNotTrusted),
+        ({"prompt_price_units": 10**9}, PriceAboveCap),
+        ({"completion_price_units": 10**9}, PriceAboveCap),
+    ],
+)
+def test_a_quote_binds_exactly_what_was_asked(changes: Any, error: type[Exception]) -> None:
+    """A price for somebody else, for other weights or for ever is none."""
+    assert check(QUOTE) == DOMAIN.digest(QUOTE)
+    with pytest.raises(error):
+        check(replace(QUOTE, **changes))
+    with pytest.raises(InvalidSignature):
+        check(QUOTE, b"\x05" * 32)
+
+
+AGREED = agreed_quote(DOMAIN.digest(QUOTE), SignedQuote(QUOTE, b""))
+SERVED = Served(OFFER.adapter_id, AGREED, b'{"a":1}', 300, ("high ", "tide"))
+RECEIPT = Receipt(
+    ZERO_HASH,
+    1,
+    ZERO_HASH,
+    AGREED.quote_hash,
+    salted_hash(SALT, SERVED.request),
+    salted_hash(SALT, b"high tide"),
+    20,
+    9,
+    AGREED.price.amount_units(20, 9),
+    0,
+    NOW,
+)
+
+
+def judge(receipt: Receipt, adapter_id: AdapterId = OFFER.adapter_id, *, exact: bool) -> None:
+    lines = (UsageLine(adapter_id, receipt.amount_units),) if receipt.amount_units else ()
+    receipt = replace(receipt, usage_hash=usage_hash(lines))
+    signed = SignedReceipt(receipt, lines, SALT, SALT, b"")
+    check_receipt(signed, SERVED, count_tokens=len if exact else None)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"quote_hash": ZERO_HASH},
+        {"request_hash": ZERO_HASH},
+        {"response_hash": salted_hash(SALT, b"high tides")},
+        {"amount_units": RECEIPT.amount_units + 1},
+        {"prompt_tokens": 301, "amount_units": AGREED.price.amount_units(301, 9)},
+        {"completion_tokens": 10, "amount_units": AGREED.price.amount_units(20, 10)},
+    ],
+)
+def test_a_receipt_says_what_arrived(changes: Any, exact: bool) -> None:
+    """A node that bills other words, other tokens or another price is caught."""
+    judge(RECEIPT, exact=exact)
+    with pytest.raises(NodeNotTrusted):
+        judge(replace(RECEIPT, **changes), exact=exact)
+    with pytest.raises(NodeNotTrusted, match="another adapter"):
+        judge(RECEIPT, AdapterId(0), exact=exact)
+
+
+def test_events_are_read_however_they_are_cut() -> None:
+    """A network that cuts anywhere, and either line ending, gives the same events."""
+    raw = b": note\n\ndata: {}\r\n\r\nevent: x\ndata: a\ndata: \xc3\xa9\n\ndata: [DONE]\n\n"
+    expected = [ServerEvent("", "{}"), ServerEvent("x", "a\né"), ServerEvent("", "[DONE]")]
+    for size in range(1, len(raw) + 1):
+        reader = EventReader()
+        pieces = [raw[at : at + size] for at in range(0, len(raw), size)]
+        assert [event for piece in pieces for event in reader.feed(piece)] == expected
+
+
+def test_an_endless_event_is_refused() -> None:
+    """A node cannot fill the buyer's memory."""
+    reader = EventReader()
+    with pytest.raises(NodeRefused):
+        for _ in range(MAX_EVENT_BYTES // 65_536 + 2):
+            reader.feed(b"x" * 65_536)
