@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from aiohttp import web
 from aiohttp.test_utils import TestServer
 from tests.fakes.blobs import MemoryBlobStore
 from tests.fakes.chain import DEPLOYMENT, TOKEN_DOMAIN, FakeChain, FakeClock
@@ -70,6 +71,7 @@ class Node:
     engine: FakeEngine
     parts: Parts
     http: aiohttp.ClientSession
+    app: web.Application
 
 
 @asynccontextmanager
@@ -143,10 +145,12 @@ async def running_node(
         clock,
         Shop("viz", 100_000, 1_000, OPERATOR_TOKEN),
     )
-    server = TestServer(create_app(parts, ApiLimits(max_body_bytes=64 * 1024)))
+    app = create_app(parts, ApiLimits(max_body_bytes=64 * 1024))
+    server = TestServer(app)
     await server.start_server(max_field_size=MAX_HEADER_BYTES)
     async with aiohttp.ClientSession() as http:
-        yield Node(str(server.make_url("")).rstrip("/"), store, chain, clock, engine, parts, http)
+        url = str(server.make_url("")).rstrip("/")
+        yield Node(url, store, chain, clock, engine, parts, http, app)
     await server.close()
     await engine.close()
     await store.close()

@@ -1,0 +1,142 @@
+"""What the node tells of itself, its blobs, and its operator's side."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.api.harness import ADAPTER, OPERATOR_TOKEN, Buyer, Node, running_node
+
+from viz.api.parts import PARTS, STOPPING
+from viz.domain import payment
+from viz.domain.exchange import NodeInfo
+from viz.domain.ledger import TrainingRecord
+from viz.errors import InvalidRequest
+from viz.services.publishing import Publication
+
+OPERATOR = {"Authorization": f"Bearer {OPERATOR_TOKEN}"}
+BLOB = bytes(range(256)) * 3_000
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    async with running_node(tmp_path) as running:
+        yield running
+
+
+async def test_the_node_says_who_it_is_and_what_it_sells(node: Node) -> None:
+    """A buyer learns chain, contracts, token and prices from one message."""
+    _, body, headers = await Buyer(node).call("GET", payment.NODE_PATH)
+    info = NodeInfo.from_json(body)
+    assert info.node == node.chain.address and info.settlement == node.chain.deployment.settlement
+    assert [offer.adapter_id for offer in info.adapters] == [0, ADAPTER]
+    assert info.minimum_step_units > 0 and headers["X-Request-Id"]
+    _, adapter, _ = await Buyer(node).call("GET", f"/viz/v1/adapters/{ADAPTER}")
+    assert adapter["servedHere"] and adapter["royaltyBps"] == 2000
+    status, problem, _ = await Buyer(node).call("GET", "/viz/v1/adapters/99")
+    assert (status, problem["code"]) == (404, "unknown-adapter")
+
+
+async def test_blobs_are_given_out_block_by_block(node: Node) -> None:
+    """Raw blocks by CID, the whole on wish, and nothing that is not kept here."""
+    cid = await node.parts.blobs.add(BLOB)
+    async with node.http.get(f"{node.url}/ipfs/{cid}", params={"format": "raw"}) as response:
+        assert response.content_type == "application/vnd.ipld.raw"
+        assert await response.read() == await node.parts.blobs.block(cid)
+    async with node.http.get(f"{node.url}/ipfs/{cid}") as response:
+        assert await response.read() == BLOB
+    gone = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
+    queries: tuple[dict[str, str], ...] = ({"format": "raw"}, {})
+    for query in queries:
+        async with node.http.get(f"{node.url}/ipfs/{gone}", params=query) as response:
+            assert response.status == 404
+            assert (await response.json(content_type=None))["code"] == "blob-not-found"
+
+
+async def test_metrics_count_what_was_billed(node: Node) -> None:
+    """The operator's graphs and the receipts agree."""
+    buyer = await Buyer(node).ready()
+    answer = await buyer.ask()
+    assert answer.receipt is not None
+    async with node.http.get(node.url + "/metrics") as response:
+        text = await response.text()
+    amount = answer.receipt.receipt.amount_units
+    assert f"viz_billed_units_total {float(amount)}" in text
+    assert 'path="/v1/chat/completions"' in text and buyer.signer not in text
+
+
+async def test_the_operator_settles_and_looks(node: Node) -> None:
+    """What status shows as unclaimed is claimed by settle."""
+    buyer = await Buyer(node).ready()
+    await buyer.ask()
+    _, before, _ = await buyer.call("GET", "/operator/v1/status", headers=OPERATOR)
+    assert before["unclaimed"] == str(buyer.curve.total_units) and before["receipts"] == 1
+    _, report, _ = await buyer.call("POST", "/operator/v1/settle", headers=OPERATOR)
+    assert report["settled"] == 1 and report["waiting"] == 0
+    _, after, _ = await buyer.call("GET", "/operator/v1/status", headers=OPERATOR)
+    assert after["unclaimed"] == "0"
+    _, listed, _ = await buyer.call("GET", "/operator/v1/channels", headers=OPERATOR)
+    assert listed["channels"][0]["base"] == str(buyer.curve.total_units)
+
+
+class Runs:
+    """A training service that tells two steps and then waits."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.cancelled: list[str] = []
+
+    async def start(self, request: Mapping[str, Any]) -> TrainingRecord:
+        record = TrainingRecord("t1", "running", dict(request))
+        await self._node.store.put_training(record)
+        return record
+
+    async def cancel(self, training_id: str) -> TrainingRecord:
+        self.cancelled.append(training_id)
+        return replace(await self.record(training_id), state="cancelled")
+
+    async def record(self, training_id: str) -> TrainingRecord:
+        found = await self._node.store.training(training_id)
+        if found is None:
+            raise InvalidRequest(f"there is no training run {training_id!r}")
+        return found
+
+    async def plan(self, request: Mapping[str, Any]) -> Any:
+        raise AssertionError("no test plans")
+
+    def publication(
+        self, record: TrainingRecord, *, royalty_bps: int, trainer_bps: int
+    ) -> Publication:
+        raise AssertionError("no test publishes")
+
+    async def events(self, training_id: str) -> AsyncIterator[Mapping[str, Any]]:
+        yield {"step": 1}
+        yield {"step": 2}
+        await asyncio.Event().wait()
+
+
+async def test_training_progress_streams_and_ends_with_the_node(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`viz train` follows a run; a stopping node ends the stream instead of hanging on it."""
+    runs = Runs(node)
+    app = node.app
+    monkeypatch.setitem(app._state, PARTS, replace(app[PARTS], trainings=runs))
+    buyer = Buyer(node)
+    path = "/operator/v1/trainings"
+    status, made, _ = await buyer.call("POST", path, body={"works": [1]}, headers=OPERATOR)
+    assert status == 202 and made["state"] == "running"
+    async with node.http.get(f"{node.url}{path}/t1/events", headers=OPERATOR) as response:
+        lines = [await response.content.readline() for _ in range(4)]
+        assert [json.loads(line[6:]) for line in lines[::2]] == [{"step": 1}, {"step": 2}]
+        app[STOPPING].set()
+        await response.read()
+    status, ended, _ = await buyer.call("DELETE", f"{path}/t1", headers=OPERATOR)
+    assert ended["state"] == "cancelled" and runs.cancelled == ["t1"]
+    status, problem, _ = await buyer.call("GET", f"{path}/none", headers=OPERATOR)
+    assert (status, problem["code"]) == (400, "invalid-request")

@@ -1,0 +1,75 @@
+"""A writer killed at its commit points loses nothing that it acknowledged, and keeps no half."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from viz.domain.ledger import ChannelRecord
+from viz.domain.units import Address
+from viz.store.ledger import SqlStore
+
+IDENTITY = {"node": "0xN"}
+CHILD = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from viz.domain.ledger import ChannelRecord, Line, ReceiptRecord
+from viz.domain.units import AdapterId, Address, Hash32
+from viz.store.ledger import SqlStore
+
+place, point, at = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+seen = 0
+
+def hook(name):
+    global seen
+    seen += name == point
+    if seen == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+async def main():
+    store = await SqlStore.open(place, {"node": "0xN"}, hook)
+    records = [ChannelRecord(Address(f"0x{n:040x}")) for n in range(8)]
+    for step in range(1, 40):
+        lines = {AdapterId(1): Line(0, step, step)}
+        receipt = lambda r: ReceiptRecord(
+            r.signer, step, Hash32(os.urandom(32)), Hash32(os.urandom(32)), b"{}", 0
+        )
+        from dataclasses import replace
+        records = await asyncio.gather(*(
+            store.commit("voucher", replace(r, lines=lines, seq=step), receipt=receipt(r))
+            for r in records
+        ))
+        for r in records:
+            os.write(1, f"{r.signer} {step}\\n".encode())  # the acknowledgement
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("at", [1, 60, 133])
+async def test_a_kill_at_a_commit_point_loses_no_acknowledged_write(
+    tmp_path: Path, moment: str, at: int
+) -> None:
+    """kill -9 between commit and acknowledgement, and before the commit: what was said is there."""
+    place = tmp_path / "ledger.db"
+    command = [sys.executable, "-c", CHILD, str(place), f"voucher:{moment}", str(at)]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    said: dict[str, int] = {}
+    for line in done.stdout.splitlines():
+        signer, step = line.split()
+        said[signer] = int(step)
+    store = await SqlStore.open(place, IDENTITY)
+    for number in range(8):
+        signer = Address(f"0x{number:040x}")
+        record = await store.channel(signer) or ChannelRecord(signer)
+        assert record.seq >= said.get(signer, 0)
+        spent = sum(line.spent_units for line in record.lines.values())
+        receipts = await store.receipts(signer)
+        assert spent == record.seq == len(receipts), "a change is whole or not there"
+    await store.close()
