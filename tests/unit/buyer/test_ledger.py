@@ -80,8 +80,10 @@ def test_every_crash_leaves_an_earlier_whole_state(tmp_path: Path) -> None:
     ledger = busy(tmp_path)
     ledger.close()
     whole = _file(tmp_path).read_bytes()
+    ends = {at for at, byte in enumerate(whole) if byte == ord("\n")}
+    cuts = {at + step for at in ends for step in (-1, 0, 1)} | set(range(0, len(whole), 41))
     totals = set()
-    for cut in range(len(whole) + 1):
+    for cut in sorted(cuts):
         _file(tmp_path).write_bytes(whole[:cut])
         again = opened(tmp_path)
         totals.add(again.curve.total_units)
