@@ -54,7 +54,11 @@ class Loop:
         held_out: Sequence[TokenRow],
         settings: Settings,
         dtype: torch.dtype,
+        *,
+        identity: str,
     ) -> None:
+        """``identity`` names recipe, rows and base: only its own checkpoint can be resumed."""
+        self._identity = identity
         self._model, self._training, self._held_out = model, training, held_out
         self._settings, self._dtype = settings, dtype
         self._parameters = [p for _, p in sorted(_trainable(model))]
@@ -97,7 +101,9 @@ class Loop:
         for name, tensor in (self._best or {}).items():
             tensors[f"best.{name}"] = tensor
         write_file(partial / "state.safetensors", tensors, {})
-        (partial / "progress.json").write_text(json.dumps(asdict(self.progress)))
+        (partial / "progress.json").write_text(
+            json.dumps({"identity": self._identity, "progress": asdict(self.progress)})
+        )
         current, old = directory / CHECKPOINT, directory / f"{CHECKPOINT}.old"
         shutil.rmtree(old, ignore_errors=True)
         if current.exists():
@@ -124,11 +130,17 @@ class Loop:
             return False
         try:
             tensors = load_file(str(found / "state.safetensors"))
-            said = json.loads((found / "progress.json").read_text("utf-8"))
+            record = json.loads((found / "progress.json").read_text("utf-8"))
+            identity, said = record["identity"], record["progress"]
             said["held_out"] = [(int(step), float(loss)) for step, loss in said["held_out"]]
             progress = Progress(**said)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise TrainingError(f"{found} cannot be read; remove it to start anew") from error
+        if identity != self._identity:
+            raise TrainingError(
+                f"{found} belongs to another recipe, work or base: train in a new directory, or "
+                "remove it"
+            )
         load_adapter_tensors(self._model, _under(tensors, "weights."))
         for place, parameter in enumerate(self._parameters):
             state = _under(tensors, f"optimizer.{place}.")

@@ -116,7 +116,8 @@ def train(run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper)
     training = [tokenise(r, base.tokenizer, settings.max_row_tokens) for r in dataset.training]
     held_out = [tokenise(r, base.tokenizer, settings.max_row_tokens) for r in dataset.held_out]
     model = build_model(base, settings)
-    loop = Loop(model, training, held_out, settings, dtype)
+    identity = f"{rows_digest.hex()} {base.digest.hex()} {json.dumps(run.recipe(), sort_keys=True)}"
+    loop = Loop(model, training, held_out, settings, dtype, identity=identity)
     resumed = loop.resume(directory)
     report(
         "started",

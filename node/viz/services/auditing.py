@@ -1,0 +1,148 @@
+"""Auditing an adapter: train it again from its manifest and compare the bytes.
+
+Owns the comparison and what it may claim. Does not know where a manifest or a work comes from; it
+takes files. Invariants: an audit that cannot repeat the run (another base, another work) says so
+before it computes; a differing hash counts against a trainer only where the environment is of the
+manifest's own reproducibility class.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from viz.domain.manifest import Manifest, open_manifest
+from viz.domain.units import Hash32, hex_of, parse_address, parse_hash
+from viz.domain.work import check_commitment
+from viz.errors import CommitmentMismatch, InvalidRequest
+from viz.services.training_request import inputs_of, read_input
+from viz.training.environment import REPRODUCIBILITY_CLASS
+from viz.training.run import Bounds, TrainingRun, settings_from
+from viz.training.runner import Runner, TrainingEvent
+
+
+class Verdict(Enum):
+    """What a repetition shows."""
+
+    REPRODUCED = "reproduced"
+    """The same bytes came out: the adapter is what its manifest says."""
+    DIFFERENT = "different"
+    """Other bytes in an environment of the same class: the manifest does not describe it."""
+    INCONCLUSIVE = "inconclusive"
+    """Other bytes, but the environment differs too: repeat it on like hardware and versions."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """The outcome of one repetition; ``differences`` are environment entries that are not alike."""
+
+    verdict: Verdict
+    claimed: Hash32
+    found: Hash32
+    reproducibility: str
+    differences: Mapping[str, tuple[Any, Any]]
+    rows_match: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return {
+            "verdict": self.verdict.value,
+            "claimedWeights": hex_of(self.claimed),
+            "foundWeights": hex_of(self.found),
+            "reproducibility": self.reproducibility,
+            "differences": {name: list(pair) for name, pair in self.differences.items()},
+            "rowsMatch": self.rows_match,
+        }
+
+
+async def audit_adapter(
+    envelope: bytes,
+    works: Sequence[Mapping[str, Any]],
+    *,
+    directory: Path,
+    base_model: str,
+    cache_dir: Path,
+    expected_hash: Hash32 | None = None,
+    bounds: Bounds | None = None,
+    progress: Callable[[TrainingEvent], None] | None = None,
+) -> AuditReport:
+    """Retrain an adapter from its manifest and its works, and compare.
+
+    ``works`` are as in a training request, in any order. ``expected_hash`` is the manifest hash
+    on chain. Raises InvalidRequest, InvalidSignature, CommitmentMismatch, and what a run raises.
+    """
+    manifest = open_manifest(envelope, expected_hash=expected_hash)
+    run = await asyncio.to_thread(_repetition, manifest, works, base_model, cache_dir, bounds)
+    metrics: dict[str, Any] = {}
+    async with contextlib.aclosing(Runner(run, directory).events()) as events:
+        async for event in events:
+            metrics = event.values.get("metrics", metrics)
+            if progress is not None:
+                progress(event)
+    return judge(manifest, metrics)
+
+
+def judge(manifest: Manifest, metrics: Mapping[str, Any]) -> AuditReport:
+    """Compare a repetition's metrics with what the manifest claims."""
+    if metrics["baseModel"] != hex_of(manifest.base_model):
+        raise InvalidRequest(
+            f"the manifest is about base model {hex_of(manifest.base_model)}, this one is "
+            f"{metrics['baseModel']}: give the right base model"
+        )
+    found = parse_hash(metrics["weightsDigest"])
+    here: Mapping[str, Any] = metrics["environment"]
+    names = sorted(set(here) | set(manifest.environment))
+    differences = {
+        name: (manifest.environment.get(name), here.get(name))
+        for name in names
+        if manifest.environment.get(name) != here.get(name)
+    }
+    if found == manifest.weights_digest:
+        verdict = Verdict.REPRODUCED
+    elif differences or manifest.reproducibility != REPRODUCIBILITY_CLASS:
+        verdict = Verdict.INCONCLUSIVE
+    else:
+        verdict = Verdict.DIFFERENT
+    return AuditReport(
+        verdict=verdict,
+        claimed=manifest.weights_digest,
+        found=found,
+        reproducibility=manifest.reproducibility,
+        differences=differences,
+        rows_match=parse_hash(metrics["rowsDigest"]) == manifest.rows_digest,
+    )
+
+
+def _repetition(
+    manifest: Manifest,
+    works: Sequence[Mapping[str, Any]],
+    base_model: str,
+    cache_dir: Path,
+    bounds: Bounds | None,
+) -> TrainingRun:
+    given = {each.content_id: each for each in inputs_of({"works": works})}
+    wanted = [int(work.content_id) for work in manifest.works]
+    if sorted(given) != sorted(wanted):
+        raise InvalidRequest(f"the manifest names the works {wanted}, given are {sorted(given)}")
+    inputs = []
+    for named in manifest.works:
+        each = given[int(named.content_id)]
+        work = read_input(each)
+        salt, creator = parse_hash(each.salt), parse_address(each.creator)
+        check_commitment(work, creator, salt, named.commitment)
+        if len(work.chunks) != named.chunks:
+            raise CommitmentMismatch(f"work {named.content_id} has not {named.chunks} chunks")
+        inputs.append(replace(each, commitment=hex_of(named.commitment)))
+    return TrainingRun(
+        name="audit",
+        works=tuple(inputs),
+        settings=settings_from(manifest.settings),
+        base_model=base_model,
+        cache_dir=cache_dir,
+        bounds=bounds or Bounds(),
+    )

@@ -1,0 +1,96 @@
+"""Runs as JSON, their settings, and the lazy import of the model stack."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from viz.domain.work import parse_work
+from viz.errors import InvalidRequest
+from viz.training.estimate import estimate
+from viz.training.run import (
+    Settings,
+    TrainingRun,
+    WorkInput,
+    default_settings,
+    load_run,
+    settings_from,
+)
+
+RUN = TrainingRun(
+    name="a",
+    works=(WorkInput(1, "text", Path("w.txt"), "0x" + "aa" * 20, "0x" + "01" * 32, "0x00"),),
+    settings=Settings(),
+    base_model="tiny",
+    cache_dir=Path("cache"),
+)
+
+
+def test_a_run_survives_its_file(tmp_path: Path) -> None:
+    """What the parent wrote is what the worker reads, and only the owner can read the salts."""
+    path = RUN.save(tmp_path)
+    assert load_run(tmp_path) == RUN
+    assert path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda run: run.pop("settings"),
+        lambda run: run.update(works=[]),
+        lambda run: run["settings"].update(unknown=1),
+        lambda run: run["settings"].update(rank=0),
+        lambda run: run["settings"].update(optimizer="paged_adamw"),
+        lambda run: run["works"][0].pop("salt"),
+    ],
+)
+def test_a_damaged_run_is_refused(tmp_path: Path, change: object) -> None:
+    """The worker names what is wrong instead of training something else."""
+    path = RUN.save(tmp_path)
+    found = json.loads(path.read_text())
+    change(found)  # type: ignore[operator]
+    path.write_text(json.dumps(found))
+    with pytest.raises(InvalidRequest):
+        load_run(tmp_path)
+
+
+def test_the_recipe_holds_no_path_and_no_salt() -> None:
+    """The recipe can be published: two machines with other paths have the same one."""
+    moved = replace(RUN, works=(replace(RUN.works[0], path=Path("/else"), salt="0x" + "02" * 32),))
+    assert moved.recipe() == RUN.recipe()
+    assert RUN.works[0].salt not in json.dumps(RUN.recipe())
+
+
+def test_larger_works_get_more_steps_and_cost_more_time() -> None:
+    """Defaults and the dry run grow with the work."""
+    small, large = default_settings(4_000), default_settings(400_000)
+    assert small.steps < large.steps
+    work = parse_work("text", b"# T\n\nOne two three four five six. Seven eight nine.")
+    one = estimate([work], replace(small, steps=10))
+    two = estimate([work], replace(small, steps=1_000))
+    assert one.rows == two.rows > 0
+    assert one.seconds < two.seconds
+
+
+def test_settings_of_a_manifest_must_be_known() -> None:
+    """An audit does not guess what an unknown setting meant."""
+    with pytest.raises(InvalidRequest):
+        settings_from({"rank": 8, "magic": True})
+
+
+def test_importing_training_loads_no_torch() -> None:
+    """The core install, and every command that does not train, stays light."""
+    modules = "viz.training, viz.training.run, viz.training.runner, viz.training.estimate"
+    code = (
+        f"import sys, {modules}, viz.training.dataset, viz.training.environment; "
+        "sys.exit(bool({'torch', 'transformers', 'peft', 'bitsandbytes'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": "node"}, timeout=60, check=False
+    )
+    assert done.returncode == 0
