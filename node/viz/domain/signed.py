@@ -14,7 +14,7 @@ from typing import ClassVar, Final
 
 from viz.domain.eip712 import Struct, address_bytes, keccak
 from viz.domain.license import Terms
-from viz.domain.units import AdapterId, Address, ContentId, Hash32, Units
+from viz.domain.units import UINT96_MAX, AdapterId, Address, ContentId, Hash32, Units
 
 # ContentRegistry
 
@@ -99,6 +99,24 @@ class Voucher(Struct):
     settled_units: Units
     usage_hash: Hash32
     receipts_head: Hash32
+
+    def struct_hash(self) -> Hash32:
+        """Return hashStruct, packed by hand: the one struct that is hashed for every payment."""
+        node, settled = self.node, self.settled_units
+        well_formed = len(node) == 42 and 0 <= settled <= UINT96_MAX
+        if not well_formed or len(self.usage_hash) != 32 or len(self.receipts_head) != 32:
+            return Struct.struct_hash(self)  # which names the member that does not fit
+        return keccak(
+            _VOUCHER_HEAD
+            + address_bytes(node)
+            + settled.to_bytes(32, "big")
+            + self.usage_hash
+            + self.receipts_head
+        )
+
+
+# The type hash, and the padding of the address that follows it.
+_VOUCHER_HEAD: Final = keccak(Voucher.TYPE.encode()) + bytes(12)
 
 
 @dataclass(frozen=True, slots=True)

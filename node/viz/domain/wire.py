@@ -14,6 +14,7 @@ import base64
 import binascii
 import json
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 import rfc8785
@@ -35,6 +36,8 @@ from viz.errors import InvalidRequest
 
 Json = dict[str, Any]
 S = TypeVar("S", bound=Struct)
+# The same few addresses stand in every credential, and a checksum takes a Keccak.
+_known_address = lru_cache(maxsize=8_192)(parse_address)
 T = TypeVar("T")
 
 MAX_JSON_BYTES: Final = 64 * 1024
@@ -131,7 +134,7 @@ class Reader:
     def address(self, name: str) -> Address:
         value = self.text(name, 42)
         try:
-            return parse_address(value)
+            return _known_address(value)
         except InvalidRequest as error:
             raise self._fail(name, "an address") from error
 
