@@ -11,6 +11,7 @@ import {IAdapterRegistry} from "./interfaces/IAdapterRegistry.sol";
 import {ISettlement} from "./interfaces/ISettlement.sol";
 import {ClaimLoop} from "./libraries/ClaimLoop.sol";
 import {ClaimRow} from "./libraries/ClaimRow.sol";
+import {ShareTable} from "./libraries/ShareTable.sol";
 import {Books} from "./settlement/Books.sol";
 
 /// @title Settlement
@@ -192,7 +193,7 @@ contract Settlement is Books, Multicall, ReentrancyGuardTransient {
 
     /// @inheritdoc ISettlement
     function distribute(uint32 adapterId, uint256[] calldata shares) external nonReentrant returns (uint256 paid) {
-        if (keccak256(abi.encodePacked(shares)) != _adapters.sharesHash(adapterId)) revert WrongShares(adapterId);
+        if (ShareTable.hash(shares) != _adapters.sharesHash(adapterId)) revert WrongShares(adapterId);
         Revenue storage r = _revenues[adapterId];
         uint256 accrued = r.undistributed;
         uint256 before = r.divided;
@@ -201,17 +202,20 @@ contract Settlement is Books, Multicall, ReentrancyGuardTransient {
 
         address to;
         uint256 due;
-        for (uint256 i; i < shares.length; ++i) {
-            uint256 bps = shares[i] & type(uint16).max;
-            uint256 part = total * bps / BPS - before * bps / BPS;
-            if (part == 0) continue;
-            address owner = _contents.ownerOf(shares[i] >> 16);
-            if (owner != to) {
-                if (due != 0) _send(to, due);
-                (to, due) = (owner, 0);
+        // Below: a share is under 2^16, total under 2^97, so no product overflows.
+        unchecked {
+            for (uint256 i; i < shares.length; ++i) {
+                (uint256 contentId, uint256 bps) = ShareTable.row(shares, i);
+                uint256 part = total * bps / BPS - before * bps / BPS;
+                if (part == 0) continue;
+                address owner = ShareTable.ownerOf(_contents, contentId);
+                if (owner != to) {
+                    if (due != 0) _send(to, due);
+                    (to, due) = (owner, 0);
+                }
+                due += part;
+                paid += part;
             }
-            due += part;
-            paid += part;
         }
         if (due != 0) _send(to, due);
         emit Distributed(adapterId, accrued, paid);
@@ -222,6 +226,8 @@ contract Settlement is Books, Multicall, ReentrancyGuardTransient {
         address to;
         (amount, to) = balance(account);
         if (amount == 0) revert NothingToCollect(account);
+        // Its payout address spelled out keeps the word from becoming empty, so that the next credit costs a sixth.
+        if (_accounts[account].payout == address(0)) _accounts[account].payout = account;
         _accounts[account].balance = 0;
         emit Collected(account, to, amount);
         _token.safeTransfer(to, amount);

@@ -87,22 +87,22 @@ interface ISettlement {
     event Claimed(bytes32 indexed channelId, uint256 settled, bytes32 receiptsHead);
     /// Row number `row` (from 0) of a claim by `node` was refused and changed nothing.
     event RowRefused(address indexed node, uint256 row, RowStatus status);
-    /// An adapter earned `amount` at a node: once an adapter a claim, once a `pay`. What the three parts lack of
-    /// `amount` is rounding, at most two units over the adapter's life; it stays undistributed.
+    /// An adapter earned `amount` at a node: once an adapter a claim, once a `pay`. `toTrainer` and `toNode` joined the
+    /// balances of those two, `toContents` waits for `distribute`. What the three parts lack of `amount` is rounding, at
+    /// most two units over the adapter's life; it stays undistributed.
     event Earned(
         uint32 indexed adapterId,
         address indexed node,
+        address indexed trainer,
         uint256 amount,
         uint256 toContents,
         uint256 toTrainer,
         uint256 toNode
     );
-    /// An account's balance grew, and it waits to be collected.
-    event Credited(address indexed account, uint256 amount);
     /// `accrued`, all that the contents of the adapter had earned since the last time, was distributed; `paid` of it
-    /// became transfers or credits now (rounding may pay a unit a row later, or pay an earlier one now).
+    /// became transfers or balances now (rounding may pay a unit a row later, or pay an earlier one now).
     event Distributed(uint32 indexed adapterId, uint256 accrued, uint256 paid);
-    /// A transfer of royalties failed; its amount was credited instead.
+    /// A transfer of royalties failed; its amount joined the account's balance instead.
     event TransferFailed(address indexed account, uint256 amount);
     /// An account's balance was sent to `to`.
     event Collected(address indexed account, address indexed to, uint256 amount);
@@ -181,7 +181,7 @@ interface ISettlement {
 
     /// @notice Pays what the adapter's contents have earned to their owners of this moment. By anyone.
     /// @param shares the adapter's share table: one word a row, contentId << 16 | bps.
-    /// @return paid the sum of all transfers and credits.
+    /// @return paid the sum of all that was sent or, where sending failed, credited.
     function distribute(uint32 adapterId, uint256[] calldata shares) external returns (uint256 paid);
 
     /// @notice Sends an account's balance to it, or to the payout address it named. By anyone.

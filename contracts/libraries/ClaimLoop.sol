@@ -17,11 +17,12 @@ import {ClaimRow} from "./ClaimRow.sol";
 ///   0x1180 the table: three words an adapter, ascending: id << 128 | amount, economics, servesUntil; then a word of
 ///          ones, above every id, where a search ends.
 /// The lines of a row are added to the table while they are judged, and taken out again where the row proves bad: what
-/// was added is exactly the lines before `line`. An amount has 128 bits there, a batch of good rows sums below 2^96 and
-/// one row's lines below 2^104, so nothing ever reaches the id.
+/// was added is exactly the lines before `line`. A batch of good rows sums below 2^96 and the lines of one row below
+/// 2^104, so no amount ever reaches the id above it.
 library ClaimLoop {
     uint256 private constant TABLE = 0x1180;
     uint256 private constant ENTRY = 0x60;
+    uint256 private constant MASK = 0xffffffffffffffffffffffff;
 
     /// @notice Runs over `rows` as a claim by the caller.
     /// @param channels the slot of the mapping from channel id to a word: closeAt | settled (96) | deposit (96).
@@ -103,54 +104,57 @@ library ClaimLoop {
                         status := 4 // NoChannel
                         break
                     }
-                    if xor(base, shr(160, shl(64, word))) {
+                    if xor(base, and(shr(96, word), MASK)) {
                         status := 5 // WrongBase
                         break
                     }
 
                     // Its lines. Both they and the table ascend, so one walk over the table finds them all, and a
-                    // line that does not ascend is never found.
+                    // line that does not ascend is never found. Where rows name the same adapters, each line finds
+                    // its entry at `p` at once.
                     let sum := 0
                     let zero := 0
                     for { let p := entry } lt(line, next) { line := add(line, 16) } {
                         let owed := calldataload(line)
-                        let adapterId := shr(224, owed)
-                        owed := shr(160, shl(32, owed))
                         let total := mload(p)
-                        for {} lt(shr(128, total), adapterId) {} {
-                            p := add(p, ENTRY)
-                            total := mload(p)
-                        }
-                        if xor(shr(128, total), adapterId) {
-                            if gt(line, lines) {
-                                if iszero(gt(adapterId, shr(224, calldataload(sub(line, 16))))) {
-                                    status := 6 // BadOrder
-                                    break
-                                }
+                        if xor(shr(128, total), shr(224, owed)) {
+                            let adapterId := shr(224, owed)
+                            for {} lt(shr(128, total), adapterId) {} {
+                                p := add(p, ENTRY)
+                                total := mload(p)
                             }
-                            mstore(0x00, 0)
-                            mstore(0x20, 0)
-                            if adapterId {
-                                mstore(add(buffer, 0x100), termsSelector)
-                                mstore(add(buffer, 0x104), adapterId)
-                                mstore(add(buffer, 0x124), caller())
-                                if iszero(
-                                    and(
-                                        gt(returndatasize(), 0x3f),
-                                        staticcall(gas(), adapters, add(buffer, 0x100), 0x44, 0x00, 0x40)
-                                    )
-                                ) { revert(0, 0) }
-                                if iszero(mload(0x00)) {
-                                    status := 7 // UnknownAdapter
-                                    break
+                            if xor(shr(128, total), adapterId) {
+                                if gt(line, lines) {
+                                    if iszero(gt(adapterId, shr(224, calldataload(sub(line, 16))))) {
+                                        status := 6 // BadOrder
+                                        break
+                                    }
                                 }
+                                mstore(0x00, 0)
+                                mstore(0x20, 0)
+                                if adapterId {
+                                    mstore(add(buffer, 0x100), termsSelector)
+                                    mstore(add(buffer, 0x104), adapterId)
+                                    mstore(add(buffer, 0x124), caller())
+                                    if iszero(
+                                        and(
+                                            gt(returndatasize(), 0x3f),
+                                            staticcall(gas(), adapters, add(buffer, 0x100), 0x44, 0x00, 0x40)
+                                        )
+                                    ) { revert(0, 0) }
+                                    if iszero(mload(0x00)) {
+                                        status := 7 // UnknownAdapter
+                                        break
+                                    }
+                                }
+                                mcopy(add(p, ENTRY), p, add(sub(last, p), 0x20))
+                                last := add(last, ENTRY)
+                                total := shl(128, adapterId)
+                                mstore(add(p, 0x20), mload(0x00))
+                                mstore(add(p, 0x40), mload(0x20))
                             }
-                            mcopy(add(p, ENTRY), p, add(sub(last, p), 0x20))
-                            last := add(last, ENTRY)
-                            total := shl(128, adapterId)
-                            mstore(add(p, 0x20), mload(0x00))
-                            mstore(add(p, 0x40), mload(0x20))
                         }
+                        owed := and(shr(128, owed), MASK)
                         mstore(p, add(total, owed))
                         p := add(p, ENTRY)
                         sum := add(sum, owed)
@@ -161,7 +165,7 @@ library ClaimLoop {
                         status := 8 // ZeroAmount
                         break
                     }
-                    if gt(sum, shr(160, shl(160, word))) {
+                    if gt(sum, and(word, MASK)) {
                         status := 9 // InsufficientDeposit
                         break
                     }
@@ -183,8 +187,8 @@ library ClaimLoop {
                     let p := entry
                     for { let undo := lines } lt(undo, line) { undo := add(undo, 16) } {
                         let owed := calldataload(undo)
-                        for {} lt(shr(128, mload(p)), shr(224, owed)) {} { p := add(p, ENTRY) }
-                        mstore(p, sub(mload(p), shr(160, shl(32, owed))))
+                        for {} xor(shr(128, mload(p)), shr(224, owed)) {} { p := add(p, ENTRY) }
+                        mstore(p, sub(mload(p), and(shr(128, owed), MASK)))
                     }
                     mstore(0x00, row)
                     mstore(0x20, status)
@@ -205,7 +209,7 @@ library ClaimLoop {
         assembly ("memory-safe") {
             let total := mload(entry)
             adapterId := shr(128, total)
-            amount := shr(128, shl(128, total))
+            amount := and(total, MASK)
             economics := mload(add(entry, 0x20))
             servesUntil := mload(add(entry, 0x40))
             next := add(entry, ENTRY)

@@ -171,37 +171,35 @@ abstract contract Books is Digests {
         returns (uint256 toNode)
     {
         if (adapterId == 0) {
-            emit Earned(0, node, amount, 0, 0, amount);
+            emit Earned(0, node, address(0), amount, 0, 0, amount);
             return amount;
         }
+        address trainer = address(uint160(economics >> 96));
         Revenue storage r = _revenues[adapterId];
         uint256 gross = r.gross;
-        uint256 toContents;
+        uint256 waiting = r.undistributed;
+        uint256 toContents = amount;
         uint256 toTrainer;
-        if (block.timestamp >= uint64(economics)) {
-            toContents = amount;
-        } else {
-            uint256 royaltyBps = uint16(economics >> 80);
-            uint256 trainerBps = uint16(economics >> 64);
-            toContents = _part(gross, amount, royaltyBps);
-            toTrainer = _part(gross, amount, trainerBps);
-            toNode = _part(gross, amount, BPS - royaltyBps - trainerBps);
-            if (block.timestamp >= servesUntil) (toTrainer, toNode) = (toTrainer + toNode, 0);
-            address trainer = address(uint160(economics >> 96));
-            if (toTrainer != 0) _credit(trainer, toTrainer);
+        // Amounts, and whatever sums of them the contract holds, are below 2^96, parts of 10,000 below 2^16.
+        unchecked {
+            if (block.timestamp < uint64(economics)) {
+                uint256 royaltyBps = uint16(economics >> 80);
+                uint256 trainerBps = uint16(economics >> 64);
+                uint256 total = gross + amount;
+                toContents = total * royaltyBps / BPS - gross * royaltyBps / BPS;
+                toTrainer = total * trainerBps / BPS - gross * trainerBps / BPS;
+                uint256 nodeBps = BPS - royaltyBps - trainerBps;
+                toNode = total * nodeBps / BPS - gross * nodeBps / BPS;
+                if (block.timestamp >= servesUntil) (toTrainer, toNode) = (toTrainer + toNode, 0);
+            }
+            (r.gross, r.undistributed) = (uint96((gross + amount) % REVENUE_MODULUS), uint96(waiting + toContents));
         }
-        r.gross = uint96((gross + amount) % REVENUE_MODULUS);
-        r.undistributed += uint96(toContents);
-        emit Earned(adapterId, node, amount, toContents, toTrainer, toNode);
-    }
-
-    function _part(uint256 gross, uint256 amount, uint256 bps) private pure returns (uint256) {
-        return (gross + amount) * bps / BPS - gross * bps / BPS;
+        emit Earned(adapterId, node, trainer, amount, toContents, toTrainer, toNode);
+        if (toTrainer != 0) _credit(trainer, toTrainer);
     }
 
     function _credit(address account, uint256 amount) internal {
         _accounts[account].balance += uint96(amount);
-        emit Credited(account, amount);
     }
 
     function _send(address to, uint256 amount) internal {

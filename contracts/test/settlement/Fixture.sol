@@ -267,11 +267,14 @@ abstract contract Fixture {
                     abi.decode(data, (uint256, uint256, uint256, uint256));
                 logOwed[uint32(uint256(key))] += toContents;
                 logRoyalties = logRoyalties + amount - toTrainer - toNode;
+                logBalance[address(uint160(uint256(logs[i].topics[2])))] += toNode;
+                logBalance[address(uint160(uint256(logs[i].topics[3])))] += toTrainer;
+                logBalances += toTrainer + toNode;
             } else if (topic == ISettlement.Distributed.selector) {
                 (uint256 accrued, uint256 paid) = abi.decode(data, (uint256, uint256));
                 logOwed[uint32(uint256(key))] -= accrued;
                 logRoyalties -= paid;
-            } else if (topic == ISettlement.Credited.selector) {
+            } else if (topic == ISettlement.TransferFailed.selector) {
                 uint256 amount = abi.decode(data, (uint256));
                 logBalance[address(uint160(uint256(key)))] += amount;
                 logBalances += amount;
