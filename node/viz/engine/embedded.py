@@ -75,37 +75,40 @@ class EmbeddedEngine:
         from viz.engine.cache import SlotCache
         from viz.engine.compute import choose_compute
         from viz.engine.forward import Decoder
-        from viz.engine.lanes import LaneSet
         from viz.engine.runner import Runner
 
         settings, shape = self._settings, self._base.shape
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        dtype, reason = choose_compute(shape, settings.compute)
+        choice = choose_compute(
+            shape,
+            settings.compute,
+            self._base.serving_file.parents[1] / "native" if settings.compile else None,
+        )
+        dtype = choice.dtype
         budget = settings.memory_bytes or int(available_bytes() * 0.6)
         fits = plan(shape, settings, dtype.itemsize, budget)
         self._context, self._slots = fits.capacity, fits.slots
-        self._compute = str(dtype).removeprefix("torch.")
+        self._compute = choice.name
         _log.info(
             "engine starts",
             model=self._base.model.name,
             compute=self._compute,
-            reason=reason,
+            reason=choice.reason,
             threads=torch.get_num_threads(),
             streams=fits.slots,
             context_tokens=fits.capacity,
             adapter_memory_mib=fits.resident_bytes >> 20,
         )
         cache = SlotCache(shape, fits.slots, fits.capacity, dtype)
-        decoder = Decoder(serving_weights(self._base), shape, cache, dtype)
+        decoder = Decoder(serving_weights(self._base), shape, cache, dtype, choice.kernels)
         self._store = AdapterStore(
             self._base,
             dtype,
             max_resident=fits.resident_adapters,
             max_bytes=fits.resident_bytes,
         )
-        lanes = LaneSet(shape, fits.slots, dtype)
-        self._runner = Runner(decoder, lanes, self._store, settings, self._deliver)
+        self._runner = Runner(decoder, self._store, settings, self._deliver)
         # Built here, off the event loop: the first stream would wait for it.
         _ = self._base.tokenizer.token_bytes
 
@@ -176,7 +179,7 @@ class EmbeddedEngine:
             "resident_adapters": self._store.resident_count,
             "adapter_loads": self._store.loads,
             "adapter_evictions": self._store.evictions,
-            "compute_bfloat16": float(self._compute == "bfloat16"),
+            f"compute_{self._compute}": 1.0,
         }
 
     async def close(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,13 +19,17 @@ from torch.nn import functional
 
 from viz.basemodel.shape import LlamaShape
 from viz.engine.adapters import GROUPS, Resident
+from viz.engine.lanes import LaneSet
+from viz.engine.native import lora_call, pack
 
 if TYPE_CHECKING:
     from viz.engine.cache import SlotCache
     from viz.engine.lanes import Lanes
+    from viz.engine.native import Kernels
 
 
 _Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+_Product = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +45,11 @@ class Chunk:
 @dataclass(frozen=True, slots=True)
 class _Layer:
     norm: torch.Tensor
-    qkv: torch.Tensor
-    o: torch.Tensor
+    qkv: _Product
+    o: _Product
     mlp_norm: torch.Tensor
-    gate_up: torch.Tensor
-    down: torch.Tensor
+    gate_up: _Product
+    down: _Product
 
 
 class _Apply:
@@ -100,6 +105,31 @@ class _LaneApply(_Apply):
                 place += up.shape[2]
 
 
+class _NativeApply(_Apply):
+    def __init__(
+        self, kernels: Kernels, worn: list[tuple[int, Resident]], shape: LlamaShape
+    ) -> None:
+        self.worn = list(worn)
+        self._kernels = kernels
+        rows = [slot for slot, _ in worn]
+        ranks = [adapter.rank for _, adapter in worn]
+        self._calls = {
+            (layer, group): lora_call(
+                rows,
+                ranks,
+                [adapter.down[group][layer].data_ptr() for _, adapter in worn],
+                [adapter.up[name][layer].data_ptr() for _, adapter in worn for name in members],
+                [shape.linear(name)[0] for name in members],
+            )
+            for layer in range(shape.layers if worn else 0)
+            for group, members in GROUPS.items()
+        }
+
+    def add(self, layer: int, group: str, x: torch.Tensor, y: torch.Tensor) -> None:
+        if self.worn:
+            self._kernels.lora(self._calls[layer, group], x, y)
+
+
 class Decoder:
     """The base model in one compute dtype, over a slot cache."""
 
@@ -109,12 +139,21 @@ class Decoder:
         shape: LlamaShape,
         cache: SlotCache,
         dtype: torch.dtype,
+        kernels: Kernels | None = None,
     ) -> None:
         self.shape, self.cache, self.dtype = shape, cache, dtype
+        self._kernels = kernels
+        self._lanes = LaneSet(shape, cache.slots, dtype)
+        self._worn: _NativeApply | None = None
 
-        def get(*names: str) -> torch.Tensor:
-            found = [weights[f"{name}.weight"].to(dtype) for name in names]
-            return found[0] if len(found) == 1 else torch.cat(found)
+        def get(name: str) -> torch.Tensor:
+            return weights[f"{name}.weight"].to(dtype)
+
+        def product(*names: str) -> _Product:
+            weight = torch.cat([weights[f"{name}.weight"] for name in names])
+            if kernels is None:
+                return partial(functional.linear, weight=weight.to(dtype))
+            return partial(kernels.linear, panels=pack(weight))
 
         self._layers = []
         for layer in range(shape.layers):
@@ -122,15 +161,16 @@ class Decoder:
             self._layers.append(
                 _Layer(
                     norm=get(f"{stem}input_layernorm"),
-                    qkv=get(*(f"{stem}self_attn.{name}_proj" for name in "qkv")),
-                    o=get(f"{stem}self_attn.o_proj"),
+                    qkv=product(*(f"{stem}self_attn.{name}_proj" for name in "qkv")),
+                    o=product(f"{stem}self_attn.o_proj"),
                     mlp_norm=get(f"{stem}post_attention_layernorm"),
-                    gate_up=get(f"{stem}mlp.gate_proj", f"{stem}mlp.up_proj"),
-                    down=get(f"{stem}mlp.down_proj"),
+                    gate_up=product(f"{stem}mlp.gate_proj", f"{stem}mlp.up_proj"),
+                    down=product(f"{stem}mlp.down_proj"),
                 )
             )
-        self._embedding = get("model.embed_tokens")
-        self._head = self._embedding if shape.tied else get("lm_head")
+        # Rows of it are widened as they are looked up.
+        self._embedding = weights["model.embed_tokens.weight"]
+        self._head = product("model.embed_tokens" if shape.tied else "lm_head")
         self._norm = get("model.norm")
         half = torch.arange(0, shape.head_dim, 2, dtype=torch.int64).float() / shape.head_dim
         angles = torch.outer(torch.arange(cache.capacity).float(), 1.0 / shape.rope_theta**half)
@@ -163,16 +203,21 @@ class Decoder:
 
         hidden = self._run(tokens, positions, attend, _ChunkApply(chunks))
         last = (torch.tensor(sizes).cumsum(0) - 1)[list(wanted)]
-        return functional.linear(hidden[last], self._head)
+        return self._head(hidden[last])
 
     @torch.inference_mode()
     def decode(
-        self, tokens: Rows[int], positions: Rows[int], reach: int, buckets: Rows[Lanes]
+        self,
+        tokens: Rows[int],
+        positions: Rows[int],
+        reach: int,
+        worn: list[tuple[int, Resident]],
     ) -> torch.Tensor:
         """Run one token in each slot 0..n-1; return logits (n, vocabulary).
 
         ``reach`` is the number of cached positions to look at: one more than the largest position
-        that matters. Slots that do not matter get any token at their next free position.
+        that matters. ``worn`` are the adapters by slot. Slots that do not matter get any token at
+        their next free position.
         """
         slots = len(tokens)
         place = torch.tensor(positions)
@@ -197,8 +242,16 @@ class Decoder:
             )
             return mixed.reshape(slots, -1)
 
-        hidden = self._run(torch.tensor(tokens), place, attend, _LaneApply(buckets, slots))
-        return functional.linear(hidden, self._head)
+        hidden = self._run(torch.tensor(tokens), place, attend, self._wear(worn, slots))
+        return self._head(hidden)
+
+    def _wear(self, worn: list[tuple[int, Resident]], slots: int) -> _Apply:
+        if self._kernels is None:
+            return _LaneApply(self._lanes.sync(worn), slots)
+        # The batch is mostly the one before: its pointers are still right.
+        if self._worn is None or self._worn.worn != worn:
+            self._worn = _NativeApply(self._kernels, worn, self.shape)
+        return self._worn
 
     def _run(
         self,
@@ -212,24 +265,24 @@ class Decoder:
         query = shape.heads * shape.head_dim
         keyed = shape.kv_heads * shape.head_dim
         cos, sin = self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1)
-        x = self._embedding[tokens]
+        x = self._embedding[tokens].to(self.dtype)
         for index, layer in enumerate(self._layers):
             normed = self._normalise(x, layer.norm)
-            mixed = functional.linear(normed, layer.qkv)
+            mixed = layer.qkv(normed)
             apply.add(index, "qkv", normed, mixed)
             q, k, v = mixed[:, :query], mixed[:, query : query + keyed], mixed[:, query + keyed :]
             q = _rotate(q.view(-1, shape.heads, shape.head_dim), cos, sin)
             k = _rotate(k.view(-1, shape.kv_heads, shape.head_dim), cos, sin)
             attended = attend(index, q, k, v.view(-1, shape.kv_heads, shape.head_dim))
-            out = functional.linear(attended, layer.o)
+            out = layer.o(attended)
             apply.add(index, "o", attended, out)
             x = x + out
             normed = self._normalise(x, layer.mlp_norm)
-            both = functional.linear(normed, layer.gate_up)
+            both = layer.gate_up(normed)
             apply.add(index, "gate_up", normed, both)
             gate, up = both.chunk(2, dim=-1)
             inner = functional.silu(gate) * up
-            out = functional.linear(inner, layer.down)
+            out = layer.down(inner)
             apply.add(index, "down", inner, out)
             x = x + out
         return self._normalise(x, self._norm)

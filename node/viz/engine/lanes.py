@@ -1,8 +1,9 @@
 """Adapters beside the batch: a copy of each running sequence's A and B, contiguous by rank bucket.
 
-A decoding step applies all adapters of a bucket in a few batched products over the first ``count``
-lanes, with no gather: the copy is made once, when a sequence joins. Owns lanes; does not know
-where adapters come from. Invariant: lanes [0, count) of a bucket belong to distinct slots.
+The torch path of LoRA; the compiled one reads adapters where they lie. A decoding step applies
+all adapters of a bucket in a few batched products over the first ``count`` lanes, with no gather:
+the copy is made once, when a sequence joins. Owns lanes; does not know where adapters come from.
+Invariant: lanes [0, count) of a bucket belong to distinct slots.
 """
 
 from __future__ import annotations
@@ -40,34 +41,46 @@ class Lanes:
             for linear, width in members
         }
         self.slots: list[int] = []
+        self._held: list[Resident] = []
 
     @property
     def count(self) -> int:
         return len(self.slots)
 
-    def join(self, slot: int, adapter: Resident) -> None:
-        """Copy an adapter of this bucket into the next lane, for ``slot``."""
+    def sync(self, wanted: list[tuple[int, Resident]]) -> None:
+        """Hold exactly the adapters of ``wanted`` (slot, adapter), copying only new ones."""
+        missing = list(wanted)
+        slots: list[int | None] = []
+        for held in self._held:
+            match = next((pair for pair in missing if pair[1] is held), None)
+            slots.append(match[0] if match else None)
+            if match:
+                missing.remove(match)
+        for lane in reversed([lane for lane, slot in enumerate(slots) if slot is None]):
+            self._drop(lane)
+            slots[lane] = slots[-1]
+            slots.pop()
+        self.slots = [slot for slot in slots if slot is not None]
+        for slot, adapter in missing:
+            self._join(slot, adapter)
+
+    def _join(self, slot: int, adapter: Resident) -> None:
         lane = self.count
         for group, stacked in self.down.items():
             stacked[:, lane] = adapter.down[group]
         for linear, stacked in self.up.items():
             stacked[:, lane] = adapter.up[linear]
         self.slots.append(slot)
+        self._held.append(adapter)
 
-    def leave(self, slot: int) -> None:
-        """Free the slot's lane; the last lane takes its place. Unknown slots are ignored."""
-        if slot not in self.slots:
-            return
-        lane, last = self.slots.index(slot), self.count - 1
+    def _drop(self, lane: int) -> None:
+        """Free a lane; the last one takes its place."""
+        last = len(self._held) - 1
         if lane != last:
             for stacked in (*self.down.values(), *self.up.values()):
                 stacked[:, lane] = stacked[:, last]
-            self.slots[lane] = self.slots[last]
-        self.slots.pop()
-
-    def rename(self, source: int, target: int) -> None:
-        """Follow a sequence that moved from one slot to another."""
-        self.slots = [target if slot == source else slot for slot in self.slots]
+            self._held[lane] = self._held[last]
+        self._held.pop()
 
 
 class LaneSet:
@@ -77,27 +90,10 @@ class LaneSet:
         self._shape, self._lanes, self._dtype = shape, lanes, dtype
         self._buckets: dict[int, Lanes] = {}
 
-    def join(self, slot: int, adapter: Resident) -> None:
-        if adapter.rank not in self._buckets:
-            self._buckets[adapter.rank] = Lanes(self._shape, adapter.rank, self._lanes, self._dtype)
-        self._buckets[adapter.rank].join(slot, adapter)
-
-    def leave(self, slot: int) -> None:
-        for bucket in self._buckets.values():
-            bucket.leave(slot)
-
-    def rename(self, source: int, target: int) -> None:
-        for bucket in self._buckets.values():
-            bucket.rename(source, target)
-
-    def has(self, slot: int) -> bool:
-        return any(slot in bucket.slots for bucket in self._buckets.values())
-
-    def leave_from(self, first: int) -> None:
-        """Drop the lanes of every slot from ``first`` on: rows that the next step will not have."""
-        for bucket in self._buckets.values():
-            for slot in [slot for slot in bucket.slots if slot >= first]:
-                bucket.leave(slot)
-
-    def used(self) -> list[Lanes]:
+    def sync(self, wanted: list[tuple[int, Resident]]) -> list[Lanes]:
+        """Hold exactly ``wanted`` (slot, adapter); return the buckets in use."""
+        for rank in {adapter.rank for _, adapter in wanted} - set(self._buckets):
+            self._buckets[rank] = Lanes(self._shape, rank, self._lanes, self._dtype)
+        for rank, bucket in self._buckets.items():
+            bucket.sync([pair for pair in wanted if pair[1].rank == rank])
         return [bucket for bucket in self._buckets.values() if bucket.count]

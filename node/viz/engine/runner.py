@@ -1,6 +1,6 @@
 """The generation thread: schedule -> run -> postprocess, one step after another.
 
-Owns the live sequences and everything they hold (slots, lanes, adapters in use). Does not know
+Owns the live sequences and everything they hold (slots, adapters in use). Does not know
 asyncio, files or money. Invariants: a sequence holds an adapter exactly while it holds a slot;
 every live sequence ends with exactly one finishing piece or one error; a step that fails ends only
 the sequences that fail again when run alone.
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from viz.engine.adapters import AdapterStore
     from viz.engine.cache import SlotCache
     from viz.engine.forward import Decoder
-    from viz.engine.lanes import LaneSet
     from viz.engine.sequence import Sequence
     from viz.engine.settings import EngineSettings
     from viz.engine.stream import Line
@@ -46,12 +45,11 @@ class Runner:
     def __init__(
         self,
         decoder: Decoder,
-        lanes: LaneSet,
         store: AdapterStore,
         settings: EngineSettings,
         deliver: Callable[[Delivery], None],
     ) -> None:
-        self._decoder, self._lanes, self._store = decoder, lanes, store
+        self._decoder, self._store = decoder, store
         self._cache: SlotCache = decoder.cache
         self._settings, self._deliver = settings, deliver
         self._live: list[Sequence] = []
@@ -232,7 +230,6 @@ class Runner:
             if lower is None:
                 return
             self._cache.move(sequence.slot, lower, sequence.cached)
-            self._lanes.rename(sequence.slot, lower)
             sequence.slot = lower
 
     def _run_batch(self, batch: list[Sequence]) -> None:
@@ -243,13 +240,11 @@ class Runner:
             # A row that does not run writes where its sequence will write next: harmless.
             if sequence.slot is not None and sequence.slot < rows:
                 positions[sequence.slot] = sequence.cached
-        self._lanes.leave_from(rows)
         for sequence, slot in zip(batch, slots, strict=True):
             tokens[slot] = sequence.tokens[-1]
-            if sequence.adapter is not None and not self._lanes.has(slot):
-                self._lanes.join(slot, sequence.adapter)
         reach = max(sequence.cached for sequence in batch) + 1
-        logits = self._decoder.decode(tokens, positions, reach, self._lanes.used())
+        worn = [(slot, s.adapter) for s, slot in zip(batch, slots, strict=True) if s.adapter]
+        logits = self._decoder.decode(tokens, positions, reach, worn)
         for sequence in batch:
             sequence.cached += 1
         self.counts["decode_steps"] += 1
@@ -303,7 +298,6 @@ class Runner:
 
     def _unseat(self, sequence: Sequence) -> None:
         assert sequence.slot is not None
-        self._lanes.leave(sequence.slot)
         self._cache.give(sequence.slot)
         if sequence.adapter is not None:
             self._store.release(sequence.adapter.adapter_id)

@@ -13,6 +13,8 @@ class EngineSettings:
     ``grace_s`` is how long a paused sequence keeps its slot while others wait for one.
     ``memory_bytes`` bounds weights, caches and adapters together; 0 takes 60 % of what is free.
     ``buffer_tokens`` is how far a sequence runs ahead of its reader. ``threads`` 0 takes all.
+    ``compile`` builds the engine's own products where a C++ compiler is at hand;
+    ``compute`` "native" insists on them.
     """
 
     max_streams: int = 32
@@ -20,8 +22,8 @@ class EngineSettings:
     context_tokens: int = 2_048
     resident_adapters: int = 256
     threads: int = 0
-    compute: Literal["auto", "float32", "bfloat16"] = "auto"
-    compile: bool = False
+    compute: Literal["auto", "float32", "bfloat16", "native"] = "auto"
+    compile: bool = True
     prefill_tokens: int = 128
     buffer_tokens: int = 64
     grace_s: float = 10.0

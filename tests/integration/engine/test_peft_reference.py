@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Literal
 
+import pytest
 from tests.fakes.real_base import real_base
 from tests.fakes.tiny_base import make_tiny_base, write_random_adapter
 from tests.integration.engine.reference import PeftReference
@@ -16,6 +18,7 @@ from viz.domain.units import AdapterId
 from viz.engine.embedded import EmbeddedEngine
 from viz.engine.settings import EngineSettings
 
+Compute = Literal["float32", "native"]
 RANKS = (1, 4, 8, 8, 12, 16, 24, 64)
 
 
@@ -36,13 +39,19 @@ async def serve(
     return made
 
 
-async def test_mixed_batch_equals_peft_exactly(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compute", ["float32", "native"])
+async def test_mixed_batch_equals_peft_exactly(tmp_path: Path, compute: Compute) -> None:
     """32 adapters of mixed ranks, joining, leaving and evicted: greedy tokens equal PEFT's."""
     base = make_tiny_base(tmp_path, quantised=True)
     paths = write_adapters(tmp_path, base, 32, 0.3)
     prompts = [base.tokenizer.encode("question " * (1 + i % 7) + str(i)) for i in range(33)]
     settings = EngineSettings(
-        max_streams=7, context_tokens=160, compute="float32", resident_adapters=9, prefill_tokens=16
+        max_streams=7,
+        context_tokens=160,
+        compute=compute,
+        compile=compute == "native",
+        resident_adapters=9,
+        prefill_tokens=16,
     )
     engine = await EmbeddedEngine.start(base, settings)
     for number, path in enumerate(paths, start=1):
@@ -74,8 +83,11 @@ async def test_mixed_batch_equals_peft_exactly(tmp_path: Path) -> None:
         assert mixed[number] == reference.greedy(prompts[number], counts[number]), number
 
 
-async def test_real_model_equals_peft_and_bf16_stays_close(tmp_path: Path) -> None:
-    """SmolLM2: float32 greedy tokens equal PEFT's; bf16 logits stay within what bf16 can hold.
+@pytest.mark.parametrize("compute", ["float32", "native"])
+async def test_real_model_equals_peft_and_bf16_stays_close(
+    tmp_path: Path, compute: Compute
+) -> None:
+    """SmolLM2: eager and compiled greedy tokens equal PEFT's; bf16 logits stay near.
 
     The bound: bf16 keeps 8 significand bits, so each of about 60 residual additions may err by
     2**-9 of the stream's size; errors add as a random walk, about 60**0.5 * 2**-9 = 1.5 % of the
@@ -90,7 +102,9 @@ async def test_real_model_equals_peft_and_bf16_stays_close(tmp_path: Path) -> No
     paths = write_adapters(tmp_path, base, 4, 0.02)
     tokenizer = base.tokenizer
     prompts = [tokenizer.render([{"role": "user", "content": f"Count to {i}."}]) for i in range(5)]
-    settings = EngineSettings(max_streams=5, context_tokens=128, compute="float32")
+    settings = EngineSettings(
+        max_streams=5, context_tokens=128, compute=compute, compile=compute == "native"
+    )
     engine = await EmbeddedEngine.start(base, settings)
     for number, path in enumerate(paths, start=1):
         await engine.add_adapter(AdapterId(number), path)

@@ -35,7 +35,7 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(params=["fake", "embedded"])
+@pytest.fixture(params=["fake", "float32", "native"])
 async def engine(
     request: pytest.FixtureRequest, tmp_path: Path, tiny_root: Path
 ) -> AsyncIterator[Engine]:
@@ -45,7 +45,12 @@ async def engine(
         files = [fake_adapter_file(tmp_path / f"{number}.safetensors", number) for number in (1, 2)]
     else:
         settings = EngineSettings(
-            max_streams=4, max_waiting=OPEN - 4, compute="float32", threads=1, grace_s=0.01
+            max_streams=4,
+            max_waiting=OPEN - 4,
+            compute=request.param,
+            compile=request.param == "native",
+            threads=1,
+            grace_s=0.01,
         )
         made = await EmbeddedEngine.start(make_tiny_base(tiny_root), settings)
         files = [tiny_root / f"{number}.safetensors" for number in (1, 2)]
