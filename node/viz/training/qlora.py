@@ -79,11 +79,13 @@ def _dequantise_in_place(model: Any, base: LoadedBase) -> None:
 def _quantise_in_place(model: Any, base: LoadedBase, dtype: torch.dtype) -> None:
     import bitsandbytes as bnb
 
+    from viz.training.nf4_layer import ServedLinear4bit
+
     weights = base.weights()
     for module, (out_features, in_features) in base.shape.modules():
         if not base.policy.quantises(module):
             continue
-        layer = bnb.nn.Linear4bit(
+        layer = ServedLinear4bit(
             in_features,
             out_features,
             bias=False,

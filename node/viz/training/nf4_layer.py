@@ -1,0 +1,42 @@
+"""A linear layer that keeps packed NF4 weights and computes with what serving dequantises.
+
+Owns one layer type. Does not know models. Import it only to train with ``weights='nf4'``: it
+imports bitsandbytes. Why not bitsandbytes' own forward (0.50.2, CPU): with float32 activations it
+multiplies by weights that are not rounded to bf16, which is neither what it uses in the backward
+pass nor what is served; and in ``eval()`` mode it repacks the weights in place (ENGINE.md, "A
+trap"). Invariant: forward and backward use the same weights, bf16(dequantise(NF4(w))).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import bitsandbytes as bnb
+import torch
+
+from viz.basemodel.nf4 import dequantise
+
+
+class _Product(torch.autograd.Function):
+    """x @ W.T with W dequantised anew in each direction, so that it is never kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, packed: torch.Tensor, state: Any) -> torch.Tensor:
+        ctx.state = state
+        ctx.save_for_backward(packed)
+        return torch.nn.functional.linear(x, dequantise(packed, state).to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (packed,) = ctx.saved_tensors
+        (gradient,) = gradients
+        return gradient @ dequantise(packed, ctx.state).to(gradient.dtype), None, None
+
+
+class ServedLinear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
+    """bitsandbytes' storage, serving's arithmetic."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the product; inputs (..., in), outputs (..., out) in the input's dtype."""
+        product: torch.Tensor = _Product.apply(x, self.weight.data, self.weight.quant_state)
+        return product
