@@ -4,7 +4,7 @@ Owns the list of mutants (``mutants.toml`` beside it is the list, this file runs
 ``docs/mutants.md``. Knows nothing of deployment. A mutant is an exact piece of source text and what
 it becomes; the text must occur exactly once, so a list that no longer fits the sources fails.
 
-Each mutant runs in a copy of ``contracts/`` under a temporary folder, against the test files that
+Each mutant runs in a copy of ``contracts/`` in a temporary folder, against the test files that
 name its function, fail-fast. It is *killed* when a test fails, *survived* when all pass, and
 *broken* when it does not compile, which is an error of the list. Results are kept under ``build/``
 keyed by the mutant and by every source and test they came from, so an interrupted run goes on.
@@ -143,42 +143,51 @@ def touches_settlement(path: Path) -> bool:
     return "Settlement" in path.name or bool({"settlement", "libraries", "royalty_bugs"} & parts)
 
 
-def lay_out(mutant: Mutant | None, folder: Path, contract: str, tests: tuple[str, ...]) -> None:
-    """Copy the sources and the chosen tests to ``folder``, with ``mutant`` applied."""
-    for path in CONTRACTS.rglob("*"):
-        relative = path.relative_to(CONTRACTS)
-        if not path.is_file() or LEFT_OUT & set(relative.parts):
-            continue
-        if contract != "Settlement" and path.suffix == ".sol" and touches_settlement(path):
-            continue
-        if path.name.endswith(".t.sol") and str(relative) not in tests:
-            continue
-        (folder / relative).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, folder / relative)
-    settings = (folder / "foundry.toml").read_text()
-    settings = settings.replace('"./solc.js"', f'"{CONTRACTS / "solc.js"}"')
-    settings = settings.replace("=node_modules/", f"={CONTRACTS / 'node_modules'}/")
-    settings = re.sub(r"(?m)^libs = .*\n", "", settings)
-    if contract != "Settlement":
-        # The registries compile without the optimiser, several times faster; behaviour is the same.
-        settings = re.sub(r"(?m)^via_ir = .*$", "via_ir = false", settings)
-        settings = re.sub(r"(?m)^optimizer = .*$", "optimizer = false", settings)
-    (folder / "foundry.toml").write_text(settings)
-    if mutant is not None:
-        target = folder / mutant.file
-        target.write_text(target.read_text().replace(mutant.old, mutant.new))
+class Bench:
+    """A copy of the sources in a folder of its own, in which mutants come and go.
 
+    It stays for the whole run, so that forge compiles again only what a mutant changes.
+    """
 
-def judge(mutant: Mutant | None, contract: str, tests: tuple[str, ...]) -> Result:
-    """Run the tests against a mutant (None: against the sources as they are)."""
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="viz-mutant-") as name:
-        folder = Path(name)
-        lay_out(mutant, folder, contract, tests)
+    def __init__(self, folder: Path, contract: str) -> None:
+        self._folder = folder
+        for path in CONTRACTS.rglob("*"):
+            relative = path.relative_to(CONTRACTS)
+            if not path.is_file() or LEFT_OUT & set(relative.parts):
+                continue
+            if contract != "Settlement" and path.suffix == ".sol" and touches_settlement(path):
+                continue
+            (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / relative)
+        settings = (folder / "foundry.toml").read_text()
+        settings = settings.replace('"./solc.js"', f'"{CONTRACTS / "solc.js"}"')
+        settings = settings.replace("=node_modules/", f"={CONTRACTS / 'node_modules'}/")
+        settings = re.sub(r"(?m)^libs = .*\n", "", settings)
+        if contract != "Settlement":
+            # The registries compile without the optimiser, several times faster, to the same
+            # behaviour.
+            settings = re.sub(r"(?m)^via_ir = .*$", "via_ir = false", settings)
+            settings = re.sub(r"(?m)^optimizer = .*$", "optimizer = false", settings)
+        (folder / "foundry.toml").write_text(settings)
+
+    def judge(self, mutant: Mutant) -> Result:
+        """Run the mutant's tests with the mutant in place, and take it out again."""
+        target = self._folder / mutant.file
+        unbroken = target.read_text()
+        target.write_text(unbroken.replace(mutant.old, mutant.new))
         try:
-            run = subprocess.run(
-                [str(forge()), "test", "--fail-fast"],
-                cwd=folder,
+            return self.run(mutant.tests)
+        finally:
+            target.write_text(unbroken)
+
+    def run(self, tests: tuple[str, ...]) -> Result:
+        """Run some test files; *survived* means that they pass."""
+        started = time.monotonic()
+        chosen = tests[0] if len(tests) == 1 else "{" + ",".join(tests) + "}"
+        try:
+            done = subprocess.run(
+                [str(forge()), "test", "--fail-fast", "--match-path", chosen],
+                cwd=self._folder,
                 env=os.environ | BOUNDS,
                 capture_output=True,
                 text=True,
@@ -187,23 +196,14 @@ def judge(mutant: Mutant | None, contract: str, tests: tuple[str, ...]) -> Resul
             )
         except subprocess.TimeoutExpired:
             return Result("killed", "ran out of time", time.monotonic() - started)
-    seconds = time.monotonic() - started
-    if run.returncode == 0:
-        return Result("survived", "", seconds)
-    failed = re.search(r"\[FAIL[^\n]*\] (\w+)\(", run.stdout)
-    if failed is None:
-        return Result("broken", (run.stdout + run.stderr)[-2000:], seconds)
-    return Result("killed", failed.group(1), seconds)
-
-
-def check_unbroken(mutants: list[Mutant]) -> None:
-    """Raise ValueError unless the tests pass on the sources as they are."""
-    for contract in sorted({mutant.contract for mutant in mutants}):
-        chosen = (mutant.tests for mutant in mutants if mutant.contract == contract)
-        tests = tuple(sorted({test for group in chosen for test in group}))
-        result = judge(None, contract, tests)
-        if result.status != "survived":
-            raise ValueError(f"{contract}: the tests fail without any mutant: {result.by}")
+        seconds = time.monotonic() - started
+        if done.returncode == 0:
+            ran = re.search(r"[1-9]\d* tests passed", done.stdout)
+            return Result("survived" if ran else "broken", "" if ran else "no test ran", seconds)
+        failed = re.search(r"\[FAIL[^\n]*\] (\w+)\(", done.stdout)
+        if failed is None:
+            return Result("broken", (done.stdout + done.stderr)[-2000:], seconds)
+        return Result("killed", failed.group(1), seconds)
 
 
 def report(results: list[tuple[Mutant, Result]]) -> str:
@@ -259,17 +259,26 @@ def main() -> int:
     CACHE.parent.mkdir(exist_ok=True)
     known: dict[str, list[str | float]] = json.loads(CACHE.read_text()) if CACHE.exists() else {}
     pending = [mutant for mutant in chosen if fingerprint(mutant) not in known]
-    check_unbroken(pending)
-    for number, mutant in enumerate(pending, 1):
-        result = judge(mutant, mutant.contract, mutant.tests)
-        by = result.by if result.status == "killed" else ""
-        head = f"{number}/{len(pending)} {result.status:8} {result.seconds:5.0f} s"
-        print(f"{head}  {mutant.function}: {one_line(mutant.new)[:60]}  {by}", flush=True)
-        if result.status == "broken":
-            print(result.by, file=sys.stderr)
-            return 1
-        known[fingerprint(mutant)] = [result.status, result.by, result.seconds]
-        CACHE.write_text(json.dumps(known))
+    number = 0
+    for contract in sorted({mutant.contract for mutant in pending}):
+        group = [mutant for mutant in pending if mutant.contract == contract]
+        with tempfile.TemporaryDirectory(prefix="viz-mutants-") as name:
+            bench = Bench(Path(name), contract)
+            unbroken = bench.run(tuple(sorted({test for m in group for test in m.tests})))
+            if unbroken.status != "survived":
+                print(f"{contract}: fails without any mutant: {unbroken.by}", file=sys.stderr)
+                return 1
+            for mutant in group:
+                result = bench.judge(mutant)
+                number += 1
+                head = f"{number}/{len(pending)} {result.status:8} {result.seconds:5.0f} s"
+                by = result.by if result.status == "killed" else ""
+                print(f"{head}  {mutant.function}: {one_line(mutant.new)[:60]}  {by}", flush=True)
+                if result.status == "broken":
+                    print(result.by, file=sys.stderr)
+                    return 1
+                known[fingerprint(mutant)] = [result.status, result.by, result.seconds]
+                CACHE.write_text(json.dumps(known))
 
     judged = [(m, known.get(fingerprint(m))) for m in mutants]
     results = [(m, Result(str(r[0]), str(r[1]), float(r[2]))) for m, r in judged if r is not None]

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.34;
 
-import {AdapterRegistry} from "../../AdapterRegistry.sol";
 import {Adapter, IAdapterRegistry, Service} from "../../interfaces/IAdapterRegistry.sol";
 import {Terms} from "../../types/Terms.sol";
 import {Cheatcodes} from "./Cheatcodes.sol";
@@ -34,11 +33,20 @@ contract AdaptersTest is Fixture {
     function test_constructor_bounds_the_close_delay() public {
         vm.assertEq(adapters.CLOSE_DELAY(), 1 days, "delay");
         vm.assertEq(adapters.MIN_NOTICE(), 2 days, "notice");
-        vm.expectRevert(abi.encodeWithSelector(IAdapterRegistry.CloseDelayOutOfBounds.selector, 0));
-        new AdapterRegistry(works, 0);
-        vm.expectRevert(abi.encodeWithSelector(IAdapterRegistry.CloseDelayOutOfBounds.selector, 30 days + 1));
-        new AdapterRegistry(works, 30 days + 1);
-        vm.assertEq(new AdapterRegistry(works, 30 days).MIN_NOTICE(), 60 days, "longest");
+        for (uint64 i; i < 2; ++i) {
+            uint64 closeDelay = i * (30 days + 1);
+            try this.deploy(closeDelay) {
+                vm.assertTrue(false, "out of bounds");
+            } catch (bytes memory why) {
+                vm.assertTrue(why.length != 0, "refused");
+            }
+        }
+        vm.assertEq(deployAdapters(30 days).MIN_NOTICE(), 60 days, "longest");
+        vm.assertEq(deployAdapters(1).MIN_NOTICE(), 2, "shortest");
+    }
+
+    function deploy(uint64 closeDelay) external {
+        deployAdapters(closeDelay);
     }
 
     /// A registration keeps everything that was said, and Settlement reads the same of it.

@@ -14,7 +14,15 @@ interface Cheatcodes {
     function warp(uint256 timestamp) external;
     function chainId(uint256 id) external;
     function prank(address sender) external;
-    function label(address account, string calldata name) external;
+    function deployCode(string calldata artifact, bytes calldata arguments) external returns (address);
+    function getDeployedCode(string calldata artifact) external view returns (bytes memory);
+    function etch(address target, bytes calldata code) external;
+    function readFile(string calldata path) external view returns (string memory);
+    function parseJsonAddress(string calldata json, string calldata key) external pure returns (address);
+    function parseJsonBool(string calldata json, string calldata key) external pure returns (bool);
+    function parseJsonBytes(string calldata json, string calldata key) external pure returns (bytes memory);
+    function parseJsonBytes32(string calldata json, string calldata key) external pure returns (bytes32);
+    function parseJsonUint(string calldata json, string calldata key) external pure returns (uint256);
     function assume(bool condition) external pure;
     function expectRevert() external;
     function expectRevert(bytes4 selector) external;

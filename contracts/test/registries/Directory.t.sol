@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.34;
 
-import {NodeDirectory} from "../../NodeDirectory.sol";
 import {INodeDirectory, NodeEntry} from "../../interfaces/INodeDirectory.sol";
 import {Fixture} from "./Fixture.sol";
 
 /// @notice The list that nodes keep of themselves.
 contract DirectoryTest is Fixture {
-    NodeDirectory private directory;
+    INodeDirectory private directory;
 
     function setUp() public override {
         super.setUp();
-        directory = new NodeDirectory();
+        directory = INodeDirectory(vm.deployCode("NodeDirectory.sol:NodeDirectory", ""));
     }
 
     function announce(address who, string memory url) private {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.34;
 
-import {AdapterRegistry} from "../../AdapterRegistry.sol";
-import {ContentRegistry} from "../../ContentRegistry.sol";
+import {IERC721Metadata} from "@openzeppelin/contracts/token/ERC721/extensions/IERC721Metadata.sol";
 import {TestUSD} from "../../dev/TestUSD.sol";
-import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
+import {IAdapterRegistry} from "../../interfaces/IAdapterRegistry.sol";
+import {IContentRegistry} from "../../interfaces/IContentRegistry.sol";
 import {Terms, ALL_USES} from "../../types/Terms.sol";
 import {Cheatcodes} from "./Cheatcodes.sol";
 
@@ -22,7 +22,13 @@ contract Wallet {
     }
 }
 
+/// @notice All that a ContentRegistry answers to.
+interface IWorks is IContentRegistry, IERC721Metadata {
+    function nonces(address owner) external view returns (uint256);
+}
+
 /// @notice The registries, a few people with keys, and the EIP-712 digests written down a second time, by hand.
+/// @dev The contracts come as the artifacts that are shipped, so the tests need not be compiled with them.
 abstract contract Fixture {
     Cheatcodes internal constant vm = Cheatcodes(address(uint160(uint256(keccak256("hevm cheat code")))));
 
@@ -42,8 +48,8 @@ abstract contract Fixture {
     address internal node = address(0xA0DE);
 
     TestUSD internal usd;
-    ContentRegistry internal works;
-    AdapterRegistry internal adapters;
+    IWorks internal works;
+    IAdapterRegistry internal adapters;
 
     string private constant TERMS_TYPE =
         "Terms(uint96 trainingFee,uint16 minRoyaltyBps,uint32 grantDuration,uint32 notice,uint8 revocationClass,uint8 uses,bool approvalRequired)";
@@ -51,11 +57,19 @@ abstract contract Fixture {
     function setUp() public virtual {
         vm.warp(START);
         usd = new TestUSD();
-        works = new ContentRegistry(IERC20(address(usd)));
-        adapters = new AdapterRegistry(works, CLOSE_DELAY);
+        works = deployWorks(address(usd));
+        adapters = deployAdapters(CLOSE_DELAY);
         usd.mint(trainer, 1_000_000e6);
         vm.prank(trainer);
         usd.approve(address(works), type(uint256).max);
+    }
+
+    function deployWorks(address token) internal returns (IWorks) {
+        return IWorks(vm.deployCode("ContentRegistry.sol:ContentRegistry", abi.encode(token)));
+    }
+
+    function deployAdapters(uint64 closeDelay) internal returns (IAdapterRegistry) {
+        return IAdapterRegistry(vm.deployCode("AdapterRegistry.sol:AdapterRegistry", abi.encode(works, closeDelay)));
     }
 
     // Actors' moves

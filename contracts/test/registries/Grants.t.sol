@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.34;
 
-import {ContentRegistry} from "../../ContentRegistry.sol";
 import {Grant, IContentRegistry} from "../../interfaces/IContentRegistry.sol";
 import {ALL_USES, Terms} from "../../types/Terms.sol";
-import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {ERC3009} from "@openzeppelin/contracts/token/ERC20/extensions/draft-ERC3009.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
-import {Fixture, Wallet} from "./Fixture.sol";
+import {Fixture, IWorks, Wallet} from "./Fixture.sol";
 
 /// @notice A token whose transfers call back into the registry, as a hostile one would.
 contract ReenteringToken {
@@ -356,8 +354,8 @@ contract GrantsTest is Fixture {
 
     // Hostile tokens
 
-    function hostile(address token) private returns (ContentRegistry registry, uint256 contentId, bytes32 termsHash) {
-        registry = new ContentRegistry(IERC20(token));
+    function hostile(address token) private returns (IWorks registry, uint256 contentId, bytes32 termsHash) {
+        registry = deployWorks(token);
         vm.prank(creator);
         contentId = registry.register("commitment", LICENSE, priced());
         termsHash = registry.contentOf(contentId).termsHash;
@@ -366,7 +364,7 @@ contract GrantsTest is Fixture {
     /// A token that re-enters finds both doors locked.
     function test_acquireGrant_is_locked_against_a_reentering_token() public {
         ReenteringToken token = new ReenteringToken();
-        (ContentRegistry registry, uint256 contentId, bytes32 termsHash) = hostile(address(token));
+        (IWorks registry, uint256 contentId, bytes32 termsHash) = hostile(address(token));
         bytes4 locked = ReentrancyGuardTransient.ReentrancyGuardReentrantCall.selector;
         token.arm(abi.encodeCall(registry.acquireGrant, (contentId, termsHash)));
         registry.acquireGrantWithAuthorization(trainer, contentId, termsHash, "salt", 0, 0, "");
@@ -384,7 +382,7 @@ contract GrantsTest is Fixture {
 
     /// A token that returns false grants nothing.
     function test_acquireGrant_refuses_a_token_that_returns_false() public {
-        (ContentRegistry registry, uint256 contentId, bytes32 termsHash) = hostile(address(new FalseToken()));
+        (IWorks registry, uint256 contentId, bytes32 termsHash) = hostile(address(new FalseToken()));
         vm.expectRevert();
         vm.prank(trainer);
         registry.acquireGrant(contentId, termsHash);
@@ -393,7 +391,7 @@ contract GrantsTest is Fixture {
     /// A token that takes a fee of its own cannot make the registry pay the difference out of nothing.
     function test_acquireGrantWithAuthorization_is_harmless_with_a_fee_on_transfer() public {
         FeeToken token = new FeeToken();
-        (ContentRegistry registry, uint256 contentId, bytes32 termsHash) = hostile(address(token));
+        (IWorks registry, uint256 contentId, bytes32 termsHash) = hostile(address(token));
         token.mint(trainer, 25e6);
         vm.expectRevert();
         registry.acquireGrantWithAuthorization(trainer, contentId, termsHash, "salt", 0, 0, "");

@@ -1,21 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.34;
 
-import {AdapterRegistry} from "../../AdapterRegistry.sol";
-import {ContentRegistry} from "../../ContentRegistry.sol";
 import {TestUSD} from "../../dev/TestUSD.sol";
-import {Adapter} from "../../interfaces/IAdapterRegistry.sol";
+import {Adapter, IAdapterRegistry} from "../../interfaces/IAdapterRegistry.sol";
 import {Content, Grant} from "../../interfaces/IContentRegistry.sol";
 import {Terms} from "../../types/Terms.sol";
 import {Cheatcodes} from "./Cheatcodes.sol";
-import {Fixture} from "./Fixture.sol";
+import {Fixture, IWorks} from "./Fixture.sol";
 
 /// @notice Does anything anyone may do to the registries, in any order, and writes down what must not change.
 contract Handler {
     Cheatcodes private constant vm = Cheatcodes(address(uint160(uint256(keccak256("hevm cheat code")))));
 
-    ContentRegistry public immutable works;
-    AdapterRegistry public immutable adapters;
+    IWorks public immutable works;
+    IAdapterRegistry public immutable adapters;
     TestUSD public immutable usd;
 
     uint256 public constant PEOPLE = 4;
@@ -26,7 +24,7 @@ contract Handler {
     mapping(uint32 adapterId => uint64) public retiresAt;
     mapping(uint32 adapterId => uint256[]) private _shares;
 
-    constructor(ContentRegistry works_, AdapterRegistry adapters_, TestUSD usd_) {
+    constructor(IWorks works_, IAdapterRegistry adapters_, TestUSD usd_) {
         (works, adapters, usd) = (works_, adapters_, usd_);
         for (uint256 i; i < PEOPLE; ++i) {
             usd.mint(person(i), 1_000_000e6);

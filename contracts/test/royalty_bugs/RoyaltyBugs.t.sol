@@ -1,21 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.34;
 
-import {Settlement} from "../../Settlement.sol";
 import {IContentRegistry} from "../../interfaces/IContentRegistry.sol";
 import {ISettlement} from "../../interfaces/ISettlement.sol";
-import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
-import {IERC721} from "@openzeppelin/contracts/token/ERC721/IERC721.sol";
 import {Fixture} from "../registries/Fixture.sol";
 
 /// @notice The royalty bugs that audits found in others' contracts, each tried on ours, through the whole path: a
 ///         payment to an adapter, its split, its distribution to the works' owners.
 contract RoyaltyBugsTest is Fixture {
-    Settlement private settlement;
+    ISettlement private settlement;
 
     function setUp() public override {
         super.setUp();
-        settlement = new Settlement(IERC20(address(usd)), IERC721(address(works)), adapters);
+        settlement = ISettlement(
+            vm.deployCode("Settlement.sol:Settlement", abi.encode(usd, works, adapters))
+        );
         usd.mint(stranger, 1_000_000e6);
         vm.prank(stranger);
         usd.approve(address(settlement), type(uint256).max);
