@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from viz.cli import content, daemon, keys, operator, testnet
+from viz.cli import buyer, content, daemon, keys, operator, testnet
 
 app = typer.Typer(
     name="viz",
@@ -22,6 +22,8 @@ app.command()(operator.train)
 app.command()(operator.settle)
 app.add_typer(keys.app, name="key")
 app.add_typer(content.app, name="content")
+app.add_typer(buyer.channel_app, name="channel")
+app.add_typer(buyer.app, name="buyer")
 app.add_typer(operator.adapter_app, name="adapter")
 app.add_typer(testnet.app, name="testnet")
 
