@@ -21,7 +21,7 @@ import structlog
 from aiohttp import web
 from eth_account.signers.local import LocalAccount
 
-from viz.api.app import ApiLimits, create_app
+from viz.api.app import MAX_HEADER_BYTES, ApiLimits, create_app
 from viz.api.parts import Blocks, Parts, Shop
 from viz.basemodel.source import load_base
 from viz.chain.contracts import Chain
@@ -40,6 +40,7 @@ from viz.engine.settings import EngineSettings
 from viz.errors import ConfigError
 from viz.services.books import Books
 from viz.services.catalogue import Catalogue
+from viz.services.housekeeping import Housekeeping
 from viz.services.licensing import Licensing
 from viz.services.metering import MeterTools
 from viz.services.publishing import Publishing
@@ -86,7 +87,12 @@ async def run_node(config: Config, ready: Ready) -> None:
     """
     async with _node(config) as (parts, loops, described):
         app = create_app(parts, ApiLimits(max_body_bytes=config.api.max_body_bytes))
-        runner = web.AppRunner(app, shutdown_timeout=config.api.shutdown_grace_s, access_log=None)
+        runner = web.AppRunner(
+            app,
+            shutdown_timeout=config.api.shutdown_grace_s,
+            access_log=None,
+            max_field_size=MAX_HEADER_BYTES,
+        )
         await runner.setup()
         try:
             url = await _listen(runner, config)
@@ -230,7 +236,9 @@ async def _node(
         def described(url: str) -> Node:
             return Node(url, sender.address, deployment, config.at(Path("operator.token")))
 
-        yield parts, [settlement.run, watcher.run, training.run], described
+        housekeeping = Housekeeping(ledger, clock)
+        loops = [settlement.run, watcher.run, training.run, housekeeping.run]
+        yield parts, loops, described
 
 
 async def _heard(events: Sequence[Event]) -> None:

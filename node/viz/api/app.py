@@ -49,11 +49,20 @@ def create_app(parts: Parts, limits: ApiLimits | None = None) -> web.Application
     for part in (openai, payments, market, gateway, health, operator):
         app.add_routes(part.routes())
     app.on_shutdown.append(_stop_streams)
+    app.on_cleanup.append(_await_bills)
     return app
 
 
 async def _stop_streams(app: web.Application) -> None:
     app[STOPPING].set()
+
+
+async def _await_bills(app: web.Application) -> None:
+    # aiohttp cuts handlers off without waiting for their ends, and there the bills are written
+    try:
+        await app[PARTS].serving.drain()
+    except TimeoutError:
+        _log.error("some generations did not end, and are not billed")
 
 
 @web.middleware

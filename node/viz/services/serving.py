@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Final
 
 from viz.domain.ledger import AccessRecord
 from viz.domain.ports import ChainReader, Clock, Engine, Sampling
@@ -21,6 +22,8 @@ from viz.services.catalogue import Catalogue
 from viz.services.generation import Done, Job, PaidStream, ServingPolicy, Text
 from viz.services.metering import Meter, MeterTools, Order
 from viz.services.quoting import Quotes
+
+DRAIN_S: Final = 60.0
 
 __all__ = ["Done", "Job", "PaidStream", "Serving", "ServingPolicy", "Text"]
 
@@ -49,6 +52,8 @@ class Serving:
         self._clock = clock
         self.policy = policy
         self.running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @asynccontextmanager
     async def open(self, job: Job, access: AccessRecord) -> AsyncIterator[PaidStream]:
@@ -88,6 +93,7 @@ class Serving:
         except PaymentRequired as error:
             raise self._asking(error, stream, access, asked) from error
         self.running += 1
+        self._idle.clear()
         try:
             await stream.start(
                 self._engine, prompt, replace(job.sampling or Sampling(asked), max_tokens=asked)
@@ -98,6 +104,13 @@ class Serving:
                 await asyncio.shield(asyncio.ensure_future(stream.close()))
             finally:
                 self.running -= 1
+                if not self.running:
+                    self._idle.set()
+
+    async def drain(self) -> None:
+        """Wait until every generation has ended and is billed; call it before the ledger closes."""
+        async with asyncio.timeout(DRAIN_S):
+            await self._idle.wait()
 
     def _prompt(self, job: Job) -> tuple[int, ...]:
         if isinstance(job.prompt, str):

@@ -12,7 +12,6 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 from tests.fakes.blobs import MemoryBlobStore
 from tests.fakes.chain import DEPLOYMENT, TOKEN_DOMAIN, FakeChain, FakeClock
 from tests.fakes.engine import FakeEngine, fake_adapter_file
@@ -72,6 +71,7 @@ class Node:
     parts: Parts
     http: aiohttp.ClientSession
     app: web.Application
+    runner: web.AppRunner
 
 
 @asynccontextmanager
@@ -146,14 +146,21 @@ async def running_node(
         Shop("viz", 100_000, 1_000, OPERATOR_TOKEN),
     )
     app = create_app(parts, ApiLimits(max_body_bytes=64 * 1024))
-    server = TestServer(app)
-    await server.start_server(max_field_size=MAX_HEADER_BYTES)
-    async with aiohttp.ClientSession() as http:
-        url = str(server.make_url("")).rstrip("/")
-        yield Node(url, store, chain, clock, engine, parts, http, app)
-    await server.close()
-    await engine.close()
-    await store.close()
+    runner = web.AppRunner(
+        app, shutdown_timeout=0.2, access_log=None, max_field_size=MAX_HEADER_BYTES
+    )
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    try:
+        async with aiohttp.ClientSession() as http:
+            url = f"http://{host}:{port}"
+            yield Node(url, store, chain, clock, engine, parts, http, app, runner)
+    finally:
+        await runner.cleanup()
+        await engine.close()
+        await store.close()
 
 
 def _record(digest: Hash32, weights: Path) -> AdapterRecord:

@@ -22,9 +22,10 @@ from tests.integration.api.harness import (
     running_node,
 )
 
+from viz.domain import curve as curves
 from viz.domain import payment
 from viz.domain.ports import Generation, GenerationRequest, Piece
-from viz.domain.units import BASE_MODEL, Units
+from viz.domain.units import BASE_MODEL, ZERO_HASH, AdapterId, Units
 from viz.errors import EngineError
 from viz.services.serving import ServingPolicy
 
@@ -79,11 +80,7 @@ async def last_receipt(node: Node, buyer: Buyer) -> Any:
 
 async def idle(node: Node) -> None:
     """Wait until no generation is under way."""
-    for _ in range(1_000):
-        if not node.parts.serving.running:
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("a generation is still under way")
+    await node.parts.serving.drain()
 
 
 async def test_a_stream_that_gets_no_voucher_stops(node: Node) -> None:
@@ -123,6 +120,37 @@ async def test_a_buyer_that_hangs_up_pays_for_what_was_sent(node: Node) -> None:
     assert await spent_of(node, buyer) == {ADAPTER: receipt.amount_units}
     live = await node.parts.sessions._books.get(buyer.signer)
     assert live.channel.reserved == {}, "the rest of the reservation was given back"
+
+
+async def test_a_stopping_node_bills_its_open_streams(tmp_path: Path) -> None:
+    """Shutdown cuts a waiting stream off after the grace, and its receipt is on disk."""
+    policy = ServingPolicy(step_tokens=8, voucher_grace_s=60)
+    async with running_node(tmp_path, policy=policy) as node:
+        buyer = await Buyer(node).ready()
+        need = (await buyer.need_of(buyer.chat())).need
+        assert need is not None
+        await buyer.satisfy(need)
+        async with node.http.post(
+            node.url + payment.CHAT_PATH, json=buyer.chat(), headers=buyer.bearer()
+        ) as response:
+            while b"payment-need-voucher" not in await response.content.readline():
+                pass
+            await node.runner.cleanup()
+        receipt = await last_receipt(node, buyer)
+        assert 0 < receipt.amount_units <= need.required_units
+        assert await spent_of(node, buyer) == {ADAPTER: receipt.amount_units}
+
+
+async def test_a_voucher_of_many_lines_fits_the_header(node: Node) -> None:
+    """One voucher pays 255 adapters at once, and arrives."""
+    buyer = await Buyer(node).ready()
+    for number in range(1, 255):
+        node.chain.put_adapter(AdapterId(2**31 + number), ZERO_HASH)
+    for number in range(1, 255):
+        buyer.curve = curves.owe(buyer.curve, AdapterId(2**31 + number), 1_000 + number)
+    status, view = await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(ADAPTER, 10, 0))
+    assert status == 200, view
+    assert len(view["best"]) == 255
 
 
 @pytest.mark.parametrize("after", [0, 5])
