@@ -30,14 +30,14 @@ async def blob(request: web.Request) -> web.Response:
     """Answer one raw block (``format=raw``), or the whole blob."""
     blobs = parts_of(request).blobs
     cid = Cid(request.match_info["cid"])
+    if not await blobs.has(cid):
+        raise BlobNotFound(f"this node does not keep {cid}")
     headers = {"Cache-Control": _FOREVER, "ETag": f'"{cid}"', "X-Ipfs-Path": f"/ipfs/{cid}"}
     if request.query.get("format") == "raw" or request.headers.get("Accept") == RAW:
         if request.headers.get("If-None-Match") == headers["ETag"]:
             return web.Response(status=304, headers=headers)
         headers["Content-Disposition"] = f'attachment; filename="{cid}.bin"'
         return web.Response(body=await blobs.block(cid), content_type=RAW, headers=headers)
-    if not await blobs.has(cid):
-        raise BlobNotFound(f"this node does not keep {cid}")
     with tempfile.TemporaryDirectory(prefix="viz-blob-") as folder:
         target = Path(folder) / "blob"
         await blobs.fetch(cid, target, max_bytes=MAX_WHOLE_BYTES)

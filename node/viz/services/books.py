@@ -244,8 +244,10 @@ class Books:
 
     async def _observe(self, live: Live) -> None:
         try:
-            seen = await self._chain.channel(live.channel.signer, self._node)
-            head = await self._chain.channel(live.channel.signer, self._node, confirmed=False)
+            seen, head = await asyncio.gather(
+                self._chain.channel(live.channel.signer, self._node),
+                self._chain.channel(live.channel.signer, self._node, confirmed=False),
+            )
         except ChainUnreachable:
             if live.seen_s < 0:
                 raise

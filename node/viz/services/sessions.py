@@ -50,6 +50,7 @@ from viz.services.books import Books, Entry, Live
 from viz.services.outcome import require_settled
 
 CLOSE_VALID_S: Final = 3_600
+CONFIRM_POLL_S: Final = 0.5
 TOKENS_KEPT: Final = 10_000
 _SALT_BYTES: Final = 16
 _PLAIN_SIGNATURE_BYTES: Final = (64, 65)
@@ -208,20 +209,25 @@ class Sessions:
         call = await self._deposit_call(deposit)
         if deposit.signer in self._relaying:
             raise InvalidRequest("a deposit for this channel is being relayed: wait for it")
+        before = (await self._books.get(deposit.signer, fresh=True)).channel.limit_units
         self._relaying.add(deposit.signer)
         try:
             require_settled(await self._writer.submit(call), "the deposit")
         finally:
             self._relaying.discard(deposit.signer)
-        before = (await self._books.get(deposit.signer)).channel.limit_units
-        async with asyncio.timeout(self._policy.confirm_wait_s) as limit:
-            while True:
-                live = await self._books.get(deposit.signer, fresh=True)
-                channel = live.channel
-                if channel.payer != ZERO_ADDRESS and channel.limit_units >= before:
-                    limit.reschedule(None)
-                    return _view(channel, private=False)
-                await asyncio.sleep(0.5)
+        return _view(await self._confirmed(deposit.signer, before), private=False)
+
+    async def _confirmed(self, signer: Address, above_units: Units) -> NodeChannel:
+        """Return the channel once a deposit is confirmed, or as it is when that takes too long."""
+        channel = (await self._books.get(signer, fresh=True)).channel
+        try:
+            async with asyncio.timeout(self._policy.confirm_wait_s):
+                while channel.payer == ZERO_ADDRESS or channel.limit_units <= above_units:
+                    await asyncio.sleep(CONFIRM_POLL_S)
+                    channel = (await self._books.get(signer, fresh=True)).channel
+        except TimeoutError:
+            _log.info("a deposit is not confirmed yet", signer=signer)
+        return channel
 
     async def _deposit_call(self, deposit: Deposit) -> Call:
         opening = deposit.action == "open"

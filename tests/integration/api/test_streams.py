@@ -267,6 +267,51 @@ async def test_a_claim_moves_the_base_and_old_vouchers_are_told(node: Node) -> N
     assert buyer.curve.settled_units == end + 500
 
 
+async def test_claims_between_vouchers_lose_nothing(node: Node) -> None:
+    """Streams, vouchers and claims at once: every promise is claimed once, every unit accounted."""
+    buyer = await Buyer(node).ready()
+    before = node.chain.balances[buyer.payer]
+    done = asyncio.Event()
+
+    async def claim() -> None:
+        while not done.is_set():
+            await node.parts.settlement.step(force=True)
+            await asyncio.sleep(0.005)
+
+    async def pay(adapter_id: AdapterId, target: Units) -> None:
+        base = 0
+        while True:
+            status, answer = await buyer.pay(
+                payment.VOUCHERS_PATH, buyer.offer(adapter_id, target, base)
+            )
+            if status == 200:
+                return
+            assert answer["code"] in ("stale-voucher", "line-below-best"), answer
+            base = int(answer["base"])
+
+    async def ask(number: int) -> None:
+        adapter_id = (BASE_MODEL, ADAPTER)[number % 2]
+        async with signing:
+            await pay(adapter_id, buyer.curve.signed_units(adapter_id) + 400)
+        model = ("fake", "viz-adapter-7")[number % 2]
+        assert (await buyer.ask(buyer.chat(model=model, max_tokens=16), pays=False)).receipt
+
+    signing = asyncio.Lock()
+    claims = asyncio.create_task(claim())
+    await asyncio.gather(*(ask(number) for number in range(12)))
+    done.set()
+    await claims
+    await node.parts.settlement.step(force=True)
+    await buyer.observe()
+    assert buyer.curve.settled_units == buyer.curve.total_units == 12 * 400
+    record = await node.store.channel(buyer.signer)
+    assert record is not None and record.base_units == 12 * 400 and not record.unclaimed()
+    assert await spent_of(node, buyer) == dict(buyer.curve.spent)
+    assert record.total_units == sum(buyer.curve.spent.values()) and record.seq == 12
+    await buyer.close()
+    assert node.chain.balances[buyer.payer] == before + 10**6 - 12 * 400
+
+
 async def test_a_top_up_lets_a_channel_go_on(node: Node) -> None:
     """What the deposit does not cover is refused; after a top-up it is taken."""
     buyer = await Buyer(node).ready(amount=1_000)
