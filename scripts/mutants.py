@@ -98,9 +98,9 @@ class Result:
 
 
 def load() -> list[Mutant]:
-    """Read the list; raise ValueError where a mutant's text does not occur exactly once."""
+    """Read the list."""
     listed = tomllib.loads((ROOT / "scripts" / "mutants.toml").read_text())
-    mutants = [
+    return [
         Mutant(
             file=group["file"],
             function=entry["function"],
@@ -113,13 +113,16 @@ def load() -> list[Mutant]:
         for group in listed["contract"]
         for entry in group["mutant"]
     ]
+
+
+def check(mutants: list[Mutant]) -> None:
+    """Raise ValueError where a mutant's text does not occur exactly once, or no test names it."""
     for mutant in mutants:
         count = (CONTRACTS / mutant.file).read_text().count(mutant.old)
         if count != 1:
             raise ValueError(f"{mutant.file}: {mutant.old!r} occurs {count} times, not once")
         if not mutant.tests:
             raise ValueError(f"{mutant.file}: no test names {mutant.function}")
-    return mutants
 
 
 def fingerprint(mutant: Mutant) -> str:
@@ -256,6 +259,7 @@ def main() -> int:
         print(f"{len(chosen)} mutants")
         return 0
 
+    check(chosen)
     CACHE.parent.mkdir(exist_ok=True)
     known: dict[str, list[str | float]] = json.loads(CACHE.read_text()) if CACHE.exists() else {}
     pending = [mutant for mutant in chosen if fingerprint(mutant) not in known]
