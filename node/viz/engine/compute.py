@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from viz.engine.native import Kernels, NativeUnavailable, load_kernels, pack
+from viz.engine.native import Kernels, NativeUnavailable, fits, load_kernels, pack
 from viz.errors import ModelUnavailable
 
 if TYPE_CHECKING:
@@ -47,7 +47,10 @@ def choose_compute(
     import torch
 
     kernels, note = None, "compiling is off"
-    if build_directory is not None and wanted != "bfloat16":
+    sized = fits(shape.head_dim, shape.hidden, shape.intermediate)
+    if not sized:
+        note = "this model's sizes are not multiples the compiled products take"
+    elif build_directory is not None and wanted != "bfloat16":
         try:
             kernels, note = load_kernels(build_directory, torch.get_num_threads()), "compiled"
         except NativeUnavailable as error:

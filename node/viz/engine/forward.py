@@ -177,6 +177,7 @@ class Decoder:
         self._cos, self._sin = (
             torch.cat((table, table), dim=-1).to(dtype) for table in (angles.cos(), angles.sin())
         )
+        self._angles = angles.cos().contiguous(), angles.sin().contiguous()
         self._scale = shape.head_dim**-0.5
 
     @torch.inference_mode()
@@ -210,28 +211,32 @@ class Decoder:
         self,
         tokens: Rows[int],
         positions: Rows[int],
-        reach: int,
+        rows: Rows[int],
         worn: list[tuple[int, Resident]],
     ) -> torch.Tensor:
         """Run one token in each slot 0..n-1; return logits (n, vocabulary).
 
-        ``reach`` is the number of cached positions to look at: one more than the largest position
-        that matters. ``worn`` are the adapters by slot. Slots that do not matter get any token at
-        their next free position.
+        ``rows`` are the slots that matter, ``worn`` the adapters by slot. The others get any token
+        at their next free position, and their logits mean nothing.
         """
         slots = len(tokens)
         place = torch.tensor(positions)
+        if self._kernels is not None:
+            idle = torch.ones(slots, dtype=torch.bool)
+            idle[list(rows)] = False
+            return self._decode_native(torch.tensor(tokens), place.masked_fill_(idle, -1), worn)
+        reach = max(positions[slot] for slot in rows) + 1
         seen = torch.arange(reach).unsqueeze(0) <= place.unsqueeze(1)
         mask = torch.zeros(slots, 1, 1, reach, dtype=self.dtype)
         mask.masked_fill_(~seen[:, None, None, :], float("-inf"))
-        rows = torch.arange(slots)
+        every = torch.arange(slots)
         shape = self.shape
         grouped = (slots, shape.kv_heads, shape.heads // shape.kv_heads, shape.head_dim)
 
         def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             keys, values = self.cache.keys[layer], self.cache.values[layer]
-            keys[rows, :, place] = k
-            values[rows, :, place] = v
+            keys[every, :, place] = k
+            values[every, :, place] = v
             # The query heads that share a key head stand in the place of query positions.
             mixed = functional.scaled_dot_product_attention(
                 q.view(grouped),
@@ -244,6 +249,29 @@ class Decoder:
 
         hidden = self._run(torch.tensor(tokens), place, attend, self._wear(worn, slots))
         return self._head(hidden)
+
+    def _decode_native(
+        self, tokens: torch.Tensor, positions: torch.Tensor, worn: list[tuple[int, Resident]]
+    ) -> torch.Tensor:
+        kernels, shape, apply = self._kernels, self.shape, self._wear(worn, len(tokens))
+        assert kernels is not None
+        x = self._embedding[tokens].to(self.dtype)
+        added: torch.Tensor | None = None
+        for index, layer in enumerate(self._layers):
+            normed = kernels.norm(x, added, layer.norm, shape.norm_epsilon)
+            mixed = layer.qkv(normed)
+            apply.add(index, "qkv", normed, mixed)
+            cached = self.cache.keys[index], self.cache.values[index]
+            attended = kernels.attend(mixed, positions, self._angles, cached, shape.heads)
+            added = layer.o(attended)
+            apply.add(index, "o", attended, added)
+            normed = kernels.norm(x, added, layer.mlp_norm, shape.norm_epsilon)
+            both = layer.gate_up(normed)
+            apply.add(index, "gate_up", normed, both)
+            inner = kernels.swiglu(both)
+            added = layer.down(inner)
+            apply.add(index, "down", inner, added)
+        return self._head(kernels.norm(x, added, self._norm, shape.norm_epsilon))
 
     def _wear(self, worn: list[tuple[int, Resident]], slots: int) -> _Apply:
         if self._kernels is None:

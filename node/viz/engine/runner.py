@@ -242,9 +242,8 @@ class Runner:
                 positions[sequence.slot] = sequence.cached
         for sequence, slot in zip(batch, slots, strict=True):
             tokens[slot] = sequence.tokens[-1]
-        reach = max(sequence.cached for sequence in batch) + 1
         worn = [(slot, s.adapter) for s, slot in zip(batch, slots, strict=True) if s.adapter]
-        logits = self._decoder.decode(tokens, positions, reach, worn)
+        logits = self._decoder.decode(tokens, positions, slots, worn)
         for sequence in batch:
             sequence.cached += 1
         self.counts["decode_steps"] += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,24 +49,31 @@ def test_transformers_trains_on_our_serving_weights(tmp_path: Path) -> None:
     assert compared == tiny.shape.layers * 7
 
 
-def test_real_serving_weights_equal_bitsandbytes_layers(base: LoadedBase, tmp_path: Path) -> None:
-    """The same for every layer of the real base; and a damaged cache is made again."""
+def test_real_serving_weights_equal_bitsandbytes_layers(base: LoadedBase) -> None:
+    """The same for the real base, in its first, middle and last block."""
     import torch
     from bitsandbytes import functional
     from bitsandbytes.nn import Params4bit
 
-    fresh = replace(base, serving_file=tmp_path / "serving.safetensors")
-    serving, plain = serving_weights(fresh), base.weights()
+    serving, plain = serving_weights(base), base.weights()
     for module, _ in base.shape.modules():
-        packed = Params4bit(plain[f"{module}.weight"], requires_grad=False, quant_type="nf4").to(
-            "cpu"
-        )
-        trained = functional.dequantize_4bit(packed.data, packed.quant_state)
-        assert torch.equal(trained, serving[f"{module}.weight"]), module
-    with fresh.serving_file.open("r+b") as file:
+        if int(module.split(".")[2]) in {0, 15, 29}:
+            weight = plain[f"{module}.weight"]
+            packed = Params4bit(weight, requires_grad=False, quant_type="nf4").to("cpu")
+            trained = functional.dequantize_4bit(packed.data, packed.quant_state)
+            assert torch.equal(trained, serving[f"{module}.weight"]), module
+
+
+def test_damaged_serving_cache_is_made_again(tmp_path: Path) -> None:
+    """A flipped bit in the kept weights is noticed before anything computes with them."""
+    import torch
+
+    tiny = make_tiny_base(tmp_path, quantised=True)
+    serving = serving_weights(tiny)
+    with tiny.serving_file.open("r+b") as file:
         file.seek(-2, 2)
         file.write(b"\x00\x01")
-    again = serving_weights(fresh)
+    again = serving_weights(tiny)
     assert all(torch.equal(value, serving[name]) for name, value in again.items())
 
 

@@ -75,7 +75,15 @@ class Kernels:
         self._linear.argtypes += [ctypes.c_int]
         self._lora.argtypes = [number, *[pointer] * 4, number, pointer, pointer, number, pointer]
         self._lora.argtypes += [number, ctypes.c_int]
-        self._linear.restype = self._lora.restype = None
+        self._norm, self._swiglu = library.viz_norm, library.viz_swiglu
+        self._attend = library.viz_attend
+        self._norm.argtypes = [pointer, pointer, number, number, pointer, ctypes.c_float]
+        self._norm.argtypes += [pointer, ctypes.c_int]
+        self._swiglu.argtypes = [pointer, number, number, pointer, ctypes.c_int]
+        self._attend.argtypes = [pointer, number, *[pointer] * 5, *[number] * 4, pointer]
+        self._attend.argtypes += [ctypes.c_int]
+        for function in (self._linear, self._lora, self._norm, self._swiglu, self._attend):
+            function.restype = None
         self._threads = threads
         self._scratch: torch.Tensor | None = None
 
@@ -117,6 +125,74 @@ class Kernels:
             y.shape[1],
             self._threads,
         )
+
+    def norm(
+        self, x: torch.Tensor, added: torch.Tensor | None, weight: torch.Tensor, epsilon: float
+    ) -> torch.Tensor:
+        """Add ``added`` to ``x`` in place, and return x normed (RMSNorm)."""
+        import torch
+
+        out = torch.empty_like(x)
+        self._norm(
+            x.data_ptr(),
+            None if added is None else added.data_ptr(),
+            x.shape[0],
+            x.shape[1],
+            weight.data_ptr(),
+            epsilon,
+            out.data_ptr(),
+            self._threads,
+        )
+        return out
+
+    def swiglu(self, both: torch.Tensor) -> torch.Tensor:
+        """Return silu(gate) * up of (rows, gate and up side by side)."""
+        import torch
+
+        rows, width = both.shape[0], both.shape[1] // 2
+        out = torch.empty(rows, width)
+        self._swiglu(both.data_ptr(), rows, width, out.data_ptr(), self._threads)
+        return out
+
+    def attend(
+        self,
+        mixed: torch.Tensor,
+        positions: torch.Tensor,
+        angles: tuple[torch.Tensor, torch.Tensor],
+        cached: tuple[torch.Tensor, torch.Tensor],
+        heads: int,
+    ) -> torch.Tensor:
+        """Rotate, cache and attend one token a slot; a negative position skips its slot.
+
+        ``mixed`` (slots, q k v side by side), ``angles`` cosines and sines (capacity, dim / 2),
+        ``cached`` one layer's keys and values (slots, key heads, capacity, dim).
+        """
+        import torch
+
+        keys, values = cached
+        _, kv_heads, capacity, dim = keys.shape
+        out = torch.empty(mixed.shape[0], heads * dim)
+        self._attend(
+            mixed.data_ptr(),
+            mixed.shape[0],
+            positions.data_ptr(),
+            angles[0].data_ptr(),
+            angles[1].data_ptr(),
+            keys.data_ptr(),
+            values.data_ptr(),
+            heads,
+            kv_heads,
+            dim,
+            capacity,
+            out.data_ptr(),
+            self._threads,
+        )
+        return out
+
+
+def fits(head_dim: int, hidden: int, intermediate: int) -> bool:
+    """Tell whether the vector loops divide these sizes."""
+    return head_dim % 16 == 0 and hidden % 8 == 0 and intermediate % 8 == 0
 
 
 def load_kernels(directory: Path, threads: int) -> Kernels:
