@@ -66,7 +66,7 @@ class Contract:
 class Channel(RuleBasedStateMachine):
     """Random histories of one channel."""
 
-    @initialize(deposit=st.integers(0, 300))
+    @initialize(deposit=st.integers(0, 2_000))
     def open(self, deposit: Units) -> None:
         self.contract = Contract(deposit=deposit)
         self.node = node_side.observe(NodeChannel(SIGNER, NODE), self.contract.seen())
@@ -76,6 +76,7 @@ class Channel(RuleBasedStateMachine):
         self.offers: list[Offer] = []
         self.receipts: list[SignedReceipt] = []
         self.held: list[tuple[AdapterId, Units]] = []
+        self.taken: set[int] = set()
         self.highest_signed = 0
         self.best: tuple[Units, dict[AdapterId, Units]] = (0, {})
 
@@ -120,12 +121,26 @@ class Channel(RuleBasedStateMachine):
         except PaymentRequired:
             assert self.node.credit_used_units() > 0
 
+    @rule(adapter_id=adapters, amount=amounts)
+    def pay(self, adapter_id: AdapterId, amount: Units) -> None:
+        """The usual course: sign on the announced base and deliver at once (no livelock)."""
+        before = len(self.offers)
+        self.sign(adapter_id, amount)
+        if len(self.offers) > before and not self.node.credit_used_units():
+            newest = self.offers[-1]
+            if newest.row.end_units <= self.node.limit_units:
+                self.node = node_side.accept_voucher(
+                    self.node, DOMAIN, newest, known_adapters=ADAPTERS, now_s=0
+                )
+                assert self.node.accepted_units(adapter_id) == self.buyer.vector[adapter_id]
+
     @precondition(lambda self: self.receipts)
     @rule(data=st.data())
     def verify_receipt(self, data: st.DataObject) -> None:
         """Receipts arrive in any order, and again."""
         signed = data.draw(st.sampled_from(self.receipts))
         self.buyer = buyer_side.accept_receipt(self.buyer, DOMAIN, signed)
+        self.taken.add(signed.receipt.seq)
 
     # the node
 
@@ -184,6 +199,18 @@ class Channel(RuleBasedStateMachine):
             assert self.contract.claim(row)  # C5
             for adapter_id, units in row.lines:
                 self.claimed[adapter_id] = self.claimed.get(adapter_id, 0) + units
+
+    @rule()
+    def settle(self) -> None:
+        """Freeze, claim everything, confirm to both: the books start from a later base."""
+        self.freeze()
+        for row in [r for r in self.node.frozen if r.base_units >= self.contract.settled]:
+            assert self.contract.claim(row)
+            for adapter_id, units in row.lines:
+                self.claimed[adapter_id] = self.claimed.get(adapter_id, 0) + units
+        self.confirm_to_node()
+        self.confirm_to_buyer()
+        assert not self.node.frozen
 
     @rule(data=st.data())
     def replay(self, data: st.DataObject) -> None:
@@ -255,6 +282,9 @@ class Channel(RuleBasedStateMachine):
         for signed in self.receipts[: self.buyer.seq]:
             head = next_head(head, DOMAIN.digest(signed.receipt))
         assert head == self.buyer.head
+        verified = [s for s in self.receipts if s.receipt.seq in self.taken]
+        total = sum(signed.receipt.amount_units for signed in verified)
+        assert sum(self.buyer.spent.values()) == total
 
 
 TestChannel = Channel.TestCase

@@ -182,6 +182,15 @@ def test_old_heads_are_forgotten_but_the_last_named_one() -> None:
     assert accept(channel, signed()).best is not None
 
 
+def test_a_head_never_goes_back() -> None:
+    """A voucher may lag behind the receipts, but not behind the voucher before it."""
+    channel = append_receipt(append_receipt(opened(), keccak(b"1")), keccak(b"2"))
+    channel = accept(channel, signed(head=channel.heads[1]))
+    with pytest.raises(StaleVoucher):
+        accept(channel, signed(head=ZERO_HASH))
+    assert accept(channel, signed(head=channel.head)).heads == (channel.head,)
+
+
 def test_a_buyer_signs_only_on_a_base_that_it_signed() -> None:
     """On an unknown base the same money could be charged twice."""
     curve = owe(observe_curve(Curve(SIGNER, NODE), SEEN), AdapterId(3), 10)
