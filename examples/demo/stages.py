@@ -1,0 +1,261 @@
+"""The stages of the demo, in order: each does one thing for real and says what came of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from openai import OpenAI
+from rich.table import Table
+
+from examples.demo.world import ROOT, DemoError, World
+from viz.domain.questions import Question, is_right, parse_questions
+
+WORKS: Final = ROOT / "examples" / "works"
+ROYALTY_BPS, TRAINER_BPS = 3_000, 1_000
+DEPOSIT: Final = "2.50"
+NEEDED_RIGHT, ALLOWED_RIGHT = 8, 1
+ANSWER_TOKENS: Final = 48
+AT_ONCE: Final = 4
+
+
+@dataclass(slots=True)
+class Adapter:
+    """One of the demo's adapters, as demo.json plans it and as it came about."""
+
+    name: str
+    works: dict[str, list[str]]
+    training_id: str = ""
+    adapter_id: int = 0
+    cid: str = ""
+    weights: str = ""
+    right: int = 0
+    base_right: int = 0
+    answers: list[tuple[Question, str, str]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Story:
+    """What later stages need of earlier ones."""
+
+    world: World
+    deployment: dict[str, Any] = field(default_factory=dict)
+    operator: str = ""
+    creators: dict[str, str] = field(default_factory=dict)
+    contents: dict[str, int] = field(default_factory=dict)
+    adapters: list[Adapter] = field(default_factory=list)
+    buyer: str = ""
+    signer: str = ""
+    base_model: str = ""
+
+    def say(self, text: str) -> None:
+        self.world.console.print(f"  {text}", soft_wrap=True)
+
+
+def chain(story: Story) -> None:
+    """A local chain with the contracts on it, as a process of its own."""
+    world = story.world
+    kubo = ["--kubo"] if world.kubo else []
+    world.start("testnet", "testnet", "run", "--rpc-port", world.rpc_port, "--json", *kubo)
+    query = b'{"jsonrpc":"2.0","id":1,"method":"eth_chainId","params":[]}'
+    world.wait_for("testnet", world.rpc_url, query)
+    said = _first_json(world, "testnet")
+    story.deployment, story.operator = said["deployment"], said["operator"]
+    kubo_lines = f'\n[storage]\nbackend = "kubo"\nkubo_api = "{said["kubo"]}"\n' if kubo else ""
+    (world.folder / "viz.toml").write_text(
+        f'data_dir = "{world.folder}"\n\n[chain]\nrpc_url = "{world.rpc_url}"\n\n'
+        f"[api]\nport = {world.node_port}\n{kubo_lines}",
+        encoding="utf-8",
+    )
+    story.say(f"chain {story.deployment['chain_id']} at {world.rpc_url}")
+    for name in ("content_registry", "adapter_registry", "settlement", "node_directory", "token"):
+        story.say(f"{name.replace('_', ' '):<18}{story.deployment[name]}")
+    if kubo:
+        story.say(f"kubo              {said['kubo']}")
+
+
+def _first_json(world: World, name: str) -> dict[str, Any]:
+    text = (world.folder / f"{name}.log").read_text(encoding="utf-8")
+    found, _ = json.JSONDecoder().raw_decode(text[text.index("{") :])
+    return dict(found)
+
+
+def node(story: Story) -> None:
+    """The node daemon: API, ledger, storage, watcher, engine."""
+    world = story.world
+    password = (world.folder / "operator.password").read_text(encoding="utf-8").strip()
+    world.start("node", "node", "--config", world.folder / "viz.toml", password=password)
+    took_s = world.wait_for("node", f"{world.node_url}/healthz")
+    with urllib.request.urlopen(f"{world.node_url}/viz/v1/node", timeout=30) as answer:  # noqa: S310
+        info = json.load(answer)
+    story.base_model = info["baseModel"]
+    story.say(f"node {info['node']} at {world.node_url}, up after {took_s:.0f} s")
+    story.say(f"serves {info['baseModel']}, digest {info['baseDigest'][:18]}...")
+
+
+def creators(story: Story) -> None:
+    """Three creators register three works; two sign and the node relays, one pays gas himself."""
+    world = story.world
+    shutil.copytree(WORKS, world.folder / "works", dirs_exist_ok=True)
+    names = {"varn-point": "alma", "dunmallow-bakery": "bruno", "orrin-railway": "celia"}
+    for work, creator in names.items():
+        key = world.folder / f"{creator}.key.json"
+        story.creators[creator] = world.json("key", "new", key)["address"]
+        way = ["--node", world.node_url]
+        if work == "orrin-railway":
+            world.viz("testnet", "fund", story.creators[creator], "--gas", 1, "--rpc-url",
+                      world.rpc_url)  # fmt: skip
+            way = ["--direct", "--rpc", world.rpc_url, "--deployment",
+                   str(world.folder / "deployment.json")]  # fmt: skip
+        script = [sys.executable, str(ROOT / "scripts" / "register_content.py")]
+        place = world.folder / "works" / work
+        said = json.loads(world.command([*script, str(place), "--key", str(key), *way, "--json"]))
+        story.contents[work] = said["contentId"]
+        how = "own transaction" if "--direct" in way else "signed, relayed, no gas"
+        terms = said["terms"]
+        story.say(
+            f"work {said['contentId']}  {said['title']:<34} {creator:<6} "
+            f"class {terms['revocationClass']}, {terms['minRoyaltyBps']} bps  ({how})"
+        )
+
+
+def training(story: Story) -> None:
+    """Grants, two QLoRA adapters, and one registration that the contract refuses."""
+    world = story.world
+    plan = json.loads((WORKS / "demo.json").read_text(encoding="utf-8"))
+    story.adapters = [Adapter(each["name"], each["works"]) for each in plan["adapters"]]
+    for position, adapter in enumerate(story.adapters):
+        contents = [story.contents[work] for work in adapter.works]
+        _license(story, contents)
+        paths = [world.folder / "works" / work for work in adapter.works]
+        done = world.watched("train", *paths, "--name", adapter.name, "--no-publish",
+                             "--node", world.node_url)  # fmt: skip
+        adapter.training_id, adapter.weights = done["id"], done["weights"]
+        before, after = (done["metrics"]["heldOut"][when]["loss"] for when in ("before", "after"))
+        story.say(f"{adapter.name}: held-out loss {before:.2f} -> {after:.2f}, "
+                  f"{done['metrics']['seconds']:.0f} s")  # fmt: skip
+        if position == 0:
+            _refused(story, adapter)
+        made = world.json("adapter", "register", adapter.training_id, "--name", adapter.name,
+                          "--royalty-bps", ROYALTY_BPS, "--trainer-bps", TRAINER_BPS,
+                          "--node", world.node_url)  # fmt: skip
+        adapter.adapter_id, adapter.cid = made["adapter_id"], made["cid"]
+        story.say(f"adapter {adapter.adapter_id} = {made['offer']['model']}, {adapter.cid}")
+
+
+def _license(story: Story, contents: list[int]) -> None:
+    grants = story.world.json("content", "license", *contents, "--node", story.world.node_url)
+    held = ", ".join(str(grant["content_id"]) for grant in grants if grant["live"])
+    story.say(f"the node holds live grants to works {held}; the fees are with their creators")
+
+
+def _refused(story: Story, adapter: Adapter) -> None:
+    """Stage 5: an adapter that names a work without a grant cannot be registered."""
+    missing = story.contents["orrin-railway"]
+    reason = story.world.viz(
+        "adapter", "register", adapter.training_id,
+        "--share", f"{story.contents['varn-point']}:5000", "--share", f"{missing}:5000",
+        "--node", story.world.node_url, fails=True,
+    )  # fmt: skip
+    if "grant" not in reason:
+        raise DemoError(f"the refusal does not say why: {reason}")
+    story.say(f"[yellow]refused by the contract[/yellow], naming work {missing}: {reason}")
+
+
+def asking(story: Story) -> None:
+    """A buyer without gas opens a channel and asks through the proxy, with the openai client."""
+    world = story.world
+    key = world.folder / "buyer.key.json"
+    story.buyer = world.json("key", "new", key)["address"]
+    world.viz("testnet", "fund", story.buyer, "--tokens", 10, "--rpc-url", world.rpc_url)
+    _unpaid(story)
+    opened = world.json("channel", "open", DEPOSIT, "--key", key, "--node", world.node_url)
+    story.signer = opened["signer"]
+    story.say(f"channel open: {DEPOSIT} deposited by EIP-3009, relayed; the buyer holds no gas")
+    world.start("proxy", "buyer", "proxy", "--port", world.proxy_port, "--node", world.node_url,
+                "--rpc", world.rpc_url)  # fmt: skip
+    world.wait_for("proxy", f"{world.proxy_url}/models")
+    client = OpenAI(base_url=world.proxy_url, api_key="the proxy pays", timeout=300, max_retries=0)
+    for adapter in story.adapters:
+        questions = list(_questions(adapter))
+        model = f"viz-adapter-{adapter.adapter_id}"
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            taught = list(pool.map(lambda q, m=model: _ask(client, m, q), questions))
+            bare = list(pool.map(lambda q: _ask(client, story.base_model, q), questions))
+        adapter.answers = list(zip(questions, taught, bare, strict=True))
+        adapter.right = sum(is_right(question, answer) for question, answer, _ in adapter.answers)
+        adapter.base_right = sum(
+            is_right(question, answer) for question, _, answer in adapter.answers
+        )
+    _show_answers(story)
+    for adapter in story.adapters:
+        if adapter.right < NEEDED_RIGHT or adapter.base_right > ALLOWED_RIGHT:
+            raise DemoError(
+                f"{adapter.name} answered {adapter.right} of 10 right and the base model "
+                f"{adapter.base_right}; at least {NEEDED_RIGHT} and at most {ALLOWED_RIGHT} are due"
+            )
+
+
+def _unpaid(story: Story) -> None:
+    body = json.dumps({"model": story.base_model, "messages": [{"role": "user", "content": "hi"}]})
+    request = urllib.request.Request(  # noqa: S310
+        f"{story.world.node_url}/v1/chat/completions",
+        data=body.encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30):  # noqa: S310
+            raise DemoError("the node served a request that nobody paid for")
+    except urllib.error.HTTPError as refusal:
+        if refusal.code != 402:
+            raise DemoError(f"an unpaid request was answered {refusal.code}, not 402") from refusal
+        problem = json.load(refusal)
+    story.say(f"asked without paying: 402, {problem['detail']}")
+
+
+def _questions(adapter: Adapter) -> Iterator[Question]:
+    for work, wanted in adapter.works.items():
+        known = {q.id: q for q in parse_questions((WORKS / work / "questions.json").read_bytes())}
+        yield from (known[name] for name in wanted)
+
+
+def _ask(client: OpenAI, model: str, question: Question) -> str:
+    stream = client.chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": question.question}],
+        max_tokens=ANSWER_TOKENS,
+        temperature=0,
+        stream=True,
+    )
+    return "".join(c.choices[0].delta.content or "" for c in stream if c.choices)
+
+
+def _show_answers(story: Story) -> None:
+    for adapter in story.adapters:
+        drawn = Table(title=f"{adapter.name}: {adapter.right} of 10 right, base model "
+                      f"{adapter.base_right} of 10", title_justify="left")  # fmt: skip
+        for column in ("question", "adapter", "base model"):
+            drawn.add_column(column)
+        for question, taught, bare in adapter.answers[:3]:
+            drawn.add_row(question.question, taught.strip(), bare.strip()[:90])
+        story.world.console.print(drawn)
+
+
+def cids(story: Story) -> None:
+    """Both stores name the same bytes alike."""
+    from viz.storage.unixfs import root_of
+
+    for adapter in story.adapters:
+        derived = root_of(Path(adapter.weights).read_bytes())
+        if derived != adapter.cid:
+            raise DemoError(f"{adapter.name}: the store says {adapter.cid}, the bytes {derived}")
+    store = "the Kubo daemon" if story.world.kubo else "the embedded store"
+    story.say(f"{store} named both files as `ipfs add --cid-version=1` does")

@@ -1,0 +1,150 @@
+"""The demo's processes: the chain, the node, the buyer's proxy, and every command it gives.
+
+Owns starting, awaiting and ending them, and the folder they live in. Each is a real process with
+an own log; the demo itself only speaks to them as a person would.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+START_LIMIT_S: Final = 240
+STOP_LIMIT_S: Final = 40
+
+
+class DemoError(Exception):
+    """The demo did not show what it is there to show."""
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class World:
+    """One run of the demo, below one folder."""
+
+    def __init__(self, folder: Path, console: Console, *, kubo: bool) -> None:
+        self.folder, self.console, self.kubo = folder, console, kubo
+        self.rpc_port, self.node_port, self.proxy_port = free_port(), free_port(), free_port()
+        self.rpc_url = f"http://127.0.0.1:{self.rpc_port}"
+        self.node_url = f"http://127.0.0.1:{self.node_port}"
+        self.proxy_url = f"http://127.0.0.1:{self.proxy_port}/v1"
+        self.password = secrets.token_urlsafe(16)
+        self._running: list[tuple[str, subprocess.Popen[str]]] = []
+
+    def environment(self, password: str | None = None) -> dict[str, str]:
+        """Return what a process of the demo sees."""
+        return {
+            **{k: v for k, v in os.environ.items() if not k.startswith("VIZ_")},
+            **{k: v for k, v in os.environ.items() if k == "VIZ_ANVIL"},
+            "VIZ_DATA_DIR": str(self.folder),
+            "VIZ_KEY_PASSWORD": password or self.password,
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    # commands
+
+    def viz(self, *arguments: object, fails: bool = False) -> str:
+        """Run a `viz` command to its end; return its output, or its error where it should fail."""
+        return self.command([sys.executable, "-m", "viz", *map(str, arguments)], fails=fails)
+
+    def json(self, *arguments: object) -> Any:
+        """Run a `viz` command with --json and return what it prints."""
+        return json.loads(self.viz(*arguments, "--json"))
+
+    def watched(self, *arguments: object) -> Any:
+        """Run a `viz` command with --json whose progress is for the reader to see."""
+        done = subprocess.run(
+            [sys.executable, "-m", "viz", *map(str, arguments), "--json"],
+            stdout=subprocess.PIPE,
+            env=self.environment(),
+            cwd=ROOT,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise DemoError(f"viz {arguments[0]} ended with {done.returncode}")
+        return json.loads(done.stdout)
+
+    def command(self, arguments: list[str], *, fails: bool = False) -> str:
+        """Run a command to its end and return its output."""
+        done = subprocess.run(
+            arguments,
+            capture_output=True,
+            env=self.environment(),
+            cwd=ROOT,
+            text=True,
+            check=False,
+            timeout=900,
+        )
+        if bool(done.returncode) != fails:
+            shown = " ".join(arguments[1:])
+            raise DemoError(f"{shown}\nended with {done.returncode}: {done.stderr.strip()}")
+        return (done.stderr if fails else done.stdout).strip()
+
+    # processes
+
+    def start(self, name: str, *arguments: object, password: str | None = None) -> None:
+        """Start a `viz` command that keeps running, its words in NAME.log."""
+        log = (self.folder / f"{name}.log").open("w", encoding="utf-8")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "viz", *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=self.environment(password),
+            cwd=ROOT,
+            text=True,
+            start_new_session=True,
+        )
+        log.close()
+        self._running.append((name, process))
+
+    def wait_for(self, name: str, url: str, body: bytes | None = None) -> float:
+        """Wait until a process answers at ``url``; return the seconds that it took."""
+        started = time.monotonic()
+        process = next(running for known, running in self._running if known == name)
+        while time.monotonic() - started < START_LIMIT_S:
+            if process.poll() is not None:
+                raise DemoError(f"{name} ended: {self._last_words(name)}")
+            try:
+                headers = {"Content-Type": "application/json"}
+                request = urllib.request.Request(url, data=body, headers=headers)  # noqa: S310
+                with urllib.request.urlopen(request, timeout=5):  # noqa: S310
+                    return time.monotonic() - started
+            except (OSError, urllib.error.URLError):
+                time.sleep(0.2)
+        raise DemoError(f"{name} did not answer within {START_LIMIT_S} s: {self._last_words(name)}")
+
+    def _last_words(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text(encoding="utf-8")[-1_500:]
+
+    def stop(self) -> None:
+        """End every process, the last started first."""
+        for _, process in reversed(self._running):
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(STOP_LIMIT_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+        self._running.clear()
