@@ -174,6 +174,7 @@ class Training:
 
     async def events(self, training_id: str) -> AsyncIterator[Mapping[str, Any]]:
         """Yield a run's progress from its start in this process; the last event has ``state``."""
+        await self.record(training_id)
         seen = 0
         while True:
             history = self._history.setdefault(training_id, [])
