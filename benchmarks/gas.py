@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Measure the gas of the contracts on a fresh anvil, against the goals and the committed figures.
 
-Owns the scenarios and docs/gas.json, the machine-readable figures; docs/gas.md carries the same
+Measures the artifacts that ship in the package (scripts/compile_contracts.py writes them). Owns
+the scenarios and docs/gas.json, the machine-readable figures; docs/gas.md carries the same
 table between its two markers, and prose around it that this program never touches. Gas is exact
 and every key, amount and salt is fixed, so two runs give the same figures to within the few units
 that a signature's zero bytes make.
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -361,15 +361,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    forge = next(ROOT.glob("contracts/node_modules/@foundry-rs/forge-*/bin/forge"))
-    subprocess.run(
-        [str(forge), "build", "--skip", "test"],
-        cwd=ROOT / "contracts",
-        check=True,
-        timeout=600,
-        capture_output=True,
-    )
-    with Chain(ROOT / "contracts") as chain:
+    with Chain(ROOT) as chain:
         market = Market(chain)
         measure_registries(market)
         measure_channels(market)

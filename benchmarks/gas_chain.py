@@ -1,7 +1,7 @@
 """A throw-away anvil and the contracts on it, for the gas benchmark.
 
 Owns one anvil process on a free port, without fees and with every sender unlocked, and the
-forge build output that is deployed on it. Knows no scenario. Every request has a timeout; the
+shipped artifacts that are deployed on it. Knows no scenario. Every request has a timeout; the
 process ends with the context.
 """
 
@@ -48,12 +48,12 @@ class Contract:
 class Chain:
     """One anvil. Keys are hashes of names, so that every run is the same."""
 
-    def __init__(self, contracts: Path) -> None:
-        self._contracts = contracts
+    def __init__(self, root: Path) -> None:
+        self._artifacts = root / "node" / "viz" / "chain" / "artifacts"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        binary = next(contracts.glob("node_modules/@foundry-rs/anvil-*/bin/anvil"))
+        binary = next(root.glob("contracts/node_modules/@foundry-rs/anvil-*/bin/anvil"))
         command = [str(binary), "--port", str(port), "--timestamp", str(START_S), "--quiet"]
         command += ["--base-fee", "0", "--gas-price", "0", "--gas-limit", str(GAS_LIMIT)]
         command += ["--auto-impersonate"]
@@ -110,9 +110,9 @@ class Chain:
         return receipt
 
     def deploy(self, name: str, *args: Any) -> Contract:
-        path = self._contracts / "out" / f"{name}.sol" / f"{name}.json"
+        path = self._artifacts / f"{name}.json"
         built = json.loads(path.read_text())
-        code = built["bytecode"]["object"]
+        code = built["bytecode"]
         factory = self.web3.eth.contract(abi=built["abi"], bytecode=code)
         data = str(factory.constructor(*args).data_in_transaction)
         receipt = self._mine(self._deployer, None, data, 1 << 24)
