@@ -21,7 +21,7 @@ from viz.domain.channel import (
     settle_reservation,
 )
 from viz.domain.claim import SignedVoucher
-from viz.domain.curve import Curve, draft_voucher, owe
+from viz.domain.curve import Curve, Link, draft_voucher, owe, take_receipt
 from viz.domain.curve import observe as observe_curve
 from viz.domain.eip712 import keccak, public_address, settlement_domain, sign_compact
 from viz.domain.ports import ChannelState
@@ -201,3 +201,20 @@ def test_a_buyer_signs_only_on_a_base_that_it_signed() -> None:
     with pytest.raises(ChannelUnknown):
         owe(Curve(SIGNER, NODE), AdapterId(3), 1)
     assert owe(curve, AdapterId(3), 9) is curve
+
+
+def test_receipts_count_once_in_any_order() -> None:
+    """A receipt that comes early and again is one receipt; the head waits for the gap."""
+    links = [
+        Link(seq, keccak(bytes([seq])), 10 * seq, (UsageLine(AdapterId(3), 10),))
+        for seq in (1, 2, 3)
+    ]
+    curve = Curve(SIGNER, NODE)
+    for link in (links[1], links[1], links[2]):
+        curve = take_receipt(curve, link)
+    assert (curve.seq, curve.head, curve.spent_units(AdapterId(3))) == (0, ZERO_HASH, 20)
+    for link in links:
+        curve = take_receipt(curve, link)
+    assert (curve.seq, curve.spent_units(AdapterId(3)), dict(curve.unlinked)) == (3, 30, {})
+    with pytest.raises(InvalidSignature):
+        take_receipt(curve, links[0]._replace(seq=4, total_units=41))
