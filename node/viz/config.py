@@ -76,7 +76,7 @@ class EngineConfig(_Section):
     resident_adapters: Positive = 256
     threads: NonNegative = 0
     compute: Literal["auto", "float32", "bfloat16"] = "auto"
-    compile: bool = False
+    compile: bool = True
 
 
 class PriceConfig(_Section):
