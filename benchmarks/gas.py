@@ -21,9 +21,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gas_chain import Chain, Contract
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.gas_chain import Chain, Contract  # noqa: E402  (found from the root)
+
 FIGURES = ROOT / "docs" / "gas.json"
 PAGE = ROOT / "docs" / "gas.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
