@@ -22,9 +22,9 @@ inline Vec load(const float* from) { return *reinterpret_cast<const Loose*>(from
 inline void store(float* to, Vec value) { *reinterpret_cast<Loose*>(to) = value; }
 
 inline float sum(Vec value) {
-  float total = 0;
-  for (int lane = 0; lane < 8; ++lane) total += value[lane];
-  return total;
+  value += __builtin_shufflevector(value, value, 4, 5, 6, 7, 0, 1, 2, 3);
+  value += __builtin_shufflevector(value, value, 2, 3, 0, 1, 6, 7, 4, 5);
+  return value[0] + value[1];
 }
 
 inline float dot(const float* a, const float* b, long size) {
@@ -129,7 +129,8 @@ void viz_linear(const float* x, long rows, long depth, const uint32_t* panels, l
         for (long k = 0; k < depth; ++k)
           scratch[from * depth + k * size + r] = x[(from + r) * depth + k];
     }
-#pragma omp for schedule(static)
+    // Small shares, taken as they come: a core that is also busy elsewhere delays nobody.
+#pragma omp for schedule(dynamic, 4)
     for (long p = 0; p < count; ++p) {
       const long left = width - p * kPanel;
       const int columns = left < kPanel ? static_cast<int>(left) : kPanel;
