@@ -12,13 +12,21 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from viz.basemodel.safetensor_file import Header, NotSafetensors, parse_header, write_file
+from viz.basemodel.safetensor_file import (
+    DTYPE_BYTES,
+    MAX_HEADER_BYTES,
+    Header,
+    NotSafetensors,
+    parse_header,
+    write_file,
+)
 from viz.basemodel.shape import LlamaShape
 from viz.domain.units import Hash32
 from viz.errors import InvalidAdapterFile
@@ -59,13 +67,11 @@ def check_adapter(
 ) -> AdapterHeader:
     """Check all but the values, reading only the header. Raises InvalidAdapterFile."""
     try:
-        size = path.stat().st_size
         with path.open("rb") as file:
-            data = file.read(8)
-            data += file.read(min(int.from_bytes(data, "little"), 1 << 20))
+            head, size = _head(file)
     except OSError as error:
         raise InvalidAdapterFile(f"{path.name} cannot be read: {error.strerror}") from error
-    return _checked(path, data, size, shape, base, max_rank=max_rank)[1]
+    return _checked(path, head, size, shape, base, max_rank=max_rank)[1]
 
 
 def read_adapter(
@@ -78,22 +84,35 @@ def read_adapter(
     """
     import torch
 
+    try:
+        with path.open("rb") as file:
+            # The header is judged before the body is read: a huge or false file costs nothing.
+            head, size = _head(file)
+            container, header = _checked(path, head, size, shape, base, max_rank=max_rank)
+            body = bytearray(size - container.data_start)
+            file.seek(container.data_start)
+            complete = file.readinto(body) == len(body)
+    except OSError as error:
+        raise InvalidAdapterFile(f"{path.name} cannot be read: {error.strerror}") from error
+    if not complete:
+        raise InvalidAdapterFile(f"{path.name} changed while it was read")
     dtypes = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-    # The header is judged before the body is read: a huge or false file costs nothing.
-    check_adapter(path, shape, base, max_rank=max_rank)
-    data = bytearray(path.read_bytes())
-    container, header = _checked(path, data, len(data), shape, base, max_rank=max_rank)
+    # One view a dtype, sliced: hundreds of small tensors made one by one cost more than reading.
+    views = {
+        name: torch.frombuffer(body, dtype=dtypes[name], count=len(body) // DTYPE_BYTES[name])
+        for name in {entry.dtype for entry in container.entries.values()}
+    }
     loaded: dict[str, torch.Tensor] = {}
     for name, entry in container.entries.items():
-        loaded[name] = torch.frombuffer(
-            data,
-            dtype=dtypes[entry.dtype],
-            count=math.prod(entry.shape),
-            offset=container.data_start + entry.start,
-        ).reshape(entry.shape)
-        # A sum is finite only if its terms are; ordinary weights cannot overflow float32.
-        if not math.isfinite(float(loaded[name].float().abs().sum())):
-            raise InvalidAdapterFile(f"{path.name}: tensor {name} holds NaN, infinity or absurdity")
+        width = DTYPE_BYTES[entry.dtype]
+        if entry.start % width:
+            raise InvalidAdapterFile(f"{path.name}: tensor {name} is not aligned to its dtype")
+        flat = views[entry.dtype][entry.start // width : entry.end // width]
+        loaded[name] = flat.view(entry.shape)
+    whole = len(views) == 1 and all(bool(view.isfinite().all()) for view in views.values())
+    for name, tensor in loaded.items():
+        if not whole and not bool(tensor.isfinite().all()):
+            raise InvalidAdapterFile(f"{path.name}: tensor {name} holds NaN or infinity")
     modules = {
         name[len(_PREFIX) : -len(".lora_A.weight")]: (
             tensor,
@@ -129,9 +148,16 @@ def write_adapter(
     return write_file(path, tensors, metadata)
 
 
+def _head(file: BinaryIO) -> tuple[bytes, int]:
+    """Return a file's header bytes, never more than the bound, and the file's size."""
+    head = file.read(8)
+    head += file.read(min(int.from_bytes(head, "little"), MAX_HEADER_BYTES))
+    return head, os.fstat(file.fileno()).st_size
+
+
 def _checked(
     path: Path,
-    data: bytes | bytearray,
+    data: bytes,
     size: int,
     shape: LlamaShape,
     base: Hash32 | None,
@@ -139,7 +165,7 @@ def _checked(
     max_rank: int,
 ) -> tuple[Header, AdapterHeader]:
     try:
-        container = parse_header(memoryview(data), size)
+        container = parse_header(data, size)
     except NotSafetensors as error:
         raise InvalidAdapterFile(f"{path.name}: {error}") from error
     fits = dict(shape.modules())
