@@ -65,9 +65,7 @@ def chain(story: Story) -> None:
     world = story.world
     kubo = ["--kubo"] if world.kubo else []
     world.start("testnet", "testnet", "run", "--rpc-port", world.rpc_port, "--json", *kubo)
-    query = b'{"jsonrpc":"2.0","id":1,"method":"eth_chainId","params":[]}'
-    world.wait_for("testnet", world.rpc_url, query)
-    said = _first_json(world, "testnet")
+    said = world.said("testnet")
     story.deployment, story.operator = said["deployment"], said["operator"]
     kubo_lines = f'\n[storage]\nbackend = "kubo"\nkubo_api = "{said["kubo"]}"\n' if kubo else ""
     (world.folder / "viz.toml").write_text(
@@ -80,12 +78,6 @@ def chain(story: Story) -> None:
         story.say(f"{name.replace('_', ' '):<18}{story.deployment[name]}")
     if kubo:
         story.say(f"kubo              {said['kubo']}")
-
-
-def _first_json(world: World, name: str) -> dict[str, Any]:
-    text = (world.folder / f"{name}.log").read_text(encoding="utf-8")
-    found, _ = json.JSONDecoder().raw_decode(text[text.index("{") :])
-    return dict(found)
 
 
 def node(story: Story) -> None:

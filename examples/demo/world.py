@@ -14,8 +14,8 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -118,21 +118,43 @@ class World:
         log.close()
         self._running.append((name, process))
 
-    def wait_for(self, name: str, url: str, body: bytes | None = None) -> float:
+    def wait_for(self, name: str, url: str) -> float:
         """Wait until a process answers at ``url``; return the seconds that it took."""
+
+        def answers() -> bool:
+            try:
+                with urllib.request.urlopen(url, timeout=5):  # noqa: S310
+                    return True
+            except OSError:
+                return False
+
+        return self._await(name, answers)
+
+    def said(self, name: str) -> dict[str, Any]:
+        """Wait until a process has printed a JSON object, and return it."""
+        found: dict[str, Any] = {}
+
+        def printed() -> bool:
+            text = (self.folder / f"{name}.log").read_text(encoding="utf-8")
+            try:
+                found.update(json.JSONDecoder().raw_decode(text[text.index("{") :])[0])
+            except ValueError:
+                return False
+            return True
+
+        self._await(name, printed)
+        return found
+
+    def _await(self, name: str, ready: Callable[[], bool]) -> float:
         started = time.monotonic()
         process = next(running for known, running in self._running if known == name)
         while time.monotonic() - started < START_LIMIT_S:
             if process.poll() is not None:
                 raise DemoError(f"{name} ended: {self._last_words(name)}")
-            try:
-                headers = {"Content-Type": "application/json"}
-                request = urllib.request.Request(url, data=body, headers=headers)  # noqa: S310
-                with urllib.request.urlopen(request, timeout=5):  # noqa: S310
-                    return time.monotonic() - started
-            except (OSError, urllib.error.URLError):
-                time.sleep(0.2)
-        raise DemoError(f"{name} did not answer within {START_LIMIT_S} s: {self._last_words(name)}")
+            if ready():
+                return time.monotonic() - started
+            time.sleep(0.2)
+        raise DemoError(f"{name} was not ready in {START_LIMIT_S} s: {self._last_words(name)}")
 
     def _last_words(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(encoding="utf-8")[-1_500:]
