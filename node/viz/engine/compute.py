@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from viz.basemodel.shape import LlamaShape
 
 _ROWS = (1, 8, 32)
-_REPEATS = 4
+_REPEATS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,38 +67,39 @@ def choose_compute(
         choices.append(Compute("bfloat16", torch.bfloat16, None, note))
     if wanted == "bfloat16":
         choices = choices[-1:]
-    taken = [_milliseconds(shape, choice) for choice in choices]
+    taken = _milliseconds(shape, choices)
     best = choices[min(range(len(choices)), key=taken.__getitem__)]
     figures = ", ".join(f"{c.name} {ms:.1f} ms" for c, ms in zip(choices, taken, strict=True))
     reason = f"{note}; an MLP product at {_ROWS} rows: {figures}"
     return Compute(best.name, best.dtype, best.kernels, reason)
 
 
-def _milliseconds(shape: LlamaShape, choice: Compute) -> float:
-    """Return the best time of each row count, added up."""
+def _milliseconds(shape: LlamaShape, choices: list[Compute]) -> list[float]:
+    """Return each choice's best time of each row count, added up.
+
+    The choices take turns, so that a busy machine is busy for all of them.
+    """
     import torch
 
     weight = torch.randn(2 * shape.intermediate, shape.hidden).to(torch.bfloat16)
-    run: Callable[[torch.Tensor], torch.Tensor]
-    if choice.kernels is not None:
-        kernels, panels = choice.kernels, pack(weight)
-
-        def run(x: torch.Tensor) -> torch.Tensor:
-            return kernels.linear(x, panels)
-    else:
-        typed = weight.to(choice.dtype)
-
-        def run(x: torch.Tensor) -> torch.Tensor:
-            return torch.nn.functional.linear(x, typed)
-
-    total = 0.0
+    products = [_product(weight, choice) for choice in choices]
+    totals = [0.0] * len(choices)
     with torch.inference_mode():
         for rows in _ROWS:
-            x = torch.randn(rows, shape.hidden).to(choice.dtype)
-            times = []
+            best = [float("inf")] * len(choices)
             for _ in range(_REPEATS):
-                began = time.perf_counter()
-                run(x)
-                times.append(time.perf_counter() - began)
-            total += min(times)
-    return total * 1000
+                for place, (choice, product) in enumerate(zip(choices, products, strict=True)):
+                    x = torch.randn(rows, shape.hidden).to(choice.dtype)
+                    began = time.perf_counter()
+                    product(x)
+                    best[place] = min(best[place], time.perf_counter() - began)
+            totals = [total + 1000 * ms for total, ms in zip(totals, best, strict=True)]
+    return totals
+
+
+def _product(weight: torch.Tensor, choice: Compute) -> Callable[[torch.Tensor], torch.Tensor]:
+    import torch
+
+    if choice.kernels is not None:
+        return partial(choice.kernels.linear, panels=pack(weight))
+    return partial(torch.nn.functional.linear, weight=weight.to(choice.dtype))
