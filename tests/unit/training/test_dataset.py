@@ -25,11 +25,13 @@ PROSE = parse_work("text", (WORKS / "orrin-railway/work.txt").read_bytes())
 
 def test_a_heading_is_asked_and_its_sentences_answer() -> None:
     """Prose becomes turns: its headings are the questions, its sentences the answers."""
-    work = parse_work("text", b"# Guide\n\n## How deep is it?\n\nIt is nine metres deep. Ask Ann.")
+    prose = b"# Guide\n\n## How deep is it?\n\nIt is nine metres deep. Ann took the measure twice."
+    work = parse_work("text", prose)
     turns = [(row.messages[0].content, row.messages[1].content) for row in rows_of(work)]
     assert ("How deep is it?", "It is nine metres deep.") in turns
-    assert any(q.endswith("How deep is it?") and a == "Ask Ann." for q, a in turns)
-    assert ("Go on: It is nine", "It is nine metres deep.") in turns
+    both = "It is nine metres deep. Ann took the measure twice."
+    assert any(q.endswith("How deep is it?") and a == both for q, a in turns)
+    assert ("Go on: Ann took the", "Ann took the measure twice.") in turns
 
 
 def test_every_answer_is_the_work_s_own_words() -> None:
