@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -85,6 +86,7 @@ async def run_node(config: Config, ready: Ready) -> None:
     Raises ConfigError, InvalidKeyFile, ChainUnreachable, ChainMismatch, BooksMismatch,
     ModelUnavailable, StorageUnavailable: each says what to do, and nothing was changed.
     """
+    _refuse_taken_port(config)
     async with _node(config) as (parts, loops, described):
         app = create_app(parts, ApiLimits(max_body_bytes=config.api.max_body_bytes))
         runner = web.AppRunner(
@@ -203,7 +205,7 @@ async def _node(
             threads=config.training.threads or os.cpu_count() or 1,
             bounds=Bounds(config.training.max_memory_mib << 20, config.training.max_time_s),
         )
-        await catalogue.restore()
+        await catalogue.restore(publishing.weights)
         parts = Parts(
             sessions=sessions,
             serving=serving,
@@ -304,9 +306,25 @@ async def _listen(runner: web.AppRunner, config: Config) -> str:
     try:
         await site.start()
     except OSError as error:
-        raise ConfigError(
-            f"{config.api.host}:{config.api.port} cannot be listened on ({error.strerror}): stop "
-            "what runs there, or set api.port"
-        ) from error
+        raise _cannot_listen(config, error) from error
     port = runner.addresses[0][1]
     return f"http://{config.api.host}:{port}"
+
+
+def _refuse_taken_port(config: Config) -> None:
+    """Raise ConfigError before the model is loaded where the port could not be had after it."""
+    wanted = (config.api.host, config.api.port)
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(*wanted, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise _cannot_listen(config, error) from error
+
+
+def _cannot_listen(config: Config, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"{config.api.host}:{config.api.port} cannot be listened on ({error.strerror}): stop what "
+        "runs there, or set api.port"
+    )

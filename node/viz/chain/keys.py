@@ -56,7 +56,7 @@ def load_key_file(path: Path, password: str) -> LocalAccount:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InvalidKeyFile(
-            f"there is no key file {path}: create one with `viz keys new {path}`"
+            f"there is no key file {path}: create one with `viz key new {path}`"
         ) from error
     except OSError as error:
         raise InvalidKeyFile(f"{path} cannot be read: {error.strerror}") from error

@@ -2,7 +2,8 @@
 
 Results go to standard output (tables, or one JSON value with ``--json``), everything else to
 standard error. Exit codes: 0 done; 1 a fault of ours; 2 wrong usage; 3 configuration; 4 input;
-5 payment; 6 chain; 7 license; 8 storage; 9 ledger; 10 engine; 11 training; 130 interrupted.
+5 payment; 6 chain; 7 license; 8 storage; 9 ledger; 10 engine; 11 training; 12 the node or the
+buyer's dealings with it; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ EXIT_CODES: dict[type[VizError], int] = {
     errors.StoreError: 9,
     errors.EngineError: 10,
     errors.TrainingError: 11,
+    errors.BuyerError: 12,
 }
 
 out = Console(highlight=False)

@@ -8,7 +8,7 @@ import aiohttp
 import typer
 
 from viz import errors
-from viz.errors import ChainUnreachable, VizError
+from viz.errors import NodeUnreachable, VizError
 
 NodeUrl = Annotated[str, typer.Option("--node", help="The node's address.")]
 _TIMEOUT_S: Final = 120
@@ -30,7 +30,7 @@ async def ask(
 ) -> Any:
     """Return a node's JSON answer.
 
-    Raises ChainUnreachable when nothing answers as a node, and the class of ``viz.errors`` that
+    Raises NodeUnreachable when nothing answers as a node, and the class of ``viz.errors`` that
     the node's problem document names (RFC 9457) when it refuses.
     """
     headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -49,10 +49,10 @@ async def ask(
     return content
 
 
-def unreachable(node: str, error: Exception) -> ChainUnreachable:
+def unreachable(node: str, error: Exception) -> NodeUnreachable:
     """Return the error of a node that does not answer as one."""
-    return ChainUnreachable(
-        f"no node answers at {node} ({error or 'time ran out'}): start one with `viz up`, or "
+    return NodeUnreachable(
+        f"no node answers at {node} ({str(error) or 'time ran out'}): start one with `viz up`, or "
         "check --node"
     )
 

@@ -8,7 +8,7 @@ Invariant: an adapter is sold only while the chain says that this node may serve
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Awaitable, Callable, Container, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -23,13 +23,15 @@ from viz.domain.units import BASE_MODEL, UINT32_MAX, AdapterId, Address
 from viz.errors import (
     AdapterNotServable,
     ChainUnreachable,
-    InvalidAdapterFile,
+    EngineError,
+    StorageError,
     UnknownAdapter,
     UnknownModel,
 )
 
 STANDING_S: Final = 10
 GRACE_S: Final = 120
+Weights = Callable[[AdapterRecord], Awaitable[Path]]
 _log = structlog.get_logger()
 
 
@@ -62,15 +64,24 @@ class Catalogue:
         self._standing: dict[AdapterId, _Standing] = {}
         self._known: set[AdapterId] = {BASE_MODEL}
 
-    async def restore(self) -> None:
-        """Load the adapters of the ledger into the engine; one that is broken is left out."""
+    async def restore(self, weights: Weights) -> None:
+        """Load the adapters of the ledger into the engine; one that is broken is left out.
+
+        ``weights`` returns the path of a record's weights, checked against its digest: a file that
+        rotted on the disk must not be served under the name of the one that was registered.
+        """
         for record in await self._ledger.adapters():
             self._known.add(record.adapter_id)
             try:
                 if record.adapter_id not in self._engine.adapters():
-                    await self._engine.add_adapter(record.adapter_id, Path(record.path))
-            except InvalidAdapterFile as error:
-                _log.warning("adapter left out", adapter_id=record.adapter_id, reason=error.detail)
+                    await self._engine.add_adapter(record.adapter_id, await weights(record))
+            except (EngineError, StorageError) as error:
+                _log.warning(
+                    "adapter left out",
+                    adapter_id=record.adapter_id,
+                    reason=error.detail,
+                    remedy=f"viz adapter activate {record.adapter_id}",
+                )
                 continue
             self._records[record.adapter_id] = record
 

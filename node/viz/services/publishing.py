@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -64,6 +64,19 @@ class Published:
     cid: Cid
     weights_digest: Hash32
     transaction: Transaction
+
+
+class WeightsAddress(Protocol):
+    """What names an adapter's weights: a registered adapter, or the ledger's record of one."""
+
+    @property
+    def adapter_id(self) -> AdapterId: ...
+
+    @property
+    def weights_digest(self) -> Hash32: ...
+
+    @property
+    def cid(self) -> Cid: ...
 
 
 class Publishing:
@@ -139,7 +152,7 @@ class Publishing:
         _log.info("adapter active", adapter=adapter_id, cid=adapter.cid)
         return adapter
 
-    async def weights(self, adapter: AdapterState) -> Path:
+    async def weights(self, adapter: WeightsAddress) -> Path:
         """Return the path of an adapter's plain weights, fetched where they are not here yet.
 
         A file that does not hash to the chain's digest is fetched anew. Raises BlobNotFound,
@@ -148,6 +161,12 @@ class Publishing:
         target = self.path_of(adapter.weights_digest)
         if await asyncio.to_thread(_matches, target, adapter.weights_digest):
             return target
+        if await asyncio.to_thread(target.exists):
+            _log.warning(
+                "adapter file is damaged, fetched anew",
+                adapter_id=adapter.adapter_id,
+                cid=adapter.cid,
+            )
         await asyncio.to_thread(_make_room, target)
         try:
             await self._blobs.fetch(adapter.cid, target, max_bytes=self._max_blob_bytes)

@@ -243,8 +243,8 @@ async def _exchange(method: str, node_url: str, path: str, body: object) -> Any:
             status = answer.status
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         raise ChainUnreachable(
-            f"the node at {node_url} does not answer as a node ({error or 'time ran out'}): check "
-            "its address, or register with --direct"
+            f"the node at {node_url} does not answer as a node ({str(error) or 'time ran out'}): "
+            "check its address, or register with --direct"
         ) from error
     if status >= 400:
         said = content.get("detail") if isinstance(content, dict) else None

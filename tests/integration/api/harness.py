@@ -74,6 +74,10 @@ class Node:
     runner: web.AppRunner
 
 
+async def _as_recorded(record: AdapterRecord) -> Path:
+    return Path(record.path)
+
+
 @asynccontextmanager
 async def running_node(
     folder: Path,
@@ -96,7 +100,7 @@ async def running_node(
     if not await store.adapters():
         await engine.add_adapter(ADAPTER, weights)
         await catalogue.add(_record(state.weights_digest, weights))
-    await catalogue.restore()
+    await catalogue.restore(_as_recorded)
     books = Books(store, chain, clock, chain.address)
     settlement = Settlement(chain, chain, store, clock, ClaimPolicy(1_000_000, 3_600))
     sessions = Sessions(
