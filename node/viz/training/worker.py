@@ -194,7 +194,8 @@ def _memorisation(
 ) -> dict[str, dict[str, int]]:
     from viz.training.evaluate import bare_base, memorisation
 
-    probes, end_ids = choose_probes(rows, wanted), base.shape.end_ids
+    end_ids = base.shape.end_ids
+    probes = choose_probes(rows, wanted, end_ids)
     adapter = memorisation(model, probes, end_ids=end_ids)
     with bare_base(model):
         bare = memorisation(model, probes, end_ids=end_ids)
@@ -214,17 +215,20 @@ def _tokens_by_work(works: list[Work], base: LoadedBase) -> list[int]:
 
 
 def choose_probes(
-    rows: list[TokenRow], wanted: int
+    rows: list[TokenRow], wanted: int, end_ids: tuple[int, ...] = ()
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Return ``wanted`` prefix probes spread evenly over ``rows``.
 
     The prefix is the prompt that the row was learned under: the strongest extraction there is.
+    Targets are without the end token, which generation does not return.
     """
     if not rows or not wanted:
         return []
     count = min(wanted, len(rows))
     chosen = [rows[place * len(rows) // count] for place in range(count)]
-    return [(row.prompt, row.target) for row in chosen]
+    return [
+        (row.prompt, tuple(token for token in row.target if token not in end_ids)) for row in chosen
+    ]
 
 
 def _read_work(given: WorkInput) -> Work:
