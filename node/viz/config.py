@@ -1,6 +1,7 @@
 """The one place where settings are read: a typed, frozen tree from TOML and the environment.
 
-Order: the environment (``VIZ_API__PORT=8402``) over the file (``viz.toml``) over the defaults.
+Order: the command line over the environment (``VIZ_API__PORT=8402``) over the file (``viz.toml``)
+over the defaults.
 Unknown keys are refused. Secrets come from the environment or from a ``*_FILE`` beside it, never
 from the TOML file. Does not know who uses a setting; the composition root hands each part its own.
 Every key is explained in ``viz.example.toml``; a test holds the two together.
@@ -14,7 +15,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from viz.errors import ConfigError
 
@@ -140,7 +147,9 @@ class Config(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (env_settings, init_settings)
+        # `load` joins the layers; a Config made from values holds these values, whatever the
+        # environment says.
+        return (init_settings,)
 
     def at(self, path: Path) -> Path:
         """Return ``path`` below the data directory unless it is absolute."""
@@ -163,8 +172,8 @@ def secret(name: str) -> SecretStr:
 def load(file: Path | None = None, **overrides: Any) -> Config:
     """Return the configuration from ``file`` (TOML), the environment and ``overrides``.
 
-    ``overrides`` are top-level keys or sections given on the command line; they stand above the
-    file. Raises ConfigError with one line that names the key at fault.
+    ``overrides`` are top-level keys or sections given on the command line; they stand above all.
+    Raises ConfigError with one line that names the key at fault.
     """
     settings: dict[str, Any] = {}
     if file is not None:
@@ -178,11 +187,11 @@ def load(file: Path | None = None, **overrides: Any) -> Config:
             raise ConfigError(
                 f"{file} holds key_password: move it to VIZ_KEY_PASSWORD or VIZ_KEY_PASSWORD_FILE"
             )
-    for key, value in overrides.items():
-        if isinstance(value, dict):
-            settings[key] = {**settings.get(key, {}), **value}
-        else:
-            settings[key] = value
+    try:
+        environment = EnvSettingsSource(Config)()
+    except SettingsError as error:
+        raise ConfigError(f"a VIZ_ variable cannot be read: {error}") from error
+    settings = _layered(settings, environment, overrides)
     if password := secret("VIZ_KEY_PASSWORD").get_secret_value():
         settings["key_password"] = password
     try:
@@ -192,3 +201,14 @@ def load(file: Path | None = None, **overrides: Any) -> Config:
         key = ".".join(str(part) for part in first["loc"])
         known = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
         raise ConfigError(f"setting {key}: {known} (see viz.example.toml)") from error
+
+
+def _layered(*layers: dict[str, Any]) -> dict[str, Any]:
+    """Return the layers joined section by section, the later above the earlier."""
+    joined: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            below = joined.get(key)
+            both = isinstance(below, dict) and isinstance(value, dict)
+            joined[key] = {**below, **value} if both else value
+    return joined

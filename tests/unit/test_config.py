@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
+
 from viz.config import Config, load
 from viz.errors import ConfigError
 
@@ -45,6 +46,7 @@ def test_the_example_file_loads() -> None:
         ("[chain]\nrpc_url = 'localhost'", "chain.rpc_url"),
         ("key_password = 'x'", "VIZ_KEY_PASSWORD_FILE"),
         ("[api", "is not TOML"),
+        ("api = 3", "setting api"),
     ],
 )
 def test_a_bad_setting_is_one_line_that_names_the_key(
@@ -67,6 +69,27 @@ def test_the_environment_stands_above_the_file(
     monkeypatch.setenv("VIZ_API__PORT", "2")
     loaded = load(file)
     assert (loaded.api.port, loaded.api.host) == (2, "h")
+
+
+def test_the_command_line_stands_above_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects `viz node --data-dir B` from being run on the folder that VIZ_DATA_DIR names."""
+    monkeypatch.setenv("VIZ_DATA_DIR", "/a")
+    monkeypatch.setenv("VIZ_API__PORT", "2")
+    monkeypatch.setenv("VIZ_API__HOST", "h")
+    loaded = load(data_dir="/b", api={"port": 3})
+    assert (loaded.data_dir, loaded.api.port, loaded.api.host) == (Path("/b"), 3, "h")
+
+
+def test_a_made_configuration_keeps_its_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects `viz up`, which sets its own chain and password, from what the shell exports."""
+    monkeypatch.setenv("VIZ_KEY_PASSWORD", "mine")
+    monkeypatch.setenv("VIZ_CHAIN__RPC_URL", "http://elsewhere")
+    values = load().model_dump() | {"key_password": "its", "chain": {"rpc_url": "http://here"}}
+    made = Config.model_validate(values)
+    assert made.key_password.get_secret_value() == "its"
+    assert made.chain.rpc_url == "http://here"
 
 
 def test_a_password_is_read_from_a_file_and_never_shown(
