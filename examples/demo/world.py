@@ -156,6 +156,17 @@ class World:
             time.sleep(0.2)
         raise DemoError(f"{name} was not ready in {START_LIMIT_S} s: {self._last_words(name)}")
 
+    def end(self, name: str, *, by: signal.Signals = signal.SIGTERM) -> int:
+        """End one process by a signal and return its exit code; its name may be started again."""
+        entry = next(running for running in self._running if running[0] == name)
+        entry[1].send_signal(by)
+        try:
+            code = entry[1].wait(STOP_LIMIT_S)
+        except subprocess.TimeoutExpired as error:
+            raise DemoError(f"{name} did not end: {self._last_words(name)}") from error
+        self._running.remove(entry)
+        return code
+
     def _last_words(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(encoding="utf-8")[-1_500:]
 
