@@ -111,8 +111,10 @@ def read_description(path: Path, *, token_decimals: int) -> WorkDescription:
     """Return what a terms file says; raise InvalidWork."""
     try:
         return parse_description(path.read_text(encoding="utf-8"), token_decimals=token_decimals)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidWork(f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise InvalidWork(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidWork(f"{path} is not UTF-8: {error}") from error
 
 
 def read_work(path: Path, kind: str) -> Work:

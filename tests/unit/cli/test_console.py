@@ -1,0 +1,74 @@
+"""How commands fail: families of errors, exit codes, and errors that come out of groups."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import pytest
+import typer
+
+from viz import errors
+from viz.cli import console
+from viz.cli.http import refusal
+from viz.errors import DepositExceeded, VizError
+
+
+def test_every_family_of_errors_has_an_exit_code_of_its_own() -> None:
+    """Protects scripts that tell failures apart: none is left to 1, 'a fault of ours'."""
+    families = set(VizError.__subclasses__())
+    assert {each for each in families if each.__module__ == errors.__name__} == set(
+        console.EXIT_CODES
+    )
+    codes = list(console.EXIT_CODES.values())
+    assert len(set(codes)) == len(codes) and not {0, 1, 2, 130} & set(codes)
+
+
+def test_the_exit_codes_are_documented() -> None:
+    """Protects the list in the module's docstring from falling behind the table."""
+    documented = {int(number) for number in re.findall(r"\b(\d+) ", console.__doc__ or "")}
+    assert set(console.EXIT_CODES.values()) <= documented
+
+
+def test_an_error_of_several_lines_is_printed_as_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects log readers and the terminal: one line, and nothing in it is taken for markup."""
+    with pytest.raises(typer.Exit) as caught:
+        console.fail(DepositExceeded("first\n  second [bold]third[/bold] " + "long " * 60))
+    assert caught.value.exit_code == 5
+    printed = capsys.readouterr().err
+    assert printed.startswith("deposit-exceeded: first second [bold]third[/bold] long")
+    assert printed.count("\n") == 1
+
+
+async def _dying_loop() -> None:
+    async with asyncio.TaskGroup() as outer:
+        outer.create_task(asyncio.sleep(60))
+        async with asyncio.TaskGroup() as inner:
+            inner.create_task(_fail(errors.BooksMismatch("the books and the chain disagree")))
+
+
+async def _fail(error: Exception) -> None:
+    raise error
+
+
+def test_a_deliberate_error_comes_out_of_its_groups_alone() -> None:
+    """Protects the one line when a loop of the daemon stops it: no ExceptionGroup is printed."""
+    with pytest.raises(errors.BooksMismatch):
+        console.run(_dying_loop())
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "detail"),
+    [
+        ({"code": "no-live-grant", "detail": "buy one"}, errors.NoLiveGrant, "buy one"),
+        ({"error": {"code": "prompt-empty", "message": "say"}}, errors.PromptEmpty, "say"),
+        ({"code": "of-another-version", "detail": "x"}, VizError, "x"),
+        (["no problem"], VizError, "HTTP 500"),
+    ],
+)
+def test_a_nodes_refusal_is_the_error_that_it_names(
+    content: object, kind: type[VizError], detail: str
+) -> None:
+    """Protects exit codes over HTTP: what the node refused fails as if it had happened here."""
+    found = refusal(content, 500)
+    assert type(found) is kind and found.detail == detail
