@@ -15,6 +15,7 @@ from examples.demo.world import DemoError
 from viz.chain.contracts import Chain
 from viz.chain.deployment import load_deployment
 from viz.chain.rpc import Rpc
+from viz.domain.shares import Share, distribute, split_revenue
 from viz.domain.units import AdapterId, Units, format_units, parse_address
 
 
@@ -30,12 +31,12 @@ class Books:
     operator_owed: Units
     creators: dict[str, Units]
     undistributed: Units
-    adapter_revenue: dict[int, Units]
+    rounding: Units
 
     @property
     def accounted(self) -> Units:
-        """What the contract should hold: unspent deposits, royalties, balances (DESIGN 4)."""
-        return self.channel_left + self.undistributed + self.operator_owed
+        """What the contract should hold: unspent deposits, royalties, balances, rounding."""
+        return self.channel_left + self.undistributed + self.operator_owed + self.rounding
 
 
 def read_books(story: Story) -> Books:
@@ -65,10 +66,25 @@ async def _read(story: Story) -> Books:
                 for name, address in story.creators.items()
             },
             undistributed=sum([await chain.settlement.undistributed(each) for each in ids]),
-            adapter_revenue={each: await chain.settlement.revenue(each) for each in ids},
+            rounding=sum([await _rounding(chain, each) for each in ids]),
         )
     finally:
         await rpc.close()
+
+
+async def _rounding(chain: Chain, adapter_id: AdapterId) -> Units:
+    """Return what the floors of an adapter's splits keep back until its revenue grows."""
+    adapter = await chain.adapter(adapter_id)
+    if adapter is None:
+        raise DemoError(f"the chain knows no adapter {adapter_id}")
+    gross = await chain.settlement.revenue(adapter_id)
+    parts = split_revenue(
+        0, gross, royalty_bps=adapter.royalty_bps, trainer_bps=adapter.trainer_bps
+    )
+    divided = parts.to_contents_units - await chain.settlement.undistributed(adapter_id)
+    received = sum(units for _, units in distribute(0, divided, map(Share._make, adapter.shares)))
+    split = parts.to_contents_units + parts.to_trainer_units + parts.to_node_units
+    return gross - split + divided - received
 
 
 def settlement(story: Story) -> None:
@@ -90,10 +106,12 @@ def settlement(story: Story) -> None:
             ("the buyer's deposit fell by", deposit_fell),
             *((f"royalties of {name}", amount) for name, amount in royalties.items()),
             ("trainer and node (one operator here), to collect", trainer_and_node),
-            ("dust, distributed later", after.undistributed - before.undistributed),
+            ("not distributed yet", after.undistributed - before.undistributed),
+            ("rounding, paid as revenue grows", after.rounding - before.rounding),
         ],
     )
-    parts = sum(royalties.values()) + trainer_and_node + after.undistributed - before.undistributed
+    kept = (after.undistributed + after.rounding) - (before.undistributed + before.rounding)
+    parts = sum(royalties.values()) + trainer_and_node + kept
     if deposit_fell != parts or deposit_fell != after.settled - before.settled:
         raise DemoError(f"{deposit_fell} units were paid and {parts} arrived")
     if any(amount <= 0 for amount in royalties.values()):
@@ -117,7 +135,7 @@ def closing(story: Story) -> None:
             ("the buyer has back", back),
             ("the buyer spent in all", after.settled),
             ("the node collected", after.operator - before.operator),
-            ("left in Settlement (dust)", after.contract),
+            ("left in Settlement: rounding", after.contract),
         ],
     )
     if after.channel_left or back + after.settled != before.channel_left + before.settled:
@@ -130,7 +148,8 @@ def _accounted(story: Story, books: Books) -> None:
         raise DemoError(f"Settlement holds {books.contract}, the books say {books.accounted}")
     story.say(
         f"Settlement holds {books.contract} units = deposits {books.channel_left} + royalties "
-        f"{books.undistributed} + balances {books.operator_owed}: equal to the last unit"
+        f"{books.undistributed} + balances {books.operator_owed} + rounding {books.rounding}: "
+        "equal to the last unit"
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from viz.chain.keys import DEVELOPMENT_MNEMONIC
 from viz.chain.rpc import Rpc
+from viz.children import tied
 from viz.domain.units import Address
 from viz.errors import ChainError, ChainUnreachable, ConfigError
 
@@ -106,10 +107,7 @@ class Devnet:
         try:
             # A session of its own: Ctrl-C reaches us, and we stop it in the right order.
             process = await asyncio.create_subprocess_exec(
-                str(binary),
-                *arguments,
-                "--port",
-                str(port),
+                *tied([str(binary), *arguments, "--port", str(port)], signal.SIGINT),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=asyncio.subprocess.STDOUT,

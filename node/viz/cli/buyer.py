@@ -22,9 +22,9 @@ from viz.cli.console import (
     run,
     show,
     table,
+    until_signal,
 )
 from viz.cli.http import NodeUrl
-from viz.cli.testnet import until_stopped
 from viz.domain.units import ZERO_ADDRESS, format_units, parse_units
 
 if TYPE_CHECKING:
@@ -259,6 +259,6 @@ def proxy(
             running_proxy(client, host=host, port=port) as url,
         ):
             out.print(f"OPENAI_BASE_URL={url}  (any OPENAI_API_KEY; it pays {client.info.node})")
-            await until_stopped(asyncio.Event().wait())
+            await asyncio.Event().wait()
 
-    run(work())
+    run(until_signal(work()))

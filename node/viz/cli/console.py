@@ -12,6 +12,7 @@ import asyncio
 import functools
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
@@ -93,6 +94,19 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         raise (_deliberate(group) or group) from group
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+async def until_signal(work: Coroutine[Any, Any, None]) -> None:
+    """Run ``work`` until it ends, or until SIGINT or SIGTERM ends it in good order."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not task.cancelled():
+            raise
 
 
 def _deliberate(group: BaseExceptionGroup[BaseException]) -> VizError | None:

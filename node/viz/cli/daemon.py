@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from viz.cli.console import DataDir, guarded, out, run
+from viz.cli.console import DataDir, guarded, out, run, until_signal
 from viz.config import Config, load
 
 ConfigFile = Annotated[
@@ -106,16 +103,3 @@ def _say_up(net: Any, started: Any) -> None:
     out.print(f"  curl -s {started.url}/viz/v1/node", soft_wrap=True)
     out.print(f"  viz buyer proxy --node {started.url}", soft_wrap=True)
     out.print("Stop with Ctrl-C; the state stays.")
-
-
-async def until_signal(work: Coroutine[Any, Any, None]) -> None:
-    """Run ``work`` until it ends, or until SIGINT or SIGTERM ends it in good order."""
-    task = asyncio.ensure_future(work)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
-    try:
-        await task
-    except asyncio.CancelledError:
-        if not task.cancelled():
-            raise

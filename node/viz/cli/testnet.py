@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from viz.cli.console import AsJson, DataDir, data_dir, guarded, out, run, show, table
+from viz.cli.console import AsJson, DataDir, data_dir, guarded, out, run, show, table, until_signal
 from viz.domain.units import hex_of, parse_address, parse_units
 
 app = typer.Typer(no_args_is_help=True, help="A local chain for trying Viz; play money only.")
@@ -24,7 +22,7 @@ def serve(
     as_json: AsJson = False,
 ) -> None:
     """Run the chain with the contracts deployed, until interrupted; its state stays on disk."""
-    run(_serve(data_dir(folder), rpc_port, kubo, as_json))
+    run(until_signal(_serve(data_dir(folder), rpc_port, kubo, as_json)))
 
 
 async def _serve(folder: Path, rpc_port: int, kubo: bool, as_json: bool) -> None:
@@ -46,24 +44,9 @@ async def _serve(folder: Path, rpc_port: int, kubo: bool, as_json: bool) -> None
             out.print(f"chain {net.deployment.chain_id} at {net.devnet.url}, state in {folder}")
             rows = [(k, v) for k, v in said["deployment"].items() if str(v).startswith("0x")]
             table("Contracts", ("contract", "address"), rows)
-        await until_stopped(net.devnet.wait())
+        await net.devnet.wait()
     finally:
         await net.stop()
-
-
-async def until_stopped(work: Any) -> None:
-    """Wait for SIGINT, SIGTERM or the end of ``work``, whichever is first."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @app.command()

@@ -108,7 +108,7 @@ class ChannelLedger(Protocol):
         ...
 
     async def heads(self, signer: Address, after: int) -> Sequence[Hash32]:
-        """Return the heads of the receipts after that number, oldest first, at most 4096 of them."""
+        """Return the heads of the receipts after that number, the oldest first, at most 4096."""
         ...
 
     async def receipts(

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+from viz.children import tied
 from viz.errors import StorageUnavailable
 from viz.storage.kubo import KuboBlobStore
 
@@ -83,10 +84,7 @@ class KuboDaemon:
         log = self._repository / "daemon.log"
         with log.open("wb") as output:
             self._process = await asyncio.create_subprocess_exec(
-                str(self._binary),
-                "daemon",
-                "--migrate=true",
-                "--enable-gc=false",
+                *tied([str(self._binary), "daemon", "--migrate=true", "--enable-gc=false"]),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=asyncio.subprocess.STDOUT,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from viz import errors
+from viz.children import tied
 from viz.errors import TrainingCancelled, TrainingError, TrainingWorkerDied, VizError
 from viz.training.environment import child_environment
 from viz.training.run import TrainingRun
@@ -66,10 +67,7 @@ class Runner:
         log = self._directory / "worker.log"
         with log.open("ab") as stderr:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "viz.training.worker",
-                str(self._directory),
+                *tied([sys.executable, "-m", "viz.training.worker", str(self._directory)]),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr,
