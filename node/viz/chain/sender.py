@@ -21,15 +21,8 @@ from eth_utils.crypto import keccak
 from viz.chain import abi
 from viz.chain.deployment import address_of, contracts_by_address
 from viz.chain.rpc import Log, Receipt, Rpc
-from viz.domain.ports import (
-    Call,
-    Deployment,
-    Event,
-    Outcome,
-    SignedTransaction,
-    Transaction,
-    TransactionJournal,
-)
+from viz.domain.outbox import SignedTransaction, TransactionJournal
+from viz.domain.ports import Call, Deployment, Event, Outcome, Transaction
 from viz.domain.units import BPS, Address, Hash32, hex_of
 from viz.errors import ChainError, ChainUnreachable, TransactionFailed
 

@@ -22,7 +22,8 @@ from viz.chain import abi
 from viz.chain.deployment import contracts_by_address
 from viz.chain.rpc import BlockNotKnown, Rpc
 from viz.chain.sender import decode_logs
-from viz.domain.ports import BlockMark, CursorStore, Deployment, Event
+from viz.domain.outbox import BlockMark, CursorStore
+from viz.domain.ports import Deployment, Event
 from viz.domain.units import Hash32, hex_of
 from viz.errors import ChainError, ChainMismatch
 

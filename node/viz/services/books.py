@@ -27,7 +27,8 @@ from viz.domain.ledger import (
     Line,
     ReceiptRecord,
 )
-from viz.domain.ports import ChainReader, ChannelState, ClaimRecord, Clock
+from viz.domain.outbox import ClaimRecord
+from viz.domain.ports import ChainReader, ChannelState, Clock
 from viz.domain.units import AdapterId, Address, Units
 from viz.domain.usage import UsageLine, lines_of
 from viz.errors import ChainUnreachable, StoreConflict, StoreError

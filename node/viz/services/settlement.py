@@ -23,16 +23,8 @@ import structlog
 
 from viz.domain.claim import RowStatus, SignedVoucher, pack_rows
 from viz.domain.ledger import ChannelRecord
-from viz.domain.ports import (
-    Call,
-    ChainReader,
-    ChainWriter,
-    ClaimRecord,
-    Clock,
-    Outcome,
-    SettlementLedger,
-    Transaction,
-)
+from viz.domain.outbox import ClaimRecord, SettlementLedger
+from viz.domain.ports import Call, ChainReader, ChainWriter, Clock, Outcome, Transaction
 from viz.domain.shares import Share, share_words
 from viz.domain.signed import channel_id
 from viz.domain.units import BPS, MILLION, AdapterId, Address, Hash32, Units, hex_of

@@ -12,7 +12,8 @@ from viz.chain.devnet import Devnet
 from viz.chain.keys import development_account
 from viz.chain.rpc import Rpc
 from viz.chain.watcher import Watcher
-from viz.domain.ports import BlockMark, Event
+from viz.domain.outbox import BlockMark
+from viz.domain.ports import Event
 from viz.errors import ChainMismatch
 
 

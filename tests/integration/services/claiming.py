@@ -24,14 +24,8 @@ from viz.chain.keys import development_account
 from viz.chain.rpc import Rpc
 from viz.chain.sender import Sender
 from viz.domain.ledger import ChannelRecord, Line
-from viz.domain.ports import (
-    Call,
-    Deployment,
-    Outcome,
-    SignedTransaction,
-    Transaction,
-    TransactionJournal,
-)
+from viz.domain.outbox import SignedTransaction, TransactionJournal
+from viz.domain.ports import Call, Deployment, Outcome, Transaction
 from viz.domain.units import AdapterId, Address, Hash32, Units
 from viz.domain.usage import lines_of
 from viz.services.settlement import ClaimPolicy, Settlement

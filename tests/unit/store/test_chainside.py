@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from viz.domain.ledger import ChannelRecord, Line
-from viz.domain.ports import BlockMark, Outcome, SignedTransaction
+from viz.domain.outbox import BlockMark, SignedTransaction
+from viz.domain.ports import Outcome
 from viz.domain.units import AdapterId, Address, Hash32
 from viz.store import chainside
 from viz.store.ledger import SqlStore
