@@ -209,6 +209,8 @@ def _layered(*layers: dict[str, Any]) -> dict[str, Any]:
     for layer in layers:
         for key, value in layer.items():
             below = joined.get(key)
-            both = isinstance(below, dict) and isinstance(value, dict)
-            joined[key] = {**below, **value} if both else value
+            if isinstance(below, dict) and isinstance(value, dict):
+                joined[key] = {**below, **value}
+            else:
+                joined[key] = value
     return joined

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from viz.cli import buyer, content, daemon, keys, operator, testnet
+from viz.cli import buyer, content, daemon, keys, operator, testnet, train
 
 app = typer.Typer(
     name="viz",
@@ -18,7 +18,7 @@ app = typer.Typer(
 app.command()(daemon.up)
 app.command()(daemon.node)
 app.command()(operator.status)
-app.command()(operator.train)
+app.command()(train.train)
 app.command()(operator.settle)
 app.add_typer(keys.app, name="key")
 app.add_typer(content.app, name="content")

@@ -1,0 +1,134 @@
+"""`viz train`: from licensed works to an adapter on offer, with its progress."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from viz.cli.console import AsJson, DataDir, err, guarded, run, show, table
+from viz.cli.http import NodeUrl
+from viz.cli.operator import Operator, Royalty, TrainerPart
+from viz.errors import InvalidRequest, TrainingError
+
+
+@guarded
+def train(
+    works: Annotated[list[Path], typer.Argument(help="Work files, or folders of works.")],
+    name: Annotated[str, typer.Option(help="What to sell the adapter as.")] = "",
+    royalty_bps: Royalty = 3_000,
+    trainer_bps: TrainerPart = 1_000,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="A training setting, as NAME=VALUE.")
+    ] = None,
+    publish: Annotated[
+        bool, typer.Option("--publish/--no-publish", help="Register and offer the adapter.")
+    ] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it takes.")] = False,
+    node: NodeUrl = "http://127.0.0.1:8402",
+    folder: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train an adapter on licensed works, store it, register it, and put it on offer."""
+    request: dict[str, Any] = {
+        "works": [{"path": str(_work_file(work).absolute())} for work in works],
+        "settings": dict(_setting(each) for each in setting or ()),
+    }
+    if name:
+        request["name"] = name
+    operator = Operator(node, folder)
+    if dry_run:
+        plan = run(operator.ask("POST", "/trainings", request | {"dryRun": True}))
+        if not show(plan, as_json=as_json):
+            fees = [(f"fee of work {work}", fee) for work, fee in plan["fees_units"].items()]
+            table("Training would take", ("what", "#value"), [*plan["estimate"].items(), *fees])
+        return
+    result = run(_train(operator, request, quiet=as_json))
+    if publish:
+        result["publication"] = run(
+            operator.ask(
+                "POST",
+                "/publications",
+                {
+                    "trainingId": result["id"],
+                    "royaltyBps": royalty_bps,
+                    "trainerBps": trainer_bps,
+                    **({"name": name} if name else {}),
+                },
+            )
+        )
+    if not show(result, as_json=as_json):
+        _say_trained(result)
+
+
+def _work_file(work: Path) -> Path:
+    """Return the file of a work that is named by its folder's terms.toml, or by itself."""
+    if not work.is_dir():
+        return work
+    from viz.services.registration import read_description
+
+    return work / read_description(work / "terms.toml", token_decimals=18).file
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InvalidRequest(f"{text!r} is not a setting: write it as NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+async def _train(operator: Operator, request: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    started = await operator.ask("POST", "/trainings", request)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[said]}"),
+    )
+    end: dict[str, Any] = {}
+    with Progress(*columns, console=err, disable=quiet) as progress:
+        bar = progress.add_task("training", total=None, said="waiting")
+        async for event in operator.events(f"/trainings/{started['id']}/events"):
+            kind = event.get("event")
+            if kind == "started":
+                progress.update(bar, total=event["steps"], said=f"{event['rows']} rows")
+            elif kind == "step":
+                said = f"loss {event['loss']:.3f}"
+                progress.update(bar, completed=event["step"], said=said)
+            elif kind == "measuring":
+                progress.update(bar, said=f"measuring {event['what']}")
+            elif kind == "end":
+                end = event
+                progress.update(bar, said=event["state"])
+    if end.get("state") != "done":
+        raise TrainingError(f"training {started['id']} {end.get('state')}: {end.get('error')}")
+    return {"id": started["id"], **end["result"]}
+
+
+def _say_trained(result: dict[str, Any]) -> None:
+    metrics = result["metrics"]
+    held_out, repeated = metrics["heldOut"], metrics["memorisation"]
+    rows: list[tuple[str, object]] = [
+        ("held-out loss before", f"{held_out['before']['loss']:.3f}"),
+        ("held-out loss after", f"{held_out['after']['loss']:.3f}"),
+        ("longest verbatim run, tokens", repeated["adapter"]["longest_tokens"]),
+        ("the same of the base model", repeated["base"]["longest_tokens"]),
+        ("seconds", round(metrics["seconds"])),
+        ("shares", ", ".join(f"work {work}: {bps} bps" for work, bps in result["shares"])),
+        ("weights digest", result["weightsDigest"]),
+    ]
+    if publication := result.get("publication"):
+        rows += [
+            ("CID", publication["cid"]),
+            ("adapter", publication["adapter_id"]),
+            ("model name", publication["offer"]["model"]),
+        ]
+    table(f"Training {result['id']}", ("what", "value"), rows)
