@@ -291,7 +291,8 @@ def require_selling(channel: NodeChannel, now_s: int) -> None:
     """Raise ChannelClosing while a close is requested, or a signed Close could still be used."""
     if channel.close_at_s:
         raise ChannelClosing("a close was requested on chain; reopen after the withdrawal")
-    if now_s < channel.no_sale_until_s:
+    # Settlement takes a Close at its very deadline, and a block may share the second of the last.
+    if channel.no_sale_until_s and now_s <= channel.no_sale_until_s:
         raise ChannelClosing(f"the channel is being closed; reopen after {channel.no_sale_until_s}")
 
 

@@ -112,6 +112,14 @@ def test_the_refusal_names_base_and_best() -> None:
     assert caught.value.extensions == {"base": "0", "best": [[3, "10"], [9, "20"]]}
 
 
+def test_nothing_is_sold_while_a_signed_close_can_still_be_used() -> None:
+    """Settlement takes a Close at its very deadline: only after it may the node sell again."""
+    closing = begin_close(opened(), 99)
+    with pytest.raises(ChannelClosing):
+        accept(closing, signed(), now_s=99)
+    assert accept(closing, signed(), now_s=100).best == signed().row
+
+
 def test_a_voucher_twice_counts_once() -> None:
     """A repeated delivery changes nothing."""
     assert accept(BEST, signed()) is BEST
