@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from viz.cli import buyer, content, daemon, keys, operator, testnet, train
+from viz.cli import audit, buyer, content, daemon, keys, operator, testnet, train
 
 app = typer.Typer(
     name="viz",
@@ -25,6 +25,7 @@ app.add_typer(content.app, name="content")
 app.add_typer(buyer.channel_app, name="channel")
 app.add_typer(buyer.app, name="buyer")
 app.add_typer(operator.adapter_app, name="adapter")
+app.add_typer(audit.app, name="audit")
 app.add_typer(testnet.app, name="testnet")
 
 

@@ -33,7 +33,7 @@ def train(
 ) -> None:
     """Train an adapter on licensed works, store it, register it, and put it on offer."""
     request: dict[str, Any] = {
-        "works": [{"path": str(_work_file(work).absolute())} for work in works],
+        "works": [{"path": str(work_file(work).absolute())} for work in works],
         "settings": dict(_setting(each) for each in setting or ()),
     }
     if name:
@@ -63,7 +63,7 @@ def train(
         _say_trained(result)
 
 
-def _work_file(work: Path) -> Path:
+def work_file(work: Path) -> Path:
     """Return the file of a work that is named by its folder's terms.toml, or by itself."""
     if not work.is_dir():
         return work

@@ -1,0 +1,106 @@
+"""`viz audit`: check by recomputing, trusting neither node nor trainer."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from viz.cli.console import AsJson, DataDir, data_dir, err, guarded, out, run, show, table
+from viz.cli.train import work_file
+from viz.domain.units import AdapterId, hex_of
+from viz.errors import InvalidRequest, UnknownAdapter
+
+app = typer.Typer(no_args_is_help=True, help="Recompute what others claim.")
+_DIFFERENT = 12
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `adapter` a command of its own although it is the only one."""
+
+
+@app.command("adapter")
+@guarded
+def adapter(
+    adapter_id: int,
+    works: Annotated[list[Path], typer.Argument(help="The works, with their records beside them.")],
+    manifest: Annotated[Path, typer.Option(help="The manifest that its trainer published.")],
+    rpc: Annotated[str, typer.Option(help="The chain's JSON-RPC.")] = "http://127.0.0.1:8545",
+    deployment: Annotated[
+        Path | None, typer.Option("--deployment", help="Where the contracts are.")
+    ] = None,
+    base_model: Annotated[str, typer.Option(help="The base model.")] = "SmolLM2-135M-Instruct",
+    folder: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train an adapter again from its manifest and compare the bytes with the chain's digest.
+
+    Exit code 12: other bytes on like hardware and versions, so the manifest does not describe it.
+    """
+    place = data_dir(folder)
+    given = (rpc, deployment or place / "deployment.json")
+    report = run(_audit(AdapterId(adapter_id), works, manifest, given, base_model, place))
+    if not show(report, as_json=as_json):
+        _say(adapter_id, report)
+    if report["verdict"] == "different":
+        raise typer.Exit(_DIFFERENT)
+
+
+async def _audit(
+    adapter_id: AdapterId,
+    works: list[Path],
+    manifest: Path,
+    chain_at: tuple[str, Path],
+    base_model: str,
+    place: Path,
+) -> dict[str, Any]:
+    from viz.chain.contracts import Chain
+    from viz.chain.deployment import load_deployment
+    from viz.chain.rpc import Rpc
+    from viz.services.auditing import audit_adapter
+
+    rpc, deployment = Rpc(chain_at[0]), load_deployment(chain_at[1])
+    try:
+        await rpc.check(deployment)
+        state = await Chain(rpc, deployment).adapter(adapter_id)
+    finally:
+        await rpc.close()
+    if state is None:
+        raise UnknownAdapter(f"adapter {adapter_id} is not registered on this chain")
+    try:
+        envelope = manifest.read_bytes()
+    except OSError as error:
+        raise InvalidRequest(f"{manifest} cannot be read: {error.strerror}") from error
+    with tempfile.TemporaryDirectory(prefix="viz-audit-") as directory:
+        report = await audit_adapter(
+            envelope,
+            [{"path": str(work_file(work).absolute())} for work in works],
+            directory=Path(directory),
+            base_model=base_model,
+            cache_dir=(place / "models").absolute(),
+            expected_hash=state.manifest_hash,
+            progress=lambda event: err.print(f"{event.kind} {event.values.get('step', '')}"),
+        )
+    if report.claimed != state.weights_digest:
+        raise InvalidRequest(
+            f"the manifest is about weights {hex_of(report.claimed)}, the chain has "
+            f"{hex_of(state.weights_digest)}"
+        )
+    return report.to_json()
+
+
+def _say(adapter_id: int, report: dict[str, Any]) -> None:
+    rows: list[tuple[str, object]] = [
+        ("verdict", report["verdict"]),
+        ("weights on chain", report["claimedWeights"]),
+        ("weights found", report["foundWeights"]),
+        ("training rows alike", report["rowsMatch"]),
+        ("reproducibility class", report["reproducibility"]),
+        *((f"differs: {k}", f"{a} there, {b} here") for k, (a, b) in report["differences"].items()),
+    ]
+    table(f"Audit of adapter {adapter_id}", ("what", "value"), rows)
+    if report["verdict"] == "inconclusive":
+        out.print("Other bytes, but on other hardware or versions: repeat it on the manifest's.")
