@@ -42,7 +42,11 @@ def adapter(
     """
     place = data_dir(folder)
     given = (rpc, deployment or place / "deployment.json")
-    report = run(_audit(AdapterId(adapter_id), works, manifest, given, base_model, place))
+    try:
+        envelope = manifest.read_bytes()
+    except OSError as error:
+        raise InvalidRequest(f"{manifest} cannot be read: {error.strerror}") from error
+    report = run(_audit(AdapterId(adapter_id), works, envelope, given, base_model, place))
     if not show(report, as_json=as_json):
         _say(adapter_id, report)
     if report["verdict"] == "different":
@@ -52,7 +56,7 @@ def adapter(
 async def _audit(
     adapter_id: AdapterId,
     works: list[Path],
-    manifest: Path,
+    envelope: bytes,
     chain_at: tuple[str, Path],
     base_model: str,
     place: Path,
@@ -70,10 +74,6 @@ async def _audit(
         await rpc.close()
     if state is None:
         raise UnknownAdapter(f"adapter {adapter_id} is not registered on this chain")
-    try:
-        envelope = manifest.read_bytes()
-    except OSError as error:
-        raise InvalidRequest(f"{manifest} cannot be read: {error.strerror}") from error
     with tempfile.TemporaryDirectory(prefix="viz-audit-") as directory:
         report = await audit_adapter(
             envelope,
