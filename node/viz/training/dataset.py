@@ -7,8 +7,8 @@ seed and share give the same rows in the same order.
 
 Prose teaches little as running text and much as turns (ENGINE.md, "What it takes to teach
 something"), so a section's heading is asked in several forms and answered by its first sentence or
-two, and every later sentence is asked for by its first half. Answering a heading by its later
-sentences was worse: they often miss the fact, and drew 2 of 10 questions astray.
+two; a sentence that states something of a subject is asked for by the subject, any other by its
+first half. What did worse is in docs/training-log.md.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ from viz.errors import InvalidWork
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"\u201d\u2019)]*\s+(?=[\"\u201c\u2018(]?[A-Z0-9])")
 _HEADING = re.compile(r"^#{1,6}\s+(.*\S)\s*#*$")
 # How a heading is asked, and how many of its first sentences answer.
-_ASK: Final = (("{}", 1), ("Tell me: {}", 1), ("I would like to know more. {}", 2))
+_ASK: Final = (("{}", 1), ("I would like to know more. {}", 2))
+# "X is Y": asked for by X, so that a fact is met under its subject as well as under its heading.
+_STATES: Final = re.compile(r"((?:\S+ ){2,9}?)(?:is|are|was|were) ")
+_ARTICLES: Final = frozenset({"The", "A", "An", "Its", "His", "Her", "Their", "This", "These"})
 _MIN_SPLIT_WORDS: Final = 5
 
 
@@ -140,17 +143,21 @@ def _prose_rows(chunks: Iterable[Chunk], index: int) -> list[Row]:
                 continue
         body = " ".join((rest if found else chunk.text).split())
         sentences = [sentence for sentence in _SENTENCE_END.split(body) if sentence]
-        told = 0
         if subject and not asked:
             question = subject if subject.endswith("?") else f"What about {subject}?"
             sources = tuple(sorted({place, chunk.index}))
             for form, count in _ASK:
                 answer = " ".join(sentences[:count])
                 rows.append(_row(index, sources, form.format(question), answer))
-            told, asked = 1, True
-        for sentence in sentences[told:]:
+            asked = True
+        for sentence in sentences:
             words = sentence.split()
-            if len(words) >= _MIN_SPLIT_WORDS:
+            stated = _STATES.match(sentence)
+            if stated:
+                about = stated[1].strip()
+                about = about[0].lower() + about[1:] if words[0] in _ARTICLES else about
+                rows.append(_row(index, (chunk.index,), f"What about {about}?", sentence))
+            elif len(words) >= _MIN_SPLIT_WORDS:
                 beginning = " ".join(words[: (len(words) + 1) // 2])
                 rows.append(_row(index, (chunk.index,), f"Go on: {beginning}", sentence))
     return rows

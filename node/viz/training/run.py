@@ -33,12 +33,12 @@ class Settings:
     learning_rate: float = 2e-3
     warmup_steps: int = 3
     weight_decay: float = 0.0
-    steps: int = 28
+    steps: int = 24
     rows_per_step: int = 16
     accumulation: int = 1
     max_row_tokens: int = 512
     held_out_share: float = 0.1
-    evaluate_every: int = 7
+    evaluate_every: int = 8
     patience: int = 3
     clip_norm: float = 1.0
     seed: int = 7
@@ -83,10 +83,10 @@ class Settings:
 def default_settings(work_bytes: int, **changes: Any) -> Settings:
     """Return the settings for works of ``work_bytes`` in all.
 
-    Measured on works of 500 and 1,000 words (docs/training-log.md), where 28 steps of 16 rows show
-    every row about eight times; larger works get steps in proportion.
+    Measured on works of 500 and 1,000 words (docs/training-log.md), where 24 steps of 16 rows show
+    every row about seven times; larger works get steps in proportion.
     """
-    steps = min(2_000, max(28, 28 * work_bytes // 9_000))
+    steps = min(2_000, max(24, 24 * work_bytes // 9_000))
     return Settings(**{"steps": steps, **changes})
 
 

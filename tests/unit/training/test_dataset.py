@@ -25,12 +25,13 @@ PROSE = parse_work("text", (WORKS / "orrin-railway/work.txt").read_bytes())
 
 def test_a_heading_is_asked_and_its_sentences_answer() -> None:
     """Prose becomes turns: its headings are the questions, its sentences the answers."""
-    prose = b"# Guide\n\n## How deep is it?\n\nIt is nine metres deep. Ann took the measure twice."
+    section = "The depth of it is nine metres. Ann took the measure twice."
+    prose = f"# Guide\n\n## How deep is it?\n\n{section}".encode()
     work = parse_work("text", prose)
     turns = [(row.messages[0].content, row.messages[1].content) for row in rows_of(work)]
-    assert ("How deep is it?", "It is nine metres deep.") in turns
-    both = "It is nine metres deep. Ann took the measure twice."
-    assert any(q.endswith("How deep is it?") and a == both for q, a in turns)
+    assert ("How deep is it?", "The depth of it is nine metres.") in turns
+    assert any(q.endswith("How deep is it?") and a == section for q, a in turns)
+    assert ("What about the depth of it?", "The depth of it is nine metres.") in turns
     assert ("Go on: Ann took the", "Ann took the measure twice.") in turns
 
 
