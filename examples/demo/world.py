@@ -128,7 +128,7 @@ class World:
             except OSError:
                 return False
 
-        return self._await(name, answers)
+        return self.wait_until(name, answers)
 
     def said(self, name: str) -> dict[str, Any]:
         """Wait until a process has printed a JSON object, and return it."""
@@ -142,10 +142,11 @@ class World:
                 return False
             return True
 
-        self._await(name, printed)
+        self.wait_until(name, printed)
         return found
 
-    def _await(self, name: str, ready: Callable[[], bool]) -> float:
+    def wait_until(self, name: str, ready: Callable[[], bool]) -> float:
+        """Wait until ``ready`` while a process runs; return the seconds that it took."""
         started = time.monotonic()
         process = next(running for known, running in self._running if known == name)
         while time.monotonic() - started < START_LIMIT_S:
