@@ -111,11 +111,13 @@ class History(RuleBasedStateMachine):
         self.books = books
         self.pass_time(0)
 
-    def confirm_all(self) -> None:
-        self.forks.clear()
+    def confirm_to(self, *, buyers: bool, nodes: bool) -> None:
+        """The sides learn of the confirmed state."""
         for name, sides in self.sides.items():
-            sides.confirm_to_node(self.seen(name))
-            sides.confirm_to_buyer(self.seen(name))
+            if nodes:
+                sides.confirm_to_node(self.seen(name))
+            if buyers:
+                sides.confirm_to_buyer(self.seen(name))
 
     # time
 

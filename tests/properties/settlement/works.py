@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hypothesis import strategies as st
-from hypothesis.stateful import rule
+from hypothesis.stateful import precondition, rule
 from tests.properties.settlement.history import History
 from tests.properties.settlement.registry import Adapter
 from tests.properties.settlement.stage import (
@@ -30,6 +30,7 @@ WRONG_TABLE = (Share(ContentId(1), 10_000),)
 class Works(History):
     """Works change hands and are withdrawn; adapters appear and retire."""
 
+    @precondition(lambda self: len(self.books.registry.works) < 4)
     @rule(creator=st.sampled_from(["cara", "dan"]), terms=st.sampled_from(sorted(TERMS)))
     def register_work(self, creator: str, terms: str) -> None:
         offered, registry = TERMS[terms], self.books.registry
