@@ -122,6 +122,7 @@ def settlement(story: Story) -> None:
 def closing(story: Story) -> None:
     """The buyer closes with the node's consent and has the rest back; the node collects."""
     world = story.world
+    world.end("proxy")  # one process at a time signs for a channel
     before = read_books(story)
     key = world.folder / "buyer.key.json"
     world.viz("channel", "close", "--key", key, "--node", world.node_url)
