@@ -168,7 +168,10 @@ class Deposits(Trading):
     @rule(seat=seats, when=st.sampled_from(["now", "a second too early", "when due", "when due"]))
     def withdraw(self, seat: str, when: str) -> None:
         pair = SEATS[seat].pair
-        close_at = self.books.channels[pair].close_at
+        channel = self.books.channels[pair]
+        if when == "when due" and channel.deposit and not channel.close_at:
+            self.request_close(seat, "payer")
+        close_at = channel.close_at
         if when != "now" and close_at:
             due = close_at - (when == "a second too early")
             self.pass_time(max(0, due - self.books.now_s))

@@ -96,7 +96,7 @@ class Trading(History):
     @rule(
         node=nodes,
         sales=some_sales,
-        bad=st.lists(st.sampled_from(BAD), max_size=5),
+        bad=st.lists(st.sampled_from(BAD), min_size=2, max_size=7),
         of_each_run=st.integers(0, 4),
         cut=st.sampled_from([0, 0, 0, 1, 40]),
     )
