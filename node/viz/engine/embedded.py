@@ -12,6 +12,7 @@ import secrets
 import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,7 @@ class EmbeddedEngine:
 
     def __init__(self, base: LoadedBase, settings: EngineSettings) -> None:
         self._base, self._settings = base, settings
+        self._model = base.model
         self._loop = asyncio.get_running_loop()
         self._open: set[Line] = set()
         self._files = ThreadPoolExecutor(1, thread_name_prefix="viz-adapter-check")
@@ -89,6 +91,7 @@ class EmbeddedEngine:
         budget = settings.memory_bytes or int(available_bytes() * 0.6)
         fits = plan(shape, settings, dtype.itemsize, budget)
         self._context, self._slots = fits.capacity, fits.slots
+        self._model = replace(self._model, context_tokens=fits.capacity)
         self._compute = choice.name
         _log.info(
             "engine starts",
@@ -114,7 +117,8 @@ class EmbeddedEngine:
 
     @property
     def model(self) -> BaseModel:
-        return self._base.model
+        """The base model; its context is what a slot here holds, not what the model could take."""
+        return self._model
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
         """Return the prompt token ids of a chat by the base model's template."""
