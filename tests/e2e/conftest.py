@@ -36,6 +36,8 @@ TINY: Final = {
     "rows_per_step": 2,
     "probes": 2,
     "rank": 4,
+    "max_row_tokens": 128,
+    "held_out_share": 0.05,
 }
 VOUCHER_GRACE_S: Final = 5
 
@@ -207,9 +209,16 @@ def _register_works(town: Town) -> None:
 
 
 @pytest.fixture(scope="session")
-def training(town: Town) -> str:
-    """A tiny adapter, trained on the one licensed work and not published; its run's id."""
+def grant(town: Town) -> ContentId:
+    """The work that the node holds a grant to."""
     town.world.viz("content", "license", town.contents[LICENSED], *town.at)
+    return town.contents[LICENSED]
+
+
+@pytest.fixture(scope="session")
+def training(town: Town, grant: ContentId) -> str:
+    """A tiny adapter, trained on the one licensed work and not published; its run's id."""
+    assert grant == town.contents[LICENSED]
     settings = [f"--set={name}={value}" for name, value in TINY.items()]
     work = town.folder / "works" / LICENSED
     done = town.world.json("train", work, "--no-publish", "--name", "keeper", *settings, *town.at)
