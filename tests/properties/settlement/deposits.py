@@ -193,11 +193,20 @@ class Deposits(Trading):
         self.closes.append(SignedClose(seat, settled, deadline_s, signature))
 
     @precondition(lambda self: self.closes)
-    @rule(pick=picks, of=st.sampled_from(["itself", "itself", "another channel"]))
-    def close_now(self, pick: int, of: str) -> None:
+    @rule(
+        pick=picks,
+        of=st.sampled_from(["itself", "itself", "another channel"]),
+        when=st.sampled_from(["now", "at its deadline"]),
+        after=st.sampled_from(["nothing", "a sale"]),
+    )
+    def close_now(self, pick: int, of: str, when: str, after: str) -> None:
         """Any Close ever signed is tried, on its channel or another: the node loses nothing."""
         close = self.closes[pick % len(self.closes)]
         seat = close.seat if of == "itself" else "rash-north"
+        if when == "at its deadline":
+            self.pass_time(max(0, close.deadline_s - self.books.now_s))
+        if after == "a sale":
+            self.sell([(close.seat, 0, 1)])
         pair = SEATS[seat].pair
         closed = self.act(
             "zed",
