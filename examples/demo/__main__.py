@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from openai import OpenAIError
 from rich.console import Console
 
 from examples.demo import money, stages
 from examples.demo.world import DemoError, World
+from viz.errors import VizError
 
 STAGES: tuple[tuple[str, Callable[[stages.Story], None]], ...] = (
     ("A local chain with the contracts", stages.chain),
@@ -46,7 +49,7 @@ def main() -> int:
             began = time.monotonic()
             stage(story)
             took.append((title, time.monotonic() - began))
-    except DemoError as error:
+    except (DemoError, VizError, OpenAIError, subprocess.SubprocessError, OSError) as error:
         console.print(f"\n[red]The demo failed:[/red] {error}\nIts files are in {folder}")
         return 1
     finally:

@@ -15,7 +15,8 @@ from examples.demo.world import DemoError
 from viz.chain.contracts import Chain
 from viz.chain.deployment import load_deployment
 from viz.chain.rpc import Rpc
-from viz.domain.shares import Share, distribute, split_revenue
+from viz.domain.ports import AdapterState
+from viz.domain.shares import Share, Split, distribute, split_revenue
 from viz.domain.units import AdapterId, Units, format_units, parse_address
 
 
@@ -29,6 +30,7 @@ class Books:
     buyer: Units
     operator: Units
     operator_owed: Units
+    trainer_earned: Units
     creators: dict[str, Units]
     undistributed: Units
     rounding: Units
@@ -67,20 +69,29 @@ async def _read(story: Story) -> Books:
             },
             undistributed=sum([await chain.settlement.undistributed(each) for each in ids]),
             rounding=sum([await _rounding(chain, each) for each in ids]),
+            trainer_earned=sum([(await _split(chain, each)).to_trainer_units for each in ids]),
         )
     finally:
         await rpc.close()
 
 
+async def _split(chain: Chain, adapter_id: AdapterId) -> Split:
+    """Return how an adapter's revenue so far divides, recomputed from the chain's totals."""
+    adapter = await _adapter(chain, adapter_id)
+    gross = await chain.settlement.revenue(adapter_id)
+    return split_revenue(0, gross, royalty_bps=adapter.royalty_bps, trainer_bps=adapter.trainer_bps)
+
+
+async def _adapter(chain: Chain, adapter_id: AdapterId) -> AdapterState:
+    if (adapter := await chain.adapter(adapter_id)) is None:
+        raise DemoError(f"the chain knows no adapter {adapter_id}")
+    return adapter
+
+
 async def _rounding(chain: Chain, adapter_id: AdapterId) -> Units:
     """Return what the floors of an adapter's splits keep back until its revenue grows."""
-    adapter = await chain.adapter(adapter_id)
-    if adapter is None:
-        raise DemoError(f"the chain knows no adapter {adapter_id}")
+    adapter, parts = await _adapter(chain, adapter_id), await _split(chain, adapter_id)
     gross = await chain.settlement.revenue(adapter_id)
-    parts = split_revenue(
-        0, gross, royalty_bps=adapter.royalty_bps, trainer_bps=adapter.trainer_bps
-    )
     divided = parts.to_contents_units - await chain.settlement.undistributed(adapter_id)
     received = sum(units for _, units in distribute(0, divided, map(Share._make, adapter.shares)))
     split = parts.to_contents_units + parts.to_trainer_units + parts.to_node_units
@@ -99,13 +110,15 @@ def settlement(story: Story) -> None:
     deposit_fell = before.channel_left - after.channel_left
     royalties = {name: after.creators[name] - before.creators[name] for name in after.creators}
     trainer_and_node = after.operator_owed - before.operator_owed
+    trainer = after.trainer_earned - before.trainer_earned
     _table(
         story,
         "What the buyer paid, and who has it",
         [
             ("the buyer's deposit fell by", deposit_fell),
             *((f"royalties of {name}", amount) for name, amount in royalties.items()),
-            ("trainer and node (one operator here), to collect", trainer_and_node),
+            ("the trainer's part, to collect", trainer),
+            ("the node's part, to collect", trainer_and_node - trainer),
             ("not distributed yet", after.undistributed - before.undistributed),
             ("rounding, paid as revenue grows", after.rounding - before.rounding),
         ],

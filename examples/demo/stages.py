@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import sys
@@ -13,12 +14,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp
 from openai import OpenAI
 from rich.table import Table
 
+from examples.demo.miser import Stopped, pay_once
 from examples.demo.world import ROOT, DemoError, World
+from viz.buyer.client import BuyerClient
+from viz.chain.contracts import Chain
+from viz.chain.deployment import load_deployment
+from viz.chain.rpc import Rpc
 from viz.domain.questions import Question, is_right, parse_questions
+from viz.domain.units import Units, format_units, parse_address
 
+CREATORS: Final = {"alma": "varn-point", "bruno": "dunmallow-bakery", "celia": "orrin-railway"}
 WORKS: Final = ROOT / "examples" / "works"
 ROYALTY_BPS, TRAINER_BPS = 3_000, 1_000
 DEPOSIT: Final = "2.50"
@@ -97,8 +106,7 @@ def creators(story: Story) -> None:
     """Three creators register three works; two sign and the node relays, one pays gas himself."""
     world = story.world
     shutil.copytree(WORKS, world.folder / "works", dirs_exist_ok=True)
-    names = {"varn-point": "alma", "dunmallow-bakery": "bruno", "orrin-railway": "celia"}
-    for work, creator in names.items():
+    for creator, work in CREATORS.items():
         key = world.folder / f"{creator}.key.json"
         story.creators[creator] = world.json("key", "new", key)["address"]
         way = ["--node", world.node_url]
@@ -145,8 +153,23 @@ def training(story: Story) -> None:
 
 def _license(story: Story, contents: list[int]) -> None:
     grants = story.world.json("content", "license", *contents, "--node", story.world.node_url)
-    held = ", ".join(str(grant["content_id"]) for grant in grants if grant["live"])
-    story.say(f"the node holds live grants to works {held}; the fees are with their creators")
+    held = [grant["content_id"] for grant in grants if grant["live"]]
+    story.say(f"the node holds live grants to works {', '.join(map(str, held))}")
+    for creator, work in CREATORS.items():
+        if story.contents[work] in held:
+            fee = asyncio.run(_wallet(story, story.creators[creator]))
+            if fee <= 0:
+                raise DemoError(f"the training fee of work {story.contents[work]} went nowhere")
+            story.say(f"{creator} has {format_units(fee, 6)}, the training fee")
+
+
+async def _wallet(story: Story, account: str) -> Units:
+    rpc = Rpc(story.world.rpc_url)
+    try:
+        chain = Chain(rpc, load_deployment(story.world.folder / "deployment.json"))
+        return await chain.token_balance(parse_address(account))
+    finally:
+        await rpc.close()
 
 
 def _refused(story: Story, adapter: Adapter) -> None:
@@ -172,6 +195,7 @@ def asking(story: Story) -> None:
     opened = world.json("channel", "open", DEPOSIT, "--key", key, "--node", world.node_url)
     story.signer = opened["signer"]
     story.say(f"channel open: {DEPOSIT} deposited by EIP-3009, relayed; the buyer holds no gas")
+    _stopped(story)
     world.start("proxy", "buyer", "proxy", "--port", world.proxy_port, "--node", world.node_url,
                 "--rpc", world.rpc_url)  # fmt: skip
     world.wait_for("proxy", f"{world.proxy_url}/models")
@@ -211,6 +235,33 @@ def _unpaid(story: Story) -> None:
             raise DemoError(f"an unpaid request was answered {refusal.code}, not 402") from refusal
         problem = json.load(refusal)
     story.say(f"asked without paying: 402, {problem['detail']}")
+
+
+def _stopped(story: Story) -> None:
+    """A buyer who signs for the first step only is served that, and no more."""
+    world = story.world
+
+    async def ask() -> Stopped:
+        async with aiohttp.ClientSession() as http:
+            client = await BuyerClient.connect(
+                http,
+                world.node_url,
+                home=world.folder / "buyer",
+                password=world.password,
+                expected=load_deployment(world.folder / "deployment.json"),
+            )
+            try:
+                return await pay_once(client, "Tell me a long story about the sea.", 160)
+            finally:
+                await client.aclose()
+
+    got = asyncio.run(ask())
+    if not got.needs or not got.text or got.billed_units > got.paid_units:
+        raise DemoError(f"the node served beyond what was paid: {got}")
+    story.say(
+        f"signed for one step only: {len(got.text.split())} words came, the node asked for a "
+        f"voucher, waited, and stopped; billed {got.billed_units} of {got.paid_units} units"
+    )
 
 
 def _questions(adapter: Adapter) -> Iterator[Question]:

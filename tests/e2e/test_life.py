@@ -5,13 +5,12 @@ The tests follow one another in one town (see conftest.py): each begins where th
 
 from __future__ import annotations
 
-import json
 import signal
-from dataclasses import dataclass
 
 import aiohttp
 import openai
 import pytest
+from examples.demo.miser import pay_once
 from tests.e2e.conftest import (
     DEPOSIT_UNITS,
     FUNDED_UNITS,
@@ -23,18 +22,7 @@ from tests.e2e.conftest import (
 )
 
 from viz.buyer.client import BuyerClient
-from viz.buyer.events import EventReader
 from viz.chain.deployment import load_deployment
-from viz.domain.payment import (
-    CHAT_PATH,
-    NEED_VOUCHER_EVENT,
-    QUOTE_HEADER,
-    RECEIPT_EVENT,
-    Challenge,
-    receipt_from_json,
-)
-from viz.domain.units import AdapterId, hex_of
-from viz.domain.wire import parse_json
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -115,49 +103,12 @@ async def test_a_client_that_sends_no_more_vouchers_is_stopped(town: Town, adapt
         try:
             town.signers.append(client.signer)
             town.payers.append(address)
-            answer = await _pay_once(client, town.base_model)
+            answer = await pay_once(client, QUESTION, LONG_TOKENS)
         finally:
             await client.aclose()
     assert answer.needs, "the node did not ask for more"
     assert answer.text and answer.billed_units <= answer.paid_units
     assert price_of(town, town.base_model, answer.text) <= answer.paid_units
-
-
-@dataclass(frozen=True, slots=True)
-class Unpaid:
-    """What a client got that paid the first step and nothing more."""
-
-    text: str
-    needs: int
-    paid_units: int
-    billed_units: int
-
-
-async def _pay_once(client: BuyerClient, model: str) -> Unpaid:
-    """Send one voucher for the first step, then only read until the node ends the answer."""
-    await client.sync()
-    offer = await client.offer_of(model)
-    asked = {"model": model, "messages": [{"role": "user", "content": QUESTION}],
-             "max_tokens": LONG_TOKENS, "temperature": 0, "stream": True}  # fmt: skip
-    body, token = json.dumps(asked).encode(), await client.token()
-    async with client.api.generate(CHAT_PATH, body, token, {}) as refused:
-        assert refused.status == 402
-        challenge = Challenge.from_header(refused.headers["WWW-Authenticate"])
-    client.accept_challenge(challenge, offer)
-    known, need = client.quote_of(offer), challenge.need
-    assert known is not None and need is not None
-    paid = need.required_units
-    with client.purse.expose(AdapterId(0), paid):
-        await client.purse.cover(AdapterId(0), required_units=paid, wanted_units=paid)
-    quote = {QUOTE_HEADER: hex_of(known[0])}
-    async with client.api.generate(CHAT_PATH, body, token, quote) as answered:
-        assert answered.status == 200
-        events = EventReader().feed(await answered.content.read())
-    bodies = [parse_json(each.data) for each in events if not each.name and each.data[0] == "{"]
-    texts = [body["choices"][0]["delta"].get("content") or "" for body in bodies]
-    receipts = [receipt_from_json(parse_json(e.data)) for e in events if e.name == RECEIPT_EVENT]
-    needs = sum(each.name == NEED_VOUCHER_EVENT for each in events)
-    return Unpaid("".join(texts), needs, paid, receipts[0].receipt.amount_units)
 
 
 def test_settling_accounts_for_every_unit(town: Town, buyer: Buyer, adapter: str) -> None:
