@@ -251,6 +251,9 @@ class Training:
         except VizError as error:
             record = replace(record, state="failed", error=str(error))
             _log.warning("training failed", training=training_id, code=error.code)
+        except Exception as error:  # noqa: BLE001  one run's accident must not end the node
+            record = replace(record, state="failed", error="unexpected: see the node's log")
+            _log.error("training failed", training=training_id, exc_info=error)
         await self._put(record)
 
     async def _follow(self, run: TrainingRun, training_id: str) -> dict[str, Any]:
