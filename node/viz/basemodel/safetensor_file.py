@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from viz.domain.strict_json import load_json
 from viz.domain.units import Hash32
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def parse_header(data: bytes | memoryview, size: int) -> Header:
     if 8 + length > min(size, len(data)):
         raise NotSafetensors("the header is longer than the file")
     try:
-        raw = json.loads(bytes(data[8 : 8 + length]), object_pairs_hook=_unique)
+        raw = load_json(bytes(data[8 : 8 + length]), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise NotSafetensors(f"the header is not JSON: {type(error).__name__}") from error
     if not isinstance(raw, dict):

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,6 +20,7 @@ from typing import Any, Final
 import rfc8785
 
 from viz.domain.eip712 import is_signed_by, keccak, public_address, sign
+from viz.domain.strict_json import load_json
 from viz.domain.units import Address, ContentId, Hash32, hex_of, parse_address, parse_hash
 from viz.errors import InvalidRequest, InvalidSignature, VizError
 
@@ -148,13 +148,13 @@ def open_manifest(envelope: bytes, *, expected_hash: Hash32 | None = None) -> Ma
     if len(envelope) > MAX_MANIFEST_BYTES:
         raise InvalidRequest(f"a manifest has at most {MAX_MANIFEST_BYTES} bytes")
     try:
-        outer = json.loads(envelope)
+        outer = load_json(envelope)
         payload = base64.b64decode(outer["payload"], validate=True)
         signature = base64.b64decode(outer["signatures"][0]["sig"], validate=True)
         trainer = parse_address(outer["signatures"][0]["keyid"])
         if outer["payloadType"] != PAYLOAD_TYPE or len(outer["signatures"]) != 1:
             raise InvalidRequest("the envelope is not an in-toto statement signed once")
-        manifest = _manifest(json.loads(payload), trainer)
+        manifest = _manifest(load_json(payload), trainer)
     except (ValueError, KeyError, TypeError, IndexError, binascii.Error) as error:
         raise InvalidRequest("this is not a manifest of an adapter") from error
     if not is_signed_by(_digest(payload), signature, trainer):

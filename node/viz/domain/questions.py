@@ -8,11 +8,11 @@ words, letter case ignored.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from typing import Any
 
+from viz.domain.strict_json import load_json
 from viz.errors import InvalidWork
 
 
@@ -28,7 +28,7 @@ class Question:
 def parse_questions(raw: bytes) -> tuple[Question, ...]:
     """Return the questions of a ``questions.json``; raise InvalidWork when it is malformed."""
     try:
-        found: Any = json.loads(raw)
+        found: Any = load_json(raw)
         questions = tuple(
             Question(str(item["id"]), str(item["question"]), tuple(map(str, item["accepted"])))
             for item in found["questions"]

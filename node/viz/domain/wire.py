@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final, TypeVar
@@ -20,6 +19,7 @@ from typing import Any, Final, TypeVar
 import rfc8785
 
 from viz.domain.eip712 import Struct, layout_of
+from viz.domain.strict_json import load_json
 from viz.domain.units import (
     UINT32_MAX,
     UINT96_MAX,
@@ -56,7 +56,7 @@ def parse_json(raw: bytes | str, *, max_bytes: int = MAX_JSON_BYTES) -> Json:
     if len(raw) > max_bytes:
         raise InvalidRequest(f"the message has {len(raw)} bytes; at most {max_bytes} are read")
     try:
-        value = json.loads(raw, parse_constant=_refuse_constant)
+        value = load_json(raw, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest("the message is not valid JSON") from error
     if not isinstance(value, dict):

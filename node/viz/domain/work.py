@@ -19,7 +19,6 @@ salt. Invariant: the same file always gives the same chunks, root and commitment
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -30,6 +29,7 @@ import rfc8785
 from eth_utils.crypto import keccak
 
 from viz.domain.license import work_commitment
+from viz.domain.strict_json import load_json
 from viz.domain.units import Address, Hash32
 from viz.errors import CommitmentMismatch, InvalidWork
 
@@ -171,7 +171,7 @@ def _messages(line: str, number: int) -> tuple[Message, ...]:
         return InvalidWork(f"line {number}: {why}")
 
     try:
-        entry: Any = json.loads(line)
+        entry: Any = load_json(line)
     except (ValueError, RecursionError) as error:
         raise refuse("is not JSON; write one JSON object a line") from error
     if not isinstance(entry, dict) or set(entry) != {"messages"}:

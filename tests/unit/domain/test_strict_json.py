@@ -1,0 +1,54 @@
+"""Deep nesting is an error, never the end of the process."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from viz.domain.strict_json import MAX_DEPTH, load_json
+from viz.domain.wire import parse_json
+from viz.errors import InvalidRequest
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=30,
+)
+
+
+@pytest.mark.parametrize(
+    "raw", [b"[" * 200_000, b'{"a":' * 200_000, b'["\\"[",' * 200_000, "[" * 200_000]
+)
+def test_deep_nesting_raises_whatever_the_recursion_limit(raw: bytes | str) -> None:
+    """Protects the daemon from one small request that would overflow the C stack."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(100_000)
+    try:
+        with pytest.raises(ValueError, match="nested"):
+            load_json(raw)
+        with pytest.raises(InvalidRequest):
+            parse_json(raw)
+    finally:
+        sys.setrecursionlimit(before)
+
+
+def test_the_bound_itself() -> None:
+    deepest = "[" * MAX_DEPTH + "]" * MAX_DEPTH
+    assert load_json(deepest) is not None
+    with pytest.raises(ValueError, match="nested"):
+        load_json(f"[{deepest}]")
+
+
+def test_brackets_within_strings_are_text() -> None:
+    """Protects prompts that hold code from being refused."""
+    told = {"content": '[{"' * 10_000 + "\\"}
+    assert load_json(json.dumps(told)) == told
+
+
+@given(VALUES)
+def test_values_come_back(value: object) -> None:
+    assert load_json(json.dumps(value)) == value
