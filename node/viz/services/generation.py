@@ -105,6 +105,7 @@ class PaidStream:
         self._generations: list[Generation] = []
         self._pumps: list[asyncio.Task[None]] = []
         self._queue: asyncio.Queue[Text | VizError | None] = asyncio.Queue(QUEUE)
+        self._woken = False
         self._unsent: Text | None = None
         self._admitted = False
         self._sent_text = False
@@ -151,6 +152,8 @@ class PaidStream:
         paused_at: float | None = None
         loop = asyncio.get_running_loop()
         while self._open:
+            if self._woken:
+                self._woken, retry = False, True
             if retry and self._wants_more():
                 retry = False
                 need = await self._extend()
@@ -169,13 +172,14 @@ class PaidStream:
                 async with asyncio.timeout(left):
                     item = await self._queue.get()
             except TimeoutError:
+                if self._woken:
+                    continue
                 if self._paused():
                     _log.info("stopped for want of a voucher", request=self._job.request_id)
                     return
                 self._failed = True
                 raise EngineError("the engine does not answer: try again later") from None
             if item is None:
-                retry = True
                 continue
             if isinstance(item, VizError):
                 self._failed = True
@@ -261,6 +265,8 @@ class PaidStream:
             )
 
     def _wake(self) -> None:
+        # The flag is the notice; None only ends a wait, and a full queue holds what ends it.
+        self._woken = True
         if not self._queue.full():
             self._queue.put_nowait(None)
 
