@@ -15,27 +15,33 @@ Does not know HTTP, sessions or how rows are stored. Invariants:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
-from viz.domain.claim import RowStatus, SignedVoucher, pack_rows
+from viz.domain.claim import ROW_HEAD_BYTES, RowStatus, SignedVoucher, pack_rows
 from viz.domain.ledger import ChannelRecord
 from viz.domain.outbox import ClaimRecord, SettlementLedger
 from viz.domain.ports import Call, ChainReader, ChainWriter, Clock, Outcome, Transaction
 from viz.domain.shares import Share, share_words
 from viz.domain.signed import channel_id
 from viz.domain.units import BPS, MILLION, AdapterId, Address, Hash32, Units, hex_of
-from viz.domain.usage import UsageLine
-from viz.errors import ChainError, UnknownAdapter
+from viz.domain.usage import LINE_BYTES, UsageLine
+from viz.errors import ChainError, TransactionFailed, UnknownAdapter
 from viz.services.outcome import require_settled
 
 # Measured on anvil, rounded up: 60,000 gas for a claim of one row, 12,500 for each further one.
 CLAIM_GAS: Final = 50_000
 ROW_GAS: Final = 15_000
 MAX_ROWS: Final = 200
+# A row holds up to 255 lines, and nodes refuse transactions beyond 128 KiB.
+MAX_BATCH_LINES: Final = 2_000
+MAX_BATCH_BYTES: Final = 60_000
+# Eight find one bad row of MAX_ROWS.
+MAX_SPLITS: Final = 16
 _WAITING: Final = frozenset(
     {RowStatus.NO_CHANNEL, RowStatus.WRONG_BASE, RowStatus.INSUFFICIENT_DEPOSIT}
 )
@@ -139,9 +145,7 @@ class Settlement:
                 return ClaimReport(settled=settled, waiting=len(await self._ledger.frozen()))
             frozen = await self._freeze(force=force)
             good, dropped = await self._judge(await self._ledger.frozen())
-            sent = [
-                await self._send(good[at : at + MAX_ROWS]) for at in range(0, len(good), MAX_ROWS)
-            ]
+            sent = await self._send_all(good)
             if sent:
                 settled += await self._finish_settled()
             return ClaimReport(
@@ -245,8 +249,7 @@ class Settlement:
         """Ask the chain how it would judge the rows; return the good ones, and how many fell."""
         good: list[ClaimRecord] = []
         dropped = 0
-        for at in range(0, len(rows), MAX_ROWS):
-            part = rows[at : at + MAX_ROWS]
+        for part in batches(rows):
             call = Call("Settlement", "previewClaim", (self._writer.address, _packed(part)))
             for row, code in zip(part, await self._reader.read(call), strict=True):
                 status = RowStatus(code)
@@ -271,6 +274,27 @@ class Settlement:
             self._told.add(row.claim_id)
             _log.info("row waits", signer=row.signer, status=status.name, base=row.base_units)
 
+    async def _send_all(self, rows: Sequence[ClaimRecord]) -> list[Transaction]:
+        """Send the rows in batches, a refused batch in halves; raise when none could be sent."""
+        open_parts = deque(batches(rows))
+        sent: list[Transaction] = []
+        refused: TransactionFailed | None = None
+        splits = 0
+        while open_parts:
+            part = open_parts.popleft()
+            try:
+                sent.append(await self._send(part))
+            except TransactionFailed as error:
+                refused = error
+                _log.warning("claim refused", rows=len(part), reason=error.detail)
+                if len(part) > 1 and splits < MAX_SPLITS:
+                    splits += 1
+                    half = len(part) // 2
+                    open_parts.extendleft((part[half:], part[:half]))
+        if refused is not None and not sent:
+            raise refused
+        return sent
+
     async def _send(self, rows: Sequence[ClaimRecord]) -> Transaction:
         sent = await self._writer.submit(Call("Settlement", "claim", (_packed(rows),)))
         _log.info(
@@ -281,6 +305,25 @@ class Settlement:
             gas=sent.gas_used,
         )
         return sent
+
+
+def batches(rows: Sequence[ClaimRecord]) -> Iterator[Sequence[ClaimRecord]]:
+    """Yield the rows in order, in runs that fit one transaction; a run has at least one row."""
+    start = lines = size = 0
+    for at, row in enumerate(rows):
+        row_bytes = ROW_HEAD_BYTES + LINE_BYTES * len(row.lines)
+        full = (
+            at - start >= MAX_ROWS
+            or lines + len(row.lines) > MAX_BATCH_LINES
+            or size + row_bytes > MAX_BATCH_BYTES
+        )
+        if at > start and full:
+            yield rows[start:at]
+            start, lines, size = at, 0, 0
+        lines += len(row.lines)
+        size += row_bytes
+    if start < len(rows):
+        yield rows[start:]
 
 
 def _value_of(channel: ChannelRecord) -> Units:
