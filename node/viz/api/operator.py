@@ -24,7 +24,7 @@ from viz.domain.ledger import AdapterRecord, TrainingRecord
 from viz.domain.shares import MAX_SHARES
 from viz.domain.units import BPS, UINT64_MAX, AdapterId, ContentId, hex_of
 from viz.domain.wire import JSON_INTEGER_MAX, Json, Reader
-from viz.errors import AccessTokenInvalid, InvalidRequest, VizError
+from viz.errors import AccessTokenInvalid, InvalidRequest, UnknownAdapter, VizError
 
 BASE_PATH: Final = "/operator/v1"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -156,7 +156,8 @@ async def grant(request: web.Request) -> web.Response:
 async def publish(request: web.Request) -> web.Response:
     """Store a training run's adapter, register it with its royalties, and put it on offer.
 
-    ``shares`` ([[contentId, bps], ...]) stand in for those that the works' sizes give.
+    ``shares`` ([[contentId, bps], ...]) stand in for those that the works' sizes give. ``offer`` is
+    null, with a ``detail``, while the registration has not its confirmations.
     """
     parts = parts_of(request)
     _, body = await body_of(request)
@@ -170,8 +171,17 @@ async def publish(request: web.Request) -> web.Response:
     if reader.has("shares"):
         publication = replace(publication, shares=_shares(reader.array("shares", MAX_SHARES)))
     published = await parts.publishing.publish(publication)
-    offer = await _put_on_offer(parts, published.adapter_id, reader)
-    return web.json_response(plain(published) | {"offer": offer.to_json()}, status=201)
+    answer: Json = plain(published)
+    try:
+        answer["offer"] = (await _put_on_offer(parts, published.adapter_id, reader)).to_json()
+    except UnknownAdapter:
+        # Registered and paid for: the id must reach the operator.
+        answer["offer"] = None
+        answer["detail"] = (
+            f"adapter {published.adapter_id} is registered and not confirmed yet: put it on offer "
+            f"later with `viz adapter activate {published.adapter_id}`"
+        )
+    return web.json_response(answer, status=201)
 
 
 def _shares(rows: Sequence[Any]) -> list[tuple[ContentId, int]]:

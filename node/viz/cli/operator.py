@@ -190,7 +190,10 @@ def register_adapter(
         request["shares"] = [_share(each) for each in share]
     found = run(Operator(node, folder).ask("POST", "/publications", request))
     if not show(found, as_json=as_json):
-        out.print(f"adapter {found['adapter_id']} is {found['offer']['model']}, {found['cid']}")
+        if found["offer"] is None:
+            out.print(f"{found['detail']}; its CID is {found['cid']}")
+        else:
+            out.print(f"adapter {found['adapter_id']} is {found['offer']['model']}, {found['cid']}")
 
 
 def _share(text: str) -> list[int]:

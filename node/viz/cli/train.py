@@ -129,6 +129,9 @@ def _say_trained(result: dict[str, Any]) -> None:
         rows += [
             ("CID", publication["cid"]),
             ("adapter", publication["adapter_id"]),
-            ("model name", publication["offer"]["model"]),
         ]
+        if offer := publication["offer"]:
+            rows.append(("model name", offer["model"]))
+        else:
+            rows.append(("on offer", publication["detail"]))
     table(f"Training {result['id']}", ("what", "value"), rows)
