@@ -209,9 +209,9 @@ class Sessions:
         call = await self._deposit_call(deposit)
         if deposit.signer in self._relaying:
             raise InvalidRequest("a deposit for this channel is being relayed: wait for it")
-        before = (await self._books.get(deposit.signer, fresh=True)).channel.limit_units
         self._relaying.add(deposit.signer)
         try:
+            before = (await self._books.get(deposit.signer, fresh=True)).channel.limit_units
             require_settled(await self._writer.submit(call), "the deposit")
         finally:
             self._relaying.discard(deposit.signer)
