@@ -10,6 +10,7 @@ cut short is dropped, since its signature never left.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -28,7 +29,7 @@ from viz.domain.curve import Curve, Link, observe
 from viz.domain.ports import ChannelState, Deployment
 from viz.domain.units import Address
 from viz.domain.wire import Json
-from viz.errors import BooksMismatch, ConfigError, InvalidRequest
+from viz.errors import BooksMismatch, ConfigError, InvalidRequest, StoreError
 
 COMPACT_AFTER_LINES: Final = 1_000
 _LEDGER: Final = "ledger.jsonl"
@@ -140,12 +141,20 @@ class ChannelLedger:
         handle = os.open(
             self._directory / _LEDGER, os.O_WRONLY | os.O_APPEND | os.O_CREAT, mode=0o600
         )
+        before = os.fstat(handle).st_size
         try:
             line = json.dumps(change, separators=(",", ":")).encode() + b"\n"
             if os.write(handle, line) != len(line):
-                raise OSError("the ledger's line was not written whole: is the disk full?")
+                raise OSError(errno.ENOSPC, "No space left on device")
             if sync:
                 os.fsync(handle)
+        except OSError as error:
+            # What follows must not be glued to half a line.
+            os.ftruncate(handle, before)
+            raise StoreError(
+                f"{self._directory / _LEDGER} cannot be written ({error.strerror}): nothing was "
+                "signed; make room and ask again"
+            ) from error
         finally:
             os.close(handle)
         if self._lines == 0:

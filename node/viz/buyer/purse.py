@@ -131,7 +131,8 @@ class Purse:
         if draft is None:
             self._delivered = dict(self.curve.vector)
             return
-        await asyncio.to_thread(self._ledger.commit_signing, after)
+        # Not in a thread: a receipt that is committed meanwhile would be lost from the curve.
+        self._ledger.commit_signing(after)
         signature = sign_compact(self._ledger.session_key, self.domain.digest(draft.voucher))
         voucher = draft.voucher
         row = SignedVoucher(voucher.settled_units, voucher.receipts_head, draft.lines, signature)
