@@ -36,6 +36,7 @@ TINY: Final = {
     "rows_per_step": 2,
     "probes": 2,
     "rank": 4,
+    "threads": 1,
     "max_row_tokens": 128,
     "held_out_share": 0.05,
 }
