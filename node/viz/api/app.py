@@ -99,7 +99,9 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     except VizError as error:
         _log.info("refused", code=error.code, reason=error.detail)
         if error.status >= 500:
-            _log.warning("failed", code=error.code, exc_info=error)
+            # A fault we name needs no trace; what lies behind it is worth a word.
+            cause = type(error.__cause__).__name__ if error.__cause__ else None
+            _log.warning("failed", code=error.code, reason=error.detail, cause=cause)
         return problem(error, request_id)
     except web.HTTPException as error:
         if error.status < 400:
