@@ -85,7 +85,7 @@ class BuyerClient:
         self._token: AccessToken | None = None
         self._token_lock = asyncio.Lock()
         self._quotes: dict[AdapterId, tuple[Hash32, SignedQuote]] = {}
-        self._checked: set[AdapterId] = set()
+        self._checked: set[tuple[AdapterId, Hash32]] = set()
         self._synced = False
         self._fault: str | None = None
         self.api = api
@@ -174,7 +174,9 @@ class BuyerClient:
         return next((known for known in self.info.adapters if known.model == model), None)
 
     async def _check_on_chain(self, offer: AdapterOffer) -> None:
-        if self._chain is None or offer.adapter_id in self._checked:
+        # The node may name other weights under the same id later: the digest is what was checked.
+        checked = offer.adapter_id, offer.weights_digest
+        if self._chain is None or checked in self._checked:
             return
         if offer.adapter_id != BASE_MODEL:
             state = await self._chain.adapter(offer.adapter_id)
@@ -182,7 +184,7 @@ class BuyerClient:
                 raise NodeNotTrusted(
                     f"the node's adapter {offer.adapter_id} has other weights than the chain says"
                 )
-        self._checked.add(offer.adapter_id)
+        self._checked.add(checked)
 
     # the channel
 
