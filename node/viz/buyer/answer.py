@@ -82,6 +82,7 @@ class PaidAnswer:
         self._pay_now = asyncio.Event()
         self._payer: asyncio.Task[None] | None = None
         self._failure: VizError | None = None
+        self._free = False
         self.receipt: SignedReceipt | None = None
 
     @property
@@ -91,8 +92,10 @@ class PaidAnswer:
 
     @property
     def cost_units(self) -> Units | None:
-        """What the request cost, once its receipt is verified."""
-        return self.receipt.receipt.amount_units if self.receipt else None
+        """What the request cost, once its receipt is verified or it ended without owing any."""
+        if self.receipt is None:
+            return 0 if self._free else None
+        return self.receipt.receipt.amount_units
 
     # admission
 
@@ -243,6 +246,9 @@ class PaidAnswer:
         if self._failure is not None:
             raise self._failure
         if self.receipt is None:
+            # Where nothing is owed there is no receipt: a prompt has a token at least.
+            self._free = self._agreed.price.amount_units(1, self._text_bytes) == 0
+        if self.receipt is None and not self._free:
             raise NodeNotTrusted("the node ended its answer without a receipt")
 
     def _take(self, event: ServerEvent) -> Chunk | None:
