@@ -10,6 +10,7 @@ Every key is explained in ``viz.example.toml``; a test holds the two together.
 from __future__ import annotations
 
 import os
+import secrets
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -214,3 +215,21 @@ def _layered(*layers: dict[str, Any]) -> dict[str, Any]:
             else:
                 joined[key] = value
     return joined
+
+
+def kept_secret(path: Path, *, random_bytes: int) -> str:
+    """Return the secret in ``path``; where there is none, or an empty one, make it first.
+
+    Written whole or not at all, and readable by its owner only.
+    """
+    if path.exists() and (known := path.read_text(encoding="utf-8").strip()):
+        return known
+    secret, fresh = secrets.token_urlsafe(random_bytes), path.with_name(f"{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(secret + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    return secret

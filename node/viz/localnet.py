@@ -8,7 +8,6 @@ operator's password lies beside the operator's key.
 from __future__ import annotations
 
 import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -21,6 +20,7 @@ from viz.chain.devnet import Devnet
 from viz.chain.keys import create_key_file, development_account, load_key_file
 from viz.chain.rpc import Rpc
 from viz.chain.sender import Sender
+from viz.config import kept_secret
 from viz.domain.ports import Call, Deployment
 from viz.domain.units import Address, Units
 from viz.errors import ChainMismatch
@@ -100,10 +100,7 @@ async def _deployed(url: str, folder: Path) -> Deployment:
 def _operator(folder: Path) -> LocalAccount:
     password_file, key_file = folder / "operator.password", folder / "operator.key.json"
     folder.mkdir(parents=True, exist_ok=True)
-    if not password_file.exists():
-        password_file.touch(mode=0o600)
-        password_file.write_text(secrets.token_urlsafe(24) + "\n", encoding="utf-8")
-    password = password_file.read_text(encoding="utf-8").strip()
+    password = kept_secret(password_file, random_bytes=24)
     if key_file.exists():
         return load_key_file(key_file, password)
     return create_key_file(key_file, password, scrypt_n=_SCRYPT_N)

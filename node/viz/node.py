@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
@@ -31,7 +30,7 @@ from viz.chain.keys import load_key_file
 from viz.chain.rpc import Rpc
 from viz.chain.sender import Sender
 from viz.chain.watcher import Watcher
-from viz.config import Config
+from viz.config import Config, kept_secret
 from viz.domain.eip712 import settlement_domain
 from viz.domain.ports import Deployment, Event
 from viz.domain.pricing import Price
@@ -294,11 +293,7 @@ def _engine_settings(config: Config) -> EngineSettings:
 
 def _operator_token(config: Config) -> str:
     """Return what the operator's commands authenticate with; made once, readable by its owner."""
-    file = config.at(Path("operator.token"))
-    if not file.exists():
-        file.touch(mode=0o600)
-        file.write_text(secrets.token_urlsafe(32) + "\n", encoding="utf-8")
-    return file.read_text(encoding="utf-8").strip()
+    return kept_secret(config.at(Path("operator.token")), random_bytes=32)
 
 
 async def _listen(runner: web.AppRunner, config: Config) -> str:
