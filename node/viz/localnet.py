@@ -24,6 +24,7 @@ from viz.config import kept_secret
 from viz.domain.ports import Call, Deployment
 from viz.domain.units import Address, Units
 from viz.errors import ChainMismatch
+from viz.services.outcome import require_settled
 from viz.storage.kubo_daemon import KuboDaemon, find_kubo
 
 GAS_WEI: Final = 10 * 10**18
@@ -124,7 +125,7 @@ async def fund(
 ) -> None:
     """Give ``account`` gas and test tokens; with ``top_up`` only when it has less.
 
-    Raises TransactionFailed on a chain whose token has no faucet, ChainUnreachable.
+    Raises TransactionFailed on a chain whose token has no faucet, OutcomeUnknown, ChainUnreachable.
     """
     rpc = Rpc(url)
     try:
@@ -132,7 +133,8 @@ async def fund(
             await rpc.request("anvil_setBalance", [account, hex(wei)])
         sender = Sender(rpc, development_account(0), deployment, chain_id=deployment.chain_id)
         if units and not (top_up and await _balance(rpc, deployment, account) >= units):
-            await sender.submit(Call("TestUSD", "mint", (account, units)))
+            minted = await sender.submit(Call("TestUSD", "mint", (account, units)))
+            require_settled(minted, "minting test tokens")
     finally:
         await rpc.close()
 
