@@ -8,6 +8,7 @@ stopped by SIGINT, so that its state is dumped; the state file is anvil's, reada
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 import signal
@@ -54,6 +55,7 @@ class Devnet:
     def __init__(self, process: asyncio.subprocess.Process, rpc: Rpc, port: int) -> None:
         self._process = process
         self._rpc = rpc
+        self._lock: int | None = None
         self.port = port
 
     @classmethod
@@ -72,18 +74,25 @@ class Devnet:
 
         With ``state``, its state is loaded from there when the file exists, dumped every
         ``state_interval_s`` seconds and at the end. Raises ConfigError when the port is taken or
-        the binary missing, ChainUnreachable when it does not come up.
+        the binary missing or another process runs this state, ChainUnreachable when it does not
+        come up.
         """
         binary = find_anvil()
-        arguments = ["--chain-id", str(chain_id), "--accounts", str(accounts), "--silent"]
-        arguments += ["--mnemonic", DEVELOPMENT_MNEMONIC, "--host", "127.0.0.1"]
-        if state is not None:
-            arguments += ["--timestamp", str(_genesis_time(state))]
-            arguments += ["--state", str(state), "--state-interval", str(state_interval_s)]
-            # Reads below the head must also work on the blocks from before a restart.
-            arguments += ["--preserve-historical-states"]
-        if block_time_s is not None:
-            arguments += ["--block-time", str(block_time_s)]
+        lock = None if state is None else _hold(state)
+        try:
+            arguments = _arguments(chain_id, accounts, state, state_interval_s, block_time_s)
+            net = await cls._launch(binary, arguments, port, log)
+        except BaseException:
+            if lock is not None:
+                os.close(lock)
+            raise
+        net._lock = lock
+        return net
+
+    @classmethod
+    async def _launch(
+        cls, binary: Path, arguments: list[str], port: int, log: Path | None
+    ) -> Devnet:
         if port:
             _refuse_taken(port)
             return await cls._spawn(binary, arguments, port, log)
@@ -168,7 +177,15 @@ class Devnet:
 
     async def stop(self) -> None:
         """Stop it with SIGINT, so that it dumps its state; kill it after a bounded wait."""
-        await self._rpc.close()
+        try:
+            await self._rpc.close()
+            await self._end()
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
+
+    async def _end(self) -> None:
         if self._process.returncode is not None:
             return
         with suppress(ProcessLookupError):
@@ -208,6 +225,39 @@ class Devnet:
     async def fund(self, address: Address, wei: int = 10**18) -> None:
         """Set an account's balance of the chain's coin, for gas."""
         await self._rpc.request("anvil_setBalance", [address, hex(wei)])
+
+
+def _arguments(
+    chain_id: int,
+    accounts: int,
+    state: Path | None,
+    state_interval_s: int,
+    block_time_s: int | None,
+) -> list[str]:
+    arguments = ["--chain-id", str(chain_id), "--accounts", str(accounts), "--silent"]
+    arguments += ["--mnemonic", DEVELOPMENT_MNEMONIC, "--host", "127.0.0.1"]
+    if state is not None:
+        arguments += ["--timestamp", str(_genesis_time(state))]
+        arguments += ["--state", str(state), "--state-interval", str(state_interval_s)]
+        # Reads below the head must also work on the blocks from before a restart.
+        arguments += ["--preserve-historical-states"]
+    if block_time_s is not None:
+        arguments += ["--block-time", str(block_time_s)]
+    return arguments
+
+
+def _hold(state: Path) -> int:
+    """Lock the state for this process: two anvils would each dump theirs over the other's."""
+    state.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(state.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise ConfigError(
+            f"another process runs the chain in {state}: stop it, or choose another folder"
+        ) from error
+    return handle
 
 
 def _genesis_time(state: Path) -> int:

@@ -97,6 +97,17 @@ async def test_a_taken_port_is_named() -> None:
     await running.stop()
 
 
+async def test_one_process_runs_a_chain(tmp_path: Path) -> None:
+    """Two anvils on one state file would each dump theirs over the other's."""
+    state = tmp_path / "chain.json"
+    first = await Devnet.start(state=state)
+    with pytest.raises(ConfigError, match="another process runs the chain"):
+        await Devnet.start(state=state)
+    await first.stop()
+    again = await Devnet.start(state=state)
+    await again.stop()
+
+
 async def test_a_missing_binary_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has not run setup is told to."""
     monkeypatch.setenv("VIZ_ANVIL", "/nowhere/anvil")
