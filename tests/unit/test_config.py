@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from viz.config import Config, load
+from viz.config import Config, kept_secret, load
 from viz.errors import ConfigError
 
 EXAMPLE = Path(__file__).parents[2] / "viz.example.toml"
@@ -107,3 +107,15 @@ def test_an_unreadable_password_file_says_which(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("VIZ_KEY_PASSWORD_FILE", "/nowhere/password")
     with pytest.raises(ConfigError, match="/nowhere/password"):
         load()
+
+
+@pytest.mark.parametrize("left", [None, "", "\n"])
+def test_a_secret_is_made_once_and_never_stays_empty(tmp_path: Path, left: str | None) -> None:
+    """A start that was killed while it wrote must not make every later one fail."""
+    file = tmp_path / "operator.token"
+    if left is not None:
+        file.write_text(left, encoding="utf-8")
+    made = kept_secret(file, random_bytes=32)
+    assert len(made) >= 32 and kept_secret(file, random_bytes=32) == made
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert [entry.name for entry in tmp_path.iterdir()] == [file.name]

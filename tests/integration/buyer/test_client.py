@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests.fakes.chain import DEPLOYMENT
+from tests.integration.api import harness
 from tests.integration.api.harness import ADAPTER, DEPOSIT, PAYER_KEY, PRICE, Node
 from tests.integration.buyer.conftest import buying
 
@@ -16,7 +17,8 @@ from viz.buyer.answer import PaidAnswer
 from viz.buyer.client import BuyerClient
 from viz.buyer.verify import Limits
 from viz.domain.eip712 import public_address
-from viz.domain.units import BASE_MODEL, Address
+from viz.domain.pricing import Price
+from viz.domain.units import BASE_MODEL, ZERO_HASH, Address
 from viz.errors import (
     ChannelUnknown,
     ConfigError,
@@ -60,6 +62,30 @@ async def test_exact_recounting_agrees_with_the_node(node: Node, tmp_path: Path)
     async with buying(node, tmp_path / "b", count_tokens=node.engine.count_tokens) as client:
         await client.open_channel(PAYER_KEY, DEPOSIT)
         assert (await ask(client)).cost_units
+
+
+async def test_a_free_answer_needs_no_receipt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where both prices are zero a node writes no receipt, and its answer is good without one."""
+    monkeypatch.setattr(harness, "PRICE", Price(0, 0))
+    (tmp_path / "node").mkdir()
+    async with harness.running_node(tmp_path / "node") as node:
+        node.chain.balances[public_address(PAYER_KEY)] = 10**9
+        async with buying(node, tmp_path / "b") as client:
+            await client.open_channel(PAYER_KEY, DEPOSIT)
+            answer = await ask(client)
+            assert answer.text and answer.receipt is None and answer.cost_units == 0
+
+
+async def test_other_weights_under_a_checked_id_are_refused(node: Node, tmp_path: Path) -> None:
+    """What the chain confirmed is an id with its weights, not the id for ever."""
+    async with buying(node, tmp_path / "b", chain=node.chain) as client:
+        offer = await client.offer_of(MODEL)
+        swapped = replace(offer, weights_digest=ZERO_HASH)
+        client.info = replace(client.info, adapters=(swapped,))
+        with pytest.raises(NodeNotTrusted, match="other weights"):
+            await client.offer_of(MODEL)
 
 
 async def test_parallel_requests_share_one_channel(node: Node, buyer: BuyerClient) -> None:
