@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from viz.errors import InvalidWork
+from viz.training.row_attention import RowLayout, row_layout
 
 if TYPE_CHECKING:
     import torch
@@ -47,14 +48,14 @@ class TokenRow:
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """Tensors of one forward pass: (1, T) ids and positions, (1, 1, T, T) mask.
+    """Tensors of one forward pass: (1, T) ids and positions, and who sees whom.
 
     ``predicts`` are the places whose output is used, ``labels`` what each must predict.
     """
 
     ids: torch.Tensor
     positions: torch.Tensor
-    mask: torch.Tensor
+    layout: RowLayout
     predicts: torch.Tensor
     labels: torch.Tensor
 
@@ -94,28 +95,24 @@ def shared_beginning(rows: Sequence[TokenRow]) -> int:
 
 
 def pack(rows: Sequence[TokenRow], dtype: torch.dtype, device: str = "cpu") -> Pack:
-    """Return the pack of ``rows``; the mask is additive, in ``dtype``."""
+    """Return the pack of ``rows`` for a model that computes in ``dtype``."""
     import torch
 
     common = shared_beginning(rows)
-    ids, positions, owner = list(rows[0].ids[:common]), list(range(common)), [-1] * common
+    ids, positions = list(rows[0].ids[:common]), list(range(common))
     predicts: list[int] = []
     labels: list[int] = []
-    for number, row in enumerate(rows):
+    for row in rows:
         shift = len(ids) - common
         predicts += (place - 1 + shift for place in row.supervised)
         labels += (row.ids[place] for place in row.supervised)
         ids += row.ids[common:]
         positions += range(common, len(row.ids))
-        owner += [number] * (len(row.ids) - common)
-    owners = torch.tensor(owner)
-    sees = (owners[:, None] == owners[None, :]) | (owners[None, :] == -1)
-    sees &= torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
-    mask = torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees, torch.finfo(dtype).min)
+    lengths = [len(row.ids) - common for row in rows]
     return Pack(
         ids=torch.tensor([ids], device=device),
         positions=torch.tensor([positions], device=device),
-        mask=mask[None, None].to(device),
+        layout=row_layout(common, lengths, dtype, device),
         predicts=torch.tensor(predicts, device=device),
         labels=torch.tensor(labels, device=device),
     )

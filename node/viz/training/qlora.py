@@ -34,12 +34,14 @@ def build_model(base: LoadedBase, settings: Settings) -> Any:
     from transformers.utils import logging
 
     from viz.basemodel.shape import LINEARS
+    from viz.training import row_attention
     from viz.training.environment import compute_dtype
 
+    row_attention.register()
     logging.disable_progress_bar()
     dtype = compute_dtype(settings)
     model: Any = AutoModelForCausalLM.from_pretrained(
-        str(base.directory), dtype=dtype, attn_implementation="sdpa"
+        str(base.directory), dtype=dtype, attn_implementation=row_attention.NAME
     )
     model.requires_grad_(False)
     model.config.use_cache = False
@@ -116,7 +118,11 @@ def pack_loss(model: Any, pack: Pack) -> torch.Tensor:
 
     causal = model.get_base_model()
     hidden = causal.model(
-        input_ids=pack.ids, position_ids=pack.positions, attention_mask=pack.mask, use_cache=False
+        input_ids=pack.ids,
+        position_ids=pack.positions,
+        attention_mask=pack.layout.mask,  # four-dimensional: transformers makes no other
+        rows=pack.layout,
+        use_cache=False,
     ).last_hidden_state
     logits = causal.lm_head(hidden[0, pack.predicts]).float()
     return torch.nn.functional.cross_entropy(logits, pack.labels, reduction="sum")

@@ -1,0 +1,115 @@
+"""Attention within a pack, row by row: what no row sees is not computed.
+
+Owns the layout of a pack's attention and its arithmetic. Does not know words or weights. A pack's
+rows lie behind one shared beginning (``viz.training.packing``); attention over the whole sequence
+would compute every row's products with every other row and throw them away. Here queries are
+gathered row by row, against the beginning's keys and the row's own. Invariant: the same function
+as masked attention over the sequence; whatever has no layout (generation) goes to transformers'
+own attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import torch
+
+NAME: Final = "viz_rows"
+
+
+@dataclass(frozen=True, slots=True)
+class RowLayout:
+    """Where the rows of a pack of T tokens lie; the beginning is itself one of the R rows.
+
+    ``places`` (R x L) are the tokens of each row, short rows filled with place 0; ``back`` (T) is
+    where each token went; ``mask`` (R, 1, L, common + L) is additive.
+    """
+
+    common: int
+    places: torch.Tensor
+    back: torch.Tensor
+    mask: torch.Tensor
+
+
+def row_layout(common: int, lengths: Sequence[int], dtype: torch.dtype, device: str) -> RowLayout:
+    """Return the layout of rows with ``lengths`` own tokens behind ``common`` shared ones."""
+    import torch
+
+    spans, start = [], common
+    for length in lengths:
+        spans.append((start, length, True))
+        start += length
+    if common:
+        spans.append((0, common, False))
+    longest = max(length for _, length, _ in spans)
+    places = torch.zeros(len(spans), longest, dtype=torch.long)
+    back = torch.zeros(start, dtype=torch.long)
+    sees = torch.zeros(len(spans), longest, common + longest, dtype=torch.bool)
+    own = torch.ones(longest, longest, dtype=torch.bool).tril()
+    for row, (first, length, after_common) in enumerate(spans):
+        places[row, :length] = torch.arange(first, first + length)
+        back[first : first + length] = row * longest + torch.arange(length)
+        sees[row, :, :common] = after_common
+        sees[row, :, common:] = own
+        sees[row, :, common + length :] = False
+    mask = torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees, torch.finfo(dtype).min)
+    return RowLayout(common, places.to(device), back.to(device), mask[:, None].to(device))
+
+
+def register() -> None:
+    """Make ``NAME`` an attention implementation of transformers in this process."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(NAME, _attend)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def _attend(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    rows: RowLayout | None = None,
+    scaling: float | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """Return (1, T, heads, width); queries (1, heads, T, width), keys (1, key heads, T, width)."""
+    from torch.nn.functional import scaled_dot_product_attention
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if rows is None:
+        plain: tuple[torch.Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **others
+        )
+        return plain
+    _, heads, tokens, width = query.shape
+    key_heads, (count, longest) = key.shape[1], rows.places.shape
+    # The query heads of one key head stand one after another, so that keys are not repeated.
+    queries = query[0].index_select(1, rows.places.view(-1))
+    queries = queries.view(key_heads, -1, count, longest, width).permute(2, 0, 1, 3, 4)
+    out = scaled_dot_product_attention(
+        queries.reshape(count, key_heads, -1, width),
+        _behind_common(key, rows),
+        _behind_common(value, rows),
+        attn_mask=rows.mask.repeat(1, 1, heads // key_heads, 1),
+        scale=scaling,
+    )
+    out = out.view(count, key_heads, -1, longest, width).permute(0, 3, 1, 2, 4)
+    out = out.reshape(count * longest, heads, width).index_select(0, rows.back)
+    return out.view(1, tokens, heads, width), None
+
+
+def _behind_common(states: torch.Tensor, rows: RowLayout) -> torch.Tensor:
+    import torch
+
+    key_heads, width = states.shape[1], states.shape[3]
+    count, longest = rows.places.shape
+    own = states[0].index_select(1, rows.places.view(-1)).view(key_heads, count, longest, width)
+    common = states[0, :, None, : rows.common].expand(-1, count, -1, -1)
+    return torch.cat([common, own], dim=2).transpose(0, 1)
