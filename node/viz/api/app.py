@@ -71,6 +71,7 @@ async def _identify(request: web.Request, handler: Handler) -> web.StreamRespons
     request_id = secrets.token_hex(8)
     request[REQUEST_ID] = request_id
     started = time.monotonic()
+    # aiohttp runs each request in a task of its own: what it binds ends with it.
     with structlog.contextvars.bound_contextvars(request_id=request_id):
         response = await handler(request)
         took_s = time.monotonic() - started

@@ -17,7 +17,7 @@ from aiohttp import web
 from viz.api.metrics import METRICS
 from viz.api.openai_answer import Answer, Choice, model_entry, usage
 from viz.api.openai_request import TextRequest, read_chat, read_completion
-from viz.api.parts import REQUEST_ID, RUNNING, Parts, access_of, body_of, parts_of
+from viz.api.parts import REQUEST_ID, RUNNING, Parts, access_of, body_of, name_channel, parts_of
 from viz.api.problems import problem_body
 from viz.domain.eip712 import keccak
 from viz.domain.ledger import AccessRecord, AnswerRecord
@@ -105,6 +105,7 @@ async def _serve(request: web.Request, raw: bytes, wanted: TextRequest) -> web.S
         error = PaymentRequired("this costs money: open a channel, sign a session, send a voucher")
         raise _challenged(parts, error)
     access = await access_of(request)
+    name_channel(request, access.signer)
     job = Job(
         request_id=request[REQUEST_ID],
         offer=offer,
@@ -117,13 +118,6 @@ async def _serve(request: web.Request, raw: bytes, wanted: TextRequest) -> web.S
         quote_hash=_quote_of(request),
     )
     repeat = Repeat.of(request, access, raw)
-    if repeat is not None and (kept := await repeat.earlier(parts)) is not None:
-        return kept
-    running = request.app[RUNNING]
-    if repeat is not None:
-        if repeat.name in running:
-            raise StoreConflict("a request with this idempotency key is under way: wait for it")
-        running.add(repeat.name)
     shape = Answer(
         f"{'chatcmpl' if wanted.chat else 'cmpl'}-{request[REQUEST_ID]}{secrets.token_hex(4)}",
         parts.clock.now_s(),
@@ -132,7 +126,15 @@ async def _serve(request: web.Request, raw: bytes, wanted: TextRequest) -> web.S
         wanted.sampling.logprobs is not None,
     )
     exchange = Exchange(request, wanted, shape, repeat)
+    running = request.app[RUNNING]
+    if repeat is not None:
+        if repeat.name in running:
+            raise StoreConflict("a request with this idempotency key is under way: wait for it")
+        running.add(repeat.name)
     try:
+        # Looked up once it is ours: else one that ends meanwhile would be generated twice.
+        if repeat is not None and (kept := await repeat.earlier(parts)) is not None:
+            return kept
         async with parts.serving.open(job, access) as stream:
             return await (exchange.stream(stream) if wanted.stream else exchange.whole(stream))
     except (PaymentRequired, ChannelUnknown) as error:

@@ -10,12 +10,14 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+import structlog
 from aiohttp import web
 
 from viz.domain.credential import bearer_of_header
 from viz.domain.ledger import AccessRecord, Ledger, TrainingRecord
 from viz.domain.ports import BlobStore, ChainReader, Clock, Engine
-from viz.domain.units import AdapterId, Cid, Units
+from viz.domain.signed import channel_id
+from viz.domain.units import AdapterId, Address, Cid, Units, hex_of
 from viz.domain.wire import Json, parse_json
 from viz.errors import InvalidRequest
 from viz.services.catalogue import Catalogue
@@ -116,6 +118,12 @@ async def access_of(request: web.Request) -> AccessRecord:
     """Return who sends the request; raise AccessTokenInvalid."""
     header = request.headers.get("Authorization", "")
     return await parts_of(request).sessions.authenticate(bearer_of_header(header))
+
+
+def name_channel(request: web.Request, signer: Address) -> None:
+    """Put the channel's id into every log line of this request from here on."""
+    channel = hex_of(channel_id(signer, parts_of(request).sessions.node))
+    structlog.contextvars.bind_contextvars(channel=channel)
 
 
 def number_of(request: web.Request, name: str, maximum: int = 2**32 - 1) -> int:

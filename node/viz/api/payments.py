@@ -6,7 +6,7 @@ import json
 
 from aiohttp import web
 
-from viz.api.parts import access_of, body_of, parts_of
+from viz.api.parts import access_of, body_of, name_channel, parts_of
 from viz.domain import payment
 from viz.domain.channel import Offer
 from viz.domain.credential import CloseRequest, Credential, Deposit, credential_from_header
@@ -50,12 +50,14 @@ async def deposit(request: web.Request) -> web.Response:
     credential = _credential(request)
     if not isinstance(credential, Deposit):
         raise InvalidRequest("this resource takes the actions open and topUp")
+    name_channel(request, credential.signer)
     return web.json_response((await parts_of(request).sessions.deposit(credential)).to_json())
 
 
 async def channel(request: web.Request) -> web.Response:
     """Answer a channel: what is on chain to anybody, all of it to its signer."""
     signer = parse_address(request.match_info["signer"])
+    name_channel(request, signer)
     private = False
     if "Authorization" in request.headers:
         private = (await access_of(request)).signer == signer
@@ -66,6 +68,7 @@ async def channel(request: web.Request) -> web.Response:
 async def receipts(request: web.Request) -> web.Response:
     """Answer a channel's receipts after a number, to its signer."""
     signer = parse_address(request.match_info["signer"])
+    name_channel(request, signer)
     if (await access_of(request)).signer != signer:
         raise AccessTokenInvalid(f"the access token is not that of {signer}")
     after = request.query.get("after", "0")
@@ -82,6 +85,7 @@ async def voucher(request: web.Request) -> web.Response:
     credential = _credential(request)
     if not isinstance(credential, Offer):
         raise InvalidRequest("this resource takes the action voucher")
+    name_channel(request, credential.signer)
     return web.json_response((await parts_of(request).sessions.voucher(credential)).to_json())
 
 
@@ -90,6 +94,7 @@ async def close(request: web.Request) -> web.Response:
     credential = _credential(request)
     if not isinstance(credential, CloseRequest):
         raise InvalidRequest("this resource takes the action close")
+    name_channel(request, credential.request.signer)
     return web.json_response((await parts_of(request).sessions.close(credential)).to_json())
 
 
