@@ -198,6 +198,7 @@ class PaidAnswer:
         if need.adapter_id != self._offer.adapter_id:
             raise NodeNotTrusted("the node wants a voucher for an adapter that was not asked for")
         ahead = self._agreed.price.amount_units(0, self._client.limits.ahead_tokens)
+        await self._client.sync_for(need.adapter_id, need.required_units)
         await self._client.purse.cover(
             need.adapter_id,
             required_units=need.required_units,

@@ -54,6 +54,7 @@ CONFIRM_TRIES: Final = 60
 CONFIRM_WAIT_S: Final = 1.0
 RENEW_BEFORE_S: Final = 30
 QUOTE_LEFT_S: Final = 10
+LATE_BILL_WAITS_S: Final = (0.0, 0.2, 1.0)
 
 
 class SystemClock:
@@ -92,7 +93,7 @@ class BuyerClient:
         self.info = info
         self.limits = limits
         self.count_tokens = count_tokens
-        self.purse = Purse(api, ledger, deployment)
+        self.purse = Purse(api, ledger, deployment, forgotten_units=limits.request_units)
 
     @classmethod
     async def connect(
@@ -244,11 +245,22 @@ class BuyerClient:
             before = self.curve.seq
             receipts = await self.api.receipts(self.signer, before, await self.token())
             for receipt in receipts:
-                self.purse.take(receipt)
+                self.purse.take_late(receipt)
             if self.curve.seq == before:
                 raise NodeNotTrusted("the node does not hand out the receipts of this channel")
         self.purse.all_receipts_known()
         self._synced = True
+
+    async def sync_for(self, adapter_id: AdapterId, required_units: Units) -> None:
+        """Look for the receipts that a requirement rests on, where it is above the ceiling.
+
+        An answer that was left a moment ago may be billed a moment later.
+        """
+        for wait_s in LATE_BILL_WAITS_S:
+            if self.purse.allows(adapter_id, required_units):
+                return
+            await asyncio.sleep(wait_s)
+            await self.sync()
 
     async def sync_if_behind(self) -> None:
         """Read the channel once a process, and after a request that ended without its receipt."""

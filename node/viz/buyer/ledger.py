@@ -14,6 +14,7 @@ import errno
 import fcntl
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -27,13 +28,14 @@ from viz.buyer.ledger_format import (
 from viz.chain.keys import create_key_file, load_key_file
 from viz.domain.curve import Curve, Link, observe
 from viz.domain.ports import ChannelState, Deployment
-from viz.domain.units import Address
+from viz.domain.units import Address, parse_address
 from viz.domain.wire import Json
-from viz.errors import BooksMismatch, ConfigError, InvalidRequest, StoreError
+from viz.errors import BooksMismatch, ConfigError, InvalidKeyFile, InvalidRequest, StoreError
 
 COMPACT_AFTER_LINES: Final = 1_000
 _LEDGER: Final = "ledger.jsonl"
 _KEY: Final = "session.key.json"
+_CHANNELS: Final = "channels"
 
 
 class ChannelLedger:
@@ -44,6 +46,7 @@ class ChannelLedger:
         self._lock = lock
         self._session_key = session_key
         self._lines = 0
+        self._good_bytes: int | None = None
         self.curve = curve
 
     @property
@@ -66,9 +69,13 @@ class ChannelLedger:
         Blocks for the key file's derivation (about a second). Raises InvalidKeyFile, ConfigError
         (another process holds it), BooksMismatch (the file is damaged).
         """
-        place = f"{deployment.chain_id}-{deployment.settlement[2:10]}-{node[2:]}".lower()
-        directory = home / "channels" / place
-        directory.mkdir(parents=True, exist_ok=True)
+        directory = home / _CHANNELS / f"{_prefix(deployment)}{node[2:].lower()}"
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"{directory} cannot be made ({error.strerror}): name another --data-dir"
+            ) from error
         lock = _hold(directory)
         try:
             key_file = directory / _KEY
@@ -138,39 +145,78 @@ class ChannelLedger:
             self._compact()
 
     def _append(self, change: Json, *, sync: bool = True) -> None:
-        handle = os.open(
-            self._directory / _LEDGER, os.O_WRONLY | os.O_APPEND | os.O_CREAT, mode=0o600
-        )
+        line = json.dumps(change, separators=(",", ":")).encode() + b"\n"
+        path = self._directory / _LEDGER
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, mode=0o600)
+            try:
+                self._write(handle, line, sync=sync)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        self._lines += 1
+
+    def _write(self, handle: int, line: bytes, *, sync: bool) -> None:
+        if self._good_bytes is not None:
+            # What could not be taken back at the last failure.
+            os.ftruncate(handle, self._good_bytes)
+            self._good_bytes = None
         before = os.fstat(handle).st_size
         try:
-            line = json.dumps(change, separators=(",", ":")).encode() + b"\n"
             if os.write(handle, line) != len(line):
                 raise OSError(errno.ENOSPC, "No space left on device")
             if sync:
                 os.fsync(handle)
-        except OSError as error:
-            # What follows must not be glued to half a line.
-            os.ftruncate(handle, before)
-            raise StoreError(
-                f"{self._directory / _LEDGER} cannot be written ({error.strerror}): nothing was "
-                "signed; make room and ask again"
-            ) from error
-        finally:
-            os.close(handle)
-        if self._lines == 0:
-            _sync_directory(self._directory)
-        self._lines += 1
+            if self._lines == 0:
+                _sync_directory(self._directory)
+        except OSError:
+            # What follows must not be glued to half a line, nor rest on a name that may vanish.
+            self._good_bytes = before
+            with suppress(OSError):
+                os.ftruncate(handle, before)
+                self._good_bytes = None
+            raise
 
     def _compact(self) -> None:
         path, fresh = self._directory / _LEDGER, self._directory / f"{_LEDGER}.new"
         snapshot = json.dumps(snapshot_line(self.curve)).encode() + b"\n"
-        with fresh.open("wb") as file:
-            file.write(snapshot)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-        _sync_directory(self._directory)
+        try:
+            with fresh.open("wb") as file:
+                file.write(snapshot)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(path)
+            _sync_directory(self._directory)
+        except OSError as error:
+            raise _unwritable(path, error) from error
         self._lines = 1
+
+
+def _unwritable(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"{path} cannot be written ({error.strerror}): nothing was signed; make room and ask again"
+    )
+
+
+def channels_in(home: Path, deployment: Deployment) -> dict[Address, Address]:
+    """Return the signer of every channel that is kept in ``home``, by its node; opens no key.
+
+    Raises InvalidKeyFile where a session key's file names no address.
+    """
+    found: dict[Address, Address] = {}
+    for key_file in sorted((home / _CHANNELS).glob(f"{_prefix(deployment)}*/{_KEY}")):
+        node = parse_address("0x" + key_file.parent.name.rpartition("-")[2])
+        try:
+            signer = str(json.loads(key_file.read_text(encoding="utf-8"))["address"])
+            found[node] = parse_address("0x" + signer.removeprefix("0x"))
+        except (OSError, ValueError, KeyError, TypeError, InvalidRequest) as error:
+            raise InvalidKeyFile(f"{key_file} is not a key file: restore it") from error
+    return found
+
+
+def _prefix(deployment: Deployment) -> str:
+    return f"{deployment.chain_id}-{deployment.settlement[2:10]}-".lower()
 
 
 def _hold(directory: Path) -> int:

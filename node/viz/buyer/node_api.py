@@ -35,6 +35,8 @@ CALL_TIMEOUT_S: Final = 30.0
 CHAIN_CALL_TIMEOUT_S: Final = 120.0  # the node waits for its transaction
 STREAM_IDLE_TIMEOUT_S: Final = 120.0
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
+# A challenge names the best voucher, whose lines do not fit aiohttp's 8 KiB.
+MAX_HEADER_BYTES: Final = payment.MAX_CREDENTIAL_CHARS + 1024
 
 
 def origin_of(url: str) -> str:
@@ -133,6 +135,7 @@ class NodeApi:
                 headers=sent,
                 timeout=timeout,
                 allow_redirects=False,
+                max_field_size=MAX_HEADER_BYTES,
             ) as response:
                 if response.status not in (200, 402):
                     raise _problem(response.status, await _answer(response))
@@ -154,7 +157,12 @@ class NodeApi:
             async with (
                 asyncio.timeout(timeout_s),
                 self._http.request(
-                    method, self._dialled + path, json=body, headers=headers, allow_redirects=False
+                    method,
+                    self._dialled + path,
+                    json=body,
+                    headers=headers,
+                    allow_redirects=False,
+                    max_field_size=MAX_HEADER_BYTES,
                 ) as response,
             ):
                 answer = await _answer(response)
@@ -163,7 +171,8 @@ class NodeApi:
                 return answer
         except (aiohttp.ClientError, TimeoutError) as error:
             raise NodeUnreachable(
-                f"{self._dialled} does not answer {method} {path}: {_why(error)}"
+                f"{self._dialled} does not answer {method} {path} ({_why(error)}): is the node "
+                "running there?"
             ) from error
 
 

@@ -5,12 +5,14 @@ know requests or texts: a request tells how much it exposes, and what its receip
 
 Invariants: no voucher is signed before its end point is on disk; an adapter's signed amount never
 exceeds what receipts show as spent there, plus what the requests under way expose, plus what ended
-without a receipt yet; an adapter that nobody asked for gets nothing (its ceiling is 0).
+without a receipt yet; an adapter that nobody asked for gets nothing (its ceiling is 0). A receipt
+that no answer brought counts only as far as some request, or a signature, accounts for it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,23 +29,41 @@ from viz.domain.ports import ChannelState, Deployment
 from viz.domain.receipt import SignedReceipt
 from viz.domain.units import AdapterId, Units
 from viz.domain.wire import Reader
-from viz.errors import BooksMismatch, LineBelowBest, NodeRefused, PriceAboveCap, StaleVoucher
+from viz.errors import (
+    BooksMismatch,
+    LineBelowBest,
+    NodeNotTrusted,
+    NodeRefused,
+    PriceAboveCap,
+    StaleVoucher,
+)
 
 ATTEMPTS: Final = 6
+UNRECEIPTED_S: Final = 180.0  # a node bills well before, or never
 
 
 @dataclass(slots=True, eq=False)
 class Exposure:
-    """What one request under way may cost, as far as its answer has arrived."""
+    """What one request may cost, as far as its answer has arrived, and when it was left so."""
 
     adapter_id: AdapterId
     units: Units
+    left_at_s: float = 0.0
 
 
 class Purse:
     """Signs for one channel; one instance a process and channel."""
 
-    def __init__(self, api: NodeApi, ledger: ChannelLedger, deployment: Deployment) -> None:
+    def __init__(
+        self,
+        api: NodeApi,
+        ledger: ChannelLedger,
+        deployment: Deployment,
+        *,
+        forgotten_units: Units = 0,
+    ) -> None:
+        """``forgotten_units`` is what receipts of an earlier process, unread, may cost in all."""
+        self._forgotten_units = forgotten_units
         self._api = api
         self._ledger = ledger
         self._deployment = deployment
@@ -51,7 +71,7 @@ class Purse:
         self._base_units: Units = ledger.curve.settled_units
         self._delivered: dict[AdapterId, Units] = {}
         self._exposures: set[Exposure] = set()
-        self._unreceipted: dict[AdapterId, Units] = {}
+        self._unreceipted: set[Exposure] = set()
         self._paying = asyncio.Lock()
 
     @property
@@ -73,8 +93,8 @@ class Purse:
 
     def leave_unreceipted(self, exposure: Exposure) -> None:
         """Remember that a request ended without its receipt: its cost is not known yet."""
-        known = self._unreceipted.get(exposure.adapter_id, 0)
-        self._unreceipted[exposure.adapter_id] = known + exposure.units
+        exposure.left_at_s = time.monotonic()
+        self._unreceipted.add(exposure)
 
     @property
     def lacks_receipts(self) -> bool:
@@ -83,9 +103,16 @@ class Purse:
 
     def ceiling_units(self, adapter_id: AdapterId) -> Units:
         """Return the most that may be signed for the adapter now, over the channel's life."""
-        running = sum(e.units for e in self._exposures if e.adapter_id == adapter_id)
-        unreceipted = self._unreceipted.get(adapter_id, 0)
-        return self.curve.spent_units(adapter_id) + running + unreceipted
+        return self.curve.spent_units(adapter_id) + self._exposed_units(adapter_id)
+
+    def _exposed_units(self, adapter_id: AdapterId) -> Units:
+        open_or_left = self._exposures | self._unreceipted
+        return sum(each.units for each in open_or_left if each.adapter_id == adapter_id)
+
+    def allows(self, adapter_id: AdapterId, required_units: Units) -> bool:
+        """Say whether so much may be signed for the adapter, or was already."""
+        ceiling = self.ceiling_units(adapter_id)
+        return required_units <= max(ceiling, self.curve.signed_units(adapter_id))
 
     # paying
 
@@ -103,7 +130,7 @@ class Purse:
         DepositExceeded, ChannelUnknown, and what the node refuses with.
         """
         ceiling = self.ceiling_units(adapter_id)
-        if required_units > max(ceiling, self.curve.signed_units(adapter_id)):
+        if not self.allows(adapter_id, required_units):
             raise PriceAboveCap(
                 f"the node requires {required_units} units for adapter {adapter_id}; what was "
                 f"asked and has arrived justifies {ceiling}"
@@ -123,11 +150,20 @@ class Purse:
 
     def _within(self, adapter_id: AdapterId, wanted_units: Units) -> Units:
         """Return ``wanted_units`` cut to what the deposit still covers."""
-        spare = max(0, self.curve.limit_units - self.curve.total_units)
+        credit = sum(
+            max(0, units - self.curve.signed_units(other))
+            for other, units in self.curve.spent.items()
+            if other != adapter_id
+        )
+        spare = max(0, self.curve.limit_units - self.curve.total_units - credit)
         return min(wanted_units, self.curve.signed_units(adapter_id) + spare)
 
     async def _deliver(self, adapter_id: AdapterId, target_units: Units) -> None:
-        after, draft = draft_voucher(owe(self.curve, adapter_id, target_units), self._base_units)
+        owed = owe(self.curve, adapter_id, target_units)
+        # The node takes no voucher that leaves out what it delivered on credit, of any adapter.
+        for other, units in self.curve.spent.items():
+            owed = owe(owed, other, units)
+        after, draft = draft_voucher(owed, self._base_units)
         if draft is None:
             self._delivered = dict(self.curve.vector)
             return
@@ -190,7 +226,37 @@ class Purse:
         if after is not self.curve:
             self._ledger.commit_receipt(after, link)
 
+    def take_late(self, signed: SignedReceipt) -> None:
+        """Keep a receipt that its answer did not bring, where something of ours accounts for it.
+
+        That is a request that ended without one, a request under way, what was signed and not
+        received, or what a process before this one left. Raises InvalidSignature, and
+        NodeNotTrusted for a receipt that nobody's request accounts for.
+        """
+        link = verified_link(self.curve, self.domain, signed)
+        after = take_receipt(self.curve, link)
+        if after is self.curve:
+            return
+        for adapter_id, units in link.lines:
+            self._account_for(adapter_id, units)
+        self._ledger.commit_receipt(after, link)
+
+    def _account_for(self, adapter_id: AdapterId, units: Units) -> None:
+        left = [e for e in self._unreceipted if e.adapter_id == adapter_id and e.units >= units]
+        if left:
+            self._unreceipted.discard(min(left, key=lambda each: each.units))
+            return
+        paid = self.curve.signed_units(adapter_id) - self.curve.spent_units(adapter_id)
+        missing = units - max(0, paid) - self._exposed_units(adapter_id)
+        if missing > self._forgotten_units:
+            raise NodeNotTrusted(
+                f"the node hands out a receipt of {units} units for adapter {adapter_id}, and no "
+                "request of this channel accounts for it"
+            )
+        self._forgotten_units -= max(0, missing)
+
     def all_receipts_known(self) -> None:
-        """Forget requests without a receipt: the chain of receipts is whole, none is under way."""
-        if not self._exposures:
-            self._unreceipted.clear()
+        """Forget requests that the node had time to bill and did not: the chain is whole."""
+        now_s = time.monotonic()
+        old = {each for each in self._unreceipted if each.left_at_s + UNRECEIPTED_S < now_s}
+        self._unreceipted -= old

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from viz.cli.console import AsJson, DataDir, data_dir, err, guarded, out, run, show, table
+from viz.cli.http import checked
+from viz.cli.operator import AdapterNumber
 from viz.cli.train import work_file
 from viz.domain.units import AdapterId, hex_of
 from viz.errors import InvalidRequest, UnknownAdapter
@@ -25,7 +27,7 @@ def _group() -> None:
 @app.command("adapter")
 @guarded
 def adapter(
-    adapter_id: int,
+    adapter_id: AdapterNumber,
     works: Annotated[list[Path], typer.Argument(help="The works, with their records beside them.")],
     manifest: Annotated[Path, typer.Option(help="The manifest that its trainer published.")],
     rpc: Annotated[str, typer.Option(help="The chain's JSON-RPC.")] = "http://127.0.0.1:8545",
@@ -66,7 +68,7 @@ async def _audit(
     from viz.chain.rpc import Rpc
     from viz.services.auditing import audit_adapter
 
-    rpc, deployment = Rpc(chain_at[0]), load_deployment(chain_at[1])
+    rpc, deployment = Rpc(checked(chain_at[0], "a chain's address")), load_deployment(chain_at[1])
     try:
         await rpc.check(deployment)
         state = await Chain(rpc, deployment).adapter(adapter_id)

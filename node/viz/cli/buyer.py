@@ -1,4 +1,4 @@
-"""`viz channel` and `viz buyer`: a buyer's money at one node, and what it buys."""
+"""`viz buyer`: a node's models, asked and paid for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import typer
 from viz.cli.console import (
     AsJson,
     DataDir,
-    KeyFile,
     PasswordFile,
     data_dir,
     guarded,
@@ -21,17 +20,15 @@ from viz.cli.console import (
     password,
     run,
     show,
-    table,
     until_signal,
 )
-from viz.cli.http import NodeUrl
-from viz.domain.units import ZERO_ADDRESS, format_units, parse_units
+from viz.cli.http import NodeUrl, checked
+from viz.domain.units import format_units
 
 if TYPE_CHECKING:
     from viz.buyer.client import BuyerClient
 
 app = typer.Typer(no_args_is_help=True, help="Ask a node's models, paying by signed vouchers.")
-channel_app = typer.Typer(no_args_is_help=True, help="A buyer's deposit at a node.")
 
 NODE = "http://127.0.0.1:8402"
 DeploymentFile = Annotated[
@@ -44,7 +41,7 @@ RpcUrl = Annotated[
 
 
 @asynccontextmanager
-async def _client(
+async def client_at(
     node: str, folder: Path | None, deployment_file: Path | None, secret: str, rpc_url: str
 ) -> AsyncIterator[BuyerClient]:
     """Yield a client; its session keys and ledgers are below ``buyer`` in the data folder."""
@@ -60,7 +57,7 @@ async def _client(
         http = await ends.enter_async_context(aiohttp.ClientSession())
         chain = None
         if rpc_url:
-            rpc = Rpc(rpc_url)
+            rpc = Rpc(checked(rpc_url, "a chain's address"))
             ends.push_async_callback(rpc.close)
             await rpc.check(deployment)
             chain = Chain(rpc, deployment)
@@ -76,129 +73,13 @@ async def _client(
         yield client
 
 
-# channels
-
-
-@channel_app.command("open")
-@guarded
-def open_channel(
-    deposit: Annotated[str, typer.Argument(help="Tokens to deposit, such as 2.50.")],
-    key: KeyFile,
-    node: NodeUrl = NODE,
-    folder: DataDir = None,
-    deployment: DeploymentFile = None,
-    rpc: RpcUrl = "",
-    password_file: PasswordFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """Deposit into a channel to a node, without gas: the wallet signs, the node relays."""
-    from viz.chain.keys import load_key_file
-
-    secret = password(password_file)
-    account = load_key_file(key, secret)
-
-    async def work() -> dict[str, Any]:
-        async with _client(node, folder, deployment, secret, rpc) as client:
-            units = parse_units(deposit, client.info.token_decimals)
-            await client.open_channel(bytes(account.key), units)
-            return _described(client)
-
-    _print_channel(run(work()), as_json=as_json)
-
-
-@channel_app.command("show")
-@guarded
-def show_channel(
-    node: NodeUrl = NODE,
-    folder: DataDir = None,
-    deployment: DeploymentFile = None,
-    password_file: PasswordFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show what was deposited, signed and received."""
-    secret = password(password_file)
-
-    async def work() -> dict[str, Any]:
-        async with _client(node, folder, deployment, secret, "") as client:
-            await client.sync()
-            return _described(client)
-
-    _print_channel(run(work()), as_json=as_json)
-
-
-@channel_app.command("close")
-@guarded
-def close_channel(
-    key: KeyFile,
-    node: NodeUrl = NODE,
-    folder: DataDir = None,
-    deployment: DeploymentFile = None,
-    password_file: PasswordFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """Close the channel at once, with the node's consent; the rest goes back to the wallet."""
-    from viz.chain.keys import load_key_file
-
-    secret = password(password_file)
-    account = load_key_file(key, secret)
-
-    async def work() -> dict[str, Any]:
-        async with _client(node, folder, deployment, secret, "") as client:
-            await client.sync()
-            answer = await client.close_channel(bytes(account.key))
-            return {
-                "signer": client.signer,
-                "settled": str(answer.close.settled_units),
-                "transaction": "0x" + answer.transaction_hash.hex(),
-                "decimals": client.info.token_decimals,
-            }
-
-    found = run(work())
-    if not show(found, as_json=as_json):
-        settled = format_units(int(found["settled"]), found["decimals"])
-        out.print(f"closed at {settled} in all; the rest went back to {account.address}")
-
-
-def _described(client: BuyerClient) -> dict[str, Any]:
-    curve = client.curve
-    return {
-        "signer": curve.signer,
-        "node": curve.node,
-        "payer": curve.payer,
-        "open": curve.payer != ZERO_ADDRESS,
-        "deposit": str(curve.deposit_units),
-        "settled": str(curve.settled_units),
-        "signed": str(curve.total_units),
-        "received": str(sum(curve.spent.values())),
-        "receipts": curve.seq,
-        "decimals": client.info.token_decimals,
-    }
-
-
-def _print_channel(found: dict[str, Any], *, as_json: bool) -> None:
-    if show(found, as_json=as_json):
-        return
-    decimals = found["decimals"]
-    money = ("deposit", "settled", "signed", "received")
-    rows: list[tuple[str, object]] = [
-        ("payer", found["payer"]),
-        ("signer", found["signer"]),
-        *((name, format_units(int(found[name]), decimals)) for name in money),
-        ("receipts", found["receipts"]),
-    ]
-    table(f"Channel to {found['node']}", ("what", "#value"), rows)
-
-
-# asking
-
-
 @app.command()
 @guarded
 def ask(
     prompt: str,
     model: Annotated[str, typer.Option(help="viz-adapter-N, or the base model's name.")] = "",
-    max_tokens: Annotated[int, typer.Option(help="The longest answer.")] = 128,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     node: NodeUrl = NODE,
     folder: DataDir = None,
     deployment: DeploymentFile = None,
@@ -210,7 +91,7 @@ def ask(
     secret = password(password_file)
 
     async def work() -> dict[str, Any]:
-        async with _client(node, folder, deployment, secret, rpc) as client:
+        async with client_at(node, folder, deployment, secret, rpc) as client:
             body = {
                 "model": model or client.info.adapters[-1].model,
                 "messages": [{"role": "user", "content": prompt}],
@@ -238,13 +119,14 @@ def _write(chunk: dict[str, Any]) -> None:
 @app.command()
 @guarded
 def proxy(
-    port: Annotated[int, typer.Option(help="The port to listen on.")] = 8403,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="The port to listen on.")] = 8403,
     host: Annotated[str, typer.Option(help="Leave it: whoever reaches it spends.")] = "127.0.0.1",
     node: NodeUrl = NODE,
     folder: DataDir = None,
     deployment: DeploymentFile = None,
     rpc: RpcUrl = "",
     password_file: PasswordFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Run a local OpenAI-compatible server that pays the node for every answer."""
     secret = password(password_file)
@@ -255,10 +137,12 @@ def proxy(
         from viz.buyer.proxy import running_proxy
 
         async with (
-            _client(node, folder, deployment, secret, rpc) as client,
+            client_at(node, folder, deployment, secret, rpc) as client,
             running_proxy(client, host=host, port=port) as url,
         ):
-            out.print(f"OPENAI_BASE_URL={url}  (any OPENAI_API_KEY; it pays {client.info.node})")
+            said = {"url": url, "node": client.info.node, "signer": client.signer}
+            if not show(said, as_json=as_json, runs_on=True):
+                out.print(f"OPENAI_BASE_URL={url}  (any OPENAI_API_KEY; it pays {said['node']})")
             await asyncio.Event().wait()
 
     run(until_signal(work()))

@@ -1,9 +1,8 @@
 """What every command shares: one way to print, one way to fail, the only ``asyncio.run``.
 
-Results go to standard output (tables, or one JSON value with ``--json``), everything else to
-standard error. Exit codes: 0 done; 1 a fault of ours; 2 wrong usage; 3 configuration; 4 input;
-5 payment; 6 chain; 7 license; 8 storage; 9 ledger; 10 engine; 11 training; 12 the node or the
-buyer's dealings with it; 130 interrupted.
+Results go to standard output, everything else to standard error. ``show`` alone decides between
+words and JSON, which every command has. What an exit code means is ``MEANINGS``, which
+``viz --help`` prints.
 """
 
 from __future__ import annotations
@@ -42,10 +41,29 @@ EXIT_CODES: dict[type[VizError], int] = {
     errors.BuyerError: 12,
 }
 
+MEANINGS: dict[int, str] = {
+    0: "done",
+    1: "a fault of ours",
+    2: "wrong usage",
+    3: "configuration",
+    4: "input",
+    5: "payment",
+    6: "chain",
+    7: "license",
+    8: "storage",
+    9: "ledger",
+    10: "engine",
+    11: "training",
+    12: "the node, or what it was caught at",
+    130: "interrupted",
+}
+
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of a table.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print JSON; a command that runs on prints one line of it.")
+]
 KeyFile = Annotated[
     Path, typer.Option("--key", help="Encrypted key file (make one with `viz key new`).")
 ]
@@ -82,6 +100,11 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
             return command(*args, **kwargs)
         except VizError as error:
             fail(error)
+        except OSError as error:
+            # A folder that is none, rights, a full disk: the reader's to mend, not a fault of ours.
+            if error.filename is None:
+                raise
+            fail(errors.ConfigError(f"{error.filename}: {error.strerror}: choose another place"))
 
     return wrapped
 
@@ -118,10 +141,15 @@ def _deliberate(group: BaseExceptionGroup[BaseException]) -> VizError | None:
     return None
 
 
-def show(value: Any, *, as_json: bool) -> bool:
-    """Print ``value`` as JSON when asked to; return whether that was all there is to print."""
+def show(value: Any, *, as_json: bool, runs_on: bool = False) -> bool:
+    """Print ``value`` as JSON when asked to; return whether that was all there is to print.
+
+    A command that ``runs_on`` after it prints one line, so that its reader knows where it ends.
+    """
     if as_json:
-        sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+        indent = None if runs_on else 2
+        sys.stdout.write(json.dumps(value, indent=indent, default=str) + "\n")
+        sys.stdout.flush()
     return as_json
 
 

@@ -18,7 +18,7 @@ from viz.cli.console import (
     show,
     table,
 )
-from viz.cli.http import NodeUrl, get_json
+from viz.cli.http import NodeUrl, checked, get_json
 from viz.cli.operator import license_work
 from viz.domain.units import format_units, parse_address
 
@@ -54,7 +54,11 @@ def register(
 
     terms = work / "terms.toml" if work.is_dir() else work
     account = load_key_file(key, password(password_file))
-    way = _direct(terms, account, rpc, deployment) if direct else _relayed(terms, account, node)
+    way = (
+        _direct(terms, account, rpc, deployment)
+        if direct
+        else _relayed(terms, account, checked(node))
+    )
     done, decimals = run(way)
     if show({k: v for k, v in done.to_json().items() if k != "salt"}, as_json=as_json):
         return
@@ -89,7 +93,7 @@ async def _direct(terms: Path, account: Any, rpc_url: str, where: Path) -> tuple
     deployment = load_deployment(where)
     description = creator.read_description(terms, token_decimals=deployment.token_decimals)
     path = terms.parent / description.file
-    rpc = Rpc(rpc_url)
+    rpc = Rpc(checked(rpc_url, "a chain's address"))
     try:
         await rpc.check(deployment)
         made = creator.draft(path, description, parse_address(account.address))
@@ -102,7 +106,9 @@ async def _direct(terms: Path, account: Any, rpc_url: str, where: Path) -> tuple
 @app.command("show")
 @guarded
 def show_work(
-    content_id: int, node: NodeUrl = "http://127.0.0.1:8402", as_json: AsJson = False
+    content_id: Annotated[int, typer.Argument(min=1, help="The work's id on the chain.")],
+    node: NodeUrl = "http://127.0.0.1:8402",
+    as_json: AsJson = False,
 ) -> None:
     """Show a work as the chain has it: its owner, terms and withdrawal."""
     found = run(get_json(node, f"/viz/v1/contents/{content_id}"))

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from viz.cli.console import DataDir, guarded, out, run, until_signal
+from viz.cli.console import AsJson, DataDir, guarded, out, run, show, until_signal
+from viz.cli.testnet import described
 from viz.config import Config, load
 
 ConfigFile = Annotated[
@@ -17,22 +18,30 @@ ApiPort = Annotated[int | None, typer.Option("--port", help="The port to listen 
 
 
 @guarded
-def node(config: ConfigFile = None, folder: DataDir = None, port: ApiPort = None) -> None:
+def node(
+    config: ConfigFile = None,
+    folder: DataDir = None,
+    port: ApiPort = None,
+    as_json: AsJson = False,
+) -> None:
     """Run the daemon against a chain that is there: serve, train, settle; until interrupted."""
     settings = load(config, **_given(folder, port))
-    run(until_signal(_run(settings)))
+    run(until_signal(_run(settings, as_json)))
 
 
 @guarded
 def up(
     folder: DataDir = None,
     port: ApiPort = None,
-    rpc_port: Annotated[int, typer.Option(help="Port of the local chain.")] = 8545,
+    rpc_port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="Port of the local chain.")
+    ] = 8545,
     kubo: Annotated[bool, typer.Option("--kubo", help="Store blobs in an IPFS daemon.")] = False,
     config: ConfigFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Run a local chain, the contracts and a node together, and keep their state over restarts."""
-    run(until_signal(_up(load(config, **_given(folder, port)), rpc_port, kubo)))
+    run(until_signal(_up(load(config, **_given(folder, port)), rpc_port, kubo, as_json)))
 
 
 def _given(folder: Path | None, port: int | None) -> dict[str, Any]:
@@ -44,13 +53,16 @@ def _given(folder: Path | None, port: int | None) -> dict[str, Any]:
     return given
 
 
-async def _run(config: Config) -> None:
+async def _run(config: Config, as_json: bool) -> None:
     from viz import log
     from viz.node import Node, run_node
 
     log.configure(config.log.level, config.log.format)
 
     async def ready(started: Node) -> None:
+        said = {"node": started.address, "url": started.url, "dataDir": str(config.data_dir)}
+        if show(said, as_json=as_json, runs_on=True):
+            return
         out.print(f"node    {started.address}")
         out.print(f"serves  {started.url}")
         out.print(f"ledger  {config.data_dir}", soft_wrap=True)
@@ -58,7 +70,7 @@ async def _run(config: Config) -> None:
     await run_node(config, ready)
 
 
-async def _up(config: Config, rpc_port: int, kubo: bool) -> None:
+async def _up(config: Config, rpc_port: int, kubo: bool, as_json: bool) -> None:
     from viz import log
     from viz.localnet import Localnet
     from viz.node import Node, run_node
@@ -77,7 +89,9 @@ async def _up(config: Config, rpc_port: int, kubo: bool) -> None:
         )
 
         async def ready(started: Node) -> None:
-            _say_up(net, started)
+            said = {"node": started.address, "url": started.url, **described(net)}
+            if not show(said, as_json=as_json, runs_on=True):
+                _say_up(net, started)
 
         await run_node(settings, ready)
     finally:

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
 import aiohttp
 import typer
 
 from viz import errors
-from viz.errors import NodeUnreachable, VizError
+from viz.errors import ConfigError, NodeUnreachable, VizError
 
-NodeUrl = Annotated[str, typer.Option("--node", help="The node's address.")]
+NodeUrl = Annotated[
+    str, typer.Option("--node", envvar="VIZ_NODE_URL", help="Where the node answers.")
+]
 _TIMEOUT_S: Final = 120
+
+
+def checked(url: str, what: str = "a node's address") -> str:
+    """Return a URL without its last slash; raise ConfigError when it is no HTTP URL."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ConfigError(f"{url!r} is not {what}: write it as http://host:port")
+    return url.rstrip("/")
 
 
 async def get_json(node: str, path: str, *, token: str = "") -> Any:
@@ -30,15 +45,15 @@ async def ask(
 ) -> Any:
     """Return a node's JSON answer.
 
-    Raises NodeUnreachable when nothing answers as a node, and the class of ``viz.errors`` that
-    the node's problem document names (RFC 9457) when it refuses.
+    Raises ConfigError, NodeUnreachable when nothing answers as a node, and the class of
+    ``viz.errors`` that the node's problem document names (RFC 9457) when it refuses.
     """
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
-            session.request(method, node.rstrip("/") + path, json=body) as answer,
+            session.request(method, checked(node) + path, json=body) as answer,
         ):
             content = await answer.json(content_type=None)
             status = answer.status

@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
-from viz.cli import audit, buyer, content, daemon, keys, operator, testnet, train
+from viz.cli import audit, buyer, channel, content, daemon, keys, operator, testnet, train
+from viz.cli.console import MEANINGS
 
 app = typer.Typer(
     name="viz",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     help="Viz: a marketplace node for legally compliant generative AI.",
+    epilog="Exit codes: " + "; ".join(f"{code} {what}" for code, what in MEANINGS.items()) + ".",
 )
 app.command()(daemon.up)
 app.command()(daemon.node)
@@ -22,7 +24,7 @@ app.command()(train.train)
 app.command()(operator.settle)
 app.add_typer(keys.app, name="key")
 app.add_typer(content.app, name="content")
-app.add_typer(buyer.channel_app, name="channel")
+app.add_typer(channel.app, name="channel")
 app.add_typer(buyer.app, name="buyer")
 app.add_typer(operator.adapter_app, name="adapter")
 app.add_typer(audit.app, name="audit")

@@ -11,7 +11,7 @@ import aiohttp
 import typer
 
 from viz.cli.console import AsJson, DataDir, data_dir, guarded, out, run, show, table
-from viz.cli.http import NodeUrl, ask, refusal, unreachable
+from viz.cli.http import NodeUrl, ask, checked, refusal, unreachable
 from viz.domain.units import format_units, parse_units
 from viz.errors import ConfigError, InvalidRequest
 
@@ -20,8 +20,13 @@ _LONG_S: Final = 900
 
 adapter_app = typer.Typer(no_args_is_help=True, help="The adapters that this node serves.")
 
-Royalty = Annotated[int, typer.Option(help="The contents' part of gross revenue, in bps.")]
-TrainerPart = Annotated[int, typer.Option(help="The trainer's part of gross revenue, in bps.")]
+Royalty = Annotated[
+    int, typer.Option(min=0, max=10_000, help="The contents' part of gross revenue, in bps.")
+]
+TrainerPart = Annotated[
+    int, typer.Option(min=0, max=10_000, help="The trainer's part of gross revenue, in bps.")
+]
+AdapterNumber = Annotated[int, typer.Argument(min=1, help="The adapter's id on the chain.")]
 SharesOption = Annotated[
     list[str] | None,
     typer.Option("--share", help="CONTENT:BPS, once a work; else by the works' sizes."),
@@ -56,7 +61,7 @@ class Operator:
                 aiohttp.ClientSession(
                     timeout=timeout, headers=headers, read_bufsize=1 << 22
                 ) as session,
-                session.get(self._node.rstrip("/") + BASE + path) as answer,
+                session.get(checked(self._node) + BASE + path) as answer,
             ):
                 if answer.status >= 400:
                     raise refusal(await answer.json(content_type=None), answer.status)
@@ -158,7 +163,7 @@ def list_adapters(node: NodeUrl = "http://127.0.0.1:8402", as_json: AsJson = Fal
 @adapter_app.command("show")
 @guarded
 def show_adapter(
-    adapter_id: int, node: NodeUrl = "http://127.0.0.1:8402", as_json: AsJson = False
+    adapter_id: AdapterNumber, node: NodeUrl = "http://127.0.0.1:8402", as_json: AsJson = False
 ) -> None:
     """Show an adapter as the chain has it, with its royalty table."""
     found = run(ask("GET", node, f"/viz/v1/adapters/{adapter_id}"))
@@ -206,21 +211,29 @@ def _share(text: str) -> list[int]:
 @adapter_app.command("activate")
 @guarded
 def activate_adapter(
-    adapter_id: int, node: NodeUrl = "http://127.0.0.1:8402", folder: DataDir = None
+    adapter_id: AdapterNumber,
+    node: NodeUrl = "http://127.0.0.1:8402",
+    folder: DataDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """Fetch a registered adapter by its CID, check it, and put it on offer."""
     found = run(Operator(node, folder).ask("POST", "/adapters", {"adapterId": adapter_id}))
-    out.print(f"adapter {adapter_id} is on offer as {found['model']}")
+    if not show(found, as_json=as_json):
+        out.print(f"adapter {adapter_id} is on offer as {found['model']}")
 
 
 @adapter_app.command("drop")
 @guarded
 def drop_adapter(
-    adapter_id: int, node: NodeUrl = "http://127.0.0.1:8402", folder: DataDir = None
+    adapter_id: AdapterNumber,
+    node: NodeUrl = "http://127.0.0.1:8402",
+    folder: DataDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """Take an adapter off the offer."""
     run(Operator(node, folder).ask("DELETE", f"/adapters/{adapter_id}"))
-    out.print(f"adapter {adapter_id} is not on offer any more")
+    if not show({"adapterId": adapter_id, "onOffer": False}, as_json=as_json):
+        out.print(f"adapter {adapter_id} is not on offer any more")
 
 
 # money

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from viz.cli.console import AsJson, DataDir, data_dir, guarded, out, run, show, table, until_signal
+from viz.cli.http import checked
 from viz.domain.units import hex_of, parse_address, parse_units
+from viz.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from viz.localnet import Localnet
 
 app = typer.Typer(no_args_is_help=True, help="A local chain for trying Viz; play money only.")
 
@@ -17,7 +22,9 @@ app = typer.Typer(no_args_is_help=True, help="A local chain for trying Viz; play
 @guarded
 def serve(
     folder: DataDir = None,
-    rpc_port: Annotated[int, typer.Option(help="Port of the chain; 0 takes a free one.")] = 8545,
+    rpc_port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="Port of the chain; 0 takes a free one.")
+    ] = 8545,
     kubo: Annotated[bool, typer.Option("--kubo", help="Also run an IPFS daemon.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -30,23 +37,30 @@ async def _serve(folder: Path, rpc_port: int, kubo: bool, as_json: bool) -> None
 
     net = await Localnet.start(folder, rpc_port=rpc_port, kubo=kubo)
     try:
-        said: dict[str, Any] = {
-            "rpc": net.devnet.url,
-            "kubo": net.kubo.api if net.kubo else None,
-            "operator": net.operator.address,
-            "deployment": {
-                name: hex_of(value) if isinstance(value, bytes) else value
-                for name in net.deployment.__slots__
-                for value in (getattr(net.deployment, name),)
-            },
-        }
-        if not show(said, as_json=as_json):
+        said = described(net)
+        if not show(said, as_json=as_json, runs_on=True):
             out.print(f"chain {net.deployment.chain_id} at {net.devnet.url}, state in {folder}")
             rows = [(k, v) for k, v in said["deployment"].items() if str(v).startswith("0x")]
             table("Contracts", ("contract", "address"), rows)
         await net.devnet.wait()
     finally:
         await net.stop()
+
+
+def described(net: Localnet) -> dict[str, Any]:
+    """Return where a local chain is and what is on it."""
+    deployment = net.deployment
+    return {
+        "rpc": net.devnet.url,
+        "kubo": net.kubo.api if net.kubo else None,
+        "operator": net.operator.address,
+        "dataDir": str(net.folder),
+        "deployment": {
+            name: hex_of(value) if isinstance(value, bytes) else value
+            for name in deployment.__slots__
+            for value in (getattr(deployment, name),)
+        },
+    }
 
 
 @app.command()
@@ -57,6 +71,7 @@ def fund(
     gas: Annotated[str, typer.Option(help="The chain's coin, for gas.")] = "0",
     rpc_url: Annotated[str, typer.Option(help="The local chain.")] = "http://127.0.0.1:8545",
     folder: DataDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """Give an account play money on the local chain."""
     from viz.chain.deployment import load_deployment
@@ -64,6 +79,10 @@ def fund(
 
     deployment = load_deployment(data_dir(folder) / "deployment.json")
     address = parse_address(account)
-    units = parse_units(tokens, deployment.token_decimals)
-    run(give(rpc_url, deployment, address, wei=parse_units(gas, 18), units=units))
-    out.print(f"{address} has {tokens} test dollars and {gas} for gas more")
+    units, wei = parse_units(tokens, deployment.token_decimals), parse_units(gas, 18)
+    if not (units or wei):
+        raise InvalidRequest("say what to give: --tokens 10 to pay with, --gas 1 to send with")
+    run(give(checked(rpc_url, "a chain's address"), deployment, address, wei=wei, units=units))
+    given = {"account": address, "tokens": tokens, "gas": gas}
+    if not show(given, as_json=as_json):
+        out.print(f"{address} has {tokens} test dollars and {gas} for gas more")

@@ -7,7 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from tests.fakes.chain import DEPLOYMENT
 from tests.integration.api import harness
 from tests.integration.api.harness import ADAPTER, DEPOSIT, PAYER_KEY, PRICE, Node
@@ -15,10 +18,13 @@ from tests.integration.buyer.conftest import buying
 
 from viz.buyer.answer import PaidAnswer
 from viz.buyer.client import BuyerClient
+from viz.buyer.node_api import NodeApi
 from viz.buyer.verify import Limits
 from viz.domain.eip712 import public_address
+from viz.domain.payment import Challenge, NeedVoucher
 from viz.domain.pricing import Price
-from viz.domain.units import BASE_MODEL, ZERO_HASH, Address
+from viz.domain.units import BASE_MODEL, ZERO_HASH, AdapterId, Address
+from viz.domain.usage import UsageLine
 from viz.errors import (
     ChannelUnknown,
     ConfigError,
@@ -142,6 +148,70 @@ async def test_leaving_an_answer_early_costs_what_was_sent(node: Node, buyer: Bu
     assert 0 < buyer.curve.spent_units(ADAPTER) < PRICE.amount_units(200, 200)
     await ask(buyer)
     assert buyer.curve.seq == 2
+
+
+async def test_a_bill_that_comes_after_the_sync_is_looked_for(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer left by a process that ended, billed a moment after the next one synced."""
+    tight = Limits(ahead_tokens=8, step_tokens=8)
+    exact = {"limits": tight, "count_tokens": node.engine.count_tokens}
+    async with buying(node, tmp_path / "b", **exact) as client:
+        await client.open_channel(PAYER_KEY, DEPOSIT)
+        async with client.ask(chat(max_tokens=400)) as answer:
+            async for _ in answer:
+                if len(answer.text) > 200:
+                    break
+    async with buying(node, tmp_path / "b", **exact) as client:
+        for _ in range(100):
+            now = await client.api.channel(client.signer, await client.token())
+            if now.seq:
+                break
+            await asyncio.sleep(0.02)
+        early, late = replace(now, seq=0), client.api.channel
+        views = [early]
+
+        async def channel(*given: Any) -> Any:
+            return views.pop() if views else await late(*given)
+
+        monkeypatch.setattr(client.api, "channel", channel)
+        answer = await ask(client, chat("When is high tide? " * 60))
+        assert answer.receipt is not None and client.curve.seq == 2
+
+
+async def test_a_node_that_gives_credit_is_paid_for_every_adapter(tmp_path: Path) -> None:
+    """What one adapter delivered on credit is promised with the next adapter's voucher."""
+    (tmp_path / "node").mkdir()
+    async with harness.running_node(tmp_path / "node", credit_window_units=300) as node:
+        node.chain.balances[public_address(PAYER_KEY)] = 10**9
+        async with buying(node, tmp_path / "b") as client:
+            await client.open_channel(PAYER_KEY, DEPOSIT)
+            await ask(client, chat(max_tokens=8))
+            assert client.curve.signed_units(ADAPTER) < client.curve.spent_units(ADAPTER)
+            await ask(client, chat("A long story, please. " * 12, model="fake", max_tokens=60))
+            assert client.curve.signed_units(ADAPTER) >= client.curve.spent_units(ADAPTER) > 0
+
+
+async def test_a_challenge_of_many_lines_is_read(node: Node, buyer: BuyerClient) -> None:
+    """A 402 names the best voucher: with hundreds of adapters it exceeds aiohttp's 8 KiB."""
+    best = tuple(UsageLine(AdapterId(10**6 + n), 10**15) for n in range(255))
+    need = NeedVoucher(ADAPTER, 0, 0, 1, best)
+    node_at, here = node.chain.address, (DEPLOYMENT.chain_id, DEPLOYMENT.settlement)
+    challenge = Challenge("id", "http://node.test", *here, node_at, 1, 1, need=need)
+    app = web.Application()
+
+    async def refuse(_: web.Request) -> web.Response:
+        return web.json_response(
+            {}, status=402, headers={"WWW-Authenticate": challenge.to_header()}
+        )
+
+    app.router.add_post("/v1/chat/completions", refuse)
+    async with TestServer(app) as server, aiohttp.ClientSession() as http:
+        api = NodeApi(http, str(server.make_url("/")))
+        token = await buyer.token()
+        async with api.generate("/v1/chat/completions", b"{}", token, {}) as response:
+            header = response.headers["WWW-Authenticate"]
+    assert len(header) > 8_190 and Challenge.from_header(header) == challenge
 
 
 async def test_closing_returns_what_was_not_signed(node: Node, buyer: BuyerClient) -> None:

@@ -14,7 +14,7 @@ from viz.domain.eip712 import keccak, public_address
 from viz.domain.ports import ChannelState
 from viz.domain.units import AdapterId, Units
 from viz.domain.usage import UsageLine
-from viz.errors import BooksMismatch, ConfigError, InvalidKeyFile
+from viz.errors import BooksMismatch, ConfigError, InvalidKeyFile, StoreError
 
 NODE = public_address(b"\x02" * 32)
 
@@ -89,6 +89,25 @@ def test_every_crash_leaves_an_earlier_whole_state(tmp_path: Path) -> None:
         totals.add(again.curve.total_units)
         again.close()
     assert totals == {0, 10, 15, 45}
+
+
+def test_a_directory_that_cannot_be_synced_leaves_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk's fault is one clear error; the line that nothing was signed for is taken back."""
+    ledger = opened(tmp_path)
+
+    def fails(_directory: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ledger_module, "_sync_directory", fails)
+        with pytest.raises(StoreError, match="nothing was signed"):
+            observe(ledger, 1_000, 0)
+    assert _file(tmp_path).read_bytes() == b"" and ledger.curve.deposit_units == 0
+    observe(ledger, 1_000, 0)
+    ledger.close()
+    assert opened(tmp_path).curve.deposit_units == 1_000
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 
 import pytest
 import typer
@@ -22,12 +21,6 @@ def test_every_family_of_errors_has_an_exit_code_of_its_own() -> None:
     )
     codes = list(console.EXIT_CODES.values())
     assert len(set(codes)) == len(codes) and not {0, 1, 2, 130} & set(codes)
-
-
-def test_the_exit_codes_are_documented() -> None:
-    """Protects the list in the module's docstring from falling behind the table."""
-    documented = {int(number) for number in re.findall(r"\b(\d+) ", console.__doc__ or "")}
-    assert set(console.EXIT_CODES.values()) <= documented
 
 
 def test_an_error_of_several_lines_is_printed_as_one(capsys: pytest.CaptureFixture[str]) -> None:

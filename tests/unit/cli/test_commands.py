@@ -1,0 +1,102 @@
+"""Every command of the tree, walked: JSON for scripts, help for people, exit codes for errors.
+
+A command that is added without them fails here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from viz.cli import console
+from viz.cli.main import app
+
+USAGE, CONFIG, INPUT, PAYMENT = 2, 3, 4, 5
+NOWHERE = "--data-dir {0}/none"
+
+
+def leaves(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every command that does something, with its whole name."""
+    children: dict[str, Any] = getattr(command, "commands", {})
+    if not children:
+        yield name.strip(), command
+    for each, child in children.items():
+        yield from leaves(child, f"{name} {each}")
+
+
+COMMANDS = dict(leaves(get_command(app)))
+# The likeliest wrong use of each, as far as it needs no chain and no node: test_bad_input.py and
+# tests/e2e/test_bad_input.py have what needs them.
+WRONG = {
+    "up": ("--rpc-port 99999", USAGE),
+    "node": ("--config {0}/none.toml", CONFIG),
+    "status": ("--node 127.0.0.1:8402 --data-dir {0}", CONFIG),
+    "train": ("{0} --royalty-bps 10001", USAGE),
+    "settle": (NOWHERE, CONFIG),
+    "key new": ("{0}/operator.token/key.json", INPUT),
+    "key address": ("{0}", INPUT),
+    "content register": ("{0} --key {0}/none.json", INPUT),
+    "content license": ("one", USAGE),
+    "content show": ("0", USAGE),
+    "channel open": ("2.50", USAGE),
+    "channel show": (NOWHERE, CONFIG),
+    "channel close": ("--key {0}/none.json", INPUT),
+    "channel leave": ("--key {0}/none.json --deployment {0}/none.json", CONFIG),
+    "buyer ask": ("hi --max-tokens 0", USAGE),
+    "buyer proxy": ("--port 99999", USAGE),
+    "adapter list": ("--node nowhere", CONFIG),
+    "adapter show": ("first", USAGE),
+    "adapter register": ("run --share 1 --data-dir {0}", INPUT),
+    "adapter activate": (f"1 {NOWHERE}", CONFIG),
+    "adapter drop": ("0", USAGE),
+    "audit adapter": ("1 {0} --manifest {0}/none", INPUT),
+    "testnet run": ("--data-dir {0}/operator.token", CONFIG),
+    "testnet fund": ("0x12", CONFIG),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_has_json_and_says_what_it_does(name: str) -> None:
+    """Protects scripts and newcomers: no command is left out of either."""
+    options = {option for each in COMMANDS[name].params for option in each.opts}
+    assert "--json" in options
+    assert (COMMANDS[name].help or "").strip().endswith((".", ")"))
+
+
+def test_every_command_has_its_wrong_use_in_the_table() -> None:
+    """Protects the table below from a command that nobody has used wrongly yet."""
+    assert set(WRONG) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_use_is_answered_not_traced(name: str, tmp_path: Path) -> None:
+    """Protects whoever errs: the documented exit code, nothing on standard output, no trace."""
+    (tmp_path / "operator.token").write_text("token\n", encoding="utf-8")
+    arguments, code = WRONG[name]
+    given: dict[str, Any] = {"VIZ_KEY_PASSWORD": "p", "VIZ_NODE_URL": None, "VIZ_DATA_DIR": None}
+    words = [*name.split(), *arguments.format(tmp_path).split()]
+    done = CliRunner(env=given).invoke(app, words)
+    assert isinstance(done.exception, SystemExit), done.exception
+    assert done.exit_code == code in console.MEANINGS, done.output
+    assert done.stdout == "" and "Traceback" not in done.stderr
+    assert code == USAGE or done.stderr.count("\n") == 1, done.stderr
+
+
+def test_help_says_what_the_exit_codes_mean() -> None:
+    """Protects scripts that branch on them: each code is in `viz --help` with its meaning."""
+    said = " ".join(CliRunner().invoke(app, ["--help"]).stdout.split())
+    assert set(console.EXIT_CODES.values()) < set(console.MEANINGS)
+    for code, meaning in console.MEANINGS.items():
+        assert f"{code} {meaning}" in said
+
+
+def test_a_command_that_runs_on_prints_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects whoever reads a daemon's first line: the value is whole when the line is."""
+    assert console.show({"url": "http://here", "more": [1, 2]}, as_json=True, runs_on=True)
+    assert capsys.readouterr().out == '{"url": "http://here", "more": [1, 2]}\n'
+    assert not console.show({}, as_json=False) and capsys.readouterr().out == ""
