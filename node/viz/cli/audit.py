@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from viz.cli.console import AsJson, DataDir, data_dir, err, guarded, out, run, show, table
-from viz.cli.http import checked
+from viz.cli.http import RPC_VARIABLE, checked
 from viz.cli.operator import AdapterNumber
 from viz.cli.train import work_file
 from viz.domain.units import AdapterId, hex_of
@@ -30,7 +30,9 @@ def adapter(
     adapter_id: AdapterNumber,
     works: Annotated[list[Path], typer.Argument(help="The works, with their records beside them.")],
     manifest: Annotated[Path, typer.Option(help="The manifest that its trainer published.")],
-    rpc: Annotated[str, typer.Option(help="The chain's JSON-RPC.")] = "http://127.0.0.1:8545",
+    rpc: Annotated[
+        str, typer.Option(envvar=RPC_VARIABLE, help="The chain's JSON-RPC.")
+    ] = "http://127.0.0.1:8545",
     deployment: Annotated[
         Path | None, typer.Option("--deployment", help="Where the contracts are.")
     ] = None,

@@ -22,7 +22,7 @@ from viz.cli.console import (
     show,
     table,
 )
-from viz.cli.http import NodeUrl, checked
+from viz.cli.http import RPC_VARIABLE, NodeUrl, checked
 from viz.domain.units import ZERO_ADDRESS, Address, format_units, hex_of, parse_address, parse_units
 from viz.errors import ChannelUnknown, InvalidRequest
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="A buyer's deposit at a node.")
 
-ChainUrl = Annotated[str, typer.Option("--rpc", help="The chain's JSON-RPC.")]
+ChainUrl = Annotated[str, typer.Option("--rpc", envvar=RPC_VARIABLE, help="The chain's JSON-RPC.")]
 GasKey = Annotated[
     Path | None,
     typer.Option(

@@ -18,7 +18,7 @@ from viz.cli.console import (
     show,
     table,
 )
-from viz.cli.http import NodeUrl, checked, get_json
+from viz.cli.http import RPC_VARIABLE, NodeUrl, checked, get_json
 from viz.cli.operator import license_work
 from viz.domain.units import format_units, parse_address
 
@@ -26,7 +26,9 @@ app = typer.Typer(no_args_is_help=True, help="Register works, license them, look
 app.command("license")(license_work)
 
 Direct = Annotated[bool, typer.Option("--direct", help="Register by an own transaction (gas).")]
-RpcUrl = Annotated[str, typer.Option("--rpc", help="With --direct: the chain's JSON-RPC.")]
+RpcUrl = Annotated[
+    str, typer.Option("--rpc", envvar=RPC_VARIABLE, help="With --direct: the chain's JSON-RPC.")
+]
 DeploymentFile = Annotated[
     Path, typer.Option("--deployment", help="With --direct: where the contracts are.")
 ]

@@ -15,6 +15,7 @@ NodeUrl = Annotated[
     str, typer.Option("--node", envvar="VIZ_NODE_URL", help="Where the node answers.")
 ]
 _TIMEOUT_S: Final = 120
+RPC_VARIABLE: Final = "VIZ_RPC_URL"
 
 
 def checked(url: str, what: str = "a node's address") -> str:

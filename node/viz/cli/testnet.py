@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from viz.cli.console import AsJson, DataDir, data_dir, guarded, out, run, show, table, until_signal
-from viz.cli.http import checked
+from viz.cli.http import RPC_VARIABLE, checked
 from viz.domain.units import hex_of, parse_address, parse_units
 from viz.errors import InvalidRequest
 
@@ -69,7 +69,9 @@ def fund(
     account: Annotated[str, typer.Argument(help="Address to give to.")],
     tokens: Annotated[str, typer.Option(help="Test dollars to mint.")] = "0",
     gas: Annotated[str, typer.Option(help="The chain's coin, for gas.")] = "0",
-    rpc_url: Annotated[str, typer.Option(help="The local chain.")] = "http://127.0.0.1:8545",
+    rpc_url: Annotated[
+        str, typer.Option(envvar=RPC_VARIABLE, help="The local chain.")
+    ] = "http://127.0.0.1:8545",
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
