@@ -24,6 +24,7 @@ from viz.cli.console import (
 )
 from viz.cli.http import NodeUrl, checked
 from viz.domain.units import format_units
+from viz.errors import UnknownModel
 
 if TYPE_CHECKING:
     from viz.buyer.client import BuyerClient
@@ -76,7 +77,7 @@ async def client_at(
 @app.command()
 @guarded
 def ask(
-    prompt: str,
+    prompt: Annotated[str, typer.Argument(help="The question.")],
     model: Annotated[str, typer.Option(help="viz-adapter-N, or the base model's name.")] = "",
     max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 128,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
@@ -92,6 +93,8 @@ def ask(
 
     async def work() -> dict[str, Any]:
         async with client_at(node, folder, deployment, secret, rpc) as client:
+            if not (model or client.info.adapters):
+                raise UnknownModel(f"the node at {node} has nothing on offer now")
             body = {
                 "model": model or client.info.adapters[-1].model,
                 "messages": [{"role": "user", "content": prompt}],

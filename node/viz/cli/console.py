@@ -69,7 +69,9 @@ KeyFile = Annotated[
 ]
 PasswordFile = Annotated[
     Path | None,
-    typer.Option("--password-file", help="File with the key's password; else VIZ_KEY_PASSWORD."),
+    typer.Option(
+        "--password-file", help="File with the key's password; else VIZ_KEY_PASSWORD[_FILE]."
+    ),
 ]
 
 

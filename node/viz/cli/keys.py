@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -13,7 +14,11 @@ app = typer.Typer(no_args_is_help=True, help="Make and look at encrypted key fil
 
 @app.command()
 @guarded
-def new(file: Path, password_file: PasswordFile = None, as_json: AsJson = False) -> None:
+def new(
+    file: Annotated[Path, typer.Argument(help="The file to write; never an existing one.")],
+    password_file: PasswordFile = None,
+    as_json: AsJson = False,
+) -> None:
     """Make a new key, encrypted with a password, and print its address."""
     from viz.chain.keys import create_key_file
 
@@ -24,7 +29,11 @@ def new(file: Path, password_file: PasswordFile = None, as_json: AsJson = False)
 
 @app.command()
 @guarded
-def address(file: Path, password_file: PasswordFile = None, as_json: AsJson = False) -> None:
+def address(
+    file: Annotated[Path, typer.Argument(help="An encrypted key file.")],
+    password_file: PasswordFile = None,
+    as_json: AsJson = False,
+) -> None:
     """Open a key file and print its address."""
     from viz.chain.keys import load_key_file
 

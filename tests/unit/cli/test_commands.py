@@ -65,6 +65,7 @@ def test_a_command_has_json_and_says_what_it_does(name: str) -> None:
     """Protects scripts and newcomers: no command is left out of either."""
     options = {option for each in COMMANDS[name].params for option in each.opts}
     assert "--json" in options
+    assert all(each.help for each in COMMANDS[name].params if each.name != "help")
     assert (COMMANDS[name].help or "").strip().endswith((".", ")"))
 
 
