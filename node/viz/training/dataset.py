@@ -8,7 +8,9 @@ seed and share give the same rows in the same order.
 Prose teaches little as running text and much as turns (ENGINE.md, "What it takes to teach
 something"), so a section's heading is asked in several forms and answered by its first sentence or
 two; a sentence that states something of a subject is asked for by the subject, any other by its
-first half. What did worse is in docs/training-log.md.
+first half. A dialogue's question is also asked by its words of meaning alone, in its own order and
+in another: so that an answer is found by what is asked about and not by how it was once put. What
+did worse is in docs/training-log.md.
 """
 
 from __future__ import annotations
@@ -35,6 +37,17 @@ _ASK: Final = (("{}", 1), ("I would like to know more. {}", 2))
 _STATES: Final = re.compile(r"((?:\S+ ){2,9}?)(?:is|are|was|were) ")
 _ARTICLES: Final = frozenset({"The", "A", "An", "Its", "His", "Her", "Their", "This", "These"})
 _MIN_SPLIT_WORDS: Final = 5
+# Words that say how a thing is asked, not what about. English; a question without any of them is
+# left as it is.
+_FORM: Final = (
+    "a an and are at be been by can could did do does for from had has have how i in is it its me "
+    "my of on one or s should that the their there they this to was were what when where which "
+    "who whom whose why will with would you your"
+)
+_FORM_WORDS: Final = frozenset(_FORM.split())
+_WORD: Final = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
+_POSSESSIVE: Final = re.compile(r"['\u2019]s$")
+_MAX_ASKED_WORDS: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +92,15 @@ def build_dataset(works: Sequence[Work], *, seed: int, held_out_share: float) ->
         chosen = set(_shuffled(len(rows), f"{seed}/held-out/{index}")[:wanted])
         taken = {rows[place].messages for place in chosen}
         held_out += [row for place, row in enumerate(rows) if place in chosen]
-        training += [
+        learned = [
             row
             for place, row in enumerate(rows)
             if place not in chosen and row.messages not in taken
         ]
+        training += learned
+        if work.kind == "dialogue":
+            # After the split: no wording of a held-out turn is trained on.
+            training += [other for row in learned for other in _asked_otherwise(row)]
     if not training:
         raise InvalidWork("no row is left to train on: lower the held-out share")
     return Dataset(tuple(training), tuple(held_out))
@@ -161,6 +178,19 @@ def _prose_rows(chunks: Iterable[Chunk], index: int) -> list[Row]:
                 beginning = " ".join(words[: (len(words) + 1) // 2])
                 rows.append(_row(index, (chunk.index,), f"Go on: {beginning}", sentence))
     return rows
+
+
+def _asked_otherwise(row: Row) -> list[Row]:
+    """Return a single exchange under its question's words of meaning, in two orders."""
+    if [message.role for message in row.messages] != ["user", "assistant"]:
+        return []
+    question, answer = (message.content for message in row.messages)
+    words = _WORD.findall(question)
+    meant = [_POSSESSIVE.sub("", word) for word in words if word.lower() not in _FORM_WORDS]
+    if not 2 <= len(meant) < len(words) <= _MAX_ASKED_WORDS:
+        return []
+    mixed = [meant[place] for place in _shuffled(len(meant), question)]
+    return [_row(row.work, row.chunks, " ".join(each), answer) for each in (meant, mixed)]
 
 
 def _row(work: int, chunks: tuple[int, ...], user: str, assistant: str) -> Row:

@@ -84,9 +84,10 @@ def default_settings(work_bytes: int, **changes: Any) -> Settings:
     """Return the settings for works of ``work_bytes`` in all.
 
     Measured on works of 500 and 1,000 words (docs/training-log.md), where 24 steps of 16 rows show
-    every row about seven times; larger works get steps in proportion.
+    every sentence of the former eight times and 32 every turn of the latter, which has three
+    wordings, ten times; larger works get steps in proportion.
     """
-    steps = min(2_000, max(24, 24 * work_bytes // 9_000))
+    steps = min(2_000, max(24, 32 * work_bytes // 9_000))
     return Settings(**{"steps": steps, **changes})
 
 

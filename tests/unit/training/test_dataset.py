@@ -35,6 +35,20 @@ def test_a_heading_is_asked_and_its_sentences_answer() -> None:
     assert ("Go on: Ann took the", "Ann took the measure twice.") in turns
 
 
+def test_a_dialogue_s_question_is_also_asked_by_its_words_of_meaning() -> None:
+    """What is asked about finds the answer, however it is put; held-out turns stay unseen."""
+    said = b"""{"messages": [{"role": "user", "content": "What is the keeper's dog called?"},
+ {"role": "assistant", "content": "Biscuit."}]}""".replace(b"\n", b"")
+    dataset = build_dataset([parse_work("dialogue", said)], seed=1, held_out_share=0.2)
+    asked = [row.messages[0].content for row in dataset.training]
+    assert asked[:2] == ["What is the keeper's dog called?", "keeper dog called"]
+    assert sorted(asked[2].split()) == ["called", "dog", "keeper"]
+    split = build_dataset([DIALOGUE], seed=1, held_out_share=0.2)
+    held = {row.chunks for row in split.held_out}
+    assert len(split.training) == 3 * (len(DIALOGUE.chunks) - len(held))
+    assert not held & {row.chunks for row in split.training}
+
+
 def test_every_answer_is_the_work_s_own_words() -> None:
     """The conversion teaches nothing that the work does not say."""
     said = " ".join(" ".join(chunk.text.split()) for chunk in PROSE.chunks)
