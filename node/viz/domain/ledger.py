@@ -200,6 +200,6 @@ class TrainingLedger(Protocol):
 
 
 class Ledger(ChannelLedger, AccessLedger, AdapterCatalogue, TrainingLedger, Protocol):
-    """What the serving side keeps; the chain's side keeps its own beside it (``domain.ports``)."""
+    """What the serving side keeps; the chain's side keeps its own beside it (``domain.outbox``)."""
 
     async def close(self) -> None: ...

@@ -6,11 +6,11 @@ side. Does not know how they are stored. A method has happened, durably, when it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from viz.domain.ledger import ChannelRecord
+from viz.domain.ledger import ChannelRecord, Ledger
 from viz.domain.ports import Outcome
 from viz.domain.units import AdapterId, Address, Hash32, Units
 
@@ -105,4 +105,15 @@ class SettlementLedger(Protocol):
 
     async def finish(self, claim_id: int, end: Literal["settled", "dropped"], note: str) -> None:
         """Close a row: ``settled`` when the chain's total reached its end point, else dropped."""
+        ...
+
+
+class Store(Ledger, SettlementLedger, TransactionJournal, CursorStore, Protocol):
+    """All that a node keeps: what it serves by and what it settles by, in one place.
+
+    After ``close`` every method raises StoreError.
+    """
+
+    def watch_frozen(self, moved: Callable[[Address], None]) -> None:
+        """Call ``moved`` whenever a row was frozen, so that the channel has a new base."""
         ...

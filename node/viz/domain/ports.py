@@ -1,9 +1,12 @@
 """What the services see of the outside: small Protocols and the values that cross them.
 
-Owns no behaviour. Each Protocol is implemented once for real (``viz.chain``, ``viz.storage``,
-``viz.store``, ``viz.engine``) and once in ``tests/fakes``; one behaviour suite runs on both.
-Every method that waits on the outside is async, bounded in time, and raises only classes of
-``viz.errors``.
+Owns no behaviour; the Store's Protocols are in ``viz.domain.ledger`` and ``viz.domain.outbox``.
+Each is implemented for real (``viz.chain``, ``viz.storage``, ``viz.store``, ``viz.engine``) and
+once in ``tests/fakes``, and one behaviour suite runs on both: ``test_blob_stores.py`` in
+tests/integration/storage, ``test_behaviour.py`` in tests/unit/store and tests/unit/engine, and
+``test_chain_behaviour.py`` in tests/integration/services (Settlement's channels alone: the fake
+chain knows no works). Every method that waits on the outside is async, bounded in time, and raises
+only classes of ``viz.errors``.
 """
 
 from __future__ import annotations

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from viz.domain.ledger import ChannelRecord, Line
-from viz.domain.outbox import BlockMark, SignedTransaction
-from viz.domain.ports import Outcome
-from viz.domain.units import AdapterId, Address, Hash32
+from viz.domain.outbox import BlockMark
+from viz.domain.units import Address, Hash32
 from viz.store import chainside
 from viz.store.ledger import SqlStore
 
@@ -26,37 +24,6 @@ async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
     opened = await SqlStore.open(tmp_path / "ledger.db", {"node": "0xN"})
     yield opened
     await opened.close()
-
-
-async def test_freezing_moves_the_base_in_the_same_commit(store: SqlStore) -> None:
-    """The row holds the voucher; the channel stands on its end point and has no voucher (10)."""
-    told: list[Address] = []
-    store.watch_frozen(told.append)
-    lines = {AdapterId(1): Line(10, 40, 15), AdapterId(2): Line(0, 5, 0), AdapterId(3): Line(7, 7)}
-    await store.commit(
-        "voucher", ChannelRecord(ALICE, 17, lines, b"\x01" * 64, voucher_head=digest(9))
-    )
-    row = await store.freeze(ALICE, now_s=50)
-    assert row is not None and told == [ALICE]
-    assert (row.base_units, row.lines, row.end_units) == (17, ((1, 30), (2, 5)), 52)
-    assert (row.signature, row.receipts_head, row.frozen_at) == (b"\x01" * 64, digest(9), 50)
-    channel = await store.channel(ALICE)
-    assert channel is not None and (channel.base_units, channel.signature) == (52, b"")
-    assert channel.lines[AdapterId(1)] == Line(40, 40, 15) and not channel.unclaimed()
-    assert await store.freeze(ALICE, now_s=51) is None, "there is nothing new to claim"
-    assert list(await store.frozen()) == [row]
-    await store.finish(row.claim_id, "settled", "")
-    await store.finish(row.claim_id, "dropped", "too late to change")
-    assert list(await store.frozen()) == []
-
-
-async def test_transactions_wait_for_their_end(store: SqlStore) -> None:
-    """What was signed and has no known end is found again, by nonce."""
-    sent = [SignedTransaction(digest(n), ALICE, 9 - n, b"raw", "claim") for n in (1, 2, 3)]
-    for transaction in sent:
-        await store.record(transaction)
-    await store.resolve(digest(2), Outcome.SETTLED)
-    assert list(await store.pending(ALICE)) == [sent[2], sent[0]]
 
 
 async def test_the_cursor_rolls_back_and_forgets_the_oldest(

@@ -1,0 +1,258 @@
+"""A store in memory: the whole of ``domain.outbox.Store``, forgotten with the process.
+
+tests/unit/store/test_behaviour.py holds it to what the SQL store does. A call takes effect before
+it returns and nothing waits, so it is whole or not at all by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import Literal
+
+from viz.domain.ledger import (
+    AccessRecord,
+    AdapterRecord,
+    AnswerRecord,
+    ChannelRecord,
+    Line,
+    ReceiptRecord,
+    TrainingRecord,
+)
+from viz.domain.outbox import BlockMark, ClaimRecord, SignedTransaction
+from viz.domain.ports import Outcome
+from viz.domain.units import UINT96_MAX, ZERO_HASH, AdapterId, Address, Hash32
+from viz.errors import StoreConflict, StoreError
+
+HEADS_LIMIT = 4096
+
+
+class MemoryStore:
+    """Every record in a dictionary, open to a test that wants to look."""
+
+    def __init__(self) -> None:
+        self.channel_rows: dict[Address, ChannelRecord] = {}
+        self.receipt_rows: dict[tuple[Address, int], ReceiptRecord] = {}
+        self.answer_rows: dict[tuple[bytes, str], AnswerRecord] = {}
+        self.access_rows: dict[Hash32, tuple[Hash32, AccessRecord]] = {}
+        self.adapter_rows: dict[AdapterId, AdapterRecord] = {}
+        self.training_rows: dict[str, TrainingRecord] = {}
+        self.claims: list[tuple[ClaimRecord, str]] = []
+        self.transactions: dict[Hash32, tuple[SignedTransaction, Outcome | None]] = {}
+        self.blocks: dict[int, BlockMark] = {}
+        self._watchers: list[Callable[[Address], None]] = []
+        self._closed = False
+
+    # channels
+
+    async def channel(self, signer: Address) -> ChannelRecord | None:
+        self._open()
+        return self.channel_rows.get(signer)
+
+    async def channels(self) -> Sequence[ChannelRecord]:
+        self._open()
+        return [self.channel_rows[signer] for signer in sorted(self.channel_rows)]
+
+    async def commit(
+        self,
+        point: str,
+        channel: ChannelRecord,
+        *,
+        touched: Collection[AdapterId] | None = None,
+        receipt: ReceiptRecord | None = None,
+        answer: AnswerRecord | None = None,
+    ) -> ChannelRecord:
+        self._open()
+        stored = self.channel_rows.get(channel.signer)
+        if (stored.version if stored else 0) != channel.version:
+            raise StoreConflict("the channel was changed by another request: read it again")
+        _check_amounts(channel)
+        if receipt is not None:
+            same = (receipt.signer, receipt.seq) in self.receipt_rows
+            if same or await self.receipt_seq(receipt.signer, receipt.head) is not None:
+                raise StoreError("the receipt is stored already")
+        before = dict(stored.lines) if stored else {}
+        written = {
+            key: line for key, line in channel.lines.items() if touched is None or key in touched
+        }
+        saved = replace(channel, version=channel.version + 1)
+        self.channel_rows[channel.signer] = replace(saved, lines=before | written)
+        if receipt is not None:
+            self.receipt_rows[receipt.signer, receipt.seq] = receipt
+        if answer is not None:
+            self.answer_rows[answer.scope, answer.key] = answer
+        return saved
+
+    async def receipt_seq(self, signer: Address, head: Hash32) -> int | None:
+        self._open()
+        if head == ZERO_HASH:
+            return 0
+        rows = self.receipt_rows.values()
+        return next((row.seq for row in rows if (row.signer, row.head) == (signer, head)), None)
+
+    async def heads(self, signer: Address, after: int) -> Sequence[Hash32]:
+        rows = await self.receipts(signer, after=after, limit=len(self.receipt_rows))
+        return [row.head for row in rows][-HEADS_LIMIT:]
+
+    async def receipts(
+        self, signer: Address, *, after: int = 0, limit: int = 256
+    ) -> Sequence[ReceiptRecord]:
+        self._open()
+        keys = sorted(key for key in self.receipt_rows if key[0] == signer and key[1] > after)
+        return [self.receipt_rows[key] for key in keys[:limit]]
+
+    async def answer(self, scope: bytes, key: str) -> AnswerRecord | None:
+        self._open()
+        return self.answer_rows.get((scope, key))
+
+    async def forget_answers(self, before: int) -> int:
+        self._open()
+        old = [
+            key
+            for key, row in self.answer_rows.items()
+            if row.created_at < before and row.body is not None
+        ]
+        for key in old:
+            self.answer_rows[key] = replace(self.answer_rows[key], body=None)
+        return len(old)
+
+    # access tokens
+
+    async def admit(self, challenge: Hash32, access: AccessRecord) -> bool:
+        self._open()
+        if any(used == challenge for used, _ in self.access_rows.values()):
+            return False
+        self.access_rows[access.token_hash] = challenge, access
+        return True
+
+    async def access(self, token_hash: Hash32) -> AccessRecord | None:
+        self._open()
+        found = self.access_rows.get(token_hash)
+        return found[1] if found else None
+
+    async def forget_access(self, before: int) -> int:
+        self._open()
+        old = [key for key, (_, row) in self.access_rows.items() if row.expires_at < before]
+        for key in old:
+            del self.access_rows[key]
+        return len(old)
+
+    # adapters and trainings
+
+    async def put_adapter(self, adapter: AdapterRecord) -> None:
+        self._open()
+        self.adapter_rows[adapter.adapter_id] = adapter
+
+    async def drop_adapter(self, adapter_id: AdapterId) -> None:
+        self._open()
+        self.adapter_rows.pop(adapter_id, None)
+
+    async def adapters(self) -> Sequence[AdapterRecord]:
+        self._open()
+        return [self.adapter_rows[key] for key in sorted(self.adapter_rows)]
+
+    async def put_training(self, training: TrainingRecord) -> None:
+        self._open()
+        self.training_rows[training.training_id] = training
+
+    async def training(self, training_id: str) -> TrainingRecord | None:
+        self._open()
+        return self.training_rows.get(training_id)
+
+    async def trainings(self) -> Sequence[TrainingRecord]:
+        self._open()
+        return sorted(
+            self.training_rows.values(), key=lambda row: (row.created_at, row.training_id)
+        )
+
+    # claims
+
+    def watch_frozen(self, moved: Callable[[Address], None]) -> None:
+        self._watchers.append(moved)
+
+    async def freeze(self, signer: Address, *, now_s: int) -> ClaimRecord | None:
+        self._open()
+        channel = self.channel_rows.get(signer)
+        if channel is None or not channel.signature or not (due := channel.unclaimed()):
+            return None
+        claim = ClaimRecord(
+            len(self.claims) + 1,
+            signer,
+            channel.base_units,
+            tuple(due.items()),
+            channel.voucher_head,
+            channel.signature,
+            now_s,
+        )
+        lines = {
+            key: Line(line.accepted_units, line.accepted_units, line.spent_units)
+            for key, line in channel.lines.items()
+        }
+        self.claims.append((claim, ""))
+        self.channel_rows[signer] = replace(
+            channel,
+            base_units=claim.end_units,
+            lines=lines,
+            signature=b"",
+            version=channel.version + 1,
+        )
+        for moved in self._watchers:
+            moved(signer)
+        return claim
+
+    async def frozen(self) -> Sequence[ClaimRecord]:
+        self._open()
+        rows = [claim for claim, ending in self.claims if not ending]
+        return sorted(rows, key=lambda row: (row.signer, row.base_units))
+
+    async def finish(self, claim_id: int, end: Literal["settled", "dropped"], note: str) -> None:
+        self._open()
+        self.claims = [
+            (claim, end if claim.claim_id == claim_id and not ending else ending)
+            for claim, ending in self.claims
+        ]
+
+    # transactions and blocks
+
+    async def record(self, transaction: SignedTransaction) -> None:
+        self._open()
+        self.transactions[transaction.hash] = transaction, None
+
+    async def resolve(self, transaction_hash: Hash32, outcome: Outcome) -> None:
+        self._open()
+        if transaction_hash in self.transactions:
+            self.transactions[transaction_hash] = self.transactions[transaction_hash][0], outcome
+
+    async def pending(self, sender: Address) -> Sequence[SignedTransaction]:
+        self._open()
+        found = [
+            row for row, end in self.transactions.values() if row.sender == sender and end is None
+        ]
+        return sorted(found, key=lambda row: row.nonce)
+
+    async def marks(self) -> Sequence[BlockMark]:
+        self._open()
+        return [self.blocks[number] for number in sorted(self.blocks, reverse=True)]
+
+    async def advance(self, mark: BlockMark) -> None:
+        self._open()
+        self.blocks[mark.number] = mark
+
+    async def rollback(self, above: int) -> None:
+        self._open()
+        self.blocks = {number: mark for number, mark in self.blocks.items() if number <= above}
+
+    async def close(self) -> None:
+        self._closed = True
+
+    def _open(self) -> None:
+        if self._closed:
+            raise StoreError("the ledger is closed: the node is stopping")
+
+
+def _check_amounts(channel: ChannelRecord) -> None:
+    amounts = [channel.base_units, channel.total_units]
+    for line in channel.lines.values():
+        amounts += [line.base_units, line.accepted_units, line.spent_units]
+    if not all(0 <= units <= UINT96_MAX for units in amounts):
+        raise StoreError("an amount is no amount of base units")

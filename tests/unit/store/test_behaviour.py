@@ -1,0 +1,270 @@
+"""One behaviour for every store: the fake in memory, SQLite, and a PostgreSQL where one is named.
+
+Checked by hand on Debian's PostgreSQL 15 with psycopg 3. To repeat it on an empty database of
+yours, in which every table of the ledger is dropped, set
+``VIZ_TEST_POSTGRES=postgresql+psycopg://user@host/name``. What is SQLite's alone, a kill between
+commits included, is in ``test_ledger.py`` and ``tests/integration/store``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine
+from tests.fakes.ledger import MemoryStore
+
+from viz.domain.ledger import (
+    AccessRecord,
+    AdapterRecord,
+    AnswerRecord,
+    ChannelRecord,
+    Line,
+    ReceiptRecord,
+    TrainingRecord,
+)
+from viz.domain.outbox import BlockMark, SignedTransaction, Store
+from viz.domain.ports import Outcome
+from viz.domain.units import UINT96_MAX, AdapterId, Address, Cid, Hash32
+from viz.errors import StoreConflict, StoreError
+from viz.store.ledger import SqlStore
+from viz.store.tables import LedgerTable
+
+IDENTITY = {"node": "0xN", "chain_id": "31337"}
+ALICE = Address("0x" + "aA" * 20)
+BOB = Address("0x" + "bB" * 20)
+ADAPTER = AdapterId(2**32 - 1)
+POSTGRES = os.environ.get("VIZ_TEST_POSTGRES", "")
+
+
+@pytest.fixture(params=["memory", "sqlite", *(["postgresql"] if POSTGRES else [])])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    opened: Store
+    if request.param == "memory":
+        opened = MemoryStore()
+    elif request.param == "sqlite":
+        opened = await SqlStore.open(tmp_path / "ledger.db", IDENTITY)
+    else:
+        engine = create_engine(POSTGRES)
+        LedgerTable.metadata.drop_all(engine)
+        engine.dispose()
+        opened = await SqlStore.open(POSTGRES, IDENTITY)
+    yield opened
+    await opened.close()
+
+
+def digest(number: int) -> Hash32:
+    return Hash32(number.to_bytes(32, "big"))
+
+
+def channel() -> ChannelRecord:
+    return ChannelRecord(
+        ALICE,
+        base_units=UINT96_MAX - 7,
+        lines={AdapterId(0): Line(1, 2, 2), ADAPTER: Line(0, UINT96_MAX, UINT96_MAX - 1)},
+        signature=b"\x01" * 64,
+        voucher_head=digest(1),
+        voucher_seq=3,
+        head=digest(2),
+        seq=4,
+        total_units=2**64,
+        closed_until=9,
+        voucher_at=1_800_000_000,
+    )
+
+
+def receipt(seq: int) -> ReceiptRecord:
+    return ReceiptRecord(ALICE, seq, digest(100 + seq), digest(200 + seq), b"{}", 5)
+
+
+async def test_what_is_committed_is_read_back_to_the_last_unit(store: Store) -> None:
+    """Money, hashes and text come back as they were; a reader never sees a blend of versions."""
+    saved = await store.commit("voucher", channel())
+    assert saved == replace(channel(), version=1)
+    assert await store.channel(ALICE) == saved
+    await store.commit("voucher", ChannelRecord(BOB))
+    assert [row.signer for row in await store.channels()] == sorted([ALICE, BOB])
+    assert await store.channel(Address("0x" + "cC" * 20)) is None
+
+
+async def test_receipts_are_read_in_order_and_in_parts(store: Store) -> None:
+    """A buyer that lost receipts fetches them again, the oldest first."""
+    row = await store.commit("voucher", channel())
+    for seq in (5, 6, 7):
+        row = await store.commit("receipt", replace(row, seq=seq), receipt=receipt(seq))
+    assert [each.seq for each in await store.receipts(ALICE, after=5)] == [6, 7]
+    assert list(await store.receipts(ALICE, limit=1)) == [receipt(5)]
+    assert list(await store.heads(ALICE, 5)) == [receipt(6).head, receipt(7).head]
+    assert list(await store.receipts(BOB)) == [] == list(await store.heads(BOB, 0))
+
+
+async def test_each_channel_is_claimed_in_order_of_its_bases(store: Store) -> None:
+    """A run of rows is sent as it was frozen, and a writer that read before a freeze is refused."""
+    row = ChannelRecord(ALICE, lines={ADAPTER: Line(0, 5)}, signature=b"\1" * 64)
+    read = await store.commit("voucher", row)
+    assert await store.freeze(BOB, now_s=1) is None
+    first = await store.freeze(ALICE, now_s=1)
+    with pytest.raises(StoreConflict):
+        await store.commit("voucher", replace(read, seq=1))
+    moved = await store.channel(ALICE)
+    assert first is not None and moved is not None
+    lines = {ADAPTER: Line(5, 9)}
+    await store.commit("voucher", replace(moved, lines=lines, signature=b"\2" * 64))
+    second = await store.freeze(ALICE, now_s=2)
+    assert second is not None and second.base_units == first.end_units == 5
+    assert list(await store.frozen()) == [first, second]
+    await store.finish(first.claim_id, "settled", "")
+    assert list(await store.frozen()) == [second]
+
+
+async def test_the_cursor_goes_forth_and_back(store: Store) -> None:
+    """After a reorganisation the lost blocks are forgotten, and the new ones take their places."""
+    for number in (1, 2, 3):
+        await store.advance(BlockMark(number, digest(number)))
+    await store.rollback(1)
+    await store.advance(BlockMark(2, digest(22)))
+    assert list(await store.marks()) == [BlockMark(2, digest(22)), BlockMark(1, digest(1))]
+
+
+async def test_a_closed_store_refuses(store: Store) -> None:
+    """What comes after the end is told so, and is not lost without a word."""
+    await store.close()
+    with pytest.raises(StoreError):
+        await store.put_training(TrainingRecord("t", "queued", {}))
+
+
+@pytest.mark.parametrize("amount", [-1, UINT96_MAX + 1])
+async def test_an_amount_out_of_bounds_is_never_stored(store: Store, amount: int) -> None:
+    """A bug upstream cannot write money that the contract does not know."""
+    with pytest.raises(StoreError):
+        await store.commit("voucher", ChannelRecord(ALICE, base_units=amount))
+    assert await store.channel(ALICE) is None
+
+
+async def test_a_stale_writer_is_refused_and_changes_nothing(store: Store) -> None:
+    """Two writers of one channel cannot both win."""
+    first = await store.commit("voucher", channel())
+    await store.commit("voucher", replace(first, seq=5), receipt=receipt(5))
+    with pytest.raises(StoreConflict):
+        await store.commit("voucher", replace(first, seq=6), receipt=receipt(6))
+    with pytest.raises(StoreConflict):
+        await store.commit("voucher", channel())
+    stored = await store.channel(ALICE)
+    assert stored is not None and stored.seq == 5
+    assert [row.seq for row in await store.receipts(ALICE)] == [5]
+
+
+async def test_a_change_is_saved_whole_or_not_at_all(store: Store) -> None:
+    """A receipt that cannot be stored leaves the channel as it was."""
+    first = await store.commit("receipt", channel(), receipt=receipt(4))
+    with pytest.raises(StoreError):
+        await store.commit("receipt", replace(first, total_units=1), receipt=receipt(4))
+    assert await store.channel(ALICE) == first
+    assert await store.receipt_seq(ALICE, receipt(4).head) == 4
+    assert await store.receipt_seq(ALICE, digest(0)) == 0
+    assert await store.receipt_seq(BOB, receipt(4).head) is None
+
+
+async def test_only_touched_lines_are_written(store: Store) -> None:
+    """The hot path writes what changed, and what it does not write stays."""
+    first = await store.commit("voucher", channel())
+    lines = {**first.lines, ADAPTER: Line(0, 9, 9), AdapterId(0): Line(1, 5, 5)}
+    await store.commit("voucher", replace(first, lines=lines), touched={AdapterId(0)})
+    stored = await store.channel(ALICE)
+    assert stored is not None
+    assert stored.lines == {**channel().lines, AdapterId(0): Line(1, 5, 5)}
+
+
+async def test_a_failing_write_spares_its_neighbours(store: Store) -> None:
+    """In one group commit, each caller gets its own result."""
+    signers = [Address(f"0x{number:040x}") for number in range(64)]
+
+    async def one(number: int) -> bool:
+        bad = number % 8 == 3
+        units = UINT96_MAX + 1 if bad else number
+        try:
+            await store.commit("voucher", ChannelRecord(signers[number], base_units=units))
+        except StoreError:
+            assert bad
+            return False
+        return True
+
+    done = await asyncio.gather(*(one(number) for number in range(64)))
+    stored = {row.signer: row.base_units for row in await store.channels()}
+    assert stored == {signers[n]: n for n in range(64) if n % 8 != 3}
+    assert sum(done) == len(stored) == 56
+
+
+async def test_an_answer_belongs_to_its_token_and_outlives_its_body(store: Store) -> None:
+    """Idempotency keys are scoped to an access token; after a time only the hash stays."""
+    answer = AnswerRecord(b"t1", "k", digest(1), digest(2), 200, "application/json", b"{}", 50)
+    await store.commit("receipt", channel(), answer=answer)
+    assert await store.answer(b"t1", "k") == answer
+    assert await store.answer(b"t2", "k") is None
+    assert await store.forget_answers(50) == 0
+    assert await store.forget_answers(51) == 1
+    assert await store.answer(b"t1", "k") == replace(answer, body=None)
+
+
+async def test_a_challenge_admits_one_token(store: Store) -> None:
+    """A replayed challenge gives no second token."""
+    access = AccessRecord(digest(7), ALICE, 100)
+    assert await store.admit(digest(1), access)
+    assert not await store.admit(digest(1), replace(access, token_hash=digest(8), signer=BOB))
+    assert await store.access(digest(7)) == access
+    assert await store.access(digest(8)) is None
+    assert await store.forget_access(101) == 1
+    assert await store.access(digest(7)) is None
+
+
+async def test_catalogue_and_trainings_keep_their_records(store: Store) -> None:
+    """What is served and trained is known again after a restart."""
+    adapter = AdapterRecord(
+        ADAPTER, "n", "d", digest(1), digest(2), Cid("bafy"), digest(3), "/p", 2**64, 1, 9
+    )
+    await store.put_adapter(adapter)
+    await store.put_adapter(replace(adapter, name="m"))
+    assert list(await store.adapters()) == [replace(adapter, name="m")]
+    await store.drop_adapter(ADAPTER)
+    assert list(await store.adapters()) == []
+    training = TrainingRecord("t", "running", {"works": [1]}, created_at=1)
+    await store.put_training(training)
+    done = replace(training, state="done", result={"loss": 0.5}, updated_at=2)
+    await store.put_training(done)
+    assert await store.training("t") == done and list(await store.trainings()) == [done]
+    assert await store.training("u") is None
+
+
+async def test_freezing_moves_the_base_in_the_same_commit(store: Store) -> None:
+    """The row holds the voucher; the channel stands on its end point and has no voucher (10)."""
+    told: list[Address] = []
+    store.watch_frozen(told.append)
+    lines = {AdapterId(1): Line(10, 40, 15), AdapterId(2): Line(0, 5, 0), AdapterId(3): Line(7, 7)}
+    await store.commit(
+        "voucher", ChannelRecord(ALICE, 17, lines, b"\x01" * 64, voucher_head=digest(9))
+    )
+    row = await store.freeze(ALICE, now_s=50)
+    assert row is not None and told == [ALICE]
+    assert (row.base_units, row.lines, row.end_units) == (17, ((1, 30), (2, 5)), 52)
+    assert (row.signature, row.receipts_head, row.frozen_at) == (b"\x01" * 64, digest(9), 50)
+    channel = await store.channel(ALICE)
+    assert channel is not None and (channel.base_units, channel.signature) == (52, b"")
+    assert channel.lines[AdapterId(1)] == Line(40, 40, 15) and not channel.unclaimed()
+    assert await store.freeze(ALICE, now_s=51) is None, "there is nothing new to claim"
+    assert list(await store.frozen()) == [row]
+    await store.finish(row.claim_id, "settled", "")
+    await store.finish(row.claim_id, "dropped", "too late to change")
+    assert list(await store.frozen()) == []
+
+
+async def test_transactions_wait_for_their_end(store: Store) -> None:
+    """What was signed and has no known end is found again, by nonce."""
+    sent = [SignedTransaction(digest(n), ALICE, 9 - n, b"raw", "claim") for n in (1, 2, 3)]
+    for transaction in sent:
+        await store.record(transaction)
+    await store.resolve(digest(2), Outcome.SETTLED)
+    assert list(await store.pending(ALICE)) == [sent[2], sent[0]]
