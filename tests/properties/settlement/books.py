@@ -30,6 +30,9 @@ from viz.domain.shares import ShareTable, Split, distribute, split_base_model, s
 from viz.domain.signed import channel_id
 from viz.domain.units import BPS, UINT96_MAX, ZERO_ADDRESS, Address, Hash32, Units
 
+# Settlement keeps an adapter's revenue modulo this multiple of 10,000, just below 2^96.
+REVENUE_MODULUS = UINT96_MAX // BPS * BPS
+
 Event = tuple[str, dict[str, Any]]
 Pair = tuple[Address, Address]
 
@@ -87,6 +90,8 @@ class Books:
     used_nonces: set[tuple[Address, Hash32]] = field(default_factory=set)
     donated: Units = 0
     events: list[Event] = field(default_factory=list)
+    # every row that was ever paid, with who claimed it
+    paid: list[tuple[Address, bytes]] = field(default_factory=list)
 
     # channels
 
@@ -99,7 +104,7 @@ class Books:
             refuse(channel.payer != ZERO_ADDRESS, "WrongPayer")
             refuse(pair[0] != payer and not consent, "BadSignature")
         pull()
-        refuse(units == 0, "ZeroAmount")
+        self._refuse_to_pull(payer, units)
         if channel.payer != payer:
             channel.payer = payer
             self._tell(
@@ -118,8 +123,13 @@ class Books:
         refuse(payer == ZERO_ADDRESS, "NoChannel")
         refuse(payer != expected, "WrongPayer")
         pull()
-        refuse(units == 0, "ZeroAmount")
+        self._refuse_to_pull(by, units)
         self._deposit(pair, by, units)
+
+    def _refuse_to_pull(self, by: Address, units: Units) -> None:
+        refuse(self.tokens[by] < units, "ERC20InsufficientBalance")
+        refuse(self.tokens[self.home] + units > UINT96_MAX, "AmountTooLarge")
+        refuse(units == 0, "ZeroAmount")
 
     def _deposit(self, pair: Pair, by: Address, units: Units) -> None:
         channel = self.channels[pair]
@@ -251,6 +261,7 @@ class Books:
                 receiptsHead=row.head,
             )
             good.append(row)
+            self.paid.append((node, row.packed()))
         for earner, units in sorted(earned.items()):
             self._earn(earner, node, units)
         return good
@@ -260,7 +271,7 @@ class Books:
     def pay(self, by: Address, adapter_id: int, node: Address, units: Units) -> None:
         known = adapter_id == 0 or adapter_id in self.registry.adapters
         refuse(not known, "UnknownAdapter")
-        refuse(units == 0, "ZeroAmount")
+        self._refuse_to_pull(by, units)
         self._move(by, self.home, units)
         self._earn(adapter_id, node, units)
 
@@ -329,6 +340,7 @@ class Books:
         self._tell("PayoutAddressSet", account=account, to=to, effectiveAt=effective_at)
 
     def donate(self, by: Address, units: Units) -> None:
+        refuse(self.tokens[by] < units, "ERC20InsufficientBalance")
         self._move(by, self.home, units)
         self.donated += units
 

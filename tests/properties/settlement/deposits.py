@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from hypothesis import strategies as st
-from hypothesis.stateful import precondition, rule
+from hypothesis.stateful import precondition
+from tests.properties.settlement.history import step
 from tests.properties.settlement.stage import ADDRESS, DAY, HOUR, SEATS, key_of
 from tests.properties.settlement.trading import Trading, amounts, honest, picks, seats
 
@@ -42,7 +43,7 @@ class Deposits(Trading):
 
     # deposits
 
-    @rule(
+    @step(
         seat=seats,
         units=deposits,
         by=st.sampled_from(["payer", "payer", "zed"]),
@@ -65,15 +66,16 @@ class Deposits(Trading):
         self.agree([(("Settlement", "hashOpenChannel", args), digest)])
         return sign(key_of(SEATS[seat].signer if consent == "signed" else "zed"), digest)
 
-    @rule(
+    @step(
         seat=seats,
         units=deposits,
         salt=st.integers(0, 2),
         kind=st.sampled_from(["open", "top up"]),
         payment=st.sampled_from(["signed", "signed", "signed", "forged"]),
+        times=st.sampled_from([1, 1, 2]),
     )
     def deposit_without_gas(
-        self, seat: str, units: Units, salt: int, kind: str, payment: str
+        self, seat: str, units: Units, salt: int, kind: str, payment: str, times: int
     ) -> None:
         """By EIP-3009, relayed by a stranger; the same authorization may come twice."""
         pair, payer = SEATS[seat].pair, SEATS[seat].payer
@@ -81,11 +83,11 @@ class Deposits(Trading):
         kind_hash = OPEN_KIND if kind == "open" else TOP_UP_KIND
         nonce = authorization_nonce(kind_hash, *pair, salted)
         self.agree([(("Settlement", "authorizationNonce", (kind_hash, *pair, salted)), nonce)])
-        pull = self.books.authorized(ADDRESS[payer], nonce, payment == "signed")
         authorization = self._authorization(payer, units, nonce, payment)
         args: tuple[object, ...] = (ADDRESS[payer], *pair, units, salted, 0, LATE, authorization)
 
         def change() -> None:
+            pull = self.books.authorized(ADDRESS[payer], nonce, payment == "signed")
             if kind == "open":
                 self.books.open(pair, ADDRESS[payer], units, True, pull)
             else:
@@ -94,20 +96,16 @@ class Deposits(Trading):
 
         if kind == "open":
             args = (*args, self._consent(seat, payer, "signed"))
-        self.act(
-            "zed",
-            "Settlement",
-            f"{'open' if kind == 'open' else 'topUp'}WithAuthorization",
-            args,
-            change,
-        )
+        function = f"{'open' if kind == 'open' else 'topUp'}WithAuthorization"
+        for _ in range(times):
+            self.act("zed", "Settlement", function, args, change)
 
     def _authorization(self, payer: str, units: Units, nonce: Hash32, payment: str) -> bytes:
         transfer = ReceiveWithAuthorization(ADDRESS[payer], self.books.home, units, 0, LATE, nonce)
         key = key_of(payer if payment == "signed" else "zed")
         return sign(key, self.world.token_domain.digest(transfer))
 
-    @rule(
+    @step(
         seat=seats,
         units=deposits,
         by=st.sampled_from(["payer", "zed"]),
@@ -124,7 +122,7 @@ class Deposits(Trading):
             lambda: self.books.top_up(pair, ADDRESS[who], ADDRESS[expected], units, lambda: None),
         )
 
-    @rule(units=amounts)
+    @step(units=amounts)
     def donate(self, units: Units) -> None:
         self.act(
             "zed",
@@ -136,7 +134,7 @@ class Deposits(Trading):
 
     # closing
 
-    @rule(seat=seats, by=st.sampled_from(["payer", "payer", "zed"]))
+    @step(seat=seats, by=st.sampled_from(["payer", "payer", "zed"]))
     def request_close(self, seat: str, by: str) -> None:
         pair, who = SEATS[seat].pair, SEATS[seat].payer if by == "payer" else by
         self.act(
@@ -147,7 +145,7 @@ class Deposits(Trading):
             lambda: self.books.request_close(pair, ADDRESS[who]),
         )
 
-    @rule(
+    @step(
         seat=seats,
         deadline_in_s=st.sampled_from([-1, 0, HOUR, DAY]),
         signature=st.sampled_from(["signed", "signed", "forged"]),
@@ -165,7 +163,7 @@ class Deposits(Trading):
             lambda: self.books.request_close_for(pair, deadline_s, signature == "signed"),
         )
 
-    @rule(seat=seats, when=st.sampled_from(["now", "a second too early", "when due", "when due"]))
+    @step(seat=seats, when=st.sampled_from(["now", "a second too early", "when due", "when due"]))
     def withdraw(self, seat: str, when: str) -> None:
         pair = SEATS[seat].pair
         channel = self.books.channels[pair]
@@ -177,8 +175,8 @@ class Deposits(Trading):
             self.pass_time(max(0, due - self.books.now_s))
         self.act("zed", "Settlement", "withdraw", pair, lambda: self.books.withdraw(pair))
 
-    @rule(seat=honest, valid_s=st.sampled_from([0, 600, DAY]))
-    def node_signs_close(self, seat: str, valid_s: int) -> None:
+    @step(seat=honest, valid_s=st.sampled_from([0, 600, DAY]), used=st.booleans())
+    def node_signs_close(self, seat: str, valid_s: int, used: bool) -> None:
         """A node that has claimed everything lets the buyer go, and sells nothing until then."""
         sides, pair = self.sides[seat], SEATS[seat].pair
         self.claim(SEATS[seat].node, [], [], 9, 0)
@@ -191,29 +189,30 @@ class Deposits(Trading):
         self.agree([(("Settlement", "hashClose", (*pair, settled, deadline_s)), digest)])
         signature = sign(key_of(SEATS[seat].node), digest)
         self.closes.append(SignedClose(seat, settled, deadline_s, signature))
+        if used:
+            self.close_now(-1, "itself", "now", "nothing")
 
     @precondition(lambda self: self.closes)
-    @rule(
+    @step(
         pick=picks,
-        of=st.sampled_from(["itself", "itself", "another channel"]),
+        of=st.sampled_from(["itself", "itself", "another channel", "another total"]),
         when=st.sampled_from(["now", "at its deadline"]),
         after=st.sampled_from(["nothing", "a sale"]),
     )
     def close_now(self, pick: int, of: str, when: str, after: str) -> None:
-        """Any Close ever signed is tried, on its channel or another: the node loses nothing."""
+        """Any Close ever signed is tried, also for what it does not say: the node loses nothing."""
         close = self.closes[pick % len(self.closes)]
-        seat = close.seat if of == "itself" else "rash-north"
+        seat = "rash-north" if of == "another channel" else close.seat
+        settled = close.settled + (of == "another total")
         if when == "at its deadline":
             self.pass_time(max(0, close.deadline_s - self.books.now_s))
         if after == "a sale":
             self.sell([(close.seat, 0, 1)])
         pair = SEATS[seat].pair
-        closed = self.act(
-            "zed",
-            "Settlement",
-            "closeNow",
-            (*pair, close.settled, close.deadline_s, close.signature),
-            lambda: self.books.close_now(pair, close.settled, close.deadline_s, of == "itself"),
-        )
-        if closed and not self.sides[seat].astray:
-            assert self.sides[seat].node.end_units <= close.settled
+
+        def change() -> None:
+            self.books.close_now(pair, settled, close.deadline_s, of == "itself")
+            assert self.sides[seat].astray or self.sides[seat].node.end_units <= close.settled
+
+        args = (*pair, settled, close.deadline_s, close.signature)
+        self.act("zed", "Settlement", "closeNow", args, change)

@@ -21,8 +21,9 @@ from viz.chain.deployment import address_of
 from viz.chain.devnet import Devnet
 from viz.chain.keys import development_account
 from viz.chain.rpc import Rpc
+from viz.domain.eip712 import keccak
 from viz.domain.ports import Deployment
-from viz.domain.units import Address
+from viz.domain.units import Address, Units
 
 TIMEOUT_S = 60.0
 GAS = 12_000_000
@@ -73,6 +74,12 @@ class LiveChain:
     def mine_at(self, time_s: int) -> None:
         self.rpc("evm_setNextBlockTimestamp", time_s)
         self.rpc("evm_mine")
+
+    def set_tokens(self, who: Address, units: Units) -> None:
+        """Write a token balance into the chain's storage: TestUSD's first slot maps them."""
+        slot = keccak(bytes.fromhex(who[2:]).rjust(32, b"\0") + bytes(32))
+        value = "0x" + units.to_bytes(32, "big").hex()
+        self.rpc("anvil_setStorageAt", self.address("Token"), "0x" + slot.hex(), value)
 
     def snapshot(self) -> str:
         return str(self.rpc("evm_snapshot"))
@@ -126,23 +133,26 @@ class LiveChain:
             for number, (contract, name, args) in enumerate(views)
         ]  # fmt: skip
         answers: dict[int, Any] = {answer["id"]: answer for answer in self._post(batch)}
-        return [
-            abi.decode_result(*view, bytes.fromhex(answers[number]["result"][2:]))
-            for number, view in enumerate(views)
-        ]
+        return [_answer(*view, answers[number]["result"]) for number, view in enumerate(views)]
 
     def view(self, contract: str, function: str, *args: Any) -> Any:
         return self.views([(contract, function, args)])[0]
 
     def _post(self, body: Any) -> Any:
         headers = {"Content-Type": "application/json"}
-        self._wire.request("POST", "/", json.dumps(body), headers)
+        self._wire.request("POST", "/", json.dumps(body).encode(), headers)
         return json.loads(self._wire.getresponse().read())
 
 
 @lru_cache(maxsize=4096)
 def _data(contract: str, function: str, args: tuple[Any, ...]) -> str:
     return "0x" + abi.encode_call(contract, function, args).hex()
+
+
+@lru_cache(maxsize=65536)
+def _answer(contract: str, function: str, args: Sequence[Any], result: str) -> Any:
+    """Most of what is asked after a step did not change with it."""
+    return abi.decode_result(contract, function, args, bytes.fromhex(result[2:]))
 
 
 async def _deploy(url: str) -> Deployment:

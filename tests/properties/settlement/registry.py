@@ -69,25 +69,41 @@ class Registry:
     def register_work(self, creator: Address, terms: Terms) -> None:
         self.works[len(self.works) + 1] = Work(creator, terms)
 
-    def transfer_work(self, work_id: int, to: Address) -> None:
-        self.works[work_id].owner = to
+    def transfer_work(self, by: Address, work_id: int, to: Address) -> None:
+        work = self._work(work_id)
+        refuse(work.owner != by, "ERC721InsufficientApproval")
+        work.owner = to
+
+    def set_terms(self, by: Address, work_id: int, terms: Terms) -> None:
+        work = self._work(work_id)
+        refuse(work.owner != by, "NotOwner")
+        refuse(bool(work.withdrawn_at), "AlreadyWithdrawn")
+        work.terms = terms
 
     def withdraw_work(self, by: Address, work_id: int, now_s: int) -> None:
-        work = self.works[work_id]
+        work = self._work(work_id)
         refuse(work.owner != by, "NotOwner")
         refuse(bool(work.withdrawn_at), "AlreadyWithdrawn")
         work.withdrawn_at = now_s
 
-    def acquire_grant(self, trainer: Address, work_id: int, now_s: int) -> tuple[Address, int]:
+    def acquire_grant(
+        self, trainer: Address, work_id: int, expected: Terms, now_s: int
+    ) -> tuple[Address, int]:
         """Return the owner and the fee it gets."""
-        work, held = self.works[work_id], self.grants.get((work_id, trainer))
+        work, held = self._work(work_id), self.grants.get((work_id, trainer))
         refuse(bool(work.withdrawn_at), "AlreadyWithdrawn")
+        refuse(work.terms != expected, "TermsChanged")
         same = held is not None and held.terms == work.terms and held.expires_at == NEVER
         refuse(same, "GrantIsPerpetual")
         duration = work.terms.grant_duration_s
         expires_at = now_s + duration if duration else NEVER
         self.grants[work_id, trainer] = Grant(work.terms, now_s, expires_at)
         return work.owner, work.terms.training_fee_units
+
+    def _work(self, work_id: int) -> Work:
+        if work_id not in self.works:
+            raise Refused("ERC721NonexistentToken")
+        return self.works[work_id]
 
     # adapters
 
@@ -111,13 +127,17 @@ class Registry:
     def retire(self, by: Address, adapter_id: int, now_s: int) -> None:
         self._retire(self._own(by, adapter_id), now_s, now_s)
 
-    def enforce(self, adapter_id: int, shares: ShareTable, index: int, now_s: int) -> None:
+    def enforce(self, adapter_id: int, shares: ShareTable, index: int, now_s: int) -> str:
+        """Return what it did: whether the retirement moved, and for which cause."""
         adapter = self._known(adapter_id)
         refuse(adapter.shares != shares, "WrongShares")
         refuse(index >= len(shares), "ShareIndexOutOfBounds")
-        due = self._due(shares[index].content_id, adapter.trainer, now_s)
-        refuse(due == NEVER, "NothingToEnforce")
+        causes = self._causes(shares[index].content_id, adapter.trainer, now_s)
+        refuse(not causes, "NothingToEnforce")
+        before, due = adapter.retires_at, min(causes.values())
         self._retire(adapter, due, now_s)
+        cause = min(causes, key=lambda name: causes[name])
+        return f"{cause}, {'retires' if adapter.retires_at < before else 'retires no earlier'}"
 
     def set_serving(
         self, by: Address, adapter_id: int, node: Address, allowed: bool, now_s: int
@@ -130,17 +150,17 @@ class Registry:
         elif permitted:
             adapter.serves_until[node] = now_s + self.min_notice_s
 
-    def _due(self, work_id: int, trainer: Address, now_s: int) -> int:
-        """When this work ends an adapter, were there no MIN_NOTICE; NEVER where it does not."""
+    def _causes(self, work_id: int, trainer: Address, now_s: int) -> dict[str, int]:
+        """Return why this work ends an adapter, and when, were there no MIN_NOTICE."""
         grant, withdrawn_at = self.grants[work_id, trainer], self.works[work_id].withdrawn_at
-        due = NEVER
+        causes = {}
         if withdrawn_at and grant.terms.revocation_class == 2:
-            due = withdrawn_at + grant.terms.notice_s
+            causes["withdrawn"] = withdrawn_at + grant.terms.notice_s
         if not grant.terms.permits(Use.EMBODY | Use.SERVE):
-            due = min(due, grant.acquired_at)
+            causes["exchanged"] = grant.acquired_at
         elif now_s >= grant.expires_at:
-            due = min(due, grant.expires_at)
-        return due
+            causes["lapsed"] = grant.expires_at
+        return causes
 
     def _retire(self, adapter: Adapter, due_s: int, now_s: int) -> None:
         adapter.retires_at = min(adapter.retires_at, max(due_s, now_s + self.min_notice_s))

@@ -17,14 +17,16 @@ from tests.properties.settlement.registry import Adapter, Refused, Registry
 
 from viz.chain.keys import development_account
 from viz.domain.eip712 import Domain, keccak, public_address, settlement_domain
-from viz.domain.license import Terms
+from viz.domain.license import ADAPTER_USES, Terms, Use
 from viz.domain.shares import Share, share_words
-from viz.domain.units import Address, ContentId, Hash32, parse_address
+from viz.domain.units import UINT96_MAX, Address, ContentId, Hash32, parse_address
 
-PEOPLE: Final = ("ann", "bob", "north", "south", "cara", "dan", "eve", "zed")
+PEOPLE: Final = ("ann", "bob", "north", "south", "cara", "dan", "eve", "zed", "wil")
 HOUR, DAY = 3_600, 86_400
 MAX_APPROVAL = 2**256 - 1
 PURSE_UNITS = 10**12
+# The most that Settlement may hold. Nobody is that rich: the chain's storage is told so.
+WHALE_UNITS = UINT96_MAX
 LICENSE = Hash32(b"\x11" * 32)
 COMMITMENT = Hash32(b"\x22" * 32)
 
@@ -60,12 +62,16 @@ SEATS: Final = {
     "bob-south": Seat("bob", "bob", "south"),
     # Its buyer keeps no curve and signs anything.
     "rash-north": Seat("a rash key", "bob", "north"),
+    # Pays itself all that there can be.
+    "whale": Seat("wil", "wil", "wil"),
 }
-HONEST: Final = tuple(name for name in SEATS if name != "rash-north")
+HONEST: Final = tuple(name for name in SEATS if name not in ("rash-north", "whale"))
 
 
-def _terms(fee: int, minimum: int, duration: int, notice: int, revocation: int) -> Terms:
-    return Terms(fee, minimum, duration, notice, revocation, 7, approval_required=False)
+def _terms(
+    fee: int, minimum: int, duration: int, notice: int, revocation: int, uses: Use = ADAPTER_USES
+) -> Terms:
+    return Terms(fee, minimum, duration, notice, revocation, uses, approval_required=False)
 
 
 TERMS: Final = {
@@ -73,6 +79,7 @@ TERMS: Final = {
     "kept": _terms(100, 1_000, 0, 0, 0),
     "lapsing": _terms(7, 500, 10 * DAY, HOUR, 1),
     "retiring": _terms(1, 800, 0, 3 * DAY, 2),
+    "to look at": _terms(0, 0, 0, 0, 2, Use.TRAIN | Use.EVALUATE),
 }
 
 
@@ -120,6 +127,8 @@ class World(Stage):
             self.books.tokens[ADDRESS[name]] = PURSE_UNITS
             for spender in (deployment.settlement, deployment.content_registry):
                 self._must(name, "Token", "approve", spender, MAX_APPROVAL)
+        self.chain.set_tokens(ADDRESS["wil"], WHALE_UNITS)
+        self.books.tokens[ADDRESS["wil"]] = WHALE_UNITS
         for creator, terms in (("cara", "kept"), ("dan", "retiring"), ("cara", "lapsing")):
             self._register_work(creator, TERMS[terms])
         self._license_and_register("eve", 3_000, 1_000, (1, 2, 3))
@@ -149,7 +158,9 @@ class World(Stage):
         for work_id in works:
             terms = registry.works[work_id].terms
             try:
-                owner, fee = registry.acquire_grant(ADDRESS[trainer], work_id, self.books.now_s)
+                owner, fee = registry.acquire_grant(
+                    ADDRESS[trainer], work_id, terms, self.books.now_s
+                )
             except Refused:
                 continue  # held for ever already
             tokens[ADDRESS[trainer]] -= fee

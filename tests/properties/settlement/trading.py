@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from hypothesis import strategies as st
-from hypothesis.stateful import precondition, rule
+from hypothesis.stateful import precondition
 from tests.properties.settlement.books import Pair
-from tests.properties.settlement.history import History
+from tests.properties.settlement.history import step
 from tests.properties.settlement.rows import Row, pack, parse, row_of, signed_row, with_high_s
 from tests.properties.settlement.stage import ADDRESS, HONEST, SEATS, key_of
+from tests.properties.settlement.tally import TALLY
+from tests.properties.settlement.upheld import Upheld
 
 from viz.domain.claim import RowStatus, unpack_rows
 from viz.domain.signed import channel_id
-from viz.domain.units import AdapterId, Units
+from viz.domain.units import AdapterId, Address, Units
 from viz.domain.usage import UsageLine, usage_hash
 
 Sale = tuple[str, int, Units]
@@ -40,9 +44,10 @@ BAD = (
     "rash",
     "rash, once more",
 )
+bad_rows = st.sampled_from(BAD)
 
 
-class Trading(History):
+class Trading(Upheld):
     """Buyers promise, nodes deliver and claim, and some claim what they should not."""
 
     def __init__(self) -> None:
@@ -51,7 +56,7 @@ class Trading(History):
 
     # vouchers
 
-    @rule(
+    @step(
         seat=honest,
         basket=st.lists(st.tuples(paid_adapters, amounts), min_size=1, max_size=4),
         then_freeze=st.booleans(),
@@ -68,7 +73,7 @@ class Trading(History):
             self.deliver(seat, -1)
             self.sides[seat].use(adapter, units, self.books.now_s)
 
-    @rule(seat=honest, adapter=paid_adapters, units=amounts, oldest_base=st.booleans())
+    @step(seat=honest, adapter=paid_adapters, units=amounts, oldest_base=st.booleans())
     def sign(self, seat: str, adapter: int, units: Units, oldest_base: bool) -> None:
         if AdapterId(adapter) not in self.known_adapters():
             return
@@ -86,17 +91,17 @@ class Trading(History):
             ]
         )
 
-    @rule(seat=honest, pick=picks)
+    @step(seat=honest, pick=picks)
     def deliver(self, seat: str, pick: int) -> None:
         """Vouchers also arrive late, twice, in another order, or never."""
         self.sides[seat].deliver(pick, self.known_adapters(), self.books.now_s)
 
     # claims
 
-    @rule(
+    @step(
         node=nodes,
         sales=some_sales,
-        bad=st.lists(st.sampled_from(BAD), min_size=2, max_size=7),
+        bad=st.lists(bad_rows, min_size=2, max_size=7),
         of_each_run=st.integers(0, 4),
         cut=st.sampled_from([0, 0, 0, 1, 40]),
     )
@@ -154,22 +159,20 @@ class Trading(History):
         if rows and rows[-1] is not None:
             assert [row_of(row) for row in unpack_rows(payload)] == rows
         statuses = self.judge(who, payload)
-        good: list[Row] = []
-        self.act(
-            node,
-            "Settlement",
-            "claim",
-            (payload,),
-            lambda: good.extend(self.books.claim(who, payload)),
-        )
+        change = partial(self._apply_claim, who, payload)
+        self.act(node, "Settlement", "claim", (payload,), change)
         self.payloads.append((node, payload))
-        for row in good:
-            self._note_claimed((row.signer(self.domain, who) or who, who), row)
         # Nothing is claimable twice: what was good is not good again.
         again = self.judge(who, payload)
         assert not any(
             before is after is RowStatus.GOOD for before, after in zip(statuses, again, strict=True)
         )
+
+    def _apply_claim(self, who: Address, payload: bytes) -> None:
+        for status in self.books.judge(who, payload):
+            TALLY.note("row statuses", status.name)
+        for row in self.books.claim(who, payload):
+            self._note_claimed((row.signer(self.domain, who) or who, who), row)
 
     def _note_claimed(self, pair: Pair, row: Row) -> None:
         for seat, sides in self.sides.items():
@@ -177,7 +180,7 @@ class Trading(History):
                 sides.astray = True
 
     @precondition(lambda self: self.payloads)
-    @rule(pick=picks, by=nodes, order=st.sampled_from(["as it was", "reversed"]))
+    @step(pick=picks, by=nodes, order=st.sampled_from(["as it was", "reversed"]))
     def claim_again(self, pick: int, by: str, order: str) -> None:
         """An old claim comes once more, perhaps reordered, perhaps from another node."""
         _, payload = self.payloads[pick % len(self.payloads)]
@@ -186,7 +189,7 @@ class Trading(History):
             payload = pack(row for row in reversed(rows) if row is not None)
         self._claim(by, payload)
 
-    @rule(seat=honest, pick=picks)
+    @step(seat=honest, pick=picks)
     def claim_behind_the_ledger(self, seat: str, pick: int) -> None:
         """A node, or a thief of its key, claims any voucher: the buyer loses nothing."""
         offers = self.sides[seat].offers
