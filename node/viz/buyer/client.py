@@ -271,7 +271,7 @@ class BuyerClient:
         """End the channel at once with the node's consent; the rest goes to the payer.
 
         Raises NodeNotTrusted when the node's Close does not verify, and what the node refuses with;
-        a node that does not answer can be left with ``request_close``.
+        a node that does not answer can be left: ``viz.buyer.leave``.
         """
         request, signature = await self.request_close(payer_key)
         answer = await self.api.close(
