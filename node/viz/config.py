@@ -79,6 +79,7 @@ class EngineConfig(_Section):
     """How the base model is served."""
 
     base_model: str = "SmolLM2-135M-Instruct"
+    base_digest: Annotated[str, Field(pattern="^(0x[0-9a-f]{64})?$")] = ""
     max_streams: Positive = 32
     context_tokens: Positive = 2_048
     resident_adapters: Positive = 256
@@ -98,12 +99,21 @@ class PriceConfig(_Section):
     quote_valid_s: Annotated[int, Field(gt=0, le=60)] = 60
 
 
+class RelayConfig(_Section):
+    """How much of the node's gas strangers may spend."""
+
+    per_hour: Positive = 600
+    per_payer_per_hour: Positive = 30
+    registrations_per_minute: Positive = 30
+
+
 class SettlementConfig(_Section):
     """When signed vouchers are turned into a claim on chain."""
 
     claim_at_units: Positive = 1_000_000
     claim_age_s: Positive = 3_600
     interval_s: Positive = 5
+    compare_interval_s: Positive = 60
 
 
 class TrainingConfig(_Section):
@@ -135,6 +145,7 @@ class Config(BaseSettings):
     storage: StorageConfig = StorageConfig()
     engine: EngineConfig = EngineConfig()
     prices: PriceConfig = PriceConfig()
+    relay: RelayConfig = RelayConfig()
     settlement: SettlementConfig = SettlementConfig()
     training: TrainingConfig = TrainingConfig()
     log: LogConfig = LogConfig()

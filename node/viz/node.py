@@ -23,7 +23,7 @@ from eth_account.signers.local import LocalAccount
 
 from viz.api.app import MAX_HEADER_BYTES, ApiLimits, create_app
 from viz.api.parts import Blocks, Parts, Shop
-from viz.basemodel.source import load_base
+from viz.basemodel.source import DEFAULT_BASE, DEFAULT_BASE_DIGEST, LoadedBase, load_base
 from viz.chain.contracts import Chain
 from viz.chain.deployment import load_deployment
 from viz.chain.keys import load_key_file
@@ -45,10 +45,12 @@ from viz.services.licensing import Licensing
 from viz.services.metering import MeterTools
 from viz.services.publishing import Publishing
 from viz.services.quoting import Quotes
+from viz.services.relaying import RelayPolicy
 from viz.services.serving import Serving, ServingPolicy
 from viz.services.sessions import SessionPolicy, Sessions
 from viz.services.settlement import ClaimPolicy, Settlement
 from viz.services.training import Training, seal_with
+from viz.services.watchdog import Watchdog
 from viz.storage.embedded import EmbeddedBlobStore
 from viz.storage.kubo import KuboBlobStore
 from viz.store.ledger import SqlStore
@@ -121,9 +123,7 @@ async def _node(
         ends.push_async_callback(ledger.close)
         blobs = await _blobs(config)
         ends.push_async_callback(blobs.close)
-        base = await asyncio.to_thread(
-            load_base, config.engine.base_model, cache_dir=config.at(Path("models"))
-        )
+        base = await asyncio.to_thread(_base, config)
         engine = await EmbeddedEngine.start(base, _engine_settings(config))
         ends.push_async_callback(engine.close)
 
@@ -156,7 +156,11 @@ async def _node(
             adapters=catalogue,
             clock=clock,
             key=key,
-            policy=SessionPolicy(config.api.origin, config.prices.minimum_deposit_units),
+            policy=SessionPolicy(
+                config.api.origin,
+                config.prices.minimum_deposit_units,
+                relays=RelayPolicy(config.relay.per_hour, config.relay.per_payer_per_hour),
+            ),
         )
         serving = Serving(
             books,
@@ -183,7 +187,17 @@ async def _node(
             clock=clock,
             policy=ServingPolicy(voucher_grace_s=config.prices.voucher_grace_s),
         )
-        licensing = Licensing(chain, sender, clock)
+        licensing = Licensing(
+            chain, sender, clock, relays_per_minute=config.relay.registrations_per_minute
+        )
+        watchdog = Watchdog(
+            ledger,
+            chain,
+            clock,
+            sender.address,
+            interval_s=config.settlement.compare_interval_s,
+        )
+        books.distrust(watchdog.mismatches)
         publishing = Publishing(
             chain,
             sender,
@@ -224,6 +238,7 @@ async def _node(
                 operator_token=_operator_token(config),
             ),
             trainings=training,
+            watchdog=watchdog,
         )
         watcher = Watcher(
             rpc,
@@ -238,7 +253,7 @@ async def _node(
             return Node(url, sender.address, deployment, config.at(Path("operator.token")))
 
         housekeeping = Housekeeping(ledger, clock)
-        loops = [settlement.run, watcher.run, training.run, housekeeping.run]
+        loops = [settlement.run, watcher.run, training.run, housekeeping.run, watchdog.run]
         yield parts, loops, described
 
 
@@ -278,6 +293,15 @@ async def _blobs(config: Config) -> Blocks:
     store = KuboBlobStore(config.storage.kubo_api, timeout_s=config.storage.timeout_s)
     _log.info("blobs in kubo", version=await store.version(), api=config.storage.kubo_api)
     return store
+
+
+def _base(config: Config) -> LoadedBase:
+    """Return the base model that the operator accepts; raise ModelUnavailable for another."""
+    source, pinned = config.engine.base_model, config.engine.base_digest
+    if not pinned and source == DEFAULT_BASE:
+        pinned = DEFAULT_BASE_DIGEST
+    accepted = frozenset({Hash32(bytes.fromhex(pinned.removeprefix("0x")))} if pinned else ())
+    return load_base(source, cache_dir=config.at(Path("models")), allowed=accepted)
 
 
 def _engine_settings(config: Config) -> EngineSettings:

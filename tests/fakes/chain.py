@@ -26,6 +26,7 @@ from viz.domain.ports import (
     ChannelState,
     ContentState,
     Deployment,
+    Event,
     GrantState,
     Outcome,
     Transaction,
@@ -92,6 +93,7 @@ class FakeChain:
     balances: dict[Address, Units] = field(default_factory=dict)
     adapter_states: dict[AdapterId, AdapterState] = field(default_factory=dict)
     unservable: dict[AdapterId, str] = field(default_factory=dict)
+    unconfirmed: set[AdapterId] = field(default_factory=set)
     used_nonces: set[Hash32] = field(default_factory=set)
     sent: list[Call] = field(default_factory=list)
     reads: int = 0
@@ -127,6 +129,8 @@ class FakeChain:
         self, adapter_id: AdapterId, *, confirmed: bool = True
     ) -> AdapterState | None:
         self._ask()
+        if confirmed and adapter_id in self.unconfirmed:
+            return None
         return self.adapter_states.get(adapter_id)
 
     async def servable(self, adapter_id: AdapterId, node: Address) -> str | None:
@@ -162,14 +166,15 @@ class FakeChain:
 
     async def submit(self, call: Call) -> Transaction:
         self._ask()
-        getattr(self, f"_{call.function}")(*call.args)
+        events: tuple[Event, ...] = getattr(self, f"_{call.function}")(*call.args) or ()
         self.sent.append(call)
-        return Transaction(
-            Outcome.SETTLED, keccak(repr((len(self.sent), call)).encode()), len(self.sent), 100_000
-        )
+        name = keccak(repr((len(self.sent), call)).encode())
+        return Transaction(Outcome.SETTLED, name, len(self.sent), 100_000, events=events)
 
     async def simulate(self, call: Call) -> None:
-        raise AssertionError("nothing here simulates")
+        self._ask()
+        if call.function != "register":
+            raise AssertionError(f"the fake chain does not simulate {call.function}")
 
     async def lookup(self, transaction_hash: Hash32) -> Transaction:
         return Transaction(Outcome.SETTLED, transaction_hash)
@@ -280,6 +285,18 @@ class FakeChain:
             raise TransactionFailed("InvalidSignature")
         self.balances[channel.payer] += channel.deposit_units
         self.channels[signer, node] = replace(channel, deposit_units=0, close_at=0)
+
+    def _register(
+        self, base: Hash32, digest: Hash32, cid: Cid, manifest: Hash32, *terms: Any
+    ) -> tuple[Event, ...]:
+        adapter_id = AdapterId(max(self.adapter_states, default=0) + 1)
+        royalty_bps, trainer_bps, _ = terms
+        self.adapter_states[adapter_id] = AdapterState(
+            adapter_id, self.address, base, digest, cid, manifest, royalty_bps, trainer_bps, 0, ()
+        )
+        zero = Hash32(bytes(32))
+        said = {"adapterId": adapter_id}
+        return (Event("AdapterRegistry", "AdapterRegistered", said, 0, zero, zero, 0),)
 
     def put_adapter(self, adapter_id: AdapterId, weights_digest: Hash32) -> AdapterState:
         """Register an adapter by fiat."""

@@ -37,6 +37,16 @@ class Metrics:
         self._engine = Gauge(
             "viz_engine", "The engine's own figures", ("name",), registry=self.registry
         )
+        self._mismatches = Gauge(
+            "viz_books_mismatches",
+            "Channels on which the node's books and the chain disagree",
+            registry=self.registry,
+        )
+        self._compared = Gauge(
+            "viz_books_compared_timestamp_seconds",
+            "When books and chain were last compared",
+            registry=self.registry,
+        )
 
     def request(self, method: str, path: str, status: int, took_s: float) -> None:
         """Count one answered request."""
@@ -52,6 +62,9 @@ class Metrics:
     def render(self) -> bytes:
         """Return the text exposition."""
         self._running.set(self._parts.serving.running)
+        compared = self._parts.watchdog.last
+        self._mismatches.set(len(compared.mismatches))
+        self._compared.set(compared.compared_at_s)
         for name, value in self._parts.engine.stats().items():
             self._engine.labels(name).set(value)
         return generate_latest(self.registry)

@@ -25,6 +25,7 @@ from viz.domain.shares import MAX_SHARES
 from viz.domain.units import BPS, UINT64_MAX, AdapterId, ContentId, hex_of
 from viz.domain.wire import JSON_INTEGER_MAX, Json, Reader
 from viz.errors import AccessTokenInvalid, InvalidRequest, UnknownAdapter, VizError
+from viz.services.watchdog import Comparison
 
 BASE_PATH: Final = "/operator/v1"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -92,12 +93,29 @@ async def status(request: web.Request) -> web.Response:
             "unclaimed": str(sum(sum(row.unclaimed().values()) for row in rows)),
             "receipts": sum(row.seq for row in rows),
             "billed": str(sum(row.total_units for row in rows)),
+            "books": _books(parts.watchdog.last),
             "running": parts.serving.running,
             "adapters": [offer.to_json() for offer in parts.catalogue.offers()],
             "trainings": [_training(row) for row in await parts.ledger.trainings()],
             "engine": dict(parts.engine.stats()),
         }
     )
+
+
+def _books(found: Comparison) -> Json:
+    return {
+        "comparedAt": found.compared_at_s,
+        "channels": found.channels,
+        "mismatches": [
+            {
+                "signer": each.signer,
+                "what": each.what,
+                "books": str(each.books_units),
+                "chain": str(each.chain_units),
+            }
+            for each in found.mismatches
+        ],
+    }
 
 
 async def channels(request: web.Request) -> web.Response:

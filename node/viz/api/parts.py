@@ -26,6 +26,7 @@ from viz.services.publishing import Publication, Publishing
 from viz.services.serving import Serving
 from viz.services.sessions import Sessions
 from viz.services.settlement import Settlement
+from viz.services.watchdog import Watchdog
 
 
 class Blocks(BlobStore, Protocol):
@@ -91,6 +92,7 @@ class Parts:
     settlement: Settlement
     clock: Clock
     shop: Shop
+    watchdog: Watchdog
     trainings: Trainings | None = None
 
 

@@ -70,8 +70,8 @@ def load_base(
 ) -> LoadedBase:
     """Find, and if needed convert, the base model; return it with its digests.
 
-    ``source`` is DEFAULT_BASE or a directory of a Hugging Face Llama model. A directory's digest
-    must be in ``allowed``; None allows any (tests, and printing a digest in order to allow it).
+    ``source`` is DEFAULT_BASE or a directory of a Hugging Face Llama model. The digest must be in
+    ``allowed``; None allows any (tests, and printing a digest in order to allow it).
     Blocking: seconds, the first time more. Raises ModelUnavailable.
     """
     packaged = str(source) == DEFAULT_BASE
@@ -80,9 +80,10 @@ def load_base(
         raise ModelUnavailable(f"{source} is neither {DEFAULT_BASE} nor a model directory")
     shape, tokenizer = read_shape(directory), ChatTokenizer(directory)
     digest = _digest(_weights(directory, shape), shape, tokenizer, policy)
-    if not packaged and allowed is not None and digest not in allowed:
+    if allowed is not None and digest not in allowed:
         raise ModelUnavailable(
-            f"{source} has digest 0x{digest.hex()}, which is not on the allow-list"
+            f"{source} has digest 0x{digest.hex()}, which is not accepted here: set "
+            "engine.base_digest to it if this is the model that you mean"
         )
     model = BaseModel(
         name=DEFAULT_BASE if packaged else directory.name,

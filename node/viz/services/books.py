@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -31,7 +31,7 @@ from viz.domain.outbox import ClaimRecord
 from viz.domain.ports import ChainReader, ChannelState, Clock
 from viz.domain.units import AdapterId, Address, Units
 from viz.domain.usage import UsageLine, lines_of
-from viz.errors import ChainUnreachable, StoreConflict, StoreError
+from viz.errors import BooksMismatch, ChainUnreachable, StoreConflict, StoreError
 
 ATTEMPTS: Final = 4
 LIVE_KEPT: Final = 10_000
@@ -111,13 +111,23 @@ class Books:
         self._refresh_s = refresh_s
         self._live: OrderedDict[Address, Live] = OrderedDict()
         self._loading: dict[Address, asyncio.Lock] = {}
+        self._distrusted: Container[Address] = ()
         ledger.watch_frozen(self._moved)
+
+    def distrust(self, signers: Container[Address]) -> None:
+        """Give out no channel of ``signers``, as they are at any time: the watchdog's."""
+        self._distrusted = signers
 
     async def get(self, signer: Address, *, fresh: bool = False) -> Live:
         """Return the channel of ``signer``, blank when there is none, read from the chain lately.
 
         Raises BooksMismatch, ChainUnreachable, StoreError.
         """
+        if signer in self._distrusted:
+            raise BooksMismatch(
+                f"the node's books and the chain disagree on the channel of {signer}: nothing is "
+                "sold on it until its operator looked"
+            )
         live = self._live.get(signer)
         if live is None:
             live = await self._load(signer)

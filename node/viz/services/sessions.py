@@ -6,7 +6,7 @@ Owns access tokens, relayed deposits, vouchers and cooperative closes. Does not 
 Invariants: a voucher is acknowledged after it is on disk, with all that was delivered until then;
 an access token is issued to whoever signed a Session that names this node, this origin and an
 unused challenge of ours, and only its hash is stored; gas is spent on a deposit only after its
-signatures verified or the chain's own simulation took it.
+signatures verified or the chain's own simulation took it, and for strangers within a budget.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import hmac
 import secrets
 from collections import OrderedDict
 from collections.abc import Container, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final, Protocol
 
@@ -27,7 +27,7 @@ from viz.domain.credential import CloseRequest, Deposit
 from viz.domain.eip712 import Domain, is_signed_by, keccak, recover, settlement_domain, sign
 from viz.domain.exchange import AccessToken, ChannelLine, ChannelView, CloseAnswer, SessionProof
 from viz.domain.ledger import AccessLedger, AccessRecord, ChannelRecord
-from viz.domain.ports import Call, ChainReader, ChainWriter, Clock, Outcome
+from viz.domain.ports import Call, ChainReader, ChainWriter, Clock, Outcome, Transaction
 from viz.domain.signed import (
     OPEN_KIND,
     TOP_UP_KIND,
@@ -44,10 +44,12 @@ from viz.errors import (
     ChannelUnknown,
     InvalidRequest,
     InvalidSignature,
+    TransactionFailed,
     WrongDomain,
 )
 from viz.services.books import Books, Entry, Live
 from viz.services.outcome import require_settled
+from viz.services.relaying import RelayBudget, RelayPolicy
 
 CLOSE_VALID_S: Final = 3_600
 CONFIRM_POLL_S: Final = 0.5
@@ -62,7 +64,9 @@ class Claimer(Protocol):
 
     def close_requested(self, signer: Address) -> None: ...
 
-    async def step(self, *, force: bool = False) -> Any: ...
+    async def claim(self, signer: Address) -> Any:
+        """Claim what this signer owes, and nothing of anybody else."""
+        ...
 
 
 class KnownAdapters(Protocol):
@@ -84,6 +88,7 @@ class SessionPolicy:
     minimum_deposit_units: Units
     access_token_s: int = 3_600
     confirm_wait_s: float = 30.0
+    relays: RelayPolicy = field(default_factory=RelayPolicy)
 
 
 class Sessions:
@@ -119,6 +124,7 @@ class Sessions:
         self._tokens: OrderedDict[Hash32, AccessRecord] = OrderedDict()
         self._token_domain: Domain | None = None
         self._relaying: set[Address] = set()
+        self._budget = RelayBudget(clock, policy.relays)
 
     # access tokens
 
@@ -203,7 +209,8 @@ class Sessions:
     async def deposit(self, deposit: Deposit) -> ChannelView:
         """Relay an opening or a top-up and return the channel, once it is confirmed or soon after.
 
-        Raises WrongDomain, InvalidRequest, InvalidSignature, TransactionFailed, OutcomeUnknown.
+        Raises WrongDomain, InvalidRequest, InvalidSignature, RelayBusy, TransactionFailed,
+        OutcomeUnknown.
         """
         self._check_domain(deposit.chain_id, deposit.contract, deposit.node)
         call = await self._deposit_call(deposit)
@@ -212,10 +219,19 @@ class Sessions:
         self._relaying.add(deposit.signer)
         try:
             before = (await self._books.get(deposit.signer, fresh=True)).channel.limit_units
-            require_settled(await self._writer.submit(call), "the deposit")
+            require_settled(await self._relay(deposit.payer, call), "the deposit")
         finally:
             self._relaying.discard(deposit.signer)
         return _view(await self._confirmed(deposit.signer, before), private=False)
+
+    async def _relay(self, payer: Address, call: Call) -> Transaction:
+        """Send a stranger's transaction within the budget; raise RelayBusy, TransactionFailed."""
+        self._budget.admit(payer)
+        try:
+            return await self._writer.submit(call)
+        except TransactionFailed:
+            self._budget.give_back(payer)  # the simulation refused: nothing was sent
+            raise
 
     async def _confirmed(self, signer: Address, above_units: Units) -> NodeChannel:
         """Return the channel once a deposit is confirmed, or as it is when that takes too long."""
@@ -277,13 +293,16 @@ class Sessions:
     async def close(self, wanted: CloseRequest) -> CloseAnswer:
         """End a channel at its payer's signed wish: stop selling, claim, sign Close, submit it.
 
-        Raises WrongDomain, InvalidRequest, InvalidSignature, ChannelUnknown, ChainError.
+        Raises WrongDomain, InvalidRequest (also where nothing is left to return),
+        InvalidSignature, ChannelUnknown, RelayBusy, ChainError.
         """
         request = wanted.request
         self._check_domain(wanted.chain_id, wanted.contract, request.node)
         live = await self._books.get(request.signer, fresh=True)
         if live.channel.payer == ZERO_ADDRESS:
             raise ChannelUnknown("there is no such channel to this node")
+        if not live.channel.deposit_units:
+            raise InvalidRequest("nothing is left in this channel: there is nothing to close")
         now_s = await self._chain.chain_time()
         if request.deadline_s < now_s:
             raise InvalidRequest(f"the close request expired; the chain's time is {now_s}")
@@ -295,7 +314,7 @@ class Sessions:
         )
         live.notify()
         self._claimer.close_requested(request.signer)
-        await self._claimer.step(force=True)
+        await self._claimer.claim(request.signer)
         live = await self._books.get(request.signer, fresh=True)
         end_units = live.channel.end_units
         seen = await self._chain.channel(request.signer, self.node, confirmed=False)
@@ -304,7 +323,7 @@ class Sessions:
         close = Close(request.signer, self.node, end_units, until_s)
         signature = sign(self._key, self.domain.digest(close))
         args = (close.signer, close.node, close.settled_units, close.deadline_s, signature)
-        sent = await self._writer.submit(Call("Settlement", "closeNow", args))
+        sent = await self._relay(live.channel.payer, Call("Settlement", "closeNow", args))
         await self._books.get(request.signer, fresh=True)
         done = sent.hash if sent.outcome is Outcome.SETTLED else b""
         return CloseAnswer(close, signature, done)

@@ -132,6 +132,16 @@ class Settlement:
 
         Raises ChainUnreachable, and TransactionFailed where the claim as a whole cannot be sent.
         """
+        return await self._make_pass(force=force)
+
+    async def claim(self, signer: Address) -> ClaimReport:
+        """Claim all that this signer owes now, and nothing of anybody else. Raises as ``step``.
+
+        A stranger may cause this: it must not make the node pay for other channels' rows.
+        """
+        return await self._make_pass(force=True, only=signer)
+
+    async def _make_pass(self, *, force: bool, only: Address | None = None) -> ClaimReport:
         async with self._pass:
             unresolved = [
                 found
@@ -143,8 +153,11 @@ class Settlement:
             if unresolved:
                 _log.info("claim waits", open_transactions=len(unresolved))
                 return ClaimReport(settled=settled, waiting=len(await self._ledger.frozen()))
-            frozen = await self._freeze(force=force)
-            good, dropped = await self._judge(await self._ledger.frozen())
+            frozen = await self._freeze(force=force, only=only)
+            rows = await self._ledger.frozen()
+            good, dropped = await self._judge(
+                rows if only is None else [row for row in rows if row.signer == only]
+            )
             sent = await self._send_all(good)
             if sent:
                 settled += await self._finish_settled()
@@ -195,7 +208,7 @@ class Settlement:
                 _log.info("row settled", signer=row.signer, units=row.end_units - row.base_units)
         return settled
 
-    async def _freeze(self, *, force: bool) -> int:
+    async def _freeze(self, *, force: bool, only: Address | None) -> int:
         """Freeze the vouchers that are due; return how many."""
         now_s = self._clock.now_s()
         due = [channel for channel in await self._ledger.channels() if _value_of(channel)]
@@ -206,7 +219,10 @@ class Settlement:
             channel.signer: self._due_since.get(channel.signer, channel.voucher_at)
             for channel in due
         }
-        chosen = self._choose(due, now_s, force=force)
+        if only is not None:
+            chosen: Sequence[ChannelRecord] = [each for each in due if each.signer == only]
+        else:
+            chosen = self._choose(due, now_s, force=force)
         frozen = 0
         for channel in chosen:
             row = await self._ledger.freeze(channel.signer, now_s=now_s)

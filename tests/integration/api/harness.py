@@ -44,9 +44,11 @@ from viz.services.licensing import Licensing
 from viz.services.metering import MeterTools
 from viz.services.publishing import Publishing, file_digest
 from viz.services.quoting import Quotes
+from viz.services.relaying import RelayPolicy
 from viz.services.serving import Serving, ServingPolicy
 from viz.services.sessions import SessionPolicy, Sessions
 from viz.services.settlement import ClaimPolicy, Settlement
+from viz.services.watchdog import Watchdog
 from viz.store.ledger import SqlStore
 from viz.store.writer import CommitHook
 
@@ -87,6 +89,7 @@ async def running_node(
     engine: FakeEngine | None = None,
     hook: CommitHook | None = None,
     credit_window_units: Units = 0,
+    relays: RelayPolicy | None = None,
 ) -> AsyncIterator[Node]:
     """Run a node on a free port of this machine."""
     chain = chain or FakeChain(NODE_KEY)
@@ -112,7 +115,9 @@ async def running_node(
         adapters=catalogue,
         clock=clock,
         key=NODE_KEY,
-        policy=SessionPolicy(ORIGIN, minimum_deposit_units=1_000, confirm_wait_s=5),
+        policy=SessionPolicy(
+            ORIGIN, minimum_deposit_units=1_000, confirm_wait_s=5, relays=relays or RelayPolicy()
+        ),
     )
     tools = MeterTools(
         books, clock, domain, chain.address, NODE_KEY, engine.count_tokens, credit_window_units
@@ -135,6 +140,8 @@ async def running_node(
         policy=policy or ServingPolicy(step_tokens=8, voucher_grace_s=0.3),
     )
     blobs = MemoryBlobStore()
+    watchdog = Watchdog(store, chain, clock, chain.address)
+    books.distrust(watchdog.mismatches)
     parts = Parts(
         sessions,
         serving,
@@ -148,6 +155,7 @@ async def running_node(
         settlement,
         clock,
         Shop("viz", 100_000, 1_000, OPERATOR_TOKEN),
+        watchdog,
     )
     app = create_app(parts, ApiLimits(max_body_bytes=64 * 1024))
     runner = web.AppRunner(

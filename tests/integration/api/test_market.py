@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fakes.engine import fake_adapter_file
 from tests.integration.api.harness import ADAPTER, OPERATOR_TOKEN, Buyer, Node, running_node
 
 from viz.api.parts import PARTS, STOPPING
 from viz.domain import payment
 from viz.domain.exchange import NodeInfo
 from viz.domain.ledger import TrainingRecord
+from viz.domain.units import ZERO_HASH, AdapterId, ContentId
 from viz.errors import InvalidRequest
 from viz.services.publishing import Publication
 
@@ -112,12 +114,44 @@ class Runs:
     def publication(
         self, record: TrainingRecord, *, royalty_bps: int, trainer_bps: int
     ) -> Publication:
-        raise AssertionError("no test publishes")
+        return Publication(
+            Path(record.result["weights"]),
+            self._node.engine.model.digest,
+            ZERO_HASH,
+            royalty_bps,
+            trainer_bps,
+            [(ContentId(1), 10_000)],
+        )
 
     async def events(self, training_id: str) -> AsyncIterator[Mapping[str, Any]]:
         yield {"step": 1}
         yield {"step": 2}
         await asyncio.Event().wait()
+
+
+async def test_a_published_adapter_that_is_not_confirmed_yet_is_named(
+    node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Registered and paid for: the id reaches the operator, who puts it on offer once confirmed."""
+    new = AdapterId(ADAPTER + 1)
+    node.chain.unconfirmed.add(new)
+    weights = fake_adapter_file(tmp_path / "new.safetensors", seed=9)
+    run = TrainingRecord("t1", "done", {}, result={"weights": str(weights)})
+    await node.store.put_training(run)
+    monkeypatch.setitem(node.app._state, PARTS, replace(node.app[PARTS], trainings=Runs(node)))
+    buyer, body = Buyer(node), {"trainingId": "t1", "royaltyBps": 3_000, "trainerBps": 1_000}
+    path = "/operator/v1/publications"
+    status, said, _ = await buyer.call("POST", path, body=body, headers=OPERATOR)
+    assert (status, said["offer"], said["adapter_id"]) == (201, None, new)
+    assert f"viz adapter activate {new}" in said["detail"]
+    assert [offer.adapter_id for offer in node.parts.catalogue.offers()] == [0, ADAPTER]
+    path, body = "/operator/v1/adapters", {"adapterId": new}
+    status, problem, _ = await buyer.call("POST", path, body=body, headers=OPERATOR)
+    assert (status, problem["code"]) == (404, "unknown-adapter")
+    node.chain.unconfirmed.clear()
+    status, offer, _ = await buyer.call("POST", path, body=body, headers=OPERATOR)
+    assert (status, offer["adapterId"]) == (201, new)
+    assert new in node.engine.adapters()
 
 
 async def test_training_progress_streams_and_ends_with_the_node(

@@ -1,0 +1,120 @@
+"""What the node sends for strangers: no more gas than allowed, and nothing of anybody else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.integration.api.harness import (
+    ADAPTER,
+    OPERATOR_TOKEN,
+    PAYER_KEY,
+    Buyer,
+    Node,
+    running_node,
+)
+
+from viz.domain import payment
+from viz.domain.credential import CloseRequest
+from viz.domain.eip712 import sign
+from viz.domain.signed import RequestClose
+from viz.services.relaying import HOUR_S, RelayPolicy
+
+OPERATOR = {"Authorization": f"Bearer {OPERATOR_TOKEN}"}
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    limits = RelayPolicy(per_hour=100, per_payer_per_hour=3)
+    async with running_node(tmp_path, relays=limits) as running:
+        yield running
+
+
+def close_of(buyer: Buyer) -> CloseRequest:
+    deployment = buyer.node.chain.deployment
+    wanted = RequestClose(buyer.signer, buyer.node.chain.address, buyer.node.clock.now + 600)
+    signature = sign(PAYER_KEY, buyer.domain.digest(wanted))
+    return CloseRequest(deployment.chain_id, deployment.settlement, wanted, signature)
+
+
+async def test_a_close_claims_its_own_channel_alone(node: Node) -> None:
+    """A stranger's close must not make the node pay for claiming everybody's small vouchers."""
+    leaving, staying = Buyer(node), Buyer(node, key=b"\x55" * 32)
+    for buyer in (leaving, staying):
+        await buyer.ready()
+        assert (await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(ADAPTER, 50, 0)))[0] == 200
+    await leaving.close()
+    kept = await node.store.channel(staying.signer)
+    assert kept is not None and kept.signature and kept.base_units == 0
+    assert await node.store.frozen() == []
+    await staying.observe()
+    assert staying.curve.settled_units == 0
+
+
+async def test_an_empty_channel_is_not_closed_again(node: Node) -> None:
+    """Asking again to close what holds nothing costs the node no gas."""
+    buyer = await Buyer(node).ready()
+    await buyer.close()
+    sent = len(node.chain.sent)
+    status, problem = await buyer.pay(payment.CLOSE_PATH, close_of(buyer))
+    assert (status, problem["code"]) == (400, "invalid-request")
+    assert "nothing is left" in problem["detail"] and len(node.chain.sent) == sent
+
+
+async def test_a_payer_is_relayed_so_many_times_an_hour(node: Node) -> None:
+    """Opening and closing over and over with the same coins ends at the operator's bound."""
+    first = await Buyer(node).ready()
+    await first.close()
+    second = Buyer(node, key=b"\x55" * 32)
+    await second.ready()
+    sent = len(node.chain.sent)
+    for path, credential in (
+        (payment.CHANNELS_PATH, second.deposit(5_000, opening=False)),
+        (payment.CLOSE_PATH, close_of(second)),
+    ):
+        status, problem = await second.pay(path, credential)
+        assert (status, problem["code"]) == (429, "relay-busy")
+    assert len(node.chain.sent) == sent
+    node.clock.now += HOUR_S
+    await second.close()
+
+
+async def test_a_refused_deposit_uses_up_nothing(node: Node) -> None:
+    """Signed deposits without coins behind them do not shut others out."""
+    node.chain.balances[Buyer(node).payer] = 0
+    for number in range(5):
+        buyer = Buyer(node, key=bytes([0x61 + number]) * 32)
+        status, problem = await buyer.pay(payment.CHANNELS_PATH, buyer.deposit())
+        assert (status, problem["code"]) == (409, "transaction-failed")
+    node.chain.balances[buyer.payer] = 10**9
+    await buyer.open()
+
+
+async def test_nothing_is_sold_where_books_and_chain_disagree(node: Node) -> None:
+    """A channel whose claims cannot be good any more costs the node nothing further."""
+    buyer = await Buyer(node).ready()
+    await buyer.ask()
+    end = buyer.curve.total_units
+    row = await node.store.freeze(buyer.signer, now_s=1)
+    assert row is not None
+    await node.store.finish(row.claim_id, "dropped", "BAD_SIGNATURE")
+    for _ in range(2):
+        await node.parts.watchdog.step()
+    refused = await buyer.ask(pays=False)
+    assert (refused.status, refused.body["code"]) == (500, "books-mismatch")
+    _, status, _ = await buyer.call("GET", "/operator/v1/status", headers=OPERATOR)
+    (shown,) = status["books"]["mismatches"]
+    assert (shown["signer"], shown["what"]) == (buyer.signer, "settled")
+    assert (shown["books"], shown["chain"]) == (str(end), "0")
+    async with node.http.get(node.url + "/metrics") as response:
+        assert "viz_books_mismatches 1.0" in await response.text()
+    key = buyer.signer, node.chain.address
+    state = node.chain.channels[key]
+    node.chain.channels[key] = replace(
+        state, settled_units=end, deposit_units=state.deposit_units - end
+    )
+    await node.parts.watchdog.step()
+    node.clock.now += 6
+    assert (await buyer.ask()).status == 200, "what agrees again is sold on again"

@@ -1,0 +1,40 @@
+"""An operator serves the base model that it accepted, and no other by the same path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.fakes.tiny_base import make_tiny_directory
+
+from viz.basemodel.source import load_base
+from viz.config import Config, EngineConfig, load
+from viz.domain.units import hex_of
+from viz.errors import ConfigError, ModelUnavailable
+from viz.node import _base
+
+
+def test_a_directory_is_served_under_its_digest_alone(tmp_path: Path) -> None:
+    """Without the digest the node says which to accept; with it, another model is refused."""
+    directory = make_tiny_directory(tmp_path / "tiny")
+    digest = hex_of(load_base(directory, cache_dir=tmp_path / "cache").digest)
+
+    def config(pinned: str) -> Config:
+        engine = EngineConfig(base_model=str(directory), base_digest=pinned)
+        return Config(data_dir=tmp_path, engine=engine)
+
+    with pytest.raises(ModelUnavailable, match=f"{digest}.*engine.base_digest"):
+        _base(config(""))
+    assert hex_of(_base(config(digest)).digest) == digest
+    make_tiny_directory(directory, seed=8)
+    with pytest.raises(ModelUnavailable, match="not accepted here") as caught:
+        _base(config(digest))
+    assert "\n" not in caught.value.detail
+
+
+def test_what_is_no_digest_is_refused_at_once(tmp_path: Path) -> None:
+    """A digest with a digit too few is a typing error, not a model that never matches."""
+    file = tmp_path / "viz.toml"
+    file.write_text('[engine]\nbase_digest = "0x12"\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"engine\.base_digest"):
+        load(file)
