@@ -107,6 +107,7 @@ class PaidStream:
         self._queue: asyncio.Queue[Text | VizError | None] = asyncio.Queue(QUEUE)
         self._woken = False
         self._unsent: Text | None = None
+        self._held: list[Text] = []
         self._admitted = False
         self._sent_text = False
         self._failed = False
@@ -195,13 +196,19 @@ class PaidStream:
         """Bill what was sent and return the receipt; call it after ``events`` ended."""
         self._sent()
         await self._stop()
+        for item in self._held:
+            self._meter.delivered(item.choice, item.piece.text)
         receipt = await self._meter.bill(answer)
         return Done(self._meter.prompt_tokens, self._meter.completion_tokens(), receipt)
 
     async def close(self) -> None:
-        """Stop and settle the account if ``finish`` did not: bill what was sent, or nothing."""
+        """Stop and settle the account if ``finish`` did not: bill what was sent, or nothing.
+
+        Of a whole answer nothing was sent before ``finish``, so what broke off costs nothing.
+        """
         await self._stop()
-        if not self._admitted or (self._failed and not self._sent_text):
+        unsent = self._failed and not self._sent_text
+        if not self._admitted or unsent or not self._job.stream:
             await self._meter.release()
         else:
             await self._meter.bill()
@@ -285,6 +292,9 @@ class PaidStream:
     def _sent(self) -> None:
         if self._unsent is not None:
             item, self._unsent = self._unsent, None
+            if not self._job.stream:
+                self._held.append(item)
+                return
             self._meter.delivered(item.choice, item.piece.text)
             self._sent_text = self._sent_text or bool(item.piece.token_ids)
 

@@ -25,6 +25,7 @@ from viz.domain.signed import Receipt, channel_id
 from viz.domain.units import AdapterId, Address, Hash32, Units
 from viz.domain.usage import UsageLine, usage_hash
 from viz.domain.wire import canonical_json
+from viz.errors import StoreConflict
 from viz.services.books import Books, Entry, Live
 
 Count = Callable[[str], int]
@@ -211,7 +212,13 @@ class Meter:
                 answer(signed) if answer else None,
             )
 
-        await tools.books.commit(self._live, "receipt", change)
+        try:
+            await tools.books.commit(self._live, "receipt", change)
+        except StoreConflict:
+            # Nothing was written: what was delivered is still owed, and may be billed again.
+            self._ended = False
+            self._live.deliveries.add(self)
+            raise
         return made[0] if made else None
 
 

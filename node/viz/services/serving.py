@@ -100,12 +100,16 @@ class Serving:
             )
             yield stream
         finally:
-            try:
-                await asyncio.shield(asyncio.ensure_future(stream.close()))
-            finally:
-                self.running -= 1
-                if not self.running:
-                    self._idle.set()
+            # However often the caller is cut off, the drain waits for the bill itself.
+            await asyncio.shield(asyncio.ensure_future(self._end(stream)))
+
+    async def _end(self, stream: PaidStream) -> None:
+        try:
+            await stream.close()
+        finally:
+            self.running -= 1
+            if not self.running:
+                self._idle.set()
 
     async def drain(self) -> None:
         """Wait until every generation has ended and is billed; call it before the ledger closes."""

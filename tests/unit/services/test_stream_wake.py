@@ -23,7 +23,7 @@ class _Paid:
 
 
 class _Job:
-    choices, request_id, offer = 1, "r", None
+    choices, request_id, offer, stream = 1, "r", None, True
 
 
 async def test_a_voucher_is_noticed_while_the_queue_is_full() -> None:

@@ -1,0 +1,134 @@
+"""However a request ends: one bill for what the buyer got, and none for what it did not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.api.harness import ADAPTER, PRICE, Buyer, Node, running_node
+from tests.integration.api.test_streams import BrokenEngine, idle, last_receipt, spent_of
+
+from viz.domain import payment
+from viz.domain.ledger import AccessRecord, ChannelRecord
+from viz.domain.ports import Sampling
+from viz.domain.units import ZERO_HASH, AdapterId
+from viz.errors import StoreConflict
+from viz.services.books import ATTEMPTS
+from viz.services.generation import Job, PaidStream
+
+
+async def paid(node: Node) -> Buyer:
+    """Return a buyer that signed enough for many requests."""
+    buyer = await Buyer(node).ready()
+    await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(ADAPTER, 40_000, 0))
+    return buyer
+
+
+async def test_a_whole_answer_that_broke_off_costs_nothing(tmp_path: Path) -> None:
+    """Without streaming nothing reached the buyer when the engine failed, so nothing is owed."""
+    async with running_node(tmp_path, engine=BrokenEngine(5)) as node:
+        buyer = await paid(node)
+        answer = await buyer.ask(buyer.chat(stream=False, max_tokens=20), pays=False)
+        assert answer.status == 500 and answer.body["code"] == "engine"
+        await idle(node)
+        assert sum((await spent_of(node, buyer)).values()) == 0
+        assert not await node.store.receipts(buyer.signer)
+        live = await node.parts.sessions._books.get(buyer.signer)
+        assert live.channel.reserved == {} and not live.deliveries
+
+
+async def test_a_whole_answer_that_the_node_cut_off_costs_nothing(tmp_path: Path) -> None:
+    """A node that stops before it sent anything bills nothing, the prompt included."""
+    async with running_node(tmp_path) as node:
+        buyer = await paid(node)
+        offer, opened = node.parts.catalogue.offer(ADAPTER), asyncio.Event()
+        job = Job("r", offer, "When?", Sampling(16), 16, 1, False, b"{}")
+
+        async def serve() -> None:
+            access = AccessRecord(ZERO_HASH, buyer.signer, node.clock.now + 60)
+            async with node.parts.serving.open(job, access) as stream:
+                await anext(aiter(stream.events()))
+                opened.set()
+                await asyncio.Event().wait()
+
+        serving_it = asyncio.create_task(serve())
+        await opened.wait()
+        serving_it.cancel()
+        await idle(node)
+        assert sum((await spent_of(node, buyer)).values()) == 0
+        assert not await node.store.receipts(buyer.signer)
+
+
+async def test_a_bill_that_met_other_writers_is_made_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A channel that changes faster than it can be billed is billed when the stream closes."""
+    async with running_node(tmp_path) as node:
+        buyer = await paid(node)
+        commit, refused = node.store.commit, 0
+
+        async def busy(
+            point: str,
+            channel: ChannelRecord,
+            *,
+            touched: Collection[AdapterId] | None = None,
+            **more: Any,
+        ) -> ChannelRecord:
+            nonlocal refused
+            if point == "receipt" and refused < ATTEMPTS:
+                refused += 1
+                raise StoreConflict("changed by another request")
+            return await commit(point, channel, touched=touched, **more)
+
+        monkeypatch.setattr(node.store, "commit", busy)
+        await buyer.ask(pays=False)
+        await idle(node)
+        receipt = await last_receipt(node, buyer)
+        assert refused == ATTEMPTS and receipt.completion_tokens > 0
+        assert await spent_of(node, buyer) == {ADAPTER: receipt.amount_units}
+        assert receipt.amount_units == PRICE.amount_units(
+            receipt.prompt_tokens, receipt.completion_tokens
+        )
+        live = await node.parts.sessions._books.get(buyer.signer)
+        assert live.channel.reserved == {} and not live.deliveries
+
+
+async def test_the_drain_waits_for_the_bill_of_who_was_cut_off_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger does not close under a bill that is still being written."""
+    async with running_node(tmp_path) as node:
+        buyer = await paid(node)
+        go_on, closing, close = asyncio.Event(), asyncio.Event(), PaidStream.close
+        opened = asyncio.Event()
+
+        async def slow(stream: PaidStream) -> None:
+            closing.set()
+            await go_on.wait()
+            await close(stream)
+
+        monkeypatch.setattr(PaidStream, "close", slow)
+        serving = node.parts.serving
+        offer = node.parts.catalogue.offer(ADAPTER)
+        job = Job("r", offer, "When?", Sampling(16), 16, 1, True, b"{}")
+
+        async def serve() -> None:
+            access = AccessRecord(ZERO_HASH, buyer.signer, node.clock.now + 60)
+            async with serving.open(job, access):
+                opened.set()
+                await asyncio.Event().wait()
+
+        serving_it = asyncio.create_task(serve())
+        await opened.wait()
+        serving_it.cancel()
+        await closing.wait()
+        serving_it.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving_it
+        assert serving.running == 1
+        go_on.set()
+        await serving.drain()
+        assert (await last_receipt(node, buyer)).amount_units > 0
