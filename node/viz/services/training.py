@@ -15,8 +15,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +25,6 @@ from viz.domain.ledger import TrainingLedger, TrainingRecord
 from viz.domain.license import ADAPTER_USES, Use
 from viz.domain.manifest import (
     Manifest,
-    SourceWork,
     manifest_hash,
     open_manifest,
     seal_manifest,
@@ -37,14 +35,14 @@ from viz.domain.units import Address, ContentId, Hash32, Units, hex_of, parse_ad
 from viz.domain.work import Work, check_commitment
 from viz.errors import (
     InvalidRequest,
-    MemorisationLimitExceeded,
     NoLiveGrant,
+    StoreError,
     TrainingCancelled,
     VizError,
 )
 from viz.services.publishing import Publication
 from viz.services.training_request import inputs_of, read_input, settings_of
-from viz.training.environment import REPRODUCIBILITY_CLASS
+from viz.services.training_result import manifest_of, require_memorisation_limit
 from viz.training.estimate import Estimate, estimate
 from viz.training.run import (
     Bounds,
@@ -55,6 +53,7 @@ from viz.training.run import (
 from viz.training.runner import Runner, TrainingEvent
 
 MANIFEST_FILE: Final = "manifest.json"
+_END_ATTEMPTS: Final = 3
 _ENDED: Final = frozenset({"done", "failed", "cancelled"})
 _log = structlog.get_logger()
 
@@ -105,8 +104,10 @@ class Training:
         cache_dir: Path,
         threads: int,
         bounds: Bounds | None = None,
+        retry_s: float = 5.0,
     ) -> None:
         """``directory`` holds one folder a run; ``cache_dir`` the base models."""
+        self._retry_s = retry_s
         self._reader, self._ledger, self._clock = reader, ledger, clock
         self._trainer, self._seal = trainer, seal
         self._directory, self._base_model, self._cache_dir = directory, base_model, cache_dir
@@ -202,7 +203,13 @@ class Training:
         done: set[str] = set()
         while True:
             training_id = await self._queue.get()
-            record = await self.record(training_id)
+            try:
+                record = await self.record(training_id)
+            except StoreError as error:
+                _log.warning("training put off", training=training_id, reason=error.detail)
+                await asyncio.sleep(self._retry_s)
+                self._queue.put_nowait(training_id)
+                continue
             if training_id not in done and record.state not in _ENDED:
                 done.add(training_id)
                 await self._train(record)
@@ -231,8 +238,8 @@ class Training:
     async def _train(self, record: TrainingRecord) -> None:
         training_id = record.training_id
         record = replace(record, state="running")
-        await self._put(record)
         try:
+            await self._put(record)
             # Again: a grant may have lapsed, or a file changed, while the run waited.
             checked = await self._check(record.request, licensed=True)
             run = TrainingRun(
@@ -254,7 +261,23 @@ class Training:
         except Exception as error:  # noqa: BLE001  one run's accident must not end the node
             record = replace(record, state="failed", error="unexpected: see the node's log")
             _log.error("training failed", training=training_id, exc_info=error)
-        await self._put(record)
+        await self._put_end(record)
+
+    async def _put_end(self, record: TrainingRecord) -> None:
+        """Store how a run ended; a ledger that refuses must not hold up the runs behind it."""
+        for left in reversed(range(_END_ATTEMPTS)):
+            try:
+                return await self._put(record)
+            except StoreError as error:
+                _log.error(
+                    "the end of a run is not stored; it goes on from its checkpoint at a restart",
+                    training=record.training_id,
+                    state=record.state,
+                    reason=error.detail,
+                )
+                if left:
+                    await asyncio.sleep(self._retry_s)
+        return None
 
     async def _follow(self, run: TrainingRun, training_id: str) -> dict[str, Any]:
         runner = Runner(run, self._directory / training_id)
@@ -272,42 +295,8 @@ class Training:
     async def _conclude(
         self, run: TrainingRun, works: Sequence[Work], metrics: dict[str, Any], training_id: str
     ) -> dict[str, Any]:
-        repeated = metrics["memorisation"]
-        longest, limit = (
-            repeated["adapter"]["longest_tokens"],
-            run.settings.max_verbatim_tokens,
-        )
-        if longest > limit and longest > repeated["base"]["longest_tokens"]:
-            raise MemorisationLimitExceeded(
-                f"the adapter repeats {longest} tokens of a work word for word, its license "
-                f"allows {limit}: train fewer steps, at a lower rank or learning rate"
-            )
-        finished = self._clock.now_s()
-        manifest = Manifest(
-            trainer=self._trainer,
-            weights_digest=parse_hash(metrics["weightsDigest"]),
-            base_model=parse_hash(metrics["baseModel"]),
-            base_name=metrics["baseModelName"],
-            works=tuple(
-                SourceWork(
-                    ContentId(given.content_id),
-                    parse_hash(given.commitment),
-                    len(work.chunks),
-                    tokens,
-                )
-                for given, work, tokens in zip(run.works, works, metrics["workTokens"], strict=True)
-            ),
-            rows_digest=parse_hash(metrics["rowsDigest"]),
-            settings=asdict(run.settings),
-            environment=metrics["environment"],
-            reproducibility=REPRODUCIBILITY_CLASS,
-            measurements={
-                name: metrics[name]
-                for name in ("heldOut", "memorisation", "rows", "steps", "bestStep")
-            },
-            started_at=_time(finished - int(metrics["seconds"])),
-            finished_at=_time(finished),
-        )
+        require_memorisation_limit(run.settings, metrics)
+        manifest = manifest_of(run, works, metrics, self._trainer, self._clock.now_s())
         envelope = await self._seal(manifest)
         path = self._directory / training_id / MANIFEST_FILE
         await asyncio.to_thread(path.write_bytes, envelope)
@@ -374,7 +363,3 @@ class Training:
         )
         async with self._changed:
             self._changed.notify_all()
-
-
-def _time(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,68 @@
+"""What a run that ended may become: the license's limit held, and the manifest that states it.
+
+Owns the memorisation limit's rule and which facts of a run its manifest holds. Does not run, seal
+or store anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from viz.domain.manifest import Manifest, SourceWork
+from viz.domain.units import Address, ContentId, parse_hash
+from viz.domain.work import Work
+from viz.errors import MemorisationLimitExceeded
+from viz.training.environment import REPRODUCIBILITY_CLASS
+from viz.training.run import Settings, TrainingRun
+
+
+def require_memorisation_limit(settings: Settings, metrics: Mapping[str, Any]) -> None:
+    """Raise MemorisationLimitExceeded where the adapter repeats more than base and license do."""
+    repeated = metrics["memorisation"]
+    longest, limit = repeated["adapter"]["longest_tokens"], settings.max_verbatim_tokens
+    if longest > limit and longest > repeated["base"]["longest_tokens"]:
+        raise MemorisationLimitExceeded(
+            f"the adapter repeats {longest} tokens of a work word for word, its license "
+            f"allows {limit}: train fewer steps, at a lower rank or learning rate"
+        )
+
+
+def manifest_of(
+    run: TrainingRun,
+    works: Sequence[Work],
+    metrics: Mapping[str, Any],
+    trainer: Address,
+    finished_s: int,
+) -> Manifest:
+    """Return the manifest of a run that ended at ``finished_s``, seconds since the epoch."""
+    return Manifest(
+        trainer=trainer,
+        weights_digest=parse_hash(metrics["weightsDigest"]),
+        base_model=parse_hash(metrics["baseModel"]),
+        base_name=metrics["baseModelName"],
+        works=tuple(
+            SourceWork(
+                ContentId(given.content_id),
+                parse_hash(given.commitment),
+                len(work.chunks),
+                tokens,
+            )
+            for given, work, tokens in zip(run.works, works, metrics["workTokens"], strict=True)
+        ),
+        rows_digest=parse_hash(metrics["rowsDigest"]),
+        settings=asdict(run.settings),
+        environment=metrics["environment"],
+        reproducibility=REPRODUCIBILITY_CLASS,
+        measurements={
+            name: metrics[name] for name in ("heldOut", "memorisation", "rows", "steps", "bestStep")
+        },
+        started_at=_time(finished_s - int(metrics["seconds"])),
+        finished_at=_time(finished_s),
+    )
+
+
+def _time(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
