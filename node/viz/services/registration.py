@@ -38,11 +38,19 @@ from viz.domain.signed import Register
 from viz.domain.units import Address, ContentId, Hash32, hex_of, parse_address, parse_hash
 from viz.domain.wire import Reader, struct_from_json, struct_to_json
 from viz.domain.work import Work, parse_work
-from viz.errors import ChainUnreachable, InvalidRequest, InvalidWork, TransactionFailed
+from viz.errors import (
+    ChainUnreachable,
+    InvalidRequest,
+    InvalidWork,
+    NodeRefused,
+    VizError,
+    class_of,
+)
 from viz.services.licensing import registered
 
 _VALID_S: Final = 3_600
 _TIMEOUT_S: Final = 120
+_DETAIL_CHARS: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +188,8 @@ async def register_through_node(
 ) -> Registration:
     """Sign the registration, let a node submit it, and keep the record. Costs no gas.
 
-    Raises TransactionFailed with the node's words, ChainUnreachable when the node does not answer.
+    Raises the class that the node's problem names, with its words and the contract's reason (an
+    ``error`` and its ``args``); ChainUnreachable when the node does not answer.
     """
     context = await registration_context(made.creator, node_url)
     signed = sign_registration(made, context, key)
@@ -249,6 +258,18 @@ async def _exchange(method: str, node_url: str, path: str, body: object) -> Any:
             "check its address, or register with --direct"
         ) from error
     if status >= 400:
-        said = content.get("detail") if isinstance(content, dict) else None
-        raise TransactionFailed(f"the node refused: {said or f'HTTP {status}'}", status=status)
+        raise _refusal(status, content)
     return content
+
+
+def _refusal(status: int, body: object) -> VizError:
+    """Return the error that a problem body (RFC 9457) names, with the contract's own reason."""
+    problem: Mapping[str, Any] = body if isinstance(body, Mapping) else {}
+    # At the top "error" is OpenAI's object; the contract's error name stands inside it.
+    inner = problem.get("error")
+    named = {
+        key: inner[key] for key in ("error", "args") if isinstance(inner, Mapping) and key in inner
+    }
+    said = str(problem.get("detail") or f"HTTP {status}").splitlines()[0][:_DETAIL_CHARS]
+    kind = class_of(problem.get("code")) or NodeRefused
+    return kind(f"the node refused: {said}", status=status, **named)
