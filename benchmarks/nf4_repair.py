@@ -77,6 +77,12 @@ def _input_sizes(
     return {name: (total / count).sqrt().clamp_min(1e-6) for name, total in squares.items()}
 
 
+def text_loss(model: Any, base: LoadedBase) -> float:
+    """Return the mean loss (nats a token) over texts that no adapter here is trained on."""
+    losses = [_loss(model, _ids(base, name)) for name in TEXTS]
+    return sum(losses) / len(losses)
+
+
 def _ids(base: LoadedBase, name: str) -> list[int]:
     return list(base.tokenizer.encode((ROOT / name).read_text("utf-8"))[:_TOKENS])
 

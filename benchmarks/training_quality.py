@@ -35,7 +35,7 @@ from viz.training.run import Settings, default_settings
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
-from benchmarks.nf4_repair import repair_adapter  # noqa: E402
+from benchmarks.nf4_repair import repair_adapter, text_loss  # noqa: E402
 
 WORKS = Path("examples/works")
 
@@ -51,14 +51,19 @@ class Mode:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One trained adapter, and its base alone; losses in nats a token."""
+    """One trained adapter, and its base alone; losses in nats a token.
+
+    ``text_loss`` is that of running text which nothing was trained on.
+    """
 
     mode: str
     seed: int
     base_loss: float
     base_right: int
+    base_text_loss: float
     loss: float
     right: int
+    text_loss: float
     questions: int
     training_loss: float
     seconds: float
@@ -111,9 +116,10 @@ def main() -> None:
 def _adapter(name: str) -> tuple[list[Work], list[Question]]:
     plan = json.loads((WORKS / "demo.json").read_text("utf-8"))
     (found,) = (each for each in plan["adapters"] if each["name"] == name)
-    works, questions = [], []
+    works: list[Work] = []
+    questions: list[Question] = []
     for folder in found["works"]:
-        (path,) = [*(WORKS / folder).glob("work.jsonl"), *(WORKS / folder).glob("work.txt")]
+        path = next((WORKS / folder).glob("work.[jt]*[lt]"))
         kind = "dialogue" if path.suffix == ".jsonl" else "text"
         works.append(parse_work(kind, path.read_bytes()))
         questions += parse_questions((WORKS / folder / "questions.json").read_bytes())
@@ -131,24 +137,26 @@ def _train(
     )
     model, dtype = build_model(base, settings), compute_dtype(settings)
 
-    def measure() -> tuple[float, int]:
+    def measure() -> tuple[float, int, float]:
         loss = held_out_loss(model, held_out, dtype, settings.device).loss
         given = answers(model, base.tokenizer, questions, base.shape.end_ids, max_tokens=40)
-        return loss, count_right(questions, given)
+        return loss, count_right(questions, given), text_loss(model, base)
 
     with bare_base(model):
-        base_loss, base_right = measure()
+        base_loss, base_right, base_text_loss = measure()
     mode.prepare(model, [row.ids for row in training])
     loop = Loop(model, training, held_out, settings, dtype, identity=mode.name)
     loop.run(after_step=lambda *_: None, after_evaluation=lambda *_: None)
-    loss, right = measure()
+    loss, right, trained_text_loss = measure()
     return Result(
         mode=mode.name,
         seed=settings.seed,
         base_loss=base_loss,
         base_right=base_right,
+        base_text_loss=base_text_loss,
         loss=loss,
         right=right,
+        text_loss=trained_text_loss,
         questions=len(questions),
         training_loss=statistics.mean(loop.progress.losses[-4:]),
         seconds=time.monotonic() - started,
@@ -171,6 +179,7 @@ def _keep(path: Path | None, result: Result) -> None:
 def _say(one: Result) -> None:
     print(
         f"{one.mode:<22} seed {one.seed}  held-out {one.base_loss:.3f} -> {one.loss:.3f}  "
+        f"text {one.base_text_loss:.3f} -> {one.text_loss:.3f}  "
         f"training {one.training_loss:.3f}  right {one.base_right} -> {one.right} of "
         f"{one.questions}  {one.seconds:.0f} s",
         flush=True,
@@ -181,10 +190,10 @@ def _summary(results: Sequence[Result]) -> None:
     print("\nmean (lowest to highest) over seeds")
     by_mode = {mode: [r for r in results if r.mode == mode] for mode in {r.mode for r in results}}
     for mode in sorted(by_mode):
-        for what in ("base_loss", "loss", "base_right", "right"):
+        for what in ("base_loss", "loss", "base_text_loss", "text_loss", "base_right", "right"):
             values = [float(getattr(each, what)) for each in by_mode[mode]]
             spread = f"({min(values):.2f} to {max(values):.2f})"
-            print(f"{mode:<22} {what:<11} {statistics.mean(values):6.2f}  {spread}")
+            print(f"{mode:<22} {what:<15} {statistics.mean(values):6.2f}  {spread}")
     plain = {each.seed: each for each in by_mode.get("bf16 LoRA", [])}
     for mode in sorted(by_mode.keys() - {"bf16 LoRA"}):
         pairs = [(each, plain[each.seed]) for each in by_mode[mode] if each.seed in plain]

@@ -1,4 +1,4 @@
-"""What besides the recipe decides the bytes of an adapter: versions, threads, CPU class, flags.
+"""What besides works and settings decides an adapter's bytes: versions, threads, CPU class, flags.
 
 Owns the deterministic set-up of a worker process and the description that a manifest records.
 Does not know runs. Invariant: two environments with equal ``describe`` are expected to give the
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 PACKAGES: Final = ("torch", "transformers", "peft", "bitsandbytes", "safetensors", "numpy")
 REPRODUCIBILITY_CLASS: Final = "bitwise-same-cpu-class"
+# Raised whenever the same works and settings would train other bytes (the conversion to rows, the
+# arithmetic of a step): an audit by another recipe is inconclusive, not an accusation.
+RECIPE: Final = 2
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
@@ -69,6 +72,7 @@ def describe(settings: Settings) -> dict[str, Any]:
     import torch
 
     return {
+        "recipe": RECIPE,
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
         "system": f"{platform.system()}-{platform.machine()}",

@@ -14,7 +14,7 @@ from viz.domain.work import parse_work
 from viz.training import loop as loop_module
 from viz.training.dataset import rows_of
 from viz.training.evaluate import HeldOut
-from viz.training.loop import Loop, learning_rate
+from viz.training.loop import Loop, Progress, learning_rate
 from viz.training.packing import TokenRow, tokenise
 from viz.training.qlora import adapter_tensors, build_model
 from viz.training.run import Settings
@@ -68,15 +68,11 @@ def test_training_stops_early_and_keeps_the_best_state(
     settings = replace(SETTINGS, steps=40, evaluate_every=1, patience=2)
     loop, model = _loop(tiny, settings, held_out=1)
     kept: dict[int, dict[str, torch.Tensor]] = {}
-    loop.run(
-        after_step=lambda progress, _: (
-            kept.setdefault(
-                progress.step, {n: t.clone() for n, t in adapter_tensors(model).items()}
-            )
-            and None
-        ),
-        after_evaluation=lambda *_: None,
-    )
+
+    def keep(progress: Progress, _: float) -> None:
+        kept[progress.step] = {n: t.clone() for n, t in adapter_tensors(model).items()}
+
+    loop.run(after_step=keep, after_evaluation=lambda *_: None)
     assert (loop.progress.step, loop.progress.best_step) == (4, 2)
     assert all(torch.equal(t, kept[2][n]) for n, t in adapter_tensors(model).items())
     assert not all(torch.equal(t, kept[4][n]) for n, t in adapter_tensors(model).items())
