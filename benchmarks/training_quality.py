@@ -23,11 +23,11 @@ from typing import Any
 
 from viz.basemodel.policy import QuantisationPolicy
 from viz.basemodel.source import LoadedBase, load_base
-from viz.domain.questions import Question, parse_questions
+from viz.domain.questions import Question, is_right, parse_questions
 from viz.domain.work import Work, parse_work
 from viz.training.dataset import build_dataset
 from viz.training.environment import compute_dtype, describe, make_deterministic
-from viz.training.evaluate import answers, bare_base, count_right, held_out_loss
+from viz.training.evaluate import answers, bare_base, held_out_loss
 from viz.training.loop import Loop
 from viz.training.packing import tokenise
 from viz.training.qlora import build_model
@@ -53,7 +53,8 @@ class Mode:
 class Result:
     """One trained adapter, and its base alone; losses in nats a token.
 
-    ``text_loss`` is that of running text which nothing was trained on.
+    ``text_loss`` is that of running text which nothing was trained on, ``demo_right`` how many of
+    the demo's ten questions are among the right ones.
     """
 
     mode: str
@@ -63,6 +64,7 @@ class Result:
     base_text_loss: float
     loss: float
     right: int
+    demo_right: int
     text_loss: float
     questions: int
     training_loss: float
@@ -80,7 +82,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="JSON lines of finished runs")
     parser.add_argument("--cache", type=Path, default=Path(".cache/models"))
     chosen = parser.parse_args()
-    works, questions = _adapter(chosen.adapter)
+    works, questions, demo = _adapter(chosen.adapter)
     size = sum(len(chunk.data) for work in works for chunk in work.chunks)
     settings = default_settings(size, threads=chosen.threads)
     settings = replace(settings, steps=chosen.steps or settings.steps)
@@ -106,28 +108,35 @@ def main() -> None:
         for seed in range(chosen.first_seed, chosen.first_seed + chosen.seeds):
             for mode in modes:
                 if (mode.name, seed) not in done:
-                    result = _train(mode, replace(settings, seed=seed), works, questions)
+                    result = _train(mode, replace(settings, seed=seed), works, questions, demo)
                     done[mode.name, seed] = result
                     _keep(chosen.keep, result)
                 _say(done[mode.name, seed])
     _summary(list(done.values()))
 
 
-def _adapter(name: str) -> tuple[list[Work], list[Question]]:
+def _adapter(name: str) -> tuple[list[Work], list[Question], list[Question]]:
     plan = json.loads((WORKS / "demo.json").read_text("utf-8"))
     (found,) = (each for each in plan["adapters"] if each["name"] == name)
     works: list[Work] = []
     questions: list[Question] = []
+    demo: list[Question] = []
     for folder in found["works"]:
         path = next((WORKS / folder).glob("work.[jt]*[lt]"))
         kind = "dialogue" if path.suffix == ".jsonl" else "text"
         works.append(parse_work(kind, path.read_bytes()))
-        questions += parse_questions((WORKS / folder / "questions.json").read_bytes())
-    return works, questions
+        asked = parse_questions((WORKS / folder / "questions.json").read_bytes())
+        questions += asked
+        demo += [question for question in asked if question.id in found["works"][folder]]
+    return works, questions, demo
 
 
 def _train(
-    mode: Mode, settings: Settings, works: Sequence[Work], questions: Sequence[Question]
+    mode: Mode,
+    settings: Settings,
+    works: Sequence[Work],
+    questions: Sequence[Question],
+    demo: Sequence[Question],
 ) -> Result:
     started, base = time.monotonic(), mode.base
     dataset = build_dataset(works, seed=settings.seed, held_out_share=settings.held_out_share)
@@ -137,17 +146,18 @@ def _train(
     )
     model, dtype = build_model(base, settings), compute_dtype(settings)
 
-    def measure() -> tuple[float, int, float]:
+    def measure() -> tuple[float, int, int, float]:
         loss = held_out_loss(model, held_out, dtype, settings.device).loss
         given = answers(model, base.tokenizer, questions, base.shape.end_ids, max_tokens=40)
-        return loss, count_right(questions, given), text_loss(model, base)
+        right = [one for one, said in zip(questions, given, strict=True) if is_right(one, said)]
+        return loss, len(right), sum(one in demo for one in right), text_loss(model, base)
 
     with bare_base(model):
-        base_loss, base_right, base_text_loss = measure()
+        base_loss, base_right, _, base_text_loss = measure()
     mode.prepare(model, [row.ids for row in training])
     loop = Loop(model, training, held_out, settings, dtype, identity=mode.name)
     loop.run(after_step=lambda *_: None, after_evaluation=lambda *_: None)
-    loss, right, trained_text_loss = measure()
+    loss, right, demo_right, trained_text_loss = measure()
     return Result(
         mode=mode.name,
         seed=settings.seed,
@@ -156,6 +166,7 @@ def _train(
         base_text_loss=base_text_loss,
         loss=loss,
         right=right,
+        demo_right=demo_right,
         text_loss=trained_text_loss,
         questions=len(questions),
         training_loss=statistics.mean(loop.progress.losses[-4:]),
@@ -181,7 +192,7 @@ def _say(one: Result) -> None:
         f"{one.mode:<22} seed {one.seed}  held-out {one.base_loss:.3f} -> {one.loss:.3f}  "
         f"text {one.base_text_loss:.3f} -> {one.text_loss:.3f}  "
         f"training {one.training_loss:.3f}  right {one.base_right} -> {one.right} of "
-        f"{one.questions}  {one.seconds:.0f} s",
+        f"{one.questions}, {one.demo_right} of the demo's ten  {one.seconds:.0f} s",
         flush=True,
     )
 
@@ -190,7 +201,15 @@ def _summary(results: Sequence[Result]) -> None:
     print("\nmean (lowest to highest) over seeds")
     by_mode = {mode: [r for r in results if r.mode == mode] for mode in {r.mode for r in results}}
     for mode in sorted(by_mode):
-        for what in ("base_loss", "loss", "base_text_loss", "text_loss", "base_right", "right"):
+        for what in (
+            "base_loss",
+            "loss",
+            "base_text_loss",
+            "text_loss",
+            "base_right",
+            "right",
+            "demo_right",
+        ):
             values = [float(getattr(each, what)) for each in by_mode[mode]]
             spread = f"({min(values):.2f} to {max(values):.2f})"
             print(f"{mode:<22} {what:<15} {statistics.mean(values):6.2f}  {spread}")
