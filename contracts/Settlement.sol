@@ -3,11 +3,11 @@ pragma solidity ^0.8.34;
 
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
-import {IERC721} from "@openzeppelin/contracts/token/ERC721/IERC721.sol";
 import {Multicall} from "@openzeppelin/contracts/utils/Multicall.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 
 import {IAdapterRegistry} from "./interfaces/IAdapterRegistry.sol";
+import {IContentRegistry} from "./interfaces/IContentRegistry.sol";
 import {ISettlement} from "./interfaces/ISettlement.sol";
 import {ClaimLoop} from "./libraries/ClaimLoop.sol";
 import {ClaimRow} from "./libraries/ClaimRow.sol";
@@ -31,7 +31,7 @@ contract Settlement is Books, Multicall, ReentrancyGuardTransient {
         uint256 settled;
     }
 
-    constructor(IERC20 token, IERC721 contents, IAdapterRegistry adapters) Books(token, contents, adapters) {}
+    constructor(IERC20 token, IContentRegistry contents, IAdapterRegistry adapters) Books(token, contents, adapters) {}
 
     /// @inheritdoc ISettlement
     function open(address signer, address node, uint256 amount, bytes calldata signerSignature)
@@ -192,7 +192,12 @@ contract Settlement is Books, Multicall, ReentrancyGuardTransient {
     }
 
     /// @inheritdoc ISettlement
-    function distribute(uint32 adapterId, uint256[] calldata shares) external nonReentrant returns (uint256 paid) {
+    function distribute(uint32 adapterId, uint256[] calldata shares)
+        external
+        virtual
+        nonReentrant
+        returns (uint256 paid)
+    {
         if (ShareTable.hash(shares) != _adapters.sharesHash(adapterId)) revert WrongShares(adapterId);
         Revenue storage r = _revenues[adapterId];
         uint256 accrued = r.undistributed;
@@ -200,15 +205,15 @@ contract Settlement is Books, Multicall, ReentrancyGuardTransient {
         uint256 total = before + accrued;
         (r.undistributed, r.divided) = (0, uint16(total % BPS));
 
+        address[] memory owners = ShareTable.owners(_contents, shares);
         address to;
         uint256 due;
         // Below: a share is under 2^16, total under 2^97, so no product overflows.
         unchecked {
             for (uint256 i; i < shares.length; ++i) {
-                (uint256 contentId, uint256 bps) = ShareTable.row(shares, i);
+                (address owner, uint256 bps) = ShareTable.row(shares, owners, i);
                 uint256 part = total * bps / BPS - before * bps / BPS;
                 if (part == 0) continue;
-                address owner = ShareTable.ownerOf(_contents, contentId);
                 if (owner != to) {
                     if (due != 0) _send(to, due);
                     (to, due) = (owner, 0);

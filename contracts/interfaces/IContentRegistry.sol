@@ -165,6 +165,9 @@ interface IContentRegistry {
     /// @notice Whether `owner` approved `trainer`; counts only while `owner` owns the work.
     function isTrainerApproved(uint256 contentId, address owner, address trainer) external view returns (bool);
 
+    /// @notice Who owns each of these works now; reverts where one was never registered.
+    function ownersOf(uint256[] calldata contentIds) external view returns (address[] memory owners);
+
     /// @notice The latest grant of a trainer to a work with its terms, live or not; all zero where there
     ///         never was one. It permits registering an adapter while block.timestamp < registersUntil.
     function grantOf(uint256 contentId, address trainer) external view returns (Grant memory);

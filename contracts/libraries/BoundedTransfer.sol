@@ -12,7 +12,7 @@ library BoundedTransfer {
 
     /// @dev EIP-150 hands over at most 63/64 of what is left: this leaves the full stipend after that, the call's own
     /// cost included.
-    uint256 private constant NEEDED = STIPEND + STIPEND / 63 + 5_000;
+    uint256 internal constant NEEDED = STIPEND + STIPEND / 63 + 5_000;
 
     /// Too little gas to give the recipient the full stipend; send more.
     error NotEnoughGas();

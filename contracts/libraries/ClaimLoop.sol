@@ -13,15 +13,20 @@ import {ClaimRow} from "./ClaimRow.sol";
 ///   0x000 typehash | node | settled | usageHash | receiptsHead   (the voucher's struct hash)
 ///   0x0a0 0x1901 | domain separator | struct hash                (its digest, 66 bytes)
 ///   0x100 digest | v | r | s                                     (ecrecover; also the call to the registry)
-///   0x180 the packed lines of one row, at most 255
-///   0x1180 the table: three words an adapter, ascending: id << 128 | amount, economics, servesUntil; then a word of
-///          ones, above every id, where a search ends.
+///   0x180 the adapter registry | the selector of its terms
+///   0x1c0 the packed lines of one row, at most 255, then a line of zeros, where reading them stops
+///   0x11e0 the table: four words an adapter, ascending: id << 96, amount, economics, servesUntil; then 2^255, above
+///          every id, where a search ends.
 /// The lines of a row are added to the table while they are judged, and taken out again where the row proves bad: what
-/// was added is exactly the lines before `line`. A batch of good rows sums below 2^96 and the lines of one row below
-/// 2^104, so no amount ever reaches the id above it.
+/// was added is exactly the lines before `line`. No sum of lines comes near 2^255.
 library ClaimLoop {
-    uint256 private constant TABLE = 0x1180;
-    uint256 private constant ENTRY = 0x60;
+    uint256 private constant LINES = 0x1c0;
+    uint256 private constant TABLE = 0x11e0;
+    uint256 private constant ENTRY = 0x80;
+    uint256 private constant HEADER = 109;
+    uint256 private constant LINE = 16;
+    uint256 private constant HALF_ORDER = 0x7fffffffffffffffffffffffffffffff5d576e7357a4501ddfe92f46681b20a0;
+    uint256 private constant END = 1 << 255;
     uint256 private constant MASK = 0xffffffffffffffffffffffff;
 
     /// @notice Runs over `rows` as a claim by the caller.
@@ -39,157 +44,187 @@ library ClaimLoop {
         bytes32 claimedTopic = ISettlement.Claimed.selector;
         bytes32 refusedTopic = ISettlement.RowRefused.selector;
         bytes4 termsSelector = IAdapterRegistry.settlementTerms.selector;
-        uint256 halfOrder = ClaimRow.HALF_ORDER;
         assembly ("memory-safe") {
+            // The functions divide the work so that what each needs fits the stack: variables that do not are kept in
+            // memory, at twice the price. Their `leave` keeps the compiler from merging them again.
+
+            /// Who signed the row at `at` with `size` bytes of lines; zero where nobody did, or with a high s.
+            function signerOf(buffer, at, size) -> signer {
+                mstore(add(buffer, 0x40), shr(160, calldataload(add(at, 64))))
+                calldatacopy(add(buffer, LINES), add(at, HEADER), size)
+                mstore(add(buffer, 0x60), keccak256(add(buffer, LINES), size))
+                mstore(add(buffer, 0x80), calldataload(add(at, 76)))
+                mstore(add(buffer, 0xc2), keccak256(buffer, 0xa0))
+                mstore(add(buffer, 0x100), keccak256(add(buffer, 0xa0), 0x42))
+                let s := calldataload(add(at, 32))
+                mstore(add(buffer, 0x120), add(27, shr(255, s)))
+                mstore(add(buffer, 0x140), calldataload(at))
+                s := shr(1, shl(1, s))
+                mstore(add(buffer, 0x160), s)
+                // A failed recovery returns nothing and leaves the output as it was: hence the zero before it and the
+                // size after it.
+                mstore(0x00, 0)
+                pop(staticcall(gas(), 1, add(buffer, 0x100), 0x80, 0x00, 0x20))
+                if or(gt(s, HALF_ORDER), xor(returndatasize(), 0x20)) { leave }
+                signer := mload(0x00)
+            }
+
+            /// Adds lines to the table for as long as each next one names the adapter of the next entry: where rows
+            /// name the same adapters, all of them.
+            function walk(line, p, sum) -> nextLine, next, newSum {
+                nextLine := line
+                next := p
+                newSum := sum
+                for {} 1 {} {
+                    // One subtraction compares the ids and takes the amount: where the ids differ it leaves 2^96 or
+                    // more. Nothing equals the end of the table, and the line of zeros leaves zero at best.
+                    let owed := sub(shr(128, mload(nextLine)), mload(next))
+                    if gt(sub(owed, 1), 0xfffffffffffffffffffffffe) { leave }
+                    let total := add(next, 0x20)
+                    mstore(total, add(mload(total), owed))
+                    newSum := add(newSum, owed)
+                    next := add(next, ENTRY)
+                    nextLine := add(nextLine, LINE)
+                }
+            }
+
+            /// Finds the entry of the adapter that `line` names, from `p` on, or makes it. Both the lines and the table
+            /// ascend, so a line that does not ascend is never found.
+            function place(buffer, line, p, tail) -> status, found, newTail {
+                newTail := tail
+                let adapterId := shr(224, mload(line))
+                let key := shl(96, adapterId)
+                for {} lt(mload(p), key) {} { p := add(p, ENTRY) }
+                found := p
+                if eq(mload(p), key) { leave }
+                if gt(line, add(buffer, LINES)) {
+                    if iszero(gt(adapterId, shr(224, mload(sub(line, LINE))))) {
+                        status := 6 // BadOrder
+                        leave
+                    }
+                }
+                mstore(0x00, 0)
+                mstore(0x20, 0)
+                if adapterId {
+                    mstore(add(buffer, 0x100), mload(add(buffer, 0x1a0)))
+                    mstore(add(buffer, 0x104), adapterId)
+                    mstore(add(buffer, 0x124), caller())
+                    if iszero(
+                        and(
+                            gt(returndatasize(), 0x3f),
+                            staticcall(gas(), mload(add(buffer, 0x180)), add(buffer, 0x100), 0x44, 0x00, 0x40)
+                        )
+                    ) { revert(0, 0) }
+                    if iszero(mload(0x00)) {
+                        status := 7 // UnknownAdapter
+                        leave
+                    }
+                }
+                mcopy(add(p, ENTRY), p, add(sub(tail, p), 0x20))
+                newTail := add(tail, ENTRY)
+                mstore(p, key)
+                mstore(add(p, 0x20), 0)
+                mcopy(add(p, 0x40), 0x00, 0x40)
+            }
+
+            /// Takes out of the table what the lines before `end` added.
+            function undo(buffer, end) {
+                let p := add(buffer, TABLE)
+                for { let line := add(buffer, LINES) } lt(line, end) { line := add(line, LINE) } {
+                    let owed := shr(128, mload(line))
+                    for {} shr(96, sub(owed, mload(p))) {} { p := add(p, ENTRY) }
+                    mstore(add(p, 0x20), sub(mload(add(p, 0x20)), and(owed, MASK)))
+                }
+            }
+
+            /// Judges the row at `at` and, where it is good, applies it: `sum` is what it owes in all.
+            function judge(buffer, at, size, tail, channels_, topic) -> status, newTail, sum {
+                newTail := tail
+                if iszero(size) {
+                    status := 2 // NoLines
+                    leave
+                }
+                let signer := signerOf(buffer, at, size)
+                if iszero(signer) {
+                    status := 3 // BadSignature
+                    leave
+                }
+
+                // Its channel: keccak256(signer, node), in one word.
+                mstore(0x00, signer)
+                mstore(0x20, caller())
+                let id := keccak256(0x00, 0x40)
+                mstore(0x00, id)
+                mstore(0x20, channels_)
+                let slot := keccak256(0x00, 0x40)
+                let word := sload(slot)
+                if iszero(shl(64, word)) {
+                    status := 4 // NoChannel
+                    leave
+                }
+                let base := mload(add(buffer, 0x40))
+                if xor(base, and(shr(96, word), MASK)) {
+                    status := 5 // WrongBase
+                    leave
+                }
+
+                // Its lines.
+                let line := add(buffer, LINES)
+                let end := add(line, size)
+                mstore(end, 0)
+                for { let p := add(buffer, TABLE) } 1 {} {
+                    line, p, sum := walk(line, p, sum)
+                    if eq(line, end) { break }
+                    status, p, newTail := place(buffer, line, p, newTail)
+                    if status {
+                        undo(buffer, line)
+                        leave
+                    }
+                    if iszero(and(shr(128, mload(line)), MASK)) {
+                        // A line that owes nothing makes the sum larger than any deposit.
+                        sum := or(sum, END)
+                        p := add(p, ENTRY)
+                        line := add(line, LINE)
+                    }
+                }
+                if or(gt(sum, and(word, MASK)), shr(96, add(base, sum))) {
+                    status := 10 // TotalTooLarge
+                    if gt(sum, and(word, MASK)) { status := sub(9, shr(255, sum)) } // InsufficientDeposit or ZeroAmount
+                    undo(buffer, end)
+                    leave
+                }
+
+                // Good: the sum leaves the deposit and joins the settled total, within one word.
+                sstore(slot, add(sub(word, sum), shl(96, sum)))
+                mstore(add(buffer, 0x60), add(base, sum))
+                log2(add(buffer, 0x60), 0x40, topic, id)
+            }
+
             let buffer := mload(0x40)
             entry := add(buffer, TABLE)
             last := entry
-            mstore(last, not(0))
+            mstore(last, END)
             mstore(buffer, voucherTypehash)
             mstore(add(buffer, 0x20), caller())
             mstore(add(buffer, 0xa0), shl(240, 0x1901))
             mstore(add(buffer, 0xa2), domainSeparator)
+            mstore(add(buffer, 0x180), adapters)
+            mstore(add(buffer, 0x1a0), termsSelector)
 
             let at := rows.offset
             let finish := add(at, rows.length)
             for { let row := 0 } lt(at, finish) { row := add(row, 1) } {
-                let lines := add(at, 109)
-                // Read before the bounds are known: beyond the calldata there are only zeros.
-                let next := add(lines, shl(4, byte(0, calldataload(add(at, 108)))))
-                if or(gt(lines, finish), gt(next, finish)) {
-                    mstore(0x00, row)
-                    mstore(0x20, 1) // Truncated
-                    log2(0x00, 0x40, refusedTopic, caller())
-                    break
+                // Read before the bounds are known; whatever it reads, a row that ends too early is found.
+                let size := shl(4, byte(0, calldataload(add(at, 108))))
+                let next := add(add(at, HEADER), size)
+                let status := 1 // Truncated
+                let sum := 0
+                if iszero(gt(next, finish)) {
+                    status, last, sum := judge(buffer, at, size, last, channels, claimedTopic)
                 }
-
-                let status := 0
-                let line := lines
-                for {} 1 {} {
-                    if eq(next, lines) {
-                        status := 2 // NoLines
-                        break
-                    }
-
-                    // The digest and who signed it.
-                    let base := shr(160, calldataload(add(at, 64)))
-                    mstore(add(buffer, 0x40), base)
-                    calldatacopy(add(buffer, 0x180), lines, sub(next, lines))
-                    mstore(add(buffer, 0x60), keccak256(add(buffer, 0x180), sub(next, lines)))
-                    mstore(add(buffer, 0x80), calldataload(add(at, 76)))
-                    mstore(add(buffer, 0xc2), keccak256(buffer, 0xa0))
-                    mstore(add(buffer, 0x100), keccak256(add(buffer, 0xa0), 0x42))
-                    let s := calldataload(add(at, 32))
-                    mstore(add(buffer, 0x120), add(27, shr(255, s)))
-                    mstore(add(buffer, 0x140), calldataload(at))
-                    s := shr(1, shl(1, s))
-                    mstore(add(buffer, 0x160), s)
-                    // A failed recovery returns nothing and leaves the output as it was: hence the zero before it and
-                    // the size after it.
-                    mstore(0x00, 0)
-                    pop(staticcall(gas(), 1, add(buffer, 0x100), 0x80, 0x00, 0x20))
-                    if or(gt(s, halfOrder), or(iszero(eq(returndatasize(), 0x20)), iszero(mload(0x00)))) {
-                        status := 3 // BadSignature
-                        break
-                    }
-
-                    // Its channel: keccak256(signer, node), in one word.
-                    mstore(0x20, caller())
-                    let id := keccak256(0x00, 0x40)
-                    mstore(0x00, id)
-                    mstore(0x20, channels)
-                    let slot := keccak256(0x00, 0x40)
-                    let word := sload(slot)
-                    if iszero(shl(64, word)) {
-                        status := 4 // NoChannel
-                        break
-                    }
-                    if xor(base, and(shr(96, word), MASK)) {
-                        status := 5 // WrongBase
-                        break
-                    }
-
-                    // Its lines. Both they and the table ascend, so one walk over the table finds them all, and a
-                    // line that does not ascend is never found. Where rows name the same adapters, each line finds
-                    // its entry at `p` at once.
-                    let sum := 0
-                    let zero := 0
-                    for { let p := entry } lt(line, next) { line := add(line, 16) } {
-                        let owed := calldataload(line)
-                        let total := mload(p)
-                        if xor(shr(128, total), shr(224, owed)) {
-                            let adapterId := shr(224, owed)
-                            for {} lt(shr(128, total), adapterId) {} {
-                                p := add(p, ENTRY)
-                                total := mload(p)
-                            }
-                            if xor(shr(128, total), adapterId) {
-                                if gt(line, lines) {
-                                    if iszero(gt(adapterId, shr(224, calldataload(sub(line, 16))))) {
-                                        status := 6 // BadOrder
-                                        break
-                                    }
-                                }
-                                mstore(0x00, 0)
-                                mstore(0x20, 0)
-                                if adapterId {
-                                    mstore(add(buffer, 0x100), termsSelector)
-                                    mstore(add(buffer, 0x104), adapterId)
-                                    mstore(add(buffer, 0x124), caller())
-                                    if iszero(
-                                        and(
-                                            gt(returndatasize(), 0x3f),
-                                            staticcall(gas(), adapters, add(buffer, 0x100), 0x44, 0x00, 0x40)
-                                        )
-                                    ) { revert(0, 0) }
-                                    if iszero(mload(0x00)) {
-                                        status := 7 // UnknownAdapter
-                                        break
-                                    }
-                                }
-                                mcopy(add(p, ENTRY), p, add(sub(last, p), 0x20))
-                                last := add(last, ENTRY)
-                                total := shl(128, adapterId)
-                                mstore(add(p, 0x20), mload(0x00))
-                                mstore(add(p, 0x40), mload(0x20))
-                            }
-                        }
-                        owed := and(shr(128, owed), MASK)
-                        mstore(p, add(total, owed))
-                        p := add(p, ENTRY)
-                        sum := add(sum, owed)
-                        zero := or(zero, iszero(owed))
-                    }
-                    if status { break }
-                    if zero {
-                        status := 8 // ZeroAmount
-                        break
-                    }
-                    if gt(sum, and(word, MASK)) {
-                        status := 9 // InsufficientDeposit
-                        break
-                    }
-                    if shr(96, add(base, sum)) {
-                        status := 10 // TotalTooLarge
-                        break
-                    }
-
-                    // Good: the sum leaves the deposit and joins the settled total, within one word.
-                    sstore(slot, add(sub(word, sum), shl(96, sum)))
-                    claimed := add(claimed, sum)
-                    mstore(add(buffer, 0x60), add(base, sum))
-                    log2(add(buffer, 0x60), 0x40, claimedTopic, id)
-                    break
-                }
-
-                if status {
-                    // Take out of the table what the lines before `line` added.
-                    let p := entry
-                    for { let undo := lines } lt(undo, line) { undo := add(undo, 16) } {
-                        let owed := calldataload(undo)
-                        for {} xor(shr(128, mload(p)), shr(224, owed)) {} { p := add(p, ENTRY) }
-                        mstore(p, sub(mload(p), and(shr(128, owed), MASK)))
-                    }
+                switch status
+                case 0 { claimed := add(claimed, sum) }
+                default {
                     mstore(0x00, row)
                     mstore(0x20, status)
                     log2(0x00, 0x40, refusedTopic, caller())
@@ -207,11 +242,10 @@ library ClaimLoop {
         returns (uint32 adapterId, uint256 amount, uint256 economics, uint64 servesUntil, uint256 next)
     {
         assembly ("memory-safe") {
-            let total := mload(entry)
-            adapterId := shr(128, total)
-            amount := and(total, MASK)
-            economics := mload(add(entry, 0x20))
-            servesUntil := mload(add(entry, 0x40))
+            adapterId := shr(96, mload(entry))
+            amount := mload(add(entry, 0x20))
+            economics := mload(add(entry, 0x40))
+            servesUntil := mload(add(entry, 0x60))
             next := add(entry, ENTRY)
         }
     }

@@ -3,9 +3,9 @@ pragma solidity ^0.8.34;
 
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
-import {IERC721} from "@openzeppelin/contracts/token/ERC721/IERC721.sol";
 
 import {IAdapterRegistry} from "../interfaces/IAdapterRegistry.sol";
+import {IContentRegistry} from "../interfaces/IContentRegistry.sol";
 import {IERC3009} from "../interfaces/IERC3009.sol";
 import {ISettlement} from "../interfaces/ISettlement.sol";
 import {BoundedTransfer} from "../libraries/BoundedTransfer.sol";
@@ -50,7 +50,7 @@ abstract contract Books is Digests {
     /// @inheritdoc ISettlement
     uint256 public constant TRANSFER_GAS = BoundedTransfer.STIPEND;
     IERC20 internal immutable _token;
-    IERC721 internal immutable _contents;
+    IContentRegistry internal immutable _contents;
     IAdapterRegistry internal immutable _adapters;
     /// @inheritdoc ISettlement
     uint64 public immutable CLOSE_DELAY;
@@ -59,7 +59,7 @@ abstract contract Books is Digests {
     mapping(uint32 adapterId => Revenue) internal _revenues;
     mapping(address account => Account) internal _accounts;
 
-    constructor(IERC20 token, IERC721 contents, IAdapterRegistry adapters) {
+    constructor(IERC20 token, IContentRegistry contents, IAdapterRegistry adapters) {
         if (address(token).code.length == 0 || address(contents).code.length == 0) revert ZeroAddress();
         _token = token;
         _contents = contents;

@@ -300,4 +300,22 @@ contract WorksTest is Fixture {
         works.withdrawFor(contentId, 1, LATER, signature);
         vm.assertEq(works.contentOf(contentId).withdrawnAt, START, "withdrawn");
     }
+
+    /// The owners of many works in one answer, in the order of the question; one unknown work refuses it whole.
+    function test_ownersOf_answers_in_order_or_not_at_all() public {
+        uint256[] memory ids = new uint256[](3);
+        (ids[1], ids[0]) = (work(openTerms()), work(openTerms()));
+        ids[2] = ids[0];
+        vm.prank(creator);
+        works.transferFrom(creator, stranger, ids[0]);
+        address[] memory owners = works.ownersOf(ids);
+        vm.assertEq(owners.length, 3, "all");
+        vm.assertEq(owners[0], stranger, "the first asked");
+        vm.assertEq(owners[1], creator, "the second");
+        vm.assertEq(owners[2], stranger, "again");
+        vm.assertEq(works.ownersOf(new uint256[](0)).length, 0, "none");
+        ids[2] = 99;
+        vm.expectRevert(abi.encodeWithSelector(IERC721Errors.ERC721NonexistentToken.selector, 99));
+        works.ownersOf(ids);
+    }
 }

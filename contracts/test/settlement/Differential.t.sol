@@ -6,7 +6,8 @@ import {Cheats} from "../Cheats.sol";
 import {Fixture} from "./Fixture.sol";
 
 /// @notice The assembly of `claim`, its plain twin and `previewClaim` agree on every batch, good or bad, to the last
-/// log and balance. The twin runs at the same address, so on the same signatures.
+/// log and balance; so do the assembly of `distribute` and its twin. The twin runs at the same address, so on the same
+/// signatures.
 contract DifferentialTest is Fixture {
     uint256 private constant KEYS = 3;
     uint32[6] private IDS = [0, 1, 2, 3, 77, type(uint32).max];
@@ -43,6 +44,60 @@ contract DifferentialTest is Fixture {
         (bytes32 slow,) = outcome(rows);
         vm.assertEq(fast, slow, "the twin");
         vm.assertEq(keccak256(abi.encode(statuses)), keccak256(abi.encode(seen)), "the preview");
+    }
+
+    /// Any table, any owners, some of them refused or burning by the token, any amounts before and now.
+    function testFuzz_DistributionAndPlainTwinAgree(uint256 entropy) public {
+        seed = entropy;
+        uint256[] memory shares = someTable();
+        adapters.set(3, trainer, 10_000, 0, NEVER);
+        adapters.setShares(3, shares);
+        for (uint256 i = draw(3); i < 3; ++i) {
+            vm.prank(stranger);
+            settlement.pay(3, node, 1 + draw(draw(2) == 0 ? 20 : 1e9));
+            if (draw(2) == 0) settlement.distribute(3, shares);
+        }
+        if (draw(2) == 0) coin.setBlacklisted(owner(draw(4)), true);
+        if (draw(8) == 0) coin.setBurns(owner(draw(4)), true);
+        if (draw(8) == 0) coin.setRefuses(true);
+        readLogs();
+        uint256 state = vm.snapshotState();
+        bytes32 fast = paidOut(shares);
+        vm.revertToState(state);
+        vm.etch(address(settlement), plain);
+        vm.assertEq(fast, paidOut(shares), "the twin");
+    }
+
+    function owner(uint256 index) private pure returns (address) {
+        return address(uint160(0xD0 + index));
+    }
+
+    /// @dev Works 100, 101, ... of four owners in any order, with any shares.
+    function someTable() private returns (uint256[] memory shares) {
+        shares = new uint256[](1 + draw(12));
+        uint256 left = 10_000 - shares.length;
+        for (uint256 i; i < shares.length; ++i) {
+            works.mint(owner(draw(4)), 100 + i);
+            uint256 bps = i + 1 == shares.length ? left : draw(left + 1);
+            left -= bps;
+            shares[i] = (100 + i) << 16 | (bps + 1);
+        }
+    }
+
+    /// @dev The token's logs, Settlement's logs, and whom it owes, after a distribution.
+    function paidOut(uint256[] memory shares) private returns (bytes32 digest) {
+        digest = bytes32(settlement.distribute(3, shares));
+        Cheats.Log[] memory logs = vm.getRecordedLogs();
+        bytes32 transfers;
+        for (uint256 i; i < logs.length; ++i) {
+            bytes32 log = keccak256(abi.encode(logs[i].topics, logs[i].data));
+            if (logs[i].emitter == address(coin)) transfers = keccak256(abi.encode(transfers, log));
+            else digest = keccak256(abi.encode(digest, log));
+        }
+        digest = keccak256(abi.encode(digest, transfers, settlement.owed(3), settlement.revenue(3)));
+        for (uint256 i; i < 4; ++i) {
+            digest = keccak256(abi.encode(digest, coin.balanceOf(owner(i)), collectable(owner(i))));
+        }
     }
 
     function outcome(bytes memory rows) private returns (bytes32 digest, uint256[] memory statuses) {

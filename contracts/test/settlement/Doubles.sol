@@ -10,6 +10,11 @@ contract Works is ERC721("Works", "WORK") {
     function mint(address owner, uint256 contentId) external {
         _mint(owner, contentId);
     }
+
+    function ownersOf(uint256[] calldata contentIds) external view returns (address[] memory owners) {
+        owners = new address[](contentIds.length);
+        for (uint256 i; i < contentIds.length; ++i) owners[i] = ownerOf(contentIds[i]);
+    }
 }
 
 /// @notice The seam of the adapter registry, set by hand.

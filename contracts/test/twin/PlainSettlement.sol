@@ -6,11 +6,14 @@ import {IERC721} from "@openzeppelin/contracts/token/ERC721/IERC721.sol";
 
 import {Settlement} from "../../Settlement.sol";
 import {IAdapterRegistry} from "../../interfaces/IAdapterRegistry.sol";
+import {IContentRegistry} from "../../interfaces/IContentRegistry.sol";
 import {ClaimRow} from "../../libraries/ClaimRow.sol";
+import {PlainTransfer} from "./PlainTransfer.sol";
 
-/// @notice Settlement with the claim written plainly: first the whole row is judged, then it is applied.
+/// @notice Settlement with its two loops written plainly. Claim: first the whole row is judged, then it is applied.
+/// Distribution: row by row, a failed transfer credited at once.
 contract PlainSettlement is Settlement {
-    constructor(IERC20 token, IERC721 contents, IAdapterRegistry adapters) Settlement(token, contents, adapters) {}
+    constructor(IERC20 token, IContentRegistry contents, IAdapterRegistry adapters) Settlement(token, contents, adapters) {}
 
     function claim(bytes calldata rows) external override nonReentrant returns (uint256 claimed) {
         uint256[] memory totals = new uint256[](rows.length / ClaimRow.LINE + 1);
@@ -58,5 +61,40 @@ contract PlainSettlement is Settlement {
             toNode += _earn(ids[k], msg.sender, totals[k], economics, servesUntil);
         }
         if (toNode != 0) _credit(msg.sender, toNode);
+    }
+
+    function distribute(uint32 adapterId, uint256[] calldata shares)
+        external
+        override
+        nonReentrant
+        returns (uint256 paid)
+    {
+        if (keccak256(abi.encodePacked(shares)) != _adapters.sharesHash(adapterId)) revert WrongShares(adapterId);
+        Revenue storage r = _revenues[adapterId];
+        (uint256 accrued, uint256 before) = (r.undistributed, r.divided);
+        uint256 total = before + accrued;
+        (r.undistributed, r.divided) = (0, uint16(total % BPS));
+        address to;
+        uint256 due;
+        for (uint256 i; i < shares.length; ++i) {
+            uint256 bps = shares[i] % (1 << 16);
+            uint256 part = total * bps / BPS - before * bps / BPS;
+            if (part == 0) continue;
+            address owner = IERC721(address(_contents)).ownerOf(shares[i] >> 16);
+            if (owner != to) {
+                _sendPlainly(to, due);
+                (to, due) = (owner, 0);
+            }
+            due += part;
+            paid += part;
+        }
+        _sendPlainly(to, due);
+        emit Distributed(adapterId, accrued, paid);
+    }
+
+    function _sendPlainly(address to, uint256 amount) private {
+        if (amount == 0 || PlainTransfer.trySend(_token, to, amount)) return;
+        emit TransferFailed(to, amount);
+        _credit(to, amount);
     }
 }
