@@ -1,9 +1,9 @@
 """A channel as its node sees it: the pure model (state, change) -> state.
 
-Owns what a node has been promised, has delivered and may still deliver on one channel, and the
-checks a voucher passes before it counts. The buyer's side is ``viz.domain.curve``. Knows no clock,
-no store and no chain: times and confirmed chain state are handed in. The caller commits the
-returned state before it acts on it.
+Owns what a node has been promised and has delivered on one channel, and the checks a voucher
+passes before it counts. Deliveries are made in ``viz.domain.delivery``; the buyer's side is
+``viz.domain.curve``. Knows no clock, no store and no chain: times and confirmed chain state are
+handed in. The caller commits the returned state before it acts on it.
 
 Invariants, each held by ``tests/properties/domain/test_channel.py``:
  C1  accepted never falls, adapter by adapter;
@@ -25,9 +25,8 @@ from typing import Final
 from viz.domain.claim import SignedVoucher
 from viz.domain.eip712 import Domain, address_bytes, recover_bytes
 from viz.domain.ports import ChannelState
-from viz.domain.receipt import next_head
 from viz.domain.units import ZERO_ADDRESS, ZERO_HASH, AdapterId, Address, Hash32, Units
-from viz.domain.usage import Lines, check_lines
+from viz.domain.usage import Lines, check_lines, spelled_lines
 from viz.errors import (
     BooksMismatch,
     ChannelClosing,
@@ -37,7 +36,6 @@ from viz.errors import (
     LineBelowBest,
     PaymentRequired,
     StaleVoucher,
-    StoreConflict,
     UnknownAdapter,
     WrongDomain,
 )
@@ -205,7 +203,7 @@ def _check_base(channel: NodeChannel, domain: Domain, offer: Offer) -> None:
         raise StaleVoucher(
             f"sign on base {channel.base_units}; the voucher is on {offer.row.base_units}",
             base=str(channel.base_units),
-            best=_spelled(channel.best_lines),
+            best=spelled_lines(channel.best_lines),
         )
 
 
@@ -216,7 +214,7 @@ def _check_not_below_best(channel: NodeChannel, domain: Domain, offer: Offer) ->
             raise LineBelowBest(
                 f"adapter {adapter_id} was promised {units} units on this base before",
                 base=str(channel.base_units),
-                best=_spelled(channel.best_lines),
+                best=spelled_lines(channel.best_lines),
             )
 
 
@@ -225,7 +223,7 @@ def _check_head(channel: NodeChannel, domain: Domain, offer: Offer) -> None:
         raise StaleVoucher(
             "the voucher names a receipts head that is before the last voucher's, or unknown",
             base=str(channel.base_units),
-            best=_spelled(channel.best_lines),
+            best=spelled_lines(channel.best_lines),
         )
 
 
@@ -298,76 +296,6 @@ def require_selling(channel: NodeChannel, now_s: int) -> None:
 
 def _heads_from(heads: tuple[Hash32, ...], named: Hash32) -> tuple[Hash32, ...]:
     return heads[heads.index(named) :]
-
-
-def _spelled(lines: Lines) -> list[list[int | str]]:
-    return [[int(adapter_id), str(units)] for adapter_id, units in lines]
-
-
-# deliveries
-
-
-def reserve(
-    channel: NodeChannel,
-    adapter_id: AdapterId,
-    amount_units: Units,
-    *,
-    credit_window_units: Units = 0,
-) -> NodeChannel:
-    """Return the channel with ``amount_units`` set aside for one request.
-
-    Raises PaymentRequired (with ``required``, the accepted amount that would do) when promises for
-    this adapter and the channel's credit window do not cover it.
-    """
-    after = replace(channel, reserved=_plus(channel.reserved, adapter_id, amount_units))
-    if after.available_units(adapter_id) < 0 and after.credit_used_units() > credit_window_units:
-        required = after.committed_units(adapter_id)
-        raise PaymentRequired(
-            f"adapter {adapter_id} needs {required} units accepted here, and has "
-            f"{channel.accepted_units(adapter_id)}: send a voucher",
-            adapterId=adapter_id,
-            base=str(channel.base_units),
-            accepted=str(channel.accepted_units(adapter_id)),
-            required=str(required),
-            best=_spelled(channel.best_lines),
-        )
-    return after
-
-
-def settle_reservation(
-    channel: NodeChannel, adapter_id: AdapterId, *, reserved_units: Units, spent_units: Units
-) -> NodeChannel:
-    """Return the channel with a reservation ended, of which ``spent_units`` were delivered.
-
-    With ``spent_units`` 0 it is a release. Raises StoreConflict when the reservation is not there
-    or less than what was delivered.
-    """
-    held = channel.reserved.get(adapter_id, 0)
-    if not 0 <= spent_units <= reserved_units <= held:
-        raise StoreConflict(
-            f"cannot end a reservation of {reserved_units} units with {spent_units} spent: "
-            f"{held} are held for adapter {adapter_id}"
-        )
-    return replace(
-        channel,
-        reserved=_plus(channel.reserved, adapter_id, -reserved_units),
-        spent=_plus(channel.spent, adapter_id, spent_units),
-    )
-
-
-def append_receipt(channel: NodeChannel, receipt_digest: Hash32) -> NodeChannel:
-    """Return the channel with one more receipt in its chain; the receipt carries ``seq + 1``."""
-    heads = (*channel.heads, next_head(channel.head, receipt_digest))
-    if len(heads) > HEADS_KEPT:
-        heads = (heads[0], *heads[-HEADS_KEPT + 1 :])
-    return replace(channel, seq=channel.seq + 1, heads=heads)
-
-
-def _plus(vector: Vector, adapter_id: AdapterId, units: Units) -> dict[AdapterId, Units]:
-    after = {**vector, adapter_id: vector.get(adapter_id, 0) + units}
-    if not after[adapter_id]:
-        del after[adapter_id]
-    return after
 
 
 # claims and closing

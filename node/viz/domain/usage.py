@@ -76,3 +76,8 @@ def unpack_lines(packed: bytes) -> Lines:
 def usage_hash(lines: Iterable[UsageLine]) -> Hash32:
     """Return keccak256 of the packed lines."""
     return keccak(pack_lines(lines))
+
+
+def spelled_lines(lines: Iterable[UsageLine]) -> list[list[int | str]]:
+    """Return the lines as JSON spells them, amounts as text."""
+    return [[int(adapter_id), str(units)] for adapter_id, units in lines]

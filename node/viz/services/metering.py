@@ -13,8 +13,9 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from viz.domain.channel import NodeChannel, append_receipt, require_selling, reserve
-from viz.domain.channel import settle_reservation as settle
+from viz.domain.channel import NodeChannel, require_selling
+from viz.domain.delivery import append_receipt, reserve
+from viz.domain.delivery import settle_reservation as settle
 from viz.domain.eip712 import Domain, sign_compact
 from viz.domain.ledger import AnswerRecord, ChannelRecord, ReceiptRecord
 from viz.domain.payment import receipt_to_json

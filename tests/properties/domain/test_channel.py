@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from viz.domain import channel as node_side
 from viz.domain import curve as buyer_side
+from viz.domain import delivery
 from viz.domain.channel import NodeChannel, Offer
 from viz.domain.claim import SignedVoucher, pack_rows, unpack_rows
 from viz.domain.curve import Curve
@@ -147,7 +148,7 @@ class Channel(RuleBasedStateMachine):
     @rule(adapter_id=adapters, amount=amounts)
     def reserve(self, adapter_id: AdapterId, amount: Units) -> None:
         try:
-            self.node = node_side.reserve(self.node, adapter_id, amount, credit_window_units=CREDIT)
+            self.node = delivery.reserve(self.node, adapter_id, amount, credit_window_units=CREDIT)
         except PaymentRequired as error:
             needed = self.node.committed_units(adapter_id) + amount
             assert error.extensions["required"] == str(needed)
@@ -160,7 +161,7 @@ class Channel(RuleBasedStateMachine):
         """A request ends, having delivered all, some or nothing of what was reserved."""
         adapter_id, held = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
         spent = data.draw(st.integers(0, held))
-        self.node = node_side.settle_reservation(
+        self.node = delivery.settle_reservation(
             self.node, adapter_id, reserved_units=held, spent_units=spent
         )
         if not spent:
@@ -180,7 +181,7 @@ class Channel(RuleBasedStateMachine):
             0,
         )
         digest = DOMAIN.digest(receipt)
-        self.node = node_side.append_receipt(self.node, digest)
+        self.node = delivery.append_receipt(self.node, digest)
         signature = sign(NODE_KEY, digest)
         self.receipts.append(SignedReceipt(receipt, lines, ZERO_HASH, ZERO_HASH, signature))
 

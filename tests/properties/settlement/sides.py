@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from viz.domain import channel as node_side
 from viz.domain import curve as buyer_side
+from viz.domain import delivery
 from viz.domain.channel import NodeChannel, Offer
 from viz.domain.claim import SignedVoucher
 from viz.domain.curve import Curve, Draft
@@ -111,8 +112,8 @@ class Sides:
         units = min(units, self.node.available_units(adapter))
         if units <= 0 or self.astray:
             return
-        held = node_side.reserve(self.node, adapter, units)
-        self.node = node_side.settle_reservation(
+        held = delivery.reserve(self.node, adapter, units)
+        self.node = delivery.settle_reservation(
             held, adapter, reserved_units=units, spent_units=units
         )
         lines = (UsageLine(adapter, units),)
@@ -130,7 +131,7 @@ class Sides:
             now_s,
         )
         digest = self.domain.digest(receipt)
-        self.node = node_side.append_receipt(self.node, digest)
+        self.node = delivery.append_receipt(self.node, digest)
         signed = SignedReceipt(receipt, lines, ZERO_HASH, ZERO_HASH, sign(self.node_key, digest))
         self.buyer = buyer_side.accept_receipt(self.buyer, self.domain, signed)
         assert self.buyer.head == self.node.head

@@ -12,17 +12,15 @@ from viz.domain.channel import (
     NodeChannel,
     Offer,
     accept_voucher,
-    append_receipt,
     begin_close,
     confirmed_claim,
     freeze_for_claim,
     observe,
-    reserve,
-    settle_reservation,
 )
 from viz.domain.claim import SignedVoucher
 from viz.domain.curve import Curve, Link, draft_voucher, owe, take_receipt
 from viz.domain.curve import observe as observe_curve
+from viz.domain.delivery import append_receipt, reserve, settle_reservation
 from viz.domain.eip712 import keccak, public_address, settlement_domain, sign_compact
 from viz.domain.ports import ChannelState
 from viz.domain.units import UINT96_MAX, ZERO_ADDRESS, ZERO_HASH, AdapterId, Hash32
