@@ -3,14 +3,43 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from eth_account.messages import encode_typed_data
 from scripts.make_vectors import text_of, vectors
 
 from viz.domain.claim import pack_rows, unpack_rows
-from viz.domain.eip712 import recover
+from viz.domain.eip712 import keccak, recover
 
+TERMS = (
+    "Terms(uint96 trainingFee,uint16 minRoyaltyBps,uint32 grantDuration,uint32 notice,"
+    "uint8 revocationClass,uint8 uses,bool approvalRequired)"
+)
+# What people and nodes sign, word for word: whoever changes one of these changes the protocol.
+SIGNED = {
+    "Register(address creator,bytes32 commitment,bytes32 licenseHash,Terms terms,uint256 nonce,"
+    "uint64 deadline)" + TERMS,
+    "SetTerms(uint256 contentId,bytes32 licenseHash,Terms terms,uint256 nonce,uint64 deadline)"
+    + TERMS,
+    "Approve(uint256 contentId,address trainer,bool allowed,uint256 nonce,uint64 deadline)",
+    "Withdraw(uint256 contentId,uint256 nonce,uint64 deadline)",
+    "OpenChannel(address payer,address node)",
+    "Voucher(address node,uint96 settled,bytes32 usageHash,bytes32 receiptsHead)",
+    "RequestClose(address signer,address node,uint64 deadline)",
+    "Close(address signer,address node,uint96 settled,uint64 deadline)",
+    "Session(address node,string origin,bytes32 challenge,uint64 expiry)",
+    "Quote(address node,address signer,uint32 adapterId,bytes32 weightsDigest,"
+    "bytes32 tokenizerDigest,uint64 promptPrice,uint64 completionPrice,uint32 maxTokens,"
+    "uint64 validUntil)",
+    "Receipt(bytes32 channelId,uint64 seq,bytes32 usageHash,bytes32 quoteHash,bytes32 requestHash,"
+    "bytes32 responseHash,uint32 promptTokens,uint32 completionTokens,uint96 amount,uint96 total,"
+    "uint64 time)",
+    "ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,"
+    "uint256 validBefore,bytes32 nonce)",
+}
 DIRECTORY = Path(__file__).parents[2] / "vectors"
 
 
@@ -26,6 +55,46 @@ def test_every_signature_in_the_vectors_recovers() -> None:
         for form in ("signature", "compactSignature"):
             digest, signature = (bytes.fromhex(struct[key][2:]) for key in ("digest", form))
             assert recover(digest, signature) == struct["signer"]  # type: ignore[arg-type]
+
+
+def test_the_vectors_hold_every_structure_that_is_signed() -> None:
+    """None of the protocol's structures is without a vector, and none is spelled otherwise."""
+    structs = json.loads((DIRECTORY / "eip712.json").read_text())["structs"]
+    assert {struct["type"] for struct in structs} == SIGNED
+
+
+def test_another_implementation_reads_the_vectors_alike() -> None:
+    """eth_account, which shares no code with ours, hashes every committed message to its digest."""
+    for struct in json.loads((DIRECTORY / "eip712.json").read_text())["structs"]:
+        types = _types(struct["type"])
+        message = encode_typed_data(
+            full_message={
+                "types": {"EIP712Domain": [{"name": "name", "type": "string"}], **types},
+                "primaryType": struct["name"],
+                "domain": {"name": "any"},
+                "message": _typed(types, struct["name"], struct["message"]),
+            }
+        )
+        assert "0x" + message.body.hex() == struct["structHash"]
+        separator = bytes.fromhex(struct["domainSeparator"][2:])
+        assert "0x" + keccak(b"\x19\x01" + separator + message.body).hex() == struct["digest"]
+
+
+def _types(spelled: str) -> dict[str, list[dict[str, str]]]:
+    found: dict[str, list[dict[str, str]]] = {}
+    for name, fields in re.findall(r"(\w+)\(([^)]*)\)", spelled):
+        pairs = [field.split(" ") for field in fields.split(",")]
+        found[name] = [{"type": kind, "name": field} for kind, field in pairs]
+    return found
+
+
+def _typed(types: dict[str, list[dict[str, str]]], kind: str, value: Any) -> Any:
+    if kind in types:
+        fields = {field["name"]: field["type"] for field in types[kind]}
+        return {name: _typed(types, fields[name], value[name]) for name in fields}
+    if kind.startswith("uint"):
+        return int(value)
+    return bytes.fromhex(value[2:]) if kind.startswith("bytes") else value
 
 
 def test_claim_rows_unpack_to_what_was_packed() -> None:
