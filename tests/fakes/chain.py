@@ -20,6 +20,7 @@ from viz.domain.eip712 import (
     recover,
     settlement_domain,
 )
+from viz.domain.license import ALL_USES
 from viz.domain.ports import (
     AdapterState,
     Call,
@@ -93,6 +94,8 @@ class FakeChain:
     balances: dict[Address, Units] = field(default_factory=dict)
     adapter_states: dict[AdapterId, AdapterState] = field(default_factory=dict)
     unservable: dict[AdapterId, str] = field(default_factory=dict)
+    works: dict[ContentId, ContentState] = field(default_factory=dict)
+    granted: set[ContentId] = field(default_factory=set)
     unconfirmed: set[AdapterId] = field(default_factory=set)
     used_nonces: set[Hash32] = field(default_factory=set)
     sent: list[Call] = field(default_factory=list)
@@ -119,11 +122,13 @@ class FakeChain:
 
     async def content(self, content_id: ContentId) -> ContentState | None:
         self._ask()
-        return None
+        return self.works.get(content_id)
 
     async def grant(self, content_id: ContentId, trainer: Address) -> GrantState | None:
         self._ask()
-        return None
+        if content_id not in self.granted:
+            return None
+        return GrantState(content_id, trainer, Hash32(bytes(32)), 0, True)
 
     async def adapter(
         self, adapter_id: AdapterId, *, confirmed: bool = True
@@ -157,6 +162,8 @@ class FakeChain:
         self._ask()
         if call.function == "eip712Domain":
             return {"name": TOKEN_DOMAIN.name, "version": TOKEN_DOMAIN.version}
+        if call.function == "termsOf":
+            return {"terms": {"uses": int(ALL_USES), "trainingFee": 0}}
         if call.function == "previewClaim":
             node, rows = call.args
             return [int(status) for status, _ in self._judge(node, unpack_rows(rows))]
