@@ -296,7 +296,7 @@ class PaidStream:
                 self._held.append(item)
                 return
             self._meter.delivered(item.choice, item.piece.text)
-            self._sent_text = self._sent_text or bool(item.piece.token_ids)
+            self._sent_text = self._sent_text or bool(item.piece.token_ids or item.piece.text)
 
     async def _stop(self) -> None:
         self._live.waiting.discard(self._wake)

@@ -40,6 +40,8 @@ MAX_ROWS: Final = 200
 # A row holds up to 255 lines, and nodes refuse transactions beyond 128 KiB.
 MAX_BATCH_LINES: Final = 2_000
 MAX_BATCH_BYTES: Final = 60_000
+# A mined claim that failed was judged good a moment before: its gas must not be burnt every pass.
+HOLD_AFTER_FAILURE_S: Final = 300
 # Eight find one bad row of MAX_ROWS.
 MAX_SPLITS: Final = 16
 _WAITING: Final = frozenset(
@@ -101,6 +103,7 @@ class Settlement:
         self._knows_closing = False
         self._due_since: dict[Address, int] = {}
         self._told: set[int] = set()
+        self._hold_until_s = 0
 
     def close_requested(self, signer: Address) -> None:
         """Claim this channel at the next pass, and make that now; its payer is leaving."""
@@ -152,6 +155,9 @@ class Settlement:
             settled = await self._finish_settled()
             if unresolved:
                 _log.info("claim waits", open_transactions=len(unresolved))
+                return ClaimReport(settled=settled, waiting=len(await self._ledger.frozen()))
+            operator = force and only is None
+            if self._clock.now_s() < self._hold_until_s and not operator:
                 return ClaimReport(settled=settled, waiting=len(await self._ledger.frozen()))
             frozen = await self._freeze(force=force, only=only)
             rows = await self._ledger.frozen()
@@ -320,6 +326,9 @@ class Settlement:
             transaction=hex_of(sent.hash),
             gas=sent.gas_used,
         )
+        if sent.outcome is Outcome.FAILED:
+            self._hold_until_s = self._clock.now_s() + HOLD_AFTER_FAILURE_S
+            _log.error("claim failed on chain", reason=sent.error, transaction=hex_of(sent.hash))
         return sent
 
 
