@@ -180,7 +180,7 @@ class AdapterNotServable(LicenseError):
 
 
 class RelayBusy(LicenseError):
-    code, status, title = "relay-busy", 429, "The node relays no more registrations for now"
+    code, status, title = "relay-busy", 429, "The node relays no more for now"
 
 
 # storage

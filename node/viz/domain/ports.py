@@ -33,21 +33,31 @@ class BlobStore(Protocol):
     """Bytes by CIDv1; whatever it returns hashes to the name it was asked for."""
 
     async def add(self, source: Path | bytes) -> Cid:
-        """Store and pin the bytes; return their CID (raw leaves, 256 KiB chunks)."""
-        ...
+        """Store and pin the bytes; return their CID (raw leaves, 256 KiB chunks).
 
-    async def fetch(self, cid: Cid, target: Path, *, max_bytes: int) -> int:
-        """Write the blob to ``target`` (atomically) and return its size in bytes.
-
-        Raises BlobNotFound, BlobCorrupt, BlobTooLarge, StorageUnavailable.
+        Raises BlobCorrupt, StorageUnavailable (also when the file cannot be read).
         """
         ...
 
-    async def has(self, cid: Cid) -> bool: ...
+    async def fetch(self, cid: Cid, target: Path, *, max_bytes: int) -> int:
+        """Write the blob to ``target``, whole or not at all, and return its size in bytes.
 
-    async def pin(self, cid: Cid) -> None: ...
+        Raises InvalidRequest for what is no CID of ours, as every method does; BlobNotFound,
+        BlobCorrupt, BlobTooLarge, StorageUnavailable.
+        """
+        ...
 
-    async def unpin(self, cid: Cid) -> None: ...
+    async def has(self, cid: Cid) -> bool:
+        """Return whether the blob is here, without asking anybody else."""
+        ...
+
+    async def pin(self, cid: Cid) -> None:
+        """Keep the blob; once is enough. Raises BlobNotFound when it is not here."""
+        ...
+
+    async def unpin(self, cid: Cid) -> None:
+        """Let the blob go when space is needed; no error when it was not pinned."""
+        ...
 
     async def close(self) -> None: ...
 

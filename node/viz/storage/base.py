@@ -97,8 +97,8 @@ class VerifiedBlobStore(BlockSource):
     async def add(self, source: Path | bytes) -> Cid:
         """Store and pin the bytes; return their CID (raw leaves, 256 KiB chunks).
 
-        Raises BlobNotFound when the file is missing, BlobCorrupt when the backend names it
-        otherwise than its bytes (or the file changed meanwhile), StorageUnavailable.
+        Raises BlobCorrupt when the backend names it otherwise than its bytes (or the file changed
+        meanwhile), StorageUnavailable (also when the file cannot be read).
         """
         try:
             expected = await asyncio.to_thread(_root_of, source)

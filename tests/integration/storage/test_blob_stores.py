@@ -18,7 +18,7 @@ from viz.storage.base import VerifiedBlobStore
 from viz.storage.embedded import EmbeddedBlobStore
 from viz.storage.kubo import KuboBlobStore
 from viz.storage.kubo_daemon import KuboDaemon
-from viz.storage.unixfs import CHUNK_BYTES, MAX_LINKS, root_of
+from viz.storage.unixfs import CHUNK_BYTES, MAX_LINKS, blocks_of, root_of, split
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -77,6 +77,30 @@ async def test_the_size_bound_holds(store: VerifiedBlobStore, tmp_path: Path) ->
     with pytest.raises(BlobTooLarge):
         await store.fetch(cid, tmp_path / "out", max_bytes=CHUNK_BYTES)
     assert not (tmp_path / "out").exists()
+
+
+async def test_a_fetch_replaces_its_target_whole_or_leaves_it(
+    store: VerifiedBlobStore, tmp_path: Path
+) -> None:
+    """Weights that are in use are not torn by a fetch that fails, and a good one takes over."""
+    target = tmp_path / "out"
+    target.write_bytes(b"what was there")
+    cid = await store.add(_bytes(CHUNK_BYTES + 1))
+    for name, bound, error in ((cid, CHUNK_BYTES, BlobTooLarge), (ABSENT, 10**6, BlobNotFound)):
+        with pytest.raises(error):
+            await store.fetch(name, target, max_bytes=bound)
+        assert target.read_bytes() == b"what was there"
+    await store.fetch(cid, target, max_bytes=CHUNK_BYTES + 1)
+    assert target.read_bytes() == _bytes(CHUNK_BYTES + 1)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["out"]
+
+
+async def test_single_blocks_are_what_their_names_say(store: VerifiedBlobStore) -> None:
+    """The gateway gives out blocks that whoever asked can verify alone."""
+    data = _bytes(CHUNK_BYTES + 1)
+    await store.add(data)
+    for block in blocks_of(split(data)):
+        assert await store.block(block.cid) == block.data
 
 
 @pytest.mark.parametrize(
