@@ -74,31 +74,28 @@ contract HostileTest is Fixture {
         settlement.distribute{gas: 85_000}(A, sharesA);
     }
 
+    /// Every function that moves money, called by the token in the midst of a pull, a push and a distribution. Each call
+    /// would go through otherwise: what stops it is the lock.
     function test_Threat41_AReentrantTokenFindsEveryDoorLocked() public {
         open(1_000);
+        openAs(payer, OTHER_KEY, node, 1_000);
         claim(row(0, line(A, 100)));
-        bytes memory rows = row(100, line(A, 100));
-        bytes memory consent = signed(OTHER_KEY, openDigest(address(coin), node));
+        vm.prank(stranger);
+        settlement.pay(A, node, 1_000);
         coin.mintAny(address(coin), 1_000);
         vm.prank(address(coin));
         coin.approve(address(settlement), type(uint256).max);
-        uint64 deadline = uint64(block.timestamp) + 60;
-        bytes[9] memory doors = [
-            abi.encodeCall(settlement.open, (other, node, 5, consent)),
-            abi.encodeCall(settlement.topUp, (signer, node, payer, 5)),
-            abi.encodeCall(settlement.claim, (rows)),
-            abi.encodeCall(settlement.pay, (A, node, 5)),
-            abi.encodeCall(settlement.distribute, (A, sharesA)),
-            abi.encodeCall(settlement.collect, (node)),
-            abi.encodeCall(settlement.withdraw, (signer, node)),
-            abi.encodeCall(
-                settlement.closeNow, (signer, node, 100, deadline, signed(NODE_KEY, closeDigest(100, deadline)))
-            ),
-            abi.encodeCall(
-                settlement.requestCloseFor, (signer, node, deadline, signed(PAYER_KEY, requestDigest(deadline)))
-            )
-        ];
+        vm.prank(payer);
+        settlement.requestClose(signer, node);
+        vm.warp(block.timestamp + DELAY);
+        bytes[] memory doors = everyDoor();
         for (uint256 i; i < doors.length; ++i) {
+            uint256 state = vm.snapshotState();
+            vm.prank(address(coin));
+            (bool opens,) = address(settlement).call(doors[i]);
+            vm.assertTrue(opens, "a door that opens by itself");
+            vm.revertToState(state);
+
             coin.setReentry(address(settlement), doors[i]);
             vm.prank(stranger);
             settlement.topUp(signer, node, payer, 10);
@@ -107,11 +104,40 @@ contract HostileTest is Fixture {
             settlement.pay(0, node, 1);
             settlement.collect(node);
             vm.assertTrue(!coin.reentered(), "a push");
+            vm.prank(stranger);
+            settlement.pay(A, node, 1_000);
+            settlement.distribute(A, sharesA);
+            vm.assertTrue(!coin.reentered(), "a distribution");
         }
         vm.assertEq(deposit(), 900 + 10 * doors.length, "each pull counted once");
-        settlement.distribute(A, sharesA);
-        vm.assertTrue(!coin.reentered(), "a distribution");
         coin.setReentry(address(0), "");
+    }
+
+    function everyDoor() private view returns (bytes[] memory doors) {
+        uint64 deadline = uint64(block.timestamp) + 60;
+        uint256 late = type(uint256).max;
+        doors = new bytes[](11);
+        bytes memory consent = signed(0x53, openDigest(address(coin), node));
+        doors[0] = abi.encodeCall(settlement.open, (vm.addr(0x53), node, 5, consent));
+        doors[1] = abi.encodeCall(settlement.topUp, (signer, node, payer, 5));
+        doors[2] = abi.encodeCall(settlement.claim, (row(100, line(A, 100))));
+        doors[3] = abi.encodeCall(settlement.pay, (A, node, 5));
+        doors[4] = abi.encodeCall(settlement.distribute, (A, sharesA));
+        doors[5] = abi.encodeCall(settlement.collect, (trainer));
+        doors[6] = abi.encodeCall(settlement.withdraw, (signer, node));
+        bytes memory word = signed(NODE_KEY, closeDigest(100, deadline));
+        doors[7] = abi.encodeCall(settlement.closeNow, (signer, node, 100, deadline, word));
+        bytes memory asked = signed(PAYER_KEY, settlement.hashRequestClose(other, node, deadline));
+        doors[8] = abi.encodeCall(settlement.requestCloseFor, (other, node, deadline, asked));
+        bytes32 nonce = settlement.authorizationNonce(settlement.OPEN_KIND(), signer, node, "door");
+        bytes memory pays = authorization(PAYER_KEY, 5, nonce);
+        doors[9] = abi.encodeCall(
+            settlement.openWithAuthorization, (payer, signer, node, 5, "door", 0, late, pays, "")
+        );
+        nonce = settlement.authorizationNonce(settlement.TOP_UP_KIND(), signer, node, "door");
+        pays = authorization(PAYER_KEY, 5, nonce);
+        doors[10] =
+            abi.encodeCall(settlement.topUpWithAuthorization, (payer, signer, node, 5, "door", 0, late, pays));
     }
 
     function test_TokenThatReturnsFalseGivesNobodyAnything() public {
