@@ -114,6 +114,7 @@ class Training:
         self._threads, self._bounds = threads, bounds or Bounds()
         self._queue: asyncio.Queue[str] = asyncio.Queue()
         self._runners: dict[str, Runner] = {}
+        self._unwanted: set[str] = set()
         self._changed = asyncio.Condition()
         self._history: dict[str, list[dict[str, Any]]] = {}
 
@@ -156,11 +157,16 @@ class Training:
     async def cancel(self, training_id: str) -> TrainingRecord:
         """Stop a run between two steps, keeping its checkpoint; an ended run stays as it is."""
         record = await self.record(training_id)
+        if record.state in _ENDED:
+            return record
+        # Noted first: the queue may take the run up between our reading and our writing.
+        self._unwanted.add(training_id)
         if record.state == "queued":
             record = replace(record, state="cancelled", error="cancelled before it started")
             await self._put(record)
-        elif runner := self._runners.get(training_id):
-            await runner.cancel()
+        else:
+            if runner := self._runners.get(training_id):
+                await runner.cancel()
             async for _ in self.events(training_id):
                 pass
             record = await self.record(training_id)
@@ -242,6 +248,8 @@ class Training:
             await self._put(record)
             # Again: a grant may have lapsed, or a file changed, while the run waited.
             checked = await self._check(record.request, licensed=True)
+            if training_id in self._unwanted:
+                raise TrainingCancelled("cancelled before it started")
             run = TrainingRun(
                 name=str(record.request.get("name", training_id)),
                 works=checked.inputs,
