@@ -4,14 +4,15 @@ ARG PYTHON_IMAGE=python:3.11-slim
 
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /opt/viz
-# Locks first: a change of our own code does not install the packages again.
-COPY pyproject.toml README.md LICENSE ./
+# Locks first: a change of our own code does not install the packages again, nor one of the README,
+# which the package's metadata only names.
+COPY pyproject.toml LICENSE ./
 COPY requirements requirements
 COPY scripts/setup scripts/setup
 COPY scripts/kubo/go.mod scripts/kubo/go.sum scripts/kubo/
 COPY contracts/package.json contracts/package-lock.json contracts/.npmrc contracts/
 COPY node/viz/__init__.py node/viz/__init__.py
-RUN scripts/setup --node --kubo
+RUN touch README.md && scripts/setup --node --kubo
 COPY node node
 COPY scripts/kubo/serve scripts/kubo/serve
 
