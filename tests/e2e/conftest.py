@@ -255,7 +255,8 @@ def buyer(town: Town) -> Buyer:
     town.signers.append(signer)
     town.payers.append(address)
     world.start("proxy", "buyer", "proxy", "--port", world.proxy_port, *town.at,
-                "--rpc", world.rpc_url)  # fmt: skip
-    world.wait_for("proxy", f"{world.proxy_url}/models")
+                "--rpc", world.rpc_url, "--json")  # fmt: skip
+    ready = world.said("proxy")
+    assert ready == {"url": world.proxy_url, "node": town.operator, "signer": signer}
     client = OpenAI(base_url=world.proxy_url, api_key="any", timeout=240, max_retries=0)
     return Buyer(address, signer, key, client)

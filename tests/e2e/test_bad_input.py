@@ -328,5 +328,5 @@ def test_weights_that_rotted_are_fetched_anew_or_left_out(town: Town, adapter: s
     assert refused.startswith("blob-corrupt: ") and "\n" not in refused
 
     largest.write_bytes(whole)
-    town.world.viz("adapter", "activate", town.adapters[0], *town.at)
-    assert adapter in town.sold()
+    offer = town.world.json("adapter", "activate", town.adapters[0], *town.at)
+    assert offer["model"] == adapter and adapter in town.sold()

@@ -1,68 +1,185 @@
-"""`viz up`: everything on one machine, and the same again after a stop."""
+"""`viz up` as the README shows it: its own commands, a Ctrl-C, and the same again after it."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import shlex
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 from examples.demo.world import World
+from tests.e2e import readme
 from tests.e2e.conftest import new_world
 
-pytestmark = pytest.mark.timeout(600)
+from viz.domain.payment import Challenge
+
+pytestmark = pytest.mark.timeout(900)
+
+OPERATORS, BUYERS = "For node operators", "For buyers"
+FIRST: Final = ("viz key new", "viz testnet fund", "viz channel open", "viz buyer ask")
+STOP_S: Final = 60
+MARK: Final = "STARTED_FOR"
+
+
+class Home:
+    """A folder in which the README is followed to the letter, on ports of its own."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.folder = world, world.folder
+        self.model = ""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return self.world.environment() | {
+            "PATH": programs,
+            "VIZ_NODE_URL": self.world.node_url,
+            "VIZ_RPC_URL": self.world.rpc_url,
+        }
+
+    def adapted(self, text: str) -> str:
+        """Change of the README only what differs here: ports, and the name of a trained adapter."""
+        places = {"http://127.0.0.1:8402": self.world.node_url,
+                  "http://127.0.0.1:8403/v1": self.world.proxy_url,
+                  "viz-adapter-1": self.model}  # fmt: skip
+        for theirs, ours in places.items():
+            text = text.replace(theirs, ours)
+        return text
+
+    def run(self, command: str) -> str:
+        """Run one of the README's commands in a shell; return what it printed."""
+        done = subprocess.run(
+            ["bash", "-c", self.adapted(command)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+            env=self.environment,
+            cwd=self.folder,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        return done.stdout
+
+    @contextmanager
+    def running(self, command: str, name: str) -> Iterator[list[str]]:
+        """Run a command that keeps running; yield what it prints until it is ready.
+
+        Ctrl-C ends it: the whole foreground group gets the signal. It must leave with 0, and leave
+        none of its processes behind.
+        """
+        mark = f"{self.folder}/{name}"
+        with (self.folder / f"{name}.err").open("w", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                shlex.split(command),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=self.environment | {MARK: mark},
+                cwd=self.folder,
+                start_new_session=True,
+            )
+        assert process.stdout is not None
+        lines: list[str] = []
+        try:
+            for line in process.stdout:
+                lines.append(line.rstrip("\n"))
+                if line.startswith(("Stop with Ctrl-C", "OPENAI_BASE_URL", "{")):
+                    break
+            assert process.pid in marked(mark)
+            yield lines
+        finally:
+            os.killpg(process.pid, signal.SIGINT)
+            code = process.wait(STOP_S)
+            process.stdout.close()
+        errors = (self.folder / f"{name}.err").read_text(encoding="utf-8")
+        assert code == 0 and "Traceback" not in errors, errors
+        assert not marked(mark), f"{command} left processes behind"
+
+    def up(self, *more: str) -> str:
+        (command,) = readme.commands(OPERATORS, "viz up")
+        ports = f"--port {self.world.node_port} --rpc-port {self.world.rpc_port}"
+        return " ".join([command, ports, *more])
+
+    def ask_through_the_proxy(self) -> None:
+        """Start the README's proxy and run its `openai` program against it."""
+        (command,) = set(readme.commands(BUYERS, "viz buyer proxy"))
+        with self.running(f"{command} --port {self.world.proxy_port}", "proxy") as lines:
+            assert self.adapted("OPENAI_BASE_URL=http://127.0.0.1:8403/v1 ") in lines[0]
+            program = self.folder / "program.py"
+            program.write_text(self.adapted(readme.program(BUYERS)), encoding="utf-8")
+            assert self.run(f"python {program.name}").strip()
 
 
 @pytest.fixture
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    made = new_world(tmp_path_factory.mktemp("up") / "town")
-    try:
-        yield made
-    finally:
-        made.stop()
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return Home(new_world(tmp_path_factory.mktemp("up") / "town"))
 
 
-def up(world: World) -> dict[str, str]:
-    """Start everything; return what it printed, by the first word of each line."""
-    ports = ("--port", world.node_port, "--rpc-port", world.rpc_port)
-    world.start("up", "up", "--data-dir", world.folder, *ports)
-    world.wait_for("up", f"{world.node_url}/healthz")
-    log = world.folder / "up.log"
-    world.wait_until("up", lambda: "Stop with Ctrl-C" in log.read_text(encoding="utf-8"))
-    lines = log.read_text(encoding="utf-8").splitlines()
-    found = {line.split()[0]: line.partition(" ")[2].strip() for line in lines if line.strip()}
-    return found | {"curl": next(line.strip() for line in lines if "curl" in line)}
+def marked(mark: str) -> list[int]:
+    """Return the processes that were started, by whatever parents, with this mark."""
+    wanted = f"{MARK}={mark}\0".encode()
+    found = []
+    for each in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if wanted in each.read_bytes():
+                found.append(int(each.parent.name))
+    return found
 
 
-def test_up_prints_what_works_and_keeps_its_state(world: World) -> None:
-    """Protects the first hour with Viz: the printed curl works, and a restart changes nothing."""
-    first = up(world)
-    names = ("chain", "token", "contents", "adapters", "settlement", "directory", "node", "state")
-    kept = {name: first[name] for name in names}
-    answer = subprocess.run(
-        shlex.split(first["curl"]), capture_output=True, text=True, timeout=60, check=True
-    )
-    info = json.loads(answer.stdout)
-    assert info["settlement"] == first["settlement"] and info["node"] in first["node"]
-    wallet = world.json("key", "new", world.folder / "buyer.key.json")["address"]
-    world.viz("testnet", "fund", wallet, "--tokens", 5, "--rpc-url", world.rpc_url)
-    channel = ("--key", world.folder / "buyer.key.json", "--node", world.node_url)
-    opened = world.json("channel", "open", "1.25", *channel)
-    asked = ("buyer", "ask", "Say hello.", "--max-tokens", 4, "--node", world.node_url)
-    assert world.json(*asked)["text"]
-    status = world.json("status", "--node", world.node_url)
-    assert world.end("up") == 0
-    assert "Traceback" not in (world.folder / "up.log").read_text(encoding="utf-8")
+def addresses(lines: list[str]) -> dict[str, str]:
+    """Return what `viz up` says, by the first word of each line."""
+    return {line.split()[0]: line.partition(" ")[2].strip() for line in lines if line.strip()}
 
-    again = up(world)
-    assert {name: again[name] for name in names} == kept
-    now = world.json("status", "--node", world.node_url)
+
+def test_up_as_the_readme_shows_it_and_again_after_a_stop(home: Home) -> None:
+    """Protects the first hour with Viz: what the README shows works, and a restart keeps it all."""
+    with home.running(home.up(), "up") as lines:
+        first = addresses(lines)
+        shown = addresses(readme.printed(OPERATORS, "viz up"))
+        assert [*first] == [*shown]
+        (curl,) = (line.strip() for line in lines if line.strip().startswith("curl"))
+        info = json.loads(home.run(curl))
+        assert info["settlement"] == first["settlement"] and info["node"] in first["node"]
+        home.model = info["baseModel"]
+        for start in FIRST:
+            command, *_ = readme.commands(BUYERS, start)
+            said = home.run(command)
+        assert said.strip()
+        home.ask_through_the_proxy()
+        refused = home.run(readme.commands(BUYERS, "curl")[0])
+        assert refused.startswith("HTTP/1.1 402 ")
+        (challenge,) = re.findall(r"^WWW-Authenticate: (.*)$", refused, re.MULTILINE)
+        assert Challenge.from_header(challenge.strip()).node == info["node"]
+        assert json.loads(refused.split("\n")[-1])["code"] == "payment-required"
+        before, channel = status(home), home.run("viz channel show --json")
+
+    with home.running(home.up("--json"), "again") as lines:
+        again = json.loads(lines[0])
+        assert (again["node"], again["rpc"], again["deployment"]["settlement"]) == (
+            info["node"],
+            home.world.rpc_url,
+            first["settlement"],
+        )
+        assert status(home) == before and int(before["billed"]) > 0
+        assert home.run("viz channel show --json") == channel
+        home.ask_through_the_proxy()
+        assert int(status(home)["billed"]) > int(before["billed"])
+        taken = home.world.viz(*shlex.split(home.up())[1:], fails=True)
+        assert taken.startswith("config: another process runs") and "\n" not in taken
+
+
+def status(home: Home) -> dict[str, Any]:
+    """Return what of `viz status` a restart must not change."""
+    found = json.loads(home.run("viz status --json"))
     same = ("node", "balance", "owed", "channels", "receipts", "billed", "unclaimed", "adapters")
-    assert {name: now[name] for name in same} == {name: status[name] for name in same}
-    assert int(now["billed"]) > 0
-    shown = world.json("channel", "show", "--node", world.node_url)
-    assert (shown["signer"], shown["deposit"]) == (opened["signer"], opened["deposit"])
-    assert world.json(*asked)["text"]
-    refused = world.viz("up", "--port", world.node_port, "--rpc-port", world.rpc_port, fails=True)
-    assert refused.startswith("config: ") and "in use" in refused and "\n" not in refused
+    return {name: found[name] for name in same}
