@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from scripts.containers import PREFIX, run_arguments
 
 from viz.config import load
 
@@ -74,3 +75,17 @@ def test_the_image_does_not_run_as_root_and_copies_only_what_it_is_sent() -> Non
         for source in line.split()[:-1]:
             assert (ROOT / source).exists(), f"the Dockerfile copies {source}, which is not there"
             assert f"!{source}" in sent or source.startswith("node/"), source
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_podman_is_given_all_that_the_file_says_of_a_service(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that scripts/containers does not translate stops it, so a run proves the whole file."""
+    monkeypatch.delenv("VIZ_RUN_OPTIONS", raising=False)
+    given = run_arguments(name, SERVICES[name])
+    shared = SERVICES[name].get("network_mode", "").removeprefix("service:")
+    assert (f"--network=container:{PREFIX}{shared}" in given) == bool(shared)
+    assert given[-len(command := SERVICES[name].get("command", [])) :] == command or not command
+    with pytest.raises(SystemExit, match="privileged"):
+        run_arguments(name, SERVICES[name] | {"privileged": True})
