@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -139,6 +140,9 @@ async def test_a_licensed_work_becomes_a_publication_that_an_audit_reproduces(
     manifest = open_manifest(envelope, expected_hash=publication.manifest_hash)
     assert (manifest.trainer, manifest.base_model) == (TRAINER, tiny.digest)
     assert hex_of(SALT) not in json.dumps(manifest.statement())
+    probed = manifest.measurements["memorisation"]
+    assert set(probed) == {"adapter", "base"}
+    assert probed["adapter"]["probes"] == SETTINGS.probes
 
     async def audit(signed: bytes) -> Verdict:
         report = await audit_adapter(
@@ -200,6 +204,34 @@ async def test_a_grant_that_lapses_in_the_queue_stops_the_run(place: _Place) -> 
     loop.cancel()
     assert ended.state == "failed"
     assert "no live grant" in ended.error
+
+
+async def test_an_adapter_that_repeats_its_work_is_not_activated(place: _Place) -> None:
+    """Over the license's limit there is no manifest, so nothing to publish, and advice instead."""
+    eager = {**place.request["settings"], "steps": 60, "max_verbatim_tokens": 1}
+    record = await place.training.start({**place.request, "settings": eager})
+    ended = await _end(place, record.training_id)
+    assert ended.state == "failed"
+    assert "word for word" in ended.error
+    assert "fewer steps" in ended.error
+    assert not (place.folder / record.training_id / MANIFEST_FILE).exists()
+    with pytest.raises(InvalidRequest, match="not done"):
+        place.training.publication(ended, royalty_bps=3_000, trainer_bps=1_000)
+
+
+async def test_runs_wait_for_one_another_and_give_way_to_serving(place: _Place) -> None:
+    """The rule of the shared CPU: one run at a time, in order, at a lower priority than ours."""
+    first, second = [(await place.training.start(place.request)).training_id for _ in range(2)]
+    niceness: list[int] = []
+    async for event in place.training.events(first):
+        if event["event"] == "started":
+            (pid,) = [runner.pid for runner in place.training._runners.values()]
+            assert pid is not None
+            niceness.append(os.getpriority(os.PRIO_PROCESS, pid))
+            assert (await place.training.record(second)).state == "queued"
+    assert len(niceness) == 1
+    assert niceness[0] > os.getpriority(os.PRIO_PROCESS, 0)
+    assert (await _end(place, second)).state == "done"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from viz.errors import (
     TrainingError,
     TrainingWorkerDied,
 )
+from viz.training import runner as runner_module
 from viz.training.run import TrainingRun
 from viz.training.runner import Runner, TrainingEvent
 
@@ -63,6 +64,21 @@ async def test_a_killed_run_resumes_to_the_same_bytes(make_run: Any, tmp_path: P
     assert _digest(resumed) == _digest(unbroken)
     bytes_of = [(tmp_path / n / "adapter.safetensors").read_bytes() for n in ("unbroken", "broken")]
     assert bytes_of[0] == bytes_of[1]
+
+
+async def test_a_worker_that_hangs_is_ended(
+    make_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stopped process cannot check its own time bound: the parent does, and leaves none."""
+    monkeypatch.setattr(runner_module, "_TIME_SLACK_S", -3_580.0)  # the worker's own never ends
+    runner = Runner(make_run(steps=5_000, checkpoint_every=10_000, time_s=3_600), tmp_path / "run")
+    with pytest.raises(TrainingError, match="hung beyond its time bound"):
+        async for _ in runner.events():
+            assert runner.pid is not None
+            os.kill(runner.pid, signal.SIGSTOP)
+    assert runner.pid is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(runner.pid, 0)
 
 
 async def test_cancel_keeps_a_checkpoint(make_run: Any, tmp_path: Path) -> None:
