@@ -134,7 +134,7 @@ def print_rates(rates: dict[str, list[float]]) -> None:
 
 def print_ratios(rates: dict[str, list[float]], streams: int) -> None:
     """Print own rates against every other of the same round, with the goal where there is one."""
-    for mine in ("adapters", "no adapter"):
+    for mine in [name for name in ("adapters", "no adapter") if name in rates]:
         for name, values in rates.items():
             goal = GOALS.get((mine, name), {}).get(streams)
             told = name in ("adapters", "no adapter") and mine == "no adapter"

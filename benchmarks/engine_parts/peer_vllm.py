@@ -85,10 +85,11 @@ class Contender:
 def main() -> None:
     quiet_stdout()
     folder, threads, adapters, mode, dtype = sys.argv[1:6]
+    cores = sorted(os.sched_getaffinity(0))[: int(threads)]
     os.environ |= {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": f"0-{int(threads) - 1}",
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": threads,

@@ -8,6 +8,7 @@ are never evicted; memory held by residents stays within the budget unless every
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from viz.errors import EngineError, InvalidAdapterFile
 if TYPE_CHECKING:
     import torch
 
+    from viz.basemodel.shape import LlamaShape
     from viz.basemodel.source import LoadedBase
 
 RANK_BUCKETS: Final = (8, 16, 32, 64)
@@ -45,13 +47,15 @@ class Resident:
     """An adapter in memory, padded to its rank bucket.
 
     ``down[group]`` is (layers, members * rank, in), ``up[linear]`` (layers, rank, out) with the
-    LoRA scaling folded in.
+    LoRA scaling folded in. In float16 both are scaled to its range, and their product is to be
+    multiplied by ``factors[linear]``, a power of two; in other dtypes that is 1.
     """
 
     adapter_id: AdapterId
     rank: int
     down: dict[str, torch.Tensor]
     up: dict[str, torch.Tensor]
+    factors: dict[str, float]
 
     @property
     def size_bytes(self) -> int:
@@ -175,7 +179,7 @@ class AdapterStore:
     def _build(self, adapter_id: AdapterId, path: Path) -> Resident:
         base = self._base
         weights = read_adapter(path, base.shape, base.digest, max_rank=RANK_BUCKETS[-1])
-        return _stack(adapter_id, weights, base, self._dtype)
+        return stack(adapter_id, weights, base.shape, self._dtype)
 
 
 def _identity(path: Path) -> tuple[int, int, int]:
@@ -186,26 +190,69 @@ def _identity(path: Path) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _stack(
-    adapter_id: AdapterId, weights: AdapterWeights, base: LoadedBase, dtype: torch.dtype
+def stack(
+    adapter_id: AdapterId, weights: AdapterWeights, shape: LlamaShape, dtype: torch.dtype
 ) -> Resident:
+    """Lay out checked weights, padded to their bucket."""
     import torch
 
-    shape, rank = base.shape, bucket_of(weights.header.rank)
-    down: dict[str, torch.Tensor] = {}
-    up: dict[str, torch.Tensor] = {}
+    rank = bucket_of(weights.header.rank)
+    resident = Resident(adapter_id, rank, {}, {}, {})
     for group, members in GROUPS.items():
         into = shape.linear(members[0])[1]
-        down[group] = torch.zeros(shape.layers, len(members) * rank, into, dtype=dtype)
+        down = torch.zeros(shape.layers, len(members) * rank, into, dtype=dtype)
+        resident.down[group] = down
         for place, linear in enumerate(members):
-            up[linear] = torch.zeros(shape.layers, rank, shape.linear(linear)[0], dtype=dtype)
-            for layer in range(shape.layers):
-                pair = weights.modules.get(f"model.layers.{layer}.{linear}")
-                if pair is None:
-                    continue
-                own = pair[0].shape[0]
-                down[group][layer, place * rank : place * rank + own] = pair[0]
-                # Scaled in float32, rounded once.
-                scaled = pair[1].float().mul_(weights.header.scaling(own))
-                up[linear][layer, :own] = scaled.t()
-    return Resident(adapter_id, rank, down, up)
+            up = torch.zeros(shape.layers, rank, shape.linear(linear)[0], dtype=dtype)
+            lower, upper = _by_rank(weights, linear, shape.layers)
+            down_lift, up_lift = (_lift(part, dtype) for part in (lower, upper))
+            resident.up[linear] = up
+            resident.factors[linear] = 1.0 / (down_lift * up_lift)
+            for own, (layers, stacked) in lower.items():
+                rows = slice(place * rank, place * rank + own)
+                down[layers, rows] = stacked if down_lift == 1.0 else stacked * down_lift
+            for own, (layers, stacked) in upper.items():
+                up[layers, :own] = (stacked if up_lift == 1.0 else stacked * up_lift).transpose(
+                    1, 2
+                )
+    return resident
+
+
+_Stacks = dict[int, tuple["slice | list[int]", "torch.Tensor"]]
+
+
+def _by_rank(weights: AdapterWeights, linear: str, layers: int) -> tuple[_Stacks, _Stacks]:
+    """Return rank -> (layers, As) and rank -> (layers, Bs times the LoRA scaling) of a linear.
+
+    All layers of one rank together: copying them one by one costs more than reading them.
+    """
+    import torch
+
+    found: dict[int, list[tuple[int, torch.Tensor, torch.Tensor]]] = {}
+    for layer in range(layers):
+        if (pair := weights.modules.get(f"model.layers.{layer}.{linear}")) is not None:
+            found.setdefault(pair[0].shape[0], []).append((layer, *pair))
+    lower: _Stacks = {}
+    upper: _Stacks = {}
+    for own, parts in found.items():
+        # A slice writes in one go where a list of places scatters.
+        places = slice(None) if len(parts) == layers else [layer for layer, _, _ in parts]
+        lower[own] = places, torch.stack([a for _, a, _ in parts])
+        scaled = torch.stack([b for _, _, b in parts]).float()  # rounded once, after scaling
+        upper[own] = places, scaled.mul_(weights.header.scaling(own))
+    return lower, upper
+
+
+def _lift(stacks: _Stacks, dtype: torch.dtype) -> float:
+    """Return the power of two that brings the largest value into float16's top octaves, else 1.
+
+    float16 then holds 11 significant bits of every value down to a 2**-28th of the largest.
+    """
+    import torch
+
+    if dtype != torch.float16:
+        return 1.0
+    bounds = [float(bound) for _, part in stacks.values() for bound in part.aminmax()]
+    largest = max((abs(bound) for bound in bounds), default=0.0)
+    # Within float32's exponents, whatever the file holds.
+    return 2.0 ** (15 - max(-80, min(80, math.frexp(largest)[1])))

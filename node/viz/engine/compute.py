@@ -27,12 +27,19 @@ _REPEATS = 12
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """The chosen arithmetic: the dtype of activations and caches, and the compiled products."""
+    """The chosen arithmetic: the dtype of activations and caches, and the compiled pass."""
 
     name: str
     dtype: torch.dtype
     kernels: Kernels | None
     reason: str
+
+    @property
+    def adapter_dtype(self) -> torch.dtype:
+        """How adapters are kept in memory."""
+        import torch
+
+        return self.dtype if self.kernels is None else torch.float16
 
 
 def choose_compute(
@@ -40,7 +47,7 @@ def choose_compute(
     wanted: Literal["auto", "float32", "bfloat16", "native"],
     build_directory: Path | None,
 ) -> Compute:
-    """Choose among torch in float32, torch in bfloat16 and the compiled products (float32 sums).
+    """Choose among torch in float32, torch in bfloat16 and the compiled pass (float32 sums).
 
     ``build_directory`` None forbids compiling. The reason says what was measured or missing.
     Raises ModelUnavailable when ``wanted`` is "native" and cannot be had.
@@ -50,15 +57,16 @@ def choose_compute(
     kernels, note = None, "compiling is off"
     sized = fits(shape.head_dim, shape.hidden, shape.intermediate)
     if not sized:
-        note = "this model's sizes are not multiples the compiled products take"
+        note = "this model's sizes are not multiples the compiled pass takes"
     elif build_directory is not None and wanted != "bfloat16":
         try:
-            kernels, note = load_kernels(build_directory, torch.get_num_threads()), "compiled"
+            kernels = load_kernels(build_directory, torch.get_num_threads())
+            note = f"compiled as {kernels.name}"
         except NativeUnavailable as error:
             note = str(error)
     if wanted == "native":
         if kernels is None:
-            raise ModelUnavailable(f"the compiled products were asked for: {note}")
+            raise ModelUnavailable(f"the compiled pass was asked for: {note}")
         return Compute("native_float32", torch.float32, kernels, "set in the configuration")
     choices = [Compute("float32", torch.float32, None, note)]
     if kernels is not None:

@@ -107,7 +107,7 @@ class EmbeddedEngine:
         decoder = Decoder(serving_weights(self._base), shape, cache, dtype, choice.kernels)
         self._store = AdapterStore(
             self._base,
-            dtype,
+            choice.adapter_dtype,
             max_resident=fits.resident_adapters,
             max_bytes=fits.resident_bytes,
         )

@@ -1,13 +1,15 @@
 """The Llama decoder: RMSNorm, RoPE, grouped-query attention, SwiGLU, with LoRA on every linear.
 
 Two entry points over one set of weights: ``prefill`` (chunks of several sequences as one flat run
-of tokens) and ``decode`` (one token a slot). Owns arithmetic; does not know requests, schedules or
+of tokens) and ``decode`` (one token a slot). Both run through the compiled pass where it is given,
+else through torch. Owns arithmetic; does not know requests, schedules or
 text. Invariant: a row's result depends on its own tokens, cache and adapter only (up to the
 rounding of differently shaped matrix products).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from torch.nn import functional
 from viz.basemodel.shape import LlamaShape
 from viz.engine.adapters import GROUPS, Resident
 from viz.engine.lanes import LaneSet
-from viz.engine.native import lora_call, pack
+from viz.engine.native.model import NativeModel
 
 if TYPE_CHECKING:
     from viz.engine.cache import SlotCache
@@ -105,31 +107,6 @@ class _LaneApply(_Apply):
                 place += up.shape[2]
 
 
-class _NativeApply(_Apply):
-    def __init__(
-        self, kernels: Kernels, worn: list[tuple[int, Resident]], shape: LlamaShape
-    ) -> None:
-        self.worn = list(worn)
-        self._kernels = kernels
-        rows = [slot for slot, _ in worn]
-        ranks = [adapter.rank for _, adapter in worn]
-        self._calls = {
-            (layer, group): lora_call(
-                rows,
-                ranks,
-                [adapter.down[group][layer].data_ptr() for _, adapter in worn],
-                [adapter.up[name][layer].data_ptr() for _, adapter in worn for name in members],
-                [shape.linear(name)[0] for name in members],
-            )
-            for layer in range(shape.layers if worn else 0)
-            for group, members in GROUPS.items()
-        }
-
-    def add(self, layer: int, group: str, x: torch.Tensor, y: torch.Tensor) -> None:
-        if self.worn:
-            self._kernels.lora(self._calls[layer, group], x, y)
-
-
 class Decoder:
     """The base model in one compute dtype, over a slot cache."""
 
@@ -142,18 +119,25 @@ class Decoder:
         kernels: Kernels | None = None,
     ) -> None:
         self.shape, self.cache, self.dtype = shape, cache, dtype
-        self._kernels = kernels
+        half = torch.arange(0, shape.head_dim, 2, dtype=torch.int64).float() / shape.head_dim
+        angles = torch.outer(torch.arange(cache.capacity).float(), 1.0 / shape.rope_theta**half)
+        cosines, sines = angles.cos(), angles.sin()
+        self._native: NativeModel | None = None
+        if kernels is not None:
+            self._native = NativeModel(kernels, weights, shape, cache, (cosines, sines))
+            return
+        self._cos, self._sin = (
+            torch.cat((table, table), dim=-1).to(dtype) for table in (cosines, sines)
+        )
+        self._scale = shape.head_dim**-0.5
         self._lanes = LaneSet(shape, cache.slots, dtype)
-        self._worn: _NativeApply | None = None
 
         def get(name: str) -> torch.Tensor:
             return weights[f"{name}.weight"].to(dtype)
 
         def product(*names: str) -> _Product:
             weight = torch.cat([weights[f"{name}.weight"] for name in names])
-            if kernels is None:
-                return partial(functional.linear, weight=weight.to(dtype))
-            return partial(kernels.linear, panels=pack(weight))
+            return partial(functional.linear, weight=weight.to(dtype))
 
         self._layers = []
         for layer in range(shape.layers):
@@ -172,13 +156,11 @@ class Decoder:
         self._embedding = weights["model.embed_tokens.weight"]
         self._head = product("model.embed_tokens" if shape.tied else "lm_head")
         self._norm = get("model.norm")
-        half = torch.arange(0, shape.head_dim, 2, dtype=torch.int64).float() / shape.head_dim
-        angles = torch.outer(torch.arange(cache.capacity).float(), 1.0 / shape.rope_theta**half)
-        self._cos, self._sin = (
-            torch.cat((table, table), dim=-1).to(dtype) for table in (angles.cos(), angles.sin())
-        )
-        self._angles = angles.cos().contiguous(), angles.sin().contiguous()
-        self._scale = shape.head_dim**-0.5
+
+    @property
+    def packed(self) -> bool:
+        """Whether a step costs as many rows as the highest slot in use, not as those that run."""
+        return self._native is None
 
     @torch.inference_mode()
     def prefill(self, chunks: Rows[Chunk], wanted: Rows[int]) -> torch.Tensor:
@@ -186,11 +168,19 @@ class Decoder:
 
         ``wanted`` are places in ``chunks``: the head is a fifth of the model's work.
         """
-        tokens = torch.tensor([token for chunk in chunks for token in chunk.tokens])
-        positions = torch.cat(
-            [torch.arange(chunk.start, chunk.start + len(chunk.tokens)) for chunk in chunks]
-        )
         sizes = [len(chunk.tokens) for chunk in chunks]
+        ids = [token for chunk in chunks for token in chunk.tokens]
+        places = [
+            chunk.start + row
+            for chunk, size in zip(chunks, sizes, strict=True)
+            for row in range(size)
+        ]
+        lasts = [end - 1 for end in itertools.accumulate(sizes)]
+        if self._native is not None:
+            slots = [chunk.slot for chunk in chunks for _ in chunk.tokens]
+            worn = [chunk.adapter for chunk in chunks for _ in chunk.tokens]
+            return self._native.run(ids, slots, places, worn, [lasts[chunk] for chunk in wanted])
+        tokens, positions = torch.tensor(ids), torch.tensor(places)
         masks = [self._chunk_mask(chunk) for chunk in chunks]
 
         def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -203,8 +193,7 @@ class Decoder:
             return torch.cat(done)
 
         hidden = self._run(tokens, positions, attend, _ChunkApply(chunks))
-        last = (torch.tensor(sizes).cumsum(0) - 1)[list(wanted)]
-        return self._head(hidden[last])
+        return self._head(hidden[[lasts[chunk] for chunk in wanted]])
 
     @torch.inference_mode()
     def decode(
@@ -214,17 +203,18 @@ class Decoder:
         rows: Rows[int],
         worn: list[tuple[int, Resident]],
     ) -> torch.Tensor:
-        """Run one token in each slot 0..n-1; return logits (n, vocabulary).
+        """Run one token in each slot 0..n-1; return the logits (rows, vocabulary) of ``rows``.
 
-        ``rows`` are the slots that matter, ``worn`` the adapters by slot. The others get any token
-        at their next free position, and their logits mean nothing.
+        ``rows`` are the slots that matter, ``worn`` the adapters by slot. The others are given any
+        token at their next free position.
         """
         slots = len(tokens)
+        if self._native is not None:
+            by_slot = dict(worn)
+            ids, places = [tokens[slot] for slot in rows], [positions[slot] for slot in rows]
+            adapters = [by_slot.get(slot) for slot in rows]
+            return self._native.run(ids, rows, places, adapters, range(len(rows)))
         place = torch.tensor(positions)
-        if self._kernels is not None:
-            idle = torch.ones(slots, dtype=torch.bool)
-            idle[list(rows)] = False
-            return self._decode_native(torch.tensor(tokens), place.masked_fill_(idle, -1), worn)
         reach = max(positions[slot] for slot in rows) + 1
         seen = torch.arange(reach).unsqueeze(0) <= place.unsqueeze(1)
         mask = torch.zeros(slots, 1, 1, reach, dtype=self.dtype)
@@ -247,39 +237,9 @@ class Decoder:
             )
             return mixed.reshape(slots, -1)
 
-        hidden = self._run(torch.tensor(tokens), place, attend, self._wear(worn, slots))
-        return self._head(hidden)
-
-    def _decode_native(
-        self, tokens: torch.Tensor, positions: torch.Tensor, worn: list[tuple[int, Resident]]
-    ) -> torch.Tensor:
-        kernels, shape, apply = self._kernels, self.shape, self._wear(worn, len(tokens))
-        assert kernels is not None
-        x = self._embedding[tokens].to(self.dtype)
-        added: torch.Tensor | None = None
-        for index, layer in enumerate(self._layers):
-            normed = kernels.norm(x, added, layer.norm, shape.norm_epsilon)
-            mixed = layer.qkv(normed)
-            apply.add(index, "qkv", normed, mixed)
-            cached = self.cache.keys[index], self.cache.values[index]
-            attended = kernels.attend(mixed, positions, self._angles, cached, shape.heads)
-            added = layer.o(attended)
-            apply.add(index, "o", attended, added)
-            normed = kernels.norm(x, added, layer.mlp_norm, shape.norm_epsilon)
-            both = layer.gate_up(normed)
-            apply.add(index, "gate_up", normed, both)
-            inner = kernels.swiglu(both)
-            added = layer.down(inner)
-            apply.add(index, "down", inner, added)
-        return self._head(kernels.norm(x, added, self._norm, shape.norm_epsilon))
-
-    def _wear(self, worn: list[tuple[int, Resident]], slots: int) -> _Apply:
-        if self._kernels is None:
-            return _LaneApply(self._lanes.sync(worn), slots)
-        # The batch is mostly the one before: its pointers are still right.
-        if self._worn is None or self._worn.worn != worn:
-            self._worn = _NativeApply(self._kernels, worn, self.shape)
-        return self._worn
+        lanes = _LaneApply(self._lanes.sync(worn), slots)
+        hidden = self._run(torch.tensor(tokens), place, attend, lanes)
+        return self._head(hidden if len(rows) == slots else hidden[list(rows)])
 
     def _run(
         self,

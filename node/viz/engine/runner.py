@@ -218,7 +218,8 @@ class Runner:
     def _decode(self) -> bool:
         batch = [s for s in self._live if s.decodable and s.may_run()]
         if batch:
-            self._pack(batch)
+            if self._decoder.packed:
+                self._pack(batch)
             self._isolating(batch, self._run_batch, lambda sequence: sequence)
         return bool(batch)
 
@@ -247,7 +248,7 @@ class Runner:
         for sequence in batch:
             sequence.cached += 1
         self.counts["decode_steps"] += 1
-        self._postprocess(batch, logits[slots] if slots != list(range(rows)) else logits)
+        self._postprocess(batch, logits)
 
     def _isolating(
         self,

@@ -39,9 +39,35 @@ async def serve(
     return made
 
 
+def assert_greedy(
+    base: LoadedBase,
+    reference: PeftReference,
+    prompt: tuple[int, ...],
+    made: list[int],
+    count: int,
+    compute: Compute,
+) -> None:
+    """Hold greedy tokens to PEFT's: equal in float32; compiled, never a token PEFT ranks lower.
+
+    The compiled pass keeps adapters as float16: each weight errs by at most 2**-11 of itself, so a
+    module's product by about as much of its own size, and over the modules errors add as a random
+    walk. Twice that share of the logits' root mean square is what two tokens must lie apart for
+    their order to be certain.
+    """
+    if compute == "float32":
+        assert made == reference.greedy(prompt, count)
+        return
+    slack = 2 * len(list(base.shape.modules())) ** 0.5 * 2.0**-11
+    rows = reference.logits([*prompt, *made])[len(prompt) - 1 :][:count]
+    for place, row in enumerate(rows):
+        ended = place == len(made)
+        chosen = row[list(base.shape.end_ids)].max() if ended else row[made[place]]
+        assert row.max() - chosen <= slack * row.square().mean().sqrt()
+
+
 @pytest.mark.parametrize("compute", ["float32", "native"])
-async def test_mixed_batch_equals_peft_exactly(tmp_path: Path, compute: Compute) -> None:
-    """32 adapters of mixed ranks, joining, leaving and evicted: greedy tokens equal PEFT's."""
+async def test_mixed_batch_equals_peft(tmp_path: Path, compute: Compute) -> None:
+    """32 adapters of mixed ranks, joining, leaving and evicted: greedy tokens are PEFT's."""
     base = make_tiny_base(tmp_path, quantised=True)
     paths = write_adapters(tmp_path, base, 32, 0.3)
     prompts = [base.tokenizer.encode("question " * (1 + i % 7) + str(i)) for i in range(33)]
@@ -80,14 +106,14 @@ async def test_mixed_batch_equals_peft_exactly(tmp_path: Path, compute: Compute)
     assert mixed[0] == reference.greedy(prompts[0], counts[0])
     for number, path in enumerate(paths, start=1):
         reference.wear(path)
-        assert mixed[number] == reference.greedy(prompts[number], counts[number]), number
+        assert_greedy(base, reference, prompts[number], mixed[number], counts[number], compute)
 
 
 @pytest.mark.parametrize("compute", ["float32", "native"])
 async def test_real_model_equals_peft_and_bf16_stays_close(
     tmp_path: Path, compute: Compute
 ) -> None:
-    """SmolLM2: eager and compiled greedy tokens equal PEFT's; bf16 logits stay near.
+    """SmolLM2: eager and compiled greedy tokens are PEFT's; bf16 logits stay near.
 
     The bound: bf16 keeps 8 significand bits, so each of about 60 residual additions may err by
     2**-9 of the stream's size; errors add as a random walk, about 60**0.5 * 2**-9 = 1.5 % of the
@@ -123,4 +149,4 @@ async def test_real_model_equals_peft_and_bf16_stays_close(
     assert mixed[0] == reference.greedy(prompts[0], 6)
     for number, path in enumerate(paths, start=1):
         reference.wear(path)
-        assert mixed[number] == reference.greedy(prompts[number], 6 + number), number
+        assert_greedy(base, reference, prompts[number], mixed[number], 6 + number, compute)

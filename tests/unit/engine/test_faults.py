@@ -18,7 +18,7 @@ from viz.domain.units import AdapterId
 from viz.engine.compute import choose_compute
 from viz.engine.embedded import EmbeddedEngine
 from viz.engine.limits import plan
-from viz.engine.native import Kernels, NativeUnavailable, load_kernels, pack
+from viz.engine.native import NativeUnavailable, load_kernels
 from viz.engine.settings import EngineSettings
 from viz.errors import EngineError, InvalidAdapterFile, ModelUnavailable
 
@@ -175,43 +175,3 @@ def test_failed_compilation_leaves_the_torch_path(
     assert "no C++ compiler" in choose_compute(base.shape, "auto", tmp_path / "native").reason
     with pytest.raises(ModelUnavailable):
         choose_compute(base.shape, "native", None)
-
-
-@pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
-    return load_kernels(tmp_path_factory.mktemp("native"), 2)
-
-
-@pytest.mark.parametrize(("width", "depth"), [(16, 8), (40, 72), (17, 64), (259, 576)])
-def test_compiled_product_is_right_and_blind_to_neighbours(
-    kernels: Kernels, width: int, depth: int
-) -> None:
-    """Within float32's own error of the exact sum; a row is bit for bit the same in any batch.
-
-    A sum of ``depth`` float32 terms may err by depth * 2**-24 of the sum of their sizes.
-    """
-    generator = torch.Generator().manual_seed(width)
-    weight = torch.randn(width, depth, generator=generator).bfloat16()
-    x = torch.randn(32, depth, generator=generator)
-    panels = pack(weight)
-    whole = kernels.linear(x, panels)
-    exact = x.double() @ weight.double().t()
-    sizes = x.double().abs() @ weight.double().abs().t()
-    assert ((whole - exact).abs() <= depth * 2.0**-24 * sizes).all()
-    for rows in (1, 2, 5, 6, 7, 8, 13, 31):
-        assert torch.equal(kernels.linear(x[:rows], panels), whole[:rows])
-
-
-def test_compiled_norm_and_swiglu_match_torch(kernels: Kernels) -> None:
-    """Also at the ends of exp's range, where silu is 0 or the identity."""
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(7, 64, generator=generator) * 3
-    added, weight = torch.randn(7, 64, generator=generator), torch.rand(64, generator=generator)
-    total = x + added
-    normed = kernels.norm(x, added, weight, 1e-5)
-    assert torch.equal(x, total)
-    expected = torch.nn.functional.rms_norm(total, (64,), weight, 1e-5)
-    assert torch.allclose(normed, expected, rtol=1e-5, atol=1e-6)
-    both = torch.cat((torch.linspace(-200, 200, 64), torch.ones(64))).repeat(3, 1)
-    expected = torch.nn.functional.silu(both[:, :64]) * both[:, 64:]
-    assert torch.allclose(kernels.swiglu(both), expected, rtol=1e-5, atol=1e-6)

@@ -1,7 +1,7 @@
-"""The engine's own decoding products, compiled on this machine and kept on disk.
+"""The engine's own forward pass, compiled on this machine and kept on disk.
 
-Owns building, checking and calling ``kernels.cpp``. Does not know the model. The library is kept
-under a key of its source, the compiler, the processor and torch's version, so a moved or upgraded
+Owns building, checking and loading ``kernels.cpp``; ``model`` runs it. The library is kept under a
+key of its sources, the compiler, the processor and torch's version, so a moved or upgraded
 installation builds anew. Whatever goes wrong is a NativeUnavailable with its reason, and the
 engine serves through torch instead.
 """
@@ -15,7 +15,6 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,7 +22,10 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import torch
 
-_SOURCE: Final = Path(__file__).parent / "kernels.cpp"
+_SOURCES: Final = tuple(
+    Path(__file__).parent / name
+    for name in ("kernels.cpp", "attention.h", "batch.h", "lora.h", "products.h", "vectors.h")
+)
 _FLAGS: Final = ("-std=c++17", "-O2", "-march=native", "-ffp-contract=fast", "-fopenmp", "-fPIC")
 _BUILD_TIMEOUT_S: Final = 120
 _PANEL: Final = 16
@@ -42,19 +44,6 @@ class Panels:
     depth: int
 
 
-@dataclass(frozen=True, slots=True)
-class LoraCall:
-    """The pointers of one group of one layer for the adapters of a batch; see ``viz_lora``."""
-
-    count: int
-    members: int
-    rows: ctypes.Array[ctypes.c_int64]
-    ranks: ctypes.Array[ctypes.c_int64]
-    down: ctypes.Array[ctypes.c_void_p]
-    ups: ctypes.Array[ctypes.c_void_p]
-    widths: ctypes.Array[ctypes.c_int64]
-
-
 def pack(weight: torch.Tensor) -> Panels:
     """Lay out a bf16 weight (width, depth): (panels, depth, 8 words of two columns)."""
     import torch
@@ -68,34 +57,25 @@ def pack(weight: torch.Tensor) -> Panels:
 class Kernels:
     """The loaded library. All tensors float32 and contiguous; calls release the GIL."""
 
-    def __init__(self, library: ctypes.CDLL, threads: int) -> None:
-        self._linear, self._lora = library.viz_linear, library.viz_lora
+    def __init__(self, library: ctypes.CDLL, name: str, threads: int) -> None:
         pointer, number = ctypes.c_void_p, ctypes.c_long
+        self._linear, self._swiglu = library.viz_linear, library.viz_swiglu
         self._linear.argtypes = [pointer, number, number, pointer, number, pointer, pointer]
         self._linear.argtypes += [ctypes.c_int]
-        self._lora.argtypes = [number, *[pointer] * 4, number, pointer, pointer, number, pointer]
-        self._lora.argtypes += [number, ctypes.c_int]
-        self._norm, self._swiglu = library.viz_norm, library.viz_swiglu
-        self._attend = library.viz_attend
-        self._norm.argtypes = [pointer, pointer, number, number, pointer, ctypes.c_float]
-        self._norm.argtypes += [pointer, ctypes.c_int]
-        self._swiglu.argtypes = [pointer, number, number, pointer, ctypes.c_int]
-        self._attend.argtypes = [pointer, number, *[pointer] * 5, *[number] * 4, pointer]
-        self._attend.argtypes += [ctypes.c_int]
-        for function in (self._linear, self._lora, self._norm, self._swiglu, self._attend):
+        self._swiglu.argtypes = [pointer, number, number, pointer]
+        self.room, self.run = library.viz_room, library.viz_run
+        self.room.argtypes, self.room.restype = [pointer, number], number
+        self.run.argtypes = [pointer, pointer, ctypes.c_int]
+        for function in (self._linear, self._swiglu, self.run):
             function.restype = None
-        self._threads = threads
-        self._scratch: torch.Tensor | None = None
+        self.name, self.threads = name, threads
 
     def linear(self, x: torch.Tensor, panels: Panels) -> torch.Tensor:
         """Return x @ W.T: (rows, depth) -> (rows, width)."""
         import torch
 
         rows, depth = x.shape
-        if self._scratch is None or self._scratch.numel() < rows * depth:
-            self._scratch = torch.empty(rows * depth)
-        x = x.contiguous()
-        y = torch.empty(rows, panels.width)
+        x, y, room = x.contiguous(), torch.empty(rows, panels.width), torch.empty(rows * depth)
         self._linear(
             x.data_ptr(),
             rows,
@@ -103,47 +83,10 @@ class Kernels:
             panels.words.data_ptr(),
             panels.width,
             y.data_ptr(),
-            self._scratch.data_ptr(),
-            self._threads,
+            room.data_ptr(),
+            self.threads,
         )
         return y
-
-    def lora(self, call: LoraCall, x: torch.Tensor, y: torch.Tensor) -> None:
-        """Add each adapter's product to its row of ``y``, in place."""
-        x = x.contiguous()
-        self._lora(
-            call.count,
-            call.rows,
-            call.ranks,
-            call.down,
-            call.ups,
-            call.members,
-            call.widths,
-            x.data_ptr(),
-            x.shape[1],
-            y.data_ptr(),
-            y.shape[1],
-            self._threads,
-        )
-
-    def norm(
-        self, x: torch.Tensor, added: torch.Tensor | None, weight: torch.Tensor, epsilon: float
-    ) -> torch.Tensor:
-        """Add ``added`` to ``x`` in place, and return x normed (RMSNorm)."""
-        import torch
-
-        out = torch.empty_like(x)
-        self._norm(
-            x.data_ptr(),
-            None if added is None else added.data_ptr(),
-            x.shape[0],
-            x.shape[1],
-            weight.data_ptr(),
-            epsilon,
-            out.data_ptr(),
-            self._threads,
-        )
-        return out
 
     def swiglu(self, both: torch.Tensor) -> torch.Tensor:
         """Return silu(gate) * up of (rows, gate and up side by side)."""
@@ -151,42 +94,7 @@ class Kernels:
 
         rows, width = both.shape[0], both.shape[1] // 2
         out = torch.empty(rows, width)
-        self._swiglu(both.data_ptr(), rows, width, out.data_ptr(), self._threads)
-        return out
-
-    def attend(
-        self,
-        mixed: torch.Tensor,
-        positions: torch.Tensor,
-        angles: tuple[torch.Tensor, torch.Tensor],
-        cached: tuple[torch.Tensor, torch.Tensor],
-        heads: int,
-    ) -> torch.Tensor:
-        """Rotate, cache and attend one token a slot; a negative position skips its slot.
-
-        ``mixed`` (slots, q k v side by side), ``angles`` cosines and sines (capacity, dim / 2),
-        ``cached`` one layer's keys and values (slots, key heads, capacity, dim).
-        """
-        import torch
-
-        keys, values = cached
-        _, kv_heads, capacity, dim = keys.shape
-        out = torch.empty(mixed.shape[0], heads * dim)
-        self._attend(
-            mixed.data_ptr(),
-            mixed.shape[0],
-            positions.data_ptr(),
-            angles[0].data_ptr(),
-            angles[1].data_ptr(),
-            keys.data_ptr(),
-            values.data_ptr(),
-            heads,
-            kv_heads,
-            dim,
-            capacity,
-            out.data_ptr(),
-            self._threads,
-        )
+        self._swiglu(both.contiguous().data_ptr(), rows, width, out.data_ptr())
         return out
 
 
@@ -196,7 +104,7 @@ def fits(head_dim: int, hidden: int, intermediate: int) -> bool:
 
 
 def load_kernels(directory: Path, threads: int) -> Kernels:
-    """Return the compiled products, building them into ``directory`` if needed (seconds).
+    """Return the compiled pass, building it into ``directory`` if needed (seconds).
 
     Raises NativeUnavailable: no compiler, a failed build, or numbers that differ from torch's.
     """
@@ -205,33 +113,24 @@ def load_kernels(directory: Path, threads: int) -> Kernels:
         raise NativeUnavailable("no C++ compiler: install g++ for a faster engine")
     path = directory / f"kernels-{_key(compiler)}.so"
     try:
-        if not path.exists():
-            _build(compiler, path)
-        kernels = Kernels(ctypes.CDLL(str(path)), threads)
+        kernels = Kernels(_library(compiler, path), path.stem, threads)
     except (OSError, subprocess.SubprocessError, AttributeError) as error:
         raise NativeUnavailable(f"the build failed: {error}") from error
     _check(kernels)
     return kernels
 
 
-def lora_call(
-    rows: Sequence[int],
-    ranks: Sequence[int],
-    down: Sequence[int],
-    ups: Sequence[int],
-    widths: Sequence[int],
-) -> LoraCall:
-    """Bundle addresses for ``Kernels.lora``; the caller keeps the tensors alive."""
-    count, members = len(rows), len(widths)
-    return LoraCall(
-        count,
-        members,
-        (ctypes.c_int64 * count)(*rows),
-        (ctypes.c_int64 * count)(*ranks),
-        (ctypes.c_void_p * count)(*down),
-        (ctypes.c_void_p * len(ups))(*ups),
-        (ctypes.c_int64 * members)(*widths),
-    )
+def _library(compiler: str, path: Path) -> ctypes.CDLL:
+    record = path.with_suffix(".sha256")
+    try:
+        # Loading a file that is not whole ends the process: it must be what was written.
+        sound = record.read_text("ascii") == hashlib.sha256(path.read_bytes()).hexdigest()
+    except (OSError, ValueError):
+        sound = False
+    if not sound:
+        _build(compiler, path)
+        record.write_text(hashlib.sha256(path.read_bytes()).hexdigest(), "ascii")
+    return ctypes.CDLL(str(path))
 
 
 def _key(compiler: str) -> str:
@@ -240,7 +139,8 @@ def _key(compiler: str) -> str:
     version = subprocess.run(
         [compiler, "--version"], capture_output=True, text=True, timeout=20, check=False
     ).stdout
-    parts = (_SOURCE.read_text("utf-8"), " ".join(_FLAGS), version, _processor(), torch.__version__)
+    sources = [path.read_text("utf-8") for path in _SOURCES]
+    parts = (*sources, " ".join(_FLAGS), version, _processor(), torch.__version__)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
 
 
@@ -264,7 +164,7 @@ def _build(compiler: str, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         part, made = Path(folder, "kernels.o"), Path(folder, "kernels.so")
         for command in (
-            [compiler, *_FLAGS, "-c", str(_SOURCE), "-o", str(part)],
+            [compiler, *_FLAGS, "-c", str(_SOURCES[0]), "-o", str(part)],
             [compiler, "-shared", str(part), "-o", str(made), *runtime],
         ):
             done = subprocess.run(

@@ -1,0 +1,154 @@
+// LoRA of a mixed batch: every row adds its own adapter's product. Adapters are kept as float16 times
+// a power of two, half the traffic of float32, and are never copied or gathered.
+#pragma once
+
+#include <vector>
+
+#include "batch.h"
+
+namespace {
+
+constexpr long kColumns = 64;   // output columns of one share of LoRA's second product
+constexpr long kInner = 3 * 64;  // LoRA's inner values of a row: members of a group, largest rank
+
+// Up to kSpan neighbouring rows that wear the same adapter: its numbers are widened once for all.
+struct Span {
+  long row;
+  int rows;
+};
+constexpr int kSpan = 4;
+
+std::vector<Span> spans_of(const Batch& batch) {
+  std::vector<Span> spans;
+  for (long row = 0; row < batch.rows; ++row) {
+    const Adapter* worn = batch.adapters[row];
+    if (!worn) continue;
+    if (!spans.empty() && spans.back().row + spans.back().rows == row &&
+        spans.back().rows < kSpan && batch.adapters[row - 1] == worn)
+      ++spans.back().rows;
+    else
+      spans.push_back({row, 1});
+  }
+  return spans;
+}
+
+// to[n * to_stride + r] = a[r] . x[n] * factor for ROWS rows of x and COUNT rows of a.
+template <int ROWS, int COUNT>
+inline void dots(const Half* a, const float* x, long size, float factor, float* to,
+                 long to_stride) {
+  Vec first[COUNT][ROWS], second[COUNT][ROWS];
+#pragma GCC unroll 4
+  for (int r = 0; r < COUNT; ++r)
+#pragma GCC unroll 4
+    for (int n = 0; n < ROWS; ++n) first[r][n] = second[r][n] = Vec{};
+  long i = 0;
+  for (; i + 16 <= size; i += 16) {
+#pragma GCC unroll 4
+    for (int r = 0; r < COUNT; ++r) {
+      const Vec left = widen(a + r * size + i), right = widen(a + r * size + i + 8);
+#pragma GCC unroll 4
+      for (int n = 0; n < ROWS; ++n) {
+        first[r][n] += left * load(x + n * size + i);
+        second[r][n] += right * load(x + n * size + i + 8);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < COUNT; ++r)
+#pragma GCC unroll 4
+    for (int n = 0; n < ROWS; ++n) {
+      float total = sum(first[r][n] + second[r][n]);
+      for (long k = i; k < size; ++k) total += static_cast<float>(a[r * size + k]) * x[n * size + k];
+      to[n * to_stride + r] = total * factor;
+    }
+}
+
+// y[n] += sum over r of up[r] * factors[n][r], columns begin to end.
+template <int ROWS>
+inline void spread(const Half* up, long width, long rank, const float* factors, long begin,
+                   long end, float* y, long y_stride) {
+  for (; begin + 16 <= end; begin += 16) {
+    Vec left[ROWS], right[ROWS];
+#pragma GCC unroll 4
+    for (int n = 0; n < ROWS; ++n) {
+      left[n] = load(y + n * y_stride + begin);
+      right[n] = load(y + n * y_stride + begin + 8);
+    }
+    for (long r = 0; r < rank; ++r) {
+      const Vec low = widen(up + r * width + begin), high = widen(up + r * width + begin + 8);
+#pragma GCC unroll 4
+      for (int n = 0; n < ROWS; ++n) {
+        left[n] += low * factors[n * kInner + r];
+        right[n] += high * factors[n * kInner + r];
+      }
+    }
+#pragma GCC unroll 4
+    for (int n = 0; n < ROWS; ++n) {
+      store(y + n * y_stride + begin, left[n]);
+      store(y + n * y_stride + begin + 8, right[n]);
+    }
+  }
+  for (; begin < end; ++begin)
+    for (int n = 0; n < ROWS; ++n)
+      for (long r = 0; r < rank; ++r)
+        y[n * y_stride + begin] += static_cast<float>(up[r * width + begin]) * factors[n * kInner + r];
+}
+
+// The linears of a group: how many, the first's number, their widths.
+struct Group {
+  int number, linear, members;
+  long depth, widths[3];
+};
+
+// Adds each adapter's product to the rows of y that wear it, read where the adapter lies.
+void lora(const Batch& batch, const std::vector<Span>& spans, long layer, const Group& group,
+          const float* x, float* y, long width, float* inner) {
+  const long count = spans.size(), depth = group.depth;
+  if (!count) return;
+#pragma omp for schedule(dynamic, 4)
+  for (long unit = 0; unit < count * group.members; ++unit) {
+    const Span span = spans[unit / group.members];
+    const long member = unit % group.members, row = span.row;
+    const Adapter& worn = *batch.adapters[row];
+    const Half* down = worn.down[group.number] + (layer * group.members + member) * worn.rank * depth;
+    const float factor = worn.factor[group.linear + member];
+    float* to = inner + row * kInner + member * worn.rank;
+    for (long r = 0; r < worn.rank; r += 4) {
+      const Half* a = down + r * depth;
+      const float* from = x + row * depth;
+      if (span.rows == 1) {
+        dots<1, 4>(a, from, depth, factor, to + r, kInner);
+        continue;
+      }
+      for (long part = 0; part < 4; ++part, a += depth) {
+        if (span.rows == 4) dots<4, 1>(a, from, depth, factor, to + r + part, kInner);
+        if (span.rows == 3) dots<3, 1>(a, from, depth, factor, to + r + part, kInner);
+        if (span.rows == 2) dots<2, 1>(a, from, depth, factor, to + r + part, kInner);
+      }
+    }
+  }
+  const long blocks = (width + kColumns - 1) / kColumns;
+#pragma omp for schedule(dynamic, 8)
+  for (long unit = 0; unit < count * blocks; ++unit) {
+    const Span span = spans[unit / blocks];
+    const Adapter& worn = *batch.adapters[span.row];
+    const long begin = unit % blocks * kColumns, end = smaller(width, begin + kColumns);
+    long start = 0;
+    for (int member = 0; member < group.members; start += group.widths[member++]) {
+      const long own = group.widths[member];
+      const long from = begin > start ? begin - start : 0, to = smaller(end - start, own);
+      if (from >= to) continue;
+      const Half* up = worn.up[group.linear + member] + layer * worn.rank * own;
+      const float* factors = inner + span.row * kInner + member * worn.rank;
+      float* out = y + span.row * width + start;
+      switch (span.rows) {
+        case 4: spread<4>(up, own, worn.rank, factors, from, to, out, width); break;
+        case 3: spread<3>(up, own, worn.rank, factors, from, to, out, width); break;
+        case 2: spread<2>(up, own, worn.rank, factors, from, to, out, width); break;
+        default: spread<1>(up, own, worn.rank, factors, from, to, out, width);
+      }
+    }
+  }
+}
+
+}  // namespace

@@ -1,0 +1,136 @@
+// y = x W^T with W in bf16, kept in panels of 16 output columns and widened in registers: half the
+// memory traffic of float32 and the same values. Each output is one sum over k in order, whatever
+// the number of rows, so a row's result is bit for bit independent of the rows beside it.
+#pragma once
+
+#include "vectors.h"
+
+namespace {
+
+constexpr int kPanel = 16;  // output columns of a weight panel
+constexpr long kTile = 6;  // rows whose sums stay in registers
+constexpr long kAhead = 1024;  // words fetched before they are needed
+constexpr long kBlock = 48;  // rows whose inputs stay in the second cache
+
+// ROWS rows of x (packed k-major: x[k * ROWS + r]) against PANELS panels, whole depth; the
+// accumulators stay in registers. Few rows take more panels: sums must not wait for each other.
+template <int ROWS, int PANELS>
+void tile(const float* x, const uint32_t* panels, long depth, float* y, long y_stride,
+          long columns) {
+  Vec low[PANELS][ROWS], high[PANELS][ROWS];
+#pragma GCC unroll 8
+  for (int p = 0; p < PANELS; ++p)
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) low[p][r] = high[p][r] = Vec{};
+  const uint32_t* from[PANELS];
+#pragma GCC unroll 8
+  for (int p = 0; p < PANELS; ++p) from[p] = panels + p * depth * 8;
+  for (long k = 0; k < depth; ++k) {
+#pragma GCC unroll 8
+    for (int p = 0; p < PANELS; ++p) {
+      // The processor's own look-ahead ends at each page.
+      __builtin_prefetch(from[p] + k * 8 + kAhead);
+      const Bits pair = *reinterpret_cast<const LooseBits*>(from[p] + k * 8);
+      const Vec left = (Vec)(pair << 16), right = (Vec)(pair & 0xffff0000u);
+#pragma GCC unroll 8
+      for (int r = 0; r < ROWS; ++r) {
+        const float value = x[k * ROWS + r];
+        low[p][r] += left * value;
+        high[p][r] += right * value;
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int p = 0; p < PANELS; ++p)
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) {
+      float* to = y + r * y_stride + p * kPanel;
+      const long left = columns - p * kPanel;
+      if (left >= kPanel) {
+        store(to, low[p][r]);
+        store(to + 8, high[p][r]);
+      } else {
+        for (long c = 0; c < left; ++c) to[c] = c < 8 ? low[p][r][c] : high[p][r][c - 8];
+      }
+    }
+}
+
+template <int ROWS, int PANELS>
+void strip(const float* x, const uint32_t* panels, long depth, float* y, long y_stride,
+           long columns, long count) {
+  long p = 0;
+  for (; p + PANELS <= count; p += PANELS)
+    tile<ROWS, PANELS>(x, panels + p * depth * 8, depth, y + p * kPanel, y_stride,
+                       columns - p * kPanel);
+  for (; p < count; ++p)
+    tile<ROWS, 1>(x, panels + p * depth * 8, depth, y + p * kPanel, y_stride,
+                  columns - p * kPanel);
+}
+
+void strip_of(long rows, const float* x, const uint32_t* panels, long depth, float* y,
+              long y_stride, long columns, long count) {
+  switch (rows) {
+    case 6: return strip<6, 1>(x, panels, depth, y, y_stride, columns, count);
+    case 5: return strip<5, 1>(x, panels, depth, y, y_stride, columns, count);
+    case 4: return strip<4, 1>(x, panels, depth, y, y_stride, columns, count);
+    case 3: return strip<3, 2>(x, panels, depth, y, y_stride, columns, count);
+    case 2: return strip<2, 2>(x, panels, depth, y, y_stride, columns, count);
+    default: return strip<1, 4>(x, panels, depth, y, y_stride, columns, count);
+  }
+}
+
+// Rows in blocks of at most kBlock, a block's rows in tiles of at most kTile, both even; but 7 and 8
+// are 6 and the rest, since tiles of 4 rows have too few sums to keep both multipliers busy.
+struct Tiles {
+  long rows, blocks, count;
+  explicit Tiles(long rows) : rows(rows), blocks((rows + kBlock - 1) / kBlock) {
+    count = 0;
+    for (long b = 0; b < blocks; ++b) count += tiles(b);
+  }
+  long row(long block) const { return rows * block / blocks; }
+  long size(long block) const { return row(block + 1) - row(block); }
+  long tiles(long block) const { return (size(block) + kTile - 1) / kTile; }
+  long first(long block, long t) const {
+    const long rows = size(block), count = tiles(block);
+    if (count == 2 && t == 1 && rows <= 8) return row(block) + kTile;
+    return row(block) + rows * t / count;
+  }
+};
+
+// Everything below runs inside a parallel region; every function ends at a barrier.
+
+template <typename Fill>
+void pack(const Tiles& tiles, long depth, float* packed, Fill fill) {
+#pragma omp for schedule(static)
+  for (long n = 0; n < tiles.count; ++n) {
+    long block = 0, t = n;
+    while (t >= tiles.tiles(block)) t -= tiles.tiles(block++);
+    const long from = tiles.first(block, t), size = tiles.first(block, t + 1) - from;
+    float* to = packed + from * depth;
+    for (long r = 0; r < size; ++r) {
+      const float* line = fill(from + r);
+      for (long k = 0; k < depth; ++k) to[k * size + r] = line[k];
+    }
+  }
+}
+
+// y (rows, width) = packed x (rows, depth) against panels (ceil(width / 16), depth, 8), each word
+// the bf16 of column c below that of column c + 8.
+void linear(const Tiles& tiles, const float* packed, long depth, const uint32_t* panels,
+            long width, float* y) {
+  const long count = (width + kPanel - 1) / kPanel, share = 4;
+  const long shares = (count + share - 1) / share;
+  // Small shares, taken as they come: a core that is also busy elsewhere delays nobody.
+#pragma omp for schedule(dynamic, 2)
+  for (long unit = 0; unit < tiles.blocks * shares; ++unit) {
+    const long block = unit / shares, p = unit % shares * share;
+    for (long t = 0; t < tiles.tiles(block); ++t) {
+      const long from = tiles.first(block, t);
+      strip_of(tiles.first(block, t + 1) - from, packed + from * depth, panels + p * depth * 8,
+               depth, y + from * width + p * kPanel, width, width - p * kPanel,
+               smaller(share, count - p));
+    }
+  }
+}
+
+}  // namespace

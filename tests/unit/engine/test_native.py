@@ -1,0 +1,178 @@
+"""The compiled forward pass: what torch computes, and blind to the rows beside a row."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.fakes.tiny_base import make_tiny_base, write_random_adapter
+
+from viz.basemodel.adapter_file import read_adapter
+from viz.basemodel.nf4 import serving_weights
+from viz.basemodel.source import LoadedBase
+from viz.domain.units import AdapterId
+from viz.engine import native
+from viz.engine.adapters import GROUPS, Resident, stack
+from viz.engine.cache import SlotCache
+from viz.engine.forward import Chunk, Decoder
+from viz.engine.native import Kernels, NativeUnavailable, load_kernels, pack
+
+RANKS = (1, 8, 12, 64)
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
+    return load_kernels(tmp_path_factory.mktemp("native"), 2)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> LoadedBase:
+    return make_tiny_base(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def adapters(
+    base: LoadedBase, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Resident | None, ...]:
+    """None, and adapters of ranks 1 to 64 as the compiled pass keeps them."""
+    folder = tmp_path_factory.mktemp("adapters")
+    return (None, *(read(base, folder / f"{rank}", rank, torch.float16) for rank in RANKS))
+
+
+def read(base: LoadedBase, path: Path, rank: int, dtype: torch.dtype) -> Resident:
+    write_random_adapter(path, base, rank=rank, seed=rank)
+    return stack(AdapterId(rank), read_adapter(path, base.shape), base.shape, dtype)
+
+
+def widened(adapter: Resident | None, dtype: torch.dtype = torch.float32) -> Resident | None:
+    """Return the same numbers without float16's scaling, for the torch path."""
+    if adapter is None:
+        return None
+    up = {name: value.to(dtype) * adapter.factors[name] for name, value in adapter.up.items()}
+    down = {name: value.to(dtype) for name, value in adapter.down.items()}
+    return replace(adapter, down=down, up=up, factors=dict.fromkeys(up, 1.0))
+
+
+def test_adapters_in_half_are_the_file_to_eleven_bits(base: LoadedBase, tmp_path: Path) -> None:
+    """Rounding A and B to 11 bits changes B @ A by at most 2**-10 of |B| @ |A|."""
+    exact = read(base, tmp_path / "a", 12, torch.float32)
+    kept = widened(read(base, tmp_path / "b", 12, torch.float16), torch.float64)
+    assert kept is not None
+    for group, members in GROUPS.items():
+        for place, linear in enumerate(members):
+            rows = slice(place * 16, place * 16 + 16)
+            a, b = exact.down[group][:, rows].double(), exact.up[linear].double().transpose(1, 2)
+            near = kept.up[linear].transpose(1, 2) @ kept.down[group][:, rows]
+            assert ((near - b @ a).abs() <= 1.001 * 2.0**-10 * (b.abs() @ a.abs()) + 1e-12).all()
+
+
+@pytest.mark.parametrize(("width", "depth"), [(16, 8), (40, 72), (17, 64), (259, 576)])
+def test_compiled_product_is_right_and_blind_to_neighbours(
+    kernels: Kernels, width: int, depth: int
+) -> None:
+    """Within float32's own error of the exact sum; a row is bit for bit the same in any batch.
+
+    A sum of ``depth`` float32 terms may err by depth * 2**-24 of the sum of their sizes.
+    """
+    generator = torch.Generator().manual_seed(width)
+    weight = torch.randn(width, depth, generator=generator).bfloat16()
+    x = torch.randn(131, depth, generator=generator)
+    panels = pack(weight)
+    whole = kernels.linear(x, panels)
+    exact = x.double() @ weight.double().t()
+    sizes = x.double().abs() @ weight.double().abs().t()
+    assert ((whole - exact).abs() <= depth * 2.0**-24 * sizes).all()
+    for rows in (1, 2, 3, 4, 5, 6, 7, 8, 13, 31, 48, 49, 97):
+        assert torch.equal(kernels.linear(x[:rows], panels), whole[:rows])
+
+
+def test_compiled_swiglu_matches_torch(kernels: Kernels) -> None:
+    """Also at the ends of exp's range, where silu is 0 or the identity."""
+    both = torch.cat((torch.linspace(-200, 200, 64), torch.ones(64))).repeat(3, 1)
+    expected = torch.nn.functional.silu(both[:, :64]) * both[:, 64:]
+    assert torch.allclose(kernels.swiglu(both), expected, rtol=1e-5, atol=1e-6)
+
+
+def decoders(base: LoadedBase, kernels: Kernels) -> tuple[Decoder, Decoder]:
+    weights = serving_weights(base)
+    made = [SlotCache(base.shape, 6, 200, torch.float32) for _ in range(2)]
+    return (
+        Decoder(weights, base.shape, made[0], torch.float32, kernels),
+        Decoder(weights, base.shape, made[1], torch.float32),
+    )
+
+
+def test_compiled_pass_equals_torch_in_prefill_and_decoding(
+    base: LoadedBase, kernels: Kernels, adapters: tuple[Resident | None, ...]
+) -> None:
+    """Logits agree for chunked prompts and mixed adapters, some slots idle.
+
+    Both sum in float32, in another order: two layers of 64 to 259 terms differ by far less than
+    the tolerance, a wrong mask, position, adapter row or member of a group by far more.
+    """
+    compiled, eager = decoders(base, kernels)
+    prompts = [[3 + (7 * slot + at) % 250 for at in range(30 + 25 * slot)] for slot in range(5)]
+    for start in (0, 40, 80, 120):
+        chunks = [
+            Chunk(slot, start, prompt[start : start + 40], adapters[slot])
+            for slot, prompt in enumerate(prompts)
+            if len(prompt) > start
+        ]
+        wanted = range(0, len(chunks), 2)
+        plain = [replace(chunk, adapter=widened(chunk.adapter)) for chunk in chunks]
+        found, expected = compiled.prefill(chunks, wanted), eager.prefill(plain, wanted)
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
+    for step in range(3):
+        slots = [0, 1, 3, 4]
+        positions = [len(prompt) + step for prompt in prompts]
+        worn = [(slot, adapter) for slot in slots if (adapter := adapters[slot]) is not None]
+        plain_worn = [(slot, same) for slot, each in worn if (same := widened(each)) is not None]
+        found = compiled.decode([10 + step] * 5, positions, slots, worn)
+        expected = eager.decode([10 + step] * 5, positions, slots, plain_worn)
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_row_does_not_depend_on_chunks_or_neighbours(
+    base: LoadedBase, kernels: Kernels, adapters: tuple[Resident | None, ...]
+) -> None:
+    """The same tokens give the same bits whole, in pieces, alone, or beside other adapters."""
+    compiled, _ = decoders(base, kernels)
+    prompt = [3 + at % 200 for at in range(101)]
+    whole = compiled.prefill([Chunk(0, 0, prompt, adapters[2])], [0])
+    others = [Chunk(2 + n, 0, prompt[: 20 + n], adapters[n]) for n in range(4)]
+    for start, end in ((0, 1), (1, 50), (50, 100)):
+        compiled.prefill([*others, Chunk(1, start, prompt[start:end], adapters[2])], [])
+    last = compiled.decode([0, prompt[-1]], [0, 100], [1], [(1, adapters[2])])  # type: ignore[list-item]
+    assert torch.equal(last, whole)
+
+
+def test_build_is_kept_on_disk_and_made_again_when_damaged(tmp_path: Path) -> None:
+    """One build a key, the key being the file's name; a torn file is replaced, not fatal."""
+    kept, torn = tmp_path / "kept", tmp_path / "torn"
+    first = load_kernels(kept, 1)
+    (built,) = kept.glob("*.so")
+    assert built.stem == first.name
+    written = built.stat().st_mtime_ns
+    assert load_kernels(kept, 1).name == first.name
+    assert built.stat().st_mtime_ns == written
+    torn.mkdir()
+    (torn / built.name).write_bytes(built.read_bytes()[:5000])
+    assert load_kernels(torn, 1).name == first.name
+    assert (torn / built.name).stat().st_size > 5000
+
+
+def test_wrong_numbers_and_new_sources_are_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Changed sources are another build; a library that multiplies wrongly does not serve."""
+    for path in native._SOURCES:
+        text = path.read_text("utf-8").replace("low[p][r] += left", "low[p][r] -= left")
+        (tmp_path / path.name).write_text(text)
+    monkeypatch.setattr(native, "_SOURCES", tuple(tmp_path / path.name for path in native._SOURCES))
+    with pytest.raises(NativeUnavailable, match="wrong numbers"):
+        load_kernels(tmp_path, 1)
+    monkeypatch.undo()
+    load_kernels(tmp_path, 1)
+    assert len(list(tmp_path.glob("*.so"))) == 2

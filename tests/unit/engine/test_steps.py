@@ -1,0 +1,92 @@
+"""What a step may and may not do: cancelled streams, paused streams, and what is said at start."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import torch
+from structlog.testing import capture_logs
+from tests.fakes.tiny_base import make_tiny_base
+
+from viz.basemodel.source import LoadedBase
+from viz.domain.ports import GenerationRequest, Sampling
+from viz.domain.units import AdapterId
+from viz.engine.embedded import EmbeddedEngine
+from viz.engine.settings import EngineSettings
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> LoadedBase:
+    return make_tiny_base(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+async def engine(base: LoadedBase) -> AsyncIterator[EmbeddedEngine]:
+    settings = EngineSettings(max_streams=2, compute="float32", compile=False, threads=1)
+    started = await EmbeddedEngine.start(base, settings)
+    yield started
+    await started.close()
+
+
+def asked(engine: EmbeddedEngine, tokens: int) -> GenerationRequest:
+    sampling = Sampling(max_tokens=tokens, temperature=1.0, seed=2)
+    return GenerationRequest("x", engine.encode("hello " * 9), AdapterId(0), sampling)
+
+
+async def test_cancel_ends_within_the_step_that_runs(
+    engine: EmbeddedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a cancel, the step under way is the stream's last: no other is begun for it."""
+    decoder: Any = engine._runner._decoder
+    decode, running, go_on = decoder.decode, threading.Event(), threading.Event()
+    begun = 0
+
+    def held(*arguments: Any) -> torch.Tensor:
+        nonlocal begun
+        begun += 1
+        running.set()
+        assert go_on.wait(60)
+        logits: torch.Tensor = decode(*arguments)
+        return logits
+
+    monkeypatch.setattr(decoder, "decode", held)
+    stream = await engine.generate(asked(engine, 400))
+    assert await asyncio.to_thread(running.wait, 60)
+    cancelling = asyncio.create_task(stream.cancel())
+    await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.wait_for(cancelling, 60)
+    assert begun == 1
+    assert engine.stats()["running"] == 0
+
+
+async def test_pausing_keeps_the_cache(engine: EmbeddedEngine) -> None:
+    """A stream that is allowed on where it kept its slot prefills nothing again."""
+    request = asked(engine, 30)
+    prompt = len(request.prompt)
+    stream = await engine.generate(request)
+    stream.allow(3)
+    made = [(await asyncio.wait_for(anext(stream), 60)).token_ids for _ in range(3)]
+    stream.allow(30)
+    async with asyncio.timeout(60):
+        made += [piece.token_ids async for piece in stream]
+    assert engine.stats()["prefilled_tokens"] == prompt
+    assert engine.stats().get("reclaimed_slots", 0) == 0
+    again = await engine.generate(request)
+    async with asyncio.timeout(60):
+        assert [piece.token_ids async for piece in again] == made
+
+
+async def test_the_measured_choice_is_said_at_start(base: LoadedBase) -> None:
+    """An operator reads what serves, why, and under which key the build is kept."""
+    with capture_logs() as lines:
+        engine = await EmbeddedEngine.start(base, EngineSettings(max_streams=1, threads=1))
+        await engine.close()
+    (said,) = (line for line in lines if line["event"] == "engine starts")
+    assert f"compute_{said['compute']}" in engine.stats()
+    for each in ("float32", "native_float32", "bfloat16", "ms", "compiled as kernels-"):
+        assert each in said["reason"]
