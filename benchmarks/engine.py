@@ -171,7 +171,7 @@ async def decode_part(
     for name in ("PEFT mixed batch", "vLLM, LoRA"):
         if (peer := peers.get(name)) is not None:
             turns[name] = ask(peer, "decode", adapters=True, **asked)
-    if (peer := peers.get("PEFT mixed batch")) is not None:
+    if streams == 1 and (peer := peers.get("PEFT mixed batch")) is not None:
         turns["PEFT, one at a time"] = ask(peer, "switch", adapters=2, tokens=tokens // 2)
     rates = await in_turns(arguments.rounds, turns, peers)
     print(f"\n{streams} streams, tokens/s of all together: median (lowest to highest)")
