@@ -239,7 +239,7 @@ class Decoder:
 
         lanes = _LaneApply(self._lanes.sync(worn), slots)
         hidden = self._run(torch.tensor(tokens), place, attend, lanes)
-        return self._head(hidden if len(rows) == slots else hidden[list(rows)])
+        return self._head(hidden if list(rows) == list(range(slots)) else hidden[list(rows)])
 
     def _run(
         self,
