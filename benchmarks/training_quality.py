@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="default: the product's for the works' size")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repair", action="store_true")
+    parser.add_argument("--only", help="one way to train: two can then run side by side")
     parser.add_argument("--keep", type=Path, help="JSON lines of finished runs")
     parser.add_argument("--cache", type=Path, default=Path(".cache/models"))
     chosen = parser.parse_args()
@@ -112,6 +113,8 @@ def main() -> None:
         order = [(mode, seed) for seed in seeds for mode in modes[:2]]
         order += [(mode, seed) for seed in seeds for mode in modes[2:]]
         for mode, seed in order:
+            if chosen.only not in (None, mode.name):
+                continue
             if (mode.name, seed) not in done:
                 result = _train(mode, replace(settings, seed=seed), works, questions, demo)
                 done[mode.name, seed] = result
