@@ -88,6 +88,11 @@ class Mutant:
         )
         return tuple(str(path.relative_to(CONTRACTS)) for path in found)
 
+    @property
+    def bench(self) -> tuple[str, bool]:
+        """Return what its copy of the sources must have: whose they are, and whether the twin."""
+        return self.contract, any("/twin/" in (CONTRACTS / path).read_text() for path in self.tests)
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -151,12 +156,12 @@ class Bench:
     """A copy of the sources in a folder of its own, in which mutants come and go.
 
     It stays for the whole run, so that forge compiles again only what a mutant changes, and has
-    only the test files that will run: what inherits from the contract compiles as often as it.
+    only the test files that will run, and Settlement's twin only where they need it: that inherits
+    from Settlement, and compiles as often.
     """
 
-    def __init__(self, folder: Path, contract: str, tests: frozenset[str]) -> None:
+    def __init__(self, folder: Path, contract: str, twin: bool, tests: frozenset[str]) -> None:
         self._folder = folder
-        kept = "".join((CONTRACTS / test).read_text() for test in tests)
         for path in CONTRACTS.rglob("*"):
             relative = path.relative_to(CONTRACTS)
             if not path.is_file() or LEFT_OUT & set(relative.parts):
@@ -165,7 +170,7 @@ class Bench:
                 continue
             if path.name.endswith(".t.sol") and str(relative) not in tests:
                 continue
-            if "twin" in relative.parts and path.stem not in kept:
+            if "twin" in relative.parts and not twin:
                 continue
             (folder / relative).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, folder / relative)
@@ -274,11 +279,11 @@ def main() -> int:
     known: dict[str, list[str | float]] = json.loads(CACHE.read_text()) if CACHE.exists() else {}
     pending = [m for m in chosen if not options.report and fingerprint(m) not in known]
     number = 0
-    for contract in sorted({mutant.contract for mutant in pending}):
-        group = [mutant for mutant in pending if mutant.contract == contract]
+    for contract, twin in sorted({mutant.bench for mutant in pending}):
+        group = [mutant for mutant in pending if mutant.bench == (contract, twin)]
         with tempfile.TemporaryDirectory(prefix="viz-mutants-") as name:
             tests = frozenset(test for mutant in group for test in mutant.tests)
-            bench = Bench(Path(name), contract, tests)
+            bench = Bench(Path(name), contract, twin, tests)
             unbroken = bench.run(tuple(sorted(tests)))
             if unbroken.status != "survived":
                 print(f"{contract}: fails without any mutant: {unbroken.by}", file=sys.stderr)
