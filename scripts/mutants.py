@@ -91,7 +91,7 @@ class Mutant:
     @property
     def bench(self) -> tuple[str, bool]:
         """Return what its copy of the sources must have: whose they are, and whether the twin."""
-        return self.contract, any("/twin/" in (CONTRACTS / path).read_text() for path in self.tests)
+        return self.contract, any("Plain" in (CONTRACTS / path).read_text() for path in self.tests)
 
 
 @dataclass(frozen=True, slots=True)
