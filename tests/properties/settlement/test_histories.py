@@ -232,6 +232,8 @@ def _world() -> Iterator[None]:
     world.chain.close()
 
 
+# Histories take half a minute; to shrink one that fails may take five minutes more.
+@pytest.mark.timeout(7_200)
 @pytest.mark.usefixtures("_world")
 def test_histories() -> None:
     """Contracts and domain agree after every step, on histories that reach what there is."""
