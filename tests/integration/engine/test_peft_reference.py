@@ -47,7 +47,7 @@ def assert_greedy(
     count: int,
     compute: Compute,
 ) -> None:
-    """Hold greedy tokens to PEFT's: equal in float32; compiled, never a token PEFT ranks lower.
+    """Hold greedy tokens to PEFT's: equal in float32; compiled, PEFT's best or as good.
 
     The compiled pass keeps adapters as float16: each weight errs by at most 2**-11 of itself, so a
     module's product by about as much of its own size, and over the modules errors add as a random
