@@ -17,6 +17,7 @@ import argparse
 import asyncio
 import os
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -281,6 +282,8 @@ def main() -> None:
     parser.add_argument("--probes", type=int, default=200)
     parser.add_argument("--registered", type=int, default=1000)
     parser.add_argument("--cache", type=Path, default=Path(".viz/models"))
+    # A `timeout` around this ends the peers too, which would otherwise stay behind, stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped by SIGTERM"))
     asyncio.run(run(parser.parse_args()))
 
 
