@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine
 from tests.fakes.ledger import MemoryStore
+from tests.fakes.records import ADAPTER, ALICE, BOB, IDENTITY, channel, digest, receipt
 
 from viz.domain.ledger import (
     AccessRecord,
@@ -24,20 +25,15 @@ from viz.domain.ledger import (
     AnswerRecord,
     ChannelRecord,
     Line,
-    ReceiptRecord,
     TrainingRecord,
 )
 from viz.domain.outbox import BlockMark, SignedTransaction, Store
 from viz.domain.ports import Outcome
-from viz.domain.units import UINT96_MAX, AdapterId, Address, Cid, Hash32
+from viz.domain.units import UINT96_MAX, AdapterId, Address, Cid
 from viz.errors import StoreConflict, StoreError
 from viz.store.ledger import SqlStore
 from viz.store.tables import LedgerTable
 
-IDENTITY = {"node": "0xN", "chain_id": "31337"}
-ALICE = Address("0x" + "aA" * 20)
-BOB = Address("0x" + "bB" * 20)
-ADAPTER = AdapterId(2**32 - 1)
 POSTGRES = os.environ.get("VIZ_TEST_POSTGRES", "")
 
 
@@ -55,30 +51,6 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         opened = await SqlStore.open(POSTGRES, IDENTITY)
     yield opened
     await opened.close()
-
-
-def digest(number: int) -> Hash32:
-    return Hash32(number.to_bytes(32, "big"))
-
-
-def channel() -> ChannelRecord:
-    return ChannelRecord(
-        ALICE,
-        base_units=UINT96_MAX - 7,
-        lines={AdapterId(0): Line(1, 2, 2), ADAPTER: Line(0, UINT96_MAX, UINT96_MAX - 1)},
-        signature=b"\x01" * 64,
-        voucher_head=digest(1),
-        voucher_seq=3,
-        head=digest(2),
-        seq=4,
-        total_units=2**64,
-        closed_until=9,
-        voucher_at=1_800_000_000,
-    )
-
-
-def receipt(seq: int) -> ReceiptRecord:
-    return ReceiptRecord(ALICE, seq, digest(100 + seq), digest(200 + seq), b"{}", 5)
 
 
 async def test_what_is_committed_is_read_back_to_the_last_unit(store: Store) -> None:

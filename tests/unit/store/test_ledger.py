@@ -11,26 +11,14 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection
+from tests.fakes.records import ALICE, BOB, IDENTITY, channel
 
 from viz.domain.ledger import (
-    ChannelRecord,
-    Line,
-    ReceiptRecord,
     TrainingRecord,
 )
-from viz.domain.units import UINT96_MAX, AdapterId, Address, Hash32
 from viz.errors import BooksMismatch, StoreError
 from viz.store.database import Database
 from viz.store.ledger import SqlStore
-
-IDENTITY = {"node": "0xN", "chain_id": "31337"}
-ALICE = Address("0x" + "aA" * 20)
-BOB = Address("0x" + "bB" * 20)
-ADAPTER = AdapterId(2**32 - 1)
-
-
-def digest(number: int) -> Hash32:
-    return Hash32(number.to_bytes(32, "big"))
 
 
 @pytest.fixture
@@ -38,26 +26,6 @@ async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
     opened = await SqlStore.open(tmp_path / "ledger.db", IDENTITY)
     yield opened
     await opened.close()
-
-
-def channel() -> ChannelRecord:
-    return ChannelRecord(
-        ALICE,
-        base_units=UINT96_MAX - 7,
-        lines={AdapterId(0): Line(1, 2, 2), ADAPTER: Line(0, UINT96_MAX, UINT96_MAX - 1)},
-        signature=b"\x01" * 64,
-        voucher_head=digest(1),
-        voucher_seq=3,
-        head=digest(2),
-        seq=4,
-        total_units=2**64,
-        closed_until=9,
-        voucher_at=1_800_000_000,
-    )
-
-
-def receipt(seq: int) -> ReceiptRecord:
-    return ReceiptRecord(ALICE, seq, digest(100 + seq), digest(200 + seq), b"{}", 5)
 
 
 async def test_amounts_above_64_bits_survive_a_restart(tmp_path: Path) -> None:
