@@ -34,11 +34,14 @@ contract Handler is Fixture {
     mapping(address => uint256) internal balances;
     mapping(uint256 => uint256) internal received;
     address[] internal people;
-    uint256 public calls;
+    address[SIGNERS] internal signers;
 
     function setUp() public override {
         super.setUp();
         people = [creator, second, trainer, at(0), at(1), stranger];
+        for (uint256 k; k < SIGNERS; ++k) {
+            signers[k] = vm.addr(key(k));
+        }
         for (uint256 n; n < NODES; ++n) {
             adapters.setServing(A, at(n), NEVER);
             adapters.setServing(B, at(n), NEVER);
@@ -58,14 +61,13 @@ contract Handler is Fixture {
 
     function moveOpenOrTopUp(uint256 k, uint256 n, uint256 amount, bool sponsored) external {
         (k, n, amount) = (k % SIGNERS, n % NODES, 1 + amount % 1e15);
-        ++calls;
         Ghost storage g = ghosts[k][n];
         if (g.payer == address(0)) {
             openAs(payer, key(k), at(n), amount);
             g.payer = payer;
         } else {
             vm.prank(sponsored ? stranger : payer);
-            settlement.topUp(vm.addr(key(k)), at(n), payer, amount);
+            settlement.topUp(signers[k], at(n), payer, amount);
         }
         g.deposit += amount;
     }
@@ -73,7 +75,6 @@ contract Handler is Fixture {
     /// @dev Two vouchers on the channel's end point, one a run of the other or a rival, or garbage between them.
     function moveClaim(uint256 k, uint256 n, uint96 a, uint96 b, uint256 mix) external {
         (k, n) = (k % SIGNERS, n % NODES);
-        ++calls;
         Ghost storage g = ghosts[k][n];
         uint256 amountA = 1 + a % (g.deposit / 2 + 2);
         uint256 amountB = 1 + b % (g.deposit / 2 + 2);
@@ -102,14 +103,12 @@ contract Handler is Fixture {
 
     function movePay(uint256 n, bool toB, uint256 amount) external {
         (n, amount) = (n % NODES, 1 + amount % 1e12);
-        ++calls;
         vm.prank(stranger);
         settlement.pay(toB ? B : A, at(n), amount);
         earn(toB ? B : A, n, amount);
     }
 
     function moveDistribute(bool ofB) external {
-        ++calls;
         uint32 id = ofB ? B : A;
         Book storage book = books[id];
         uint256[] storage shares = ofB ? sharesB : sharesA;
@@ -125,7 +124,6 @@ contract Handler is Fixture {
     }
 
     function moveCollect(uint256 who) external {
-        ++calls;
         address account = people[who % people.length];
         if (balances[account] == 0 || coin.blacklisted(account)) return;
         uint256 had = coin.balanceOf(account);
@@ -136,26 +134,24 @@ contract Handler is Fixture {
 
     function moveClose(uint256 k, uint256 n, uint256 wait) external {
         (k, n) = (k % SIGNERS, n % NODES);
-        ++calls;
         Ghost storage g = ghosts[k][n];
         if (g.payer == address(0)) return;
         if (g.closeAt == 0) {
             vm.prank(payer);
-            settlement.requestClose(vm.addr(key(k)), at(n));
+            settlement.requestClose(signers[k], at(n));
             g.closeAt = block.timestamp + DELAY;
             return;
         }
         vm.warp(block.timestamp + wait % (2 * DELAY));
         if (block.timestamp < g.closeAt) return;
         uint256 had = coin.balanceOf(payer);
-        settlement.withdraw(vm.addr(key(k)), at(n));
+        settlement.withdraw(signers[k], at(n));
         vm.assertEq(coin.balanceOf(payer) - had, g.deposit, "refund");
         (g.deposit, g.closeAt) = (0, 0);
     }
 
     function moveWork(uint256 contentId, bool back) external {
         contentId = 1 + contentId % 2;
-        ++calls;
         address owner = works.ownerOf(contentId);
         address to = back ? creator : second;
         if (owner == to) return;
@@ -164,12 +160,10 @@ contract Handler is Fixture {
     }
 
     function moveBlacklist(bool yes) external {
-        ++calls;
         coin.setBlacklisted(creator, yes);
     }
 
     function moveDonate(uint256 amount) external {
-        ++calls;
         amount = amount % 1e6;
         vm.prank(stranger);
         coin.transfer(address(settlement), amount);
@@ -193,7 +187,7 @@ contract Handler is Fixture {
         for (uint256 k; k < SIGNERS; ++k) {
             for (uint256 n; n < NODES; ++n) {
                 Ghost storage g = ghosts[k][n];
-                (, uint96 left, uint96 settled, uint64 closeAt) = settlement.channel(vm.addr(key(k)), at(n));
+                (, uint96 left, uint96 settled, uint64 closeAt) = settlement.channel(signers[k], at(n));
                 vm.assertEq(left, g.deposit, "deposit");
                 vm.assertEq(settled, g.settled, "settled");
                 vm.assertEq(closeAt, g.closeAt, "closeAt");

@@ -42,11 +42,17 @@ contract InvariantTest {
     /// forge-config: default.invariant.runs = 400
     /// forge-config: default.invariant.depth = 500
     /// forge-config: default.invariant.fail-on-revert = true
+    /// forge-config: default.invariant.check-interval = 25
+    /// forge-config: default.invariant.include-storage = false
+    /// forge-config: default.invariant.include-push-bytes = false
     /// forge-config: fuzz.invariant.runs = 20000
     /// forge-config: fuzz.invariant.depth = 500
     /// forge-config: fuzz.invariant.fail-on-revert = true
+    /// forge-config: fuzz.invariant.check-interval = 25
+    /// forge-config: fuzz.invariant.include-storage = false
+    /// forge-config: fuzz.invariant.include-push-bytes = false
     function invariant_TheAccountingSentence() external view {
-        if (handler.calls() % 25 == 0) handler.check();
+        handler.check();
     }
 
     /// @notice And at the end of every run.
