@@ -1,13 +1,14 @@
 """The engine's own forward pass, compiled on this machine and kept on disk.
 
-Owns building, checking and loading ``kernels.cpp``; ``model`` runs it. The library is kept under a
-key of its sources, the compiler, the processor and torch's version, so a moved or upgraded
-installation builds anew. Whatever goes wrong is a NativeUnavailable with its reason, and the
-engine serves through torch instead.
+Owns building and loading ``kernels.cpp``; ``proof`` checks it, ``model`` runs it. The library is
+kept under a key of its sources, the compiler, the processor and torch's version, so a moved or
+upgraded installation builds anew. Whatever goes wrong is a NativeUnavailable with its reason, and
+the engine serves through torch instead.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -28,6 +29,8 @@ _SOURCES: Final = tuple(
 )
 _FLAGS: Final = ("-std=c++17", "-O2", "-march=native", "-ffp-contract=fast", "-fopenmp", "-fPIC")
 _BUILD_TIMEOUT_S: Final = 120
+_VERSION_TIMEOUT_S: Final = 20
+_KEPT_BUILDS: Final = 4
 _PANEL: Final = 16
 
 
@@ -108,15 +111,18 @@ def load_kernels(directory: Path, threads: int) -> Kernels:
 
     Raises NativeUnavailable: no compiler, a failed build, or numbers that differ from torch's.
     """
+    from viz.engine.native.proof import agrees  # which is built on this module
+
     compiler = next(filter(None, map(shutil.which, ("g++", "clang++", "c++"))), None)
     if compiler is None:
         raise NativeUnavailable("no C++ compiler: install g++ for a faster engine")
-    path = directory / f"kernels-{_key(compiler)}.so"
     try:
+        path = directory / f"kernels-{_key(compiler)}.so"
         kernels = Kernels(_library(compiler, path), path.stem, threads)
-    except (OSError, subprocess.SubprocessError, AttributeError) as error:
+    except (OSError, subprocess.SubprocessError, AttributeError, ValueError) as error:
         raise NativeUnavailable(f"the build failed: {error}") from error
-    _check(kernels)
+    if not agrees(kernels):
+        raise NativeUnavailable("the compiled pass gives wrong numbers")
     return kernels
 
 
@@ -129,6 +135,7 @@ def _library(compiler: str, path: Path) -> ctypes.CDLL:
         sound = False
     if not sound:
         _build(compiler, path)
+        _prune(path)
         record.write_text(hashlib.sha256(path.read_bytes()).hexdigest(), "ascii")
     return ctypes.CDLL(str(path))
 
@@ -136,12 +143,23 @@ def _library(compiler: str, path: Path) -> ctypes.CDLL:
 def _key(compiler: str) -> str:
     import torch
 
-    version = subprocess.run(
-        [compiler, "--version"], capture_output=True, text=True, timeout=20, check=False
-    ).stdout
+    version = _run([compiler, "--version"], _VERSION_TIMEOUT_S).stdout
     sources = [path.read_text("utf-8") for path in _SOURCES]
     parts = (*sources, " ".join(_FLAGS), version, _processor(), torch.__version__)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
+
+
+def _run(command: list[str], timeout_s: int) -> subprocess.CompletedProcess[str]:
+    """Run a command of the compiler's; what it writes need not be UTF-8."""
+    return subprocess.run(
+        command,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=timeout_s,
+        check=False,
+        env={**os.environ, "LC_ALL": "C"},
+    )
 
 
 def _processor() -> str:
@@ -167,25 +185,17 @@ def _build(compiler: str, path: Path) -> None:
             [compiler, *_FLAGS, "-c", str(_SOURCES[0]), "-o", str(part)],
             [compiler, "-shared", str(part), "-o", str(made), *runtime],
         ):
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                timeout=_BUILD_TIMEOUT_S,
-                check=False,
-                env={**os.environ, "LC_ALL": "C"},
-            )
+            done = _run(command, _BUILD_TIMEOUT_S)
             if done.returncode:
                 raise NativeUnavailable(f"{command[0]} failed: {done.stderr.strip()[:300]}")
         made.replace(path)
 
 
-def _check(kernels: Kernels) -> None:
-    """Compare one odd-sized product with torch's: a miscompiled library must not serve."""
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(13, 72, generator=generator)
-    weight = torch.randn(40, 72, generator=generator).bfloat16()
-    if not torch.allclose(kernels.linear(x, pack(weight)), x @ weight.float().t(), atol=1e-3):
-        raise NativeUnavailable("the compiled products give wrong numbers")
+def _prune(newest: Path) -> None:
+    """Delete all but the newest builds: each upgrade of compiler, torch or Viz leaves one."""
+    with contextlib.suppress(OSError):  # another process may be at the same
+        builds = [path for path in newest.parent.glob("kernels-*.so") if path != newest]
+        builds.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        for path in builds[_KEPT_BUILDS - 1 :]:
+            path.unlink()
+            path.with_suffix(".sha256").unlink(missing_ok=True)
