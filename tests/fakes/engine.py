@@ -197,6 +197,6 @@ class FakeEngine:
     ) -> tuple[tuple[TokenLogprob, ...], tuple[tuple[TokenLogprob, ...], ...]]:
         if wanted is None:
             return (), ()
-        text = chr(token - 3)
-        top = tuple(TokenLogprob(text, token, -0.5 - place) for place in range(wanted))
-        return (TokenLogprob(text, token, -0.5),), (top,)
+        text, raw = chr(token - 3), _TABLE[token]
+        top = tuple(TokenLogprob(text, token, -0.5 - place, raw) for place in range(wanted))
+        return (TokenLogprob(text, token, -0.5, raw),), (top,)

@@ -138,5 +138,5 @@ def _token(token: TokenLogprob) -> Json:
     return {
         "token": token.token,
         "logprob": token.logprob,
-        "bytes": list(token.token.encode("utf-8", "replace")),
+        "bytes": None if token.raw is None else list(token.raw),
     }

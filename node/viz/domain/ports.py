@@ -101,11 +101,15 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """One candidate token with its natural-log probability."""
+    """One candidate token with its natural-log probability.
+
+    ``raw`` is its bytes, perhaps part of a character; None for a control token, which has none.
+    """
 
     token: str
     token_id: int
     logprob: float
+    raw: bytes | None
 
 
 FinishReason = Literal["stop", "length", "cancelled"]

@@ -95,6 +95,10 @@ class Sequence:
     ) -> tuple[tuple[TokenLogprob, ...], tuple[tuple[TokenLogprob, ...], ...]]:
         if choice.logprob is None:
             return (), ()
-        name = self.tokenizer.token_text
-        top = tuple(TokenLogprob(name(i), i, value) for i, value in choice.top)
-        return (TokenLogprob(name(choice.token_id), choice.token_id, choice.logprob),), (top,)
+        top = tuple(self._spelled(i, value) for i, value in choice.top)
+        return (self._spelled(choice.token_id, choice.logprob),), (top,)
+
+    def _spelled(self, token_id: int, logprob: float) -> TokenLogprob:
+        tokenizer = self.tokenizer
+        raw = tokenizer.token_bytes.get(token_id)
+        return TokenLogprob(tokenizer.token_text(token_id), token_id, logprob, raw)
