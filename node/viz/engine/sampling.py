@@ -43,17 +43,22 @@ def choose(logits: torch.Tensor, draws: Rows[Draw]) -> list[Choice | EngineError
     """Choose one token a row of ``logits`` (rows, vocabulary); greedy at temperature 0.
 
     Log-probabilities are the model's own, before temperature and truncation. A row whose numbers
-    overflowed (an adapter can do that) yields its error, and only it.
+    overflowed (an adapter can do that), or that fails otherwise, yields its error, and only it.
     """
     best, greedy = logits.max(dim=-1)
-    return [
-        _choice(logits[row], greedy_id, draw)
-        if math.isfinite(value)
-        else EngineError("the model's numbers overflowed with this adapter: it cannot be served")
-        for row, (value, greedy_id, draw) in enumerate(
-            zip(best.tolist(), greedy.tolist(), draws, strict=True)
-        )
-    ]
+    found: list[Choice | EngineError] = []
+    for row, value, best_id, draw in zip(
+        logits, best.tolist(), greedy.tolist(), draws, strict=True
+    ):
+        if not math.isfinite(value):
+            overflow = "the model's numbers overflowed with this adapter: it cannot be served"
+            found.append(EngineError(overflow))
+            continue
+        try:
+            found.append(_choice(row, best_id, draw))
+        except Exception as error:  # noqa: BLE001 - one row must not end the others
+            found.append(EngineError(f"no token could be chosen: {type(error).__name__}"))
+    return found
 
 
 def _choice(row: torch.Tensor, best: int, draw: Draw) -> Choice:
@@ -73,8 +78,10 @@ def _sample(row: torch.Tensor, draw: Draw) -> int:
     import torch
 
     rules = draw.rules
-    # float64: the running sums must not depend on how the machine vectorises them.
-    probabilities = torch.softmax(row.double() / rules.temperature, dim=-1)
+    # float64: the running sums must not depend on how the machine vectorises them. Less the best,
+    # so that no temperature, however small, makes a number too large to divide.
+    row = row.double()
+    probabilities = torch.softmax((row - row.max()) / rules.temperature, dim=-1)
     ids: torch.Tensor | None = None
     if 0 < rules.top_k < probabilities.numel():
         probabilities, ids = probabilities.topk(rules.top_k, sorted=True)
