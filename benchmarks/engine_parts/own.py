@@ -140,7 +140,7 @@ def load_part(material: Material, rounds: int) -> None:
     import torch
 
     from viz.domain.units import AdapterId
-    from viz.engine.adapters import AdapterStore
+    from viz.engine.residency import AdapterStore
 
     store = AdapterStore(material.base, torch.float32, max_resident=64, max_bytes=1 << 30)
     taken: dict[str, list[float]] = {"page cache": [], "disk": [], "resident": []}
@@ -152,9 +152,10 @@ def load_part(material: Material, rounds: int) -> None:
             store.register(AdapterId(turn + 1), path)
             taken[place].append(time.perf_counter() - began)
         began = time.perf_counter()
-        store.acquire(AdapterId(turn + 1))
+        held = store.acquire(AdapterId(turn + 1))
         taken["resident"].append(time.perf_counter() - began)
-        store.release(AdapterId(turn + 1))
+        assert held is not None
+        store.release(held)
     store.close()
     size = material.adapter(1).stat().st_size
     print(

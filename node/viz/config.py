@@ -83,6 +83,8 @@ class EngineConfig(_Section):
     max_streams: Positive = 32
     context_tokens: Positive = 2_048
     resident_adapters: Positive = 256
+    max_memory_mib: Annotated[int, Field(ge=0, le=1 << 24)] = 0
+    grace_s: Annotated[int, Field(ge=1, le=3_600)] = 10
     threads: NonNegative = 0
     compute: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = True

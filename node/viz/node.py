@@ -309,6 +309,8 @@ def _engine_settings(config: Config) -> EngineSettings:
         max_streams=config.engine.max_streams,
         context_tokens=config.engine.context_tokens,
         resident_adapters=config.engine.resident_adapters,
+        memory_bytes=config.engine.max_memory_mib << 20,
+        grace_s=config.engine.grace_s,
         threads=config.engine.threads,
         compute=config.engine.compute,
         compile=config.engine.compile,

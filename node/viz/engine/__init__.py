@@ -12,7 +12,8 @@ Importing this package, ``embedded`` or ``settings`` imports no torch; ``start``
 
 Modules: ``settings`` (values), ``limits`` (what memory admits), ``sequence`` (one request's
 state), ``stops`` (stop strings), ``stream`` (asyncio side of a sequence), ``cache`` (keys and
-values by slot), ``adapters`` (residency) and ``lanes`` (adapters beside the batch), ``forward``
-(the Llama decoder), ``sampling``, ``runner`` (schedule -> run -> postprocess, on one thread) and
-``embedded`` (the asyncio front).
+values by slot), ``adapters`` (their layout), ``residency`` (which are in memory), ``lanes`` and
+``lora`` (adapters beside the batch), ``forward`` (the Llama decoder), ``sampling``, ``seats`` (who
+holds a slot), ``runner`` (schedule -> run -> postprocess, on one thread) and ``embedded`` (the
+asyncio front).
 """

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from viz.engine.limits import Widths
 from viz.engine.native import Kernels, NativeUnavailable, fits, load_kernels, pack
 from viz.errors import ModelUnavailable
 
@@ -40,6 +41,14 @@ class Compute:
         import torch
 
         return self.dtype if self.kernels is None else torch.float16
+
+    @property
+    def widths(self) -> Widths:
+        """How many bytes a number takes; the compiled pass reads bf16 weights, and no lanes."""
+        compiled = self.kernels is not None
+        weight = 2 if compiled else self.dtype.itemsize
+        adapter = self.adapter_dtype.itemsize
+        return Widths(weight, self.dtype.itemsize, adapter, lanes=not compiled)
 
 
 def choose_compute(

@@ -34,7 +34,7 @@ from viz.errors import (
 
 if TYPE_CHECKING:
     from viz.basemodel.source import LoadedBase
-    from viz.engine.adapters import AdapterStore
+    from viz.engine.residency import AdapterStore
     from viz.engine.runner import Delivery, Runner
 
 _log = structlog.get_logger()
@@ -73,10 +73,10 @@ class EmbeddedEngine:
         import torch
 
         from viz.basemodel.nf4 import serving_weights
-        from viz.engine.adapters import AdapterStore
         from viz.engine.cache import SlotCache
         from viz.engine.compute import choose_compute
         from viz.engine.forward import Decoder
+        from viz.engine.residency import AdapterStore
         from viz.engine.runner import Runner
 
         settings, shape = self._settings, self._base.shape
@@ -89,7 +89,7 @@ class EmbeddedEngine:
         )
         dtype = choice.dtype
         budget = settings.memory_bytes or int(available_bytes() * 0.6)
-        fits = plan(shape, settings, dtype.itemsize, budget)
+        fits = plan(shape, settings, choice.widths, budget)
         self._context, self._slots = fits.capacity, fits.slots
         self._model = replace(self._model, context_tokens=fits.capacity)
         self._compute = choice.name
@@ -101,15 +101,18 @@ class EmbeddedEngine:
             threads=torch.get_num_threads(),
             streams=fits.slots,
             context_tokens=fits.capacity,
+            memory_mib=budget >> 20,
             adapter_memory_mib=fits.resident_bytes >> 20,
         )
         cache = SlotCache(shape, fits.slots, fits.capacity, dtype)
-        decoder = Decoder(serving_weights(self._base), shape, cache, dtype, choice.kernels)
+        weights = serving_weights(self._base)
+        decoder = Decoder(weights, shape, cache, dtype, choice.kernels, lane_bytes=fits.lane_bytes)
         self._store = AdapterStore(
             self._base,
             choice.adapter_dtype,
             max_resident=fits.resident_adapters,
             max_bytes=fits.resident_bytes,
+            max_lane_bytes=fits.lane_bytes,
         )
         self._runner = Runner(decoder, self._store, settings, self._deliver)
         # Built here, off the event loop: the first stream would wait for it.
@@ -181,6 +184,7 @@ class EmbeddedEngine:
             "open": len(self._open),
             "adapters": len(self._store.registered()),
             "resident_adapters": self._store.resident_count,
+            "resident_adapter_bytes": self._store.held_bytes,
             "adapter_loads": self._store.loads,
             "adapter_evictions": self._store.evictions,
             f"compute_{self._compute}": 1.0,

@@ -20,13 +20,13 @@ import torch
 from torch.nn import functional
 
 from viz.basemodel.shape import LlamaShape
-from viz.engine.adapters import GROUPS, Resident
 from viz.engine.lanes import LaneSet
+from viz.engine.lora import Apply, ChunkApply, LaneApply
 from viz.engine.native.model import NativeModel
 
 if TYPE_CHECKING:
+    from viz.engine.adapters import Resident
     from viz.engine.cache import SlotCache
-    from viz.engine.lanes import Lanes
     from viz.engine.native import Kernels
 
 
@@ -54,61 +54,8 @@ class _Layer:
     down: _Product
 
 
-class _Apply:
-    """How adapters add to the output of a linear group in this run."""
-
-    def add(self, layer: int, group: str, x: torch.Tensor, y: torch.Tensor) -> None:
-        """Add B(A(x)) to ``y`` (tokens, out) in place; ``x`` is (tokens, in)."""
-
-
-class _ChunkApply(_Apply):
-    def __init__(self, chunks: Rows[Chunk]) -> None:
-        self._spans: list[tuple[int, int, Resident]] = []
-        start = 0
-        for chunk in chunks:
-            if chunk.adapter is not None:
-                self._spans.append((start, start + len(chunk.tokens), chunk.adapter))
-            start += len(chunk.tokens)
-
-    def add(self, layer: int, group: str, x: torch.Tensor, y: torch.Tensor) -> None:
-        for start, end, adapter in self._spans:
-            inner = x[start:end] @ adapter.down[group][layer].t()
-            place = 0
-            for member, linear in enumerate(GROUPS[group]):
-                up = adapter.up[linear][layer]
-                part = inner[:, member * adapter.rank : (member + 1) * adapter.rank]
-                y[start:end, place : place + up.shape[1]].addmm_(part, up)
-                place += up.shape[1]
-
-
-class _LaneApply(_Apply):
-    def __init__(self, buckets: Rows[Lanes], slots: int) -> None:
-        whole = list(range(slots))
-        self._buckets = [
-            (lanes, None if lanes.slots == whole else torch.tensor(lanes.slots))
-            for lanes in buckets
-        ]
-
-    def add(self, layer: int, group: str, x: torch.Tensor, y: torch.Tensor) -> None:
-        for lanes, rows in self._buckets:
-            count, rank = lanes.count, lanes.rank
-            picked = x if rows is None else x.index_select(0, rows)
-            inner = torch.bmm(picked.unsqueeze(1), lanes.down[group][layer, :count].transpose(1, 2))
-            place = 0
-            for member, linear in enumerate(GROUPS[group]):
-                up = lanes.up[linear][layer, :count]
-                part = inner[:, :, member * rank : (member + 1) * rank]
-                added = torch.bmm(part, up).squeeze(1)
-                target = y[:, place : place + up.shape[2]]
-                if rows is None:
-                    target += added
-                else:
-                    target.index_add_(0, rows, added)
-                place += up.shape[2]
-
-
 class Decoder:
-    """The base model in one compute dtype, over a slot cache."""
+    """The base model in one compute dtype, over a slot cache; ``lane_bytes`` bounds its lanes."""
 
     def __init__(
         self,
@@ -117,6 +64,8 @@ class Decoder:
         cache: SlotCache,
         dtype: torch.dtype,
         kernels: Kernels | None = None,
+        *,
+        lane_bytes: int | None = None,
     ) -> None:
         self.shape, self.cache, self.dtype = shape, cache, dtype
         half = torch.arange(0, shape.head_dim, 2, dtype=torch.int64).float() / shape.head_dim
@@ -130,7 +79,7 @@ class Decoder:
             torch.cat((table, table), dim=-1).to(dtype) for table in (cosines, sines)
         )
         self._scale = shape.head_dim**-0.5
-        self._lanes = LaneSet(shape, cache.slots, dtype)
+        self._lanes = LaneSet(shape, cache.slots, dtype, lane_bytes)
 
         def get(name: str) -> torch.Tensor:
             return weights[f"{name}.weight"].to(dtype)
@@ -192,7 +141,8 @@ class Decoder:
                 start += size
             return torch.cat(done)
 
-        hidden = self._run(tokens, positions, attend, _ChunkApply(chunks))
+        runs = [(len(chunk.tokens), chunk.adapter) for chunk in chunks]
+        hidden = self._run(tokens, positions, attend, ChunkApply(runs))
         return self._head(hidden[[lasts[chunk] for chunk in wanted]])
 
     @torch.inference_mode()
@@ -237,7 +187,7 @@ class Decoder:
             )
             return mixed.reshape(slots, -1)
 
-        lanes = _LaneApply(self._lanes.sync(worn), slots)
+        lanes = LaneApply(self._lanes.sync(worn), slots)
         hidden = self._run(torch.tensor(tokens), place, attend, lanes)
         return self._head(hidden if list(rows) == list(range(slots)) else hidden[list(rows)])
 
@@ -246,7 +196,7 @@ class Decoder:
         tokens: torch.Tensor,
         positions: torch.Tensor,
         attend: _Attend,
-        apply: _Apply,
+        apply: Apply,
     ) -> torch.Tensor:
         """Return the normed last hidden states (tokens, hidden)."""
         shape = self.shape

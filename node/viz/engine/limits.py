@@ -1,65 +1,129 @@
 """What fits in memory: slots, lanes and resident adapters, decided once at start.
 
 Arithmetic over sizes, and one look at what is free. Admission follows from it: the engine never
-allocates beyond this plan while it serves, so it refuses with EngineOverloaded instead of being
-killed.
+allocates beyond this plan while it serves, so a request waits or is refused instead of the process
+being killed. Counted are weights, caches and adapters; a step's activations are small beside them.
 """
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from viz.basemodel.shape import LlamaShape
+from viz.engine.adapters import RANK_BUCKETS, adapter_bytes
 from viz.engine.settings import EngineSettings
 from viz.errors import ModelUnavailable
 
-_LANE_RANK = 16
+_USUAL_RANK = 16
+_FILE_ITEM_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Widths:
+    """Bytes of one number of the weights, the cache and the adapters; whether lanes copy these."""
+
+    weight: int
+    cache: int
+    adapter: int
+    lanes: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much of everything; ``capacity`` is tokens a slot."""
+    """How much of everything; ``capacity`` is tokens a slot, ``lane_bytes`` None without lanes."""
 
     slots: int
     capacity: int
     resident_adapters: int
     resident_bytes: int
+    lane_bytes: int | None
 
 
-def plan(shape: LlamaShape, settings: EngineSettings, item_bytes: int, memory_bytes: int) -> Plan:
-    """Divide ``memory_bytes``: weights first, then slots (at most half), then resident adapters.
+def plan(shape: LlamaShape, settings: EngineSettings, widths: Widths, memory_bytes: int) -> Plan:
+    """Divide ``memory_bytes``: weights first, then slots (at most half), then adapters.
 
-    Raises ModelUnavailable when not even one stream fits.
+    Any one adapter fits, also of the largest rank, and beside what is in memory the file that is
+    being read. Raises ModelUnavailable when not even one stream with such an adapter fits.
     """
-    weights = sum(math.prod(size) for size in shape.tensors().values()) * item_bytes
     capacity = min(settings.context_tokens, shape.context_tokens)
-    keys_and_values = 2 * shape.layers * shape.kv_heads * shape.head_dim * capacity * item_bytes
-    lane = adapter_bytes(shape, _LANE_RANK, item_bytes)
-    left = memory_bytes - weights
-    slots = min(settings.max_streams, left // 2 // (keys_and_values + lane))
+    kept = 2 * shape.layers * shape.kv_heads * shape.head_dim * capacity * widths.cache
+    largest = adapter_bytes(shape, RANK_BUCKETS[-1], widths.adapter)
+    lane = adapter_bytes(shape, _USUAL_RANK, widths.adapter) if widths.lanes else 0
+    arriving = adapter_bytes(shape, RANK_BUCKETS[-1], _FILE_ITEM_BYTES) + largest
+    fixed = _weight_bytes(shape, widths) + arriving + (2 if widths.lanes else 1) * largest
+    left = memory_bytes - fixed
+    slots = min(settings.max_streams, left // 2 // (kept + lane))
     if slots < 1:
-        needed = (weights + 2 * (keys_and_values + lane)) >> 20
         raise ModelUnavailable(
-            f"the engine needs {needed} MiB and has {memory_bytes >> 20}: lower context_tokens or "
-            "raise the memory budget"
+            f"the engine needs {(fixed + 2 * (kept + lane)) >> 20} MiB and has "
+            f"{max(memory_bytes, 0) >> 20}: lower context_tokens or raise max_memory_mib"
         )
-    resident = left - slots * (keys_and_values + lane)
-    return Plan(slots, capacity, max(settings.resident_adapters, slots), resident)
+    left -= slots * (kept + lane)
+    lanes = None
+    if widths.lanes:
+        # As many as could ever be worn, where there is plenty; half of what is left at most.
+        more = max(0, min(slots * (largest - lane) - largest, left // 2))
+        lanes = slots * lane + largest + more
+        left -= more
+    return Plan(slots, capacity, max(settings.resident_adapters, slots), left + largest, lanes)
 
 
-def available_bytes() -> int:
-    """Return the memory that can be had without swapping (Linux's own estimate)."""
+def _weight_bytes(shape: LlamaShape, widths: Widths) -> int:
+    """The embedding is looked up as it was stored, in bf16; a tied head is a second copy of it."""
+    sizes = {name: math.prod(size) for name, size in shape.tensors().items()}
+    embedding = sizes.pop("model.embed_tokens.weight")
+    return (sum(sizes.values()) + embedding * shape.tied) * widths.weight + 2 * embedding
+
+
+def available_bytes(root: Path = Path("/")) -> int:
+    """Return the memory that can be had without swapping, or being killed by a control group.
+
+    Linux's own estimate, and the room in this process' control group and those above it.
+    """
     try:
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-        kib = next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, IndexError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    return int(kib) * 1024
+        lines = (root / "proc/meminfo").read_text("ascii").splitlines()
+        free = 1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvail")))
+    except (OSError, StopIteration, IndexError, ValueError):
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return min([free, *_group_rooms(root)])
 
 
-def adapter_bytes(shape: LlamaShape, rank: int, item_bytes: int) -> int:
-    """Return the size of an adapter of all linear layers at ``rank``."""
-    return sum(rank * (out + into) for _, (out, into) in shape.modules()) * item_bytes
+def _group_rooms(root: Path) -> Iterator[int]:
+    """Yield the room of each control group, versions 1 and 2, that bounds this process."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text("utf-8").splitlines()
+    except (OSError, ValueError):
+        return
+    for line in lines:
+        number, _, rest = line.partition(":")
+        controllers, _, own = rest.partition(":")
+        if number == "0":
+            mount, names = "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            mount = "sys/fs/cgroup/memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        place = Path(own.lstrip("/"))
+        # In a container the path may be the host's: of it, only the mount's root is then there.
+        for group in (place, *place.parents):
+            yield from _room(root / mount / group, *names)
+
+
+def _room(group: Path, limit: str, usage: str, cache: str) -> Iterator[int]:
+    """Yield a group's bound less what it uses, cached files that nobody reads aside."""
+    try:
+        bound = (group / limit).read_text("ascii").strip()
+        if bound == "max":
+            return
+        used = int((group / usage).read_text("ascii"))
+        fields = dict(
+            line.split() for line in (group / "memory.stat").read_text("ascii").splitlines()
+        )
+        yield max(0, int(bound) - used + int(fields.get(cache, 0)))
+    except (OSError, ValueError):
+        return

@@ -1,9 +1,9 @@
 """The generation thread: schedule -> run -> postprocess, one step after another.
 
-Owns the live sequences and everything they hold (slots, adapters in use). Does not know
-asyncio, files or money. Invariants: a sequence holds an adapter exactly while it holds a slot;
-every live sequence ends with exactly one finishing piece or one error; a step that fails ends only
-the sequences that fail again when run alone.
+Owns the thread and what a step does. Does not know asyncio, files or money. Invariants: every
+live sequence ends with exactly one finishing piece or one error; a step that fails ends only the
+sequences that fail again when run alone, and a position is run again only if it was not counted as
+cached: a fault in one sequence changes no token of another.
 """
 
 from __future__ import annotations
@@ -17,17 +17,15 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 
 from viz.domain.ports import Piece
-from viz.domain.units import BASE_MODEL, AdapterId
+from viz.domain.units import AdapterId
 from viz.engine.forward import Chunk
-from viz.engine.sampling import choose
+from viz.engine.sampling import Choice, choose
+from viz.engine.seats import Seats
 from viz.errors import EngineError
 
 if TYPE_CHECKING:
-    import torch
-
-    from viz.engine.adapters import AdapterStore
-    from viz.engine.cache import SlotCache
     from viz.engine.forward import Decoder
+    from viz.engine.residency import AdapterStore
     from viz.engine.sequence import Sequence
     from viz.engine.settings import EngineSettings
     from viz.engine.stream import Line
@@ -49,16 +47,15 @@ class Runner:
         settings: EngineSettings,
         deliver: Callable[[Delivery], None],
     ) -> None:
-        self._decoder, self._store = decoder, store
-        self._cache: SlotCache = decoder.cache
-        self._settings, self._deliver = settings, deliver
-        self._live: list[Sequence] = []
+        self._decoder, self._settings, self._deliver = decoder, settings, deliver
+        self.counts: Counter[str] = Counter()
+        self._seats = Seats(decoder.cache, store, settings.grace_s, self.counts, self._loaded)
+        self._live = self._seats.live
         self._inbox: deque[Sequence] = deque()
         self._load_errors: deque[tuple[AdapterId, EngineError]] = deque()
         self._out: Delivery = []
         self._news = threading.Event()
         self._closing = False
-        self.counts: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._loop, name="viz-generation", daemon=True)
 
     def start(self) -> None:
@@ -100,8 +97,8 @@ class Runner:
                     self._fail(sequence, error)
             self._flush()
             if not ran:
-                self._news.wait(self._patience_s())
-        self._live += self._inbox
+                self._news.wait(self._seats.patience_s())
+        self._live.extend(self._inbox)
         for sequence in list(self._live):
             self._end(sequence, sequence.cancel())
         self._flush()
@@ -109,7 +106,7 @@ class Runner:
     def _step(self) -> bool:
         """Schedule, run one round of prefill and one of decoding; tell whether anything ran."""
         self._admit()
-        self._seat()
+        self._seats.fill()
         prefilled = self._prefill()
         self._flush()
         return self._decode() or prefilled
@@ -121,7 +118,7 @@ class Runner:
             self._live.append(self._inbox.popleft())
         while self._load_errors:
             adapter_id, error = self._load_errors.popleft()
-            for sequence in self._unseated():
+            for sequence in self._seats.unseated():
                 if sequence.request.adapter_id == adapter_id:
                     self._end(sequence, error)
         now = time.monotonic()
@@ -133,51 +130,11 @@ class Runner:
             elif sequence.paused_since is None:
                 sequence.paused_since = now
 
-    def _seat(self) -> None:
-        """Give slots to waiting sequences whose adapters are in memory; call for the others."""
-        for sequence in self._unseated()[: self._cache.slots]:
-            adapter_id = sequence.request.adapter_id
-            if not sequence.may_run():
-                continue
-            if adapter_id != BASE_MODEL and not self._store.is_resident(adapter_id):
-                self._store.load(adapter_id, self._loaded)
-                continue
-            if not self._cache.free and not self._reclaim():
-                continue
-            if adapter_id != BASE_MODEL:
-                sequence.adapter = self._store.acquire(adapter_id)
-                if sequence.adapter is None:
-                    continue
-            sequence.slot, sequence.cached = self._cache.take(), 0
-
     def _loaded(self, adapter_id: AdapterId, error: EngineError | None) -> None:
         """Called on the loader's thread."""
         if error is not None:
             self._load_errors.append((adapter_id, error))
         self._news.set()
-
-    def _reclaim(self) -> bool:
-        """Take the slot of the sequence paused longest, if its grace time has passed."""
-        overdue = time.monotonic() - self._settings.grace_s
-        paused = [
-            (sequence.paused_since, place)
-            for place, sequence in enumerate(self._live)
-            if sequence.slot is not None
-            and sequence.paused_since is not None
-            and sequence.paused_since <= overdue
-        ]
-        if not paused:
-            return False
-        self._unseat(self._live[min(paused)[1]])
-        self.counts["reclaimed_slots"] += 1
-        return True
-
-    def _patience_s(self) -> float | None:
-        """Return how long nothing can change by itself: until a grace time passes."""
-        return self._settings.grace_s / 4 if any(s.may_run() for s in self._unseated()) else None
-
-    def _unseated(self) -> list[Sequence]:
-        return [sequence for sequence in self._live if sequence.slot is None]
 
     # run
 
@@ -210,28 +167,20 @@ class Runner:
             if chunk.start + len(chunk.tokens) == len(sequence.tokens)
         ]
         logits = self._decoder.prefill([chunk for _, chunk in picked], ends)
+        ended = [picked[place][0] for place in ends]
+        chosen = choose(logits, [sequence.draw() for sequence in ended])
         for sequence, chunk in picked:
             sequence.cached += len(chunk.tokens)
             self.counts["prefilled_tokens"] += len(chunk.tokens)
-        self._postprocess([picked[place][0] for place in ends], logits)
+        self._accept(ended, chosen)
 
     def _decode(self) -> bool:
         batch = [s for s in self._live if s.decodable and s.may_run()]
         if batch:
             if self._decoder.packed:
-                self._pack(batch)
+                self._seats.pack(batch)
             self._isolating(batch, self._run_batch, lambda sequence: sequence)
         return bool(batch)
-
-    def _pack(self, batch: list[Sequence]) -> None:
-        """Move sequences to lower slots, so that a step runs no more rows than it must."""
-        for sequence in sorted(batch, key=lambda s: -(s.slot or 0)):
-            assert sequence.slot is not None
-            lower = self._cache.lower_free(sequence.slot)
-            if lower is None:
-                return
-            self._cache.move(sequence.slot, lower, sequence.cached)
-            sequence.slot = lower
 
     def _run_batch(self, batch: list[Sequence]) -> None:
         slots = [sequence.slot for sequence in batch if sequence.slot is not None]
@@ -245,10 +194,11 @@ class Runner:
             tokens[slot] = sequence.tokens[-1]
         worn = [(slot, s.adapter) for s, slot in zip(batch, slots, strict=True) if s.adapter]
         logits = self._decoder.decode(tokens, positions, slots, worn)
+        chosen = choose(logits, [sequence.draw() for sequence in batch])
         for sequence in batch:
             sequence.cached += 1
         self.counts["decode_steps"] += 1
-        self._postprocess(batch, logits)
+        self._accept(batch, chosen)
 
     def _isolating(
         self,
@@ -256,7 +206,10 @@ class Runner:
         run: Callable[[list[_Item]], None],
         owner: Callable[[_Item], Sequence],
     ) -> None:
-        """Run the batch; if that fails, run each alone and end only those that fail alone."""
+        """Run the batch; if that fails, run each alone and end only those that fail alone.
+
+        ``run`` raises before it changes any sequence, or not at all.
+        """
         try:
             run(batch)
         except Exception as error:  # noqa: BLE001 - one sequence must not end the others
@@ -272,13 +225,17 @@ class Runner:
 
     # postprocess
 
-    def _postprocess(self, batch: list[Sequence], logits: torch.Tensor) -> None:
-        chosen = choose(logits, [sequence.draw() for sequence in batch])
+    def _accept(self, batch: list[Sequence], chosen: list[Choice | EngineError]) -> None:
+        """Give each sequence its token; a fault ends its own sequence and raises nothing."""
         for sequence, choice in zip(batch, chosen, strict=True):
             if isinstance(choice, EngineError):
-                self._end(sequence, choice)
+                self._fail(sequence, choice)
                 continue
-            piece = sequence.accept(choice)
+            try:
+                piece = sequence.accept(choice)
+            except Exception as error:  # noqa: BLE001 - one sequence must not end the others
+                self._fail(sequence, error)
+                continue
             self.counts["generated_tokens"] += len(piece.token_ids)
             if sequence.finished:
                 self._end(sequence, piece)
@@ -291,17 +248,8 @@ class Runner:
         self._end(sequence, told or EngineError("the model step failed: try again"))
 
     def _end(self, sequence: Sequence, last: Piece | EngineError) -> None:
-        if sequence.slot is not None:
-            self._unseat(sequence)
-        self._live.remove(sequence)
+        self._seats.end(sequence)
         self._out.append((sequence.line, last))
-
-    def _unseat(self, sequence: Sequence) -> None:
-        assert sequence.slot is not None
-        self._cache.give(sequence.slot)
-        if sequence.adapter is not None:
-            self._store.release(sequence.adapter.adapter_id)
-        sequence.slot, sequence.adapter, sequence.cached = None, None, 0
 
     def _flush(self) -> None:
         if self._out:

@@ -17,10 +17,12 @@ from viz.domain.ports import GenerationRequest, Sampling
 from viz.domain.units import AdapterId
 from viz.engine.compute import choose_compute
 from viz.engine.embedded import EmbeddedEngine
-from viz.engine.limits import plan
+from viz.engine.limits import Widths, plan
 from viz.engine.native import NativeUnavailable, load_kernels
 from viz.engine.settings import EngineSettings
 from viz.errors import EngineError, InvalidAdapterFile, ModelUnavailable
+
+WIDTHS = Widths(weight=4, cache=4, adapter=4, lanes=True)
 
 
 @pytest.fixture(scope="module")
@@ -154,9 +156,9 @@ def test_memory_plan_refuses_what_does_not_fit(base: LoadedBase) -> None:
     """Too little memory is a clear refusal at start; little memory is fewer streams."""
     settings = EngineSettings(max_streams=32, context_tokens=512)
     with pytest.raises(ModelUnavailable, match="MiB"):
-        plan(base.shape, settings, 4, 1 << 18)
-    assert 1 <= plan(base.shape, settings, 4, 4 << 20).slots < 32
-    assert plan(base.shape, settings, 4, 1 << 30).slots == 32
+        plan(base.shape, settings, WIDTHS, 1 << 18)
+    assert 1 <= plan(base.shape, settings, WIDTHS, 4 << 20).slots < 32
+    assert plan(base.shape, settings, WIDTHS, 1 << 30).slots == 32
 
 
 def test_failed_compilation_leaves_the_torch_path(
