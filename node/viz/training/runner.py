@@ -1,15 +1,18 @@
 """The parent's side of a run: start the worker, pass on its events, notice its death, cancel it.
 
 Owns the child process. Does not know what is trained or why. Invariants: the child never outlives
-``events``; an event stream ends with ``result``, or raises.
+``events``; an event stream ends with ``result``, or raises; a worker that says nothing for a
+quarter of an hour (or of the time bound, where that is more) is ended.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +22,7 @@ from viz import errors
 from viz.children import tied
 from viz.errors import TrainingCancelled, TrainingError, TrainingWorkerDied, VizError
 from viz.training.environment import child_environment
-from viz.training.run import TrainingRun
+from viz.training.run import Bounds, TrainingRun
 
 # The largest event is the result with its loss curve.
 _MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
@@ -27,6 +30,9 @@ _MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 _STOP_GRACE_S: Final = 60.0
 # Beyond the worker's own time bound, for its start and its measurements.
 _TIME_SLACK_S: Final = 120.0
+# A worker tells of every step, and the rest that it does between two events is a few steps' worth.
+_SILENCE_S: Final = 900.0
+_EXIT_GRACE_S: Final = 10.0
 _KEPT_STDERR_BYTES: Final = 4_000
 _KEPT_ENVIRONMENT: Final = frozenset(
     {"PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV"}
@@ -74,26 +80,29 @@ class Runner:
                 limit=_MAX_EVENT_BYTES,
                 env=self._environment(),
             )
-        ended = False
+        deadline = time.monotonic() + self._run.bounds.time_s + _TIME_SLACK_S
         try:
-            async with asyncio.timeout(self._run.bounds.time_s + _TIME_SLACK_S):
-                while line := await self._line():
-                    event = _parse(line)
-                    ended = event.kind == "result"
+            if self._cancelled:
+                # It came while the process was being made: there was none to ask.
+                await self._end()
+            while line := await self._line(deadline):
+                event = _parse(line)
+                if event.kind == "result":
+                    # All is on the disk by now: a worker that does not leave loses nothing.
+                    await self._leave()
                     yield event
-                status = await self._process.wait()
-        except TimeoutError as error:
-            raise TrainingError("the run hung beyond its time bound and was ended") from error
+                    return
+                yield event
+            await self._leave()
         finally:
             await self._end()
-        if not ended:
-            if self._cancelled:
-                raise TrainingCancelled("the training run was cancelled; start it again to resume")
-            raise TrainingWorkerDied(
-                f"the training process ended with status {status} before its result; its last "
-                f"words are in {log}",
-                last_words=_tail(log),
-            )
+        if self._cancelled:
+            raise TrainingCancelled("the training run was cancelled")
+        raise TrainingWorkerDied(
+            f"the training process ended with status {self._process.returncode} before its "
+            f"result; its last words are in {log}",
+            last_words=_tail(log),
+        )
 
     async def cancel(self) -> None:
         """Ask the worker to stop after its step and a checkpoint; kill it if it does not."""
@@ -108,10 +117,29 @@ class Runner:
         except TimeoutError:
             await self._end()
 
-    async def _line(self) -> bytes:
+    async def _line(self, deadline: float) -> bytes:
+        """Return the worker's next line, empty at its end; no timeout spans a ``yield``."""
         assert self._process is not None
         assert self._process.stdout is not None
-        return await self._process.stdout.readline()
+        left, silence = deadline - time.monotonic(), _silence_s(self._run.bounds)
+        try:
+            async with asyncio.timeout(min(left, silence)):
+                return await self._process.stdout.readline()
+        except TimeoutError as error:
+            why = (
+                "hung beyond its time bound"
+                if left <= silence
+                else f"gave no sign of life for {silence:.0f} s"
+            )
+            raise TrainingError(f"the run {why} and was ended") from error
+
+    async def _leave(self) -> None:
+        """Let the worker, which has said its last, end by itself; end it if it does not."""
+        assert self._process is not None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_EXIT_GRACE_S):
+                await self._process.wait()
+        await self._end()
 
     async def _end(self) -> None:
         process = self._process
@@ -124,6 +152,11 @@ class Runner:
         kept = {name: os.environ[name] for name in _KEPT_ENVIRONMENT & set(os.environ)}
         source = str(Path(errors.__file__).parent.parent)
         return {**kept, "PYTHONPATH": source, **child_environment(self._run.settings)}
+
+
+def _silence_s(bounds: Bounds) -> float:
+    """Return how long a worker may say nothing: more for those who grant slow models more time."""
+    return max(_SILENCE_S, bounds.time_s / 4)
 
 
 def _parse(line: bytes) -> TrainingEvent:

@@ -1,29 +1,28 @@
 """The child process of a run: ``python -m viz.training.worker <run directory>``.
 
 Owns one run from ``run.json`` to ``adapter.safetensors``, ``metrics.json`` and ``dataset.jsonl``,
-its bounds and its events. Does not know the chain or who may train: the parent has checked. Events
-are JSON objects, one a line, on stdout; whatever libraries print goes to stderr. SIGTERM stops
-between two steps, after a checkpoint. Starting it again on the same directory resumes. Invariant:
-the last event is ``result``, ``cancelled`` or ``failed``, unless the process was killed.
+and its events (its bounds are kept by ``limits``). Does not know the chain or who may train: the
+parent has checked. Events are JSON objects, one a line, on stdout; whatever libraries print goes to
+stderr. SIGTERM stops between two steps, after a checkpoint. Starting it again on the same directory
+resumes. Invariant: the last event is ``result``, ``cancelled`` or ``failed``, unless the process
+was killed.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import resource
-import signal
 import sys
 import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from viz.domain.units import Hash32, hex_of, parse_address, parse_hash
 from viz.domain.work import Work, check_commitment, parse_work
 from viz.errors import InvalidWork, TrainingCancelled, TrainingError, VizError
+from viz.training.limits import Stopper, bound_memory
 from viz.training.run import TrainingRun, WorkInput, load_run
 
 if TYPE_CHECKING:
@@ -35,7 +34,6 @@ ADAPTER_FILE: Final = "adapter.safetensors"
 METRICS_FILE: Final = "metrics.json"
 DATASET_FILE: Final = "dataset.jsonl"
 EXIT_FAILED: Final = 3
-_MEMORY_CHECK_S: Final = 0.5
 
 
 class Reporter:
@@ -53,33 +51,13 @@ class Reporter:
             self._out.flush()
 
 
-class Stopper:
-    """Knows when the run must stop: a signal, the time bound."""
-
-    def __init__(self, time_s: int) -> None:
-        self._asked = False
-        self._deadline = time.monotonic() + time_s
-        signal.signal(signal.SIGTERM, self._ask)
-        signal.signal(signal.SIGINT, self._ask)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
-
-    def check(self) -> None:
-        """Raise TrainingCancelled or TrainingError when it is time to stop."""
-        if self._asked:
-            raise TrainingCancelled("the training run was cancelled; start it again to resume")
-        if time.monotonic() > self._deadline:
-            raise TrainingError("the run used up its time bound: raise it, or train fewer steps")
-
-
 def main(directory: Path) -> int:
     """Run the worker; return the exit status."""
     report = Reporter()
     try:
         run = load_run(directory)
         os.nice(run.bounds.niceness)
-        _bound_memory(run.bounds.memory_bytes, report)
+        bound_memory(run.bounds.memory_bytes, lambda detail: _give_up(report, detail))
         train(run, directory, report, Stopper(run.bounds.time_s))
     except TrainingCancelled as error:
         report("cancelled", detail=str(error))
@@ -91,6 +69,12 @@ def main(directory: Path) -> int:
         report("failed", code=TrainingError.code, detail="the run needs more memory than there is")
         return EXIT_FAILED
     return 0
+
+
+def _give_up(report: Reporter, detail: str) -> NoReturn:
+    """Say why and leave, from whatever thread."""
+    report("failed", code=TrainingError.code, detail=detail)
+    os._exit(EXIT_FAILED)
 
 
 def train(run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper) -> None:
@@ -262,23 +246,6 @@ def _write_adapter(
         alpha=run.settings.alpha,
         base=base.digest,
     )
-
-
-def _bound_memory(limit_bytes: int, report: Reporter) -> None:
-    """Watch the peak resident size; end the process with an event when it passes the bound."""
-
-    def watch() -> None:
-        while resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 <= limit_bytes:
-            time.sleep(_MEMORY_CHECK_S)
-        report(
-            "failed",
-            code=TrainingError.code,
-            detail=f"the run needs more than its {limit_bytes} bytes of memory: raise the bound, "
-            "or lower rows_per_step",
-        )
-        os._exit(EXIT_FAILED)
-
-    threading.Thread(target=watch, name="memory-bound", daemon=True).start()
 
 
 if __name__ == "__main__":
