@@ -5,7 +5,8 @@ not know the chain, money or grants: whoever starts a run has checked them. Impo
 imports neither torch nor transformers.
 
 Modules: ``run`` (what a run is: settings and inputs), ``dataset`` (rows), ``packing`` (rows to
-token batches), ``qlora`` (the model and the step), ``loop`` (schedule, checkpoints, early stop),
-``evaluate`` (held-out loss, answers, memorisation), ``environment`` (what makes a run
-repeatable), ``worker`` (the child), ``runner`` (the parent), ``estimate`` (dry run).
+token batches), ``qlora`` (the model and the step), ``loop`` (schedule, early stop, resume),
+``checkpoint`` (its files), ``evaluate`` (held-out loss, answers, memorisation), ``environment``
+(what makes a run repeatable), ``limits`` (what ends a worker), ``worker`` (the child), ``runner``
+(the parent), ``estimate`` (dry run).
 """

@@ -23,6 +23,7 @@ REPRODUCIBILITY_CLASS: Final = "bitwise-same-cpu-class"
 # Raised whenever the same works and settings would train other bytes (the conversion to rows, the
 # arithmetic of a step): an audit by another recipe is inconclusive, not an accusation.
 RECIPE: Final = 2
+_VECTOR_FLAGS: Final = ("sse4", "avx", "fma", "f16c", "amx", "asimd", "sve", "sme", "bf16", "i8mm")
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
@@ -68,9 +69,14 @@ def compute_dtype(settings: Settings) -> torch.dtype:
 
 
 def describe(settings: Settings) -> dict[str, Any]:
-    """Return the environment as JSON values."""
+    """Return the environment as JSON values.
+
+    The vendor and the vector instructions are in it because the libraries choose their kernels,
+    and so the order of sums, by them; PyTorch's class does not tell AMX from AVX-512.
+    """
     import torch
 
+    vendor, flags = _processor()
     return {
         "recipe": RECIPE,
         "python": platform.python_version(),
@@ -81,16 +87,39 @@ def describe(settings: Settings) -> dict[str, Any]:
         "cpuCapability": os.environ.get("ATEN_CPU_CAPABILITY")
         or torch.backends.cpu.get_cpu_capability(),
         "onednnMaxCpuIsa": os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL"),
+        "cpuVendor": vendor,
+        "cpuFlags": sorted(flag for flag in flags if flag.startswith(_VECTOR_FLAGS)),
         "bf16Hardware": _cpu_multiplies_bf16(),
         "compute": str(compute_dtype(settings)).removeprefix("torch."),
         "deterministicAlgorithms": True,
+        **(_cuda(settings.device) if settings.device.startswith("cuda") else {}),
+    }
+
+
+def _cuda(device: str) -> dict[str, Any]:
+    import torch
+
+    return {
+        "cuda": torch.version.cuda,
+        "gpu": torch.cuda.get_device_name(device),
+        "gpuCapability": list(torch.cuda.get_device_capability(device)),
     }
 
 
 def _cpu_multiplies_bf16() -> bool:
+    _, flags = _processor()
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _processor() -> tuple[str, frozenset[str]]:
+    """Return the processor's vendor and all its flags, as Linux tells them on x86 and ARM."""
     try:
         lines = Path("/proc/cpuinfo").read_text("ascii", errors="replace").splitlines()
-        flags = next((line for line in lines if line.startswith("flags")), "").split()
     except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+        return platform.processor() or "unknown", frozenset()
+    found: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        found.setdefault(name.strip(), value.strip())
+    vendor = found.get("vendor_id") or found.get("CPU implementer") or "unknown"
+    return vendor, frozenset((found.get("flags") or found.get("Features") or "").split())

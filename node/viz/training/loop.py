@@ -3,20 +3,20 @@
 Owns the state of a run between steps. Does not know works, processes or the chain. Invariant: a
 run that is killed and resumed from its checkpoint goes through the same states as an unbroken
 one, so it ends in the same bytes: the order is a function of seed and epoch, dropout is 0, and a
-checkpoint holds weights, optimiser moments and the early-stop state, complete or not at all.
+checkpoint holds weights, optimiser moments and the early-stop state (its files are
+``checkpoint``'s).
 """
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from viz.errors import TrainingError
+from viz.training import checkpoint
 from viz.training.dataset import epoch_order
 from viz.training.evaluate import held_out_loss
 from viz.training.packing import TokenRow, pack
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from viz.training.run import Settings
 
-CHECKPOINT: Final = "checkpoint"
 # Held-out turns are few (58 tokens in the examples), so losses this close (nats) are not told
 # apart, and of two such states the one that saw more is kept.
 _NOISE: Final = 0.2
@@ -87,73 +86,39 @@ class Loop:
             load_adapter_tensors(self._model, self._best)
 
     def save(self, directory: Path) -> None:
-        """Write a checkpoint beside the last one, then put it in its place."""
-        from viz.basemodel.safetensor_file import write_file
-
-        partial = directory / f"{CHECKPOINT}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        """Write a checkpoint in the place of the last one."""
         tensors: dict[str, torch.Tensor] = {
             f"weights.{name}": tensor for name, tensor in adapter_tensors(self._model).items()
         }
         for place, parameter in enumerate(self._parameters):
-            for moment, value in self._optimizer.state[parameter].items():
-                tensors[f"optimizer.{place}.{moment}"] = value.reshape(-1).float()
+            for name, value in checkpoint.tensors_of(self._optimizer.state[parameter]).items():
+                tensors[f"optimizer.{place}.{name}"] = value
         for name, tensor in (self._best or {}).items():
             tensors[f"best.{name}"] = tensor
-        write_file(partial / "state.safetensors", tensors, {})
-        (partial / "progress.json").write_text(
-            json.dumps({"identity": self._identity, "progress": asdict(self.progress)})
-        )
-        current, old = directory / CHECKPOINT, directory / f"{CHECKPOINT}.old"
-        shutil.rmtree(old, ignore_errors=True)
-        if current.exists():
-            current.replace(old)
-        partial.replace(current)
-        shutil.rmtree(old, ignore_errors=True)
+        progress = asdict(self.progress)
+        checkpoint.write(directory, checkpoint.Checkpoint(self._identity, progress, tensors))
 
     def resume(self, directory: Path) -> bool:
-        """Load the checkpoint, if there is one; return whether there was.
+        """Load the checkpoint, if there is a whole one; return whether there was.
 
         Raises TrainingError when it does not fit this run.
         """
-        from safetensors.torch import load_file
-
-        found = next(
-            (
-                directory / name
-                for name in (CHECKPOINT, f"{CHECKPOINT}.old")
-                if (directory / name / "progress.json").exists()
-            ),
-            None,
-        )
+        found = checkpoint.read(directory)
         if found is None:
             return False
-        try:
-            tensors = load_file(str(found / "state.safetensors"))
-            record = json.loads((found / "progress.json").read_text("utf-8"))
-            identity, said = record["identity"], record["progress"]
-            said["held_out"] = [(int(step), float(loss)) for step, loss in said["held_out"]]
-            progress = Progress(**said)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise TrainingError(f"{found} cannot be read; remove it to start anew") from error
-        if identity != self._identity:
+        if found.identity != self._identity:
             raise TrainingError(
-                f"{found} belongs to another recipe, work or base: train in a new directory, or "
-                "remove it"
+                f"the checkpoint in {directory} belongs to another recipe, work or base: train in "
+                "a new directory, or remove it"
             )
-        load_adapter_tensors(self._model, _under(tensors, "weights."))
+        load_adapter_tensors(self._model, _under(found.tensors, "weights."))
         for place, parameter in enumerate(self._parameters):
-            state = _under(tensors, f"optimizer.{place}.")
+            state = _under(found.tensors, f"optimizer.{place}.")
             if state:
-                self._optimizer.state[parameter] = {
-                    moment: (
-                        value.reshape(()) if moment == "step" else value.reshape(parameter.shape)
-                    ).to(parameter.device if moment != "step" else "cpu")
-                    for moment, value in state.items()
-                }
-        self._best = _under(tensors, "best.") or None
-        self.progress = progress
+                self._optimizer.state[parameter] = checkpoint.state_of(state, parameter)
+        self._best = _under(found.tensors, "best.") or None
+        held_out = [(int(step), float(loss)) for step, loss in found.progress["held_out"]]
+        self.progress = Progress(**{**found.progress, "held_out": held_out})
         return True
 
     def _step(self) -> float:

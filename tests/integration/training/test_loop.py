@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from tests.integration.training.conftest import SETTINGS
 from viz.basemodel.source import LoadedBase
 from viz.domain.work import parse_work
 from viz.training import loop as loop_module
+from viz.training.checkpoint import CHECKPOINT, Checkpoint, read, state_of, tensors_of, write
 from viz.training.dataset import rows_of
 from viz.training.evaluate import HeldOut
 from viz.training.loop import Loop, Progress, learning_rate
@@ -76,6 +79,49 @@ def test_training_stops_early_and_keeps_the_best_state(
     assert (loop.progress.step, loop.progress.best_step) == (4, 2)
     assert all(torch.equal(t, kept[2][n]) for n, t in adapter_tensors(model).items())
     assert not all(torch.equal(t, kept[4][n]) for n, t in adapter_tensors(model).items())
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_torn_checkpoint_costs_steps_and_not_the_run(
+    tiny: LoadedBase, tmp_path: Path, kept: bool
+) -> None:
+    """Protects a run from a power cut: anew or from the whole one before, the bits are the same."""
+    settings = replace(SETTINGS, steps=4, evaluate_every=2)
+    loop, model = _loop(tiny, settings, held_out=1)
+    whole = tmp_path / "whole"
+
+    def save(progress: Progress, _: float) -> None:
+        if progress.step < 4:
+            loop.save(tmp_path)
+        if progress.step == 2:
+            shutil.copytree(tmp_path / CHECKPOINT, whole)
+
+    loop.run(after_step=save, after_evaluation=lambda *_: None)
+    state = tmp_path / CHECKPOINT / "state.safetensors"
+    state.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
+    if kept:
+        whole.rename(tmp_path / f"{CHECKPOINT}.old")
+    again, other = _loop(tiny, settings, held_out=1)
+    assert again.resume(tmp_path) is kept
+    assert again.progress.step == (2 if kept else 0)
+    _train(again)
+    assert again.progress == loop.progress
+    assert all(torch.equal(t, adapter_tensors(other)[n]) for n, t in adapter_tensors(model).items())
+
+
+def test_an_optimiser_that_counts_in_an_int_is_saved(tmp_path: Path) -> None:
+    """Protects paged AdamW's first checkpoint: bitsandbytes' step is an int, and stays one."""
+    parameter = torch.zeros(2, 3)
+    paged = {"step": 7, "state1": torch.rand(2, 3), "state2": torch.rand(2, 3)}
+    plain = {"step": torch.tensor(7.0), "exp_avg": torch.rand(2, 3)}
+    for state in (paged, plain):
+        write(tmp_path, Checkpoint("test", {}, tensors_of(state)))
+        saved = read(tmp_path)
+        assert saved is not None
+        found = state_of(saved.tensors, parameter)
+        assert {n: type(v) for n, v in found.items()} == {n: type(v) for n, v in state.items()}
+        for name, value in state.items():
+            torch.testing.assert_close(found[name], value, rtol=0, atol=0)
 
 
 def test_the_rate_warms_up_and_falls_along_a_cosine() -> None:
