@@ -9,25 +9,20 @@ from typing import Any
 
 import pytest
 import torch
-from tests.fakes.tiny_base import make_tiny_base, random_adapter, write_random_adapter
+from tests.fakes.tiny_base import random_adapter, write_random_adapter
 
 from viz.basemodel.adapter_file import write_adapter
 from viz.basemodel.source import LoadedBase
-from viz.domain.ports import GenerationRequest, Sampling
+from viz.domain.ports import GenerationRequest, Piece, Sampling
 from viz.domain.units import AdapterId
+from viz.engine import native, sampling
 from viz.engine.compute import choose_compute
 from viz.engine.embedded import EmbeddedEngine
-from viz.engine.limits import Widths, plan
 from viz.engine.native import NativeUnavailable, load_kernels
+from viz.engine.sampling import Choice, Draw
+from viz.engine.sequence import Sequence
 from viz.engine.settings import EngineSettings
 from viz.errors import EngineError, InvalidAdapterFile, ModelUnavailable
-
-WIDTHS = Widths(weight=4, cache=4, adapter=4, lanes=True)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> LoadedBase:
-    return make_tiny_base(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture
@@ -44,10 +39,16 @@ async def engine(base: LoadedBase, tmp_path: Path) -> AsyncIterator[EmbeddedEngi
     await started.close()
 
 
+def asked(engine: EmbeddedEngine, adapter: int, seed: int | None = None) -> GenerationRequest:
+    rules = Sampling(max_tokens=10, temperature=0.0 if seed is None else 1.0, seed=seed)
+    return GenerationRequest(f"{adapter}", engine.encode("hello"), AdapterId(adapter), rules)
+
+
 async def answer(engine: EmbeddedEngine, adapter: int) -> list[int]:
-    request = GenerationRequest(
-        f"{adapter}", engine.encode("hello"), AdapterId(adapter), Sampling(max_tokens=10)
-    )
+    return await tokens_of(engine, asked(engine, adapter))
+
+
+async def tokens_of(engine: EmbeddedEngine, request: GenerationRequest) -> list[int]:
     made: list[int] = []
     async with asyncio.timeout(60):
         async for piece in await engine.generate(request):
@@ -103,6 +104,44 @@ async def test_failing_step_ends_only_its_cause(
     assert await answer(engine, 2)
 
 
+@pytest.mark.parametrize("place", ["choosing", "accepting"])
+async def test_fault_after_the_model_ran_changes_no_other_token(
+    engine: EmbeddedEngine, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """What follows the model may fail for one stream; the others' tokens are as without it."""
+    requests = [asked(engine, number % 3, seed=number) for number in range(3)]
+    alone = [await tokens_of(engine, request) for request in requests]
+    choice_of, accept = sampling._choice, Sequence.accept
+    broken = 0
+
+    def cannot_choose(row: torch.Tensor, best: int, draw: Draw) -> Choice:
+        nonlocal broken
+        if draw.seed == 13 and draw.index == 4:
+            broken += 1
+            raise RuntimeError("cannot choose")
+        return choice_of(row, best, draw)
+
+    def cannot_accept(sequence: Sequence, choice: Choice) -> Piece:
+        nonlocal broken
+        if sequence.seed == 13 and sequence.generated == 4:
+            broken += 1
+            raise RuntimeError("cannot accept")
+        return accept(sequence, choice)
+
+    if place == "choosing":
+        monkeypatch.setattr(sampling, "_choice", cannot_choose)
+    else:
+        monkeypatch.setattr(Sequence, "accept", cannot_accept)
+    mixed = [requests[0], asked(engine, 1, seed=13), *requests[1:]]
+    first, failed, *others = await asyncio.gather(
+        *(tokens_of(engine, request) for request in mixed), return_exceptions=True
+    )
+    assert isinstance(failed, EngineError)
+    assert broken == 1
+    assert [first, *others] == alone
+    assert engine.stats()["open"] == 0
+
+
 async def test_adapter_file_that_vanished_or_changed_fails_its_requests(
     engine: EmbeddedEngine, base: LoadedBase, tmp_path: Path
 ) -> None:
@@ -152,15 +191,6 @@ async def test_close_ends_running_streams(base: LoadedBase) -> None:
                 assert "closed" in str(error)
 
 
-def test_memory_plan_refuses_what_does_not_fit(base: LoadedBase) -> None:
-    """Too little memory is a clear refusal at start; little memory is fewer streams."""
-    settings = EngineSettings(max_streams=32, context_tokens=512)
-    with pytest.raises(ModelUnavailable, match="MiB"):
-        plan(base.shape, settings, WIDTHS, 1 << 18)
-    assert 1 <= plan(base.shape, settings, WIDTHS, 4 << 20).slots < 32
-    assert plan(base.shape, settings, WIDTHS, 1 << 30).slots == 32
-
-
 def test_failed_compilation_leaves_the_torch_path(
     base: LoadedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,3 +207,26 @@ def test_failed_compilation_leaves_the_torch_path(
     assert "no C++ compiler" in choose_compute(base.shape, "auto", tmp_path / "native").reason
     with pytest.raises(ModelUnavailable):
         choose_compute(base.shape, "native", None)
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("#!/bin/sh\nexec /bin/sleep 60\n", "timed out"),
+        ("#!/nowhere/sh\n", "build failed"),
+        ("#!/bin/sh\nprintf '\\377\\376'\nprintf '\\377\\376' >&2\nexit 1\n", "failed"),
+    ],
+    ids=["hangs", "cannot be run", "prints no UTF-8"],
+)
+def test_a_strange_compiler_does_not_stop_the_start(
+    base: LoadedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, reason: str
+) -> None:
+    """Also what goes wrong before the build, when the compiler is asked who it is."""
+    compiler = tmp_path / "g++"
+    compiler.write_text(script)
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(native, "_VERSION_TIMEOUT_S", 1)
+    choice = choose_compute(base.shape, "float32", tmp_path / "native")
+    assert choice.kernels is None
+    assert reason in choice.reason

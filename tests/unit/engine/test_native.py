@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from tests.fakes.tiny_base import make_tiny_base, write_random_adapter
+from tests.fakes.tiny_base import write_random_adapter
 
 from viz.basemodel.adapter_file import read_adapter
 from viz.basemodel.nf4 import serving_weights
@@ -25,11 +26,6 @@ RANKS = (1, 8, 12, 64)
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
     return load_kernels(tmp_path_factory.mktemp("native"), 2)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> LoadedBase:
-    return make_tiny_base(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -163,16 +159,37 @@ def test_build_is_kept_on_disk_and_made_again_when_damaged(tmp_path: Path) -> No
     assert (torn / built.name).stat().st_size > 5000
 
 
+@pytest.mark.parametrize(
+    ("sound", "wrong"),
+    [("low[p][r] += left", "low[p][r] -= left"), ("total * factor", "total")],
+    ids=["products", "adapters"],
+)
 def test_wrong_numbers_and_new_sources_are_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sound: str, wrong: str
 ) -> None:
-    """Changed sources are another build; a library that multiplies wrongly does not serve."""
+    """Changed sources are another build; a library that is wrong in any part does not serve."""
+    genuine = native._key("g++")
     for path in native._SOURCES:
-        text = path.read_text("utf-8").replace("low[p][r] += left", "low[p][r] -= left")
+        text = path.read_text("utf-8").replace(sound, wrong)
         (tmp_path / path.name).write_text(text)
     monkeypatch.setattr(native, "_SOURCES", tuple(tmp_path / path.name for path in native._SOURCES))
+    assert native._key("g++") != genuine
     with pytest.raises(NativeUnavailable, match="wrong numbers"):
         load_kernels(tmp_path, 1)
-    monkeypatch.undo()
-    load_kernels(tmp_path, 1)
-    assert len(list(tmp_path.glob("*.so"))) == 2
+
+
+def test_old_builds_are_deleted(tmp_path: Path) -> None:
+    """The folder of builds does not grow with every upgrade; other files there are left alone."""
+    for age in range(6):
+        for ending in ("so", "sha256"):
+            old = tmp_path / f"kernels-{age}.{ending}"
+            old.write_text("")
+            os.utime(old, (1_000 - age, 1_000 - age))
+    (tmp_path / "other.so").write_text("")
+    built = load_kernels(tmp_path, 1).name
+    kept = {
+        f"{name}.{ending}"
+        for name in (built, *(f"kernels-{age}" for age in range(3)))
+        for ending in ("so", "sha256")
+    }
+    assert {path.name for path in tmp_path.iterdir()} == kept | {"other.so"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,18 +11,12 @@ from typing import Any
 import pytest
 import torch
 from structlog.testing import capture_logs
-from tests.fakes.tiny_base import make_tiny_base
 
 from viz.basemodel.source import LoadedBase
 from viz.domain.ports import GenerationRequest, Sampling
 from viz.domain.units import AdapterId
 from viz.engine.embedded import EmbeddedEngine
 from viz.engine.settings import EngineSettings
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> LoadedBase:
-    return make_tiny_base(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture
@@ -79,6 +74,49 @@ async def test_pausing_keeps_the_cache(engine: EmbeddedEngine) -> None:
     again = await engine.generate(request)
     async with asyncio.timeout(60):
         assert [piece.token_ids async for piece in again] == made
+
+
+async def test_a_long_prompt_does_not_stall_the_streams(
+    base: LoadedBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt is prefilled in bounded pieces, and running streams decode between any two."""
+    settings = EngineSettings(
+        max_streams=2,
+        compute="float32",
+        compile=False,
+        threads=1,
+        prefill_tokens=16,
+        buffer_tokens=400,
+    )
+    engine = await EmbeddedEngine.start(base, settings)
+    decoder: Any = engine._runner._decoder
+    prefill, decode = decoder.prefill, decoder.decode
+    done: list[str | int] = []
+
+    def prefilling(chunks: Any, wanted: Any) -> torch.Tensor:
+        done.append(sum(len(chunk.tokens) for chunk in chunks))
+        logits: torch.Tensor = prefill(chunks, wanted)
+        return logits
+
+    def decoding(*arguments: Any) -> torch.Tensor:
+        done.append("decode")
+        logits: torch.Tensor = decode(*arguments)
+        return logits
+
+    running = await engine.generate(asked(engine, 400))
+    running.allow(1)
+    await asyncio.wait_for(anext(running), 60)
+    monkeypatch.setattr(decoder, "prefill", prefilling)
+    monkeypatch.setattr(decoder, "decode", decoding)
+    long = GenerationRequest("y", engine.encode("x" * 200), AdapterId(0), Sampling(max_tokens=1))
+    joining = await engine.generate(long)
+    running.allow(400)
+    async with asyncio.timeout(60):
+        assert [piece async for piece in joining]
+    await engine.close()
+    places = [place for place, what in enumerate(done) if what != "decode"]
+    assert [done[place] for place in places] == [16] * 12 + [8]
+    assert all("decode" in done[at:to] for at, to in itertools.pairwise(places))
 
 
 async def test_the_measured_choice_is_said_at_start(base: LoadedBase) -> None:
