@@ -42,6 +42,7 @@ class ChainConfig(_Section):
     deployment: Path = Path("deployment.json")
     confirmations: NonNegative = 0
     timeout_s: Positive = 20
+    max_fee_wei: Positive = 50_000_000_000
     key_file: Path = Path("operator.key.json")
 
     @field_validator("rpc_url")
@@ -107,6 +108,8 @@ class RelayConfig(_Section):
     per_hour: Positive = 600
     per_payer_per_hour: Positive = 30
     registrations_per_minute: Positive = 30
+    gas_per_hour: Positive = 80_000_000
+    questions_per_minute: Positive = 600
 
 
 class SettlementConfig(_Section):

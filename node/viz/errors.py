@@ -10,7 +10,8 @@
     │   ├── PaymentRequired · InvalidSignature · WrongDomain · StaleVoucher · LineBelowBest
     │   ├── DepositExceeded · ChannelUnknown · ChannelClosing · AccessTokenInvalid · QuoteExpired
     ├── ChainError            the chain refused, or could not be asked
-    │   ├── ChainUnreachable · ChainMismatch · TransactionFailed · OutcomeUnknown
+    │   └── ChainUnreachable · ChainMismatch · TransactionFailed · GasAboveLimit · OutcomeUnknown
+    │       · FeeTooHigh
     ├── LicenseError          the law of the contracts forbids it
     │   └── NoLiveGrant · AdapterNotServable · RelayBusy
     ├── StorageError          bytes are missing or are not what their name says
@@ -160,6 +161,14 @@ class ChainMismatch(ChainError):
 
 class TransactionFailed(ChainError):
     code, status, title = "transaction-failed", 409, "The transaction reverted"
+
+
+class GasAboveLimit(TransactionFailed):
+    code, title = "gas-above-limit", "The transaction would use more gas than is paid for it"
+
+
+class FeeTooHigh(ChainError):
+    code, status, title = "fee-too-high", 503, "The chain's fee is above what this node pays"
 
 
 class OutcomeUnknown(ChainError):

@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ from viz.errors import ConfigError
 from viz.services.books import Books
 from viz.services.catalogue import Catalogue
 from viz.services.housekeeping import Housekeeping
-from viz.services.licensing import Licensing
+from viz.services.licensing import REGISTRATIONS, Licensing
 from viz.services.metering import MeterTools
 from viz.services.publishing import Publishing
 from viz.services.quoting import Quotes
@@ -129,7 +129,9 @@ async def _node(
 
         clock, key = SystemClock(), bytes(account.key)
         chain = Chain(rpc, deployment, confirmations=config.chain.confirmations)
-        sender = Sender(rpc, account, deployment, journal=ledger)
+        sender = Sender(
+            rpc, account, deployment, journal=ledger, max_fee_wei=config.chain.max_fee_wei
+        )
         domain = settlement_domain(deployment.chain_id, deployment.settlement)
         price = Price(
             config.prices.prompt_units_per_million, config.prices.completion_units_per_million
@@ -159,7 +161,11 @@ async def _node(
             policy=SessionPolicy(
                 config.api.origin,
                 config.prices.minimum_deposit_units,
-                relays=RelayPolicy(config.relay.per_hour, config.relay.per_payer_per_hour),
+                relays=RelayPolicy(
+                    config.relay.per_hour,
+                    config.relay.per_payer_per_hour,
+                    gas_per_hour=config.relay.gas_per_hour,
+                ),
             ),
         )
         serving = Serving(
@@ -188,7 +194,14 @@ async def _node(
             policy=ServingPolicy(voucher_grace_s=config.prices.voucher_grace_s),
         )
         licensing = Licensing(
-            chain, sender, clock, relays_per_minute=config.relay.registrations_per_minute
+            chain,
+            sender,
+            clock,
+            relays=replace(
+                REGISTRATIONS,
+                per_minute=config.relay.registrations_per_minute,
+                gas_per_hour=config.relay.gas_per_hour,
+            ),
         )
         watchdog = Watchdog(
             ledger,

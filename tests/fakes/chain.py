@@ -51,7 +51,7 @@ from viz.domain.units import (
     parse_address,
 )
 from viz.domain.usage import sum_of
-from viz.errors import ChainUnreachable, TransactionFailed
+from viz.errors import ChainUnreachable, FeeTooHigh, GasAboveLimit, TransactionFailed
 
 NOW_S = 1_800_000_000
 
@@ -101,6 +101,8 @@ class FakeChain:
     sent: list[Call] = field(default_factory=list)
     reads: int = 0
     down: bool = False
+    too_dear: bool = False
+    gas_needed: int = 100_000
 
     @property
     def address(self) -> Address:
@@ -171,12 +173,18 @@ class FakeChain:
 
     # writing
 
-    async def submit(self, call: Call) -> Transaction:
+    async def submit(
+        self, call: Call, *, max_gas: int | None = None, urgent: bool = False
+    ) -> Transaction:
         self._ask()
+        if self.too_dear and not urgent:
+            raise FeeTooHigh("gas costs more than this node pays")
+        if max_gas is not None and self.gas_needed > max_gas:
+            raise GasAboveLimit(f"{call.function} would use {self.gas_needed} gas")
         events: tuple[Event, ...] = getattr(self, f"_{call.function}")(*call.args) or ()
         self.sent.append(call)
         name = keccak(repr((len(self.sent), call)).encode())
-        return Transaction(Outcome.SETTLED, name, len(self.sent), 100_000, events=events)
+        return Transaction(Outcome.SETTLED, name, len(self.sent), self.gas_needed, events=events)
 
     async def simulate(self, call: Call) -> None:
         self._ask()
@@ -186,7 +194,7 @@ class FakeChain:
     async def lookup(self, transaction_hash: Hash32) -> Transaction:
         return Transaction(Outcome.SETTLED, transaction_hash)
 
-    async def recover(self) -> Sequence[Transaction]:
+    async def recover(self, *, urgent: bool = False) -> Sequence[Transaction]:
         return ()
 
     def _ask(self) -> None:

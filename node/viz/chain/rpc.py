@@ -89,8 +89,12 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Fees:
-    """EIP-1559 fees for one transaction, in wei of the chain's coin a unit of gas."""
+    """EIP-1559 fees for one transaction, in wei of the chain's coin a unit of gas.
 
+    ``base_fee_wei`` is the head's: what a block takes at least.
+    """
+
+    base_fee_wei: int
     max_fee_wei: int
     priority_fee_wei: int
 
@@ -206,7 +210,7 @@ class Rpc:
             raise
         except ChainError:
             tip = 1_000_000_000
-        return Fees(2 * base + tip, tip)
+        return Fees(base, 2 * base + tip, tip)
 
     async def transaction_count(self, address: Address) -> int:
         """Return the next nonce of an account, its pending transactions counted."""

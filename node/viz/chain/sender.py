@@ -2,9 +2,10 @@
 
 Owns the account's nonces and the order simulate, assign, sign, record, broadcast, wait. Does not
 know why a call is made. Invariants: a transaction is in the journal before the chain can see it;
-a transaction whose outcome is unknown is looked up by its hash, and only the very same bytes are
-ever broadcast again (no chain executes them twice); the lock spans assignment to broadcast, never
-the wait.
+one whose outcome is unknown is looked up by its hash, and only the very same bytes, or the same
+call with the same nonce at a higher fee, are ever broadcast again (no chain executes both); the
+lock spans assignment to broadcast, never the wait; no fee above the operator's bound is signed
+(``viz.chain.fees``), and no more gas than the caller allows.
 """
 
 from __future__ import annotations
@@ -16,22 +17,27 @@ from typing import Any, Final
 
 import structlog
 from eth_account.signers.local import LocalAccount
-from eth_utils.crypto import keccak
 
-from viz.chain import abi
+from viz.chain import abi, fees
 from viz.chain.deployment import address_of, contracts_by_address
-from viz.chain.rpc import Log, Receipt, Rpc
+from viz.chain.rpc import Fees, Log, Receipt, Rpc
 from viz.domain.outbox import SignedTransaction, TransactionJournal
 from viz.domain.ports import Call, Deployment, Event, Outcome, Transaction
 from viz.domain.units import BPS, Address, Hash32, hex_of
-from viz.errors import ChainError, ChainUnreachable, TransactionFailed
+from viz.errors import (
+    ChainError,
+    ChainUnreachable,
+    FeeTooHigh,
+    GasAboveLimit,
+    TransactionFailed,
+)
 
 _FIRST_POLL_S: Final = 0.02
 _LAST_POLL_S: Final = 1.0
-# What a node says of a transaction that it will not take; anything else leaves its fate open.
+# What a node says of a transaction that it will not take; anything else leaves its fate open. So
+# does a used nonce: perhaps this very transaction used it, and the look-up went to a laggard.
 _REFUSALS: Final = (
     "insufficient funds",
-    "nonce",
     "underpriced",
     "fee",
     "gas",
@@ -74,8 +80,12 @@ class Sender:
         wait_s: float = 60.0,
         gas_margin_bps: int = 2_000,
         chain_id: int | None = None,
+        max_fee_wei: int | None = None,
     ) -> None:
-        """Make the sender; ``deployment`` may be None only to deploy contracts."""
+        """Make the sender; ``deployment`` may be None only to deploy contracts.
+
+        ``max_fee_wei`` is the most that it pays for a unit of gas; None for no bound.
+        """
         self._rpc = rpc
         self._account = account
         self._deployment = deployment
@@ -83,24 +93,30 @@ class Sender:
         self._wait_s = wait_s
         self._gas_margin_bps = gas_margin_bps
         self._chain_id = deployment.chain_id if deployment else chain_id
+        self._max_fee_wei = max_fee_wei
         self._lock = asyncio.Lock()
+        self._awaited: set[int] = set()
 
     @property
     def address(self) -> Address:
         """The account's address."""
         return Address(str(self._account.address))
 
-    async def submit(self, call: Call) -> Transaction:
+    async def submit(
+        self, call: Call, *, max_gas: int | None = None, urgent: bool = False
+    ) -> Transaction:
         """Simulate, sign, record, broadcast and wait for a block, ``wait_s`` at most.
 
-        Raises TransactionFailed with the decoded custom error when the simulation reverts (nothing
-        is sent), ChainUnreachable when the chain cannot be asked before anything was sent.
+        Whatever it raises, nothing was sent: TransactionFailed with the decoded custom error when
+        the simulation reverts, GasAboveLimit where the call needs more than ``max_gas``,
+        FeeTooHigh as ``viz.chain.fees.bounded``, ChainUnreachable when the chain cannot be asked.
         """
         if self._deployment is None:
             raise ChainError("this sender knows no deployment: it can only deploy")
         to = address_of(self._deployment, call.contract)
         data = abi.encode_call(call.contract, call.function, call.args)
-        return await self._send(to, data, f"{call.contract}.{call.function}")
+        what = f"{call.contract}.{call.function}"
+        return await self._send(to, data, what, max_gas=max_gas, urgent=urgent)
 
     async def simulate(self, call: Call) -> Any:
         """Return what the call would return now, from this account; send nothing.
@@ -134,17 +150,20 @@ class Sender:
             return Transaction(Outcome.PENDING, transaction_hash)
         return Transaction(Outcome.UNKNOWN, transaction_hash)
 
-    async def recover(self) -> tuple[Transaction, ...]:
+    async def recover(self, *, urgent: bool = False) -> tuple[Transaction, ...]:
         """Look up every transaction without a known end, as after a restart; return them.
 
         One that the chain does not know is broadcast again, byte for byte, unless its nonce was
-        used by another: then it can never happen, and it is FAILED.
+        used by another: then it can never happen, and it is FAILED. One whose fee is below what
+        blocks take now is replaced by the same call at a higher fee, within the bound (``urgent``
+        as in ``submit``), unless somebody still waits for it.
         """
         found = []
-        for entry in await self._journal.pending(self.address):
-            state = await self.lookup(entry.hash)
-            if state.outcome is Outcome.UNKNOWN:
-                state = await self._revive(entry)
+        dearest = -1
+        pending = await self._journal.pending(self.address)
+        for entry in sorted(pending, key=lambda each: (each.nonce, -fees.max_fee_of(each.raw))):
+            replaced, dearest = entry.nonce == dearest, entry.nonce
+            state = await self._progress(entry, replaced=replaced, urgent=urgent)
             if state.outcome in (Outcome.SETTLED, Outcome.FAILED):
                 await self._journal.resolve(entry.hash, state.outcome)
             _log.info(
@@ -156,8 +175,16 @@ class Sender:
             found.append(replace(state, what=entry.description))
         return tuple(found)
 
-    async def _revive(self, entry: SignedTransaction) -> Transaction:
-        if await self._rpc.mined_count(self.address) > entry.nonce:
+    async def _progress(
+        self, entry: SignedTransaction, *, replaced: bool, urgent: bool
+    ) -> Transaction:
+        """Return what became of a transaction, after a push where it is stuck."""
+        state = await self.lookup(entry.hash)
+        if state.outcome in (Outcome.SETTLED, Outcome.FAILED):
+            return state
+        if state.outcome is Outcome.UNKNOWN and (
+            await self._rpc.mined_count(self.address) > entry.nonce
+        ):
             # The nonce is used. By this very transaction, if it was mined since the look-up.
             state = await self.lookup(entry.hash)
             if state.outcome is not Outcome.UNKNOWN:
@@ -165,6 +192,14 @@ class Sender:
             return Transaction(
                 Outcome.FAILED, entry.hash, error="another transaction took its nonce"
             )
+        if replaced or entry.nonce in self._awaited:
+            return state
+        asked = await self._rpc.fees()
+        if fees.max_fee_of(entry.raw) < asked.base_fee_wei:
+            return await self._replace(entry, state, asked, urgent=urgent)
+        return state if state.outcome is Outcome.PENDING else await self._again(entry)
+
+    async def _again(self, entry: SignedTransaction) -> Transaction:
         try:
             await self._rpc.broadcast(entry.raw)
         except ChainUnreachable:
@@ -174,13 +209,46 @@ class Sender:
             return Transaction(Outcome.UNKNOWN, entry.hash, error=error.detail)
         return await self._wait(entry.hash)
 
-    async def _send(self, to: Address | None, data: bytes, description: str) -> Transaction:
+    async def _replace(
+        self, entry: SignedTransaction, state: Transaction, asked: Fees, *, urgent: bool
+    ) -> Transaction:
+        """Send the call again with its nonce at a fee that blocks take; return the new one's state.
+
+        The old one stays in the journal until one of the two is in a block.
+        """
+        try:
+            dearer = fees.replacement(entry, self._account, asked, self._max_fee_wei, urgent=urgent)
+        except FeeTooHigh as error:
+            _log.warning("a transaction waits", what=entry.description, reason=error.detail)
+            return state
+        if dearer is None:
+            return state
+        await self._journal.record(dearer)
+        _log.info("fee raised", what=entry.description, transaction=hex_of(dearer.hash))
+        return await self._again(dearer)
+
+    async def _send(
+        self,
+        to: Address | None,
+        data: bytes,
+        description: str,
+        *,
+        max_gas: int | None = None,
+        urgent: bool = False,
+    ) -> Transaction:
         if to is not None:
             await self._rpc.call(to, data, sender=self.address)
         gas = await self._rpc.estimate_gas(to, data, self.address)
+        if max_gas is not None and gas > max_gas:
+            raise GasAboveLimit(
+                f"{description} would use {gas} gas, and this node pays for {max_gas}: send it "
+                "yourself"
+            )
         gas += gas * self._gas_margin_bps // BPS
         async with self._lock:
-            entry = await self._sign(to, data, gas, description)
+            entry = await self._sign(
+                to, data, gas if max_gas is None else min(gas, max_gas), description, urgent=urgent
+            )
             await self._journal.record(entry)
             try:
                 await self._rpc.broadcast(entry.raw)
@@ -190,7 +258,11 @@ class Sender:
             except ChainError as error:
                 if not await self._arrived(entry, error):
                     return Transaction(Outcome.UNKNOWN, entry.hash, error=error.detail)
-        return await self._wait(entry.hash)
+            self._awaited.add(entry.nonce)
+        try:
+            return await self._wait(entry.hash)
+        finally:
+            self._awaited.discard(entry.nonce)
 
     async def _arrived(self, entry: SignedTransaction, refusal: ChainError) -> bool:
         """Return whether the chain has a transaction that it refused; False when unclear.
@@ -211,28 +283,27 @@ class Sender:
         ) from refusal
 
     async def _sign(
-        self, to: Address | None, data: bytes, gas: int, description: str
+        self, to: Address | None, data: bytes, gas: int, description: str, *, urgent: bool
     ) -> SignedTransaction:
         if self._chain_id is None:
             self._chain_id = await self._rpc.chain_id()
         nonce = await self._rpc.transaction_count(self.address)
         for entry in await self._journal.pending(self.address):
             nonce = max(nonce, entry.nonce + 1)
-        fees = await self._rpc.fees()
+        paid = fees.bounded(await self._rpc.fees(), self._max_fee_wei, urgent=urgent)
         fields: dict[str, Any] = {
             "type": 2,
             "chainId": self._chain_id,
             "nonce": nonce,
             "gas": gas,
-            "maxFeePerGas": fees.max_fee_wei,
-            "maxPriorityFeePerGas": fees.priority_fee_wei,
+            "maxFeePerGas": paid.max_fee_wei,
+            "maxPriorityFeePerGas": paid.priority_fee_wei,
             "value": 0,
             "data": data,
         }
         if to is not None:
             fields["to"] = to
-        raw = bytes(self._account.sign_transaction(fields).raw_transaction)
-        return SignedTransaction(Hash32(keccak(raw)), self.address, nonce, raw, description)
+        return fees.sign(self._account, fields, description)
 
     async def _wait(self, transaction_hash: Hash32) -> Transaction:
         """Return the end, or PENDING or UNKNOWN when there is none in time."""

@@ -351,11 +351,15 @@ class ChainWriter(Protocol):
     @property
     def address(self) -> Address: ...
 
-    async def submit(self, call: Call) -> Transaction:
+    async def submit(
+        self, call: Call, *, max_gas: int | None = None, urgent: bool = False
+    ) -> Transaction:
         """Simulate, sign, record, broadcast and wait (bounded) for one confirmation.
 
-        A revert in the simulation raises TransactionFailed with the decoded custom error and
-        sends nothing. The returned outcome is SETTLED, FAILED, PENDING or UNKNOWN.
+        A revert in the simulation raises TransactionFailed with the decoded custom error. No more
+        than ``max_gas`` is ever paid for: GasAboveLimit. FeeTooHigh while gas costs more than the
+        operator pays, or four times that where it is ``urgent``. Whatever is raised as a
+        ChainError, nothing was sent. The returned outcome is SETTLED, FAILED, PENDING or UNKNOWN.
         """
         ...
 
@@ -370,10 +374,11 @@ class ChainWriter(Protocol):
         """Return what became of a transaction by its hash."""
         ...
 
-    async def recover(self) -> Sequence[Transaction]:
+    async def recover(self, *, urgent: bool = False) -> Sequence[Transaction]:
         """Look up every recorded transaction without a known end, and return them.
 
-        One that the chain forgot is broadcast again, byte for byte. Call it after a restart, and
-        again while any is PENDING or UNKNOWN.
+        One that the chain forgot is broadcast again, byte for byte; one whose fee no block takes
+        any more is replaced at a higher one, ``urgent`` as in ``submit``. Call it after a restart,
+        and again while any is PENDING or UNKNOWN.
         """
         ...

@@ -2,15 +2,14 @@
 
 Owns what a node does for creators without gas and as a trainer. Does not know work files (the
 creator's side is ``viz.services.registration``) or HTTP. Invariants: a relayed registration is
-checked (rate, deadline, nonce, signature, then a simulation on the chain) before anything is paid
-for it; no approval of the node's tokens outlives the call that needed it; a fee is paid only under
-the terms hash the operator agreed to.
+checked (signature, deadline, nonce, then a simulation on the chain) before anything is paid for
+it, and paid for within a budget that only what is sent uses up; no approval of the node's tokens
+outlives the call that needed it; a fee is paid only under the terms hash the operator agreed to.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -35,11 +34,12 @@ from viz.errors import (
     InvalidSignature,
     LicenseError,
     NoLiveGrant,
-    RelayBusy,
 )
 from viz.services.outcome import require_settled
+from viz.services.relaying import RelayBudget, RelayPolicy
 
 MAX_DEADLINE_S: Final = 24 * 3600
+REGISTRATIONS: Final = RelayPolicy(per_hour=None, per_payer_per_hour=None, per_minute=30)
 _PLAIN_SIGNATURE_BYTES: Final = (64, 65)
 
 
@@ -69,13 +69,12 @@ class Licensing:
         writer: ChainWriter,
         clock: Clock,
         *,
-        relays_per_minute: int = 30,
+        relays: RelayPolicy = REGISTRATIONS,
     ) -> None:
         self._reader = reader
         self._writer = writer
-        self._clock = clock
-        self._relays_per_minute = relays_per_minute
-        self._relayed: deque[int] = deque()
+        self._budget = RelayBudget(clock, relays)
+        self._relaying: set[Address] = set()
         # One fee at a time: concurrent ones would spend each other's allowance.
         self._paying = asyncio.Lock()
 
@@ -94,17 +93,10 @@ class Licensing:
     async def relay_registration(self, work: Register, signature: bytes) -> Registered:
         """Submit a creator's signed registration at the node's expense.
 
-        Raises RelayBusy, InvalidRequest, InvalidSignature, TransactionFailed (with the contract's
-        reason, nothing sent), OutcomeUnknown, ChainUnreachable.
+        Raises RelayBusy, InvalidRequest, InvalidSignature, FeeTooHigh, TransactionFailed (with the
+        contract's reason, nothing sent), OutcomeUnknown, ChainUnreachable.
         """
-        self._admit_relay()
         work.terms.check()
-        now_s = await self._reader.chain_time()
-        if not now_s <= work.deadline_s <= now_s + MAX_DEADLINE_S:
-            raise InvalidRequest(
-                f"the deadline must lie within {MAX_DEADLINE_S // 3600} hours after the chain's "
-                f"time, which is {now_s}: sign again"
-            )
         deployment = self._reader.deployment
         domain = content_registry_domain(deployment.chain_id, deployment.content_registry)
         plain = len(signature) in _PLAIN_SIGNATURE_BYTES
@@ -113,6 +105,12 @@ class Licensing:
             raise InvalidSignature(
                 f"the registration is not signed by {work.creator} for chain "
                 f"{deployment.chain_id} and ContentRegistry {deployment.content_registry}"
+            )
+        now_s = await self._reader.chain_time()
+        if not now_s <= work.deadline_s <= now_s + MAX_DEADLINE_S:
+            raise InvalidRequest(
+                f"the deadline must lie within {MAX_DEADLINE_S // 3600} hours after the chain's "
+                f"time, which is {now_s}: sign again"
             )
         nonce = await self._read("nonces", work.creator)
         if nonce != work.nonce:
@@ -134,7 +132,14 @@ class Licensing:
                 signature,
             ),
         )
-        return registered(await self._writer.submit(call))
+        # Two at once would both pass the simulation, and the second fail at the node's expense.
+        if work.creator in self._relaying:
+            raise InvalidRequest(f"a registration of {work.creator} is being relayed: wait for it")
+        self._relaying.add(work.creator)
+        try:
+            return registered(await self._budget.send(self._writer, work.creator, call))
+        finally:
+            self._relaying.discard(work.creator)
 
     async def offer(self, content_id: ContentId) -> Offer:
         """Return a work and its terms for new grants; raise LicenseError where there are none."""
@@ -216,17 +221,6 @@ class Licensing:
 
     async def _read(self, function: str, *args: Any) -> Any:
         return await self._reader.read(Call("ContentRegistry", function, args))
-
-    def _admit_relay(self) -> None:
-        now_s = self._clock.now_s()
-        while self._relayed and self._relayed[0] <= now_s - 60:
-            self._relayed.popleft()
-        if len(self._relayed) >= self._relays_per_minute:
-            raise RelayBusy(
-                f"this node relays {self._relays_per_minute} registrations a minute: try again in "
-                f"{self._relayed[0] + 60 - now_s} s, or register with --direct",
-            )
-        self._relayed.append(now_s)
 
 
 def registered(transaction: Transaction) -> Registered:

@@ -6,7 +6,8 @@ Owns access tokens, relayed deposits, vouchers and cooperative closes. Does not 
 Invariants: a voucher is acknowledged after it is on disk, with all that was delivered until then;
 an access token is issued to whoever signed a Session that names this node, this origin and an
 unused challenge of ours, and only its hash is stored; gas is spent on a deposit only after its
-signatures verified or the chain's own simulation took it, and for strangers within a budget.
+signatures verified or the chain's own simulation took it, and for strangers within a budget; no
+voucher makes the chain answer for more than its own channel, once a second at most.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import asyncio
 import hmac
 import secrets
 from collections import OrderedDict
-from collections.abc import Container, Iterable
+from collections.abc import Container
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final, Protocol
@@ -27,7 +28,7 @@ from viz.domain.credential import CloseRequest, Deposit
 from viz.domain.eip712 import Domain, is_signed_by, keccak, recover, settlement_domain, sign
 from viz.domain.exchange import AccessToken, ChannelLine, ChannelView, CloseAnswer, SessionProof
 from viz.domain.ledger import AccessLedger, AccessRecord, ChannelRecord
-from viz.domain.ports import Call, ChainReader, ChainWriter, Clock, Outcome, Transaction
+from viz.domain.ports import Call, ChainReader, ChainWriter, Clock, Outcome
 from viz.domain.signed import (
     OPEN_KIND,
     TOP_UP_KIND,
@@ -44,7 +45,6 @@ from viz.errors import (
     ChannelUnknown,
     InvalidRequest,
     InvalidSignature,
-    TransactionFailed,
     WrongDomain,
 )
 from viz.services.books import Books, Entry, Live
@@ -54,6 +54,8 @@ from viz.services.relaying import RelayBudget, RelayPolicy
 CLOSE_VALID_S: Final = 3_600
 CONFIRM_POLL_S: Final = 0.5
 TOKENS_KEPT: Final = 10_000
+# Each line is gas of the claim: a buyer may promise ahead for so many adapters, not for all.
+MAX_UNSPENT_LINES: Final = 16
 _SALT_BYTES: Final = 16
 _PLAIN_SIGNATURE_BYTES: Final = (64, 65)
 _log = structlog.get_logger()
@@ -70,14 +72,10 @@ class Claimer(Protocol):
 
 
 class KnownAdapters(Protocol):
-    """The ids that are registered and confirmed, and may stand in a voucher."""
+    """The ids on offer: registered, confirmed, and good in any voucher."""
 
     @property
     def known(self) -> Container[AdapterId]: ...
-
-    async def learn(self, adapter_ids: Iterable[AdapterId]) -> None:
-        """Ask the chain about ids that are not known yet."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,21 +182,18 @@ class Sessions:
     async def voucher(self, offer: Offer) -> ChannelView:
         """Take a voucher, make it durable, and return the channel; see ``accept_voucher``.
 
-        Raises every PaymentError of ``accept_voucher``.
+        Raises InvalidRequest, and every error of ``accept_voucher``.
         """
         self._check_domain(offer.chain_id, offer.contract, offer.node)
         live = await self._books.get(offer.signer)
-        now_s = await self._chain_now(live)
-        if offer.row.end_units > live.channel.limit_units:
-            live = await self._books.get(offer.signer, fresh=True)
-
-        ids = [line.adapter_id for line in offer.row.lines]
-        if not all(each in self._adapters.known for each in ids):
+        if self._lacks_money(live, offer) and self._clock.now_s() > live.seen_s:
             digest = self.domain.digest(offer.row.voucher(self.node))
             if is_signed_by(digest, offer.row.signature, offer.signer):
-                await self._adapters.learn(ids)
+                live = await self._books.get(offer.signer, fresh=True)
+        now_s = await self._chain_now(live)
 
         def change(channel: NodeChannel, _: ChannelRecord) -> Entry:
+            _check_ahead(channel, offer)
             known = self._adapters.known
             return Entry(
                 accept_voucher(channel, self.domain, offer, known_adapters=known, now_s=now_s)
@@ -206,11 +201,15 @@ class Sessions:
 
         return _view((await self._books.commit(live, "voucher", change)).channel, private=True)
 
+    def _lacks_money(self, live: Live, offer: Offer) -> bool:
+        channel = live.channel
+        return channel.payer == ZERO_ADDRESS or offer.row.end_units > channel.limit_units
+
     async def deposit(self, deposit: Deposit) -> ChannelView:
         """Relay an opening or a top-up and return the channel, once it is confirmed or soon after.
 
-        Raises WrongDomain, InvalidRequest, InvalidSignature, RelayBusy, TransactionFailed,
-        OutcomeUnknown.
+        Raises WrongDomain, InvalidRequest, InvalidSignature, RelayBusy, FeeTooHigh,
+        TransactionFailed, OutcomeUnknown.
         """
         self._check_domain(deposit.chain_id, deposit.contract, deposit.node)
         call = await self._deposit_call(deposit)
@@ -219,19 +218,11 @@ class Sessions:
         self._relaying.add(deposit.signer)
         try:
             before = (await self._books.get(deposit.signer, fresh=True)).channel.limit_units
-            require_settled(await self._relay(deposit.payer, call), "the deposit")
+            sent = await self._budget.send(self._writer, deposit.payer, call)
+            require_settled(sent, "the deposit")
         finally:
             self._relaying.discard(deposit.signer)
         return _view(await self._confirmed(deposit.signer, before), private=False)
-
-    async def _relay(self, payer: Address, call: Call) -> Transaction:
-        """Send a stranger's transaction within the budget; raise RelayBusy, TransactionFailed."""
-        self._budget.admit(payer)
-        try:
-            return await self._writer.submit(call)
-        except TransactionFailed:
-            self._budget.give_back(payer)  # the simulation refused: nothing was sent
-            raise
 
     async def _confirmed(self, signer: Address, above_units: Units) -> NodeChannel:
         """Return the channel once a deposit is confirmed, or as it is when that takes too long."""
@@ -323,7 +314,8 @@ class Sessions:
         close = Close(request.signer, self.node, end_units, until_s)
         signature = sign(self._key, self.domain.digest(close))
         args = (close.signer, close.node, close.settled_units, close.deadline_s, signature)
-        sent = await self._relay(live.channel.payer, Call("Settlement", "closeNow", args))
+        call = Call("Settlement", "closeNow", args)
+        sent = await self._budget.send(self._writer, live.channel.payer, call)
         await self._books.get(request.signer, fresh=True)
         done = sent.hash if sent.outcome is Outcome.SETTLED else b""
         return CloseAnswer(close, signature, done)
@@ -355,6 +347,15 @@ class Sessions:
 
 def _token_hash(token: str) -> Hash32:
     return keccak(token.encode())
+
+
+def _check_ahead(channel: NodeChannel, offer: Offer) -> None:
+    ahead = [key for key, _ in offer.row.lines if not channel.spent.get(key)]
+    if len(ahead) > MAX_UNSPENT_LINES:
+        raise InvalidRequest(
+            f"the voucher pays {len(ahead)} adapters that nothing was delivered for; at most "
+            f"{MAX_UNSPENT_LINES} are taken"
+        )
 
 
 def _view(channel: NodeChannel, *, private: bool) -> ChannelView:

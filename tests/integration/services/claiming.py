@@ -82,7 +82,9 @@ def die() -> NoReturn:
 class DyingSender(Sender):
     """Dies with the row frozen, before a transaction exists."""
 
-    async def submit(self, call: Call) -> Transaction:
+    async def submit(
+        self, call: Call, *, max_gas: int | None = None, urgent: bool = False
+    ) -> Transaction:
         die()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -13,8 +14,9 @@ from viz.chain.sender import Sender
 from viz.domain.eip712 import content_registry_domain, sign, sign_compact
 from viz.domain.ports import Call, Outcome, Transaction
 from viz.domain.signed import Register
-from viz.domain.units import ContentId, Hash32
+from viz.domain.units import ContentId, Hash32, parse_address
 from viz.errors import (
+    GasAboveLimit,
     InvalidRequest,
     InvalidSignature,
     LicenseError,
@@ -23,16 +25,19 @@ from viz.errors import (
     TransactionFailed,
     VizError,
 )
-from viz.services.licensing import Licensing
+from viz.services.licensing import REGISTRATIONS, Licensing
+from viz.services.relaying import RelayPolicy
 
 CREATOR = development_account(12)
 
 
-def licensing(net: Testnet, *, relays_per_minute: int = 30) -> Licensing:
-    return Licensing(net.chain, net.sender(5), SystemClock(), relays_per_minute=relays_per_minute)
+def licensing(net: Testnet, *, relays: RelayPolicy = REGISTRATIONS) -> Licensing:
+    return Licensing(net.chain, net.sender(5), SystemClock(), relays=relays)
 
 
-async def signed(net: Testnet, desk: Licensing, *, compact: bool = False) -> tuple[Register, bytes]:
+async def signed(
+    net: Testnet, desk: Licensing, *, compact: bool = False, deadline_s: int | None = None
+) -> tuple[Register, bytes]:
     context = await desk.registration_context(net.sender(12).address)
     work = Register(
         context.creator,
@@ -40,7 +45,7 @@ async def signed(net: Testnet, desk: Licensing, *, compact: bool = False) -> tup
         LICENSE,
         terms(),
         context.nonce,
-        context.chain_time_s + 600,
+        context.chain_time_s + 600 if deadline_s is None else deadline_s,
     )
     domain = content_registry_domain(context.chain_id, context.content_registry)
     make = sign_compact if compact else sign
@@ -66,8 +71,7 @@ async def test_a_creator_without_gas_registers(net: Testnet, compact: bool) -> N
         ({"commitment": Hash32(b"\6" * 32)}, InvalidSignature),
         ({"terms": terms(training_fee_units=1)}, InvalidSignature),
         ({"nonce": 1}, InvalidSignature),
-        ({"deadline_s": 1}, InvalidRequest),
-        ({"deadline_s": 2**63}, InvalidRequest),
+        ({"deadline_s": 1}, InvalidSignature),
         ({"terms": terms(uses=0)}, InvalidRequest),
         ({"terms": terms(notice_s=91 * 24 * 3600)}, InvalidRequest),
     ],
@@ -92,13 +96,58 @@ async def test_a_registration_is_relayed_once(net: Testnet) -> None:
         await desk.relay_registration(*work)
 
 
-async def test_relays_are_bounded(net: Testnet) -> None:
-    """Nobody can spend the node's gas, or its chain, without end."""
-    desk = licensing(net, relays_per_minute=2)
+@pytest.mark.parametrize("deadline_s", [1, 2**63])
+async def test_a_deadline_out_of_reach_is_not_relayed(net: Testnet, deadline_s: int) -> None:
+    """What is over, or good for years, is refused however well it is signed."""
+    desk = licensing(net)
+    with pytest.raises(InvalidRequest, match="24 hours"):
+        await desk.relay_registration(*await signed(net, desk, deadline_s=deadline_s))
+    assert await net.rpc.transaction_count(net.sender(5).address) == 0
+
+
+async def test_relays_are_bounded_by_what_was_sent(net: Testnet) -> None:
+    """Nobody can spend the node's gas without end, and rubbish shuts no creator out."""
+    desk = licensing(net, relays=replace(REGISTRATIONS, per_minute=1))
+    work, signature = await signed(net, desk)
+    for rubbish, error in ((b"\1" * 65, InvalidSignature), (b"\1" * 66, TransactionFailed)):
+        for _ in range(2):
+            with pytest.raises(error):
+                await desk.relay_registration(work, rubbish)
+    await desk.relay_registration(work, signature)
+    with pytest.raises(RelayBusy):
+        await desk.relay_registration(*await signed(net, desk))
+
+
+# isValidSignature of any bytes is true, after as many rounds of 26 gas as the first number says.
+BURNER = "0x62{rounds:06x}5b600190038060045763 1626ba7e 60e01b60005260206000f3".replace(" ", "")
+
+
+@pytest.mark.parametrize(("rounds", "relayed"), [(1_000, True), (385_000, False)])
+async def test_a_contract_wallet_burns_no_gas_of_the_node(
+    net: Testnet, rounds: int, relayed: bool
+) -> None:
+    """A wallet's own check of a signature is paid for up to a bound, which 10 M gas is not in."""
+    desk, wallet = licensing(net), "0x00000000000000000000000000000000000000bb"
+    await net.rpc.request("anvil_setCode", [wallet, BURNER.format(rounds=rounds)])
     work, _ = await signed(net, desk)
-    for error in (InvalidSignature, InvalidSignature, RelayBusy):
-        with pytest.raises(error):
-            await desk.relay_registration(work, b"\1" * 65)
+    work = replace(work, creator=parse_address(wallet))
+    if relayed:
+        await desk.relay_registration(work, b"any")
+    else:
+        with pytest.raises(GasAboveLimit, match="would use 1"):
+            await desk.relay_registration(work, b"any")
+    assert await net.rpc.transaction_count(net.sender(5).address) == int(relayed)
+
+
+async def test_a_registration_is_not_sent_twice_at_once(net: Testnet) -> None:
+    """Copies of one request pass every check until the first is mined: one is paid for."""
+    desk = licensing(net)
+    work = await signed(net, desk)
+    ends = await asyncio.gather(
+        *(desk.relay_registration(*work) for _ in range(4)), return_exceptions=True
+    )
+    assert sum(isinstance(each, InvalidRequest) for each in ends) == 3
+    assert await net.rpc.transaction_count(net.sender(5).address) == 1
 
 
 async def test_the_fee_reaches_the_owner_and_no_approval_is_left(net: Testnet) -> None:
@@ -159,7 +208,9 @@ async def test_an_open_outcome_is_said_and_names_the_transaction(net: Testnet) -
     """A registration that is neither in nor out is not reported as failed."""
 
     class Slow(Sender):
-        async def submit(self, call: Call) -> Transaction:
+        async def submit(
+            self, call: Call, *, max_gas: int | None = None, urgent: bool = False
+        ) -> Transaction:
             return Transaction(Outcome.PENDING, Hash32(b"\x77" * 32))
 
     slow = Slow(net.rpc, development_account(5), net.deployment)

@@ -22,11 +22,13 @@ class Failing(FakeChain):
     failing = True
     tried = 0
 
-    async def submit(self, call: Call) -> Transaction:
+    async def submit(
+        self, call: Call, *, max_gas: int | None = None, urgent: bool = False
+    ) -> Transaction:
         self.tried += 1
         if self.failing:
             return Transaction(Outcome.FAILED, Hash32(b"\7" * 32), 1, 100_000, "out of gas")
-        return await super().submit(call)
+        return await super().submit(call, max_gas=max_gas, urgent=urgent)
 
 
 async def test_a_failed_claim_is_put_off_and_made_again() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.fakes.chain import FakeClock, address_of
+from tests.fakes.chain import FakeChain, FakeClock, address_of
 
-from viz.errors import RelayBusy
-from viz.services.relaying import HOUR_S, RelayBudget, RelayPolicy
+from viz.domain.ports import Call, Transaction
+from viz.errors import ChainError, FeeTooHigh, RelayBusy
+from viz.services.relaying import HOUR_S, RELAY_GAS, RelayBudget, RelayPolicy
 
 
 def test_the_hour_is_bounded_in_all_and_for_each_payer() -> None:
@@ -14,22 +15,61 @@ def test_the_hour_is_bounded_in_all_and_for_each_payer() -> None:
     clock = FakeClock()
     budget = RelayBudget(clock, RelayPolicy(per_hour=3, per_payer_per_hour=2))
     one, two, three = (address_of(number) for number in (1, 2, 3))
-    budget.admit(one)
+    budget.admit(one, 1)
     clock.now += 10
-    budget.admit(one)
+    budget.admit(one, 1)
     with pytest.raises(RelayBusy, match=f"{HOUR_S - 10} s"):
-        budget.admit(one)
-    budget.admit(two)
+        budget.admit(one, 1)
+    budget.admit(two, 1)
     with pytest.raises(RelayBusy, match="3 transactions an hour"):
-        budget.admit(three)
+        budget.admit(three, 1)
     clock.now += HOUR_S - 10
-    budget.admit(three)
+    budget.admit(three, 1)
 
 
-def test_what_was_never_sent_does_not_count() -> None:
-    """Who holds no money cannot use up what others need."""
-    budget = RelayBudget(FakeClock(), RelayPolicy(per_hour=1, per_payer_per_hour=1))
+class Chain(FakeChain):
+    """A chain that takes any call, and tells how much gas it was allowed."""
+
+    def __init__(self) -> None:
+        super().__init__(b"\x11" * 32)
+        self.allowed: list[int | None] = []
+        self.fails: ChainError | None = None
+
+    async def submit(
+        self, call: Call, *, max_gas: int | None = None, urgent: bool = False
+    ) -> Transaction:
+        self.allowed.append(max_gas)
+        if self.fails:
+            raise self.fails
+        return await super().submit(
+            Call("Settlement", "claim", (b"",)), max_gas=max_gas, urgent=urgent
+        )
+
+
+CLOSE = Call("Settlement", "closeNow")
+
+
+async def test_gas_is_bounded_for_each_relay_and_within_the_hour() -> None:
+    """Few dear relays cost no more than many cheap ones: what counts is the gas that was used."""
+    chain, most = Chain(), RELAY_GAS["closeNow"]
+    chain.gas_needed = most // 2
+    budget = RelayBudget(chain.clock, RelayPolicy(gas_per_hour=2 * most))
+    for number in range(3):
+        await budget.send(chain, address_of(number), CLOSE)
+    with pytest.raises(RelayBusy, match=f"{2 * most} gas an hour"):
+        await budget.send(chain, address_of(4), CLOSE)
+    assert chain.allowed == [most] * 3
+    chain.clock.now += HOUR_S
+    await budget.send(chain, address_of(4), CLOSE)
+
+
+async def test_what_was_never_sent_does_not_count() -> None:
+    """Who holds no money cannot use up what others need, nor does a fee that is too high."""
+    chain = Chain()
+    budget = RelayBudget(chain.clock, RelayPolicy(per_hour=1, per_payer_per_hour=1))
+    chain.fails = FeeTooHigh("too dear")
     for number in range(5):
-        budget.admit(address_of(number))
-        budget.give_back(address_of(number))
-    budget.admit(address_of(9))
+        with pytest.raises(FeeTooHigh):
+            await budget.send(chain, address_of(number), CLOSE)
+    chain.fails = None
+    await budget.send(chain, address_of(9), CLOSE)
