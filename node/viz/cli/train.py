@@ -11,6 +11,7 @@ import typer
 from viz.cli.console import AsJson, DataDir, err, guarded, run, show, table
 from viz.cli.http import NodeUrl
 from viz.cli.operator import Operator, Royalty, TrainerPart
+from viz.domain.units import format_units
 from viz.errors import InvalidRequest, TrainingError
 
 
@@ -40,10 +41,9 @@ def train(
         request["name"] = name
     operator = Operator(node, folder)
     if dry_run:
-        plan = run(operator.ask("POST", "/trainings", request | {"dryRun": True}))
+        plan, decimals = run(_plan(operator, request))
         if not show(plan, as_json=as_json):
-            fees = [(f"fee of work {work}", fee) for work, fee in plan["fees_units"].items()]
-            table("Training would take", ("what", "#value"), [*plan["estimate"].items(), *fees])
+            _say_plan(plan, decimals)
         return
     result = run(_train(operator, request, quiet=as_json))
     if publish:
@@ -80,6 +80,28 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value
+
+
+async def _plan(operator: Operator, request: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    plan = await operator.ask("POST", "/trainings", request | {"dryRun": True})
+    return plan, (await operator.ask("GET", "/status"))["tokenDecimals"]
+
+
+def _say_plan(plan: dict[str, Any], decimals: int) -> None:
+    found, settings = plan["estimate"], plan["settings"]
+    rows: list[tuple[str, object]] = [
+        ("rows to learn", found["rows"]),
+        ("rows held out", found["held_out_rows"]),
+        ("rows probed for repetition", min(found["rows"], settings["probes"])),
+        ("steps", found["steps"]),
+        ("tokens a step, about", found["tokens_a_step"]),
+        ("minutes, about", f"{found['seconds'] / 60:.1f}"),
+        *(
+            (f"fee of work {work}, USD", format_units(int(fee), decimals))
+            for work, fee in plan["fees_units"].items()
+        ),
+    ]
+    table("Training would take", ("what", "#value"), rows)
 
 
 async def _train(operator: Operator, request: dict[str, Any], *, quiet: bool) -> dict[str, Any]:

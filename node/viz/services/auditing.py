@@ -1,9 +1,9 @@
 """Auditing an adapter: train it again from its manifest and compare the bytes.
 
 Owns the comparison and what it may claim. Does not know where a manifest or a work comes from; it
-takes files. Invariants: an audit that cannot repeat the run (another base, another work) says so
-before it computes; a differing hash counts against a trainer only where the environment is of the
-manifest's own reproducibility class.
+takes files. Invariants: an audit that cannot repeat the run (another work, another adapter's
+manifest) says so before it computes; a differing hash counts against a trainer only where the
+environment is of the manifest's own reproducibility class.
 """
 
 from __future__ import annotations
@@ -68,15 +68,23 @@ async def audit_adapter(
     base_model: str,
     cache_dir: Path,
     expected_hash: Hash32 | None = None,
+    expected_weights: Hash32 | None = None,
     bounds: Bounds | None = None,
     progress: Callable[[TrainingEvent], None] | None = None,
 ) -> AuditReport:
     """Retrain an adapter from its manifest and its works, and compare.
 
-    ``works`` are as in a training request, in any order. ``expected_hash`` is the manifest hash
-    on chain. Raises InvalidRequest, InvalidSignature, CommitmentMismatch, and what a run raises.
+    ``works`` are as in a training request, in any order. ``expected_hash`` and
+    ``expected_weights`` are the manifest's hash and the weights' digest on chain, compared before
+    anything is computed. Raises InvalidRequest, InvalidSignature, CommitmentMismatch, and what a
+    run raises.
     """
     manifest = open_manifest(envelope, expected_hash=expected_hash)
+    if expected_weights is not None and manifest.weights_digest != expected_weights:
+        raise InvalidRequest(
+            f"the manifest is about weights {hex_of(manifest.weights_digest)}, the chain has "
+            f"{hex_of(expected_weights)}"
+        )
     run = await asyncio.to_thread(_repetition, manifest, works, base_model, cache_dir, bounds)
     metrics: dict[str, Any] = {}
     async with contextlib.aclosing(Runner(run, directory).events()) as events:

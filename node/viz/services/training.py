@@ -1,10 +1,10 @@
 """Training as a service of the node: licensed works in, a signed and measured adapter out.
 
-Owns the order of checks (live grants, permitted uses, commitments, then the run), the queue of one
-run at a time, and the manifest. Does not know tensors, HTTP or publication's transactions.
-Invariants: nothing of a work is read for training before the chain shows a live grant that permits
-it; a file is trained on only if it is the one that was registered; a result exists only with a
-signed manifest and within the license's memorisation limit.
+Owns the queue of one run at a time, from its check (``training_check``) to its signed manifest.
+Does not know tensors, HTTP or publication's transactions. Invariants: what was checked when a run
+was asked for is checked again when its turn comes; a result exists only with a signed manifest and
+within the license's memorisation limit; of a run that has ended nothing stays in memory, and on
+the disk what ``training_folders`` says.
 
 Shared CPU: a run is niced below serving, and only one runs at a time.
 """
@@ -15,14 +15,13 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
 from viz.domain.ledger import TrainingLedger, TrainingRecord
-from viz.domain.license import ADAPTER_USES, Use
 from viz.domain.manifest import (
     Manifest,
     manifest_hash,
@@ -30,51 +29,22 @@ from viz.domain.manifest import (
     seal_manifest,
     shares_by_tokens,
 )
-from viz.domain.ports import Call, ChainReader, Clock
-from viz.domain.units import Address, ContentId, Hash32, Units, hex_of, parse_address, parse_hash
-from viz.domain.work import Work, check_commitment
-from viz.errors import (
-    InvalidRequest,
-    NoLiveGrant,
-    StoreError,
-    TrainingCancelled,
-    VizError,
-)
+from viz.domain.ports import ChainReader, Clock
+from viz.domain.units import Address, hex_of
+from viz.domain.work import Work
+from viz.errors import InvalidRequest, StoreError, TrainingCancelled, VizError
 from viz.services.publishing import Publication
-from viz.services.training_request import inputs_of, read_input, settings_of
+from viz.services.training_check import Plan, TrainingCheck
+from viz.services.training_folders import tidy
+from viz.services.training_progress import TrainingProgress
 from viz.services.training_result import manifest_of, require_memorisation_limit
-from viz.training.estimate import Estimate, estimate
-from viz.training.run import (
-    Bounds,
-    Settings,
-    TrainingRun,
-    WorkInput,
-)
+from viz.training.run import Bounds, TrainingRun
 from viz.training.runner import Runner, TrainingEvent
 
 MANIFEST_FILE: Final = "manifest.json"
 _END_ATTEMPTS: Final = 3
 _ENDED: Final = frozenset({"done", "failed", "cancelled"})
 _log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """A request whose works are licensed and are what they claim to be."""
-
-    inputs: tuple[WorkInput, ...]
-    works: tuple[Work, ...]
-    settings: Settings
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a dry run answers; ``fees_units`` are what grants that are missing would cost now."""
-
-    estimate: Estimate
-    settings: Settings
-    fees_units: Mapping[ContentId, Units]
-
 
 Seal = Callable[[Manifest], Awaitable[bytes]]
 
@@ -108,31 +78,23 @@ class Training:
     ) -> None:
         """``directory`` holds one folder a run; ``cache_dir`` the base models."""
         self._retry_s = retry_s
-        self._reader, self._ledger, self._clock = reader, ledger, clock
+        self._ledger, self._clock = ledger, clock
         self._trainer, self._seal = trainer, seal
         self._directory, self._base_model, self._cache_dir = directory, base_model, cache_dir
-        self._threads, self._bounds = threads, bounds or Bounds()
+        self._check = TrainingCheck(reader, trainer, threads)
+        self._bounds = bounds or Bounds()
         self._queue: asyncio.Queue[str] = asyncio.Queue()
+        self._waiting: set[str] = set()
         self._runners: dict[str, Runner] = {}
         self._unwanted: set[str] = set()
-        self._changed = asyncio.Condition()
-        self._history: dict[str, list[dict[str, Any]]] = {}
+        self._progress = TrainingProgress()
 
     async def plan(self, request: Mapping[str, Any]) -> Plan:
         """Check the works and say what training them costs; train nothing, need no grant.
 
         Raises InvalidRequest, InvalidWork, CommitmentMismatch.
         """
-        checked = await self._check(request, licensed=False)
-        fees: dict[ContentId, Units] = {}
-        for each in checked.inputs:
-            content_id = ContentId(each.content_id)
-            grant = await self._reader.grant(content_id, self._trainer)
-            if grant is None or not grant.live:
-                content = await self._reader.content(content_id)
-                terms = await self._terms(content.terms_hash) if content else {}
-                fees[content_id] = int(terms.get("trainingFee", 0))
-        return Plan(estimate(checked.works, checked.settings), checked.settings, fees)
+        return await self._check.plan(request)
 
     async def start(self, request: Mapping[str, Any]) -> TrainingRecord:
         """Check the request and queue the run.
@@ -141,7 +103,7 @@ class Training:
         unless its registration record lies beside it), optionally ``name`` and ``settings``.
         Raises NoLiveGrant, CommitmentMismatch, InvalidRequest, InvalidWork.
         """
-        await self._check(request, licensed=True)
+        await self._check.check(request, licensed=True)
         now = self._clock.now_s()
         record = TrainingRecord(
             training_id=secrets.token_hex(8),
@@ -151,11 +113,11 @@ class Training:
             updated_at=now,
         )
         await self._put(record)
-        self._queue.put_nowait(record.training_id)
+        self._enqueue(record.training_id)
         return record
 
     async def cancel(self, training_id: str) -> TrainingRecord:
-        """Stop a run between two steps, keeping its checkpoint; an ended run stays as it is."""
+        """Stop a run between two steps, for good; an ended run stays as it is."""
         record = await self.record(training_id)
         if record.state in _ENDED:
             return record
@@ -180,23 +142,24 @@ class Training:
         return record
 
     async def events(self, training_id: str) -> AsyncIterator[Mapping[str, Any]]:
-        """Yield a run's progress from its start in this process; the last event has ``state``."""
-        await self.record(training_id)
+        """Yield a run's progress from its start in this process; the last event has ``state``.
+
+        Of a run that has ended already, that one alone.
+        """
+        record = await self.record(training_id)
+        told = () if record.state in _ENDED else self._progress.of(training_id)
         seen = 0
         while True:
-            history = self._history.setdefault(training_id, [])
-            for event in history[seen:]:
+            for event in told[seen:]:
                 yield event
-            seen = len(history)
+                seen += 1
             record = await self.record(training_id)
-            if record.state in _ENDED and seen == len(history):
+            if record.state in _ENDED and seen == len(told):
+                self._progress.forget(training_id)
                 result, error = dict(record.result), record.error
                 yield {"event": "end", "state": record.state, "result": result, "error": error}
                 return
-            async with self._changed:
-                if len(history) == seen:
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._changed.wait(), timeout=5)
+            await self._progress.beyond(told, seen)
 
     async def run(self) -> None:
         """Train what is queued, one run at a time, until cancelled.
@@ -204,9 +167,9 @@ class Training:
         Runs that a stopped node cut off go on from their checkpoints.
         """
         for record in await self._ledger.trainings():
-            if record.state in ("queued", "running"):
-                self._queue.put_nowait(record.training_id)
-        done: set[str] = set()
+            if record.state not in _ENDED:
+                self._enqueue(record.training_id)
+        await self._tidy()
         while True:
             training_id = await self._queue.get()
             try:
@@ -216,9 +179,12 @@ class Training:
                 await asyncio.sleep(self._retry_s)
                 self._queue.put_nowait(training_id)
                 continue
-            if training_id not in done and record.state not in _ENDED:
-                done.add(training_id)
+            self._waiting.discard(training_id)
+            if record.state not in _ENDED:
                 await self._train(record)
+                self._progress.forget(training_id)
+                await self._tidy()
+            self._unwanted.discard(training_id)
 
     def publication(
         self, record: TrainingRecord, *, royalty_bps: int, trainer_bps: int
@@ -247,7 +213,7 @@ class Training:
         try:
             await self._put(record)
             # Again: a grant may have lapsed, or a file changed, while the run waited.
-            checked = await self._check(record.request, licensed=True)
+            checked = await self._check.check(record.request, licensed=True)
             if training_id in self._unwanted:
                 raise TrainingCancelled("cancelled before it started")
             run = TrainingRun(
@@ -318,56 +284,26 @@ class Training:
             "metrics": metrics,
         }
 
-    async def _check(self, request: Mapping[str, Any], *, licensed: bool) -> Checked:
-        inputs = await asyncio.to_thread(inputs_of, request)
-        if licensed:
-            for given in inputs:
-                await self._require_grant(ContentId(given.content_id))
-        checked: list[WorkInput] = []
-        works: list[Work] = []
-        for given in inputs:
-            content = await self._reader.content(ContentId(given.content_id))
-            if content is None:
-                raise InvalidRequest(f"there is no work {given.content_id} on chain: check the id")
-            work = await asyncio.to_thread(read_input, given)
-            salt = parse_hash(given.salt)
-            check_commitment(work, parse_address(given.creator), salt, content.commitment)
-            checked.append(replace(given, commitment=hex_of(content.commitment)))
-            works.append(work)
-        settings = settings_of(request, works, inputs, self._threads)
-        return Checked(tuple(checked), tuple(works), settings)
-
-    async def _require_grant(self, content_id: ContentId) -> None:
-        grant = await self._reader.grant(content_id, self._trainer)
-        if grant is None or not grant.live:
-            raise NoLiveGrant(
-                f"{self._trainer} holds no live grant to work {content_id}: acquire one with "
-                f"`viz content license {content_id}`",
-                contents=[int(content_id)],
-            )
-        uses = Use(int((await self._terms(grant.terms_hash)).get("uses", 0)))
-        if uses & ADAPTER_USES != ADAPTER_USES:
-            raise NoLiveGrant(
-                f"the grant to work {content_id} does not permit an adapter to be trained, "
-                "embodied and served",
-                contents=[int(content_id)],
-            )
-
-    async def _terms(self, terms_hash: Hash32) -> Mapping[str, Any]:
-        found = await self._reader.read(Call("ContentRegistry", "termsOf", (terms_hash,)))
-        terms: Mapping[str, Any] = found["terms"]
-        return terms
-
     async def _tell(self, training_id: str, event: TrainingEvent) -> None:
         values = {k: v for k, v in event.values.items() if k != "metrics"}
-        async with self._changed:
-            self._history.setdefault(training_id, []).append({"event": event.kind, **values})
-            self._changed.notify_all()
+        await self._progress.tell(training_id, {"event": event.kind, **values})
 
     async def _put(self, record: TrainingRecord) -> None:
-        progress = (self._history.get(record.training_id) or [{}])[-1]
+        progress = self._progress.last(record.training_id)
         await self._ledger.put_training(
             replace(record, progress=progress, updated_at=self._clock.now_s())
         )
-        async with self._changed:
-            self._changed.notify_all()
+        await self._progress.wake()
+
+    def _enqueue(self, training_id: str) -> None:
+        if training_id not in self._waiting:
+            self._waiting.add(training_id)
+            self._queue.put_nowait(training_id)
+
+    async def _tidy(self) -> None:
+        try:
+            records = await self._ledger.trainings()
+        except StoreError as error:
+            _log.warning("runs' folders are not tidied", reason=error.detail)
+            return
+        await asyncio.to_thread(tidy, self._directory, records)

@@ -15,7 +15,13 @@ from viz.domain.units import hex_of, parse_address, parse_hash
 from viz.domain.work import Work, parse_work
 from viz.errors import InvalidRequest, InvalidWork
 from viz.services.registration import load_record
-from viz.training.run import Settings, WorkInput, default_settings, settings_from
+from viz.training.run import (
+    MINIMUM_PROBES,
+    Settings,
+    WorkInput,
+    default_settings,
+    settings_from,
+)
 
 MAX_WORKS: Final = 128
 
@@ -72,24 +78,27 @@ def read_input(given: WorkInput) -> Work:
 
 
 def settings_of(
-    request: Mapping[str, Any], works: Sequence[Work], inputs: Sequence[WorkInput], threads: int
+    request: Mapping[str, Any],
+    works: Sequence[Work],
+    limits: Sequence[int | None],
+    threads: int,
 ) -> Settings:
     """Return the defaults for the works' size with the request's changes.
 
-    The memorisation limit is the strictest license's. Raises InvalidRequest.
+    The memorisation limit is at most the strictest of ``limits``, the licenses' own; where there
+    is one, it is measured by ``MINIMUM_PROBES`` at least. Raises InvalidRequest.
     """
     size = sum(len(chunk.data) for work in works for chunk in work.chunks)
-    limits = [limit for given in inputs if (limit := _verbatim_limit(given.path)) is not None]
     changes = request.get("settings") or {}
     if not isinstance(changes, Mapping):
         raise InvalidRequest('"settings" must be an object')
     chosen = settings_from({**asdict(default_settings(size, threads=threads)), **changes})
-    bound = min([chosen.max_verbatim_tokens, *limits])
-    return replace(chosen, max_verbatim_tokens=bound)
-
-
-def _verbatim_limit(path: Path) -> int | None:
-    """Return the limit in the license that the work was registered under, if it sets one."""
-    record = load_record(path)
-    limit = record.license.get("max_verbatim_tokens") if record else None
-    return limit if isinstance(limit, int) and limit > 0 else None
+    stated = [limit for limit in limits if limit is not None]
+    if not stated:
+        return chosen
+    return replace(
+        chosen,
+        # One token is in every answer: a license that allows none is held to that.
+        max_verbatim_tokens=max(1, min(chosen.max_verbatim_tokens, *stated)),
+        probes=max(chosen.probes, MINIMUM_PROBES),
+    )

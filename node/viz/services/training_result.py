@@ -20,8 +20,16 @@ from viz.training.run import Settings, TrainingRun
 
 
 def require_memorisation_limit(settings: Settings, metrics: Mapping[str, Any]) -> None:
-    """Raise MemorisationLimitExceeded where the adapter repeats more than base and license do."""
+    """Raise MemorisationLimitExceeded where the adapter repeats more than base and license do.
+
+    A probe of fewer rows than were asked for shows nothing: it raises too.
+    """
     repeated = metrics["memorisation"]
+    probed, wanted = repeated["adapter"]["probes"], min(settings.probes, metrics["rows"])
+    if probed < wanted:
+        raise MemorisationLimitExceeded(
+            f"the adapter was probed for repetition by {probed} rows instead of {wanted}"
+        )
     longest, limit = repeated["adapter"]["longest_tokens"], settings.max_verbatim_tokens
     if longest > limit and longest > repeated["base"]["longest_tokens"]:
         raise MemorisationLimitExceeded(

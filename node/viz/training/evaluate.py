@@ -9,7 +9,7 @@ adapter switched off.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -82,11 +82,12 @@ def generate(
     *,
     max_tokens: int,
     end_ids: Sequence[int],
-    device: str = "cpu",
+    before_batch: Callable[[], None] = lambda: None,
 ) -> list[list[int]]:
     """Return each prompt's greedy continuation without its end token, batched with left padding."""
     out: list[list[int]] = []
     for start in range(0, len(prompts), _PROMPTS_PER_BATCH):
+        before_batch()
         out += _generate(model, prompts[start : start + _PROMPTS_PER_BATCH], max_tokens, end_ids)
     return out
 
@@ -158,13 +159,20 @@ def memorisation(
     probes: Sequence[tuple[Sequence[int], Sequence[int]]],
     *,
     end_ids: Sequence[int],
+    before_batch: Callable[[], None] = lambda: None,
 ) -> Memorisation:
-    """Run prefix extraction: each probe is (prefix, the work's own continuation)."""
+    """Run prefix extraction: each probe is (prefix, the work's own continuation).
+
+    ``before_batch`` is called before each batch of probes and may raise to stop.
+    """
     if not probes:
         return Memorisation(0, 0, 0)
     longest, extracted = 0, 0
     bound = max(len(target) for _, target in probes)
-    continued = generate(model, [prefix for prefix, _ in probes], max_tokens=bound, end_ids=end_ids)
+    prompts = [prefix for prefix, _ in probes]
+    continued = generate(
+        model, prompts, max_tokens=bound, end_ids=end_ids, before_batch=before_batch
+    )
     for got, (_, target) in zip(continued, probes, strict=True):
         longest = max(longest, longest_common_run(got, target))
         extracted += list(target) == got[: len(target)]

@@ -10,13 +10,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
 
 from viz.errors import InvalidRequest
 
 Weights = Literal["dequantised", "nf4"]
 Compute = Literal["auto", "float32", "bfloat16"]
 Optimizer = Literal["adamw", "paged_adamw"]
+
+# How many rows are probed for repetition at least, where a license states a limit (all, where
+# there are fewer); larger works are probed more by default, in proportion to their steps.
+MINIMUM_PROBES: Final = 16
+_MOST_DEFAULT_PROBES: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ class Settings:
     compute: Compute = "auto"
     optimizer: Optimizer = "adamw"
     device: str = "cpu"
-    probes: int = 16
+    probes: int = MINIMUM_PROBES
     max_verbatim_tokens: int = 64
 
     def check(self) -> None:
@@ -88,7 +93,8 @@ def default_settings(work_bytes: int, **changes: Any) -> Settings:
     wordings, ten times; larger works get steps in proportion.
     """
     steps = min(2_000, max(24, 32 * work_bytes // 9_000))
-    return Settings(**{"steps": steps, **changes})
+    probes = min(_MOST_DEFAULT_PROBES, max(MINIMUM_PROBES, steps // 2))
+    return Settings(**{"steps": steps, "probes": probes, **changes})
 
 
 @dataclass(frozen=True, slots=True)

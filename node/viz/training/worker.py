@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -117,8 +118,12 @@ def train(run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper)
     report("evaluated", step=0, held_out_loss=before.loss)
     _run_loop(loop, run, directory, report, stopper)
     after = held_out_loss(model, held_out, dtype, settings.device)
-    report("measuring", what="memorisation")
-    repeated = _memorisation(model, base, training, settings.probes)
+
+    def measuring() -> None:
+        report("measuring", what="memorisation")
+        stopper.check()
+
+    repeated = _memorisation(model, base, training, settings.probes, measuring)
     stopper.check()
     digest = _write_adapter(directory, base, adapter_tensors(model), run)
     metrics = {
@@ -174,15 +179,19 @@ def _run_loop(
 
 
 def _memorisation(
-    model: Any, base: LoadedBase, rows: list[TokenRow], wanted: int
+    model: Any,
+    base: LoadedBase,
+    rows: list[TokenRow],
+    wanted: int,
+    before_batch: Callable[[], None],
 ) -> dict[str, dict[str, int]]:
     from viz.training.evaluate import bare_base, memorisation
 
     end_ids = base.shape.end_ids
     probes = choose_probes(rows, wanted, end_ids)
-    adapter = memorisation(model, probes, end_ids=end_ids)
+    adapter = memorisation(model, probes, end_ids=end_ids, before_batch=before_batch)
     with bare_base(model):
-        bare = memorisation(model, probes, end_ids=end_ids)
+        bare = memorisation(model, probes, end_ids=end_ids, before_batch=before_batch)
     return {"adapter": asdict(adapter), "base": asdict(bare)}
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from viz.domain.work import parse_work
 from viz.errors import CommitmentMismatch, InvalidRequest, NoLiveGrant, VizError
 from viz.services.auditing import Verdict, audit_adapter
 from viz.services.training import MANIFEST_FILE, Training, seal_with
+from viz.training import runner as runner_module
+from viz.training.run import MINIMUM_PROBES
 
 KEY = bytes([3] * 32)
 TRAINER = public_address(KEY)
@@ -142,7 +145,7 @@ async def test_a_licensed_work_becomes_a_publication_that_an_audit_reproduces(
     assert hex_of(SALT) not in json.dumps(manifest.statement())
     probed = manifest.measurements["memorisation"]
     assert set(probed) == {"adapter", "base"}
-    assert probed["adapter"]["probes"] == SETTINGS.probes
+    assert probed["adapter"]["probes"] == MINIMUM_PROBES > SETTINGS.probes
 
     async def audit(signed: bytes) -> Verdict:
         report = await audit_adapter(
@@ -219,8 +222,34 @@ async def test_an_adapter_that_repeats_its_work_is_not_activated(place: _Place) 
         place.training.publication(ended, royalty_bps=3_000, trainer_bps=1_000)
 
 
+async def test_a_worker_that_dies_and_one_that_hangs_do_not_hold_up_the_next(
+    place: _Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects the queue: kill -9 and a stopped process each fail one run, and the next is done."""
+    silence_s = [900.0]
+    monkeypatch.setattr(runner_module, "_silence_s", lambda _: silence_s[0])
+    long = {**place.request, "settings": {**place.request["settings"], "steps": 5_000}}
+    fates = [signal.SIGKILL, signal.SIGSTOP]
+    lost = [(await place.training.start(long)).training_id for _ in fates]
+    last = (await place.training.start(place.request)).training_id
+    for training_id, fate in zip(lost, fates, strict=True):
+        async for event in place.training.events(training_id):
+            if event["event"] == "started":
+                silence_s[0] = 3.0
+            elif event["event"] == "step" and event["step"] == 1:
+                (pid,) = [runner.pid for runner in place.training._runners.values()]
+                assert pid is not None
+                os.kill(pid, fate)
+        silence_s[0] = 900.0
+    errors = [(await place.training.record(each)).error for each in lost]
+    assert "status -9" in errors[0] and "no sign of life" in errors[1]
+    assert (await _end(place, last)).state == "done"
+    for each in lost:
+        assert {path.name for path in (place.folder / each).iterdir()} == {"worker.log"}
+
+
 async def test_runs_wait_for_one_another_and_give_way_to_serving(place: _Place) -> None:
-    """The rule of the shared CPU: one run at a time, in order, at a lower priority than ours."""
+    """The rule of the shared CPU: one run at a time, in order, niced; and none leaves a trace."""
     first, second = [(await place.training.start(place.request)).training_id for _ in range(2)]
     niceness: list[int] = []
     async for event in place.training.events(first):
@@ -232,6 +261,16 @@ async def test_runs_wait_for_one_another_and_give_way_to_serving(place: _Place) 
     assert len(niceness) == 1
     assert niceness[0] > os.getpriority(os.PRIO_PROCESS, 0)
     assert (await _end(place, second)).state == "done"
+    folder = place.folder / first
+    assert {path.name for path in folder.iterdir()} == {
+        "adapter.safetensors",
+        "dataset.jsonl",
+        "manifest.json",
+        "metrics.json",
+        "worker.log",
+    }
+    kinds = [event["event"] async for event in place.training.events(first)]
+    assert kinds == ["end"] and not place.training._progress.last(first)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,158 @@
+"""`viz audit adapter` and `viz train --dry-run` as a person meets them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.fakes.chain import DEPLOYMENT, FakeChain
+from tests.integration.api.harness import NODE_KEY, OPERATOR_TOKEN, running_node
+from tests.integration.training.conftest import CREATOR, SALT
+from typer.testing import CliRunner
+
+from viz.api.parts import PARTS
+from viz.chain import contracts, rpc
+from viz.chain.deployment import save_deployment
+from viz.cli.main import app
+from viz.domain.eip712 import public_address
+from viz.domain.manifest import manifest_hash, seal_manifest
+from viz.domain.ports import AdapterState, Call, ContentState
+from viz.domain.registration import parse_description
+from viz.domain.units import ZERO_HASH, AdapterId, Cid, ContentId, Hash32
+from viz.domain.work import parse_work
+from viz.services.registration import Registration, draft, save_record
+from viz.services.training import Training, seal_with
+from viz.services.training_request import read_input
+from viz.services.training_result import manifest_of
+from viz.training.runner import Runner
+
+KEY = b"\x03" * 32
+INPUT = 4
+ONE = ContentId(1)
+
+
+class _Rpc:
+    """A connection to a chain that is where it should be."""
+
+    def __init__(self, url: str) -> None:
+        assert url == "http://127.0.0.1:1"
+
+    async def check(self, deployment: object) -> None:
+        assert deployment == DEPLOYMENT
+
+    async def close(self) -> None:
+        """Nothing was opened."""
+
+
+def _record(work: Path) -> Registration:
+    """Write the record that lies beside a registered work, under the tests' creator and salt."""
+    terms = Path("examples/works/varn-point/terms.toml").read_text()
+    made = draft(work, parse_description(terms, token_decimals=6), CREATOR)
+    commitment = parse_work("dialogue", work.read_bytes()).commitment(CREATOR, SALT)
+    found = replace(made, salt=Hash32(SALT), commitment=commitment, content_id=ONE)
+    save_record(work, found)
+    return found
+
+
+def test_an_adapter_is_audited_by_command(
+    make_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects buyers and creators: one command retrains an adapter and says what came of it."""
+    run = make_run()
+    (given,) = run.works
+    _record(given.path)
+
+    async def train() -> dict[str, Any]:
+        events = [each async for each in Runner(run, tmp_path / "run").events()]
+        metrics: dict[str, Any] = events[-1].values["metrics"]
+        return metrics
+
+    metrics = asyncio.run(train())
+    trainer = public_address(KEY)
+    manifest = manifest_of(run, [read_input(given)], metrics, trainer, 1_800_000_000)
+    envelope = seal_manifest(manifest, KEY)
+    (tmp_path / "manifest.json").write_bytes(envelope)
+    on_chain = AdapterState(
+        AdapterId(1), trainer, manifest.base_model, manifest.weights_digest, Cid("bafy"),
+        manifest_hash(envelope), 3_000, 1_000, 0, ((ONE, 10_000),),
+    )  # fmt: skip
+    states = {1: on_chain, 2: replace(on_chain, weights_digest=Hash32(bytes(32)))}
+
+    class Chain:
+        def __init__(self, *_: object) -> None:
+            """Nothing to connect."""
+
+        async def adapter(self, adapter_id: int) -> AdapterState | None:
+            return states.get(adapter_id)
+
+    monkeypatch.setattr(contracts, "Chain", Chain)
+    monkeypatch.setattr(rpc, "Rpc", _Rpc)
+    save_deployment(tmp_path / "deployment.json", DEPLOYMENT)
+
+    def audit(adapter: int, *options: str) -> Any:
+        words = f"audit adapter {adapter} {given.path} --manifest {tmp_path}/manifest.json"
+        at = f"--rpc http://127.0.0.1:1 --data-dir {tmp_path} --base-model {run.base_model}"
+        return CliRunner().invoke(app, [*words.split(), *at.split(), *options])
+
+    done = audit(1)
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.stdout.split())
+    assert "reproduced" in said and "training rows alike" in said and "differs" not in said
+    assert "step 8" in done.stderr
+    refused = audit(2, "--json")
+    assert refused.exit_code == INPUT and refused.stderr.count("\n") == 1, refused.stderr
+    assert refused.stderr.startswith("invalid-request: the manifest is about weights ")
+    bounded = audit(1, "--max-memory-mib", "1")
+    assert bounded.exit_code == 11 and "1048576 bytes of memory" in bounded.stderr
+
+
+class _Priced(FakeChain):
+    """A chain whose one work costs 2.50 to train on, under its license."""
+
+    license_hash: Hash32 = ZERO_HASH
+
+    async def read(self, call: Call) -> Any:
+        found = await super().read(call)
+        if call.function != "termsOf":
+            return found
+        terms = found["terms"] | {"trainingFee": 2_500_000}
+        return {"terms": terms, "licenseHash": self.license_hash}
+
+
+async def test_a_dry_run_is_told_in_dollars_and_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects an operator about to pay: the table is in the units that people decide by."""
+    path = tmp_path / "work.jsonl"
+    lines = Path("examples/works/varn-point/work.jsonl").read_text().splitlines()[:10]
+    path.write_text("\n".join(lines))
+    record = _record(path)
+    chain = _Priced(NODE_KEY)
+    chain.license_hash = record.license_hash
+    chain.works[ONE] = ContentState(ONE, CREATOR, CREATOR, record.commitment, ZERO_HASH, 0)
+    (tmp_path / "operator.token").write_text(OPERATOR_TOKEN)
+    (tmp_path / "node").mkdir()
+    async with running_node(tmp_path / "node", chain=chain) as node:
+        training = Training(
+            chain, node.store, node.clock, chain.address, seal_with(KEY),
+            directory=tmp_path / "runs", base_model="none", cache_dir=tmp_path, threads=2,
+        )  # fmt: skip
+        parts = replace(node.app[PARTS], trainings=training)
+        monkeypatch.setitem(node.app._state, PARTS, parts)
+
+        words = f"train {path} --dry-run --node {node.url} --data-dir {tmp_path}"
+        done = await asyncio.to_thread(CliRunner().invoke, app, words.split())
+        plan = await training.plan({"works": [{"path": str(path)}]})
+    assert done.exit_code == 0, done.output
+    rows = dict(_cells(line) for line in done.stdout.splitlines() if line.startswith("│"))
+    assert rows["fee of work 1, USD"] == "2.500000"
+    assert rows["minutes, about"] == f"{plan.estimate.seconds / 60:.1f}"
+    assert rows["steps"] == str(plan.estimate.steps)
+
+
+def _cells(line: str) -> tuple[str, str]:
+    what, value = line.strip("│").split("│")
+    return what.strip(), value.strip()
