@@ -69,6 +69,7 @@ class FakeEngine:
             tokenizer_digest=Hash32(hashlib.sha256(b"fake tokenizer").digest()),
             context_tokens=context_tokens,
             vocabulary=259,
+            longest_token_bytes=1,
         )
         self._max_open = max_open
         self._adapters: dict[AdapterId, bytes] = {}

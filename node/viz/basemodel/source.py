@@ -91,6 +91,7 @@ def load_base(
         tokenizer_digest=tokenizer.digest,
         context_tokens=shape.context_tokens,
         vocabulary=shape.vocabulary,
+        longest_token_bytes=tokenizer.longest_token_bytes,
     )
     serving_file = cache_dir / "serving" / f"{digest.hex()}.safetensors"
     return LoadedBase(model, directory, shape, policy, tokenizer, serving_file)

@@ -20,14 +20,49 @@ from viz.domain.units import Hash32
 from viz.errors import InvalidRequest, ModelUnavailable
 
 ROLES: Final = frozenset({"system", "user", "assistant"})
+# Unicode's private use areas: what marks a place in a text that is being rendered.
+_PRIVATE_USE: Final = (
+    range(0xE000, 0xF900),
+    range(0xF0000, 0xFFFFE),
+    range(0x100000, 0x10FFFE),
+)
+
+
+class PlainTokenizer:
+    """The canonical tokenisation of plain text by one tokenizer.json: what is billed.
+
+    Spelled-out control tokens in text stay text. Raises whatever the tokenizers library does for a
+    file that it cannot read, and ImportError where it is not installed.
+    """
+
+    def __init__(self, file: Path) -> None:
+        from tokenizers import Tokenizer
+
+        self.library: Any = Tokenizer.from_file(str(file))
+        self.library.encode_special_tokens = True
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the canonical ids of plain text; other threads run meanwhile.
+
+        Raises InvalidRequest when the text is not valid Unicode (a lone surrogate).
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InvalidRequest("the text holds a lone surrogate: send valid UTF-8") from error
+        # The library's plain `encode` keeps the interpreter's lock for as long as it takes.
+        (found,) = self.library.encode_batch_fast([text], add_special_tokens=False)
+        return tuple(found.ids)
+
+    def count(self, text: str) -> int:
+        """Return how many tokens the canonical tokenisation of ``text`` has."""
+        return len(self.encode(text))
 
 
 class ChatTokenizer:
     """The tokenizer of one model directory (tokenizer.json and its chat template)."""
 
     def __init__(self, directory: Path) -> None:
-        from tokenizers import Tokenizer
-
         try:
             self._spec: dict[str, Any] = json.loads(
                 (directory / "tokenizer.json").read_text("utf-8")
@@ -36,13 +71,11 @@ class ChatTokenizer:
                 (directory / "tokenizer_config.json").read_text("utf-8")
             )
             self._template_text = _template(directory, self._config)
-            self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+            self._plain = PlainTokenizer(directory / "tokenizer.json")
         except Exception as error:
             raise ModelUnavailable(f"{directory} has no usable tokenizer: {error}") from error
         if (self._spec.get("decoder") or {}).get("type") != "ByteLevel":
             raise ModelUnavailable(f"{directory}: only byte-level BPE tokenizers are supported")
-        # Spelled-out control tokens in text stay text; the template's are placed by id below.
-        self._tokenizer.encode_special_tokens = True
         self._control = {
             str(added["content"]): int(added["id"])
             for added in self._spec.get("added_tokens", ())
@@ -76,24 +109,25 @@ class ChatTokenizer:
             token_id: b"".join(
                 bytes((alphabet[c],)) if c in alphabet else c.encode() for c in token
             )
-            for token, token_id in self._tokenizer.get_vocab(with_added_tokens=True).items()
+            for token, token_id in self._plain.library.get_vocab(with_added_tokens=True).items()
             if token_id not in control
         }
+
+    @cached_property
+    def longest_token_bytes(self) -> int:
+        """The most bytes of text that one token can stand for."""
+        return max(map(len, self.token_bytes.values()))
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Return the canonical ids of plain text; spelled control tokens stay characters.
 
         Raises InvalidRequest when the text is not valid Unicode (a lone surrogate).
         """
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise InvalidRequest("the text holds a lone surrogate: send valid UTF-8") from error
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        return self._plain.encode(text)
 
     def count(self, text: str) -> int:
         """Return how many tokens the canonical tokenisation of ``text`` has."""
-        return len(self.encode(text))
+        return self._plain.count(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids, without control tokens; broken UTF-8 becomes U+FFFD."""
@@ -104,7 +138,7 @@ class ChatTokenizer:
         """Return one token as text for display: control tokens by name, partial bytes as U+FFFD."""
         raw = self.token_bytes.get(token_id)
         if raw is None:
-            return self._tokenizer.id_to_token(token_id) or ""
+            return self._plain.library.id_to_token(token_id) or ""
         return raw.decode("utf-8", errors="replace")
 
     def render(
@@ -179,11 +213,17 @@ def _checked(message: Mapping[str, str]) -> str:
 
 
 def _absent_mark(contents: Sequence[str]) -> str:
-    """Return a private-use character run that no content holds."""
-    mark = "\ue000"
-    while any(mark in content for content in contents):
-        mark += "\ue001"
-    return mark
+    """Return a private-use character that no content holds.
+
+    One character, whatever is sent: a mark that grew with a hostile text would be looked for again
+    and again, and would stand around every control token that the text spells.
+    """
+    used: set[str] = set().union(*contents)
+    for block in _PRIVATE_USE:
+        for code in block:
+            if chr(code) not in used:
+                return chr(code)
+    raise InvalidRequest("the messages use all of Unicode's private characters: send text")
 
 
 def _veil(control: Mapping[str, int], mark: str) -> Any:

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
+from viz.basemodel.tokenizer import PlainTokenizer
 from viz.domain.eip712 import Domain
 from viz.domain.exchange import AdapterOffer, NodeInfo
 from viz.domain.payment import SignedQuote
@@ -178,10 +180,11 @@ def check_receipt(
 
 
 def tokenizer_from_file(path: str) -> TokenCount | None:
-    """Return an exact token counter from a tokenizer.json; None without the tokenizers library."""
+    """Return a counter that counts as nodes bill, from the base model's tokenizer.json.
+
+    None without the tokenizers library.
+    """
     try:
-        from tokenizers import Tokenizer
+        return PlainTokenizer(Path(path)).count
     except ImportError:
         return None
-    tokenizer = Tokenizer.from_file(path)
-    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)

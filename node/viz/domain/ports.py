@@ -67,13 +67,17 @@ class BlobStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """The frozen model that every adapter belongs to."""
+    """The frozen model that every adapter belongs to.
+
+    No token stands for more than ``longest_token_bytes`` of UTF-8 text.
+    """
 
     name: str
     digest: Hash32
     tokenizer_digest: Hash32
     context_tokens: int
     vocabulary: int
+    longest_token_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

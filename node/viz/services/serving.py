@@ -11,11 +11,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final
+from weakref import WeakValueDictionary
 
+from viz.domain.exchange import AdapterOffer
 from viz.domain.ledger import AccessRecord
+from viz.domain.payment import NeedVoucher
 from viz.domain.ports import ChainReader, Clock, Engine, Sampling
 from viz.domain.pricing import Price
-from viz.domain.units import ZERO_HASH, Hash32
+from viz.domain.units import ZERO_ADDRESS, ZERO_HASH, Address, Hash32
 from viz.errors import InvalidRequest, PaymentRequired, PromptEmpty, PromptTooLong, QuoteExpired
 from viz.services.books import Books, Live
 from viz.services.catalogue import Catalogue
@@ -24,6 +27,8 @@ from viz.services.metering import Meter, MeterTools, Order
 from viz.services.quoting import Quotes
 
 DRAIN_S: Final = 60.0
+# Prompts tokenised at once, each in a thread: the rest of the machine is the engine's.
+TOKENISING: Final = 2
 
 __all__ = ["Done", "Job", "PaidStream", "Serving", "ServingPolicy", "Text"]
 
@@ -54,6 +59,8 @@ class Serving:
         self.running = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._tokenising = asyncio.Semaphore(TOKENISING)
+        self._turns: WeakValueDictionary[Address, asyncio.Lock] = WeakValueDictionary()
 
     @asynccontextmanager
     async def open(self, job: Job, access: AccessRecord) -> AsyncIterator[PaidStream]:
@@ -63,7 +70,9 @@ class Serving:
         ChannelClosing, PaymentRequired (with the ``quote`` and ``need`` objects), EngineOverloaded.
         """
         await self._catalogue.require_servable(job.offer.adapter_id)
-        prompt = self._prompt(job)
+        live = await self._books.get(access.signer)
+        self._require_channel(job, live, access)
+        prompt = await self._prompt(job, access.signer)
         room = self._engine.model.context_tokens - len(prompt)
         if room <= 0:
             raise PromptTooLong(
@@ -77,7 +86,6 @@ class Serving:
                 f"fewer than {asked}"
             )
         price, quote_hash = self._price(job, access, asked)
-        live = await self._books.get(access.signer)
         order = Order(job.offer.adapter_id, price, quote_hash, job.body, len(prompt))
         meter = Meter(self._tools, live, order)
         stream = PaidStream(
@@ -91,7 +99,8 @@ class Serving:
         try:
             await stream.pay_first()
         except PaymentRequired as error:
-            raise self._asking(error, stream, access, asked) from error
+            need = stream.need(error) if stream.has_channel else None
+            raise self._asking(error, job.offer, access, asked, need) from error
         self.running += 1
         self._idle.clear()
         try:
@@ -116,18 +125,49 @@ class Serving:
         async with asyncio.timeout(DRAIN_S):
             await self._idle.wait()
 
-    def _prompt(self, job: Job) -> tuple[int, ...]:
-        if isinstance(job.prompt, str):
-            if not job.prompt:
-                raise PromptEmpty("the prompt is empty: send some text")
-            return self._engine.encode(job.prompt)
-        if not any(message.get("content") for message in job.prompt):
-            raise PromptEmpty("the messages are empty: send some text")
-        return self._engine.render(job.prompt)
+    def _require_channel(self, job: Job, live: Live, access: AccessRecord) -> None:
+        """Raise PaymentRequired for who has no channel: a session is free, and work is not."""
+        offer, policy = job.offer, self.policy
+        free = not (offer.prompt_price_units or offer.completion_price_units)
+        if live.channel.payer != ZERO_ADDRESS or free or self._tools.credit_window_units:
+            return
+        asked = min(job.max_tokens or policy.default_max_tokens, self._engine.model.context_tokens)
+        error = PaymentRequired("there is no channel of this signer here: open one, then ask")
+        raise self._asking(error, offer, access, asked, None)
+
+    async def _prompt(self, job: Job, signer: Address) -> tuple[int, ...]:
+        """Return the prompt's ids, for which nobody else waits: made in a thread, in turn."""
+        prompt = job.prompt
+        if isinstance(prompt, str):
+            texts = [prompt]
+        else:
+            texts = [message.get("content", "") for message in prompt]
+        if not any(texts):
+            raise PromptEmpty("the prompt is empty: send some text")
+        model = self._engine.model
+        size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+        most = model.context_tokens * model.longest_token_bytes
+        if size > most:
+            raise PromptTooLong(
+                f"the prompt has {size} bytes of text; the context's {model.context_tokens} tokens "
+                f"hold {most} at most"
+            )
+        # One at a time for each signer, so that nobody's many requests stand before the others'.
+        turn = self._turns.setdefault(signer, asyncio.Lock())
+        async with turn, self._tokenising:
+            if isinstance(prompt, str):
+                return await asyncio.to_thread(self._engine.encode, prompt)
+            return await asyncio.to_thread(self._engine.render, prompt)
 
     def _price(self, job: Job, access: AccessRecord, max_tokens: int) -> tuple[Price, Hash32]:
         if job.quote_hash is None:
             price = Price(job.offer.prompt_price_units, job.offer.completion_price_units)
+            if job.list_price is not None and not price.is_within(job.list_price):
+                raise QuoteExpired(
+                    f"the list price is {price.prompt_price_units} and "
+                    f"{price.completion_price_units} units per million tokens by now: read the "
+                    "offer again"
+                )
             return price, ZERO_HASH
         quote = self._quotes.find(job.quote_hash)
         if quote is None or quote.valid_until_s < self._clock.now_s():
@@ -141,11 +181,15 @@ class Serving:
         return Price(quote.prompt_price_units, quote.completion_price_units), job.quote_hash
 
     def _asking(
-        self, error: PaymentRequired, stream: PaidStream, access: AccessRecord, max_tokens: int
+        self,
+        error: PaymentRequired,
+        offer: AdapterOffer,
+        access: AccessRecord,
+        max_tokens: int,
+        need: NeedVoucher | None,
     ) -> PaymentRequired:
         """Return the refusal with what a challenge carries: a quote, and the need on a channel."""
-        quote = self._quotes.make(access.signer, stream.offer, max_tokens)
-        need = stream.need(error) if stream.has_channel else None
+        quote = self._quotes.make(access.signer, offer, max_tokens)
         return PaymentRequired(error.detail, **{**error.extensions, "quote": quote, "need": need})
 
     async def _chain_now(self, live: Live) -> int:

@@ -29,7 +29,7 @@ class ListeningEngine:
     """Stands for the engine where only what it is handed matters."""
 
     def __init__(self, digest: Hash32 = BASE) -> None:
-        self.model = BaseModel("base", digest, Hash32(b"\1" * 32), 2_048, 49_152)
+        self.model = BaseModel("base", digest, Hash32(b"\1" * 32), 2_048, 49_152, 81)
         self.handed: dict[AdapterId, bytes] = {}
 
     async def add_adapter(self, adapter_id: AdapterId, weights: Path) -> None:
