@@ -60,6 +60,7 @@ class ApiConfig(_Section):
     port: Port = 8402
     public_url: str = ""
     max_body_bytes: Positive = 2 * 1024 * 1024
+    client_timeout_s: Positive = 60
     shutdown_grace_s: Positive = 10
 
     @property

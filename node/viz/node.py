@@ -21,8 +21,8 @@ import structlog
 from aiohttp import web
 from eth_account.signers.local import LocalAccount
 
-from viz.api.app import MAX_HEADER_BYTES, ApiLimits, create_app
-from viz.api.parts import Blocks, Parts, Shop
+from viz.api.app import create_app, create_runner
+from viz.api.parts import ApiLimits, Blocks, Parts, Shop
 from viz.basemodel.source import DEFAULT_BASE, DEFAULT_BASE_DIGEST, LoadedBase, load_base
 from viz.chain.contracts import Chain
 from viz.chain.deployment import load_deployment
@@ -89,13 +89,9 @@ async def run_node(config: Config, ready: Ready) -> None:
     """
     _refuse_taken_port(config)
     async with _node(config) as (parts, loops, described):
-        app = create_app(parts, ApiLimits(max_body_bytes=config.api.max_body_bytes))
-        runner = web.AppRunner(
-            app,
-            shutdown_timeout=config.api.shutdown_grace_s,
-            access_log=None,
-            max_field_size=MAX_HEADER_BYTES,
-        )
+        limits = ApiLimits(config.api.max_body_bytes, config.api.client_timeout_s)
+        app = create_app(parts, limits)
+        runner = create_runner(app, shutdown_timeout_s=config.api.shutdown_grace_s)
         await runner.setup()
         try:
             url = await _listen(runner, config)

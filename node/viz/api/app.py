@@ -10,7 +10,6 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -18,22 +17,25 @@ from aiohttp import web
 
 from viz.api import gateway, health, market, openai, operator, payments
 from viz.api.metrics import METRICS, Metrics
-from viz.api.parts import PARTS, REQUEST_ID, RUNNING, STOPPING, Parts
+from viz.api.parts import (
+    LIMITS,
+    PARTS,
+    QUESTIONS,
+    REQUEST_ID,
+    RUNNING,
+    STOPPING,
+    ApiLimits,
+    Parts,
+)
 from viz.api.problems import http_problem, opaque, problem
 from viz.errors import VizError
+from viz.services.asking import Questions
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-# a voucher of 255 lines does not fit aiohttp's 8 KiB: give this to AppRunner as max_field_size
+# a voucher of 255 lines does not fit aiohttp's 8 KiB
 MAX_HEADER_BYTES: Final = 32 * 1024
 ID_HEADER: Final = "X-Request-Id"
 _log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class ApiLimits:
-    """The bounds of one request."""
-
-    max_body_bytes: int = 2 * 1024 * 1024
 
 
 def create_app(parts: Parts, limits: ApiLimits | None = None) -> web.Application:
@@ -43,7 +45,9 @@ def create_app(parts: Parts, limits: ApiLimits | None = None) -> web.Application
         client_max_size=bounds.max_body_bytes, middlewares=[_identify, _answer_errors]
     )
     app[PARTS] = parts
+    app[LIMITS] = bounds
     app[METRICS] = Metrics(parts)
+    app[QUESTIONS] = Questions(parts.clock, bounds.questions_per_minute)
     app[RUNNING] = set()
     app[STOPPING] = asyncio.Event()
     for part in (openai, payments, market, gateway, health, operator):
@@ -51,6 +55,17 @@ def create_app(parts: Parts, limits: ApiLimits | None = None) -> web.Application
     app.on_shutdown.append(_stop_streams)
     app.on_cleanup.append(_await_bills)
     return app
+
+
+def create_runner(app: web.Application, *, shutdown_timeout_s: float) -> web.AppRunner:
+    """Return what serves ``app``: a connection that says nothing whole in its time is closed."""
+    return web.AppRunner(
+        app,
+        shutdown_timeout=shutdown_timeout_s,
+        keepalive_timeout=app[LIMITS].client_timeout_s,
+        access_log=None,
+        max_field_size=MAX_HEADER_BYTES,
+    )
 
 
 async def _stop_streams(app: web.Application) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
@@ -17,7 +18,16 @@ from aiohttp import web
 from viz.api.metrics import METRICS
 from viz.api.openai_answer import Answer, Choice, model_entry, usage
 from viz.api.openai_request import TextRequest, read_chat, read_completion
-from viz.api.parts import REQUEST_ID, RUNNING, Parts, access_of, body_of, name_channel, parts_of
+from viz.api.parts import (
+    REQUEST_ID,
+    RUNNING,
+    Parts,
+    access_of,
+    body_of,
+    name_channel,
+    parts_of,
+    send,
+)
 from viz.api.problems import problem_body
 from viz.domain.eip712 import keccak
 from viz.domain.ledger import AccessRecord, AnswerRecord
@@ -28,13 +38,16 @@ from viz.domain.payment import (
     COMPLETIONS_PATH,
     MODELS_PATH,
     NEED_VOUCHER_EVENT,
+    PRICE_HEADER,
     QUOTE_HEADER,
     RECEIPT_EVENT,
     RECEIPT_HEADER,
     Challenge,
     NeedVoucher,
+    price_from_header,
     receipt_to_json,
 )
+from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt
 from viz.domain.units import BASE_MODEL, Hash32, hex_of, parse_hash
 from viz.domain.wire import Json, to_base64url
@@ -116,6 +129,7 @@ async def _serve(request: web.Request, raw: bytes, wanted: TextRequest) -> web.S
         stream=wanted.stream,
         body=raw,
         quote_hash=_quote_of(request),
+        list_price=_list_price_of(request),
     )
     repeat = Repeat.of(request, access, raw)
     shape = Answer(
@@ -147,6 +161,11 @@ async def _serve(request: web.Request, raw: bytes, wanted: TextRequest) -> web.S
 def _quote_of(request: web.Request) -> Hash32 | None:
     header = request.headers.get(QUOTE_HEADER)
     return None if header is None else parse_hash(header)
+
+
+def _list_price_of(request: web.Request) -> Price | None:
+    header = request.headers.get(PRICE_HEADER)
+    return None if header is None else price_from_header(header)
 
 
 def _challenged(parts: Parts, error: VizError) -> VizError:
@@ -229,13 +248,9 @@ class Exchange:
                 self._choices[event.choice].add(event.piece)
         bodies: list[bytes] = []
 
-        def body_for(receipt: SignedReceipt | None) -> bytes:
-            counted = receipt.receipt if receipt else None
-            used = usage(stream.prompt_tokens, counted.completion_tokens if counted else 0)
-            return json.dumps(self._shape.whole(self._choices, used)).encode()
-
-        def answer(receipt: SignedReceipt | None) -> AnswerRecord | None:
-            bodies[:] = [body_for(receipt)]
+        def answer(_: SignedReceipt | None) -> AnswerRecord | None:
+            used = usage(stream.prompt_tokens, stream.completion_tokens)
+            bodies[:] = [json.dumps(self._shape.whole(self._choices, used)).encode()]
             if self._repeat is None:
                 return None
             return self._repeat.record("application/json", bodies[0], self._parts.clock.now_s())
@@ -259,11 +274,13 @@ class Exchange:
         await response.prepare(self._request)
         try:
             await self._events(response, stream)
-        except ConnectionResetError:
-            _log.info("the buyer left; what was sent is billed")
+        except ConnectionResetError as error:
+            _log.info("the buyer left; what was sent is billed", reason=str(error))
         except VizError as error:
             _log.warning("the stream broke", code=error.code, reason=error.detail)
-            await response.write(_event(problem_body(error, self._request[REQUEST_ID])))
+            with suppress(ConnectionResetError):
+                said = problem_body(error, self._request[REQUEST_ID])
+                await send(self._request, response, _event(said))
         except Exception as error:  # noqa: BLE001  the answer has begun: it can only be broken off
             _log.error("unexpected, in a stream", exc_info=error)
             response.force_close()
@@ -276,7 +293,8 @@ class Exchange:
         async for event in stream.events():
             if isinstance(event, NeedVoucher):
                 # a fact of this run: a repeated answer does not ask for money again
-                await response.write(self._aside(NEED_VOUCHER_EVENT, event.to_json()))
+                need = self._aside(NEED_VOUCHER_EVENT, event.to_json())
+                await send(self._request, response, need)
                 continue
             choice = self._choices[event.choice]
             offset = len(choice.text)
@@ -298,14 +316,13 @@ class Exchange:
             return self._repeat.record(EVENT_STREAM, whole, self._parts.clock.now_s())
 
         self._count(await stream.finish(answer))
-        await response.write(b"".join(tail))
-        await response.write_eof()
+        await send(self._request, response, b"".join(tail), last=True)
 
     def _tail(self, stream: PaidStream, receipt: SignedReceipt | None) -> bytes:
         parts: list[bytes] = []
         if self._wanted.include_usage:
-            tokens = receipt.receipt.completion_tokens if receipt else 0
-            parts.append(_event(self._shape.usage(usage(stream.prompt_tokens, tokens))))
+            used = usage(stream.prompt_tokens, stream.completion_tokens)
+            parts.append(_event(self._shape.usage(used)))
         if receipt is not None:
             parts.append(self._aside(RECEIPT_EVENT, receipt_to_json(receipt)))
         return b"".join((*parts, _DONE))
@@ -318,7 +335,7 @@ class Exchange:
         return f": {name} {text}\n\n".encode()
 
     async def _write(self, response: web.StreamResponse, event: bytes) -> None:
-        await response.write(event)
+        await send(self._request, response, event)
         if self._repeat is not None:
             self._sent.append(event)
 

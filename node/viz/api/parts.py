@@ -20,6 +20,7 @@ from viz.domain.signed import channel_id
 from viz.domain.units import AdapterId, Address, Cid, Units, hex_of
 from viz.domain.wire import Json, parse_json
 from viz.errors import InvalidRequest
+from viz.services.asking import Questions
 from viz.services.catalogue import Catalogue
 from viz.services.licensing import Licensing
 from viz.services.publishing import Publication, Publishing
@@ -77,6 +78,19 @@ class Shop:
 
 
 @dataclass(frozen=True, slots=True)
+class ApiLimits:
+    """The bounds of one request.
+
+    A client has ``client_timeout_s`` for its headers, again for its body, and again for every
+    piece of the answer that it lets wait; a connection may idle as long between two requests.
+    """
+
+    max_body_bytes: int = 2 * 1024 * 1024
+    client_timeout_s: float = 60.0
+    questions_per_minute: int = 600
+
+
+@dataclass(frozen=True, slots=True)
 class Parts:
     """Everything that the handlers use."""
 
@@ -97,6 +111,8 @@ class Parts:
 
 
 PARTS: Final = web.AppKey("parts", Parts)
+LIMITS: Final = web.AppKey("limits", ApiLimits)
+QUESTIONS: Final = web.AppKey("questions", Questions)
 RUNNING: Final = web.AppKey("running", set[tuple[bytes, str]])
 """Idempotency keys whose first request is under way, each with its access token's hash."""
 REQUEST_ID: Final = web.RequestKey("request_id", str)
@@ -109,17 +125,52 @@ def parts_of(request: web.Request) -> Parts:
 
 
 async def body_of(request: web.Request) -> tuple[bytes, Json]:
-    """Return the body as sent and as a JSON object; raise InvalidRequest."""
-    raw = await request.read()
+    """Return the body as sent and as a JSON object; raise InvalidRequest.
+
+    Raises aiohttp's HTTPRequestTimeout and HTTPRequestEntityTooLarge.
+    """
+    try:
+        async with asyncio.timeout(request.app[LIMITS].client_timeout_s):
+            raw = await request.read()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout from None
     if not raw.strip():
         raise InvalidRequest("the body is empty: send a JSON object")
     return raw, parse_json(raw, max_bytes=len(raw))
 
 
+async def send(
+    request: web.Request, response: web.StreamResponse, data: bytes, *, last: bool = False
+) -> None:
+    """Write a piece of an answer; raise ConnectionResetError when the other side is gone.
+
+    Who does not read for ``client_timeout_s`` is gone as well: its connection is cut off, for it
+    would hold its place in the engine as long as it likes.
+    """
+    try:
+        async with asyncio.timeout(request.app[LIMITS].client_timeout_s):
+            await (response.write_eof(data) if last else response.write(data))
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the other side does not read") from None
+
+
 async def access_of(request: web.Request) -> AccessRecord:
-    """Return who sends the request; raise AccessTokenInvalid."""
+    """Return who sends the request; raise AccessTokenInvalid, TooManyQuestions."""
     header = request.headers.get("Authorization", "")
-    return await parts_of(request).sessions.authenticate(bearer_of_header(header))
+    access = await parts_of(request).sessions.authenticate(bearer_of_header(header))
+    ask_chain(request, access.signer)
+    return access
+
+
+def ask_chain(request: web.Request, signer: Address | None = None) -> None:
+    """Count a request that makes the node ask its chain; raise TooManyQuestions.
+
+    Not that of a ``signer`` whose voucher was taken: anybody can make keys, and sign.
+    """
+    if signer is None or not parts_of(request).sessions.has_paid(signer):
+        request.app[QUESTIONS].admit(request.remote or "")
 
 
 def name_channel(request: web.Request, signer: Address) -> None:

@@ -49,7 +49,10 @@ class ServingPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A request for service. ``prompt`` is chat messages or plain text; ``body`` as it was sent."""
+    """A request for service. ``prompt`` is chat messages or plain text; ``body`` as it was sent.
+
+    Without a quote, ``list_price`` is the one that the asker counts on, if it said so.
+    """
 
     request_id: str
     offer: AdapterOffer
@@ -60,6 +63,7 @@ class Job:
     stream: bool
     body: bytes
     quote_hash: Hash32 | None = None
+    list_price: Price | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +220,11 @@ class PaidStream:
     @property
     def prompt_tokens(self) -> int:
         return self._meter.prompt_tokens
+
+    @property
+    def completion_tokens(self) -> int:
+        """The canonical count of what was delivered until now, paid for or free."""
+        return self._meter.completion_tokens()
 
     @property
     def has_channel(self) -> bool:

@@ -16,8 +16,8 @@ from tests.fakes.blobs import MemoryBlobStore
 from tests.fakes.chain import DEPLOYMENT, TOKEN_DOMAIN, FakeChain, FakeClock
 from tests.fakes.engine import FakeEngine, fake_adapter_file
 
-from viz.api.app import MAX_HEADER_BYTES, ApiLimits, create_app
-from viz.api.parts import Parts, Shop
+from viz.api.app import create_app, create_runner
+from viz.api.parts import ApiLimits, Parts, Shop
 from viz.domain import curve as curves
 from viz.domain import payment
 from viz.domain.channel import Offer
@@ -90,6 +90,8 @@ async def running_node(
     hook: CommitHook | None = None,
     credit_window_units: Units = 0,
     relays: RelayPolicy | None = None,
+    client_timeout_s: float = 60,
+    price: Price = PRICE,
 ) -> AsyncIterator[Node]:
     """Run a node on a free port of this machine."""
     chain = chain or FakeChain(NODE_KEY)
@@ -97,7 +99,7 @@ async def running_node(
     engine = engine or FakeEngine(context_tokens=2048)
     store = await SqlStore.open(folder / "ledger.db", {"node": chain.address}, hook)
     domain = settlement_domain(DEPLOYMENT.chain_id, DEPLOYMENT.settlement)
-    catalogue = Catalogue(store, chain, engine, clock, node=chain.address, list_price=PRICE)
+    catalogue = Catalogue(store, chain, engine, clock, node=chain.address, list_price=price)
     weights = fake_adapter_file(folder / "adapter.safetensors")
     state = chain.put_adapter(ADAPTER, file_digest(weights))
     if not await store.adapters():
@@ -157,10 +159,8 @@ async def running_node(
         Shop("viz", 100_000, 1_000, OPERATOR_TOKEN),
         watchdog,
     )
-    app = create_app(parts, ApiLimits(max_body_bytes=64 * 1024))
-    runner = web.AppRunner(
-        app, shutdown_timeout=0.2, access_log=None, max_field_size=MAX_HEADER_BYTES
-    )
+    app = create_app(parts, ApiLimits(64 * 1024, client_timeout_s))
+    runner = create_runner(app, shutdown_timeout_s=0.2)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
