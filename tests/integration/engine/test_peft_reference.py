@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from tests.fakes.real_base import real_base
@@ -13,7 +13,7 @@ from tests.integration.engine.reference import PeftReference
 
 from viz.basemodel.nf4 import serving_weights
 from viz.basemodel.source import LoadedBase
-from viz.domain.ports import GenerationRequest, Sampling
+from viz.domain.ports import Generation, GenerationRequest, Piece, Sampling
 from viz.domain.units import AdapterId
 from viz.engine.embedded import EmbeddedEngine
 from viz.engine.settings import EngineSettings
@@ -33,10 +33,16 @@ async def serve(
     engine: EmbeddedEngine, adapter: int, prompt: tuple[int, ...], sampling: Sampling
 ) -> list[int]:
     request = GenerationRequest(f"{adapter}", prompt, AdapterId(adapter), sampling)
-    made: list[int] = []
-    async for piece in await engine.generate(request):
-        made += piece.token_ids
-    return made
+    return await collect(await engine.generate(request))
+
+
+async def pieces_of(stream: Generation) -> list[Piece]:
+    async with asyncio.timeout(120):
+        return [piece async for piece in stream]
+
+
+async def collect(stream: Generation) -> list[int]:
+    return [token for piece in await pieces_of(stream) for token in piece.token_ids]
 
 
 def assert_greedy(
@@ -107,6 +113,86 @@ async def test_mixed_batch_equals_peft(tmp_path: Path, compute: Compute) -> None
     for number, path in enumerate(paths, start=1):
         reference.wear(path)
         assert_greedy(base, reference, prompts[number], mixed[number], counts[number], compute)
+
+
+@pytest.mark.parametrize("compute", ["float32", "native"])
+async def test_thirty_two_adapters_in_one_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compute: Compute
+) -> None:
+    """32 streams, 32 adapters of mixed ranks, one step: each draws what it draws alone."""
+    base = make_tiny_base(tmp_path)
+    settings = EngineSettings(
+        max_streams=32, context_tokens=64, compute=compute, compile=compute == "native"
+    )
+    engine = await EmbeddedEngine.start(base, settings)
+    for number, path in enumerate(write_adapters(tmp_path, base, 32, 0.3), start=1):
+        await engine.add_adapter(AdapterId(number), path)
+    decoder: Any = engine._runner._decoder
+    decode, worn = decoder.decode, []
+
+    def watched(*arguments: Any) -> Any:
+        worn.append(len({adapter.adapter_id for _, adapter in arguments[3]}))
+        return decode(*arguments)
+
+    monkeypatch.setattr(decoder, "decode", watched)
+    requests = [
+        GenerationRequest(
+            f"{i}",
+            base.tokenizer.encode("question " * (1 + i % 3) + str(i)),
+            AdapterId(i),
+            Sampling(max_tokens=10, temperature=0.9, top_p=0.95, top_k=200, seed=i),
+        )
+        for i in range(1, 33)
+    ]
+    streams = [await engine.generate(request) for request in requests]
+    for stream in streams:
+        stream.allow(2)
+    heads = [(await anext(stream)).token_ids for stream in streams]
+    for stream in streams:
+        stream.allow(10)
+    tails = await asyncio.gather(*map(collect, streams))
+    assert max(worn) == 32
+    alone = [await collect(await engine.generate(request)) for request in requests]
+    await engine.close()
+    assert [[*h, *t] for h, t in zip(heads, tails, strict=True)] == alone
+    assert len(set(map(tuple, alone))) == 32
+
+
+async def test_bf16_with_adapters_stays_close_to_peft(tmp_path: Path) -> None:
+    """Prefilled and decoded in a mixed batch, bf16 log-probabilities are PEFT's up to rounding.
+
+    The bound: bf16 keeps 8 significand bits. A layer with adapters rounds about two dozen times
+    (norms, products, A(x), B(A(x)), A and B themselves, sums), each by up to 2**-9; over two layers
+    that adds up, as a random walk, to 48**0.5 * 2**-9 = 1.4 % of the logits' size. Three times that
+    is allowed; an adapter that is missing or another's is off by ten times as much.
+    """
+    base = make_tiny_base(tmp_path)
+    paths = write_adapters(tmp_path, base, 8, 0.3)
+    settings = EngineSettings(max_streams=8, context_tokens=96, compute="bfloat16", compile=False)
+    engine = await EmbeddedEngine.start(base, settings)
+    for number, path in enumerate(paths, start=1):
+        await engine.add_adapter(AdapterId(number), path)
+    prompts = [base.tokenizer.encode("question " * (1 + i % 5) + str(i)) for i in range(9)]
+    rules = Sampling(max_tokens=8, logprobs=20)
+    streams = [
+        await engine.generate(GenerationRequest(f"{i}", prompts[i], AdapterId(i), rules))
+        for i in range(1, 9)
+    ]
+    answers = await asyncio.gather(*map(pieces_of, streams))
+    assert engine.stats()["compute_bfloat16"] == 1
+    await engine.close()
+    reference = PeftReference(base)
+    for number, (path, pieces) in enumerate(zip(paths, answers, strict=True), start=1):
+        reference.wear(path)
+        made = [token for piece in pieces for token in piece.token_ids]
+        exact = reference.logits([*prompts[number], *made])[len(prompts[number]) - 1 :]
+        tops = [top for piece in pieces for top in piece.top_logprobs]
+        assert len(tops) == len(made) > 1
+        for row, top in zip(exact, tops, strict=False):
+            expected = row.log_softmax(-1)[[found.token_id for found in top]]
+            error = expected - expected.new_tensor([found.logprob for found in top])
+            allowed = 3 * 48**0.5 * 2.0**-9 * row.square().mean().sqrt()
+            assert error.square().mean().sqrt() <= allowed
 
 
 @pytest.mark.parametrize("compute", ["float32", "native"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,16 +101,27 @@ def test_lanes_hold_what_is_worn_and_no_more_than_their_bound(
     base: LoadedBase, tmp_path: Path
 ) -> None:
     """Ranks that come and go share one bound: memory that one bucket leaves goes to the next."""
-    made: dict[int, Resident] = {}
+    made: dict[tuple[int, int], Resident] = {}
     for rank in (8, 16, 32, 64):
         write_random_adapter(tmp_path / f"{rank}", base, rank=rank, seed=rank)
         weights = read_adapter(tmp_path / f"{rank}", base.shape)
-        made[rank] = stack(AdapterId(rank), weights, base.shape, torch.float32)
+        one = stack(AdapterId(rank), weights, base.shape, torch.float32)
+        for number in range(16):
+            up = {name: part * number for name, part in one.up.items()}
+            made[rank, number] = replace(one, up=up)
     bound = 2 * adapter_bytes(base.shape, 64, 4)
     lanes = LaneSet(base.shape, 16, torch.float32, bound)
     assert lanes.held_bytes == 0
-    for ranks in ([8] * 16, [64, 64], [64, 32, 16, 8, 8], [8, 32, 32, 32], [16] * 8, []):
-        wanted = [(slot, made[rank]) for slot, rank in enumerate(ranks)]
+    for worn in (
+        [(8, number) for number in range(16)],
+        [(64, 1), (64, 2)],
+        [(64, 2), (32, 1), (16, 1), (8, 1), (8, 2)],
+        [(8, 2), (32, 3), (32, 1), (32, 2)],
+        [(16, number) for number in range(8)],
+        [(16, 5), (16, 2), (16, 7), (8, 3)],
+        [],
+    ):
+        wanted = [(slot, made[each]) for slot, each in enumerate(worn)]
         buckets = lanes.sync(wanted)
         assert lanes.held_bytes <= bound
         held = {
@@ -117,9 +129,9 @@ def test_lanes_hold_what_is_worn_and_no_more_than_their_bound(
             for bucket in buckets
             for lane, slot in enumerate(bucket.slots)
         }
-        assert sorted(held) == list(range(len(ranks)))
+        assert sorted(held) == list(range(len(worn)))
         for slot, adapter in wanted:
-            rank, down, up = held[slot]
+            rank, down, up_lane = held[slot]
             assert rank == adapter.rank
             assert torch.equal(down, adapter.down["down"][1])
-            assert torch.equal(up, adapter.up["mlp.up_proj"][0])
+            assert torch.equal(up_lane, adapter.up["mlp.up_proj"][0])
