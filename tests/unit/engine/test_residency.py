@@ -112,10 +112,15 @@ def test_a_file_swapped_while_it_is_read_is_refused(
     assert store.registered() == frozenset()
 
 
+@pytest.mark.parametrize("first", ["old", "new"])
 def test_an_old_load_does_not_replace_a_newer_file(
-    base: LoadedBase, store: AdapterStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: LoadedBase,
+    store: AdapterStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    first: str,
 ) -> None:
-    """An adapter registered anew while its former file is being loaded is served anew."""
+    """Registered anew while its former file is loaded, or waits to be, it is served anew."""
     for name, seed in (("old", 1), ("new", 2)):
         write_random_adapter(tmp_path / name, base, rank=32, seed=seed)
     write_random_adapter(tmp_path / "big", base, rank=64, seed=3)
@@ -126,18 +131,23 @@ def test_an_old_load_does_not_replace_a_newer_file(
 
     def held(path: Path, *arguments: Any, **named: Any) -> Any:
         weights = read_adapter(path, *arguments, **named)
-        if path.name == "old":
+        if path.name == first:
             reading.set()
             assert go_on.wait(60)
         return weights
 
     monkeypatch.setattr(residency, "read_adapter", held)
     heard = Heard()
-    assert store.load(ONE, heard)
-    assert reading.wait(60)
     newer = threading.Thread(target=store.register, args=(ONE, tmp_path / "new"))
-    newer.start()
-    newer.join(0.3)
+    if first == "old":
+        assert store.load(ONE, heard)
+        assert reading.wait(60)
+        newer.start()
+        newer.join(0.3)
+    else:
+        newer.start()
+        assert reading.wait(60)
+        assert store.load(ONE, heard)
     go_on.set()
     newer.join(60)
     assert heard.wait() is None
