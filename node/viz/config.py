@@ -13,7 +13,7 @@ import os
 import secrets
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
@@ -29,6 +29,9 @@ from viz.errors import ConfigError
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
+# On a chain whose blocks can vanish, unless the operator says otherwise.
+CONFIRMATIONS: Final = 12
+CLAIMS_A_CLOSE_DELAY: Final = 4
 
 
 class _Section(BaseModel):
@@ -40,7 +43,7 @@ class ChainConfig(_Section):
 
     rpc_url: str = "http://127.0.0.1:8545"
     deployment: Path = Path("deployment.json")
-    confirmations: NonNegative = 0
+    confirmations: NonNegative | Literal["auto"] = "auto"
     timeout_s: Positive = 20
     max_fee_wei: Positive = 50_000_000_000
     key_file: Path = Path("operator.key.json")
@@ -51,6 +54,18 @@ class ChainConfig(_Section):
         if not url.startswith(("http://", "https://")):
             raise ValueError("write it as http://host:port or https://host")
         return url
+
+    def depth(self, chain_id: int, *, development: bool) -> int:
+        """Return the confirmations to wait for; raise ConfigError for none on a real chain."""
+        if self.confirmations == "auto":
+            return 0 if development else CONFIRMATIONS
+        if not self.confirmations and not development:
+            raise ConfigError(
+                f"chain.confirmations is 0 and chain {chain_id} is no development chain: a block "
+                "that vanishes would take deposits and claims with it that this node counts on; "
+                f'write at least 1, or "auto" for {CONFIRMATIONS}'
+            )
+        return self.confirmations
 
 
 class ApiConfig(_Section):
@@ -104,7 +119,7 @@ class PriceConfig(_Section):
 
 
 class RelayConfig(_Section):
-    """How much of the node's gas strangers may spend."""
+    """How much of the node's gas strangers may spend, and how much they may ask of its chain."""
 
     per_hour: Positive = 600
     per_payer_per_hour: Positive = 30
@@ -120,6 +135,20 @@ class SettlementConfig(_Section):
     claim_age_s: Positive = 3_600
     interval_s: Positive = 5
     compare_interval_s: Positive = 60
+    coin_price_units: NonNegative = 3_000_000_000
+
+    def require_in_time(self, close_delay_s: int) -> None:
+        """Raise ConfigError unless vouchers are claimed well before a payer can have left.
+
+        ``close_delay_s`` is the contract's CLOSE_DELAY.
+        """
+        most = close_delay_s // CLAIMS_A_CLOSE_DELAY
+        if self.claim_age_s > most:
+            raise ConfigError(
+                f"settlement.claim_age_s is {self.claim_age_s}, and a payer of this deployment may "
+                f"withdraw {close_delay_s} seconds after asking to: write {most} at most, so that "
+                "a node that is away for a while still claims in time"
+            )
 
 
 class TrainingConfig(_Section):

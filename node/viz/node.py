@@ -25,6 +25,7 @@ from viz.api.app import create_app, create_runner
 from viz.api.parts import ApiLimits, Blocks, Parts, Shop
 from viz.basemodel.source import DEFAULT_BASE, DEFAULT_BASE_DIGEST, LoadedBase, load_base
 from viz.chain.contracts import Chain
+from viz.chain.deploy import DEVELOPMENT_CHAINS
 from viz.chain.deployment import load_deployment
 from viz.chain.keys import load_key_file
 from viz.chain.rpc import Rpc
@@ -113,6 +114,10 @@ async def _node(
         rpc = Rpc(config.chain.rpc_url, timeout_s=config.chain.timeout_s)
         ends.push_async_callback(rpc.close)
         await rpc.check(deployment)
+        development = deployment.chain_id in DEVELOPMENT_CHAINS
+        depth = config.chain.depth(deployment.chain_id, development=development)
+        chain = Chain(rpc, deployment, confirmations=depth)
+        config.settlement.require_in_time(await chain.settlement.close_delay_s())
         ledger = await SqlStore.open(
             config.at(Path("ledger.sqlite")), _identity(deployment, account)
         )
@@ -124,7 +129,6 @@ async def _node(
         ends.push_async_callback(engine.close)
 
         clock, key = SystemClock(), bytes(account.key)
-        chain = Chain(rpc, deployment, confirmations=config.chain.confirmations)
         sender = Sender(
             rpc, account, deployment, journal=ledger, max_fee_wei=config.chain.max_fee_wei
         )
@@ -143,8 +147,12 @@ async def _node(
                 config.settlement.claim_at_units,
                 config.settlement.claim_age_s,
                 config.settlement.interval_s,
+                coin_units=0 if development else config.settlement.coin_price_units,
             ),
+            fee_wei=chain.fee_wei,
+            claim_by=catalogue.claim_by,
         )
+        books.tell_closing(settlement.close_requested)
         sessions = Sessions(
             books,
             ledger,
@@ -205,6 +213,7 @@ async def _node(
             clock,
             sender.address,
             interval_s=config.settlement.compare_interval_s,
+            closing=settlement.close_requested,
         )
         books.distrust(watchdog.mismatches)
         publishing = Publishing(
@@ -255,7 +264,7 @@ async def _node(
             ledger,
             _heard,
             close_requested=_closer(settlement),
-            confirmations=config.chain.confirmations,
+            confirmations=depth,
         )
 
         def described(url: str) -> Node:

@@ -30,6 +30,7 @@ from viz.domain.ports import (
     Event,
     GrantState,
     Outcome,
+    ServingState,
     Transaction,
 )
 from viz.domain.signed import (
@@ -94,6 +95,7 @@ class FakeChain:
     balances: dict[Address, Units] = field(default_factory=dict)
     adapter_states: dict[AdapterId, AdapterState] = field(default_factory=dict)
     unservable: dict[AdapterId, str] = field(default_factory=dict)
+    ending: dict[AdapterId, int] = field(default_factory=dict)
     works: dict[ContentId, ContentState] = field(default_factory=dict)
     granted: set[ContentId] = field(default_factory=set)
     unconfirmed: set[AdapterId] = field(default_factory=set)
@@ -140,11 +142,14 @@ class FakeChain:
             return None
         return self.adapter_states.get(adapter_id)
 
-    async def servable(self, adapter_id: AdapterId, node: Address) -> str | None:
+    async def servable(self, adapter_id: AdapterId, node: Address) -> ServingState:
         self._ask()
         if adapter_id not in self.adapter_states:
-            return "it is not registered"
-        return self.unservable.get(adapter_id)
+            return ServingState("it is not registered")
+        until_s = self.ending.get(adapter_id)
+        if until_s is not None and self.clock.now >= until_s:
+            return ServingState("it is retired")
+        return ServingState(self.unservable.get(adapter_id), until_s)
 
     async def channel(
         self, signer: Address, node: Address, *, confirmed: bool = True

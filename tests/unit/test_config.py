@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from viz.config import Config, kept_secret, load
+from viz.config import CONFIRMATIONS, Config, kept_secret, load
 from viz.errors import ConfigError
 
 EXAMPLE = Path(__file__).parents[2] / "viz.example.toml"
@@ -44,6 +44,7 @@ def test_the_example_file_loads() -> None:
         ("[api]\nport = 70000", "api.port"),
         ("colour = 'red'", "colour: unknown key"),
         ("[chain]\nrpc_url = 'localhost'", "chain.rpc_url"),
+        ("[chain]\nconfirmations = 'many'", "chain.confirmations"),
         ("key_password = 'x'", "VIZ_KEY_PASSWORD_FILE"),
         ("[api", "is not TOML"),
         ("api = 3", "setting api"),
@@ -90,6 +91,25 @@ def test_a_made_configuration_keeps_its_values(monkeypatch: pytest.MonkeyPatch) 
     made = Config.model_validate(values)
     assert made.key_password.get_secret_value() == "its"
     assert made.chain.rpc_url == "http://here"
+
+
+def test_a_chain_whose_blocks_can_vanish_is_waited_for() -> None:
+    """Protects deposits and claims from the node that was started without a word about depth."""
+    chain = Config().chain
+    assert chain.depth(31_337, development=True) == 0
+    assert chain.depth(1, development=False) == CONFIRMATIONS > 0
+    none = chain.model_copy(update={"confirmations": 0})
+    assert none.depth(31_337, development=True) == 0
+    with pytest.raises(ConfigError, match="chain 1 is no development chain"):
+        none.depth(1, development=False)
+
+
+def test_vouchers_are_claimed_well_before_a_payer_can_leave() -> None:
+    """A node that claims once a day would lose to whoever leaves within one."""
+    settlement = Config().settlement
+    settlement.require_in_time(24 * 3_600)
+    with pytest.raises(ConfigError, match=r"claim_age_s is 3600.*write 900 at most"):
+        settlement.require_in_time(3_600)
 
 
 def test_a_password_is_read_from_a_file_and_never_shown(

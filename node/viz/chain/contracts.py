@@ -23,6 +23,7 @@ from viz.domain.ports import (
     ContentState,
     Deployment,
     GrantState,
+    ServingState,
 )
 from viz.domain.shares import shares_from_words
 from viz.domain.units import (
@@ -172,11 +173,13 @@ class AdapterRegistry(_Contract):
             shares=tuple((row.content_id, row.bps) for row in shares_from_words(event["shares"])),
         )
 
-    async def servable(self, adapter_id: AdapterId, node: Address) -> str | None:
-        """Return None when ``node`` may serve the adapter now, else the reason."""
+    async def servable(self, adapter_id: AdapterId, node: Address) -> ServingState:
+        """Return whether ``node`` may serve the adapter now, and until when."""
         found = await self._view("servable", adapter_id, node)
         why = Service(found["why"])
-        return None if found["ok"] else _REASONS.get(why, why.name.lower().replace("_", " "))
+        if found["ok"]:
+            return ServingState(None, found["until"] if why is Service.ENDING else None)
+        return ServingState(_REASONS.get(why, why.name.lower().replace("_", " ")))
 
     async def count(self) -> int:
         """Return how many adapters there are; their ids are 1 to this."""
@@ -295,6 +298,11 @@ class Chain:
         """Return the head block's timestamp, in seconds."""
         return (await self.rpc.block()).time_s
 
+    async def fee_wei(self) -> int:
+        """Return what a unit of gas costs now: base fee and tip, in wei of the chain's coin."""
+        fees = await self.rpc.fees()
+        return fees.base_fee_wei + fees.priority_fee_wei
+
     async def content(self, content_id: ContentId) -> ContentState | None:
         """Return a work; None where there is none."""
         return await self.contents.content(content_id)
@@ -309,8 +317,8 @@ class Chain:
         """Return an adapter; with ``confirmed``, only after its confirmations."""
         return await self.adapters.adapter(adapter_id, block=await self._block(confirmed))
 
-    async def servable(self, adapter_id: AdapterId, node: Address) -> str | None:
-        """Return None when the adapter may be served by ``node`` now, else the reason."""
+    async def servable(self, adapter_id: AdapterId, node: Address) -> ServingState:
+        """Return whether the adapter may be served by ``node`` now, and until when."""
         return await self.adapters.servable(adapter_id, node)
 
     async def channel(

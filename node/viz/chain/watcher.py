@@ -7,7 +7,8 @@ block handled descends from the one marked before it, else ``roll_back`` is call
 block that still stands, before anything newer is handled.
 
 Close requests have a fast path: each is reported once, as soon as it is seen, confirmed or not,
-since a node must stop selling at once.
+since a node must stop selling at once. The newest blocks are looked at before history is followed.
+An endpoint that refuses a range of blocks is asked for half of it, and for a little more each time.
 """
 
 from __future__ import annotations
@@ -20,18 +21,22 @@ import structlog
 
 from viz.chain import abi
 from viz.chain.deployment import contracts_by_address
-from viz.chain.rpc import BlockNotKnown, Rpc
+from viz.chain.rpc import BlockNotKnown, Log, Rpc
 from viz.chain.sender import decode_logs
 from viz.domain.outbox import BlockMark, CursorStore
 from viz.domain.ports import Deployment, Event
-from viz.domain.units import Hash32, hex_of
-from viz.errors import ChainError, ChainMismatch
+from viz.domain.units import Address, Hash32, hex_of
+from viz.errors import ChainError, ChainMismatch, ChainUnreachable
 
 Handle = Callable[[Sequence[Event]], Awaitable[None]]
 RollBack = Callable[[int], Awaitable[None]]
 _REMEMBERED_REQUESTS: Final = 10_000
 _LONGEST_PAUSE_S: Final = 30.0
 _log = structlog.get_logger()
+
+
+class _RangeRefused(Exception):
+    """The endpoint will not answer for so many blocks; the next attempt asks for fewer."""
 
 
 async def _ignore(_: object) -> None:
@@ -62,7 +67,7 @@ class Watcher:
         self._close_requested = close_requested
         self._confirmations = confirmations
         self._interval_s = interval_s
-        self._chunk_blocks = chunk_blocks
+        self._chunk_blocks = self._chunk = chunk_blocks
         # The token's transfers are not ours to follow: a busy token has thousands a minute.
         self._addresses = [
             address
@@ -94,15 +99,24 @@ class Watcher:
         """Bring the cursor to the confirmed head, and report close requests above it."""
         head = await self._rpc.block_number()
         confirmed = head - self._confirmations
+        looked = False
         while True:
             mark = await self._standing_mark()
             first = mark.number + 1 if mark else self._deployment.first_block
+            if not looked:
+                # Before history, however long: a payer who leaves does not wait for it.
+                newest = max(first, head - self._chunk_blocks + 1)
+                await self._look_ahead(min(newest, confirmed + 1), head)
+                looked = True
             if first > confirmed:
                 break
-            if not await self._follow(mark, first, min(confirmed, first + self._chunk_blocks - 1)):
-                # The chain changed while it was read: the next step starts from what it is then.
-                return
-        await self._look_ahead(max(confirmed + 1, self._deployment.first_block), head)
+            last = min(confirmed, first + self._chunk - 1)
+            try:
+                if not await self._follow(mark, first, last):
+                    # The chain changed while it was read: the next step starts anew.
+                    return
+            except _RangeRefused:
+                continue
 
     async def _standing_mark(self) -> BlockMark | None:
         """Return the newest mark still on the chain, after rolling back whatever is above it."""
@@ -133,7 +147,7 @@ class Watcher:
         """Handle the logs of one chunk; return False when the chain changed meanwhile."""
         try:
             before = await self._rpc.block(last)
-            logs = await self._rpc.logs(self._addresses, first, last)
+            logs = await self._logs(self._addresses, first, last)
             parent = (await self._rpc.block(first)).parent_hash
             after = await self._rpc.block(last)
         except BlockNotKnown:
@@ -148,11 +162,37 @@ class Watcher:
 
     async def _look_ahead(self, first: int, last: int) -> None:
         """Report close requests in blocks that have not their confirmations yet."""
-        if first > last:
-            return
-        address = [self._deployment.settlement]
-        logs = await self._rpc.logs(address, first, last, (self._close_topic,))
-        await self._report_closes(decode_logs(self._deployment, logs))
+        address, at = [self._deployment.settlement], max(first, self._deployment.first_block)
+        while at <= last:
+            end = min(last, at + self._chunk - 1)
+            try:
+                logs = await self._logs(address, at, end, (self._close_topic,))
+            except _RangeRefused:
+                continue
+            await self._report_closes(decode_logs(self._deployment, logs))
+            at = end + 1
+
+    async def _logs(
+        self,
+        addresses: Sequence[Address],
+        first: int,
+        last: int,
+        topics: Sequence[bytes] | None = None,
+    ) -> tuple[Log, ...]:
+        """Return the logs of these blocks; raise _RangeRefused where fewer should be asked for."""
+        blocks = last - first + 1
+        try:
+            logs = await self._rpc.logs(addresses, first, last, topics)
+        except ChainError as error:
+            # Its bound may show as a refusal, as HTTP 400 or 413, or as no answer in time.
+            self._chunk = max(1, blocks // 2)
+            if blocks == 1 or isinstance(error, ChainUnreachable | BlockNotKnown):
+                raise
+            _log.info("fewer blocks at once", blocks=self._chunk, reason=error.detail)
+            raise _RangeRefused from error
+        if blocks == self._chunk:
+            self._chunk = min(self._chunk_blocks, blocks + blocks // 8 + 1)
+        return logs
 
     async def _report_closes(self, events: Sequence[Event]) -> None:
         for event in events:

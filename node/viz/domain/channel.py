@@ -260,16 +260,19 @@ def accept_voucher(
 ) -> NodeChannel:
     """Return the channel with the voucher as its best; ``domain`` is Settlement's.
 
-    ``known_adapters`` are the ids that are registered and confirmed (0 included): one unknown line
-    would make the whole row worthless on chain. ``now_s`` is chain time. The same voucher again
-    changes nothing. Raises WrongDomain, InvalidRequest, InvalidSignature, ChannelUnknown,
-    StaleVoucher, LineBelowBest, DepositExceeded, UnknownAdapter, ChannelClosing, PaymentRequired.
+    ``known_adapters`` are ids that are registered and confirmed, and that the node sells (0
+    included): one unknown line would make the whole row worthless on chain, and every line costs
+    the node gas. What was promised or spent here before is good besides them. ``now_s`` is chain
+    time. The same voucher again changes nothing. Raises WrongDomain, InvalidRequest,
+    InvalidSignature, ChannelUnknown, StaleVoucher, LineBelowBest, DepositExceeded, UnknownAdapter,
+    ChannelClosing, PaymentRequired.
     """
     for check in CHECKS:
         check(channel, domain, offer)
     for adapter_id, _ in offer.row.lines:
-        if adapter_id not in known_adapters:
-            raise UnknownAdapter(f"the voucher pays adapter {adapter_id}, which is not known here")
+        had = channel.accepted_units(adapter_id) or adapter_id in channel.spent
+        if not had and adapter_id not in known_adapters:
+            raise UnknownAdapter(f"the voucher pays adapter {adapter_id}, which is not sold here")
     require_selling(channel, now_s)
     row, best = offer.row, channel.best
     if best and best.lines == row.lines and best.receipts_head == row.receipts_head:

@@ -290,6 +290,18 @@ class AdapterState:
 
 
 @dataclass(frozen=True, slots=True)
+class ServingState:
+    """Whether a node may serve an adapter now.
+
+    ``reason`` says why not, None where it may. ``until_s`` is the chain time at which that ends, by
+    retirement or by a permission taken back; None while no end is set.
+    """
+
+    reason: str | None = None
+    until_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ChannelState:
     """A channel as the chain has it; ``payer`` is the zero address while never opened."""
 
@@ -330,8 +342,8 @@ class ChainReader(Protocol):
         """Return the adapter; with ``confirmed``, only after its confirmations."""
         ...
 
-    async def servable(self, adapter_id: AdapterId, node: Address) -> str | None:
-        """Return None when the adapter may be served by ``node`` now, else the reason."""
+    async def servable(self, adapter_id: AdapterId, node: Address) -> ServingState:
+        """Return whether the adapter may be served by ``node`` now, and until when."""
         ...
 
     async def channel(

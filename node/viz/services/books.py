@@ -18,20 +18,13 @@ from typing import Final, Protocol
 
 import structlog
 
-from viz.domain.channel import HEADS_KEPT, NodeChannel, observe
-from viz.domain.claim import SignedVoucher
-from viz.domain.ledger import (
-    AnswerRecord,
-    ChannelLedger,
-    ChannelRecord,
-    Line,
-    ReceiptRecord,
-)
+from viz.domain.channel import NodeChannel
+from viz.domain.ledger import AnswerRecord, ChannelLedger, ChannelRecord, ReceiptRecord
 from viz.domain.outbox import ClaimRecord
 from viz.domain.ports import ChainReader, ChannelState, Clock
-from viz.domain.units import AdapterId, Address, Units
-from viz.domain.usage import UsageLine, lines_of
+from viz.domain.units import ZERO_ADDRESS, AdapterId, Address, Units
 from viz.errors import BooksMismatch, ChainUnreachable, StoreConflict, StoreError
+from viz.services.channel_records import channel_of, observed, record_of, touched
 
 ATTEMPTS: Final = 4
 LIVE_KEPT: Final = 10_000
@@ -112,11 +105,16 @@ class Books:
         self._live: OrderedDict[Address, Live] = OrderedDict()
         self._loading: dict[Address, asyncio.Lock] = {}
         self._distrusted: Container[Address] = ()
+        self._tell_closing: Callable[[Address], None] = _nobody
         ledger.watch_frozen(self._moved)
 
     def distrust(self, signers: Container[Address]) -> None:
         """Give out no channel of ``signers``, as they are at any time: the watchdog's."""
         self._distrusted = signers
+
+    def tell_closing(self, tell: Callable[[Address], None]) -> None:
+        """Call ``tell`` whenever the chain is seen to have a close request of a channel."""
+        self._tell_closing = tell
 
     async def get(self, signer: Address, *, fresh: bool = False) -> Live:
         """Return the channel of ``signer``, blank when there is none, read from the chain lately.
@@ -157,7 +155,8 @@ class Books:
             for _ in range(ATTEMPTS):
                 due = {each: each.unbooked_units() for each in live.deliveries}
                 entry = change(_book(live.channel, due), live.record)
-                record = _record(entry, live.record, self._clock.now_s())
+                now_s = self._clock.now_s()
+                record = record_of(entry.channel, live.record, entry.total_units, now_s)
                 try:
                     saved = await self._save(point, record, live.record, entry)
                 except StoreConflict:
@@ -179,7 +178,7 @@ class Books:
         return await self._ledger.commit(
             point,
             record,
-            touched=_touched(before, record),
+            touched=touched(before, record),
             receipt=entry.receipt,
             answer=entry.answer,
         )
@@ -225,32 +224,18 @@ class Books:
             known.settled_units,
             known.close_at_s,
         )
-        live.channel = _observed(replace(channel, reserved=known.reserved), seen)
+        live.channel = observed(replace(channel, reserved=known.reserved), seen)
 
     async def _read(self, signer: Address) -> tuple[ChannelRecord, NodeChannel]:
         for _ in range(ATTEMPTS):
             record = await self._ledger.channel(signer)
             if record is None:
                 return ChannelRecord(signer), NodeChannel(signer, self._node)
-            rows = tuple(_row(row) for row in await self._ledger.frozen() if row.signer == signer)
+            rows = tuple(row for row in await self._ledger.frozen() if row.signer == signer)
             if rows and rows[-1].end_units != record.base_units:
                 continue  # a row was frozen between the two readings
             heads = await self._ledger.heads(signer, record.voucher_seq)
-            first = rows[0].base_units if rows else record.base_units
-            channel = NodeChannel(
-                signer,
-                self._node,
-                settled_units=first,
-                base_units=record.base_units,
-                base_vector={a: x.base_units for a, x in record.lines.items() if x.base_units},
-                best=_best(record),
-                frozen=rows,
-                spent={a: x.spent_units for a, x in record.lines.items() if x.spent_units},
-                seq=record.seq,
-                heads=(record.voucher_head, *heads[-HEADS_KEPT + 1 :]),
-                no_sale_until_s=record.closed_until,
-            )
-            return record, channel
+            return record, channel_of(record, self._node, rows, heads)
         raise StoreConflict("the channel changes faster than it can be read: try again")
 
     async def _observe(self, live: Live) -> None:
@@ -265,12 +250,18 @@ class Books:
             _log.warning("serving on an old reading of the chain", signer=live.channel.signer)
             return
         async with live.lock:
+            if seen is None and live.channel.payer != ZERO_ADDRESS:
+                # The block of its opening is gone: nobody has paid anything in, until it is back.
+                _log.warning("a channel's opening vanished", signer=live.channel.signer)
+                live.channel = replace(live.channel, payer=ZERO_ADDRESS, deposit_units=0)
             if seen is not None:
                 if seen.settled_units != live.channel.settled_units:
                     await self._reload(live)  # the claim loop moved on: its rows explain the total
                 # a close request counts from the moment it is seen, confirmed or not
                 closing = seen.close_at or (head.close_at if head else 0)
-                live.channel = _observed(live.channel, replace(seen, close_at=closing))
+                live.channel = observed(live.channel, replace(seen, close_at=closing))
+                if closing:
+                    self._tell_closing(live.channel.signer)
             live.seen_s = self._clock.now_s()
 
     def _forget_idle(self) -> None:
@@ -280,13 +271,8 @@ class Books:
                 del self._live[signer]
 
 
-def _observed(channel: NodeChannel, seen: ChannelState) -> NodeChannel:
-    """Return the channel after a reading of the chain, one that lags behind the ledger included."""
-    if seen.settled_units < channel.settled_units:
-        # a claim moves money from deposit to settled, so their sum is the same before and after
-        left = seen.settled_units + seen.deposit_units - channel.settled_units
-        seen = replace(seen, settled_units=channel.settled_units, deposit_units=max(0, left))
-    return observe(channel, seen)
+def _nobody(_: Address) -> None:
+    return
 
 
 def _book(channel: NodeChannel, due: dict[Delivery, Units]) -> NodeChannel:
@@ -297,47 +283,3 @@ def _book(channel: NodeChannel, due: dict[Delivery, Units]) -> NodeChannel:
             spent[key] = spent.get(key, 0) + units
             reserved[key] = reserved.get(key, 0) - units
     return replace(channel, spent=spent, reserved=reserved)
-
-
-def _record(entry: Entry, before: ChannelRecord, now_s: int) -> ChannelRecord:
-    after = entry.channel
-    keys = before.lines.keys() | after.base_vector.keys() | after.spent.keys()
-    keys |= {line.adapter_id for line in after.best_lines}
-    lines = {
-        key: Line(after.base_vector.get(key, 0), after.accepted_units(key), after.spent.get(key, 0))
-        for key in keys
-    }
-    voucher_head = after.heads[0]
-    voucher_seq = before.voucher_seq
-    if voucher_head != before.voucher_head:
-        voucher_seq = after.seq - (len(after.heads) - 1)
-    signature = after.best.signature if after.best else b""
-    return replace(
-        before,
-        base_units=after.base_units,
-        lines=lines,
-        signature=signature,
-        voucher_head=voucher_head,
-        voucher_seq=voucher_seq,
-        head=after.head,
-        seq=after.seq,
-        total_units=before.total_units if entry.total_units is None else entry.total_units,
-        closed_until=after.no_sale_until_s,
-        voucher_at=before.voucher_at if signature == before.signature else now_s,
-    )
-
-
-def _touched(before: ChannelRecord, after: ChannelRecord) -> list[AdapterId]:
-    return [key for key, line in after.lines.items() if before.lines.get(key) != line]
-
-
-def _best(record: ChannelRecord) -> SignedVoucher | None:
-    if not record.signature:
-        return None
-    lines = lines_of(record.unclaimed())
-    return SignedVoucher(record.base_units, record.voucher_head, lines, record.signature)
-
-
-def _row(claim: ClaimRecord) -> SignedVoucher:
-    lines = tuple(UsageLine(adapter_id, units) for adapter_id, units in claim.lines)
-    return SignedVoucher(claim.base_units, claim.receipts_head, lines, claim.signature)

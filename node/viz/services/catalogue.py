@@ -3,12 +3,13 @@
 Owns the mapping from OpenAI model names to adapters, list prices, and how long an answer of the
 chain about an adapter's standing is relied on. Does not know channels or how adapters are trained.
 
-Invariant: an adapter is sold only while the chain says that this node may serve it.
+Invariant: an adapter is sold only while the chain says that this node may serve it, and not in the
+last hour before that ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Container, Iterable
+from collections.abc import Awaitable, Callable, Container
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -17,7 +18,7 @@ import structlog
 
 from viz.domain.exchange import AdapterOffer, adapter_model, adapter_of_model
 from viz.domain.ledger import AdapterCatalogue, AdapterRecord
-from viz.domain.ports import ChainReader, Clock, Engine
+from viz.domain.ports import ChainReader, Clock, Engine, ServingState
 from viz.domain.pricing import Price
 from viz.domain.units import BASE_MODEL, UINT32_MAX, AdapterId, Address
 from viz.errors import (
@@ -31,13 +32,22 @@ from viz.errors import (
 
 STANDING_S: Final = 10
 GRACE_S: Final = 120
+# What is claimed after an adapter's end earns the node nothing. Its sale stops this long before, so
+# that the streams that run then end (minutes) and what they bring is claimed: many passes, a failed
+# claim's pause, an outage of the chain's endpoint. The contract gives notice of two close delays.
+ENDING_MARGIN_S: Final = 3_600
+# How old an answer may be that says when to claim: the margin is long.
+ENDING_LOOK_S: Final = 300
 Weights = Callable[[AdapterRecord], Awaitable[Path]]
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class _Standing:
-    reason: str | None
+    """An answer of the chain; ``over`` once it ends so soon that nothing more is sold."""
+
+    state: ServingState
+    over: bool
     asked_s: int
 
 
@@ -62,7 +72,6 @@ class Catalogue:
         self.list_price = list_price
         self._records: dict[AdapterId, AdapterRecord] = {}
         self._standing: dict[AdapterId, _Standing] = {}
-        self._known: set[AdapterId] = {BASE_MODEL}
 
     async def restore(self, weights: Weights) -> None:
         """Load the adapters of the ledger into the engine; one that is broken is left out.
@@ -71,7 +80,6 @@ class Catalogue:
         rotted on the disk must not be served under the name of the one that was registered.
         """
         for record in await self._ledger.adapters():
-            self._known.add(record.adapter_id)
             try:
                 if record.adapter_id not in self._engine.adapters():
                     await self._engine.add_adapter(record.adapter_id, await weights(record))
@@ -90,7 +98,6 @@ class Catalogue:
         if record.adapter_id not in self._engine.adapters():
             raise UnknownAdapter(f"adapter {record.adapter_id} is not loaded: activate it first")
         await self._ledger.put_adapter(record)
-        self._known.add(record.adapter_id)
         self._records[record.adapter_id] = record
 
     async def drop(self, adapter_id: AdapterId) -> None:
@@ -146,30 +153,44 @@ class Catalogue:
         """
         if adapter_id == BASE_MODEL:
             return
+        standing = await self._standing_of(adapter_id, STANDING_S)
+        if standing.state.reason is not None:
+            raise AdapterNotServable(
+                f"adapter {adapter_id} may not be served: {standing.state.reason}"
+            )
+        if standing.over:
+            raise AdapterNotServable(
+                f"adapter {adapter_id} may be served until {standing.state.until_s} only, and its "
+                "sale has stopped: what it earned is claimed before"
+            )
+
+    async def claim_by(self, adapter_id: AdapterId) -> int | None:
+        """Return the chain time before which its earnings must be claimed, once its sale has
+        stopped for that; None while there is no hurry, or no use in it any more."""
+        if adapter_id == BASE_MODEL:
+            return None
+        standing = await self._standing_of(adapter_id, ENDING_LOOK_S)
+        return standing.state.until_s if standing.over else None
+
+    async def _standing_of(self, adapter_id: AdapterId, age_s: int) -> _Standing:
         now_s = self._clock.now_s()
         standing = self._standing.get(adapter_id)
-        if standing is None or now_s - standing.asked_s >= STANDING_S:
+        if standing is None or now_s - standing.asked_s >= age_s:
             try:
-                reason = await self._chain.servable(adapter_id, self._node)
-                standing = self._standing[adapter_id] = _Standing(reason, now_s)
+                state = await self._chain.servable(adapter_id, self._node)
+                over = state.until_s is not None and (
+                    await self._chain.chain_time() >= state.until_s - ENDING_MARGIN_S
+                )
+                standing = self._standing[adapter_id] = _Standing(state, over, now_s)
             except ChainUnreachable:
                 if standing is None or now_s - standing.asked_s >= GRACE_S:
                     raise
-        if standing.reason is not None:
-            raise AdapterNotServable(f"adapter {adapter_id} may not be served: {standing.reason}")
-
-    # which ids may stand in a voucher
+        return standing
 
     @property
     def known(self) -> Container[AdapterId]:
-        """The ids that are registered and confirmed, on offer or not."""
-        return self._known
-
-    async def learn(self, adapter_ids: Iterable[AdapterId]) -> None:
-        """Ask the chain about ids that are not known yet."""
-        for adapter_id in adapter_ids:
-            if adapter_id not in self._known and await self._chain.adapter(adapter_id) is not None:
-                self._known.add(adapter_id)
+        """The ids on offer: what a voucher may pay for, besides what its channel had before."""
+        return self._records.keys() | {BASE_MODEL}
 
     def _record(self, adapter_id: AdapterId) -> AdapterRecord:
         if adapter_id not in self._records:

@@ -144,7 +144,7 @@ class Publishing:
                 f"adapter {adapter_id} belongs to base model {hex_of(adapter.base_model)}, this "
                 f"node serves {hex_of(self._engine.model.digest)}"
             )
-        reason = await self._reader.servable(adapter_id, self._writer.address)
+        reason = (await self._reader.servable(adapter_id, self._writer.address)).reason
         if reason is not None:
             raise AdapterNotServable(f"adapter {adapter_id} may not be served here: {reason}")
         weights = await self.weights(adapter)

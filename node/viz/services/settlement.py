@@ -16,30 +16,32 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
-from viz.domain.claim import ROW_HEAD_BYTES, RowStatus, SignedVoucher, pack_rows
+from viz.domain.claim import RowStatus
 from viz.domain.ledger import ChannelRecord
 from viz.domain.outbox import ClaimRecord, SettlementLedger
 from viz.domain.ports import Call, ChainReader, ChainWriter, Clock, Outcome, Transaction
 from viz.domain.shares import Share, share_words
 from viz.domain.signed import channel_id
-from viz.domain.units import BPS, MILLION, AdapterId, Address, Hash32, Units, hex_of
-from viz.domain.usage import LINE_BYTES, UsageLine
-from viz.errors import ChainError, TransactionFailed, UnknownAdapter
+from viz.domain.units import AdapterId, Address, Hash32, Units, hex_of
+from viz.errors import ChainError, InvalidRequest, TransactionFailed, UnknownAdapter
+from viz.services.claiming import (
+    ClaimPolicy,
+    Moment,
+    batches,
+    choose,
+    packed,
+    value_of,
+    weigh,
+)
+from viz.services.deadlines import ClaimBy, Deadlines
 from viz.services.outcome import require_settled
 
-# Measured on anvil, rounded up: 60,000 gas for a claim of one row, 12,500 for each further one.
-CLAIM_GAS: Final = 50_000
-ROW_GAS: Final = 15_000
-MAX_ROWS: Final = 200
-# A row holds up to 255 lines, and nodes refuse transactions beyond 128 KiB.
-MAX_BATCH_LINES: Final = 2_000
-MAX_BATCH_BYTES: Final = 60_000
 # A mined claim that failed was judged good a moment before: its gas must not be burnt every pass.
 HOLD_AFTER_FAILURE_S: Final = 300
 # Eight find one bad row of MAX_ROWS.
@@ -49,24 +51,7 @@ _WAITING: Final = frozenset(
 )
 _log = structlog.get_logger()
 
-
-@dataclass(frozen=True, slots=True)
-class ClaimPolicy:
-    """When to claim. ``gas_units_per_million`` is what the operator pays for a million gas.
-
-    With it at 0 gas is not weighed. ``max_gas_bps`` bounds the part of a claim's value that its gas
-    may cost where nothing is urgent.
-    """
-
-    claim_at_units: Units
-    claim_age_s: int
-    interval_s: float = 5.0
-    gas_units_per_million: Units = 0
-    max_gas_bps: int = 500
-
-    def cost_units(self, gas: int) -> Units:
-        """Return what that much gas costs, rounded up."""
-        return -(-gas * self.gas_units_per_million // MILLION)
+__all__ = ["ClaimPolicy", "ClaimReport", "Settlement"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +76,12 @@ class Settlement:
         ledger: SettlementLedger,
         clock: Clock,
         policy: ClaimPolicy,
+        *,
+        fee_wei: Callable[[], Awaitable[int]] | None = None,
+        claim_by: ClaimBy | None = None,
     ) -> None:
+        """Make the outbox; ``fee_wei`` says what a unit of gas costs now (None: nothing), and
+        ``claim_by`` when an adapter's earnings must be claimed, where it ends."""
         self._reader = reader
         self._writer = writer
         self._ledger = ledger
@@ -99,16 +89,16 @@ class Settlement:
         self._policy = policy
         self._pass = asyncio.Lock()
         self._wake = asyncio.Event()
-        self._closing: set[Address] = set()
-        self._knows_closing = False
+        self._deadlines = Deadlines(reader, writer.address, claim_by)
+        self._fee_wei = fee_wei
         self._due_since: dict[Address, int] = {}
         self._told: set[int] = set()
         self._hold_until_s = 0
 
     def close_requested(self, signer: Address) -> None:
         """Claim this channel at the next pass, and make that now; its payer is leaving."""
-        self._closing.add(signer)
-        self._wake.set()
+        if self._deadlines.close_requested(signer):
+            self._wake.set()
 
     async def channel_closing(self, channel: Hash32) -> None:
         """The same by the channel's id, as a CloseRequested event names it; others' are ignored."""
@@ -217,9 +207,7 @@ class Settlement:
     async def _freeze(self, *, force: bool, only: Address | None) -> int:
         """Freeze the vouchers that are due; return how many."""
         now_s = self._clock.now_s()
-        due = [channel for channel in await self._ledger.channels() if _value_of(channel)]
-        if not self._knows_closing:
-            await self._learn_closing(due)
+        due = [channel for channel in await self._ledger.channels() if value_of(channel)]
         # A voucher replaces the one before it, so its own time says nothing of the money's age.
         self._due_since = {
             channel.signer: self._due_since.get(channel.signer, channel.voucher_at)
@@ -227,52 +215,50 @@ class Settlement:
         }
         if only is not None:
             chosen: Sequence[ChannelRecord] = [each for each in due if each.signer == only]
+            await self._require_worth(chosen)
+        elif force:
+            chosen = due
         else:
-            chosen = self._choose(due, now_s, force=force)
+            chosen = choose(due, self._policy, await self._moment(due, now_s)) if due else ()
         frozen = 0
         for channel in chosen:
             row = await self._ledger.freeze(channel.signer, now_s=now_s)
             if row is not None:
                 frozen += 1
-                self._closing.discard(row.signer)
+                self._deadlines.claimed(row.signer)
                 self._due_since.pop(row.signer, None)
                 _log.info("row frozen", signer=row.signer, units=row.end_units - row.base_units)
         return frozen
 
-    async def _learn_closing(self, due: Sequence[ChannelRecord]) -> None:
-        """After a restart, ask the chain whose payers are leaving: requests are reported once."""
-        for channel in due:
-            found = await self._reader.channel(
-                channel.signer, self._writer.address, confirmed=False
+    async def _require_worth(self, chosen: Sequence[ChannelRecord]) -> None:
+        """Raise InvalidRequest where a stranger would make the node pay more than it is owed."""
+        value, cost = weigh(chosen, self._policy, await self._fee())
+        if chosen and cost >= value:
+            raise InvalidRequest(
+                f"claiming the {value} units owed here would cost {cost} units of gas: request the "
+                "close on chain instead, and withdraw after its delay"
             )
-            if found is not None and found.close_at:
-                self._closing.add(channel.signer)
-        self._knows_closing = True
 
-    def _choose(
-        self, due: Sequence[ChannelRecord], now_s: int, *, force: bool
-    ) -> Sequence[ChannelRecord]:
-        """Return the channels to claim now: all that pay for their row once one reason holds."""
-        if force:
-            return due
-        row_cost = self._policy.cost_units(ROW_GAS)
-        worth = [channel for channel in due if _value_of(channel) > row_cost]
-        closing = [channel for channel in worth if channel.signer in self._closing]
-        total = sum(_value_of(channel) for channel in worth)
-        cost = self._policy.cost_units(CLAIM_GAS + ROW_GAS * len(worth))
-        oldest = min((self._due_since[channel.signer] for channel in worth), default=now_s)
-        aged = now_s - oldest >= self._policy.claim_age_s
-        affordable = cost * BPS <= total * self._policy.max_gas_bps
-        if (total >= self._policy.claim_at_units and affordable) or (aged and total > cost):
-            return worth
-        return closing
+    async def _moment(self, due: Sequence[ChannelRecord], now_s: int) -> Moment:
+        """Return the fee now and what cannot wait. Raises ChainError."""
+        deadlines = await self._deadlines.of(due)
+        return Moment(
+            now_s,
+            await self._reader.chain_time() if deadlines else now_s,
+            await self._fee(),
+            deadlines,
+            self._due_since,
+        )
+
+    async def _fee(self) -> int:
+        return await self._fee_wei() if self._policy.coin_units and self._fee_wei else 0
 
     async def _judge(self, rows: Sequence[ClaimRecord]) -> tuple[list[ClaimRecord], int]:
         """Ask the chain how it would judge the rows; return the good ones, and how many fell."""
         good: list[ClaimRecord] = []
         dropped = 0
         for part in batches(rows):
-            call = Call("Settlement", "previewClaim", (self._writer.address, _packed(part)))
+            call = Call("Settlement", "previewClaim", (self._writer.address, packed(part)))
             for row, code in zip(part, await self._reader.read(call), strict=True):
                 status = RowStatus(code)
                 if status is RowStatus.GOOD:
@@ -318,7 +304,7 @@ class Settlement:
         return sent
 
     async def _send(self, rows: Sequence[ClaimRecord]) -> Transaction:
-        sent = await self._writer.submit(Call("Settlement", "claim", (_packed(rows),)))
+        sent = await self._writer.submit(Call("Settlement", "claim", (packed(rows),)))
         _log.info(
             "claim sent",
             rows=len(rows),
@@ -330,38 +316,3 @@ class Settlement:
             self._hold_until_s = self._clock.now_s() + HOLD_AFTER_FAILURE_S
             _log.error("claim failed on chain", reason=sent.error, transaction=hex_of(sent.hash))
         return sent
-
-
-def batches(rows: Sequence[ClaimRecord]) -> Iterator[Sequence[ClaimRecord]]:
-    """Yield the rows in order, in runs that fit one transaction; a run has at least one row."""
-    start = lines = size = 0
-    for at, row in enumerate(rows):
-        row_bytes = ROW_HEAD_BYTES + LINE_BYTES * len(row.lines)
-        full = (
-            at - start >= MAX_ROWS
-            or lines + len(row.lines) > MAX_BATCH_LINES
-            or size + row_bytes > MAX_BATCH_BYTES
-        )
-        if at > start and full:
-            yield rows[start:at]
-            start, lines, size = at, 0, 0
-        lines += len(row.lines)
-        size += row_bytes
-    if start < len(rows):
-        yield rows[start:]
-
-
-def _value_of(channel: ChannelRecord) -> Units:
-    return sum(channel.unclaimed().values()) if channel.signature else 0
-
-
-def _packed(rows: Sequence[ClaimRecord]) -> bytes:
-    return pack_rows(
-        SignedVoucher(
-            row.base_units,
-            row.receipts_head,
-            tuple(UsageLine(*line) for line in row.lines),
-            row.signature,
-        )
-        for row in rows
-    )

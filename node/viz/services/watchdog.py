@@ -1,15 +1,18 @@
 """The watchdog: the node's books beside what Settlement says of the same channels.
 
 Owns the comparison, when it is made and what came of it. Judges no voucher and mends nothing: an
-operator has to. Invariants: it only reads; a pass asks the chain about a bounded number of
-channels; no failure of chain or ledger ends it; a difference counts only when two passes in a row
-found it, so that a claim between two readings is not taken for one.
+operator has to, and why only the channel at fault stops meanwhile stands in docs/adr/0010. Tells of
+every close request that it comes across.
+
+Invariants: it only reads; a pass asks the chain about a bounded number of channels; no failure of
+chain or ledger ends it; a difference counts only when two passes in a row found it, so that a claim
+between two readings is not taken for one.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
@@ -69,6 +72,7 @@ class Watchdog:
         *,
         interval_s: float = 60.0,
         channels_a_pass: int = CHANNELS_A_PASS,
+        closing: Callable[[Address], None] | None = None,
     ) -> None:
         self._ledger = ledger
         self._chain = chain
@@ -76,6 +80,7 @@ class Watchdog:
         self._node = node
         self._interval_s = interval_s
         self._channels_a_pass = channels_a_pass
+        self._closing = closing
         self._after: Address | None = None
         self._suspects: dict[Address, Mismatch] = {}
         self._found: dict[Address, Mismatch] = {}
@@ -105,7 +110,10 @@ class Watchdog:
         chosen = self._choose(records)
         seen = await self._ask(chosen)
         for signer in chosen:
-            found = compare(records[signer], rows.get(signer, ()), seen[signer])
+            state = seen[signer]
+            if self._closing is not None and state is not None and state.close_at:
+                self._closing(signer)
+            found = compare(records[signer], rows.get(signer, ()), state)
             self._note(signer, found)
         for signer in [each for each in self._found if each not in records]:
             del self._found[signer]

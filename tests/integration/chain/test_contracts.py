@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.integration.chain.testnet import LICENSE, Testnet, address, terms
+from tests.integration.chain.testnet import CLOSE_DELAY_S, LICENSE, Testnet, address, terms
 
 from viz.chain.contracts import Chain
 from viz.chain.keys import development_account
@@ -21,7 +21,8 @@ async def test_what_does_not_exist_is_none_not_zeros(net: Testnet) -> None:
     assert await net.chain.channel(nobody, nobody) is None
     assert await net.chain.directory.entry(nobody) is None
     assert await net.chain.contents.terms(Hash32(b"\1" * 32)) is None
-    assert await net.chain.servable(AdapterId(1), nobody) == "it is not registered"
+    unknown = await net.chain.servable(AdapterId(1), nobody)
+    assert (unknown.reason, unknown.until_s) == ("it is not registered", None)
 
 
 async def test_an_adapter_is_not_believed_before_its_confirmations(net: Testnet) -> None:
@@ -35,6 +36,23 @@ async def test_an_adapter_is_not_believed_before_its_confirmations(net: Testnet)
     assert await patient.adapter(adapter) == early
     assert early is not None
     assert early.shares == ((work, 10_000),)
+
+
+async def test_an_end_that_is_set_is_told_before_it_comes(net: Testnet) -> None:
+    """A node that may serve until then has to claim before: by retirement, or by the trainer."""
+    trainer, node = net.sender(4), net.sender(5).address
+    work = await net.register_work(net.sender(1))
+    adapter = AdapterId(await net.register_adapter(trainer, [work]))
+    await net.done(trainer, "AdapterRegistry", "setServing", adapter, node, True)
+    state = await net.chain.servable(adapter, node)
+    assert (state.reason, state.until_s) == (None, None)
+    await net.done(trainer, "AdapterRegistry", "setServing", adapter, node, False)
+    taken = await net.chain.servable(adapter, node)
+    assert taken.reason is None and taken.until_s is not None
+    assert taken.until_s == await net.chain.chain_time() + 2 * CLOSE_DELAY_S
+    await net.done(trainer, "AdapterRegistry", "retire", adapter)
+    retired = await net.chain.servable(adapter, trainer.address)
+    assert retired.until_s == await net.chain.chain_time() + 2 * CLOSE_DELAY_S
 
 
 async def test_an_id_that_changed_hands_brings_its_own_share_table(net: Testnet) -> None:

@@ -10,11 +10,31 @@ from tests.integration.chain.testnet import Testnet, address
 
 from viz.chain.devnet import Devnet
 from viz.chain.keys import development_account
-from viz.chain.rpc import Rpc
+from viz.chain.rpc import Log, Rpc
 from viz.chain.watcher import Watcher
 from viz.domain.outbox import BlockMark
 from viz.domain.ports import Event
-from viz.errors import ChainMismatch
+from viz.domain.units import Address
+from viz.errors import ChainError, ChainMismatch
+
+
+class Narrow(Rpc):
+    """An endpoint that serves logs of few blocks at once, and of none below a block."""
+
+    widest, below = 10**6, 0
+
+    async def logs(
+        self,
+        addresses: Sequence[Address],
+        first: int,
+        last: int,
+        topics: Sequence[bytes | None] | None = None,
+    ) -> tuple[Log, ...]:
+        if last - first >= self.widest:
+            raise ChainError("refused: query exceeds max block range")
+        if first < self.below:
+            raise ChainError("refused: missing historical state")
+        return await super().logs(addresses, first, last, topics)
 
 
 class Books:
@@ -143,6 +163,37 @@ async def test_a_close_request_is_seen_before_its_confirmations(net: Testnet) ->
     await watcher.step()
     assert [event.name for event in books.closing] == ["CloseRequested"]
     assert not any(event.name == "CloseRequested" for event in books.events)
+
+
+async def test_a_close_request_does_not_wait_for_history(net: Testnet) -> None:
+    """A new node, whose endpoint serves no old logs, hears all the same who leaves."""
+    books, rpc = Books(), Narrow(net.rpc.url)
+    payer, signer, node = net.sender(1), development_account(2), net.sender(3).address
+    await net.open_channel(payer, signer, node, 1_000)
+    await net.done(payer, "Settlement", "requestClose", address(signer), node)
+    rpc.below = await rpc.block_number()
+    watcher = Watcher(
+        rpc, net.deployment, books, books.handle, close_requested=books.close_requested,
+        chunk_blocks=1,
+    )  # fmt: skip
+    with pytest.raises(ChainError, match="missing historical state"):
+        await watcher.step()
+    assert [event.name for event in books.closing] == ["CloseRequested"] and not books.kept
+    await rpc.close()
+
+
+async def test_an_endpoint_that_serves_few_blocks_at_once_is_asked_for_fewer(net: Testnet) -> None:
+    """Every event once, in order, whatever the endpoint's bound; none is skipped by halving."""
+    books, rpc = Books(), Narrow(net.rpc.url)
+    rpc.widest = 2
+    for _ in range(3):
+        await net.register_work(net.sender(1))
+    await net.anvil.mine(5)
+    watcher = Watcher(rpc, net.deployment, books, books.handle, chunk_blocks=2_000)
+    await watcher.step()
+    assert books.works() == [1, 2, 3]
+    assert books.kept[-1].number == await rpc.block_number()
+    await rpc.close()
 
 
 async def test_a_chain_reset_under_the_books_stops_the_node(net: Testnet) -> None:

@@ -111,10 +111,12 @@ async def test_gas_is_not_paid_for_less_than_it_costs(net: Testnet, tmp_path: Pa
     """A claim that costs more than it brings is left alone, however old."""
     store = await open_store(tmp_path / "ledger.db", net.deployment)
     node = net.sender(NODE)
-    policy = ClaimPolicy(claim_at_units=1, claim_age_s=0, gas_units_per_million=1_000)
-    settlement = Settlement(net.chain, node, store, SystemClock(), policy)
     signer = development_account(6)
     await net.open_channel(net.sender(1), signer, node.address, 10_000)
+    coin = 10**15 // await net.chain.fee_wei()  # a million gas costs about 1,000 units
+    policy = ClaimPolicy(claim_at_units=1, claim_age_s=0, coin_units=coin)
+    clock, fee_wei = SystemClock(), net.chain.fee_wei
+    settlement = Settlement(net.chain, node, store, clock, policy, fee_wei=fee_wei)
     await accept(store, net, signer, {AdapterId(0): 50})
     assert (await settlement.step()).frozen == 0
     await accept(store, net, signer, {AdapterId(0): 5_000})

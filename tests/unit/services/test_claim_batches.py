@@ -12,15 +12,15 @@ from viz.domain.outbox import ClaimRecord
 from viz.domain.ports import Call, Outcome, Transaction
 from viz.domain.units import AdapterId, Hash32, parse_address
 from viz.errors import TransactionFailed
-from viz.services.settlement import (
+from viz.services.claiming import (
     MAX_BATCH_BYTES,
     MAX_BATCH_LINES,
     MAX_ROWS,
     ClaimPolicy,
-    Settlement,
-    _packed,
     batches,
+    packed,
 )
+from viz.services.settlement import Settlement
 
 SIGNER = parse_address("0x" + "11" * 20)
 
@@ -46,7 +46,7 @@ def test_a_batch_fits_one_transaction_and_no_row_is_lost(lines: int) -> None:
     for part in parts:
         assert len(part) <= MAX_ROWS
         assert sum(len(each.lines) for each in part) <= MAX_BATCH_LINES
-        assert len(_packed(part)) <= MAX_BATCH_BYTES
+        assert len(packed(part)) <= MAX_BATCH_BYTES
 
 
 class Refusing:
@@ -54,6 +54,7 @@ class Refusing:
 
     def __init__(self, bad: Sequence[int]) -> None:
         self.bad, self.calls, self.sent = set(bad), 0, list[int]()
+        self.address = SIGNER
 
     async def submit(self, call: Call) -> Transaction:
         self.calls += 1

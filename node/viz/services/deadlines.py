@@ -1,0 +1,72 @@
+"""By when each channel must be claimed: payers that leave, adapters that end.
+
+Owns what is known of close requests, and the look at the ends of adapters. Does not decide what is
+claimed (``viz.services.claiming``), and stores nothing: after a restart the chain is asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from viz.domain.ledger import ChannelRecord
+from viz.domain.ports import ChainReader
+from viz.domain.units import AdapterId, Address
+
+AT_ONCE: Final = 8
+ClaimBy = Callable[[AdapterId], Awaitable[int | None]]
+
+
+class Deadlines:
+    """Which channels cannot wait; ``claim_by`` says it of an adapter, in chain time."""
+
+    def __init__(self, reader: ChainReader, node: Address, claim_by: ClaimBy | None = None) -> None:
+        self._reader = reader
+        self._node = node
+        self._claim_by = claim_by
+        self._closing: set[Address] = set()
+        self._asked = False
+
+    def close_requested(self, signer: Address) -> bool:
+        """Note that this channel's payer is leaving; return whether that is news."""
+        news = signer not in self._closing
+        self._closing.add(signer)
+        return news
+
+    def claimed(self, signer: Address) -> None:
+        """All that this channel owed is in a row."""
+        self._closing.discard(signer)
+
+    async def of(self, due: Sequence[ChannelRecord]) -> dict[Address, int]:
+        """Return the chain time before which each channel with a deadline must be claimed.
+
+        A close that the chain does not know (any more) is due at once. Raises ChainError.
+        """
+        # Requests are reported once: who left before this process began has to be asked for.
+        ask = [each.signer for each in due if not self._asked or each.signer in self._closing]
+        found: dict[Address, int] = {}
+        for signer in ask:
+            seen = await self._reader.channel(signer, self._node, confirmed=False)
+            if seen is not None and seen.close_at:
+                self._closing.add(signer)
+            if signer in self._closing:
+                found[signer] = seen.close_at if seen is not None else 0
+        self._asked = True
+        ends = await self._ends({key for each in due for key in each.unclaimed()})
+        for channel in due:
+            times = [ends[key] for key in channel.unclaimed() if key in ends]
+            if times:
+                found[channel.signer] = min(*times, found.get(channel.signer, times[0]))
+        return found
+
+    async def _ends(self, adapter_ids: set[AdapterId]) -> dict[AdapterId, int]:
+        if self._claim_by is None:
+            return {}
+        ends: dict[AdapterId, int] = {}
+        ids = sorted(adapter_ids)
+        for start in range(0, len(ids), AT_ONCE):
+            part = ids[start : start + AT_ONCE]
+            times = await asyncio.gather(*(self._claim_by(each) for each in part))
+            ends |= {each: time for each, time in zip(part, times, strict=True) if time is not None}
+        return ends

@@ -1,0 +1,54 @@
+"""What is sold, for how long, and what a voucher may pay for."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.integration.api.harness import ADAPTER, Buyer, Node, running_node
+
+from viz.domain import payment
+from viz.domain.eip712 import sign_compact
+from viz.domain.units import AdapterId, Hash32
+from viz.domain.usage import UsageLine
+from viz.services.catalogue import ENDING_MARGIN_S
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    async with running_node(tmp_path) as running:
+        yield running
+
+
+async def test_a_voucher_pays_only_for_what_is_sold_or_was_used_here(node: Node) -> None:
+    """Lines for adapters that this node never sold would cost it gas at every claim."""
+    buyer = await Buyer(node).ready()
+    never = AdapterId(8)
+    node.chain.put_adapter(never, Hash32(b"\7" * 32))
+    good = buyer.offer(ADAPTER, 1_000, 0)
+    row = replace(good.row, lines=(*good.row.lines, UsageLine(never, 9)))
+    digest = buyer.domain.digest(row.voucher(node.chain.address))
+    wide = replace(good, row=replace(row, signature=sign_compact(buyer.key, digest)))
+    answered, problem = await buyer.pay(payment.VOUCHERS_PATH, wide)
+    assert (answered, problem["code"]) == (404, "unknown-adapter")
+    assert "not sold here" in problem["detail"]
+    assert (await buyer.pay(payment.VOUCHERS_PATH, good))[0] == 200
+    await node.parts.catalogue.drop(ADAPTER)
+    more = buyer.offer(ADAPTER, 2_000, 0)
+    assert (await buyer.pay(payment.VOUCHERS_PATH, more))[0] == 200, (
+        "promised before it was dropped"
+    )
+
+
+async def test_an_adapter_that_ends_is_sold_until_its_earnings_can_be_claimed(node: Node) -> None:
+    """The last hour before its end is for claims: after it they would all be the contents'."""
+    buyer = await Buyer(node).ready()
+    node.chain.ending[ADAPTER] = node.clock.now + ENDING_MARGIN_S + 600
+    assert (await buyer.ask()).status == 200
+    assert await node.parts.catalogue.claim_by(ADAPTER) is None
+    node.clock.now += 600
+    answer = await buyer.ask(pays=False)
+    assert answer.status == 403 and "its sale has stopped" in answer.body["detail"]
+    assert await node.parts.catalogue.claim_by(ADAPTER) == node.chain.ending[ADAPTER]
