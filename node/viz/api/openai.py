@@ -297,7 +297,7 @@ class Exchange:
                 await send(self._request, response, need)
                 continue
             choice = self._choices[event.choice]
-            offset = len(choice.text)
+            offset = choice.offset
             choice.add(event.piece)
             if event.piece.text or event.piece.logprobs:
                 chunk = self._shape.piece(event.choice, event.piece, offset)

@@ -17,9 +17,14 @@ Finish = Literal["stop", "length"]
 
 @dataclass(slots=True)
 class Choice:
-    """What one choice has received so far."""
+    """What one choice has received so far.
+
+    ``offset`` is where its next token begins: a stop string that may be under way holds text back,
+    not tokens.
+    """
 
     text: str = ""
+    offset: int = 0
     finish: Finish | None = None
     tokens: list[TokenLogprob] = field(default_factory=list)
     top: list[tuple[TokenLogprob, ...]] = field(default_factory=list)
@@ -28,6 +33,7 @@ class Choice:
         """Take one piece."""
         self.text += piece.text
         self.tokens += piece.logprobs
+        self.offset += sum(len(token.token) for token in piece.logprobs)
         self.top += piece.top_logprobs
         if piece.finish_reason is not None:
             self.finish = "stop" if piece.finish_reason == "stop" else "length"
@@ -62,7 +68,7 @@ class Answer:
         return self._chunk(index, {"delta": delta, "logprobs": None}, None)
 
     def piece(self, index: int, piece: Piece, offset: int) -> Json:
-        """Return the chunk of one piece; ``offset`` is the length of the text before it."""
+        """Return the chunk of one piece; ``offset`` is that of its first token."""
         body: Json = {"delta": {"content": piece.text}} if self.chat else {"text": piece.text}
         body["logprobs"] = self._logprobs(piece.logprobs, piece.top_logprobs, offset)
         return self._chunk(index, body, None)

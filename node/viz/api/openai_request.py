@@ -1,8 +1,9 @@
 """What OpenAI clients send, read strictly.
 
 Owns the parameters of chat completions and completions: their types, ranges and defaults. What
-would change an answer and is not supported is refused by name; what would not is ignored. Does not
-know adapters, tokens or money. Source: OpenAI's API reference.
+would change an answer and is not supported is refused by name unless it is neutral, and so is what
+nobody knows; what OpenAI knows and could not change an answer is ignored. Does not know adapters,
+tokens or money. Source: OpenAI's API reference.
 """
 
 from __future__ import annotations
@@ -39,7 +40,46 @@ _NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
     "best_of": (None, 1),
     "echo": (None, False),
     "suffix": (None, ""),
+    "reasoning_effort": (None, "none"),
+    "verbosity": (None, "medium"),
+    "web_search_options": (None,),
+    "moderation": (None,),
+    # not OpenAI's, but known to other servers of its interface
+    "min_p": (None, 0),
+    "min_tokens": (None, 0),
+    "repetition_penalty": (None, 1),
 }
+_IGNORED: Final = frozenset(
+    {
+        "metadata",
+        "parallel_tool_calls",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "user",
+    }
+)
+_READ: Final = frozenset(
+    {
+        "logprobs",
+        "max_tokens",
+        "model",
+        "n",
+        "seed",
+        "stop",
+        "stream",
+        "stream_options",
+        "temperature",
+        "top_k",
+        "top_p",
+    }
+)
+_OF_CHAT: Final = frozenset({"messages", "max_completion_tokens", "top_logprobs"})
+_OF_COMPLETION: Final = frozenset({"prompt"})
+_NOT_IN_A_MESSAGE: Final = ("tool_calls", "function_call", "audio")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +123,7 @@ def read_completion(body: Mapping[str, Any], *, max_choices: int) -> TextRequest
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
     if not isinstance(prompt, str):
-        raise _wrong("prompt", "one text")
+        raise _wrong("prompt", "one text: not several, and not token ids")
     return _request(
         body,
         chat=False,
@@ -103,9 +143,14 @@ def _request(
     logprobs: int | None,
     max_choices: int,
 ) -> TextRequest:
-    for name, neutral in _NEUTRAL.items():
-        if name in body and body[name] not in neutral:
-            raise InvalidRequest(f"{name!r} is not supported here: leave it out", param=name)
+    known = _READ | _IGNORED | (_OF_CHAT if chat else _OF_COMPLETION)
+    for name, value in body.items():
+        if name in _NEUTRAL:
+            if value not in _NEUTRAL[name]:
+                raise InvalidRequest(f"{name!r} is not supported here: leave it out", param=name)
+        elif name not in known:
+            short = name[:64]
+            raise InvalidRequest(f"{short!r} is not known here: leave it out", param=short)
     model = body.get("model")
     if not isinstance(model, str) or not 0 < len(model) <= 256:
         raise _wrong("model", "a model's name")
@@ -139,6 +184,9 @@ def _message(value: Any) -> dict[str, str]:
     role = value.get("role")
     if not isinstance(role, str) or role not in _ROLES:
         raise _wrong("messages", f"made of roles {', '.join(_ROLES)}")
+    for name in _NOT_IN_A_MESSAGE:
+        if value.get(name):
+            raise _wrong("messages", f"without {name!r}, which is not supported here")
     content = value.get("content")
     if isinstance(content, list):
         parts: list[str] = []
