@@ -4,7 +4,7 @@
     ├── ConfigError           a setting is missing, unknown or contradictory
     ├── InputError            the caller sent something that cannot be served; nothing changed
     │   ├── InvalidRequest · PromptEmpty · PromptTooLong · UnknownAdapter · UnknownModel
-    │   ├── InvalidWork · CommitmentMismatch
+    │   ├── InvalidWork · CommitmentMismatch · TooManyQuestions
     │   └── InvalidKeyFile
     ├── PaymentError          money is missing or does not fit; nothing was charged
     │   ├── PaymentRequired · InvalidSignature · WrongDomain · StaleVoucher · LineBelowBest
@@ -71,6 +71,10 @@ class InputError(VizError):
 
 class InvalidRequest(InputError):
     code, title = "invalid-request", "The request is malformed"
+
+
+class TooManyQuestions(InputError):
+    code, status, title = "too-many-questions", 429, "The node asks its chain no more for you now"
 
 
 class PromptEmpty(InputError):

@@ -90,7 +90,11 @@ async def run_node(config: Config, ready: Ready) -> None:
     """
     _refuse_taken_port(config)
     async with _node(config) as (parts, loops, described):
-        limits = ApiLimits(config.api.max_body_bytes, config.api.client_timeout_s)
+        limits = ApiLimits(
+            config.api.max_body_bytes,
+            config.api.client_timeout_s,
+            config.relay.questions_per_minute,
+        )
         app = create_app(parts, limits)
         runner = create_runner(app, shutdown_timeout_s=config.api.shutdown_grace_s)
         await runner.setup()

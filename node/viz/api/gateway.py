@@ -1,46 +1,99 @@
 """A trustless gateway to the blobs that this node keeps, and to no others.
 
 Source: the Trustless Gateway specification of IPFS. Whoever asks verifies what comes; a blob that
-is not here is not fetched for strangers.
+is not here is not fetched for strangers. Invariant: of a whole blob no more than one chunk is held
+for each reader, of a few readers at once, and each for a bounded time.
 """
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
+import asyncio
+from contextlib import aclosing
 from typing import Final
 
-from aiohttp import web
+import structlog
+from aiohttp import hdrs, web
 
-from viz.api.parts import parts_of
+from viz.api.parts import parts_of, send
 from viz.domain.units import Cid
-from viz.errors import BlobNotFound
+from viz.errors import BlobNotFound, StorageUnavailable, VizError
 
 RAW: Final = "application/vnd.ipld.raw"
 MAX_WHOLE_BYTES: Final = 64 * 1024 * 1024
+MAX_WHOLE_READERS: Final = 8
+MAX_WHOLE_S: Final = 300
 _FOREVER: Final = "public, max-age=29030400, immutable"
+_log = structlog.get_logger()
 
 
 def routes() -> list[web.RouteDef]:
-    """Return the routes of the gateway."""
-    return [web.get("/ipfs/{cid}", blob)]
+    """Return the routes of one application's gateway."""
+    return [web.get("/ipfs/{cid}", Gateway().blob)]
 
 
-async def blob(request: web.Request) -> web.Response:
-    """Answer one raw block (``format=raw``), or the whole blob."""
-    blobs = parts_of(request).blobs
-    cid = Cid(request.match_info["cid"])
-    if not await blobs.has(cid):
-        raise BlobNotFound(f"this node does not keep {cid}")
-    headers = {"Cache-Control": _FOREVER, "ETag": f'"{cid}"', "X-Ipfs-Path": f"/ipfs/{cid}"}
-    if request.query.get("format") == "raw" or request.headers.get("Accept") == RAW:
+class Gateway:
+    """The readers of one application."""
+
+    def __init__(self) -> None:
+        self._readers = 0
+
+    async def blob(self, request: web.Request) -> web.StreamResponse:
+        """Answer one raw block (``format=raw``), or the whole blob."""
+        blobs = parts_of(request).blobs
+        cid = Cid(request.match_info["cid"])
+        if not await blobs.has(cid):
+            raise BlobNotFound(f"this node does not keep {cid}")
+        headers = {"Cache-Control": _FOREVER, "ETag": f'"{cid}"', "X-Ipfs-Path": f"/ipfs/{cid}"}
+        raw = request.query.get("format") == "raw" or request.headers.get("Accept") == RAW
+        if raw:
+            headers["Content-Disposition"] = f'attachment; filename="{cid}.bin"'
         if request.headers.get("If-None-Match") == headers["ETag"]:
             return web.Response(status=304, headers=headers)
-        headers["Content-Disposition"] = f'attachment; filename="{cid}.bin"'
-        return web.Response(body=await blobs.block(cid), content_type=RAW, headers=headers)
-    with tempfile.TemporaryDirectory(prefix="viz-blob-") as folder:
-        target = Path(folder) / "blob"
-        await blobs.fetch(cid, target, max_bytes=MAX_WHOLE_BYTES)
-        return web.Response(
-            body=target.read_bytes(), content_type="application/octet-stream", headers=headers
-        )
+        if raw:
+            return web.Response(body=await blobs.block(cid), content_type=RAW, headers=headers)
+        if request.method == hdrs.METH_HEAD:
+            return web.Response(content_type="application/octet-stream", headers=headers)
+        if self._readers >= MAX_WHOLE_READERS:
+            raise StorageUnavailable(
+                f"{MAX_WHOLE_READERS} blobs are being read here: try again, or read it block by "
+                "block with ?format=raw"
+            )
+        self._readers += 1
+        try:
+            async with asyncio.timeout(MAX_WHOLE_S):
+                return await self._whole(request, cid, headers)
+        except TimeoutError:
+            _cut_off(request)
+            raise ConnectionResetError("the other side reads too slowly") from None
+        finally:
+            self._readers -= 1
+
+    async def _whole(
+        self, request: web.Request, cid: Cid, headers: dict[str, str]
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers=headers | {"X-Content-Type-Options": "nosniff"})
+        response.content_type = "application/octet-stream"
+        async with aclosing(
+            parts_of(request).blobs.chunks(cid, max_bytes=MAX_WHOLE_BYTES)
+        ) as whole:
+            try:
+                async for chunk in whole:
+                    if not response.prepared:
+                        await response.prepare(request)
+                    await send(request, response, chunk)
+            except VizError as error:
+                if not response.prepared:
+                    raise
+                # The answer has begun: that it ends too soon must show.
+                _log.warning("a blob broke off", code=error.code, reason=error.detail)
+                _cut_off(request)
+                return response
+        if not response.prepared:
+            await response.prepare(request)
+        await send(request, response, b"", last=True)
+        return response
+
+
+def _cut_off(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from aiohttp import web
 
-from viz.api.parts import adapter_of, body_of, number_of, parts_of
+from viz.api.parts import adapter_of, ask_chain, body_of, number_of, parts_of
 from viz.domain.exchange import NodeInfo
 from viz.domain.ledger import AdapterRecord
 from viz.domain.payment import NODE_PATH
@@ -37,6 +37,7 @@ def routes() -> list[web.RouteDef]:
 
 async def node(request: web.Request) -> web.Response:
     """Answer who this node is, where its money lives and what it sells."""
+    ask_chain(request)
     parts = parts_of(request)
     deployment, model = parts.chain.deployment, parts.engine.model
     name, version = await parts.sessions.token_domain()
@@ -72,6 +73,7 @@ async def adapters(request: web.Request) -> web.Response:
 
 async def adapter(request: web.Request) -> web.Response:
     """Answer one adapter, with its royalty table as the chain has it."""
+    ask_chain(request)
     parts = parts_of(request)
     adapter_id = adapter_of(request)
     state = await parts.chain.adapter(adapter_id)
@@ -96,6 +98,7 @@ async def adapter(request: web.Request) -> web.Response:
 
 async def registration_context(request: web.Request) -> web.Response:
     """Answer what a creator needs to sign a registration."""
+    ask_chain(request)
     parts = parts_of(request)
     creator = parse_address(request.match_info["creator"])
     found = await parts.licensing.registration_context(creator)
@@ -109,6 +112,7 @@ async def registration_context(request: web.Request) -> web.Response:
 
 async def content(request: web.Request) -> web.Response:
     """Answer a work as the chain has it, with its terms while it is licensed."""
+    ask_chain(request)
     parts = parts_of(request)
     content_id = ContentId(number_of(request, "content_id", 2**53 - 1))
     state = await parts.chain.content(content_id)
@@ -133,6 +137,7 @@ async def register(request: web.Request) -> web.Response:
     """Submit a creator's signed registration."""
     _, body = await body_of(request)
     signed = SignedRegistration.from_json(body)
+    ask_chain(request)
     done = await parts_of(request).licensing.relay_registration(signed.register, signed.signature)
     answer = RegistrationAnswer(done.content_id, done.transaction.hash)
     return web.json_response(answer.to_json(), status=201)

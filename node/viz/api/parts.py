@@ -6,7 +6,7 @@ Owns the names of the application's parts and the reading of a request's credent
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -31,9 +31,13 @@ from viz.services.watchdog import Watchdog
 
 
 class Blocks(BlobStore, Protocol):
-    """A blob store that also gives out single verified blocks."""
+    """A blob store that also gives out single verified blocks, and a blob chunk by chunk."""
 
     async def block(self, cid: Cid) -> bytes: ...
+
+    def chunks(self, root: Cid, *, max_bytes: int) -> AsyncGenerator[bytes, None]:
+        """Yield verified chunks of at most 256 KiB, in order; what fails may fail in the midst."""
+        ...
 
 
 class Trainings(Protocol):

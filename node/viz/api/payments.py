@@ -6,7 +6,7 @@ import json
 
 from aiohttp import web
 
-from viz.api.parts import access_of, body_of, name_channel, parts_of
+from viz.api.parts import access_of, ask_chain, body_of, name_channel, parts_of
 from viz.domain import payment
 from viz.domain.channel import Offer
 from viz.domain.credential import CloseRequest, Credential, Deposit, credential_from_header
@@ -51,6 +51,7 @@ async def deposit(request: web.Request) -> web.Response:
     if not isinstance(credential, Deposit):
         raise InvalidRequest("this resource takes the actions open and topUp")
     name_channel(request, credential.signer)
+    ask_chain(request)
     return web.json_response((await parts_of(request).sessions.deposit(credential)).to_json())
 
 
@@ -61,6 +62,8 @@ async def channel(request: web.Request) -> web.Response:
     private = False
     if "Authorization" in request.headers:
         private = (await access_of(request)).signer == signer
+    if not private:
+        ask_chain(request, signer)
     view = await parts_of(request).sessions.view(signer, private=private)
     return web.json_response(view.to_json())
 
@@ -86,6 +89,7 @@ async def voucher(request: web.Request) -> web.Response:
     if not isinstance(credential, Offer):
         raise InvalidRequest("this resource takes the action voucher")
     name_channel(request, credential.signer)
+    ask_chain(request, credential.signer)
     return web.json_response((await parts_of(request).sessions.voucher(credential)).to_json())
 
 
@@ -95,6 +99,7 @@ async def close(request: web.Request) -> web.Response:
     if not isinstance(credential, CloseRequest):
         raise InvalidRequest("this resource takes the action close")
     name_channel(request, credential.request.signer)
+    ask_chain(request)
     return web.json_response((await parts_of(request).sessions.close(credential)).to_json())
 
 

@@ -24,6 +24,7 @@ from viz.errors import (
     RelayBusy,
     StorageError,
     StoreError,
+    TooManyQuestions,
     UnknownAdapter,
     UnknownModel,
     VizError,
@@ -46,7 +47,7 @@ OPENAI_TYPES: Final[tuple[tuple[type[VizError], str], ...]] = (
     (StorageError, "api_error"),
     (StoreError, "api_error"),
 )
-_RETRY_LATER: Final = (EngineOverloaded, RelayBusy)
+_RETRY_LATER: Final = (EngineOverloaded, RelayBusy, TooManyQuestions)
 _HIDDEN: Final = frozenset({"quote", "need", "challenge"})
 
 

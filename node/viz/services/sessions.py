@@ -54,6 +54,7 @@ from viz.services.relaying import RelayBudget, RelayPolicy
 CLOSE_VALID_S: Final = 3_600
 CONFIRM_POLL_S: Final = 0.5
 TOKENS_KEPT: Final = 10_000
+PAID_KEPT: Final = 10_000
 # Each line is gas of the claim: a buyer may promise ahead for so many adapters, not for all.
 MAX_UNSPENT_LINES: Final = 16
 _SALT_BYTES: Final = 16
@@ -120,6 +121,7 @@ class Sessions:
         self.node: Address = writer.address
         self._challenge_key = secrets.token_bytes(32)
         self._tokens: OrderedDict[Hash32, AccessRecord] = OrderedDict()
+        self._paid: OrderedDict[Address, None] = OrderedDict()
         self._token_domain: Domain | None = None
         self._relaying: set[Address] = set()
         self._budget = RelayBudget(clock, policy.relays)
@@ -193,13 +195,21 @@ class Sessions:
         now_s = await self._chain_now(live)
 
         def change(channel: NodeChannel, _: ChannelRecord) -> Entry:
-            _check_ahead(channel, offer)
             known = self._adapters.known
-            return Entry(
-                accept_voucher(channel, self.domain, offer, known_adapters=known, now_s=now_s)
-            )
+            after = accept_voucher(channel, self.domain, offer, known_adapters=known, now_s=now_s)
+            _check_ahead(channel, offer)
+            return Entry(after)
 
-        return _view((await self._books.commit(live, "voucher", change)).channel, private=True)
+        channel = (await self._books.commit(live, "voucher", change)).channel
+        self._paid[offer.signer] = None
+        self._paid.move_to_end(offer.signer)
+        while len(self._paid) > PAID_KEPT:
+            self._paid.popitem(last=False)
+        return _view(channel, private=True)
+
+    def has_paid(self, signer: Address) -> bool:
+        """Return whether a voucher of ``signer`` was taken lately, since the start at most."""
+        return signer in self._paid
 
     def _lacks_money(self, live: Live, offer: Offer) -> bool:
         channel = live.channel

@@ -13,7 +13,7 @@ import asyncio
 import os
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from io import BufferedWriter
 from pathlib import Path
 from typing import Final
@@ -57,7 +57,7 @@ class BlockSource(ABC):
         try:
             # Buffered, so closing waits for a write that a cancelled task left running.
             with await asyncio.to_thread(_open_exclusive, partial) as file:
-                async for chunk in self._chunks(cid, max_bytes):
+                async for chunk in self.chunks(cid, max_bytes=max_bytes):
                     await asyncio.to_thread(file.write, chunk)
                     written += len(chunk)
                 await asyncio.to_thread(_flush_to_disk, file)
@@ -68,8 +68,11 @@ class BlockSource(ABC):
             partial.unlink(missing_ok=True)
         return written
 
-    async def _chunks(self, root: Cid, max_bytes: int) -> AsyncIterator[bytes]:
-        """Yield the file's chunks in order; refuse what is too large before fetching it."""
+    async def chunks(self, root: Cid, *, max_bytes: int) -> AsyncGenerator[bytes, None]:
+        """Yield the file's verified chunks in order; refuse what is too large before fetching it.
+
+        Raises as ``fetch``, perhaps after the first chunks: what was yielded is part of the blob.
+        """
         waiting: list[tuple[Cid, int | None, int]] = [(root, None, 0)]
         while waiting:
             cid, expected, depth = waiting.pop()

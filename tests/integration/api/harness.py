@@ -91,6 +91,7 @@ async def running_node(
     credit_window_units: Units = 0,
     relays: RelayPolicy | None = None,
     client_timeout_s: float = 60,
+    blobs: MemoryBlobStore | None = None,
     price: Price = PRICE,
 ) -> AsyncIterator[Node]:
     """Run a node on a free port of this machine."""
@@ -141,7 +142,7 @@ async def running_node(
         clock=clock,
         policy=policy or ServingPolicy(step_tokens=8, voucher_grace_s=0.3),
     )
-    blobs = MemoryBlobStore()
+    blobs = blobs or MemoryBlobStore()
     watchdog = Watchdog(store, chain, clock, chain.address)
     books.distrust(watchdog.mismatches)
     parts = Parts(

@@ -8,10 +8,13 @@ import pytest
 from tests.integration.chain.testnet import Testnet, terms
 
 from viz.chain.keys import development_account
-from viz.chain.rpc import Rpc
+from viz.chain.rpc import Receipt, Rpc
 from viz.chain.sender import MemoryJournal, Sender
 from viz.domain.ports import Call, Outcome
-from viz.errors import ChainError, ChainUnreachable, TransactionFailed
+from viz.domain.units import Address, Hash32, hex_of
+from viz.errors import ChainError, ChainUnreachable, FeeTooHigh, TransactionFailed
+
+GWEI = 10**9
 
 
 class LossyRpc(Rpc):
@@ -147,3 +150,100 @@ async def test_an_account_without_gas_is_told_so(net: Testnet) -> None:
     assert caught.value.__class__.__module__ == "viz.errors"
     await net.anvil.fund(sender.address)
     assert (await sender.submit(mint(sender))).outcome is Outcome.SETTLED
+
+
+async def base_fee(net: Testnet, gwei: int) -> None:
+    """Make the chain ask this much for a unit of gas, from the next block on."""
+    await net.rpc.request("anvil_setNextBlockBaseFeePerGas", [hex(gwei * GWEI)])
+    await net.anvil.mine()
+
+
+async def test_no_fee_above_the_operators_bound_is_signed(net: Testnet) -> None:
+    """Whatever the RPC names, a transaction pays the bound at most, an urgent one four times it."""
+    sender = Sender(net.rpc, development_account(1), net.deployment, max_fee_wei=20 * GWEI)
+    assert (await sender.submit(mint(sender))).outcome is Outcome.SETTLED
+    await base_fee(net, 60)
+    with pytest.raises(FeeTooHigh, match=f"this node pays {20 * GWEI} at most"):
+        await sender.submit(mint(sender))
+    assert await net.rpc.transaction_count(sender.address) == 1
+    sent = await sender.submit(mint(sender), urgent=True)
+    assert sent.outcome is Outcome.SETTLED
+    found = await net.rpc.request("eth_getTransactionByHash", [hex_of(sent.hash)])
+    assert int(found["maxFeePerGas"], 16) == 80 * GWEI
+    await base_fee(net, 200)
+    with pytest.raises(FeeTooHigh):
+        await sender.submit(mint(sender), urgent=True)
+
+
+async def test_a_transaction_that_no_block_takes_is_replaced_within_the_bound(net: Testnet) -> None:
+    """A fee that was overtaken does not hold the node's later transactions up for ever."""
+    journal = MemoryJournal()
+    sender = Sender(
+        net.rpc,
+        development_account(1),
+        net.deployment,
+        journal=journal,
+        wait_s=0.3,
+        max_fee_wei=50 * GWEI,
+    )
+    await net.anvil.automine(False)
+    stuck = await sender.submit(mint(sender, 7))
+    assert stuck.outcome is Outcome.PENDING
+    await base_fee(net, 100)
+    (waiting,) = await sender.recover()
+    assert waiting.hash == stuck.hash, "the next fee is above the bound"
+    (dearer,) = await sender.recover(urgent=True)
+    assert dearer.outcome is Outcome.PENDING and dearer.hash != stuck.hash
+    later = await sender.submit(mint(sender, 10), urgent=True)
+    await net.anvil.mine()
+    ends = {each.hash: each.outcome for each in await sender.recover()}
+    assert ends[dearer.hash] is Outcome.SETTLED and ends[stuck.hash] is Outcome.FAILED
+    assert ends[later.hash] is Outcome.SETTLED
+    assert await sender.recover() == ()
+    assert await net.chain.token_balance(sender.address) == 17
+
+
+async def test_a_used_nonce_is_no_failure_while_the_chain_is_not_sure(net: Testnet) -> None:
+    """Behind one address several nodes answer: a repetition is too old where the first was mined,
+    and the next look-up reaches one that lags."""
+
+    class Lagging(LossyRpc):
+        lags = True
+
+        async def knows(self, transaction_hash: Hash32) -> bool:
+            return not self.lags and await super().knows(transaction_hash)
+
+        async def receipt(self, transaction_hash: Hash32) -> Receipt | None:
+            return None if self.lags else await super().receipt(transaction_hash)
+
+    rpc = Lagging(net.anvil.url)
+    sender = Sender(rpc, development_account(1), net.deployment)
+    rpc.repeats = True
+    sent = await sender.submit(mint(sender, 3))
+    assert sent.outcome is Outcome.UNKNOWN
+    rpc.repeats = rpc.lags = False
+    (found,) = await sender.recover()
+    assert (found.outcome, found.hash) == (Outcome.SETTLED, sent.hash)
+    assert await net.chain.token_balance(sender.address) == 3
+    await rpc.close()
+
+
+async def test_two_processes_with_one_key_lose_nothing(net: Testnet) -> None:
+    """Whoever comes second with a nonce learns that it did not happen, and may try again."""
+
+    class Stale(Rpc):
+        stale = True
+
+        async def transaction_count(self, address: Address) -> int:
+            return await super().transaction_count(address) - int(self.stale)
+
+    await net.done(net.sender(1), "Token", "mint", net.sender(1).address, 2)
+    rpc = Stale(net.anvil.url)
+    sender = Sender(rpc, development_account(1), net.deployment)
+    assert (await sender.submit(mint(sender, 5))).outcome is Outcome.UNKNOWN
+    rpc.stale = False
+    (found,) = await sender.recover()
+    assert found.outcome is Outcome.FAILED
+    assert (await sender.submit(mint(sender, 5))).outcome is Outcome.SETTLED
+    assert await net.chain.token_balance(sender.address) == 7
+    await rpc.close()
