@@ -22,6 +22,7 @@ from typing import Final, Self
 
 from viz.domain.eip712 import Domain, is_signed_by
 from viz.domain.exchange import MAX_SIGNATURE_BYTES
+from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt
 from viz.domain.signed import Quote, Receipt
 from viz.domain.units import AdapterId, Address, Hash32, Units, hex_of
@@ -57,6 +58,8 @@ COMPLETIONS_PATH: Final = "/v1/completions"
 # A request that names a quote (its digest) is served at that quote, or refused: QuoteExpired. One
 # that names none is served at the list price of NODE_PATH, and its receipt names the zero hash.
 QUOTE_HEADER: Final = "Payment-Quote"
+# The list price that such a request counts on; at a higher one it is refused: QuoteExpired.
+PRICE_HEADER: Final = "Payment-Price"
 # A client that sends this gets payment events in the stream; others get comments and headers.
 ACCEPT_HEADER: Final = "Accept-Payment"
 ACCEPT_VALUE: Final = f"{METHOD}/{INTENT}"
@@ -177,6 +180,18 @@ def receipts_from_json(value: object) -> tuple[SignedReceipt, ...]:
     return tuple(receipt_from_json(item) for item in items)
 
 
+def price_to_header(price: Price) -> str:
+    """Return the value of PRICE_HEADER: units per million prompt and completion tokens."""
+    return f"{price.prompt_price_units} {price.completion_price_units}"
+
+
+def price_from_header(header: str) -> Price:
+    match = _PRICE.fullmatch(header)
+    if match is None:
+        raise InvalidRequest(f"{PRICE_HEADER} holds two whole numbers, of units per million tokens")
+    return Price(int(match[1]), int(match[2]))
+
+
 # the challenge of a 402
 
 
@@ -240,6 +255,7 @@ class Challenge:
         )
 
 
+_PRICE: Final = re.compile(r"([0-9]{1,20}) ([0-9]{1,20})")
 _PARAMETER: Final = re.compile(r'\s*([A-Za-z][A-Za-z0-9_-]*)="([^"\\]*)"\s*(?:,|$)')
 
 

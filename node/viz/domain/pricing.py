@@ -27,6 +27,13 @@ class Price:
         )
         return -(-exact // MILLION)
 
+    def is_within(self, other: Price) -> bool:
+        """Say whether no token costs more than at the other price."""
+        return (
+            self.prompt_price_units <= other.prompt_price_units
+            and self.completion_price_units <= other.completion_price_units
+        )
+
     def completion_tokens_for(self, amount_units: Units, prompt_tokens: int) -> int | None:
         """Return how many completion tokens ``amount_units`` pays for after the prompt.
 
