@@ -1,17 +1,16 @@
-"""One paid answer: admission, the stream, the money that keeps it flowing, the receipt.
+"""One paid answer: admission, the stream, the receipt.
 
-Owns the course of a single request. Signs ahead in a task of its own, so that reading never waits
-for paying. Does not know what the client may pay in total (``viz.buyer.purse``) nor what a caller
-does with the chunks.
+Owns the course of a single request. Does not know its money (``viz.buyer.paying``), nor what a
+caller does with the chunks.
 
-Invariants: what a request exposes grows only with what has arrived; an answer that ends without a
-verified receipt leaves its exposure with the purse, so the books stay an upper bound.
+Invariants: an answer is billed once, and its receipt says what arrived; a request that was sent and
+ends without a verified receipt leaves its exposure with the purse, so the books stay an upper
+bound; a node that does not keep to what was asked for is not asked again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -19,24 +18,22 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import aiohttp
 
+from viz.buyer.arrival import Arrival, Chunk
+from viz.buyer.asked import Asked
 from viz.buyer.events import EventReader, ServerEvent
+from viz.buyer.exposure import Exposure
 from viz.buyer.node_api import error_of, problem_of
-from viz.buyer.purse import Exposure
-from viz.buyer.verify import (
-    Agreed,
-    Served,
-    agreed_list_price,
-    agreed_quote,
-    check_receipt,
-    prompt_bound,
-)
+from viz.buyer.paying import Payer
+from viz.buyer.verify import Served, agreed_list_price, agreed_quote, check_receipt
 from viz.domain.exchange import AdapterOffer
 from viz.domain.payment import (
     NEED_VOUCHER_EVENT,
+    PRICE_HEADER,
     QUOTE_HEADER,
     RECEIPT_EVENT,
     Challenge,
     NeedVoucher,
+    price_to_header,
     receipt_from_json,
 )
 from viz.domain.receipt import SignedReceipt
@@ -57,7 +54,6 @@ if TYPE_CHECKING:
     from viz.buyer.client import BuyerClient
 
 ADMISSIONS: Final = 6
-Chunk = dict[str, Any]
 
 
 class PaidAnswer:
@@ -65,22 +61,15 @@ class PaidAnswer:
 
     def __init__(self, client: BuyerClient, path: str, body: dict[str, Any]) -> None:
         self._client = client
-        self._path = path
-        self._body = body
-        self._request = json.dumps(body, ensure_ascii=False).encode()
+        self._asked = Asked(path, body)
         self._stack = AsyncExitStack()
         self._response: aiohttp.ClientResponse | None = None
-        self._texts: dict[int, str] = {}
-        self._text_bytes = 0
-        self._pieces = 0
         self._offer: AdapterOffer
-        self._agreed: Agreed
         self._exposure: Exposure
-        self._prompt_tokens = 0
-        self._start_units: Units = 0
-        self._need: NeedVoucher | None = None
-        self._pay_now = asyncio.Event()
-        self._payer: asyncio.Task[None] | None = None
+        self._payer: Payer
+        self._arrival = Arrival(1, 0)
+        self._sent = False
+        self._paying: asyncio.Task[None] | None = None
         self._failure: VizError | None = None
         self._free = False
         self.receipt: SignedReceipt | None = None
@@ -88,7 +77,7 @@ class PaidAnswer:
     @property
     def text(self) -> str:
         """What was delivered so far, choice after choice."""
-        return "".join(self._texts[index] for index in sorted(self._texts))
+        return "".join(self._arrival.texts)
 
     @property
     def cost_units(self) -> Units | None:
@@ -103,19 +92,22 @@ class PaidAnswer:
         try:
             await self._admit()
         except BaseException:
+            if self._sent:
+                # Whether the node admitted it nobody knows: its bill may follow.
+                self._client.purse.leave_unreceipted(self._exposure)
             await self._stack.aclose()
             raise
-        self._payer = asyncio.create_task(self._pay_on(), name="viz-buyer-payer")
+        self._paying = asyncio.create_task(self._pay(), name="viz-buyer-payer")
         return self
 
     async def _admit(self) -> None:
         client = self._client
         await client.sync_if_behind()
-        self._offer = await client.offer_of(self._body["model"])
-        texts = _prompt_texts(self._body)
-        self._prompt_tokens = prompt_bound(texts, len(texts), client.count_tokens)
-        self._start_units = client.curve.spent_units(self._offer.adapter_id)
-        self._exposure = self._stack.enter_context(client.purse.expose(self._offer.adapter_id, 0))
+        self._offer = await client.offer_of(self._asked.model)
+        self._exposure = self._stack.enter_context(
+            client.purse.expose(self._offer.adapter_id, self._asked.body)
+        )
+        self._payer = Payer(client, self._asked, self._exposure)
         for _ in range(ADMISSIONS):
             attempt = AsyncExitStack()
             try:
@@ -131,29 +123,46 @@ class PaidAnswer:
     async def _attempt(self, stack: AsyncExitStack) -> bool:
         """Ask once; say whether the answer began. False: what was missing is mended."""
         client = self._client
-        known = client.quote_of(self._offer)
-        self._agree(
-            agreed_quote(*known) if known else agreed_list_price(self._offer, client.limits)
-        )
-        headers = {QUOTE_HEADER: hex_of(self._agreed.quote_hash)} if known else {}
+        known = client.quotes.of(self._offer)
+        if known:
+            agreed = agreed_quote(*known)
+            headers = {QUOTE_HEADER: hex_of(agreed.quote_hash)}
+        else:
+            agreed = agreed_list_price(self._offer, client.limits)
+            headers = {PRICE_HEADER: price_to_header(agreed.price)}
+        self._payer.agree(agreed)
+        token = await client.token()
+        self._sent = True
         try:
             response = await stack.enter_async_context(
-                client.api.generate(self._path, self._request, await client.token(), headers)
+                client.api.generate(self._asked.path, self._asked.body, token, headers)
             )
-        except AccessTokenInvalid:
-            client.drop_token()
-            return False
-        except (QuoteExpired, InvalidRequest):
-            # also a request for more tokens than the kept quote allows
-            if known is None:
-                raise
-            client.drop_quote(self._offer)
+        except VizError as refusal:
+            self._sent = isinstance(refusal, NodeUnreachable)
+            await self._mend(refusal, quoted=known is not None)
             return False
         if response.status == 402:
+            self._sent = False
             await self._answer_challenge(response)
             return False
         self._response = response
+        self._arrival = self._payer.begin()
         return True
+
+    async def _mend(self, refusal: VizError, *, quoted: bool) -> None:
+        """Make the next attempt another one; raise the refusal where that would not help."""
+        client = self._client
+        if isinstance(refusal, AccessTokenInvalid):
+            client.drop_token()
+        elif quoted and isinstance(refusal, QuoteExpired | InvalidRequest):
+            # also a request for more tokens than the kept quote allows
+            client.quotes.drop(self._offer)
+        elif isinstance(refusal, QuoteExpired):
+            # The node's price is another than the one that was read some time ago.
+            await client.refresh_info()
+            self._offer = await client.offer_of(self._asked.model)
+        else:
+            raise refusal
 
     async def _answer_challenge(self, response: aiohttp.ClientResponse) -> None:
         refusal = await problem_of(response)
@@ -162,67 +171,16 @@ class PaidAnswer:
             raise refusal
         client = self._client
         challenge = Challenge.from_header(header)
-        client.accept_challenge(challenge, self._offer)
-        known = client.quote_of(self._offer)
+        client.quotes.accept(challenge, client.info, self._offer, client.curve)
+        known = client.quotes.of(self._offer)
         if challenge.need is None or known is None:
             raise refusal
-        self._agree(agreed_quote(*known))
-        await self._cover(challenge.need)
-        self._start_units = challenge.need.required_units
+        self._payer.agree(agreed_quote(*known))
+        await self._payer.pay_first(challenge.need)
 
-    # paying
-
-    def _agree(self, agreed: Agreed) -> None:
-        self._agreed = agreed
-        self._expose()
-
-    def _expose(self) -> None:
-        """Let the request cost what has arrived, and one step more."""
-        limits = self._client.limits
-        ahead = min(self._max_tokens(), self._text_bytes + limits.step_tokens * self._choices())
-        units = self._agreed.price.amount_units(self._prompt_tokens, ahead)
-        self._exposure.units = min(limits.request_units, units)
-
-    def _choices(self) -> int:
-        asked = self._body.get("n")
-        return asked if isinstance(asked, int) and asked > 0 else 1
-
-    def _max_tokens(self) -> int:
-        asked = self._body.get("max_completion_tokens") or self._body.get("max_tokens")
-        most = self._agreed.max_tokens
-        if isinstance(asked, int) and asked > 0:
-            most = asked if most is None else min(most, asked)
-        return (self._client.info.context_tokens if most is None else most) * self._choices()
-
-    async def _cover(self, need: NeedVoucher) -> None:
-        if need.adapter_id != self._offer.adapter_id:
-            raise NodeNotTrusted("the node wants a voucher for an adapter that was not asked for")
-        ahead = self._agreed.price.amount_units(0, self._client.limits.ahead_tokens)
-        await self._client.sync_for(need.adapter_id, need.required_units)
-        await self._client.purse.cover(
-            need.adapter_id,
-            required_units=need.required_units,
-            wanted_units=need.required_units + ahead,
-            base_units=need.base_units,
-        )
-
-    async def _pay_on(self) -> None:
-        """Sign ahead as the answer arrives, and at once when the node asks."""
-        client, ahead = self._client, self._client.limits.ahead_tokens
+    async def _pay(self) -> None:
         try:
-            while True:
-                await self._pay_now.wait()
-                self._pay_now.clear()
-                need, self._need = self._need, None
-                if need is not None:
-                    await self._cover(need)
-                    continue
-                tokens = min(self._max_tokens(), self._pieces + ahead)
-                await client.purse.cover(
-                    self._offer.adapter_id,
-                    required_units=0,
-                    wanted_units=self._start_units + self._agreed.price.amount_units(0, tokens),
-                )
+            await self._payer.run()
         except VizError as error:
             self._failure = error
             if self._response is not None:
@@ -236,6 +194,7 @@ class PaidAnswer:
         reader = EventReader()
         try:
             async for raw in self._response.content.iter_any():
+                self._arrival.read(len(raw))
                 for event in reader.feed(raw):
                     chunk = self._take(event)
                     if chunk is not None:
@@ -248,14 +207,14 @@ class PaidAnswer:
             raise self._failure
         if self.receipt is None:
             # Where nothing is owed there is no receipt: a prompt has a token at least.
-            self._free = self._agreed.price.amount_units(1, self._text_bytes) == 0
+            price, most_tokens = self._payer.agreed.price, self._arrival.text_bytes
+            self._free = price.amount_units(1, most_tokens) == 0
         if self.receipt is None and not self._free:
             raise NodeNotTrusted("the node ended its answer without a receipt")
 
     def _take(self, event: ServerEvent) -> Chunk | None:
         if event.name == NEED_VOUCHER_EVENT:
-            self._need = NeedVoucher.from_json(parse_json(event.data))
-            self._pay_now.set()
+            self._payer.ask(NeedVoucher.from_json(parse_json(event.data)))
             return None
         if event.name == RECEIPT_EVENT:
             self._take_receipt(receipt_from_json(parse_json(event.data)))
@@ -265,37 +224,29 @@ class PaidAnswer:
         chunk = parse_json(event.data, max_bytes=len(event.data))
         if "error" in chunk:
             raise error_of(chunk)
-        if self._collect(chunk):
-            self._expose()
-            if self._pieces % max(1, self._client.limits.ahead_tokens // 2) == 0:
-                self._pay_now.set()
+        try:
+            grew = self._arrival.take(chunk)
+        except NodeNotTrusted as error:
+            self._client.distrust(error.detail)
+            raise
+        if grew:
+            self._payer.grew()
         return chunk
-
-    def _collect(self, chunk: Chunk) -> bool:
-        """Keep the new text of a chunk of either kind; say whether there was any."""
-        grew = False
-        for choice in chunk.get("choices") or ():
-            delta = choice.get("delta")
-            text = delta.get("content") if isinstance(delta, dict) else choice.get("text")
-            if isinstance(text, str) and text:
-                index = int(choice.get("index", 0))
-                self._texts[index] = self._texts.get(index, "") + text
-                self._text_bytes += len(text.encode())
-                self._pieces += 1
-                grew = True
-        return grew
 
     def _take_receipt(self, signed: SignedReceipt) -> None:
         served = Served(
-            adapter_id=self._offer.adapter_id,
-            agreed=self._agreed,
-            request=self._request,
-            prompt_bound_tokens=self._prompt_tokens,
-            texts=tuple(self._texts[index] for index in sorted(self._texts)),
+            adapter_id=self._exposure.adapter_id,
+            agreed=self._payer.agreed,
+            request=self._asked.body,
+            prompt_bound_tokens=self._payer.prompt_tokens,
+            texts=self._arrival.texts,
+            most_units=self._exposure.most_units,
         )
         try:
+            if self.receipt is not None:
+                raise NodeNotTrusted("the node bills one request twice")
             check_receipt(signed, served, count_tokens=self._client.count_tokens)
-            self._client.purse.take(signed)
+            self._client.purse.take(signed, self._exposure)
         except (NodeNotTrusted, InvalidSignature) as error:
             self._client.distrust(error.detail)
             raise
@@ -307,24 +258,11 @@ class PaidAnswer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._payer is not None:
-            self._payer.cancel()
-            await asyncio.gather(self._payer, return_exceptions=True)
+        if self._paying is not None:
+            self._paying.cancel()
+            await asyncio.gather(self._paying, return_exceptions=True)
         if self.receipt is None:
             self._client.purse.leave_unreceipted(self._exposure)
             if self._response is not None:
                 self._response.close()
         await self._stack.aclose()
-
-
-def _prompt_texts(body: dict[str, Any]) -> list[str]:
-    """Return every text of a request that becomes part of its prompt."""
-    messages = body.get("messages")
-    if not isinstance(messages, list):
-        prompt = body.get("prompt", "")
-        return [prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)]
-    found: list[str] = []
-    for message in messages:
-        content = message.get("content") if isinstance(message, dict) else message
-        found.append(content if isinstance(content, str) else json.dumps(content))
-    return found

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from viz.buyer.answer import Chunk, PaidAnswer
+from viz.buyer.answer import PaidAnswer
+from viz.buyer.arrival import Chunk
 
 _CHAT_CHUNK = "chat.completion.chunk"
 

@@ -13,7 +13,6 @@ nothing more is asked of the node.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from pathlib import Path
 from typing import Any, Final, Self
@@ -21,39 +20,30 @@ from typing import Any, Final, Self
 import aiohttp
 
 from viz.buyer.answer import PaidAnswer
+from viz.buyer.funding import checked_chain_time_s, signed_close, signed_deposit
 from viz.buyer.ledger import ChannelLedger
 from viz.buyer.node_api import NodeApi
 from viz.buyer.purse import Purse
-from viz.buyer.verify import Limits, TokenCount, check_node, check_quote
-from viz.domain.credential import CloseRequest, Deposit
+from viz.buyer.quotes import KeptQuotes
+from viz.buyer.verify import Limits, TokenCount, check_node
+from viz.domain.credential import CloseRequest
 from viz.domain.curve import Curve
-from viz.domain.eip712 import Domain, is_signed_by, public_address, sign
+from viz.domain.eip712 import is_signed_by, sign
 from viz.domain.exchange import AccessToken, AdapterOffer, CloseAnswer, NodeInfo, SessionProof
-from viz.domain.payment import CHAT_PATH, Challenge, SignedQuote
+from viz.domain.payment import CHAT_PATH
 from viz.domain.ports import ChainReader, Clock, Deployment
-from viz.domain.signed import (
-    OPEN_KIND,
-    TOP_UP_KIND,
-    OpenChannel,
-    ReceiveWithAuthorization,
-    RequestClose,
-    authorization_nonce,
-)
+from viz.domain.signed import RequestClose
 from viz.domain.units import BASE_MODEL, ZERO_ADDRESS, AdapterId, Address, Hash32, Units
 from viz.errors import (
-    ChannelUnknown,
     InvalidRequest,
     NodeNotTrusted,
     NodeUnreachable,
     UnknownModel,
 )
 
-AUTHORIZATION_VALID_S: Final = 3_600
-CLOSE_VALID_S: Final = 3_600
 CONFIRM_TRIES: Final = 60
 CONFIRM_WAIT_S: Final = 1.0
 RENEW_BEFORE_S: Final = 30
-QUOTE_LEFT_S: Final = 10
 LATE_BILL_WAITS_S: Final = (0.0, 0.2, 1.0)
 
 
@@ -85,7 +75,6 @@ class BuyerClient:
         self._clock = clock
         self._token: AccessToken | None = None
         self._token_lock = asyncio.Lock()
-        self._quotes: dict[AdapterId, tuple[Hash32, SignedQuote]] = {}
         self._checked: set[tuple[AdapterId, Hash32]] = set()
         self._synced = False
         self._fault: str | None = None
@@ -93,7 +82,8 @@ class BuyerClient:
         self.info = info
         self.limits = limits
         self.count_tokens = count_tokens
-        self.purse = Purse(api, ledger, deployment, forgotten_units=limits.request_units)
+        self.quotes = KeptQuotes(deployment, limits, clock)
+        self.purse = Purse(api, ledger, deployment, request_units=limits.request_units)
 
     @classmethod
     async def connect(
@@ -198,7 +188,15 @@ class BuyerClient:
         info = await self.refresh_info()
         await self.sync()
         opened, before = self.curve.payer != ZERO_ADDRESS, self.curve.limit_units
-        deposit = self._signed_deposit(payer_key, deposit_units, info, opened=opened)
+        deposit = signed_deposit(
+            payer_key,
+            self._ledger.session_key,
+            deposit_units,
+            info,
+            self._deployment,
+            opened=opened,
+            now_s=await self._chain_time_s(info),
+        )
         self.purse.note(await self.api.deposit(deposit))
         for _ in range(CONFIRM_TRIES):
             if self.curve.limit_units >= before + deposit_units:
@@ -207,35 +205,9 @@ class BuyerClient:
             await self.sync()
         raise NodeUnreachable("the deposit was sent and is not confirmed yet: try again shortly")
 
-    def _signed_deposit(
-        self, payer_key: bytes, deposit_units: Units, info: NodeInfo, *, opened: bool
-    ) -> Deposit:
-        payer, salt = public_address(payer_key), Hash32(secrets.token_bytes(32))
-        settlement = self._deployment.settlement
-        valid_before_s = info.chain_time_s + AUTHORIZATION_VALID_S
-        kind = TOP_UP_KIND if opened else OPEN_KIND
-        nonce = authorization_nonce(kind, self.signer, info.node, salt)
-        transfer = ReceiveWithAuthorization(
-            payer, settlement, deposit_units, 0, valid_before_s, nonce
-        )
-        token = Domain(
-            info.token_name, info.token_version, self._deployment.chain_id, self._deployment.token
-        )
-        consent = self.purse.domain.digest(OpenChannel(payer, info.node))
-        return Deposit(
-            action="topUp" if opened else "open",
-            chain_id=self._deployment.chain_id,
-            contract=settlement,
-            payer=payer,
-            signer=self.signer,
-            node=info.node,
-            amount_units=deposit_units,
-            salt=salt,
-            valid_after_s=0,
-            valid_before_s=valid_before_s,
-            authorization=sign(payer_key, token.digest(transfer)),
-            signer_signature=b"" if opened else sign(self._ledger.session_key, consent),
-        )
+    async def _chain_time_s(self, info: NodeInfo) -> int:
+        own_s = await self._chain.chain_time() if self._chain else self._clock.now_s()
+        return checked_chain_time_s(info, own_s, from_chain=self._chain is not None)
 
     async def sync(self) -> None:
         """Read the channel from the node, and every receipt that is not in the ledger yet."""
@@ -289,8 +261,13 @@ class BuyerClient:
     async def request_close(self, payer_key: bytes) -> tuple[RequestClose, bytes]:
         """Return the payer's signed RequestClose, which anyone may relay to Settlement."""
         info = await self.refresh_info()
-        request = RequestClose(self.signer, info.node, info.chain_time_s + CLOSE_VALID_S)
-        return request, sign(payer_key, self.purse.domain.digest(request))
+        return signed_close(
+            payer_key,
+            self._ledger.session_key,
+            info,
+            self._deployment,
+            now_s=await self._chain_time_s(info),
+        )
 
     # asking
 
@@ -331,36 +308,3 @@ class BuyerClient:
     def drop_token(self) -> None:
         """Sign a new session at the next need."""
         self._token = None
-
-    # quotes
-
-    def quote_of(self, offer: AdapterOffer) -> tuple[Hash32, SignedQuote] | None:
-        """Return a quote for the adapter that is valid for long enough, if there is one."""
-        known = self._quotes.get(offer.adapter_id)
-        if known and known[1].quote.valid_until_s > self._clock.now_s() + QUOTE_LEFT_S:
-            return known
-        return None
-
-    def drop_quote(self, offer: AdapterOffer) -> None:
-        """Name no quote at the next request, and so be given a new one or the list price."""
-        self._quotes.pop(offer.adapter_id, None)
-
-    def accept_challenge(self, challenge: Challenge, offer: AdapterOffer) -> None:
-        """Check a 402 and keep its quote; raise NodeNotTrusted, PriceAboveCap, ChannelUnknown."""
-        here = (self._deployment.chain_id, self._deployment.settlement, self.info.node)
-        if (challenge.chain_id, challenge.contract, challenge.node) != here:
-            raise NodeNotTrusted("the payment challenge is for another chain, contract or node")
-        if self.curve.payer == ZERO_ADDRESS:
-            suggested = challenge.suggested_deposit_units
-            raise ChannelUnknown(f"open a channel first: this node suggests {suggested} units")
-        if challenge.quote is not None:
-            digest = check_quote(
-                challenge.quote,
-                domain=self.purse.domain,
-                info=self.info,
-                offer=offer,
-                signer=self.signer,
-                limits=self.limits,
-                now_s=self._clock.now_s(),
-            )
-            self._quotes[offer.adapter_id] = (digest, challenge.quote)

@@ -4,13 +4,16 @@ Owns the translation between an OpenAI client and ``BuyerClient``: models, strea
 answers, errors. Does not decide what may be paid. Streams to the node always and assembles whole
 answers here, so that money is signed step by step (THREATS 36).
 
-Whoever reaches the proxy spends the buyer's money: it listens on loopback unless told otherwise,
-and refuses requests that a web page in a browser could forge (a foreign Host, or any Origin).
+Whoever reaches the proxy spends the buyer's money. It listens on loopback unless told otherwise,
+and there refuses requests that a web page in a browser could forge (a foreign Host, or any Origin).
+Beyond loopback it serves nobody without its key; with one, no other user of this machine either. A
+program that leaves ends its answer: nothing is paid for what nobody reads.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -19,7 +22,8 @@ from typing import Any, Final
 import structlog
 from aiohttp import web
 
-from viz.buyer.answer import Chunk, PaidAnswer
+from viz.buyer.answer import PaidAnswer
+from viz.buyer.arrival import Chunk
 from viz.buyer.assemble import assemble, usage_of
 from viz.buyer.client import BuyerClient
 from viz.domain.payment import CHAT_PATH, COMPLETIONS_PATH, MODELS_PATH
@@ -32,16 +36,22 @@ COST_HEADER: Final = "Viz-Cost-Units"
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _CLIENT: Final = web.AppKey("client", BuyerClient)
 _LOCAL: Final = web.AppKey("local", bool)
+_KEY: Final = web.AppKey("key", str)
 _log = structlog.get_logger()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def create_proxy(client: BuyerClient, *, local: bool = True) -> web.Application:
-    """Return the proxy's application; ``local`` refuses what does not come from this machine."""
+def create_proxy(client: BuyerClient, *, local: bool = True, key: str = "") -> web.Application:
+    """Return the proxy's application.
+
+    ``local`` refuses what does not come from this machine; ``key`` is what programs must give as
+    their OPENAI_API_KEY, empty for any.
+    """
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors])
     app[_CLIENT] = client
     app[_LOCAL] = local
+    app[_KEY] = key
     app.add_routes(
         [
             web.get(MODELS_PATH, _models),
@@ -54,14 +64,22 @@ def create_proxy(client: BuyerClient, *, local: bool = True) -> web.Application:
 
 @asynccontextmanager
 async def running_proxy(
-    client: BuyerClient, *, host: str = "127.0.0.1", port: int = 0
+    client: BuyerClient, *, host: str = "127.0.0.1", port: int = 0, key: str = ""
 ) -> AsyncIterator[str]:
     """Serve the proxy while the context lasts; yield its base URL, ``http://host:port/v1``.
 
-    Raises ConfigError when the port is taken.
+    Raises ConfigError when the port is taken, and for a host beyond this machine without a key.
     """
-    app = create_proxy(client, local=host in LOOPBACK)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+    if host not in LOOPBACK and not key:
+        raise ConfigError(
+            f"whoever reaches {host}:{port} would spend this buyer's money: give programs a key "
+            "with --api-key-file, or leave --host out"
+        )
+    app = create_proxy(client, local=host in LOOPBACK, key=key)
+    # A program that gave up, and will ask again, must not be paid for twice.
+    runner = web.AppRunner(
+        app, access_log=None, shutdown_timeout=SHUTDOWN_S, handler_cancellation=True
+    )
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port)
@@ -82,6 +100,9 @@ async def running_proxy(
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         _check_local(request)
+        if not _has_key(request):
+            message = "this proxy pays for programs that give its key as their OPENAI_API_KEY"
+            return _error_response(401, message, "invalid_request_error", "invalid_api_key")
         return await handler(request)
     except VizError as error:
         return _problem(error)
@@ -100,6 +121,12 @@ def _check_local(request: web.Request) -> None:
     name = request.url.host
     if name not in LOOPBACK or "Origin" in request.headers:
         raise InvalidRequest("this proxy pays for programs of this machine, not for web pages")
+
+
+def _has_key(request: web.Request) -> bool:
+    key = request.app[_KEY]
+    given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+    return not key or hmac.compare_digest(given.encode("utf-8", "replace"), key.encode())
 
 
 async def _models(request: web.Request) -> web.Response:

@@ -1,23 +1,21 @@
 """The money of one channel: what may be signed, and the vouchers that say so.
 
 Owns the ceiling under which a node is paid, the signing of vouchers and their delivery. Does not
-know requests or texts: a request tells how much it exposes, and what its receipt said.
+know texts: a request tells how much it exposes (``viz.buyer.exposure``), and what its receipt said.
 
 Invariants: no voucher is signed before its end point is on disk; an adapter's signed amount never
 exceeds what receipts show as spent there, plus what the requests under way expose, plus what ended
-without a receipt yet; an adapter that nobody asked for gets nothing (its ceiling is 0). A receipt
-that no answer brought counts only as far as some request, or a signature, accounts for it.
+without a receipt yet (one request's cap at most); an adapter that nobody asked for gets nothing
+(its ceiling is 0). A receipt counts only where one request accounts for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from typing import Final
 
+from viz.buyer.exposure import Exposure, Exposures
 from viz.buyer.ledger import ChannelLedger
 from viz.buyer.node_api import NodeApi
 from viz.domain.channel import Offer
@@ -32,23 +30,12 @@ from viz.domain.wire import Reader
 from viz.errors import (
     BooksMismatch,
     LineBelowBest,
-    NodeNotTrusted,
     NodeRefused,
     PriceAboveCap,
     StaleVoucher,
 )
 
 ATTEMPTS: Final = 6
-UNRECEIPTED_S: Final = 180.0  # a node bills well before, or never
-
-
-@dataclass(slots=True, eq=False)
-class Exposure:
-    """What one request may cost, as far as its answer has arrived, and when it was left so."""
-
-    adapter_id: AdapterId
-    units: Units
-    left_at_s: float = 0.0
 
 
 class Purse:
@@ -60,18 +47,16 @@ class Purse:
         ledger: ChannelLedger,
         deployment: Deployment,
         *,
-        forgotten_units: Units = 0,
+        request_units: Units,
     ) -> None:
-        """``forgotten_units`` is what receipts of an earlier process, unread, may cost in all."""
-        self._forgotten_units = forgotten_units
+        """``request_units`` is the most that one request may cost."""
+        self._exposures = Exposures(ledger.curve, request_units)
         self._api = api
         self._ledger = ledger
         self._deployment = deployment
         self.domain = settlement_domain(deployment.chain_id, deployment.settlement)
         self._base_units: Units = ledger.curve.settled_units
         self._delivered: dict[AdapterId, Units] = {}
-        self._exposures: set[Exposure] = set()
-        self._unreceipted: set[Exposure] = set()
         self._paying = asyncio.Lock()
 
     @property
@@ -81,33 +66,22 @@ class Purse:
 
     # what may be signed
 
-    @contextmanager
-    def expose(self, adapter_id: AdapterId, units: Units) -> Iterator[Exposure]:
-        """Allow a request to cost up to ``units`` (raise it as the answer arrives)."""
-        exposure = Exposure(adapter_id, units)
-        self._exposures.add(exposure)
-        try:
-            yield exposure
-        finally:
-            self._exposures.discard(exposure)
+    def expose(self, adapter_id: AdapterId, request: bytes) -> AbstractContextManager[Exposure]:
+        """Allow a request to cost what its exposure says (raise it as the answer arrives)."""
+        return self._exposures.open(adapter_id, request)
 
     def leave_unreceipted(self, exposure: Exposure) -> None:
         """Remember that a request ended without its receipt: its cost is not known yet."""
-        exposure.left_at_s = time.monotonic()
-        self._unreceipted.add(exposure)
+        self._exposures.leave(exposure)
 
     @property
     def lacks_receipts(self) -> bool:
         """Whether a request ended without its receipt, or receipts arrived with a gap."""
-        return bool(self._unreceipted or self.curve.unlinked)
+        return self._exposures.lacks_receipts or bool(self.curve.unlinked)
 
     def ceiling_units(self, adapter_id: AdapterId) -> Units:
         """Return the most that may be signed for the adapter now, over the channel's life."""
-        return self.curve.spent_units(adapter_id) + self._exposed_units(adapter_id)
-
-    def _exposed_units(self, adapter_id: AdapterId) -> Units:
-        open_or_left = self._exposures | self._unreceipted
-        return sum(each.units for each in open_or_left if each.adapter_id == adapter_id)
+        return self.curve.spent_units(adapter_id) + self._exposures.units(adapter_id)
 
     def allows(self, adapter_id: AdapterId, required_units: Units) -> bool:
         """Say whether so much may be signed for the adapter, or was already."""
@@ -129,13 +103,14 @@ class Purse:
         Both are cumulative. Raises PriceAboveCap when the requirement is above the ceiling,
         DepositExceeded, ChannelUnknown, and what the node refuses with.
         """
-        ceiling = self.ceiling_units(adapter_id)
-        if not self.allows(adapter_id, required_units):
-            raise PriceAboveCap(
-                f"the node requires {required_units} units for adapter {adapter_id}; what was "
-                f"asked and has arrived justifies {ceiling}"
-            )
         async with self._paying:
+            # Judged when it is signed: what was exposed before the wait may be billed by now.
+            ceiling = self.ceiling_units(adapter_id)
+            if not self.allows(adapter_id, required_units):
+                raise PriceAboveCap(
+                    f"the node requires {required_units} units for adapter {adapter_id}; what was "
+                    f"asked and has arrived justifies {ceiling}"
+                )
             if base_units is not None:
                 self._base_units = max(self._base_units, base_units)
             target = max(required_units, self._within(adapter_id, min(wanted_units, ceiling)))
@@ -219,44 +194,34 @@ class Purse:
         )
         self._base_units = max(self._base_units, view.base_units)
 
-    def take(self, signed: SignedReceipt) -> None:
-        """Keep a receipt, its signature and place in the chain verified; raise InvalidSignature."""
+    def take(self, signed: SignedReceipt, exposure: Exposure) -> None:
+        """Keep the receipt that a request's answer brought, and that was compared with it.
+
+        Raises InvalidSignature, and NodeNotTrusted for a second receipt of one request.
+        """
         link = verified_link(self.curve, self.domain, signed)
         after = take_receipt(self.curve, link)
+        self._exposures.bill(exposure, link.seq)
         if after is not self.curve:
             self._ledger.commit_receipt(after, link)
 
     def take_late(self, signed: SignedReceipt) -> None:
         """Keep a receipt that its answer did not bring, where something of ours accounts for it.
 
-        That is a request that ended without one, a request under way, what was signed and not
-        received, or what a process before this one left. Raises InvalidSignature, and
-        NodeNotTrusted for a receipt that nobody's request accounts for.
+        That is a request that ended without one, a request under way, or what a process before
+        this one left. Raises InvalidSignature, and NodeNotTrusted for a receipt that nobody's
+        request accounts for.
         """
         link = verified_link(self.curve, self.domain, signed)
         after = take_receipt(self.curve, link)
         if after is self.curve:
             return
-        for adapter_id, units in link.lines:
-            self._account_for(adapter_id, units)
+        unused = sum(
+            self.curve.signed_units(key) - self.curve.spent_units(key) for key, _ in link.lines
+        )
+        self._exposures.account_for(signed, unused)
         self._ledger.commit_receipt(after, link)
-
-    def _account_for(self, adapter_id: AdapterId, units: Units) -> None:
-        left = [e for e in self._unreceipted if e.adapter_id == adapter_id and e.units >= units]
-        if left:
-            self._unreceipted.discard(min(left, key=lambda each: each.units))
-            return
-        paid = self.curve.signed_units(adapter_id) - self.curve.spent_units(adapter_id)
-        missing = units - max(0, paid) - self._exposed_units(adapter_id)
-        if missing > self._forgotten_units:
-            raise NodeNotTrusted(
-                f"the node hands out a receipt of {units} units for adapter {adapter_id}, and no "
-                "request of this channel accounts for it"
-            )
-        self._forgotten_units -= max(0, missing)
 
     def all_receipts_known(self) -> None:
         """Forget requests that the node had time to bill and did not: the chain is whole."""
-        now_s = time.monotonic()
-        old = {each for each in self._unreceipted if each.left_at_s + UNRECEIPTED_S < now_s}
-        self._unreceipted -= old
+        self._exposures.forget_old()

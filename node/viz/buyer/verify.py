@@ -17,12 +17,12 @@ from typing import Final
 
 from viz.basemodel.tokenizer import PlainTokenizer
 from viz.domain.eip712 import Domain
-from viz.domain.exchange import AdapterOffer, NodeInfo
+from viz.domain.exchange import AdapterOffer, NodeInfo, adapter_of_model
 from viz.domain.payment import SignedQuote
 from viz.domain.ports import Deployment
 from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt, salted_hash
-from viz.domain.units import ZERO_HASH, Address, Hash32, Units
+from viz.domain.units import BASE_MODEL, ZERO_HASH, Address, Hash32, Units
 from viz.errors import NodeNotTrusted, PriceAboveCap
 
 QUOTE_LIFE_S: Final = 60
@@ -60,13 +60,17 @@ class Agreed:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What arrived for one request: what its receipt must say. One text for each choice."""
+    """What arrived for one request: what its receipt must say. One text for each choice.
+
+    ``most_units`` is what the request may cost at most: by what was asked for, and by the cap.
+    """
 
     adapter_id: int
     agreed: Agreed
     request: bytes
     prompt_bound_tokens: int
     texts: tuple[str, ...]
+    most_units: Units
 
 
 def agreed_quote(digest: Hash32, signed: SignedQuote) -> Agreed:
@@ -94,7 +98,11 @@ def _check_price(price: Price, limits: Limits) -> None:
 
 
 def check_node(info: NodeInfo, expected: Deployment) -> None:
-    """Raise NodeNotTrusted unless the node works on the chain and contracts the buyer chose."""
+    """Raise NodeNotTrusted unless the node works on the chain and contracts the buyer chose.
+
+    A model's name says which adapter is asked for, and so whom the money goes to: the node may not
+    put another adapter behind it.
+    """
     pairs = (
         ("chain id", info.chain_id, expected.chain_id),
         ("Settlement", info.settlement, expected.settlement),
@@ -105,6 +113,11 @@ def check_node(info: NodeInfo, expected: Deployment) -> None:
     for name, theirs, ours in pairs:
         if theirs != ours:
             raise NodeNotTrusted(f"the node's {name} is {theirs}; this buyer trusts {ours}")
+    for offer in info.adapters:
+        if (adapter_of_model(offer.model) or BASE_MODEL) != offer.adapter_id:
+            raise NodeNotTrusted(
+                f"the node sells adapter {offer.adapter_id} under the name {offer.model[:80]!r}"
+            )
 
 
 def check_quote(
@@ -170,6 +183,7 @@ def check_receipt(
             "is for another text than the one that arrived",
         ),
         (receipt.amount_units <= cost, "bills more than its tokens cost"),
+        (receipt.amount_units <= served.most_units, "bills more than was asked for"),
         (signed.lines == lines, "bills another adapter"),
         (receipt.prompt_tokens <= served.prompt_bound_tokens, "counts too many prompt tokens"),
         (counted == bound if count_tokens else counted <= bound, "counts tokens that did not come"),

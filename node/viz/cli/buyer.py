@@ -24,7 +24,7 @@ from viz.cli.console import (
 )
 from viz.cli.http import NodeUrl, checked
 from viz.domain.units import format_units
-from viz.errors import UnknownModel
+from viz.errors import ConfigError, UnknownModel
 
 if TYPE_CHECKING:
     from viz.buyer.client import BuyerClient
@@ -124,6 +124,10 @@ def _write(chunk: dict[str, Any]) -> None:
 def proxy(
     port: Annotated[int, typer.Option(min=0, max=65_535, help="The port to listen on.")] = 8403,
     host: Annotated[str, typer.Option(help="Leave it: whoever reaches it spends.")] = "127.0.0.1",
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option("--api-key-file", help="Holds what programs give as OPENAI_API_KEY."),
+    ] = None,
     node: NodeUrl = NODE,
     folder: DataDir = None,
     deployment: DeploymentFile = None,
@@ -133,6 +137,7 @@ def proxy(
 ) -> None:
     """Run a local OpenAI-compatible server that pays the node for every answer."""
     secret = password(password_file)
+    key = _api_key(api_key_file)
 
     async def work() -> None:
         import asyncio
@@ -141,11 +146,24 @@ def proxy(
 
         async with (
             client_at(node, folder, deployment, secret, rpc) as client,
-            running_proxy(client, host=host, port=port) as url,
+            running_proxy(client, host=host, port=port, key=key) as url,
         ):
             said = {"url": url, "node": client.info.node, "signer": client.signer}
             if not show(said, as_json=as_json, runs_on=True):
-                out.print(f"OPENAI_BASE_URL={url}  (any OPENAI_API_KEY; it pays {said['node']})")
+                which = f"the OPENAI_API_KEY in {api_key_file}" if key else "any OPENAI_API_KEY"
+                out.print(f"OPENAI_BASE_URL={url}  ({which}; it pays {said['node']})")
             await asyncio.Event().wait()
 
     run(until_signal(work()))
+
+
+def _api_key(file: Path | None) -> str:
+    if file is None:
+        return ""
+    try:
+        key = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the key file {file} cannot be read: {error}") from error
+    if not key:
+        raise ConfigError(f"the key file {file} is empty: write a long random word into it")
+    return key

@@ -103,6 +103,7 @@ def close_channel(
     node: NodeUrl = NODE,
     folder: DataDir = None,
     deployment: DeploymentFile = None,
+    rpc: RpcUrl = "",
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -113,7 +114,7 @@ def close_channel(
     account = load_key_file(key, secret)
 
     async def work() -> dict[str, Any]:
-        async with client_at(node, folder, deployment, secret, "") as client:
+        async with client_at(node, folder, deployment, secret, rpc) as client:
             await client.sync()
             answer = await client.close_channel(bytes(account.key))
             return {

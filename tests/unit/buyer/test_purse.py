@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,13 +12,14 @@ import pytest
 from tests.fakes.chain import DEPLOYMENT
 from tests.unit.buyer.test_ledger import NODE, observe, opened
 
-from viz.buyer import purse as purse_module
+from viz.buyer import exposure as exposure_module
+from viz.buyer.exposure import Exposure
 from viz.buyer.node_api import NodeApi
 from viz.buyer.purse import Purse
 from viz.domain.channel import Offer
 from viz.domain.eip712 import sign
 from viz.domain.exchange import ChannelView
-from viz.domain.receipt import SignedReceipt
+from viz.domain.receipt import SignedReceipt, salted_hash
 from viz.domain.signed import Receipt, channel_id
 from viz.domain.units import ZERO_HASH, AdapterId, Units
 from viz.domain.usage import UsageLine, usage_hash
@@ -23,6 +27,8 @@ from viz.errors import NodeNotTrusted, PriceAboveCap
 
 ASKED, OTHER = AdapterId(3), AdapterId(9)
 NODE_KEY = b"\x02" * 32
+CAP = 60
+QUESTION = b"When is high tide?"
 
 
 class Node:
@@ -48,10 +54,12 @@ def node() -> Node:
 def purse(tmp_path: Path, node: Node) -> Purse:
     ledger = opened(tmp_path)
     observe(ledger, 1_000, 0)
-    return Purse(cast(NodeApi, node), ledger, DEPLOYMENT)
+    return Purse(cast(NodeApi, node), ledger, DEPLOYMENT, request_units=CAP)
 
 
-def receipt(purse: Purse, adapter_id: AdapterId, units: Units) -> SignedReceipt:
+def receipt(
+    purse: Purse, adapter_id: AdapterId, units: Units, request: bytes = QUESTION
+) -> SignedReceipt:
     """The node's receipt that comes next, for so much of one adapter."""
     lines = (UsageLine(adapter_id, units),)
     total = purse.curve.linked_units + units
@@ -59,7 +67,8 @@ def receipt(purse: Purse, adapter_id: AdapterId, units: Units) -> SignedReceipt:
         "channel_id": channel_id(purse.curve.signer, NODE),
         "seq": purse.curve.seq + 1,
         "usage_hash": usage_hash(lines),
-        **dict.fromkeys(("quote_hash", "request_hash", "response_hash"), ZERO_HASH),
+        "request_hash": salted_hash(ZERO_HASH, request),
+        **dict.fromkeys(("quote_hash", "response_hash"), ZERO_HASH),
         **dict.fromkeys(("prompt_tokens", "completion_tokens", "time_s"), 1),
     }
     said = Receipt(amount_units=units, total_units=total, **values)
@@ -68,9 +77,17 @@ def receipt(purse: Purse, adapter_id: AdapterId, units: Units) -> SignedReceipt:
     )
 
 
+@contextmanager
+def asking(purse: Purse, adapter_id: AdapterId, units: Units) -> Iterator[Exposure]:
+    """Have a request under way that may cost so much."""
+    with purse.expose(adapter_id, QUESTION) as exposure:
+        exposure.units = exposure.most_units = units
+        yield exposure
+
+
 def left(purse: Purse, units: Units) -> None:
     """Ask, and leave before the receipt came."""
-    with purse.expose(ASKED, units) as exposure:
+    with asking(purse, ASKED, units) as exposure:
         purse.leave_unreceipted(exposure)
 
 
@@ -80,7 +97,7 @@ async def test_an_answer_that_was_left_is_not_forgotten_before_its_bill(
     """A sync may come before the node has billed: what was left stays accounted for, for once."""
     left(purse, 40)
     purse.all_receipts_known()
-    with purse.expose(ASKED, 10):
+    with asking(purse, ASKED, 10):
         await purse.cover(ASKED, required_units=50, wanted_units=50)
     assert node.taken[-1].row.lines == (UsageLine(ASKED, 50),)
     purse.take_late(receipt(purse, ASKED, 35))
@@ -92,7 +109,7 @@ async def test_an_answer_that_is_never_billed_is_forgotten_in_the_end(
 ) -> None:
     """An answer that failed at the node has no receipt: its allowance does not stay for ever."""
     left(purse, 40)
-    monkeypatch.setattr(purse_module, "UNRECEIPTED_S", -1.0)
+    monkeypatch.setattr(exposure_module, "UNRECEIPTED_S", -1.0)
     purse.all_receipts_known()
     assert not purse.lacks_receipts
     with pytest.raises(PriceAboveCap):
@@ -107,7 +124,7 @@ def test_a_receipt_that_nothing_accounts_for_is_refused(
     left(purse, 40)
     before = purse.curve
     with pytest.raises(NodeNotTrusted, match="no request"):
-        purse.take_late(receipt(purse, adapter_id, 41 if adapter_id == OTHER else 81))
+        purse.take_late(receipt(purse, adapter_id, CAP + 1))
     assert purse.curve == before
 
 
@@ -115,8 +132,67 @@ async def test_what_was_delivered_on_credit_is_owed_with_the_next_voucher(
     purse: Purse, node: Node
 ) -> None:
     """A node with a credit window takes no voucher that leaves out what it advanced elsewhere."""
-    with purse.expose(ASKED, 20):
-        purse.take(receipt(purse, ASKED, 20))
-    with purse.expose(OTHER, 7):
+    with asking(purse, ASKED, 20) as exposure:
+        purse.take(receipt(purse, ASKED, 20), exposure)
+    with asking(purse, OTHER, 7):
         await purse.cover(OTHER, required_units=7, wanted_units=7)
     assert node.taken[-1].row.lines == (UsageLine(ASKED, 20), UsageLine(OTHER, 7))
+
+
+async def test_a_node_cannot_pay_itself_with_receipts_for_one_request(
+    purse: Purse, node: Node
+) -> None:
+    """One request, any number of true signatures: it is billed once, and what follows is refused.
+
+    The allowance for what an earlier process forgot is used up once and never comes back.
+    """
+    with asking(purse, ASKED, 40):
+        purse.take_late(receipt(purse, ASKED, 40))
+        taken = 0
+        with pytest.raises(NodeNotTrusted, match="no request"):
+            while True:
+                purse.take_late(receipt(purse, ASKED, 40))
+                taken += 40
+        assert taken <= CAP
+        with pytest.raises(NodeNotTrusted, match="no request"):
+            purse.take_late(receipt(purse, ASKED, 40, b"what nobody asked"))
+        with pytest.raises(PriceAboveCap):
+            await purse.cover(ASKED, required_units=40 + CAP + 1, wanted_units=0)
+
+
+def test_an_answer_is_billed_by_one_receipt(purse: Purse) -> None:
+    """A second receipt within the answer would pay for the same text again."""
+    with asking(purse, ASKED, 40) as exposure:
+        purse.take(receipt(purse, ASKED, 40), exposure)
+        assert purse.ceiling_units(ASKED) == 40
+        before = purse.curve
+        with pytest.raises(NodeNotTrusted, match="twice"):
+            purse.take(receipt(purse, ASKED, 40), exposure)
+        assert purse.curve == before
+
+
+def test_equal_requests_may_have_each_others_receipt(purse: Purse) -> None:
+    """A receipt says what was asked, not by whom: of two equal requests each is billed once."""
+    with asking(purse, ASKED, 10) as one, asking(purse, ASKED, 10) as two:
+        first = receipt(purse, ASKED, 10)
+        purse.take_late(first)
+        mistaken, other = (one, two) if one.seq else (two, one)
+        purse.take(first, other)
+        purse.take(receipt(purse, ASKED, 10), mistaken)
+        assert (other.seq, mistaken.seq) == (1, 2) and purse.ceiling_units(ASKED) == 20
+
+
+def test_a_node_that_breaks_off_every_answer_is_not_paid_for_all(purse: Purse) -> None:
+    """What ended without a receipt allows the cap for one request, however often it happens."""
+    for _ in range(5):
+        left(purse, 40)
+    assert purse.ceiling_units(ASKED) == CAP
+
+
+def test_a_receipt_for_nothing_is_refused(purse: Purse) -> None:
+    """A chain of empty receipts would keep a buyer reading for ever."""
+    signed = receipt(purse, ASKED, 0)
+    said = replace(signed.receipt, usage_hash=usage_hash(()))
+    signature = sign(NODE_KEY, purse.domain.digest(said))
+    with pytest.raises(NodeNotTrusted, match="nothing"):
+        purse.take_late(replace(signed, receipt=said, lines=(), signature=signature))

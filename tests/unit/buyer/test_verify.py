@@ -73,7 +73,7 @@ def test_a_quote_binds_exactly_what_was_asked(changes: Any, error: type[Exceptio
 
 
 AGREED = agreed_quote(DOMAIN.digest(QUOTE), SignedQuote(QUOTE, b""))
-SERVED = Served(OFFER.adapter_id, AGREED, b'{"a":1}', 300, ("high ", "tide"))
+SERVED = Served(OFFER.adapter_id, AGREED, b'{"a":1}', 300, ("high ", "tide"), 10**6)
 RECEIPT = Receipt(
     ZERO_HASH,
     1,

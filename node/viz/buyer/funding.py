@@ -1,0 +1,107 @@
+"""What a buyer's wallet signs: deposits into a channel, and the request to close it.
+
+Owns these two signatures and how long each is valid. Does not send them, and keeps no key.
+
+Invariant: a signature that moves money is valid for about an hour, by a clock that the node does
+not choose. A node that says "it failed" could otherwise keep a deposit and pull it years later.
+"""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+from typing import Final
+
+from viz.domain.credential import Deposit
+from viz.domain.eip712 import Domain, public_address, settlement_domain, sign
+from viz.domain.exchange import NodeInfo
+from viz.domain.ports import Deployment
+from viz.domain.signed import (
+    OPEN_KIND,
+    TOP_UP_KIND,
+    OpenChannel,
+    ReceiveWithAuthorization,
+    RequestClose,
+    authorization_nonce,
+)
+from viz.domain.units import Hash32, Units
+from viz.errors import NodeNotTrusted
+
+AUTHORIZATION_VALID_S: Final = 3_600
+CLOSE_VALID_S: Final = 3_600
+# Block times run ahead of wall clocks by seconds, and on a busy test chain by minutes.
+CLOCKS_DIFFER_S: Final = 600
+
+
+def checked_chain_time_s(info: NodeInfo, own_s: int, *, from_chain: bool) -> int:
+    """Return the chain time that the node states; raise NodeNotTrusted where it runs ahead.
+
+    ``own_s`` is this machine's clock, or with ``from_chain`` the time of a chain that the buyer
+    reads itself. A time behind it is taken: what is signed then only ends sooner.
+    """
+    said_s = info.chain_time_s
+    if said_s <= own_s + CLOCKS_DIFFER_S:
+        return said_s
+    ahead = f"the node says that the chain's time is {_shown(said_s)}, and "
+    if from_chain:
+        raise NodeNotTrusted(
+            f"{ahead}the chain at --rpc is at {_shown(own_s)}: the node's is wrong, or that RPC "
+            "endpoint is far behind; nothing was signed"
+        )
+    raise NodeNotTrusted(
+        f"{ahead}this machine's clock shows {_shown(own_s)}: if this clock is wrong, set it; if it "
+        "is right, the node's is not, and nothing was signed. For a test chain whose time was "
+        "moved, name the chain with --rpc"
+    )
+
+
+def signed_deposit(
+    payer_key: bytes,
+    session_key: bytes,
+    amount_units: Units,
+    info: NodeInfo,
+    deployment: Deployment,
+    *,
+    opened: bool,
+    now_s: int,
+) -> Deposit:
+    """Return a deposit (EIP-3009, for anyone to relay) that opens the channel, or tops it up."""
+    payer, signer = public_address(payer_key), public_address(session_key)
+    salt, valid_before_s = Hash32(secrets.token_bytes(32)), now_s + AUTHORIZATION_VALID_S
+    nonce = authorization_nonce(TOP_UP_KIND if opened else OPEN_KIND, signer, info.node, salt)
+    transfer = ReceiveWithAuthorization(
+        payer, deployment.settlement, amount_units, 0, valid_before_s, nonce
+    )
+    token = Domain(info.token_name, info.token_version, deployment.chain_id, deployment.token)
+    here = settlement_domain(deployment.chain_id, deployment.settlement)
+    consent = here.digest(OpenChannel(payer, info.node))
+    return Deposit(
+        action="topUp" if opened else "open",
+        chain_id=deployment.chain_id,
+        contract=deployment.settlement,
+        payer=payer,
+        signer=signer,
+        node=info.node,
+        amount_units=amount_units,
+        salt=salt,
+        valid_after_s=0,
+        valid_before_s=valid_before_s,
+        authorization=sign(payer_key, token.digest(transfer)),
+        signer_signature=b"" if opened else sign(session_key, consent),
+    )
+
+
+def signed_close(
+    payer_key: bytes, session_key: bytes, info: NodeInfo, deployment: Deployment, *, now_s: int
+) -> tuple[RequestClose, bytes]:
+    """Return the payer's signed RequestClose, which anyone may relay to Settlement."""
+    request = RequestClose(public_address(session_key), info.node, now_s + CLOSE_VALID_S)
+    here = settlement_domain(deployment.chain_id, deployment.settlement)
+    return request, sign(payer_key, here.digest(request))
+
+
+def _shown(time_s: int) -> str:
+    try:
+        return f"{datetime.fromtimestamp(time_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (OverflowError, ValueError, OSError):
+        return f"{time_s} s after 1970"

@@ -1,0 +1,119 @@
+"""The money of one answer: what it may cost, and the vouchers that keep it flowing.
+
+Owns the agreed price, the exposure that grows with what arrives, and the task that signs ahead, so
+that reading never waits for paying. Does not know what the client may pay in total
+(``viz.buyer.purse``), nor how an answer is asked for or read (``viz.buyer.answer``).
+
+Invariant: what a request exposes grows only with what has arrived, and never beyond what was asked
+for or the cap for a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from viz.buyer.arrival import Arrival
+from viz.buyer.asked import Asked
+from viz.buyer.exposure import Exposure
+from viz.buyer.verify import Agreed, prompt_bound
+from viz.domain.payment import NeedVoucher
+from viz.domain.units import Units
+from viz.errors import NodeNotTrusted, PriceAboveCap
+
+if TYPE_CHECKING:
+    from viz.buyer.client import BuyerClient
+
+
+class Payer:
+    """Pays for one answer; ``agree`` on a price before all else."""
+
+    def __init__(self, client: BuyerClient, asked: Asked, exposure: Exposure) -> None:
+        self._client = client
+        self._asked = asked
+        self._exposure = exposure
+        self._start_units: Units = client.curve.spent_units(exposure.adapter_id)
+        self._need: NeedVoucher | None = None
+        self._now = asyncio.Event()
+        texts = asked.texts()
+        self.prompt_tokens = prompt_bound(texts, len(texts), client.count_tokens)
+        self.arrival = Arrival(asked.choices, 0)
+        self.agreed: Agreed
+
+    # what it may cost
+
+    def agree(self, agreed: Agreed) -> None:
+        """Take the price of the next attempt."""
+        self.agreed = agreed
+        self._expose()
+
+    def begin(self) -> Arrival:
+        """Return where the answer arrives, now that the node began it."""
+        cap = self._client.limits.request_units
+        payable = self.agreed.price.completion_tokens_for(cap, 0)
+        most = self._max_tokens()
+        self.arrival = Arrival(self._asked.choices, most if payable is None else min(most, payable))
+        return self.arrival
+
+    def grew(self) -> None:
+        """Expose what has arrived; raise PriceAboveCap once that alone exceeds the cap."""
+        self._expose()
+        cap, pieces = self._client.limits.request_units, self.arrival.pieces
+        # Its payments may have been signed for requests beside it, so the purse cannot tell.
+        if self.agreed.price.amount_units(self.prompt_tokens, pieces) > cap:
+            raise PriceAboveCap(f"the answer costs more than {cap} units, the cap for a request")
+        if pieces % max(1, self._client.limits.ahead_tokens // 2) == 0:
+            self._now.set()
+
+    def _expose(self) -> None:
+        """Let the request cost what has arrived, and one step more."""
+        limits, most = self._client.limits, self._max_tokens()
+        price, prompt = self.agreed.price, self.prompt_tokens
+        ahead = min(most, self.arrival.text_bytes + limits.step_tokens * self._asked.choices)
+        self._exposure.units = min(limits.request_units, price.amount_units(prompt, ahead))
+        self._exposure.most_units = min(limits.request_units, price.amount_units(prompt, most))
+
+    def _max_tokens(self) -> int:
+        given = [most for most in (self._asked.max_tokens, self.agreed.max_tokens) if most]
+        return min(given, default=self._client.info.context_tokens) * self._asked.choices
+
+    # paying
+
+    def ask(self, need: NeedVoucher) -> None:
+        """Pay what the node asks for in its stream, as soon as ``run`` can."""
+        self._need = need
+        self._now.set()
+
+    async def pay_first(self, need: NeedVoucher) -> None:
+        """Pay what the node asks for before it begins; raise what ``Purse.cover`` raises."""
+        await self._cover(need)
+        self._start_units = need.required_units
+
+    async def run(self) -> None:
+        """Sign ahead as the answer arrives, and at once when the node asks; ends by an error."""
+        client, ahead = self._client, self._client.limits.ahead_tokens
+        while True:
+            await self._now.wait()
+            self._now.clear()
+            need, self._need = self._need, None
+            if need is not None:
+                await self._cover(need)
+                continue
+            tokens = min(self._max_tokens(), self.arrival.pieces + ahead)
+            await client.purse.cover(
+                self._exposure.adapter_id,
+                required_units=0,
+                wanted_units=self._start_units + self.agreed.price.amount_units(0, tokens),
+            )
+
+    async def _cover(self, need: NeedVoucher) -> None:
+        if need.adapter_id != self._exposure.adapter_id:
+            raise NodeNotTrusted("the node wants a voucher for an adapter that was not asked for")
+        ahead = self.agreed.price.amount_units(0, self._client.limits.ahead_tokens)
+        await self._client.sync_for(need.adapter_id, need.required_units)
+        await self._client.purse.cover(
+            need.adapter_id,
+            required_units=need.required_units,
+            wanted_units=need.required_units + ahead,
+            base_units=need.base_units,
+        )

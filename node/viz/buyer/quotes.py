@@ -1,0 +1,63 @@
+"""The quotes that a node gave a buyer, while they are valid.
+
+Owns the check of a payment challenge and its quote. Does not know how a request is sent, and holds
+nothing that must survive the process.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from viz.buyer.verify import Limits, check_quote
+from viz.domain.curve import Curve
+from viz.domain.eip712 import settlement_domain
+from viz.domain.exchange import AdapterOffer, NodeInfo
+from viz.domain.payment import Challenge, SignedQuote
+from viz.domain.ports import Clock, Deployment
+from viz.domain.units import ZERO_ADDRESS, AdapterId, Hash32
+from viz.errors import ChannelUnknown, NodeNotTrusted
+
+QUOTE_LEFT_S: Final = 10
+
+
+class KeptQuotes:
+    """One quote for each adapter."""
+
+    def __init__(self, deployment: Deployment, limits: Limits, clock: Clock) -> None:
+        self._deployment = deployment
+        self._limits = limits
+        self._clock = clock
+        self._kept: dict[AdapterId, tuple[Hash32, SignedQuote]] = {}
+
+    def of(self, offer: AdapterOffer) -> tuple[Hash32, SignedQuote] | None:
+        """Return a quote for the adapter that is valid for long enough, if there is one."""
+        known = self._kept.get(offer.adapter_id)
+        if known and known[1].quote.valid_until_s > self._clock.now_s() + QUOTE_LEFT_S:
+            return known
+        return None
+
+    def drop(self, offer: AdapterOffer) -> None:
+        """Name no quote at the next request, and so be given a new one or the list price."""
+        self._kept.pop(offer.adapter_id, None)
+
+    def accept(
+        self, challenge: Challenge, info: NodeInfo, offer: AdapterOffer, curve: Curve
+    ) -> None:
+        """Check a 402 and keep its quote; raise NodeNotTrusted, PriceAboveCap, ChannelUnknown."""
+        here = (self._deployment.chain_id, self._deployment.settlement, info.node)
+        if (challenge.chain_id, challenge.contract, challenge.node) != here:
+            raise NodeNotTrusted("the payment challenge is for another chain, contract or node")
+        if curve.payer == ZERO_ADDRESS:
+            suggested = challenge.suggested_deposit_units
+            raise ChannelUnknown(f"open a channel first: this node suggests {suggested} units")
+        if challenge.quote is not None:
+            digest = check_quote(
+                challenge.quote,
+                domain=settlement_domain(self._deployment.chain_id, self._deployment.settlement),
+                info=info,
+                offer=offer,
+                signer=curve.signer,
+                limits=self._limits,
+                now_s=self._clock.now_s(),
+            )
+            self._kept[offer.adapter_id] = (digest, challenge.quote)

@@ -1,0 +1,288 @@
+"""A buyer at a node that lies: what it may send, what it may bill, and what it is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from tests.fakes.chain import FakeClock
+from tests.integration.api.harness import ADAPTER, DEPOSIT, NODE_KEY, PAYER_KEY, PRICE, Node
+from tests.integration.buyer.conftest import buying
+
+from viz.buyer import arrival
+from viz.buyer.client import BuyerClient
+from viz.buyer.node_api import NodeApi
+from viz.buyer.verify import Limits
+from viz.domain.eip712 import sign
+from viz.domain.exchange import AccessToken
+from viz.domain.payment import CHAT_PATH, RECEIPT_EVENT, event_frame, receipt_to_json
+from viz.domain.pricing import Price
+from viz.domain.receipt import SignedReceipt, salted_hash
+from viz.domain.signed import Receipt, channel_id
+from viz.domain.units import ZERO_HASH
+from viz.domain.usage import UsageLine, usage_hash
+from viz.errors import (
+    NodeNotTrusted,
+    NodeRefused,
+    NodeUnreachable,
+    PriceAboveCap,
+    VizError,
+)
+
+MODEL = f"viz-adapter-{ADAPTER}"
+PROMPT_TOKENS = 20
+DONE = b"data: [DONE]\n\n"
+
+
+def chat(**more: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": "When is high tide?"}]
+    return {"model": MODEL, "messages": messages, "max_tokens": 16, **more}
+
+
+async def ask(client: BuyerClient, **more: Any) -> str:
+    async with client.ask(chat(**more)) as answer:
+        async for _ in answer:
+            pass
+    return answer.text
+
+
+def said(text: str, index: int = 0) -> bytes:
+    """A chunk that brings some text."""
+    chunk = {"choices": [{"index": index, "delta": {"content": text}}]}
+    return b"data: " + json.dumps(chunk).encode() + b"\n\n"
+
+
+class Stream:
+    """A streamed answer of the node's own invention."""
+
+    status = 200
+    headers: Mapping[str, str] = {}
+
+    def __init__(self, frames: list[bytes]) -> None:
+        self._frames = frames
+        self.content = self
+
+    async def iter_any(self) -> AsyncIterator[bytes]:
+        for frame in self._frames:
+            yield frame
+
+    def close(self) -> None:
+        self._frames.clear()
+
+
+class Liar:
+    """Answers a buyer's requests in the node's place, and signs what it likes with its key."""
+
+    def __init__(self, client: BuyerClient, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.client = client
+        self.requests: list[bytes] = []
+        self.answer: Callable[[], list[bytes]] = list
+        monkeypatch.setattr(client.api, "generate", self._generate)
+
+    @asynccontextmanager
+    async def _generate(
+        self, path: str, body: bytes, token: AccessToken, headers: Mapping[str, str]
+    ) -> AsyncIterator[Stream]:
+        self.requests.append(body)
+        yield Stream(self.answer())
+
+    def receipt(self, text: str, tokens: int, *, seq: int = 1) -> bytes:
+        """The event of a receipt for the latest request, true but for what it counts."""
+        units = PRICE.amount_units(PROMPT_TOKENS, tokens)
+        lines = (UsageLine(ADAPTER, units),)
+        receipt = Receipt(
+            channel_id(self.client.signer, self.client.info.node),
+            seq,
+            usage_hash(lines),
+            ZERO_HASH,
+            salted_hash(ZERO_HASH, self.requests[-1]),
+            salted_hash(ZERO_HASH, text.encode()),
+            PROMPT_TOKENS,
+            tokens,
+            units,
+            units * seq,
+            0,
+        )
+        signature = sign(NODE_KEY, self.client.purse.domain.digest(receipt))
+        signed = SignedReceipt(receipt, lines, ZERO_HASH, ZERO_HASH, signature)
+        return event_frame(RECEIPT_EVENT, receipt_to_json(signed))
+
+
+@pytest.fixture
+def liar(buyer: BuyerClient, monkeypatch: pytest.MonkeyPatch) -> Liar:
+    return Liar(buyer, monkeypatch)
+
+
+async def test_the_lies_below_would_be_taken_if_they_were_true(liar: Liar) -> None:
+    """What is refused below is refused for its lie alone."""
+    liar.answer = lambda: [said("high tide at six"), liar.receipt("high tide at six", 16), DONE]
+    assert await ask(liar.client) == "high tide at six"
+    assert liar.client.curve.spent_units(ADAPTER) == PRICE.amount_units(PROMPT_TOKENS, 16)
+
+
+@pytest.mark.parametrize(
+    ("length", "max_tokens", "cap", "reason"),
+    [
+        (4_000, 16, 1_000_000, "bills more than was asked for"),
+        (25_000, 16, 1_000_000, "bytes of text"),
+        (3_000, 10_000, 5_000, "bills more than was asked for"),
+    ],
+    ids=["more tokens than asked for", "more text than tokens can spell", "more than the cap"],
+)
+async def test_a_node_bills_no_more_than_was_asked_for(
+    liar: Liar, length: int, max_tokens: int, cap: int, reason: str
+) -> None:
+    """Unasked text, however truly signed for, is owed nothing; the node gets no further request."""
+    client, text = liar.client, "x" * length
+    client.limits = replace(client.limits, request_units=cap)
+    liar.answer = lambda: [said(text), liar.receipt(text, length), DONE]
+    with pytest.raises(NodeNotTrusted, match=reason):
+        await ask(client, max_tokens=max_tokens)
+    assert client.curve.spent_units(ADAPTER) == client.curve.total_units == 0
+    assert client.purse.ceiling_units(ADAPTER) <= min(cap, PRICE.amount_units(400, max_tokens))
+    with pytest.raises(NodeNotTrusted, match="nothing more"):
+        await ask(client)
+
+
+async def test_an_answer_beyond_the_cap_is_left(liar: Liar) -> None:
+    """Where parallel requests paid for it, an answer still ends at the cap; nobody is blamed."""
+    client = liar.client
+    client.limits = replace(client.limits, request_units=5_000)
+    liar.answer = lambda: [said("x") for _ in range(2_000)]
+    with pytest.raises(PriceAboveCap, match="cap"):
+        await ask(client, max_tokens=10_000)
+    client.ask(chat())
+
+
+async def test_an_answer_with_two_bills_is_refused(liar: Liar) -> None:
+    """One text is paid for once, whatever number the second receipt has."""
+    bills = lambda: [liar.receipt("high", 4), liar.receipt("high", 4, seq=2)]  # noqa: E731
+    liar.answer = lambda: [said("high"), *bills(), DONE]
+    with pytest.raises(NodeNotTrusted, match="twice"):
+        await ask(liar.client)
+    assert liar.client.curve.spent_units(ADAPTER) == PRICE.amount_units(PROMPT_TOKENS, 4)
+
+
+@pytest.mark.parametrize(
+    ("frame", "error"),
+    [
+        (said("x", index=1), NodeNotTrusted),
+        (b'data: {"choices": [{"index": 0, "delta": {"content": "\\ud800"}}]}\n\n', NodeRefused),
+        (b'data: {"choices": [{"index": 0, "delta": {"content": 7}}]}\n\n', NodeRefused),
+        (b'data: {"choices": [{"index": 1e999, "text": "x"}]}\n\n', NodeRefused),
+        (b'data: {"choices": ["x"]}\n\n', NodeRefused),
+        (b'data: {"choices": "x"}\n\n', NodeRefused),
+        (b"data: " + b"[" * 100_000 + b"\n\n", VizError),
+        (b'data: {"error": {"code": "self", "self": 1, "detail": 2}}\n\n', VizError),
+    ],
+)
+async def test_what_is_no_chunk_ends_the_answer_with_a_reason(
+    liar: Liar, frame: bytes, error: type[VizError]
+) -> None:
+    """A malformed event is the node's fault and is said to be, in one line."""
+    liar.answer = lambda: [frame]
+    with pytest.raises(error):
+        await ask(liar.client)
+
+
+async def test_an_answer_that_never_ends_is_left(
+    liar: Liar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither idle talk nor junk without text can hold a program, or fill the memory."""
+    liar.answer = lambda: [b'data: {"junk": "' + b"x" * 500_000 + b'"}\n\n'] * 10
+    with pytest.raises(NodeRefused, match="bytes"):
+        await ask(liar.client)
+    monkeypatch.setattr(arrival, "STALL_S", -1.0)
+    liar.answer = lambda: [b": still here\n\n"] * 10
+    with pytest.raises(NodeUnreachable, match="no text"):
+        await ask(liar.client)
+
+
+async def test_a_request_that_was_sent_and_not_answered_may_be_billed(
+    buyer: BuyerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node may have admitted it before the line broke: its receipt is looked for."""
+
+    @asynccontextmanager
+    async def broken(*given: Any) -> AsyncIterator[Stream]:
+        raise NodeUnreachable("the line broke")
+        yield Stream([])
+
+    monkeypatch.setattr(buyer.api, "generate", broken)
+    with pytest.raises(NodeUnreachable):
+        await ask(buyer)
+    assert buyer.purse.lacks_receipts
+
+
+async def test_a_price_that_rose_is_paid_within_the_caps(node: Node, tmp_path: Path) -> None:
+    """A client that asks without a quote counts on a price; a higher one is no reason to part."""
+    limits = Limits(completion_price_units=4 * PRICE.completion_price_units)
+    async with buying(node, tmp_path / "b", limits=limits) as client:
+        await client.open_channel(PAYER_KEY, DEPOSIT)
+        await ask(client)
+        (record,) = node.parts.catalogue.records()
+        for times, allowed in ((2, True), (5, False)):
+            node.clock.now += 61  # the quote has expired
+            price = Price(2 * PRICE.prompt_price_units, times * PRICE.completion_price_units)
+            await node.parts.catalogue.add(
+                replace(
+                    record,
+                    prompt_units_per_million=price.prompt_price_units,
+                    completion_units_per_million=price.completion_price_units,
+                )
+            )
+            before = client.curve.spent_units(ADAPTER)
+            if allowed:
+                assert await ask(client)
+                (offer,) = (o for o in client.info.adapters if o.adapter_id == ADAPTER)
+                assert offer.completion_price_units == price.completion_price_units
+            else:
+                with pytest.raises(PriceAboveCap):
+                    await ask(client)
+                assert client.curve.spent_units(ADAPTER) == before
+
+
+async def test_a_deadline_is_never_the_nodes_to_choose(node: Node, tmp_path: Path) -> None:
+    """A deposit that the node calls failed must not be good for years, nor a request to close.
+
+    A buyer's own chain is believed before its clock, and says so when the two differ.
+    """
+    slow = FakeClock(node.clock.now - 3_600)
+    payer = node.chain.balances.copy()
+    async with buying(node, tmp_path / "a", clock=slow) as client:
+        for refused in (client.open_channel(PAYER_KEY, DEPOSIT), client.request_close(PAYER_KEY)):
+            with pytest.raises(NodeNotTrusted, match="this machine's clock"):
+                await refused
+        assert node.chain.balances == payer and not node.chain.sent
+    async with buying(node, tmp_path / "b", clock=slow, chain=node.chain) as client:
+        await client.open_channel(PAYER_KEY, DEPOSIT)
+        request, _ = await client.request_close(PAYER_KEY)
+        assert request.deadline_s <= node.clock.now + 3_600
+
+
+async def test_a_request_follows_no_redirect(buyer: BuyerClient) -> None:
+    """An access token is one node's: it is never carried on to where a node points."""
+    reached: list[str] = []
+    app = web.Application()
+
+    async def redirect(request: web.Request) -> web.Response:
+        reached.append(request.path)
+        raise web.HTTPTemporaryRedirect("/elsewhere")
+
+    app.router.add_route("*", "/{any:.*}", redirect)
+    async with TestServer(app) as server, aiohttp.ClientSession() as http:
+        api = NodeApi(http, str(server.make_url("/")))
+        with pytest.raises(NodeRefused):
+            async with api.generate(CHAT_PATH, b"{}", await buyer.token(), {}):
+                pass
+        with pytest.raises(NodeRefused):
+            await api.channel(buyer.signer, await buyer.token())
+    assert "/elsewhere" not in reached and len(reached) == 2
