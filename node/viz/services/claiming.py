@@ -29,9 +29,9 @@ ROW_GAS: Final = 12_800
 ADAPTER_GAS: Final = 20_400
 LINE_GAS: Final = 230
 WEI_A_COIN: Final = 10**18
-# Before a close or an adapter's end a claim waits for a better fee until this is left: several
-# hundred passes, a failed claim's pause and a few hours' full blocks at twice the base fee.
-LAST_CALL_S: Final = 3_600
+# Before a close or an adapter's end a claim waits for a better fee until this is left, of a day as
+# a rule: congestion of some hours, a failed claim's pause, an endpoint that is away for a while.
+LAST_CALL_S: Final = 6 * 3_600
 MAX_ROWS: Final = 200
 # A row holds up to 255 lines, and nodes refuse transactions beyond 128 KiB.
 MAX_BATCH_LINES: Final = 2_000
@@ -71,6 +71,12 @@ class Moment:
     fee_wei: int
     deadlines: Mapping[Address, int]
     since: Mapping[Address, int]
+
+    @property
+    def pressing(self) -> frozenset[Address]:
+        """The signers whose deadline is so near that no better fee is waited for."""
+        last_s = self.chain_now_s + LAST_CALL_S
+        return frozenset(each for each, at in self.deadlines.items() if at <= last_s)
 
 
 def claim_gas(rows: Sequence[Collection[AdapterId]]) -> int:
@@ -115,10 +121,8 @@ def choose(
     urgent_value, urgent_cost = weigh(urgent, policy, moment.fee_wei)
     if urgent and urgent_cost * BPS <= urgent_value * policy.max_gas_bps:
         return urgent
-    last_s = moment.chain_now_s + LAST_CALL_S
-    pressing = _worthwhile(
-        [each for each in bound if moment.deadlines[each.signer] <= last_s], policy, moment
-    )
+    last = [each for each in bound if each.signer in moment.pressing]
+    pressing = _worthwhile(last, policy, moment)
     pressing_value, pressing_cost = weigh(pressing, policy, moment.fee_wei)
     if pressing_value > pressing_cost:
         return pressing

@@ -7,14 +7,14 @@ claimed (``viz.services.claiming``), and stores nothing: after a restart the cha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final
 
-from viz.domain.ledger import ChannelRecord
 from viz.domain.ports import ChainReader
-from viz.domain.units import AdapterId, Address
+from viz.domain.units import UINT64_MAX, AdapterId, Address
 
 AT_ONCE: Final = 8
+NEVER: Final = UINT64_MAX
 ClaimBy = Callable[[AdapterId], Awaitable[int | None]]
 
 
@@ -35,29 +35,31 @@ class Deadlines:
         return news
 
     def claimed(self, signer: Address) -> None:
-        """All that this channel owed is in a row."""
+        """What this channel owed is settled."""
         self._closing.discard(signer)
 
-    async def of(self, due: Sequence[ChannelRecord]) -> dict[Address, int]:
+    async def of(self, owing: Mapping[Address, Collection[AdapterId]]) -> dict[Address, int]:
         """Return the chain time before which each channel with a deadline must be claimed.
 
-        A close that the chain does not know (any more) is due at once. Raises ChainError.
+        ``owing`` are the channels with unclaimed lines, and the adapters of those. Raises
+        ChainError.
         """
         # Requests are reported once: who left before this process began has to be asked for.
-        ask = [each.signer for each in due if not self._asked or each.signer in self._closing]
+        ask = [signer for signer in owing if not self._asked or signer in self._closing]
         found: dict[Address, int] = {}
         for signer in ask:
             seen = await self._reader.channel(signer, self._node, confirmed=False)
             if seen is not None and seen.close_at:
                 self._closing.add(signer)
-            if signer in self._closing:
-                found[signer] = seen.close_at if seen is not None else 0
+                found[signer] = seen.close_at
+            elif signer in self._closing:
+                found[signer] = NEVER  # a close by agreement, or one that vanished: no hurry
         self._asked = True
-        ends = await self._ends({key for each in due for key in each.unclaimed()})
-        for channel in due:
-            times = [ends[key] for key in channel.unclaimed() if key in ends]
+        ends = await self._ends({key for lines in owing.values() for key in lines})
+        for signer, lines in owing.items():
+            times = [ends[key] for key in lines if key in ends]
             if times:
-                found[channel.signer] = min(*times, found.get(channel.signer, times[0]))
+                found[signer] = min(*times, found.get(signer, NEVER))
         return found
 
     async def _ends(self, adapter_ids: set[AdapterId]) -> dict[AdapterId, int]:

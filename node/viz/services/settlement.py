@@ -8,6 +8,9 @@ Does not know HTTP, sessions or how rows are stored. Invariants:
   at or above the row's end it is settled, below it is not. So a crash, a lost answer, a repeated
   transaction or a reorganisation can neither lose a row nor count it twice.
 - No claim is sent while an earlier one's outcome is open.
+- While the chain's fee is above the operator's bound, rows stay frozen and wait. Where a deadline
+  presses (``Moment.pressing``) they are sent, and a stuck claim's fee is raised, at up to four
+  times the bound.
 - Rows that would fail are never sent: those that can still become good (the deposit was withdrawn,
   an earlier row is missing) are kept, all others are dropped with a log line.
 """
@@ -15,7 +18,6 @@ Does not know HTTP, sessions or how rows are stored. Invariants:
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -28,8 +30,9 @@ from viz.domain.outbox import ClaimRecord, SettlementLedger
 from viz.domain.ports import Call, ChainReader, ChainWriter, Clock, Outcome, Transaction
 from viz.domain.shares import Share, share_words
 from viz.domain.signed import channel_id
-from viz.domain.units import AdapterId, Address, Hash32, Units, hex_of
-from viz.errors import ChainError, InvalidRequest, TransactionFailed, UnknownAdapter
+from viz.domain.units import AdapterId, Address, Hash32, Units
+from viz.errors import ChainError, InvalidRequest, UnknownAdapter
+from viz.services.claim_sender import ClaimSender
 from viz.services.claiming import (
     ClaimPolicy,
     Moment,
@@ -42,10 +45,6 @@ from viz.services.claiming import (
 from viz.services.deadlines import ClaimBy, Deadlines
 from viz.services.outcome import require_settled
 
-# A mined claim that failed was judged good a moment before: its gas must not be burnt every pass.
-HOLD_AFTER_FAILURE_S: Final = 300
-# Eight find one bad row of MAX_ROWS.
-MAX_SPLITS: Final = 16
 _WAITING: Final = frozenset(
     {RowStatus.NO_CHANNEL, RowStatus.WRONG_BASE, RowStatus.INSUFFICIENT_DEPOSIT}
 )
@@ -93,7 +92,8 @@ class Settlement:
         self._fee_wei = fee_wei
         self._due_since: dict[Address, int] = {}
         self._told: set[int] = set()
-        self._hold_until_s = 0
+        self._sender = ClaimSender(writer, clock)
+        self._pressing: frozenset[Address] = frozenset()
 
     def close_requested(self, signer: Address) -> None:
         """Claim this channel at the next pass, and make that now; its payer is leaving."""
@@ -138,23 +138,25 @@ class Settlement:
         async with self._pass:
             unresolved = [
                 found
-                for found in await self._writer.recover()
+                for found in await self._writer.recover(urgent=bool(self._pressing))
                 if found.outcome in (Outcome.PENDING, Outcome.UNKNOWN)
                 and found.what == "Settlement.claim"
             ]
             settled = await self._finish_settled()
             if unresolved:
                 _log.info("claim waits", open_transactions=len(unresolved))
+                # What it carries may come to press while it is stuck: the next look raises its fee.
+                await self._moment((), self._clock.now_s())
                 return ClaimReport(settled=settled, waiting=len(await self._ledger.frozen()))
             operator = force and only is None
-            if self._clock.now_s() < self._hold_until_s and not operator:
+            if self._sender.held and not operator:
                 return ClaimReport(settled=settled, waiting=len(await self._ledger.frozen()))
             frozen = await self._freeze(force=force, only=only)
             rows = await self._ledger.frozen()
             good, dropped = await self._judge(
                 rows if only is None else [row for row in rows if row.signer == only]
             )
-            sent = await self._send_all(good)
+            sent = await self._sender.send(good, pressing=self._pressing)
             if sent:
                 settled += await self._finish_settled()
             return ClaimReport(
@@ -200,6 +202,7 @@ class Settlement:
                 totals[row.signer] = channel.settled_units if channel else 0
             if totals[row.signer] >= row.end_units:
                 await self._ledger.finish(row.claim_id, "settled", "")
+                self._deadlines.claimed(row.signer)
                 settled += 1
                 _log.info("row settled", signer=row.signer, units=row.end_units - row.base_units)
         return settled
@@ -213,42 +216,34 @@ class Settlement:
             channel.signer: self._due_since.get(channel.signer, channel.voucher_at)
             for channel in due
         }
+        moment = await self._moment(due, now_s)
         if only is not None:
             chosen: Sequence[ChannelRecord] = [each for each in due if each.signer == only]
-            await self._require_worth(chosen)
+            _require_worth(chosen, self._policy, moment.fee_wei)
         elif force:
             chosen = due
         else:
-            chosen = choose(due, self._policy, await self._moment(due, now_s)) if due else ()
+            chosen = choose(due, self._policy, moment)
         frozen = 0
         for channel in chosen:
             row = await self._ledger.freeze(channel.signer, now_s=now_s)
             if row is not None:
                 frozen += 1
-                self._deadlines.claimed(row.signer)
                 self._due_since.pop(row.signer, None)
                 _log.info("row frozen", signer=row.signer, units=row.end_units - row.base_units)
         return frozen
 
-    async def _require_worth(self, chosen: Sequence[ChannelRecord]) -> None:
-        """Raise InvalidRequest where a stranger would make the node pay more than it is owed."""
-        value, cost = weigh(chosen, self._policy, await self._fee())
-        if chosen and cost >= value:
-            raise InvalidRequest(
-                f"claiming the {value} units owed here would cost {cost} units of gas: request the "
-                "close on chain instead, and withdraw after its delay"
-            )
-
     async def _moment(self, due: Sequence[ChannelRecord], now_s: int) -> Moment:
-        """Return the fee now and what cannot wait. Raises ChainError."""
-        deadlines = await self._deadlines.of(due)
-        return Moment(
-            now_s,
-            await self._reader.chain_time() if deadlines else now_s,
-            await self._fee(),
-            deadlines,
-            self._due_since,
-        )
+        """Return the fee now, and what cannot wait among the due and the frozen."""
+        owing = {each.signer: set(each.unclaimed()) for each in due}
+        for row in await self._ledger.frozen():
+            owing.setdefault(row.signer, set()).update(key for key, _ in row.lines)
+        deadlines = await self._deadlines.of(owing)
+        chain_now_s = await self._reader.chain_time() if deadlines else now_s
+        fee_wei = await self._fee() if due else 0
+        moment = Moment(now_s, chain_now_s, fee_wei, deadlines, self._due_since)
+        self._pressing = moment.pressing
+        return moment
 
     async def _fee(self) -> int:
         return await self._fee_wei() if self._policy.coin_units and self._fee_wei else 0
@@ -282,37 +277,12 @@ class Settlement:
             self._told.add(row.claim_id)
             _log.info("row waits", signer=row.signer, status=status.name, base=row.base_units)
 
-    async def _send_all(self, rows: Sequence[ClaimRecord]) -> list[Transaction]:
-        """Send the rows in batches, a refused batch in halves; raise when none could be sent."""
-        open_parts = deque(batches(rows))
-        sent: list[Transaction] = []
-        refused: TransactionFailed | None = None
-        splits = 0
-        while open_parts:
-            part = open_parts.popleft()
-            try:
-                sent.append(await self._send(part))
-            except TransactionFailed as error:
-                refused = error
-                _log.warning("claim refused", rows=len(part), reason=error.detail)
-                if len(part) > 1 and splits < MAX_SPLITS:
-                    splits += 1
-                    half = len(part) // 2
-                    open_parts.extendleft((part[half:], part[:half]))
-        if refused is not None and not sent:
-            raise refused
-        return sent
 
-    async def _send(self, rows: Sequence[ClaimRecord]) -> Transaction:
-        sent = await self._writer.submit(Call("Settlement", "claim", (packed(rows),)))
-        _log.info(
-            "claim sent",
-            rows=len(rows),
-            outcome=sent.outcome.value,
-            transaction=hex_of(sent.hash),
-            gas=sent.gas_used,
+def _require_worth(chosen: Sequence[ChannelRecord], policy: ClaimPolicy, fee_wei: int) -> None:
+    """Raise InvalidRequest where a stranger would make the node pay more than it is owed."""
+    value, cost = weigh(chosen, policy, fee_wei)
+    if chosen and cost >= value:
+        raise InvalidRequest(
+            f"claiming the {value} units owed here would cost {cost} units of gas: request the "
+            "close on chain instead, and withdraw after its delay"
         )
-        if sent.outcome is Outcome.FAILED:
-            self._hold_until_s = self._clock.now_s() + HOLD_AFTER_FAILURE_S
-            _log.error("claim failed on chain", reason=sent.error, transaction=hex_of(sent.hash))
-        return sent

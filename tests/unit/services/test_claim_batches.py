@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
+from tests.fakes.chain import FakeClock
 
 from viz.domain.claim import unpack_rows
 from viz.domain.outbox import ClaimRecord
 from viz.domain.ports import Call, Outcome, Transaction
 from viz.domain.units import AdapterId, Hash32, parse_address
 from viz.errors import TransactionFailed
+from viz.services.claim_sender import ClaimSender
 from viz.services.claiming import (
     MAX_BATCH_BYTES,
     MAX_BATCH_LINES,
     MAX_ROWS,
-    ClaimPolicy,
     batches,
     packed,
 )
-from viz.services.settlement import Settlement
 
 SIGNER = parse_address("0x" + "11" * 20)
 
@@ -54,9 +54,10 @@ class Refusing:
 
     def __init__(self, bad: Sequence[int]) -> None:
         self.bad, self.calls, self.sent = set(bad), 0, list[int]()
-        self.address = SIGNER
 
-    async def submit(self, call: Call) -> Transaction:
+    async def submit(
+        self, call: Call, *, max_gas: int | None = None, urgent: bool = False
+    ) -> Transaction:
         self.calls += 1
         numbers = [each.base_units for each in unpack_rows(call.args[0])]
         if self.bad & set(numbers):
@@ -65,15 +66,14 @@ class Refusing:
         return Transaction(Outcome.SETTLED, Hash32(bytes(32)), gas_used=1)
 
 
-def settlement(writer: Refusing) -> Settlement:
-    unused: Any = None
-    return Settlement(unused, cast(Any, writer), unused, unused, ClaimPolicy(1, 1))
+def sender(writer: Refusing) -> ClaimSender:
+    return ClaimSender(cast(Any, writer), FakeClock())
 
 
 async def test_a_refused_row_does_not_hold_the_others() -> None:
     """A refused batch is halved until only the bad row is left out."""
     writer = Refusing([77])
-    await settlement(writer)._send_all([row(number) for number in range(200)])
+    await sender(writer).send([row(number) for number in range(200)])
     assert writer.sent == [number for number in range(200) if number != 77]
 
 
@@ -81,5 +81,5 @@ async def test_halving_ends_and_says_why_when_all_is_refused() -> None:
     """A chain that refuses everything is asked a bounded number of times, then reported."""
     writer = Refusing(range(200))
     with pytest.raises(TransactionFailed):
-        await settlement(writer)._send_all([row(number) for number in range(200)])
+        await sender(writer).send([row(number) for number in range(200)])
     assert writer.calls < 50

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
 from tests.fakes.chain import FakeChain, address_of
 from tests.fakes.ledger import MemoryStore
 
@@ -9,9 +13,12 @@ from viz.domain.claim import SignedVoucher
 from viz.domain.eip712 import public_address, sign_compact
 from viz.domain.ledger import ChannelRecord, Line
 from viz.domain.ports import Call, ChannelState, Outcome, Transaction
-from viz.domain.units import BASE_MODEL, ZERO_HASH, Hash32
+from viz.domain.units import BASE_MODEL, ZERO_HASH, Address, Hash32
 from viz.domain.usage import UsageLine
-from viz.services.settlement import HOLD_AFTER_FAILURE_S, ClaimPolicy, Settlement
+from viz.errors import FeeTooHigh
+from viz.services.claim_sender import HOLD_AFTER_FAILURE_S
+from viz.services.claiming import LAST_CALL_S
+from viz.services.settlement import ClaimPolicy, Settlement
 
 KEY = b"\x33" * 32
 
@@ -31,14 +38,66 @@ class Failing(FakeChain):
         return await super().submit(call, max_gas=max_gas, urgent=urgent)
 
 
+async def promise(store: MemoryStore, chain: FakeChain, key: bytes) -> Address:
+    """Open a channel with 100 units of which 60 are signed for; return its signer."""
+    signer, node = public_address(key), chain.address
+    chain.channels[signer, node] = ChannelState(signer, node, address_of(9), 100, 0, 0)
+    row = SignedVoucher(0, ZERO_HASH, (UsageLine(BASE_MODEL, 60),), b"")
+    signature = sign_compact(key, chain.domain.digest(row.voucher(node)))
+    await store.commit("voucher", ChannelRecord(signer, 0, {BASE_MODEL: Line(0, 60)}, signature))
+    return signer
+
+
+async def test_a_claim_waits_for_a_bearable_fee_and_a_leaver_does_not() -> None:
+    """Above the operator's bound rows stay frozen, none is lost; near a withdrawal it is paid."""
+    chain, store = FakeChain(b"\x11" * 32), MemoryStore()
+    signer = await promise(store, chain, KEY)
+    settlement = Settlement(chain, chain, store, chain.clock, ClaimPolicy(1, 1))
+    chain.too_dear = True
+    settlement.close_requested(signer)
+    key = signer, chain.address
+    for close_at in (0, chain.clock.now + LAST_CALL_S + 1):
+        chain.channels[key] = replace(chain.channels[key], close_at=close_at)
+        with pytest.raises(FeeTooHigh):
+            await settlement.step()
+    assert len(await store.frozen()) == 1 and not chain.sent
+    chain.clock.now += 1
+    assert (await settlement.step()).settled == 1
+    assert chain.channels[key].settled_units == 60
+
+
+class Stuck(FakeChain):
+    """A chain with a claim under way whose fee no block takes; tells what was made of it."""
+
+    def __init__(self, key: bytes) -> None:
+        super().__init__(key)
+        self.raised: list[bool] = []
+
+    async def recover(self, *, urgent: bool = False) -> Sequence[Transaction]:
+        self.raised.append(urgent)
+        return (Transaction(Outcome.PENDING, Hash32(b"\7" * 32), what="Settlement.claim"),)
+
+
+async def test_a_stuck_claim_is_raised_further_where_it_would_be_lost() -> None:
+    """The usual bound holds for a claim under way until its payer may soon withdraw."""
+    chain, store = Stuck(b"\x11" * 32), MemoryStore()
+    signer = await promise(store, chain, KEY)
+    assert await store.freeze(signer, now_s=1)
+    settlement = Settlement(chain, chain, store, chain.clock, ClaimPolicy(1, 1))
+    key = signer, chain.address
+    chain.channels[key] = replace(chain.channels[key], close_at=chain.clock.now + LAST_CALL_S + 1)
+    await settlement.step()
+    await settlement.step()
+    chain.clock.now += 1
+    await settlement.step()
+    await settlement.step()
+    assert chain.raised == [False, False, False, True]
+
+
 async def test_a_failed_claim_is_put_off_and_made_again() -> None:
     """Rows stay frozen, gas is spent once in a while, and the operator can insist."""
     chain, store = Failing(b"\x11" * 32), MemoryStore()
-    signer, node = public_address(KEY), chain.address
-    chain.channels[signer, node] = ChannelState(signer, node, address_of(9), 100, 0, 0)
-    row = SignedVoucher(0, ZERO_HASH, (UsageLine(BASE_MODEL, 60),), b"")
-    signature = sign_compact(KEY, chain.domain.digest(row.voucher(node)))
-    await store.commit("voucher", ChannelRecord(signer, 0, {BASE_MODEL: Line(0, 60)}, signature))
+    signer, node = await promise(store, chain, KEY), chain.address
     settlement = Settlement(chain, chain, store, chain.clock, ClaimPolicy(1, 1))
 
     (failed,) = (await settlement.step()).transactions
