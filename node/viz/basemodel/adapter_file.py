@@ -16,14 +16,15 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from viz.basemodel.safetensor_file import (
     DTYPE_BYTES,
     MAX_HEADER_BYTES,
-    Header,
     NotSafetensors,
+    TensorEntry,
     parse_header,
     write_file,
 )
@@ -62,18 +63,6 @@ class AdapterWeights:
     modules: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 
 
-def check_adapter(
-    path: Path, shape: LlamaShape, base: Hash32 | None = None, *, max_rank: int = MAX_RANK
-) -> AdapterHeader:
-    """Check all but the values, reading only the header. Raises InvalidAdapterFile."""
-    try:
-        with path.open("rb") as file:
-            head, size = _head(file)
-    except OSError as error:
-        raise InvalidAdapterFile(f"{path.name} cannot be read: {error.strerror}") from error
-    return _checked(path, head, size, shape, base, max_rank=max_rank)[1]
-
-
 def read_adapter(
     path: Path, shape: LlamaShape, base: Hash32 | None = None, *, max_rank: int = MAX_RANK
 ) -> AdapterWeights:
@@ -87,40 +76,33 @@ def read_adapter(
     try:
         with path.open("rb") as file:
             # The header is judged before the body is read: a huge or false file costs nothing.
-            head, size = _head(file)
-            container, header = _checked(path, head, size, shape, base, max_rank=max_rank)
-            body = bytearray(size - container.data_start)
-            file.seek(container.data_start)
-            complete = file.readinto(body) == len(body)
+            size = os.fstat(file.fileno()).st_size
+            head = file.read(8)
+            head += file.read(min(int.from_bytes(head, "little"), MAX_HEADER_BYTES))
+            layout, header = _checked(path, head, size, shape, base, max_rank=max_rank)
+            body = torch.empty(size - layout.data_start, dtype=torch.uint8)
+            file.seek(layout.data_start)
+            complete = file.readinto(body.numpy()) == len(body)  # type: ignore[attr-defined]
     except OSError as error:
         raise InvalidAdapterFile(f"{path.name} cannot be read: {error.strerror}") from error
     if not complete:
         raise InvalidAdapterFile(f"{path.name} changed while it was read")
     dtypes = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-    # One view a dtype, sliced: hundreds of small tensors made one by one cost more than reading.
+    # One view a dtype, and places in it: hundreds of small tensors cost more than reading them.
     views = {
-        name: torch.frombuffer(body, dtype=dtypes[name], count=len(body) // DTYPE_BYTES[name])
-        for name in {entry.dtype for entry in container.entries.values()}
+        name: body[: len(body) // DTYPE_BYTES[name] * DTYPE_BYTES[name]].view(dtypes[name])
+        for name in {entry.dtype for pair in layout.pairs.values() for entry in pair}
     }
-    loaded: dict[str, torch.Tensor] = {}
-    for name, entry in container.entries.items():
-        width = DTYPE_BYTES[entry.dtype]
-        if entry.start % width:
-            raise InvalidAdapterFile(f"{path.name}: tensor {name} is not aligned to its dtype")
-        flat = views[entry.dtype][entry.start // width : entry.end // width]
-        loaded[name] = flat.view(entry.shape)
+
+    def tensor(entry: TensorEntry) -> torch.Tensor:
+        start = entry.start // DTYPE_BYTES[entry.dtype]
+        return views[entry.dtype].as_strided(entry.shape, (entry.shape[1], 1), start)
+
+    modules = {name: (tensor(a), tensor(b)) for name, (a, b) in layout.pairs.items()}
     whole = len(views) == 1 and all(_is_finite(view) for view in views.values())
-    for name, tensor in loaded.items():
-        if not whole and not _is_finite(tensor):
-            raise InvalidAdapterFile(f"{path.name}: tensor {name} holds NaN or infinity")
-    modules = {
-        name[len(_PREFIX) : -len(".lora_A.weight")]: (
-            tensor,
-            loaded[name.replace(".lora_A.", ".lora_B.")],
-        )
-        for name, tensor in loaded.items()
-        if name.endswith(".lora_A.weight")
-    }
+    for name, pair in modules.items():
+        if not whole and not all(_is_finite(part) for part in pair):
+            raise InvalidAdapterFile(f"{path.name}: module {name} holds NaN or infinity")
     return AdapterWeights(header, modules)
 
 
@@ -153,55 +135,71 @@ def _is_finite(tensor: torch.Tensor) -> bool:
     return all(math.isfinite(bound) for bound in tensor.aminmax())
 
 
-def _head(file: BinaryIO) -> tuple[bytes, int]:
-    """Return a file's header bytes, never more than the bound, and the file's size."""
-    head = file.read(8)
-    head += file.read(min(int.from_bytes(head, "little"), MAX_HEADER_BYTES))
-    return head, os.fstat(file.fileno()).st_size
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where a fitting file keeps each module's A and B, its largest rank, and what it says."""
+
+    pairs: Mapping[str, tuple[TensorEntry, TensorEntry]]
+    rank: int
+    metadata: Mapping[str, str]
+    data_start: int
 
 
 def _checked(
     path: Path,
-    data: bytes,
+    head: bytes,
     size: int,
     shape: LlamaShape,
     base: Hash32 | None,
     *,
     max_rank: int,
-) -> tuple[Header, AdapterHeader]:
+) -> tuple[_Layout, AdapterHeader]:
     try:
-        container = parse_header(data, size)
+        layout = _layout(head, size, shape, max_rank)
     except NotSafetensors as error:
         raise InvalidAdapterFile(f"{path.name}: {error}") from error
-    fits = dict(shape.modules())
-    ranks: dict[str, dict[str, int]] = {}
-    for name, entry in container.entries.items():
-        match = _NAME.fullmatch(name)
-        size_of = fits.get(match[1]) if match else None
-        if match is None or size_of is None:
-            raise InvalidAdapterFile(f"{path.name}: tensor {name[:120]!r} is no LoRA of this base")
-        out, into = size_of
-        rank = entry.shape[0 if match[2] == "A" else -1] if len(entry.shape) == 2 else 0
-        wanted = (rank, into) if match[2] == "A" else (out, rank)
-        if entry.shape != wanted or rank < 1:
-            raise InvalidAdapterFile(
-                f"{path.name}: tensor {name} has shape {list(entry.shape)}, which does not fit a "
-                f"layer of {out} x {into}"
-            )
-        if rank > max_rank:
-            raise InvalidAdapterFile(f"{path.name}: {name} has rank {rank}; at most {max_rank}")
-        ranks.setdefault(match[1], {})[match[2]] = rank
-    for module, found in ranks.items():
-        if len(found) != 2 or found["A"] != found["B"]:
-            raise InvalidAdapterFile(f"{path.name}: {module} lacks a matching pair of A and B")
-    if not ranks:
-        raise InvalidAdapterFile(f"{path.name} holds no LoRA weights")
-    header = _header(path, container.metadata, max(found["A"] for found in ranks.values()))
+    header = _header(path, layout.metadata, layout.rank)
     if base is not None and header.base is not None and header.base != base:
         raise InvalidAdapterFile(
             f"{path.name} was trained on base {header.base.hex()[:16]}, this is {base.hex()[:16]}"
         )
-    return container, header
+    return layout, header
+
+
+# Adapters of one recipe have the same header, byte for byte: judging 420 entries once is enough.
+@lru_cache(maxsize=16)
+def _layout(head: bytes, size: int, shape: LlamaShape, max_rank: int) -> _Layout:
+    """Judge the header of a file of ``size`` bytes. Raises NotSafetensors."""
+    container = parse_header(head, size)
+    fits = dict(shape.modules())
+    found: dict[str, dict[str, TensorEntry]] = {}
+    rank = 0
+    for name, entry in container.entries.items():
+        match = _NAME.fullmatch(name)
+        size_of = fits.get(match[1]) if match else None
+        if match is None or size_of is None:
+            raise NotSafetensors(f"tensor {name[:120]!r} is no LoRA of this base")
+        out, into = size_of
+        own = entry.shape[0 if match[2] == "A" else -1] if len(entry.shape) == 2 else 0
+        wanted = (own, into) if match[2] == "A" else (out, own)
+        if entry.shape != wanted or own < 1:
+            raise NotSafetensors(
+                f"tensor {name} has shape {list(entry.shape)}, which does not fit a "
+                f"layer of {out} x {into}"
+            )
+        if own > max_rank:
+            raise NotSafetensors(f"{name} has rank {own}; at most {max_rank}")
+        if entry.start % DTYPE_BYTES[entry.dtype]:
+            raise NotSafetensors(f"tensor {name} is not aligned to its dtype")
+        rank = max(rank, own)
+        found.setdefault(match[1], {})[match[2]] = entry
+    for module, pair in found.items():
+        if len(pair) != 2 or pair["A"].shape[0] != pair["B"].shape[1]:
+            raise NotSafetensors(f"{module} lacks a matching pair of A and B")
+    if not found:
+        raise NotSafetensors("the file holds no LoRA weights")
+    pairs = {module: (pair["A"], pair["B"]) for module, pair in found.items()}
+    return _Layout(pairs, rank, container.metadata, container.data_start)
 
 
 def _header(path: Path, metadata: Mapping[str, str], rank: int) -> AdapterHeader:

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 MAX_DEPTH: Final = 64
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
-_NOT_BRACKET: Final = re.compile(rb"[^\[\]{}]+")
+_AS_SQUARE: Final = bytes.maketrans(b"{}", b"[]")
+_NOT_BRACKET: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
 def load_json(raw: bytes | str, **options: Any) -> Any:
@@ -22,16 +23,16 @@ def load_json(raw: bytes | str, **options: Any) -> Any:
     Raises ValueError for what is not JSON, and for nesting beyond MAX_DEPTH.
     """
     data = raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else raw
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _depth(data) > MAX_DEPTH:
-        raise ValueError(f"nested deeper than {MAX_DEPTH}")
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _too_deep(data):
+        raise ValueError(f"nested deeper than {MAX_DEPTH}, or unbalanced")
     return json.loads(raw, **options)
 
 
-def _depth(data: bytes) -> int:
-    deepest = depth = 0
-    for bracket in _NOT_BRACKET.sub(b"", _STRING.sub(b"", data)):
-        depth += 1 if bracket in b"[{" else -1
-        if depth > MAX_DEPTH:
-            return depth
-        deepest = max(deepest, depth)
-    return deepest
+def _too_deep(data: bytes) -> bool:
+    left = _STRING.sub(b"", data).translate(_AS_SQUARE, _NOT_BRACKET)
+    # Each turn takes the innermost brackets away: what holds out is deeper, or unbalanced.
+    for _ in range(MAX_DEPTH):
+        if not left:
+            break
+        left = left.replace(b"[]", b"")
+    return bool(left)

@@ -45,12 +45,12 @@ def choose(logits: torch.Tensor, draws: Rows[Draw]) -> list[Choice | EngineError
     Log-probabilities are the model's own, before temperature and truncation. A row whose numbers
     overflowed (an adapter can do that), or that fails otherwise, yields its error, and only it.
     """
-    best, greedy = logits.max(dim=-1)
+    # By numpy: torch would wake its threads for it. NaN counts as the best.
+    numbers = logits.float().cpu().numpy()
+    greedy = numbers.argmax(axis=-1).tolist()
     found: list[Choice | EngineError] = []
-    for row, value, best_id, draw in zip(
-        logits, best.tolist(), greedy.tolist(), draws, strict=True
-    ):
-        if not math.isfinite(value):
+    for place, (row, best_id, draw) in enumerate(zip(logits, greedy, draws, strict=True)):
+        if not math.isfinite(numbers[place, best_id]):
             overflow = "the model's numbers overflowed with this adapter: it cannot be served"
             found.append(EngineError(overflow))
             continue

@@ -140,22 +140,26 @@ void viz_run(const Model* given, const Batch* asked, int threads) {
     for (long l = 0; l < model.layers; ++l) {
       const Layer& layer = model.layer[l];
       pack(tiles, hidden, packed, norm_of(layer.norm, l > 0));
+      lora_down(batch, spans, l, to_qkv, normed, inner);
       linear(tiles, packed, hidden, layer.qkv, wide, mixed);
-      lora(batch, spans, l, to_qkv, normed, mixed, wide, inner);
+      lora_up(batch, spans, l, to_qkv, inner, mixed, wide);
       keep(model, batch, l, mixed);
       attend(model, batch, l, mixed, attended);
       pack(tiles, query, packed, [&](long row) { return attended + row * query; });
+      lora_down(batch, spans, l, to_o, attended, inner);
       linear(tiles, packed, query, layer.o, hidden, added);
-      lora(batch, spans, l, to_o, attended, added, hidden, inner);
+      lora_up(batch, spans, l, to_o, inner, added, hidden);
       pack(tiles, hidden, packed, norm_of(layer.mlp_norm, true));
+      lora_down(batch, spans, l, to_gate_up, normed, inner);
       linear(tiles, packed, hidden, layer.gate_up, 2 * inter, both);
-      lora(batch, spans, l, to_gate_up, normed, both, 2 * inter, inner);
+      lora_up(batch, spans, l, to_gate_up, inner, both, 2 * inter);
       pack(tiles, inter, packed, [&](long row) -> const float* {
         swiglu_line(both + row * 2 * inter, inter, gated + row * inter);
         return gated + row * inter;
       });
+      lora_down(batch, spans, l, to_down, gated, inner);
       linear(tiles, packed, inter, layer.down, hidden, added);
-      lora(batch, spans, l, to_down, gated, added, hidden, inner);
+      lora_up(batch, spans, l, to_down, inner, added, hidden);
     }
     const auto final_norm = norm_of(model.norm, true);
     pack(ends, hidden, packed, [&](long place) { return final_norm(batch.last[place]); });

@@ -100,12 +100,12 @@ struct Group {
   long depth, widths[3];
 };
 
-// Adds each adapter's product to the rows of y that wear it, read where the adapter lies.
-void lora(const Batch& batch, const std::vector<Span>& spans, long layer, const Group& group,
-          const float* x, float* y, long width, float* inner) {
+// Each adapter's first product, of the rows of x that wear it, into inner. Threads do not meet here
+// but at the end of the group's own product, which does not need it: run this before that one.
+void lora_down(const Batch& batch, const std::vector<Span>& spans, long layer, const Group& group,
+               const float* x, float* inner) {
   const long count = spans.size(), depth = group.depth;
-  if (!count) return;
-#pragma omp for schedule(dynamic, 4)
+#pragma omp for schedule(dynamic, 4) nowait
   for (long unit = 0; unit < count * group.members; ++unit) {
     const Span span = spans[unit / group.members];
     const long member = unit % group.members, row = span.row;
@@ -127,6 +127,13 @@ void lora(const Batch& batch, const std::vector<Span>& spans, long layer, const 
       }
     }
   }
+}
+
+// Adds each adapter's second product, of inner, to the rows of y that wear it.
+void lora_up(const Batch& batch, const std::vector<Span>& spans, long layer, const Group& group,
+             const float* inner, float* y, long width) {
+  const long count = spans.size();
+  if (!count) return;
   const long blocks = (width + kColumns - 1) / kColumns;
 #pragma omp for schedule(dynamic, 8)
   for (long unit = 0; unit < count * blocks; ++unit) {
