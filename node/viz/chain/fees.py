@@ -18,7 +18,7 @@ from hexbytes import HexBytes
 
 from viz.chain.rpc import Fees
 from viz.domain.outbox import SignedTransaction
-from viz.domain.units import BPS, Hash32
+from viz.domain.units import BPS, Address, Hash32
 from viz.errors import FeeTooHigh
 
 URGENT_TIMES: Final = 4
@@ -78,7 +78,7 @@ def sign(account: LocalAccount, fields: dict[str, Any], description: str) -> Sig
     """Return the transaction of these fields, signed and named by its hash."""
     raw = bytes(account.sign_transaction(fields).raw_transaction)
     return SignedTransaction(
-        Hash32(keccak(raw)), account.address, fields["nonce"], raw, description
+        Hash32(keccak(raw)), Address(account.address), fields["nonce"], raw, description
     )
 
 

@@ -19,10 +19,12 @@ import structlog
 from eth_account.signers.local import LocalAccount
 
 from viz.chain import abi, fees
-from viz.chain.deployment import address_of, contracts_by_address
-from viz.chain.rpc import Fees, Log, Receipt, Rpc
+from viz.chain.deployment import address_of
+from viz.chain.journal import MemoryJournal
+from viz.chain.logs import decode_logs
+from viz.chain.rpc import Fees, Receipt, Rpc
 from viz.domain.outbox import SignedTransaction, TransactionJournal
-from viz.domain.ports import Call, Deployment, Event, Outcome, Transaction
+from viz.domain.ports import Call, Deployment, Outcome, Transaction
 from viz.domain.units import BPS, Address, Hash32, hex_of
 from viz.errors import (
     ChainError,
@@ -45,26 +47,6 @@ _REFUSALS: Final = (
     "size",
 )
 _log = structlog.get_logger()
-
-
-class MemoryJournal:
-    """A journal that forgets at exit: for scripts that sign, wait and end."""
-
-    def __init__(self) -> None:
-        self._pending: dict[Hash32, SignedTransaction] = {}
-
-    async def record(self, transaction: SignedTransaction) -> None:
-        """Keep the transaction until it is resolved."""
-        self._pending[transaction.hash] = transaction
-
-    async def resolve(self, transaction_hash: Hash32, outcome: Outcome) -> None:
-        """Forget it: its outcome is known."""
-        self._pending.pop(transaction_hash, None)
-
-    async def pending(self, sender: Address) -> Sequence[SignedTransaction]:
-        """Return the unresolved transactions of a key, by nonce."""
-        mine = [entry for entry in self._pending.values() if entry.sender == sender]
-        return sorted(mine, key=lambda entry: entry.nonce)
 
 
 class Sender:
@@ -333,25 +315,3 @@ class Sender:
             None if receipt.succeeded else "it reverted in its block; nothing changed but the fee",
             decode_logs(self._deployment, receipt.logs) if self._deployment else (),
         )
-
-
-def decode_logs(deployment: Deployment, logs: Sequence[Log]) -> tuple[Event, ...]:
-    """Return the events in ``logs`` that our contracts declare, in order."""
-    names = contracts_by_address(deployment)
-    events = []
-    for log in logs:
-        contract = names.get(log.address)
-        decoded = abi.decode_event(contract, log.topics, log.data) if contract else None
-        if contract is not None and decoded is not None:
-            events.append(
-                Event(
-                    contract,
-                    decoded[0],
-                    decoded[1],
-                    log.block_number,
-                    log.block_hash,
-                    log.transaction_hash,
-                    log.log_index,
-                )
-            )
-    return tuple(events)

@@ -21,8 +21,8 @@ import structlog
 
 from viz.chain import abi
 from viz.chain.deployment import contracts_by_address
+from viz.chain.logs import decode_logs
 from viz.chain.rpc import BlockNotKnown, Log, Rpc
-from viz.chain.sender import decode_logs
 from viz.domain.outbox import BlockMark, CursorStore
 from viz.domain.ports import Deployment, Event
 from viz.domain.units import Address, Hash32, hex_of

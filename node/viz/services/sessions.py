@@ -1,7 +1,8 @@
 """Who may spend a channel's balance, and how money gets into and out of a channel.
 
 Owns access tokens, relayed deposits, vouchers and cooperative closes. Does not generate or meter
-(``viz.services.serving``), and does not judge vouchers (``viz.domain.channel``).
+(``viz.services.serving``), and does not judge vouchers (``viz.domain.channel``) or deposits
+(``viz.services.depositing``).
 
 Invariants: a voucher is acknowledged after it is on disk, with all that was delivered until then;
 an access token is issued to whoever signed a Session that names this node, this origin and an
@@ -29,15 +30,7 @@ from viz.domain.eip712 import Domain, is_signed_by, keccak, recover, settlement_
 from viz.domain.exchange import AccessToken, ChannelLine, ChannelView, CloseAnswer, SessionProof
 from viz.domain.ledger import AccessLedger, AccessRecord, ChannelRecord
 from viz.domain.ports import Call, ChainReader, ChainWriter, Clock, Outcome
-from viz.domain.signed import (
-    OPEN_KIND,
-    TOP_UP_KIND,
-    Close,
-    OpenChannel,
-    ReceiveWithAuthorization,
-    Session,
-    authorization_nonce,
-)
+from viz.domain.signed import Close, Session
 from viz.domain.units import ZERO_ADDRESS, AdapterId, Address, Hash32, Units
 from viz.errors import (
     AccessTokenInvalid,
@@ -48,6 +41,7 @@ from viz.errors import (
     WrongDomain,
 )
 from viz.services.books import Books, Entry, Live
+from viz.services.depositing import Deposits
 from viz.services.outcome import require_settled
 from viz.services.relaying import RelayBudget, RelayPolicy
 
@@ -58,7 +52,6 @@ PAID_KEPT: Final = 10_000
 # Each line is gas of the claim: a buyer may promise ahead for so many adapters, not for all.
 MAX_UNSPENT_LINES: Final = 16
 _SALT_BYTES: Final = 16
-_PLAIN_SIGNATURE_BYTES: Final = (64, 65)
 _log = structlog.get_logger()
 
 
@@ -122,7 +115,7 @@ class Sessions:
         self._challenge_key = secrets.token_bytes(32)
         self._tokens: OrderedDict[Hash32, AccessRecord] = OrderedDict()
         self._paid: OrderedDict[Address, None] = OrderedDict()
-        self._token_domain: Domain | None = None
+        self._deposits = Deposits(chain, self.domain, self.node, policy.minimum_deposit_units)
         self._relaying: set[Address] = set()
         self._budget = RelayBudget(clock, policy.relays)
 
@@ -222,7 +215,7 @@ class Sessions:
         TransactionFailed, OutcomeUnknown.
         """
         self._check_domain(deposit.chain_id, deposit.contract, deposit.node)
-        call = await self._deposit_call(deposit)
+        call = await self._deposits.call_of(deposit)
         if deposit.signer in self._relaying:
             raise InvalidRequest("a deposit for this channel is being relayed: wait for it")
         self._relaying.add(deposit.signer)
@@ -245,51 +238,6 @@ class Sessions:
         except TimeoutError:
             _log.info("a deposit is not confirmed yet", signer=signer)
         return channel
-
-    async def _deposit_call(self, deposit: Deposit) -> Call:
-        opening = deposit.action == "open"
-        if deposit.amount_units < self._policy.minimum_deposit_units:
-            raise InvalidRequest(
-                f"the deposit is {deposit.amount_units} units; this node relays deposits of at "
-                f"least {self._policy.minimum_deposit_units}"
-            )
-        now_s = await self._chain.chain_time()
-        if not deposit.valid_after_s < now_s + 1 <= deposit.valid_before_s:
-            raise InvalidRequest(f"the authorization is not valid at chain time {now_s}")
-        if opening:
-            consent = self.domain.digest(OpenChannel(deposit.payer, self.node))
-            if recover(consent, deposit.signer_signature) != deposit.signer:
-                raise InvalidSignature("the opening is not signed by the channel's signer")
-        authorization = ReceiveWithAuthorization(
-            deposit.payer,
-            self._contract,
-            deposit.amount_units,
-            deposit.valid_after_s,
-            deposit.valid_before_s,
-            authorization_nonce(
-                OPEN_KIND if opening else TOP_UP_KIND, deposit.signer, self.node, deposit.salt
-            ),
-        )
-        # any other length can only be a contract wallet's (ERC-1271): the simulation judges it
-        if len(deposit.authorization) in _PLAIN_SIGNATURE_BYTES and not is_signed_by(
-            (await self._domain_of_token()).digest(authorization),
-            deposit.authorization,
-            deposit.payer,
-        ):
-            raise InvalidSignature(f"the deposit is not signed by {deposit.payer} for this token")
-        args: tuple[Any, ...] = (
-            deposit.payer,
-            deposit.signer,
-            self.node,
-            deposit.amount_units,
-            deposit.salt,
-            deposit.valid_after_s,
-            deposit.valid_before_s,
-            deposit.authorization,
-        )
-        if opening:
-            return Call("Settlement", "openWithAuthorization", (*args, deposit.signer_signature))
-        return Call("Settlement", "topUpWithAuthorization", args)
 
     async def close(self, wanted: CloseRequest) -> CloseAnswer:
         """End a channel at its payer's signed wish: stop selling, claim, sign Close, submit it.
@@ -337,17 +285,9 @@ class Sessions:
             if their != our:
                 raise WrongDomain(f"signed for {name} {their}; here it is {our}")
 
-    async def _domain_of_token(self) -> Domain:
-        if self._token_domain is None:
-            found = await self._chain.read(Call("Token", "eip712Domain"))
-            self._token_domain = Domain(
-                found["name"], found["version"], self._chain_id, self._chain.deployment.token
-            )
-        return self._token_domain
-
     async def token_domain(self) -> tuple[str, str]:
         """Return the name and version of the token's EIP-712 domain."""
-        domain = await self._domain_of_token()
+        domain = await self._deposits.token_domain()
         return domain.name, domain.version
 
     async def _chain_now(self, live: Live) -> int:

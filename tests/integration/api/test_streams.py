@@ -23,8 +23,9 @@ from tests.integration.api.harness import (
 
 from viz.domain import curve as curves
 from viz.domain import payment
+from viz.domain.ledger import ChannelRecord, Line
 from viz.domain.ports import Generation, GenerationRequest, Piece
-from viz.domain.units import BASE_MODEL, ZERO_HASH, AdapterId, Units
+from viz.domain.units import BASE_MODEL, AdapterId, Units
 from viz.errors import EngineError
 from viz.services.serving import ServingPolicy
 
@@ -141,12 +142,14 @@ async def test_a_stopping_node_bills_its_open_streams(tmp_path: Path) -> None:
 
 
 async def test_a_voucher_of_many_lines_fits_the_header(node: Node) -> None:
-    """One voucher pays 255 adapters at once, and arrives."""
-    buyer = await Buyer(node).ready()
-    for number in range(1, 255):
-        node.chain.put_adapter(AdapterId(2**31 + number), ZERO_HASH)
-    for number in range(1, 255):
-        buyer.curve = curves.owe(buyer.curve, AdapterId(2**31 + number), 1_000 + number)
+    """One voucher pays for what 255 adapters delivered, and arrives."""
+    buyer = Buyer(node)
+    spent = {AdapterId(2**31 + number): 1_000 + number for number in range(1, 255)}
+    lines = {key: Line(spent_units=units) for key, units in spent.items()}
+    await node.store.commit("deliver", ChannelRecord(buyer.signer, lines=lines))
+    await buyer.ready()
+    for key, units in spent.items():
+        buyer.curve = curves.owe(buyer.curve, key, units)
     status, view = await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(ADAPTER, 10, 0))
     assert status == 200, view
     assert len(view["best"]) == 255
