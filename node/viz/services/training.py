@@ -131,6 +131,7 @@ class Training:
                 await runner.cancel()
             async for _ in self.events(training_id):
                 pass
+            self._unwanted.discard(training_id)
             record = await self.record(training_id)
         return record
 

@@ -134,10 +134,16 @@ class TrainingRun:
     bounds: Bounds = Bounds()
 
     def recipe(self) -> dict[str, Any]:
-        """Return what decides the adapter, as JSON values: no paths, no salts."""
+        """Return what decides the adapter, as JSON values: no paths, no salts.
+
+        How it is measured does not, so a run goes on from its checkpoint under a stricter license.
+        """
+        settings = asdict(self.settings)
+        for measured in ("probes", "max_verbatim_tokens"):
+            del settings[measured]
         return {
             "works": [{"contentId": w.content_id, "commitment": w.commitment} for w in self.works],
-            "settings": asdict(self.settings),
+            "settings": settings,
         }
 
     def save(self, directory: Path) -> Path:

@@ -60,8 +60,13 @@ def test_a_damaged_run_is_refused(tmp_path: Path, change: object) -> None:
 
 
 def test_the_recipe_holds_no_path_and_no_salt() -> None:
-    """The recipe can be published: two machines with other paths have the same one."""
-    moved = replace(RUN, works=(replace(RUN.works[0], path=Path("/else"), salt="0x" + "02" * 32),))
+    """The recipe can be published: two machines with other paths have the same one.
+
+    Nor does it hold how the adapter is measured: a run goes on when a license's limit is found.
+    """
+    elsewhere = replace(RUN.works[0], path=Path("/else"), salt="0x" + "02" * 32)
+    measured = replace(RUN.settings, probes=99, max_verbatim_tokens=9)
+    moved = replace(RUN, works=(elsewhere,), settings=measured)
     assert moved.recipe() == RUN.recipe()
     assert RUN.works[0].salt not in json.dumps(RUN.recipe())
 
