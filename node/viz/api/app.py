@@ -10,6 +10,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -26,15 +27,18 @@ from viz.api.parts import (
     STOPPING,
     ApiLimits,
     Parts,
+    send,
 )
 from viz.api.problems import http_problem, opaque, problem
-from viz.errors import VizError
+from viz.errors import InvalidRequest, VizError
 from viz.services.asking import Questions
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # a voucher of 255 lines does not fit aiohttp's 8 KiB
 MAX_HEADER_BYTES: Final = 32 * 1024
 ID_HEADER: Final = "X-Request-Id"
+# Whose values are hashed, stored or compared: other bytes than text would fail there.
+_READ_HEADERS: Final = ("Authorization", openai.KEY_HEADER)
 _log = structlog.get_logger()
 
 
@@ -65,6 +69,7 @@ def create_runner(app: web.Application, *, shutdown_timeout_s: float) -> web.App
         keepalive_timeout=app[LIMITS].client_timeout_s,
         access_log=None,
         max_field_size=MAX_HEADER_BYTES,
+        auto_decompress=False,
     )
 
 
@@ -103,7 +108,21 @@ async def _identify(request: web.Request, handler: Handler) -> web.StreamRespons
         if not response.prepared:
             response.headers[ID_HEADER] = request_id
             response.headers.setdefault("X-Content-Type-Options", "nosniff")
+            await _send_whole(request, response)
         return response
+
+
+async def _send_whole(request: web.Request, response: web.StreamResponse) -> None:
+    """Send what is ready in a client's time: who reads slower is cut off, and needs no answer."""
+    with suppress(ConnectionResetError):
+        await response.prepare(request)
+        await send(request, response, b"", last=True)
+
+
+def _check_headers(request: web.Request) -> None:
+    for name in _READ_HEADERS:
+        if not request.headers.get(name, "").isascii():
+            raise InvalidRequest(f"the header {name} may hold ASCII alone")
 
 
 @web.middleware
@@ -111,6 +130,7 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     """Turn whatever a handler raises into an answer."""
     request_id = request[REQUEST_ID]
     try:
+        _check_headers(request)
         return await handler(request)
     except VizError as error:
         _log.info("refused", code=error.code, reason=error.detail)

@@ -8,7 +8,6 @@ tokens or money. Source: OpenAI's API reference.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -255,7 +254,8 @@ def _number(
     if value is None:
         return default
     fits = isinstance(value, int | float) and not isinstance(value, bool)
-    if not fits or not math.isfinite(value) or not low <= value <= high or (above and value == low):
+    # Compared as it came: a whole number of hundreds of digits is no float, and NaN is in no range.
+    if not fits or not low <= value <= high or (above and value == low):
         raise _wrong(
             name, f"a number {'above' if above else 'of'} {low} {'up ' if above else ''}to {high}"
         )

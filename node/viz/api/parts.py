@@ -131,8 +131,10 @@ def parts_of(request: web.Request) -> Parts:
 async def body_of(request: web.Request) -> tuple[bytes, Json]:
     """Return the body as sent and as a JSON object; raise InvalidRequest.
 
-    Raises aiohttp's HTTPRequestTimeout and HTTPRequestEntityTooLarge.
+    Raises aiohttp's HTTPRequestTimeout, HTTPRequestEntityTooLarge and HTTPUnsupportedMediaType.
     """
+    if request.headers.get("Content-Encoding", "identity") != "identity":
+        raise web.HTTPUnsupportedMediaType
     try:
         async with asyncio.timeout(request.app[LIMITS].client_timeout_s):
             raw = await request.read()
