@@ -119,6 +119,7 @@ def test_lanes_hold_what_is_worn_and_no_more_than_their_bound(
         [(8, 2), (32, 3), (32, 1), (32, 2)],
         [(16, number) for number in range(8)],
         [(16, 5), (16, 2), (16, 7), (8, 3)],
+        [(16, 0), (16, 1), (16, 3), (16, 5)],
         [],
     ):
         wanted = [(slot, made[each]) for slot, each in enumerate(worn)]
