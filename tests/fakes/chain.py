@@ -96,6 +96,7 @@ class FakeChain:
     adapter_states: dict[AdapterId, AdapterState] = field(default_factory=dict)
     unservable: dict[AdapterId, str] = field(default_factory=dict)
     ending: dict[AdapterId, int] = field(default_factory=dict)
+    undistributed: dict[AdapterId, Units] = field(default_factory=dict)
     works: dict[ContentId, ContentState] = field(default_factory=dict)
     granted: set[ContentId] = field(default_factory=set)
     unconfirmed: set[AdapterId] = field(default_factory=set)
@@ -169,6 +170,8 @@ class FakeChain:
         self._ask()
         if call.function == "eip712Domain":
             return {"name": TOKEN_DOMAIN.name, "version": TOKEN_DOMAIN.version}
+        if call.function == "owed":
+            return self.undistributed.get(call.args[0], 0)
         if call.function == "termsOf":
             return {"terms": {"uses": int(ALL_USES), "trainingFee": 0}}
         if call.function == "previewClaim":

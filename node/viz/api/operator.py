@@ -11,21 +11,21 @@ import hmac
 import ipaddress
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, is_dataclass, replace
-from enum import Enum
+from dataclasses import replace
 from typing import Any, Final
 
 import structlog
 from aiohttp import web
 
+from viz.api import operator_money as money
 from viz.api.parts import PARTS, STOPPING, Parts, Trainings, adapter_of, body_of, parts_of
+from viz.api.reports import plain, training_json
 from viz.domain.exchange import AdapterOffer
 from viz.domain.ledger import AdapterRecord, TrainingRecord
 from viz.domain.shares import MAX_SHARES
-from viz.domain.units import BPS, UINT64_MAX, AdapterId, ContentId, hex_of
+from viz.domain.units import BPS, UINT64_MAX, AdapterId, ContentId
 from viz.domain.wire import JSON_INTEGER_MAX, Json, Reader
 from viz.errors import AccessTokenInvalid, InvalidRequest, UnknownAdapter, VizError
-from viz.services.watchdog import Comparison
 
 BASE_PATH: Final = "/operator/v1"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -36,11 +36,12 @@ def routes() -> list[web.RouteDef]:
     """Return the operator's routes."""
     path = BASE_PATH
     return [
-        web.get(f"{path}/status", _guarded(status)),
-        web.get(f"{path}/channels", _guarded(channels)),
-        web.post(f"{path}/settle", _guarded(settle)),
-        web.post(f"{path}/distribute", _guarded(distribute)),
-        web.post(f"{path}/collect", _guarded(collect)),
+        web.get(f"{path}/status", _guarded(money.status)),
+        web.get(f"{path}/channels", _guarded(money.channels)),
+        web.post(f"{path}/settle", _guarded(money.settle)),
+        web.get(f"{path}/royalties", _guarded(money.royalties)),
+        web.post(f"{path}/distribute", _guarded(money.distribute)),
+        web.post(f"{path}/collect", _guarded(money.collect)),
         web.post(f"{path}/grants", _guarded(grant)),
         web.post(f"{path}/adapters", _guarded(activate)),
         web.post(f"{path}/publications", _guarded(publish)),
@@ -71,88 +72,6 @@ def _is_local(request: web.Request) -> bool:
         return ipaddress.ip_address(request.remote or "").is_loopback
     except ValueError:
         return False
-
-
-# money
-
-
-async def status(request: web.Request) -> web.Response:
-    """Answer how the node stands."""
-    parts = parts_of(request)
-    rows = await parts.ledger.channels()
-    node = parts.sessions.node
-    return web.json_response(
-        {
-            "node": node,
-            "chainId": parts.chain.deployment.chain_id,
-            "chainTime": await parts.chain.chain_time(),
-            "tokenDecimals": parts.chain.deployment.token_decimals,
-            "balance": str(await parts.chain.token_balance(node)),
-            "owed": str(await parts.chain.owed(node)),
-            "channels": len(rows),
-            "unclaimed": str(sum(sum(row.unclaimed().values()) for row in rows)),
-            "receipts": sum(row.seq for row in rows),
-            "billed": str(sum(row.total_units for row in rows)),
-            "books": _books(parts.watchdog.last),
-            "running": parts.serving.running,
-            "adapters": [offer.to_json() for offer in parts.catalogue.offers()],
-            "trainings": [_training(row) for row in await parts.ledger.trainings()],
-            "engine": dict(parts.engine.stats()),
-        }
-    )
-
-
-def _books(found: Comparison) -> Json:
-    return {
-        "comparedAt": found.compared_at_s,
-        "channels": found.channels,
-        "mismatches": [
-            {
-                "signer": each.signer,
-                "what": each.what,
-                "books": str(each.books_units),
-                "chain": str(each.chain_units),
-            }
-            for each in found.mismatches
-        ],
-    }
-
-
-async def channels(request: web.Request) -> web.Response:
-    """Answer every channel of the ledger."""
-    rows = await parts_of(request).ledger.channels()
-    return web.json_response(
-        {
-            "channels": [
-                {
-                    "signer": row.signer,
-                    "base": str(row.base_units),
-                    "unclaimed": str(sum(row.unclaimed().values())),
-                    "spent": str(sum(line.spent_units for line in row.lines.values())),
-                    "receipts": row.seq,
-                    "lastVoucherAt": row.voucher_at,
-                }
-                for row in rows
-            ]
-        }
-    )
-
-
-async def settle(request: web.Request) -> web.Response:
-    """Claim everything now."""
-    return web.json_response(plain(await parts_of(request).settlement.step(force=True)))
-
-
-async def distribute(request: web.Request) -> web.Response:
-    """Pay an adapter's creators what has accrued."""
-    _, body = await body_of(request)
-    adapter_id = AdapterId(Reader(body, "the request").integer("adapterId"))
-    return web.json_response(plain(await parts_of(request).settlement.distribute(adapter_id)))
-
-
-async def collect(request: web.Request) -> web.Response:
-    """Collect what Settlement owes this node."""
-    return web.json_response(plain(await parts_of(request).settlement.collect()))
 
 
 # licenses, adapters, trainings
@@ -219,30 +138,39 @@ async def activate(request: web.Request) -> web.Response:
 
 
 async def _put_on_offer(parts: Parts, adapter_id: AdapterId, reader: Reader) -> AdapterOffer:
-    """Load a registered adapter and sell it under the name and prices that ``reader`` gives."""
-    price = parts.catalogue.list_price
+    """Load a registered adapter and sell it under the name and prices that ``reader`` gives.
+
+    What it does not give stays as it was where the adapter was on offer before.
+    """
 
     def units(name: str) -> int:
         return reader.units(name, UINT64_MAX)
 
-    prompt, completion = (
-        reader.optional("promptPrice", units),
-        reader.optional("completionPrice", units),
-    )
+    given: dict[str, Any] = {
+        "name": reader.optional("name", reader.text) or None,
+        "description": reader.optional("description", reader.text),
+        "prompt_units_per_million": reader.optional("promptPrice", units),
+        "completion_units_per_million": reader.optional("completionPrice", units),
+    }
     state = await parts.publishing.activate(adapter_id)
-    record = AdapterRecord(
+    fresh = AdapterRecord(
         adapter_id,
-        reader.optional("name", reader.text) or f"adapter {adapter_id}",
-        reader.optional("description", reader.text) or "",
+        f"adapter {adapter_id}",
+        "",
         state.base_model,
         state.weights_digest,
         state.cid,
         state.manifest_hash,
         str(parts.publishing.path_of(state.weights_digest)),
-        price.prompt_price_units if prompt is None else prompt,
-        price.completion_price_units if completion is None else completion,
+        parts.catalogue.list_price.prompt_price_units,
+        parts.catalogue.list_price.completion_price_units,
         parts.clock.now_s(),
     )
+    for before in await parts.ledger.adapters():
+        if before.adapter_id == adapter_id:
+            kept = {name: getattr(before, name) for name in (*given, "created_at")}
+            fresh = replace(fresh, **kept)
+    record = replace(fresh, **{name: value for name, value in given.items() if value is not None})
     await parts.catalogue.add(record)
     return parts.catalogue.offer(adapter_id)
 
@@ -256,12 +184,12 @@ async def drop(request: web.Request) -> web.Response:
 async def trainings(request: web.Request) -> web.Response:
     """Answer all training runs."""
     rows = await parts_of(request).ledger.trainings()
-    return web.json_response({"trainings": [_training(row) for row in rows]})
+    return web.json_response({"trainings": [training_json(row) for row in rows]})
 
 
 async def training(request: web.Request) -> web.Response:
     """Answer one training run."""
-    return web.json_response(_training(await _record_of(request)))
+    return web.json_response(training_json(await _record_of(request)))
 
 
 async def train(request: web.Request) -> web.Response:
@@ -269,13 +197,13 @@ async def train(request: web.Request) -> web.Response:
     _, body = await body_of(request)
     if body.pop("dryRun", False):
         return web.json_response(plain(await _trainer(request).plan(body)))
-    return web.json_response(_training(await _trainer(request).start(body)), status=202)
+    return web.json_response(training_json(await _trainer(request).start(body)), status=202)
 
 
 async def cancel_training(request: web.Request) -> web.Response:
     """Cancel a training run."""
     record = await _record_of(request)
-    return web.json_response(_training(await _trainer(request).cancel(record.training_id)))
+    return web.json_response(training_json(await _trainer(request).cancel(record.training_id)))
 
 
 async def training_events(request: web.Request) -> web.StreamResponse:
@@ -317,33 +245,3 @@ async def _record_of(request: web.Request) -> TrainingRecord:
     if record is None:
         raise InvalidRequest(f"there is no training run {training_id[:64]!r}")
     return record
-
-
-def _training(record: TrainingRecord) -> Json:
-    return {
-        "id": record.training_id,
-        "state": record.state,
-        "request": dict(record.request),
-        "progress": dict(record.progress),
-        "result": dict(record.result),
-        "error": record.error,
-        "createdAt": record.created_at,
-        "updatedAt": record.updated_at,
-    }
-
-
-def plain(value: Any) -> Any:
-    """Return a report as JSON values: hashes as hexadecimal, wide integers as text."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {name: plain(found) for name, found in asdict(value).items()}
-    if isinstance(value, dict):
-        return {str(key): plain(found) for key, found in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    if isinstance(value, bytes):
-        return hex_of(value)
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > JSON_INTEGER_MAX:
-        return str(value)
-    return value

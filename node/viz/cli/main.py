@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from viz.cli import audit, buyer, channel, content, daemon, keys, operator, testnet, train
+from viz.cli import audit, buyer, channel, content, daemon, keys, operator, settle, testnet, train
 from viz.cli.console import MEANINGS
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app.command()(daemon.up)
 app.command()(daemon.node)
 app.command()(operator.status)
 app.command()(train.train)
-app.command()(operator.settle)
+app.command()(settle.settle)
 app.add_typer(keys.app, name="key")
 app.add_typer(content.app, name="content")
 app.add_typer(channel.app, name="channel")

@@ -26,6 +26,7 @@ Royalty = Annotated[
 TrainerPart = Annotated[
     int, typer.Option(min=0, max=10_000, help="The trainer's part of gross revenue, in bps.")
 ]
+Price = Annotated[str, typer.Option(help="Tokens a million prompt or completion tokens, as 1.25.")]
 AdapterNumber = Annotated[int, typer.Argument(min=1, help="The adapter's id on the chain.")]
 SharesOption = Annotated[
     list[str] | None,
@@ -212,14 +213,31 @@ def _share(text: str) -> list[int]:
 @guarded
 def activate_adapter(
     adapter_id: AdapterNumber,
+    name: Annotated[str, typer.Option(help="What to sell it as.")] = "",
+    description: Annotated[str, typer.Option(help="What buyers read about it.")] = "",
+    prompt_price: Price = "",
+    completion_price: Price = "",
     node: NodeUrl = "http://127.0.0.1:8402",
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch a registered adapter by its CID, check it, and put it on offer."""
-    found = run(Operator(node, folder).ask("POST", "/adapters", {"adapterId": adapter_id}))
+    """Fetch a registered adapter by its CID, check it, and put it on offer.
+
+    What is not given stays as it was while the adapter is on offer; else the list's prices hold.
+    """
+    request: dict[str, object] = {"adapterId": adapter_id}
+    request |= {k: v for k, v in (("name", name), ("description", description)) if v}
+    prices = {"promptPrice": prompt_price, "completionPrice": completion_price}
+    found = run(_activate(Operator(node, folder), request, prices))
     if not show(found, as_json=as_json):
         out.print(f"adapter {adapter_id} is on offer as {found['model']}")
+
+
+async def _activate(operator: Operator, request: dict[str, object], prices: dict[str, str]) -> Any:
+    if any(prices.values()):
+        decimals = (await operator.ask("GET", "/status"))["tokenDecimals"]
+        request |= {key: str(parse_units(text, decimals)) for key, text in prices.items() if text}
+    return await operator.ask("POST", "/adapters", request)
 
 
 @adapter_app.command("drop")
@@ -234,56 +252,3 @@ def drop_adapter(
     run(Operator(node, folder).ask("DELETE", f"/adapters/{adapter_id}"))
     if not show({"adapterId": adapter_id, "onOffer": False}, as_json=as_json):
         out.print(f"adapter {adapter_id} is not on offer any more")
-
-
-# money
-
-
-@guarded
-def settle(
-    distribute: Annotated[
-        bool, typer.Option("--distribute/--no-distribute", help="Also pay the creators.")
-    ] = True,
-    collect: Annotated[
-        bool, typer.Option("--collect", help="Also collect the node's part.")
-    ] = False,
-    node: NodeUrl = "http://127.0.0.1:8402",
-    folder: DataDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Claim every signed voucher in one batch, pay creators, and collect."""
-    found = run(_settle(Operator(node, folder), distribute, collect))
-    if show(found, as_json=as_json):
-        return
-    decimals = found["tokenDecimals"]
-    claim = found["claim"]
-    rows: list[tuple[str, object]] = [
-        ("vouchers claimed", claim["settled"]),
-        ("dropped", claim["dropped"]),
-        ("still waiting", claim["waiting"]),
-        ("claimed", format_units(int(claim["claimed_units"]), decimals)),
-    ]
-    for sent in claim["transactions"]:
-        rows.append(("gas of the claim", sent["gas_used"]))
-    for adapter_id, sent in found["distributed"].items():
-        paid = next((e["args"]["paid"] for e in sent["events"] if e["name"] == "Distributed"), 0)
-        rows.append((f"creators of adapter {adapter_id}", format_units(int(paid), decimals)))
-    table("Settlement", ("what", "#value"), rows)
-
-
-async def _settle(operator: Operator, distribute: bool, collect: bool) -> dict[str, Any]:
-    standing = await operator.ask("GET", "/status")
-    found: dict[str, Any] = {
-        "tokenDecimals": standing["tokenDecimals"],
-        "claim": await operator.ask("POST", "/settle"),
-        "distributed": {},
-    }
-    if distribute:
-        for offer in standing["adapters"]:
-            adapter_id = offer["adapterId"]
-            if adapter_id:
-                body = {"adapterId": adapter_id}
-                found["distributed"][adapter_id] = await operator.ask("POST", "/distribute", body)
-    if collect:
-        found["collected"] = await operator.ask("POST", "/collect")
-    return found

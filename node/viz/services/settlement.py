@@ -187,6 +187,14 @@ class Settlement:
             await self._writer.submit(call), f"distributing adapter {adapter_id}'s royalties"
         )
 
+    async def undistributed(self, adapter_ids: Sequence[AdapterId]) -> dict[AdapterId, Units]:
+        """Return what the works of these adapters earned and nobody distributed, where any is."""
+        owed = {
+            each: int(await self._reader.read(Call("Settlement", "owed", (each,))))
+            for each in adapter_ids
+        }
+        return {each: units for each, units in owed.items() if units}
+
     async def collect(self, account: Address | None = None) -> Transaction:
         """Send an account's balance (this node's own by default) to it or its payout address."""
         call = Call("Settlement", "collect", (account or self._writer.address,))

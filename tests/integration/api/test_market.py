@@ -86,6 +86,49 @@ async def test_the_operator_settles_and_looks(node: Node) -> None:
     assert listed["channels"][0]["base"] == str(buyer.curve.total_units)
 
 
+async def test_creators_of_every_adapter_ever_sold_are_named_while_they_are_owed(
+    node: Node,
+) -> None:
+    """One that was dropped from the offer still owes; one that owes nothing costs no gas."""
+    buyer = await Buyer(node).ready()
+    await buyer.ask()
+    never = AdapterId(ADAPTER + 1)
+    node.chain.undistributed |= {ADAPTER: 12, never: 34}
+    await node.parts.catalogue.drop(ADAPTER)
+    path = "/operator/v1/royalties"
+    _, said, _ = await buyer.call("GET", path, headers=OPERATOR)
+    assert said["royalties"] == [{"adapterId": ADAPTER, "owed": "12"}]
+    node.chain.undistributed[ADAPTER] = 0
+    _, said, _ = await buyer.call("GET", path, headers=OPERATOR)
+    assert said["royalties"] == []
+
+
+async def test_an_adapter_activated_again_keeps_its_name_and_prices(
+    node: Node, tmp_path: Path
+) -> None:
+    """A repaired adapter is not sold at other prices than its operator set."""
+    buyer, path = Buyer(node), "/operator/v1/adapters"
+    weights = fake_adapter_file(tmp_path / "new.safetensors", seed=9)
+    terms = (3_000, 1_000, [(ContentId(1), 10_000)])
+    made = await node.parts.publishing.publish(
+        Publication(weights, node.engine.model.digest, ZERO_HASH, *terms)
+    )
+    body = {"adapterId": made.adapter_id}
+    named = {"name": "tides", "description": "of the sea", "promptPrice": "7"}
+    await buyer.call("POST", path, body=body | named, headers=OPERATOR)
+    (first,) = [r for r in node.parts.catalogue.records() if r.adapter_id == made.adapter_id]
+    assert (first.name, first.description, first.prompt_units_per_million) == (
+        "tides", "of the sea", 7,
+    )  # fmt: skip
+    node.clock.now += 60
+    await buyer.call("POST", path, body=body, headers=OPERATOR)
+    (again,) = [r for r in node.parts.catalogue.records() if r.adapter_id == made.adapter_id]
+    assert again == first
+    await buyer.call("POST", path, body=body | {"completionPrice": "0"}, headers=OPERATOR)
+    (free,) = [r for r in node.parts.catalogue.records() if r.adapter_id == made.adapter_id]
+    assert free == replace(first, completion_units_per_million=0)
+
+
 class Runs:
     """A training service that tells two steps and then waits."""
 

@@ -1,0 +1,38 @@
+"""`viz settle` pays whom it can, names whom it could not, and does not hide the latter."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from viz.cli.operator import Operator
+from viz.cli.settle import _settle
+from viz.errors import ChainUnreachable, TransactionFailed
+
+
+class Answers:
+    """A running node whose second adapter cannot be distributed, and its claim not be sent."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Any]] = []
+
+    async def ask(self, method: str, path: str, body: Any = None) -> Any:
+        self.asked.append((path, body))
+        if path == "/status":
+            return {"tokenDecimals": 6, "adapters": [{"adapterId": 9}], "owed": "5"}
+        if path == "/royalties":
+            return {"royalties": [{"adapterId": each, "owed": "1"} for each in (1, 2, 3)]}
+        if path == "/settle":
+            raise ChainUnreachable("no answer")
+        if body == {"adapterId": 2}:
+            raise TransactionFailed("refused")
+        return {"events": []}
+
+
+async def test_an_error_stops_nobody_elses_payment() -> None:
+    """Adapters that owe are paid whether on offer or not; what failed is told with its reason."""
+    node = Answers()
+    found, errors = await _settle(cast(Operator, node), True, True)
+    assert list(found["distributed"]) == [1, 3] and "collected" in found and "claim" not in found
+    assert found["failed"] == {"the claim": "no answer", "creators of 2": "refused"}
+    assert [type(each) for each in errors] == [ChainUnreachable, TransactionFailed]
+    assert ("/distribute", {"adapterId": 9}) not in node.asked, "owes nothing: costs no gas"
