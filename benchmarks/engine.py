@@ -235,19 +235,14 @@ async def run(arguments: argparse.Namespace) -> None:
             elif part == "prefill":
                 await prefill_part(own, peers, roofs, arguments)
             elif part == "load":
-                ours.load_part(material, 32)
+                ours.load_part(own, 32)
                 if (peer := peers.get("PEFT mixed batch")) is not None:
                     taken = peer.ask("load")["seconds"]
                     print(f"  PEFT's load_adapter with 32 loaded: {taken * 1e3:.0f} ms")
             elif part == "first-token":
                 await ours.first_token_part(own, arguments.probes)
             else:
-                count = arguments.registered
-                other = await ours.Contender.start(
-                    material, arguments.threads, arguments.compute, count
-                )
-                await ours.registered_part(own, other, count, arguments.rounds)
-                await other.engine.close()
+                await ours.registered_part(own, arguments.registered, arguments.rounds)
     finally:
         peers.close()
         await own.engine.close()

@@ -80,6 +80,8 @@ def read_adapter(
             head = file.read(8)
             head += file.read(min(int.from_bytes(head, "little"), MAX_HEADER_BYTES))
             layout, header = _checked(path, head, size, shape, base, max_rank=max_rank)
+            if hasattr(os, "posix_fadvise"):  # all of it is wanted: let the disk begin
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
             body = torch.empty(size - layout.data_start, dtype=torch.uint8)
             file.seek(layout.data_start)
             complete = file.readinto(body.numpy()) == len(body)  # type: ignore[attr-defined]
