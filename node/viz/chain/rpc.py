@@ -192,13 +192,20 @@ class Rpc:
         *,
         sender: Address | None = None,
         block: Block = "latest",
+        gas: int | None = None,
     ) -> bytes:
-        """Return the raw result of a call; raise TransactionFailed with the reason of a revert."""
-        return bytes(await self._ask(self._eth.call(_transaction(to, data, sender), _block(block))))
+        """Return the raw result of a call; raise TransactionFailed with the reason of a revert.
 
-    async def estimate_gas(self, to: Address | None, data: bytes, sender: Address) -> int:
+        ``gas`` is all that it may use; None leaves that to the node.
+        """
+        asked = _transaction(to, data, sender, gas)
+        return bytes(await self._ask(self._eth.call(asked, _block(block))))
+
+    async def estimate_gas(
+        self, to: Address | None, data: bytes, sender: Address, *, gas: int | None = None
+    ) -> int:
         """Return the gas that the transaction would use now; reverts raise as in ``call``."""
-        return int(await self._ask(self._eth.estimate_gas(_transaction(to, data, sender))))
+        return int(await self._ask(self._eth.estimate_gas(_transaction(to, data, sender, gas))))
 
     async def fees(self) -> Fees:
         """Return fees that outlast several full blocks: twice the base fee plus the tip."""
@@ -351,12 +358,16 @@ def _address(address: Address) -> Any:
     return address
 
 
-def _transaction(to: Address | None, data: bytes, sender: Address | None) -> TxParams:
+def _transaction(
+    to: Address | None, data: bytes, sender: Address | None, gas: int | None
+) -> TxParams:
     transaction: TxParams = {"data": HexBytes(data)}
     if to is not None:
         transaction["to"] = _address(to)
     if sender is not None:
         transaction["from"] = _address(sender)
+    if gas is not None:
+        transaction["gas"] = gas
     return transaction
 
 

@@ -36,6 +36,9 @@ from viz.errors import (
 
 _FIRST_POLL_S: Final = 0.02
 _LAST_POLL_S: Final = 1.0
+# A bounded call is tried with this many times its gas: enough to say what it needs, and little of
+# the chain's time for one that burns all it gets.
+_TRIED_TIMES: Final = 2
 # What a node says of a transaction that it will not take; anything else leaves its fate open. So
 # does a used nonce: perhaps this very transaction used it, and the look-up went to a laggard.
 _REFUSALS: Final = (
@@ -218,9 +221,10 @@ class Sender:
         max_gas: int | None = None,
         urgent: bool = False,
     ) -> Transaction:
+        tried = None if max_gas is None else _TRIED_TIMES * max_gas
         if to is not None:
-            await self._rpc.call(to, data, sender=self.address)
-        gas = await self._rpc.estimate_gas(to, data, self.address)
+            await self._rpc.call(to, data, sender=self.address, gas=tried)
+        gas = await self._rpc.estimate_gas(to, data, self.address, gas=tried)
         if max_gas is not None and gas > max_gas:
             raise GasAboveLimit(
                 f"{description} would use {gas} gas, and this node pays for {max_gas}: send it "

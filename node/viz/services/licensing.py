@@ -216,7 +216,7 @@ class Licensing:
         except BaseException:
             # Refused, so the allowance is still there: take it back, whatever happens to us.
             revoke = Call("Token", "approve", (registry, 0))
-            await asyncio.shield(self._writer.submit(revoke))
+            await asyncio.shield(self._writer.submit(revoke, urgent=True))
             raise
 
     async def _read(self, function: str, *args: Any) -> Any:
