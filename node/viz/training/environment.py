@@ -23,7 +23,7 @@ REPRODUCIBILITY_CLASS: Final = "bitwise-same-cpu-class"
 # Raised whenever the same works and settings would train other bytes (the conversion to rows, the
 # arithmetic of a step): an audit by another recipe is inconclusive, not an accusation.
 RECIPE: Final = 2
-_VECTOR_FLAGS: Final = ("sse4", "avx", "fma", "f16c", "amx", "asimd", "sve", "sme", "bf16", "i8mm")
+_VECTOR_FLAGS: Final = ("sse4", "avx", "fma", "f16c", "amx", "asimd", "sve", "bf16", "i8mm")
 
 
 def child_environment(settings: Settings) -> dict[str, str]:

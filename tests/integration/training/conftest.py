@@ -50,7 +50,7 @@ def make_run(tiny: LoadedBase, tmp_path: Path) -> Any:
     def make(**changes: Any) -> TrainingRun:
         bounds = Bounds(
             memory_bytes=changes.pop("memory_bytes", 8 * 1024**3),
-            time_s=changes.pop("time_s", 120),
+            time_s=changes.pop("time_s", 3_600),
             checkpoint_every=changes.pop("checkpoint_every", 2),
             niceness=0,
         )
