@@ -15,6 +15,7 @@ from typing import Any, Final
 from viz.chain import abi
 from viz.chain.deployment import address_of
 from viz.chain.rpc import Block, Rpc
+from viz.chain.scan import scan
 from viz.domain.license import Terms
 from viz.domain.ports import (
     AdapterState,
@@ -192,7 +193,7 @@ class AdapterRegistry(_Contract):
             return known
         topics = (abi.event_topic(self.name, "AdapterRegistered"), adapter_id.to_bytes(32, "big"))
         head = await self._rpc.block_number()
-        for log in await self._rpc.logs([self.address], self._first_block, head, topics):
+        async for log in scan(self._rpc, [self.address], self._first_block, head, topics):
             decoded = abi.decode_event(self.name, log.topics, log.data)
             if decoded is not None:
                 self._registrations[adapter_id] = {**decoded[1], "sharesHash": shares_hash}

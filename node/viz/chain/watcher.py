@@ -23,10 +23,11 @@ from viz.chain import abi
 from viz.chain.deployment import contracts_by_address
 from viz.chain.logs import decode_logs
 from viz.chain.rpc import BlockNotKnown, Log, Rpc
+from viz.chain.scan import too_many
 from viz.domain.outbox import BlockMark, CursorStore
 from viz.domain.ports import Deployment, Event
 from viz.domain.units import Address, Hash32, hex_of
-from viz.errors import ChainError, ChainMismatch, ChainUnreachable
+from viz.errors import ChainError, ChainMismatch
 
 Handle = Callable[[Sequence[Event]], Awaitable[None]]
 RollBack = Callable[[int], Awaitable[None]]
@@ -184,10 +185,9 @@ class Watcher:
         try:
             logs = await self._rpc.logs(addresses, first, last, topics)
         except ChainError as error:
-            # Its bound may show as a refusal, as HTTP 400 or 413, or as no answer in time.
             self._chunk = max(1, blocks // 2)
-            if blocks == 1 or isinstance(error, ChainUnreachable | BlockNotKnown):
-                raise
+            if blocks == 1 or not too_many(error):
+                raise  # no answer in time may be its bound too: the next step asks for fewer
             _log.info("fewer blocks at once", blocks=self._chunk, reason=error.detail)
             raise _RangeRefused from error
         if blocks == self._chunk:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.integration.chain.testnet import CLOSE_DELAY_S, LICENSE, Testnet, address, terms
+from tests.integration.chain.testnet import CLOSE_DELAY_S, LICENSE, Narrow, Testnet, address, terms
 
 from viz.chain.contracts import Chain
 from viz.chain.keys import development_account
@@ -36,6 +36,18 @@ async def test_an_adapter_is_not_believed_before_its_confirmations(net: Testnet)
     assert await patient.adapter(adapter) == early
     assert early is not None
     assert early.shares == ((work, 10_000),)
+
+
+async def test_an_adapter_is_found_where_an_endpoint_serves_few_blocks(net: Testnet) -> None:
+    """Its registration is searched in as many questions as the endpoint wants."""
+    work = await net.register_work(net.sender(1))
+    adapter = AdapterId(await net.register_adapter(net.sender(4), [work]))
+    await net.anvil.mine(9)
+    rpc = Narrow(net.rpc.url)
+    rpc.widest = 2
+    found = await Chain(rpc, net.deployment).adapter(adapter)
+    assert found is not None and found.shares == ((work, 10_000),)
+    await rpc.close()
 
 
 async def test_an_end_that_is_set_is_told_before_it_comes(net: Testnet) -> None:

@@ -6,35 +6,15 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
-from tests.integration.chain.testnet import Testnet, address
+from tests.integration.chain.testnet import Narrow, Testnet, address
 
 from viz.chain.devnet import Devnet
 from viz.chain.keys import development_account
-from viz.chain.rpc import Log, Rpc
+from viz.chain.rpc import Rpc
 from viz.chain.watcher import Watcher
 from viz.domain.outbox import BlockMark
 from viz.domain.ports import Event
-from viz.domain.units import Address
 from viz.errors import ChainError, ChainMismatch
-
-
-class Narrow(Rpc):
-    """An endpoint that serves logs of few blocks at once, and of none below a block."""
-
-    widest, below = 10**6, 0
-
-    async def logs(
-        self,
-        addresses: Sequence[Address],
-        first: int,
-        last: int,
-        topics: Sequence[bytes | None] | None = None,
-    ) -> tuple[Log, ...]:
-        if last - first >= self.widest:
-            raise ChainError("refused: query exceeds max block range")
-        if first < self.below:
-            raise ChainError("refused: missing historical state")
-        return await super().logs(addresses, first, last, topics)
 
 
 class Books:

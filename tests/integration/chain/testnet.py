@@ -13,7 +13,7 @@ from viz.chain.contracts import Chain
 from viz.chain.deploy import ensure_deployed
 from viz.chain.devnet import Devnet
 from viz.chain.keys import development_account
-from viz.chain.rpc import Rpc
+from viz.chain.rpc import Log, Rpc
 from viz.chain.sender import Sender
 from viz.domain.eip712 import settlement_domain, sign, sign_compact
 from viz.domain.license import Terms
@@ -22,6 +22,7 @@ from viz.domain.ports import Call, Deployment, Outcome, Transaction
 from viz.domain.signed import OpenChannel, Voucher
 from viz.domain.units import ZERO_HASH, Address, ContentId, Hash32, Units, parse_address
 from viz.domain.usage import Lines, usage_hash
+from viz.errors import ChainError
 
 LICENSE = Hash32(b"\x11" * 32)
 CLOSE_DELAY_S = 3_600
@@ -43,6 +44,25 @@ def terms(**changes: int | bool) -> Terms:
 
 def address(account: LocalAccount) -> Address:
     return parse_address(str(account.address))
+
+
+class Narrow(Rpc):
+    """An endpoint that serves logs of few blocks at once, and of none below a block."""
+
+    widest, below = 10**6, 0
+
+    async def logs(
+        self,
+        addresses: Sequence[Address],
+        first: int,
+        last: int,
+        topics: Sequence[bytes | None] | None = None,
+    ) -> tuple[Log, ...]:
+        if last - first >= self.widest:
+            raise ChainError("refused: query exceeds max block range")
+        if first < self.below:
+            raise ChainError("refused: missing historical state")
+        return await super().logs(addresses, first, last, topics)
 
 
 @dataclass
