@@ -47,12 +47,13 @@ async def pay_once(client: BuyerClient, prompt: str, max_tokens: int) -> Stopped
         if refused.status != 402:
             raise DemoError(f"a request without money was answered {refused.status}, not 402")
         challenge = Challenge.from_header(refused.headers["WWW-Authenticate"])
-    client.accept_challenge(challenge, offer)
-    known, need = client.quote_of(offer), challenge.need
+    client.quotes.accept(challenge, client.info, offer, client.curve)
+    known, need = client.quotes.of(offer), challenge.need
     if known is None or need is None:
         raise DemoError("the node's challenge names neither its price nor its need")
     paid = need.required_units
-    with client.purse.expose(BASE_MODEL, paid):
+    with client.purse.expose(BASE_MODEL, body) as exposure:
+        exposure.units = paid
         await client.purse.cover(BASE_MODEL, required_units=paid, wanted_units=paid)
     quote = {QUOTE_HEADER: hex_of(known[0])}
     async with client.api.generate(CHAT_PATH, body, token, quote) as answered:

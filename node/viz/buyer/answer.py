@@ -131,7 +131,7 @@ class PaidAnswer:
             agreed = agreed_list_price(self._offer, client.limits)
             headers = {PRICE_HEADER: price_to_header(agreed.price)}
         self._payer.agree(agreed)
-        token = await client.token()
+        token = await client.access.token()
         self._sent = True
         try:
             response = await stack.enter_async_context(
@@ -153,7 +153,7 @@ class PaidAnswer:
         """Make the next attempt another one; raise the refusal where that would not help."""
         client = self._client
         if isinstance(refusal, AccessTokenInvalid):
-            client.drop_token()
+            client.access.drop()
         elif quoted and isinstance(refusal, QuoteExpired | InvalidRequest):
             # also a request for more tokens than the kept quote allows
             client.quotes.drop(self._offer)

@@ -19,8 +19,9 @@ from typing import Any, Final, Self
 
 import aiohttp
 
+from viz.buyer.access import Access
 from viz.buyer.answer import PaidAnswer
-from viz.buyer.funding import checked_chain_time_s, signed_close, signed_deposit
+from viz.buyer.funding import Pending, checked_chain_time_s, signed_close
 from viz.buyer.ledger import ChannelLedger
 from viz.buyer.node_api import NodeApi
 from viz.buyer.purse import Purse
@@ -28,22 +29,22 @@ from viz.buyer.quotes import KeptQuotes
 from viz.buyer.verify import Limits, TokenCount, check_node
 from viz.domain.credential import CloseRequest
 from viz.domain.curve import Curve
-from viz.domain.eip712 import is_signed_by, sign
-from viz.domain.exchange import AccessToken, AdapterOffer, CloseAnswer, NodeInfo, SessionProof
+from viz.domain.eip712 import is_signed_by, settlement_domain
+from viz.domain.exchange import AccessToken, AdapterOffer, CloseAnswer, NodeInfo
 from viz.domain.payment import CHAT_PATH
 from viz.domain.ports import ChainReader, Clock, Deployment
 from viz.domain.signed import RequestClose
-from viz.domain.units import BASE_MODEL, ZERO_ADDRESS, AdapterId, Address, Hash32, Units
+from viz.domain.units import BASE_MODEL, AdapterId, Address, Hash32, Units
 from viz.errors import (
     InvalidRequest,
     NodeNotTrusted,
     NodeUnreachable,
+    TransactionFailed,
     UnknownModel,
 )
 
 CONFIRM_TRIES: Final = 60
 CONFIRM_WAIT_S: Final = 1.0
-RENEW_BEFORE_S: Final = 30
 LATE_BILL_WAITS_S: Final = (0.0, 0.2, 1.0)
 
 
@@ -73,8 +74,6 @@ class BuyerClient:
         self._deployment = deployment
         self._chain = chain
         self._clock = clock
-        self._token: AccessToken | None = None
-        self._token_lock = asyncio.Lock()
         self._checked: set[tuple[AdapterId, Hash32]] = set()
         self._synced = False
         self._fault: str | None = None
@@ -82,6 +81,8 @@ class BuyerClient:
         self.info = info
         self.limits = limits
         self.count_tokens = count_tokens
+        domain = settlement_domain(deployment.chain_id, deployment.settlement)
+        self.access = Access(api, info.node, ledger.session_key, domain, clock)
         self.quotes = KeptQuotes(deployment, limits, clock)
         self.purse = Purse(api, ledger, deployment, request_units=limits.request_units)
 
@@ -182,28 +183,35 @@ class BuyerClient:
     async def open_channel(self, payer_key: bytes, deposit_units: Units) -> Curve:
         """Deposit into the channel without gas (EIP-3009, relayed) and wait until it is confirmed.
 
-        Opens it, or tops it up where it is open. Raises what the node refuses with, and
+        Opens it, or tops it up where it is open. Asked again for the same after an error, it is
+        the same deposit, so that no two of them can arrive. Raises what the node refuses with, and
         NodeUnreachable when the deposit is not confirmed in time.
         """
         info = await self.refresh_info()
         await self.sync()
-        opened, before = self.curve.payer != ZERO_ADDRESS, self.curve.limit_units
-        deposit = signed_deposit(
-            payer_key,
-            self._ledger.session_key,
-            deposit_units,
-            info,
-            self._deployment,
-            opened=opened,
-            now_s=await self._chain_time_s(info),
-        )
-        self.purse.note(await self.api.deposit(deposit))
+        now_s = await self._chain_time_s(info)
+        pending = Pending.kept(self._ledger, payer_key, deposit_units, now_s)
+        again, refusal = pending is not None, None
+        if pending is None:
+            pending = Pending.sign(
+                self._ledger, payer_key, deposit_units, info, self._deployment, now_s=now_s
+            )
+        if not pending.is_confirmed(self.curve):
+            try:
+                self.purse.note(await self.api.deposit(pending.deposit))
+            except TransactionFailed as error:
+                if not again:
+                    raise
+                refusal = error  # perhaps because it went through at last
         for _ in range(CONFIRM_TRIES):
-            if self.curve.limit_units >= before + deposit_units:
+            if pending.is_confirmed(self.curve):
+                self._ledger.drop_deposit()
                 return self.curve
             await asyncio.sleep(CONFIRM_WAIT_S)
             await self.sync()
-        raise NodeUnreachable("the deposit was sent and is not confirmed yet: try again shortly")
+        raise refusal or NodeUnreachable(
+            "the deposit was sent and is not confirmed yet: ask for the same again shortly"
+        )
 
     async def _chain_time_s(self, info: NodeInfo) -> int:
         own_s = await self._chain.chain_time() if self._chain else self._clock.now_s()
@@ -289,22 +297,4 @@ class BuyerClient:
 
     async def token(self) -> AccessToken:
         """Return an access token, signing a new session when there is none or it runs out."""
-        async with self._token_lock:
-            known = self._token
-            if known is not None and known.expires_at_s > self._clock.now_s() + RENEW_BEFORE_S:
-                return known
-            session = await self.api.challenge(self.signer)
-            if session.node != self.info.node:
-                raise NodeNotTrusted(f"the session to sign is for node {session.node}")
-            if session.origin != self.api.origin:
-                raise NodeNotTrusted(
-                    f"the session to sign is for {session.origin}, and {self.api.origin} was "
-                    "dialled: dial the node by the origin that it names"
-                )
-            signature = sign(self._ledger.session_key, self.purse.domain.digest(session))
-            self._token = await self.api.session(SessionProof(self.signer, session, signature))
-            return self._token
-
-    def drop_token(self) -> None:
-        """Sign a new session at the next need."""
-        self._token = None
+        return await self.access.token()

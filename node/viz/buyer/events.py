@@ -24,25 +24,30 @@ class EventReader:
     """Collects bytes and gives out the events that are complete."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest: list[bytes] = []
         self._name = ""
         self._data: list[str] = []
         self._size = 0
 
     def feed(self, chunk: bytes) -> list[ServerEvent]:
         """Return the events that ``chunk`` completes; raise NodeRefused for an oversized one."""
-        lines = (self._rest + chunk).split(b"\n")
-        self._rest = lines.pop()
         self._size += len(chunk)
         if self._size > MAX_EVENT_BYTES:
             raise NodeRefused(f"the node sent an event of more than {MAX_EVENT_BYTES} bytes")
+        if b"\n" not in chunk:
+            # Joined once: a long line that comes byte by byte must not be copied at each.
+            self._rest.append(chunk)
+            return []
+        lines = b"".join((*self._rest, chunk)).split(b"\n")
+        rest = lines.pop()
+        self._rest = [rest]
         found: list[ServerEvent] = []
         for raw in lines:
             line = raw.rstrip(b"\r").decode("utf-8", "replace")
             if not line:
                 if self._data:
                     found.append(ServerEvent(self._name, "\n".join(self._data)))
-                self._name, self._data, self._size = "", [], len(self._rest)
+                self._name, self._data, self._size = "", [], len(rest)
                 continue
             field, _, value = line.partition(":")
             value = value.removeprefix(" ")

@@ -1,18 +1,23 @@
 """What a buyer's wallet signs: deposits into a channel, and the request to close it.
 
-Owns these two signatures and how long each is valid. Does not send them, and keeps no key.
+Owns these two signatures, how long each is valid, and which deposit is under way. Does not send
+them, and keeps no key of the wallet.
 
-Invariant: a signature that moves money is valid for about an hour, by a clock that the node does
-not choose. A node that says "it failed" could otherwise keep a deposit and pull it years later.
+Invariants: a signature that moves money is valid for about an hour, by a clock that the node does
+not choose; the same deposit asked for again is the same signature. A node that says "it failed"
+could otherwise keep a deposit and pull it years later, or two instead of one.
 """
 
 from __future__ import annotations
 
 import secrets
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Self
 
+from viz.buyer.ledger import ChannelLedger
 from viz.domain.credential import Deposit
+from viz.domain.curve import Curve
 from viz.domain.eip712 import Domain, public_address, settlement_domain, sign
 from viz.domain.exchange import NodeInfo
 from viz.domain.ports import Deployment
@@ -24,7 +29,8 @@ from viz.domain.signed import (
     RequestClose,
     authorization_nonce,
 )
-from viz.domain.units import Hash32, Units
+from viz.domain.units import ZERO_ADDRESS, Hash32, Units
+from viz.domain.wire import Reader
 from viz.errors import NodeNotTrusted
 
 AUTHORIZATION_VALID_S: Final = 3_600
@@ -55,7 +61,64 @@ def checked_chain_time_s(info: NodeInfo, own_s: int, *, from_chain: bool) -> int
     )
 
 
-def signed_deposit(
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A signed deposit, and the channel's limit before it."""
+
+    deposit: Deposit
+    before_units: Units
+
+    def is_confirmed(self, curve: Curve) -> bool:
+        """Say whether the channel's limit has risen by it."""
+        return curve.limit_units >= self.before_units + self.deposit.amount_units
+
+    @classmethod
+    def kept(
+        cls, ledger: ChannelLedger, payer_key: bytes, amount_units: Units, now_s: int
+    ) -> Self | None:
+        """Return the same deposit as signed before, while it may still arrive; forget an old one.
+
+        A node that says "it failed" may hold it. Raises BooksMismatch when it cannot be read.
+        """
+        found = ledger.kept_deposit()
+        if found is None:
+            return None
+        reader = Reader(found, "the deposit under way")
+        pending = cls(Deposit.read(reader.child("deposit")), reader.units("before"))
+        deposit = pending.deposit
+        if deposit.valid_before_s + CLOCKS_DIFFER_S < now_s:
+            ledger.drop_deposit()
+            return None
+        asked = (public_address(payer_key), amount_units)
+        return pending if (deposit.payer, deposit.amount_units) == asked else None
+
+    @classmethod
+    def sign(
+        cls,
+        ledger: ChannelLedger,
+        payer_key: bytes,
+        amount_units: Units,
+        info: NodeInfo,
+        deployment: Deployment,
+        *,
+        now_s: int,
+    ) -> Self:
+        """Return a new deposit, on disk before it can be sent."""
+        deposit = _signed_deposit(
+            payer_key,
+            ledger.session_key,
+            amount_units,
+            info,
+            deployment,
+            opened=ledger.curve.payer != ZERO_ADDRESS,
+            now_s=now_s,
+        )
+        pending = cls(deposit, ledger.curve.limit_units)
+        ledger.keep_deposit({"deposit": deposit.to_json(), "before": str(pending.before_units)})
+        return pending
+
+
+def _signed_deposit(
     payer_key: bytes,
     session_key: bytes,
     amount_units: Units,
@@ -65,7 +128,7 @@ def signed_deposit(
     opened: bool,
     now_s: int,
 ) -> Deposit:
-    """Return a deposit (EIP-3009, for anyone to relay) that opens the channel, or tops it up."""
+    """Return a deposit (EIP-3009, relayed by the node) that opens the channel, or tops it up."""
     payer, signer = public_address(payer_key), public_address(session_key)
     salt, valid_before_s = Hash32(secrets.token_bytes(32)), now_s + AUTHORIZATION_VALID_S
     nonce = authorization_nonce(TOP_UP_KIND if opened else OPEN_KIND, signer, info.node, salt)

@@ -1,7 +1,8 @@
 """What a buyer has signed, kept so that no crash can make it sign the same money twice.
 
-Owns one directory a channel: the session key (encrypted) and an append-only file of changes to the
-channel's ``Curve``. Does not know HTTP, nor when to pay.
+Owns one directory a channel: the session key (encrypted), an append-only file of changes to the
+channel's ``Curve``, and the deposit that was signed last, until it is confirmed. Does not know
+HTTP, nor when to pay.
 
 Invariants: a change that a signature depends on is on disk (fsync) before ``commit`` returns, and
 nothing signs without it; one process at a time holds a channel's directory; a line that a crash
@@ -29,12 +30,13 @@ from viz.chain.keys import create_key_file, load_key_file
 from viz.domain.curve import Curve, Link, observe
 from viz.domain.ports import ChannelState, Deployment
 from viz.domain.units import Address, parse_address
-from viz.domain.wire import Json
+from viz.domain.wire import Json, parse_json
 from viz.errors import BooksMismatch, ConfigError, InvalidKeyFile, InvalidRequest, StoreError
 
 COMPACT_AFTER_LINES: Final = 1_000
 _LEDGER: Final = "ledger.jsonl"
 _KEY: Final = "session.key.json"
+_DEPOSIT: Final = "deposit.json"
 _CHANNELS: Final = "channels"
 
 
@@ -124,6 +126,28 @@ class ChannelLedger:
         self._append(receipt_line(link), sync=False)
         self.curve = after
 
+    # the deposit under way
+
+    def keep_deposit(self, deposit: Json) -> None:
+        """Make a signed deposit durable before it is sent: asked again, it is sent again."""
+        self._replace(_DEPOSIT, deposit)
+
+    def kept_deposit(self) -> Json | None:
+        """Return the deposit that is not known to be confirmed; None where there is none."""
+        try:
+            return parse_json((self._directory / _DEPOSIT).read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, InvalidRequest) as error:
+            raise BooksMismatch(
+                f"{self._directory / _DEPOSIT} cannot be read: a deposit that it names may still "
+                "arrive; remove the file an hour after it was written"
+            ) from error
+
+    def drop_deposit(self) -> None:
+        """Forget the deposit, which is confirmed or can never be."""
+        (self._directory / _DEPOSIT).unlink(missing_ok=True)
+
     # the file
 
     def _load(self) -> None:
@@ -179,18 +203,21 @@ class ChannelLedger:
             raise
 
     def _compact(self) -> None:
-        path, fresh = self._directory / _LEDGER, self._directory / f"{_LEDGER}.new"
-        snapshot = json.dumps(snapshot_line(self.curve)).encode() + b"\n"
+        self._replace(_LEDGER, snapshot_line(self.curve))
+        self._lines = 1
+
+    def _replace(self, name: str, content: Json) -> None:
+        path, fresh = self._directory / name, self._directory / f"{name}.new"
         try:
             with fresh.open("wb") as file:
-                file.write(snapshot)
+                fresh.chmod(0o600)
+                file.write(json.dumps(content).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
             fresh.replace(path)
             _sync_directory(self._directory)
         except OSError as error:
             raise _unwritable(path, error) from error
-        self._lines = 1
 
 
 def _unwritable(path: Path, error: OSError) -> StoreError:

@@ -129,14 +129,16 @@ class NodeApi:
             **headers,
         }
         try:
-            async with self._http.post(
-                self._dialled + path,
-                data=body,
-                headers=sent,
-                timeout=timeout,
-                allow_redirects=False,
-                max_field_size=MAX_HEADER_BYTES,
-            ) as response:
+            async with asyncio.timeout(STREAM_IDLE_TIMEOUT_S):
+                began = await self._http.post(
+                    self._dialled + path,
+                    data=body,
+                    headers=sent,
+                    timeout=timeout,
+                    allow_redirects=False,
+                    max_field_size=MAX_HEADER_BYTES,
+                )
+            async with began as response:
                 if response.status not in (200, 402):
                     raise _problem(response.status, await _answer(response))
                 yield response
@@ -185,9 +187,16 @@ def _why(error: Exception) -> str:
 
 
 async def _answer(response: aiohttp.ClientResponse) -> Json:
-    raw = await response.content.read(MAX_ANSWER_BYTES + 1)
-    while len(raw) <= MAX_ANSWER_BYTES and not response.content.at_eof():
-        raw += await response.content.read(MAX_ANSWER_BYTES + 1 - len(raw))
+    parts: list[bytes] = []
+    left = MAX_ANSWER_BYTES + 1
+    try:
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            while left and (part := await response.content.read(left)):
+                parts.append(part)
+                left -= len(part)
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise NodeUnreachable(f"the node broke off its answer: {_why(error)}") from error
+    raw = b"".join(parts)
     try:
         return parse_json(raw, max_bytes=MAX_ANSWER_BYTES)
     except InvalidRequest as error:
@@ -208,7 +217,9 @@ def _problem(status: int, body: Mapping[str, Any]) -> VizError:
     """Return the typed error behind a problem body (RFC 9457) or an OpenAI error object."""
     nested = body.get("error")
     members: Mapping[str, Any] = nested if isinstance(nested, dict) else body
-    detail = str(members.get("detail") or members.get("message") or f"status {status}")[:1000]
+    said = str(members.get("detail") or members.get("message") or f"status {status}")[:1000]
+    # A node's words end on a terminal: nothing in them may command it.
+    detail = "".join(letter if letter.isprintable() else " " for letter in said)
     extensions = {
         str(key): value
         for key, value in members.items()

@@ -115,7 +115,9 @@ def ask(
 
 def _write(chunk: dict[str, Any]) -> None:
     for choice in chunk.get("choices", ()):
-        sys.stdout.write(choice.get("delta", {}).get("content") or "")
+        text = choice.get("delta", {}).get("content") or ""
+        # A node's words end on a terminal: nothing in them may command it.
+        sys.stdout.write("".join(c for c in text if c.isprintable() or c in "\n\t"))
         sys.stdout.flush()
 
 

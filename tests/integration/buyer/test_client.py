@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from viz.errors import (
     ConfigError,
     DepositExceeded,
     NodeNotTrusted,
+    NodeUnreachable,
     PriceAboveCap,
     UnknownModel,
     VizError,
@@ -228,6 +230,35 @@ async def test_a_top_up_raises_the_limit(node: Node, buyer: BuyerClient) -> None
     """Opening twice is a top-up of the same channel."""
     await buyer.open_channel(PAYER_KEY, 5_000)
     assert buyer.curve.limit_units == DEPOSIT + 5_000
+
+
+async def test_a_deposit_asked_for_again_is_the_same_deposit(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that says "it failed" may hold the first: the second try cannot add to it."""
+    payer, sent = public_address(PAYER_KEY), []
+    before = node.chain.balances[payer]
+    async with buying(node, tmp_path / "b") as client:
+        relay = client.api.deposit
+
+        async def lost(credential: Any, *, arrives: bool = False) -> Any:
+            sent.append(credential)
+            if arrives:
+                await relay(credential)
+            raise NodeUnreachable("no answer came")
+
+        monkeypatch.setattr(client.api, "deposit", lost)
+        with pytest.raises(NodeUnreachable):
+            await client.open_channel(PAYER_KEY, DEPOSIT)
+        monkeypatch.setattr(client.api, "deposit", partial(lost, arrives=True))
+        with pytest.raises(NodeUnreachable):
+            await client.open_channel(PAYER_KEY, DEPOSIT)
+    assert sent[0] == sent[1]
+    async with buying(node, tmp_path / "b") as client:
+        curve = await client.open_channel(PAYER_KEY, DEPOSIT)
+        assert curve.limit_units == DEPOSIT == before - node.chain.balances[payer]
+        await client.open_channel(PAYER_KEY, DEPOSIT)
+        assert client.curve.limit_units == 2 * DEPOSIT
 
 
 STRANGER = Address("0x000000000000000000000000000000000000dEaD")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import aiohttp
 import openai
@@ -14,6 +17,22 @@ from viz.buyer.proxy import running_proxy
 from viz.errors import ConfigError
 
 MODEL = f"viz-adapter-{ADAPTER}"
+
+
+class Silent:
+    """An answer that began and says nothing more."""
+
+    status = 200
+
+    def __init__(self) -> None:
+        self.content = self
+
+    async def iter_any(self) -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.fixture
@@ -90,6 +109,46 @@ async def test_a_web_page_cannot_spend_the_money(url: str) -> None:
         for headers in ({"Origin": "https://evil.test"}, {"Host": "evil.test"}):
             async with http.get(f"{url}/models", headers=headers) as response:
                 assert response.status == 400
+
+
+async def test_nobody_spends_without_the_key(buyer: BuyerClient) -> None:
+    """With a key no other user of the machine is paid for; beyond the machine there must be one."""
+    with pytest.raises(ConfigError, match="--api-key-file"):
+        async with running_proxy(buyer, host="0.0.0.0"):
+            pass
+    async with running_proxy(buyer, key="tide-7") as url:
+        for given, allowed in (("any", False), ("tide-70", False), ("tide-7", True)):
+            async with openai.AsyncOpenAI(base_url=url, api_key=given, max_retries=0) as program:
+                if allowed:
+                    assert [model.id async for model in program.models.list()]
+                else:
+                    with pytest.raises(openai.AuthenticationError, match="key"):
+                        await program.models.list()
+
+
+async def test_a_program_that_gave_up_is_not_paid_for(
+    url: str, buyer: BuyerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It will ask again: the answer that nobody waits for is left, not paid to its end."""
+    began, left = asyncio.Event(), asyncio.Event()
+
+    @asynccontextmanager
+    async def endless(*given: Any) -> AsyncIterator[Any]:
+        began.set()
+        try:
+            yield Silent()
+        finally:
+            left.set()
+
+    monkeypatch.setattr(buyer.api, "generate", endless)
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}]}
+    async with aiohttp.ClientSession() as http:
+        asking = asyncio.create_task(http.post(f"{url}/chat/completions", json=body))
+        async with asyncio.timeout(20):
+            await began.wait()
+            asking.cancel()
+            await left.wait()
+    assert buyer.purse.lacks_receipts
 
 
 async def test_a_taken_port_is_named(url: str, buyer: BuyerClient) -> None:

@@ -164,8 +164,12 @@ async def test_an_answer_beyond_the_cap_is_left(liar: Liar) -> None:
 
 async def test_an_answer_with_two_bills_is_refused(liar: Liar) -> None:
     """One text is paid for once, whatever number the second receipt has."""
-    bills = lambda: [liar.receipt("high", 4), liar.receipt("high", 4, seq=2)]  # noqa: E731
-    liar.answer = lambda: [said("high"), *bills(), DONE]
+    liar.answer = lambda: [
+        said("high"),
+        liar.receipt("high", 4),
+        liar.receipt("high", 4, seq=2),
+        DONE,
+    ]
     with pytest.raises(NodeNotTrusted, match="twice"):
         await ask(liar.client)
     assert liar.client.curve.spent_units(ADAPTER) == PRICE.amount_units(PROMPT_TOKENS, 4)

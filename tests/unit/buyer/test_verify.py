@@ -9,12 +9,20 @@ import pytest
 from tests.unit.domain.test_payment import INFO, NODE_KEY
 
 from viz.buyer.events import MAX_EVENT_BYTES, EventReader, ServerEvent
-from viz.buyer.verify import Limits, Served, agreed_quote, check_quote, check_receipt
+from viz.buyer.verify import (
+    Limits,
+    Served,
+    agreed_quote,
+    check_node,
+    check_quote,
+    check_receipt,
+)
 from viz.domain.eip712 import public_address, settlement_domain, sign
 from viz.domain.payment import SignedQuote
+from viz.domain.ports import Deployment
 from viz.domain.receipt import SignedReceipt, salted_hash
 from viz.domain.signed import Quote, Receipt
-from viz.domain.units import ZERO_HASH, AdapterId, Hash32
+from viz.domain.units import BASE_MODEL, ZERO_HASH, AdapterId, Hash32
 from viz.domain.usage import UsageLine, usage_hash
 from viz.errors import InvalidSignature, NodeNotTrusted, NodeRefused, PriceAboveCap
 
@@ -115,6 +123,19 @@ def test_a_receipt_says_what_arrived(changes: Any, exact: bool) -> None:
         judge(replace(RECEIPT, **changes), exact=exact)
     with pytest.raises(NodeNotTrusted, match="another adapter"):
         judge(RECEIPT, AdapterId(0), exact=exact)
+
+
+def test_a_name_means_one_adapter() -> None:
+    """Who asks for a name pays its adapter's owners: a node may not sell its own under it."""
+    here = Deployment(INFO.chain_id, ZERO_HASH, NODE, 6, NODE, NODE, NODE, NODE, 0)
+    check_node(INFO, here)
+    for renamed in (
+        replace(OFFER, adapter_id=AdapterId(8)),
+        replace(OFFER, adapter_id=BASE_MODEL),
+        replace(OFFER, model="tides"),
+    ):
+        with pytest.raises(NodeNotTrusted, match="under the name"):
+            check_node(replace(INFO, adapters=(renamed,)), here)
 
 
 def test_events_are_read_however_they_are_cut() -> None:
