@@ -150,7 +150,9 @@ class Sender:
             replaced, dearest = entry.nonce == dearest, entry.nonce
             state = await self._progress(entry, replaced=replaced, urgent=urgent)
             if state.outcome in (Outcome.SETTLED, Outcome.FAILED):
-                await self._journal.resolve(entry.hash, state.outcome)
+                # Of two with one nonce only one happens: where its successor did, this one cannot.
+                own = state.outcome if state.hash == entry.hash else Outcome.FAILED
+                await self._journal.resolve(entry.hash, own)
             _log.info(
                 "transaction recovered",
                 transaction=hex_of(entry.hash),

@@ -204,6 +204,19 @@ async def test_a_transaction_that_no_block_takes_is_replaced_within_the_bound(ne
     assert await net.chain.token_balance(sender.address) == 17
 
 
+async def test_a_replacement_ends_what_it_replaces(net: Testnet) -> None:
+    """Where the dearer one is mined at once, nothing is left to look up, and it happened once."""
+    sender = net.sender(1, wait_s=0.3)
+    await net.anvil.automine(False)
+    stuck = await sender.submit(mint(sender, 7))
+    await base_fee(net, 100)
+    await net.anvil.automine(True)
+    (dearer,) = await sender.recover()
+    assert dearer.outcome is Outcome.SETTLED and dearer.hash != stuck.hash
+    assert await sender.recover() == ()
+    assert await net.chain.token_balance(sender.address) == 7
+
+
 async def test_a_used_nonce_is_no_failure_while_the_chain_is_not_sure(net: Testnet) -> None:
     """Behind one address several nodes answer: a repetition is too old where the first was mined,
     and the next look-up reaches one that lags."""

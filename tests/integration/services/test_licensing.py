@@ -104,7 +104,7 @@ async def test_a_deadline_out_of_reach_is_not_relayed(net: Testnet, deadline_s: 
     assert await net.rpc.transaction_count(net.sender(5).address) == 0
 
 
-async def test_relays_are_bounded_by_what_was_sent(net: Testnet) -> None:
+async def test_relays_are_bounded(net: Testnet) -> None:
     """Nobody can spend the node's gas without end, and rubbish shuts no creator out."""
     desk = licensing(net, relays=replace(REGISTRATIONS, per_minute=1))
     work, signature = await signed(net, desk)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from tests.fakes.chain import FakeChain, FakeClock, address_of
 
 from viz.domain.ports import Call, Transaction
 from viz.errors import ChainError, FeeTooHigh, RelayBusy
-from viz.services.relaying import HOUR_S, RELAY_GAS, RelayBudget, RelayPolicy
+from viz.services.relaying import (
+    HOUR_S,
+    RELAY_GAS,
+    WALLET_GAS,
+    RelayBudget,
+    RelayPolicy,
+)
+
+FIGURES = Path(__file__).parents[3] / "docs" / "gas.json"
 
 
 def test_the_hour_is_bounded_in_all_and_for_each_payer() -> None:
@@ -61,6 +72,34 @@ async def test_gas_is_bounded_for_each_relay_and_within_the_hour() -> None:
     assert chain.allowed == [most] * 3
     chain.clock.now += HOUR_S
     await budget.send(chain, address_of(4), CLOSE)
+
+
+def test_the_ceilings_are_twice_what_was_measured() -> None:
+    """A change of the contracts that makes a relay dearer is not refused to honest wallets."""
+    measured = json.loads(FIGURES.read_text(encoding="utf-8"))
+    new_terms = (
+        measured["ContentRegistry.register, first terms set"]
+        - measured["ContentRegistry.register, steady"]
+    )
+    for function, gas, wallet_gas in (
+        (
+            "openWithAuthorization",
+            measured["Settlement.openWithAuthorization, first, signer another key"],
+            WALLET_GAS,
+        ),
+        (
+            "topUpWithAuthorization",
+            measured["Settlement.topUpWithAuthorization, steady"],
+            WALLET_GAS,
+        ),
+        (
+            "registerFor",
+            measured["ContentRegistry.registerFor, first signature"] + new_terms,
+            WALLET_GAS,
+        ),
+        ("closeNow", measured["Settlement.closeNow"], 0),
+    ):
+        assert 0 <= RELAY_GAS[function] - wallet_gas - 2 * gas < 10_000, function
 
 
 async def test_what_was_never_sent_does_not_count() -> None:
