@@ -280,6 +280,8 @@ async def _node(
 
 
 async def _heard(events: Sequence[Event]) -> None:
+    """Log them. Nothing of an event is kept, so a reorganisation has nothing to roll back but the
+    cursor: whatever counts is read anew from the confirmed chain."""
     for event in events:
         _log.debug("chain event", of=event.contract, name=event.name, block=event.block_number)
 

@@ -26,7 +26,7 @@ class Deadlines:
         self._node = node
         self._claim_by = claim_by
         self._closing: set[Address] = set()
-        self._asked = False
+        self._asked: set[Address] = set()
 
     def close_requested(self, signer: Address) -> bool:
         """Note that this channel's payer is leaving; return whether that is news."""
@@ -35,8 +35,9 @@ class Deadlines:
         return news
 
     def claimed(self, signer: Address) -> None:
-        """What this channel owed is settled."""
+        """A row of this channel is settled: should it owe more, the chain is asked anew."""
         self._closing.discard(signer)
+        self._asked.discard(signer)
 
     async def of(self, owing: Mapping[Address, Collection[AdapterId]]) -> dict[Address, int]:
         """Return the chain time before which each channel with a deadline must be claimed.
@@ -45,16 +46,16 @@ class Deadlines:
         ChainError.
         """
         # Requests are reported once: who left before this process began has to be asked for.
-        ask = [signer for signer in owing if not self._asked or signer in self._closing]
+        ask = [each for each in owing if each not in self._asked or each in self._closing]
         found: dict[Address, int] = {}
         for signer in ask:
             seen = await self._reader.channel(signer, self._node, confirmed=False)
+            self._asked.add(signer)
             if seen is not None and seen.close_at:
                 self._closing.add(signer)
                 found[signer] = seen.close_at
             elif signer in self._closing:
                 found[signer] = NEVER  # a close by agreement, or one that vanished: no hurry
-        self._asked = True
         ends = await self._ends({key for lines in owing.values() for key in lines})
         for signer, lines in owing.items():
             times = [ends[key] for key in lines if key in ends]

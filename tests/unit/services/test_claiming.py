@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,9 +71,7 @@ class Place:
         """Let the payer ask for the close, which may be withdrawn ``in_s`` seconds from now."""
         node, at = self.chain.address, self.chain.clock.now + in_s
         was = self.chain.channels[signer, node]
-        self.chain.channels[signer, node] = ChannelState(
-            signer, node, was.payer, was.deposit_units, was.settled_units, at
-        )
+        self.chain.channels[signer, node] = replace(was, close_at=at)
         self.settlement.close_requested(signer)
 
     def settled(self, signer: Address) -> Units:
@@ -121,6 +120,18 @@ async def test_a_leaving_payers_claim_waits_for_a_better_fee_while_it_can() -> N
     place.chain.clock.now += 50
     await place.settlement.step()
     assert (place.settled(dear), place.settled(lost)) == (DOLLARS, 0)
+
+
+async def test_who_left_while_the_node_was_away_is_asked_for_channel_by_channel() -> None:
+    """A request is logged once: a channel that comes to owe later is asked for too."""
+    place = Place()
+    place.fee_wei = 1
+    await place.settlement.step()
+    signer = await place.promise(1, DOLLARS)
+    node, at = place.chain.address, place.chain.clock.now + LAST_CALL_S
+    place.chain.channels[signer, node] = replace(place.chain.channels[signer, node], close_at=at)
+    await place.settlement.step()
+    assert place.settled(signer) == DOLLARS
 
 
 async def test_what_an_ending_adapter_earned_is_claimed_before_its_end() -> None:
