@@ -52,3 +52,19 @@ async def test_an_adapter_that_ends_is_sold_until_its_earnings_can_be_claimed(no
     answer = await buyer.ask(pays=False)
     assert answer.status == 403 and "its sale has stopped" in answer.body["detail"]
     assert await node.parts.catalogue.claim_by(ADAPTER) == node.chain.ending[ADAPTER]
+
+
+async def test_nothing_is_sold_on_a_deposit_whose_block_vanished(node: Node) -> None:
+    """What was signed on it cannot be claimed: neither a request nor a voucher is taken."""
+    buyer = await Buyer(node).ready()
+    assert (await buyer.ask()).status == 200
+    ahead = buyer.offer(ADAPTER, 500_000, 0)
+    assert (await buyer.pay(payment.VOUCHERS_PATH, ahead))[0] == 200
+    back = node.chain.channels.pop((buyer.signer, node.chain.address))
+    node.clock.now += 6
+    assert (await buyer.ask(pays=False)).status == 402
+    status, problem = await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(ADAPTER, 600_000, 0))
+    assert (status, problem["code"]) == (402, "channel-unknown"), problem
+    node.chain.channels[buyer.signer, node.chain.address] = back
+    node.clock.now += 6
+    assert (await buyer.ask()).status == 200
