@@ -9,6 +9,7 @@ can have another's session signed (THREATS 37).
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Final
 
 from viz.buyer.node_api import NodeApi
@@ -19,6 +20,13 @@ from viz.domain.units import Address
 from viz.errors import NodeNotTrusted
 
 RENEW_BEFORE_S: Final = 30
+
+
+class SystemClock:
+    """Wall-clock seconds."""
+
+    def now_s(self) -> int:
+        return int(time.time())
 
 
 class Access:

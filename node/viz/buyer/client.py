@@ -7,19 +7,18 @@ word alone.
 
 Invariants: nothing is deposited unless the node works on the contracts that the caller trusts; a
 session is signed only for the origin that was dialled; after a receipt that does not verify,
-nothing more is asked of the node.
+nothing more is asked of the node or signed for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 from typing import Any, Final, Self
 
 import aiohttp
 
-from viz.buyer.access import Access
+from viz.buyer.access import Access, SystemClock
 from viz.buyer.answer import PaidAnswer
 from viz.buyer.funding import Pending, checked_chain_time_s, signed_close
 from viz.buyer.ledger import ChannelLedger
@@ -44,15 +43,9 @@ from viz.errors import (
 )
 
 CONFIRM_TRIES: Final = 60
+REFUSED_TRIES: Final = 3
 CONFIRM_WAIT_S: Final = 1.0
 LATE_BILL_WAITS_S: Final = (0.0, 0.2, 1.0)
-
-
-class SystemClock:
-    """Wall-clock seconds."""
-
-    def now_s(self) -> int:
-        return int(time.time())
 
 
 class BuyerClient:
@@ -203,7 +196,7 @@ class BuyerClient:
                 if not again:
                     raise
                 refusal = error  # perhaps because it went through at last
-        for _ in range(CONFIRM_TRIES):
+        for _ in range(CONFIRM_TRIES if refusal is None else REFUSED_TRIES):
             if pending.is_confirmed(self.curve):
                 self._ledger.drop_deposit()
                 return self.curve
@@ -285,15 +278,19 @@ class BuyerClient:
         It streams from the node whatever ``body`` says. Raises on entering: UnknownModel,
         PriceAboveCap, ChannelUnknown, DepositExceeded, NodeNotTrusted, and the node's refusals.
         """
-        if self._fault is not None:
-            raise NodeNotTrusted(f"nothing more is asked of this node: {self._fault}")
+        self.require_trust()
         if not isinstance(body.get("model"), str):
             raise InvalidRequest("name a model, as /v1/models lists them")
         return PaidAnswer(self, path, {**body, "stream": True})
 
     def distrust(self, fault: str) -> None:
-        """Ask nothing more of this node in this process."""
+        """Ask nothing more of this node in this process, and sign nothing more for it."""
         self._fault = fault
+
+    def require_trust(self) -> None:
+        """Raise NodeNotTrusted once the node was caught at something."""
+        if self._fault is not None:
+            raise NodeNotTrusted(f"nothing more is asked of this node: {self._fault}")
 
     async def token(self) -> AccessToken:
         """Return an access token, signing a new session when there is none or it runs out."""

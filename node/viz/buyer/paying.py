@@ -95,6 +95,7 @@ class Payer:
         while True:
             await self._now.wait()
             self._now.clear()
+            client.require_trust()
             need, self._need = self._need, None
             if need is not None:
                 await self._cover(need)

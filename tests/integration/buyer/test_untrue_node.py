@@ -210,6 +210,19 @@ async def test_an_answer_that_never_ends_is_left(
         await ask(liar.client)
 
 
+async def test_a_node_that_was_caught_is_signed_nothing_more(
+    node: Node, buyer: BuyerClient
+) -> None:
+    """Answers that were under way when it was caught end too: their vouchers would pay it on."""
+    with pytest.raises(NodeNotTrusted, match="caught"):
+        async with buyer.ask(chat(max_tokens=1_000, seed=1, temperature=1)) as answer:
+            signed = buyer.curve.total_units
+            buyer.distrust("caught")
+            async for _ in answer:
+                pass
+    assert buyer.curve.total_units == signed
+
+
 async def test_a_request_that_was_sent_and_not_answered_may_be_billed(
     buyer: BuyerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
