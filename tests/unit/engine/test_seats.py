@@ -155,9 +155,9 @@ async def test_adapters_in_use_never_exceed_the_memory_planned_for_them(
         streams = [await ask(engine, number) for number in range(4)]
         assert await asyncio.gather(*map(collect, streams)) == expected
         assert max(steps()) == 1
-        # One adapter for two streams is in memory once, but takes a lane of each.
-        streams = [await ask(engine, 1) for _ in range(2)]
-        assert await asyncio.gather(*map(collect, streams)) == [expected[1]] * 2
+        # One adapter of three streams is in memory once, but takes a lane for each.
+        streams = [await ask(engine, 1) for _ in range(3)]
+        assert await asyncio.gather(*map(collect, streams)) == [expected[1]] * 3
         unpaid = await ask(engine, 1)
         unpaid.allow(2)
         begun = await head(unpaid, 2)
