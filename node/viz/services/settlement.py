@@ -108,12 +108,16 @@ class Settlement:
 
     async def run(self) -> None:
         """Claim whenever the policy says so, until cancelled; the chain's failures are retried."""
+        told = ""
         while True:
             self._wake.clear()
             try:
                 await self.step()
+                told = ""
             except ChainError as error:
-                _log.warning("claim put off", reason=error.detail)
+                if error.code != told:  # a dear fee may last for hours
+                    _log.warning("claim put off", reason=error.detail)
+                told = error.code
             try:
                 async with asyncio.timeout(self._policy.interval_s):
                     await self._wake.wait()

@@ -148,7 +148,7 @@ class Watchdog:
                 _log.info("books and chain agree again", signer=signer)
             return
         self._suspects[signer] = found
-        if before is not None and before.what == found.what:
+        if before is not None and before.what == found.what and self._found.get(signer) != found:
             self._found[signer] = found
             _log.error(
                 "books and chain disagree",

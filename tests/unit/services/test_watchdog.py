@@ -74,6 +74,9 @@ async def test_a_total_that_no_claim_explains_is_told_with_both_numbers() -> Non
     assert (line["log_level"], line["signer"]) == ("error", SIGNER)
     assert (line["books_units"], line["chain_units"]) == (100, 0)
     assert SIGNER in place.watchdog.mismatches
+    with capture_logs() as lines:
+        await place.watchdog.step()
+    assert not lines, "an operator who was told is not told every minute"
     place.on_chain(900, 100)
     assert (await place.watchdog.step()).mismatches == () and not place.watchdog.mismatches
 
