@@ -159,8 +159,7 @@ class PaidAnswer:
             client.quotes.drop(self._offer)
         elif isinstance(refusal, QuoteExpired):
             # The node's price is another than the one that was read some time ago.
-            await client.refresh_info()
-            self._offer = await client.offer_of(self._asked.model)
+            self._offer = await client.renewed_offer(self._asked.model)
         else:
             raise refusal
 
@@ -171,6 +170,8 @@ class PaidAnswer:
             raise refusal
         client = self._client
         challenge = Challenge.from_header(header)
+        if client.quotes.is_for_another(challenge, client.info, self._offer):
+            self._offer = await client.renewed_offer(self._asked.model)
         client.quotes.accept(challenge, client.info, self._offer, client.curve)
         known = client.quotes.of(self._offer)
         if challenge.need is None or known is None:

@@ -145,18 +145,19 @@ class BuyerClient:
 
     async def offer_of(self, model: str) -> AdapterOffer:
         """Return what the node offers under a model name; raise UnknownModel, NodeNotTrusted."""
-        offer = self._offer(model)
-        if offer is None:
+        for _ in range(2):
+            for offer in self.info.adapters:
+                if offer.model == model:
+                    await self._check_on_chain(offer)
+                    return offer
             await self.refresh_info()
-            offer = self._offer(model)
-        if offer is None:
-            names = ", ".join(known.model for known in self.info.adapters)
-            raise UnknownModel(f"the node does not serve {model!r}; it serves: {names}")
-        await self._check_on_chain(offer)
-        return offer
+        names = ", ".join(known.model for known in self.info.adapters)
+        raise UnknownModel(f"the node does not serve {model!r}; it serves: {names}")
 
-    def _offer(self, model: str) -> AdapterOffer | None:
-        return next((known for known in self.info.adapters if known.model == model), None)
+    async def renewed_offer(self, model: str) -> AdapterOffer:
+        """Return what the node offers now, where what was read before is out of date."""
+        await self.refresh_info()
+        return await self.offer_of(model)
 
     async def _check_on_chain(self, offer: AdapterOffer) -> None:
         # The node may name other weights under the same id later: the digest is what was checked.

@@ -40,6 +40,14 @@ class KeptQuotes:
         """Name no quote at the next request, and so be given a new one or the list price."""
         self._kept.pop(offer.adapter_id, None)
 
+    def is_for_another(self, challenge: Challenge, info: NodeInfo, offer: AdapterOffer) -> bool:
+        """Say whether a 402 quotes for another model than the one that was read of the node."""
+        if challenge.quote is None:
+            return False
+        quote = challenge.quote.quote
+        digests = (quote.weights_digest, quote.tokenizer_digest)
+        return digests != (offer.weights_digest, info.tokenizer_digest)
+
     def accept(
         self, challenge: Challenge, info: NodeInfo, offer: AdapterOffer, curve: Curve
     ) -> None:

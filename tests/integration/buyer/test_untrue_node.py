@@ -267,6 +267,13 @@ async def test_a_price_that_rose_is_paid_within_the_caps(node: Node, tmp_path: P
                 assert client.curve.spent_units(ADAPTER) == before
 
 
+async def test_a_node_that_changed_its_model_is_read_again(buyer: BuyerClient) -> None:
+    """A node restarted with another base model is another offer, not a node to part with."""
+    buyer.info = replace(buyer.info, tokenizer_digest=ZERO_HASH)
+    assert await ask(buyer)
+    assert buyer.info.tokenizer_digest != ZERO_HASH
+
+
 async def test_a_deadline_is_never_the_nodes_to_choose(node: Node, tmp_path: Path) -> None:
     """A deposit that the node calls failed must not be good for years, nor a request to close.
 

@@ -18,13 +18,14 @@ from viz.buyer.verify import (
     check_receipt,
 )
 from viz.domain.eip712 import public_address, settlement_domain, sign
-from viz.domain.payment import SignedQuote
+from viz.domain.payment import SignedQuote, price_from_header, price_to_header
 from viz.domain.ports import Deployment
+from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt, salted_hash
 from viz.domain.signed import Quote, Receipt
 from viz.domain.units import BASE_MODEL, ZERO_HASH, AdapterId, Hash32
 from viz.domain.usage import UsageLine, usage_hash
-from viz.errors import InvalidSignature, NodeNotTrusted, NodeRefused, PriceAboveCap
+from viz.errors import InvalidRequest, InvalidSignature, NodeNotTrusted, NodeRefused, PriceAboveCap
 
 NODE, SIGNER = INFO.node, public_address(b"\x09" * 32)
 DOMAIN = settlement_domain(31337, NODE)
@@ -136,6 +137,15 @@ def test_a_name_means_one_adapter() -> None:
     ):
         with pytest.raises(NodeNotTrusted, match="under the name"):
             check_node(replace(INFO, adapters=(renamed,)), here)
+
+
+def test_a_price_travels_in_one_header() -> None:
+    """The node reads the price that the buyer counts on, and nothing that only looks like one."""
+    price = Price(2**64 - 1, 0)
+    assert price_from_header(price_to_header(price)) == price
+    for junk in ("", "1", "1 2 3", "-1 2", "1  2", "1 2\n", "\u0661 2", "9" * 21 + " 1"):
+        with pytest.raises(InvalidRequest):
+            price_from_header(junk)
 
 
 def test_events_are_read_however_they_are_cut() -> None:
