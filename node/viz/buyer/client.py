@@ -145,12 +145,13 @@ class BuyerClient:
 
     async def offer_of(self, model: str) -> AdapterOffer:
         """Return what the node offers under a model name; raise UnknownModel, NodeNotTrusted."""
-        for _ in range(2):
+        for again in (False, True):
+            if again:
+                await self.refresh_info()
             for offer in self.info.adapters:
                 if offer.model == model:
                     await self._check_on_chain(offer)
                     return offer
-            await self.refresh_info()
         names = ", ".join(known.model for known in self.info.adapters)
         raise UnknownModel(f"the node does not serve {model!r}; it serves: {names}")
 
