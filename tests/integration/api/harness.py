@@ -125,13 +125,8 @@ async def running_node(
     tools = MeterTools(
         books, clock, domain, chain.address, NODE_KEY, engine.count_tokens, credit_window_units
     )
-    quotes = Quotes(
-        domain,
-        chain.address,
-        NODE_KEY,
-        clock,
-        tokenizer_digest=engine.model.tokenizer_digest,
-    )
+    tokenizer = engine.model.tokenizer_digest
+    quotes = Quotes(domain, chain.address, NODE_KEY, clock, tokenizer_digest=tokenizer)
     serving = Serving(
         books,
         catalogue,

@@ -59,11 +59,13 @@ async def test_a_long_prompt_holds_up_nobody_else(tmp_path: Path) -> None:
             asyncio.create_task(hostile.ask(hostile.chat(f"STOP {n}"), pays=False))
             for n in range(5)
         ]
-        assert await asyncio.to_thread(engine.begun.wait, PATIENCE_S)
-        assert (await honest.ask(honest.chat("a tide"), pays=False)).text
-        assert not any(each.done() for each in waiting)
-        assert len(engine.rendered) == 2, "of the five, four wait for the first"
-        engine.go_on.set()
+        try:
+            assert await asyncio.to_thread(engine.begun.wait, PATIENCE_S)
+            assert (await honest.ask(honest.chat("a tide"), pays=False)).text
+            assert not any(each.done() for each in waiting)
+            assert len(engine.rendered) == 2, "of the five, four wait for the first"
+        finally:
+            engine.go_on.set()
         assert all(each.text for each in await asyncio.gather(*waiting))
         assert "nobody else was served" not in engine.rendered
 
