@@ -77,7 +77,7 @@ class BuyerClient:
         domain = settlement_domain(deployment.chain_id, deployment.settlement)
         self.access = Access(api, info.node, ledger.session_key, domain, clock)
         self.quotes = KeptQuotes(deployment, limits, clock)
-        self.purse = Purse(api, ledger, deployment, request_units=limits.request_units)
+        self.purse = Purse(api, ledger, deployment, limits)
 
     @classmethod
     async def connect(

@@ -11,6 +11,7 @@ cannot write itself receipts, however true its signature is.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from viz.domain.receipt import SignedReceipt, salted_hash
 from viz.domain.units import AdapterId, Units
 from viz.errors import NodeNotTrusted
 
-UNRECEIPTED_S: Final = 180.0  # a node bills well before, or never
+UNRECEIPTED_S: Final = 180.0  # a node bills well before, or hardly ever
+GIVEN_UP_KEPT: Final = 256
 
 
 @dataclass(slots=True, eq=False)
@@ -46,17 +48,21 @@ class Exposure:
 class Exposures:
     """The requests of one channel in this process."""
 
-    def __init__(self, curve: Curve, request_units: Units) -> None:
-        """``request_units`` caps all that ended without receipt, and what was forgotten."""
+    def __init__(self, curve: Curve, request_units: Units, forgotten_units: Units) -> None:
+        """``request_units`` caps all that ended without receipt.
+
+        Receipts that an earlier process did not read are covered by what it signed, and by
+        ``forgotten_units`` in all beyond it, for a node that gave credit.
+        """
         self._request_units = request_units
-        # For receipts that an earlier process did not read: what it signed, and this in all.
-        self._forgotten_units = request_units
+        self._forgotten_units = forgotten_units
         self._signed_earlier = {
             adapter_id: max(0, units - curve.spent_units(adapter_id))
             for adapter_id, units in curve.vector.items()
         }
         self._under_way: set[Exposure] = set()
         self._left: set[Exposure] = set()
+        self._given_up: deque[Exposure] = deque(maxlen=GIVEN_UP_KEPT)
 
     @contextmanager
     def open(self, adapter_id: AdapterId, request: bytes) -> Iterator[Exposure]:
@@ -75,9 +81,11 @@ class Exposures:
             self._left.add(exposure)
 
     def forget_old(self) -> None:
-        """Forget requests that the node had time to bill and did not."""
+        """Allow nothing more for requests that the node had time to bill and did not."""
         now_s = time.monotonic()
-        self._left = {each for each in self._left if each.left_at_s + UNRECEIPTED_S >= now_s}
+        old = {each for each in self._left if each.left_at_s + UNRECEIPTED_S < now_s}
+        self._left -= old
+        self._given_up.extend(old)
 
     @property
     def lacks_receipts(self) -> bool:
@@ -125,7 +133,7 @@ class Exposures:
         adapter_id, units = signed.lines[0]
         fitting = [
             each
-            for each in self._under_way | self._left
+            for each in (*self._under_way, *self._left, *self._given_up)
             if each.adapter_id == adapter_id
             and not each.seq
             and units <= max(each.units, min(each.most_units, unused_units))

@@ -18,6 +18,7 @@ from typing import Final
 from viz.buyer.exposure import Exposure, Exposures
 from viz.buyer.ledger import ChannelLedger
 from viz.buyer.node_api import NodeApi
+from viz.buyer.verify import Limits
 from viz.domain.channel import Offer
 from viz.domain.claim import SignedVoucher
 from viz.domain.curve import Curve, draft_voucher, owe, take_receipt, verified_link
@@ -42,15 +43,9 @@ class Purse:
     """Signs for one channel; one instance a process and channel."""
 
     def __init__(
-        self,
-        api: NodeApi,
-        ledger: ChannelLedger,
-        deployment: Deployment,
-        *,
-        request_units: Units,
+        self, api: NodeApi, ledger: ChannelLedger, deployment: Deployment, limits: Limits
     ) -> None:
-        """``request_units`` is the most that one request may cost."""
-        self._exposures = Exposures(ledger.curve, request_units)
+        self._exposures = Exposures(ledger.curve, limits.request_units, limits.step_units)
         self._api = api
         self._ledger = ledger
         self._deployment = deployment

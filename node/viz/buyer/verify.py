@@ -48,6 +48,12 @@ class Limits:
     ahead_tokens: int = 64
     step_tokens: int = 512
 
+    @property
+    def step_units(self) -> Units:
+        """What one step costs at most."""
+        price = Price(self.prompt_price_units, self.completion_price_units)
+        return min(self.request_units, price.amount_units(0, self.step_tokens))
+
 
 @dataclass(frozen=True, slots=True)
 class Agreed:

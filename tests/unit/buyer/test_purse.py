@@ -16,6 +16,7 @@ from viz.buyer import exposure as exposure_module
 from viz.buyer.exposure import Exposure
 from viz.buyer.node_api import NodeApi
 from viz.buyer.purse import Purse
+from viz.buyer.verify import Limits
 from viz.domain.channel import Offer
 from viz.domain.eip712 import sign
 from viz.domain.exchange import ChannelView
@@ -54,7 +55,7 @@ def node() -> Node:
 def purse(tmp_path: Path, node: Node) -> Purse:
     ledger = opened(tmp_path)
     observe(ledger, 1_000, 0)
-    return Purse(cast(NodeApi, node), ledger, DEPLOYMENT, request_units=CAP)
+    return Purse(cast(NodeApi, node), ledger, DEPLOYMENT, Limits(request_units=CAP))
 
 
 def receipt(
@@ -114,6 +115,18 @@ async def test_an_answer_that_is_never_billed_is_forgotten_in_the_end(
     assert not purse.lacks_receipts
     with pytest.raises(PriceAboveCap):
         await purse.cover(ASKED, required_units=1, wanted_units=1)
+
+
+def test_a_bill_that_comes_very_late_is_still_the_requests(
+    purse: Purse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that hung for minutes may bill what it did; the allowance for others is untouched."""
+    monkeypatch.setattr(exposure_module, "UNRECEIPTED_S", -1.0)
+    for _ in range(3):
+        left(purse, 40)
+        purse.all_receipts_known()
+        purse.take_late(receipt(purse, ASKED, 40))
+    assert purse.curve.spent_units(ASKED) == 120 > CAP
 
 
 @pytest.mark.parametrize("adapter_id", [ASKED, OTHER])
