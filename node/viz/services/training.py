@@ -30,14 +30,14 @@ from viz.domain.manifest import (
     shares_by_tokens,
 )
 from viz.domain.ports import ChainReader, Clock
-from viz.domain.units import Address, hex_of
+from viz.domain.units import Address
 from viz.domain.work import Work
 from viz.errors import InvalidRequest, StoreError, TrainingCancelled, VizError
 from viz.services.publishing import Publication
 from viz.services.training_check import Plan, TrainingCheck
 from viz.services.training_folders import tidy
 from viz.services.training_progress import TrainingProgress
-from viz.services.training_result import manifest_of, require_memorisation_limit
+from viz.services.training_result import manifest_of, require_memorisation_limit, result_of
 from viz.training.run import Bounds, TrainingRun
 from viz.training.runner import Runner, TrainingEvent
 
@@ -90,10 +90,7 @@ class Training:
         self._progress = TrainingProgress()
 
     async def plan(self, request: Mapping[str, Any]) -> Plan:
-        """Check the works and say what training them costs; train nothing, need no grant.
-
-        Raises InvalidRequest, InvalidWork, CommitmentMismatch.
-        """
+        """Say what training would cost; see ``TrainingCheck.plan``."""
         return await self._check.plan(request)
 
     async def start(self, request: Mapping[str, Any]) -> TrainingRecord:
@@ -275,15 +272,7 @@ class Training:
         envelope = await self._seal(manifest)
         path = self._directory / training_id / MANIFEST_FILE
         await asyncio.to_thread(path.write_bytes, envelope)
-        return {
-            "weights": str(path.with_name("adapter.safetensors")),
-            "manifest": str(path),
-            "manifestHash": hex_of(manifest_hash(envelope)),
-            "weightsDigest": metrics["weightsDigest"],
-            "baseModel": metrics["baseModel"],
-            "shares": [[int(content), bps] for content, bps in shares_by_tokens(manifest.works)],
-            "metrics": metrics,
-        }
+        return result_of(path, envelope, manifest, metrics)
 
     async def _tell(self, training_id: str, event: TrainingEvent) -> None:
         values = {k: v for k, v in event.values.items() if k != "metrics"}

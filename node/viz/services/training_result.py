@@ -1,7 +1,7 @@
 """What a run that ended may become: the license's limit held, and the manifest that states it.
 
-Owns the memorisation limit's rule and which facts of a run its manifest holds. Does not run, seal
-or store anything.
+Owns the memorisation limit's rule and which facts of a run its manifest and its record hold. Does
+not run, seal or store anything.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from viz.domain.manifest import Manifest, SourceWork
-from viz.domain.units import Address, ContentId, parse_hash
+from viz.domain.manifest import Manifest, SourceWork, manifest_hash, shares_by_tokens
+from viz.domain.units import Address, ContentId, hex_of, parse_hash
 from viz.domain.work import Work
 from viz.errors import MemorisationLimitExceeded
 from viz.training.environment import REPRODUCIBILITY_CLASS
@@ -70,6 +71,21 @@ def manifest_of(
         started_at=_time(finished_s - int(metrics["seconds"])),
         finished_at=_time(finished_s),
     )
+
+
+def result_of(
+    path: Path, envelope: bytes, manifest: Manifest, metrics: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what a run's record says of its result, as JSON values; ``path`` is its manifest's."""
+    return {
+        "weights": str(path.with_name("adapter.safetensors")),
+        "manifest": str(path),
+        "manifestHash": hex_of(manifest_hash(envelope)),
+        "weightsDigest": metrics["weightsDigest"],
+        "baseModel": metrics["baseModel"],
+        "shares": [[int(content), bps] for content, bps in shares_by_tokens(manifest.works)],
+        "metrics": metrics,
+    }
 
 
 def _time(seconds: int) -> str:
