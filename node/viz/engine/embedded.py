@@ -65,14 +65,7 @@ class EmbeddedEngine:
         Takes seconds, off the event loop. Raises ModelUnavailable.
         """
         engine = cls(base, settings)
-        # In a thread that ends: OpenMP counts every living thread that ever shared work out, and
-        # once they outnumber the processors, a step's hundreds of barriers sleep instead of spin,
-        # which doubles its time.
-        builder = ThreadPoolExecutor(1, thread_name_prefix="viz-engine-build")
-        try:
-            await engine._loop.run_in_executor(builder, engine._build)
-        finally:
-            builder.shutdown(wait=False)
+        await asyncio.to_thread(engine._build)
         engine._runner.start()
         return engine
 

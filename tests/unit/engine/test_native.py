@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,6 +84,29 @@ def test_compiled_product_is_right_and_blind_to_neighbours(
     assert ((whole - exact).abs() <= depth * 2.0**-24 * sizes).all()
     for rows in (1, 2, 3, 4, 5, 6, 7, 8, 13, 31, 48, 49, 97):
         assert torch.equal(kernels.linear(x[:rows], panels), whole[:rows])
+
+
+def test_callers_at_once_and_more_threads_than_processors_do_not_meet(kernels: Kernels) -> None:
+    """Each caller has a team of its own: none waits for, or takes the work of, another's."""
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(640, 96, generator=generator).to(torch.bfloat16)
+    rows = [torch.randn(7, 96, generator=generator) for _ in range(4)]
+    panels, crowded = pack(weight), replace_threads(kernels, 5)
+    alone = [kernels.linear(x, panels) for x in rows]
+
+    def often(x: torch.Tensor) -> list[torch.Tensor]:
+        return [crowded.linear(x, panels) for _ in range(200)]
+
+    with ThreadPoolExecutor(len(rows)) as callers:
+        for expected, found in zip(alone, callers.map(often, rows), strict=True):
+            assert all(torch.equal(y, expected) for y in found)
+
+
+def replace_threads(kernels: Kernels, threads: int) -> Kernels:
+    """Return the same library, run by that many threads."""
+    other = copy(kernels)
+    other.threads = threads
+    return other
 
 
 def test_compiled_swiglu_matches_torch(kernels: Kernels) -> None:

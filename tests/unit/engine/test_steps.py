@@ -27,20 +27,6 @@ async def engine(base: LoadedBase) -> AsyncIterator[EmbeddedEngine]:
     await started.close()
 
 
-async def test_no_thread_that_built_the_engine_outlives_its_start(base: LoadedBase) -> None:
-    """Protects every step's time: OpenMP throttles its threads while an idle team is alive."""
-    before = set(threading.enumerate())
-    started = await EmbeddedEngine.start(base, EngineSettings(max_streams=2, threads=2))
-    try:
-        left = [thread for thread in threading.enumerate() if thread not in before]
-        for thread in left:
-            if thread.name != "viz-generation":
-                await asyncio.to_thread(thread.join, 10)
-        assert [thread.name for thread in left if thread.is_alive()] == ["viz-generation"]
-    finally:
-        await started.close()
-
-
 def asked(engine: EmbeddedEngine, tokens: int) -> GenerationRequest:
     sampling = Sampling(max_tokens=tokens, temperature=1.0, seed=2)
     return GenerationRequest("x", engine.encode("hello " * 9), AdapterId(0), sampling)

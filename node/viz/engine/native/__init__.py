@@ -25,9 +25,17 @@ if TYPE_CHECKING:
 
 _SOURCES: Final = tuple(
     Path(__file__).parent / name
-    for name in ("kernels.cpp", "attention.h", "batch.h", "lora.h", "products.h", "vectors.h")
+    for name in (
+        "kernels.cpp",
+        "attention.h",
+        "batch.h",
+        "lora.h",
+        "products.h",
+        "team.h",
+        "vectors.h",
+    )
 )
-_FLAGS: Final = ("-std=c++17", "-O2", "-march=native", "-ffp-contract=fast", "-fopenmp", "-fPIC")
+_FLAGS: Final = ("-std=c++17", "-O2", "-march=native", "-ffp-contract=fast", "-pthread", "-fPIC")
 _BUILD_TIMEOUT_S: Final = 120
 _VERSION_TIMEOUT_S: Final = 20
 _KEPT_BUILDS: Final = 4
@@ -173,21 +181,13 @@ def _processor() -> str:
 
 
 def _build(compiler: str, path: Path) -> None:
-    import torch
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    # torch's own OpenMP runtime, where it brings one: two runtimes would fight for the cores.
-    found = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
-    runtime = [str(found[0])] if found else ["-fopenmp"]
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        part, made = Path(folder, "kernels.o"), Path(folder, "kernels.so")
-        for command in (
-            [compiler, *_FLAGS, "-c", str(_SOURCES[0]), "-o", str(part)],
-            [compiler, "-shared", str(part), "-o", str(made), *runtime],
-        ):
-            done = _run(command, _BUILD_TIMEOUT_S)
-            if done.returncode:
-                raise NativeUnavailable(f"{command[0]} failed: {done.stderr.strip()[:300]}")
+        made = Path(folder, "kernels.so")
+        command = [compiler, *_FLAGS, "-shared", str(_SOURCES[0]), "-o", str(made)]
+        done = _run(command, _BUILD_TIMEOUT_S)
+        if done.returncode:
+            raise NativeUnavailable(f"{compiler} failed: {done.stderr.strip()[:300]}")
         made.replace(path)
 
 

@@ -2,8 +2,7 @@
 //
 // One call runs all layers over a batch of rows, each one token of some sequence at some position
 // of its cache slot; a prompt's chunk is many rows of one slot. A row's result is bit for bit
-// independent of the rows beside it. One parallel region a call: threads meet at barriers instead
-// of being woken for every product.
+// independent of the rows beside it. Threads are woken once a call, and meet between its products.
 
 #include <cmath>
 #include <cstdint>
@@ -12,6 +11,7 @@
 #include "attention.h"
 #include "lora.h"
 #include "products.h"
+#include "team.h"
 
 namespace {
 
@@ -37,10 +37,9 @@ inline void swiglu_line(const float* both, long width, float* out) {
 }
 
 // Rotates queries in place, and writes keys and values where they are kept.
-void keep(const Model& model, const Batch& batch, long layer, float* mixed) {
+void keep(Worker& worker, const Model& model, const Batch& batch, long layer, float* mixed) {
   const long dim = model.dim, line = (model.heads + 2 * model.kv_heads) * dim;
-#pragma omp for schedule(static)
-  for (long row = 0; row < batch.rows; ++row) {
+  worker.halve(batch.rows, [&](long row) {
     const long position = batch.positions[row];
     const float* cosines = model.cosines + position * (dim / 2);
     const float* sines = model.sines + position * (dim / 2);
@@ -54,15 +53,16 @@ void keep(const Model& model, const Batch& batch, long layer, float* mixed) {
       const float* value = from + (model.heads + model.kv_heads + h) * dim;
       for (long i = 0; i < dim; i += 8) store(model.values + to + i, load(value + i));
     }
-  }
+  });
+  worker.meet();
 }
 
-void attend(const Model& model, const Batch& batch, long layer, const float* mixed, float* out) {
+void attend(Worker& worker, const Model& model, const Batch& batch, long layer, const float* mixed,
+            float* out) {
   const long dim = model.dim, group = model.heads / model.kv_heads;
   const long line = (model.heads + 2 * model.kv_heads) * dim;
   const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
-#pragma omp for schedule(dynamic, 1)
-  for (long unit = 0; unit < batch.rows * model.kv_heads; ++unit) {
+  worker.share(batch.rows * model.kv_heads, 1, [&](long unit) {
     // Neighbouring units share a head's keys, where they are rows of one slot.
     const long head = unit / batch.rows, row = unit % batch.rows;
     const long seen = batch.positions[row] + 1;
@@ -74,7 +74,8 @@ void attend(const Model& model, const Batch& batch, long layer, const float* mix
     for (long g = head * group; g < (head + 1) * group; ++g)
       attend_head(mixed + row * line + g * dim, keys, values, seen, dim, scale, scores.data(),
                   out + (row * model.heads + g) * dim);
-  }
+  });
+  worker.meet();
 }
 
 }  // namespace
@@ -85,11 +86,10 @@ extern "C" {
 void viz_linear(const float* x, long rows, long depth, const uint32_t* panels, long width, float* y,
                 float* room, int threads) {
   const Tiles tiles(rows);
-#pragma omp parallel num_threads(threads)
-  {
-    pack(tiles, depth, room, [&](long row) { return x + row * depth; });
-    linear(tiles, room, depth, panels, width, y);
-  }
+  team_of(threads).run([&](Worker& worker) {
+    pack(worker, tiles, depth, room, [&](long row) { return x + row * depth; });
+    linear(worker, tiles, room, depth, panels, width, y);
+  });
 }
 
 // out (rows, width) = silu(both[:, :width]) * both[:, width:].
@@ -125,8 +125,7 @@ void viz_run(const Model* given, const Batch* asked, int threads) {
   const Tiles tiles(rows), ends(batch.wanted);
   const Group to_qkv{0, 0, 3, hidden, {query, keyed, keyed}}, to_o{1, 3, 1, query, {hidden}};
   const Group to_gate_up{2, 4, 2, hidden, {inter, inter}}, to_down{3, 6, 1, inter, {hidden}};
-#pragma omp parallel num_threads(threads)
-  {
+  team_of(threads).run([&](Worker& worker) {
     const auto norm_of = [&](const float* weight, bool adds) {
       return [=, &model](long row) -> const float* {
         float* line = x + row * hidden;
@@ -139,32 +138,32 @@ void viz_run(const Model* given, const Batch* asked, int threads) {
     };
     for (long l = 0; l < model.layers; ++l) {
       const Layer& layer = model.layer[l];
-      pack(tiles, hidden, packed, norm_of(layer.norm, l > 0));
-      lora_down(batch, spans, l, to_qkv, normed, inner);
-      linear(tiles, packed, hidden, layer.qkv, wide, mixed);
-      lora_up(batch, spans, l, to_qkv, inner, mixed, wide);
-      keep(model, batch, l, mixed);
-      attend(model, batch, l, mixed, attended);
-      pack(tiles, query, packed, [&](long row) { return attended + row * query; });
-      lora_down(batch, spans, l, to_o, attended, inner);
-      linear(tiles, packed, query, layer.o, hidden, added);
-      lora_up(batch, spans, l, to_o, inner, added, hidden);
-      pack(tiles, hidden, packed, norm_of(layer.mlp_norm, true));
-      lora_down(batch, spans, l, to_gate_up, normed, inner);
-      linear(tiles, packed, hidden, layer.gate_up, 2 * inter, both);
-      lora_up(batch, spans, l, to_gate_up, inner, both, 2 * inter);
-      pack(tiles, inter, packed, [&](long row) -> const float* {
+      pack(worker, tiles, hidden, packed, norm_of(layer.norm, l > 0));
+      lora_down(worker, batch, spans, l, to_qkv, normed, inner);
+      linear(worker, tiles, packed, hidden, layer.qkv, wide, mixed);
+      lora_up(worker, batch, spans, l, to_qkv, inner, mixed, wide);
+      keep(worker, model, batch, l, mixed);
+      attend(worker, model, batch, l, mixed, attended);
+      pack(worker, tiles, query, packed, [&](long row) { return attended + row * query; });
+      lora_down(worker, batch, spans, l, to_o, attended, inner);
+      linear(worker, tiles, packed, query, layer.o, hidden, added);
+      lora_up(worker, batch, spans, l, to_o, inner, added, hidden);
+      pack(worker, tiles, hidden, packed, norm_of(layer.mlp_norm, true));
+      lora_down(worker, batch, spans, l, to_gate_up, normed, inner);
+      linear(worker, tiles, packed, hidden, layer.gate_up, 2 * inter, both);
+      lora_up(worker, batch, spans, l, to_gate_up, inner, both, 2 * inter);
+      pack(worker, tiles, inter, packed, [&](long row) -> const float* {
         swiglu_line(both + row * 2 * inter, inter, gated + row * inter);
         return gated + row * inter;
       });
-      lora_down(batch, spans, l, to_down, gated, inner);
-      linear(tiles, packed, inter, layer.down, hidden, added);
-      lora_up(batch, spans, l, to_down, inner, added, hidden);
+      lora_down(worker, batch, spans, l, to_down, gated, inner);
+      linear(worker, tiles, packed, inter, layer.down, hidden, added);
+      lora_up(worker, batch, spans, l, to_down, inner, added, hidden);
     }
     const auto final_norm = norm_of(model.norm, true);
-    pack(ends, hidden, packed, [&](long place) { return final_norm(batch.last[place]); });
-    linear(ends, packed, hidden, model.head, model.vocabulary, batch.logits);
-  }
+    pack(worker, ends, hidden, packed, [&](long place) { return final_norm(batch.last[place]); });
+    linear(worker, ends, packed, hidden, model.head, model.vocabulary, batch.logits);
+  });
 }
 
 }  // extern "C"

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "batch.h"
+#include "team.h"
 
 namespace {
 
@@ -102,11 +103,10 @@ struct Group {
 
 // Each adapter's first product, of the rows of x that wear it, into inner. Threads do not meet here
 // but at the end of the group's own product, which does not need it: run this before that one.
-void lora_down(const Batch& batch, const std::vector<Span>& spans, long layer, const Group& group,
-               const float* x, float* inner) {
+void lora_down(Worker& worker, const Batch& batch, const std::vector<Span>& spans, long layer,
+               const Group& group, const float* x, float* inner) {
   const long count = spans.size(), depth = group.depth;
-#pragma omp for schedule(dynamic, 4) nowait
-  for (long unit = 0; unit < count * group.members; ++unit) {
+  worker.share(count * group.members, 1, [&](long unit) {
     const Span span = spans[unit / group.members];
     const long member = unit % group.members, row = span.row;
     const Adapter& worn = *batch.adapters[row];
@@ -126,17 +126,16 @@ void lora_down(const Batch& batch, const std::vector<Span>& spans, long layer, c
         if (span.rows == 2) dots<2, 1>(a, from, depth, factor, to + r + part, kInner);
       }
     }
-  }
+  });
 }
 
 // Adds each adapter's second product, of inner, to the rows of y that wear it.
-void lora_up(const Batch& batch, const std::vector<Span>& spans, long layer, const Group& group,
-             const float* inner, float* y, long width) {
+void lora_up(Worker& worker, const Batch& batch, const std::vector<Span>& spans, long layer,
+             const Group& group, const float* inner, float* y, long width) {
   const long count = spans.size();
   if (!count) return;
   const long blocks = (width + kColumns - 1) / kColumns;
-#pragma omp for schedule(dynamic, 8)
-  for (long unit = 0; unit < count * blocks; ++unit) {
+  worker.share(count * blocks, 8, [&](long unit) {
     const Span span = spans[unit / blocks];
     const Adapter& worn = *batch.adapters[span.row];
     const long begin = unit % blocks * kColumns, end = smaller(width, begin + kColumns);
@@ -155,7 +154,8 @@ void lora_up(const Batch& batch, const std::vector<Span>& spans, long layer, con
         default: spread<1>(up, own, worn.rank, factors, from, to, out, width);
       }
     }
-  }
+  });
+  worker.meet();
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 // the number of rows, so a row's result is bit for bit independent of the rows beside it.
 #pragma once
 
+#include "team.h"
 #include "vectors.h"
 
 namespace {
@@ -97,12 +98,11 @@ struct Tiles {
   }
 };
 
-// Everything below runs inside a parallel region; every function ends at a barrier.
+// Everything below runs on every thread of a team, and ends where they meet.
 
 template <typename Fill>
-void pack(const Tiles& tiles, long depth, float* packed, Fill fill) {
-#pragma omp for schedule(static)
-  for (long n = 0; n < tiles.count; ++n) {
+void pack(Worker& worker, const Tiles& tiles, long depth, float* packed, Fill fill) {
+  worker.halve(tiles.count, [&](long n) {
     long block = 0, t = n;
     while (t >= tiles.tiles(block)) t -= tiles.tiles(block++);
     const long from = tiles.first(block, t), size = tiles.first(block, t + 1) - from;
@@ -111,18 +111,18 @@ void pack(const Tiles& tiles, long depth, float* packed, Fill fill) {
       const float* line = fill(from + r);
       for (long k = 0; k < depth; ++k) to[k * size + r] = line[k];
     }
-  }
+  });
+  worker.meet();
 }
 
 // y (rows, width) = packed x (rows, depth) against panels (ceil(width / 16), depth, 8), each word
 // the bf16 of column c below that of column c + 8.
-void linear(const Tiles& tiles, const float* packed, long depth, const uint32_t* panels,
-            long width, float* y) {
+void linear(Worker& worker, const Tiles& tiles, const float* packed, long depth,
+            const uint32_t* panels, long width, float* y) {
   const long count = (width + kPanel - 1) / kPanel, share = 4;
   const long shares = (count + share - 1) / share;
   // Small shares, taken as they come: a core that is also busy elsewhere delays nobody.
-#pragma omp for schedule(dynamic, 2)
-  for (long unit = 0; unit < tiles.blocks * shares; ++unit) {
+  worker.share(tiles.blocks * shares, 2, [&](long unit) {
     const long block = unit / shares, p = unit % shares * share;
     for (long t = 0; t < tiles.tiles(block); ++t) {
       const long from = tiles.first(block, t);
@@ -130,7 +130,8 @@ void linear(const Tiles& tiles, const float* packed, long depth, const uint32_t*
                depth, y + from * width + p * kPanel, width, width - p * kPanel,
                smaller(share, count - p));
     }
-  }
+  });
+  worker.meet();
 }
 
 }  // namespace

@@ -1,0 +1,146 @@
+// Threads that share one call's work. OpenMP's would do, but its runtime is torch's too: threads of
+// every team that torch ever woke count, and once they outnumber the processors all of them sleep at
+// barriers instead of spinning. A step has 400 barriers; asleep they take longer than its products.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace {
+
+inline void pause() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+constexpr long kSpins = 2000;    // some 20 to 100 microseconds
+constexpr unsigned kLoops = 64;  // counters in turn; threads are never that many loops apart
+
+class Team;
+
+// One thread's place in a running call.
+struct Worker {
+  Team* team;
+  int place, threads;
+  unsigned loop;
+
+  // Runs body(n) for 0 <= n < count, chunks of `chunk` taken as they come, and does not meet.
+  template <typename Body>
+  void share(long count, long chunk, Body body);
+  // The same, in as many chunks as there are threads.
+  template <typename Body>
+  void halve(long count, Body body) {
+    share(count, (count + threads - 1) / threads, body);
+  }
+  // Returns once every thread is here. Between two of these a thread may run a few loops.
+  void meet();
+};
+
+class Team {
+ public:
+  explicit Team(int threads) : threads_(threads) {
+    for (int place = 1; place < threads; ++place)
+      crew_.emplace_back([this, place] { serve(place); });
+  }
+
+  ~Team() {
+    publish(nullptr);
+    for (auto& thread : crew_) thread.join();
+  }
+
+  // Runs job on every thread, this one among them, and returns when all are done.
+  void run(const std::function<void(Worker&)>& job) {
+    for (auto& counter : next_) counter.value.store(0, std::memory_order_relaxed);
+    publish(&job);
+    work(0, job);
+  }
+
+  int threads() const { return threads_; }
+
+ private:
+  friend struct Worker;
+  struct alignas(64) Counter {
+    std::atomic<long> value{0};
+  };
+
+  void publish(const std::function<void(Worker&)>* job) {
+    {
+      const std::lock_guard<std::mutex> lock(idle_);
+      job_ = job;
+      calls_.value.fetch_add(1, std::memory_order_release);
+    }
+    called_.notify_all();
+  }
+
+  void work(int place, const std::function<void(Worker&)>& job) {
+    Worker worker{this, place, threads_, 0};
+    job(worker);
+    worker.meet();
+  }
+
+  void serve(int place) {
+    for (long seen = 0;; ++seen) {
+      const auto called = [&] { return calls_.value.load(std::memory_order_acquire) != seen; };
+      for (long n = 0; n < kSpins && !called(); ++n) pause();
+      if (!called()) {
+        std::unique_lock<std::mutex> lock(idle_);
+        called_.wait(lock, called);
+      }
+      if (!job_) return;
+      work(place, *job_);
+    }
+  }
+
+  const int threads_;
+  std::vector<std::thread> crew_;
+  std::mutex idle_;
+  std::condition_variable called_;
+  const std::function<void(Worker&)>* job_ = nullptr;
+  Counter calls_, arrived_, met_;
+  Counter next_[kLoops];
+};
+
+template <typename Body>
+void Worker::share(long count, long chunk, Body body) {
+  auto& next = team->next_[loop % kLoops].value;
+  // Nobody is, or soon will be, half a round away.
+  team->next_[(loop + kLoops / 2) % kLoops].value.store(0, std::memory_order_relaxed);
+  ++loop;
+  while (true) {
+    const long begin = next.fetch_add(chunk, std::memory_order_relaxed);
+    if (begin >= count) return;
+    for (long n = begin; n < begin + chunk && n < count; ++n) body(n);
+  }
+}
+
+inline void Worker::meet() {
+  auto& met = team->met_.value;
+  const long before = met.load(std::memory_order_relaxed);
+  if (team->arrived_.value.fetch_add(1, std::memory_order_acq_rel) == threads - 1) {
+    team->arrived_.value.store(0, std::memory_order_relaxed);
+    met.store(before + 1, std::memory_order_release);
+    return;
+  }
+  for (long n = 0; met.load(std::memory_order_acquire) == before; ++n)
+    n < kSpins ? pause() : std::this_thread::yield();
+}
+
+// The calling thread's own team, as large as asked for; its threads end with that thread.
+inline Team& team_of(int threads) {
+  thread_local std::unique_ptr<Team> own;
+  if (!own || own->threads() != threads) {
+    own.reset();
+    own = std::make_unique<Team>(threads > 1 ? threads : 1);
+  }
+  return *own;
+}
+
+}  // namespace
