@@ -33,8 +33,9 @@ inline void mix(const float* weights, const float* values, long seen, long dim, 
 }
 
 // softmax(q K^T) V over `seen` keys; room holds seen floats, rounded up to 8; dim a multiple of 16.
-inline void attend_head(const float* query, const float* keys, const float* values, long seen,
-                        long dim, float scale, float* room, float* out) {
+__attribute__((noinline)) void attend_head(const float* query, const float* keys,
+                                           const float* values, long seen, long dim, float scale,
+                                           float* room, float* out) {
   const Vec lanes = {0, 1, 2, 3, 4, 5, 6, 7};
   Vec largest = Vec{} - INFINITY;
   for (long t = 0; t < seen; t += 8) {

@@ -15,8 +15,9 @@ constexpr long kBlock = 48;  // rows whose inputs stay in the second cache
 
 // ROWS rows of x (packed k-major: x[k * ROWS + r]) against PANELS panels, whole depth; the
 // accumulators stay in registers. Few rows take more panels: sums must not wait for each other.
+// Never inlined: inside a worker's loop the compiler keeps fewer sums in registers, a third slower.
 template <int ROWS, int PANELS>
-void tile(const float* x, const uint32_t* panels, long depth, float* y, long y_stride,
+__attribute__((noinline)) void tile(const float* x, const uint32_t* panels, long depth, float* y, long y_stride,
           long columns) {
   Vec low[PANELS][ROWS], high[PANELS][ROWS];
 #pragma GCC unroll 8
