@@ -84,7 +84,7 @@ def read_adapter(
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
             body = torch.empty(size - layout.data_start, dtype=torch.uint8)
             file.seek(layout.data_start)
-            complete = file.readinto(body.numpy()) == len(body)  # type: ignore[attr-defined]
+            complete = file.readinto(body.numpy().data) == len(body)
     except OSError as error:
         raise InvalidAdapterFile(f"{path.name} cannot be read: {error.strerror}") from error
     if not complete:
