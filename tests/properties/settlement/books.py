@@ -153,12 +153,12 @@ class Books:
         refuse(bool(channel.close_at), "AlreadyClosing")
         self._close(pair)
 
-    def request_close_for(self, pair: Pair, deadline_s: int, genuine: bool) -> None:
+    def request_close_for(self, pair: Pair, deadline_s: int, by: Address) -> None:
         channel = self.channels[pair]
         refuse(channel.payer == ZERO_ADDRESS, "NoChannel")
         refuse(self.now_s > deadline_s, "DeadlinePassed")
         refuse(deadline_s <= channel.close_signed_until, "SignatureUsed")
-        refuse(not genuine, "BadSignature")
+        refuse(channel.payer != by, "BadSignature")
         refuse(bool(channel.close_at), "AlreadyClosing")
         channel.close_signed_until = deadline_s
         self._close(pair)

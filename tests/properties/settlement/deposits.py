@@ -154,13 +154,14 @@ class Deposits(Trading):
         pair, deadline_s = SEATS[seat].pair, self.books.now_s + deadline_in_s
         digest = self.domain.digest(RequestClose(*pair, deadline_s))
         self.agree([(("Settlement", "hashRequestClose", (*pair, deadline_s)), digest)])
-        signed = sign(key_of(SEATS[seat].payer if signature == "signed" else "zed"), digest)
+        by = SEATS[seat].payer if signature == "signed" else "zed"
         self.act(
             "zed",
             "Settlement",
             "requestCloseFor",
-            (*pair, deadline_s, signed),
-            lambda: self.books.request_close_for(pair, deadline_s, signature == "signed"),
+            (*pair, deadline_s, sign(key_of(by), digest)),
+            # Zed's is the payer's own where zed opened the channel.
+            lambda: self.books.request_close_for(pair, deadline_s, ADDRESS[by]),
         )
 
     @step(seat=seats, when=st.sampled_from(["now", "a second too early", "when due", "when due"]))
