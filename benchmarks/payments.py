@@ -43,7 +43,7 @@ from viz.domain import payment  # noqa: E402
 from viz.domain.channel import NodeChannel, accept_voucher  # noqa: E402
 from viz.domain.credential import credential_from_header, credential_to_header  # noqa: E402
 from viz.domain.ledger import ChannelRecord, Line  # noqa: E402
-from viz.domain.ports import GenerationRequest  # noqa: E402
+from viz.domain.ports.engine import GenerationRequest  # noqa: E402
 from viz.domain.units import BASE_MODEL, AdapterId, Address  # noqa: E402
 from viz.domain.wire import parse_json  # noqa: E402
 from viz.services.serving import ServingPolicy  # noqa: E402

@@ -52,7 +52,7 @@ class Contender:
 
     async def stream(self, adapter: int, tokens: int, prompt: tuple[int, ...] = ()) -> list[float]:
         """Return the time of asking, then the arrival time of every token."""
-        from viz.domain.ports import GenerationRequest, Sampling
+        from viz.domain.ports.engine import GenerationRequest, Sampling
         from viz.domain.units import AdapterId
 
         times = [time.perf_counter()]

@@ -15,7 +15,7 @@ from examples.demo.world import DemoError
 from viz.chain.contracts import Chain
 from viz.chain.deployment import load_deployment
 from viz.chain.rpc import Rpc
-from viz.domain.ports import AdapterState
+from viz.domain.ports.chain import AdapterState
 from viz.domain.shares import Share, Split, distribute, split_revenue
 from viz.domain.units import AdapterId, Units, format_units, parse_address
 

@@ -33,7 +33,8 @@ from viz.chain.sender import Sender
 from viz.chain.watcher import Watcher
 from viz.config import Config, kept_secret
 from viz.domain.eip712 import settlement_domain
-from viz.domain.ports import Deployment, Event
+from viz.domain.ports.chain import Deployment
+from viz.domain.ports.transactions import Event
 from viz.domain.pricing import Price
 from viz.domain.units import Address, Hash32, hex_of
 from viz.engine.embedded import EmbeddedEngine

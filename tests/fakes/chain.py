@@ -21,18 +21,15 @@ from viz.domain.eip712 import (
     settlement_domain,
 )
 from viz.domain.license import ALL_USES
-from viz.domain.ports import (
+from viz.domain.ports.chain import (
     AdapterState,
-    Call,
     ChannelState,
     ContentState,
     Deployment,
-    Event,
     GrantState,
-    Outcome,
     ServingState,
-    Transaction,
 )
+from viz.domain.ports.transactions import Call, Event, Outcome, Transaction
 from viz.domain.signed import (
     OPEN_KIND,
     TOP_UP_KIND,

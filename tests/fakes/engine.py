@@ -15,7 +15,7 @@ from pathlib import Path
 
 from viz.basemodel.detokenise import Detokeniser
 from viz.basemodel.safetensor_file import NotSafetensors, parse_header
-from viz.domain.ports import (
+from viz.domain.ports.engine import (
     BaseModel,
     FinishReason,
     Generation,
@@ -60,7 +60,7 @@ def fake_adapter_file(path: Path, seed: int = 0) -> Path:
 
 
 class FakeEngine:
-    """``viz.domain.ports.Engine``, invented but deterministic."""
+    """``viz.domain.ports.engine.Engine``, invented but deterministic."""
 
     def __init__(self, *, max_open: int = 64, context_tokens: int = 512) -> None:
         self._model = BaseModel(

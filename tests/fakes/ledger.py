@@ -20,7 +20,7 @@ from viz.domain.ledger import (
     TrainingRecord,
 )
 from viz.domain.outbox import BlockMark, ClaimRecord, SignedTransaction
-from viz.domain.ports import Outcome
+from viz.domain.ports.transactions import Outcome
 from viz.domain.units import UINT96_MAX, ZERO_HASH, AdapterId, Address, Hash32
 from viz.errors import StoreConflict, StoreError
 

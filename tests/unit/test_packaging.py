@@ -32,7 +32,7 @@ NODE_ONLY = (
     "numpy",
 )
 # What a creator or a buyer imports, and what every command line starts with.
-CORE_MODULES = ("viz.cli", "viz.buyer", "viz.config", "viz.domain.ports", "viz.chain", "viz.api")
+CORE_MODULES = ("viz.cli", "viz.buyer", "viz.config", "viz.domain.channel", "viz.chain", "viz.api")
 
 _IMPORT_WITHOUT_NODE_PACKAGES = """
 import importlib, sys

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from viz.domain.ports import Piece, TokenLogprob
+from viz.domain.ports.engine import Piece, TokenLogprob
 from viz.domain.wire import Json
 
 Finish = Literal["stop", "length"]

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from viz.domain.ports import Sampling
+from viz.domain.ports.engine import Sampling
 from viz.errors import InvalidRequest
 
 MAX_MESSAGES: Final = 1024

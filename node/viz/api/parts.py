@@ -15,7 +15,10 @@ from aiohttp import web
 
 from viz.domain.credential import bearer_of_header
 from viz.domain.ledger import AccessRecord, Ledger, TrainingRecord
-from viz.domain.ports import BlobStore, ChainReader, Clock, Engine
+from viz.domain.ports.blobs import BlobStore
+from viz.domain.ports.chain import ChainReader
+from viz.domain.ports.clock import Clock
+from viz.domain.ports.engine import Engine
 from viz.domain.signed import channel_id
 from viz.domain.units import AdapterId, Address, Cid, Units, hex_of
 from viz.domain.wire import Json, parse_json

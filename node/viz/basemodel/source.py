@@ -22,7 +22,7 @@ from viz.basemodel.policy import DEFAULT_POLICY, QuantisationPolicy
 from viz.basemodel.safetensor_file import file_digest
 from viz.basemodel.shape import LlamaShape, read_shape
 from viz.basemodel.tokenizer import ChatTokenizer
-from viz.domain.ports import BaseModel
+from viz.domain.ports.engine import BaseModel
 from viz.domain.units import Hash32
 from viz.errors import ModelUnavailable
 

@@ -15,7 +15,7 @@ from typing import Final
 from viz.buyer.node_api import NodeApi
 from viz.domain.eip712 import Domain, public_address, sign
 from viz.domain.exchange import AccessToken, SessionProof
-from viz.domain.ports import Clock
+from viz.domain.ports.clock import Clock
 from viz.domain.units import Address
 from viz.errors import NodeNotTrusted
 

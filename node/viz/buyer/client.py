@@ -31,7 +31,8 @@ from viz.domain.curve import Curve
 from viz.domain.eip712 import is_signed_by, settlement_domain
 from viz.domain.exchange import AccessToken, AdapterOffer, CloseAnswer, NodeInfo
 from viz.domain.payment import CHAT_PATH
-from viz.domain.ports import ChainReader, Clock, Deployment
+from viz.domain.ports.chain import ChainReader, Deployment
+from viz.domain.ports.clock import Clock
 from viz.domain.signed import RequestClose
 from viz.domain.units import BASE_MODEL, AdapterId, Address, Hash32, Units
 from viz.errors import (

@@ -20,7 +20,7 @@ from viz.domain.credential import Deposit
 from viz.domain.curve import Curve
 from viz.domain.eip712 import Domain, public_address, settlement_domain, sign
 from viz.domain.exchange import NodeInfo
-from viz.domain.ports import Deployment
+from viz.domain.ports.chain import Deployment
 from viz.domain.signed import (
     OPEN_KIND,
     TOP_UP_KIND,

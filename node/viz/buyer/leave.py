@@ -15,7 +15,7 @@ from typing import Literal
 
 from viz.chain.contracts import Chain
 from viz.domain.eip712 import public_address, settlement_domain, sign
-from viz.domain.ports import Call, ChainWriter, Transaction
+from viz.domain.ports.transactions import Call, ChainWriter, Transaction
 from viz.domain.signed import RequestClose
 from viz.domain.units import Address, Units
 from viz.errors import ChannelUnknown, InvalidRequest, TransactionFailed

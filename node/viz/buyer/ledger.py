@@ -28,7 +28,7 @@ from viz.buyer.ledger_format import (
 )
 from viz.chain.keys import create_key_file, load_key_file
 from viz.domain.curve import Curve, Link, observe
-from viz.domain.ports import ChannelState, Deployment
+from viz.domain.ports.chain import ChannelState, Deployment
 from viz.domain.units import Address, parse_address
 from viz.domain.wire import Json, parse_json
 from viz.errors import BooksMismatch, ConfigError, InvalidKeyFile, InvalidRequest, StoreError

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from viz.domain.channel import Vector
 from viz.domain.curve import Curve, Link, observe, take_receipt
-from viz.domain.ports import ChannelState
+from viz.domain.ports.chain import ChannelState
 from viz.domain.units import UINT32_MAX, UINT64_MAX, AdapterId, Units, hex_of
 from viz.domain.wire import JSON_INTEGER_MAX, Json, Reader, lines_to_json
 from viz.errors import InvalidRequest

@@ -24,7 +24,7 @@ from viz.domain.claim import SignedVoucher
 from viz.domain.curve import Curve, draft_voucher, owe, take_receipt, verified_link
 from viz.domain.eip712 import settlement_domain, sign_compact
 from viz.domain.exchange import ChannelView
-from viz.domain.ports import ChannelState, Deployment
+from viz.domain.ports.chain import ChannelState, Deployment
 from viz.domain.receipt import SignedReceipt
 from viz.domain.units import AdapterId, Units
 from viz.domain.wire import Reader

@@ -13,7 +13,8 @@ from viz.domain.curve import Curve
 from viz.domain.eip712 import settlement_domain
 from viz.domain.exchange import AdapterOffer, NodeInfo
 from viz.domain.payment import Challenge, SignedQuote
-from viz.domain.ports import Clock, Deployment
+from viz.domain.ports.chain import Deployment
+from viz.domain.ports.clock import Clock
 from viz.domain.units import ZERO_ADDRESS, AdapterId, Hash32
 from viz.errors import ChannelUnknown, NodeNotTrusted
 

@@ -19,7 +19,7 @@ from viz.basemodel.tokenizer import PlainTokenizer
 from viz.domain.eip712 import Domain
 from viz.domain.exchange import AdapterOffer, NodeInfo, adapter_of_model
 from viz.domain.payment import SignedQuote
-from viz.domain.ports import Deployment
+from viz.domain.ports.chain import Deployment
 from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt, salted_hash
 from viz.domain.units import BASE_MODEL, ZERO_HASH, Address, Hash32, Units

@@ -17,15 +17,15 @@ from viz.chain.deployment import address_of
 from viz.chain.rpc import Block, Rpc
 from viz.chain.scan import scan
 from viz.domain.license import Terms
-from viz.domain.ports import (
+from viz.domain.ports.chain import (
     AdapterState,
-    Call,
     ChannelState,
     ContentState,
     Deployment,
     GrantState,
     ServingState,
 )
+from viz.domain.ports.transactions import Call
 from viz.domain.shares import shares_from_words
 from viz.domain.units import (
     ZERO_ADDRESS,

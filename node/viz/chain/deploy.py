@@ -16,7 +16,7 @@ from viz.chain import abi
 from viz.chain.deployment import find_deployment, save_deployment
 from viz.chain.rpc import Rpc
 from viz.chain.sender import Sender
-from viz.domain.ports import Deployment
+from viz.domain.ports.chain import Deployment
 from viz.domain.units import Address
 from viz.errors import ChainMismatch, ConfigError
 

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from viz.chain.abi import CURRENCY
-from viz.domain.ports import Deployment
+from viz.domain.ports.chain import Deployment
 from viz.domain.units import Address, hex_of, parse_address, parse_hash
 from viz.errors import ConfigError, InvalidRequest
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from viz.domain.outbox import SignedTransaction
-from viz.domain.ports import Outcome
+from viz.domain.ports.transactions import Outcome
 from viz.domain.units import Address, Hash32
 
 

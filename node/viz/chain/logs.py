@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from viz.chain import abi
 from viz.chain.deployment import contracts_by_address
 from viz.chain.rpc import Log
-from viz.domain.ports import Deployment, Event
+from viz.domain.ports.chain import Deployment
+from viz.domain.ports.transactions import Event
 
 
 def decode_logs(deployment: Deployment, logs: Sequence[Log]) -> tuple[Event, ...]:

@@ -34,7 +34,7 @@ from web3.types import FilterParams, RPCEndpoint, TxParams
 
 from viz.chain.abi import decode_revert
 from viz.chain.reasons import explain
-from viz.domain.ports import Deployment
+from viz.domain.ports.chain import Deployment
 from viz.domain.units import Address, Hash32, hex_of
 from viz.errors import ChainError, ChainMismatch, ChainUnreachable, TransactionFailed
 

@@ -24,7 +24,8 @@ from viz.chain.journal import MemoryJournal
 from viz.chain.logs import decode_logs
 from viz.chain.rpc import Fees, Receipt, Rpc
 from viz.domain.outbox import SignedTransaction, TransactionJournal
-from viz.domain.ports import Call, Deployment, Outcome, Transaction
+from viz.domain.ports.chain import Deployment
+from viz.domain.ports.transactions import Call, Outcome, Transaction
 from viz.domain.units import BPS, Address, Hash32, hex_of
 from viz.errors import (
     ChainError,

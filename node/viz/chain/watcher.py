@@ -25,7 +25,8 @@ from viz.chain.logs import decode_logs
 from viz.chain.rpc import BlockNotKnown, Log, Rpc
 from viz.chain.scan import too_many
 from viz.domain.outbox import BlockMark, CursorStore
-from viz.domain.ports import Deployment, Event
+from viz.domain.ports.chain import Deployment
+from viz.domain.ports.transactions import Event
 from viz.domain.units import Address, Hash32, hex_of
 from viz.errors import ChainError, ChainMismatch
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
 
     from viz.buyer.client import BuyerClient
-    from viz.domain.ports import Deployment
+    from viz.domain.ports.chain import Deployment
 
 app = typer.Typer(no_args_is_help=True, help="A buyer's deposit at a node.")
 

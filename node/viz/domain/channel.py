@@ -24,7 +24,7 @@ from typing import Final
 
 from viz.domain.claim import SignedVoucher
 from viz.domain.eip712 import Domain, address_bytes, recover_bytes
-from viz.domain.ports import ChannelState
+from viz.domain.ports.chain import ChannelState
 from viz.domain.units import ZERO_ADDRESS, ZERO_HASH, AdapterId, Address, Hash32, Units
 from viz.domain.usage import Lines, check_lines, spelled_lines
 from viz.errors import (

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from viz.domain.channel import Vector
 from viz.domain.eip712 import Domain
-from viz.domain.ports import ChannelState
+from viz.domain.ports.chain import ChannelState
 from viz.domain.receipt import SignedReceipt, next_head
 from viz.domain.signed import Voucher, channel_id
 from viz.domain.units import ZERO_ADDRESS, ZERO_HASH, AdapterId, Address, Hash32, Units

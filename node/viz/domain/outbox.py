@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from viz.domain.ledger import ChannelRecord, Ledger
-from viz.domain.ports import Outcome
+from viz.domain.ports.transactions import Outcome
 from viz.domain.units import AdapterId, Address, Hash32, Units
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from viz.domain.ports import BaseModel, Generation, GenerationRequest, Piece, Sampling
+from viz.domain.ports.engine import BaseModel, Generation, GenerationRequest, Piece, Sampling
 from viz.domain.units import BASE_MODEL, AdapterId
 from viz.engine.limits import available_bytes, plan
 from viz.engine.settings import EngineSettings
@@ -43,7 +43,7 @@ MAX_STOP_CHARACTERS = 512
 
 
 class EmbeddedEngine:
-    """``viz.domain.ports.Engine`` in this process; made by ``start``."""
+    """``viz.domain.ports.engine.Engine`` in this process; made by ``start``."""
 
     def __init__(self, base: LoadedBase, settings: EngineSettings) -> None:
         self._base, self._settings = base, settings

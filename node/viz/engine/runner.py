@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
-from viz.domain.ports import Piece
+from viz.domain.ports.engine import Piece
 from viz.domain.units import AdapterId
 from viz.engine.forward import Chunk
 from viz.engine.sampling import Choice, choose

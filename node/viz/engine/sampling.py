@@ -12,7 +12,7 @@ from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from viz.domain.ports import Sampling
+from viz.domain.ports.engine import Sampling
 from viz.errors import EngineError
 
 if TYPE_CHECKING:

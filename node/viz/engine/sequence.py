@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from viz.basemodel.detokenise import Detokeniser
-from viz.domain.ports import FinishReason, GenerationRequest, Piece, TokenLogprob
+from viz.domain.ports.engine import FinishReason, GenerationRequest, Piece, TokenLogprob
 from viz.engine.sampling import Choice, Draw
 from viz.engine.stops import StopFinder
 from viz.engine.stream import Line

@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 
-from viz.domain.ports import Piece
+from viz.domain.ports.engine import Piece
 from viz.errors import EngineError
 
 
@@ -70,7 +70,7 @@ class Line:
 
 
 class Stream:
-    """A running sequence as its caller holds it (``viz.domain.ports.Generation``)."""
+    """A running sequence as its caller holds it (``viz.domain.ports.engine.Generation``)."""
 
     def __init__(self, line: Line) -> None:
         self._line = line

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-from viz.domain.ports import Clock
+from viz.domain.ports.clock import Clock
 from viz.errors import TooManyQuestions
 
 MINUTE_S: Final = 60

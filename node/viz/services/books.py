@@ -21,7 +21,8 @@ import structlog
 from viz.domain.channel import NodeChannel
 from viz.domain.ledger import AnswerRecord, ChannelLedger, ChannelRecord, ReceiptRecord
 from viz.domain.outbox import ClaimRecord
-from viz.domain.ports import ChainReader, ChannelState, Clock
+from viz.domain.ports.chain import ChainReader, ChannelState
+from viz.domain.ports.clock import Clock
 from viz.domain.units import ZERO_ADDRESS, AdapterId, Address, Units
 from viz.errors import BooksMismatch, ChainUnreachable, StoreConflict, StoreError
 from viz.services.channel_records import channel_of, observed, record_of, touched

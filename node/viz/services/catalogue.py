@@ -18,7 +18,9 @@ import structlog
 
 from viz.domain.exchange import AdapterOffer, adapter_model, adapter_of_model
 from viz.domain.ledger import AdapterCatalogue, AdapterRecord
-from viz.domain.ports import ChainReader, Clock, Engine, ServingState
+from viz.domain.ports.chain import ChainReader, ServingState
+from viz.domain.ports.clock import Clock
+from viz.domain.ports.engine import Engine
 from viz.domain.pricing import Price
 from viz.domain.units import BASE_MODEL, UINT32_MAX, AdapterId, Address
 from viz.errors import (

@@ -13,7 +13,7 @@ from viz.domain.channel import HEADS_KEPT, NodeChannel, observe
 from viz.domain.claim import SignedVoucher
 from viz.domain.ledger import ChannelRecord, Line
 from viz.domain.outbox import ClaimRecord
-from viz.domain.ports import ChannelState
+from viz.domain.ports.chain import ChannelState
 from viz.domain.units import AdapterId, Address, Hash32, Units
 from viz.domain.usage import UsageLine, lines_of
 

@@ -13,7 +13,8 @@ from typing import Final
 import structlog
 
 from viz.domain.outbox import ClaimRecord
-from viz.domain.ports import Call, ChainWriter, Clock, Outcome, Transaction
+from viz.domain.ports.clock import Clock
+from viz.domain.ports.transactions import Call, ChainWriter, Outcome, Transaction
 from viz.domain.units import Address, hex_of
 from viz.errors import FeeTooHigh, TransactionFailed
 from viz.services.claiming import batches, packed

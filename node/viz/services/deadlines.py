@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final
 
-from viz.domain.ports import ChainReader
+from viz.domain.ports.chain import ChainReader
 from viz.domain.units import UINT64_MAX, AdapterId, Address
 
 AT_ONCE: Final = 8

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from viz.domain.credential import Deposit
 from viz.domain.eip712 import Domain, is_signed_by, recover
-from viz.domain.ports import Call, ChainReader
+from viz.domain.ports.chain import ChainReader
+from viz.domain.ports.transactions import Call
 from viz.domain.signed import (
     OPEN_KIND,
     TOP_UP_KIND,

@@ -19,7 +19,7 @@ import structlog
 
 from viz.domain.exchange import AdapterOffer
 from viz.domain.payment import NeedVoucher
-from viz.domain.ports import Engine, Generation, GenerationRequest, Piece, Sampling
+from viz.domain.ports.engine import Engine, Generation, GenerationRequest, Piece, Sampling
 from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt
 from viz.domain.units import ZERO_ADDRESS, Hash32, Units

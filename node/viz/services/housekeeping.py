@@ -11,7 +11,7 @@ from typing import Protocol
 
 import structlog
 
-from viz.domain.ports import Clock
+from viz.domain.ports.clock import Clock
 from viz.errors import StoreError
 
 _log = structlog.get_logger()

@@ -16,15 +16,9 @@ from typing import Any, Final
 
 from viz.domain.eip712 import content_registry_domain, is_signed_by
 from viz.domain.license import Terms
-from viz.domain.ports import (
-    Call,
-    ChainReader,
-    ChainWriter,
-    Clock,
-    ContentState,
-    GrantState,
-    Transaction,
-)
+from viz.domain.ports.chain import ChainReader, ContentState, GrantState
+from viz.domain.ports.clock import Clock
+from viz.domain.ports.transactions import Call, ChainWriter, Transaction
 from viz.domain.registration import RegistrationContext
 from viz.domain.signed import Register
 from viz.domain.units import Address, ContentId, Hash32, Units

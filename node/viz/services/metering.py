@@ -19,7 +19,7 @@ from viz.domain.delivery import settle_reservation as settle
 from viz.domain.eip712 import Domain, sign_compact
 from viz.domain.ledger import AnswerRecord, ChannelRecord, ReceiptRecord
 from viz.domain.payment import receipt_to_json
-from viz.domain.ports import Clock
+from viz.domain.ports.clock import Clock
 from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt, salted_hash
 from viz.domain.signed import Receipt, channel_id

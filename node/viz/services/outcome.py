@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from viz.domain.ports import Outcome, Transaction
+from viz.domain.ports.transactions import Outcome, Transaction
 from viz.domain.units import hex_of
 from viz.errors import OutcomeUnknown, TransactionFailed
 

@@ -17,15 +17,10 @@ from typing import Final, Protocol
 
 import structlog
 
-from viz.domain.ports import (
-    AdapterState,
-    BlobStore,
-    Call,
-    ChainReader,
-    ChainWriter,
-    Engine,
-    Transaction,
-)
+from viz.domain.ports.blobs import BlobStore
+from viz.domain.ports.chain import AdapterState, ChainReader
+from viz.domain.ports.engine import Engine
+from viz.domain.ports.transactions import Call, ChainWriter, Transaction
 from viz.domain.shares import Share, check_shares, share_words
 from viz.domain.units import BPS, AdapterId, Cid, ContentId, Hash32, hex_of
 from viz.errors import (

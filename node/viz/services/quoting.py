@@ -12,7 +12,7 @@ from typing import Final
 from viz.domain.eip712 import Domain, sign_compact
 from viz.domain.exchange import AdapterOffer
 from viz.domain.payment import SignedQuote
-from viz.domain.ports import Clock
+from viz.domain.ports.clock import Clock
 from viz.domain.signed import Quote
 from viz.domain.units import Address, Hash32
 

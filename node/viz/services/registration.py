@@ -24,7 +24,7 @@ import aiohttp
 
 from viz.domain.eip712 import content_registry_domain, public_address, sign
 from viz.domain.license import Terms
-from viz.domain.ports import Call, ChainWriter
+from viz.domain.ports.transactions import Call, ChainWriter
 from viz.domain.registration import (
     CONTENTS_PATH,
     REGISTRATION_CONTEXT_PATH,

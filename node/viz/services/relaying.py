@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from viz.domain.ports import Call, ChainWriter, Clock, Transaction
+from viz.domain.ports.clock import Clock
+from viz.domain.ports.transactions import Call, ChainWriter, Transaction
 from viz.domain.units import Address
 from viz.errors import ChainError, RelayBusy
 

@@ -16,7 +16,9 @@ from weakref import WeakValueDictionary
 from viz.domain.exchange import AdapterOffer
 from viz.domain.ledger import AccessRecord
 from viz.domain.payment import NeedVoucher
-from viz.domain.ports import ChainReader, Clock, Engine, Sampling
+from viz.domain.ports.chain import ChainReader
+from viz.domain.ports.clock import Clock
+from viz.domain.ports.engine import Engine, Sampling
 from viz.domain.pricing import Price
 from viz.domain.units import ZERO_ADDRESS, ZERO_HASH, Address, Hash32
 from viz.errors import InvalidRequest, PaymentRequired, PromptEmpty, PromptTooLong, QuoteExpired

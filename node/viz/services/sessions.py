@@ -29,7 +29,9 @@ from viz.domain.credential import CloseRequest, Deposit
 from viz.domain.eip712 import Domain, is_signed_by, keccak, recover, settlement_domain, sign
 from viz.domain.exchange import AccessToken, ChannelLine, ChannelView, CloseAnswer, SessionProof
 from viz.domain.ledger import AccessLedger, AccessRecord, ChannelRecord
-from viz.domain.ports import Call, ChainReader, ChainWriter, Clock, Outcome
+from viz.domain.ports.chain import ChainReader
+from viz.domain.ports.clock import Clock
+from viz.domain.ports.transactions import Call, ChainWriter, Outcome
 from viz.domain.signed import Close, Session
 from viz.domain.units import ZERO_ADDRESS, AdapterId, Address, Hash32, Units
 from viz.errors import (

@@ -27,7 +27,9 @@ import structlog
 from viz.domain.claim import RowStatus
 from viz.domain.ledger import ChannelRecord
 from viz.domain.outbox import ClaimRecord, SettlementLedger
-from viz.domain.ports import Call, ChainReader, ChainWriter, Clock, Outcome, Transaction
+from viz.domain.ports.chain import ChainReader
+from viz.domain.ports.clock import Clock
+from viz.domain.ports.transactions import Call, ChainWriter, Outcome, Transaction
 from viz.domain.shares import Share, share_words
 from viz.domain.signed import channel_id
 from viz.domain.units import AdapterId, Address, Hash32, Units

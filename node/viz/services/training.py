@@ -29,7 +29,8 @@ from viz.domain.manifest import (
     seal_manifest,
     shares_by_tokens,
 )
-from viz.domain.ports import ChainReader, Clock
+from viz.domain.ports.chain import ChainReader
+from viz.domain.ports.clock import Clock
 from viz.domain.units import Address
 from viz.domain.work import Work
 from viz.errors import InvalidRequest, StoreError, TrainingCancelled, VizError

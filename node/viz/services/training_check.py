@@ -18,7 +18,8 @@ import structlog
 
 from viz.domain.eip712 import keccak
 from viz.domain.license import ADAPTER_USES, Use
-from viz.domain.ports import Call, ChainReader, ContentState, GrantState
+from viz.domain.ports.chain import ChainReader, ContentState, GrantState
+from viz.domain.ports.transactions import Call
 from viz.domain.units import (
     ZERO_HASH,
     Address,

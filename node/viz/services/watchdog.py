@@ -20,7 +20,8 @@ import structlog
 
 from viz.domain.ledger import ChannelRecord
 from viz.domain.outbox import ClaimRecord
-from viz.domain.ports import ChainReader, ChannelState, Clock
+from viz.domain.ports.chain import ChainReader, ChannelState
+from viz.domain.ports.clock import Clock
 from viz.domain.units import Address, Units
 from viz.errors import ChainError, StoreError
 

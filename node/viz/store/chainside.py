@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from viz.domain.ledger import Line
 from viz.domain.outbox import BlockMark, ClaimRecord, SignedTransaction
-from viz.domain.ports import Outcome
+from viz.domain.ports.transactions import Outcome
 from viz.domain.units import Address, Hash32
 from viz.domain.usage import UsageLine, pack_lines, unpack_lines
 from viz.store.channels import load, save

@@ -13,7 +13,7 @@ from tests.integration.api.harness import ADAPTER, OPERATOR_TOKEN, Buyer, Node, 
 from tests.integration.api.test_refusals import check
 
 from viz.api.parts import PARTS
-from viz.domain.ports import ContentState
+from viz.domain.ports.chain import ContentState
 from viz.domain.units import ZERO_ADDRESS, ZERO_HASH, AdapterId, ContentId, Hash32
 from viz.domain.work import parse_work
 from viz.services.publishing import file_digest

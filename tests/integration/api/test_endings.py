@@ -13,7 +13,7 @@ from tests.integration.api.test_streams import BrokenEngine, idle, last_receipt,
 
 from viz.domain import payment
 from viz.domain.ledger import AccessRecord, ChannelRecord
-from viz.domain.ports import Sampling
+from viz.domain.ports.engine import Sampling
 from viz.domain.units import ZERO_HASH, AdapterId
 from viz.errors import StoreConflict
 from viz.services.books import ATTEMPTS

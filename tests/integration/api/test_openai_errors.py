@@ -14,7 +14,7 @@ from tests.integration.api.test_streams import spent_of
 
 from viz.domain import payment
 from viz.domain.credential import credential_to_header
-from viz.domain.ports import Generation, GenerationRequest
+from viz.domain.ports.engine import Generation, GenerationRequest
 from viz.errors import EngineOverloaded
 from viz.services.relaying import RelayPolicy
 

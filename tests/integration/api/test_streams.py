@@ -24,7 +24,7 @@ from tests.integration.api.harness import (
 from viz.domain import curve as curves
 from viz.domain import payment
 from viz.domain.ledger import ChannelRecord, Line
-from viz.domain.ports import Generation, GenerationRequest, Piece
+from viz.domain.ports.engine import Generation, GenerationRequest, Piece
 from viz.domain.units import BASE_MODEL, AdapterId, Units
 from viz.errors import EngineError
 from viz.services.serving import ServingPolicy

@@ -16,7 +16,7 @@ from viz.buyer.ledger import ChannelLedger
 from viz.chain.keys import create_key_file, development_account, load_key_file
 from viz.cli.main import app
 from viz.domain.claim import SignedVoucher, pack_row
-from viz.domain.ports import Deployment
+from viz.domain.ports.chain import Deployment
 from viz.domain.units import BASE_MODEL, ZERO_ADDRESS, ZERO_HASH, Address
 from viz.domain.usage import UsageLine
 

@@ -7,7 +7,7 @@ from tests.integration.chain.testnet import CLOSE_DELAY_S, LICENSE, Narrow, Test
 
 from viz.chain.contracts import Chain
 from viz.chain.keys import development_account
-from viz.domain.ports import Call
+from viz.domain.ports.transactions import Call
 from viz.domain.units import ZERO_ADDRESS, AdapterId, ContentId, Hash32
 from viz.errors import InvalidRequest, TransactionFailed
 

@@ -15,7 +15,7 @@ from viz.chain.devnet import Devnet
 from viz.chain.keys import development_account
 from viz.chain.rpc import Rpc
 from viz.chain.sender import Sender
-from viz.domain.ports import Call
+from viz.domain.ports.transactions import Call
 from viz.errors import ChainError, ChainMismatch, ChainUnreachable, ConfigError
 
 

@@ -11,7 +11,7 @@ from viz.chain.journal import MemoryJournal
 from viz.chain.keys import development_account
 from viz.chain.rpc import Receipt, Rpc
 from viz.chain.sender import Sender
-from viz.domain.ports import Call, Outcome
+from viz.domain.ports.transactions import Call, Outcome
 from viz.domain.units import Address, Hash32, hex_of
 from viz.errors import ChainError, ChainUnreachable, FeeTooHigh, TransactionFailed
 

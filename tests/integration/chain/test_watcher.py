@@ -13,7 +13,7 @@ from viz.chain.keys import development_account
 from viz.chain.rpc import Rpc
 from viz.chain.watcher import Watcher
 from viz.domain.outbox import BlockMark
-from viz.domain.ports import Event
+from viz.domain.ports.transactions import Event
 from viz.errors import ChainError, ChainMismatch
 
 

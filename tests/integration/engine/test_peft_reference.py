@@ -13,7 +13,7 @@ from tests.integration.engine.reference import PeftReference
 
 from viz.basemodel.nf4 import serving_weights
 from viz.basemodel.source import LoadedBase
-from viz.domain.ports import Generation, GenerationRequest, Piece, Sampling
+from viz.domain.ports.engine import Generation, GenerationRequest, Piece, Sampling
 from viz.domain.units import AdapterId
 from viz.engine.embedded import EmbeddedEngine
 from viz.engine.settings import EngineSettings

@@ -25,7 +25,8 @@ from viz.chain.rpc import Rpc
 from viz.chain.sender import Sender
 from viz.domain.ledger import ChannelRecord, Line
 from viz.domain.outbox import SignedTransaction, TransactionJournal
-from viz.domain.ports import Call, Deployment, Outcome, Transaction
+from viz.domain.ports.chain import Deployment
+from viz.domain.ports.transactions import Call, Outcome, Transaction
 from viz.domain.units import AdapterId, Address, Hash32, Units
 from viz.domain.usage import lines_of
 from viz.services.settlement import ClaimPolicy, Settlement

@@ -17,7 +17,8 @@ from tests.integration.chain.testnet import Testnet
 from viz.chain.keys import development_account
 from viz.domain.claim import RowStatus, SignedVoucher, pack_rows
 from viz.domain.eip712 import Domain, public_address, settlement_domain, sign, sign_compact
-from viz.domain.ports import Call, ChainReader, ChainWriter, ChannelState, Outcome
+from viz.domain.ports.chain import ChainReader, ChannelState
+from viz.domain.ports.transactions import Call, ChainWriter, Outcome
 from viz.domain.signed import (
     OPEN_KIND,
     TOP_UP_KIND,

@@ -12,7 +12,7 @@ from tests.integration.services.claiming import SystemClock
 from viz.chain.keys import development_account
 from viz.chain.sender import Sender
 from viz.domain.eip712 import content_registry_domain, sign, sign_compact
-from viz.domain.ports import Call, Outcome, Transaction
+from viz.domain.ports.transactions import Call, Outcome, Transaction
 from viz.domain.signed import Register
 from viz.domain.units import ContentId, Hash32, parse_address
 from viz.errors import (

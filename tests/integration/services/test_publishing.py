@@ -9,7 +9,8 @@ import pytest
 from tests.fakes.blobs import MemoryBlobStore
 from tests.integration.chain.testnet import Testnet, terms
 
-from viz.domain.ports import BaseModel, Call
+from viz.domain.ports.engine import BaseModel
+from viz.domain.ports.transactions import Call
 from viz.domain.units import AdapterId, ContentId, Hash32
 from viz.errors import (
     AdapterNotServable,

@@ -19,7 +19,7 @@ from tests.integration.services.claiming import (
 
 from viz.chain.deployment import save_deployment
 from viz.chain.keys import development_account
-from viz.domain.ports import Call, Outcome
+from viz.domain.ports.transactions import Call, Outcome
 from viz.domain.signed import channel_id
 from viz.domain.units import AdapterId
 from viz.services.settlement import ClaimPolicy, Settlement

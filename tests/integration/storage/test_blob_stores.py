@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from tests.fakes.blobs import MemoryBlobStore
 
-from viz.domain.ports import BlobStore
+from viz.domain.ports.blobs import BlobStore
 from viz.domain.units import Cid
 from viz.errors import BlobNotFound, BlobTooLarge, InvalidRequest, StorageUnavailable
 from viz.storage.base import VerifiedBlobStore

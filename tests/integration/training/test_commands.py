@@ -19,7 +19,8 @@ from viz.chain.deployment import save_deployment
 from viz.cli.main import app
 from viz.domain.eip712 import public_address
 from viz.domain.manifest import manifest_hash, seal_manifest
-from viz.domain.ports import AdapterState, Call, ContentState
+from viz.domain.ports.chain import AdapterState, ContentState
+from viz.domain.ports.transactions import Call
 from viz.domain.registration import parse_description
 from viz.domain.units import ZERO_HASH, AdapterId, Cid, ContentId, Hash32
 from viz.domain.work import parse_work

@@ -20,7 +20,8 @@ from viz.domain.eip712 import public_address
 from viz.domain.ledger import TrainingRecord
 from viz.domain.license import ADAPTER_USES, Use
 from viz.domain.manifest import manifest_hash, open_manifest, seal_manifest
-from viz.domain.ports import Call, ChainReader, ContentState, GrantState
+from viz.domain.ports.chain import ChainReader, ContentState, GrantState
+from viz.domain.ports.transactions import Call
 from viz.domain.units import Address, ContentId, Hash32, hex_of
 from viz.domain.work import parse_work
 from viz.errors import CommitmentMismatch, InvalidRequest, NoLiveGrant, VizError
@@ -146,6 +147,7 @@ async def test_a_licensed_work_becomes_a_publication_that_an_audit_reproduces(
     probed = manifest.measurements["memorisation"]
     assert set(probed) == {"adapter", "base"}
     assert probed["adapter"]["probes"] == MINIMUM_PROBES > SETTINGS.probes
+    assert probed["adapter"]["passages"] > SETTINGS.probes
 
     async def audit(signed: bytes) -> Verdict:
         report = await audit_adapter(

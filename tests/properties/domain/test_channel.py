@@ -19,7 +19,7 @@ from viz.domain.channel import NodeChannel, Offer
 from viz.domain.claim import SignedVoucher, pack_rows, unpack_rows
 from viz.domain.curve import Curve
 from viz.domain.eip712 import public_address, recover, settlement_domain, sign, sign_compact
-from viz.domain.ports import ChannelState
+from viz.domain.ports.chain import ChannelState
 from viz.domain.receipt import SignedReceipt, next_head
 from viz.domain.signed import Receipt, channel_id
 from viz.domain.units import ZERO_HASH, AdapterId, Address, Hash32, Units

@@ -22,7 +22,7 @@ from tests.properties.settlement.tally import TALLY
 
 from viz.domain.channel import NodeChannel
 from viz.domain.curve import Curve
-from viz.domain.ports import ChannelState
+from viz.domain.ports.chain import ChannelState
 from viz.domain.units import AdapterId
 
 GONE: Final = ("gone", "again in order", "again reversed")

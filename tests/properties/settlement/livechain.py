@@ -22,7 +22,7 @@ from viz.chain.devnet import Devnet
 from viz.chain.keys import development_account
 from viz.chain.rpc import Rpc
 from viz.domain.eip712 import keccak
-from viz.domain.ports import Deployment
+from viz.domain.ports.chain import Deployment
 from viz.domain.units import Address, Units
 
 TIMEOUT_S = 60.0

@@ -16,7 +16,7 @@ from viz.domain.channel import NodeChannel, Offer
 from viz.domain.claim import SignedVoucher
 from viz.domain.curve import Curve, Draft
 from viz.domain.eip712 import Domain, sign, sign_compact
-from viz.domain.ports import ChannelState
+from viz.domain.ports.chain import ChannelState
 from viz.domain.receipt import SignedReceipt
 from viz.domain.signed import Receipt, channel_id
 from viz.domain.units import ZERO_HASH, AdapterId, Units

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from viz.api.openai_answer import Answer
-from viz.domain.ports import Piece, TokenLogprob
+from viz.domain.ports.engine import Piece, TokenLogprob
 
 
 def test_a_logprob_carries_the_tokens_own_bytes() -> None:

@@ -11,7 +11,7 @@ from viz.buyer import ledger as ledger_module
 from viz.buyer.ledger import ChannelLedger
 from viz.domain.curve import Curve, Link, draft_voucher, owe, take_receipt
 from viz.domain.eip712 import keccak, public_address
-from viz.domain.ports import ChannelState
+from viz.domain.ports.chain import ChannelState
 from viz.domain.units import AdapterId, Units
 from viz.domain.usage import UsageLine
 from viz.errors import BooksMismatch, ConfigError, InvalidKeyFile, StoreError

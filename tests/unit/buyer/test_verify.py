@@ -19,7 +19,7 @@ from viz.buyer.verify import (
 )
 from viz.domain.eip712 import public_address, settlement_domain, sign
 from viz.domain.payment import SignedQuote, price_from_header, price_to_header
-from viz.domain.ports import Deployment
+from viz.domain.ports.chain import Deployment
 from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt, salted_hash
 from viz.domain.signed import Quote, Receipt

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from viz.chain.deployment import address_of, find_deployment, load_deployment, save_deployment
-from viz.domain.ports import Deployment
+from viz.domain.ports.chain import Deployment
 from viz.domain.units import Address, Hash32
 from viz.errors import ConfigError, InvalidRequest
 

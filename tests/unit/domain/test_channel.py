@@ -22,7 +22,7 @@ from viz.domain.curve import Curve, Link, draft_voucher, owe, take_receipt
 from viz.domain.curve import observe as observe_curve
 from viz.domain.delivery import append_receipt, reserve, settle_reservation
 from viz.domain.eip712 import keccak, public_address, settlement_domain, sign_compact
-from viz.domain.ports import ChannelState
+from viz.domain.ports.chain import ChannelState
 from viz.domain.units import UINT96_MAX, ZERO_ADDRESS, ZERO_HASH, AdapterId, Hash32
 from viz.domain.usage import Lines, UsageLine
 from viz.errors import (

@@ -10,7 +10,7 @@ import pytest
 from tests.fakes.engine import FakeEngine, fake_adapter_file
 from tests.fakes.tiny_base import make_tiny_base, write_random_adapter
 
-from viz.domain.ports import Engine, Generation, GenerationRequest, Piece, Sampling
+from viz.domain.ports.engine import Engine, Generation, GenerationRequest, Piece, Sampling
 from viz.domain.units import AdapterId
 from viz.engine.embedded import EmbeddedEngine
 from viz.engine.settings import EngineSettings

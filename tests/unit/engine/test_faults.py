@@ -13,7 +13,7 @@ from tests.fakes.tiny_base import random_adapter, write_random_adapter
 
 from viz.basemodel.adapter_file import write_adapter
 from viz.basemodel.source import LoadedBase
-from viz.domain.ports import GenerationRequest, Piece, Sampling
+from viz.domain.ports.engine import GenerationRequest, Piece, Sampling
 from viz.domain.units import AdapterId
 from viz.engine import native, sampling
 from viz.engine.compute import choose_compute

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from viz.domain.ports import Sampling
+from viz.domain.ports.engine import Sampling
 from viz.engine import sampling
 from viz.engine.sampling import Choice, Draw, choose
 from viz.errors import EngineError

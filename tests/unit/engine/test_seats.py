@@ -13,7 +13,7 @@ import torch
 from tests.fakes.tiny_base import write_random_adapter
 
 from viz.basemodel.source import LoadedBase
-from viz.domain.ports import Generation, GenerationRequest, Sampling
+from viz.domain.ports.engine import Generation, GenerationRequest, Sampling
 from viz.domain.units import AdapterId
 from viz.engine.embedded import EmbeddedEngine
 from viz.engine.limits import Widths, plan

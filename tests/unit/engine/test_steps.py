@@ -13,7 +13,7 @@ import torch
 from structlog.testing import capture_logs
 
 from viz.basemodel.source import LoadedBase
-from viz.domain.ports import GenerationRequest, Sampling
+from viz.domain.ports.engine import GenerationRequest, Sampling
 from viz.domain.units import AdapterId
 from viz.engine.embedded import EmbeddedEngine
 from viz.engine.settings import EngineSettings

@@ -10,7 +10,7 @@ from tests.fakes.chain import FakeClock
 
 from viz.domain.claim import unpack_rows
 from viz.domain.outbox import ClaimRecord
-from viz.domain.ports import Call, Outcome, Transaction
+from viz.domain.ports.transactions import Call, Outcome, Transaction
 from viz.domain.units import AdapterId, Hash32, parse_address
 from viz.errors import TransactionFailed
 from viz.services.claim_sender import ClaimSender

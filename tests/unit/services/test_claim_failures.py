@@ -12,7 +12,8 @@ from tests.fakes.ledger import MemoryStore
 from viz.domain.claim import SignedVoucher
 from viz.domain.eip712 import public_address, sign_compact
 from viz.domain.ledger import ChannelRecord, Line
-from viz.domain.ports import Call, ChannelState, Outcome, Transaction
+from viz.domain.ports.chain import ChannelState
+from viz.domain.ports.transactions import Call, Outcome, Transaction
 from viz.domain.units import BASE_MODEL, ZERO_HASH, Address, Hash32
 from viz.domain.usage import UsageLine
 from viz.errors import FeeTooHigh

@@ -14,7 +14,7 @@ from tests.fakes.ledger import MemoryStore
 from viz.domain.claim import SignedVoucher
 from viz.domain.eip712 import public_address, sign_compact
 from viz.domain.ledger import ChannelRecord, Line
-from viz.domain.ports import ChannelState
+from viz.domain.ports.chain import ChannelState
 from viz.domain.units import ZERO_HASH, AdapterId, Address, Units
 from viz.domain.usage import UsageLine
 from viz.errors import InvalidRequest

@@ -9,7 +9,7 @@ from tests.fakes.chain import FakeChain, address_of
 from tests.fakes.ledger import MemoryStore
 
 from viz.domain.ledger import ChannelRecord
-from viz.domain.ports import ChannelState
+from viz.domain.ports.chain import ChannelState
 from viz.domain.units import ZERO_ADDRESS, Address
 from viz.services.books import Books
 from viz.services.watchdog import Watchdog

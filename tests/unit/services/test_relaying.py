@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.fakes.chain import FakeChain, FakeClock, address_of
 
-from viz.domain.ports import Call, Transaction
+from viz.domain.ports.transactions import Call, Transaction
 from viz.errors import ChainError, FeeTooHigh, RelayBusy
 from viz.services.relaying import (
     HOUR_S,

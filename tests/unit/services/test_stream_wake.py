@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from viz.domain.ports import Piece
+from viz.domain.ports.engine import Piece
 from viz.services.generation import QUEUE, PaidStream, ServingPolicy, Text
 from viz.services.metering import Meter
 

@@ -10,7 +10,8 @@ import pytest
 from tests.fakes.chain import FakeChain, address_of
 
 from viz.domain.license import ADAPTER_USES
-from viz.domain.ports import Call, ContentState
+from viz.domain.ports.chain import ContentState
+from viz.domain.ports.transactions import Call
 from viz.domain.registration import parse_description
 from viz.domain.units import ZERO_HASH, ContentId, Hash32, hex_of
 from viz.errors import InvalidRequest, MemorisationLimitExceeded
@@ -98,13 +99,22 @@ async def test_where_the_license_is_not_at_hand_the_default_limit_holds(tmp_path
     assert settings.probes == MINIMUM_PROBES
 
 
-@pytest.mark.parametrize(("rows", "probed", "enough"), [(40, 15, False), (9, 9, True)])
-def test_a_probe_of_too_few_rows_is_no_measurement(rows: int, probed: int, enough: bool) -> None:
+@pytest.mark.parametrize(
+    ("there_are", "probed", "refused"),
+    [
+        ({"rows": 40, "passages": 40}, {"probes": 15, "passages": 16}, "15 rows instead of 16"),
+        ({"rows": 40, "passages": 9}, {"probes": 16, "passages": 8}, "8 passages instead of 9"),
+        ({"rows": 9, "passages": 0}, {"probes": 9, "passages": 0}, None),
+    ],
+)
+def test_a_probe_of_too_little_is_no_measurement(
+    there_are: dict[str, int], probed: dict[str, int], refused: str | None
+) -> None:
     """Protects the limit from a run that did not look: there is no manifest without the probe."""
-    found = {"probes": probed, "longest_tokens": 3, "extracted": 0}
-    metrics = {"rows": rows, "memorisation": {"adapter": found, "base": found}}
-    if enough:
+    found = {**probed, "longest_tokens": 3, "extracted": 0}
+    metrics = {**there_are, "memorisation": {"adapter": found, "base": found}}
+    if refused is None:
         require_memorisation_limit(Settings(), metrics)
     else:
-        with pytest.raises(MemorisationLimitExceeded, match="15 rows instead of 16"):
+        with pytest.raises(MemorisationLimitExceeded, match=refused):
             require_memorisation_limit(Settings(), metrics)

@@ -10,7 +10,7 @@ from tests.fakes.chain import FakeChain, address_of
 from tests.fakes.ledger import MemoryStore
 
 from viz.domain.ledger import TrainingRecord
-from viz.domain.ports import ContentState
+from viz.domain.ports.chain import ContentState
 from viz.domain.units import ZERO_HASH, ContentId
 from viz.domain.work import parse_work
 from viz.errors import StoreError

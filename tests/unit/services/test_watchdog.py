@@ -11,7 +11,7 @@ from tests.fakes.chain import FakeChain, address_of
 from tests.fakes.ledger import MemoryStore
 
 from viz.domain.ledger import ChannelRecord, Line
-from viz.domain.ports import ChannelState
+from viz.domain.ports.chain import ChannelState
 from viz.domain.units import AdapterId, Address, Units
 from viz.services.watchdog import Watchdog
 

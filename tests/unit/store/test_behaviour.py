@@ -28,7 +28,7 @@ from viz.domain.ledger import (
     TrainingRecord,
 )
 from viz.domain.outbox import BlockMark, SignedTransaction, Store
-from viz.domain.ports import Outcome
+from viz.domain.ports.transactions import Outcome
 from viz.domain.units import UINT96_MAX, AdapterId, Address, Cid
 from viz.errors import StoreConflict, StoreError
 from viz.store.ledger import SqlStore
