@@ -129,6 +129,8 @@ class Decoder:
             slots = [chunk.slot for chunk in chunks for _ in chunk.tokens]
             worn = [chunk.adapter for chunk in chunks for _ in chunk.tokens]
             return self._native.run(ids, slots, places, worn, [lasts[chunk] for chunk in wanted])
+        for chunk in chunks:
+            self.cache.wrote(chunk.slot, chunk.start + len(chunk.tokens))
         tokens, positions = torch.tensor(ids), torch.tensor(places)
         masks = [self._chunk_mask(chunk) for chunk in chunks]
 
@@ -164,6 +166,8 @@ class Decoder:
             ids, places = [tokens[slot] for slot in rows], [positions[slot] for slot in rows]
             adapters = [by_slot.get(slot) for slot in rows]
             return self._native.run(ids, rows, places, adapters, range(len(rows)))
+        for slot, position in enumerate(positions):
+            self.cache.wrote(slot, position + 1)
         place = torch.tensor(positions)
         reach = max(positions[slot] for slot in rows) + 1
         seen = torch.arange(reach).unsqueeze(0) <= place.unsqueeze(1)

@@ -74,6 +74,27 @@ async def test_overflowing_adapter_fails_alone(
     assert isinstance(other, list)
 
 
+async def test_what_an_overflow_left_in_a_slot_harms_nobody(
+    engine: EmbeddedEngine, base: LoadedBase, tmp_path: Path
+) -> None:
+    """A slot's next sequence does not see its last one's NaN, also beside a longer sequence."""
+    wild = {
+        name: value * 1e25 for name, value in random_adapter(base.shape, rank=4, seed=3).items()
+    }
+    write_adapter(tmp_path / "wild.safetensors", wild, rank=4, alpha=4.0, base=base.digest)
+    await engine.add_adapter(AdapterId(3), tmp_path / "wild.safetensors")
+    alone = await answer(engine, 1)
+    long = Sampling(max_tokens=200, temperature=1.0, seed=4)
+    prompt = engine.encode("a long prompt " * 20)
+    beside = await engine.generate(GenerationRequest("long", prompt, AdapterId(0), long))
+    await anext(beside)
+    with pytest.raises(EngineError, match="overflowed"):
+        wild_prompt = engine.encode("another long prompt " * 10)
+        await tokens_of(engine, GenerationRequest("wild", wild_prompt, AdapterId(3), Sampling(4)))
+    assert await answer(engine, 1) == alone
+    await beside.cancel()
+
+
 @pytest.mark.parametrize("step", ["prefill", "decode"])
 async def test_failing_step_ends_only_its_cause(
     engine: EmbeddedEngine, monkeypatch: pytest.MonkeyPatch, step: str
