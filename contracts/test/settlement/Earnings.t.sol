@@ -32,6 +32,24 @@ contract EarningsTest is Fixture {
         closeBooks();
     }
 
+    function test_RowsOfUnlikeLengthsShareOneTable() public {
+        open(10_000);
+        bytes memory rows = bytes.concat(
+            row(0, bytes.concat(line(0, 100), line(A, 1_000), line(B, 500))),
+            row(1_600, line(A, 1_000)),
+            row(2_600, bytes.concat(line(0, 100), line(B, 500))),
+            row(3_200, bytes.concat(line(A, 1_000), line(B, 500)))
+        );
+        vm.assertEq(claim(rows), 4_700, "claimed");
+        vm.assertEq(deposit(), 5_300, "deposit");
+        vm.assertEq(total(), 4_700, "settled");
+        vm.assertEq(collectable(node), 200 + 1_800, "node");
+        vm.assertEq(collectable(trainer), 300, "trainer");
+        vm.assertEq(settlement.owed(A), 900, "contents of A");
+        vm.assertEq(settlement.owed(B), 1_500, "contents of B");
+        closeBooks();
+    }
+
     function test_EveryKindOfBadRowIsNamedAndChangesNothing() public {
         open(1_000);
         refused(row(1, line(A, 1)), ISettlement.RowStatus.WrongBase);

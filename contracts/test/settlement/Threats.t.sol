@@ -147,6 +147,20 @@ contract ThreatsTest is Fixture {
         closeBooks();
     }
 
+    function test_Threat13_AnEmptyLineIsRefusedWhereAnEarlierRowNamedItsAdapter() public {
+        open(100);
+        bytes memory first = row(0, bytes.concat(line(0, 3), line(A, 5)));
+        bytes[3] memory empty = [line(0, 0), line(A, 0), bytes.concat(line(0, 1), line(A, 0), line(B, 1))];
+        for (uint256 i; i < empty.length; ++i) {
+            ISettlement.RowStatus[] memory seen = preview(bytes.concat(first, row(8, empty[i])));
+            vm.assertEq(uint256(seen[0]), uint256(ISettlement.RowStatus.Good), "the first row");
+            vm.assertEq(uint256(seen[1]), uint256(ISettlement.RowStatus.ZeroAmount), "the empty line");
+        }
+        vm.assertEq(claim(bytes.concat(first, row(8, empty[2]))), 8, "the first row alone");
+        vm.assertEq(deposit(), 92, "deposit");
+        closeBooks();
+    }
+
     function test_Threat14_ReopeningStartsWithoutACloseAndTopUpChangesNone() public {
         open(100);
         vm.prank(payer);
