@@ -93,6 +93,7 @@ def _say_plan(plan: dict[str, Any], decimals: int) -> None:
         ("rows to learn", found["rows"]),
         ("rows held out", found["held_out_rows"]),
         ("rows probed for repetition", min(found["rows"], settings["probes"])),
+        ("passages probed, at most", settings["probes"]),
         ("steps", found["steps"]),
         ("tokens a step, about", found["tokens_a_step"]),
         ("minutes, about", f"{found['seconds'] / 60:.1f}"),

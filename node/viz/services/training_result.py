@@ -23,14 +23,15 @@ from viz.training.run import Settings, TrainingRun
 def require_memorisation_limit(settings: Settings, metrics: Mapping[str, Any]) -> None:
     """Raise MemorisationLimitExceeded where the adapter repeats more than base and license do.
 
-    A probe of fewer rows than were asked for shows nothing: it raises too.
+    A probe of fewer rows or passages than were asked for shows nothing: it raises too.
     """
     repeated = metrics["memorisation"]
-    probed, wanted = repeated["adapter"]["probes"], min(settings.probes, metrics["rows"])
-    if probed < wanted:
-        raise MemorisationLimitExceeded(
-            f"the adapter was probed for repetition by {probed} rows instead of {wanted}"
-        )
+    for kind, there_are in (("probes", "rows"), ("passages", "passages")):
+        probed, wanted = repeated["adapter"][kind], min(settings.probes, metrics[there_are])
+        if probed < wanted:
+            raise MemorisationLimitExceeded(
+                f"the adapter was probed for repetition by {probed} {there_are} instead of {wanted}"
+            )
     longest, limit = repeated["adapter"]["longest_tokens"], settings.max_verbatim_tokens
     if longest > limit and longest > repeated["base"]["longest_tokens"]:
         raise MemorisationLimitExceeded(

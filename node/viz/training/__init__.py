@@ -6,7 +6,7 @@ imports neither torch nor transformers.
 
 Modules: ``run`` (what a run is: settings and inputs), ``dataset`` (rows), ``packing`` (rows to
 token batches), ``qlora`` (the model and the step), ``loop`` (schedule, early stop, resume),
-``checkpoint`` (its files), ``evaluate`` (held-out loss, answers, memorisation), ``environment``
-(what makes a run repeatable), ``limits`` (what ends a worker), ``worker`` (the child), ``runner``
-(the parent), ``estimate`` (dry run).
+``checkpoint`` (its files), ``evaluate`` (held-out loss, answers), ``memorisation`` (what it
+repeats), ``environment`` (what makes a run repeatable), ``limits`` (what ends a worker), ``worker``
+(the child), ``runner`` (the parent), ``estimate`` (dry run).
 """

@@ -1,4 +1,4 @@
-"""What a trained adapter knows and repeats: held-out loss, greedy answers, memorisation.
+"""What a trained adapter knows: held-out loss and greedy answers.
 
 Owns measurement of the model that trains, in train mode under ``no_grad`` (its dropout is 0), and
 never calls ``eval()``: see ENGINE.md, "A trap". Does not know schedules or files. Invariant: no
@@ -37,19 +37,6 @@ class HeldOut:
     @property
     def perplexity(self) -> float:
         return math.exp(min(self.loss, 50.0))
-
-
-@dataclass(frozen=True, slots=True)
-class Memorisation:
-    """Prefix extraction: what the model regenerates of its works from their beginnings.
-
-    ``longest_tokens`` is the longest verbatim run over all probes, ``extracted`` how many probes
-    came back whole.
-    """
-
-    probes: int
-    longest_tokens: int
-    extracted: int
 
 
 @contextmanager
@@ -152,42 +139,3 @@ def answers(
 def count_right(questions: Sequence[Question], given: Sequence[str]) -> int:
     """Return how many answers are right by the committed rule."""
     return sum(is_right(q, answer) for q, answer in zip(questions, given, strict=True))
-
-
-def memorisation(
-    model: Any,
-    probes: Sequence[tuple[Sequence[int], Sequence[int]]],
-    *,
-    end_ids: Sequence[int],
-    before_batch: Callable[[], None] = lambda: None,
-) -> Memorisation:
-    """Run prefix extraction: each probe is (prefix, the work's own continuation).
-
-    ``before_batch`` is called before each batch of probes and may raise to stop.
-    """
-    if not probes:
-        return Memorisation(0, 0, 0)
-    longest, extracted = 0, 0
-    bound = max(len(target) for _, target in probes)
-    prompts = [prefix for prefix, _ in probes]
-    continued = generate(
-        model, prompts, max_tokens=bound, end_ids=end_ids, before_batch=before_batch
-    )
-    for got, (_, target) in zip(continued, probes, strict=True):
-        longest = max(longest, longest_common_run(got, target))
-        extracted += list(target) == got[: len(target)]
-    return Memorisation(len(probes), longest, extracted)
-
-
-def longest_common_run(one: Sequence[int], other: Sequence[int]) -> int:
-    """Return the length of the longest run of tokens that both contain."""
-    best = 0
-    ending = [0] * (len(other) + 1)
-    for token in one:
-        ended = [0] * (len(other) + 1)
-        for place, wanted in enumerate(other, start=1):
-            if token == wanted:
-                ended[place] = ending[place - 1] + 1
-                best = max(best, ended[place])
-        ending = ended
-    return best

@@ -15,7 +15,6 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -29,7 +28,6 @@ from viz.training.run import TrainingRun, WorkInput, load_run
 if TYPE_CHECKING:
     from viz.basemodel.source import LoadedBase
     from viz.training.loop import Loop, Progress
-    from viz.training.packing import TokenRow
 
 ADAPTER_FILE: Final = "adapter.safetensors"
 METRICS_FILE: Final = "metrics.json"
@@ -94,6 +92,7 @@ def train(run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper)
     from viz.basemodel.source import load_base
     from viz.training.evaluate import bare_base, held_out_loss
     from viz.training.loop import Loop
+    from viz.training.memorisation import Extraction
     from viz.training.qlora import adapter_tensors, build_model
 
     base = load_base(run.base_model, cache_dir=run.cache_dir)
@@ -123,7 +122,17 @@ def train(run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper)
         report("measuring", what="memorisation")
         stopper.check()
 
-    repeated = _memorisation(model, base, training, settings.probes, measuring)
+    extraction = Extraction(
+        works,
+        training,
+        base.tokenizer,
+        base.shape.end_ids,
+        wanted=settings.probes,
+        limit_tokens=settings.max_verbatim_tokens,
+    )
+    repeated = {"adapter": asdict(extraction.ask(model, measuring))}
+    with bare_base(model):
+        repeated["base"] = asdict(extraction.ask(model, measuring))
     stopper.check()
     digest = _write_adapter(directory, base, adapter_tensors(model), run)
     metrics = {
@@ -135,6 +144,7 @@ def train(run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper)
         "rowsDigest": hex_of(rows_digest),
         "rows": len(training),
         "heldOutRows": len(held_out),
+        "passages": extraction.available,
         "supervisedTokens": sum(len(row.supervised) for row in training),
         "workTokens": _tokens_by_work(works, base),
         "steps": loop.progress.step,
@@ -178,23 +188,6 @@ def _run_loop(
     loop.run(after_step=after_step, after_evaluation=after_evaluation)
 
 
-def _memorisation(
-    model: Any,
-    base: LoadedBase,
-    rows: list[TokenRow],
-    wanted: int,
-    before_batch: Callable[[], None],
-) -> dict[str, dict[str, int]]:
-    from viz.training.evaluate import bare_base, memorisation
-
-    end_ids = base.shape.end_ids
-    probes = choose_probes(rows, wanted, end_ids)
-    adapter = memorisation(model, probes, end_ids=end_ids, before_batch=before_batch)
-    with bare_base(model):
-        bare = memorisation(model, probes, end_ids=end_ids, before_batch=before_batch)
-    return {"adapter": asdict(adapter), "base": asdict(bare)}
-
-
 def _tokens_by_work(works: list[Work], base: LoadedBase) -> list[int]:
     """Return each work's size in tokens: what shares by size are computed from."""
     return [
@@ -204,23 +197,6 @@ def _tokens_by_work(works: list[Work], base: LoadedBase) -> list[int]:
             for text in ([m.content for m in chunk.messages] or [chunk.text])
         )
         for work in works
-    ]
-
-
-def choose_probes(
-    rows: list[TokenRow], wanted: int, end_ids: tuple[int, ...] = ()
-) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Return ``wanted`` prefix probes spread evenly over ``rows``.
-
-    The prefix is the prompt that the row was learned under: the strongest extraction there is.
-    Targets are without the end token, which generation does not return.
-    """
-    if not rows or not wanted:
-        return []
-    count = min(wanted, len(rows))
-    chosen = [rows[place * len(rows) // count] for place in range(count)]
-    return [
-        (row.prompt, tuple(token for token in row.target if token not in end_ids)) for row in chosen
     ]
 
 

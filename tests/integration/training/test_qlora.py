@@ -13,7 +13,7 @@ from viz.basemodel.nf4 import serving_weights
 from viz.basemodel.source import LoadedBase
 from viz.domain.work import parse_work
 from viz.training.dataset import rows_of
-from viz.training.evaluate import bare_base, generate, held_out_loss, longest_common_run
+from viz.training.evaluate import bare_base, generate, held_out_loss
 from viz.training.packing import TokenRow, pack, shared_beginning, tokenise
 from viz.training.qlora import build_model, pack_loss
 
@@ -116,12 +116,3 @@ def test_batched_generation_is_each_prompt_s_own(tiny: LoadedBase) -> None:
     together = generate(model, prompts, max_tokens=6, end_ids=())
     alone = [generate(model, [p], max_tokens=6, end_ids=())[0] for p in prompts]
     assert together == alone
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "run"),
-    [([], [1], 0), ([1, 2, 3], [9, 2, 3, 4], 2), ([1, 1, 1], [1, 1], 2), ([5], [6], 0)],
-)
-def test_longest_common_run(one: list[int], other: list[int], run: int) -> None:
-    """Memorisation is measured in consecutive tokens, wherever they stand."""
-    assert longest_common_run(one, other) == run

@@ -43,7 +43,8 @@ async def test_a_run_teaches_and_leaves_a_servable_file(
     assert kinds.count("step") == 8
     metrics = events[-1].values["metrics"]
     assert metrics["heldOut"]["after"]["loss"] < metrics["heldOut"]["before"]["loss"]
-    assert metrics["memorisation"]["adapter"]["probes"] == 3
+    asked = [metrics["memorisation"]["adapter"][kind] for kind in ("probes", "passages")]
+    assert asked == [3, 3]
     adapter = read_adapter(tmp_path / "run/adapter.safetensors", tiny.shape, tiny.digest)
     assert adapter.header.rank == 4
     assert (tmp_path / "run/dataset.jsonl").stat().st_size
