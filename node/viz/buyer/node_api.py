@@ -152,12 +152,12 @@ class NodeApi:
         *,
         body: Json | None = None,
         authorization: str | None = None,
-        timeout_s: float = CALL_TIMEOUT_S,
+        timeout_s: float | None = None,
     ) -> Json:
         headers = {"Authorization": authorization} if authorization else {}
         try:
             async with (
-                asyncio.timeout(timeout_s),
+                asyncio.timeout(timeout_s or CALL_TIMEOUT_S),
                 self._http.request(
                     method,
                     self._dialled + path,

@@ -18,7 +18,9 @@ from viz.cli.console import (
     guarded,
     out,
     password,
+    plain,
     run,
+    say,
     show,
     until_signal,
 )
@@ -102,23 +104,23 @@ def ask(
                 "temperature": temperature,
             }
             async with client.ask(body) as answer:
-                async for chunk in answer:
+                shown = 0
+                async for _ in answer:
                     if not as_json:
-                        _write(chunk)
+                        _write(answer.text[shown:])
+                        shown = len(answer.text)
             cost = format_units(answer.cost_units or 0, client.info.token_decimals)
             return {"model": body["model"], "text": answer.text, "cost": cost}
 
     found = run(work())
     if not show(found, as_json=as_json):
-        out.print(f"\n[dim]{found['model']}, paid {found['cost']}[/dim]")
+        out.print()
+        say(f"{found['model']}, paid {found['cost']}", style="dim")
 
 
-def _write(chunk: dict[str, Any]) -> None:
-    for choice in chunk.get("choices", ()):
-        text = choice.get("delta", {}).get("content") or ""
-        # A node's words end on a terminal: nothing in them may command it.
-        sys.stdout.write("".join(c for c in text if c.isprintable() or c in "\n\t"))
-        sys.stdout.flush()
+def _write(text: str) -> None:
+    sys.stdout.write(plain(text, keep="\n\t"))
+    sys.stdout.flush()
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 Results go to standard output, everything else to standard error. ``show`` alone decides between
 words and JSON, which every command has. What an exit code means is ``MEANINGS``, which
-``viz --help`` prints.
+``viz --help`` prints. What others wrote reaches a terminal through ``plain`` only.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ import json
 import os
 import signal
 import sys
+import unicodedata
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
+from typing import Annotated, Any, Final, NoReturn, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from viz import errors
 from viz.config import secret
@@ -87,10 +89,36 @@ def exit_code(error: VizError) -> int:
 
 def fail(error: VizError) -> NoReturn:
     """Print the error as one line that names what to do, and leave with its family's code."""
-    line = " ".join(str(error).split())
+    line = plain(" ".join(str(error).split()))
     err.print(f"[red]{error.code}[/red]: ", end="")
     err.print(line, markup=False, soft_wrap=True)
     raise typer.Exit(exit_code(error))
+
+
+# Several scripts cannot be written without them, and they turn no text around.
+_JOINERS: Final = "\u200c\u200d"
+
+
+def plain(text: str, keep: str = "") -> str:
+    """Return a stranger's text without what commands a terminal, but for what is to be kept.
+
+    That is every control character, C0 and C1, and so every escape sequence; every format
+    character that turns text around or hides it; and line separators. What followed an escape
+    stays as letters.
+    """
+    return "".join(
+        letter
+        for letter in text
+        if letter.isprintable()
+        or letter in keep
+        or letter in _JOINERS
+        or unicodedata.category(letter) == "Zs"
+    )
+
+
+def say(line: str, *, style: str | None = None) -> None:
+    """Print a line that holds words of others: neither commands nor markup are read in it."""
+    out.print(plain(line), markup=False, style=style)
 
 
 def guarded(command: Callable[P, T]) -> Callable[P, T]:
@@ -157,12 +185,14 @@ def show(value: Any, *, as_json: bool, runs_on: bool = False) -> bool:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table; columns whose name starts with ``#`` are numbers, set to the right."""
-    drawn = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
+    drawn = Table(
+        title=Text(plain(title)), title_justify="left", title_style="bold", header_style="dim"
+    )
     for column in columns:
         number = column.startswith("#")
         drawn.add_column(column.removeprefix("#"), justify="right" if number else "left")
     for row in rows:
-        drawn.add_row(*(str(cell) for cell in row))
+        drawn.add_row(*(Text(plain(str(cell))) for cell in row))
     out.print(drawn)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import aiohttp
 import typer
 
-from viz.cli.console import AsJson, DataDir, data_dir, guarded, out, run, show, table
+from viz.cli.console import AsJson, DataDir, data_dir, guarded, out, run, say, show, table
 from viz.cli.http import NodeUrl, ask, checked, refusal, unreachable
 from viz.domain.units import format_units, parse_units
 from viz.errors import ConfigError, InvalidRequest
@@ -197,9 +197,9 @@ def register_adapter(
     found = run(Operator(node, folder).ask("POST", "/publications", request))
     if not show(found, as_json=as_json):
         if found["offer"] is None:
-            out.print(f"{found['detail']}; its CID is {found['cid']}")
+            say(f"{found['detail']}; its CID is {found['cid']}")
         else:
-            out.print(f"adapter {found['adapter_id']} is {found['offer']['model']}, {found['cid']}")
+            say(f"adapter {found['adapter_id']} is {found['offer']['model']}, {found['cid']}")
 
 
 def _share(text: str) -> list[int]:
@@ -230,7 +230,7 @@ def activate_adapter(
     prices = {"promptPrice": prompt_price, "completionPrice": completion_price}
     found = run(_activate(Operator(node, folder), request, prices))
     if not show(found, as_json=as_json):
-        out.print(f"adapter {adapter_id} is on offer as {found['model']}")
+        say(f"adapter {adapter_id} is on offer as {found['model']}")
 
 
 async def _activate(operator: Operator, request: dict[str, object], prices: dict[str, str]) -> Any:

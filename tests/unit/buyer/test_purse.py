@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -37,9 +38,12 @@ class Node:
 
     def __init__(self) -> None:
         self.taken: list[Offer] = []
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def voucher(self, offer: Offer) -> ChannelView:
         self.taken.append(offer)
+        await self.answers.wait()
         row = offer.row
         return ChannelView(
             offer.signer, NODE, NODE, 1_000, 0, 0, row.base_units, row.lines, (), 0, ZERO_HASH
@@ -171,6 +175,30 @@ async def test_a_node_cannot_pay_itself_with_receipts_for_one_request(
             purse.take_late(receipt(purse, ASKED, 40, b"what nobody asked"))
         with pytest.raises(PriceAboveCap):
             await purse.cover(ASKED, required_units=40 + CAP + 1, wanted_units=0)
+
+
+@pytest.mark.parametrize("fell", ["another price was agreed", "its bill came"])
+async def test_a_ceiling_is_judged_when_it_is_signed(purse: Purse, node: Node, fell: str) -> None:
+    """A voucher waits its turn; what its request may cost falls meanwhile, and so does the most."""
+    node.answers.clear()
+    with asking(purse, OTHER, 10), asking(purse, ASKED, 40) as exposure:
+        first = asyncio.create_task(purse.cover(OTHER, required_units=10, wanted_units=10))
+        await asyncio.sleep(0)
+        waiting = [
+            asyncio.create_task(purse.cover(ASKED, required_units=each, wanted_units=40))
+            for each in (40, 5)
+        ]
+        await asyncio.sleep(0)
+        assert len(node.taken) == 1
+        if fell == "its bill came":
+            purse.take(receipt(purse, ASKED, 5), exposure)
+        else:
+            exposure.units = 5
+        node.answers.set()
+        await first
+        refused, _ = await asyncio.gather(*waiting, return_exceptions=True)
+        assert isinstance(refused, PriceAboveCap)
+    assert purse.curve.signed_units(ASKED) == 5
 
 
 def test_an_answer_is_billed_by_one_receipt(purse: Purse) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from tests.unit.domain.test_payment import INFO, NODE_KEY
 
-from viz.buyer.events import MAX_EVENT_BYTES, EventReader, ServerEvent
 from viz.buyer.verify import (
     Limits,
     Served,
@@ -25,7 +24,7 @@ from viz.domain.receipt import SignedReceipt, salted_hash
 from viz.domain.signed import Quote, Receipt
 from viz.domain.units import BASE_MODEL, ZERO_HASH, AdapterId, Hash32
 from viz.domain.usage import UsageLine, usage_hash
-from viz.errors import InvalidRequest, InvalidSignature, NodeNotTrusted, NodeRefused, PriceAboveCap
+from viz.errors import InvalidRequest, InvalidSignature, NodeNotTrusted, PriceAboveCap
 
 NODE, SIGNER = INFO.node, public_address(b"\x09" * 32)
 DOMAIN = settlement_domain(31337, NODE)
@@ -146,21 +145,3 @@ def test_a_price_travels_in_one_header() -> None:
     for junk in ("", "1", "1 2 3", "-1 2", "1  2", "1 2\n", "\u0661 2", "9" * 21 + " 1"):
         with pytest.raises(InvalidRequest):
             price_from_header(junk)
-
-
-def test_events_are_read_however_they_are_cut() -> None:
-    """A network that cuts anywhere, and either line ending, gives the same events."""
-    raw = b": note\n\ndata: {}\r\n\r\nevent: x\ndata: a\ndata: \xc3\xa9\n\ndata: [DONE]\n\n"
-    expected = [ServerEvent("", "{}"), ServerEvent("x", "a\né"), ServerEvent("", "[DONE]")]
-    for size in range(1, len(raw) + 1):
-        reader = EventReader()
-        pieces = [raw[at : at + size] for at in range(0, len(raw), size)]
-        assert [event for piece in pieces for event in reader.feed(piece)] == expected
-
-
-def test_an_endless_event_is_refused() -> None:
-    """A node cannot fill the buyer's memory."""
-    reader = EventReader()
-    with pytest.raises(NodeRefused):
-        for _ in range(MAX_EVENT_BYTES // 65_536 + 2):
-            reader.feed(b"x" * 65_536)

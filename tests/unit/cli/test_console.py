@@ -33,6 +33,19 @@ def test_an_error_of_several_lines_is_printed_as_one(capsys: pytest.CaptureFixtu
     assert printed.count("\n") == 1
 
 
+def test_what_others_wrote_commands_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects whoever lists a stranger's adapters or reads its refusal: words, and no orders."""
+    evil = "\x1b]0;title\x07\x9b2J\u202e[red]x[/red]\u3000\u200d"
+    with pytest.raises(typer.Exit):
+        console.fail(refusal({"code": "no-live-grant", "detail": evil}, 409))
+    console.table(evil, ("what",), [(evil,), ({"name": evil},)])
+    console.say(evil)
+    printed = capsys.readouterr()
+    for said in (printed.err, printed.out):
+        assert not set("\x1b\x07\x9b\u202e") & set(said)
+        assert said.count("]0;title2J[red]x[/red]") == (1 if said is printed.err else 3)
+
+
 async def _dying_loop() -> None:
     async with asyncio.TaskGroup() as outer:
         outer.create_task(asyncio.sleep(60))
