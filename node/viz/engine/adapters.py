@@ -38,7 +38,7 @@ def adapter_bytes(shape: LlamaShape, rank: int, item_bytes: int) -> int:
     return sum(rank * (out + into) for _, (out, into) in shape.modules()) * item_bytes
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Resident:
     """An adapter in memory, padded to its rank bucket.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
@@ -21,6 +22,7 @@ from viz.engine.adapters import GROUPS, Resident, stack
 from viz.engine.cache import SlotCache
 from viz.engine.forward import Chunk, Decoder
 from viz.engine.native import Kernels, NativeUnavailable, load_kernels, pack
+from viz.engine.native.model import _Arena
 
 RANKS = (1, 8, 12, 64)
 
@@ -109,13 +111,6 @@ def replace_threads(kernels: Kernels, threads: int) -> Kernels:
     return other
 
 
-def test_compiled_swiglu_matches_torch(kernels: Kernels) -> None:
-    """Also at the ends of exp's range, where silu is 0 or the identity."""
-    both = torch.cat((torch.linspace(-200, 200, 64), torch.ones(64))).repeat(3, 1)
-    expected = torch.nn.functional.silu(both[:, :64]) * both[:, 64:]
-    assert torch.allclose(kernels.swiglu(both), expected, rtol=1e-5, atol=1e-6)
-
-
 def decoders(base: LoadedBase, kernels: Kernels) -> tuple[Decoder, Decoder]:
     weights = serving_weights(base)
     made = [SlotCache(base.shape, 6, 200, torch.float32) for _ in range(2)]
@@ -167,6 +162,40 @@ def test_a_row_does_not_depend_on_chunks_or_neighbours(
         compiled.prefill([*others, Chunk(1, start, prompt[start:end], adapters[2])], [])
     last = compiled.decode([0, prompt[-1]], [0, 100], [1], [(1, adapters[2])])  # type: ignore[list-item]
     assert torch.equal(last, whole)
+
+
+def test_an_evicted_adapter_leaves_memory(
+    base: LoadedBase, kernels: Kernels, tmp_path: Path
+) -> None:
+    """What the pass keeps of an adapter, its addresses, does not keep the adapter."""
+    compiled, _ = decoders(base, kernels)
+    adapter = read(base, tmp_path / "a", 8, torch.float16)
+    compiled.prefill([Chunk(0, 0, [3, 4], adapter)], [0])
+    gone = weakref.ref(adapter)
+    del adapter
+    assert gone() is None
+
+
+def test_a_row_outside_the_cache_is_refused(base: LoadedBase, kernels: Kernels) -> None:
+    """A fault of the scheduler's is an error, not another stream's memory."""
+    compiled, _ = decoders(base, kernels)
+    with pytest.raises(RuntimeError, match="position"):
+        compiled.prefill([Chunk(0, 199, [3, 4], None)], [0])
+    with pytest.raises(RuntimeError, match="slot"):
+        compiled.prefill([Chunk(6, 0, [3], None)], [0])
+
+
+def test_weights_may_lie_in_huge_pages() -> None:
+    """Systems give them to private memory alone: what the arena maps is not shared."""
+    arena = _Arena(1 << 20)
+    address = arena.place(torch.ones(4))
+    for line in Path("/proc/self/maps").read_text("ascii").splitlines():
+        bounds, rights = line.split()[:2]
+        begin, end = (int(bound, 16) for bound in bounds.split("-"))
+        if begin <= address < end:
+            assert rights == "rw-p"
+            return
+    raise AssertionError("the arena is not mapped")
 
 
 def test_build_is_kept_on_disk_and_made_again_when_damaged(tmp_path: Path) -> None:

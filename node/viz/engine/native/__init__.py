@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import torch
@@ -70,15 +70,13 @@ class Kernels:
 
     def __init__(self, library: ctypes.CDLL, name: str, threads: int) -> None:
         pointer, number = ctypes.c_void_p, ctypes.c_long
-        self._linear, self._swiglu = library.viz_linear, library.viz_swiglu
+        self._linear, self.room, self.run = library.viz_linear, library.viz_room, library.viz_run
         self._linear.argtypes = [pointer, number, number, pointer, number, pointer, pointer]
         self._linear.argtypes += [ctypes.c_int]
-        self._swiglu.argtypes = [pointer, number, number, pointer]
-        self.room, self.run = library.viz_room, library.viz_run
-        self.room.argtypes, self.room.restype = [pointer, number], number
+        self.room.argtypes, self.room.restype = [pointer, number, ctypes.c_int], number
         self.run.argtypes = [pointer, pointer, ctypes.c_int]
-        for function in (self._linear, self._swiglu, self.run):
-            function.restype = None
+        for function in (self._linear, self.run):
+            function.restype, function.errcheck = ctypes.c_char_p, _refuse
         self.name, self.threads = name, threads
 
     def linear(self, x: torch.Tensor, panels: Panels) -> torch.Tensor:
@@ -99,14 +97,11 @@ class Kernels:
         )
         return y
 
-    def swiglu(self, both: torch.Tensor) -> torch.Tensor:
-        """Return silu(gate) * up of (rows, gate and up side by side)."""
-        import torch
 
-        rows, width = both.shape[0], both.shape[1] // 2
-        out = torch.empty(rows, width)
-        self._swiglu(both.contiguous().data_ptr(), rows, width, out.data_ptr())
-        return out
+def _refuse(wrong: Any, function: Any, arguments: Any) -> Any:
+    """Raise what a call says is wrong with it, before it touched anything."""
+    if wrong is not None:
+        raise RuntimeError(f"the compiled pass refuses a batch: {wrong.decode()}")
 
 
 def fits(head_dim: int, hidden: int, intermediate: int) -> bool:

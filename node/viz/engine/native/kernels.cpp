@@ -36,6 +36,35 @@ inline void swiglu_line(const float* both, long width, float* out) {
   }
 }
 
+// What a thread's scores take: whole vectors, and a cache line between it and the next.
+inline long scores_room(const Model& model) { return model.capacity + 24; }
+
+// What makes a batch unfit for the pass, or null.
+const char* wrong_with(const Model& model, const Batch& batch) {
+  for (long row = 0; row < batch.rows; ++row) {
+    if (batch.slots[row] < 0 || batch.slots[row] >= model.slots) return "no such slot";
+    if (batch.positions[row] < 0 || batch.positions[row] >= model.capacity)
+      return "no such position";
+    const long rank = batch.adapters[row] ? batch.adapters[row]->rank : 4;
+    if (rank < 4 || rank % 4 || rank > kInner / 3) return "no such rank";
+  }
+  long before = -1;
+  for (long place = 0; place < batch.wanted; before = batch.last[place++])
+    if (batch.last[place] <= before || batch.last[place] >= batch.rows)
+      return "the rows whose logits are wanted are not there, or not in order";
+  return nullptr;
+}
+
+// Nothing may be thrown at the caller, which is not C++.
+template <typename Call>
+const char* answer_of(Call call) noexcept {
+  try {
+    return call();
+  } catch (const std::exception&) {
+    return "out of memory";
+  }
+}
+
 // Rotates queries in place, and writes keys and values where they are kept.
 void keep(Worker& worker, const Model& model, const Batch& batch, long layer, float* mixed) {
   const long dim = model.dim, line = (model.heads + 2 * model.kv_heads) * dim;
@@ -58,7 +87,7 @@ void keep(Worker& worker, const Model& model, const Batch& batch, long layer, fl
 }
 
 void attend(Worker& worker, const Model& model, const Batch& batch, long layer, const float* mixed,
-            float* out) {
+            float* scores, float* out) {
   const long dim = model.dim, group = model.heads / model.kv_heads;
   const long line = (model.heads + 2 * model.kv_heads) * dim;
   const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
@@ -69,46 +98,14 @@ void attend(Worker& worker, const Model& model, const Batch& batch, long layer, 
     const long place = (layer * model.slots + batch.slots[row]) * model.kv_heads + head;
     const float* keys = model.keys + place * model.capacity * dim;
     const float* values = model.values + place * model.capacity * dim;
-    thread_local std::vector<float> scores;
-    scores.resize(seen + 8);
     for (long g = head * group; g < (head + 1) * group; ++g)
-      attend_head(mixed + row * line + g * dim, keys, values, seen, dim, scale, scores.data(),
+      attend_head(mixed + row * line + g * dim, keys, values, seen, dim, scale, scores,
                   out + (row * model.heads + g) * dim);
   });
   worker.meet();
 }
 
-}  // namespace
-
-extern "C" {
-
-// x (rows, depth), panels as in `linear`, y (rows, width), room of rows * depth floats.
-void viz_linear(const float* x, long rows, long depth, const uint32_t* panels, long width, float* y,
-                float* room, int threads) {
-  const Tiles tiles(rows);
-  team_of(threads).run([&](Worker& worker) {
-    pack(worker, tiles, depth, room, [&](long row) { return x + row * depth; });
-    linear(worker, tiles, room, depth, panels, width, y);
-  });
-}
-
-// out (rows, width) = silu(both[:, :width]) * both[:, width:].
-void viz_swiglu(const float* both, long rows, long width, float* out) {
-  for (long row = 0; row < rows; ++row)
-    swiglu_line(both + row * 2 * width, width, out + row * width);
-}
-
-// Floats of Batch.room for `rows` rows.
-long viz_room(const Model* model, long rows) {
-  const long wide = (model->heads + 2 * model->kv_heads) * model->dim;
-  const long query = model->heads * model->dim;
-  return rows * (2 * model->hidden + wide + query + 3 * model->intermediate + widest(*model) +
-                 kInner);
-}
-
-void viz_run(const Model* given, const Batch* asked, int threads) {
-  const Model& model = *given;
-  const Batch& batch = *asked;
+void run(const Model& model, const Batch& batch, int threads) {
   const long rows = batch.rows, hidden = model.hidden, inter = model.intermediate;
   const long query = model.heads * model.dim, keyed = model.kv_heads * model.dim;
   const long wide = query + 2 * keyed;
@@ -121,6 +118,7 @@ void viz_run(const Model* given, const Batch* asked, int threads) {
   float* gated = both + rows * 2 * inter;   // (rows, inter)
   float* packed = gated + rows * inter;     // (rows, widest)
   float* inner = packed + rows * widest(model);  // (rows, kInner)
+  float* scores = inner + rows * kInner;         // (threads, scores_room)
   const std::vector<Span> spans = spans_of(batch);
   const Tiles tiles(rows), ends(batch.wanted);
   const Group to_qkv{0, 0, 3, hidden, {query, keyed, keyed}}, to_o{1, 3, 1, query, {hidden}};
@@ -143,7 +141,7 @@ void viz_run(const Model* given, const Batch* asked, int threads) {
       linear(worker, tiles, packed, hidden, layer.qkv, wide, mixed);
       lora_up(worker, batch, spans, l, to_qkv, inner, mixed, wide);
       keep(worker, model, batch, l, mixed);
-      attend(worker, model, batch, l, mixed, attended);
+      attend(worker, model, batch, l, mixed, scores + worker.place * scores_room(model), attended);
       pack(worker, tiles, query, packed, [&](long row) { return attended + row * query; });
       lora_down(worker, batch, spans, l, to_o, attended, inner);
       linear(worker, tiles, packed, query, layer.o, hidden, added);
@@ -163,6 +161,42 @@ void viz_run(const Model* given, const Batch* asked, int threads) {
     const auto final_norm = norm_of(model.norm, true);
     pack(worker, ends, hidden, packed, [&](long place) { return final_norm(batch.last[place]); });
     linear(worker, ends, packed, hidden, model.head, model.vocabulary, batch.logits);
+  });
+}
+
+}  // namespace
+
+extern "C" {
+
+// The functions return what is wrong, or null.
+
+// x (rows, depth), panels as in `linear`, y (rows, width), room of rows * depth floats.
+const char* viz_linear(const float* x, long rows, long depth, const uint32_t* panels, long width,
+                       float* y, float* room, int threads) {
+  return answer_of([&]() -> const char* {
+    const Tiles tiles(rows);
+    team_of(threads).run([&](Worker& worker) {
+      pack(worker, tiles, depth, room, [&](long row) { return x + row * depth; });
+      linear(worker, tiles, room, depth, panels, width, y);
+    });
+    return nullptr;
+  });
+}
+
+// Floats of Batch.room for `rows` rows.
+long viz_room(const Model* model, long rows, int threads) {
+  const long wide = (model->heads + 2 * model->kv_heads) * model->dim;
+  const long query = model->heads * model->dim;
+  return rows * (2 * model->hidden + wide + query + 3 * model->intermediate + widest(*model) +
+                 kInner) +
+         threads * scores_room(*model);
+}
+
+const char* viz_run(const Model* model, const Batch* batch, int threads) {
+  return answer_of([=] {
+    const char* wrong = wrong_with(*model, *batch);
+    if (!wrong) run(*model, *batch, threads);
+    return wrong;
   });
 }
 

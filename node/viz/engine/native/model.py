@@ -13,6 +13,7 @@ import math
 import mmap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakKeyDictionary
 
 from viz.engine.adapters import GROUPS
 from viz.engine.native import pack
@@ -84,7 +85,8 @@ class _Arena:
     def __init__(self, size_bytes: int) -> None:
         import torch
 
-        memory = mmap.mmap(-1, size_bytes)
+        # Private: of shared memory, most systems give no huge pages.
+        memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):  # a kernel without them
                 memory.madvise(mmap.MADV_HUGEPAGE)
@@ -117,7 +119,8 @@ class NativeModel:
         self._kernels, self._shape = kernels, shape
         self._embedding = weights["model.embed_tokens.weight"]
         self._kept: list[Any] = [cache]
-        self._structs: dict[Resident, _Adapter] = {}
+        # Weak: an adapter that was evicted must not stay in memory for its addresses' sake.
+        self._structs: WeakKeyDictionary[Resident, _Adapter] = WeakKeyDictionary()
         self._room = torch.empty(0)
 
         def hold(tensor: torch.Tensor) -> int:
@@ -180,21 +183,19 @@ class NativeModel:
         rows = len(tokens)
         x = self._embedding[torch.tensor(tokens)].float()
         logits = torch.empty(len(wanted), self._shape.vocabulary)
-        needed = self._kernels.room(ctypes.byref(self._model), rows)
+        kernels = self._kernels
+        needed = kernels.room(ctypes.byref(self._model), rows, kernels.threads)
         if self._room.numel() < needed:
             self._room = torch.empty(needed)
         places = torch.tensor([*slots, *positions, *wanted], dtype=torch.int64)
         begin = places.data_ptr()
-        # A batch is mostly the one before: its addresses are still right.
-        self._structs = {
-            adapter: self._structs.get(adapter) or _struct(adapter)
-            for adapter in dict.fromkeys(worn)
-            if adapter is not None
-        }
-        addresses = {adapter: ctypes.addressof(held) for adapter, held in self._structs.items()}
-        adapters = (ctypes.c_void_p * rows)(
-            *(None if adapter is None else addresses[adapter] for adapter in worn)
-        )
+        addresses: dict[Resident | None, int | None] = {None: None}
+        for adapter in worn:
+            if adapter is not None and adapter not in addresses:
+                held = self._structs.get(adapter) or _struct(adapter)
+                self._structs[adapter] = held
+                addresses[adapter] = ctypes.addressof(held)
+        adapters = (ctypes.c_void_p * rows)(*map(addresses.__getitem__, worn))
         batch = _Batch(
             rows,
             len(wanted),
@@ -206,7 +207,7 @@ class NativeModel:
             logits.data_ptr(),
             self._room.data_ptr(),
         )
-        self._kernels.run(ctypes.byref(self._model), ctypes.byref(batch), self._kernels.threads)
+        kernels.run(ctypes.byref(self._model), ctypes.byref(batch), kernels.threads)
         return logits
 
 

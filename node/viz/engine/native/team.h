@@ -5,15 +5,18 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
 
+#include <unistd.h>
+
 namespace {
 
-inline void pause() {
+inline void relax() {
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -46,10 +49,7 @@ struct Worker {
 
 class Team {
  public:
-  explicit Team(int threads) : threads_(threads) {
-    for (int place = 1; place < threads; ++place)
-      crew_.emplace_back([this, place] { serve(place); });
-  }
+  explicit Team(int wanted) : wanted(wanted) { crew_.reserve(wanted); }
 
   ~Team() {
     publish(nullptr);
@@ -58,18 +58,34 @@ class Team {
 
   // Runs job on every thread, this one among them, and returns when all are done.
   void run(const std::function<void(Worker&)>& job) {
+    hire();
     for (auto& counter : next_) counter.value.store(0, std::memory_order_relaxed);
     publish(&job);
     work(0, job);
   }
 
-  int threads() const { return threads_; }
+  int threads() const { return static_cast<int>(crew_.size()) + 1; }
+
+  const int wanted;
+  const pid_t process = getpid();
 
  private:
   friend struct Worker;
   struct alignas(64) Counter {
     std::atomic<long> value{0};
   };
+
+  // Starts the threads that lack. Where the system gives no more, those there are do the work, and
+  // the next call asks again.
+  void hire() {
+    try {
+      while (threads() < wanted)
+        crew_.emplace_back([this, place = threads(), calls = calls_.value.load()] {
+          serve(place, calls);
+        });
+    } catch (const std::exception&) {
+    }
+  }
 
   void publish(const std::function<void(Worker&)>* job) {
     {
@@ -80,16 +96,17 @@ class Team {
     called_.notify_all();
   }
 
-  void work(int place, const std::function<void(Worker&)>& job) {
-    Worker worker{this, place, threads_, 0};
+  // A job may not throw: the others would wait for this thread for ever.
+  void work(int place, const std::function<void(Worker&)>& job) noexcept {
+    Worker worker{this, place, threads(), 0};
     job(worker);
     worker.meet();
   }
 
-  void serve(int place) {
-    for (long seen = 0;; ++seen) {
+  void serve(int place, long seen) {
+    for (;; ++seen) {
       const auto called = [&] { return calls_.value.load(std::memory_order_acquire) != seen; };
-      for (long n = 0; n < kSpins && !called(); ++n) pause();
+      for (long n = 0; n < kSpins && !called(); ++n) relax();
       if (!called()) {
         std::unique_lock<std::mutex> lock(idle_);
         called_.wait(lock, called);
@@ -99,7 +116,6 @@ class Team {
     }
   }
 
-  const int threads_;
   std::vector<std::thread> crew_;
   std::mutex idle_;
   std::condition_variable called_;
@@ -130,15 +146,22 @@ inline void Worker::meet() {
     return;
   }
   for (long n = 0; met.load(std::memory_order_acquire) == before; ++n)
-    n < kSpins ? pause() : std::this_thread::yield();
+    n < kSpins ? relax() : std::this_thread::yield();
 }
+
+struct Disband {
+  void operator()(Team* team) const {
+    // A forked child has the team but none of its threads: nobody to wait for.
+    if (team->process == getpid()) delete team;
+  }
+};
 
 // The calling thread's own team, as large as asked for; its threads end with that thread.
 inline Team& team_of(int threads) {
-  thread_local std::unique_ptr<Team> own;
-  if (!own || own->threads() != threads) {
+  thread_local std::unique_ptr<Team, Disband> own;
+  if (!own || own->wanted != threads || own->process != getpid()) {
     own.reset();
-    own = std::make_unique<Team>(threads > 1 ? threads : 1);
+    own.reset(new Team(threads));
   }
   return *own;
 }
