@@ -103,6 +103,7 @@ class FakeChain:
     down: bool = False
     too_dear: bool = False
     gas_needed: int = 100_000
+    fees_raised: int = 0
 
     @property
     def address(self) -> Address:

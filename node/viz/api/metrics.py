@@ -48,6 +48,12 @@ class Metrics:
             registry=self.registry,
         )
 
+        self._raised = Gauge(
+            "viz_fees_raised",
+            "Transactions that no block took, sent again at a higher fee, since the start",
+            registry=self.registry,
+        )
+
     def request(self, method: str, path: str, status: int, took_s: float) -> None:
         """Count one answered request."""
         self._requests.labels(method, path, str(status)).inc()
@@ -65,6 +71,7 @@ class Metrics:
         compared = self._parts.watchdog.last
         self._mismatches.set(len(compared.mismatches))
         self._compared.set(compared.compared_at_s)
+        self._raised.set(self._parts.settlement.fees_raised)
         for name, value in self._parts.engine.stats().items():
             self._engine.labels(name).set(value)
         return generate_latest(self.registry)

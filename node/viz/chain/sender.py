@@ -1,18 +1,16 @@
-"""The one sender of one key: nonces, fees, and the outcome of every transaction.
+"""The one sender of one key: nonces, gas, and the way of a call to the chain.
 
 Owns the account's nonces and the order simulate, assign, sign, record, broadcast, wait. Does not
-know why a call is made. Invariants: a transaction is in the journal before the chain can see it;
-one whose outcome is unknown is looked up by its hash, and only the very same bytes, or the same
-call with the same nonce at a higher fee, are ever broadcast again (no chain executes both); the
-lock spans assignment to broadcast, never the wait; no fee above the operator's bound is signed
-(``viz.chain.fees``), and no more gas than the caller allows.
+know why a call is made, nor what becomes of it once it was sent (``viz.chain.follower``).
+Invariants: a transaction is in the journal before the chain can see it; the lock spans assignment
+to broadcast, never the wait; no fee above the operator's bound is signed (``viz.chain.fees``), and
+no more gas than the caller allows.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import structlog
@@ -20,9 +18,10 @@ from eth_account.signers.local import LocalAccount
 
 from viz.chain import abi, fees
 from viz.chain.deployment import address_of
+from viz.chain.follower import Follower
 from viz.chain.journal import MemoryJournal
-from viz.chain.logs import decode_logs
-from viz.chain.rpc import Fees, Receipt, Rpc
+from viz.chain.patience import STUCK_BLOCKS
+from viz.chain.rpc import Rpc
 from viz.domain.outbox import SignedTransaction, TransactionJournal
 from viz.domain.ports.chain import Deployment
 from viz.domain.ports.transactions import Call, Outcome, Transaction
@@ -30,13 +29,10 @@ from viz.domain.units import BPS, Address, Hash32, hex_of
 from viz.errors import (
     ChainError,
     ChainUnreachable,
-    FeeTooHigh,
     GasAboveLimit,
     TransactionFailed,
 )
 
-_FIRST_POLL_S: Final = 0.02
-_LAST_POLL_S: Final = 1.0
 # A bounded call is tried with this many times its gas: enough to say what it needs, and little of
 # the chain's time for one that burns all it gets.
 _TRIED_TIMES: Final = 2
@@ -67,32 +63,47 @@ class Sender:
         gas_margin_bps: int = 2_000,
         chain_id: int | None = None,
         max_fee_wei: int | None = None,
+        stuck_blocks: int = STUCK_BLOCKS,
     ) -> None:
         """Make the sender; ``deployment`` may be None only to deploy contracts.
 
-        ``max_fee_wei`` is the most that it pays for a unit of gas; None for no bound.
+        ``max_fee_wei`` is the most that it pays for a unit of gas; None for no bound. After
+        ``stuck_blocks`` blocks without a transaction whose turn it is, its fee is raised.
         """
         self._rpc = rpc
         self._account = account
         self._deployment = deployment
         self._journal: TransactionJournal = journal or MemoryJournal()
-        self._wait_s = wait_s
         self._gas_margin_bps = gas_margin_bps
         self._chain_id = deployment.chain_id if deployment else chain_id
         self._max_fee_wei = max_fee_wei
         self._lock = asyncio.Lock()
-        self._awaited: set[int] = set()
+        self._follower = Follower(
+            rpc,
+            account,
+            self._journal,
+            deployment,
+            wait_s=wait_s,
+            max_fee_wei=max_fee_wei,
+            stuck_blocks=stuck_blocks,
+        )
 
     @property
     def address(self) -> Address:
         """The account's address."""
         return Address(str(self._account.address))
 
+    @property
+    def fees_raised(self) -> int:
+        """How often a transaction was signed again at a higher fee, in this process."""
+        return self._follower.fees_raised
+
     async def submit(
         self, call: Call, *, max_gas: int | None = None, urgent: bool = False
     ) -> Transaction:
         """Simulate, sign, record, broadcast and wait for a block, ``wait_s`` at most.
 
+        One that blocks pass over is replaced at a higher fee meanwhile, within the bound.
         Whatever it raises, nothing was sent: TransactionFailed with the decoded custom error when
         the simulation reverts, GasAboveLimit where the call needs more than ``max_gas``,
         FeeTooHigh as ``viz.chain.fees.bounded``, ChainUnreachable when the chain cannot be asked.
@@ -129,91 +140,14 @@ class Sender:
 
     async def lookup(self, transaction_hash: Hash32) -> Transaction:
         """Return what became of a transaction; UNKNOWN when the chain does not know its hash."""
-        receipt = await self._rpc.receipt(transaction_hash)
-        if receipt is not None:
-            return await self._end(receipt)
-        if await self._rpc.knows(transaction_hash):
-            return Transaction(Outcome.PENDING, transaction_hash)
-        return Transaction(Outcome.UNKNOWN, transaction_hash)
+        return await self._follower.lookup(transaction_hash)
 
     async def recover(self, *, urgent: bool = False) -> tuple[Transaction, ...]:
         """Look up every transaction without a known end, as after a restart; return them.
 
-        One that the chain does not know is broadcast again, byte for byte, unless its nonce was
-        used by another: then it can never happen, and it is FAILED. One whose fee is below what
-        blocks take now is replaced by the same call at a higher fee, within the bound (``urgent``
-        as in ``submit``), unless somebody still waits for it.
+        What the chain forgot or passes over is sent again, as ``Follower.recover`` says.
         """
-        found = []
-        dearest = -1
-        pending = await self._journal.pending(self.address)
-        for entry in sorted(pending, key=lambda each: (each.nonce, -fees.max_fee_of(each.raw))):
-            replaced, dearest = entry.nonce == dearest, entry.nonce
-            state = await self._progress(entry, replaced=replaced, urgent=urgent)
-            if state.outcome in (Outcome.SETTLED, Outcome.FAILED):
-                # Of two with one nonce only one happens: where its successor did, this one cannot.
-                own = state.outcome if state.hash == entry.hash else Outcome.FAILED
-                await self._journal.resolve(entry.hash, own)
-            _log.info(
-                "transaction recovered",
-                transaction=hex_of(entry.hash),
-                what=entry.description,
-                outcome=state.outcome.value,
-            )
-            found.append(replace(state, what=entry.description))
-        return tuple(found)
-
-    async def _progress(
-        self, entry: SignedTransaction, *, replaced: bool, urgent: bool
-    ) -> Transaction:
-        """Return what became of a transaction, after a push where it is stuck."""
-        state = await self.lookup(entry.hash)
-        if state.outcome in (Outcome.SETTLED, Outcome.FAILED):
-            return state
-        if state.outcome is Outcome.UNKNOWN and (
-            await self._rpc.mined_count(self.address) > entry.nonce
-        ):
-            # The nonce is used. By this very transaction, if it was mined since the look-up.
-            state = await self.lookup(entry.hash)
-            if state.outcome is not Outcome.UNKNOWN:
-                return state
-            return Transaction(
-                Outcome.FAILED, entry.hash, error="another transaction took its nonce"
-            )
-        if replaced or entry.nonce in self._awaited:
-            return state
-        asked = await self._rpc.fees()
-        if fees.max_fee_of(entry.raw) < asked.base_fee_wei:
-            return await self._replace(entry, state, asked, urgent=urgent)
-        return state if state.outcome is Outcome.PENDING else await self._again(entry)
-
-    async def _again(self, entry: SignedTransaction) -> Transaction:
-        try:
-            await self._rpc.broadcast(entry.raw)
-        except ChainUnreachable:
-            return Transaction(Outcome.UNKNOWN, entry.hash)
-        except ChainError as error:
-            _log.warning("the chain refuses a recorded transaction", reason=error.detail)
-            return Transaction(Outcome.UNKNOWN, entry.hash, error=error.detail)
-        return await self._wait(entry.hash)
-
-    async def _replace(
-        self, entry: SignedTransaction, state: Transaction, asked: Fees, *, urgent: bool
-    ) -> Transaction:
-        """Send the call again with its nonce at a fee that blocks take; return the new one's state.
-
-        The old one stays in the journal until one of the two is in a block.
-        """
-        try:
-            dearer = fees.replacement(entry, self._account, asked, self._max_fee_wei, urgent=urgent)
-        except FeeTooHigh as error:
-            _log.warning("a transaction waits", what=entry.description, reason=error.detail)
-            return state
-        if dearer is None:
-            return state
-        await self._journal.record(dearer)
-        _log.info("fee raised", what=entry.description, transaction=hex_of(dearer.hash))
-        return await self._again(dearer)
+        return await self._follower.recover(urgent=urgent)
 
     async def _send(
         self,
@@ -247,11 +181,7 @@ class Sender:
             except ChainError as error:
                 if not await self._arrived(entry, error):
                     return Transaction(Outcome.UNKNOWN, entry.hash, error=error.detail)
-            self._awaited.add(entry.nonce)
-        try:
-            return await self._wait(entry.hash)
-        finally:
-            self._awaited.discard(entry.nonce)
+        return await self._follower.wait(entry, urgent=urgent)
 
     async def _arrived(self, entry: SignedTransaction, refusal: ChainError) -> bool:
         """Return whether the chain has a transaction that it refused; False when unclear.
@@ -293,32 +223,3 @@ class Sender:
         if to is not None:
             fields["to"] = to
         return fees.sign(self._account, fields, description)
-
-    async def _wait(self, transaction_hash: Hash32) -> Transaction:
-        """Return the end, or PENDING or UNKNOWN when there is none in time."""
-        pause_s = _FIRST_POLL_S
-        try:
-            async with asyncio.timeout(self._wait_s):
-                while True:
-                    receipt = await self._rpc.receipt(transaction_hash)
-                    if receipt is not None:
-                        break
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(2 * pause_s, _LAST_POLL_S)
-        except TimeoutError:
-            return Transaction(Outcome.PENDING, transaction_hash)
-        except ChainUnreachable as error:
-            return Transaction(Outcome.UNKNOWN, transaction_hash, error=error.detail)
-        end = await self._end(receipt)
-        await self._journal.resolve(transaction_hash, end.outcome)
-        return end
-
-    async def _end(self, receipt: Receipt) -> Transaction:
-        return Transaction(
-            Outcome.SETTLED if receipt.succeeded else Outcome.FAILED,
-            receipt.transaction_hash,
-            receipt.block_number,
-            receipt.gas_used,
-            None if receipt.succeeded else "it reverted in its block; nothing changed but the fee",
-            decode_logs(self._deployment, receipt.logs) if self._deployment else (),
-        )

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from viz import log
 from viz.cli import audit, buyer, channel, content, daemon, keys, operator, settle, testnet, train
 from viz.cli.console import MEANINGS
 
@@ -47,5 +48,6 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; what its parts log is no part of a result, nor of its JSON."""
+    log.configure("warning")
     app()

@@ -108,6 +108,11 @@ class Settlement:
             if channel_id(held.signer, self._writer.address) == channel:
                 self.close_requested(held.signer)
 
+    @property
+    def fees_raised(self) -> int:
+        """How often the node offered more for a transaction that no block took."""
+        return self._writer.fees_raised
+
     async def run(self) -> None:
         """Claim whenever the policy says so, until cancelled; the chain's failures are retried."""
         told = ""

@@ -108,8 +108,10 @@ async def test_nothing_is_sold_where_books_and_chain_disagree(node: Node) -> Non
     (shown,) = status["books"]["mismatches"]
     assert (shown["signer"], shown["what"]) == (buyer.signer, "settled")
     assert (shown["books"], shown["chain"]) == (str(end), "0")
+    node.chain.fees_raised = 2
     async with node.http.get(node.url + "/metrics") as response:
-        assert "viz_books_mismatches 1.0" in await response.text()
+        shown = await response.text()
+    assert "viz_books_mismatches 1.0" in shown and "viz_fees_raised 2.0" in shown
     key = buyer.signer, node.chain.address
     state = node.chain.channels[key]
     node.chain.channels[key] = replace(

@@ -71,6 +71,11 @@ class ChainWriter(Protocol):
     @property
     def address(self) -> Address: ...
 
+    @property
+    def fees_raised(self) -> int:
+        """How often this process offered more for a transaction that no block took."""
+        ...
+
     async def submit(
         self, call: Call, *, max_gas: int | None = None, urgent: bool = False
     ) -> Transaction:
@@ -79,7 +84,8 @@ class ChainWriter(Protocol):
         A revert in the simulation raises TransactionFailed with the decoded custom error. No more
         than ``max_gas`` is ever paid for: GasAboveLimit. FeeTooHigh while gas costs more than the
         operator pays, or four times that where it is ``urgent``. Whatever is raised as a
-        ChainError, nothing was sent. The returned outcome is SETTLED, FAILED, PENDING or UNKNOWN.
+        ChainError, nothing was sent. The returned outcome is SETTLED, FAILED, PENDING or UNKNOWN;
+        its hash is that of the transaction that was mined, where one replaced another.
         """
         ...
 
@@ -98,7 +104,7 @@ class ChainWriter(Protocol):
         """Look up every recorded transaction without a known end, and return them.
 
         One that the chain forgot is broadcast again, byte for byte; one whose fee no block takes
-        any more is replaced at a higher one, ``urgent`` as in ``submit``. Call it after a restart,
+        is replaced at a higher one, ``urgent`` as in ``submit``. Call it after a restart,
         and again while any is PENDING or UNKNOWN.
         """
         ...
