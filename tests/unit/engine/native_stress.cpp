@@ -29,11 +29,13 @@ void expect(bool sound, const char* what) {
   std::_Exit(1);
 }
 
-float random_float() {
+uint32_t random_bits() {
   thread_local uint32_t state = 1;
   state = state * 1664525u + 1013904223u;
-  return (static_cast<float>(state >> 8) / (1 << 24) - 0.5f) / 2;
+  return state >> 8;
 }
+
+float random_float() { return (static_cast<float>(random_bits()) / (1 << 24) - 0.5f) / 2; }
 
 struct Sizes {
   long hidden, intermediate, heads, kv_heads, dim, vocabulary;
@@ -57,7 +59,12 @@ struct Worn {
 
   const Half* some(long count, float scale) {
     numbers.emplace_back(count);
-    for (Half& number : numbers.back()) number = static_cast<Half>(random_float() * scale);
+    for (Half& number : numbers.back()) {
+      // Bits of float16 between 2**-10 and 1, of either sign; 0; or infinity.
+      const uint32_t bits = scale == 0 ? 0 : scale > 1 ? 0x7c00 : random_bits() % 0x2800 + 0x1400;
+      const uint16_t signed_bits = bits | (random_bits() & 0x8000);
+      std::memcpy(&number, &signed_bits, sizeof number);
+    }
     return numbers.back().data();
   }
 };

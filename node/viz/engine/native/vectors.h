@@ -4,6 +4,13 @@
 #include <cstdint>
 #ifdef __F16C__
 #include <immintrin.h>
+// GCC before 12 knows no _Float16 here, and later ones would widen it one by one.
+struct Half {
+  uint16_t bits;
+  explicit operator float() const { return _cvtsh_ss(bits); }
+};
+#else
+typedef _Float16 Half;
 #endif
 
 namespace {
@@ -17,8 +24,6 @@ inline Vec load(const float* from) { return *reinterpret_cast<const Loose*>(from
 inline void store(float* to, Vec value) { *reinterpret_cast<Loose*>(to) = value; }
 inline long smaller(long a, long b) { return a < b ? a : b; }
 
-typedef _Float16 Half;
-// The compiler would widen one by one.
 #ifdef __F16C__
 inline Vec widen(const Half* from) {
   return (Vec)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
@@ -30,9 +35,19 @@ inline Vec widen(const Half* from) {
 }
 #endif
 
+// Eight of the sixteen values of a and b.
+template <unsigned... From>
+inline Vec pick(Vec a, Vec b) {
+#ifdef __clang__
+  return __builtin_shufflevector(a, b, From...);
+#else
+  return __builtin_shuffle(a, b, Bits{From...});
+#endif
+}
+
 inline float sum(Vec value) {
-  value += __builtin_shufflevector(value, value, 4, 5, 6, 7, 0, 1, 2, 3);
-  value += __builtin_shufflevector(value, value, 2, 3, 0, 1, 6, 7, 4, 5);
+  value += pick<4, 5, 6, 7, 0, 1, 2, 3>(value, value);
+  value += pick<2, 3, 0, 1, 6, 7, 4, 5>(value, value);
   return value[0] + value[1];
 }
 
@@ -42,17 +57,15 @@ inline Vec sums_of(const Vec* from) {
 #pragma GCC unroll 4
   for (int n = 0; n < 4; ++n) {
     const Vec a = from[2 * n], b = from[2 * n + 1];
-    pairs[n] = __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14) +
-               __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
+    pairs[n] = pick<0, 8, 2, 10, 4, 12, 6, 14>(a, b) + pick<1, 9, 3, 11, 5, 13, 7, 15>(a, b);
   }
 #pragma GCC unroll 2
   for (int n = 0; n < 2; ++n) {
     const Vec a = pairs[2 * n], b = pairs[2 * n + 1];
-    fours[n] = __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13) +
-               __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+    fours[n] = pick<0, 1, 8, 9, 4, 5, 12, 13>(a, b) + pick<2, 3, 10, 11, 6, 7, 14, 15>(a, b);
   }
-  return __builtin_shufflevector(fours[0], fours[1], 0, 1, 2, 3, 8, 9, 10, 11) +
-         __builtin_shufflevector(fours[0], fours[1], 4, 5, 6, 7, 12, 13, 14, 15);
+  return pick<0, 1, 2, 3, 8, 9, 10, 11>(fours[0], fours[1]) +
+         pick<4, 5, 6, 7, 12, 13, 14, 15>(fours[0], fours[1]);
 }
 
 // e^x by range reduction and a polynomial (Cephes' coefficients), within 2 ulp; x <= 88.
