@@ -122,9 +122,10 @@ def load_kernels(directory: Path, threads: int) -> Kernels:
     try:
         path = directory / f"kernels-{_key(compiler)}.so"
         kernels = Kernels(_library(compiler, path), path.stem, threads)
-    except (OSError, subprocess.SubprocessError, AttributeError, ValueError) as error:
+        sound = agrees(kernels)
+    except (OSError, subprocess.SubprocessError, AttributeError, ValueError, RuntimeError) as error:
         raise NativeUnavailable(f"the build failed: {error}") from error
-    if not agrees(kernels):
+    if not sound:
         raise NativeUnavailable("the compiled pass gives wrong numbers")
     return kernels
 
