@@ -76,6 +76,7 @@ class ApiConfig(_Section):
     public_url: str = ""
     max_body_bytes: Positive = 2 * 1024 * 1024
     client_timeout_s: Positive = 60
+    max_connections: Positive = 512
     shutdown_grace_s: Positive = 10
 
     @property

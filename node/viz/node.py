@@ -22,6 +22,7 @@ from aiohttp import web
 from eth_account.signers.local import LocalAccount
 
 from viz.api.app import create_app, create_runner
+from viz.api.door import BoundedSite
 from viz.api.parts import ApiLimits, Blocks, Parts, Shop
 from viz.basemodel.source import DEFAULT_BASE, DEFAULT_BASE_DIGEST, LoadedBase, load_base
 from viz.chain.contracts import Chain
@@ -348,7 +349,9 @@ def _operator_token(config: Config) -> str:
 
 
 async def _listen(runner: web.AppRunner, config: Config) -> str:
-    site = web.TCPSite(runner, config.api.host, config.api.port)
+    site = BoundedSite(
+        runner, config.api.host, config.api.port, max_connections=config.api.max_connections
+    )
     try:
         await site.start()
     except OSError as error:

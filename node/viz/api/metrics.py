@@ -48,6 +48,11 @@ class Metrics:
             registry=self.registry,
         )
 
+        self._turned_away = Counter(
+            "viz_connections_refused_total",
+            "Connections beyond api.max_connections",
+            registry=self.registry,
+        )
         self._raised = Gauge(
             "viz_fees_raised",
             "Transactions that no block took, sent again at a higher fee, since the start",
@@ -58,6 +63,10 @@ class Metrics:
         """Count one answered request."""
         self._requests.labels(method, path, str(status)).inc()
         self._seconds.labels(path).observe(took_s)
+
+    def turned_away(self) -> None:
+        """Count one connection that there was no room for."""
+        self._turned_away.inc()
 
     def billed(self, prompt_tokens: int, completion_tokens: int, amount_units: int) -> None:
         """Count one billed generation."""
