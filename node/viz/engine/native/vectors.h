@@ -9,6 +9,8 @@ struct Half {
   uint16_t bits;
   explicit operator float() const { return _cvtsh_ss(bits); }
 };
+#elif defined(__aarch64__)
+typedef __fp16 Half;
 #else
 typedef _Float16 Half;
 #endif
