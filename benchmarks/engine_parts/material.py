@@ -38,9 +38,7 @@ class Material:
 
 
 def make_material(cache: Path, folder: Path) -> Material:
-    """Export the serving weights and write random rank-8 adapters into an empty ``folder``."""
-    from tests.fakes.tiny_base import write_random_adapter
-
+    """Export the serving weights and write random adapters into an empty ``folder``."""
     from viz.basemodel.nf4 import serving_weights
     from viz.basemodel.safetensor_file import write_file
     from viz.basemodel.source import load_base
@@ -56,7 +54,7 @@ def make_material(cache: Path, folder: Path) -> Material:
     write_file(made.model / "model.safetensors", serving_weights(base), {"format": "pt"})
     for number in range(1, ADAPTERS + 1):
         made.adapter(number).parent.mkdir()
-        write_random_adapter(made.adapter(number), base, rank=RANK, seed=number, scale=0.02)
+        write_random(made.adapter(number), base, rank=RANK, seed=number)
         config = {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
@@ -72,3 +70,15 @@ def make_material(cache: Path, folder: Path) -> Material:
         json.dumps({"prompt": made.prompt, "long": made.long_prompt})
     )
     return made
+
+
+def write_random(path: Path, base: Any, *, rank: int, seed: int) -> None:
+    """Write a random adapter of all linear layers in bf16, as the trainer does."""
+    import torch
+    from tests.fakes.tiny_base import random_adapter
+
+    from viz.basemodel.adapter_file import write_adapter
+
+    tensors = random_adapter(base.shape, rank=rank, seed=seed, scale=0.02)
+    rounded = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
+    write_adapter(path, rounded, rank=rank, alpha=2.0 * rank, base=base.digest)

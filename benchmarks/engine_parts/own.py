@@ -165,33 +165,36 @@ def load_part(own: Contender, rounds: int) -> None:
     material = own.material
     compiled = "compute_native_float32" in own.engine.stats()
     dtype = torch.float16 if compiled else torch.float32
-    store = AdapterStore(material.base, dtype, max_resident=64, max_bytes=1 << 30)
-    places = ("page cache", "disk", "disk, its bytes alone", "resident")
-    taken: dict[str, list[float]] = {place: [] for place in places}
-    for turn in range(rounds):
-        for place in ("page cache", "disk"):
-            path = material.adapter(1 + turn % ADAPTERS)
-            _forget(path) if place == "disk" else path.read_bytes()
+    for rank in (RANK, 2 * RANK):
+        store = AdapterStore(material.base, dtype, max_resident=64, max_bytes=1 << 30)
+        path = material.folder / f"load-{rank}.safetensors"
+        write_random(path, material.base, rank=rank, seed=rank)
+        places = ("page cache", "disk", "disk, its bytes alone", "resident")
+        taken: dict[str, list[float]] = {place: [] for place in places}
+        for turn in range(rounds):
+            for place in ("page cache", "disk"):
+                _forget(path) if place == "disk" else path.read_bytes()
+                began = time.perf_counter()
+                store.register(AdapterId(turn + 1), path)
+                taken[place].append(time.perf_counter() - began)
+            _forget(path)
             began = time.perf_counter()
-            store.register(AdapterId(turn + 1), path)
-            taken[place].append(time.perf_counter() - began)
-        _forget(path)
-        began = time.perf_counter()
-        path.read_bytes()
-        taken["disk, its bytes alone"].append(time.perf_counter() - began)
-        began = time.perf_counter()
-        held = store.acquire(AdapterId(turn + 1))
-        taken["resident"].append(time.perf_counter() - began)
-        assert held is not None
-        store.release(held)
-    store.close()
-    size = material.adapter(1).stat().st_size
-    print(
-        f"\nadapter of {size / 1e6:.1f} MB: opened, checked whole and laid out, ms ({rounds} times)"
-    )
-    for place, values in taken.items():
-        low, high = statistics.median(values) * 1e3, max(values) * 1e3
-        print(f"  from {place}: median {low:.3g}, worst {high:.3g}")
+            path.read_bytes()
+            taken["disk, its bytes alone"].append(time.perf_counter() - began)
+            began = time.perf_counter()
+            held = store.acquire(AdapterId(turn + 1))
+            taken["resident"].append(time.perf_counter() - began)
+            assert held is not None
+            store.release(held)
+        store.close()
+        size = path.stat().st_size / 1e6
+        print(
+            f"\nadapter of rank {rank}, {size:.1f} MB: opened, checked whole and laid out, ms "
+            f"({rounds} times)"
+        )
+        for place, values in taken.items():
+            low, high = statistics.median(values) * 1e3, max(values) * 1e3
+            print(f"  from {place}: median {low:.3g}, worst {high:.3g}")
     print("  goals: 20 from disk, 1 resident", flush=True)
 
 
