@@ -20,7 +20,7 @@ import structlog
 
 from viz.domain.ports.engine import BaseModel, Generation, GenerationRequest, Piece, Sampling
 from viz.domain.units import BASE_MODEL, AdapterId
-from viz.engine.limits import available_bytes, plan
+from viz.engine.limits import available_bytes, plan, usable_processors
 from viz.engine.settings import EngineSettings
 from viz.engine.stream import Line, Stream
 from viz.errors import (
@@ -80,8 +80,8 @@ class EmbeddedEngine:
         from viz.engine.runner import Runner
 
         settings, shape = self._settings, self._base.shape
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
+        threads = settings.threads or min(torch.get_num_threads(), usable_processors())
+        torch.set_num_threads(threads)
         choice = choose_compute(
             shape,
             settings.compute,
@@ -98,7 +98,7 @@ class EmbeddedEngine:
             model=self._base.model.name,
             compute=self._compute,
             reason=choice.reason,
-            threads=torch.get_num_threads(),
+            threads=threads,
             streams=fits.slots,
             context_tokens=fits.capacity,
             memory_mib=budget >> 20,

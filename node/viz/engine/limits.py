@@ -1,4 +1,4 @@
-"""What fits in memory: slots, lanes and resident adapters, decided once at start.
+"""What fits in memory, decided once at start: slots, lanes, adapters; and how many threads run.
 
 Arithmetic over sizes, and one look at what is free. Admission follows from it: the engine never
 allocates beyond this plan while it serves, so a request waits or is refused instead of the process
@@ -7,6 +7,7 @@ being killed. Counted are weights, caches and adapters; a step's activations are
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Iterator
@@ -89,11 +90,21 @@ def available_bytes(root: Path = Path("/")) -> int:
         free = 1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvail")))
     except (OSError, StopIteration, IndexError, ValueError):
         free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    return min([free, *_group_rooms(root)])
+    rooms = (_room(group, *_MEMORY[version]) for version, group in _groups(root, "memory"))
+    return min([free, *itertools.chain.from_iterable(rooms)])
 
 
-def _group_rooms(root: Path) -> Iterator[int]:
-    """Yield the room of each control group, versions 1 and 2, that bounds this process."""
+def usable_processors(root: Path = Path("/")) -> int:
+    """Return how many threads can run at once: the processors allowed, or a control group's share.
+
+    A thread more than those makes all others wait for it wherever they meet.
+    """
+    shares = itertools.chain.from_iterable(_share(group) for _, group in _groups(root, "cpu"))
+    return max(1, int(min([len(os.sched_getaffinity(0)), *shares])))
+
+
+def _groups(root: Path, controller: str) -> Iterator[tuple[int, Path]]:
+    """Yield version and folder of each control group that may bound this process."""
     try:
         lines = (root / "proc/self/cgroup").read_text("utf-8").splitlines()
     except (OSError, ValueError):
@@ -102,16 +113,32 @@ def _group_rooms(root: Path) -> Iterator[int]:
         number, _, rest = line.partition(":")
         controllers, _, own = rest.partition(":")
         if number == "0":
-            mount, names = "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            mount = "sys/fs/cgroup/memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            version, mount = 2, root / "sys/fs/cgroup"
+        elif controller in controllers.split(","):
+            version, mount = 1, root / "sys/fs/cgroup" / controller
         else:
             continue
         place = Path(own.lstrip("/"))
         # In a container the path may be the host's: of it, only the mount's root is then there.
         for group in (place, *place.parents):
-            yield from _room(root / mount / group, *names)
+            yield version, mount / group
+
+
+_MEMORY = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
+
+
+def _share(group: Path) -> Iterator[float]:
+    """Yield how many processors' time a group may use, where it is bounded."""
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((group / name).read_text("ascii") for name in names).split()
+            if int(quota) > 0:  # -1 is no bound, as is "max"
+                yield int(quota) / int(period)
+        except (OSError, ValueError, ZeroDivisionError):
+            continue
 
 
 def _room(group: Path, limit: str, usage: str, cache: str) -> Iterator[int]:

@@ -12,7 +12,8 @@ class EngineSettings:
 
     ``grace_s`` is how long a paused sequence keeps its slot while others wait for one.
     ``memory_bytes`` bounds weights, caches and adapters together; 0 takes 60 % of what is free.
-    ``buffer_tokens`` is how far a sequence runs ahead of its reader. ``threads`` 0 takes all.
+    ``buffer_tokens`` is how far a sequence runs ahead of its reader. ``threads`` 0 takes all
+    the processors that the system lets this process have.
     ``compile`` builds the engine's own products where a C++ compiler is at hand;
     ``compute`` "native" insists on them.
     """

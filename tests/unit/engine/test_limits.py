@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from viz.basemodel.source import LoadedBase
 from viz.domain.units import AdapterId
 from viz.engine.adapters import Resident, adapter_bytes, stack
 from viz.engine.lanes import LaneSet
-from viz.engine.limits import Widths, available_bytes, plan
+from viz.engine.limits import Widths, available_bytes, plan, usable_processors
 from viz.engine.settings import EngineSettings
 from viz.errors import ModelUnavailable
 
@@ -95,6 +96,41 @@ def test_a_control_group_bounds_what_is_free(
 ) -> None:
     """In a container the engine plans with what the kernel will let it have, not the machine's."""
     assert available_bytes(groups(tmp_path, lines, files)) == mib * MIB
+
+
+@pytest.mark.parametrize(
+    ("lines", "files", "processors"),
+    [
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n"}, 64),
+        ("0::/a/b\n", {"a/b/cpu.max": "900000 100000\n", "a/cpu.max": "250000 100000\n"}, 2),
+        ("0::/\n", {"cpu.max": "50000 100000\n"}, 1),
+        (
+            "4:cpu,cpuacct:/host/path\n0::/\n",
+            {"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"},
+            3,
+        ),
+        ("4:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+        ("0::/\n", {"cpu.max": "many\n"}, 64),
+    ],
+    ids=[
+        "no bound",
+        "its parent's",
+        "half of one",
+        "version 1",
+        "version 1, no bound",
+        "unreadable",
+    ],
+)
+def test_a_control_group_bounds_the_threads(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lines: str,
+    files: dict[str, str],
+    processors: int,
+) -> None:
+    """More threads than the kernel runs at once wait for each other 400 times a step."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    assert usable_processors(groups(tmp_path, lines, files)) == processors
 
 
 def test_lanes_hold_what_is_worn_and_no_more_than_their_bound(
