@@ -28,7 +28,7 @@ TEMPLATE = (
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
-def make_tiny_directory(directory: Path, *, seed: int = 7) -> Path:
+def make_tiny_directory(directory: Path, *, seed: int = 7, **config_changes: int) -> Path:
     """Write a Hugging Face model directory of a 2-layer Llama with random weights."""
     import torch
 
@@ -50,7 +50,7 @@ def make_tiny_directory(directory: Path, *, seed: int = 7) -> Path:
         "hidden_act": "silu",
         "bos_token_id": 1,
         "eos_token_id": 2,
-    }
+    } | config_changes
     (directory / "config.json").write_text(json.dumps(config))
     generator = torch.Generator().manual_seed(seed)
     weights = {
@@ -64,9 +64,11 @@ def make_tiny_directory(directory: Path, *, seed: int = 7) -> Path:
     return directory
 
 
-def make_tiny_base(root: Path, *, seed: int = 7, quantised: bool = False) -> LoadedBase:
+def make_tiny_base(
+    root: Path, *, seed: int = 7, quantised: bool = False, **config_changes: int
+) -> LoadedBase:
     """Return the tiny base under ``root``, loaded; unquantised spares importing bitsandbytes."""
-    directory = make_tiny_directory(root / "tiny", seed=seed)
+    directory = make_tiny_directory(root / "tiny", seed=seed, **config_changes)
     policy = QuantisationPolicy() if quantised else QuantisationPolicy(keep=("*",))
     return load_base(directory, cache_dir=root / "cache", policy=policy)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.fakes.tiny_base import write_random_adapter
+from tests.fakes.tiny_base import make_tiny_base, write_random_adapter
 
 from viz.basemodel.adapter_file import read_adapter
 from viz.basemodel.nf4 import serving_weights
@@ -147,6 +147,25 @@ def test_compiled_pass_equals_torch_in_prefill_and_decoding(
         plain_worn = [(slot, same) for slot, each in worn if (same := widened(each)) is not None]
         found = compiled.decode([10 + step] * 5, positions, slots, worn)
         expected = eager.decode([10 + step] * 5, positions, slots, plain_worn)
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(3, 3, 80), (3, 1, 64), (10, 2, 48)])
+def test_attention_equals_torch_however_many_heads_share_keys(
+    tmp_path: Path, kernels: Kernels, heads: int, kv_heads: int, dim: int
+) -> None:
+    """Heads are taken one, two or three together, in pieces of the dimension: none is mixed up."""
+    base = make_tiny_base(
+        tmp_path,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=dim,
+    )
+    compiled, eager = decoders(base, kernels)
+    prompt = [3 + (7 * at) % 250 for at in range(61)]
+    for start, end in ((0, 1), (1, 9), (9, 61)):
+        chunk = Chunk(2, start, prompt[start:end], None)
+        found, expected = compiled.prefill([chunk], [0]), eager.prefill([chunk], [0])
         assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -1,4 +1,4 @@
-// Attention of one query head over its slot's cached keys and values.
+// Attention of the query heads that share a slot's cached keys and values.
 #pragma once
 
 #include <cmath>
@@ -7,56 +7,107 @@
 
 namespace {
 
-// The eight scores q . k of keys t to t + 7; those past the last are the last again.
-inline Vec scores_of(const float* query, const float* keys, long t, long seen, long dim) {
+constexpr long kHeads = 3;  // query heads taken together: twelve sums stay in registers
+
+// The products of four keys with each of HEADS queries, summed to halves (`folded`). Never inlined:
+// beside other things there are too few registers for the sums.
+template <int HEADS>
+__attribute__((noinline)) void products_of(const float* query, const float* const* key, long dim,
+                                           Vec* halves) {
+  Vec sums[HEADS][4] = {};
+  for (long i = 0; i < dim; i += 8) {
+    Vec asked[HEADS];
+#pragma GCC unroll 4
+    for (int h = 0; h < HEADS; ++h) asked[h] = load(query + h * dim + i);
+#pragma GCC unroll 4
+    for (int n = 0; n < 4; ++n)
+#pragma GCC unroll 4
+      for (int h = 0; h < HEADS; ++h) sums[h][n] += asked[h] * load(key[n] + i);
+  }
+#pragma GCC unroll 4
+  for (int h = 0; h < HEADS; ++h) halves[h] = sums_of_four(sums[h]);
+}
+
+// The scores q . k of keys t to t + 7, a vector a head; those past the last are the last again.
+template <int HEADS>
+inline void scores_of(const float* query, const float* keys, long t, long seen, long dim,
+                      Vec* scores) {
   const float* key[8];
   for (int n = 0; n < 8; ++n) key[n] = keys + smaller(t + n, seen - 1) * dim;
-  Vec sums[8] = {};
-  for (long i = 0; i < dim; i += 8) {
-    const Vec part = load(query + i);
-#pragma GCC unroll 8
-    for (int n = 0; n < 8; ++n) sums[n] += part * load(key[n] + i);
-  }
-  return sums_of(sums);
+  Vec low[HEADS], high[HEADS];
+  products_of<HEADS>(query, key, dim, low);
+  products_of<HEADS>(query, key + 4, dim, high);
+#pragma GCC unroll 4
+  for (int h = 0; h < HEADS; ++h) scores[h] = folded(low[h], high[h]);
 }
 
-// to[i] = sum over t of weights[t] * values[t][i], SIZE floats at a time.
-template <int SIZE>
-inline void mix(const float* weights, const float* values, long seen, long dim, float whole,
-                float* to) {
-  Vec sums[SIZE / 8] = {};
+// to[h][i] = sum over t of weights[h][t] * values[t][i], SIZE floats at a time.
+template <int HEADS, int SIZE>
+inline void mix(const float* weights, long room, const float* values, long seen, long dim,
+                const float* whole, float* to) {
+  Vec sums[HEADS][SIZE / 8] = {};
   for (long t = 0; t < seen; ++t)
 #pragma GCC unroll 8
-    for (int n = 0; n < SIZE / 8; ++n) sums[n] += load(values + t * dim + n * 8) * weights[t];
+    for (int n = 0; n < SIZE / 8; ++n) {
+      const Vec value = load(values + t * dim + n * 8);
+#pragma GCC unroll 4
+      for (int h = 0; h < HEADS; ++h) sums[h][n] += value * weights[h * room + t];
+    }
+#pragma GCC unroll 4
+  for (int h = 0; h < HEADS; ++h)
 #pragma GCC unroll 8
-  for (int n = 0; n < SIZE / 8; ++n) store(to + n * 8, sums[n] / whole);
+    for (int n = 0; n < SIZE / 8; ++n) store(to + h * dim + n * 8, sums[h][n] / whole[h]);
 }
 
-// softmax(q K^T) V over `seen` keys; room holds seen floats, rounded up to 8; dim a multiple of 16.
-__attribute__((noinline)) void attend_head(const float* query, const float* keys,
-                                           const float* values, long seen, long dim, float scale,
-                                           float* room, float* out) {
+// softmax(q K^T) V of HEADS neighbouring heads over `seen` keys; scores holds HEADS lines of `room`
+// floats, each at least seen rounded up to 8; dim is a multiple of 16.
+template <int HEADS>
+__attribute__((noinline)) void attend_heads(const float* query, const float* keys,
+                                            const float* values, long seen, long dim, float scale,
+                                            float* scores, long room, float* out) {
   const Vec lanes = {0, 1, 2, 3, 4, 5, 6, 7};
-  Vec largest = Vec{} - INFINITY;
+  Vec largest[HEADS];
+  for (Vec& each : largest) each = Vec{} - INFINITY;
   for (long t = 0; t < seen; t += 8) {
-    Vec scores = scores_of(query, keys, t, seen, dim) * scale;
-    scores = lanes < static_cast<float>(seen - t) ? scores : Vec{} - INFINITY;
-    largest = scores > largest ? scores : largest;
-    store(room + t, scores);
+    Vec found[HEADS];
+    scores_of<HEADS>(query, keys, t, seen, dim, found);
+#pragma GCC unroll 4
+    for (int h = 0; h < HEADS; ++h) {
+      const Vec scaled = found[h] * scale;
+      const Vec kept = lanes < static_cast<float>(seen - t) ? scaled : Vec{} - INFINITY;
+      largest[h] = kept > largest[h] ? kept : largest[h];
+      store(scores + h * room + t, kept);
+    }
   }
-  float most = largest[0];
-  for (int n = 1; n < 8; ++n) most = largest[n] > most ? largest[n] : most;
-  Vec totals{};
-  for (long t = 0; t < seen; t += 8) {
-    // What is past the last is e^-87 here: nothing beside the largest, which is 1.
-    const Vec weights = exponential(load(room + t) - most);
-    store(room + t, weights);
-    totals += weights;
+  float whole[HEADS];
+  for (int h = 0; h < HEADS; ++h) {
+    float most = largest[h][0];
+    for (int n = 1; n < 8; ++n) most = largest[h][n] > most ? largest[h][n] : most;
+    Vec totals{};
+    for (float* line = scores + h * room; line < scores + h * room + seen; line += 8) {
+      // What is past the last is e^-87 here: nothing beside the largest, which is 1.
+      const Vec weights = exponential(load(line) - most);
+      store(line, weights);
+      totals += weights;
+    }
+    whole[h] = sum(totals);
   }
-  const float whole = sum(totals);
+  constexpr int kWide = HEADS == 1 ? 64 : 32;
   long i = 0;
-  for (; i + 64 <= dim; i += 64) mix<64>(room, values + i, seen, dim, whole, out + i);
-  for (; i < dim; i += 16) mix<16>(room, values + i, seen, dim, whole, out + i);
+  for (; i + kWide <= dim; i += kWide)
+    mix<HEADS, kWide>(scores, room, values + i, seen, dim, whole, out + i);
+  for (; i < dim; i += 16) mix<HEADS, 16>(scores, room, values + i, seen, dim, whole, out + i);
+}
+
+// The same for any number of heads, as evenly as they can be taken together.
+inline void attend_group(long heads, const float* query, const float* keys, const float* values,
+                         long seen, long dim, float scale, float* scores, long room, float* out) {
+  for (long parts = (heads + kHeads - 1) / kHeads; parts > 0; --parts) {
+    const long taken = (heads + parts - 1) / parts;
+    const auto attend = taken == 3 ? attend_heads<3> : taken == 2 ? attend_heads<2> : attend_heads<1>;
+    attend(query, keys, values, seen, dim, scale, scores, room, out);
+    heads -= taken, query += taken * dim, out += taken * dim;
+  }
 }
 
 }  // namespace

@@ -36,8 +36,9 @@ inline void swiglu_line(const float* both, long width, float* out) {
   }
 }
 
-// What a thread's scores take: whole vectors, and a cache line between it and the next.
-inline long scores_room(const Model& model) { return model.capacity + 24; }
+// What a head's scores take, and a thread's: whole vectors, and a cache line to the next.
+inline long scores_line(const Model& model) { return model.capacity + 24; }
+inline long scores_room(const Model& model) { return kHeads * scores_line(model); }
 
 // What makes a batch unfit for the pass, or null.
 const char* wrong_with(const Model& model, const Batch& batch) {
@@ -98,9 +99,8 @@ void attend(Worker& worker, const Model& model, const Batch& batch, long layer, 
     const long place = (layer * model.slots + batch.slots[row]) * model.kv_heads + head;
     const float* keys = model.keys + place * model.capacity * dim;
     const float* values = model.values + place * model.capacity * dim;
-    for (long g = head * group; g < (head + 1) * group; ++g)
-      attend_head(mixed + row * line + g * dim, keys, values, seen, dim, scale, scores,
-                  out + (row * model.heads + g) * dim);
+    attend_group(group, mixed + row * line + head * group * dim, keys, values, seen, dim, scale,
+                 scores, scores_line(model), out + (row * model.heads + head * group) * dim);
   });
   worker.meet();
 }

@@ -11,7 +11,7 @@ namespace {
 constexpr int kPanel = 16;  // output columns of a weight panel
 constexpr long kTile = 6;  // rows whose sums stay in registers
 constexpr long kAhead = 1024;  // words fetched before they are needed
-constexpr long kBlock = 48;  // rows whose inputs stay in the second cache
+constexpr long kBlock = 8;  // tiles whose inputs stay in the second cache
 
 // ROWS rows of x (packed k-major: x[k * ROWS + r]) against PANELS panels, whole depth; the
 // accumulators stay in registers. Few rows take more panels: sums must not wait for each other.
@@ -81,32 +81,23 @@ void strip_of(long rows, const float* x, const uint32_t* panels, long depth, flo
   }
 }
 
-// Rows in blocks of at most kBlock, a block's rows in tiles of at most kTile, both even; but 7 and 8
-// are 6 and the rest, since tiles of 4 rows have too few sums to keep both multipliers busy.
+// Rows in tiles of kTile, of which the last may lack some: tiles of fewer rows have too few sums to
+// keep both multipliers busy. Tiles in blocks of at most kBlock, evenly.
 struct Tiles {
-  long rows, blocks, count;
-  explicit Tiles(long rows) : rows(rows), blocks((rows + kBlock - 1) / kBlock) {
-    count = 0;
-    for (long b = 0; b < blocks; ++b) count += tiles(b);
-  }
-  long row(long block) const { return rows * block / blocks; }
-  long size(long block) const { return row(block + 1) - row(block); }
-  long tiles(long block) const { return (size(block) + kTile - 1) / kTile; }
-  long first(long block, long t) const {
-    const long rows = size(block), count = tiles(block);
-    if (count == 2 && t == 1 && rows <= 8) return row(block) + kTile;
-    return row(block) + rows * t / count;
-  }
+  long rows, count, blocks;
+  explicit Tiles(long rows)
+      : rows(rows), count((rows + kTile - 1) / kTile), blocks((count + kBlock - 1) / kBlock) {}
+  long first(long block) const { return count * block / blocks; }
+  long row(long tile) const { return tile * kTile; }
+  long size(long tile) const { return smaller(kTile, rows - row(tile)); }
 };
 
 // Everything below runs on every thread of a team, and ends where they meet.
 
 template <typename Fill>
 void pack(Worker& worker, const Tiles& tiles, long depth, float* packed, Fill fill) {
-  worker.halve(tiles.count, [&](long n) {
-    long block = 0, t = n;
-    while (t >= tiles.tiles(block)) t -= tiles.tiles(block++);
-    const long from = tiles.first(block, t), size = tiles.first(block, t + 1) - from;
+  worker.halve(tiles.count, [&](long t) {
+    const long from = tiles.row(t), size = tiles.size(t);
     float* to = packed + from * depth;
     for (long r = 0; r < size; ++r) {
       const float* line = fill(from + r);
@@ -125,10 +116,10 @@ void linear(Worker& worker, const Tiles& tiles, const float* packed, long depth,
   // Small shares, taken as they come: a core that is also busy elsewhere delays nobody.
   worker.share(tiles.blocks * shares, 2, [&](long unit) {
     const long block = unit / shares, p = unit % shares * share;
-    for (long t = 0; t < tiles.tiles(block); ++t) {
-      const long from = tiles.first(block, t);
-      strip_of(tiles.first(block, t + 1) - from, packed + from * depth, panels + p * depth * 8,
-               depth, y + from * width + p * kPanel, width, width - p * kPanel,
+    for (long t = tiles.first(block); t < tiles.first(block + 1); ++t) {
+      const long from = tiles.row(t);
+      strip_of(tiles.size(t), packed + from * depth, panels + p * depth * 8, depth,
+               y + from * width + p * kPanel, width, width - p * kPanel,
                smaller(share, count - p));
     }
   });

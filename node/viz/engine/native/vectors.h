@@ -53,21 +53,23 @@ inline float sum(Vec value) {
   return value[0] + value[1];
 }
 
-// The sums of eight vectors.
-inline Vec sums_of(const Vec* from) {
-  Vec pairs[4], fours[2];
-#pragma GCC unroll 4
-  for (int n = 0; n < 4; ++n) {
-    const Vec a = from[2 * n], b = from[2 * n + 1];
-    pairs[n] = pick<0, 8, 2, 10, 4, 12, 6, 14>(a, b) + pick<1, 9, 3, 11, 5, 13, 7, 15>(a, b);
-  }
+// The sums of four vectors, each as two halves: those of 0 to 3, twice.
+inline Vec sums_of_four(const Vec* from) {
+  Vec pairs[2];
 #pragma GCC unroll 2
   for (int n = 0; n < 2; ++n) {
-    const Vec a = pairs[2 * n], b = pairs[2 * n + 1];
-    fours[n] = pick<0, 1, 8, 9, 4, 5, 12, 13>(a, b) + pick<2, 3, 10, 11, 6, 7, 14, 15>(a, b);
+    const Vec a = from[2 * n], b = from[2 * n + 1];
+    pairs[n] = __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14) +
+               __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
   }
-  return pick<0, 1, 2, 3, 8, 9, 10, 11>(fours[0], fours[1]) +
-         pick<4, 5, 6, 7, 12, 13, 14, 15>(fours[0], fours[1]);
+  return __builtin_shufflevector(pairs[0], pairs[1], 0, 1, 8, 9, 4, 5, 12, 13) +
+         __builtin_shufflevector(pairs[0], pairs[1], 2, 3, 10, 11, 6, 7, 14, 15);
+}
+
+// The eight sums that two such vectors hold the halves of.
+inline Vec folded(Vec a, Vec b) {
+  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11) +
+         __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
 }
 
 // e^x by range reduction and a polynomial (Cephes' coefficients), within 2 ulp; x <= 88.
