@@ -245,7 +245,7 @@ void silu() {
 int main(int, char** arguments) {
   const int rounds = std::atoi(arguments[1]);
   const Sizes shapes[] = {
-      {24, 40, 4, 2, 16, 51}, {8, 8, 1, 1, 16, 1}, {40, 16, 3, 3, 80, 17}, {72, 136, 6, 1, 48, 130}};
+      {24, 40, 4, 2, 16, 51}, {8, 8, 1, 1, 16, 1}, {40, 16, 9, 3, 80, 17}, {72, 136, 7, 1, 48, 130}};
   silu();
   for (const Sizes& sizes : shapes) {
     const Base base(sizes);
