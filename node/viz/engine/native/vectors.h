@@ -37,7 +37,7 @@ inline Vec widen(const Half* from) {
 }
 #endif
 
-// Eight of the sixteen values of a and b.
+// Eight of the sixteen values of a and b; GCC knows clang's name for it only since 12.
 template <unsigned... From>
 inline Vec pick(Vec a, Vec b) {
 #ifdef __clang__
@@ -59,17 +59,16 @@ inline Vec sums_of_four(const Vec* from) {
 #pragma GCC unroll 2
   for (int n = 0; n < 2; ++n) {
     const Vec a = from[2 * n], b = from[2 * n + 1];
-    pairs[n] = __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14) +
-               __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
+    pairs[n] = pick<0, 8, 2, 10, 4, 12, 6, 14>(a, b) + pick<1, 9, 3, 11, 5, 13, 7, 15>(a, b);
   }
-  return __builtin_shufflevector(pairs[0], pairs[1], 0, 1, 8, 9, 4, 5, 12, 13) +
-         __builtin_shufflevector(pairs[0], pairs[1], 2, 3, 10, 11, 6, 7, 14, 15);
+  return pick<0, 1, 8, 9, 4, 5, 12, 13>(pairs[0], pairs[1]) +
+         pick<2, 3, 10, 11, 6, 7, 14, 15>(pairs[0], pairs[1]);
 }
 
 // The eight sums that two such vectors hold the halves of.
 inline Vec folded(Vec a, Vec b) {
-  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11) +
-         __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+  return pick<0, 1, 2, 3, 8, 9, 10, 11>(a, b) +
+         pick<4, 5, 6, 7, 12, 13, 14, 15>(a, b);
 }
 
 // e^x by range reduction and a polynomial (Cephes' coefficients), within 2 ulp; x <= 88.
