@@ -84,7 +84,7 @@ def test_compiled_product_is_right_and_blind_to_neighbours(
     exact = x.double() @ weight.double().t()
     sizes = x.double().abs() @ weight.double().abs().t()
     assert ((whole - exact).abs() <= depth * 2.0**-24 * sizes).all()
-    for rows in (1, 2, 3, 4, 5, 6, 7, 8, 13, 31, 48, 49, 97):
+    for rows in (*range(1, 10), 13, 15, 31, 48, 49, 97):
         assert torch.equal(kernels.linear(x[:rows], panels), whole[:rows])
 
 
