@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.engine_parts.material import ADAPTERS, Material
+from benchmarks.engine_parts.material import ADAPTERS, RANK, Material, write_random
 
 
 class Contender:
