@@ -126,14 +126,19 @@ async def first_token_part(own: Contender, probes: int) -> None:
 
 
 async def registered_part(own: Contender, registered: int, rounds: int) -> None:
-    """Print 8 streams with ``registered`` adapters registered against 32, by turns."""
+    """Print 8 streams with ``registered`` adapters registered against 32, by turns.
+
+    Those in memory after a short turn that is not counted; those of any with their loads.
+    """
     chance = random.Random(1)
     rates: dict[str, list[float]] = {"few": [], "resident": [], "any": []}
     for _ in range(rounds):
+        await own.decode_rate(list(range(1, 9)), 8)
         rates["few"].append(await own.decode_rate(list(range(1, 9)), 48))
         await own.register(ADAPTERS + 1, registered)
         newest = [registered - place for place in range(8)]
         anyone = [chance.randint(1, registered) for _ in range(8)]
+        await own.decode_rate(newest, 8)
         rates["resident"].append(await own.decode_rate(newest, 48))
         rates["any"].append(await own.decode_rate(anyone, 48))
         stats = own.engine.stats()
