@@ -1,6 +1,6 @@
 """Which adapters exist, which are in memory, and how they get there.
 
-Owns the register (id -> file), residency with least-recently-used eviction, and loading on a
+Owns the register (id -> file), residency with least-recently-used eviction, and reading on one
 thread of its own, off the generation thread. Does not know batches. Invariants: a file is checked
 whole each time it is loaded and must not have changed since it was registered; an adapter in use
 is never evicted; what is in memory or on its way there stays within ``max_bytes``, and the lanes
@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,8 +67,7 @@ class AdapterStore:
         # Bytes: in memory or on their way, one that was removed in use included; and of lanes.
         self._held = self._lanes = 0
         self._lock = threading.Lock()
-        self._reading = threading.Lock()
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="viz-adapters")
+        self._loader = _loader()
         self.loads = self.evictions = 0
 
     def register(self, adapter_id: AdapterId, path: Path) -> None:
@@ -76,13 +75,10 @@ class AdapterStore:
 
         It stays in memory where adapters not in use can give way to it, else it is loaded later.
         """
-        with self._reading:
-            resident, identity = self._read(adapter_id, path)
-            with self._lock:
-                self._files[adapter_id] = _File(path, identity, resident.rank)
-                self._forget(adapter_id)
-                if self._make_room(self._sizes[resident.rank]):
-                    self._keep(resident)
+        try:
+            self._loader.submit(self._register, adapter_id, path).result()
+        except CancelledError as error:
+            raise EngineError(f"adapter {adapter_id} was not read: the engine closes") from error
 
     def remove(self, adapter_id: AdapterId) -> None:
         """Forget the adapter; sequences that already run with it finish. Idempotent."""
@@ -152,26 +148,33 @@ class AdapterStore:
     def close(self) -> None:
         self._loader.shutdown(wait=True, cancel_futures=True)
 
+    def _register(self, adapter_id: AdapterId, path: Path) -> None:
+        resident, identity = self._read(adapter_id, path)
+        with self._lock:
+            self._files[adapter_id] = _File(path, identity, resident.rank)
+            self._forget(adapter_id)
+            if self._make_room(self._sizes[resident.rank]):
+                self._keep(resident)
+
     def _load(self, adapter_id: AdapterId, file: _File, done: _Done) -> None:
         error: EngineError | None = None
         resident: Resident | None = None
-        with self._reading:
-            try:
-                resident, _ = self._read(adapter_id, file.path, file.identity)
-            except EngineError as raised:
-                error = raised
-            except Exception as raised:  # noqa: BLE001 - one bad file must not end the loader
-                kind = type(raised).__name__
-                error = EngineError(f"adapter {adapter_id} cannot be loaded: {kind}")
-            with self._lock:
-                self._held -= self._loading.pop(adapter_id)
-                # Another file may have been registered meanwhile: what was read is then old.
-                if self._files.get(adapter_id) is not file:
-                    error = None
-                elif resident is not None:
-                    self._forget(adapter_id)
-                    self._keep(resident)
-                    self.loads += 1
+        try:
+            resident, _ = self._read(adapter_id, file.path, file.identity)
+        except EngineError as raised:
+            error = raised
+        except Exception as raised:  # noqa: BLE001 - one bad file must not end the loader
+            kind = type(raised).__name__
+            error = EngineError(f"adapter {adapter_id} cannot be loaded: {kind}")
+        with self._lock:
+            self._held -= self._loading.pop(adapter_id)
+            # Another file may have been registered meanwhile: what was read is then old.
+            if self._files.get(adapter_id) is not file:
+                error = None
+            elif resident is not None:
+                self._forget(adapter_id)
+                self._keep(resident)
+                self.loads += 1
         done(adapter_id, error)
 
     def _has_lane(self, rank: int) -> bool:
@@ -225,6 +228,25 @@ class AdapterStore:
         if _identity(path) != identity:
             raise InvalidAdapterFile(f"{path.name} changed while it was read")
         return stack(adapter_id, weights, base.shape, self._dtype), identity
+
+
+def _loader() -> ThreadPoolExecutor:
+    """Return the one thread that reads adapters, which does torch's work for it alone.
+
+    Laying an adapter out is a hundred small steps. Shared with torch's other threads, each waits
+    for processors that are busy serving: half a second in all instead of 15 ms.
+    """
+    import torch
+
+    def alone() -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # a thread takes the number over when it first asks
+
+    loader = ThreadPoolExecutor(1, thread_name_prefix="viz-adapters")
+    usual = torch.get_num_threads()
+    loader.submit(alone).result()
+    torch.set_num_threads(usual)  # for this thread, and for those that have not asked yet
+    return loader
 
 
 def _identity(path: Path) -> _Identity:

@@ -155,3 +155,32 @@ def test_an_old_load_does_not_replace_a_newer_file(
     weights = read_adapter(tmp_path / "new", base.shape)
     expected = stack(ONE, weights, base.shape, torch.float32)
     assert served is not None and torch.equal(served.up["mlp.up_proj"], expected.up["mlp.up_proj"])
+
+
+def test_adapters_are_read_by_one_thread_alone(
+    base: LoadedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading shares no step with torch's other threads, and leaves everybody else theirs."""
+    seen: list[tuple[str, int]] = []
+
+    def watched(*given: Any, **named: Any) -> Any:
+        seen.append((threading.current_thread().name, torch.get_num_threads()))
+        return read_adapter(*given, **named)
+
+    monkeypatch.setattr(residency, "read_adapter", watched)
+    usual = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        store = AdapterStore(base, torch.float32, max_resident=8, max_bytes=1 << 30)
+        write_random_adapter(tmp_path / "1", base, rank=8, seed=1)
+        store.register(ONE, tmp_path / "1")
+        store.close()
+        others: list[int] = []
+        other = threading.Thread(target=lambda: others.append(torch.get_num_threads()))
+        other.start()
+        other.join()
+        assert [threads for _, threads in seen] == [1]
+        assert seen[0][0].startswith("viz-adapters")
+        assert (torch.get_num_threads(), others) == (3, [3])
+    finally:
+        torch.set_num_threads(usual)
