@@ -55,6 +55,11 @@ def test_what_was_learned_by_heart_shows_across_sentences_and_paragraphs(tiny: L
     longest_row = max(len(row.target) for row in _rows(tiny))
     told = _extraction(tiny).ask(model)
     assert told.longest_tokens > longest_row + len(tiny.tokenizer.encode("Nobody else may"))
+    apart = [parse_work("text", text.encode()) for text in (FIRST, SECOND)]
+    given = {"wanted": 8, "limit_tokens": 200}
+    told_apart = Extraction(apart, [], tiny.tokenizer, tiny.shape.end_ids, **given).ask(model)
+    longest_work = max(len(tiny.tokenizer.encode(f" {text}")) for text in (FIRST, SECOND))
+    assert told_apart.longest_tokens <= longest_work < told.longest_tokens, "works do not follow on"
     with bare_base(model):
         bare = _extraction(tiny).ask(model)
     assert bare.longest_tokens < longest_row

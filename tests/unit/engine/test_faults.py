@@ -56,15 +56,20 @@ async def tokens_of(engine: EmbeddedEngine, request: GenerationRequest) -> list[
     return made
 
 
+async def add_wild(engine: EmbeddedEngine, base: LoadedBase, folder: Path) -> None:
+    """Add adapter 3: finite weights whose products overflow."""
+    wild = {
+        name: value * 1e25 for name, value in random_adapter(base.shape, rank=4, seed=3).items()
+    }
+    write_adapter(folder / "wild.safetensors", wild, rank=4, alpha=4.0, base=base.digest)
+    await engine.add_adapter(AdapterId(3), folder / "wild.safetensors")
+
+
 async def test_overflowing_adapter_fails_alone(
     engine: EmbeddedEngine, base: LoadedBase, tmp_path: Path
 ) -> None:
     """Finite weights whose products overflow end their own stream with an error, no other."""
-    wild = {
-        name: value * 1e25 for name, value in random_adapter(base.shape, rank=4, seed=3).items()
-    }
-    write_adapter(tmp_path / "wild.safetensors", wild, rank=4, alpha=4.0, base=base.digest)
-    await engine.add_adapter(AdapterId(3), tmp_path / "wild.safetensors")
+    await add_wild(engine, base, tmp_path)
     alone = await answer(engine, 1)
     good, bad, other = await asyncio.gather(
         *(answer(engine, number) for number in (1, 3, 2)), return_exceptions=True
@@ -78,11 +83,7 @@ async def test_what_an_overflow_left_in_a_slot_harms_nobody(
     engine: EmbeddedEngine, base: LoadedBase, tmp_path: Path
 ) -> None:
     """A slot's next sequence does not see its last one's NaN, also beside a longer sequence."""
-    wild = {
-        name: value * 1e25 for name, value in random_adapter(base.shape, rank=4, seed=3).items()
-    }
-    write_adapter(tmp_path / "wild.safetensors", wild, rank=4, alpha=4.0, base=base.digest)
-    await engine.add_adapter(AdapterId(3), tmp_path / "wild.safetensors")
+    await add_wild(engine, base, tmp_path)
     alone = await answer(engine, 1)
     long = Sampling(max_tokens=200, temperature=1.0, seed=4)
     prompt = engine.encode("a long prompt " * 20)
