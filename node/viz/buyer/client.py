@@ -133,6 +133,11 @@ class BuyerClient:
         """The address of the channel's session key."""
         return self.curve.signer
 
+    @property
+    def token_decimals(self) -> int:
+        """How many decimals the deposit's token has: the trusted deployment's word."""
+        return self._deployment.token_decimals
+
     # what the node sells
 
     async def refresh_info(self) -> NodeInfo:

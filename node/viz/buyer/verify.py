@@ -22,6 +22,7 @@ from viz.domain.payment import SignedQuote
 from viz.domain.ports.chain import Deployment
 from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt, salted_hash
+from viz.domain.trust import require_as_trusted
 from viz.domain.units import BASE_MODEL, ZERO_HASH, Address, Hash32, Units
 from viz.errors import NodeNotTrusted, PriceAboveCap
 
@@ -104,21 +105,20 @@ def _check_price(price: Price, limits: Limits) -> None:
 
 
 def check_node(info: NodeInfo, expected: Deployment) -> None:
-    """Raise NodeNotTrusted unless the node works on the chain and contracts the buyer chose.
+    """Raise NodeNotTrusted if the node works elsewhere than in the deployment the buyer chose.
 
     A model's name says which adapter is asked for, and so whom the money goes to: the node may not
     put another adapter behind it.
     """
-    pairs = (
-        ("chain id", info.chain_id, expected.chain_id),
-        ("Settlement", info.settlement, expected.settlement),
-        ("token", info.token, expected.token),
-        ("ContentRegistry", info.content_registry, expected.content_registry),
-        ("AdapterRegistry", info.adapter_registry, expected.adapter_registry),
+    require_as_trusted(
+        expected,
+        chain_id=info.chain_id,
+        settlement=info.settlement,
+        content_registry=info.content_registry,
+        adapter_registry=info.adapter_registry,
+        token=info.token,
+        token_decimals=info.token_decimals,
     )
-    for name, theirs, ours in pairs:
-        if theirs != ours:
-            raise NodeNotTrusted(f"the node's {name} is {theirs}; this buyer trusts {ours}")
     for offer in info.adapters:
         if (adapter_of_model(offer.model) or BASE_MODEL) != offer.adapter_id:
             raise NodeNotTrusted(

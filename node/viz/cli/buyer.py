@@ -109,7 +109,7 @@ def ask(
                     if not as_json:
                         _write(answer.text[shown:])
                         shown = len(answer.text)
-            cost = format_units(answer.cost_units or 0, client.info.token_decimals)
+            cost = format_units(answer.cost_units or 0, client.token_decimals)
             return {"model": body["model"], "text": answer.text, "cost": cost}
 
     found = run(work())

@@ -69,7 +69,7 @@ def open_channel(
 
     async def work() -> dict[str, Any]:
         async with client_at(node, folder, deployment, secret, rpc) as client:
-            units = parse_units(deposit, client.info.token_decimals)
+            units = parse_units(deposit, client.token_decimals)
             await client.open_channel(bytes(account.key), units)
             return _described(client)
 
@@ -121,7 +121,7 @@ def close_channel(
                 "signer": client.signer,
                 "settled": str(answer.close.settled_units),
                 "transaction": "0x" + answer.transaction_hash.hex(),
-                "decimals": client.info.token_decimals,
+                "decimals": client.token_decimals,
             }
 
     found = run(work())
@@ -252,7 +252,7 @@ def _described(client: BuyerClient) -> dict[str, Any]:
         "signed": str(curve.total_units),
         "received": str(sum(curve.spent.values())),
         "receipts": curve.seq,
-        "decimals": client.info.token_decimals,
+        "decimals": client.token_decimals,
     }
 
 

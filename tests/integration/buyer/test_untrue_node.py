@@ -13,16 +13,17 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from tests.fakes.chain import FakeClock
+from tests.fakes.chain import FakeClock, address_of
 from tests.integration.api.harness import ADAPTER, DEPOSIT, NODE_KEY, PAYER_KEY, PRICE, Node
 from tests.integration.buyer.conftest import buying
 
+from viz.api import market
 from viz.buyer import arrival
 from viz.buyer.client import BuyerClient
 from viz.buyer.node_api import NodeApi
 from viz.buyer.verify import Limits
 from viz.domain.eip712 import sign
-from viz.domain.exchange import AccessToken
+from viz.domain.exchange import AccessToken, NodeInfo
 from viz.domain.payment import CHAT_PATH, RECEIPT_EVENT, event_frame, receipt_to_json
 from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt, salted_hash
@@ -310,3 +311,35 @@ async def test_a_request_follows_no_redirect(buyer: BuyerClient) -> None:
         with pytest.raises(NodeRefused):
             await api.channel(buyer.signer, await buyer.token())
     assert "/elsewhere" not in reached and len(reached) == 2
+
+
+@pytest.mark.parametrize(
+    ("field", "lie", "named"),
+    [
+        ("chain_id", 1, "chain id"),
+        ("settlement", address_of(0x51), "Settlement"),
+        ("content_registry", address_of(0xC1), "ContentRegistry"),
+        ("adapter_registry", address_of(0xA1), "AdapterRegistry"),
+        ("token", address_of(0x71), "token"),
+        ("token_decimals", 8, "token decimals"),
+        ("token_decimals", 0, "token decimals"),
+    ],
+)
+async def test_a_node_that_lies_about_the_deployment_is_left_before_any_signature(
+    node: Node,
+    buyer: BuyerClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    field: str,
+    lie: Any,
+    named: str,
+) -> None:
+    """With the decimals of its choice a node would turn a deposit of 5 into one of 500."""
+    monkeypatch.setattr(market, "NodeInfo", lambda **truth: NodeInfo(**{**truth, field: lie}))
+    before = dict(node.chain.balances)
+    with pytest.raises(NodeNotTrusted, match=f"as its {named}"):
+        async with buying(node, tmp_path / "other"):
+            pass
+    with pytest.raises(NodeNotTrusted, match=f"as its {named}"):
+        await buyer.open_channel(PAYER_KEY, 2 * DEPOSIT)
+    assert node.chain.balances == before
