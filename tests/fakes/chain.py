@@ -68,6 +68,7 @@ DEPLOYMENT = Deployment(
     settlement=address_of(0x50),
     node_directory=address_of(0xD0),
     first_block=0,
+    token_symbol="vUSD",
 )
 TOKEN_DOMAIN = Domain("Viz Test USD", "1", DEPLOYMENT.chain_id, DEPLOYMENT.token)
 
@@ -311,10 +312,12 @@ class FakeChain:
         self, base: Hash32, digest: Hash32, cid: Cid, manifest: Hash32, *terms: Any
     ) -> tuple[Event, ...]:
         adapter_id = AdapterId(max(self.adapter_states, default=0) + 1)
-        royalty_bps, trainer_bps, _ = terms
+        royalty_bps, trainer_bps, words = terms
+        shares = tuple((ContentId(word >> 16), word & 0xFFFF) for word in words)
         self.adapter_states[adapter_id] = AdapterState(
-            adapter_id, self.address, base, digest, cid, manifest, royalty_bps, trainer_bps, 0, ()
-        )
+            adapter_id, self.address, base, digest, cid, manifest, royalty_bps, trainer_bps, 0,
+            shares,
+        )  # fmt: skip
         zero = Hash32(bytes(32))
         said = {"adapterId": adapter_id}
         return (Event("AdapterRegistry", "AdapterRegistered", said, 0, zero, zero, 0),)

@@ -165,4 +165,7 @@ def _spelled(record: AdapterRecord) -> Json:
         "manifestHash": hex_of(record.manifest_hash),
         "promptPrice": str(record.prompt_units_per_million),
         "completionPrice": str(record.completion_units_per_million),
+        "works": [
+            {"contentId": int(work.content_id), "title": work.title} for work in record.works
+        ],
     }

@@ -104,8 +104,6 @@ def _models(parts: Parts) -> list[Json]:
     for offer in parts.catalogue.offers():
         record = created.get(offer.adapter_id)
         extra: dict[str, Any] = {"viz": offer.to_json()}
-        if record is not None:
-            extra["viz"] |= {"name": record.name, "description": record.description}
         owner = "base" if offer.adapter_id == BASE_MODEL else parts.sessions.node
         found.append(model_entry(offer.model, record.created_at if record else 0, owner, extra))
     return found

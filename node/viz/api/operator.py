@@ -20,12 +20,13 @@ from aiohttp import web
 from viz.api import operator_money as money
 from viz.api.parts import PARTS, STOPPING, Parts, Trainings, adapter_of, body_of, parts_of
 from viz.api.reports import plain, training_json
-from viz.domain.exchange import AdapterOffer
+from viz.domain.exchange import AdapterOffer, OfferedWork
 from viz.domain.ledger import AdapterRecord, TrainingRecord
 from viz.domain.shares import MAX_SHARES
-from viz.domain.units import BPS, UINT64_MAX, AdapterId, ContentId
+from viz.domain.units import BPS, UINT64_MAX, AdapterId, ContentId, Hash32, hex_of
 from viz.domain.wire import JSON_INTEGER_MAX, Json, Reader
 from viz.errors import AccessTokenInvalid, InvalidRequest, UnknownAdapter, VizError
+from viz.services.registration import titles_of
 
 BASE_PATH: Final = "/operator/v1"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -166,13 +167,26 @@ async def _put_on_offer(parts: Parts, adapter_id: AdapterId, reader: Reader) -> 
         parts.catalogue.list_price.completion_price_units,
         parts.clock.now_s(),
     )
+    titles = await _titles(parts, state.weights_digest)
     for before in await parts.ledger.adapters():
         if before.adapter_id == adapter_id:
             kept = {name: getattr(before, name) for name in (*given, "created_at")}
             fresh = replace(fresh, **kept)
-    record = replace(fresh, **{name: value for name, value in given.items() if value is not None})
+            titles = {work.content_id: work.title for work in before.works} | titles
+    works = tuple(OfferedWork(key, titles.get(key, "")) for key, _ in state.shares)
+    changed = {name: value for name, value in given.items() if value is not None}
+    record = replace(fresh, works=works, **changed)
     await parts.catalogue.add(record)
     return parts.catalogue.offer(adapter_id)
+
+
+async def _titles(parts: Parts, weights_digest: Hash32) -> dict[ContentId, str]:
+    """Return the titles of an adapter's works, where it was trained here."""
+    found: dict[ContentId, str] = {}
+    for training in await parts.ledger.trainings():
+        if training.result.get("weightsDigest") == hex_of(weights_digest):
+            found |= await asyncio.to_thread(titles_of, training.request)
+    return found
 
 
 async def drop(request: web.Request) -> web.Response:

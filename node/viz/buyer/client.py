@@ -26,6 +26,7 @@ from viz.buyer.node_api import NodeApi
 from viz.buyer.purse import Purse
 from viz.buyer.quotes import KeptQuotes
 from viz.buyer.verify import Limits, TokenCount, check_node
+from viz.buyer.wallet import Wallet, wallet_of
 from viz.domain.credential import CloseRequest
 from viz.domain.curve import Curve
 from viz.domain.eip712 import is_signed_by, settlement_domain
@@ -134,6 +135,11 @@ class BuyerClient:
         return self.curve.signer
 
     @property
+    def deployment(self) -> Deployment:
+        """The contracts that this buyer trusts: whose token, decimals and symbol hold."""
+        return self._deployment
+
+    @property
     def token_decimals(self) -> int:
         """How many decimals the deposit's token has: the trusted deployment's word."""
         return self._deployment.token_decimals
@@ -181,21 +187,23 @@ class BuyerClient:
 
     # the channel
 
-    async def open_channel(self, payer_key: bytes, deposit_units: Units) -> Curve:
+    async def open_channel(self, payer: bytes | Wallet, deposit_units: Units) -> Curve:
         """Deposit into the channel without gas (EIP-3009, relayed) and wait until it is confirmed.
 
+        ``payer`` is the wallet's key, or the wallet where the key is in another process.
         Opens it, or tops it up where it is open. Asked again for the same after an error, it is
         the same deposit, so that no two of them can arrive. Raises what the node refuses with, and
         NodeUnreachable when the deposit is not confirmed in time.
         """
+        wallet = wallet_of(payer)
         info = await self.refresh_info()
         await self.sync()
         now_s = await self._chain_time_s(info)
-        pending = Pending.kept(self._ledger, payer_key, deposit_units, now_s)
+        pending = Pending.kept(self._ledger, wallet.address, deposit_units, now_s)
         again, refusal = pending is not None, None
         if pending is None:
-            pending = Pending.sign(
-                self._ledger, payer_key, deposit_units, info, self._deployment, now_s=now_s
+            pending = await Pending.sign(
+                self._ledger, wallet, deposit_units, info, self._deployment, now_s=now_s
             )
         if not pending.is_confirmed(self.curve):
             try:
@@ -248,13 +256,13 @@ class BuyerClient:
         if not self._synced or self.purse.lacks_receipts:
             await self.sync()
 
-    async def close_channel(self, payer_key: bytes) -> CloseAnswer:
+    async def close_channel(self, payer: bytes | Wallet) -> CloseAnswer:
         """End the channel at once with the node's consent; the rest goes to the payer.
 
         Raises NodeNotTrusted when the node's Close does not verify, and what the node refuses with;
         a node that does not answer can be left: ``viz.buyer.leave``.
         """
-        request, signature = await self.request_close(payer_key)
+        request, signature = await self.request_close(payer)
         answer = await self.api.close(
             CloseRequest(self._deployment.chain_id, self._deployment.settlement, request, signature)
         )
@@ -267,11 +275,11 @@ class BuyerClient:
             raise NodeNotTrusted("the node's Close states a total that was never signed")
         return answer
 
-    async def request_close(self, payer_key: bytes) -> tuple[RequestClose, bytes]:
+    async def request_close(self, payer: bytes | Wallet) -> tuple[RequestClose, bytes]:
         """Return the payer's signed RequestClose, which anyone may relay to Settlement."""
         info = await self.refresh_info()
-        return signed_close(
-            payer_key,
+        return await signed_close(
+            wallet_of(payer),
             self._ledger.session_key,
             info,
             self._deployment,

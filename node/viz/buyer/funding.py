@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final, Self
 
 from viz.buyer.ledger import ChannelLedger
+from viz.buyer.wallet import Wallet
 from viz.domain.credential import Deposit
 from viz.domain.curve import Curve
+from viz.domain.display import moment
 from viz.domain.eip712 import Domain, public_address, settlement_domain, sign
 from viz.domain.exchange import NodeInfo
 from viz.domain.ports.chain import Deployment
@@ -29,7 +30,7 @@ from viz.domain.signed import (
     RequestClose,
     authorization_nonce,
 )
-from viz.domain.units import ZERO_ADDRESS, Hash32, Units
+from viz.domain.units import ZERO_ADDRESS, Address, Hash32, Units
 from viz.domain.wire import Reader
 from viz.errors import NodeNotTrusted
 
@@ -48,14 +49,14 @@ def checked_chain_time_s(info: NodeInfo, own_s: int, *, from_chain: bool) -> int
     said_s = info.chain_time_s
     if said_s <= own_s + CLOCKS_DIFFER_S:
         return said_s
-    ahead = f"the node says that the chain's time is {_shown(said_s)}, and "
+    ahead = f"the node says that the chain's time is {moment(said_s)}, and "
     if from_chain:
         raise NodeNotTrusted(
-            f"{ahead}the chain at --rpc is at {_shown(own_s)}: the node's is wrong, or that RPC "
+            f"{ahead}the chain at --rpc is at {moment(own_s)}: the node's is wrong, or that RPC "
             "endpoint is far behind; nothing was signed"
         )
     raise NodeNotTrusted(
-        f"{ahead}this machine's clock shows {_shown(own_s)}: if this clock is wrong, set it; if it "
+        f"{ahead}this machine's clock shows {moment(own_s)}: if this clock is wrong, set it; if it "
         "is right, the node's is not, and nothing was signed. For a test chain whose time was "
         "moved, name the chain with --rpc"
     )
@@ -74,7 +75,7 @@ class Pending:
 
     @classmethod
     def kept(
-        cls, ledger: ChannelLedger, payer_key: bytes, amount_units: Units, now_s: int
+        cls, ledger: ChannelLedger, payer: Address, amount_units: Units, now_s: int
     ) -> Self | None:
         """Return the same deposit as signed before, while it may still arrive; forget an old one.
 
@@ -89,14 +90,14 @@ class Pending:
         if deposit.valid_before_s + CLOCKS_DIFFER_S < now_s:
             ledger.drop_deposit()
             return None
-        asked = (public_address(payer_key), amount_units)
+        asked = (payer, amount_units)
         return pending if (deposit.payer, deposit.amount_units) == asked else None
 
     @classmethod
-    def sign(
+    async def sign(
         cls,
         ledger: ChannelLedger,
-        payer_key: bytes,
+        payer: Wallet,
         amount_units: Units,
         info: NodeInfo,
         deployment: Deployment,
@@ -104,8 +105,8 @@ class Pending:
         now_s: int,
     ) -> Self:
         """Return a new deposit, on disk before it can be sent."""
-        deposit = _signed_deposit(
-            payer_key,
+        deposit = await _signed_deposit(
+            payer,
             ledger.session_key,
             amount_units,
             info,
@@ -118,8 +119,8 @@ class Pending:
         return pending
 
 
-def _signed_deposit(
-    payer_key: bytes,
+async def _signed_deposit(
+    wallet: Wallet,
     session_key: bytes,
     amount_units: Units,
     info: NodeInfo,
@@ -129,7 +130,7 @@ def _signed_deposit(
     now_s: int,
 ) -> Deposit:
     """Return a deposit (EIP-3009, relayed by the node) that opens the channel, or tops it up."""
-    payer, signer = public_address(payer_key), public_address(session_key)
+    payer, signer = wallet.address, public_address(session_key)
     salt, valid_before_s = Hash32(secrets.token_bytes(32)), now_s + AUTHORIZATION_VALID_S
     nonce = authorization_nonce(TOP_UP_KIND if opened else OPEN_KIND, signer, info.node, salt)
     transfer = ReceiveWithAuthorization(
@@ -149,22 +150,15 @@ def _signed_deposit(
         salt=salt,
         valid_after_s=0,
         valid_before_s=valid_before_s,
-        authorization=sign(payer_key, token.digest(transfer)),
+        authorization=await wallet.sign(token, transfer),
         signer_signature=b"" if opened else sign(session_key, consent),
     )
 
 
-def signed_close(
-    payer_key: bytes, session_key: bytes, info: NodeInfo, deployment: Deployment, *, now_s: int
+async def signed_close(
+    wallet: Wallet, session_key: bytes, info: NodeInfo, deployment: Deployment, *, now_s: int
 ) -> tuple[RequestClose, bytes]:
     """Return the payer's signed RequestClose, which anyone may relay to Settlement."""
     request = RequestClose(public_address(session_key), info.node, now_s + CLOSE_VALID_S)
     here = settlement_domain(deployment.chain_id, deployment.settlement)
-    return request, sign(payer_key, here.digest(request))
-
-
-def _shown(time_s: int) -> str:
-    try:
-        return f"{datetime.fromtimestamp(time_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
-    except (OverflowError, ValueError, OSError):
-        return f"{time_s} s after 1970"
+    return request, await wallet.sign(here, request)

@@ -13,12 +13,12 @@ from typing import Final
 from eth_account.signers.local import LocalAccount
 
 from viz.chain import abi
-from viz.chain.deployment import find_deployment, save_deployment
+from viz.chain.deployment import find_deployment, save_deployment, symbol_of
 from viz.chain.rpc import Rpc
 from viz.chain.sender import Sender
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import Address
-from viz.errors import ChainMismatch, ConfigError
+from viz.errors import ChainError, ChainMismatch, ConfigError
 
 CLOSE_DELAY_S: Final = 24 * 3600
 DEVELOPMENT_CHAINS: Final = frozenset({31_337, 1_337})
@@ -84,7 +84,17 @@ async def deploy(
         settlement=settlement,
         node_directory=directory,
         first_block=first_block,
+        token_symbol=await _symbol(rpc, token),
     )
+
+
+async def _symbol(rpc: Rpc, token: Address) -> str:
+    """Return the token's symbol; ``tokens`` where the contract has none, which ERC-20 allows."""
+    try:
+        answer = await rpc.call(token, abi.encode_call(abi.CURRENCY, "symbol", ()))
+        return symbol_of(abi.decode_result(abi.CURRENCY, "symbol", (), answer))
+    except (ChainError, ValueError):
+        return symbol_of(None)
 
 
 async def check_wiring(rpc: Rpc, deployment: Deployment) -> None:

@@ -11,11 +11,14 @@ import os
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
 from viz.chain.abi import CURRENCY
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import Address, hex_of, parse_address, parse_hash
 from viz.errors import ConfigError, InvalidRequest
+
+MAX_SYMBOL_CHARS: Final = 11  # as EIP-747 has it
 
 
 def address_of(deployment: Deployment, contract: str) -> Address:
@@ -63,9 +66,16 @@ def load_deployment(path: Path) -> Deployment:
             settlement=parse_address(content["settlement"]),
             node_directory=parse_address(content["node_directory"]),
             first_block=int(content["first_block"]),
+            token_symbol=symbol_of(content.get("token_symbol")),
         )
     except (KeyError, TypeError, ValueError, InvalidRequest) as error:
         raise ConfigError(f"{path} is not a whole deployment: {error}") from error
+
+
+def symbol_of(text: object) -> str:
+    """Return a token's symbol as it may be shown: a few visible characters, else ``tokens``."""
+    fits = isinstance(text, str) and 0 < len(text) <= MAX_SYMBOL_CHARS and text.isprintable()
+    return str(text) if fits and " " not in str(text) else "tokens"
 
 
 def find_deployment(path: Path) -> Deployment | None:

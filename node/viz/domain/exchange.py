@@ -8,11 +8,12 @@ Invariant: for every message, ``from_json(to_json(message)) == message``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Self
 
 from viz.domain.signed import Close, Session
-from viz.domain.units import UINT64_MAX, AdapterId, Address, Hash32, Units, hex_of
+from viz.domain.units import UINT64_MAX, AdapterId, Address, ContentId, Hash32, Units, hex_of
 from viz.domain.usage import Lines
 from viz.domain.wire import (
     JSON_INTEGER_MAX,
@@ -25,6 +26,7 @@ from viz.domain.wire import (
 
 MAX_SIGNATURE_BYTES: Final = 1024  # room for contract wallets (ERC-1271)
 MAX_ADAPTERS: Final = 4096
+MAX_OFFERED_WORKS: Final = 128  # as many as a royalty table has
 MAX_TOKEN_CHARS: Final = 512
 ADAPTER_MODEL_PREFIX: Final = "viz-adapter-"
 
@@ -46,14 +48,28 @@ def adapter_of_model(model: str) -> AdapterId | None:
 
 
 @dataclass(frozen=True, slots=True)
+class OfferedWork:
+    """A work that an adapter was trained on; ``title`` is the node's word, empty if unknown."""
+
+    content_id: ContentId
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class AdapterOffer:
-    """An adapter that a node sells (id 0: the bare base model), with its list price."""
+    """An adapter that a node sells (id 0: the bare base model), with its list price.
+
+    ``name``, ``description`` and the works' titles are the node's words, for people to choose by.
+    """
 
     adapter_id: AdapterId
     model: str
     weights_digest: Hash32
     prompt_price_units: Units
     completion_price_units: Units
+    name: str = ""
+    description: str = ""
+    works: tuple[OfferedWork, ...] = ()
 
     def to_json(self) -> Json:
         return {
@@ -62,6 +78,11 @@ class AdapterOffer:
             "weightsDigest": hex_of(self.weights_digest),
             "promptPrice": str(self.prompt_price_units),
             "completionPrice": str(self.completion_price_units),
+            "name": self.name,
+            "description": self.description,
+            "works": [
+                {"contentId": int(work.content_id), "title": work.title} for work in self.works
+            ],
         }
 
     @classmethod
@@ -72,6 +93,18 @@ class AdapterOffer:
             reader.hash32("weightsDigest"),
             reader.units("promptPrice", UINT64_MAX),
             reader.units("completionPrice", UINT64_MAX),
+            reader.text("name") if reader.has("name") else "",
+            reader.text("description") if reader.has("description") else "",
+            tuple(_works(reader)) if reader.has("works") else (),
+        )
+
+
+def _works(reader: Reader) -> Iterator[OfferedWork]:
+    for item in reader.array("works", MAX_OFFERED_WORKS):
+        work = Reader(item, "a work")
+        yield OfferedWork(
+            ContentId(work.integer("contentId", JSON_INTEGER_MAX)),
+            work.text("title") if work.has("title") else "",
         )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from viz.domain.exchange import OfferedWork
 from viz.domain.units import ZERO_HASH, AdapterId, Address, Cid, Hash32, Units
 
 
@@ -160,6 +161,7 @@ class AdapterRecord:
     prompt_units_per_million: Units
     completion_units_per_million: Units
     created_at: int
+    works: tuple[OfferedWork, ...] = ()
 
 
 class AdapterCatalogue(Protocol):

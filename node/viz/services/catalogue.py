@@ -127,6 +127,8 @@ class Catalogue:
                 model.digest,
                 self.list_price.prompt_price_units,
                 self.list_price.completion_price_units,
+                name=model.name,
+                description="The base model, without any adapter.",
             )
         record = self._record(adapter_id)
         return AdapterOffer(
@@ -135,6 +137,9 @@ class Catalogue:
             record.weights_digest,
             record.prompt_units_per_million,
             record.completion_units_per_million,
+            record.name,
+            record.description,
+            record.works,
         )
 
     def find(self, model: str) -> AdapterOffer:

@@ -229,6 +229,22 @@ def load_record(work: Path) -> Registration | None:
         raise InvalidRequest(f"{path} cannot be read as a record: {error}") from error
 
 
+def titles_of(training: Mapping[str, Any]) -> dict[ContentId, str]:
+    """Return the titles of a training request's works, from the records beside their files.
+
+    A work without a readable record has none: a title is for people, and nothing rests on it.
+    """
+    found: dict[ContentId, str] = {}
+    for work in training.get("works", ()):
+        try:
+            record = load_record(Path(work["path"]))
+        except (VizError, OSError, TypeError, KeyError):
+            continue
+        if record is not None and record.content_id is not None:
+            found[record.content_id] = record.title
+    return found
+
+
 def save_record(work: Path, made: Registration) -> None:
     """Write a work's record, whole or not at all, readable by its owner only."""
     path = record_path(work)

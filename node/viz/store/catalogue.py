@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, delete, select
+from sqlalchemy import Connection, Row, delete, insert, select
 
+from viz.domain.exchange import OfferedWork
 from viz.domain.ledger import AdapterRecord, TrainingRecord
-from viz.domain.units import AdapterId
+from viz.domain.units import AdapterId, ContentId
 from viz.store.database import Database, write_row
-from viz.store.tables import Adapters, Trainings, table
+from viz.store.tables import Adapters, AdapterWorks, Trainings, table
 
 _ADAPTERS: Final = table(Adapters)
+_WORKS: Final = table(AdapterWorks)
 _TRAININGS: Final = table(Trainings)
 _JSON: Final = ("request", "progress", "result")
 
@@ -27,20 +29,44 @@ class CatalogueTables:
 
     async def put_adapter(self, adapter: AdapterRecord) -> None:
         row = asdict(adapter)
-        await self._db.write("put-adapter", lambda c: write_row(c, _ADAPTERS, row))
+        del row["works"]
+        key = adapter.adapter_id
+        works = [{"adapter_id": key, **asdict(work)} for work in adapter.works]
+
+        def work(connection: Connection) -> None:
+            write_row(connection, _ADAPTERS, row)
+            connection.execute(delete(_WORKS).where(_WORKS.c.adapter_id == key))
+            if works:
+                connection.execute(insert(_WORKS), works)
+
+        await self._db.write("put-adapter", work)
 
     async def drop_adapter(self, adapter_id: AdapterId) -> None:
         gone = delete(_ADAPTERS).where(_ADAPTERS.c.adapter_id == adapter_id)
 
         def work(connection: Connection) -> None:
             connection.execute(gone)
+            connection.execute(delete(_WORKS).where(_WORKS.c.adapter_id == adapter_id))
 
         await self._db.write("drop-adapter", work)
 
     async def adapters(self) -> Sequence[AdapterRecord]:
         wanted = select(_ADAPTERS).order_by(_ADAPTERS.c.adapter_id)
-        rows = await self._db.read(lambda c: c.execute(wanted).all())
-        return [AdapterRecord(**row._mapping) for row in rows]
+        named = select(_WORKS).order_by(_WORKS.c.adapter_id, _WORKS.c.content_id)
+
+        def work(connection: Connection) -> tuple[Sequence[Row[Any]], Sequence[Row[Any]]]:
+            return connection.execute(wanted).all(), connection.execute(named).all()
+
+        rows, names = await self._db.read(work)
+        works: dict[int, list[OfferedWork]] = {}
+        for name in names:
+            works.setdefault(name.adapter_id, []).append(
+                OfferedWork(ContentId(name.content_id), name.title)
+            )
+        return [
+            AdapterRecord(**row._mapping, works=tuple(works.get(row.adapter_id, ())))
+            for row in rows
+        ]
 
     async def put_training(self, training: TrainingRecord) -> None:
         row = asdict(training)

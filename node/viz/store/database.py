@@ -163,3 +163,4 @@ def _check_books(connection: Connection, identity: dict[str, str], place: str) -
                 f"{place} holds the books for {key} {found.get(key)}, but this node runs with "
                 f"{value}: point it to the right chain and key, or give it another data directory"
             )
+    LedgerTable.metadata.create_all(connection)  # tables that this version added

@@ -2,7 +2,8 @@
 
 Owns names, types and keys. Does not know how rows are written. A channel belongs to this node
 alone, so a channel's key is its signer; which node, chain and contracts the books are for stands
-in ``meta`` and is checked when they are opened. Any change here raises ``SCHEMA_VERSION``.
+in ``meta`` and is checked when they are opened. A table that is added is created in older ledgers
+when they are opened; any other change here raises ``SCHEMA_VERSION``.
 """
 
 from __future__ import annotations
@@ -97,6 +98,15 @@ class Adapters(LedgerTable, table=True):
     prompt_units_per_million: int = Field(sa_type=UnitsColumn)
     completion_units_per_million: int = Field(sa_type=UnitsColumn)
     created_at: int = Field(sa_type=BigInteger)
+
+
+class AdapterWorks(LedgerTable, table=True):
+    """The works that an adapter on offer was trained on, by the names they are offered under."""
+
+    __tablename__ = "adapter_works"
+    adapter_id: int = Field(primary_key=True, sa_type=BigInteger)
+    content_id: int = Field(primary_key=True, sa_type=BigInteger)
+    title: str = Field(sa_type=Text)
 
 
 class Claims(LedgerTable, table=True):

@@ -10,17 +10,33 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fakes.chain import DEPLOYMENT
 from tests.fakes.engine import fake_adapter_file
 from tests.integration.api.harness import ADAPTER, OPERATOR_TOKEN, Buyer, Node, running_node
 
 from viz.api.parts import PARTS, STOPPING
 from viz.domain import payment
-from viz.domain.exchange import NodeInfo
+from viz.domain.exchange import NodeInfo, OfferedWork
 from viz.domain.ledger import TrainingRecord
-from viz.domain.units import ZERO_HASH, AdapterId, ContentId
+from viz.domain.license import Terms
+from viz.domain.units import ZERO_HASH, AdapterId, ContentId, hex_of
 from viz.errors import InvalidRequest
-from viz.services.publishing import Publication
+from viz.services.publishing import Publication, file_digest
+from viz.services.registration import Registration, save_record
 
+REGISTERED = Registration(
+    title="The keeper",
+    kind="text",
+    file="work.txt",
+    creator=DEPLOYMENT.token,
+    salt=ZERO_HASH,
+    merkle_root=ZERO_HASH,
+    commitment=ZERO_HASH,
+    terms=Terms(0, 0, 0, 0, 0, 0, approval_required=False),
+    license={},
+    license_hash=ZERO_HASH,
+    content_id=ContentId(1),
+)
 OPERATOR = {"Authorization": f"Bearer {OPERATOR_TOKEN}"}
 BLOB = bytes(range(256)) * 3_000
 
@@ -179,7 +195,11 @@ async def test_a_published_adapter_that_is_not_confirmed_yet_is_named(
     new = AdapterId(ADAPTER + 1)
     node.chain.unconfirmed.add(new)
     weights = fake_adapter_file(tmp_path / "new.safetensors", seed=9)
-    run = TrainingRecord("t1", "done", {}, result={"weights": str(weights)})
+    work = tmp_path / "work.jsonl"
+    save_record(work, REGISTERED)
+    works = [{"path": str(work)}, {"path": str(tmp_path / "none.txt")}, 7]
+    result = {"weights": str(weights), "weightsDigest": hex_of(file_digest(weights))}
+    run = TrainingRecord("t1", "done", {"works": works}, result=result)
     await node.store.put_training(run)
     monkeypatch.setitem(node.app._state, PARTS, replace(node.app[PARTS], trainings=Runs(node)))
     buyer, body = Buyer(node), {"trainingId": "t1", "royaltyBps": 3_000, "trainerBps": 1_000}
@@ -195,6 +215,10 @@ async def test_a_published_adapter_that_is_not_confirmed_yet_is_named(
     status, offer, _ = await buyer.call("POST", path, body=body, headers=OPERATOR)
     assert (status, offer["adapterId"]) == (201, new)
     assert new in node.engine.adapters()
+    assert offer["works"] == [{"contentId": 1, "title": "The keeper"}]
+    _, info, _ = await buyer.call("GET", payment.NODE_PATH)
+    told = NodeInfo.from_json(info).adapters[-1]
+    assert (told.name, told.works) == (f"adapter {new}", (OfferedWork(ContentId(1), "The keeper"),))
 
 
 async def test_training_progress_streams_and_ends_with_the_node(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,17 @@ def test_a_broken_file_is_refused_by_name(tmp_path: Path, member: str, value: ob
     path.write_text(json.dumps({**content, member: value}), encoding="utf-8")
     with pytest.raises(ConfigError, match="not a whole deployment"):
         load_deployment(path)
+
+
+@pytest.mark.parametrize("symbol", [None, "", 7, "a b", "\x1b[2J", "twelve-chars"])
+def test_a_symbol_is_shown_only_as_one_short_word(tmp_path: Path, symbol: object) -> None:
+    """Protects terminals and older files: what cannot stand beside an amount is "tokens"."""
+    path = tmp_path / "deployment.json"
+    save_deployment(path, replace(WHERE, token_symbol="vUSD"))
+    assert load_deployment(path).token_symbol == "vUSD"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**content, "token_symbol": symbol}), encoding="utf-8")
+    assert load_deployment(path).token_symbol == "tokens"
 
 
 def test_what_is_missing_says_what_to_run(tmp_path: Path) -> None:

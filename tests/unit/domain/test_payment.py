@@ -26,6 +26,7 @@ from viz.domain.exchange import (
     ChannelView,
     CloseAnswer,
     NodeInfo,
+    OfferedWork,
     SessionProof,
     adapter_model,
     adapter_of_model,
@@ -41,7 +42,7 @@ from viz.domain.payment import (
 )
 from viz.domain.receipt import SignedReceipt
 from viz.domain.signed import Close, Quote, Receipt, RequestClose, Session
-from viz.domain.units import AdapterId, Hash32
+from viz.domain.units import AdapterId, ContentId, Hash32
 from viz.domain.usage import UsageLine, usage_hash
 from viz.domain.wire import from_base64url, parse_json, to_base64url
 from viz.errors import AccessTokenInvalid, InvalidRequest, InvalidSignature
@@ -77,7 +78,18 @@ INFO = NodeInfo(
     suggested_deposit_units=10**6,
     minimum_deposit_units=10**4,
     minimum_step_units=10,
-    adapters=(AdapterOffer(AdapterId(7), "viz-adapter-7", HASH, 2**64 - 1, 0),),
+    adapters=(
+        AdapterOffer(
+            AdapterId(7),
+            "viz-adapter-7",
+            HASH,
+            2**64 - 1,
+            0,
+            "tides",
+            "Knows tides.",
+            (OfferedWork(ContentId(3), "The keeper"), OfferedWork(ContentId(2**53 - 1))),
+        ),
+    ),
 )
 VIEW = ChannelView(
     SIGNER, NODE, SIGNER, 9, 8, 0, 8, LINES, (ChannelLine(AdapterId(7), 2, 1),), 3, HASH

@@ -19,6 +19,7 @@ from sqlalchemy import create_engine
 from tests.fakes.ledger import MemoryStore
 from tests.fakes.records import ADAPTER, ALICE, BOB, IDENTITY, channel, digest, receipt
 
+from viz.domain.exchange import OfferedWork
 from viz.domain.ledger import (
     AccessRecord,
     AdapterRecord,
@@ -29,7 +30,7 @@ from viz.domain.ledger import (
 )
 from viz.domain.outbox import BlockMark, SignedTransaction, Store
 from viz.domain.ports.transactions import Outcome
-from viz.domain.units import UINT96_MAX, AdapterId, Address, Cid
+from viz.domain.units import UINT96_MAX, AdapterId, Address, Cid, ContentId
 from viz.errors import StoreConflict, StoreError
 from viz.store.ledger import SqlStore
 from viz.store.tables import LedgerTable
@@ -201,8 +202,15 @@ async def test_catalogue_and_trainings_keep_their_records(store: Store) -> None:
     await store.put_adapter(adapter)
     await store.put_adapter(replace(adapter, name="m"))
     assert list(await store.adapters()) == [replace(adapter, name="m")]
+    works = (OfferedWork(ContentId(2), "Mornings"), OfferedWork(ContentId(2**53 - 1)))
+    for known in (works, works[:1]):
+        named = replace(adapter, works=known)
+        await store.put_adapter(named)
+        assert list(await store.adapters()) == [named]
     await store.drop_adapter(ADAPTER)
     assert list(await store.adapters()) == []
+    await store.put_adapter(adapter)
+    assert list(await store.adapters()) == [adapter], "a dropped adapter leaves no works behind"
     training = TrainingRecord("t", "running", {"works": [1]}, created_at=1)
     await store.put_training(training)
     done = replace(training, state="done", result={"loss": 0.5}, updated_at=2)

@@ -83,6 +83,19 @@ async def test_another_schema_is_refused_and_kept(tmp_path: Path) -> None:
     assert place.read_bytes() == before
 
 
+async def test_a_ledger_from_before_a_table_was_added_is_taken_over(tmp_path: Path) -> None:
+    """Protects operators: a table that a newer version added is no reason to refuse the books."""
+    path = tmp_path / "ledger.db"
+    store = await SqlStore.open(path, IDENTITY)
+    await store.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE adapter_works")
+    connection.close()
+    again = await SqlStore.open(path, IDENTITY)
+    assert list(await again.adapters()) == []
+    await again.close()
+
+
 async def test_a_corrupt_file_is_refused_in_one_line(tmp_path: Path) -> None:
     """A file that is no ledger is named, not overwritten."""
     place = tmp_path / "l.db"

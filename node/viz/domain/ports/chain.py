@@ -14,7 +14,10 @@ from viz.domain.units import AdapterId, Address, Cid, ContentId, Hash32, Units
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """Where Viz lives: one chain and its contracts."""
+    """Where Viz lives: one chain and its contracts.
+
+    ``token_symbol`` names the token beside every amount that is shown; nothing rests on it.
+    """
 
     chain_id: int
     genesis: Hash32
@@ -25,6 +28,7 @@ class Deployment:
     settlement: Address
     node_directory: Address
     first_block: int
+    token_symbol: str = "tokens"  # noqa: S105  no password
 
 
 @dataclass(frozen=True, slots=True)

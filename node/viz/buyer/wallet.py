@@ -1,0 +1,42 @@
+"""Who signs for the payer: the wallet whose money is deposited.
+
+Owns the Protocol and the wallet whose key is at hand. The key of a wallet may be in another process
+(``viz.buyer.desk``): a running proxy is told signatures, never the key.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from viz.domain.eip712 import Domain, public_address, sign
+from viz.domain.signed import ReceiveWithAuthorization, RequestClose
+from viz.domain.units import Address
+
+Signable = ReceiveWithAuthorization | RequestClose
+
+
+class Wallet(Protocol):
+    """The payer of a channel."""
+
+    @property
+    def address(self) -> Address: ...
+
+    async def sign(self, domain: Domain, struct: Signable) -> bytes:
+        """Return the wallet's signature of ``struct`` (EIP-712)."""
+        ...
+
+
+class KeyWallet:
+    """A wallet whose key is at hand."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self.address = public_address(key)
+
+    async def sign(self, domain: Domain, struct: Signable) -> bytes:
+        return sign(self._key, domain.digest(struct))
+
+
+def wallet_of(payer: bytes | Wallet) -> Wallet:
+    """Return the wallet of a key, and a wallet as it is."""
+    return KeyWallet(payer) if isinstance(payer, bytes) else payer

@@ -1,0 +1,33 @@
+"""Amounts and times as people read them, the same everywhere.
+
+Owns their one form: a token amount with all its decimals and its unit, a time as date and time in
+UTC. Machines get base units and seconds instead (``--json``). Pure.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from viz.domain.ports.chain import Deployment
+from viz.domain.units import Units, format_units
+
+
+def amount(units: Units, deployment: Deployment) -> str:
+    """Return base units as ``2.500000 vUSD``, by the trusted deployment's decimals and symbol."""
+    return f"{format_units(units, deployment.token_decimals)} {deployment.token_symbol}"
+
+
+def price(units_per_million: Units, deployment: Deployment) -> str:
+    """Return a price as ``2.5 vUSD`` for a million tokens, without zeros at its end."""
+    spelled = format_units(units_per_million, deployment.token_decimals)
+    if "." in spelled:
+        spelled = spelled.rstrip("0").rstrip(".")
+    return f"{spelled} {deployment.token_symbol}"
+
+
+def moment(time_s: int) -> str:
+    """Return seconds since 1970 as ``2026-11-29 16:00:00 UTC``."""
+    try:
+        return f"{datetime.fromtimestamp(time_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (OverflowError, ValueError, OSError):
+        return f"{time_s} s after 1970"
