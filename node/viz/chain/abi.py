@@ -25,7 +25,7 @@ from eth_utils.abi import abi_to_signature, collapse_if_tuple, event_abi_to_log_
 from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
 
-from viz.errors import ChainError, ConfigError, InvalidRequest
+from viz.errors import ChainError, ChainUnreachable, ConfigError, InvalidRequest
 
 CONTRACTS: Final = ("ContentRegistry", "AdapterRegistry", "Settlement", "NodeDirectory", "TestUSD")
 CURRENCY: Final = "Token"
@@ -116,7 +116,7 @@ def encode_call(contract: str, function: str, args: Sequence[Any]) -> bytes:
 
 
 def decode_result(contract: str, function: str, args: Sequence[Any], data: bytes) -> Any:
-    """Return the decoded result of a call to ``function`` with ``args``."""
+    """Return the decoded result of a call; raise ChainUnreachable for bytes of another shape."""
     outputs = _function(contract, function, len(args))["outputs"]
     if not outputs:
         return None
@@ -151,6 +151,10 @@ def decode_event(
         return None
     plain = [item for item in entry["inputs"] if not item["indexed"]]
     indexed = [item for item in entry["inputs"] if item["indexed"]]
+    if len(topics) != 1 + len(indexed):
+        raise ChainUnreachable(
+            f"a log of {entry['name']} has {len(topics)} topics: it is read anew"
+        )
     values = dict(
         zip([item["name"] for item in plain], _decode(entry["name"], plain, data), strict=True)
     )
@@ -226,9 +230,10 @@ def _encode(what: str, inputs: Sequence[Entry], args: Sequence[Any]) -> bytes:
 def _decode(what: str, items: Sequence[Entry], data: bytes) -> tuple[Any, ...]:
     try:
         return tuple(decode(_types(items), data))
-    except (DecodingError, OverflowError) as error:
-        raise ChainError(
-            f"{what} answered bytes that do not fit its ABI: is this the right deployment?"
+    except (DecodingError, OverflowError, ValueError) as error:
+        raise ChainUnreachable(
+            f"{what} answered bytes that do not fit its ABI: the endpoint answered nonsense, or "
+            "the deployment file is of other contracts"
         ) from error
 
 

@@ -7,7 +7,7 @@ reads answer at head minus the confirmation depth; everything else at the head.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
@@ -26,7 +26,7 @@ from viz.domain.ports.chain import (
     ServingState,
 )
 from viz.domain.ports.transactions import Call
-from viz.domain.shares import shares_from_words
+from viz.domain.shares import shares_from_words, shares_hash
 from viz.domain.units import (
     ZERO_ADDRESS,
     ZERO_HASH,
@@ -37,7 +37,7 @@ from viz.domain.units import (
     Hash32,
     Units,
 )
-from viz.errors import ChainError, TransactionFailed
+from viz.errors import ChainError, ChainUnreachable, TransactionFailed
 
 
 class Service(IntEnum):
@@ -161,6 +161,7 @@ class AdapterRegistry(_Contract):
         if found is None:
             return None
         event = await self._registration(adapter_id, Hash32(found["sharesHash"]))
+        shares = shares_from_words(event["shares"])
         return AdapterState(
             adapter_id=adapter_id,
             trainer=Address(found["trainer"]),
@@ -171,13 +172,19 @@ class AdapterRegistry(_Contract):
             royalty_bps=found["royaltyBps"],
             trainer_bps=found["trainerBps"],
             retires_at=found["retiresAt"],
-            shares=tuple((row.content_id, row.bps) for row in shares_from_words(event["shares"])),
+            shares=tuple((row.content_id, row.bps) for row in shares),
         )
 
     async def servable(self, adapter_id: AdapterId, node: Address) -> ServingState:
         """Return whether ``node`` may serve the adapter now, and until when."""
         found = await self._view("servable", adapter_id, node)
-        why = Service(found["why"])
+        try:
+            why = Service(found["why"])
+        except ValueError as error:
+            raise ChainUnreachable(
+                f"AdapterRegistry.servable answered {found['why']}, which is no known state: the "
+                "endpoint answered nonsense, or the deployment file is of other contracts"
+            ) from error
         if found["ok"]:
             return ServingState(None, found["until"] if why is Service.ENDING else None)
         return ServingState(_REASONS.get(why, why.name.lower().replace("_", " ")))
@@ -186,17 +193,17 @@ class AdapterRegistry(_Contract):
         """Return how many adapters there are; their ids are 1 to this."""
         return int(await self._view("adapterCount"))
 
-    async def _registration(self, adapter_id: AdapterId, shares_hash: Hash32) -> Mapping[str, Any]:
+    async def _registration(self, adapter_id: AdapterId, table: Hash32) -> Mapping[str, Any]:
         known = self._registrations.get(adapter_id)
         # A reorganisation may give the id to another adapter: the table's hash tells.
-        if known is not None and known["sharesHash"] == shares_hash:
+        if known is not None and known["sharesHash"] == table:
             return known
         topics = (abi.event_topic(self.name, "AdapterRegistered"), adapter_id.to_bytes(32, "big"))
         head = await self._rpc.block_number()
         async for log in scan(self._rpc, [self.address], self._first_block, head, topics):
             decoded = abi.decode_event(self.name, log.topics, log.data)
-            if decoded is not None:
-                self._registrations[adapter_id] = {**decoded[1], "sharesHash": shares_hash}
+            if decoded is not None and _hash_of(decoded[1]["shares"]) == table:
+                self._registrations[adapter_id] = {**decoded[1], "sharesHash": table}
                 return self._registrations[adapter_id]
         raise ChainError(
             f"adapter {adapter_id} is registered, but the chain serves no event of it: use an "
@@ -346,6 +353,10 @@ class Chain:
         if not confirmed or not self._confirmations:
             return "latest"
         return max(0, await self.rpc.block_number() - self._confirmations)
+
+
+def _hash_of(words: Sequence[int]) -> Hash32:
+    return shares_hash(shares_from_words(words))
 
 
 def _node_entry(found: Mapping[str, Any]) -> NodeEntry:

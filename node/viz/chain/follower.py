@@ -203,11 +203,11 @@ class Follower:
                     pause_s = min(2 * pause_s, _LAST_POLL_S)
                     if pause_s == _LAST_POLL_S and await self._patience.is_over(running[0]):
                         await self._raise(running, urgent=urgent)
+            end = await self._end(receipt)
         except TimeoutError:
             return Transaction(Outcome.PENDING, running[0].hash)
         except ChainError as error:
             return Transaction(Outcome.UNKNOWN, running[0].hash, error=error.detail)
-        end = await self._end(receipt)
         for each in running:
             own = end.outcome if each.hash == end.hash else Outcome.FAILED
             await self._journal.resolve(each.hash, own)

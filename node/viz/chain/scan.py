@@ -1,29 +1,23 @@
-"""Logs of many blocks from endpoints that serve few at once.
+"""Search a long history for logs at endpoints that serve few blocks at once.
 
-Owns what counts as "too many blocks", and the search of a whole history. Does not follow the chain:
-``viz.chain.watcher`` does, which has to notice when it changes meanwhile.
+Does not follow the chain: ``viz.chain.watcher`` does, which has to notice when it changes
+meanwhile. Refusals are told apart in ``viz.chain.refusals``: only one that speaks of blocks or
+results is answered by halving the range.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from typing import Final
 
-import aiohttp
-
-from viz.chain.rpc import BlockNotKnown, Log, Rpc
+from viz.chain.endpoint import EndpointRefused, TooMuchAsked
+from viz.chain.rpc import Log, Rpc
 from viz.domain.units import Address
-from viz.errors import ChainError, ChainUnreachable
+from viz.errors import ChainUnreachable
 
-
-def too_many(error: ChainError) -> bool:
-    """Return whether an endpoint that refused so may answer for fewer blocks.
-
-    It says so in a JSON-RPC error or, some, by HTTP 400 or 413; each in words of its own.
-    """
-    if isinstance(error, ChainUnreachable):
-        cause = error.__cause__
-        return isinstance(cause, aiohttp.ClientResponseError) and cause.status in (400, 413)
-    return not isinstance(error, BlockNotKnown)
+# What is tried after a refusal that gives no reason, and after the next: few questions, whatever
+# its reason was.
+_UNCLEAR_BLOCKS: Final = (1_000, 10)
 
 
 async def scan(
@@ -35,18 +29,28 @@ async def scan(
 ) -> AsyncIterator[Log]:
     """Yield the logs of blocks ``first`` to ``last``: in one question, or in as many as it takes.
 
-    Raises ChainError where a single block is refused, ChainUnreachable.
+    Raises ChainUnreachable, also where the endpoint asks for patience or refuses a single block.
     """
     blocks = last - first + 1
     while first <= last:
         end = min(last, first + blocks - 1)
         try:
             logs = await rpc.logs(addresses, first, end, topics)
-        except ChainError as error:
-            if first == end or not too_many(error):
+        except ChainUnreachable as error:
+            fewer = _fewer(error, end - first + 1)
+            if not fewer:
                 raise
-            blocks = (end - first + 1) // 2
+            blocks = fewer
             continue
         for log in logs:
             yield log
         first = end + 1
+
+
+def _fewer(error: ChainUnreachable, blocks: int) -> int:
+    """Return how many blocks to ask for after this refusal of ``blocks``; 0 for none."""
+    if isinstance(error, TooMuchAsked):
+        return blocks // 2
+    if isinstance(error, EndpointRefused):
+        return next((each for each in _UNCLEAR_BLOCKS if each < blocks), 0)
+    return 0  # a rate limit, history that it does not keep, no answer

@@ -192,7 +192,7 @@ class Sender:
         try:
             if await self._rpc.knows(entry.hash):
                 return True
-        except ChainUnreachable:
+        except ChainError:
             return False
         if not any(word in refusal.detail.lower() for word in _REFUSALS):
             return False

@@ -8,7 +8,8 @@ block that still stands, before anything newer is handled.
 
 Close requests have a fast path: each is reported once, as soon as it is seen, confirmed or not,
 since a node must stop selling at once. The newest blocks are looked at before history is followed.
-An endpoint that refuses a range of blocks is asked for half of it, and for a little more each time.
+An endpoint that refuses a range of blocks is asked for half of it, and for a little more each time;
+one that asks for patience is asked for the same range, later.
 """
 
 from __future__ import annotations
@@ -21,19 +22,21 @@ import structlog
 
 from viz.chain import abi
 from viz.chain.deployment import contracts_by_address
+from viz.chain.endpoint import RateLimited, TooMuchAsked
 from viz.chain.logs import decode_logs
 from viz.chain.rpc import BlockNotKnown, Log, Rpc
-from viz.chain.scan import too_many
 from viz.domain.outbox import BlockMark, CursorStore
 from viz.domain.ports.chain import Deployment
 from viz.domain.ports.transactions import Event
 from viz.domain.units import Address, Hash32, hex_of
-from viz.errors import ChainError, ChainMismatch
+from viz.errors import ChainError, ChainMismatch, ChainUnreachable
 
 Handle = Callable[[Sequence[Event]], Awaitable[None]]
 RollBack = Callable[[int], Awaitable[None]]
 _REMEMBERED_REQUESTS: Final = 10_000
 _LONGEST_PAUSE_S: Final = 30.0
+# Behind one address several nodes answer: a single wrong one does not end the daemon.
+_MISMATCHES: Final = 3
 _log = structlog.get_logger()
 
 
@@ -82,17 +85,20 @@ class Watcher:
     async def run(self) -> None:
         """Follow the chain until cancelled; an unreachable chain is asked again, ever more rarely.
 
-        What ``handle`` raises ends the loop: rows that cannot be written must stop the node. So
-        does ChainMismatch: the chain was reset under the books.
+        What ``handle`` raises ends the loop: the cursor stays before what could not be handled.
+        ChainMismatch ends it where it is found in each of several steps: the chain was reset under
+        the books, or the endpoint is of another one.
         """
-        pause_s = self._interval_s
+        pause_s, mismatches = self._interval_s, 0
         while True:
             try:
                 await self.step()
-                pause_s = self._interval_s
-            except ChainMismatch:
-                raise
+                pause_s, mismatches = self._interval_s, 0
             except ChainError as error:
+                if isinstance(error, ChainMismatch):
+                    mismatches += 1
+                    if mismatches == _MISMATCHES:
+                        raise
                 pause_s = min(2 * pause_s, max(_LONGEST_PAUSE_S, self._interval_s))
                 _log.warning("chain not read", reason=error.detail, again_in_s=pause_s)
             await asyncio.sleep(pause_s)
@@ -185,9 +191,11 @@ class Watcher:
         blocks = last - first + 1
         try:
             logs = await self._rpc.logs(addresses, first, last, topics)
-        except ChainError as error:
+        except RateLimited:
+            raise
+        except ChainUnreachable as error:
             self._chunk = max(1, blocks // 2)
-            if blocks == 1 or not too_many(error):
+            if blocks == 1 or not isinstance(error, TooMuchAsked):
                 raise  # no answer in time may be its bound too: the next step asks for fewer
             _log.info("fewer blocks at once", blocks=self._chunk, reason=error.detail)
             raise _RangeRefused from error

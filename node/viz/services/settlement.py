@@ -33,7 +33,7 @@ from viz.domain.ports.transactions import Call, ChainWriter, Outcome, Transactio
 from viz.domain.shares import Share, share_words
 from viz.domain.signed import channel_id
 from viz.domain.units import AdapterId, Address, Hash32, Units
-from viz.errors import ChainError, InvalidRequest, UnknownAdapter
+from viz.errors import ChainError, ChainUnreachable, InvalidRequest, UnknownAdapter
 from viz.services.claim_sender import ClaimSender
 from viz.services.claiming import (
     ClaimPolicy,
@@ -273,8 +273,8 @@ class Settlement:
         dropped = 0
         for part in batches(rows):
             call = Call("Settlement", "previewClaim", (self._writer.address, packed(part)))
-            for row, code in zip(part, await self._reader.read(call), strict=True):
-                status = RowStatus(code)
+            statuses = _statuses(await self._reader.read(call), len(part))
+            for row, status in zip(part, statuses, strict=True):
                 if status is RowStatus.GOOD:
                     good.append(row)
                 elif status in _WAITING:
@@ -295,6 +295,17 @@ class Settlement:
         if row.claim_id not in self._told:
             self._told.add(row.claim_id)
             _log.info("row waits", signer=row.signer, status=status.name, base=row.base_units)
+
+
+def _statuses(codes: Sequence[int], rows: int) -> list[RowStatus]:
+    """Return the chain's judgement of each row; raise ChainUnreachable for one of another shape."""
+    try:
+        statuses = [RowStatus(code) for code in codes]
+    except ValueError:
+        statuses = []
+    if len(statuses) != rows:
+        raise ChainUnreachable(f"the chain answered nonsense when it judged {rows} rows: {codes}")
+    return statuses
 
 
 def _require_worth(chosen: Sequence[ChannelRecord], policy: ClaimPolicy, fee_wei: int) -> None:

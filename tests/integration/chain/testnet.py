@@ -12,6 +12,7 @@ from eth_account.signers.local import LocalAccount
 from viz.chain.contracts import Chain
 from viz.chain.deploy import ensure_deployed
 from viz.chain.devnet import Devnet
+from viz.chain.endpoint import NotSupported, TooMuchAsked
 from viz.chain.keys import development_account
 from viz.chain.rpc import Log, Rpc
 from viz.chain.sender import Sender
@@ -23,7 +24,6 @@ from viz.domain.ports.transactions import Call, Outcome, Transaction
 from viz.domain.signed import OpenChannel, Voucher
 from viz.domain.units import ZERO_HASH, Address, ContentId, Hash32, Units, parse_address
 from viz.domain.usage import Lines, usage_hash
-from viz.errors import ChainError
 
 LICENSE = Hash32(b"\x11" * 32)
 CLOSE_DELAY_S = 3_600
@@ -60,9 +60,9 @@ class Narrow(Rpc):
         topics: Sequence[bytes | None] | None = None,
     ) -> tuple[Log, ...]:
         if last - first >= self.widest:
-            raise ChainError("refused: query exceeds max block range")
+            raise TooMuchAsked("refused: query exceeds max block range")
         if first < self.below:
-            raise ChainError("refused: missing historical state")
+            raise NotSupported("refused: missing historical state")
         return await super().logs(addresses, first, last, topics)
 
 

@@ -91,7 +91,7 @@ def test_arguments_that_do_not_fit_are_refused(bad: object) -> None:
 
 def test_an_answer_that_fits_no_abi_is_an_error() -> None:
     """An address without code answers nothing: that is not a zero."""
-    with pytest.raises(ChainError, match="right deployment"):
+    with pytest.raises(ChainError, match="do not fit its ABI"):
         abi.decode_result("Settlement", "CLOSE_DELAY", (), b"")
 
 

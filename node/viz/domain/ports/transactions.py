@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
-from viz.domain.units import Address, Hash32
+from viz.domain.units import Address, Hash32, hex_of
+from viz.errors import OutcomeUnknown
 
 
 class Outcome(Enum):
@@ -49,11 +50,18 @@ class Transaction:
     what: str = ""  # contract and function, as ``Settlement.claim``; set by ``recover``
 
     def event(self, name: str) -> Event:
-        """Return the first event of that name; raise KeyError when there is none."""
+        """Return the first event of that name.
+
+        Raises OutcomeUnknown where there is none: the endpoint left out what happened.
+        """
         for found in self.events:
             if found.name == name:
                 return found
-        raise KeyError(name)
+        raise OutcomeUnknown(
+            f"transaction {hex_of(self.hash)} is in a block, but the chain's endpoint serves no "
+            f"event {name} of it: look it up before trying again",
+            transaction=hex_of(self.hash),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,240 @@
+"""Read what a chain's endpoint answered: each function checks the shape and returns a typed value.
+
+This is the one place where JSON from an endpoint becomes a number, bytes, a header, a log or a
+receipt. Invariant: a value of another shape raises ``Nonsense`` and nothing else, whatever JSON it
+is. Only the members that Viz uses are read: what a chain puts into others (long ``extraData``, no
+``nonce``) is its own affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from eth_utils.address import to_checksum_address
+
+from viz.domain.units import Address, Hash32
+
+# A block's number or time, a nonce or an amount of gas: what the ledger's integers hold.
+COUNT_BITS: Final = 63
+# A price of gas or a balance in wei; sums and doubles of it are still valid in a transaction.
+WEI_BITS: Final = 128
+_MOST_TOPICS: Final = 4
+_SHOWN_CHARS: Final = 60
+
+
+class Nonsense(ValueError):
+    """The answer is JSON, but not of the shape that the method promises."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockHeader:
+    """What the watcher and the clock need of a block."""
+
+    number: int
+    hash: Hash32
+    parent_hash: Hash32
+    time_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """One log as the chain returns it, not yet decoded."""
+
+    address: Address
+    topics: tuple[bytes, ...]
+    data: bytes
+    block_number: int
+    block_hash: Hash32
+    transaction_hash: Hash32
+    log_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What inclusion in a block did: ``succeeded`` is False for a revert."""
+
+    transaction_hash: Hash32
+    succeeded: bool
+    block_number: int
+    gas_used: int
+    contract: Address | None
+    logs: tuple[Log, ...]
+
+
+def count(found: Any) -> int:
+    """Read a non-negative number that fits 63 bits."""
+    return _quantity(found, COUNT_BITS)
+
+
+def wei(found: Any) -> int:
+    """Read a price or a balance."""
+    return _quantity(found, WEI_BITS)
+
+
+def raw_bytes(found: Any) -> bytes:
+    """Read bytes of any length."""
+    if not isinstance(found, str) or found[:2] not in ("0x", "0X"):
+        raise Nonsense(f"{shown(found)} is not hexadecimal")
+    try:
+        value = bytes.fromhex(found[2:])
+    except ValueError as error:
+        raise Nonsense(f"{shown(found)} is not hexadecimal") from error
+    if 2 * len(value) != len(found) - 2:  # bytes.fromhex skips spaces
+        raise Nonsense(f"{shown(found)} is not hexadecimal")
+    return value
+
+
+def hash32(found: Any) -> Hash32:
+    """Read a hash of 32 bytes."""
+    value = raw_bytes(found)
+    if len(value) != 32:
+        raise Nonsense(f"{shown(found)} is not a hash")
+    return Hash32(value)
+
+
+def address(found: Any) -> Address:
+    """Read an address; returned with its checksum."""
+    value = raw_bytes(found)
+    if len(value) != 20:
+        raise Nonsense(f"{shown(found)} is not an address")
+    return Address(str(to_checksum_address(value)))
+
+
+def header(number: int | None) -> Callable[[Any], BlockHeader | None]:
+    """Return the reader of a block: the one of ``number``, or the newest where that is None.
+
+    It reads ``null`` as None where a number was asked for: there is no such block.
+    """
+
+    def read(found: Any) -> BlockHeader | None:
+        if found is None and number is not None:
+            return None
+        members = _object(found)
+        block = BlockHeader(
+            count(_member(members, "number")),
+            hash32(_member(members, "hash")),
+            hash32(_member(members, "parentHash")),
+            count(_member(members, "timestamp")),
+        )
+        if number is not None and block.number != number:
+            raise Nonsense(f"it is block {block.number}")
+        return block
+
+    return read
+
+
+def base_fee(found: Any) -> int:
+    """Read a block's base fee in wei; 0 where the chain has none."""
+    members = _object(found)
+    return wei(members["baseFeePerGas"]) if "baseFeePerGas" in members else 0
+
+
+def is_known(transaction_hash: Hash32) -> Callable[[Any], bool]:
+    """Return the reader of a transaction: ``null`` means that the chain does not know it."""
+
+    def read(found: Any) -> bool:
+        if found is None:
+            return False
+        if hash32(_member(_object(found), "hash")) != transaction_hash:
+            raise Nonsense("it is another transaction")
+        return True
+
+    return read
+
+
+def receipt(transaction_hash: Hash32) -> Callable[[Any], Receipt | None]:
+    """Return the reader of a transaction's receipt: None while the transaction is in no block."""
+
+    def read(found: Any) -> Receipt | None:
+        if found is None:
+            return None
+        members = _object(found)
+        if hash32(_member(members, "transactionHash")) != transaction_hash:
+            raise Nonsense("it is another transaction's")
+        if _member(members, "blockNumber") is None:
+            return None
+        status = count(_member(members, "status"))
+        if status not in (0, 1):
+            raise Nonsense(f"status {status} is neither 0 nor 1")
+        created = members.get("contractAddress")
+        return Receipt(
+            transaction_hash,
+            bool(status),
+            count(members["blockNumber"]),
+            count(_member(members, "gasUsed")),
+            None if created is None else address(created),
+            tuple(_log(each) for each in _list(_member(members, "logs"))),
+        )
+
+    return read
+
+
+def logs(addresses: Collection[Address], first: int, last: int) -> Callable[[Any], tuple[Log, ...]]:
+    """Return the reader of the logs of ``addresses`` in blocks ``first`` to ``last``."""
+
+    def read(found: Any) -> tuple[Log, ...]:
+        read_logs = tuple(_log(each) for each in _list(found))
+        for each in read_logs:
+            if not first <= each.block_number <= last or each.address not in addresses:
+                raise Nonsense(
+                    f"a log of {each.address} in block {each.block_number} was not asked for"
+                )
+        return read_logs
+
+    return read
+
+
+def shown(found: Any) -> str:
+    """Return the beginning of an answer, as far as a message should show it."""
+    try:
+        text = repr(found)
+    except RecursionError:
+        return "deeply nested JSON"
+    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "..."
+
+
+def _quantity(found: Any, bits: int) -> int:
+    if not isinstance(found, str) or found[:2] not in ("0x", "0X"):
+        raise Nonsense(f"{shown(found)} is not a hexadecimal number")
+    digits = found[2:]
+    if not digits or not all(digit in "0123456789abcdefABCDEF" for digit in digits[:64]):
+        raise Nonsense(f"{shown(found)} is not a hexadecimal number")
+    if len(digits) > 64 or int(digits, 16).bit_length() > bits:
+        raise Nonsense(f"{shown(found)} is too large a number")
+    return int(digits, 16)
+
+
+def _object(found: Any) -> Mapping[str, Any]:
+    if not isinstance(found, Mapping):
+        raise Nonsense(f"{shown(found)} is not an object")
+    return found
+
+
+def _list(found: Any) -> list[Any]:
+    if not isinstance(found, list):
+        raise Nonsense(f"{shown(found)} is not a list")
+    return found
+
+
+def _member(members: Mapping[str, Any], name: str) -> Any:
+    if name not in members:
+        raise Nonsense(f"there is no {name} in {shown(dict(members))}")
+    return members[name]
+
+
+def _log(found: Any) -> Log:
+    members = _object(found)
+    topics = _list(_member(members, "topics"))
+    if len(topics) > _MOST_TOPICS:
+        raise Nonsense(f"a log has {len(topics)} topics")
+    return Log(
+        address(_member(members, "address")),
+        tuple(hash32(topic) for topic in topics),
+        raw_bytes(_member(members, "data")),
+        count(_member(members, "blockNumber")),
+        hash32(_member(members, "blockHash")),
+        hash32(_member(members, "transactionHash")),
+        count(_member(members, "logIndex")),
+    )

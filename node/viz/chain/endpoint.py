@@ -1,0 +1,181 @@
+"""Ask one JSON-RPC endpoint one question.
+
+Owns the time limit of every question, and the translation of whatever goes wrong into
+``viz.errors``. Invariant: a question ends with a value of the shape that was asked for or with
+a ``ChainError``. ``ChainUnreachable`` and its kinds mean that the endpoint is at fault and may be
+asked again; a plain ``ChainError`` that a transaction was refused, ``TransactionFailed`` that it
+reverts. A question is repeated at once only after a broken connection or a gateway's failure: of a
+transaction that repeats the same bytes, which no chain executes twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from viz.chain.abi import decode_revert
+from viz.chain.answers import Nonsense, shown
+from viz.chain.reasons import explain
+from viz.chain.refusals import Refusal, code_of, refusal_of, revert_data_of, words_of
+from viz.chain.transport import BoundedProvider, TooLarge
+from viz.domain.units import hex_of
+from viz.errors import ChainError, ChainUnreachable, TransactionFailed
+
+T = TypeVar("T")
+_EXECUTES: Final = frozenset({"eth_call", "eth_estimateGas"})
+_TRANSACTS: Final = _EXECUTES | {"eth_sendRawTransaction"}
+_TOO_MANY_REQUESTS: Final = 429
+_TOO_MUCH: Final = (400, 413)
+_SERVER_ERRORS: Final = 500
+_PAUSES_S: Final = (0.1, 0.2)
+_NO_ANSWER: Final = (TimeoutError, aiohttp.ClientError, OSError, TooLarge)
+
+
+class RateLimited(ChainUnreachable):
+    """The endpoint asks for patience: ask the same again, later."""
+
+    code, title = "chain-rate-limited", "The chain's endpoint asks for patience"
+
+
+class TooMuchAsked(ChainUnreachable):
+    """The endpoint may answer for fewer blocks at once."""
+
+    code, title = "chain-range-refused", "The chain's endpoint answers for fewer blocks at once"
+
+
+class NotSupported(ChainUnreachable):
+    """The endpoint does not know the method, or keeps no state so old."""
+
+    code, title = "chain-not-supported", "The chain's endpoint does not serve that"
+
+
+class EndpointRefused(ChainUnreachable):
+    """The endpoint refuses in words that are none of the known reasons."""
+
+    code, title = "chain-refused", "The chain's endpoint refuses"
+
+
+_KINDS: Final[Mapping[Refusal, type[ChainError]]] = {
+    Refusal.TOO_OFTEN: RateLimited,
+    Refusal.TOO_MUCH: TooMuchAsked,
+    Refusal.NOT_SUPPORTED: NotSupported,
+    Refusal.NO_HISTORY: NotSupported,
+    Refusal.OF_THE_CALL: ChainError,
+    Refusal.UNCLEAR: EndpointRefused,
+}
+
+
+class Endpoint:
+    """One URL, each question bounded by ``timeout_s`` seconds in all."""
+
+    def __init__(self, url: str, *, timeout_s: float) -> None:
+        self.url = url
+        self._timeout_s = timeout_s
+        self._provider = BoundedProvider(url, timeout_s=timeout_s)
+
+    async def close(self) -> None:
+        """Close the HTTP session."""
+        await self._provider.disconnect()
+
+    @property
+    def where(self) -> str:
+        """Scheme, host and port: the path and query often carry an access key."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+    async def ask(self, method: str, params: Sequence[Any], read: Callable[[Any], T]) -> T:
+        """Return what ``read`` makes of the method's result.
+
+        Raises ChainUnreachable, its kinds, TransactionFailed and ChainError as the module says.
+        """
+        answer = await self._post(method, params)
+        if not isinstance(answer, Mapping):
+            raise self._nonsense(method, answer, "it is not a JSON-RPC response")
+        error = answer.get("error")
+        if error is not None:
+            raise self._refused(method, error)
+        if "result" not in answer:
+            kind = _KINDS[refusal_of(answer)]
+            if kind is RateLimited:  # a gateway's own words, in a shape of its own
+                raise self._refused(method, answer)
+            raise self._nonsense(method, answer, "it has neither result nor error")
+        result = answer["result"]
+        try:
+            return read(result)
+        except Nonsense as error:
+            raise self._nonsense(method, result, str(error)) from error
+
+    async def _post(self, method: str, params: Sequence[Any]) -> Any:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._repeated(method, params)
+        except aiohttp.ClientResponseError as error:
+            kind: type[ChainError] = ChainUnreachable
+            if error.status == _TOO_MANY_REQUESTS:
+                kind = RateLimited
+            elif error.status in _TOO_MUCH and method == "eth_getLogs":
+                kind = TooMuchAsked
+            raise kind(self._unreachable(f"HTTP {error.status}")) from error
+        except _NO_ANSWER as error:
+            raise ChainUnreachable(self._unreachable(self._reason(error))) from error
+        except ValueError as error:
+            raise ChainUnreachable(self._unreachable("its answer is not JSON")) from error
+
+    async def _repeated(self, method: str, params: Sequence[Any]) -> Any:
+        """Return the answer; ask again at once where the connection broke or a gateway failed."""
+        for pause_s in _PAUSES_S:
+            try:
+                return await self._provider.post(method, params)
+            except aiohttp.ClientResponseError as error:
+                if error.status < _SERVER_ERRORS:
+                    raise
+            except aiohttp.ClientConnectionError:
+                pass
+            await asyncio.sleep(pause_s)
+        return await self._provider.post(method, params)
+
+    def _unreachable(self, reason: str) -> str:
+        return (
+            f"the chain at {self.where} cannot be reached ({reason}): start it, or correct rpc_url"
+        )
+
+    def _nonsense(self, method: str, found: Any, why: str) -> ChainUnreachable:
+        seen = shown(found)
+        said = why if seen in why else f"{seen}: {why}"
+        return ChainUnreachable(
+            f"the chain at {self.where} answered nonsense to {method} ({said}): it is asked again; "
+            "if that lasts, use another rpc_url"
+        )
+
+    def _refused(self, method: str, error: Any) -> ChainError:
+        refusal = refusal_of(error, executes=method in _EXECUTES, transacts=method in _TRANSACTS)
+        if refusal is Refusal.REVERTED:
+            return _failed(revert_data_of(error), words_of(error))
+        code = code_of(error)
+        reason = words_of(error) + (f", code {code}" if code is not None else "")
+        return _KINDS[refusal](f"the chain at {self.where} refused {method}: {reason}")
+
+    def _reason(self, error: BaseException) -> str:
+        reason = str(error) or f"no answer in {self._timeout_s:g} s"
+        parts = urlsplit(self.url)
+        secret = any(part and part in reason for part in (parts.path.strip("/"), parts.query))
+        return type(error).__name__ if secret else reason
+
+
+def _failed(data: bytes, message: str) -> TransactionFailed:
+    """Return the error of a revert, with the custom error in words."""
+    revert = decode_revert(data) if data else None
+    if revert is None:
+        return TransactionFailed(f"the contract refused: {message}")
+    return TransactionFailed(
+        f"the contract refused: {explain(revert)}",
+        error=revert.name,
+        args={
+            name: hex_of(value) if isinstance(value, bytes) else value
+            for name, value in revert.args.items()
+        },
+    )

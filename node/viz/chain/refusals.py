@@ -1,0 +1,120 @@
+"""Tell apart why an endpoint refused: too often, too much at once, not at all, or the call itself.
+
+JSON-RPC leaves codes and words to each provider, so both are looked at. Pure: asks nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import Enum, auto
+from typing import Any, Final
+
+_REVERTED: Final = 3
+_METHOD_UNKNOWN: Final = -32601
+_METHOD_NOT_SUPPORTED: Final = -32004
+_LIMIT_EXCEEDED: Final = -32005
+_RATE_CODES: Final = frozenset({429, -32007, -32016, -32029, -32090, -32097})
+_MOST_CHARS: Final = 1_000
+
+_TOO_OFTEN: Final = re.compile(
+    r"rate.?limit|too many (request|call|concurrent)|request rate|throttl|quota|\b429\b"
+    r"|per (sec|min|hour|day|month)|compute units|\b(rps|qps)\b"
+)
+_PERHAPS_TOO_OFTEN: Final = re.compile(
+    r"too (often|fast|frequent|quick|many)|slow down|back ?off|try again|retry|later|credit"
+    r"|capacity|busy|overload|temporar|(limit|cap|count)s? (was |is |has been )?(reached|exceeded)"
+    r"|(reached|hit|over|exceed\w*)\b.{0,40}\b(limit|cap|plan|tier|allowance)"
+)
+_TOO_MUCH: Final = re.compile(
+    r"\brange|block span|more than \d|results?\b|response (size|is too|too)|too (large|wide|big)"
+    r"|too many (blocks|logs|results|topics)|(max|maximum|up to|limit\w*)\b.{0,24}\bblocks?\b"
+    r"|\bblocks?\b.{0,16}\b(limit|max|exceed)|\blogs\b.{0,16}\b(limit|max|exceed|match)"
+    r"|limit(ed)? (to|of|is) \d|10,?000|timed? ?out|timeout|narrow|shorter|reduce"
+)
+_NOT_SUPPORTED: Final = re.compile(
+    r"method\b.{0,40}\b(not (found|supported|available|exist|allowed|whitelisted)|does not exist)"
+    r"|unsupported method|unknown method|not implemented"
+)
+_NO_HISTORY: Final = re.compile(
+    r"missing (historical|trie|state)|historical|pruned|archive|state .{0,20}not available"
+)
+# What is said of a transaction that can never be taken as it is.
+_OF_THE_CALL: Final = re.compile(
+    r"insufficient (funds|balance)|underpriced|nonce|gas|\bfees?\b|already (known|imp)|intrinsic"
+    r"|invalid (sender|signature|transaction|opcode)|oversized|stack (under|over)flow|sender"
+)
+
+
+class Refusal(Enum):
+    """What an error object of an endpoint means for the next question."""
+
+    REVERTED = auto()
+    TOO_OFTEN = auto()
+    TOO_MUCH = auto()
+    NOT_SUPPORTED = auto()
+    NO_HISTORY = auto()
+    OF_THE_CALL = auto()
+    UNCLEAR = auto()
+
+
+def refusal_of(error: Any, *, executes: bool = False, transacts: bool = False) -> Refusal:
+    """Return what an ``error`` member means.
+
+    ``executes``: it answers a call or an estimate, which may revert. ``transacts``: it is about a
+    transaction or a call, whose own faults are told apart from the endpoint's.
+    """
+    code, text = code_of(error), words_of(error).lower()
+    if executes and (code == _REVERTED or "revert" in text or _says_reverted(error)):
+        return Refusal.REVERTED
+    if code in _RATE_CODES:
+        return Refusal.TOO_OFTEN
+    if transacts and _OF_THE_CALL.search(text) and not _TOO_OFTEN.search(text):
+        return Refusal.OF_THE_CALL
+    if code in (_METHOD_UNKNOWN, _METHOD_NOT_SUPPORTED) or _NOT_SUPPORTED.search(text):
+        return Refusal.NOT_SUPPORTED
+    if _NO_HISTORY.search(text):
+        return Refusal.NO_HISTORY
+    if _TOO_OFTEN.search(text):
+        return Refusal.TOO_OFTEN
+    if _TOO_MUCH.search(text):
+        return Refusal.TOO_MUCH
+    if code == _LIMIT_EXCEEDED or _PERHAPS_TOO_OFTEN.search(text):
+        return Refusal.TOO_OFTEN
+    return Refusal.UNCLEAR
+
+
+def _says_reverted(error: Any) -> bool:
+    data = error.get("data") if isinstance(error, Mapping) else None
+    return isinstance(data, str) and data[:_MOST_CHARS].lower().startswith("revert")
+
+
+def code_of(error: Any) -> int | None:
+    """Return the code of an error object, where it has one."""
+    code = error.get("code") if isinstance(error, Mapping) else None
+    if isinstance(code, str) and re.fullmatch(r"-?\d{1,9}", code):
+        return int(code)
+    return code if isinstance(code, int) and not isinstance(code, bool) else None
+
+
+def words_of(error: Any) -> str:
+    """Return the message of an error object, bounded; whatever JSON the error is."""
+    message = error.get("message") if isinstance(error, Mapping) else error
+    if not isinstance(message, str):
+        message = "it gave no reason"
+    return message[:_MOST_CHARS]
+
+
+def revert_data_of(error: Any) -> bytes:
+    """Return the data of a revert, wherever the endpoint put it; empty where there is none."""
+    data = error.get("data") if isinstance(error, Mapping) else None
+    for name in ("data", "result", "output"):
+        if isinstance(data, Mapping):
+            data = data.get(name, data)
+    if not isinstance(data, str):
+        return b""
+    digits = data[data.find("0x") + 2 :] if "0x" in data else ""
+    try:
+        return bytes.fromhex(digits)
+    except ValueError:
+        return b""

@@ -1,0 +1,65 @@
+"""Carry one JSON-RPC question over HTTP: the only module that touches web3.
+
+Owns the HTTP session and the bounds of an answer: its size, and how deep its JSON is nested (the
+parser of web3's own provider can be driven over the stack's end, which ends the process). Does not
+know what an answer means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final, cast
+
+import aiohttp
+from web3 import AsyncHTTPProvider
+from web3.types import RPCEndpoint, RPCResponse
+
+from viz.domain.strict_json import load_json
+
+# Logs of thousands of blocks are some MiB.
+MAX_ANSWER_BYTES: Final = 64 << 20
+_LARGE_BYTES: Final = 256 << 10
+
+
+class TooLarge(ValueError):
+    """The answer is larger than any that Viz asks for."""
+
+
+class BoundedProvider(AsyncHTTPProvider):
+    """web3's provider of one URL, with bounded answers and connections that are kept."""
+
+    def __init__(self, url: str, *, timeout_s: float) -> None:
+        super().__init__(url, exception_retry_configuration=None)
+        self._url = url
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._http: aiohttp.ClientSession | None = None
+
+    async def make_request(self, method: RPCEndpoint, params: Any) -> RPCResponse:
+        """Return the answer as JSON, of whatever shape.
+
+        Raises aiohttp.ClientError (ClientResponseError for an HTTP error), TimeoutError, and
+        ValueError for what is too large or no JSON.
+        """
+        if self._http is None:
+            self._http = aiohttp.ClientSession(timeout=self._timeout, raise_for_status=True)
+        question = self.encode_rpc_request(method, params)
+        headers = self.get_request_headers()
+        async with self._http.post(self._url, data=question, headers=headers) as response:
+            raw = bytearray()
+            async for piece in response.content.iter_any():
+                raw += piece
+                if len(raw) > MAX_ANSWER_BYTES:
+                    raise TooLarge(f"its answer is larger than {MAX_ANSWER_BYTES} bytes")
+        if len(raw) > _LARGE_BYTES:
+            return cast(RPCResponse, await asyncio.to_thread(load_json, bytes(raw)))
+        return cast(RPCResponse, load_json(bytes(raw)))
+
+    async def post(self, method: str, params: Sequence[Any]) -> Any:
+        """Return the answer as ``make_request`` does."""
+        return await self.make_request(RPCEndpoint(method), list(params))
+
+    async def disconnect(self) -> None:
+        """Close the HTTP session."""
+        if self._http is not None:
+            await self._http.close()
