@@ -66,9 +66,9 @@ class Rpc:
         if genesis != deployment.genesis:
             raise ChainMismatch(
                 f"{where} begins with block {hex_of(genesis)}, the deployment's chain with "
-                f"{hex_of(deployment.genesis)}: correct rpc_url so that it names that chain. If it "
-                "is the right address, the chain was reset: restore its state. Keep the ledger: "
-                "only it holds the vouchers that are not claimed yet"
+                f"{hex_of(deployment.genesis)}: correct rpc_url. If it is right, the chain was "
+                "reset: restore its state, or begin anew with another data folder. Keep this one: "
+                "its ledger may hold vouchers that are not claimed yet"
             )
         contracts = (
             ("token", deployment.token),
@@ -81,8 +81,8 @@ class Rpc:
             if not await self.code(address):
                 raise ChainMismatch(
                     f"{where} has no contract at {address}, where the deployment has its {name}: "
-                    "correct rpc_url, or the setting chain.deployment. If both are right, the "
-                    "chain was reset: restore its state, and keep the ledger"
+                    "correct rpc_url, or chain.deployment. If both are right, the chain was "
+                    "reset: restore its state, or begin anew with another data folder"
                 )
 
     async def chain_id(self) -> int:

@@ -79,7 +79,7 @@ async def test_a_reset_chain_is_refused_with_what_to_do(tmp_path: Path) -> None:
     kept = file.read_bytes()
     await rpc.close()
     await first.stop()
-    for chain_id, reason in ((31_337, "deploy anew"), (1_337, "is chain 1337")):
+    for chain_id, reason in ((31_337, "correct rpc_url"), (1_337, "is chain 1337")):
         other = await Devnet.start(chain_id=chain_id)
         rpc = Rpc(other.url)
         with pytest.raises(ChainMismatch, match=reason):

@@ -208,7 +208,8 @@ async def test_each_member_of_a_log_is_judged(told: tuple[Endpoint, Rpc]) -> Non
     wrong: list[dict[str, Any]] = [
         {key: value for key, value in LOG.items() if key != member} for member in LOG
     ]
-    wrong += [LOG | {member: odd} for member in LOG for odd in (None, True, {}, 7, "0x1x", [7])]
+    shapes: tuple[Any, ...] = (None, True, {}, 7, "0x1x", [7])
+    wrong += [LOG | {member: shape} for member in LOG for shape in shapes]
     wrong += [LOG | {"blockNumber": "0xa"}, LOG | {"address": WHO}, LOG | {"topics": [HASH] * 5}]
     for log in wrong:
         served.told["eth_getLogs"] = {"result": [log]}
