@@ -106,8 +106,8 @@ contract AdapterRegistry is IAdapterRegistry {
         Adapter storage adapter = _adapters[adapterId];
         address trainer = adapter.trainer;
         if (trainer == address(0)) return (0, 0);
-        economics = uint256(uint160(trainer)) << 96 | uint256(adapter.royaltyBps) << 80
-            | uint256(adapter.trainerBps) << 64 | adapter.retiresAt;
+        economics = uint256(uint160(trainer)) << 96 | uint256(adapter.royaltyBps) << 80 | uint256(adapter.trainerBps)
+            << 64 | adapter.retiresAt;
         servesUntil = node == trainer ? NEVER : _servesUntil[adapterId][node];
     }
 

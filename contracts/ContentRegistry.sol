@@ -40,8 +40,7 @@ contract ContentRegistry is IContentRegistry, ERC721, EIP712, Nonces, Reentrancy
     );
     bytes32 private constant APPROVE_TYPEHASH =
         keccak256("Approve(uint256 contentId,address trainer,bool allowed,uint256 nonce,uint64 deadline)");
-    bytes32 private constant WITHDRAW_TYPEHASH =
-        keccak256("Withdraw(uint256 contentId,uint256 nonce,uint64 deadline)");
+    bytes32 private constant WITHDRAW_TYPEHASH = keccak256("Withdraw(uint256 contentId,uint256 nonce,uint64 deadline)");
     bytes32 private constant GRANT_KIND = keccak256("Viz.AcquireGrant");
 
     struct TermsRecord {
@@ -107,8 +106,9 @@ contract ContentRegistry is IContentRegistry, ERC721, EIP712, Nonces, Reentrancy
         uint64 deadline,
         bytes calldata signature
     ) external {
-        bytes32 structHash =
-            keccak256(abi.encode(SET_TERMS_TYPEHASH, contentId, licenseHash, _structHash(terms), nonce, deadline));
+        bytes32 structHash = keccak256(
+            abi.encode(SET_TERMS_TYPEHASH, contentId, licenseHash, _structHash(terms), nonce, deadline)
+        );
         _useSignature(ownerOf(contentId), structHash, nonce, deadline, signature);
         _setTerms(contentId, licenseHash, terms);
     }
@@ -305,8 +305,7 @@ contract ContentRegistry is IContentRegistry, ERC721, EIP712, Nonces, Reentrancy
         }
         // A renewal runs from now, not from the old end: else a trainer could pile up years at today's
         // fee (or for nothing, where it is 0) and outlive every change of terms.
-        uint64 expiresAt =
-            terms.grantDuration == 0 ? type(uint64).max : uint64(block.timestamp) + terms.grantDuration;
+        uint64 expiresAt = terms.grantDuration == 0 ? type(uint64).max : uint64(block.timestamp) + terms.grantDuration;
         fee = terms.trainingFee;
         record.termsHash = termsHash;
         record.acquiredAt = uint64(block.timestamp);
@@ -322,9 +321,8 @@ contract ContentRegistry is IContentRegistry, ERC721, EIP712, Nonces, Reentrancy
         bytes32 nonce,
         bytes calldata signature
     ) private {
-        IERC3009(address(token)).receiveWithAuthorization(
-            from, address(this), value, validAfter, validBefore, nonce, signature
-        );
+        IERC3009(address(token))
+            .receiveWithAuthorization(from, address(this), value, validAfter, validBefore, nonce, signature);
     }
 
     function _requireOwner(uint256 contentId) private view {
@@ -337,13 +335,9 @@ contract ContentRegistry is IContentRegistry, ERC721, EIP712, Nonces, Reentrancy
 
     /// @dev Checks a relayed action and uses up the signer's nonce. A key first, then a contract wallet: an
     ///      account with delegated code (EIP-7702) still has its key.
-    function _useSignature(
-        address signer,
-        bytes32 structHash,
-        uint256 nonce,
-        uint64 deadline,
-        bytes calldata signature
-    ) private {
+    function _useSignature(address signer, bytes32 structHash, uint256 nonce, uint64 deadline, bytes calldata signature)
+        private
+    {
         if (block.timestamp > deadline) revert SignatureExpired(deadline);
         _useCheckedNonce(signer, nonce);
         bytes32 digest = _hashTypedDataV4(structHash);

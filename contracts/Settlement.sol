@@ -10,9 +10,10 @@ import {IAdapterRegistry} from "./interfaces/IAdapterRegistry.sol";
 import {IContentRegistry} from "./interfaces/IContentRegistry.sol";
 import {ISettlement} from "./interfaces/ISettlement.sol";
 import {ClaimLoop} from "./libraries/ClaimLoop.sol";
-import {ClaimRow} from "./libraries/ClaimRow.sol";
+import {ClaimRow, HEADER, LINE} from "./libraries/ClaimRow.sol";
 import {ShareTable} from "./libraries/ShareTable.sol";
 import {Books} from "./settlement/Books.sol";
+import {BPS} from "./types/Terms.sol";
 
 /// @title Settlement
 /// @notice THE ACCOUNTING SENTENCE. The contract's token balance is always at least the unspent channel deposits plus
@@ -34,10 +35,7 @@ contract Settlement is Books, Multicall, ReentrancyGuardTransient {
     constructor(IERC20 token, IContentRegistry contents, IAdapterRegistry adapters) Books(token, contents, adapters) {}
 
     /// @inheritdoc ISettlement
-    function open(address signer, address node, uint256 amount, bytes calldata signerSignature)
-        external
-        nonReentrant
-    {
+    function open(address signer, address node, uint256 amount, bytes calldata signerSignature) external nonReentrant {
         bytes32 id = _open(msg.sender, signer, node, signerSignature);
         _deposit(id, msg.sender, _pull(msg.sender, amount));
     }
@@ -153,7 +151,7 @@ contract Settlement is Books, Multicall, ReentrancyGuardTransient {
     /// @inheritdoc ISettlement
     function previewClaim(address node, bytes calldata rows) external view returns (RowStatus[] memory statuses) {
         // Rows of one channel may follow on each other: what a good row does is remembered here, not stored.
-        Preview[] memory seen = new Preview[](rows.length / ClaimRow.HEADER + 1);
+        Preview[] memory seen = new Preview[](rows.length / HEADER + 1);
         statuses = new RowStatus[](seen.length);
         uint256 channels;
         uint256 row;
@@ -184,8 +182,7 @@ contract Settlement is Books, Multicall, ReentrancyGuardTransient {
     /// @inheritdoc ISettlement
     function pay(uint32 adapterId, address node, uint256 amount) external nonReentrant {
         if (node == address(0)) revert ZeroAddress();
-        (uint256 economics, uint64 servesUntil) =
-            adapterId == 0 ? (0, 0) : _adapters.settlementTerms(adapterId, node);
+        (uint256 economics, uint64 servesUntil) = adapterId == 0 ? (0, 0) : _adapters.settlementTerms(adapterId, node);
         if (adapterId != 0 && economics == 0) revert UnknownAdapter(adapterId);
         uint256 toNode = _earn(adapterId, node, _pull(msg.sender, amount), economics, servesUntil);
         if (toNode != 0) _credit(node, toNode);
@@ -259,7 +256,7 @@ contract Settlement is Books, Multicall, ReentrancyGuardTransient {
         address owner = c.payer;
         if (owner == payer) return id;
         if (owner != address(0)) revert WrongPayer(owner);
-        if (signer != payer)        _requireKey(signer, hashOpenChannel(payer, node), signerSignature);
+        if (signer != payer) _requireKey(signer, hashOpenChannel(payer, node), signerSignature);
         c.payer = payer;
         emit ChannelOpened(id, signer, node, payer);
     }
@@ -285,20 +282,17 @@ contract Settlement is Books, Multicall, ReentrancyGuardTransient {
     }
 
     /// @dev Judges a row whole against a channel's state.
-    function _judge(
-        address node,
-        bytes calldata rows,
-        uint256 at,
-        uint256 next,
-        uint256 deposit,
-        uint256 settled
-    ) internal view returns (RowStatus status, uint256 sum) {
+    function _judge(address node, bytes calldata rows, uint256 at, uint256 next, uint256 deposit, uint256 settled)
+        internal
+        view
+        returns (RowStatus status, uint256 sum)
+    {
         if (deposit == 0 && settled == 0) return (RowStatus.NoChannel, 0);
         if (ClaimRow.settled(rows, at) != settled) return (RowStatus.WrongBase, 0);
         bytes calldata lines = ClaimRow.lines(rows, at, next);
         bool zero;
         uint256 last;
-        for (uint256 i; i < lines.length; i += ClaimRow.LINE) {
+        for (uint256 i; i < lines.length; i += LINE) {
             (uint32 adapterId, uint96 amount) = ClaimRow.line(lines, i);
             if (i != 0 && adapterId <= last) return (RowStatus.BadOrder, 0);
             if (adapterId != 0) {

@@ -78,9 +78,7 @@ interface ISettlement {
     // ---------------------------------------------------------------- events
 
     /// The first deposit of (signer, node); `channelId` names the pair in all later events.
-    event ChannelOpened(
-        bytes32 indexed channelId, address indexed signer, address indexed node, address payer
-    );
+    event ChannelOpened(bytes32 indexed channelId, address indexed signer, address indexed node, address payer);
     /// The deposit of a channel grew, at its opening too.
     event Deposited(bytes32 indexed channelId, address indexed from, uint256 amount);
     /// A row was claimed: the settled total rose to `settled`, the deposit fell by as much.

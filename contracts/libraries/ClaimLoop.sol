@@ -3,7 +3,7 @@ pragma solidity ^0.8.34;
 
 import {IAdapterRegistry} from "../interfaces/IAdapterRegistry.sol";
 import {ISettlement} from "../interfaces/ISettlement.sol";
-import {ClaimRow} from "./ClaimRow.sol";
+import {HALF_ORDER, HEADER, LINE} from "./ClaimRow.sol";
 
 /// @title The inner loop of a claim
 /// @notice Judges each row whole, applies the good ones to their channels, and adds up what every adapter earned, so
@@ -23,9 +23,6 @@ library ClaimLoop {
     uint256 private constant LINES = 0x1c0;
     uint256 private constant TABLE = 0x11e0;
     uint256 private constant ENTRY = 0x80;
-    uint256 private constant HEADER = 109;
-    uint256 private constant LINE = 16;
-    uint256 private constant HALF_ORDER = 0x7fffffffffffffffffffffffffffffff5d576e7357a4501ddfe92f46681b20a0;
     uint256 private constant END = 1 << 255;
     uint256 private constant MASK = 0xffffffffffffffffffffffff;
 

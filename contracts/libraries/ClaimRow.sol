@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.34;
 
+/// @dev Bytes of a row before its lines, and of one line. File-level, so that assembly can name them too.
+uint256 constant HEADER = 109;
+uint256 constant LINE = 16;
+
+/// @dev The highest s of a signature that has only one form (half the order of secp256k1).
+uint256 constant HALF_ORDER = 0x7fffffffffffffffffffffffffffffff5d576e7357a4501ddfe92f46681b20a0;
+
 /// @title The layout of a claim's bytes
 /// @notice A row: r (32) | yParityAndS (32) | settled (12) | receiptsHead (32) | count (1) | lines; a line:
 /// adapterId (4) | amount (12). All big-endian, nothing between them.
 library ClaimRow {
-    uint256 internal constant HEADER = 109;
-    uint256 internal constant LINE = 16;
-
-    /// @dev The highest s of a signature that has only one form (half the order of secp256k1).
-    uint256 internal constant HALF_ORDER = 0x7fffffffffffffffffffffffffffffff5d576e7357a4501ddfe92f46681b20a0;
-
     /// @notice Where the row at `at` ends, or zero where the bytes end before it does.
     function end(bytes calldata rows, uint256 at) internal pure returns (uint256) {
         if (at + HEADER > rows.length) return 0;

@@ -50,9 +50,9 @@ library ShareTable {
             }
             let answered := staticcall(gas(), contents, free, add(size, 0x44), free, add(size, 0x40))
             list := add(free, 0x20)
-            if iszero(
-                and(answered, and(eq(returndatasize(), add(size, 0x40)), eq(mload(list), shares.length)))
-            ) { revert(0, 0) }
+            if iszero(and(answered, and(eq(returndatasize(), add(size, 0x40)), eq(mload(list), shares.length)))) {
+                revert(0, 0)
+            }
             mstore(0x40, word)
         }
     }

@@ -9,6 +9,7 @@ import {IContentRegistry} from "../interfaces/IContentRegistry.sol";
 import {IERC3009} from "../interfaces/IERC3009.sol";
 import {ISettlement} from "../interfaces/ISettlement.sol";
 import {BoundedTransfer} from "../libraries/BoundedTransfer.sol";
+import {BPS} from "../types/Terms.sol";
 import {Digests} from "./Digests.sol";
 
 /// @title The books of Settlement: channels, revenues, accounts
@@ -42,7 +43,6 @@ abstract contract Books is Digests {
         uint64 nextPayoutAt;
     }
 
-    uint256 internal constant BPS = 10_000;
     uint256 internal constant MAX_UINT96 = type(uint96).max;
 
     /// @inheritdoc ISettlement
@@ -130,9 +130,8 @@ abstract contract Books is Digests {
         bytes calldata authorization
     ) internal returns (uint256 received) {
         uint256 before = _token.balanceOf(address(this));
-        IERC3009(address(_token)).receiveWithAuthorization(
-            from, address(this), amount, validAfter, validBefore, nonce, authorization
-        );
+        IERC3009(address(_token))
+            .receiveWithAuthorization(from, address(this), amount, validAfter, validBefore, nonce, authorization);
         return _received(before);
     }
 

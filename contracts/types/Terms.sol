@@ -29,4 +29,5 @@ uint8 constant USE_EXCERPT = 8;
 uint8 constant USE_EVALUATE = 16;
 uint8 constant ALL_USES = USE_TRAIN | USE_EMBODY | USE_SERVE | USE_EXCERPT | USE_EVALUATE;
 
-uint16 constant BPS = 10_000;
+/// @dev The whole, in basis points.
+uint256 constant BPS = 10_000;

@@ -241,9 +241,7 @@ contract AdaptersTest is Fixture {
         (shares[0], shares[1]) = (row(contentId, shareBps), row(padding, 10_000 - shareBps));
         if (uint256(royaltyBps) * shareBps < uint256(minimum) * 10_000) {
             vm.expectRevert(
-                abi.encodeWithSelector(
-                    IAdapterRegistry.RoyaltyBelowMinimum.selector, contentId, trainer, minimum
-                )
+                abi.encodeWithSelector(IAdapterRegistry.RoyaltyBelowMinimum.selector, contentId, trainer, minimum)
             );
         }
         register(royaltyBps, 0, shares);

@@ -197,27 +197,24 @@ abstract contract Fixture {
                 bytes(TERMS_TYPE)
             )
         );
-        return worksDigest(
-            keccak256(abi.encode(typeHash, by, commitment, licenseHash, termsStruct(terms), nonce, deadline))
-        );
+        return
+            worksDigest(
+                keccak256(abi.encode(typeHash, by, commitment, licenseHash, termsStruct(terms), nonce, deadline))
+            );
     }
 
-    function setTermsDigest(
-        uint256 contentId,
-        bytes32 licenseHash,
-        Terms memory terms,
-        uint256 nonce,
-        uint64 deadline
-    ) internal view returns (bytes32) {
+    function setTermsDigest(uint256 contentId, bytes32 licenseHash, Terms memory terms, uint256 nonce, uint64 deadline)
+        internal
+        view
+        returns (bytes32)
+    {
         bytes32 typeHash = keccak256(
             bytes.concat(
                 "SetTerms(uint256 contentId,bytes32 licenseHash,Terms terms,uint256 nonce,uint64 deadline)",
                 bytes(TERMS_TYPE)
             )
         );
-        return worksDigest(
-            keccak256(abi.encode(typeHash, contentId, licenseHash, termsStruct(terms), nonce, deadline))
-        );
+        return worksDigest(keccak256(abi.encode(typeHash, contentId, licenseHash, termsStruct(terms), nonce, deadline)));
     }
 
     function approveDigest(uint256 contentId, address who, bool allowed, uint256 nonce, uint64 deadline)

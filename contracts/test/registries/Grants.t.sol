@@ -113,9 +113,7 @@ contract GrantsTest is Fixture {
         dearer.trainingFee = 500_000e6;
         vm.prank(creator);
         works.setTerms(contentId, LICENSE, dearer);
-        vm.expectRevert(
-            abi.encodeWithSelector(IContentRegistry.TermsChanged.selector, contentId, offer(contentId))
-        );
+        vm.expectRevert(abi.encodeWithSelector(IContentRegistry.TermsChanged.selector, contentId, offer(contentId)));
         vm.prank(trainer);
         works.acquireGrant(contentId, seen);
     }
@@ -272,9 +270,7 @@ contract GrantsTest is Fixture {
         bytes32 termsHash = offer(contentId);
         bytes memory signature = authorized(contentId, termsHash, "salt", 25e6);
         vm.prank(stranger);
-        works.acquireGrantWithAuthorization(
-            trainer, contentId, termsHash, "salt", 0, type(uint256).max, signature
-        );
+        works.acquireGrantWithAuthorization(trainer, contentId, termsHash, "salt", 0, type(uint256).max, signature);
         vm.assertEq(usd.balanceOf(creator), 25e6, "fee");
         vm.assertEq(usd.balanceOf(address(works)), 0, "nothing left");
         vm.assertEq(works.grantOf(contentId, trainer).expiresAt, START + 30 days, "grant");
@@ -312,9 +308,7 @@ contract GrantsTest is Fixture {
         uint256 contentId = work(openTerms());
         bytes32 termsHash = offer(contentId);
         vm.expectRevert(ERC3009.ERC3009InvalidSignature.selector);
-        works.acquireGrantWithAuthorization(
-            trainer, contentId, termsHash, "salt", 0, type(uint256).max, new bytes(65)
-        );
+        works.acquireGrantWithAuthorization(trainer, contentId, termsHash, "salt", 0, type(uint256).max, new bytes(65));
         works.acquireGrantWithAuthorization(
             trainer, contentId, termsHash, "salt", 0, type(uint256).max, authorized(contentId, termsHash, "salt", 0)
         );
@@ -341,9 +335,7 @@ contract GrantsTest is Fixture {
         bytes32 termsHash = offer(contentId);
         if (byAuthorization) {
             bytes memory signature = authorized(contentId, termsHash, "salt", terms.trainingFee);
-            works.acquireGrantWithAuthorization(
-                trainer, contentId, termsHash, "salt", 0, type(uint256).max, signature
-            );
+            works.acquireGrantWithAuthorization(trainer, contentId, termsHash, "salt", 0, type(uint256).max, signature);
         } else {
             grant(contentId);
         }
@@ -370,9 +362,7 @@ contract GrantsTest is Fixture {
         registry.acquireGrantWithAuthorization(trainer, contentId, termsHash, "salt", 0, 0, "");
         vm.assertTrue(token.blocked() && bytes4(token.reason()) == locked, "direct door");
         token.arm(
-            abi.encodeCall(
-                registry.acquireGrantWithAuthorization, (stranger, contentId, termsHash, "salt", 0, 0, "")
-            )
+            abi.encodeCall(registry.acquireGrantWithAuthorization, (stranger, contentId, termsHash, "salt", 0, 0, ""))
         );
         vm.prank(trainer);
         registry.acquireGrant(contentId, termsHash);

@@ -103,9 +103,7 @@ contract RegistryThreatsTest is Fixture {
         uint256[] memory shares = halves(contentId, padding);
         // 9,999 bps * 1 bps / 10,000 rounds up to 1, and is less.
         (shares[0], shares[1]) = (row(contentId, 1), row(padding, 9_999));
-        vm.expectRevert(
-            abi.encodeWithSelector(IAdapterRegistry.RoyaltyBelowMinimum.selector, contentId, trainer, 1)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IAdapterRegistry.RoyaltyBelowMinimum.selector, contentId, trainer, 1));
         vm.prank(trainer);
         adapters.register("b", "w", "c", "m", 9_999, 0, shares);
         vm.prank(trainer);

@@ -38,7 +38,9 @@ contract VectorsTest is Fixture {
             notice: uint32(number(index, "terms.notice")),
             revocationClass: uint8(number(index, "terms.revocationClass")),
             uses: uint8(number(index, "terms.uses")),
-            approvalRequired: vm.parseJsonBool(json, string.concat(".structs[", index, "].message.terms.approvalRequired"))
+            approvalRequired: vm.parseJsonBool(
+                json, string.concat(".structs[", index, "].message.terms.approvalRequired")
+            )
         });
     }
 
@@ -71,9 +73,7 @@ contract VectorsTest is Fixture {
     function test_hashes_match_the_golden_ones() public view {
         bytes32 termsHash = works.hashTerms(signedTerms("0"), word("0", "licenseHash"));
         vm.assertEq(termsHash, vm.parseJsonBytes32(json, ".termsHash"), "terms");
-        bytes32 digest = withdrawDigest(
-            number("4", "contentId"), number("4", "nonce"), uint64(number("4", "deadline"))
-        );
+        bytes32 digest = withdrawDigest(number("4", "contentId"), number("4", "nonce"), uint64(number("4", "deadline")));
         vm.assertEq(digest, vm.parseJsonBytes32(json, ".structs[4].digest"), "withdraw");
         bytes32 salt = vm.parseJsonBytes32(json, ".salt");
         bytes32 nonce = works.grantNonce(number("1", "contentId"), keccak256("terms"), salt);

@@ -169,8 +169,7 @@ contract WorksTest is Fixture {
     /// A creator without gas registers by signature; the relayer gets nothing.
     function test_registerFor_mints_to_the_creator() public {
         Terms memory terms = openTerms();
-        bytes memory signature =
-            signed(CREATOR_KEY, registerDigest(creator, COMMITMENT, LICENSE, terms, 0, LATER));
+        bytes memory signature = signed(CREATOR_KEY, registerDigest(creator, COMMITMENT, LICENSE, terms, 0, LATER));
         vm.prank(stranger);
         uint256 contentId = works.registerFor(creator, COMMITMENT, LICENSE, terms, 0, LATER, signature);
         vm.assertEq(works.ownerOf(contentId), creator, "owner");

@@ -12,9 +12,7 @@ contract RoyaltyBugsTest is Fixture {
 
     function setUp() public override {
         super.setUp();
-        settlement = ISettlement(
-            vm.deployCode("Settlement.sol:Settlement", abi.encode(usd, works, adapters))
-        );
+        settlement = ISettlement(vm.deployCode("Settlement.sol:Settlement", abi.encode(usd, works, adapters)));
         usd.mint(stranger, 1_000_000e6);
         vm.prank(stranger);
         usd.approve(address(settlement), type(uint256).max);
@@ -164,9 +162,8 @@ contract RoyaltyBugsTest is Fixture {
         uint32 adapterId = adapter(shares);
         earn(adapterId, 100e6);
 
-        bytes memory forged = signed(
-            STRANGER_KEY, registerDigest(creator, "c", LICENSE, openTerms(), 0, type(uint64).max)
-        );
+        bytes memory forged =
+            signed(STRANGER_KEY, registerDigest(creator, "c", LICENSE, openTerms(), 0, type(uint64).max));
         vm.expectRevert(abi.encodeWithSelector(IContentRegistry.SignatureInvalid.selector, creator));
         works.registerFor(creator, "c", LICENSE, openTerms(), 0, type(uint64).max, forged);
 

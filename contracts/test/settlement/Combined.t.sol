@@ -40,9 +40,7 @@ contract CombinedTest is Fixture, LogBooks {
         bytes memory pays = signed(PAYER_KEY, receiveDigest(payer, address(settlement), amount, nonce));
         bytes memory consent = signed(SIGNER_KEY, settlement.hashOpenChannel(payer, node));
         vm.prank(stranger);
-        settlement.openWithAuthorization(
-            payer, signer, node, amount, "salt", 0, type(uint256).max, pays, consent
-        );
+        settlement.openWithAuthorization(payer, signer, node, amount, "salt", 0, type(uint256).max, pays, consent);
     }
 
     function line(uint32 adapterId, uint256 amount) private pure returns (bytes memory) {
@@ -243,10 +241,14 @@ contract CombinedTest is Fixture, LogBooks {
 
     /// Nothing stops at 255: neither the 300th voucher, nor an adapter or a work with such an id, nor its payout.
     function test_NothingIsUnpaidPast255() public {
-        for (uint256 i; i < 299; ++i) work(openTerms());
+        for (uint256 i; i < 299; ++i) {
+            work(openTerms());
+        }
         uint256 contentId = licensedWork(openTerms());
         uint32 adapterId;
-        for (uint256 i; i < 260; ++i) adapterId = adapter(whole(contentId));
+        for (uint256 i; i < 260; ++i) {
+            adapterId = adapter(whole(contentId));
+        }
         permit(adapterId);
         openChannel(100 * DOLLAR);
         for (uint256 batch; batch < 3; ++batch) {
@@ -297,8 +299,7 @@ contract CombinedTest is Fixture, LogBooks {
         uint32 adapterId = adapter(whole(licensedWork(openTerms())));
         openChannel(100 * DOLLAR);
         refused(voucher(0, line(adapterId + 1, DOLLAR)), ISettlement.RowStatus.UnknownAdapter);
-        bytes memory rows =
-            bytes.concat(voucher(0, line(adapterId + 1, DOLLAR)), voucher(0, line(adapterId, DOLLAR)));
+        bytes memory rows = bytes.concat(voucher(0, line(adapterId + 1, DOLLAR)), voucher(0, line(adapterId, DOLLAR)));
         vm.prank(node);
         vm.assertEq(settlement.claim(rows), DOLLAR, "the good one");
         vm.expectRevert(abi.encodeWithSelector(ISettlement.UnknownAdapter.selector, adapterId + 1));

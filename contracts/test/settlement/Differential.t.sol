@@ -25,14 +25,18 @@ contract DifferentialTest is Fixture {
         adapters.setServing(3, node, NEVER);
         adapters.set(77, stranger, 1, 9_998, NEVER);
         adapters.set(type(uint32).max, node, 5_001, 1_234, NEVER);
-        for (uint256 key = 1; key <= KEYS; ++key) openAs(payer, key, node, 1e9);
+        for (uint256 key = 1; key <= KEYS; ++key) {
+            openAs(payer, key, node, 1e9);
+        }
     }
 
     function testFuzz_AssemblyPlainTwinAndPreviewAgree(uint256 entropy) public {
         seed = entropy;
         bytes memory rows;
         uint256 count = 1 + draw(12);
-        for (uint256 i; i < count; ++i) rows = bytes.concat(rows, someRow());
+        for (uint256 i; i < count; ++i) {
+            rows = bytes.concat(rows, someRow());
+        }
         if (draw(4) == 0) rows = bytes.concat(rows, new bytes(draw(140)));
 
         ISettlement.RowStatus[] memory statuses = preview(rows);
@@ -136,7 +140,9 @@ contract DifferentialTest is Fixture {
         uint256 sum;
         if (kind < 3) {
             uint256 count = draw(5);
-            for (uint256 i; i < count; ++i) lines = bytes.concat(lines, line(anyId(), anyAmount()));
+            for (uint256 i; i < count; ++i) {
+                lines = bytes.concat(lines, line(anyId(), anyAmount()));
+            }
         } else {
             for (uint256 i = draw(3); i < IDS.length; i += 1 + draw(3)) {
                 uint256 amount = 1 + draw(1e7);
@@ -153,7 +159,10 @@ contract DifferentialTest is Fixture {
 
     function tampered(bytes memory row) private returns (bytes memory) {
         if (draw(3) == 0) {
-            for (uint256 i = 32; i < 40; ++i) row[i] |= 0x7f; // a high s
+            // a high s
+            for (uint256 i = 32; i < 40; ++i) {
+                row[i] |= 0x7f;
+            }
         } else {
             row[draw(row.length - 1)] ^= 0x01;
         }

@@ -13,7 +13,9 @@ contract Works is ERC721("Works", "WORK") {
 
     function ownersOf(uint256[] calldata contentIds) external view returns (address[] memory owners) {
         owners = new address[](contentIds.length);
-        for (uint256 i; i < contentIds.length; ++i) owners[i] = ownerOf(contentIds[i]);
+        for (uint256 i; i < contentIds.length; ++i) {
+            owners[i] = ownerOf(contentIds[i]);
+        }
     }
 }
 

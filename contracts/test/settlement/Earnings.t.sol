@@ -26,7 +26,9 @@ contract EarningsTest is Fixture {
         bytes memory rows = bytes.concat(row(0, line(A, 10)), row(10, line(B, 20)), row(30, line(A, 30)));
         ISettlement.RowStatus[] memory statuses = preview(rows);
         vm.assertEq(statuses.length, 3, "rows");
-        for (uint256 i; i < 3; ++i) vm.assertEq(uint256(statuses[i]), 0, "good");
+        for (uint256 i; i < 3; ++i) {
+            vm.assertEq(uint256(statuses[i]), 0, "good");
+        }
         vm.assertEq(claim(rows), 60, "claimed");
         vm.assertEq(settlement.revenue(A), 40, "A");
         closeBooks();
@@ -68,7 +70,9 @@ contract EarningsTest is Fixture {
         bytes memory whole = row(0, line(A, 1));
         for (uint256 cut = 1; cut < whole.length; cut += 31) {
             bytes memory part = new bytes(whole.length - cut);
-            for (uint256 i; i < part.length; ++i) part[i] = whole[i];
+            for (uint256 i; i < part.length; ++i) {
+                part[i] = whole[i];
+            }
             refused(part, ISettlement.RowStatus.Truncated);
         }
         closeBooks();

@@ -210,8 +210,7 @@ abstract contract Fixture {
         bytes32 structHash = keccak256(
             abi.encode(kind, vm.addr(key), address(settlement), amount, uint256(0), type(uint256).max, nonce)
         );
-        bytes32 digest =
-            keccak256(abi.encodePacked(hex"1901", domain("Viz Test USD", address(coin)), structHash));
+        bytes32 digest = keccak256(abi.encodePacked(hex"1901", domain("Viz Test USD", address(coin)), structHash));
         return signed(key, digest);
     }
 

@@ -2,6 +2,7 @@
 pragma solidity ^0.8.34;
 
 import {ISettlement} from "../../interfaces/ISettlement.sol";
+import {BPS} from "../../types/Terms.sol";
 import {Fixture} from "./Fixture.sol";
 
 /// @notice Random moves of a few people, beside ghost balances that are kept by the rules of the design and never read
@@ -9,7 +10,6 @@ import {Fixture} from "./Fixture.sol";
 contract Handler is Fixture {
     uint256 internal constant SIGNERS = 3;
     uint256 internal constant NODES = 2;
-    uint256 internal constant BPS = 10_000;
 
     struct Ghost {
         address payer;

@@ -131,13 +131,10 @@ contract HostileTest is Fixture {
         doors[8] = abi.encodeCall(settlement.requestCloseFor, (other, node, deadline, asked));
         bytes32 nonce = settlement.authorizationNonce(settlement.OPEN_KIND(), signer, node, "door");
         bytes memory pays = authorization(PAYER_KEY, 5, nonce);
-        doors[9] = abi.encodeCall(
-            settlement.openWithAuthorization, (payer, signer, node, 5, "door", 0, late, pays, "")
-        );
+        doors[9] = abi.encodeCall(settlement.openWithAuthorization, (payer, signer, node, 5, "door", 0, late, pays, ""));
         nonce = settlement.authorizationNonce(settlement.TOP_UP_KIND(), signer, node, "door");
         pays = authorization(PAYER_KEY, 5, nonce);
-        doors[10] =
-            abi.encodeCall(settlement.topUpWithAuthorization, (payer, signer, node, 5, "door", 0, late, pays));
+        doors[10] = abi.encodeCall(settlement.topUpWithAuthorization, (payer, signer, node, 5, "door", 0, late, pays));
     }
 
     function test_TokenThatReturnsFalseGivesNobodyAnything() public {

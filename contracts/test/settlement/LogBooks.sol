@@ -65,12 +65,19 @@ abstract contract LogBooks {
 
     function _read(Cheatcodes.Log memory log, uint64 delay) private {
         bytes32 topic = log.topics[0];
-        if (topic == ISettlement.Earned.selector) _readEarned(log);
-        else if (topic == ISettlement.PayoutAddressSet.selector) _readPayout(log, delay);
-        else if (topic == ISettlement.Distributed.selector) _readDistributed(log);
-        else if (topic == ISettlement.TransferFailed.selector) _credit(log.topics[1], abi.decode(log.data, (uint256)));
-        else if (topic == ISettlement.Collected.selector) _account(log.topics[1]).balance -= abi.decode(log.data, (uint256));
-        else if (topic != ISettlement.RowRefused.selector) _readChannel(log, topic, _channels[log.topics[1]]);
+        if (topic == ISettlement.Earned.selector) {
+            _readEarned(log);
+        } else if (topic == ISettlement.PayoutAddressSet.selector) {
+            _readPayout(log, delay);
+        } else if (topic == ISettlement.Distributed.selector) {
+            _readDistributed(log);
+        } else if (topic == ISettlement.TransferFailed.selector) {
+            _credit(log.topics[1], abi.decode(log.data, (uint256)));
+        } else if (topic == ISettlement.Collected.selector) {
+            _account(log.topics[1]).balance -= abi.decode(log.data, (uint256));
+        } else if (topic != ISettlement.RowRefused.selector) {
+            _readChannel(log, topic, _channels[log.topics[1]]);
+        }
     }
 
     function _readChannel(Cheatcodes.Log memory log, bytes32 topic, LoggedChannel storage c) private {

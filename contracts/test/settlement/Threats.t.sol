@@ -204,7 +204,9 @@ contract ThreatsTest is Fixture {
 
     function test_Threat25_TinyClaimsLoseNoRoyalty() public {
         open(100);
-        for (uint256 i; i < 100; ++i) claim(row(i, line(A, 1)));
+        for (uint256 i; i < 100; ++i) {
+            claim(row(i, line(A, 1)));
+        }
         vm.assertEq(settlement.owed(A), 30, "contents");
         vm.assertEq(collectable(trainer), 10, "trainer");
         vm.assertEq(collectable(node), 60, "node");
@@ -277,7 +279,9 @@ contract ThreatsTest is Fixture {
             row(35, line(A, 1))
         ];
         for (uint256 round; round < 3; ++round) {
-            for (uint256 i; i < 5; ++i) claim(signedRows[(i * 3 + round) % 5]);
+            for (uint256 i; i < 5; ++i) {
+                claim(signedRows[(i * 3 + round) % 5]);
+            }
         }
         vm.assertTrue(total() <= 36, "the largest settled + sum ever signed");
         closeBooks();
@@ -302,8 +306,7 @@ contract ThreatsTest is Fixture {
         open(100);
         bytes memory lines = line(A, 1);
         // s and n - s sign alike; where n - s still fits 255 bits it would pass for a second form.
-        (uint8 v, bytes32 r, bytes32 s) =
-            vm.sign(SIGNER_KEY, voucherDigest(node, 0, keccak256(lines), HEAD));
+        (uint8 v, bytes32 r, bytes32 s) = vm.sign(SIGNER_KEY, voucherDigest(node, 0, keccak256(lines), HEAD));
         uint256 n = 0xfffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141;
         uint256 high = n - uint256(s);
         bytes32 vs = bytes32((high & (type(uint256).max >> 1)) | uint256(28 - v) << 255);

@@ -78,9 +78,7 @@ contract VectorsTest is Fixture {
         assertDigest(
             9, settlement.hashClose(person(9, "signer"), person(9, "node"), settled, uint64(number(9, "deadline")))
         );
-        vm.assertEq(
-            settlement.channelId(signer, node), vm.parseJsonBytes32(structs, ".channelId"), "channel id"
-        );
+        vm.assertEq(settlement.channelId(signer, node), vm.parseJsonBytes32(structs, ".channelId"), "channel id");
         bytes32 salt = vm.parseJsonBytes32(structs, ".salt");
         bytes32 nonce = settlement.authorizationNonce(settlement.OPEN_KIND(), signer, node, salt);
         vm.assertEq(nonce, vm.parseJsonBytes32(structs, ".openNonce"), "opening's nonce");
@@ -170,9 +168,7 @@ contract VectorsTest is Fixture {
         bytes32 head;
         for (uint256 i; i < 2; ++i) {
             string memory at = string.concat("[", vm.toString(i), "]");
-            head = keccak256(
-                bytes.concat(head, vm.parseJsonBytes32(claims, string.concat(".receiptDigests", at)))
-            );
+            head = keccak256(bytes.concat(head, vm.parseJsonBytes32(claims, string.concat(".receiptDigests", at))));
             vm.assertEq(head, vm.parseJsonBytes32(claims, string.concat(".receiptHeads", at)), "receipts' head");
         }
     }
@@ -233,7 +229,9 @@ contract VectorsTest is Fixture {
         uint256 rows;
         while (vm.keyExistsJson(splits, wordKey(index, rows))) ++rows;
         shares = new uint256[](rows);
-        for (uint256 i; i < rows; ++i) shares[i] = vm.parseJsonUint(splits, wordKey(index, i));
+        for (uint256 i; i < rows; ++i) {
+            shares[i] = vm.parseJsonUint(splits, wordKey(index, i));
+        }
     }
 
     function wordKey(uint256 index, uint256 row) private pure returns (string memory) {

@@ -7,16 +7,19 @@ import {IERC721} from "@openzeppelin/contracts/token/ERC721/IERC721.sol";
 import {Settlement} from "../../Settlement.sol";
 import {IAdapterRegistry} from "../../interfaces/IAdapterRegistry.sol";
 import {IContentRegistry} from "../../interfaces/IContentRegistry.sol";
-import {ClaimRow} from "../../libraries/ClaimRow.sol";
+import {ClaimRow, LINE} from "../../libraries/ClaimRow.sol";
+import {BPS} from "../../types/Terms.sol";
 import {PlainTransfer} from "./PlainTransfer.sol";
 
 /// @notice Settlement with its two loops written plainly. Claim: first the whole row is judged, then it is applied.
 /// Distribution: row by row, a failed transfer credited at once.
 contract PlainSettlement is Settlement {
-    constructor(IERC20 token, IContentRegistry contents, IAdapterRegistry adapters) Settlement(token, contents, adapters) {}
+    constructor(IERC20 token, IContentRegistry contents, IAdapterRegistry adapters)
+        Settlement(token, contents, adapters)
+    {}
 
     function claim(bytes calldata rows) external override nonReentrant returns (uint256 claimed) {
-        uint256[] memory totals = new uint256[](rows.length / ClaimRow.LINE + 1);
+        uint256[] memory totals = new uint256[](rows.length / LINE + 1);
         uint32[] memory ids = new uint32[](totals.length);
         uint256 known;
         uint256 at;
@@ -40,13 +43,15 @@ contract PlainSettlement is Settlement {
                 claimed += sum;
                 emit Claimed(id, c.settled, ClaimRow.receiptsHead(rows, at));
                 bytes calldata lines = ClaimRow.lines(rows, at, next);
-                for (uint256 i; i < lines.length; i += ClaimRow.LINE) {
+                for (uint256 i; i < lines.length; i += LINE) {
                     (uint32 adapterId, uint96 amount) = ClaimRow.line(lines, i);
                     // Insertion keeps the ids ascending.
                     uint256 k = known;
                     while (k != 0 && ids[k - 1] >= adapterId) --k;
                     if (k == known || ids[k] != adapterId) {
-                        for (uint256 m = known++; m > k; --m) (ids[m], totals[m]) = (ids[m - 1], totals[m - 1]);
+                        for (uint256 m = known++; m > k; --m) {
+                            (ids[m], totals[m]) = (ids[m - 1], totals[m - 1]);
+                        }
                         (ids[k], totals[k]) = (adapterId, 0);
                     }
                     totals[k] += amount;
@@ -69,7 +74,9 @@ contract PlainSettlement is Settlement {
         nonReentrant
         returns (uint256 paid)
     {
-        if (keccak256(abi.encodePacked(shares)) != _adapters.sharesHash(adapterId)) revert WrongShares(adapterId);
+        if (keccak256(abi.encodePacked(shares)) != _adapters.sharesHash(adapterId)) {
+            revert WrongShares(adapterId);
+        }
         Revenue storage r = _revenues[adapterId];
         (uint256 accrued, uint256 before) = (r.undistributed, r.divided);
         uint256 total = before + accrued;
