@@ -104,6 +104,7 @@ class PaidAnswer:
         client = self._client
         await client.sync_if_behind()
         self._offer = await client.offer_of(self._asked.model)
+        self._asked = self._asked.naming(self._offer.model)
         self._exposure = self._stack.enter_context(
             client.purse.expose(self._offer.adapter_id, self._asked.body)
         )

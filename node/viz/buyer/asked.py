@@ -28,6 +28,10 @@ class Asked:
                 "the request holds a lone surrogate: send valid Unicode"
             ) from error
 
+    def naming(self, model: str) -> Asked:
+        """Return the same request with the model's id instead of its name."""
+        return self if model == self.model else Asked(self.path, {**self._body, "model": model})
+
     @property
     def choices(self) -> int:
         """How many answers are asked for."""

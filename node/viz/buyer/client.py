@@ -23,6 +23,7 @@ from viz.buyer.answer import PaidAnswer
 from viz.buyer.funding import Pending, checked_chain_time_s, signed_close
 from viz.buyer.ledger import ChannelLedger
 from viz.buyer.node_api import NodeApi
+from viz.buyer.offers import find_offer, unknown
 from viz.buyer.purse import Purse
 from viz.buyer.quotes import KeptQuotes
 from viz.buyer.verify import Limits, TokenCount, check_node
@@ -41,7 +42,6 @@ from viz.errors import (
     NodeNotTrusted,
     NodeUnreachable,
     TransactionFailed,
-    UnknownModel,
 )
 
 CONFIRM_TRIES: Final = 60
@@ -156,16 +156,14 @@ class BuyerClient:
         return info
 
     async def offer_of(self, model: str) -> AdapterOffer:
-        """Return what the node offers under a model name; raise UnknownModel, NodeNotTrusted."""
+        """Return what the node offers by an id or a name; raise UnknownModel, NodeNotTrusted."""
         for again in (False, True):
             if again:
                 await self.refresh_info()
-            for offer in self.info.adapters:
-                if offer.model == model:
-                    await self._check_on_chain(offer)
-                    return offer
-        names = ", ".join(known.model for known in self.info.adapters)
-        raise UnknownModel(f"the node does not serve {model!r}; it serves: {names}")
+            if offer := find_offer(self.info.adapters, model):
+                await self._check_on_chain(offer)
+                return offer
+        raise unknown(self.info.adapters, model)
 
     async def renewed_offer(self, model: str) -> AdapterOffer:
         """Return what the node offers now, where what was read before is out of date."""

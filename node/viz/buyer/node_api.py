@@ -223,7 +223,7 @@ def _problem(status: int, body: Mapping[str, Any]) -> VizError:
     extensions = {
         str(key): value
         for key, value in members.items()
-        if key not in ("type", "title", "status", "detail", "code", "message", "instance", "param")
+        if key not in ("type", "title", "status", "detail", "code", "message", "instance")
     }
     kind = _CLASSES.get(str(members.get("code")), NodeRefused)
     return kind(detail, **extensions)

@@ -4,18 +4,15 @@ Owns the translation between an OpenAI client and ``BuyerClient``: models, strea
 answers, errors. Does not decide what may be paid. Streams to the node always and assembles whole
 answers here, so that money is signed step by step (THREATS 36).
 
-Whoever reaches the proxy spends the buyer's money. It listens on loopback unless told otherwise,
-and there refuses requests that a web page in a browser could forge (a foreign Host, or any Origin).
-Beyond loopback it serves nobody without its key; with one, no other user of this machine either. A
-program that leaves ends its answer: nothing is paid for what nobody reads.
+Whoever reaches the proxy spends the buyer's money: ``viz.buyer.proxy_door`` says who may. A program
+that leaves ends its answer: nothing is paid for what nobody reads.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -26,35 +23,35 @@ from viz.buyer.answer import PaidAnswer
 from viz.buyer.arrival import Chunk
 from viz.buyer.assemble import assemble, usage_of
 from viz.buyer.client import BuyerClient
+from viz.buyer.offers import ask_fitting
+from viz.buyer.openai_errors import error_body, problem, refusal
+from viz.buyer.proxy_door import Door
+from viz.domain.exchange import AdapterOffer
 from viz.domain.payment import CHAT_PATH, COMPLETIONS_PATH, MODELS_PATH
+from viz.domain.units import Address
 from viz.domain.wire import parse_json
-from viz.errors import ConfigError, InvalidRequest, PaymentError, VizError
+from viz.errors import ConfigError, VizError
 
 MAX_BODY_BYTES: Final = 2 * 1024 * 1024
 SHUTDOWN_S: Final = 5.0
 COST_HEADER: Final = "Viz-Cost-Units"
-LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _CLIENT: Final = web.AppKey("client", BuyerClient)
-_LOCAL: Final = web.AppKey("local", bool)
-_KEY: Final = web.AppKey("key", str)
+_DOOR: Final = web.AppKey("door", Door)
 _log = structlog.get_logger()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def create_proxy(client: BuyerClient, *, local: bool = True, key: str = "") -> web.Application:
-    """Return the proxy's application.
-
-    ``local`` refuses what does not come from this machine; ``key`` is what programs must give as
-    their OPENAI_API_KEY, empty for any.
-    """
+def create_proxy(client: BuyerClient, door: Door | None = None) -> web.Application:
+    """Return the proxy's application; ``door`` says who may ask, else programs of this machine."""
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors])
     app[_CLIENT] = client
-    app[_LOCAL] = local
-    app[_KEY] = key
+    app[_DOOR] = door or Door()
+    app.on_response_prepare.append(app[_DOOR].tell_browsers)
     app.add_routes(
         [
             web.get(MODELS_PATH, _models),
+            web.get(MODELS_PATH + "/{model:.+}", _model),
             web.post(CHAT_PATH, _complete),
             web.post(COMPLETIONS_PATH, _complete),
         ]
@@ -64,18 +61,21 @@ def create_proxy(client: BuyerClient, *, local: bool = True, key: str = "") -> w
 
 @asynccontextmanager
 async def running_proxy(
-    client: BuyerClient, *, host: str = "127.0.0.1", port: int = 0, key: str = ""
+    client: BuyerClient,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    key: str = "",
+    hosts: Sequence[str] = (),
+    origins: Sequence[str] = (),
 ) -> AsyncIterator[str]:
     """Serve the proxy while the context lasts; yield its base URL, ``http://host:port/v1``.
 
-    Raises ConfigError when the port is taken, and for a host beyond this machine without a key.
+    ``key`` is what programs must give as their OPENAI_API_KEY, empty for any; ``hosts`` and
+    ``origins`` what the buyer allows beside this machine's names (``Door.of``). Raises ConfigError
+    when the port is taken, and for a host beyond this machine without a key.
     """
-    if host not in LOOPBACK and not key:
-        raise ConfigError(
-            f"whoever reaches {host}:{port} would spend this buyer's money: give programs a key "
-            "with --api-key-file, or leave --host out"
-        )
-    app = create_proxy(client, local=host in LOOPBACK, key=key)
+    app = create_proxy(client, Door.of(host, key=key, hosts=hosts, origins=origins))
     # A program that gave up, and will ask again, must not be paid for twice.
     runner = web.AppRunner(
         app, access_log=None, shutdown_timeout=SHUTDOWN_S, handler_cancellation=True
@@ -98,45 +98,52 @@ async def running_proxy(
 
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    door = request.app[_DOOR]
     try:
-        _check_local(request)
-        if not _has_key(request):
-            message = "this proxy pays for programs that give its key as their OPENAI_API_KEY"
-            return _error_response(401, message, "invalid_request_error", "invalid_api_key")
-        return await handler(request)
+        turned_away = door.preflight(request) or door.refuse(request)
+        return turned_away or await handler(request)
     except VizError as error:
-        return _problem(error)
+        return problem(error)
+    except web.HTTPNotFound:
+        return refusal(404, _no_route(request), "unknown-route")
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        message = f"{request.method} is not for {request.path[:100]}: use {allowed}"
+        return refusal(405, message, "method-not-allowed", Allow=allowed)
     except web.HTTPException as error:
-        return _error_response(error.status, error.reason, "invalid_request_error", "http")
+        return refusal(error.status, error.reason, f"http-{error.status}")
     except (asyncio.CancelledError, ConnectionResetError):
         raise
     except Exception as error:  # noqa: BLE001  a bug leaves as an opaque 500, never as its text
         _log.error("unexpected, in the proxy", exc_info=error)
-        return _error_response(500, "something went wrong in the proxy", "api_error", "viz-error")
+        return refusal(500, "something went wrong in the proxy", "viz-error", "api_error")
 
 
-def _check_local(request: web.Request) -> None:
-    if not request.app[_LOCAL]:
-        return
-    name = request.url.host
-    if name not in LOOPBACK or "Origin" in request.headers:
-        raise InvalidRequest("this proxy pays for programs of this machine, not for web pages")
-
-
-def _has_key(request: web.Request) -> bool:
-    key = request.app[_KEY]
-    given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-    return not key or hmac.compare_digest(given.encode("utf-8", "replace"), key.encode())
+def _no_route(request: web.Request) -> str:
+    path = request.path[:100]
+    if "/v1" + path in (MODELS_PATH, CHAT_PATH, COMPLETIONS_PATH):
+        return f"there is no {path} here, but a /v1{path}: let the base URL end in /v1"
+    return (
+        f"there is no {path} here: the node's models write text, by POST {CHAT_PATH} and "
+        f"{COMPLETIONS_PATH}; GET {MODELS_PATH} lists them"
+    )
 
 
 async def _models(request: web.Request) -> web.Response:
     info = await request.app[_CLIENT].refresh_info()
-    data = [
-        {"id": offer.model, "object": "model", "created": 0, "owned_by": info.node}
-        | {"viz": offer.to_json()}
-        for offer in info.adapters
-    ]
+    data = [_entry(offer, info.node) for offer in info.adapters]
     return web.json_response({"object": "list", "data": data})
+
+
+async def _model(request: web.Request) -> web.Response:
+    client = request.app[_CLIENT]
+    offer = await client.offer_of(request.match_info["model"])
+    return web.json_response(_entry(offer, client.info.node))
+
+
+def _entry(offer: AdapterOffer, node: Address) -> dict[str, Any]:
+    entry = {"id": offer.model, "object": "model", "created": 0, "owned_by": node}
+    return entry | {"viz": offer.to_json()}
 
 
 async def _complete(request: web.Request) -> web.StreamResponse:
@@ -144,7 +151,7 @@ async def _complete(request: web.Request) -> web.StreamResponse:
     wanted = body.pop("stream", False)
     options = body.pop("stream_options", None)
     with_usage = isinstance(options, dict) and options.get("include_usage") is True
-    async with request.app[_CLIENT].ask(body, request.path) as answer:
+    async with ask_fitting(request.app[_CLIENT], body, request.path) as answer:
         if wanted is True:
             return await _stream(request, answer, with_usage=with_usage)
         chunks = [chunk async for chunk in answer]
@@ -172,30 +179,10 @@ async def _stream(
         _log.info("the program left; what was sent is paid")
     except VizError as error:
         _log.warning("the stream broke", code=error.code, reason=error.detail)
-        await response.write(_event(_error_body(error.detail, _type_of(error), error.code)))
+        await response.write(_event(error_body(error)))
     await response.write_eof()
     return response
 
 
 def _event(data: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
-
-
-def _problem(error: VizError) -> web.Response:
-    return _error_response(error.status, error.detail, _type_of(error), error.code)
-
-
-def _type_of(error: VizError) -> str:
-    if isinstance(error, PaymentError):
-        return "payment_error"
-    return "invalid_request_error" if error.status < 500 else "api_error"
-
-
-def _error_response(status: int, message: str, kind: str, code: str) -> web.Response:
-    # OpenAI's clients would repeat 409 and 5xx by themselves; the answer would be the same
-    headers = {"X-Should-Retry": "false"} if status in (409, 429) or status >= 500 else {}
-    return web.json_response(_error_body(message, kind, code), status=status, headers=headers)
-
-
-def _error_body(message: str, kind: str, code: str) -> dict[str, Any]:
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}}

@@ -132,6 +132,14 @@ def proxy(
         Path | None,
         typer.Option("--api-key-file", help="Holds what programs give as OPENAI_API_KEY."),
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name besides this machine's by which programs reach the proxy."),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="A web page that may spend, by its origin: https://app.example."),
+    ] = None,
     node: NodeUrl = NODE,
     folder: DataDir = None,
     deployment: DeploymentFile = None,
@@ -150,7 +158,14 @@ def proxy(
 
         async with (
             client_at(node, folder, deployment, secret, rpc) as client,
-            running_proxy(client, host=host, port=port, key=key) as url,
+            running_proxy(
+                client,
+                host=host,
+                port=port,
+                key=key,
+                hosts=allow_host or (),
+                origins=allow_origin or (),
+            ) as url,
         ):
             said = {"url": url, "node": client.info.node, "signer": client.signer}
             if not show(said, as_json=as_json, runs_on=True):

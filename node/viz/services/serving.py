@@ -85,7 +85,8 @@ class Serving:
         if asked > room:
             raise PromptTooLong(
                 f"the prompt has {len(prompt)} tokens, which leaves {room} for the answer: ask for "
-                f"fewer than {asked}"
+                f"fewer than {asked}",
+                roomTokens=room,
             )
         price, quote_hash = self._price(job, access, asked)
         order = Order(job.offer.adapter_id, price, quote_hash, job.body, len(prompt))

@@ -93,22 +93,166 @@ async def test_completions_and_models(program: openai.AsyncOpenAI) -> None:
     assert {model.id async for model in program.models.list()} == {"fake", MODEL}
 
 
+async def test_one_model_is_told_by_id_and_by_name(program: openai.AsyncOpenAI, url: str) -> None:
+    """Programs check a model before they use it; people remember names."""
+    for asked in (MODEL, "tides", "Tides"):
+        model = await program.models.retrieve(asked)
+        assert model.id == MODEL
+    viz = (await program.models.retrieve(MODEL)).model_extra["viz"]  # type: ignore[index]
+    assert (viz["name"], viz["description"]) == ("tides", "knows tides")
+    with pytest.raises(openai.NotFoundError, match=r"gpt-9.*viz-adapter-7 \(tides\)") as caught:
+        await program.models.retrieve("gpt-9")
+    assert (caught.value.code, caught.value.param) == ("unknown-model", "model")
+
+
+async def test_a_model_is_asked_by_its_name(
+    program: openai.AsyncOpenAI, buyer: BuyerClient
+) -> None:
+    """A name that is one adapter's alone pays that adapter; the answer says which it was."""
+    done = await program.chat.completions.create(
+        model="tides", messages=[{"role": "user", "content": "When?"}], max_tokens=8
+    )
+    assert done.model == MODEL and buyer.curve.spent_units(ADAPTER) > 0
+
+
 async def test_errors_have_openais_shape(program: openai.AsyncOpenAI) -> None:
     """A program sees which parameter of its request was wrong, not a stack trace."""
     with pytest.raises(openai.NotFoundError, match="gpt-9"):
         await program.chat.completions.create(
             model="gpt-9", messages=[{"role": "user", "content": "x"}]
         )
-    with pytest.raises(openai.BadRequestError):
-        await program.chat.completions.create(model=MODEL, messages=[], max_tokens=5)
+    for name, value in (("messages", []), ("temperature", 9), ("frequency_penalty", 1)):
+        body: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}], name: value}
+        with pytest.raises(openai.BadRequestError) as caught:
+            await program.chat.completions.create(model=MODEL, max_tokens=5, **body)
+        assert caught.value.param == name and caught.value.type == "invalid_request_error"
 
 
-async def test_a_web_page_cannot_spend_the_money(url: str) -> None:
-    """A page in the buyer's browser reaches the loopback port; it is turned away."""
+@pytest.mark.parametrize("asked", [2_048, 10**12])
+async def test_a_length_beyond_the_context_is_cut_to_it(
+    program: openai.AsyncOpenAI, asked: int
+) -> None:
+    """Programs ask for the whole context, as other servers let them: the answer is what fits."""
+    for name in ("max_tokens", "max_completion_tokens"):
+        more: dict[str, Any] = {name: asked}
+        done = await program.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "When is high tide?"}], **more
+        )
+        assert done.choices[0].message.content
+        assert done.usage is not None and done.usage.total_tokens <= 2_048
+
+
+async def test_a_prompt_beyond_the_context_is_named_as_elsewhere(
+    program: openai.AsyncOpenAI, buyer: BuyerClient
+) -> None:
+    """Programs shorten their prompt when they read this code; nothing is paid."""
+    long = [{"role": "user", "content": "tide " * 5_000}]
+    with pytest.raises(openai.BadRequestError) as caught:
+        await program.chat.completions.create(model=MODEL, messages=long)  # type: ignore[arg-type]
+    assert caught.value.code == "context_length_exceeded" and buyer.curve.total_units == 0
+
+
+async def test_what_is_not_served_is_said_in_openais_shape(
+    program: openai.AsyncOpenAI, url: str
+) -> None:
+    """Other routes and methods are errors that a program can read, with what there is instead."""
+    with pytest.raises(openai.NotFoundError, match=r"/v1/embeddings.*chat/completions") as caught:
+        await program.embeddings.create(model=MODEL, input="x")
+    assert (caught.value.code, caught.value.type) == ("unknown-route", "invalid_request_error")
     async with aiohttp.ClientSession() as http:
-        for headers in ({"Origin": "https://evil.test"}, {"Host": "evil.test"}):
-            async with http.get(f"{url}/models", headers=headers) as response:
-                assert response.status == 400
+        async with http.get(url.removesuffix("/v1") + "/models") as response:
+            said = (await response.json())["error"]
+            assert response.status == 404 and "base URL end in /v1" in said["message"]
+        async with http.get(f"{url}/chat/completions") as response:
+            assert (response.status, response.headers["Allow"]) == (405, "POST")
+            assert (await response.json())["error"]["code"] == "method-not-allowed"
+        async with http.post(f"{url}/chat/completions", data=b"[" * 100) as response:
+            assert response.status == 400 and "JSON" in (await response.json())["error"]["message"]
+
+
+PAGE = "https://app.example:8443"
+
+
+@pytest.mark.parametrize(
+    ("headers", "code", "said"),
+    [
+        ({"Origin": "https://evil.test"}, "origin-not-allowed", "evil.test"),
+        ({"Origin": "null"}, "origin-not-allowed", "--allow-origin"),
+        ({"Origin": "http://127.0.0.1:8403"}, "origin-not-allowed", "--allow-origin"),
+        ({"Sec-Fetch-Site": "cross-site"}, "origin-not-allowed", "another site"),
+        ({"Host": "evil.test"}, "host-not-allowed", "--allow-host evil.test"),
+        ({"Host": "127.0.0.1.evil.test:80"}, "host-not-allowed", "127.0.0.1.evil.test"),
+        ({"Host": "[::2]:80"}, "host-not-allowed", "::2"),
+        ({"Host": "\u202eevil"}, "host-not-allowed", "evil"),
+    ],
+)
+async def test_a_web_page_cannot_spend_the_money(
+    url: str, buyer: BuyerClient, headers: dict[str, str], code: str, said: str
+) -> None:
+    """A page in the buyer's browser reaches the loopback port, by its own name or a rebound one:
+    it is turned away with the option that would let it in, and no answer is readable to it."""
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}]}
+    async with aiohttp.ClientSession() as http:
+        for ask in (http.get(f"{url}/models", headers=headers),
+                    http.post(f"{url}/chat/completions", json=body, headers=headers)):  # fmt: skip
+            async with ask as response:
+                error = (await response.json())["error"]
+                assert (response.status, error["code"]) == (403, code)
+                assert said in error["message"]
+                assert "Access-Control-Allow-Origin" not in response.headers
+        preflight = {"Access-Control-Request-Method": "POST", "Origin": PAGE, **headers}
+        async with http.options(f"{url}/chat/completions", headers=preflight) as response:
+            assert response.status == 403
+    assert buyer.curve.total_units == 0
+
+
+async def test_an_allowed_page_and_an_allowed_name_are_served(buyer: BuyerClient) -> None:
+    """The buyer names a page and a machine's name: these, and no others, are answered."""
+    async with (
+        running_proxy(buyer, key="k", origins=[PAGE + "/"], hosts=["Box.lan"]) as url,
+        aiohttp.ClientSession() as http,
+    ):
+        asked = {
+            "Origin": PAGE,
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization, content-type",
+            "Access-Control-Request-Private-Network": "true",
+        }
+        async with http.options(f"{url}/chat/completions", headers=asked) as response:
+            assert response.status == 204
+            assert response.headers["Access-Control-Allow-Origin"] == PAGE
+            assert response.headers["Access-Control-Allow-Headers"] == "authorization, content-type"
+            assert response.headers["Access-Control-Allow-Private-Network"] == "true"
+            assert "POST" in response.headers["Access-Control-Allow-Methods"]
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "stream": True}
+        headers = {"Origin": PAGE, "Host": "box.LAN.:9", "Authorization": "Bearer k"}
+        async with http.post(f"{url}/chat/completions", json=body, headers=headers) as response:
+            assert response.status == 200
+            assert response.headers["Access-Control-Allow-Origin"] == PAGE
+            assert response.headers["Vary"] == "Origin"
+            assert b"[DONE]" in await response.read()
+        refused: tuple[dict[str, str], ...] = (
+            {**headers, "Authorization": "Bearer x"},
+            {**headers, "Origin": "https://app.example"},
+            {**headers, "Host": "other.lan"},
+        )
+        for each, status in zip(refused, (401, 403, 403), strict=True):
+            async with http.get(f"{url}/models", headers=each) as response:
+                assert response.status == status
+
+
+@pytest.mark.parametrize(
+    "allowed",
+    [{"hosts": ["*"]}, {"hosts": ["http://box"]}, {"hosts": [""]}]
+    + [{"origins": [each]} for each in ("*", "app.example", "https://*.example", "https://a/b")],
+)
+async def test_an_allow_list_names_hosts_and_origins(
+    buyer: BuyerClient, allowed: dict[str, Any]
+) -> None:
+    """What would let every page in, or none because it is misspelt, is refused at the start."""
+    with pytest.raises(ConfigError, match="--allow-"):
+        async with running_proxy(buyer, **allowed):
+            pass
 
 
 async def test_nobody_spends_without_the_key(buyer: BuyerClient) -> None:

@@ -1,0 +1,58 @@
+"""Refusals in the shape that OpenAI's clients read.
+
+Owns which type, code and parameter a program is told for each of Viz's errors. Does not know why
+something was refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from aiohttp import web
+
+from viz.errors import PaymentError, PromptTooLong, VizError
+
+CONTEXT_CODE: Final = "context_length_exceeded"  # what programs look for to shorten their prompt
+MAX_PARAM_CHARS: Final = 64
+
+
+def problem(error: VizError) -> web.Response:
+    """Return the answer to what was refused on purpose."""
+    status = 400 if isinstance(error, PromptTooLong) else error.status
+    return response(status, error_body(error))
+
+
+def error_body(error: VizError) -> dict[str, Any]:
+    """Return the error object of what was refused on purpose, its parameter kept."""
+    given = error.extensions.get("param")
+    param = given[:MAX_PARAM_CHARS] if isinstance(given, str) else None
+    code = CONTEXT_CODE if isinstance(error, PromptTooLong) else error.code
+    return body(error.detail, _type_of(error), code, param)
+
+
+def refusal(
+    status: int, message: str, code: str, kind: str = "invalid_request_error", **headers: str
+) -> web.Response:
+    """Return the answer to what no error of the tree stands for: routes, keys, web pages."""
+    return response(status, body(message, kind, code), headers)
+
+
+def response(
+    status: int, content: dict[str, Any], headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """Return an error's answer; one that a repetition would not change says so."""
+    # OpenAI's clients would repeat 409 and 5xx by themselves; the answer would be the same
+    final = {"X-Should-Retry": "false"} if status in (409, 429) or status >= 500 else {}
+    return web.json_response(content, status=status, headers={**final, **(headers or {})})
+
+
+def body(message: str, kind: str, code: str, param: str | None = None) -> dict[str, Any]:
+    """Return OpenAI's error object."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def _type_of(error: VizError) -> str:
+    if isinstance(error, PaymentError):
+        return "payment_error"
+    return "invalid_request_error" if error.status < 500 else "api_error"
