@@ -1,8 +1,8 @@
 """The composition root: every part of a running node, made once, joined once, ended in order.
 
 Owns which class stands behind which Protocol, the loops and their end. Knows no rule of the market:
-each line here hands a part to another. One TaskGroup holds all loops; the first that dies stops
-the node. Ends in order: no new requests, streams finish within the grace, vouchers on disk, chain.
+each line here hands a part to another. One TaskGroup holds all loops, each supervised: only a chain
+that is not the books' own ends the node. Ends in order: no new requests, streams finish within the grace, vouchers on disk, chain.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ from viz.services.relaying import RelayPolicy
 from viz.services.serving import Serving, ServingPolicy
 from viz.services.sessions import SessionPolicy, Sessions
 from viz.services.settlement import ClaimPolicy, Settlement
+from viz.services.supervision import Supervisor
 from viz.services.training import Training, seal_with
 from viz.services.watchdog import Watchdog
 from viz.storage.embedded import EmbeddedBlobStore
@@ -91,6 +92,7 @@ async def run_node(config: Config, ready: Ready) -> None:
     ModelUnavailable, StorageUnavailable: each says what to do, and nothing was changed.
     """
     _refuse_taken_port(config)
+    supervisor = Supervisor()
     async with _node(config) as (parts, loops, described):
         limits = ApiLimits(
             config.api.max_body_bytes,
@@ -103,8 +105,8 @@ async def run_node(config: Config, ready: Ready) -> None:
         try:
             url = await _listen(runner, config)
             async with asyncio.TaskGroup() as group:
-                for loop in loops:
-                    group.create_task(loop())
+                for name, loop in loops.items():
+                    group.create_task(supervisor.run(name, loop))
                 await ready(described(url))
         finally:
             await runner.cleanup()
@@ -113,7 +115,7 @@ async def run_node(config: Config, ready: Ready) -> None:
 @asynccontextmanager
 async def _node(
     config: Config,
-) -> AsyncIterator[tuple[Parts, list[Loop], Callable[[str], Node]]]:
+) -> AsyncIterator[tuple[Parts, dict[str, Loop], Callable[[str], Node]]]:
     async with AsyncExitStack() as ends:
         account = await asyncio.to_thread(_account, config)
         deployment = load_deployment(config.at(config.chain.deployment))
@@ -277,7 +279,13 @@ async def _node(
             return Node(url, sender.address, deployment, config.at(Path("operator.token")))
 
         housekeeping = Housekeeping(ledger, clock)
-        loops = [settlement.run, watcher.run, training.run, housekeeping.run, watchdog.run]
+        loops: dict[str, Loop] = {
+            "settlement": settlement.run,
+            "watcher": watcher.run,
+            "training": training.run,
+            "housekeeping": housekeeping.run,
+            "watchdog": watchdog.run,
+        }
         yield parts, loops, described
 
 
