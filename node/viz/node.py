@@ -2,7 +2,8 @@
 
 Owns which class stands behind which Protocol, the loops and their end. Knows no rule of the market:
 each line here hands a part to another. One TaskGroup holds all loops, each supervised: only a chain
-that is not the books' own ends the node. Ends in order: no new requests, streams finish within the grace, vouchers on disk, chain.
+that is not the books' own ends the node. Ends in order: no new requests, streams finish within the
+grace, vouchers on disk, chain.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Keep a loop of the daemon running: what it did not expect is logged, and it goes on after a pause.
+"""Keep a loop of the daemon running: log what it did not expect, pause, and go on.
 
 One fault in one loop must not end a node that sells, claims and answers. Invariant: only what is in
 ``FATAL`` ends the daemon (books of one chain must not meet another), and a cancellation.
@@ -48,7 +48,7 @@ class Supervisor:
                 return
             except FATAL:
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001
                 if clock.time() - began_s >= STEADY_S:
                     pause_s = self._first_pause_s
                 self._failing[name] = f"{type(error).__name__}: {error}"

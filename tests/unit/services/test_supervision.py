@@ -36,14 +36,15 @@ async def test_a_loop_goes_on_after_any_error() -> None:
 
 async def test_what_fails_is_told_while_it_waits() -> None:
     """Whoever asks how the node stands hears which loop failed, and why."""
-    supervisor = Supervisor(first_pause_s=3_600)
+    supervisor, failed = Supervisor(first_pause_s=3_600), asyncio.Event()
 
     async def loop() -> None:
+        failed.set()
         raise TypeError("null")
 
     task = asyncio.create_task(supervisor.run("watcher", loop))
-    while not supervisor.failing:
-        await asyncio.sleep(0)
+    await failed.wait()
+    await asyncio.sleep(0)
     assert supervisor.failing == {"watcher": "TypeError: null"}
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
