@@ -7,9 +7,10 @@ from dataclasses import asdict
 from aiohttp import web
 
 from viz.api.parts import adapter_of, ask_chain, body_of, number_of, parts_of
+from viz.chain.deployment import deployment_json
 from viz.domain.exchange import NodeInfo
 from viz.domain.ledger import AdapterRecord
-from viz.domain.payment import NODE_PATH
+from viz.domain.payment import DEPLOYMENT_PATH, NODE_PATH
 from viz.domain.pricing import Price
 from viz.domain.registration import (
     CONTENTS_PATH,
@@ -27,6 +28,7 @@ def routes() -> list[web.RouteDef]:
     """Return the routes of the market."""
     return [
         web.get(NODE_PATH, node),
+        web.get(DEPLOYMENT_PATH, deployment),
         web.get("/viz/v1/adapters", adapters),
         web.get("/viz/v1/adapters/{adapter_id}", adapter),
         web.get(REGISTRATION_CONTEXT_PATH, registration_context),
@@ -39,19 +41,19 @@ async def node(request: web.Request) -> web.Response:
     """Answer who this node is, where its money lives and what it sells."""
     ask_chain(request)
     parts = parts_of(request)
-    deployment, model = parts.chain.deployment, parts.engine.model
+    where, model = parts.chain.deployment, parts.engine.model
     name, version = await parts.sessions.token_domain()
     price: Price = parts.catalogue.list_price
     info = NodeInfo(
         node=parts.sessions.node,
-        chain_id=deployment.chain_id,
-        settlement=deployment.settlement,
-        content_registry=deployment.content_registry,
-        adapter_registry=deployment.adapter_registry,
-        token=deployment.token,
+        chain_id=where.chain_id,
+        settlement=where.settlement,
+        content_registry=where.content_registry,
+        adapter_registry=where.adapter_registry,
+        token=where.token,
         token_name=name,
         token_version=version,
-        token_decimals=deployment.token_decimals,
+        token_decimals=where.token_decimals,
         chain_time_s=await parts.chain.chain_time(),
         base_model=model.name,
         base_digest=model.digest,
@@ -94,6 +96,11 @@ async def adapter(request: web.Request) -> web.Response:
         "servedHere": record is not None,
     }
     return web.json_response(found | (_spelled(record) if record else {}))
+
+
+async def deployment(request: web.Request) -> web.Response:
+    """Answer the chain and contracts that this node works on, as its deployment file has them."""
+    return web.json_response(deployment_json(parts_of(request).chain.deployment))
 
 
 async def registration_context(request: web.Request) -> web.Response:

@@ -22,6 +22,7 @@ async def status(request: web.Request) -> web.Response:
             "chainId": parts.chain.deployment.chain_id,
             "chainTime": await parts.chain.chain_time(),
             "tokenDecimals": parts.chain.deployment.token_decimals,
+            "tokenSymbol": parts.chain.deployment.token_symbol,
             "balance": str(await parts.chain.token_balance(node)),
             "owed": str(await parts.chain.owed(node)),
             "channels": len(rows),

@@ -7,15 +7,17 @@ has code and names the others rightly; running again with that file creates noth
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from eth_account.signers.local import LocalAccount
 
 from viz.chain import abi
-from viz.chain.deployment import find_deployment, save_deployment, symbol_of
+from viz.chain.deployment import find_deployment, save_deployment
 from viz.chain.rpc import Rpc
 from viz.chain.sender import Sender
+from viz.domain.display import NO_SYMBOL, symbol_of
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import Address
 from viz.errors import ChainError, ChainMismatch, ConfigError
@@ -42,6 +44,9 @@ async def ensure_deployed(
     if existing is not None:
         await rpc.check(existing)
         await check_wiring(rpc, existing)
+        if existing.token_symbol == NO_SYMBOL:
+            existing = replace(existing, token_symbol=await _symbol(rpc, existing.token))
+            save_deployment(path, existing)
         return existing
     deployment = await deploy(rpc, account, token=token, close_delay_s=close_delay_s)
     await check_wiring(rpc, deployment)
@@ -98,7 +103,18 @@ async def _symbol(rpc: Rpc, token: Address) -> str:
 
 
 async def check_wiring(rpc: Rpc, deployment: Deployment) -> None:
-    """Raise ChainMismatch unless the contracts name each other as the deployment says."""
+    """Raise ChainMismatch unless contracts and token are as the deployment says.
+
+    That is, the contracts name each other, and the token has so many decimals: amounts that people
+    write are scaled by these.
+    """
+    answer = await rpc.call(deployment.token, abi.encode_call(abi.CURRENCY, "decimals", ()))
+    decimals = abi.decode_result(abi.CURRENCY, "decimals", (), answer)
+    if decimals != deployment.token_decimals:
+        raise ChainMismatch(
+            f"the token {deployment.token} has {decimals} decimals, the deployment file says "
+            f"{deployment.token_decimals}: do not use this file, ask its author for the right one"
+        )
     links = (
         ("ContentRegistry", deployment.content_registry, "token", deployment.token),
         ("AdapterRegistry", deployment.adapter_registry, "contents", deployment.content_registry),

@@ -11,14 +11,16 @@ import os
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from viz.chain.abi import CURRENCY
+from viz.domain.display import NO_SYMBOL, symbol_of
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import Address, hex_of, parse_address, parse_hash
+from viz.domain.wire import JSON_INTEGER_MAX
 from viz.errors import ConfigError, InvalidRequest
 
-MAX_SYMBOL_CHARS: Final = 11  # as EIP-747 has it
+MAX_DECIMALS: Final = 36
 
 
 def address_of(deployment: Deployment, contract: str) -> Address:
@@ -50,32 +52,37 @@ def load_deployment(path: Path) -> Deployment:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(
-            f"there is no deployment file {path}: run scripts/deploy.py, or `viz up` for a local "
-            "chain"
+            f"there is no deployment file {path}: to use a node, look at its chain and contracts "
+            "and keep them with `viz trust URL`; to run one, `viz up` or scripts/deploy.py"
         ) from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as a deployment: {error}") from error
+    return parse_deployment(content, str(path))
+
+
+def parse_deployment(content: Any, where: str) -> Deployment:
+    """Return the deployment in a file's or an answer's JSON; raise ConfigError naming ``where``."""
     try:
         return Deployment(
-            chain_id=int(content["chain_id"]),
+            chain_id=_small(content["chain_id"], JSON_INTEGER_MAX),
             genesis=parse_hash(content["genesis"]),
             token=parse_address(content["token"]),
-            token_decimals=int(content["token_decimals"]),
+            token_decimals=_small(content["token_decimals"], MAX_DECIMALS),
             content_registry=parse_address(content["content_registry"]),
             adapter_registry=parse_address(content["adapter_registry"]),
             settlement=parse_address(content["settlement"]),
             node_directory=parse_address(content["node_directory"]),
-            first_block=int(content["first_block"]),
+            first_block=_small(content["first_block"], JSON_INTEGER_MAX),
             token_symbol=symbol_of(content.get("token_symbol")),
         )
-    except (KeyError, TypeError, ValueError, InvalidRequest) as error:
-        raise ConfigError(f"{path} is not a whole deployment: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, InvalidRequest) as error:
+        raise ConfigError(f"{where} is not a whole deployment: {error}") from error
 
 
-def symbol_of(text: object) -> str:
-    """Return a token's symbol as it may be shown: a few visible characters, else ``tokens``."""
-    fits = isinstance(text, str) and 0 < len(text) <= MAX_SYMBOL_CHARS and text.isprintable()
-    return str(text) if fits and " " not in str(text) else "tokens"
+def _small(value: object, maximum: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= maximum:
+        raise ValueError(f"{value!r} is not a whole number of 0 to {maximum}")
+    return value
 
 
 def find_deployment(path: Path) -> Deployment | None:
@@ -83,12 +90,25 @@ def find_deployment(path: Path) -> Deployment | None:
     return load_deployment(path) if path.exists() else None
 
 
-def save_deployment(path: Path, deployment: Deployment) -> None:
-    """Write the deployment, all of it or nothing."""
-    content = {
+def deployment_json(deployment: Deployment) -> dict[str, Any]:
+    """Return a deployment as its file has it."""
+    return {
         key: hex_of(value) if isinstance(value, bytes) else value
         for key, value in asdict(deployment).items()
     }
+
+
+def differences(ours: Deployment, theirs: Deployment) -> list[tuple[str, object, object]]:
+    """Return what two deployments say differently, but for a symbol that one of them lacks."""
+    mine, other = deployment_json(ours), deployment_json(theirs)
+    if NO_SYMBOL in (ours.token_symbol, theirs.token_symbol):
+        del mine["token_symbol"]
+    return [(key, value, other[key]) for key, value in mine.items() if value != other[key]]
+
+
+def save_deployment(path: Path, deployment: Deployment) -> None:
+    """Write the deployment, all of it or nothing."""
+    content = deployment_json(deployment)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     with os.fdopen(handle, "w", encoding="utf-8") as file:

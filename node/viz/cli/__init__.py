@@ -4,6 +4,21 @@ Owns words, tables, exit codes and the only ``asyncio.run``. Knows no rule of it
 calls a service, the buyer's library, or the running node's operator interface.
 """
 
-from viz.cli.main import main
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line; ``viz --version`` alone imports nothing for it."""
+    if sys.argv[1:] == ["--version"]:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"viz {version('viz-node')}\n")
+        return
+    from viz.cli.main import app
+
+    app()
+
 
 __all__ = ["main"]

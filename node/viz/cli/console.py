@@ -14,7 +14,8 @@ import os
 import signal
 import sys
 import unicodedata
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, ParamSpec, TypeVar
 
@@ -24,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from viz import errors
-from viz.config import secret
+from viz.domain.units import format_amount, shown_symbol
 from viz.errors import VizError
 
 T = TypeVar("T")
@@ -60,7 +61,9 @@ MEANINGS: dict[int, str] = {
     130: "interrupted",
 }
 
-out = Console(highlight=False)
+# Into a file or a pipe a line is as long as what it says: a script reads whole CIDs and addresses.
+_PIPED_COLUMNS: Final = 10_000
+out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_COLUMNS)
 err = Console(stderr=True, highlight=False)
 
 AsJson = Annotated[
@@ -139,8 +142,16 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
     return wrapped
 
 
-def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run a command's coroutine; a deliberate error within a group of them comes out alone."""
+def run(main: Coroutine[Any, Any, T], *, logs: bool = True) -> T:
+    """Run a command's coroutine; a deliberate error within a group of them comes out alone.
+
+    What its parts log goes to standard error, and is no part of a result nor of its JSON. A command
+    that only asks the node over HTTP ``logs`` nothing, and saves the time to import that.
+    """
+    if logs:
+        from viz import log
+
+        log.configure("warning")
     try:
         return asyncio.run(main)
     except BaseExceptionGroup as group:
@@ -190,10 +201,54 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     )
     for column in columns:
         number = column.startswith("#")
-        drawn.add_column(column.removeprefix("#"), justify="right" if number else "left")
+        # Folded, never cut: a CID or an address without its end is of no use.
+        drawn.add_column(
+            column.removeprefix("#"), justify="right" if number else "left", overflow="fold"
+        )
     for row in rows:
         drawn.add_row(*(Text(plain(str(cell))) for cell in row))
     out.print(drawn)
+
+
+def money(units: object, found: Mapping[str, Any]) -> str:
+    """Return an amount with its unit; ``found`` is an answer that tells the token."""
+    symbol = shown_symbol(found.get("tokenSymbol"))
+    return format_amount(int(str(units)), int(found["tokenDecimals"]), symbol)
+
+
+def date(time_s: int) -> str:
+    """Return a time of the chain or the clock as people read it, in UTC."""
+    try:
+        return f"{datetime.fromtimestamp(time_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (OverflowError, ValueError, OSError):
+        return f"{time_s} s after 1970, beyond any calendar"
+
+
+def duration(seconds: int) -> str:
+    """Return a length of time in its largest whole unit."""
+    for name, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds and not seconds % length:
+            count = seconds // length
+            return f"{count} {name}{'s' if count != 1 else ''}"
+    return f"{seconds} second{'s' if seconds != 1 else ''}"
+
+
+def percent(bps: int) -> str:
+    """Return basis points as per cent."""
+    return f"{bps / 100:g} %"
+
+
+def agreed(question: str, *, yes: bool) -> None:
+    """Go on if the person agrees: by --yes, or by an answer on a terminal; else leave with 4.
+
+    Raises InvalidRequest where there is neither.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise errors.InvalidRequest(f"{question} Nobody is here to answer: read it, and add --yes")
+    if not typer.confirm(question, err=True):
+        raise errors.InvalidRequest("nothing was signed and nothing was kept")
 
 
 def password(file: Path | None, *, confirm: bool = False) -> str:
@@ -208,6 +263,8 @@ def password(file: Path | None, *, confirm: bool = False) -> str:
             raise errors.InvalidKeyFile(
                 f"the password file {file} cannot be read: {error.strerror}"
             ) from error
+    from viz.config import secret
+
     if given := secret("VIZ_KEY_PASSWORD").get_secret_value():
         return given
     if not sys.stdin.isatty():

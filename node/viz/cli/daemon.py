@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from viz.cli.console import AsJson, DataDir, guarded, out, run, show, until_signal
 from viz.cli.testnet import described
-from viz.config import Config, load
+
+if TYPE_CHECKING:
+    from viz.config import Config
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Settings (see viz.example.toml).")
@@ -25,6 +27,8 @@ def node(
     as_json: AsJson = False,
 ) -> None:
     """Run the daemon against a chain that is there: serve, train, settle; until interrupted."""
+    from viz.config import load
+
     settings = load(config, **_given(folder, port))
     run(until_signal(_run(settings, as_json)))
 
@@ -41,6 +45,8 @@ def up(
     as_json: AsJson = False,
 ) -> None:
     """Run a local chain, the contracts and a node together, and keep their state over restarts."""
+    from viz.config import load
+
     run(until_signal(_up(load(config, **_given(folder, port)), rpc_port, kubo, as_json)))
 
 
@@ -72,6 +78,7 @@ async def _run(config: Config, as_json: bool) -> None:
 
 async def _up(config: Config, rpc_port: int, kubo: bool, as_json: bool) -> None:
     from viz import log
+    from viz.config import Config
     from viz.localnet import Localnet
     from viz.node import Node, run_node
 

@@ -1,40 +1,95 @@
-"""The tree of commands."""
+"""The tree of commands; each module is imported when one of its commands is used or listed."""
 
 from __future__ import annotations
 
-from importlib.metadata import version as distribution_version
-from typing import Annotated
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
-from viz import log
-from viz.cli import audit, buyer, channel, content, daemon, keys, operator, settle, testnet, train
 from viz.cli.console import MEANINGS
+
+TREE: Final = {
+    "up": "daemon:up",
+    "node": "daemon:node",
+    "status": "operator:status",
+    "train": "train:train",
+    "settle": "settle:settle",
+    "trust": "trust:trust",
+    "key": "keys:app",
+    "content": "content:app",
+    "channel": "channel:app",
+    "buyer": "buyer:app",
+    "adapter": "operator:adapter_app",
+    "audit": "audit:app",
+    "testnet": "testnet:app",
+}
+
+
+class _Commands(dict[str, Any]):
+    """The commands by name; the value of a name is made when it is asked for."""
+
+    def __missing__(self, name: str) -> Any:
+        if name not in TREE:
+            raise KeyError(name)
+        module, _, attribute = TREE[name].partition(":")
+        found = getattr(import_module(f"viz.cli.{module}"), attribute)
+        if not isinstance(found, typer.Typer):
+            single = typer.Typer(add_completion=False)
+            single.command(name)(found)
+            found = single
+        made = typer.main.get_command(found)
+        made.name = name
+        self[name] = made
+        return made
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in TREE else default
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(TREE)
+
+    def __len__(self) -> int:
+        return len(TREE)
+
+    def __contains__(self, name: object) -> bool:
+        return name in TREE
+
+    def items(self) -> Any:
+        return [(name, self[name]) for name in TREE]
+
+    def keys(self) -> Any:
+        return TREE.keys()
+
+    def values(self) -> Any:
+        return [self[name] for name in TREE]
+
+
+class _Tree(TyperGroup):
+    """``viz``, in the order of TREE."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands = _Commands()
+
 
 app = typer.Typer(
     name="viz",
+    cls=_Tree,
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     help="Viz: a marketplace node for legally compliant generative AI.",
     epilog="Exit codes: " + "; ".join(f"{code} {what}" for code, what in MEANINGS.items()) + ".",
 )
-app.command()(daemon.up)
-app.command()(daemon.node)
-app.command()(operator.status)
-app.command()(train.train)
-app.command()(settle.settle)
-app.add_typer(keys.app, name="key")
-app.add_typer(content.app, name="content")
-app.add_typer(channel.app, name="channel")
-app.add_typer(buyer.app, name="buyer")
-app.add_typer(operator.adapter_app, name="adapter")
-app.add_typer(audit.app, name="audit")
-app.add_typer(testnet.app, name="testnet")
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"viz {distribution_version('viz-node')}")
+        from importlib.metadata import version
+
+        typer.echo(f"viz {version('viz-node')}")
         raise typer.Exit
 
 
@@ -45,9 +100,3 @@ def _options(
     ] = False,
 ) -> None:
     return
-
-
-def main() -> None:
-    """Run the command line; what its parts log is no part of a result, nor of its JSON."""
-    log.configure("warning")
-    app()

@@ -7,11 +7,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import aiohttp
 import typer
 
 from viz.cli.console import AsJson, DataDir, data_dir, guarded, out, run, say, show, table
-from viz.cli.http import NodeUrl, ask, checked, refusal, unreachable
+from viz.cli.http import NodeUrl, ask, lines
 from viz.domain.units import format_units, parse_units
 from viz.errors import ConfigError, InvalidRequest
 
@@ -55,22 +54,9 @@ class Operator:
 
     async def events(self, path: str) -> AsyncIterator[dict[str, Any]]:
         """Yield the JSON of a stream of server-sent events."""
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=_LONG_S)
-        headers = {"Authorization": f"Bearer {self._token}"}
-        try:
-            async with (
-                aiohttp.ClientSession(
-                    timeout=timeout, headers=headers, read_bufsize=1 << 22
-                ) as session,
-                session.get(checked(self._node) + BASE + path) as answer,
-            ):
-                if answer.status >= 400:
-                    raise refusal(await answer.json(content_type=None), answer.status)
-                async for line in answer.content:
-                    if line.startswith(b"data: "):
-                        yield json.loads(line[6:])
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise unreachable(self._node, error) from error
+        async for line in lines(self._node, BASE + path, token=self._token, silence_s=_LONG_S):
+            if line.startswith(b"data: "):
+                yield json.loads(line[6:])
 
 
 # looking

@@ -7,9 +7,25 @@ UTC. Machines get base units and seconds instead (``--json``). Pure.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
 
-from viz.domain.ports.chain import Deployment
 from viz.domain.units import Units, format_units
+
+if TYPE_CHECKING:
+    from viz.domain.ports.chain import Deployment
+
+MAX_SYMBOL_CHARS: Final = 11  # as EIP-747 has it
+NO_SYMBOL: Final = "tokens"
+
+
+def symbol_of(text: object) -> str:
+    """Return a token's symbol as it may be shown: a few visible characters, else ``tokens``.
+
+    It stands behind every amount that people agree to, so nothing of it may read as digits of one.
+    """
+    fits = isinstance(text, str) and 0 < len(text) <= MAX_SYMBOL_CHARS and text.isprintable()
+    word = str(text) if fits else NO_SYMBOL
+    return NO_SYMBOL if " " in word or word[0].isdigit() or word[0] in ".,-+" else word
 
 
 def amount(units: Units, deployment: Deployment) -> str:

@@ -44,6 +44,8 @@ METHOD: Final = "viz"
 INTENT: Final = "session"
 
 NODE_PATH: Final = "/viz/v1/node"
+# GET -> the deployment file's JSON: which chain and contracts the node works on.
+DEPLOYMENT_PATH: Final = "/viz/v1/deployment"
 SESSION_CHALLENGE_PATH: Final = "/viz/v1/sessions/challenge"
 SESSIONS_PATH: Final = "/viz/v1/sessions"
 CHANNELS_PATH: Final = "/viz/v1/channels"

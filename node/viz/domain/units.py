@@ -10,13 +10,6 @@ from __future__ import annotations
 from decimal import Decimal, InvalidOperation
 from typing import Final, NewType
 
-from eth_utils.address import (
-    is_address,
-    is_checksum_address,
-    is_checksum_formatted_address,
-    to_checksum_address,
-)
-
 from viz.errors import InvalidRequest
 
 Address = NewType("Address", str)
@@ -38,6 +31,14 @@ ZERO_HASH: Final = Hash32(bytes(32))
 
 def parse_address(text: str) -> Address:
     """Return the checksummed address; raise InvalidRequest when it is not one (ERC-55)."""
+    # Imported here: eth_utils takes a quarter of a second, and most commands parse no address.
+    from eth_utils.address import (
+        is_address,
+        is_checksum_address,
+        is_checksum_formatted_address,
+        to_checksum_address,
+    )
+
     if not isinstance(text, str) or not is_address(text):
         raise InvalidRequest(f"{text!r} is not an address: give 0x and 40 hexadecimal digits")
     if is_checksum_formatted_address(text) and not is_checksum_address(text):

@@ -1,61 +1,53 @@
-"""The creator's side of registering a work: draft it, sign it, hand it in, keep the record.
+"""The record of a work that is registered, or about to be: what its creator must not lose.
 
-Owns the record beside the work (``<work>.registration.json``, mode 0600: it holds the salt, which
-a trainer needs to check the work and which makes the commitment meaningless once destroyed) and
-both ways onto the chain: signed and relayed through a node, which costs the creator nothing, or
-as the creator's own transaction. Does not know where a key or password comes from.
+Owns the file beside the work (``<work>.registration.json``, mode 0600): it holds the salt, which a
+trainer needs to check the work and which makes the commitment meaningless once destroyed, and what
+was signed for the work last. How a work gets onto the chain is ``viz.services.registering``'s.
 
-Invariant: the record with its salt is on disk before anything is sent, and a second run with the
-same file uses the same salt; a record that has a content id is never registered again.
+Invariant: a second record of the same file and creator has the first one's salt, and remembers the
+first one's signature.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
-import aiohttp
-
-from viz.domain.eip712 import content_registry_domain, public_address, sign
 from viz.domain.license import Terms
-from viz.domain.ports.transactions import Call, ChainWriter
-from viz.domain.registration import (
-    CONTENTS_PATH,
-    REGISTRATION_CONTEXT_PATH,
-    RegistrationAnswer,
-    RegistrationContext,
-    SignedRegistration,
-    WorkDescription,
-    parse_description,
-)
-from viz.domain.signed import Register
+from viz.domain.registration import WorkDescription, parse_description
 from viz.domain.units import Address, ContentId, Hash32, hex_of, parse_address, parse_hash
-from viz.domain.wire import Reader, struct_from_json, struct_to_json
+from viz.domain.wire import JSON_INTEGER_MAX, Reader, struct_from_json, struct_to_json
 from viz.domain.work import Work, parse_work
-from viz.errors import (
-    ChainUnreachable,
-    InvalidRequest,
-    InvalidWork,
-    NodeRefused,
-    VizError,
-    class_of,
-)
-from viz.services.licensing import registered
+from viz.errors import InvalidRequest, InvalidWork
 
-_VALID_S: Final = 3_600
-_TIMEOUT_S: Final = 120
-_DETAIL_CHARS: Final = 500
+
+@dataclass(frozen=True, slots=True)
+class SignedOnce:
+    """A signature that left this machine: until the deadline, whoever has it may register by it."""
+
+    nonce: int
+    deadline_s: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"nonce": str(self.nonce), "deadline": self.deadline_s}
+
+    @classmethod
+    def from_json(cls, value: object) -> Self:
+        reader = Reader(value, "the signature in the record")
+        return cls(reader.units("nonce"), reader.integer("deadline", JSON_INTEGER_MAX))
 
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """A work's record: all that its creator, and a trainer it is shown to, must know."""
+    """A work's record: all that its creator, and a trainer it is shown to, must know.
+
+    ``on_chain`` says that the content id was read from the chain; else only a node told it.
+    """
 
     title: str
     kind: str
@@ -69,6 +61,8 @@ class Registration:
     license_hash: Hash32
     content_id: ContentId | None = None
     transaction: Hash32 | None = None
+    on_chain: bool = False
+    signed: SignedOnce | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values."""
@@ -86,6 +80,8 @@ class Registration:
             "licenseHash": hex_of(self.license_hash),
             "contentId": self.content_id,
             "transaction": hex_of(self.transaction) if self.transaction else None,
+            "onChain": self.on_chain,
+            "signed": self.signed.to_json() if self.signed else None,
         }
 
     @classmethod
@@ -107,6 +103,8 @@ class Registration:
             license_hash=parse_hash(reader.text("licenseHash")),
             content_id=ContentId(content_id) if content_id is not None else None,
             transaction=reader.optional("transaction", reader.hash32),
+            on_chain=reader.optional("onChain", reader.boolean) or False,
+            signed=SignedOnce.from_json(found["signed"]) if found.get("signed") else None,
         )
 
 
@@ -136,19 +134,24 @@ def read_work(path: Path, kind: str) -> Work:
 def draft(path: Path, description: WorkDescription, creator: Address) -> Registration:
     """Return the record of a work that is to be registered, and keep it on disk.
 
-    An earlier record of the same file and creator lends its salt. Raises InvalidWork, and
-    InvalidRequest when the work is registered already.
+    An earlier record of the same file and creator lends its salt and its signature. Raises
+    InvalidWork, and InvalidRequest when the work is registered already.
     """
     work = read_work(path, description.kind)
     earlier = load_record(path)
-    salt = Hash32(secrets.token_bytes(32))
+    salt, signed = Hash32(secrets.token_bytes(32)), None
     if earlier is not None and earlier.creator == creator:
         if earlier.content_id is not None:
             raise InvalidRequest(
-                f"{path} is registered already, as work {earlier.content_id}: to offer other terms "
-                f"set them, or remove {record_path(path)} to register it anew"
+                f"{path} is registered already, as work {earlier.content_id}: keep "
+                f"{record_path(path)}, which holds its salt; to register the text once more, copy "
+                "the work into another folder"
+                if earlier.on_chain
+                else f"a node said that {path} is registered, as work {earlier.content_id}, and "
+                "nobody has looked at the chain: give --rpc URL, of a chain node of your choice, "
+                "to look"
             )
-        salt = earlier.salt
+        salt, signed = earlier.salt, earlier.signed
     made = Registration(
         title=description.title,
         kind=description.kind,
@@ -160,62 +163,10 @@ def draft(path: Path, description: WorkDescription, creator: Address) -> Registr
         terms=description.terms,
         license=description.license,
         license_hash=description.license_hash,
+        signed=signed,
     )
     save_record(path, made)
     return made
-
-
-def sign_registration(
-    made: Registration, context: RegistrationContext, key: bytes
-) -> SignedRegistration:
-    """Return the registration signed for the chain that ``context`` describes."""
-    if context.creator != made.creator or public_address(key) != made.creator:
-        raise InvalidRequest(f"the key is not that of the work's creator, {made.creator}")
-    work = Register(
-        made.creator,
-        made.commitment,
-        made.license_hash,
-        made.terms,
-        context.nonce,
-        context.chain_time_s + _VALID_S,
-    )
-    domain = content_registry_domain(context.chain_id, context.content_registry)
-    return SignedRegistration(work, sign(key, domain.digest(work)))
-
-
-async def register_through_node(
-    path: Path, made: Registration, key: bytes, node_url: str
-) -> Registration:
-    """Sign the registration, let a node submit it, and keep the record. Costs no gas.
-
-    Raises the class that the node's problem names, with its words and the contract's reason (an
-    ``error`` and its ``args``); ChainUnreachable when the node does not answer.
-    """
-    context = await registration_context(made.creator, node_url)
-    signed = sign_registration(made, context, key)
-    answer = RegistrationAnswer.from_json(
-        await _exchange("POST", node_url, CONTENTS_PATH, signed.to_json())
-    )
-    done = replace(made, content_id=answer.content_id, transaction=answer.transaction)
-    await asyncio.to_thread(save_record, path, done)
-    return done
-
-
-async def register_directly(path: Path, made: Registration, writer: ChainWriter) -> Registration:
-    """Register by the creator's own transaction, and keep the record. Costs gas."""
-    if writer.address != made.creator:
-        raise InvalidRequest(f"the key is not that of the work's creator, {made.creator}")
-    arguments = (made.commitment, made.license_hash, made.terms.abi())
-    sent = registered(await writer.submit(Call("ContentRegistry", "register", arguments)))
-    done = replace(made, content_id=sent.content_id, transaction=sent.transaction.hash)
-    await asyncio.to_thread(save_record, path, done)
-    return done
-
-
-async def registration_context(creator: Address, node_url: str) -> RegistrationContext:
-    """Return what a creator must sign against, as a node sees the chain."""
-    path = REGISTRATION_CONTEXT_PATH.format(creator=creator)
-    return RegistrationContext.from_json(await _exchange("GET", node_url, path, None))
 
 
 def load_record(work: Path) -> Registration | None:
@@ -257,35 +208,3 @@ def save_record(work: Path, made: Registration) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
-
-
-async def _exchange(method: str, node_url: str, path: str, body: object) -> Any:
-    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-    try:
-        async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.request(method, node_url.rstrip("/") + path, json=body) as answer,
-        ):
-            content = await answer.json(content_type=None)
-            status = answer.status
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        raise ChainUnreachable(
-            f"the node at {node_url} does not answer as a node ({str(error) or 'time ran out'}): "
-            "check its address, or register with --direct"
-        ) from error
-    if status >= 400:
-        raise _refusal(status, content)
-    return content
-
-
-def _refusal(status: int, body: object) -> VizError:
-    """Return the error that a problem body (RFC 9457) names, with the contract's own reason."""
-    problem: Mapping[str, Any] = body if isinstance(body, Mapping) else {}
-    # At the top "error" is OpenAI's object; the contract's error name stands inside it.
-    inner = problem.get("error")
-    named = {
-        key: inner[key] for key in ("error", "args") if isinstance(inner, Mapping) and key in inner
-    }
-    said = str(problem.get("detail") or f"HTTP {status}").splitlines()[0][:_DETAIL_CHARS]
-    kind = class_of(problem.get("code")) or NodeRefused
-    return kind(f"the node refused: {said}", status=status, **named)
