@@ -4,7 +4,8 @@
     python scripts/register_content.py examples/works/varn-point --key creator.key.json
     python scripts/register_content.py examples/works/varn-point --key creator.key.json --direct
 
-The same as `viz content register`; --help tells every option.
+The same as `viz content register`; --help tells every option. Chain, registry and token come from
+the deployment that you trust (`viz trust URL`); what is signed is shown, and asked for, first.
 """
 
 from __future__ import annotations

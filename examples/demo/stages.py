@@ -109,7 +109,7 @@ def creators(story: Story) -> None:
     for creator, work in CREATORS.items():
         key = world.folder / f"{creator}.key.json"
         story.creators[creator] = world.json("key", "new", key)["address"]
-        way = ["--node", world.node_url]
+        way = ["--node", world.node_url, "--rpc", world.rpc_url]
         if work == "orrin-railway":
             world.viz("testnet", "fund", story.creators[creator], "--gas", 1, "--rpc-url",
                       world.rpc_url)  # fmt: skip
@@ -117,7 +117,7 @@ def creators(story: Story) -> None:
                    str(world.folder / "deployment.json")]  # fmt: skip
         script = [sys.executable, str(ROOT / "scripts" / "register_content.py")]
         place = world.folder / "works" / work
-        said = json.loads(world.command([*script, str(place), "--key", str(key), *way, "--json"]))
+        said = json.loads(world.command([*script, str(place), "--key", str(key), *way, "--yes", "--json"]))
         story.contents[work] = said["contentId"]
         how = "own transaction" if "--direct" in way else "signed, relayed, no gas"
         terms = said["terms"]

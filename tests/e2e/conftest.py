@@ -204,7 +204,9 @@ def _register_works(town: Town) -> None:
             world.viz("testnet", "fund", address, "--gas", 1, "--rpc-url", world.rpc_url)
         script = [sys.executable, str(ROOT / "scripts" / "register_content.py")]
         place = str(world.folder / "works" / work)
-        said = json.loads(world.command([*script, place, "--key", str(key), *way, "--json"]))
+        said = json.loads(
+            world.command([*script, place, "--key", str(key), *way, "--yes", "--json"])
+        )
         town.creators[creator] = address
         town.contents[work] = ContentId(said["contentId"])
 

@@ -85,6 +85,9 @@ DataDir = Annotated[
 ]
 
 
+Yes = Annotated[bool, typer.Option("--yes", help="Agree without being asked.")]
+
+
 def exit_code(error: VizError) -> int:
     """Return the exit code of the error's family."""
     return next((code for family, code in EXIT_CODES.items() if isinstance(error, family)), 1)
@@ -121,7 +124,7 @@ def plain(text: str, keep: str = "") -> str:
 
 def say(line: str, *, style: str | None = None) -> None:
     """Print a line that holds words of others: neither commands nor markup are read in it."""
-    out.print(plain(line), markup=False, style=style)
+    out.print(plain(line), markup=False, style=style, soft_wrap=True)
 
 
 def guarded(command: Callable[P, T]) -> Callable[P, T]:
@@ -208,6 +211,15 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     for row in rows:
         drawn.add_row(*(Text(plain(str(cell))) for cell in row))
     out.print(drawn)
+
+
+def lines(title: str, rows: Iterable[tuple[str, object]], *, to: Console = out) -> None:
+    """Print a title and its rows, a line each: what a person reads before agreeing."""
+    told = [(name, plain(str(value))) for name, value in rows]
+    width = max((len(name) for name, _ in told), default=0)
+    to.print(plain(title), markup=False)
+    for name, value in told:
+        to.print(f"  {name:<{width}}  {value}", markup=False, soft_wrap=True)
 
 
 def money(units: object, found: Mapping[str, Any]) -> str:

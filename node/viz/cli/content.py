@@ -2,35 +2,63 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from viz.cli.console import (
     AsJson,
+    DataDir,
     KeyFile,
     PasswordFile,
+    Yes,
+    agreed,
+    data_dir,
+    date,
+    err,
     guarded,
+    lines,
     out,
     password,
     run,
+    say,
     show,
     table,
 )
 from viz.cli.http import RPC_VARIABLE, NodeUrl, checked, get_json
 from viz.cli.operator import license_work
-from viz.domain.units import format_units, parse_address
+from viz.cli.terms import terms_in_words
+from viz.errors import InvalidRequest, LicenseError, NodeNotTrusted
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from eth_account.signers.local import LocalAccount
+
+    from viz.chain.contracts import Chain
+    from viz.domain.license import Terms
+    from viz.domain.ports.chain import Deployment
+    from viz.services.registration import Registration
 
 app = typer.Typer(no_args_is_help=True, help="Register works, license them, look at them.")
 app.command("license")(license_work)
 
 Direct = Annotated[bool, typer.Option("--direct", help="Register by an own transaction (gas).")]
 RpcUrl = Annotated[
-    str, typer.Option("--rpc", envvar=RPC_VARIABLE, help="With --direct: the chain's JSON-RPC.")
+    str,
+    typer.Option(
+        "--rpc",
+        envvar=RPC_VARIABLE,
+        help="A chain of your own choice: what a node says is checked there. Needed by --direct.",
+    ),
 ]
 DeploymentFile = Annotated[
-    Path, typer.Option("--deployment", help="With --direct: where the contracts are.")
+    Path | None,
+    typer.Option(
+        "--deployment", help="The contracts you trust; else deployment.json (`viz trust`)."
+    ),
 ]
 
 
@@ -41,68 +69,142 @@ def register(
     key: KeyFile,
     node: NodeUrl = "http://127.0.0.1:8402",
     direct: Direct = False,
-    rpc: RpcUrl = "http://127.0.0.1:8545",
-    deployment: DeploymentFile = Path(".viz/deployment.json"),
+    rpc: RpcUrl = "",
+    folder: DataDir = None,
+    deployment: DeploymentFile = None,
+    yes: Yes = False,
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Register a work and its license on chain: signed and relayed by a node, or --direct.
 
-    The relayed way costs no gas. The record with the salt is written beside the work, as
-    <work>.registration.json: keep it; a trainer needs it to check the work.
+    Says in words what is signed, and asks. The relayed way costs no gas. The record with the salt
+    is written beside the work, as <work>.registration.json: keep it; a trainer needs it to check
+    the work. Chain, registry and the token's decimals come from the deployment that you trust.
     """
+    from viz.chain.deployment import load_deployment
     from viz.chain.keys import load_key_file
     from viz.services.registration import record_path
 
+    if direct and not rpc:
+        rpc = "http://127.0.0.1:8545"
     terms = work / "terms.toml" if work.is_dir() else work
     account = load_key_file(key, password(password_file))
-    way = (
-        _direct(terms, account, rpc, deployment)
-        if direct
-        else _relayed(terms, account, checked(node))
-    )
-    done, decimals = run(way)
+    trusted = load_deployment(deployment or data_dir(folder) / "deployment.json")
+    way = _Registering(terms, account, trusted, yes=yes, quiet=as_json)
+    done = run(way.directly(rpc) if direct else way.relayed(checked(node), rpc))
     if show({k: v for k, v in done.to_json().items() if k != "salt"}, as_json=as_json):
         return
-    fee = format_units(done.terms.training_fee_units, decimals)
-    out.print(f"registered  work {done.content_id}: {done.title}")
-    out.print(f"creator     {done.creator}")
-    out.print(f"terms       fee {fee}, at least {done.terms.min_royalty_bps} bps of revenue")
-    out.print(
-        f"record      {record_path(terms.parent / done.file)} (holds the salt: keep it)",
-        soft_wrap=True,
+    said = "as the chain has it" if done.on_chain else "the node says so: --rpc URL would look"
+    say(f"registered  work {done.content_id}: {done.title}  ({said})")
+    say(f"creator     {done.creator}")
+    say(
+        f"terms       fee {trusted.amount(done.terms.training_fee_units)}, at least "
+        f"{done.terms.min_royalty_bps} bps of revenue"
     )
+    say(f"record      {record_path(terms.parent / done.file)} (holds the salt: keep it)")
 
 
-async def _relayed(terms: Path, account: Any, node: str) -> tuple[Any, int]:
-    from viz.services import registration as creator
+class _Registering:
+    """One work on its way onto the chain, and the person who agrees to it."""
 
-    address = parse_address(account.address)
-    context = await creator.registration_context(address, node)
-    description = creator.read_description(terms, token_decimals=context.token_decimals)
-    path = terms.parent / description.file
-    made = creator.draft(path, description, address)
-    done = await creator.register_through_node(path, made, bytes(account.key), node)
-    return done, context.token_decimals
+    def __init__(
+        self, terms: Path, account: LocalAccount, trusted: Deployment, *, yes: bool, quiet: bool
+    ) -> None:
+        self._terms, self._account, self._trusted = terms, account, trusted
+        self._yes, self._words = yes, err if quiet else out
+
+    async def relayed(self, node: str, rpc_url: str) -> Registration:
+        from viz.buyer.access import SystemClock
+        from viz.chain.deploy import DEVELOPMENT_CHAINS
+        from viz.services import registering
+
+        async with _chain(rpc_url, self._trusted) as chain:
+            path, made = self._draft(to_look_up=chain is not None)
+            if chain is not None:
+                if made.content_id is not None:
+                    return await registering.look_up(path, made, chain)
+                if made.signed and (known := await registering.find_on_chain(path, made, chain)):
+                    return known
+            work = await registering.propose(
+                made,
+                self._trusted,
+                node,
+                SystemClock(),
+                chain,
+                development=self._trusted.chain_id in DEVELOPMENT_CHAINS,
+            )
+            how = [
+                ("relayed by", f"{node}, until {date(work.deadline_s)}; you pay no gas"),
+                ("nonce", f"{work.nonce}, {'from the chain' if chain else 'as the node says'}"),
+            ]
+            self._ask(made, how)
+            key = bytes(self._account.key)
+            signed = registering.sign_registration(work, self._trusted, key)
+            done = await registering.hand_in(path, made, signed, node)
+            return await registering.look_up(path, done, chain) if chain else done
+
+    async def directly(self, rpc_url: str) -> Registration:
+        from viz.chain.sender import Sender
+        from viz.services import registering
+
+        async with _chain(rpc_url, self._trusted) as chain:
+            assert chain is not None
+            path, made = self._draft(to_look_up=True)
+            if made.content_id is not None:
+                return await registering.look_up(path, made, chain)
+            if made.signed and (known := await registering.find_on_chain(path, made, chain)):
+                return known
+            self._ask(made, [("sent by", "your own transaction; you pay its gas")])
+            sender = Sender(chain.rpc, self._account, self._trusted)
+            return await registering.register_directly(path, made, sender)
+
+    def _draft(self, *, to_look_up: bool) -> tuple[Path, Registration]:
+        from viz.domain.units import parse_address
+        from viz.services import registration
+
+        decimals = self._trusted.token_decimals
+        description = registration.read_description(self._terms, token_decimals=decimals)
+        path = self._terms.parent / description.file
+        creator = parse_address(self._account.address)
+        earlier = registration.load_record(path)
+        told = earlier is not None and earlier.content_id is not None and not earlier.on_chain
+        if to_look_up and told and earlier is not None and earlier.creator == creator:
+            return path, earlier
+        return path, registration.draft(path, description, creator)
+
+    def _ask(self, made: Registration, how: list[tuple[str, str]]) -> None:
+        from viz.domain.units import hex_of
+
+        rows = [
+            ("work", f"{made.title}  ({made.kind}, {made.file})"),
+            ("creator", made.creator),
+            *terms_in_words(made.terms, self._trusted),
+            ("license text", hex_of(made.license_hash)),
+            ("chain", str(self._trusted.chain_id)),
+            ("registry", self._trusted.content_registry),
+            *how,
+        ]
+        lines("You sign, for anyone to read on the chain:", rows, to=self._words)
+        agreed("Register the work on these terms?", yes=self._yes)
 
 
-async def _direct(terms: Path, account: Any, rpc_url: str, where: Path) -> tuple[Any, int]:
-    from viz.chain.deployment import load_deployment
+@asynccontextmanager
+async def _chain(rpc_url: str, trusted: Deployment) -> AsyncIterator[Chain | None]:
+    """Yield the reader of a chain that was checked against the deployment; None without a URL."""
+    if not rpc_url:
+        yield None
+        return
+    from viz.chain.contracts import Chain
+    from viz.chain.deploy import check_wiring
     from viz.chain.rpc import Rpc
-    from viz.chain.sender import Sender
-    from viz.services import registration as creator
 
-    deployment = load_deployment(where)
-    description = creator.read_description(terms, token_decimals=deployment.token_decimals)
-    path = terms.parent / description.file
-    rpc = Rpc(checked(rpc_url, "a chain's address"))
-    try:
-        await rpc.check(deployment)
-        made = creator.draft(path, description, parse_address(account.address))
-        done = await creator.register_directly(path, made, Sender(rpc, account, deployment))
-    finally:
-        await rpc.close()
-    return done, deployment.token_decimals
+    async with AsyncExitStack() as ends:
+        rpc = Rpc(checked(rpc_url, "a chain's address"))
+        ends.push_async_callback(rpc.close)
+        await rpc.check(trusted)
+        await check_wiring(rpc, trusted)
+        yield Chain(rpc, trusted)
 
 
 @app.command("show")
@@ -110,9 +212,68 @@ async def _direct(terms: Path, account: Any, rpc_url: str, where: Path) -> tuple
 def show_work(
     content_id: Annotated[int, typer.Argument(min=1, help="The work's id on the chain.")],
     node: NodeUrl = "http://127.0.0.1:8402",
+    rpc: RpcUrl = "",
+    folder: DataDir = None,
+    deployment: DeploymentFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a work as the chain has it: its owner, terms and withdrawal."""
-    found = run(get_json(node, f"/viz/v1/contents/{content_id}"))
-    if not show(found, as_json=as_json):
-        table(f"Work {content_id}", ("what", "value"), found.items())
+    """Show a work, its owner, terms and withdrawal: as a node says, or from the chain of --rpc."""
+    from viz.chain.deployment import find_deployment, load_deployment
+
+    file = deployment or data_dir(folder) / "deployment.json"
+    trusted = load_deployment(file) if rpc or deployment else find_deployment(file)
+    if rpc and trusted:
+        found = run(_from_chain(content_id, rpc, trusted))
+    else:
+        found = run(get_json(node, f"/viz/v1/contents/{content_id}"), logs=False)
+    if show(found, as_json=as_json):
+        return
+    withdrawn = found.get("withdrawnAt")
+    rows: list[tuple[str, object]] = [
+        ("owner", found["owner"]),
+        ("creator", found["creator"]),
+        ("commitment", found["commitment"]),
+        ("withdrawn", date(withdrawn) if withdrawn else "no"),
+        ("terms hash", found["termsHash"]),
+    ]
+    if terms := found.get("terms"):
+        rows += terms_in_words(_terms(terms), trusted)
+        rows.append(("license text", found["licenseHash"]))
+    rows.append(
+        ("read from", "the chain" if rpc else f"{node}, unchecked: --rpc URL reads the chain")
+    )
+    table(f"Work {content_id}", ("what", "value"), rows)
+
+
+def _terms(values: object) -> Terms:
+    from viz.domain.license import Terms
+
+    try:
+        terms = Terms(**values)  # type: ignore[arg-type]
+        terms.check()
+    except (TypeError, InvalidRequest) as error:
+        raise NodeNotTrusted(f"the node's answer holds no license terms: {error}") from error
+    return terms
+
+
+async def _from_chain(content_id: int, rpc_url: str, trusted: Deployment) -> dict[str, Any]:
+    from viz.domain.units import ContentId, hex_of
+
+    async with _chain(rpc_url, trusted) as chain:
+        assert chain is not None
+        state = await chain.content(ContentId(content_id))
+        if state is None:
+            raise LicenseError(f"there is no work {content_id} on this chain: check the id")
+        found: dict[str, Any] = {
+            "contentId": content_id,
+            "owner": state.owner,
+            "creator": state.creator,
+            "commitment": hex_of(state.commitment),
+            "termsHash": hex_of(state.terms_hash),
+            "withdrawnAt": state.withdrawn_at,
+        }
+        if known := await chain.contents.terms(state.terms_hash):
+            terms, license_hash = known
+            found["terms"] = {name: getattr(terms, name) for name in terms.__slots__}
+            found["licenseHash"] = hex_of(license_hash)
+        return found

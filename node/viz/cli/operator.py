@@ -9,9 +9,22 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from viz.cli.console import AsJson, DataDir, data_dir, guarded, out, run, say, show, table
+from viz.cli.console import (
+    AsJson,
+    DataDir,
+    data_dir,
+    date,
+    guarded,
+    money,
+    out,
+    percent,
+    run,
+    say,
+    show,
+    table,
+)
 from viz.cli.http import NodeUrl, ask, lines
-from viz.domain.units import format_units, parse_units
+from viz.domain.units import parse_units
 from viz.errors import ConfigError, InvalidRequest
 
 BASE: Final = "/operator/v1"
@@ -67,12 +80,11 @@ def status(
     node: NodeUrl = "http://127.0.0.1:8402", folder: DataDir = None, as_json: AsJson = False
 ) -> None:
     """Show how the node stands: money, channels, adapters, trainings."""
-    found = run(Operator(node, folder).ask("GET", "/status"))
+    found = run(Operator(node, folder).ask("GET", "/status"), logs=False)
     if show(found, as_json=as_json):
         return
-    decimals = found["tokenDecimals"]
-    money = [(name, format_units(int(found[key]), decimals)) for name, key in _MONEY]
-    table(f"Node {found['node']}", ("what", "#value"), [*money, *_counts(found)])
+    amounts = [(name, money(found[key], found)) for name, key in _MONEY]
+    table(f"Node {found['node']}", ("what", "#value"), [*amounts, *_counts(found)])
     table(
         "On offer",
         ("#id", "model", "#prompt a million", "#completion a million"),
@@ -80,8 +92,8 @@ def status(
             (
                 each["adapterId"],
                 each["model"],
-                format_units(int(each["promptPrice"]), decimals),
-                format_units(int(each["completionPrice"]), decimals),
+                money(each["promptPrice"], found),
+                money(each["completionPrice"], found),
             )
             for each in found["adapters"]
         ],
@@ -117,10 +129,17 @@ def license_work(
     as_json: AsJson = False,
 ) -> None:
     """Acquire a grant to works for this node, paying each creator's training fee."""
-    grants = run(_license(Operator(node, folder), content_ids, max_fee))
+    grants = run(_license(Operator(node, folder), content_ids, max_fee), logs=False)
     if not show(grants, as_json=as_json):
-        rows = [(g["content_id"], g["expires_at"] or "never", g["live"]) for g in grants]
-        table("Grants", ("#work", "#expires at", "live"), rows)
+        rows = [
+            (
+                grant["content_id"],
+                date(grant["expires_at"]) if grant["expires_at"] else "never",
+                "yes" if grant["live"] else "no",
+            )
+            for grant in grants
+        ]
+        table("Grants", ("#work", "expires", "live"), rows)
 
 
 async def _license(operator: Operator, content_ids: list[int], max_fee: str) -> list[Any]:
@@ -141,9 +160,9 @@ async def _license(operator: Operator, content_ids: list[int], max_fee: str) -> 
 @guarded
 def list_adapters(node: NodeUrl = "http://127.0.0.1:8402", as_json: AsJson = False) -> None:
     """List the adapters on offer."""
-    found = run(ask("GET", node, "/viz/v1/adapters"))["adapters"]
+    found = run(ask("GET", node, "/viz/v1/adapters"), logs=False)["adapters"]
     if not show(found, as_json=as_json):
-        rows = [(a["adapterId"], a["name"], a["cid"], a["weightsDigest"][:18]) for a in found]
+        rows = [(a["adapterId"], a["name"], a["cid"], a["weightsDigest"]) for a in found]
         table("Adapters", ("#id", "name", "CID", "weights digest"), rows)
 
 
@@ -153,9 +172,35 @@ def show_adapter(
     adapter_id: AdapterNumber, node: NodeUrl = "http://127.0.0.1:8402", as_json: AsJson = False
 ) -> None:
     """Show an adapter as the chain has it, with its royalty table."""
-    found = run(ask("GET", node, f"/viz/v1/adapters/{adapter_id}"))
+    found = run(ask("GET", node, f"/viz/v1/adapters/{adapter_id}"), logs=False)
     if not show(found, as_json=as_json):
-        table(f"Adapter {adapter_id}", ("what", "value"), found.items())
+        table(f"Adapter {adapter_id}", ("what", "value"), _adapter_rows(found))
+
+
+def _adapter_rows(found: dict[str, Any]) -> list[tuple[str, object]]:
+    shares = ", ".join(f"work {work}: {percent(bps)}" for work, bps in found["shares"])
+    served = "yes" if found["servedHere"] else "no"
+    rows: list[tuple[str, object]] = [
+        (name, found[key])
+        for name, key in (
+            ("name", "name"),
+            ("description", "description"),
+            ("trainer", "trainer"),
+            ("base model", "baseModel"),
+            ("weights digest", "weightsDigest"),
+            ("CID", "cid"),
+            ("manifest", "manifestHash"),
+        )
+        if found.get(key)
+    ]
+    return [
+        *rows,
+        ("to the works", f"{percent(found['royaltyBps'])} of gross revenue"),
+        ("to the trainer", f"{percent(found['trainerBps'])} of gross revenue"),
+        ("shares of the works", shares),
+        ("retires", date(found["retiresAt"]) if found["retiresAt"] else "no date is set"),
+        ("served here", served),
+    ]
 
 
 @adapter_app.command("register")
@@ -180,7 +225,7 @@ def register_adapter(
         request["name"] = name
     if share:
         request["shares"] = [_share(each) for each in share]
-    found = run(Operator(node, folder).ask("POST", "/publications", request))
+    found = run(Operator(node, folder).ask("POST", "/publications", request), logs=False)
     if not show(found, as_json=as_json):
         if found["offer"] is None:
             say(f"{found['detail']}; its CID is {found['cid']}")
@@ -214,7 +259,7 @@ def activate_adapter(
     request: dict[str, object] = {"adapterId": adapter_id}
     request |= {k: v for k, v in (("name", name), ("description", description)) if v}
     prices = {"promptPrice": prompt_price, "completionPrice": completion_price}
-    found = run(_activate(Operator(node, folder), request, prices))
+    found = run(_activate(Operator(node, folder), request, prices), logs=False)
     if not show(found, as_json=as_json):
         say(f"adapter {adapter_id} is on offer as {found['model']}")
 
@@ -235,6 +280,6 @@ def drop_adapter(
     as_json: AsJson = False,
 ) -> None:
     """Take an adapter off the offer."""
-    run(Operator(node, folder).ask("DELETE", f"/adapters/{adapter_id}"))
+    run(Operator(node, folder).ask("DELETE", f"/adapters/{adapter_id}"), logs=False)
     if not show({"adapterId": adapter_id, "onOffer": False}, as_json=as_json):
         out.print(f"adapter {adapter_id} is not on offer any more")

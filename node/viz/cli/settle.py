@@ -6,10 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from viz.cli.console import AsJson, DataDir, guarded, run, show, table
+from viz.cli.console import AsJson, DataDir, guarded, money, run, show, table
 from viz.cli.http import NodeUrl
 from viz.cli.operator import Operator
-from viz.domain.units import format_units
 from viz.errors import VizError
 
 
@@ -31,7 +30,7 @@ def settle(
     something. An error is told with what it kept from being paid, and the rest goes on; the first
     one's exit code is the command's.
     """
-    found, errors = run(_settle(Operator(node, folder), distribute, collect))
+    found, errors = run(_settle(Operator(node, folder), distribute, collect), logs=False)
     if not show(found, as_json=as_json):
         _tell(found)
     if errors:
@@ -39,19 +38,18 @@ def settle(
 
 
 def _tell(found: dict[str, Any]) -> None:
-    decimals = found["tokenDecimals"]
     rows: list[tuple[str, object]] = []
     if claim := found.get("claim"):
         rows += [
             ("vouchers claimed", claim["settled"]),
             ("dropped", claim["dropped"]),
             ("still waiting", claim["waiting"]),
-            ("claimed", format_units(int(claim["claimed_units"]), decimals)),
+            ("claimed", money(claim["claimed_units"], found)),
         ]
         rows += [("gas of the claim", sent["gas_used"]) for sent in claim["transactions"]]
     for adapter_id, sent in found["distributed"].items():
         paid = next((e["args"]["paid"] for e in sent["events"] if e["name"] == "Distributed"), 0)
-        rows.append((f"creators of adapter {adapter_id}", format_units(int(paid), decimals)))
+        rows.append((f"creators of adapter {adapter_id}", money(paid, found)))
     rows += [(f"not done: {what}", why) for what, why in found["failed"].items()]
     table("Settlement", ("what", "#value"), rows)
 
@@ -63,6 +61,7 @@ async def _settle(
     standing = await operator.ask("GET", "/status")
     found: dict[str, Any] = {
         "tokenDecimals": standing["tokenDecimals"],
+        "tokenSymbol": standing.get("tokenSymbol", ""),
         "distributed": {},
         "failed": {},
     }

@@ -8,10 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from viz.cli.console import AsJson, DataDir, err, guarded, run, show, table
+from viz.cli.console import AsJson, DataDir, err, guarded, money, percent, run, show, table
 from viz.cli.http import NodeUrl
 from viz.cli.operator import Operator, Royalty, TrainerPart
-from viz.domain.units import format_units
 from viz.errors import InvalidRequest, TrainingError
 
 
@@ -41,11 +40,11 @@ def train(
         request["name"] = name
     operator = Operator(node, folder)
     if dry_run:
-        plan, decimals = run(_plan(operator, request))
+        plan, token = run(_plan(operator, request), logs=False)
         if not show(plan, as_json=as_json):
-            _say_plan(plan, decimals)
+            _say_plan(plan, token)
         return
-    result = run(_train(operator, request, quiet=as_json))
+    result = run(_train(operator, request, quiet=as_json), logs=False)
     if publish:
         result["publication"] = run(
             operator.ask(
@@ -57,7 +56,8 @@ def train(
                     "trainerBps": trainer_bps,
                     **({"name": name} if name else {}),
                 },
-            )
+            ),
+            logs=False,
         )
     if not show(result, as_json=as_json):
         _say_trained(result)
@@ -82,12 +82,15 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, value
 
 
-async def _plan(operator: Operator, request: dict[str, Any]) -> tuple[dict[str, Any], int]:
+async def _plan(
+    operator: Operator, request: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the plan, and an answer that tells the token its fees are paid in."""
     plan = await operator.ask("POST", "/trainings", request | {"dryRun": True})
-    return plan, (await operator.ask("GET", "/status"))["tokenDecimals"]
+    return plan, await operator.ask("GET", "/status")
 
 
-def _say_plan(plan: dict[str, Any], decimals: int) -> None:
+def _say_plan(plan: dict[str, Any], token: dict[str, Any]) -> None:
     found, settings = plan["estimate"], plan["settings"]
     rows: list[tuple[str, object]] = [
         ("rows to learn", found["rows"]),
@@ -97,10 +100,7 @@ def _say_plan(plan: dict[str, Any], decimals: int) -> None:
         ("steps", found["steps"]),
         ("tokens a step, about", found["tokens_a_step"]),
         ("minutes, about", f"{found['seconds'] / 60:.1f}"),
-        *(
-            (f"fee of work {work}, USD", format_units(int(fee), decimals))
-            for work, fee in plan["fees_units"].items()
-        ),
+        *((f"fee of work {work}", money(fee, token)) for work, fee in plan["fees_units"].items()),
     ]
     table("Training would take", ("what", "#value"), rows)
 
@@ -145,7 +145,7 @@ def _say_trained(result: dict[str, Any]) -> None:
         ("longest verbatim run, tokens", repeated["adapter"]["longest_tokens"]),
         ("the same of the base model", repeated["base"]["longest_tokens"]),
         ("seconds", round(metrics["seconds"])),
-        ("shares", ", ".join(f"work {work}: {bps} bps" for work, bps in result["shares"])),
+        ("shares", ", ".join(f"work {work}: {percent(bps)}" for work, bps in result["shares"])),
         ("weights digest", result["weightsDigest"]),
     ]
     if publication := result.get("publication"):

@@ -142,14 +142,11 @@ def draft(path: Path, description: WorkDescription, creator: Address) -> Registr
     salt, signed = Hash32(secrets.token_bytes(32)), None
     if earlier is not None and earlier.creator == creator:
         if earlier.content_id is not None:
+            known = f"{path} is registered already, as work {earlier.content_id}"
             raise InvalidRequest(
-                f"{path} is registered already, as work {earlier.content_id}: keep "
-                f"{record_path(path)}, which holds its salt; to register the text once more, copy "
-                "the work into another folder"
+                f"{known}: keep {record_path(path)}, which holds its salt"
                 if earlier.on_chain
-                else f"a node said that {path} is registered, as work {earlier.content_id}, and "
-                "nobody has looked at the chain: give --rpc URL, of a chain node of your choice, "
-                "to look"
+                else f"{known}, says a node: give --rpc URL, a chain node of your choice, to look"
             )
         salt, signed = earlier.salt, earlier.signed
     made = Registration(

@@ -19,7 +19,7 @@ from viz.errors import (
     TransactionFailed,
     VizError,
 )
-from viz.services.registration import registration_context
+from viz.services.registering import registration_context
 
 CREATOR = "0x" + "11" * 20
 REASON = "the contract refused: the signature's deadline has passed; sign again (SignatureExpired"

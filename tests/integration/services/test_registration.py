@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from tests.fakes.chain import DEPLOYMENT
 from tests.integration.chain.testnet import Testnet, address
 from tests.integration.services.claiming import SystemClock
 
@@ -99,13 +100,17 @@ async def test_a_work_is_registered_with_its_record(
     key_file, account = new_key(tmp_path)
     creator = address(account)
     async with relay(net) as url:
-        way: list[str | Path] = ["--node", url]
+        save_deployment(tmp_path / "d.json", net.deployment)
+        way: list[str | Path] = ["--deployment", tmp_path / "d.json", "--yes", "--rpc"]
         if direct:
             await net.anvil.fund(creator)
-            save_deployment(tmp_path / "d.json", net.deployment)
-            way = ["--direct", "--rpc", net.anvil.url, "--deployment", tmp_path / "d.json"]
+            way += [net.anvil.url, "--direct"]
+        else:
+            way += [net.anvil.url, "--node", url]
         code, out, err = await script(work, "--key", key_file, *way, "--json")
-        assert (code, err) == (0, "")
+        assert code == 0, err
+        for words in ("2.000000 vUSD, once for each grant", "at least 8 % of", "365 days"):
+            assert words in err, "what is signed is told in words"
         again = await script(work, "--key", key_file, *way)
     assert again[0] == 4
     assert "registered already, as work 1" in again[2]
@@ -132,7 +137,7 @@ async def test_a_salt_outlives_a_failed_registration(
     """A run that failed after drafting leads to the same commitment the next time."""
     key_file, account = new_key(tmp_path)
     save_deployment(tmp_path / "d.json", net.deployment)
-    way = ["--direct", "--rpc", net.anvil.url, "--deployment", str(tmp_path / "d.json")]
+    way = ["--direct", "--rpc", net.anvil.url, "--deployment", str(tmp_path / "d.json"), "--yes"]
     code, _, err = await script(work, "--key", key_file, *way)
     assert code == 6
     assert "insufficient funds" in err.lower()
@@ -150,17 +155,24 @@ async def test_a_salt_outlives_a_failed_registration(
 async def test_bad_input_is_one_line_that_says_what_to_do(tmp_path: Path, work: Path) -> None:
     """Wrong password, no key, no node, no deployment: an exit code, one line, no traceback."""
     key_file, _ = new_key(tmp_path)
+    save_deployment(tmp_path / "trusted.json", DEPLOYMENT)
+    trusted: list[str | Path] = ["--deployment", tmp_path / "trusted.json"]
     nowhere = "http://127.0.0.1:9"
     cases: tuple[tuple[list[str | Path], str, int, str], ...] = (
-        (["--key", key_file], "wrong", 4, "password does not open"),
-        (["--key", tmp_path / "none.json"], PASSWORD, 4, "there is no key file"),
-        (["--key", work / "terms.toml"], PASSWORD, 4, "not a key file"),
-        (["--key", key_file, "--node", nowhere], PASSWORD, 6, "does not answer as a node"),
+        (["--key", key_file, *trusted], "wrong", 4, "password does not open"),
+        (["--key", tmp_path / "none.json", *trusted], PASSWORD, 4, "there is no key file"),
+        (["--key", work / "terms.toml", *trusted], PASSWORD, 4, "not a key file"),
+        (
+            ["--key", key_file, *trusted, "--node", nowhere],
+            PASSWORD,
+            6,
+            "does not answer as a node",
+        ),
         (
             ["--key", key_file, "--direct", "--deployment", tmp_path / "d.json"],
             PASSWORD,
             3,
-            "scripts/deploy.py",
+            "viz trust URL",
         ),
     )
     for arguments, password, expected, reason in cases:

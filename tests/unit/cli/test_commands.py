@@ -38,6 +38,7 @@ WRONG = {
     "status": ("--node 127.0.0.1:8402 --data-dir {0}", CONFIG),
     "train": ("{0} --royalty-bps 10001", USAGE),
     "settle": (NOWHERE, CONFIG),
+    "trust": ("nowhere --data-dir {0}", CONFIG),
     "key new": ("{0}/operator.token/key.json", INPUT),
     "key address": ("{0}", INPUT),
     "content register": ("{0} --key {0}/none.json", INPUT),

@@ -1,0 +1,46 @@
+"""License terms in the words that a creator agrees to, and a buyer of a license reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from viz.cli.console import duration, percent
+from viz.domain.units import format_amount
+
+if TYPE_CHECKING:
+    from viz.domain.license import Terms
+    from viz.domain.ports.chain import Deployment
+
+_WITHDRAWALS = {
+    0: "grants and adapters that exist stay (class 0)",
+    1: "no new adapter on existing grants (class 1)",
+    2: "adapters that hold the work are retired too (class 2)",
+}
+
+
+def terms_in_words(terms: Terms, trusted: Deployment | None) -> list[tuple[str, str]]:
+    """Return what the terms say, a line each; without a deployment the fee is in base units."""
+    from viz.domain.license import Use
+
+    units = terms.training_fee_units
+    fee = (
+        format_amount(units, trusted.token_decimals, trusted.token_symbol)
+        if trusted is not None
+        else f"{units} base units of the token"
+    )
+    lasts = duration(terms.grant_duration_s) if terms.grant_duration_s else "for ever"
+    uses = ", ".join(use.name.lower() for use in Use if terms.uses & use and use.name)
+    return [
+        ("training fee", f"{fee}, once for each grant"),
+        ("royalty", f"at least {percent(terms.min_royalty_bps)} of an adapter's gross revenue"),
+        ("a grant lasts", lasts),
+        ("uses", uses),
+        (
+            "who may license",
+            "only trainers that you approve"
+            if terms.approval_required
+            else "anybody who pays the fee",
+        ),
+        ("a withdrawal", _WITHDRAWALS.get(terms.revocation_class, str(terms.revocation_class))),
+        ("its notice", duration(terms.notice_s) if terms.notice_s else "none: at once"),
+    ]

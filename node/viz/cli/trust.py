@@ -1,0 +1,157 @@
+"""`viz trust`: look at a node's chain and contracts once, and keep them as those one pays on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+from viz.cli.console import (
+    AsJson,
+    DataDir,
+    Yes,
+    agreed,
+    data_dir,
+    err,
+    guarded,
+    lines,
+    out,
+    run,
+    say,
+    show,
+)
+from viz.cli.http import RPC_VARIABLE, checked, get_json
+from viz.errors import ChainMismatch, ConfigError
+
+if TYPE_CHECKING:
+    from viz.domain.ports.chain import Deployment
+
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+@guarded
+def trust(
+    url: Annotated[str, typer.Argument(help="The node that you mean to use.")],
+    published: Annotated[
+        str,
+        typer.Option(help="A deployment file, or its https address, from whom you believe."),
+    ] = "",
+    rpc: Annotated[
+        str,
+        typer.Option("--rpc", envvar=RPC_VARIABLE, help="A chain of your own choice to check on."),
+    ] = "",
+    folder: DataDir = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show a node's chain, contracts and token, and keep them as those you pay and sign on.
+
+    Once for a folder: buyers and creators then refuse a node that names others. What a node says is
+    compared with --published and checked on the chain of --rpc, if they are given.
+    """
+    place = data_dir(folder) / "deployment.json"
+    found, notes = run(_found(checked(url), published, rpc), logs=bool(rpc))
+    kept = _kept(place, found)
+    said = _said(found)
+    if not as_json or not (yes or kept):
+        lines(f"The node at {url} works on", said, to=err if as_json else out)
+        for note in notes:
+            (err if as_json else out).print(f"  {note}", markup=False, soft_wrap=True)
+    if not kept:
+        agreed("Pay and sign on this chain, with these contracts and this token?", yes=yes)
+        from viz.chain.deployment import save_deployment
+
+        save_deployment(place, found)
+    if not show({**_json(found), "file": str(place), "notes": notes}, as_json=as_json):
+        say(f"{'already trusted' if kept else 'kept'}  {place}")
+
+
+async def _found(url: str, published: str, rpc_url: str) -> tuple[Deployment, list[str]]:
+    from viz.chain.deployment import differences, parse_deployment
+    from viz.domain.payment import DEPLOYMENT_PATH
+
+    told = parse_deployment(await get_json(url, DEPLOYMENT_PATH), f"what {url} answers")
+    notes = []
+    if published:
+        ours = await _published(published)
+        if different := differences(ours, told):
+            name, mine, theirs = different[0]
+            raise ChainMismatch(
+                f"the node's {name} is {theirs}, and {published} has {mine}: do not use this node "
+                "for what was published there"
+            )
+        notes.append(f"compared with {published}: the same")
+        told = ours
+    if rpc_url:
+        await _check(told, rpc_url)
+        notes.append(f"checked on the chain of {rpc_url}: contracts, wiring and decimals are right")
+    if not notes:
+        notes.append(
+            "all of this is the node's own word: compare it with what its operator or the project "
+            "published (--published), or check it on a chain of your choice (--rpc)"
+        )
+        parts = urlsplit(url)
+        if parts.scheme == "http" and parts.hostname not in _LOCAL:
+            notes.append("it came over plain HTTP: whoever is on the way could have changed it")
+    return told, notes
+
+
+async def _published(where: str) -> Deployment:
+    from viz.chain.deployment import load_deployment, parse_deployment
+
+    if "://" not in where:
+        return load_deployment(Path(where))
+    if not where.startswith("https://"):
+        raise ConfigError(f"{where} is no https address: what is published must come untouched")
+    parts = urlsplit(where)
+    target = parts.path + (f"?{parts.query}" if parts.query else "")
+    return parse_deployment(await get_json(f"https://{parts.netloc}", target), where)
+
+
+async def _check(told: Deployment, rpc_url: str) -> None:
+    from viz.chain.deploy import check_wiring
+    from viz.chain.rpc import Rpc
+
+    rpc = Rpc(checked(rpc_url, "a chain's address"))
+    try:
+        await rpc.check(told)
+        await check_wiring(rpc, told)
+    finally:
+        await rpc.close()
+
+
+def _kept(place: Path, found: Deployment) -> bool:
+    """Say whether the folder trusts this very deployment; raise ChainMismatch for another one."""
+    from viz.chain.deployment import differences, find_deployment
+
+    earlier = find_deployment(place)
+    if earlier is None:
+        return False
+    if different := differences(earlier, found):
+        name, ours, theirs = different[0]
+        raise ChainMismatch(
+            f"{place} is trusted already, with {ours} as its {name}, and this node says {theirs}: "
+            "it is another deployment. Keep that one as it is, and use another --data-dir for this"
+        )
+    return True
+
+
+def _said(found: Deployment) -> list[tuple[str, object]]:
+    symbol = found.token_symbol or "no symbol"
+    return [
+        ("chain", found.chain_id),
+        ("first block", _json(found)["genesis"]),
+        ("token", f"{found.token}  ({symbol}, {found.token_decimals} decimals)"),
+        ("contents", found.content_registry),
+        ("adapters", found.adapter_registry),
+        ("settlement", found.settlement),
+        ("directory", found.node_directory),
+    ]
+
+
+def _json(found: Deployment) -> dict[str, Any]:
+    from viz.chain.deployment import deployment_json
+
+    return deployment_json(found)
