@@ -15,7 +15,6 @@ import signal
 import sys
 import unicodedata
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, ParamSpec, TypeVar
 
@@ -25,7 +24,8 @@ from rich.table import Table
 from rich.text import Text
 
 from viz import errors
-from viz.domain.units import format_amount, shown_symbol
+from viz.domain.display import symbol_of
+from viz.domain.units import format_units
 from viz.errors import VizError
 
 T = TypeVar("T")
@@ -223,17 +223,9 @@ def lines(title: str, rows: Iterable[tuple[str, object]], *, to: Console = out) 
 
 
 def money(units: object, found: Mapping[str, Any]) -> str:
-    """Return an amount with its unit; ``found`` is an answer that tells the token."""
-    symbol = shown_symbol(found.get("tokenSymbol"))
-    return format_amount(int(str(units)), int(found["tokenDecimals"]), symbol)
-
-
-def date(time_s: int) -> str:
-    """Return a time of the chain or the clock as people read it, in UTC."""
-    try:
-        return f"{datetime.fromtimestamp(time_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
-    except (OverflowError, ValueError, OSError):
-        return f"{time_s} s after 1970, beyond any calendar"
+    """Return an amount with its unit; ``found`` is a node's answer that tells the token."""
+    spelled = format_units(int(str(units)), int(found["tokenDecimals"]))
+    return f"{spelled} {symbol_of(found.get('tokenSymbol'))}"
 
 
 def duration(seconds: int) -> str:

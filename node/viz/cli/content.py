@@ -16,7 +16,6 @@ from viz.cli.console import (
     Yes,
     agreed,
     data_dir,
-    date,
     err,
     guarded,
     lines,
@@ -30,6 +29,7 @@ from viz.cli.console import (
 from viz.cli.http import RPC_VARIABLE, NodeUrl, checked, get_json
 from viz.cli.operator import license_work
 from viz.cli.terms import terms_in_words
+from viz.domain.display import amount, moment
 from viz.errors import InvalidRequest, LicenseError, NodeNotTrusted
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def register(
     say(f"registered  work {done.content_id}: {done.title}  ({said})")
     say(f"creator     {done.creator}")
     say(
-        f"terms       fee {trusted.amount(done.terms.training_fee_units)}, at least "
+        f"terms       fee {amount(done.terms.training_fee_units, trusted)}, at least "
         f"{done.terms.min_royalty_bps} bps of revenue"
     )
     say(f"record      {record_path(terms.parent / done.file)} (holds the salt: keep it)")
@@ -135,7 +135,7 @@ class _Registering:
                 development=self._trusted.chain_id in DEVELOPMENT_CHAINS,
             )
             how = [
-                ("relayed by", f"{node}, until {date(work.deadline_s)}; you pay no gas"),
+                ("relayed by", f"{node}, until {moment(work.deadline_s)}; you pay no gas"),
                 ("nonce", f"{work.nonce}, {'from the chain' if chain else 'as the node says'}"),
             ]
             self._ask(made, how)
@@ -233,7 +233,7 @@ def show_work(
         ("owner", found["owner"]),
         ("creator", found["creator"]),
         ("commitment", found["commitment"]),
-        ("withdrawn", date(withdrawn) if withdrawn else "no"),
+        ("withdrawn", moment(withdrawn) if withdrawn else "no"),
         ("terms hash", found["termsHash"]),
     ]
     if terms := found.get("terms"):

@@ -13,7 +13,6 @@ from viz.cli.console import (
     AsJson,
     DataDir,
     data_dir,
-    date,
     guarded,
     money,
     out,
@@ -24,6 +23,7 @@ from viz.cli.console import (
     table,
 )
 from viz.cli.http import NodeUrl, ask, lines
+from viz.domain.display import moment
 from viz.domain.units import parse_units
 from viz.errors import ConfigError, InvalidRequest
 
@@ -134,7 +134,7 @@ def license_work(
         rows = [
             (
                 grant["content_id"],
-                date(grant["expires_at"]) if grant["expires_at"] else "never",
+                moment(grant["expires_at"]) if grant["expires_at"] else "never",
                 "yes" if grant["live"] else "no",
             )
             for grant in grants
@@ -198,7 +198,7 @@ def _adapter_rows(found: dict[str, Any]) -> list[tuple[str, object]]:
         ("to the works", f"{percent(found['royaltyBps'])} of gross revenue"),
         ("to the trainer", f"{percent(found['trainerBps'])} of gross revenue"),
         ("shares of the works", shares),
-        ("retires", date(found["retiresAt"]) if found["retiresAt"] else "no date is set"),
+        ("retires", moment(found["retiresAt"]) if found["retiresAt"] else "no date is set"),
         ("served here", served),
     ]
 

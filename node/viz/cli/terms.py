@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from viz.cli.console import duration, percent
-from viz.domain.units import format_amount
+from viz.domain.display import amount
 
 if TYPE_CHECKING:
     from viz.domain.license import Terms
@@ -23,11 +23,7 @@ def terms_in_words(terms: Terms, trusted: Deployment | None) -> list[tuple[str, 
     from viz.domain.license import Use
 
     units = terms.training_fee_units
-    fee = (
-        format_amount(units, trusted.token_decimals, trusted.token_symbol)
-        if trusted is not None
-        else f"{units} base units of the token"
-    )
+    fee = amount(units, trusted) if trusted is not None else f"{units} base units of the token"
     lasts = duration(terms.grant_duration_s) if terms.grant_duration_s else "for ever"
     uses = ", ".join(use.name.lower() for use in Use if terms.uses & use and use.name)
     return [

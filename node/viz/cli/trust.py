@@ -139,11 +139,10 @@ def _kept(place: Path, found: Deployment) -> bool:
 
 
 def _said(found: Deployment) -> list[tuple[str, object]]:
-    symbol = found.token_symbol or "no symbol"
     return [
         ("chain", found.chain_id),
         ("first block", _json(found)["genesis"]),
-        ("token", f"{found.token}  ({symbol}, {found.token_decimals} decimals)"),
+        ("token", f"{found.token}  ({found.token_symbol}, {found.token_decimals} decimals)"),
         ("contents", found.content_registry),
         ("adapters", found.adapter_registry),
         ("settlement", found.settlement),

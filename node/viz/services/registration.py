@@ -23,7 +23,7 @@ from viz.domain.registration import WorkDescription, parse_description
 from viz.domain.units import Address, ContentId, Hash32, hex_of, parse_address, parse_hash
 from viz.domain.wire import JSON_INTEGER_MAX, Reader, struct_from_json, struct_to_json
 from viz.domain.work import Work, parse_work
-from viz.errors import InvalidRequest, InvalidWork
+from viz.errors import InvalidRequest, InvalidWork, VizError
 
 
 @dataclass(frozen=True, slots=True)
