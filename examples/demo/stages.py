@@ -117,7 +117,9 @@ def creators(story: Story) -> None:
                    str(world.folder / "deployment.json")]  # fmt: skip
         script = [sys.executable, str(ROOT / "scripts" / "register_content.py")]
         place = world.folder / "works" / work
-        said = json.loads(world.command([*script, str(place), "--key", str(key), *way, "--yes", "--json"]))
+        said = json.loads(
+            world.command([*script, str(place), "--key", str(key), *way, "--yes", "--json"])
+        )
         story.contents[work] = said["contentId"]
         how = "own transaction" if "--direct" in way else "signed, relayed, no gas"
         terms = said["terms"]
