@@ -129,7 +129,7 @@ class PaidAnswer:
             agreed = agreed_quote(*known)
             headers = {QUOTE_HEADER: hex_of(agreed.quote_hash)}
         else:
-            agreed = agreed_list_price(self._offer, client.limits)
+            agreed = agreed_list_price(self._offer)
             headers = {PRICE_HEADER: price_to_header(agreed.price)}
         self._payer.agree(agreed)
         token = await client.access.token()

@@ -24,6 +24,7 @@ from viz.buyer.funding import Pending, checked_chain_time_s, signed_close
 from viz.buyer.ledger import ChannelLedger
 from viz.buyer.node_api import NodeApi
 from viz.buyer.offers import find_offer, unknown
+from viz.buyer.prices import Prices, limits_in
 from viz.buyer.purse import Purse
 from viz.buyer.quotes import KeptQuotes
 from viz.buyer.verify import Limits, TokenCount, check_node
@@ -78,7 +79,8 @@ class BuyerClient:
         self.count_tokens = count_tokens
         domain = settlement_domain(deployment.chain_id, deployment.settlement)
         self.access = Access(api, info.node, ledger.session_key, domain, clock)
-        self.quotes = KeptQuotes(deployment, limits, clock)
+        self.quotes = KeptQuotes(deployment, clock)
+        self.prices = Prices(ledger, deployment)
         self.purse = Purse(api, ledger, deployment, limits)
 
     @classmethod
@@ -114,7 +116,7 @@ class BuyerClient:
             info,
             ledger,
             expected,
-            limits or Limits(),
+            limits or limits_in(expected),
             clock=clock or SystemClock(),
             count_tokens=count_tokens,
             chain=chain,

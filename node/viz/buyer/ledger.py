@@ -34,9 +34,11 @@ from viz.domain.wire import Json, parse_json
 from viz.errors import BooksMismatch, ConfigError, InvalidKeyFile, InvalidRequest, StoreError
 
 COMPACT_AFTER_LINES: Final = 1_000
+MAX_PRICES_BYTES: Final = 4 * 1024 * 1024
 _LEDGER: Final = "ledger.jsonl"
 _KEY: Final = "session.key.json"
 _DEPOSIT: Final = "deposit.json"
+_PRICES: Final = "prices.json"
 _CHANNELS: Final = "channels"
 
 
@@ -147,6 +149,24 @@ class ChannelLedger:
     def drop_deposit(self) -> None:
         """Forget the deposit, which is confirmed or can never be."""
         (self._directory / _DEPOSIT).unlink(missing_ok=True)
+
+    # the prices that were agreed to
+
+    def keep_prices(self, prices: Json) -> None:
+        """Make the agreed prices durable before anything is signed at them."""
+        self._replace(_PRICES, prices)
+
+    def kept_prices(self) -> Json:
+        """Return what ``keep_prices`` kept last; raise BooksMismatch where it cannot be read."""
+        path = self._directory / _PRICES
+        try:
+            return parse_json(path.read_bytes(), max_bytes=MAX_PRICES_BYTES)
+        except FileNotFoundError:
+            return {}
+        except (OSError, InvalidRequest) as error:
+            raise BooksMismatch(
+                f"{path} cannot be read: restore it, or remove it alone to agree to prices anew"
+            ) from error
 
     # the file
 

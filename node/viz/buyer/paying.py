@@ -43,7 +43,9 @@ class Payer:
     # what it may cost
 
     def agree(self, agreed: Agreed) -> None:
-        """Take the price of the next attempt."""
+        """Take the price of the next attempt; raise PriceAboveCap."""
+        client, adapter_id = self._client, self._exposure.adapter_id
+        client.prices.agree(adapter_id, self._asked.model, agreed.price, client.limits)
         self.agreed = agreed
         self._expose()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from viz.buyer.verify import Limits, check_quote
+from viz.buyer.verify import check_quote
 from viz.domain.curve import Curve
 from viz.domain.eip712 import settlement_domain
 from viz.domain.exchange import AdapterOffer, NodeInfo
@@ -24,9 +24,8 @@ QUOTE_LEFT_S: Final = 10
 class KeptQuotes:
     """One quote for each adapter."""
 
-    def __init__(self, deployment: Deployment, limits: Limits, clock: Clock) -> None:
+    def __init__(self, deployment: Deployment, clock: Clock) -> None:
         self._deployment = deployment
-        self._limits = limits
         self._clock = clock
         self._kept: dict[AdapterId, tuple[Hash32, SignedQuote]] = {}
 
@@ -52,7 +51,7 @@ class KeptQuotes:
     def accept(
         self, challenge: Challenge, info: NodeInfo, offer: AdapterOffer, curve: Curve
     ) -> None:
-        """Check a 402 and keep its quote; raise NodeNotTrusted, PriceAboveCap, ChannelUnknown."""
+        """Check a 402 and keep its quote; raise NodeNotTrusted, ChannelUnknown."""
         here = (self._deployment.chain_id, self._deployment.settlement, info.node)
         if (challenge.chain_id, challenge.contract, challenge.node) != here:
             raise NodeNotTrusted("the payment challenge is for another chain, contract or node")
@@ -66,7 +65,6 @@ class KeptQuotes:
                 info=info,
                 offer=offer,
                 signer=curve.signer,
-                limits=self._limits,
                 now_s=self._clock.now_s(),
             )
             self._kept[offer.adapter_id] = (digest, challenge.quote)

@@ -1,7 +1,7 @@
 """What a buyer checks before it pays and after it was served.
 
 Owns the buyer's limits, the rules a quote must meet, and the comparison of a receipt with what
-arrived. Does no I/O. A rule that fails raises NodeNotTrusted or PriceAboveCap and says which.
+arrived. Does no I/O. A rule that fails raises NodeNotTrusted and says which.
 
 Without a tokenizer the counts cannot be repeated exactly. They are bounded then: every token of the
 base models' byte-level vocabularies spells at least one byte, so the delivered text has at most as
@@ -24,7 +24,7 @@ from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt, salted_hash
 from viz.domain.trust import require_as_trusted
 from viz.domain.units import BASE_MODEL, ZERO_HASH, Address, Hash32, Units
-from viz.errors import NodeNotTrusted, PriceAboveCap
+from viz.errors import NodeNotTrusted
 
 QUOTE_LIFE_S: Final = 60
 CLOCK_SKEW_S: Final = 60
@@ -39,6 +39,8 @@ TokenCount = Callable[[str], int]
 class Limits:
     """How much a buyer lets a node have. Prices are units per million tokens.
 
+    ``*_stated`` says that the buyer named the cap: a price within it is then agreed to, however
+    much it rose (``viz.buyer.prices``).
     ``ahead_tokens`` is how far signatures run ahead of what arrived; ``step_tokens`` is the most
     that a node may ask for ahead of what it delivered.
     """
@@ -48,6 +50,8 @@ class Limits:
     request_units: Units = 1_000_000
     ahead_tokens: int = 64
     step_tokens: int = 512
+    prompt_price_stated: bool = False
+    completion_price_stated: bool = False
 
     @property
     def step_units(self) -> Units:
@@ -87,21 +91,9 @@ def agreed_quote(digest: Hash32, signed: SignedQuote) -> Agreed:
     return Agreed(price, digest, quote.max_tokens)
 
 
-def agreed_list_price(offer: AdapterOffer, limits: Limits) -> Agreed:
-    """Return the list price of an adapter; raise PriceAboveCap."""
-    price = Price(offer.prompt_price_units, offer.completion_price_units)
-    _check_price(price, limits)
-    return Agreed(price)
-
-
-def _check_price(price: Price, limits: Limits) -> None:
-    asked = (price.prompt_price_units, price.completion_price_units)
-    allowed = (limits.prompt_price_units, limits.completion_price_units)
-    if asked[0] > allowed[0] or asked[1] > allowed[1]:
-        raise PriceAboveCap(
-            f"the node asks {asked[0]} and {asked[1]} units per million prompt and completion "
-            f"tokens; this buyer allows {allowed[0]} and {allowed[1]}"
-        )
+def agreed_list_price(offer: AdapterOffer) -> Agreed:
+    """Return the list price of an adapter."""
+    return Agreed(Price(offer.prompt_price_units, offer.completion_price_units))
 
 
 def check_node(info: NodeInfo, expected: Deployment) -> None:
@@ -133,10 +125,9 @@ def check_quote(
     info: NodeInfo,
     offer: AdapterOffer,
     signer: Address,
-    limits: Limits,
     now_s: int,
 ) -> Hash32:
-    """Return the quote's digest; raise NodeNotTrusted, InvalidSignature or PriceAboveCap."""
+    """Return the quote's digest; raise NodeNotTrusted, InvalidSignature."""
     digest, quote = signed.verify(domain, info.node), signed.quote
     rules = (
         (quote.signer == signer, "is for another signer"),
@@ -150,7 +141,6 @@ def check_quote(
     for holds, fault in rules:
         if not holds:
             raise NodeNotTrusted(f"the node's quote {fault}")
-    _check_price(Price(quote.prompt_price_units, quote.completion_price_units), limits)
     return digest
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,11 +26,13 @@ from viz.cli.console import (
     until_signal,
 )
 from viz.cli.http import NodeUrl, checked
-from viz.domain.units import format_units
+from viz.domain.units import format_units, parse_units
 from viz.errors import ConfigError, UnknownModel
 
 if TYPE_CHECKING:
     from viz.buyer.client import BuyerClient
+    from viz.buyer.verify import Limits
+    from viz.domain.ports.chain import Deployment
 
 app = typer.Typer(no_args_is_help=True, help="Ask a node's models, paying by signed vouchers.")
 
@@ -41,11 +44,44 @@ DeploymentFile = Annotated[
 RpcUrl = Annotated[
     str, typer.Option("--rpc", help="A chain of your own choice, to check adapters against.")
 ]
+MaxPrice = Annotated[
+    str,
+    typer.Option(help="Pay at most this, in whole tokens, for a million tokens of either kind."),
+]
+MaxPromptPrice = Annotated[str, typer.Option(help="The same, for a million prompt tokens.")]
+MaxCompletionPrice = Annotated[str, typer.Option(help="The same, for a million completion tokens.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """The most that the buyer says a million tokens may cost; empty where nothing is said."""
+
+    either: str = ""
+    prompt: str = ""
+    completion: str = ""
+
+    def limits(self, deployment: Deployment) -> Limits:
+        """Return the limits in the token's units; raise InvalidRequest for what is no amount."""
+        from viz.buyer.prices import limits_in
+
+        def units(text: str) -> int | None:
+            return parse_units(text, deployment.token_decimals) if text else None
+
+        return limits_in(
+            deployment,
+            prompt_price_units=units(self.prompt or self.either),
+            completion_price_units=units(self.completion or self.either),
+        )
 
 
 @asynccontextmanager
 async def client_at(
-    node: str, folder: Path | None, deployment_file: Path | None, secret: str, rpc_url: str
+    node: str,
+    folder: Path | None,
+    deployment_file: Path | None,
+    secret: str,
+    rpc_url: str,
+    caps: Caps | None = None,
 ) -> AsyncIterator[BuyerClient]:
     """Yield a client; its session keys and ledgers are below ``buyer`` in the data folder."""
     import aiohttp
@@ -71,6 +107,7 @@ async def client_at(
             password=secret,
             expected=deployment,
             chain=chain,
+            limits=(caps or Caps()).limits(deployment),
         )
         ends.push_async_callback(client.aclose)
         yield client
@@ -83,6 +120,9 @@ def ask(
     model: Annotated[str, typer.Option(help="viz-adapter-N, or the base model's name.")] = "",
     max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 128,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    max_price: MaxPrice = "",
+    max_prompt_price: MaxPromptPrice = "",
+    max_completion_price: MaxCompletionPrice = "",
     node: NodeUrl = NODE,
     folder: DataDir = None,
     deployment: DeploymentFile = None,
@@ -92,9 +132,10 @@ def ask(
 ) -> None:
     """Ask one question and pay for the answer while it streams."""
     secret = password(password_file)
+    caps = Caps(max_price, max_prompt_price, max_completion_price)
 
     async def work() -> dict[str, Any]:
-        async with client_at(node, folder, deployment, secret, rpc) as client:
+        async with client_at(node, folder, deployment, secret, rpc, caps) as client:
             if not (model or client.info.adapters):
                 raise UnknownModel(f"the node at {node} has nothing on offer now")
             body = {
@@ -140,6 +181,9 @@ def proxy(
         list[str] | None,
         typer.Option(help="A web page that may spend, by its origin: https://app.example."),
     ] = None,
+    max_price: MaxPrice = "",
+    max_prompt_price: MaxPromptPrice = "",
+    max_completion_price: MaxCompletionPrice = "",
     node: NodeUrl = NODE,
     folder: DataDir = None,
     deployment: DeploymentFile = None,
@@ -150,6 +194,7 @@ def proxy(
     """Run a local OpenAI-compatible server that pays the node for every answer."""
     secret = password(password_file)
     key = _api_key(api_key_file)
+    caps = Caps(max_price, max_prompt_price, max_completion_price)
 
     async def work() -> None:
         import asyncio
@@ -157,7 +202,7 @@ def proxy(
         from viz.buyer.proxy import running_proxy
 
         async with (
-            client_at(node, folder, deployment, secret, rpc) as client,
+            client_at(node, folder, deployment, secret, rpc, caps) as client,
             running_proxy(
                 client,
                 host=host,

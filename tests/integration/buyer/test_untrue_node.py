@@ -240,9 +240,15 @@ async def test_a_request_that_was_sent_and_not_answered_may_be_billed(
     assert buyer.purse.lacks_receipts
 
 
-async def test_a_price_that_rose_is_paid_within_the_caps(node: Node, tmp_path: Path) -> None:
+async def test_a_price_that_rose_is_paid_within_caps_that_were_named(
+    node: Node, tmp_path: Path
+) -> None:
     """A client that asks without a quote counts on a price; a higher one is no reason to part."""
-    limits = Limits(completion_price_units=4 * PRICE.completion_price_units)
+    limits = Limits(
+        completion_price_units=4 * PRICE.completion_price_units,
+        prompt_price_stated=True,
+        completion_price_stated=True,
+    )
     async with buying(node, tmp_path / "b", limits=limits) as client:
         await client.open_channel(PAYER_KEY, DEPOSIT)
         await ask(client)

@@ -81,7 +81,9 @@ class Dealer:
 
 @pytest.fixture
 def dealer(buyer: BuyerClient, monkeypatch: pytest.MonkeyPatch) -> Dealer:
-    buyer.limits = replace(buyer.limits, request_units=CAP)
+    buyer.limits = replace(
+        buyer.limits, request_units=CAP, prompt_price_stated=True, completion_price_stated=True
+    )
     return Dealer(buyer, monkeypatch)
 
 

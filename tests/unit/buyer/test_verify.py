@@ -9,7 +9,6 @@ import pytest
 from tests.unit.domain.test_payment import INFO, NODE_KEY
 
 from viz.buyer.verify import (
-    Limits,
     Served,
     agreed_quote,
     check_node,
@@ -24,7 +23,7 @@ from viz.domain.receipt import SignedReceipt, salted_hash
 from viz.domain.signed import Quote, Receipt
 from viz.domain.units import BASE_MODEL, ZERO_HASH, AdapterId, Hash32
 from viz.domain.usage import UsageLine, usage_hash
-from viz.errors import InvalidRequest, InvalidSignature, NodeNotTrusted, PriceAboveCap
+from viz.errors import InvalidRequest, InvalidSignature, NodeNotTrusted
 
 NODE, SIGNER = INFO.node, public_address(b"\x09" * 32)
 DOMAIN = settlement_domain(31337, NODE)
@@ -51,7 +50,6 @@ def check(quote: Quote, key: bytes = NODE_KEY) -> Hash32:
         info=INFO,
         offer=OFFER,
         signer=SIGNER,
-        limits=Limits(),
         now_s=NOW,
     )
 
@@ -67,8 +65,6 @@ def check(quote: Quote, key: bytes = NODE_KEY) -> Hash32:
         ({"max_tokens": 0}, NodeNotTrusted),
         ({"valid_until_s": NOW - 1}, NodeNotTrusted),
         ({"valid_until_s": NOW + 3_600}, NodeNotTrusted),
-        ({"prompt_price_units": 10**9}, PriceAboveCap),
-        ({"completion_price_units": 10**9}, PriceAboveCap),
     ],
 )
 def test_a_quote_binds_exactly_what_was_asked(changes: Any, error: type[Exception]) -> None:

@@ -1,0 +1,175 @@
+"""The prices that a buyer agreed to, and what a node may ask beside them.
+
+Owns the caps on prices, the memory of what was agreed for each adapter, and the words about a price
+that changed. Does not know amounts of requests (``viz.buyer.purse``) or how quotes are checked.
+
+Invariants: no price above a cap is paid; where the buyer named no cap, none that is more than a
+quarter above the lowest that was paid for this adapter before, however slowly it rose; every change
+of a price that is paid is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import structlog
+
+from viz.buyer.ledger import ChannelLedger
+from viz.buyer.verify import Limits
+from viz.domain.display import price as spelled
+from viz.domain.ports.chain import Deployment
+from viz.domain.pricing import Price
+from viz.domain.units import BPS, UINT64_MAX, AdapterId, Units
+from viz.domain.wire import Json, Reader
+from viz.errors import BooksMismatch, InvalidRequest, PriceAboveCap
+
+RISE_BPS: Final = 2_500
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What was agreed for an adapter, and the price that was paid last."""
+
+    agreed: Price
+    last: Price
+
+
+class Prices:
+    """The prices of one channel's adapters."""
+
+    def __init__(
+        self,
+        ledger: ChannelLedger,
+        deployment: Deployment,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        """Read what was agreed before; raise BooksMismatch where it cannot be read."""
+        self._ledger = ledger
+        self._deployment = deployment
+        self._say = say or _log.warning
+        self._known = _read(ledger.kept_prices())
+
+    def agree(self, adapter_id: AdapterId, model: str, price: Price, limits: Limits) -> None:
+        """Agree to a price, on disk before anything is signed; raise PriceAboveCap."""
+        known = self._known.get(adapter_id)
+        self._check_caps(model, price, limits)
+        if known is None:
+            self._keep(adapter_id, Known(price, price))
+            _log.info("agreed to a price", model=model, price=self._both(price))
+            return
+        rose = (
+            not limits.prompt_price_stated
+            and _is_above(price.prompt_price_units, known.agreed.prompt_price_units),
+            not limits.completion_price_stated
+            and _is_above(price.completion_price_units, known.agreed.completion_price_units),
+        )
+        if any(rose):
+            raise PriceAboveCap(
+                f"{model} costs {self._both(price)} now, and you agreed to "
+                f"{self._both(known.agreed)}: nothing was paid. To agree, ask again with "
+                f"{self._options(price, rose)}"
+            )
+        if price == known.last:
+            return
+        self._say(f"{model} costs {self._both(price)} now; it was {self._both(known.last)}")
+        self._keep(adapter_id, Known(_lowest(known.agreed, price, limits), price))
+
+    def _check_caps(self, model: str, price: Price, limits: Limits) -> None:
+        caps = Price(limits.prompt_price_units, limits.completion_price_units)
+        if not price.is_within(caps):
+            over = (
+                price.prompt_price_units > caps.prompt_price_units,
+                price.completion_price_units > caps.completion_price_units,
+            )
+            raise PriceAboveCap(
+                f"{model} costs {self._both(price)}, and this buyer pays at most "
+                f"{self._both(caps)}: nothing was paid. To allow it, ask again with "
+                f"{self._options(price, over)}"
+            )
+
+    def _both(self, price: Price) -> str:
+        prompt = spelled(price.prompt_price_units, self._deployment)
+        completion = spelled(price.completion_price_units, self._deployment)
+        return f"{prompt} a million prompt tokens and {completion} a million completion tokens"
+
+    def _options(self, price: Price, which: tuple[bool, bool]) -> str:
+        named = (
+            ("--max-prompt-price", price.prompt_price_units),
+            ("--max-completion-price", price.completion_price_units),
+        )
+        return " ".join(
+            f"{option} {spelled(units, self._deployment).partition(' ')[0]}"
+            for (option, units), wanted in zip(named, which, strict=True)
+            if wanted
+        )
+
+    def _keep(self, adapter_id: AdapterId, known: Known) -> None:
+        after = {**self._known, adapter_id: known}
+        self._ledger.keep_prices({str(key): _to_json(value) for key, value in after.items()})
+        self._known = after
+
+
+def limits_in(
+    deployment: Deployment,
+    *,
+    prompt_price_units: Units | None = None,
+    completion_price_units: Units | None = None,
+) -> Limits:
+    """Return a buyer's limits in the deployment's token, with the caps that the buyer named."""
+    token = 10**deployment.token_decimals
+    default = Limits()
+    limits = Limits(
+        prompt_price_units=default.prompt_price_units * token // 10**6,
+        completion_price_units=default.completion_price_units * token // 10**6,
+        request_units=default.request_units * token // 10**6,
+    )
+    if prompt_price_units is not None:
+        limits = replace(limits, prompt_price_units=prompt_price_units, prompt_price_stated=True)
+    if completion_price_units is not None:
+        limits = replace(
+            limits, completion_price_units=completion_price_units, completion_price_stated=True
+        )
+    return limits
+
+
+def _lowest(before: Price, now: Price, limits: Limits) -> Price:
+    """Return what is agreed by paying ``now``: more than before only under a cap that was named."""
+    prompt = min(before.prompt_price_units, now.prompt_price_units)
+    completion = min(before.completion_price_units, now.completion_price_units)
+    return Price(
+        now.prompt_price_units if limits.prompt_price_stated else prompt,
+        now.completion_price_units if limits.completion_price_stated else completion,
+    )
+
+
+def _is_above(now_units: Units, agreed_units: Units) -> bool:
+    return now_units * BPS > agreed_units * (BPS + RISE_BPS)
+
+
+def _to_json(known: Known) -> Json:
+    return {
+        "agreed": [str(known.agreed.prompt_price_units), str(known.agreed.completion_price_units)],
+        "last": [str(known.last.prompt_price_units), str(known.last.completion_price_units)],
+    }
+
+
+def _read(kept: Json) -> dict[AdapterId, Known]:
+    try:
+        return {
+            AdapterId(int(key)): Known(*(_price(value, name) for name in ("agreed", "last")))
+            for key, value in kept.items()
+        }
+    except (InvalidRequest, ValueError, TypeError) as error:
+        raise BooksMismatch(
+            "the prices that were agreed to (prices.json beside the channel's ledger) cannot be "
+            "read: restore the file, or remove it alone to agree to the prices anew"
+        ) from error
+
+
+def _price(value: object, name: str) -> Price:
+    prompt, completion = Reader(value, "a price").array(name, 2)
+    pair = Reader({"prompt": prompt, "completion": completion}, "a price")
+    return Price(pair.units("prompt", UINT64_MAX), pair.units("completion", UINT64_MAX))
