@@ -15,7 +15,7 @@ from typing import Final, Self
 from eth_account.signers.local import LocalAccount
 
 from viz.chain.contracts import Token
-from viz.chain.deploy import ensure_deployed
+from viz.chain.deploy import DEVELOPMENT_CHAINS, ensure_deployed
 from viz.chain.devnet import Devnet
 from viz.chain.keys import create_key_file, development_account, load_key_file
 from viz.chain.rpc import Rpc
@@ -24,7 +24,7 @@ from viz.config import kept_secret
 from viz.domain.ports.chain import Deployment
 from viz.domain.ports.transactions import Call
 from viz.domain.units import Address, Units
-from viz.errors import ChainMismatch
+from viz.errors import ChainMismatch, ConfigError
 from viz.services.outcome import require_settled
 from viz.storage.kubo_daemon import KuboDaemon, find_kubo
 
@@ -136,6 +136,25 @@ async def fund(
         if units and not (top_up and await _balance(rpc, deployment, account) >= units):
             minted = await sender.submit(Call("TestUSD", "mint", (account, units)))
             require_settled(minted, "minting test tokens")
+    finally:
+        await rpc.close()
+
+
+async def pass_time(url: str, seconds: int) -> int:
+    """Move a local chain's clock forward, mine a block, and return the chain's time, in seconds.
+
+    Raises ConfigError on a chain that is no development chain, ChainUnreachable.
+    """
+    rpc = Rpc(url)
+    try:
+        chain_id = await rpc.chain_id()
+        if chain_id not in DEVELOPMENT_CHAINS:
+            raise ConfigError(
+                f"chain {chain_id} is not a development chain: on a real one, time passes by itself"
+            )
+        await rpc.request("evm_increaseTime", [seconds])
+        await rpc.request("anvil_mine", [hex(1)])
+        return (await rpc.block()).time_s
     finally:
         await rpc.close()
 

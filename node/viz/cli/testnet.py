@@ -7,13 +7,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from viz.cli.console import AsJson, DataDir, data_dir, guarded, out, run, show, table, until_signal
+from viz.cli.console import (
+    AsJson,
+    DataDir,
+    data_dir,
+    duration,
+    guarded,
+    out,
+    run,
+    show,
+    table,
+    until_signal,
+)
 from viz.cli.http import RPC_VARIABLE, checked
+from viz.domain.display import amount, moment
 from viz.domain.units import hex_of, parse_address, parse_units
 from viz.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from viz.localnet import Localnet
+
+LocalChain = Annotated[
+    str, typer.Option("--rpc", "--rpc-url", envvar=RPC_VARIABLE, help="The local chain.")
+]
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_MAX_S = 366 * 86_400
 
 app = typer.Typer(no_args_is_help=True, help="A local chain for trying Viz; play money only.")
 
@@ -69,9 +87,7 @@ def fund(
     account: Annotated[str, typer.Argument(help="Address to give to.")],
     tokens: Annotated[str, typer.Option(help="Test dollars to mint.")] = "0",
     gas: Annotated[str, typer.Option(help="The chain's coin, for gas.")] = "0",
-    rpc_url: Annotated[
-        str, typer.Option(envvar=RPC_VARIABLE, help="The local chain.")
-    ] = "http://127.0.0.1:8545",
+    rpc_url: LocalChain = "http://127.0.0.1:8545",
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -87,4 +103,32 @@ def fund(
     run(give(checked(rpc_url, "a chain's address"), deployment, address, wei=wei, units=units))
     given = {"account": address, "tokens": tokens, "gas": gas}
     if not show(given, as_json=as_json):
-        out.print(f"{address} has {tokens} test dollars and {gas} for gas more")
+        out.print(f"{address} has {amount(units, deployment)} and {gas} for gas more")
+
+
+@app.command("pass")
+@guarded
+def pass_time(
+    length: Annotated[str, typer.Argument(help="How long: 90s, 30m, 25h or 2d.")],
+    rpc_url: LocalChain = "http://127.0.0.1:8545",
+    as_json: AsJson = False,
+) -> None:
+    """Let time pass on the local chain, so that what takes a day there can be tried now.
+
+    It cannot be turned back: the chain stays ahead of this machine's clock.
+    """
+    from viz.localnet import pass_time as let_pass
+
+    seconds = _seconds(length)
+    time_s = run(let_pass(checked(rpc_url, "a chain's address"), seconds))
+    if not show({"passed": seconds, "chainTime": time_s}, as_json=as_json):
+        out.print(f"{duration(seconds)} passed: the chain's time is {moment(time_s)}")
+
+
+def _seconds(length: str) -> int:
+    """Return the seconds that are written as a number and s, m, h or d."""
+    number, unit = length[:-1], _UNITS.get(length[-1:])
+    short = number.isascii() and number.isdecimal() and len(number) < 10
+    if not (short and unit and 0 < int(number) * unit <= _MAX_S):
+        raise InvalidRequest(f"{length!r} is no length of time up to a year: write it like 25h")
+    return int(number) * unit

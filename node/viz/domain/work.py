@@ -28,6 +28,7 @@ from typing import Any, Final, Literal, cast
 import rfc8785
 from eth_utils.crypto import keccak
 
+from viz.domain.file_kind import not_utf8, what_it_is
 from viz.domain.license import work_commitment
 from viz.domain.strict_json import load_json
 from viz.domain.units import Address, Hash32
@@ -101,10 +102,12 @@ def parse_work(kind: str, raw: bytes) -> Work:
     """Return the work in ``raw``; ``kind`` is ``text`` or ``dialogue``. Raises InvalidWork."""
     if len(raw) > MAX_WORK_BYTES:
         raise InvalidWork(f"the work has {len(raw)} bytes, at most {MAX_WORK_BYTES} are allowed")
+    if foreign := what_it_is(raw):
+        raise InvalidWork(foreign)
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InvalidWork(f"byte {error.start} is not UTF-8: save the work as UTF-8") from error
+        raise InvalidWork(not_utf8(raw, error)) from error
     if kind == "text":
         chunks = _text_chunks(text)
     elif kind == "dialogue":
@@ -112,7 +115,7 @@ def parse_work(kind: str, raw: bytes) -> Work:
     else:
         raise InvalidWork(f"{kind!r} is not a kind of work: say text or dialogue")
     if not chunks:
-        raise InvalidWork("the work is empty")
+        raise InvalidWork("the work is empty: its file has no text")
     if len(chunks) > MAX_CHUNKS:
         raise InvalidWork(f"the work has {len(chunks)} chunks, at most {MAX_CHUNKS} are allowed")
     return Work(kind=cast(WorkKind, kind), chunks=chunks)
@@ -173,7 +176,14 @@ def _messages(line: str, number: int) -> tuple[Message, ...]:
     try:
         entry: Any = load_json(line)
     except (ValueError, RecursionError) as error:
-        raise refuse("is not JSON; write one JSON object a line") from error
+        raise refuse(
+            'is not JSON: write one JSON object a line, or say kind = "text" if the work is prose'
+        ) from error
+    if isinstance(entry, list):
+        raise refuse(
+            'must be an object with the one member "messages", and is a list: write one object a '
+            "line (JSON Lines), without a list around them"
+        )
     if not isinstance(entry, dict) or set(entry) != {"messages"}:
         raise refuse('must be an object with the one member "messages"')
     found = entry["messages"]

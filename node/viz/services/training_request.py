@@ -14,7 +14,7 @@ from typing import Any, Final
 from viz.domain.units import hex_of, parse_address, parse_hash
 from viz.domain.work import Work, parse_work
 from viz.errors import InvalidRequest, InvalidWork
-from viz.services.registration import load_record
+from viz.services.registration import Registration, load_record, record_path
 from viz.training.run import (
     MINIMUM_PROBES,
     Settings,
@@ -58,15 +58,31 @@ def _input(work: Any) -> WorkInput:
     given |= {name: work[name] for name in ("contentId", "kind", "creator", "salt") if name in work}
     missing = [n for n in ("contentId", "kind", "creator", "salt") if given.get(n) is None]
     if missing:
-        raise InvalidRequest(
-            f"{path.name}: {', '.join(missing)} is not given, and no registration record lies "
-            "beside the file"
-        )
+        raise InvalidRequest(_unregistered(path, record, missing))
     if isinstance(given["contentId"], bool) or not isinstance(given["contentId"], int):
         raise InvalidRequest(f"{path.name}: contentId must be a number")
     creator = parse_address(given["creator"])
     salt = hex_of(parse_hash(given["salt"]))
     return WorkInput(given["contentId"], str(given["kind"]), path, creator, salt, "")
+
+
+def _unregistered(path: Path, record: Registration | None, missing: Sequence[str]) -> str:
+    """Return why a work cannot be trained on, and what its trainer does about it."""
+    if not path.exists():
+        return (
+            f"there is no work {path}, nor a registration record of one beside it: name the work's "
+            "folder, or its file"
+        )
+    if record is not None and missing == ["contentId"]:
+        return (
+            f"{path.name} is drafted and not registered: its creator registers it with "
+            f"`viz content register {path.parent} --key KEY`"
+        )
+    return (
+        f"{path.name} has no registration record beside it ({record_path(path).name}): if the work "
+        "is yours, register it with `viz content register`; else ask its creator for the record, "
+        "which holds the salt"
+    )
 
 
 def read_input(given: WorkInput) -> Work:

@@ -74,7 +74,10 @@ def rows_of(work: Work, index: int = 0) -> tuple[Row, ...]:
     else:
         rows = _prose_rows(work.chunks, index)
     if not rows:
-        raise InvalidWork("the work gives no training rows: it needs sentences under headings")
+        raise InvalidWork(
+            "the work gives no training rows: write prose in whole sentences of several words, "
+            'under headings, or questions and answers as kind = "dialogue"'
+        )
     return tuple(rows)
 
 

@@ -62,6 +62,7 @@ CASES = [
          "not a whole deployment"),
     Case("an address that is none", "testnet fund 0x12 --tokens 1 --data-dir {0}", INPUT,
          "invalid-request", "0x12"),
+    Case("a length of time that is none", "testnet pass 25", INPUT, "invalid-request", "25h"),
     Case("an amount that is none",
          "testnet fund 0x00000000000000000000000000000000000000AA --tokens 1,5 --data-dir {0}",
          INPUT, "invalid-request", "1,5"),

@@ -57,6 +57,7 @@ WRONG = {
     "adapter drop": ("0", USAGE),
     "audit adapter": ("1 {0} --manifest {0}/none", INPUT),
     "testnet run": ("--data-dir {0}/operator.token", CONFIG),
+    "testnet pass": ("a day", USAGE),
     "testnet fund": ("0x12", CONFIG),
 }
 
