@@ -5,7 +5,9 @@ anybody see it. Judges nothing: ``viz.domain.channel`` does. Does not know HTTP 
 
 Invariants: what ``Live.channel`` shows is committed, but for reservations, which need not survive;
 a channel is locked for one commit at a time and never while tokens are generated; a change that
-meets a newer stored version is made again on that version.
+meets a newer stored version is made again on that version; as long as anybody holds a channel's
+``Live`` there is no other one of it, however many channels are in use, so that a reservation is
+seen by all who sell on that channel.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -64,9 +67,9 @@ class Delivery(Protocol):
     def booked(self, units: Units) -> None: ...
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Live:
-    """A channel in use."""
+    """A channel in use. Whoever holds it pins it: it is forgotten with its last holder."""
 
     channel: NodeChannel
     record: ChannelRecord
@@ -103,7 +106,9 @@ class Books:
         self._clock = clock
         self._node = node
         self._refresh_s = refresh_s
-        self._live: OrderedDict[Address, Live] = OrderedDict()
+        # Every one that anybody holds, and of those the ones used lately, kept for the next request.
+        self._live: WeakValueDictionary[Address, Live] = WeakValueDictionary()
+        self._recent: OrderedDict[Address, Live] = OrderedDict()
         self._loading: dict[Address, asyncio.Lock] = {}
         self._distrusted: Container[Address] = ()
         self._tell_closing: Callable[[Address], None] = _nobody
@@ -130,7 +135,7 @@ class Books:
         live = self._live.get(signer)
         if live is None:
             live = await self._load(signer)
-        self._live.move_to_end(signer)
+        self._keep(signer, live)
         if live.moved:
             async with live.lock:
                 await self._follow(live)
@@ -150,6 +155,7 @@ class Books:
 
     async def _commit(self, live: Live, point: str, change: Change) -> Entry:
         async with live.lock:
+            self._require_current(live)
             if live.lost:
                 raise StoreError("this channel's last write has an unknown end: restart the node")
             await self._follow(live)
@@ -187,6 +193,7 @@ class Books:
     async def change(self, live: Live, change: Callable[[NodeChannel], NodeChannel]) -> None:
         """Make a change that need not survive a restart: a reservation."""
         async with live.lock:
+            self._require_current(live)
             await self._follow(live)
             live.channel = change(live.channel)
 
@@ -208,10 +215,22 @@ class Books:
         async with self._loading.setdefault(signer, asyncio.Lock()):
             if (live := self._live.get(signer)) is None:
                 record, channel = await self._read(signer)
-                live = self._live[signer] = Live(channel, record)
-                self._forget_idle()
+                # Looked for again: whoever came first while this was read is the channel's one.
+                live = self._live.get(signer) or Live(channel, record)
+                self._live[signer] = live
         self._loading.pop(signer, None)
         return live
+
+    def _keep(self, signer: Address, live: Live) -> None:
+        self._recent[signer] = live
+        self._recent.move_to_end(signer)
+        while len(self._recent) > LIVE_KEPT:
+            self._recent.popitem(last=False)
+
+    def _require_current(self, live: Live) -> None:
+        """Refuse what is no longer the channel's one ``Live``: it does not see what others hold."""
+        if self._live.get(live.channel.signer) is not live:
+            raise StoreConflict("the channel was read anew meanwhile: ask again")
 
     async def _reload(self, live: Live) -> None:
         """Take what the ledger has now; keep the reservations, and what is known of the chain."""
@@ -264,12 +283,6 @@ class Books:
                 if closing:
                     self._tell_closing(live.channel.signer)
             live.seen_s = self._clock.now_s()
-
-    def _forget_idle(self) -> None:
-        for signer in list(self._live)[: max(0, len(self._live) - LIVE_KEPT)]:
-            live = self._live[signer]
-            if not (live.deliveries or live.waiting or live.channel.reserved or live.lock.locked()):
-                del self._live[signer]
 
 
 def _nobody(_: Address) -> None:
