@@ -5,7 +5,8 @@ Does not know how a request was admitted (``viz.services.serving``) or how money
 (``viz.services.metering``).
 
 Invariants: no token is allowed that is not reserved; whoever leaves, however, what was sent is
-billed once; a node failure before the first token bills nothing; a wait for money is bounded.
+billed once, and of what is not billed nothing is sent; a node failure before the first token bills
+nothing; a wait for money is bounded.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from viz.domain.units import ZERO_ADDRESS, Hash32, Units
 from viz.errors import EngineError, InvalidRequest, PaymentRequired, VizError
 from viz.services.books import Live
 from viz.services.metering import MakeAnswer, Meter
+from viz.services.showing import Showing
 
 ENGINE_STALL_S: Final = 120.0
 QUEUE: Final = 16
@@ -289,9 +291,10 @@ class PaidStream:
     # the engine
 
     async def _pump(self, choice: int, generation: Generation) -> None:
+        showing = Showing()
         try:
             async for piece in generation:
-                await self._queue.put(Text(choice, piece))
+                await self._queue.put(Text(choice, showing.take(piece)))
         except VizError as error:
             await self._queue.put(error)
         except Exception as error:  # noqa: BLE001  a bug in a backend ends this stream alone
