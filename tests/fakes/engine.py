@@ -74,6 +74,7 @@ class FakeEngine:
         self._max_open = max_open
         self._adapters: dict[AdapterId, bytes] = {}
         self._tasks: dict[asyncio.Task[None], Line] = {}
+        self._prompts: list[tuple[int, AdapterId]] = []
         self._counts = {"prefilled_tokens": 0.0, "generated_tokens": 0.0}
 
     @property
@@ -157,7 +158,9 @@ class FakeEngine:
         weights = self._adapters.get(request.adapter_id, b"")
         seed = f"{rules.temperature}:{rules.seed}".encode() if rules.temperature else b""
         state = hashlib.sha256(weights + seed + repr(request.prompt).encode()).digest()
-        self._counts["prefilled_tokens"] += len(request.prompt)
+        mark = id(request.prompt), request.adapter_id
+        self._counts["prefilled_tokens"] += 0 if mark in self._prompts else len(request.prompt)
+        self._prompts.append(mark)
         try:
             for made in range(1, limit + 1):
                 # Gives way between tokens, as a step of the real engine does.
@@ -186,6 +189,8 @@ class FakeEngine:
         except asyncio.CancelledError:
             line.put(Piece("", (), "cancelled"))
             raise
+        finally:
+            self._prompts.remove(mark)
 
     @staticmethod
     def _bound(line: Line) -> int:

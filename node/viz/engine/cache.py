@@ -56,11 +56,15 @@ class SlotCache:
     def move(self, source: int, target: int, length: int) -> None:
         """Copy ``length`` cached tokens to the free slot ``target`` and free ``source``."""
         self._clear(target)
+        self.copy(source, target, length)
+        self._free.remove(target)
+        self._free.add(source)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the first ``length`` cached tokens from one slot to another."""
         self.wrote(target, length)
         for plane in (self.keys, self.values):
             plane[:, target, :, :length] = plane[:, source, :, :length]
-        self._free.remove(target)
-        self._free.add(source)
 
     def _clear(self, slot: int) -> None:
         for plane in (self.keys, self.values):

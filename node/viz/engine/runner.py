@@ -143,6 +143,8 @@ class Runner:
             sequence
             for sequence in self._live
             if sequence.slot is not None and not sequence.decodable and sequence.may_run()
+            # What it takes over may be all but the newest token: then it decodes at once.
+            if not self._seats.waits_for_sibling(sequence) and not sequence.decodable
         ]
         budget = self._settings.prefill_tokens
         if not any(sequence.decodable for sequence in self._live):

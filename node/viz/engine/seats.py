@@ -85,6 +85,34 @@ class Seats:
             self._cache.move(sequence.slot, lower, sequence.cached)
             sequence.slot = lower
 
+    def waits_for_sibling(self, sequence: Sequence) -> bool:
+        """Take over what another of the same prompt has cached; tell whether to wait for its rest.
+
+        The choices of one answer hold one prompt object. The foremost of them computes it, the
+        others copy all but its last token, which each runs for its own first choice.
+        """
+        shared = len(sequence.request.prompt) - 1
+        if sequence.cached >= shared or sequence.slot is None:
+            return False
+        places = {
+            (other.cached, -place): other
+            for place, other in enumerate(self.live)
+            if other.slot is not None
+            and other.request.prompt is sequence.request.prompt
+            and other.adapter is sequence.adapter
+        }
+        foremost = places[max(places)]
+        if foremost is sequence or foremost.slot is None:
+            return False
+        if foremost.cached < shared and foremost.may_run():
+            return True
+        known = min(foremost.cached, shared)
+        if known > sequence.cached:
+            self._cache.copy(foremost.slot, sequence.slot, known)
+            self._counts["shared_tokens"] += known - sequence.cached
+            sequence.cached = known
+        return False
+
     def _call(self, adapter_id: AdapterId, called: set[AdapterId]) -> bool:
         """Have an adapter loaded; False while those in use leave no memory for it."""
         while not self._store.load(adapter_id, self._loaded, called):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,40 @@ async def test_logprobs_come_with_their_tokens(engine: Engine) -> None:
         assert [found.token_id for found in piece.logprobs] == list(piece.token_ids)
         assert all(len(top) == 3 for top in piece.top_logprobs)
         assert all(found.logprob <= 0 for found in piece.logprobs)
+
+
+@EXACT
+async def test_the_choices_of_one_answer_compute_their_prompt_once(engine: Engine) -> None:
+    """One prompt object, three seeds: a prompt's work for one, and each has its own answer."""
+    request = asked(engine, text="tide " * 20, temperature=1.0, max_tokens=6)
+    seeded = [replace(request, sampling=replace(request.sampling, seed=n)) for n in range(3)]
+    alone = [text_of(await collect(await engine.generate(each))) for each in seeded]
+    before = engine.stats()["prefilled_tokens"]
+    streams = [await engine.generate(each) for each in seeded]
+    together = await asyncio.gather(*map(collect, streams))
+    assert [text_of(pieces) for pieces in together] == alone
+    assert engine.stats()["prefilled_tokens"] - before == len(request.prompt)
+    # A request of the same words that is another's shares nothing: timing would tell of it.
+    others = [asked(engine, text="tide " * 20, max_tokens=6) for _ in range(2)]
+    before = engine.stats()["prefilled_tokens"]
+    await asyncio.gather(*[collect(await engine.generate(each)) for each in others])
+    assert engine.stats()["prefilled_tokens"] - before == 2 * len(request.prompt)
+
+
+@EXACT
+async def test_choices_share_a_prompt_whoever_of_them_leaves(engine: Engine) -> None:
+    """The first choice is cancelled, or waits for money, in the midst: the others are right."""
+    request = asked(engine, text="tide " * 30, temperature=1.0, seed=5, max_tokens=6)
+    whole = text_of(await collect(await engine.generate(request)))
+    streams = [await engine.generate(request) for _ in range(3)]
+    streams[0].allow(0)
+    tails = [asyncio.create_task(collect(stream)) for stream in streams[1:]]
+    assert [text_of(await tail) for tail in tails] == [whole] * 2
+    streams[0].allow(6)
+    streams += [await engine.generate(request) for _ in range(2)]
+    tails = [asyncio.create_task(collect(stream)) for stream in streams[3:]]
+    await streams[0].cancel()
+    assert [text_of(await tail) for tail in tails] == [whole] * 2
 
 
 async def test_full_engine_refuses_and_recovers(engine: Engine) -> None:

@@ -130,6 +130,8 @@ class Engine(Protocol):
     async def generate(self, request: GenerationRequest) -> Generation:
         """Admit the request.
 
+        Requests that hold one prompt object, as the choices of one answer do, have it computed
+        once for an adapter, as long as one of them still holds what was computed.
         Raises PromptEmpty, PromptTooLong, UnknownAdapter, EngineOverloaded.
         """
         ...
