@@ -4,7 +4,7 @@ Owns the changes of a channel's reservations, spending and chain of receipts, as
 ``viz.domain.channel.NodeChannel``. Does not judge vouchers, and knows no prices.
 
 Invariant C2 of ``viz.domain.channel`` is held here: nothing is set aside beyond promises and the
-credit window.
+credit window, nor on credit beyond the deposit.
 """
 
 from __future__ import annotations
@@ -27,11 +27,14 @@ def reserve(
 ) -> NodeChannel:
     """Return the channel with ``amount_units`` set aside for one request.
 
+    Credit is given on money that is there: what the confirmed deposit holds beyond all promises
+    bounds the window, so that keys without a channel, or with an empty one, are given none.
     Raises PaymentRequired (with ``required``, the accepted amount that would do) when promises for
-    this adapter and the channel's credit window do not cover it.
+    this adapter and the channel's credit do not cover it.
     """
     after = replace(channel, reserved=_plus(channel.reserved, adapter_id, amount_units))
-    if after.available_units(adapter_id) < 0 and after.credit_used_units() > credit_window_units:
+    credit = min(credit_window_units, max(0, channel.limit_units - channel.end_units))
+    if after.available_units(adapter_id) < 0 and after.credit_used_units() > credit:
         required = after.committed_units(adapter_id)
         raise PaymentRequired(
             f"adapter {adapter_id} needs {required} units accepted here, and has "

@@ -60,6 +60,8 @@ class AdapterOffer:
     """An adapter that a node sells (id 0: the bare base model), with its list price.
 
     ``name``, ``description`` and the works' titles are the node's words, for people to choose by.
+    Prices are units per million tokens. The choices of one request (``n``) are continued from one
+    prompt, which is computed once and billed once; each choice's text is billed by itself.
     """
 
     adapter_id: AdapterId

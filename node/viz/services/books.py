@@ -106,7 +106,7 @@ class Books:
         self._clock = clock
         self._node = node
         self._refresh_s = refresh_s
-        # Every one that anybody holds, and of those the ones used lately, kept for the next request.
+        # All that anybody holds; those used lately are held here, for the next request.
         self._live: WeakValueDictionary[Address, Live] = WeakValueDictionary()
         self._recent: OrderedDict[Address, Live] = OrderedDict()
         self._loading: dict[Address, asyncio.Lock] = {}

@@ -7,12 +7,13 @@ itself is ``viz.services.generation``. Does not know HTTP bodies (``viz.api``).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final
 from weakref import WeakValueDictionary
 
+from viz.domain.channel import require_selling
 from viz.domain.exchange import AdapterOffer
 from viz.domain.ledger import AccessRecord
 from viz.domain.payment import NeedVoucher
@@ -29,8 +30,13 @@ from viz.services.metering import Meter, MeterTools, Order
 from viz.services.quoting import Quotes
 
 DRAIN_S: Final = 60.0
-# Prompts tokenised at once, each in a thread: the rest of the machine is the engine's.
+# Prompts tokenised at once, each in a thread: the rest of the machine is the engine's. Long ones
+# wait for one another alone, so that nobody's short question stands behind them.
 TOKENISING: Final = 2
+LONG_PROMPT_BYTES: Final = 8_192
+# More than any language or program has in a token on average. By the longest token alone a prompt
+# that cannot fit would be tokenised whole, some seconds, before it is refused for nothing.
+BYTES_A_TOKEN: Final = 16
 
 __all__ = ["Done", "Job", "PaidStream", "Serving", "ServingPolicy", "Text"]
 
@@ -62,6 +68,7 @@ class Serving:
         self._idle = asyncio.Event()
         self._idle.set()
         self._tokenising = asyncio.Semaphore(TOKENISING)
+        self._tokenising_long = asyncio.Semaphore(1)
         self._turns: WeakValueDictionary[Address, asyncio.Lock] = WeakValueDictionary()
 
     @asynccontextmanager
@@ -73,7 +80,7 @@ class Serving:
         """
         await self._catalogue.require_servable(job.offer.adapter_id)
         live = await self._books.get(access.signer)
-        self._require_channel(job, live, access)
+        await self._require_channel(job, live, access)
         prompt = await self._prompt(job, access.signer)
         room = self._engine.model.context_tokens - len(prompt)
         if room <= 0:
@@ -128,15 +135,22 @@ class Serving:
         async with asyncio.timeout(DRAIN_S):
             await self._idle.wait()
 
-    def _require_channel(self, job: Job, live: Live, access: AccessRecord) -> None:
-        """Raise PaymentRequired for who has no channel: a session is free, and work is not."""
-        offer, policy = job.offer, self.policy
-        free = not (offer.prompt_price_units or offer.completion_price_units)
-        if live.channel.payer != ZERO_ADDRESS or free or self._tools.credit_window_units:
+    async def _require_channel(self, job: Job, live: Live, access: AccessRecord) -> None:
+        """Raise PaymentRequired for who has nothing to pay with: a session is free, work is not.
+
+        Raises ChannelClosing for who could not pay either, before anything is done for it.
+        """
+        offer, policy, channel = job.offer, self.policy, live.channel
+        if not (offer.prompt_price_units or offer.completion_price_units):
             return
+        require_selling(channel, await self._chain_now(live))
+        if channel.deposit_units or channel.available_units(offer.adapter_id) > 0:
+            return
+        why = "there is no channel of this signer here: open one, then ask"
+        if channel.payer != ZERO_ADDRESS:
+            why = "the channel's deposit is used up: top it up, then ask"
         asked = min(job.max_tokens or policy.default_max_tokens, self._engine.model.context_tokens)
-        error = PaymentRequired("there is no channel of this signer here: open one, then ask")
-        raise self._asking(error, offer, access, asked, None)
+        raise self._asking(PaymentRequired(why), offer, access, asked, None)
 
     async def _prompt(self, job: Job, signer: Address) -> tuple[int, ...]:
         """Return the prompt's ids, for which nobody else waits: made in a thread, in turn."""
@@ -147,20 +161,31 @@ class Serving:
             texts = [message.get("content", "") for message in prompt]
         if not any(texts):
             raise PromptEmpty("the prompt is empty: send some text")
+        size = self._require_may_fit(texts)
+        lane = self._tokenising if size <= LONG_PROMPT_BYTES else self._tokenising_long
+        # One at a time for each signer, so that nobody's many requests stand before the others'.
+        turn = self._turns.setdefault(signer, asyncio.Lock())
+        async with turn, lane:
+            if isinstance(prompt, str):
+                return await asyncio.to_thread(self._engine.encode, prompt)
+            return await asyncio.to_thread(self._engine.render, prompt)
+
+    def _require_may_fit(self, texts: Sequence[str]) -> int:
+        """Return the texts' bytes; raise PromptTooLong for what no context of this size holds."""
         model = self._engine.model
+        if len(texts) > model.context_tokens:
+            raise PromptTooLong(
+                f"the prompt has {len(texts)} messages; the context holds {model.context_tokens} "
+                "tokens"
+            )
         size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
-        most = model.context_tokens * model.longest_token_bytes
+        most = model.context_tokens * min(model.longest_token_bytes, BYTES_A_TOKEN)
         if size > most:
             raise PromptTooLong(
                 f"the prompt has {size} bytes of text; the context's {model.context_tokens} tokens "
                 f"hold {most} at most"
             )
-        # One at a time for each signer, so that nobody's many requests stand before the others'.
-        turn = self._turns.setdefault(signer, asyncio.Lock())
-        async with turn, self._tokenising:
-            if isinstance(prompt, str):
-                return await asyncio.to_thread(self._engine.encode, prompt)
-            return await asyncio.to_thread(self._engine.render, prompt)
+        return size
 
     def _price(self, job: Job, access: AccessRecord, max_tokens: int) -> tuple[Price, Hash32]:
         if job.quote_hash is None:

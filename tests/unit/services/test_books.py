@@ -96,9 +96,7 @@ async def test_however_channels_come_and_go_no_balance_is_exceeded(
         def bill(channel: NodeChannel, _: ChannelRecord) -> Entry:
             held[signer] -= units
             spent[signer] += used
-            return Entry(
-                settle_reservation(channel, ONE, reserved_units=units, spent_units=used)
-            )
+            return Entry(settle_reservation(channel, ONE, reserved_units=units, spent_units=used))
 
         for _ in range(chance.randrange(5)):
             await asyncio.sleep(0)

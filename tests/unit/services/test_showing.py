@@ -13,7 +13,17 @@ from viz.engine.stops import StopFinder
 from viz.services.showing import Showing
 
 # Letters, a character of three bytes in parts, one of four, and bytes that are no character.
-_RAW = [b"a", b"b", b"ab", b" ", "€".encode()[:1], "€".encode()[1:], "😀".encode(), b"\x80", b"\xf0"]
+_RAW = [
+    b"a",
+    b"b",
+    b"ab",
+    b" ",
+    "€".encode()[:1],
+    "€".encode()[1:],
+    "😀".encode(),
+    b"\x80",
+    b"\xf0",
+]
 _CONTROL = len(_RAW)
 _TABLE = dict(enumerate(_RAW))
 
