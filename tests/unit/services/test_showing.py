@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from viz.basemodel.detokenise import Detokeniser
-from viz.domain.ports.engine import Piece, TokenLogprob
+from viz.domain.ports.engine import FinishReason, Piece, TokenLogprob
 from viz.engine.stops import StopFinder
 from viz.services.showing import Showing
 
@@ -43,7 +43,7 @@ def sent(ids: Sequence[int], stops: tuple[str, ...]) -> tuple[str, list[TokenLog
         if last and not stopped:
             rest, stopped = finder.push(decoder.flush())
             more += rest if stopped else rest + finder.flush()
-        finish = "stop" if stopped else "length" if last else None
+        finish: FinishReason | None = "stop" if stopped else "length" if last else None
         piece = Piece(more, (token_id,), finish, (told(token_id),), ((told(token_id),) * 3,))
         shown = showing.take(piece)
         assert len(shown.logprobs) == len(shown.top_logprobs)
