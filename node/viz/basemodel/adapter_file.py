@@ -3,14 +3,13 @@
 Tensor names are PEFT's: ``base_model.model.<module>.lora_A.weight`` (rank, in) and
 ``lora_B.weight`` (out, rank). Metadata: ``lora_alpha``, ``rank``, ``base_model`` (hex base
 digest), optionally ``use_rslora``. A file from elsewhere may lack them; then adapter_config.json
-beside it must say ``lora_alpha`` and ``r``. Owns format and checks; does not know pools, manifests
-or the chain.
+beside it must say ``lora_alpha`` and ``r``, and nothing that ``peft_config`` does not understand.
+Owns format and checks; does not know pools, manifests or the chain.
 Invariant: what ``read_adapter`` returns fits the base in every name, shape and value.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -20,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from viz.basemodel.peft_config import read_config
 from viz.basemodel.safetensor_file import (
     DTYPE_BYTES,
     MAX_HEADER_BYTES,
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 MAX_RANK: Final = 64
 MAX_SCALING: Final = 64.0
+_PEFT_NAME: Final = "adapter_model.safetensors"
+_MAX_CONFIG_BYTES: Final = 1 << 20
 _PREFIX: Final = "base_model.model."
 _NAME: Final = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 
@@ -208,18 +210,18 @@ def _header(path: Path, metadata: Mapping[str, str], rank: int) -> AdapterHeader
     said: dict[str, Any] = dict(metadata)
     beside = path.with_name("adapter_config.json")
     try:
-        if "lora_alpha" not in said:
-            if not beside.is_file() or beside.stat().st_size > 1 << 20:
+        # A config under PEFT's names speaks of this file, whatever the file says of itself.
+        if "lora_alpha" not in said or (path.name == _PEFT_NAME and beside.is_file()):
+            if not beside.is_file() or beside.stat().st_size > _MAX_CONFIG_BYTES:
                 raise InvalidAdapterFile(f"{path.name} does not say its lora_alpha")
-            config = json.loads(beside.read_text("utf-8"))
-            if config.get("rank_pattern") or config.get("alpha_pattern") or config.get("use_dora"):
-                raise InvalidAdapterFile(f"{beside.name}: patterns and DoRA are not supported")
-            said = {"lora_alpha": config["lora_alpha"], "rank": config["r"]}
-            said["use_rslora"] = "true" if config.get("use_rslora") else "false"
+            told = read_config(beside.read_bytes(), beside.name)
+            if float(said.get("lora_alpha", told["lora_alpha"])) != told["lora_alpha"]:
+                raise InvalidAdapterFile(f"{path.name} and {beside.name} differ on lora_alpha")
+            said = told | said
         alpha = float(said["lora_alpha"])
         base = bytes.fromhex(str(said.get("base_model", "")).removeprefix("0x"))
         claimed = int(said.get("rank", rank))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise InvalidAdapterFile(f"{path.name}: its metadata cannot be read: {error}") from error
     if claimed != rank:
         raise InvalidAdapterFile(f"{path.name} says rank {claimed} but holds rank {rank}")

@@ -92,6 +92,7 @@ def load_base(
         context_tokens=shape.context_tokens,
         vocabulary=shape.vocabulary,
         longest_token_bytes=tokenizer.longest_token_bytes,
+        frame_tokens=tokenizer.frame_tokens,
     )
     serving_file = cache_dir / "serving" / f"{digest.hex()}.safetensors"
     return LoadedBase(model, directory, shape, policy, tokenizer, serving_file)

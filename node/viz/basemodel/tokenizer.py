@@ -1,8 +1,9 @@
 """Text to token ids and back, and chats by the base model's own template.
 
-Owns canonical tokenisation (what is billed), the chat template, and the rule that control tokens
-come only from the template: spelled in anybody's text they are plain characters. Does not know
-requests or prices. Byte-level BPE tokenizers only (the Llama 3 and SmolLM families).
+Owns canonical tokenisation (what is billed), raw prompts (which begin as the tokenizer's own file
+says), and the rule that control tokens come only from the model's files: spelled in anybody's text
+they are plain characters. Does not know requests or prices. Byte-level BPE tokenizers only (the
+Llama 3 and SmolLM families).
 """
 
 from __future__ import annotations
@@ -13,13 +14,18 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from viz.basemodel.detokenise import Detokeniser, byte_alphabet
 from viz.domain.units import Hash32
 from viz.errors import InvalidRequest, ModelUnavailable
 
+if TYPE_CHECKING:
+    from viz.basemodel.chat_template import ChatTemplate
+
 ROLES: Final = frozenset({"system", "user", "assistant"})
+_NAMES: Final = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+_SPECIAL: Final = tuple(f"{name}_token" for name in _NAMES)
 # Unicode's private use areas: what marks a place in a text that is being rendered.
 _PRIVATE_USE: Final = (
     range(0xE000, 0xF900),
@@ -40,18 +46,22 @@ class PlainTokenizer:
 
         self.library: Any = Tokenizer.from_file(str(file))
         self.library.encode_special_tokens = True
+        # A file may bring the truncation of somebody's training: text would be lost unbilled.
+        self.library.no_truncation()
+        self.library.no_padding()
 
-    def encode(self, text: str) -> tuple[int, ...]:
+    def encode(self, text: str, *, framed: bool = False) -> tuple[int, ...]:
         """Return the canonical ids of plain text; other threads run meanwhile.
 
-        Raises InvalidRequest when the text is not valid Unicode (a lone surrogate).
+        ``framed``: with the control tokens that the file puts around every text. Raises
+        InvalidRequest when the text is not valid Unicode (a lone surrogate).
         """
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InvalidRequest("the text holds a lone surrogate: send valid UTF-8") from error
         # The library's plain `encode` keeps the interpreter's lock for as long as it takes.
-        (found,) = self.library.encode_batch_fast([text], add_special_tokens=False)
+        (found,) = self.library.encode_batch_fast([text], add_special_tokens=framed)
         return tuple(found.ids)
 
     def count(self, text: str) -> int:
@@ -63,6 +73,8 @@ class ChatTokenizer:
     """The tokenizer of one model directory (tokenizer.json and its chat template)."""
 
     def __init__(self, directory: Path) -> None:
+        from viz.basemodel.chat_template import ChatTemplate
+
         try:
             self._spec: dict[str, Any] = json.loads(
                 (directory / "tokenizer.json").read_text("utf-8")
@@ -74,6 +86,8 @@ class ChatTokenizer:
             self._plain = PlainTokenizer(directory / "tokenizer.json")
         except Exception as error:
             raise ModelUnavailable(f"{directory} has no usable tokenizer: {error}") from error
+        special = {name: told for name in _SPECIAL if (told := self._named(name))}
+        self._template: ChatTemplate = ChatTemplate(self._template_text, special)
         if (self._spec.get("decoder") or {}).get("type") != "ByteLevel":
             raise ModelUnavailable(f"{directory}: only byte-level BPE tokenizers are supported")
         self._control = {
@@ -85,6 +99,8 @@ class ChatTokenizer:
         self._splitter = (
             re.compile("(" + "|".join(spelled) + ")") if spelled else re.compile("(?!)")
         )
+
+        self._require_one_opening(directory)
 
     @cached_property
     def digest(self) -> Hash32:
@@ -118,11 +134,25 @@ class ChatTokenizer:
         """The most bytes of text that one token can stand for."""
         return max(map(len, self.token_bytes.values()))
 
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Return the canonical ids of plain text; spelled control tokens stay characters.
+    def fix_time(self) -> None:
+        """Render chats as of one fixed day from now on, for what must be repeatable."""
+        self._template.fix_time()
 
-        Raises InvalidRequest when the text is not valid Unicode (a lone surrogate).
+    @cached_property
+    def frame_tokens(self) -> int:
+        """How many control tokens stand around every raw prompt; nobody is billed for them."""
+        return len(self.encode(""))
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a raw prompt, with the opening token that the tokenizer asks for.
+
+        Spelled control tokens stay characters. Raises InvalidRequest when the text is not valid
+        Unicode (a lone surrogate).
         """
+        return self._plain.encode(text, framed=True)
+
+    def tokens(self, text: str) -> tuple[int, ...]:
+        """Return the canonical ids of text within a prompt or an answer; raises as ``encode``."""
         return self._plain.encode(text)
 
     def count(self, text: str) -> int:
@@ -169,34 +199,22 @@ class ChatTokenizer:
             if part in self._control:
                 ids.append(self._control[part])
             elif part:
-                ids += self.encode(unveil.sub(lambda found: names[found[1]], part))
+                ids += self.tokens(unveil.sub(lambda found: names[found[1]], part))
         return tuple(ids)
 
     def _render(self, messages: list[dict[str, str]], reply: bool) -> str:
-        from jinja2 import TemplateError
+        return self._template.render(messages, reply=reply)
 
-        try:
-            rendered: str = self._template.render(
-                messages=messages,
-                add_generation_prompt=reply,
-                bos_token=self._named("bos_token"),
-                eos_token=self._named("eos_token"),
+    def _require_one_opening(self, directory: Path) -> None:
+        """Raise ModelUnavailable where the two files differ on the token before every text."""
+        said, opening = self._config.get("add_bos_token"), self.encode("")[:1]
+        begins = bool(opening) and opening[0] == self._control.get(self._named("bos_token"))
+        if isinstance(said, bool) and said != begins:
+            raise ModelUnavailable(
+                f"{directory}: tokenizer_config.json has add_bos_token {str(said).lower()}, and "
+                f"tokenizer.json {'puts it' if begins else 'does not put it'} before a text: make "
+                "them agree, so that prompts begin as they did in training"
             )
-        except TemplateError as error:
-            raise InvalidRequest(f"the model's chat template refuses: {error}") from error
-        return rendered
-
-    @cached_property
-    def _template(self) -> Any:
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-        def refuse(message: str) -> None:
-            raise TemplateError(message)
-
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = refuse
-        return environment.from_string(self._template_text)
 
     def _named(self, which: str) -> str:
         token = self._config.get(which) or ""
@@ -235,6 +253,9 @@ def _template(directory: Path, config: Mapping[str, Any]) -> str:
     if separate.exists():
         return separate.read_text("utf-8")
     template = config.get("chat_template")
+    if isinstance(template, list):  # several by name
+        named = {each["name"]: each["template"] for each in template}
+        template = named.get("default")
     if not isinstance(template, str):
         raise ModelUnavailable(f"{directory} has no chat template")
     return template

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
-from viz.cli.console import AsJson, DataDir, data_dir, err, guarded, out, run, show, table
+from viz.cli.console import (
+    AUDIT_DIFFERENT,
+    AUDIT_INCONCLUSIVE,
+    AsJson,
+    DataDir,
+    data_dir,
+    err,
+    guarded,
+    out,
+    run,
+    show,
+    table,
+)
 from viz.cli.http import RPC_VARIABLE, checked
 from viz.cli.operator import AdapterNumber
 from viz.cli.train import work_file
@@ -17,7 +29,7 @@ from viz.errors import InvalidRequest, UnknownAdapter
 from viz.training.run import Bounds
 
 app = typer.Typer(no_args_is_help=True, help="Recompute what others claim.")
-_DIFFERENT = 12
+_EXITS: Final = {"reproduced": 0, "different": AUDIT_DIFFERENT, "inconclusive": AUDIT_INCONCLUSIVE}
 _BOUNDS = Bounds()
 
 
@@ -50,7 +62,9 @@ def adapter(
 ) -> None:
     """Train an adapter again from its manifest and compare the bytes with the chain's digest.
 
-    Exit code 12: other bytes on like hardware and versions, so the manifest does not describe it.
+    Exit code 0: the same bytes. 13: the manifest is not true (other bytes though all that counts
+    is alike, or other rows). 14: other bytes, but other hardware or versions too, so nothing is
+    shown.
     """
     place = data_dir(folder)
     given = (rpc, deployment or place / "deployment.json")
@@ -62,8 +76,8 @@ def adapter(
     report = run(_audit(AdapterId(adapter_id), works, envelope, given, base_model, place, bounds))
     if not show(report, as_json=as_json):
         _say(adapter_id, report)
-    if report["verdict"] == "different":
-        raise typer.Exit(_DIFFERENT)
+    if status := _EXITS[report["verdict"]]:
+        raise typer.Exit(status)
 
 
 async def _audit(
@@ -110,6 +124,7 @@ def _say(adapter_id: int, report: dict[str, Any]) -> None:
         ("weights found", report["foundWeights"]),
         ("training rows alike", report["rowsMatch"]),
         ("reproducibility class", report["reproducibility"]),
+        *(("finding", finding) for finding in report["findings"]),
         *((f"differs: {k}", f"{a} there, {b} here") for k, (a, b) in report["differences"].items()),
     ]
     table(f"Audit of adapter {adapter_id}", ("what", "value"), rows)

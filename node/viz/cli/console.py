@@ -44,6 +44,8 @@ EXIT_CODES: dict[type[VizError], int] = {
     errors.BuyerError: 12,
 }
 
+AUDIT_DIFFERENT: Final = 13
+AUDIT_INCONCLUSIVE: Final = 14
 MEANINGS: dict[int, str] = {
     0: "done",
     1: "a fault of ours",
@@ -58,6 +60,8 @@ MEANINGS: dict[int, str] = {
     10: "engine",
     11: "training",
     12: "the node, or what it was caught at",
+    AUDIT_DIFFERENT: "an audit found a manifest that is not true",
+    AUDIT_INCONCLUSIVE: "an audit could show nothing",
     130: "interrupted",
 }
 

@@ -10,6 +10,9 @@ training rows.
 one ``system`` message, then ``user`` and ``assistant`` in turn, ending with ``assistant``; a
 chunk is one line in canonical JSON (RFC 8785).
 
+What people read is held to one rule in both kinds (``_unreadable``): something visible in each
+paragraph or message, and no control characters but line breaks and tabs.
+
 Tree, positional: ``leaf = keccak256(0x00 | chunk)``, ``node = keccak256(0x01 | left | right)``,
 an odd node moves up unchanged, ``root = keccak256(0x02 | uint32 count | top)``. The prefixes
 keep leaves, nodes and roots apart; the count makes an index binding.
@@ -30,7 +33,7 @@ from eth_utils.crypto import keccak
 
 from viz.domain.file_kind import not_utf8, what_it_is
 from viz.domain.license import work_commitment
-from viz.domain.strict_json import load_json
+from viz.domain.strict_json import MemberTwice, load_json, once
 from viz.domain.units import Address, Hash32
 from viz.errors import CommitmentMismatch, InvalidWork
 
@@ -43,6 +46,12 @@ MAX_LINE_BYTES: Final = 64 * 1024
 MAX_MESSAGES: Final = 64
 
 _PARAGRAPH_GAP = re.compile(r"\n[ \t]*\n")
+# Control characters but line breaks and tabs, and halves of surrogate pairs.
+_UNFIT: Final = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+# What shows nothing by itself: spaces, formats, separators, marks that need a letter below them.
+_UNSEEN: Final = frozenset({"Cc", "Cf", "Cs", "Zs", "Zl", "Zp", "Mn", "Me"})
+# Letters and symbols that are drawn as nothing: the Hangul fillers, the blank Braille pattern.
+_FILLERS: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 _LEAF, _NODE, _ROOT = b"\x00", b"\x01", b"\x02"
 
 
@@ -135,13 +144,24 @@ def check_commitment(work: Work, creator: Address, salt: bytes, committed: Hash3
 
 def _text_chunks(text: str) -> tuple[Chunk, ...]:
     text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
-    bad = next((c for c in text if unicodedata.category(c) == "Cc" and c not in "\n\t"), None)
-    if bad is not None:
-        raise InvalidWork(f"the text holds the control character U+{ord(bad):04X}: remove it")
     pieces: list[str] = []
-    for paragraph in _PARAGRAPH_GAP.split(text):
-        pieces.extend(_cut(paragraph.strip()))
+    for number, paragraph in enumerate(_PARAGRAPH_GAP.split(text), start=1):
+        if (words := paragraph.strip()) and (why := _unreadable(words)):
+            raise InvalidWork(f"paragraph {number}: the text {why}")
+        pieces.extend(_cut(words))
     return tuple(Chunk(index, piece.encode()) for index, piece in enumerate(pieces))
+
+
+def _unreadable(text: str) -> str | None:
+    """Return what is wrong with a text that people are to read, None where nothing is."""
+    if (unfit := _UNFIT.search(text)) is not None:
+        letter = unfit[0]
+        if letter >= "\ud800":
+            return "holds half of a surrogate pair: save it as UTF-8"
+        return f"holds the control character U+{ord(letter):04X}: remove it"
+    if all(letter in _FILLERS or unicodedata.category(letter) in _UNSEEN for letter in text):
+        return "is empty: it holds nothing that can be seen"
+    return None
 
 
 def _cut(paragraph: str) -> list[str]:
@@ -174,7 +194,9 @@ def _messages(line: str, number: int) -> tuple[Message, ...]:
         return InvalidWork(f"line {number}: {why}")
 
     try:
-        entry: Any = load_json(line)
+        entry: Any = load_json(line, object_pairs_hook=once)
+    except MemberTwice as error:
+        raise refuse(f"{error}: keep one of them") from error
     except (ValueError, RecursionError) as error:
         raise refuse(
             'is not JSON: write one JSON object a line, or say kind = "text" if the work is prose'
@@ -194,10 +216,10 @@ def _messages(line: str, number: int) -> tuple[Message, ...]:
         if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
             raise refuse('a message has exactly "role" and "content"')
         content = message["content"]
-        if not isinstance(content, str) or not content.strip():
+        if not isinstance(content, str):
             raise refuse('"content" must be text that is not empty')
-        if any(0xD800 <= ord(character) <= 0xDFFF for character in content):
-            raise refuse('"content" holds half of a surrogate pair')
+        if why := _unreadable(content):
+            raise refuse(f'"content" {why}')
         messages.append(Message(message["role"], unicodedata.normalize("NFC", content)))
     roles = [message.role for message in messages]
     turns = roles[1:] if roles[0] == "system" else roles

@@ -2,8 +2,9 @@
 
 Owns the comparison and what it may claim. Does not know where a manifest or a work comes from; it
 takes files. Invariants: an audit that cannot repeat the run (another work, another adapter's
-manifest) says so before it computes; a differing hash counts against a trainer only where the
-environment is of the manifest's own reproducibility class.
+manifest) says so before it computes; other bytes count against a trainer except where something
+that this auditor's own list knows (``audit_environment``) is otherwise here; what no environment
+changes (rows, sizes in tokens) counts everywhere.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from viz.domain.manifest import Manifest, open_manifest
 from viz.domain.units import Hash32, hex_of, parse_address, parse_hash
 from viz.domain.work import check_commitment
 from viz.errors import CommitmentMismatch, InvalidRequest
+from viz.services.audit_environment import compare
 from viz.services.training_request import inputs_of, read_input
 from viz.training.environment import REPRODUCIBILITY_CLASS
 from viz.training.run import Bounds, TrainingRun, settings_from
@@ -32,14 +34,18 @@ class Verdict(Enum):
     REPRODUCED = "reproduced"
     """The same bytes came out: the adapter is what its manifest says."""
     DIFFERENT = "different"
-    """Other bytes in an environment of the same class: the manifest does not describe it."""
+    """Other bytes though all that counts is alike, or other rows: the manifest is not true."""
     INCONCLUSIVE = "inconclusive"
-    """Other bytes, but the environment differs too: repeat it on like hardware and versions."""
+    """Other bytes, but something that counts is otherwise here: repeat it on the manifest's."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """The outcome of one repetition; ``differences`` are environment entries that are not alike."""
+    """The outcome of one repetition.
+
+    ``differences`` are what may have changed the bytes, ``findings`` what is wrong with the
+    manifest whatever came out; they excuse nothing.
+    """
 
     verdict: Verdict
     claimed: Hash32
@@ -47,6 +53,7 @@ class AuditReport:
     reproducibility: str
     differences: Mapping[str, tuple[Any, Any]]
     rows_match: bool
+    findings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
@@ -57,6 +64,7 @@ class AuditReport:
             "reproducibility": self.reproducibility,
             "differences": {name: list(pair) for name, pair in self.differences.items()},
             "rowsMatch": self.rows_match,
+            "findings": list(self.findings),
         }
 
 
@@ -103,26 +111,31 @@ def judge(manifest: Manifest, metrics: Mapping[str, Any]) -> AuditReport:
             f"{metrics['baseModel']}: give the right base model"
         )
     found = parse_hash(metrics["weightsDigest"])
-    here: Mapping[str, Any] = metrics["environment"]
-    names = sorted(set(here) | set(manifest.environment))
-    differences = {
-        name: (manifest.environment.get(name), here.get(name))
-        for name in names
-        if manifest.environment.get(name) != here.get(name)
-    }
-    if found == manifest.weights_digest:
+    settings = settings_from(manifest.settings)
+    differences, findings = compare(manifest.environment, metrics["environment"], settings)
+    same_recipe = "recipe" not in differences
+    rows_match = parse_hash(metrics["rowsDigest"]) == manifest.rows_digest
+    untrue = []
+    if not rows_match:
+        untrue.append("the works give other training rows than the manifest names")
+    if [work.tokens for work in manifest.works] != list(metrics["workTokens"]):
+        untrue.append("the works have other sizes in tokens, from which shares are computed")
+    if manifest.reproducibility != REPRODUCIBILITY_CLASS:
+        findings.append(f"its class {manifest.reproducibility[:60]!r} is not one of this version")
+    if same_recipe and untrue:
+        verdict = Verdict.DIFFERENT  # no environment changes these
+    elif found == manifest.weights_digest:
         verdict = Verdict.REPRODUCED
-    elif differences or manifest.reproducibility != REPRODUCIBILITY_CLASS:
-        verdict = Verdict.INCONCLUSIVE
     else:
-        verdict = Verdict.DIFFERENT
+        verdict = Verdict.INCONCLUSIVE if differences else Verdict.DIFFERENT
     return AuditReport(
         verdict=verdict,
         claimed=manifest.weights_digest,
         found=found,
         reproducibility=manifest.reproducibility,
         differences=differences,
-        rows_match=parse_hash(metrics["rowsDigest"]) == manifest.rows_digest,
+        rows_match=rows_match,
+        findings=(*untrue, *findings),
     )
 
 

@@ -96,7 +96,9 @@ class Serving:
                 roomTokens=room,
             )
         price, quote_hash = self._price(job, access, asked)
-        order = Order(job.offer.adapter_id, price, quote_hash, job.body, len(prompt))
+        # What the tokenizer puts around a raw prompt is the model's, not the buyer's.
+        frame = self._engine.model.frame_tokens if isinstance(job.prompt, str) else 0
+        order = Order(job.offer.adapter_id, price, quote_hash, job.body, len(prompt) - frame)
         meter = Meter(self._tools, live, order)
         stream = PaidStream(
             live,

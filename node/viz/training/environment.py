@@ -2,13 +2,15 @@
 
 Owns the deterministic set-up of a worker process and the description that a manifest records.
 Does not know runs. Invariant: two environments with equal ``describe`` are expected to give the
-same bytes for the same recipe; that is the reproducibility class ``bitwise-same-cpu-class``.
+same bytes for the same recipe; that is the reproducibility class ``bitwise-same-cpu-class``. An
+entry is added or renamed together with a new RECIPE: audits hold a manifest to this list.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -88,7 +90,7 @@ def describe(settings: Settings) -> dict[str, Any]:
         or torch.backends.cpu.get_cpu_capability(),
         "onednnMaxCpuIsa": os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL"),
         "cpuVendor": vendor,
-        "cpuFlags": sorted(flag for flag in flags if flag.startswith(_VECTOR_FLAGS)),
+        "cpuFlags": sorted(filter(is_vector_flag, flags)),
         "bf16Hardware": _cpu_multiplies_bf16(),
         "compute": str(compute_dtype(settings)).removeprefix("torch."),
         "deterministicAlgorithms": True,
@@ -107,7 +109,16 @@ def _cuda(device: str) -> dict[str, Any]:
 
 
 def _cpu_multiplies_bf16() -> bool:
-    _, flags = _processor()
+    return multiplies_bf16(_processor()[1])
+
+
+def is_vector_flag(flag: str) -> bool:
+    """Return whether a processor's flag is one by which the libraries choose their kernels."""
+    return flag.startswith(_VECTOR_FLAGS)
+
+
+def multiplies_bf16(flags: Collection[str]) -> bool:
+    """Return whether a processor with these flags multiplies bfloat16 in hardware."""
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 

@@ -73,7 +73,7 @@ class Extraction:
             for text, follows in _texts(work):
                 if not follows:
                     words.append(_GAP)
-                words += tokenizer.encode(f" {text}")  # as it is written after other words
+                words += tokenizer.tokens(f" {text}")  # as it is written after other words
             passages += filter(None, (_prefix(tokenizer, text) for text in _passages(work)))
         self.available = len(passages)
         self._end_ids = tuple(end_ids)

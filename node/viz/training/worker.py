@@ -96,6 +96,7 @@ def train(run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper)
     from viz.training.qlora import adapter_tensors, build_model
 
     base = load_base(run.base_model, cache_dir=run.cache_dir)
+    base.tokenizer.fix_time()
     dtype = compute_dtype(settings)
     training = [tokenise(r, base.tokenizer, settings.max_row_tokens) for r in dataset.training]
     held_out = [tokenise(r, base.tokenizer, settings.max_row_tokens) for r in dataset.held_out]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,20 @@ def test_an_adapter_is_audited_by_command(
     said = " ".join(done.stdout.split())
     assert "reproduced" in said and "training rows alike" in said and "differs" not in said
     assert "step 8" in done.stderr
+    for changes, status, verdict in (
+        ({"environment": metrics["environment"] | {"moonPhase": "full"}}, 13, "different"),
+        ({"environment": metrics["environment"] | {"cpuVendor": "Zilog"}}, 14, "inconclusive"),
+    ):
+        false = seal_manifest(replace(manifest, weights_digest=Hash32(b"\7" * 32), **changes), KEY)
+        (tmp_path / "manifest.json").write_bytes(false)
+        states[1] = replace(
+            on_chain, weights_digest=Hash32(b"\7" * 32), manifest_hash=manifest_hash(false)
+        )
+        judged = audit(1, "--json")
+        assert judged.exit_code == status, judged.output
+        assert json.loads(judged.stdout)["verdict"] == verdict
+    states[1] = on_chain
+    (tmp_path / "manifest.json").write_bytes(envelope)
     refused = audit(2, "--json")
     assert refused.exit_code == INPUT and refused.stderr.count("\n") == 1, refused.stderr
     assert refused.stderr.startswith("invalid-request: the manifest is about weights ")

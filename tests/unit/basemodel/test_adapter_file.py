@@ -65,6 +65,98 @@ def test_peft_config_beside_the_file_gives_alpha(base: LoadedBase, tmp_path: Pat
     assert read_adapter(path, base.shape, base.digest).header.scaling(4) == 4.0
 
 
+def _beside(base: LoadedBase, folder: Path, **config: Any) -> Path:
+    """Write an adapter as PEFT saves it, with these members in its config."""
+    from safetensors.torch import save_file
+
+    path = folder / "adapter_model.safetensors"
+    save_file(random_adapter(base.shape, rank=4, seed=1), str(path))
+    told = {"peft_type": "LORA", "r": 4, "lora_alpha": 16} | config
+    (folder / "adapter_config.json").write_text(json.dumps(told))
+    return path
+
+
+def test_what_peft_writes_for_a_plain_lora_is_taken(base: LoadedBase, tmp_path: Path) -> None:
+    """Protects the ordinary user of PEFT: every member of its default config is understood."""
+    from peft import LoraConfig
+
+    config = LoraConfig(
+        r=4,
+        lora_alpha=16,
+        lora_dropout=0.1,
+        target_modules=["q_proj"],
+        task_type="CAUSAL_LM",
+        init_lora_weights="gaussian",
+        base_model_name_or_path="somebody/base",
+    ).to_dict()
+    told = {name: str(v) if hasattr(v, "value") else v for name, v in config.items()}
+    told |= {"peft_type": "LORA", "task_type": "CAUSAL_LM", "target_modules": ["q_proj"]}
+    assert read_adapter(_beside(base, tmp_path, **told), base.shape).header.scaling(4) == 4.0
+    rslora = _beside(base, tmp_path, **told | {"use_rslora": True})
+    assert read_adapter(rslora, base.shape).header.scaling(4) == 8.0
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("init_lora_weights", "pissa"),
+        ("init_lora_weights", "pissa_niter_16"),
+        ("init_lora_weights", "olora"),
+        ("init_lora_weights", "corda"),
+        ("init_lora_weights", "loftq"),
+        ("init_lora_weights", "lora_ga"),
+        ("init_lora_weights", "of tomorrow"),
+        ("peft_type", "ADALORA"),
+        ("peft_type", None),
+        ("task_type", "SEQ_CLS"),
+        ("layer_replication", [[0, 2], [1, 2]]),
+        ("rank_pattern", {"q_proj": 8}),
+        ("alpha_pattern", {"q_proj": 8}),
+        ("use_dora", True),
+        ("use_rslora", "true"),
+        ("use_rslora", 1),
+        ("use_qalora", True),
+        ("lora_bias", True),
+        ("bias", "all"),
+        ("fan_in_fan_out", True),
+        ("modules_to_save", ["lm_head"]),
+        ("trainable_token_indices", [1]),
+        ("target_parameters", ["experts"]),
+        ("alora_invocation_tokens", [5]),
+        ("loftq_config", {"loftq_bits": 4}),
+        ("a_member_of_tomorrow", 0.5),
+        ("a_switch_of_tomorrow", True),
+        ("r", "4"),
+        ("lora_alpha", True),
+    ],
+)
+def test_whatever_could_change_the_function_is_refused(
+    base: LoadedBase, tmp_path: Path, member: str, value: object
+) -> None:
+    """The same tensors would compute another adapter than was trained, and be sold as it."""
+    path = _beside(base, tmp_path, **{member: value})
+    with pytest.raises(InvalidAdapterFile, match=member):
+        read_adapter(path, base.shape)
+
+
+def test_a_config_counts_beside_a_file_that_speaks_for_itself(
+    base: LoadedBase, tmp_path: Path
+) -> None:
+    """Metadata in the file must not hide what PEFT's config says of how it was begun."""
+    path = tmp_path / "adapter_model.safetensors"
+    written(base, path, random_adapter(base.shape, rank=4, seed=1))
+    config = tmp_path / "adapter_config.json"
+    config.write_text('{"r": 4, "lora_alpha": 8, "init_lora_weights": "pissa"}')
+    with pytest.raises(InvalidAdapterFile, match="pissa"):
+        read_adapter(path, base.shape)
+    config.write_text('{"r": 4, "lora_alpha": 99}')
+    with pytest.raises(InvalidAdapterFile, match="differ on lora_alpha"):
+        read_adapter(path, base.shape)
+    config.write_text('{"r": 4, "lora_alpha": 8, "lora_alpha": 9}')
+    with pytest.raises(InvalidAdapterFile, match="stands twice"):
+        read_adapter(path, base.shape)
+
+
 def changed(change: Callable[[Tensors], Any]) -> Callable[[LoadedBase, Path], None]:
     """Return a maker of a file whose tensors were changed in place."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 import time
@@ -15,7 +16,7 @@ from tests.fakes.tiny_base import CONTROL, _write_tokenizer
 
 from viz.basemodel.tokenizer import ChatTokenizer
 from viz.buyer.verify import tokenizer_from_file
-from viz.errors import InvalidRequest
+from viz.errors import InvalidRequest, ModelUnavailable
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +108,141 @@ def test_a_buyer_counts_as_the_node_bills(tokenizer: ChatTokenizer, tmp_path: Pa
     assert count is not None
     for text in ("high tide", "a<|im_end|>b", "<|im_start|>", "naïve 🌊"):
         assert count(text) == tokenizer.count(text) == len(text.encode())
+
+
+def _changed(folder: Path, *, template: Any = None, opening: str = "", **config: Any) -> Path:
+    """Write the tokenizer with another template, opening token or configuration."""
+    from tokenizers import Tokenizer, processors
+
+    _write_tokenizer(folder)
+    settings = folder / "tokenizer_config.json"
+    changes = config if template is None else {**config, "chat_template": template}
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | changes))
+    if opening:
+        file = str(folder / "tokenizer.json")
+        library = Tokenizer.from_file(file)
+        library.post_processor = processors.TemplateProcessing(
+            single=f"{opening} $A", special_tokens=[(opening, CONTROL.index(opening))]
+        )
+        library.save(file)
+    return folder
+
+
+def test_a_raw_prompt_begins_as_the_tokenizer_asks_and_is_billed_without(tmp_path: Path) -> None:
+    """A model is asked as it was taught, and nobody pays for what he did not write."""
+    found = ChatTokenizer(_changed(tmp_path, opening="<|im_start|>"))
+    assert found.encode("hi") == (1, *found.tokens("hi"))
+    assert len(found.tokens("hi")) == found.count("hi") == 2
+    assert found.frame_tokens == 1
+    # A chat has its opening from the template, once.
+    assert found.render([{"role": "user", "content": "hi"}])[:2] != (1, 1)
+
+
+def test_a_tokenizer_without_an_opening_token_adds_none(tokenizer: ChatTokenizer) -> None:
+    assert tokenizer.encode("hi") == tokenizer.tokens("hi")
+    assert tokenizer.frame_tokens == 0
+
+
+@pytest.mark.parametrize(("said", "opening"), [(True, ""), (False, "<|im_start|>")])
+def test_files_that_disagree_on_the_opening_token_are_refused(
+    tmp_path: Path, said: bool, opening: str
+) -> None:
+    """Either file may be the wrong one: a guess would be sold as the model."""
+    with pytest.raises(ModelUnavailable, match="add_bos_token"):
+        ChatTokenizer(_changed(tmp_path, opening=opening, add_bos_token=said))
+
+
+def test_a_truncation_in_the_file_loses_no_text(tmp_path: Path) -> None:
+    """A file saved after somebody's training may cut every text: prompts and bills must not."""
+    from tokenizers import Tokenizer
+
+    _write_tokenizer(tmp_path)
+    library = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    library.enable_truncation(4)
+    library.enable_padding(length=64)
+    library.save(str(tmp_path / "tokenizer.json"))
+    assert ChatTokenizer(tmp_path).count("a" * 20) == 20
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{% if loop.index > 9 %}{% break %}{% endif %}{{ m.content }}"
+        "{% endfor %}",
+        "{{ strftime_now('%d %b %Y') }}{% for m in messages %}{{ m.content }}{% endfor %}",
+        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
+        "{% for m in messages %}{{ {'é<': m.content} | tojson(indent=1) }}{% endfor %}",
+        "{% if tools is not none %}no{% else %}{% for m in messages %}{{ m.content }}{% endfor %}"
+        "{% endif %}",
+        "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}{{ eos_token }}",
+        "{% for m in messages %}{{ m.content }}{% endfor %}{{ pad_token }}",
+    ],
+    ids=["loop controls", "date", "generation", "tojson", "no tools", "named", "unset token"],
+)
+def test_templates_are_rendered_as_hugging_face_renders_them(
+    tmp_path: Path, template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference is the library whose files these are."""
+    from transformers import PreTrainedTokenizerFast
+
+    monkeypatch.setenv("TZ", "UTC")
+    folder = _changed(tmp_path, template=template)
+    chat = [{"role": "user", "content": "Fish & chips"}, {"role": "assistant", "content": "é"}]
+    reference = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    expected = reference.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    assert ChatTokenizer(folder)._render(chat, True) == expected
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("{% for m in messages %}{{ m.content }}", "ordinary chat"),
+        ("{% for m in messages %}{{ m.content | nonsense }}{% endfor %}", "ordinary chat"),
+        ("{{ raise_exception('no chats') }}", "ordinary chat"),
+        ("{{ messages[0]['content'] / 2 }}", "ordinary chat"),
+        ("{% for m in messages %}{{ m.text }}{% endfor %}", "leaves out what the user said"),
+        ("{{ messages[-1].content }}", "leaves out"),
+        (
+            "{% for m in messages %}{% if m.role == 'system' %}{{ m.content[0].text.x }}"
+            "{% endif %}{{ m.content }}{% endfor %}",
+            "system message",
+        ),
+    ],
+)
+def test_a_template_that_cannot_render_is_found_when_the_base_is_loaded(
+    tmp_path: Path, template: str, says: str
+) -> None:
+    """A fault of the model's is its operator's at the start, not each buyer's at a request."""
+    with pytest.raises(ModelUnavailable, match=says):
+        ChatTokenizer(_changed(tmp_path, template=template))
+
+
+def test_a_refusal_by_the_template_itself_is_the_askers_fault(tmp_path: Path) -> None:
+    """Some models take no system message and say so: they are served, and such chats refused."""
+    template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
+        "{% endif %}{{ m.content }}{% if m.content == 'x' %}{{ 1 / 0 }}{% endif %}{% endfor %}"
+    )
+    found = ChatTokenizer(_changed(tmp_path, template=template))
+    with pytest.raises(InvalidRequest, match="no system"):
+        found.render([{"role": "system", "content": "a"}, {"role": "user", "content": "b"}])
+    # What the template fails at by itself is the model's fault, and never a 500.
+    with pytest.raises(ModelUnavailable, match="ZeroDivisionError"):
+        found.render([{"role": "user", "content": "x"}])
+
+
+def test_training_renders_the_same_day_whenever_it_runs(tmp_path: Path) -> None:
+    """An audit a month later must see the rows that the trainer saw."""
+    template = "{{ strftime_now('%Y-%m-%d') }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    found = ChatTokenizer(_changed(tmp_path, template=template))
+    found.fix_time()
+    assert found.decode(found.render([{"role": "user", "content": "!"}])) == "2024-07-26!"
+
+
+def test_the_template_named_default_is_taken_of_several(tmp_path: Path) -> None:
+    named = [
+        {"name": "tool_use", "template": "{{ 1 }}"},
+        {"name": "default", "template": "{% for m in messages %}{{ m.content }}{% endfor %}"},
+    ]
+    found = ChatTokenizer(_changed(tmp_path, template=named))
+    assert found.decode(found.render([{"role": "user", "content": "hi"}])) == "hi"

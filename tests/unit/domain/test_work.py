@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,8 @@ from viz.errors import CommitmentMismatch, InvalidWork
 CREATOR = parse_address("0x00000000000000000000000000000000000000aa")
 SALT = bytes(range(32))
 LINE = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
+
+TWICE = LINE.replace('"content": "a"', '"content": "a", "content": "z"')
 
 
 def _line(*roles: str, content: object = "x") -> str:
@@ -68,6 +71,14 @@ def test_a_long_paragraph_is_cut_without_losing_a_word() -> None:
     assert len(work.chunks) > 1
     assert all(len(chunk.text) <= MAX_CHUNK_CHARS for chunk in work.chunks)
     assert " ".join(chunk.text for chunk in work.chunks).split() == words
+
+
+def test_line_breaks_tabs_and_every_script_are_taken() -> None:
+    """The rule for characters refuses nothing that people write: joiners, marks, emoji, code."""
+    for words in ("a\tb\nc", "a\r\nb", "می\u200cخواهم", "न\u200dम", "👩\u200d🔬", "é", "7"):
+        dialogue = parse_work("dialogue", _line("user", "assistant", content=words).encode())
+        assert dialogue.chunks[0].messages[1].content == unicodedata.normalize("NFC", words)
+        assert parse_work("text", words.encode()).chunks
 
 
 def test_every_example_work_parses() -> None:
@@ -144,7 +155,17 @@ def test_another_file_salt_or_creator_is_refused() -> None:
         ("dialogue", _line("user", "user").encode(), "in turn"),
         ("dialogue", _line("user", "assistant", "user").encode(), "in turn"),
         ("dialogue", LINE.replace('"user"', '["user"]').encode(), "in turn"),
-        ("dialogue", _line("user", "assistant", content=" ").encode(), "not empty"),
+        ("dialogue", _line("user", "assistant", content=" ").encode(), "line 1: .* is empty"),
+        ("dialogue", _line("user", "assistant", content="\u200b").encode(), "line 1: .* is empty"),
+        ("dialogue", _line("user", "assistant", content="\ufeff").encode(), "line 1: .* is empty"),
+        ("dialogue", _line("user", "assistant", content="\u3164\xad").encode(), "is empty"),
+        ("dialogue", _line("user", "assistant", content="a\0").encode(), "line 1: .* U\\+0000"),
+        ("dialogue", _line("user", "assistant", content="\x1b[31mred").encode(), "U\\+001B"),
+        ("dialogue", _line("user", "assistant", content="\x9b31mred").encode(), "U\\+009B"),
+        ("dialogue", (LINE + "\n" + TWICE).encode(), "line 2: the member 'content' stands twice"),
+        ("dialogue", b'{"messages": [], ' + LINE[1:].encode(), "'messages' stands twice"),
+        ("text", "One.\n\n\u200b\n\nThree.".encode(), "paragraph 2: the text is empty"),
+        ("text", b"One.\n\n\x1b[2J", "paragraph 2: .* U\\+001B"),
         ("dialogue", _line("user", "assistant", content=7).encode(), "not empty"),
         ("dialogue", _line("user", "assistant", content="\ud800").encode(), "surrogate"),
         ("dialogue", b"x" * (MAX_LINE_BYTES + 1), "longer than"),

@@ -18,7 +18,8 @@ from viz.domain.units import AdapterId, Hash32
 class BaseModel:
     """The frozen model that every adapter belongs to.
 
-    No token stands for more than ``longest_token_bytes`` of UTF-8 text.
+    No token stands for more than ``longest_token_bytes`` of UTF-8 text. Around every raw prompt
+    stand ``frame_tokens`` control tokens, which nobody is billed for.
     """
 
     name: str
@@ -27,6 +28,7 @@ class BaseModel:
     context_tokens: int
     vocabulary: int
     longest_token_bytes: int
+    frame_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,9 @@ class Engine(Protocol):
         """
         ...
 
-    def encode(self, text: str) -> tuple[int, ...]: ...
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a raw prompt, with ``model.frame_tokens`` around the text's own."""
+        ...
 
     def count_tokens(self, text: str) -> int:
         """Return how many tokens the canonical tokenisation of ``text`` has: what is billed."""

@@ -1,0 +1,131 @@
+"""What of a manifest's environment may excuse other bytes, decided by the auditor.
+
+Owns the list of what counts, which is that of ``viz.training.environment.describe``, and what each
+entry may look like. Whoever is audited wrote the environment: an entry that is not on the list,
+does not look like one, or contradicts the manifest's own settings is a finding and excuses
+nothing. Invariant: only a well-formed entry of the list that is otherwise here is a difference.
+
+An entry is added to the list together with a new RECIPE, so a manifest of this recipe that lacks
+one was not written by this program.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from viz.training.environment import PACKAGES, is_vector_flag, multiplies_bf16
+from viz.training.run import Settings
+
+Check = Callable[[Any], bool]
+_MAX_CHARS: Final = 200
+
+
+def _text(pattern: str) -> Check:
+    form = re.compile(pattern)
+    return lambda value: isinstance(value, str) and form.fullmatch(value[:_MAX_CHARS]) is not None
+
+
+def _flags(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and all(isinstance(flag, str) and is_vector_flag(flag) for flag in value)
+        and value == sorted(set(value))
+    )
+
+
+def _capability(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(part) is int for part in value)
+
+
+_WORDS: Final = _text(r"\S(.*\S)?")
+_VERSION: Final = _text(r"[0-9]+(\.[0-9A-Za-z]+)+([+-].*)?")
+_ENTRIES: Final[Mapping[str, Check]] = {
+    "recipe": lambda value: type(value) is int,
+    "python": _VERSION,
+    **{f"packages.{name}": _VERSION for name in PACKAGES},
+    "system": _text(r"\w+-\w+"),
+    "threads": lambda value: type(value) is int,
+    "device": _WORDS,
+    "cpuCapability": _WORDS,
+    "onednnMaxCpuIsa": _WORDS,
+    "cpuVendor": _WORDS,
+    "cpuFlags": _flags,
+    "bf16Hardware": lambda value: type(value) is bool,
+    "compute": lambda value: value in ("float32", "bfloat16"),
+    "deterministicAlgorithms": lambda value: value is True,
+}
+_CUDA_ENTRIES: Final[Mapping[str, Check]] = {
+    "cuda": _VERSION,
+    "gpu": _WORDS,
+    "gpuCapability": _capability,
+}
+
+
+def compare(
+    claimed: Mapping[str, Any], here: Mapping[str, Any], settings: Settings
+) -> tuple[dict[str, tuple[Any, Any]], list[str]]:
+    """Return what excuses other bytes, as (there, here) by entry, and what is wrong with the claim.
+
+    ``settings`` are the manifest's own.
+    """
+    if claimed.get("recipe") != here["recipe"]:
+        # Another version's words for another computation: nothing else can be held against it.
+        return {"recipe": (claimed.get("recipe"), here["recipe"])}, []
+    cuda = settings.device.startswith("cuda")
+    entries = {**_ENTRIES, **(_CUDA_ENTRIES if cuda else {})}
+    claims, listed = _flat(claimed), _flat(here)
+    findings: list[str] = []
+    sound: dict[str, Any] = {}
+    for name, looks_right in entries.items():
+        if name not in claims:
+            findings.append(f"the environment does not tell {name}")
+        elif not looks_right(claims[name]):
+            findings.append(f"the environment's {name} is nothing of the kind")
+        else:
+            sound[name] = claims[name]
+    findings += [
+        f"the environment names {name[:60]!r}, which is no part of one"
+        for name in sorted(claims.keys() - entries.keys())
+    ]
+    for name, contradicts in _contradictions(sound, settings):
+        findings.append(contradicts)
+        sound.pop(name, None)
+    differences = {
+        name: (value, listed.get(name))
+        for name, value in sound.items()
+        if value != listed.get(name)
+    }
+    return differences, findings
+
+
+def _flat(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries with one for each package, ``packages.torch``."""
+    packages = told.get("packages")
+    if not isinstance(packages, dict):
+        return dict(told)
+    rest = {name: value for name, value in told.items() if name != "packages"}
+    return rest | {f"packages.{name}": version for name, version in packages.items()}
+
+
+def _contradictions(told: Mapping[str, Any], settings: Settings) -> list[tuple[str, str]]:
+    """Return the entries that the manifest's settings, or its other entries, give the lie."""
+    found = [
+        (name, f"the environment's {name} is {told[name]!r}, the settings' {wanted!r}")
+        for name, wanted in (("threads", settings.threads), ("device", settings.device))
+        if name in told and told[name] != wanted
+    ]
+    if "cpuFlags" not in told:
+        return found
+    multiplies = multiplies_bf16(told["cpuFlags"])
+    if told.get("bf16Hardware", multiplies) is not multiplies:
+        found.append(("bf16Hardware", "the environment's bf16Hardware is not what cpuFlags say"))
+    computes: str = settings.compute
+    if computes == "auto":
+        fast = multiplies or settings.device.startswith("cuda")
+        computes = "bfloat16" if fast else "float32"
+    if told.get("compute", computes) != computes:
+        says = f"the environment's compute is {told['compute']}, its own words give {computes}"
+        found.append(("compute", says))
+    return found
