@@ -1,0 +1,56 @@
+"""The pages on attacks name tests that exist, and the code cites attacks that are listed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parents[2]
+THREATS: Final = (ROOT / "docs" / "threats.md").read_text()
+CONTRACTS: Final = (ROOT / "docs" / "contracts.md").read_text()
+SECTIONS: Final = ("## Hostile parts", "## What must work")
+
+
+def _rows(text: str) -> list[str]:
+    found = [line for line in text.splitlines() if line.startswith("| ") and "|---" not in line]
+    return [row for row in found if not row.startswith(("| |", "| part", "| what"))]
+
+
+def test_every_test_that_the_pages_name_exists() -> None:
+    """A renamed or deleted test must not leave an attack that seems to be tried."""
+    sources = [*ROOT.glob("contracts/test/**/*.sol"), *ROOT.glob("tests/**/test_*.py")]
+    text = "\n".join(path.read_text() for path in sources)
+    names = re.findall(r"(?:function|def) (test\w+)", text)
+    paths = "\n".join(str(path) for path in sources)
+    rows = _rows(THREATS)
+    for section in SECTIONS:
+        rows += _rows(CONTRACTS.split(section)[1].split("\n## ")[0])
+    named = [(row, name) for row in rows for name in re.findall(r"`([^`]+)`", row.split("|")[-2])]
+    assert len(named) > 130
+    missing = []
+    for row, name in named:
+        is_path = "." in name or "/" in name
+        if not (name in paths if is_path else any(name in test for test in names)):
+            missing.append((row[:60], name))
+    assert missing == []
+
+
+def test_every_numbered_attack_is_listed_once_with_a_test() -> None:
+    """A number is an attack's name for ever: none is missing, doubled, or without a test."""
+    numbered = re.findall(r"^\| (\d+)([ab]?) \|.*\| ([^|]*) \|$", THREATS, re.MULTILINE)
+    assert all(tests.strip() for _, _, tests in numbered)
+    names = [number + letter for number, letter, _ in numbered]
+    assert len(names) == len(set(names))
+    numbers = {int(number) for number, _, _ in numbered}
+    assert numbers == set(range(1, max(numbers) + 1))
+
+
+def test_cited_attacks_are_listed() -> None:
+    """``threat 15`` in the code leads somewhere."""
+    numbers = set(re.findall(r"^\| (\d+)[ab]? \|", THREATS, re.MULTILINE))
+    cited: dict[str, str] = {}
+    for path in (*ROOT.glob("node/**/*.py"), *ROOT.glob("tests/**/*.py")):
+        for number in re.findall(r"[Tt]hreat (\d+)\b", path.read_text()):
+            cited[number] = path.name
+    assert set(cited) <= numbers, cited
