@@ -9,8 +9,9 @@ setup:            ## make the checkout ready (Python packages, Node.js, Kubo)
 check:            ## everything CI checks
 	scripts/test
 
-quick:            ## format, lint, types, layers and unit tests on a checkout that is set up
-	scripts/test --no-setup format lint types layers unit
+quick:            ## the one-minute loop on a checkout that is set up: all checks but the long suites
+	scripts/test --no-setup format lint types layers
+	.venv/bin/pytest tests/unit -m 'not compiles'
 
 fuzz:             ## the long runs: forge invariants by the million calls, 1,000 Hypothesis histories
 	cd contracts && FOUNDRY_PROFILE=fuzz node_modules/@foundry-rs/forge-*/bin/forge test

@@ -26,7 +26,8 @@ from viz.errors import (
 
 OPEN = 6
 # In bfloat16 a row's last bit depends on how many rows a product has, and a token may on that bit.
-EXACT = pytest.mark.parametrize("engine", ["fake", "float32", "native"], indirect=True)
+NATIVE = pytest.param("native", marks=pytest.mark.compiles)
+EXACT = pytest.mark.parametrize("engine", ["fake", "float32", NATIVE], indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(params=["fake", "float32", "bfloat16", "native"])
+@pytest.fixture(params=["fake", "float32", "bfloat16", NATIVE])
 async def engine(
     request: pytest.FixtureRequest, tmp_path: Path, tiny_root: Path
 ) -> AsyncIterator[Engine]:

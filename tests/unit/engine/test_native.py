@@ -25,6 +25,7 @@ from viz.engine.native import Kernels, NativeUnavailable, load_kernels, pack
 from viz.engine.native.model import _Arena
 
 RANKS = (1, 8, 12, 64)
+pytestmark = pytest.mark.compiles
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ _ROUNDS = "3"
 
 
 _OPTIONS = "halt_on_error=1:detect_leaks=0"
+pytestmark = pytest.mark.compiles
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:

@@ -119,6 +119,7 @@ async def test_a_long_prompt_does_not_stall_the_streams(
     assert all("decode" in done[at:to] for at, to in itertools.pairwise(places))
 
 
+@pytest.mark.compiles
 async def test_the_measured_choice_is_said_at_start(base: LoadedBase) -> None:
     """An operator reads what serves, why, and under which key the build is kept."""
     with capture_logs() as lines:
