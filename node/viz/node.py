@@ -44,6 +44,7 @@ from viz.engine.settings import EngineSettings
 from viz.errors import ConfigError
 from viz.services.books import Books
 from viz.services.catalogue import Catalogue
+from viz.services.freshness import ChainAccess
 from viz.services.housekeeping import Housekeeping
 from viz.services.licensing import REGISTRATIONS, Licensing
 from viz.services.metering import MeterTools
@@ -145,8 +146,11 @@ async def _node(
         price = Price(
             config.prices.prompt_units_per_million, config.prices.completion_units_per_million
         )
-        books = Books(ledger, chain, clock, sender.address)
-        catalogue = Catalogue(ledger, chain, engine, clock, node=sender.address, list_price=price)
+        access = ChainAccess(clock)
+        books = Books(ledger, chain, clock, sender.address, access=access)
+        catalogue = Catalogue(
+            ledger, chain, engine, clock, node=sender.address, list_price=price, access=access
+        )
         settlement = Settlement(
             chain,
             sender,

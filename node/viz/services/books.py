@@ -16,6 +16,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
@@ -27,8 +28,9 @@ from viz.domain.outbox import ClaimRecord
 from viz.domain.ports.chain import ChainReader, ChannelState
 from viz.domain.ports.clock import Clock
 from viz.domain.units import ZERO_ADDRESS, AdapterId, Address, Units
-from viz.errors import BooksMismatch, ChainUnreachable, StoreConflict, StoreError
+from viz.errors import BooksMismatch, StoreConflict, StoreError
 from viz.services.channel_records import channel_of, observed, record_of, touched
+from viz.services.freshness import ChainAccess, Freshness, Reading
 
 ATTEMPTS: Final = 4
 LIVE_KEPT: Final = 10_000
@@ -68,12 +70,11 @@ class Delivery(Protocol):
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
-class Live:
+class Live(Reading):
     """A channel in use. Whoever holds it pins it: it is forgotten with its last holder."""
 
     channel: NodeChannel
     record: ChannelRecord
-    seen_s: int = -(10**9)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     deliveries: set[Delivery] = field(default_factory=set)
     waiting: set[Callable[[], None]] = field(default_factory=set)
@@ -90,7 +91,7 @@ Change = Callable[[NodeChannel, ChannelRecord], Entry]
 
 
 class Books:
-    """The node's channels. ``refresh_s`` is how long a reading of the chain is relied on."""
+    """The node's channels. A reading of the chain older than ``refresh_s`` is renewed."""
 
     def __init__(
         self,
@@ -100,12 +101,14 @@ class Books:
         node: Address,
         *,
         refresh_s: int = 5,
+        access: ChainAccess | None = None,
     ) -> None:
         self._ledger = ledger
         self._chain = chain
         self._clock = clock
         self._node = node
         self._refresh_s = refresh_s
+        self._freshness = Freshness(clock, access or ChainAccess(clock))
         # All that anybody holds; those used lately are held here, for the next request.
         self._live: WeakValueDictionary[Address, Live] = WeakValueDictionary()
         self._recent: OrderedDict[Address, Live] = OrderedDict()
@@ -125,6 +128,7 @@ class Books:
     async def get(self, signer: Address, *, fresh: bool = False) -> Live:
         """Return the channel of ``signer``, blank when there is none, read from the chain lately.
 
+        While the chain cannot be read, an older reading serves (``viz.services.freshness``).
         Raises BooksMismatch, ChainUnreachable, StoreError.
         """
         if signer in self._distrusted:
@@ -139,8 +143,9 @@ class Books:
         if live.moved:
             async with live.lock:
                 await self._follow(live)
-        if fresh or self._clock.now_s() - live.seen_s >= self._refresh_s:
-            await self._observe(live)
+        await self._freshness.ensure(
+            live, partial(self._observe, live), within_s=self._refresh_s, fresh=fresh
+        )
         return live
 
     async def commit(self, live: Live, point: str, change: Change) -> Entry:
@@ -259,16 +264,10 @@ class Books:
         raise StoreConflict("the channel changes faster than it can be read: try again")
 
     async def _observe(self, live: Live) -> None:
-        try:
-            seen, head = await asyncio.gather(
-                self._chain.channel(live.channel.signer, self._node),
-                self._chain.channel(live.channel.signer, self._node, confirmed=False),
-            )
-        except ChainUnreachable:
-            if live.seen_s < 0:
-                raise
-            _log.warning("serving on an old reading of the chain", signer=live.channel.signer)
-            return
+        seen, head = await asyncio.gather(
+            self._chain.channel(live.channel.signer, self._node),
+            self._chain.channel(live.channel.signer, self._node, confirmed=False),
+        )
         async with live.lock:
             if seen is None and live.channel.payer != ZERO_ADDRESS:
                 # The block of its opening is gone: nobody has paid anything in, until it is back.

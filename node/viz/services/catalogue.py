@@ -10,7 +10,7 @@ last hour before that ends.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Container
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -25,15 +25,14 @@ from viz.domain.pricing import Price
 from viz.domain.units import BASE_MODEL, UINT32_MAX, AdapterId, Address
 from viz.errors import (
     AdapterNotServable,
-    ChainUnreachable,
     EngineError,
     StorageError,
     UnknownAdapter,
     UnknownModel,
 )
+from viz.services.freshness import ChainAccess, Freshness, Reading
 
 STANDING_S: Final = 10
-GRACE_S: Final = 120
 # What is claimed after an adapter's end earns the node nothing. Its sale stops this long before, so
 # that the streams that run then end (minutes) and what they bring is claimed: many passes, a failed
 # claim's pause, an outage of the chain's endpoint. The contract gives notice of two close delays.
@@ -44,13 +43,18 @@ Weights = Callable[[AdapterRecord], Awaitable[Path]]
 _log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class _Standing:
-    """An answer of the chain; ``over`` once it ends so soon that nothing more is sold."""
+@dataclass(slots=True, eq=False)
+class _Standing(Reading):
+    """An answer of the chain about one adapter, and the chain's time then."""
 
-    state: ServingState
-    over: bool
-    asked_s: int
+    state: ServingState = field(default_factory=ServingState)
+    chain_s: int = 0
+
+    def over(self, now_s: int) -> bool:
+        """Whether it ends so soon that nothing more is sold; an old answer counts its age."""
+        if self.state.until_s is None:
+            return False
+        return self.chain_s + max(0, now_s - self.seen_s) >= self.state.until_s - ENDING_MARGIN_S
 
 
 class Catalogue:
@@ -65,6 +69,7 @@ class Catalogue:
         *,
         node: Address,
         list_price: Price,
+        access: ChainAccess | None = None,
     ) -> None:
         self._ledger = ledger
         self._chain = chain
@@ -74,6 +79,7 @@ class Catalogue:
         self.list_price = list_price
         self._records: dict[AdapterId, AdapterRecord] = {}
         self._standing: dict[AdapterId, _Standing] = {}
+        self._freshness = Freshness(clock, access or ChainAccess(clock))
 
     async def restore(self, weights: Weights) -> None:
         """Load the adapters of the ledger into the engine; one that is broken is left out.
@@ -156,7 +162,8 @@ class Catalogue:
     async def require_servable(self, adapter_id: AdapterId) -> None:
         """Raise AdapterNotServable unless the chain lets this node serve the adapter.
 
-        An answer is relied on for seconds, and for two minutes while the chain cannot be asked.
+        An answer is relied on for seconds, and while the chain cannot be read for as long as
+        ``viz.services.freshness`` says. Raises ChainUnreachable after that.
         """
         if adapter_id == BASE_MODEL:
             return
@@ -165,7 +172,7 @@ class Catalogue:
             raise AdapterNotServable(
                 f"adapter {adapter_id} may not be served: {standing.state.reason}"
             )
-        if standing.over:
+        if standing.over(self._clock.now_s()):
             raise AdapterNotServable(
                 f"adapter {adapter_id} may be served until {standing.state.until_s} only, and its "
                 "sale has stopped: what it earned is claimed before"
@@ -177,21 +184,18 @@ class Catalogue:
         if adapter_id == BASE_MODEL:
             return None
         standing = await self._standing_of(adapter_id, ENDING_LOOK_S)
-        return standing.state.until_s if standing.over else None
+        return standing.state.until_s if standing.over(self._clock.now_s()) else None
 
     async def _standing_of(self, adapter_id: AdapterId, age_s: int) -> _Standing:
-        now_s = self._clock.now_s()
-        standing = self._standing.get(adapter_id)
-        if standing is None or now_s - standing.asked_s >= age_s:
-            try:
-                state = await self._chain.servable(adapter_id, self._node)
-                over = state.until_s is not None and (
-                    await self._chain.chain_time() >= state.until_s - ENDING_MARGIN_S
-                )
-                standing = self._standing[adapter_id] = _Standing(state, over, now_s)
-            except ChainUnreachable:
-                if standing is None or now_s - standing.asked_s >= GRACE_S:
-                    raise
+        standing = self._standing.setdefault(adapter_id, _Standing())
+
+        async def ask() -> None:
+            state = await self._chain.servable(adapter_id, self._node)
+            chain_s = await self._chain.chain_time() if state.until_s is not None else 0
+            standing.state, standing.chain_s = state, chain_s
+            standing.seen_s = self._clock.now_s()
+
+        await self._freshness.ensure(standing, ask, within_s=age_s)
         return standing
 
     @property

@@ -48,7 +48,7 @@ class Supervisor:
                 return
             except FATAL:
                 raise
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:  # noqa: BLE001  one loop must not end the node
                 if clock.time() - began_s >= STEADY_S:
                     pause_s = self._first_pause_s
                 self._failing[name] = f"{type(error).__name__}: {error}"

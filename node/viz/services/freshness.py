@@ -1,0 +1,202 @@
+"""How old a reading of the chain may be that the node sells on, and who renews it.
+
+Owns the ages, the one task a reading that renews it, and the patience with an endpoint that fails
+or hangs. Does not know what is read. Invariants: a paid request waits for the chain only where
+there is no reading yet, where the reading is older than ``OLDEST_S``, or for ``PATIENCE_S`` at
+most; of each reading one renewal runs at a time, and while the endpoint answers one more for who
+asks for a fresh one; while it fails, it is asked ever more rarely by all readings together; on a
+reading older than ``OLDEST_S`` nothing is sold.
+
+An old reading costs the node nothing: what a channel owes can be claimed until its payer may
+withdraw, which is a close delay (a day) after the request that the watcher reports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from viz.domain.ports.clock import Clock
+from viz.errors import ChainError, ChainUnreachable, VizError
+
+SERVES_S: Final = 60
+OLDEST_S: Final = 3_600
+# What a request waits for an endpoint that is not known to fail: a moment for a reading that serves
+# anyway, a second for one that should be renewed.
+MOMENT_S: Final = 0.05
+PATIENCE_S: Final = 1.0
+_FIRST_PAUSE_S: Final = 1
+_LONGEST_PAUSE_S: Final = 30
+_WARNING_S: Final = 60
+_NEVER_S: Final = -(10**9)
+_log = structlog.get_logger()
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Reading:
+    """When something was read from the chain, the task that renews it, and why it cannot be used.
+
+    ``fault`` is an error of the node's own side, such as books that disagree with what was read.
+    """
+
+    seen_s: int = _NEVER_S
+    renewal: asyncio.Task[None] | None = None
+    fault: VizError | None = None
+
+    @property
+    def exists(self) -> bool:
+        """Whether it was ever read."""
+        return self.seen_s > _NEVER_S
+
+
+class ChainAccess:
+    """Whether the chain's endpoint answers, as all readings of one node found it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._pause_s = 0
+        self._ask_again_s = 0
+        self._reason = ""
+        self._hangs = False
+        self._old = 0
+        self._warned_s = _NEVER_S
+
+    @property
+    def reason(self) -> str:
+        """Why the endpoint gave no reading; empty while it does."""
+        return self._reason
+
+    @property
+    def impatient(self) -> bool:
+        """Whether a request should not wait for it even for a moment."""
+        return self._hangs or bool(self._reason)
+
+    @property
+    def may_ask(self) -> bool:
+        """Whether the pause after the last failure is over."""
+        return self._clock.now_s() >= self._ask_again_s
+
+    def answered(self) -> None:
+        """Note a reading: there is no trouble any more."""
+        if self._reason:
+            _log.info("the chain is read again")
+        self._pause_s = self._ask_again_s = 0
+        self._reason, self._hangs = "", False
+
+    def failed(self, reason: str) -> None:
+        """Note a failure, and pause longer after each."""
+        now_s = self._clock.now_s()
+        if now_s >= self._ask_again_s:  # those that were under way together count as one
+            self._pause_s = min(2 * self._pause_s or _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
+            self._ask_again_s = now_s + self._pause_s
+        self._reason, self._hangs = reason, False
+
+    def hangs(self) -> None:
+        """Note that an answer takes long: nobody waits for it until there is one."""
+        self._hangs = True
+
+    def sold_on(self, age_s: int) -> None:
+        """Count a request that was served on an old reading; warn of them once a minute."""
+        self._old += 1
+        now_s = self._clock.now_s()
+        if now_s - self._warned_s >= _WARNING_S:
+            _log.warning(
+                "serving on old readings of the chain",
+                requests=self._old,
+                age_s=age_s,
+                reason=self._reason or "no answer yet",
+                ends_at_age_s=OLDEST_S,
+            )
+            self._warned_s, self._old = now_s, 0
+
+
+class Freshness:
+    """Renews readings; each has a task of its own, and all share one ``ChainAccess``."""
+
+    def __init__(self, clock: Clock, access: ChainAccess) -> None:
+        self._clock = clock
+        self._access = access
+
+    async def ensure(
+        self,
+        reading: Reading,
+        renew: Callable[[], Awaitable[None]],
+        *,
+        within_s: int,
+        fresh: bool = False,
+    ) -> None:
+        """Return once ``reading`` may be used, renewed if it is older than ``within_s``.
+
+        ``renew`` reads and sets ``seen_s``. With ``fresh`` it is waited for, whatever the age.
+        Raises ChainUnreachable for a reading that is too old or absent, and the reading's fault.
+        """
+        now_s = self._clock.now_s()
+        age_s = now_s - reading.seen_s
+        if not fresh and reading.fault is None and 0 <= age_s < within_s:
+            return
+        if self._access.may_ask or not reading.exists or reading.renewal is not None:
+            task = self._renewal(reading, renew, anew=fresh)
+            await asyncio.wait({task}, timeout=self._patience_s(reading, age_s, fresh=fresh))
+            if not task.done() and age_s >= SERVES_S:
+                self._access.hangs()
+        self._require(reading)
+
+    def _patience_s(self, reading: Reading, age_s: int, *, fresh: bool) -> float | None:
+        """Return how long a request waits for a renewal; None to the end of it."""
+        usable = reading.fault is None and age_s < OLDEST_S
+        if not reading.exists or not (self._access.impatient or (usable and not fresh)):
+            return None
+        if self._access.impatient:
+            return 0.0 if usable and not fresh else PATIENCE_S
+        return MOMENT_S if age_s < SERVES_S else PATIENCE_S
+
+    def _require(self, reading: Reading) -> None:
+        if reading.fault is not None:
+            raise type(reading.fault)(reading.fault.detail, **reading.fault.extensions)
+        age_s = self._clock.now_s() - reading.seen_s
+        if not reading.exists:
+            raise ChainUnreachable(self._access.reason or "the chain cannot be read: ask again")
+        if age_s >= OLDEST_S:
+            raise ChainUnreachable(
+                f"the chain was last read {age_s} s ago, and nothing is sold on a reading older "
+                f"than {OLDEST_S} s: ask again later ({self._access.reason or 'no answer yet'})"
+            )
+        if age_s >= SERVES_S:
+            self._access.sold_on(age_s)
+
+    def _renewal(
+        self, reading: Reading, renew: Callable[[], Awaitable[None]], *, anew: bool
+    ) -> asyncio.Task[None]:
+        """Return the task that renews the reading; one that began now where ``anew``."""
+        before = reading.renewal
+        if before is None or (anew and not self._access.impatient):
+            task = asyncio.create_task(self._renew(reading, renew))
+            reading.renewal = task
+            task.add_done_callback(lambda done: _forget(reading, done))
+            return task
+        return before
+
+    async def _renew(self, reading: Reading, renew: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await renew()
+        except ChainError as error:
+            self._access.failed(error.detail)
+        except VizError as error:
+            if reading.fault is None:
+                _log.error("a reading of the chain cannot be used", reason=error.detail)
+            reading.fault = error
+        except Exception as error:  # noqa: BLE001  whatever it is, what was read before still stands
+            _log.exception("a reading of the chain failed")
+            self._access.failed(f"{type(error).__name__} in the node: see its log")
+        else:
+            reading.fault = None
+            self._access.answered()
+
+
+def _forget(reading: Reading, done: asyncio.Task[None]) -> None:
+    if reading.renewal is done:
+        reading.renewal = None

@@ -1,0 +1,101 @@
+"""Paid requests while the chain fails, refuses or hangs: sold on for an hour, without waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.fakes.chain import FakeChain
+from tests.integration.api.harness import NODE_KEY, Buyer, Node, running_node
+
+from viz.domain import payment
+from viz.domain.ports.chain import ChannelState, ServingState
+from viz.domain.units import AdapterId, Address
+from viz.errors import ChainUnreachable
+from viz.services.freshness import OLDEST_S
+
+
+class Troubled(FakeChain):
+    """A chain whose endpoint hangs, or refuses with an error."""
+
+    hangs = False
+    error: Exception | None = None
+
+    async def _trouble(self) -> None:
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.error:
+            raise self.error
+
+    async def chain_time(self) -> int:
+        await self._trouble()
+        return await super().chain_time()
+
+    async def servable(self, adapter_id: AdapterId, node: Address) -> ServingState:
+        await self._trouble()
+        return await super().servable(adapter_id, node)
+
+    async def channel(
+        self, signer: Address, node: Address, *, confirmed: bool = True
+    ) -> ChannelState | None:
+        await self._trouble()
+        return await super().channel(signer, node, confirmed=confirmed)
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    async with running_node(tmp_path, chain=Troubled(NODE_KEY)) as running:
+        yield running
+
+
+def troubled(node: Node) -> Troubled:
+    assert isinstance(node.chain, Troubled)
+    return node.chain
+
+
+async def test_paid_requests_do_not_wait_for_a_chain_that_hangs(node: Node) -> None:
+    """An endpoint that takes every question and answers none keeps no paid request waiting."""
+    buyer = await Buyer(node).ready()
+    assert (await buyer.ask()).status == 200
+    troubled(node).hangs = True
+    for body in (buyer.chat(), buyer.chat(model=node.engine.model.name)):
+        for _ in range(3):
+            node.clock.now += 90
+            answer = await buyer.ask(body)
+            assert (answer.status, answer.receipt is not None) == (200, True), answer.body
+
+
+@pytest.mark.parametrize(
+    "error", [ChainUnreachable("refused: request rate limited"), TypeError("null"), KeyError("x")]
+)
+async def test_an_hour_is_sold_without_the_chain_and_no_more(node: Node, error: Exception) -> None:
+    """Refusals, odd answers and bugs alike: adapters and the base model, until a stated bound."""
+    buyer = await Buyer(node).ready()
+    chats = buyer.chat(), buyer.chat(model=node.engine.model.name)
+    assert (await buyer.ask()).status == 200
+    troubled(node).error = error
+    node.clock.now += OLDEST_S // 2
+    await buyer.login()
+    assert [(await buyer.ask(body)).status for body in chats] == [200, 200]
+    node.clock.now += OLDEST_S // 2 + 1
+    await buyer.login()
+    for body in chats:
+        answer = await buyer.ask(body, pays=False)
+        assert (answer.status, answer.body["code"]) == (503, "chain-unreachable")
+    troubled(node).error = None
+    node.clock.now += 60
+    assert [(await buyer.ask(body)).status for body in chats] == [200, 200]
+
+
+async def test_vouchers_are_taken_while_the_chain_hangs(node: Node) -> None:
+    """A voucher within the deposit is acknowledged; one beyond it is refused and keeps nobody."""
+    buyer = await Buyer(node).ready()
+    assert (await buyer.ask()).status == 200
+    troubled(node).hangs = True
+    node.clock.now += 90
+    assert (await buyer.ask()).status == 200
+    base = buyer.curve.settled_units
+    status, _ = await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(AdapterId(7), 900_000, base))
+    assert status == 200
