@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from viz.buyer.node_api import NodeApi
 from viz.domain.eip712 import Domain, public_address, sign
 from viz.domain.exchange import AccessToken, SessionProof
-from viz.domain.ports.clock import Clock
 from viz.domain.units import Address
-from viz.errors import NodeNotTrusted
+from viz.errors import AccessTokenInvalid, NodeNotTrusted
 
-RENEW_BEFORE_S: Final = 30
+T = TypeVar("T")
 
 
 class SystemClock:
@@ -32,23 +32,31 @@ class SystemClock:
 class Access:
     """The access of one channel's key to its node."""
 
-    def __init__(
-        self, api: NodeApi, node: Address, session_key: bytes, domain: Domain, clock: Clock
-    ) -> None:
+    def __init__(self, api: NodeApi, node: Address, session_key: bytes, domain: Domain) -> None:
         self._api = api
         self._node = node
         self._session_key = session_key
         self._domain = domain
-        self._clock = clock
         self._token: AccessToken | None = None
         self._lock = asyncio.Lock()
 
+    async def use(self, call: Callable[[AccessToken], Awaitable[T]]) -> T:
+        """Return what a call with the access token returns, made again with a new one if need be.
+
+        The node says when a token has expired, or when it knows it no longer: its clock is another.
+        """
+        token = await self.token()
+        try:
+            return await call(token)
+        except AccessTokenInvalid:
+            self.drop(token)
+            return await call(await self.token())
+
     async def token(self) -> AccessToken:
-        """Return an access token, signing a new session when there is none or it runs out."""
+        """Return the access token, signing a new session where there is none."""
         async with self._lock:
-            known = self._token
-            if known is not None and known.expires_at_s > self._clock.now_s() + RENEW_BEFORE_S:
-                return known
+            if self._token is not None:
+                return self._token
             signer = public_address(self._session_key)
             session = await self._api.challenge(signer)
             if session.node != self._node:
@@ -62,6 +70,7 @@ class Access:
             self._token = await self._api.session(SessionProof(signer, session, signature))
             return self._token
 
-    def drop(self) -> None:
-        """Sign a new session at the next need."""
-        self._token = None
+    def drop(self, token: AccessToken) -> None:
+        """Sign a new session at the next need, if ``token`` is still the one in use."""
+        if self._token is token:
+            self._token = None

@@ -3,16 +3,16 @@
 Owns the course of a single request. Does not know its money (``viz.buyer.paying``), nor what a
 caller does with the chunks.
 
-Invariants: an answer is billed once, and its receipt says what arrived; a request that was sent and
-ends without a verified receipt leaves its exposure with the purse, so the books stay an upper
-bound; a node that does not keep to what was asked for is not asked again.
+Invariants: an answer is billed once, and its receipt says what arrived; a request is on disk before
+it is sent, and one that ends without a verified receipt leaves its exposure with the purse, so the
+books stay an upper bound; a node that does not keep to what was asked for is not asked again.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -20,11 +20,13 @@ import aiohttp
 
 from viz.buyer.arrival import Arrival, Chunk
 from viz.buyer.asked import Asked
+from viz.buyer.counting import Counter
 from viz.buyer.events import EventReader, ServerEvent
 from viz.buyer.exposure import Exposure
 from viz.buyer.node_api import error_of, problem_of
 from viz.buyer.paying import Payer
 from viz.buyer.verify import Served, agreed_list_price, agreed_quote, check_receipt
+from viz.domain.display import amount
 from viz.domain.exchange import AdapterOffer
 from viz.domain.payment import (
     NEED_VOUCHER_EVENT,
@@ -46,7 +48,10 @@ from viz.errors import (
     NodeNotTrusted,
     NodeRefused,
     NodeUnreachable,
+    PaymentError,
+    PriceAboveCap,
     QuoteExpired,
+    StoreError,
     VizError,
 )
 
@@ -54,6 +59,7 @@ if TYPE_CHECKING:
     from viz.buyer.client import BuyerClient
 
 ADMISSIONS: Final = 6
+BILL_WAIT_S: Final = 3.0
 
 
 class PaidAnswer:
@@ -67,10 +73,13 @@ class PaidAnswer:
         self._offer: AdapterOffer
         self._exposure: Exposure
         self._payer: Payer
+        self._counter: Counter
         self._arrival = Arrival(1, 0)
         self._sent = False
+        self._kept = False
         self._paying: asyncio.Task[None] | None = None
         self._failure: VizError | None = None
+        self._told: VizError | None = None
         self._free = False
         self.receipt: SignedReceipt | None = None
 
@@ -81,20 +90,26 @@ class PaidAnswer:
 
     @property
     def cost_units(self) -> Units | None:
-        """What the request cost, once its receipt is verified or it ended without owing any."""
-        if self.receipt is None:
-            return 0 if self._free else None
-        return self.receipt.receipt.amount_units
+        """What the request cost, once its bill is verified or it ended without owing any."""
+        if self.receipt is not None:
+            return self.receipt.receipt.amount_units
+        if self._free:
+            return 0
+        return self._exposure.billed_units if self._sent and self._exposure.seq else None
 
     # admission
 
     async def __aenter__(self) -> Self:
         try:
             await self._admit()
-        except BaseException:
+        except BaseException as error:
             if self._sent:
                 # Whether the node admitted it nobody knows: its bill may follow.
-                self._client.purse.leave_unreceipted(self._exposure)
+                self._client.purse.leave_unreceipted(
+                    self._exposure, broken=isinstance(error, NodeUnreachable)
+                )
+            elif self._kept:
+                self._client.purse.drop(self._exposure)
             await self._stack.aclose()
             raise
         self._paying = asyncio.create_task(self._pay(), name="viz-buyer-payer")
@@ -103,12 +118,16 @@ class PaidAnswer:
     async def _admit(self) -> None:
         client = self._client
         await client.sync_if_behind()
+        client.require_trust()
         self._offer = await client.offer_of(self._asked.model)
         self._asked = self._asked.naming(self._offer.model)
+        self._counter = await client.counter()
         self._exposure = self._stack.enter_context(
             client.purse.expose(self._offer.adapter_id, self._asked.body)
         )
-        self._payer = Payer(client, self._asked, self._exposure)
+        # In a thread: a long prompt takes a while to count, and others are being answered.
+        tokens = await asyncio.to_thread(self._counter.prompt_tokens, self._asked)
+        self._payer = Payer(client, self._asked, self._exposure, self._counter, tokens)
         for _ in range(ADMISSIONS):
             attempt = AsyncExitStack()
             try:
@@ -133,6 +152,9 @@ class PaidAnswer:
             headers = {PRICE_HEADER: price_to_header(agreed.price)}
         self._payer.agree(agreed)
         token = await client.access.token()
+        if not self._kept:
+            await asyncio.to_thread(client.purse.keep, self._exposure)
+            self._kept = True
         self._sent = True
         try:
             response = await stack.enter_async_context(
@@ -140,7 +162,10 @@ class PaidAnswer:
             )
         except VizError as refusal:
             self._sent = isinstance(refusal, NodeUnreachable)
-            await self._mend(refusal, quoted=known is not None)
+            if isinstance(refusal, AccessTokenInvalid):
+                client.access.drop(token)
+            else:
+                await self._mend(refusal, quoted=known is not None)
             return False
         if response.status == 402:
             self._sent = False
@@ -153,9 +178,7 @@ class PaidAnswer:
     async def _mend(self, refusal: VizError, *, quoted: bool) -> None:
         """Make the next attempt another one; raise the refusal where that would not help."""
         client = self._client
-        if isinstance(refusal, AccessTokenInvalid):
-            client.access.drop()
-        elif quoted and isinstance(refusal, QuoteExpired | InvalidRequest):
+        if quoted and isinstance(refusal, QuoteExpired | InvalidRequest):
             # also a request for more tokens than the kept quote allows
             client.quotes.drop(self._offer)
         elif isinstance(refusal, QuoteExpired):
@@ -193,9 +216,27 @@ class PaidAnswer:
     async def __aiter__(self) -> AsyncIterator[Chunk]:
         if self._response is None:
             raise NodeRefused("enter the answer with `async with` before reading it")
+        try:
+            async for chunk in self._read(self._response):
+                yield chunk
+        except VizError as error:
+            if self.receipt is not None or self._is_ours(error):
+                raise
+            raise await self._broken_off(error) from error
+
+    def _is_ours(self, error: VizError) -> bool:
+        """Say whether this buyer ended the answer, for want of money or at its own cap."""
+        if error is self._told:
+            return False
+        capped = self._exposure.units >= self._client.limits.request_units
+        return isinstance(error, PaymentError | StoreError) or (
+            capped and isinstance(error, PriceAboveCap)
+        )
+
+    async def _read(self, response: aiohttp.ClientResponse) -> AsyncIterator[Chunk]:
         reader = EventReader()
         try:
-            async for raw in self._response.content.iter_any():
+            async for raw in response.content.iter_any():
                 self._arrival.read(len(raw))
                 for event in reader.feed(raw):
                     chunk = self._take(event)
@@ -214,6 +255,26 @@ class PaidAnswer:
         if self.receipt is None and not self._free:
             raise NodeNotTrusted("the node ended its answer without a receipt")
 
+    async def _broken_off(self, error: VizError) -> VizError:
+        """Return the error with which an answer broke off, and what that costs."""
+        client, exposure = self._client, self._exposure
+        client.purse.leave_unreceipted(exposure, broken=True)
+        if self._response is not None:
+            self._response.close()
+        with suppress(VizError, TimeoutError):
+            # Where the node is still there, its bill is as well, or in a moment.
+            async with asyncio.timeout(BILL_WAIT_S):
+                await client.sync_for_bill(exposure)
+        if exposure.seq:
+            cost = f"it cost {amount(exposure.billed_units, client.deployment)}"
+        else:
+            arrived = amount(exposure.arrived_units, client.deployment)
+            most = amount(exposure.units, client.deployment)
+            cost = (
+                f"what arrived costs {arrived}; it is not billed yet, and {most} at most are paid"
+            )
+        return type(error)(f"{error.detail} ({cost})", **error.extensions)
+
     def _take(self, event: ServerEvent) -> Chunk | None:
         if event.name == NEED_VOUCHER_EVENT:
             self._payer.ask(NeedVoucher.from_json(parse_json(event.data)))
@@ -225,7 +286,8 @@ class PaidAnswer:
             return None
         chunk = parse_json(event.data, max_bytes=len(event.data))
         if "error" in chunk:
-            raise error_of(chunk)
+            self._told = error_of(chunk)
+            raise self._told
         try:
             grew = self._arrival.take(chunk)
         except NodeNotTrusted as error:
@@ -240,14 +302,14 @@ class PaidAnswer:
             adapter_id=self._exposure.adapter_id,
             agreed=self._payer.agreed,
             request=self._asked.body,
-            prompt_bound_tokens=self._payer.prompt_tokens,
+            prompt_tokens=self._payer.prompt_tokens,
             texts=self._arrival.texts,
             most_units=self._exposure.most_units,
         )
         try:
             if self.receipt is not None:
                 raise NodeNotTrusted("the node bills one request twice")
-            check_receipt(signed, served, count_tokens=self._client.count_tokens)
+            check_receipt(signed, served, self._counter)
             self._client.purse.take(signed, self._exposure)
         except (NodeNotTrusted, InvalidSignature) as error:
             self._client.distrust(error.detail)
@@ -264,7 +326,10 @@ class PaidAnswer:
             self._paying.cancel()
             await asyncio.gather(self._paying, return_exceptions=True)
         if self.receipt is None:
-            self._client.purse.leave_unreceipted(self._exposure)
+            if self._free:
+                self._client.purse.drop(self._exposure)
+            else:
+                self._client.purse.leave_unreceipted(self._exposure)
             if self._response is not None:
                 self._response.close()
         await self._stack.aclose()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
+from viz.buyer.counting import Counter, TextCount
 from viz.errors import NodeNotTrusted, NodeRefused, NodeUnreachable
 
 Chunk = dict[str, Any]
@@ -31,9 +32,12 @@ STALL_S: Final = 300.0
 class Arrival:
     """The text of one answer, choice by choice."""
 
-    def __init__(self, choices: int, max_tokens: int) -> None:
-        """``max_tokens`` may come, of all choices together."""
+    def __init__(self, choices: int, max_tokens: int, counter: Counter | None = None) -> None:
+        """``max_tokens`` may come, of all choices together; ``counter`` counts them."""
         self._choices = choices
+        self._counter = counter or Counter()
+        self._counts: dict[int, TextCount] = {}
+        self._tokens: dict[int, int] = {}
         self._max_text_bytes = (max_tokens + SPARE_TOKENS) * MAX_TOKEN_BYTES
         self._max_bytes = min(
             MAX_ANSWER_BYTES, MAX_ASIDE_BYTES + max_tokens * MAX_TOKEN_EVENT_BYTES
@@ -48,6 +52,11 @@ class Arrival:
     def texts(self) -> tuple[str, ...]:
         """The text of every choice that has any, in order."""
         return tuple(self._texts[index] for index in sorted(self._texts))
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens arrived in all choices, about as a node counts them."""
+        return sum(self._tokens.values())
 
     def read(self, size: int) -> None:
         """Count bytes off the wire; raise NodeRefused, NodeUnreachable where they lead nowhere."""
@@ -79,15 +88,18 @@ class Arrival:
 
     def _keep(self, index: int, text: str) -> None:
         try:
-            self.text_bytes += len(text.encode())
+            size = len(text.encode())
         except UnicodeEncodeError as error:
             raise NodeRefused("the node sent text that is not valid Unicode") from error
+        self.text_bytes += size
         if self.text_bytes > self._max_text_bytes:
             raise NodeNotTrusted(
                 f"the node sent {self.text_bytes} bytes of text, more than the tokens that were "
                 "asked for can spell"
             )
-        self._texts[index] = self._texts.get(index, "") + text
+        whole = self._texts[index] = self._texts.get(index, "") + text
+        count = self._counts.setdefault(index, TextCount(self._counter))
+        self._tokens[index] = count.grew(whole, size)
         self.pieces += 1
         self._last_s = time.monotonic()
 

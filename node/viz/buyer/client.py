@@ -2,8 +2,8 @@
 
 Owns the life of a channel as the buyer lives it. The wallet's key is handed in where it is needed
 (to deposit and to close) and not kept; the channel's own key signs everything else. Knows no chain
-unless a ``ChainReader`` is handed in: then adapters are checked against it, not against the node's
-word alone.
+unless a ``ChainReader`` is handed in: then adapters are checked against it, and the deposit, its
+payer and the settled total are read there.
 
 Invariants: nothing is deposited unless the node works on the contracts that the caller trusts; a
 session is signed only for the origin that was dialled; after a receipt that does not verify,
@@ -13,33 +13,44 @@ nothing more is asked of the node or signed for it.
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
 import aiohttp
 
+from viz.basemodel.packaged import find_tokenizer
 from viz.buyer.access import Access, SystemClock
 from viz.buyer.answer import PaidAnswer
-from viz.buyer.funding import Pending, checked_chain_time_s, signed_close
+from viz.buyer.counting import Counter, TokenCount
+from viz.buyer.exposure import Exposure
+from viz.buyer.funding import Pending, checked_chain_time_s, require_depositable, signed_close
 from viz.buyer.ledger import ChannelLedger
 from viz.buyer.node_api import NodeApi
 from viz.buyer.offers import find_offer, unknown
 from viz.buyer.prices import Prices, limits_in
 from viz.buyer.purse import Purse
 from viz.buyer.quotes import KeptQuotes
-from viz.buyer.verify import Limits, TokenCount, check_node
+from viz.buyer.verify import Limits, check_node, check_tokenizer
 from viz.buyer.wallet import Wallet, wallet_of
 from viz.domain.credential import CloseRequest
 from viz.domain.curve import Curve
 from viz.domain.eip712 import is_signed_by, settlement_domain
 from viz.domain.exchange import AccessToken, AdapterOffer, CloseAnswer, NodeInfo
 from viz.domain.payment import CHAT_PATH
-from viz.domain.ports.chain import ChainReader, Deployment
+from viz.domain.ports.chain import ChainReader, ChannelState, Deployment
 from viz.domain.ports.clock import Clock
+from viz.domain.receipt import SignedReceipt
 from viz.domain.signed import RequestClose
-from viz.domain.units import BASE_MODEL, AdapterId, Address, Hash32, Units
+from viz.domain.units import BASE_MODEL, ZERO_ADDRESS, AdapterId, Address, Hash32, Units
 from viz.errors import (
+    ChainError,
     InvalidRequest,
+    InvalidSignature,
     NodeNotTrusted,
     NodeUnreachable,
     TransactionFailed,
@@ -49,6 +60,8 @@ CONFIRM_TRIES: Final = 60
 REFUSED_TRIES: Final = 3
 CONFIRM_WAIT_S: Final = 1.0
 LATE_BILL_WAITS_S: Final = (0.0, 0.2, 1.0)
+CHAIN_READ_S: Final = 60.0
+CHAIN_WAIT_S: Final = 2.0
 
 
 class BuyerClient:
@@ -64,6 +77,7 @@ class BuyerClient:
         *,
         clock: Clock,
         count_tokens: TokenCount | None,
+        tokenizers: Path,
         chain: ChainReader | None,
     ) -> None:
         self._ledger = ledger
@@ -72,16 +86,18 @@ class BuyerClient:
         self._clock = clock
         self._checked: set[tuple[AdapterId, Hash32]] = set()
         self._synced = False
-        self._fault: str | None = None
+        self._chain_read_s = 0.0
+        self._count_tokens = count_tokens
+        self._tokenizers = tokenizers
+        self._counters: dict[Hash32, Counter] = {}
         self.api = api
         self.info = info
         self.limits = limits
-        self.count_tokens = count_tokens
         domain = settlement_domain(deployment.chain_id, deployment.settlement)
-        self.access = Access(api, info.node, ledger.session_key, domain, clock)
+        self.access = Access(api, info.node, ledger.session_key, domain)
         self.quotes = KeptQuotes(deployment, clock)
         self.prices = Prices(ledger, deployment)
-        self.purse = Purse(api, ledger, deployment, limits)
+        self.purse = Purse(api, ledger, deployment, limits, reads_chain=chain is not None)
 
     @classmethod
     async def connect(
@@ -102,7 +118,9 @@ class BuyerClient:
         """Return a client of the node at ``url``, its chain and contracts being the expected ones.
 
         The session key is made at the first connection, encrypted by ``password`` below ``home``.
-        ``origin`` is given only where the node is dialled through a tunnel.
+        ``origin`` is given only where the node is dialled through a tunnel. Tokens are counted
+        again by the tokenizer that the node names, if it is packaged here or in ``tokenizers``
+        below ``home``, or else by ``count_tokens``.
         Raises NodeUnreachable, NodeNotTrusted, InvalidKeyFile, ConfigError, BooksMismatch.
         """
         api = NodeApi(http, url, origin)
@@ -119,6 +137,7 @@ class BuyerClient:
             limits or limits_in(expected),
             clock=clock or SystemClock(),
             count_tokens=count_tokens,
+            tokenizers=home / "tokenizers",
             chain=chain,
         )
 
@@ -172,6 +191,14 @@ class BuyerClient:
         await self.refresh_info()
         return await self.offer_of(model)
 
+    async def counter(self) -> Counter:
+        """Return what counts the tokens of this node again: exactly, where it can be counted."""
+        digest = self.info.tokenizer_digest
+        if digest not in self._counters:
+            found = await asyncio.to_thread(find_tokenizer, digest, self._tokenizers)
+            self._counters[digest] = Counter(found, self._count_tokens)
+        return self._counters[digest]
+
     async def _check_on_chain(self, offer: AdapterOffer) -> None:
         # The node may name other weights under the same id later: the digest is what was checked.
         checked = offer.adapter_id, offer.weights_digest
@@ -183,6 +210,7 @@ class BuyerClient:
                 raise NodeNotTrusted(
                     f"the node's adapter {offer.adapter_id} has other weights than the chain says"
                 )
+            check_tokenizer(self.info, state.base_model)
         self._checked.add(checked)
 
     # the channel
@@ -192,12 +220,19 @@ class BuyerClient:
 
         ``payer`` is the wallet's key, or the wallet where the key is in another process.
         Opens it, or tops it up where it is open. Asked again for the same after an error, it is
-        the same deposit, so that no two of them can arrive. Raises what the node refuses with, and
-        NodeUnreachable when the deposit is not confirmed in time.
+        the same deposit, so that no two of them can arrive. Raises what the node refuses with,
+        ChannelClosing and InvalidRequest before anything is signed, and NodeUnreachable when the
+        deposit is not confirmed in time.
         """
         wallet = wallet_of(payer)
         info = await self.refresh_info()
+        self.require_trust()
         await self.sync()
+        require_depositable(self.curve, wallet.address)
+        if self._chain is not None and (
+            head := await self._chain.channel(self.signer, info.node, confirmed=False)
+        ):
+            require_depositable(replace(self.curve, close_at_s=head.close_at), wallet.address)
         now_s = await self._chain_time_s(info)
         pending = Pending.kept(self._ledger, wallet.address, deposit_units, now_s)
         again, refusal = pending is not None, None
@@ -227,34 +262,78 @@ class BuyerClient:
         return checked_chain_time_s(info, own_s, from_chain=self._chain is not None)
 
     async def sync(self) -> None:
-        """Read the channel from the node, and every receipt that is not in the ledger yet."""
-        view = await self.api.channel(self.signer, await self.token())
+        """Read the channel, and every receipt that is not in the ledger yet.
+
+        Of a node that was caught no receipts are read. Raises NodeNotTrusted, InvalidSignature.
+        """
+        await self._observe_chain()
+        view = await self.access.use(partial(self.api.channel, self.signer))
         self.purse.note(view)
-        while view.seq > self.curve.seq:
+        while view.seq > self.curve.seq and not self.purse.fault:
             before = self.curve.seq
-            receipts = await self.api.receipts(self.signer, before, await self.token())
-            for receipt in receipts:
-                self.purse.take_late(receipt)
+            call = partial(self.api.receipts, self.signer, before)
+            receipts = await self.access.use(call)
+            if not self._take_late(receipts):
+                return
             if self.curve.seq == before:
                 raise NodeNotTrusted("the node does not hand out the receipts of this channel")
         self.purse.all_receipts_known()
         self._synced = True
 
+    def _take_late(self, receipts: Iterable[SignedReceipt]) -> bool:
+        """Keep receipts; say whether no answer that still arrives must bring its own first."""
+        try:
+            return all(map(self.purse.take_late, receipts))
+        except (NodeNotTrusted, InvalidSignature) as error:
+            self.distrust(error.detail)
+            raise
+
+    async def look(self) -> None:
+        """Read the channel as it is, of a node that is caught at something as well."""
+        with suppress(NodeNotTrusted, InvalidSignature):
+            await self.sync()
+
+    async def _observe_chain(self) -> None:
+        if self._chain is None:
+            return
+        seen = await self._chain.channel(self.signer, self.info.node)
+        self.purse.observe(seen or ChannelState(self.signer, self.info.node, ZERO_ADDRESS, 0, 0, 0))
+        self._chain_read_s = time.monotonic()
+
     async def sync_for(self, adapter_id: AdapterId, required_units: Units) -> None:
-        """Look for the receipts that a requirement rests on, where it is above the ceiling.
+        """Look for the receipts that a requirement rests on, where it is above what is billed.
 
         An answer that was left a moment ago may be billed a moment later.
         """
+        if self.purse.rests_on_unbilled(adapter_id, required_units):
+            await self.sync()
         for wait_s in LATE_BILL_WAITS_S:
             if self.purse.allows(adapter_id, required_units):
                 return
             await asyncio.sleep(wait_s)
             await self.sync()
 
+    async def sync_for_bill(self, exposure: Exposure) -> None:
+        """Look for the receipt of an answer that broke off just now."""
+        for wait_s in LATE_BILL_WAITS_S:
+            await asyncio.sleep(wait_s)
+            await self.sync()
+            if exposure.seq:
+                return
+
     async def sync_if_behind(self) -> None:
-        """Read the channel once a process, and after a request that ended without its receipt."""
+        """Read the channel once a process, and after a request that ended without its receipt.
+
+        The buyer's chain is read again from time to time; while it cannot be, the reading before
+        serves, so that asking does not wait for it.
+        """
         if not self._synced or self.purse.lacks_receipts:
             await self.sync()
+        elif self._chain is not None and self._chain_read_s + CHAIN_READ_S < time.monotonic():
+            self._chain_read_s = time.monotonic()
+            with suppress(ChainError, TimeoutError):
+                async with asyncio.timeout(CHAIN_WAIT_S):
+                    await self._observe_chain()
 
     async def close_channel(self, payer: bytes | Wallet) -> CloseAnswer:
         """End the channel at once with the node's consent; the rest goes to the payer.
@@ -300,14 +379,17 @@ class BuyerClient:
         return PaidAnswer(self, path, {**body, "stream": True})
 
     def distrust(self, fault: str) -> None:
-        """Ask nothing more of this node in this process, and sign nothing more for it."""
-        self._fault = fault
+        """Ask nothing more of this node and sign nothing more for it, until it is forgiven."""
+        self.purse.distrust(fault)
+
+    def forgive(self, allowance_units: Units = 0) -> None:
+        """Trust the node again, and pay up to so much of bills beyond what arrived."""
+        self.purse.forgive(allowance_units)
 
     def require_trust(self) -> None:
         """Raise NodeNotTrusted once the node was caught at something."""
-        if self._fault is not None:
-            raise NodeNotTrusted(f"nothing more is asked of this node: {self._fault}")
+        self.purse.require_trust()
 
     async def token(self) -> AccessToken:
-        """Return an access token, signing a new session when there is none or it runs out."""
+        """Return an access token, signing a new session where there is none."""
         return await self.access.token()

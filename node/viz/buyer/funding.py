@@ -32,7 +32,7 @@ from viz.domain.signed import (
 )
 from viz.domain.units import ZERO_ADDRESS, Address, Hash32, Units
 from viz.domain.wire import Reader
-from viz.errors import NodeNotTrusted
+from viz.errors import ChannelClosing, InvalidRequest, NodeNotTrusted
 
 AUTHORIZATION_VALID_S: Final = 3_600
 CLOSE_VALID_S: Final = 3_600
@@ -60,6 +60,22 @@ def checked_chain_time_s(info: NodeInfo, own_s: int, *, from_chain: bool) -> int
         "is right, the node's is not, and nothing was signed. For a test chain whose time was "
         "moved, name the chain with --rpc"
     )
+
+
+def require_depositable(curve: Curve, payer: Address) -> None:
+    """Raise ChannelClosing or InvalidRequest where Settlement would refuse a wallet's deposit."""
+    if curve.payer not in (ZERO_ADDRESS, payer):
+        raise InvalidRequest(
+            f"the channel is {curve.payer}'s, and the key is {payer}'s: only the wallet that "
+            "opened a channel can add to it. Nothing was signed"
+        )
+    if curve.close_at_s:
+        raise ChannelClosing(
+            "the channel is closing, and takes no deposit until what is in it was withdrawn, which "
+            f"can be done from {moment(curve.close_at_s)} on (`viz channel leave`). Nothing was "
+            "signed: deposit after that",
+            closeAt=curve.close_at_s,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +130,12 @@ class Pending:
             opened=ledger.curve.payer != ZERO_ADDRESS,
             now_s=now_s,
         )
-        pending = cls(deposit, ledger.curve.limit_units)
+        curve, standing = ledger.curve, ledger.standing
+        pending = cls(deposit, curve.limit_units)
+        # While another deposit may still arrive, both are signed for.
+        alone = not curve.deposit_units and ledger.kept_deposit() is None
+        known_units = curve.limit_units if alone else max(curve.limit_units, standing.limit_units)
+        ledger.commit_standing(standing.signed_deposit(payer.address, known_units + amount_units))
         ledger.keep_deposit({"deposit": deposit.to_json(), "before": str(pending.before_units)})
         return pending
 

@@ -1,8 +1,8 @@
 """What a buyer has signed, kept so that no crash can make it sign the same money twice.
 
 Owns one directory a channel: the session key (encrypted), an append-only file of changes to the
-channel's ``Curve``, and the deposit that was signed last, until it is confirmed. Does not know
-HTTP, nor when to pay.
+channel's ``Curve``, the requests that are not billed yet, what is held for and against the node,
+and the deposit that was signed last, until it is confirmed. Does not know HTTP, nor when to pay.
 
 Invariants: a change that a signature depends on is on disk (fsync) before ``commit`` returns, and
 nothing signs without it; one process at a time holds a channel's directory; a line that a crash
@@ -19,13 +19,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from viz.buyer.asked_files import AskedFiles
+from viz.buyer.exposure import Exposure
 from viz.buyer.ledger_format import (
+    billed_by,
     observation_line,
     receipt_line,
     replay,
     signing_line,
     snapshot_line,
 )
+from viz.buyer.standing import Standing
 from viz.chain.keys import create_key_file, load_key_file
 from viz.domain.curve import Curve, Link, observe
 from viz.domain.ports.chain import ChannelState, Deployment
@@ -39,6 +43,8 @@ _LEDGER: Final = "ledger.jsonl"
 _KEY: Final = "session.key.json"
 _DEPOSIT: Final = "deposit.json"
 _PRICES: Final = "prices.json"
+_STANDING: Final = "standing.json"
+_ASKED: Final = "asked"
 _CHANNELS: Final = "channels"
 
 
@@ -51,7 +57,11 @@ class ChannelLedger:
         self._session_key = session_key
         self._lines = 0
         self._good_bytes: int | None = None
+        self._asked = AskedFiles(directory / _ASKED)
+        self._billed: set[str] = set()
         self.curve = curve
+        self.standing = Standing()
+        self.unbilled: list[Exposure] = []
 
     @property
     def session_key(self) -> bytes:
@@ -75,7 +85,7 @@ class ChannelLedger:
         """
         directory = home / _CHANNELS / f"{_prefix(deployment)}{node[2:].lower()}"
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(
                 f"{directory} cannot be made ({error.strerror}): name another --data-dir"
@@ -123,10 +133,36 @@ class ChannelLedger:
             self._append(observation_line(seen))
         self.curve = after
 
-    def commit_receipt(self, after: Curve, link: Link) -> None:
-        """Keep a verified receipt. Not synced: a lost one is asked from the node again."""
-        self._append(receipt_line(link), sync=False)
+    def commit_receipt(self, after: Curve, link: Link, billed: str = "") -> None:
+        """Keep a verified receipt, and that it billed the request of that name.
+
+        Not synced: a lost one is asked from the node again, and its request is kept until the next
+        line is synced.
+        """
+        self._append(receipt_line(link, billed), sync=False)
         self.curve = after
+        if billed:
+            self._billed.add(billed)
+
+    # requests that are not billed yet, and the node's standing
+
+    def keep_request(self, exposure: Exposure) -> None:
+        """Make a request durable before it is sent, or how it ended; raise StoreError."""
+        try:
+            self._asked.keep(exposure)
+        except OSError as error:
+            raise _unwritable(self._directory / _ASKED, error) from error
+
+    def drop_request(self, exposure: Exposure) -> None:
+        """Forget a request that can no longer be billed."""
+        if exposure.name:
+            self._asked.drop(exposure.name)
+
+    def commit_standing(self, after: Standing) -> None:
+        """Make what is held for and against the node durable."""
+        if after != self.standing:
+            self._replace(_STANDING, after.to_json())
+        self.standing = after
 
     # the deposit under way
 
@@ -171,22 +207,39 @@ class ChannelLedger:
     # the file
 
     def _load(self) -> None:
+        whole = self._load_curve()
+        if self._billed:
+            _sync(self._directory / _LEDGER)
+        self.unbilled = self._asked.load(self._billed)
+        self._billed.clear()
+        path = self._directory / _STANDING
+        try:
+            self.standing = Standing.from_json(parse_json(path.read_bytes()))
+        except FileNotFoundError:
+            self.standing = Standing.before_it_was_kept(self.curve)
+        except (OSError, InvalidRequest) as error:
+            raise BooksMismatch(f"{path} cannot be read: restore it") from error
+        if not whole or self._lines > COMPACT_AFTER_LINES:
+            self._compact()
+
+    def _load_curve(self) -> bool:
+        """Replay the changes; say whether the last line is whole."""
         path = self._directory / _LEDGER
         if not path.exists():
-            return
+            return True
         raw = path.read_bytes()
         whole, _, cut = raw.rpartition(b"\n")
         for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
             try:
                 self.curve = replay(self.curve, line)
+                self._billed |= billed_by(line)
             except (ValueError, KeyError, TypeError, InvalidRequest) as error:
                 raise BooksMismatch(
                     f"{path}, line {number}, cannot be read: restore it, or close the channel and "
                     "open one with a new session key"
                 ) from error
             self._lines += 1
-        if cut or self._lines > COMPACT_AFTER_LINES:
-            self._compact()
+        return not cut
 
     def _append(self, change: Json, *, sync: bool = True) -> None:
         line = json.dumps(change, separators=(",", ":")).encode() + b"\n"
@@ -200,6 +253,11 @@ class ChannelLedger:
         except OSError as error:
             raise _unwritable(path, error) from error
         self._lines += 1
+        if sync:
+            # Their receipts are on disk with this line, so that no bill for them is taken again.
+            for name in self._billed:
+                self._asked.drop(name)
+            self._billed.clear()
 
     def _write(self, handle: int, line: bytes, *, sync: bool) -> None:
         if self._good_bytes is not None:
@@ -213,7 +271,7 @@ class ChannelLedger:
             if sync:
                 os.fsync(handle)
             if self._lines == 0:
-                _sync_directory(self._directory)
+                _sync(self._directory)
         except OSError:
             # What follows must not be glued to half a line, nor rest on a name that may vanish.
             self._good_bytes = before
@@ -235,7 +293,7 @@ class ChannelLedger:
                 file.flush()
                 os.fsync(file.fileno())
             fresh.replace(path)
-            _sync_directory(self._directory)
+            _sync(self._directory)
         except OSError as error:
             raise _unwritable(path, error) from error
 
@@ -278,8 +336,8 @@ def _hold(directory: Path) -> int:
     return handle
 
 
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

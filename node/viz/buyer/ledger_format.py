@@ -35,9 +35,15 @@ def observation_line(seen: ChannelState) -> Json:
     }
 
 
-def receipt_line(link: Link) -> Json:
-    """Return the change that took a verified receipt."""
-    return {"event": "receipt", **_link_to_json(link)}
+def receipt_line(link: Link, billed: str = "") -> Json:
+    """Return the change that took a verified receipt, and which kept request it billed."""
+    return {"event": "receipt", **_link_to_json(link), **({"billed": billed} if billed else {})}
+
+
+def billed_by(line: bytes) -> set[str]:
+    """Return the name of the kept request that a line's receipt billed, if it is one."""
+    members = json.loads(line)
+    return {str(members["billed"])} if "billed" in members else set()
 
 
 def snapshot_line(curve: Curve) -> Json:

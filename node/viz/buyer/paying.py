@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from viz.buyer.arrival import Arrival
 from viz.buyer.asked import Asked
+from viz.buyer.counting import Counter
 from viz.buyer.exposure import Exposure
-from viz.buyer.verify import Agreed, prompt_bound
+from viz.buyer.verify import Agreed
 from viz.domain.payment import NeedVoucher
 from viz.domain.units import Units
 from viz.errors import NodeNotTrusted, PriceAboveCap
@@ -28,15 +29,23 @@ if TYPE_CHECKING:
 class Payer:
     """Pays for one answer; ``agree`` on a price before all else."""
 
-    def __init__(self, client: BuyerClient, asked: Asked, exposure: Exposure) -> None:
+    def __init__(
+        self,
+        client: BuyerClient,
+        asked: Asked,
+        exposure: Exposure,
+        counter: Counter,
+        prompt_tokens: int,
+    ) -> None:
+        """``prompt_tokens`` is what the prompt counts: exactly where it can be, else at most."""
         self._client = client
         self._asked = asked
         self._exposure = exposure
-        self._start_units: Units = client.curve.spent_units(exposure.adapter_id)
+        self._start_units: Units = client.purse.owed_units(exposure.adapter_id)
         self._need: NeedVoucher | None = None
         self._now = asyncio.Event()
-        texts = asked.texts()
-        self.prompt_tokens = prompt_bound(texts, len(texts), client.count_tokens)
+        self._counter = counter
+        self.prompt_tokens = prompt_tokens
         self.arrival = Arrival(asked.choices, 0)
         self.agreed: Agreed
 
@@ -54,7 +63,11 @@ class Payer:
         cap = self._client.limits.request_units
         payable = self.agreed.price.completion_tokens_for(cap, 0)
         most = self._max_tokens()
-        self.arrival = Arrival(self._asked.choices, most if payable is None else min(most, payable))
+        self.arrival = Arrival(
+            self._asked.choices,
+            most if payable is None else min(most, payable),
+            self._counter,
+        )
         return self.arrival
 
     def grew(self) -> None:
@@ -69,11 +82,13 @@ class Payer:
 
     def _expose(self) -> None:
         """Let the request cost what has arrived, and one step more."""
-        limits, most = self._client.limits, self._max_tokens()
-        price, prompt = self.agreed.price, self.prompt_tokens
-        ahead = min(most, self.arrival.text_bytes + limits.step_tokens * self._asked.choices)
-        self._exposure.units = min(limits.request_units, price.amount_units(prompt, ahead))
-        self._exposure.most_units = min(limits.request_units, price.amount_units(prompt, most))
+        limits, most, exposure = self._client.limits, self._max_tokens(), self._exposure
+        price, prompt, arrived = self.agreed.price, self.prompt_tokens, self.arrival.tokens
+        ahead = min(most, arrived + limits.step_tokens * self._asked.choices)
+        exposure.units = min(limits.request_units, price.amount_units(prompt, ahead))
+        exposure.most_units = min(limits.request_units, price.amount_units(prompt, most))
+        if arrived:
+            exposure.arrived_units = min(exposure.units, price.amount_units(prompt, arrived))
 
     def _max_tokens(self) -> int:
         given = [most for most in (self._asked.max_tokens, self.agreed.max_tokens) if most]
@@ -89,7 +104,9 @@ class Payer:
     async def pay_first(self, need: NeedVoucher) -> None:
         """Pay what the node asks for before it begins; raise what ``Purse.cover`` raises."""
         await self._cover(need)
-        self._start_units = need.required_units
+        # The step that it contains is counted as it arrives, not signed for a second time.
+        step_units = self._client.info.minimum_step_units * self._asked.choices
+        self._start_units = max(self._start_units, need.required_units - step_units)
 
     async def run(self) -> None:
         """Sign ahead as the answer arrives, and at once when the node asks; ends by an error."""

@@ -6,18 +6,24 @@ know texts: a request tells how much it exposes (``viz.buyer.exposure``), and wh
 Invariants: no voucher is signed before its end point is on disk; an adapter's signed amount never
 exceeds what receipts show as spent there, plus what the requests under way expose, plus what ended
 without a receipt yet (one request's cap at most); an adapter that nobody asked for gets nothing
-(its ceiling is 0). A receipt counts only where one request accounts for it.
+(its ceiling is 0). A receipt counts only where one request accounts for it. Where the buyer reads a
+chain, deposit, payer and settled total come from there; elsewhere no more of a node's word on them
+is believed than was signed for.
 """
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractContextManager
+import secrets
+import time
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, suppress
 from typing import Final
 
 from viz.buyer.exposure import Exposure, Exposures
 from viz.buyer.ledger import ChannelLedger
 from viz.buyer.node_api import NodeApi
+from viz.buyer.standing import Standing
 from viz.buyer.verify import Limits
 from viz.domain.channel import Offer
 from viz.domain.claim import SignedVoucher
@@ -26,14 +32,17 @@ from viz.domain.eip712 import settlement_domain, sign_compact
 from viz.domain.exchange import ChannelView
 from viz.domain.ports.chain import ChannelState, Deployment
 from viz.domain.receipt import SignedReceipt
+from viz.domain.trust import WAY_BACK
 from viz.domain.units import AdapterId, Units
 from viz.domain.wire import Reader
 from viz.errors import (
     BooksMismatch,
     LineBelowBest,
+    NodeNotTrusted,
     NodeRefused,
     PriceAboveCap,
     StaleVoucher,
+    StoreError,
 )
 
 ATTEMPTS: Final = 6
@@ -43,9 +52,17 @@ class Purse:
     """Signs for one channel; one instance a process and channel."""
 
     def __init__(
-        self, api: NodeApi, ledger: ChannelLedger, deployment: Deployment, limits: Limits
+        self,
+        api: NodeApi,
+        ledger: ChannelLedger,
+        deployment: Deployment,
+        limits: Limits,
+        *,
+        reads_chain: bool = False,
     ) -> None:
-        self._exposures = Exposures(ledger.curve, limits.request_units, limits.step_units)
+        """``reads_chain``: ``observe`` is told of the channel, and the node is not believed."""
+        self._exposures = Exposures(limits.request_units, ledger.unbilled)
+        self._reads_chain = reads_chain
         self._api = api
         self._ledger = ledger
         self._deployment = deployment
@@ -53,11 +70,38 @@ class Purse:
         self._base_units: Units = ledger.curve.settled_units
         self._delivered: dict[AdapterId, Units] = {}
         self._paying = asyncio.Lock()
+        self._incident = ""
+        self._incident_at_s = 0.0
 
     @property
     def curve(self) -> Curve:
         """What was signed and received so far."""
         return self._ledger.curve
+
+    # whether the node is trusted
+
+    def distrust(self, fault: str) -> None:
+        """Sign nothing more for the node, in this process and those after it."""
+        self._ledger.commit_standing(self._ledger.standing.distrusting(fault))
+
+    def forgive(self, allowance_units: Units = 0) -> None:
+        """Trust the node again, and take up to so much of bills beyond what arrived."""
+        self._ledger.commit_standing(self._ledger.standing.forgiven(allowance_units))
+
+    @property
+    def standing(self) -> Standing:
+        """What is held for and against the node."""
+        return self._ledger.standing
+
+    @property
+    def fault(self) -> str:
+        """What the node was caught at; empty while it is trusted."""
+        return self._ledger.standing.fault
+
+    def require_trust(self) -> None:
+        """Raise NodeNotTrusted once the node was caught at something."""
+        if self.fault:
+            raise NodeNotTrusted(f"nothing more is asked of this node: {self.fault}. {WAY_BACK}")
 
     # what may be signed
 
@@ -65,23 +109,66 @@ class Purse:
         """Allow a request to cost what its exposure says (raise it as the answer arrives)."""
         return self._exposures.open(adapter_id, request)
 
-    def leave_unreceipted(self, exposure: Exposure) -> None:
-        """Remember that a request ended without its receipt: its cost is not known yet."""
+    def keep(self, exposure: Exposure) -> None:
+        """Make a request durable before it is sent. Blocks; raises StoreError."""
+        self._ledger.keep_request(exposure)
+
+    def leave_unreceipted(self, exposure: Exposure, *, broken: bool = False) -> None:
+        """Remember that a request ended without its receipt: its cost is not known yet.
+
+        ``broken``: the node, or the line to it, ended the answer. What ends together, as by a
+        restart of the node, is one incident.
+        """
+        if exposure.seq or exposure.left_at_s:
+            return
+        if broken:
+            if not self._incident or exposure.began_s > self._incident_at_s:
+                self._incident, self._incident_at_s = secrets.token_hex(8), time.monotonic()
+            exposure.incident = self._incident
         self._exposures.leave(exposure)
+        # What was written before it was sent stands where this cannot be written.
+        with suppress(StoreError):
+            self._ledger.keep_request(exposure)
+
+    def drop(self, exposure: Exposure) -> None:
+        """Forget a request that the node did not admit, so that it can bill nothing for it."""
+        if not exposure.seq:
+            self._ledger.drop_request(exposure)
 
     @property
     def lacks_receipts(self) -> bool:
         """Whether a request ended without its receipt, or receipts arrived with a gap."""
         return self._exposures.lacks_receipts or bool(self.curve.unlinked)
 
+    def owed_units(self, adapter_id: AdapterId) -> Units:
+        """Return what the adapter may have earned beside the requests under way.
+
+        Receipts say it, and what broke off adds to it: a node may have booked what it delivered,
+        and lost the bill. Of what was signed already it may keep that much.
+        """
+        unused = self._unused_units(adapter_id)
+        return self.curve.spent_units(adapter_id) + self._exposures.left_units(adapter_id, unused)
+
     def ceiling_units(self, adapter_id: AdapterId) -> Units:
         """Return the most that may be signed for the adapter now, over the channel's life."""
-        return self.curve.spent_units(adapter_id) + self._exposures.units(adapter_id)
+        return self.owed_units(adapter_id) + self._exposures.under_way_units(adapter_id)
 
     def allows(self, adapter_id: AdapterId, required_units: Units) -> bool:
         """Say whether so much may be signed for the adapter, or was already."""
         ceiling = self.ceiling_units(adapter_id)
         return required_units <= max(ceiling, self.curve.signed_units(adapter_id))
+
+    def rests_on_unbilled(self, adapter_id: AdapterId, required_units: Units) -> bool:
+        """Say whether a requirement is justified only with requests that ended without a bill."""
+        billed_units = self.curve.spent_units(adapter_id)
+        return (
+            billed_units + self._exposures.under_way_units(adapter_id)
+            < required_units
+            <= self.ceiling_units(adapter_id)
+        )
+
+    def _unused_units(self, adapter_id: AdapterId) -> Units:
+        return max(0, self.curve.signed_units(adapter_id) - self.curve.spent_units(adapter_id))
 
     # paying
 
@@ -106,8 +193,11 @@ class Purse:
                     f"the node requires {required_units} units for adapter {adapter_id}; what was "
                     f"asked and has arrived justifies {ceiling}"
                 )
+            if self.rests_on_unbilled(adapter_id, required_units):
+                self._count_broken(self._exposures.broken_unbilled(adapter_id))
+                self.require_trust()
             if base_units is not None:
-                self._base_units = max(self._base_units, base_units)
+                self._move_base(base_units)
             target = max(required_units, self._within(adapter_id, min(wanted_units, ceiling)))
             for _ in range(ATTEMPTS):
                 if self._delivered.get(adapter_id, 0) >= target:
@@ -173,21 +263,25 @@ class Purse:
     def note(self, view: ChannelView) -> None:
         """Take over what a channel's view says of base, deposit and settled total.
 
-        Raises BooksMismatch when the chain settled what this ledger never signed.
+        Raises NodeNotTrusted for what goes beyond what was signed for, and BooksMismatch when the
+        chain settled what this ledger never signed.
         """
-        if view.settled_units < self.curve.settled_units:
-            return  # an answer that was overtaken by a newer one
-        self._ledger.commit_observation(
-            ChannelState(
-                signer=view.signer,
-                node=view.node,
-                payer=view.payer,
-                deposit_units=view.deposit_units,
-                settled_units=view.settled_units,
-                close_at=view.close_at_s,
-            )
-        )
-        self._base_units = max(self._base_units, view.base_units)
+        if not self._reads_chain:
+            if view.settled_units < self.curve.settled_units:
+                return  # an answer that was overtaken by a newer one
+            self._ledger.commit_observation(self._ledger.standing.believed(view))
+        self._move_base(view.base_units)
+
+    def observe(self, seen: ChannelState) -> None:
+        """Take over what the buyer's own chain says of the channel; raise BooksMismatch."""
+        if seen.settled_units >= self.curve.settled_units:
+            self._ledger.commit_observation(seen)
+            self._move_base(seen.settled_units)
+
+    def _move_base(self, base_units: Units) -> None:
+        # Elsewhere nothing was signed: vouchers stay on the base that is known.
+        if base_units in self.curve.points:
+            self._base_units = max(self._base_units, base_units)
 
     def take(self, signed: SignedReceipt, exposure: Exposure) -> None:
         """Keep the receipt that a request's answer brought, and that was compared with it.
@@ -196,27 +290,51 @@ class Purse:
         """
         link = verified_link(self.curve, self.domain, signed)
         after = take_receipt(self.curve, link)
-        self._exposures.bill(exposure, link.seq)
+        self._exposures.bill(exposure, link.seq, signed.receipt.amount_units)
         if after is not self.curve:
-            self._ledger.commit_receipt(after, link)
+            self._ledger.commit_receipt(after, link, exposure.name)
+        else:
+            self._ledger.drop_request(exposure)
 
-    def take_late(self, signed: SignedReceipt) -> None:
-        """Keep a receipt that its answer did not bring, where something of ours accounts for it.
+    def take_late(self, signed: SignedReceipt) -> bool:
+        """Keep a receipt that its answer did not bring, where a request of ours accounts for it.
 
-        That is a request that ended without one, a request under way, or what a process before
-        this one left. Raises InvalidSignature, and NodeNotTrusted for a receipt that nobody's
-        request accounts for.
+        False while the answer still arrives that will bring it. Raises InvalidSignature, and
+        NodeNotTrusted for a receipt that no request accounts for, or that bills more than what
+        arrived, one step and the buyer's allowance.
         """
         link = verified_link(self.curve, self.domain, signed)
         after = take_receipt(self.curve, link)
         if after is self.curve:
-            return
-        unused = sum(
-            self.curve.signed_units(key) - self.curve.spent_units(key) for key, _ in link.lines
-        )
-        self._exposures.account_for(signed, unused)
-        self._ledger.commit_receipt(after, link)
+            return True
+        unused = sum(self._unused_units(key) for key, _ in link.lines)
+        match = self._exposures.match(signed, unused)
+        if match is None:
+            return False
+        exposure, beyond_units = match
+        standing = self._ledger.standing
+        if beyond_units > standing.allowance_units:
+            raise NodeNotTrusted(
+                f"receipt {link.seq} bills {signed.receipt.amount_units} units for an answer of "
+                f"which {exposure.bound_units(unused)} are accounted for by what arrived and one "
+                "step"
+            )
+        if beyond_units:
+            self._ledger.commit_standing(standing.billed_beyond(beyond_units))
+        self._exposures.note(exposure, link.seq, signed.receipt.amount_units)
+        self._ledger.commit_receipt(after, link, exposure.name)
+        self._count_broken([exposure])
+        return True
+
+    def _count_broken(self, exposures: Iterable[Exposure]) -> None:
+        """Hold it against the node that answers were paid for which it broke off."""
+        standing = self._ledger.standing
+        for each in exposures:
+            if each.incident:
+                standing = standing.billed_broken(each.incident, self.curve.seq)
+        self._ledger.commit_standing(standing)
 
     def all_receipts_known(self) -> None:
-        """Forget requests that the node had time to bill and did not: the chain is whole."""
-        self._exposures.forget_old()
+        """Wait no longer for bills that the node had time to send: the chain is whole."""
+        for each in self._exposures.forget_old():
+            self._ledger.drop_request(each)

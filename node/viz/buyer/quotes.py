@@ -2,13 +2,16 @@
 
 Owns the check of a payment challenge and its quote. Does not know how a request is sent, and holds
 nothing that must survive the process.
+
+A quote's life is measured from when it came, since the node's clock may differ from this machine's.
+One that the node ends earlier is refused by it, and a new one is asked for.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from viz.buyer.verify import check_quote
+from viz.buyer.verify import QUOTE_LIFE_S, check_quote
 from viz.domain.curve import Curve
 from viz.domain.eip712 import settlement_domain
 from viz.domain.exchange import AdapterOffer, NodeInfo
@@ -28,13 +31,13 @@ class KeptQuotes:
         self._deployment = deployment
         self._clock = clock
         self._kept: dict[AdapterId, tuple[Hash32, SignedQuote]] = {}
+        self._came_s: dict[AdapterId, int] = {}
 
     def of(self, offer: AdapterOffer) -> tuple[Hash32, SignedQuote] | None:
         """Return a quote for the adapter that is valid for long enough, if there is one."""
         known = self._kept.get(offer.adapter_id)
-        if known and known[1].quote.valid_until_s > self._clock.now_s() + QUOTE_LEFT_S:
-            return known
-        return None
+        age_s = self._clock.now_s() - self._came_s.get(offer.adapter_id, 0)
+        return known if known and 0 <= age_s < QUOTE_LIFE_S - QUOTE_LEFT_S else None
 
     def drop(self, offer: AdapterOffer) -> None:
         """Name no quote at the next request, and so be given a new one or the list price."""
@@ -68,3 +71,4 @@ class KeptQuotes:
                 now_s=self._clock.now_s(),
             )
             self._kept[offer.adapter_id] = (digest, challenge.quote)
+            self._came_s[offer.adapter_id] = self._clock.now_s()

@@ -2,20 +2,16 @@
 
 Owns the buyer's limits, the rules a quote must meet, and the comparison of a receipt with what
 arrived. Does no I/O. A rule that fails raises NodeNotTrusted and says which.
-
-Without a tokenizer the counts cannot be repeated exactly. They are bounded then: every token of the
-base models' byte-level vocabularies spells at least one byte, so the delivered text has at most as
-many tokens as bytes, and money is at risk only within the caps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from viz.basemodel.tokenizer import PlainTokenizer
+from viz.basemodel.packaged import TOKENIZER_OF_BASE
+from viz.buyer.counting import Counter
+from viz.domain.display import moment
 from viz.domain.eip712 import Domain
 from viz.domain.exchange import AdapterOffer, NodeInfo, adapter_of_model
 from viz.domain.payment import SignedQuote
@@ -23,16 +19,11 @@ from viz.domain.ports.chain import Deployment
 from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt, salted_hash
 from viz.domain.trust import require_as_trusted
-from viz.domain.units import BASE_MODEL, ZERO_HASH, Address, Hash32, Units
+from viz.domain.units import BASE_MODEL, ZERO_HASH, Address, Hash32, Units, hex_of
 from viz.errors import NodeNotTrusted
 
 QUOTE_LIFE_S: Final = 60
 CLOCK_SKEW_S: Final = 60
-# What a chat template may add to a prompt, in tokens: role marks, a default system message.
-TEMPLATE_TOKENS: Final = 256
-TEMPLATE_TOKENS_PER_MESSAGE: Final = 16
-
-TokenCount = Callable[[str], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +64,14 @@ class Agreed:
 class Served:
     """What arrived for one request: what its receipt must say. One text for each choice.
 
-    ``most_units`` is what the request may cost at most: by what was asked for, and by the cap.
+    ``prompt_tokens`` is what the prompt counts, exactly or at most; ``most_units`` what the request
+    may cost at most: by what was asked for, and by the cap.
     """
 
     adapter_id: int
     agreed: Agreed
     request: bytes
-    prompt_bound_tokens: int
+    prompt_tokens: int
     texts: tuple[str, ...]
     most_units: Units
 
@@ -111,11 +103,22 @@ def check_node(info: NodeInfo, expected: Deployment) -> None:
         token=info.token,
         token_decimals=info.token_decimals,
     )
+    check_tokenizer(info, info.base_digest)
     for offer in info.adapters:
         if (adapter_of_model(offer.model) or BASE_MODEL) != offer.adapter_id:
             raise NodeNotTrusted(
                 f"the node sells adapter {offer.adapter_id} under the name {offer.model[:80]!r}"
             )
+
+
+def check_tokenizer(info: NodeInfo, base_digest: Hash32) -> None:
+    """Raise NodeNotTrusted if the node names another tokenizer than that of a known base model."""
+    known = TOKENIZER_OF_BASE.get(base_digest)
+    if known is not None and info.tokenizer_digest != known:
+        raise NodeNotTrusted(
+            f"the node names tokenizer {hex_of(info.tokenizer_digest)}, and its base model's is "
+            f"{hex_of(known)}: what it bills could not be counted again"
+        )
 
 
 def check_quote(
@@ -135,8 +138,13 @@ def check_quote(
         (quote.weights_digest == offer.weights_digest, "names other weights"),
         (quote.tokenizer_digest == info.tokenizer_digest, "names another tokenizer"),
         (quote.max_tokens > 0, "allows no tokens"),
-        (quote.valid_until_s >= now_s, "has expired, or the clocks differ"),
-        (quote.valid_until_s <= now_s + QUOTE_LIFE_S + CLOCK_SKEW_S, "is valid for too long"),
+        (
+            # Just made, it ends within its life: by a clock that may differ either way.
+            now_s - CLOCK_SKEW_S <= quote.valid_until_s <= now_s + QUOTE_LIFE_S + CLOCK_SKEW_S,
+            f"ends at {moment(quote.valid_until_s)}, and this machine's clock shows "
+            f"{moment(now_s)}: a quote holds {QUOTE_LIFE_S} s. Set this machine's clock; if it is "
+            "right, the node's is wrong",
+        ),
     )
     for holds, fault in rules:
         if not holds:
@@ -144,20 +152,7 @@ def check_quote(
     return digest
 
 
-def prompt_bound(texts: list[str], messages: int, count_tokens: TokenCount | None) -> int:
-    """Return the most tokens that the rendered prompt of these texts can have."""
-    template = TEMPLATE_TOKENS + messages * TEMPLATE_TOKENS_PER_MESSAGE
-    return template + sum(completion_bound(text, count_tokens) for text in texts)
-
-
-def completion_bound(text: str, count_tokens: TokenCount | None) -> int:
-    """Return how many billable tokens a text has: exactly with a tokenizer, else at most."""
-    return count_tokens(text) if count_tokens else len(text.encode())
-
-
-def check_receipt(
-    signed: SignedReceipt, served: Served, *, count_tokens: TokenCount | None
-) -> None:
+def check_receipt(signed: SignedReceipt, served: Served, counter: Counter) -> None:
     """Raise NodeNotTrusted unless the receipt says what arrived and bills it at the quote.
 
     The signature and the chain of receipts are ``viz.domain.curve``'s to check.
@@ -165,7 +160,7 @@ def check_receipt(
     receipt, agreed = signed.receipt, served.agreed
     cost = agreed.price.amount_units(receipt.prompt_tokens, receipt.completion_tokens)
     lines = ((served.adapter_id, receipt.amount_units),) if receipt.amount_units else ()
-    bound = sum(completion_bound(text, count_tokens) for text in served.texts)
+    bound = sum(map(counter.text_tokens, served.texts))
     counted = receipt.completion_tokens
     said = "".join(served.texts).encode()
     rules = (
@@ -181,20 +176,9 @@ def check_receipt(
         (receipt.amount_units <= cost, "bills more than its tokens cost"),
         (receipt.amount_units <= served.most_units, "bills more than was asked for"),
         (signed.lines == lines, "bills another adapter"),
-        (receipt.prompt_tokens <= served.prompt_bound_tokens, "counts too many prompt tokens"),
-        (counted == bound if count_tokens else counted <= bound, "counts tokens that did not come"),
+        (receipt.prompt_tokens <= served.prompt_tokens, "counts too many prompt tokens"),
+        (counted == bound or (counted < bound and not counter.exact), "counts other tokens"),
     )
     for holds, fault in rules:
         if not holds:
             raise NodeNotTrusted(f"receipt {receipt.seq} {fault}")
-
-
-def tokenizer_from_file(path: str) -> TokenCount | None:
-    """Return a counter that counts as nodes bill, from the base model's tokenizer.json.
-
-    None without the tokenizers library.
-    """
-    try:
-        return PlainTokenizer(Path(path)).count
-    except ImportError:
-        return None

@@ -19,10 +19,13 @@ from viz.cli.console import (
     out,
     password,
     run,
+    say,
     show,
     table,
 )
 from viz.cli.http import RPC_VARIABLE, NodeUrl, checked
+from viz.domain.display import moment
+from viz.domain.trust import WAY_BACK
 from viz.domain.units import ZERO_ADDRESS, Address, format_units, hex_of, parse_address, parse_units
 from viz.errors import ChannelUnknown, InvalidRequest
 
@@ -82,15 +85,40 @@ def show_channel(
     node: NodeUrl = NODE,
     folder: DataDir = None,
     deployment: DeploymentFile = None,
+    rpc: RpcUrl = "",
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what was deposited, signed and received."""
+    """Show what was deposited, signed and received; with --rpc the deposit as the chain has it."""
+    secret = password(password_file)
+
+    async def work() -> dict[str, Any]:
+        async with client_at(node, folder, deployment, secret, rpc) as client:
+            await client.look()
+            return _described(client)
+
+    _print_channel(run(work()), as_json=as_json)
+
+
+@app.command()
+@guarded
+def forgive(
+    allow: Annotated[
+        str, typer.Option(help="Tokens that bills may exceed what arrived by, in all.")
+    ] = "0",
+    node: NodeUrl = NODE,
+    folder: DataDir = None,
+    deployment: DeploymentFile = None,
+    password_file: PasswordFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a node again that broke off answers, or that billed something else than it sent."""
     secret = password(password_file)
 
     async def work() -> dict[str, Any]:
         async with client_at(node, folder, deployment, secret, "") as client:
-            await client.sync()
+            client.forgive(parse_units(allow, client.token_decimals))
+            await client.look()
             return _described(client)
 
     _print_channel(run(work()), as_json=as_json)
@@ -115,7 +143,7 @@ def close_channel(
 
     async def work() -> dict[str, Any]:
         async with client_at(node, folder, deployment, secret, rpc) as client:
-            await client.sync()
+            await client.look()
             answer = await client.close_channel(bytes(account.key))
             return {
                 "signer": client.signer,
@@ -247,6 +275,8 @@ def _described(client: BuyerClient) -> dict[str, Any]:
         "node": curve.node,
         "payer": curve.payer,
         "open": curve.payer != ZERO_ADDRESS,
+        "closeAt": curve.close_at_s,
+        "distrusted": client.purse.fault,
         "deposit": str(curve.deposit_units),
         "settled": str(curve.settled_units),
         "signed": str(curve.total_units),
@@ -262,9 +292,18 @@ def _print_channel(found: dict[str, Any], *, as_json: bool) -> None:
     decimals = found["decimals"]
     money = ("deposit", "settled", "signed", "received")
     rows: list[tuple[str, object]] = [
+        ("state", _state(found)),
         ("payer", found["payer"]),
         ("signer", found["signer"]),
         *((name, format_units(int(found[name]), decimals)) for name in money),
         ("receipts", found["receipts"]),
     ]
     table(f"Channel to {found['node']}", ("what", "#value"), rows)
+    if found["distrusted"]:
+        say(f"nothing more is asked of this node: {found['distrusted']}. {WAY_BACK}")
+
+
+def _state(found: dict[str, Any]) -> str:
+    if found["closeAt"]:
+        return f"closing; it can be withdrawn from {moment(found['closeAt'])} on"
+    return "open" if found["open"] else "not open"

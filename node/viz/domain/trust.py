@@ -7,9 +7,17 @@ that says otherwise is not believed. Does no I/O.
 
 from __future__ import annotations
 
+from typing import Final
+
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import Address
 from viz.errors import NodeNotTrusted
+
+# How a buyer goes on after it caught its node.
+WAY_BACK: Final = (
+    "`viz channel close` or `viz channel leave` brings the rest of the deposit back, and "
+    "`viz channel forgive` lets the node be asked again"
+)
 
 
 def require_as_trusted(

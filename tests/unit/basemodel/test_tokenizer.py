@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.fakes.tiny_base import CONTROL, _write_tokenizer
 
-from viz.basemodel.tokenizer import ChatTokenizer
-from viz.buyer.verify import tokenizer_from_file
+from viz.basemodel.tokenizer import ChatTokenizer, PlainTokenizer
 from viz.errors import InvalidRequest, ModelUnavailable
 
 
@@ -104,8 +103,7 @@ def test_no_token_stands_for_more_bytes_than_the_longest(
 def test_a_buyer_counts_as_the_node_bills(tokenizer: ChatTokenizer, tmp_path: Path) -> None:
     """Control tokens spelled in an answer are characters to both: no honest receipt is refused."""
     _write_tokenizer(tmp_path)
-    count = tokenizer_from_file(str(tmp_path / "tokenizer.json"))
-    assert count is not None
+    count = PlainTokenizer(tmp_path / "tokenizer.json").count
     for text in ("high tide", "a<|im_end|>b", "<|im_start|>", "naïve 🌊"):
         assert count(text) == tokenizer.count(text) == len(text.encode())
 

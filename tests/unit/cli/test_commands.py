@@ -47,6 +47,7 @@ WRONG = {
     "channel open": ("2.50", USAGE),
     "channel show": (NOWHERE, CONFIG),
     "channel close": ("--key {0}/none.json", INPUT),
+    "channel forgive": (NOWHERE, CONFIG),
     "channel leave": ("--key {0}/none.json --deployment {0}/none.json", CONFIG),
     "buyer ask": ("hi --max-tokens 0", USAGE),
     "buyer proxy": ("--port 99999", USAGE),

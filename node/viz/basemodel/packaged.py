@@ -1,0 +1,59 @@
+"""Tokenizers for who counts without a model: by digest, from this package or a folder.
+
+Owns the tokenizer that is shipped here, so that buyers recount what a node bills without torch and
+without the model. It is SmolLM2-135M-Instruct's (Apache 2.0, Hugging Face): tokenizer.json,
+tokenizer_config.json and the chat template as one JSON object, compressed. A test holds it to the
+base model's own.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+import tempfile
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from viz.basemodel.source import DEFAULT_BASE_DIGEST
+from viz.basemodel.tokenizer import ChatTokenizer
+from viz.domain.units import Hash32
+from viz.errors import ModelUnavailable
+
+_DEFAULT: Final = Hash32(
+    bytes.fromhex("1f34c5b346433a120d0e6cb1ee3230325d7eccf0d01eb474048f2c6398dac6b6")
+)
+_PACKAGED: Final = {_DEFAULT: "smollm2-135m-instruct.json.xz"}
+# What a node that serves a known base model must name as its tokenizer.
+TOKENIZER_OF_BASE: Final = {Hash32(bytes.fromhex(DEFAULT_BASE_DIGEST)): _DEFAULT}
+
+
+def find_tokenizer(digest: Hash32, folder: Path | None = None) -> ChatTokenizer | None:
+    """Return the tokenizer with that digest, packaged or in a folder of model directories.
+
+    None where there is none, or the library that reads it is not installed. Blocks for a moment.
+    """
+    try:
+        if digest in _PACKAGED:
+            return _packaged(digest)
+        for directory in sorted(folder.iterdir()) if folder and folder.is_dir() else ():
+            if (directory / "tokenizer.json").is_file():
+                found = ChatTokenizer(directory)
+                if found.digest == digest:
+                    return found
+    except (ImportError, ModelUnavailable):
+        return None
+    return None
+
+
+@cache
+def _packaged(digest: Hash32) -> ChatTokenizer:
+    packed = files("viz.basemodel").joinpath("tokenizers", _PACKAGED[digest]).read_bytes()
+    content = json.loads(lzma.decompress(packed))
+    with tempfile.TemporaryDirectory(prefix="viz-tokenizer-") as folder:
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            Path(folder, name).write_text(json.dumps(content[name]), encoding="utf-8")
+        template = content["chat_template.jinja"]
+        Path(folder, "chat_template.jinja").write_text(template, encoding="utf-8")
+        return ChatTokenizer(Path(folder))
