@@ -50,6 +50,7 @@ from viz.services.licensing import REGISTRATIONS, Licensing
 from viz.services.metering import MeterTools
 from viz.services.publishing import Publishing
 from viz.services.quoting import Quotes
+from viz.services.receipting import bill_interrupted
 from viz.services.relaying import RelayPolicy
 from viz.services.serving import Serving, ServingPolicy
 from viz.services.sessions import SessionPolicy, Sessions
@@ -185,6 +186,16 @@ async def _node(
                 ),
             ),
         )
+        tools = MeterTools(
+            books,
+            clock,
+            domain,
+            sender.address,
+            key,
+            engine.count_tokens,
+            config.prices.credit_window_units,
+        )
+        await bill_interrupted(tools, ledger)
         serving = Serving(
             books,
             catalogue,
@@ -198,15 +209,7 @@ async def _node(
                 tokenizer_digest=engine.model.tokenizer_digest,
                 valid_s=config.prices.quote_valid_s,
             ),
-            tools=MeterTools(
-                books,
-                clock,
-                domain,
-                sender.address,
-                key,
-                engine.count_tokens,
-                config.prices.credit_window_units,
-            ),
+            tools=tools,
             clock=clock,
             policy=ServingPolicy(voucher_grace_s=config.prices.voucher_grace_s),
         )

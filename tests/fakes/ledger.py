@@ -18,6 +18,7 @@ from viz.domain.ledger import (
     Line,
     ReceiptRecord,
     TrainingRecord,
+    UnbilledRecord,
 )
 from viz.domain.outbox import BlockMark, ClaimRecord, SignedTransaction
 from viz.domain.ports.transactions import Outcome
@@ -33,6 +34,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self.channel_rows: dict[Address, ChannelRecord] = {}
         self.receipt_rows: dict[tuple[Address, int], ReceiptRecord] = {}
+        self.unbilled_rows: dict[bytes, UnbilledRecord] = {}
         self.answer_rows: dict[tuple[bytes, str], AnswerRecord] = {}
         self.access_rows: dict[Hash32, tuple[Hash32, AccessRecord]] = {}
         self.adapter_rows: dict[AdapterId, AdapterRecord] = {}
@@ -61,6 +63,8 @@ class MemoryStore:
         touched: Collection[AdapterId] | None = None,
         receipt: ReceiptRecord | None = None,
         answer: AnswerRecord | None = None,
+        unbilled: Sequence[UnbilledRecord] = (),
+        billed: bytes | None = None,
     ) -> ChannelRecord:
         self._open()
         stored = self.channel_rows.get(channel.signer)
@@ -81,6 +85,9 @@ class MemoryStore:
             self.receipt_rows[receipt.signer, receipt.seq] = receipt
         if answer is not None:
             self.answer_rows[answer.scope, answer.key] = answer
+        self.unbilled_rows |= {each.request_id: each for each in unbilled}
+        if billed is not None:
+            self.unbilled_rows.pop(billed, None)
         return saved
 
     async def receipt_seq(self, signer: Address, head: Hash32) -> int | None:
@@ -100,6 +107,10 @@ class MemoryStore:
         self._open()
         keys = sorted(key for key in self.receipt_rows if key[0] == signer and key[1] > after)
         return [self.receipt_rows[key] for key in keys[:limit]]
+
+    async def unbilled(self) -> Sequence[UnbilledRecord]:
+        self._open()
+        return list(self.unbilled_rows.values())
 
     async def answer(self, scope: bytes, key: str) -> AnswerRecord | None:
         self._open()

@@ -67,6 +67,26 @@ class ReceiptRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class UnbilledRecord:
+    """What a request has booked as spent and no receipt names yet: all that a receipt needs.
+
+    Both hashes are salted; the response's is that of the text which ``completion_tokens`` counts.
+    """
+
+    request_id: bytes
+    signer: Address
+    adapter_id: AdapterId
+    amount_units: Units
+    prompt_tokens: int
+    completion_tokens: int
+    quote_hash: Hash32
+    request_salt: Hash32
+    request_hash: Hash32
+    response_salt: Hash32
+    response_hash: Hash32
+
+
+@dataclass(frozen=True, slots=True)
 class AnswerRecord:
     """The answer stored under one access token's idempotency key; the body is kept for a while."""
 
@@ -95,10 +115,14 @@ class ChannelLedger(Protocol):
         touched: Collection[AdapterId] | None = None,
         receipt: ReceiptRecord | None = None,
         answer: AnswerRecord | None = None,
+        unbilled: Sequence[UnbilledRecord] = (),
+        billed: bytes | None = None,
     ) -> ChannelRecord:
         """Save all of it or nothing; return the channel with its new version.
 
         ``point`` names the commit point; ``touched`` the lines that changed, None all of them.
+        ``unbilled`` is what requests under way have booked until now, each in place of what it had
+        before; ``billed`` the request that ``receipt`` bills, of which nothing is kept then.
         Raises StoreConflict when the stored version is not ``channel.version``: read again and
         redo.
         """
@@ -115,6 +139,10 @@ class ChannelLedger(Protocol):
     async def receipts(
         self, signer: Address, *, after: int = 0, limit: int = 256
     ) -> Sequence[ReceiptRecord]: ...
+
+    async def unbilled(self) -> Sequence[UnbilledRecord]:
+        """Return the requests that booked something and were not billed, the eldest first."""
+        ...
 
     async def answer(self, scope: bytes, key: str) -> AnswerRecord | None: ...
 

@@ -23,7 +23,13 @@ from weakref import WeakValueDictionary
 import structlog
 
 from viz.domain.channel import NodeChannel
-from viz.domain.ledger import AnswerRecord, ChannelLedger, ChannelRecord, ReceiptRecord
+from viz.domain.ledger import (
+    AnswerRecord,
+    ChannelLedger,
+    ChannelRecord,
+    ReceiptRecord,
+    UnbilledRecord,
+)
 from viz.domain.outbox import ClaimRecord
 from viz.domain.ports.chain import ChainReader, ChannelState
 from viz.domain.ports.clock import Clock
@@ -55,6 +61,7 @@ class Entry:
     total_units: Units | None = None
     receipt: ReceiptRecord | None = None
     answer: AnswerRecord | None = None
+    billed: bytes | None = None
 
 
 class Delivery(Protocol):
@@ -64,6 +71,14 @@ class Delivery(Protocol):
 
     def unbooked_units(self) -> Units:
         """Return what was delivered for good and is not booked as spent yet."""
+        ...
+
+    def unbilled(self) -> UnbilledRecord:
+        """Return what a receipt of all that ``unbooked_units`` told of needs, should none follow.
+
+        A node that is killed makes it of this record at its next start. Without it the channel
+        would have spent more than its receipts say, which no buyer pays for.
+        """
         ...
 
     def booked(self, units: Units) -> None: ...
@@ -170,7 +185,8 @@ class Books:
                 now_s = self._clock.now_s()
                 record = record_of(entry.channel, live.record, entry.total_units, now_s)
                 try:
-                    saved = await self._save(point, record, live.record, entry)
+                    unbilled = [each.unbilled() for each, units in due.items() if units]
+                    saved = await self._save(point, record, live.record, entry, unbilled)
                 except StoreConflict:
                     await self._reload(live)
                     continue
@@ -185,7 +201,12 @@ class Books:
         raise StoreConflict("the channel changes faster than it can be written: try again")
 
     async def _save(
-        self, point: str, record: ChannelRecord, before: ChannelRecord, entry: Entry
+        self,
+        point: str,
+        record: ChannelRecord,
+        before: ChannelRecord,
+        entry: Entry,
+        unbilled: Sequence[UnbilledRecord],
     ) -> ChannelRecord:
         return await self._ledger.commit(
             point,
@@ -193,6 +214,8 @@ class Books:
             touched=touched(before, record),
             receipt=entry.receipt,
             answer=entry.answer,
+            unbilled=unbilled,
+            billed=entry.billed,
         )
 
     async def change(self, live: Live, change: Callable[[NodeChannel], NodeChannel]) -> None:

@@ -4,7 +4,8 @@ Owns the meter: reservations ahead of generation, booking at every commit of the
 and the signed receipt. Does not generate, and knows no HTTP.
 
 Invariants: tokens are allowed only against a reservation; what is booked never exceeds what was
-delivered, and what is billed never exceeds what was reserved; a request is billed once.
+delivered, and what is billed never exceeds what was reserved; a request is billed once, be it at
+the node's next start (``viz.services.receipting``).
 """
 
 from __future__ import annotations
@@ -16,18 +17,15 @@ from dataclasses import dataclass
 from viz.domain.channel import NodeChannel, require_selling
 from viz.domain.delivery import append_receipt, reserve
 from viz.domain.delivery import settle_reservation as settle
-from viz.domain.eip712 import Domain, sign_compact
-from viz.domain.ledger import AnswerRecord, ChannelRecord, ReceiptRecord
-from viz.domain.payment import receipt_to_json
+from viz.domain.eip712 import Domain
+from viz.domain.ledger import AnswerRecord, ChannelRecord, UnbilledRecord
 from viz.domain.ports.clock import Clock
 from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt, salted_hash
-from viz.domain.signed import Receipt, channel_id
 from viz.domain.units import AdapterId, Address, Hash32, Units
-from viz.domain.usage import UsageLine, usage_hash
-from viz.domain.wire import canonical_json
 from viz.errors import StoreConflict
 from viz.services.books import Books, Entry, Live
+from viz.services.receipting import Place, issue
 
 Count = Callable[[str], int]
 MakeAnswer = Callable[[SignedReceipt | None], AnswerRecord | None]
@@ -69,6 +67,9 @@ class Meter:
         self._booked_units: Units = 0
         self._texts: dict[int, str] = {}
         self._ended = False
+        self._request_id = secrets.token_bytes(16)
+        self._salts = Hash32(secrets.token_bytes(32)), Hash32(secrets.token_bytes(32))
+        self._whole: tuple[int, str] = 0, ""
 
     # paying ahead
 
@@ -112,8 +113,30 @@ class Meter:
         """
         if not self._texts:
             return 0
-        tokens = sum(self._tools.count(whole_words(text)) for text in self._texts.values())
-        return max(0, self._cost(tokens) - self._booked_units)
+        whole = [whole_words(self._texts[key]) for key in sorted(self._texts)]
+        self._whole = sum(map(self._tools.count, whole)), "".join(whole)
+        return max(0, self._cost(self._whole[0]) - self._booked_units)
+
+    def unbilled(self) -> UnbilledRecord:
+        """Return what a receipt of all that ``unbooked_units`` told of needs."""
+        tokens, text = self._whole
+        return self._record(self._cost(tokens), tokens, text.encode())
+
+    def _record(self, amount_units: Units, completion_tokens: int, text: bytes) -> UnbilledRecord:
+        order, (request_salt, response_salt) = self._order, self._salts
+        return UnbilledRecord(
+            self._request_id,
+            self._live.channel.signer,
+            self.adapter_id,
+            amount_units,
+            order.prompt_tokens,
+            completion_tokens,
+            order.quote_hash,
+            request_salt,
+            salted_hash(request_salt, order.request),
+            response_salt,
+            salted_hash(response_salt, text),
+        )
 
     def booked(self, units: Units) -> None:
         """Take note that the channel has booked these units as spent."""
@@ -162,10 +185,8 @@ class Meter:
             return None
         self._ended = True
         self._live.deliveries.discard(self)
-        tools, order = self._tools, self._order
+        delivered = self.text.encode()
         completion_tokens = self.completion_tokens()
-        salts = Hash32(secrets.token_bytes(32)), Hash32(secrets.token_bytes(32))
-        text = self.text.encode()
         made: list[SignedReceipt] = []
 
         def change(channel: NodeChannel, record: ChannelRecord) -> Entry:
@@ -180,41 +201,20 @@ class Meter:
             )
             if not amount:
                 return Entry(after, answer=answer(None) if answer else None)
-            lines = (UsageLine(self.adapter_id, amount),)
-            receipt = Receipt(
-                channel_id(channel.signer, tools.node),
-                channel.seq + 1,
-                usage_hash(lines),
-                order.quote_hash,
-                salted_hash(salts[0], order.request),
-                salted_hash(salts[1], text),
-                order.prompt_tokens,
-                completion_tokens,
-                amount,
-                record.total_units + amount,
-                tools.clock.now_s(),
-            )
-            digest = tools.domain.digest(receipt)
-            signed = SignedReceipt(receipt, lines, *salts, sign_compact(tools.key, digest))
+            place = Place(channel.seq, channel.head, record.total_units)
+            due = self._record(amount, completion_tokens, delivered)
+            signed, stored = issue(self._tools, place, due)
             made.append(signed)
-            after = append_receipt(after, digest)
-            stored = ReceiptRecord(
-                channel.signer,
-                after.seq,
-                after.head,
-                digest,
-                canonical_json(receipt_to_json(signed)),
-                receipt.time_s,
-            )
             return Entry(
-                after,
-                receipt.total_units,
+                append_receipt(after, stored.digest),
+                signed.receipt.total_units,
                 stored,
                 answer(signed) if answer else None,
+                self._request_id,
             )
 
         try:
-            await tools.books.commit(self._live, "receipt", change)
+            await self._tools.books.commit(self._live, "receipt", change)
         except StoreConflict:
             # Nothing was written: what was delivered is still owed, and may be billed again.
             self._ended = False

@@ -9,21 +9,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
-from viz.domain.ledger import AnswerRecord, ChannelRecord, Line, ReceiptRecord
+from viz.domain.ledger import AnswerRecord, ChannelRecord, Line, ReceiptRecord, UnbilledRecord
 from viz.domain.units import ZERO_HASH, AdapterId, Address, Hash32
 from viz.errors import StoreConflict
 from viz.store.database import Database, write_row
-from viz.store.tables import Answers, ChannelLines, Channels, Receipts, table
+from viz.store.tables import Answers, ChannelLines, Channels, Receipts, Unbilled, table
 
 _CHANNELS: Final = table(Channels)
 _LINES: Final = table(ChannelLines)
 _RECEIPTS: Final = table(Receipts)
 _ANSWERS: Final = table(Answers)
+_UNBILLED: Final = table(Unbilled)
+_UNBILLED_FIELDS: Final = tuple(each.name for each in fields(UnbilledRecord))
 
 HEADS_LIMIT: Final = 4096
 RECEIPTS_LIMIT: Final = 256
@@ -64,6 +66,8 @@ class ChannelTables:
         touched: Collection[AdapterId] | None = None,
         receipt: ReceiptRecord | None = None,
         answer: AnswerRecord | None = None,
+        unbilled: Sequence[UnbilledRecord] = (),
+        billed: bytes | None = None,
     ) -> ChannelRecord:
         def work(connection: Connection) -> ChannelRecord:
             saved = save(connection, channel, touched)
@@ -71,6 +75,10 @@ class ChannelTables:
                 connection.execute(insert(_RECEIPTS), _fields(receipt, _RECEIPTS.c.keys()))
             if answer is not None:
                 write_row(connection, _ANSWERS, _fields(answer, _ANSWERS.c.keys()))
+            for each in unbilled:
+                _write_unbilled(connection, each)
+            if billed is not None:
+                connection.execute(delete(_UNBILLED).where(_UNBILLED.c.request_id == billed))
             return saved
 
         return await self._db.write(point, work)
@@ -105,6 +113,11 @@ class ChannelTables:
         )
         rows = await self._db.read(lambda c: c.execute(wanted).all())
         return [ReceiptRecord(**row._mapping) for row in rows]
+
+    async def unbilled(self) -> Sequence[UnbilledRecord]:
+        wanted = select(*(_UNBILLED.c[name] for name in _UNBILLED_FIELDS))
+        rows = await self._db.read(lambda c: c.execute(wanted.order_by(_UNBILLED.c.number)).all())
+        return [UnbilledRecord(**row._mapping) for row in rows]
 
     async def answer(self, scope: bytes, key: str) -> AnswerRecord | None:
         wanted = select(_ANSWERS).where(_ANSWERS.c.scope == scope, _ANSWERS.c.key == key)
@@ -164,6 +177,13 @@ def save(
             row = {"signer": channel.signer, "adapter_id": adapter_id, **values}
             connection.execute(insert(_LINES), row)
     return saved
+
+
+def _write_unbilled(connection: Connection, record: UnbilledRecord) -> None:
+    row = _fields(record, _UNBILLED_FIELDS)
+    same = _UNBILLED.c.request_id == record.request_id
+    if connection.execute(update(_UNBILLED).where(same).values(row)).rowcount == 0:
+        connection.execute(insert(_UNBILLED), row)
 
 
 def _fields(record: object, names: Sequence[str]) -> dict[str, Any]:

@@ -65,6 +65,24 @@ class Receipts(LedgerTable, table=True):
     created_at: int = Field(sa_type=BigInteger)
 
 
+class Unbilled(LedgerTable, table=True):
+    """Requests under way that have booked something; ``number`` is the order in which they did."""
+
+    __tablename__ = "unbilled"
+    number: int | None = Field(default=None, primary_key=True)
+    request_id: bytes = Field(sa_type=LargeBinary, unique=True)
+    signer: str
+    adapter_id: int = Field(sa_type=BigInteger)
+    amount_units: int = Field(sa_type=UnitsColumn)
+    prompt_tokens: int = Field(sa_type=BigInteger)
+    completion_tokens: int = Field(sa_type=BigInteger)
+    quote_hash: bytes = Field(sa_type=HashColumn)
+    request_salt: bytes = Field(sa_type=HashColumn)
+    request_hash: bytes = Field(sa_type=HashColumn)
+    response_salt: bytes = Field(sa_type=HashColumn)
+    response_hash: bytes = Field(sa_type=HashColumn)
+
+
 class Answers(LedgerTable, table=True):
     __tablename__ = "answers"
     scope: bytes = Field(primary_key=True, sa_type=LargeBinary)

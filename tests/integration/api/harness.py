@@ -44,6 +44,7 @@ from viz.services.licensing import Licensing
 from viz.services.metering import MeterTools
 from viz.services.publishing import Publishing, file_digest
 from viz.services.quoting import Quotes
+from viz.services.receipting import bill_interrupted
 from viz.services.relaying import RelayPolicy
 from viz.services.serving import Serving, ServingPolicy
 from viz.services.sessions import SessionPolicy, Sessions
@@ -125,6 +126,7 @@ async def running_node(
     tools = MeterTools(
         books, clock, domain, chain.address, NODE_KEY, engine.count_tokens, credit_window_units
     )
+    await bill_interrupted(tools, store)
     tokenizer = engine.model.tokenizer_digest
     quotes = Quotes(domain, chain.address, NODE_KEY, clock, tokenizer_digest=tokenizer)
     serving = Serving(

@@ -6,6 +6,7 @@ it was then: what a kill there would leave. Each copy is opened by a new node, w
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -105,6 +106,10 @@ async def test_a_kill_at_any_commit_point_loses_and_doubles_nothing(tmp_path: Pa
             receipts = await found.store.receipts(signer)
             assert [row.seq for row in receipts] == list(range(1, len(receipts) + 1))
             assert before is None or before.seq == len(receipts)
+            billed = [json.loads(row.body)["receipt"] for row in receipts]
+            spent = sum(x.spent_units for x in before.lines.values()) if before else 0
+            assert sum(int(each["amount"]) for each in billed) == spent, "all booked is receipted"
+            assert await found.store.unbilled() == []
             state = chain.channels[signer, chain.address]
             if state.deposit_units:
                 assert state == replace(state, deposit_units=DEPOSIT - settled)

@@ -27,6 +27,7 @@ from viz.domain.ledger import (
     ChannelRecord,
     Line,
     TrainingRecord,
+    UnbilledRecord,
 )
 from viz.domain.outbox import BlockMark, SignedTransaction, Store
 from viz.domain.ports.transactions import Outcome
@@ -248,3 +249,20 @@ async def test_transactions_wait_for_their_end(store: Store) -> None:
         await store.record(transaction)
     await store.resolve(digest(2), Outcome.SETTLED)
     assert list(await store.pending(ALICE)) == [sent[2], sent[0]]
+
+
+async def test_what_is_not_billed_yet_is_kept_until_it_is(store: Store) -> None:
+    """The latest booking of each request stands until the commit that bills it, whole or not."""
+    one = UnbilledRecord(
+        b"1", ALICE, ADAPTER, 10, 3, 1, digest(1), digest(2), digest(3), digest(4), digest(5)
+    )
+    two = replace(one, request_id=b"2", signer=BOB)
+    saved = await store.commit("voucher", channel(), unbilled=[one, two])
+    more = replace(one, amount_units=12, completion_tokens=2, response_hash=digest(6))
+    saved = await store.commit("voucher", saved, unbilled=[more])
+    assert await store.unbilled() == [more, two], "the order is that of their first bookings"
+    with pytest.raises(StoreConflict):
+        await store.commit("receipt", replace(saved, version=1), billed=b"1")
+    assert await store.unbilled() == [more, two]
+    await store.commit("receipt", saved, receipt=receipt(1), billed=b"1")
+    assert await store.unbilled() == [two]
