@@ -30,8 +30,9 @@ from viz.buyer.ledger_format import (
     snapshot_line,
 )
 from viz.buyer.standing import Standing
-from viz.chain.keys import create_key_file, load_key_file
+from viz.chain.keys import SCRYPT_N, create_key_file, load_key
 from viz.domain.curve import Curve, Link, observe
+from viz.domain.eip712 import public_address
 from viz.domain.ports.chain import ChannelState, Deployment
 from viz.domain.units import Address, parse_address
 from viz.domain.wire import Json, parse_json
@@ -41,6 +42,9 @@ COMPACT_AFTER_LINES: Final = 1_000
 MAX_PRICES_BYTES: Final = 4 * 1024 * 1024
 _LEDGER: Final = "ledger.jsonl"
 _KEY: Final = "session.key.json"
+# A quarter of a wallet's: it is opened at every command, and holds one channel's deposit, which can
+# only ever go to one node.
+_SCRYPT_N: Final = SCRYPT_N // 4
 _DEPOSIT: Final = "deposit.json"
 _PRICES: Final = "prices.json"
 _STANDING: Final = "standing.json"
@@ -94,15 +98,14 @@ class ChannelLedger:
         try:
             key_file = directory / _KEY
             if key_file.exists():
-                account = load_key_file(key_file, password)
+                key = load_key(key_file, password)
             elif (directory / _LEDGER).exists():
                 raise BooksMismatch(f"{directory} has a ledger without its session key {_KEY}")
-            elif scrypt_n is None:
-                account = create_key_file(key_file, password)
             else:
-                account = create_key_file(key_file, password, scrypt_n=scrypt_n)
-            blank = Curve(signer=Address(account.address), node=node)
-            ledger = cls(directory, blank, bytes(account.key), lock)
+                made = create_key_file(key_file, password, scrypt_n=scrypt_n or _SCRYPT_N)
+                key = bytes(made.key)
+            blank = Curve(signer=public_address(key), node=node)
+            ledger = cls(directory, blank, key, lock)
             ledger._load()
         except BaseException:
             os.close(lock)

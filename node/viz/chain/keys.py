@@ -10,12 +10,16 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from eth_account import Account
-from eth_account.signers.local import LocalAccount
+from viz.chain.keystore import WrongPassword, open_key
+from viz.domain.eip712 import public_address
+from viz.errors import InvalidKeyFile, InvalidRequest
 
-from viz.errors import InvalidKeyFile
+if TYPE_CHECKING:
+    from eth_account.signers.local import LocalAccount
+
+# eth_account takes a second of CPU to import: who only opens a key does without it.
 
 SCRYPT_N: Final = 2**18
 DEVELOPMENT_MNEMONIC: Final = "test test test test test test test test test test test junk"
@@ -31,6 +35,8 @@ def create_key_file(
     """
     if not password:
         raise InvalidKeyFile(f"{path}: give a password; a key is never written without one")
+    from eth_account import Account
+
     account = account or Account.create()
     content = Account.encrypt(account.key, password, kdf="scrypt", iterations=scrypt_n)
     try:
@@ -48,7 +54,15 @@ def create_key_file(
 
 
 def load_key_file(path: Path, password: str) -> LocalAccount:
-    """Return the account of an encrypted key file; takes about a second by design (scrypt).
+    """Return the account of an encrypted key file; raises what ``load_key`` does."""
+    from eth_account import Account
+
+    account: LocalAccount = Account.from_key(load_key(path, password))
+    return account
+
+
+def load_key(path: Path, password: str) -> bytes:
+    """Return the private key of an encrypted file; takes about a second by design (scrypt).
 
     Raises InvalidKeyFile: no such file, not a key file, or a wrong password.
     """
@@ -65,18 +79,20 @@ def load_key_file(path: Path, password: str) -> LocalAccount:
     if not isinstance(content, dict) or content.get("version") != 3:
         raise InvalidKeyFile(f"{path} is not a key file (JSON, version 3)")
     try:
-        key = Account.decrypt(content, password)
-    except ValueError:
+        key = open_key(content, password)
+        public_address(key)
+    except WrongPassword:
         # Without `from`: nothing of the failed decryption belongs in a traceback.
         raise InvalidKeyFile(f"the password does not open {path}") from None
-    except (KeyError, TypeError, NotImplementedError):
+    except (InvalidRequest, LookupError, AttributeError, TypeError, ValueError, OverflowError):
         raise InvalidKeyFile(f"{path} is damaged or of an unknown kind") from None
-    account: LocalAccount = Account.from_key(key)
-    return account
+    return key
 
 
 def development_account(index: int) -> LocalAccount:
     """Return the account that a local anvil funds at ``index``; worthless anywhere else."""
+    from eth_account import Account
+
     Account.enable_unaudited_hdwallet_features()
     account: LocalAccount = Account.from_mnemonic(
         DEVELOPMENT_MNEMONIC, account_path=f"m/44'/60'/0'/0/{index}"

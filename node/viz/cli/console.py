@@ -203,9 +203,9 @@ def show(value: Any, *, as_json: bool, runs_on: bool = False) -> bool:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table; columns whose name starts with ``#`` are numbers, set to the right."""
-    drawn = Table(
-        title=Text(plain(title)), title_justify="left", title_style="bold", header_style="dim"
-    )
+    # Not the table's own title: that is folded to the table's width.
+    out.print(Text(plain(title), style="bold"), soft_wrap=True)
+    drawn = Table(header_style="dim")
     for column in columns:
         number = column.startswith("#")
         # Folded, never cut: a CID or an address without its end is of no use.

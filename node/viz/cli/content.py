@@ -21,6 +21,7 @@ from viz.cli.console import (
     lines,
     out,
     password,
+    percent,
     run,
     say,
     show,
@@ -100,7 +101,7 @@ def register(
     say(f"creator     {done.creator}")
     say(
         f"terms       fee {amount(done.terms.training_fee_units, trusted)}, at least "
-        f"{done.terms.min_royalty_bps} bps of revenue"
+        f"{percent(done.terms.min_royalty_bps)} of revenue"
     )
     say(f"record      {record_path(terms.parent / done.file)} (holds the salt: keep it)")
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import stat
 from pathlib import Path
+from typing import Literal
 
 import pytest
+from eth_account import Account
 
-from viz.chain.keys import create_key_file, development_account, load_key_file
+from viz.chain.keys import create_key_file, development_account, load_key, load_key_file
 from viz.errors import InvalidKeyFile
 
 
@@ -67,6 +69,29 @@ def test_a_wrong_password_is_told_from_a_damaged_file(tmp_path: Path) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(InvalidKeyFile, match="damaged"):
         load_key_file(path, "secret")
+
+
+@pytest.mark.parametrize("kdf", ["scrypt", "pbkdf2"])
+def test_key_files_of_other_wallets_open(tmp_path: Path, kdf: Literal["scrypt", "pbkdf2"]) -> None:
+    """Protects keys made elsewhere: eth_account's files, and geth's old spelling, open alike."""
+    account = Account.create()
+    content = Account.encrypt(account.key, "pässword", kdf=kdf, iterations=2)
+    content["Crypto"] = content.pop("crypto")
+    path = tmp_path / "key.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert load_key(path, "pässword") == bytes(account.key)
+
+
+@pytest.mark.parametrize("given", [{"n": 2**40}, {"r": 2**20}, {"n": 0}, {"dklen": 16}, {"p": -1}])
+def test_a_key_file_cannot_ask_for_all_memory(tmp_path: Path, given: dict[str, int]) -> None:
+    """Protects whoever opens a stranger's file: its parameters are bounded before they are used."""
+    path = tmp_path / "key.json"
+    create_key_file(path, "secret", scrypt_n=2)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["crypto"]["kdfparams"] |= given
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(InvalidKeyFile, match="damaged"):
+        load_key(path, "secret")
 
 
 def test_development_accounts_are_anvils() -> None:
