@@ -21,10 +21,10 @@ from eth_account.signers.local import LocalAccount
 from viz.chain.deploy import CLOSE_DELAY_S, ensure_deployed
 from viz.chain.keys import development_account, load_key_file
 from viz.chain.rpc import Rpc
-from viz.config import secret
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import parse_address
 from viz.errors import ConfigError, VizError
+from viz.secret import secret
 
 
 def _account(arguments: argparse.Namespace) -> LocalAccount:

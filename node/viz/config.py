@@ -9,8 +9,6 @@ Every key is explained in ``viz.example.toml``; a test holds the two together.
 
 from __future__ import annotations
 
-import os
-import secrets
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -25,6 +23,7 @@ from pydantic_settings import (
 )
 
 from viz.errors import ConfigError
+from viz.secret import secret
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Positive = Annotated[int, Field(gt=0)]
@@ -204,19 +203,6 @@ class Config(BaseSettings):
         return path if path.is_absolute() else self.data_dir / path
 
 
-def secret(name: str) -> SecretStr:
-    """Return the secret in the variable ``name`` or in the file that ``name_FILE`` names.
-
-    Raises ConfigError when the file cannot be read; an absent secret is empty.
-    """
-    if (path := os.environ.get(f"{name}_FILE")) is not None:
-        try:
-            return SecretStr(Path(path).read_text(encoding="utf-8").strip())
-        except OSError as error:
-            raise ConfigError(f"{name}_FILE={path} cannot be read: {error.strerror}") from error
-    return SecretStr(os.environ.get(name, ""))
-
-
 def load(file: Path | None = None, **overrides: Any) -> Config:
     """Return the configuration from ``file`` (TOML), the environment and ``overrides``.
 
@@ -262,21 +248,3 @@ def _layered(*layers: dict[str, Any]) -> dict[str, Any]:
             else:
                 joined[key] = value
     return joined
-
-
-def kept_secret(path: Path, *, random_bytes: int) -> str:
-    """Return the secret in ``path``; where there is none, or an empty one, make it first.
-
-    Written whole or not at all, and readable by its owner only.
-    """
-    if path.exists() and (known := path.read_text(encoding="utf-8").strip()):
-        return known
-    secret, fresh = secrets.token_urlsafe(random_bytes), path.with_name(f"{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(secret + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    return secret

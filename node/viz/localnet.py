@@ -20,11 +20,11 @@ from viz.chain.devnet import Devnet
 from viz.chain.keys import create_key_file, development_account, load_key_file
 from viz.chain.rpc import Rpc
 from viz.chain.sender import Sender
-from viz.config import kept_secret
 from viz.domain.ports.chain import Deployment
 from viz.domain.ports.transactions import Call
 from viz.domain.units import Address, Units
 from viz.errors import ChainMismatch, ConfigError
+from viz.secret import kept_secret
 from viz.services.outcome import require_settled
 from viz.storage.kubo_daemon import KuboDaemon, find_kubo
 

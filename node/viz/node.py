@@ -33,7 +33,7 @@ from viz.chain.keys import load_key_file
 from viz.chain.rpc import Rpc
 from viz.chain.sender import Sender
 from viz.chain.watcher import Watcher
-from viz.config import Config, kept_secret
+from viz.config import Config
 from viz.domain.eip712 import settlement_domain
 from viz.domain.ports.chain import Deployment
 from viz.domain.ports.transactions import Event
@@ -42,6 +42,7 @@ from viz.domain.units import Address, Hash32, hex_of
 from viz.engine.embedded import EmbeddedEngine
 from viz.engine.settings import EngineSettings
 from viz.errors import ConfigError
+from viz.secret import kept_secret
 from viz.services.books import Books
 from viz.services.catalogue import Catalogue
 from viz.services.freshness import ChainAccess

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from viz.config import CONFIRMATIONS, Config, kept_secret, load
+from viz.config import CONFIRMATIONS, Config, load
 from viz.errors import ConfigError
+from viz.secret import kept_secret
 
 EXAMPLE = Path(__file__).parents[2] / "viz.example.toml"
 

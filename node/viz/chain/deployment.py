@@ -13,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from viz.chain.abi import CURRENCY
 from viz.domain.display import NO_SYMBOL, symbol_of
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import Address, hex_of, parse_address, parse_hash
@@ -25,6 +24,8 @@ MAX_DECIMALS: Final = 36
 
 def address_of(deployment: Deployment, contract: str) -> Address:
     """Return a contract's address by its name; raise InvalidRequest for an unknown name."""
+    from viz.chain.abi import CURRENCY
+
     addresses = {
         CURRENCY: deployment.token,
         "TestUSD": deployment.token,
@@ -40,6 +41,8 @@ def address_of(deployment: Deployment, contract: str) -> Address:
 
 def contracts_by_address(deployment: Deployment) -> dict[Address, str]:
     """Return the contract names by address, the token's as ``Token``."""
+    from viz.chain.abi import CURRENCY
+
     return {
         address_of(deployment, name): name
         for name in (CURRENCY, "ContentRegistry", "AdapterRegistry", "Settlement", "NodeDirectory")

@@ -87,15 +87,17 @@ async def client_at(
     import aiohttp
 
     from viz.buyer.client import BuyerClient
-    from viz.chain.contracts import Chain
     from viz.chain.deployment import load_deployment
-    from viz.chain.rpc import Rpc
 
     deployment = load_deployment(deployment_file or data_dir(folder) / "deployment.json")
     async with AsyncExitStack() as ends:
         http = await ends.enter_async_context(aiohttp.ClientSession())
         chain = None
         if rpc_url:
+            # web3 takes a second of CPU to import: whoever names no chain does without it.
+            from viz.chain.contracts import Chain
+            from viz.chain.rpc import Rpc
+
             rpc = Rpc(checked(rpc_url, "a chain's address"))
             ends.push_async_callback(rpc.close)
             await rpc.check(deployment)

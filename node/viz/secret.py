@@ -1,0 +1,47 @@
+"""Secrets: from a variable, or from a file that a variable or a folder names; never from the TOML.
+
+Owns reading them, and making the operator's own. Apart from ``viz.config`` because every command
+that opens a key needs a password, and few need the settings, which take a quarter of a second to
+load.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from viz.errors import ConfigError
+
+
+def secret(name: str) -> SecretStr:
+    """Return the secret in the variable ``name`` or in the file that ``name_FILE`` names.
+
+    Raises ConfigError when the file cannot be read; an absent secret is empty.
+    """
+    if (path := os.environ.get(f"{name}_FILE")) is not None:
+        try:
+            return SecretStr(Path(path).read_text(encoding="utf-8").strip())
+        except OSError as error:
+            raise ConfigError(f"{name}_FILE={path} cannot be read: {error.strerror}") from error
+    return SecretStr(os.environ.get(name, ""))
+
+
+def kept_secret(path: Path, *, random_bytes: int) -> str:
+    """Return the secret in ``path``; where there is none, or an empty one, make it first.
+
+    Written whole or not at all, and readable by its owner only.
+    """
+    if path.exists() and (known := path.read_text(encoding="utf-8").strip()):
+        return known
+    secret, fresh = secrets.token_urlsafe(random_bytes), path.with_name(f"{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(secret + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    return secret
