@@ -35,6 +35,7 @@ CALL_TIMEOUT_S: Final = 30.0
 CHAIN_CALL_TIMEOUT_S: Final = 120.0  # the node waits for its transaction
 STREAM_IDLE_TIMEOUT_S: Final = 120.0
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
+MAX_ANSWER_VALUES: Final = 262_144
 # A challenge names the best voucher, whose lines do not fit aiohttp's 8 KiB.
 MAX_HEADER_BYTES: Final = payment.MAX_CREDENTIAL_CHARS + 1024
 
@@ -198,7 +199,7 @@ async def _answer(response: aiohttp.ClientResponse) -> Json:
         raise NodeUnreachable(f"the node broke off its answer: {_why(error)}") from error
     raw = b"".join(parts)
     try:
-        return parse_json(raw, max_bytes=MAX_ANSWER_BYTES)
+        return parse_json(raw, max_bytes=MAX_ANSWER_BYTES, max_values=MAX_ANSWER_VALUES)
     except InvalidRequest as error:
         raise NodeRefused(f"the node answered {response.status} with no readable JSON") from error
 

@@ -1,21 +1,27 @@
-"""JSON from strangers: parsed only when it is not nested deeper than anything of ours is.
+"""JSON from strangers: parsed only when it is neither nested nor split up more than ours ever is.
 
-Owns the bound on nesting, and the rule that a member stands once (``once``). The parser recurses in
-C, and a library may have raised the interpreter's recursion limit beyond what the stack holds (one
-of web3's does): a few hundred kilobytes of brackets would then end the process instead of raising.
-Does not know what is in it.
+Owns the bounds on nesting and on the count of values, and the rule that a member stands once
+(``once``). The parser recurses in C, and a library may have raised the interpreter's recursion limit
+beyond what the stack holds (one of web3's does): a few hundred kilobytes of brackets would then end
+the process instead of raising. And it holds the interpreter until it is done: two megabytes of small
+values stop everything else for a quarter of a second. Does not know what is in it. Invariant: what is refused is refused in time that grows with
+its length alone.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from itertools import accumulate
 from typing import Any, Final
 
 MAX_DEPTH: Final = 64
-_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
-_AS_SQUARE: Final = bytes.maketrans(b"{}", b"[]")
-_NOT_BRACKET: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
+MAX_VALUES: Final = 65_536
+# Python itself refuses 4,301 digits; those below that bound it converts in quadratic time.
+MAX_DIGITS: Final = 1_000
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_NO_MARK: Final = bytes(byte for byte in range(256) if byte not in b"[]{},:")
+_STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
 class MemberTwice(ValueError):
@@ -24,30 +30,47 @@ class MemberTwice(ValueError):
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return the object of ``pairs`` (an ``object_pairs_hook``); raise MemberTwice."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise MemberTwice(f"the member {twice[:40]!r} stands twice")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise MemberTwice(f"the member {name[:40]!r} stands twice")
+        found[name] = value
     return found
 
 
-def load_json(raw: bytes | str, **options: Any) -> Any:
+class TooMuchJson(ValueError):
+    """JSON beyond a bound; the text says which."""
+
+
+def load_json(raw: bytes | str, *, max_values: int | None = MAX_VALUES, **options: Any) -> Any:
     """Return the value in ``raw``, as ``json.loads`` does with ``options``.
 
-    Raises ValueError for what is not JSON, and for nesting beyond MAX_DEPTH.
+    Raises ValueError for what is not JSON; TooMuchJson for nesting beyond MAX_DEPTH, for more than
+    ``max_values`` values (None: as many as there are), and for a whole number beyond MAX_DIGITS.
     """
     data = raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else raw
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _too_deep(data):
-        raise ValueError(f"nested deeper than {MAX_DEPTH}, or unbalanced")
-    return json.loads(raw, **options)
+    _check_shape(data, max_values)
+    return json.loads(raw, **{"parse_int": _whole, **options})
 
 
-def _too_deep(data: bytes) -> bool:
-    left = _STRING.sub(b"", data).translate(_AS_SQUARE, _NOT_BRACKET)
-    # Each turn takes the innermost brackets away: what holds out is deeper, or unbalanced.
-    for _ in range(MAX_DEPTH):
-        if not left:
-            break
-        left = left.replace(b"[]", b"")
-    return bool(left)
+def _check_shape(data: bytes, max_values: int | None) -> None:
+    most = len(data) if max_values is None else max_values
+    # Every string of JSON opens with a quotation mark that no backslash precedes: so many of them
+    # are values, and finding them one by one would take longer than to refuse them.
+    if data.count(b'"') - data.count(b'\\"') > 2 * most:
+        raise TooMuchJson(f"more than {most} values")
+    brackets = data.count(b"[") + data.count(b"{")
+    if brackets <= MAX_DEPTH and brackets + data.count(b",") + data.count(b":") <= most:
+        return
+    marks = _STRING.sub(b"", data).translate(None, _NO_MARK)
+    if len(marks) - marks.count(b"]") - marks.count(b"}") > most:
+        raise TooMuchJson(f"more than {most} values")
+    depths = accumulate(map(_STEP.__getitem__, marks.translate(None, b",:")), initial=0)
+    if max(depths) > MAX_DEPTH:
+        raise TooMuchJson(f"nested deeper than {MAX_DEPTH}")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise TooMuchJson(f"a number of {len(digits)} digits, where {MAX_DIGITS} are read")
+    return int(digits)

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 import rfc8785
 
 from viz.domain.eip712 import Struct, layout_of
-from viz.domain.strict_json import load_json
+from viz.domain.strict_json import MAX_VALUES, TooMuchJson, load_json
 from viz.domain.units import (
     UINT32_MAX,
     UINT96_MAX,
@@ -51,12 +51,16 @@ def canonical_json(value: Any) -> bytes:
     return rfc8785.dumps(value)
 
 
-def parse_json(raw: bytes | str, *, max_bytes: int = MAX_JSON_BYTES) -> Json:
-    """Return the object in ``raw``; raise InvalidRequest when it is none, or is too long."""
+def parse_json(
+    raw: bytes | str, *, max_bytes: int = MAX_JSON_BYTES, max_values: int = MAX_VALUES
+) -> Json:
+    """Return the object in ``raw``; raise InvalidRequest when it is none, or is too much."""
     if len(raw) > max_bytes:
         raise InvalidRequest(f"the message has {len(raw)} bytes; at most {max_bytes} are read")
     try:
-        value = load_json(raw, parse_constant=_refuse_constant)
+        value = load_json(raw, max_values=max_values, parse_constant=_refuse_constant)
+    except TooMuchJson as error:
+        raise InvalidRequest(f"the message is beyond a bound: {error}") from error
     except (ValueError, RecursionError) as error:
         raise InvalidRequest("the message is not valid JSON") from error
     if not isinstance(value, dict):

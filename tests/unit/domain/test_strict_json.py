@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from viz.domain.strict_json import MAX_DEPTH, load_json
+from viz.domain.strict_json import MAX_DEPTH, MAX_DIGITS, MAX_VALUES, TooMuchJson, load_json
 from viz.domain.wire import parse_json
 from viz.errors import InvalidRequest
 
@@ -28,7 +28,7 @@ def test_deep_nesting_raises_whatever_the_recursion_limit(raw: bytes | str) -> N
     before = sys.getrecursionlimit()
     sys.setrecursionlimit(100_000)
     try:
-        with pytest.raises(ValueError, match="nested"):
+        with pytest.raises(ValueError, match="nested|values"):
             load_json(raw)
         with pytest.raises(InvalidRequest):
             parse_json(raw)
@@ -47,6 +47,37 @@ def test_brackets_within_strings_are_text() -> None:
     """Protects prompts that hold code from being refused."""
     told = {"content": '[{"' * 10_000 + "\\"}
     assert load_json(json.dumps(told)) == told
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"[" + b"0," * MAX_VALUES + b"0]",
+        b"[" + b"{}," * MAX_VALUES + b"0]",
+        b"[" + b'"",' * MAX_VALUES + b"0]",
+        b'["' + b'\\",",\\' * MAX_VALUES + b'"]',
+        b"[" + b"[[]]," * MAX_VALUES + b"0]",
+        b"{" + b",".join(b'"%d":0' % number for number in range(MAX_VALUES)) + b"}",
+    ],
+    ids=["numbers", "objects", "strings", "marks after escapes", "lists", "members"],
+)
+def test_more_values_than_anything_of_ours_has_are_refused_before_they_are_made(raw: bytes) -> None:
+    """Protects the node's one loop: the parser does not let go before its last value."""
+    with pytest.raises(TooMuchJson, match="values"):
+        load_json(raw)
+    assert load_json(raw.replace(b"\\", b""), max_values=None) is not None
+
+
+@pytest.mark.parametrize("text", [",:" * MAX_VALUES, '"' * MAX_VALUES * 3, "\\" * MAX_VALUES * 3])
+def test_a_long_text_is_one_value_whatever_is_in_it(text: str) -> None:
+    assert load_json(json.dumps({"content": text})) == {"content": text}
+
+
+def test_a_number_of_many_digits_is_refused() -> None:
+    """Protects the loop from thousands of numbers that each take quadratic time."""
+    assert load_json("9" * MAX_DIGITS) == int("9" * MAX_DIGITS)
+    with pytest.raises(TooMuchJson, match="digits"):
+        load_json("9" * (MAX_DIGITS + 1))
 
 
 @given(VALUES)
