@@ -1,6 +1,6 @@
 """What the handlers talk to, and how they reach it.
 
-Owns the names of the application's parts and the reading of a request's credentials and body.
+Owns the names of the application's parts and the reading of a request's credentials.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 import structlog
 from aiohttp import web
 
+from viz.api.client import Network, client_of
 from viz.domain.credential import bearer_of_header
 from viz.domain.ledger import AccessRecord, Ledger, TrainingRecord
 from viz.domain.ports.blobs import BlobStore
@@ -21,9 +22,8 @@ from viz.domain.ports.clock import Clock
 from viz.domain.ports.engine import Engine
 from viz.domain.signed import channel_id
 from viz.domain.units import AdapterId, Address, Cid, Units, hex_of
-from viz.domain.wire import Json, parse_json
 from viz.errors import InvalidRequest
-from viz.services.asking import Questions
+from viz.services.asking import Looks, Questions
 from viz.services.catalogue import Catalogue
 from viz.services.licensing import Licensing
 from viz.services.publishing import Publication, Publishing
@@ -95,6 +95,7 @@ class ApiLimits:
     max_body_bytes: int = 2 * 1024 * 1024
     client_timeout_s: float = 60.0
     questions_per_minute: int = 600
+    trusted_proxies: tuple[Network, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,10 @@ class Parts:
 PARTS: Final = web.AppKey("parts", Parts)
 LIMITS: Final = web.AppKey("limits", ApiLimits)
 QUESTIONS: Final = web.AppKey("questions", Questions)
+"""Looks at the chain; whoever looks a lot must not keep others from paying or from signing in."""
+PAYMENTS: Final = web.AppKey("payments", Questions)
+LOGINS: Final = web.AppKey("logins", Questions)
+LOOKS: Final = web.AppKey("looks", Looks)
 RUNNING: Final = web.AppKey("running", set[tuple[bytes, str]])
 """Idempotency keys whose first request is under way, each with its access token's hash."""
 REQUEST_ID: Final = web.RequestKey("request_id", str)
@@ -129,23 +134,6 @@ STOPPING: Final = web.AppKey("stopping", asyncio.Event)
 def parts_of(request: web.Request) -> Parts:
     """Return the application's parts."""
     return request.app[PARTS]
-
-
-async def body_of(request: web.Request) -> tuple[bytes, Json]:
-    """Return the body as sent and as a JSON object; raise InvalidRequest.
-
-    Raises aiohttp's HTTPRequestTimeout, HTTPRequestEntityTooLarge and HTTPUnsupportedMediaType.
-    """
-    if request.headers.get("Content-Encoding", "identity") != "identity":
-        raise web.HTTPUnsupportedMediaType
-    try:
-        async with asyncio.timeout(request.app[LIMITS].client_timeout_s):
-            raw = await request.read()
-    except TimeoutError:
-        raise web.HTTPRequestTimeout from None
-    if not raw.strip():
-        raise InvalidRequest("the body is empty: send a JSON object")
-    return raw, parse_json(raw, max_bytes=len(raw))
 
 
 async def send(
@@ -173,13 +161,18 @@ async def access_of(request: web.Request) -> AccessRecord:
     return access
 
 
-def ask_chain(request: web.Request, signer: Address | None = None) -> None:
+def ask_chain(
+    request: web.Request,
+    signer: Address | None = None,
+    *,
+    budget: web.AppKey[Questions] = QUESTIONS,
+) -> None:
     """Count a request that makes the node ask its chain; raise TooManyQuestions.
 
     Not that of a ``signer`` whose voucher was taken: anybody can make keys, and sign.
     """
     if signer is None or not parts_of(request).sessions.has_paid(signer):
-        request.app[QUESTIONS].admit(request.remote or "")
+        request.app[budget].admit(client_of(request))
 
 
 def name_channel(request: web.Request, signer: Address) -> None:
