@@ -13,7 +13,15 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -76,6 +84,7 @@ class ApiConfig(_Section):
     max_body_bytes: Positive = 2 * 1024 * 1024
     client_timeout_s: Positive = 60
     max_connections: Positive = 512
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
     shutdown_grace_s: Positive = 10
 
     @property

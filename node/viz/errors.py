@@ -16,6 +16,7 @@
     │   └── NoLiveGrant · AdapterNotServable · RelayBusy
     ├── StorageError          bytes are missing or are not what their name says
     │   └── BlobNotFound · BlobCorrupt · BlobTooLarge · StorageUnavailable
+    │       · StorageBusy
     ├── StoreError            the ledger
     │   └── StoreConflict · BooksMismatch
     ├── EngineError           the model stack
@@ -215,6 +216,10 @@ class BlobTooLarge(StorageError):
 
 class StorageUnavailable(StorageError):
     code, status, title = "storage-unavailable", 503, "The blob store cannot be reached"
+
+
+class StorageBusy(StorageUnavailable):
+    code, title = "storage-busy", "The blob store has no room for another reader"
 
 
 # store

@@ -102,6 +102,7 @@ async def run_node(config: Config, ready: Ready) -> None:
             config.api.max_body_bytes,
             config.api.client_timeout_s,
             config.relay.questions_per_minute,
+            config.api.trusted_proxies,
         )
         app = create_app(parts, limits)
         runner = create_runner(app, shutdown_timeout_s=config.api.shutdown_grace_s)
@@ -254,6 +255,7 @@ async def _node(
             bounds=Bounds(config.training.max_memory_mib << 20, config.training.max_time_s),
         )
         await catalogue.restore(publishing.weights)
+        sessions.remember(await ledger.channels())
         parts = Parts(
             sessions=sessions,
             serving=serving,

@@ -27,6 +27,7 @@ from viz.domain.ports.chain import (
     ContentState,
     Deployment,
     GrantState,
+    Head,
     ServingState,
 )
 from viz.domain.ports.transactions import Call, Event, Outcome, Transaction
@@ -123,6 +124,10 @@ class FakeChain:
     async def chain_time(self) -> int:
         self._ask()
         return self.clock.now
+
+    async def head(self) -> Head:
+        self._ask()
+        return Head(len(self.sent), self.clock.now)
 
     async def content(self, content_id: ContentId) -> ContentState | None:
         self._ask()

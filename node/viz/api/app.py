@@ -16,11 +16,16 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from viz.api import gateway, health, market, openai, operator, payments
+from viz.api import gateway, health, market, openai, operator, payments, welcome
+from viz.api.access import OPERATOR_PATH, is_operator
+from viz.api.client import PROXIES
 from viz.api.metrics import METRICS, Metrics
 from viz.api.parts import (
     LIMITS,
+    LOGINS,
+    LOOKS,
     PARTS,
+    PAYMENTS,
     QUESTIONS,
     REQUEST_ID,
     RUNNING,
@@ -30,16 +35,24 @@ from viz.api.parts import (
     send,
 )
 from viz.api.problems import http_problem, opaque, problem
+from viz.api.protocol import TOO_LARGE, Runner
 from viz.errors import InvalidRequest, VizError
-from viz.services.asking import Questions
+from viz.services.asking import Looks, Questions
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # a voucher of 255 lines does not fit aiohttp's 8 KiB
 MAX_HEADER_BYTES: Final = 32 * 1024
+ALL_HEADER_BYTES: Final = 64 * 1024
 ID_HEADER: Final = "X-Request-Id"
 # Whose values are hashed, stored or compared: other bytes than text would fail there.
 _READ_HEADERS: Final = ("Authorization", openai.KEY_HEADER)
 _log = structlog.get_logger()
+
+
+class HeadersTooLarge(web.HTTPClientError):
+    """Headers that are too much together, each within its own bound."""
+
+    status_code = 431
 
 
 def create_app(parts: Parts, limits: ApiLimits | None = None) -> web.Application:
@@ -51,10 +64,13 @@ def create_app(parts: Parts, limits: ApiLimits | None = None) -> web.Application
     app[PARTS] = parts
     app[LIMITS] = bounds
     app[METRICS] = Metrics(parts)
-    app[QUESTIONS] = Questions(parts.clock, bounds.questions_per_minute)
+    for budget in (QUESTIONS, PAYMENTS, LOGINS):
+        app[budget] = Questions(parts.clock, bounds.questions_per_minute)
+    app[LOOKS] = Looks(parts.clock)
+    app[PROXIES] = bounds.trusted_proxies
     app[RUNNING] = set()
     app[STOPPING] = asyncio.Event()
-    for part in (openai, payments, market, gateway, health, operator):
+    for part in (openai, payments, market, gateway, health, operator, welcome):
         app.add_routes(part.routes())
     app.on_shutdown.append(_stop_streams)
     app.on_cleanup.append(_await_bills)
@@ -63,12 +79,11 @@ def create_app(parts: Parts, limits: ApiLimits | None = None) -> web.Application
 
 def create_runner(app: web.Application, *, shutdown_timeout_s: float) -> web.AppRunner:
     """Return what serves ``app``: a connection that says nothing whole in its time is closed."""
-    return web.AppRunner(
+    return Runner(
         app,
         shutdown_timeout=shutdown_timeout_s,
         keepalive_timeout=app[LIMITS].client_timeout_s,
-        access_log=None,
-        max_field_size=MAX_HEADER_BYTES,
+        max_header_bytes=MAX_HEADER_BYTES,
         auto_decompress=False,
     )
 
@@ -120,9 +135,15 @@ async def _send_whole(request: web.Request, response: web.StreamResponse) -> Non
 
 
 def _check_headers(request: web.Request) -> None:
+    if sum(len(name) + len(value) for name, value in request.raw_headers) > ALL_HEADER_BYTES:
+        raise HeadersTooLarge(reason=TOO_LARGE)
     for name in _READ_HEADERS:
         if not request.headers.get(name, "").isascii():
             raise InvalidRequest(f"the header {name} may hold ASCII alone")
+
+
+def _is_operators(request: web.Request) -> bool:
+    return request.path.startswith(OPERATOR_PATH) and is_operator(request)
 
 
 @web.middleware
@@ -138,11 +159,13 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
             # A fault we name needs no trace; what lies behind it is worth a word.
             cause = type(error.__cause__).__name__ if error.__cause__ else None
             _log.warning("failed", code=error.code, reason=error.detail, cause=cause)
-        return problem(error, request_id)
+        return problem(error, request_id, is_operator=_is_operators(request))
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        return http_problem(error.status, error.reason, request_id)
+        return http_problem(error.status, error.reason, request_id, error.headers)
+    except web.RequestPayloadError:
+        return http_problem(400, "the body cannot be read: it is not framed as HTTP", request_id)
     except ConnectionResetError:
         _log.info("the other side left")
         return http_problem(499, "the other side left", request_id)

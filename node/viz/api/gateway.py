@@ -14,14 +14,18 @@ from typing import Final
 import structlog
 from aiohttp import hdrs, web
 
+from viz.api.negotiation import is_known, ranked_types
 from viz.api.parts import parts_of, send
 from viz.domain.units import Cid
-from viz.errors import BlobNotFound, StorageUnavailable, VizError
+from viz.errors import BlobNotFound, InvalidRequest, StorageBusy, VizError
+from viz.storage.base import size_of
 
 RAW: Final = "application/vnd.ipld.raw"
 MAX_WHOLE_BYTES: Final = 64 * 1024 * 1024
 MAX_WHOLE_READERS: Final = 8
 MAX_WHOLE_S: Final = 300
+_FILE: Final = "application/octet-stream"
+_OF_A_FILE: Final = frozenset({_FILE, "application/*", "*/*"})
 _FOREVER: Final = "public, max-age=29030400, immutable"
 _log = structlog.get_logger()
 
@@ -43,18 +47,25 @@ class Gateway:
         cid = Cid(request.match_info["cid"])
         if not await blobs.has(cid):
             raise BlobNotFound(f"this node does not keep {cid}")
-        headers = {"Cache-Control": _FOREVER, "ETag": f'"{cid}"', "X-Ipfs-Path": f"/ipfs/{cid}"}
-        raw = request.query.get("format") == "raw" or request.headers.get("Accept") == RAW
+        raw = _wants_block(request)
+        # One URL, two bodies: each has a tag of its own, and caches are told what chose it.
+        headers = {
+            "Cache-Control": _FOREVER,
+            "ETag": f'"{cid}.raw"' if raw else f'"{cid}"',
+            "Vary": hdrs.ACCEPT,
+            "X-Ipfs-Path": f"/ipfs/{cid}",
+        }
         if raw:
             headers["Content-Disposition"] = f'attachment; filename="{cid}.bin"'
-        if request.headers.get("If-None-Match") == headers["ETag"]:
+        if is_known(request.headers.getall(hdrs.IF_NONE_MATCH, ()), headers["ETag"]):
             return web.Response(status=304, headers=headers)
         if raw:
             return web.Response(body=await blobs.block(cid), content_type=RAW, headers=headers)
         if request.method == hdrs.METH_HEAD:
-            return web.Response(content_type="application/octet-stream", headers=headers)
+            headers[hdrs.CONTENT_LENGTH] = str(size_of(cid, await blobs.block(cid)))
+            return web.Response(content_type=_FILE, headers=headers)
         if self._readers >= MAX_WHOLE_READERS:
-            raise StorageUnavailable(
+            raise StorageBusy(
                 f"{MAX_WHOLE_READERS} blobs are being read here: try again, or read it block by "
                 "block with ?format=raw"
             )
@@ -72,7 +83,7 @@ class Gateway:
         self, request: web.Request, cid: Cid, headers: dict[str, str]
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers=headers | {"X-Content-Type-Options": "nosniff"})
-        response.content_type = "application/octet-stream"
+        response.content_type = _FILE
         async with aclosing(
             parts_of(request).blobs.chunks(cid, max_bytes=MAX_WHOLE_BYTES)
         ) as whole:
@@ -92,6 +103,21 @@ class Gateway:
             await response.prepare(request)
         await send(request, response, b"", last=True)
         return response
+
+
+def _wants_block(request: web.Request) -> bool:
+    """Return whether one block is asked for; raise InvalidRequest for another format."""
+    wanted = request.query.get("format")
+    if wanted is not None:
+        if wanted != "raw":
+            raise InvalidRequest("format is raw here, or is left out", param="format")
+        return True
+    ranked = ranked_types(request.headers.getall(hdrs.ACCEPT, ()))
+    block = ranked.get(RAW, 0.0)
+    # By name alone: a browser that takes anything means the file.
+    return block > 0 and block >= max(
+        (quality for name, quality in ranked.items() if name in _OF_A_FILE), default=0.0
+    )
 
 
 def _cut_off(request: web.Request) -> None:

@@ -1,16 +1,22 @@
-"""Whether the node can serve, and its figures."""
+"""Whether the node can serve, and its figures: to strangers that it runs, to its operator all."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
+from typing import Any, Final
 
 from aiohttp import web
 
+from viz.api.access import has_operator_token
 from viz.api.metrics import METRICS
-from viz.api.parts import STOPPING, parts_of
+from viz.api.money_metrics import money_of
+from viz.api.parts import LOOKS, STOPPING, Parts, parts_of
 from viz.errors import VizError
 
-CHECK_LIMIT_S = 5.0
+CHECK_LIMIT_S: Final = 5.0
+HEALTH_KEPT_S: Final = 2
+MONEY_KEPT_S: Final = 5
 
 
 def routes() -> list[web.RouteDef]:
@@ -20,25 +26,46 @@ def routes() -> list[web.RouteDef]:
 
 async def healthz(request: web.Request) -> web.Response:
     """Answer 200 while the chain and the ledger answer and the node is not stopping."""
-    parts = parts_of(request)
-    found: dict[str, str] = {"node": "stopping" if request.app[STOPPING].is_set() else "ok"}
-    checks = {"chain": parts.chain.chain_time(), "ledger": parts.ledger.adapters()}
-    for name, check in checks.items():
-        try:
-            async with asyncio.timeout(CHECK_LIMIT_S):
-                await check
-            found[name] = "ok"
-        except TimeoutError:
-            found[name] = "no answer"
-        except VizError as error:
-            found[name] = error.code
+    found = await _health(request)
     healthy = all(value == "ok" for value in found.values())
     return web.json_response(found, status=200 if healthy else 503)
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """Answer Prometheus' text exposition."""
+    """Answer Prometheus' text exposition; whoever bears the operator's token is shown all of it."""
+    own = request.app[METRICS]
+    if has_operator_token(request):
+        parts = parts_of(request)
+        money = await request.app[LOOKS].get(
+            "money", lambda: money_of(parts, CHECK_LIMIT_S), kept_s=MONEY_KEPT_S
+        )
+        body = own.render(money)
+    else:
+        body = own.render_public(await _health(request))
     return web.Response(
-        body=request.app[METRICS].render(),
-        headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+        body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
     )
+
+
+async def _health(request: web.Request) -> dict[str, str]:
+    parts = parts_of(request)
+    # Asked by anybody, as often as they like: read once for all of them.
+    checked = await request.app[LOOKS].get("health", lambda: _checks(parts), kept_s=HEALTH_KEPT_S)
+    return {"node": "stopping" if request.app[STOPPING].is_set() else "ok", **checked}
+
+
+async def _checks(parts: Parts) -> dict[str, str]:
+    names = ("chain", "ledger")
+    found = await asyncio.gather(_check(parts.chain.chain_time()), _check(parts.ledger.adapters()))
+    return dict(zip(names, found, strict=True))
+
+
+async def _check(asked: Awaitable[Any]) -> str:
+    try:
+        async with asyncio.timeout(CHECK_LIMIT_S):
+            await asked
+    except TimeoutError:
+        return "no answer"
+    except VizError as error:
+        return error.code
+    return "ok"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Final
 
 from aiohttp import web
 
-from viz.api.parts import adapter_of, ask_chain, body_of, number_of, parts_of
+from viz.api.bodies import body_of
+from viz.api.parts import LOOKS, PAYMENTS, Parts, adapter_of, ask_chain, number_of, parts_of
 from viz.chain.deployment import deployment_json
 from viz.domain.exchange import NodeInfo
 from viz.domain.ledger import AdapterRecord
@@ -22,6 +24,9 @@ from viz.domain.registration import (
 from viz.domain.units import ContentId, hex_of, parse_address
 from viz.domain.wire import Json
 from viz.errors import LicenseError, UnknownAdapter
+
+NODE_KEPT_S: Final = 2
+STATE_KEPT_S: Final = 10
 
 
 def routes() -> list[web.RouteDef]:
@@ -39,10 +44,12 @@ def routes() -> list[web.RouteDef]:
 
 async def node(request: web.Request) -> web.Response:
     """Answer who this node is, where its money lives and what it sells."""
-    ask_chain(request)
     parts = parts_of(request)
     where, model = parts.chain.deployment, parts.engine.model
-    name, version = await parts.sessions.token_domain()
+    # The first thing that anybody asks: read once for all of them, and so counted for nobody.
+    (name, version), chain_time_s = await request.app[LOOKS].get(
+        "node", lambda: _token_and_time(parts), kept_s=NODE_KEPT_S
+    )
     price: Price = parts.catalogue.list_price
     info = NodeInfo(
         node=parts.sessions.node,
@@ -54,7 +61,7 @@ async def node(request: web.Request) -> web.Response:
         token_name=name,
         token_version=version,
         token_decimals=where.token_decimals,
-        chain_time_s=await parts.chain.chain_time(),
+        chain_time_s=chain_time_s,
         base_model=model.name,
         base_digest=model.digest,
         tokenizer_digest=model.tokenizer_digest,
@@ -67,6 +74,10 @@ async def node(request: web.Request) -> web.Response:
     return web.json_response(info.to_json())
 
 
+async def _token_and_time(parts: Parts) -> tuple[tuple[str, str], int]:
+    return await parts.sessions.token_domain(), await parts.chain.chain_time()
+
+
 async def adapters(request: web.Request) -> web.Response:
     """Answer the adapters on offer, with their provenance."""
     records = parts_of(request).catalogue.records()
@@ -75,10 +86,14 @@ async def adapters(request: web.Request) -> web.Response:
 
 async def adapter(request: web.Request) -> web.Response:
     """Answer one adapter, with its royalty table as the chain has it."""
-    ask_chain(request)
     parts = parts_of(request)
     adapter_id = adapter_of(request)
-    state = await parts.chain.adapter(adapter_id)
+    state = await request.app[LOOKS].get(
+        ("adapter", adapter_id),
+        lambda: parts.chain.adapter(adapter_id),
+        kept_s=STATE_KEPT_S,
+        admit=lambda: ask_chain(request),
+    )
     if state is None:
         raise UnknownAdapter(f"adapter {adapter_id} is not registered")
     record = next((r for r in parts.catalogue.records() if r.adapter_id == adapter_id), None)
@@ -119,9 +134,18 @@ async def registration_context(request: web.Request) -> web.Response:
 
 async def content(request: web.Request) -> web.Response:
     """Answer a work as the chain has it, with its terms while it is licensed."""
-    ask_chain(request)
-    parts = parts_of(request)
     content_id = ContentId(number_of(request, "content_id", 2**53 - 1))
+    parts = parts_of(request)
+    found = await request.app[LOOKS].get(
+        ("content", content_id),
+        lambda: _content(parts, content_id),
+        kept_s=STATE_KEPT_S,
+        admit=lambda: ask_chain(request),
+    )
+    return web.json_response(found)
+
+
+async def _content(parts: Parts, content_id: ContentId) -> Json:
     state = await parts.chain.content(content_id)
     if state is None:
         raise LicenseError(f"there is no work {content_id}: check the id")
@@ -137,14 +161,14 @@ async def content(request: web.Request) -> web.Response:
         offer = await parts.licensing.offer(content_id)
         terms = {name: getattr(offer.terms, name) for name in offer.terms.__slots__}
         found |= {"licenseHash": hex_of(offer.license_hash), "terms": terms}
-    return web.json_response(found)
+    return found
 
 
 async def register(request: web.Request) -> web.Response:
     """Submit a creator's signed registration."""
     _, body = await body_of(request)
     signed = SignedRegistration.from_json(body)
-    ask_chain(request)
+    ask_chain(request, budget=PAYMENTS)
     done = await parts_of(request).licensing.relay_registration(signed.register, signed.signature)
     answer = RegistrationAnswer(done.content_id, done.transaction.hash)
     return web.json_response(answer.to_json(), status=201)

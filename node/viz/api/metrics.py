@@ -1,13 +1,29 @@
-"""Counts and gauges for Prometheus, in a registry of their own."""
+"""Counts and gauges for Prometheus, in registries of their own.
+
+Owns what is counted and who is shown what: the operator everything, strangers that the node runs
+and whether it has room. How much is asked and answered is income to whoever knows the price.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
+from viz.api.money_metrics import Figures, Given
 from viz.api.parts import Parts
+
+# A second line for each counter, of when this process began to count: nothing that is asked for.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
@@ -16,6 +32,10 @@ class Metrics:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self.registry = CollectorRegistry()
+        self._public = CollectorRegistry()
+        self._up = Gauge(
+            "viz_up", "Whether a part of the node answers", ("part",), registry=self._public
+        )
         self._requests = Counter(
             "viz_http_requests_total",
             "Requests by route and status",
@@ -51,8 +71,10 @@ class Metrics:
         self._turned_away = Counter(
             "viz_connections_refused_total",
             "Connections beyond api.max_connections",
-            registry=self.registry,
+            registry=None,
         )
+        for each in (self.registry, self._public):
+            each.register(self._turned_away)
         self._raised = Gauge(
             "viz_fees_raised",
             "Transactions that no block took, sent again at a higher fee, since the start",
@@ -74,8 +96,14 @@ class Metrics:
         self._tokens.labels("completion").inc(completion_tokens)
         self._units.inc(amount_units)
 
-    def render(self) -> bytes:
-        """Return the text exposition."""
+    def render_public(self, health: Mapping[str, str]) -> bytes:
+        """Return what strangers are shown; ``health`` says ``ok`` of each part that answers."""
+        for part, said in health.items():
+            self._up.labels(part).set(said == "ok")
+        return generate_latest(self._public)
+
+    def render(self, money: Figures) -> bytes:
+        """Return the text exposition for the operator, with ``money`` beside what is counted."""
         self._running.set(self._parts.serving.running)
         compared = self._parts.watchdog.last
         self._mismatches.set(len(compared.mismatches))
@@ -83,7 +111,9 @@ class Metrics:
         self._raised.set(self._parts.settlement.fees_raised)
         for name, value in self._parts.engine.stats().items():
             self._engine.labels(name).set(value)
-        return generate_latest(self.registry)
+        beside = CollectorRegistry()
+        beside.register(Given(money))
+        return generate_latest(self.registry) + generate_latest(beside)
 
 
 METRICS: Final = web.AppKey("metrics", Metrics)

@@ -15,6 +15,8 @@ from typing import Any, Final
 import structlog
 from aiohttp import web
 
+from viz.api.access import bears_our_token
+from viz.api.bodies import STRANGER_BODY_BYTES, is_large, trusted_body_of
 from viz.api.metrics import METRICS
 from viz.api.openai_answer import Answer, Choice, model_entry, usage
 from viz.api.openai_request import TextRequest, read_chat, read_completion
@@ -23,12 +25,13 @@ from viz.api.parts import (
     RUNNING,
     Parts,
     access_of,
-    body_of,
     name_channel,
     parts_of,
     send,
 )
 from viz.api.problems import problem_body
+from viz.api.welcome import how_to_pay
+from viz.domain.credential import bearer_of_header
 from viz.domain.eip712 import keccak
 from viz.domain.ledger import AccessRecord, AnswerRecord
 from viz.domain.payment import (
@@ -49,6 +52,7 @@ from viz.domain.payment import (
 )
 from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt
+from viz.domain.sealed import private_hash, seal, unseal
 from viz.domain.units import BASE_MODEL, Hash32, hex_of, parse_hash
 from viz.domain.wire import Json, to_base64url
 from viz.errors import ChannelUnknown, InvalidRequest, PaymentRequired, StoreConflict, VizError
@@ -86,16 +90,33 @@ async def model(request: web.Request) -> web.Response:
 
 async def chat(request: web.Request) -> web.StreamResponse:
     """Answer a chat completion."""
-    raw, body = await body_of(request)
+    access, raw, body = await _paid_body(request)
     most = parts_of(request).serving.policy.max_choices
-    return await _serve(request, raw, read_chat(body, max_choices=most))
+    return await _serve(request, access, raw, read_chat(body, max_choices=most))
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
     """Answer a completion."""
-    raw, body = await body_of(request)
+    access, raw, body = await _paid_body(request)
     most = parts_of(request).serving.policy.max_choices
-    return await _serve(request, raw, read_completion(body, max_choices=most))
+    return await _serve(request, access, raw, read_completion(body, max_choices=most))
+
+
+async def _paid_body(request: web.Request) -> tuple[AccessRecord, bytes, Json]:
+    """Return who asks, and what: nobody's body is read before its sender is known."""
+    parts = parts_of(request)
+    if not bears_our_token(request):
+        origin = parts.sessions.origin
+        raise _challenged(parts, PaymentRequired(how_to_pay(origin), help=f"{origin}/"))
+    access = await access_of(request)
+    name_channel(request, access.signer)
+    if is_large(request) and not await parts.sessions.has_money(access.signer):
+        error = PaymentRequired(
+            f"more than {STRANGER_BODY_BYTES} bytes are read of who has a deposit here: open a "
+            "channel first"
+        )
+        raise _challenged(parts, error)
+    return access, *await trusted_body_of(request)
 
 
 def _models(parts: Parts) -> list[Json]:
@@ -109,14 +130,11 @@ def _models(parts: Parts) -> list[Json]:
     return found
 
 
-async def _serve(request: web.Request, raw: bytes, wanted: TextRequest) -> web.StreamResponse:
+async def _serve(
+    request: web.Request, access: AccessRecord, raw: bytes, wanted: TextRequest
+) -> web.StreamResponse:
     parts = parts_of(request)
     offer = parts.catalogue.find(wanted.model)
-    if "Authorization" not in request.headers:
-        error = PaymentRequired("this costs money: open a channel, sign a session, send a voucher")
-        raise _challenged(parts, error)
-    access = await access_of(request)
-    name_channel(request, access.signer)
     job = Job(
         request_id=request[REQUEST_ID],
         offer=offer,
@@ -136,6 +154,7 @@ async def _serve(request: web.Request, raw: bytes, wanted: TextRequest) -> web.S
         offer.model,
         wanted.chat,
         wanted.sampling.logprobs is not None,
+        wanted.stream and wanted.include_usage,
     )
     exchange = Exchange(request, wanted, shape, repeat)
     running = request.app[RUNNING]
@@ -187,9 +206,10 @@ def _challenged(parts: Parts, error: VizError) -> VizError:
 class Repeat:
     """A request's idempotency key, scoped to its access token."""
 
-    def __init__(self, access: AccessRecord, key: str, request_hash: Hash32) -> None:
+    def __init__(self, access: AccessRecord, token: str, key: str, said: bytes) -> None:
         self.name = (bytes(access.token_hash), key)
-        self.request_hash = request_hash
+        self.request_hash = private_hash(token, said)
+        self._token = token
 
     @classmethod
     def of(cls, request: web.Request, access: AccessRecord, raw: bytes) -> Repeat | None:
@@ -199,7 +219,8 @@ class Repeat:
             return None
         if not 0 < len(key) <= MAX_KEY_CHARS:
             raise InvalidRequest(f"{KEY_HEADER} has 1 to {MAX_KEY_CHARS} characters")
-        return cls(access, key, keccak(request.path.encode() + b"\0" + raw))
+        token = bearer_of_header(request.headers["Authorization"])
+        return cls(access, token, key, request.path.encode() + b"\0" + raw)
 
     async def earlier(self, parts: Parts) -> web.Response | None:
         """Return the stored answer again; raise when the key was used for something else."""
@@ -214,13 +235,18 @@ class Repeat:
                 responseHash=hex_of(kept.response_hash),
             )
         headers = {REPLAY_HEADER: "true", "Content-Type": kept.content_type}
-        return web.Response(body=kept.body, status=kept.status, headers=headers)
+        try:
+            body = unseal(self._token, self.name[1], kept.body)
+        except ValueError as error:
+            raise StoreConflict("the kept answer cannot be read: ask with a new key") from error
+        return web.Response(body=body, status=kept.status, headers=headers)
 
     def record(self, content_type: str, body: bytes, now_s: int) -> AnswerRecord:
         """Return what is stored of an answer."""
         scope, key = self.name
+        sealed = seal(self._token, key, body)
         return AnswerRecord(
-            scope, key, self.request_hash, keccak(body), 200, content_type, body, now_s
+            scope, key, self.request_hash, keccak(body), 200, content_type, sealed, now_s
         )
 
 
@@ -295,10 +321,13 @@ class Exchange:
                 await send(self._request, response, need)
                 continue
             choice = self._choices[event.choice]
-            offset = choice.offset
             choice.add(event.piece)
             if event.piece.text or event.piece.logprobs:
-                chunk = self._shape.piece(event.choice, event.piece, offset)
+                chunk = self._shape.piece(
+                    event.choice,
+                    event.piece,
+                    choice.offsets[len(choice.tokens) - len(event.piece.logprobs) :],
+                )
                 await self._write(response, _event(chunk))
         for index, choice in enumerate(self._choices):
             await self._write(

@@ -5,12 +5,15 @@ Owns JSON shapes alone. Source: OpenAI's API reference.
 
 from __future__ import annotations
 
+from codecs import IncrementalDecoder, getincrementaldecoder
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from viz.domain.ports.engine import Piece, TokenLogprob
 from viz.domain.wire import Json
+
+_UTF8 = getincrementaldecoder("utf-8")
 
 Finish = Literal["stop", "length"]
 
@@ -19,21 +22,25 @@ Finish = Literal["stop", "length"]
 class Choice:
     """What one choice has received so far.
 
-    ``offset`` is where its next token begins: a stop string that may be under way holds text back,
-    not tokens.
+    ``offsets`` are where its tokens begin, counted in characters. A token may be a part of one: it
+    begins where that character does, and only the last part moves on. A control token is no text.
     """
 
     text: str = ""
-    offset: int = 0
+    offsets: list[int] = field(default_factory=list)
     finish: Finish | None = None
     tokens: list[TokenLogprob] = field(default_factory=list)
     top: list[tuple[TokenLogprob, ...]] = field(default_factory=list)
+    _decoded: int = 0
+    _decoder: IncrementalDecoder = field(default_factory=lambda: _UTF8(errors="replace"))
 
     def add(self, piece: Piece) -> None:
         """Take one piece."""
         self.text += piece.text
         self.tokens += piece.logprobs
-        self.offset += sum(len(token.token) for token in piece.logprobs)
+        for token in piece.logprobs:
+            self.offsets.append(self._decoded)
+            self._decoded += len(self._decoder.decode(token.raw or b""))
         self.top += piece.top_logprobs
         if piece.finish_reason is not None:
             self.finish = "stop" if piece.finish_reason == "stop" else "length"
@@ -48,6 +55,7 @@ class Answer:
     model: str
     chat: bool
     logprobs: bool
+    with_usage: bool = False
 
     def whole(self, choices: Sequence[Choice], usage: Json) -> Json:
         """Return the answer of a request that does not stream."""
@@ -58,19 +66,19 @@ class Answer:
                 found["message"] = {"role": "assistant", "content": choice.text, "refusal": None}
             else:
                 found["text"] = choice.text
-            found["logprobs"] = self._logprobs(choice.tokens, choice.top, 0)
+            found["logprobs"] = self._logprobs(choice.tokens, choice.top, choice.offsets)
             spelled.append(found)
         return {**self._head(stream=False), "choices": spelled, "usage": usage}
 
     def opening(self, index: int) -> Json:
         """Return the first chunk of a chat's choice, which names the role."""
-        delta = {"role": "assistant", "content": ""}
+        delta = {"role": "assistant", "content": "", "refusal": None}
         return self._chunk(index, {"delta": delta, "logprobs": None}, None)
 
-    def piece(self, index: int, piece: Piece, offset: int) -> Json:
-        """Return the chunk of one piece; ``offset`` is that of its first token."""
+    def piece(self, index: int, piece: Piece, offsets: Sequence[int]) -> Json:
+        """Return the chunk of one piece; ``offsets`` are those of its tokens."""
         body: Json = {"delta": {"content": piece.text}} if self.chat else {"text": piece.text}
-        body["logprobs"] = self._logprobs(piece.logprobs, piece.top_logprobs, offset)
+        body["logprobs"] = self._logprobs(piece.logprobs, piece.top_logprobs, offsets)
         return self._chunk(index, body, None)
 
     def closing(self, index: int, finish: Finish) -> Json:
@@ -84,7 +92,9 @@ class Answer:
 
     def _chunk(self, index: int, body: Json, finish: Finish | None) -> Json:
         choice = {"index": index, **body, "finish_reason": finish}
-        return {**self._head(stream=True), "choices": [choice]}
+        # OpenAI sends the member with every chunk where the last one is to state the usage.
+        told = {"usage": None} if self.with_usage else {}
+        return {**self._head(stream=True), "choices": [choice], **told}
 
     def _head(self, *, stream: bool) -> Json:
         kind = "text_completion"
@@ -95,13 +105,14 @@ class Answer:
             "object": kind,
             "created": self.created,
             "model": self.model,
+            "system_fingerprint": None,
         }
 
     def _logprobs(
         self,
         tokens: Sequence[TokenLogprob],
         top: Sequence[Sequence[TokenLogprob]],
-        offset: int,
+        offsets: Sequence[int],
     ) -> Json | None:
         if not self.logprobs:
             return None
@@ -114,15 +125,11 @@ class Answer:
                 for at, token in enumerate(tokens)
             ]
             return {"content": content, "refusal": None}
-        offsets: list[int] = []
-        for token in tokens:
-            offsets.append(offset)
-            offset += len(token.token)
         return {
-            "tokens": [token.token for token in tokens],
+            "tokens": [_name(token) for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [{each.token: each.logprob for each in row} for row in top],
-            "text_offset": offsets,
+            "top_logprobs": [_by_name(row) for row in top],
+            "text_offset": list(offsets),
         }
 
 
@@ -138,6 +145,23 @@ def usage(prompt_tokens: int, completion_tokens: int) -> Json:
 def model_entry(name: str, created: int, owner: str, extra: dict[str, Any]) -> Json:
     """Return one entry of the list of models."""
     return {"id": name, "object": "model", "created": created, "owned_by": owner, **extra}
+
+
+def _name(token: TokenLogprob) -> str:
+    """Return what a token is called where it is a key: its text, or its bytes where it has none."""
+    try:
+        return token.token if token.raw is None else token.raw.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.raw or b"")
+
+
+def _by_name(row: Sequence[TokenLogprob]) -> Json:
+    found: Json = {}
+    for token in row:
+        name = _name(token)
+        # Two tokens may be the same text: the likelier keeps it, and neither is left out.
+        found[f"token_id:{token.token_id}" if name in found else name] = token.logprob
+    return found
 
 
 def _token(token: TokenLogprob) -> Json:

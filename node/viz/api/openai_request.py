@@ -159,7 +159,7 @@ def _request(
     sampling = Sampling(
         max_tokens=max_tokens or 1,
         temperature=_number(body, "temperature", 0, 2, 1.0),
-        top_p=_number(body, "top_p", 0, 1, 1.0, above=True),
+        top_p=_number(body, "top_p", 0, 1, 1.0),
         top_k=_whole(body, "top_k", 0, 2**31) or 0,
         seed=_whole(body, "seed", -(2**63), 2**63 - 1),
         stop=_stops(body),
@@ -247,18 +247,14 @@ def _number(
     low: float,
     high: float,
     default: float,
-    *,
-    above: bool = False,
 ) -> float:
     value = body.get(name)
     if value is None:
         return default
     fits = isinstance(value, int | float) and not isinstance(value, bool)
     # Compared as it came: a whole number of hundreds of digits is no float, and NaN is in no range.
-    if not fits or not low <= value <= high or (above and value == low):
-        raise _wrong(
-            name, f"a number {'above' if above else 'of'} {low} {'up ' if above else ''}to {high}"
-        )
+    if not fits or not low <= value <= high:
+        raise _wrong(name, f"a number of {low} to {high}")
     return float(value)
 
 

@@ -7,18 +7,18 @@ it. Only from this machine, with the token of a file that only the operator can 
 from __future__ import annotations
 
 import asyncio
-import hmac
-import ipaddress
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import structlog
 from aiohttp import web
 
 from viz.api import operator_money as money
-from viz.api.parts import PARTS, STOPPING, Parts, Trainings, adapter_of, body_of, parts_of
+from viz.api.access import OPERATOR_PATH, is_operator
+from viz.api.bodies import trusted_body_of
+from viz.api.parts import STOPPING, Parts, Trainings, adapter_of, parts_of
 from viz.api.reports import plain, training_json
 from viz.domain.exchange import AdapterOffer, OfferedWork
 from viz.domain.ledger import AdapterRecord, TrainingRecord
@@ -28,14 +28,13 @@ from viz.domain.wire import JSON_INTEGER_MAX, Json, Reader
 from viz.errors import AccessTokenInvalid, InvalidRequest, UnknownAdapter, VizError
 from viz.services.registration import titles_of
 
-BASE_PATH: Final = "/operator/v1"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _log = structlog.get_logger()
 
 
 def routes() -> list[web.RouteDef]:
     """Return the operator's routes."""
-    path = BASE_PATH
+    path = OPERATOR_PATH
     return [
         web.get(f"{path}/status", _guarded(money.status)),
         web.get(f"{path}/channels", _guarded(money.channels)),
@@ -57,9 +56,7 @@ def routes() -> list[web.RouteDef]:
 
 def _guarded(handler: Handler) -> Handler:
     async def guard(request: web.Request) -> web.StreamResponse:
-        expected = "Bearer " + request.app[PARTS].shop.operator_token
-        given = request.headers.get("Authorization", "")
-        if not _is_local(request) or not hmac.compare_digest(given.encode(), expected.encode()):
+        if not is_operator(request):
             raise AccessTokenInvalid(
                 "this is for the operator: ask from this machine, with the token file's token"
             )
@@ -68,19 +65,12 @@ def _guarded(handler: Handler) -> Handler:
     return guard
 
 
-def _is_local(request: web.Request) -> bool:
-    try:
-        return ipaddress.ip_address(request.remote or "").is_loopback
-    except ValueError:
-        return False
-
-
 # licenses, adapters, trainings
 
 
 async def grant(request: web.Request) -> web.Response:
     """Acquire a grant to a work, at most at the fee that is named."""
-    _, body = await body_of(request)
+    _, body = await trusted_body_of(request)
     reader = Reader(body, "the request")
     content_id = ContentId(reader.integer("contentId", JSON_INTEGER_MAX))
     state = await parts_of(request).licensing.acquire_grant(
@@ -98,7 +88,7 @@ async def publish(request: web.Request) -> web.Response:
     null, with a ``detail``, while the registration has not its confirmations.
     """
     parts = parts_of(request)
-    _, body = await body_of(request)
+    _, body = await trusted_body_of(request)
     reader = Reader(body, "the request")
     record = await _trainer(request).record(reader.text("trainingId"))
     publication = _trainer(request).publication(
@@ -131,7 +121,7 @@ def _shares(rows: Sequence[Any]) -> list[tuple[ContentId, int]]:
 
 async def activate(request: web.Request) -> web.Response:
     """Fetch a registered adapter, load it and put it on offer."""
-    _, body = await body_of(request)
+    _, body = await trusted_body_of(request)
     reader = Reader(body, "the request")
     adapter_id = AdapterId(reader.integer("adapterId"))
     offer = await _put_on_offer(parts_of(request), adapter_id, reader)
@@ -208,7 +198,7 @@ async def training(request: web.Request) -> web.Response:
 
 async def train(request: web.Request) -> web.Response:
     """Queue a training run, or with ``dryRun`` say what it would cost."""
-    _, body = await body_of(request)
+    _, body = await trusted_body_of(request)
     if body.pop("dryRun", False):
         return web.json_response(plain(await _trainer(request).plan(body)))
     return web.json_response(training_json(await _trainer(request).start(body)), status=202)

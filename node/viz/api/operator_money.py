@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from viz.api.parts import body_of, parts_of
+from viz.api.bodies import trusted_body_of
+from viz.api.parts import parts_of
 from viz.api.reports import plain, training_json
 from viz.domain.units import BASE_MODEL, AdapterId
 from viz.domain.wire import Json, Reader
@@ -93,7 +94,7 @@ async def royalties(request: web.Request) -> web.Response:
 
 async def distribute(request: web.Request) -> web.Response:
     """Pay an adapter's creators what has accrued."""
-    _, body = await body_of(request)
+    _, body = await trusted_body_of(request)
     adapter_id = AdapterId(Reader(body, "the request").integer("adapterId"))
     return web.json_response(plain(await parts_of(request).settlement.distribute(adapter_id)))
 

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import json
+from typing import Final
 
 from aiohttp import web
 
-from viz.api.parts import access_of, ask_chain, body_of, name_channel, parts_of
+from viz.api.bodies import body_of
+from viz.api.parts import (
+    LOGINS,
+    LOOKS,
+    PAYMENTS,
+    access_of,
+    ask_chain,
+    name_channel,
+    parts_of,
+)
 from viz.domain import payment
 from viz.domain.channel import Offer
 from viz.domain.credential import CloseRequest, Credential, Deposit, credential_from_header
 from viz.domain.exchange import SessionProof, session_challenge_to_json
-from viz.domain.units import parse_address
+from viz.domain.units import Address, parse_address
 from viz.domain.wire import Reader
 from viz.errors import AccessTokenInvalid, InvalidRequest
+
+LOOK_KEPT_S: Final = 2
 
 
 def routes() -> list[web.RouteDef]:
@@ -41,7 +53,9 @@ async def challenge(request: web.Request) -> web.Response:
 async def session(request: web.Request) -> web.Response:
     """Answer an access token to a signed Session."""
     _, body = await body_of(request)
-    token = await parts_of(request).sessions.open_session(SessionProof.from_json(body))
+    proof = SessionProof.from_json(body)
+    ask_chain(request, proof.signer, budget=LOGINS)
+    token = await parts_of(request).sessions.open_session(proof)
     return web.json_response(token.to_json(), headers={"Cache-Control": "no-store"})
 
 
@@ -51,8 +65,12 @@ async def deposit(request: web.Request) -> web.Response:
     if not isinstance(credential, Deposit):
         raise InvalidRequest("this resource takes the actions open and topUp")
     name_channel(request, credential.signer)
-    ask_chain(request)
-    return web.json_response((await parts_of(request).sessions.deposit(credential)).to_json())
+    ask_chain(request, budget=PAYMENTS)
+    try:
+        view = await parts_of(request).sessions.deposit(credential)
+    finally:
+        request.app[LOOKS].forget(_look(credential.signer))
+    return web.json_response(view.to_json())
 
 
 async def channel(request: web.Request) -> web.Response:
@@ -62,9 +80,15 @@ async def channel(request: web.Request) -> web.Response:
     private = False
     if "Authorization" in request.headers:
         private = (await access_of(request)).signer == signer
-    if not private:
-        ask_chain(request, signer)
-    view = await parts_of(request).sessions.view(signer, private=private)
+    sessions = parts_of(request).sessions
+    if private:
+        return web.json_response((await sessions.view(signer, private=True)).to_json())
+    view = await request.app[LOOKS].get(
+        _look(signer),
+        lambda: sessions.view(signer, private=False),
+        kept_s=LOOK_KEPT_S,
+        admit=lambda: ask_chain(request, signer),
+    )
     return web.json_response(view.to_json())
 
 
@@ -89,7 +113,7 @@ async def voucher(request: web.Request) -> web.Response:
     if not isinstance(credential, Offer):
         raise InvalidRequest("this resource takes the action voucher")
     name_channel(request, credential.signer)
-    ask_chain(request, credential.signer)
+    ask_chain(request, credential.signer, budget=PAYMENTS)
     return web.json_response((await parts_of(request).sessions.voucher(credential)).to_json())
 
 
@@ -99,8 +123,16 @@ async def close(request: web.Request) -> web.Response:
     if not isinstance(credential, CloseRequest):
         raise InvalidRequest("this resource takes the action close")
     name_channel(request, credential.request.signer)
-    ask_chain(request)
-    return web.json_response((await parts_of(request).sessions.close(credential)).to_json())
+    ask_chain(request, budget=PAYMENTS)
+    try:
+        done = await parts_of(request).sessions.close(credential)
+    finally:
+        request.app[LOOKS].forget(_look(credential.request.signer))
+    return web.json_response(done.to_json())
+
+
+def _look(signer: Address) -> tuple[str, Address]:
+    return ("channel", signer)
 
 
 def _credential(request: web.Request) -> Credential:

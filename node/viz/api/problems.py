@@ -7,6 +7,7 @@ not raised on purpose leaves as an opaque 500 that says no more than a request i
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -15,14 +16,22 @@ from aiohttp import web
 from viz.domain.payment import Challenge
 from viz.errors import (
     AccessTokenInvalid,
+    BooksMismatch,
     ChainError,
+    ChainMismatch,
+    ChainUnreachable,
+    ConfigError,
     EngineError,
     EngineOverloaded,
     InputError,
     LicenseError,
+    ModelUnavailable,
     PaymentError,
     RelayBusy,
+    StorageBusy,
     StorageError,
+    StorageUnavailable,
+    StoreConflict,
     StoreError,
     TooManyQuestions,
     UnknownAdapter,
@@ -47,11 +56,30 @@ OPENAI_TYPES: Final[tuple[tuple[type[VizError], str], ...]] = (
     (StorageError, "api_error"),
     (StoreError, "api_error"),
 )
-_RETRY_LATER: Final = (EngineOverloaded, RelayBusy, TooManyQuestions)
+_RETRY_LATER: Final = (EngineOverloaded, RelayBusy, StorageBusy, TooManyQuestions)
+_OF_A_BODY: Final = frozenset({"content-type", "content-length", "content-encoding"})
 _HIDDEN: Final = frozenset({"quote", "need", "challenge"})
+# Whose words name what is behind this node: addresses, paths, other people's messages.
+_INSIDE: Final = (ChainUnreachable, ChainMismatch, StorageUnavailable, StoreError, ModelUnavailable)
+_TRUE_OF_A_REQUEST: Final = (StoreConflict, BooksMismatch, StorageBusy)
+_PRIVATE: Final = (ChainError, StorageError, StoreError, EngineError, ConfigError)
+_ADDRESS: Final = re.compile(
+    r"(?:[a-z][a-z0-9+.-]*://|/(?:ip4|ip6|dns[46]?|dnsaddr|unix)/)[^\s,;)'\"]*[^\s,;:.)'\"]"
+    r"|(?<![\w.])/(?:[\w.@-]+/)+[\w.@-]+"
+    r"|(?<![\w.])(?:\d{1,3}(?:\.\d{1,3}){3}|localhost)(?::\d+)?(?![\w.])"
+)
 
 
-def problem(error: VizError, request_id: str) -> web.Response:
+def for_strangers(error: VizError) -> str:
+    """Return what a stranger is told of an error: what it means for them, not where it arose."""
+    if isinstance(error, _INSIDE) and not isinstance(error, _TRUE_OF_A_REQUEST):
+        return f"{error.title[0].lower()}{error.title[1:]} now: try again in a while"
+    if isinstance(error, _PRIVATE):
+        return _ADDRESS.sub("(not told)", error.detail)
+    return error.detail
+
+
+def problem(error: VizError, request_id: str, *, is_operator: bool = False) -> web.Response:
     """Return the answer to a request that was refused on purpose."""
     extra = {key: value for key, value in error.extensions.items() if key not in _HIDDEN}
     headers: dict[str, str] = {}
@@ -65,28 +93,33 @@ def problem(error: VizError, request_id: str) -> web.Response:
     elif error.status in (409, 429) or error.status >= 500:
         # OpenAI's clients would repeat these by themselves, and the answer would be the same
         headers["X-Should-Retry"] = "false"
-    body = problem_body(error, request_id, extra)
+    body = problem_body(error, request_id, extra, is_operator=is_operator)
     return web.json_response(
         body, status=error.status, headers=headers, content_type=PROBLEM_TYPE, dumps=_dumps
     )
 
 
 def problem_body(
-    error: VizError, request_id: str, extra: Mapping[str, Any] | None = None
+    error: VizError,
+    request_id: str,
+    extra: Mapping[str, Any] | None = None,
+    *,
+    is_operator: bool = False,
 ) -> dict[str, Any]:
     """Return the problem's members, OpenAI's ``error`` object among them."""
     more = dict(extra or {})
+    detail = error.detail if is_operator else for_strangers(error)
     return {
         **more,
         "type": CODE_URI + error.code,
         "title": error.title,
         "status": error.status,
-        "detail": error.detail,
+        "detail": detail,
         "code": error.code,
         "instance": request_id,
         "error": {
             **more,
-            "message": error.detail,
+            "message": detail,
             "type": _openai_type(error),
             "code": error.code,
             "param": more.get("param"),
@@ -94,8 +127,16 @@ def problem_body(
     }
 
 
-def http_problem(status: int, reason: str, request_id: str) -> web.Response:
-    """Return the answer to what no handler was reached for: no such path, too large a body."""
+def http_problem(
+    status: int, reason: str, request_id: str, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """Return the answer to what no handler was reached for: no such path, too large a body.
+
+    ``headers`` are what the error carries beside its body (405 must say what is allowed).
+    """
+    kept = {
+        name: value for name, value in (headers or {}).items() if name.lower() not in _OF_A_BODY
+    }
     code = f"http-{status}"
     body = {
         "type": CODE_URI + code,
@@ -106,7 +147,7 @@ def http_problem(status: int, reason: str, request_id: str) -> web.Response:
         "instance": request_id,
         "error": {"message": reason, "type": "invalid_request_error", "code": code, "param": None},
     }
-    return web.json_response(body, status=status, content_type=PROBLEM_TYPE)
+    return web.json_response(body, status=status, content_type=PROBLEM_TYPE, headers=kept)
 
 
 def opaque(request_id: str) -> web.Response:

@@ -64,9 +64,7 @@ def parse_header(data: bytes | memoryview, size: int) -> Header:
     if 8 + length > min(size, len(data)):
         raise NotSafetensors("the header is longer than the file")
     try:
-        raw = load_json(
-            bytes(data[8 : 8 + length]), max_values=None, object_pairs_hook=_unique
-        )
+        raw = load_json(bytes(data[8 : 8 + length]), max_values=None, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise NotSafetensors(f"the header is not JSON: {type(error).__name__}") from error
     if not isinstance(raw, dict):

@@ -37,6 +37,7 @@ from viz.domain.ports.chain import ChannelState, Deployment
 from viz.domain.units import Address, parse_address
 from viz.domain.wire import Json, parse_json
 from viz.errors import BooksMismatch, ConfigError, InvalidKeyFile, InvalidRequest, StoreError
+from viz.private import close_if_there, make_private_file, make_private_folder
 
 COMPACT_AFTER_LINES: Final = 1_000
 MAX_PRICES_BYTES: Final = 4 * 1024 * 1024
@@ -89,12 +90,14 @@ class ChannelLedger:
         """
         directory = home / _CHANNELS / f"{_prefix(deployment)}{node[2:].lower()}"
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (home, directory.parent, directory):
+                make_private_folder(folder)
         except OSError as error:
             raise ConfigError(
                 f"{directory} cannot be made ({error.strerror}): name another --data-dir"
             ) from error
         lock = _hold(directory)
+        close_if_there(*(directory / name for name in (_LEDGER, _KEY, _DEPOSIT)))
         try:
             key_file = directory / _KEY
             if key_file.exists():
@@ -290,8 +293,8 @@ class ChannelLedger:
     def _replace(self, name: str, content: Json) -> None:
         path, fresh = self._directory / name, self._directory / f"{name}.new"
         try:
+            make_private_file(fresh)
             with fresh.open("wb") as file:
-                fresh.chmod(0o600)
                 file.write(json.dumps(content).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())

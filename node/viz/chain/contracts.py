@@ -23,6 +23,7 @@ from viz.domain.ports.chain import (
     ContentState,
     Deployment,
     GrantState,
+    Head,
     ServingState,
 )
 from viz.domain.ports.transactions import Call
@@ -305,6 +306,11 @@ class Chain:
     async def chain_time(self) -> int:
         """Return the head block's timestamp, in seconds."""
         return (await self.rpc.block()).time_s
+
+    async def head(self) -> Head:
+        """Return the newest block."""
+        found = await self.rpc.block()
+        return Head(found.number, found.time_s)
 
     async def fee_wei(self) -> int:
         """Return what a unit of gas costs now: base fee and tip, in wei of the chain's coin."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from viz.domain.exchange import OfferedWork
 from viz.domain.units import ZERO_HASH, AdapterId, Address, Cid, Hash32, Units
@@ -160,11 +160,18 @@ class AccessRecord:
     expires_at: int
 
 
+TOKENS_EACH: Final = 8
+"""A signer has so many access tokens at most; a new one replaces the oldest."""
+
+
 class AccessLedger(Protocol):
     """Access tokens and the challenges that were answered."""
 
     async def admit(self, challenge: Hash32, access: AccessRecord) -> bool:
-        """Store the token unless its challenge was used before; return whether it was stored."""
+        """Store the token unless its challenge was used before; return whether it was stored.
+
+        Drops what the signer has beyond TOKENS_EACH.
+        """
         ...
 
     async def access(self, token_hash: Hash32) -> AccessRecord | None: ...

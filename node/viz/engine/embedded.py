@@ -238,7 +238,7 @@ def check_sampling(rules: Sampling) -> None:
     bounds = {
         "max_tokens": rules.max_tokens >= 1,
         "temperature": 0.0 <= rules.temperature <= 100.0,
-        "top_p": 0.0 < rules.top_p <= 1.0,
+        "top_p": 0.0 <= rules.top_p <= 1.0,
         "top_k": rules.top_k >= 0,
         "seed": rules.seed is None or -(2**63) <= rules.seed < 2**64,
         "stop": len(rules.stop) <= MAX_STOPS

@@ -110,9 +110,7 @@ class Looks:
         """Drop a reading that was overtaken by what this node did."""
         self._kept.pop(key, None)
 
-    async def _read(
-        self, key: Hashable, read: Callable[[], Awaitable[Any]], kept_s: int
-    ) -> _Look:
+    async def _read(self, key: Hashable, read: Callable[[], Awaitable[Any]], kept_s: int) -> _Look:
         value, error = None, None
         try:
             async with self._room:

@@ -163,6 +163,11 @@ class Books:
         )
         return live
 
+    def shows_open(self, signer: Address) -> bool:
+        """Return whether a channel of ``signer`` is in memory and open; asks nobody."""
+        live = self._live.get(signer)
+        return live is not None and live.channel.payer != ZERO_ADDRESS
+
     async def commit(self, live: Live, point: str, change: Change) -> Entry:
         """Make ``change`` durable, then visible; return it.
 

@@ -27,11 +27,14 @@ class Forgetful(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Housekeeping:
-    """Forgets at an interval; answers under an idempotency key stay for ``answers_kept_s``."""
+    """Forgets at an interval; answers under an idempotency key stay for ``answers_kept_s``.
+
+    That is an access token's life: who asked can show the token no longer, and ask again.
+    """
 
     ledger: Forgetful
     clock: Clock
-    answers_kept_s: int = 24 * 3600
+    answers_kept_s: int = 3_600
     interval_s: float = 600.0
 
     async def run(self) -> None:

@@ -17,7 +17,7 @@ import asyncio
 import hmac
 import secrets
 from collections import OrderedDict
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final, Protocol
@@ -26,7 +26,7 @@ import structlog
 
 from viz.domain.channel import NodeChannel, Offer, accept_voucher, begin_close
 from viz.domain.credential import CloseRequest, Deposit
-from viz.domain.eip712 import Domain, is_signed_by, keccak, recover, settlement_domain, sign
+from viz.domain.eip712 import Domain, is_signed_by, recover, settlement_domain, sign
 from viz.domain.exchange import AccessToken, ChannelLine, ChannelView, CloseAnswer, SessionProof
 from viz.domain.ledger import AccessLedger, AccessRecord, ChannelRecord
 from viz.domain.ports.chain import ChainReader
@@ -42,14 +42,15 @@ from viz.errors import (
     InvalidSignature,
     WrongDomain,
 )
+from viz.services.access import AccessTokens
 from viz.services.books import Books, Entry, Live
 from viz.services.depositing import Deposits
 from viz.services.outcome import require_settled
 from viz.services.relaying import RelayBudget, RelayPolicy
 
 CLOSE_VALID_S: Final = 3_600
+CHALLENGE_VALID_S: Final = 300
 CONFIRM_POLL_S: Final = 0.5
-TOKENS_KEPT: Final = 10_000
 PAID_KEPT: Final = 10_000
 # Each line is gas of the claim: a buyer may promise ahead for so many adapters, not for all.
 MAX_UNSPENT_LINES: Final = 16
@@ -102,7 +103,6 @@ class Sessions:
         policy: SessionPolicy,
     ) -> None:
         self._books = books
-        self._ledger = ledger
         self._chain = chain
         self._writer = writer
         self._claimer = claimer
@@ -115,11 +115,16 @@ class Sessions:
         self.domain: Domain = settlement_domain(self._chain_id, self._contract)
         self.node: Address = writer.address
         self._challenge_key = secrets.token_bytes(32)
-        self._tokens: OrderedDict[Hash32, AccessRecord] = OrderedDict()
+        self._tokens = AccessTokens(ledger, clock, self._has_channel)
         self._paid: OrderedDict[Address, None] = OrderedDict()
         self._deposits = Deposits(chain, self.domain, self.node, policy.minimum_deposit_units)
         self._relaying: set[Address] = set()
         self._budget = RelayBudget(clock, policy.relays)
+
+    @property
+    def origin(self) -> str:
+        """What buyers reach this node by, and sign for."""
+        return self._policy.origin
 
     # access tokens
 
@@ -143,27 +148,19 @@ class Sessions:
         ours = self._challenge_of(session.challenge[:_SALT_BYTES], signer, session.expiry_s)
         if not hmac.compare_digest(ours, session.challenge):
             raise AccessTokenInvalid("the challenge is not one of this node: ask for a new one")
-        if session.expiry_s <= self._clock.now_s():
+        until_s = session.expiry_s - self._policy.access_token_s + CHALLENGE_VALID_S
+        if min(session.expiry_s, until_s) <= self._clock.now_s():
             raise AccessTokenInvalid("the session has expired: ask for a new challenge")
         if recover(self.domain.digest(session), proof.signature) != signer:
             raise InvalidSignature(f"the session is not signed by {signer}")
-        token = secrets.token_urlsafe(32)
-        access = AccessRecord(_token_hash(token), signer, session.expiry_s)
-        if not await self._ledger.admit(session.challenge, access):
-            raise AccessTokenInvalid("the challenge was used before: ask for a new one")
+        token = await self._tokens.issue(
+            session.challenge, signer, session.expiry_s, challenge_until_s=until_s
+        )
         return AccessToken(token, session.expiry_s)
 
     async def authenticate(self, token: str) -> AccessRecord:
         """Return who the token stands for; raise AccessTokenInvalid."""
-        token_hash = _token_hash(token)
-        access = self._tokens.get(token_hash) or await self._ledger.access(token_hash)
-        if access is None or access.expires_at <= self._clock.now_s():
-            self._tokens.pop(token_hash, None)
-            raise AccessTokenInvalid("the access token is unknown or has expired: sign a session")
-        self._tokens[token_hash] = access
-        while len(self._tokens) > TOKENS_KEPT:
-            self._tokens.popitem(last=False)
-        return access
+        return await self._tokens.of(token)
 
     def _challenge_of(self, salt: bytes, signer: Address, expiry_s: int) -> Hash32:
         said = b"|".join((salt, signer.encode(), str(expiry_s).encode()))
@@ -205,6 +202,18 @@ class Sessions:
     def has_paid(self, signer: Address) -> bool:
         """Return whether a voucher of ``signer`` was taken lately, since the start at most."""
         return signer in self._paid
+
+    def remember(self, records: Iterable[ChannelRecord]) -> None:
+        """Take those whose vouchers were taken before this start for what they are: buyers."""
+        paid = sorted((each for each in records if each.voucher_at), key=lambda r: r.voucher_at)
+        self._paid = OrderedDict.fromkeys(each.signer for each in paid[-PAID_KEPT:])
+
+    async def has_money(self, signer: Address) -> bool:
+        """Return whether a deposit of ``signer`` is here; asks the chain once in a while."""
+        return self.has_paid(signer) or (await self._books.get(signer)).channel.deposit_units > 0
+
+    def _has_channel(self, signer: Address) -> bool:
+        return self.has_paid(signer) or self._books.shows_open(signer)
 
     def _lacks_money(self, live: Live, offer: Offer) -> bool:
         channel = live.channel
@@ -295,10 +304,6 @@ class Sessions:
     async def _chain_now(self, live: Live) -> int:
         # chain time matters only while a Close is out; otherwise the reading is saved
         return await self._chain.chain_time() if live.channel.no_sale_until_s else 0
-
-
-def _token_hash(token: str) -> Hash32:
-    return keccak(token.encode())
 
 
 def _check_ahead(channel: NodeChannel, offer: Offer) -> None:

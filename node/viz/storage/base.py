@@ -133,6 +133,11 @@ class VerifiedBlobStore(BlockSource):
         """Release what the backend holds; the store is not used afterwards."""
 
 
+def size_of(root: Cid, block: bytes) -> int:
+    """Return the bytes of the whole file, of which ``block`` is the root; raise BlobCorrupt."""
+    return len(block) if codec_of(root) == RAW else decode_node(block).file_bytes
+
+
 def chunks_of(source: Path | bytes) -> Iterator[bytes]:
     """Yield the chunks of a file or of bytes; blocking. Raises OSError."""
     if isinstance(source, bytes):

@@ -6,9 +6,9 @@ from typing import Final
 
 from sqlalchemy import Connection, delete, insert, select
 
-from viz.domain.ledger import AccessRecord
+from viz.domain.ledger import TOKENS_EACH, AccessRecord
 from viz.domain.units import Address, Hash32
-from viz.store.database import Database
+from viz.store.database import BATCH_ROWS, Database, in_batches
 from viz.store.tables import AccessTokens, table
 
 _TOKENS: Final = table(AccessTokens)
@@ -33,6 +33,18 @@ class AccessTables:
             if connection.execute(used).first() is not None:
                 return False
             connection.execute(insert(_TOKENS), row)
+            newest = (
+                select(_TOKENS.c.token_hash)
+                .where(_TOKENS.c.signer == access.signer)
+                .order_by(_TOKENS.c.expires_at.desc(), _TOKENS.c.token_hash)
+                .limit(TOKENS_EACH)
+            )
+            kept = [access.token_hash, *connection.execute(newest).scalars()]
+            connection.execute(
+                delete(_TOKENS).where(
+                    _TOKENS.c.signer == access.signer, _TOKENS.c.token_hash.not_in(kept)
+                )
+            )
             return True
 
         return await self._db.write("admit-access", work)
@@ -45,5 +57,6 @@ class AccessTables:
         return AccessRecord(Hash32(row.token_hash), Address(row.signer), row.expires_at)
 
     async def forget_access(self, before: int) -> int:
-        old = delete(_TOKENS).where(_TOKENS.c.expires_at < before)
-        return await self._db.write("forget-access", lambda c: c.execute(old).rowcount)
+        some = select(_TOKENS.c.token_hash).where(_TOKENS.c.expires_at < before).limit(BATCH_ROWS)
+        old = delete(_TOKENS).where(_TOKENS.c.token_hash.in_(some))
+        return await in_batches(self._db, "forget-access", old)

@@ -12,13 +12,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import fields, replace
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, tuple_, update
 
 from viz.domain.ledger import AnswerRecord, ChannelRecord, Line, ReceiptRecord, UnbilledRecord
 from viz.domain.units import ZERO_HASH, AdapterId, Address, Hash32
 from viz.errors import StoreConflict
-from viz.store.database import Database, write_row
 from viz.store.tables import Answers, ChannelLines, Channels, Receipts, Unbilled, table
+from viz.store.database import BATCH_ROWS, Database, in_batches, write_row
 
 _CHANNELS: Final = table(Channels)
 _LINES: Final = table(ChannelLines)
@@ -126,8 +126,11 @@ class ChannelTables:
 
     async def forget_answers(self, before: int) -> int:
         old = (_ANSWERS.c.created_at < before) & _ANSWERS.c.body.is_not(None)
-        forget = update(_ANSWERS).where(old).values(body=None)
-        return await self._db.write("forget-answers", lambda c: c.execute(forget).rowcount)
+        some = select(_ANSWERS.c.scope, _ANSWERS.c.key).where(old).limit(BATCH_ROWS)
+        named = tuple_(_ANSWERS.c.scope, _ANSWERS.c.key).in_(some)
+        return await in_batches(
+            self._db, "forget-answers", update(_ANSWERS).where(named).values(body=None)
+        )
 
 
 def load(connection: Connection, signer: Address) -> ChannelRecord | None:

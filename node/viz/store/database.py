@@ -14,15 +14,27 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, insert, inspect, select
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Executable,
+    Table,
+    create_engine,
+    event,
+    insert,
+    inspect,
+    select,
+)
 from sqlalchemy.exc import DatabaseError
 
 from viz.errors import BooksMismatch, StoreError
+from viz.private import close_if_there, make_private_file, make_private_folder
 from viz.store.tables import SCHEMA_VERSION, LedgerTable, Meta, table
 from viz.store.writer import CommitHook, GroupWriter, Work
 
 T = TypeVar("T")
 READ_LIMIT_S: Final = 30.0
+BATCH_ROWS: Final = 500
 _META: Final = table(Meta)
 
 
@@ -52,8 +64,11 @@ class Database:
     ) -> Database:
         lock: IO[str] | None = None
         if isinstance(place, Path):
-            place.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(place.parent)
             lock = _lock(place)
+            # SQLite gives its journal and its index the mode of the database.
+            make_private_file(place)
+            close_if_there(*(place.with_name(place.name + end) for end in ("-wal", "-shm")))
             engine = create_engine(f"sqlite:///{place}", connect_args={"check_same_thread": False})
         else:
             engine = create_engine(place)
@@ -112,8 +127,23 @@ def write_row(connection: Connection, to: Table, row: Mapping[str, Any]) -> None
         connection.execute(insert(to).values(dict(row)))
 
 
+async def in_batches(database: Database, point: str, statement: Executable) -> int:
+    """Repeat a statement that changes BATCH_ROWS rows at most until none is left; return how many.
+
+    What is due to be forgotten may be much: vouchers get their turn between two batches.
+    """
+    done = 0
+    while changed := await database.write(point, lambda c: int(c.execute(statement).rowcount)):
+        done += changed
+        if changed < BATCH_ROWS:
+            break
+    return done
+
+
 def _lock(place: Path) -> IO[str]:
-    lock = place.with_name(place.name + ".lock").open("w")
+    path = place.with_name(place.name + ".lock")
+    make_private_file(path)
+    lock = path.open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

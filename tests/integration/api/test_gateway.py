@@ -69,7 +69,7 @@ async def test_who_does_not_read_holds_a_chunk_and_is_cut_off(node: Node) -> Non
             await blobs.begun.acquire()
         async with node.http.get(f"{node.url}/ipfs/{cid}") as refused:
             assert refused.status == 503
-            assert (await refused.json(content_type=None))["code"] == "storage-unavailable"
+            assert (await refused.json(content_type=None))["code"] == "storage-busy"
         async with node.http.get(f"{node.url}/ipfs/{cid}", params={"format": "raw"}) as block:
             assert block.status == 200, "single blocks are always given out"
         async with asyncio.timeout(30):

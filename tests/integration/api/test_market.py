@@ -81,7 +81,7 @@ async def test_metrics_count_what_was_billed(node: Node) -> None:
     buyer = await Buyer(node).ready()
     answer = await buyer.ask()
     assert answer.receipt is not None
-    async with node.http.get(node.url + "/metrics") as response:
+    async with node.http.get(node.url + "/metrics", headers=OPERATOR) as response:
         text = await response.text()
     amount = answer.receipt.receipt.amount_units
     assert f"viz_billed_units_total {float(amount)}" in text

@@ -109,7 +109,7 @@ async def test_nothing_is_sold_where_books_and_chain_disagree(node: Node) -> Non
     assert (shown["signer"], shown["what"]) == (buyer.signer, "settled")
     assert (shown["books"], shown["chain"]) == (str(end), "0")
     node.chain.fees_raised = 2
-    async with node.http.get(node.url + "/metrics") as response:
+    async with node.http.get(node.url + "/metrics", headers=OPERATOR) as response:
         shown = await response.text()
     assert "viz_books_mismatches 1.0" in shown and "viz_fees_raised 2.0" in shown
     key = buyer.signer, node.chain.address

@@ -14,6 +14,6 @@ def test_a_logprob_carries_the_tokens_own_bytes() -> None:
         TokenLogprob("<|im_end|>", 2, -0.5, None),
     )
     answer = Answer("id", 0, "model", chat=True, logprobs=True)
-    chunk = answer.piece(0, Piece("\u00e9", (7, 8, 2), None, tokens, ((),) * 3), 0)
+    chunk = answer.piece(0, Piece("\u00e9", (7, 8, 2), None, tokens, ((),) * 3), (0, 0, 1))
     spelled = [each["bytes"] for each in chunk["choices"][0]["logprobs"]["content"]]
     assert spelled == [[0xC3], [0xA9], None]

@@ -28,7 +28,7 @@ def test_deep_nesting_raises_whatever_the_recursion_limit(raw: bytes | str) -> N
     before = sys.getrecursionlimit()
     sys.setrecursionlimit(100_000)
     try:
-        with pytest.raises(ValueError, match="nested|values"):
+        with pytest.raises(ValueError, match=r"nested|values"):
             load_json(raw)
         with pytest.raises(InvalidRequest):
             parse_json(raw)

@@ -94,6 +94,14 @@ class ChannelState:
     close_at: int
 
 
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The newest block; ``time_s`` is its own timestamp."""
+
+    number: int
+    time_s: int
+
+
 class ChainReader(Protocol):
     """Reads of the chain. ``confirmed`` reads answer at head minus the confirmation depth."""
 
@@ -102,6 +110,10 @@ class ChainReader(Protocol):
 
     async def chain_time(self) -> int:
         """Return the head block's timestamp, in seconds."""
+        ...
+
+    async def head(self) -> Head:
+        """Return the newest block."""
         ...
 
     async def content(self, content_id: ContentId) -> ContentState | None: ...

@@ -1,0 +1,69 @@
+"""What comes in a request's body, within bounds that hold before anybody is known.
+
+Owns how much is read and parsed, for whom. Invariants: of a stranger no more is read than
+``STRANGER_BODY_BYTES``; no body has more than ``MAX_BODY_VALUES`` values, and a large one is parsed
+beside the loop, so that nobody else waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from aiohttp import web
+
+from viz.api.parts import LIMITS
+from viz.domain.wire import Json, parse_json
+from viz.errors import InvalidRequest
+
+STRANGER_BODY_BYTES: Final = 64 * 1024
+BESIDE_THE_LOOP_BYTES: Final = 64 * 1024
+MAX_BODY_VALUES: Final = 16_384
+
+
+def is_large(request: web.Request) -> bool:
+    """Return whether the body is, or may be, more than is read of a stranger."""
+    length = request.content_length
+    return request.body_exists and (length is None or length > STRANGER_BODY_BYTES)
+
+
+async def body_of(
+    request: web.Request, *, max_bytes: int = STRANGER_BODY_BYTES
+) -> tuple[bytes, Json]:
+    """Return the body as sent and as a JSON object; raise InvalidRequest.
+
+    Raises aiohttp's HTTPRequestTimeout, HTTPRequestEntityTooLarge and HTTPUnsupportedMediaType.
+    """
+    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise web.HTTPUnsupportedMediaType(headers={"Accept-Encoding": "identity"})
+    try:
+        async with asyncio.timeout(request.app[LIMITS].client_timeout_s):
+            raw = await _read(request, min(max_bytes, request.app[LIMITS].max_body_bytes))
+    except TimeoutError:
+        raise web.HTTPRequestTimeout from None
+    if not raw.strip():
+        raise InvalidRequest("the body is empty: send a JSON object")
+    if len(raw) <= BESIDE_THE_LOOP_BYTES:
+        return raw, _parsed(raw)
+    return raw, await asyncio.to_thread(_parsed, raw)
+
+
+async def trusted_body_of(request: web.Request) -> tuple[bytes, Json]:
+    """Return the body of whoever was let in; raise as ``body_of``."""
+    return await body_of(request, max_bytes=request.app[LIMITS].max_body_bytes)
+
+
+async def _read(request: web.Request, most: int) -> bytes:
+    length = request.content_length or 0
+    if length > most:
+        raise web.HTTPRequestEntityTooLarge(most, length)
+    body = bytearray()
+    async for piece in request.content.iter_any():
+        body += piece
+        if len(body) > most:
+            raise web.HTTPRequestEntityTooLarge(most, len(body))
+    return bytes(body)
+
+
+def _parsed(raw: bytes) -> Json:
+    return parse_json(raw, max_bytes=len(raw), max_values=MAX_BODY_VALUES)

@@ -1,0 +1,124 @@
+"""Who asks: the address behind a connection, as far as a proxy may be believed.
+
+Owns the reading of X-Forwarded-For (the usual one) and Forwarded (RFC 7239). A header counts only
+where the connection comes from one of ``api.trusted_proxies``: anybody can write one. Read from its
+end, where the nearest proxy wrote, up to the first address that is no trusted proxy. Invariant: one
+person's addresses are one: IPv6 counts by its /64, of which each subscriber has a whole one.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+PROXIES: Final = web.AppKey("proxies", tuple[Network, ...])
+X_FORWARDED_FOR: Final = "X-Forwarded-For"
+FORWARDED: Final = "Forwarded"
+IPV6_PREFIX: Final = 64
+MAX_HOPS: Final = 16
+_TELL_EVERY_S: Final = 600.0
+_log = structlog.get_logger()
+_told_s = [-_TELL_EVERY_S]
+
+
+def client_of(request: web.Request) -> str:
+    """Return what requests are counted by: an address, or the network of one."""
+    address = _behind(request)
+    if address is None:
+        return request.remote or ""
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((address, IPV6_PREFIX), strict=False))
+    return str(address)
+
+
+def is_here(request: web.Request) -> bool:
+    """Return whether a program on this machine asks, and not for somebody else."""
+    address = _behind(request)
+    if address is None or not address.is_loopback:
+        return False
+    # A proxy on this machine that is not known as one: it forwards whoever comes.
+    return not any(name in request.headers for name in (X_FORWARDED_FOR, FORWARDED))
+
+
+def parse_address(text: str) -> Address | None:
+    """Return an address, IPv4 where it is one in IPv6's form; None for anything else."""
+    try:
+        address = ipaddress.ip_address(text.strip().strip('"').partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _behind(request: web.Request) -> Address | None:
+    peer = parse_address(request.remote or "")
+    if peer is None:
+        return None
+    trusted = request.app[PROXIES]
+    if not _is_in(peer, trusted):
+        if peer.is_loopback and X_FORWARDED_FOR in request.headers and not trusted:
+            _tell()
+        return peer
+    lists = [
+        found
+        for name, read in ((X_FORWARDED_FOR, _plain), (FORWARDED, _elements))
+        if (found := read(request.headers.getall(name, ())))
+    ]
+    named = {_nearest(peer, hops, trusted) for hops in lists}
+    # A proxy writes one of the two and passes the other on as it came: where they differ, one is
+    # the client's own invention.
+    return named.pop() if len(named) == 1 else peer
+
+
+def _nearest(peer: Address, hops: Sequence[str], trusted: Iterable[Network]) -> Address:
+    found = peer
+    for hop in hops[: -MAX_HOPS - 1 : -1]:
+        address = _host(hop)
+        if address is None:
+            break
+        found = address
+        if not _is_in(address, trusted):
+            break
+    return found
+
+
+def _plain(lines: Sequence[str]) -> list[str]:
+    return [each for line in lines for each in line.split(",") if each.strip()]
+
+
+def _elements(lines: Sequence[str]) -> list[str]:
+    hops: list[str] = []
+    for element in _plain(lines):
+        pairs = (pair.partition("=") for pair in element.split(";"))
+        hops += [value for name, _, value in pairs if name.strip().lower() == "for"]
+    return hops
+
+
+def _host(hop: str) -> Address | None:
+    """Return the address of a hop, which may have a port."""
+    text = hop.strip().strip('"')
+    if text.startswith("["):
+        return parse_address(text[1:].partition("]")[0])
+    if text.count(":") == 1:
+        text = text.partition(":")[0]
+    return parse_address(text)
+
+
+def _is_in(address: Address, networks: Iterable[Network]) -> bool:
+    return any(address in network for network in networks)
+
+
+def _tell() -> None:
+    if time.monotonic() - _told_s[0] >= _TELL_EVERY_S:
+        _told_s[0] = time.monotonic()
+        _log.warning(
+            "a proxy on this machine names its clients, and is not believed: all of them count as "
+            "one address. Set api.trusted_proxies",
+            header=X_FORWARDED_FOR,
+        )

@@ -1,0 +1,50 @@
+"""Folders and files that nobody else on the machine may look into: ledgers, keys, tokens.
+
+Owns their modes: 0700 and 0600, also where an earlier version or a generous umask left more. Does
+not know what is in them.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+_OTHERS = 0o077
+
+
+def make_private_folder(path: Path) -> None:
+    """Make a folder that is its owner's alone, or close one that is there. Raises OSError.
+
+    One that holds the working directory, or is the home of somebody, was not made for us alone: it
+    stays as it is, and the files in it are private by themselves.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+    whole = path.resolve()
+    here = Path.cwd()
+    if whole in (here, Path.home(), *here.parents):
+        return
+    _close(path)
+
+
+def make_private_file(path: Path) -> None:
+    """Make an empty file that is its owner's alone, or close one that is there. Raises OSError."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    _close(path)
+
+
+def close_if_there(*paths: Path) -> None:
+    """Take from others what they may do with these files, where there are such. Raises OSError."""
+    for path in paths:
+        with suppress(FileNotFoundError):
+            _close(path)
+
+
+def _close(path: Path) -> None:
+    found = path.stat()
+    # Somebody else's, shared with us on purpose (a group's, a mount's), is theirs to close.
+    if found.st_mode & _OTHERS and found.st_uid == os.geteuid():
+        path.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)
