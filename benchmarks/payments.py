@@ -69,7 +69,7 @@ async def unpaid(engine: FakeEngine) -> AsyncIterator[str]:
         )
         await response.write(_event(shape.opening(0)))
         async for piece in generation:
-            await response.write(_event(shape.piece(0, piece, len(choice.text))))
+            await response.write(_event(shape.piece(0, piece, ())))
             choice.add(piece)
         await response.write(_event(shape.closing(0, choice.finish or "length")))
         await response.write(_event(shape.usage(usage(len(prompt), len(choice.text)))))

@@ -97,7 +97,7 @@ class ChannelLedger:
                 f"{directory} cannot be made ({error.strerror}): name another --data-dir"
             ) from error
         lock = _hold(directory)
-        close_if_there(*(directory / name for name in (_LEDGER, _KEY, _DEPOSIT)))
+        close_if_there(*(directory / name for name in ("lock", _LEDGER, _KEY, _DEPOSIT)))
         try:
             key_file = directory / _KEY
             if key_file.exists():

@@ -94,6 +94,7 @@ async def running_node(
     client_timeout_s: float = 60,
     blobs: MemoryBlobStore | None = None,
     price: Price = PRICE,
+    limits: ApiLimits | None = None,
 ) -> AsyncIterator[Node]:
     """Run a node on a free port of this machine."""
     chain = chain or FakeChain(NODE_KEY)
@@ -157,7 +158,7 @@ async def running_node(
         Shop("viz", 100_000, 1_000, OPERATOR_TOKEN),
         watchdog,
     )
-    app = create_app(parts, ApiLimits(64 * 1024, client_timeout_s))
+    app = create_app(parts, limits or ApiLimits(64 * 1024, client_timeout_s))
     runner = create_runner(app, shutdown_timeout_s=0.2)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

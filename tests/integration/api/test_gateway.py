@@ -97,3 +97,69 @@ async def test_a_blob_that_breaks_off_shows_it(node: Node) -> None:
     async with node.http.get(f"{node.url}/ipfs/{cid}") as response:
         assert response.status == 502
         assert (await response.json(content_type=None))["code"] == "blob-corrupt"
+
+
+RAW = "application/vnd.ipld.raw"
+FILE = "application/octet-stream"
+
+
+@pytest.mark.parametrize(
+    ("headers", "query", "kind"),
+    [
+        ({}, {}, FILE),
+        ({"Accept": "*/*"}, {}, FILE),
+        ({"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}, {}, FILE),
+        ({"Accept": RAW}, {}, RAW),
+        ({"Accept": f"{RAW}, */*;q=0.1"}, {}, RAW),
+        ({"Accept": f"application/json, {RAW.upper()};q=0.9"}, {}, RAW),
+        ({"Accept": f"*/*, {RAW};q=0.5"}, {}, FILE),
+        ({"Accept": f"{RAW};q=0"}, {}, FILE),
+        ({"Accept": FILE}, {"format": "raw"}, RAW),
+    ],
+)
+async def test_what_is_sent_is_what_was_asked_for(
+    node: Node, headers: dict[str, str], query: dict[str, str], kind: str
+) -> None:
+    """Accept is a list with qualities; a name in the query stands above it."""
+    cid = await node.parts.blobs.add(BLOB)
+    url = f"{node.url}/ipfs/{cid}"
+    async with node.http.get(url, headers=headers, params=query) as answer:
+        body = await answer.read()
+    assert answer.status == 200 and answer.content_type == kind
+    assert (len(body) == len(BLOB)) is (kind == FILE)
+    assert answer.headers["Vary"] == "Accept"
+    async with node.http.head(url, headers=headers, params=query) as top:
+        assert top.status == 200 and top.content_length == len(body)
+        for name in ("ETag", "Vary", "Cache-Control", "Content-Type"):
+            assert top.headers[name] == answer.headers[name]
+
+
+async def test_two_bodies_of_one_url_have_two_tags(node: Node) -> None:
+    """Who keeps the file and asks for the block is sent the block, and the other way round."""
+    cid = await node.parts.blobs.add(BLOB)
+    url, tags = f"{node.url}/ipfs/{cid}", []
+    for accept in (FILE, RAW):
+        async with node.http.get(url, headers={"Accept": accept}) as answer:
+            tags.append(answer.headers["ETag"])
+    whole, block = tags
+    assert whole != block
+    for accept, kept, status in (
+        (RAW, whole, 200),
+        (FILE, block, 200),
+        (RAW, block, 304),
+        (FILE, f'"x", W/{whole}', 304),
+        (FILE, "*", 304),
+        (RAW, f"{whole}, {block}", 304),
+    ):
+        headers = {"Accept": accept, "If-None-Match": kept}
+        async with node.http.get(url, headers=headers) as answer:
+            assert answer.status == status, (accept, kept)
+            assert answer.headers["ETag"] == (block if accept == RAW else whole)
+            assert answer.headers["Vary"] == "Accept"
+
+
+async def test_another_format_is_refused_by_name(node: Node) -> None:
+    cid = await node.parts.blobs.add(BLOB)
+    async with node.http.get(f"{node.url}/ipfs/{cid}", params={"format": "car"}) as answer:
+        assert answer.status == 400
+        assert (await answer.json(content_type=None))["error"]["param"] == "format"

@@ -94,9 +94,26 @@ async def test_a_refusal_is_the_clients_own_exception(
     assert found.request_id and isinstance(found.body, dict) and found.body["message"]
 
 
-async def test_a_wrong_key_is_an_authentication_error(node: Node) -> None:
-    """An OpenAI key sent here by mistake fails as a wrong key does there."""
+async def test_a_foreign_key_is_told_how_to_pay(node: Node) -> None:
+    """OpenAI's clients always send a key: who points one at a node is told of proxy and page."""
     async with client_of(node, "sk-made-up") as client:
+        with pytest.raises(openai.APIStatusError) as caught:
+            await client.chat.completions.create(
+                model="fake", messages=[{"role": "user", "content": "hi"}]
+            )
+    assert (caught.value.status_code, caught.value.code) == (402, "payment-required")
+    assert "viz buyer proxy --node http://node.test" in caught.value.message
+    assert payment.Challenge.from_header(caught.value.response.headers["WWW-Authenticate"])
+    where = caught.value.response.json()["help"]
+    assert where == "http://node.test/" and where in caught.value.message
+    async with node.http.get(node.url + "/") as page:
+        told = await page.text()
+    assert page.status == 200 and "viz buyer proxy --node http://node.test" in told
+
+
+async def test_a_token_of_a_node_that_is_not_known_is_an_authentication_error(node: Node) -> None:
+    """A buyer whose token this node forgot signs in again, and is not asked to pay anew."""
+    async with client_of(node, "viz_made-up") as client:
         with pytest.raises(openai.AuthenticationError) as caught:
             await client.chat.completions.create(
                 model="fake", messages=[{"role": "user", "content": "hi"}]

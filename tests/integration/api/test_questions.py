@@ -10,7 +10,7 @@ import pytest
 from tests.fakes.chain import DEPLOYMENT, FakeClock
 from tests.integration.api.harness import ADAPTER, Buyer, Node, running_node
 
-from viz.api.parts import QUESTIONS
+from viz.api.parts import PAYMENTS, QUESTIONS
 from viz.domain import payment
 from viz.domain.channel import Offer
 from viz.domain.claim import SignedVoucher
@@ -90,22 +90,39 @@ async def test_strangers_questions_are_bounded(node: Node, monkeypatch: pytest.M
         codes.append(status)
     assert codes == [200] * 5 + [429] * 15 and node.chain.reads - before == 10
     assert problem["code"] == "too-many-questions" and headers["Retry-After"]
-    for path in (payment.NODE_PATH, f"/viz/v1/adapters/{ADAPTER}"):
-        assert (await buyer.call("GET", path))[0] == 429
+    assert (await buyer.call("GET", f"/viz/v1/adapters/{ADAPTER}"))[0] == 429
+    assert (await buyer.call("GET", payment.NODE_PATH))[0] == 200, "read once for everybody"
     newcomer = Buyer(node, key=b"\x55" * 32)
-    refused = await newcomer.pay(payment.CHANNELS_PATH, newcomer.deposit())
+    await newcomer.open()
+    monkeypatch.setitem(node.app._state, PAYMENTS, Questions(node.clock, 1))
+    late = Buyer(node, key=b"\x56" * 32)
+    assert (await late.pay(payment.CHANNELS_PATH, late.deposit()))[0] == 200
+    refused = await late.pay(payment.CHANNELS_PATH, late.deposit(opening=False))
     assert refused[1]["code"] == "too-many-questions"
     assert (await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(ADAPTER, 5_000, 0)))[0] == 200
     assert (await buyer.ask()).status == 200
     node.clock.now += MINUTE_S
-    await newcomer.open()
+    assert (await late.pay(payment.CHANNELS_PATH, late.deposit(opening=False)))[0] == 200
+
+
+def test_ten_busy_addresses_leave_room_for_the_quiet() -> None:
+    """Who uses up what all have together does not keep a newcomer from its first questions."""
+    questions = Questions(FakeClock(), 120)
+    for number in range(ALL_TIMES):
+        for _ in range(120):
+            questions.admit(f"10.0.0.{number}")
+    for _ in range(2):
+        questions.admit("10.0.1.1")
+    with pytest.raises(TooManyQuestions):
+        questions.admit("10.0.1.1")
+    questions.admit("10.0.1.2")
 
 
 def test_many_addresses_are_bounded_together() -> None:
-    """Any number of addresses get no more than ten do, until the next minute."""
+    """Any number of addresses get no more than ten busy and ten quiet do, until the next minute."""
     clock = FakeClock()
     questions = Questions(clock, 3)
-    for number in range(3 * ALL_TIMES):
+    for number in range(2 * 3 * ALL_TIMES):
         questions.admit(f"10.0.0.{number}")
     with pytest.raises(TooManyQuestions, match="try again in 60 s"):
         questions.admit("10.0.1.1")

@@ -1,0 +1,81 @@
+"""Ledgers, keys and tokens: nobody else on the machine looks into them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.fakes.chain import DEPLOYMENT, address_of
+
+from viz.buyer.ledger import ChannelLedger
+from viz.private import close_if_there, make_private_file, make_private_folder
+from viz.store.ledger import SqlStore
+
+
+@pytest.fixture(autouse=True)
+def generous() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def modes(*paths: Path) -> set[int]:
+    return {stat.S_IMODE(path.stat().st_mode) for path in paths}
+
+
+def test_a_folder_and_a_file_are_made_private_or_become_so(tmp_path: Path) -> None:
+    """Also those that an earlier version, or a generous umask, left open."""
+    fresh, old = tmp_path / "a" / "fresh", tmp_path / "old"
+    old.mkdir(mode=0o777)
+    for folder in (fresh, old, old):
+        make_private_folder(folder)
+    assert modes(fresh, old) == {0o700}
+    (old / "file").touch(0o666)
+    for path in (old / "file", old / "new"):
+        make_private_file(path)
+    assert modes(old / "file", old / "new") == {0o600}
+    (old / "more").touch(0o644)
+    close_if_there(old / "more", old / "gone")
+    assert modes(old / "more") == {0o600}
+
+
+def test_the_working_directory_is_not_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that was not made for us stays as its owner wants it."""
+    monkeypatch.chdir(tmp_path)
+    tmp_path.chmod(0o755)
+    make_private_folder(tmp_path)
+    assert modes(tmp_path) == {0o755}
+
+
+async def test_a_nodes_ledger_is_the_operators_alone(tmp_path: Path) -> None:
+    """The database, its journal, its index and its lock: new ones, and old ones that were open."""
+    place = tmp_path / "data" / "ledger.sqlite"
+    for _ in range(2):
+        store = await SqlStore.open(place, {"node": "n"})
+        await store.forget_access(1)
+        files = list(place.parent.glob("ledger.sqlite*"))
+        assert {each.name.removeprefix("ledger.sqlite") for each in files} >= {"", "-wal", ".lock"}
+        assert modes(*files) == {0o600} and modes(place.parent) == {0o700}
+        await store.close()
+        for path in place.parent.glob("ledger.sqlite*"):
+            path.chmod(0o644)
+        place.parent.chmod(0o755)
+
+
+def test_a_buyers_ledger_is_the_buyers_alone(tmp_path: Path) -> None:
+    """Session key, signed amounts and deposits, in every folder down to the channel's."""
+    home = tmp_path / "buyer"
+    for _ in range(2):
+        ledger = ChannelLedger.open(home, DEPLOYMENT, address_of(1), "pw", scrypt_n=2)
+        ledger.keep_deposit({"a": "b"})
+        ledger.close()
+        found = [home, *home.rglob("*")]
+        assert modes(*(each for each in found if each.is_dir())) == {0o700}
+        assert modes(*(each for each in found if each.is_file())) == {0o600}
+        for each in found:
+            each.chmod(0o755 if each.is_dir() else 0o644)
