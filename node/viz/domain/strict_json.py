@@ -1,11 +1,11 @@
 """JSON from strangers: parsed only when it is neither nested nor split up more than ours ever is.
 
 Owns the bounds on nesting and on the count of values, and the rule that a member stands once
-(``once``). The parser recurses in C, and a library may have raised the interpreter's recursion limit
-beyond what the stack holds (one of web3's does): a few hundred kilobytes of brackets would then end
-the process instead of raising. And it holds the interpreter until it is done: two megabytes of small
-values stop everything else for a quarter of a second. Does not know what is in it. Invariant: what is refused is refused in time that grows with
-its length alone.
+(``once``). The parser recurses in C, and a library may have raised the interpreter's recursion
+limit beyond what the stack holds (one of web3's does): a few hundred kilobytes of brackets would
+then end the process instead of raising. And it holds the interpreter until it is done: two
+megabytes of small values stop everything else for a quarter of a second. Does not know what is in
+it. Invariant: what is refused is refused in time that grows with its length alone.
 """
 
 from __future__ import annotations
