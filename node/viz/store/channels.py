@@ -17,8 +17,8 @@ from sqlalchemy import Connection, Row, bindparam, delete, insert, select, tuple
 from viz.domain.ledger import AnswerRecord, ChannelRecord, Line, ReceiptRecord, UnbilledRecord
 from viz.domain.units import ZERO_HASH, AdapterId, Address, Hash32
 from viz.errors import StoreConflict
-from viz.store.tables import Answers, ChannelLines, Channels, Receipts, Unbilled, table
 from viz.store.database import BATCH_ROWS, Database, in_batches, write_row
+from viz.store.tables import Answers, ChannelLines, Channels, Receipts, Unbilled, table
 
 _CHANNELS: Final = table(Channels)
 _LINES: Final = table(ChannelLines)
