@@ -30,3 +30,12 @@ def _no_network_in_unit_tests(
 
     for method in ("connect", "connect_ex", "bind"):
         monkeypatch.setattr(socket.socket, method, refuse)
+
+
+@pytest.fixture(autouse=True)
+def _commands_leave_the_logs_alone(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that a test runs in its process must not send that process's logs to its output."""
+    if request.path.name != "test_log.py":
+        monkeypatch.setattr("viz.log.configure", lambda *_given: None)

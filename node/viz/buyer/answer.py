@@ -89,6 +89,11 @@ class PaidAnswer:
         return "".join(self._arrival.texts)
 
     @property
+    def model(self) -> str:
+        """The id of the model that answers, whatever name it was asked for by."""
+        return self._asked.model
+
+    @property
     def cost_units(self) -> Units | None:
         """What the request cost, once its bill is verified or it ended without owing any."""
         if self.receipt is not None:
@@ -315,6 +320,7 @@ class PaidAnswer:
             self._client.distrust(error.detail)
             raise
         self.receipt = signed
+        self._client.spending.note(self.model, signed)
 
     async def __aexit__(
         self,

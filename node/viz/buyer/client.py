@@ -35,6 +35,7 @@ from viz.buyer.offers import find_offer, unknown
 from viz.buyer.prices import Prices, limits_in
 from viz.buyer.purse import Purse
 from viz.buyer.quotes import KeptQuotes
+from viz.buyer.spending import Spending
 from viz.buyer.verify import Limits, check_node, check_tokenizer
 from viz.buyer.wallet import Wallet, wallet_of
 from viz.domain.credential import CloseRequest
@@ -97,6 +98,7 @@ class BuyerClient:
         self.access = Access(api, info.node, ledger.session_key, domain)
         self.quotes = KeptQuotes(deployment, clock)
         self.prices = Prices(ledger, deployment)
+        self.spending = Spending(ledger, clock)
         self.purse = Purse(api, ledger, deployment, limits, reads_chain=chain is not None)
 
     @classmethod
@@ -159,6 +161,11 @@ class BuyerClient:
     def deployment(self) -> Deployment:
         """The contracts that this buyer trusts: whose token, decimals and symbol hold."""
         return self._deployment
+
+    @property
+    def directory(self) -> Path:
+        """Where the channel's files are."""
+        return self._ledger.directory
 
     @property
     def token_decimals(self) -> int:

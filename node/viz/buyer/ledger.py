@@ -69,6 +69,11 @@ class ChannelLedger:
         self.unbilled: list[Exposure] = []
 
     @property
+    def directory(self) -> Path:
+        """Where the channel's files are."""
+        return self._directory
+
+    @property
     def session_key(self) -> bytes:
         """The private key that signs this channel's vouchers."""
         return self._session_key
@@ -210,6 +215,10 @@ class ChannelLedger:
                 f"{path} cannot be read: restore it, or remove it alone to agree to prices anew"
             ) from error
 
+    def keep_record(self, name: str, record: Json) -> None:
+        """Replace a file beside the ledger that no money rests on; raise StoreError."""
+        self._replace(name, record)
+
     # the file
 
     def _load(self) -> None:
@@ -310,14 +319,26 @@ def _unwritable(path: Path, error: OSError) -> StoreError:
     )
 
 
+def directories_in(home: Path, deployment: Deployment) -> list[Path]:
+    """Return the folder of every channel of this deployment that is kept in ``home``."""
+    return sorted((home / _CHANNELS).glob(f"{_prefix(deployment)}*"))
+
+
+def node_of(directory: Path) -> Address:
+    """Return the node that a channel's folder is named after."""
+    return parse_address("0x" + directory.name.rpartition("-")[2])
+
+
 def channels_in(home: Path, deployment: Deployment) -> dict[Address, Address]:
     """Return the signer of every channel that is kept in ``home``, by its node; opens no key.
 
     Raises InvalidKeyFile where a session key's file names no address.
     """
     found: dict[Address, Address] = {}
-    for key_file in sorted((home / _CHANNELS).glob(f"{_prefix(deployment)}*/{_KEY}")):
-        node = parse_address("0x" + key_file.parent.name.rpartition("-")[2])
+    for directory in directories_in(home, deployment):
+        node, key_file = node_of(directory), directory / _KEY
+        if not key_file.exists():
+            continue
         try:
             signer = str(json.loads(key_file.read_text(encoding="utf-8"))["address"])
             found[node] = parse_address("0x" + signer.removeprefix("0x"))

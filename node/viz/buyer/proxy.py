@@ -26,6 +26,7 @@ from viz.buyer.client import BuyerClient
 from viz.buyer.offers import ask_fitting
 from viz.buyer.openai_errors import error_body, problem, refusal
 from viz.buyer.proxy_door import Door
+from viz.domain.display import amount
 from viz.domain.exchange import AdapterOffer
 from viz.domain.payment import CHAT_PATH, COMPLETIONS_PATH, MODELS_PATH
 from viz.domain.units import Address
@@ -34,6 +35,7 @@ from viz.errors import ConfigError, VizError
 
 MAX_BODY_BYTES: Final = 2 * 1024 * 1024
 SHUTDOWN_S: Final = 5.0
+SPENDING_PATH: Final = "/viz/v1/spending"
 COST_HEADER: Final = "Viz-Cost-Units"
 _CLIENT: Final = web.AppKey("client", BuyerClient)
 _DOOR: Final = web.AppKey("door", Door)
@@ -52,6 +54,7 @@ def create_proxy(client: BuyerClient, door: Door | None = None) -> web.Applicati
         [
             web.get(MODELS_PATH, _models),
             web.get(MODELS_PATH + "/{model:.+}", _model),
+            web.get(SPENDING_PATH, _spending),
             web.post(CHAT_PATH, _complete),
             web.post(COMPLETIONS_PATH, _complete),
         ]
@@ -141,6 +144,13 @@ async def _model(request: web.Request) -> web.Response:
     return web.json_response(_entry(offer, client.info.node))
 
 
+async def _spending(request: web.Request) -> web.Response:
+    client = request.app[_CLIENT]
+    here = client.deployment
+    said = {"decimals": here.token_decimals, "symbol": here.token_symbol}
+    return web.json_response(client.spending.report() | said)
+
+
 def _entry(offer: AdapterOffer, node: Address) -> dict[str, Any]:
     entry = {"id": offer.model, "object": "model", "created": 0, "owned_by": node}
     return entry | {"viz": offer.to_json()}
@@ -151,12 +161,36 @@ async def _complete(request: web.Request) -> web.StreamResponse:
     wanted = body.pop("stream", False)
     options = body.pop("stream_options", None)
     with_usage = isinstance(options, dict) and options.get("include_usage") is True
-    async with ask_fitting(request.app[_CLIENT], body, request.path) as answer:
-        if wanted is True:
-            return await _stream(request, answer, with_usage=with_usage)
-        chunks = [chunk async for chunk in answer]
+    client = request.app[_CLIENT]
+    async with ask_fitting(client, body, request.path) as answer:
+        try:
+            if wanted is True:
+                return await _stream(request, answer, with_usage=with_usage)
+            chunks = [chunk async for chunk in answer]
+        finally:
+            _say_cost(client, answer)
         headers = {COST_HEADER: str(answer.cost_units)}
         return web.json_response(assemble(chunks, answer), headers=headers)
+
+
+def _say_cost(client: BuyerClient, answer: PaidAnswer) -> None:
+    """Log what an answer cost, in the token's amounts, and what is left of the deposit."""
+    curve, here = client.curve, client.deployment
+    left = amount(max(0, curve.limit_units - sum(curve.spent.values())), here)
+    if answer.cost_units is None:
+        _log.warning(
+            "an answer broke off; its cost is not known yet", model=answer.model, left=left
+        )
+        return
+    used = usage_of(answer)
+    _log.info(
+        "paid",
+        model=answer.model,
+        cost=amount(answer.cost_units, here),
+        prompt_tokens=used["prompt_tokens"],
+        completion_tokens=used["completion_tokens"],
+        left=left,
+    )
 
 
 async def _stream(

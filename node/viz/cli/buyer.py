@@ -1,125 +1,108 @@
-"""`viz buyer`: a node's models, asked and paid for."""
+"""`viz buyer`: a node's models, looked at, asked and paid for."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from viz.cli.buying import (
+    NODE,
+    Caps,
+    DeploymentFile,
+    MaxCompletionPrice,
+    MaxPrice,
+    MaxPromptPrice,
+    RpcUrl,
+    client_at,
+    desk_at,
+    home_of,
+    node_info,
+    trusted,
+)
 from viz.cli.console import (
     AsJson,
     DataDir,
     PasswordFile,
-    data_dir,
+    err,
     guarded,
+    lines,
     out,
     password,
     plain,
     run,
     say,
     show,
+    table,
     until_signal,
 )
 from viz.cli.http import NodeUrl, checked
-from viz.domain.units import format_units, parse_units
-from viz.errors import ConfigError, UnknownModel
+from viz.domain.display import amount, price
+from viz.domain.units import BASE_MODEL
+from viz.errors import ConfigError
 
 if TYPE_CHECKING:
     from viz.buyer.client import BuyerClient
-    from viz.buyer.verify import Limits
+    from viz.domain.exchange import AdapterOffer
     from viz.domain.ports.chain import Deployment
 
 app = typer.Typer(no_args_is_help=True, help="Ask a node's models, paying by signed vouchers.")
 
-NODE = "http://127.0.0.1:8402"
-DeploymentFile = Annotated[
-    Path | None,
-    typer.Option("--deployment", help="The contracts you trust; else deployment.json."),
-]
-RpcUrl = Annotated[
-    str, typer.Option("--rpc", help="A chain of your own choice, to check adapters against.")
-]
-MaxPrice = Annotated[
-    str,
-    typer.Option(help="Pay at most this, in whole tokens, for a million tokens of either kind."),
-]
-MaxPromptPrice = Annotated[str, typer.Option(help="The same, for a million prompt tokens.")]
-MaxCompletionPrice = Annotated[str, typer.Option(help="The same, for a million completion tokens.")]
+
+@app.command()
+@guarded
+def models(
+    node: NodeUrl = NODE,
+    folder: DataDir = None,
+    deployment: DeploymentFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a node sells: each model's name, what it knows, from which works, and its price.
+
+    Names, descriptions and titles are the node's words; the works' numbers are on the chain.
+    """
+    here = trusted(folder, deployment)
+    info = run(node_info(node, here))
+    said = {
+        "node": info.node,
+        "models": [offer.to_json() for offer in info.adapters],
+        "decimals": here.token_decimals,
+        "symbol": here.token_symbol,
+    }
+    if not show(said, as_json=as_json):
+        for offer in info.adapters:
+            _print_offer(offer, here)
+        say('Ask one by its id or its name: viz buyer ask "..." --model NAME', style="dim")
 
 
-@dataclass(frozen=True, slots=True)
-class Caps:
-    """The most that the buyer says a million tokens may cost; empty where nothing is said."""
-
-    either: str = ""
-    prompt: str = ""
-    completion: str = ""
-
-    def limits(self, deployment: Deployment) -> Limits:
-        """Return the limits in the token's units; raise InvalidRequest for what is no amount."""
-        from viz.buyer.prices import limits_in
-
-        def units(text: str) -> int | None:
-            return parse_units(text, deployment.token_decimals) if text else None
-
-        return limits_in(
-            deployment,
-            prompt_price_units=units(self.prompt or self.either),
-            completion_price_units=units(self.completion or self.either),
-        )
-
-
-@asynccontextmanager
-async def client_at(
-    node: str,
-    folder: Path | None,
-    deployment_file: Path | None,
-    secret: str,
-    rpc_url: str,
-    caps: Caps | None = None,
-) -> AsyncIterator[BuyerClient]:
-    """Yield a client; its session keys and ledgers are below ``buyer`` in the data folder."""
-    import aiohttp
-
-    from viz.buyer.client import BuyerClient
-    from viz.chain.deployment import load_deployment
-
-    deployment = load_deployment(deployment_file or data_dir(folder) / "deployment.json")
-    async with AsyncExitStack() as ends:
-        http = await ends.enter_async_context(aiohttp.ClientSession())
-        chain = None
-        if rpc_url:
-            # web3 takes a second of CPU to import: whoever names no chain does without it.
-            from viz.chain.contracts import Chain
-            from viz.chain.rpc import Rpc
-
-            rpc = Rpc(checked(rpc_url, "a chain's address"))
-            ends.push_async_callback(rpc.close)
-            await rpc.check(deployment)
-            chain = Chain(rpc, deployment)
-        client = await BuyerClient.connect(
-            http,
-            node,
-            home=data_dir(folder) / "buyer",
-            password=secret,
-            expected=deployment,
-            chain=chain,
-            limits=(caps or Caps()).limits(deployment),
-        )
-        ends.push_async_callback(client.aclose)
-        yield client
+def _print_offer(offer: AdapterOffer, here: Deployment) -> None:
+    title = f"{offer.model}: {offer.name}" if offer.name not in ("", offer.model) else offer.model
+    works = [f"{work.title or 'untitled'} (work {work.content_id})" for work in offer.works]
+    both = (
+        f"{price(offer.prompt_price_units, here)} a million prompt tokens, "
+        f"{price(offer.completion_price_units, here)} a million completion tokens"
+    )
+    rows: list[tuple[str, object]] = [("price", both)]
+    if works:
+        rows.insert(0, ("works", ", ".join(works)))
+    elif offer.adapter_id != BASE_MODEL:
+        rows.insert(0, ("works", "the node does not say"))
+    if offer.description:
+        rows.insert(0, ("knows", offer.description))
+    lines(title, rows)
 
 
 @app.command()
 @guarded
 def ask(
     prompt: Annotated[str, typer.Argument(help="The question.")],
-    model: Annotated[str, typer.Option(help="viz-adapter-N, or the base model's name.")] = "",
+    model: Annotated[
+        str, typer.Option(help="A model's id or name, as `viz buyer models` shows them.")
+    ] = "",
     max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 128,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     max_price: MaxPrice = "",
@@ -132,38 +115,34 @@ def ask(
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask one question and pay for the answer while it streams."""
-    secret = password(password_file)
+    """Ask one question and pay for the answer while it streams.
+
+    While a proxy runs for the channel, the proxy asks, and no password is needed.
+    """
     caps = Caps(max_price, max_prompt_price, max_completion_price)
+    body: dict[str, Any] = {
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+    }
+    if model:
+        body["model"] = model
 
-    async def work() -> dict[str, Any]:
-        async with client_at(node, folder, deployment, secret, rpc, caps) as client:
-            if not (model or client.info.adapters):
-                raise UnknownModel(f"the node at {node} has nothing on offer now")
-            body = {
-                "model": model or client.info.adapters[-1].model,
-                "messages": [{"role": "user", "content": prompt}],
-                "max_tokens": max_tokens,
-                "temperature": temperature,
-            }
-            async with client.ask(body) as answer:
-                shown = 0
-                async for _ in answer:
-                    if not as_json:
-                        _write(answer.text[shown:])
-                        shown = len(answer.text)
-            cost = format_units(answer.cost_units or 0, client.token_decimals)
-            return {"model": body["model"], "text": answer.text, "cost": cost}
+    async def write(text: str) -> None:
+        if not as_json:
+            sys.stdout.write(plain(text, keep="\n\t"))
+            sys.stdout.flush()
 
-    found = run(work())
-    if not show(found, as_json=as_json):
-        out.print()
-        say(f"{found['model']}, paid {found['cost']}", style="dim")
+    async def work() -> None:
+        secret = partial(password, password_file)
+        async with desk_at(node, folder, deployment, secret, rpc, caps) as desk:
+            done, here = await desk.ask(body, write), desk.deployment
+            found = done | {"decimals": here.token_decimals, "symbol": here.token_symbol}
+            if not show(found, as_json=as_json):
+                out.print()
+                say(f"{done['model']}, paid {amount(int(done['cost']), here)}", style="dim")
 
-
-def _write(text: str) -> None:
-    sys.stdout.write(plain(text, keep="\n\t"))
-    sys.stdout.flush()
+    run(work())
 
 
 @app.command()
@@ -193,7 +172,11 @@ def proxy(
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a local OpenAI-compatible server that pays the node for every answer."""
+    """Run a local OpenAI-compatible server that pays the node for every answer.
+
+    Each answer's cost is a line on standard error; the sum comes at the end. While it runs, `viz
+    buyer ask` and `viz channel` go through it.
+    """
     secret = password(password_file)
     key = _api_key(api_key_file)
     caps = Caps(max_price, max_prompt_price, max_completion_price)
@@ -201,26 +184,106 @@ def proxy(
     async def work() -> None:
         import asyncio
 
+        from viz import log
+        from viz.buyer.desk import Desk
+        from viz.buyer.desk_server import serving_desk
         from viz.buyer.proxy import running_proxy
 
-        async with (
-            client_at(node, folder, deployment, secret, rpc, caps) as client,
-            running_proxy(
-                client,
-                host=host,
-                port=port,
-                key=key,
-                hosts=allow_host or (),
-                origins=allow_origin or (),
-            ) as url,
-        ):
+        log.configure("info")
+        async with AsyncExitStack() as ends:
+            client = await ends.enter_async_context(
+                client_at(node, folder, deployment, secret, rpc, caps)
+            )
+            url = await ends.enter_async_context(
+                running_proxy(
+                    client,
+                    host=host,
+                    port=port,
+                    key=key,
+                    hosts=allow_host or (),
+                    origins=allow_origin or (),
+                )
+            )
+            await ends.enter_async_context(
+                serving_desk(Desk(client), client.directory, client.info.node, checked(node))
+            )
             said = {"url": url, "node": client.info.node, "signer": client.signer}
             if not show(said, as_json=as_json, runs_on=True):
                 which = f"the OPENAI_API_KEY in {api_key_file}" if key else "any OPENAI_API_KEY"
-                out.print(f"OPENAI_BASE_URL={url}  ({which}; it pays {said['node']})")
-            await asyncio.Event().wait()
+                out.print(
+                    f"OPENAI_BASE_URL={url}  ({which}; it pays {said['node']})", soft_wrap=True
+                )
+            try:
+                await asyncio.Event().wait()
+            finally:
+                _print_run(client)
 
     run(until_signal(work()))
+
+
+def _print_run(client: BuyerClient) -> None:
+    """Say on standard error what this process spent, and what is left of the deposit."""
+    found, here = client.spending.report(), client.deployment
+    requests = found["run"]["requests"]
+    err.print(
+        f"{requests} answer{'' if requests == 1 else 's'}, "
+        f"{amount(int(found['run']['units']), here)} spent; "
+        f"{amount(int(found['left']), here)} left of the deposit",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
+@guarded
+def spending(
+    folder: DataDir = None,
+    deployment: DeploymentFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what was spent, by day and model, from the files beside the channels' ledgers.
+
+    It needs no password and no node, and works while a proxy runs.
+    """
+    from viz.buyer.ledger import channels_in, directories_in, node_of
+    from viz.buyer.spending import report_on_disk
+    from viz.domain.curve import Curve
+
+    here = trusted(folder, deployment)
+    signers = channels_in(home_of(folder), here)
+    found = [
+        report_on_disk(directory, Curve(signers[node_of(directory)], node_of(directory)))
+        for directory in directories_in(home_of(folder), here)
+        if node_of(directory) in signers
+    ]
+    unit = {"decimals": here.token_decimals, "symbol": here.token_symbol}
+    if show({"channels": found, **unit}, as_json=as_json):
+        return
+    if not found:
+        out.print(f"no channel of this deployment is in {home_of(folder)}", soft_wrap=True)
+    for channel in found:
+        _print_spending(channel, here)
+
+
+def _print_spending(channel: dict[str, Any], here: Deployment) -> None:
+    rows: list[tuple[object, ...]] = [
+        (
+            each["day"],
+            each["model"],
+            each["requests"],
+            each["promptTokens"],
+            each["completionTokens"],
+            amount(int(each["units"]), here),
+        )
+        for each in channel["days"]
+    ]
+    if int(channel["unlisted"]):
+        # Answers that broke off, and what was paid before this record was kept.
+        rows.append(("other", "", "", "", "", amount(int(channel["unlisted"]), here)))
+    rows.append(("in all", "", "", "", "", amount(int(channel["spent"]), here)))
+    columns = ("day (UTC)", "model", "#answers", "#prompt", "#completion", "#cost")
+    table(f"Spent at {channel['node']}", columns, rows)
+    out.print(f"{amount(int(channel['left']), here)} left of the deposit", soft_wrap=True)
 
 
 def _api_key(file: Path | None) -> str:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from viz.cli.buyer import NODE, DeploymentFile, RpcUrl, client_at
+from viz.cli.buying import NODE, DeploymentFile, RpcUrl, desk_at, home_of, trusted
 from viz.cli.console import (
     AsJson,
     DataDir,
     KeyFile,
     PasswordFile,
-    data_dir,
     guarded,
     out,
     password,
@@ -24,15 +23,14 @@ from viz.cli.console import (
     table,
 )
 from viz.cli.http import RPC_VARIABLE, NodeUrl, checked
-from viz.domain.display import moment
+from viz.domain.display import amount, moment
 from viz.domain.trust import WAY_BACK
-from viz.domain.units import ZERO_ADDRESS, Address, format_units, hex_of, parse_address, parse_units
+from viz.domain.units import Address, hex_of, parse_address, parse_units
 from viz.errors import ChannelUnknown, InvalidRequest
 
 if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
 
-    from viz.buyer.client import BuyerClient
     from viz.domain.ports.chain import Deployment
 
 app = typer.Typer(no_args_is_help=True, help="A buyer's deposit at a node.")
@@ -65,18 +63,19 @@ def open_channel(
     as_json: AsJson = False,
 ) -> None:
     """Deposit into a channel to a node, without gas: the wallet signs, the node relays."""
+    from viz.buyer.wallet import KeyWallet
     from viz.chain.keys import load_key_file
 
     secret = password(password_file)
-    account = load_key_file(key, secret)
+    wallet = load_key_file(key, secret)
+    here = trusted(folder, deployment)
+    units = parse_units(deposit, here.token_decimals)
 
     async def work() -> dict[str, Any]:
-        async with client_at(node, folder, deployment, secret, rpc) as client:
-            units = parse_units(deposit, client.token_decimals)
-            await client.open_channel(bytes(account.key), units)
-            return _described(client)
+        async with desk_at(node, folder, deployment, lambda: secret, rpc) as desk:
+            return await desk.open(KeyWallet(bytes(wallet.key)), units)
 
-    _print_channel(run(work()), as_json=as_json)
+    _print_channel(run(work()), here, as_json=as_json)
 
 
 @app.command("show")
@@ -90,14 +89,14 @@ def show_channel(
     as_json: AsJson = False,
 ) -> None:
     """Show what was deposited, signed and received; with --rpc the deposit as the chain has it."""
-    secret = password(password_file)
+    here = trusted(folder, deployment)
 
     async def work() -> dict[str, Any]:
-        async with client_at(node, folder, deployment, secret, rpc) as client:
-            await client.look()
-            return _described(client)
+        secret = partial(password, password_file)
+        async with desk_at(node, folder, deployment, secret, rpc) as desk:
+            return await desk.show()
 
-    _print_channel(run(work()), as_json=as_json)
+    _print_channel(run(work()), here, as_json=as_json)
 
 
 @app.command()
@@ -113,15 +112,15 @@ def forgive(
     as_json: AsJson = False,
 ) -> None:
     """Ask a node again that broke off answers, or that billed something else than it sent."""
-    secret = password(password_file)
+    here = trusted(folder, deployment)
+    units = parse_units(allow, here.token_decimals)
 
     async def work() -> dict[str, Any]:
-        async with client_at(node, folder, deployment, secret, "") as client:
-            client.forgive(parse_units(allow, client.token_decimals))
-            await client.look()
-            return _described(client)
+        secret = partial(password, password_file)
+        async with desk_at(node, folder, deployment, secret) as desk:
+            return await desk.forgive(units)
 
-    _print_channel(run(work()), as_json=as_json)
+    _print_channel(run(work()), here, as_json=as_json)
 
 
 @app.command("close")
@@ -136,26 +135,23 @@ def close_channel(
     as_json: AsJson = False,
 ) -> None:
     """Close the channel at once, with the node's consent; the rest goes back to the wallet."""
+    from viz.buyer.wallet import KeyWallet
     from viz.chain.keys import load_key_file
 
     secret = password(password_file)
-    account = load_key_file(key, secret)
+    wallet = load_key_file(key, secret)
+    here = trusted(folder, deployment)
 
     async def work() -> dict[str, Any]:
-        async with client_at(node, folder, deployment, secret, rpc) as client:
-            await client.look()
-            answer = await client.close_channel(bytes(account.key))
-            return {
-                "signer": client.signer,
-                "settled": str(answer.close.settled_units),
-                "transaction": "0x" + answer.transaction_hash.hex(),
-                "decimals": client.token_decimals,
-            }
+        async with desk_at(node, folder, deployment, lambda: secret, rpc) as desk:
+            return await desk.close(KeyWallet(bytes(wallet.key)))
 
     found = run(work())
-    if not show(found, as_json=as_json):
-        settled = format_units(int(found["settled"]), found["decimals"])
-        out.print(f"closed at {settled} in all; the rest went back to {account.address}")
+    if not show(_with_unit(found, here), as_json=as_json):
+        settled = amount(int(found["settled"]), here)
+        out.print(
+            f"closed at {settled} in all; the rest went back to {wallet.address}", soft_wrap=True
+        )
 
 
 @app.command()
@@ -176,31 +172,30 @@ def leave(
     Run it again when it says so; each run takes the step that the chain allows. It needs no node.
     Where the wallet has no gas, another key relays what it signs: --gas-key.
     """
-    from viz.chain.deployment import load_deployment
     from viz.chain.keys import load_key_file
 
-    trusted = load_deployment(deployment or data_dir(folder) / "deployment.json")
-    place = _channel(folder, trusted, node_address, signer)
+    here = trusted(folder, deployment)
+    place = _channel(folder, here, node_address, signer)
     secret = password(password_file)
     payer = load_key_file(key, secret)
     relayer = load_key_file(gas_key, secret) if gas_key else payer
-    found = run(_leave(rpc, trusted, place, payer, relayer))
-    if not show(found, as_json=as_json):
-        _say_left(found)
+    found = run(_leave(rpc, here, place, payer, relayer))
+    if not show(_with_unit(found, here), as_json=as_json):
+        _say_left(found, here)
 
 
 def _channel(
-    folder: Path | None, trusted: Deployment, node_address: str, signer: str
+    folder: Path | None, here: Deployment, node_address: str, signer: str
 ) -> tuple[Address, Address]:
     """Return signer and node of the channel to leave; raise InvalidRequest, ChannelUnknown."""
     from viz.buyer.ledger import channels_in
 
-    home = data_dir(folder) / "buyer"
+    home = home_of(folder)
     if signer:
         if not node_address:
             raise InvalidRequest("--signer needs --node-address beside it")
         return parse_address(signer), parse_address(node_address)
-    kept = channels_in(home, trusted)
+    kept = channels_in(home, here)
     if node_address:
         wanted = parse_address(node_address)
         kept = {node: key for node, key in kept.items() if node == wanted}
@@ -219,7 +214,7 @@ def _channel(
 
 async def _leave(
     rpc_url: str,
-    trusted: Deployment,
+    here: Deployment,
     place: tuple[Address, Address],
     payer: LocalAccount,
     relayer: LocalAccount,
@@ -231,9 +226,9 @@ async def _leave(
 
     rpc = Rpc(checked(rpc_url, "a chain's address"))
     try:
-        await rpc.check(trusted)
-        sender = Sender(rpc, relayer, trusted)
-        done = await step(Chain(rpc, trusted), sender, bytes(payer.key), *place)
+        await rpc.check(here)
+        sender = Sender(rpc, relayer, here)
+        done = await step(Chain(rpc, here), sender, bytes(payer.key), *place)
     finally:
         await rpc.close()
     return {
@@ -246,56 +241,38 @@ async def _leave(
         "withdrawableAt": done.withdrawable_at_s,
         "chainTime": done.chain_time_s,
         "transaction": hex_of(done.transaction_hash) if done.transaction_hash else None,
-        "decimals": trusted.token_decimals,
     }
 
 
-def _say_left(found: dict[str, Any]) -> None:
-    decimals = found["decimals"]
+def _say_left(found: dict[str, Any], here: Deployment) -> None:
     if found["state"] == "withdrawn":
-        returned = format_units(int(found["returned"]), decimals)
-        out.print(f"withdrawn: {returned} went back to {found['payer']}")
+        returned = amount(int(found["returned"]), here)
+        out.print(f"withdrawn: {returned} went back to {found['payer']}", soft_wrap=True)
     elif found["state"] == "empty":
         out.print("nothing is deposited in this channel")
     else:
         said = "the close is requested" if found["state"] == "requested" else "the close is running"
-        deposit = format_units(int(found["deposit"]), decimals)
-        after = datetime.fromtimestamp(found["withdrawableAt"], UTC)
+        deposit = amount(int(found["deposit"]), here)
         out.print(
             f"{said}; until then the node may claim what was signed, of a deposit of {deposit}",
             soft_wrap=True,
         )
-        out.print(f"run this again after {after:%Y-%m-%d %H:%M:%S} UTC to withdraw")
+        out.print(f"run this again after {moment(found['withdrawableAt'])} to withdraw")
 
 
-def _described(client: BuyerClient) -> dict[str, Any]:
-    curve = client.curve
-    return {
-        "signer": curve.signer,
-        "node": curve.node,
-        "payer": curve.payer,
-        "open": curve.payer != ZERO_ADDRESS,
-        "closeAt": curve.close_at_s,
-        "distrusted": client.purse.fault,
-        "deposit": str(curve.deposit_units),
-        "settled": str(curve.settled_units),
-        "signed": str(curve.total_units),
-        "received": str(sum(curve.spent.values())),
-        "receipts": curve.seq,
-        "decimals": client.token_decimals,
-    }
+def _with_unit(found: dict[str, Any], here: Deployment) -> dict[str, Any]:
+    return {**found, "decimals": here.token_decimals, "symbol": here.token_symbol}
 
 
-def _print_channel(found: dict[str, Any], *, as_json: bool) -> None:
-    if show(found, as_json=as_json):
+def _print_channel(found: dict[str, Any], here: Deployment, *, as_json: bool) -> None:
+    if show(_with_unit(found, here), as_json=as_json):
         return
-    decimals = found["decimals"]
     money = ("deposit", "settled", "signed", "received")
     rows: list[tuple[str, object]] = [
         ("state", _state(found)),
-        ("payer", found["payer"]),
+        ("payer", found["payer"] if found["open"] else "nobody yet"),
         ("signer", found["signer"]),
-        *((name, format_units(int(found[name]), decimals)) for name in money),
+        *((name, amount(int(found[name]), here)) for name in money),
         ("receipts", found["receipts"]),
     ]
     table(f"Channel to {found['node']}", ("what", "#value"), rows)
@@ -304,6 +281,8 @@ def _print_channel(found: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _state(found: dict[str, Any]) -> str:
+    if not found["open"]:
+        return "not open"
     if found["closeAt"]:
         return f"closing; it can be withdrawn from {moment(found['closeAt'])} on"
-    return "open" if found["open"] else "not open"
+    return "open" if int(found["deposit"]) else "empty"

@@ -39,7 +39,7 @@ def pay(ledger: ChannelLedger, adapter_id: int, units: Units) -> Curve:
 
 def receive(ledger: ChannelLedger, seq: int, adapter_id: int, units: Units) -> None:
     total = ledger.curve.linked_units + units
-    link = Link(seq, keccak(bytes([seq])), total, (UsageLine(AdapterId(adapter_id), units),))
+    link = Link(seq, keccak(b"%d" % seq), total, (UsageLine(AdapterId(adapter_id), units),))
     ledger.commit_receipt(take_receipt(ledger.curve, link), link)
 
 

@@ -50,6 +50,8 @@ WRONG = {
     "channel forgive": (NOWHERE, CONFIG),
     "channel leave": ("--key {0}/none.json --deployment {0}/none.json", CONFIG),
     "buyer ask": ("hi --max-tokens 0", USAGE),
+    "buyer models": (NOWHERE, CONFIG),
+    "buyer spending": (NOWHERE, CONFIG),
     "buyer proxy": ("--port 99999", USAGE),
     "adapter list": ("--node nowhere", CONFIG),
     "adapter show": ("first", USAGE),

@@ -1,0 +1,175 @@
+"""What the buyer's commands share: their options, and who holds the channel.
+
+Owns the choice between the channel's own files and a proxy that holds them. A proxy needs neither
+the session key's password nor a second derivation of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from viz.cli.console import data_dir
+from viz.cli.http import checked
+from viz.domain.units import parse_units
+from viz.errors import InvalidRequest, VizError
+
+if TYPE_CHECKING:
+    from viz.buyer.client import BuyerClient
+    from viz.buyer.desk import Desk
+    from viz.buyer.desk_client import ProxyDesk
+    from viz.buyer.verify import Limits
+    from viz.domain.exchange import NodeInfo
+    from viz.domain.ports.chain import Deployment
+
+NODE = "http://127.0.0.1:8402"
+DeploymentFile = Annotated[
+    Path | None,
+    typer.Option("--deployment", help="The contracts you trust; else deployment.json."),
+]
+RpcUrl = Annotated[
+    str, typer.Option("--rpc", help="A chain of your own choice, to check adapters against.")
+]
+MaxPrice = Annotated[
+    str,
+    typer.Option(help="Pay at most this, in whole tokens, for a million tokens of either kind."),
+]
+MaxPromptPrice = Annotated[str, typer.Option(help="The same, for a million prompt tokens.")]
+MaxCompletionPrice = Annotated[str, typer.Option(help="The same, for a million completion tokens.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """The most that the buyer says a million tokens may cost; empty where nothing is said."""
+
+    either: str = ""
+    prompt: str = ""
+    completion: str = ""
+
+    def limits(self, deployment: Deployment) -> Limits:
+        """Return the limits in the token's units; raise InvalidRequest for what is no amount."""
+        from viz.buyer.prices import limits_in
+
+        def units(text: str) -> int | None:
+            return parse_units(text, deployment.token_decimals) if text else None
+
+        return limits_in(
+            deployment,
+            prompt_price_units=units(self.prompt or self.either),
+            completion_price_units=units(self.completion or self.either),
+        )
+
+
+def trusted(folder: Path | None, file: Path | None) -> Deployment:
+    """Return the deployment that the buyer trusts; raise ConfigError."""
+    from viz.chain.deployment import load_deployment
+
+    return load_deployment(file or data_dir(folder) / "deployment.json")
+
+
+def home_of(folder: Path | None) -> Path:
+    """Return where a buyer's session keys and ledgers are: below ``buyer`` in the data folder."""
+    return data_dir(folder) / "buyer"
+
+
+@asynccontextmanager
+async def client_at(
+    node: str,
+    folder: Path | None,
+    deployment_file: Path | None,
+    secret: str,
+    rpc_url: str,
+    caps: Caps | None = None,
+) -> AsyncIterator[BuyerClient]:
+    """Yield a client that holds the channel to the node."""
+    import aiohttp
+
+    from viz.buyer.client import BuyerClient
+
+    deployment = trusted(folder, deployment_file)
+    async with AsyncExitStack() as ends:
+        http = await ends.enter_async_context(aiohttp.ClientSession())
+        chain = None
+        if rpc_url:
+            # web3 takes a second of CPU to import: whoever names no chain does without it.
+            from viz.chain.contracts import Chain
+            from viz.chain.rpc import Rpc
+
+            rpc = Rpc(checked(rpc_url, "a chain's address"))
+            ends.push_async_callback(rpc.close)
+            await rpc.check(deployment)
+            chain = Chain(rpc, deployment)
+        client = await BuyerClient.connect(
+            http,
+            node,
+            home=home_of(folder),
+            password=secret,
+            expected=deployment,
+            chain=chain,
+            limits=(caps or Caps()).limits(deployment),
+        )
+        ends.push_async_callback(client.aclose)
+        yield client
+
+
+@asynccontextmanager
+async def desk_at(
+    node: str,
+    folder: Path | None,
+    deployment_file: Path | None,
+    secret: Callable[[], str],
+    rpc_url: str = "",
+    caps: Caps | None = None,
+) -> AsyncIterator[Desk | ProxyDesk]:
+    """Yield the commands of the channel to the node, by the proxy that holds it where one runs."""
+    proxy = await _proxy_desk(node, folder, trusted(folder, deployment_file))
+    if proxy is not None:
+        if rpc_url or (caps or Caps()) != Caps():
+            raise InvalidRequest(
+                "a proxy runs for this channel and pays by its own options: start it with these"
+            )
+        yield proxy
+        return
+    from viz.buyer.desk import Desk
+
+    async with client_at(node, folder, deployment_file, secret(), rpc_url, caps) as client:
+        yield Desk(client)
+
+
+async def _proxy_desk(node: str, folder: Path | None, deployment: Deployment) -> ProxyDesk | None:
+    channels = home_of(folder) / "channels"
+    if not any(each.is_socket() for each in channels.glob("*/desk.sock")):
+        return None
+    from viz.buyer.desk_client import find_desks
+    from viz.buyer.ledger import directories_in
+
+    desks = await find_desks(directories_in(home_of(folder), deployment), deployment)
+    url = checked(node)
+    for desk in desks:
+        if desk.url == url:
+            return desk
+    if not desks:
+        return None
+    try:
+        info = await node_info(node, deployment)  # it may be dialled by another name
+    except VizError:
+        return None
+    return next((desk for desk in desks if desk.node == info.node), None)
+
+
+async def node_info(node: str, deployment: Deployment) -> NodeInfo:
+    """Return what a node says of itself; raise NodeNotTrusted, NodeUnreachable."""
+    import aiohttp
+
+    from viz.buyer.node_api import NodeApi
+    from viz.buyer.verify import check_node
+
+    async with aiohttp.ClientSession() as http:
+        info = await NodeApi(http, node).info()
+    check_node(info, deployment)
+    return info
