@@ -134,6 +134,8 @@ class RelayConfig(_Section):
     per_payer_per_hour: Positive = 30
     registrations_per_minute: Positive = 30
     gas_per_hour: Positive = 80_000_000
+    wei_per_hour: Positive = 100_000_000_000_000_000
+    registrations: bool | Literal["auto"] = "auto"
     questions_per_minute: Positive = 600
 
 

@@ -13,7 +13,7 @@
     │   └── ChainUnreachable · ChainMismatch · TransactionFailed · GasAboveLimit · OutcomeUnknown
     │       · FeeTooHigh
     ├── LicenseError          the law of the contracts forbids it
-    │   └── NoLiveGrant · AdapterNotServable · RelayBusy
+    │   └── NoLiveGrant · AdapterNotServable · RelayBusy · RelayRefused
     ├── StorageError          bytes are missing or are not what their name says
     │   └── BlobNotFound · BlobCorrupt · BlobTooLarge · StorageUnavailable
     │       · StorageBusy
@@ -191,6 +191,10 @@ class NoLiveGrant(LicenseError):
 
 class AdapterNotServable(LicenseError):
     code, title = "adapter-not-servable", "The adapter may not be served now"
+
+
+class RelayRefused(LicenseError):
+    code, status, title = "relay-refused", 403, "The node sends no such transaction for others"
 
 
 class RelayBusy(LicenseError):

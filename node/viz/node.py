@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from aiohttp import web
 from eth_account.signers.local import LocalAccount
 
 from viz.api.app import create_app, create_runner
-from viz.api.door import BoundedSite
+from viz.api.listening import listen, refuse_taken_port
 from viz.api.parts import ApiLimits, Blocks, Parts, Shop
 from viz.basemodel.source import DEFAULT_BASE, DEFAULT_BASE_DIGEST, LoadedBase, load_base
 from viz.chain.contracts import Chain
@@ -52,7 +50,7 @@ from viz.services.metering import MeterTools
 from viz.services.publishing import Publishing
 from viz.services.quoting import Quotes
 from viz.services.receipting import bill_interrupted
-from viz.services.relaying import RelayPolicy
+from viz.services.relaying import RESERVE_BPS, RelayPolicy
 from viz.services.serving import Serving, ServingPolicy
 from viz.services.sessions import SessionPolicy, Sessions
 from viz.services.settlement import ClaimPolicy, Settlement
@@ -95,7 +93,7 @@ async def run_node(config: Config, ready: Ready) -> None:
     Raises ConfigError, InvalidKeyFile, ChainUnreachable, ChainMismatch, BooksMismatch,
     ModelUnavailable, StorageUnavailable: each says what to do, and nothing was changed.
     """
-    _refuse_taken_port(config)
+    refuse_taken_port(config.api.host, config.api.port)
     supervisor = Supervisor()
     async with _node(config) as (parts, loops, described):
         limits = ApiLimits(
@@ -108,7 +106,12 @@ async def run_node(config: Config, ready: Ready) -> None:
         runner = create_runner(app, shutdown_timeout_s=config.api.shutdown_grace_s)
         await runner.setup()
         try:
-            url = await _listen(runner, config)
+            url = await listen(
+                runner,
+                config.api.host,
+                config.api.port,
+                max_connections=config.api.max_connections,
+            )
             async with asyncio.TaskGroup() as group:
                 for name, loop in loops.items():
                     group.create_task(supervisor.run(name, loop))
@@ -185,7 +188,11 @@ async def _node(
                     config.relay.per_hour,
                     config.relay.per_payer_per_hour,
                     gas_per_hour=config.relay.gas_per_hour,
+                    wei_per_hour=config.relay.wei_per_hour,
+                    reserve_bps=RESERVE_BPS,
+                    coin_units=0 if development else config.settlement.coin_price_units,
                 ),
+                fee_wei=chain.fee_wei,
             ),
         )
         tools = MeterTools(
@@ -219,11 +226,8 @@ async def _node(
             chain,
             sender,
             clock,
-            relays=replace(
-                REGISTRATIONS,
-                per_minute=config.relay.registrations_per_minute,
-                gas_per_hour=config.relay.gas_per_hour,
-            ),
+            relays=registration_policy(config, development=development),
+            fee_wei=chain.fee_wei,
         )
         watchdog = Watchdog(
             ledger,
@@ -314,6 +318,19 @@ def _closer(settlement: Settlement) -> Callable[[Event], Awaitable[None]]:
     return close_requested
 
 
+def registration_policy(config: Config, *, development: bool) -> RelayPolicy | None:
+    """Return the bounds of relayed registrations; None where this node sends none."""
+    wanted = config.relay.registrations
+    if not (development if wanted == "auto" else wanted):
+        return None
+    return replace(
+        REGISTRATIONS,
+        per_minute=config.relay.registrations_per_minute,
+        gas_per_hour=config.relay.gas_per_hour,
+        wei_per_hour=config.relay.wei_per_hour,
+    )
+
+
 def _account(config: Config) -> LocalAccount:
     password = config.key_password.get_secret_value()
     if not password:
@@ -365,34 +382,3 @@ def _engine_settings(config: Config) -> EngineSettings:
 def _operator_token(config: Config) -> str:
     """Return what the operator's commands authenticate with; made once, readable by its owner."""
     return kept_secret(config.at(Path("operator.token")), random_bytes=32)
-
-
-async def _listen(runner: web.AppRunner, config: Config) -> str:
-    site = BoundedSite(
-        runner, config.api.host, config.api.port, max_connections=config.api.max_connections
-    )
-    try:
-        await site.start()
-    except OSError as error:
-        raise _cannot_listen(config, error) from error
-    port = runner.addresses[0][1]
-    return f"http://{config.api.host}:{port}"
-
-
-def _refuse_taken_port(config: Config) -> None:
-    """Raise ConfigError before the model is loaded where the port could not be had after it."""
-    wanted = (config.api.host, config.api.port)
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(*wanted, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise _cannot_listen(config, error) from error
-
-
-def _cannot_listen(config: Config, error: OSError) -> ConfigError:
-    return ConfigError(
-        f"{config.api.host}:{config.api.port} cannot be listened on ({error.strerror}): stop what "
-        "runs there, or set api.port"
-    )

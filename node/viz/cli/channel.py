@@ -149,9 +149,13 @@ def close_channel(
     found = run(work())
     if not show(_with_unit(found, here), as_json=as_json):
         settled = amount(int(found["settled"]), here)
-        out.print(
-            f"closed at {settled} in all; the rest went back to {wallet.address}", soft_wrap=True
-        )
+        said = f"closed at {settled} in all; the rest went back to {wallet.address}"
+        if found["transaction"] in (None, "", "0x"):
+            said = (
+                f"the node agreed to close at {settled} and does not pay for the transaction, "
+                "since the channel earned less than that costs: run `viz channel leave`"
+            )
+        out.print(said, soft_wrap=True)
 
 
 @app.command()

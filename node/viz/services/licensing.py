@@ -10,7 +10,7 @@ outlives the call that needed it; a fee is paid only under the terms hash the op
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,12 +28,14 @@ from viz.errors import (
     InvalidSignature,
     LicenseError,
     NoLiveGrant,
+    RelayRefused,
 )
 from viz.services.outcome import require_settled
 from viz.services.relaying import RelayBudget, RelayPolicy
 
 MAX_DEADLINE_S: Final = 24 * 3600
-REGISTRATIONS: Final = RelayPolicy(per_hour=None, per_payer_per_hour=None, per_minute=30)
+# They ask for no deposit, so the hour has few of them.
+REGISTRATIONS: Final = RelayPolicy(per_hour=120, per_payer_per_hour=None, per_minute=30)
 _PLAIN_SIGNATURE_BYTES: Final = (64, 65)
 
 
@@ -63,12 +65,13 @@ class Licensing:
         writer: ChainWriter,
         clock: Clock,
         *,
-        relays: RelayPolicy = REGISTRATIONS,
+        relays: RelayPolicy | None = REGISTRATIONS,
+        fee_wei: Callable[[], Awaitable[int]] | None = None,
     ) -> None:
+        """Relay within ``relays``; None relays nothing. ``fee_wei`` as in ``RelayBudget``."""
         self._reader = reader
         self._writer = writer
-        self._budget = RelayBudget(clock, relays)
-        self._relaying: set[Address] = set()
+        self._budget = RelayBudget(clock, relays, fee_wei) if relays else None
         # One fee at a time: concurrent ones would spend each other's allowance.
         self._paying = asyncio.Lock()
 
@@ -87,9 +90,15 @@ class Licensing:
     async def relay_registration(self, work: Register, signature: bytes) -> Registered:
         """Submit a creator's signed registration at the node's expense.
 
-        Raises RelayBusy, InvalidRequest, InvalidSignature, FeeTooHigh, TransactionFailed (with the
-        contract's reason, nothing sent), OutcomeUnknown, ChainUnreachable.
+        Raises RelayRefused, RelayBusy, InvalidRequest, InvalidSignature, FeeTooHigh,
+        TransactionFailed (with the contract's reason, nothing sent), OutcomeUnknown,
+        ChainUnreachable.
         """
+        if self._budget is None:
+            raise RelayRefused(
+                "this node pays for no registrations: send it with a key that holds the chain's "
+                "coin, or ask another node (its operator sets relay.registrations)"
+            )
         work.terms.check()
         deployment = self._reader.deployment
         domain = content_registry_domain(deployment.chain_id, deployment.content_registry)
@@ -126,14 +135,7 @@ class Licensing:
                 signature,
             ),
         )
-        # Two at once would both pass the simulation, and the second fail at the node's expense.
-        if work.creator in self._relaying:
-            raise InvalidRequest(f"a registration of {work.creator} is being relayed: wait for it")
-        self._relaying.add(work.creator)
-        try:
-            return registered(await self._budget.send(self._writer, work.creator, call))
-        finally:
-            self._relaying.discard(work.creator)
+        return registered(await self._budget.send(self._writer, work.creator, call))
 
     async def offer(self, content_id: ContentId) -> Offer:
         """Return a work and its terms for new grants; raise LicenseError where there are none."""

@@ -17,7 +17,7 @@ import asyncio
 import hmac
 import secrets
 from collections import OrderedDict
-from collections.abc import Container, Iterable
+from collections.abc import Awaitable, Callable, Container, Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final, Protocol
@@ -84,6 +84,7 @@ class SessionPolicy:
     access_token_s: int = 3_600
     confirm_wait_s: float = 30.0
     relays: RelayPolicy = field(default_factory=RelayPolicy)
+    fee_wei: Callable[[], Awaitable[int]] | None = None
 
 
 class Sessions:
@@ -119,7 +120,9 @@ class Sessions:
         self._paid: OrderedDict[Address, None] = OrderedDict()
         self._deposits = Deposits(chain, self.domain, self.node, policy.minimum_deposit_units)
         self._relaying: set[Address] = set()
-        self._budget = RelayBudget(clock, policy.relays)
+        self._budget = RelayBudget(clock, policy.relays, policy.fee_wei)
+        # What a channel must have brought to count as one that pays.
+        self._worth_units = max(1, policy.minimum_deposit_units)
 
     @property
     def origin(self) -> str:
@@ -231,8 +234,9 @@ class Sessions:
             raise InvalidRequest("a deposit for this channel is being relayed: wait for it")
         self._relaying.add(deposit.signer)
         try:
-            before = (await self._books.get(deposit.signer, fresh=True)).channel.limit_units
-            sent = await self._budget.send(self._writer, deposit.payer, call)
+            channel = (await self._books.get(deposit.signer, fresh=True)).channel
+            before, paying = channel.limit_units, channel.end_units >= self._worth_units
+            sent = await self._budget.send(self._writer, deposit.payer, call, paying=paying)
             require_settled(sent, "the deposit")
         finally:
             self._relaying.discard(deposit.signer)
@@ -253,8 +257,9 @@ class Sessions:
     async def close(self, wanted: CloseRequest) -> CloseAnswer:
         """End a channel at its payer's signed wish: stop selling, claim, sign Close, submit it.
 
-        Raises WrongDomain, InvalidRequest (also where nothing is left to return),
-        InvalidSignature, ChannelUnknown, RelayBusy, ChainError.
+        It is submitted where the channel earned what that costs; else the answer holds the node's
+        signature alone, which anybody can submit. Raises WrongDomain, InvalidRequest (also where
+        nothing is left to return), InvalidSignature, ChannelUnknown, ChainError.
         """
         request = wanted.request
         self._check_domain(wanted.chain_id, wanted.contract, request.node)
@@ -274,7 +279,8 @@ class Sessions:
         )
         live.notify()
         self._claimer.close_requested(request.signer)
-        await self._claimer.claim(request.signer)
+        if live.channel.best is not None or live.channel.frozen:
+            await self._claimer.claim(request.signer)
         live = await self._books.get(request.signer, fresh=True)
         end_units = live.channel.end_units
         seen = await self._chain.channel(request.signer, self.node, confirmed=False)
@@ -284,9 +290,10 @@ class Sessions:
         signature = sign(self._key, self.domain.digest(close))
         args = (close.signer, close.node, close.settled_units, close.deadline_s, signature)
         call = Call("Settlement", "closeNow", args)
-        sent = await self._budget.send(self._writer, live.channel.payer, call)
+        payer = live.channel.payer
+        sent = await self._budget.close(self._writer, payer, request.signer, end_units, call)
         await self._books.get(request.signer, fresh=True)
-        done = sent.hash if sent.outcome is Outcome.SETTLED else b""
+        done = sent.hash if sent is not None and sent.outcome is Outcome.SETTLED else b""
         return CloseAnswer(close, signature, done)
 
     def _check_domain(self, chain_id: int, contract: Address, node: Address) -> None:

@@ -153,7 +153,7 @@ class Settlement:
                 if found.outcome in (Outcome.PENDING, Outcome.UNKNOWN)
                 and found.what == "Settlement.claim"
             ]
-            settled = await self._finish_settled()
+            settled = await self._finish_settled(only)
             if unresolved:
                 _log.info("claim waits", open_transactions=len(unresolved))
                 # What it carries may come to press while it is stuck: the next look raises its fee.
@@ -169,7 +169,7 @@ class Settlement:
             )
             sent = await self._sender.send(good, pressing=self._pressing)
             if sent:
-                settled += await self._finish_settled()
+                settled += await self._finish_settled(only)
             return ClaimReport(
                 frozen,
                 settled,
@@ -211,11 +211,13 @@ class Settlement:
         call = Call("Settlement", "collect", (account or self._writer.address,))
         return require_settled(await self._writer.submit(call), "collecting")
 
-    async def _finish_settled(self) -> int:
-        """Close the rows whose end the chain has confirmed; return how many."""
+    async def _finish_settled(self, only: Address | None = None) -> int:
+        """Close the rows (of one signer) whose end the chain has confirmed; return how many."""
         settled = 0
         totals: dict[Address, Units] = {}
         for row in await self._ledger.frozen():
+            if only is not None and row.signer != only:
+                continue
             if row.signer not in totals:
                 channel = await self._reader.channel(row.signer, self._writer.address)
                 totals[row.signer] = channel.settled_units if channel else 0
@@ -235,14 +237,14 @@ class Settlement:
             channel.signer: self._due_since.get(channel.signer, channel.voucher_at)
             for channel in due
         }
-        moment = await self._moment(due, now_s)
+        chosen: Sequence[ChannelRecord] = due
         if only is not None:
-            chosen: Sequence[ChannelRecord] = [each for each in due if each.signer == only]
-            _require_worth(chosen, self._policy, moment.fee_wei)
-        elif force:
-            chosen = due
+            chosen = [each for each in due if each.signer == only]
+            _require_worth(chosen, self._policy, await self._fee() if chosen else 0)
         else:
-            chosen = choose(due, self._policy, moment)
+            moment = await self._moment(due, now_s)
+            if not force:
+                chosen = choose(due, self._policy, moment)
         frozen = 0
         for channel in chosen:
             row = await self._ledger.freeze(channel.signer, now_s=now_s)

@@ -19,6 +19,7 @@ from tests.integration.api.harness import (
 from viz.domain import payment
 from viz.domain.credential import CloseRequest
 from viz.domain.eip712 import sign
+from viz.domain.ports.transactions import Call
 from viz.domain.signed import RequestClose
 from viz.services.relaying import HOUR_S, RelayPolicy
 
@@ -56,6 +57,7 @@ async def test_a_close_claims_its_own_channel_alone(node: Node) -> None:
 async def test_an_empty_channel_is_not_closed_again(node: Node) -> None:
     """Asking again to close what holds nothing costs the node no gas."""
     buyer = await Buyer(node).ready()
+    await buyer.ask()
     await buyer.close()
     sent = len(node.chain.sent)
     status, problem = await buyer.pay(payment.CLOSE_PATH, close_of(buyer))
@@ -64,21 +66,52 @@ async def test_an_empty_channel_is_not_closed_again(node: Node) -> None:
 
 
 async def test_a_payer_is_relayed_so_many_times_an_hour(node: Node) -> None:
-    """Opening and closing over and over with the same coins ends at the operator's bound."""
+    """Deposits by relay end at the operator's bound; a close then is the payer's to send."""
     first = await Buyer(node).ready()
-    await first.close()
+    await first.ask()
+    assert (await first.close()).transaction_hash
     second = Buyer(node, key=b"\x55" * 32)
     await second.ready()
+    await second.ask()
     sent = len(node.chain.sent)
-    for path, credential in (
-        (payment.CHANNELS_PATH, second.deposit(5_000, opening=False)),
-        (payment.CLOSE_PATH, close_of(second)),
-    ):
-        status, problem = await second.pay(path, credential)
-        assert (status, problem["code"]) == (429, "relay-busy")
-    assert len(node.chain.sent) == sent
-    node.clock.now += HOUR_S
-    await second.close()
+    status, problem = await second.pay(payment.CHANNELS_PATH, second.deposit(5_000, opening=False))
+    assert (status, problem["code"]) == (429, "relay-busy")
+    answer = await second.close()
+    assert not answer.transaction_hash
+    assert [call.function for call in node.chain.sent[sent:]] == ["claim"]
+
+
+async def test_capital_that_goes_round_costs_the_node_no_closes(node: Node) -> None:
+    """Opened and closed without a sale: the payer gets the signature, and sends it itself."""
+    buyer = await Buyer(node).ready()
+    answer = await buyer.close()
+    assert not answer.transaction_hash
+    assert [call.function for call in node.chain.sent] == ["openWithAuthorization"]
+    close = answer.close
+    args = (close.signer, close.node, close.settled_units, close.deadline_s, answer.signature)
+    await node.chain.submit(Call("Settlement", "closeNow", args))
+    assert node.chain.channels[buyer.signer, node.chain.address].deposit_units == 0
+
+
+async def test_a_repeated_close_asks_the_chain_no_more_for_others_rows(node: Node) -> None:
+    """What a stranger repeats costs the same however many claims of others are under way."""
+    buyer = await Buyer(node).ready()
+    await buyer.close()
+
+    async def questions() -> int:
+        before = node.chain.reads
+        await buyer.close()
+        return node.chain.reads - before
+
+    alone = await questions()
+    for number in range(20):
+        other = Buyer(node, key=bytes([0x61 + number]) * 32)
+        other.payer = buyer.payer
+        node.clock.now += HOUR_S // 2
+        await other.open()
+        assert (await other.pay(payment.VOUCHERS_PATH, other.offer(ADAPTER, 500, 0)))[0] == 200
+        assert await node.store.freeze(other.signer, now_s=node.clock.now) is not None
+    assert await questions() <= alone
 
 
 async def test_a_refused_deposit_uses_up_nothing(node: Node) -> None:

@@ -148,7 +148,7 @@ async def test_a_registration_is_not_sent_twice_at_once(net: Testnet) -> None:
     ends = await asyncio.gather(
         *(desk.relay_registration(*work) for _ in range(4)), return_exceptions=True
     )
-    assert sum(isinstance(each, InvalidRequest) for each in ends) == 3
+    assert sum(isinstance(each, TransactionFailed) for each in ends) == 3
     assert await net.rpc.transaction_count(net.sender(5).address) == 1
 
 

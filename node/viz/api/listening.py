@@ -1,0 +1,40 @@
+"""Bind the daemon's port, and say what to do where that cannot be done."""
+
+from __future__ import annotations
+
+import socket
+
+from aiohttp import web
+
+from viz.api.door import BoundedSite
+from viz.errors import ConfigError
+
+
+async def listen(runner: web.AppRunner, host: str, port: int, *, max_connections: int) -> str:
+    """Serve at an address and return its URL; raise ConfigError if it cannot be listened on."""
+    site = BoundedSite(runner, host, port, max_connections=max_connections)
+    try:
+        await site.start()
+    except OSError as error:
+        raise _cannot_listen(host, port, error) from error
+    return f"http://{host}:{runner.addresses[0][1]}"
+
+
+def refuse_taken_port(host: str, port: int) -> None:
+    """Raise ConfigError before the model is loaded where the port could not be had after it."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise _cannot_listen(host, port, error) from error
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"{host}:{port} cannot be listened on ({error.strerror}): stop what runs there, or set "
+        "api.port"
+    )
