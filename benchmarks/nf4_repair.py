@@ -23,7 +23,7 @@ from viz.domain.work import parse_work
 from viz.training.dataset import rows_of
 from viz.training.environment import make_deterministic
 from viz.training.evaluate import bare_base, held_out_loss
-from viz.training.packing import tokenise
+from viz.training.packing import TokenRow, tokenise
 from viz.training.qlora import build_model
 from viz.training.run import Settings
 
@@ -77,6 +77,13 @@ def _input_sizes(
     return {name: (total / count).sqrt().clamp_min(1e-6) for name, total in squares.items()}
 
 
+def loss_over(model: Any, rows: Sequence[TokenRow], dtype: torch.dtype) -> float:
+    """Return the loss over rows, of which there are some."""
+    measured = held_out_loss(model, rows, dtype, "cpu")
+    assert measured is not None, "there are no rows to measure"
+    return measured.loss
+
+
 def text_loss(model: Any, base: LoadedBase) -> float:
     """Return the mean loss (nats a token) over texts that no adapter here is trained on."""
     losses = [_loss(model, _ids(base, name)) for name in TEXTS]
@@ -108,7 +115,7 @@ def main() -> None:
     turns = [tokenise(row, base.tokenizer, settings.max_row_tokens) for row in rows_of(work)]
 
     def say(name: str, model: Any) -> None:
-        losses = [held_out_loss(model, turns, torch.float32, "cpu").loss]
+        losses = [loss_over(model, turns, torch.float32)]
         losses += [_loss(model, _ids(base, text)) for text in TEXTS]
         print(f"{name:<36}" + "".join(f"{loss:9.3f}" for loss in losses), flush=True)
 

@@ -27,15 +27,17 @@ from viz.domain.questions import Question, is_right, parse_questions
 from viz.domain.work import Work, parse_work
 from viz.training.dataset import build_dataset
 from viz.training.environment import compute_dtype, describe, make_deterministic
-from viz.training.evaluate import answers, bare_base, held_out_loss
+from viz.training.evaluate import answers, bare_base
+from viz.training.facts import facts_of
 from viz.training.loop import Loop
 from viz.training.packing import tokenise
 from viz.training.qlora import build_model
+from viz.training.recall import Recall
 from viz.training.run import Settings, default_settings
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
-from benchmarks.nf4_repair import repair_adapter, text_loss  # noqa: E402
+from benchmarks.nf4_repair import loss_over, repair_adapter, text_loss  # noqa: E402
 
 WORKS = Path("examples/works")
 # What a base alone answers, which no seed changes.
@@ -86,8 +88,8 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(".cache/models"))
     chosen = parser.parse_args()
     works, questions, demo = _adapter(chosen.adapter)
-    size = sum(len(chunk.data) for work in works for chunk in work.chunks)
-    settings = default_settings(size, threads=chosen.threads)
+    facts = sum(len(facts_of(work)) for work in works)
+    settings = default_settings(facts, threads=chosen.threads)
     settings = replace(settings, steps=chosen.steps or settings.steps)
     make_deterministic(settings)
     base = load_base(cache_dir=chosen.cache)
@@ -155,7 +157,7 @@ def _train(
     model, dtype = build_model(base, settings), compute_dtype(settings)
 
     def loss_now() -> float:
-        return held_out_loss(model, held_out, dtype, settings.device).loss
+        return loss_over(model, held_out, dtype)
 
     def ask() -> tuple[int, int, float]:
         given = answers(model, base.tokenizer, questions, base.shape.end_ids, max_tokens=32)
@@ -168,8 +170,14 @@ def _train(
             _BASES[base.serving_file] = ask()
         base_right, _, base_text_loss = _BASES[base.serving_file]
     mode.prepare(model, [row.ids for row in training])
-    loop = Loop(model, training, held_out, settings, dtype, identity=mode.name)
-    loop.run(after_step=lambda *_: None, after_evaluation=lambda *_: None)
+    recall = Recall(dataset, base.tokenizer, base.shape.end_ids)
+
+    def evaluate() -> tuple[int, int]:
+        now = recall.ask(model)
+        return now.right, now.asked
+
+    loop = Loop(model, training, settings, dtype, identity=mode.name, evaluate=evaluate)
+    loop.run(after_step=lambda *_: None, after_evaluation=lambda _: None)
     loss, (right, demo_right, trained_text_loss) = loss_now(), ask()
     return Result(
         mode=mode.name,

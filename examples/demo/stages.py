@@ -141,8 +141,9 @@ def training(story: Story) -> None:
         done = world.watched("train", *paths, "--name", adapter.name, "--no-publish",
                              "--node", world.node_url)  # fmt: skip
         adapter.training_id, adapter.weights = done["id"], done["weights"]
-        before, after = (done["metrics"]["heldOut"][when]["loss"] for when in ("before", "after"))
-        story.say(f"{adapter.name}: held-out loss {before:.2f} -> {after:.2f}, "
+        recall = done["metrics"]["recall"]
+        story.say(f"{adapter.name}: right in unseen wordings {recall['base']} -> "
+                  f"{recall['adapter']} of {recall['asked']}, "
                   f"{done['metrics']['seconds']:.0f} s")  # fmt: skip
         if position == 0:
             _refused(story, adapter)

@@ -202,6 +202,15 @@ class ChatTokenizer:
                 ids += self.tokens(unveil.sub(lambda found: names[found[1]], part))
         return tuple(ids)
 
+    @cached_property
+    def reply_end(self) -> int | None:
+        """The control token by which the template ends an assistant's turn, if it does."""
+        mark = chr(_PRIVATE_USE[0][0])
+        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": mark}]
+        _, found, rest = self._render(turns, False).rpartition(mark)
+        named = self._splitter.search(rest) if found else None
+        return self._control[named[0]] if named else None
+
     def _render(self, messages: list[dict[str, str]], reply: bool) -> str:
         return self._template.render(messages, reply=reply)
 

@@ -13,6 +13,8 @@ from viz.cli.http import NodeUrl
 from viz.cli.operator import Operator, Royalty, TrainerPart
 from viz.errors import InvalidRequest, TrainingError
 
+_NOT_MEASURED = "not measured"
+
 
 @guarded
 def train(
@@ -94,7 +96,7 @@ def _say_plan(plan: dict[str, Any], token: dict[str, Any]) -> None:
     found, settings = plan["estimate"], plan["settings"]
     rows: list[tuple[str, object]] = [
         ("rows to learn", found["rows"]),
-        ("rows held out", found["held_out_rows"]),
+        ("wordings held out", found["held_out_rows"]),
         ("rows probed for repetition", min(found["rows"], settings["probes"])),
         ("passages probed, at most", settings["probes"]),
         ("steps", found["steps"]),
@@ -136,14 +138,23 @@ async def _train(operator: Operator, request: dict[str, Any], *, quiet: bool) ->
     return {"id": started["id"], **end["result"]}
 
 
+def _of(right: int, asked: int) -> str:
+    return f"{right} of {asked}" if asked else _NOT_MEASURED
+
+
+def _or_not_measured(value: int | None) -> object:
+    return _NOT_MEASURED if value is None else value
+
+
 def _say_trained(result: dict[str, Any]) -> None:
     metrics = result["metrics"]
-    held_out, repeated = metrics["heldOut"], metrics["memorisation"]
+    recall, repeated = metrics["recall"], metrics["memorisation"]
+    asked = recall["asked"]
     rows: list[tuple[str, object]] = [
-        ("held-out loss before", f"{held_out['before']['loss']:.3f}"),
-        ("held-out loss after", f"{held_out['after']['loss']:.3f}"),
-        ("longest verbatim run, tokens", repeated["adapter"]["longest_tokens"]),
-        ("the same of the base model", repeated["base"]["longest_tokens"]),
+        ("right answers in unseen wordings", _of(recall["adapter"], asked)),
+        ("the same of the base model", _of(recall["base"], asked)),
+        ("longest verbatim run, tokens", _or_not_measured(repeated["adapter"]["longest_tokens"])),
+        ("the same of the base model", _or_not_measured(repeated["base"]["longest_tokens"])),
         ("seconds", round(metrics["seconds"])),
         ("shares", ", ".join(f"work {work}: {percent(bps)}" for work, bps in result["shares"])),
         ("weights digest", result["weightsDigest"]),

@@ -1,14 +1,17 @@
-"""Committed questions about a work, and the rule that judges an answer.
+"""Questions about a work, and the rules that judge an answer without a human.
 
 Owns the ``questions.json`` format and the judgement, so that a demo, a training run and an
-auditor judge alike. Does not know who answers. Invariant: the rule is pure: the same answer is
-always judged the same. An answer is right when it contains at least one accepted text as whole
-words, letter case ignored.
+auditor judge alike. Does not know who answers. Invariant: the rules are pure: the same answer is
+always judged the same. An answer to a committed question is right when it contains at least one
+accepted text as whole words, letter case ignored; one to a question made from the work, when it
+has the telling words of the work's own answer (``tells``).
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +45,26 @@ def parse_questions(raw: bytes) -> tuple[Question, ...]:
     if len({q.id for q in questions}) != len(questions):
         raise InvalidWork("question ids must differ")
     return questions
+
+
+def tells(words: Sequence[str], answer: str) -> bool:
+    """Judge an answer by the words that a right one has: half of them, and each with a digit.
+
+    Letter case is ignored, and words count whole where letters stand around them; a word of a
+    script without spaces counts wherever it stands.
+    """
+    if not words:
+        return False
+    said = " ".join(unicodedata.normalize("NFC", answer).casefold().split())
+    found = [word for word in words if _holds(said, word.casefold())]
+    numbers = [word for word in words if any(map(str.isdigit, word))]
+    return 2 * len(found) >= len(words) and all(word in found for word in numbers)
+
+
+def _holds(said: str, word: str) -> bool:
+    if any(unicodedata.category(character) == "Lo" for character in word):
+        return word in said
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", said) is not None
 
 
 def is_right(question: Question, answer: str) -> bool:

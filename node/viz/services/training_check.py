@@ -80,7 +80,8 @@ class TrainingCheck:
             if grant is None or not grant.live:
                 content = await self._content(content_id)
                 fees[content_id] = int((await self._terms(content.terms_hash))[0]["trainingFee"])
-        return Plan(estimate(checked.works, checked.settings), checked.settings, fees)
+        estimated = await asyncio.to_thread(estimate, checked.works, checked.settings)
+        return Plan(estimated, checked.settings, fees)
 
     async def check(self, request: Mapping[str, Any], *, licensed: bool) -> Checked:
         """Return the works of a request and its settings.
@@ -101,7 +102,7 @@ class TrainingCheck:
             limits.append(await asyncio.to_thread(verbatim_limit, given.path, license_hash))
             checked.append(replace(given, commitment=hex_of(content.commitment)))
             works.append(work)
-        settings = settings_of(request, works, limits, self._threads)
+        settings = await asyncio.to_thread(settings_of, request, works, limits, self._threads)
         return Checked(tuple(checked), tuple(works), settings)
 
     async def _grant(self, content_id: ContentId, needed: bool) -> GrantState | None:

@@ -15,6 +15,7 @@ from viz.domain.units import hex_of, parse_address, parse_hash
 from viz.domain.work import Work, parse_work
 from viz.errors import InvalidRequest, InvalidWork
 from viz.services.registration import Registration, load_record, record_path
+from viz.training.facts import facts_of
 from viz.training.run import (
     MINIMUM_PROBES,
     Settings,
@@ -99,16 +100,16 @@ def settings_of(
     limits: Sequence[int | None],
     threads: int,
 ) -> Settings:
-    """Return the defaults for the works' size with the request's changes.
+    """Return the defaults for the works' facts with the request's changes.
 
     The memorisation limit is at most the strictest of ``limits``, the licenses' own; where there
     is one, it is measured by ``MINIMUM_PROBES`` at least. Raises InvalidRequest.
     """
-    size = sum(len(chunk.data) for work in works for chunk in work.chunks)
+    facts = sum(len(facts_of(work)) for work in works)
     changes = request.get("settings") or {}
     if not isinstance(changes, Mapping):
         raise InvalidRequest('"settings" must be an object')
-    chosen = settings_from({**asdict(default_settings(size, threads=threads)), **changes})
+    chosen = settings_from({**asdict(default_settings(facts, threads=threads)), **changes})
     stated = [limit for limit in limits if limit is not None]
     if not stated:
         return chosen

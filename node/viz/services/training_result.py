@@ -33,7 +33,8 @@ def require_memorisation_limit(settings: Settings, metrics: Mapping[str, Any]) -
                 f"the adapter was probed for repetition by {probed} {there_are} instead of {wanted}"
             )
     longest, limit = repeated["adapter"]["longest_tokens"], settings.max_verbatim_tokens
-    if longest > limit and longest > repeated["base"]["longest_tokens"]:
+    # None: nothing was to be probed, as no license states a limit.
+    if longest is not None and longest > max(limit, repeated["base"]["longest_tokens"]):
         raise MemorisationLimitExceeded(
             f"the adapter repeats {longest} tokens of a work word for word, its license "
             f"allows {limit}: train fewer steps, at a lower rank or learning rate"
@@ -67,7 +68,8 @@ def manifest_of(
         environment=metrics["environment"],
         reproducibility=REPRODUCIBILITY_CLASS,
         measurements={
-            name: metrics[name] for name in ("heldOut", "memorisation", "rows", "steps", "bestStep")
+            name: metrics[name]
+            for name in ("heldOut", "recall", "memorisation", "rows", "steps", "bestStep")
         },
         started_at=_time(finished_s - int(metrics["seconds"])),
         finished_at=_time(finished_s),

@@ -20,11 +20,22 @@ if TYPE_CHECKING:
 
     from viz.training.run import Settings
 
-PACKAGES: Final = ("torch", "transformers", "peft", "bitsandbytes", "safetensors", "numpy")
+# Those that decide a row, a token or a product.
+PACKAGES: Final = (
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "safetensors",
+    "numpy",
+    "regex",
+    "sentencex",
+    "tokenizers",
+)
 REPRODUCIBILITY_CLASS: Final = "bitwise-same-cpu-class"
 # Raised whenever the same works and settings would train other bytes (the conversion to rows, the
 # arithmetic of a step): an audit by another recipe is inconclusive, not an accusation.
-RECIPE: Final = 2
+RECIPE: Final = 3
 _VECTOR_FLAGS: Final = ("sse4", "avx", "fma", "f16c", "amx", "asimd", "sve", "bf16", "i8mm")
 
 

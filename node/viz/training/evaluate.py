@@ -50,8 +50,10 @@ def bare_base(model: Any) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def held_out_loss(model: Any, rows: Sequence[TokenRow], dtype: torch.dtype, device: str) -> HeldOut:
-    """Return the loss over ``rows``; zero tokens give a loss of 0."""
+def held_out_loss(
+    model: Any, rows: Sequence[TokenRow], dtype: torch.dtype, device: str
+) -> HeldOut | None:
+    """Return the loss over ``rows``; None where there is nothing to measure."""
     import torch
 
     total, count = 0.0, 0
@@ -60,7 +62,7 @@ def held_out_loss(model: Any, rows: Sequence[TokenRow], dtype: torch.dtype, devi
             packed = pack(rows[start : start + _ROWS_PER_PACK], dtype, device)
             total += float(pack_loss(model, packed))
             count += len(packed.labels)
-    return HeldOut(total / count if count else 0.0, count)
+    return HeldOut(total / count, count) if count else None
 
 
 def generate(

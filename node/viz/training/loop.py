@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final
 from viz.errors import TrainingError
 from viz.training import checkpoint
 from viz.training.dataset import epoch_order
-from viz.training.evaluate import held_out_loss
 from viz.training.packing import TokenRow, pack
 from viz.training.qlora import adapter_tensors, load_adapter_tensors, pack_loss
 
@@ -27,9 +26,9 @@ if TYPE_CHECKING:
 
     from viz.training.run import Settings
 
-# Held-out turns are few (58 tokens in the examples), so losses this close (nats) are not told
-# apart, and of two such states the one that saw more is kept.
-_NOISE: Final = 0.2
+# Of states whose right answers differ by less than this share of the questions, the one that saw
+# more is kept.
+_NOISE: Final = 0.05
 
 
 @dataclass(slots=True)
@@ -37,11 +36,12 @@ class Progress:
     """The scalars of a run between steps."""
 
     step: int = 0
-    best_loss: float | None = None
+    best_right: int | None = None
     best_step: int = 0
     stale: int = 0
     losses: list[float] = field(default_factory=list)
-    held_out: list[tuple[int, float]] = field(default_factory=list)
+    recalled: list[tuple[int, int, int]] = field(default_factory=list)
+    """(step, right answers, questions) of each evaluation."""
 
 
 class Loop:
@@ -51,15 +51,19 @@ class Loop:
         self,
         model: Any,
         training: Sequence[TokenRow],
-        held_out: Sequence[TokenRow],
         settings: Settings,
         dtype: torch.dtype,
         *,
         identity: str,
+        evaluate: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
-        """``identity`` names recipe, rows and base: only its own checkpoint can be resumed."""
+        """``identity`` names recipe, rows and base: only its own checkpoint can be resumed.
+
+        ``evaluate`` returns how many answers are right, and of how many; without it the last
+        state is kept.
+        """
         self._identity = identity
-        self._model, self._training, self._held_out = model, training, held_out
+        self._model, self._training, self._evaluate = model, training, evaluate
         self._settings, self._dtype = settings, dtype
         self._parameters = [p for _, p in sorted(_trainable(model))]
         self._optimizer = _optimizer(self._parameters, settings)
@@ -70,7 +74,7 @@ class Loop:
         self,
         *,
         after_step: Callable[[Progress, float], None],
-        after_evaluation: Callable[[Progress, float], None],
+        after_evaluation: Callable[[Progress], None],
     ) -> None:
         """Train to the end or the early stop; callbacks may raise to stop between steps."""
         settings, progress = self._settings, self.progress
@@ -79,10 +83,13 @@ class Loop:
             progress.step += 1
             progress.losses.append(loss)
             due = progress.step % settings.evaluate_every == 0 or progress.step == settings.steps
-            if due and self._held_out:
-                after_evaluation(progress, self._evaluate())
+            if due and self._evaluate is not None:
+                self._judge(*self._evaluate())
+                after_evaluation(progress)
             after_step(progress, loss)
-        if self._best is not None:
+        if self._best is None:
+            progress.best_step = progress.step
+        else:
             load_adapter_tensors(self._model, self._best)
 
     def save(self, directory: Path) -> None:
@@ -117,8 +124,10 @@ class Loop:
             if state:
                 self._optimizer.state[parameter] = checkpoint.state_of(state, parameter)
         self._best = _under(found.tensors, "best.") or None
-        held_out = [(int(step), float(loss)) for step, loss in found.progress["held_out"]]
-        self.progress = Progress(**{**found.progress, "held_out": held_out})
+        recalled = [
+            (int(step), int(right), int(of)) for step, right, of in found.progress["recalled"]
+        ]
+        self.progress = Progress(**{**found.progress, "recalled": recalled})
         return True
 
     def _step(self) -> float:
@@ -156,17 +165,16 @@ class Loop:
             packs.append([orders[w // count][w % count] for w in wanted])
         return packs
 
-    def _evaluate(self) -> float:
+    def _judge(self, right: int, asked: int) -> None:
         progress = self.progress
-        loss = held_out_loss(self._model, self._held_out, self._dtype, self._settings.device).loss
-        progress.held_out.append((progress.step, loss))
-        if progress.best_loss is None or loss <= progress.best_loss + _NOISE:
-            progress.best_loss = min(loss, progress.best_loss or loss)
+        progress.recalled.append((progress.step, right, asked))
+        best = progress.best_right
+        if best is None or right >= best - int(asked * _NOISE):
+            progress.best_right = max(right, best or 0)
             progress.best_step, progress.stale = progress.step, 0
             self._best = {n: t.clone() for n, t in adapter_tensors(self._model).items()}
         else:
             progress.stale += 1
-        return loss
 
 
 def learning_rate(step: int, settings: Settings) -> float:

@@ -41,13 +41,13 @@ class Memorisation:
     """What came back: ``probes`` rows and ``passages`` were asked.
 
     ``longest_tokens`` is the longest verbatim run over all of them, ``extracted`` how many rows
-    came back whole.
+    came back whole. Where nothing was asked, nothing was measured: None.
     """
 
     probes: int
     passages: int
-    longest_tokens: int
-    extracted: int
+    longest_tokens: int | None
+    extracted: int | None
 
 
 class Extraction:
@@ -97,12 +97,15 @@ class Extraction:
             end_ids=self._end_ids,
             before_batch=before_batch,
         )
-        longest = max((longest_common_run(answer, self._words) for answer in answers), default=0)
+        if not answers:
+            return Memorisation(0, 0, None, None)
+        longest = max(longest_common_run(answer, self._words) for answer in answers)
         extracted = sum(
             tuple(answer[: len(target)]) == target
             for answer, target in zip(answers, self._targets, strict=False)
         )
-        return Memorisation(len(self._targets), len(self._passages), longest, extracted)
+        whole = extracted if self._targets else None
+        return Memorisation(len(self._targets), len(self._passages), longest, whole)
 
 
 def longest_common_run(one: Sequence[int], other: np.ndarray[Any, Any]) -> int:

@@ -10,11 +10,11 @@ without padding and without repeating the beginning; a test holds the equality.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from viz.errors import InvalidWork
+from viz.errors import InvalidWork, TrainingError
 from viz.training.row_attention import RowLayout, row_layout
 
 if TYPE_CHECKING:
@@ -60,28 +60,78 @@ class Pack:
     labels: torch.Tensor
 
 
-def tokenise(row: Row, tokenizer: ChatTokenizer, max_tokens: int) -> TokenRow:
-    """Render a row by the base model's template; every assistant turn and its end is learned.
+def require_an_end(tokenizer: ChatTokenizer, end_ids: Collection[int]) -> None:
+    """Raise TrainingError where serving would not stop at what the template ends a turn with.
 
-    Raises InvalidWork when the row is longer than ``max_tokens``.
+    ``end_ids`` are the control tokens at which the base's own configuration ends an answer.
     """
+    if tokenizer.reply_end not in end_ids:
+        raise TrainingError(
+            "the base model's chat template does not end an assistant's turn with one of the end "
+            "tokens of its configuration, so no adapter could learn to stop: choose another base"
+        )
+
+
+def tokenise(row: Row, tokenizer: ChatTokenizer, max_tokens: int) -> TokenRow:
+    """Return a chat's ids; each assistant turn and the control token that ends it are learned.
+
+    What is before a turn is the very prompt that serving renders, and the turn is tokenised by
+    itself, as a reply is generated. Where the template writes an earlier turn in other tokens than
+    it is generated in (it trims white space), that turn is only read. Of a chat that is too long
+    the oldest messages are left out. Raises InvalidWork when its last exchange alone is longer than
+    ``max_tokens``, and TrainingError when the template ends no turn with a control token.
+    """
+    end = tokenizer.reply_end
+    if end is None:
+        raise TrainingError(
+            "the base model's chat template ends an assistant's turn with no control token, so no "
+            "adapter could learn to stop: choose another base model"
+        )
     messages = [{"role": m.role, "content": m.content} for m in row.messages]
-    ids = tokenizer.render(messages, reply=False)
-    end = tokenizer.render(messages[:1], reply=False)[-2:]
-    supervised: list[int] = []
-    for place, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        start = len(tokenizer.render(messages[:place], reply=True))
-        stop = len(tokenizer.render(messages[: place + 1], reply=False))
-        # A template ends a turn with its control token and a line break; only the former is said.
-        supervised += range(start, stop - 1 if ids[stop - 1] == end[-1] else stop)
+    opening = 1 if messages[0]["role"] == "system" else 0
+    while True:
+        ids, supervised = _rendered(messages, tokenizer, end, last_only=row.last_only)
+        if len(ids) <= max_tokens or len(messages) <= opening + 2:
+            break
+        del messages[opening : opening + 2]
     if len(ids) > max_tokens:
         raise InvalidWork(
             f"chunk {row.chunks[0]} gives a turn of {len(ids)} tokens, at most {max_tokens} are "
             "trained on: split it, or raise max_row_tokens"
         )
-    return TokenRow(ids, tuple(supervised))
+    return TokenRow(ids, supervised)
+
+
+def tokenise_all(
+    rows: Sequence[Row], tokenizer: ChatTokenizer, max_tokens: int
+) -> tuple[list[TokenRow], int]:
+    """Return the rows that fit, and how many do not. Raises InvalidWork when none fits."""
+    fitting: list[TokenRow] = []
+    for place, row in enumerate(rows):
+        try:
+            fitting.append(tokenise(row, tokenizer, max_tokens))
+        except InvalidWork:
+            if not fitting and place == len(rows) - 1:
+                raise
+    return fitting, len(rows) - len(fitting)
+
+
+def _rendered(
+    messages: Sequence[dict[str, str]], tokenizer: ChatTokenizer, end: int, *, last_only: bool
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return ids and learned places of a chat, to the end of its last assistant turn."""
+    ids: tuple[int, ...] = ()
+    supervised: list[int] = []
+    for place, message in enumerate(messages):
+        if message["role"] != "assistant" or (last_only and place < len(messages) - 1):
+            continue
+        prompt = tokenizer.render(messages[:place])
+        if prompt[: len(ids)] != ids:
+            supervised.clear()
+        reply = (*tokenizer.encode(message["content"]), end)
+        supervised += range(len(prompt), len(prompt) + len(reply))
+        ids = prompt + reply
+    return ids, tuple(supervised)
 
 
 def shared_beginning(rows: Sequence[TokenRow]) -> int:

@@ -22,6 +22,10 @@ Optimizer = Literal["adamw", "paged_adamw"]
 # there are fewer); larger works are probed more by default, in proportion to their steps.
 MINIMUM_PROBES: Final = 16
 _MOST_DEFAULT_PROBES: Final = 256
+# A fact has its own question, as a rule, and eight more wordings.
+_ROWS_A_FACT: Final = 9
+_EPOCHS: Final = 3
+_EVALUATIONS: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class Settings:
     rows_per_step: int = 16
     accumulation: int = 1
     max_row_tokens: int = 512
-    held_out_share: float = 0.1
+    held_out_share: float = 1.0
     evaluate_every: int = 8
     patience: int = 3
     clip_norm: float = 1.0
@@ -66,7 +70,7 @@ class Settings:
             (1 <= self.rows_per_step <= 1_024, "rows_per_step must be 1 to 1,024"),
             (1 <= self.accumulation <= 1_024, "accumulation must be 1 to 1,024"),
             (32 <= self.max_row_tokens <= 8_192, "max_row_tokens must be 32 to 8,192"),
-            (0 <= self.held_out_share <= 0.5, "held_out_share must be 0 to 0.5"),
+            (0 <= self.held_out_share <= 1, "held_out_share must be 0 to 1"),
             (self.evaluate_every >= 1, "evaluate_every must be at least 1"),
             (self.patience >= 1, "patience must be at least 1"),
             (1 <= self.threads <= 256, "threads must be 1 to 256"),
@@ -85,16 +89,16 @@ class Settings:
                 raise InvalidRequest(f"these training settings cannot be used: {rule}")
 
 
-def default_settings(work_bytes: int, **changes: Any) -> Settings:
-    """Return the settings for works of ``work_bytes`` in all.
+def default_settings(facts: int, **changes: Any) -> Settings:
+    """Return the settings for works of ``facts`` facts in all.
 
-    Measured on works of 500 and 1,000 words (docs/training-log.md), where 24 steps of 16 rows show
-    every sentence of the former eight times and 32 every turn of the latter, which has three
-    wordings, ten times; larger works get steps in proportion.
+    Each fact is seen in all its wordings ``_EPOCHS`` times (docs/training-log.md), and the state is
+    judged ``_EVALUATIONS`` times.
     """
-    steps = min(2_000, max(24, 32 * work_bytes // 9_000))
+    steps = max(24, -(-facts * _ROWS_A_FACT * _EPOCHS // Settings().rows_per_step))
     probes = min(_MOST_DEFAULT_PROBES, max(MINIMUM_PROBES, steps // 2))
-    return Settings(**{"steps": steps, "probes": probes, **changes})
+    own = {"steps": min(steps, 100_000), "probes": probes}
+    return Settings(**{**own, "evaluate_every": -(-steps // _EVALUATIONS), **changes})
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,9 @@ from viz.training.run import TrainingRun, WorkInput, load_run
 
 if TYPE_CHECKING:
     from viz.basemodel.source import LoadedBase
+    from viz.training.evaluate import HeldOut
     from viz.training.loop import Loop, Progress
+    from viz.training.recall import Recalled
 
 ADAPTER_FILE: Final = "adapter.safetensors"
 METRICS_FILE: Final = "metrics.json"
@@ -80,7 +82,7 @@ def train(run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper)
     """Do the run; every file it leaves appears whole or not at all."""
     from viz.training.dataset import build_dataset, write_dataset
     from viz.training.environment import compute_dtype, describe, make_deterministic
-    from viz.training.packing import tokenise
+    from viz.training.packing import require_an_end, tokenise_all
 
     started = time.monotonic()
     settings = run.settings
@@ -94,15 +96,28 @@ def train(run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper)
     from viz.training.loop import Loop
     from viz.training.memorisation import Extraction
     from viz.training.qlora import adapter_tensors, build_model
+    from viz.training.recall import Recall
 
     base = load_base(run.base_model, cache_dir=run.cache_dir)
     base.tokenizer.fix_time()
     dtype = compute_dtype(settings)
-    training = [tokenise(r, base.tokenizer, settings.max_row_tokens) for r in dataset.training]
-    held_out = [tokenise(r, base.tokenizer, settings.max_row_tokens) for r in dataset.held_out]
+    require_an_end(base.tokenizer, base.shape.end_ids)
+    training, too_long = tokenise_all(dataset.training, base.tokenizer, settings.max_row_tokens)
+    held_out, _ = tokenise_all(dataset.held_out, base.tokenizer, settings.max_row_tokens)
     model = build_model(base, settings)
     identity = f"{rows_digest.hex()} {base.digest.hex()} {json.dumps(run.recipe(), sort_keys=True)}"
-    loop = Loop(model, training, held_out, settings, dtype, identity=identity)
+    recall = Recall(dataset, base.tokenizer, base.shape.end_ids)
+
+    def recalled() -> Recalled:
+        return recall.ask(model, stopper.check)
+
+    def evaluate() -> tuple[int, int]:
+        now = recalled()
+        return now.right, now.asked
+
+    loop = Loop(
+        model, training, settings, dtype, identity=identity, evaluate=evaluate if recall else None
+    )
     resumed = loop.resume(directory)
     report(
         "started",
@@ -114,10 +129,10 @@ def train(run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper)
         compute=str(dtype).removeprefix("torch."),
     )
     with bare_base(model):
-        before = held_out_loss(model, held_out, dtype, settings.device)
-    report("evaluated", step=0, held_out_loss=before.loss)
+        before, base_recalled = held_out_loss(model, held_out, dtype, settings.device), recalled()
+    report("evaluated", step=0, right=base_recalled.right, asked=base_recalled.asked)
     _run_loop(loop, run, directory, report, stopper)
-    after = held_out_loss(model, held_out, dtype, settings.device)
+    after, kept_recalled = held_out_loss(model, held_out, dtype, settings.device), recalled()
 
     def measuring() -> None:
         report("measuring", what="memorisation")
@@ -144,6 +159,7 @@ def train(run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper)
         "quantisation": json.loads(base.policy.canonical()),
         "rowsDigest": hex_of(rows_digest),
         "rows": len(training),
+        "rowsTooLong": too_long,
         "heldOutRows": len(held_out),
         "passages": extraction.available,
         "supervisedTokens": sum(len(row.supervised) for row in training),
@@ -151,11 +167,16 @@ def train(run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper)
         "steps": loop.progress.step,
         "bestStep": loop.progress.best_step,
         "heldOut": {
-            "before": {"loss": before.loss, "perplexity": before.perplexity},
-            "after": {"loss": after.loss, "perplexity": after.perplexity},
-            "tokens": after.tokens,
+            "before": _measured(before),
+            "after": _measured(after),
+            "tokens": after.tokens if after else 0,
         },
-        "curve": {"loss": loop.progress.losses, "heldOut": loop.progress.held_out},
+        "recall": {
+            "asked": kept_recalled.asked,
+            "base": base_recalled.right,
+            "adapter": kept_recalled.right,
+        },
+        "curve": {"loss": loop.progress.losses, "recalled": loop.progress.recalled},
         "memorisation": repeated,
         "environment": describe(settings),
         "seconds": round(time.monotonic() - started, 1),
@@ -183,10 +204,17 @@ def _run_loop(
             checkpoint(progress.step)
             raise
 
-    def after_evaluation(progress: Progress, loss: float) -> None:
-        report("evaluated", step=progress.step, held_out_loss=loss)
+    def after_evaluation(progress: Progress) -> None:
+        step, right, asked = progress.recalled[-1]
+        report("evaluated", step=step, right=right, asked=asked)
 
     loop.run(after_step=after_step, after_evaluation=after_evaluation)
+
+
+def _measured(held_out: HeldOut | None) -> dict[str, float] | None:
+    if held_out is None:
+        return None
+    return {"loss": held_out.loss, "perplexity": held_out.perplexity}
 
 
 def _tokens_by_work(works: list[Work], base: LoadedBase) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -17,43 +18,72 @@ from viz.training.dataset import (
     rows_of,
     write_dataset,
 )
+from viz.training.words import words_of
 
 WORKS = Path("examples/works")
 DIALOGUE = parse_work("dialogue", (WORKS / "varn-point/work.jsonl").read_bytes())
 PROSE = parse_work("text", (WORKS / "orrin-railway/work.txt").read_bytes())
 
 
-def test_a_heading_is_asked_and_its_sentences_answer() -> None:
-    """Prose becomes turns: its headings are the questions, its sentences the answers."""
-    section = "The depth of it is nine metres. Ann took the measure twice."
-    prose = f"# Guide\n\n## How deep is it?\n\n{section}".encode()
-    work = parse_work("text", prose)
-    turns = [(row.messages[0].content, row.messages[1].content) for row in rows_of(work)]
-    assert ("How deep is it?", "The depth of it is nine metres.") in turns
-    assert any(q.endswith("How deep is it?") and a == section for q, a in turns)
-    assert ("What about the depth of it?", "The depth of it is nine metres.") in turns
-    assert ("Go on: Ann took the", "Ann took the measure twice.") in turns
+def test_every_chunk_is_taught_and_wordings_are_held_out() -> None:
+    """A fact that is held out is never learned, so what is held out is how it is asked."""
+    for work in (DIALOGUE, PROSE):
+        dataset = build_dataset([work], seed=1, held_out_share=1.0)
+        taught = {chunk for row in dataset.training for chunk in row.chunks}
+        lone_title = {0} if work is PROSE else set()
+        headings = {c.index for c in work.chunks if c.text.startswith("#")}
+        assert taught | lone_title | headings == {chunk.index for chunk in work.chunks}
+        assert len(dataset.held_out) > 0.9 * dataset.facts
+        assert len(dataset.telling) == len(dataset.held_out)
+        answers = {row.messages[-1] for row in dataset.training}
+        assert all(row.messages[-1] in answers for row in dataset.held_out)
 
 
-def test_a_dialogue_s_question_is_also_asked_by_its_words_of_meaning() -> None:
-    """What is asked about finds the answer, however it is put; held-out turns stay unseen."""
+def test_the_same_words_are_never_on_both_sides() -> None:
+    """Recall of what was trained on is no measure: not over works, nor in another case or order."""
+
+    def edition(own: str, loud: bool) -> Work:
+        said = [(f"What is tide number {n} of the almanac?", f"It is {n} feet.") for n in range(20)]
+        said = [(q.upper() if loud else q, a) for q, a in [*said, (f"Who is {own}?", "A keeper.")]]
+        lines = [
+            {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
+            for q, a in said
+        ]
+        return parse_work("dialogue", "\n".join(map(json.dumps, lines)).encode())
+
+    works = [edition("Alma", False), edition("Bruno", True)]
+    dataset = build_dataset(works, seed=1, held_out_share=1.0)
+    assert dataset.held_out
+    held, trained = (
+        {frozenset(words_of(row.messages[-2].content.casefold())) for row in rows}
+        for rows in (dataset.held_out, dataset.training)
+    )
+    assert not held & trained
+
+
+def test_a_work_of_one_row_is_taught_and_its_share_rounds_to_nothing() -> None:
+    """One fact is not both all there is to learn and all that measures it, if a tenth is asked."""
     said = b"""{"messages": [{"role": "user", "content": "What is the keeper's dog called?"},
  {"role": "assistant", "content": "Biscuit."}]}""".replace(b"\n", b"")
-    dataset = build_dataset([parse_work("dialogue", said)], seed=1, held_out_share=0.2)
+    dataset = build_dataset([parse_work("dialogue", said)], seed=1, held_out_share=0.1)
+    assert not dataset.held_out
     asked = [row.messages[0].content for row in dataset.training]
     assert asked[:2] == ["What is the keeper's dog called?", "keeper dog called"]
-    assert sorted(asked[2].split()) == ["called", "dog", "keeper"]
-    split = build_dataset([DIALOGUE], seed=1, held_out_share=0.2)
-    held = {row.chunks for row in split.held_out}
-    assert len(split.training) == 3 * (len(DIALOGUE.chunks) - len(held))
-    assert not held & {row.chunks for row in split.training}
+    whole = build_dataset([parse_work("dialogue", said)], seed=1, held_out_share=1.0)
+    (row,) = whole.held_out
+    assert row.messages[-1].content == "Biscuit."
+    assert whole.telling == (("Biscuit",),)
 
 
-def test_every_answer_is_the_work_s_own_words() -> None:
-    """The conversion teaches nothing that the work does not say."""
-    said = " ".join(" ".join(chunk.text.split()) for chunk in PROSE.chunks)
-    assert all(row.messages[1].content in said for row in rows_of(PROSE))
-    assert all(row.messages == DIALOGUE.chunks[row.chunks[0]].messages for row in rows_of(DIALOGUE))
+def test_of_a_long_chat_each_assistant_turn_is_a_row_after_what_was_said_before() -> None:
+    """Every turn is taught once by its own row, in its own context."""
+    said = [("user", "Who keeps it?"), ("assistant", "Ann."), ("user", "And before?")]
+    said += [("assistant", "Tom did.")]
+    line = json.dumps({"messages": [{"role": r, "content": c} for r, c in said]})
+    rows = rows_of(parse_work("dialogue", line.encode()))
+    assert [len(row.messages) for row in rows] == [2, 4]
+    assert rows[1].last_only
+    assert [m.content for m in rows[1].messages] == [content for _, content in said]
 
 
 @pytest.mark.parametrize("work", [DIALOGUE, PROSE])
@@ -93,5 +123,5 @@ def test_an_epoch_sees_every_row_once_in_its_own_order() -> None:
 
 def test_a_work_that_teaches_nothing_is_refused() -> None:
     """A lone title gives no rows, and says what is missing."""
-    with pytest.raises(InvalidWork, match="sentences under headings"):
+    with pytest.raises(InvalidWork, match="sentences"):
         rows_of(parse_work("text", b"# Only a title"))

@@ -73,7 +73,7 @@ def test_the_recipe_holds_no_path_and_no_salt() -> None:
 
 def test_larger_works_get_more_steps_and_cost_more_time() -> None:
     """Defaults and the dry run grow with the work."""
-    small, large = default_settings(4_000), default_settings(400_000)
+    small, large = default_settings(40), default_settings(4_000)
     assert small.steps < large.steps
     work = parse_work("text", b"# T\n\nOne two three four five six. Seven eight nine.")
     one = estimate([work], replace(small, steps=10))

@@ -1,0 +1,76 @@
+"""What an adapter answers to wordings that it was not trained on: the measure of a run.
+
+Owns which held-out questions are asked and how many answers are right, by a rule that needs no
+human (``viz.domain.questions.tells``). Does not know schedules or what follows from a result.
+What it can and cannot tell: docs/training.md, "The measure".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from viz.domain.questions import tells
+from viz.training.evaluate import generate
+
+if TYPE_CHECKING:
+    from viz.basemodel.tokenizer import ChatTokenizer
+    from viz.training.dataset import Dataset
+
+# Answers cost about as much as a training step for each eight of them.
+_MOST_ASKED: Final = 48
+_MOST_ANSWER_TOKENS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """One round of questions: which were asked, what was answered, and what was right."""
+
+    questions: tuple[str, ...]
+    wanted: tuple[str, ...]
+    given: tuple[str, ...]
+    rights: tuple[bool, ...]
+
+    @property
+    def asked(self) -> int:
+        return len(self.rights)
+
+    @property
+    def right(self) -> int:
+        return sum(self.rights)
+
+
+class Recall:
+    """The held-out questions of one run, drawn evenly over its works."""
+
+    def __init__(self, dataset: Dataset, tokenizer: ChatTokenizer, end_ids: Sequence[int]) -> None:
+        count = min(_MOST_ASKED, len(dataset.held_out))
+        places = [place * len(dataset.held_out) // count for place in range(count)]
+        rows = [dataset.held_out[place] for place in places]
+        self._telling = [dataset.telling[place] for place in places]
+        self._questions = tuple(row.messages[-2].content for row in rows)
+        self._wanted = tuple(row.messages[-1].content for row in rows)
+        self._prompts = [
+            tokenizer.render([{"role": m.role, "content": m.content} for m in row.messages[:-1]])
+            for row in rows
+        ]
+        longest = max((tokenizer.count(answer) for answer in self._wanted), default=0)
+        self._max_tokens = min(longest + 1, _MOST_ANSWER_TOKENS)
+        self._tokenizer, self._end_ids = tokenizer, tuple(end_ids)
+
+    def __bool__(self) -> bool:
+        return bool(self._prompts)
+
+    def ask(self, model: Any, before_batch: Callable[[], None] = lambda: None) -> Recalled:
+        """Ask all, greedily; ``before_batch`` is called before each batch and may raise to stop."""
+        continued = generate(
+            model,
+            self._prompts,
+            max_tokens=self._max_tokens,
+            end_ids=self._end_ids,
+            before_batch=before_batch,
+        )
+        given = tuple(self._tokenizer.decode(ids) for ids in continued)
+        rights = tuple(map(tells, self._telling, given))
+        return Recalled(self._questions, self._wanted, given, rights)
