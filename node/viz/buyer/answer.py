@@ -116,6 +116,11 @@ class PaidAnswer:
             elif self._kept:
                 self._client.purse.drop(self._exposure)
             await self._stack.aclose()
+            if self._sent and isinstance(error, NodeUnreachable):
+                most = amount(self._exposure.units, self._client.deployment)
+                raise NodeUnreachable(
+                    f"{error.detail} (if it began the answer, {most} at most are paid for it)"
+                ) from error
             raise
         self._paying = asyncio.create_task(self._pay(), name="viz-buyer-payer")
         return self
@@ -166,7 +171,9 @@ class PaidAnswer:
                 client.api.generate(self._asked.path, self._asked.body, token, headers)
             )
         except VizError as refusal:
-            self._sent = isinstance(refusal, NodeUnreachable)
+            self._sent = isinstance(refusal, NodeUnreachable) and not isinstance(
+                refusal.__cause__, aiohttp.ClientConnectorError
+            )
             if isinstance(refusal, AccessTokenInvalid):
                 client.access.drop(token)
             else:
