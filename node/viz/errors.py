@@ -11,7 +11,7 @@
     │   ├── DepositExceeded · ChannelUnknown · ChannelClosing · AccessTokenInvalid · QuoteExpired
     ├── ChainError            the chain refused, or could not be asked
     │   └── ChainUnreachable · ChainMismatch · TransactionFailed · GasAboveLimit · OutcomeUnknown
-    │       · FeeTooHigh
+    │       · FeeTooHigh · ClockWrong
     ├── LicenseError          the law of the contracts forbids it
     │   └── NoLiveGrant · AdapterNotServable · RelayBusy · RelayRefused
     ├── StorageError          bytes are missing or are not what their name says
@@ -158,6 +158,10 @@ class ChainError(VizError):
 
 class ChainUnreachable(ChainError):
     code, status, title = "chain-unreachable", 503, "The chain cannot be reached"
+
+
+class ClockWrong(ChainError):
+    code, status, title = "clock-wrong", 503, "The node's clock is not the chain's"
 
 
 class ChainMismatch(ChainError):

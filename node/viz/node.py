@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from viz.errors import ConfigError
 from viz.secret import kept_secret
 from viz.services.books import Books
 from viz.services.catalogue import Catalogue
+from viz.services.clock_check import ChainMoment, ClockCheck
 from viz.services.freshness import ChainAccess
 from viz.services.housekeeping import Housekeeping
 from viz.services.licensing import REGISTRATIONS, Licensing
@@ -172,6 +174,7 @@ async def _node(
             claim_by=catalogue.claim_by,
         )
         books.tell_closing(settlement.close_requested)
+        clock_check = ClockCheck(partial(_chain_moment, rpc), clock, development=development)
         sessions = Sessions(
             books,
             ledger,
@@ -193,6 +196,7 @@ async def _node(
                     coin_units=0 if development else config.settlement.coin_price_units,
                 ),
                 fee_wei=chain.fee_wei,
+                require_clock=clock_check.require,
             ),
         )
         tools = MeterTools(
@@ -280,6 +284,7 @@ async def _node(
             ),
             trainings=training,
             watchdog=watchdog,
+            clock_check=clock_check,
         )
         watcher = Watcher(
             rpc,
@@ -300,6 +305,7 @@ async def _node(
             "training": training.run,
             "housekeeping": housekeeping.run,
             "watchdog": watchdog.run,
+            "clock": clock_check.run,
         }
         yield parts, loops, described
 
@@ -316,6 +322,13 @@ def _closer(settlement: Settlement) -> Callable[[Event], Awaitable[None]]:
         await settlement.channel_closing(Hash32(event.args["channelId"]))
 
     return close_requested
+
+
+async def _chain_moment(rpc: Rpc) -> ChainMoment:
+    next_s = await rpc.next_block_time_s()
+    if next_s is not None:
+        return ChainMoment(next_s, is_next=True)
+    return ChainMoment((await rpc.block()).time_s, is_next=False)
 
 
 def registration_policy(config: Config, *, development: bool) -> RelayPolicy | None:

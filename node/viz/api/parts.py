@@ -25,6 +25,7 @@ from viz.domain.units import AdapterId, Address, Cid, Units, hex_of
 from viz.errors import InvalidRequest
 from viz.services.asking import Looks, Questions
 from viz.services.catalogue import Catalogue
+from viz.services.clock_check import ClockCheck
 from viz.services.licensing import Licensing
 from viz.services.publishing import Publication, Publishing
 from viz.services.serving import Serving
@@ -116,6 +117,7 @@ class Parts:
     shop: Shop
     watchdog: Watchdog
     trainings: Trainings | None = None
+    clock_check: ClockCheck | None = None
 
 
 PARTS: Final = web.AppKey("parts", Parts)

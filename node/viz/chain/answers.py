@@ -125,6 +125,11 @@ def header(number: int | None) -> Callable[[Any], BlockHeader | None]:
     return read
 
 
+def next_time(found: Any) -> int | None:
+    """Read the time of the block that is being made; None where the endpoint has none."""
+    return None if found is None else count(_member(_object(found), "timestamp"))
+
+
 def base_fee(found: Any) -> int:
     """Read a block's base fee in wei; 0 where the chain has none."""
     members = _object(found)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from viz.chain import answers
 from viz.chain.answers import BlockHeader, Log, Receipt
-from viz.chain.endpoint import Endpoint, NotSupported
+from viz.chain.endpoint import Endpoint, EndpointRefused, NotSupported
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import Address, Hash32, hex_of
 from viz.errors import ChainError, ChainMismatch, ChainUnreachable
@@ -100,6 +100,14 @@ class Rpc:
         if found is None:
             raise BlockNotKnown("the chain has no such block (any more)")
         return found
+
+    async def next_block_time_s(self) -> int | None:
+        """Return the time of the block that is being made; None where the endpoint knows none."""
+        try:
+            asked = ("pending", False)
+            return await self._endpoint.ask("eth_getBlockByNumber", asked, answers.next_time)
+        except (NotSupported, EndpointRefused):
+            return None
 
     async def code(self, address: Address) -> bytes:
         """Return the code at an address; empty when it is no contract."""

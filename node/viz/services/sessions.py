@@ -85,6 +85,7 @@ class SessionPolicy:
     confirm_wait_s: float = 30.0
     relays: RelayPolicy = field(default_factory=RelayPolicy)
     fee_wei: Callable[[], Awaitable[int]] | None = None
+    require_clock: Callable[[], None] = lambda: None
 
 
 class Sessions:
@@ -225,10 +226,11 @@ class Sessions:
     async def deposit(self, deposit: Deposit) -> ChannelView:
         """Relay an opening or a top-up and return the channel, once it is confirmed or soon after.
 
-        Raises WrongDomain, InvalidRequest, InvalidSignature, RelayBusy, FeeTooHigh,
+        Raises WrongDomain, ClockWrong, InvalidRequest, InvalidSignature, RelayBusy, FeeTooHigh,
         TransactionFailed, OutcomeUnknown.
         """
         self._check_domain(deposit.chain_id, deposit.contract, deposit.node)
+        self._policy.require_clock()
         call = await self._deposits.call_of(deposit)
         if deposit.signer in self._relaying:
             raise InvalidRequest("a deposit for this channel is being relayed: wait for it")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from viz.domain import payment
 from viz.domain.ports.chain import ChannelState, ServingState
 from viz.domain.units import AdapterId, Address
 from viz.errors import ChainUnreachable
+from viz.services.clock_check import ChainMoment, ClockCheck
 from viz.services.freshness import OLDEST_S
 
 
@@ -99,3 +101,26 @@ async def test_vouchers_are_taken_while_the_chain_hangs(node: Node) -> None:
     base = buyer.curve.settled_units
     status, _ = await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(AdapterId(7), 900_000, base))
     assert status == 200
+
+
+async def test_a_wrong_clock_takes_no_deposit_and_is_told(node: Node) -> None:
+    """What could not be used is not taken, and whoever watches the node sees why."""
+    moment = ChainMoment(node.clock.now - 86_400, is_next=True)
+
+    async def chain_moment() -> ChainMoment:
+        return moment
+
+    check = ClockCheck(chain_moment, node.clock, development=False)
+    object.__setattr__(node.parts, "clock_check", check)
+    policy = replace(node.parts.sessions._policy, require_clock=check.require)
+    node.parts.sessions._policy = policy
+    await check.step()
+    buyer = Buyer(node)
+    status, problem = await buyer.pay(payment.CHANNELS_PATH, buyer.deposit())
+    assert (status, problem["code"]) == (503, "clock-wrong") and not node.chain.sent
+    status, health, _ = await buyer.call("GET", "/healthz")
+    assert (status, health["clock"]) == (503, "86400 s ahead of the chain")
+    moment = ChainMoment(node.clock.now, is_next=True)
+    await check.step()
+    await buyer.open()
+    assert (await buyer.call("GET", "/healthz"))[0] == 200
