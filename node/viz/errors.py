@@ -18,7 +18,8 @@
     │   └── BlobNotFound · BlobCorrupt · BlobTooLarge · StorageUnavailable
     │       · StorageBusy
     ├── StoreError            the ledger
-    │   └── StoreConflict · BooksMismatch
+    │   └── StoreConflict · BooksMismatch · LedgerMissing · StoreFull · StoreReadOnly · StoreBusy
+    │       · StoreDiskFails · StoreDamaged
     ├── EngineError           the model stack
     │   └── EngineOverloaded · InvalidAdapterFile · ModelUnavailable
     ├── TrainingError         a training run
@@ -241,6 +242,30 @@ class StoreConflict(StoreError):
 
 class BooksMismatch(StoreError):
     code, title = "books-mismatch", "The books and the chain disagree"
+
+
+class LedgerMissing(StoreError):
+    code, title = "ledger-missing", "There is no ledger, though the chain has channels of this node"
+
+
+class StoreFull(StoreError):
+    code, status, title = "store-full", 503, "The disk that holds the ledger is full"
+
+
+class StoreReadOnly(StoreError):
+    code, status, title = "store-read-only", 503, "The ledger may not be written"
+
+
+class StoreBusy(StoreError):
+    code, status, title = "store-busy", 503, "Another program holds the ledger"
+
+
+class StoreDiskFails(StoreError):
+    code, status, title = "store-disk-fails", 503, "The ledger's disk does not read or write"
+
+
+class StoreDamaged(StoreError):
+    code, title = "store-damaged", "The ledger's file is damaged"
 
 
 # engine

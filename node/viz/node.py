@@ -40,7 +40,7 @@ from viz.domain.pricing import Price
 from viz.domain.units import Address, Hash32, hex_of
 from viz.engine.embedded import EmbeddedEngine
 from viz.engine.settings import EngineSettings
-from viz.errors import ConfigError
+from viz.errors import ConfigError, LedgerMissing
 from viz.secret import kept_secret
 from viz.services.books import Books
 from viz.services.catalogue import Catalogue
@@ -49,6 +49,7 @@ from viz.services.freshness import ChainAccess
 from viz.services.housekeeping import Housekeeping
 from viz.services.licensing import REGISTRATIONS, Licensing
 from viz.services.metering import MeterTools
+from viz.services.new_ledger import require_new
 from viz.services.publishing import Publishing
 from viz.services.quoting import Quotes
 from viz.services.receipting import bill_interrupted
@@ -89,15 +90,17 @@ Ready = Callable[[Node], Awaitable[None]]
 Loop = Callable[[], Coroutine[Any, Any, None]]
 
 
-async def run_node(config: Config, ready: Ready) -> None:
+async def run_node(config: Config, ready: Ready, *, new_ledger: bool = False) -> None:
     """Run a node until cancelled; ``ready`` is called once, when it answers.
 
-    Raises ConfigError, InvalidKeyFile, ChainUnreachable, ChainMismatch, BooksMismatch,
-    ModelUnavailable, StorageUnavailable: each says what to do, and nothing was changed.
+    ``new_ledger`` begins one where there is none, whatever the chain has. Raises ConfigError,
+    InvalidKeyFile, ChainUnreachable, ChainMismatch, BooksMismatch, StoreError, ModelUnavailable,
+    StorageUnavailable: each says what to do, and nothing was changed.
     """
+    _require_begun(config)
     refuse_taken_port(config.api.host, config.api.port)
     supervisor = Supervisor()
-    async with _node(config) as (parts, loops, described):
+    async with _node(config, new_ledger=new_ledger) as (parts, loops, described):
         limits = ApiLimits(
             config.api.max_body_bytes,
             config.api.client_timeout_s,
@@ -124,7 +127,7 @@ async def run_node(config: Config, ready: Ready) -> None:
 
 @asynccontextmanager
 async def _node(
-    config: Config,
+    config: Config, *, new_ledger: bool
 ) -> AsyncIterator[tuple[Parts, dict[str, Loop], Callable[[str], Node]]]:
     async with AsyncExitStack() as ends:
         account = await asyncio.to_thread(_account, config)
@@ -136,9 +139,7 @@ async def _node(
         depth = config.chain.depth(deployment.chain_id, development=development)
         chain = Chain(rpc, deployment, confirmations=depth)
         config.settlement.require_in_time(await chain.settlement.close_delay_s())
-        ledger = await SqlStore.open(
-            config.at(Path("ledger.sqlite")), _identity(deployment, account)
-        )
+        ledger = await _ledger(config, chain, deployment, account, new=new_ledger)
         ends.push_async_callback(ledger.close)
         blobs = await _blobs(config)
         ends.push_async_callback(blobs.close)
@@ -300,6 +301,7 @@ async def _node(
 
         housekeeping = Housekeeping(ledger, clock)
         loops: dict[str, Loop] = {
+            "books": books.run,
             "settlement": settlement.run,
             "watcher": watcher.run,
             "training": training.run,
@@ -344,6 +346,17 @@ def registration_policy(config: Config, *, development: bool) -> RelayPolicy | N
     )
 
 
+def _require_begun(config: Config) -> None:
+    """Raise ConfigError that says how to begin, where the data directory holds no node at all."""
+    key, deployment = config.at(config.chain.key_file), config.at(config.chain.deployment)
+    if not key.exists() and not deployment.exists():
+        raise ConfigError(
+            f"there is no node in {config.data_dir}: `viz up` makes one with a chain of its own; "
+            f"for a chain that is there, make its key with `viz key new {key}` and put the "
+            f"deployment at {deployment} (`viz trust URL` keeps another node's)"
+        )
+
+
 def _account(config: Config) -> LocalAccount:
     password = config.key_password.get_secret_value()
     if not password:
@@ -360,6 +373,18 @@ def _identity(deployment: Deployment, account: LocalAccount) -> dict[str, str]:
         "genesis": hex_of(deployment.genesis),
         "settlement": deployment.settlement,
     }
+
+
+async def _ledger(
+    config: Config, chain: Chain, deployment: Deployment, account: LocalAccount, *, new: bool
+) -> SqlStore:
+    """Open the ledger; begin one only where none can have been lost, or the operator says so."""
+    place, books = config.at(Path("ledger.sqlite")), _identity(deployment, account)
+    try:
+        return await SqlStore.open(place, books, begin=new)
+    except LedgerMissing as missing:
+        await require_new(chain.settlement, Address(account.address), missing)
+    return await SqlStore.open(place, books)
 
 
 async def _blobs(config: Config) -> Blocks:

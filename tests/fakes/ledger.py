@@ -45,6 +45,9 @@ class MemoryStore:
         self._watchers: list[Callable[[Address], None]] = []
         self._closed = False
 
+    def require_room(self) -> None:
+        """There is always room."""
+
     # channels
 
     async def channel(self, signer: Address) -> ChannelRecord | None:

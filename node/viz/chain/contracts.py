@@ -7,7 +7,7 @@ reads answer at head minus the confirmation depth; everything else at the head.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
@@ -77,6 +77,7 @@ class _Contract:
 
     def __init__(self, rpc: Rpc, deployment: Deployment) -> None:
         self._rpc = rpc
+        self._first_block = deployment.first_block
         self.address = address_of(deployment, self.name)
 
     async def _view(self, function: str, *args: Any, block: Block = "latest") -> Any:
@@ -151,7 +152,6 @@ class AdapterRegistry(_Contract):
 
     def __init__(self, rpc: Rpc, deployment: Deployment) -> None:
         super().__init__(rpc, deployment)
-        self._first_block = deployment.first_block
         self._registrations: dict[AdapterId, Mapping[str, Any]] = {}
 
     async def adapter(
@@ -228,6 +228,16 @@ class Settlement(_Contract):
         return ChannelState(
             signer, node, payer, found["deposit"], found["settled"], found["closeAt"]
         )
+
+    async def opened(self, node: Address) -> AsyncIterator[Address]:
+        """Yield the signers whose channel to ``node`` was ever opened, from the chain's logs."""
+        named = bytes.fromhex(node.removeprefix("0x")).rjust(32, b"\0")
+        topics = (abi.event_topic(self.name, "ChannelOpened"), None, None, named)
+        head = await self._rpc.block_number()
+        async for log in scan(self._rpc, [self.address], self._first_block, head, topics):
+            decoded = abi.decode_event(self.name, log.topics, log.data)
+            if decoded is not None:
+                yield Address(decoded[1]["signer"])
 
     async def balance(self, account: Address) -> tuple[Units, Address]:
         """Return what ``collect`` would send now, and where to."""

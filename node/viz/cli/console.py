@@ -8,6 +8,7 @@ words and JSON, which every command has. What an exit code means is ``MEANINGS``
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import json
 import os
@@ -144,9 +145,17 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
             # A folder that is none, rights, a full disk: the reader's to mend, not a fault of ours.
             if error.filename is None:
                 raise
-            fail(errors.ConfigError(f"{error.filename}: {error.strerror}: choose another place"))
+            fail(errors.ConfigError(f"{error.filename}: {error.strerror}: {_remedy(error)}"))
 
     return wrapped
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room on its disk"
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return "make it accessible to you, or choose another place"
+    return "choose another place"
 
 
 def run(main: Coroutine[Any, Any, T], *, logs: bool = True) -> T:

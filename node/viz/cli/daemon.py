@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Settings (see viz.example.toml).")
 ]
+NewLedger = Annotated[
+    bool,
+    typer.Option("--new-ledger", help="Begin a ledger though the chain has channels of this node."),
+]
 ApiPort = Annotated[int | None, typer.Option("--port", help="The port to listen on.")]
 
 
@@ -24,13 +28,14 @@ def node(
     config: ConfigFile = None,
     folder: DataDir = None,
     port: ApiPort = None,
+    new_ledger: NewLedger = False,
     as_json: AsJson = False,
 ) -> None:
     """Run the daemon against a chain that is there: serve, train, settle; until interrupted."""
     from viz.config import load
 
     settings = load(config, **_given(folder, port))
-    run(until_signal(_run(settings, as_json)))
+    run(until_signal(_run(settings, as_json, new_ledger)))
 
 
 @guarded
@@ -42,12 +47,14 @@ def up(
     ] = 8545,
     kubo: Annotated[bool, typer.Option("--kubo", help="Store blobs in an IPFS daemon.")] = False,
     config: ConfigFile = None,
+    new_ledger: NewLedger = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a local chain, the contracts and a node together, and keep their state over restarts."""
     from viz.config import load
 
-    run(until_signal(_up(load(config, **_given(folder, port)), rpc_port, kubo, as_json)))
+    settings = load(config, **_given(folder, port))
+    run(until_signal(_up(settings, rpc_port, kubo, as_json, new_ledger)))
 
 
 def _given(folder: Path | None, port: int | None) -> dict[str, Any]:
@@ -59,7 +66,7 @@ def _given(folder: Path | None, port: int | None) -> dict[str, Any]:
     return given
 
 
-async def _run(config: Config, as_json: bool) -> None:
+async def _run(config: Config, as_json: bool, new_ledger: bool) -> None:
     from viz import log
     from viz.node import Node, run_node
 
@@ -73,10 +80,10 @@ async def _run(config: Config, as_json: bool) -> None:
         out.print(f"serves  {started.url}")
         out.print(f"ledger  {config.data_dir}", soft_wrap=True)
 
-    await run_node(config, ready)
+    await run_node(config, ready, new_ledger=new_ledger)
 
 
-async def _up(config: Config, rpc_port: int, kubo: bool, as_json: bool) -> None:
+async def _up(config: Config, rpc_port: int, kubo: bool, as_json: bool, new_ledger: bool) -> None:
     from viz import log
     from viz.config import Config
     from viz.localnet import Localnet
@@ -100,7 +107,7 @@ async def _up(config: Config, rpc_port: int, kubo: bool, as_json: bool) -> None:
             if not show(said, as_json=as_json, runs_on=True):
                 _say_up(net, started)
 
-        await run_node(settings, ready)
+        await run_node(settings, ready, new_ledger=new_ledger)
     finally:
         await net.stop()
 

@@ -103,6 +103,10 @@ class AnswerRecord:
 class ChannelLedger(Protocol):
     """Channels with what was signed, spent and receipted."""
 
+    def require_room(self) -> None:
+        """Raise StoreFull where there is too little room to begin anything new."""
+        ...
+
     async def channel(self, signer: Address) -> ChannelRecord | None: ...
 
     async def channels(self) -> Sequence[ChannelRecord]: ...
@@ -228,6 +232,8 @@ class TrainingRecord:
 
 class TrainingLedger(Protocol):
     """Training runs, so that a restarted node knows which were cut off."""
+
+    def require_room(self) -> None: ...
 
     async def put_training(self, training: TrainingRecord) -> None: ...
 

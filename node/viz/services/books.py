@@ -34,12 +34,14 @@ from viz.domain.outbox import ClaimRecord
 from viz.domain.ports.chain import ChainReader, ChannelState
 from viz.domain.ports.clock import Clock
 from viz.domain.units import ZERO_ADDRESS, AdapterId, Address, Units
-from viz.errors import BooksMismatch, StoreConflict, StoreError
+from viz.errors import BooksMismatch, StoreConflict, StoreError, VizError
 from viz.services.channel_records import channel_of, observed, record_of, touched
+from viz.services.doubt import Doubt
 from viz.services.freshness import ChainAccess, Freshness, Reading
 
 ATTEMPTS: Final = 4
 LIVE_KEPT: Final = 10_000
+RECOVER_EVERY_S: Final = 5.0
 _log = structlog.get_logger()
 
 
@@ -93,7 +95,8 @@ class Live(Reading):
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     deliveries: set[Delivery] = field(default_factory=set)
     waiting: set[Callable[[], None]] = field(default_factory=set)
-    lost: bool = False
+    doubt: Doubt | None = None
+    owed: list[tuple[str, Change]] = field(default_factory=list)
     moved: bool = False
 
     def notify(self) -> None:
@@ -127,6 +130,8 @@ class Books:
         # All that anybody holds; those used lately are held here, for the next request.
         self._live: WeakValueDictionary[Address, Live] = WeakValueDictionary()
         self._recent: OrderedDict[Address, Live] = OrderedDict()
+        # Held until the ledger takes what it refused: nobody else may know of it.
+        self._refused: set[Live] = set()
         self._loading: dict[Address, asyncio.Lock] = {}
         self._distrusted: Container[Address] = ()
         self._tell_closing: Callable[[Address], None] = _nobody
@@ -168,41 +173,98 @@ class Books:
         live = self._live.get(signer)
         return live is not None and live.channel.payer != ZERO_ADDRESS
 
-    async def commit(self, live: Live, point: str, change: Change) -> Entry:
+    def require_room(self) -> None:
+        """Raise StoreFull where the ledger's disk has no room for new work."""
+        self._ledger.require_room()
+
+    async def run(self) -> None:
+        """Write what the ledger refused as soon as it can be, until cancelled."""
+        while True:
+            await asyncio.sleep(RECOVER_EVERY_S)
+            await self.recover()
+
+    async def recover(self) -> None:
+        """Settle every channel that has a refused write, if the ledger lets it."""
+        for live in tuple(self._refused):
+            async with live.lock:
+                try:
+                    await self._settle(live)
+                except StoreError as error:
+                    _log.debug("a channel waits for the ledger", reason=error.detail)
+                    return
+
+    async def commit(self, live: Live, point: str, change: Change, *, owed: bool = False) -> Entry:
         """Make ``change`` durable, then visible; return it.
 
         ``change`` sees the channel with everything that requests under way have delivered booked
         as spent, so every commit also commits what is spent so far (THREATS 15). It is pure and
-        may be called again. Raises whatever ``change`` raises, and StoreError.
+        may be called again. One that is ``owed`` is made later if the ledger refuses it now. Raises
+        whatever ``change`` raises, and StoreError.
         """
         # to the end, also when the caller is cut off: disk and memory must not part
-        return await asyncio.shield(asyncio.ensure_future(self._commit(live, point, change)))
+        return await asyncio.shield(asyncio.ensure_future(self._commit(live, point, change, owed)))
 
-    async def _commit(self, live: Live, point: str, change: Change) -> Entry:
+    async def _commit(self, live: Live, point: str, change: Change, owed: bool) -> Entry:
         async with live.lock:
             self._require_current(live)
-            if live.lost:
-                raise StoreError("this channel's last write has an unknown end: restart the node")
-            await self._follow(live)
-            for _ in range(ATTEMPTS):
-                due = {each: each.unbooked_units() for each in live.deliveries}
-                entry = change(_book(live.channel, due), live.record)
-                now_s = self._clock.now_s()
-                record = record_of(entry.channel, live.record, entry.total_units, now_s)
-                try:
-                    unbilled = [each.unbilled() for each, units in due.items() if units]
-                    saved = await self._save(point, record, live.record, entry, unbilled)
-                except StoreConflict:
-                    await self._reload(live)
-                    continue
-                except StoreError:
-                    live.lost = True
-                    raise
-                live.channel, live.record = entry.channel, saved
-                for delivery, units in due.items():
+            try:
+                await self._settle(live)
+                return await self._write(live, point, change)
+            except (StoreConflict, BooksMismatch):
+                raise
+            except StoreError:
+                if owed:
+                    live.owed.append((point, change))
+                self._refused.add(live)
+                raise
+
+    async def _settle(self, live: Live) -> None:
+        """Learn how the refused write ended, write what is owed; the channel's lock is held."""
+        if live.doubt is not None:
+            await self._reload(live)
+            if live.doubt.happened(live.record):
+                live.channel = live.doubt.released(live.channel)
+                for delivery, units in live.doubt.due.items():
                     delivery.booked(units)
-                live.notify()
-                return entry
+                if live.owed and live.owed[0][1] is live.doubt.change:
+                    live.owed.pop(0)
+            live.doubt = None
+        while live.owed:
+            point, change = live.owed[0]
+            try:
+                await self._write(live, point, change)
+            except StoreError:
+                raise
+            except VizError as error:
+                _log.error("what a refused write owed cannot be booked", reason=error.detail)
+            live.owed.pop(0)
+        if live in self._refused:
+            self._refused.discard(live)
+            live.notify()
+            _log.warning("a channel goes on after a refused write", signer=live.channel.signer)
+
+    async def _write(self, live: Live, point: str, change: Change) -> Entry:
+        await self._follow(live)
+        for _ in range(ATTEMPTS):
+            due = {each: each.unbooked_units() for each in live.deliveries}
+            before = live.channel
+            entry = change(_book(before, due), live.record)
+            now_s = self._clock.now_s()
+            record = record_of(entry.channel, live.record, entry.total_units, now_s)
+            try:
+                unbilled = [each.unbilled() for each, units in due.items() if units]
+                saved = await self._save(point, record, live.record, entry, unbilled)
+            except StoreConflict:
+                await self._reload(live)
+                continue
+            except StoreError:
+                live.doubt = Doubt(before, entry.channel, record, due, change)
+                raise
+            live.channel, live.record = entry.channel, saved
+            for delivery, units in due.items():
+                delivery.booked(units)
+            live.notify()
+            return entry
         raise StoreConflict("the channel changes faster than it can be written: try again")
 
     async def _save(

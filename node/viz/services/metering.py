@@ -214,7 +214,7 @@ class Meter:
             )
 
         try:
-            await self._tools.books.commit(self._live, "receipt", change)
+            await self._tools.books.commit(self._live, "receipt", change, owed=True)
         except StoreConflict:
             # Nothing was written: what was delivered is still owed, and may be billed again.
             self._ended = False

@@ -76,8 +76,10 @@ class Serving:
         """Check, pay the first step, admit, and yield the stream; bill it whatever happens.
 
         Raises AdapterNotServable, PromptEmpty, PromptTooLong, InvalidRequest, QuoteExpired,
-        ChannelClosing, PaymentRequired (with the ``quote`` and ``need`` objects), EngineOverloaded.
+        ChannelClosing, PaymentRequired (with the ``quote`` and ``need`` objects), EngineOverloaded,
+        StoreFull.
         """
+        self._books.require_room()
         await self._catalogue.require_servable(job.offer.adapter_id)
         live = await self._books.get(access.signer)
         await self._require_channel(job, live, access)

@@ -101,6 +101,7 @@ class Training:
         unless its registration record lies beside it), optionally ``name`` and ``settings``.
         Raises NoLiveGrant, CommitmentMismatch, InvalidRequest, InvalidWork.
         """
+        self._ledger.require_room()
         await self._check.check(request, licensed=True)
         now = self._clock.now_s()
         record = TrainingRecord(

@@ -22,10 +22,19 @@ class SqlStore(ChannelTables, AccessTables, CatalogueTables, ChainsideTables):
 
     @classmethod
     async def open(
-        cls, place: Path | str, identity: Mapping[str, str], hook: CommitHook | None = None
+        cls,
+        place: Path | str,
+        identity: Mapping[str, str],
+        hook: CommitHook | None = None,
+        *,
+        begin: bool = True,
     ) -> SqlStore:
-        """Open or create the ledger; see ``Database.open``. Raises BooksMismatch, StoreError."""
-        return cls(await Database.open(place, identity, hook))
+        """Open or begin the ledger; see ``Database.open``, also for what it raises."""
+        return cls(await Database.open(place, identity, hook, begin=begin))
+
+    def require_room(self) -> None:
+        """Raise StoreFull where the disk has too little room for anything new."""
+        self._db.room.require()
 
     async def close(self) -> None:
         """Finish the writes that were asked for and let the ledger go."""
