@@ -40,7 +40,7 @@ from viz.domain.pricing import Price
 from viz.domain.units import Address, Hash32, hex_of
 from viz.engine.embedded import EmbeddedEngine
 from viz.engine.settings import EngineSettings
-from viz.errors import ConfigError, LedgerMissing
+from viz.errors import ConfigError
 from viz.secret import kept_secret
 from viz.services.books import Books
 from viz.services.catalogue import Catalogue
@@ -49,7 +49,7 @@ from viz.services.freshness import ChainAccess
 from viz.services.housekeeping import Housekeeping
 from viz.services.licensing import REGISTRATIONS, Licensing
 from viz.services.metering import MeterTools
-from viz.services.new_ledger import require_new
+from viz.services.new_ledger import open_ledger
 from viz.services.publishing import Publishing
 from viz.services.quoting import Quotes
 from viz.services.receipting import bill_interrupted
@@ -62,7 +62,6 @@ from viz.services.training import Training, seal_with
 from viz.services.watchdog import Watchdog
 from viz.storage.embedded import EmbeddedBlobStore
 from viz.storage.kubo import KuboBlobStore
-from viz.store.ledger import SqlStore
 from viz.training.run import Bounds
 
 SUGGESTED_DEPOSIT_UNITS = 1_000_000
@@ -139,7 +138,12 @@ async def _node(
         depth = config.chain.depth(deployment.chain_id, development=development)
         chain = Chain(rpc, deployment, confirmations=depth)
         config.settlement.require_in_time(await chain.settlement.close_delay_s())
-        ledger = await _ledger(config, chain, deployment, account, new=new_ledger)
+        ledger = await open_ledger(
+            config.at(Path("ledger.sqlite")),
+            _identity(deployment, account),
+            chain.settlement,
+            new=new_ledger,
+        )
         ends.push_async_callback(ledger.close)
         blobs = await _blobs(config)
         ends.push_async_callback(blobs.close)
@@ -373,18 +377,6 @@ def _identity(deployment: Deployment, account: LocalAccount) -> dict[str, str]:
         "genesis": hex_of(deployment.genesis),
         "settlement": deployment.settlement,
     }
-
-
-async def _ledger(
-    config: Config, chain: Chain, deployment: Deployment, account: LocalAccount, *, new: bool
-) -> SqlStore:
-    """Open the ledger; begin one only where none can have been lost, or the operator says so."""
-    place, books = config.at(Path("ledger.sqlite")), _identity(deployment, account)
-    try:
-        return await SqlStore.open(place, books, begin=new)
-    except LedgerMissing as missing:
-        await require_new(chain.settlement, Address(account.address), missing)
-    return await SqlStore.open(place, books)
 
 
 async def _blobs(config: Config) -> Blocks:

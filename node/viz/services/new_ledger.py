@@ -1,17 +1,19 @@
-"""Whether a node may begin a new ledger, or has lost the one it had.
+"""Open a node's ledger; begin one only where none can have been lost, or the operator says so.
 
 Owns that rule: where the chain holds deposits in channels of this node, a ledger that is not there
-was lost, and with it vouchers that may not be claimed yet. Does not know where ledgers lie.
+was lost, and with it vouchers that may not be claimed yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Final, Protocol
 
 from viz.domain.ports.chain import ChannelState
 from viz.domain.units import Address
 from viz.errors import ChainError, LedgerMissing
+from viz.store.ledger import SqlStore
 
 _MOST_READ: Final = 200
 
@@ -22,6 +24,20 @@ class Channels(Protocol):
     def opened(self, node: Address) -> AsyncIterator[Address]: ...
 
     async def channel(self, signer: Address, node: Address) -> ChannelState | None: ...
+
+
+async def open_ledger(
+    place: Path | str, identity: Mapping[str, str], channels: Channels, *, new: bool
+) -> SqlStore:
+    """Open the ledger at ``place`` of the node that ``identity`` names.
+
+    ``new``: begin one without asking the chain. Raises as ``SqlStore.open`` and ``require_new``.
+    """
+    try:
+        return await SqlStore.open(place, identity, begin=new)
+    except LedgerMissing as missing:
+        await require_new(channels, Address(identity["node"]), missing)
+    return await SqlStore.open(place, identity)
 
 
 async def require_new(channels: Channels, node: Address, missing: LedgerMissing) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from tests.fakes.chain import address_of
@@ -10,7 +11,7 @@ from tests.fakes.chain import address_of
 from viz.domain.ports.chain import ChannelState
 from viz.domain.units import Address
 from viz.errors import ChainUnreachable, LedgerMissing
-from viz.services.new_ledger import require_new
+from viz.services.new_ledger import open_ledger, require_new
 
 NODE, PAYER = address_of(1), address_of(2)
 MISSING = LedgerMissing("there is no ledger at x")
@@ -44,3 +45,15 @@ async def test_a_lost_ledger_is_asked_about(channels: Channels) -> None:
     """Vouchers that were not claimed are gone with it: the operator decides, not the start."""
     with pytest.raises(LedgerMissing, match=r"no ledger at x, .*restore .*--new-ledger"):
         await require_new(channels, NODE, MISSING)
+
+
+async def test_an_emptied_folder_begins_no_books_in_silence(tmp_path: Path) -> None:
+    """The same start is asked about, forced by the option, and silent once there is a ledger."""
+    place, identity = tmp_path / "ledger.sqlite", {"node": NODE, "chain": "1"}
+    await (await open_ledger(place, identity, Channels(), new=False)).close()
+    place.unlink()
+    with pytest.raises(LedgerMissing):
+        await open_ledger(place, identity, Channels(7), new=False)
+    assert not place.exists()
+    await (await open_ledger(place, identity, Channels(7), new=True)).close()
+    await (await open_ledger(place, identity, Channels(7), new=False)).close()
