@@ -138,12 +138,8 @@ async def _node(
         depth = config.chain.depth(deployment.chain_id, development=development)
         chain = Chain(rpc, deployment, confirmations=depth)
         config.settlement.require_in_time(await chain.settlement.close_delay_s())
-        ledger = await open_ledger(
-            config.at(Path("ledger.sqlite")),
-            _identity(deployment, account),
-            chain.settlement,
-            new=new_ledger,
-        )
+        place, books_of = config.at(Path("ledger.sqlite")), _identity(deployment, account)
+        ledger = await open_ledger(place, books_of, chain.settlement, new=new_ledger)
         ends.push_async_callback(ledger.close)
         blobs = await _blobs(config)
         ends.push_async_callback(blobs.close)

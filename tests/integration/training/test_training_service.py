@@ -65,6 +65,9 @@ class _Chain:
 class _Ledger:
     rows: dict[str, TrainingRecord] = field(default_factory=dict)
 
+    def require_room(self) -> None:
+        """There is always room."""
+
     async def put_training(self, training: TrainingRecord) -> None:
         self.rows[training.training_id] = training
 
