@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from viz.buyer.answer import PaidAnswer
 from viz.buyer.client import BuyerClient
 from viz.buyer.offers import ask_fitting
 from viz.buyer.wallet import Wallet
@@ -24,8 +25,14 @@ Write = Callable[[str], Awaitable[None]]
 class Desk:
     """The commands of one channel."""
 
-    def __init__(self, client: BuyerClient) -> None:
+    def __init__(
+        self,
+        client: BuyerClient,
+        tell: Callable[[BuyerClient, PaidAnswer], None] | None = None,
+    ) -> None:
+        """``tell`` is told each answer when it has ended, however it did."""
         self._client = client
+        self._tell = tell
 
     @property
     def deployment(self) -> Deployment:
@@ -68,9 +75,13 @@ class Desk:
             body = {**body, "model": client.info.adapters[-1].model}
         async with ask_fitting(client, body) as answer:
             shown = 0
-            async for _ in answer:
-                await write(answer.text[shown:])
-                shown = len(answer.text)
+            try:
+                async for _ in answer:
+                    await write(answer.text[shown:])
+                    shown = len(answer.text)
+            finally:
+                if self._tell:
+                    self._tell(client, answer)
         return {
             "model": answer.model,
             "text": answer.text,

@@ -26,7 +26,7 @@ from viz.buyer.client import BuyerClient
 from viz.buyer.offers import ask_fitting
 from viz.buyer.openai_errors import error_body, problem, refusal
 from viz.buyer.proxy_door import Door
-from viz.domain.display import amount
+from viz.buyer.spent_line import say_cost
 from viz.domain.exchange import AdapterOffer
 from viz.domain.payment import CHAT_PATH, COMPLETIONS_PATH, MODELS_PATH
 from viz.domain.units import Address
@@ -168,29 +168,9 @@ async def _complete(request: web.Request) -> web.StreamResponse:
                 return await _stream(request, answer, with_usage=with_usage)
             chunks = [chunk async for chunk in answer]
         finally:
-            _say_cost(client, answer)
+            say_cost(client, answer)
         headers = {COST_HEADER: str(answer.cost_units)}
         return web.json_response(assemble(chunks, answer), headers=headers)
-
-
-def _say_cost(client: BuyerClient, answer: PaidAnswer) -> None:
-    """Log what an answer cost, in the token's amounts, and what is left of the deposit."""
-    curve, here = client.curve, client.deployment
-    left = amount(max(0, curve.limit_units - sum(curve.spent.values())), here)
-    if answer.cost_units is None:
-        _log.warning(
-            "an answer broke off; its cost is not known yet", model=answer.model, left=left
-        )
-        return
-    used = usage_of(answer)
-    _log.info(
-        "paid",
-        model=answer.model,
-        cost=amount(answer.cost_units, here),
-        prompt_tokens=used["prompt_tokens"],
-        completion_tokens=used["completion_tokens"],
-        left=left,
-    )
 
 
 async def _stream(

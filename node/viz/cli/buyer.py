@@ -188,6 +188,7 @@ def proxy(
         from viz.buyer.desk import Desk
         from viz.buyer.desk_server import serving_desk
         from viz.buyer.proxy import running_proxy
+        from viz.buyer.spent_line import say_cost
 
         log.configure("info")
         async with AsyncExitStack() as ends:
@@ -205,7 +206,9 @@ def proxy(
                 )
             )
             await ends.enter_async_context(
-                serving_desk(Desk(client), client.directory, client.info.node, checked(node))
+                serving_desk(
+                    Desk(client, say_cost), client.directory, client.info.node, checked(node)
+                )
             )
             said = {"url": url, "node": client.info.node, "signer": client.signer}
             if not show(said, as_json=as_json, runs_on=True):

@@ -1,0 +1,35 @@
+"""What the proxy logs of each answer that it paid for.
+
+Owns the words. Does not know who asked: a program, or a command through the proxy.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from viz.buyer.answer import PaidAnswer
+from viz.buyer.assemble import usage_of
+from viz.buyer.client import BuyerClient
+from viz.domain.display import amount
+
+_log = structlog.get_logger()
+
+
+def say_cost(client: BuyerClient, answer: PaidAnswer) -> None:
+    """Log what an answer cost, in the token's amounts, and what is left of the deposit."""
+    curve, here = client.curve, client.deployment
+    left = amount(max(0, curve.limit_units - sum(curve.spent.values())), here)
+    if answer.cost_units is None:
+        _log.warning(
+            "an answer broke off; its cost is not known yet", model=answer.model, left=left
+        )
+        return
+    used = usage_of(answer)
+    _log.info(
+        "paid",
+        model=answer.model,
+        cost=amount(answer.cost_units, here),
+        prompt_tokens=used["prompt_tokens"],
+        completion_tokens=used["completion_tokens"],
+        left=left,
+    )
