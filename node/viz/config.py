@@ -52,6 +52,7 @@ class ChainConfig(_Section):
     deployment: Path = Path("deployment.json")
     confirmations: NonNegative | Literal["auto"] = "auto"
     timeout_s: Positive = 20
+    wait_s: NonNegative = 0
     max_fee_wei: Positive = 50_000_000_000
     key_file: Path = Path("operator.key.json")
 

@@ -14,7 +14,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from viz.chain.contracts import Chain
 from viz.chain.deploy import DEVELOPMENT_CHAINS
 from viz.chain.deployment import load_deployment
 from viz.chain.keys import load_key_file
+from viz.chain.reach import check_when_reached
 from viz.chain.rpc import Rpc
 from viz.chain.sender import Sender
 from viz.chain.watcher import Watcher
@@ -44,7 +44,7 @@ from viz.errors import ConfigError
 from viz.secret import kept_secret
 from viz.services.books import Books
 from viz.services.catalogue import Catalogue
-from viz.services.clock_check import ChainMoment, ClockCheck
+from viz.services.clock_check import ClockCheck
 from viz.services.freshness import ChainAccess
 from viz.services.housekeeping import Housekeeping
 from viz.services.licensing import REGISTRATIONS, Licensing
@@ -133,7 +133,7 @@ async def _node(
         deployment = load_deployment(config.at(config.chain.deployment))
         rpc = Rpc(config.chain.rpc_url, timeout_s=config.chain.timeout_s)
         ends.push_async_callback(rpc.close)
-        await rpc.check(deployment)
+        await check_when_reached(rpc, deployment, wait_s=config.chain.wait_s)
         development = deployment.chain_id in DEVELOPMENT_CHAINS
         depth = config.chain.depth(deployment.chain_id, development=development)
         chain = Chain(rpc, deployment, confirmations=depth)
@@ -175,7 +175,9 @@ async def _node(
             claim_by=catalogue.claim_by,
         )
         books.tell_closing(settlement.close_requested)
-        clock_check = ClockCheck(partial(_chain_moment, rpc), clock, development=development)
+        clock_check = ClockCheck(
+            rpc.next_block_time_s, chain.chain_time, clock, development=development
+        )
         sessions = Sessions(
             books,
             ledger,
@@ -324,13 +326,6 @@ def _closer(settlement: Settlement) -> Callable[[Event], Awaitable[None]]:
         await settlement.channel_closing(Hash32(event.args["channelId"]))
 
     return close_requested
-
-
-async def _chain_moment(rpc: Rpc) -> ChainMoment:
-    next_s = await rpc.next_block_time_s()
-    if next_s is not None:
-        return ChainMoment(next_s, is_next=True)
-    return ChainMoment((await rpc.block()).time_s, is_next=False)
 
 
 def registration_policy(config: Config, *, development: bool) -> RelayPolicy | None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import asyncio
+from collections.abc import Coroutine
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
 
-from viz.cli.console import AsJson, DataDir, guarded, money, run, show, table
+from viz.cli.console import AsJson, DataDir, err, guarded, money, run, show, table
 from viz.cli.http import NodeUrl
 from viz.cli.operator import Operator
 from viz.errors import VizError
+
+T = TypeVar("T")
+TOLD_EVERY_S: Final = 10
 
 
 @guarded
@@ -69,7 +74,7 @@ async def _settle(
 
     async def done(what: str, path: str, body: object = None) -> Any:
         try:
-            return await operator.ask("POST", path, body)
+            return await _told(what, operator.ask("POST", path, body))
         except VizError as error:
             found["failed"][what] = error.detail
             errors.append(error)
@@ -78,7 +83,8 @@ async def _settle(
     if (claimed := await done("the claim", "/settle")) is not None:
         found["claim"] = claimed
     if distribute:
-        for owed in (await operator.ask("GET", "/royalties"))["royalties"]:
+        owing = await _told("what creators are owed", operator.ask("GET", "/royalties"))
+        for owed in owing["royalties"]:
             number = owed["adapterId"]
             paid = await done(f"creators of {number}", "/distribute", {"adapterId": number})
             if paid is not None:
@@ -86,3 +92,19 @@ async def _settle(
     if collect and int((await operator.ask("GET", "/status"))["owed"]):
         found["collected"] = await done("collecting", "/collect")
     return found, errors
+
+
+async def _told(what: str, work: Coroutine[Any, Any, T]) -> T:
+    """Return what ``work`` does; name it on standard error, and every few seconds that it runs."""
+    err.print(f"{what} ...")
+    task = asyncio.ensure_future(work)
+    waited_s = 0
+    try:
+        while True:
+            done, _ = await asyncio.wait({task}, timeout=TOLD_EVERY_S)
+            if done:
+                return task.result()
+            waited_s += TOLD_EVERY_S
+            err.print(f"{what}: waiting for the chain, {waited_s} s so far")
+    finally:
+        task.cancel()

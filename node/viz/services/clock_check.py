@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -24,14 +23,6 @@ INTERVAL_S: Final = 60.0
 _log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class ChainMoment:
-    """The chain's time; ``is_next`` where it is that of the block being made, not of the newest."""
-
-    time_s: int
-    is_next: bool
-
-
 class ClockCheck:
     """Looks at an interval; ``state`` is ``ok`` or says by how much the clocks differ.
 
@@ -40,12 +31,16 @@ class ClockCheck:
 
     def __init__(
         self,
-        moment: Callable[[], Awaitable[ChainMoment]],
+        next_s: Callable[[], Awaitable[int | None]],
+        head_s: Callable[[], Awaitable[int]],
         clock: Clock,
         *,
         development: bool,
     ) -> None:
-        self._moment = moment
+        """Compare with ``next_s``, the time of the block being made; where an endpoint has none,
+        with ``head_s``, that of the newest."""
+        self._next_s = next_s
+        self._head_s = head_s
         self._clock = clock
         self._development = development
         self._told = "ok"
@@ -63,10 +58,11 @@ class ClockCheck:
 
     async def step(self) -> None:
         """Compare once; raise ChainError where the chain cannot be asked."""
-        moment = await self._moment()
-        off_s = self._clock.now_s() - moment.time_s
+        next_s = await self._next_s()
+        chain_s = await self._head_s() if next_s is None else next_s
+        off_s = self._clock.now_s() - chain_s
         self.wrong = abs(off_s) > TOLERATED_S and (
-            moment.is_next if off_s > 0 else not self._development
+            next_s is not None if off_s > 0 else not self._development
         )
         if abs(off_s) <= TOLERATED_S:
             self.state = "ok"

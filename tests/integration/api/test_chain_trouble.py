@@ -15,7 +15,7 @@ from viz.domain import payment
 from viz.domain.ports.chain import ChannelState, ServingState
 from viz.domain.units import AdapterId, Address
 from viz.errors import ChainUnreachable
-from viz.services.clock_check import ChainMoment, ClockCheck
+from viz.services.clock_check import ClockCheck
 from viz.services.freshness import OLDEST_S
 
 
@@ -105,12 +105,12 @@ async def test_vouchers_are_taken_while_the_chain_hangs(node: Node) -> None:
 
 async def test_a_wrong_clock_takes_no_deposit_and_is_told(node: Node) -> None:
     """What could not be used is not taken, and whoever watches the node sees why."""
-    moment = ChainMoment(node.clock.now - 86_400, is_next=True)
+    chain_s = node.clock.now - 86_400
 
-    async def chain_moment() -> ChainMoment:
-        return moment
+    async def next_s() -> int:
+        return chain_s
 
-    check = ClockCheck(chain_moment, node.clock, development=False)
+    check = ClockCheck(next_s, next_s, node.clock, development=False)
     object.__setattr__(node.parts, "clock_check", check)
     policy = replace(node.parts.sessions._policy, require_clock=check.require)
     node.parts.sessions._policy = policy
@@ -120,7 +120,7 @@ async def test_a_wrong_clock_takes_no_deposit_and_is_told(node: Node) -> None:
     assert (status, problem["code"]) == (503, "clock-wrong") and not node.chain.sent
     status, health, _ = await buyer.call("GET", "/healthz")
     assert (status, health["clock"]) == (503, "86400 s ahead of the chain")
-    moment = ChainMoment(node.clock.now, is_next=True)
+    chain_s = node.clock.now
     await check.step()
     await buyer.open()
     assert (await buyer.call("GET", "/healthz"))[0] == 200

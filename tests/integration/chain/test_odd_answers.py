@@ -14,13 +14,13 @@ import pytest
 from tests.fakes.chain import DEPLOYMENT, address_of
 from tests.fakes.json_rpc import Endpoint, endpoint
 
-from viz.chain import scan
+from viz.chain import reach, scan
 from viz.chain.contracts import Chain
 from viz.chain.endpoint import NotSupported, RateLimited, TooMuchAsked
 from viz.chain.rpc import BlockNotKnown, Rpc
 from viz.domain.ports.transactions import Call
 from viz.domain.units import AdapterId, ContentId, Hash32
-from viz.errors import ChainError, ChainUnreachable, TransactionFailed
+from viz.errors import ChainError, ChainMismatch, ChainUnreachable, TransactionFailed
 
 HASH, OTHER = "0x" + "11" * 32, "0x" + "22" * 32
 WHO = address_of(5)
@@ -355,3 +355,34 @@ async def test_a_chain_without_a_suggested_tip_has_fees(told: tuple[Endpoint, Rp
     served.told["eth_getLogs"] = {"error": {"code": -32000, "message": "block range too large"}}
     with pytest.raises(TooMuchAsked):
         await rpc.logs([WHO], 0, 9)
+
+
+async def test_a_chain_that_starts_later_is_waited_for(
+    told: tuple[Endpoint, Rpc], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node beside its chain need not be started second, where its operator says so."""
+    served, rpc = told
+    monkeypatch.setattr(reach, "POLL_S", 0)
+    refused = [503, {"result": None}, {"error": {"code": -32000, "message": "starting"}}] * 3
+
+    def answer(_: dict[str, Any]) -> Any:
+        return refused.pop() if refused else {"result": hex(DEPLOYMENT.chain_id + 1)}
+
+    served.told["eth_chainId"] = answer
+    with pytest.raises(ChainUnreachable):
+        await reach.check_when_reached(rpc, DEPLOYMENT, wait_s=0)
+    with pytest.raises(ChainMismatch, match="correct rpc_url"):
+        await reach.check_when_reached(rpc, DEPLOYMENT, wait_s=60)
+    assert not refused
+
+
+async def test_the_next_blocks_time_is_read_where_there_is_one(
+    told: tuple[Endpoint, Rpc],
+) -> None:
+    """A pending block has no hash yet; endpoints without one are no fault."""
+    served, rpc = told
+    served.told["eth_getBlockByNumber"] = {"result": {"timestamp": "0x7", "hash": None}}
+    assert await rpc.next_block_time_s() == 7
+    for answer in ({"result": None}, {"error": {"code": -32601, "message": "no pending"}}):
+        served.told["eth_getBlockByNumber"] = answer
+        assert await rpc.next_block_time_s() is None

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
+import pytest
+
+from viz.cli import settle
 from viz.cli.operator import Operator
 from viz.cli.settle import _settle
 from viz.errors import ChainUnreachable, TransactionFailed
@@ -36,3 +40,24 @@ async def test_an_error_stops_nobody_elses_payment() -> None:
     assert found["failed"] == {"the claim": "no answer", "creators of 2": "refused"}
     assert [type(each) for each in errors] == [ChainUnreachable, TransactionFailed]
     assert ("/distribute", {"adapterId": 9}) not in node.asked, "owes nothing: costs no gas"
+
+
+async def test_a_slow_chain_is_not_silent(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each step is named before it begins, and that it still runs; never on standard output."""
+    monkeypatch.setattr(settle, "TOLD_EVERY_S", 0)
+
+    class Slow(Answers):
+        async def ask(self, method: str, path: str, body: Any = None) -> Any:
+            if path == "/settle":
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                return {}
+            return await super().ask(method, path, body)
+
+    found, _ = await _settle(cast(Operator, Slow()), True, False)
+    told = capsys.readouterr()
+    assert found["claim"] == {} and not told.out
+    assert "the claim ..." in told.err and "waiting for the chain" in told.err
+    assert "creators of 1 ..." in told.err

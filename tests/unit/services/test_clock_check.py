@@ -10,7 +10,7 @@ from structlog.typing import EventDict
 from tests.fakes.chain import NOW_S, FakeClock
 
 from viz.errors import ClockWrong
-from viz.services.clock_check import TOLERATED_S, ChainMoment, ClockCheck
+from viz.services.clock_check import TOLERATED_S, ClockCheck
 
 DAY_S = 86_400
 
@@ -18,11 +18,14 @@ DAY_S = 86_400
 class Place:
     def __init__(self, *, development: bool = False) -> None:
         self.clock = FakeClock()
-        self.chain = ChainMoment(NOW_S, is_next=True)
-        self.check = ClockCheck(self.moment, self.clock, development=development)
+        self.chain_s, self.has_next = NOW_S, True
+        self.check = ClockCheck(self.next_s, self.head_s, self.clock, development=development)
 
-    async def moment(self) -> ChainMoment:
-        return self.chain
+    async def next_s(self) -> int | None:
+        return self.chain_s if self.has_next else None
+
+    async def head_s(self) -> int:
+        return self.chain_s
 
     async def refuses(self) -> bool:
         await self.check.step()
@@ -50,7 +53,7 @@ async def test_a_clock_a_day_off_is_told_once_and_refuses_deposits(
     for _ in range(3):
         assert await place.refuses()
         place.clock.now += 60
-        place.chain = ChainMoment(place.chain.time_s + 60, is_next=True)
+        place.chain_s += 60
     assert place.check.state == f"{DAY_S} s {side} the chain"
     assert [line["event"] for line in logs] == ["the clock and the chain differ"]
     place.clock.now -= off_s
@@ -68,7 +71,7 @@ async def test_a_few_minutes_are_nothing() -> None:
 async def test_a_quiet_chain_still_takes_deposits() -> None:
     """A chain that makes blocks only for transactions has an old head, and a deposit ends that."""
     place = Place()
-    place.chain = ChainMoment(NOW_S - DAY_S, is_next=False)
+    place.chain_s, place.has_next = NOW_S - DAY_S, False
     assert not await place.refuses()
     assert place.check.state == f"{DAY_S} s ahead of the chain"
 
