@@ -7,13 +7,14 @@ reads answer at head minus the confirmation depth; everything else at the head.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
 
 from viz.chain import abi
 from viz.chain.deployment import address_of
+from viz.chain.registrations import Registrations
 from viz.chain.rpc import Block, Rpc
 from viz.chain.scan import scan
 from viz.domain.license import Terms
@@ -27,7 +28,7 @@ from viz.domain.ports.chain import (
     ServingState,
 )
 from viz.domain.ports.transactions import Call
-from viz.domain.shares import shares_from_words, shares_hash
+from viz.domain.shares import shares_from_words
 from viz.domain.units import (
     ZERO_ADDRESS,
     ZERO_HASH,
@@ -38,7 +39,7 @@ from viz.domain.units import (
     Hash32,
     Units,
 )
-from viz.errors import ChainError, ChainUnreachable, TransactionFailed
+from viz.errors import ChainUnreachable, TransactionFailed
 
 
 class Service(IntEnum):
@@ -152,7 +153,7 @@ class AdapterRegistry(_Contract):
 
     def __init__(self, rpc: Rpc, deployment: Deployment) -> None:
         super().__init__(rpc, deployment)
-        self._registrations: dict[AdapterId, Mapping[str, Any]] = {}
+        self._registrations = Registrations(rpc, self.address, deployment.first_block)
 
     async def adapter(
         self, adapter_id: AdapterId, *, block: Block = "latest"
@@ -161,7 +162,7 @@ class AdapterRegistry(_Contract):
         found = await self._view_or_none("adapterOf", adapter_id, block=block)
         if found is None:
             return None
-        event = await self._registration(adapter_id, Hash32(found["sharesHash"]))
+        event = await self._registrations.of(adapter_id, Hash32(found["sharesHash"]))
         shares = shares_from_words(event["shares"])
         return AdapterState(
             adapter_id=adapter_id,
@@ -193,23 +194,6 @@ class AdapterRegistry(_Contract):
     async def count(self) -> int:
         """Return how many adapters there are; their ids are 1 to this."""
         return int(await self._view("adapterCount"))
-
-    async def _registration(self, adapter_id: AdapterId, table: Hash32) -> Mapping[str, Any]:
-        known = self._registrations.get(adapter_id)
-        # A reorganisation may give the id to another adapter: the table's hash tells.
-        if known is not None and known["sharesHash"] == table:
-            return known
-        topics = (abi.event_topic(self.name, "AdapterRegistered"), adapter_id.to_bytes(32, "big"))
-        head = await self._rpc.block_number()
-        async for log in scan(self._rpc, [self.address], self._first_block, head, topics):
-            decoded = abi.decode_event(self.name, log.topics, log.data)
-            if decoded is not None and _hash_of(decoded[1]["shares"]) == table:
-                self._registrations[adapter_id] = {**decoded[1], "sharesHash": table}
-                return self._registrations[adapter_id]
-        raise ChainError(
-            f"adapter {adapter_id} is registered, but the chain serves no event of it: use an "
-            "endpoint that keeps logs since the deployment"
-        )
 
 
 class Settlement(_Contract):
@@ -369,10 +353,6 @@ class Chain:
         if not confirmed or not self._confirmations:
             return "latest"
         return max(0, await self.rpc.block_number() - self._confirmations)
-
-
-def _hash_of(words: Sequence[int]) -> Hash32:
-    return shares_hash(shares_from_words(words))
 
 
 def _node_entry(found: Mapping[str, Any]) -> NodeEntry:

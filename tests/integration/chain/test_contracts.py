@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 from tests.integration.chain.testnet import CLOSE_DELAY_S, LICENSE, Narrow, Testnet, address, terms
 
+from viz.chain import registrations
 from viz.chain.contracts import Chain
 from viz.chain.keys import development_account
+from viz.chain.registrations import REORG_BLOCKS
 from viz.domain.ports.transactions import Call
 from viz.domain.units import ZERO_ADDRESS, AdapterId, ContentId, Hash32
 from viz.errors import InvalidRequest, TransactionFailed
@@ -47,6 +52,46 @@ async def test_an_adapter_is_found_where_an_endpoint_serves_few_blocks(net: Test
     rpc.widest = 2
     found = await Chain(rpc, net.deployment).adapter(adapter)
     assert found is not None and found.shares == ((work, 10_000),)
+    await rpc.close()
+
+
+async def test_history_is_gone_through_once_for_all_adapters(
+    net: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strangers who ask for one unread adapter after another do not make the node pay for each."""
+    trainer = net.sender(4)
+
+    async def registered() -> AdapterId:
+        work = await net.register_work(net.sender(1))
+        return AdapterId(await net.register_adapter(trainer, [work]))
+
+    ids = [await registered() for _ in range(4)]
+    await net.anvil.mine(200)
+    ids.append(await registered())
+    rpc = Narrow(net.rpc.url)
+    rpc.widest = 8
+    asked, logs = 0, rpc.logs
+
+    async def counted(*args: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return await logs(*args)
+
+    monkeypatch.setattr(rpc, "logs", counted)
+    monkeypatch.setattr(registrations, "KEPT", 2)
+    chain = Chain(rpc, net.deployment)
+    first = await asyncio.gather(*(chain.adapter(ids[-1]) for _ in range(10)))
+    assert None not in first and len(set(first)) == 1
+    whole = asked
+    assert 200 / 8 <= whole < 200
+    for adapter_id in ids * 3:
+        found = await chain.adapter(adapter_id)
+        assert found is not None and found.adapter_id == adapter_id
+    # Two are kept; each of the others is one question at the block that is known of it.
+    assert asked - whole <= len(ids) * 3
+    asked = 0
+    assert await chain.adapter(await registered()) is not None
+    assert asked <= 2 * REORG_BLOCKS / 8 + 8, "only what is new, and what may be replaced"
     await rpc.close()
 
 

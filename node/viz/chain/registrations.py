@@ -1,0 +1,102 @@
+"""The registrations of adapters, found in the chain's history once for all who ask.
+
+Owns the index of them, by block, and the few that were read lately. Does not know what the registry
+says of an adapter now (``viz.chain.contracts``). Invariants: history is gone through once,
+whichever adapters are asked for and however often; what is returned has the share table that the
+registry names, also after a reorganisation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from viz.chain import abi
+from viz.chain.rpc import Rpc
+from viz.chain.scan import scan
+from viz.domain.shares import shares_from_words, shares_hash
+from viz.domain.units import AdapterId, Address, Hash32
+from viz.errors import ChainError
+
+KEPT: Final = 1_024
+# What a reorganisation may still replace is gone through again each time: one question.
+REORG_BLOCKS: Final = 64
+_CONTRACT: Final = "AdapterRegistry"
+
+
+class Registrations:
+    """What adapters were registered with: CID and share table."""
+
+    def __init__(self, rpc: Rpc, registry: Address, first_block: int) -> None:
+        self._rpc = rpc
+        self._registry = registry
+        self._first_block = self._next_block = first_block
+        self._blocks: dict[AdapterId, int] = {}
+        self._kept: OrderedDict[AdapterId, Mapping[str, Any]] = OrderedDict()
+        self._scanning = asyncio.Lock()
+
+    async def of(self, adapter_id: AdapterId, table: Hash32) -> Mapping[str, Any]:
+        """Return the arguments of the event whose share table has the hash ``table``.
+
+        Raises ChainError where the chain serves no such event, ChainUnreachable.
+        """
+        if (found := self._known(adapter_id, table)) is not None:
+            return found
+        async with self._scanning:
+            if (found := self._known(adapter_id, table)) is not None:
+                return found
+            head = await self._rpc.block_number()
+            if adapter_id not in self._blocks:
+                await self._go_on(head)
+            block = self._blocks.get(adapter_id, self._first_block)
+            if self._known(adapter_id, table) is None and self._first_block <= block <= head:
+                await self._read(block, block, adapter_id)
+            if (found := self._known(adapter_id, table)) is None:
+                # A reorganisation deeper than any: look for this one alone.
+                await self._read(self._first_block, head, adapter_id)
+                found = self._known(adapter_id, table)
+        if found is None:
+            raise ChainError(
+                f"adapter {adapter_id} is registered, but the chain serves no event of it: use an "
+                "endpoint that keeps logs since the deployment"
+            )
+        return found
+
+    async def _go_on(self, head: int) -> None:
+        """Go through what was not gone through yet."""
+        await self._read(min(self._next_block, head), head)
+        self._next_block = max(self._first_block, head - REORG_BLOCKS + 1)
+
+    async def _read(self, first: int, last: int, adapter_id: AdapterId | None = None) -> None:
+        topics: list[bytes | None] = [abi.event_topic(_CONTRACT, "AdapterRegistered")]
+        if adapter_id is not None:
+            topics.append(adapter_id.to_bytes(32, "big"))
+        async for log in scan(self._rpc, [self._registry], first, last, topics):
+            decoded = abi.decode_event(_CONTRACT, log.topics, log.data)
+            if decoded is not None:
+                self._keep(decoded[1], log.block_number)
+                if adapter_id is None:
+                    # A scan that breaks off later is taken up here.
+                    self._next_block = max(self._next_block, log.block_number)
+
+    def _keep(self, event: Mapping[str, Any], block: int) -> None:
+        adapter_id = AdapterId(event["adapterId"])
+        self._blocks[adapter_id] = block
+        self._kept[adapter_id] = {**event, "sharesHash": _hash_of(event["shares"])}
+        self._kept.move_to_end(adapter_id)
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+
+    def _known(self, adapter_id: AdapterId, table: Hash32) -> Mapping[str, Any] | None:
+        known = self._kept.get(adapter_id)
+        # A reorganisation may give the id to another adapter: the table's hash tells.
+        if known is None or known["sharesHash"] != table:
+            return None
+        self._kept.move_to_end(adapter_id)
+        return known
+
+
+def _hash_of(words: Sequence[int]) -> Hash32:
+    return shares_hash(shares_from_words(words))
