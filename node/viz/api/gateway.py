@@ -23,6 +23,7 @@ from viz.storage.base import size_of
 RAW: Final = "application/vnd.ipld.raw"
 MAX_WHOLE_BYTES: Final = 64 * 1024 * 1024
 MAX_WHOLE_READERS: Final = 8
+MAX_LOOKUPS: Final = 32
 MAX_WHOLE_S: Final = 300
 _FILE: Final = "application/octet-stream"
 _OF_A_FILE: Final = frozenset({_FILE, "application/*", "*/*"})
@@ -40,9 +41,37 @@ class Gateway:
 
     def __init__(self) -> None:
         self._readers = 0
+        self._lookups = 0
 
     async def blob(self, request: web.Request) -> web.StreamResponse:
         """Answer one raw block (``format=raw``), or the whole blob."""
+        if self._lookups >= MAX_LOOKUPS:
+            raise StorageBusy(f"{MAX_LOOKUPS} blobs are being looked up here: try again")
+        self._lookups += 1
+        try:
+            found = await self._looked_up(request)
+        finally:
+            self._lookups -= 1
+        if isinstance(found, web.Response):
+            return found
+        cid, headers = found
+        if self._readers >= MAX_WHOLE_READERS:
+            raise StorageBusy(
+                f"{MAX_WHOLE_READERS} blobs are being read here: try again, or read it block by "
+                "block with ?format=raw"
+            )
+        self._readers += 1
+        try:
+            async with asyncio.timeout(MAX_WHOLE_S):
+                return await self._whole(request, cid, headers)
+        except TimeoutError:
+            _cut_off(request)
+            raise ConnectionResetError("the other side reads too slowly") from None
+        finally:
+            self._readers -= 1
+
+    async def _looked_up(self, request: web.Request) -> web.Response | tuple[Cid, dict[str, str]]:
+        """Return the answer where it is short, or what stands above a whole blob."""
         blobs = parts_of(request).blobs
         cid = Cid(request.match_info["cid"])
         if not await blobs.has(cid):
@@ -64,20 +93,7 @@ class Gateway:
         if request.method == hdrs.METH_HEAD:
             headers[hdrs.CONTENT_LENGTH] = str(size_of(cid, await blobs.block(cid)))
             return web.Response(content_type=_FILE, headers=headers)
-        if self._readers >= MAX_WHOLE_READERS:
-            raise StorageBusy(
-                f"{MAX_WHOLE_READERS} blobs are being read here: try again, or read it block by "
-                "block with ?format=raw"
-            )
-        self._readers += 1
-        try:
-            async with asyncio.timeout(MAX_WHOLE_S):
-                return await self._whole(request, cid, headers)
-        except TimeoutError:
-            _cut_off(request)
-            raise ConnectionResetError("the other side reads too slowly") from None
-        finally:
-            self._readers -= 1
+        return cid, headers
 
     async def _whole(
         self, request: web.Request, cid: Cid, headers: dict[str, str]

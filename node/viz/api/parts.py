@@ -157,8 +157,12 @@ async def send(
 
 async def access_of(request: web.Request) -> AccessRecord:
     """Return who sends the request; raise AccessTokenInvalid, TooManyQuestions."""
-    header = request.headers.get("Authorization", "")
-    access = await parts_of(request).sessions.authenticate(bearer_of_header(header))
+    token = bearer_of_header(request.headers.get("Authorization", ""))
+    sessions = parts_of(request).sessions
+    if not sessions.holds(token):
+        # Anybody can invent tokens, and each would be looked up in the ledger.
+        request.app[LOGINS].admit(client_of(request))
+    access = await sessions.authenticate(token)
     ask_chain(request, access.signer)
     return access
 

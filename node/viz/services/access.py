@@ -68,11 +68,15 @@ class AccessTokens:
         await self._write_down(held)
         return token
 
+    def holds(self, token: str) -> bool:
+        """Return whether the token is known without a look into the ledger."""
+        return token_hash(token) in self._held
+
     async def of(self, token: str) -> AccessRecord:
         """Return who the token stands for; raise AccessTokenInvalid."""
         name = token_hash(token)
         held = self._held.get(name)
-        if held is None:
+        if held is None and is_ours(token):
             held = await self._read(name)
         if held is None or held.access.expires_at <= self._clock.now_s():
             self._drop(name)

@@ -166,6 +166,10 @@ class Sessions:
         """Return who the token stands for; raise AccessTokenInvalid."""
         return await self._tokens.of(token)
 
+    def holds(self, token: str) -> bool:
+        """Return whether the token is known without a look into the ledger."""
+        return self._tokens.holds(token)
+
     def _challenge_of(self, salt: bytes, signer: Address, expiry_s: int) -> Hash32:
         said = b"|".join((salt, signer.encode(), str(expiry_s).encode()))
         mac = hmac.new(self._challenge_key, said, sha256).digest()

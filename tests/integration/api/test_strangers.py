@@ -19,7 +19,8 @@ from viz.api import bodies
 from viz.api.bodies import MAX_BODY_VALUES, STRANGER_BODY_BYTES
 from viz.api.parts import LOGINS, PAYMENTS, QUESTIONS, ApiLimits
 from viz.domain import payment
-from viz.domain.ledger import TOKENS_EACH
+from viz.domain.ledger import TOKENS_EACH, AccessRecord
+from viz.domain.units import Hash32
 from viz.errors import ChainUnreachable, StorageError, StoreError
 from viz.services.asking import ALL_TIMES, Questions
 from viz.services.sessions import CHALLENGE_VALID_S
@@ -168,6 +169,28 @@ async def test_sessions_are_counted_apart(node: Node, monkeypatch: pytest.Monkey
         statuses.append(said[0])
     assert statuses == [200] * 3 + [429] * 2
     await Buyer(node).open()
+
+
+async def test_invented_tokens_are_looked_up_a_few_times(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who guesses does not keep the ledger's readers busy, nor a buyer with a token out."""
+    buyer = await Buyer(node).ready()
+    looked_up, look = 0, node.store.access
+
+    async def counted(name: Hash32) -> AccessRecord | None:
+        nonlocal looked_up
+        looked_up += 1
+        return await look(name)
+
+    monkeypatch.setattr(node.store, "access", counted)
+    monkeypatch.setitem(node.app._state, LOGINS, Questions(node.clock, 5))
+    statuses = []
+    for number in range(20):
+        headers = {"Authorization": f"Bearer viz_{number}"}
+        statuses.append((await buyer.call("POST", CHAT, headers=headers))[0])
+    assert statuses == [401] * 5 + [429] * 15 and looked_up == 5
+    assert (await buyer.ask()).text
 
 
 async def test_a_buyer_is_known_after_a_restart(tmp_path: Path) -> None:
