@@ -160,7 +160,7 @@ def _request(
         max_tokens=max_tokens or 1,
         temperature=_number(body, "temperature", 0, 2, 1.0),
         top_p=_number(body, "top_p", 0, 1, 1.0),
-        top_k=_whole(body, "top_k", 0, 2**31) or 0,
+        top_k=max(0, _whole(body, "top_k", -1, 2**31) or 0),  # -1 is "all" to some servers
         seed=_whole(body, "seed", -(2**63), 2**63 - 1),
         stop=_stops(body),
         logprobs=logprobs,

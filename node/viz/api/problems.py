@@ -89,7 +89,7 @@ def problem(error: VizError, request_id: str, *, is_operator: bool = False) -> w
     elif error.status == 401:
         headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
     if isinstance(error, _RETRY_LATER):
-        headers["Retry-After"] = "1"
+        headers["Retry-After"] = str(error.extensions.get("retryAfter", 1))
     elif error.status in (409, 429) or error.status >= 500:
         # OpenAI's clients would repeat these by themselves, and the answer would be the same
         headers["X-Should-Retry"] = "false"

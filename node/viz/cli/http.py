@@ -94,7 +94,7 @@ class Exchange:
         raw = answer.read(MAX_ANSWER_BYTES + 1)
         if len(raw) > MAX_ANSWER_BYTES:
             raise ValueError(f"its answer is longer than {MAX_ANSWER_BYTES >> 20} MiB")
-        content = load_json(raw) if raw else None
+        content = load_json(raw, max_values=None) if raw else None
         if answer.status >= 300:
             raise refusal(content, answer.status)
         return content

@@ -29,6 +29,7 @@ STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE: Final = "https://slsa.dev/provenance/v1"
 BUILD_TYPE: Final = "urn:viz:training:qlora:v1"
 MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
+MAX_MANIFEST_VALUES: Final = 262_144
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ def open_manifest(envelope: bytes, *, expected_hash: Hash32 | None = None) -> Ma
         trainer = parse_address(outer["signatures"][0]["keyid"])
         if outer["payloadType"] != PAYLOAD_TYPE or len(outer["signatures"]) != 1:
             raise InvalidRequest("the envelope is not an in-toto statement signed once")
-        manifest = _manifest(load_json(payload), trainer)
+        manifest = _manifest(load_json(payload, max_values=MAX_MANIFEST_VALUES), trainer)
     except (ValueError, KeyError, TypeError, IndexError, binascii.Error) as error:
         raise InvalidRequest("this is not a manifest of an adapter") from error
     if not is_signed_by(_digest(payload), signature, trainer):

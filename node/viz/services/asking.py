@@ -53,10 +53,11 @@ class Questions:
         if asked < self._quiet:
             everybody *= 2
         if asked >= self._per_minute or self._total >= everybody:
+            wait_s = MINUTE_S - past_s
             raise TooManyQuestions(
                 f"this node takes {self._per_minute} such requests a minute from an address that "
-                f"has not paid, and {ALL_TIMES} times as many from all: try again in "
-                f"{MINUTE_S - past_s} s"
+                f"has not paid, and {ALL_TIMES} times as many from all: try again in {wait_s} s",
+                retryAfter=wait_s,
             )
         self._asked[address] += 1
         self._total += 1

@@ -386,3 +386,10 @@ async def test_the_next_blocks_time_is_read_where_there_is_one(
     for answer in ({"result": None}, {"error": {"code": -32601, "message": "no pending"}}):
         served.told["eth_getBlockByNumber"] = answer
         assert await rpc.next_block_time_s() is None
+
+
+async def test_many_logs_in_one_answer_are_read(told: tuple[Endpoint, Rpc]) -> None:
+    """An answer of an endpoint is large where history is: no bound of strangers' JSON is its."""
+    served, rpc = told
+    served.told["eth_getLogs"] = {"result": [LOG] * 5_000}
+    assert len(await rpc.logs([DEPLOYMENT.settlement], 0, 9)) == 5_000

@@ -50,6 +50,19 @@ def test_what_would_change_the_answer_is_refused_by_name(
         assert error.extensions["param"] == name and name in error.detail
 
 
+@pytest.mark.parametrize("call", [ask, complete])
+def test_both_ends_of_openais_ranges_are_taken(call: Any) -> None:
+    """A bound stricter than the interface's breaks clients that ask for the likeliest token."""
+    for name, ends in {"top_p": (0, 1), "temperature": (0, 2), "n": (1,), "seed": (0,)}.items():
+        for end in (*ends, *map(float, ends if name in ("top_p", "temperature") else ())):
+            read = call(**{name: end})
+            held = read.choices if name == "n" else getattr(read.sampling, name)
+            assert held == end
+    for name, outside in (("top_p", -0.01), ("top_p", 1.01), ("temperature", 2.01), ("top_k", -2)):
+        assert refused(call, **{name: outside}).extensions["param"] == name
+    assert call(top_k=-1).sampling.top_k == 0 == call().sampling.top_k
+
+
 @pytest.mark.parametrize("name", ["temprature", "typical_p", "best", "x" * 5_000])
 def test_what_nobody_knows_is_refused(name: str) -> None:
     """A misspelt parameter is an error, as at OpenAI, and not an answer without it."""
