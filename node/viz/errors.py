@@ -8,7 +8,8 @@
     │   └── InvalidKeyFile
     ├── PaymentError          money is missing or does not fit; nothing was charged
     │   ├── PaymentRequired · InvalidSignature · WrongDomain · StaleVoucher · LineBelowBest
-    │   ├── DepositExceeded · ChannelUnknown · ChannelClosing · AccessTokenInvalid · QuoteExpired
+    │   ├── DepositExceeded · ChannelUnknown · ChannelClosing · ChannelBusy
+    │   ├── AccessTokenInvalid · QuoteExpired
     ├── ChainError            the chain refused, or could not be asked
     │   └── ChainUnreachable · ChainMismatch · TransactionFailed · GasAboveLimit · OutcomeUnknown
     │       · FeeTooHigh · ClockWrong
@@ -142,6 +143,10 @@ class ChannelUnknown(PaymentError):
 
 class ChannelClosing(PaymentError):
     code, status, title = "channel-closing", 409, "The channel is being closed"
+
+
+class ChannelBusy(PaymentError):
+    code, status, title = "channel-busy", 409, "Answers are under way on the channel"
 
 
 class AccessTokenInvalid(PaymentError):

@@ -26,6 +26,7 @@ import aiohttp
 from viz.basemodel.packaged import find_tokenizer
 from viz.buyer.access import Access, SystemClock
 from viz.buyer.answer import PaidAnswer
+from viz.buyer.closing import close_together
 from viz.buyer.counting import Counter, TokenCount
 from viz.buyer.exposure import Exposure
 from viz.buyer.funding import Pending, checked_chain_time_s, require_depositable, signed_close
@@ -38,9 +39,8 @@ from viz.buyer.quotes import KeptQuotes
 from viz.buyer.spending import Spending
 from viz.buyer.verify import Limits, check_node, check_tokenizer
 from viz.buyer.wallet import Wallet, wallet_of
-from viz.domain.credential import CloseRequest
 from viz.domain.curve import Curve
-from viz.domain.eip712 import is_signed_by, settlement_domain
+from viz.domain.eip712 import settlement_domain
 from viz.domain.exchange import AccessToken, AdapterOffer, CloseAnswer, NodeInfo
 from viz.domain.payment import CHAT_PATH
 from viz.domain.ports.chain import ChainReader, ChannelState, Deployment
@@ -345,21 +345,14 @@ class BuyerClient:
     async def close_channel(self, payer: bytes | Wallet) -> CloseAnswer:
         """End the channel at once with the node's consent; the rest goes to the payer.
 
+        The node is asked to close at what it billed (docs/adr/0011), and may close at what was
+        signed: the answer's total tells.
         Raises NodeNotTrusted when the node's Close does not verify, and what the node refuses with;
         a node that does not answer can be left: ``viz.buyer.leave``.
         """
+        await self.look()
         request, signature = await self.request_close(payer)
-        answer = await self.api.close(
-            CloseRequest(self._deployment.chain_id, self._deployment.settlement, request, signature)
-        )
-        close = answer.close
-        if (close.signer, close.node) != (self.signer, self.info.node) or not is_signed_by(
-            self.purse.domain.digest(close), answer.signature, self.info.node
-        ):
-            raise NodeNotTrusted("the node's Close is not for this channel, or not signed by it")
-        if close.settled_units not in self.curve.points:
-            raise NodeNotTrusted("the node's Close states a total that was never signed")
-        return answer
+        return await close_together(self.api, self.purse, self._deployment, request, signature)
 
     async def request_close(self, payer: bytes | Wallet) -> tuple[RequestClose, bytes]:
         """Return the payer's signed RequestClose, which anyone may relay to Settlement."""

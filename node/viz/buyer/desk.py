@@ -57,12 +57,13 @@ class Desk:
     async def close(self, wallet: Wallet) -> Json:
         """Close the channel with the node's consent; return at what, and by which transaction."""
         client = self._client
-        await client.look()
         answer = await client.close_channel(wallet)
         return {
             "signer": client.signer,
             "node": client.info.node,
             "settled": str(answer.close.settled_units),
+            "received": str(sum(client.curve.spent.values())),
+            "signed": str(client.curve.total_units),
             "transaction": hex_of(answer.transaction_hash),
         }
 

@@ -23,6 +23,7 @@ from viz.buyer.asked_files import AskedFiles
 from viz.buyer.exposure import Exposure
 from viz.buyer.ledger_format import (
     billed_by,
+    final_line,
     observation_line,
     receipt_line,
     replay,
@@ -34,7 +35,7 @@ from viz.chain.keys import SCRYPT_N, create_key_file, load_key
 from viz.domain.curve import Curve, Link, observe
 from viz.domain.eip712 import public_address
 from viz.domain.ports.chain import ChannelState, Deployment
-from viz.domain.units import Address, parse_address
+from viz.domain.units import Address, Units, parse_address
 from viz.domain.wire import Json, parse_json
 from viz.errors import BooksMismatch, ConfigError, InvalidKeyFile, InvalidRequest, StoreError
 from viz.private import close_if_there, make_private_file, make_private_folder
@@ -135,6 +136,11 @@ class ChannelLedger:
         }
         if raised:
             self._append(signing_line(raised))
+        self.curve = after
+
+    def commit_final(self, after: Curve, end_units: Units) -> None:
+        """Make the end point of a final voucher durable; only then may it be signed."""
+        self._append(final_line(after.points[end_units], after.vector))
         self.curve = after
 
     def commit_observation(self, seen: ChannelState) -> None:

@@ -24,6 +24,11 @@ def signing_line(raised: Vector) -> Json:
     return {"event": "sign", "vector": _vector_to_json(raised)}
 
 
+def final_line(at_end: Vector, vector: Vector) -> Json:
+    """Return the change that signed a final voucher, which ends at ``at_end``."""
+    return {"event": "final", "end": _vector_to_json(at_end), "vector": _vector_to_json(vector)}
+
+
 def observation_line(seen: ChannelState) -> Json:
     """Return the change that read the chain."""
     return {
@@ -73,6 +78,10 @@ def replay(curve: Curve, line: bytes) -> Curve:
         vector = {**curve.vector, **_vector(members["vector"])}
         after = replace(curve, vector=vector)
         return replace(after, points={**curve.points, after.total_units: vector})
+    if event == "final":
+        at_end, vector = _vector(members["end"]), _vector(members["vector"])
+        points = {**curve.points, sum(at_end.values()): at_end}
+        return replace(curve, vector=vector, points=points)
     if event == "chain":
         return observe(curve, _seen(curve, reader))
     if event == "receipt":

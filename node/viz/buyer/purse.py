@@ -27,13 +27,14 @@ from viz.buyer.standing import Standing
 from viz.buyer.verify import Limits
 from viz.domain.channel import Offer
 from viz.domain.claim import SignedVoucher
-from viz.domain.curve import Curve, draft_voucher, owe, take_receipt, verified_link
+from viz.domain.curve import Curve, draft_final, draft_voucher, owe, take_receipt, verified_link
 from viz.domain.eip712 import settlement_domain, sign_compact
 from viz.domain.exchange import ChannelView
 from viz.domain.ports.chain import ChannelState, Deployment
 from viz.domain.receipt import SignedReceipt
 from viz.domain.trust import WAY_BACK
 from viz.domain.units import AdapterId, Units
+from viz.domain.usage import sum_of
 from viz.domain.wire import Reader
 from viz.errors import (
     BooksMismatch,
@@ -205,7 +206,7 @@ class Purse:
                 try:
                     await self._deliver(adapter_id, target)
                 except (StaleVoucher, LineBelowBest) as error:
-                    self._follow(error)
+                    self.follow(error)
             raise NodeRefused("the node names a new base with every voucher: it is out of step")
 
     def _within(self, adapter_id: AdapterId, wanted_units: Units) -> Units:
@@ -243,7 +244,28 @@ class Purse:
         self._delivered = dict(after.vector)
         self.note(view)
 
-    def _follow(self, refusal: StaleVoucher | LineBelowBest) -> None:
+    async def sign_final(self) -> SignedVoucher | None:
+        """Return the voucher to close with: what receipts bill, and nothing that was signed ahead.
+
+        Without lines and signature where nothing is owed beyond the node's base; None where it
+        cannot be told from another voucher. Raises StaleVoucher, DepositExceeded, StoreError.
+        """
+        async with self._paying:
+            after, draft = draft_final(self.curve, self._base_units)
+            if draft is None:
+                return None
+            voucher, signature = draft.voucher, b""
+            if draft.lines:
+                self._ledger.commit_final(after, voucher.settled_units + sum_of(draft.lines))
+                digest = self.domain.digest(voucher)
+                signature = sign_compact(self._ledger.session_key, digest)
+            # From here on the node may hold less than what was delivered to it before.
+            self._delivered.clear()
+            return SignedVoucher(
+                voucher.settled_units, voucher.receipts_head, draft.lines, signature
+            )
+
+    def follow(self, refusal: StaleVoucher | LineBelowBest) -> None:
         """Move on to the base that the node names in its refusal."""
         reader = Reader(refusal.extensions, "the node's refusal")
         base = reader.units("base")

@@ -155,7 +155,8 @@ def close_channel(
                 f"the node agreed to close at {settled} and does not pay for the transaction, "
                 "since the channel earned less than that costs: run `viz channel leave`"
             )
-        out.print(said, soft_wrap=True)
+        billed, signed = (amount(int(found[name]), here) for name in ("received", "signed"))
+        out.print(f"{said}. Billed were {billed}; signed, {signed}", soft_wrap=True)
 
 
 @app.command()

@@ -6,14 +6,15 @@ passes before it counts. Deliveries are made in ``viz.domain.delivery``; the buy
 handed in. The caller commits the returned state before it acts on it.
 
 Invariants, each held by ``tests/properties/domain/test_channel.py``:
- C1  accepted never falls, adapter by adapter;
+ C1  accepted never falls, adapter by adapter, but by a final voucher (``viz.domain.closing``) that
+     still covers all that was spent;
  C2  spent + reserved exceeds accepted, summed over the channel, by the credit window at most;
  C3  no promise ends above the confirmed settled total + deposit;
  C4  the frozen rows and the best voucher form one run: each base is the end before it, the first
      base is the confirmed settled total;
  C5  whatever a node accepts it can claim: every row of that run is good when claimed in order;
  C6  what was claimed, adapter by adapter, is the buyer's vector at the settled total;
- C7  the best voucher on a base never loses a line or falls on one.
+ C7  the best voucher on a base never loses a line or falls on one, but by a final voucher.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from viz.domain.claim import SignedVoucher
+from viz.domain.display import moment
 from viz.domain.eip712 import Domain, address_bytes, recover_bytes
 from viz.domain.ports.chain import ChannelState
 from viz.domain.units import ZERO_ADDRESS, ZERO_HASH, AdapterId, Address, Hash32, Units
@@ -173,7 +175,7 @@ def _is_blank(channel: NodeChannel) -> bool:
 # vouchers: one small check each, in the order of CHECKS
 
 
-def _check_domain(channel: NodeChannel, domain: Domain, offer: Offer) -> None:
+def check_domain(channel: NodeChannel, domain: Domain, offer: Offer) -> None:
     signed_for = (offer.chain_id, offer.contract, offer.node, offer.signer)
     here = (domain.chain_id, domain.contract, channel.node, channel.signer)
     for name, theirs, ours in zip(
@@ -183,22 +185,22 @@ def _check_domain(channel: NodeChannel, domain: Domain, offer: Offer) -> None:
             raise WrongDomain(f"the voucher's {name} is {theirs}; here it is {ours}")
 
 
-def _check_lines(channel: NodeChannel, domain: Domain, offer: Offer) -> None:
+def check_voucher_lines(channel: NodeChannel, domain: Domain, offer: Offer) -> None:
     check_lines(offer.row.lines)
 
 
-def _check_signer(channel: NodeChannel, domain: Domain, offer: Offer) -> None:
+def check_signer(channel: NodeChannel, domain: Domain, offer: Offer) -> None:
     digest = domain.digest(offer.row.voucher(channel.node))
     if recover_bytes(digest, offer.row.signature) != address_bytes(channel.signer):
         raise InvalidSignature("the voucher is not signed by the channel's signer")
 
 
-def _check_open(channel: NodeChannel, domain: Domain, offer: Offer) -> None:
+def check_open(channel: NodeChannel, domain: Domain, offer: Offer) -> None:
     if channel.payer == ZERO_ADDRESS:
         raise ChannelUnknown("the channel is not open, or its opening is not confirmed yet")
 
 
-def _check_base(channel: NodeChannel, domain: Domain, offer: Offer) -> None:
+def check_base(channel: NodeChannel, domain: Domain, offer: Offer) -> None:
     if offer.row.base_units != channel.base_units:
         raise StaleVoucher(
             f"sign on base {channel.base_units}; the voucher is on {offer.row.base_units}",
@@ -207,7 +209,7 @@ def _check_base(channel: NodeChannel, domain: Domain, offer: Offer) -> None:
         )
 
 
-def _check_not_below_best(channel: NodeChannel, domain: Domain, offer: Offer) -> None:
+def check_not_below_best(channel: NodeChannel, domain: Domain, offer: Offer) -> None:
     offered = dict(offer.row.lines)
     for adapter_id, units in channel.best_lines:
         if offered.get(adapter_id, 0) < units:
@@ -218,7 +220,7 @@ def _check_not_below_best(channel: NodeChannel, domain: Domain, offer: Offer) ->
             )
 
 
-def _check_head(channel: NodeChannel, domain: Domain, offer: Offer) -> None:
+def check_head(channel: NodeChannel, domain: Domain, offer: Offer) -> None:
     if offer.row.receipts_head not in channel.heads:
         raise StaleVoucher(
             "the voucher names a receipts head that is before the last voucher's, or unknown",
@@ -227,7 +229,7 @@ def _check_head(channel: NodeChannel, domain: Domain, offer: Offer) -> None:
         )
 
 
-def _check_deposit(channel: NodeChannel, domain: Domain, offer: Offer) -> None:
+def check_deposit(channel: NodeChannel, domain: Domain, offer: Offer) -> None:
     if offer.row.end_units > channel.limit_units:
         raise DepositExceeded(
             f"the voucher ends at {offer.row.end_units} units; the confirmed deposit covers "
@@ -239,14 +241,14 @@ def _check_deposit(channel: NodeChannel, domain: Domain, offer: Offer) -> None:
 VoucherCheck = Callable[[NodeChannel, Domain, Offer], None]
 
 CHECKS: Final[tuple[VoucherCheck, ...]] = (
-    _check_domain,
-    _check_lines,
-    _check_signer,
-    _check_open,
-    _check_base,
-    _check_not_below_best,
-    _check_head,
-    _check_deposit,
+    check_domain,
+    check_voucher_lines,
+    check_signer,
+    check_open,
+    check_base,
+    check_not_below_best,
+    check_head,
+    check_deposit,
 )
 
 
@@ -277,7 +279,7 @@ def accept_voucher(
     row, best = offer.row, channel.best
     if best and best.lines == row.lines and best.receipts_head == row.receipts_head:
         return channel
-    after = replace(channel, best=row, heads=_heads_from(channel.heads, row.receipts_head))
+    after = replace(channel, best=row, heads=heads_from(channel.heads, row.receipts_head))
     for adapter_id, spent in channel.spent.items():
         if after.accepted_units(adapter_id) < spent:
             raise PaymentRequired(
@@ -291,13 +293,21 @@ def accept_voucher(
 def require_selling(channel: NodeChannel, now_s: int) -> None:
     """Raise ChannelClosing while a close is requested, or a signed Close could still be used."""
     if channel.close_at_s:
-        raise ChannelClosing("a close was requested on chain; reopen after the withdrawal")
+        raise ChannelClosing(
+            "the payer asked the chain to close the channel: what is left can be withdrawn from "
+            f"{moment(channel.close_at_s)} on, and the channel opened again then",
+            closeAt=channel.close_at_s,
+        )
     # Settlement takes a Close at its very deadline, and a block may share the second of the last.
     if channel.no_sale_until_s and now_s <= channel.no_sale_until_s:
-        raise ChannelClosing(f"the channel is being closed; reopen after {channel.no_sale_until_s}")
+        raise ChannelClosing(
+            "the channel was closed by agreement, and that signature could end a new opening until "
+            f"{moment(channel.no_sale_until_s)}: open it and ask again then",
+            until=channel.no_sale_until_s,
+        )
 
 
-def _heads_from(heads: tuple[Hash32, ...], named: Hash32) -> tuple[Hash32, ...]:
+def heads_from(heads: tuple[Hash32, ...], named: Hash32) -> tuple[Hash32, ...]:
     return heads[heads.index(named) :]
 
 

@@ -91,45 +91,61 @@ def offer_to_json(offer: Offer) -> Json:
         "contract": offer.contract,
         "signer": offer.signer,
         "node": offer.node,
-        "settled": str(offer.row.base_units),
-        "lines": lines_to_json(offer.row.lines),
-        "receiptsHead": hex_of(offer.row.receipts_head),
-        "signature": hex_of(offer.row.signature),
+        **_row_to_json(offer.row),
     }
 
 
 def _read_offer(reader: Reader) -> Offer:
-    row = SignedVoucher(
-        base_units=reader.units("settled"),
-        receipts_head=reader.hash32("receiptsHead"),
-        lines=reader.lines("lines"),
-        signature=reader.blob("signature", COMPACT_SIGNATURE_BYTES),
-    )
     return Offer(
         chain_id=reader.integer("chainId", JSON_INTEGER_MAX),
         contract=reader.address("contract"),
         signer=reader.address("signer"),
         node=reader.address("node"),
-        row=row,
+        row=_read_row(reader),
+    )
+
+
+def _row_to_json(row: SignedVoucher) -> Json:
+    return {
+        "settled": str(row.base_units),
+        "lines": lines_to_json(row.lines),
+        "receiptsHead": hex_of(row.receipts_head),
+        "signature": hex_of(row.signature),
+    }
+
+
+def _read_row(reader: Reader) -> SignedVoucher:
+    return SignedVoucher(
+        base_units=reader.units("settled"),
+        receipts_head=reader.hash32("receiptsHead"),
+        lines=reader.lines("lines"),
+        signature=reader.blob("signature", COMPACT_SIGNATURE_BYTES),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class CloseRequest:
-    """The payer's signed RequestClose: the node answers with Close, or anyone relays this one."""
+    """The payer's signed RequestClose: the node answers with Close, or anyone relays this one.
+
+    ``final`` is the signer's last voucher, for exactly what was billed; without lines and signature
+    where nothing is owed beyond its base. None: the node closes at its best voucher.
+    """
 
     chain_id: int
     contract: Address
     request: RequestClose
     signature: bytes
+    final: SignedVoucher | None = None
 
     def to_json(self) -> Json:
+        final = {} if self.final is None else {"final": _row_to_json(self.final)}
         return {
             "action": "close",
             "chainId": self.chain_id,
             "contract": self.contract,
             "request": struct_to_json(self.request),
             "signature": hex_of(self.signature),
+            **final,
         }
 
     @classmethod
@@ -139,6 +155,7 @@ class CloseRequest:
             reader.address("contract"),
             struct_from_json(RequestClose, reader.child("request")),
             reader.blob("signature", MAX_SIGNATURE_BYTES),
+            reader.optional("final", lambda name: _read_row(reader.child(name))),
         )
 
 

@@ -149,6 +149,38 @@ def draft_voucher(curve: Curve, base_units: Units) -> tuple[Curve, Draft | None]
     return replace(curve, points=points), Draft(voucher, lines)
 
 
+def draft_final(curve: Curve, base_units: Units) -> tuple[Curve, Draft | None]:
+    """Return the curve with the end point of its final voucher remembered, and that voucher.
+
+    It owes what the receipts bill since the base, and nothing that was signed ahead; without lines
+    where that is nothing. None where another vector was signed for the same end point. The vector
+    stays as it is, but for what was delivered on credit: until the node claims this voucher it may
+    claim the ones before, and a channel that is opened again uses first what is left of them.
+    Raises StaleVoucher as ``draft_voucher``, ChannelUnknown, DepositExceeded.
+    """
+    for adapter_id, units in curve.spent.items():
+        # So no end point of a final voucher is above the vector's, where later ones could meet it.
+        curve = owe(curve, adapter_id, units)
+    at_base = curve.points.get(base_units)
+    if at_base is None:
+        raise StaleVoucher(f"the node names base {base_units}, which this key never signed")
+    # A claim under way may have taken more for an adapter than was billed: then it has no line.
+    lines = lines_of(
+        {key: max(0, units - at_base.get(key, 0)) for key, units in curve.spent.items()}
+    )
+    voucher = Voucher(curve.node, base_units, usage_hash(lines), curve.head)
+    if not lines:
+        return curve, Draft(voucher, lines)
+    check_lines(lines)
+    vector = dict(at_base)
+    for adapter_id, units in lines:
+        vector[adapter_id] = vector.get(adapter_id, 0) + units
+    end_units = sum(vector.values())
+    if curve.points.get(end_units, vector) != vector:
+        return curve, None
+    return replace(curve, points={**curve.points, end_units: vector}), Draft(voucher, lines)
+
+
 def accept_receipt(curve: Curve, domain: Domain, signed: SignedReceipt) -> Curve:
     """Return the curve with a verified receipt; one that is known already changes nothing.
 

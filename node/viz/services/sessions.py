@@ -18,13 +18,15 @@ import hmac
 import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Container, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final, Protocol
 
 import structlog
 
-from viz.domain.channel import NodeChannel, Offer, accept_voucher, begin_close
+from viz.domain.channel import NodeChannel, Offer, accept_voucher, begin_close, require_selling
+from viz.domain.closing import accept_final, require_covered
 from viz.domain.credential import CloseRequest, Deposit
 from viz.domain.eip712 import Domain, is_signed_by, recover, settlement_domain, sign
 from viz.domain.exchange import AccessToken, ChannelLine, ChannelView, CloseAnswer, SessionProof
@@ -48,7 +50,11 @@ from viz.services.depositing import Deposits
 from viz.services.outcome import require_settled
 from viz.services.relaying import RelayBudget, RelayPolicy
 
-CLOSE_VALID_S: Final = 3_600
+# A signed Close stands in the chain's calldata: sent again it ends a channel that was opened
+# anew. So nothing is sold until it expires, which is once blocks had time to take it.
+CLOSE_VALID_S: Final = 300
+# A buyer that closes has hung up: what is under way ends within the wait for its next voucher.
+CLOSE_WAIT_S: Final = 30.0
 CHALLENGE_VALID_S: Final = 300
 CONFIRM_POLL_S: Final = 0.5
 PAID_KEPT: Final = 10_000
@@ -230,8 +236,8 @@ class Sessions:
     async def deposit(self, deposit: Deposit) -> ChannelView:
         """Relay an opening or a top-up and return the channel, once it is confirmed or soon after.
 
-        Raises WrongDomain, ClockWrong, InvalidRequest, InvalidSignature, RelayBusy, FeeTooHigh,
-        TransactionFailed, OutcomeUnknown.
+        Raises WrongDomain, ClockWrong, InvalidRequest, InvalidSignature, ChannelClosing, RelayBusy,
+        FeeTooHigh, TransactionFailed, OutcomeUnknown.
         """
         self._check_domain(deposit.chain_id, deposit.contract, deposit.node)
         self._policy.require_clock()
@@ -240,8 +246,11 @@ class Sessions:
             raise InvalidRequest("a deposit for this channel is being relayed: wait for it")
         self._relaying.add(deposit.signer)
         try:
-            channel = (await self._books.get(deposit.signer, fresh=True)).channel
-            before, paying = channel.limit_units, channel.end_units >= self._worth_units
+            live = await self._books.get(deposit.signer, fresh=True)
+            # Money that could not be spent, and that a signed Close could send back, is not taken.
+            require_selling(live.channel, await self._chain_now(live))
+            before = live.channel.limit_units
+            paying = live.channel.end_units >= self._worth_units
             sent = await self._budget.send(self._writer, deposit.payer, call, paying=paying)
             require_settled(sent, "the deposit")
         finally:
@@ -263,9 +272,13 @@ class Sessions:
     async def close(self, wanted: CloseRequest) -> CloseAnswer:
         """End a channel at its payer's signed wish: stop selling, claim, sign Close, submit it.
 
-        It is submitted where the channel earned what that costs; else the answer holds the node's
-        signature alone, which anybody can submit. Raises WrongDomain, InvalidRequest (also where
-        nothing is left to return), InvalidSignature, ChannelUnknown, ChainError.
+        With a final voucher the claim is of that: what was billed, and nothing that was signed
+        ahead. It takes the best one's place in the commit that ends the sales, before anything is
+        claimed, so a kill in between leaves what is owed. The Close is submitted where the channel
+        earned what that costs; else the answer holds the node's signature alone, which anybody can
+        submit. Raises WrongDomain, InvalidRequest (also where nothing is left to return),
+        InvalidSignature, ChannelUnknown, ChannelBusy (answers are under way), PaymentRequired (less
+        is signed than was delivered), StaleVoucher, ChainError.
         """
         request = wanted.request
         self._check_domain(wanted.chain_id, wanted.contract, request.node)
@@ -279,10 +292,7 @@ class Sessions:
             raise InvalidRequest(f"the close request expired; the chain's time is {now_s}")
         if not is_signed_by(self.domain.digest(request), wanted.signature, live.channel.payer):
             raise InvalidSignature(f"the close is not signed by the payer {live.channel.payer}")
-        until_s = now_s + CLOSE_VALID_S
-        await self._books.commit(
-            live, "close", lambda channel, _: Entry(begin_close(channel, until_s))
-        )
+        await self._end_sales(live, wanted, now_s + CLOSE_VALID_S)
         live.notify()
         self._claimer.close_requested(request.signer)
         if live.channel.best is not None or live.channel.frozen:
@@ -292,6 +302,10 @@ class Sessions:
         seen = await self._chain.channel(request.signer, self.node, confirmed=False)
         if seen is None or seen.settled_units != end_units:
             raise ChainError("the last claim is not on chain yet: ask again in a moment")
+        until_s = await self._chain.chain_time() + CLOSE_VALID_S
+        await self._books.commit(
+            live, "sign-close", lambda channel, _: Entry(begin_close(channel, until_s))
+        )
         close = Close(request.signer, self.node, end_units, until_s)
         signature = sign(self._key, self.domain.digest(close))
         args = (close.signer, close.node, close.settled_units, close.deadline_s, signature)
@@ -301,6 +315,35 @@ class Sessions:
         await self._books.get(request.signer, fresh=True)
         done = sent.hash if sent is not None and sent.outcome is Outcome.SETTLED else b""
         return CloseAnswer(close, signature, done)
+
+    async def _end_sales(self, live: Live, wanted: CloseRequest, until_s: int) -> None:
+        final = None
+        if wanted.final is not None:
+            final = Offer(
+                wanted.chain_id, wanted.contract, live.channel.signer, self.node, wanted.final
+            )
+            await self._idle(live)
+
+        def change(channel: NodeChannel, _: ChannelRecord) -> Entry:
+            if final is not None:
+                channel = accept_final(channel, self.domain, final)
+            require_covered(channel)
+            return Entry(begin_close(channel, until_s))
+
+        await self._books.commit(live, "close", change)
+
+    async def _idle(self, live: Live) -> None:
+        """Wait until no answer is under way, for a short while; ``accept_final`` judges it then."""
+        moved = asyncio.Event()
+        live.waiting.add(moved.set)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_WAIT_S):
+                    while any(live.channel.reserved.values()):
+                        moved.clear()
+                        await moved.wait()
+        finally:
+            live.waiting.discard(moved.set)
 
     def _check_domain(self, chain_id: int, contract: Address, node: Address) -> None:
         theirs = (chain_id, contract, node)

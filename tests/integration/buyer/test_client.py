@@ -216,16 +216,6 @@ async def test_a_challenge_of_many_lines_is_read(node: Node, buyer: BuyerClient)
     assert len(header) > 8_190 and Challenge.from_header(header) == challenge
 
 
-async def test_closing_returns_what_was_not_signed(node: Node, buyer: BuyerClient) -> None:
-    """The payer gets its deposit back but for the signed end point, without gas."""
-    payer = public_address(PAYER_KEY)
-    before = node.chain.balances[payer]
-    await ask(buyer)
-    answer = await buyer.close_channel(PAYER_KEY)
-    assert answer.close.settled_units == buyer.curve.total_units
-    assert node.chain.balances[payer] == before + DEPOSIT - buyer.curve.total_units
-
-
 async def test_a_top_up_raises_the_limit(node: Node, buyer: BuyerClient) -> None:
     """Opening twice is a top-up of the same channel."""
     await buyer.open_channel(PAYER_KEY, 5_000)

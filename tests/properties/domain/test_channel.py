@@ -17,6 +17,7 @@ from viz.domain import curve as buyer_side
 from viz.domain import delivery
 from viz.domain.channel import NodeChannel, Offer
 from viz.domain.claim import SignedVoucher, pack_rows, unpack_rows
+from viz.domain.closing import accept_final
 from viz.domain.curve import Curve
 from viz.domain.eip712 import public_address, recover, settlement_domain, sign, sign_compact
 from viz.domain.ports.chain import ChannelState
@@ -222,6 +223,35 @@ class Channel(RuleBasedStateMachine):
         probe = Contract(self.contract.deposit, self.contract.settled)
         probe.claim(row)
         assert probe.settled <= self.highest_signed
+
+    @precondition(lambda self: not self.held)
+    @rule()
+    def close(self) -> None:
+        """The buyer closes at what is billed; it may be opened again, and old vouchers may come."""
+        for signed in self.receipts:
+            self.buyer = buyer_side.accept_receipt(self.buyer, DOMAIN, signed)
+            self.taken.add(signed.receipt.seq)
+        try:
+            self.buyer, draft = buyer_side.draft_final(self.buyer, self.node.base_units)
+        except DepositExceeded:
+            assert self.node.credit_used_units() > 0
+            return
+        if draft is None:
+            return
+        signature = sign_compact(SIGNER_KEY, DOMAIN.digest(draft.voucher)) if draft.lines else b""
+        voucher = draft.voucher
+        row = SignedVoucher(voucher.settled_units, voucher.receipts_head, draft.lines, signature)
+        try:
+            self.node = accept_final(self.node, DOMAIN, Offer(31337, CONTRACT, SIGNER, NODE, row))
+        except DepositExceeded:
+            assert row.end_units > self.node.limit_units
+            return
+        for adapter_id in ADAPTERS:
+            over = self.node.accepted_units(adapter_id) - self.node.spent.get(adapter_id, 0)
+            claimed = self.node.base_vector.get(adapter_id, 0)
+            assert over == max(0, claimed - self.node.spent.get(adapter_id, 0))  # all, no more
+        self.accepted = {key: self.node.accepted_units(key) for key in ADAPTERS}
+        self.best = (self.node.base_units, dict(self.node.best_lines))
 
     # the chain
 

@@ -9,7 +9,7 @@ from tests.fakes.chain import DEPLOYMENT
 
 from viz.buyer import ledger as ledger_module
 from viz.buyer.ledger import ChannelLedger
-from viz.domain.curve import Curve, Link, draft_voucher, owe, take_receipt
+from viz.domain.curve import Curve, Link, draft_final, draft_voucher, owe, take_receipt
 from viz.domain.eip712 import keccak, public_address
 from viz.domain.ports.chain import ChannelState
 from viz.domain.units import AdapterId, Units
@@ -51,6 +51,10 @@ def busy(home: Path) -> ChannelLedger:
     receive(ledger, 1, 3, 7)
     observe(ledger, 990, 10)
     pay(ledger, 3, 40)
+    receive(ledger, 2, 3, 10)
+    after, draft = draft_final(ledger.curve, 10)
+    assert draft is not None
+    ledger.commit_final(after, 17)
     return ledger
 
 
@@ -61,7 +65,7 @@ def test_a_reopened_ledger_is_the_same(tmp_path: Path) -> None:
     again = opened(tmp_path)
     assert again.curve == ledger.curve
     assert again.session_key == ledger.session_key
-    assert set(again.curve.points) == {10, 15, 45}
+    assert set(again.curve.points) == {10, 15, 17, 45}
 
 
 def test_compacting_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +123,7 @@ def test_a_damaged_ledger_is_refused(tmp_path: Path, line: bytes) -> None:
     busy(tmp_path).close()
     with _file(tmp_path).open("ab") as file:
         file.write(line + b"\n")
-    with pytest.raises(BooksMismatch, match="line 7"):
+    with pytest.raises(BooksMismatch, match="line 9"):
         opened(tmp_path)
 
 

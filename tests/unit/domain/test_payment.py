@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -60,6 +61,8 @@ SIGNED_RECEIPT = SignedReceipt(RECEIPT, LINES, HASH, HASH, sign(NODE_KEY, DOMAIN
 OFFER = Offer(31337, NODE, SIGNER, NODE, SignedVoucher(12, HASH, LINES, bytes(64)))
 DEPOSIT = Deposit("open", 31337, NODE, SIGNER, SIGNER, NODE, 10**7, HASH, 0, 99, b"\x01", b"\x02")
 CLOSE = CloseRequest(31337, NODE, RequestClose(SIGNER, NODE, 2**63), b"\x05" * 65)
+FINAL = replace(CLOSE, final=SignedVoucher(12, HASH, LINES, bytes(64)))
+NOTHING_OWED = replace(CLOSE, final=SignedVoucher(12, HASH, (), b""))
 INFO = NodeInfo(
     node=NODE,
     chain_id=31337,
@@ -134,7 +137,7 @@ def test_the_challenge_survives_its_header(
     assert Challenge.from_header(challenge.to_header()) == challenge
 
 
-@pytest.mark.parametrize("credential", [DEPOSIT, OFFER, CLOSE], ids=["open", "voucher", "close"])
+@pytest.mark.parametrize("credential", [DEPOSIT, OFFER, CLOSE, FINAL, NOTHING_OWED])
 def test_credentials_survive_their_header(credential: Credential) -> None:
     """Each action reads back as what was sent."""
     assert credential_from_header(credential_to_header(credential, "abc")) == credential

@@ -1,0 +1,57 @@
+"""Closing together with the node, at what was billed rather than at what was signed ahead.
+
+Owns what the node is asked and what is made of its answer. Does not sign for the payer
+(``viz.buyer.funding``), nor know what is owed (``viz.buyer.purse``). Why a lower voucher than the
+best can be signed without harm stands in docs/adr/0011.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from viz.buyer.node_api import NodeApi
+from viz.buyer.purse import Purse
+from viz.domain.credential import CloseRequest
+from viz.domain.eip712 import is_signed_by
+from viz.domain.exchange import CloseAnswer
+from viz.domain.ports.chain import Deployment
+from viz.domain.signed import RequestClose
+from viz.errors import DepositExceeded, NodeNotTrusted, PaymentRequired, StaleVoucher
+
+REBASES: Final = 3
+
+
+async def close_together(
+    api: NodeApi, purse: Purse, trusted: Deployment, request: RequestClose, signature: bytes
+) -> CloseAnswer:
+    """Return the node's signed Close; its total is what was billed, or at most what was signed.
+
+    Read the receipts first. ``request`` and ``signature`` are the payer's. Raises NodeNotTrusted
+    when the node's Close does not verify, and what the node refuses with.
+    """
+    answer = await _ask(api, purse, trusted, request, signature)
+    close, channel = answer.close, purse.curve
+    if (close.signer, close.node) != (channel.signer, channel.node) or not is_signed_by(
+        purse.domain.digest(close), answer.signature, channel.node
+    ):
+        raise NodeNotTrusted("the node's Close is not for this channel, or not signed by it")
+    if close.settled_units not in channel.points:
+        raise NodeNotTrusted("the node's Close states a total that was never signed")
+    return answer
+
+
+async def _ask(
+    api: NodeApi, purse: Purse, trusted: Deployment, request: RequestClose, signature: bytes
+) -> CloseAnswer:
+    payers = trusted.chain_id, trusted.settlement, request, signature
+    for _ in range(REBASES):
+        try:
+            final = await purse.sign_final()
+            return await api.close(CloseRequest(*payers, final))
+        except StaleVoucher as moved:
+            # A claim was begun meanwhile: what it takes is gone, the rest is owed on its end.
+            purse.follow(moved)
+        except (PaymentRequired, DepositExceeded):
+            break  # the node says that it delivered more than its receipts bill
+    # It then claims what it holds, as it could without anybody's consent.
+    return await api.close(CloseRequest(*payers))
