@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from tests.fakes.chain import DEPLOYMENT, FakeChain
-from tests.integration.api import harness
 from tests.integration.api.harness import (
     ADAPTER,
     DEPOSIT,
@@ -29,9 +28,10 @@ from viz.buyer.client import BuyerClient
 from viz.domain import payment
 from viz.domain.claim import SignedVoucher
 from viz.domain.credential import CloseRequest
-from viz.domain.eip712 import public_address, sign
+from viz.domain.eip712 import public_address, sign, sign_compact
+from viz.domain.ports.transactions import Call
 from viz.domain.signed import RequestClose
-from viz.domain.units import ZERO_HASH, AdapterId, Units
+from viz.domain.units import ZERO_HASH, AdapterId, Hash32, Units
 from viz.domain.usage import UsageLine
 from viz.errors import ChannelClosing, NodeUnreachable
 from viz.services import sessions
@@ -66,14 +66,18 @@ async def test_a_close_takes_what_was_billed(node: Node, buyer: BuyerClient) -> 
 
 
 async def test_nothing_asked_nothing_taken(node: Node, buyer: BuyerClient) -> None:
-    """What was signed for an answer that the node never gave is not claimed at the close."""
+    """What was signed for an answer that the node never gave is not claimed at the close. The node
+    pays no gas for a channel that earned nothing: its signature is handed out."""
     before = node.chain.balances[PAYER]
-    await buyer.purse.cover(AdapterId(0), required_units=0, wanted_units=0)
     with buyer.purse.expose(ADAPTER, b"{}") as exposure:
         exposure.units = exposure.most_units = 500
         await buyer.purse.cover(ADAPTER, required_units=500, wanted_units=500)
     answer = await buyer.close_channel(PAYER_KEY)
     assert answer.close.settled_units == 0 and buyer.curve.total_units == 500
+    assert settled(node, buyer) == 0 and not answer.transaction_hash
+    close = answer.close
+    args = close.signer, close.node, close.settled_units, close.deadline_s, answer.signature
+    await node.chain.submit(Call("Settlement", "closeNow", args))
     assert node.chain.balances[PAYER] == before + DEPOSIT
 
 
@@ -220,7 +224,7 @@ def signed(buyer: Buyer, lines: dict[AdapterId, Units], **changes: Any) -> Signe
     )
     row = replace(row, **changes)
     digest = buyer.domain.digest(row.voucher(buyer.node.chain.address))
-    return replace(row, signature=harness.sign_compact(buyer.key, digest))
+    return replace(row, signature=sign_compact(buyer.key, digest))
 
 
 async def test_no_final_voucher_takes_back_what_was_delivered(tmp_path: Path) -> None:
@@ -241,7 +245,7 @@ async def test_no_final_voucher_takes_back_what_was_delivered(tmp_path: Path) ->
             (SignedVoucher(0, ZERO_HASH, (), b""), 402),
             (signed(thief, spent), 401),
             (signed(buyer, spent, base_units=5), 409),
-            (signed(buyer, spent, receipts_head=harness.Hash32(b"\x01" * 32)), 409),
+            (signed(buyer, spent, receipts_head=Hash32(b"\x01" * 32)), 409),
             (signed(buyer, {**spent, AdapterId(9): 1}), 404),
         ):
             found, problem = await close_with(buyer, final)
