@@ -23,11 +23,10 @@ from typing import Any, Final, Self
 
 import aiohttp
 
-from viz.basemodel.packaged import find_tokenizer
 from viz.buyer.access import Access, SystemClock
 from viz.buyer.answer import PaidAnswer
 from viz.buyer.closing import close_together
-from viz.buyer.counting import Counter, TokenCount
+from viz.buyer.counting import Counter, Counters, TokenCount
 from viz.buyer.exposure import Exposure
 from viz.buyer.funding import Pending, checked_chain_time_s, require_depositable, signed_close
 from viz.buyer.ledger import ChannelLedger
@@ -77,8 +76,7 @@ class BuyerClient:
         limits: Limits,
         *,
         clock: Clock,
-        count_tokens: TokenCount | None,
-        tokenizers: Path,
+        counters: Counters,
         chain: ChainReader | None,
     ) -> None:
         self._ledger = ledger
@@ -88,9 +86,7 @@ class BuyerClient:
         self._checked: set[tuple[AdapterId, Hash32]] = set()
         self._synced = False
         self._chain_read_s = 0.0
-        self._count_tokens = count_tokens
-        self._tokenizers = tokenizers
-        self._counters: dict[Hash32, Counter] = {}
+        self._counters = counters
         self.api = api
         self.info = info
         self.limits = limits
@@ -138,8 +134,7 @@ class BuyerClient:
             expected,
             limits or limits_in(expected),
             clock=clock or SystemClock(),
-            count_tokens=count_tokens,
-            tokenizers=home / "tokenizers",
+            counters=Counters(home / "tokenizers", count_tokens),
             chain=chain,
         )
 
@@ -200,11 +195,7 @@ class BuyerClient:
 
     async def counter(self) -> Counter:
         """Return what counts the tokens of this node again: exactly, where it can be counted."""
-        digest = self.info.tokenizer_digest
-        if digest not in self._counters:
-            found = await asyncio.to_thread(find_tokenizer, digest, self._tokenizers)
-            self._counters[digest] = Counter(found, self._count_tokens)
-        return self._counters[digest]
+        return await asyncio.to_thread(self._counters.of, self.info.tokenizer_digest)
 
     async def _check_on_chain(self, offer: AdapterOffer) -> None:
         # The node may name other weights under the same id later: the digest is what was checked.

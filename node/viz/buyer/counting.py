@@ -1,6 +1,7 @@
 """How many tokens a node may bill: counted again where the tokenizer is at hand, else bounded.
 
-Owns the count of a request's prompt and of text that arrived. Does no I/O, and knows no prices.
+Owns the count of a request's prompt and of text that arrived, and where a tokenizer is found. Knows
+no prices.
 
 With the tokenizer that the quote names both counts are exact: the prompt is rendered by the model's
 own template. Without it they are bounded. Every token of the byte-level vocabularies that nodes
@@ -11,9 +12,14 @@ adds is bounded by what the templates in use add.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final, Protocol
 
+import structlog
+
+from viz.basemodel.packaged import find_tokenizer
 from viz.buyer.asked import Asked
+from viz.domain.units import Hash32, hex_of
 from viz.errors import VizError
 
 # A default system message with its marks: Llama's and SmolLM's take 25 to 40 tokens.
@@ -22,6 +28,7 @@ TEMPLATE_TOKENS: Final = 64
 TEMPLATE_TOKENS_PER_MESSAGE: Final = 16
 
 TokenCount = Callable[[str], int]
+_log = structlog.get_logger()
 
 
 class Tokenizer(Protocol):
@@ -59,6 +66,30 @@ class Counter:
         if asked.is_chat:
             tokens += TEMPLATE_TOKENS + len(texts) * TEMPLATE_TOKENS_PER_MESSAGE
         return tokens
+
+
+class Counters:
+    """The counters of one buyer, by the digest of the tokenizer that a node names."""
+
+    def __init__(self, folder: Path, count_tokens: TokenCount | None = None) -> None:
+        """``folder`` holds model directories of further tokenizers."""
+        self._folder = folder
+        self._count_tokens = count_tokens
+        self._known: dict[Hash32, Counter] = {}
+
+    def of(self, digest: Hash32) -> Counter:
+        """Return the counter for a tokenizer; say once where there is none. Blocks."""
+        if digest not in self._known:
+            counter = Counter(find_tokenizer(digest, self._folder), self._count_tokens)
+            self._known[digest] = counter
+            if not counter.exact:
+                _log.warning(
+                    "what this node bills is not counted again, only bounded by the bytes of the "
+                    "text: its tokenizer is not known here. Put the tokenizer.json and "
+                    f"tokenizer_config.json of its base model into a folder in {self._folder}",
+                    digest=hex_of(digest),
+                )
+        return self._known[digest]
 
 
 class TextCount:

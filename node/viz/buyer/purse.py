@@ -20,6 +20,8 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, suppress
 from typing import Final
 
+import structlog
+
 from viz.buyer.exposure import Exposure, Exposures
 from viz.buyer.ledger import ChannelLedger
 from viz.buyer.node_api import NodeApi
@@ -28,6 +30,7 @@ from viz.buyer.verify import Limits
 from viz.domain.channel import Offer
 from viz.domain.claim import SignedVoucher
 from viz.domain.curve import Curve, draft_final, draft_voucher, owe, take_receipt, verified_link
+from viz.domain.display import amount
 from viz.domain.eip712 import settlement_domain, sign_compact
 from viz.domain.exchange import ChannelView
 from viz.domain.ports.chain import ChannelState, Deployment
@@ -47,6 +50,7 @@ from viz.errors import (
 )
 
 ATTEMPTS: Final = 6
+_log = structlog.get_logger()
 
 
 class Purse:
@@ -345,6 +349,11 @@ class Purse:
             self._ledger.commit_standing(standing.billed_beyond(beyond_units))
         self._exposures.note(exposure, link.seq, signed.receipt.amount_units)
         self._ledger.commit_receipt(after, link, exposure.name)
+        if exposure.incident:
+            _log.warning(
+                "an answer that had broken off was billed",
+                cost=amount(exposure.billed_units, self._deployment),
+            )
         self._count_broken([exposure])
         return True
 

@@ -322,3 +322,24 @@ async def test_a_small_deposit_ends_the_answer_not_the_books(node: Node, tmp_pat
             for _ in range(40):
                 await ask(client)
         assert 0 < client.curve.total_units <= 1_000
+
+
+async def test_what_was_signed_ahead_is_used_before_anything_new_is_signed(
+    node: Node, buyer: BuyerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leftovers do not add up, adapter by adapter, and an answer that they cover signs nothing."""
+    ahead = PRICE.amount_units(0, buyer.limits.ahead_tokens) + 1
+    for number in range(6):
+        for model, adapter_id in ((MODEL, ADAPTER), ("fake", BASE_MODEL)):
+            await ask(buyer, chat(f"question {number}", model=model, seed=number, temperature=1))
+            left = buyer.curve.signed_units(adapter_id) - buyer.curve.spent_units(adapter_id)
+            assert 0 <= left <= ahead
+
+    async def none(*_: Any) -> None:
+        raise AssertionError("a voucher was signed")
+
+    signed = buyer.curve.total_units
+    assert buyer.curve.signed_units(ADAPTER) - buyer.curve.spent_units(ADAPTER) > 100
+    monkeypatch.setattr(buyer.api, "voucher", none)
+    assert (await ask(buyer, chat("hi", max_tokens=1))).cost_units
+    assert buyer.curve.total_units == signed

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
 from viz.basemodel.packaged import TOKENIZER_OF_BASE, find_tokenizer
 from viz.basemodel.tokenizer import ChatTokenizer
 from viz.buyer.asked import Asked
-from viz.buyer.counting import Counter, TextCount
+from viz.buyer.counting import Counter, Counters, TextCount
 from viz.domain.payment import CHAT_PATH, COMPLETIONS_PATH
+from viz.domain.units import ZERO_HASH
 
 (DIGEST,) = TOKENIZER_OF_BASE.values()
 
@@ -76,6 +79,17 @@ def test_without_a_tokenizer_no_honest_count_is_above_the_bound(
     assert exact <= Counter().prompt_tokens(asked)
     for text in texts:
         assert tokenizer().count(text) <= Counter().text_tokens(text)
+
+
+def test_it_is_said_once_where_nothing_can_be_counted(tmp_path: Path) -> None:
+    """Who pays on a bound alone is told so, with what to do about it, and not at every answer."""
+    counters = Counters(tmp_path)
+    with structlog.testing.capture_logs() as logs:
+        assert counters.of(DIGEST).exact
+        for _ in range(3):
+            assert not counters.of(ZERO_HASH).exact
+    (line,) = logs
+    assert str(tmp_path) in line["event"] and "tokenizer.json" in line["event"]
 
 
 def test_a_long_answer_is_not_counted_at_every_letter() -> None:
