@@ -27,7 +27,7 @@ from viz.buyer.node_api import error_of, problem_of
 from viz.buyer.paying import Payer
 from viz.buyer.verify import Served, agreed_list_price, agreed_quote, check_receipt
 from viz.domain.display import amount
-from viz.domain.exchange import AdapterOffer
+from viz.domain.exchange import AccessToken, AdapterOffer
 from viz.domain.payment import (
     NEED_VOUCHER_EVENT,
     PRICE_HEADER,
@@ -80,6 +80,7 @@ class PaidAnswer:
         self._paying: asyncio.Task[None] | None = None
         self._failure: VizError | None = None
         self._told: VizError | None = None
+        self._renewed = False
         self._free = False
         self.receipt: SignedReceipt | None = None
 
@@ -181,7 +182,7 @@ class PaidAnswer:
             return False
         if response.status == 402:
             self._sent = False
-            await self._answer_challenge(response)
+            await self._answer_challenge(response, token)
             return False
         self._response = response
         self._arrival = self._payer.begin()
@@ -199,7 +200,7 @@ class PaidAnswer:
         else:
             raise refusal
 
-    async def _answer_challenge(self, response: aiohttp.ClientResponse) -> None:
+    async def _answer_challenge(self, response: aiohttp.ClientResponse, token: AccessToken) -> None:
         refusal = await problem_of(response)
         header = response.headers.get("WWW-Authenticate")
         if header is None:
@@ -210,6 +211,11 @@ class PaidAnswer:
             self._offer = await client.renewed_offer(self._asked.model)
         client.quotes.accept(challenge, client.info, self._offer, client.curve)
         known = client.quotes.of(self._offer)
+        if challenge.need is None and not self._renewed:
+            # There is a channel, so the node does not see whose request it is: a new session tells.
+            self._renewed = True
+            client.access.drop(token)
+            return
         if challenge.need is None or known is None:
             raise refusal
         self._payer.agree(agreed_quote(*known))
