@@ -148,10 +148,11 @@ class Serving:
         if not (offer.prompt_price_units or offer.completion_price_units):
             return
         require_selling(channel, await self._chain_now(live))
-        if channel.deposit_units or channel.available_units(offer.adapter_id) > 0:
-            return
         why = "there is no channel of this signer here: open one, then ask"
+        # What was signed on an opening whose block is gone cannot be claimed: it pays for nothing.
         if channel.payer != ZERO_ADDRESS:
+            if channel.deposit_units or channel.available_units(offer.adapter_id) > 0:
+                return
             why = "the channel's deposit is used up: top it up, then ask"
         asked = min(job.max_tokens or policy.default_max_tokens, self._engine.model.context_tokens)
         raise self._asking(PaymentRequired(why), offer, access, asked, None)
