@@ -131,6 +131,7 @@ class PaidAnswer:
         await client.sync_if_behind()
         client.require_trust()
         self._offer = await client.offer_of(self._asked.model)
+        client.names.use(self._asked.model, self._offer)
         self._asked = self._asked.naming(self._offer.model)
         self._counter = await client.counter()
         self._exposure = self._stack.enter_context(

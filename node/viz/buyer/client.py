@@ -30,6 +30,7 @@ from viz.buyer.counting import Counter, Counters, TokenCount
 from viz.buyer.exposure import Exposure
 from viz.buyer.funding import Pending, checked_chain_time_s, require_depositable, signed_close
 from viz.buyer.ledger import ChannelLedger
+from viz.buyer.names import Names
 from viz.buyer.node_api import NodeApi
 from viz.buyer.offers import find_offer, unknown
 from viz.buyer.prices import Prices, limits_in
@@ -93,6 +94,7 @@ class BuyerClient:
         domain = settlement_domain(deployment.chain_id, deployment.settlement)
         self.access = Access(api, info.node, ledger.session_key, domain)
         self.quotes = KeptQuotes(deployment, clock)
+        self.names = Names(ledger)
         self.prices = Prices(ledger, deployment)
         self.spending = Spending(ledger, clock)
         self.purse = Purse(api, ledger, deployment, limits, reads_chain=chain is not None)

@@ -41,14 +41,13 @@ from viz.errors import BooksMismatch, ConfigError, InvalidKeyFile, InvalidReques
 from viz.private import close_if_there, make_private_file, make_private_folder
 
 COMPACT_AFTER_LINES: Final = 1_000
-MAX_PRICES_BYTES: Final = 4 * 1024 * 1024
+MAX_RECORD_BYTES: Final = 4 * 1024 * 1024
 _LEDGER: Final = "ledger.jsonl"
 _KEY: Final = "session.key.json"
 # A quarter of a wallet's: it is opened at every command, and holds one channel's deposit, which can
 # only ever go to one node.
 _SCRYPT_N: Final = SCRYPT_N // 4
 _DEPOSIT: Final = "deposit.json"
-_PRICES: Final = "prices.json"
 _STANDING: Final = "standing.json"
 _ASKED: Final = "asked"
 _CHANNELS: Final = "channels"
@@ -203,27 +202,24 @@ class ChannelLedger:
         """Forget the deposit, which is confirmed or can never be."""
         (self._directory / _DEPOSIT).unlink(missing_ok=True)
 
-    # the prices that were agreed to
+    # records that no money rests on
 
-    def keep_prices(self, prices: Json) -> None:
-        """Make the agreed prices durable before anything is signed at them."""
-        self._replace(_PRICES, prices)
+    def keep_record(self, name: str, record: Json) -> None:
+        """Make a record beside the ledger durable; raise StoreError."""
+        self._replace(name, record)
 
-    def kept_prices(self) -> Json:
-        """Return what ``keep_prices`` kept last; raise BooksMismatch where it cannot be read."""
-        path = self._directory / _PRICES
+    def kept_record(self, name: str) -> Json:
+        """Return a record as it was kept last, empty before; raise BooksMismatch if unreadable."""
+        path = self._directory / name
         try:
-            return parse_json(path.read_bytes(), max_bytes=MAX_PRICES_BYTES)
+            return parse_json(path.read_bytes(), max_bytes=MAX_RECORD_BYTES)
         except FileNotFoundError:
             return {}
         except (OSError, InvalidRequest) as error:
             raise BooksMismatch(
-                f"{path} cannot be read: restore it, or remove it alone to agree to prices anew"
+                f"{path} cannot be read: restore it. It holds no money; without it what you agreed "
+                "to is asked anew"
             ) from error
-
-    def keep_record(self, name: str, record: Json) -> None:
-        """Replace a file beside the ledger that no money rests on; raise StoreError."""
-        self._replace(name, record)
 
     # the file
 

@@ -18,6 +18,7 @@ from viz.buyer.asked import Asked
 from viz.buyer.counting import Counter
 from viz.buyer.exposure import Exposure
 from viz.buyer.verify import Agreed
+from viz.domain.display import amount
 from viz.domain.payment import NeedVoucher
 from viz.domain.units import Units
 from viz.errors import NodeNotTrusted, PriceAboveCap
@@ -76,7 +77,11 @@ class Payer:
         cap, pieces = self._client.limits.request_units, self.arrival.pieces
         # Its payments may have been signed for requests beside it, so the purse cannot tell.
         if self.agreed.price.amount_units(self.prompt_tokens, pieces) > cap:
-            raise PriceAboveCap(f"the answer costs more than {cap} units, the cap for a request")
+            most = amount(cap, self._client.deployment)
+            raise PriceAboveCap(
+                f"the answer costs more than {most}, this buyer's cap for one: allow more with "
+                "--max-cost, or ask for fewer tokens"
+            )
         if pieces % max(1, self._client.limits.ahead_tokens // 2) == 0:
             self._now.set()
 

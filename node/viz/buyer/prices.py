@@ -25,6 +25,7 @@ from viz.domain.units import BPS, UINT64_MAX, AdapterId, Units
 from viz.domain.wire import Json, Reader
 from viz.errors import BooksMismatch, InvalidRequest, PriceAboveCap
 
+RECORD: Final = "prices.json"
 RISE_BPS: Final = 2_500
 _log = structlog.get_logger()
 
@@ -50,7 +51,7 @@ class Prices:
         self._ledger = ledger
         self._deployment = deployment
         self._say = say or _log.warning
-        self._known = _read(ledger.kept_prices())
+        self._known = _read(ledger.kept_record(RECORD))
 
     def agree(self, adapter_id: AdapterId, model: str, price: Price, limits: Limits) -> None:
         """Agree to a price, on disk before anything is signed; raise PriceAboveCap."""
@@ -108,7 +109,9 @@ class Prices:
 
     def _keep(self, adapter_id: AdapterId, known: Known) -> None:
         after = {**self._known, adapter_id: known}
-        self._ledger.keep_prices({str(key): _to_json(value) for key, value in after.items()})
+        self._ledger.keep_record(
+            RECORD, {str(key): _to_json(value) for key, value in after.items()}
+        )
         self._known = after
 
 
@@ -117,6 +120,7 @@ def limits_in(
     *,
     prompt_price_units: Units | None = None,
     completion_price_units: Units | None = None,
+    request_units: Units | None = None,
 ) -> Limits:
     """Return a buyer's limits in the deployment's token, with the caps that the buyer named."""
     token = 10**deployment.token_decimals
@@ -126,6 +130,8 @@ def limits_in(
         completion_price_units=default.completion_price_units * token // 10**6,
         request_units=default.request_units * token // 10**6,
     )
+    if request_units is not None:
+        limits = replace(limits, request_units=request_units)
     if prompt_price_units is not None:
         limits = replace(limits, prompt_price_units=prompt_price_units, prompt_price_stated=True)
     if completion_price_units is not None:
@@ -164,8 +170,8 @@ def _read(kept: Json) -> dict[AdapterId, Known]:
         }
     except (InvalidRequest, ValueError, TypeError) as error:
         raise BooksMismatch(
-            "the prices that were agreed to (prices.json beside the channel's ledger) cannot be "
-            "read: restore the file, or remove it alone to agree to the prices anew"
+            f"the prices that were agreed to ({RECORD} beside the channel's ledger) cannot be "
+            "read: restore the file. It holds no money; without it they are agreed to anew"
         ) from error
 
 

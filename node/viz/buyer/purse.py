@@ -41,6 +41,7 @@ from viz.domain.usage import sum_of
 from viz.domain.wire import Reader
 from viz.errors import (
     BooksMismatch,
+    DepositExceeded,
     LineBelowBest,
     NodeNotTrusted,
     NodeRefused,
@@ -195,8 +196,9 @@ class Purse:
             ceiling = self.ceiling_units(adapter_id)
             if not self.allows(adapter_id, required_units):
                 raise PriceAboveCap(
-                    f"the node requires {required_units} units for adapter {adapter_id}; what was "
-                    f"asked and has arrived justifies {ceiling}"
+                    f"the node requires {amount(required_units, self._deployment)} for adapter "
+                    f"{adapter_id}; what was asked and has arrived justifies "
+                    f"{amount(ceiling, self._deployment)}"
                 )
             if self.rests_on_unbilled(adapter_id, required_units):
                 self._count_broken(self._exposures.broken_unbilled(adapter_id))
@@ -224,10 +226,19 @@ class Purse:
         return min(wanted_units, self.curve.signed_units(adapter_id) + spare)
 
     async def _deliver(self, adapter_id: AdapterId, target_units: Units) -> None:
-        owed = owe(self.curve, adapter_id, target_units)
-        # The node takes no voucher that leaves out what it delivered on credit, of any adapter.
-        for other, units in self.curve.spent.items():
-            owed = owe(owed, other, units)
+        curve = self.curve
+        try:
+            owed = owe(curve, adapter_id, target_units)
+            # The node takes no voucher that leaves out what it delivered on credit, of any adapter.
+            for other, units in curve.spent.items():
+                owed = owe(owed, other, units)
+        except DepositExceeded as error:
+            left = amount(max(0, curve.limit_units - curve.total_units), self._deployment)
+            raise DepositExceeded(
+                f"the deposit does not cover it, of which {left} is left to sign for: deposit more "
+                "with `viz channel open`",
+                **error.extensions,
+            ) from error
         after, draft = draft_voucher(owed, self._base_units)
         if draft is None:
             self._delivered = dict(self.curve.vector)
@@ -341,9 +352,9 @@ class Purse:
         standing = self._ledger.standing
         if beyond_units > standing.allowance_units:
             raise NodeNotTrusted(
-                f"receipt {link.seq} bills {signed.receipt.amount_units} units for an answer of "
-                f"which {exposure.bound_units(unused)} are accounted for by what arrived and one "
-                "step"
+                f"receipt {link.seq} bills {amount(signed.receipt.amount_units, self._deployment)} "
+                f"for an answer of which {amount(exposure.bound_units(unused), self._deployment)} "
+                "are accounted for by what arrived and one step"
             )
         if beyond_units:
             self._ledger.commit_standing(standing.billed_beyond(beyond_units))

@@ -13,6 +13,7 @@ from typing import Final
 
 from viz.buyer.verify import QUOTE_LIFE_S, check_quote
 from viz.domain.curve import Curve
+from viz.domain.display import amount
 from viz.domain.eip712 import settlement_domain
 from viz.domain.exchange import AdapterOffer, NodeInfo
 from viz.domain.payment import Challenge, SignedQuote
@@ -59,8 +60,11 @@ class KeptQuotes:
         if (challenge.chain_id, challenge.contract, challenge.node) != here:
             raise NodeNotTrusted("the payment challenge is for another chain, contract or node")
         if curve.payer == ZERO_ADDRESS:
-            suggested = challenge.suggested_deposit_units
-            raise ChannelUnknown(f"open a channel first: this node suggests {suggested} units")
+            suggested = amount(challenge.suggested_deposit_units, self._deployment)
+            raise ChannelUnknown(
+                "open a channel first: `viz channel open` deposits into it, and this node suggests "
+                f"{suggested}"
+            )
         if challenge.quote is not None:
             digest = check_quote(
                 challenge.quote,

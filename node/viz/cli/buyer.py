@@ -15,6 +15,7 @@ from viz.cli.buying import (
     Caps,
     DeploymentFile,
     MaxCompletionPrice,
+    MaxCost,
     MaxPrice,
     MaxPromptPrice,
     RpcUrl,
@@ -108,6 +109,7 @@ def ask(
     max_price: MaxPrice = "",
     max_prompt_price: MaxPromptPrice = "",
     max_completion_price: MaxCompletionPrice = "",
+    max_cost: MaxCost = "",
     node: NodeUrl = NODE,
     folder: DataDir = None,
     deployment: DeploymentFile = None,
@@ -119,7 +121,7 @@ def ask(
 
     While a proxy runs for the channel, the proxy asks, and no password is needed.
     """
-    caps = Caps(max_price, max_prompt_price, max_completion_price)
+    caps = Caps(max_price, max_prompt_price, max_completion_price, max_cost)
     body: dict[str, Any] = {
         "messages": [{"role": "user", "content": prompt}],
         "max_tokens": max_tokens,
@@ -165,6 +167,7 @@ def proxy(
     max_price: MaxPrice = "",
     max_prompt_price: MaxPromptPrice = "",
     max_completion_price: MaxCompletionPrice = "",
+    max_cost: MaxCost = "",
     node: NodeUrl = NODE,
     folder: DataDir = None,
     deployment: DeploymentFile = None,
@@ -179,7 +182,7 @@ def proxy(
     """
     secret = password(password_file)
     key = _api_key(api_key_file)
-    caps = Caps(max_price, max_prompt_price, max_completion_price)
+    caps = Caps(max_price, max_prompt_price, max_completion_price, max_cost)
 
     async def work() -> None:
         import asyncio

@@ -41,15 +41,17 @@ MaxPrice = Annotated[
 ]
 MaxPromptPrice = Annotated[str, typer.Option(help="The same, for a million prompt tokens.")]
 MaxCompletionPrice = Annotated[str, typer.Option(help="The same, for a million completion tokens.")]
+MaxCost = Annotated[str, typer.Option(help="Pay at most this, in whole tokens, for one answer.")]
 
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """The most that the buyer says a million tokens may cost; empty where nothing is said."""
+    """The most that a million tokens, and one answer, may cost; empty where nothing is said."""
 
     either: str = ""
     prompt: str = ""
     completion: str = ""
+    answer: str = ""
 
     def limits(self, deployment: Deployment) -> Limits:
         """Return the limits in the token's units; raise InvalidRequest for what is no amount."""
@@ -62,6 +64,7 @@ class Caps:
             deployment,
             prompt_price_units=units(self.prompt or self.either),
             completion_price_units=units(self.completion or self.either),
+            request_units=units(self.answer),
         )
 
 

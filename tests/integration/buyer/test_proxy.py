@@ -166,7 +166,7 @@ async def test_what_is_not_served_is_said_in_openais_shape(
         async with http.get(f"{url}/chat/completions") as response:
             assert (response.status, response.headers["Allow"]) == (405, "POST")
             assert (await response.json())["error"]["code"] == "method-not-allowed"
-        async with http.post(f"{url}/chat/completions", data=b"[" * 100) as response:
+        async with http.post(f"{url}/chat/completions", data=b"[1") as response:
             assert response.status == 400 and "JSON" in (await response.json())["error"]["message"]
 
 

@@ -1,0 +1,44 @@
+"""A name pays the adapter that it meant when the buyer used it, not what its node makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.unit.buyer.test_ledger import opened
+
+from viz.buyer.names import Names
+from viz.buyer.offers import find_offer
+from viz.domain.exchange import AdapterOffer, adapter_model
+from viz.domain.units import ZERO_HASH, AdapterId
+from viz.errors import UnknownModel
+
+
+def offer(number: int, name: str) -> AdapterOffer:
+    key = AdapterId(number)
+    return AdapterOffer(key, adapter_model(key), ZERO_HASH, 1, 1, name)
+
+
+def test_an_id_comes_before_a_name_and_a_name_of_two_is_none() -> None:
+    """Protects whoever names an adapter from one that calls itself by another's id or name."""
+    tides, bakery = offer(7, "tides"), offer(8, "Bakery")
+    thief = offer(9, "viz-adapter-7")
+    offers = (thief, tides, bakery)
+    assert find_offer(offers, "viz-adapter-7") is tides
+    assert find_offer(offers, " bakery ") is bakery
+    assert find_offer(offers, "") is find_offer(offers, "sea") is None
+    with pytest.raises(UnknownModel, match="viz-adapter-8, viz-adapter-5") as caught:
+        find_offer((*offers, offer(5, "BAKERY")), "bakery")
+    assert caught.value.extensions == {"param": "model"}
+
+
+def test_a_name_that_moved_is_not_followed(tmp_path: Path) -> None:
+    """Protects a buyer whose node calls another adapter by the name that it paid by before."""
+    ledger = opened(tmp_path)
+    Names(ledger).use("tides", offer(7, "tides"))
+    with pytest.raises(UnknownModel, match=r"'Tides' was viz-adapter-7 .* viz-adapter-9"):
+        Names(ledger).use("Tides", offer(9, "tides"))
+    Names(ledger).use("viz-adapter-9", offer(9, "tides"))
+    Names(ledger).use("tides", offer(9, "tides"))
+    Names(ledger).use("fake", offer(0, ""))
+    ledger.close()
