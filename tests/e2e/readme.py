@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from examples.demo.world import ROOT
@@ -33,6 +34,32 @@ def printed(heading: str, command: str) -> list[str]:
     lines = (line.removeprefix("    ") for line in block[0].splitlines())
     shown = [line for line in lines if line]
     return shown[: next((i for i, line in enumerate(shown) if line.startswith("$ ")), len(shown))]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A command of the README, and the lines that the README shows below it."""
+
+    command: str
+    shown: tuple[str, ...]
+
+
+def steps(heading: str) -> list[Step]:
+    """Return the commands of a section that are shown with ``$``, in order, with their output."""
+    found: list[Step] = []
+    for block in re.findall(r"(?:^    .*\n(?:\n(?=    ))?)+", _section(heading), re.MULTILINE):
+        lines = [line.removeprefix("    ") for line in block.splitlines() if line.strip()]
+        for line in lines:
+            if line.startswith("$ "):
+                found.append(Step(re.sub(r"\s{2,}#.*$", "", line[2:]).strip(), ()))
+            elif found and lines[0].startswith("$ "):
+                last = found.pop()
+                if last.command.endswith("\\"):
+                    joined = last.command[:-1] + line.strip()
+                    found.append(Step(joined, last.shown))
+                else:
+                    found.append(Step(last.command, (*last.shown, line.rstrip())))
+    return found
 
 
 def _section(heading: str) -> str:

@@ -34,7 +34,7 @@ class Home:
 
     def __init__(self, world: World) -> None:
         self.world, self.folder = world, world.folder
-        self.model = ""
+        self.model, self.cwd = "", world.folder
 
     @property
     def environment(self) -> dict[str, str]:
@@ -49,6 +49,7 @@ class Home:
         """Change of the README only what differs here: ports, and the name of a trained adapter."""
         places = {"http://127.0.0.1:8402": self.world.node_url,
                   "http://127.0.0.1:8403/v1": self.world.proxy_url,
+                  "http://127.0.0.1:8545": self.world.rpc_url,
                   "viz-adapter-1": self.model}  # fmt: skip
         for theirs, ours in places.items():
             text = text.replace(theirs, ours)
@@ -64,7 +65,7 @@ class Home:
             timeout=240,
             check=False,
             env=self.environment,
-            cwd=self.folder,
+            cwd=self.cwd,
         )
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         return done.stdout
@@ -85,7 +86,7 @@ class Home:
                 stderr=log,
                 text=True,
                 env=self.environment | {MARK: mark},
-                cwd=self.folder,
+                cwd=self.cwd,
                 start_new_session=True,
             )
         assert process.stdout is not None
@@ -115,7 +116,7 @@ class Home:
         (command,) = set(readme.commands(BUYERS, "viz buyer proxy"))
         with self.running(f"{command} --port {self.world.proxy_port}", "proxy") as lines:
             assert self.adapted("OPENAI_BASE_URL=http://127.0.0.1:8403/v1 ") in lines[0]
-            program = self.folder / "program.py"
+            program = self.cwd / "program.py"
             program.write_text(self.adapted(readme.program(BUYERS)), encoding="utf-8")
             assert self.run(f"python {program.name}").strip()
 

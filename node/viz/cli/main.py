@@ -36,11 +36,12 @@ class _Commands(dict[str, Any]):
             raise KeyError(name)
         module, _, attribute = TREE[name].partition(":")
         found = getattr(import_module(f"viz.cli.{module}"), attribute)
-        if not isinstance(found, typer.Typer):
+        if isinstance(found, typer.Typer):
+            made: Any = typer.main.get_group(found)
+        else:
             single = typer.Typer(add_completion=False)
             single.command(name)(found)
-            found = single
-        made = typer.main.get_command(found)
+            made = typer.main.get_command(single)
         made.name = name
         self[name] = made
         return made

@@ -55,6 +55,8 @@ def _tell(found: dict[str, Any]) -> None:
     for adapter_id, sent in found["distributed"].items():
         paid = next((e["args"]["paid"] for e in sent["events"] if e["name"] == "Distributed"), 0)
         rows.append((f"creators of adapter {adapter_id}", money(paid, found)))
+    if found.get("collected"):
+        rows.append(("collected by the node", money(found["collectedUnits"], found)))
     rows += [(f"not done: {what}", why) for what, why in found["failed"].items()]
     table("Settlement", ("what", "#value"), rows)
 
@@ -89,7 +91,8 @@ async def _settle(
             paid = await done(f"creators of {number}", "/distribute", {"adapterId": number})
             if paid is not None:
                 found["distributed"][number] = paid
-    if collect and int((await operator.ask("GET", "/status"))["owed"]):
+    if collect and int(owed := (await operator.ask("GET", "/status"))["owed"]):
+        found["collectedUnits"] = owed
         found["collected"] = await done("collecting", "/collect")
     return found, errors
 

@@ -11,7 +11,7 @@ import typer
 from viz.cli.console import AsJson, DataDir, err, guarded, money, percent, run, show, table
 from viz.cli.http import NodeUrl
 from viz.cli.operator import Operator, Royalty, TrainerPart
-from viz.errors import InvalidRequest, TrainingError
+from viz.errors import InvalidRequest, NodeUnreachable, TrainingError
 
 _NOT_MEASURED = "not measured"
 
@@ -133,6 +133,11 @@ async def _train(operator: Operator, request: dict[str, Any], *, quiet: bool) ->
             elif kind == "end":
                 end = event
                 progress.update(bar, said=event["state"])
+    if not end:
+        raise NodeUnreachable(
+            f"the node tells no more of training {started['id']}: see `viz status`, and the node's "
+            "log; what was interrupted goes on when the node starts again"
+        )
     if end.get("state") != "done":
         raise TrainingError(f"training {started['id']} {end.get('state')}: {end.get('error')}")
     return {"id": started["id"], **end["result"]}

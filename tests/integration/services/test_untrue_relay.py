@@ -27,6 +27,7 @@ from viz.domain.eip712 import content_registry_domain, is_signed_by
 from viz.domain.ports.chain import Deployment
 from viz.domain.registration import CONTENTS_PATH, REGISTRATION_CONTEXT_PATH, SignedRegistration
 from viz.domain.units import Address
+from viz.services import registering
 from viz.services.registering import VALID_S
 from viz.services.registration import load_record
 
@@ -221,8 +222,11 @@ async def test_two_good_signatures_for_one_work_are_never_out(desk: Desk) -> Non
     assert first.nonce == second.nonce, "the chain takes one of them at most"
 
 
-async def test_registered_is_what_the_chain_says(net: Testnet, tmp_path: Path) -> None:
-    """Protects whoever is told \"work 1\" by a node that kept the signature to itself."""
+async def test_registered_is_what_the_chain_says(
+    net: Testnet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects whoever is told "work 1" by a node that kept the signature to itself."""
+    monkeypatch.setattr(registering, "_SEEN_EVERY_S", 0.01)
     desk = new_desk(tmp_path / "home", net.deployment)
     truth = {
         "chainId": net.deployment.chain_id,
