@@ -174,6 +174,10 @@ class Runner:
         for sequence, chunk in picked:
             sequence.cached += len(chunk.tokens)
             self.counts["prefilled_tokens"] += len(chunk.tokens)
+        if ended:
+            # Handed on before the first token, which may be the last and give the slot away.
+            for sequence in self._live:
+                self._seats.waits_for_sibling(sequence)
         self._accept(ended, chosen)
 
     def _decode(self) -> bool:

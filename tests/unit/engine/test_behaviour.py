@@ -181,9 +181,13 @@ async def test_logprobs_come_with_their_tokens(engine: Engine) -> None:
 
 
 @EXACT
-async def test_the_choices_of_one_answer_compute_their_prompt_once(engine: Engine) -> None:
-    """One prompt object, three seeds: a prompt's work for one, and each has its own answer."""
-    request = asked(engine, text="tide " * 20, temperature=1.0, max_tokens=6)
+@pytest.mark.parametrize("tokens", [1, 6])
+async def test_the_choices_of_one_answer_compute_their_prompt_once(
+    engine: Engine, tokens: int
+) -> None:
+    """One prompt object, three seeds: a prompt's work for one, and each has its own answer, also
+    where the first one ends with its first token."""
+    request = asked(engine, text="tide " * 20, temperature=1.0, max_tokens=tokens)
     seeded = [replace(request, sampling=replace(request.sampling, seed=n)) for n in range(3)]
     alone = [text_of(await collect(await engine.generate(each))) for each in seeded]
     before = engine.stats()["prefilled_tokens"]
