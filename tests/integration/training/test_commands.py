@@ -164,7 +164,7 @@ async def test_a_dry_run_is_told_in_dollars_and_minutes(
         plan = await training.plan({"works": [{"path": str(path)}]})
     assert done.exit_code == 0, done.output
     rows = dict(_cells(line) for line in done.stdout.splitlines() if line.startswith("│"))
-    assert rows["fee of work 1, USD"] == "2.500000"
+    assert rows["fee of work 1"] == "2.500000 vUSD"
     assert rows["minutes, about"] == f"{plan.estimate.seconds / 60:.1f}"
     assert rows["steps"] == str(plan.estimate.steps)
 
