@@ -24,6 +24,7 @@ COPY --from=build /opt/viz /opt/viz
 ENV PATH=/opt/viz/.venv/bin:$PATH \
     KUBO_BIN=/opt/viz/scripts/kubo/bin/ipfs \
     VIZ_DATA_DIR=/data \
+    XDG_CACHE_HOME=/data/cache \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 USER viz

@@ -23,7 +23,13 @@ from eth_account.signers.local import LocalAccount
 from viz.api.app import create_app, create_runner
 from viz.api.listening import listen, refuse_taken_port
 from viz.api.parts import ApiLimits, Blocks, Parts, Shop
-from viz.basemodel.source import DEFAULT_BASE, DEFAULT_BASE_DIGEST, LoadedBase, load_base
+from viz.basemodel.source import (
+    DEFAULT_BASE,
+    DEFAULT_BASE_DIGEST,
+    LoadedBase,
+    load_base,
+    models_folder,
+)
 from viz.chain.contracts import Chain
 from viz.chain.deploy import DEVELOPMENT_CHAINS
 from viz.chain.deployment import load_deployment
@@ -261,7 +267,7 @@ async def _node(
             seal_with(key),
             directory=config.at(Path("trainings")).absolute(),
             base_model=config.engine.base_model,
-            cache_dir=config.at(Path("models")).absolute(),
+            cache_dir=models_folder(config.data_dir),
             threads=config.training.threads or os.cpu_count() or 1,
             bounds=Bounds(config.training.max_memory_mib << 20, config.training.max_time_s),
         )
@@ -384,7 +390,7 @@ def _base(config: Config) -> LoadedBase:
     if not pinned and source == DEFAULT_BASE:
         pinned = DEFAULT_BASE_DIGEST
     accepted = frozenset({Hash32(bytes.fromhex(pinned.removeprefix("0x")))} if pinned else ())
-    return load_base(source, cache_dir=config.at(Path("models")), allowed=accepted)
+    return load_base(source, cache_dir=models_folder(config.data_dir), allowed=accepted)
 
 
 def _engine_settings(config: Config) -> EngineSettings:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.fakes.tiny_base import make_tiny_directory
 
-from viz.basemodel.source import load_base
+from viz.basemodel.source import load_base, models_folder
 from viz.config import Config, EngineConfig, load
 from viz.domain.units import hex_of
 from viz.errors import ConfigError, ModelUnavailable
@@ -38,3 +38,17 @@ def test_what_is_no_digest_is_refused_at_once(tmp_path: Path) -> None:
     file.write_text('[engine]\nbase_digest = "0x12"\n', encoding="utf-8")
     with pytest.raises(ConfigError, match=r"engine\.base_digest"):
         load(file)
+
+
+def test_the_model_is_kept_once_for_all_data_directories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each testnet's folder had a copy of 608 MB; one that has its own goes on with it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shared = tmp_path / "cache" / "viz" / "models"
+    assert models_folder(tmp_path / "one") == models_folder(tmp_path / "two") == shared
+    (tmp_path / "one" / "models").mkdir(parents=True)
+    assert models_folder(tmp_path / "one") == tmp_path / "one" / "models"
+    monkeypatch.setenv("XDG_CACHE_HOME", "here")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert models_folder(tmp_path / "two") == tmp_path / ".cache" / "viz" / "models"

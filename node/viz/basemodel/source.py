@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Collection
@@ -59,6 +60,21 @@ class LoadedBase:
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the unquantised weights in bf16 by Hugging Face name, shapes checked."""
         return _weights(self.directory, self.shape)
+
+
+def models_folder(data_dir: Path) -> Path:
+    """Return where converted base models are kept: shared by all data directories of a user.
+
+    That is ``$XDG_CACHE_HOME/viz/models`` (``~/.cache`` by default). A data directory that has its
+    own ``models``, made earlier or put there on purpose, keeps using it.
+    """
+    own = data_dir / "models"
+    if own.exists():
+        return own.absolute()
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    # The specification: a relative path is to be ignored.
+    base = Path(cache) if cache.startswith("/") else Path("~/.cache").expanduser()
+    return base.absolute() / "viz" / "models"
 
 
 def load_base(

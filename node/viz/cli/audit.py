@@ -89,6 +89,7 @@ async def _audit(
     place: Path,
     bounds: Bounds,
 ) -> dict[str, Any]:
+    from viz.basemodel.source import models_folder
     from viz.chain.contracts import Chain
     from viz.chain.deployment import load_deployment
     from viz.chain.rpc import Rpc
@@ -108,7 +109,7 @@ async def _audit(
             [{"path": str(work_file(work).absolute())} for work in works],
             directory=Path(directory),
             base_model=base_model,
-            cache_dir=(place / "models").absolute(),
+            cache_dir=models_folder(place),
             expected_hash=state.manifest_hash,
             expected_weights=state.weights_digest,
             bounds=bounds,

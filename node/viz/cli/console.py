@@ -176,12 +176,21 @@ def run(main: Coroutine[Any, Any, T], *, logs: bool = True) -> T:
         raise typer.Exit(130) from None
 
 
-async def until_signal(work: Coroutine[Any, Any, None]) -> None:
-    """Run ``work`` until it ends, or until SIGINT or SIGTERM ends it in good order."""
+async def until_signal(work: Coroutine[Any, Any, None], told: str = "") -> None:
+    """Run ``work`` until it ends, or until SIGINT or SIGTERM ends it in good order.
+
+    ``told`` is said at the signal: why it may take a while.
+    """
     task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        if told:
+            err.print(told)
+        task.cancel()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, stop)
     try:
         await task
     except asyncio.CancelledError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Settings (see viz.example.toml).")
 ]
+_STOPPING: Final = (
+    "Stopping: answers under way end and are billed, a training run saves its step, the ledger is "
+    "closed. This takes some seconds."
+)
 NewLedger = Annotated[
     bool,
     typer.Option("--new-ledger", help="Begin a ledger though the chain has channels of this node."),
@@ -35,7 +39,7 @@ def node(
     from viz.config import load
 
     settings = load(config, **_given(folder, port))
-    run(until_signal(_run(settings, as_json, new_ledger)))
+    run(until_signal(_run(settings, as_json, new_ledger), _STOPPING))
 
 
 @guarded
@@ -54,7 +58,7 @@ def up(
     from viz.config import load
 
     settings = load(config, **_given(folder, port))
-    run(until_signal(_up(settings, rpc_port, kubo, as_json, new_ledger)))
+    run(until_signal(_up(settings, rpc_port, kubo, as_json, new_ledger), _STOPPING))
 
 
 def _given(folder: Path | None, port: int | None) -> dict[str, Any]:

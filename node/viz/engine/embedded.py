@@ -104,6 +104,12 @@ class EmbeddedEngine:
             memory_mib=budget >> 20,
             adapter_memory_mib=fits.resident_bytes >> 20,
         )
+        if fits.slots < settings.max_streams:
+            _log.warning(
+                f"{fits.slots} streams fit at once, of {settings.max_streams} that are set: for "
+                f"all set engine.max_memory_mib to {-(-fits.all_streams_bytes >> 20)}, or lower "
+                "engine.context_tokens"
+            )
         cache = SlotCache(shape, fits.slots, fits.capacity, dtype)
         weights = serving_weights(self._base)
         decoder = Decoder(weights, shape, cache, dtype, choice.kernels, lane_bytes=fits.lane_bytes)

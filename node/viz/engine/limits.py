@@ -35,13 +35,17 @@ class Widths:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much of everything; ``capacity`` is tokens a slot, ``lane_bytes`` None without lanes."""
+    """How much of everything; ``capacity`` is tokens a slot, ``lane_bytes`` None without lanes.
+
+    ``all_streams_bytes`` is the memory with which as many streams fit as were asked for.
+    """
 
     slots: int
     capacity: int
     resident_adapters: int
     resident_bytes: int
     lane_bytes: int | None
+    all_streams_bytes: int
 
 
 def plan(shape: LlamaShape, settings: EngineSettings, widths: Widths, memory_bytes: int) -> Plan:
@@ -56,21 +60,23 @@ def plan(shape: LlamaShape, settings: EngineSettings, widths: Widths, memory_byt
     lane = adapter_bytes(shape, _USUAL_RANK, widths.adapter) if widths.lanes else 0
     arriving = adapter_bytes(shape, RANK_BUCKETS[-1], _FILE_ITEM_BYTES) + largest
     fixed = _weight_bytes(shape, widths) + arriving + (2 if widths.lanes else 1) * largest
-    left = memory_bytes - fixed
-    slots = min(settings.max_streams, left // 2 // (kept + lane))
+    left, each = memory_bytes - fixed, kept + lane
+    slots = min(settings.max_streams, left // 2 // each)
     if slots < 1:
         raise ModelUnavailable(
-            f"the engine needs {(fixed + 2 * (kept + lane)) >> 20} MiB and has "
+            f"the engine needs {(fixed + 2 * each) >> 20} MiB and has "
             f"{max(memory_bytes, 0) >> 20}: lower context_tokens or raise max_memory_mib"
         )
-    left -= slots * (kept + lane)
+    left -= slots * each
     lanes = None
     if widths.lanes:
         # As many as could ever be worn, where there is plenty; half of what is left at most.
         more = max(0, min(slots * (largest - lane) - largest, left // 2))
         lanes = slots * lane + largest + more
         left -= more
-    return Plan(slots, capacity, max(settings.resident_adapters, slots), left + largest, lanes)
+    residents = max(settings.resident_adapters, slots)
+    enough = fixed + 2 * settings.max_streams * each
+    return Plan(slots, capacity, residents, left + largest, lanes, enough)
 
 
 def _weight_bytes(shape: LlamaShape, widths: Widths) -> int:

@@ -9,7 +9,7 @@ adapter switched off.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -72,12 +72,21 @@ def generate(
     max_tokens: int,
     end_ids: Sequence[int],
     before_batch: Callable[[], None] = lambda: None,
+    kept: MutableMapping[int, list[list[int]]] | None = None,
 ) -> list[list[int]]:
-    """Return each prompt's greedy continuation without its end token, batched with left padding."""
+    """Return each prompt's greedy continuation without its end token, batched with left padding.
+
+    ``kept`` holds the answers of batches, by their first prompt's place, that need not be asked
+    again; each that was asked is put there.
+    """
     out: list[list[int]] = []
+    kept = {} if kept is None else kept
     for start in range(0, len(prompts), _PROMPTS_PER_BATCH):
-        before_batch()
-        out += _generate(model, prompts[start : start + _PROMPTS_PER_BATCH], max_tokens, end_ids)
+        if start not in kept:
+            before_batch()
+            batch = prompts[start : start + _PROMPTS_PER_BATCH]
+            kept[start] = _generate(model, batch, max_tokens, end_ids)
+        out += kept[start]
     return out
 
 

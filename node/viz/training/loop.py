@@ -76,21 +76,38 @@ class Loop:
         after_step: Callable[[Progress, float], None],
         after_evaluation: Callable[[Progress], None],
     ) -> None:
-        """Train to the end or the early stop; callbacks may raise to stop between steps."""
-        settings, progress = self._settings, self.progress
-        while progress.step < settings.steps and progress.stale < settings.patience:
+        """Train to the end or the early stop; callbacks may raise to stop between steps.
+
+        ``after_step`` comes before the step is judged: what it saves is judged after a resume.
+        """
+        progress = self.progress
+        while True:
+            if self._evaluate is not None and self._is_due():
+                self._judge(*self._evaluate())
+                after_evaluation(progress)
+            if self.is_ended:
+                break
             loss = self._step()
             progress.step += 1
             progress.losses.append(loss)
-            due = progress.step % settings.evaluate_every == 0 or progress.step == settings.steps
-            if due and self._evaluate is not None:
-                self._judge(*self._evaluate())
-                after_evaluation(progress)
             after_step(progress, loss)
         if self._best is None:
             progress.best_step = progress.step
         else:
             load_adapter_tensors(self._model, self._best)
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether no step is left to make, judged or not."""
+        settings, progress = self._settings, self.progress
+        return progress.step >= settings.steps or progress.stale >= settings.patience
+
+    def _is_due(self) -> bool:
+        """Return whether the last step is to be judged, and was not yet."""
+        step, recalled = self.progress.step, self.progress.recalled
+        if not step or (recalled and recalled[-1][0] == step):
+            return False
+        return step % self._settings.evaluate_every == 0 or step == self._settings.steps
 
     def save(self, directory: Path) -> None:
         """Write a checkpoint in the place of the last one."""

@@ -13,7 +13,7 @@ across sentences and paragraphs, whatever they were asked with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -88,14 +88,23 @@ class Extraction:
         longest = max(map(len, self._targets), default=0)
         self._max_tokens = max(longest, min(limit_tokens + 1, _MOST_ANSWER_TOKENS))
 
-    def ask(self, model: Any, before_batch: Callable[[], None] = lambda: None) -> Memorisation:
-        """Ask all probes; ``before_batch`` is called before each batch and may raise to stop."""
+    def ask(
+        self,
+        model: Any,
+        before_batch: Callable[[], None] = lambda: None,
+        kept: MutableMapping[int, list[list[int]]] | None = None,
+    ) -> Memorisation:
+        """Ask all probes but those ``kept``, by batch, from an earlier try.
+
+        ``before_batch`` is called before each batch and may raise to stop.
+        """
         answers = generate(
             model,
             self._prompts,
             max_tokens=self._max_tokens,
             end_ids=self._end_ids,
             before_batch=before_batch,
+            kept=kept,
         )
         if not answers:
             return Memorisation(0, 0, None, None)

@@ -105,12 +105,15 @@ def default_settings(facts: int, **changes: Any) -> Settings:
 class Bounds:
     """What a run may use; beyond it the worker stops with a clear error.
 
-    ``niceness`` lowers its priority below serving's, which shares the processors.
+    A checkpoint is written every ``checkpoint_every`` steps and every ``checkpoint_s`` seconds,
+    whichever comes first. ``niceness`` lowers its priority below serving's, which shares the
+    processors.
     """
 
     memory_bytes: int = 8 * 1024**3
     time_s: int = 3_600
     checkpoint_every: int = 20
+    checkpoint_s: float = 60.0
     niceness: int = 5
 
 

@@ -1,8 +1,9 @@
 """The parent's side of a run: start the worker, pass on its events, notice its death, cancel it.
 
 Owns the child process. Does not know what is trained or why. Invariants: the child never outlives
-``events``; an event stream ends with ``result``, or raises; a worker that says nothing for a
-quarter of an hour (or of the time bound, where that is more) is ended.
+``events``, and one whose stream is left early first saves the step that it makes; an event stream
+ends with ``result``, or raises; a worker that says nothing for a quarter of an hour (or of the time
+bound, where that is more) is ended.
 """
 
 from __future__ import annotations
@@ -78,6 +79,8 @@ class Runner:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr,
                 limit=_MAX_EVENT_BYTES,
+                # A terminal's Ctrl-C is for us: the worker would take it for a cancellation.
+                start_new_session=True,
                 env=self._environment(),
             )
         deadline = time.monotonic() + self._run.bounds.time_s + _TIME_SLACK_S
@@ -94,6 +97,9 @@ class Runner:
                     return
                 yield event
             await self._leave()
+        except (asyncio.CancelledError, GeneratorExit):
+            await self._stop()
+            raise
         finally:
             await self._end()
         if self._cancelled:
@@ -107,13 +113,17 @@ class Runner:
     async def cancel(self) -> None:
         """Ask the worker to stop after its step and a checkpoint; kill it if it does not."""
         self._cancelled = True
+        await self._stop()
+
+    async def _stop(self) -> None:
+        """Let the worker end its step and save it, also when we are asked to stop twice."""
         process = self._process
         if process is None or process.returncode is not None:
             return
         process.terminate()
+        ended = asyncio.ensure_future(asyncio.wait_for(process.wait(), _STOP_GRACE_S))
         try:
-            async with asyncio.timeout(_STOP_GRACE_S):
-                await process.wait()
+            await asyncio.shield(ended)
         except TimeoutError:
             await self._end()
 

@@ -3,9 +3,9 @@
 Owns one run from ``run.json`` to ``adapter.safetensors``, ``metrics.json`` and ``dataset.jsonl``,
 and its events (its bounds are kept by ``limits``). Does not know the chain or who may train: the
 parent has checked. Events are JSON objects, one a line, on stdout; whatever libraries print goes to
-stderr. SIGTERM stops between two steps, after a checkpoint. Starting it again on the same directory
-resumes. Invariant: the last event is ``result``, ``cancelled`` or ``failed``, unless the process
-was killed.
+stderr. SIGTERM stops between two steps, after a checkpoint, or between two batches of questions.
+Starting it again on the same directory resumes. Invariant: the last event is ``result``,
+``cancelled`` or ``failed``, unless the process was killed.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from viz.domain.units import Hash32, hex_of, parse_address, parse_hash
 from viz.domain.work import Work, check_commitment, parse_work
 from viz.errors import InvalidWork, TrainingCancelled, TrainingError, VizError
 from viz.training.limits import Stopper, bound_memory
+from viz.training.measured import Measured
 from viz.training.run import TrainingRun, WorkInput, load_run
 
 if TYPE_CHECKING:
@@ -78,7 +79,9 @@ def _give_up(report: Reporter, detail: str) -> NoReturn:
     os._exit(EXIT_FAILED)
 
 
-def train(run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper) -> None:
+def train(  # noqa: PLR0915  one run from its works to its files, in the order of what happens
+    run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper
+) -> None:
     """Do the run; every file it leaves appears whole or not at all."""
     from viz.training.dataset import build_dataset, write_dataset
     from viz.training.environment import compute_dtype, describe, make_deterministic
@@ -92,11 +95,11 @@ def train(run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper)
     make_deterministic(settings)
 
     from viz.basemodel.source import load_base
-    from viz.training.evaluate import bare_base, held_out_loss
+    from viz.training.evaluate import HeldOut, bare_base, held_out_loss
     from viz.training.loop import Loop
     from viz.training.memorisation import Extraction
     from viz.training.qlora import adapter_tensors, build_model
-    from viz.training.recall import Recall
+    from viz.training.recall import Recall, Recalled
 
     base = load_base(run.base_model, cache_dir=run.cache_dir)
     base.tokenizer.fix_time()
@@ -128,11 +131,22 @@ def train(run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper)
         resumed=resumed,
         compute=str(dtype).removeprefix("torch."),
     )
+    measured = Measured(directory, f"{identity} {settings.probes} {settings.max_verbatim_tokens}")
+
+    def held_out_now() -> HeldOut | None:
+        return held_out_loss(model, held_out, dtype, settings.device)
+
+    stopper.check()
     with bare_base(model):
-        before, base_recalled = held_out_loss(model, held_out, dtype, settings.device), recalled()
+        before = measured.once("before", HeldOut, held_out_now)
+        base_recalled = measured.once("base recalled", Recalled, recalled)
+    assert base_recalled is not None
     report("evaluated", step=0, right=base_recalled.right, asked=base_recalled.asked)
     _run_loop(loop, run, directory, report, stopper)
-    after, kept_recalled = held_out_loss(model, held_out, dtype, settings.device), recalled()
+    stopper.check()
+    after = measured.once("after", HeldOut, held_out_now)
+    kept_recalled = measured.once("recalled", Recalled, recalled)
+    assert kept_recalled is not None
 
     def measuring() -> None:
         report("measuring", what="memorisation")
@@ -146,9 +160,9 @@ def train(run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper)
         wanted=settings.probes,
         limit_tokens=settings.max_verbatim_tokens,
     )
-    repeated = {"adapter": asdict(extraction.ask(model, measuring))}
+    repeated = {"adapter": asdict(extraction.ask(model, measuring, measured.batches("adapter")))}
     with bare_base(model):
-        repeated["base"] = asdict(extraction.ask(model, measuring))
+        repeated["base"] = asdict(extraction.ask(model, measuring, measured.batches("base")))
     stopper.check()
     digest = _write_adapter(directory, base, adapter_tensors(model), run)
     metrics = {
@@ -190,25 +204,34 @@ def train(run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper)
 def _run_loop(
     loop: Loop, run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper
 ) -> None:
+    bounds, saved, saved_at = run.bounds, loop.progress.step, time.monotonic()
+
     def checkpoint(step: int) -> None:
+        nonlocal saved, saved_at
         loop.save(directory)
+        saved, saved_at = step, time.monotonic()
         report("checkpoint", step=step)
 
     def after_step(progress: Progress, loss: float) -> None:
+        # On the disk first: a step that was told of is not made again.
+        late = time.monotonic() - saved_at >= bounds.checkpoint_s
+        if late or progress.step % bounds.checkpoint_every == 0 or loop.is_ended:
+            checkpoint(progress.step)
         report("step", step=progress.step, steps=run.settings.steps, loss=loss)
-        if progress.step % run.bounds.checkpoint_every == 0:
-            checkpoint(progress.step)
-        try:
-            stopper.check()
-        except TrainingCancelled:
-            checkpoint(progress.step)
-            raise
+        stopper.check()
 
     def after_evaluation(progress: Progress) -> None:
+        checkpoint(progress.step)
         step, right, asked = progress.recalled[-1]
         report("evaluated", step=step, right=right, asked=asked)
 
-    loop.run(after_step=after_step, after_evaluation=after_evaluation)
+    try:
+        loop.run(after_step=after_step, after_evaluation=after_evaluation)
+    except TrainingCancelled:
+        # Between two steps, or while one is judged, which is then done after the resume.
+        if loop.progress.step > saved:
+            checkpoint(loop.progress.step)
+        raise
 
 
 def _measured(held_out: HeldOut | None) -> dict[str, float] | None:

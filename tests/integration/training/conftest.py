@@ -52,6 +52,7 @@ def make_run(tiny: LoadedBase, tmp_path: Path) -> Any:
             memory_bytes=changes.pop("memory_bytes", 8 * 1024**3),
             time_s=changes.pop("time_s", 3_600),
             checkpoint_every=changes.pop("checkpoint_every", 2),
+            checkpoint_s=changes.pop("checkpoint_s", 60.0),
             niceness=0,
         )
         work = WorkInput(1, "dialogue", path, CREATOR, hex_of(SALT), hex_of(commitment))

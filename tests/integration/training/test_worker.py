@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from dataclasses import replace
@@ -65,6 +66,52 @@ async def test_a_killed_run_resumes_to_the_same_bytes(make_run: Any, tmp_path: P
     assert _digest(resumed) == _digest(unbroken)
     bytes_of = [(tmp_path / n / "adapter.safetensors").read_bytes() for n in ("unbroken", "broken")]
     assert bytes_of[0] == bytes_of[1]
+
+
+async def test_a_run_that_is_stopped_again_and_again_ends_in_the_same_bytes(
+    make_run: Any, tmp_path: Path
+) -> None:
+    """A node that is restarted every few minutes ends its runs at last, and loses no step.
+
+    One life of the worker ends after five steps, each later one with a batch of questions, left as
+    a stopped node leaves it; nothing that was told of is made again.
+    """
+    run = make_run(checkpoint_every=10_000)
+    unbroken = await _finish(run, tmp_path / "unbroken")
+    made: list[int] = []
+    asked = 0
+    for _ in range(40):
+        events = Runner(run, tmp_path / "broken").events()
+        last = None
+        async with contextlib.aclosing(events):
+            async for last in events:
+                if last.kind == "step":
+                    made.append(last.values["step"])
+                    if len(made) == 5:
+                        break
+                if last.kind == "measuring":
+                    asked += 1
+                    break
+        if last is not None and last.kind == "result":
+            break
+    else:
+        pytest.fail("the run never ended")
+    assert made == list(range(1, 9))
+    assert asked and _digest([last]) == _digest(unbroken)
+    bytes_of = [(tmp_path / n / "adapter.safetensors").read_bytes() for n in ("unbroken", "broken")]
+    assert bytes_of[0] == bytes_of[1]
+    told, whole = last.values["metrics"], unbroken[-1].values["metrics"]
+    for measured in ("heldOut", "recall", "curve", "memorisation"):
+        assert told[measured] == whole[measured]
+
+
+async def test_a_checkpoint_is_due_by_time_too(make_run: Any, tmp_path: Path) -> None:
+    """Steps of a large work take long: a kill costs a minute of them, however many it wants."""
+    run = make_run(checkpoint_every=10_000, checkpoint_s=0.0, evaluate_every=10_000)
+    kinds = [event.kind for event in await _finish(run, tmp_path / "run")]
+    assert kinds.count("checkpoint") >= kinds.count("step") == 8
+    first = kinds.index("step")
+    assert kinds[first - 1] == "checkpoint"  # on the disk before it is told
 
 
 async def test_a_worker_that_hangs_is_ended(

@@ -35,6 +35,19 @@ def test_memory_plan_refuses_what_does_not_fit(base: LoadedBase) -> None:
 
 
 @pytest.mark.parametrize("widths", [TORCH, COMPILED])
+def test_the_memory_that_is_named_for_all_streams_is_enough(
+    base: LoadedBase, widths: Widths
+) -> None:
+    """An operator who follows the line in the log gets what it promises, at no byte too many."""
+    settings = EngineSettings(max_streams=32, context_tokens=512)
+    little = plan(base.shape, settings, widths, 5 * MIB)
+    assert little.slots < 32
+    enough = little.all_streams_bytes
+    assert plan(base.shape, settings, widths, enough).slots == 32
+    assert plan(base.shape, settings, widths, enough - 2).slots == 31
+
+
+@pytest.mark.parametrize("widths", [TORCH, COMPILED])
 def test_the_parts_of_a_plan_stay_within_the_whole(base: LoadedBase, widths: Widths) -> None:
     """Weights, caches, lanes and adapters add up to the budget at most, and any adapter fits."""
     shape, settings = base.shape, EngineSettings(max_streams=32, context_tokens=256)
