@@ -41,7 +41,7 @@ from benchmarks.engine_parts.peer import Peer, PeerFailed  # noqa: E402
 
 PARTS = ("decode1", "decode8", "decode32", "prefill", "load", "first-token", "registered")
 Turn = Callable[[], Awaitable[float]]
-# ENGINE.md's goals: what "adapters" (or "no adapter") must reach against each, by streams.
+# docs/engine-log.md's goals: what "adapters" (or "no adapter") must reach against each, by streams.
 GOALS: dict[tuple[str, str], dict[int, float]] = {
     ("adapters", "products alone"): {1: 0.5, 8: 0.55, 32: 0.5},
     ("adapters", "no adapter"): {1: 0.85, 8: 0.85, 32: 0.85},

@@ -12,12 +12,12 @@ from typing import Any
 
 from benchmarks.gas_chain import Chain, Contract
 
-from viz.domain import signed
+from viz.domain import typed_data
 from viz.domain.eip712 import content_registry_domain, sign
 from viz.domain.license import Terms
 from viz.domain.units import Address, ContentId, Hash32
 
-Relayed = signed.Register | signed.SetTerms | signed.Approve | signed.Withdraw
+Relayed = typed_data.Register | typed_data.SetTerms | typed_data.Approve | typed_data.Withdraw
 
 DAY_S = 86_400
 LATER_S = 1_900_000_000
@@ -77,20 +77,20 @@ class Market:
 
     def register_relayed(self, name: str, salt: int, nonce: int) -> int:
         creator, commitment = Address(self.person(name)), Hash32(salt.to_bytes(32, "big"))
-        struct = signed.Register(creator, commitment, LICENSE, FREE, nonce, LATER_S)
+        struct = typed_data.Register(creator, commitment, LICENSE, FREE, nonce, LATER_S)
         return self.relay(name, "registerFor", struct, creator, commitment, LICENSE, astuple(FREE))
 
     def set_terms_relayed(self, name: str, content_id: int, terms: Terms, nonce: int) -> int:
-        struct = signed.SetTerms(ContentId(content_id), LICENSE, terms, nonce, LATER_S)
+        struct = typed_data.SetTerms(ContentId(content_id), LICENSE, terms, nonce, LATER_S)
         return self.relay(name, "setTermsFor", struct, content_id, LICENSE, astuple(terms))
 
     def approve_relayed(self, name: str, content_id: int, allowed: bool, nonce: int) -> int:
         trainer = Address(self.person("approved trainer"))
-        struct = signed.Approve(ContentId(content_id), trainer, allowed, nonce, LATER_S)
+        struct = typed_data.Approve(ContentId(content_id), trainer, allowed, nonce, LATER_S)
         return self.relay(name, "approveTrainerFor", struct, content_id, trainer, allowed)
 
     def withdraw_relayed(self, name: str, content_id: int, nonce: int) -> int:
-        struct = signed.Withdraw(ContentId(content_id), nonce, LATER_S)
+        struct = typed_data.Withdraw(ContentId(content_id), nonce, LATER_S)
         return self.relay(name, "withdrawFor", struct, content_id)
 
     def grant_relayed(self, name: str, content_id: int, salt: bytes) -> int:

@@ -39,14 +39,14 @@ from tests.integration.api.harness import Buyer, Node, running_node  # noqa: E40
 
 from viz.api.openai_answer import Answer, Choice, usage  # noqa: E402
 from viz.api.openai_request import read_chat  # noqa: E402
-from viz.domain import payment  # noqa: E402
-from viz.domain.channel import NodeChannel, accept_voucher  # noqa: E402
-from viz.domain.credential import credential_from_header, credential_to_header  # noqa: E402
-from viz.domain.ledger import ChannelRecord, Line  # noqa: E402
+from viz.domain.node_channel import NodeChannel, accept_voucher  # noqa: E402
 from viz.domain.ports.engine import GenerationRequest  # noqa: E402
+from viz.domain.ports.ledger import ChannelLineRecord, ChannelRecord  # noqa: E402
 from viz.domain.units import BASE_MODEL, AdapterId, Address  # noqa: E402
-from viz.domain.wire import parse_json  # noqa: E402
-from viz.services.serving import ServingPolicy  # noqa: E402
+from viz.protocol import payment  # noqa: E402
+from viz.protocol.credential import credential_from_header, credential_to_header  # noqa: E402
+from viz.protocol.wire import parse_json  # noqa: E402
+from viz.services.serving.admission import ServingPolicy  # noqa: E402
 from viz.store.ledger import SqlStore  # noqa: E402
 
 GROUP = 32
@@ -164,7 +164,7 @@ async def ledger(folder: Path, count: int) -> dict[str, list[float]]:
     alone: list[float] = []
     grouped: list[float] = []
     for step in range(1, count + 1):
-        lines = {AdapterId(1): Line(0, step, step)}
+        lines = {AdapterId(1): ChannelLineRecord(0, step, step)}
         started = time.perf_counter()
         records[0] = await store.commit("voucher", _with(records[0], lines))
         alone.append(time.perf_counter() - started)
@@ -177,7 +177,7 @@ async def ledger(folder: Path, count: int) -> dict[str, list[float]]:
     return {"ledger commit, alone": alone, f"ledger commit, {GROUP} at once, each": grouped}
 
 
-def _with(record: ChannelRecord, lines: dict[AdapterId, Line]) -> ChannelRecord:
+def _with(record: ChannelRecord, lines: dict[AdapterId, ChannelLineRecord]) -> ChannelRecord:
     return replace(record, lines=lines)
 
 

@@ -17,8 +17,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "node"))
 
-from viz.domain import signed  # noqa: E402
-from viz.domain.claim import SignedVoucher, pack_rows  # noqa: E402
+from viz.domain import typed_data  # noqa: E402
+from viz.domain.claim_rows import SignedVoucher, pack_rows  # noqa: E402
 from viz.domain.eip712 import (  # noqa: E402
     Domain,
     Struct,
@@ -41,7 +41,7 @@ from viz.domain.shares import (  # noqa: E402
 )
 from viz.domain.units import AdapterId, Address, ContentId, Hash32, hex_of  # noqa: E402
 from viz.domain.usage import UsageLine, pack_lines, usage_hash  # noqa: E402
-from viz.domain.wire import lines_to_json, struct_to_json  # noqa: E402
+from viz.protocol.wire import lines_to_json, struct_to_json  # noqa: E402
 
 TARGET = ROOT / "tests" / "vectors"
 CHAIN_ID = 31337
@@ -72,27 +72,27 @@ def structs() -> list[tuple[Domain, Struct, bytes]]:
     settlement = settlement_domain(CHAIN_ID, SETTLEMENT)
     registry = content_registry_domain(CHAIN_ID, CONTENT_REGISTRY)
     content, late = ContentId(3), 2**64 - 1
-    channel = signed.channel_id(SIGNER, NODE)
-    nonce = signed.authorization_nonce(signed.OPEN_KIND, SIGNER, NODE, word("salt"))
+    channel = typed_data.channel_id(SIGNER, NODE)
+    nonce = typed_data.authorization_nonce(typed_data.OPEN_KIND, SIGNER, NODE, word("salt"))
     return [
-        (registry, signed.Register(PAYER, word("c"), word("l"), TERMS, 0, late), PAYER_KEY),
-        (registry, signed.SetTerms(content, word("l"), TERMS, 1, late), PAYER_KEY),
-        (registry, signed.Approve(content, NODE, True, 2, 1_700_000_000), PAYER_KEY),
-        (registry, signed.Approve(content, NODE, False, 3, 1_700_000_000), PAYER_KEY),
-        (registry, signed.Withdraw(content, 2**256 - 1, 1_700_000_000), PAYER_KEY),
-        (settlement, signed.OpenChannel(PAYER, NODE), SIGNER_KEY),
-        (settlement, signed.Voucher(NODE, 0, usage_hash(LINES), Hash32(bytes(32))), SIGNER_KEY),
-        (settlement, signed.Voucher(NODE, MAX96, usage_hash(LINES), word("head")), SIGNER_KEY),
-        (settlement, signed.RequestClose(SIGNER, NODE, 1_700_000_000), PAYER_KEY),
-        (settlement, signed.Close(SIGNER, NODE, 1_250_001, 1_700_000_000), NODE_KEY),
+        (registry, typed_data.Register(PAYER, word("c"), word("l"), TERMS, 0, late), PAYER_KEY),
+        (registry, typed_data.SetTerms(content, word("l"), TERMS, 1, late), PAYER_KEY),
+        (registry, typed_data.Approve(content, NODE, True, 2, 1_700_000_000), PAYER_KEY),
+        (registry, typed_data.Approve(content, NODE, False, 3, 1_700_000_000), PAYER_KEY),
+        (registry, typed_data.Withdraw(content, 2**256 - 1, 1_700_000_000), PAYER_KEY),
+        (settlement, typed_data.OpenChannel(PAYER, NODE), SIGNER_KEY),
+        (settlement, typed_data.Voucher(NODE, 0, usage_hash(LINES), Hash32(bytes(32))), SIGNER_KEY),
+        (settlement, typed_data.Voucher(NODE, MAX96, usage_hash(LINES), word("head")), SIGNER_KEY),
+        (settlement, typed_data.RequestClose(SIGNER, NODE, 1_700_000_000), PAYER_KEY),
+        (settlement, typed_data.Close(SIGNER, NODE, 1_250_001, 1_700_000_000), NODE_KEY),
         (
             settlement,
-            signed.Session(NODE, "http://127.0.0.1:8080", word("challenge"), 1_700_000_000),
+            typed_data.Session(NODE, "http://127.0.0.1:8080", word("challenge"), 1_700_000_000),
             SIGNER_KEY,
         ),
         (
             settlement,
-            signed.Quote(
+            typed_data.Quote(
                 NODE,
                 SIGNER,
                 AdapterId(7),
@@ -107,7 +107,7 @@ def structs() -> list[tuple[Domain, Struct, bytes]]:
         ),
         (
             settlement,
-            signed.Receipt(
+            typed_data.Receipt(
                 channel,
                 1,
                 usage_hash(LINES[1:2]),
@@ -124,7 +124,7 @@ def structs() -> list[tuple[Domain, Struct, bytes]]:
         ),
         (
             TOKEN_DOMAIN,
-            signed.ReceiveWithAuthorization(PAYER, SETTLEMENT, 10**7, 0, 2**64 - 1, nonce),
+            typed_data.ReceiveWithAuthorization(PAYER, SETTLEMENT, 10**7, 0, 2**64 - 1, nonce),
             PAYER_KEY,
         ),
     ]
@@ -158,11 +158,15 @@ def eip712_vectors() -> dict[str, Any]:
         "signer": SIGNER,
         "node": NODE,
         "payer": PAYER,
-        "channelId": hex_of(signed.channel_id(SIGNER, NODE)),
+        "channelId": hex_of(typed_data.channel_id(SIGNER, NODE)),
         "salt": hex_of(salt),
-        "openNonce": hex_of(signed.authorization_nonce(signed.OPEN_KIND, SIGNER, NODE, salt)),
-        "topUpNonce": hex_of(signed.authorization_nonce(signed.TOP_UP_KIND, SIGNER, NODE, salt)),
-        "grantNonce": hex_of(signed.grant_nonce(ContentId(3), word("terms"), salt)),
+        "openNonce": hex_of(
+            typed_data.authorization_nonce(typed_data.OPEN_KIND, SIGNER, NODE, salt)
+        ),
+        "topUpNonce": hex_of(
+            typed_data.authorization_nonce(typed_data.TOP_UP_KIND, SIGNER, NODE, salt)
+        ),
+        "grantNonce": hex_of(typed_data.grant_nonce(ContentId(3), word("terms"), salt)),
         "termsHash": hex_of(TERMS.terms_hash(word("l"))),
         "commitment": hex_of(work_commitment(PAYER, salt, word("root"))),
         "structs": found,

@@ -21,8 +21,8 @@ class Contender:
 
     @classmethod
     async def start(cls, material: Material, threads: int, compute: str) -> Contender:
-        from viz.engine.embedded import EmbeddedEngine
-        from viz.engine.settings import EngineSettings
+        from viz.engine.embedded.engine import EmbeddedEngine
+        from viz.engine.embedded.settings import EngineSettings
 
         settings = EngineSettings(
             max_streams=32,
@@ -165,13 +165,13 @@ def load_part(own: Contender, rounds: int) -> None:
     import torch
 
     from viz.domain.units import AdapterId
-    from viz.engine.residency import AdapterStore
+    from viz.engine.embedded.adapter_pool import AdapterPool
 
     material = own.material
     compiled = "compute_native_float32" in own.engine.stats()
     dtype = torch.float16 if compiled else torch.float32
     for rank in (RANK, 2 * RANK):
-        store = AdapterStore(material.base, dtype, max_resident=64, max_bytes=1 << 30)
+        store = AdapterPool(material.base, dtype, max_resident=64, max_bytes=1 << 30)
         path = material.folder / f"load-{rank}.safetensors"
         write_random(path, material.base, rank=rank, seed=rank)
         places = ("page cache", "disk", "disk, its bytes alone", "resident")

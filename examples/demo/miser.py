@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from examples.demo.world import DemoError
 from viz.buyer.client import BuyerClient
-from viz.buyer.events import EventReader
-from viz.domain.payment import (
+from viz.client.sse import SseReader
+from viz.domain.units import BASE_MODEL, Units, hex_of
+from viz.protocol.payment import (
     CHAT_PATH,
     NEED_VOUCHER_EVENT,
     QUOTE_HEADER,
@@ -16,8 +17,7 @@ from viz.domain.payment import (
     Challenge,
     receipt_from_json,
 )
-from viz.domain.units import BASE_MODEL, Units, hex_of
-from viz.domain.wire import parse_json
+from viz.protocol.wire import parse_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ async def pay_once(client: BuyerClient, prompt: str, max_tokens: int) -> Stopped
     async with client.api.generate(CHAT_PATH, body, token, quote) as answered:
         if answered.status != 200:
             raise DemoError(f"a request whose first step is paid was answered {answered.status}")
-        events = EventReader().feed(await answered.content.read())
+        events = SseReader().feed(await answered.content.read())
     bodies = [parse_json(each.data) for each in events if not each.name and each.data[0] == "{"]
     texts = [body["choices"][0]["delta"].get("content") or "" for body in bodies]
     receipts = [receipt_from_json(parse_json(e.data)) for e in events if e.name == RECEIPT_EVENT]

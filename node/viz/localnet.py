@@ -25,7 +25,6 @@ from viz.domain.ports.transactions import Call
 from viz.domain.units import Address, Units
 from viz.errors import ChainMismatch, ConfigError
 from viz.secret import kept_secret
-from viz.services.outcome import require_settled
 from viz.storage.kubo_daemon import KuboDaemon, find_kubo
 
 GAS_WEI: Final = 10 * 10**18
@@ -135,7 +134,7 @@ async def fund(
         sender = Sender(rpc, development_account(0), deployment, chain_id=deployment.chain_id)
         if units and not (top_up and await _balance(rpc, deployment, account) >= units):
             minted = await sender.submit(Call("TestUSD", "mint", (account, units)))
-            require_settled(minted, "minting test tokens")
+            minted.require_settled("minting test tokens")
     finally:
         await rpc.close()
 

@@ -21,8 +21,8 @@ import structlog
 from eth_account.signers.local import LocalAccount
 
 from viz.api.app import create_app, create_runner
+from viz.api.context import ApiLimits, Blocks, NodeContext, NodeTerms
 from viz.api.listening import listen, refuse_taken_port
-from viz.api.parts import ApiLimits, Blocks, Parts, Shop
 from viz.basemodel.source import (
     DEFAULT_BASE,
     DEFAULT_BASE_DIGEST,
@@ -44,28 +44,28 @@ from viz.domain.ports.chain import Deployment
 from viz.domain.ports.transactions import Event
 from viz.domain.pricing import Price
 from viz.domain.units import Address, Hash32, hex_of
-from viz.engine.embedded import EmbeddedEngine
-from viz.engine.settings import EngineSettings
+from viz.engine.embedded.engine import EmbeddedEngine
+from viz.engine.embedded.settings import EngineSettings
 from viz.errors import ConfigError
 from viz.secret import kept_secret
-from viz.services.books import Books
-from viz.services.catalogue import Catalogue
-from viz.services.clock_check import ClockCheck
-from viz.services.freshness import ChainAccess
-from viz.services.housekeeping import Housekeeping
-from viz.services.licensing import REGISTRATIONS, Licensing
-from viz.services.metering import MeterTools
-from viz.services.new_ledger import open_ledger
-from viz.services.publishing import Publishing
-from viz.services.quoting import Quotes
-from viz.services.receipting import bill_interrupted
-from viz.services.relaying import RESERVE_BPS, RelayPolicy
-from viz.services.serving import Serving, ServingPolicy
-from viz.services.sessions import SessionPolicy, Sessions
-from viz.services.settlement import ClaimPolicy, Settlement
-from viz.services.supervision import Supervisor
-from viz.services.training import Training, seal_with
-from viz.services.watchdog import Watchdog
+from viz.services.market.licensing import REGISTRATIONS, Licensing
+from viz.services.market.publishing import Publishing
+from viz.services.payments.channels import ChannelStore
+from viz.services.payments.freshness import ChainAccess
+from viz.services.payments.metering import MeterTools
+from viz.services.payments.new_ledger import open_ledger
+from viz.services.payments.quotes import Quotes
+from viz.services.payments.receipts import bill_interrupted
+from viz.services.payments.relay_budget import RESERVE_BPS, RelayPolicy
+from viz.services.payments.sessions import SessionPolicy, Sessions
+from viz.services.serving.admission import Serving, ServingPolicy
+from viz.services.serving.catalogue import Catalogue
+from viz.services.settlement.claim_loop import ClaimPolicy, ClaimService
+from viz.services.settlement.reconciliation import Reconciliation
+from viz.services.training.queue import TrainingQueue, seal_with
+from viz.services.upkeep.clock_check import ClockCheck
+from viz.services.upkeep.maintenance import Maintenance
+from viz.services.upkeep.supervision import Supervisor
 from viz.storage.embedded import EmbeddedBlobStore
 from viz.storage.kubo import KuboBlobStore
 from viz.training.run import Bounds
@@ -133,7 +133,7 @@ async def run_node(config: Config, ready: Ready, *, new_ledger: bool = False) ->
 @asynccontextmanager
 async def _node(
     config: Config, *, new_ledger: bool
-) -> AsyncIterator[tuple[Parts, dict[str, Loop], Callable[[str], Node]]]:
+) -> AsyncIterator[tuple[NodeContext, dict[str, Loop], Callable[[str], Node]]]:
     async with AsyncExitStack() as ends:
         account = await asyncio.to_thread(_account, config)
         deployment = load_deployment(config.at(config.chain.deployment))
@@ -162,11 +162,11 @@ async def _node(
             config.prices.prompt_units_per_million, config.prices.completion_units_per_million
         )
         access = ChainAccess(clock)
-        books = Books(ledger, chain, clock, sender.address, access=access)
+        books = ChannelStore(ledger, chain, clock, sender.address, access=access)
         catalogue = Catalogue(
             ledger, chain, engine, clock, node=sender.address, list_price=price, access=access
         )
-        settlement = Settlement(
+        settlement = ClaimService(
             chain,
             sender,
             ledger,
@@ -242,7 +242,7 @@ async def _node(
             relays=registration_policy(config, development=development),
             fee_wei=chain.fee_wei,
         )
-        watchdog = Watchdog(
+        watchdog = Reconciliation(
             ledger,
             chain,
             clock,
@@ -259,7 +259,7 @@ async def _node(
             engine=engine,
             max_blob_bytes=config.storage.max_blob_bytes,
         )
-        training = Training(
+        training = TrainingQueue(
             chain,
             ledger,
             clock,
@@ -273,7 +273,7 @@ async def _node(
         )
         await catalogue.restore(publishing.weights)
         sessions.remember(await ledger.channels())
-        parts = Parts(
+        parts = NodeContext(
             sessions=sessions,
             serving=serving,
             catalogue=catalogue,
@@ -285,7 +285,7 @@ async def _node(
             publishing=publishing,
             settlement=settlement,
             clock=clock,
-            shop=Shop(
+            shop=NodeTerms(
                 realm=config.api.origin,
                 suggested_deposit_units=SUGGESTED_DEPOSIT_UNITS,
                 minimum_deposit_units=config.prices.minimum_deposit_units,
@@ -307,7 +307,7 @@ async def _node(
         def described(url: str) -> Node:
             return Node(url, sender.address, deployment, config.at(Path("operator.token")))
 
-        housekeeping = Housekeeping(ledger, clock)
+        housekeeping = Maintenance(ledger, clock)
         loops: dict[str, Loop] = {
             "books": books.run,
             "settlement": settlement.run,
@@ -327,7 +327,7 @@ async def _heard(events: Sequence[Event]) -> None:
         _log.debug("chain event", of=event.contract, name=event.name, block=event.block_number)
 
 
-def _closer(settlement: Settlement) -> Callable[[Event], Awaitable[None]]:
+def _closer(settlement: ClaimService) -> Callable[[Event], Awaitable[None]]:
     async def close_requested(event: Event) -> None:
         await settlement.channel_closing(Hash32(event.args["channelId"]))
 

@@ -64,7 +64,7 @@ class Accounts:
 
     @property
     def accounted(self) -> Units:
-        """The right side of Settlement's accounting sentence (DESIGN 4)."""
+        """The right side of Settlement's accounting sentence (docs/contracts.md)."""
         return sum(self.deposits.values()) + self.undistributed + sum(self.uncollected.values())
 
 

@@ -19,7 +19,7 @@ from examples.demo.world import World
 from tests.e2e import readme
 from tests.e2e.conftest import new_world
 
-from viz.domain.payment import Challenge
+from viz.protocol.payment import Challenge
 
 pytestmark = pytest.mark.timeout(900)
 

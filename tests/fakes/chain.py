@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from viz.domain.claim import RowStatus, SignedVoucher, unpack_rows
+from viz.domain.claim_rows import RowStatus, SignedVoucher, unpack_rows
 from viz.domain.eip712 import (
     Domain,
     is_signed_by,
@@ -31,7 +31,7 @@ from viz.domain.ports.chain import (
     ServingState,
 )
 from viz.domain.ports.transactions import Call, Event, Outcome, Transaction
-from viz.domain.signed import (
+from viz.domain.typed_data import (
     OPEN_KIND,
     TOP_UP_KIND,
     Close,

@@ -24,9 +24,9 @@ from viz.domain.ports.engine import (
     TokenLogprob,
 )
 from viz.domain.units import BASE_MODEL, AdapterId, Hash32
-from viz.engine.embedded import check_sampling
-from viz.engine.stops import StopFinder
-from viz.engine.stream import Line, Stream
+from viz.engine.embedded.engine import check_sampling
+from viz.engine.embedded.stop_strings import StopStringFinder
+from viz.engine.embedded.stream import Stream, StreamState
 from viz.errors import (
     EngineOverloaded,
     InvalidAdapterFile,
@@ -73,7 +73,7 @@ class FakeEngine:
         )
         self._max_open = max_open
         self._adapters: dict[AdapterId, bytes] = {}
-        self._tasks: dict[asyncio.Task[None], Line] = {}
+        self._tasks: dict[asyncio.Task[None], StreamState] = {}
         self._prompts: list[tuple[int, AdapterId]] = []
         self._counts = {"prefilled_tokens": 0.0, "generated_tokens": 0.0}
 
@@ -134,7 +134,7 @@ class FakeEngine:
         if self._open() >= self._max_open:
             raise EngineOverloaded("the engine is full: try again shortly")
         news = asyncio.Event()
-        line = Line(news.set)
+        line = StreamState(news.set)
         task = asyncio.create_task(self._run(request, line, news))
         self._tasks[task] = line
         task.add_done_callback(self._tasks.pop)
@@ -151,10 +151,12 @@ class FakeEngine:
     def _open(self) -> int:
         return sum(1 for line in self._tasks.values() if not line.is_ended)
 
-    async def _run(self, request: GenerationRequest, line: Line, news: asyncio.Event) -> None:
+    async def _run(
+        self, request: GenerationRequest, line: StreamState, news: asyncio.Event
+    ) -> None:
         rules = request.sampling
         limit = min(rules.max_tokens, self._model.context_tokens - len(request.prompt))
-        decoder, stops = Detokeniser(_TABLE), StopFinder(rules.stop)
+        decoder, stops = Detokeniser(_TABLE), StopStringFinder(rules.stop)
         weights = self._adapters.get(request.adapter_id, b"")
         seed = f"{rules.temperature}:{rules.seed}".encode() if rules.temperature else b""
         state = hashlib.sha256(weights + seed + repr(request.prompt).encode()).digest()
@@ -193,7 +195,7 @@ class FakeEngine:
             self._prompts.remove(mark)
 
     @staticmethod
-    def _bound(line: Line) -> int:
+    def _bound(line: StreamState) -> int:
         ahead = line.taken_tokens + _BUFFER_TOKENS
         return ahead if line.allowance is None else min(ahead, line.allowance)
 

@@ -10,17 +10,17 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from viz.domain.ledger import (
+from viz.domain.ports.ledger import (
     AccessRecord,
     AdapterRecord,
     AnswerRecord,
+    ChannelLineRecord,
     ChannelRecord,
-    Line,
     ReceiptRecord,
     TrainingRecord,
     UnbilledRecord,
 )
-from viz.domain.outbox import BlockMark, ClaimRecord, SignedTransaction
+from viz.domain.ports.settlement_ledger import BlockMark, ClaimRecord, SignedTransaction
 from viz.domain.ports.transactions import Outcome
 from viz.domain.units import UINT96_MAX, ZERO_HASH, AdapterId, Address, Hash32
 from viz.errors import StoreConflict, StoreError
@@ -199,7 +199,7 @@ class MemoryStore:
             now_s,
         )
         lines = {
-            key: Line(line.accepted_units, line.accepted_units, line.spent_units)
+            key: ChannelLineRecord(line.accepted_units, line.accepted_units, line.spent_units)
             for key, line in channel.lines.items()
         }
         self.claims.append((claim, ""))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from viz.domain.ledger import ChannelRecord, Line, ReceiptRecord
+from viz.domain.ports.ledger import ChannelLineRecord, ChannelRecord, ReceiptRecord
 from viz.domain.units import UINT96_MAX, AdapterId, Address, Hash32
 
 IDENTITY = {"node": "0xN", "chain_id": "31337"}
@@ -19,7 +19,10 @@ def channel() -> ChannelRecord:
     return ChannelRecord(
         ALICE,
         base_units=UINT96_MAX - 7,
-        lines={AdapterId(0): Line(1, 2, 2), ADAPTER: Line(0, UINT96_MAX, UINT96_MAX - 1)},
+        lines={
+            AdapterId(0): ChannelLineRecord(1, 2, 2),
+            ADAPTER: ChannelLineRecord(0, UINT96_MAX, UINT96_MAX - 1),
+        },
         signature=b"\x01" * 64,
         voucher_head=digest(1),
         voucher_seq=3,

@@ -17,9 +17,9 @@ from viz.basemodel.source import load_base
 from viz.chain import watcher
 from viz.chain.keys import create_key_file, development_account
 from viz.config import ApiConfig, ChainConfig, Config, EngineConfig, SettlementConfig
-from viz.domain.payment import NODE_PATH
 from viz.domain.units import hex_of
 from viz.node import Node, run_node
+from viz.protocol.payment import NODE_PATH
 
 PASSWORD = "a password of this test"
 ODD: tuple[Any, ...] = (

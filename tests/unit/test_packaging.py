@@ -28,11 +28,17 @@ NODE_ONLY = (
     "ipfshttpclient",
     "solcx",
     "prometheus_client",
-    "psutil",
     "numpy",
 )
 # What a creator or a buyer imports, and what every command line starts with.
-CORE_MODULES = ("viz.cli", "viz.buyer", "viz.config", "viz.domain.channel", "viz.chain", "viz.api")
+CORE_MODULES = (
+    "viz.cli",
+    "viz.buyer",
+    "viz.config",
+    "viz.domain.node_channel",
+    "viz.chain",
+    "viz.api",
+)
 
 _IMPORT_WITHOUT_NODE_PACKAGES = """
 import importlib, sys

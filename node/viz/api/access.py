@@ -7,11 +7,11 @@ from typing import Final
 
 from aiohttp import web
 
-from viz.api.client import is_here
-from viz.api.parts import parts_of
-from viz.domain.credential import bearer_of_header
+from viz.api.client_address import is_here
+from viz.api.context import parts_of
 from viz.errors import AccessTokenInvalid
-from viz.services.access import is_ours
+from viz.protocol.credential import bearer_of_header
+from viz.services.payments.access_tokens import is_ours
 
 OPERATOR_PATH: Final = "/operator/v1"
 

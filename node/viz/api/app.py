@@ -16,11 +16,10 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from viz.api import gateway, health, market, openai, operator, payments, welcome
+from viz.api import gateway, health, market, openai, operator, payments, unpaid_help
 from viz.api.access import OPERATOR_PATH, is_operator
-from viz.api.client import PROXIES
-from viz.api.metrics import METRICS, Metrics
-from viz.api.parts import (
+from viz.api.client_address import PROXIES
+from viz.api.context import (
     LIMITS,
     LOGINS,
     LOOKS,
@@ -31,13 +30,14 @@ from viz.api.parts import (
     RUNNING,
     STOPPING,
     ApiLimits,
-    Parts,
+    NodeContext,
     send,
 )
+from viz.api.http_server import TOO_LARGE, HttpRunner
+from viz.api.metrics import METRICS, Metrics
 from viz.api.problems import http_problem, opaque, problem
-from viz.api.protocol import TOO_LARGE, Runner
+from viz.api.rate_limit import Looks, RateLimit
 from viz.errors import InvalidRequest, VizError
-from viz.services.asking import Looks, Questions
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # a voucher of 255 lines does not fit aiohttp's 8 KiB
@@ -55,7 +55,7 @@ class HeadersTooLarge(web.HTTPClientError):
     status_code = 431
 
 
-def create_app(parts: Parts, limits: ApiLimits | None = None) -> web.Application:
+def create_app(parts: NodeContext, limits: ApiLimits | None = None) -> web.Application:
     """Return the application over ``parts``; the caller runs it and ends it."""
     bounds = limits or ApiLimits()
     app = web.Application(
@@ -65,12 +65,12 @@ def create_app(parts: Parts, limits: ApiLimits | None = None) -> web.Application
     app[LIMITS] = bounds
     app[METRICS] = Metrics(parts)
     for budget in (QUESTIONS, PAYMENTS, LOGINS):
-        app[budget] = Questions(parts.clock, bounds.questions_per_minute)
+        app[budget] = RateLimit(parts.clock, bounds.questions_per_minute)
     app[LOOKS] = Looks(parts.clock)
     app[PROXIES] = bounds.trusted_proxies
     app[RUNNING] = set()
     app[STOPPING] = asyncio.Event()
-    for part in (openai, payments, market, gateway, health, operator, welcome):
+    for part in (openai, payments, market, gateway, health, operator, unpaid_help):
         app.add_routes(part.routes())
     app.on_shutdown.append(_stop_streams)
     app.on_cleanup.append(_await_bills)
@@ -79,7 +79,7 @@ def create_app(parts: Parts, limits: ApiLimits | None = None) -> web.Application
 
 def create_runner(app: web.Application, *, shutdown_timeout_s: float) -> web.AppRunner:
     """Return what serves ``app``: a connection that says nothing whole in its time is closed."""
-    return Runner(
+    return HttpRunner(
         app,
         shutdown_timeout=shutdown_timeout_s,
         keepalive_timeout=app[LIMITS].client_timeout_s,

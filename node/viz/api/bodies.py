@@ -12,9 +12,9 @@ from typing import Final
 
 from aiohttp import web
 
-from viz.api.parts import LIMITS
-from viz.domain.wire import Json, parse_json
+from viz.api.context import LIMITS
 from viz.errors import InvalidRequest
+from viz.protocol.wire import Json, parse_json
 
 STRANGER_BODY_BYTES: Final = 64 * 1024
 BESIDE_THE_LOOP_BYTES: Final = 64 * 1024

@@ -14,8 +14,8 @@ from typing import Final
 import structlog
 from aiohttp import hdrs, web
 
+from viz.api.context import parts_of, send
 from viz.api.negotiation import is_known, ranked_types
-from viz.api.parts import parts_of, send
 from viz.domain.units import Cid
 from viz.errors import BlobNotFound, InvalidRequest, StorageBusy, VizError
 from viz.storage.base import size_of

@@ -9,9 +9,9 @@ from typing import Any, Final
 from aiohttp import web
 
 from viz.api.access import has_operator_token
+from viz.api.context import LOOKS, STOPPING, NodeContext, parts_of
 from viz.api.metrics import METRICS
 from viz.api.money_metrics import money_of
-from viz.api.parts import LOOKS, STOPPING, Parts, parts_of
 from viz.errors import VizError
 
 CHECK_LIMIT_S: Final = 5.0
@@ -59,7 +59,7 @@ async def _health(request: web.Request) -> dict[str, str]:
     return {"node": node, **checked, "clock": clock}
 
 
-async def _checks(parts: Parts) -> dict[str, str]:
+async def _checks(parts: NodeContext) -> dict[str, str]:
     names = ("chain", "ledger")
     found = await asyncio.gather(_check(parts.chain.chain_time()), _check(parts.ledger.adapters()))
     return dict(zip(names, found, strict=True))

@@ -6,7 +6,7 @@ import socket
 
 from aiohttp import web
 
-from viz.api.door import BoundedSite
+from viz.api.connection_limit import BoundedSite
 from viz.errors import ConfigError
 
 

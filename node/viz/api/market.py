@@ -8,22 +8,22 @@ from typing import Final
 from aiohttp import web
 
 from viz.api.bodies import body_of
-from viz.api.parts import LOOKS, PAYMENTS, Parts, adapter_of, ask_chain, number_of, parts_of
+from viz.api.context import LOOKS, PAYMENTS, NodeContext, adapter_of, ask_chain, number_of, parts_of
 from viz.chain.deployment import deployment_json
-from viz.domain.exchange import NodeInfo
-from viz.domain.ledger import AdapterRecord
-from viz.domain.payment import DEPLOYMENT_PATH, NODE_PATH
+from viz.domain.ports.ledger import AdapterRecord
 from viz.domain.pricing import Price
-from viz.domain.registration import (
+from viz.domain.units import ContentId, hex_of, parse_address
+from viz.errors import LicenseError, UnknownAdapter
+from viz.protocol.messages import NodeInfo
+from viz.protocol.payment import DEPLOYMENT_PATH, NODE_PATH
+from viz.protocol.registration import (
     CONTENTS_PATH,
     REGISTRATION_CONTEXT_PATH,
     RegistrationAnswer,
     RegistrationContext,
     SignedRegistration,
 )
-from viz.domain.units import ContentId, hex_of, parse_address
-from viz.domain.wire import Json
-from viz.errors import LicenseError, UnknownAdapter
+from viz.protocol.wire import Json
 
 NODE_KEPT_S: Final = 2
 STATE_KEPT_S: Final = 10
@@ -74,7 +74,7 @@ async def node(request: web.Request) -> web.Response:
     return web.json_response(info.to_json())
 
 
-async def _token_and_time(parts: Parts) -> tuple[tuple[str, str], int]:
+async def _token_and_time(parts: NodeContext) -> tuple[tuple[str, str], int]:
     return await parts.sessions.token_domain(), await parts.chain.chain_time()
 
 
@@ -145,7 +145,7 @@ async def content(request: web.Request) -> web.Response:
     return web.json_response(found)
 
 
-async def _content(parts: Parts, content_id: ContentId) -> Json:
+async def _content(parts: NodeContext, content_id: ContentId) -> Json:
     state = await parts.chain.content(content_id)
     if state is None:
         raise LicenseError(f"there is no work {content_id}: check the id")

@@ -19,8 +19,8 @@ from prometheus_client import (
     generate_latest,
 )
 
+from viz.api.context import NodeContext
 from viz.api.money_metrics import Figures, Given
-from viz.api.parts import Parts
 
 # A second line for each counter, of when this process began to count: nothing that is asked for.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -29,7 +29,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 class Metrics:
     """What ``/metrics`` shows."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: NodeContext) -> None:
         self._parts = parts
         self.registry = CollectorRegistry()
         self._public = CollectorRegistry()

@@ -13,14 +13,14 @@ from typing import Final
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from viz.api.parts import Parts
+from viz.api.context import NodeContext
 from viz.errors import VizError
 
 Figures = list[Metric]
 _STATES: Final = ("queued", "running", "done", "failed", "cancelled")
 
 
-async def money_of(parts: Parts, limit_s: float) -> Figures:
+async def money_of(parts: NodeContext, limit_s: float) -> Figures:
     """Return the figures as they are now."""
     figures: Figures = []
     for read in (_ledger, _chain):
@@ -32,7 +32,7 @@ async def money_of(parts: Parts, limit_s: float) -> Figures:
     return figures
 
 
-async def _ledger(parts: Parts) -> Figures:
+async def _ledger(parts: NodeContext) -> Figures:
     channels = await parts.ledger.channels()
     states = Counter(run.state for run in await parts.ledger.trainings())
     trainings = GaugeMetricFamily("viz_trainings", "Training runs by state", labels=("state",))
@@ -55,7 +55,7 @@ async def _ledger(parts: Parts) -> Figures:
     ]
 
 
-async def _chain(parts: Parts) -> Figures:
+async def _chain(parts: NodeContext) -> Figures:
     node = parts.sessions.node
     head, owed, balance = await asyncio.gather(
         parts.chain.head(), parts.chain.owed(node), parts.chain.token_balance(node)

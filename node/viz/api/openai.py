@@ -1,8 +1,9 @@
 """OpenAI's interface, paid for: models, chat completions, completions.
 
-Owns the life of one paid HTTP request around ``viz.services.serving``: who asks, the 402 that says
-what is missing, the stream of events or the whole answer, and idempotent repetition. Clients that
-did not opt in get plain OpenAI events, with payment facts in comments and headers only.
+Owns the life of one paid HTTP request around ``viz.services.serving.admission``: who asks, the 402
+that says what is missing, the stream of events or the whole answer, and idempotent repetition.
+Clients that did not opt in get plain OpenAI events, with payment facts in comments and headers
+only.
 """
 
 from __future__ import annotations
@@ -17,24 +18,29 @@ from aiohttp import web
 
 from viz.api.access import bears_our_token
 from viz.api.bodies import STRANGER_BODY_BYTES, is_large, trusted_body_of
-from viz.api.metrics import METRICS
-from viz.api.openai_answer import Answer, Choice, model_entry, usage
-from viz.api.openai_request import TextRequest, read_chat, read_completion
-from viz.api.parts import (
+from viz.api.context import (
     REQUEST_ID,
     RUNNING,
-    Parts,
+    NodeContext,
     access_of,
     name_channel,
     parts_of,
     send,
 )
+from viz.api.metrics import METRICS
+from viz.api.openai_answer import Answer, Choice, model_entry, usage
+from viz.api.openai_request import TextRequest, read_chat, read_completion
 from viz.api.problems import problem_body
-from viz.api.welcome import how_to_pay
-from viz.domain.credential import bearer_of_header
+from viz.api.unpaid_help import how_to_pay
 from viz.domain.eip712 import keccak
-from viz.domain.ledger import AccessRecord, AnswerRecord
-from viz.domain.payment import (
+from viz.domain.ports.ledger import AccessRecord, AnswerRecord
+from viz.domain.pricing import Price
+from viz.domain.receipt import SignedReceipt
+from viz.domain.sealed import private_hash, seal, unseal
+from viz.domain.units import BASE_MODEL, Hash32, hex_of, parse_hash
+from viz.errors import ChannelUnknown, InvalidRequest, PaymentRequired, StoreConflict, VizError
+from viz.protocol.credential import bearer_of_header
+from viz.protocol.payment import (
     ACCEPT_HEADER,
     ACCEPT_VALUE,
     CHAT_PATH,
@@ -50,13 +56,8 @@ from viz.domain.payment import (
     price_from_header,
     receipt_to_json,
 )
-from viz.domain.pricing import Price
-from viz.domain.receipt import SignedReceipt
-from viz.domain.sealed import private_hash, seal, unseal
-from viz.domain.units import BASE_MODEL, Hash32, hex_of, parse_hash
-from viz.domain.wire import Json, to_base64url
-from viz.errors import ChannelUnknown, InvalidRequest, PaymentRequired, StoreConflict, VizError
-from viz.services.serving import Done, Job, PaidStream
+from viz.protocol.wire import Json, to_base64url
+from viz.services.serving.paid_stream import ChatJob, Done, PaidStream
 
 KEY_HEADER: Final = "Idempotency-Key"
 REPLAY_HEADER: Final = "Idempotent-Replayed"
@@ -119,7 +120,7 @@ async def _paid_body(request: web.Request) -> tuple[AccessRecord, bytes, Json]:
     return access, *await trusted_body_of(request)
 
 
-def _models(parts: Parts) -> list[Json]:
+def _models(parts: NodeContext) -> list[Json]:
     created = {record.adapter_id: record for record in parts.catalogue.records()}
     found: list[Json] = []
     for offer in parts.catalogue.offers():
@@ -135,7 +136,7 @@ async def _serve(
 ) -> web.StreamResponse:
     parts = parts_of(request)
     offer = parts.catalogue.find(wanted.model)
-    job = Job(
+    job = ChatJob(
         request_id=request[REQUEST_ID],
         offer=offer,
         prompt=wanted.prompt,
@@ -185,7 +186,7 @@ def _list_price_of(request: web.Request) -> Price | None:
     return None if header is None else price_from_header(header)
 
 
-def _challenged(parts: Parts, error: VizError) -> VizError:
+def _challenged(parts: NodeContext, error: VizError) -> VizError:
     """Return the refusal with the challenge that says how to pay."""
     deployment = parts.chain.deployment
     price = parts.catalogue.list_price
@@ -222,7 +223,7 @@ class Repeat:
         token = bearer_of_header(request.headers["Authorization"])
         return cls(access, token, key, request.path.encode() + b"\0" + raw)
 
-    async def earlier(self, parts: Parts) -> web.Response | None:
+    async def earlier(self, parts: NodeContext) -> web.Response | None:
         """Return the stored answer again; raise when the key was used for something else."""
         kept = await parts.ledger.answer(*self.name)
         if kept is None:

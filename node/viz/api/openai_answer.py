@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from viz.domain.ports.engine import Piece, TokenLogprob
-from viz.domain.wire import Json
+from viz.protocol.wire import Json
 
 _UTF8 = getincrementaldecoder("utf-8")
 

@@ -15,18 +15,18 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from viz.api import operator_money as money
+from viz.api import operator_settlement as money
 from viz.api.access import OPERATOR_PATH, is_operator
 from viz.api.bodies import trusted_body_of
-from viz.api.parts import STOPPING, Parts, Trainings, adapter_of, parts_of
-from viz.api.reports import plain, training_json
-from viz.domain.exchange import AdapterOffer, OfferedWork
-from viz.domain.ledger import AdapterRecord, TrainingRecord
+from viz.api.context import STOPPING, NodeContext, Trainings, adapter_of, parts_of
+from viz.api.serialise import plain, training_json
+from viz.domain.ports.ledger import AdapterRecord, OfferedWork, TrainingRecord
 from viz.domain.shares import MAX_SHARES
 from viz.domain.units import BPS, UINT64_MAX, AdapterId, ContentId, Hash32, hex_of
-from viz.domain.wire import JSON_INTEGER_MAX, Json, Reader
 from viz.errors import AccessTokenInvalid, InvalidRequest, UnknownAdapter, VizError
-from viz.services.registration import titles_of
+from viz.protocol.messages import AdapterOffer
+from viz.protocol.wire import JSON_INTEGER_MAX, Json, Reader
+from viz.services.market.work_records import titles_of
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _log = structlog.get_logger()
@@ -128,7 +128,7 @@ async def activate(request: web.Request) -> web.Response:
     return web.json_response(offer.to_json(), status=201)
 
 
-async def _put_on_offer(parts: Parts, adapter_id: AdapterId, reader: Reader) -> AdapterOffer:
+async def _put_on_offer(parts: NodeContext, adapter_id: AdapterId, reader: Reader) -> AdapterOffer:
     """Load a registered adapter and sell it under the name and prices that ``reader`` gives.
 
     What it does not give stays as it was where the adapter was on offer before.
@@ -170,7 +170,7 @@ async def _put_on_offer(parts: Parts, adapter_id: AdapterId, reader: Reader) -> 
     return parts.catalogue.offer(adapter_id)
 
 
-async def _titles(parts: Parts, weights_digest: Hash32) -> dict[ContentId, str]:
+async def _titles(parts: NodeContext, weights_digest: Hash32) -> dict[ContentId, str]:
     """Return the titles of an adapter's works, where it was trained here."""
     found: dict[ContentId, str] = {}
     for training in await parts.ledger.trainings():

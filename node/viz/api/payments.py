@@ -8,22 +8,14 @@ from typing import Final
 from aiohttp import web
 
 from viz.api.bodies import body_of
-from viz.api.parts import (
-    LOGINS,
-    LOOKS,
-    PAYMENTS,
-    access_of,
-    ask_chain,
-    name_channel,
-    parts_of,
-)
-from viz.domain import payment
-from viz.domain.channel import Offer
-from viz.domain.credential import CloseRequest, Credential, Deposit, credential_from_header
-from viz.domain.exchange import SessionProof, session_challenge_to_json
+from viz.api.context import LOGINS, LOOKS, PAYMENTS, access_of, ask_chain, name_channel, parts_of
+from viz.domain.node_channel import VoucherOffer
 from viz.domain.units import Address, parse_address
-from viz.domain.wire import Reader
 from viz.errors import AccessTokenInvalid, InvalidRequest
+from viz.protocol import payment
+from viz.protocol.credential import CloseRequest, Credential, Deposit, credential_from_header
+from viz.protocol.messages import SessionProof, session_challenge_to_json
+from viz.protocol.wire import Reader
 
 LOOK_KEPT_S: Final = 2
 
@@ -110,7 +102,7 @@ async def receipts(request: web.Request) -> web.Response:
 async def voucher(request: web.Request) -> web.Response:
     """Take a voucher; answered once it is on disk."""
     credential = _credential(request)
-    if not isinstance(credential, Offer):
+    if not isinstance(credential, VoucherOffer):
         raise InvalidRequest("this resource takes the action voucher")
     name_channel(request, credential.signer)
     ask_chain(request, credential.signer, budget=PAYMENTS)

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from viz.domain.payment import Challenge
 from viz.errors import (
     AccessTokenInvalid,
     BooksMismatch,
@@ -38,6 +37,7 @@ from viz.errors import (
     UnknownModel,
     VizError,
 )
+from viz.protocol.payment import Challenge
 
 PROBLEM_TYPE: Final = "application/problem+json"
 CODE_URI: Final = "urn:viz:problem:"

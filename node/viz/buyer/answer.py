@@ -1,7 +1,7 @@
 """One paid answer: admission, the stream, the receipt.
 
-Owns the course of a single request. Does not know its money (``viz.buyer.paying``), nor what a
-caller does with the chunks.
+Owns the course of a single request. Does not know its money (``viz.buyer.stream_payer``), nor what
+a caller does with the chunks.
 
 Invariants: an answer is billed once, and its receipt says what arrived; a request is on disk before
 it is sent, and one that ends without a verified receipt leaves its exposure with the purse, so the
@@ -18,29 +18,17 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import aiohttp
 
-from viz.buyer.arrival import Arrival, Chunk
-from viz.buyer.asked import Asked
+from viz.buyer.checks import Served, agreed_list_price, agreed_quote, check_receipt
 from viz.buyer.counting import Counter
-from viz.buyer.events import EventReader, ServerEvent
-from viz.buyer.exposure import Exposure
-from viz.buyer.node_api import error_of, problem_of
-from viz.buyer.paying import Payer
-from viz.buyer.verify import Served, agreed_list_price, agreed_quote, check_receipt
+from viz.buyer.open_requests import OpenRequest
+from viz.buyer.received import AnswerChunk, ReceivedAnswer
+from viz.buyer.request import AskedRequest
+from viz.buyer.stream_payer import StreamPayer
+from viz.client.node_client import error_of, problem_of
+from viz.client.sse import ServerEvent, SseReader
 from viz.domain.display import amount
-from viz.domain.exchange import AccessToken, AdapterOffer
-from viz.domain.payment import (
-    NEED_VOUCHER_EVENT,
-    PRICE_HEADER,
-    QUOTE_HEADER,
-    RECEIPT_EVENT,
-    Challenge,
-    NeedVoucher,
-    price_to_header,
-    receipt_from_json,
-)
 from viz.domain.receipt import SignedReceipt
 from viz.domain.units import Units, hex_of
-from viz.domain.wire import parse_json
 from viz.errors import (
     AccessTokenInvalid,
     InvalidRequest,
@@ -54,6 +42,18 @@ from viz.errors import (
     StoreError,
     VizError,
 )
+from viz.protocol.messages import AccessToken, AdapterOffer
+from viz.protocol.payment import (
+    NEED_VOUCHER_EVENT,
+    PRICE_HEADER,
+    QUOTE_HEADER,
+    RECEIPT_EVENT,
+    Challenge,
+    NeedVoucher,
+    price_to_header,
+    receipt_from_json,
+)
+from viz.protocol.wire import parse_json
 
 if TYPE_CHECKING:
     from viz.buyer.client import BuyerClient
@@ -67,14 +67,14 @@ class PaidAnswer:
 
     def __init__(self, client: BuyerClient, path: str, body: dict[str, Any]) -> None:
         self._client = client
-        self._asked = Asked(path, body)
+        self._asked = AskedRequest(path, body)
         self._stack = AsyncExitStack()
         self._response: aiohttp.ClientResponse | None = None
         self._offer: AdapterOffer
-        self._exposure: Exposure
-        self._payer: Payer
+        self._exposure: OpenRequest
+        self._payer: StreamPayer
         self._counter: Counter
-        self._arrival = Arrival(1, 0)
+        self._arrival = ReceivedAnswer(1, 0)
         self._sent = False
         self._kept = False
         self._paying: asyncio.Task[None] | None = None
@@ -139,7 +139,7 @@ class PaidAnswer:
         )
         # In a thread: a long prompt takes a while to count, and others are being answered.
         tokens = await asyncio.to_thread(self._counter.prompt_tokens, self._asked)
-        self._payer = Payer(client, self._asked, self._exposure, self._counter, tokens)
+        self._payer = StreamPayer(client, self._asked, self._exposure, self._counter, tokens)
         for _ in range(ADMISSIONS):
             attempt = AsyncExitStack()
             try:
@@ -232,7 +232,7 @@ class PaidAnswer:
 
     # the stream
 
-    async def __aiter__(self) -> AsyncIterator[Chunk]:
+    async def __aiter__(self) -> AsyncIterator[AnswerChunk]:
         if self._response is None:
             raise NodeRefused("enter the answer with `async with` before reading it")
         try:
@@ -252,8 +252,8 @@ class PaidAnswer:
             capped and isinstance(error, PriceAboveCap)
         )
 
-    async def _read(self, response: aiohttp.ClientResponse) -> AsyncIterator[Chunk]:
-        reader = EventReader()
+    async def _read(self, response: aiohttp.ClientResponse) -> AsyncIterator[AnswerChunk]:
+        reader = SseReader()
         try:
             async for raw in response.content.iter_any():
                 self._arrival.read(len(raw))
@@ -294,7 +294,7 @@ class PaidAnswer:
             )
         return type(error)(f"{error.detail} ({cost})", **error.extensions)
 
-    def _take(self, event: ServerEvent) -> Chunk | None:
+    def _take(self, event: ServerEvent) -> AnswerChunk | None:
         if event.name == NEED_VOUCHER_EVENT:
             self._payer.ask(NeedVoucher.from_json(parse_json(event.data)))
             return None

@@ -23,30 +23,33 @@ from typing import Any, Final, Self
 
 import aiohttp
 
-from viz.buyer.access import Access, SystemClock
 from viz.buyer.answer import PaidAnswer
+from viz.buyer.checks import Limits, check_node, check_tokenizer
 from viz.buyer.closing import close_together
 from viz.buyer.counting import Counter, Counters, TokenCount
-from viz.buyer.exposure import Exposure
-from viz.buyer.funding import Pending, checked_chain_time_s, require_depositable, signed_close
 from viz.buyer.ledger import ChannelLedger
 from viz.buyer.names import Names
-from viz.buyer.node_api import NodeApi
 from viz.buyer.offers import find_offer, unknown
+from viz.buyer.open_requests import OpenRequest
 from viz.buyer.prices import Prices, limits_in
-from viz.buyer.purse import Purse
 from viz.buyer.quotes import KeptQuotes
+from viz.buyer.session import BuyerSession, SystemClock
 from viz.buyer.spending import Spending
-from viz.buyer.verify import Limits, check_node, check_tokenizer
+from viz.buyer.voucher_signer import VoucherSigner
 from viz.buyer.wallet import Wallet, wallet_of
-from viz.domain.curve import Curve
+from viz.buyer.wallet_signatures import (
+    PendingDeposit,
+    checked_chain_time_s,
+    require_depositable,
+    signed_close,
+)
+from viz.client.node_client import NodeClient
+from viz.domain.buyer_channel import BuyerChannel
 from viz.domain.eip712 import settlement_domain
-from viz.domain.exchange import AccessToken, AdapterOffer, CloseAnswer, NodeInfo
-from viz.domain.payment import CHAT_PATH
 from viz.domain.ports.chain import ChainReader, ChannelState, Deployment
 from viz.domain.ports.clock import Clock
 from viz.domain.receipt import SignedReceipt
-from viz.domain.signed import RequestClose
+from viz.domain.typed_data import RequestClose
 from viz.domain.units import BASE_MODEL, ZERO_ADDRESS, AdapterId, Address, Hash32, Units
 from viz.errors import (
     ChainError,
@@ -56,6 +59,8 @@ from viz.errors import (
     NodeUnreachable,
     TransactionFailed,
 )
+from viz.protocol.messages import AccessToken, AdapterOffer, CloseAnswer, NodeInfo
+from viz.protocol.payment import CHAT_PATH
 
 CONFIRM_TRIES: Final = 60
 REFUSED_TRIES: Final = 3
@@ -70,7 +75,7 @@ class BuyerClient:
 
     def __init__(
         self,
-        api: NodeApi,
+        api: NodeClient,
         info: NodeInfo,
         ledger: ChannelLedger,
         deployment: Deployment,
@@ -92,12 +97,12 @@ class BuyerClient:
         self.info = info
         self.limits = limits
         domain = settlement_domain(deployment.chain_id, deployment.settlement)
-        self.access = Access(api, info.node, ledger.session_key, domain)
+        self.access = BuyerSession(api, info.node, ledger.session_key, domain)
         self.quotes = KeptQuotes(deployment, clock)
         self.names = Names(ledger)
         self.prices = Prices(ledger, deployment)
         self.spending = Spending(ledger, clock)
-        self.purse = Purse(api, ledger, deployment, limits, reads_chain=chain is not None)
+        self.purse = VoucherSigner(api, ledger, deployment, limits, reads_chain=chain is not None)
 
     @classmethod
     async def connect(
@@ -123,7 +128,7 @@ class BuyerClient:
         below ``home``, or else by ``count_tokens``.
         Raises NodeUnreachable, NodeNotTrusted, InvalidKeyFile, ConfigError, BooksMismatch.
         """
-        api = NodeApi(http, url, origin)
+        api = NodeClient(http, url, origin)
         info = await api.info()
         check_node(info, expected)
         ledger = await asyncio.to_thread(
@@ -145,7 +150,7 @@ class BuyerClient:
         self._ledger.close()
 
     @property
-    def curve(self) -> Curve:
+    def curve(self) -> BuyerChannel:
         """What was deposited, signed and received on the channel."""
         return self.purse.curve
 
@@ -215,7 +220,7 @@ class BuyerClient:
 
     # the channel
 
-    async def open_channel(self, payer: bytes | Wallet, deposit_units: Units) -> Curve:
+    async def open_channel(self, payer: bytes | Wallet, deposit_units: Units) -> BuyerChannel:
         """Deposit into the channel without gas (EIP-3009, relayed) and wait until it is confirmed.
 
         ``payer`` is the wallet's key, or the wallet where the key is in another process.
@@ -234,10 +239,10 @@ class BuyerClient:
         ):
             require_depositable(replace(self.curve, close_at_s=head.close_at), wallet.address)
         now_s = await self._chain_time_s(info)
-        pending = Pending.kept(self._ledger, wallet.address, deposit_units, now_s)
+        pending = PendingDeposit.kept(self._ledger, wallet.address, deposit_units, now_s)
         again, refusal = pending is not None, None
         if pending is None:
-            pending = await Pending.sign(
+            pending = await PendingDeposit.sign(
                 self._ledger, wallet, deposit_units, info, self._deployment, now_s=now_s
             )
         if not pending.is_confirmed(self.curve):
@@ -313,7 +318,7 @@ class BuyerClient:
             await asyncio.sleep(wait_s)
             await self.sync()
 
-    async def sync_for_bill(self, exposure: Exposure) -> None:
+    async def sync_for_bill(self, exposure: OpenRequest) -> None:
         """Look for the receipt of an answer that broke off just now."""
         for wait_s in LATE_BILL_WAITS_S:
             await asyncio.sleep(wait_s)
@@ -341,7 +346,7 @@ class BuyerClient:
         The node is asked to close at what it billed (docs/adr/0011), and may close at what was
         signed: the answer's total tells.
         Raises NodeNotTrusted when the node's Close does not verify, and what the node refuses with;
-        a node that does not answer can be left: ``viz.buyer.leave``.
+        a node that does not answer can be left: ``viz.buyer.unilateral_close``.
         """
         await self.look()
         request, signature = await self.request_close(payer)

@@ -1,28 +1,32 @@
 """Closing together with the node, at what was billed rather than at what was signed ahead.
 
 Owns what the node is asked and what is made of its answer. Does not sign for the payer
-(``viz.buyer.funding``), nor know what is owed (``viz.buyer.purse``). Why a lower voucher than the
-best can be signed without harm stands in docs/adr/0011.
+(``viz.buyer.wallet_signatures``), nor know what is owed (``viz.buyer.voucher_signer``). Why a lower
+voucher than the best can be signed without harm stands in docs/adr/0011.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from viz.buyer.node_api import NodeApi
-from viz.buyer.purse import Purse
-from viz.domain.credential import CloseRequest
+from viz.buyer.voucher_signer import VoucherSigner
+from viz.client.node_client import NodeClient
 from viz.domain.eip712 import is_signed_by
-from viz.domain.exchange import CloseAnswer
 from viz.domain.ports.chain import Deployment
-from viz.domain.signed import RequestClose
+from viz.domain.typed_data import RequestClose
 from viz.errors import DepositExceeded, NodeNotTrusted, PaymentRequired, StaleVoucher
+from viz.protocol.credential import CloseRequest
+from viz.protocol.messages import CloseAnswer
 
 REBASES: Final = 3
 
 
 async def close_together(
-    api: NodeApi, purse: Purse, trusted: Deployment, request: RequestClose, signature: bytes
+    api: NodeClient,
+    purse: VoucherSigner,
+    trusted: Deployment,
+    request: RequestClose,
+    signature: bytes,
 ) -> CloseAnswer:
     """Return the node's signed Close; its total is what was billed, or at most what was signed.
 
@@ -41,7 +45,11 @@ async def close_together(
 
 
 async def _ask(
-    api: NodeApi, purse: Purse, trusted: Deployment, request: RequestClose, signature: bytes
+    api: NodeClient,
+    purse: VoucherSigner,
+    trusted: Deployment,
+    request: RequestClose,
+    signature: bytes,
 ) -> CloseAnswer:
     payers = trusted.chain_id, trusted.settlement, request, signature
     for _ in range(REBASES):

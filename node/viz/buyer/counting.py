@@ -18,7 +18,7 @@ from typing import Final, Protocol
 import structlog
 
 from viz.basemodel.packaged import find_tokenizer
-from viz.buyer.asked import Asked
+from viz.buyer.request import AskedRequest
 from viz.domain.units import Hash32, hex_of
 from viz.errors import VizError
 
@@ -54,7 +54,7 @@ class Counter:
         """Return how many tokens a text has: exactly, or without a tokenizer at most."""
         return self._count(text) if self._count else len(text.encode())
 
-    def prompt_tokens(self, asked: Asked) -> int:
+    def prompt_tokens(self, asked: AskedRequest) -> int:
         """Return how many tokens the prompt has: exactly, or without the template at most."""
         texts, messages = asked.texts(), asked.messages()
         if self._tokenizer is not None and messages is not None:

@@ -1,8 +1,9 @@
 """What a buyer has signed, kept so that no crash can make it sign the same money twice.
 
 Owns one directory a channel: the session key (encrypted), an append-only file of changes to the
-channel's ``Curve``, the requests that are not billed yet, what is held for and against the node,
-and the deposit that was signed last, until it is confirmed. Does not know HTTP, nor when to pay.
+channel's ``BuyerChannel``, the requests that are not billed yet, what is held for and against the
+node, and the deposit that was signed last, until it is confirmed. Does not know HTTP, nor when to
+pay.
 
 Invariants: a change that a signature depends on is on disk (fsync) before ``commit`` returns, and
 nothing signs without it; one process at a time holds a channel's directory; a line that a crash
@@ -19,8 +20,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from viz.buyer.asked_files import AskedFiles
-from viz.buyer.exposure import Exposure
 from viz.buyer.ledger_format import (
     billed_by,
     final_line,
@@ -30,15 +29,17 @@ from viz.buyer.ledger_format import (
     signing_line,
     snapshot_line,
 )
-from viz.buyer.standing import Standing
+from viz.buyer.node_standing import NodeStanding
+from viz.buyer.open_requests import OpenRequest
+from viz.buyer.request_journal import RequestJournal
 from viz.chain.keys import SCRYPT_N, create_key_file, load_key
-from viz.domain.curve import Curve, Link, observe
+from viz.domain.buyer_channel import BuyerChannel, Link, observe
 from viz.domain.eip712 import public_address
 from viz.domain.ports.chain import ChannelState, Deployment
 from viz.domain.units import Address, Units, parse_address
-from viz.domain.wire import Json, parse_json
 from viz.errors import BooksMismatch, ConfigError, InvalidKeyFile, InvalidRequest, StoreError
 from viz.private import close_if_there, make_private_file, make_private_folder
+from viz.protocol.wire import Json, parse_json
 
 COMPACT_AFTER_LINES: Final = 1_000
 MAX_RECORD_BYTES: Final = 4 * 1024 * 1024
@@ -56,17 +57,17 @@ _CHANNELS: Final = "channels"
 class ChannelLedger:
     """One channel's curve on disk."""
 
-    def __init__(self, directory: Path, curve: Curve, session_key: bytes, lock: int) -> None:
+    def __init__(self, directory: Path, curve: BuyerChannel, session_key: bytes, lock: int) -> None:
         self._directory = directory
         self._lock = lock
         self._session_key = session_key
         self._lines = 0
         self._good_bytes: int | None = None
-        self._asked = AskedFiles(directory / _ASKED)
+        self._asked = RequestJournal(directory / _ASKED)
         self._billed: set[str] = set()
         self.curve = curve
-        self.standing = Standing()
-        self.unbilled: list[Exposure] = []
+        self.standing = NodeStanding()
+        self.unbilled: list[OpenRequest] = []
 
     @property
     def directory(self) -> Path:
@@ -112,7 +113,7 @@ class ChannelLedger:
             else:
                 made = create_key_file(key_file, password, scrypt_n=scrypt_n or _SCRYPT_N)
                 key = bytes(made.key)
-            blank = Curve(signer=public_address(key), node=node)
+            blank = BuyerChannel(signer=public_address(key), node=node)
             ledger = cls(directory, blank, key, lock)
             ledger._load()
         except BaseException:
@@ -128,7 +129,7 @@ class ChannelLedger:
 
     # changes, each durable when the call returns
 
-    def commit_signing(self, after: Curve) -> None:
+    def commit_signing(self, after: BuyerChannel) -> None:
         """Make a raised vector and its end point durable; only then may its voucher be signed."""
         raised = {
             key: units for key, units in after.vector.items() if units != self.curve.vector.get(key)
@@ -137,7 +138,7 @@ class ChannelLedger:
             self._append(signing_line(raised))
         self.curve = after
 
-    def commit_final(self, after: Curve, end_units: Units) -> None:
+    def commit_final(self, after: BuyerChannel, end_units: Units) -> None:
         """Make the end point of a final voucher durable; only then may it be signed."""
         self._append(final_line(after.points[end_units], after.vector))
         self.curve = after
@@ -149,7 +150,7 @@ class ChannelLedger:
             self._append(observation_line(seen))
         self.curve = after
 
-    def commit_receipt(self, after: Curve, link: Link, billed: str = "") -> None:
+    def commit_receipt(self, after: BuyerChannel, link: Link, billed: str = "") -> None:
         """Keep a verified receipt, and that it billed the request of that name.
 
         Not synced: a lost one is asked from the node again, and its request is kept until the next
@@ -162,19 +163,19 @@ class ChannelLedger:
 
     # requests that are not billed yet, and the node's standing
 
-    def keep_request(self, exposure: Exposure) -> None:
+    def keep_request(self, exposure: OpenRequest) -> None:
         """Make a request durable before it is sent, or how it ended; raise StoreError."""
         try:
             self._asked.keep(exposure)
         except OSError as error:
             raise _unwritable(self._directory / _ASKED, error) from error
 
-    def drop_request(self, exposure: Exposure) -> None:
+    def drop_request(self, exposure: OpenRequest) -> None:
         """Forget a request that can no longer be billed."""
         if exposure.name:
             self._asked.drop(exposure.name)
 
-    def commit_standing(self, after: Standing) -> None:
+    def commit_standing(self, after: NodeStanding) -> None:
         """Make what is held for and against the node durable."""
         if after != self.standing:
             self._replace(_STANDING, after.to_json())
@@ -231,9 +232,9 @@ class ChannelLedger:
         self._billed.clear()
         path = self._directory / _STANDING
         try:
-            self.standing = Standing.from_json(parse_json(path.read_bytes()))
+            self.standing = NodeStanding.from_json(parse_json(path.read_bytes()))
         except FileNotFoundError:
-            self.standing = Standing.before_it_was_kept(self.curve)
+            self.standing = NodeStanding.before_it_was_kept(self.curve)
         except (OSError, InvalidRequest) as error:
             raise BooksMismatch(f"{path} cannot be read: restore it") from error
         if not whole or self._lines > COMPACT_AFTER_LINES:

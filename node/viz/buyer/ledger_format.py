@@ -11,12 +11,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 
-from viz.domain.channel import Vector
-from viz.domain.curve import Curve, Link, observe, take_receipt
+from viz.domain.buyer_channel import BuyerChannel, Link, observe, take_receipt
+from viz.domain.node_channel import Vector
 from viz.domain.ports.chain import ChannelState
 from viz.domain.units import UINT32_MAX, UINT64_MAX, AdapterId, Units, hex_of
-from viz.domain.wire import JSON_INTEGER_MAX, Json, Reader, lines_to_json
 from viz.errors import InvalidRequest
+from viz.protocol.wire import JSON_INTEGER_MAX, Json, Reader, lines_to_json
 
 
 def signing_line(raised: Vector) -> Json:
@@ -51,7 +51,7 @@ def billed_by(line: bytes) -> set[str]:
     return {str(members["billed"])} if "billed" in members else set()
 
 
-def snapshot_line(curve: Curve) -> Json:
+def snapshot_line(curve: BuyerChannel) -> Json:
     """Return a whole curve."""
     return {
         "event": "snapshot",
@@ -69,7 +69,7 @@ def snapshot_line(curve: Curve) -> Json:
     }
 
 
-def replay(curve: Curve, line: bytes) -> Curve:
+def replay(curve: BuyerChannel, line: bytes) -> BuyerChannel:
     """Return the curve after one line; raise InvalidRequest or ValueError when it is no change."""
     members = json.loads(line)
     reader = Reader(members, "the ledger's line")
@@ -91,9 +91,9 @@ def replay(curve: Curve, line: bytes) -> Curve:
     raise InvalidRequest(f"{event!r} is no change of a ledger")
 
 
-def _snapshot(curve: Curve, reader: Reader, members: Json) -> Curve:
+def _snapshot(curve: BuyerChannel, reader: Reader, members: Json) -> BuyerChannel:
     links = [_link(Reader(item, "a receipt")) for item in members["unlinked"]]
-    return Curve(
+    return BuyerChannel(
         signer=curve.signer,
         node=curve.node,
         payer=reader.address("payer"),
@@ -110,7 +110,7 @@ def _snapshot(curve: Curve, reader: Reader, members: Json) -> Curve:
     )
 
 
-def _seen(curve: Curve, reader: Reader) -> ChannelState:
+def _seen(curve: BuyerChannel, reader: Reader) -> ChannelState:
     return ChannelState(
         signer=curve.signer,
         node=curve.node,

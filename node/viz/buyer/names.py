@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Final
 
 from viz.buyer.ledger import ChannelLedger
-from viz.domain.exchange import AdapterOffer
-from viz.domain.wire import Json
 from viz.errors import UnknownModel
+from viz.protocol.messages import AdapterOffer
+from viz.protocol.wire import Json
 
 RECORD: Final = "names.json"
 

@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from viz.domain.exchange import AdapterOffer
-from viz.domain.payment import CHAT_PATH
 from viz.errors import PromptTooLong, UnknownModel
+from viz.protocol.messages import AdapterOffer
+from viz.protocol.payment import CHAT_PATH
 
 if TYPE_CHECKING:
     from viz.buyer.answer import PaidAnswer

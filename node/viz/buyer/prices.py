@@ -1,7 +1,8 @@
 """The prices that a buyer agreed to, and what a node may ask beside them.
 
 Owns the caps on prices, the memory of what was agreed for each adapter, and the words about a price
-that changed. Does not know amounts of requests (``viz.buyer.purse``) or how quotes are checked.
+that changed. Does not know amounts of requests (``viz.buyer.voucher_signer``) or how quotes are
+checked.
 
 Invariants: no price above a cap is paid; where the buyer named no cap, none that is more than a
 quarter above the lowest that was paid for this adapter before, however slowly it rose; every change
@@ -16,14 +17,14 @@ from typing import Final
 
 import structlog
 
+from viz.buyer.checks import Limits
 from viz.buyer.ledger import ChannelLedger
-from viz.buyer.verify import Limits
 from viz.domain.display import price as spelled
 from viz.domain.ports.chain import Deployment
 from viz.domain.pricing import Price
 from viz.domain.units import BPS, UINT64_MAX, AdapterId, Units
-from viz.domain.wire import Json, Reader
 from viz.errors import BooksMismatch, InvalidRequest, PriceAboveCap
+from viz.protocol.wire import Json, Reader
 
 RECORD: Final = "prices.json"
 RISE_BPS: Final = 2_500
@@ -31,7 +32,7 @@ _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class AgreedPrice:
     """What was agreed for an adapter, and the price that was paid last."""
 
     agreed: Price
@@ -58,7 +59,7 @@ class Prices:
         known = self._known.get(adapter_id)
         self._check_caps(model, price, limits)
         if known is None:
-            self._keep(adapter_id, Known(price, price))
+            self._keep(adapter_id, AgreedPrice(price, price))
             _log.info("agreed to a price", model=model, price=self._both(price))
             return
         rose = (
@@ -76,7 +77,7 @@ class Prices:
         if price == known.last:
             return
         self._say(f"{model} costs {self._both(price)} now; it was {self._both(known.last)}")
-        self._keep(adapter_id, Known(_lowest(known.agreed, price, limits), price))
+        self._keep(adapter_id, AgreedPrice(_lowest(known.agreed, price, limits), price))
 
     def _check_caps(self, model: str, price: Price, limits: Limits) -> None:
         caps = Price(limits.prompt_price_units, limits.completion_price_units)
@@ -107,7 +108,7 @@ class Prices:
             if wanted
         )
 
-    def _keep(self, adapter_id: AdapterId, known: Known) -> None:
+    def _keep(self, adapter_id: AdapterId, known: AgreedPrice) -> None:
         after = {**self._known, adapter_id: known}
         self._ledger.keep_record(
             RECORD, {str(key): _to_json(value) for key, value in after.items()}
@@ -155,17 +156,17 @@ def _is_above(now_units: Units, agreed_units: Units) -> bool:
     return now_units * BPS > agreed_units * (BPS + RISE_BPS)
 
 
-def _to_json(known: Known) -> Json:
+def _to_json(known: AgreedPrice) -> Json:
     return {
         "agreed": [str(known.agreed.prompt_price_units), str(known.agreed.completion_price_units)],
         "last": [str(known.last.prompt_price_units), str(known.last.completion_price_units)],
     }
 
 
-def _read(kept: Json) -> dict[AdapterId, Known]:
+def _read(kept: Json) -> dict[AdapterId, AgreedPrice]:
     try:
         return {
-            AdapterId(int(key)): Known(*(_price(value, name) for name in ("agreed", "last")))
+            AdapterId(int(key)): AgreedPrice(*(_price(value, name) for name in ("agreed", "last")))
             for key, value in kept.items()
         }
     except (InvalidRequest, ValueError, TypeError) as error:

@@ -2,10 +2,10 @@
 
 Owns the translation between an OpenAI client and ``BuyerClient``: models, streamed and whole
 answers, errors. Does not decide what may be paid. Streams to the node always and assembles whole
-answers here, so that money is signed step by step (THREATS 36).
+answers here, so that money is signed step by step (threat 36).
 
-Whoever reaches the proxy spends the buyer's money: ``viz.buyer.proxy_door`` says who may. A program
-that leaves ends its answer: nothing is paid for what nobody reads.
+Whoever reaches the proxy spends the buyer's money: ``viz.buyer.proxy_access`` says who may. A
+program that leaves ends its answer: nothing is paid for what nobody reads.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ import structlog
 from aiohttp import web
 
 from viz.buyer.answer import PaidAnswer
-from viz.buyer.arrival import Chunk
-from viz.buyer.assemble import assemble, usage_of
 from viz.buyer.client import BuyerClient
+from viz.buyer.completion import assemble, usage_of
 from viz.buyer.offers import ask_fitting
 from viz.buyer.openai_errors import error_body, problem, refusal
-from viz.buyer.proxy_door import Door
+from viz.buyer.proxy_access import ProxyAccess
+from viz.buyer.received import AnswerChunk
 from viz.buyer.spent_line import say_cost
-from viz.domain.exchange import AdapterOffer
-from viz.domain.payment import CHAT_PATH, COMPLETIONS_PATH, MODELS_PATH
 from viz.domain.units import Address
-from viz.domain.wire import parse_json
 from viz.errors import ConfigError, VizError
+from viz.protocol.messages import AdapterOffer
+from viz.protocol.payment import CHAT_PATH, COMPLETIONS_PATH, MODELS_PATH
+from viz.protocol.wire import parse_json
 
 MAX_BODY_BYTES: Final = 2 * 1024 * 1024
 SHUTDOWN_S: Final = 5.0
 SPENDING_PATH: Final = "/viz/v1/spending"
 COST_HEADER: Final = "Viz-Cost-Units"
 _CLIENT: Final = web.AppKey("client", BuyerClient)
-_DOOR: Final = web.AppKey("door", Door)
+_DOOR: Final = web.AppKey("door", ProxyAccess)
 _log = structlog.get_logger()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def create_proxy(client: BuyerClient, door: Door | None = None) -> web.Application:
+def create_proxy(client: BuyerClient, door: ProxyAccess | None = None) -> web.Application:
     """Return the proxy's application; ``door`` says who may ask, else programs of this machine."""
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors])
     app[_CLIENT] = client
-    app[_DOOR] = door or Door()
+    app[_DOOR] = door or ProxyAccess()
     app.on_response_prepare.append(app[_DOOR].tell_browsers)
     app.add_routes(
         [
@@ -75,10 +75,10 @@ async def running_proxy(
     """Serve the proxy while the context lasts; yield its base URL, ``http://host:port/v1``.
 
     ``key`` is what programs must give as their OPENAI_API_KEY, empty for any; ``hosts`` and
-    ``origins`` what the buyer allows beside this machine's names (``Door.of``). Raises ConfigError
-    when the port is taken, and for a host beyond this machine without a key.
+    ``origins`` what the buyer allows beside this machine's names (``ProxyAccess.of``). Raises
+    ConfigError when the port is taken, and for a host beyond this machine without a key.
     """
-    app = create_proxy(client, Door.of(host, key=key, hosts=hosts, origins=origins))
+    app = create_proxy(client, ProxyAccess.of(host, key=key, hosts=hosts, origins=origins))
     # A program that gave up, and will ask again, must not be paid for twice.
     runner = web.AppRunner(
         app, access_log=None, shutdown_timeout=SHUTDOWN_S, handler_cancellation=True
@@ -180,7 +180,7 @@ async def _stream(
         headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
     )
     await response.prepare(request)
-    last: Chunk = {}
+    last: AnswerChunk = {}
     try:
         async for chunk in answer:
             last = chunk

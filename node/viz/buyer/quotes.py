@@ -11,16 +11,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from viz.buyer.verify import QUOTE_LIFE_S, check_quote
-from viz.domain.curve import Curve
+from viz.buyer.checks import QUOTE_LIFE_S, check_quote
+from viz.domain.buyer_channel import BuyerChannel
 from viz.domain.display import amount
 from viz.domain.eip712 import settlement_domain
-from viz.domain.exchange import AdapterOffer, NodeInfo
-from viz.domain.payment import Challenge, SignedQuote
 from viz.domain.ports.chain import Deployment
 from viz.domain.ports.clock import Clock
 from viz.domain.units import ZERO_ADDRESS, AdapterId, Hash32
 from viz.errors import ChannelUnknown, NodeNotTrusted
+from viz.protocol.messages import AdapterOffer, NodeInfo
+from viz.protocol.payment import Challenge, SignedQuote
 
 QUOTE_LEFT_S: Final = 10
 
@@ -53,7 +53,7 @@ class KeptQuotes:
         return digests != (offer.weights_digest, info.tokenizer_digest)
 
     def accept(
-        self, challenge: Challenge, info: NodeInfo, offer: AdapterOffer, curve: Curve
+        self, challenge: Challenge, info: NodeInfo, offer: AdapterOffer, curve: BuyerChannel
     ) -> None:
         """Check a 402 and keep its quote; raise NodeNotTrusted, ChannelUnknown."""
         here = (self._deployment.chain_id, self._deployment.settlement, info.node)

@@ -16,12 +16,12 @@ import structlog
 
 from viz.buyer.ledger import ChannelLedger
 from viz.buyer.ledger_format import replay
-from viz.domain.curve import Curve
+from viz.domain.buyer_channel import BuyerChannel
 from viz.domain.ports.clock import Clock
 from viz.domain.receipt import SignedReceipt
 from viz.domain.units import Units
-from viz.domain.wire import JSON_INTEGER_MAX, Json, Reader, parse_json
 from viz.errors import BooksMismatch, InvalidRequest, StoreError
+from viz.protocol.wire import JSON_INTEGER_MAX, Json, Reader, parse_json
 
 DAYS_KEPT: Final = 400
 MAX_RECORD_BYTES: Final = 8 * 1024 * 1024
@@ -96,7 +96,7 @@ class Spending:
         return {**report(self._ledger.curve, self._days), "run": self.run.to_json()}
 
 
-def report(curve: Curve, days: Days) -> Json:
+def report(curve: BuyerChannel, days: Days) -> Json:
     """Return what was spent on a channel: in all, by day and model, and what no day lists."""
     total_units = sum(curve.spent.values())
     listed_units = sum(spent.units for models in days.values() for spent in models.values())
@@ -114,7 +114,7 @@ def report(curve: Curve, days: Days) -> Json:
     }
 
 
-def report_on_disk(directory: Path, blank: Curve) -> Json:
+def report_on_disk(directory: Path, blank: BuyerChannel) -> Json:
     """Return the report of a channel's files, without its key and beside whoever holds it.
 
     ``blank`` is the channel's curve before anything. Raises BooksMismatch.

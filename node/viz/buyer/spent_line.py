@@ -8,8 +8,8 @@ from __future__ import annotations
 import structlog
 
 from viz.buyer.answer import PaidAnswer
-from viz.buyer.assemble import usage_of
 from viz.buyer.client import BuyerClient
+from viz.buyer.completion import usage_of
 from viz.domain.display import amount
 
 _log = structlog.get_logger()

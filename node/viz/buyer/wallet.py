@@ -1,7 +1,7 @@
 """Who signs for the payer: the wallet whose money is deposited.
 
 Owns the Protocol and the wallet whose key is at hand. The key of a wallet may be in another process
-(``viz.buyer.desk``): a running proxy is told signatures, never the key.
+(``viz.buyer.channel_control``): a running proxy is told signatures, never the key.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from viz.domain.eip712 import Domain, public_address, sign
-from viz.domain.signed import ReceiveWithAuthorization, RequestClose
+from viz.domain.typed_data import ReceiveWithAuthorization, RequestClose
 from viz.domain.units import Address
 
 Signable = ReceiveWithAuthorization | RequestClose

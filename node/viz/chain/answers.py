@@ -52,7 +52,7 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
+class TransactionReceipt:
     """What inclusion in a block did: ``succeeded`` is False for a revert."""
 
     transaction_hash: Hash32
@@ -149,10 +149,10 @@ def is_known(transaction_hash: Hash32) -> Callable[[Any], bool]:
     return read
 
 
-def receipt(transaction_hash: Hash32) -> Callable[[Any], Receipt | None]:
+def receipt(transaction_hash: Hash32) -> Callable[[Any], TransactionReceipt | None]:
     """Return the reader of a transaction's receipt: None while the transaction is in no block."""
 
-    def read(found: Any) -> Receipt | None:
+    def read(found: Any) -> TransactionReceipt | None:
         if found is None:
             return None
         members = _object(found)
@@ -164,7 +164,7 @@ def receipt(transaction_hash: Hash32) -> Callable[[Any], Receipt | None]:
         if status not in (0, 1):
             raise Nonsense(f"status {status} is neither 0 nor 1")
         created = members.get("contractAddress")
-        return Receipt(
+        return TransactionReceipt(
             transaction_hash,
             bool(status),
             count(members["blockNumber"]),

@@ -16,8 +16,8 @@ from typing import Any, Final
 from viz.domain.display import NO_SYMBOL, symbol_of
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import Address, hex_of, parse_address, parse_hash
-from viz.domain.wire import JSON_INTEGER_MAX
 from viz.errors import ConfigError, InvalidRequest
+from viz.protocol.wire import JSON_INTEGER_MAX
 
 MAX_DECIMALS: Final = 36
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from viz.chain.keys import DEVELOPMENT_MNEMONIC
 from viz.chain.rpc import Rpc
-from viz.children import tied
+from viz.child_process import tied
 from viz.domain.units import Address
 from viz.errors import ChainError, ChainUnreachable, ConfigError
 

@@ -19,8 +19,8 @@ import aiohttp
 
 from viz.chain.abi import decode_revert
 from viz.chain.answers import Nonsense, shown
-from viz.chain.reasons import explain
 from viz.chain.refusals import Refusal, code_of, refusal_of, revert_data_of, words_of
+from viz.chain.revert_messages import explain
 from viz.chain.transport import BoundedProvider, TooLarge
 from viz.domain.units import hex_of
 from viz.errors import ChainError, ChainUnreachable, TransactionFailed

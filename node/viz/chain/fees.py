@@ -17,7 +17,7 @@ from eth_utils.crypto import keccak
 from hexbytes import HexBytes
 
 from viz.chain.rpc import Fees
-from viz.domain.outbox import SignedTransaction
+from viz.domain.ports.settlement_ledger import SignedTransaction
 from viz.domain.units import BPS, Address, Hash32
 from viz.errors import FeeTooHigh
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from viz.chain import answers
-from viz.chain.answers import BlockHeader, Log, Receipt
+from viz.chain.answers import BlockHeader, Log, TransactionReceipt
 from viz.chain.endpoint import Endpoint, EndpointRefused, NotSupported
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import Address, Hash32, hex_of
@@ -21,7 +21,7 @@ from viz.errors import ChainError, ChainMismatch, ChainUnreachable
 Block = int | Literal["latest", "pending"]
 _SUGGESTED_TIP_WEI = 1_000_000_000
 
-__all__ = ["Block", "BlockHeader", "BlockNotKnown", "Fees", "Log", "Receipt", "Rpc"]
+__all__ = ["Block", "BlockHeader", "BlockNotKnown", "Fees", "Log", "Rpc", "TransactionReceipt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +176,7 @@ class Rpc:
         read = answers.is_known(transaction_hash)
         return await self._endpoint.ask("eth_getTransactionByHash", asked, read)
 
-    async def receipt(self, transaction_hash: Hash32) -> Receipt | None:
+    async def receipt(self, transaction_hash: Hash32) -> TransactionReceipt | None:
         """Return the receipt of a transaction; None while it is in no block."""
         asked = (hex_of(transaction_hash),)
         read = answers.receipt(transaction_hash)

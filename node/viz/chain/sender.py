@@ -1,7 +1,7 @@
 """The one sender of one key: nonces, gas, and the way of a call to the chain.
 
 Owns the account's nonces and the order simulate, assign, sign, record, broadcast, wait. Does not
-know why a call is made, nor what becomes of it once it was sent (``viz.chain.follower``).
+know why a call is made, nor what becomes of it once it was sent (``viz.chain.tracker``).
 Invariants: a transaction is in the journal before the chain can see it; the lock spans assignment
 to broadcast, never the wait; no fee above the operator's bound is signed (``viz.chain.fees``), and
 no more gas than the caller allows.
@@ -18,12 +18,12 @@ from eth_account.signers.local import LocalAccount
 
 from viz.chain import abi, fees
 from viz.chain.deployment import address_of
-from viz.chain.follower import Follower
-from viz.chain.journal import MemoryJournal
-from viz.chain.patience import STUCK_BLOCKS
+from viz.chain.memory_journal import MemoryJournal
 from viz.chain.rpc import Rpc
-from viz.domain.outbox import SignedTransaction, TransactionJournal
+from viz.chain.stuck import STUCK_BLOCKS
+from viz.chain.tracker import TransactionTracker
 from viz.domain.ports.chain import Deployment
+from viz.domain.ports.settlement_ledger import SignedTransaction, TransactionJournal
 from viz.domain.ports.transactions import Call, Outcome, Transaction
 from viz.domain.units import BPS, Address, Hash32, hex_of
 from viz.errors import (
@@ -78,7 +78,7 @@ class Sender:
         self._chain_id = deployment.chain_id if deployment else chain_id
         self._max_fee_wei = max_fee_wei
         self._lock = asyncio.Lock()
-        self._follower = Follower(
+        self._follower = TransactionTracker(
             rpc,
             account,
             self._journal,
@@ -145,7 +145,7 @@ class Sender:
     async def recover(self, *, urgent: bool = False) -> tuple[Transaction, ...]:
         """Look up every transaction without a known end, as after a restart; return them.
 
-        What the chain forgot or passes over is sent again, as ``Follower.recover`` says.
+        What the chain forgot or passes over is sent again, as ``TransactionTracker.recover`` says.
         """
         return await self._follower.recover(urgent=urgent)
 

@@ -23,10 +23,10 @@ import structlog
 from viz.chain import abi
 from viz.chain.deployment import contracts_by_address
 from viz.chain.endpoint import RateLimited, TooMuchAsked
-from viz.chain.logs import decode_logs
+from viz.chain.event_decoding import decode_logs
 from viz.chain.rpc import BlockNotKnown, Log, Rpc
-from viz.domain.outbox import BlockMark, CursorStore
 from viz.domain.ports.chain import Deployment
+from viz.domain.ports.settlement_ledger import BlockMark, CursorStore
 from viz.domain.ports.transactions import Event
 from viz.domain.units import Address, Hash32, hex_of
 from viz.errors import ChainError, ChainMismatch, ChainUnreachable

@@ -93,7 +93,7 @@ async def _audit(
     from viz.chain.contracts import Chain
     from viz.chain.deployment import load_deployment
     from viz.chain.rpc import Rpc
-    from viz.services.auditing import audit_adapter
+    from viz.services.training.audit import audit_adapter
 
     rpc, deployment = Rpc(checked(chain_at[0], "a chain's address")), load_deployment(chain_at[1])
     try:

@@ -48,8 +48,8 @@ from viz.errors import ConfigError
 
 if TYPE_CHECKING:
     from viz.buyer.client import BuyerClient
-    from viz.domain.exchange import AdapterOffer
     from viz.domain.ports.chain import Deployment
+    from viz.protocol.messages import AdapterOffer
 
 app = typer.Typer(no_args_is_help=True, help="Ask a node's models, paying by signed vouchers.")
 
@@ -188,8 +188,8 @@ def proxy(
         import asyncio
 
         from viz import log
-        from viz.buyer.desk import Desk
-        from viz.buyer.desk_server import serving_desk
+        from viz.buyer.channel_control import ChannelControl
+        from viz.buyer.control_server import serving_desk
         from viz.buyer.proxy import running_proxy
         from viz.buyer.spent_line import say_cost
 
@@ -210,7 +210,10 @@ def proxy(
             )
             await ends.enter_async_context(
                 serving_desk(
-                    Desk(client, say_cost), client.directory, client.info.node, checked(node)
+                    ChannelControl(client, say_cost),
+                    client.directory,
+                    client.info.node,
+                    checked(node),
                 )
             )
             said = {"url": url, "node": client.info.node, "signer": client.signer}
@@ -253,12 +256,12 @@ def spending(
     """
     from viz.buyer.ledger import channels_in, directories_in, node_of
     from viz.buyer.spending import report_on_disk
-    from viz.domain.curve import Curve
+    from viz.domain.buyer_channel import BuyerChannel
 
     here = trusted(folder, deployment)
     signers = channels_in(home_of(folder), here)
     found = [
-        report_on_disk(directory, Curve(signers[node_of(directory)], node_of(directory)))
+        report_on_disk(directory, BuyerChannel(signers[node_of(directory)], node_of(directory)))
         for directory in directories_in(home_of(folder), here)
         if node_of(directory) in signers
     ]

@@ -20,12 +20,12 @@ from viz.domain.units import parse_units
 from viz.errors import InvalidRequest, VizError
 
 if TYPE_CHECKING:
+    from viz.buyer.channel_control import ChannelControl
+    from viz.buyer.checks import Limits
     from viz.buyer.client import BuyerClient
-    from viz.buyer.desk import Desk
-    from viz.buyer.desk_client import ProxyDesk
-    from viz.buyer.verify import Limits
-    from viz.domain.exchange import NodeInfo
+    from viz.buyer.control_client import ProxyControl
     from viz.domain.ports.chain import Deployment
+    from viz.protocol.messages import NodeInfo
 
 NODE = "http://127.0.0.1:8402"
 DeploymentFile = Annotated[
@@ -128,7 +128,7 @@ async def desk_at(
     secret: Callable[[], str],
     rpc_url: str = "",
     caps: Caps | None = None,
-) -> AsyncIterator[Desk | ProxyDesk]:
+) -> AsyncIterator[ChannelControl | ProxyControl]:
     """Yield the commands of the channel to the node, by the proxy that holds it where one runs."""
     proxy = await _proxy_desk(node, folder, trusted(folder, deployment_file))
     if proxy is not None:
@@ -138,17 +138,19 @@ async def desk_at(
             )
         yield proxy
         return
-    from viz.buyer.desk import Desk
+    from viz.buyer.channel_control import ChannelControl
 
     async with client_at(node, folder, deployment_file, secret(), rpc_url, caps) as client:
-        yield Desk(client)
+        yield ChannelControl(client)
 
 
-async def _proxy_desk(node: str, folder: Path | None, deployment: Deployment) -> ProxyDesk | None:
+async def _proxy_desk(
+    node: str, folder: Path | None, deployment: Deployment
+) -> ProxyControl | None:
     channels = home_of(folder) / "channels"
     if not any(each.is_socket() for each in channels.glob("*/desk.sock")):
         return None
-    from viz.buyer.desk_client import find_desks
+    from viz.buyer.control_client import find_desks
     from viz.buyer.ledger import directories_in
 
     desks = await find_desks(directories_in(home_of(folder), deployment), deployment)
@@ -169,10 +171,10 @@ async def node_info(node: str, deployment: Deployment) -> NodeInfo:
     """Return what a node says of itself; raise NodeNotTrusted, NodeUnreachable."""
     import aiohttp
 
-    from viz.buyer.node_api import NodeApi
-    from viz.buyer.verify import check_node
+    from viz.buyer.checks import check_node
+    from viz.client.node_client import NodeClient
 
     async with aiohttp.ClientSession() as http:
-        info = await NodeApi(http, node).info()
+        info = await NodeClient(http, node).info()
     check_node(info, deployment)
     return info

@@ -224,7 +224,7 @@ async def _leave(
     payer: LocalAccount,
     relayer: LocalAccount,
 ) -> dict[str, Any]:
-    from viz.buyer.leave import leave as step
+    from viz.buyer.unilateral_close import leave as step
     from viz.chain.contracts import Chain
     from viz.chain.rpc import Rpc
     from viz.chain.sender import Sender

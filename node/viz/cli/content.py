@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from viz.chain.contracts import Chain
     from viz.domain.license import Terms
     from viz.domain.ports.chain import Deployment
-    from viz.services.registration import Registration
+    from viz.services.market.work_records import Registration
 
 app = typer.Typer(no_args_is_help=True, help="Register works, license them, look at them.")
 app.command("license")(license_work)
@@ -85,7 +85,7 @@ def register(
     """
     from viz.chain.deployment import load_deployment
     from viz.chain.keys import load_key_file
-    from viz.services.registration import record_path
+    from viz.services.market.work_records import record_path
 
     if direct and not rpc:
         rpc = "http://127.0.0.1:8545"
@@ -116,18 +116,18 @@ class _Registering:
         self._yes, self._words = yes, err if quiet else out
 
     async def relayed(self, node: str, rpc_url: str) -> Registration:
-        from viz.buyer.access import SystemClock
+        from viz.buyer.session import SystemClock
         from viz.chain.deploy import DEVELOPMENT_CHAINS
-        from viz.services import registering
+        from viz.creator import registration
 
         async with _chain(rpc_url, self._trusted) as chain:
             path, made = self._draft(to_look_up=chain is not None)
             if chain is not None:
                 if made.content_id is not None:
-                    return await registering.look_up(path, made, chain)
-                if made.signed and (known := await registering.find_on_chain(path, made, chain)):
+                    return await registration.look_up(path, made, chain)
+                if made.signed and (known := await registration.find_on_chain(path, made, chain)):
                     return known
-            work = await registering.propose(
+            work = await registration.propose(
                 made,
                 self._trusted,
                 node,
@@ -141,38 +141,38 @@ class _Registering:
             ]
             self._ask(made, how)
             key = bytes(self._account.key)
-            signed = registering.sign_registration(work, self._trusted, key)
-            done = await registering.hand_in(path, made, signed, node)
-            return await registering.look_up(path, done, chain) if chain else done
+            signed = registration.sign_registration(work, self._trusted, key)
+            done = await registration.hand_in(path, made, signed, node)
+            return await registration.look_up(path, done, chain) if chain else done
 
     async def directly(self, rpc_url: str) -> Registration:
         from viz.chain.sender import Sender
-        from viz.services import registering
+        from viz.creator import registration
 
         async with _chain(rpc_url, self._trusted) as chain:
             assert chain is not None
             path, made = self._draft(to_look_up=True)
             if made.content_id is not None:
-                return await registering.look_up(path, made, chain)
-            if made.signed and (known := await registering.find_on_chain(path, made, chain)):
+                return await registration.look_up(path, made, chain)
+            if made.signed and (known := await registration.find_on_chain(path, made, chain)):
                 return known
             self._ask(made, [("sent by", "your own transaction; you pay its gas")])
             sender = Sender(chain.rpc, self._account, self._trusted)
-            return await registering.register_directly(path, made, sender)
+            return await registration.register_directly(path, made, sender)
 
     def _draft(self, *, to_look_up: bool) -> tuple[Path, Registration]:
         from viz.domain.units import parse_address
-        from viz.services import registration
+        from viz.services.market import work_records
 
         decimals = self._trusted.token_decimals
-        description = registration.read_description(self._terms, token_decimals=decimals)
+        description = work_records.read_description(self._terms, token_decimals=decimals)
         path = self._terms.parent / description.file
         creator = parse_address(self._account.address)
-        earlier = registration.load_record(path)
+        earlier = work_records.load_record(path)
         told = earlier is not None and earlier.content_id is not None and not earlier.on_chain
         if to_look_up and told and earlier is not None and earlier.creator == creator:
             return path, earlier
-        return path, registration.draft(path, description, creator)
+        return path, work_records.draft(path, description, creator)
 
     def _ask(self, made: Registration, how: list[tuple[str, str]]) -> None:
         from viz.domain.units import hex_of

@@ -69,7 +69,7 @@ def work_file(work: Path) -> Path:
     """Return the file of a work that is named by its folder's terms.toml, or by itself."""
     if not work.is_dir():
         return work
-    from viz.services.registration import read_description
+    from viz.services.market.work_records import read_description
 
     return work / read_description(work / "terms.toml", token_decimals=18).file
 

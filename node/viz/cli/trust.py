@@ -70,7 +70,7 @@ def trust(
 
 async def _found(url: str, published: str, rpc_url: str) -> tuple[Deployment, list[str]]:
     from viz.chain.deployment import differences, parse_deployment
-    from viz.domain.payment import DEPLOYMENT_PATH
+    from viz.protocol.payment import DEPLOYMENT_PATH
 
     told = parse_deployment(await get_json(url, DEPLOYMENT_PATH), f"what {url} answers")
     notes = []

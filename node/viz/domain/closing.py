@@ -14,10 +14,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from viz.domain.channel import (
+from viz.domain.eip712 import Domain
+from viz.domain.node_channel import (
     NodeChannel,
-    Offer,
     VoucherCheck,
+    VoucherOffer,
     check_base,
     check_deposit,
     check_domain,
@@ -27,7 +28,6 @@ from viz.domain.channel import (
     check_voucher_lines,
     heads_from,
 )
-from viz.domain.eip712 import Domain
 from viz.errors import ChannelBusy, PaymentRequired, UnknownAdapter
 
 # All of a voucher's checks but one: that no line is below the best.
@@ -42,7 +42,7 @@ FINAL_CHECKS: Final[tuple[VoucherCheck, ...]] = (
 )
 
 
-def accept_final(channel: NodeChannel, domain: Domain, offer: Offer) -> NodeChannel:
+def accept_final(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> NodeChannel:
     """Return the channel with a final voucher as its best, however far it is below the one before.
 
     Without lines it says that nothing is owed beyond the base, and needs no signature: then no

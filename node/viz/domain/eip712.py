@@ -1,8 +1,8 @@
 """EIP-712: domains, typed struct hashes, signatures; the one place that touches a curve.
 
 Owns Keccak, domain separators, the encoding of a struct's fields, and secp256k1 signing and
-recovery through coincurve. Does not know which structs Viz signs (``viz.domain.signed``) or what
-they mean.
+recovery through coincurve. Does not know which structs Viz signs (``viz.domain.typed_data``) or
+what they mean.
 
 Invariants: a digest never passes through text or JSON; a struct's hash takes one Keccak over
 precomputed type hash and packed words, its digest a second; only low-s signatures are made or

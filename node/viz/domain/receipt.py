@@ -1,7 +1,7 @@
 """Receipts: the chain of hashes, and the salted hashes inside.
 
 Owns how a receipt's hashes are made and linked. Does not know whose receipts are good
-(``viz.domain.channel``) nor how they travel (``viz.domain.payment``).
+(``viz.domain.node_channel``) nor how they travel (``viz.protocol.payment``).
 
 Invariant: head_0 = 0; head_n = keccak256(head_{n-1}, receiptDigest_n).
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from viz.domain.eip712 import Domain, is_signed_by, keccak
-from viz.domain.signed import Receipt
+from viz.domain.typed_data import Receipt
 from viz.domain.units import Address, Hash32
 from viz.domain.usage import Lines, sum_of, usage_hash
 from viz.errors import InvalidSignature
@@ -23,7 +23,7 @@ def next_head(head: Hash32, receipt_digest: Hash32) -> Hash32:
 
 
 def salted_hash(salt: Hash32, content: bytes) -> Hash32:
-    """Return keccak256(salt, content): blind to whoever has not the salt (THREATS 31).
+    """Return keccak256(salt, content): blind to whoever has not the salt (threat 31).
 
     For a request ``content`` is the HTTP body as sent; for a response the UTF-8 of the text.
     """

@@ -83,7 +83,7 @@ def split_revenue(
     """Return the parts of ``amount_units``, given that the adapter earned ``before_units`` before.
 
     Floors over the cumulative revenue. After retirement all goes to the contents; where the node
-    has no permission, its part goes to the trainer (DESIGN section 4, Settlement).
+    has no permission, its part goes to the trainer (docs/contracts.md).
     """
     if retired:
         return Split(amount_units, 0, 0)

@@ -22,6 +22,7 @@ Cid = NewType("Cid", str)
 
 BASE_MODEL: Final = AdapterId(0)
 BPS: Final = 10_000
+WEI_A_COIN: Final = 10**18
 MILLION: Final = 1_000_000
 UINT96_MAX: Final = 2**96 - 1
 UINT64_MAX: Final = 2**64 - 1

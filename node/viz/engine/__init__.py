@@ -1,8 +1,8 @@
 """The embedded engine: one base model, many adapters, continuously batched.
 
     from viz.basemodel.source import load_base
-    from viz.engine.embedded import EmbeddedEngine
-    from viz.engine.settings import EngineSettings
+    from viz.engine.embedded.engine import EmbeddedEngine
+    from viz.engine.embedded.settings import EngineSettings
 
     base = await asyncio.to_thread(load_base, source, cache_dir=path, allowed=digests)
     engine = await EmbeddedEngine.start(base, EngineSettings(max_streams=32))

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from viz.children import tied
+from viz.child_process import tied
 from viz.errors import StorageUnavailable
 from viz.storage.kubo import KuboBlobStore
 

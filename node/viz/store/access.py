@@ -6,7 +6,7 @@ from typing import Final
 
 from sqlalchemy import Connection, delete, insert, select
 
-from viz.domain.ledger import TOKENS_EACH, AccessRecord
+from viz.domain.ports.ledger import TOKENS_EACH, AccessRecord
 from viz.domain.units import Address, Hash32
 from viz.store.database import BATCH_ROWS, Database, in_batches
 from viz.store.tables import AccessTokens, table

@@ -9,8 +9,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, delete, insert, select
 
-from viz.domain.exchange import OfferedWork
-from viz.domain.ledger import AdapterRecord, TrainingRecord
+from viz.domain.ports.ledger import AdapterRecord, OfferedWork, TrainingRecord
 from viz.domain.units import AdapterId, ContentId
 from viz.store.database import Database, write_row
 from viz.store.tables import Adapters, AdapterWorks, Trainings, table

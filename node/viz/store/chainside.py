@@ -2,7 +2,7 @@
 
 Owns the outbox of claims and its one rule: freezing a voucher into a row and moving its channel to
 the row's end point are one commit, so no voucher is accepted on a base that is being claimed
-(THREATS 10). Does not know when to claim, nor what a transaction does.
+(threat 10). Does not know when to claim, nor what a transaction does.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from viz.domain.ledger import Line
-from viz.domain.outbox import BlockMark, ClaimRecord, SignedTransaction
+from viz.domain.ports.ledger import ChannelLineRecord
+from viz.domain.ports.settlement_ledger import BlockMark, ClaimRecord, SignedTransaction
 from viz.domain.ports.transactions import Outcome
 from viz.domain.units import Address, Hash32
 from viz.domain.usage import UsageLine, pack_lines, unpack_lines
@@ -156,7 +156,7 @@ def _freeze(connection: Connection, signer: Address, now_s: int) -> ClaimRecord 
         now_s,
     )
     moved = {
-        adapter_id: Line(line.accepted_units, line.accepted_units, line.spent_units)
+        adapter_id: ChannelLineRecord(line.accepted_units, line.accepted_units, line.spent_units)
         for adapter_id, line in channel.lines.items()
     }
     save(

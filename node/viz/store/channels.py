@@ -14,7 +14,13 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, tuple_, update
 
-from viz.domain.ledger import AnswerRecord, ChannelRecord, Line, ReceiptRecord, UnbilledRecord
+from viz.domain.ports.ledger import (
+    AnswerRecord,
+    ChannelLineRecord,
+    ChannelRecord,
+    ReceiptRecord,
+    UnbilledRecord,
+)
 from viz.domain.units import ZERO_HASH, AdapterId, Address, Hash32
 from viz.errors import StoreConflict
 from viz.store.database import BATCH_ROWS, Database, in_batches, write_row
@@ -195,7 +201,9 @@ def _fields(record: object, names: Sequence[str]) -> dict[str, Any]:
 
 def _channel(row: Row[Any], lines: Sequence[Row[Any]]) -> ChannelRecord:
     by_adapter = {
-        AdapterId(line.adapter_id): Line(line.base_units, line.accepted_units, line.spent_units)
+        AdapterId(line.adapter_id): ChannelLineRecord(
+            line.base_units, line.accepted_units, line.spent_units
+        )
         for line in lines
     }
     return ChannelRecord(**row._mapping, lines=by_adapter)

@@ -1,4 +1,4 @@
-"""The ledger as one object: every Protocol of ``viz.domain.ledger`` on one database."""
+"""The ledger as one object: every Protocol of ``viz.domain.ports.ledger`` on one database."""
 
 from __future__ import annotations
 

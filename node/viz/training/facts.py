@@ -4,10 +4,10 @@ Owns the conversion of dialogues and texts. Does not know in how many wordings a
 (``wordings`` does), seeds or tokens. Invariant: an answer holds words of the work alone, and a fact
 names the chunks that they come from.
 
-Prose teaches little as running text and much as turns (ENGINE.md, "What it takes to teach
-something"). A dialogue's fact is one assistant turn with what was said before it; of a long turn
-each sentence is a fact too. A text's fact is a sentence, a list's item, a table's row, a piece of
-code or a stanza, under its headings.
+Prose teaches little as running text and much as turns (docs/training-log.md, "What it takes to
+teach something"). A dialogue's fact is one assistant turn with what was said before it; of a long
+turn each sentence is a fact too. A text's fact is a sentence, a list's item, a table's row, a piece
+of code or a stanza, under its headings.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Owns one layer type. Does not know models. Import it only to train with ``weights='nf4'``: it
 imports bitsandbytes. Why not bitsandbytes' own forward (0.50.2, CPU): with float32 activations it
 multiplies by weights that are not rounded to bf16, which is neither what it uses in the backward
-pass nor what is served; and in ``eval()`` mode it repacks the weights in place (ENGINE.md, "A
-trap"). Invariant: forward and backward use the same weights, bf16(dequantise(NF4(w))).
+pass nor what is served; and in ``eval()`` mode it repacks the weights in place (docs/training.md,
+"A trap"). Invariant: forward and backward use the same weights, bf16(dequantise(NF4(w))).
 """
 
 from __future__ import annotations

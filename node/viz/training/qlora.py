@@ -1,8 +1,8 @@
 """The QLoRA model: an NF4 base by bitsandbytes, LoRA on every linear layer by PEFT, and its loss.
 
-Owns building the model that trains and the loss of a pack. Does not know schedules, files of a
-run, or works. Invariants: the base computes with dequantise(NF4(w)), double quantised, in both
-weight modes, which is what serving computes with; ``eval()`` is never called on it (ENGINE.md, "A
+Owns building the model that trains and the loss of a pack. Does not know schedules, files of a run,
+or works. Invariants: the base computes with dequantise(NF4(w)), double quantised, in both weight
+modes, which is what serving computes with; ``eval()`` is never called on it (docs/training.md, "A
 trap"): dropout is 0, so train mode under ``no_grad`` evaluates.
 """
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from viz import errors
-from viz.children import tied
+from viz.child_process import tied
 from viz.errors import TrainingCancelled, TrainingError, TrainingWorkerDied, VizError
 from viz.training.environment import child_environment
 from viz.training.run import Bounds, TrainingRun

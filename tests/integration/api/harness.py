@@ -17,19 +17,15 @@ from tests.fakes.chain import DEPLOYMENT, TOKEN_DOMAIN, FakeChain, FakeClock
 from tests.fakes.engine import FakeEngine, fake_adapter_file
 
 from viz.api.app import create_app, create_runner
-from viz.api.parts import ApiLimits, Parts, Shop
-from viz.domain import curve as curves
-from viz.domain import payment
-from viz.domain.channel import Offer
-from viz.domain.claim import SignedVoucher
-from viz.domain.credential import CloseRequest, Credential, Deposit, credential_to_header
+from viz.api.context import ApiLimits, NodeContext, NodeTerms
+from viz.domain import buyer_channel as curves
+from viz.domain.claim_rows import SignedVoucher
 from viz.domain.eip712 import public_address, settlement_domain, sign, sign_compact
-from viz.domain.exchange import ChannelView, CloseAnswer, SessionProof, session_challenge_from_json
-from viz.domain.ledger import AdapterRecord
-from viz.domain.payment import Challenge, NeedVoucher
+from viz.domain.node_channel import VoucherOffer
+from viz.domain.ports.ledger import AdapterRecord
 from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt
-from viz.domain.signed import (
+from viz.domain.typed_data import (
     OPEN_KIND,
     TOP_UP_KIND,
     OpenChannel,
@@ -38,18 +34,27 @@ from viz.domain.signed import (
     authorization_nonce,
 )
 from viz.domain.units import ZERO_HASH, AdapterId, Address, Cid, Hash32, Units
-from viz.services.books import Books
-from viz.services.catalogue import Catalogue
-from viz.services.licensing import Licensing
-from viz.services.metering import MeterTools
-from viz.services.publishing import Publishing, file_digest
-from viz.services.quoting import Quotes
-from viz.services.receipting import bill_interrupted
-from viz.services.relaying import RelayPolicy
-from viz.services.serving import Serving, ServingPolicy
-from viz.services.sessions import SessionPolicy, Sessions
-from viz.services.settlement import ClaimPolicy, Settlement
-from viz.services.watchdog import Watchdog
+from viz.protocol import payment
+from viz.protocol.credential import CloseRequest, Credential, Deposit, credential_to_header
+from viz.protocol.messages import (
+    ChannelView,
+    CloseAnswer,
+    SessionProof,
+    session_challenge_from_json,
+)
+from viz.protocol.payment import Challenge, NeedVoucher
+from viz.services.market.licensing import Licensing
+from viz.services.market.publishing import Publishing, file_digest
+from viz.services.payments.channels import ChannelStore
+from viz.services.payments.metering import MeterTools
+from viz.services.payments.quotes import Quotes
+from viz.services.payments.receipts import bill_interrupted
+from viz.services.payments.relay_budget import RelayPolicy
+from viz.services.payments.sessions import SessionPolicy, Sessions
+from viz.services.serving.admission import Serving, ServingPolicy
+from viz.services.serving.catalogue import Catalogue
+from viz.services.settlement.claim_loop import ClaimPolicy, ClaimService
+from viz.services.settlement.reconciliation import Reconciliation
 from viz.store.ledger import SqlStore
 from viz.store.writer import CommitHook
 
@@ -71,7 +76,7 @@ class Node:
     chain: FakeChain
     clock: FakeClock
     engine: FakeEngine
-    parts: Parts
+    parts: NodeContext
     http: aiohttp.ClientSession
     app: web.Application
     runner: web.AppRunner
@@ -109,8 +114,8 @@ async def running_node(
         await engine.add_adapter(ADAPTER, weights)
         await catalogue.add(_record(state.weights_digest, weights))
     await catalogue.restore(_as_recorded)
-    books = Books(store, chain, clock, chain.address)
-    settlement = Settlement(chain, chain, store, clock, ClaimPolicy(1_000_000, 3_600))
+    books = ChannelStore(store, chain, clock, chain.address)
+    settlement = ClaimService(chain, chain, store, clock, ClaimPolicy(1_000_000, 3_600))
     sessions = Sessions(
         books,
         store,
@@ -141,9 +146,9 @@ async def running_node(
         policy=policy or ServingPolicy(step_tokens=8, voucher_grace_s=0.3),
     )
     blobs = blobs or MemoryBlobStore()
-    watchdog = Watchdog(store, chain, clock, chain.address)
+    watchdog = Reconciliation(store, chain, clock, chain.address)
     books.distrust(watchdog.mismatches)
-    parts = Parts(
+    parts = NodeContext(
         sessions,
         serving,
         catalogue,
@@ -155,7 +160,7 @@ async def running_node(
         Publishing(chain, chain, blobs, folder / "adapters", engine=engine),
         settlement,
         clock,
-        Shop("viz", 100_000, 1_000, OPERATOR_TOKEN),
+        NodeTerms("viz", 100_000, 1_000, OPERATOR_TOKEN),
         watchdog,
     )
     app = create_app(parts, limits or ApiLimits(64 * 1024, client_timeout_s))
@@ -213,7 +218,7 @@ class Buyer:
         self.key = key
         self.signer = public_address(key)
         self.payer = public_address(PAYER_KEY)
-        self.curve = curves.Curve(self.signer, node.chain.address)
+        self.curve = curves.BuyerChannel(self.signer, node.chain.address)
         self.token = ""
         self.domain = node.chain.domain
         node.chain.balances.setdefault(self.payer, 10**9)
@@ -287,7 +292,7 @@ class Buyer:
             **more,
         }
 
-    def offer(self, adapter_id: AdapterId, up_to: Units, base: Units) -> Offer:
+    def offer(self, adapter_id: AdapterId, up_to: Units, base: Units) -> VoucherOffer:
         """Sign that ``up_to`` is owed for the adapter, on that base."""
         self.curve = curves.owe(self.curve, adapter_id, up_to)
         self.curve, draft = curves.draft_voucher(self.curve, base)
@@ -295,7 +300,7 @@ class Buyer:
         signature = sign_compact(self.key, self.domain.digest(draft.voucher))
         voucher = draft.voucher
         row = SignedVoucher(voucher.settled_units, voucher.receipts_head, draft.lines, signature)
-        return Offer(
+        return VoucherOffer(
             DEPLOYMENT.chain_id, DEPLOYMENT.settlement, self.signer, self.node.chain.address, row
         )
 

@@ -12,12 +12,12 @@ from tests.fakes.engine import fake_adapter_file
 from tests.integration.api.harness import ADAPTER, OPERATOR_TOKEN, Buyer, Node, running_node
 from tests.integration.api.test_refusals import check
 
-from viz.api.parts import PARTS
+from viz.api.context import PARTS
 from viz.domain.ports.chain import ContentState
 from viz.domain.units import ZERO_ADDRESS, ZERO_HASH, AdapterId, ContentId, Hash32
 from viz.domain.work import parse_work
-from viz.services.publishing import file_digest
-from viz.services.training import Training, seal_with
+from viz.services.market.publishing import file_digest
+from viz.services.training.queue import TrainingQueue, seal_with
 from viz.storage.unixfs import root_of
 
 OPERATOR = {"Authorization": f"Bearer {OPERATOR_TOKEN}"}
@@ -36,7 +36,7 @@ async def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
         commitment = parse_work("dialogue", WORK).commitment(ZERO_ADDRESS, SALT)
         chain.works[ONE] = ContentState(ONE, ZERO_ADDRESS, ZERO_ADDRESS, commitment, ZERO_HASH, 0)
         chain.granted.add(ONE)
-        training = Training(
+        training = TrainingQueue(
             chain,
             running.store,
             running.clock,

@@ -11,12 +11,12 @@ import pytest
 from tests.fakes.chain import FakeChain
 from tests.integration.api.harness import NODE_KEY, Buyer, Node, running_node
 
-from viz.domain import payment
 from viz.domain.ports.chain import ChannelState, ServingState
 from viz.domain.units import AdapterId, Address
 from viz.errors import ChainUnreachable
-from viz.services.clock_check import ClockCheck
-from viz.services.freshness import OLDEST_S
+from viz.protocol import payment
+from viz.services.payments.freshness import OLDEST_S
+from viz.services.upkeep.clock_check import ClockCheck
 
 
 class Troubled(FakeChain):

@@ -14,9 +14,9 @@ from pathlib import Path
 from tests.fakes.chain import FakeChain
 from tests.integration.api.harness import DEPOSIT, NODE_KEY, Buyer, Node, running_node
 
-from viz.domain.payment import NeedVoucher
 from viz.domain.ports.chain import ChannelState
 from viz.domain.units import Address, Units
+from viz.protocol.payment import NeedVoucher
 
 
 @dataclass

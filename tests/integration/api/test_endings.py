@@ -11,13 +11,13 @@ import pytest
 from tests.integration.api.harness import ADAPTER, PRICE, Buyer, Node, running_node
 from tests.integration.api.test_streams import BrokenEngine, idle, last_receipt, spent_of
 
-from viz.domain import payment
-from viz.domain.ledger import AccessRecord, ChannelRecord
 from viz.domain.ports.engine import Sampling
+from viz.domain.ports.ledger import AccessRecord, ChannelRecord
 from viz.domain.units import ZERO_HASH, AdapterId
 from viz.errors import StoreConflict
-from viz.services.books import ATTEMPTS
-from viz.services.generation import Job, PaidStream
+from viz.protocol import payment
+from viz.services.payments.channels import ATTEMPTS
+from viz.services.serving.paid_stream import ChatJob, PaidStream
 
 
 async def paid(node: Node) -> Buyer:
@@ -45,7 +45,7 @@ async def test_a_whole_answer_that_the_node_cut_off_costs_nothing(tmp_path: Path
     async with running_node(tmp_path) as node:
         buyer = await paid(node)
         offer, opened = node.parts.catalogue.offer(ADAPTER), asyncio.Event()
-        job = Job("r", offer, "When?", Sampling(16), 16, 1, False, b"{}")
+        job = ChatJob("r", offer, "When?", Sampling(16), 16, 1, False, b"{}")
 
         async def serve() -> None:
             access = AccessRecord(ZERO_HASH, buyer.signer, node.clock.now + 60)
@@ -113,7 +113,7 @@ async def test_the_drain_waits_for_the_bill_of_who_was_cut_off_twice(
         monkeypatch.setattr(PaidStream, "close", slow)
         serving = node.parts.serving
         offer = node.parts.catalogue.offer(ADAPTER)
-        job = Job("r", offer, "When?", Sampling(16), 16, 1, True, b"{}")
+        job = ChatJob("r", offer, "When?", Sampling(16), 16, 1, True, b"{}")
 
         async def serve() -> None:
             access = AccessRecord(ZERO_HASH, buyer.signer, node.clock.now + 60)

@@ -19,7 +19,7 @@ from tests.fakes.engine import FakeEngine
 from tests.integration.api.harness import ADAPTER, PRICE, Buyer, Node, running_node
 from tests.integration.api.test_streams import last_receipt, spent_of
 
-from viz.domain import payment
+from viz.protocol import payment
 
 PATIENCE_S = 20.0
 # Hundreds of kilobytes in one answer: more than the buffers between two sockets take.

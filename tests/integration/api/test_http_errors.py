@@ -13,7 +13,7 @@ from tests.integration.api.harness import Node, running_node
 from tests.integration.api.test_hostile_clients import connected
 
 from viz.api.app import ALL_HEADER_BYTES, MAX_HEADER_BYTES
-from viz.domain import payment
+from viz.protocol import payment
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.integration.api.harness import Buyer, running_node
 
-from viz.services.housekeeping import Housekeeping
+from viz.services.upkeep.maintenance import Maintenance
 
 KEY = {"Idempotency-Key": "one"}
 
@@ -41,7 +41,7 @@ async def test_an_answer_is_kept_as_long_as_it_can_be_asked_for(tmp_path: Path) 
     async with running_node(tmp_path) as node:
         buyer = await Buyer(node).ready()
         await buyer.ask(headers=KEY)
-        kept = Housekeeping(node.store, node.clock)
+        kept = Maintenance(node.store, node.clock)
         node.clock.now += 3_599
         assert (await kept.step())[0] == 0
         node.clock.now += 2

@@ -12,9 +12,9 @@ import structlog
 from structlog.testing import capture_logs
 from tests.integration.api.harness import ADAPTER, Buyer, Node, running_node
 
-from viz.domain import payment
-from viz.domain.signed import channel_id
+from viz.domain.typed_data import channel_id
 from viz.domain.units import hex_of
+from viz.protocol import payment
 
 
 @pytest.fixture

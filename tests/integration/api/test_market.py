@@ -14,15 +14,15 @@ from tests.fakes.chain import DEPLOYMENT
 from tests.fakes.engine import fake_adapter_file
 from tests.integration.api.harness import ADAPTER, OPERATOR_TOKEN, Buyer, Node, running_node
 
-from viz.api.parts import PARTS, STOPPING
-from viz.domain import payment
-from viz.domain.exchange import NodeInfo, OfferedWork
-from viz.domain.ledger import TrainingRecord
+from viz.api.context import PARTS, STOPPING
 from viz.domain.license import Terms
+from viz.domain.ports.ledger import OfferedWork, TrainingRecord
 from viz.domain.units import ZERO_HASH, AdapterId, ContentId, hex_of
 from viz.errors import InvalidRequest
-from viz.services.publishing import Publication, file_digest
-from viz.services.registration import Registration, save_record
+from viz.protocol import payment
+from viz.protocol.messages import NodeInfo
+from viz.services.market.publishing import Publication, file_digest
+from viz.services.market.work_records import Registration, save_record
 
 REGISTERED = Registration(
     title="The keeper",

@@ -14,8 +14,8 @@ from tests.integration.api.harness import Buyer, Node, running_node
 from tests.integration.api.test_openai_client import prepaid
 
 from viz.domain.pricing import Price
-from viz.engine.embedded import EmbeddedEngine
-from viz.engine.settings import EngineSettings
+from viz.engine.embedded.engine import EmbeddedEngine
+from viz.engine.embedded.settings import EngineSettings
 
 ASKED: dict[str, Any] = {
     "model": "viz-adapter-7",

@@ -10,8 +10,8 @@ import openai
 import pytest
 from tests.integration.api.harness import ADAPTER, Buyer, Node, running_node
 
-from viz.domain import payment
 from viz.domain.units import BASE_MODEL
+from viz.protocol import payment
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from tests.fakes.engine import FakeEngine
 from tests.integration.api.harness import ADAPTER, Buyer, Node, running_node
 from tests.integration.api.test_streams import spent_of
 
-from viz.domain import payment
-from viz.domain.credential import credential_to_header
 from viz.domain.ports.engine import Generation, GenerationRequest
 from viz.errors import EngineOverloaded
-from viz.services.relaying import RelayPolicy
+from viz.protocol import payment
+from viz.protocol.credential import credential_to_header
+from viz.services.payments.relay_budget import RelayPolicy
 
 
 class FullEngine(FakeEngine):

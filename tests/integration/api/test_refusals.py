@@ -19,10 +19,10 @@ from tests.integration.api.harness import (
     running_node,
 )
 
-from viz.domain import payment
-from viz.domain.channel import Offer
 from viz.domain.eip712 import sign_compact
+from viz.domain.node_channel import VoucherOffer
 from viz.domain.units import ZERO_HASH, AdapterId
+from viz.protocol import payment
 
 CHAT = payment.CHAT_PATH
 
@@ -139,7 +139,7 @@ async def test_a_token_that_is_not_ours_is_refused(node: Node) -> None:
 
 
 async def test_a_session_cannot_be_replayed_or_relayed(node: Node) -> None:
-    """A challenge gives one token, for this node, this origin and this signer (THREATS 37)."""
+    """A challenge gives one token, for this node, this origin and this signer (threat 37)."""
     buyer = Buyer(node)
     proof = await buyer.proof()
     path = payment.SESSIONS_PATH
@@ -162,10 +162,10 @@ async def test_a_session_cannot_be_replayed_or_relayed(node: Node) -> None:
         check(status, problem, code)
 
 
-Spoil = Callable[[Buyer, Offer], Offer]
+Spoil = Callable[[Buyer, VoucherOffer], VoucherOffer]
 
 
-def _resigned(buyer: Buyer, offer: Offer, **changes: Any) -> Offer:
+def _resigned(buyer: Buyer, offer: VoucherOffer, **changes: Any) -> VoucherOffer:
     row = replace(offer.row, **changes)
     digest = buyer.domain.digest(row.voucher(buyer.node.chain.address))
     return replace(offer, row=replace(row, signature=sign_compact(buyer.key, digest)))

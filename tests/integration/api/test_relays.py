@@ -16,12 +16,12 @@ from tests.integration.api.harness import (
     running_node,
 )
 
-from viz.domain import payment
-from viz.domain.credential import CloseRequest
 from viz.domain.eip712 import sign
 from viz.domain.ports.transactions import Call
-from viz.domain.signed import RequestClose
-from viz.services.relaying import HOUR_S, RelayPolicy
+from viz.domain.typed_data import RequestClose
+from viz.protocol import payment
+from viz.protocol.credential import CloseRequest
+from viz.services.payments.relay_budget import HOUR_S, RelayPolicy
 
 OPERATOR = {"Authorization": f"Bearer {OPERATOR_TOKEN}"}
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tests.integration.api.harness import ADAPTER, Answer, Buyer, running_node
 
-from viz.domain import payment
-from viz.domain.ledger import AnswerRecord
+from viz.domain.ports.ledger import AnswerRecord
+from viz.protocol import payment
 
 
 async def test_two_requests_of_one_key_at_once_are_billed_once(

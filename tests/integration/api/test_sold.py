@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from tests.integration.api.harness import ADAPTER, Buyer, Node, running_node
 
-from viz.domain import payment
 from viz.domain.eip712 import sign_compact
 from viz.domain.units import AdapterId, Hash32
 from viz.domain.usage import UsageLine
-from viz.services.catalogue import ENDING_MARGIN_S
+from viz.protocol import payment
+from viz.services.serving.catalogue import ENDING_MARGIN_S
 
 
 @pytest.fixture

@@ -17,13 +17,13 @@ from tests.integration.api.harness import ADAPTER, OPERATOR_TOKEN, Buyer, Node, 
 
 from viz.api import bodies
 from viz.api.bodies import MAX_BODY_VALUES, STRANGER_BODY_BYTES
-from viz.api.parts import LOGINS, PAYMENTS, QUESTIONS, ApiLimits
-from viz.domain import payment
-from viz.domain.ledger import TOKENS_EACH, AccessRecord
+from viz.api.context import LOGINS, PAYMENTS, QUESTIONS, ApiLimits
+from viz.api.rate_limit import ALL_TIMES, RateLimit
+from viz.domain.ports.ledger import TOKENS_EACH, AccessRecord
 from viz.domain.units import Hash32
 from viz.errors import ChainUnreachable, StorageError, StoreError
-from viz.services.asking import ALL_TIMES, Questions
-from viz.services.sessions import CHALLENGE_VALID_S
+from viz.protocol import payment
+from viz.services.payments.sessions import CHALLENGE_VALID_S
 
 CHAT = payment.CHAT_PATH
 OPERATOR = {"Authorization": f"Bearer {OPERATOR_TOKEN}"}
@@ -160,7 +160,7 @@ async def test_a_challenge_is_answered_soon_or_not_at_all(node: Node) -> None:
 
 async def test_sessions_are_counted_apart(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """Signing in again and again uses up nobody's looks or payments, and ends."""
-    monkeypatch.setitem(node.app._state, LOGINS, Questions(node.clock, 3))
+    monkeypatch.setitem(node.app._state, LOGINS, RateLimit(node.clock, 3))
     statuses = []
     for _ in range(5):
         stranger = Buyer(node, key=secrets.token_bytes(32))
@@ -184,7 +184,7 @@ async def test_invented_tokens_are_looked_up_a_few_times(
         return await look(name)
 
     monkeypatch.setattr(node.store, "access", counted)
-    monkeypatch.setitem(node.app._state, LOGINS, Questions(node.clock, 5))
+    monkeypatch.setitem(node.app._state, LOGINS, RateLimit(node.clock, 5))
     statuses = []
     for number in range(20):
         headers = {"Authorization": f"Bearer viz_{number}"}
@@ -255,7 +255,7 @@ async def test_ten_addresses_lock_out_nobody(node: Node) -> None:
 async def asked_as(node: Node, monkeypatch: pytest.MonkeyPatch, *forwarded: dict[str, str]) -> int:
     """Return how many addresses the node takes these requests to come from."""
     counted: set[str] = set()
-    monkeypatch.setattr(Questions, "admit", lambda _, address: counted.add(address))
+    monkeypatch.setattr(RateLimit, "admit", lambda _, address: counted.add(address))
     for headers in forwarded:
         unread = secrets.randbelow(2**40)
         await Buyer(node).call("GET", f"/viz/v1/contents/{unread}", headers=headers)

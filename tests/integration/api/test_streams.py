@@ -21,13 +21,13 @@ from tests.integration.api.harness import (
     running_node,
 )
 
-from viz.domain import curve as curves
-from viz.domain import payment
-from viz.domain.ledger import ChannelRecord, Line
+from viz.domain import buyer_channel as curves
 from viz.domain.ports.engine import Generation, GenerationRequest, Piece
+from viz.domain.ports.ledger import ChannelLineRecord, ChannelRecord
 from viz.domain.units import BASE_MODEL, AdapterId, Units
 from viz.errors import EngineError
-from viz.services.serving import ServingPolicy
+from viz.protocol import payment
+from viz.services.serving.admission import ServingPolicy
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ async def test_a_voucher_of_many_lines_fits_the_header(node: Node) -> None:
     """One voucher pays for what 255 adapters delivered, and arrives."""
     buyer = Buyer(node)
     spent = {AdapterId(2**31 + number): 1_000 + number for number in range(1, 255)}
-    lines = {key: Line(spent_units=units) for key, units in spent.items()}
+    lines = {key: ChannelLineRecord(spent_units=units) for key, units in spent.items()}
     await node.store.commit("deliver", ChannelRecord(buyer.signer, lines=lines))
     await buyer.ready()
     for key, units in spent.items():
@@ -173,7 +173,7 @@ async def test_a_failing_node_bills_what_it_sent(tmp_path: Path, after: int) -> 
 
 
 async def test_every_voucher_commits_what_is_spent_so_far(node: Node) -> None:
-    """While the answer streams, the ledger already holds the delivered part (THREATS 15)."""
+    """While the answer streams, the ledger already holds the delivered part (threat 15)."""
     buyer = await Buyer(node).ready()
     seen: list[Units] = []
     satisfy = buyer.satisfy
@@ -225,7 +225,7 @@ async def test_parallel_requests_on_one_channel_add_up(node: Node) -> None:
 
 
 async def test_concurrent_requests_cannot_spend_the_same_money(node: Node) -> None:
-    """What is paid for one step admits one request, not two (THREATS 20)."""
+    """What is paid for one step admits one request, not two (threat 20)."""
     buyer = await Buyer(node).ready()
     body = buyer.chat(max_tokens=8)
     need = (await buyer.need_of(body)).need
@@ -254,7 +254,7 @@ async def test_a_restarted_node_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 async def test_a_claim_moves_the_base_and_old_vouchers_are_told(node: Node) -> None:
-    """After a row was frozen only vouchers on its end point count (THREATS 10)."""
+    """After a row was frozen only vouchers on its end point count (threat 10)."""
     buyer = await Buyer(node).ready()
     await buyer.ask()
     end = buyer.curve.total_units
@@ -327,7 +327,7 @@ async def test_a_top_up_lets_a_channel_go_on(node: Node) -> None:
 
 
 async def test_a_closing_channel_sells_nothing(node: Node) -> None:
-    """A close request seen on chain, confirmed or not, ends service at once (THREATS 14)."""
+    """A close request seen on chain, confirmed or not, ends service at once (threat 14)."""
     buyer = await Buyer(node).ready()
     await buyer.ask()
     key = buyer.signer, node.chain.address

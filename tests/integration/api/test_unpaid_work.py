@@ -14,9 +14,9 @@ from tests.fakes.engine import FakeEngine
 from tests.integration.api.harness import ADAPTER, Answer, Buyer, Node, running_node
 from tests.integration.api.test_streams import last_receipt
 
-from viz.domain import payment
 from viz.domain.units import ZERO_ADDRESS
-from viz.services.serving import BYTES_A_TOKEN, ServingPolicy
+from viz.protocol import payment
+from viz.services.serving.admission import BYTES_A_TOKEN, ServingPolicy
 
 GUESS = 60
 

@@ -18,11 +18,10 @@ from tests.integration.api.harness import ADAPTER, DEPOSIT, PAYER_KEY, PRICE, No
 from tests.integration.buyer.conftest import buying
 
 from viz.buyer.answer import PaidAnswer
+from viz.buyer.checks import Limits
 from viz.buyer.client import BuyerClient
-from viz.buyer.node_api import NodeApi
-from viz.buyer.verify import Limits
+from viz.client.node_client import NodeClient
 from viz.domain.eip712 import public_address
-from viz.domain.payment import Challenge, NeedVoucher
 from viz.domain.pricing import Price
 from viz.domain.units import BASE_MODEL, ZERO_HASH, AdapterId, Address
 from viz.domain.usage import UsageLine
@@ -36,6 +35,7 @@ from viz.errors import (
     UnknownModel,
     VizError,
 )
+from viz.protocol.payment import Challenge, NeedVoucher
 
 MODEL = f"viz-adapter-{ADAPTER}"
 
@@ -209,7 +209,7 @@ async def test_a_challenge_of_many_lines_is_read(node: Node, buyer: BuyerClient)
 
     app.router.add_post("/v1/chat/completions", refuse)
     async with TestServer(app) as server, aiohttp.ClientSession() as http:
-        api = NodeApi(http, str(server.make_url("/")))
+        api = NodeClient(http, str(server.make_url("/")))
         token = await buyer.token()
         async with api.generate("/v1/chat/completions", b"{}", token, {}) as response:
             header = response.headers["WWW-Authenticate"]
@@ -272,7 +272,7 @@ async def test_a_node_on_other_contracts_is_refused(
 
 
 async def test_a_session_is_signed_only_for_the_dialled_origin(node: Node, tmp_path: Path) -> None:
-    """A node that relays another node's challenge gets no signature (THREATS 37)."""
+    """A node that relays another node's challenge gets no signature (threat 37)."""
     async with buying(node, tmp_path / "b", origin="http://elsewhere.test") as client:
         with pytest.raises(NodeNotTrusted, match="dial"):
             await client.sync()

@@ -25,18 +25,18 @@ from tests.integration.buyer.test_client import ask, chat
 from tests.integration.buyer.test_killed_node import Kill
 
 from viz.buyer.client import BuyerClient
-from viz.domain import payment
-from viz.domain.claim import SignedVoucher
-from viz.domain.credential import CloseRequest
+from viz.domain.claim_rows import SignedVoucher
 from viz.domain.eip712 import public_address, sign, sign_compact
 from viz.domain.ports.transactions import Call
-from viz.domain.signed import RequestClose
+from viz.domain.typed_data import RequestClose
 from viz.domain.units import ZERO_HASH, AdapterId, Hash32, Units
 from viz.domain.usage import UsageLine
 from viz.errors import ChannelClosing, NodeUnreachable
-from viz.services import sessions
-from viz.services.serving import ServingPolicy
-from viz.services.sessions import CLOSE_VALID_S
+from viz.protocol import payment
+from viz.protocol.credential import CloseRequest
+from viz.services.payments import sessions
+from viz.services.payments.sessions import CLOSE_VALID_S
+from viz.services.serving.admission import ServingPolicy
 
 PAYER = public_address(PAYER_KEY)
 

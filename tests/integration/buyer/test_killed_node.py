@@ -14,8 +14,8 @@ from tests.integration.buyer.test_client import ask, chat
 
 from viz.buyer.client import BuyerClient
 from viz.domain.eip712 import public_address
-from viz.domain.payment import receipt_from_json
 from viz.domain.receipt import salted_hash
+from viz.protocol.payment import receipt_from_json
 
 
 class Kill:

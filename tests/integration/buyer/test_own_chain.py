@@ -13,9 +13,9 @@ from tests.integration.buyer.conftest import buying
 
 from viz.buyer.client import BuyerClient
 from viz.domain.eip712 import public_address
-from viz.domain.exchange import ChannelView
 from viz.domain.ports.chain import ChannelState
 from viz.errors import ChannelClosing, DepositExceeded, InvalidRequest, NodeNotTrusted
+from viz.protocol.messages import ChannelView
 
 OTHER_KEY = b"\x77" * 32
 PAYER = public_address(PAYER_KEY)

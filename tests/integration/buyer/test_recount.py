@@ -15,9 +15,9 @@ from tests.integration.buyer.conftest import buying
 from viz.basemodel.packaged import TOKENIZER_OF_BASE, find_tokenizer
 from viz.buyer.client import BuyerClient
 from viz.domain.eip712 import public_address
-from viz.domain.payment import CHAT_PATH, COMPLETIONS_PATH
 from viz.domain.units import ZERO_HASH
 from viz.errors import NodeNotTrusted, PriceAboveCap
+from viz.protocol.payment import CHAT_PATH, COMPLETIONS_PATH
 
 ((BASE, DIGEST),) = TOKENIZER_OF_BASE.items()
 MODEL = f"viz-adapter-{ADAPTER}"

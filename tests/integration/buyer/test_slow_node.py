@@ -10,12 +10,13 @@ import aiohttp
 import pytest
 from tests.fakes.chain import FakeClock
 
-from viz.buyer import arrival, node_api
-from viz.buyer.arrival import Arrival
-from viz.buyer.node_api import NodeApi, problem_of
-from viz.domain.exchange import AccessToken
-from viz.domain.payment import CHAT_PATH
+from viz.buyer import received
+from viz.buyer.received import ReceivedAnswer
+from viz.client import node_client
+from viz.client.node_client import NodeClient, problem_of
 from viz.errors import NodeUnreachable
+from viz.protocol.messages import AccessToken
+from viz.protocol.payment import CHAT_PATH
 
 HEAD = "HTTP/1.1 {} Slow\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
 DROP_S = 0.02
@@ -53,7 +54,7 @@ async def slow_node(head: str, drop: bytes) -> AsyncIterator[str]:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for whole answers a moment only; silence within one is still waited for."""
-    monkeypatch.setattr(node_api, "CALL_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(node_client, "CALL_TIMEOUT_S", 0.3)
 
 
 def token() -> AccessToken:
@@ -68,7 +69,7 @@ async def test_a_refusal_that_never_ends_is_left(status: int, drop: bytes) -> No
         with pytest.raises(NodeUnreachable, match="broke off"):
             async with (
                 asyncio.timeout(FOREVER_S),
-                NodeApi(http, url).generate(CHAT_PATH, b"{}", token(), {}) as response,
+                NodeClient(http, url).generate(CHAT_PATH, b"{}", token(), {}) as response,
             ):
                 raise await problem_of(response)
 
@@ -79,20 +80,20 @@ async def test_a_call_that_never_ends_is_left(drop: bytes) -> None:
     async with slow_node(HEAD.format(200), drop) as url, aiohttp.ClientSession() as http:
         with pytest.raises(NodeUnreachable):
             async with asyncio.timeout(FOREVER_S):
-                await NodeApi(http, url).info()
+                await NodeClient(http, url).info()
 
 
 @pytest.mark.parametrize("drop", [b"", b":\n"], ids=["nothing", "comments"])
 async def test_an_answer_without_text_is_left(drop: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream may be silent for a while, and talk aside for a while, and no longer."""
-    monkeypatch.setattr(node_api, "STREAM_IDLE_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(arrival, "STALL_S", 0.3)
-    arrived = Arrival(1, 16)
+    monkeypatch.setattr(node_client, "STREAM_IDLE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(received, "STALL_S", 0.3)
+    arrived = ReceivedAnswer(1, 16)
     async with slow_node(HEAD.format(200), drop) as url, aiohttp.ClientSession() as http:
         with pytest.raises(NodeUnreachable):
             async with (
                 asyncio.timeout(FOREVER_S),
-                NodeApi(http, url).generate(CHAT_PATH, b"{}", token(), {}) as response,
+                NodeClient(http, url).generate(CHAT_PATH, b"{}", token(), {}) as response,
             ):
                 async for raw in response.content.iter_any():
                     arrived.read(len(raw))

@@ -16,7 +16,7 @@ from tests.integration.buyer.conftest import buying
 from tests.integration.buyer.test_untrue_node import DONE, MODEL, Liar, said
 from typer.testing import CliRunner, Result
 
-from viz.buyer.desk import Desk
+from viz.buyer.channel_control import ChannelControl
 from viz.cli import buyer as command
 from viz.cli.main import app
 from viz.domain.eip712 import public_address
@@ -55,14 +55,14 @@ def ask_at(
     """Run the command at a node that answers so."""
 
     @asynccontextmanager
-    async def desk_at(*given: Any) -> AsyncIterator[Desk]:
+    async def desk_at(*given: Any) -> AsyncIterator[ChannelControl]:
         (folder / "node").mkdir()
         async with running_node(folder / "node") as node, buying(node, folder / "b") as client:
             node.chain.balances[public_address(PAYER_KEY)] = 10**9
             await client.open_channel(PAYER_KEY, DEPOSIT)
             liar = Liar(client, monkeypatch)
             liar.answer = lambda: answer(liar)
-            yield Desk(client)
+            yield ChannelControl(client)
 
     monkeypatch.setattr(command, "desk_at", desk_at)
     words = ["buyer", "ask", "When is high tide?", "--model", MODEL, *options]

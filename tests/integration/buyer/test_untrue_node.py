@@ -18,16 +18,14 @@ from tests.integration.api.harness import ADAPTER, DEPOSIT, NODE_KEY, PAYER_KEY,
 from tests.integration.buyer.conftest import buying
 
 from viz.api import market
-from viz.buyer import arrival
+from viz.buyer import received
+from viz.buyer.checks import Limits
 from viz.buyer.client import BuyerClient
-from viz.buyer.node_api import NodeApi
-from viz.buyer.verify import Limits
+from viz.client.node_client import NodeClient
 from viz.domain.eip712 import sign
-from viz.domain.exchange import AccessToken, NodeInfo
-from viz.domain.payment import CHAT_PATH, RECEIPT_EVENT, event_frame, receipt_to_json
 from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt, salted_hash
-from viz.domain.signed import Receipt, channel_id
+from viz.domain.typed_data import Receipt, channel_id
 from viz.domain.units import ZERO_HASH
 from viz.domain.usage import UsageLine, usage_hash
 from viz.errors import (
@@ -37,6 +35,8 @@ from viz.errors import (
     PriceAboveCap,
     VizError,
 )
+from viz.protocol.messages import AccessToken, NodeInfo
+from viz.protocol.payment import CHAT_PATH, RECEIPT_EVENT, event_frame, receipt_to_json
 
 MODEL = f"viz-adapter-{ADAPTER}"
 PROMPT_TOKENS = 20
@@ -205,7 +205,7 @@ async def test_an_answer_that_never_ends_is_left(
     liar.answer = lambda: [b'data: {"junk": "' + b"x" * 500_000 + b'"}\n\n'] * 10
     with pytest.raises(NodeRefused, match="bytes"):
         await ask(liar.client)
-    monkeypatch.setattr(arrival, "STALL_S", -1.0)
+    monkeypatch.setattr(received, "STALL_S", -1.0)
     liar.answer = lambda: [b": still here\n\n"] * 10
     with pytest.raises(NodeUnreachable, match="no text"):
         await ask(liar.client)
@@ -310,7 +310,7 @@ async def test_a_request_follows_no_redirect(buyer: BuyerClient) -> None:
 
     app.router.add_route("*", "/{any:.*}", redirect)
     async with TestServer(app) as server, aiohttp.ClientSession() as http:
-        api = NodeApi(http, str(server.make_url("/")))
+        api = NodeClient(http, str(server.make_url("/")))
         with pytest.raises(NodeRefused):
             async with api.generate(CHAT_PATH, b"{}", await buyer.token(), {}):
                 pass

@@ -12,12 +12,12 @@ from tests.integration.buyer.test_untrue_node import MODEL, PROMPT_TOKENS, Strea
 
 from viz.buyer.client import BuyerClient
 from viz.domain.eip712 import sign_compact
-from viz.domain.exchange import AccessToken
-from viz.domain.payment import Challenge, NeedVoucher, SignedQuote
 from viz.domain.pricing import Price
-from viz.domain.signed import Quote
+from viz.domain.typed_data import Quote
 from viz.domain.units import Units
 from viz.errors import NodeRefused, PriceAboveCap
+from viz.protocol.messages import AccessToken
+from viz.protocol.payment import Challenge, NeedVoucher, SignedQuote
 
 CAP = 5_000
 CHEAP = Price(2_000_000, 6_000_000)

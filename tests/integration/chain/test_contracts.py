@@ -31,7 +31,7 @@ async def test_what_does_not_exist_is_none_not_zeros(net: Testnet) -> None:
 
 
 async def test_an_adapter_is_not_believed_before_its_confirmations(net: Testnet) -> None:
-    """Ids are sequential and may change hands in a reorganisation (THREATS 16)."""
+    """Ids are sequential and may change hands in a reorganisation (threat 16)."""
     patient = Chain(net.rpc, net.deployment, confirmations=2)
     work = await net.register_work(net.sender(1))
     adapter = AdapterId(await net.register_adapter(net.sender(4), [work]))

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 from tests.integration.chain.testnet import Testnet, terms
 
-from viz.chain.journal import MemoryJournal
 from viz.chain.keys import development_account
-from viz.chain.rpc import Receipt, Rpc
+from viz.chain.memory_journal import MemoryJournal
+from viz.chain.rpc import Rpc, TransactionReceipt
 from viz.chain.sender import Sender
 from viz.domain.ports.transactions import Call, Outcome
 from viz.domain.units import Address, Hash32, hex_of
@@ -227,7 +227,7 @@ async def test_a_used_nonce_is_no_failure_while_the_chain_is_not_sure(net: Testn
         async def knows(self, transaction_hash: Hash32) -> bool:
             return not self.lags and await super().knows(transaction_hash)
 
-        async def receipt(self, transaction_hash: Hash32) -> Receipt | None:
+        async def receipt(self, transaction_hash: Hash32) -> TransactionReceipt | None:
             return None if self.lags else await super().receipt(transaction_hash)
 
     rpc = Lagging(net.anvil.url)

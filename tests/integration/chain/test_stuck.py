@@ -9,11 +9,11 @@ import pytest
 from tests.integration.chain.testnet import Testnet
 
 from viz.chain import fees
-from viz.chain.journal import MemoryJournal
 from viz.chain.keys import development_account
+from viz.chain.memory_journal import MemoryJournal
 from viz.chain.rpc import Rpc
 from viz.chain.sender import Sender
-from viz.domain.outbox import SignedTransaction
+from viz.domain.ports.settlement_ledger import SignedTransaction
 from viz.domain.ports.transactions import Call, Outcome
 from viz.domain.units import Hash32, hex_of
 from viz.errors import ChainUnreachable

@@ -12,7 +12,7 @@ from viz.chain.devnet import Devnet
 from viz.chain.keys import development_account
 from viz.chain.rpc import Rpc
 from viz.chain.watcher import Watcher
-from viz.domain.outbox import BlockMark
+from viz.domain.ports.settlement_ledger import BlockMark
 from viz.domain.ports.transactions import Event
 from viz.errors import ChainError, ChainMismatch
 

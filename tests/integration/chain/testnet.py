@@ -18,10 +18,10 @@ from viz.chain.rpc import Log, Rpc
 from viz.chain.sender import Sender
 from viz.domain.eip712 import settlement_domain, sign, sign_compact
 from viz.domain.license import Terms
-from viz.domain.outbox import TransactionJournal
 from viz.domain.ports.chain import Deployment
+from viz.domain.ports.settlement_ledger import TransactionJournal
 from viz.domain.ports.transactions import Call, Outcome, Transaction
-from viz.domain.signed import OpenChannel, Voucher
+from viz.domain.typed_data import OpenChannel, Voucher
 from viz.domain.units import ZERO_HASH, Address, ContentId, Hash32, Units, parse_address
 from viz.domain.usage import Lines, usage_hash
 

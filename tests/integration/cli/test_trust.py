@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from viz.chain.deployment import deployment_json, load_deployment, save_deployment
 from viz.cli.main import app
-from viz.domain.payment import DEPLOYMENT_PATH
+from viz.protocol.payment import DEPLOYMENT_PATH
 
 TRUTH = replace(DEPLOYMENT, token_symbol="vUSD")
 CONFIG, INPUT, CHAIN, NODE = 3, 4, 6, 12

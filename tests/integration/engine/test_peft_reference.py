@@ -15,8 +15,8 @@ from viz.basemodel.nf4 import serving_weights
 from viz.basemodel.source import LoadedBase
 from viz.domain.ports.engine import Generation, GenerationRequest, Piece, Sampling
 from viz.domain.units import AdapterId
-from viz.engine.embedded import EmbeddedEngine
-from viz.engine.settings import EngineSettings
+from viz.engine.embedded.engine import EmbeddedEngine
+from viz.engine.embedded.settings import EngineSettings
 
 Compute = Literal["float32", "native"]
 RANKS = (1, 4, 8, 8, 12, 16, 24, 64)
@@ -207,8 +207,8 @@ async def test_real_model_equals_peft_and_bf16_stays_close(
     """
     import torch
 
-    from viz.engine.cache import SlotCache
-    from viz.engine.forward import Chunk, Decoder
+    from viz.engine.embedded.kv_cache import KvCache
+    from viz.engine.embedded.llama import LlamaModel, PrefillChunk
 
     base = real_base()
     paths = write_adapters(tmp_path, base, 4, 0.02)
@@ -227,10 +227,10 @@ async def test_real_model_equals_peft_and_bf16_stays_close(
 
     reference = PeftReference(base)
     weights = serving_weights(base)
-    cache = SlotCache(base.shape, 1, 128, torch.bfloat16)
-    decoder = Decoder(weights, base.shape, cache, torch.bfloat16)
+    cache = KvCache(base.shape, 1, 128, torch.bfloat16)
+    decoder = LlamaModel(weights, base.shape, cache, torch.bfloat16)
     exact = reference.logits(prompts[0])[-1]
-    rounded = decoder.prefill([Chunk(0, 0, prompts[0], None)], [0])[0].float()
+    rounded = decoder.prefill([PrefillChunk(0, 0, prompts[0], None)], [0])[0].float()
     assert (rounded - exact).square().mean().sqrt() <= 0.03 * exact.square().mean().sqrt()
     assert mixed[0] == reference.greedy(prompts[0], 6)
     for number, path in enumerate(paths, start=1):

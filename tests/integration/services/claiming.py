@@ -23,13 +23,13 @@ from viz.chain.deployment import load_deployment
 from viz.chain.keys import development_account
 from viz.chain.rpc import Rpc
 from viz.chain.sender import Sender
-from viz.domain.ledger import ChannelRecord, Line
-from viz.domain.outbox import SignedTransaction, TransactionJournal
 from viz.domain.ports.chain import Deployment
+from viz.domain.ports.ledger import ChannelLineRecord, ChannelRecord
+from viz.domain.ports.settlement_ledger import SignedTransaction, TransactionJournal
 from viz.domain.ports.transactions import Call, Outcome, Transaction
 from viz.domain.units import AdapterId, Address, Hash32, Units
 from viz.domain.usage import lines_of
-from viz.services.settlement import ClaimPolicy, Settlement
+from viz.services.settlement.claim_loop import ClaimPolicy, ClaimService
 from viz.store.ledger import SqlStore
 
 NODE = 5
@@ -48,9 +48,9 @@ async def open_store(path: Path, deployment: Deployment) -> SqlStore:
     return await SqlStore.open(path, {"settlement": deployment.settlement})
 
 
-def settlement_of(net: Testnet, store: SqlStore, node: Sender) -> Settlement:
+def settlement_of(net: Testnet, store: SqlStore, node: Sender) -> ClaimService:
     policy = ClaimPolicy(claim_at_units=10**9, claim_age_s=10**6)
-    return Settlement(net.chain, node, store, SystemClock(), policy)
+    return ClaimService(net.chain, node, store, SystemClock(), policy)
 
 
 async def accept(
@@ -66,8 +66,8 @@ async def accept(
     node = address(development_account(NODE))
     lines = dict(held.lines)
     for adapter_id, amount in amounts.items():
-        base = lines.get(adapter_id, Line()).base_units
-        lines[adapter_id] = Line(base, base + amount, base + amount)
+        base = lines.get(adapter_id, ChannelLineRecord()).base_units
+        lines[adapter_id] = ChannelLineRecord(base, base + amount, base + amount)
     signature = net.voucher(signer, node, held.base_units, lines_of(amounts))
     await store.commit(
         "voucher",
@@ -122,7 +122,7 @@ async def main(moment: str, url: str, folder: Path) -> None:
     journal: TransactionJournal = DyingJournal(store) if moment == "recorded" else store
     sender = kind(rpc, development_account(NODE), deployment, journal=journal)
     policy = ClaimPolicy(claim_at_units=1, claim_age_s=0)
-    await Settlement(Chain(rpc, deployment), sender, store, SystemClock(), policy).step()
+    await ClaimService(Chain(rpc, deployment), sender, store, SystemClock(), policy).step()
 
 
 if __name__ == "__main__":

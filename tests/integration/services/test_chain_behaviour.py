@@ -15,11 +15,11 @@ from tests.fakes.chain import FakeChain
 from tests.integration.chain.testnet import Testnet
 
 from viz.chain.keys import development_account
-from viz.domain.claim import RowStatus, SignedVoucher, pack_rows
+from viz.domain.claim_rows import RowStatus, SignedVoucher, pack_rows
 from viz.domain.eip712 import Domain, public_address, settlement_domain, sign, sign_compact
 from viz.domain.ports.chain import ChainReader, ChannelState
 from viz.domain.ports.transactions import Call, ChainWriter, Outcome
-from viz.domain.signed import (
+from viz.domain.typed_data import (
     OPEN_KIND,
     TOP_UP_KIND,
     Close,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from viz.domain.ledger import ChannelRecord
+from viz.domain.ports.ledger import ChannelRecord
 from viz.domain.units import Address
 from viz.store.ledger import SqlStore
 
@@ -17,7 +17,7 @@ IDENTITY = {"node": "0xN"}
 CHILD = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from viz.domain.ledger import ChannelRecord, Line, ReceiptRecord
+from viz.domain.ports.ledger import ChannelRecord, Line, ReceiptRecord
 from viz.domain.units import AdapterId, Address, Hash32
 from viz.store.ledger import SqlStore
 

@@ -14,7 +14,7 @@ from tests.integration.api.harness import NODE_KEY, OPERATOR_TOKEN, running_node
 from tests.integration.training.conftest import CREATOR, SALT
 from typer.testing import CliRunner
 
-from viz.api.parts import PARTS
+from viz.api.context import PARTS
 from viz.chain import contracts, rpc
 from viz.chain.deployment import save_deployment
 from viz.cli.main import app
@@ -22,13 +22,13 @@ from viz.domain.eip712 import public_address
 from viz.domain.manifest import manifest_hash, seal_manifest
 from viz.domain.ports.chain import AdapterState, ContentState
 from viz.domain.ports.transactions import Call
-from viz.domain.registration import parse_description
 from viz.domain.units import ZERO_HASH, AdapterId, Cid, ContentId, Hash32
 from viz.domain.work import parse_work
-from viz.services.registration import Registration, draft, save_record
-from viz.services.training import Training, seal_with
-from viz.services.training_request import read_input
-from viz.services.training_result import manifest_of
+from viz.protocol.registration import parse_description
+from viz.services.market.work_records import Registration, draft, save_record
+from viz.services.training.queue import TrainingQueue, seal_with
+from viz.services.training.request import read_input
+from viz.services.training.result import manifest_of
 from viz.training.runner import Runner
 
 KEY = b"\x03" * 32
@@ -152,7 +152,7 @@ async def test_a_dry_run_is_told_in_dollars_and_minutes(
     (tmp_path / "operator.token").write_text(OPERATOR_TOKEN)
     (tmp_path / "node").mkdir()
     async with running_node(tmp_path / "node", chain=chain) as node:
-        training = Training(
+        training = TrainingQueue(
             chain, node.store, node.clock, chain.address, seal_with(KEY),
             directory=tmp_path / "runs", base_model="none", cache_dir=tmp_path, threads=2,
         )  # fmt: skip

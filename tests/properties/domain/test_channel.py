@@ -1,7 +1,7 @@
 """A buyer, its node and a contract, in any order of events: the numbered invariants hold.
 
-C1 to C7 and B1 to B3 are those of ``viz.domain.channel`` and ``viz.domain.curve``. The contract
-here is the few lines of Settlement that judge a row.
+C1 to C7 and B1 to B3 are those of ``viz.domain.node_channel`` and ``viz.domain.buyer_channel``. The
+contract here is the few lines of Settlement that judge a row.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from viz.domain import channel as node_side
-from viz.domain import curve as buyer_side
-from viz.domain import delivery
-from viz.domain.channel import NodeChannel, Offer
-from viz.domain.claim import SignedVoucher, pack_rows, unpack_rows
+from viz.domain import buyer_channel as buyer_side
+from viz.domain import node_channel as node_side
+from viz.domain import reservations
+from viz.domain.buyer_channel import BuyerChannel
+from viz.domain.claim_rows import SignedVoucher, pack_rows, unpack_rows
 from viz.domain.closing import accept_final
-from viz.domain.curve import Curve
 from viz.domain.eip712 import public_address, recover, settlement_domain, sign, sign_compact
+from viz.domain.node_channel import NodeChannel, VoucherOffer
 from viz.domain.ports.chain import ChannelState
 from viz.domain.receipt import SignedReceipt, next_head
-from viz.domain.signed import Receipt, channel_id
+from viz.domain.typed_data import Receipt, channel_id
 from viz.domain.units import ZERO_HASH, AdapterId, Address, Hash32, Units
 from viz.domain.usage import UsageLine, sum_of, usage_hash
 from viz.errors import (
@@ -72,10 +72,10 @@ class Channel(RuleBasedStateMachine):
     def open(self, deposit: Units) -> None:
         self.contract = Contract(deposit=deposit)
         self.node = node_side.observe(NodeChannel(SIGNER, NODE), self.contract.seen())
-        self.buyer = buyer_side.observe(Curve(SIGNER, NODE), self.contract.seen())
+        self.buyer = buyer_side.observe(BuyerChannel(SIGNER, NODE), self.contract.seen())
         self.claimed: dict[AdapterId, Units] = {}
         self.accepted = dict.fromkeys(ADAPTERS, 0)
-        self.offers: list[Offer] = []
+        self.offers: list[VoucherOffer] = []
         self.receipts: list[SignedReceipt] = []
         self.held: list[tuple[AdapterId, Units]] = []
         self.taken: set[int] = set()
@@ -100,7 +100,7 @@ class Channel(RuleBasedStateMachine):
         row = SignedVoucher(voucher.settled_units, voucher.receipts_head, draft.lines, signature)
         assert row.end_units == self.buyer.total_units  # B2
         self.highest_signed = max(self.highest_signed, row.end_units)
-        self.offers.append(Offer(31337, CONTRACT, SIGNER, NODE, row))
+        self.offers.append(VoucherOffer(31337, CONTRACT, SIGNER, NODE, row))
 
     @precondition(lambda self: self.offers)
     @rule(data=st.data())
@@ -149,7 +149,9 @@ class Channel(RuleBasedStateMachine):
     @rule(adapter_id=adapters, amount=amounts)
     def reserve(self, adapter_id: AdapterId, amount: Units) -> None:
         try:
-            self.node = delivery.reserve(self.node, adapter_id, amount, credit_window_units=CREDIT)
+            self.node = reservations.reserve(
+                self.node, adapter_id, amount, credit_window_units=CREDIT
+            )
         except PaymentRequired as error:
             needed = self.node.committed_units(adapter_id) + amount
             assert error.extensions["required"] == str(needed)
@@ -162,7 +164,7 @@ class Channel(RuleBasedStateMachine):
         """A request ends, having delivered all, some or nothing of what was reserved."""
         adapter_id, held = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
         spent = data.draw(st.integers(0, held))
-        self.node = delivery.settle_reservation(
+        self.node = reservations.settle_reservation(
             self.node, adapter_id, reserved_units=held, spent_units=spent
         )
         if not spent:
@@ -182,7 +184,7 @@ class Channel(RuleBasedStateMachine):
             0,
         )
         digest = DOMAIN.digest(receipt)
-        self.node = delivery.append_receipt(self.node, digest)
+        self.node = reservations.append_receipt(self.node, digest)
         signature = sign(NODE_KEY, digest)
         self.receipts.append(SignedReceipt(receipt, lines, ZERO_HASH, ZERO_HASH, signature))
 
@@ -242,7 +244,9 @@ class Channel(RuleBasedStateMachine):
         voucher = draft.voucher
         row = SignedVoucher(voucher.settled_units, voucher.receipts_head, draft.lines, signature)
         try:
-            self.node = accept_final(self.node, DOMAIN, Offer(31337, CONTRACT, SIGNER, NODE, row))
+            self.node = accept_final(
+                self.node, DOMAIN, VoucherOffer(31337, CONTRACT, SIGNER, NODE, row)
+            )
         except DepositExceeded:
             assert row.end_units > self.node.limit_units
             return
@@ -332,7 +336,7 @@ def test_a_refused_voucher_changes_nothing() -> None:
         node_side.accept_voucher(
             channel,
             DOMAIN,
-            Offer(31337, CONTRACT, SIGNER, NODE, row),
+            VoucherOffer(31337, CONTRACT, SIGNER, NODE, row),
             known_adapters=ADAPTERS,
             now_s=0,
         )

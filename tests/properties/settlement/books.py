@@ -1,4 +1,4 @@
-"""Settlement's books in plain Python: what the contract must say, written from DESIGN section 4.
+"""Settlement's books in plain Python: what the contract must say, written from docs/contracts.md.
 
 Owns channels, revenues, accounts and token balances, how each function changes them, and the
 events that tell of it. Splits and floors are ``viz.domain.shares``, so the contract is compared
@@ -24,10 +24,10 @@ from typing import Any
 from tests.properties.settlement.registry import Refused, Registry, refuse
 from tests.properties.settlement.rows import Row, parse
 
-from viz.domain.claim import RowStatus
+from viz.domain.claim_rows import RowStatus
 from viz.domain.eip712 import Domain
 from viz.domain.shares import ShareTable, Split, distribute, split_base_model, split_revenue
-from viz.domain.signed import channel_id
+from viz.domain.typed_data import channel_id
 from viz.domain.units import BPS, UINT96_MAX, ZERO_ADDRESS, Address, Hash32, Units
 
 # Settlement keeps an adapter's revenue modulo this multiple of 10,000, just below 2^96.

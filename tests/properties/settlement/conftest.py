@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import settings
-from tests.properties.settlement.tally import TALLY
+from tests.properties.settlement.coverage import TALLY
 
 
 def pytest_terminal_summary(

@@ -7,12 +7,12 @@ from typing import NamedTuple
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition
 from tests.properties.settlement.history import step
-from tests.properties.settlement.stage import ADDRESS, DAY, HOUR, SEATS, key_of
-from tests.properties.settlement.trading import Trading, amounts, honest, picks, seats
+from tests.properties.settlement.rules_trading import Trading, amounts, honest, picks, seats
+from tests.properties.settlement.world import ADDRESS, DAY, HOUR, SEATS, key_of
 
-from viz.domain.channel import begin_close
 from viz.domain.eip712 import keccak, sign
-from viz.domain.signed import (
+from viz.domain.node_channel import begin_close
+from viz.domain.typed_data import (
     OPEN_KIND,
     TOP_UP_KIND,
     Close,

@@ -14,14 +14,14 @@ from typing import Any, ClassVar, Final, NamedTuple
 
 from hypothesis.stateful import RuleBasedStateMachine, rule
 from tests.properties.settlement.books import Books
+from tests.properties.settlement.channel_pair import Sides
+from tests.properties.settlement.coverage import TALLY
 from tests.properties.settlement.livechain import LiveChain, View
 from tests.properties.settlement.registry import NEVER, Refused
-from tests.properties.settlement.sides import Sides
-from tests.properties.settlement.stage import ADDRESS, HONEST, SEATS, World, key_of
-from tests.properties.settlement.tally import TALLY
+from tests.properties.settlement.world import ADDRESS, HONEST, SEATS, World, key_of
 
-from viz.domain.channel import NodeChannel
-from viz.domain.curve import Curve
+from viz.domain.buyer_channel import BuyerChannel
+from viz.domain.node_channel import NodeChannel
 from viz.domain.ports.chain import ChannelState
 from viz.domain.units import AdapterId
 
@@ -87,7 +87,7 @@ class History(RuleBasedStateMachine):
                 key_of(SEATS[name].signer),
                 key_of(SEATS[name].node),
                 NodeChannel(*SEATS[name].pair),
-                Curve(*SEATS[name].pair),
+                BuyerChannel(*SEATS[name].pair),
             )
             for name in HONEST
         }

@@ -1,6 +1,6 @@
 """The two registries as far as money depends on them, in plain Python.
 
-Owns works, grants and adapters, and how an adapter retires (DESIGN section 4). Knows no money.
+Owns works, grants and adapters, and how an adapter retires (docs/contracts.md). Knows no money.
 Each method either raises ``Refused`` with the contract's error and changes nothing, or applies.
 """
 

@@ -1,6 +1,6 @@
 """The bytes of a claim, with everything in them that can be wrong.
 
-Owns raw rows: unlike ``viz.domain.claim`` they may be cut short, empty, unsorted or unsigned.
+Owns raw rows: unlike ``viz.domain.claim_rows`` they may be cut short, empty, unsorted or unsigned.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from viz.domain.claim import ROW_HEAD_BYTES, SignedVoucher
+from viz.domain.claim_rows import ROW_HEAD_BYTES, SignedVoucher
 from viz.domain.eip712 import Domain, recover, sign_compact
-from viz.domain.signed import Voucher
+from viz.domain.typed_data import Voucher
 from viz.domain.units import ZERO_HASH, Address, Hash32, Units
 from viz.domain.usage import LINE_BYTES, Lines, pack_lines, sum_of, unpack_lines, usage_hash
 from viz.errors import InvalidSignature

@@ -1,9 +1,9 @@
 """Buyers, nodes, creators and strangers in any order of events: Python and contracts agree.
 
-One Hypothesis state machine drives ``viz.domain.channel`` and ``viz.domain.curve`` together with
-the deployed contracts on anvil. A failing history is printed as a script of rules with their
-arguments. 50 histories in the check, always the same; 1,000 new ones by ``make fuzz``. What they
-reached is counted, and too little of it fails.
+One Hypothesis state machine drives ``viz.domain.node_channel`` and ``viz.domain.buyer_channel``
+together with the deployed contracts on anvil. A failing history is printed as a script of rules
+with their arguments. 50 histories in the check, always the same; 1,000 new ones by ``make fuzz``.
+What they reached is counted, and too little of it fails.
 """
 
 from __future__ import annotations
@@ -16,15 +16,22 @@ import pytest
 from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, run_state_machine_as_test
+from tests.properties.settlement.coverage import TALLY
 from tests.properties.settlement.deposits import Deposits
 from tests.properties.settlement.history import GONE, RULES, step
 from tests.properties.settlement.rows import pack, signed_row
-from tests.properties.settlement.stage import ADDRESS, DAY, HOUR, SEATS, World, key_of
-from tests.properties.settlement.tally import TALLY
-from tests.properties.settlement.trading import Sale, amounts, bad_rows, nodes, picks, some_sales
+from tests.properties.settlement.rules_trading import (
+    Sale,
+    amounts,
+    bad_rows,
+    nodes,
+    picks,
+    some_sales,
+)
 from tests.properties.settlement.works import LEAVES, WRONG_TABLE, Works, adapters
+from tests.properties.settlement.world import ADDRESS, DAY, HOUR, SEATS, World, key_of
 
-from viz.domain.claim import RowStatus
+from viz.domain.claim_rows import RowStatus
 from viz.domain.shares import share_words
 from viz.domain.units import UINT96_MAX, AdapterId, Units
 from viz.domain.usage import UsageLine

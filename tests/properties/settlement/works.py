@@ -6,9 +6,11 @@ from functools import partial
 
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition
+from tests.properties.settlement.coverage import TALLY
 from tests.properties.settlement.history import step
+from tests.properties.settlement.invariants import Upheld
 from tests.properties.settlement.registry import NEVER, Adapter
-from tests.properties.settlement.stage import (
+from tests.properties.settlement.world import (
     ADDRESS,
     COMMITMENT,
     LICENSE,
@@ -17,8 +19,6 @@ from tests.properties.settlement.stage import (
     name_of,
     share_table,
 )
-from tests.properties.settlement.tally import TALLY
-from tests.properties.settlement.upheld import Upheld
 
 from viz.domain.license import Terms
 from viz.domain.shares import Share, ShareTable, share_words, shares_hash

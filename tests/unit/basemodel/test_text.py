@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from viz.basemodel.detokenise import Detokeniser
-from viz.engine.stops import StopFinder
+from viz.engine.embedded.stop_strings import StopStringFinder
 
 TABLE = {byte: bytes((byte,)) for byte in range(256)}
 
@@ -22,7 +22,7 @@ def test_pieces_join_to_the_whole_decoding(data: bytes) -> None:
 @given(st.text(alphabet="ab", max_size=40), st.lists(st.text("ab", min_size=1, max_size=4)))
 def test_stop_strings_cut_like_a_search_of_the_whole(text: str, stops: list[str]) -> None:
     """Letter by letter, the shown text is what stands before the stop that completes first."""
-    finder, shown, met = StopFinder(tuple(stops)), "", False
+    finder, shown, met = StopStringFinder(tuple(stops)), "", False
     for end, letter in enumerate(text, start=1):
         more, met = finder.push(letter)
         shown += more

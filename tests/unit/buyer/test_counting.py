@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from viz.basemodel.packaged import TOKENIZER_OF_BASE, find_tokenizer
 from viz.basemodel.tokenizer import ChatTokenizer
-from viz.buyer.asked import Asked
 from viz.buyer.counting import Counter, Counters, TextCount
-from viz.domain.payment import CHAT_PATH, COMPLETIONS_PATH
+from viz.buyer.request import AskedRequest
 from viz.domain.units import ZERO_HASH
+from viz.protocol.payment import CHAT_PATH, COMPLETIONS_PATH
 
 (DIGEST,) = TOKENIZER_OF_BASE.values()
 
@@ -26,13 +26,13 @@ def tokenizer() -> ChatTokenizer:
     return found
 
 
-def chat(*messages: tuple[str, Any]) -> Asked:
+def chat(*messages: tuple[str, Any]) -> AskedRequest:
     said = [{"role": role, "content": content} for role, content in messages]
-    return Asked(CHAT_PATH, {"model": "m", "messages": said})
+    return AskedRequest(CHAT_PATH, {"model": "m", "messages": said})
 
 
-def completion(prompt: Any) -> Asked:
-    return Asked(COMPLETIONS_PATH, {"model": "m", "prompt": prompt})
+def completion(prompt: Any) -> AskedRequest:
+    return AskedRequest(COMPLETIONS_PATH, {"model": "m", "prompt": prompt})
 
 
 PARTS = [{"type": "text", "text": "high "}, {"type": "text", "text": "tide"}]
@@ -49,7 +49,7 @@ PARTS = [{"type": "text", "text": "high "}, {"type": "text", "text": "tide"}]
     ],
 )
 def test_a_chat_is_counted_as_its_template_renders_it(
-    asked: Asked, rendered: list[tuple[str, str]]
+    asked: AskedRequest, rendered: list[tuple[str, str]]
 ) -> None:
     """No token of slack: what a node adds to the prompt's count is caught."""
     messages = [{"role": role, "content": content} for role, content in rendered]

@@ -9,7 +9,14 @@ from tests.fakes.chain import DEPLOYMENT
 
 from viz.buyer import ledger as ledger_module
 from viz.buyer.ledger import ChannelLedger
-from viz.domain.curve import Curve, Link, draft_final, draft_voucher, owe, take_receipt
+from viz.domain.buyer_channel import (
+    BuyerChannel,
+    Link,
+    draft_final,
+    draft_voucher,
+    owe,
+    take_receipt,
+)
 from viz.domain.eip712 import keccak, public_address
 from viz.domain.ports.chain import ChannelState
 from viz.domain.units import AdapterId, Units
@@ -28,7 +35,7 @@ def observe(ledger: ChannelLedger, deposit: Units, settled: Units) -> None:
     ledger.commit_observation(ChannelState(signer, NODE, NODE, deposit, settled, 0))
 
 
-def pay(ledger: ChannelLedger, adapter_id: int, units: Units) -> Curve:
+def pay(ledger: ChannelLedger, adapter_id: int, units: Units) -> BuyerChannel:
     after, draft = draft_voucher(
         owe(ledger.curve, AdapterId(adapter_id), units), ledger.curve.settled_units
     )

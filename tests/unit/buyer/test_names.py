@@ -9,9 +9,9 @@ from tests.unit.buyer.test_ledger import opened
 
 from viz.buyer.names import Names
 from viz.buyer.offers import find_offer
-from viz.domain.exchange import AdapterOffer, adapter_model
 from viz.domain.units import ZERO_HASH, AdapterId
 from viz.errors import UnknownModel
+from viz.protocol.messages import AdapterOffer, adapter_model
 
 
 def offer(number: int, name: str) -> AdapterOffer:

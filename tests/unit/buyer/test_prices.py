@@ -9,9 +9,9 @@ import pytest
 from tests.fakes.chain import DEPLOYMENT
 from tests.unit.buyer.test_ledger import opened
 
+from viz.buyer.checks import Limits
 from viz.buyer.ledger import ChannelLedger
 from viz.buyer.prices import RECORD, Prices, limits_in
-from viz.buyer.verify import Limits
 from viz.domain.pricing import Price
 from viz.domain.units import AdapterId
 from viz.errors import BooksMismatch, PriceAboveCap

@@ -10,9 +10,9 @@ from tests.unit.buyer.test_ledger import NODE, observe, opened, receive
 
 from viz.buyer.ledger import ChannelLedger
 from viz.buyer.spending import DAYS_KEPT, RECORD, Spending, report_on_disk
-from viz.domain.curve import Curve
+from viz.domain.buyer_channel import BuyerChannel
 from viz.domain.receipt import SignedReceipt
-from viz.domain.signed import Receipt
+from viz.domain.typed_data import Receipt
 from viz.domain.units import ZERO_HASH, Units
 from viz.errors import StoreError
 
@@ -72,7 +72,7 @@ def test_the_report_is_made_from_files_alone(ledger: ChannelLedger) -> None:
     path = ledger.directory / "ledger.jsonl"
     with path.open("ab") as file:
         file.write(b'{"event": "rec')
-    blank = Curve(ledger.curve.signer, NODE)
+    blank = BuyerChannel(ledger.curve.signer, NODE)
     live = {key: value for key, value in spending.report().items() if key != "run"}
     assert report_on_disk(ledger.directory, blank) == live
     assert stat.S_IMODE((ledger.directory / RECORD).stat().st_mode) == 0o600

@@ -12,7 +12,7 @@ from eth_utils.crypto import keccak as reference_keccak
 from hypothesis import given
 from hypothesis import strategies as st
 
-from viz.domain import signed
+from viz.domain import typed_data
 from viz.domain.eip712 import (
     Domain,
     Struct,
@@ -30,18 +30,18 @@ from viz.errors import InvalidRequest, InvalidSignature
 KEY = bytes.fromhex("4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318")
 DOMAIN = settlement_domain(31337, Address("0x5FbDB2315678afecb367f032d93F642f64180aa3"))
 STRUCTS: tuple[type[Struct], ...] = (
-    signed.Register,
-    signed.SetTerms,
-    signed.Approve,
-    signed.Withdraw,
-    signed.OpenChannel,
-    signed.Voucher,
-    signed.RequestClose,
-    signed.Close,
-    signed.Session,
-    signed.Quote,
-    signed.Receipt,
-    signed.ReceiveWithAuthorization,
+    typed_data.Register,
+    typed_data.SetTerms,
+    typed_data.Approve,
+    typed_data.Withdraw,
+    typed_data.OpenChannel,
+    typed_data.Voucher,
+    typed_data.RequestClose,
+    typed_data.Close,
+    typed_data.Session,
+    typed_data.Quote,
+    typed_data.Receipt,
+    typed_data.ReceiveWithAuthorization,
 )
 
 _addresses = st.binary(min_size=20, max_size=20).map(lambda raw: parse_address("0x" + raw.hex()))
@@ -156,10 +156,10 @@ def test_values_that_do_not_fit_are_refused() -> None:
     node = Address("0x5FbDB2315678afecb367f032d93F642f64180aa3")
     zero = Hash32(bytes(32))
     for voucher in (
-        signed.Voucher(node, 2**96, zero, zero),
-        signed.Voucher(node, -1, zero, zero),
-        signed.Voucher(node, 1, Hash32(bytes(31)), zero),
-        signed.Voucher(Address("0x12"), 1, zero, zero),
+        typed_data.Voucher(node, 2**96, zero, zero),
+        typed_data.Voucher(node, -1, zero, zero),
+        typed_data.Voucher(node, 1, Hash32(bytes(31)), zero),
+        typed_data.Voucher(Address("0x12"), 1, zero, zero),
     ):
         with pytest.raises(InvalidRequest):
             voucher.struct_hash()

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from viz.domain.strict_json import MAX_DEPTH, MAX_DIGITS, MAX_VALUES, TooMuchJson, load_json
-from viz.domain.wire import parse_json
 from viz.errors import InvalidRequest
+from viz.protocol.wire import parse_json
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

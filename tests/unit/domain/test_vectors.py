@@ -11,7 +11,7 @@ import pytest
 from eth_account.messages import encode_typed_data
 from scripts.make_vectors import text_of, vectors
 
-from viz.domain.claim import pack_rows, unpack_rows
+from viz.domain.claim_rows import pack_rows, unpack_rows
 from viz.domain.eip712 import keccak, recover
 
 TERMS = (

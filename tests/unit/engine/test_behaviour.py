@@ -13,8 +13,8 @@ from tests.fakes.tiny_base import make_tiny_base, write_random_adapter
 
 from viz.domain.ports.engine import Engine, Generation, GenerationRequest, Piece, Sampling
 from viz.domain.units import AdapterId
-from viz.engine.embedded import EmbeddedEngine
-from viz.engine.settings import EngineSettings
+from viz.engine.embedded.engine import EmbeddedEngine
+from viz.engine.embedded.settings import EngineSettings
 from viz.errors import (
     EngineOverloaded,
     InvalidAdapterFile,

@@ -15,13 +15,14 @@ from viz.basemodel.adapter_file import write_adapter
 from viz.basemodel.source import LoadedBase
 from viz.domain.ports.engine import GenerationRequest, Piece, Sampling
 from viz.domain.units import AdapterId
-from viz.engine import native, sampling
-from viz.engine.compute import choose_compute
-from viz.engine.embedded import EmbeddedEngine
-from viz.engine.native import NativeUnavailable, load_kernels
-from viz.engine.sampling import Choice, Draw
-from viz.engine.sequence import Sequence
-from viz.engine.settings import EngineSettings
+from viz.engine.embedded import native, sampling
+from viz.engine.embedded.backend_choice import choose_backend
+from viz.engine.embedded.engine import EmbeddedEngine
+from viz.engine.embedded.native import NativeUnavailable
+from viz.engine.embedded.native_check import load_kernels
+from viz.engine.embedded.sampling import Draw, SampledToken
+from viz.engine.embedded.sequence import Sequence
+from viz.engine.embedded.settings import EngineSettings
 from viz.errors import EngineError, InvalidAdapterFile, ModelUnavailable
 
 
@@ -136,14 +137,14 @@ async def test_fault_after_the_model_ran_changes_no_other_token(
     choice_of, accept = sampling._choice, Sequence.accept
     broken = 0
 
-    def cannot_choose(row: torch.Tensor, best: int, draw: Draw) -> Choice:
+    def cannot_choose(row: torch.Tensor, best: int, draw: Draw) -> SampledToken:
         nonlocal broken
         if draw.seed == 13 and draw.index == 4:
             broken += 1
             raise RuntimeError("cannot choose")
         return choice_of(row, best, draw)
 
-    def cannot_accept(sequence: Sequence, choice: Choice) -> Piece:
+    def cannot_accept(sequence: Sequence, choice: SampledToken) -> Piece:
         nonlocal broken
         if sequence.seed == 13 and sequence.generated == 4:
             broken += 1
@@ -223,12 +224,12 @@ def test_failed_compilation_leaves_the_torch_path(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(NativeUnavailable, match="failed"):
         load_kernels(tmp_path / "native", 1)
-    choice = choose_compute(base.shape, "float32", tmp_path / "native")
+    choice = choose_backend(base.shape, "float32", tmp_path / "native")
     assert choice.kernels is None
     compiler.unlink()
-    assert "no C++ compiler" in choose_compute(base.shape, "auto", tmp_path / "native").reason
+    assert "no C++ compiler" in choose_backend(base.shape, "auto", tmp_path / "native").reason
     with pytest.raises(ModelUnavailable):
-        choose_compute(base.shape, "native", None)
+        choose_backend(base.shape, "native", None)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +250,6 @@ def test_a_strange_compiler_does_not_stop_the_start(
     compiler.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(native, "_VERSION_TIMEOUT_S", 1)
-    choice = choose_compute(base.shape, "float32", tmp_path / "native")
+    choice = choose_backend(base.shape, "float32", tmp_path / "native")
     assert choice.kernels is None
     assert reason in choice.reason

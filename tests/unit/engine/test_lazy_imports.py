@@ -9,7 +9,8 @@ import sys
 def test_importing_the_front_imports_no_model_stack() -> None:
     """A node's command line, and the core install without torch, can import these modules."""
     code = (
-        "import sys, viz.engine.embedded, viz.engine.settings, viz.engine.compute\n"
+        "import sys, viz.engine.embedded.engine, viz.engine.embedded.settings\n"
+        "import viz.engine.embedded.backend_choice\n"
         "import viz.basemodel.source, viz.basemodel.nf4, viz.basemodel.adapter_file\n"
         "heavy = {'torch', 'transformers', 'bitsandbytes', 'peft', 'numpy'} & set(sys.modules)\n"
         "sys.exit(', '.join(heavy) or 0)"

@@ -17,12 +17,13 @@ from viz.basemodel.adapter_file import read_adapter
 from viz.basemodel.nf4 import serving_weights
 from viz.basemodel.source import LoadedBase
 from viz.domain.units import AdapterId
-from viz.engine import native
-from viz.engine.adapters import GROUPS, Resident, stack
-from viz.engine.cache import SlotCache
-from viz.engine.forward import Chunk, Decoder
-from viz.engine.native import Kernels, NativeUnavailable, load_kernels, pack
-from viz.engine.native.model import _Arena
+from viz.engine.embedded import native
+from viz.engine.embedded.kv_cache import KvCache
+from viz.engine.embedded.llama import LlamaModel, PrefillChunk
+from viz.engine.embedded.loaded_adapter import GROUPS, LoadedAdapter, stack
+from viz.engine.embedded.native import Kernels, NativeUnavailable, pack
+from viz.engine.embedded.native.model import _Arena
+from viz.engine.embedded.native_check import load_kernels
 
 RANKS = (1, 8, 12, 64)
 pytestmark = pytest.mark.compiles
@@ -36,18 +37,20 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
 @pytest.fixture(scope="module")
 def adapters(
     base: LoadedBase, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Resident | None, ...]:
+) -> tuple[LoadedAdapter | None, ...]:
     """None, and adapters of ranks 1 to 64 as the compiled pass keeps them."""
     folder = tmp_path_factory.mktemp("adapters")
     return (None, *(read(base, folder / f"{rank}", rank, torch.float16) for rank in RANKS))
 
 
-def read(base: LoadedBase, path: Path, rank: int, dtype: torch.dtype) -> Resident:
+def read(base: LoadedBase, path: Path, rank: int, dtype: torch.dtype) -> LoadedAdapter:
     write_random_adapter(path, base, rank=rank, seed=rank)
     return stack(AdapterId(rank), read_adapter(path, base.shape), base.shape, dtype)
 
 
-def widened(adapter: Resident | None, dtype: torch.dtype = torch.float32) -> Resident | None:
+def widened(
+    adapter: LoadedAdapter | None, dtype: torch.dtype = torch.float32
+) -> LoadedAdapter | None:
     """Return the same numbers without float16's scaling, for the torch path."""
     if adapter is None:
         return None
@@ -112,17 +115,17 @@ def replace_threads(kernels: Kernels, threads: int) -> Kernels:
     return other
 
 
-def decoders(base: LoadedBase, kernels: Kernels) -> tuple[Decoder, Decoder]:
+def decoders(base: LoadedBase, kernels: Kernels) -> tuple[LlamaModel, LlamaModel]:
     weights = serving_weights(base)
-    made = [SlotCache(base.shape, 6, 200, torch.float32) for _ in range(2)]
+    made = [KvCache(base.shape, 6, 200, torch.float32) for _ in range(2)]
     return (
-        Decoder(weights, base.shape, made[0], torch.float32, kernels),
-        Decoder(weights, base.shape, made[1], torch.float32),
+        LlamaModel(weights, base.shape, made[0], torch.float32, kernels),
+        LlamaModel(weights, base.shape, made[1], torch.float32),
     )
 
 
 def test_compiled_pass_equals_torch_in_prefill_and_decoding(
-    base: LoadedBase, kernels: Kernels, adapters: tuple[Resident | None, ...]
+    base: LoadedBase, kernels: Kernels, adapters: tuple[LoadedAdapter | None, ...]
 ) -> None:
     """Logits agree for chunked prompts and mixed adapters, some slots idle.
 
@@ -133,7 +136,7 @@ def test_compiled_pass_equals_torch_in_prefill_and_decoding(
     prompts = [[3 + (7 * slot + at) % 250 for at in range(30 + 25 * slot)] for slot in range(5)]
     for start in (0, 40, 80, 120):
         chunks = [
-            Chunk(slot, start, prompt[start : start + 40], adapters[slot])
+            PrefillChunk(slot, start, prompt[start : start + 40], adapters[slot])
             for slot, prompt in enumerate(prompts)
             if len(prompt) > start
         ]
@@ -165,21 +168,21 @@ def test_attention_equals_torch_however_many_heads_share_keys(
     compiled, eager = decoders(base, kernels)
     prompt = [3 + (7 * at) % 250 for at in range(61)]
     for start, end in ((0, 1), (1, 9), (9, 61)):
-        chunk = Chunk(2, start, prompt[start:end], None)
+        chunk = PrefillChunk(2, start, prompt[start:end], None)
         found, expected = compiled.prefill([chunk], [0]), eager.prefill([chunk], [0])
         assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_row_does_not_depend_on_chunks_or_neighbours(
-    base: LoadedBase, kernels: Kernels, adapters: tuple[Resident | None, ...]
+    base: LoadedBase, kernels: Kernels, adapters: tuple[LoadedAdapter | None, ...]
 ) -> None:
     """The same tokens give the same bits whole, in pieces, alone, or beside other adapters."""
     compiled, _ = decoders(base, kernels)
     prompt = [3 + at % 200 for at in range(101)]
-    whole = compiled.prefill([Chunk(0, 0, prompt, adapters[2])], [0])
-    others = [Chunk(2 + n, 0, prompt[: 20 + n], adapters[n]) for n in range(4)]
+    whole = compiled.prefill([PrefillChunk(0, 0, prompt, adapters[2])], [0])
+    others = [PrefillChunk(2 + n, 0, prompt[: 20 + n], adapters[n]) for n in range(4)]
     for start, end in ((0, 1), (1, 50), (50, 100)):
-        compiled.prefill([*others, Chunk(1, start, prompt[start:end], adapters[2])], [])
+        compiled.prefill([*others, PrefillChunk(1, start, prompt[start:end], adapters[2])], [])
     last = compiled.decode([0, prompt[-1]], [0, 100], [1], [(1, adapters[2])])  # type: ignore[list-item]
     assert torch.equal(last, whole)
 
@@ -190,7 +193,7 @@ def test_an_evicted_adapter_leaves_memory(
     """What the pass keeps of an adapter, its addresses, does not keep the adapter."""
     compiled, _ = decoders(base, kernels)
     adapter = read(base, tmp_path / "a", 8, torch.float16)
-    compiled.prefill([Chunk(0, 0, [3, 4], adapter)], [0])
+    compiled.prefill([PrefillChunk(0, 0, [3, 4], adapter)], [0])
     gone = weakref.ref(adapter)
     del adapter
     assert gone() is None
@@ -200,9 +203,9 @@ def test_a_row_outside_the_cache_is_refused(base: LoadedBase, kernels: Kernels) 
     """A fault of the scheduler's is an error, not another stream's memory."""
     compiled, _ = decoders(base, kernels)
     with pytest.raises(RuntimeError, match="position"):
-        compiled.prefill([Chunk(0, 199, [3, 4], None)], [0])
+        compiled.prefill([PrefillChunk(0, 199, [3, 4], None)], [0])
     with pytest.raises(RuntimeError, match="slot"):
-        compiled.prefill([Chunk(6, 0, [3], None)], [0])
+        compiled.prefill([PrefillChunk(6, 0, [3], None)], [0])
 
 
 def test_weights_may_lie_in_huge_pages() -> None:

@@ -15,8 +15,8 @@ from structlog.testing import capture_logs
 from viz.basemodel.source import LoadedBase
 from viz.domain.ports.engine import GenerationRequest, Sampling
 from viz.domain.units import AdapterId
-from viz.engine.embedded import EmbeddedEngine
-from viz.engine.settings import EngineSettings
+from viz.engine.embedded.engine import EmbeddedEngine
+from viz.engine.embedded.settings import EngineSettings
 
 
 @pytest.fixture

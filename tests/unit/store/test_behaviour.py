@@ -19,17 +19,17 @@ from sqlalchemy import create_engine
 from tests.fakes.ledger import MemoryStore
 from tests.fakes.records import ADAPTER, ALICE, BOB, IDENTITY, channel, digest, receipt
 
-from viz.domain.exchange import OfferedWork
-from viz.domain.ledger import (
+from viz.domain.ports.ledger import (
     AccessRecord,
     AdapterRecord,
     AnswerRecord,
+    ChannelLineRecord,
     ChannelRecord,
-    Line,
+    OfferedWork,
     TrainingRecord,
     UnbilledRecord,
 )
-from viz.domain.outbox import BlockMark, SignedTransaction, Store
+from viz.domain.ports.settlement_ledger import BlockMark, SignedTransaction, Store
 from viz.domain.ports.transactions import Outcome
 from viz.domain.units import UINT96_MAX, AdapterId, Address, Cid, ContentId
 from viz.errors import StoreConflict, StoreError
@@ -78,7 +78,7 @@ async def test_receipts_are_read_in_order_and_in_parts(store: Store) -> None:
 
 async def test_each_channel_is_claimed_in_order_of_its_bases(store: Store) -> None:
     """A run of rows is sent as it was frozen, and a writer that read before a freeze is refused."""
-    row = ChannelRecord(ALICE, lines={ADAPTER: Line(0, 5)}, signature=b"\1" * 64)
+    row = ChannelRecord(ALICE, lines={ADAPTER: ChannelLineRecord(0, 5)}, signature=b"\1" * 64)
     read = await store.commit("voucher", row)
     assert await store.freeze(BOB, now_s=1) is None
     first = await store.freeze(ALICE, now_s=1)
@@ -86,7 +86,7 @@ async def test_each_channel_is_claimed_in_order_of_its_bases(store: Store) -> No
         await store.commit("voucher", replace(read, seq=1))
     moved = await store.channel(ALICE)
     assert first is not None and moved is not None
-    lines = {ADAPTER: Line(5, 9)}
+    lines = {ADAPTER: ChannelLineRecord(5, 9)}
     await store.commit("voucher", replace(moved, lines=lines, signature=b"\2" * 64))
     second = await store.freeze(ALICE, now_s=2)
     assert second is not None and second.base_units == first.end_units == 5
@@ -146,11 +146,15 @@ async def test_a_change_is_saved_whole_or_not_at_all(store: Store) -> None:
 async def test_only_touched_lines_are_written(store: Store) -> None:
     """The hot path writes what changed, and what it does not write stays."""
     first = await store.commit("voucher", channel())
-    lines = {**first.lines, ADAPTER: Line(0, 9, 9), AdapterId(0): Line(1, 5, 5)}
+    lines = {
+        **first.lines,
+        ADAPTER: ChannelLineRecord(0, 9, 9),
+        AdapterId(0): ChannelLineRecord(1, 5, 5),
+    }
     await store.commit("voucher", replace(first, lines=lines), touched={AdapterId(0)})
     stored = await store.channel(ALICE)
     assert stored is not None
-    assert stored.lines == {**channel().lines, AdapterId(0): Line(1, 5, 5)}
+    assert stored.lines == {**channel().lines, AdapterId(0): ChannelLineRecord(1, 5, 5)}
 
 
 async def test_a_failing_write_spares_its_neighbours(store: Store) -> None:
@@ -224,7 +228,11 @@ async def test_freezing_moves_the_base_in_the_same_commit(store: Store) -> None:
     """The row holds the voucher; the channel stands on its end point and has no voucher (10)."""
     told: list[Address] = []
     store.watch_frozen(told.append)
-    lines = {AdapterId(1): Line(10, 40, 15), AdapterId(2): Line(0, 5, 0), AdapterId(3): Line(7, 7)}
+    lines = {
+        AdapterId(1): ChannelLineRecord(10, 40, 15),
+        AdapterId(2): ChannelLineRecord(0, 5, 0),
+        AdapterId(3): ChannelLineRecord(7, 7),
+    }
     await store.commit(
         "voucher", ChannelRecord(ALICE, 17, lines, b"\x01" * 64, voucher_head=digest(9))
     )
@@ -234,7 +242,7 @@ async def test_freezing_moves_the_base_in_the_same_commit(store: Store) -> None:
     assert (row.signature, row.receipts_head, row.frozen_at) == (b"\x01" * 64, digest(9), 50)
     channel = await store.channel(ALICE)
     assert channel is not None and (channel.base_units, channel.signature) == (52, b"")
-    assert channel.lines[AdapterId(1)] == Line(40, 40, 15) and not channel.unclaimed()
+    assert channel.lines[AdapterId(1)] == ChannelLineRecord(40, 40, 15) and not channel.unclaimed()
     assert await store.freeze(ALICE, now_s=51) is None, "there is nothing new to claim"
     assert list(await store.frozen()) == [row]
     await store.finish(row.claim_id, "settled", "")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from viz.domain.outbox import BlockMark
+from viz.domain.ports.settlement_ledger import BlockMark
 from viz.domain.units import Address, Hash32
 from viz.store import chainside
 from viz.store.ledger import SqlStore

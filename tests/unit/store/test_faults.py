@@ -22,7 +22,7 @@ import structlog
 from sqlalchemy import Connection, event
 from tests.fakes.records import ALICE, IDENTITY, channel
 
-from viz.domain.ledger import TrainingRecord
+from viz.domain.ports.ledger import TrainingRecord
 from viz.errors import (
     LedgerMissing,
     StoreBusy,

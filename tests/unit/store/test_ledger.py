@@ -13,9 +13,7 @@ import pytest
 from sqlalchemy import Connection
 from tests.fakes.records import ALICE, BOB, IDENTITY, channel
 
-from viz.domain.ledger import (
-    TrainingRecord,
-)
+from viz.domain.ports.ledger import TrainingRecord
 from viz.errors import BooksMismatch, StoreError
 from viz.store.database import Database
 from viz.store.ledger import SqlStore

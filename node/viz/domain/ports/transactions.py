@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from viz.domain.units import Address, Hash32, hex_of
-from viz.errors import OutcomeUnknown
+from viz.errors import OutcomeUnknown, TransactionFailed
 
 
 class Outcome(Enum):
@@ -61,6 +61,23 @@ class Transaction:
             f"transaction {hex_of(self.hash)} is in a block, but the chain's endpoint serves no "
             f"event {name} of it: look it up before trying again",
             transaction=hex_of(self.hash),
+        )
+
+    def require_settled(self, what: str) -> Self:
+        """Return this transaction if it settled.
+
+        ``what`` names it in the error. Raises TransactionFailed, and OutcomeUnknown for one whose
+        end is not known yet.
+        """
+        if self.outcome is Outcome.SETTLED:
+            return self
+        name = hex_of(self.hash)
+        if self.outcome is Outcome.FAILED:
+            raise TransactionFailed(f"{what} failed: {self.error} (transaction {name})")
+        raise OutcomeUnknown(
+            f"{what} was sent and is {self.outcome.value}: look up transaction {name} before "
+            "trying again",
+            transaction=name,
         )
 
 

@@ -1,0 +1,78 @@
+"""What is said where a request cannot even be read as HTTP, in the form of every other refusal.
+
+Owns aiohttp's own words: its answers to malformed requests, and its log. Invariants: nothing that
+was sent is sent back; a stranger's malformed bytes leave one short line in the log, and no trace.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_server import Server
+
+from viz.api.problems import http_problem, opaque
+
+TOO_LARGE: Final = "the headers are too many or too long: send fewer, or shorter ones"
+_MALFORMED: Final = "this cannot be read as an HTTP request"
+_log = structlog.get_logger()
+
+
+class HttpRunner(web.AppRunner):
+    """Serves an application through ``HttpProtocol``."""
+
+    def __init__(self, app: web.Application, *, max_header_bytes: int, **options: Any) -> None:
+        """Make the runner; ``options`` are aiohttp's."""
+        super().__init__(app, max_field_size=max_header_bytes, access_log=None, **options)
+
+    async def _make_server(self) -> Server:
+        server = await super()._make_server()
+        server.__class__ = _Server
+        return server
+
+
+class _Server(Server):
+    def __call__(self) -> RequestHandler:
+        return HttpProtocol(self, loop=self._loop, **self._kwargs)
+
+
+class HttpProtocol(RequestHandler):
+    """aiohttp's connection, with our words."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Return the answer to what failed before or beside the application; it ends there."""
+        request_id = secrets.token_hex(8)
+        if isinstance(exc, HttpProcessingError) or status == 400:
+            said, status = (TOO_LARGE, 431) if _is_too_large(exc) else (_MALFORMED, 400)
+            _log.info("not HTTP", request_id=request_id, status=status, reason=type(exc).__name__)
+            response = http_problem(status, said, request_id)
+        else:
+            _log.error("unexpected, outside the application", request_id=request_id, exc_info=exc)
+            response = opaque(request_id)
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer has begun, and another cannot be sent")
+        response.force_close()
+        return response
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Log what aiohttp reports, in our form."""
+        _log.error("unexpected, in a connection", reason=str(args[0]), exc_info=kw.get("exc_info"))
+
+
+def _is_too_large(error: BaseException | None) -> bool:
+    if isinstance(error, LineTooLong):
+        return True
+    return isinstance(error, HttpProcessingError) and error.message.startswith("Too many headers")

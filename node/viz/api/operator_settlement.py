@@ -1,0 +1,104 @@
+"""The operator's side of money: how the node stands, claims, royalties, its own income."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from viz.api.bodies import trusted_body_of
+from viz.api.context import parts_of
+from viz.api.serialise import plain, training_json
+from viz.domain.units import BASE_MODEL, AdapterId
+from viz.protocol.wire import Json, Reader
+from viz.services.settlement.reconciliation import Comparison
+
+
+async def status(request: web.Request) -> web.Response:
+    """Answer how the node stands."""
+    parts = parts_of(request)
+    rows = await parts.ledger.channels()
+    node = parts.sessions.node
+    return web.json_response(
+        {
+            "node": node,
+            "chainId": parts.chain.deployment.chain_id,
+            "chainTime": await parts.chain.chain_time(),
+            "tokenDecimals": parts.chain.deployment.token_decimals,
+            "tokenSymbol": parts.chain.deployment.token_symbol,
+            "balance": str(await parts.chain.token_balance(node)),
+            "owed": str(await parts.chain.owed(node)),
+            "channels": len(rows),
+            "unclaimed": str(sum(sum(row.unclaimed().values()) for row in rows)),
+            "receipts": sum(row.seq for row in rows),
+            "billed": str(sum(row.total_units for row in rows)),
+            "books": _books(parts.watchdog.last),
+            "running": parts.serving.running,
+            "adapters": [offer.to_json() for offer in parts.catalogue.offers()],
+            "trainings": [training_json(row) for row in await parts.ledger.trainings()],
+            "engine": dict(parts.engine.stats()),
+        }
+    )
+
+
+def _books(found: Comparison) -> Json:
+    return {
+        "comparedAt": found.compared_at_s,
+        "channels": found.channels,
+        "mismatches": [
+            {
+                "signer": each.signer,
+                "what": each.what,
+                "books": str(each.books_units),
+                "chain": str(each.chain_units),
+            }
+            for each in found.mismatches
+        ],
+    }
+
+
+async def channels(request: web.Request) -> web.Response:
+    """Answer every channel of the ledger."""
+    rows = await parts_of(request).ledger.channels()
+    return web.json_response(
+        {
+            "channels": [
+                {
+                    "signer": row.signer,
+                    "base": str(row.base_units),
+                    "unclaimed": str(sum(row.unclaimed().values())),
+                    "spent": str(sum(line.spent_units for line in row.lines.values())),
+                    "receipts": row.seq,
+                    "lastVoucherAt": row.voucher_at,
+                }
+                for row in rows
+            ]
+        }
+    )
+
+
+async def settle(request: web.Request) -> web.Response:
+    """Claim everything now."""
+    return web.json_response(plain(await parts_of(request).settlement.step(force=True)))
+
+
+async def royalties(request: web.Request) -> web.Response:
+    """Answer what every adapter ever sold here owes its creators; nothing owed is left out."""
+    parts = parts_of(request)
+    sold = {record.adapter_id for record in await parts.ledger.adapters()}
+    for row in await parts.ledger.channels():
+        sold |= row.lines.keys()
+    owed = await parts.settlement.undistributed(sorted(sold - {BASE_MODEL}))
+    return web.json_response(
+        {"royalties": [{"adapterId": key, "owed": str(units)} for key, units in owed.items()]}
+    )
+
+
+async def distribute(request: web.Request) -> web.Response:
+    """Pay an adapter's creators what has accrued."""
+    _, body = await trusted_body_of(request)
+    adapter_id = AdapterId(Reader(body, "the request").integer("adapterId"))
+    return web.json_response(plain(await parts_of(request).settlement.distribute(adapter_id)))
+
+
+async def collect(request: web.Request) -> web.Response:
+    """Collect what Settlement owes this node."""
+    return web.json_response(plain(await parts_of(request).settlement.collect()))

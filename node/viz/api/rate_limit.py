@@ -1,0 +1,128 @@
+"""How often strangers may make this node ask its chain: requests counted by the minute, and answers
+that serve many.
+
+Owns the bounds, for each address and for all together, and what was lately read. Does not know what
+is asked, nor who has paid and is not counted. Invariants: within a minute no more is admitted than
+the bounds say, and no more addresses are remembered than the bounds let in; what is being read is
+not read a second time beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from viz.domain.ports.clock import Clock
+from viz.errors import TooManyQuestions, VizError
+
+T = TypeVar("T")
+MINUTE_S: Final = 60
+ALL_TIMES: Final = 10
+QUIET_PART: Final = 60
+FAILURE_KEPT_S: Final = 2
+LOOKS_KEPT: Final = 1_024
+LOOKS_AT_ONCE: Final = 8
+
+
+class RateLimit:
+    """What may still be asked in this minute.
+
+    Ten busy addresses can use up what all have together, so as much again is kept for the quiet
+    ones: whoever asked less than a ``QUIET_PART`` of its own share.
+    """
+
+    def __init__(self, clock: Clock, per_minute: int) -> None:
+        """Allow ``per_minute`` to each address, and ``ALL_TIMES`` as many to all together."""
+        self._clock = clock
+        self._per_minute = per_minute
+        self._quiet = max(1, per_minute // QUIET_PART)
+        self._minute = 0
+        self._total = 0
+        self._asked: Counter[str] = Counter()
+
+    def admit(self, address: str) -> None:
+        """Count one request; raise TooManyQuestions where the minute has no more."""
+        minute, past_s = divmod(self._clock.now_s(), MINUTE_S)
+        if minute != self._minute:
+            self._minute, self._total = minute, 0
+            self._asked.clear()
+        asked, everybody = self._asked[address], ALL_TIMES * self._per_minute
+        if asked < self._quiet:
+            everybody *= 2
+        if asked >= self._per_minute or self._total >= everybody:
+            wait_s = MINUTE_S - past_s
+            raise TooManyQuestions(
+                f"this node takes {self._per_minute} such requests a minute from an address that "
+                f"has not paid, and {ALL_TIMES} times as many from all: try again in {wait_s} s",
+                retryAfter=wait_s,
+            )
+        self._asked[address] += 1
+        self._total += 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    until_s: int
+    value: Any
+    error: VizError | None
+
+
+class Looks:
+    """What was read lately, for whoever asks the same: one reading at a time of each thing."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._kept: OrderedDict[Hashable, _Look] = OrderedDict()
+        self._running: dict[Hashable, asyncio.Task[_Look]] = {}
+        self._room = asyncio.Semaphore(LOOKS_AT_ONCE)
+
+    async def get(
+        self,
+        key: Hashable,
+        read: Callable[[], Awaitable[T]],
+        *,
+        kept_s: int,
+        admit: Callable[[], None] | None = None,
+    ) -> T:
+        """Return what ``read`` says, read anew when the last reading is ``kept_s`` old.
+
+        ``admit`` is called before a new reading, and may refuse it. A failure is kept as well, for
+        a moment: what cannot be reached is not asked by every request.
+        """
+        look = self._kept.get(key)
+        if look is None or self._clock.now_s() >= look.until_s:
+            running = self._running.get(key)
+            if running is None:
+                if admit is not None:
+                    admit()
+                running = asyncio.ensure_future(self._read(key, read, kept_s))
+                self._running[key] = running
+            # Whoever leaves does not take the reading from the others.
+            look = await asyncio.shield(running)
+        if look.error is not None:
+            raise type(look.error)(look.error.detail, **look.error.extensions) from look.error
+        value: T = look.value
+        return value
+
+    def forget(self, key: Hashable) -> None:
+        """Drop a reading that was overtaken by what this node did."""
+        self._kept.pop(key, None)
+
+    async def _read(self, key: Hashable, read: Callable[[], Awaitable[Any]], kept_s: int) -> _Look:
+        value, error = None, None
+        try:
+            async with self._room:
+                value = await read()
+        except VizError as found:
+            error, kept_s = found, min(kept_s, FAILURE_KEPT_S)
+        finally:
+            self._running.pop(key, None)
+        look = _Look(self._clock.now_s() + kept_s, value, error)
+        self._kept[key] = look
+        self._kept.move_to_end(key)
+        while len(self._kept) > LOOKS_KEPT:
+            self._kept.popitem(last=False)
+        return look

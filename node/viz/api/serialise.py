@@ -1,0 +1,42 @@
+"""What services report, as JSON: hashes as hexadecimal, wide integers as text."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, is_dataclass
+from enum import Enum
+from typing import Any
+
+from viz.domain.ports.ledger import TrainingRecord
+from viz.domain.units import hex_of
+from viz.protocol.wire import JSON_INTEGER_MAX, Json
+
+
+def plain(value: Any) -> Any:
+    """Return a report as values that JSON has."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: plain(found) for name, found in asdict(value).items()}
+    if isinstance(value, dict):
+        return {str(key): plain(found) for key, found in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, bytes):
+        return hex_of(value)
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > JSON_INTEGER_MAX:
+        return str(value)
+    return value
+
+
+def training_json(record: TrainingRecord) -> Json:
+    """Return a training run as the operator is told of it."""
+    return {
+        "id": record.training_id,
+        "state": record.state,
+        "request": dict(record.request),
+        "progress": dict(record.progress),
+        "result": dict(record.result),
+        "error": record.error,
+        "createdAt": record.created_at,
+        "updatedAt": record.updated_at,
+    }

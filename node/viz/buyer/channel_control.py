@@ -1,0 +1,109 @@
+"""What a buyer's commands do with a channel, whichever process holds it.
+
+Owns the commands of ``viz buyer ask`` and ``viz channel`` as values in and values out: amounts are
+base units as text, as in every message. Does not know how they are called: directly by the command
+line, or through ``viz.buyer.control_server`` while a proxy runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from viz.buyer.answer import PaidAnswer
+from viz.buyer.client import BuyerClient
+from viz.buyer.offers import ask_fitting
+from viz.buyer.wallet import Wallet
+from viz.domain.ports.chain import Deployment
+from viz.domain.units import ZERO_ADDRESS, Units, hex_of
+from viz.errors import UnknownModel
+from viz.protocol.wire import Json
+
+Write = Callable[[str], Awaitable[None]]
+
+
+class ChannelControl:
+    """The commands of one channel."""
+
+    def __init__(
+        self,
+        client: BuyerClient,
+        tell: Callable[[BuyerClient, PaidAnswer], None] | None = None,
+    ) -> None:
+        """``tell`` is told each answer when it has ended, however it did."""
+        self._client = client
+        self._tell = tell
+
+    @property
+    def deployment(self) -> Deployment:
+        """The contracts that the buyer trusts."""
+        return self._client.deployment
+
+    async def show(self) -> Json:
+        """Return what was deposited, signed and received, read from the node now."""
+        await self._client.look()
+        return described(self._client)
+
+    async def forgive(self, allow_units: Units) -> Json:
+        """Ask the node again, and take bills that exceed what arrived by so much; return it."""
+        self._client.forgive(allow_units)
+        return await self.show()
+
+    async def open(self, wallet: Wallet, deposit_units: Units) -> Json:
+        """Deposit into the channel; return it."""
+        await self._client.open_channel(wallet, deposit_units)
+        return described(self._client)
+
+    async def close(self, wallet: Wallet) -> Json:
+        """Close the channel with the node's consent; return at what, and by which transaction."""
+        client = self._client
+        answer = await client.close_channel(wallet)
+        return {
+            "signer": client.signer,
+            "node": client.info.node,
+            "settled": str(answer.close.settled_units),
+            "received": str(sum(client.curve.spent.values())),
+            "signed": str(client.curve.total_units),
+            "transaction": hex_of(answer.transaction_hash),
+        }
+
+    async def ask(self, body: dict[str, Any], write: Write) -> Json:
+        """Ask a question, hand on the text as it arrives, and return what it cost."""
+        client = self._client
+        if not body.get("model"):
+            if not client.info.adapters:
+                raise UnknownModel("the node has nothing on offer now", param="model")
+            body = {**body, "model": client.info.adapters[-1].model}
+        async with ask_fitting(client, body) as answer:
+            shown = 0
+            try:
+                async for _ in answer:
+                    await write(answer.text[shown:])
+                    shown = len(answer.text)
+            finally:
+                if self._tell:
+                    self._tell(client, answer)
+        return {
+            "model": answer.model,
+            "text": answer.text,
+            "cost": str(answer.cost_units or 0),
+        }
+
+
+def described(client: BuyerClient) -> Json:
+    """Return a channel's state."""
+    curve = client.curve
+    opened = curve.payer != ZERO_ADDRESS
+    return {
+        "signer": curve.signer,
+        "node": curve.node,
+        "payer": curve.payer,
+        "open": opened,
+        "closeAt": curve.close_at_s,
+        "distrusted": client.purse.fault,
+        "deposit": str(curve.deposit_units),
+        "settled": str(curve.settled_units),
+        "signed": str(curve.total_units),
+        "received": str(sum(curve.spent.values())),
+        "receipts": curve.seq,
+    }

@@ -1,0 +1,184 @@
+"""What a buyer checks before it pays and after it was served.
+
+Owns the buyer's limits, the rules a quote must meet, and the comparison of a receipt with what
+arrived. Does no I/O. A rule that fails raises NodeNotTrusted and says which.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from viz.basemodel.packaged import TOKENIZER_OF_BASE
+from viz.buyer.counting import Counter
+from viz.domain.display import moment
+from viz.domain.eip712 import Domain
+from viz.domain.ports.chain import Deployment
+from viz.domain.pricing import Price
+from viz.domain.receipt import SignedReceipt, salted_hash
+from viz.domain.trust import require_as_trusted
+from viz.domain.units import BASE_MODEL, ZERO_HASH, Address, Hash32, Units, hex_of
+from viz.errors import NodeNotTrusted
+from viz.protocol.messages import AdapterOffer, NodeInfo, adapter_of_model
+from viz.protocol.payment import SignedQuote
+
+QUOTE_LIFE_S: Final = 60
+CLOCK_SKEW_S: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a buyer lets a node have. Prices are units per million tokens.
+
+    ``*_stated`` says that the buyer named the cap: a price within it is then agreed to, however
+    much it rose (``viz.buyer.prices``).
+    ``ahead_tokens`` is how far signatures run ahead of what arrived; ``step_tokens`` is the most
+    that a node may ask for ahead of what it delivered.
+    """
+
+    prompt_price_units: Units = 50_000_000
+    completion_price_units: Units = 100_000_000
+    request_units: Units = 1_000_000
+    ahead_tokens: int = 64
+    step_tokens: int = 512
+    prompt_price_stated: bool = False
+    completion_price_stated: bool = False
+
+    @property
+    def step_units(self) -> Units:
+        """What one step costs at most."""
+        price = Price(self.prompt_price_units, self.completion_price_units)
+        return min(self.request_units, price.amount_units(0, self.step_tokens))
+
+
+@dataclass(frozen=True, slots=True)
+class Agreed:
+    """The price of one request: a quote's, or the list price, whose receipt names the zero hash."""
+
+    price: Price
+    quote_hash: Hash32 = ZERO_HASH
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What arrived for one request: what its receipt must say. One text for each choice.
+
+    ``prompt_tokens`` is what the prompt counts, exactly or at most; ``most_units`` what the request
+    may cost at most: by what was asked for, and by the cap.
+    """
+
+    adapter_id: int
+    agreed: Agreed
+    request: bytes
+    prompt_tokens: int
+    texts: tuple[str, ...]
+    most_units: Units
+
+
+def agreed_quote(digest: Hash32, signed: SignedQuote) -> Agreed:
+    """Return the price of a checked quote."""
+    quote = signed.quote
+    price = Price(quote.prompt_price_units, quote.completion_price_units)
+    return Agreed(price, digest, quote.max_tokens)
+
+
+def agreed_list_price(offer: AdapterOffer) -> Agreed:
+    """Return the list price of an adapter."""
+    return Agreed(Price(offer.prompt_price_units, offer.completion_price_units))
+
+
+def check_node(info: NodeInfo, expected: Deployment) -> None:
+    """Raise NodeNotTrusted if the node works elsewhere than in the deployment the buyer chose.
+
+    A model's name says which adapter is asked for, and so whom the money goes to: the node may not
+    put another adapter behind it.
+    """
+    require_as_trusted(
+        expected,
+        chain_id=info.chain_id,
+        settlement=info.settlement,
+        content_registry=info.content_registry,
+        adapter_registry=info.adapter_registry,
+        token=info.token,
+        token_decimals=info.token_decimals,
+    )
+    check_tokenizer(info, info.base_digest)
+    for offer in info.adapters:
+        if (adapter_of_model(offer.model) or BASE_MODEL) != offer.adapter_id:
+            raise NodeNotTrusted(
+                f"the node sells adapter {offer.adapter_id} under the name {offer.model[:80]!r}"
+            )
+
+
+def check_tokenizer(info: NodeInfo, base_digest: Hash32) -> None:
+    """Raise NodeNotTrusted if the node names another tokenizer than that of a known base model."""
+    known = TOKENIZER_OF_BASE.get(base_digest)
+    if known is not None and info.tokenizer_digest != known:
+        raise NodeNotTrusted(
+            f"the node names tokenizer {hex_of(info.tokenizer_digest)}, and its base model's is "
+            f"{hex_of(known)}: what it bills could not be counted again"
+        )
+
+
+def check_quote(
+    signed: SignedQuote,
+    *,
+    domain: Domain,
+    info: NodeInfo,
+    offer: AdapterOffer,
+    signer: Address,
+    now_s: int,
+) -> Hash32:
+    """Return the quote's digest; raise NodeNotTrusted, InvalidSignature."""
+    digest, quote = signed.verify(domain, info.node), signed.quote
+    rules = (
+        (quote.signer == signer, "is for another signer"),
+        (quote.adapter_id == offer.adapter_id, "is for another adapter"),
+        (quote.weights_digest == offer.weights_digest, "names other weights"),
+        (quote.tokenizer_digest == info.tokenizer_digest, "names another tokenizer"),
+        (quote.max_tokens > 0, "allows no tokens"),
+        (
+            # Just made, it ends within its life: by a clock that may differ either way.
+            now_s - CLOCK_SKEW_S <= quote.valid_until_s <= now_s + QUOTE_LIFE_S + CLOCK_SKEW_S,
+            f"ends at {moment(quote.valid_until_s)}, and this machine's clock shows "
+            f"{moment(now_s)}: a quote holds {QUOTE_LIFE_S} s. Set this machine's clock; if it is "
+            "right, the node's is wrong",
+        ),
+    )
+    for holds, fault in rules:
+        if not holds:
+            raise NodeNotTrusted(f"the node's quote {fault}")
+    return digest
+
+
+def check_receipt(signed: SignedReceipt, served: Served, counter: Counter) -> None:
+    """Raise NodeNotTrusted unless the receipt says what arrived and bills it at the quote.
+
+    The signature and the chain of receipts are ``viz.domain.buyer_channel``'s to check.
+    """
+    receipt, agreed = signed.receipt, served.agreed
+    cost = agreed.price.amount_units(receipt.prompt_tokens, receipt.completion_tokens)
+    lines = ((served.adapter_id, receipt.amount_units),) if receipt.amount_units else ()
+    bound = sum(map(counter.text_tokens, served.texts))
+    counted = receipt.completion_tokens
+    said = "".join(served.texts).encode()
+    rules = (
+        (receipt.quote_hash == agreed.quote_hash, "names another quote"),
+        (
+            receipt.request_hash == salted_hash(signed.request_salt, served.request),
+            "is for another request",
+        ),
+        (
+            receipt.response_hash == salted_hash(signed.response_salt, said),
+            "is for another text than the one that arrived",
+        ),
+        (receipt.amount_units <= cost, "bills more than its tokens cost"),
+        (receipt.amount_units <= served.most_units, "bills more than was asked for"),
+        (signed.lines == lines, "bills another adapter"),
+        (receipt.prompt_tokens <= served.prompt_tokens, "counts too many prompt tokens"),
+        (counted == bound or (counted < bound and not counter.exact), "counts other tokens"),
+    )
+    for holds, fault in rules:
+        if not holds:
+            raise NodeNotTrusted(f"receipt {receipt.seq} {fault}")

@@ -1,0 +1,227 @@
+"""The commands of a channel over a Unix socket, while a proxy holds it.
+
+Owns the socket beside the channel's ledger and the conversation on it: one command a connection,
+JSON messages over a WebSocket. Does not know what the commands do (``viz.buyer.channel_control``).
+
+Whoever may use the socket is the buyer: it is readable by its owner alone, and the kernel says of
+each connection who made it. The wallet's key stays with the command: what needs its signature is
+sent to it as a structure, and comes back signed.
+
+    server  {"node": address, "url": "http://host:port"}
+    client  {"do": "ask", "body": {...}} | {"do": "show"}
+            | {"do": "forgive", "allow": units}
+            | {"do": "open", "payer": address, "deposit": units} | {"do": "close", "payer": address}
+    server  {"text": "..."} ... | {"sign": type, "domain": {...}, "value": {...}}
+    client  {"signature": "0x..."}
+    server  {"done": {...}} | {"error": {"code": ..., "detail": ...}}
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from aiohttp import WSMsgType, web
+
+from viz.buyer.channel_control import ChannelControl
+from viz.buyer.wallet import Signable
+from viz.domain.eip712 import Domain
+from viz.domain.units import Address
+from viz.errors import InvalidRequest, VizError
+from viz.protocol.wire import Json, Reader, parse_json, struct_to_json
+
+SOCKET: Final = "desk.sock"
+PATH: Final = "/desk"
+MAX_MESSAGE_BYTES: Final = 2 * 1024 * 1024
+MAX_SIGNATURE_BYTES: Final = 1024
+MAX_DETAIL_CHARS: Final = 2_048
+SIGN_TIMEOUT_S: Final = 120.0
+HEARTBEAT_S: Final = 15.0
+_CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_log = structlog.get_logger()
+
+
+def socket_path(directory: int) -> str:
+    """Return a path to the socket in an open directory: short, since a socket's is (108 bytes)."""
+    return f"/proc/self/fd/{directory}/{SOCKET}"
+
+
+def is_ours(connection: Any) -> bool:
+    """Say whether the process at the other end of a Unix socket runs as this user."""
+    if connection is None:
+        return False
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return bool(_CREDENTIALS.unpack(raw)[1] == os.getuid())
+
+
+@asynccontextmanager
+async def serving_desk(
+    desk: ChannelControl, directory: Path, node: Address, url: str
+) -> AsyncIterator[bool]:
+    """Serve the commands in a channel's folder while the context lasts.
+
+    The caller holds the channel's lock, so a socket that is there already is left by a process that
+    was killed. Yields False, with a word, where the folder's file system has no sockets.
+    """
+    app = web.Application()
+    app.router.add_get(PATH, _handler(desk, node, url))
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, handler_cancellation=True)
+    await runner.setup()
+    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            site = web.SockSite(runner, _bound(socket_path(folder)))
+            await site.start()
+        except OSError as error:
+            _log.warning(
+                "viz buyer ask and viz channel are refused while this proxy runs",
+                reason=f"no socket can be made in {directory}: {error.strerror}",
+            )
+            yield False
+        else:
+            yield True
+    finally:
+        await runner.cleanup()
+        with suppress(OSError):
+            os.unlink(SOCKET, dir_fd=folder)
+        os.close(folder)
+
+
+def _bound(path: str) -> socket.socket:
+    with suppress(FileNotFoundError):
+        Path(path).unlink()
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        made.bind(path)
+    except OSError:
+        made.close()
+        raise
+    finally:
+        os.umask(before)
+    return made
+
+
+def _handler(desk: ChannelControl, node: Address, url: str) -> Handler:
+    async def handle(request: web.Request) -> web.WebSocketResponse:
+        connection = request.transport.get_extra_info("socket") if request.transport else None
+        if not is_ours(connection):
+            raise web.HTTPForbidden(text="this socket is another user's")
+        ws = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=MAX_MESSAGE_BYTES)
+        await ws.prepare(request)
+        await ws.send_json({"node": node, "url": url})
+        await _Conversation(desk, ws).run()
+        await ws.close()
+        return ws
+
+    return handle
+
+
+class _Conversation:
+    """One command: its messages from the caller, and its answers."""
+
+    def __init__(self, desk: ChannelControl, ws: web.WebSocketResponse) -> None:
+        self._desk = desk
+        self._ws = ws
+        self._heard: asyncio.Queue[Json] = asyncio.Queue(maxsize=4)
+
+    async def run(self) -> None:
+        """Do what is asked; a caller that leaves ends it."""
+        listening = asyncio.create_task(self._listen())
+        working = asyncio.create_task(self._work())
+        try:
+            await asyncio.wait({listening, working}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (listening, working):
+                task.cancel()
+            await asyncio.gather(listening, working, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        async for message in self._ws:
+            if message.type is not WSMsgType.TEXT:
+                return
+            try:
+                said = parse_json(message.data, max_bytes=MAX_MESSAGE_BYTES)
+            except InvalidRequest:
+                return
+            await self._heard.put(said)
+
+    async def _work(self) -> None:
+        try:
+            done = await self._do(await self._heard.get())
+            await self._ws.send_json({"done": done})
+        except VizError as error:
+            await self._ws.send_json(
+                {"error": {"code": error.code, "detail": error.detail[:MAX_DETAIL_CHARS]}}
+            )
+        except ConnectionResetError:
+            pass
+        except Exception as error:  # noqa: BLE001  one command's accident must not end the proxy
+            _log.error("unexpected, in a command", exc_info=error)
+            said = {"code": VizError.code, "detail": "the command failed: see the proxy's log"}
+            with suppress(ConnectionResetError):
+                await self._ws.send_json({"error": said})
+
+    async def _do(self, said: Json) -> Json:
+        reader = Reader(said, "the command")
+        wanted = reader.text("do", 16)
+        if wanted == "show":
+            return await self._desk.show()
+        if wanted == "forgive":
+            return await self._desk.forgive(reader.units("allow"))
+        if wanted == "ask":
+            body = said.get("body")
+            if not isinstance(body, dict):
+                raise InvalidRequest("the command lacks the question's body")
+            return await self._desk.ask(body, self._write)
+        if wanted == "open":
+            return await self._desk.open(self._wallet(reader), reader.units("deposit"))
+        if wanted == "close":
+            return await self._desk.close(self._wallet(reader))
+        raise InvalidRequest(f"there is no command {wanted!r}: is the proxy of another version?")
+
+    async def _write(self, text: str) -> None:
+        if text:
+            await self._ws.send_json({"text": text})
+
+    def _wallet(self, reader: Reader) -> _DistantWallet:
+        return _DistantWallet(self._ws, self._heard, reader.address("payer"))
+
+
+class _DistantWallet:
+    """The wallet of the command: it is asked for each signature."""
+
+    def __init__(
+        self, ws: web.WebSocketResponse, heard: asyncio.Queue[Json], address: Address
+    ) -> None:
+        self._ws = ws
+        self._heard = heard
+        self.address = address
+
+    async def sign(self, domain: Domain, struct: Signable) -> bytes:
+        await self._ws.send_json(
+            {
+                "sign": type(struct).__name__,
+                "domain": {
+                    "name": domain.name,
+                    "version": domain.version,
+                    "chainId": domain.chain_id,
+                    "verifyingContract": domain.contract,
+                },
+                "value": struct_to_json(struct),
+            }
+        )
+        try:
+            async with asyncio.timeout(SIGN_TIMEOUT_S):
+                answer = await self._heard.get()
+        except TimeoutError as error:
+            raise InvalidRequest("the wallet did not sign in time: ask again") from error
+        return Reader(answer, "the signature").blob("signature", MAX_SIGNATURE_BYTES)

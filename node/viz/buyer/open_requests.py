@@ -1,0 +1,204 @@
+"""Which requests may still cost something, how much, and which receipt billed each.
+
+Owns what a buyer's requests expose while they run and what ended without its receipt, in this
+process or in one before it. Does not sign and knows no file: ``viz.buyer.voucher_signer`` does.
+
+Invariants: every receipt is one request's, found by the hash of what was asked, and a request is
+billed once; a bill that its answer did not bring is at most for what arrived and one step. What
+exceeds that comes out of the buyer's own allowance, or the bill is refused. So a node cannot write
+itself receipts, however true its signature is, nor bill what it did not deliver.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from viz.domain.receipt import SignedReceipt, salted_hash
+from viz.domain.units import AdapterId, Units
+from viz.errors import NodeNotTrusted
+
+UNRECEIPTED_S: Final = 180.0  # a node bills well before, or hardly ever
+GIVEN_UP_KEPT: Final = 256
+
+
+@dataclass(slots=True, eq=False)
+class OpenRequest:
+    """What one request may cost, as far as its answer has arrived, and how it ended.
+
+    ``arrived_units`` is what the text costs that has arrived; ``units`` that and one step;
+    ``most_units`` what the request may cost in the end. ``seq`` is the receipt that billed it, 0
+    for none, and ``billed_units`` what that said. ``name`` is that of its record in the ledger. In
+    ``incident`` the node broke it off; ``unknown`` marks a request whose process ended before its
+    answer did, so that nobody knows what arrived.
+    """
+
+    adapter_id: AdapterId
+    request: bytes
+    units: Units = 0
+    most_units: Units = 0
+    arrived_units: Units = 0
+    name: str = ""
+    incident: str = ""
+    unknown: bool = False
+    began_s: float = field(default_factory=time.monotonic)
+    left_at_s: float = 0.0
+    seq: int = 0
+    billed_units: Units = 0
+
+    def equals(self, other: OpenRequest) -> bool:
+        """Say whether both asked for the same: then the receipt of one fits the other."""
+        return (self.adapter_id, self.request) == (other.adapter_id, other.request)
+
+    def bound_units(self, unused_units: Units) -> Units:
+        """Return the most that a receipt may bill for it that its answer did not bring.
+
+        ``unused_units`` were signed for the adapter and are not billed yet. Signatures follow what
+        arrives, so they bound what an earlier process cannot tell.
+        """
+        if self.unknown:
+            return max(self.units, min(self.most_units, unused_units))
+        return self.units
+
+
+class Match(NamedTuple):
+    """The request behind a late receipt, and what the receipt bills beyond what it allows."""
+
+    exposure: OpenRequest
+    beyond_units: Units
+
+
+class OpenRequests:
+    """The requests of one channel that are not billed yet."""
+
+    def __init__(self, request_units: Units, earlier: Iterable[OpenRequest] = ()) -> None:
+        """``request_units`` caps all that ended without receipt; ``earlier`` processes asked."""
+        self._request_units = request_units
+        self._under_way: set[OpenRequest] = set()
+        self._left: set[OpenRequest] = set()
+        # In the order in which they were given up.
+        self._given_up: dict[OpenRequest, None] = dict.fromkeys(earlier)
+
+    @contextmanager
+    def open(self, adapter_id: AdapterId, request: bytes) -> Iterator[OpenRequest]:
+        """Allow a request to cost what its exposure says (raise it as the answer arrives)."""
+        exposure = OpenRequest(adapter_id, request)
+        self._under_way.add(exposure)
+        try:
+            yield exposure
+        finally:
+            self._under_way.discard(exposure)
+
+    def leave(self, exposure: OpenRequest) -> None:
+        """Remember that a request ended without its receipt: its cost is not known yet."""
+        if not exposure.seq:
+            exposure.left_at_s = time.monotonic()
+            self._left.add(exposure)
+
+    def forget_old(self) -> list[OpenRequest]:
+        """Wait no longer for the bills of requests that the node had time to bill.
+
+        Return those of which nothing is kept any longer, the oldest beyond a fixed number.
+        """
+        now_s = time.monotonic()
+        old = [each for each in self._left if each.left_at_s + UNRECEIPTED_S < now_s]
+        self._left.difference_update(old)
+        self._given_up |= dict.fromkeys(sorted(old, key=lambda each: each.left_at_s))
+        forgotten = list(self._given_up)[: max(0, len(self._given_up) - GIVEN_UP_KEPT)]
+        for each in forgotten:
+            del self._given_up[each]
+        return forgotten
+
+    @property
+    def lacks_receipts(self) -> bool:
+        """Whether a request ended a short while ago without its receipt."""
+        return bool(self._left)
+
+    def under_way_units(self, adapter_id: AdapterId) -> Units:
+        """Return what the adapter's requests under way may cost now."""
+        return _units_of(self._under_way, adapter_id)
+
+    def left_units(self, adapter_id: AdapterId, unused_units: Units) -> Units:
+        """Return what requests that ended without their receipt may have cost the channel.
+
+        Of those that the node had time to bill no more than ``unused_units``, which are signed and
+        not billed: a node that was killed may have booked what it delivered and lost the bill. A
+        node that breaks off every answer is not paid for all of them.
+        """
+        lost = min(unused_units, _units_of(self._given_up, adapter_id))
+        left = _units_of(self._left - self._under_way, adapter_id)
+        return min(self._request_units, left + lost)
+
+    def broken_unbilled(self, adapter_id: AdapterId) -> list[OpenRequest]:
+        """Return the adapter's answers that the node broke off and did not bill."""
+        return [
+            each
+            for each in (*self._left, *self._given_up)
+            if each.incident and each.adapter_id == adapter_id and not each.seq
+        ]
+
+    def bill(self, exposure: OpenRequest, seq: int, units: Units) -> None:
+        """Note the receipt that a request's own answer brought; raise NodeNotTrusted for a second.
+
+        A receipt that was fetched before may have been taken for that of an equal request.
+        """
+        equals = [
+            each
+            for each in {*self._under_way, *self._left, *self._given_up}
+            if each is not exposure and each.equals(exposure)
+        ]
+        other = next((each for each in equals if each.seq == seq), None)
+        if other is None and exposure.seq not in (0, seq):
+            other = next((each for each in equals if not each.seq), None)
+            if other is None:
+                raise NodeNotTrusted("the node bills one request twice")
+        if other is not None:
+            self.note(other, exposure.seq, exposure.billed_units)
+        exposure.seq, exposure.billed_units = seq, units
+
+    def match(self, signed: SignedReceipt, unused_units: Units) -> Match | None:
+        """Return the request behind a receipt that no answer brought; raise NodeNotTrusted.
+
+        None while its answer still arrives: that brings the receipt, and tells whether it is true.
+        """
+        receipt = signed.receipt
+        if len(signed.lines) != 1:
+            raise NodeNotTrusted(f"receipt {receipt.seq} bills nothing, or several adapters")
+        adapter_id, units = signed.lines[0]
+        asked = [
+            each
+            for each in (*self._under_way, *self._left, *self._given_up)
+            if each.adapter_id == adapter_id
+            and not each.seq
+            and receipt.request_hash == salted_hash(signed.request_salt, each.request)
+        ]
+        if not asked:
+            raise NodeNotTrusted(
+                f"the node hands out a receipt of {units} units for adapter {adapter_id}, and no "
+                "request of this channel accounts for it"
+            )
+
+        def order(each: OpenRequest) -> tuple[Units, float, Units]:
+            # The one that allows it; of several the one that ended first, and the smallest.
+            beyond = max(0, units - each.bound_units(unused_units))
+            return beyond, each.left_at_s, each.units
+
+        found = min(asked, key=order)
+        beyond_units = order(found)[0]
+        if beyond_units and any(each in self._under_way for each in asked):
+            return None
+        return Match(found, beyond_units)
+
+    def note(self, exposure: OpenRequest, seq: int, units: Units) -> None:
+        """Note which receipt billed a request, and so that none other can."""
+        exposure.seq, exposure.billed_units = seq, units if seq else 0
+        if seq:
+            self._left.discard(exposure)
+            self._given_up.pop(exposure, None)
+
+
+def _units_of(group: Iterable[OpenRequest], adapter_id: AdapterId) -> Units:
+    return sum(each.units for each in group if each.adapter_id == adapter_id and not each.seq)

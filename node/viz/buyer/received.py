@@ -1,0 +1,113 @@
+"""What has arrived of one answer, and how much of it a node may send.
+
+Owns the text of each choice and the bounds on it: a token spells only so many bytes, so more text
+than what was asked for could spell is a node that does not keep to the request. Does not know money
+or HTTP.
+
+Invariants: what is kept is valid text of a choice that was asked for; whatever a node sends, the
+buyer reads a bounded number of bytes, and waits for a bounded time where no text comes.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from viz.buyer.counting import Counter, TextCount
+from viz.errors import NodeNotTrusted, NodeRefused, NodeUnreachable
+
+AnswerChunk = dict[str, Any]
+
+# Beyond the longest entry of the vocabularies in use (128 bytes), with room for decoding.
+MAX_TOKEN_BYTES: Final = 512
+# What a node may give beyond the tokens that can be paid for: it may have a credit window.
+SPARE_TOKENS: Final = 16
+# A token's event with its log-probabilities; and what surrounds the tokens, in all.
+MAX_TOKEN_EVENT_BYTES: Final = 16 * 1024
+MAX_ASIDE_BYTES: Final = 1024 * 1024
+MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
+STALL_S: Final = 300.0
+
+
+class ReceivedAnswer:
+    """The text of one answer, choice by choice."""
+
+    def __init__(self, choices: int, max_tokens: int, counter: Counter | None = None) -> None:
+        """``max_tokens`` may come, of all choices together; ``counter`` counts them."""
+        self._choices = choices
+        self._counter = counter or Counter()
+        self._counts: dict[int, TextCount] = {}
+        self._tokens: dict[int, int] = {}
+        self._max_text_bytes = (max_tokens + SPARE_TOKENS) * MAX_TOKEN_BYTES
+        self._max_bytes = min(
+            MAX_ANSWER_BYTES, MAX_ASIDE_BYTES + max_tokens * MAX_TOKEN_EVENT_BYTES
+        )
+        self._texts: dict[int, str] = {}
+        self._bytes = 0
+        self._last_s = time.monotonic()
+        self.text_bytes = 0
+        self.pieces = 0
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The text of every choice that has any, in order."""
+        return tuple(self._texts[index] for index in sorted(self._texts))
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens arrived in all choices, about as a node counts them."""
+        return sum(self._tokens.values())
+
+    def read(self, size: int) -> None:
+        """Count bytes off the wire; raise NodeRefused, NodeUnreachable where they lead nowhere."""
+        self._bytes += size
+        if self._bytes > self._max_bytes:
+            raise NodeRefused(f"the node's answer has more than {self._max_bytes} bytes")
+        if time.monotonic() - self._last_s > STALL_S:
+            raise NodeUnreachable(
+                f"the node sent no text for {STALL_S:.0f} s: ask again, or elsewhere"
+            )
+
+    def take(self, chunk: AnswerChunk) -> bool:
+        """Keep the new text of a chunk of either kind; say whether there was any.
+
+        Raises NodeRefused for what is no chunk, NodeNotTrusted for more than was asked for.
+        """
+        choices = chunk.get("choices")
+        if choices is not None and not isinstance(choices, list):
+            raise NodeRefused("the node sent a chunk whose choices are no list")
+        grew = False
+        for choice in choices or ():
+            index, text = _text_of(choice)
+            if not 0 <= index < self._choices:
+                raise NodeNotTrusted(f"the node sent choice {index} of {self._choices}")
+            if text:
+                self._keep(index, text)
+                grew = True
+        return grew
+
+    def _keep(self, index: int, text: str) -> None:
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError as error:
+            raise NodeRefused("the node sent text that is not valid Unicode") from error
+        self.text_bytes += size
+        if self.text_bytes > self._max_text_bytes:
+            raise NodeNotTrusted(
+                f"the node sent {self.text_bytes} bytes of text, more than the tokens that were "
+                "asked for can spell"
+            )
+        whole = self._texts[index] = self._texts.get(index, "") + text
+        count = self._counts.setdefault(index, TextCount(self._counter))
+        self._tokens[index] = count.grew(whole, size)
+        self.pieces += 1
+        self._last_s = time.monotonic()
+
+
+def _text_of(choice: Any) -> tuple[int, str]:
+    if isinstance(choice, dict):
+        index, delta = choice.get("index", 0), choice.get("delta")
+        text = delta.get("content") if isinstance(delta, dict) else choice.get("text")
+        if isinstance(index, int) and (text is None or isinstance(text, str)):
+            return index, text or ""
+    raise NodeRefused("the node sent a chunk that cannot be read")

@@ -1,0 +1,97 @@
+"""What a program asked for, as far as paying for it depends on it.
+
+Owns the reading of an OpenAI request for its texts and the size of its answer, as a node reads it.
+Does not judge a request: the node refuses what it cannot serve. No I/O.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from viz.errors import InvalidRequest
+from viz.protocol.payment import CHAT_PATH
+
+# OpenAI's newer name of a role that models know by the older.
+_SAME_ROLE: Final = {"developer": "system"}
+
+
+class AskedRequest:
+    """One request, and its body as it is sent."""
+
+    def __init__(self, path: str, body: dict[str, Any]) -> None:
+        """Raise InvalidRequest for text that UTF-8 cannot carry."""
+        self.path = path
+        self.model: str = body["model"]
+        self._body = body
+        try:
+            self.body = json.dumps(body, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequest(
+                "the request holds a lone surrogate: send valid Unicode"
+            ) from error
+
+    def naming(self, model: str) -> AskedRequest:
+        """Return the same request with the model's id instead of its name."""
+        return (
+            self if model == self.model else AskedRequest(self.path, {**self._body, "model": model})
+        )
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether the prompt is made of messages, by the model's template."""
+        return self.path == CHAT_PATH
+
+    @property
+    def choices(self) -> int:
+        """How many answers are asked for."""
+        asked = self._body.get("n")
+        return asked if isinstance(asked, int) and asked > 0 else 1
+
+    @property
+    def max_tokens(self) -> int | None:
+        """How long each may be; None where the request leaves it open."""
+        asked = self._body.get("max_tokens")
+        if self.is_chat:
+            asked = self._body.get("max_completion_tokens") or asked
+        return asked if isinstance(asked, int) and asked > 0 else None
+
+    def texts(self) -> list[str]:
+        """Return every text that becomes part of the prompt."""
+        if not self.is_chat:
+            prompt = self._body.get("prompt", "")
+            if isinstance(prompt, list) and len(prompt) == 1:
+                prompt = prompt[0]
+            return [prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)]
+        messages = self._body.get("messages")
+        found: list[str] = []
+        for message in messages if isinstance(messages, list) else [messages]:
+            content = message.get("content") if isinstance(message, dict) else message
+            text = _text_of(content)
+            found.append(json.dumps(content, ensure_ascii=False) if text is None else text)
+        return found
+
+    def messages(self) -> list[dict[str, str]] | None:
+        """Return the messages as the model's template gets them; None where they are not such."""
+        messages = self._body.get("messages")
+        if not self.is_chat or not isinstance(messages, list):
+            return None
+        found: list[dict[str, str]] = []
+        for message in messages:
+            if not isinstance(message, dict) or not isinstance(role := message.get("role"), str):
+                return None
+            if (text := _text_of(message.get("content"))) is None:
+                return None
+            found.append({"role": _SAME_ROLE.get(role, role), "content": text})
+        return found
+
+
+def _text_of(content: Any) -> str | None:
+    """Return a message's text, its parts joined; None for what is no text."""
+    if content is None:
+        return ""
+    if isinstance(content, list):
+        parts = [part.get("text") for part in content if isinstance(part, dict)]
+        texts = [part for part in parts if isinstance(part, str)]
+        return "".join(texts) if len(texts) == len(content) else None
+    return content if isinstance(content, str) else None

@@ -1,0 +1,103 @@
+"""The requests that are not billed yet, on disk: only for what was asked can a node bill.
+
+Owns one file a request below the channel's directory: a line of JSON, then the body as it was sent,
+whose salted hash a receipt names. Does not know money.
+
+Invariants: a request is on disk (fsync) before it is sent; its file goes when its receipt is kept,
+so that what was asked stays no longer on disk than a bill may come.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from viz.buyer.open_requests import OpenRequest
+from viz.domain.units import AdapterId
+from viz.errors import BooksMismatch, InvalidRequest
+from viz.protocol.wire import Reader, parse_json
+
+_SUFFIX: Final = ".request"
+
+
+class RequestJournal:
+    """The requests of one channel; ``directory`` is made at the first."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def keep(self, exposure: OpenRequest) -> None:
+        """Make a request durable, or what is known of it by now; raise OSError."""
+        self._directory.mkdir(mode=0o700, exist_ok=True)
+        exposure.name = exposure.name or secrets.token_hex(8)
+        path = self._path(exposure.name)
+        head = {
+            "adapter": int(exposure.adapter_id),
+            "units": str(exposure.units),
+            "most": str(exposure.most_units),
+            "arrived": str(exposure.arrived_units),
+            "incident": exposure.incident,
+            "ended": bool(exposure.left_at_s),
+        }
+        fresh = path.with_suffix(".new")
+        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode=0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(json.dumps(head).encode() + b"\n" + exposure.request)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+        _sync(self._directory)
+
+    def drop(self, name: str) -> None:
+        """Forget a request; one that cannot be removed is removed at the next start."""
+        with suppress(OSError):
+            self._path(name).unlink(missing_ok=True)
+
+    def load(self, billed: set[str]) -> list[OpenRequest]:
+        """Return what processes before this one asked, the oldest first; drop what is billed.
+
+        Raises BooksMismatch for a file that cannot be read.
+        """
+        found: list[tuple[float, OpenRequest]] = []
+        for path in self._directory.glob(f"*{_SUFFIX}"):
+            if path.stem in billed:
+                self.drop(path.stem)
+                continue
+            try:
+                found.append((path.stat().st_mtime, _read(path)))
+            except (OSError, InvalidRequest) as error:
+                raise BooksMismatch(
+                    f"{path} cannot be read: restore it, or close the channel and open one with a "
+                    "new session key"
+                ) from error
+        return [exposure for _, exposure in sorted(found, key=lambda each: each[0])]
+
+    def _path(self, name: str) -> Path:
+        return self._directory / f"{name}{_SUFFIX}"
+
+
+def _read(path: Path) -> OpenRequest:
+    head, _, body = path.read_bytes().partition(b"\n")
+    reader = Reader(parse_json(head), "a request under way")
+    return OpenRequest(
+        AdapterId(reader.integer("adapter")),
+        body,
+        units=reader.units("units"),
+        most_units=reader.units("most"),
+        arrived_units=reader.units("arrived"),
+        name=path.stem,
+        incident=reader.text("incident", 64),
+        unknown=not reader.boolean("ended"),
+    )
+
+
+def _sync(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

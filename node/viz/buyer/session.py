@@ -1,0 +1,76 @@
+"""The access token with which a buyer asks for service.
+
+Owns the session that the channel's key signs, and its renewal. Does not know money.
+
+Invariant: a session is signed only for the node and the origin that were dialled, so that no node
+can have another's session signed (threat 37).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from viz.client.node_client import NodeClient
+from viz.domain.eip712 import Domain, public_address, sign
+from viz.domain.units import Address
+from viz.errors import AccessTokenInvalid, NodeNotTrusted
+from viz.protocol.messages import AccessToken, SessionProof
+
+T = TypeVar("T")
+
+
+class SystemClock:
+    """Wall-clock seconds."""
+
+    def now_s(self) -> int:
+        return int(time.time())
+
+
+class BuyerSession:
+    """The access of one channel's key to its node."""
+
+    def __init__(self, api: NodeClient, node: Address, session_key: bytes, domain: Domain) -> None:
+        self._api = api
+        self._node = node
+        self._session_key = session_key
+        self._domain = domain
+        self._token: AccessToken | None = None
+        self._lock = asyncio.Lock()
+
+    async def use(self, call: Callable[[AccessToken], Awaitable[T]]) -> T:
+        """Return what a call with the access token returns, made again with a new one if need be.
+
+        The node says when a token has expired, or when it knows it no longer: its clock is another.
+        """
+        token = await self.token()
+        try:
+            return await call(token)
+        except AccessTokenInvalid:
+            self.drop(token)
+            return await call(await self.token())
+
+    async def token(self) -> AccessToken:
+        """Return the access token, signing a new session where there is none."""
+        async with self._lock:
+            if self._token is not None:
+                return self._token
+            signer = public_address(self._session_key)
+            session = await self._api.challenge(signer)
+            if session.node != self._node:
+                raise NodeNotTrusted(f"the session to sign is for node {session.node}")
+            if session.origin != self._api.origin:
+                raise NodeNotTrusted(
+                    f"the session to sign is for {session.origin}, and {self._api.origin} was "
+                    "dialled: dial the node by the origin that it names"
+                )
+            signature = sign(self._session_key, self._domain.digest(session))
+            self._token = await self._api.session(SessionProof(signer, session, signature))
+            return self._token
+
+    def drop(self, token: AccessToken) -> None:
+        """Sign a new session at the next need, if ``token`` is still the one in use."""
+        if self._token is token:
+            self._token = None

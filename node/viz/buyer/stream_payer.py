@@ -1,0 +1,144 @@
+"""The money of one answer: what it may cost, and the vouchers that keep it flowing.
+
+Owns the agreed price, the exposure that grows with what arrives, and the task that signs ahead, so
+that reading never waits for paying. Does not know what the client may pay in total
+(``viz.buyer.voucher_signer``), nor how an answer is asked for or read (``viz.buyer.answer``).
+
+Invariant: what a request exposes grows only with what has arrived, and never beyond what was asked
+for or the cap for a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from viz.buyer.checks import Agreed
+from viz.buyer.counting import Counter
+from viz.buyer.open_requests import OpenRequest
+from viz.buyer.received import ReceivedAnswer
+from viz.buyer.request import AskedRequest
+from viz.domain.display import amount
+from viz.domain.units import Units
+from viz.errors import NodeNotTrusted, PriceAboveCap
+from viz.protocol.payment import NeedVoucher
+
+if TYPE_CHECKING:
+    from viz.buyer.client import BuyerClient
+
+
+class StreamPayer:
+    """Pays for one answer; ``agree`` on a price before all else."""
+
+    def __init__(
+        self,
+        client: BuyerClient,
+        asked: AskedRequest,
+        exposure: OpenRequest,
+        counter: Counter,
+        prompt_tokens: int,
+    ) -> None:
+        """``prompt_tokens`` is what the prompt counts: exactly where it can be, else at most."""
+        self._client = client
+        self._asked = asked
+        self._exposure = exposure
+        self._start_units: Units = client.purse.owed_units(exposure.adapter_id)
+        self._need: NeedVoucher | None = None
+        self._now = asyncio.Event()
+        self._counter = counter
+        self.prompt_tokens = prompt_tokens
+        self.arrival = ReceivedAnswer(asked.choices, 0)
+        self.agreed: Agreed
+
+    # what it may cost
+
+    def agree(self, agreed: Agreed) -> None:
+        """Take the price of the next attempt; raise PriceAboveCap."""
+        client, adapter_id = self._client, self._exposure.adapter_id
+        client.prices.agree(adapter_id, self._asked.model, agreed.price, client.limits)
+        self.agreed = agreed
+        self._expose()
+
+    def begin(self) -> ReceivedAnswer:
+        """Return where the answer arrives, now that the node began it."""
+        cap = self._client.limits.request_units
+        payable = self.agreed.price.completion_tokens_for(cap, 0)
+        most = self._max_tokens()
+        self.arrival = ReceivedAnswer(
+            self._asked.choices,
+            most if payable is None else min(most, payable),
+            self._counter,
+        )
+        return self.arrival
+
+    def grew(self) -> None:
+        """Expose what has arrived; raise PriceAboveCap once that alone exceeds the cap."""
+        self._expose()
+        cap, pieces = self._client.limits.request_units, self.arrival.pieces
+        # Its payments may have been signed for requests beside it, so the purse cannot tell.
+        if self.agreed.price.amount_units(self.prompt_tokens, pieces) > cap:
+            most = amount(cap, self._client.deployment)
+            raise PriceAboveCap(
+                f"the answer costs more than {most}, this buyer's cap for one: allow more with "
+                "--max-cost, or ask for fewer tokens"
+            )
+        if pieces % max(1, self._client.limits.ahead_tokens // 2) == 0:
+            self._now.set()
+
+    def _expose(self) -> None:
+        """Let the request cost what has arrived, and one step more."""
+        limits, most, exposure = self._client.limits, self._max_tokens(), self._exposure
+        price, prompt, arrived = self.agreed.price, self.prompt_tokens, self.arrival.tokens
+        ahead = min(most, arrived + limits.step_tokens * self._asked.choices)
+        exposure.units = min(limits.request_units, price.amount_units(prompt, ahead))
+        exposure.most_units = min(limits.request_units, price.amount_units(prompt, most))
+        if arrived:
+            exposure.arrived_units = min(exposure.units, price.amount_units(prompt, arrived))
+
+    def _max_tokens(self) -> int:
+        given = [most for most in (self._asked.max_tokens, self.agreed.max_tokens) if most]
+        return min(given, default=self._client.info.context_tokens) * self._asked.choices
+
+    # paying
+
+    def ask(self, need: NeedVoucher) -> None:
+        """Pay what the node asks for in its stream, as soon as ``run`` can."""
+        self._need = need
+        self._now.set()
+
+    async def pay_first(self, need: NeedVoucher) -> None:
+        """Pay what the node asks for before it begins; raise what ``Purse.cover`` raises."""
+        await self._cover(need)
+        # The step that it contains is counted as it arrives, not signed for a second time.
+        step_units = self._client.info.minimum_step_units * self._asked.choices
+        self._start_units = max(self._start_units, need.required_units - step_units)
+
+    async def run(self) -> None:
+        """Sign ahead as the answer arrives, and at once when the node asks; ends by an error."""
+        client, ahead = self._client, self._client.limits.ahead_tokens
+        while True:
+            await self._now.wait()
+            self._now.clear()
+            client.require_trust()
+            need, self._need = self._need, None
+            if need is not None:
+                await self._cover(need)
+                continue
+            tokens = min(self._max_tokens(), self.arrival.pieces + ahead)
+            await client.purse.cover(
+                self._exposure.adapter_id,
+                required_units=0,
+                wanted_units=self._start_units + self.agreed.price.amount_units(0, tokens),
+            )
+
+    async def _cover(self, need: NeedVoucher) -> None:
+        if need.adapter_id != self._exposure.adapter_id:
+            raise NodeNotTrusted("the node wants a voucher for an adapter that was not asked for")
+        ahead = self.agreed.price.amount_units(0, self._client.limits.ahead_tokens)
+        await self._client.sync_for(need.adapter_id, need.required_units)
+        await self._client.purse.cover(
+            need.adapter_id,
+            required_units=need.required_units,
+            wanted_units=need.required_units + ahead,
+            base_units=need.base_units,
+        )

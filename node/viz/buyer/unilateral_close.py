@@ -1,0 +1,103 @@
+"""Leave a node without its help: ask Settlement for the close, wait, withdraw.
+
+Owns the order of the steps. Each call does what the chain allows at that moment and says where
+things stand, so a person or a timer calls it until the money is back. Knows no node, no HTTP and
+no ledger: it works from the chain and the payer's key alone.
+
+Invariant: nothing but the payer's own close is ever asked for. Until the withdrawal the node may
+claim what was signed, and nothing beyond it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from viz.chain.contracts import Chain
+from viz.domain.eip712 import public_address, settlement_domain, sign
+from viz.domain.ports.transactions import Call, ChainWriter, Transaction
+from viz.domain.typed_data import RequestClose
+from viz.domain.units import Address, Units
+from viz.errors import ChannelUnknown, InvalidRequest, TransactionFailed
+
+REQUEST_VALID_S = 3_600
+
+
+@dataclass(frozen=True, slots=True)
+class UnilateralClose:
+    """Where a leave stands. ``withdrawable_at_s`` is chain time, 0 where there is no wait."""
+
+    state: Literal["requested", "waiting", "withdrawn", "empty"]
+    payer: Address
+    deposit_units: Units
+    returned_units: Units = 0
+    withdrawable_at_s: int = 0
+    chain_time_s: int = 0
+    transaction_hash: bytes = b""
+
+
+async def leave(
+    chain: Chain, sender: ChainWriter, payer_key: bytes, signer: Address, node: Address
+) -> UnilateralClose:
+    """Take the next step out of the channel, its transaction sent and paid for by ``sender``.
+
+    The first call requests the close; one after the close delay withdraws; those between say when.
+    Where ``sender`` is not the payer, it relays the payer's signed RequestClose. Raises
+    ChannelUnknown, InvalidRequest (the key is not the payer's), TransactionFailed, OutcomeUnknown,
+    ChainUnreachable.
+    """
+    seen = await chain.channel(signer, node, confirmed=False)
+    if seen is None:
+        raise ChannelUnknown(f"{signer} never opened a channel to {node} on this chain")
+    if not (seen.deposit_units or seen.close_at):
+        return UnilateralClose("empty", seen.payer, 0)
+    now_s = await chain.chain_time()
+    if seen.close_at:
+        if now_s < seen.close_at:
+            return UnilateralClose(
+                "waiting",
+                seen.payer,
+                seen.deposit_units,
+                withdrawable_at_s=seen.close_at,
+                chain_time_s=now_s,
+            )
+        sent = await _submit(chain, sender, Call("Settlement", "withdraw", (signer, node)))
+        return UnilateralClose(
+            "withdrawn",
+            seen.payer,
+            0,
+            returned_units=sent.event("Withdrawn").args["amount"],
+            chain_time_s=now_s,
+            transaction_hash=sent.hash,
+        )
+    if public_address(payer_key) != seen.payer:
+        raise InvalidRequest(
+            f"the deposit belongs to {seen.payer}, and the key is {public_address(payer_key)}'s: "
+            "give the key of the wallet that opened the channel"
+        )
+    if sender.address == seen.payer:
+        call = Call("Settlement", "requestClose", (signer, node))
+    else:
+        request = RequestClose(signer, node, now_s + REQUEST_VALID_S)
+        here = chain.deployment
+        digest = settlement_domain(here.chain_id, here.settlement).digest(request)
+        signed = (signer, node, request.deadline_s, sign(payer_key, digest))
+        call = Call("Settlement", "requestCloseFor", signed)
+    sent = await _submit(chain, sender, call)
+    return UnilateralClose(
+        "requested",
+        seen.payer,
+        seen.deposit_units,
+        withdrawable_at_s=sent.event("CloseRequested").args["closeAt"],
+        chain_time_s=now_s,
+        transaction_hash=sent.hash,
+    )
+
+
+async def _submit(chain: Chain, sender: ChainWriter, call: Call) -> Transaction:
+    if await chain.rpc.balance_wei(sender.address) == 0:
+        raise TransactionFailed(
+            f"{sender.address} has no gas on this chain: give it some, or name another key that "
+            "has with --gas-key (it only relays; the money goes to the wallet)"
+        )
+    return (await sender.submit(call)).require_settled(f"Settlement.{call.function}")

@@ -1,0 +1,390 @@
+"""The money of one channel: what may be signed, and the vouchers that say so.
+
+Owns the ceiling under which a node is paid, the signing of vouchers and their delivery. Does not
+know texts: a request tells how much it exposes (``viz.buyer.open_requests``), and what its receipt
+said.
+
+Invariants: no voucher is signed before its end point is on disk; an adapter's signed amount never
+exceeds what receipts show as spent there, plus what the requests under way expose, plus what ended
+without a receipt yet (one request's cap at most); an adapter that nobody asked for gets nothing
+(its ceiling is 0). A receipt counts only where one request accounts for it. Where the buyer reads a
+chain, deposit, payer and settled total come from there; elsewhere no more of a node's word on them
+is believed than was signed for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, suppress
+from typing import Final
+
+import structlog
+
+from viz.buyer.checks import Limits
+from viz.buyer.ledger import ChannelLedger
+from viz.buyer.node_standing import NodeStanding
+from viz.buyer.open_requests import OpenRequest, OpenRequests
+from viz.client.node_client import NodeClient
+from viz.domain.buyer_channel import (
+    BuyerChannel,
+    draft_final,
+    draft_voucher,
+    owe,
+    take_receipt,
+    verified_link,
+)
+from viz.domain.claim_rows import SignedVoucher
+from viz.domain.display import amount
+from viz.domain.eip712 import settlement_domain, sign_compact
+from viz.domain.node_channel import VoucherOffer
+from viz.domain.ports.chain import ChannelState, Deployment
+from viz.domain.receipt import SignedReceipt
+from viz.domain.trust import WAY_BACK
+from viz.domain.units import AdapterId, Units
+from viz.domain.usage import sum_of
+from viz.errors import (
+    BooksMismatch,
+    DepositExceeded,
+    LineBelowBest,
+    NodeNotTrusted,
+    NodeRefused,
+    PriceAboveCap,
+    StaleVoucher,
+    StoreError,
+)
+from viz.protocol.messages import ChannelView
+from viz.protocol.wire import Reader
+
+ATTEMPTS: Final = 6
+_log = structlog.get_logger()
+
+
+class VoucherSigner:
+    """Signs for one channel; one instance a process and channel."""
+
+    def __init__(
+        self,
+        api: NodeClient,
+        ledger: ChannelLedger,
+        deployment: Deployment,
+        limits: Limits,
+        *,
+        reads_chain: bool = False,
+    ) -> None:
+        """``reads_chain``: ``observe`` is told of the channel, and the node is not believed."""
+        self._exposures = OpenRequests(limits.request_units, ledger.unbilled)
+        self._reads_chain = reads_chain
+        self._api = api
+        self._ledger = ledger
+        self._deployment = deployment
+        self.domain = settlement_domain(deployment.chain_id, deployment.settlement)
+        self._base_units: Units = ledger.curve.settled_units
+        self._delivered: dict[AdapterId, Units] = {}
+        self._paying = asyncio.Lock()
+        self._incident = ""
+        self._incident_at_s = 0.0
+
+    @property
+    def curve(self) -> BuyerChannel:
+        """What was signed and received so far."""
+        return self._ledger.curve
+
+    # whether the node is trusted
+
+    def distrust(self, fault: str) -> None:
+        """Sign nothing more for the node, in this process and those after it."""
+        self._ledger.commit_standing(self._ledger.standing.distrusting(fault))
+
+    def forgive(self, allowance_units: Units = 0) -> None:
+        """Trust the node again, and take up to so much of bills beyond what arrived."""
+        self._ledger.commit_standing(self._ledger.standing.forgiven(allowance_units))
+
+    @property
+    def standing(self) -> NodeStanding:
+        """What is held for and against the node."""
+        return self._ledger.standing
+
+    @property
+    def fault(self) -> str:
+        """What the node was caught at; empty while it is trusted."""
+        return self._ledger.standing.fault
+
+    def require_trust(self) -> None:
+        """Raise NodeNotTrusted once the node was caught at something."""
+        if self.fault:
+            raise NodeNotTrusted(f"nothing more is asked of this node: {self.fault}. {WAY_BACK}")
+
+    # what may be signed
+
+    def expose(self, adapter_id: AdapterId, request: bytes) -> AbstractContextManager[OpenRequest]:
+        """Allow a request to cost what its exposure says (raise it as the answer arrives)."""
+        return self._exposures.open(adapter_id, request)
+
+    def keep(self, exposure: OpenRequest) -> None:
+        """Make a request durable before it is sent. Blocks; raises StoreError."""
+        self._ledger.keep_request(exposure)
+
+    def leave_unreceipted(self, exposure: OpenRequest, *, broken: bool = False) -> None:
+        """Remember that a request ended without its receipt: its cost is not known yet.
+
+        ``broken``: the node, or the line to it, ended the answer. What ends together, as by a
+        restart of the node, is one incident.
+        """
+        if exposure.seq or exposure.left_at_s:
+            return
+        if broken:
+            if not self._incident or exposure.began_s > self._incident_at_s:
+                self._incident, self._incident_at_s = secrets.token_hex(8), time.monotonic()
+            exposure.incident = self._incident
+        self._exposures.leave(exposure)
+        # What was written before it was sent stands where this cannot be written.
+        with suppress(StoreError):
+            self._ledger.keep_request(exposure)
+
+    def drop(self, exposure: OpenRequest) -> None:
+        """Forget a request that the node did not admit, so that it can bill nothing for it."""
+        if not exposure.seq:
+            self._ledger.drop_request(exposure)
+
+    @property
+    def lacks_receipts(self) -> bool:
+        """Whether a request ended without its receipt, or receipts arrived with a gap."""
+        return self._exposures.lacks_receipts or bool(self.curve.unlinked)
+
+    def owed_units(self, adapter_id: AdapterId) -> Units:
+        """Return what the adapter may have earned beside the requests under way.
+
+        Receipts say it, and what broke off adds to it: a node may have booked what it delivered,
+        and lost the bill. Of what was signed already it may keep that much.
+        """
+        unused = self._unused_units(adapter_id)
+        return self.curve.spent_units(adapter_id) + self._exposures.left_units(adapter_id, unused)
+
+    def ceiling_units(self, adapter_id: AdapterId) -> Units:
+        """Return the most that may be signed for the adapter now, over the channel's life."""
+        return self.owed_units(adapter_id) + self._exposures.under_way_units(adapter_id)
+
+    def allows(self, adapter_id: AdapterId, required_units: Units) -> bool:
+        """Say whether so much may be signed for the adapter, or was already."""
+        ceiling = self.ceiling_units(adapter_id)
+        return required_units <= max(ceiling, self.curve.signed_units(adapter_id))
+
+    def rests_on_unbilled(self, adapter_id: AdapterId, required_units: Units) -> bool:
+        """Say whether a requirement is justified only with requests that ended without a bill."""
+        billed_units = self.curve.spent_units(adapter_id)
+        return (
+            billed_units + self._exposures.under_way_units(adapter_id)
+            < required_units
+            <= self.ceiling_units(adapter_id)
+        )
+
+    def _unused_units(self, adapter_id: AdapterId) -> Units:
+        return max(0, self.curve.signed_units(adapter_id) - self.curve.spent_units(adapter_id))
+
+    # paying
+
+    async def cover(
+        self,
+        adapter_id: AdapterId,
+        *,
+        required_units: Units,
+        wanted_units: Units,
+        base_units: Units | None = None,
+    ) -> None:
+        """Have the node accept ``required_units`` for the adapter, or better ``wanted_units``.
+
+        Both are cumulative. Raises PriceAboveCap when the requirement is above the ceiling,
+        DepositExceeded, ChannelUnknown, and what the node refuses with.
+        """
+        async with self._paying:
+            # Judged when it is signed: what was exposed before the wait may be billed by now.
+            ceiling = self.ceiling_units(adapter_id)
+            if not self.allows(adapter_id, required_units):
+                raise PriceAboveCap(
+                    f"the node requires {amount(required_units, self._deployment)} for adapter "
+                    f"{adapter_id}; what was asked and has arrived justifies "
+                    f"{amount(ceiling, self._deployment)}"
+                )
+            if self.rests_on_unbilled(adapter_id, required_units):
+                self._count_broken(self._exposures.broken_unbilled(adapter_id))
+                self.require_trust()
+            if base_units is not None:
+                self._move_base(base_units)
+            target = max(required_units, self._within(adapter_id, min(wanted_units, ceiling)))
+            for _ in range(ATTEMPTS):
+                if self._delivered.get(adapter_id, 0) >= target:
+                    return
+                try:
+                    await self._deliver(adapter_id, target)
+                except (StaleVoucher, LineBelowBest) as error:
+                    self.follow(error)
+            raise NodeRefused("the node names a new base with every voucher: it is out of step")
+
+    def _within(self, adapter_id: AdapterId, wanted_units: Units) -> Units:
+        """Return ``wanted_units`` cut to what the deposit still covers."""
+        credit = sum(
+            max(0, units - self.curve.signed_units(other))
+            for other, units in self.curve.spent.items()
+            if other != adapter_id
+        )
+        spare = max(0, self.curve.limit_units - self.curve.total_units - credit)
+        return min(wanted_units, self.curve.signed_units(adapter_id) + spare)
+
+    async def _deliver(self, adapter_id: AdapterId, target_units: Units) -> None:
+        curve = self.curve
+        try:
+            owed = owe(curve, adapter_id, target_units)
+            # The node takes no voucher that leaves out what it delivered on credit, of any adapter.
+            for other, units in curve.spent.items():
+                owed = owe(owed, other, units)
+        except DepositExceeded as error:
+            left = amount(max(0, curve.limit_units - curve.total_units), self._deployment)
+            raise DepositExceeded(
+                f"the deposit does not cover it, of which {left} is left to sign for: deposit more "
+                "with `viz channel open`",
+                **error.extensions,
+            ) from error
+        after, draft = draft_voucher(owed, self._base_units)
+        if draft is None:
+            self._delivered = dict(self.curve.vector)
+            return
+        # Not in a thread: a receipt that is committed meanwhile would be lost from the curve.
+        self._ledger.commit_signing(after)
+        signature = sign_compact(self._ledger.session_key, self.domain.digest(draft.voucher))
+        voucher = draft.voucher
+        row = SignedVoucher(voucher.settled_units, voucher.receipts_head, draft.lines, signature)
+        offer = VoucherOffer(
+            self._deployment.chain_id,
+            self._deployment.settlement,
+            after.signer,
+            after.node,
+            row,
+        )
+        view = await self._api.voucher(offer)
+        self._delivered = dict(after.vector)
+        self.note(view)
+
+    async def sign_final(self) -> SignedVoucher | None:
+        """Return the voucher to close with: what receipts bill, and nothing that was signed ahead.
+
+        Without lines and signature where nothing is owed beyond the node's base; None where it
+        cannot be told from another voucher. Raises StaleVoucher, DepositExceeded, StoreError.
+        """
+        async with self._paying:
+            after, draft = draft_final(self.curve, self._base_units)
+            if draft is None:
+                return None
+            voucher, signature = draft.voucher, b""
+            if draft.lines:
+                self._ledger.commit_final(after, voucher.settled_units + sum_of(draft.lines))
+                digest = self.domain.digest(voucher)
+                signature = sign_compact(self._ledger.session_key, digest)
+            # From here on the node may hold less than what was delivered to it before.
+            self._delivered.clear()
+            return SignedVoucher(
+                voucher.settled_units, voucher.receipts_head, draft.lines, signature
+            )
+
+    def follow(self, refusal: StaleVoucher | LineBelowBest) -> None:
+        """Move on to the base that the node names in its refusal."""
+        reader = Reader(refusal.extensions, "the node's refusal")
+        base = reader.units("base")
+        at_base = self.curve.points.get(base)
+        if at_base is None:
+            raise StaleVoucher(f"the node names base {base}, which this key never signed")
+        for adapter_id, units in reader.lines("best"):
+            if self.curve.signed_units(adapter_id) - at_base.get(adapter_id, 0) < units:
+                raise BooksMismatch(
+                    "the node holds a voucher of this key that is not in the ledger: close the "
+                    "channel and open one with a new session key"
+                )
+        self._base_units = base
+
+    # what the node says
+
+    def note(self, view: ChannelView) -> None:
+        """Take over what a channel's view says of base, deposit and settled total.
+
+        Raises NodeNotTrusted for what goes beyond what was signed for, and BooksMismatch when the
+        chain settled what this ledger never signed.
+        """
+        if not self._reads_chain:
+            if view.settled_units < self.curve.settled_units:
+                return  # an answer that was overtaken by a newer one
+            self._ledger.commit_observation(self._ledger.standing.believed(view))
+        self._move_base(view.base_units)
+
+    def observe(self, seen: ChannelState) -> None:
+        """Take over what the buyer's own chain says of the channel; raise BooksMismatch."""
+        if seen.settled_units >= self.curve.settled_units:
+            self._ledger.commit_observation(seen)
+            self._move_base(seen.settled_units)
+
+    def _move_base(self, base_units: Units) -> None:
+        # Elsewhere nothing was signed: vouchers stay on the base that is known.
+        if base_units in self.curve.points:
+            self._base_units = max(self._base_units, base_units)
+
+    def take(self, signed: SignedReceipt, exposure: OpenRequest) -> None:
+        """Keep the receipt that a request's answer brought, and that was compared with it.
+
+        Raises InvalidSignature, and NodeNotTrusted for a second receipt of one request.
+        """
+        link = verified_link(self.curve, self.domain, signed)
+        after = take_receipt(self.curve, link)
+        self._exposures.bill(exposure, link.seq, signed.receipt.amount_units)
+        if after is not self.curve:
+            self._ledger.commit_receipt(after, link, exposure.name)
+        else:
+            self._ledger.drop_request(exposure)
+
+    def take_late(self, signed: SignedReceipt) -> bool:
+        """Keep a receipt that its answer did not bring, where a request of ours accounts for it.
+
+        False while the answer still arrives that will bring it. Raises InvalidSignature, and
+        NodeNotTrusted for a receipt that no request accounts for, or that bills more than what
+        arrived, one step and the buyer's allowance.
+        """
+        link = verified_link(self.curve, self.domain, signed)
+        after = take_receipt(self.curve, link)
+        if after is self.curve:
+            return True
+        unused = sum(self._unused_units(key) for key, _ in link.lines)
+        match = self._exposures.match(signed, unused)
+        if match is None:
+            return False
+        exposure, beyond_units = match
+        standing = self._ledger.standing
+        if beyond_units > standing.allowance_units:
+            raise NodeNotTrusted(
+                f"receipt {link.seq} bills {amount(signed.receipt.amount_units, self._deployment)} "
+                f"for an answer of which {amount(exposure.bound_units(unused), self._deployment)} "
+                "are accounted for by what arrived and one step"
+            )
+        if beyond_units:
+            self._ledger.commit_standing(standing.billed_beyond(beyond_units))
+        self._exposures.note(exposure, link.seq, signed.receipt.amount_units)
+        self._ledger.commit_receipt(after, link, exposure.name)
+        if exposure.incident:
+            _log.warning(
+                "an answer that had broken off was billed",
+                cost=amount(exposure.billed_units, self._deployment),
+            )
+        self._count_broken([exposure])
+        return True
+
+    def _count_broken(self, exposures: Iterable[OpenRequest]) -> None:
+        """Hold it against the node that answers were paid for which it broke off."""
+        standing = self._ledger.standing
+        for each in exposures:
+            if each.incident:
+                standing = standing.billed_broken(each.incident, self.curve.seq)
+        self._ledger.commit_standing(standing)
+
+    def all_receipts_known(self) -> None:
+        """Wait no longer for bills that the node had time to send: the chain is whole."""
+        for each in self._exposures.forget_old():
+            self._ledger.drop_request(each)

@@ -1,0 +1,185 @@
+"""What a buyer's wallet signs: deposits into a channel, and the request to close it.
+
+Owns these two signatures, how long each is valid, and which deposit is under way. Does not send
+them, and keeps no key of the wallet.
+
+Invariants: a signature that moves money is valid for about an hour, by a clock that the node does
+not choose; the same deposit asked for again is the same signature. A node that says "it failed"
+could otherwise keep a deposit and pull it years later, or two instead of one.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Final, Self
+
+from viz.buyer.ledger import ChannelLedger
+from viz.buyer.wallet import Wallet
+from viz.domain.buyer_channel import BuyerChannel
+from viz.domain.display import moment
+from viz.domain.eip712 import Domain, public_address, settlement_domain, sign
+from viz.domain.ports.chain import Deployment
+from viz.domain.typed_data import (
+    OPEN_KIND,
+    TOP_UP_KIND,
+    OpenChannel,
+    ReceiveWithAuthorization,
+    RequestClose,
+    authorization_nonce,
+)
+from viz.domain.units import ZERO_ADDRESS, Address, Hash32, Units
+from viz.errors import ChannelClosing, InvalidRequest, NodeNotTrusted
+from viz.protocol.credential import Deposit
+from viz.protocol.messages import NodeInfo
+from viz.protocol.wire import Reader
+
+AUTHORIZATION_VALID_S: Final = 3_600
+CLOSE_VALID_S: Final = 3_600
+# Block times run ahead of wall clocks by seconds, and on a busy test chain by minutes.
+CLOCKS_DIFFER_S: Final = 600
+
+
+def checked_chain_time_s(info: NodeInfo, own_s: int, *, from_chain: bool) -> int:
+    """Return the chain time that the node states; raise NodeNotTrusted where it runs ahead.
+
+    ``own_s`` is this machine's clock, or with ``from_chain`` the time of a chain that the buyer
+    reads itself. A time behind it is taken: what is signed then only ends sooner.
+    """
+    said_s = info.chain_time_s
+    if said_s <= own_s + CLOCKS_DIFFER_S:
+        return said_s
+    ahead = f"the node says that the chain's time is {moment(said_s)}, and "
+    if from_chain:
+        raise NodeNotTrusted(
+            f"{ahead}the chain at --rpc is at {moment(own_s)}: the node's is wrong, or that RPC "
+            "endpoint is far behind; nothing was signed"
+        )
+    raise NodeNotTrusted(
+        f"{ahead}this machine's clock shows {moment(own_s)}: if this clock is wrong, set it; if it "
+        "is right, the node's is not, and nothing was signed. For a test chain whose time was "
+        "moved, name the chain with --rpc"
+    )
+
+
+def require_depositable(curve: BuyerChannel, payer: Address) -> None:
+    """Raise ChannelClosing or InvalidRequest where Settlement would refuse a wallet's deposit."""
+    if curve.payer not in (ZERO_ADDRESS, payer):
+        raise InvalidRequest(
+            f"the channel is {curve.payer}'s, and the key is {payer}'s: only the wallet that "
+            "opened a channel can add to it. Nothing was signed"
+        )
+    if curve.close_at_s:
+        raise ChannelClosing(
+            "the channel is closing, and takes no deposit until what is in it was withdrawn, which "
+            f"can be done from {moment(curve.close_at_s)} on (`viz channel leave`). Nothing was "
+            "signed: deposit after that",
+            closeAt=curve.close_at_s,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PendingDeposit:
+    """A signed deposit, and the channel's limit before it."""
+
+    deposit: Deposit
+    before_units: Units
+
+    def is_confirmed(self, curve: BuyerChannel) -> bool:
+        """Say whether the channel's limit has risen by it."""
+        return curve.limit_units >= self.before_units + self.deposit.amount_units
+
+    @classmethod
+    def kept(
+        cls, ledger: ChannelLedger, payer: Address, amount_units: Units, now_s: int
+    ) -> Self | None:
+        """Return the same deposit as signed before, while it may still arrive; forget an old one.
+
+        A node that says "it failed" may hold it. Raises BooksMismatch when it cannot be read.
+        """
+        found = ledger.kept_deposit()
+        if found is None:
+            return None
+        reader = Reader(found, "the deposit under way")
+        pending = cls(Deposit.read(reader.child("deposit")), reader.units("before"))
+        deposit = pending.deposit
+        if deposit.valid_before_s + CLOCKS_DIFFER_S < now_s:
+            ledger.drop_deposit()
+            return None
+        asked = (payer, amount_units)
+        return pending if (deposit.payer, deposit.amount_units) == asked else None
+
+    @classmethod
+    async def sign(
+        cls,
+        ledger: ChannelLedger,
+        payer: Wallet,
+        amount_units: Units,
+        info: NodeInfo,
+        deployment: Deployment,
+        *,
+        now_s: int,
+    ) -> Self:
+        """Return a new deposit, on disk before it can be sent."""
+        deposit = await _signed_deposit(
+            payer,
+            ledger.session_key,
+            amount_units,
+            info,
+            deployment,
+            opened=ledger.curve.payer != ZERO_ADDRESS,
+            now_s=now_s,
+        )
+        curve, standing = ledger.curve, ledger.standing
+        pending = cls(deposit, curve.limit_units)
+        # While another deposit may still arrive, both are signed for.
+        alone = not curve.deposit_units and ledger.kept_deposit() is None
+        known_units = curve.limit_units if alone else max(curve.limit_units, standing.limit_units)
+        ledger.commit_standing(standing.signed_deposit(payer.address, known_units + amount_units))
+        ledger.keep_deposit({"deposit": deposit.to_json(), "before": str(pending.before_units)})
+        return pending
+
+
+async def _signed_deposit(
+    wallet: Wallet,
+    session_key: bytes,
+    amount_units: Units,
+    info: NodeInfo,
+    deployment: Deployment,
+    *,
+    opened: bool,
+    now_s: int,
+) -> Deposit:
+    """Return a deposit (EIP-3009, relayed by the node) that opens the channel, or tops it up."""
+    payer, signer = wallet.address, public_address(session_key)
+    salt, valid_before_s = Hash32(secrets.token_bytes(32)), now_s + AUTHORIZATION_VALID_S
+    nonce = authorization_nonce(TOP_UP_KIND if opened else OPEN_KIND, signer, info.node, salt)
+    transfer = ReceiveWithAuthorization(
+        payer, deployment.settlement, amount_units, 0, valid_before_s, nonce
+    )
+    token = Domain(info.token_name, info.token_version, deployment.chain_id, deployment.token)
+    here = settlement_domain(deployment.chain_id, deployment.settlement)
+    consent = here.digest(OpenChannel(payer, info.node))
+    return Deposit(
+        action="topUp" if opened else "open",
+        chain_id=deployment.chain_id,
+        contract=deployment.settlement,
+        payer=payer,
+        signer=signer,
+        node=info.node,
+        amount_units=amount_units,
+        salt=salt,
+        valid_after_s=0,
+        valid_before_s=valid_before_s,
+        authorization=await wallet.sign(token, transfer),
+        signer_signature=b"" if opened else sign(session_key, consent),
+    )
+
+
+async def signed_close(
+    wallet: Wallet, session_key: bytes, info: NodeInfo, deployment: Deployment, *, now_s: int
+) -> tuple[RequestClose, bytes]:
+    """Return the payer's signed RequestClose, which anyone may relay to Settlement."""
+    request = RequestClose(public_address(session_key), info.node, now_s + CLOSE_VALID_S)
+    here = settlement_domain(deployment.chain_id, deployment.settlement)
+    return request, await wallet.sign(here, request)

@@ -1,0 +1,240 @@
+"""A node's HTTP interface, call by call.
+
+Owns requests, timeouts, size bounds and the way back from problem details to typed errors. Does not
+know what is worth paying: it sends what it is given. Never follows a redirect, since a credential
+is for one node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from viz.domain.receipt import SignedReceipt
+from viz.domain.typed_data import Session
+from viz.domain.units import Address
+from viz.errors import ConfigError, InvalidRequest, NodeRefused, NodeUnreachable, VizError
+from viz.protocol import payment
+from viz.protocol.credential import Credential, credential_to_header
+from viz.protocol.messages import (
+    AccessToken,
+    ChannelView,
+    CloseAnswer,
+    NodeInfo,
+    SessionProof,
+    session_challenge_from_json,
+)
+from viz.protocol.wire import Json, parse_json
+
+CALL_TIMEOUT_S: Final = 30.0
+CHAIN_CALL_TIMEOUT_S: Final = 120.0  # the node waits for its transaction
+STREAM_IDLE_TIMEOUT_S: Final = 120.0
+MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
+MAX_ANSWER_VALUES: Final = 262_144
+# A challenge names the best voucher, whose lines do not fit aiohttp's 8 KiB.
+MAX_HEADER_BYTES: Final = payment.MAX_CREDENTIAL_CHARS + 1024
+
+
+def origin_of(url: str) -> str:
+    """Return scheme://host:port of a node's URL; raise ConfigError when it is not http(s)."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"{url!r} is not a node's address: write it as http://host:port")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+class NodeClient:
+    """The calls of one node; the session is the caller's to close.
+
+    ``origin`` is the name that the node must sign sessions for: the one that is dialled, unless the
+    caller reaches the node through a tunnel.
+    """
+
+    def __init__(self, http: aiohttp.ClientSession, url: str, origin: str | None = None) -> None:
+        self._http = http
+        self._dialled = origin_of(url)
+        self.origin = origin_of(origin) if origin else self._dialled
+
+    async def info(self) -> NodeInfo:
+        return NodeInfo.from_json(await self._call("GET", payment.NODE_PATH))
+
+    async def challenge(self, signer: Address) -> Session:
+        """Return the Session struct that the node wants signed."""
+        answer = await self._call("POST", payment.SESSION_CHALLENGE_PATH, body={"signer": signer})
+        return session_challenge_from_json(answer)
+
+    async def session(self, proof: SessionProof) -> AccessToken:
+        answer = await self._call("POST", payment.SESSIONS_PATH, body=proof.to_json())
+        return AccessToken.from_json(answer)
+
+    async def deposit(self, credential: Credential) -> ChannelView:
+        """Send an open or topUp for the node to relay."""
+        answer = await self._call(
+            "POST",
+            payment.CHANNELS_PATH,
+            authorization=credential_to_header(credential),
+            timeout_s=CHAIN_CALL_TIMEOUT_S,
+        )
+        return ChannelView.from_json(answer)
+
+    async def channel(self, signer: Address, token: AccessToken) -> ChannelView:
+        answer = await self._call(
+            "GET", payment.CHANNEL_PATH.format(signer=signer), authorization=_bearer(token)
+        )
+        return ChannelView.from_json(answer)
+
+    async def receipts(
+        self, signer: Address, after: int, token: AccessToken
+    ) -> tuple[SignedReceipt, ...]:
+        """Return the receipts after number ``after``, the oldest first, as many as fit."""
+        path = f"{payment.RECEIPTS_PATH.format(signer=signer)}?after={after}"
+        answer = await self._call("GET", path, authorization=_bearer(token))
+        return payment.receipts_from_json(answer)
+
+    async def voucher(self, credential: Credential) -> ChannelView:
+        answer = await self._call(
+            "POST", payment.VOUCHERS_PATH, authorization=credential_to_header(credential)
+        )
+        return ChannelView.from_json(answer)
+
+    async def close(self, credential: Credential) -> CloseAnswer:
+        answer = await self._call(
+            "POST",
+            payment.CLOSE_PATH,
+            authorization=credential_to_header(credential),
+            timeout_s=CHAIN_CALL_TIMEOUT_S,
+        )
+        return CloseAnswer.from_json(answer)
+
+    @asynccontextmanager
+    async def generate(
+        self, path: str, body: bytes, token: AccessToken, headers: Mapping[str, str]
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Yield the streaming answer to a request for service; a 402 is yielded too.
+
+        Raises the node's problem for every other refusal.
+        """
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=CALL_TIMEOUT_S, sock_read=STREAM_IDLE_TIMEOUT_S
+        )
+        sent = {
+            "Authorization": _bearer(token),
+            "Content-Type": "application/json",
+            "Accept": "text/event-stream",
+            payment.ACCEPT_HEADER: payment.ACCEPT_VALUE,
+            **headers,
+        }
+        try:
+            async with asyncio.timeout(STREAM_IDLE_TIMEOUT_S):
+                began = await self._http.post(
+                    self._dialled + path,
+                    data=body,
+                    headers=sent,
+                    timeout=timeout,
+                    allow_redirects=False,
+                    max_field_size=MAX_HEADER_BYTES,
+                )
+            async with began as response:
+                if response.status not in (200, 402):
+                    raise _problem(response.status, await _answer(response))
+                yield response
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise NodeUnreachable(f"{self._dialled} broke off the answer: {_why(error)}") from error
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Json | None = None,
+        authorization: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Json:
+        headers = {"Authorization": authorization} if authorization else {}
+        try:
+            async with (
+                asyncio.timeout(timeout_s or CALL_TIMEOUT_S),
+                self._http.request(
+                    method,
+                    self._dialled + path,
+                    json=body,
+                    headers=headers,
+                    allow_redirects=False,
+                    max_field_size=MAX_HEADER_BYTES,
+                ) as response,
+            ):
+                answer = await _answer(response)
+                if response.status != 200:
+                    raise _problem(response.status, answer)
+                return answer
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise NodeUnreachable(
+                f"{self._dialled} does not answer {method} {path} ({_why(error)}): is the node "
+                "running there?"
+            ) from error
+
+
+def _bearer(token: AccessToken) -> str:
+    return f"Bearer {token.token}"
+
+
+def _why(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+async def _answer(response: aiohttp.ClientResponse) -> Json:
+    parts: list[bytes] = []
+    left = MAX_ANSWER_BYTES + 1
+    try:
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            while left and (part := await response.content.read(left)):
+                parts.append(part)
+                left -= len(part)
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise NodeUnreachable(f"the node broke off its answer: {_why(error)}") from error
+    raw = b"".join(parts)
+    try:
+        return parse_json(raw, max_bytes=MAX_ANSWER_BYTES, max_values=MAX_ANSWER_VALUES)
+    except InvalidRequest as error:
+        raise NodeRefused(f"the node answered {response.status} with no readable JSON") from error
+
+
+async def problem_of(response: aiohttp.ClientResponse) -> VizError:
+    """Return the typed error that a refused request's body names."""
+    return _problem(response.status, await _answer(response))
+
+
+def error_of(body: Mapping[str, Any]) -> VizError:
+    """Return the typed error that an error inside a stream names."""
+    return _problem(200, body)
+
+
+def _problem(status: int, body: Mapping[str, Any]) -> VizError:
+    """Return the typed error behind a problem body (RFC 9457) or an OpenAI error object."""
+    nested = body.get("error")
+    members: Mapping[str, Any] = nested if isinstance(nested, dict) else body
+    said = str(members.get("detail") or members.get("message") or f"status {status}")[:1000]
+    # A node's words end on a terminal: nothing in them may command it.
+    detail = "".join(letter if letter.isprintable() else " " for letter in said)
+    extensions = {
+        str(key): value
+        for key, value in members.items()
+        if key not in ("type", "title", "status", "detail", "code", "message", "instance")
+    }
+    kind = _CLASSES.get(str(members.get("code")), NodeRefused)
+    return kind(detail, **extensions)
+
+
+def _tree(kind: type[VizError]) -> dict[str, type[VizError]]:
+    found = {kind.code: kind}
+    for child in kind.__subclasses__():
+        found.update(_tree(child))
+    return found
+
+
+_CLASSES: Final = _tree(VizError)

@@ -1,0 +1,58 @@
+"""Server-sent events, read incrementally and within bounds.
+
+Owns the split of a byte stream into (event, data) pairs (WHATWG HTML, section 9.2). Does not know
+what the events mean.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from viz.errors import NodeRefused
+
+MAX_EVENT_BYTES: Final = 1024 * 1024
+
+
+class ServerEvent(NamedTuple):
+    """One event; ``name`` is empty for a plain data event."""
+
+    name: str
+    data: str
+
+
+class SseReader:
+    """Collects bytes and gives out the events that are complete."""
+
+    def __init__(self) -> None:
+        self._rest: list[bytes] = []
+        self._name = ""
+        self._data: list[str] = []
+        self._size = 0
+
+    def feed(self, chunk: bytes) -> list[ServerEvent]:
+        """Return the events that ``chunk`` completes; raise NodeRefused for an oversized one."""
+        self._size += len(chunk)
+        if self._size > MAX_EVENT_BYTES:
+            raise NodeRefused(f"the node sent an event of more than {MAX_EVENT_BYTES} bytes")
+        if b"\n" not in chunk:
+            # Joined once: a long line that comes byte by byte must not be copied at each.
+            self._rest.append(chunk)
+            return []
+        lines = b"".join((*self._rest, chunk)).split(b"\n")
+        rest = lines.pop()
+        self._rest = [rest]
+        found: list[ServerEvent] = []
+        for raw in lines:
+            line = raw.rstrip(b"\r").decode("utf-8", "replace")
+            if not line:
+                if self._data:
+                    found.append(ServerEvent(self._name, "\n".join(self._data)))
+                self._name, self._data, self._size = "", [], len(rest)
+                continue
+            field, _, value = line.partition(":")
+            value = value.removeprefix(" ")
+            if field == "event":
+                self._name = value
+            elif field == "data":
+                self._data.append(value)
+        return found

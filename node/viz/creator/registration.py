@@ -1,0 +1,263 @@
+"""The creator's side of registering a work: propose what is signed, hand it in, look at the chain.
+
+Owns both ways onto the chain: signed and relayed through a node, which costs the creator nothing,
+or as the creator's own transaction. Does not know where a key or password comes from, nor how a
+person is asked.
+
+Whose word counts: chain, registry and decimals are the trusted deployment's; the deadline is the
+own clock's (or the own chain's); the terms are the creator's file's. A node's word counts for the
+nonce alone, and only where no chain is given: with a wrong one the signature is merely refused.
+Two signatures for one work would both be good if their nonces followed each other, so the record
+keeps the last one, and until its deadline only the same nonce is signed again.
+
+Invariant: the record with its salt and the signature's nonce is on disk before a signature leaves,
+and a work that the chain is known to have is never registered again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+
+from viz.domain.eip712 import content_registry_domain, public_address, sign
+from viz.domain.ports.chain import ChainReader, ContentState, Deployment
+from viz.domain.ports.clock import Clock
+from viz.domain.ports.transactions import Call, ChainWriter
+from viz.domain.strict_json import load_json
+from viz.domain.trust import require_as_trusted
+from viz.domain.typed_data import Register
+from viz.domain.units import Address, ContentId
+from viz.errors import (
+    ChainUnreachable,
+    ConfigError,
+    InvalidRequest,
+    NodeNotTrusted,
+    NodeRefused,
+    VizError,
+    class_of,
+)
+from viz.protocol.registration import (
+    CONTENTS_PATH,
+    REGISTRATION_CONTEXT_PATH,
+    RegistrationAnswer,
+    RegistrationContext,
+    SignedRegistration,
+)
+from viz.services.market.licensing import registered
+from viz.services.market.work_records import Registration, SignedOnce, save_record
+
+VALID_S: Final = 3_600
+# Within this the own clock and the chain's may differ: blocks are late, clocks drift.
+CLOCKS_APART_S: Final = 900
+_TIMEOUT_S: Final = 120
+_DETAIL_CHARS: Final = 500
+_ANSWER_BYTES: Final = 64 * 1024
+_LOOKED_BACK: Final = 256
+_SEEN_TRIES, _SEEN_EVERY_S = 15, 2.0
+
+
+async def propose(
+    made: Registration,
+    deployment: Deployment,
+    node_url: str,
+    clock: Clock,
+    chain: ChainReader | None = None,
+    *,
+    development: bool = False,
+) -> Register:
+    """Return what the creator would sign for a node to relay; nothing is signed yet.
+
+    On a ``development`` chain time may be moved, so there its time counts, not the own clock's.
+    Raises NodeNotTrusted where the node names another chain, registry, token scale, creator, or a
+    time far from the own clock's; ConfigError where the own chain's time is far ahead of the own
+    clock; InvalidRequest where an earlier signature is still good.
+    """
+    context = await registration_context(made.creator, node_url)
+    require_as_trusted(
+        deployment,
+        chain_id=context.chain_id,
+        content_registry=context.content_registry,
+        token_decimals=context.token_decimals,
+    )
+    if context.creator != made.creator:
+        raise NodeNotTrusted(
+            f"the node answers for the creator {context.creator}, not for {made.creator}: nothing "
+            "was signed"
+        )
+    now_s = clock.now_s()
+    if chain is None:
+        if abs(context.chain_time_s - now_s) > CLOCKS_APART_S:
+            raise NodeNotTrusted(
+                f"the node says that the chain's time is {context.chain_time_s}, and this "
+                f"machine's is {now_s}: correct the clock, or give --rpc URL to read the time there"
+            )
+        nonce = context.nonce
+    else:
+        head_s = await chain.chain_time()
+        if head_s > now_s + CLOCKS_APART_S and not development:
+            raise ConfigError(
+                f"the chain's time is {head_s}, and this machine's is {now_s}: correct the clock, "
+                "or name another --rpc"
+            )
+        now_s = head_s if development else now_s
+        nonce = int(await chain.read(Call("ContentRegistry", "nonces", (made.creator,))))
+    earlier = made.signed
+    if earlier is not None and earlier.deadline_s >= now_s and earlier.nonce != nonce:
+        raise InvalidRequest(
+            f"an earlier signature for this work, of nonce {earlier.nonce}, is good for another "
+            f"{earlier.deadline_s - now_s} s, and now nonce {nonce} is asked for: whoever has both "
+            "could register the work twice. Wait, or give --rpc URL to see whether it is on the "
+            "chain already"
+        )
+    return Register(
+        made.creator, made.commitment, made.license_hash, made.terms, nonce, now_s + VALID_S
+    )
+
+
+def sign_registration(work: Register, deployment: Deployment, key: bytes) -> SignedRegistration:
+    """Return the registration signed for the deployment's chain and registry."""
+    if public_address(key) != work.creator:
+        raise InvalidRequest(f"the key is not that of the work's creator, {work.creator}")
+    domain = content_registry_domain(deployment.chain_id, deployment.content_registry)
+    return SignedRegistration(work, sign(key, domain.digest(work)))
+
+
+async def hand_in(
+    path: Path, made: Registration, signed: SignedRegistration, node_url: str
+) -> Registration:
+    """Let a node submit a signed registration, and keep what it answers. Costs no gas.
+
+    That the work is registered is then the node's word: see ``look_up``. Raises the class that the
+    node's problem names, with its words and the contract's reason (an ``error`` and its ``args``);
+    ChainUnreachable when the node does not answer.
+    """
+    once = SignedOnce(signed.register.nonce, signed.register.deadline_s)
+    made = replace(made, signed=once)
+    await asyncio.to_thread(save_record, path, made)
+    answer = RegistrationAnswer.from_json(
+        await _exchange("POST", node_url, CONTENTS_PATH, signed.to_json())
+    )
+    done = replace(made, content_id=answer.content_id, transaction=answer.transaction)
+    await asyncio.to_thread(save_record, path, done)
+    return done
+
+
+async def look_up(path: Path, made: Registration, chain: ChainReader) -> Registration:
+    """Return the record as the chain has it, and keep it.
+
+    Raises NodeNotTrusted if the chain has not, under the id that a node told, this very work with
+    these terms. If it is another work, the record forgets the id.
+    """
+    if made.content_id is None:
+        raise InvalidRequest(f"{path} has no content id to look up: register it first")
+    for _ in range(_SEEN_TRIES):
+        found = await chain.content(made.content_id)
+        if found is not None:
+            break
+        # A chain node of the creator's choice may see the block later than the relaying one.
+        await asyncio.sleep(_SEEN_EVERY_S)
+    same = found is not None and _is_that_work(found, made)
+    if found is None or not same:
+        told = made.content_id
+        forgotten = replace(made, content_id=None, transaction=None)
+        await asyncio.to_thread(save_record, path, forgotten)
+        raise NodeNotTrusted(
+            f"the node said that this is work {told}, and the chain has "
+            f"{'another one' if found else 'none'} under that number: it is not registered there. "
+            "Name another node, or use --direct"
+        )
+    seen = replace(made, on_chain=True)
+    await asyncio.to_thread(save_record, path, seen)
+    _require_terms(found, seen)
+    return seen
+
+
+async def find_on_chain(path: Path, made: Registration, chain: ChainReader) -> Registration | None:
+    """Return the record of a work that is on the chain though no answer said so; keep it.
+
+    Looks through the newest works only: it is for a signature that was handed in lately.
+    """
+    count = int(await chain.read(Call("ContentRegistry", "contentCount", ())))
+    for number in range(count, max(0, count - _LOOKED_BACK), -1):
+        found = await chain.content(ContentId(number))
+        if found is not None and _is_that_work(found, made):
+            seen = replace(made, content_id=ContentId(number), on_chain=True)
+            await asyncio.to_thread(save_record, path, seen)
+            _require_terms(found, seen)
+            return seen
+    return None
+
+
+def _is_that_work(found: ContentState, made: Registration) -> bool:
+    return (found.creator, found.commitment) == (made.creator, made.commitment)
+
+
+def _require_terms(found: ContentState, made: Registration) -> None:
+    if found.terms_hash != made.terms.terms_hash(made.license_hash):
+        raise NodeNotTrusted(
+            f"the work is on the chain as work {made.content_id}, with other terms than these: an "
+            f"earlier signature was used. Look at them with `viz content show {made.content_id}`"
+        )
+
+
+async def register_directly(path: Path, made: Registration, writer: ChainWriter) -> Registration:
+    """Register by the creator's own transaction, and keep the record. Costs gas."""
+    if writer.address != made.creator:
+        raise InvalidRequest(f"the key is not that of the work's creator, {made.creator}")
+    arguments = (made.commitment, made.license_hash, made.terms.abi())
+    sent = registered(await writer.submit(Call("ContentRegistry", "register", arguments)))
+    done = replace(
+        made, content_id=sent.content_id, transaction=sent.transaction.hash, on_chain=True
+    )
+    await asyncio.to_thread(save_record, path, done)
+    return done
+
+
+async def registration_context(creator: Address, node_url: str) -> RegistrationContext:
+    """Return what a node says of the chain for a creator's signature."""
+    path = REGISTRATION_CONTEXT_PATH.format(creator=creator)
+    return RegistrationContext.from_json(await _exchange("GET", node_url, path, None))
+
+
+async def _exchange(method: str, node_url: str, path: str, body: object) -> Any:
+    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.request(
+                method, node_url.rstrip("/") + path, json=body, allow_redirects=False
+            ) as answer,
+        ):
+            raw = b""
+            async for part in answer.content.iter_chunked(_ANSWER_BYTES):
+                raw += part
+                if len(raw) > _ANSWER_BYTES:
+                    raise ValueError(f"its answer is longer than {_ANSWER_BYTES} bytes")
+            content = load_json(raw)
+            status = answer.status
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        raise ChainUnreachable(
+            f"the node at {node_url} does not answer as a node ({str(error) or 'time ran out'}): "
+            "check its address, or register with --direct"
+        ) from error
+    if status >= 300:
+        raise _refusal(status, content)
+    return content
+
+
+def _refusal(status: int, body: object) -> VizError:
+    """Return the error that a problem body (RFC 9457) names, with the contract's own reason."""
+    problem: Mapping[str, Any] = body if isinstance(body, Mapping) else {}
+    # At the top "error" is OpenAI's object; the contract's error name stands inside it.
+    inner = problem.get("error")
+    named = {
+        key: inner[key] for key in ("error", "args") if isinstance(inner, Mapping) and key in inner
+    }
+    said = str(problem.get("detail") or f"HTTP {status}").splitlines()[0][:_DETAIL_CHARS]
+    kind = class_of(problem.get("code")) or NodeRefused
+    return kind(f"the node refused: {said}", status=status, **named)

@@ -1,0 +1,224 @@
+"""A channel as its buyer sees it: the curve of signed amounts, pure (state, change) -> state.
+
+Owns one amount per adapter that never falls, the vector at every end point that was signed above
+the confirmed total (the node may claim any of them), and the chain of verified receipts. The
+node's side is ``viz.domain.node_channel``. Knows no key, no file and no clock. The caller makes the
+returned state durable before a signature leaves.
+
+Invariants, each held by ``tests/properties/domain/test_channel.py``:
+ B1  the vector never falls, and no end point exceeds the confirmed settled total + deposit;
+ B2  a voucher on base B is the vector now minus the vector at B, so what was signed depends only on
+     the end point, never on the route;
+ B3  the head that is signed is that of the longest verified gap-free run of receipts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from viz.domain.eip712 import Domain
+from viz.domain.node_channel import Vector
+from viz.domain.ports.chain import ChannelState
+from viz.domain.receipt import SignedReceipt, next_head
+from viz.domain.typed_data import Voucher, channel_id
+from viz.domain.units import ZERO_ADDRESS, ZERO_HASH, AdapterId, Address, Hash32, Units
+from viz.domain.usage import Lines, check_lines, lines_of, sum_of, usage_hash
+from viz.errors import (
+    BooksMismatch,
+    ChannelUnknown,
+    DepositExceeded,
+    InvalidSignature,
+    StaleVoucher,
+)
+
+
+class Link(NamedTuple):
+    """What the chain of receipts needs of a verified receipt."""
+
+    seq: int
+    digest: Hash32
+    total_units: Units
+    lines: Lines
+
+
+@dataclass(frozen=True, slots=True)
+class BuyerChannel:
+    """What a buyer has signed on one channel, and what it got receipts for."""
+
+    signer: Address
+    node: Address
+    # the chain, at the confirmation depth
+    payer: Address = ZERO_ADDRESS
+    deposit_units: Units = 0
+    settled_units: Units = 0
+    close_at_s: int = 0
+    # what was signed
+    vector: Vector = field(default_factory=dict)
+    points: Mapping[Units, Vector] = field(default_factory=lambda: {0: {}})
+    # what was received
+    spent: Vector = field(default_factory=dict)
+    seq: int = 0
+    head: Hash32 = ZERO_HASH
+    linked_units: Units = 0
+    unlinked: Mapping[int, Link] = field(default_factory=dict)
+
+    @property
+    def total_units(self) -> Units:
+        """The end point of the latest voucher."""
+        return sum(self.vector.values())
+
+    @property
+    def limit_units(self) -> Units:
+        """The highest end point that the confirmed deposit covers."""
+        return self.settled_units + self.deposit_units
+
+    def signed_units(self, adapter_id: AdapterId) -> Units:
+        """All that was ever signed for the adapter here."""
+        return self.vector.get(adapter_id, 0)
+
+    def spent_units(self, adapter_id: AdapterId) -> Units:
+        """What receipts say was used of the adapter."""
+        return self.spent.get(adapter_id, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class VoucherDraft:
+    """A voucher to be signed, with its lines."""
+
+    voucher: Voucher
+    lines: Lines
+
+
+def observe(curve: BuyerChannel, seen: ChannelState) -> BuyerChannel:
+    """Return the curve after a confirmed reading of the chain; forget end points below its total.
+
+    Raises BooksMismatch when the chain settled a total that this ledger never signed (it was lost,
+    or another process used the key): open a channel with a new key.
+    """
+    if seen.settled_units < curve.settled_units or seen.settled_units not in curve.points:
+        raise BooksMismatch(
+            f"the chain settled {seen.settled_units} units, an end point that is not in this "
+            "ledger: close this channel and open one with a new session key"
+        )
+    return replace(
+        curve,
+        payer=seen.payer,
+        deposit_units=seen.deposit_units,
+        settled_units=seen.settled_units,
+        close_at_s=seen.close_at,
+        points={end: at for end, at in curve.points.items() if end >= seen.settled_units},
+    )
+
+
+def owe(curve: BuyerChannel, adapter_id: AdapterId, up_to_units: Units) -> BuyerChannel:
+    """Return the curve with the adapter's amount raised to ``up_to_units``; it never falls.
+
+    Raises ChannelUnknown, DepositExceeded.
+    """
+    if up_to_units <= curve.signed_units(adapter_id):
+        return curve
+    if curve.payer == ZERO_ADDRESS:
+        raise ChannelUnknown("the channel is not open, or its opening is not confirmed yet")
+    after = replace(curve, vector={**curve.vector, adapter_id: up_to_units})
+    if after.total_units > curve.limit_units:
+        raise DepositExceeded(
+            f"{after.total_units} units would be owed, and the deposit covers "
+            f"{curve.limit_units}: top up the channel",
+            limit=str(curve.limit_units),
+        )
+    return after
+
+
+def draft_voucher(
+    curve: BuyerChannel, base_units: Units
+) -> tuple[BuyerChannel, VoucherDraft | None]:
+    """Return the curve with its end point remembered, and the voucher to sign on the node's base.
+
+    None where nothing is owed beyond that base. Raises StaleVoucher when the base is no end point
+    that this key signed and no confirmed total: signing there could be charged twice.
+    """
+    at_base = curve.points.get(base_units)
+    if at_base is None:
+        raise StaleVoucher(f"the node names base {base_units}, which this key never signed")
+    lines = lines_of({key: units - at_base.get(key, 0) for key, units in curve.vector.items()})
+    if not lines:
+        return curve, None
+    check_lines(lines)
+    voucher = Voucher(curve.node, base_units, usage_hash(lines), curve.head)
+    points = {**curve.points, curve.total_units: curve.vector}
+    return replace(curve, points=points), VoucherDraft(voucher, lines)
+
+
+def draft_final(curve: BuyerChannel, base_units: Units) -> tuple[BuyerChannel, VoucherDraft | None]:
+    """Return the curve with the end point of its final voucher remembered, and that voucher.
+
+    It owes what the receipts bill since the base, and nothing that was signed ahead; without lines
+    where that is nothing. None where another vector was signed for the same end point. The vector
+    stays as it is, but for what was delivered on credit: until the node claims this voucher it may
+    claim the ones before, and a channel that is opened again uses first what is left of them.
+    Raises StaleVoucher as ``draft_voucher``, ChannelUnknown, DepositExceeded.
+    """
+    for adapter_id, units in curve.spent.items():
+        # So no end point of a final voucher is above the vector's, where later ones could meet it.
+        curve = owe(curve, adapter_id, units)
+    at_base = curve.points.get(base_units)
+    if at_base is None:
+        raise StaleVoucher(f"the node names base {base_units}, which this key never signed")
+    # A claim under way may have taken more for an adapter than was billed: then it has no line.
+    lines = lines_of(
+        {key: max(0, units - at_base.get(key, 0)) for key, units in curve.spent.items()}
+    )
+    voucher = Voucher(curve.node, base_units, usage_hash(lines), curve.head)
+    if not lines:
+        return curve, VoucherDraft(voucher, lines)
+    check_lines(lines)
+    vector = dict(at_base)
+    for adapter_id, units in lines:
+        vector[adapter_id] = vector.get(adapter_id, 0) + units
+    end_units = sum(vector.values())
+    if curve.points.get(end_units, vector) != vector:
+        return curve, None
+    return replace(curve, points={**curve.points, end_units: vector}), VoucherDraft(voucher, lines)
+
+
+def accept_receipt(curve: BuyerChannel, domain: Domain, signed: SignedReceipt) -> BuyerChannel:
+    """Return the curve with a verified receipt; one that is known already changes nothing.
+
+    Receipts may arrive in any order; the head moves when the run is gap-free. Raises
+    InvalidSignature when the receipt is not the node's, not this channel's, or contradicts the
+    chain of receipts before it.
+    """
+    return take_receipt(curve, verified_link(curve, domain, signed))
+
+
+def verified_link(curve: BuyerChannel, domain: Domain, signed: SignedReceipt) -> Link:
+    """Return what the chain of receipts needs of a receipt; raise InvalidSignature."""
+    digest, receipt = signed.verify(domain, curve.node), signed.receipt
+    if receipt.channel_id != channel_id(curve.signer, curve.node):
+        raise InvalidSignature("the receipt is for another channel")
+    return Link(receipt.seq, digest, receipt.total_units, signed.lines)
+
+
+def take_receipt(curve: BuyerChannel, link: Link) -> BuyerChannel:
+    """Return the curve with a receipt that was verified before, as a ledger replays it."""
+    if link.seq <= curve.seq or link.seq in curve.unlinked:
+        return curve
+    spent = dict(curve.spent)
+    for adapter_id, units in link.lines:
+        spent[adapter_id] = spent.get(adapter_id, 0) + units
+    return _link(replace(curve, spent=spent, unlinked={**curve.unlinked, link.seq: link}))
+
+
+def _link(curve: BuyerChannel) -> BuyerChannel:
+    seq, head, total, waiting = curve.seq, curve.head, curve.linked_units, dict(curve.unlinked)
+    while (following := waiting.pop(seq + 1, None)) is not None:
+        total += sum_of(following.lines)
+        if following.total_units != total:
+            raise InvalidSignature(
+                f"receipt {seq + 1} states a total of {following.total_units} units; "
+                f"the receipts up to it sum to {total}"
+            )
+        seq, head = seq + 1, next_head(head, following.digest)
+    return replace(curve, seq=seq, head=head, linked_units=total, unlinked=waiting)

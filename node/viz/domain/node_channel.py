@@ -1,0 +1,342 @@
+"""A channel as its node sees it: the pure model (state, change) -> state.
+
+Owns what a node has been promised and has delivered on one channel, and the checks a voucher passes
+before it counts. Deliveries are made in ``viz.domain.reservations``; the buyer's side is
+``viz.domain.buyer_channel``. Knows no clock, no store and no chain: times and confirmed chain state
+are handed in. The caller commits the returned state before it acts on it.
+
+Invariants, each held by ``tests/properties/domain/test_channel.py``:
+ C1  accepted never falls, adapter by adapter, but by a final voucher (``viz.domain.closing``) that
+     still covers all that was spent;
+ C2  spent + reserved exceeds accepted, summed over the channel, by the credit window at most;
+ C3  no promise ends above the confirmed settled total + deposit;
+ C4  the frozen rows and the best voucher form one run: each base is the end before it, the first
+     base is the confirmed settled total;
+ C5  whatever a node accepts it can claim: every row of that run is good when claimed in order;
+ C6  what was claimed, adapter by adapter, is the buyer's vector at the settled total;
+ C7  the best voucher on a base never loses a line or falls on one, but by a final voucher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from viz.domain.claim_rows import SignedVoucher
+from viz.domain.display import moment
+from viz.domain.eip712 import Domain, address_bytes, recover_bytes
+from viz.domain.ports.chain import ChannelState
+from viz.domain.units import ZERO_ADDRESS, ZERO_HASH, AdapterId, Address, Hash32, Units
+from viz.domain.usage import Lines, check_lines, spelled_lines
+from viz.errors import (
+    BooksMismatch,
+    ChannelClosing,
+    ChannelUnknown,
+    DepositExceeded,
+    InvalidSignature,
+    LineBelowBest,
+    PaymentRequired,
+    StaleVoucher,
+    UnknownAdapter,
+    WrongDomain,
+)
+
+Vector = Mapping[AdapterId, Units]
+
+# How far a voucher's receipts head may lag behind the latest receipt, in receipts. The head that
+# the last voucher named is always taken again, however old, so a buyer that verifies nothing can
+# pay.
+HEADS_KEPT: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class NodeChannel:
+    """What a node knows of one channel; ``reserved`` alone need not survive a restart."""
+
+    signer: Address
+    node: Address
+    # the chain, at the confirmation depth
+    payer: Address = ZERO_ADDRESS
+    deposit_units: Units = 0
+    settled_units: Units = 0
+    close_at_s: int = 0
+    # what was promised
+    base_units: Units = 0
+    base_vector: Vector = field(default_factory=dict)
+    best: SignedVoucher | None = None
+    frozen: tuple[SignedVoucher, ...] = ()
+    # what was delivered
+    spent: Vector = field(default_factory=dict)
+    reserved: Vector = field(default_factory=dict)
+    seq: int = 0
+    heads: tuple[Hash32, ...] = (ZERO_HASH,)
+    # set by a cooperative close: nothing is sold before this chain time
+    no_sale_until_s: int = 0
+
+    @property
+    def head(self) -> Hash32:
+        """The head of the receipts chain."""
+        return self.heads[-1]
+
+    @property
+    def best_lines(self) -> Lines:
+        """The lines of the best voucher on the base; empty without one."""
+        return self.best.lines if self.best else ()
+
+    @property
+    def end_units(self) -> Units:
+        """The settled total once everything promised is claimed."""
+        return self.best.end_units if self.best else self.base_units
+
+    @property
+    def limit_units(self) -> Units:
+        """The highest end point that the confirmed deposit covers."""
+        return self.settled_units + self.deposit_units
+
+    @property
+    def total_spent_units(self) -> Units:
+        """All that was delivered on this channel, every adapter."""
+        return sum(self.spent.values())
+
+    def accepted_units(self, adapter_id: AdapterId) -> Units:
+        """All that was ever promised for the adapter here."""
+        line = next((units for key, units in self.best_lines if key == adapter_id), 0)
+        return self.base_vector.get(adapter_id, 0) + line
+
+    def committed_units(self, adapter_id: AdapterId) -> Units:
+        """What was delivered for the adapter, and what is reserved for requests under way."""
+        return self.spent.get(adapter_id, 0) + self.reserved.get(adapter_id, 0)
+
+    def available_units(self, adapter_id: AdapterId) -> Units:
+        """What may still be delivered on promises for this adapter alone (negative on credit)."""
+        return self.accepted_units(adapter_id) - self.committed_units(adapter_id)
+
+    def credit_used_units(self) -> Units:
+        """How far deliveries are ahead of promises, summed over the channel."""
+        keys = self.spent.keys() | self.reserved.keys()
+        return sum(max(0, -self.available_units(key)) for key in keys)
+
+
+@dataclass(frozen=True, slots=True)
+class VoucherOffer:
+    """A signed voucher as it arrived, with what its sender says it was signed for."""
+
+    chain_id: int
+    contract: Address
+    signer: Address
+    node: Address
+    row: SignedVoucher
+
+
+# the chain
+
+
+def observe(channel: NodeChannel, seen: ChannelState) -> NodeChannel:
+    """Return the channel after a confirmed reading of the chain.
+
+    A settled total that reached the end of frozen rows lets go of them. Raises BooksMismatch when
+    the total fell, or is one that no row of this ledger ends at: the books are not this channel's.
+    """
+    channel = replace(
+        channel, payer=seen.payer, deposit_units=seen.deposit_units, close_at_s=seen.close_at
+    )
+    if seen.settled_units == channel.settled_units:
+        return channel
+    if _is_blank(channel):
+        # A ledger that knows nothing takes over where the chain is; what was unclaimed is lost.
+        return replace(channel, settled_units=seen.settled_units, base_units=seen.settled_units)
+    return confirmed_claim(channel, seen.settled_units, seen.deposit_units)
+
+
+def confirmed_claim(
+    channel: NodeChannel, settled_units: Units, deposit_units: Units
+) -> NodeChannel:
+    """Return the channel after its frozen rows up to ``settled_units`` were claimed for good."""
+    ends = [row.end_units for row in channel.frozen]
+    if settled_units not in ends:
+        raise BooksMismatch(
+            f"the chain settled {settled_units} units on the channel of {channel.signer}, "
+            f"and no claim in the books ends there (they are at {channel.settled_units})"
+        )
+    claimed = ends.index(settled_units) + 1
+    return replace(
+        channel,
+        settled_units=settled_units,
+        deposit_units=deposit_units,
+        frozen=channel.frozen[claimed:],
+    )
+
+
+def _is_blank(channel: NodeChannel) -> bool:
+    return not (channel.settled_units or channel.frozen or channel.best or channel.spent)
+
+
+# vouchers: one small check each, in the order of CHECKS
+
+
+def check_domain(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> None:
+    signed_for = (offer.chain_id, offer.contract, offer.node, offer.signer)
+    here = (domain.chain_id, domain.contract, channel.node, channel.signer)
+    for name, theirs, ours in zip(
+        ("chain id", "contract", "node", "signer"), signed_for, here, strict=True
+    ):
+        if theirs != ours:
+            raise WrongDomain(f"the voucher's {name} is {theirs}; here it is {ours}")
+
+
+def check_voucher_lines(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> None:
+    check_lines(offer.row.lines)
+
+
+def check_signer(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> None:
+    digest = domain.digest(offer.row.voucher(channel.node))
+    if recover_bytes(digest, offer.row.signature) != address_bytes(channel.signer):
+        raise InvalidSignature("the voucher is not signed by the channel's signer")
+
+
+def check_open(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> None:
+    if channel.payer == ZERO_ADDRESS:
+        raise ChannelUnknown("the channel is not open, or its opening is not confirmed yet")
+
+
+def check_base(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> None:
+    if offer.row.base_units != channel.base_units:
+        raise StaleVoucher(
+            f"sign on base {channel.base_units}; the voucher is on {offer.row.base_units}",
+            base=str(channel.base_units),
+            best=spelled_lines(channel.best_lines),
+        )
+
+
+def check_not_below_best(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> None:
+    offered = dict(offer.row.lines)
+    for adapter_id, units in channel.best_lines:
+        if offered.get(adapter_id, 0) < units:
+            raise LineBelowBest(
+                f"adapter {adapter_id} was promised {units} units on this base before",
+                base=str(channel.base_units),
+                best=spelled_lines(channel.best_lines),
+            )
+
+
+def check_head(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> None:
+    if offer.row.receipts_head not in channel.heads:
+        raise StaleVoucher(
+            "the voucher names a receipts head that is before the last voucher's, or unknown",
+            base=str(channel.base_units),
+            best=spelled_lines(channel.best_lines),
+        )
+
+
+def check_deposit(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> None:
+    if offer.row.end_units > channel.limit_units:
+        raise DepositExceeded(
+            f"the voucher ends at {offer.row.end_units} units; the confirmed deposit covers "
+            f"{channel.limit_units}: top up, or wait for the top-up to confirm",
+            limit=str(channel.limit_units),
+        )
+
+
+VoucherCheck = Callable[[NodeChannel, Domain, VoucherOffer], None]
+
+CHECKS: Final[tuple[VoucherCheck, ...]] = (
+    check_domain,
+    check_voucher_lines,
+    check_signer,
+    check_open,
+    check_base,
+    check_not_below_best,
+    check_head,
+    check_deposit,
+)
+
+
+def accept_voucher(
+    channel: NodeChannel,
+    domain: Domain,
+    offer: VoucherOffer,
+    *,
+    known_adapters: Container[AdapterId],
+    now_s: int,
+) -> NodeChannel:
+    """Return the channel with the voucher as its best; ``domain`` is Settlement's.
+
+    ``known_adapters`` are ids that are registered and confirmed, and that the node sells (0
+    included): one unknown line would make the whole row worthless on chain, and every line costs
+    the node gas. What was promised or spent here before is good besides them. ``now_s`` is chain
+    time. The same voucher again changes nothing. Raises WrongDomain, InvalidRequest,
+    InvalidSignature, ChannelUnknown, StaleVoucher, LineBelowBest, DepositExceeded, UnknownAdapter,
+    ChannelClosing, PaymentRequired.
+    """
+    for check in CHECKS:
+        check(channel, domain, offer)
+    for adapter_id, _ in offer.row.lines:
+        had = channel.accepted_units(adapter_id) or adapter_id in channel.spent
+        if not had and adapter_id not in known_adapters:
+            raise UnknownAdapter(f"the voucher pays adapter {adapter_id}, which is not sold here")
+    require_selling(channel, now_s)
+    row, best = offer.row, channel.best
+    if best and best.lines == row.lines and best.receipts_head == row.receipts_head:
+        return channel
+    after = replace(channel, best=row, heads=heads_from(channel.heads, row.receipts_head))
+    for adapter_id, spent in channel.spent.items():
+        if after.accepted_units(adapter_id) < spent:
+            raise PaymentRequired(
+                f"the voucher does not cover the {spent} units delivered for adapter {adapter_id}",
+                adapterId=adapter_id,
+                required=str(spent),
+            )
+    return after
+
+
+def require_selling(channel: NodeChannel, now_s: int) -> None:
+    """Raise ChannelClosing while a close is requested, or a signed Close could still be used."""
+    if channel.close_at_s:
+        raise ChannelClosing(
+            "the payer asked the chain to close the channel: what is left can be withdrawn from "
+            f"{moment(channel.close_at_s)} on, and the channel opened again then",
+            closeAt=channel.close_at_s,
+        )
+    # Settlement takes a Close at its very deadline, and a block may share the second of the last.
+    if channel.no_sale_until_s and now_s <= channel.no_sale_until_s:
+        raise ChannelClosing(
+            "the channel was closed by agreement, and that signature could end a new opening until "
+            f"{moment(channel.no_sale_until_s)}: open it and ask again then",
+            until=channel.no_sale_until_s,
+        )
+
+
+def heads_from(heads: tuple[Hash32, ...], named: Hash32) -> tuple[Hash32, ...]:
+    return heads[heads.index(named) :]
+
+
+# claims and closing
+
+
+def freeze_for_claim(channel: NodeChannel) -> tuple[NodeChannel, SignedVoucher | None]:
+    """Return the channel moved on to its best voucher's end, and that voucher as a claim row.
+
+    From then on only vouchers on the new base count. None where nothing new was promised.
+    """
+    if channel.best is None:
+        return channel, None
+    vector = dict(channel.base_vector)
+    for adapter_id, units in channel.best.lines:
+        vector[adapter_id] = vector.get(adapter_id, 0) + units
+    moved = replace(
+        channel,
+        base_units=channel.best.end_units,
+        base_vector=vector,
+        best=None,
+        frozen=(*channel.frozen, channel.best),
+    )
+    return moved, channel.best
+
+
+def begin_close(channel: NodeChannel, until_s: int) -> NodeChannel:
+    """Return the channel closed to business until ``until_s``, the Close's deadline (chain time).
+
+    The node then claims, and signs Close with the total after that claim.
+    """
+    return replace(channel, no_sale_until_s=max(channel.no_sale_until_s, until_s))

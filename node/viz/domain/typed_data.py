@@ -1,0 +1,239 @@
+"""Every structure that somebody signs, exactly as the contracts hash it.
+
+Owns the EIP-712 types of docs/contracts.md (normative there, and held to the contracts by
+``tests/vectors``) and EIP-3009's ReceiveWithAuthorization. Does not know who may sign what, nor
+when a signature is good enough: that is ``viz.domain.node_channel`` and the contracts.
+
+Invariant: the fields of a class follow its ``TYPE`` one to one, in order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from viz.domain.eip712 import Struct, address_bytes, keccak
+from viz.domain.license import Terms
+from viz.domain.units import UINT96_MAX, AdapterId, Address, ContentId, Hash32, Units
+
+# ContentRegistry
+
+
+@dataclass(frozen=True, slots=True)
+class Register(Struct):
+    """A creator registers a work; ``nonce`` is the creator's next one."""
+
+    TYPE: ClassVar[str] = (
+        "Register(address creator,bytes32 commitment,bytes32 licenseHash,Terms terms,"
+        "uint256 nonce,uint64 deadline)" + Terms.TYPE
+    )
+    NESTED: ClassVar[dict[str, type[Struct]]] = {"Terms": Terms}
+    creator: Address
+    commitment: Hash32
+    license_hash: Hash32
+    terms: Terms
+    nonce: int
+    deadline_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetTerms(Struct):
+    """An owner offers other terms to new grants."""
+
+    TYPE: ClassVar[str] = (
+        "SetTerms(uint256 contentId,bytes32 licenseHash,Terms terms,uint256 nonce,uint64 deadline)"
+        + Terms.TYPE
+    )
+    NESTED: ClassVar[dict[str, type[Struct]]] = {"Terms": Terms}
+    content_id: ContentId
+    license_hash: Hash32
+    terms: Terms
+    nonce: int
+    deadline_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Approve(Struct):
+    """An owner approves a trainer, or no longer does."""
+
+    TYPE: ClassVar[str] = (
+        "Approve(uint256 contentId,address trainer,bool allowed,uint256 nonce,uint64 deadline)"
+    )
+    content_id: ContentId
+    trainer: Address
+    allowed: bool
+    nonce: int
+    deadline_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw(Struct):
+    """An owner withdraws a work, for ever."""
+
+    TYPE: ClassVar[str] = "Withdraw(uint256 contentId,uint256 nonce,uint64 deadline)"
+    content_id: ContentId
+    nonce: int
+    deadline_s: int
+
+
+# Settlement
+
+
+@dataclass(frozen=True, slots=True)
+class OpenChannel(Struct):
+    """A signer key agrees to be the key of this payer's channel to this node."""
+
+    TYPE: ClassVar[str] = "OpenChannel(address payer,address node)"
+    payer: Address
+    node: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Voucher(Struct):
+    """On top of ``settled_units`` already claimed, the signer owes the lines behind the hash."""
+
+    TYPE: ClassVar[str] = (
+        "Voucher(address node,uint96 settled,bytes32 usageHash,bytes32 receiptsHead)"
+    )
+    node: Address
+    settled_units: Units
+    usage_hash: Hash32
+    receipts_head: Hash32
+
+    def struct_hash(self) -> Hash32:
+        """Return hashStruct, packed by hand: the one struct that is hashed for every payment."""
+        node, settled = self.node, self.settled_units
+        well_formed = len(node) == 42 and 0 <= settled <= UINT96_MAX
+        if not well_formed or len(self.usage_hash) != 32 or len(self.receipts_head) != 32:
+            return Struct.struct_hash(self)  # which names the member that does not fit
+        return keccak(
+            _VOUCHER_HEAD
+            + address_bytes(node)
+            + settled.to_bytes(32, "big")
+            + self.usage_hash
+            + self.receipts_head
+        )
+
+
+# The type hash, and the padding of the address that follows it.
+_VOUCHER_HEAD: Final = keccak(Voucher.TYPE.encode()) + bytes(12)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestClose(Struct):
+    """A payer starts a unilateral close; anyone may relay it."""
+
+    TYPE: ClassVar[str] = "RequestClose(address signer,address node,uint64 deadline)"
+    signer: Address
+    node: Address
+    deadline_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Close(Struct):
+    """A node lets a channel end at once; ``settled_units`` is the total after its last claim."""
+
+    TYPE: ClassVar[str] = "Close(address signer,address node,uint96 settled,uint64 deadline)"
+    signer: Address
+    node: Address
+    settled_units: Units
+    deadline_s: int
+
+
+# Settlement's domain, off chain
+
+
+@dataclass(frozen=True, slots=True)
+class Session(Struct):
+    """A signer asks for an access token; naming node and origin, so that nobody can relay it."""
+
+    TYPE: ClassVar[str] = "Session(address node,string origin,bytes32 challenge,uint64 expiry)"
+    node: Address
+    origin: str
+    challenge: Hash32
+    expiry_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quote(Struct):
+    """A node's price for one signer and one adapter; prices are units per million tokens."""
+
+    TYPE: ClassVar[str] = (
+        "Quote(address node,address signer,uint32 adapterId,bytes32 weightsDigest,"
+        "bytes32 tokenizerDigest,uint64 promptPrice,uint64 completionPrice,uint32 maxTokens,"
+        "uint64 validUntil)"
+    )
+    node: Address
+    signer: Address
+    adapter_id: AdapterId
+    weights_digest: Hash32
+    tokenizer_digest: Hash32
+    prompt_price_units: Units
+    completion_price_units: Units
+    max_tokens: int
+    valid_until_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt(Struct):
+    """A node's word on one query: what was asked, what was sent, what it cost."""
+
+    TYPE: ClassVar[str] = (
+        "Receipt(bytes32 channelId,uint64 seq,bytes32 usageHash,bytes32 quoteHash,"
+        "bytes32 requestHash,bytes32 responseHash,uint32 promptTokens,uint32 completionTokens,"
+        "uint96 amount,uint96 total,uint64 time)"
+    )
+    channel_id: Hash32
+    seq: int
+    usage_hash: Hash32
+    quote_hash: Hash32
+    request_hash: Hash32
+    response_hash: Hash32
+    prompt_tokens: int
+    completion_tokens: int
+    amount_units: Units
+    total_units: Units
+    time_s: int
+
+
+# the token's domain
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveWithAuthorization(Struct):
+    """A transfer that only ``to`` can pull (EIP-3009); its domain is the token's own."""
+
+    TYPE: ClassVar[str] = (
+        "ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,"
+        "uint256 validBefore,bytes32 nonce)"
+    )
+    sender: Address
+    to: Address
+    value_units: Units
+    valid_after_s: int
+    valid_before_s: int
+    nonce: Hash32
+
+
+OPEN_KIND: Final = keccak(b"Viz.OpenChannel")
+TOP_UP_KIND: Final = keccak(b"Viz.TopUp")
+GRANT_KIND: Final = keccak(b"Viz.AcquireGrant")
+
+
+def channel_id(signer: Address, node: Address) -> Hash32:
+    """Return keccak256(abi.encode(signer, node)), the name of a channel in events and receipts."""
+    return keccak(bytes(12) + address_bytes(signer) + bytes(12) + address_bytes(node))
+
+
+def authorization_nonce(kind: Hash32, signer: Address, node: Address, salt: Hash32) -> Hash32:
+    """Return the EIP-3009 nonce that binds a deposit to its channel and purpose.
+
+    keccak256(abi.encode(kind, signer, node, salt)), kind OPEN_KIND or TOP_UP_KIND.
+    """
+    pair = bytes(12) + address_bytes(signer) + bytes(12) + address_bytes(node)
+    return keccak(kind + pair + salt)
+
+
+def grant_nonce(content_id: ContentId, terms_hash: Hash32, salt: Hash32) -> Hash32:
+    """Return the EIP-3009 nonce that binds a training fee to one work under one set of terms."""
+    return keccak(GRANT_KIND + content_id.to_bytes(32, "big") + terms_hash + salt)

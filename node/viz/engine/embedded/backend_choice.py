@@ -1,0 +1,124 @@
+"""How this processor multiplies fastest, measured at start.
+
+Owns one short measurement. Does not know the model beyond its sizes. Every choice computes the
+same function, the dequantised bf16 weights; float32 sums merely round less than bf16 ones.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from viz.engine.embedded.memory_plan import Widths
+from viz.engine.embedded.native import Kernels, NativeUnavailable, fits, pack
+from viz.errors import ModelUnavailable
+
+if TYPE_CHECKING:
+    import torch
+
+    from viz.basemodel.shape import LlamaShape
+
+_ROWS = (1, 8, 32)
+_REPEATS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """The chosen arithmetic: the dtype of activations and caches, and the compiled pass."""
+
+    name: str
+    dtype: torch.dtype
+    kernels: Kernels | None
+    reason: str
+
+    @property
+    def adapter_dtype(self) -> torch.dtype:
+        """How adapters are kept in memory."""
+        import torch
+
+        return self.dtype if self.kernels is None else torch.float16
+
+    @property
+    def widths(self) -> Widths:
+        """How many bytes a number takes; the compiled pass reads bf16 weights, and no lanes."""
+        compiled = self.kernels is not None
+        weight = 2 if compiled else self.dtype.itemsize
+        adapter = self.adapter_dtype.itemsize
+        return Widths(weight, self.dtype.itemsize, adapter, lanes=not compiled)
+
+
+def choose_backend(
+    shape: LlamaShape,
+    wanted: Literal["auto", "float32", "bfloat16", "native"],
+    build_directory: Path | None,
+) -> Backend:
+    """Choose among torch in float32, torch in bfloat16 and the compiled pass (float32 sums).
+
+    ``build_directory`` None forbids compiling. The reason says what was measured or missing.
+    Raises ModelUnavailable when ``wanted`` is "native" and cannot be had.
+    """
+    import torch
+
+    from viz.engine.embedded.native_check import load_kernels
+
+    kernels, note = None, "compiling is off"
+    sized = fits(shape.head_dim, shape.hidden, shape.intermediate)
+    if not sized:
+        note = "this model's sizes are not multiples the compiled pass takes"
+    elif build_directory is not None and wanted != "bfloat16":
+        try:
+            kernels = load_kernels(build_directory, torch.get_num_threads())
+            note = f"compiled as {kernels.name}"
+        except NativeUnavailable as error:
+            note = str(error)
+    if wanted == "native":
+        if kernels is None:
+            raise ModelUnavailable(f"the compiled pass was asked for: {note}")
+        return Backend("native_float32", torch.float32, kernels, "set in the configuration")
+    choices = [Backend("float32", torch.float32, None, note)]
+    if kernels is not None:
+        choices.append(Backend("native_float32", torch.float32, kernels, note))
+    if wanted != "float32":
+        choices.append(Backend("bfloat16", torch.bfloat16, None, note))
+    if wanted == "bfloat16":
+        choices = choices[-1:]
+    taken = _milliseconds(shape, choices)
+    best = choices[min(range(len(choices)), key=taken.__getitem__)]
+    figures = ", ".join(f"{c.name} {ms:.1f} ms" for c, ms in zip(choices, taken, strict=True))
+    reason = f"{note}; an MLP product at {_ROWS} rows: {figures}"
+    return Backend(best.name, best.dtype, best.kernels, reason)
+
+
+def _milliseconds(shape: LlamaShape, choices: list[Backend]) -> list[float]:
+    """Return each choice's best time of each row count, added up.
+
+    The choices take turns, so that a busy machine is busy for all of them.
+    """
+    import torch
+
+    weight = torch.randn(2 * shape.intermediate, shape.hidden).to(torch.bfloat16)
+    products = [_product(weight, choice) for choice in choices]
+    totals = [0.0] * len(choices)
+    with torch.inference_mode():
+        for rows in _ROWS:
+            best = [float("inf")] * len(choices)
+            for _ in range(_REPEATS):
+                for place, (choice, product) in enumerate(zip(choices, products, strict=True)):
+                    x = torch.randn(rows, shape.hidden).to(choice.dtype)
+                    began = time.perf_counter()
+                    product(x)
+                    best[place] = min(best[place], time.perf_counter() - began)
+            totals = [total + 1000 * ms for total, ms in zip(totals, best, strict=True)]
+    return totals
+
+
+def _product(weight: torch.Tensor, choice: Backend) -> Callable[[torch.Tensor], torch.Tensor]:
+    import torch
+
+    if choice.kernels is not None:
+        return partial(choice.kernels.linear, panels=pack(weight))
+    return partial(torch.nn.functional.linear, weight=weight.to(choice.dtype))

@@ -1,0 +1,258 @@
+"""The asyncio front of the embedded engine: the Engine Protocol over one generation thread.
+
+Owns start and stop, admission and the hand-over between event loop and generation thread. Does
+not know how a step runs. Invariants: at most ``max_streams + max_waiting`` sequences are open; a
+request that was refused left nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import weakref
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from viz.domain.ports.engine import BaseModel, Generation, GenerationRequest, Piece, Sampling
+from viz.domain.units import BASE_MODEL, AdapterId
+from viz.engine.embedded.memory_plan import available_bytes, plan, usable_processors
+from viz.engine.embedded.settings import EngineSettings
+from viz.engine.embedded.stream import Stream, StreamState
+from viz.errors import (
+    EngineError,
+    EngineOverloaded,
+    InvalidRequest,
+    PromptEmpty,
+    PromptTooLong,
+    UnknownAdapter,
+)
+
+if TYPE_CHECKING:
+    from viz.basemodel.source import LoadedBase
+    from viz.engine.embedded.adapter_pool import AdapterPool
+    from viz.engine.embedded.loop import Delivery, EngineLoop
+
+_log = structlog.get_logger()
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 512
+
+
+class EmbeddedEngine:
+    """``viz.domain.ports.engine.Engine`` in this process; made by ``start``."""
+
+    def __init__(self, base: LoadedBase, settings: EngineSettings) -> None:
+        self._base, self._settings = base, settings
+        self._model = base.model
+        self._loop = asyncio.get_running_loop()
+        self._open: set[StreamState] = set()
+        self._files = ThreadPoolExecutor(1, thread_name_prefix="viz-adapter-check")
+        self._runner: EngineLoop
+        self._store: AdapterPool
+        self._context = 0
+        self._slots = 0
+        self._compute = ""
+        self._closed = False
+
+    @classmethod
+    async def start(cls, base: LoadedBase, settings: EngineSettings) -> EmbeddedEngine:
+        """Load the weights, choose the compute dtype, and begin to serve.
+
+        Takes seconds, off the event loop. Raises ModelUnavailable.
+        """
+        engine = cls(base, settings)
+        await asyncio.to_thread(engine._build)
+        engine._runner.start()
+        return engine
+
+    def _build(self) -> None:
+        import torch
+
+        from viz.basemodel.nf4 import serving_weights
+        from viz.engine.embedded.adapter_pool import AdapterPool
+        from viz.engine.embedded.backend_choice import choose_backend
+        from viz.engine.embedded.kv_cache import KvCache
+        from viz.engine.embedded.llama import LlamaModel
+        from viz.engine.embedded.loop import EngineLoop
+
+        settings, shape = self._settings, self._base.shape
+        threads = settings.threads or min(torch.get_num_threads(), usable_processors())
+        torch.set_num_threads(threads)
+        choice = choose_backend(
+            shape,
+            settings.compute,
+            self._base.serving_file.parents[1] / "native" if settings.compile else None,
+        )
+        dtype = choice.dtype
+        budget = settings.memory_bytes or int(available_bytes() * 0.6)
+        fits = plan(shape, settings, choice.widths, budget)
+        self._context, self._slots = fits.capacity, fits.slots
+        self._model = replace(self._model, context_tokens=fits.capacity)
+        self._compute = choice.name
+        _log.info(
+            "engine starts",
+            model=self._base.model.name,
+            compute=self._compute,
+            reason=choice.reason,
+            threads=threads,
+            streams=fits.slots,
+            context_tokens=fits.capacity,
+            memory_mib=budget >> 20,
+            adapter_memory_mib=fits.resident_bytes >> 20,
+        )
+        if fits.slots < settings.max_streams:
+            _log.warning(
+                f"{fits.slots} streams fit at once, of {settings.max_streams} that are set: for "
+                f"all set engine.max_memory_mib to {-(-fits.all_streams_bytes >> 20)}, or lower "
+                "engine.context_tokens"
+            )
+        cache = KvCache(shape, fits.slots, fits.capacity, dtype)
+        weights = serving_weights(self._base)
+        decoder = LlamaModel(
+            weights, shape, cache, dtype, choice.kernels, lane_bytes=fits.lane_bytes
+        )
+        self._store = AdapterPool(
+            self._base,
+            choice.adapter_dtype,
+            max_resident=fits.resident_adapters,
+            max_bytes=fits.resident_bytes,
+            max_lane_bytes=fits.lane_bytes,
+        )
+        self._runner = EngineLoop(decoder, self._store, settings, self._deliver)
+        # Built here, off the event loop: the first stream would wait for it.
+        _ = self._base.tokenizer.token_bytes
+
+    @property
+    def model(self) -> BaseModel:
+        """The base model; its context is what a slot here holds, not what the model could take."""
+        return self._model
+
+    def render(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+        """Return the prompt token ids of a chat by the base model's template."""
+        return self._base.tokenizer.render(messages)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return self._base.tokenizer.encode(text)
+
+    def count_tokens(self, text: str) -> int:
+        return self._base.tokenizer.count(text)
+
+    async def add_adapter(self, adapter_id: AdapterId, weights: Path) -> None:
+        """Check the safetensors file and make the adapter usable. Raises InvalidAdapterFile."""
+        if adapter_id == BASE_MODEL:
+            raise InvalidRequest("adapter id 0 is the base model")
+        await self._loop.run_in_executor(self._files, self._store.register, adapter_id, weights)
+
+    async def remove_adapter(self, adapter_id: AdapterId) -> None:
+        """Forget the adapter; sequences that run with it finish. Idempotent."""
+        self._store.remove(adapter_id)
+
+    def adapters(self) -> frozenset[AdapterId]:
+        return self._store.registered()
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        """Admit the request; it starts once the caller next gives way to the event loop.
+
+        So an ``allow`` made right after it holds from the first token on.
+        Raises PromptEmpty, PromptTooLong, InvalidRequest, UnknownAdapter, EngineOverloaded.
+        """
+        from viz.engine.embedded.sequence import Sequence as Running
+
+        self._check(request)
+        if self._closed or len(self._open) >= self._slots + self._settings.max_waiting:
+            raise EngineOverloaded("the engine is full: try again shortly")
+        seed = request.sampling.seed
+        line = StreamState(self._runner.wake)
+        sequence = Running(
+            request=request,
+            line=line,
+            seed=secrets.randbits(63) if seed is None else seed,
+            max_tokens=min(request.sampling.max_tokens, self._context - len(request.prompt)),
+            buffer_tokens=self._settings.buffer_tokens,
+            tokenizer=self._base.tokenizer,
+            end_ids=frozenset(self._base.shape.end_ids),
+        )
+        self._open.add(line)
+        self._loop.call_soon(self._runner.submit, sequence)
+        stream = Stream(line)
+        # A stream that its caller lost must not hold a slot for ever.
+        weakref.finalize(stream, line.abandon)
+        return stream
+
+    def stats(self) -> Mapping[str, float]:
+        """Return counters and gauges by name; numbers only."""
+        return {
+            **self._runner.gauges(),
+            **{name: float(value) for name, value in self._runner.counts.items()},
+            "slots": self._slots,
+            "open": len(self._open),
+            "adapters": len(self._store.registered()),
+            "resident_adapters": self._store.resident_count,
+            "resident_adapter_bytes": self._store.held_bytes,
+            "adapter_loads": self._store.loads,
+            "adapter_evictions": self._store.evictions,
+            f"compute_{self._compute}": 1.0,
+        }
+
+    async def close(self) -> None:
+        """Cancel what runs, stop the threads. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        await asyncio.to_thread(self._runner.close)
+        await asyncio.to_thread(self._store.close)
+        await asyncio.to_thread(self._files.shutdown)
+        for line in self._open:
+            line.fail(EngineError("the engine was closed"))
+        self._open.clear()
+
+    def _check(self, request: GenerationRequest) -> None:
+        prompt = request.prompt
+        if not prompt:
+            raise PromptEmpty("the prompt is empty: send at least one token")
+        if len(prompt) >= self._context:
+            raise PromptTooLong(
+                f"the prompt has {len(prompt)} tokens; {self._context - 1} fit",
+                prompt_tokens=len(prompt),
+                context_tokens=self._context,
+            )
+        if not all(type(i) is int and 0 <= i < self.model.vocabulary for i in prompt):
+            raise InvalidRequest("the prompt holds an id outside the vocabulary")
+        check_sampling(request.sampling)
+        if request.adapter_id != BASE_MODEL and request.adapter_id not in self._store.registered():
+            raise UnknownAdapter(f"adapter {request.adapter_id} is not served here")
+
+    def _deliver(self, delivery: Delivery) -> None:
+        """Hand pieces to the event loop; on the generation thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._dispatch, delivery)
+
+    def _dispatch(self, delivery: Delivery) -> None:
+        for line, news in delivery:
+            if isinstance(news, Piece):
+                line.put(news)
+            elif isinstance(news, EngineError):
+                line.fail(news)
+            if line.is_ended:
+                self._open.discard(line)
+
+
+def check_sampling(rules: Sampling) -> None:
+    """Raise InvalidRequest for parameters no sequence can be sampled by."""
+    bounds = {
+        "max_tokens": rules.max_tokens >= 1,
+        "temperature": 0.0 <= rules.temperature <= 100.0,
+        "top_p": 0.0 <= rules.top_p <= 1.0,
+        "top_k": rules.top_k >= 0,
+        "seed": rules.seed is None or -(2**63) <= rules.seed < 2**64,
+        "stop": len(rules.stop) <= MAX_STOPS
+        and all(0 < len(stop) <= MAX_STOP_CHARACTERS for stop in rules.stop),
+        "logprobs": rules.logprobs is None or 0 <= rules.logprobs <= 20,
+    }
+    for name, sound in bounds.items():
+        if not sound:
+            raise InvalidRequest(f"{name} is out of bounds", parameter=name)

@@ -1,0 +1,122 @@
+"""How an adapter lies in memory: its linears in groups, padded to a rank bucket.
+
+Owns that layout and its size. Does not know files, which adapters are in memory, or batches.
+Invariant: an adapter's size follows from its rank bucket alone, whichever linears it changes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from viz.basemodel.adapter_file import AdapterWeights
+from viz.domain.units import AdapterId
+
+if TYPE_CHECKING:
+    import torch
+
+    from viz.basemodel.shape import LlamaShape
+
+RANK_BUCKETS: Final = (8, 16, 32, 64)
+# Linear layers that read the same input are applied together: group -> its layers.
+GROUPS: Final = {
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "o": ("self_attn.o_proj",),
+    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "down": ("mlp.down_proj",),
+}
+
+
+def bucket_of(rank: int) -> int:
+    """Return the smallest rank bucket that holds ``rank``."""
+    return next(bucket for bucket in RANK_BUCKETS if rank <= bucket)
+
+
+def adapter_bytes(shape: LlamaShape, rank: int, item_bytes: int) -> int:
+    """Return the size of an adapter of all linear layers at ``rank``."""
+    return sum(rank * (out + into) for _, (out, into) in shape.modules()) * item_bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class LoadedAdapter:
+    """An adapter in memory, padded to its rank bucket.
+
+    ``down[group]`` is (layers, members * rank, in), ``up[linear]`` (layers, rank, out) with the
+    LoRA scaling folded in. In float16 both are scaled to its range, and their product is to be
+    multiplied by ``factors[linear]``, a power of two; in other dtypes that is 1.
+    """
+
+    adapter_id: AdapterId
+    rank: int
+    down: dict[str, torch.Tensor]
+    up: dict[str, torch.Tensor]
+    factors: dict[str, float]
+
+
+def stack(
+    adapter_id: AdapterId, weights: AdapterWeights, shape: LlamaShape, dtype: torch.dtype
+) -> LoadedAdapter:
+    """Lay out checked weights, padded to their bucket."""
+    import torch
+
+    rank = bucket_of(weights.header.rank)
+    resident = LoadedAdapter(adapter_id, rank, {}, {}, {})
+    for group, members in GROUPS.items():
+        into = shape.linear(members[0])[1]
+        down = torch.zeros(shape.layers, len(members) * rank, into, dtype=dtype)
+        resident.down[group] = down
+        for place, linear in enumerate(members):
+            up = torch.zeros(shape.layers, rank, shape.linear(linear)[0], dtype=dtype)
+            lower, upper = _by_rank(weights, linear, shape.layers)
+            down_lift, up_lift = (_lift(part, dtype) for part in (lower, upper))
+            resident.up[linear] = up
+            resident.factors[linear] = 1.0 / (down_lift * up_lift)
+            for own, (layers, stacked) in lower.items():
+                rows = slice(place * rank, place * rank + own)
+                down[layers, rows] = stacked if down_lift == 1.0 else stacked * down_lift
+            for own, (layers, stacked) in upper.items():
+                up[layers, :own] = (stacked if up_lift == 1.0 else stacked * up_lift).transpose(
+                    1, 2
+                )
+    return resident
+
+
+_Stacks = dict[int, tuple["slice | list[int]", "torch.Tensor"]]
+
+
+def _by_rank(weights: AdapterWeights, linear: str, layers: int) -> tuple[_Stacks, _Stacks]:
+    """Return rank -> (layers, As) and rank -> (layers, Bs times the LoRA scaling) of a linear.
+
+    All layers of one rank together: copying them one by one costs more than reading them.
+    """
+    import torch
+
+    found: dict[int, list[tuple[int, torch.Tensor, torch.Tensor]]] = {}
+    for layer in range(layers):
+        if (pair := weights.modules.get(f"model.layers.{layer}.{linear}")) is not None:
+            found.setdefault(pair[0].shape[0], []).append((layer, *pair))
+    lower: _Stacks = {}
+    upper: _Stacks = {}
+    for own, parts in found.items():
+        # A slice writes in one go where a list of places scatters.
+        places = slice(None) if len(parts) == layers else [layer for layer, _, _ in parts]
+        lower[own] = places, torch.stack([a for _, a, _ in parts])
+        scaled = torch.stack([b for _, _, b in parts]).float()  # rounded once, after scaling
+        upper[own] = places, scaled.mul_(weights.header.scaling(own))
+    return lower, upper
+
+
+def _lift(stacks: _Stacks, dtype: torch.dtype) -> float:
+    """Return the power of two that brings the largest value into float16's top octaves, else 1.
+
+    float16 then holds 11 significant bits of every value down to a 2**-28th of the largest.
+    """
+    import torch
+
+    if dtype != torch.float16:
+        return 1.0
+    bounds = [float(bound) for _, part in stacks.values() for bound in part.aminmax()]
+    largest = max((abs(bound) for bound in bounds), default=0.0)
+    # Within float32's exponents, whatever the file holds.
+    return 2.0 ** (15 - max(-80, min(80, math.frexp(largest)[1])))

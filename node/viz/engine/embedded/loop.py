@@ -1,0 +1,263 @@
+"""The generation thread: schedule -> run -> postprocess, one step after another.
+
+Owns the thread and what a step does. Does not know asyncio, files or money. Invariants: every
+live sequence ends with exactly one finishing piece or one error; a step that fails ends only the
+sequences that fail again when run alone, and a position is run again only if it was not counted as
+cached: a fault in one sequence changes no token of another.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import structlog
+
+from viz.domain.ports.engine import Piece
+from viz.domain.units import AdapterId
+from viz.engine.embedded.llama import PrefillChunk
+from viz.engine.embedded.sampling import SampledToken, choose
+from viz.engine.embedded.scheduler import Scheduler
+from viz.errors import EngineError
+
+if TYPE_CHECKING:
+    from viz.engine.embedded.adapter_pool import AdapterPool
+    from viz.engine.embedded.llama import LlamaModel
+    from viz.engine.embedded.sequence import Sequence
+    from viz.engine.embedded.settings import EngineSettings
+    from viz.engine.embedded.stream import StreamState
+
+_log = structlog.get_logger()
+_Item = TypeVar("_Item")
+Delivery = list[tuple["StreamState", "Piece | EngineError"]]
+# With nobody decoding, a long prompt may take bigger bites.
+_IDLE_PREFILL_FACTOR = 4
+
+
+class EngineLoop:
+    """One model's batch; ``submit`` and ``wake`` from any thread, the rest on its own."""
+
+    def __init__(
+        self,
+        decoder: LlamaModel,
+        store: AdapterPool,
+        settings: EngineSettings,
+        deliver: Callable[[Delivery], None],
+    ) -> None:
+        self._decoder, self._settings, self._deliver = decoder, settings, deliver
+        self.counts: Counter[str] = Counter()
+        self._seats = Scheduler(decoder.cache, store, settings.grace_s, self.counts, self._loaded)
+        self._live = self._seats.live
+        self._inbox: deque[Sequence] = deque()
+        self._load_errors: deque[tuple[AdapterId, EngineError]] = deque()
+        self._out: Delivery = []
+        self._news = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._loop, name="viz-generation", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, sequence: Sequence) -> None:
+        self._inbox.append(sequence)
+        self._news.set()
+
+    def wake(self) -> None:
+        self._news.set()
+
+    def close(self) -> None:
+        """End every sequence as cancelled and join the thread; blocking."""
+        self._closing = True
+        self._news.set()
+        self._thread.join()
+
+    def gauges(self) -> dict[str, float]:
+        """Return how many sequences run, wait and are paused; approximate from other threads."""
+        live = list(self._live)
+        seated = [sequence for sequence in live if sequence.slot is not None]
+        paused = sum(1 for sequence in seated if sequence.paused_since is not None)
+        return {
+            "running": len(seated) - paused,
+            "waiting": len(live) - len(seated) + len(self._inbox),
+            "paused": paused,
+        }
+
+    def _loop(self) -> None:
+        while not self._closing:
+            self._news.clear()
+            try:
+                ran = self._step()
+            except Exception as error:  # noqa: BLE001 - the thread must outlive any one fault
+                _log.exception("engine step failed")
+                ran = True
+                for sequence in list(self._live):
+                    self._fail(sequence, error)
+            self._flush()
+            if not ran:
+                self._news.wait(self._seats.patience_s())
+        self._live.extend(self._inbox)
+        for sequence in list(self._live):
+            self._end(sequence, sequence.cancel())
+        self._flush()
+
+    def _step(self) -> bool:
+        """Schedule, run one round of prefill and one of decoding; tell whether anything ran."""
+        self._admit()
+        self._seats.fill()
+        prefilled = self._prefill()
+        self._flush()
+        return self._decode() or prefilled
+
+    # schedule
+
+    def _admit(self) -> None:
+        while self._inbox:
+            self._live.append(self._inbox.popleft())
+        while self._load_errors:
+            adapter_id, error = self._load_errors.popleft()
+            for sequence in self._seats.unseated():
+                if sequence.request.adapter_id == adapter_id:
+                    self._end(sequence, error)
+        now = time.monotonic()
+        for sequence in list(self._live):
+            if sequence.line.cancelled:
+                self._end(sequence, sequence.cancel())
+            elif sequence.may_run():
+                sequence.paused_since = None
+            elif sequence.paused_since is None:
+                sequence.paused_since = now
+
+    def _loaded(self, adapter_id: AdapterId, error: EngineError | None) -> None:
+        """Called on the loader's thread."""
+        if error is not None:
+            self._load_errors.append((adapter_id, error))
+        self._news.set()
+
+    # run
+
+    def _prefill(self) -> bool:
+        waiting = [
+            sequence
+            for sequence in self._live
+            if sequence.slot is not None and not sequence.decodable and sequence.may_run()
+            # What it takes over may be all but the newest token: then it decodes at once.
+            if not self._seats.waits_for_sibling(sequence) and not sequence.decodable
+        ]
+        budget = self._settings.prefill_tokens
+        if not any(sequence.decodable for sequence in self._live):
+            budget *= _IDLE_PREFILL_FACTOR
+        picked: list[tuple[Sequence, PrefillChunk]] = []
+        for sequence in waiting:
+            if budget <= 0:
+                break
+            tokens = sequence.tokens[sequence.cached : sequence.cached + budget]
+            budget -= len(tokens)
+            slot = sequence.slot
+            assert slot is not None
+            picked.append((sequence, PrefillChunk(slot, sequence.cached, tokens, sequence.adapter)))
+        if picked:
+            self._isolating(picked, self._run_chunks, lambda pair: pair[0])
+        return bool(picked)
+
+    def _run_chunks(self, picked: list[tuple[Sequence, PrefillChunk]]) -> None:
+        ends = [
+            place
+            for place, (sequence, chunk) in enumerate(picked)
+            if chunk.start + len(chunk.tokens) == len(sequence.tokens)
+        ]
+        logits = self._decoder.prefill([chunk for _, chunk in picked], ends)
+        ended = [picked[place][0] for place in ends]
+        chosen = choose(logits, [sequence.draw() for sequence in ended])
+        for sequence, chunk in picked:
+            sequence.cached += len(chunk.tokens)
+            self.counts["prefilled_tokens"] += len(chunk.tokens)
+        if ended:
+            # Handed on before the first token, which may be the last and give the slot away.
+            for sequence in self._live:
+                self._seats.waits_for_sibling(sequence)
+        self._accept(ended, chosen)
+
+    def _decode(self) -> bool:
+        batch = [s for s in self._live if s.decodable and s.may_run()]
+        if batch:
+            if self._decoder.packed:
+                self._seats.pack(batch)
+            self._isolating(batch, self._run_batch, lambda sequence: sequence)
+        return bool(batch)
+
+    def _run_batch(self, batch: list[Sequence]) -> None:
+        slots = [sequence.slot for sequence in batch if sequence.slot is not None]
+        rows = max(slots) + 1
+        tokens, positions = [0] * rows, [0] * rows
+        for sequence in self._live:
+            # A row that does not run writes where its sequence will write next: harmless.
+            if sequence.slot is not None and sequence.slot < rows:
+                positions[sequence.slot] = sequence.cached
+        for sequence, slot in zip(batch, slots, strict=True):
+            tokens[slot] = sequence.tokens[-1]
+        worn = [(slot, s.adapter) for s, slot in zip(batch, slots, strict=True) if s.adapter]
+        logits = self._decoder.decode(tokens, positions, slots, worn)
+        chosen = choose(logits, [sequence.draw() for sequence in batch])
+        for sequence in batch:
+            sequence.cached += 1
+        self.counts["decode_steps"] += 1
+        self._accept(batch, chosen)
+
+    def _isolating(
+        self,
+        batch: list[_Item],
+        run: Callable[[list[_Item]], None],
+        owner: Callable[[_Item], Sequence],
+    ) -> None:
+        """Run the batch; if that fails, run each alone and end only those that fail alone.
+
+        ``run`` raises before it changes any sequence, or not at all.
+        """
+        try:
+            run(batch)
+        except Exception as error:  # noqa: BLE001 - one sequence must not end the others
+            self.counts["failed_steps"] += 1
+            _log.warning("engine batch failed", error=repr(error), sequences=len(batch))
+            for item in batch:
+                if owner(item) not in self._live:
+                    continue
+                try:
+                    run([item])
+                except Exception as alone:  # noqa: BLE001 - this one is the cause
+                    self._fail(owner(item), alone)
+
+    # postprocess
+
+    def _accept(self, batch: list[Sequence], chosen: list[SampledToken | EngineError]) -> None:
+        """Give each sequence its token; a fault ends its own sequence and raises nothing."""
+        for sequence, choice in zip(batch, chosen, strict=True):
+            if isinstance(choice, EngineError):
+                self._fail(sequence, choice)
+                continue
+            try:
+                piece = sequence.accept(choice)
+            except Exception as error:  # noqa: BLE001 - one sequence must not end the others
+                self._fail(sequence, error)
+                continue
+            self.counts["generated_tokens"] += len(piece.token_ids)
+            if sequence.finished:
+                self._end(sequence, piece)
+            else:
+                self._out.append((sequence.line, piece))
+
+    def _fail(self, sequence: Sequence, error: Exception) -> None:
+        _log.warning("sequence failed", request=sequence.request.request_id, error=repr(error))
+        told = error if isinstance(error, EngineError) else None
+        self._end(sequence, told or EngineError("the model step failed: try again"))
+
+    def _end(self, sequence: Sequence, last: Piece | EngineError) -> None:
+        self._seats.end(sequence)
+        self._out.append((sequence.line, last))
+
+    def _flush(self) -> None:
+        if self._out:
+            out, self._out = self._out, []
+            self._deliver(out)

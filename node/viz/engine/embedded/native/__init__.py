@@ -1,0 +1,193 @@
+"""The engine's own forward pass, compiled on this machine and kept on disk.
+
+Owns building and loading ``kernels.cpp``; ``viz.engine.embedded.native_check`` checks it, ``model``
+runs it. The library is
+kept under a key of its sources, the compiler, the processor and torch's version, so a moved or
+upgraded installation builds anew. Whatever goes wrong is a NativeUnavailable with its reason, and
+the engine serves through torch instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import torch
+
+_SOURCES: Final = tuple(
+    Path(__file__).parent / name
+    for name in (
+        "kernels.cpp",
+        "attention.h",
+        "batch.h",
+        "lora.h",
+        "products.h",
+        "team.h",
+        "vectors.h",
+    )
+)
+_FLAGS: Final = ("-std=c++17", "-O2", "-march=native", "-ffp-contract=fast", "-pthread", "-fPIC")
+_BUILD_TIMEOUT_S: Final = 120
+_VERSION_TIMEOUT_S: Final = 20
+_KEPT_BUILDS: Final = 4
+_PANEL: Final = 16
+
+
+class NativeUnavailable(Exception):
+    """The compiled products cannot be used here; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Panels:
+    """A bf16 weight (width, depth) laid out for ``Kernels.linear``."""
+
+    words: torch.Tensor
+    width: int
+    depth: int
+
+
+def pack(weight: torch.Tensor) -> Panels:
+    """Lay out a bf16 weight (width, depth): (panels, depth, 8 words of two columns)."""
+    import torch
+
+    width, depth = weight.shape
+    padded = torch.nn.functional.pad(weight, (0, 0, 0, -width % _PANEL))
+    words = padded.view(-1, 2, 8, depth).permute(0, 3, 2, 1).contiguous()
+    return Panels(words, width, depth)
+
+
+class Kernels:
+    """The loaded library. All tensors float32 and contiguous; calls release the GIL."""
+
+    def __init__(self, library: ctypes.CDLL, name: str, threads: int) -> None:
+        pointer, number = ctypes.c_void_p, ctypes.c_long
+        self._linear, self.room, self.run = library.viz_linear, library.viz_room, library.viz_run
+        self._linear.argtypes = [pointer, number, number, pointer, number, pointer, pointer]
+        self._linear.argtypes += [ctypes.c_int]
+        self.room.argtypes, self.room.restype = [pointer, number, ctypes.c_int], number
+        self.run.argtypes = [pointer, pointer, ctypes.c_int]
+        for function in (self._linear, self.run):
+            function.restype, function.errcheck = ctypes.c_char_p, _refuse
+        self.name, self.threads = name, threads
+
+    def linear(self, x: torch.Tensor, panels: Panels) -> torch.Tensor:
+        """Return x @ W.T: (rows, depth) -> (rows, width)."""
+        import torch
+
+        rows, depth = x.shape
+        x, y, room = x.contiguous(), torch.empty(rows, panels.width), torch.empty(rows * depth)
+        self._linear(
+            x.data_ptr(),
+            rows,
+            depth,
+            panels.words.data_ptr(),
+            panels.width,
+            y.data_ptr(),
+            room.data_ptr(),
+            self.threads,
+        )
+        return y
+
+
+def _refuse(wrong: Any, function: Any, arguments: Any) -> Any:
+    """Raise what a call says is wrong with it, before it touched anything."""
+    if wrong is not None:
+        raise RuntimeError(f"the compiled pass refuses a batch: {wrong.decode()}")
+
+
+def fits(head_dim: int, hidden: int, intermediate: int) -> bool:
+    """Tell whether the vector loops divide these sizes."""
+    return head_dim % 16 == 0 and hidden % 8 == 0 and intermediate % 8 == 0
+
+
+def load_unchecked(directory: Path, threads: int) -> Kernels:
+    """Return the compiled pass, building it into ``directory`` if needed (seconds).
+
+    Whether its numbers are right is checked by ``viz.engine.embedded.native_check``.
+    Raises NativeUnavailable: no compiler, or a failed build.
+    """
+    compiler = next(filter(None, map(shutil.which, ("g++", "clang++", "c++"))), None)
+    if compiler is None:
+        raise NativeUnavailable("no C++ compiler: install g++ for a faster engine")
+    try:
+        path = directory / f"kernels-{_key(compiler)}.so"
+        return Kernels(_library(compiler, path), path.stem, threads)
+    except (OSError, subprocess.SubprocessError, AttributeError, ValueError) as error:
+        raise NativeUnavailable(f"the build failed: {error}") from error
+
+
+def _library(compiler: str, path: Path) -> ctypes.CDLL:
+    record = path.with_suffix(".sha256")
+    try:
+        # Loading a file that is not whole ends the process: it must be what was written.
+        sound = record.read_text("ascii") == hashlib.sha256(path.read_bytes()).hexdigest()
+    except (OSError, ValueError):
+        sound = False
+    if not sound:
+        _build(compiler, path)
+        _prune(path)
+        record.write_text(hashlib.sha256(path.read_bytes()).hexdigest(), "ascii")
+    return ctypes.CDLL(str(path))
+
+
+def _key(compiler: str) -> str:
+    import torch
+
+    version = _run([compiler, "--version"], _VERSION_TIMEOUT_S).stdout
+    sources = [path.read_text("utf-8") for path in _SOURCES]
+    parts = (*sources, " ".join(_FLAGS), version, _processor(), torch.__version__)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
+
+
+def _run(command: list[str], timeout_s: int) -> subprocess.CompletedProcess[str]:
+    """Run a command of the compiler's; what it writes need not be UTF-8."""
+    return subprocess.run(
+        command,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=timeout_s,
+        check=False,
+        env={**os.environ, "LC_ALL": "C"},
+    )
+
+
+def _processor() -> str:
+    """Return what decides which instructions may run: the architecture and the CPU's flags."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = [line for line in lines if line.startswith(("flags", "Features", "model name"))]
+    return platform.machine() + "\n".join(sorted(set(named)))
+
+
+def _build(compiler: str, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder, "kernels.so")
+        command = [compiler, *_FLAGS, "-shared", str(_SOURCES[0]), "-o", str(made)]
+        done = _run(command, _BUILD_TIMEOUT_S)
+        if done.returncode:
+            raise NativeUnavailable(f"{compiler} failed: {done.stderr.strip()[:300]}")
+        made.replace(path)
+
+
+def _prune(newest: Path) -> None:
+    """Delete all but the newest builds: each upgrade of compiler, torch or Viz leaves one."""
+    with contextlib.suppress(OSError):  # another process may be at the same
+        builds = [path for path in newest.parent.glob("kernels-*.so") if path != newest]
+        builds.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        for path in builds[_KEPT_BUILDS - 1 :]:
+            path.unlink()
+            path.with_suffix(".sha256").unlink(missing_ok=True)

@@ -1,0 +1,221 @@
+"""The decoder over the compiled forward pass: one call a step, all layers inside it.
+
+Owns the model's weights as the library reads them and the addresses it is given. Does not know
+requests or schedules. Invariant: every tensor whose address the library holds is kept alive here
+or by the caller of ``run`` for as long as the call lasts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import mmap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakKeyDictionary
+
+from viz.engine.embedded.loaded_adapter import GROUPS
+from viz.engine.embedded.native import pack
+
+if TYPE_CHECKING:
+    import torch
+
+    from viz.basemodel.shape import LlamaShape
+    from viz.engine.embedded.kv_cache import KvCache
+    from viz.engine.embedded.loaded_adapter import LoadedAdapter
+    from viz.engine.embedded.native import Kernels
+
+_Fields = Sequence[tuple[str, Any]]
+
+
+class _Layer(ctypes.Structure):
+    _fields_: ClassVar[_Fields] = [
+        (name, ctypes.c_void_p) for name in ("norm", "mlp_norm", "qkv", "o", "gate_up", "down")
+    ]
+
+
+class _Model(ctypes.Structure):
+    _fields_: ClassVar[_Fields] = [
+        *(
+            (name, ctypes.c_long)
+            for name in (
+                "layers",
+                "hidden",
+                "intermediate",
+                "heads",
+                "kv_heads",
+                "dim",
+                "vocabulary",
+                "capacity",
+                "slots",
+            )
+        ),
+        ("epsilon", ctypes.c_float),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("layer", "norm", "head", "cosines", "sines", "keys", "values")
+        ),
+    ]
+
+
+class _Adapter(ctypes.Structure):
+    _fields_: ClassVar[_Fields] = [
+        ("rank", ctypes.c_long),
+        ("down", ctypes.c_void_p * 4),
+        ("up", ctypes.c_void_p * 7),
+        ("factor", ctypes.c_float * 7),
+    ]
+
+
+class _Batch(ctypes.Structure):
+    _fields_: ClassVar[_Fields] = [
+        ("rows", ctypes.c_long),
+        ("wanted", ctypes.c_long),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("slots", "positions", "last", "adapters", "x", "logits", "room")
+        ),
+    ]
+
+
+class _Arena:
+    """Weights side by side in huge pages, where the system has them: far fewer to look up."""
+
+    def __init__(self, size_bytes: int) -> None:
+        import torch
+
+        # Private: of shared memory, most systems give no huge pages.
+        memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with contextlib.suppress(OSError):  # a kernel without them
+                memory.madvise(mmap.MADV_HUGEPAGE)
+        self._bytes, self._used = torch.frombuffer(memory, dtype=torch.uint8), 0
+
+    def place(self, tensor: torch.Tensor) -> int:
+        """Copy a tensor to the next free place; return its address."""
+        import torch
+
+        flat = tensor.contiguous().view(torch.uint8).reshape(-1)
+        target = self._bytes[self._used : self._used + flat.numel()]
+        self._used += flat.numel() + -flat.numel() % 64
+        target.copy_(flat)
+        return target.data_ptr()
+
+
+class NativeModel:
+    """The base model and its slot cache in the compiled library's layout."""
+
+    def __init__(
+        self,
+        kernels: Kernels,
+        weights: dict[str, torch.Tensor],
+        shape: LlamaShape,
+        cache: KvCache,
+        angles: tuple[torch.Tensor, torch.Tensor],
+    ) -> None:
+        import torch
+
+        self._kernels, self._shape = kernels, shape
+        self._embedding = weights["model.embed_tokens.weight"]
+        self._kept: list[Any] = [cache]
+        # Weak: an adapter that was evicted must not stay in memory for its addresses' sake.
+        self._structs: WeakKeyDictionary[LoadedAdapter, _Adapter] = WeakKeyDictionary()
+        self._room = torch.empty(0)
+
+        def hold(tensor: torch.Tensor) -> int:
+            self._kept.append(tensor)
+            return tensor.data_ptr()
+
+        def norm(name: str) -> int:
+            return hold(weights[f"{name}.weight"].float().contiguous())
+
+        numbers = sum(math.prod(size) + 16 * size[-1] for size in shape.tensors().values())
+        arena = _Arena(2 * numbers)
+        self._kept.append(arena)
+
+        def panels(*names: str) -> int:
+            return arena.place(pack(torch.cat([weights[f"{name}.weight"] for name in names])).words)
+
+        layers = (_Layer * shape.layers)()
+        for index in range(shape.layers):
+            stem = f"model.layers.{index}."
+            layers[index] = _Layer(
+                norm(f"{stem}input_layernorm"),
+                norm(f"{stem}post_attention_layernorm"),
+                *(panels(*(f"{stem}{name}" for name in names)) for names in GROUPS.values()),
+            )
+        self._kept.append(layers)
+        self._model = _Model(
+            shape.layers,
+            shape.hidden,
+            shape.intermediate,
+            shape.heads,
+            shape.kv_heads,
+            shape.head_dim,
+            shape.vocabulary,
+            cache.capacity,
+            cache.slots,
+            shape.norm_epsilon,
+            ctypes.addressof(layers),
+            norm("model.norm"),
+            panels("model.embed_tokens" if shape.tied else "lm_head"),
+            hold(angles[0]),
+            hold(angles[1]),
+            cache.keys.data_ptr(),
+            cache.values.data_ptr(),
+        )
+
+    def run(
+        self,
+        tokens: Sequence[int],
+        slots: Sequence[int],
+        positions: Sequence[int],
+        worn: Sequence[LoadedAdapter | None],
+        wanted: Sequence[int],
+    ) -> torch.Tensor:
+        """Run one token a row; return the logits (wanted, vocabulary) of the rows asked for.
+
+        A slot's rows may follow each other in one call: keys are written before any row attends.
+        """
+        import torch
+
+        rows = len(tokens)
+        x = self._embedding[torch.tensor(tokens)].float()
+        logits = torch.empty(len(wanted), self._shape.vocabulary)
+        kernels = self._kernels
+        needed = kernels.room(ctypes.byref(self._model), rows, kernels.threads)
+        if self._room.numel() < needed:
+            self._room = torch.empty(needed)
+        places = torch.tensor([*slots, *positions, *wanted], dtype=torch.int64)
+        begin = places.data_ptr()
+        addresses: dict[LoadedAdapter | None, int | None] = {None: None}
+        for adapter in worn:
+            if adapter is not None and adapter not in addresses:
+                held = self._structs.get(adapter) or _struct(adapter)
+                self._structs[adapter] = held
+                addresses[adapter] = ctypes.addressof(held)
+        adapters = (ctypes.c_void_p * rows)(*map(addresses.__getitem__, worn))
+        batch = _Batch(
+            rows,
+            len(wanted),
+            begin,
+            begin + 8 * rows,
+            begin + 16 * rows,
+            ctypes.addressof(adapters),
+            x.data_ptr(),
+            logits.data_ptr(),
+            self._room.data_ptr(),
+        )
+        kernels.run(ctypes.byref(self._model), ctypes.byref(batch), kernels.threads)
+        return logits
+
+
+def _struct(adapter: LoadedAdapter) -> _Adapter:
+    linears = [name for names in GROUPS.values() for name in names]
+    return _Adapter(
+        adapter.rank,
+        (ctypes.c_void_p * 4)(*(adapter.down[group].data_ptr() for group in GROUPS)),
+        (ctypes.c_void_p * 7)(*(adapter.up[name].data_ptr() for name in linears)),
+        (ctypes.c_float * 7)(*(adapter.factors[name] for name in linears)),
+    )

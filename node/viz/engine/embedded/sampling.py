@@ -1,0 +1,103 @@
+"""From logits to tokens, each row by its own rules.
+
+Owns temperature, top-k, top-p, seeds and log-probabilities. A row's randomness is a hash of its
+seed and position, so neighbours, pauses and batch order cannot change it. Does not know text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from viz.domain.ports.engine import Sampling
+from viz.errors import EngineError
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_LOGPROBS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """How one row is sampled: its rules, its seed and the index of the token to choose."""
+
+    rules: Sampling
+    seed: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    """A chosen token; ``logprob`` and ``top`` (id, logprob) only where asked for."""
+
+    token_id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+def choose(logits: torch.Tensor, draws: Rows[Draw]) -> list[SampledToken | EngineError]:
+    """Choose one token a row of ``logits`` (rows, vocabulary); greedy at temperature 0.
+
+    Log-probabilities are the model's own, before temperature and truncation. A row whose numbers
+    overflowed (an adapter can do that), or that fails otherwise, yields its error, and only it.
+    """
+    # By numpy: torch would wake its threads for it. NaN counts as the best.
+    numbers = logits.float().cpu().numpy()
+    greedy = numbers.argmax(axis=-1).tolist()
+    found: list[SampledToken | EngineError] = []
+    for place, (row, best_id, draw) in enumerate(zip(logits, greedy, draws, strict=True)):
+        if not math.isfinite(numbers[place, best_id]):
+            overflow = "the model's numbers overflowed with this adapter: it cannot be served"
+            found.append(EngineError(overflow))
+            continue
+        try:
+            found.append(_choice(row, best_id, draw))
+        except Exception as error:  # noqa: BLE001 - one row must not end the others
+            found.append(EngineError(f"no token could be chosen: {type(error).__name__}"))
+    return found
+
+
+def _choice(row: torch.Tensor, best: int, draw: Draw) -> SampledToken:
+    import torch
+
+    rules = draw.rules
+    token = best if rules.temperature <= 0 else _sample(row, draw)
+    if rules.logprobs is None:
+        return SampledToken(token)
+    logprobs = torch.log_softmax(row.float(), dim=-1)
+    values, ids = logprobs.topk(min(rules.logprobs, MAX_LOGPROBS))
+    top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    return SampledToken(token, float(logprobs[token]), top)
+
+
+def _sample(row: torch.Tensor, draw: Draw) -> int:
+    import torch
+
+    rules = draw.rules
+    # float64: the running sums must not depend on how the machine vectorises them. Less the best,
+    # so that no temperature, however small, makes a number too large to divide.
+    row = row.double()
+    probabilities = torch.softmax((row - row.max()) / rules.temperature, dim=-1)
+    ids: torch.Tensor | None = None
+    if 0 < rules.top_k < probabilities.numel():
+        probabilities, ids = probabilities.topk(rules.top_k, sorted=True)
+    if rules.top_p < 1.0:
+        if ids is None:
+            probabilities, ids = probabilities.sort(descending=True, stable=True)
+        before = probabilities.cumsum(-1) - probabilities
+        kept = max(1, int((before < rules.top_p * float(probabilities.sum())).sum()))
+        probabilities, ids = probabilities[:kept], ids[:kept]
+    running = probabilities.cumsum(-1)
+    target = uniform(draw.seed, draw.index) * float(running[-1])
+    place = min(int(torch.searchsorted(running, target, right=True)), running.numel() - 1)
+    return place if ids is None else int(ids[place])
+
+
+def uniform(seed: int, index: int) -> float:
+    """Return the number in [0, 1) that belongs to a seed and a token index."""
+    mixed = hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest()
+    return (int.from_bytes(mixed, "big") >> 11) / 2**53

@@ -1,0 +1,194 @@
+"""Registering a work: what its terms file says, and the messages between creator and node.
+
+Owns the format of a work's ``terms.toml``, the hash of a license, and the JSON of a relayed
+registration. Does no I/O; the work's own chunks are ``viz.domain.work``'s.
+
+A terms file::
+
+    title = "The keeper of Varn Point"
+    kind = "dialogue"                # or "text"
+    file = "work.jsonl"              # beside this file
+    [terms]
+    training_fee = "2.00"            # in whole tokens, for each grant
+    min_royalty_bps = 800            # of an adapter's gross revenue
+    duration_s = 31536000            # of a grant; 0 is for ever
+    notice_s = 604800                # after a withdrawal, at most 90 days
+    revocation_class = 2             # 0 keep, 1 stop new adapters, 2 retire adapters
+    uses = ["train", "embody", "serve", "evaluate"]
+    needs_approval = false
+    [license]
+    text = "..."                     # and any further conditions, all under the hash
+
+Invariant: equal license tables have equal hashes, whatever their order or spacing.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from viz.domain.eip712 import keccak
+from viz.domain.license import Terms, Use
+from viz.domain.typed_data import Register
+from viz.domain.units import UINT32_MAX, Address, ContentId, Hash32, hex_of, parse_units
+from viz.errors import InvalidRequest, InvalidWork
+from viz.protocol.messages import MAX_SIGNATURE_BYTES
+from viz.protocol.wire import (
+    JSON_INTEGER_MAX,
+    Json,
+    Reader,
+    canonical_json,
+    struct_from_json,
+    struct_to_json,
+)
+
+# POST a SignedRegistration -> RegistrationAnswer.
+CONTENTS_PATH: Final = "/viz/v1/contents"
+# GET -> RegistrationContext.
+REGISTRATION_CONTEXT_PATH: Final = "/viz/v1/contents/context/{creator}"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkDescription:
+    """What a terms file says."""
+
+    title: str
+    kind: str
+    file: str
+    terms: Terms
+    license: Mapping[str, Any]
+
+    @property
+    def license_hash(self) -> Hash32:
+        """Return keccak256 of the license table as canonical JSON (RFC 8785)."""
+        return keccak(canonical_json(dict(self.license)))
+
+
+def parse_description(text: str, *, token_decimals: int) -> WorkDescription:
+    """Return what a terms file says; raise InvalidWork naming the key at fault."""
+    try:
+        top = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidWork(f"the terms file is not TOML: {error}") from error
+    known = {"title", "kind", "file", "terms", "license"}
+    if unknown := set(top) - known:
+        raise InvalidWork(f"the terms file has an unknown key {sorted(unknown)[0]!r}")
+    try:
+        reader = Reader(top, "the terms file")
+        license_table = top.get("license")
+        if not isinstance(license_table, Mapping) or not license_table.get("text"):
+            raise InvalidWork("the terms file lacks [license] with a text")
+        terms = _parse_terms(reader.child("terms"), top["terms"], token_decimals)
+        return WorkDescription(
+            reader.text("title", 200),
+            reader.text("kind"),
+            reader.text("file"),
+            terms,
+            license_table,
+        )
+    except InvalidRequest as error:
+        raise InvalidWork(error.detail) from error
+
+
+def _parse_terms(reader: Reader, table: Mapping[str, Any], token_decimals: int) -> Terms:
+    known = {
+        "training_fee",
+        "min_royalty_bps",
+        "duration_s",
+        "notice_s",
+        "revocation_class",
+        "uses",
+        "needs_approval",
+    }
+    if unknown := set(table) - known:
+        raise InvalidWork(f"[terms] has an unknown key {sorted(unknown)[0]!r}")
+    uses = Use(0)
+    for name in reader.array("uses", len(Use)):
+        if not isinstance(name, str) or name.upper() not in Use.__members__:
+            spelled = ", ".join(use.lower() for use in Use.__members__)
+            raise InvalidWork(f"{name!r} is no use of a work; the uses are {spelled}")
+        uses |= Use[name.upper()]
+    terms = Terms(
+        training_fee_units=parse_units(reader.text("training_fee"), token_decimals),
+        min_royalty_bps=reader.integer("min_royalty_bps"),
+        grant_duration_s=reader.integer("duration_s", UINT32_MAX),
+        notice_s=reader.integer("notice_s", UINT32_MAX),
+        revocation_class=reader.integer("revocation_class"),
+        uses=int(uses),
+        approval_required=reader.boolean("needs_approval"),
+    )
+    terms.check()
+    return terms
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationContext:
+    """What a creator must know of the chain to sign: where, the next nonce, the chain's time."""
+
+    chain_id: int
+    content_registry: Address
+    creator: Address
+    nonce: int
+    chain_time_s: int
+    token_decimals: int
+
+    def to_json(self) -> Json:
+        return {
+            "chainId": self.chain_id,
+            "contentRegistry": self.content_registry,
+            "creator": self.creator,
+            "nonce": str(self.nonce),
+            "chainTime": self.chain_time_s,
+            "tokenDecimals": self.token_decimals,
+        }
+
+    @classmethod
+    def from_json(cls, value: object) -> Self:
+        reader = Reader(value, "the registration's context")
+        return cls(
+            chain_id=reader.integer("chainId", JSON_INTEGER_MAX),
+            content_registry=reader.address("contentRegistry"),
+            creator=reader.address("creator"),
+            nonce=reader.units("nonce"),
+            chain_time_s=reader.integer("chainTime", JSON_INTEGER_MAX),
+            token_decimals=reader.integer("tokenDecimals", 255),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SignedRegistration:
+    """A creator's signed Register, for a node to submit."""
+
+    register: Register
+    signature: bytes
+
+    def to_json(self) -> Json:
+        return {"register": struct_to_json(self.register), "signature": hex_of(self.signature)}
+
+    @classmethod
+    def from_json(cls, value: object) -> Self:
+        reader = Reader(value, "the registration")
+        return cls(
+            struct_from_json(Register, reader.child("register")),
+            reader.blob("signature", MAX_SIGNATURE_BYTES),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationAnswer:
+    """The work as registered; rely on its id only after its confirmations."""
+
+    content_id: ContentId
+    transaction: Hash32
+
+    def to_json(self) -> Json:
+        return {"contentId": int(self.content_id), "transaction": hex_of(self.transaction)}
+
+    @classmethod
+    def from_json(cls, value: object) -> Self:
+        reader = Reader(value, "the node's answer")
+        return cls(
+            ContentId(reader.integer("contentId", JSON_INTEGER_MAX)), reader.hash32("transaction")
+        )

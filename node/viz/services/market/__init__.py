@@ -1,0 +1,1 @@
+"""Works and adapters: licenses, registrations, publishing."""

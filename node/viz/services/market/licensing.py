@@ -1,0 +1,230 @@
+"""Licenses: relaying creators' registrations, acquiring grants, and asking for them.
+
+Owns what a node does for creators without gas and as a trainer. Does not know work files (the
+creator's side is ``viz.services.market.work_records``) or HTTP. Invariants: a relayed registration
+is checked (signature, deadline, nonce, then a simulation on the chain) before anything is paid for
+it, and paid for within a budget that only what is sent uses up; no approval of the node's tokens
+outlives the call that needed it; a fee is paid only under the terms hash the operator agreed to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from viz.domain.eip712 import content_registry_domain, is_signed_by
+from viz.domain.license import Terms
+from viz.domain.ports.chain import ChainReader, ContentState, GrantState
+from viz.domain.ports.clock import Clock
+from viz.domain.ports.transactions import Call, ChainWriter, Transaction
+from viz.domain.typed_data import Register
+from viz.domain.units import Address, ContentId, Hash32, Units
+from viz.errors import (
+    ChainError,
+    InvalidRequest,
+    InvalidSignature,
+    LicenseError,
+    NoLiveGrant,
+    RelayRefused,
+)
+from viz.protocol.registration import RegistrationContext
+from viz.services.payments.relay_budget import RelayBudget, RelayPolicy
+
+MAX_DEADLINE_S: Final = 24 * 3600
+# They ask for no deposit, so the hour has few of them.
+REGISTRATIONS: Final = RelayPolicy(per_hour=120, per_payer_per_hour=None, per_minute=30)
+_PLAIN_SIGNATURE_BYTES: Final = (64, 65)
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A work that is on chain now; rely on its id only after its confirmations."""
+
+    content_id: ContentId
+    transaction: Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class LicenseOffer:
+    """The terms on which a work is licensed now."""
+
+    content: ContentState
+    terms: Terms
+    license_hash: Hash32
+
+
+class Licensing:
+    """One node's dealings with ContentRegistry."""
+
+    def __init__(
+        self,
+        reader: ChainReader,
+        writer: ChainWriter,
+        clock: Clock,
+        *,
+        relays: RelayPolicy | None = REGISTRATIONS,
+        fee_wei: Callable[[], Awaitable[int]] | None = None,
+    ) -> None:
+        """Relay within ``relays``; None relays nothing. ``fee_wei`` as in ``RelayBudget``."""
+        self._reader = reader
+        self._writer = writer
+        self._budget = RelayBudget(clock, relays, fee_wei) if relays else None
+        # One fee at a time: concurrent ones would spend each other's allowance.
+        self._paying = asyncio.Lock()
+
+    async def registration_context(self, creator: Address) -> RegistrationContext:
+        """Return what ``creator`` must sign against."""
+        deployment = self._reader.deployment
+        return RegistrationContext(
+            deployment.chain_id,
+            deployment.content_registry,
+            creator,
+            await self._read("nonces", creator),
+            await self._reader.chain_time(),
+            deployment.token_decimals,
+        )
+
+    async def relay_registration(self, work: Register, signature: bytes) -> Registered:
+        """Submit a creator's signed registration at the node's expense.
+
+        Raises RelayRefused, RelayBusy, InvalidRequest, InvalidSignature, FeeTooHigh,
+        TransactionFailed (with the contract's reason, nothing sent), OutcomeUnknown,
+        ChainUnreachable.
+        """
+        if self._budget is None:
+            raise RelayRefused(
+                "this node pays for no registrations: send it with a key that holds the chain's "
+                "coin, or ask another node (its operator sets relay.registrations)"
+            )
+        work.terms.check()
+        deployment = self._reader.deployment
+        domain = content_registry_domain(deployment.chain_id, deployment.content_registry)
+        plain = len(signature) in _PLAIN_SIGNATURE_BYTES
+        # Any other length can only be a contract wallet's (ERC-1271): the simulation judges it.
+        if plain and not is_signed_by(domain.digest(work), signature, work.creator):
+            raise InvalidSignature(
+                f"the registration is not signed by {work.creator} for chain "
+                f"{deployment.chain_id} and ContentRegistry {deployment.content_registry}"
+            )
+        now_s = await self._reader.chain_time()
+        if not now_s <= work.deadline_s <= now_s + MAX_DEADLINE_S:
+            raise InvalidRequest(
+                f"the deadline must lie within {MAX_DEADLINE_S // 3600} hours after the chain's "
+                f"time, which is {now_s}: sign again"
+            )
+        nonce = await self._read("nonces", work.creator)
+        if nonce != work.nonce:
+            raise InvalidRequest(
+                f"the nonce is {work.nonce}, but {work.creator}'s next one is {nonce}: sign again"
+            )
+        if len(signature) == 64:
+            signature = _with_v(signature)
+        call = Call(
+            "ContentRegistry",
+            "registerFor",
+            (
+                work.creator,
+                work.commitment,
+                work.license_hash,
+                work.terms.abi(),
+                work.nonce,
+                work.deadline_s,
+                signature,
+            ),
+        )
+        return registered(await self._budget.send(self._writer, work.creator, call))
+
+    async def offer(self, content_id: ContentId) -> LicenseOffer:
+        """Return a work and its terms for new grants; raise LicenseError where there are none."""
+        content = await self._reader.content(content_id)
+        if content is None:
+            raise LicenseError(f"there is no work {content_id}: check the id")
+        if content.withdrawn_at:
+            raise LicenseError(f"work {content_id} was withdrawn: it is not licensed any more")
+        found = await self._read("termsOf", content.terms_hash)
+        return LicenseOffer(content, Terms(*found["terms"].values()), Hash32(found["licenseHash"]))
+
+    async def acquire_grant(
+        self,
+        content_id: ContentId,
+        *,
+        expected_terms: Hash32 | None = None,
+        max_fee_units: Units | None = None,
+    ) -> GrantState:
+        """Buy a grant for the node's own key and return it; a live one is returned as it is.
+
+        ``expected_terms`` are the terms the operator read; without them, those on offer are agreed
+        to as long as the fee is at most ``max_fee_units``. Raises LicenseError, TransactionFailed.
+        """
+        async with self._paying:
+            offer = await self.offer(content_id)
+            terms_hash = offer.content.terms_hash
+            if expected_terms is not None and expected_terms != terms_hash:
+                raise LicenseError(
+                    f"work {content_id} is offered on other terms now (0x{terms_hash.hex()}): read "
+                    "them and agree again"
+                )
+            fee = offer.terms.training_fee_units
+            if max_fee_units is not None and fee > max_fee_units:
+                raise LicenseError(
+                    f"work {content_id} asks a training fee of {fee} units, above the limit of "
+                    f"{max_fee_units}"
+                )
+            held = await self._reader.grant(content_id, self._writer.address)
+            if held is not None and held.live and held.terms_hash == terms_hash:
+                return held
+            await self._pay_and_acquire(content_id, terms_hash, fee)
+            grant = await self._reader.grant(content_id, self._writer.address)
+            if grant is None:
+                raise ChainError(f"the grant for work {content_id} was acquired but is not found")
+            return grant
+
+    async def require_grants(self, content_ids: Iterable[ContentId]) -> None:
+        """Raise NoLiveGrant naming every work that the node holds no live grant to."""
+        wanted = sorted(set(content_ids))
+        grants = [await self._reader.grant(each, self._writer.address) for each in wanted]
+        missing = [
+            each
+            for each, grant in zip(wanted, grants, strict=True)
+            if grant is None or not grant.live
+        ]
+        if missing:
+            named = ", ".join(str(each) for each in missing)
+            raise NoLiveGrant(
+                f"{self._writer.address} holds no live grant to work {named}: acquire one with "
+                f"`viz content license {missing[0]}`",
+                contents=[int(each) for each in missing],
+            )
+
+    async def _pay_and_acquire(self, content_id: ContentId, terms_hash: Hash32, fee: Units) -> None:
+        registry = self._reader.deployment.content_registry
+        acquire = Call("ContentRegistry", "acquireGrant", (content_id, terms_hash))
+        if not fee:
+            (await self._writer.submit(acquire)).require_settled("acquiring the grant")
+            return
+        approve = Call("Token", "approve", (registry, fee))
+        (await self._writer.submit(approve)).require_settled("approving the training fee")
+        try:
+            (await self._writer.submit(acquire)).require_settled("acquiring the grant")
+        except BaseException:
+            # Refused, so the allowance is still there: take it back, whatever happens to us.
+            revoke = Call("Token", "approve", (registry, 0))
+            await asyncio.shield(self._writer.submit(revoke, urgent=True))
+            raise
+
+    async def _read(self, function: str, *args: Any) -> Any:
+        return await self._reader.read(Call("ContentRegistry", function, args))
+
+
+def registered(transaction: Transaction) -> Registered:
+    """Return the work that a registration created; raise as ``Transaction.require_settled``."""
+    event = transaction.require_settled("the registration").event("ContentRegistered")
+    return Registered(ContentId(event.args["contentId"]), transaction)
+
+
+def _with_v(compact: bytes) -> bytes:
+    """Return an EIP-2098 signature as the 65 bytes that OpenZeppelin's SignatureChecker takes."""
+    s = bytes([compact[32] & 0x7F]) + compact[33:]
+    return compact[:32] + s + bytes([27 + (compact[32] >> 7)])

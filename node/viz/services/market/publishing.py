@@ -1,0 +1,215 @@
+"""From trained weights to a served adapter: publish on chain, activate from the chain.
+
+Owns the order of the steps and the checks between them. Does not know training, money or how
+weights are loaded. Invariants: nothing is stored or paid for before the contract itself agreed to
+the registration in a simulation; an adapter is handed to the engine only when the bytes fetched by
+its CID hash to the digest on chain, it belongs to the loaded base model and may be served here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+import structlog
+
+from viz.domain.ports.blobs import BlobStore
+from viz.domain.ports.chain import AdapterState, ChainReader
+from viz.domain.ports.engine import Engine
+from viz.domain.ports.transactions import Call, ChainWriter, Transaction
+from viz.domain.shares import Share, check_shares, share_words
+from viz.domain.units import BPS, AdapterId, Cid, ContentId, Hash32, hex_of
+from viz.errors import (
+    AdapterNotServable,
+    BlobCorrupt,
+    BlobNotFound,
+    InvalidRequest,
+    NoLiveGrant,
+    TransactionFailed,
+    UnknownAdapter,
+)
+
+# Of the length that every CIDv1 of ours has: what the simulation runs with.
+_PLACE_HOLDER: Final = "b" + "a" * 58
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What a trainer registers. ``shares`` are (contentId, bps) rows, in any order."""
+
+    weights: Path
+    base_model: Hash32
+    manifest_hash: Hash32
+    royalty_bps: int
+    trainer_bps: int
+    shares: Sequence[tuple[ContentId, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A registered adapter; rely on its id only after its confirmations."""
+
+    adapter_id: AdapterId
+    cid: Cid
+    weights_digest: Hash32
+    transaction: Transaction
+
+
+class WeightsAddress(Protocol):
+    """What names an adapter's weights: a registered adapter, or the ledger's record of one."""
+
+    @property
+    def adapter_id(self) -> AdapterId: ...
+
+    @property
+    def weights_digest(self) -> Hash32: ...
+
+    @property
+    def cid(self) -> Cid: ...
+
+
+class Publishing:
+    """One node's adapters, towards the chain and back."""
+
+    def __init__(
+        self,
+        reader: ChainReader,
+        writer: ChainWriter,
+        blobs: BlobStore,
+        directory: Path,
+        *,
+        engine: Engine | None = None,
+        max_blob_bytes: int = 512 * 1024 * 1024,
+    ) -> None:
+        """``directory`` keeps the plain weights of active adapters."""
+        self._reader = reader
+        self._writer = writer
+        self._blobs = blobs
+        self._directory = directory
+        self._engine = engine
+        self._max_blob_bytes = max_blob_bytes
+
+    async def publish(self, publication: Publication) -> Published:
+        """Store the weights and register the adapter with its royalty table.
+
+        Raises InvalidRequest, NoLiveGrant and TransactionFailed with the contract's own reason
+        before anything is stored; StorageError, OutcomeUnknown.
+        """
+        digest = await asyncio.to_thread(file_digest, publication.weights)
+        await self.check(publication, digest)
+        cid = await self._blobs.add(publication.weights)
+        sent = await self._writer.submit(_registration(publication, digest, cid))
+        event = sent.require_settled("registering the adapter").event("AdapterRegistered")
+        adapter_id = AdapterId(event.args["adapterId"])
+        _log.info("adapter registered", adapter=adapter_id, cid=cid, gas=sent.gas_used)
+        return Published(adapter_id, cid, digest, sent)
+
+    async def check(self, publication: Publication, digest: Hash32) -> None:
+        """Raise what the registration would fail with now; store and send nothing."""
+        if publication.royalty_bps + publication.trainer_bps > BPS:
+            raise InvalidRequest("royalty and trainer's share sum to more than 10,000 bps")
+        call = _registration(publication, digest, Cid(_PLACE_HOLDER))
+        try:
+            await self._writer.simulate(call)
+        except TransactionFailed as error:
+            if error.extensions.get("error") == "Unlicensed":
+                raise NoLiveGrant(error.detail, **error.extensions) from error
+            raise
+
+    async def activate(self, adapter_id: AdapterId) -> AdapterState:
+        """Fetch a registered adapter's weights, check them, and hand them to the engine.
+
+        Raises UnknownAdapter, AdapterNotServable, BlobNotFound, BlobCorrupt, InvalidAdapterFile.
+        """
+        if self._engine is None:
+            raise AdapterNotServable("this process has no engine: activate on the node")
+        adapter = await self._reader.adapter(adapter_id)
+        if adapter is None:
+            raise UnknownAdapter(
+                f"adapter {adapter_id} is not registered, or has not its confirmations yet"
+            )
+        if adapter.base_model != self._engine.model.digest:
+            raise AdapterNotServable(
+                f"adapter {adapter_id} belongs to base model {hex_of(adapter.base_model)}, this "
+                f"node serves {hex_of(self._engine.model.digest)}"
+            )
+        reason = (await self._reader.servable(adapter_id, self._writer.address)).reason
+        if reason is not None:
+            raise AdapterNotServable(f"adapter {adapter_id} may not be served here: {reason}")
+        weights = await self.weights(adapter)
+        await self._engine.add_adapter(adapter_id, weights)
+        _log.info("adapter active", adapter=adapter_id, cid=adapter.cid)
+        return adapter
+
+    async def weights(self, adapter: WeightsAddress) -> Path:
+        """Return the path of an adapter's plain weights, fetched where they are not here yet.
+
+        A file that does not hash to the chain's digest is fetched anew. Raises BlobNotFound,
+        BlobCorrupt, BlobTooLarge, StorageUnavailable.
+        """
+        target = self.path_of(adapter.weights_digest)
+        if await asyncio.to_thread(_matches, target, adapter.weights_digest):
+            return target
+        if await asyncio.to_thread(target.exists):
+            _log.warning(
+                "adapter file is damaged, fetched anew",
+                adapter_id=adapter.adapter_id,
+                cid=adapter.cid,
+            )
+        await asyncio.to_thread(_make_room, target)
+        try:
+            await self._blobs.fetch(adapter.cid, target, max_bytes=self._max_blob_bytes)
+        except BlobNotFound as error:
+            raise BlobNotFound(
+                f"adapter {adapter.adapter_id}'s weights ({adapter.cid}) are not to be had: is "
+                "its trainer's node reachable?"
+            ) from error
+        if not await asyncio.to_thread(_matches, target, adapter.weights_digest):
+            await asyncio.to_thread(target.unlink, missing_ok=True)
+            raise BlobCorrupt(
+                f"adapter {adapter.adapter_id}'s weights ({adapter.cid}) do not hash to the digest "
+                f"on chain, {hex_of(adapter.weights_digest)}: its trainer published wrong bytes"
+            )
+        await self._blobs.pin(adapter.cid)
+        return target
+
+    def path_of(self, weights_digest: Hash32) -> Path:
+        """Return where plain weights with this digest are kept."""
+        return self._directory / f"{weights_digest.hex()}.safetensors"
+
+
+def file_digest(path: Path) -> Hash32:
+    """Return the sha256 of a plain weights file: its ``weightsDigest`` on chain."""
+    with path.open("rb") as file:
+        return Hash32(hashlib.file_digest(file, "sha256").digest())
+
+
+def _matches(path: Path, digest: Hash32) -> bool:
+    return path.is_file() and file_digest(path) == digest
+
+
+def _make_room(target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+
+
+def _registration(publication: Publication, digest: Hash32, cid: Cid) -> Call:
+    shares = check_shares(sorted(Share(*row) for row in publication.shares))
+    return Call(
+        "AdapterRegistry",
+        "register",
+        (
+            publication.base_model,
+            digest,
+            cid,
+            publication.manifest_hash,
+            publication.royalty_bps,
+            publication.trainer_bps,
+            list(share_words(shares)),
+        ),
+    )

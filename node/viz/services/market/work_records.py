@@ -1,0 +1,207 @@
+"""The record of a work that is registered, or about to be: what its creator must not lose.
+
+Owns the file beside the work (``<work>.registration.json``, mode 0600): it holds the salt, which a
+trainer needs to check the work and which makes the commitment meaningless once destroyed, and what
+was signed for the work last. How a work gets onto the chain is ``viz.creator.registration``'s.
+
+Invariant: a second record of the same file and creator has the first one's salt, and remembers the
+first one's signature.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from viz.domain.license import Terms
+from viz.domain.units import Address, ContentId, Hash32, hex_of, parse_address, parse_hash
+from viz.domain.work import Work, parse_work
+from viz.errors import InvalidRequest, InvalidWork, VizError
+from viz.protocol.registration import WorkDescription, parse_description
+from viz.protocol.wire import JSON_INTEGER_MAX, Reader, struct_from_json, struct_to_json
+
+
+@dataclass(frozen=True, slots=True)
+class SignedOnce:
+    """A signature that left this machine: until the deadline, whoever has it may register by it."""
+
+    nonce: int
+    deadline_s: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"nonce": str(self.nonce), "deadline": self.deadline_s}
+
+    @classmethod
+    def from_json(cls, value: object) -> Self:
+        reader = Reader(value, "the signature in the record")
+        return cls(reader.units("nonce"), reader.integer("deadline", JSON_INTEGER_MAX))
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A work's record: all that its creator, and a trainer it is shown to, must know.
+
+    ``on_chain`` says that the content id was read from the chain; else only a node told it.
+    """
+
+    title: str
+    kind: str
+    file: str
+    creator: Address
+    salt: Hash32
+    merkle_root: Hash32
+    commitment: Hash32
+    terms: Terms
+    license: Mapping[str, Any]
+    license_hash: Hash32
+    content_id: ContentId | None = None
+    transaction: Hash32 | None = None
+    on_chain: bool = False
+    signed: SignedOnce | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON values."""
+        return {
+            "title": self.title,
+            "kind": self.kind,
+            "file": self.file,
+            "creator": self.creator,
+            "salt": hex_of(self.salt),
+            "merkleRoot": hex_of(self.merkle_root),
+            "commitment": hex_of(self.commitment),
+            "terms": struct_to_json(self.terms),
+            "termsHash": hex_of(self.terms.terms_hash(self.license_hash)),
+            "license": dict(self.license),
+            "licenseHash": hex_of(self.license_hash),
+            "contentId": self.content_id,
+            "transaction": hex_of(self.transaction) if self.transaction else None,
+            "onChain": self.on_chain,
+            "signed": self.signed.to_json() if self.signed else None,
+        }
+
+    @classmethod
+    def from_json(cls, value: object) -> Self:
+        """Return the record; raise InvalidRequest where it is not one."""
+        reader = Reader(value, "the registration's record")
+        content_id = reader.optional("contentId", reader.integer)
+        found = value if isinstance(value, Mapping) else {}
+        return cls(
+            title=reader.text("title"),
+            kind=reader.text("kind"),
+            file=reader.text("file"),
+            creator=parse_address(reader.text("creator")),
+            salt=parse_hash(reader.text("salt")),
+            merkle_root=parse_hash(reader.text("merkleRoot")),
+            commitment=parse_hash(reader.text("commitment")),
+            terms=struct_from_json(Terms, reader.child("terms")),
+            license=dict(found.get("license") or {}),
+            license_hash=parse_hash(reader.text("licenseHash")),
+            content_id=ContentId(content_id) if content_id is not None else None,
+            transaction=reader.optional("transaction", reader.hash32),
+            on_chain=reader.optional("onChain", reader.boolean) or False,
+            signed=SignedOnce.from_json(found["signed"]) if found.get("signed") else None,
+        )
+
+
+def record_path(work: Path) -> Path:
+    """Return where a work's record is kept: beside it."""
+    return work.with_name(work.name + ".registration.json")
+
+
+def read_description(path: Path, *, token_decimals: int) -> WorkDescription:
+    """Return what a terms file says; raise InvalidWork."""
+    try:
+        return parse_description(path.read_text(encoding="utf-8"), token_decimals=token_decimals)
+    except OSError as error:
+        raise InvalidWork(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidWork(f"{path} is not UTF-8: {error}") from error
+
+
+def read_work(path: Path, kind: str) -> Work:
+    """Return the parsed work of a file; raise InvalidWork."""
+    try:
+        return parse_work(kind, path.read_bytes())
+    except OSError as error:
+        raise InvalidWork(f"{path} cannot be read: {error.strerror}") from error
+
+
+def draft(path: Path, description: WorkDescription, creator: Address) -> Registration:
+    """Return the record of a work that is to be registered, and keep it on disk.
+
+    An earlier record of the same file and creator lends its salt and its signature. Raises
+    InvalidWork, and InvalidRequest when the work is registered already.
+    """
+    work = read_work(path, description.kind)
+    earlier = load_record(path)
+    salt, signed = Hash32(secrets.token_bytes(32)), None
+    if earlier is not None and earlier.creator == creator:
+        if earlier.content_id is not None:
+            known = f"{path} is registered already, as work {earlier.content_id}"
+            raise InvalidRequest(
+                f"{known}: keep {record_path(path)}, which holds its salt"
+                if earlier.on_chain
+                else f"{known}, says a node: give --rpc URL, a chain node of your choice, to look"
+            )
+        salt, signed = earlier.salt, earlier.signed
+    made = Registration(
+        title=description.title,
+        kind=description.kind,
+        file=path.name,
+        creator=creator,
+        salt=salt,
+        merkle_root=work.merkle_root,
+        commitment=work.commitment(creator, salt),
+        terms=description.terms,
+        license=description.license,
+        license_hash=description.license_hash,
+        signed=signed,
+    )
+    save_record(path, made)
+    return made
+
+
+def load_record(work: Path) -> Registration | None:
+    """Return a work's record; None where there is none, InvalidRequest where it is damaged."""
+    path = record_path(work)
+    try:
+        return Registration.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"{path} cannot be read as a record: {error}") from error
+
+
+def titles_of(training: Mapping[str, Any]) -> dict[ContentId, str]:
+    """Return the titles of a training request's works, from the records beside their files.
+
+    A work without a readable record has none: a title is for people, and nothing rests on it.
+    """
+    found: dict[ContentId, str] = {}
+    for work in training.get("works", ()):
+        try:
+            record = load_record(Path(work["path"]))
+        except (VizError, OSError, TypeError, KeyError):
+            continue
+        if record is not None and record.content_id is not None:
+            found[record.content_id] = record.title
+    return found
+
+
+def save_record(work: Path, made: Registration) -> None:
+    """Write a work's record, whole or not at all, readable by its owner only."""
+    path = record_path(work)
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)
+    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        json.dump(made.to_json(), file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -1,0 +1,1 @@
+"""Money on channels: access, vouchers, deposits, quotes, metering."""

@@ -1,0 +1,392 @@
+"""Every channel this node sells on, in memory as its ledger and the chain have it.
+
+Owns the way from a pure change of a channel to a durable one: change, commit, and only then let
+anybody see it. Judges nothing: ``viz.domain.node_channel`` does. Does not know HTTP or the engine.
+
+Invariants: what ``OpenChannel.channel`` shows is committed, but for reservations, which need not
+survive; a channel is locked for one commit at a time and never while tokens are generated; a change
+that meets a newer stored version is made again on that version; as long as anybody holds a
+channel's ``OpenChannel`` there is no other one of it, however many channels are in use, so that a
+reservation is seen by all who sell on that channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Final, Protocol
+from weakref import WeakValueDictionary
+
+import structlog
+
+from viz.domain.node_channel import NodeChannel
+from viz.domain.ports.chain import ChainReader, ChannelState
+from viz.domain.ports.clock import Clock
+from viz.domain.ports.ledger import (
+    AnswerRecord,
+    ChannelLedger,
+    ChannelRecord,
+    ReceiptRecord,
+    UnbilledRecord,
+)
+from viz.domain.ports.settlement_ledger import ClaimRecord
+from viz.domain.units import ZERO_ADDRESS, AdapterId, Address, Units
+from viz.errors import BooksMismatch, StoreConflict, StoreError, VizError
+from viz.services.payments.channel_records import channel_of, observed, record_of, touched
+from viz.services.payments.freshness import ChainAccess, Freshness, Reading
+from viz.services.payments.unsure_writes import UnsureWrite
+
+ATTEMPTS: Final = 4
+LIVE_KEPT: Final = 10_000
+RECOVER_EVERY_S: Final = 5.0
+_log = structlog.get_logger()
+
+
+class ChannelBooks(ChannelLedger, Protocol):
+    """The ledger's channels and the claim rows that are under way."""
+
+    async def frozen(self) -> Sequence[ClaimRecord]: ...
+
+    def watch_frozen(self, moved: Callable[[Address], None]) -> None:
+        """Call ``moved`` whenever a row was frozen, so that the channel has a new base."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelUpdate:
+    """One change to commit: the channel after it, and what is stored with it."""
+
+    channel: NodeChannel
+    total_units: Units | None = None
+    receipt: ReceiptRecord | None = None
+    answer: AnswerRecord | None = None
+    billed: bytes | None = None
+
+
+class Delivery(Protocol):
+    """A request under way, whose delivered part is committed with every voucher."""
+
+    adapter_id: AdapterId
+
+    def unbooked_units(self) -> Units:
+        """Return what was delivered for good and is not booked as spent yet."""
+        ...
+
+    def unbilled(self) -> UnbilledRecord:
+        """Return what a receipt of all that ``unbooked_units`` told of needs, should none follow.
+
+        A node that is killed makes it of this record at its next start. Without it the channel
+        would have spent more than its receipts say, which no buyer pays for.
+        """
+        ...
+
+    def booked(self, units: Units) -> None: ...
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class OpenChannel(Reading):
+    """A channel in use. Whoever holds it pins it: it is forgotten with its last holder."""
+
+    channel: NodeChannel
+    record: ChannelRecord
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    deliveries: set[Delivery] = field(default_factory=set)
+    waiting: set[Callable[[], None]] = field(default_factory=set)
+    doubt: UnsureWrite | None = None
+    owed: list[tuple[str, Change]] = field(default_factory=list)
+    moved: bool = False
+
+    def notify(self) -> None:
+        """Wake whoever waits for more money on this channel."""
+        for wake in tuple(self.waiting):
+            wake()
+
+
+Change = Callable[[NodeChannel, ChannelRecord], ChannelUpdate]
+
+
+class ChannelStore:
+    """The node's channels. A reading of the chain older than ``refresh_s`` is renewed."""
+
+    def __init__(
+        self,
+        ledger: ChannelBooks,
+        chain: ChainReader,
+        clock: Clock,
+        node: Address,
+        *,
+        refresh_s: int = 5,
+        access: ChainAccess | None = None,
+    ) -> None:
+        self._ledger = ledger
+        self._chain = chain
+        self._clock = clock
+        self._node = node
+        self._refresh_s = refresh_s
+        self._freshness = Freshness(clock, access or ChainAccess(clock))
+        # All that anybody holds; those used lately are held here, for the next request.
+        self._live: WeakValueDictionary[Address, OpenChannel] = WeakValueDictionary()
+        self._recent: OrderedDict[Address, OpenChannel] = OrderedDict()
+        # Held until the ledger takes what it refused: nobody else may know of it.
+        self._refused: set[OpenChannel] = set()
+        self._loading: dict[Address, asyncio.Lock] = {}
+        self._distrusted: Container[Address] = ()
+        self._tell_closing: Callable[[Address], None] = _nobody
+        ledger.watch_frozen(self._moved)
+
+    def distrust(self, signers: Container[Address]) -> None:
+        """Give out no channel of ``signers``, as they are at any time: the watchdog's."""
+        self._distrusted = signers
+
+    def tell_closing(self, tell: Callable[[Address], None]) -> None:
+        """Call ``tell`` whenever the chain is seen to have a close request of a channel."""
+        self._tell_closing = tell
+
+    async def get(self, signer: Address, *, fresh: bool = False) -> OpenChannel:
+        """Return the channel of ``signer``, blank when there is none, read from the chain lately.
+
+        While the chain cannot be read, an older reading serves
+        (``viz.services.payments.freshness``). Raises BooksMismatch, ChainUnreachable, StoreError.
+        """
+        if signer in self._distrusted:
+            raise BooksMismatch(
+                f"the node's books and the chain disagree on the channel of {signer}: nothing is "
+                "sold on it until its operator looked"
+            )
+        live = self._live.get(signer)
+        if live is None:
+            live = await self._load(signer)
+        self._keep(signer, live)
+        if live.moved:
+            async with live.lock:
+                await self._follow(live)
+        await self._freshness.ensure(
+            live, partial(self._observe, live), within_s=self._refresh_s, fresh=fresh
+        )
+        return live
+
+    def shows_open(self, signer: Address) -> bool:
+        """Return whether a channel of ``signer`` is in memory and open; asks nobody."""
+        live = self._live.get(signer)
+        return live is not None and live.channel.payer != ZERO_ADDRESS
+
+    def require_room(self) -> None:
+        """Raise StoreFull where the ledger's disk has no room for new work."""
+        self._ledger.require_room()
+
+    async def run(self) -> None:
+        """Write what the ledger refused as soon as it can be, until cancelled."""
+        while True:
+            await asyncio.sleep(RECOVER_EVERY_S)
+            await self.recover()
+
+    async def recover(self) -> None:
+        """Settle every channel that has a refused write, if the ledger lets it."""
+        for live in tuple(self._refused):
+            async with live.lock:
+                try:
+                    await self._settle(live)
+                except StoreError as error:
+                    _log.debug("a channel waits for the ledger", reason=error.detail)
+                    return
+
+    async def commit(
+        self, live: OpenChannel, point: str, change: Change, *, owed: bool = False
+    ) -> ChannelUpdate:
+        """Make ``change`` durable, then visible; return it.
+
+        ``change`` sees the channel with everything that requests under way have delivered booked
+        as spent, so every commit also commits what is spent so far (threat 15). It is pure and
+        may be called again. One that is ``owed`` is made later if the ledger refuses it now. Raises
+        whatever ``change`` raises, and StoreError.
+        """
+        # to the end, also when the caller is cut off: disk and memory must not part
+        return await asyncio.shield(asyncio.ensure_future(self._commit(live, point, change, owed)))
+
+    async def _commit(
+        self, live: OpenChannel, point: str, change: Change, owed: bool
+    ) -> ChannelUpdate:
+        async with live.lock:
+            self._require_current(live)
+            try:
+                await self._settle(live)
+                return await self._write(live, point, change)
+            except (StoreConflict, BooksMismatch):
+                raise
+            except StoreError:
+                if owed:
+                    live.owed.append((point, change))
+                self._refused.add(live)
+                raise
+
+    async def _settle(self, live: OpenChannel) -> None:
+        """Learn how the refused write ended, write what is owed; the channel's lock is held."""
+        if live.doubt is not None:
+            await self._reload(live)
+            if live.doubt.happened(live.record):
+                live.channel = live.doubt.released(live.channel)
+                for delivery, units in live.doubt.due.items():
+                    delivery.booked(units)
+                if live.owed and live.owed[0][1] is live.doubt.change:
+                    live.owed.pop(0)
+            live.doubt = None
+        while live.owed:
+            point, change = live.owed[0]
+            try:
+                await self._write(live, point, change)
+            except StoreError:
+                raise
+            except VizError as error:
+                _log.error("what a refused write owed cannot be booked", reason=error.detail)
+            live.owed.pop(0)
+        if live in self._refused:
+            self._refused.discard(live)
+            live.notify()
+            _log.warning("a channel goes on after a refused write", signer=live.channel.signer)
+
+    async def _write(self, live: OpenChannel, point: str, change: Change) -> ChannelUpdate:
+        await self._follow(live)
+        for _ in range(ATTEMPTS):
+            due = {each: each.unbooked_units() for each in live.deliveries}
+            before = live.channel
+            entry = change(_book(before, due), live.record)
+            now_s = self._clock.now_s()
+            record = record_of(entry.channel, live.record, entry.total_units, now_s)
+            try:
+                unbilled = [each.unbilled() for each, units in due.items() if units]
+                saved = await self._save(point, record, live.record, entry, unbilled)
+            except StoreConflict:
+                await self._reload(live)
+                continue
+            except StoreError:
+                live.doubt = UnsureWrite(before, entry.channel, record, due, change)
+                raise
+            live.channel, live.record = entry.channel, saved
+            for delivery, units in due.items():
+                delivery.booked(units)
+            live.notify()
+            return entry
+        raise StoreConflict("the channel changes faster than it can be written: try again")
+
+    async def _save(
+        self,
+        point: str,
+        record: ChannelRecord,
+        before: ChannelRecord,
+        entry: ChannelUpdate,
+        unbilled: Sequence[UnbilledRecord],
+    ) -> ChannelRecord:
+        return await self._ledger.commit(
+            point,
+            record,
+            touched=touched(before, record),
+            receipt=entry.receipt,
+            answer=entry.answer,
+            unbilled=unbilled,
+            billed=entry.billed,
+        )
+
+    async def change(self, live: OpenChannel, change: Callable[[NodeChannel], NodeChannel]) -> None:
+        """Make a change that need not survive a restart: a reservation."""
+        async with live.lock:
+            self._require_current(live)
+            await self._follow(live)
+            live.channel = change(live.channel)
+
+    def _moved(self, signer: Address) -> None:
+        if (live := self._live.get(signer)) is not None:
+            live.moved = True
+
+    async def _follow(self, live: OpenChannel) -> None:
+        """Read the channel again if the claim loop gave it a new base; its lock is held."""
+        if live.moved:
+            live.moved = False
+            try:
+                await self._reload(live)
+            except BaseException:
+                live.moved = True
+                raise
+
+    async def _load(self, signer: Address) -> OpenChannel:
+        async with self._loading.setdefault(signer, asyncio.Lock()):
+            if (live := self._live.get(signer)) is None:
+                record, channel = await self._read(signer)
+                # Looked for again: whoever came first while this was read is the channel's one.
+                live = self._live.get(signer) or OpenChannel(channel, record)
+                self._live[signer] = live
+        self._loading.pop(signer, None)
+        return live
+
+    def _keep(self, signer: Address, live: OpenChannel) -> None:
+        self._recent[signer] = live
+        self._recent.move_to_end(signer)
+        while len(self._recent) > LIVE_KEPT:
+            self._recent.popitem(last=False)
+
+    def _require_current(self, live: OpenChannel) -> None:
+        """Refuse an object that is no longer the channel's current one."""
+        if self._live.get(live.channel.signer) is not live:
+            raise StoreConflict("the channel was read anew meanwhile: ask again")
+
+    async def _reload(self, live: OpenChannel) -> None:
+        """Take what the ledger has now; keep the reservations, and what is known of the chain."""
+        known = live.channel
+        live.record, channel = await self._read(known.signer)
+        seen = ChannelState(
+            known.signer,
+            known.node,
+            known.payer,
+            known.deposit_units,
+            known.settled_units,
+            known.close_at_s,
+        )
+        live.channel = observed(replace(channel, reserved=known.reserved), seen)
+
+    async def _read(self, signer: Address) -> tuple[ChannelRecord, NodeChannel]:
+        for _ in range(ATTEMPTS):
+            record = await self._ledger.channel(signer)
+            if record is None:
+                return ChannelRecord(signer), NodeChannel(signer, self._node)
+            rows = tuple(row for row in await self._ledger.frozen() if row.signer == signer)
+            if rows and rows[-1].end_units != record.base_units:
+                continue  # a row was frozen between the two readings
+            heads = await self._ledger.heads(signer, record.voucher_seq)
+            return record, channel_of(record, self._node, rows, heads)
+        raise StoreConflict("the channel changes faster than it can be read: try again")
+
+    async def _observe(self, live: OpenChannel) -> None:
+        seen, head = await asyncio.gather(
+            self._chain.channel(live.channel.signer, self._node),
+            self._chain.channel(live.channel.signer, self._node, confirmed=False),
+        )
+        async with live.lock:
+            if seen is None and live.channel.payer != ZERO_ADDRESS:
+                # The block of its opening is gone: nobody has paid anything in, until it is back.
+                _log.warning("a channel's opening vanished", signer=live.channel.signer)
+                live.channel = replace(live.channel, payer=ZERO_ADDRESS, deposit_units=0)
+            if seen is not None:
+                if seen.settled_units != live.channel.settled_units:
+                    await self._reload(live)  # the claim loop moved on: its rows explain the total
+                # a close request counts from the moment it is seen, confirmed or not
+                closing = seen.close_at or (head.close_at if head else 0)
+                live.channel = observed(live.channel, replace(seen, close_at=closing))
+                if closing:
+                    self._tell_closing(live.channel.signer)
+            live.seen_s = self._clock.now_s()
+
+
+def _nobody(_: Address) -> None:
+    return
+
+
+def _book(channel: NodeChannel, due: dict[Delivery, Units]) -> NodeChannel:
+    spent, reserved = dict(channel.spent), dict(channel.reserved)
+    for delivery, units in due.items():
+        if units:
+            key = delivery.adapter_id
+            spent[key] = spent.get(key, 0) + units
+            reserved[key] = reserved.get(key, 0) - units
+    return replace(channel, spent=spent, reserved=reserved)

@@ -1,0 +1,102 @@
+"""What a relayed deposit must be before the node pays gas for it.
+
+Owns the checks of a deposit's signatures, times and amount, and the contract call that it becomes.
+Does not send it, nor count what is sent (``viz.services.payments.relay_budget``). Invariant: what
+cannot be good on the chain is refused here wherever that can be seen without the chain's own
+simulation.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from viz.domain.eip712 import Domain, is_signed_by, recover
+from viz.domain.ports.chain import ChainReader
+from viz.domain.ports.transactions import Call
+from viz.domain.typed_data import (
+    OPEN_KIND,
+    TOP_UP_KIND,
+    OpenChannel,
+    ReceiveWithAuthorization,
+    authorization_nonce,
+)
+from viz.domain.units import Address, Units
+from viz.errors import InvalidRequest, InvalidSignature
+from viz.protocol.credential import Deposit
+
+_PLAIN_SIGNATURE_BYTES: Final = (64, 65)
+
+
+class Deposits:
+    """The deposits that a node relays into channels to itself."""
+
+    def __init__(
+        self, chain: ChainReader, domain: Domain, node: Address, minimum_units: Units
+    ) -> None:
+        """Judge by ``domain``, Settlement's, and refuse less than the minimum."""
+        self._chain = chain
+        self._domain = domain
+        self._node = node
+        self._minimum_units = minimum_units
+        self._token_domain: Domain | None = None
+
+    async def call_of(self, deposit: Deposit) -> Call:
+        """Return the call that makes the deposit.
+
+        Raises InvalidRequest, InvalidSignature, ChainUnreachable.
+        """
+        opening = deposit.action == "open"
+        if deposit.amount_units < self._minimum_units:
+            raise InvalidRequest(
+                f"the deposit is {deposit.amount_units} units; this node relays deposits of at "
+                f"least {self._minimum_units}"
+            )
+        now_s = await self._chain.chain_time()
+        if not deposit.valid_after_s < now_s + 1 <= deposit.valid_before_s:
+            raise InvalidRequest(f"the authorization is not valid at chain time {now_s}")
+        if opening:
+            consent = self._domain.digest(OpenChannel(deposit.payer, self._node))
+            if recover(consent, deposit.signer_signature) != deposit.signer:
+                raise InvalidSignature("the opening is not signed by the channel's signer")
+        authorization = ReceiveWithAuthorization(
+            deposit.payer,
+            self._domain.contract,
+            deposit.amount_units,
+            deposit.valid_after_s,
+            deposit.valid_before_s,
+            authorization_nonce(
+                OPEN_KIND if opening else TOP_UP_KIND, deposit.signer, self._node, deposit.salt
+            ),
+        )
+        # any other length can only be a contract wallet's (ERC-1271): the simulation judges it
+        if len(deposit.authorization) in _PLAIN_SIGNATURE_BYTES and not is_signed_by(
+            (await self.token_domain()).digest(authorization),
+            deposit.authorization,
+            deposit.payer,
+        ):
+            raise InvalidSignature(f"the deposit is not signed by {deposit.payer} for this token")
+        args: tuple[Any, ...] = (
+            deposit.payer,
+            deposit.signer,
+            self._node,
+            deposit.amount_units,
+            deposit.salt,
+            deposit.valid_after_s,
+            deposit.valid_before_s,
+            deposit.authorization,
+        )
+        if opening:
+            return Call("Settlement", "openWithAuthorization", (*args, deposit.signer_signature))
+        return Call("Settlement", "topUpWithAuthorization", args)
+
+    async def token_domain(self) -> Domain:
+        """Return the token's EIP-712 domain; asked of the chain once."""
+        if self._token_domain is None:
+            found = await self._chain.read(Call("Token", "eip712Domain"))
+            self._token_domain = Domain(
+                found["name"],
+                found["version"],
+                self._domain.chain_id,
+                self._chain.deployment.token,
+            )
+        return self._token_domain

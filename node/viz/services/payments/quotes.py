@@ -1,0 +1,68 @@
+"""Quotes: the node's signed prices, valid for a minute at most.
+
+Owns their making and remembers them while they are valid. They need not survive a restart: a buyer
+that comes back with an unknown one is given a new one. Invariant: at most ``QUOTES_KEPT`` are kept.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+from viz.domain.eip712 import Domain, sign_compact
+from viz.domain.ports.clock import Clock
+from viz.domain.typed_data import Quote
+from viz.domain.units import Address, Hash32
+from viz.protocol.messages import AdapterOffer
+from viz.protocol.payment import SignedQuote
+
+QUOTES_KEPT: Final = 50_000
+
+
+class Quotes:
+    """The quotes of one node."""
+
+    def __init__(
+        self,
+        domain: Domain,
+        node: Address,
+        key: bytes,
+        clock: Clock,
+        *,
+        tokenizer_digest: Hash32,
+        valid_s: int = 60,
+    ) -> None:
+        self._domain = domain
+        self._node = node
+        self._key = key
+        self._clock = clock
+        self._tokenizer_digest = tokenizer_digest
+        self._valid_s = valid_s
+        self._issued: OrderedDict[Hash32, Quote] = OrderedDict()
+
+    def make(self, signer: Address, offer: AdapterOffer, max_tokens: int) -> SignedQuote:
+        """Return a signed quote for ``signer`` at the offer's present price."""
+        now_s = self._clock.now_s()
+        quote = Quote(
+            self._node,
+            signer,
+            offer.adapter_id,
+            offer.weights_digest,
+            self._tokenizer_digest,
+            offer.prompt_price_units,
+            offer.completion_price_units,
+            max_tokens,
+            now_s + self._valid_s,
+        )
+        digest = self._domain.digest(quote)
+        self._issued[digest] = quote
+        while self._issued and (
+            len(self._issued) > QUOTES_KEPT
+            or next(iter(self._issued.values())).valid_until_s < now_s
+        ):
+            self._issued.popitem(last=False)
+        return SignedQuote(quote, sign_compact(self._key, digest))
+
+    def find(self, digest: Hash32) -> Quote | None:
+        """Return an issued quote by its digest; None when it is unknown or was forgotten."""
+        return self._issued.get(digest)

@@ -1,0 +1,235 @@
+"""How much strangers may make this node spend: for one relay, and within an hour.
+
+Owns the bounds: gas for each kind of relay; relays, gas and coin within an hour, in all and for
+each payer; and when a close is worth its gas. Does not know what is relayed. Invariants: a relay is
+admitted with all that it may cost, and counted with what it used once that is known; within any
+hour no more is admitted than the bounds say, and a part of them is kept for channels that pay; one
+that was never sent is given back, so that who holds no money cannot use up what others need; a
+payer has one transaction under way, since a second could spend what the first one spends and revert
+at the node's cost; a close is paid for once out of what its channel earned since the last one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+from weakref import WeakValueDictionary
+
+import structlog
+
+from viz.domain.ports.clock import Clock
+from viz.domain.ports.transactions import Call, ChainWriter, Outcome, Transaction
+from viz.domain.units import BPS, WEI_A_COIN, Address, Hash32, Units
+from viz.errors import ChainError, RelayBusy
+
+HOUR_S: Final = 3_600
+_MINUTE_S: Final = 60
+# A contract wallet's own check of its owner's signature (ERC-1271): several owners, or one passkey.
+WALLET_GAS: Final = 150_000
+# Twice what docs/gas.md measures, rounded up, for tokens dearer than the test dollar. A
+# registration is measured with terms seen before; storing new ones is 81,000 more.
+RELAY_GAS: Final[Mapping[str, int]] = {
+    "openWithAuthorization": 260_000 + WALLET_GAS,
+    "topUpWithAuthorization": 180_000 + WALLET_GAS,
+    "registerFor": 520_000 + WALLET_GAS,
+    "closeNow": 100_000,  # the signature is the node's own
+}
+
+
+# An opening and a close by agreement, as docs/gas.md measures them: what a channel that comes back
+# empty cost its node.
+CHANNEL_GAS: Final = 180_000
+# Of the hour's bounds, for channels that brought money: strangers cannot keep them from topping up.
+RESERVE_BPS: Final = 2_500
+REMEMBERED: Final = 10_000
+# How long a relay waits for the end of another one for the same payer.
+PATIENCE_S: Final = 5.0
+_OPEN: Final = (Outcome.PENDING, Outcome.UNKNOWN)
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class RelayPolicy:
+    """The most that is sent at the node's expense; None where nothing is bounded.
+
+    ``coin_units`` is what one coin of the chain (10^18 wei) is worth in the token; 0: gas is free.
+    """
+
+    per_hour: int | None = 600
+    per_payer_per_hour: int | None = 30
+    per_minute: int | None = None
+    gas_per_hour: int = 80_000_000
+    wei_per_hour: int | None = None
+    reserve_bps: int = 0
+    coin_units: Units = 0
+
+
+@dataclass(slots=True, eq=False)
+class Relay:
+    """One relay that was admitted, with the gas that it counts for at ``fee_wei`` a unit."""
+
+    at_s: int
+    payer: Address
+    gas: int
+    fee_wei: int = 0
+    failed: bool = False
+
+    @property
+    def wei(self) -> int:
+        return self.gas * self.fee_wei
+
+
+class RelayBudget:
+    """What may still be relayed now. ``fee_wei`` says what a unit of gas costs (None: nothing)."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        policy: RelayPolicy,
+        fee_wei: Callable[[], Awaitable[int]] | None = None,
+        *,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._clock = clock
+        self._policy = policy
+        self._fee_wei = fee_wei
+        self._sent: list[Relay] = []
+        self._patience_s = patience_s
+        self._turns: WeakValueDictionary[Address, asyncio.Lock] = WeakValueDictionary()
+        self._open: dict[Address, tuple[int, Hash32]] = {}
+        self._repaid: OrderedDict[Address, Units] = OrderedDict()
+
+    async def send(
+        self, writer: ChainWriter, payer: Address, call: Call, *, paying: bool = False
+    ) -> Transaction:
+        """Send a stranger's transaction within the bounds; counted only where it was sent.
+
+        ``paying``: it is for a channel that brought money, and may use what is kept for those.
+        Raises RelayBusy, and whatever ``writer.submit`` raises.
+        """
+        turn = self._turns.setdefault(payer, asyncio.Lock())
+        try:
+            async with asyncio.timeout(self._patience_s):
+                await turn.acquire()
+        except TimeoutError:
+            raise _under_way(payer) from None
+        try:
+            await self._require_no_open(writer, payer)
+            return await self._send(writer, payer, call, paying=paying)
+        finally:
+            turn.release()
+
+    async def _send(
+        self, writer: ChainWriter, payer: Address, call: Call, *, paying: bool
+    ) -> Transaction:
+        most = RELAY_GAS[call.function]
+        fee_wei = await self._fee_wei() if self._fee_wei else 0
+        relay = self.admit(payer, most, fee_wei=fee_wei, paying=paying)
+        try:
+            sent = await writer.submit(call, max_gas=most)
+        except ChainError:
+            self.give_back(relay)
+            raise
+        if sent.gas_used is not None:
+            relay.gas = sent.gas_used
+        relay.failed = sent.outcome is Outcome.FAILED
+        if sent.outcome in _OPEN:
+            self._open[payer] = relay.at_s, sent.hash
+        return sent
+
+    async def _require_no_open(self, writer: ChainWriter, payer: Address) -> None:
+        """Raise RelayBusy while the last transaction for this payer has no known end."""
+        now_s = self._clock.now_s()
+        self._open = {
+            each: (at_s, name) for each, (at_s, name) in self._open.items() if at_s > now_s - HOUR_S
+        }
+        if payer not in self._open:
+            return
+        _, name = self._open[payer]
+        if (await writer.lookup(name)).outcome in _OPEN:
+            raise _under_way(payer)
+        del self._open[payer]
+
+    def admit(self, payer: Address, gas: int, *, fee_wei: int = 0, paying: bool = False) -> Relay:
+        """Count one relay for ``payer``; raise RelayBusy where the hour has no more."""
+        now_s = self._clock.now_s()
+        self._sent = [each for each in self._sent if each.at_s > now_s - HOUR_S]
+        policy = self._policy
+        own = [each for each in self._sent if each.payer == payer]
+        lately = [each for each in self._sent if each.at_s > now_s - _MINUTE_S]
+        for failed in own:
+            if failed.failed:
+                raise _busy(
+                    f"nothing for {payer}, whose last transaction failed in its block,",
+                    failed.at_s + HOUR_S - now_s,
+                )
+        for counted, bound, what, span_s in (
+            (own, policy.per_payer_per_hour, f"transactions an hour for {payer}", HOUR_S),
+            (self._sent, self._open_to(policy.per_hour, paying), "transactions an hour", HOUR_S),
+            (lately, policy.per_minute, "transactions a minute", _MINUTE_S),
+        ):
+            if bound is not None and len(counted) >= bound:
+                wait_s = counted[0].at_s + span_s - now_s if counted else span_s
+                raise _busy(f"{bound} {what}", wait_s)
+        relay = Relay(now_s, payer, gas, fee_wei)
+        for spent, wanted, bound, what in (
+            (sum(each.gas for each in self._sent), gas, policy.gas_per_hour, "gas"),
+            (sum(each.wei for each in self._sent), relay.wei, policy.wei_per_hour, "wei"),
+        ):
+            most = self._open_to(bound, paying)
+            if most is not None and spent + wanted > most:
+                wait_s = self._sent[0].at_s + HOUR_S - now_s if self._sent else HOUR_S
+                raise _busy(f"{most} {what} an hour", wait_s)
+        self._sent.append(relay)
+        return relay
+
+    def _open_to(self, bound: int | None, paying: bool) -> int | None:
+        if bound is None or paying:
+            return bound
+        return bound * (BPS - self._policy.reserve_bps) // BPS
+
+    def give_back(self, relay: Relay) -> None:
+        """Uncount a relay: it was refused before anything was sent."""
+        if relay in self._sent:
+            self._sent.remove(relay)
+
+    async def close(
+        self, writer: ChainWriter, payer: Address, signer: Address, earned_units: Units, call: Call
+    ) -> Transaction | None:
+        """Relay a close where its channel earned what that costs; None where it is not relayed.
+
+        ``earned_units`` is all that the channel ever brought. What paid for one close pays for no
+        other: capital that goes in and out again moves at its owner's cost. Whoever has the node's
+        signature can send the close, so whatever keeps the node from it is no error.
+        """
+        new_units = earned_units - self._repaid.get(signer, 0)
+        try:
+            fee_wei = await self._fee_wei() if self._fee_wei else 0
+            cost_units = -(-CHANNEL_GAS * fee_wei * self._policy.coin_units // WEI_A_COIN)
+            if new_units < max(1, cost_units):
+                _log.info("a close is not relayed", signer=signer, earned_units=new_units)
+                return None
+            sent = await self.send(writer, payer, call, paying=True)
+        except (RelayBusy, ChainError) as error:
+            _log.info("a close is not relayed", signer=signer, reason=error.detail)
+            return None
+        self._repaid[signer] = earned_units
+        self._repaid.move_to_end(signer)
+        while len(self._repaid) > REMEMBERED:
+            self._repaid.popitem(last=False)
+        return sent
+
+
+def _under_way(payer: Address) -> RelayBusy:
+    return RelayBusy(
+        f"a transaction for {payer} is under way: wait for its end before the next one"
+    )
+
+
+def _busy(bound: str, wait_s: int) -> RelayBusy:
+    return RelayBusy(
+        f"this node relays {bound}: try again in {wait_s} s, or send it yourself",
+    )

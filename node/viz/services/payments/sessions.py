@@ -1,0 +1,398 @@
+"""Who may spend a channel's balance, and how money gets into and out of a channel.
+
+Owns access tokens, relayed deposits, vouchers and cooperative closes. Does not generate or meter
+(``viz.services.serving.admission``), and does not judge vouchers (``viz.domain.node_channel``) or
+deposits (``viz.services.payments.deposits``).
+
+Invariants: a voucher is acknowledged after it is on disk, with all that was delivered until then;
+an access token is issued to whoever signed a Session that names this node, this origin and an
+unused challenge of ours, and only its hash is stored; gas is spent on a deposit only after its
+signatures verified or the chain's own simulation took it, and for strangers within a budget; no
+voucher makes the chain answer for more than its own channel, once a second at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import secrets
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Container, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, Final, Protocol
+
+import structlog
+
+from viz.domain.closing import accept_final, require_covered
+from viz.domain.eip712 import Domain, is_signed_by, recover, settlement_domain, sign
+from viz.domain.node_channel import (
+    NodeChannel,
+    VoucherOffer,
+    accept_voucher,
+    begin_close,
+    require_selling,
+)
+from viz.domain.ports.chain import ChainReader
+from viz.domain.ports.clock import Clock
+from viz.domain.ports.ledger import AccessLedger, AccessRecord, ChannelRecord
+from viz.domain.ports.transactions import Call, ChainWriter, Outcome
+from viz.domain.typed_data import Close, Session
+from viz.domain.units import ZERO_ADDRESS, AdapterId, Address, Hash32, Units
+from viz.errors import (
+    AccessTokenInvalid,
+    ChainError,
+    ChannelUnknown,
+    InvalidRequest,
+    InvalidSignature,
+    WrongDomain,
+)
+from viz.protocol.credential import CloseRequest, Deposit
+from viz.protocol.messages import AccessToken, ChannelLine, ChannelView, CloseAnswer, SessionProof
+from viz.services.payments.access_tokens import AccessTokens
+from viz.services.payments.channels import ChannelStore, ChannelUpdate, OpenChannel
+from viz.services.payments.deposits import Deposits
+from viz.services.payments.relay_budget import RelayBudget, RelayPolicy
+
+# A signed Close stands in the chain's calldata: sent again it ends a channel that was opened
+# anew. So nothing is sold until it expires, which is once blocks had time to take it.
+CLOSE_VALID_S: Final = 300
+# A buyer that closes has hung up: what is under way ends within the wait for its next voucher.
+CLOSE_WAIT_S: Final = 30.0
+CHALLENGE_VALID_S: Final = 300
+CONFIRM_POLL_S: Final = 0.5
+PAID_KEPT: Final = 10_000
+# Each line is gas of the claim: a buyer may promise ahead for so many adapters, not for all.
+MAX_UNSPENT_LINES: Final = 16
+_SALT_BYTES: Final = 16
+_log = structlog.get_logger()
+
+
+class Claimer(Protocol):
+    """Whoever carries vouchers to the chain."""
+
+    def close_requested(self, signer: Address) -> None: ...
+
+    async def claim(self, signer: Address) -> Any:
+        """Claim what this signer owes, and nothing of anybody else."""
+        ...
+
+
+class KnownAdapters(Protocol):
+    """The ids on offer: registered, confirmed, and good in any voucher."""
+
+    @property
+    def known(self) -> Container[AdapterId]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPolicy:
+    """``origin`` is what buyers sign for; a relayed deposit is at least the minimum."""
+
+    origin: str
+    minimum_deposit_units: Units
+    access_token_s: int = 3_600
+    confirm_wait_s: float = 30.0
+    relays: RelayPolicy = field(default_factory=RelayPolicy)
+    fee_wei: Callable[[], Awaitable[int]] | None = None
+    require_clock: Callable[[], None] = lambda: None
+
+
+class Sessions:
+    """Access tokens, deposits, vouchers and closes of one node."""
+
+    def __init__(
+        self,
+        books: ChannelStore,
+        ledger: AccessLedger,
+        chain: ChainReader,
+        writer: ChainWriter,
+        *,
+        claimer: Claimer,
+        adapters: KnownAdapters,
+        clock: Clock,
+        key: bytes,
+        policy: SessionPolicy,
+    ) -> None:
+        self._books = books
+        self._chain = chain
+        self._writer = writer
+        self._claimer = claimer
+        self._clock = clock
+        self._key = key
+        self._policy = policy
+        self._adapters = adapters
+        deployment = chain.deployment
+        self._chain_id, self._contract = deployment.chain_id, deployment.settlement
+        self.domain: Domain = settlement_domain(self._chain_id, self._contract)
+        self.node: Address = writer.address
+        self._challenge_key = secrets.token_bytes(32)
+        self._tokens = AccessTokens(ledger, clock, self._has_channel)
+        self._paid: OrderedDict[Address, None] = OrderedDict()
+        self._deposits = Deposits(chain, self.domain, self.node, policy.minimum_deposit_units)
+        self._relaying: set[Address] = set()
+        self._budget = RelayBudget(clock, policy.relays, policy.fee_wei)
+        # What a channel must have brought to count as one that pays.
+        self._worth_units = max(1, policy.minimum_deposit_units)
+
+    @property
+    def origin(self) -> str:
+        """What buyers reach this node by, and sign for."""
+        return self._policy.origin
+
+    # access tokens
+
+    def challenge(self, signer: Address) -> Session:
+        """Return the Session for ``signer`` to sign; its expiry is the access token's."""
+        expiry_s = self._clock.now_s() + self._policy.access_token_s
+        salt = secrets.token_bytes(_SALT_BYTES)
+        return Session(
+            self.node, self._policy.origin, self._challenge_of(salt, signer, expiry_s), expiry_s
+        )
+
+    async def open_session(self, proof: SessionProof) -> AccessToken:
+        """Return a new access token for the signer; raise WrongDomain, AccessTokenInvalid,
+        InvalidSignature."""
+        session, signer = proof.session, proof.signer
+        if session.node != self.node or session.origin != self._policy.origin:
+            raise WrongDomain(
+                f"the session is for {session.node} at {session.origin}; this is {self.node} at "
+                f"{self._policy.origin}"
+            )
+        ours = self._challenge_of(session.challenge[:_SALT_BYTES], signer, session.expiry_s)
+        if not hmac.compare_digest(ours, session.challenge):
+            raise AccessTokenInvalid("the challenge is not one of this node: ask for a new one")
+        until_s = session.expiry_s - self._policy.access_token_s + CHALLENGE_VALID_S
+        if min(session.expiry_s, until_s) <= self._clock.now_s():
+            raise AccessTokenInvalid("the session has expired: ask for a new challenge")
+        if recover(self.domain.digest(session), proof.signature) != signer:
+            raise InvalidSignature(f"the session is not signed by {signer}")
+        token = await self._tokens.issue(
+            session.challenge, signer, session.expiry_s, challenge_until_s=until_s
+        )
+        return AccessToken(token, session.expiry_s)
+
+    async def authenticate(self, token: str) -> AccessRecord:
+        """Return who the token stands for; raise AccessTokenInvalid."""
+        return await self._tokens.of(token)
+
+    def holds(self, token: str) -> bool:
+        """Return whether the token is known without a look into the ledger."""
+        return self._tokens.holds(token)
+
+    def _challenge_of(self, salt: bytes, signer: Address, expiry_s: int) -> Hash32:
+        said = b"|".join((salt, signer.encode(), str(expiry_s).encode()))
+        mac = hmac.new(self._challenge_key, said, sha256).digest()
+        return Hash32(salt + mac[: 32 - _SALT_BYTES])
+
+    # channels
+
+    async def view(self, signer: Address, *, private: bool) -> ChannelView:
+        """Return the channel; what was promised and delivered only when ``private``."""
+        return _view((await self._books.get(signer)).channel, private=private)
+
+    async def voucher(self, offer: VoucherOffer) -> ChannelView:
+        """Take a voucher, make it durable, and return the channel; see ``accept_voucher``.
+
+        Raises InvalidRequest, and every error of ``accept_voucher``.
+        """
+        self._check_domain(offer.chain_id, offer.contract, offer.node)
+        live = await self._books.get(offer.signer)
+        if self._lacks_money(live, offer) and self._clock.now_s() > live.seen_s:
+            digest = self.domain.digest(offer.row.voucher(self.node))
+            if is_signed_by(digest, offer.row.signature, offer.signer):
+                live = await self._books.get(offer.signer, fresh=True)
+        now_s = await self._chain_now(live)
+
+        def change(channel: NodeChannel, _: ChannelRecord) -> ChannelUpdate:
+            known = self._adapters.known
+            after = accept_voucher(channel, self.domain, offer, known_adapters=known, now_s=now_s)
+            _check_ahead(channel, offer)
+            return ChannelUpdate(after)
+
+        channel = (await self._books.commit(live, "voucher", change)).channel
+        self._paid[offer.signer] = None
+        self._paid.move_to_end(offer.signer)
+        while len(self._paid) > PAID_KEPT:
+            self._paid.popitem(last=False)
+        return _view(channel, private=True)
+
+    def has_paid(self, signer: Address) -> bool:
+        """Return whether a voucher of ``signer`` was taken lately, since the start at most."""
+        return signer in self._paid
+
+    def remember(self, records: Iterable[ChannelRecord]) -> None:
+        """Take those whose vouchers were taken before this start for what they are: buyers."""
+        paid = sorted((each for each in records if each.voucher_at), key=lambda r: r.voucher_at)
+        self._paid = OrderedDict.fromkeys(each.signer for each in paid[-PAID_KEPT:])
+
+    async def has_money(self, signer: Address) -> bool:
+        """Return whether a deposit of ``signer`` is here; asks the chain once in a while."""
+        return self.has_paid(signer) or (await self._books.get(signer)).channel.deposit_units > 0
+
+    def _has_channel(self, signer: Address) -> bool:
+        return self.has_paid(signer) or self._books.shows_open(signer)
+
+    def _lacks_money(self, live: OpenChannel, offer: VoucherOffer) -> bool:
+        channel = live.channel
+        return channel.payer == ZERO_ADDRESS or offer.row.end_units > channel.limit_units
+
+    async def deposit(self, deposit: Deposit) -> ChannelView:
+        """Relay an opening or a top-up and return the channel, once it is confirmed or soon after.
+
+        Raises WrongDomain, ClockWrong, InvalidRequest, InvalidSignature, ChannelClosing, RelayBusy,
+        FeeTooHigh, TransactionFailed, OutcomeUnknown.
+        """
+        self._check_domain(deposit.chain_id, deposit.contract, deposit.node)
+        self._policy.require_clock()
+        call = await self._deposits.call_of(deposit)
+        if deposit.signer in self._relaying:
+            raise InvalidRequest("a deposit for this channel is being relayed: wait for it")
+        self._relaying.add(deposit.signer)
+        try:
+            live = await self._books.get(deposit.signer, fresh=True)
+            # Money that could not be spent, and that a signed Close could send back, is not taken.
+            require_selling(live.channel, await self._chain_now(live))
+            before = live.channel.limit_units
+            paying = live.channel.end_units >= self._worth_units
+            sent = await self._budget.send(self._writer, deposit.payer, call, paying=paying)
+            sent.require_settled("the deposit")
+        finally:
+            self._relaying.discard(deposit.signer)
+        return _view(await self._confirmed(deposit.signer, before), private=False)
+
+    async def _confirmed(self, signer: Address, above_units: Units) -> NodeChannel:
+        """Return the channel once a deposit is confirmed, or as it is when that takes too long."""
+        channel = (await self._books.get(signer, fresh=True)).channel
+        try:
+            async with asyncio.timeout(self._policy.confirm_wait_s):
+                while channel.payer == ZERO_ADDRESS or channel.limit_units <= above_units:
+                    await asyncio.sleep(CONFIRM_POLL_S)
+                    channel = (await self._books.get(signer, fresh=True)).channel
+        except TimeoutError:
+            _log.info("a deposit is not confirmed yet", signer=signer)
+        return channel
+
+    async def close(self, wanted: CloseRequest) -> CloseAnswer:
+        """End a channel at its payer's signed wish: stop selling, claim, sign Close, submit it.
+
+        With a final voucher the claim is of that: what was billed, and nothing that was signed
+        ahead. It takes the best one's place in the commit that ends the sales, before anything is
+        claimed, so a kill in between leaves what is owed. The Close is submitted where the channel
+        earned what that costs; else the answer holds the node's signature alone, which anybody can
+        submit. Raises WrongDomain, InvalidRequest (also where nothing is left to return),
+        InvalidSignature, ChannelUnknown, ChannelBusy (answers are under way), PaymentRequired (less
+        is signed than was delivered), StaleVoucher, ChainError.
+        """
+        request = wanted.request
+        self._check_domain(wanted.chain_id, wanted.contract, request.node)
+        live = await self._books.get(request.signer, fresh=True)
+        if live.channel.payer == ZERO_ADDRESS:
+            raise ChannelUnknown("there is no such channel to this node")
+        if not live.channel.deposit_units:
+            raise InvalidRequest("nothing is left in this channel: there is nothing to close")
+        now_s = await self._chain.chain_time()
+        if request.deadline_s < now_s:
+            raise InvalidRequest(f"the close request expired; the chain's time is {now_s}")
+        if not is_signed_by(self.domain.digest(request), wanted.signature, live.channel.payer):
+            raise InvalidSignature(f"the close is not signed by the payer {live.channel.payer}")
+        await self._end_sales(live, wanted, now_s + CLOSE_VALID_S)
+        live.notify()
+        self._claimer.close_requested(request.signer)
+        if live.channel.best is not None or live.channel.frozen:
+            await self._claimer.claim(request.signer)
+        live = await self._books.get(request.signer, fresh=True)
+        end_units = live.channel.end_units
+        seen = await self._chain.channel(request.signer, self.node, confirmed=False)
+        if seen is None or seen.settled_units != end_units:
+            raise ChainError("the last claim is not on chain yet: ask again in a moment")
+        until_s = await self._chain.chain_time() + CLOSE_VALID_S
+        await self._books.commit(
+            live, "sign-close", lambda channel, _: ChannelUpdate(begin_close(channel, until_s))
+        )
+        close = Close(request.signer, self.node, end_units, until_s)
+        signature = sign(self._key, self.domain.digest(close))
+        args = (close.signer, close.node, close.settled_units, close.deadline_s, signature)
+        call = Call("Settlement", "closeNow", args)
+        payer = live.channel.payer
+        sent = await self._budget.close(self._writer, payer, request.signer, end_units, call)
+        await self._books.get(request.signer, fresh=True)
+        done = sent.hash if sent is not None and sent.outcome is Outcome.SETTLED else b""
+        return CloseAnswer(close, signature, done)
+
+    async def _end_sales(self, live: OpenChannel, wanted: CloseRequest, until_s: int) -> None:
+        final = None
+        if wanted.final is not None:
+            final = VoucherOffer(
+                wanted.chain_id, wanted.contract, live.channel.signer, self.node, wanted.final
+            )
+            await self._idle(live)
+
+        def change(channel: NodeChannel, _: ChannelRecord) -> ChannelUpdate:
+            if final is not None:
+                channel = accept_final(channel, self.domain, final)
+            require_covered(channel)
+            return ChannelUpdate(begin_close(channel, until_s))
+
+        await self._books.commit(live, "close", change)
+
+    async def _idle(self, live: OpenChannel) -> None:
+        """Wait until no answer is under way, for a short while; ``accept_final`` judges it then."""
+        moved = asyncio.Event()
+        live.waiting.add(moved.set)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_WAIT_S):
+                    while any(live.channel.reserved.values()):
+                        moved.clear()
+                        await moved.wait()
+        finally:
+            live.waiting.discard(moved.set)
+
+    def _check_domain(self, chain_id: int, contract: Address, node: Address) -> None:
+        theirs = (chain_id, contract, node)
+        ours = (self._chain_id, self._contract, self.node)
+        for name, their, our in zip(("chain id", "contract", "node"), theirs, ours, strict=True):
+            if their != our:
+                raise WrongDomain(f"signed for {name} {their}; here it is {our}")
+
+    async def token_domain(self) -> tuple[str, str]:
+        """Return the name and version of the token's EIP-712 domain."""
+        domain = await self._deposits.token_domain()
+        return domain.name, domain.version
+
+    async def _chain_now(self, live: OpenChannel) -> int:
+        # chain time matters only while a Close is out; otherwise the reading is saved
+        return await self._chain.chain_time() if live.channel.no_sale_until_s else 0
+
+
+def _check_ahead(channel: NodeChannel, offer: VoucherOffer) -> None:
+    ahead = [key for key, _ in offer.row.lines if not channel.spent.get(key)]
+    if len(ahead) > MAX_UNSPENT_LINES:
+        raise InvalidRequest(
+            f"the voucher pays {len(ahead)} adapters that nothing was delivered for; at most "
+            f"{MAX_UNSPENT_LINES} are taken"
+        )
+
+
+def _view(channel: NodeChannel, *, private: bool) -> ChannelView:
+    keys = channel.base_vector.keys() | channel.spent.keys()
+    keys |= {line.adapter_id for line in channel.best_lines}
+    lines = tuple(
+        ChannelLine(key, channel.accepted_units(key), channel.spent.get(key, 0))
+        for key in sorted(keys)
+    )
+    return ChannelView(
+        signer=channel.signer,
+        node=channel.node,
+        payer=channel.payer,
+        deposit_units=channel.deposit_units,
+        settled_units=channel.settled_units,
+        close_at_s=channel.close_at_s,
+        base_units=channel.base_units,
+        best=channel.best_lines if private else (),
+        lines=lines if private else (),
+        seq=channel.seq,
+        head=channel.head,
+    )

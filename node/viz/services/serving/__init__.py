@@ -1,0 +1,1 @@
+"""Which adapters are sold, who is admitted, and the paid stream."""

@@ -1,0 +1,220 @@
+"""What this node sells: the base model and its adapters, by name, with prices and standing.
+
+Owns the mapping from OpenAI model names to adapters, list prices, and how long an answer of the
+chain about an adapter's standing is relied on. Does not know channels or how adapters are trained.
+
+Invariant: an adapter is sold only while the chain says that this node may serve it, and not in the
+last hour before that ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Container
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from viz.domain.ports.chain import ChainReader, ServingState
+from viz.domain.ports.clock import Clock
+from viz.domain.ports.engine import Engine
+from viz.domain.ports.ledger import AdapterCatalogue, AdapterRecord
+from viz.domain.pricing import Price
+from viz.domain.units import BASE_MODEL, UINT32_MAX, AdapterId, Address
+from viz.errors import (
+    AdapterNotServable,
+    EngineError,
+    StorageError,
+    UnknownAdapter,
+    UnknownModel,
+)
+from viz.protocol.messages import AdapterOffer, adapter_model, adapter_of_model
+from viz.services.payments.freshness import ChainAccess, Freshness, Reading
+
+STANDING_S: Final = 10
+# What is claimed after an adapter's end earns the node nothing. Its sale stops this long before, so
+# that the streams that run then end (minutes) and what they bring is claimed: many passes, a failed
+# claim's pause, an outage of the chain's endpoint. The contract gives notice of two close delays.
+ENDING_MARGIN_S: Final = 3_600
+# How old an answer may be that says when to claim: the margin is long.
+ENDING_LOOK_S: Final = 300
+Weights = Callable[[AdapterRecord], Awaitable[Path]]
+_log = structlog.get_logger()
+
+
+@dataclass(slots=True, eq=False)
+class _Standing(Reading):
+    """An answer of the chain about one adapter, and the chain's time then."""
+
+    state: ServingState = field(default_factory=ServingState)
+    chain_s: int = 0
+
+    def over(self, now_s: int) -> bool:
+        """Whether it ends so soon that nothing more is sold; an old answer counts its age."""
+        if self.state.until_s is None:
+            return False
+        return self.chain_s + max(0, now_s - self.seen_s) >= self.state.until_s - ENDING_MARGIN_S
+
+
+class Catalogue:
+    """The adapters on offer; ``restore`` it once before use."""
+
+    def __init__(
+        self,
+        ledger: AdapterCatalogue,
+        chain: ChainReader,
+        engine: Engine,
+        clock: Clock,
+        *,
+        node: Address,
+        list_price: Price,
+        access: ChainAccess | None = None,
+    ) -> None:
+        self._ledger = ledger
+        self._chain = chain
+        self._engine = engine
+        self._clock = clock
+        self._node = node
+        self.list_price = list_price
+        self._records: dict[AdapterId, AdapterRecord] = {}
+        self._standing: dict[AdapterId, _Standing] = {}
+        self._freshness = Freshness(clock, access or ChainAccess(clock))
+
+    async def restore(self, weights: Weights) -> None:
+        """Load the adapters of the ledger into the engine; one that is broken is left out.
+
+        ``weights`` returns the path of a record's weights, checked against its digest: a file that
+        rotted on the disk must not be served under the name of the one that was registered.
+        """
+        for record in await self._ledger.adapters():
+            try:
+                if record.adapter_id not in self._engine.adapters():
+                    await self._engine.add_adapter(record.adapter_id, await weights(record))
+            except (EngineError, StorageError) as error:
+                _log.warning(
+                    "adapter left out",
+                    adapter_id=record.adapter_id,
+                    reason=error.detail,
+                    remedy=f"viz adapter activate {record.adapter_id}",
+                )
+                continue
+            self._records[record.adapter_id] = record
+
+    async def add(self, record: AdapterRecord) -> None:
+        """Put an adapter that the engine has loaded on offer; without own prices, the list's."""
+        if record.adapter_id not in self._engine.adapters():
+            raise UnknownAdapter(f"adapter {record.adapter_id} is not loaded: activate it first")
+        await self._ledger.put_adapter(record)
+        self._records[record.adapter_id] = record
+
+    async def drop(self, adapter_id: AdapterId) -> None:
+        """Take an adapter off the offer; what was promised for it stays good."""
+        self._record(adapter_id)
+        await self._ledger.drop_adapter(adapter_id)
+        del self._records[adapter_id]
+        await self._engine.remove_adapter(adapter_id)
+
+    def records(self) -> tuple[AdapterRecord, ...]:
+        """Return the adapters on offer by id."""
+        return tuple(self._records[key] for key in sorted(self._records))
+
+    def offers(self) -> tuple[AdapterOffer, ...]:
+        """Return all that is sold, the base model first."""
+        return (self.offer(BASE_MODEL), *(self.offer(key) for key in sorted(self._records)))
+
+    def offer(self, adapter_id: AdapterId) -> AdapterOffer:
+        """Return one adapter's offer; raise UnknownAdapter."""
+        if adapter_id == BASE_MODEL:
+            model = self._engine.model
+            return AdapterOffer(
+                BASE_MODEL,
+                model.name,
+                model.digest,
+                self.list_price.prompt_price_units,
+                self.list_price.completion_price_units,
+                name=model.name,
+                description="The base model, without any adapter.",
+            )
+        record = self._record(adapter_id)
+        return AdapterOffer(
+            adapter_id,
+            adapter_model(adapter_id),
+            record.weights_digest,
+            record.prompt_units_per_million,
+            record.completion_units_per_million,
+            record.name,
+            record.description,
+            record.works,
+        )
+
+    def find(self, model: str) -> AdapterOffer:
+        """Return the offer that an OpenAI model name means; raise UnknownModel, UnknownAdapter."""
+        if model == self._engine.model.name:
+            return self.offer(BASE_MODEL)
+        adapter_id = adapter_of_model(model)
+        if adapter_id is None or not 0 < adapter_id <= UINT32_MAX:
+            raise UnknownModel(
+                f"model {model[:80]!r} is not served here: GET /v1/models lists what is"
+            )
+        return self.offer(adapter_id)
+
+    async def require_servable(self, adapter_id: AdapterId) -> None:
+        """Raise AdapterNotServable unless the chain lets this node serve the adapter.
+
+        An answer is relied on for seconds, and while the chain cannot be read for as long as
+        ``viz.services.payments.freshness`` says. Raises ChainUnreachable after that.
+        """
+        if adapter_id == BASE_MODEL:
+            return
+        standing = await self._standing_of(adapter_id, STANDING_S)
+        if standing.state.reason is not None:
+            raise AdapterNotServable(
+                f"adapter {adapter_id} may not be served: {standing.state.reason}"
+            )
+        if standing.over(self._clock.now_s()):
+            raise AdapterNotServable(
+                f"adapter {adapter_id} may be served until {standing.state.until_s} only, and its "
+                "sale has stopped: what it earned is claimed before"
+            )
+
+    async def claim_by(self, adapter_id: AdapterId) -> int | None:
+        """Return the chain time before which its earnings must be claimed, once its sale has
+        stopped for that; None while there is no hurry, or no use in it any more."""
+        if adapter_id == BASE_MODEL:
+            return None
+        standing = await self._standing_of(adapter_id, ENDING_LOOK_S)
+        return standing.state.until_s if standing.over(self._clock.now_s()) else None
+
+    async def _standing_of(self, adapter_id: AdapterId, age_s: int) -> _Standing:
+        standing = self._standing.setdefault(adapter_id, _Standing())
+
+        async def ask() -> None:
+            state = await self._chain.servable(adapter_id, self._node)
+            chain_s = await self._chain.chain_time() if state.until_s is not None else 0
+            standing.state, standing.chain_s = state, chain_s
+            standing.seen_s = self._clock.now_s()
+
+        await self._freshness.ensure(standing, ask, within_s=age_s)
+        return standing
+
+    @property
+    def known(self) -> Container[AdapterId]:
+        """The ids on offer: what a voucher may pay for, besides what its channel had before."""
+        return self._records.keys() | {BASE_MODEL}
+
+    def _record(self, adapter_id: AdapterId) -> AdapterRecord:
+        if adapter_id not in self._records:
+            raise UnknownAdapter(
+                f"adapter {adapter_id} is not served here: GET /viz/v1/adapters lists what is"
+            )
+        return self._records[adapter_id]
+
+
+def at_list_price(record: AdapterRecord, price: Price) -> AdapterRecord:
+    """Return the record at the node's list price."""
+    return replace(
+        record,
+        prompt_units_per_million=price.prompt_price_units,
+        completion_units_per_million=price.completion_price_units,
+    )

@@ -1,0 +1,1 @@
+"""Claims: when, in what batches, and whether books and chain agree."""

@@ -1,0 +1,318 @@
+"""Claiming what buyers signed, distributing royalties, collecting income.
+
+Owns the decision when a voucher becomes a claim row and the outbox that carries rows to the chain.
+Does not know HTTP, sessions or how rows are stored. Invariants:
+
+- A row is frozen, with its channel's base, in one commit, and only then sent. What became of it is
+  read from the channel's settled total at the confirmation depth, never from a transaction's fate:
+  at or above the row's end it is settled, below it is not. So a crash, a lost answer, a repeated
+  transaction or a reorganisation can neither lose a row nor count it twice.
+- No claim is sent while an earlier one's outcome is open.
+- While the chain's fee is above the operator's bound, rows stay frozen and wait. Where a deadline
+  presses (``ClaimContext.pressing``) they are sent, and a stuck claim's fee is raised, at up to
+  four times the bound.
+- Rows that would fail are never sent: those that can still become good (the deposit was withdrawn,
+  an earlier row is missing) are kept, all others are dropped with a log line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from viz.domain.claim_rows import RowStatus
+from viz.domain.ports.chain import ChainReader
+from viz.domain.ports.clock import Clock
+from viz.domain.ports.ledger import ChannelRecord
+from viz.domain.ports.settlement_ledger import ClaimRecord, SettlementLedger
+from viz.domain.ports.transactions import Call, ChainWriter, Outcome, Transaction
+from viz.domain.shares import Share, share_words
+from viz.domain.typed_data import channel_id
+from viz.domain.units import AdapterId, Address, Hash32, Units
+from viz.errors import ChainError, ChainUnreachable, InvalidRequest, UnknownAdapter
+from viz.services.settlement.claim_deadlines import ClaimBy, ClaimDeadlines
+from viz.services.settlement.claim_policy import (
+    ClaimContext,
+    ClaimPolicy,
+    batches,
+    choose,
+    packed,
+    value_of,
+    weigh,
+)
+from viz.services.settlement.claim_sender import ClaimSender
+
+_WAITING: Final = frozenset(
+    {RowStatus.NO_CHANNEL, RowStatus.WRONG_BASE, RowStatus.INSUFFICIENT_DEPOSIT}
+)
+_log = structlog.get_logger()
+
+__all__ = ["ClaimPolicy", "ClaimReport", "ClaimService"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimReport:
+    """What one pass did. ``claimed_units`` counts rows that reached the chain in this pass."""
+
+    frozen: int = 0
+    settled: int = 0
+    dropped: int = 0
+    waiting: int = 0
+    claimed_units: Units = 0
+    transactions: tuple[Transaction, ...] = ()
+
+
+class ClaimService:
+    """The outbox between the ledger and the chain, one pass at a time."""
+
+    def __init__(
+        self,
+        reader: ChainReader,
+        writer: ChainWriter,
+        ledger: SettlementLedger,
+        clock: Clock,
+        policy: ClaimPolicy,
+        *,
+        fee_wei: Callable[[], Awaitable[int]] | None = None,
+        claim_by: ClaimBy | None = None,
+    ) -> None:
+        """Make the outbox; ``fee_wei`` says what a unit of gas costs now (None: nothing), and
+        ``claim_by`` when an adapter's earnings must be claimed, where it ends."""
+        self._reader = reader
+        self._writer = writer
+        self._ledger = ledger
+        self._clock = clock
+        self._policy = policy
+        self._pass = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._deadlines = ClaimDeadlines(reader, writer.address, claim_by)
+        self._fee_wei = fee_wei
+        self._due_since: dict[Address, int] = {}
+        self._told: set[int] = set()
+        self._sender = ClaimSender(writer, clock)
+        self._pressing: frozenset[Address] = frozenset()
+
+    def close_requested(self, signer: Address) -> None:
+        """Claim this channel at the next pass, and make that now; its payer is leaving."""
+        if self._deadlines.close_requested(signer):
+            self._wake.set()
+
+    async def channel_closing(self, channel: Hash32) -> None:
+        """The same by the channel's id, as a CloseRequested event names it; others' are ignored."""
+        for held in await self._ledger.channels():
+            if channel_id(held.signer, self._writer.address) == channel:
+                self.close_requested(held.signer)
+
+    @property
+    def fees_raised(self) -> int:
+        """How often the node offered more for a transaction that no block took."""
+        return self._writer.fees_raised
+
+    async def run(self) -> None:
+        """Claim whenever the policy says so, until cancelled; the chain's failures are retried."""
+        told = ""
+        while True:
+            self._wake.clear()
+            try:
+                await self.step()
+                told = ""
+            except ChainError as error:
+                if error.code != told:  # a dear fee may last for hours
+                    _log.warning("claim put off", reason=error.detail)
+                told = error.code
+            try:
+                async with asyncio.timeout(self._policy.interval_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def step(self, *, force: bool = False) -> ClaimReport:
+        """Make one pass; ``force`` claims all there is, whatever the policy says.
+
+        Raises ChainUnreachable, and TransactionFailed where the claim as a whole cannot be sent.
+        """
+        return await self._make_pass(force=force)
+
+    async def claim(self, signer: Address) -> ClaimReport:
+        """Claim all that this signer owes now, and nothing of anybody else. Raises as ``step``.
+
+        A stranger may cause this: it must not make the node pay for other channels' rows.
+        """
+        return await self._make_pass(force=True, only=signer)
+
+    async def _make_pass(self, *, force: bool, only: Address | None = None) -> ClaimReport:
+        async with self._pass:
+            unresolved = [
+                found
+                for found in await self._writer.recover(urgent=bool(self._pressing))
+                if found.outcome in (Outcome.PENDING, Outcome.UNKNOWN)
+                and found.what == "Settlement.claim"
+            ]
+            settled = await self._finish_settled(only)
+            if unresolved:
+                _log.info("claim waits", open_transactions=len(unresolved))
+                # What it carries may come to press while it is stuck: the next look raises its fee.
+                await self._moment((), self._clock.now_s())
+                return ClaimReport(settled=settled, waiting=len(await self._ledger.frozen()))
+            operator = force and only is None
+            if self._sender.held and not operator:
+                return ClaimReport(settled=settled, waiting=len(await self._ledger.frozen()))
+            frozen = await self._freeze(force=force, only=only)
+            rows = await self._ledger.frozen()
+            good, dropped = await self._judge(
+                rows if only is None else [row for row in rows if row.signer == only]
+            )
+            sent = await self._sender.send(good, pressing=self._pressing)
+            if sent:
+                settled += await self._finish_settled(only)
+            return ClaimReport(
+                frozen,
+                settled,
+                dropped,
+                len(await self._ledger.frozen()),
+                sum(
+                    event.args["amount"]
+                    for transaction in sent
+                    for event in transaction.events
+                    if event.name == "Earned"
+                ),
+                tuple(sent),
+            )
+
+    async def distribute(self, adapter_id: AdapterId) -> Transaction:
+        """Pay an adapter's royalties to the present owners of its works. By anyone.
+
+        Raises UnknownAdapter, TransactionFailed, OutcomeUnknown.
+        """
+        adapter = await self._reader.adapter(adapter_id)
+        if adapter is None:
+            raise UnknownAdapter(f"adapter {adapter_id} is not registered, or not confirmed yet")
+        words = list(share_words(Share(*row) for row in adapter.shares))
+        call = Call("Settlement", "distribute", (adapter_id, words))
+        sent = await self._writer.submit(call)
+        return sent.require_settled(f"distributing adapter {adapter_id}'s royalties")
+
+    async def undistributed(self, adapter_ids: Sequence[AdapterId]) -> dict[AdapterId, Units]:
+        """Return what the works of these adapters earned and nobody distributed, where any is."""
+        owed = {
+            each: int(await self._reader.read(Call("Settlement", "owed", (each,))))
+            for each in adapter_ids
+        }
+        return {each: units for each, units in owed.items() if units}
+
+    async def collect(self, account: Address | None = None) -> Transaction:
+        """Send an account's balance (this node's own by default) to it or its payout address."""
+        call = Call("Settlement", "collect", (account or self._writer.address,))
+        return (await self._writer.submit(call)).require_settled("collecting")
+
+    async def _finish_settled(self, only: Address | None = None) -> int:
+        """Close the rows (of one signer) whose end the chain has confirmed; return how many."""
+        settled = 0
+        totals: dict[Address, Units] = {}
+        for row in await self._ledger.frozen():
+            if only is not None and row.signer != only:
+                continue
+            if row.signer not in totals:
+                channel = await self._reader.channel(row.signer, self._writer.address)
+                totals[row.signer] = channel.settled_units if channel else 0
+            if totals[row.signer] >= row.end_units:
+                await self._ledger.finish(row.claim_id, "settled", "")
+                self._deadlines.claimed(row.signer)
+                settled += 1
+                _log.info("row settled", signer=row.signer, units=row.end_units - row.base_units)
+        return settled
+
+    async def _freeze(self, *, force: bool, only: Address | None) -> int:
+        """Freeze the vouchers that are due; return how many."""
+        now_s = self._clock.now_s()
+        due = [channel for channel in await self._ledger.channels() if value_of(channel)]
+        # A voucher replaces the one before it, so its own time says nothing of the money's age.
+        self._due_since = {
+            channel.signer: self._due_since.get(channel.signer, channel.voucher_at)
+            for channel in due
+        }
+        chosen: Sequence[ChannelRecord] = due
+        if only is not None:
+            chosen = [each for each in due if each.signer == only]
+            _require_worth(chosen, self._policy, await self._fee() if chosen else 0)
+        else:
+            moment = await self._moment(due, now_s)
+            if not force:
+                chosen = choose(due, self._policy, moment)
+        frozen = 0
+        for channel in chosen:
+            row = await self._ledger.freeze(channel.signer, now_s=now_s)
+            if row is not None:
+                frozen += 1
+                self._due_since.pop(row.signer, None)
+                _log.info("row frozen", signer=row.signer, units=row.end_units - row.base_units)
+        return frozen
+
+    async def _moment(self, due: Sequence[ChannelRecord], now_s: int) -> ClaimContext:
+        """Return the fee now, and what cannot wait among the due and the frozen."""
+        owing = {each.signer: set(each.unclaimed()) for each in due}
+        for row in await self._ledger.frozen():
+            owing.setdefault(row.signer, set()).update(key for key, _ in row.lines)
+        deadlines = await self._deadlines.of(owing)
+        chain_now_s = await self._reader.chain_time() if deadlines else now_s
+        fee_wei = await self._fee() if due else 0
+        moment = ClaimContext(now_s, chain_now_s, fee_wei, deadlines, self._due_since)
+        self._pressing = moment.pressing
+        return moment
+
+    async def _fee(self) -> int:
+        return await self._fee_wei() if self._policy.coin_units and self._fee_wei else 0
+
+    async def _judge(self, rows: Sequence[ClaimRecord]) -> tuple[list[ClaimRecord], int]:
+        """Ask the chain how it would judge the rows; return the good ones, and how many fell."""
+        good: list[ClaimRecord] = []
+        dropped = 0
+        for part in batches(rows):
+            call = Call("Settlement", "previewClaim", (self._writer.address, packed(part)))
+            statuses = _statuses(await self._reader.read(call), len(part))
+            for row, status in zip(part, statuses, strict=True):
+                if status is RowStatus.GOOD:
+                    good.append(row)
+                elif status in _WAITING:
+                    self._tell_waiting(row, status)
+                else:
+                    dropped += 1
+                    await self._ledger.finish(row.claim_id, "dropped", status.name)
+                    _log.error(
+                        "row dropped",
+                        signer=row.signer,
+                        status=status.name,
+                        lost_units=row.end_units - row.base_units,
+                    )
+        return good, dropped
+
+    def _tell_waiting(self, row: ClaimRecord, status: RowStatus) -> None:
+        # Also the ordinary state of a row that is mined and not yet confirmed: said once.
+        if row.claim_id not in self._told:
+            self._told.add(row.claim_id)
+            _log.info("row waits", signer=row.signer, status=status.name, base=row.base_units)
+
+
+def _statuses(codes: Sequence[int], rows: int) -> list[RowStatus]:
+    """Return the chain's judgement of each row; raise ChainUnreachable for one of another shape."""
+    try:
+        statuses = [RowStatus(code) for code in codes]
+    except ValueError:
+        statuses = []
+    if len(statuses) != rows:
+        raise ChainUnreachable(f"the chain answered nonsense when it judged {rows} rows: {codes}")
+    return statuses
+
+
+def _require_worth(chosen: Sequence[ChannelRecord], policy: ClaimPolicy, fee_wei: int) -> None:
+    """Raise InvalidRequest where a stranger would make the node pay more than it is owed."""
+    value, cost = weigh(chosen, policy, fee_wei)
+    if chosen and cost >= value:
+        raise InvalidRequest(
+            f"claiming the {value} units owed here would cost {cost} units of gas: request the "
+            "close on chain instead, and withdraw after its delay"
+        )

@@ -1,0 +1,182 @@
+"""When a claim is worth its gas, and how rows are cut into transactions.
+
+Owns the gas model of ``Settlement.claim``, the policy that weighs it, and the choice of channels.
+Pure: books, fees and deadlines are handed in. What a claim brings is its gross amount: the node
+carries the gas of what the works' creators earn by it.
+
+Invariant: no channel is chosen that brings less than its own row adds to the cost, and no claim
+that brings less than it costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from viz.domain.claim_rows import ROW_HEAD_BYTES, SignedVoucher, pack_rows
+from viz.domain.ports.ledger import ChannelRecord
+from viz.domain.ports.settlement_ledger import ClaimRecord
+from viz.domain.units import BPS, WEI_A_COIN, AdapterId, Address, Units
+from viz.domain.usage import LINE_BYTES, UsageLine
+
+# From docs/gas.md, the rows "Settlement.claim RxL, steady, the batch", each rounded up. A line for
+# an adapter that the batch has already: (100x10 - 100x1 - 9 adapters) / 900. An adapter's first
+# line: (1x10 - 1x1) / 9, less that. A row: (100x1 - 10x1) / 90, less a line. The rest of 1x1 is
+# paid once. What a node or an adapter claims for the very first time costs up to 2.7 times that.
+CLAIM_GAS: Final = 31_500
+ROW_GAS: Final = 12_800
+ADAPTER_GAS: Final = 20_400
+LINE_GAS: Final = 230
+# Before a close or an adapter's end a claim waits for a better fee until this is left, of a day as
+# a rule: congestion of some hours, a failed claim's pause, an endpoint that is away for a while.
+LAST_CALL_S: Final = 6 * 3_600
+MAX_ROWS: Final = 200
+# A row holds up to 255 lines, and nodes refuse transactions beyond 128 KiB.
+MAX_BATCH_LINES: Final = 2_000
+MAX_BATCH_BYTES: Final = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimPolicy:
+    """When to claim. ``coin_units`` is what one coin of the chain (10^18 wei) is worth in units.
+
+    With it at 0 gas is free. ``max_gas_bps`` bounds the part of a claim's value that its gas may
+    cost where nothing presses.
+    """
+
+    claim_at_units: Units
+    claim_age_s: int
+    interval_s: float = 5.0
+    coin_units: Units = 0
+    max_gas_bps: int = 500
+
+    def cost_units(self, gas: int, fee_wei: int) -> Units:
+        """Return what that much gas costs at ``fee_wei`` a unit, rounded up."""
+        return -(-gas * fee_wei * self.coin_units // WEI_A_COIN)
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimContext:
+    """What a choice depends on besides the books.
+
+    ``deadlines`` are the chain times before which leaving payers' channels, and those with lines of
+    ending adapters, must be claimed; ``since`` is when each channel's oldest unclaimed money was
+    signed for.
+    """
+
+    now_s: int
+    chain_now_s: int
+    fee_wei: int
+    deadlines: Mapping[Address, int]
+    since: Mapping[Address, int]
+
+    @property
+    def pressing(self) -> frozenset[Address]:
+        """The signers whose deadline is so near that no better fee is waited for."""
+        last_s = self.chain_now_s + LAST_CALL_S
+        return frozenset(each for each, at in self.deadlines.items() if at <= last_s)
+
+
+def claim_gas(rows: Sequence[Collection[AdapterId]]) -> int:
+    """Return what one claim costs whose rows have these lines, in gas."""
+    seen: set[AdapterId] = set()
+    gas = CLAIM_GAS
+    for lines in rows:
+        gas += row_gas(lines, seen)
+        seen |= set(lines)
+    return gas
+
+
+def row_gas(lines: Collection[AdapterId], seen: Container[AdapterId]) -> int:
+    """Return what a row adds to a claim that has lines for the adapters of ``seen``."""
+    new = sum(adapter_id not in seen for adapter_id in lines)
+    return ROW_GAS + LINE_GAS * len(lines) + ADAPTER_GAS * new
+
+
+def value_of(channel: ChannelRecord) -> Units:
+    """Return what a channel's best voucher would bring."""
+    return sum(channel.unclaimed().values()) if channel.signature else 0
+
+
+def choose(
+    due: Sequence[ChannelRecord], policy: ClaimPolicy, moment: ClaimContext
+) -> Sequence[ChannelRecord]:
+    """Return the channels to claim now: all that pay for their row, once one reason holds.
+
+    Reasons: their value, the age of the oldest, or a deadline. A deadline's channels wait for a fee
+    within ``max_gas_bps`` until ``LAST_CALL_S`` is left; then they are claimed alone or, where that
+    would not pay, with all others. What costs more than it brings is looked at again in each pass.
+    """
+    worth = _worthwhile(due, policy, moment)
+    value, cost = weigh(worth, policy, moment.fee_wei)
+    cheap = cost * BPS <= value * policy.max_gas_bps
+    oldest = min((moment.since[each.signer] for each in worth), default=moment.now_s)
+    aged = moment.now_s - oldest >= policy.claim_age_s
+    if (value >= policy.claim_at_units and cheap) or (aged and value > cost):
+        return worth
+    bound = [each for each in due if each.signer in moment.deadlines]
+    urgent = _worthwhile(bound, policy, moment)
+    urgent_value, urgent_cost = weigh(urgent, policy, moment.fee_wei)
+    if urgent and urgent_cost * BPS <= urgent_value * policy.max_gas_bps:
+        return urgent
+    last = [each for each in bound if each.signer in moment.pressing]
+    pressing = _worthwhile(last, policy, moment)
+    pressing_value, pressing_cost = weigh(pressing, policy, moment.fee_wei)
+    if pressing_value > pressing_cost:
+        return pressing
+    return worth if pressing and value > cost else ()
+
+
+def _worthwhile(
+    channels: Sequence[ChannelRecord], policy: ClaimPolicy, moment: ClaimContext
+) -> list[ChannelRecord]:
+    """Return those that bring more than they add to one claim's cost, the dearest first."""
+    chosen: list[ChannelRecord] = []
+    seen: set[AdapterId] = set()
+    for channel in sorted(channels, key=value_of, reverse=True):
+        lines = channel.unclaimed().keys()
+        if value_of(channel) > policy.cost_units(row_gas(lines, seen), moment.fee_wei):
+            chosen.append(channel)
+            seen |= lines
+    return chosen
+
+
+def weigh(
+    channels: Sequence[ChannelRecord], policy: ClaimPolicy, fee_wei: int
+) -> tuple[Units, Units]:
+    """Return what a claim of these channels brings and what it costs."""
+    gas = claim_gas([each.unclaimed().keys() for each in channels])
+    return sum(map(value_of, channels)), policy.cost_units(gas, fee_wei)
+
+
+def batches(rows: Sequence[ClaimRecord]) -> Iterator[Sequence[ClaimRecord]]:
+    """Yield the rows in order, in runs that fit one transaction; a run has at least one row."""
+    start = lines = size = 0
+    for at, row in enumerate(rows):
+        row_bytes = ROW_HEAD_BYTES + LINE_BYTES * len(row.lines)
+        full = (
+            at - start >= MAX_ROWS
+            or lines + len(row.lines) > MAX_BATCH_LINES
+            or size + row_bytes > MAX_BATCH_BYTES
+        )
+        if at > start and full:
+            yield rows[start:at]
+            start, lines, size = at, 0, 0
+        lines += len(row.lines)
+        size += row_bytes
+    if start < len(rows):
+        yield rows[start:]
+
+
+def packed(rows: Sequence[ClaimRecord]) -> bytes:
+    """Return the argument of ``Settlement.claim`` for these rows."""
+    return pack_rows(
+        SignedVoucher(
+            row.base_units,
+            row.receipts_head,
+            tuple(UsageLine(*line) for line in row.lines),
+            row.signature,
+        )
+        for row in rows
+    )

@@ -1,0 +1,94 @@
+"""Carries claim rows to the chain: in batches, a refused batch in halves, a pause after a failure.
+
+Owns what is done when a claim is refused or fails. Does not know which rows are good, nor what
+became of them: the chain's totals say that (docs/adr/0004).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Container, Sequence
+from typing import Final
+
+import structlog
+
+from viz.domain.ports.clock import Clock
+from viz.domain.ports.settlement_ledger import ClaimRecord
+from viz.domain.ports.transactions import Call, ChainWriter, Outcome, Transaction
+from viz.domain.units import Address, hex_of
+from viz.errors import FeeTooHigh, TransactionFailed
+from viz.services.settlement.claim_policy import batches, packed
+
+# A mined claim that failed was judged good a moment before: its gas must not be burnt every pass.
+HOLD_AFTER_FAILURE_S: Final = 300
+# Eight find one bad row of MAX_ROWS.
+MAX_SPLITS: Final = 16
+_log = structlog.get_logger()
+
+
+class ClaimSender:
+    """Sends rows; ``held`` for a while after a claim that was mined and failed."""
+
+    def __init__(self, writer: ChainWriter, clock: Clock) -> None:
+        self._writer = writer
+        self._clock = clock
+        self._hold_until_s = 0
+
+    @property
+    def held(self) -> bool:
+        """Whether the last failure is too fresh to send again."""
+        return self._clock.now_s() < self._hold_until_s
+
+    async def send(
+        self, rows: Sequence[ClaimRecord], *, pressing: Container[Address] = ()
+    ) -> list[Transaction]:
+        """Send the rows, or while gas costs more than the operator pays those of ``pressing``.
+
+        Raises TransactionFailed when none could be sent, FeeTooHigh, ChainUnreachable.
+        """
+        try:
+            return await self._send(rows, urgent=False)
+        except FeeTooHigh:
+            last = [row for row in rows if row.signer in pressing]
+            if not last:
+                raise
+            return await self._send(last, urgent=True)
+
+    async def _send(self, rows: Sequence[ClaimRecord], *, urgent: bool) -> list[Transaction]:
+        open_parts = deque(batches(rows))
+        sent: list[Transaction] = []
+        refused: TransactionFailed | None = None
+        splits = 0
+        while open_parts:
+            part = open_parts.popleft()
+            try:
+                sent.append(await self._claim(part, urgent=urgent))
+            except FeeTooHigh:
+                if not sent:
+                    raise
+                break  # the fee rose meanwhile: what is left waits for the next pass
+            except TransactionFailed as error:
+                refused = error
+                _log.warning("claim refused", rows=len(part), reason=error.detail)
+                if len(part) > 1 and splits < MAX_SPLITS:
+                    splits += 1
+                    half = len(part) // 2
+                    open_parts.extendleft((part[half:], part[:half]))
+        if refused is not None and not sent:
+            raise refused
+        return sent
+
+    async def _claim(self, rows: Sequence[ClaimRecord], *, urgent: bool) -> Transaction:
+        call = Call("Settlement", "claim", (packed(rows),))
+        sent = await self._writer.submit(call, urgent=urgent)
+        _log.info(
+            "claim sent",
+            rows=len(rows),
+            outcome=sent.outcome.value,
+            transaction=hex_of(sent.hash),
+            gas=sent.gas_used,
+        )
+        if sent.outcome is Outcome.FAILED:
+            self._hold_until_s = self._clock.now_s() + HOLD_AFTER_FAILURE_S
+            _log.error("claim failed on chain", reason=sent.error, transaction=hex_of(sent.hash))
+        return sent

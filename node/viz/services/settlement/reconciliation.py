@@ -1,0 +1,179 @@
+"""The watchdog: the node's books beside what Settlement says of the same channels.
+
+Owns the comparison, when it is made and what came of it. Judges no voucher and mends nothing: an
+operator has to, and why only the channel at fault stops meanwhile stands in docs/adr/0010. Tells of
+every close request that it comes across.
+
+Invariants: it only reads; a pass asks the chain about a bounded number of channels; no failure of
+chain or ledger ends it; a difference counts only when two passes in a row found it, so that a claim
+between two readings is not taken for one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+import structlog
+
+from viz.domain.ports.chain import ChainReader, ChannelState
+from viz.domain.ports.clock import Clock
+from viz.domain.ports.ledger import ChannelRecord
+from viz.domain.ports.settlement_ledger import ClaimRecord
+from viz.domain.units import Address, Units
+from viz.errors import ChainError, StoreError
+
+CHANNELS_A_PASS: Final = 256
+AT_ONCE: Final = 8
+_log = structlog.get_logger()
+
+
+class ComparedLedger(Protocol):
+    """What is compared: channels, and the claim rows that are not finished."""
+
+    async def channels(self) -> Sequence[ChannelRecord]: ...
+
+    async def frozen(self) -> Sequence[ClaimRecord]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """One channel on which books and chain disagree.
+
+    ``settled``: the chain's settled total is none at which a claim of the books begins or ends.
+    ``covered``: what was accepted ends above all that the chain holds and has settled.
+    """
+
+    signer: Address
+    what: Literal["settled", "covered"]
+    books_units: Units
+    chain_units: Units
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What the last pass found. ``compared_at_s`` is 0 before the first."""
+
+    compared_at_s: int = 0
+    channels: int = 0
+    mismatches: tuple[Mismatch, ...] = ()
+
+
+class Reconciliation:
+    """Compares at an interval; ``mismatches`` are those of two passes in a row, by signer."""
+
+    def __init__(
+        self,
+        ledger: ComparedLedger,
+        chain: ChainReader,
+        clock: Clock,
+        node: Address,
+        *,
+        interval_s: float = 60.0,
+        channels_a_pass: int = CHANNELS_A_PASS,
+        closing: Callable[[Address], None] | None = None,
+    ) -> None:
+        self._ledger = ledger
+        self._chain = chain
+        self._clock = clock
+        self._node = node
+        self._interval_s = interval_s
+        self._channels_a_pass = channels_a_pass
+        self._closing = closing
+        self._after: Address | None = None
+        self._suspects: dict[Address, Mismatch] = {}
+        self._found: dict[Address, Mismatch] = {}
+        self.last = Comparison()
+
+    @property
+    def mismatches(self) -> Mapping[Address, Mismatch]:
+        """The channels that nothing should be sold on until the operator looked at them."""
+        return self._found
+
+    async def run(self) -> None:
+        """Compare again and again, until cancelled."""
+        while True:
+            try:
+                await self.step()
+            except (ChainError, StoreError) as error:
+                _log.warning("books not compared", reason=error.detail)
+            await asyncio.sleep(self._interval_s)
+
+    async def step(self) -> Comparison:
+        """Compare the next channels, and every suspect again. Raises ChainError, StoreError."""
+        # The rows first: one that is frozen after this reading makes a suspect, not a mismatch.
+        rows: dict[Address, list[ClaimRecord]] = {}
+        for row in await self._ledger.frozen():
+            rows.setdefault(row.signer, []).append(row)
+        records = {record.signer: record for record in await self._ledger.channels()}
+        chosen = self._choose(records)
+        seen = await self._ask(chosen)
+        for signer in chosen:
+            state = seen[signer]
+            if self._closing is not None and state is not None and state.close_at:
+                self._closing(signer)
+            found = compare(records[signer], rows.get(signer, ()), state)
+            self._note(signer, found)
+        for signer in [each for each in self._found if each not in records]:
+            del self._found[signer]
+        self.last = Comparison(self._clock.now_s(), len(chosen), tuple(self._found.values()))
+        return self.last
+
+    def _choose(self, records: Mapping[Address, ChannelRecord]) -> list[Address]:
+        """Return the suspects, then those whose turn it is, round and round by signer."""
+        again = [each for each in sorted(self._suspects) if each in records]
+        chosen = again[: self._channels_a_pass]
+        others = sorted(records.keys() - set(chosen))
+        start = next((n for n, each in enumerate(others) if each > (self._after or "")), 0)
+        turn = (others[start:] + others[:start])[: self._channels_a_pass - len(chosen)]
+        if turn:
+            self._after = turn[-1]
+        return chosen + turn
+
+    async def _ask(self, signers: Sequence[Address]) -> dict[Address, ChannelState | None]:
+        seen: dict[Address, ChannelState | None] = {}
+        for start in range(0, len(signers), AT_ONCE):
+            part = signers[start : start + AT_ONCE]
+            states = await asyncio.gather(
+                *(self._chain.channel(signer, self._node) for signer in part)
+            )
+            seen |= zip(part, states, strict=True)
+        return seen
+
+    def _note(self, signer: Address, found: Mismatch | None) -> None:
+        before = self._suspects.pop(signer, None)
+        if found is None:
+            if self._found.pop(signer, None) is not None:
+                _log.info("books and chain agree again", signer=signer)
+            return
+        self._suspects[signer] = found
+        if before is not None and before.what == found.what and self._found.get(signer) != found:
+            self._found[signer] = found
+            _log.error(
+                "books and chain disagree",
+                signer=signer,
+                what=found.what,
+                books_units=found.books_units,
+                chain_units=found.chain_units,
+            )
+
+
+def compare(
+    record: ChannelRecord, rows: Sequence[ClaimRecord], seen: ChannelState | None
+) -> Mismatch | None:
+    """Return where a channel's books and its confirmed state on chain disagree, if they do.
+
+    ``rows`` are its unfinished claim rows in order. While they are under way the chain may stand
+    at any of their ends; what was accepted must be covered by settled total and deposit together.
+    """
+    settled = seen.settled_units if seen else 0
+    deposit = seen.deposit_units if seen else 0
+    start = rows[0].base_units if rows else record.base_units
+    if settled not in {start, *(row.end_units for row in rows)}:
+        return Mismatch(record.signer, "settled", start, settled)
+    end = record.base_units + (sum(record.unclaimed().values()) if record.signature else 0)
+    if end > settled + deposit:
+        return Mismatch(record.signer, "covered", end, settled + deposit)
+    return None

@@ -1,0 +1,169 @@
+"""Auditing an adapter: train it again from its manifest and compare the bytes.
+
+Owns the comparison and what it may claim. Does not know where a manifest or a work comes from; it
+takes files. Invariants: an audit that cannot repeat the run (another work, another adapter's
+manifest) says so before it computes; other bytes count against a trainer except where something
+that this auditor's own list knows (``audit_environment``) is otherwise here; what no environment
+changes (rows, sizes in tokens) counts everywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from viz.domain.manifest import Manifest, open_manifest
+from viz.domain.units import Hash32, hex_of, parse_address, parse_hash
+from viz.domain.work import check_commitment
+from viz.errors import CommitmentMismatch, InvalidRequest
+from viz.services.training.audit_environment import compare
+from viz.services.training.request import inputs_of, read_input
+from viz.training.environment import REPRODUCIBILITY_CLASS
+from viz.training.run import Bounds, TrainingRun, settings_from
+from viz.training.runner import Runner, TrainingEvent
+
+
+class Verdict(Enum):
+    """What a repetition shows."""
+
+    REPRODUCED = "reproduced"
+    """The same bytes came out: the adapter is what its manifest says."""
+    DIFFERENT = "different"
+    """Other bytes though all that counts is alike, or other rows: the manifest is not true."""
+    INCONCLUSIVE = "inconclusive"
+    """Other bytes, but something that counts is otherwise here: repeat it on the manifest's."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """The outcome of one repetition.
+
+    ``differences`` are what may have changed the bytes, ``findings`` what is wrong with the
+    manifest whatever came out; they excuse nothing.
+    """
+
+    verdict: Verdict
+    claimed: Hash32
+    found: Hash32
+    reproducibility: str
+    differences: Mapping[str, tuple[Any, Any]]
+    rows_match: bool
+    findings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return {
+            "verdict": self.verdict.value,
+            "claimedWeights": hex_of(self.claimed),
+            "foundWeights": hex_of(self.found),
+            "reproducibility": self.reproducibility,
+            "differences": {name: list(pair) for name, pair in self.differences.items()},
+            "rowsMatch": self.rows_match,
+            "findings": list(self.findings),
+        }
+
+
+async def audit_adapter(
+    envelope: bytes,
+    works: Sequence[Mapping[str, Any]],
+    *,
+    directory: Path,
+    base_model: str,
+    cache_dir: Path,
+    expected_hash: Hash32 | None = None,
+    expected_weights: Hash32 | None = None,
+    bounds: Bounds | None = None,
+    progress: Callable[[TrainingEvent], None] | None = None,
+) -> AuditReport:
+    """Retrain an adapter from its manifest and its works, and compare.
+
+    ``works`` are as in a training request, in any order. ``expected_hash`` and
+    ``expected_weights`` are the manifest's hash and the weights' digest on chain, compared before
+    anything is computed. Raises InvalidRequest, InvalidSignature, CommitmentMismatch, and what a
+    run raises.
+    """
+    manifest = open_manifest(envelope, expected_hash=expected_hash)
+    if expected_weights is not None and manifest.weights_digest != expected_weights:
+        raise InvalidRequest(
+            f"the manifest is about weights {hex_of(manifest.weights_digest)}, the chain has "
+            f"{hex_of(expected_weights)}"
+        )
+    run = await asyncio.to_thread(_repetition, manifest, works, base_model, cache_dir, bounds)
+    metrics: dict[str, Any] = {}
+    async with contextlib.aclosing(Runner(run, directory).events()) as events:
+        async for event in events:
+            metrics = event.values.get("metrics", metrics)
+            if progress is not None:
+                progress(event)
+    return judge(manifest, metrics)
+
+
+def judge(manifest: Manifest, metrics: Mapping[str, Any]) -> AuditReport:
+    """Compare a repetition's metrics with what the manifest claims."""
+    if metrics["baseModel"] != hex_of(manifest.base_model):
+        raise InvalidRequest(
+            f"the manifest is about base model {hex_of(manifest.base_model)}, this one is "
+            f"{metrics['baseModel']}: give the right base model"
+        )
+    found = parse_hash(metrics["weightsDigest"])
+    settings = settings_from(manifest.settings)
+    differences, findings = compare(manifest.environment, metrics["environment"], settings)
+    same_recipe = "recipe" not in differences
+    rows_match = parse_hash(metrics["rowsDigest"]) == manifest.rows_digest
+    untrue = []
+    if not rows_match:
+        untrue.append("the works give other training rows than the manifest names")
+    if [work.tokens for work in manifest.works] != list(metrics["workTokens"]):
+        untrue.append("the works have other sizes in tokens, from which shares are computed")
+    if manifest.reproducibility != REPRODUCIBILITY_CLASS:
+        findings.append(f"its class {manifest.reproducibility[:60]!r} is not one of this version")
+    if same_recipe and untrue:
+        verdict = Verdict.DIFFERENT  # no environment changes these
+    elif found == manifest.weights_digest:
+        verdict = Verdict.REPRODUCED
+    else:
+        verdict = Verdict.INCONCLUSIVE if differences else Verdict.DIFFERENT
+    return AuditReport(
+        verdict=verdict,
+        claimed=manifest.weights_digest,
+        found=found,
+        reproducibility=manifest.reproducibility,
+        differences=differences,
+        rows_match=rows_match,
+        findings=(*untrue, *findings),
+    )
+
+
+def _repetition(
+    manifest: Manifest,
+    works: Sequence[Mapping[str, Any]],
+    base_model: str,
+    cache_dir: Path,
+    bounds: Bounds | None,
+) -> TrainingRun:
+    given = {each.content_id: each for each in inputs_of({"works": works})}
+    wanted = [int(work.content_id) for work in manifest.works]
+    if sorted(given) != sorted(wanted):
+        raise InvalidRequest(f"the manifest names the works {wanted}, given are {sorted(given)}")
+    inputs = []
+    for named in manifest.works:
+        each = given[int(named.content_id)]
+        work = read_input(each)
+        salt, creator = parse_hash(each.salt), parse_address(each.creator)
+        check_commitment(work, creator, salt, named.commitment)
+        if len(work.chunks) != named.chunks:
+            raise CommitmentMismatch(f"work {named.content_id} has not {named.chunks} chunks")
+        inputs.append(replace(each, commitment=hex_of(named.commitment)))
+    return TrainingRun(
+        name="audit",
+        works=tuple(inputs),
+        settings=settings_from(manifest.settings),
+        base_model=base_model,
+        cache_dir=cache_dir,
+        bounds=bounds or Bounds(),
+    )

@@ -1,0 +1,169 @@
+"""What a request to train must show before anything runs: grants, the registered files, licenses.
+
+Owns the order of these checks, the license's limit on repetition and what a dry run answers. Does
+not know the queue, processes or manifests. Invariants: nothing of a work is read for training
+before the chain shows a live grant that permits it; a file passes only if it is the one that was
+registered; a license binds only, and always, as the text whose hash the chain has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from viz.domain.eip712 import keccak
+from viz.domain.license import ADAPTER_USES, Use
+from viz.domain.ports.chain import ChainReader, ContentState, GrantState
+from viz.domain.ports.transactions import Call
+from viz.domain.units import (
+    ZERO_HASH,
+    Address,
+    ContentId,
+    Hash32,
+    Units,
+    hex_of,
+    parse_address,
+    parse_hash,
+)
+from viz.domain.work import Work, check_commitment
+from viz.errors import InvalidRequest, NoLiveGrant
+from viz.protocol.wire import canonical_json
+from viz.services.market.work_records import load_record, record_path
+from viz.services.training.request import inputs_of, read_input, settings_of
+from viz.training.estimate import Estimate, estimate
+from viz.training.run import Settings, WorkInput
+
+# Held where a license's text is not at hand: it may state a limit that we cannot see.
+UNREAD_LIMIT_TOKENS: Final = Settings().max_verbatim_tokens
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A request whose works are licensed and are what they claim to be."""
+
+    inputs: tuple[WorkInput, ...]
+    works: tuple[Work, ...]
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """What a dry run answers; ``fees_units`` are what grants that are missing would cost now."""
+
+    estimate: Estimate
+    settings: Settings
+    fees_units: Mapping[ContentId, Units]
+
+
+class TrainingCheck:
+    """One trainer's requests, judged by the chain."""
+
+    def __init__(self, reader: ChainReader, trainer: Address, threads: int) -> None:
+        self._reader, self._trainer, self._threads = reader, trainer, threads
+
+    async def plan(self, request: Mapping[str, Any]) -> TrainingPlan:
+        """Check the works and say what training them costs; need no grant.
+
+        Raises InvalidRequest, InvalidWork, CommitmentMismatch.
+        """
+        checked = await self.check(request, licensed=False)
+        fees: dict[ContentId, Units] = {}
+        for each in checked.inputs:
+            content_id = ContentId(each.content_id)
+            grant = await self._reader.grant(content_id, self._trainer)
+            if grant is None or not grant.live:
+                content = await self._content(content_id)
+                fees[content_id] = int((await self._terms(content.terms_hash))[0]["trainingFee"])
+        estimated = await asyncio.to_thread(estimate, checked.works, checked.settings)
+        return TrainingPlan(estimated, checked.settings, fees)
+
+    async def check(self, request: Mapping[str, Any], *, licensed: bool) -> Checked:
+        """Return the works of a request and its settings.
+
+        Raises NoLiveGrant where ``licensed``, CommitmentMismatch, InvalidRequest, InvalidWork.
+        """
+        inputs = await asyncio.to_thread(inputs_of, request)
+        grants = [await self._grant(ContentId(given.content_id), licensed) for given in inputs]
+        checked: list[WorkInput] = []
+        works: list[Work] = []
+        limits: list[int | None] = []
+        for given, grant in zip(inputs, grants, strict=True):
+            content = await self._content(ContentId(given.content_id))
+            work = await asyncio.to_thread(read_input, given)
+            salt = parse_hash(given.salt)
+            check_commitment(work, parse_address(given.creator), salt, content.commitment)
+            _, license_hash = await self._terms((grant or content).terms_hash)
+            limits.append(await asyncio.to_thread(verbatim_limit, given.path, license_hash))
+            checked.append(replace(given, commitment=hex_of(content.commitment)))
+            works.append(work)
+        settings = await asyncio.to_thread(settings_of, request, works, limits, self._threads)
+        return Checked(tuple(checked), tuple(works), settings)
+
+    async def _grant(self, content_id: ContentId, needed: bool) -> GrantState | None:
+        """Return the live grant to a work, which must permit an adapter where it is ``needed``."""
+        grant = await self._reader.grant(content_id, self._trainer)
+        if grant is None or not grant.live:
+            if not needed:
+                return None
+            raise NoLiveGrant(
+                f"{self._trainer} holds no live grant to work {content_id}: acquire one with "
+                f"`viz content license {content_id}`",
+                contents=[int(content_id)],
+            )
+        uses = Use(int((await self._terms(grant.terms_hash))[0].get("uses", 0)))
+        if needed and uses & ADAPTER_USES != ADAPTER_USES:
+            raise NoLiveGrant(
+                f"the grant to work {content_id} does not permit an adapter to be trained, "
+                "embodied and served",
+                contents=[int(content_id)],
+            )
+        return grant
+
+    async def _content(self, content_id: ContentId) -> ContentState:
+        content = await self._reader.content(content_id)
+        if content is None:
+            raise InvalidRequest(f"there is no work {content_id} on chain: check the id")
+        return content
+
+    async def _terms(self, terms_hash: Hash32) -> tuple[Mapping[str, Any], Hash32]:
+        """Return a terms set and the hash of its license's text."""
+        found = await self._reader.read(Call("ContentRegistry", "termsOf", (terms_hash,)))
+        return found["terms"], Hash32(found.get("licenseHash", ZERO_HASH))
+
+
+def verbatim_limit(path: Path, license_hash: Hash32) -> int | None:
+    """Return how many tokens of a work its license lets an adapter repeat; None where it is silent.
+
+    The text is the one in the record beside the work, and counts only under the hash that the
+    chain has. Where there is no record, ``UNREAD_LIMIT_TOKENS``. Raises InvalidRequest for another
+    license, and for a limit that is no number.
+    """
+    record = load_record(path)
+    if record is None:
+        _log.warning(
+            "a license is not at hand: the limit that holds is the default one",
+            work=path.name,
+            license_hash=hex_of(license_hash),
+            limit_tokens=UNREAD_LIMIT_TOKENS,
+        )
+        return UNREAD_LIMIT_TOKENS
+    if keccak(canonical_json(dict(record.license))) != license_hash:
+        raise InvalidRequest(
+            f"the license in {record_path(path).name} is not the one on chain, which hashes to "
+            f"{hex_of(license_hash)}: get the record with its text from the creator"
+        )
+    limit = record.license.get("max_verbatim_tokens")
+    if limit is None:
+        return None
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
+        raise InvalidRequest(
+            f"the license in {record_path(path).name} states a limit that cannot be held: "
+            f"max_verbatim_tokens is {str(limit)[:40]!r}"
+        )
+    return limit

@@ -1,0 +1,301 @@
+"""Training as a service of the node: licensed works in, a signed and measured adapter out.
+
+Owns the queue of one run at a time, from its check (``training_check``) to its signed manifest.
+Does not know tensors, HTTP or publication's transactions. Invariants: what was checked when a run
+was asked for is checked again when its turn comes; a result exists only with a signed manifest and
+within the license's memorisation limit; of a run that has ended nothing stays in memory, and on
+the disk what ``training_folders`` says.
+
+Shared CPU: a run is niced below serving, and only one runs at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from viz.domain.manifest import (
+    Manifest,
+    manifest_hash,
+    open_manifest,
+    seal_manifest,
+    shares_by_tokens,
+)
+from viz.domain.ports.chain import ChainReader
+from viz.domain.ports.clock import Clock
+from viz.domain.ports.ledger import TrainingLedger, TrainingRecord
+from viz.domain.units import Address
+from viz.domain.work import Work
+from viz.errors import InvalidRequest, StoreError, TrainingCancelled, VizError
+from viz.services.market.publishing import Publication
+from viz.services.training.checks import TrainingCheck, TrainingPlan
+from viz.services.training.cleanup import tidy
+from viz.services.training.progress import TrainingProgress
+from viz.services.training.result import manifest_of, require_memorisation_limit, result_of
+from viz.training.run import Bounds, TrainingRun
+from viz.training.runner import Runner, TrainingEvent
+
+MANIFEST_FILE: Final = "manifest.json"
+_END_ATTEMPTS: Final = 3
+_ENDED: Final = frozenset({"done", "failed", "cancelled"})
+_log = structlog.get_logger()
+
+Seal = Callable[[Manifest], Awaitable[bytes]]
+
+
+def seal_with(key: bytes) -> Seal:
+    """Return a sealer that signs with ``key`` off the event loop."""
+
+    async def seal(manifest: Manifest) -> bytes:
+        return await asyncio.to_thread(seal_manifest, manifest, key)
+
+    return seal
+
+
+class TrainingQueue:
+    """The node's training runs. ``run`` must be running for queued ones to start."""
+
+    def __init__(
+        self,
+        reader: ChainReader,
+        ledger: TrainingLedger,
+        clock: Clock,
+        trainer: Address,
+        seal: Seal,
+        *,
+        directory: Path,
+        base_model: str,
+        cache_dir: Path,
+        threads: int,
+        bounds: Bounds | None = None,
+        retry_s: float = 5.0,
+    ) -> None:
+        """``directory`` holds one folder a run; ``cache_dir`` the base models."""
+        self._retry_s = retry_s
+        self._ledger, self._clock = ledger, clock
+        self._trainer, self._seal = trainer, seal
+        self._directory, self._base_model, self._cache_dir = directory, base_model, cache_dir
+        self._check = TrainingCheck(reader, trainer, threads)
+        self._bounds = bounds or Bounds()
+        self._queue: asyncio.Queue[str] = asyncio.Queue()
+        self._waiting: set[str] = set()
+        self._runners: dict[str, Runner] = {}
+        self._unwanted: set[str] = set()
+        self._progress = TrainingProgress()
+
+    async def plan(self, request: Mapping[str, Any]) -> TrainingPlan:
+        """Say what training would cost; see ``TrainingCheck.plan``."""
+        return await self._check.plan(request)
+
+    async def start(self, request: Mapping[str, Any]) -> TrainingRecord:
+        """Check the request and queue the run.
+
+        ``request``: ``works`` (each ``path``, and ``contentId``, ``kind``, ``creator``, ``salt``
+        unless its registration record lies beside it), optionally ``name`` and ``settings``.
+        Raises NoLiveGrant, CommitmentMismatch, InvalidRequest, InvalidWork.
+        """
+        self._ledger.require_room()
+        await self._check.check(request, licensed=True)
+        now = self._clock.now_s()
+        record = TrainingRecord(
+            training_id=secrets.token_hex(8),
+            state="queued",
+            request=dict(request),
+            created_at=now,
+            updated_at=now,
+        )
+        await self._put(record)
+        self._enqueue(record.training_id)
+        return record
+
+    async def cancel(self, training_id: str) -> TrainingRecord:
+        """Stop a run between two steps, for good; an ended run stays as it is."""
+        record = await self.record(training_id)
+        if record.state in _ENDED:
+            return record
+        # Noted first: the queue may take the run up between our reading and our writing.
+        self._unwanted.add(training_id)
+        if record.state == "queued":
+            record = replace(record, state="cancelled", error="cancelled before it started")
+            await self._put(record)
+        else:
+            if runner := self._runners.get(training_id):
+                await runner.cancel()
+            async for _ in self.events(training_id):
+                pass
+            self._unwanted.discard(training_id)
+            record = await self.record(training_id)
+        return record
+
+    async def record(self, training_id: str) -> TrainingRecord:
+        """Return a run; raise InvalidRequest for an unknown one."""
+        record = await self._ledger.training(training_id)
+        if record is None:
+            raise InvalidRequest(f"there is no training {training_id!r}: list them")
+        return record
+
+    async def events(self, training_id: str) -> AsyncIterator[Mapping[str, Any]]:
+        """Yield a run's progress from its start in this process; the last event has ``state``.
+
+        Of a run that has ended already, that one alone.
+        """
+        record = await self.record(training_id)
+        told = () if record.state in _ENDED else self._progress.of(training_id)
+        seen = 0
+        while True:
+            for event in told[seen:]:
+                yield event
+                seen += 1
+            record = await self.record(training_id)
+            if record.state in _ENDED and seen == len(told):
+                self._progress.forget(training_id)
+                result, error = dict(record.result), record.error
+                yield {"event": "end", "state": record.state, "result": result, "error": error}
+                return
+            await self._progress.beyond(told, seen)
+
+    async def run(self) -> None:
+        """Train what is queued, one run at a time, until cancelled.
+
+        Runs that a stopped node cut off go on from their checkpoints.
+        """
+        for record in await self._ledger.trainings():
+            if record.state not in _ENDED:
+                self._enqueue(record.training_id)
+        await self._tidy()
+        while True:
+            training_id = await self._queue.get()
+            try:
+                record = await self.record(training_id)
+            except StoreError as error:
+                _log.warning("training put off", training=training_id, reason=error.detail)
+                await asyncio.sleep(self._retry_s)
+                self._queue.put_nowait(training_id)
+                continue
+            self._waiting.discard(training_id)
+            if record.state not in _ENDED:
+                await self._train(record)
+                self._progress.forget(training_id)
+                await self._tidy()
+            self._unwanted.discard(training_id)
+
+    def publication(
+        self, record: TrainingRecord, *, royalty_bps: int, trainer_bps: int
+    ) -> Publication:
+        """Return what ``Publishing.publish`` takes; shares follow the works' sizes in tokens.
+
+        Raises InvalidRequest when the run has no result.
+        """
+        if record.state != "done":
+            raise InvalidRequest(f"training {record.training_id} is {record.state}, not done")
+        folder = self._directory / record.training_id
+        envelope = (folder / MANIFEST_FILE).read_bytes()
+        manifest = open_manifest(envelope)
+        return Publication(
+            weights=folder / "adapter.safetensors",
+            base_model=manifest.base_model,
+            manifest_hash=manifest_hash(envelope),
+            royalty_bps=royalty_bps,
+            trainer_bps=trainer_bps,
+            shares=shares_by_tokens(manifest.works),
+        )
+
+    async def _train(self, record: TrainingRecord) -> None:
+        training_id = record.training_id
+        record = replace(record, state="running")
+        try:
+            await self._put(record)
+            # Again: a grant may have lapsed, or a file changed, while the run waited.
+            checked = await self._check.check(record.request, licensed=True)
+            if training_id in self._unwanted:
+                raise TrainingCancelled("cancelled before it started")
+            run = TrainingRun(
+                name=str(record.request.get("name", training_id)),
+                works=checked.inputs,
+                settings=checked.settings,
+                base_model=self._base_model,
+                cache_dir=self._cache_dir,
+                bounds=self._bounds,
+            )
+            metrics = await self._follow(run, training_id)
+            result = await self._conclude(run, checked.works, metrics, training_id)
+            record = replace(record, state="done", result=result)
+        except TrainingCancelled as error:
+            record = replace(record, state="cancelled", error=str(error))
+        except VizError as error:
+            record = replace(record, state="failed", error=str(error))
+            _log.warning("training failed", training=training_id, code=error.code)
+        except Exception as error:  # noqa: BLE001  one run's accident must not end the node
+            record = replace(record, state="failed", error="unexpected: see the node's log")
+            _log.error("training failed", training=training_id, exc_info=error)
+        await self._put_end(record)
+
+    async def _put_end(self, record: TrainingRecord) -> None:
+        """Store how a run ended; a ledger that refuses must not hold up the runs behind it."""
+        for left in reversed(range(_END_ATTEMPTS)):
+            try:
+                return await self._put(record)
+            except StoreError as error:
+                _log.error(
+                    "the end of a run is not stored; it goes on from its checkpoint at a restart",
+                    training=record.training_id,
+                    state=record.state,
+                    reason=error.detail,
+                )
+                if left:
+                    await asyncio.sleep(self._retry_s)
+        return None
+
+    async def _follow(self, run: TrainingRun, training_id: str) -> dict[str, Any]:
+        runner = Runner(run, self._directory / training_id)
+        self._runners[training_id] = runner
+        metrics: dict[str, Any] = {}
+        try:
+            async with contextlib.aclosing(runner.events()) as events:
+                async for event in events:
+                    metrics = event.values.get("metrics", metrics)
+                    await self._tell(training_id, event)
+        finally:
+            del self._runners[training_id]
+        return metrics
+
+    async def _conclude(
+        self, run: TrainingRun, works: Sequence[Work], metrics: dict[str, Any], training_id: str
+    ) -> dict[str, Any]:
+        require_memorisation_limit(run.settings, metrics)
+        manifest = manifest_of(run, works, metrics, self._trainer, self._clock.now_s())
+        envelope = await self._seal(manifest)
+        path = self._directory / training_id / MANIFEST_FILE
+        await asyncio.to_thread(path.write_bytes, envelope)
+        return result_of(path, envelope, manifest, metrics)
+
+    async def _tell(self, training_id: str, event: TrainingEvent) -> None:
+        values = {k: v for k, v in event.values.items() if k != "metrics"}
+        await self._progress.tell(training_id, {"event": event.kind, **values})
+
+    async def _put(self, record: TrainingRecord) -> None:
+        progress = self._progress.last(record.training_id)
+        await self._ledger.put_training(
+            replace(record, progress=progress, updated_at=self._clock.now_s())
+        )
+        await self._progress.wake()
+
+    def _enqueue(self, training_id: str) -> None:
+        if training_id not in self._waiting:
+            self._waiting.add(training_id)
+            self._queue.put_nowait(training_id)
+
+    async def _tidy(self) -> None:
+        try:
+            records = await self._ledger.trainings()
+        except StoreError as error:
+            _log.warning("runs' folders are not tidied", reason=error.detail)
+            return
+        await asyncio.to_thread(tidy, self._directory, records)

@@ -1,0 +1,121 @@
+"""A request to train, as plain JSON values, turned into works and settings.
+
+Owns the request's form. Does not know grants or the queue. Invariant: whatever is missing or
+malformed raises InvalidRequest naming it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Final
+
+from viz.domain.units import hex_of, parse_address, parse_hash
+from viz.domain.work import Work, parse_work
+from viz.errors import InvalidRequest, InvalidWork
+from viz.services.market.work_records import Registration, load_record, record_path
+from viz.training.facts import facts_of
+from viz.training.run import (
+    MINIMUM_PROBES,
+    Settings,
+    WorkInput,
+    default_settings,
+    settings_from,
+)
+
+MAX_WORKS: Final = 128
+
+
+def inputs_of(request: Mapping[str, Any]) -> tuple[WorkInput, ...]:
+    """Return the works of a request, completed from their registration records.
+
+    Reads the disk. Raises InvalidRequest. Commitments are left empty: the chain says them.
+    """
+    works = request.get("works")
+    if not isinstance(works, Sequence) or isinstance(works, str) or not works:
+        raise InvalidRequest('"works" must list the works to train on')
+    if len(works) > MAX_WORKS:
+        raise InvalidRequest(f"an adapter has at most {MAX_WORKS} works")
+    inputs = tuple(_input(work) for work in works)
+    if len({given.content_id for given in inputs}) != len(inputs):
+        raise InvalidRequest("a work is listed twice")
+    return inputs
+
+
+def _input(work: Any) -> WorkInput:
+    if not isinstance(work, Mapping) or not isinstance(work.get("path"), str):
+        raise InvalidRequest('a work needs its "path"')
+    path = Path(work["path"])
+    record = load_record(path)
+    given: dict[str, Any] = {}
+    if record is not None:
+        given = {
+            "contentId": record.content_id,
+            "kind": record.kind,
+            "creator": record.creator,
+            "salt": hex_of(record.salt),
+        }
+    given |= {name: work[name] for name in ("contentId", "kind", "creator", "salt") if name in work}
+    missing = [n for n in ("contentId", "kind", "creator", "salt") if given.get(n) is None]
+    if missing:
+        raise InvalidRequest(_unregistered(path, record, missing))
+    if isinstance(given["contentId"], bool) or not isinstance(given["contentId"], int):
+        raise InvalidRequest(f"{path.name}: contentId must be a number")
+    creator = parse_address(given["creator"])
+    salt = hex_of(parse_hash(given["salt"]))
+    return WorkInput(given["contentId"], str(given["kind"]), path, creator, salt, "")
+
+
+def _unregistered(path: Path, record: Registration | None, missing: Sequence[str]) -> str:
+    """Return why a work cannot be trained on, and what its trainer does about it."""
+    if not path.exists():
+        return (
+            f"there is no work {path}, nor a registration record of one beside it: name the work's "
+            "folder, or its file"
+        )
+    if record is not None and missing == ["contentId"]:
+        return (
+            f"{path.name} is drafted and not registered: its creator registers it with "
+            f"`viz content register {path.parent} --key KEY`"
+        )
+    return (
+        f"{path.name} has no registration record beside it ({record_path(path).name}): if the work "
+        "is yours, register it with `viz content register`; else ask its creator for the record, "
+        "which holds the salt"
+    )
+
+
+def read_input(given: WorkInput) -> Work:
+    """Return the parsed work of a file; raise InvalidWork."""
+    try:
+        return parse_work(given.kind, given.path.read_bytes())
+    except OSError as error:
+        raise InvalidWork(f"{given.path} cannot be read: {error.strerror}") from error
+
+
+def settings_of(
+    request: Mapping[str, Any],
+    works: Sequence[Work],
+    limits: Sequence[int | None],
+    threads: int,
+) -> Settings:
+    """Return the defaults for the works' facts with the request's changes.
+
+    The memorisation limit is at most the strictest of ``limits``, the licenses' own; where there
+    is one, it is measured by ``MINIMUM_PROBES`` at least. Raises InvalidRequest.
+    """
+    facts = sum(len(facts_of(work)) for work in works)
+    changes = request.get("settings") or {}
+    if not isinstance(changes, Mapping):
+        raise InvalidRequest('"settings" must be an object')
+    chosen = settings_from({**asdict(default_settings(facts, threads=threads)), **changes})
+    stated = [limit for limit in limits if limit is not None]
+    if not stated:
+        return chosen
+    return replace(
+        chosen,
+        # One token is in every answer: a license that allows none is held to that.
+        max_verbatim_tokens=max(1, min(chosen.max_verbatim_tokens, *stated)),
+        probes=max(chosen.probes, MINIMUM_PROBES),
+    )

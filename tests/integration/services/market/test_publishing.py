@@ -1,0 +1,168 @@
+"""Publishing and activating an adapter: the chain's word, the bytes, the engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from tests.fakes.blobs import MemoryBlobStore
+from tests.integration.chain.testnet import Testnet, terms
+
+from viz.domain.ports.engine import BaseModel
+from viz.domain.ports.transactions import Call
+from viz.domain.units import AdapterId, ContentId, Hash32
+from viz.errors import (
+    AdapterNotServable,
+    BlobCorrupt,
+    InvalidRequest,
+    NoLiveGrant,
+    TransactionFailed,
+    UnknownAdapter,
+)
+from viz.services.market.publishing import Publication, Publishing
+
+BASE = Hash32(b"\x0b" * 32)
+WEIGHTS = b"not really tensors: this service never looks inside" * 100
+
+
+class ListeningEngine:
+    """Stands for the engine where only what it is handed matters."""
+
+    def __init__(self, digest: Hash32 = BASE) -> None:
+        self.model = BaseModel("base", digest, Hash32(b"\1" * 32), 2_048, 49_152, 81)
+        self.handed: dict[AdapterId, bytes] = {}
+
+    async def add_adapter(self, adapter_id: AdapterId, weights: Path) -> None:
+        self.handed[adapter_id] = weights.read_bytes()
+
+
+class Desk:
+    """A trainer's publishing service with its parts at hand."""
+
+    def __init__(self, net: Testnet, folder: Path, *, account: int = 4, **engine: Any) -> None:
+        self.engine = cast(Any, ListeningEngine(**engine))
+        self.blobs = MemoryBlobStore()
+        self.service = Publishing(
+            net.chain, net.sender(account), self.blobs, folder / "active", engine=self.engine
+        )
+
+
+def publication(folder: Path, works: list[ContentId], **changes: Any) -> Publication:
+    weights = folder / "adapter.safetensors"
+    weights.write_bytes(WEIGHTS)
+    parts = [10_000 // len(works)] * len(works)
+    parts[0] += 10_000 - sum(parts)
+    values: dict[str, Any] = {
+        "weights": weights,
+        "base_model": BASE,
+        "manifest_hash": Hash32(b"\x0c" * 32),
+        "royalty_bps": 3_000,
+        "trainer_bps": 1_000,
+        "shares": list(zip(works, parts, strict=True))[::-1],
+    }
+    return Publication(**(values | changes))
+
+
+async def licensed(net: Testnet) -> list[ContentId]:
+    """Two works with grants of account 4."""
+    works = [await net.register_work(net.sender(index)) for index in (1, 2)]
+    await net.register_adapter(net.sender(4), works)
+    return works
+
+
+async def test_published_weights_come_back_and_reach_the_engine(
+    net: Testnet, tmp_path: Path
+) -> None:
+    """CID, digest, rates and share table are read back from the chain; the bytes are the same."""
+    works = await licensed(net)
+    desk = Desk(net, tmp_path)
+    made = await desk.service.publish(publication(tmp_path, works))
+    state = await desk.service.activate(made.adapter_id)
+    assert (state.cid, state.weights_digest) == (made.cid, made.weights_digest)
+    assert state.shares == ((works[0], 5_000), (works[1], 5_000))
+    assert (state.royalty_bps, state.trainer_bps) == (3_000, 1_000)
+    assert desk.engine.handed == {made.adapter_id: WEIGHTS}
+
+
+async def test_without_a_grant_nothing_is_stored_or_sent(net: Testnet, tmp_path: Path) -> None:
+    """The contract's own reason comes before any work is done."""
+    work = await net.register_work(net.sender(1))
+    desk = Desk(net, tmp_path)
+    with pytest.raises(NoLiveGrant, match="Unlicensed: content id 1"):
+        await desk.service.publish(publication(tmp_path, [work]))
+    assert desk.blobs.blocks == {}
+    assert await net.rpc.transaction_count(net.sender(4).address) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "reason"),
+    [
+        ({"royalty_bps": 100}, TransactionFailed, "less than its license asks"),
+        ({"royalty_bps": 9_500}, InvalidRequest, "more than 10,000"),
+        ({"shares": []}, InvalidRequest, "1 to 128"),
+        ({"shares": [(1, 6_000), (2, 5_000)]}, InvalidRequest, "sum to 10,000"),
+    ],
+)
+async def test_a_registration_that_would_fail_stores_nothing(
+    net: Testnet, tmp_path: Path, changes: dict[str, Any], error: type[Exception], reason: str
+) -> None:
+    """Rates and shares are judged before the weights are added."""
+    works = await licensed(net)
+    desk = Desk(net, tmp_path)
+    with pytest.raises(error, match=reason):
+        await desk.service.publish(publication(tmp_path, works, **changes))
+    assert desk.blobs.blocks == {}
+
+
+async def test_wrong_bytes_are_never_loaded(net: Testnet, tmp_path: Path) -> None:
+    """A trainer whose CID holds other bytes than its digest says gets nothing served."""
+    works = await licensed(net)
+    desk = Desk(net, tmp_path)
+    cid = await desk.blobs.add(b"something else")
+    words = [works[0] << 16 | 10_000]
+    arguments = (BASE, b"\2" * 32, cid, b"\3" * 32, 3_000, 1_000, words)
+    sent = await net.done(net.sender(4), "AdapterRegistry", "register", *arguments)
+    adapter_id = AdapterId(sent.event("AdapterRegistered").args["adapterId"])
+    with pytest.raises(BlobCorrupt, match="do not hash"):
+        await desk.service.activate(adapter_id)
+    assert desk.engine.handed == {}
+    assert list((tmp_path / "active").iterdir()) == []
+
+
+async def test_a_damaged_local_copy_is_fetched_anew(net: Testnet, tmp_path: Path) -> None:
+    """What lies on the disk is checked against the chain at every activation."""
+    desk = Desk(net, tmp_path)
+    made = await desk.service.publish(publication(tmp_path, await licensed(net)))
+    await desk.service.activate(made.adapter_id)
+    desk.service.path_of(made.weights_digest).write_bytes(b"rot")
+    await desk.service.activate(made.adapter_id)
+    assert desk.engine.handed == {made.adapter_id: WEIGHTS}
+
+
+async def test_only_what_may_be_served_here_is_activated(net: Testnet, tmp_path: Path) -> None:
+    """Another base model, no permission, retired, unknown: each refused with its reason."""
+    works = await licensed(net)
+    trainer = Desk(net, tmp_path)
+    made = await trainer.service.publish(publication(tmp_path, works))
+    with pytest.raises(AdapterNotServable, match="belongs to base model"):
+        await Desk(net, tmp_path, digest=Hash32(b"\1" * 32)).service.activate(made.adapter_id)
+    with pytest.raises(AdapterNotServable, match="has not permitted"):
+        await Desk(net, tmp_path, account=7).service.activate(made.adapter_id)
+    with pytest.raises(UnknownAdapter):
+        await trainer.service.activate(AdapterId(99))
+    await net.done(net.sender(4), "AdapterRegistry", "retire", made.adapter_id)
+    await net.anvil.advance_time(3 * 3_600)
+    with pytest.raises(AdapterNotServable, match="retired"):
+        await trainer.service.activate(made.adapter_id)
+
+
+async def test_a_grant_that_forbids_serving_is_refused(net: Testnet, tmp_path: Path) -> None:
+    """A license to train is not a license to serve."""
+    work = await net.register_work(net.sender(1), terms(uses=3, training_fee_units=0))
+    state = await net.chain.content(work)
+    assert state is not None
+    trainer = net.sender(4)
+    await trainer.submit(Call("ContentRegistry", "acquireGrant", (work, state.terms_hash)))
+    with pytest.raises(TransactionFailed, match="does not permit"):
+        await Desk(net, tmp_path).service.publish(publication(tmp_path, [work]))

@@ -1,0 +1,304 @@
+"""Training as a service, on the real worker: grants, the registered file, then an audit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from tests.integration.training.conftest import CREATOR, SALT, SETTINGS
+
+from viz.basemodel.source import LoadedBase
+from viz.domain.eip712 import public_address
+from viz.domain.license import ADAPTER_USES, Use
+from viz.domain.manifest import manifest_hash, open_manifest, seal_manifest
+from viz.domain.ports.chain import ChainReader, ContentState, GrantState
+from viz.domain.ports.ledger import TrainingRecord
+from viz.domain.ports.transactions import Call
+from viz.domain.units import Address, ContentId, Hash32, hex_of
+from viz.domain.work import parse_work
+from viz.errors import CommitmentMismatch, InvalidRequest, NoLiveGrant, VizError
+from viz.services.training.audit import Verdict, audit_adapter
+from viz.services.training.queue import MANIFEST_FILE, TrainingQueue, seal_with
+from viz.training import runner as runner_module
+from viz.training.run import MINIMUM_PROBES
+
+KEY = bytes([3] * 32)
+TRAINER = public_address(KEY)
+ONE = ContentId(1)
+
+
+class _Clock:
+    def now_s(self) -> int:
+        return 1_800_000_000
+
+
+@dataclass
+class _Chain:
+    """A chain with one work, and a grant that the test may change."""
+
+    commitment: Hash32
+    live: bool = True
+    uses: Use = ADAPTER_USES
+
+    async def content(self, content_id: ContentId) -> ContentState | None:
+        if content_id != ONE:
+            return None
+        return ContentState(ONE, CREATOR, CREATOR, self.commitment, Hash32(bytes(32)), 0)
+
+    async def grant(self, content_id: ContentId, trainer: Address) -> GrantState | None:
+        return GrantState(content_id, trainer, Hash32(bytes(32)), 0, self.live)
+
+    async def read(self, call: Call) -> Any:
+        assert call.function == "termsOf"
+        return {"terms": {"uses": int(self.uses), "trainingFee": 25}}
+
+
+@dataclass
+class _Ledger:
+    rows: dict[str, TrainingRecord] = field(default_factory=dict)
+
+    def require_room(self) -> None:
+        """There is always room."""
+
+    async def put_training(self, training: TrainingRecord) -> None:
+        self.rows[training.training_id] = training
+
+    async def training(self, training_id: str) -> TrainingRecord | None:
+        return self.rows.get(training_id)
+
+    async def trainings(self) -> Sequence[TrainingRecord]:
+        return list(self.rows.values())
+
+
+@dataclass
+class _Place:
+    training: TrainingQueue
+    chain: _Chain
+    ledger: _Ledger
+    request: dict[str, Any]
+    folder: Path
+
+
+@pytest.fixture
+async def place(tiny: LoadedBase, tmp_path: Path) -> AsyncIterator[_Place]:
+    """A service with its queue running, and a request for the one licensed work."""
+    path = tmp_path / "work.jsonl"
+    lines = Path("examples/works/varn-point/work.jsonl").read_text().splitlines()[:10]
+    path.write_text("\n".join(lines))
+    commitment = parse_work("dialogue", path.read_bytes()).commitment(CREATOR, SALT)
+    chain, ledger = _Chain(commitment), _Ledger()
+    training = TrainingQueue(
+        cast(ChainReader, chain),
+        ledger,
+        _Clock(),
+        TRAINER,
+        seal_with(KEY),
+        directory=tmp_path / "runs",
+        base_model=str(tiny.directory),
+        cache_dir=tmp_path / "cache",
+        threads=1,
+    )
+    settings = {
+        name: getattr(SETTINGS, name)
+        for name in ("rank", "alpha", "steps", "rows_per_step", "evaluate_every", "probes")
+    }
+    work = {
+        "path": str(path),
+        "contentId": 1,
+        "kind": "dialogue",
+        "creator": CREATOR,
+        "salt": hex_of(SALT),
+    }
+    request = {"name": "small", "works": [work], "settings": settings}
+    loop = asyncio.create_task(training.run())
+    yield _Place(training, chain, ledger, request, tmp_path / "runs")
+    loop.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await loop
+
+
+async def _end(place: _Place, training_id: str) -> TrainingRecord:
+    async for _ in place.training.events(training_id):
+        pass
+    return await place.training.record(training_id)
+
+
+async def test_a_licensed_work_becomes_a_publication_that_an_audit_reproduces(
+    place: _Place, tiny: LoadedBase, tmp_path: Path
+) -> None:
+    """From request to signed manifest; a second process retrains it to the same bytes."""
+    started = await place.training.start(place.request)
+    kinds = [event["event"] async for event in place.training.events(started.training_id)]
+    assert kinds[0] == "started"
+    assert kinds[-1] == "end"
+    record = await place.training.record(started.training_id)
+    assert record.state == "done", record.error
+    publication = place.training.publication(record, royalty_bps=3_000, trainer_bps=1_000)
+    assert publication.shares == ((1, 10_000),)
+    envelope = (place.folder / started.training_id / MANIFEST_FILE).read_bytes()
+    manifest = open_manifest(envelope, expected_hash=publication.manifest_hash)
+    assert (manifest.trainer, manifest.base_model) == (TRAINER, tiny.digest)
+    assert hex_of(SALT) not in json.dumps(manifest.statement())
+    probed = manifest.measurements["memorisation"]
+    assert set(probed) == {"adapter", "base"}
+    assert probed["adapter"]["probes"] == MINIMUM_PROBES > SETTINGS.probes
+    assert probed["adapter"]["passages"] > SETTINGS.probes
+
+    async def audit(signed: bytes) -> Verdict:
+        report = await audit_adapter(
+            signed,
+            place.request["works"],
+            directory=tmp_path / hex_of(manifest_hash(signed)),
+            base_model=str(tiny.directory),
+            cache_dir=tmp_path / "cache",
+        )
+        assert report.rows_match
+        return report.verdict
+
+    assert await audit(envelope) is Verdict.REPRODUCED
+    lie = replace(manifest, settings={**manifest.settings, "seed": 8})
+    forged = replace(lie, rows_digest=_rows_digest_of(place, lie.settings))
+    assert await audit(seal_manifest(forged, KEY)) is Verdict.DIFFERENT
+
+
+def _rows_digest_of(place: _Place, settings: Any) -> Hash32:
+    from viz.training.dataset import build_dataset, write_dataset
+
+    path = Path(place.request["works"][0]["path"])
+    work = parse_work("dialogue", path.read_bytes())
+    dataset = build_dataset(
+        [work], seed=settings["seed"], held_out_share=settings["held_out_share"]
+    )
+    return write_dataset(path.with_name("rows.jsonl"), dataset, [work])
+
+
+async def test_nothing_is_trained_without_a_live_grant_that_permits_it(place: _Place) -> None:
+    """No grant, a lapsed grant and a grant without the uses are refused before anything runs."""
+    place.chain.live = False
+    with pytest.raises(NoLiveGrant, match="viz content license 1"):
+        await place.training.start(place.request)
+    place.chain.live, place.chain.uses = True, Use.TRAIN | Use.SERVE
+    with pytest.raises(NoLiveGrant, match="does not permit"):
+        await place.training.start(place.request)
+    assert not place.ledger.rows
+    assert not place.folder.exists()
+
+
+async def test_a_dry_run_needs_no_grant_and_names_the_price(place: _Place) -> None:
+    """The operator learns rows, time and fees before paying anything."""
+    place.chain.live = False
+    plan = await place.training.plan(place.request)
+    assert plan.estimate.rows > 0
+    assert plan.estimate.seconds > 0
+    assert plan.fees_units == {ONE: 25}
+    assert not place.folder.exists()
+
+
+async def test_a_grant_that_lapses_in_the_queue_stops_the_run(place: _Place) -> None:
+    """The check is made again when the run's turn comes."""
+    record = TrainingRecord("late", "queued", place.request)
+    await place.ledger.put_training(record)
+    place.chain.live = False
+    loop = asyncio.create_task(place.training.run())  # a node that starts again finds it queued
+    ended = await _end(place, "late")
+    loop.cancel()
+    assert ended.state == "failed"
+    assert "no live grant" in ended.error
+
+
+async def test_an_adapter_that_repeats_its_work_is_not_activated(place: _Place) -> None:
+    """Over the license's limit there is no manifest, so nothing to publish, and advice instead."""
+    eager = {**place.request["settings"], "steps": 60, "max_verbatim_tokens": 1}
+    record = await place.training.start({**place.request, "settings": eager})
+    ended = await _end(place, record.training_id)
+    assert ended.state == "failed"
+    assert "word for word" in ended.error
+    assert "fewer steps" in ended.error
+    assert not (place.folder / record.training_id / MANIFEST_FILE).exists()
+    with pytest.raises(InvalidRequest, match="not done"):
+        place.training.publication(ended, royalty_bps=3_000, trainer_bps=1_000)
+
+
+async def test_a_worker_that_dies_and_one_that_hangs_do_not_hold_up_the_next(
+    place: _Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects the queue: kill -9 and a stopped process each fail one run, and the next is done."""
+    silence_s = [900.0]
+    monkeypatch.setattr(runner_module, "_silence_s", lambda _: silence_s[0])
+    long = {**place.request, "settings": {**place.request["settings"], "steps": 5_000}}
+    fates = [signal.SIGKILL, signal.SIGSTOP]
+    lost = [(await place.training.start(long)).training_id for _ in fates]
+    last = (await place.training.start(place.request)).training_id
+    for training_id, fate in zip(lost, fates, strict=True):
+        async for event in place.training.events(training_id):
+            if event["event"] == "started" and fate is signal.SIGSTOP:
+                silence_s[0] = 3.0
+            elif event["event"] == "step" and event["step"] == 1:
+                (pid,) = [runner.pid for runner in place.training._runners.values()]
+                assert pid is not None
+                os.kill(pid, fate)
+        silence_s[0] = 900.0
+    errors = [(await place.training.record(each)).error for each in lost]
+    assert "status -9" in errors[0] and "no sign of life" in errors[1]
+    assert (await _end(place, last)).state == "done"
+    for each in lost:
+        assert {path.name for path in (place.folder / each).iterdir()} == {"worker.log"}
+
+
+async def test_runs_wait_for_one_another_and_give_way_to_serving(place: _Place) -> None:
+    """The rule of the shared CPU: one run at a time, in order, niced; and none leaves a trace."""
+    first, second = [(await place.training.start(place.request)).training_id for _ in range(2)]
+    niceness: list[int] = []
+    async for event in place.training.events(first):
+        if event["event"] == "started":
+            (pid,) = [runner.pid for runner in place.training._runners.values()]
+            assert pid is not None
+            niceness.append(os.getpriority(os.PRIO_PROCESS, pid))
+            assert (await place.training.record(second)).state == "queued"
+    assert len(niceness) == 1
+    assert niceness[0] > os.getpriority(os.PRIO_PROCESS, 0)
+    assert (await _end(place, second)).state == "done"
+    folder = place.folder / first
+    assert {path.name for path in folder.iterdir()} == {
+        "adapter.safetensors",
+        "dataset.jsonl",
+        "manifest.json",
+        "metrics.json",
+        "worker.log",
+    }
+    kinds = [event["event"] async for event in place.training.events(first)]
+    assert kinds == ["end"] and not place.training._progress.last(first)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"works": []}, InvalidRequest),
+        ({"works": "x"}, InvalidRequest),
+        ({"works": [{"path": "nowhere.txt"}]}, InvalidRequest),
+        ({"settings": {"steps": 0}}, InvalidRequest),
+        ({"settings": {"nonsense": 1}}, InvalidRequest),
+    ],
+)
+async def test_malformed_requests_are_refused(
+    place: _Place, change: dict[str, Any], error: type[VizError]
+) -> None:
+    """Whatever is wrong with a request is said before it is queued."""
+    with pytest.raises(error):
+        await place.training.start({**place.request, **change})
+
+
+async def test_another_file_than_the_registered_one_is_refused(place: _Place) -> None:
+    """A trainer cannot train on one text and name another."""
+    path = Path(place.request["works"][0]["path"])
+    path.write_text(path.read_text().replace("walnut", "peanut"))
+    with pytest.raises(CommitmentMismatch):
+        await place.training.start(place.request)

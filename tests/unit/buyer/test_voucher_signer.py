@@ -1,0 +1,495 @@
+"""What a buyer's signature may cost, whatever its node says and whenever it says it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from tests.fakes.chain import DEPLOYMENT
+from tests.unit.buyer.test_ledger import NODE, observe, opened
+
+from viz.buyer import open_requests as exposure_module
+from viz.buyer.checks import Limits
+from viz.buyer.ledger import ChannelLedger
+from viz.buyer.node_standing import BROKEN_ALLOWED, BROKEN_AMONG, NodeStanding
+from viz.buyer.open_requests import OpenRequest
+from viz.buyer.voucher_signer import VoucherSigner
+from viz.client.node_client import NodeClient
+from viz.domain.eip712 import public_address, sign
+from viz.domain.node_channel import VoucherOffer
+from viz.domain.ports.chain import ChannelState
+from viz.domain.receipt import SignedReceipt, salted_hash
+from viz.domain.typed_data import Receipt, channel_id
+from viz.domain.units import ZERO_HASH, AdapterId, Units
+from viz.domain.usage import UsageLine, usage_hash
+from viz.errors import BooksMismatch, NodeNotTrusted, PriceAboveCap
+from viz.protocol.messages import ChannelView
+
+ASKED, OTHER = AdapterId(3), AdapterId(9)
+NODE_KEY = b"\x02" * 32
+CAP = 60
+QUESTION = b"When is high tide?"
+
+
+class Node:
+    """Takes every voucher, as a node that is content."""
+
+    def __init__(self) -> None:
+        self.taken: list[VoucherOffer] = []
+        self.answers = asyncio.Event()
+        self.answers.set()
+
+    async def voucher(self, offer: VoucherOffer) -> ChannelView:
+        self.taken.append(offer)
+        await self.answers.wait()
+        row = offer.row
+        return ChannelView(
+            offer.signer, NODE, NODE, 1_000, 0, 0, row.base_units, row.lines, (), 0, ZERO_HASH
+        )
+
+
+@pytest.fixture
+def node() -> Node:
+    return Node()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> ChannelLedger:
+    ledger = opened(tmp_path)
+    observe(ledger, 1_000, 0)
+    ledger.commit_standing(NodeStanding((NODE,), 1_000))
+    return ledger
+
+
+@pytest.fixture
+def purse(ledger: ChannelLedger, node: Node) -> VoucherSigner:
+    return purse_of(ledger, node)
+
+
+def receipt(
+    purse: VoucherSigner, adapter_id: AdapterId, units: Units, request: bytes = QUESTION
+) -> SignedReceipt:
+    """The node's receipt that comes next, for so much of one adapter."""
+    lines = (UsageLine(adapter_id, units),)
+    total = purse.curve.linked_units + units
+    values: dict[str, Any] = {
+        "channel_id": channel_id(purse.curve.signer, NODE),
+        "seq": purse.curve.seq + 1,
+        "usage_hash": usage_hash(lines),
+        "request_hash": salted_hash(ZERO_HASH, request),
+        **dict.fromkeys(("quote_hash", "response_hash"), ZERO_HASH),
+        **dict.fromkeys(("prompt_tokens", "completion_tokens", "time_s"), 1),
+    }
+    said = Receipt(amount_units=units, total_units=total, **values)
+    return SignedReceipt(
+        said, lines, ZERO_HASH, ZERO_HASH, sign(NODE_KEY, purse.domain.digest(said))
+    )
+
+
+@contextmanager
+def asking(purse: VoucherSigner, adapter_id: AdapterId, units: Units) -> Iterator[OpenRequest]:
+    """Have a request under way that may cost so much."""
+    with purse.expose(adapter_id, QUESTION) as exposure:
+        exposure.units = exposure.most_units = units
+        yield exposure
+
+
+def left(purse: VoucherSigner, units: Units, *, broken: bool = False) -> None:
+    """Ask, and leave before the receipt came."""
+    with asking(purse, ASKED, units) as exposure:
+        purse.keep(exposure)
+        purse.leave_unreceipted(exposure, broken=broken)
+
+
+def purse_of(ledger: ChannelLedger, node: Node) -> VoucherSigner:
+    return VoucherSigner(cast(NodeClient, node), ledger, DEPLOYMENT, Limits(request_units=CAP))
+
+
+async def test_an_answer_that_was_left_is_not_forgotten_before_its_bill(
+    purse: VoucherSigner, node: Node
+) -> None:
+    """A sync may come before the node has billed: what was left stays accounted for, for once."""
+    left(purse, 40)
+    purse.all_receipts_known()
+    with asking(purse, ASKED, 10):
+        await purse.cover(ASKED, required_units=50, wanted_units=50)
+    assert node.taken[-1].row.lines == (UsageLine(ASKED, 50),)
+    purse.take_late(receipt(purse, ASKED, 35))
+    assert not purse.lacks_receipts and purse.ceiling_units(ASKED) == 35
+
+
+async def test_an_answer_that_is_never_billed_is_forgotten_in_the_end(
+    purse: VoucherSigner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that failed at the node has no receipt: its allowance does not stay for ever."""
+    left(purse, 40)
+    monkeypatch.setattr(exposure_module, "UNRECEIPTED_S", -1.0)
+    purse.all_receipts_known()
+    assert not purse.lacks_receipts
+    with pytest.raises(PriceAboveCap):
+        await purse.cover(ASKED, required_units=1, wanted_units=1)
+
+
+def test_a_bill_that_comes_very_late_is_still_the_requests(
+    purse: VoucherSigner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that hung for minutes may bill what it did; the allowance for others is untouched."""
+    monkeypatch.setattr(exposure_module, "UNRECEIPTED_S", -1.0)
+    for _ in range(3):
+        left(purse, 40)
+        purse.all_receipts_known()
+        purse.take_late(receipt(purse, ASKED, 40))
+    assert purse.curve.spent_units(ASKED) == 120 > CAP
+
+
+@pytest.mark.parametrize("adapter_id", [ASKED, OTHER])
+def test_a_receipt_that_nothing_accounts_for_is_refused(
+    purse: VoucherSigner, adapter_id: AdapterId
+) -> None:
+    """A node cannot write itself receipts and be owed for them: no ledger line, no allowance."""
+    left(purse, 40)
+    before = purse.curve
+    with pytest.raises(NodeNotTrusted, match="one step" if adapter_id == ASKED else "no request"):
+        purse.take_late(receipt(purse, adapter_id, 41))
+    with pytest.raises(NodeNotTrusted, match="no request"):
+        purse.take_late(receipt(purse, adapter_id, 1, b"what nobody asked"))
+    assert purse.curve == before
+
+
+async def test_what_was_delivered_on_credit_is_owed_with_the_next_voucher(
+    purse: VoucherSigner, node: Node
+) -> None:
+    """A node with a credit window takes no voucher that leaves out what it advanced elsewhere."""
+    with asking(purse, ASKED, 20) as exposure:
+        purse.take(receipt(purse, ASKED, 20), exposure)
+    with asking(purse, OTHER, 7):
+        await purse.cover(OTHER, required_units=7, wanted_units=7)
+    assert node.taken[-1].row.lines == (UsageLine(ASKED, 20), UsageLine(OTHER, 7))
+
+
+async def test_a_node_cannot_pay_itself_with_receipts_for_one_request(
+    purse: VoucherSigner, node: Node
+) -> None:
+    """One request, any number of true signatures: it is billed once, the rest is refused."""
+    with asking(purse, ASKED, 40):
+        purse.take_late(receipt(purse, ASKED, 40))
+        for again in (40, 1):
+            with pytest.raises(NodeNotTrusted, match="no request"):
+                purse.take_late(receipt(purse, ASKED, again))
+        with pytest.raises(NodeNotTrusted, match="no request"):
+            purse.take_late(receipt(purse, ASKED, 40, b"what nobody asked"))
+        with pytest.raises(PriceAboveCap):
+            await purse.cover(ASKED, required_units=41, wanted_units=0)
+
+
+@pytest.mark.parametrize("fell", ["another price was agreed", "its bill came"])
+async def test_a_ceiling_is_judged_when_it_is_signed(
+    purse: VoucherSigner, node: Node, fell: str
+) -> None:
+    """A voucher waits its turn; what its request may cost falls meanwhile, and so does the most."""
+    node.answers.clear()
+    with asking(purse, OTHER, 10), asking(purse, ASKED, 40) as exposure:
+        first = asyncio.create_task(purse.cover(OTHER, required_units=10, wanted_units=10))
+        await asyncio.sleep(0)
+        waiting = [
+            asyncio.create_task(purse.cover(ASKED, required_units=each, wanted_units=40))
+            for each in (40, 5)
+        ]
+        await asyncio.sleep(0)
+        assert len(node.taken) == 1
+        if fell == "its bill came":
+            purse.take(receipt(purse, ASKED, 5), exposure)
+        else:
+            exposure.units = 5
+        node.answers.set()
+        await first
+        refused, _ = await asyncio.gather(*waiting, return_exceptions=True)
+        assert isinstance(refused, PriceAboveCap)
+    assert purse.curve.signed_units(ASKED) == 5
+
+
+def test_an_answer_is_billed_by_one_receipt(purse: VoucherSigner) -> None:
+    """A second receipt within the answer would pay for the same text again."""
+    with asking(purse, ASKED, 40) as exposure:
+        purse.take(receipt(purse, ASKED, 40), exposure)
+        assert purse.ceiling_units(ASKED) == 40
+        before = purse.curve
+        with pytest.raises(NodeNotTrusted, match="twice"):
+            purse.take(receipt(purse, ASKED, 40), exposure)
+        assert purse.curve == before
+
+
+def test_equal_requests_may_have_each_others_receipt(purse: VoucherSigner) -> None:
+    """A receipt says what was asked, not by whom: of two equal requests each is billed once."""
+    with asking(purse, ASKED, 10) as one, asking(purse, ASKED, 10) as two:
+        first = receipt(purse, ASKED, 10)
+        purse.take_late(first)
+        mistaken, other = (one, two) if one.seq else (two, one)
+        purse.take(first, other)
+        purse.take(receipt(purse, ASKED, 10), mistaken)
+        assert (other.seq, mistaken.seq) == (1, 2) and purse.ceiling_units(ASKED) == 20
+
+
+def test_a_node_that_breaks_off_every_answer_is_not_paid_for_all(purse: VoucherSigner) -> None:
+    """What ended without a receipt allows the cap for one request, however often it happens."""
+    for _ in range(5):
+        left(purse, 40)
+    assert purse.ceiling_units(ASKED) == CAP
+
+
+def test_a_receipt_for_nothing_is_refused(purse: VoucherSigner) -> None:
+    """A chain of empty receipts would keep a buyer reading for ever."""
+    signed = receipt(purse, ASKED, 0)
+    said = replace(signed.receipt, usage_hash=usage_hash(()))
+    signature = sign(NODE_KEY, purse.domain.digest(said))
+    with pytest.raises(NodeNotTrusted, match="nothing"):
+        purse.take_late(replace(signed, receipt=said, lines=(), signature=signature))
+
+
+# what an earlier process asked
+
+
+class Restarting:
+    """One channel through several processes, each ended as by a kill."""
+
+    def __init__(self, home: Path, ledger: ChannelLedger, node: Node) -> None:
+        self._home, self._ledger, self._node = home, ledger, node
+
+    def again(self) -> VoucherSigner:
+        self._ledger.close()
+        self._ledger = opened(self._home)
+        return purse_of(self._ledger, self._node)
+
+
+@pytest.fixture
+def restarting(tmp_path: Path, ledger: ChannelLedger, node: Node) -> Restarting:
+    return Restarting(tmp_path, ledger, node)
+
+
+async def test_a_request_outlives_its_process_and_is_billed_once(
+    purse: VoucherSigner, restarting: Restarting
+) -> None:
+    """What a killed process asked may cost what it signed, by one receipt, and no more."""
+    with purse.expose(ASKED, QUESTION) as exposure:
+        exposure.units, exposure.most_units = 20, 50
+        purse.keep(exposure)
+        exposure.units = 30
+        await purse.cover(ASKED, required_units=30, wanted_units=30)
+        purse = restarting.again()
+    for adapter_id, units, request in (
+        (OTHER, 1, QUESTION),
+        (ASKED, 1, b"what nobody asked"),
+        (ASKED, 31, QUESTION),
+    ):
+        with pytest.raises(NodeNotTrusted):
+            purse.take_late(receipt(purse, adapter_id, units, request))
+    assert purse.take_late(receipt(purse, ASKED, 30))
+    for _ in range(2):
+        with pytest.raises(NodeNotTrusted, match="no request"):
+            purse.take_late(receipt(purse, ASKED, 1))
+        purse = restarting.again()
+    assert purse.curve.spent_units(ASKED) == 30 == purse.ceiling_units(ASKED)
+
+
+def test_nothing_of_a_request_stays_on_disk_once_its_bill_is_safe(
+    purse: VoucherSigner, restarting: Restarting, tmp_path: Path
+) -> None:
+    """Its text is no longer needed; it goes with the first line that is synced after its bill."""
+
+    def files() -> list[Path]:
+        return list(tmp_path.rglob("*.request"))
+
+    with asking(purse, ASKED, 10) as exposure:
+        purse.keep(exposure)
+        (file,) = files()
+        assert QUESTION in file.read_bytes() and file.stat().st_mode & 0o77 == 0
+        assert file.parent.stat().st_mode & 0o77 == 0
+        purse.take(receipt(purse, ASKED, 10), exposure)
+    assert files() == [file], "its bill may be lost with the machine"
+    restarting.again()
+    assert files() == []
+
+
+def test_a_request_that_was_refused_cannot_be_billed(
+    purse: VoucherSigner, restarting: Restarting
+) -> None:
+    """A 4xx is no service: a receipt for it later is refused."""
+    with asking(purse, ASKED, 40) as exposure:
+        purse.keep(exposure)
+        purse.drop(exposure)
+    for each in (purse, restarting.again()):
+        with pytest.raises(NodeNotTrusted, match="no request"):
+            each.take_late(receipt(each, ASKED, 1))
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_the_allowance_is_the_buyers_and_is_kept(
+    purse: VoucherSigner, restarting: Restarting, restart: bool
+) -> None:
+    """What it allows beyond what arrived is 0 at first, and used up once in all its processes."""
+
+    def next_process(purse: VoucherSigner) -> VoucherSigner:
+        return restarting.again() if restart else purse
+
+    left(purse, 10)
+    purse = next_process(purse)
+    with pytest.raises(NodeNotTrusted, match="one step"):
+        purse.take_late(receipt(purse, ASKED, 11))
+    purse.forgive(allowance_units=25)
+    purse = next_process(purse)
+    with pytest.raises(NodeNotTrusted, match="no request"):
+        purse.take_late(receipt(purse, ASKED, 1, b"what nobody asked"))
+    with pytest.raises(NodeNotTrusted, match="no request"):
+        purse.take_late(receipt(purse, OTHER, 1))
+    assert purse.take_late(receipt(purse, ASKED, 30))  # 20 beyond
+    purse = next_process(purse)
+    left(purse, 10)
+    purse = next_process(purse)
+    with pytest.raises(NodeNotTrusted, match="one step"):
+        purse.take_late(receipt(purse, ASKED, 16))
+    assert purse.take_late(receipt(purse, ASKED, 15))
+
+
+# answers that a node breaks off
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_what_broke_off_is_no_dead_end(
+    purse: VoucherSigner,
+    restarting: Restarting,
+    node: Node,
+    restart: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A killed node booked what it delivered and lost the bill: new work is signed for beyond it.
+
+    Of what broke off no more is allowed than was signed already, however often it is asked.
+    """
+    with asking(purse, ASKED, 30) as exposure:
+        purse.keep(exposure)
+        await purse.cover(ASKED, required_units=20, wanted_units=20)
+        purse.leave_unreceipted(exposure, broken=True)
+    if restart:
+        purse = restarting.again()
+    monkeypatch.setattr(exposure_module, "UNRECEIPTED_S", -1.0)
+    for round_ in range(1, 6):
+        purse.all_receipts_known()
+        spent = 10 * (round_ - 1)
+        assert purse.owed_units(ASKED) == spent + 20
+        with asking(purse, ASKED, 10) as exposure:
+            with pytest.raises(PriceAboveCap):
+                await purse.cover(ASKED, required_units=spent + 31, wanted_units=0)
+            await purse.cover(ASKED, required_units=spent + 30, wanted_units=0)
+            purse.take(receipt(purse, ASKED, 10), exposure)
+    assert purse.curve.signed_units(ASKED) == 70 and purse.curve.spent_units(ASKED) == 50
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_node_that_bills_what_it_broke_off_is_left_after_a_few(
+    purse: VoucherSigner, restarting: Restarting, restart: bool
+) -> None:
+    """A few of so many receipts may be mishaps; then nothing is asked until the buyer forgives."""
+    for _ in range(BROKEN_ALLOWED):
+        purse.require_trust()
+        left(purse, 5, broken=True)
+        purse = restarting.again() if restart else purse
+        purse.take_late(receipt(purse, ASKED, 5))
+    for each in (purse, restarting.again()):
+        with pytest.raises(NodeNotTrusted, match=r"broke off .*`viz channel forgive`"):
+            each.require_trust()
+    purse = restarting.again()
+    purse.forgive()
+    restarting.again().require_trust()
+
+
+def test_answers_that_break_off_together_are_one_mishap(purse: VoucherSigner) -> None:
+    """A node that restarts breaks off all that is under way, and is not left for it."""
+    with asking(purse, ASKED, 5) as one, asking(purse, ASKED, 5) as two, asking(purse, ASKED, 5):
+        for each in (one, two):
+            purse.leave_unreceipted(each, broken=True)
+        for _ in range(2):
+            purse.take_late(receipt(purse, ASKED, 5))
+    assert len(purse.standing.broken) == 1
+
+
+def test_mishaps_far_apart_are_forgotten(purse: VoucherSigner) -> None:
+    """A line that breaks once in a while is no reason to leave a node."""
+    for _ in range(2 * BROKEN_ALLOWED):
+        left(purse, 1, broken=True)
+        purse.take_late(receipt(purse, ASKED, 1))
+        for _ in range(BROKEN_AMONG // 2):
+            with asking(purse, ASKED, 1) as exposure:
+                purse.take(receipt(purse, ASKED, 1), exposure)
+    purse.require_trust()
+
+
+def test_who_leaves_itself_holds_nothing_against_the_node(purse: VoucherSigner) -> None:
+    """A program that was stopped is billed for what was sent to it, as often as it likes."""
+    for _ in range(4 * BROKEN_ALLOWED):
+        left(purse, 5)
+        purse.take_late(receipt(purse, ASKED, 5))
+    purse.require_trust()
+
+
+async def test_breaks_that_are_paid_for_without_a_bill_count_as_well(
+    purse: VoucherSigner, node: Node
+) -> None:
+    """A node that never bills what it broke off, and demands it, is left all the same."""
+    for number in range(BROKEN_ALLOWED):
+        left(purse, 5, broken=True)
+        with asking(purse, ASKED, 5):
+            demand = 5 * number + 10
+            if number < BROKEN_ALLOWED - 1:
+                await purse.cover(ASKED, required_units=demand, wanted_units=0)
+            else:
+                with pytest.raises(NodeNotTrusted, match="broke off"):
+                    await purse.cover(ASKED, required_units=demand, wanted_units=0)
+
+
+# what a node says of the deposit
+
+
+def view(purse: VoucherSigner, **said: Any) -> ChannelView:
+    values: dict[str, Any] = {"payer": NODE, "deposit_units": 1_000, "settled_units": 0}
+    return ChannelView(
+        purse.curve.signer,
+        NODE,
+        close_at_s=0,
+        base_units=0,
+        best=(),
+        lines=(),
+        seq=0,
+        head=ZERO_HASH,
+        **{**values, **said},
+    )
+
+
+def test_no_more_is_believed_than_was_signed_for(purse: VoucherSigner) -> None:
+    """Without a chain a node may say that less is there, never more, and no other payer."""
+    purse.note(view(purse, deposit_units=900))
+    assert purse.curve.deposit_units == 900
+    purse.note(view(purse, deposit_units=10**12))
+    assert purse.curve.limit_units == 1_000
+    with pytest.raises(NodeNotTrusted, match="--rpc"):
+        purse.note(view(purse, payer=public_address(b"\x09" * 32)))
+    with pytest.raises(BooksMismatch):
+        purse.note(view(purse, settled_units=7))
+    assert purse.curve.limit_units == 1_000
+
+
+def test_where_a_chain_is_read_the_nodes_word_is_not(ledger: ChannelLedger, node: Node) -> None:
+    """Deposit, payer, total and the close are the chain's; the node names its base alone."""
+    purse = VoucherSigner(cast(NodeClient, node), ledger, DEPLOYMENT, Limits(), reads_chain=True)
+    before = purse.curve
+    lies = {"payer": purse.curve.signer, "deposit_units": 10**12, "settled_units": 999}
+    purse.note(view(purse, **lies))
+    assert purse.curve == before
+    purse.observe(ChannelState(before.signer, NODE, NODE, 5_000, 0, 77))
+    assert (purse.curve.limit_units, purse.curve.close_at_s) == (5_000, 77)
+    with pytest.raises(BooksMismatch):
+        purse.observe(ChannelState(before.signer, NODE, NODE, 5_000, 3, 0))

@@ -1,0 +1,40 @@
+"""Server-sent events, however a network or a node cuts them."""
+
+from __future__ import annotations
+
+import pytest
+
+from viz.client.sse import MAX_EVENT_BYTES, ServerEvent, SseReader
+from viz.errors import NodeRefused
+
+
+def test_events_are_read_however_they_are_cut() -> None:
+    """A network that cuts anywhere, and either line ending, gives the same events."""
+    raw = b": note\n\ndata: {}\r\n\r\nevent: x\ndata: a\ndata: \xc3\xa9\n\ndata: [DONE]\n\n"
+    expected = [ServerEvent("", "{}"), ServerEvent("x", "a\né"), ServerEvent("", "[DONE]")]
+    for size in range(1, len(raw) + 1):
+        reader = SseReader()
+        pieces = [raw[at : at + size] for at in range(0, len(raw), size)]
+        assert [event for piece in pieces for event in reader.feed(piece)] == expected
+
+
+@pytest.mark.parametrize("piece", [b"x" * 65_536, b"data: x\n" * 8_192], ids=["line", "lines"])
+def test_an_endless_event_is_refused(piece: bytes) -> None:
+    """A node cannot fill the buyer's memory, by one line nor by many without an end."""
+    reader = SseReader()
+    with pytest.raises(NodeRefused):
+        for _ in range(MAX_EVENT_BYTES // len(piece) + 1):
+            reader.feed(piece)
+
+
+@pytest.mark.timeout(40)
+def test_the_longest_line_may_come_byte_by_byte() -> None:
+    """A node cannot hold a buyer by drops: what came before is not copied again at each of them.
+
+    Where it is, this line alone has the reader copy half a terabyte, and never gets to its end.
+    """
+    reader, text = SseReader(), b"data: ".ljust(MAX_EVENT_BYTES - 2, b"x")
+    for at in range(len(text)):
+        assert reader.feed(text[at : at + 1]) == []
+    assert reader.feed(b"\n\n") == [ServerEvent("", text[6:].decode())]
+    assert reader.feed(b"data: next\n\n") == [ServerEvent("", "next")]

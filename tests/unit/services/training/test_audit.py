@@ -1,0 +1,153 @@
+"""What an audit may claim of another's adapter."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from viz.domain.eip712 import public_address
+from viz.domain.manifest import Manifest, SourceWork, open_manifest, seal_manifest
+from viz.domain.units import ContentId, Hash32, hex_of
+from viz.errors import InvalidRequest
+from viz.services.training.audit import AuditReport, Verdict, audit_adapter, judge
+from viz.training.environment import PACKAGES, RECIPE, REPRODUCIBILITY_CLASS
+
+KEY = b"\x03" * 32
+WEIGHTS, OTHER, BASE, ROWS = (Hash32(bytes([n]) * 32) for n in (1, 2, 3, 4))
+HERE: dict[str, Any] = {
+    "recipe": RECIPE,
+    "python": "3.11.7",
+    "packages": dict.fromkeys(PACKAGES, "1.2.3"),
+    "system": "Linux-x86_64",
+    "threads": 2,
+    "device": "cpu",
+    "cpuCapability": "AVX512",
+    "onednnMaxCpuIsa": "ALL",
+    "cpuVendor": "GenuineIntel",
+    "cpuFlags": ["amx_bf16", "avx512_bf16"],
+    "bf16Hardware": True,
+    "compute": "bfloat16",
+    "deterministicAlgorithms": True,
+}
+METRICS: dict[str, Any] = {
+    "weightsDigest": hex_of(OTHER),
+    "baseModel": hex_of(BASE),
+    "rowsDigest": hex_of(ROWS),
+    "workTokens": [40],
+    "environment": HERE,
+}
+MANIFEST = Manifest(
+    trainer=public_address(KEY),
+    weights_digest=WEIGHTS,
+    base_model=BASE,
+    base_name="base",
+    works=(SourceWork(ContentId(1), OTHER, 3, 40),),
+    rows_digest=ROWS,
+    settings={},
+    environment=HERE,
+    reproducibility=REPRODUCIBILITY_CLASS,
+    measurements={},
+    started_at="2026-01-01T00:00:00Z",
+    finished_at="2026-01-01T00:01:00Z",
+)
+
+
+OLD_FLAGS = {"cpuFlags": ["avx2"], "bf16Hardware": False, "compute": "float32"}
+NEWER_TORCH = {"packages": HERE["packages"] | {"torch": "9.0.1+cpu"}}
+
+
+def _judged(there: dict[str, Any], found: Hash32 = OTHER, **manifest: Any) -> AuditReport:
+    claimed = replace(MANIFEST, **{"environment": there, **manifest})
+    signed = open_manifest(seal_manifest(claimed, KEY))
+    return judge(signed, METRICS | {"weightsDigest": hex_of(found)})
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        HERE | {"cpuVendor": "AuthenticAMD"},
+        HERE | OLD_FLAGS,
+        HERE | NEWER_TORCH,
+        HERE | {"python": "3.12.0rc1"},
+        HERE | {"recipe": RECIPE - 1},
+        {"threads": 2},
+        {},
+    ],
+    ids=["AMD for Intel", "no bf16", "torch", "python", "older recipe", "before recipes", "none"],
+)
+def test_another_environment_excuses_other_bytes(there: dict[str, Any]) -> None:
+    """Protects an honest trainer from an auditor's other processor or versions."""
+    report = _judged(there)
+    assert report.verdict is Verdict.INCONCLUSIVE
+    assert report.differences and not report.findings
+    assert _judged(there, WEIGHTS).verdict is Verdict.REPRODUCED
+
+
+@pytest.mark.parametrize(
+    ("there", "says"),
+    [
+        (HERE | {"moonPhase": "full"}, "'moonPhase', which is no part"),
+        (HERE | {"packages": HERE["packages"] | {"left-pad": "1.0.0"}}, "'packages.left-pad'"),
+        (HERE | {"packages": "all of them"}, "'packages', which is no part"),
+        ({k: v for k, v in HERE.items() if k != "cpuVendor"}, "does not tell cpuVendor"),
+        (HERE | {"packages": {}}, "does not tell packages.torch"),
+        (HERE | {"python": ["3.9"]}, "python is nothing of the kind"),
+        (HERE | {"cpuVendor": ""}, "cpuVendor is nothing of the kind"),
+        (HERE | {"cpuFlags": ["avx512_bf16", "warp9"]}, "cpuFlags is nothing of the kind"),
+        (HERE | {"deterministicAlgorithms": False}, "deterministicAlgorithms is nothing"),
+        (HERE | {"threads": 64}, "threads is 64, the settings' 2"),
+        (HERE | {"device": "cuda:0"}, "device is 'cuda:0', the settings' 'cpu'"),
+        (HERE | {"gpu": "H200"}, "'gpu', which is no part"),
+        (HERE | {"bf16Hardware": False, "compute": "float32"}, "not what cpuFlags say"),
+        (HERE | {"compute": "float32"}, "compute is float32"),
+    ],
+)
+def test_what_a_trainer_invents_excuses_nothing(there: dict[str, Any], says: str) -> None:
+    """Protects buyers and creators: the accused's own words must not end the audit."""
+    report = _judged(there)
+    assert report.verdict is Verdict.DIFFERENT, report
+    assert any(says in finding for finding in report.findings), report.findings
+    # A finding is told beside an honest excuse, and does not undo it.
+    elsewhere = _judged({**there, "system": "Linux-aarch64"})
+    assert elsewhere.verdict is Verdict.INCONCLUSIVE and elsewhere.findings
+    assert _judged(there, WEIGHTS).verdict is Verdict.REPRODUCED
+
+
+def test_other_bytes_where_all_is_alike_convict() -> None:
+    report = _judged(HERE)
+    assert report.verdict is Verdict.DIFFERENT and not report.findings and not report.differences
+    assert _judged(HERE, reproducibility="by luck").verdict is Verdict.DIFFERENT
+
+
+@pytest.mark.parametrize("there", [HERE, HERE | {"cpuVendor": "AuthenticAMD"}])
+@pytest.mark.parametrize(
+    "lie",
+    [{"rows_digest": OTHER}, {"works": (SourceWork(ContentId(1), OTHER, 3, 41),)}],
+    ids=["rows", "sizes"],
+)
+def test_what_no_environment_changes_convicts_on_every_machine(
+    there: dict[str, Any], lie: dict[str, Any]
+) -> None:
+    """Rows and the sizes that shares are computed from follow from the works alone."""
+    for found in (OTHER, WEIGHTS):
+        report = _judged(there, found, **lie)
+        assert report.verdict is Verdict.DIFFERENT
+        assert report.findings[0].startswith("the works ")
+
+
+async def test_a_manifest_of_other_weights_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    """Protects an auditor's hour: what can be compared at once is compared at once."""
+    folder = tmp_path / "run"
+    with pytest.raises(InvalidRequest, match="the chain has 0x0202"):
+        await audit_adapter(
+            seal_manifest(MANIFEST, KEY),
+            [],
+            directory=folder,
+            base_model="none",
+            cache_dir=tmp_path,
+            expected_weights=OTHER,
+        )
+    assert not folder.exists()
