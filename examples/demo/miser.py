@@ -47,14 +47,14 @@ async def pay_once(client: BuyerClient, prompt: str, max_tokens: int) -> Stopped
         if refused.status != 402:
             raise DemoError(f"a request without money was answered {refused.status}, not 402")
         challenge = Challenge.from_header(refused.headers["WWW-Authenticate"])
-    client.quotes.accept(challenge, client.info, offer, client.curve)
+    client.quotes.accept(challenge, client.info, offer, client.channel)
     known, need = client.quotes.of(offer), challenge.need
     if known is None or need is None:
         raise DemoError("the node's challenge names neither its price nor its need")
     paid = need.required_units
-    with client.purse.expose(BASE_MODEL, body) as exposure:
-        exposure.units = paid
-        await client.purse.cover(BASE_MODEL, required_units=paid, wanted_units=paid)
+    with client.voucher_signer.open_request(BASE_MODEL, body) as open_request:
+        open_request.units = paid
+        await client.voucher_signer.cover(BASE_MODEL, required_units=paid, wanted_units=paid)
     quote = {QUOTE_HEADER: hex_of(known[0])}
     async with client.api.generate(CHAT_PATH, body, token, quote) as answered:
         if answered.status != 200:

@@ -4,8 +4,9 @@ Owns the course of a single request. Does not know its money (``viz.buyer.stream
 a caller does with the chunks.
 
 Invariants: an answer is billed once, and its receipt says what arrived; a request is on disk before
-it is sent, and one that ends without a verified receipt leaves its exposure with the purse, so the
-books stay an upper bound; a node that does not keep to what was asked for is not asked again.
+it is sent; a request that ends without a verified receipt stays with the voucher signer as an open
+request, so that what it may cost stays an upper bound; a node that departs from what was asked for
+is not asked again.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class PaidAnswer:
         self._stack = AsyncExitStack()
         self._response: aiohttp.ClientResponse | None = None
         self._offer: AdapterOffer
-        self._exposure: OpenRequest
+        self._open_request: OpenRequest
         self._payer: StreamPayer
         self._counter: Counter
         self._arrival = ReceivedAnswer(1, 0)
@@ -101,7 +102,7 @@ class PaidAnswer:
             return self.receipt.receipt.amount_units
         if self._free:
             return 0
-        return self._exposure.billed_units if self._sent and self._exposure.seq else None
+        return self._open_request.billed_units if self._sent and self._open_request.seq else None
 
     # admission
 
@@ -111,14 +112,14 @@ class PaidAnswer:
         except BaseException as error:
             if self._sent:
                 # Whether the node admitted it nobody knows: its bill may follow.
-                self._client.purse.leave_unreceipted(
-                    self._exposure, broken=isinstance(error, NodeUnreachable)
+                self._client.voucher_signer.leave_unreceipted(
+                    self._open_request, broken=isinstance(error, NodeUnreachable)
                 )
             elif self._kept:
-                self._client.purse.drop(self._exposure)
+                self._client.voucher_signer.drop(self._open_request)
             await self._stack.aclose()
             if self._sent and isinstance(error, NodeUnreachable):
-                most = amount(self._exposure.units, self._client.deployment)
+                most = amount(self._open_request.units, self._client.deployment)
                 raise NodeUnreachable(
                     f"{error.detail} (if it began the answer, {most} at most are paid for it)"
                 ) from error
@@ -134,12 +135,12 @@ class PaidAnswer:
         client.names.use(self._asked.model, self._offer)
         self._asked = self._asked.naming(self._offer.model)
         self._counter = await client.counter()
-        self._exposure = self._stack.enter_context(
-            client.purse.expose(self._offer.adapter_id, self._asked.body)
+        self._open_request = self._stack.enter_context(
+            client.voucher_signer.open_request(self._offer.adapter_id, self._asked.body)
         )
         # In a thread: a long prompt takes a while to count, and others are being answered.
         tokens = await asyncio.to_thread(self._counter.prompt_tokens, self._asked)
-        self._payer = StreamPayer(client, self._asked, self._exposure, self._counter, tokens)
+        self._payer = StreamPayer(client, self._asked, self._open_request, self._counter, tokens)
         for _ in range(ADMISSIONS):
             attempt = AsyncExitStack()
             try:
@@ -165,7 +166,7 @@ class PaidAnswer:
         self._payer.agree(agreed)
         token = await client.access.token()
         if not self._kept:
-            await asyncio.to_thread(client.purse.keep, self._exposure)
+            await asyncio.to_thread(client.voucher_signer.keep, self._open_request)
             self._kept = True
         self._sent = True
         try:
@@ -210,7 +211,7 @@ class PaidAnswer:
         challenge = Challenge.from_header(header)
         if client.quotes.is_for_another(challenge, client.info, self._offer):
             self._offer = await client.renewed_offer(self._asked.model)
-        client.quotes.accept(challenge, client.info, self._offer, client.curve)
+        client.quotes.accept(challenge, client.info, self._offer, client.channel)
         known = client.quotes.of(self._offer)
         if challenge.need is None and not self._renewed:
             # There is a channel, so the node does not see whose request it is: a new session tells.
@@ -247,7 +248,7 @@ class PaidAnswer:
         """Say whether this buyer ended the answer, for want of money or at its own cap."""
         if error is self._told:
             return False
-        capped = self._exposure.units >= self._client.limits.request_units
+        capped = self._open_request.units >= self._client.limits.request_units
         return isinstance(error, PaymentError | StoreError) or (
             capped and isinstance(error, PriceAboveCap)
         )
@@ -276,19 +277,19 @@ class PaidAnswer:
 
     async def _broken_off(self, error: VizError) -> VizError:
         """Return the error with which an answer broke off, and what that costs."""
-        client, exposure = self._client, self._exposure
-        client.purse.leave_unreceipted(exposure, broken=True)
+        client, open_request = self._client, self._open_request
+        client.voucher_signer.leave_unreceipted(open_request, broken=True)
         if self._response is not None:
             self._response.close()
         with suppress(VizError, TimeoutError):
             # Where the node is still there, its bill is as well, or in a moment.
             async with asyncio.timeout(BILL_WAIT_S):
-                await client.sync_for_bill(exposure)
-        if exposure.seq:
-            cost = f"it cost {amount(exposure.billed_units, client.deployment)}"
+                await client.sync_for_bill(open_request)
+        if open_request.seq:
+            cost = f"it cost {amount(open_request.billed_units, client.deployment)}"
         else:
-            arrived = amount(exposure.arrived_units, client.deployment)
-            most = amount(exposure.units, client.deployment)
+            arrived = amount(open_request.arrived_units, client.deployment)
+            most = amount(open_request.units, client.deployment)
             cost = (
                 f"what arrived costs {arrived}; it is not billed yet, and {most} at most are paid"
             )
@@ -318,18 +319,18 @@ class PaidAnswer:
 
     def _take_receipt(self, signed: SignedReceipt) -> None:
         served = Served(
-            adapter_id=self._exposure.adapter_id,
+            adapter_id=self._open_request.adapter_id,
             agreed=self._payer.agreed,
             request=self._asked.body,
             prompt_tokens=self._payer.prompt_tokens,
             texts=self._arrival.texts,
-            most_units=self._exposure.most_units,
+            most_units=self._open_request.most_units,
         )
         try:
             if self.receipt is not None:
                 raise NodeNotTrusted("the node bills one request twice")
             check_receipt(signed, served, self._counter)
-            self._client.purse.take(signed, self._exposure)
+            self._client.voucher_signer.take(signed, self._open_request)
         except (NodeNotTrusted, InvalidSignature) as error:
             self._client.distrust(error.detail)
             raise
@@ -347,9 +348,9 @@ class PaidAnswer:
             await asyncio.gather(self._paying, return_exceptions=True)
         if self.receipt is None:
             if self._free:
-                self._client.purse.drop(self._exposure)
+                self._client.voucher_signer.drop(self._open_request)
             else:
-                self._client.purse.leave_unreceipted(self._exposure)
+                self._client.voucher_signer.leave_unreceipted(self._open_request)
             if self._response is not None:
                 self._response.close()
         await self._stack.aclose()

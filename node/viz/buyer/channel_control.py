@@ -62,8 +62,8 @@ class ChannelControl:
             "signer": client.signer,
             "node": client.info.node,
             "settled": str(answer.close.settled_units),
-            "received": str(sum(client.curve.spent.values())),
-            "signed": str(client.curve.total_units),
+            "received": str(sum(client.channel.spent.values())),
+            "signed": str(client.channel.total_units),
             "transaction": hex_of(answer.transaction_hash),
         }
 
@@ -92,18 +92,18 @@ class ChannelControl:
 
 def described(client: BuyerClient) -> Json:
     """Return a channel's state."""
-    curve = client.curve
-    opened = curve.payer != ZERO_ADDRESS
+    channel = client.channel
+    opened = channel.payer != ZERO_ADDRESS
     return {
-        "signer": curve.signer,
-        "node": curve.node,
-        "payer": curve.payer,
+        "signer": channel.signer,
+        "node": channel.node,
+        "payer": channel.payer,
         "open": opened,
-        "closeAt": curve.close_at_s,
-        "distrusted": client.purse.fault,
-        "deposit": str(curve.deposit_units),
-        "settled": str(curve.settled_units),
-        "signed": str(curve.total_units),
-        "received": str(sum(curve.spent.values())),
-        "receipts": curve.seq,
+        "closeAt": channel.close_at_s,
+        "distrusted": client.voucher_signer.fault,
+        "deposit": str(channel.deposit_units),
+        "settled": str(channel.settled_units),
+        "signed": str(channel.total_units),
+        "received": str(sum(channel.spent.values())),
+        "receipts": channel.seq,
     }

@@ -102,7 +102,9 @@ class BuyerClient:
         self.names = Names(ledger)
         self.prices = Prices(ledger, deployment)
         self.spending = Spending(ledger, clock)
-        self.purse = VoucherSigner(api, ledger, deployment, limits, reads_chain=chain is not None)
+        self.voucher_signer = VoucherSigner(
+            api, ledger, deployment, limits, reads_chain=chain is not None
+        )
 
     @classmethod
     async def connect(
@@ -150,14 +152,14 @@ class BuyerClient:
         self._ledger.close()
 
     @property
-    def curve(self) -> BuyerChannel:
+    def channel(self) -> BuyerChannel:
         """What was deposited, signed and received on the channel."""
-        return self.purse.curve
+        return self.voucher_signer.channel
 
     @property
     def signer(self) -> Address:
         """The address of the channel's session key."""
-        return self.curve.signer
+        return self.channel.signer
 
     @property
     def deployment(self) -> Deployment:
@@ -233,11 +235,11 @@ class BuyerClient:
         info = await self.refresh_info()
         self.require_trust()
         await self.sync()
-        require_depositable(self.curve, wallet.address)
+        require_depositable(self.channel, wallet.address)
         if self._chain is not None and (
             head := await self._chain.channel(self.signer, info.node, confirmed=False)
         ):
-            require_depositable(replace(self.curve, close_at_s=head.close_at), wallet.address)
+            require_depositable(replace(self.channel, close_at_s=head.close_at), wallet.address)
         now_s = await self._chain_time_s(info)
         pending = PendingDeposit.kept(self._ledger, wallet.address, deposit_units, now_s)
         again, refusal = pending is not None, None
@@ -245,17 +247,17 @@ class BuyerClient:
             pending = await PendingDeposit.sign(
                 self._ledger, wallet, deposit_units, info, self._deployment, now_s=now_s
             )
-        if not pending.is_confirmed(self.curve):
+        if not pending.is_confirmed(self.channel):
             try:
-                self.purse.note(await self.api.deposit(pending.deposit))
+                self.voucher_signer.note(await self.api.deposit(pending.deposit))
             except TransactionFailed as error:
                 if not again:
                     raise
                 refusal = error  # perhaps because it went through at last
         for _ in range(CONFIRM_TRIES if refusal is None else REFUSED_TRIES):
-            if pending.is_confirmed(self.curve):
+            if pending.is_confirmed(self.channel):
                 self._ledger.drop_deposit()
-                return self.curve
+                return self.channel
             await asyncio.sleep(CONFIRM_WAIT_S)
             await self.sync()
         raise refusal or NodeUnreachable(
@@ -273,22 +275,22 @@ class BuyerClient:
         """
         await self._observe_chain()
         view = await self.access.use(partial(self.api.channel, self.signer))
-        self.purse.note(view)
-        while view.seq > self.curve.seq and not self.purse.fault:
-            before = self.curve.seq
+        self.voucher_signer.note(view)
+        while view.seq > self.channel.seq and not self.voucher_signer.fault:
+            before = self.channel.seq
             call = partial(self.api.receipts, self.signer, before)
             receipts = await self.access.use(call)
             if not self._take_late(receipts):
                 return
-            if self.curve.seq == before:
+            if self.channel.seq == before:
                 raise NodeNotTrusted("the node does not hand out the receipts of this channel")
-        self.purse.all_receipts_known()
+        self.voucher_signer.all_receipts_known()
         self._synced = True
 
     def _take_late(self, receipts: Iterable[SignedReceipt]) -> bool:
         """Keep receipts; say whether no answer that still arrives must bring its own first."""
         try:
-            return all(map(self.purse.take_late, receipts))
+            return all(map(self.voucher_signer.take_late, receipts))
         except (NodeNotTrusted, InvalidSignature) as error:
             self.distrust(error.detail)
             raise
@@ -302,7 +304,9 @@ class BuyerClient:
         if self._chain is None:
             return
         seen = await self._chain.channel(self.signer, self.info.node)
-        self.purse.observe(seen or ChannelState(self.signer, self.info.node, ZERO_ADDRESS, 0, 0, 0))
+        self.voucher_signer.observe(
+            seen or ChannelState(self.signer, self.info.node, ZERO_ADDRESS, 0, 0, 0)
+        )
         self._chain_read_s = time.monotonic()
 
     async def sync_for(self, adapter_id: AdapterId, required_units: Units) -> None:
@@ -310,20 +314,20 @@ class BuyerClient:
 
         An answer that was left a moment ago may be billed a moment later.
         """
-        if self.purse.rests_on_unbilled(adapter_id, required_units):
+        if self.voucher_signer.rests_on_unbilled(adapter_id, required_units):
             await self.sync()
         for wait_s in LATE_BILL_WAITS_S:
-            if self.purse.allows(adapter_id, required_units):
+            if self.voucher_signer.allows(adapter_id, required_units):
                 return
             await asyncio.sleep(wait_s)
             await self.sync()
 
-    async def sync_for_bill(self, exposure: OpenRequest) -> None:
+    async def sync_for_bill(self, open_request: OpenRequest) -> None:
         """Look for the receipt of an answer that broke off just now."""
         for wait_s in LATE_BILL_WAITS_S:
             await asyncio.sleep(wait_s)
             await self.sync()
-            if exposure.seq:
+            if open_request.seq:
                 return
 
     async def sync_if_behind(self) -> None:
@@ -332,7 +336,7 @@ class BuyerClient:
         The buyer's chain is read again from time to time; while it cannot be, the reading before
         serves, so that asking does not wait for it.
         """
-        if not self._synced or self.purse.lacks_receipts:
+        if not self._synced or self.voucher_signer.lacks_receipts:
             await self.sync()
         elif self._chain is not None and self._chain_read_s + CHAIN_READ_S < time.monotonic():
             self._chain_read_s = time.monotonic()
@@ -350,7 +354,9 @@ class BuyerClient:
         """
         await self.look()
         request, signature = await self.request_close(payer)
-        return await close_together(self.api, self.purse, self._deployment, request, signature)
+        return await close_together(
+            self.api, self.voucher_signer, self._deployment, request, signature
+        )
 
     async def request_close(self, payer: bytes | Wallet) -> tuple[RequestClose, bytes]:
         """Return the payer's signed RequestClose, which anyone may relay to Settlement."""
@@ -378,15 +384,15 @@ class BuyerClient:
 
     def distrust(self, fault: str) -> None:
         """Ask nothing more of this node and sign nothing more for it, until it is forgiven."""
-        self.purse.distrust(fault)
+        self.voucher_signer.distrust(fault)
 
     def forgive(self, allowance_units: Units = 0) -> None:
         """Trust the node again, and pay up to so much of bills beyond what arrived."""
-        self.purse.forgive(allowance_units)
+        self.voucher_signer.forgive(allowance_units)
 
     def require_trust(self) -> None:
         """Raise NodeNotTrusted once the node was caught at something."""
-        self.purse.require_trust()
+        self.voucher_signer.require_trust()
 
     async def token(self) -> AccessToken:
         """Return an access token, signing a new session where there is none."""

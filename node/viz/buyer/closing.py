@@ -23,7 +23,7 @@ REBASES: Final = 3
 
 async def close_together(
     api: NodeClient,
-    purse: VoucherSigner,
+    voucher_signer: VoucherSigner,
     trusted: Deployment,
     request: RequestClose,
     signature: bytes,
@@ -33,10 +33,10 @@ async def close_together(
     Read the receipts first. ``request`` and ``signature`` are the payer's. Raises NodeNotTrusted
     when the node's Close does not verify, and what the node refuses with.
     """
-    answer = await _ask(api, purse, trusted, request, signature)
-    close, channel = answer.close, purse.curve
+    answer = await _ask(api, voucher_signer, trusted, request, signature)
+    close, channel = answer.close, voucher_signer.channel
     if (close.signer, close.node) != (channel.signer, channel.node) or not is_signed_by(
-        purse.domain.digest(close), answer.signature, channel.node
+        voucher_signer.domain.digest(close), answer.signature, channel.node
     ):
         raise NodeNotTrusted("the node's Close is not for this channel, or not signed by it")
     if close.settled_units not in channel.points:
@@ -46,7 +46,7 @@ async def close_together(
 
 async def _ask(
     api: NodeClient,
-    purse: VoucherSigner,
+    voucher_signer: VoucherSigner,
     trusted: Deployment,
     request: RequestClose,
     signature: bytes,
@@ -54,11 +54,11 @@ async def _ask(
     payers = trusted.chain_id, trusted.settlement, request, signature
     for _ in range(REBASES):
         try:
-            final = await purse.sign_final()
+            final = await voucher_signer.sign_final()
             return await api.close(CloseRequest(*payers, final))
         except StaleVoucher as moved:
             # A claim was begun meanwhile: what it takes is gone, the rest is owed on its end.
-            purse.follow(moved)
+            voucher_signer.follow(moved)
         except (PaymentRequired, DepositExceeded):
             break  # the node says that it delivered more than its receipts bill
     # It then claims what it holds, as it could without anybody's consent.

@@ -55,9 +55,11 @@ _CHANNELS: Final = "channels"
 
 
 class ChannelLedger:
-    """One channel's curve on disk."""
+    """One channel on disk, as its buyer sees it."""
 
-    def __init__(self, directory: Path, curve: BuyerChannel, session_key: bytes, lock: int) -> None:
+    def __init__(
+        self, directory: Path, channel: BuyerChannel, session_key: bytes, lock: int
+    ) -> None:
         self._directory = directory
         self._lock = lock
         self._session_key = session_key
@@ -65,7 +67,7 @@ class ChannelLedger:
         self._good_bytes: int | None = None
         self._asked = RequestJournal(directory / _ASKED)
         self._billed: set[str] = set()
-        self.curve = curve
+        self.channel = channel
         self.standing = NodeStanding()
         self.unbilled: list[OpenRequest] = []
 
@@ -132,23 +134,25 @@ class ChannelLedger:
     def commit_signing(self, after: BuyerChannel) -> None:
         """Make a raised vector and its end point durable; only then may its voucher be signed."""
         raised = {
-            key: units for key, units in after.vector.items() if units != self.curve.vector.get(key)
+            key: units
+            for key, units in after.vector.items()
+            if units != self.channel.vector.get(key)
         }
         if raised:
             self._append(signing_line(raised))
-        self.curve = after
+        self.channel = after
 
     def commit_final(self, after: BuyerChannel, end_units: Units) -> None:
         """Make the end point of a final voucher durable; only then may it be signed."""
         self._append(final_line(after.points[end_units], after.vector))
-        self.curve = after
+        self.channel = after
 
     def commit_observation(self, seen: ChannelState) -> None:
-        """Make a confirmed reading of the chain durable; raise BooksMismatch as the curve does."""
-        after = observe(self.curve, seen)
-        if after != self.curve:
+        """Make a confirmed reading of the chain durable; raise BooksMismatch like ``observe``."""
+        after = observe(self.channel, seen)
+        if after != self.channel:
             self._append(observation_line(seen))
-        self.curve = after
+        self.channel = after
 
     def commit_receipt(self, after: BuyerChannel, link: Link, billed: str = "") -> None:
         """Keep a verified receipt, and that it billed the request of that name.
@@ -157,23 +161,23 @@ class ChannelLedger:
         line is synced.
         """
         self._append(receipt_line(link, billed), sync=False)
-        self.curve = after
+        self.channel = after
         if billed:
             self._billed.add(billed)
 
     # requests that are not billed yet, and the node's standing
 
-    def keep_request(self, exposure: OpenRequest) -> None:
+    def keep_request(self, open_request: OpenRequest) -> None:
         """Make a request durable before it is sent, or how it ended; raise StoreError."""
         try:
-            self._asked.keep(exposure)
+            self._asked.keep(open_request)
         except OSError as error:
             raise _unwritable(self._directory / _ASKED, error) from error
 
-    def drop_request(self, exposure: OpenRequest) -> None:
+    def drop_request(self, open_request: OpenRequest) -> None:
         """Forget a request that can no longer be billed."""
-        if exposure.name:
-            self._asked.drop(exposure.name)
+        if open_request.name:
+            self._asked.drop(open_request.name)
 
     def commit_standing(self, after: NodeStanding) -> None:
         """Make what is held for and against the node durable."""
@@ -234,7 +238,7 @@ class ChannelLedger:
         try:
             self.standing = NodeStanding.from_json(parse_json(path.read_bytes()))
         except FileNotFoundError:
-            self.standing = NodeStanding.before_it_was_kept(self.curve)
+            self.standing = NodeStanding.before_it_was_kept(self.channel)
         except (OSError, InvalidRequest) as error:
             raise BooksMismatch(f"{path} cannot be read: restore it") from error
         if not whole or self._lines > COMPACT_AFTER_LINES:
@@ -249,7 +253,7 @@ class ChannelLedger:
         whole, _, cut = raw.rpartition(b"\n")
         for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
             try:
-                self.curve = replay(self.curve, line)
+                self.channel = replay(self.channel, line)
                 self._billed |= billed_by(line)
             except (ValueError, KeyError, TypeError, InvalidRequest) as error:
                 raise BooksMismatch(
@@ -299,7 +303,7 @@ class ChannelLedger:
             raise
 
     def _compact(self) -> None:
-        self._replace(_LEDGER, snapshot_line(self.curve))
+        self._replace(_LEDGER, snapshot_line(self.channel))
         self._lines = 1
 
     def _replace(self, name: str, content: Json) -> None:

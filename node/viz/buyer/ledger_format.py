@@ -1,8 +1,8 @@
 """The lines of a buyer's ledger: one JSON object a change, and the snapshot that replaces many.
 
-Owns their text form and how a curve is rebuilt from them. Does not know files.
+Owns the text form of changes, and how a channel is rebuilt from them. Does not know files.
 
-Invariant: replaying the changes of a curve in order gives that curve.
+Invariant: replaying the changes of a channel in order gives that channel.
 """
 
 from __future__ import annotations
@@ -51,51 +51,51 @@ def billed_by(line: bytes) -> set[str]:
     return {str(members["billed"])} if "billed" in members else set()
 
 
-def snapshot_line(curve: BuyerChannel) -> Json:
-    """Return a whole curve."""
+def snapshot_line(channel: BuyerChannel) -> Json:
+    """Return a whole channel."""
     return {
         "event": "snapshot",
-        "payer": curve.payer,
-        "deposit": str(curve.deposit_units),
-        "settled": str(curve.settled_units),
-        "closeAt": curve.close_at_s,
-        "vector": _vector_to_json(curve.vector),
-        "points": {str(end): _vector_to_json(at) for end, at in curve.points.items()},
-        "spent": _vector_to_json(curve.spent),
-        "seq": curve.seq,
-        "head": hex_of(curve.head),
-        "linked": str(curve.linked_units),
-        "unlinked": [_link_to_json(link) for link in curve.unlinked.values()],
+        "payer": channel.payer,
+        "deposit": str(channel.deposit_units),
+        "settled": str(channel.settled_units),
+        "closeAt": channel.close_at_s,
+        "vector": _vector_to_json(channel.vector),
+        "points": {str(end): _vector_to_json(at) for end, at in channel.points.items()},
+        "spent": _vector_to_json(channel.spent),
+        "seq": channel.seq,
+        "head": hex_of(channel.head),
+        "linked": str(channel.linked_units),
+        "unlinked": [_link_to_json(link) for link in channel.unlinked.values()],
     }
 
 
-def replay(curve: BuyerChannel, line: bytes) -> BuyerChannel:
-    """Return the curve after one line; raise InvalidRequest or ValueError when it is no change."""
+def replay(channel: BuyerChannel, line: bytes) -> BuyerChannel:
+    """Return the channel after one line; raise InvalidRequest or ValueError if it is no change."""
     members = json.loads(line)
     reader = Reader(members, "the ledger's line")
     event = reader.text("event", 16)
     if event == "sign":
-        vector = {**curve.vector, **_vector(members["vector"])}
-        after = replace(curve, vector=vector)
-        return replace(after, points={**curve.points, after.total_units: vector})
+        vector = {**channel.vector, **_vector(members["vector"])}
+        after = replace(channel, vector=vector)
+        return replace(after, points={**channel.points, after.total_units: vector})
     if event == "final":
         at_end, vector = _vector(members["end"]), _vector(members["vector"])
-        points = {**curve.points, sum(at_end.values()): at_end}
-        return replace(curve, vector=vector, points=points)
+        points = {**channel.points, sum(at_end.values()): at_end}
+        return replace(channel, vector=vector, points=points)
     if event == "chain":
-        return observe(curve, _seen(curve, reader))
+        return observe(channel, _seen(channel, reader))
     if event == "receipt":
-        return take_receipt(curve, _link(reader))
+        return take_receipt(channel, _link(reader))
     if event == "snapshot":
-        return _snapshot(curve, reader, members)
+        return _snapshot(channel, reader, members)
     raise InvalidRequest(f"{event!r} is no change of a ledger")
 
 
-def _snapshot(curve: BuyerChannel, reader: Reader, members: Json) -> BuyerChannel:
+def _snapshot(channel: BuyerChannel, reader: Reader, members: Json) -> BuyerChannel:
     links = [_link(Reader(item, "a receipt")) for item in members["unlinked"]]
     return BuyerChannel(
-        signer=curve.signer,
-        node=curve.node,
+        signer=channel.signer,
+        node=channel.node,
         payer=reader.address("payer"),
         deposit_units=reader.units("deposit"),
         settled_units=reader.units("settled"),
@@ -110,10 +110,10 @@ def _snapshot(curve: BuyerChannel, reader: Reader, members: Json) -> BuyerChanne
     )
 
 
-def _seen(curve: BuyerChannel, reader: Reader) -> ChannelState:
+def _seen(channel: BuyerChannel, reader: Reader) -> ChannelState:
     return ChannelState(
-        signer=curve.signer,
-        node=curve.node,
+        signer=channel.signer,
+        node=channel.node,
         payer=reader.address("payer"),
         deposit_units=reader.units("deposit"),
         settled_units=reader.units("settled"),

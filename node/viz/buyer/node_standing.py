@@ -101,10 +101,10 @@ class NodeStanding:
     # on disk
 
     @classmethod
-    def before_it_was_kept(cls, curve: BuyerChannel) -> Self:
+    def before_it_was_kept(cls, channel: BuyerChannel) -> Self:
         """Return the standing of a ledger that has none yet."""
-        known = () if curve.payer == ZERO_ADDRESS else (curve.payer,)
-        return cls(known, curve.limit_units)
+        known = () if channel.payer == ZERO_ADDRESS else (channel.payer,)
+        return cls(known, channel.limit_units)
 
     def to_json(self) -> Json:
         return {

@@ -67,7 +67,7 @@ class OpenRequest:
 class Match(NamedTuple):
     """The request behind a late receipt, and what the receipt bills beyond what it allows."""
 
-    exposure: OpenRequest
+    open_request: OpenRequest
     beyond_units: Units
 
 
@@ -84,19 +84,19 @@ class OpenRequests:
 
     @contextmanager
     def open(self, adapter_id: AdapterId, request: bytes) -> Iterator[OpenRequest]:
-        """Allow a request to cost what its exposure says (raise it as the answer arrives)."""
-        exposure = OpenRequest(adapter_id, request)
-        self._under_way.add(exposure)
+        """Yield a new open request; the caller raises its amounts as the answer arrives."""
+        open_request = OpenRequest(adapter_id, request)
+        self._under_way.add(open_request)
         try:
-            yield exposure
+            yield open_request
         finally:
-            self._under_way.discard(exposure)
+            self._under_way.discard(open_request)
 
-    def leave(self, exposure: OpenRequest) -> None:
+    def leave(self, open_request: OpenRequest) -> None:
         """Remember that a request ended without its receipt: its cost is not known yet."""
-        if not exposure.seq:
-            exposure.left_at_s = time.monotonic()
-            self._left.add(exposure)
+        if not open_request.seq:
+            open_request.left_at_s = time.monotonic()
+            self._left.add(open_request)
 
     def forget_old(self) -> list[OpenRequest]:
         """Wait no longer for the bills of requests that the node had time to bill.
@@ -140,7 +140,7 @@ class OpenRequests:
             if each.incident and each.adapter_id == adapter_id and not each.seq
         ]
 
-    def bill(self, exposure: OpenRequest, seq: int, units: Units) -> None:
+    def bill(self, open_request: OpenRequest, seq: int, units: Units) -> None:
         """Note the receipt that a request's own answer brought; raise NodeNotTrusted for a second.
 
         A receipt that was fetched before may have been taken for that of an equal request.
@@ -148,16 +148,16 @@ class OpenRequests:
         equals = [
             each
             for each in {*self._under_way, *self._left, *self._given_up}
-            if each is not exposure and each.equals(exposure)
+            if each is not open_request and each.equals(open_request)
         ]
         other = next((each for each in equals if each.seq == seq), None)
-        if other is None and exposure.seq not in (0, seq):
+        if other is None and open_request.seq not in (0, seq):
             other = next((each for each in equals if not each.seq), None)
             if other is None:
                 raise NodeNotTrusted("the node bills one request twice")
         if other is not None:
-            self.note(other, exposure.seq, exposure.billed_units)
-        exposure.seq, exposure.billed_units = seq, units
+            self.note(other, open_request.seq, open_request.billed_units)
+        open_request.seq, open_request.billed_units = seq, units
 
     def match(self, signed: SignedReceipt, unused_units: Units) -> Match | None:
         """Return the request behind a receipt that no answer brought; raise NodeNotTrusted.
@@ -192,12 +192,12 @@ class OpenRequests:
             return None
         return Match(found, beyond_units)
 
-    def note(self, exposure: OpenRequest, seq: int, units: Units) -> None:
+    def note(self, open_request: OpenRequest, seq: int, units: Units) -> None:
         """Note which receipt billed a request, and so that none other can."""
-        exposure.seq, exposure.billed_units = seq, units if seq else 0
+        open_request.seq, open_request.billed_units = seq, units if seq else 0
         if seq:
-            self._left.discard(exposure)
-            self._given_up.pop(exposure, None)
+            self._left.discard(open_request)
+            self._given_up.pop(open_request, None)
 
 
 def _units_of(group: Iterable[OpenRequest], adapter_id: AdapterId) -> Units:

@@ -53,13 +53,13 @@ class KeptQuotes:
         return digests != (offer.weights_digest, info.tokenizer_digest)
 
     def accept(
-        self, challenge: Challenge, info: NodeInfo, offer: AdapterOffer, curve: BuyerChannel
+        self, challenge: Challenge, info: NodeInfo, offer: AdapterOffer, channel: BuyerChannel
     ) -> None:
         """Check a 402 and keep its quote; raise NodeNotTrusted, ChannelUnknown."""
         here = (self._deployment.chain_id, self._deployment.settlement, info.node)
         if (challenge.chain_id, challenge.contract, challenge.node) != here:
             raise NodeNotTrusted("the payment challenge is for another chain, contract or node")
-        if curve.payer == ZERO_ADDRESS:
+        if channel.payer == ZERO_ADDRESS:
             suggested = amount(challenge.suggested_deposit_units, self._deployment)
             raise ChannelUnknown(
                 "open a channel first: `viz channel open` deposits into it, and this node suggests "
@@ -71,7 +71,7 @@ class KeptQuotes:
                 domain=settlement_domain(self._deployment.chain_id, self._deployment.settlement),
                 info=info,
                 offer=offer,
-                signer=curve.signer,
+                signer=channel.signer,
                 now_s=self._clock.now_s(),
             )
             self._kept[offer.adapter_id] = (digest, challenge.quote)

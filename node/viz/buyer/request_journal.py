@@ -30,23 +30,23 @@ class RequestJournal:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def keep(self, exposure: OpenRequest) -> None:
+    def keep(self, open_request: OpenRequest) -> None:
         """Make a request durable, or what is known of it by now; raise OSError."""
         self._directory.mkdir(mode=0o700, exist_ok=True)
-        exposure.name = exposure.name or secrets.token_hex(8)
-        path = self._path(exposure.name)
+        open_request.name = open_request.name or secrets.token_hex(8)
+        path = self._path(open_request.name)
         head = {
-            "adapter": int(exposure.adapter_id),
-            "units": str(exposure.units),
-            "most": str(exposure.most_units),
-            "arrived": str(exposure.arrived_units),
-            "incident": exposure.incident,
-            "ended": bool(exposure.left_at_s),
+            "adapter": int(open_request.adapter_id),
+            "units": str(open_request.units),
+            "most": str(open_request.most_units),
+            "arrived": str(open_request.arrived_units),
+            "incident": open_request.incident,
+            "ended": bool(open_request.left_at_s),
         }
         fresh = path.with_suffix(".new")
         handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode=0o600)
         with os.fdopen(handle, "wb") as file:
-            file.write(json.dumps(head).encode() + b"\n" + exposure.request)
+            file.write(json.dumps(head).encode() + b"\n" + open_request.request)
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
@@ -74,7 +74,7 @@ class RequestJournal:
                     f"{path} cannot be read: restore it, or close the channel and open one with a "
                     "new session key"
                 ) from error
-        return [exposure for _, exposure in sorted(found, key=lambda each: each[0])]
+        return [open_request for _, open_request in sorted(found, key=lambda each: each[0])]
 
     def _path(self, name: str) -> Path:
         return self._directory / f"{name}{_SUFFIX}"

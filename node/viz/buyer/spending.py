@@ -93,18 +93,18 @@ class Spending:
 
     def report(self) -> Json:
         """Return what was spent on the channel, and in this process."""
-        return {**report(self._ledger.curve, self._days), "run": self.run.to_json()}
+        return {**report(self._ledger.channel, self._days), "run": self.run.to_json()}
 
 
-def report(curve: BuyerChannel, days: Days) -> Json:
+def report(channel: BuyerChannel, days: Days) -> Json:
     """Return what was spent on a channel: in all, by day and model, and what no day lists."""
-    total_units = sum(curve.spent.values())
+    total_units = sum(channel.spent.values())
     listed_units = sum(spent.units for models in days.values() for spent in models.values())
     return {
-        "node": curve.node,
-        "signer": curve.signer,
+        "node": channel.node,
+        "signer": channel.signer,
         "spent": str(total_units),
-        "left": str(max(0, curve.limit_units - total_units)),
+        "left": str(max(0, channel.limit_units - total_units)),
         "unlisted": str(max(0, total_units - listed_units)),
         "days": [
             {"day": day, "model": model, **spent.to_json()}
@@ -117,9 +117,9 @@ def report(curve: BuyerChannel, days: Days) -> Json:
 def report_on_disk(directory: Path, blank: BuyerChannel) -> Json:
     """Return the report of a channel's files, without its key and beside whoever holds it.
 
-    ``blank`` is the channel's curve before anything. Raises BooksMismatch.
+    ``blank`` is the channel's channel before anything. Raises BooksMismatch.
     """
-    curve = blank
+    channel = blank
     try:
         raw = (directory / "ledger.jsonl").read_bytes()
     except FileNotFoundError:
@@ -128,10 +128,10 @@ def report_on_disk(directory: Path, blank: BuyerChannel) -> Json:
     for line in raw.rpartition(b"\n")[0].split(b"\n"):
         if line:
             try:
-                curve = replay(curve, line)
+                channel = replay(channel, line)
             except (ValueError, KeyError, TypeError, InvalidRequest) as error:
                 raise BooksMismatch(f"{directory / 'ledger.jsonl'} cannot be read") from error
-    return report(curve, read_days(directory))
+    return report(channel, read_days(directory))
 
 
 def read_days(directory: Path) -> Days:

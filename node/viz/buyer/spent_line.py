@@ -17,8 +17,8 @@ _log = structlog.get_logger()
 
 def say_cost(client: BuyerClient, answer: PaidAnswer) -> None:
     """Log what an answer cost, in the token's amounts, and what is left of the deposit."""
-    curve, here = client.curve, client.deployment
-    left = amount(max(0, curve.limit_units - sum(curve.spent.values())), here)
+    channel, here = client.channel, client.deployment
+    left = amount(max(0, channel.limit_units - sum(channel.spent.values())), here)
     if answer.cost_units is None:
         _log.warning(
             "an answer broke off; its cost is not known yet", model=answer.model, left=left

@@ -1,8 +1,8 @@
 """The money of one answer: what it may cost, and the vouchers that keep it flowing.
 
-Owns the agreed price, the exposure that grows with what arrives, and the task that signs ahead, so
-that reading never waits for paying. Does not know what the client may pay in total
-(``viz.buyer.voucher_signer``), nor how an answer is asked for or read (``viz.buyer.answer``).
+Owns the agreed price, the amounts of the open request, which grow with what arrives, and the task
+that signs ahead, so that reading never waits for paying. Does not know what the client may pay in
+total (``viz.buyer.voucher_signer``), nor how an answer is asked for or read (``viz.buyer.answer``).
 
 Invariant: what a request exposes grows only with what has arrived, and never beyond what was asked
 for or the cap for a request.
@@ -34,15 +34,15 @@ class StreamPayer:
         self,
         client: BuyerClient,
         asked: AskedRequest,
-        exposure: OpenRequest,
+        open_request: OpenRequest,
         counter: Counter,
         prompt_tokens: int,
     ) -> None:
         """``prompt_tokens`` is what the prompt counts: exactly where it can be, else at most."""
         self._client = client
         self._asked = asked
-        self._exposure = exposure
-        self._start_units: Units = client.purse.owed_units(exposure.adapter_id)
+        self._open_request = open_request
+        self._start_units: Units = client.voucher_signer.earned_units(open_request.adapter_id)
         self._need: NeedVoucher | None = None
         self._now = asyncio.Event()
         self._counter = counter
@@ -54,10 +54,10 @@ class StreamPayer:
 
     def agree(self, agreed: Agreed) -> None:
         """Take the price of the next attempt; raise PriceAboveCap."""
-        client, adapter_id = self._client, self._exposure.adapter_id
+        client, adapter_id = self._client, self._open_request.adapter_id
         client.prices.agree(adapter_id, self._asked.model, agreed.price, client.limits)
         self.agreed = agreed
-        self._expose()
+        self._update_bound()
 
     def begin(self) -> ReceivedAnswer:
         """Return where the answer arrives, now that the node began it."""
@@ -73,9 +73,9 @@ class StreamPayer:
 
     def grew(self) -> None:
         """Expose what has arrived; raise PriceAboveCap once that alone exceeds the cap."""
-        self._expose()
+        self._update_bound()
         cap, pieces = self._client.limits.request_units, self.arrival.pieces
-        # Its payments may have been signed for requests beside it, so the purse cannot tell.
+        # Vouchers for it may have been signed for other requests, so the signer cannot judge this.
         if self.agreed.price.amount_units(self.prompt_tokens, pieces) > cap:
             most = amount(cap, self._client.deployment)
             raise PriceAboveCap(
@@ -85,15 +85,17 @@ class StreamPayer:
         if pieces % max(1, self._client.limits.ahead_tokens // 2) == 0:
             self._now.set()
 
-    def _expose(self) -> None:
+    def _update_bound(self) -> None:
         """Let the request cost what has arrived, and one step more."""
-        limits, most, exposure = self._client.limits, self._max_tokens(), self._exposure
+        limits, most, open_request = self._client.limits, self._max_tokens(), self._open_request
         price, prompt, arrived = self.agreed.price, self.prompt_tokens, self.arrival.tokens
         ahead = min(most, arrived + limits.step_tokens * self._asked.choices)
-        exposure.units = min(limits.request_units, price.amount_units(prompt, ahead))
-        exposure.most_units = min(limits.request_units, price.amount_units(prompt, most))
+        open_request.units = min(limits.request_units, price.amount_units(prompt, ahead))
+        open_request.most_units = min(limits.request_units, price.amount_units(prompt, most))
         if arrived:
-            exposure.arrived_units = min(exposure.units, price.amount_units(prompt, arrived))
+            open_request.arrived_units = min(
+                open_request.units, price.amount_units(prompt, arrived)
+            )
 
     def _max_tokens(self) -> int:
         given = [most for most in (self._asked.max_tokens, self.agreed.max_tokens) if most]
@@ -107,7 +109,7 @@ class StreamPayer:
         self._now.set()
 
     async def pay_first(self, need: NeedVoucher) -> None:
-        """Pay what the node asks for before it begins; raise what ``Purse.cover`` raises."""
+        """Pay what the node asks for before it begins; raise what ``VoucherSigner.cover`` does."""
         await self._cover(need)
         # The step that it contains is counted as it arrives, not signed for a second time.
         step_units = self._client.info.minimum_step_units * self._asked.choices
@@ -125,18 +127,18 @@ class StreamPayer:
                 await self._cover(need)
                 continue
             tokens = min(self._max_tokens(), self.arrival.pieces + ahead)
-            await client.purse.cover(
-                self._exposure.adapter_id,
+            await client.voucher_signer.cover(
+                self._open_request.adapter_id,
                 required_units=0,
                 wanted_units=self._start_units + self.agreed.price.amount_units(0, tokens),
             )
 
     async def _cover(self, need: NeedVoucher) -> None:
-        if need.adapter_id != self._exposure.adapter_id:
+        if need.adapter_id != self._open_request.adapter_id:
             raise NodeNotTrusted("the node wants a voucher for an adapter that was not asked for")
         ahead = self.agreed.price.amount_units(0, self._client.limits.ahead_tokens)
         await self._client.sync_for(need.adapter_id, need.required_units)
-        await self._client.purse.cover(
+        await self._client.voucher_signer.cover(
             need.adapter_id,
             required_units=need.required_units,
             wanted_units=need.required_units + ahead,

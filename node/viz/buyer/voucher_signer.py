@@ -32,7 +32,7 @@ from viz.domain.buyer_channel import (
     BuyerChannel,
     draft_final,
     draft_voucher,
-    owe,
+    raise_signed,
     take_receipt,
     verified_link,
 )
@@ -75,22 +75,22 @@ class VoucherSigner:
         reads_chain: bool = False,
     ) -> None:
         """``reads_chain``: ``observe`` is told of the channel, and the node is not believed."""
-        self._exposures = OpenRequests(limits.request_units, ledger.unbilled)
+        self._open_requests = OpenRequests(limits.request_units, ledger.unbilled)
         self._reads_chain = reads_chain
         self._api = api
         self._ledger = ledger
         self._deployment = deployment
         self.domain = settlement_domain(deployment.chain_id, deployment.settlement)
-        self._base_units: Units = ledger.curve.settled_units
+        self._base_units: Units = ledger.channel.settled_units
         self._delivered: dict[AdapterId, Units] = {}
         self._paying = asyncio.Lock()
         self._incident = ""
         self._incident_at_s = 0.0
 
     @property
-    def curve(self) -> BuyerChannel:
+    def channel(self) -> BuyerChannel:
         """What was signed and received so far."""
-        return self._ledger.curve
+        return self._ledger.channel
 
     # whether the node is trusted
 
@@ -119,70 +119,74 @@ class VoucherSigner:
 
     # what may be signed
 
-    def expose(self, adapter_id: AdapterId, request: bytes) -> AbstractContextManager[OpenRequest]:
-        """Allow a request to cost what its exposure says (raise it as the answer arrives)."""
-        return self._exposures.open(adapter_id, request)
+    def open_request(
+        self, adapter_id: AdapterId, request: bytes
+    ) -> AbstractContextManager[OpenRequest]:
+        """Yield a new open request; the caller raises its amounts as the answer arrives."""
+        return self._open_requests.open(adapter_id, request)
 
-    def keep(self, exposure: OpenRequest) -> None:
+    def keep(self, open_request: OpenRequest) -> None:
         """Make a request durable before it is sent. Blocks; raises StoreError."""
-        self._ledger.keep_request(exposure)
+        self._ledger.keep_request(open_request)
 
-    def leave_unreceipted(self, exposure: OpenRequest, *, broken: bool = False) -> None:
+    def leave_unreceipted(self, open_request: OpenRequest, *, broken: bool = False) -> None:
         """Remember that a request ended without its receipt: its cost is not known yet.
 
         ``broken``: the node, or the line to it, ended the answer. What ends together, as by a
         restart of the node, is one incident.
         """
-        if exposure.seq or exposure.left_at_s:
+        if open_request.seq or open_request.left_at_s:
             return
         if broken:
-            if not self._incident or exposure.began_s > self._incident_at_s:
+            if not self._incident or open_request.began_s > self._incident_at_s:
                 self._incident, self._incident_at_s = secrets.token_hex(8), time.monotonic()
-            exposure.incident = self._incident
-        self._exposures.leave(exposure)
+            open_request.incident = self._incident
+        self._open_requests.leave(open_request)
         # What was written before it was sent stands where this cannot be written.
         with suppress(StoreError):
-            self._ledger.keep_request(exposure)
+            self._ledger.keep_request(open_request)
 
-    def drop(self, exposure: OpenRequest) -> None:
+    def drop(self, open_request: OpenRequest) -> None:
         """Forget a request that the node did not admit, so that it can bill nothing for it."""
-        if not exposure.seq:
-            self._ledger.drop_request(exposure)
+        if not open_request.seq:
+            self._ledger.drop_request(open_request)
 
     @property
     def lacks_receipts(self) -> bool:
         """Whether a request ended without its receipt, or receipts arrived with a gap."""
-        return self._exposures.lacks_receipts or bool(self.curve.unlinked)
+        return self._open_requests.lacks_receipts or bool(self.channel.unlinked)
 
-    def owed_units(self, adapter_id: AdapterId) -> Units:
+    def earned_units(self, adapter_id: AdapterId) -> Units:
         """Return what the adapter may have earned beside the requests under way.
 
         Receipts say it, and what broke off adds to it: a node may have booked what it delivered,
         and lost the bill. Of what was signed already it may keep that much.
         """
         unused = self._unused_units(adapter_id)
-        return self.curve.spent_units(adapter_id) + self._exposures.left_units(adapter_id, unused)
+        return self.channel.spent_units(adapter_id) + self._open_requests.left_units(
+            adapter_id, unused
+        )
 
     def ceiling_units(self, adapter_id: AdapterId) -> Units:
         """Return the most that may be signed for the adapter now, over the channel's life."""
-        return self.owed_units(adapter_id) + self._exposures.under_way_units(adapter_id)
+        return self.earned_units(adapter_id) + self._open_requests.under_way_units(adapter_id)
 
     def allows(self, adapter_id: AdapterId, required_units: Units) -> bool:
         """Say whether so much may be signed for the adapter, or was already."""
         ceiling = self.ceiling_units(adapter_id)
-        return required_units <= max(ceiling, self.curve.signed_units(adapter_id))
+        return required_units <= max(ceiling, self.channel.signed_units(adapter_id))
 
     def rests_on_unbilled(self, adapter_id: AdapterId, required_units: Units) -> bool:
         """Say whether a requirement is justified only with requests that ended without a bill."""
-        billed_units = self.curve.spent_units(adapter_id)
+        billed_units = self.channel.spent_units(adapter_id)
         return (
-            billed_units + self._exposures.under_way_units(adapter_id)
+            billed_units + self._open_requests.under_way_units(adapter_id)
             < required_units
             <= self.ceiling_units(adapter_id)
         )
 
     def _unused_units(self, adapter_id: AdapterId) -> Units:
-        return max(0, self.curve.signed_units(adapter_id) - self.curve.spent_units(adapter_id))
+        return max(0, self.channel.signed_units(adapter_id) - self.channel.spent_units(adapter_id))
 
     # paying
 
@@ -209,7 +213,7 @@ class VoucherSigner:
                     f"{amount(ceiling, self._deployment)}"
                 )
             if self.rests_on_unbilled(adapter_id, required_units):
-                self._count_broken(self._exposures.broken_unbilled(adapter_id))
+                self._count_broken(self._open_requests.broken_unbilled(adapter_id))
                 self.require_trust()
             if base_units is not None:
                 self._move_base(base_units)
@@ -226,22 +230,22 @@ class VoucherSigner:
     def _within(self, adapter_id: AdapterId, wanted_units: Units) -> Units:
         """Return ``wanted_units`` cut to what the deposit still covers."""
         credit = sum(
-            max(0, units - self.curve.signed_units(other))
-            for other, units in self.curve.spent.items()
+            max(0, units - self.channel.signed_units(other))
+            for other, units in self.channel.spent.items()
             if other != adapter_id
         )
-        spare = max(0, self.curve.limit_units - self.curve.total_units - credit)
-        return min(wanted_units, self.curve.signed_units(adapter_id) + spare)
+        spare = max(0, self.channel.limit_units - self.channel.total_units - credit)
+        return min(wanted_units, self.channel.signed_units(adapter_id) + spare)
 
     async def _deliver(self, adapter_id: AdapterId, target_units: Units) -> None:
-        curve = self.curve
+        channel = self.channel
         try:
-            owed = owe(curve, adapter_id, target_units)
+            owed = raise_signed(channel, adapter_id, target_units)
             # The node takes no voucher that leaves out what it delivered on credit, of any adapter.
-            for other, units in curve.spent.items():
-                owed = owe(owed, other, units)
+            for other, units in channel.spent.items():
+                owed = raise_signed(owed, other, units)
         except DepositExceeded as error:
-            left = amount(max(0, curve.limit_units - curve.total_units), self._deployment)
+            left = amount(max(0, channel.limit_units - channel.total_units), self._deployment)
             raise DepositExceeded(
                 f"the deposit does not cover it, of which {left} is left to sign for: deposit more "
                 "with `viz channel open`",
@@ -249,9 +253,9 @@ class VoucherSigner:
             ) from error
         after, draft = draft_voucher(owed, self._base_units)
         if draft is None:
-            self._delivered = dict(self.curve.vector)
+            self._delivered = dict(self.channel.vector)
             return
-        # Not in a thread: a receipt that is committed meanwhile would be lost from the curve.
+        # Not in a thread: a receipt that is committed meanwhile would be lost from the channel.
         self._ledger.commit_signing(after)
         signature = sign_compact(self._ledger.session_key, self.domain.digest(draft.voucher))
         voucher = draft.voucher
@@ -274,7 +278,7 @@ class VoucherSigner:
         cannot be told from another voucher. Raises StaleVoucher, DepositExceeded, StoreError.
         """
         async with self._paying:
-            after, draft = draft_final(self.curve, self._base_units)
+            after, draft = draft_final(self.channel, self._base_units)
             if draft is None:
                 return None
             voucher, signature = draft.voucher, b""
@@ -292,11 +296,11 @@ class VoucherSigner:
         """Move on to the base that the node names in its refusal."""
         reader = Reader(refusal.extensions, "the node's refusal")
         base = reader.units("base")
-        at_base = self.curve.points.get(base)
+        at_base = self.channel.points.get(base)
         if at_base is None:
             raise StaleVoucher(f"the node names base {base}, which this key never signed")
         for adapter_id, units in reader.lines("best"):
-            if self.curve.signed_units(adapter_id) - at_base.get(adapter_id, 0) < units:
+            if self.channel.signed_units(adapter_id) - at_base.get(adapter_id, 0) < units:
                 raise BooksMismatch(
                     "the node holds a voucher of this key that is not in the ledger: close the "
                     "channel and open one with a new session key"
@@ -312,34 +316,34 @@ class VoucherSigner:
         chain settled what this ledger never signed.
         """
         if not self._reads_chain:
-            if view.settled_units < self.curve.settled_units:
+            if view.settled_units < self.channel.settled_units:
                 return  # an answer that was overtaken by a newer one
             self._ledger.commit_observation(self._ledger.standing.believed(view))
         self._move_base(view.base_units)
 
     def observe(self, seen: ChannelState) -> None:
         """Take over what the buyer's own chain says of the channel; raise BooksMismatch."""
-        if seen.settled_units >= self.curve.settled_units:
+        if seen.settled_units >= self.channel.settled_units:
             self._ledger.commit_observation(seen)
             self._move_base(seen.settled_units)
 
     def _move_base(self, base_units: Units) -> None:
         # Elsewhere nothing was signed: vouchers stay on the base that is known.
-        if base_units in self.curve.points:
+        if base_units in self.channel.points:
             self._base_units = max(self._base_units, base_units)
 
-    def take(self, signed: SignedReceipt, exposure: OpenRequest) -> None:
+    def take(self, signed: SignedReceipt, open_request: OpenRequest) -> None:
         """Keep the receipt that a request's answer brought, and that was compared with it.
 
         Raises InvalidSignature, and NodeNotTrusted for a second receipt of one request.
         """
-        link = verified_link(self.curve, self.domain, signed)
-        after = take_receipt(self.curve, link)
-        self._exposures.bill(exposure, link.seq, signed.receipt.amount_units)
-        if after is not self.curve:
-            self._ledger.commit_receipt(after, link, exposure.name)
+        link = verified_link(self.channel, self.domain, signed)
+        after = take_receipt(self.channel, link)
+        self._open_requests.bill(open_request, link.seq, signed.receipt.amount_units)
+        if after is not self.channel:
+            self._ledger.commit_receipt(after, link, open_request.name)
         else:
-            self._ledger.drop_request(exposure)
+            self._ledger.drop_request(open_request)
 
     def take_late(self, signed: SignedReceipt) -> bool:
         """Keep a receipt that its answer did not bring, where a request of ours accounts for it.
@@ -348,32 +352,33 @@ class VoucherSigner:
         NodeNotTrusted for a receipt that no request accounts for, or that bills more than what
         arrived, one step and the buyer's allowance.
         """
-        link = verified_link(self.curve, self.domain, signed)
-        after = take_receipt(self.curve, link)
-        if after is self.curve:
+        link = verified_link(self.channel, self.domain, signed)
+        after = take_receipt(self.channel, link)
+        if after is self.channel:
             return True
         unused = sum(self._unused_units(key) for key, _ in link.lines)
-        match = self._exposures.match(signed, unused)
+        match = self._open_requests.match(signed, unused)
         if match is None:
             return False
-        exposure, beyond_units = match
+        open_request, beyond_units = match
         standing = self._ledger.standing
         if beyond_units > standing.allowance_units:
+            allowed = amount(open_request.bound_units(unused), self._deployment)
             raise NodeNotTrusted(
                 f"receipt {link.seq} bills {amount(signed.receipt.amount_units, self._deployment)} "
-                f"for an answer of which {amount(exposure.bound_units(unused), self._deployment)} "
+                f"for an answer of which {allowed} "
                 "are accounted for by what arrived and one step"
             )
         if beyond_units:
             self._ledger.commit_standing(standing.billed_beyond(beyond_units))
-        self._exposures.note(exposure, link.seq, signed.receipt.amount_units)
-        self._ledger.commit_receipt(after, link, exposure.name)
-        if exposure.incident:
+        self._open_requests.note(open_request, link.seq, signed.receipt.amount_units)
+        self._ledger.commit_receipt(after, link, open_request.name)
+        if open_request.incident:
             _log.warning(
                 "an answer that had broken off was billed",
-                cost=amount(exposure.billed_units, self._deployment),
+                cost=amount(open_request.billed_units, self._deployment),
             )
-        self._count_broken([exposure])
+        self._count_broken([open_request])
         return True
 
     def _count_broken(self, exposures: Iterable[OpenRequest]) -> None:
@@ -381,10 +386,10 @@ class VoucherSigner:
         standing = self._ledger.standing
         for each in exposures:
             if each.incident:
-                standing = standing.billed_broken(each.incident, self.curve.seq)
+                standing = standing.billed_broken(each.incident, self.channel.seq)
         self._ledger.commit_standing(standing)
 
     def all_receipts_known(self) -> None:
         """Wait no longer for bills that the node had time to send: the chain is whole."""
-        for each in self._exposures.forget_old():
+        for each in self._open_requests.forget_old():
             self._ledger.drop_request(each)

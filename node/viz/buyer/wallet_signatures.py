@@ -62,19 +62,19 @@ def checked_chain_time_s(info: NodeInfo, own_s: int, *, from_chain: bool) -> int
     )
 
 
-def require_depositable(curve: BuyerChannel, payer: Address) -> None:
+def require_depositable(channel: BuyerChannel, payer: Address) -> None:
     """Raise ChannelClosing or InvalidRequest where Settlement would refuse a wallet's deposit."""
-    if curve.payer not in (ZERO_ADDRESS, payer):
+    if channel.payer not in (ZERO_ADDRESS, payer):
         raise InvalidRequest(
-            f"the channel is {curve.payer}'s, and the key is {payer}'s: only the wallet that "
+            f"the channel is {channel.payer}'s, and the key is {payer}'s: only the wallet that "
             "opened a channel can add to it. Nothing was signed"
         )
-    if curve.close_at_s:
+    if channel.close_at_s:
         raise ChannelClosing(
             "the channel is closing, and takes no deposit until what is in it was withdrawn, which "
-            f"can be done from {moment(curve.close_at_s)} on (`viz channel leave`). Nothing was "
+            f"can be done from {moment(channel.close_at_s)} on (`viz channel leave`). Nothing was "
             "signed: deposit after that",
-            closeAt=curve.close_at_s,
+            closeAt=channel.close_at_s,
         )
 
 
@@ -85,9 +85,9 @@ class PendingDeposit:
     deposit: Deposit
     before_units: Units
 
-    def is_confirmed(self, curve: BuyerChannel) -> bool:
+    def is_confirmed(self, channel: BuyerChannel) -> bool:
         """Say whether the channel's limit has risen by it."""
-        return curve.limit_units >= self.before_units + self.deposit.amount_units
+        return channel.limit_units >= self.before_units + self.deposit.amount_units
 
     @classmethod
     def kept(
@@ -127,14 +127,16 @@ class PendingDeposit:
             amount_units,
             info,
             deployment,
-            opened=ledger.curve.payer != ZERO_ADDRESS,
+            opened=ledger.channel.payer != ZERO_ADDRESS,
             now_s=now_s,
         )
-        curve, standing = ledger.curve, ledger.standing
-        pending = cls(deposit, curve.limit_units)
+        channel, standing = ledger.channel, ledger.standing
+        pending = cls(deposit, channel.limit_units)
         # While another deposit may still arrive, both are signed for.
-        alone = not curve.deposit_units and ledger.kept_deposit() is None
-        known_units = curve.limit_units if alone else max(curve.limit_units, standing.limit_units)
+        alone = not channel.deposit_units and ledger.kept_deposit() is None
+        known_units = (
+            channel.limit_units if alone else max(channel.limit_units, standing.limit_units)
+        )
         ledger.commit_standing(standing.signed_deposit(payer.address, known_units + amount_units))
         ledger.keep_deposit({"deposit": deposit.to_json(), "before": str(pending.before_units)})
         return pending

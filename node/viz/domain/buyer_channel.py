@@ -1,4 +1,4 @@
-"""A channel as its buyer sees it: the curve of signed amounts, pure (state, change) -> state.
+"""A channel as its buyer sees it: signed and billed amounts, as pure (state, change) -> state.
 
 Owns one amount per adapter that never falls, the vector at every end point that was signed above
 the confirmed total (the node may claim any of them), and the chain of verified receipts. The
@@ -91,68 +91,70 @@ class VoucherDraft:
     lines: Lines
 
 
-def observe(curve: BuyerChannel, seen: ChannelState) -> BuyerChannel:
-    """Return the curve after a confirmed reading of the chain; forget end points below its total.
+def observe(channel: BuyerChannel, seen: ChannelState) -> BuyerChannel:
+    """Return the channel after a confirmed reading of the chain; forget end points below its total.
 
     Raises BooksMismatch when the chain settled a total that this ledger never signed (it was lost,
     or another process used the key): open a channel with a new key.
     """
-    if seen.settled_units < curve.settled_units or seen.settled_units not in curve.points:
+    if seen.settled_units < channel.settled_units or seen.settled_units not in channel.points:
         raise BooksMismatch(
             f"the chain settled {seen.settled_units} units, an end point that is not in this "
             "ledger: close this channel and open one with a new session key"
         )
     return replace(
-        curve,
+        channel,
         payer=seen.payer,
         deposit_units=seen.deposit_units,
         settled_units=seen.settled_units,
         close_at_s=seen.close_at,
-        points={end: at for end, at in curve.points.items() if end >= seen.settled_units},
+        points={end: at for end, at in channel.points.items() if end >= seen.settled_units},
     )
 
 
-def owe(curve: BuyerChannel, adapter_id: AdapterId, up_to_units: Units) -> BuyerChannel:
-    """Return the curve with the adapter's amount raised to ``up_to_units``; it never falls.
+def raise_signed(channel: BuyerChannel, adapter_id: AdapterId, up_to_units: Units) -> BuyerChannel:
+    """Return the channel with the adapter's amount raised to ``up_to_units``; it never falls.
 
     Raises ChannelUnknown, DepositExceeded.
     """
-    if up_to_units <= curve.signed_units(adapter_id):
-        return curve
-    if curve.payer == ZERO_ADDRESS:
+    if up_to_units <= channel.signed_units(adapter_id):
+        return channel
+    if channel.payer == ZERO_ADDRESS:
         raise ChannelUnknown("the channel is not open, or its opening is not confirmed yet")
-    after = replace(curve, vector={**curve.vector, adapter_id: up_to_units})
-    if after.total_units > curve.limit_units:
+    after = replace(channel, vector={**channel.vector, adapter_id: up_to_units})
+    if after.total_units > channel.limit_units:
         raise DepositExceeded(
             f"{after.total_units} units would be owed, and the deposit covers "
-            f"{curve.limit_units}: top up the channel",
-            limit=str(curve.limit_units),
+            f"{channel.limit_units}: top up the channel",
+            limit=str(channel.limit_units),
         )
     return after
 
 
 def draft_voucher(
-    curve: BuyerChannel, base_units: Units
+    channel: BuyerChannel, base_units: Units
 ) -> tuple[BuyerChannel, VoucherDraft | None]:
-    """Return the curve with its end point remembered, and the voucher to sign on the node's base.
+    """Return the channel with its end point remembered, and the voucher to sign on the node's base.
 
     None where nothing is owed beyond that base. Raises StaleVoucher when the base is no end point
     that this key signed and no confirmed total: signing there could be charged twice.
     """
-    at_base = curve.points.get(base_units)
+    at_base = channel.points.get(base_units)
     if at_base is None:
         raise StaleVoucher(f"the node names base {base_units}, which this key never signed")
-    lines = lines_of({key: units - at_base.get(key, 0) for key, units in curve.vector.items()})
+    lines = lines_of({key: units - at_base.get(key, 0) for key, units in channel.vector.items()})
     if not lines:
-        return curve, None
+        return channel, None
     check_lines(lines)
-    voucher = Voucher(curve.node, base_units, usage_hash(lines), curve.head)
-    points = {**curve.points, curve.total_units: curve.vector}
-    return replace(curve, points=points), VoucherDraft(voucher, lines)
+    voucher = Voucher(channel.node, base_units, usage_hash(lines), channel.head)
+    points = {**channel.points, channel.total_units: channel.vector}
+    return replace(channel, points=points), VoucherDraft(voucher, lines)
 
 
-def draft_final(curve: BuyerChannel, base_units: Units) -> tuple[BuyerChannel, VoucherDraft | None]:
-    """Return the curve with the end point of its final voucher remembered, and that voucher.
+def draft_final(
+    channel: BuyerChannel, base_units: Units
+) -> tuple[BuyerChannel, VoucherDraft | None]:
+    """Return the channel with the end point of its final voucher remembered, and that voucher.
 
     It owes what the receipts bill since the base, and nothing that was signed ahead; without lines
     where that is nothing. None where another vector was signed for the same end point. The vector
@@ -160,59 +162,66 @@ def draft_final(curve: BuyerChannel, base_units: Units) -> tuple[BuyerChannel, V
     claim the ones before, and a channel that is opened again uses first what is left of them.
     Raises StaleVoucher as ``draft_voucher``, ChannelUnknown, DepositExceeded.
     """
-    for adapter_id, units in curve.spent.items():
+    for adapter_id, units in channel.spent.items():
         # So no end point of a final voucher is above the vector's, where later ones could meet it.
-        curve = owe(curve, adapter_id, units)
-    at_base = curve.points.get(base_units)
+        channel = raise_signed(channel, adapter_id, units)
+    at_base = channel.points.get(base_units)
     if at_base is None:
         raise StaleVoucher(f"the node names base {base_units}, which this key never signed")
     # A claim under way may have taken more for an adapter than was billed: then it has no line.
     lines = lines_of(
-        {key: max(0, units - at_base.get(key, 0)) for key, units in curve.spent.items()}
+        {key: max(0, units - at_base.get(key, 0)) for key, units in channel.spent.items()}
     )
-    voucher = Voucher(curve.node, base_units, usage_hash(lines), curve.head)
+    voucher = Voucher(channel.node, base_units, usage_hash(lines), channel.head)
     if not lines:
-        return curve, VoucherDraft(voucher, lines)
+        return channel, VoucherDraft(voucher, lines)
     check_lines(lines)
     vector = dict(at_base)
     for adapter_id, units in lines:
         vector[adapter_id] = vector.get(adapter_id, 0) + units
     end_units = sum(vector.values())
-    if curve.points.get(end_units, vector) != vector:
-        return curve, None
-    return replace(curve, points={**curve.points, end_units: vector}), VoucherDraft(voucher, lines)
+    if channel.points.get(end_units, vector) != vector:
+        return channel, None
+    return replace(channel, points={**channel.points, end_units: vector}), VoucherDraft(
+        voucher, lines
+    )
 
 
-def accept_receipt(curve: BuyerChannel, domain: Domain, signed: SignedReceipt) -> BuyerChannel:
-    """Return the curve with a verified receipt; one that is known already changes nothing.
+def accept_receipt(channel: BuyerChannel, domain: Domain, signed: SignedReceipt) -> BuyerChannel:
+    """Return the channel with a verified receipt; one that is known already changes nothing.
 
     Receipts may arrive in any order; the head moves when the run is gap-free. Raises
     InvalidSignature when the receipt is not the node's, not this channel's, or contradicts the
     chain of receipts before it.
     """
-    return take_receipt(curve, verified_link(curve, domain, signed))
+    return take_receipt(channel, verified_link(channel, domain, signed))
 
 
-def verified_link(curve: BuyerChannel, domain: Domain, signed: SignedReceipt) -> Link:
+def verified_link(channel: BuyerChannel, domain: Domain, signed: SignedReceipt) -> Link:
     """Return what the chain of receipts needs of a receipt; raise InvalidSignature."""
-    digest, receipt = signed.verify(domain, curve.node), signed.receipt
-    if receipt.channel_id != channel_id(curve.signer, curve.node):
+    digest, receipt = signed.verify(domain, channel.node), signed.receipt
+    if receipt.channel_id != channel_id(channel.signer, channel.node):
         raise InvalidSignature("the receipt is for another channel")
     return Link(receipt.seq, digest, receipt.total_units, signed.lines)
 
 
-def take_receipt(curve: BuyerChannel, link: Link) -> BuyerChannel:
-    """Return the curve with a receipt that was verified before, as a ledger replays it."""
-    if link.seq <= curve.seq or link.seq in curve.unlinked:
-        return curve
-    spent = dict(curve.spent)
+def take_receipt(channel: BuyerChannel, link: Link) -> BuyerChannel:
+    """Return the channel with a receipt that was verified before, as a ledger replays it."""
+    if link.seq <= channel.seq or link.seq in channel.unlinked:
+        return channel
+    spent = dict(channel.spent)
     for adapter_id, units in link.lines:
         spent[adapter_id] = spent.get(adapter_id, 0) + units
-    return _link(replace(curve, spent=spent, unlinked={**curve.unlinked, link.seq: link}))
+    return _link(replace(channel, spent=spent, unlinked={**channel.unlinked, link.seq: link}))
 
 
-def _link(curve: BuyerChannel) -> BuyerChannel:
-    seq, head, total, waiting = curve.seq, curve.head, curve.linked_units, dict(curve.unlinked)
+def _link(channel: BuyerChannel) -> BuyerChannel:
+    seq, head, total, waiting = (
+        channel.seq,
+        channel.head,
+        channel.linked_units,
+        dict(channel.unlinked),
+    )
     while (following := waiting.pop(seq + 1, None)) is not None:
         total += sum_of(following.lines)
         if following.total_units != total:
@@ -221,4 +230,4 @@ def _link(curve: BuyerChannel) -> BuyerChannel:
                 f"the receipts up to it sum to {total}"
             )
         seq, head = seq + 1, next_head(head, following.digest)
-    return replace(curve, seq=seq, head=head, linked_units=total, unlinked=waiting)
+    return replace(channel, seq=seq, head=head, linked_units=total, unlinked=waiting)

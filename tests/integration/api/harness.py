@@ -18,7 +18,7 @@ from tests.fakes.engine import FakeEngine, fake_adapter_file
 
 from viz.api.app import create_app, create_runner
 from viz.api.context import ApiLimits, NodeContext, NodeTerms
-from viz.domain import buyer_channel as curves
+from viz.domain import buyer_channel as buyer_channels
 from viz.domain.claim_rows import SignedVoucher
 from viz.domain.eip712 import public_address, settlement_domain, sign, sign_compact
 from viz.domain.node_channel import VoucherOffer
@@ -114,10 +114,10 @@ async def running_node(
         await engine.add_adapter(ADAPTER, weights)
         await catalogue.add(_record(state.weights_digest, weights))
     await catalogue.restore(_as_recorded)
-    books = ChannelStore(store, chain, clock, chain.address)
+    channels = ChannelStore(store, chain, clock, chain.address)
     settlement = ClaimService(chain, chain, store, clock, ClaimPolicy(1_000_000, 3_600))
     sessions = Sessions(
-        books,
+        channels,
         store,
         chain,
         chain,
@@ -130,13 +130,13 @@ async def running_node(
         ),
     )
     tools = MeterTools(
-        books, clock, domain, chain.address, NODE_KEY, engine.count_tokens, credit_window_units
+        channels, clock, domain, chain.address, NODE_KEY, engine.count_tokens, credit_window_units
     )
     await bill_interrupted(tools, store)
     tokenizer = engine.model.tokenizer_digest
     quotes = Quotes(domain, chain.address, NODE_KEY, clock, tokenizer_digest=tokenizer)
     serving = Serving(
-        books,
+        channels,
         catalogue,
         engine,
         chain,
@@ -147,7 +147,7 @@ async def running_node(
     )
     blobs = blobs or MemoryBlobStore()
     watchdog = Reconciliation(store, chain, clock, chain.address)
-    books.distrust(watchdog.mismatches)
+    channels.distrust(watchdog.mismatches)
     parts = NodeContext(
         sessions,
         serving,
@@ -211,14 +211,14 @@ class Answer:
 
 
 class Buyer:
-    """A buyer that signs what it is asked for, through the domain's own curve."""
+    """A buyer that signs what it is asked for, through the domain's own channel."""
 
     def __init__(self, node: Node, *, key: bytes = b"\x33" * 32) -> None:
         self.node = node
         self.key = key
         self.signer = public_address(key)
         self.payer = public_address(PAYER_KEY)
-        self.curve = curves.BuyerChannel(self.signer, node.chain.address)
+        self.channel = buyer_channels.BuyerChannel(self.signer, node.chain.address)
         self.token = ""
         self.domain = node.chain.domain
         node.chain.balances.setdefault(self.payer, 10**9)
@@ -268,7 +268,7 @@ class Buyer:
     async def observe(self) -> None:
         seen = await self.node.chain.channel(self.signer, self.node.chain.address)
         assert seen is not None
-        self.curve = curves.observe(self.curve, seen)
+        self.channel = buyer_channels.observe(self.channel, seen)
 
     async def proof(self) -> SessionProof:
         _, body, _ = await self.call(
@@ -294,8 +294,8 @@ class Buyer:
 
     def offer(self, adapter_id: AdapterId, up_to: Units, base: Units) -> VoucherOffer:
         """Sign that ``up_to`` is owed for the adapter, on that base."""
-        self.curve = curves.owe(self.curve, adapter_id, up_to)
-        self.curve, draft = curves.draft_voucher(self.curve, base)
+        self.channel = buyer_channels.raise_signed(self.channel, adapter_id, up_to)
+        self.channel, draft = buyer_channels.draft_voucher(self.channel, base)
         assert draft is not None
         signature = sign_compact(self.key, self.domain.digest(draft.voucher))
         voucher = draft.voucher
@@ -373,7 +373,7 @@ class Buyer:
                 assert status == 200, problem
         elif name == payment.RECEIPT_EVENT:
             answer.receipt = payment.receipt_from_json(data)
-            self.curve = curves.accept_receipt(self.curve, self.domain, answer.receipt)
+            self.channel = buyer_channels.accept_receipt(self.channel, self.domain, answer.receipt)
         elif data.get("error"):
             answer.body = data
         elif data["choices"]:

@@ -98,7 +98,7 @@ async def test_vouchers_are_taken_while_the_chain_hangs(node: Node) -> None:
     troubled(node).hangs = True
     node.clock.now += 90
     assert (await buyer.ask()).status == 200
-    base = buyer.curve.settled_units
+    base = buyer.channel.settled_units
     status, _ = await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(AdapterId(7), 900_000, base))
     assert status == 200
 

@@ -47,7 +47,7 @@ class Camera:
         for name in ("ledger.db", "ledger.db-wal"):
             shutil.copy(self.folder / "live" / name, place / name)
         channels = dict(self.buyer.node.chain.channels)
-        signed = self.buyer.curve.total_units
+        signed = self.buyer.channel.total_units
         self.taken.append(Remains(moment, place, channels, self.acknowledged, signed))
 
     def watch(self, buyer: Buyer) -> None:
@@ -56,7 +56,7 @@ class Camera:
         async def acknowledged(need: NeedVoucher, extra: Units = 0) -> tuple[int, object]:
             answer = await satisfy(need, extra)
             if answer[0] == 200:
-                self.acknowledged = buyer.curve.total_units
+                self.acknowledged = buyer.channel.total_units
             return answer
 
         buyer.satisfy = acknowledged  # type: ignore[method-assign]
@@ -100,7 +100,7 @@ async def test_a_kill_at_any_commit_point_loses_and_doubles_nothing(tmp_path: Pa
             assert await found.store.frozen() == [], remains.moment
             for _ in range(2):
                 assert (await found.parts.watchdog.step()).mismatches == (), remains.moment
-            channel = (await found.parts.sessions._books.get(signer, fresh=True)).channel
+            channel = (await found.parts.sessions._channels.get(signer, fresh=True)).channel
             assert channel.end_units == channel.settled_units == settled
             assert channel.reserved == {} and channel.credit_used_units() == 0
             receipts = await found.store.receipts(signer)

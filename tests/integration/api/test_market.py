@@ -93,13 +93,13 @@ async def test_the_operator_settles_and_looks(node: Node) -> None:
     buyer = await Buyer(node).ready()
     await buyer.ask()
     _, before, _ = await buyer.call("GET", "/operator/v1/status", headers=OPERATOR)
-    assert before["unclaimed"] == str(buyer.curve.total_units) and before["receipts"] == 1
+    assert before["unclaimed"] == str(buyer.channel.total_units) and before["receipts"] == 1
     _, report, _ = await buyer.call("POST", "/operator/v1/settle", headers=OPERATOR)
     assert report["settled"] == 1 and report["waiting"] == 0
     _, after, _ = await buyer.call("GET", "/operator/v1/status", headers=OPERATOR)
     assert after["unclaimed"] == "0"
     _, listed, _ = await buyer.call("GET", "/operator/v1/channels", headers=OPERATOR)
-    assert listed["channels"][0]["base"] == str(buyer.curve.total_units)
+    assert listed["channels"][0]["base"] == str(buyer.channel.total_units)
 
 
 async def test_creators_of_every_adapter_ever_sold_are_named_while_they_are_owed(

@@ -29,7 +29,7 @@ async def test_a_stream_is_paid_step_by_step_and_receipted(node: Node) -> None:
     assert receipt.amount_units == PRICE.amount_units(
         receipt.prompt_tokens, receipt.completion_tokens
     )
-    assert buyer.curve.seq == 1 and buyer.curve.spent_units(ADAPTER) == receipt.amount_units
+    assert buyer.channel.seq == 1 and buyer.channel.spent_units(ADAPTER) == receipt.amount_units
     view = await buyer.view()
     assert [(line.adapter_id, line.spent_units) for line in view.lines] == [
         (ADAPTER, receipt.amount_units)
@@ -43,8 +43,8 @@ async def test_settling_pays_the_node_and_closing_returns_the_rest(node: Node) -
     await buyer.ask()
     await buyer.ask(buyer.chat(model="fake"))
     done = await buyer.close()
-    assert done.transaction_hash and done.close.settled_units == buyer.curve.total_units
-    assert node.chain.balances[buyer.payer] == before + DEPOSIT - buyer.curve.total_units
-    assert set(buyer.curve.vector) == {ADAPTER, BASE_MODEL}
+    assert done.transaction_hash and done.close.settled_units == buyer.channel.total_units
+    assert node.chain.balances[buyer.payer] == before + DEPOSIT - buyer.channel.total_units
+    assert set(buyer.channel.vector) == {ADAPTER, BASE_MODEL}
     refused = await buyer.ask(pays=False)
     assert refused.body["code"] == "channel-closing"

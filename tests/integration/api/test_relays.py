@@ -51,7 +51,7 @@ async def test_a_close_claims_its_own_channel_alone(node: Node) -> None:
     assert kept is not None and kept.signature and kept.base_units == 0
     assert await node.store.frozen() == []
     await staying.observe()
-    assert staying.curve.settled_units == 0
+    assert staying.channel.settled_units == 0
 
 
 async def test_an_empty_channel_is_not_closed_again(node: Node) -> None:
@@ -129,7 +129,7 @@ async def test_nothing_is_sold_where_books_and_chain_disagree(node: Node) -> Non
     """A channel whose claims cannot be good any more costs the node nothing further."""
     buyer = await Buyer(node).ready()
     await buyer.ask()
-    end = buyer.curve.total_units
+    end = buyer.channel.total_units
     row = await node.store.freeze(buyer.signer, now_s=1)
     assert row is not None
     await node.store.finish(row.claim_id, "dropped", "BAD_SIGNATURE")

@@ -21,7 +21,7 @@ from tests.integration.api.harness import (
     running_node,
 )
 
-from viz.domain import buyer_channel as curves
+from viz.domain import buyer_channel as buyer_channels
 from viz.domain.ports.engine import Generation, GenerationRequest, Piece
 from viz.domain.ports.ledger import ChannelLineRecord, ChannelRecord
 from viz.domain.units import BASE_MODEL, AdapterId, Units
@@ -118,8 +118,8 @@ async def test_a_buyer_that_hangs_up_pays_for_what_was_sent(node: Node) -> None:
     )
     assert receipt.amount_units >= PRICE.amount_units(receipt.prompt_tokens, 0) > 0
     assert await spent_of(node, buyer) == {ADAPTER: receipt.amount_units}
-    live = await node.parts.sessions._books.get(buyer.signer)
-    assert live.channel.reserved == {}, "the rest of the reservation was given back"
+    open_channel = await node.parts.sessions._channels.get(buyer.signer)
+    assert open_channel.channel.reserved == {}, "the rest of the reservation was given back"
 
 
 async def test_a_stopping_node_bills_its_open_streams(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ async def test_a_voucher_of_many_lines_fits_the_header(node: Node) -> None:
     await node.store.commit("deliver", ChannelRecord(buyer.signer, lines=lines))
     await buyer.ready()
     for key, units in spent.items():
-        buyer.curve = curves.owe(buyer.curve, key, units)
+        buyer.channel = buyer_channels.raise_signed(buyer.channel, key, units)
     status, view = await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(ADAPTER, 10, 0))
     assert status == 200, view
     assert len(view["best"]) == 255
@@ -218,10 +218,10 @@ async def test_parallel_requests_on_one_channel_add_up(node: Node) -> None:
     ]
     answers = await asyncio.gather(*(buyer.ask(body, pays=False) for body in bodies))
     assert all(answer.receipt is not None for answer in answers)
-    assert buyer.curve.seq == 12 and not buyer.curve.unlinked
-    assert await spent_of(node, buyer) == dict(buyer.curve.spent)
-    live = await node.parts.sessions._books.get(buyer.signer)
-    assert live.channel.reserved == {} and not live.deliveries
+    assert buyer.channel.seq == 12 and not buyer.channel.unlinked
+    assert await spent_of(node, buyer) == dict(buyer.channel.spent)
+    open_channel = await node.parts.sessions._channels.get(buyer.signer)
+    assert open_channel.channel.reserved == {} and not open_channel.deliveries
 
 
 async def test_concurrent_requests_cannot_spend_the_same_money(node: Node) -> None:
@@ -250,14 +250,14 @@ async def test_a_restarted_node_goes_on_where_it_was(tmp_path: Path) -> None:
         assert await buyer.view() == before
         answer = await buyer.ask()
         assert answer.receipt is not None and answer.receipt.receipt.seq == 3
-        assert buyer.curve.seq == 3
+        assert buyer.channel.seq == 3
 
 
 async def test_a_claim_moves_the_base_and_old_vouchers_are_told(node: Node) -> None:
     """After a row was frozen only vouchers on its end point count (threat 10)."""
     buyer = await Buyer(node).ready()
     await buyer.ask()
-    end = buyer.curve.total_units
+    end = buyer.channel.total_units
     stale = buyer.offer(ADAPTER, end + 500, 0)
     await node.parts.settlement.step(force=True)
     status, problem = await buyer.pay(payment.VOUCHERS_PATH, stale)
@@ -266,7 +266,7 @@ async def test_a_claim_moves_the_base_and_old_vouchers_are_told(node: Node) -> N
     assert status == 200 and view["base"] == str(end) and view["best"] == [[ADAPTER, "500"]]
     await node.parts.settlement.step(force=True)
     await buyer.observe()
-    assert buyer.curve.settled_units == end + 500
+    assert buyer.channel.settled_units == end + 500
 
 
 async def test_claims_between_vouchers_lose_nothing(node: Node) -> None:
@@ -294,7 +294,7 @@ async def test_claims_between_vouchers_lose_nothing(node: Node) -> None:
     async def ask(number: int) -> None:
         adapter_id = (BASE_MODEL, ADAPTER)[number % 2]
         async with signing:
-            await pay(adapter_id, buyer.curve.signed_units(adapter_id) + 400)
+            await pay(adapter_id, buyer.channel.signed_units(adapter_id) + 400)
         model = ("fake", "viz-adapter-7")[number % 2]
         assert (await buyer.ask(buyer.chat(model=model, max_tokens=16), pays=False)).receipt
 
@@ -305,11 +305,11 @@ async def test_claims_between_vouchers_lose_nothing(node: Node) -> None:
     await claims
     await node.parts.settlement.step(force=True)
     await buyer.observe()
-    assert buyer.curve.settled_units == buyer.curve.total_units == 12 * 400
+    assert buyer.channel.settled_units == buyer.channel.total_units == 12 * 400
     record = await node.store.channel(buyer.signer)
     assert record is not None and record.base_units == 12 * 400 and not record.unclaimed()
-    assert await spent_of(node, buyer) == dict(buyer.curve.spent)
-    assert record.total_units == sum(buyer.curve.spent.values()) and record.seq == 12
+    assert await spent_of(node, buyer) == dict(buyer.channel.spent)
+    assert record.total_units == sum(buyer.channel.spent.values()) and record.seq == 12
     await buyer.close()
     assert node.chain.balances[buyer.payer] == before + 10**6 - 12 * 400
 

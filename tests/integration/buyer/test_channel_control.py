@@ -84,7 +84,7 @@ async def test_ask_and_channel_work_while_the_proxy_runs(
     asked = await viz(home, f"buyer ask When? --model tides {at}")
     assert asked.exit_code == 0, asked.output
     *_, last = asked.stdout.splitlines()
-    spent = client.curve.spent_units(ADAPTER)
+    spent = client.channel.spent_units(ADAPTER)
     assert spent > 0 and last == f"{MODEL}, paid 0.{spent:06} vUSD"
 
     shown = await viz(home, f"channel show --json {at}")
@@ -92,7 +92,7 @@ async def test_ask_and_channel_work_while_the_proxy_runs(
     key = f"--key {home}/wallet.json"
     opened = await viz(home, f"channel open 0.5 {key} {at}", secret=PASSWORD)
     assert opened.exit_code == 0, opened.output
-    assert client.curve.deposit_units == DEPOSIT + 500_000
+    assert client.channel.deposit_units == DEPOSIT + 500_000
     assert "1.500000 vUSD" in opened.stdout
     closed = await viz(home, f"channel close {key} {at}", secret=PASSWORD)
     assert closed.exit_code == 0 and "vUSD in all; the rest went back to 0x" in closed.stdout
@@ -187,7 +187,7 @@ async def test_a_caller_that_leaves_ends_the_answer(
         await began.wait()
         asking.cancel()
         await left.wait()
-    assert client.purse.lacks_receipts
+    assert client.voucher_signer.lacks_receipts
 
 
 class Liar:
@@ -202,7 +202,7 @@ class Liar:
             await self._client.open_channel(wallet, deposit_units + 1)
         else:
             struct = RequestClose(self._client.signer, DEPLOYMENT.token, 1)
-            await wallet.sign(self._client.purse.domain, struct)
+            await wallet.sign(self._client.voucher_signer.domain, struct)
         return {"signed": True}
 
     async def show(self) -> Json:
@@ -221,7 +221,7 @@ async def test_the_wallet_signs_what_was_asked_for_alone(
             await desk.open(KeyWallet(PAYER_KEY), 500)
         with pytest.raises(ChannelUnknown, match="no channel"):
             await desk.show()
-    assert client.curve.deposit_units == DEPOSIT
+    assert client.channel.deposit_units == DEPOSIT
 
 
 async def test_the_proxy_says_what_was_spent(client: BuyerClient, node: Node, home: Path) -> None:
@@ -235,7 +235,7 @@ async def test_the_proxy_says_what_was_spent(client: BuyerClient, node: Node, ho
                 ) as response:
                     assert response.status == 200 and await response.read()
         paid = [line for line in logs if line["event"] == "paid"]
-        spent = client.curve.spent_units(ADAPTER)
+        spent = client.channel.spent_units(ADAPTER)
         assert len(paid) == 2 and {line["log_level"] for line in paid} == {"info"}
         assert paid[1]["left"] == f"0.{DEPOSIT - spent:06} vUSD"
         assert paid[0]["model"] == MODEL and paid[0]["cost"].endswith(" vUSD")

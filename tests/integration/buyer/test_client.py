@@ -59,10 +59,10 @@ async def test_an_answer_is_paid_as_it_arrives(node: Node, buyer: BuyerClient) -
     receipt = answer.receipt.receipt
     assert receipt.completion_tokens == node.engine.count_tokens(answer.text) > 8
     assert answer.cost_units == PRICE.amount_units(receipt.prompt_tokens, receipt.completion_tokens)
-    assert buyer.curve.spent_units(ADAPTER) == answer.cost_units
+    assert buyer.channel.spent_units(ADAPTER) == answer.cost_units
     ahead = PRICE.amount_units(0, buyer.limits.ahead_tokens)
-    assert answer.cost_units <= buyer.curve.signed_units(ADAPTER) <= answer.cost_units + ahead + 1
-    assert set(buyer.curve.vector) == {ADAPTER}
+    assert answer.cost_units <= buyer.channel.signed_units(ADAPTER) <= answer.cost_units + ahead + 1
+    assert set(buyer.channel.vector) == {ADAPTER}
 
 
 async def test_exact_recounting_agrees_with_the_node(node: Node, tmp_path: Path) -> None:
@@ -100,9 +100,9 @@ async def test_parallel_requests_share_one_channel(node: Node, buyer: BuyerClien
     """Several answers at once, two models, one deposit: every receipt fits the same chain."""
     bodies = [chat(f"question {n}", model=MODEL if n % 3 else "fake") for n in range(7)]
     answers = await asyncio.gather(*(ask(buyer, body) for body in bodies))
-    assert sum(answer.cost_units or 0 for answer in answers) == sum(buyer.curve.spent.values())
-    assert buyer.curve.seq == 7 and not buyer.curve.unlinked
-    assert set(buyer.curve.vector) == {ADAPTER, BASE_MODEL}
+    assert sum(answer.cost_units or 0 for answer in answers) == sum(buyer.channel.spent.values())
+    assert buyer.channel.seq == 7 and not buyer.channel.unlinked
+    assert set(buyer.channel.vector) == {ADAPTER, BASE_MODEL}
 
 
 async def test_claims_in_between_change_nothing_for_the_buyer(
@@ -118,8 +118,8 @@ async def test_claims_in_between_change_nothing_for_the_buyer(
                     await node.parts.settlement.step(force=True)
         assert answer.receipt is not None
     await buyer.sync()
-    assert buyer.curve.settled_units > 0
-    assert buyer.curve.settled_units in buyer.curve.points
+    assert buyer.channel.settled_units > 0
+    assert buyer.channel.settled_units in buyer.channel.points
 
 
 async def test_a_restarted_buyer_goes_on_where_it_was(node: Node, tmp_path: Path) -> None:
@@ -127,11 +127,11 @@ async def test_a_restarted_buyer_goes_on_where_it_was(node: Node, tmp_path: Path
     async with buying(node, tmp_path / "b") as client:
         await client.open_channel(PAYER_KEY, DEPOSIT)
         await ask(client)
-        first = client.curve
+        first = client.channel
     async with buying(node, tmp_path / "b") as client:
-        assert client.curve == first
+        assert client.channel == first
         await ask(client)
-        assert client.signer == first.signer and client.curve.seq == 2
+        assert client.signer == first.signer and client.channel.seq == 2
 
 
 async def test_leaving_an_answer_early_costs_what_was_sent(node: Node, buyer: BuyerClient) -> None:
@@ -140,16 +140,16 @@ async def test_leaving_an_answer_early_costs_what_was_sent(node: Node, buyer: Bu
         async for _ in answer:
             if len(answer.text) > 12:
                 break
-    assert answer.receipt is None and buyer.purse.lacks_receipts
+    assert answer.receipt is None and buyer.voucher_signer.lacks_receipts
     for _ in range(100):
         await buyer.sync()
-        if buyer.curve.seq:
+        if buyer.channel.seq:
             break
         await asyncio.sleep(0.02)
-    assert buyer.curve.seq == 1 and not buyer.purse.lacks_receipts
-    assert 0 < buyer.curve.spent_units(ADAPTER) < PRICE.amount_units(200, 200)
+    assert buyer.channel.seq == 1 and not buyer.voucher_signer.lacks_receipts
+    assert 0 < buyer.channel.spent_units(ADAPTER) < PRICE.amount_units(200, 200)
     await ask(buyer)
-    assert buyer.curve.seq == 2
+    assert buyer.channel.seq == 2
 
 
 async def test_a_bill_that_comes_after_the_sync_is_looked_for(
@@ -178,7 +178,7 @@ async def test_a_bill_that_comes_after_the_sync_is_looked_for(
 
         monkeypatch.setattr(client.api, "channel", channel)
         answer = await ask(client, chat("When is high tide? " * 6))
-        assert answer.receipt is not None and client.curve.seq == 2
+        assert answer.receipt is not None and client.channel.seq == 2
 
 
 async def test_a_node_that_gives_credit_is_paid_for_every_adapter(tmp_path: Path) -> None:
@@ -189,9 +189,9 @@ async def test_a_node_that_gives_credit_is_paid_for_every_adapter(tmp_path: Path
         async with buying(node, tmp_path / "b") as client:
             await client.open_channel(PAYER_KEY, DEPOSIT)
             await ask(client, chat(max_tokens=8))
-            assert client.curve.signed_units(ADAPTER) < client.curve.spent_units(ADAPTER)
+            assert client.channel.signed_units(ADAPTER) < client.channel.spent_units(ADAPTER)
             await ask(client, chat("A long story, please. " * 12, model="fake", max_tokens=60))
-            assert client.curve.signed_units(ADAPTER) >= client.curve.spent_units(ADAPTER) > 0
+            assert client.channel.signed_units(ADAPTER) >= client.channel.spent_units(ADAPTER) > 0
 
 
 async def test_a_challenge_of_many_lines_is_read(node: Node, buyer: BuyerClient) -> None:
@@ -219,7 +219,7 @@ async def test_a_challenge_of_many_lines_is_read(node: Node, buyer: BuyerClient)
 async def test_a_top_up_raises_the_limit(node: Node, buyer: BuyerClient) -> None:
     """Opening twice is a top-up of the same channel."""
     await buyer.open_channel(PAYER_KEY, 5_000)
-    assert buyer.curve.limit_units == DEPOSIT + 5_000
+    assert buyer.channel.limit_units == DEPOSIT + 5_000
 
 
 async def test_a_deposit_asked_for_again_is_the_same_deposit(
@@ -245,10 +245,10 @@ async def test_a_deposit_asked_for_again_is_the_same_deposit(
             await client.open_channel(PAYER_KEY, DEPOSIT)
     assert sent[0] == sent[1]
     async with buying(node, tmp_path / "b") as client:
-        curve = await client.open_channel(PAYER_KEY, DEPOSIT)
-        assert curve.limit_units == DEPOSIT == before - node.chain.balances[payer]
+        channel = await client.open_channel(PAYER_KEY, DEPOSIT)
+        assert channel.limit_units == DEPOSIT == before - node.chain.balances[payer]
         await client.open_channel(PAYER_KEY, DEPOSIT)
-        assert client.curve.limit_units == 2 * DEPOSIT
+        assert client.channel.limit_units == 2 * DEPOSIT
 
 
 STRANGER = Address("0x000000000000000000000000000000000000dEaD")
@@ -304,7 +304,7 @@ async def test_what_the_buyer_does_not_allow_is_not_paid(
         await client.open_channel(PAYER_KEY, DEPOSIT)
         with pytest.raises(error):
             await ask(client, body)
-        assert client.curve.total_units == 0
+        assert client.channel.total_units == 0
 
 
 async def test_without_a_channel_the_buyer_is_told_to_open_one(node: Node, tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ async def test_a_small_deposit_ends_the_answer_not_the_books(node: Node, tmp_pat
         with pytest.raises(DepositExceeded):
             for _ in range(40):
                 await ask(client)
-        assert 0 < client.curve.total_units <= 1_000
+        assert 0 < client.channel.total_units <= 1_000
 
 
 async def test_what_was_signed_ahead_is_used_before_anything_new_is_signed(
@@ -332,14 +332,14 @@ async def test_what_was_signed_ahead_is_used_before_anything_new_is_signed(
     for number in range(6):
         for model, adapter_id in ((MODEL, ADAPTER), ("fake", BASE_MODEL)):
             await ask(buyer, chat(f"question {number}", model=model, seed=number, temperature=1))
-            left = buyer.curve.signed_units(adapter_id) - buyer.curve.spent_units(adapter_id)
+            left = buyer.channel.signed_units(adapter_id) - buyer.channel.spent_units(adapter_id)
             assert 0 <= left <= ahead
 
     async def none(*_: Any) -> None:
         raise AssertionError("a voucher was signed")
 
-    signed = buyer.curve.total_units
-    assert buyer.curve.signed_units(ADAPTER) - buyer.curve.spent_units(ADAPTER) > 100
+    signed = buyer.channel.total_units
+    assert buyer.channel.signed_units(ADAPTER) - buyer.channel.spent_units(ADAPTER) > 100
     monkeypatch.setattr(buyer.api, "voucher", none)
     assert (await ask(buyer, chat("hi", max_tokens=1))).cost_units
-    assert buyer.curve.total_units == signed
+    assert buyer.channel.total_units == signed

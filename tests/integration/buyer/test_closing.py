@@ -42,7 +42,7 @@ PAYER = public_address(PAYER_KEY)
 
 
 def billed(client: BuyerClient) -> Units:
-    return sum(client.curve.spent.values())
+    return sum(client.channel.spent.values())
 
 
 def settled(node: Node, client: BuyerClient) -> Units:
@@ -54,7 +54,7 @@ async def test_a_close_takes_what_was_billed(node: Node, buyer: BuyerClient) -> 
     before = node.chain.balances[PAYER]
     await ask(buyer)
     await ask(buyer, chat("A long story, please.", model="fake", max_tokens=50))
-    assert buyer.curve.total_units > billed(buyer) > 0
+    assert buyer.channel.total_units > billed(buyer) > 0
     answer = await buyer.close_channel(PAYER_KEY)
     assert answer.transaction_hash
     assert answer.close.settled_units == settled(node, buyer) == billed(buyer)
@@ -69,11 +69,11 @@ async def test_nothing_asked_nothing_taken(node: Node, buyer: BuyerClient) -> No
     """What was signed for an answer that the node never gave is not claimed at the close. The node
     pays no gas for a channel that earned nothing: its signature is handed out."""
     before = node.chain.balances[PAYER]
-    with buyer.purse.expose(ADAPTER, b"{}") as exposure:
-        exposure.units = exposure.most_units = 500
-        await buyer.purse.cover(ADAPTER, required_units=500, wanted_units=500)
+    with buyer.voucher_signer.open_request(ADAPTER, b"{}") as open_request:
+        open_request.units = open_request.most_units = 500
+        await buyer.voucher_signer.cover(ADAPTER, required_units=500, wanted_units=500)
     answer = await buyer.close_channel(PAYER_KEY)
-    assert answer.close.settled_units == 0 and buyer.curve.total_units == 500
+    assert answer.close.settled_units == 0 and buyer.channel.total_units == 500
     assert settled(node, buyer) == 0 and not answer.transaction_hash
     close = answer.close
     args = close.signer, close.node, close.settled_units, close.deadline_s, answer.signature
@@ -110,7 +110,7 @@ async def test_a_claim_begun_meanwhile_is_followed(
 
     monkeypatch.setattr(buyer.api, "close", late)
     answer = await buyer.close_channel(PAYER_KEY)
-    assert asked == 2 and answer.close.settled_units == buyer.curve.total_units
+    assert asked == 2 and answer.close.settled_units == buyer.channel.total_units
 
 
 async def test_two_closes_at_once_end_it_once(node: Node, buyer: BuyerClient) -> None:
@@ -137,9 +137,9 @@ async def test_a_node_that_knows_no_final_voucher_closes_at_what_was_signed(
 
     monkeypatch.setattr(buyer.api, "close", old)
     answer = await buyer.close_channel(PAYER_KEY)
-    assert answer.close.settled_units == buyer.curve.total_units > billed(buyer)
+    assert answer.close.settled_units == buyer.channel.total_units > billed(buyer)
     await buyer.sync()
-    assert buyer.curve.settled_units == answer.close.settled_units
+    assert buyer.channel.settled_units == answer.close.settled_units
 
 
 async def test_a_channel_opened_again_uses_what_was_signed_ahead_first(
@@ -147,7 +147,7 @@ async def test_a_channel_opened_again_uses_what_was_signed_ahead_first(
 ) -> None:
     """Before the signed Close expires a deposit is refused, unsigned or unsent; then all works."""
     await ask(buyer)
-    signed = buyer.curve.total_units
+    signed = buyer.channel.total_units
     await buyer.close_channel(PAYER_KEY)
     before = node.chain.balances[PAYER]
     with pytest.raises(ChannelClosing) as refused:
@@ -159,7 +159,7 @@ async def test_a_channel_opened_again_uses_what_was_signed_ahead_first(
     await buyer.open_channel(PAYER_KEY, DEPOSIT)
     answer = await ask(buyer, chat("a", max_tokens=2))
     assert answer.receipt is not None
-    assert buyer.curve.total_units <= max(signed, billed(buyer) + 300)
+    assert buyer.channel.total_units <= max(signed, billed(buyer) + 300)
     closed = await buyer.close_channel(PAYER_KEY)
     assert closed.close.settled_units == settled(node, buyer) == billed(buyer)
 
@@ -202,7 +202,7 @@ async def test_a_node_killed_while_it_closes_claims_what_is_owed(
         await node.parts.settlement.step(force=True)
         assert settled(node, client) == billed(client)
         answer = await client.close_channel(PAYER_KEY)
-        assert answer.close.settled_units == billed(client) < client.curve.total_units
+        assert answer.close.settled_units == billed(client) < client.channel.total_units
         assert found.balances[PAYER] == 10**9 - billed(client)
 
 
@@ -220,7 +220,7 @@ async def close_with(buyer: Buyer, final: SignedVoucher | None) -> tuple[int, An
 def signed(buyer: Buyer, lines: dict[AdapterId, Units], **changes: Any) -> SignedVoucher:
     """Return a voucher of these lines."""
     row = SignedVoucher(
-        0, buyer.curve.head, tuple(UsageLine(*each) for each in sorted(lines.items())), b""
+        0, buyer.channel.head, tuple(UsageLine(*each) for each in sorted(lines.items())), b""
     )
     row = replace(row, **changes)
     digest = buyer.domain.digest(row.voucher(buyer.node.chain.address))
@@ -237,7 +237,7 @@ async def test_no_final_voucher_takes_back_what_was_delivered(tmp_path: Path) ->
         best = (await buyer.view()).best
         spent = {AdapterId(k): units for k, units in (await spent_of(node, buyer)).items()}
         thief = Buyer(node, key=b"\x66" * 32)
-        thief.curve = buyer.curve
+        thief.channel = buyer.channel
         one_less = {**spent, ADAPTER: spent[ADAPTER] - 1}
         for final, status in (
             (signed(buyer, one_less), 402),

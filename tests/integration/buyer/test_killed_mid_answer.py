@@ -148,7 +148,7 @@ async def use_up(node: Node, client: BuyerClient) -> None:
     assert sum(answered) > DEPOSIT - 4 * ONE_REQUEST
     await node.parts.settlement.step(force=True)
     settled = node.chain.channels[client.signer, node.chain.address].settled_units
-    spent = client.curve.spent_units(ADAPTER)
+    spent = client.channel.spent_units(ADAPTER)
     assert settled <= spent + ONE_REQUEST
     client.require_trust()
 
@@ -158,7 +158,7 @@ async def test_what_a_break_costs_is_told(tmp_path: Path) -> None:
     async with killed(tmp_path, "voucher:after", 2) as (client, _, _, told):
         assert "what arrived costs 0.00" in told.detail and "at most" in told.detail
         assert client.deployment.token_symbol in told.detail
-        assert client.purse.lacks_receipts
+        assert client.voucher_signer.lacks_receipts
 
 
 async def test_a_token_that_a_node_no_longer_knows_is_renewed(tmp_path: Path) -> None:

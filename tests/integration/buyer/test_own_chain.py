@@ -74,11 +74,11 @@ async def test_a_node_cannot_lie_about_what_the_buyers_chain_says(
             await node.parts.settlement.step(force=True)
             await client.sync()
             seen = on_chain(node, client)
-            assert (client.curve.deposit_units, client.curve.settled_units) == (
+            assert (client.channel.deposit_units, client.channel.settled_units) == (
                 seen.deposit_units,
                 seen.settled_units,
             )
-            assert (client.curve.payer, client.curve.close_at_s) == (PAYER, 0)
+            assert (client.channel.payer, client.channel.close_at_s) == (PAYER, 0)
 
 
 async def test_a_deposit_that_the_chain_has_is_there_whatever_the_node_says(
@@ -87,8 +87,8 @@ async def test_a_deposit_that_the_chain_has_is_there_whatever_the_node_says(
     """A node that denies a deposit has it asked for a second time; the chain ends that."""
     async with buying(node, tmp_path / "b", chain=node.chain) as client:
         lying(client, monkeypatch, deposit_units=0, payer="0x" + "00" * 20)
-        curve = await client.open_channel(PAYER_KEY, DEPOSIT)
-        assert curve.deposit_units == DEPOSIT == on_chain(node, client).deposit_units
+        channel = await client.open_channel(PAYER_KEY, DEPOSIT)
+        assert channel.deposit_units == DEPOSIT == on_chain(node, client).deposit_units
 
 
 @pytest.mark.parametrize("restart", [False, True])
@@ -114,8 +114,8 @@ async def cannot_be_made_to_overspend(
         for _ in range(20):
             await ask(client)
             await client.sync()
-            assert client.curve.limit_units == signed_for
-    assert client.curve.total_units <= signed_for
+            assert client.channel.limit_units == signed_for
+    assert client.channel.total_units <= signed_for
     lying(client, monkeypatch, payer=public_address(OTHER_KEY))
     with pytest.raises(NodeNotTrusted, match="signed no deposit"):
         await client.sync()
@@ -125,8 +125,8 @@ async def test_two_deposits_are_both_believed(node: Node, tmp_path: Path) -> Non
     """What was signed for is the sum: a top-up is not cut to the first deposit."""
     async with buying(node, tmp_path / "b") as client:
         await client.open_channel(PAYER_KEY, DEPOSIT)
-        curve = await client.open_channel(PAYER_KEY, DEPOSIT // 2)
-        assert curve.deposit_units == DEPOSIT + DEPOSIT // 2
+        channel = await client.open_channel(PAYER_KEY, DEPOSIT // 2)
+        assert channel.deposit_units == DEPOSIT + DEPOSIT // 2
 
 
 @pytest.mark.parametrize("own_chain", [False, True])
@@ -147,7 +147,7 @@ async def test_a_deposit_into_a_closing_channel_is_refused_before_it_is_signed(
             await client.open_channel(PAYER_KEY, DEPOSIT)
         assert node.chain.balances == balances
         assert not list((tmp_path / "b").rglob("deposit.json"))
-        assert client.curve.close_at_s == 1_800_086_400
+        assert client.channel.close_at_s == 1_800_086_400
 
 
 async def test_a_close_that_is_not_confirmed_yet_counts(

@@ -63,7 +63,7 @@ async def test_the_official_client_streams_and_pays(
         text += "".join(choice.delta.content or "" for choice in chunk.choices)
         usage = chunk.usage or usage
     assert text and usage is not None and usage.completion_tokens > 0
-    assert buyer.curve.seq == 1 and buyer.curve.spent_units(ADAPTER) > 0
+    assert buyer.channel.seq == 1 and buyer.channel.spent_units(ADAPTER) > 0
 
 
 async def test_a_whole_answer_is_the_streamed_one(program: openai.AsyncOpenAI) -> None:
@@ -112,7 +112,7 @@ async def test_a_model_is_asked_by_its_name(
     done = await program.chat.completions.create(
         model="tides", messages=[{"role": "user", "content": "When?"}], max_tokens=8
     )
-    assert done.model == MODEL and buyer.curve.spent_units(ADAPTER) > 0
+    assert done.model == MODEL and buyer.channel.spent_units(ADAPTER) > 0
 
 
 async def test_errors_have_openais_shape(program: openai.AsyncOpenAI) -> None:
@@ -149,7 +149,7 @@ async def test_a_prompt_beyond_the_context_is_named_as_elsewhere(
     long = [{"role": "user", "content": "tide " * 5_000}]
     with pytest.raises(openai.BadRequestError) as caught:
         await program.chat.completions.create(model=MODEL, messages=long)  # type: ignore[arg-type]
-    assert caught.value.code == "context_length_exceeded" and buyer.curve.total_units == 0
+    assert caught.value.code == "context_length_exceeded" and buyer.channel.total_units == 0
 
 
 async def test_what_is_not_served_is_said_in_openais_shape(
@@ -203,7 +203,7 @@ async def test_a_web_page_cannot_spend_the_money(
         preflight = {"Access-Control-Request-Method": "POST", "Origin": PAGE, **headers}
         async with http.options(f"{url}/chat/completions", headers=preflight) as response:
             assert response.status == 403
-    assert buyer.curve.total_units == 0
+    assert buyer.channel.total_units == 0
 
 
 async def test_an_allowed_page_and_an_allowed_name_are_served(buyer: BuyerClient) -> None:
@@ -292,7 +292,7 @@ async def test_a_program_that_gave_up_is_not_paid_for(
             await began.wait()
             asking.cancel()
             await left.wait()
-    assert buyer.purse.lacks_receipts
+    assert buyer.voucher_signer.lacks_receipts
 
 
 async def test_a_taken_port_is_named(url: str, buyer: BuyerClient) -> None:

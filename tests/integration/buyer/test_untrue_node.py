@@ -112,7 +112,7 @@ class Liar:
             units * seq,
             0,
         )
-        signature = sign(NODE_KEY, self.client.purse.domain.digest(receipt))
+        signature = sign(NODE_KEY, self.client.voucher_signer.domain.digest(receipt))
         signed = SignedReceipt(receipt, lines, ZERO_HASH, ZERO_HASH, signature)
         return event_frame(RECEIPT_EVENT, receipt_to_json(signed))
 
@@ -126,7 +126,7 @@ async def test_the_lies_below_would_be_taken_if_they_were_true(liar: Liar) -> No
     """What is refused below is refused for its lie alone."""
     liar.answer = lambda: [said("high tide at six"), liar.receipt("high tide at six", 16), DONE]
     assert await ask(liar.client) == "high tide at six"
-    assert liar.client.curve.spent_units(ADAPTER) == PRICE.amount_units(PROMPT_TOKENS, 16)
+    assert liar.client.channel.spent_units(ADAPTER) == PRICE.amount_units(PROMPT_TOKENS, 16)
 
 
 @pytest.mark.parametrize(
@@ -147,8 +147,10 @@ async def test_a_node_bills_no_more_than_was_asked_for(
     liar.answer = lambda: [said(text), liar.receipt(text, length), DONE]
     with pytest.raises(NodeNotTrusted, match=reason):
         await ask(client, max_tokens=max_tokens)
-    assert client.curve.spent_units(ADAPTER) == client.curve.total_units == 0
-    assert client.purse.ceiling_units(ADAPTER) <= min(cap, PRICE.amount_units(400, max_tokens))
+    assert client.channel.spent_units(ADAPTER) == client.channel.total_units == 0
+    assert client.voucher_signer.ceiling_units(ADAPTER) <= min(
+        cap, PRICE.amount_units(400, max_tokens)
+    )
     with pytest.raises(NodeNotTrusted, match="nothing more"):
         await ask(client)
 
@@ -173,7 +175,7 @@ async def test_an_answer_with_two_bills_is_refused(liar: Liar) -> None:
     ]
     with pytest.raises(NodeNotTrusted, match="twice"):
         await ask(liar.client)
-    assert liar.client.curve.spent_units(ADAPTER) == PRICE.amount_units(PROMPT_TOKENS, 4)
+    assert liar.client.channel.spent_units(ADAPTER) == PRICE.amount_units(PROMPT_TOKENS, 4)
 
 
 @pytest.mark.parametrize(
@@ -217,11 +219,11 @@ async def test_a_node_that_was_caught_is_signed_nothing_more(
     """Answers that were under way when it was caught end too: their vouchers would pay it on."""
     with pytest.raises(NodeNotTrusted, match="caught"):
         async with buyer.ask(chat(max_tokens=1_000, seed=1, temperature=1)) as answer:
-            signed = buyer.curve.total_units
+            signed = buyer.channel.total_units
             buyer.distrust("caught")
             async for _ in answer:
                 pass
-    assert buyer.curve.total_units == signed
+    assert buyer.channel.total_units == signed
 
 
 async def test_a_request_that_was_sent_and_not_answered_may_be_billed(
@@ -237,7 +239,7 @@ async def test_a_request_that_was_sent_and_not_answered_may_be_billed(
     monkeypatch.setattr(buyer.api, "generate", broken)
     with pytest.raises(NodeUnreachable):
         await ask(buyer)
-    assert buyer.purse.lacks_receipts
+    assert buyer.voucher_signer.lacks_receipts
 
 
 async def test_a_price_that_rose_is_paid_within_caps_that_were_named(
@@ -263,7 +265,7 @@ async def test_a_price_that_rose_is_paid_within_caps_that_were_named(
                     completion_units_per_million=price.completion_price_units,
                 )
             )
-            before = client.curve.spent_units(ADAPTER)
+            before = client.channel.spent_units(ADAPTER)
             if allowed:
                 assert await ask(client)
                 (offer,) = (o for o in client.info.adapters if o.adapter_id == ADAPTER)
@@ -271,7 +273,7 @@ async def test_a_price_that_rose_is_paid_within_caps_that_were_named(
             else:
                 with pytest.raises(PriceAboveCap):
                     await ask(client)
-                assert client.curve.spent_units(ADAPTER) == before
+                assert client.channel.spent_units(ADAPTER) == before
 
 
 async def test_a_node_that_changed_its_model_is_read_again(buyer: BuyerClient) -> None:

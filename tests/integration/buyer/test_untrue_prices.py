@@ -72,8 +72,10 @@ class Dealer:
             terms.max_tokens,
             info.chain_time_s + 60,
         )
-        signed = SignedQuote(quote, sign_compact(NODE_KEY, client.purse.domain.digest(quote)))
-        need = NeedVoucher(ADAPTER, 0, client.curve.total_units, terms.required_units)
+        signed = SignedQuote(
+            quote, sign_compact(NODE_KEY, client.voucher_signer.domain.digest(quote))
+        )
+        need = NeedVoucher(ADAPTER, 0, client.channel.total_units, terms.required_units)
         yield Refusal(
             Challenge("1", "r", info.chain_id, info.settlement, info.node, 0, 0, signed, need)
         )
@@ -107,12 +109,12 @@ async def test_a_quote_that_changes_between_never_costs_more_than_the_cap(
     dealer.terms = [FIRST, then]
     with pytest.raises(PriceAboveCap, match="justifies"):
         await ask(client, max_tokens=max_tokens)
-    assert FIRST.required_units <= client.curve.total_units <= most_units
+    assert FIRST.required_units <= client.channel.total_units <= most_units
     # A request that failed is no allowance for the one after it.
     dealer.terms = [then]
     with pytest.raises(PriceAboveCap):
         await ask(client, max_tokens=max_tokens)
-    assert client.curve.total_units <= most_units
+    assert client.channel.total_units <= most_units
 
 
 async def test_signing_ahead_on_a_dearer_quote_stays_below_the_cap(dealer: Dealer) -> None:
@@ -120,4 +122,4 @@ async def test_signing_ahead_on_a_dearer_quote_stays_below_the_cap(dealer: Deale
     dealer.terms = [FIRST, Terms(DEAR, 10_000, CAP - 1)]
     with pytest.raises(NodeRefused, match="keeps asking"):
         await ask(dealer.client, max_tokens=10_000)
-    assert dealer.client.curve.total_units == CAP
+    assert dealer.client.channel.total_units == CAP

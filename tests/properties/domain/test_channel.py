@@ -89,7 +89,7 @@ class Channel(RuleBasedStateMachine):
         """What an honest buyer signs on the announced base fits every later check."""
         try:
             raised = self.buyer.signed_units(adapter_id) + amount
-            after = buyer_side.owe(self.buyer, adapter_id, raised)
+            after = buyer_side.raise_signed(self.buyer, adapter_id, raised)
         except DepositExceeded:
             assert self.buyer.total_units + amount > self.buyer.limit_units
             return

@@ -61,7 +61,7 @@ class Sides:
         """Return what was signed, on the node's base or on the oldest one still claimable."""
         raised = self.buyer.signed_units(AdapterId(adapter_id)) + units
         try:
-            after = buyer_side.owe(self.buyer, AdapterId(adapter_id), raised)
+            after = buyer_side.raise_signed(self.buyer, AdapterId(adapter_id), raised)
         except ChannelUnknown:
             return None
         except DepositExceeded:

@@ -36,7 +36,7 @@ from viz.domain.shares import share_words
 from viz.domain.units import UINT96_MAX, AdapterId, Units
 from viz.domain.usage import UsageLine
 
-purses = st.sampled_from([0, 60, 20_000, 10**9, 10**9, 10**9])
+voucher_signers = st.sampled_from([0, 60, 20_000, 10**9, 10**9, 10**9])
 rash_purses = st.sampled_from([60, 20_000, 10**9])
 UNDONE = (
     "north claims",
@@ -55,7 +55,9 @@ class Histories(Works, Deposits):
     """Everything together, with earnings, time and reorganisations."""
 
     @initialize(
-        units=st.tuples(purses, purses, purses, purses, rash_purses),
+        units=st.tuples(
+            voucher_signers, voucher_signers, voucher_signers, voucher_signers, rash_purses
+        ),
         unsettled_steps=st.sampled_from([0, 0, 4, 8]),
         then=st.sampled_from(GONE),
     )

@@ -60,7 +60,7 @@ SEATS: Final = {
     "bob-north": Seat("bob's key", "bob", "north"),
     "ann-south": Seat("ann's second key", "ann", "south"),
     "bob-south": Seat("bob", "bob", "south"),
-    # Its buyer keeps no curve and signs anything.
+    # Its buyer keeps no record and signs anything.
     "rash-north": Seat("a rash key", "bob", "north"),
     # Pays itself all that there can be.
     "whale": Seat("wil", "wil", "wil"),

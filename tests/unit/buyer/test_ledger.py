@@ -14,7 +14,7 @@ from viz.domain.buyer_channel import (
     Link,
     draft_final,
     draft_voucher,
-    owe,
+    raise_signed,
     take_receipt,
 )
 from viz.domain.eip712 import keccak, public_address
@@ -31,13 +31,13 @@ def opened(home: Path, password: str = "p") -> ChannelLedger:
 
 
 def observe(ledger: ChannelLedger, deposit: Units, settled: Units) -> None:
-    signer = ledger.curve.signer
+    signer = ledger.channel.signer
     ledger.commit_observation(ChannelState(signer, NODE, NODE, deposit, settled, 0))
 
 
 def pay(ledger: ChannelLedger, adapter_id: int, units: Units) -> BuyerChannel:
     after, draft = draft_voucher(
-        owe(ledger.curve, AdapterId(adapter_id), units), ledger.curve.settled_units
+        raise_signed(ledger.channel, AdapterId(adapter_id), units), ledger.channel.settled_units
     )
     assert draft is not None
     ledger.commit_signing(after)
@@ -45,9 +45,9 @@ def pay(ledger: ChannelLedger, adapter_id: int, units: Units) -> BuyerChannel:
 
 
 def receive(ledger: ChannelLedger, seq: int, adapter_id: int, units: Units) -> None:
-    total = ledger.curve.linked_units + units
+    total = ledger.channel.linked_units + units
     link = Link(seq, keccak(b"%d" % seq), total, (UsageLine(AdapterId(adapter_id), units),))
-    ledger.commit_receipt(take_receipt(ledger.curve, link), link)
+    ledger.commit_receipt(take_receipt(ledger.channel, link), link)
 
 
 def busy(home: Path) -> ChannelLedger:
@@ -59,7 +59,7 @@ def busy(home: Path) -> ChannelLedger:
     observe(ledger, 990, 10)
     pay(ledger, 3, 40)
     receive(ledger, 2, 3, 10)
-    after, draft = draft_final(ledger.curve, 10)
+    after, draft = draft_final(ledger.channel, 10)
     assert draft is not None
     ledger.commit_final(after, 17)
     return ledger
@@ -70,20 +70,20 @@ def test_a_reopened_ledger_is_the_same(tmp_path: Path) -> None:
     ledger = busy(tmp_path)
     ledger.close()
     again = opened(tmp_path)
-    assert again.curve == ledger.curve
+    assert again.channel == ledger.channel
     assert again.session_key == ledger.session_key
-    assert set(again.curve.points) == {10, 15, 17, 45}
+    assert set(again.channel.points) == {10, 15, 17, 45}
 
 
 def test_compacting_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The snapshot that replaces many lines is the same curve."""
+    """The snapshot that replaces many lines is the same channel."""
     ledger = busy(tmp_path)
     ledger.close()
     monkeypatch.setattr(ledger_module, "COMPACT_AFTER_LINES", 2)
     compacted = opened(tmp_path)
     compacted.close()
     assert len(_file(tmp_path).read_bytes().splitlines()) == 1
-    assert opened(tmp_path).curve == ledger.curve
+    assert opened(tmp_path).channel == ledger.channel
 
 
 def test_every_crash_leaves_an_earlier_whole_state(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_every_crash_leaves_an_earlier_whole_state(tmp_path: Path) -> None:
     for cut in sorted(cuts):
         _file(tmp_path).write_bytes(whole[:cut])
         again = opened(tmp_path)
-        totals.add(again.curve.total_units)
+        totals.add(again.channel.total_units)
         again.close()
     assert totals == {0, 10, 15, 45}
 
@@ -115,10 +115,10 @@ def test_a_directory_that_cannot_be_synced_leaves_no_line(
         broken.setattr(ledger_module, "_sync", fails)
         with pytest.raises(StoreError, match="nothing was signed"):
             observe(ledger, 1_000, 0)
-    assert _file(tmp_path).read_bytes() == b"" and ledger.curve.deposit_units == 0
+    assert _file(tmp_path).read_bytes() == b"" and ledger.channel.deposit_units == 0
     observe(ledger, 1_000, 0)
     ledger.close()
-    assert opened(tmp_path).curve.deposit_units == 1_000
+    assert opened(tmp_path).channel.deposit_units == 1_000
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_damaged_ledger_is_refused(tmp_path: Path, line: bytes) -> None:
 
 
 def test_one_process_holds_a_channel(tmp_path: Path) -> None:
-    """Two writers would fork the curve."""
+    """Two writers would fork the channel."""
     first = opened(tmp_path)
     with pytest.raises(ConfigError):
         opened(tmp_path)

@@ -37,7 +37,7 @@ def ledger(tmp_path: Path) -> ChannelLedger:
 
 def bill(spending: Spending, ledger: ChannelLedger, units: Units, model: str = "m") -> None:
     """Let the ledger and the record learn of one answer."""
-    seq = ledger.curve.seq + 1
+    seq = ledger.channel.seq + 1
     receive(ledger, seq, 3, units)
     zero = ZERO_HASH
     said = Receipt(zero, seq, zero, zero, zero, zero, 5, 7, units, units, 1)
@@ -72,7 +72,7 @@ def test_the_report_is_made_from_files_alone(ledger: ChannelLedger) -> None:
     path = ledger.directory / "ledger.jsonl"
     with path.open("ab") as file:
         file.write(b'{"event": "rec')
-    blank = BuyerChannel(ledger.curve.signer, NODE)
+    blank = BuyerChannel(ledger.channel.signer, NODE)
     live = {key: value for key, value in spending.report().items() if key != "run"}
     assert report_on_disk(ledger.directory, blank) == live
     assert stat.S_IMODE((ledger.directory / RECORD).stat().st_mode) == 0o600

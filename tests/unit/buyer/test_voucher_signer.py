@@ -67,19 +67,19 @@ def ledger(tmp_path: Path) -> ChannelLedger:
 
 
 @pytest.fixture
-def purse(ledger: ChannelLedger, node: Node) -> VoucherSigner:
+def voucher_signer(ledger: ChannelLedger, node: Node) -> VoucherSigner:
     return purse_of(ledger, node)
 
 
 def receipt(
-    purse: VoucherSigner, adapter_id: AdapterId, units: Units, request: bytes = QUESTION
+    voucher_signer: VoucherSigner, adapter_id: AdapterId, units: Units, request: bytes = QUESTION
 ) -> SignedReceipt:
     """The node's receipt that comes next, for so much of one adapter."""
     lines = (UsageLine(adapter_id, units),)
-    total = purse.curve.linked_units + units
+    total = voucher_signer.channel.linked_units + units
     values: dict[str, Any] = {
-        "channel_id": channel_id(purse.curve.signer, NODE),
-        "seq": purse.curve.seq + 1,
+        "channel_id": channel_id(voucher_signer.channel.signer, NODE),
+        "seq": voucher_signer.channel.seq + 1,
         "usage_hash": usage_hash(lines),
         "request_hash": salted_hash(ZERO_HASH, request),
         **dict.fromkeys(("quote_hash", "response_hash"), ZERO_HASH),
@@ -87,23 +87,25 @@ def receipt(
     }
     said = Receipt(amount_units=units, total_units=total, **values)
     return SignedReceipt(
-        said, lines, ZERO_HASH, ZERO_HASH, sign(NODE_KEY, purse.domain.digest(said))
+        said, lines, ZERO_HASH, ZERO_HASH, sign(NODE_KEY, voucher_signer.domain.digest(said))
     )
 
 
 @contextmanager
-def asking(purse: VoucherSigner, adapter_id: AdapterId, units: Units) -> Iterator[OpenRequest]:
+def asking(
+    voucher_signer: VoucherSigner, adapter_id: AdapterId, units: Units
+) -> Iterator[OpenRequest]:
     """Have a request under way that may cost so much."""
-    with purse.expose(adapter_id, QUESTION) as exposure:
-        exposure.units = exposure.most_units = units
-        yield exposure
+    with voucher_signer.open_request(adapter_id, QUESTION) as open_request:
+        open_request.units = open_request.most_units = units
+        yield open_request
 
 
-def left(purse: VoucherSigner, units: Units, *, broken: bool = False) -> None:
+def left(voucher_signer: VoucherSigner, units: Units, *, broken: bool = False) -> None:
     """Ask, and leave before the receipt came."""
-    with asking(purse, ASKED, units) as exposure:
-        purse.keep(exposure)
-        purse.leave_unreceipted(exposure, broken=broken)
+    with asking(voucher_signer, ASKED, units) as open_request:
+        voucher_signer.keep(open_request)
+        voucher_signer.leave_unreceipted(open_request, broken=broken)
 
 
 def purse_of(ledger: ChannelLedger, node: Node) -> VoucherSigner:
@@ -111,144 +113,146 @@ def purse_of(ledger: ChannelLedger, node: Node) -> VoucherSigner:
 
 
 async def test_an_answer_that_was_left_is_not_forgotten_before_its_bill(
-    purse: VoucherSigner, node: Node
+    voucher_signer: VoucherSigner, node: Node
 ) -> None:
     """A sync may come before the node has billed: what was left stays accounted for, for once."""
-    left(purse, 40)
-    purse.all_receipts_known()
-    with asking(purse, ASKED, 10):
-        await purse.cover(ASKED, required_units=50, wanted_units=50)
+    left(voucher_signer, 40)
+    voucher_signer.all_receipts_known()
+    with asking(voucher_signer, ASKED, 10):
+        await voucher_signer.cover(ASKED, required_units=50, wanted_units=50)
     assert node.taken[-1].row.lines == (UsageLine(ASKED, 50),)
-    purse.take_late(receipt(purse, ASKED, 35))
-    assert not purse.lacks_receipts and purse.ceiling_units(ASKED) == 35
+    voucher_signer.take_late(receipt(voucher_signer, ASKED, 35))
+    assert not voucher_signer.lacks_receipts and voucher_signer.ceiling_units(ASKED) == 35
 
 
 async def test_an_answer_that_is_never_billed_is_forgotten_in_the_end(
-    purse: VoucherSigner, monkeypatch: pytest.MonkeyPatch
+    voucher_signer: VoucherSigner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An answer that failed at the node has no receipt: its allowance does not stay for ever."""
-    left(purse, 40)
+    left(voucher_signer, 40)
     monkeypatch.setattr(exposure_module, "UNRECEIPTED_S", -1.0)
-    purse.all_receipts_known()
-    assert not purse.lacks_receipts
+    voucher_signer.all_receipts_known()
+    assert not voucher_signer.lacks_receipts
     with pytest.raises(PriceAboveCap):
-        await purse.cover(ASKED, required_units=1, wanted_units=1)
+        await voucher_signer.cover(ASKED, required_units=1, wanted_units=1)
 
 
 def test_a_bill_that_comes_very_late_is_still_the_requests(
-    purse: VoucherSigner, monkeypatch: pytest.MonkeyPatch
+    voucher_signer: VoucherSigner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node that hung for minutes may bill what it did; the allowance for others is untouched."""
     monkeypatch.setattr(exposure_module, "UNRECEIPTED_S", -1.0)
     for _ in range(3):
-        left(purse, 40)
-        purse.all_receipts_known()
-        purse.take_late(receipt(purse, ASKED, 40))
-    assert purse.curve.spent_units(ASKED) == 120 > CAP
+        left(voucher_signer, 40)
+        voucher_signer.all_receipts_known()
+        voucher_signer.take_late(receipt(voucher_signer, ASKED, 40))
+    assert voucher_signer.channel.spent_units(ASKED) == 120 > CAP
 
 
 @pytest.mark.parametrize("adapter_id", [ASKED, OTHER])
 def test_a_receipt_that_nothing_accounts_for_is_refused(
-    purse: VoucherSigner, adapter_id: AdapterId
+    voucher_signer: VoucherSigner, adapter_id: AdapterId
 ) -> None:
     """A node cannot write itself receipts and be owed for them: no ledger line, no allowance."""
-    left(purse, 40)
-    before = purse.curve
+    left(voucher_signer, 40)
+    before = voucher_signer.channel
     with pytest.raises(NodeNotTrusted, match="one step" if adapter_id == ASKED else "no request"):
-        purse.take_late(receipt(purse, adapter_id, 41))
+        voucher_signer.take_late(receipt(voucher_signer, adapter_id, 41))
     with pytest.raises(NodeNotTrusted, match="no request"):
-        purse.take_late(receipt(purse, adapter_id, 1, b"what nobody asked"))
-    assert purse.curve == before
+        voucher_signer.take_late(receipt(voucher_signer, adapter_id, 1, b"what nobody asked"))
+    assert voucher_signer.channel == before
 
 
 async def test_what_was_delivered_on_credit_is_owed_with_the_next_voucher(
-    purse: VoucherSigner, node: Node
+    voucher_signer: VoucherSigner, node: Node
 ) -> None:
     """A node with a credit window takes no voucher that leaves out what it advanced elsewhere."""
-    with asking(purse, ASKED, 20) as exposure:
-        purse.take(receipt(purse, ASKED, 20), exposure)
-    with asking(purse, OTHER, 7):
-        await purse.cover(OTHER, required_units=7, wanted_units=7)
+    with asking(voucher_signer, ASKED, 20) as open_request:
+        voucher_signer.take(receipt(voucher_signer, ASKED, 20), open_request)
+    with asking(voucher_signer, OTHER, 7):
+        await voucher_signer.cover(OTHER, required_units=7, wanted_units=7)
     assert node.taken[-1].row.lines == (UsageLine(ASKED, 20), UsageLine(OTHER, 7))
 
 
 async def test_a_node_cannot_pay_itself_with_receipts_for_one_request(
-    purse: VoucherSigner, node: Node
+    voucher_signer: VoucherSigner, node: Node
 ) -> None:
     """One request, any number of true signatures: it is billed once, the rest is refused."""
-    with asking(purse, ASKED, 40):
-        purse.take_late(receipt(purse, ASKED, 40))
+    with asking(voucher_signer, ASKED, 40):
+        voucher_signer.take_late(receipt(voucher_signer, ASKED, 40))
         for again in (40, 1):
             with pytest.raises(NodeNotTrusted, match="no request"):
-                purse.take_late(receipt(purse, ASKED, again))
+                voucher_signer.take_late(receipt(voucher_signer, ASKED, again))
         with pytest.raises(NodeNotTrusted, match="no request"):
-            purse.take_late(receipt(purse, ASKED, 40, b"what nobody asked"))
+            voucher_signer.take_late(receipt(voucher_signer, ASKED, 40, b"what nobody asked"))
         with pytest.raises(PriceAboveCap):
-            await purse.cover(ASKED, required_units=41, wanted_units=0)
+            await voucher_signer.cover(ASKED, required_units=41, wanted_units=0)
 
 
 @pytest.mark.parametrize("fell", ["another price was agreed", "its bill came"])
 async def test_a_ceiling_is_judged_when_it_is_signed(
-    purse: VoucherSigner, node: Node, fell: str
+    voucher_signer: VoucherSigner, node: Node, fell: str
 ) -> None:
     """A voucher waits its turn; what its request may cost falls meanwhile, and so does the most."""
     node.answers.clear()
-    with asking(purse, OTHER, 10), asking(purse, ASKED, 40) as exposure:
-        first = asyncio.create_task(purse.cover(OTHER, required_units=10, wanted_units=10))
+    with asking(voucher_signer, OTHER, 10), asking(voucher_signer, ASKED, 40) as open_request:
+        first = asyncio.create_task(voucher_signer.cover(OTHER, required_units=10, wanted_units=10))
         await asyncio.sleep(0)
         waiting = [
-            asyncio.create_task(purse.cover(ASKED, required_units=each, wanted_units=40))
+            asyncio.create_task(voucher_signer.cover(ASKED, required_units=each, wanted_units=40))
             for each in (40, 5)
         ]
         await asyncio.sleep(0)
         assert len(node.taken) == 1
         if fell == "its bill came":
-            purse.take(receipt(purse, ASKED, 5), exposure)
+            voucher_signer.take(receipt(voucher_signer, ASKED, 5), open_request)
         else:
-            exposure.units = 5
+            open_request.units = 5
         node.answers.set()
         await first
         refused, _ = await asyncio.gather(*waiting, return_exceptions=True)
         assert isinstance(refused, PriceAboveCap)
-    assert purse.curve.signed_units(ASKED) == 5
+    assert voucher_signer.channel.signed_units(ASKED) == 5
 
 
-def test_an_answer_is_billed_by_one_receipt(purse: VoucherSigner) -> None:
+def test_an_answer_is_billed_by_one_receipt(voucher_signer: VoucherSigner) -> None:
     """A second receipt within the answer would pay for the same text again."""
-    with asking(purse, ASKED, 40) as exposure:
-        purse.take(receipt(purse, ASKED, 40), exposure)
-        assert purse.ceiling_units(ASKED) == 40
-        before = purse.curve
+    with asking(voucher_signer, ASKED, 40) as open_request:
+        voucher_signer.take(receipt(voucher_signer, ASKED, 40), open_request)
+        assert voucher_signer.ceiling_units(ASKED) == 40
+        before = voucher_signer.channel
         with pytest.raises(NodeNotTrusted, match="twice"):
-            purse.take(receipt(purse, ASKED, 40), exposure)
-        assert purse.curve == before
+            voucher_signer.take(receipt(voucher_signer, ASKED, 40), open_request)
+        assert voucher_signer.channel == before
 
 
-def test_equal_requests_may_have_each_others_receipt(purse: VoucherSigner) -> None:
+def test_equal_requests_may_have_each_others_receipt(voucher_signer: VoucherSigner) -> None:
     """A receipt says what was asked, not by whom: of two equal requests each is billed once."""
-    with asking(purse, ASKED, 10) as one, asking(purse, ASKED, 10) as two:
-        first = receipt(purse, ASKED, 10)
-        purse.take_late(first)
+    with asking(voucher_signer, ASKED, 10) as one, asking(voucher_signer, ASKED, 10) as two:
+        first = receipt(voucher_signer, ASKED, 10)
+        voucher_signer.take_late(first)
         mistaken, other = (one, two) if one.seq else (two, one)
-        purse.take(first, other)
-        purse.take(receipt(purse, ASKED, 10), mistaken)
-        assert (other.seq, mistaken.seq) == (1, 2) and purse.ceiling_units(ASKED) == 20
+        voucher_signer.take(first, other)
+        voucher_signer.take(receipt(voucher_signer, ASKED, 10), mistaken)
+        assert (other.seq, mistaken.seq) == (1, 2) and voucher_signer.ceiling_units(ASKED) == 20
 
 
-def test_a_node_that_breaks_off_every_answer_is_not_paid_for_all(purse: VoucherSigner) -> None:
+def test_a_node_that_breaks_off_every_answer_is_not_paid_for_all(
+    voucher_signer: VoucherSigner,
+) -> None:
     """What ended without a receipt allows the cap for one request, however often it happens."""
     for _ in range(5):
-        left(purse, 40)
-    assert purse.ceiling_units(ASKED) == CAP
+        left(voucher_signer, 40)
+    assert voucher_signer.ceiling_units(ASKED) == CAP
 
 
-def test_a_receipt_for_nothing_is_refused(purse: VoucherSigner) -> None:
+def test_a_receipt_for_nothing_is_refused(voucher_signer: VoucherSigner) -> None:
     """A chain of empty receipts would keep a buyer reading for ever."""
-    signed = receipt(purse, ASKED, 0)
+    signed = receipt(voucher_signer, ASKED, 0)
     said = replace(signed.receipt, usage_hash=usage_hash(()))
-    signature = sign(NODE_KEY, purse.domain.digest(said))
+    signature = sign(NODE_KEY, voucher_signer.domain.digest(said))
     with pytest.raises(NodeNotTrusted, match="nothing"):
-        purse.take_late(replace(signed, receipt=said, lines=(), signature=signature))
+        voucher_signer.take_late(replace(signed, receipt=said, lines=(), signature=signature))
 
 
 # what an earlier process asked
@@ -272,87 +276,87 @@ def restarting(tmp_path: Path, ledger: ChannelLedger, node: Node) -> Restarting:
 
 
 async def test_a_request_outlives_its_process_and_is_billed_once(
-    purse: VoucherSigner, restarting: Restarting
+    voucher_signer: VoucherSigner, restarting: Restarting
 ) -> None:
     """What a killed process asked may cost what it signed, by one receipt, and no more."""
-    with purse.expose(ASKED, QUESTION) as exposure:
-        exposure.units, exposure.most_units = 20, 50
-        purse.keep(exposure)
-        exposure.units = 30
-        await purse.cover(ASKED, required_units=30, wanted_units=30)
-        purse = restarting.again()
+    with voucher_signer.open_request(ASKED, QUESTION) as open_request:
+        open_request.units, open_request.most_units = 20, 50
+        voucher_signer.keep(open_request)
+        open_request.units = 30
+        await voucher_signer.cover(ASKED, required_units=30, wanted_units=30)
+        voucher_signer = restarting.again()
     for adapter_id, units, request in (
         (OTHER, 1, QUESTION),
         (ASKED, 1, b"what nobody asked"),
         (ASKED, 31, QUESTION),
     ):
         with pytest.raises(NodeNotTrusted):
-            purse.take_late(receipt(purse, adapter_id, units, request))
-    assert purse.take_late(receipt(purse, ASKED, 30))
+            voucher_signer.take_late(receipt(voucher_signer, adapter_id, units, request))
+    assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 30))
     for _ in range(2):
         with pytest.raises(NodeNotTrusted, match="no request"):
-            purse.take_late(receipt(purse, ASKED, 1))
-        purse = restarting.again()
-    assert purse.curve.spent_units(ASKED) == 30 == purse.ceiling_units(ASKED)
+            voucher_signer.take_late(receipt(voucher_signer, ASKED, 1))
+        voucher_signer = restarting.again()
+    assert voucher_signer.channel.spent_units(ASKED) == 30 == voucher_signer.ceiling_units(ASKED)
 
 
 def test_nothing_of_a_request_stays_on_disk_once_its_bill_is_safe(
-    purse: VoucherSigner, restarting: Restarting, tmp_path: Path
+    voucher_signer: VoucherSigner, restarting: Restarting, tmp_path: Path
 ) -> None:
     """Its text is no longer needed; it goes with the first line that is synced after its bill."""
 
     def files() -> list[Path]:
         return list(tmp_path.rglob("*.request"))
 
-    with asking(purse, ASKED, 10) as exposure:
-        purse.keep(exposure)
+    with asking(voucher_signer, ASKED, 10) as open_request:
+        voucher_signer.keep(open_request)
         (file,) = files()
         assert QUESTION in file.read_bytes() and file.stat().st_mode & 0o77 == 0
         assert file.parent.stat().st_mode & 0o77 == 0
-        purse.take(receipt(purse, ASKED, 10), exposure)
+        voucher_signer.take(receipt(voucher_signer, ASKED, 10), open_request)
     assert files() == [file], "its bill may be lost with the machine"
     restarting.again()
     assert files() == []
 
 
 def test_a_request_that_was_refused_cannot_be_billed(
-    purse: VoucherSigner, restarting: Restarting
+    voucher_signer: VoucherSigner, restarting: Restarting
 ) -> None:
     """A 4xx is no service: a receipt for it later is refused."""
-    with asking(purse, ASKED, 40) as exposure:
-        purse.keep(exposure)
-        purse.drop(exposure)
-    for each in (purse, restarting.again()):
+    with asking(voucher_signer, ASKED, 40) as open_request:
+        voucher_signer.keep(open_request)
+        voucher_signer.drop(open_request)
+    for each in (voucher_signer, restarting.again()):
         with pytest.raises(NodeNotTrusted, match="no request"):
             each.take_late(receipt(each, ASKED, 1))
 
 
 @pytest.mark.parametrize("restart", [False, True])
 def test_the_allowance_is_the_buyers_and_is_kept(
-    purse: VoucherSigner, restarting: Restarting, restart: bool
+    voucher_signer: VoucherSigner, restarting: Restarting, restart: bool
 ) -> None:
     """What it allows beyond what arrived is 0 at first, and used up once in all its processes."""
 
-    def next_process(purse: VoucherSigner) -> VoucherSigner:
-        return restarting.again() if restart else purse
+    def next_process(voucher_signer: VoucherSigner) -> VoucherSigner:
+        return restarting.again() if restart else voucher_signer
 
-    left(purse, 10)
-    purse = next_process(purse)
+    left(voucher_signer, 10)
+    voucher_signer = next_process(voucher_signer)
     with pytest.raises(NodeNotTrusted, match="one step"):
-        purse.take_late(receipt(purse, ASKED, 11))
-    purse.forgive(allowance_units=25)
-    purse = next_process(purse)
+        voucher_signer.take_late(receipt(voucher_signer, ASKED, 11))
+    voucher_signer.forgive(allowance_units=25)
+    voucher_signer = next_process(voucher_signer)
     with pytest.raises(NodeNotTrusted, match="no request"):
-        purse.take_late(receipt(purse, ASKED, 1, b"what nobody asked"))
+        voucher_signer.take_late(receipt(voucher_signer, ASKED, 1, b"what nobody asked"))
     with pytest.raises(NodeNotTrusted, match="no request"):
-        purse.take_late(receipt(purse, OTHER, 1))
-    assert purse.take_late(receipt(purse, ASKED, 30))  # 20 beyond
-    purse = next_process(purse)
-    left(purse, 10)
-    purse = next_process(purse)
+        voucher_signer.take_late(receipt(voucher_signer, OTHER, 1))
+    assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 30))  # 20 beyond
+    voucher_signer = next_process(voucher_signer)
+    left(voucher_signer, 10)
+    voucher_signer = next_process(voucher_signer)
     with pytest.raises(NodeNotTrusted, match="one step"):
-        purse.take_late(receipt(purse, ASKED, 16))
-    assert purse.take_late(receipt(purse, ASKED, 15))
+        voucher_signer.take_late(receipt(voucher_signer, ASKED, 16))
+    assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 15))
 
 
 # answers that a node breaks off
@@ -360,7 +364,7 @@ def test_the_allowance_is_the_buyers_and_is_kept(
 
 @pytest.mark.parametrize("restart", [False, True])
 async def test_what_broke_off_is_no_dead_end(
-    purse: VoucherSigner,
+    voucher_signer: VoucherSigner,
     restarting: Restarting,
     node: Node,
     restart: bool,
@@ -370,94 +374,101 @@ async def test_what_broke_off_is_no_dead_end(
 
     Of what broke off no more is allowed than was signed already, however often it is asked.
     """
-    with asking(purse, ASKED, 30) as exposure:
-        purse.keep(exposure)
-        await purse.cover(ASKED, required_units=20, wanted_units=20)
-        purse.leave_unreceipted(exposure, broken=True)
+    with asking(voucher_signer, ASKED, 30) as open_request:
+        voucher_signer.keep(open_request)
+        await voucher_signer.cover(ASKED, required_units=20, wanted_units=20)
+        voucher_signer.leave_unreceipted(open_request, broken=True)
     if restart:
-        purse = restarting.again()
+        voucher_signer = restarting.again()
     monkeypatch.setattr(exposure_module, "UNRECEIPTED_S", -1.0)
     for round_ in range(1, 6):
-        purse.all_receipts_known()
+        voucher_signer.all_receipts_known()
         spent = 10 * (round_ - 1)
-        assert purse.owed_units(ASKED) == spent + 20
-        with asking(purse, ASKED, 10) as exposure:
+        assert voucher_signer.earned_units(ASKED) == spent + 20
+        with asking(voucher_signer, ASKED, 10) as open_request:
             with pytest.raises(PriceAboveCap):
-                await purse.cover(ASKED, required_units=spent + 31, wanted_units=0)
-            await purse.cover(ASKED, required_units=spent + 30, wanted_units=0)
-            purse.take(receipt(purse, ASKED, 10), exposure)
-    assert purse.curve.signed_units(ASKED) == 70 and purse.curve.spent_units(ASKED) == 50
+                await voucher_signer.cover(ASKED, required_units=spent + 31, wanted_units=0)
+            await voucher_signer.cover(ASKED, required_units=spent + 30, wanted_units=0)
+            voucher_signer.take(receipt(voucher_signer, ASKED, 10), open_request)
+    assert (
+        voucher_signer.channel.signed_units(ASKED) == 70
+        and voucher_signer.channel.spent_units(ASKED) == 50
+    )
 
 
 @pytest.mark.parametrize("restart", [False, True])
 def test_a_node_that_bills_what_it_broke_off_is_left_after_a_few(
-    purse: VoucherSigner, restarting: Restarting, restart: bool
+    voucher_signer: VoucherSigner, restarting: Restarting, restart: bool
 ) -> None:
     """A few of so many receipts may be mishaps; then nothing is asked until the buyer forgives."""
     for _ in range(BROKEN_ALLOWED):
-        purse.require_trust()
-        left(purse, 5, broken=True)
-        purse = restarting.again() if restart else purse
-        purse.take_late(receipt(purse, ASKED, 5))
-    for each in (purse, restarting.again()):
+        voucher_signer.require_trust()
+        left(voucher_signer, 5, broken=True)
+        voucher_signer = restarting.again() if restart else voucher_signer
+        voucher_signer.take_late(receipt(voucher_signer, ASKED, 5))
+    for each in (voucher_signer, restarting.again()):
         with pytest.raises(NodeNotTrusted, match=r"broke off .*`viz channel forgive`"):
             each.require_trust()
-    purse = restarting.again()
-    purse.forgive()
+    voucher_signer = restarting.again()
+    voucher_signer.forgive()
     restarting.again().require_trust()
 
 
-def test_answers_that_break_off_together_are_one_mishap(purse: VoucherSigner) -> None:
+def test_answers_that_break_off_together_are_one_mishap(voucher_signer: VoucherSigner) -> None:
     """A node that restarts breaks off all that is under way, and is not left for it."""
-    with asking(purse, ASKED, 5) as one, asking(purse, ASKED, 5) as two, asking(purse, ASKED, 5):
+    with (
+        asking(voucher_signer, ASKED, 5) as one,
+        asking(voucher_signer, ASKED, 5) as two,
+        asking(voucher_signer, ASKED, 5),
+    ):
         for each in (one, two):
-            purse.leave_unreceipted(each, broken=True)
+            voucher_signer.leave_unreceipted(each, broken=True)
         for _ in range(2):
-            purse.take_late(receipt(purse, ASKED, 5))
-    assert len(purse.standing.broken) == 1
+            voucher_signer.take_late(receipt(voucher_signer, ASKED, 5))
+    assert len(voucher_signer.standing.broken) == 1
 
 
-def test_mishaps_far_apart_are_forgotten(purse: VoucherSigner) -> None:
+def test_mishaps_far_apart_are_forgotten(voucher_signer: VoucherSigner) -> None:
     """A line that breaks once in a while is no reason to leave a node."""
     for _ in range(2 * BROKEN_ALLOWED):
-        left(purse, 1, broken=True)
-        purse.take_late(receipt(purse, ASKED, 1))
+        left(voucher_signer, 1, broken=True)
+        voucher_signer.take_late(receipt(voucher_signer, ASKED, 1))
         for _ in range(BROKEN_AMONG // 2):
-            with asking(purse, ASKED, 1) as exposure:
-                purse.take(receipt(purse, ASKED, 1), exposure)
-    purse.require_trust()
+            with asking(voucher_signer, ASKED, 1) as open_request:
+                voucher_signer.take(receipt(voucher_signer, ASKED, 1), open_request)
+    voucher_signer.require_trust()
 
 
-def test_who_leaves_itself_holds_nothing_against_the_node(purse: VoucherSigner) -> None:
+def test_who_leaves_itself_holds_nothing_against_the_node(voucher_signer: VoucherSigner) -> None:
     """A program that was stopped is billed for what was sent to it, as often as it likes."""
     for _ in range(4 * BROKEN_ALLOWED):
-        left(purse, 5)
-        purse.take_late(receipt(purse, ASKED, 5))
-    purse.require_trust()
+        left(voucher_signer, 5)
+        voucher_signer.take_late(receipt(voucher_signer, ASKED, 5))
+    voucher_signer.require_trust()
 
 
 async def test_breaks_that_are_paid_for_without_a_bill_count_as_well(
-    purse: VoucherSigner, node: Node
+    voucher_signer: VoucherSigner, node: Node
 ) -> None:
     """A node that never bills what it broke off, and demands it, is left all the same."""
     for number in range(BROKEN_ALLOWED):
-        left(purse, 5, broken=True)
-        with asking(purse, ASKED, 5):
+        left(voucher_signer, 5, broken=True)
+        with asking(voucher_signer, ASKED, 5):
             demand = 5 * number + 10
             if number < BROKEN_ALLOWED - 1:
-                await purse.cover(ASKED, required_units=demand, wanted_units=0)
+                await voucher_signer.cover(ASKED, required_units=demand, wanted_units=0)
             else:
                 with pytest.raises(NodeNotTrusted, match="broke off"):
-                    await purse.cover(ASKED, required_units=demand, wanted_units=0)
+                    await voucher_signer.cover(ASKED, required_units=demand, wanted_units=0)
 
 
 # what a node says of the deposit
 
 
-def view(purse: VoucherSigner, **said: Any) -> ChannelView:
+def view(voucher_signer: VoucherSigner, **said: Any) -> ChannelView:
     values: dict[str, Any] = {"payer": NODE, "deposit_units": 1_000, "settled_units": 0}
     return ChannelView(
-        purse.curve.signer,
+        voucher_signer.channel.signer,
         NODE,
         close_at_s=0,
         base_units=0,
@@ -469,27 +480,29 @@ def view(purse: VoucherSigner, **said: Any) -> ChannelView:
     )
 
 
-def test_no_more_is_believed_than_was_signed_for(purse: VoucherSigner) -> None:
+def test_no_more_is_believed_than_was_signed_for(voucher_signer: VoucherSigner) -> None:
     """Without a chain a node may say that less is there, never more, and no other payer."""
-    purse.note(view(purse, deposit_units=900))
-    assert purse.curve.deposit_units == 900
-    purse.note(view(purse, deposit_units=10**12))
-    assert purse.curve.limit_units == 1_000
+    voucher_signer.note(view(voucher_signer, deposit_units=900))
+    assert voucher_signer.channel.deposit_units == 900
+    voucher_signer.note(view(voucher_signer, deposit_units=10**12))
+    assert voucher_signer.channel.limit_units == 1_000
     with pytest.raises(NodeNotTrusted, match="--rpc"):
-        purse.note(view(purse, payer=public_address(b"\x09" * 32)))
+        voucher_signer.note(view(voucher_signer, payer=public_address(b"\x09" * 32)))
     with pytest.raises(BooksMismatch):
-        purse.note(view(purse, settled_units=7))
-    assert purse.curve.limit_units == 1_000
+        voucher_signer.note(view(voucher_signer, settled_units=7))
+    assert voucher_signer.channel.limit_units == 1_000
 
 
 def test_where_a_chain_is_read_the_nodes_word_is_not(ledger: ChannelLedger, node: Node) -> None:
     """Deposit, payer, total and the close are the chain's; the node names its base alone."""
-    purse = VoucherSigner(cast(NodeClient, node), ledger, DEPLOYMENT, Limits(), reads_chain=True)
-    before = purse.curve
-    lies = {"payer": purse.curve.signer, "deposit_units": 10**12, "settled_units": 999}
-    purse.note(view(purse, **lies))
-    assert purse.curve == before
-    purse.observe(ChannelState(before.signer, NODE, NODE, 5_000, 0, 77))
-    assert (purse.curve.limit_units, purse.curve.close_at_s) == (5_000, 77)
+    voucher_signer = VoucherSigner(
+        cast(NodeClient, node), ledger, DEPLOYMENT, Limits(), reads_chain=True
+    )
+    before = voucher_signer.channel
+    lies = {"payer": voucher_signer.channel.signer, "deposit_units": 10**12, "settled_units": 999}
+    voucher_signer.note(view(voucher_signer, **lies))
+    assert voucher_signer.channel == before
+    voucher_signer.observe(ChannelState(before.signer, NODE, NODE, 5_000, 0, 77))
+    assert (voucher_signer.channel.limit_units, voucher_signer.channel.close_at_s) == (5_000, 77)
     with pytest.raises(BooksMismatch):
-        purse.observe(ChannelState(before.signer, NODE, NODE, 5_000, 3, 0))
+        voucher_signer.observe(ChannelState(before.signer, NODE, NODE, 5_000, 3, 0))

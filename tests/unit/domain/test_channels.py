@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from viz.domain.buyer_channel import BuyerChannel, Link, draft_voucher, owe, take_receipt
-from viz.domain.buyer_channel import observe as observe_curve
+from viz.domain.buyer_channel import BuyerChannel, Link, draft_voucher, raise_signed, take_receipt
+from viz.domain.buyer_channel import observe as observe_channel
 from viz.domain.claim_rows import SignedVoucher
 from viz.domain.eip712 import keccak, public_address, settlement_domain, sign_compact
 from viz.domain.node_channel import (
@@ -170,9 +170,9 @@ def test_a_chain_that_contradicts_the_books_stops_the_channel() -> None:
     for settled in (29, 31, 1_000):
         with pytest.raises(BooksMismatch):
             observe(frozen, replace(SEEN, settled_units=settled))
-    curve = observe_curve(BuyerChannel(SIGNER, NODE), SEEN)
+    channel = observe_channel(BuyerChannel(SIGNER, NODE), SEEN)
     with pytest.raises(BooksMismatch):
-        observe_curve(curve, replace(SEEN, settled_units=1))
+        observe_channel(channel, replace(SEEN, settled_units=1))
 
 
 def test_a_blank_ledger_starts_where_the_chain_is() -> None:
@@ -201,14 +201,14 @@ def test_a_head_never_goes_back() -> None:
 
 def test_a_buyer_signs_only_on_a_base_that_it_signed() -> None:
     """On an unknown base the same money could be charged twice."""
-    curve = owe(observe_curve(BuyerChannel(SIGNER, NODE), SEEN), AdapterId(3), 10)
+    channel = raise_signed(observe_channel(BuyerChannel(SIGNER, NODE), SEEN), AdapterId(3), 10)
     with pytest.raises(StaleVoucher):
-        draft_voucher(curve, 4)
+        draft_voucher(channel, 4)
     with pytest.raises(DepositExceeded):
-        owe(curve, AdapterId(9), 991)
+        raise_signed(channel, AdapterId(9), 991)
     with pytest.raises(ChannelUnknown):
-        owe(BuyerChannel(SIGNER, NODE), AdapterId(3), 1)
-    assert owe(curve, AdapterId(3), 9) is curve
+        raise_signed(BuyerChannel(SIGNER, NODE), AdapterId(3), 1)
+    assert raise_signed(channel, AdapterId(3), 9) is channel
 
 
 def test_receipts_count_once_in_any_order() -> None:
@@ -217,12 +217,12 @@ def test_receipts_count_once_in_any_order() -> None:
         Link(seq, keccak(bytes([seq])), 10 * seq, (UsageLine(AdapterId(3), 10),))
         for seq in (1, 2, 3)
     ]
-    curve = BuyerChannel(SIGNER, NODE)
+    channel = BuyerChannel(SIGNER, NODE)
     for link in (links[1], links[1], links[2]):
-        curve = take_receipt(curve, link)
-    assert (curve.seq, curve.head, curve.spent_units(AdapterId(3))) == (0, ZERO_HASH, 20)
+        channel = take_receipt(channel, link)
+    assert (channel.seq, channel.head, channel.spent_units(AdapterId(3))) == (0, ZERO_HASH, 20)
     for link in links:
-        curve = take_receipt(curve, link)
-    assert (curve.seq, curve.spent_units(AdapterId(3)), dict(curve.unlinked)) == (3, 30, {})
+        channel = take_receipt(channel, link)
+    assert (channel.seq, channel.spent_units(AdapterId(3)), dict(channel.unlinked)) == (3, 30, {})
     with pytest.raises(InvalidSignature):
-        take_receipt(curve, links[0]._replace(seq=4, total_units=41))
+        take_receipt(channel, links[0]._replace(seq=4, total_units=41))

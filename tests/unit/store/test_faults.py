@@ -39,7 +39,7 @@ ROOM = 3 << 20
 
 
 def _big(number: int) -> TrainingRecord:
-    return TrainingRecord(f"{number:016x}", "done", {}, result={"curve": "x" * 100_000})
+    return TrainingRecord(f"{number:016x}", "done", {}, result={"channel": "x" * 100_000})
 
 
 @contextmanager

@@ -40,7 +40,7 @@ from viz.services.payments.freshness import ChainAccess, Freshness, Reading
 from viz.services.payments.unsure_writes import UnsureWrite
 
 ATTEMPTS: Final = 4
-LIVE_KEPT: Final = 10_000
+CHANNELS_KEPT: Final = 10_000
 RECOVER_EVERY_S: Final = 5.0
 _log = structlog.get_logger()
 
@@ -96,7 +96,7 @@ class OpenChannel(Reading):
     deliveries: set[Delivery] = field(default_factory=set)
     waiting: set[Callable[[], None]] = field(default_factory=set)
     doubt: UnsureWrite | None = None
-    owed: list[tuple[str, Change]] = field(default_factory=list)
+    unwritten: list[tuple[str, Change]] = field(default_factory=list)
     moved: bool = False
 
     def notify(self) -> None:
@@ -128,7 +128,7 @@ class ChannelStore:
         self._refresh_s = refresh_s
         self._freshness = Freshness(clock, access or ChainAccess(clock))
         # All that anybody holds; those used lately are held here, for the next request.
-        self._live: WeakValueDictionary[Address, OpenChannel] = WeakValueDictionary()
+        self._open_channels: WeakValueDictionary[Address, OpenChannel] = WeakValueDictionary()
         self._recent: OrderedDict[Address, OpenChannel] = OrderedDict()
         # Held until the ledger takes what it refused: nobody else may know of it.
         self._refused: set[OpenChannel] = set()
@@ -156,22 +156,25 @@ class ChannelStore:
                 f"the node's books and the chain disagree on the channel of {signer}: nothing is "
                 "sold on it until its operator looked"
             )
-        live = self._live.get(signer)
-        if live is None:
-            live = await self._load(signer)
-        self._keep(signer, live)
-        if live.moved:
-            async with live.lock:
-                await self._follow(live)
+        open_channel = self._open_channels.get(signer)
+        if open_channel is None:
+            open_channel = await self._load(signer)
+        self._keep(signer, open_channel)
+        if open_channel.moved:
+            async with open_channel.lock:
+                await self._follow(open_channel)
         await self._freshness.ensure(
-            live, partial(self._observe, live), within_s=self._refresh_s, fresh=fresh
+            open_channel,
+            partial(self._observe, open_channel),
+            within_s=self._refresh_s,
+            fresh=fresh,
         )
-        return live
+        return open_channel
 
     def shows_open(self, signer: Address) -> bool:
         """Return whether a channel of ``signer`` is in memory and open; asks nobody."""
-        live = self._live.get(signer)
-        return live is not None and live.channel.payer != ZERO_ADDRESS
+        open_channel = self._open_channels.get(signer)
+        return open_channel is not None and open_channel.channel.payer != ZERO_ADDRESS
 
     def require_room(self) -> None:
         """Raise StoreFull where the ledger's disk has no room for new work."""
@@ -185,89 +188,96 @@ class ChannelStore:
 
     async def recover(self) -> None:
         """Settle every channel that has a refused write, if the ledger lets it."""
-        for live in tuple(self._refused):
-            async with live.lock:
+        for open_channel in tuple(self._refused):
+            async with open_channel.lock:
                 try:
-                    await self._settle(live)
+                    await self._settle(open_channel)
                 except StoreError as error:
                     _log.debug("a channel waits for the ledger", reason=error.detail)
                     return
 
     async def commit(
-        self, live: OpenChannel, point: str, change: Change, *, owed: bool = False
+        self, open_channel: OpenChannel, point: str, change: Change, *, retry: bool = False
     ) -> ChannelUpdate:
         """Make ``change`` durable, then visible; return it.
 
         ``change`` sees the channel with everything that requests under way have delivered booked
         as spent, so every commit also commits what is spent so far (threat 15). It is pure and
-        may be called again. One that is ``owed`` is made later if the ledger refuses it now. Raises
+        may be called again. With ``retry`` it is made later if the ledger refuses it now. Raises
         whatever ``change`` raises, and StoreError.
         """
         # to the end, also when the caller is cut off: disk and memory must not part
-        return await asyncio.shield(asyncio.ensure_future(self._commit(live, point, change, owed)))
+        return await asyncio.shield(
+            asyncio.ensure_future(self._commit(open_channel, point, change, retry))
+        )
 
     async def _commit(
-        self, live: OpenChannel, point: str, change: Change, owed: bool
+        self, open_channel: OpenChannel, point: str, change: Change, retry: bool
     ) -> ChannelUpdate:
-        async with live.lock:
-            self._require_current(live)
+        async with open_channel.lock:
+            self._require_current(open_channel)
             try:
-                await self._settle(live)
-                return await self._write(live, point, change)
+                await self._settle(open_channel)
+                return await self._write(open_channel, point, change)
             except (StoreConflict, BooksMismatch):
                 raise
             except StoreError:
-                if owed:
-                    live.owed.append((point, change))
-                self._refused.add(live)
+                if retry:
+                    open_channel.unwritten.append((point, change))
+                self._refused.add(open_channel)
                 raise
 
-    async def _settle(self, live: OpenChannel) -> None:
-        """Learn how the refused write ended, write what is owed; the channel's lock is held."""
-        if live.doubt is not None:
-            await self._reload(live)
-            if live.doubt.happened(live.record):
-                live.channel = live.doubt.released(live.channel)
-                for delivery, units in live.doubt.due.items():
+    async def _settle(self, open_channel: OpenChannel) -> None:
+        """Learn how the refused write ended; make the writes that wait. The caller holds the lock."""
+        if open_channel.doubt is not None:
+            await self._reload(open_channel)
+            if open_channel.doubt.happened(open_channel.record):
+                open_channel.channel = open_channel.doubt.released(open_channel.channel)
+                for delivery, units in open_channel.doubt.due.items():
                     delivery.booked(units)
-                if live.owed and live.owed[0][1] is live.doubt.change:
-                    live.owed.pop(0)
-            live.doubt = None
-        while live.owed:
-            point, change = live.owed[0]
+                if (
+                    open_channel.unwritten
+                    and open_channel.unwritten[0][1] is open_channel.doubt.change
+                ):
+                    open_channel.unwritten.pop(0)
+            open_channel.doubt = None
+        while open_channel.unwritten:
+            point, change = open_channel.unwritten[0]
             try:
-                await self._write(live, point, change)
+                await self._write(open_channel, point, change)
             except StoreError:
                 raise
             except VizError as error:
-                _log.error("what a refused write owed cannot be booked", reason=error.detail)
-            live.owed.pop(0)
-        if live in self._refused:
-            self._refused.discard(live)
-            live.notify()
-            _log.warning("a channel goes on after a refused write", signer=live.channel.signer)
+                _log.error("a refused write cannot be made up for", reason=error.detail)
+            open_channel.unwritten.pop(0)
+        if open_channel in self._refused:
+            self._refused.discard(open_channel)
+            open_channel.notify()
+            _log.warning(
+                "a channel goes on after a refused write", signer=open_channel.channel.signer
+            )
 
-    async def _write(self, live: OpenChannel, point: str, change: Change) -> ChannelUpdate:
-        await self._follow(live)
+    async def _write(self, open_channel: OpenChannel, point: str, change: Change) -> ChannelUpdate:
+        await self._follow(open_channel)
         for _ in range(ATTEMPTS):
-            due = {each: each.unbooked_units() for each in live.deliveries}
-            before = live.channel
-            entry = change(_book(before, due), live.record)
+            due = {each: each.unbooked_units() for each in open_channel.deliveries}
+            before = open_channel.channel
+            entry = change(_book(before, due), open_channel.record)
             now_s = self._clock.now_s()
-            record = record_of(entry.channel, live.record, entry.total_units, now_s)
+            record = record_of(entry.channel, open_channel.record, entry.total_units, now_s)
             try:
                 unbilled = [each.unbilled() for each, units in due.items() if units]
-                saved = await self._save(point, record, live.record, entry, unbilled)
+                saved = await self._save(point, record, open_channel.record, entry, unbilled)
             except StoreConflict:
-                await self._reload(live)
+                await self._reload(open_channel)
                 continue
             except StoreError:
-                live.doubt = UnsureWrite(before, entry.channel, record, due, change)
+                open_channel.doubt = UnsureWrite(before, entry.channel, record, due, change)
                 raise
-            live.channel, live.record = entry.channel, saved
+            open_channel.channel, open_channel.record = entry.channel, saved
             for delivery, units in due.items():
                 delivery.booked(units)
-            live.notify()
+            open_channel.notify()
             return entry
         raise StoreConflict("the channel changes faster than it can be written: try again")
 
@@ -289,52 +299,54 @@ class ChannelStore:
             billed=entry.billed,
         )
 
-    async def change(self, live: OpenChannel, change: Callable[[NodeChannel], NodeChannel]) -> None:
+    async def change(
+        self, open_channel: OpenChannel, change: Callable[[NodeChannel], NodeChannel]
+    ) -> None:
         """Make a change that need not survive a restart: a reservation."""
-        async with live.lock:
-            self._require_current(live)
-            await self._follow(live)
-            live.channel = change(live.channel)
+        async with open_channel.lock:
+            self._require_current(open_channel)
+            await self._follow(open_channel)
+            open_channel.channel = change(open_channel.channel)
 
     def _moved(self, signer: Address) -> None:
-        if (live := self._live.get(signer)) is not None:
-            live.moved = True
+        if (open_channel := self._open_channels.get(signer)) is not None:
+            open_channel.moved = True
 
-    async def _follow(self, live: OpenChannel) -> None:
+    async def _follow(self, open_channel: OpenChannel) -> None:
         """Read the channel again if the claim loop gave it a new base; its lock is held."""
-        if live.moved:
-            live.moved = False
+        if open_channel.moved:
+            open_channel.moved = False
             try:
-                await self._reload(live)
+                await self._reload(open_channel)
             except BaseException:
-                live.moved = True
+                open_channel.moved = True
                 raise
 
     async def _load(self, signer: Address) -> OpenChannel:
         async with self._loading.setdefault(signer, asyncio.Lock()):
-            if (live := self._live.get(signer)) is None:
+            if (open_channel := self._open_channels.get(signer)) is None:
                 record, channel = await self._read(signer)
                 # Looked for again: whoever came first while this was read is the channel's one.
-                live = self._live.get(signer) or OpenChannel(channel, record)
-                self._live[signer] = live
+                open_channel = self._open_channels.get(signer) or OpenChannel(channel, record)
+                self._open_channels[signer] = open_channel
         self._loading.pop(signer, None)
-        return live
+        return open_channel
 
-    def _keep(self, signer: Address, live: OpenChannel) -> None:
-        self._recent[signer] = live
+    def _keep(self, signer: Address, open_channel: OpenChannel) -> None:
+        self._recent[signer] = open_channel
         self._recent.move_to_end(signer)
-        while len(self._recent) > LIVE_KEPT:
+        while len(self._recent) > CHANNELS_KEPT:
             self._recent.popitem(last=False)
 
-    def _require_current(self, live: OpenChannel) -> None:
+    def _require_current(self, open_channel: OpenChannel) -> None:
         """Refuse an object that is no longer the channel's current one."""
-        if self._live.get(live.channel.signer) is not live:
+        if self._open_channels.get(open_channel.channel.signer) is not open_channel:
             raise StoreConflict("the channel was read anew meanwhile: ask again")
 
-    async def _reload(self, live: OpenChannel) -> None:
+    async def _reload(self, open_channel: OpenChannel) -> None:
         """Take what the ledger has now; keep the reservations, and what is known of the chain."""
-        known = live.channel
-        live.record, channel = await self._read(known.signer)
+        known = open_channel.channel
+        open_channel.record, channel = await self._read(known.signer)
         seen = ChannelState(
             known.signer,
             known.node,
@@ -343,7 +355,7 @@ class ChannelStore:
             known.settled_units,
             known.close_at_s,
         )
-        live.channel = observed(replace(channel, reserved=known.reserved), seen)
+        open_channel.channel = observed(replace(channel, reserved=known.reserved), seen)
 
     async def _read(self, signer: Address) -> tuple[ChannelRecord, NodeChannel]:
         for _ in range(ATTEMPTS):
@@ -357,25 +369,31 @@ class ChannelStore:
             return record, channel_of(record, self._node, rows, heads)
         raise StoreConflict("the channel changes faster than it can be read: try again")
 
-    async def _observe(self, live: OpenChannel) -> None:
+    async def _observe(self, open_channel: OpenChannel) -> None:
         seen, head = await asyncio.gather(
-            self._chain.channel(live.channel.signer, self._node),
-            self._chain.channel(live.channel.signer, self._node, confirmed=False),
+            self._chain.channel(open_channel.channel.signer, self._node),
+            self._chain.channel(open_channel.channel.signer, self._node, confirmed=False),
         )
-        async with live.lock:
-            if seen is None and live.channel.payer != ZERO_ADDRESS:
+        async with open_channel.lock:
+            if seen is None and open_channel.channel.payer != ZERO_ADDRESS:
                 # The block of its opening is gone: nobody has paid anything in, until it is back.
-                _log.warning("a channel's opening vanished", signer=live.channel.signer)
-                live.channel = replace(live.channel, payer=ZERO_ADDRESS, deposit_units=0)
+                _log.warning("a channel's opening vanished", signer=open_channel.channel.signer)
+                open_channel.channel = replace(
+                    open_channel.channel, payer=ZERO_ADDRESS, deposit_units=0
+                )
             if seen is not None:
-                if seen.settled_units != live.channel.settled_units:
-                    await self._reload(live)  # the claim loop moved on: its rows explain the total
+                if seen.settled_units != open_channel.channel.settled_units:
+                    await self._reload(
+                        open_channel
+                    )  # the claim loop moved on: its rows explain the total
                 # a close request counts from the moment it is seen, confirmed or not
                 closing = seen.close_at or (head.close_at if head else 0)
-                live.channel = observed(live.channel, replace(seen, close_at=closing))
+                open_channel.channel = observed(
+                    open_channel.channel, replace(seen, close_at=closing)
+                )
                 if closing:
-                    self._tell_closing(live.channel.signer)
-            live.seen_s = self._clock.now_s()
+                    self._tell_closing(open_channel.channel.signer)
+            open_channel.seen_s = self._clock.now_s()
 
 
 def _nobody(_: Address) -> None:

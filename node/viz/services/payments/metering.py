@@ -46,7 +46,7 @@ class Order:
 class MeterTools:
     """What every meter of a node shares."""
 
-    books: ChannelStore
+    channels: ChannelStore
     clock: Clock
     domain: Domain
     node: Address
@@ -58,9 +58,9 @@ class MeterTools:
 class Meter:
     """One request's account on a channel."""
 
-    def __init__(self, tools: MeterTools, live: OpenChannel, order: Order) -> None:
+    def __init__(self, tools: MeterTools, open_channel: OpenChannel, order: Order) -> None:
         self._tools = tools
-        self._live = live
+        self._open_channel = open_channel
         self._order = order
         self.adapter_id = order.adapter_id
         self._reserved_units: Units = 0
@@ -90,14 +90,14 @@ class Meter:
                 credit_window_units=self._tools.credit_window_units,
             )
 
-        await self._tools.books.change(self._live, change)
+        await self._tools.channels.change(self._open_channel, change)
         self._reserved_units = goal
 
     # delivering
 
     def admit(self) -> None:
         """From here on the prompt is owed, whatever the buyer does next."""
-        self._live.deliveries.add(self)
+        self._open_channel.deliveries.add(self)
 
     def delivered(self, choice: int, text: str) -> None:
         """Note text that was sent to the buyer."""
@@ -126,7 +126,7 @@ class Meter:
         order, (request_salt, response_salt) = self._order, self._salts
         return UnbilledRecord(
             self._request_id,
-            self._live.channel.signer,
+            self._open_channel.channel.signer,
             self.adapter_id,
             amount_units,
             order.prompt_tokens,
@@ -166,14 +166,14 @@ class Meter:
         if self._ended:
             return
         self._ended = True
-        self._live.deliveries.discard(self)
-        await self._tools.books.change(
-            self._live,
+        self._open_channel.deliveries.discard(self)
+        await self._tools.channels.change(
+            self._open_channel,
             lambda channel: settle(
                 channel, self.adapter_id, reserved_units=self._reserved_units, spent_units=0
             ),
         )
-        self._live.notify()
+        self._open_channel.notify()
 
     async def bill(self, answer: MakeAnswer | None = None) -> SignedReceipt | None:
         """Book what was delivered, chain and sign its receipt, all in one commit; return it.
@@ -184,7 +184,7 @@ class Meter:
         if self._ended:
             return None
         self._ended = True
-        self._live.deliveries.discard(self)
+        self._open_channel.deliveries.discard(self)
         delivered = self.text.encode()
         completion_tokens = self.completion_tokens()
         made: list[SignedReceipt] = []
@@ -214,11 +214,11 @@ class Meter:
             )
 
         try:
-            await self._tools.books.commit(self._live, "receipt", change, owed=True)
+            await self._tools.channels.commit(self._open_channel, "receipt", change, retry=True)
         except StoreConflict:
             # Nothing was written: what was delivered is still owed, and may be billed again.
             self._ended = False
-            self._live.deliveries.add(self)
+            self._open_channel.deliveries.add(self)
             raise
         return made[0] if made else None
 

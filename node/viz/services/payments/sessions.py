@@ -104,7 +104,7 @@ class Sessions:
 
     def __init__(
         self,
-        books: ChannelStore,
+        channels: ChannelStore,
         ledger: AccessLedger,
         chain: ChainReader,
         writer: ChainWriter,
@@ -115,7 +115,7 @@ class Sessions:
         key: bytes,
         policy: SessionPolicy,
     ) -> None:
-        self._books = books
+        self._channels = channels
         self._chain = chain
         self._writer = writer
         self._claimer = claimer
@@ -190,7 +190,7 @@ class Sessions:
 
     async def view(self, signer: Address, *, private: bool) -> ChannelView:
         """Return the channel; what was promised and delivered only when ``private``."""
-        return _view((await self._books.get(signer)).channel, private=private)
+        return _view((await self._channels.get(signer)).channel, private=private)
 
     async def voucher(self, offer: VoucherOffer) -> ChannelView:
         """Take a voucher, make it durable, and return the channel; see ``accept_voucher``.
@@ -198,12 +198,12 @@ class Sessions:
         Raises InvalidRequest, and every error of ``accept_voucher``.
         """
         self._check_domain(offer.chain_id, offer.contract, offer.node)
-        live = await self._books.get(offer.signer)
-        if self._lacks_money(live, offer) and self._clock.now_s() > live.seen_s:
+        open_channel = await self._channels.get(offer.signer)
+        if self._lacks_money(open_channel, offer) and self._clock.now_s() > open_channel.seen_s:
             digest = self.domain.digest(offer.row.voucher(self.node))
             if is_signed_by(digest, offer.row.signature, offer.signer):
-                live = await self._books.get(offer.signer, fresh=True)
-        now_s = await self._chain_now(live)
+                open_channel = await self._channels.get(offer.signer, fresh=True)
+        now_s = await self._chain_now(open_channel)
 
         def change(channel: NodeChannel, _: ChannelRecord) -> ChannelUpdate:
             known = self._adapters.known
@@ -211,7 +211,7 @@ class Sessions:
             _check_ahead(channel, offer)
             return ChannelUpdate(after)
 
-        channel = (await self._books.commit(live, "voucher", change)).channel
+        channel = (await self._channels.commit(open_channel, "voucher", change)).channel
         self._paid[offer.signer] = None
         self._paid.move_to_end(offer.signer)
         while len(self._paid) > PAID_KEPT:
@@ -229,13 +229,13 @@ class Sessions:
 
     async def has_money(self, signer: Address) -> bool:
         """Return whether a deposit of ``signer`` is here; asks the chain once in a while."""
-        return self.has_paid(signer) or (await self._books.get(signer)).channel.deposit_units > 0
+        return self.has_paid(signer) or (await self._channels.get(signer)).channel.deposit_units > 0
 
     def _has_channel(self, signer: Address) -> bool:
-        return self.has_paid(signer) or self._books.shows_open(signer)
+        return self.has_paid(signer) or self._channels.shows_open(signer)
 
-    def _lacks_money(self, live: OpenChannel, offer: VoucherOffer) -> bool:
-        channel = live.channel
+    def _lacks_money(self, open_channel: OpenChannel, offer: VoucherOffer) -> bool:
+        channel = open_channel.channel
         return channel.payer == ZERO_ADDRESS or offer.row.end_units > channel.limit_units
 
     async def deposit(self, deposit: Deposit) -> ChannelView:
@@ -251,11 +251,11 @@ class Sessions:
             raise InvalidRequest("a deposit for this channel is being relayed: wait for it")
         self._relaying.add(deposit.signer)
         try:
-            live = await self._books.get(deposit.signer, fresh=True)
+            open_channel = await self._channels.get(deposit.signer, fresh=True)
             # Money that could not be spent, and that a signed Close could send back, is not taken.
-            require_selling(live.channel, await self._chain_now(live))
-            before = live.channel.limit_units
-            paying = live.channel.end_units >= self._worth_units
+            require_selling(open_channel.channel, await self._chain_now(open_channel))
+            before = open_channel.channel.limit_units
+            paying = open_channel.channel.end_units >= self._worth_units
             sent = await self._budget.send(self._writer, deposit.payer, call, paying=paying)
             sent.require_settled("the deposit")
         finally:
@@ -264,12 +264,12 @@ class Sessions:
 
     async def _confirmed(self, signer: Address, above_units: Units) -> NodeChannel:
         """Return the channel once a deposit is confirmed, or as it is when that takes too long."""
-        channel = (await self._books.get(signer, fresh=True)).channel
+        channel = (await self._channels.get(signer, fresh=True)).channel
         try:
             async with asyncio.timeout(self._policy.confirm_wait_s):
                 while channel.payer == ZERO_ADDRESS or channel.limit_units <= above_units:
                     await asyncio.sleep(CONFIRM_POLL_S)
-                    channel = (await self._books.get(signer, fresh=True)).channel
+                    channel = (await self._channels.get(signer, fresh=True)).channel
         except TimeoutError:
             _log.info("a deposit is not confirmed yet", signer=signer)
         return channel
@@ -287,47 +287,59 @@ class Sessions:
         """
         request = wanted.request
         self._check_domain(wanted.chain_id, wanted.contract, request.node)
-        live = await self._books.get(request.signer, fresh=True)
-        if live.channel.payer == ZERO_ADDRESS:
+        open_channel = await self._channels.get(request.signer, fresh=True)
+        if open_channel.channel.payer == ZERO_ADDRESS:
             raise ChannelUnknown("there is no such channel to this node")
-        if not live.channel.deposit_units:
+        if not open_channel.channel.deposit_units:
             raise InvalidRequest("nothing is left in this channel: there is nothing to close")
         now_s = await self._chain.chain_time()
         if request.deadline_s < now_s:
             raise InvalidRequest(f"the close request expired; the chain's time is {now_s}")
-        if not is_signed_by(self.domain.digest(request), wanted.signature, live.channel.payer):
-            raise InvalidSignature(f"the close is not signed by the payer {live.channel.payer}")
-        await self._end_sales(live, wanted, now_s + CLOSE_VALID_S)
-        live.notify()
+        if not is_signed_by(
+            self.domain.digest(request), wanted.signature, open_channel.channel.payer
+        ):
+            raise InvalidSignature(
+                f"the close is not signed by the payer {open_channel.channel.payer}"
+            )
+        await self._end_sales(open_channel, wanted, now_s + CLOSE_VALID_S)
+        open_channel.notify()
         self._claimer.close_requested(request.signer)
-        if live.channel.best is not None or live.channel.frozen:
+        if open_channel.channel.best is not None or open_channel.channel.frozen:
             await self._claimer.claim(request.signer)
-        live = await self._books.get(request.signer, fresh=True)
-        end_units = live.channel.end_units
+        open_channel = await self._channels.get(request.signer, fresh=True)
+        end_units = open_channel.channel.end_units
         seen = await self._chain.channel(request.signer, self.node, confirmed=False)
         if seen is None or seen.settled_units != end_units:
             raise ChainError("the last claim is not on chain yet: ask again in a moment")
         until_s = await self._chain.chain_time() + CLOSE_VALID_S
-        await self._books.commit(
-            live, "sign-close", lambda channel, _: ChannelUpdate(begin_close(channel, until_s))
+        await self._channels.commit(
+            open_channel,
+            "sign-close",
+            lambda channel, _: ChannelUpdate(begin_close(channel, until_s)),
         )
         close = Close(request.signer, self.node, end_units, until_s)
         signature = sign(self._key, self.domain.digest(close))
         args = (close.signer, close.node, close.settled_units, close.deadline_s, signature)
         call = Call("Settlement", "closeNow", args)
-        payer = live.channel.payer
+        payer = open_channel.channel.payer
         sent = await self._budget.close(self._writer, payer, request.signer, end_units, call)
-        await self._books.get(request.signer, fresh=True)
+        await self._channels.get(request.signer, fresh=True)
         done = sent.hash if sent is not None and sent.outcome is Outcome.SETTLED else b""
         return CloseAnswer(close, signature, done)
 
-    async def _end_sales(self, live: OpenChannel, wanted: CloseRequest, until_s: int) -> None:
+    async def _end_sales(
+        self, open_channel: OpenChannel, wanted: CloseRequest, until_s: int
+    ) -> None:
         final = None
         if wanted.final is not None:
             final = VoucherOffer(
-                wanted.chain_id, wanted.contract, live.channel.signer, self.node, wanted.final
+                wanted.chain_id,
+                wanted.contract,
+                open_channel.channel.signer,
+                self.node,
+                wanted.final,
             )
-            await self._idle(live)
+            await self._idle(open_channel)
 
         def change(channel: NodeChannel, _: ChannelRecord) -> ChannelUpdate:
             if final is not None:
@@ -335,20 +347,20 @@ class Sessions:
             require_covered(channel)
             return ChannelUpdate(begin_close(channel, until_s))
 
-        await self._books.commit(live, "close", change)
+        await self._channels.commit(open_channel, "close", change)
 
-    async def _idle(self, live: OpenChannel) -> None:
+    async def _idle(self, open_channel: OpenChannel) -> None:
         """Wait until no answer is under way, for a short while; ``accept_final`` judges it then."""
         moved = asyncio.Event()
-        live.waiting.add(moved.set)
+        open_channel.waiting.add(moved.set)
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_WAIT_S):
-                    while any(live.channel.reserved.values()):
+                    while any(open_channel.channel.reserved.values()):
                         moved.clear()
                         await moved.wait()
         finally:
-            live.waiting.discard(moved.set)
+            open_channel.waiting.discard(moved.set)
 
     def _check_domain(self, chain_id: int, contract: Address, node: Address) -> None:
         theirs = (chain_id, contract, node)
@@ -362,9 +374,9 @@ class Sessions:
         domain = await self._deposits.token_domain()
         return domain.name, domain.version
 
-    async def _chain_now(self, live: OpenChannel) -> int:
+    async def _chain_now(self, open_channel: OpenChannel) -> int:
         # chain time matters only while a Close is out; otherwise the reading is saved
-        return await self._chain.chain_time() if live.channel.no_sale_until_s else 0
+        return await self._chain.chain_time() if open_channel.channel.no_sale_until_s else 0
 
 
 def _check_ahead(channel: NodeChannel, offer: VoucherOffer) -> None:

@@ -46,7 +46,7 @@ class Serving:
 
     def __init__(
         self,
-        books: ChannelStore,
+        channels: ChannelStore,
         catalogue: Catalogue,
         engine: Engine,
         chain: ChainReader,
@@ -56,7 +56,7 @@ class Serving:
         clock: Clock,
         policy: ServingPolicy,
     ) -> None:
-        self._books = books
+        self._channels = channels
         self._catalogue = catalogue
         self._engine = engine
         self._chain = chain
@@ -79,10 +79,10 @@ class Serving:
         ChannelClosing, PaymentRequired (with the ``quote`` and ``need`` objects), EngineOverloaded,
         StoreFull.
         """
-        self._books.require_room()
+        self._channels.require_room()
         await self._catalogue.require_servable(job.offer.adapter_id)
-        live = await self._books.get(access.signer)
-        await self._require_channel(job, live, access)
+        open_channel = await self._channels.get(access.signer)
+        await self._require_channel(job, open_channel, access)
         prompt = await self._prompt(job, access.signer)
         room = self._engine.model.context_tokens - len(prompt)
         if room <= 0:
@@ -101,9 +101,9 @@ class Serving:
         # What the tokenizer puts around a raw prompt is the model's, not the buyer's.
         frame = self._engine.model.frame_tokens if isinstance(job.prompt, str) else 0
         order = Order(job.offer.adapter_id, price, quote_hash, job.body, len(prompt) - frame)
-        meter = Meter(self._tools, live, order)
+        meter = Meter(self._tools, open_channel, order)
         stream = PaidStream(
-            live,
+            open_channel,
             meter,
             job,
             max_tokens=asked,
@@ -139,15 +139,17 @@ class Serving:
         async with asyncio.timeout(DRAIN_S):
             await self._idle.wait()
 
-    async def _require_channel(self, job: ChatJob, live: OpenChannel, access: AccessRecord) -> None:
+    async def _require_channel(
+        self, job: ChatJob, open_channel: OpenChannel, access: AccessRecord
+    ) -> None:
         """Raise PaymentRequired for who has nothing to pay with: a session is free, work is not.
 
         Raises ChannelClosing for who could not pay either, before anything is done for it.
         """
-        offer, policy, channel = job.offer, self.policy, live.channel
+        offer, policy, channel = job.offer, self.policy, open_channel.channel
         if not (offer.prompt_price_units or offer.completion_price_units):
             return
-        require_selling(channel, await self._chain_now(live))
+        require_selling(channel, await self._chain_now(open_channel))
         why = "there is no channel of this signer here: open one, then ask"
         # What was signed on an opening whose block is gone cannot be claimed: it pays for nothing.
         if channel.payer != ZERO_ADDRESS:
@@ -225,6 +227,6 @@ class Serving:
         quote = self._quotes.make(access.signer, offer, max_tokens)
         return PaymentRequired(error.detail, **{**error.extensions, "quote": quote, "need": need})
 
-    async def _chain_now(self, live: OpenChannel) -> int:
+    async def _chain_now(self, open_channel: OpenChannel) -> int:
         """Return chain time where it matters: while a signed Close is out."""
-        return await self._chain.chain_time() if live.channel.no_sale_until_s else 0
+        return await self._chain.chain_time() if open_channel.channel.no_sale_until_s else 0

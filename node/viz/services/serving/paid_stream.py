@@ -90,7 +90,7 @@ class PaidStream:
 
     def __init__(
         self,
-        live: OpenChannel,
+        open_channel: OpenChannel,
         meter: Meter,
         job: ChatJob,
         *,
@@ -100,7 +100,7 @@ class PaidStream:
     ) -> None:
         self._policy = policy
         self._chain_now = chain_now
-        self._live = live
+        self._open_channel = open_channel
         self._meter = meter
         self._job = job
         self.offer = job.offer
@@ -145,7 +145,7 @@ class PaidStream:
             raise
         self._admitted = True
         self._meter.admit()
-        self._live.waiting.add(self._wake)
+        self._open_channel.waiting.add(self._wake)
         for choice, generation in enumerate(self._generations):
             self._pumps.append(asyncio.create_task(self._pump(choice, generation)))
 
@@ -231,18 +231,18 @@ class PaidStream:
     @property
     def has_channel(self) -> bool:
         """Whether there is a channel to pay from."""
-        return self._live.channel.payer != ZERO_ADDRESS
+        return self._open_channel.channel.payer != ZERO_ADDRESS
 
     # money
 
     async def _reserve(self, tokens: int) -> None:
-        now_s = await self._chain_now(self._live)
+        now_s = await self._chain_now(self._open_channel)
         await self._meter.reserve(tokens * self._job.choices, now_s)
         self._allowed = tokens
 
     def need(self, error: PaymentRequired) -> NeedVoucher:
         """Return what a refused reservation lacks."""
-        channel = self._live.channel
+        channel = self._open_channel.channel
         return NeedVoucher(
             self.offer.adapter_id,
             channel.base_units,
@@ -311,7 +311,7 @@ class PaidStream:
             self._sent_text = self._sent_text or bool(item.piece.token_ids or item.piece.text)
 
     async def _stop(self) -> None:
-        self._live.waiting.discard(self._wake)
+        self._open_channel.waiting.discard(self._wake)
         for pump in self._pumps:
             pump.cancel()
         for generation in self._generations:

@@ -62,14 +62,14 @@ async def test_a_balance_is_not_spent_again_by_a_channel_that_came_back(
 
     Before, each reading after an eviction had the whole balance again.
     """
-    monkeypatch.setattr(module, "LIVE_KEPT", 1)
-    books = await paid_books(MemoryStore())
-    first = await books.get(SIGNERS[0])
-    await books.get(SIGNERS[1])
-    second = await books.get(SIGNERS[0])
-    await books.change(first, taking(60))
+    monkeypatch.setattr(module, "CHANNELS_KEPT", 1)
+    channels = await paid_books(MemoryStore())
+    first = await channels.get(SIGNERS[0])
+    await channels.get(SIGNERS[1])
+    second = await channels.get(SIGNERS[0])
+    await channels.change(first, taking(60))
     with pytest.raises(PaymentRequired):
-        await books.change(second, taking(60))
+        await channels.change(second, taking(60))
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -78,14 +78,14 @@ async def test_however_channels_come_and_go_no_balance_is_exceeded(
 ) -> None:
     """Buyers beyond what is kept, each asking at once: held money never exceeds what was paid."""
     chance = random.Random(seed)
-    monkeypatch.setattr(module, "LIVE_KEPT", chance.randrange(1, 4))
+    monkeypatch.setattr(module, "CHANNELS_KEPT", chance.randrange(1, 4))
     store = SlowStore(chance)
-    books = await paid_books(store)
+    channels = await paid_books(store)
     held = dict.fromkeys(SIGNERS, 0)
     spent = dict.fromkeys(SIGNERS, 0)
 
     async def ask(signer: Address) -> None:
-        live = await books.get(signer)
+        open_channel = await channels.get(signer)
         units = chance.randrange(1, 60)
         used = chance.randrange(units + 1)
 
@@ -105,12 +105,12 @@ async def test_however_channels_come_and_go_no_balance_is_exceeded(
         for _ in range(chance.randrange(5)):
             await asyncio.sleep(0)
         try:
-            await books.change(live, take)
+            await channels.change(open_channel, take)
         except PaymentRequired:
             return
         for _ in range(chance.randrange(5)):
             await asyncio.sleep(0)
-        await books.commit(live, "receipt", bill)
+        await channels.commit(open_channel, "receipt", bill)
 
     await asyncio.gather(*(ask(chance.choice(SIGNERS)) for _ in range(80)))
     for signer in SIGNERS:
@@ -120,10 +120,10 @@ async def test_however_channels_come_and_go_no_balance_is_exceeded(
 
 async def test_an_object_that_is_not_the_channels_own_is_refused() -> None:
     """A copy does not see what others reserved: nothing is written or reserved through it."""
-    books = await paid_books(MemoryStore())
-    live = await books.get(SIGNERS[0])
-    copy = OpenChannel(live.channel, live.record)
+    channels = await paid_books(MemoryStore())
+    open_channel = await channels.get(SIGNERS[0])
+    copy = OpenChannel(open_channel.channel, open_channel.record)
     with pytest.raises(StoreConflict):
-        await books.change(copy, taking(60))
+        await channels.change(copy, taking(60))
     with pytest.raises(StoreConflict):
-        await books.commit(copy, "voucher", lambda channel, _: ChannelUpdate(channel))
+        await channels.commit(copy, "voucher", lambda channel, _: ChannelUpdate(channel))

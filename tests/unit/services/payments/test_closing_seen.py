@@ -28,11 +28,11 @@ def opened() -> FakeChain:
 async def test_a_close_request_is_told_without_the_watcher(seen_by: str) -> None:
     """An endpoint that serves no logs costs the node no claim: states are read all the same."""
     chain, store, told = opened(), MemoryStore(), list[Address]()
-    books = ChannelStore(store, chain, chain.clock, chain.address, refresh_s=0)
-    books.tell_closing(told.append)
+    channels = ChannelStore(store, chain, chain.clock, chain.address, refresh_s=0)
+    channels.tell_closing(told.append)
     watchdog = Reconciliation(store, chain, chain.clock, chain.address, closing=told.append)
     await store.commit("voucher", ChannelRecord(SIGNER))
-    look = books.get(SIGNER) if seen_by == "books" else watchdog.step()
+    look = channels.get(SIGNER) if seen_by == "books" else watchdog.step()
     key = SIGNER, chain.address
     chain.channels[key] = replace(chain.channels[key], close_at=chain.clock.now + 3_600)
     await look
@@ -42,13 +42,13 @@ async def test_a_close_request_is_told_without_the_watcher(seen_by: str) -> None
 async def test_a_reorganised_opening_is_no_deposit() -> None:
     """The block of the opening vanished, and with it the money: the channel is as never opened."""
     chain = opened()
-    books = ChannelStore(MemoryStore(), chain, chain.clock, chain.address)
-    live = await books.get(SIGNER)
-    assert live.channel.limit_units == 1_000
+    channels = ChannelStore(MemoryStore(), chain, chain.clock, chain.address)
+    open_channel = await channels.get(SIGNER)
+    assert open_channel.channel.limit_units == 1_000
     back = chain.channels.pop((SIGNER, chain.address))
     chain.clock.now += 60
-    live = await books.get(SIGNER)
-    assert (live.channel.payer, live.channel.limit_units) == (ZERO_ADDRESS, 0)
+    open_channel = await channels.get(SIGNER)
+    assert (open_channel.channel.payer, open_channel.channel.limit_units) == (ZERO_ADDRESS, 0)
     chain.channels[SIGNER, chain.address] = back
     chain.clock.now += 60
-    assert (await books.get(SIGNER)).channel.limit_units == 1_000
+    assert (await channels.get(SIGNER)).channel.limit_units == 1_000

@@ -60,14 +60,14 @@ class Delivered:
         return UnbilledRecord(b"1", SIGNER, ONE, self.units, 1, 1, none, none, none, none, none)
 
 
-async def _books(store: FullDisk) -> tuple[ChannelStore, OpenChannel]:
+async def _channels(store: FullDisk) -> tuple[ChannelStore, OpenChannel]:
     chain = FakeChain(b"\x11" * 32)
     key = SIGNER, chain.address
     chain.channels[key] = ChannelState(*key, address_of(9), 1_000, 0, 0)
     record = ChannelRecord(SIGNER, lines={ONE: ChannelLineRecord(0, PAID)}, signature=b"\1" * 64)
     await store.commit("voucher", record)
-    books = ChannelStore(store, chain, chain.clock, chain.address)
-    return books, await books.get(SIGNER)
+    channels = ChannelStore(store, chain, chain.clock, chain.address)
+    return channels, await channels.get(SIGNER)
 
 
 def _nothing(channel: NodeChannel, _: ChannelRecord) -> ChannelUpdate:
@@ -89,16 +89,16 @@ async def test_what_was_delivered_is_booked_once_whether_the_write_happened(
 ) -> None:
     """The channel needs no restart, and nobody pays twice for a disk's accident."""
     store = FullDisk()
-    books, live = await _books(store)
-    await books.change(live, lambda channel: reserve(channel, ONE, 60))
+    channels, open_channel = await _channels(store)
+    await channels.change(open_channel, lambda channel: reserve(channel, ONE, 60))
     delivery = Delivered(40)
-    live.deliveries.add(delivery)
+    open_channel.deliveries.add(delivery)
     store.refusing = moment
     with pytest.raises(StoreFull):
-        await books.commit(live, "voucher", _nothing)
+        await channels.commit(open_channel, "voucher", _nothing)
     store.refusing = ""
-    await books.commit(live, "voucher", _nothing)
-    assert live.channel.spent == {ONE: 40} and live.channel.reserved == {ONE: 20}
+    await channels.commit(open_channel, "voucher", _nothing)
+    assert open_channel.channel.spent == {ONE: 40} and open_channel.channel.reserved == {ONE: 20}
     assert delivery.noted == 40
     stored = await store.channel(SIGNER)
     assert stored is not None and stored.lines[ONE].spent_units == 40
@@ -110,40 +110,40 @@ async def test_a_bill_that_had_no_room_is_booked_when_there_is(
 ) -> None:
     """The node loses no income to a full disk, and the buyer no balance to a reservation."""
     store = FullDisk()
-    books, live = await _books(store)
-    await books.change(live, lambda channel: reserve(channel, ONE, 70))
+    channels, open_channel = await _channels(store)
+    await channels.change(open_channel, lambda channel: reserve(channel, ONE, 70))
     store.refusing = moment
     with pytest.raises(StoreFull):
-        await books.commit(live, "receipt", _billing(30, 70), owed=True)
+        await channels.commit(open_channel, "receipt", _billing(30, 70), retry=True)
     store.refusing, store.reads = "before", False
-    await books.recover()  # still full: nothing is lost by trying
+    await channels.recover()  # still full: nothing is lost by trying
     with pytest.raises(StoreFull):
-        await books.commit(live, "voucher", _nothing)
+        await channels.commit(open_channel, "voucher", _nothing)
     store.refusing = ""
-    await books.recover()
-    await books.recover()
+    await channels.recover()
+    await channels.recover()
     stored = await store.channel(SIGNER)
     assert stored is not None and stored.lines[ONE].spent_units == 30
-    assert not live.channel.reserved.get(ONE)
+    assert not open_channel.channel.reserved.get(ONE)
     # The whole rest is for sale again, and no unit more.
-    await books.change(live, lambda channel: reserve(channel, ONE, 70))
+    await channels.change(open_channel, lambda channel: reserve(channel, ONE, 70))
     with pytest.raises(PaymentRequired):
-        await books.change(live, lambda channel: reserve(channel, ONE, 1))
+        await channels.change(open_channel, lambda channel: reserve(channel, ONE, 1))
 
 
 async def test_bills_wait_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two answers that ended on the full disk are both booked, however many tries it takes."""
     store = FullDisk()
-    books, live = await _books(store)
-    await books.change(live, lambda channel: reserve(channel, ONE, 50))
+    channels, open_channel = await _channels(store)
+    await channels.change(open_channel, lambda channel: reserve(channel, ONE, 50))
     store.refusing = "before"
     for units in (10, 20):
         with pytest.raises(StoreFull):
-            await books.commit(live, "receipt", _billing(units, 25), owed=True)
-    monkeypatch.setattr("viz.services.payments.channels.LIVE_KEPT", 0)
-    await books.get(SIGNER)  # crowded out of what was used lately: held all the same
+            await channels.commit(open_channel, "receipt", _billing(units, 25), retry=True)
+    monkeypatch.setattr("viz.services.payments.channels.CHANNELS_KEPT", 0)
+    await channels.get(SIGNER)  # crowded out of what was used lately: held all the same
     store.refusing = ""
-    await books.recover()
-    assert (await books.get(SIGNER)) is live
-    assert live.channel.spent == {ONE: 30} and not live.channel.reserved.get(ONE)
-    assert not live.owed and live.doubt is None
+    await channels.recover()
+    assert (await channels.get(SIGNER)) is open_channel
+    assert open_channel.channel.spent == {ONE: 30} and not open_channel.channel.reserved.get(ONE)
+    assert not open_channel.unwritten and open_channel.doubt is None
