@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol
 from weakref import WeakValueDictionary
@@ -25,18 +25,13 @@ import structlog
 from viz.domain.node_channel import NodeChannel
 from viz.domain.ports.chain import ChainReader, ChannelState
 from viz.domain.ports.clock import Clock
-from viz.domain.ports.ledger import (
-    AnswerRecord,
-    ChannelLedger,
-    ChannelRecord,
-    ReceiptRecord,
-    UnbilledRecord,
-)
+from viz.domain.ports.ledger import ChannelLedger, ChannelRecord, UnbilledRecord
 from viz.domain.ports.settlement_ledger import ClaimRecord
-from viz.domain.units import ZERO_ADDRESS, AdapterId, Address, Units
+from viz.domain.units import ZERO_ADDRESS, Address, Units
 from viz.errors import BooksMismatch, StoreConflict, StoreError, VizError
 from viz.services.payments.channel_records import channel_of, observed, record_of, touched
-from viz.services.payments.freshness import ChainAccess, Freshness, Reading
+from viz.services.payments.freshness import ChainAccess, Freshness
+from viz.services.payments.open_channel import Change, ChannelUpdate, Delivery, OpenChannel
 from viz.services.payments.unsure_writes import UnsureWrite
 
 ATTEMPTS: Final = 4
@@ -45,7 +40,7 @@ RECOVER_EVERY_S: Final = 5.0
 _log = structlog.get_logger()
 
 
-class ChannelBooks(ChannelLedger, Protocol):
+class ChannelStoreLedger(ChannelLedger, Protocol):
     """The ledger's channels and the claim rows that are under way."""
 
     async def frozen(self) -> Sequence[ClaimRecord]: ...
@@ -55,65 +50,12 @@ class ChannelBooks(ChannelLedger, Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class ChannelUpdate:
-    """One change to commit: the channel after it, and what is stored with it."""
-
-    channel: NodeChannel
-    total_units: Units | None = None
-    receipt: ReceiptRecord | None = None
-    answer: AnswerRecord | None = None
-    billed: bytes | None = None
-
-
-class Delivery(Protocol):
-    """A request under way, whose delivered part is committed with every voucher."""
-
-    adapter_id: AdapterId
-
-    def unbooked_units(self) -> Units:
-        """Return what was delivered for good and is not booked as spent yet."""
-        ...
-
-    def unbilled(self) -> UnbilledRecord:
-        """Return what a receipt of all that ``unbooked_units`` told of needs, should none follow.
-
-        A node that is killed makes it of this record at its next start. Without it the channel
-        would have spent more than its receipts say, which no buyer pays for.
-        """
-        ...
-
-    def booked(self, units: Units) -> None: ...
-
-
-@dataclass(slots=True, eq=False, weakref_slot=True)
-class OpenChannel(Reading):
-    """A channel in use. Whoever holds it pins it: it is forgotten with its last holder."""
-
-    channel: NodeChannel
-    record: ChannelRecord
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    deliveries: set[Delivery] = field(default_factory=set)
-    waiting: set[Callable[[], None]] = field(default_factory=set)
-    doubt: UnsureWrite | None = None
-    unwritten: list[tuple[str, Change]] = field(default_factory=list)
-    moved: bool = False
-
-    def notify(self) -> None:
-        """Wake whoever waits for more money on this channel."""
-        for wake in tuple(self.waiting):
-            wake()
-
-
-Change = Callable[[NodeChannel, ChannelRecord], ChannelUpdate]
-
-
 class ChannelStore:
     """The node's channels. A reading of the chain older than ``refresh_s`` is renewed."""
 
     def __init__(
         self,
-        ledger: ChannelBooks,
+        ledger: ChannelStoreLedger,
         chain: ChainReader,
         clock: Clock,
         node: Address,
@@ -228,7 +170,7 @@ class ChannelStore:
                 raise
 
     async def _settle(self, open_channel: OpenChannel) -> None:
-        """Learn how the refused write ended; make the writes that wait. The caller holds the lock."""
+        """Learn how a refused write ended, then make those that wait; the caller holds the lock."""
         if open_channel.doubt is not None:
             await self._reload(open_channel)
             if open_channel.doubt.happened(open_channel.record):

@@ -24,7 +24,8 @@ from viz.domain.reservations import append_receipt, reserve
 from viz.domain.reservations import settle_reservation as settle
 from viz.domain.units import AdapterId, Address, Hash32, Units
 from viz.errors import StoreConflict
-from viz.services.payments.channels import ChannelStore, ChannelUpdate, OpenChannel
+from viz.services.payments.channels import ChannelStore
+from viz.services.payments.open_channel import ChannelUpdate, OpenChannel
 from viz.services.payments.receipts import Place, issue
 
 Count = Callable[[str], int]

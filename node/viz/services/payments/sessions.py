@@ -51,8 +51,9 @@ from viz.errors import (
 from viz.protocol.credential import CloseRequest, Deposit
 from viz.protocol.messages import AccessToken, ChannelLine, ChannelView, CloseAnswer, SessionProof
 from viz.services.payments.access_tokens import AccessTokens
-from viz.services.payments.channels import ChannelStore, ChannelUpdate, OpenChannel
+from viz.services.payments.channels import ChannelStore
 from viz.services.payments.deposits import Deposits
+from viz.services.payments.open_channel import ChannelUpdate, OpenChannel
 from viz.services.payments.relay_budget import RelayBudget, RelayPolicy
 
 # A signed Close stands in the chain's calldata: sent again it ends a channel that was opened
@@ -198,12 +199,12 @@ class Sessions:
         Raises InvalidRequest, and every error of ``accept_voucher``.
         """
         self._check_domain(offer.chain_id, offer.contract, offer.node)
-        open_channel = await self._channels.get(offer.signer)
-        if self._lacks_money(open_channel, offer) and self._clock.now_s() > open_channel.seen_s:
+        opened = await self._channels.get(offer.signer)
+        if self._lacks_money(opened, offer) and self._clock.now_s() > opened.seen_s:
             digest = self.domain.digest(offer.row.voucher(self.node))
             if is_signed_by(digest, offer.row.signature, offer.signer):
-                open_channel = await self._channels.get(offer.signer, fresh=True)
-        now_s = await self._chain_now(open_channel)
+                opened = await self._channels.get(offer.signer, fresh=True)
+        now_s = await self._chain_now(opened)
 
         def change(channel: NodeChannel, _: ChannelRecord) -> ChannelUpdate:
             known = self._adapters.known
@@ -211,7 +212,7 @@ class Sessions:
             _check_ahead(channel, offer)
             return ChannelUpdate(after)
 
-        channel = (await self._channels.commit(open_channel, "voucher", change)).channel
+        channel = (await self._channels.commit(opened, "voucher", change)).channel
         self._paid[offer.signer] = None
         self._paid.move_to_end(offer.signer)
         while len(self._paid) > PAID_KEPT:
@@ -234,8 +235,8 @@ class Sessions:
     def _has_channel(self, signer: Address) -> bool:
         return self.has_paid(signer) or self._channels.shows_open(signer)
 
-    def _lacks_money(self, open_channel: OpenChannel, offer: VoucherOffer) -> bool:
-        channel = open_channel.channel
+    def _lacks_money(self, opened: OpenChannel, offer: VoucherOffer) -> bool:
+        channel = opened.channel
         return channel.payer == ZERO_ADDRESS or offer.row.end_units > channel.limit_units
 
     async def deposit(self, deposit: Deposit) -> ChannelView:
@@ -251,11 +252,11 @@ class Sessions:
             raise InvalidRequest("a deposit for this channel is being relayed: wait for it")
         self._relaying.add(deposit.signer)
         try:
-            open_channel = await self._channels.get(deposit.signer, fresh=True)
+            opened = await self._channels.get(deposit.signer, fresh=True)
             # Money that could not be spent, and that a signed Close could send back, is not taken.
-            require_selling(open_channel.channel, await self._chain_now(open_channel))
-            before = open_channel.channel.limit_units
-            paying = open_channel.channel.end_units >= self._worth_units
+            require_selling(opened.channel, await self._chain_now(opened))
+            before = opened.channel.limit_units
+            paying = opened.channel.end_units >= self._worth_units
             sent = await self._budget.send(self._writer, deposit.payer, call, paying=paying)
             sent.require_settled("the deposit")
         finally:
@@ -287,59 +288,47 @@ class Sessions:
         """
         request = wanted.request
         self._check_domain(wanted.chain_id, wanted.contract, request.node)
-        open_channel = await self._channels.get(request.signer, fresh=True)
-        if open_channel.channel.payer == ZERO_ADDRESS:
+        opened = await self._channels.get(request.signer, fresh=True)
+        if opened.channel.payer == ZERO_ADDRESS:
             raise ChannelUnknown("there is no such channel to this node")
-        if not open_channel.channel.deposit_units:
+        if not opened.channel.deposit_units:
             raise InvalidRequest("nothing is left in this channel: there is nothing to close")
         now_s = await self._chain.chain_time()
         if request.deadline_s < now_s:
             raise InvalidRequest(f"the close request expired; the chain's time is {now_s}")
-        if not is_signed_by(
-            self.domain.digest(request), wanted.signature, open_channel.channel.payer
-        ):
-            raise InvalidSignature(
-                f"the close is not signed by the payer {open_channel.channel.payer}"
-            )
-        await self._end_sales(open_channel, wanted, now_s + CLOSE_VALID_S)
-        open_channel.notify()
+        if not is_signed_by(self.domain.digest(request), wanted.signature, opened.channel.payer):
+            raise InvalidSignature(f"the close is not signed by the payer {opened.channel.payer}")
+        await self._end_sales(opened, wanted, now_s + CLOSE_VALID_S)
+        opened.notify()
         self._claimer.close_requested(request.signer)
-        if open_channel.channel.best is not None or open_channel.channel.frozen:
+        if opened.channel.best is not None or opened.channel.frozen:
             await self._claimer.claim(request.signer)
-        open_channel = await self._channels.get(request.signer, fresh=True)
-        end_units = open_channel.channel.end_units
+        opened = await self._channels.get(request.signer, fresh=True)
+        end_units = opened.channel.end_units
         seen = await self._chain.channel(request.signer, self.node, confirmed=False)
         if seen is None or seen.settled_units != end_units:
             raise ChainError("the last claim is not on chain yet: ask again in a moment")
         until_s = await self._chain.chain_time() + CLOSE_VALID_S
         await self._channels.commit(
-            open_channel,
-            "sign-close",
-            lambda channel, _: ChannelUpdate(begin_close(channel, until_s)),
+            opened, "sign-close", lambda channel, _: ChannelUpdate(begin_close(channel, until_s))
         )
         close = Close(request.signer, self.node, end_units, until_s)
         signature = sign(self._key, self.domain.digest(close))
         args = (close.signer, close.node, close.settled_units, close.deadline_s, signature)
         call = Call("Settlement", "closeNow", args)
-        payer = open_channel.channel.payer
+        payer = opened.channel.payer
         sent = await self._budget.close(self._writer, payer, request.signer, end_units, call)
         await self._channels.get(request.signer, fresh=True)
         done = sent.hash if sent is not None and sent.outcome is Outcome.SETTLED else b""
         return CloseAnswer(close, signature, done)
 
-    async def _end_sales(
-        self, open_channel: OpenChannel, wanted: CloseRequest, until_s: int
-    ) -> None:
+    async def _end_sales(self, opened: OpenChannel, wanted: CloseRequest, until_s: int) -> None:
         final = None
         if wanted.final is not None:
             final = VoucherOffer(
-                wanted.chain_id,
-                wanted.contract,
-                open_channel.channel.signer,
-                self.node,
-                wanted.final,
+                wanted.chain_id, wanted.contract, opened.channel.signer, self.node, wanted.final
             )
-            await self._idle(open_channel)
+            await self._idle(opened)
 
         def change(channel: NodeChannel, _: ChannelRecord) -> ChannelUpdate:
             if final is not None:
@@ -347,20 +336,20 @@ class Sessions:
             require_covered(channel)
             return ChannelUpdate(begin_close(channel, until_s))
 
-        await self._channels.commit(open_channel, "close", change)
+        await self._channels.commit(opened, "close", change)
 
-    async def _idle(self, open_channel: OpenChannel) -> None:
+    async def _idle(self, opened: OpenChannel) -> None:
         """Wait until no answer is under way, for a short while; ``accept_final`` judges it then."""
         moved = asyncio.Event()
-        open_channel.waiting.add(moved.set)
+        opened.waiting.add(moved.set)
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_WAIT_S):
-                    while any(open_channel.channel.reserved.values()):
+                    while any(opened.channel.reserved.values()):
                         moved.clear()
                         await moved.wait()
         finally:
-            open_channel.waiting.discard(moved.set)
+            opened.waiting.discard(moved.set)
 
     def _check_domain(self, chain_id: int, contract: Address, node: Address) -> None:
         theirs = (chain_id, contract, node)
@@ -374,9 +363,9 @@ class Sessions:
         domain = await self._deposits.token_domain()
         return domain.name, domain.version
 
-    async def _chain_now(self, open_channel: OpenChannel) -> int:
+    async def _chain_now(self, opened: OpenChannel) -> int:
         # chain time matters only while a Close is out; otherwise the reading is saved
-        return await self._chain.chain_time() if open_channel.channel.no_sale_until_s else 0
+        return await self._chain.chain_time() if opened.channel.no_sale_until_s else 0
 
 
 def _check_ahead(channel: NodeChannel, offer: VoucherOffer) -> None:

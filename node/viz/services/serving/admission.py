@@ -23,8 +23,9 @@ from viz.domain.units import ZERO_ADDRESS, ZERO_HASH, Address, Hash32
 from viz.errors import InvalidRequest, PaymentRequired, PromptEmpty, PromptTooLong, QuoteExpired
 from viz.protocol.messages import AdapterOffer
 from viz.protocol.payment import NeedVoucher
-from viz.services.payments.channels import ChannelStore, OpenChannel
+from viz.services.payments.channels import ChannelStore
 from viz.services.payments.metering import Meter, MeterTools, Order
+from viz.services.payments.open_channel import OpenChannel
 from viz.services.payments.quotes import Quotes
 from viz.services.serving.catalogue import Catalogue
 from viz.services.serving.paid_stream import ChatJob, Done, PaidStream, ServingPolicy, Text

@@ -25,8 +25,8 @@ from viz.domain.units import ZERO_ADDRESS, Hash32, Units
 from viz.errors import EngineError, InvalidRequest, PaymentRequired, VizError
 from viz.protocol.messages import AdapterOffer
 from viz.protocol.payment import NeedVoucher
-from viz.services.payments.channels import OpenChannel
 from viz.services.payments.metering import MakeAnswer, Meter
+from viz.services.payments.open_channel import OpenChannel
 from viz.services.serving.shown_logprobs import ShownLogprobs
 
 ENGINE_STALL_S: Final = 120.0

@@ -17,7 +17,8 @@ from viz.domain.reservations import reserve, settle_reservation
 from viz.domain.units import AdapterId, Address, Units
 from viz.errors import PaymentRequired, StoreConflict
 from viz.services.payments import channels as module
-from viz.services.payments.channels import ChannelStore, ChannelUpdate, OpenChannel
+from viz.services.payments.channels import ChannelStore
+from viz.services.payments.open_channel import ChannelUpdate, OpenChannel
 
 ONE = AdapterId(1)
 PAID: Units = 100

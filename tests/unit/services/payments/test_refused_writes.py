@@ -14,7 +14,8 @@ from viz.domain.ports.ledger import ChannelLineRecord, ChannelRecord, UnbilledRe
 from viz.domain.reservations import reserve, settle_reservation
 from viz.domain.units import AdapterId, Hash32, Units
 from viz.errors import PaymentRequired, StoreFull
-from viz.services.payments.channels import Change, ChannelStore, ChannelUpdate, OpenChannel
+from viz.services.payments.channels import ChannelStore
+from viz.services.payments.open_channel import Change, ChannelUpdate, OpenChannel
 
 ONE = AdapterId(1)
 SIGNER = address_of(0x50)
