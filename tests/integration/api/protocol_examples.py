@@ -1,0 +1,391 @@
+"""The example exchange of docs/protocol.md, recorded from a node that runs.
+
+    python -m tests.integration.api.protocol_examples            # compare the page with a record
+    python -m tests.integration.api.protocol_examples --write    # write a record into the page
+
+Keys, clock and chain are fixed, and a counter stands in place of ``secrets``, so that every run
+records the same bytes. Left out are the headers that name this machine, its time and its framing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import secrets
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from unittest.mock import patch
+
+import aiohttp
+from tests.fakes.chain import DEPLOYMENT, FakeChain
+from tests.fakes.engine import FakeEngine
+from tests.integration.api.harness import ADAPTER, NODE_KEY, PAYER_KEY, Buyer, Node, running_node
+from tests.integration.api.protocol_tables import tables
+
+from viz.domain import buyer_channel as curves
+from viz.domain.claim_rows import SignedVoucher
+from viz.domain.eip712 import content_registry_domain, public_address, sign, sign_compact
+from viz.domain.license import Terms
+from viz.domain.ports.chain import ContentState
+from viz.domain.ports.transactions import Call, Event
+from viz.domain.typed_data import Quote, Register, RequestClose
+from viz.domain.units import BASE_MODEL, ZERO_HASH, Address, ContentId, Hash32, hex_of
+from viz.protocol.credential import CloseRequest, Credential, credential_to_header
+from viz.protocol.messages import SessionProof, session_challenge_from_json
+from viz.protocol.payment import receipt_from_json
+from viz.protocol.wire import Reader, struct_from_json, struct_to_json
+from viz.services.serving.admission import ServingPolicy
+
+PAGE: Final = Path(__file__).parents[3] / "docs" / "protocol.md"
+BEGIN: Final = "<!-- written by tests/integration/api/protocol_examples.py: {} -->"
+END: Final = "<!-- end of {} -->"
+CREATOR_KEY: Final = b"\x66" * 32
+BASE_NAME: Final = "fake"
+STEP_TOKENS: Final = 8
+AHEAD_UNITS: Final = 30
+_LEFT_OUT: Final = ("date", "server", "connection", "transfer-encoding")
+_OWN: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+_TERMS: Final = Terms(2_000_000, 800, 31_536_000, 604_800, 2, 23, approval_required=False)
+
+
+class RegistryChain(FakeChain):
+    """The chain in memory, which also registers one work."""
+
+    _licence = ZERO_HASH
+
+    async def read(self, call: Call) -> Any:
+        if call.function == "nonces":
+            return 0
+        if call.function == "termsOf":
+            return {
+                "terms": dict(enumerate(_TERMS.abi())),
+                "licenseHash": self._licence,
+            }
+        return await super().read(call)
+
+    def _registerFor(
+        self, creator: Address, commitment: Hash32, licence: Hash32, *_: Any
+    ) -> tuple[Event, ...]:
+        work = ContentId(1)
+        self._licence = licence
+        terms_hash = _TERMS.terms_hash(licence)
+        self.works[work] = ContentState(work, creator, creator, commitment, terms_hash, 0)
+        said = {"contentId": work}
+        return (Event("ContentRegistry", "ContentRegistered", said, 0, ZERO_HASH, ZERO_HASH, 0),)
+
+
+@contextmanager
+def counted_secrets() -> Iterator[None]:
+    """Let ``secrets`` give the hashes of 1, 2, 3 and so on."""
+    drawn = 0
+
+    def token_bytes(size: int | None = None) -> bytes:
+        nonlocal drawn
+        drawn += 1
+        return hashlib.shake_256(f"protocol example {drawn}".encode()).digest(size or 32)
+
+    with patch.object(secrets, "token_bytes", token_bytes):
+        yield
+
+
+def decoded(text: str) -> Any:
+    """Return the JSON behind base64url."""
+    return json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+
+
+@dataclass
+class Record:
+    """The exchanges so far, as the page shows them."""
+
+    node: Node
+    parts: list[str] = field(default_factory=list)
+    _steps: int = 0
+
+    def say(self, title: str, text: str) -> None:
+        self._steps += 1
+        self.parts.append(f"### Step {self._steps}: {title}\n\n{text}")
+
+    def block(self, language: str, text: str) -> None:
+        self.parts.append(f"```{language}\n{text.rstrip()}\n```")
+
+    def json(self, text: str, value: Any) -> None:
+        self.parts.append(text)
+        self.block("json", json.dumps(value, indent=2))
+
+    def request(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes
+    ) -> aiohttp.client._RequestContextManager:
+        """Write a request down, and return it as aiohttp sends it."""
+        sent = {"Host": "node.test", **headers}
+        if body:
+            sent |= {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        lines = [f"{method} {path} HTTP/1.1", *(f"{key}: {sent[key]}" for key in sent), ""]
+        self.block("http", "\n".join((*lines, body.decode())))
+        scheme, _, credential = headers.get("Authorization", "").partition(" ")
+        if scheme == "Payment":
+            self.json("The credential, decoded:", decoded(credential))
+        return self.node.http.request(
+            method,
+            self.node.url + path,
+            data=body or None,
+            headers=sent,
+            skip_auto_headers=_OWN,
+        )
+
+    def answer(self, response: aiohttp.ClientResponse, body: str) -> None:
+        """Write an answer down, with what its headers hold."""
+        lines = [f"HTTP/1.1 {response.status} {response.reason}"]
+        lines += [
+            f"{name.decode()}: {value.decode()}"
+            for name, value in response.raw_headers
+            if name.decode().lower() not in _LEFT_OUT
+        ]
+        self.block("http", "\n".join((*lines, "", body)))
+        challenge = response.headers.get("WWW-Authenticate", "")
+        if challenge.startswith("Payment"):
+            said = challenge.split('request="')[1].rstrip('"')
+            self.json("The challenge's `request`, decoded:", decoded(said))
+        if "Payment-Receipt" in response.headers:
+            said = response.headers["Payment-Receipt"]
+            self.json("The receipt of the header, decoded:", decoded(said))
+
+    async def exchange(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Send one request, write both sides down, and return the answer's JSON."""
+        raw = b"" if body is None else json.dumps(body).encode()
+        async with self.request(method, path, headers or {}, raw) as response:
+            text = await response.text()
+            self.answer(response, text)
+            is_json = "json" in response.content_type
+            return json.loads(text) if is_json else text
+
+    async def pay(self, path: str, credential: Credential) -> Any:
+        header = {"Authorization": credential_to_header(credential)}
+        return await self.exchange("POST", path, headers=header)
+
+
+async def paid_stream(record: Record, buyer: Buyer, body: Any, quote: str) -> None:
+    """Record an answer that pauses for its second voucher, which is sent at the pause."""
+    headers = buyer.bearer(**{"Payment-Quote": quote})
+    raw = json.dumps(body).encode()
+    async with record.request("POST", "/v1/chat/completions", headers, raw) as response:
+        seen, need = "", None
+        while need is None or seen.count('"delta":{"content"') < STEP_TOKENS:
+            line = (await response.content.readline()).decode()
+            assert line, seen
+            seen += line
+            if line.startswith("event: payment-need-voucher"):
+                told = (await response.content.readline()).decode()
+                seen, need = seen + told, json.loads(told.removeprefix("data: "))
+        seen += (await response.content.readline()).decode()
+        record.answer(response, seen)
+        record.say(
+            "the second voucher",
+            "The event asked for it half a step early. The client of this record waits until "
+            "nothing more comes, so that the record is always the same; yours should send at once."
+            " The voucher replaces the first one: same base, larger amount. It is 30 units above "
+            "what is required: a client may sign ahead.",
+        )
+        ahead = int(need["required"]) + AHEAD_UNITS
+        await record.pay("/viz/v1/vouchers", buyer.offer(ADAPTER, ahead, 0))
+        record.say(
+            "the rest of the stream",
+            "The same HTTP answer goes on. It ends with the usage, the receipt and `[DONE]`.",
+        )
+        rest = (await response.content.read()).decode()
+        record.block("http", rest)
+    told = rest.split("event: payment-receipt\ndata: ")[1].split("\n")[0]
+    _take(buyer, json.loads(told))
+
+
+def _take(buyer: Buyer, receipt: Any) -> None:
+    signed = receipt_from_json(receipt)
+    buyer.curve = curves.accept_receipt(buyer.curve, buyer.domain, signed)
+
+
+def _final(buyer: Buyer, base: int) -> SignedVoucher:
+    buyer.curve, draft = curves.draft_final(buyer.curve, base)
+    assert draft is not None
+    signature = sign_compact(buyer.key, buyer.domain.digest(draft.voucher))
+    return SignedVoucher(base, draft.voucher.receipts_head, draft.lines, signature)
+
+
+async def buying(record: Record, buyer: Buyer) -> None:
+    """Record a buyer's life on one channel."""
+    node, say = record.node, record.say
+    say("which chain", "The deployment file. A client compares it with the one it trusts.")
+    await record.exchange("GET", "/viz/v1/deployment")
+    say("what the node sells", "Identity, token, tokenizer, and the adapters with list prices.")
+    await record.exchange("GET", "/viz/v1/node")
+    body = buyer.chat("When is high tide?", max_tokens=16)
+    body |= {"stream_options": {"include_usage": True}}
+    say(
+        "an unpaid request",
+        "Without an access token the body is not read. The challenge says where to pay.",
+    )
+    await record.exchange("POST", "/v1/chat/completions", body=body)
+    say(
+        "open a channel",
+        "The payer signs an ERC-3009 authorisation, the session key signs `OpenChannel`; the node "
+        "sends the transaction. The answer comes when the deposit is confirmed.",
+    )
+    await record.pay("/viz/v1/channels", buyer.deposit())
+    await buyer.observe()
+    say("ask for a session challenge", "The node says what to sign.")
+    challenge = await record.exchange(
+        "POST", "/viz/v1/sessions/challenge", body={"signer": buyer.signer}
+    )
+    say(
+        "sign the session",
+        "The session key signs the `Session` struct, after the client compared `node` and `origin` "
+        "with those it dialled.",
+    )
+    proof = _proof(buyer, challenge)
+    token = await record.exchange("POST", "/viz/v1/sessions", body=proof)
+    buyer.token = token["accessToken"]
+    say(
+        "the price of this request",
+        "With the access token the 402 carries a signed quote and the need: what must be signed "
+        "for adapter 7 before the first step.",
+    )
+    headers = buyer.bearer()
+    await record.exchange("POST", "/v1/chat/completions", body=body, headers=headers)
+    asked = json.loads(record.parts[-1].removeprefix("```json\n").removesuffix("\n```"))
+    say("the first voucher", "It covers the prompt and one step, as `need.required` says.")
+    need = asked["need"]
+    await record.pay("/viz/v1/vouchers", buyer.offer(ADAPTER, int(need["required"]), 0))
+    say(
+        "the paid answer begins",
+        "The request names the digest of the quote. `Accept-Payment` asks for payment events.",
+    )
+    await paid_stream(record, buyer, body, hex_of(_quote_digest(buyer, asked["quote"]["quote"])))
+    say(
+        "a voucher that is too low",
+        "Another process with the same key signs less. The node answers with its base and the best "
+        "lines, which is what the next voucher must reach.",
+    )
+    twin = Buyer(node)
+    await twin.observe()
+    await record.pay("/viz/v1/vouchers", twin.offer(ADAPTER, 60, 0))
+    say("top up", "A deposit into the open channel needs the payer's signature alone.")
+    await record.pay("/viz/v1/channels", buyer.deposit(50_000, opening=False))
+    await buyer.observe()
+    say(
+        "an answer in one piece",
+        "Without `stream` the whole of `max_tokens` is paid ahead. The voucher has two lines: "
+        "this request is for the base model (adapter 0), the first one was for adapter 7.",
+    )
+    plain = {"model": BASE_NAME, "prompt": "The tide", "max_tokens": 6, "temperature": 0}
+    voucher = buyer.offer(BASE_MODEL, 52, 0)
+    await record.pay("/viz/v1/vouchers", voucher)
+    say(
+        "its request and its receipt",
+        "It counts on the list price instead of a quote. The receipt comes as a header.",
+    )
+    bearer = {"Authorization": f"Bearer {buyer.token}"}
+    headers = {**bearer, "Payment-Price": "2000000 6000000", "Idempotency-Key": "example-1"}
+    await record.exchange("POST", "/v1/completions", body=plain, headers=headers)
+    said = record.parts[-1].removeprefix("```json\n").removesuffix("\n```")
+    _take(buyer, json.loads(said))
+    say("a mistake", "A problem document names the fault by its `code`.")
+    wrong = {**plain, "temperature": 9}
+    await record.exchange("POST", "/v1/completions", body=wrong, headers=bearer)
+    say("the receipts again", "For a client that lost an answer's end.")
+    path = f"/viz/v1/channels/{buyer.signer}/receipts?after=1"
+    await record.exchange("GET", path, headers=bearer)
+    say(
+        "close together",
+        "The payer signs `RequestClose`, the session key signs a final voucher for exactly what "
+        "the receipts bill, 30 units below the best one. The node claims it, signs `Close` and "
+        "returns the rest.",
+    )
+    wanted = RequestClose(buyer.signer, node.chain.address, node.clock.now + 600)
+    signature = sign(PAYER_KEY, buyer.domain.digest(wanted))
+    chain = DEPLOYMENT.chain_id, DEPLOYMENT.settlement
+    await record.pay(
+        "/viz/v1/channels/close", CloseRequest(*chain, wanted, signature, _final(buyer, 0))
+    )
+
+
+async def market(record: Record) -> None:
+    """Record a creator's registration, and what anybody may read."""
+    record.say("what a creator signs against", "The registry, the next nonce and the chain's time.")
+    creator = public_address(CREATOR_KEY)
+    context = await record.exchange("GET", f"/viz/v1/contents/context/{creator}")
+    record.say("register a work", "The node sends the creator's signed `Register`.")
+    until = context["chainTime"] + 3600
+    register = Register(creator, Hash32(b"\x01" * 32), Hash32(b"\x02" * 32), _TERMS, 0, until)
+    domain = content_registry_domain(context["chainId"], context["contentRegistry"])
+    signature = hex_of(sign(CREATOR_KEY, domain.digest(register)))
+    body = {"register": struct_to_json(register), "signature": signature}
+    await record.exchange("POST", "/viz/v1/contents", body=body)
+    record.say("read a work", "As the chain has it.")
+    await record.exchange("GET", "/viz/v1/contents/1")
+    record.say("read an adapter", "With its royalty table.")
+    await record.exchange("GET", f"/viz/v1/adapters/{ADAPTER}")
+    record.say("read a model", "OpenAI's form; `viz` is the offer of `/viz/v1/node`.")
+    await record.exchange("GET", f"/v1/models/viz-adapter-{ADAPTER}")
+
+
+def _proof(buyer: Buyer, challenge: Any) -> Any:
+    session = session_challenge_from_json(challenge)
+    signature = sign_compact(buyer.key, buyer.domain.digest(session))
+    return SessionProof(buyer.signer, session, signature).to_json()
+
+
+def _quote_digest(buyer: Buyer, quote: Any) -> Hash32:
+    return buyer.domain.digest(struct_from_json(Quote, Reader(quote)))
+
+
+async def recorded(folder: Path) -> str:
+    """Run the exchange against a node and return its text."""
+    with counted_secrets():
+        policy = ServingPolicy(step_tokens=STEP_TOKENS, voucher_grace_s=60)
+        chain, engine = RegistryChain(NODE_KEY), FakeEngine(context_tokens=2048)
+        async with running_node(folder, policy=policy, chain=chain, engine=engine) as node:
+            record = Record(node)
+            await buying(record, Buyer(node))
+            await market(record)
+            return "\n\n".join(record.parts)
+
+
+def with_part(page: str, name: str, text: str) -> str:
+    """Return the page with the text between the markers of that name."""
+    begin, end = BEGIN.format(name), END.format(name)
+    before, rest = page.split(begin)
+    return f"{before}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}"
+
+
+async def current_page(folder: Path) -> str:
+    """Return the page with everything that is written by programs made anew."""
+    page = PAGE.read_text(encoding="utf-8")
+    for name, text in (*tables().items(), ("exchange", await recorded(folder))):
+        page = with_part(page, name, text)
+    return page
+
+
+def main() -> int:
+    """Write the page, or say whether it is current."""
+    with tempfile.TemporaryDirectory() as folder:
+        page = asyncio.run(current_page(Path(folder)))
+    if "--write" in sys.argv:
+        PAGE.write_text(page, encoding="utf-8")
+        return 0
+    return 0 if page == PAGE.read_text(encoding="utf-8") else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
