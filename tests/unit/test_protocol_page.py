@@ -1,0 +1,187 @@
+"""docs/protocol.md: its examples are what the protocol's own code reads and writes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from tests.integration.api.protocol_tables import ADVICE, SIGNERS, error_classes, structs, tables
+
+from viz.chain.deployment import deployment_json, parse_deployment
+from viz.domain.eip712 import layout_of
+from viz.protocol import credential, messages, payment, registration, wire
+
+ROOT: Final = Path(__file__).parents[2]
+PAGE: Final = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+Read = Callable[[Any], Any]
+
+
+def again(kind: Any) -> Read:
+    """Return what reads a message and writes it again."""
+    return lambda value: kind.from_json(value).to_json()
+
+
+def _challenge(value: Any) -> Any:
+    text = wire.to_base64url(value)
+    header = f'Payment id="i", realm="r", method="viz", intent="session", request="{text}"'
+    written = payment.Challenge.from_header(header).to_header()
+    return wire.from_base64url(written.split('request="')[1].rstrip('"'))
+
+
+def _credential(value: Any) -> Any:
+    read = credential.credential_from_header(f"Payment {wire.to_base64url(value)}")
+    challenge_id = value["challenge"]["id"]
+    return wire.from_base64url(
+        credential.credential_to_header(read, challenge_id).removeprefix("Payment ")
+    )
+
+
+def _receipt(value: Any) -> Any:
+    return payment.receipt_to_json(payment.receipt_from_json(value))
+
+
+def _receipts(value: Any) -> Any:
+    return {"receipts": [payment.receipt_to_json(r) for r in payment.receipts_from_json(value)]}
+
+
+def _session(value: Any) -> Any:
+    return messages.session_challenge_to_json(messages.session_challenge_from_json(value))
+
+
+def _signer(value: Any) -> Any:
+    return {"signer": wire.Reader(value).address("signer")}
+
+
+def _deployment(value: Any) -> Any:
+    return deployment_json(parse_deployment(value, "the page"))
+
+
+def _model(value: Any) -> Any:
+    return {**value, "viz": messages.AdapterOffer.read(wire.Reader(value["viz"])).to_json()}
+
+
+# What travels on a route: the request's body, and the body of an answer below 400.
+BODIES: Final[dict[str, tuple[Read | None, Read | None]]] = {
+    "GET /viz/v1/deployment": (None, _deployment),
+    "GET /viz/v1/node": (None, again(messages.NodeInfo)),
+    "POST /viz/v1/channels": (None, again(messages.ChannelView)),
+    "POST /viz/v1/vouchers": (None, again(messages.ChannelView)),
+    "POST /viz/v1/channels/close": (None, again(messages.CloseAnswer)),
+    "POST /viz/v1/sessions/challenge": (_signer, _session),
+    "POST /viz/v1/sessions": (again(messages.SessionProof), again(messages.AccessToken)),
+    "GET /viz/v1/channels/receipts": (None, _receipts),
+    "GET /viz/v1/contents/context": (None, again(registration.RegistrationContext)),
+    "POST /viz/v1/contents": (
+        again(registration.SignedRegistration),
+        again(registration.RegistrationAnswer),
+    ),
+    "GET /v1/models/viz-adapter-7": (None, _model),
+}
+# OpenAI's own bodies, and what a node reports of the chain in no model of ours.
+OTHERS: Final = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/viz/v1/contents/1",
+    "/viz/v1/adapters/7",
+)
+
+
+def blocks(language: str) -> list[str]:
+    """Return the page's code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)\n```$", PAGE, re.DOTALL | re.MULTILINE)
+
+
+def exchanges() -> Iterator[tuple[str, str, int, str]]:
+    """Yield route, request body, status and answer body of every exchange of the page."""
+    http = [block for block in blocks("http") if not block.startswith("data: ")]
+    for asked, said in zip(http[::2], http[1::2], strict=True):
+        method, target, _ = asked.split("\n", 1)[0].split(" ")
+        path = re.sub(r"/0x[0-9a-fA-F]{40}", "", target.partition("?")[0])
+        status = int(said.split(" ", 2)[1])
+        yield f"{method} {path}", asked.partition("\n\n")[2], status, said.partition("\n\n")[2]
+
+
+def test_every_exchange_is_read_and_written_alike() -> None:
+    """A body of the page that the models do not know, or spell otherwise, would mislead."""
+    seen: set[str] = set()
+    for route, asked, status, said in exchanges():
+        seen.add(route)
+        if route.partition(" ")[2] in OTHERS:
+            assert status >= 400 or "data: " in said or json.loads(said)
+            continue
+        read_request, read_answer = BODIES[route]
+        for text, read in ((asked, read_request), (said if status < 400 else "", read_answer)):
+            assert not text or read is not None, route
+            if text and read is not None:
+                assert read(json.loads(text)) == json.loads(text), route
+    assert set(BODIES) <= seen
+
+
+def test_every_problem_has_a_code_of_the_tree() -> None:
+    """The refusals of the exchange are ones that the table lists."""
+    found = [json.loads(said) for _, _, status, said in exchanges() if status >= 400]
+    assert len(found) >= 4
+    for problem in found:
+        assert problem["code"] in ADVICE and problem["error"]["code"] == problem["code"]
+        assert problem["type"] == f"urn:viz:problem:{problem['code']}"
+
+
+@pytest.mark.parametrize("text", blocks("json"))
+def test_every_decoded_message_is_read_and_written_alike(text: str) -> None:
+    """Credentials, challenges and receipts as the page spells them are those of the code."""
+    value = json.loads(text)
+    kinds = {"payload": _credential, "suggestedDeposit": _challenge, "requestSalt": _receipt}
+    (read,) = (kinds[name] for name in kinds if name in value)
+    assert read(value) == value
+
+
+def test_every_header_holds_what_is_decoded_below_it() -> None:
+    """The base64url of the page and the JSON beside it are the same message."""
+    encoded = re.findall(
+        r'^(?:Authorization: Payment |Payment-Receipt: |.*request=")([\w-]{40,})"?$',
+        PAGE,
+        re.MULTILINE,
+    )
+    found = [json.loads(base64.urlsafe_b64decode(text + "==")) for text in encoded]
+    assert found == [json.loads(text) for text in blocks("json")] and len(found) >= 10
+
+
+def test_every_event_of_the_stream_is_read_and_written_alike() -> None:
+    """The need and the receipt of the stream are the models' own."""
+    needs = re.findall(r"^event: payment-need-voucher\ndata: (.*)$", PAGE, re.MULTILINE)
+    receipts = re.findall(r"^event: payment-receipt\ndata: (.*)$", PAGE, re.MULTILINE)
+    assert needs and receipts
+    for text in needs:
+        assert payment.NeedVoucher.from_json(json.loads(text)).to_json() == json.loads(text)
+    for text in receipts:
+        assert _receipt(json.loads(text)) == json.loads(text)
+
+
+def test_every_error_and_every_structure_is_explained() -> None:
+    """A new code or structure must come with what a client does, or who signs it."""
+    codes = [kind.code for kind in error_classes()]
+    assert set(codes) == set(ADVICE) and len(codes) == len(set(codes))
+    assert {layout_of(kind).name for kind in structs()} == set(SIGNERS)
+
+
+@pytest.mark.parametrize("name", sorted(tables()))
+def test_the_tables_are_current(name: str) -> None:
+    """What follows from the code stands in the page as the code has it now."""
+    assert tables()[name] in PAGE, "python -m tests.integration.api.protocol_examples --write"
+
+
+def test_the_links_of_the_page_lead_somewhere() -> None:
+    """A heading or file that moved must not leave a dead link."""
+    anchors = {
+        re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^#+ (.*)$", PAGE, re.MULTILINE)
+    }
+    for target in re.findall(r"\]\(([^)]+)\)", PAGE):
+        path, _, anchor = target.partition("#")
+        assert not path or (ROOT / "docs" / path).exists(), target
+        assert not anchor or path or anchor in anchors, target
