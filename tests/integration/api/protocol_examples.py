@@ -29,7 +29,7 @@ from tests.fakes.engine import FakeEngine
 from tests.integration.api.harness import ADAPTER, NODE_KEY, PAYER_KEY, Buyer, Node, running_node
 from tests.integration.api.protocol_tables import tables
 
-from viz.domain import buyer_channel as curves
+from viz.domain import buyer_channel as buyer_channels
 from viz.domain.claim_rows import SignedVoucher
 from viz.domain.eip712 import content_registry_domain, public_address, sign, sign_compact
 from viz.domain.license import Terms
@@ -213,11 +213,11 @@ async def paid_stream(record: Record, buyer: Buyer, body: Any, quote: str) -> No
 
 def _take(buyer: Buyer, receipt: Any) -> None:
     signed = receipt_from_json(receipt)
-    buyer.curve = curves.accept_receipt(buyer.curve, buyer.domain, signed)
+    buyer.channel = buyer_channels.accept_receipt(buyer.channel, buyer.domain, signed)
 
 
 def _final(buyer: Buyer, base: int) -> SignedVoucher:
-    buyer.curve, draft = curves.draft_final(buyer.curve, base)
+    buyer.channel, draft = buyer_channels.draft_final(buyer.channel, base)
     assert draft is not None
     signature = sign_compact(buyer.key, buyer.domain.digest(draft.voucher))
     return SignedVoucher(base, draft.voucher.receipts_head, draft.lines, signature)
