@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from viz.domain.strict_json import load_json
 from viz.errors import ModelUnavailable
 
 LINEARS: Final = (
@@ -128,7 +129,7 @@ def _end_ids(directory: Path, config: Mapping[str, Any]) -> tuple[int, ...]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        loaded = json.loads(path.read_text("utf-8"))
+        loaded = load_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ModelUnavailable(f"{path} cannot be read as a model's configuration") from error
     if not isinstance(loaded, dict):

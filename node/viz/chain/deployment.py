@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from viz.domain.display import NO_SYMBOL, symbol_of
 from viz.domain.ports.chain import Deployment
+from viz.domain.strict_json import load_json
 from viz.domain.units import Address, hex_of, parse_address, parse_hash
 from viz.errors import ConfigError, InvalidRequest
 from viz.protocol.wire import JSON_INTEGER_MAX
@@ -52,7 +53,7 @@ def contracts_by_address(deployment: Deployment) -> dict[Address, str]:
 def load_deployment(path: Path) -> Deployment:
     """Return the deployment of a file; raise ConfigError with what to do about it."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = load_json(path.read_bytes())
     except FileNotFoundError as error:
         raise ConfigError(
             f"there is no deployment file {path}: to use a node, look at its chain and contracts "

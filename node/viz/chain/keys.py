@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from viz.chain.keystore import WrongPassword, open_key
 from viz.domain.eip712 import public_address
+from viz.domain.strict_json import load_json
 from viz.errors import InvalidKeyFile, InvalidRequest
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def load_key(path: Path, password: str) -> bytes:
     Raises InvalidKeyFile: no such file, not a key file, or a wrong password.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = load_json(path.read_bytes())
     except FileNotFoundError as error:
         raise InvalidKeyFile(
             f"there is no key file {path}: create one with `viz key new {path}`"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -24,6 +23,7 @@ from viz.cli.console import (
 )
 from viz.cli.http import NodeUrl, ask, lines
 from viz.domain.display import moment
+from viz.domain.strict_json import load_json
 from viz.domain.units import parse_units
 from viz.errors import ConfigError, InvalidRequest
 
@@ -69,7 +69,7 @@ class Operator:
         """Yield the JSON of a stream of server-sent events."""
         async for line in lines(self._node, BASE + path, token=self._token, silence_s=_LONG_S):
             if line.startswith(b"data: "):
-                yield json.loads(line[6:])
+                yield load_json(line[6:])
 
 
 # looking

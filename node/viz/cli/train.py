@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 from viz.cli.console import AsJson, DataDir, err, guarded, money, percent, run, show, table
 from viz.cli.http import NodeUrl
 from viz.cli.operator import Operator, Royalty, TrainerPart
+from viz.domain.strict_json import load_json
 from viz.errors import InvalidRequest, NodeUnreachable, TrainingError
 
 _NOT_MEASURED = "not measured"
@@ -79,7 +79,7 @@ def _setting(text: str) -> tuple[str, Any]:
     if not equals:
         raise InvalidRequest(f"{text!r} is not a setting: write it as NAME=VALUE")
     try:
-        return name, json.loads(value)
+        return name, load_json(value)
     except ValueError:
         return name, value
 

@@ -2,14 +2,16 @@
 
 Owns the bounds on nesting and on the count of values, and the rule that a member stands once
 (``once``). The parser recurses in C, and a library may have raised the interpreter's recursion
-limit beyond what the stack holds (one of web3's does): a few hundred kilobytes of brackets would
-then end the process instead of raising. And it holds the interpreter until it is done: two
-megabytes of small values stop everything else for a quarter of a second. Does not know what is in
-it. Invariant: what is refused is refused in time that grows with its length alone.
+limit beyond what the stack holds: a few hundred kilobytes of brackets would then end the process
+instead of raising. And it holds the interpreter until it is done: two megabytes of small values
+stop everything else for a quarter of a second. Invariants: what is refused is refused in time that
+grows with its length alone; the text that is parsed is the text that was checked, in UTF-8 only
+(``json.loads`` would guess UTF-16 or UTF-32, where a letter may hold the byte of a quotation mark).
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from itertools import accumulate
@@ -43,14 +45,22 @@ class TooMuchJson(ValueError):
 
 
 def load_json(raw: bytes | str, *, max_values: int | None = MAX_VALUES, **options: Any) -> Any:
-    """Return the value in ``raw``, as ``json.loads`` does with ``options``.
+    """Return the value in ``raw``, as ``json.loads`` does with ``options``; bytes are UTF-8.
 
-    Raises ValueError for what is not JSON; TooMuchJson for nesting beyond MAX_DEPTH, for more than
-    ``max_values`` values (None: as many as there are), and for a whole number beyond MAX_DIGITS.
+    Raises ValueError for what is not JSON in UTF-8; TooMuchJson for nesting beyond MAX_DEPTH, for
+    more than ``max_values`` values (None: as many as there are), and for a whole number beyond
+    MAX_DIGITS.
     """
-    data = raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else raw
+    if isinstance(raw, str):
+        text, data = raw, raw.encode("utf-8", "surrogatepass")
+    else:
+        data = raw.removeprefix(codecs.BOM_UTF8)  # some editors write one; RFC 8259 lets it pass
+        text = data.decode("utf-8")
     _check_shape(data, max_values)
-    return json.loads(raw, **{"parse_int": _whole, **options})
+    try:
+        return json.loads(text, **{"parse_int": _whole, **options})
+    except RecursionError:
+        raise TooMuchJson("nested deeper than the interpreter's stack") from None
 
 
 def _check_shape(data: bytes, max_values: int | None) -> None:

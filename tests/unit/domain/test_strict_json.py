@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -83,3 +84,50 @@ def test_a_number_of_many_digits_is_refused() -> None:
 @given(VALUES)
 def test_values_come_back(value: object) -> None:
     assert load_json(json.dumps(value)) == value
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16", "utf-32-le", "utf-32-be"])
+def test_bytes_are_utf8_and_nothing_else(encoding: str) -> None:
+    """Protects the shape check: U+2200 in UTF-16 holds the byte of a quotation mark, and what
+    follows it would be a string to the check and brackets to the parser."""
+    for deep in ('{"\u2200":' + "[" * 1_000, '{"\u2200":[0]}'):
+        with pytest.raises(ValueError, match=r"utf-8|Expecting"):
+            load_json(deep.encode(encoding))
+        with pytest.raises(InvalidRequest):
+            parse_json(deep.encode(encoding))
+
+
+def test_a_letter_beyond_ascii_and_a_mark_at_the_beginning_are_utf8() -> None:
+    assert load_json('{"\u2200": [0]}'.encode()) == {"\u2200": [0]}
+    assert load_json('{"\u2200": [0]}'.encode("utf-8-sig")) == {"\u2200": [0]}
+
+
+def test_the_interpreters_own_bound_on_recursion_is_in_force() -> None:
+    """Protects the process: a library raises the bound beyond the stack when it is imported."""
+    told = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; before = sys.getrecursionlimit(); import viz.node; "
+            "print(before == sys.getrecursionlimit(), 'py_ecc' in sys.modules)",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert told.stdout.split() == ["True", "True"]
+
+
+def test_where_the_stack_ends_within_the_parser_it_is_a_refusal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Protects callers: they catch ValueError, and what is left of the stack is not theirs."""
+    monkeypatch.setattr("viz.domain.strict_json.MAX_DEPTH", 100_000)
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(1_000)
+    try:
+        with pytest.raises(TooMuchJson, match="stack"):
+            load_json("[" * 5_000 + "]" * 5_000)
+    finally:
+        sys.setrecursionlimit(before)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from viz.domain.license import Terms
+from viz.domain.strict_json import load_json
 from viz.domain.units import Address, ContentId, Hash32, hex_of, parse_address, parse_hash
 from viz.domain.work import Work, parse_work
 from viz.errors import InvalidRequest, InvalidWork, VizError
@@ -170,7 +171,7 @@ def load_record(work: Path) -> Registration | None:
     """Return a work's record; None where there is none, InvalidRequest where it is damaged."""
     path = record_path(work)
     try:
-        return Registration.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return Registration.from_json(load_json(path.read_bytes()))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
