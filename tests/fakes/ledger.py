@@ -226,6 +226,12 @@ class MemoryStore:
             for claim, ending in self.claims
         ]
 
+    async def take_up_dropped(self) -> None:
+        self._open()
+        self.claims = [
+            (claim, "" if ending == "dropped" else ending) for claim, ending in self.claims
+        ]
+
     # transactions and blocks
 
     async def record(self, transaction: SignedTransaction) -> None:

@@ -65,6 +65,14 @@ class ChainsideTables:
 
         await self._db.write("finish-claim", work)
 
+    async def take_up_dropped(self) -> None:
+        reopened = update(_CLAIMS).where(_CLAIMS.c.ending == "dropped").values(ending="", note="")
+
+        def work(connection: Connection) -> None:
+            connection.execute(reopened)
+
+        await self._db.write("take-up-dropped", work)
+
     # transactions
 
     async def record(self, transaction: SignedTransaction) -> None:

@@ -247,7 +247,20 @@ async def test_freezing_moves_the_base_in_the_same_commit(store: Store) -> None:
     assert list(await store.frozen()) == [row]
     await store.finish(row.claim_id, "settled", "")
     await store.finish(row.claim_id, "dropped", "too late to change")
+    await store.take_up_dropped()
     assert list(await store.frozen()) == []
+
+
+async def test_a_dropped_row_can_be_taken_up_again(store: Store) -> None:
+    """Protects money that the chain, or its endpoint, was wrong about."""
+    lines = {AdapterId(1): ChannelLineRecord(0, 40)}
+    await store.commit("voucher", ChannelRecord(ALICE, 0, lines, b"\x01" * 64))
+    row = await store.freeze(ALICE, now_s=50)
+    assert row is not None
+    await store.finish(row.claim_id, "dropped", "BAD_SIGNATURE")
+    assert list(await store.frozen()) == []
+    await store.take_up_dropped()
+    assert list(await store.frozen()) == [row]
 
 
 async def test_transactions_wait_for_their_end(store: Store) -> None:

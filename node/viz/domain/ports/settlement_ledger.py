@@ -107,6 +107,10 @@ class SettlementLedger(Protocol):
         """Close a row: ``settled`` when the chain's total reached its end point, else dropped."""
         ...
 
+    async def take_up_dropped(self) -> None:
+        """Open every dropped row again: it is among the frozen ones from now on."""
+        ...
+
 
 class Store(Ledger, SettlementLedger, TransactionJournal, CursorStore, Protocol):
     """All that a node keeps: what it serves by and what it settles by, in one place.

@@ -12,7 +12,11 @@ Does not know HTTP, sessions or how rows are stored. Invariants:
   presses (``ClaimContext.pressing``) they are sent, and a stuck claim's fee is raised, at up to
   four times the bound.
 - Rows that would fail are never sent: those that can still become good (the deposit was withdrawn,
-  an earlier row is missing) are kept, all others are dropped with a log line.
+  an earlier row is missing) are kept. All others are dropped, with a log line, once the chain said
+  the same in every pass of an hour: one wrong answer of an endpoint gives up no money. The
+  operator's own claim takes up every dropped row again.
+- A settled total at which no row ends finishes none: the endpoint told nonsense, or the books are
+  older than the chain.
 """
 
 from __future__ import annotations
@@ -49,6 +53,9 @@ from viz.services.settlement.claim_sender import ClaimSender
 _WAITING: Final = frozenset(
     {RowStatus.NO_CHANNEL, RowStatus.WRONG_BASE, RowStatus.INSUFFICIENT_DEPOSIT}
 )
+# A row that is bad stays bad: what a faulty endpoint says of a good one passes.
+DROP_AFTER_S: Final = 3_600
+DROP_AFTER_PASSES: Final = 3
 _log = structlog.get_logger()
 
 __all__ = ["ClaimPolicy", "ClaimReport", "ClaimService"]
@@ -64,6 +71,15 @@ class ClaimReport:
     waiting: int = 0
     claimed_units: Units = 0
     transactions: tuple[Transaction, ...] = ()
+
+
+@dataclass(slots=True)
+class _Refusal:
+    """What the chain says of a row, since when, and in how many passes without a break."""
+
+    status: RowStatus
+    since_s: int
+    passes: int = 0
 
 
 class ClaimService:
@@ -92,7 +108,8 @@ class ClaimService:
         self._deadlines = ClaimDeadlines(reader, writer.address, claim_by)
         self._fee_wei = fee_wei
         self._due_since: dict[Address, int] = {}
-        self._told: set[int] = set()
+        self._told: set[tuple[int, RowStatus]] = set()
+        self._refused: dict[int, _Refusal] = {}
         self._sender = ClaimSender(writer, clock)
         self._pressing: frozenset[Address] = frozenset()
 
@@ -152,13 +169,15 @@ class ClaimService:
                 if found.outcome in (Outcome.PENDING, Outcome.UNKNOWN)
                 and found.what == "Settlement.claim"
             ]
+            operator = force and only is None
+            if operator:
+                await self._ledger.take_up_dropped()
             settled = await self._finish_settled(only)
             if unresolved:
                 _log.info("claim waits", open_transactions=len(unresolved))
                 # What it carries may come to press while it is stuck: the next look raises its fee.
                 await self._moment((), self._clock.now_s())
                 return ClaimReport(settled=settled, waiting=len(await self._ledger.frozen()))
-            operator = force and only is None
             if self._sender.held and not operator:
                 return ClaimReport(settled=settled, waiting=len(await self._ledger.frozen()))
             frozen = await self._freeze(force=force, only=only)
@@ -212,18 +231,27 @@ class ClaimService:
     async def _finish_settled(self, only: Address | None = None) -> int:
         """Close the rows (of one signer) whose end the chain has confirmed; return how many."""
         settled = 0
-        totals: dict[Address, Units] = {}
+        rows: dict[Address, list[ClaimRecord]] = {}
         for row in await self._ledger.frozen():
-            if only is not None and row.signer != only:
+            if only is None or row.signer == only:
+                rows.setdefault(row.signer, []).append(row)
+        for signer, own in rows.items():
+            channel = await self._reader.channel(signer, self._writer.address)
+            total_units = channel.settled_units if channel else 0
+            ended = [row for row in own if row.end_units <= total_units]
+            if ended and ended[-1].end_units != total_units:
+                _log.error(
+                    "no claim in the books ends where the chain says",
+                    signer=signer,
+                    chain_units=total_units,
+                    books_units=own[-1].end_units,
+                )
                 continue
-            if row.signer not in totals:
-                channel = await self._reader.channel(row.signer, self._writer.address)
-                totals[row.signer] = channel.settled_units if channel else 0
-            if totals[row.signer] >= row.end_units:
+            for row in ended:
                 await self._ledger.finish(row.claim_id, "settled", "")
-                self._deadlines.claimed(row.signer)
+                self._deadlines.claimed(signer)
                 settled += 1
-                _log.info("row settled", signer=row.signer, units=row.end_units - row.base_units)
+                _log.info("row settled", signer=signer, units=row.end_units - row.base_units)
         return settled
 
     async def _freeze(self, *, force: bool, only: Address | None) -> int:
@@ -276,25 +304,42 @@ class ClaimService:
             statuses = _statuses(await self._reader.read(call), len(part))
             for row, status in zip(part, statuses, strict=True):
                 if status is RowStatus.GOOD:
+                    self._refused.pop(row.claim_id, None)
                     good.append(row)
-                elif status in _WAITING:
-                    self._tell_waiting(row, status)
-                else:
+                    continue
+                self._tell_waiting(row, status)
+                if self._is_bad_for_good(row, status):
                     dropped += 1
                     await self._ledger.finish(row.claim_id, "dropped", status.name)
                     _log.error(
                         "row dropped",
                         signer=row.signer,
                         status=status.name,
-                        lost_units=row.end_units - row.base_units,
+                        unclaimed_units=row.end_units - row.base_units,
                     )
         return good, dropped
 
+    def _is_bad_for_good(self, row: ClaimRecord, status: RowStatus) -> bool:
+        """Note that the chain refused the row, and return whether it did so for long enough."""
+        if status in _WAITING:
+            self._refused.pop(row.claim_id, None)
+            return False
+        now_s = self._clock.now_s()
+        known = self._refused.get(row.claim_id)
+        if known is None or known.status is not status:
+            known = self._refused[row.claim_id] = _Refusal(status, now_s)
+        known.passes += 1
+        if known.passes < DROP_AFTER_PASSES or now_s - known.since_s < DROP_AFTER_S:
+            return False
+        del self._refused[row.claim_id]
+        return True
+
     def _tell_waiting(self, row: ClaimRecord, status: RowStatus) -> None:
         # Also the ordinary state of a row that is mined and not yet confirmed: said once.
-        if row.claim_id not in self._told:
-            self._told.add(row.claim_id)
-            _log.info("row waits", signer=row.signer, status=status.name, base=row.base_units)
+        if (row.claim_id, status) not in self._told:
+            self._told.add((row.claim_id, status))
+            tell = _log.info if status in _WAITING else _log.warning
+            tell("row waits", signer=row.signer, status=status.name, base=row.base_units)
 
 
 def _statuses(codes: Sequence[int], rows: int) -> list[RowStatus]:
