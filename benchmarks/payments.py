@@ -46,7 +46,7 @@ from viz.domain.units import BASE_MODEL, AdapterId, Address  # noqa: E402
 from viz.protocol import payment  # noqa: E402
 from viz.protocol.credential import credential_from_header, credential_to_header  # noqa: E402
 from viz.protocol.wire import parse_json  # noqa: E402
-from viz.services.serving.admission import ServingPolicy  # noqa: E402
+from viz.services.serving.paid_stream import ServingPolicy  # noqa: E402
 from viz.store.ledger import SqlStore  # noqa: E402
 
 GROUP = 32

@@ -29,7 +29,7 @@ from viz.api.context import (
 )
 from viz.api.metrics import METRICS
 from viz.api.openai_answer import Answer, Choice, model_entry, usage
-from viz.api.openai_request import TextRequest, read_chat, read_completion
+from viz.api.openai_request import read_chat, read_completion
 from viz.api.problems import problem_body
 from viz.api.unpaid_help import how_to_pay
 from viz.domain.eip712 import keccak
@@ -37,6 +37,7 @@ from viz.domain.ports.ledger import AccessRecord, AnswerRecord
 from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt
 from viz.domain.sealed import private_hash, seal, unseal
+from viz.domain.text_request import TextRequest
 from viz.domain.units import BASE_MODEL, Hash32, hex_of, parse_hash
 from viz.errors import ChannelUnknown, InvalidRequest, PaymentRequired, StoreConflict, VizError
 from viz.protocol.credential import bearer_of_header
@@ -57,7 +58,7 @@ from viz.protocol.payment import (
     receipt_to_json,
 )
 from viz.protocol.wire import Json, to_base64url
-from viz.services.serving.paid_stream import ChatJob, Done, PaidStream
+from viz.services.serving.paid_stream import Done, PaidStream
 
 KEY_HEADER: Final = "Idempotency-Key"
 REPLAY_HEADER: Final = "Idempotent-Replayed"
@@ -136,18 +137,7 @@ async def _serve(
 ) -> web.StreamResponse:
     parts = parts_of(request)
     offer = parts.catalogue.find(wanted.model)
-    job = ChatJob(
-        request_id=request[REQUEST_ID],
-        offer=offer,
-        prompt=wanted.prompt,
-        sampling=wanted.sampling,
-        max_tokens=wanted.max_tokens,
-        choices=wanted.choices,
-        stream=wanted.stream,
-        body=raw,
-        quote_hash=_quote_of(request),
-        list_price=_list_price_of(request),
-    )
+    quote_hash, list_price = _quote_of(request), _list_price_of(request)
     repeat = Repeat.of(request, access, raw)
     shape = Answer(
         f"{'chatcmpl' if wanted.chat else 'cmpl'}-{request[REQUEST_ID]}{secrets.token_hex(4)}",
@@ -167,7 +157,15 @@ async def _serve(
         # Looked up once it is ours: else one that ends meanwhile would be generated twice.
         if repeat is not None and (kept := await repeat.earlier(parts)) is not None:
             return kept
-        async with parts.serving.open(job, access) as stream:
+        async with parts.serving.open(
+            wanted,
+            offer,
+            access,
+            request_id=request[REQUEST_ID],
+            body=raw,
+            quote_hash=quote_hash,
+            list_price=list_price,
+        ) as stream:
             return await (exchange.stream(stream) if wanted.stream else exchange.whole(stream))
     except (PaymentRequired, ChannelUnknown) as error:
         raise _challenged(parts, error) from error

@@ -9,10 +9,10 @@ tokens or money. Source: OpenAI's API reference.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from viz.domain.ports.engine import Sampling
+from viz.domain.text_request import TextRequest
 from viz.errors import InvalidRequest
 
 MAX_MESSAGES: Final = 1024
@@ -79,20 +79,6 @@ _READ: Final = frozenset(
 _OF_CHAT: Final = frozenset({"messages", "max_completion_tokens", "top_logprobs"})
 _OF_COMPLETION: Final = frozenset({"prompt"})
 _NOT_IN_A_MESSAGE: Final = ("tool_calls", "function_call", "audio")
-
-
-@dataclass(frozen=True, slots=True)
-class TextRequest:
-    """A request for text; ``chat`` tells the two kinds apart in the answer's shape."""
-
-    chat: bool
-    model: str
-    prompt: str | Sequence[Mapping[str, str]]
-    sampling: Sampling
-    max_tokens: int | None
-    choices: int
-    stream: bool
-    include_usage: bool
 
 
 def read_chat(body: Mapping[str, Any], *, max_choices: int) -> TextRequest:

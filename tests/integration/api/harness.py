@@ -51,8 +51,9 @@ from viz.services.payments.quotes import Quotes
 from viz.services.payments.receipts import bill_interrupted
 from viz.services.payments.relay_budget import RelayPolicy
 from viz.services.payments.sessions import SessionPolicy, Sessions
-from viz.services.serving.admission import Serving, ServingPolicy
+from viz.services.serving.admission import Serving
 from viz.services.serving.catalogue import Catalogue
+from viz.services.serving.paid_stream import ServingPolicy
 from viz.services.settlement.claim_loop import ClaimPolicy, ClaimService
 from viz.services.settlement.reconciliation import Reconciliation
 from viz.store.ledger import SqlStore

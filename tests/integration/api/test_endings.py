@@ -13,11 +13,17 @@ from tests.integration.api.test_streams import BrokenEngine, idle, last_receipt,
 
 from viz.domain.ports.engine import Sampling
 from viz.domain.ports.ledger import AccessRecord, ChannelRecord
+from viz.domain.text_request import TextRequest
 from viz.domain.units import ZERO_HASH, AdapterId
 from viz.errors import StoreConflict
 from viz.protocol import payment
 from viz.services.payments.channels import ATTEMPTS
-from viz.services.serving.paid_stream import ChatJob, PaidStream
+from viz.services.serving.paid_stream import PaidStream
+
+
+def asking(model: str, *, stream: bool) -> TextRequest:
+    """Return a request for 16 tokens."""
+    return TextRequest(False, model, "When?", Sampling(16), 16, 1, stream, False)
 
 
 async def paid(node: Node) -> Buyer:
@@ -45,11 +51,13 @@ async def test_a_whole_answer_that_the_node_cut_off_costs_nothing(tmp_path: Path
     async with running_node(tmp_path) as node:
         buyer = await paid(node)
         offer, opened = node.parts.catalogue.offer(ADAPTER), asyncio.Event()
-        job = ChatJob("r", offer, "When?", Sampling(16), 16, 1, False, b"{}")
+        asked = asking(offer.model, stream=False)
 
         async def serve() -> None:
             access = AccessRecord(ZERO_HASH, buyer.signer, node.clock.now + 60)
-            async with node.parts.serving.open(job, access) as stream:
+            async with node.parts.serving.open(
+                asked, offer, access, request_id="r", body=b"{}"
+            ) as stream:
                 await anext(aiter(stream.events()))
                 opened.set()
                 await asyncio.Event().wait()
@@ -113,11 +121,11 @@ async def test_the_drain_waits_for_the_bill_of_who_was_cut_off_twice(
         monkeypatch.setattr(PaidStream, "close", slow)
         serving = node.parts.serving
         offer = node.parts.catalogue.offer(ADAPTER)
-        job = ChatJob("r", offer, "When?", Sampling(16), 16, 1, True, b"{}")
+        asked = asking(offer.model, stream=True)
 
         async def serve() -> None:
             access = AccessRecord(ZERO_HASH, buyer.signer, node.clock.now + 60)
-            async with serving.open(job, access):
+            async with serving.open(asked, offer, access, request_id="r", body=b"{}"):
                 opened.set()
                 await asyncio.Event().wait()
 

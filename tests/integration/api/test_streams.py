@@ -27,7 +27,7 @@ from viz.domain.ports.ledger import ChannelLineRecord, ChannelRecord
 from viz.domain.units import BASE_MODEL, AdapterId, Units
 from viz.errors import EngineError
 from viz.protocol import payment
-from viz.services.serving.admission import ServingPolicy
+from viz.services.serving.paid_stream import ServingPolicy
 
 
 @pytest.fixture

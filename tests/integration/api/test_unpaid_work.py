@@ -16,7 +16,8 @@ from tests.integration.api.test_streams import last_receipt
 
 from viz.domain.units import ZERO_ADDRESS
 from viz.protocol import payment
-from viz.services.serving.admission import BYTES_A_TOKEN, ServingPolicy
+from viz.services.serving.admission import BYTES_A_TOKEN
+from viz.services.serving.paid_stream import ServingPolicy
 
 GUESS = 60
 

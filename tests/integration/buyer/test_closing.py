@@ -36,7 +36,7 @@ from viz.protocol import payment
 from viz.protocol.credential import CloseRequest
 from viz.services.payments import sessions
 from viz.services.payments.sessions import CLOSE_VALID_S
-from viz.services.serving.admission import ServingPolicy
+from viz.services.serving.paid_stream import ServingPolicy
 
 PAYER = public_address(PAYER_KEY)
 

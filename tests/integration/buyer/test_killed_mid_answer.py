@@ -23,7 +23,7 @@ from viz.buyer.client import BuyerClient
 from viz.domain.eip712 import public_address
 from viz.domain.units import Units
 from viz.errors import DepositExceeded, NodeUnreachable, VizError
-from viz.services.serving.admission import ServingPolicy
+from viz.services.serving.paid_stream import ServingPolicy
 
 DEPOSIT = 12_000
 # Prompt, answer and one step of the question below, generously.

@@ -1,11 +1,11 @@
-"""The money of one request: what is set aside, what was delivered, and the receipt at its end.
+"""The money of one request: what is reserved, what was delivered, and the receipt at its end.
 
 Owns the meter: reservations ahead of generation, booking at every commit of the channel, billing
-and the signed receipt. Does not generate, and knows no HTTP.
+and the signed receipt.
 
 Invariants: tokens are allowed only against a reservation; what is booked never exceeds what was
-delivered, and what is billed never exceeds what was reserved; a request is billed once, be it at
-the node's next start (``viz.services.payments.receipts``).
+delivered, and what is billed never exceeds what was reserved; a request is billed once, if the node
+was killed at its next start (``viz.services.payments.receipts``).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from viz.domain.eip712 import Domain
 from viz.domain.node_channel import NodeChannel, require_selling
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.ledger import AnswerRecord, ChannelRecord, UnbilledRecord
-from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt, salted_hash
 from viz.domain.reservations import append_receipt, reserve
 from viz.domain.reservations import settle_reservation as settle
-from viz.domain.units import AdapterId, Address, Hash32, Units
+from viz.domain.units import Address, Hash32, Units
 from viz.errors import StoreConflict
 from viz.services.payments.channels import ChannelStore
 from viz.services.payments.open_channel import ChannelUpdate, OpenChannel
+from viz.services.payments.paid_request import PaidRequest
 from viz.services.payments.receipts import Place, issue
 
 Count = Callable[[str], int]
@@ -33,19 +33,8 @@ MakeAnswer = Callable[[SignedReceipt | None], AnswerRecord | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What was asked for: ``request`` is the HTTP body as sent, whose salted hash is receipted."""
-
-    adapter_id: AdapterId
-    price: Price
-    quote_hash: Hash32
-    request: bytes
-    prompt_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
 class MeterTools:
-    """What every meter of a node shares."""
+    """What all meters of a node share."""
 
     channels: ChannelStore
     clock: Clock
@@ -57,29 +46,39 @@ class MeterTools:
 
 
 class Meter:
-    """One request's account on a channel."""
+    """One request's account on a channel.
 
-    def __init__(self, tools: MeterTools, open_channel: OpenChannel, order: Order) -> None:
+    Three amounts only grow, each within the one before: reserved (``reserve``), delivered
+    (``delivered``), and booked as spent in the channel (``booked``). The end gives back what is
+    reserved and not spent.
+    """
+
+    def __init__(self, tools: MeterTools, open_channel: OpenChannel, request: PaidRequest) -> None:
         self._tools = tools
         self._open_channel = open_channel
-        self._order = order
-        self.adapter_id = order.adapter_id
+        self._request = request
+        self.adapter_id = request.adapter_id
         self._reserved_units: Units = 0
         self._booked_units: Units = 0
         self._texts: dict[int, str] = {}
+        # Billed or released. The channel's reservation is given back once: a second time would
+        # give away what other requests reserved.
         self._ended = False
+        # The ids and salts are made once, so that every record of this request, and the receipt
+        # that a later start makes of the last one, names the same request.
         self._request_id = secrets.token_bytes(16)
         self._salts = Hash32(secrets.token_bytes(32)), Hash32(secrets.token_bytes(32))
+        # Tokens and text that the last ``unbooked_units`` judged; ``unbilled`` describes the same.
         self._whole: tuple[int, str] = 0, ""
 
     # paying ahead
 
     async def reserve(self, completion_tokens: int, now_s: int) -> None:
-        """Set aside the price of the prompt and of that many completion tokens in all.
+        """Reserve the price of the prompt and of that many completion tokens in all.
 
         Raises PaymentRequired, ChannelClosing.
         """
-        goal = self._order.price.amount_units(self._order.prompt_tokens, completion_tokens)
+        goal = self._request.price.amount_units(self._request.prompt_tokens, completion_tokens)
         more = goal - self._reserved_units
 
         def change(channel: NodeChannel) -> NodeChannel:
@@ -97,7 +96,7 @@ class Meter:
     # delivering
 
     def admit(self) -> None:
-        """From here on the prompt is owed, whatever the buyer does next."""
+        """Book what is delivered with every commit; from here on the prompt is to be paid."""
         self._open_channel.deliveries.add(self)
 
     def delivered(self, choice: int, text: str) -> None:
@@ -106,11 +105,11 @@ class Meter:
             self._texts[choice] = self._texts.get(choice, "") + text
 
     def unbooked_units(self) -> Units:
-        """Return what was delivered for good and is not booked yet.
+        """Return the price of what was delivered for good and is not booked yet.
 
         The last word of every choice is left out: more text may still merge into its tokens, so
-        that its count could fall. Before the first text nothing is: should the node fail, nothing
-        is owed.
+        that its count could fall, and a booked amount cannot. Before the first text it is 0: if the
+        node fails then, the buyer pays nothing.
         """
         if not self._texts:
             return 0
@@ -119,28 +118,28 @@ class Meter:
         return max(0, self._cost(self._whole[0]) - self._booked_units)
 
     def unbilled(self) -> UnbilledRecord:
-        """Return what a receipt of all that ``unbooked_units`` told of needs."""
+        """Return what a receipt needs to bill exactly what ``unbooked_units`` judged last."""
         tokens, text = self._whole
         return self._record(self._cost(tokens), tokens, text.encode())
 
     def _record(self, amount_units: Units, completion_tokens: int, text: bytes) -> UnbilledRecord:
-        order, (request_salt, response_salt) = self._order, self._salts
+        request, (request_salt, response_salt) = self._request, self._salts
         return UnbilledRecord(
             self._request_id,
             self._open_channel.channel.signer,
             self.adapter_id,
             amount_units,
-            order.prompt_tokens,
+            request.prompt_tokens,
             completion_tokens,
-            order.quote_hash,
+            request.quote_hash,
             request_salt,
-            salted_hash(request_salt, order.request),
+            salted_hash(request_salt, request.body),
             response_salt,
             salted_hash(response_salt, text),
         )
 
     def booked(self, units: Units) -> None:
-        """Take note that the channel has booked these units as spent."""
+        """Note that the channel has booked these units as spent."""
         self._booked_units += units
 
     def completion_tokens(self) -> int:
@@ -149,7 +148,8 @@ class Meter:
 
     @property
     def prompt_tokens(self) -> int:
-        return self._order.prompt_tokens
+        """The tokens of the prompt that are billed."""
+        return self._request.prompt_tokens
 
     @property
     def text(self) -> str:
@@ -157,13 +157,14 @@ class Meter:
         return "".join(self._texts[key] for key in sorted(self._texts))
 
     def _cost(self, completion_tokens: int) -> Units:
-        whole = self._order.price.amount_units(self._order.prompt_tokens, completion_tokens)
+        # Retokenised text can count more than was generated: the buyer pays what it reserved.
+        whole = self._request.price.amount_units(self._request.prompt_tokens, completion_tokens)
         return min(whole, self._reserved_units)
 
     # ending
 
     async def release(self) -> None:
-        """Give everything back: nothing was delivered and nothing is owed."""
+        """Give the whole reservation back: nothing was delivered, so nothing is billed."""
         if self._ended:
             return
         self._ended = True
@@ -179,18 +180,21 @@ class Meter:
     async def bill(self, answer: MakeAnswer | None = None) -> SignedReceipt | None:
         """Book what was delivered, chain and sign its receipt, all in one commit; return it.
 
-        ``answer`` makes what is stored under the request's idempotency key. None where the request
-        cost nothing.
+        ``answer`` makes what is stored under the request's idempotency key. None if the request
+        cost nothing. Raises StoreConflict, after which it may be called again, and StoreError.
         """
         if self._ended:
             return None
         self._ended = True
+        # The commit below books the rest itself; as a delivery it would be booked twice.
         self._open_channel.deliveries.discard(self)
         delivered = self.text.encode()
         completion_tokens = self.completion_tokens()
         made: list[SignedReceipt] = []
 
         def change(channel: NodeChannel, record: ChannelRecord) -> ChannelUpdate:
+            # Called again on a newer channel if another writer was first: the receipt's place in
+            # the chain, and so its signature, is that of the last call.
             made.clear()
             amount = max(self._cost(completion_tokens), self._booked_units)
             held = self._reserved_units - self._booked_units
@@ -215,9 +219,11 @@ class Meter:
             )
 
         try:
+            # ``retry``: a full disk delays this bill and does not cancel it.
             await self._tools.channels.commit(self._open_channel, "receipt", change, retry=True)
         except StoreConflict:
-            # Nothing was written: what was delivered is still owed, and may be billed again.
+            # Nothing was written and no retry is kept: the delivery is open again, to be billed
+            # when the stream closes.
             self._ended = False
             self._open_channel.deliveries.add(self)
             raise
@@ -225,9 +231,9 @@ class Meter:
 
 
 def whole_words(text: str) -> str:
-    """Return the text up to its last space or line break: what later text cannot merge into.
+    """Return the text up to its last space or line break, which later text cannot merge into.
 
-    Tokenizers of ours split text before they merge, so the count of this part never exceeds the
-    count of any text that begins with ``text``; a property test holds it to the base model's.
+    The tokenizers used here split text before they merge, so the count of this part never exceeds
+    the count of any text that begins with ``text``; a property test holds it to the base model's.
     """
     return text[: max(text.rfind(" "), text.rfind("\n"), 0)]

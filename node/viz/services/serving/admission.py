@@ -1,13 +1,13 @@
 """Admission of paid requests: adapter and channel known, quote valid, first step paid.
 
-Owns the order of work of docs/protocol.md up to the moment when a request is admitted; the stream
-itself is ``viz.services.serving.paid_stream``. Does not know HTTP bodies (``viz.api``).
+Owns the order of work of docs/protocol.md up to the moment when a request is admitted, and makes
+its ``PaidRequest``. The stream itself is ``viz.services.serving.paid_stream``.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final
@@ -16,30 +16,30 @@ from weakref import WeakValueDictionary
 from viz.domain.node_channel import require_selling
 from viz.domain.ports.chain import ChainReader
 from viz.domain.ports.clock import Clock
-from viz.domain.ports.engine import Engine, Sampling
+from viz.domain.ports.engine import Engine
 from viz.domain.ports.ledger import AccessRecord
 from viz.domain.pricing import Price
+from viz.domain.text_request import TextRequest
 from viz.domain.units import ZERO_ADDRESS, ZERO_HASH, Address, Hash32
 from viz.errors import InvalidRequest, PaymentRequired, PromptEmpty, PromptTooLong, QuoteExpired
 from viz.protocol.messages import AdapterOffer
 from viz.protocol.payment import NeedVoucher
 from viz.services.payments.channels import ChannelStore
-from viz.services.payments.metering import Meter, MeterTools, Order
+from viz.services.payments.metering import Meter, MeterTools
 from viz.services.payments.open_channel import OpenChannel
+from viz.services.payments.paid_request import PaidRequest
 from viz.services.payments.quotes import Quotes
 from viz.services.serving.catalogue import Catalogue
-from viz.services.serving.paid_stream import ChatJob, Done, PaidStream, ServingPolicy, Text
+from viz.services.serving.paid_stream import PaidStream, ServingPolicy
 
 DRAIN_S: Final = 60.0
 # Prompts tokenised at once, each in a thread: the rest of the machine is the engine's. Long ones
-# wait for one another alone, so that nobody's short question stands behind them.
+# have one thread of their own, so that no short question waits for one.
 TOKENISING: Final = 2
 LONG_PROMPT_BYTES: Final = 8_192
 # More than any language or program has in a token on average. By the longest token alone a prompt
 # that cannot fit would be tokenised whole, some seconds, before it is refused for nothing.
 BYTES_A_TOKEN: Final = 16
-
-__all__ = ["ChatJob", "Done", "PaidStream", "Serving", "ServingPolicy", "Text"]
 
 
 class Serving:
@@ -73,55 +73,64 @@ class Serving:
         self._turns: WeakValueDictionary[Address, asyncio.Lock] = WeakValueDictionary()
 
     @asynccontextmanager
-    async def open(self, job: ChatJob, access: AccessRecord) -> AsyncIterator[PaidStream]:
-        """Check, pay the first step, admit, and yield the stream; bill it whatever happens.
+    async def open(
+        self,
+        asked: TextRequest,
+        offer: AdapterOffer,
+        access: AccessRecord,
+        *,
+        request_id: str,
+        body: bytes,
+        quote_hash: Hash32 | None = None,
+        list_price: Price | None = None,
+    ) -> AsyncIterator[PaidStream]:
+        """Check, pay the first step, admit, and yield the stream; bill it however it ends.
 
+        ``offer`` is that of the asked model, and ``body`` the HTTP body as sent. ``quote_hash`` is
+        the quote to be charged by; without one it is the list price, which must be within
+        ``list_price`` if the client states one.
         Raises AdapterNotServable, PromptEmpty, PromptTooLong, InvalidRequest, QuoteExpired,
         ChannelClosing, PaymentRequired (with the ``quote`` and ``need`` objects), EngineOverloaded,
         StoreFull.
         """
+        # In this order: what costs least is checked first, so that a stranger can make the node do
+        # little. Tokenising is the first work, and the engine's is all paid for.
         self._channels.require_room()
-        await self._catalogue.require_servable(job.offer.adapter_id)
+        await self._catalogue.require_servable(offer.adapter_id)
         open_channel = await self._channels.get(access.signer)
-        await self._require_channel(job, open_channel, access)
-        prompt = await self._prompt(job, access.signer)
-        room = self._engine.model.context_tokens - len(prompt)
-        if room <= 0:
-            raise PromptTooLong(
-                f"the prompt has {len(prompt)} tokens; the context holds "
-                f"{self._engine.model.context_tokens}, answer included"
-            )
-        asked = job.max_tokens or min(self.policy.default_max_tokens, room)
-        if asked > room:
-            raise PromptTooLong(
-                f"the prompt has {len(prompt)} tokens, which leaves {room} for the answer: ask for "
-                f"fewer than {asked}",
-                roomTokens=room,
-            )
-        price, quote_hash = self._price(job, access, asked)
+        await self._require_channel(asked, offer, open_channel)
+        prompt = await self._tokenise(asked.prompt, access.signer)
+        max_tokens = self._max_tokens(asked, len(prompt))
+        price, quote_hash = self._agreed_price(
+            offer, access.signer, max_tokens, quote_hash=quote_hash, list_price=list_price
+        )
         # What the tokenizer puts around a raw prompt is the model's, not the buyer's.
-        frame = self._engine.model.frame_tokens if isinstance(job.prompt, str) else 0
-        order = Order(job.offer.adapter_id, price, quote_hash, job.body, len(prompt) - frame)
-        meter = Meter(self._tools, open_channel, order)
+        frame = self._engine.model.frame_tokens if isinstance(asked.prompt, str) else 0
+        request = PaidRequest(
+            request_id=request_id,
+            adapter_id=offer.adapter_id,
+            price=price,
+            quote_hash=quote_hash,
+            body=body,
+            prompt=prompt,
+            prompt_tokens=len(prompt) - frame,
+            sampling=replace(asked.sampling, max_tokens=max_tokens),
+            choices=asked.choices,
+            stream=asked.stream,
+        )
+        meter = Meter(self._tools, open_channel, request)
         stream = PaidStream(
-            open_channel,
-            meter,
-            job,
-            max_tokens=asked,
-            policy=self.policy,
-            chain_now=self._chain_now,
+            open_channel, meter, request, policy=self.policy, chain_now=self._chain_now
         )
         try:
             await stream.pay_first()
         except PaymentRequired as error:
             need = stream.need(error) if stream.has_channel else None
-            raise self._asking(error, job.offer, access, asked, need) from error
+            raise self._with_quote(error, offer, access.signer, max_tokens, need) from error
         self.running += 1
         self._idle.clear()
         try:
-            await stream.start(
-                self._engine, prompt, replace(job.sampling or Sampling(asked), max_tokens=asked)
-            )
+            await stream.start(self._engine)
             yield stream
         finally:
             # However often the caller is cut off, the drain waits for the bill itself.
@@ -141,15 +150,16 @@ class Serving:
             await self._idle.wait()
 
     async def _require_channel(
-        self, job: ChatJob, open_channel: OpenChannel, access: AccessRecord
+        self, asked: TextRequest, offer: AdapterOffer, open_channel: OpenChannel
     ) -> None:
-        """Raise PaymentRequired for who has nothing to pay with: a session is free, work is not.
+        """Raise PaymentRequired if the signer has no money here for a model that costs some.
 
-        Raises ChannelClosing for who could not pay either, before anything is done for it.
+        Checked before tokenising, which costs CPU: a session is free, and work is not. Raises
+        ChannelClosing while the channel ends.
         """
-        offer, policy, channel = job.offer, self.policy, open_channel.channel
         if not (offer.prompt_price_units or offer.completion_price_units):
             return
+        channel = open_channel.channel
         require_selling(channel, await self._chain_now(open_channel))
         why = "there is no channel of this signer here: open one, then ask"
         # What was signed on an opening whose block is gone cannot be claimed: it pays for nothing.
@@ -157,12 +167,18 @@ class Serving:
             if channel.deposit_units or channel.available_units(offer.adapter_id) > 0:
                 return
             why = "the channel's deposit is used up: top it up, then ask"
-        asked = min(job.max_tokens or policy.default_max_tokens, self._engine.model.context_tokens)
-        raise self._asking(PaymentRequired(why), offer, access, asked, None)
+        wanted = asked.max_tokens or self.policy.default_max_tokens
+        max_tokens = min(wanted, self._engine.model.context_tokens)
+        raise self._with_quote(PaymentRequired(why), offer, channel.signer, max_tokens, None)
 
-    async def _prompt(self, job: ChatJob, signer: Address) -> tuple[int, ...]:
-        """Return the prompt's ids, for which nobody else waits: made in a thread, in turn."""
-        prompt = job.prompt
+    async def _tokenise(
+        self, prompt: str | Sequence[Mapping[str, str]], signer: Address
+    ) -> tuple[int, ...]:
+        """Tokenise the prompt in a thread, one at a time per signer, and return its ids.
+
+        So nobody can starve the others: many requests of one signer wait for one another, and long
+        prompts wait for long ones. Raises PromptEmpty, PromptTooLong.
+        """
         if isinstance(prompt, str):
             texts = [prompt]
         else:
@@ -170,16 +186,38 @@ class Serving:
         if not any(texts):
             raise PromptEmpty("the prompt is empty: send some text")
         size = self._require_may_fit(texts)
-        lane = self._tokenising if size <= LONG_PROMPT_BYTES else self._tokenising_long
-        # One at a time for each signer, so that nobody's many requests stand before the others'.
+        is_short = size <= LONG_PROMPT_BYTES
+        threads = self._tokenising if is_short else self._tokenising_long
+        # The signer's lock comes first: a request that waits for it holds no thread.
         turn = self._turns.setdefault(signer, asyncio.Lock())
-        async with turn, lane:
+        async with turn, threads:
             if isinstance(prompt, str):
                 return await asyncio.to_thread(self._engine.encode, prompt)
             return await asyncio.to_thread(self._engine.render, prompt)
 
+    def _max_tokens(self, asked: TextRequest, prompt_tokens: int) -> int:
+        """Return how long the answer may be; raise PromptTooLong if the context cannot hold it."""
+        context_tokens = self._engine.model.context_tokens
+        room = context_tokens - prompt_tokens
+        if room <= 0:
+            raise PromptTooLong(
+                f"the prompt has {prompt_tokens} tokens; the context holds "
+                f"{context_tokens}, answer included"
+            )
+        max_tokens = asked.max_tokens or min(self.policy.default_max_tokens, room)
+        if max_tokens > room:
+            raise PromptTooLong(
+                f"the prompt has {prompt_tokens} tokens, which leaves {room} for the answer: ask "
+                f"for fewer than {max_tokens}",
+                roomTokens=room,
+            )
+        return max_tokens
+
     def _require_may_fit(self, texts: Sequence[str]) -> int:
-        """Return the texts' bytes; raise PromptTooLong for what no context of this size holds."""
+        """Return the size of the texts in bytes; raise PromptTooLong if no context can hold them.
+
+        A bound by size alone, so that a prompt that cannot fit is refused before it is tokenised.
+        """
         model = self._engine.model
         if len(texts) > model.context_tokens:
             raise PromptTooLong(
@@ -195,39 +233,52 @@ class Serving:
             )
         return size
 
-    def _price(self, job: ChatJob, access: AccessRecord, max_tokens: int) -> tuple[Price, Hash32]:
-        if job.quote_hash is None:
-            price = Price(job.offer.prompt_price_units, job.offer.completion_price_units)
-            if job.list_price is not None and not price.is_within(job.list_price):
+    def _agreed_price(
+        self,
+        offer: AdapterOffer,
+        signer: Address,
+        max_tokens: int,
+        *,
+        quote_hash: Hash32 | None,
+        list_price: Price | None,
+    ) -> tuple[Price, Hash32]:
+        """Return the price to charge, and the hash of its quote; zero for the list price.
+
+        Raises QuoteExpired if the client would pay another price than it counts on, and
+        InvalidRequest if the quote was made for something else.
+        """
+        if quote_hash is None:
+            price = Price(offer.prompt_price_units, offer.completion_price_units)
+            if list_price is not None and not price.is_within(list_price):
                 raise QuoteExpired(
                     f"the list price is {price.prompt_price_units} and "
                     f"{price.completion_price_units} units per million tokens by now: read the "
                     "offer again"
                 )
             return price, ZERO_HASH
-        quote = self._quotes.find(job.quote_hash)
+        quote = self._quotes.find(quote_hash)
         if quote is None or quote.valid_until_s < self._clock.now_s():
             raise QuoteExpired("the quote is unknown or has expired: ask without one for a new one")
-        if (quote.signer, quote.adapter_id) != (access.signer, job.offer.adapter_id):
+        if (quote.signer, quote.adapter_id) != (signer, offer.adapter_id):
             raise InvalidRequest("the quote is for another signer or adapter")
         if max_tokens > quote.max_tokens:
             raise InvalidRequest(f"the quote is for at most {quote.max_tokens} tokens")
-        if quote.weights_digest != job.offer.weights_digest:
+        if quote.weights_digest != offer.weights_digest:
             raise QuoteExpired("the adapter's weights changed since the quote: ask for a new one")
-        return Price(quote.prompt_price_units, quote.completion_price_units), job.quote_hash
+        return Price(quote.prompt_price_units, quote.completion_price_units), quote_hash
 
-    def _asking(
+    def _with_quote(
         self,
         error: PaymentRequired,
         offer: AdapterOffer,
-        access: AccessRecord,
+        signer: Address,
         max_tokens: int,
         need: NeedVoucher | None,
     ) -> PaymentRequired:
         """Return the refusal with what a challenge carries: a quote, and the need on a channel."""
-        quote = self._quotes.make(access.signer, offer, max_tokens)
+        quote = self._quotes.make(signer, offer, max_tokens)
         return PaymentRequired(error.detail, **{**error.extensions, "quote": quote, "need": need})
 
     async def _chain_now(self, open_channel: OpenChannel) -> int:
-        """Return chain time where it matters: while a signed Close is out."""
+        """Return the chain's time while a signed Close is out, the only time it is compared."""
         return await self._chain.chain_time() if open_channel.channel.no_sale_until_s else 0

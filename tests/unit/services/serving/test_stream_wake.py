@@ -3,48 +3,64 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
-from viz.domain.ports.engine import Piece
+from viz.domain.ports.engine import Piece, Sampling
+from viz.domain.pricing import Price
+from viz.domain.units import BASE_MODEL, ZERO_HASH
+from viz.errors import PaymentRequired
+from viz.protocol.payment import NeedVoucher
 from viz.services.payments.metering import Meter
-from viz.services.serving.paid_stream import QUEUE, PaidStream, ServingPolicy, Text
+from viz.services.payments.paid_request import PaidRequest
+from viz.services.serving.paid_stream import QUEUE, PaidStream, Phase, ServingPolicy, Text
+
+REQUEST = PaidRequest(
+    "r", BASE_MODEL, Price(1, 1), ZERO_HASH, b"{}", (1,), 1, Sampling(QUEUE), 1, stream=True
+)
 
 
 class _Paid:
-    """Counts the reservations, refuses none."""
+    """Refuses what is beyond ``funds``, in tokens, and keeps what is reserved."""
 
-    reserved = 0
+    reserved = funds = 0
 
     async def reserve(self, tokens: int, now_s: int) -> None:
+        if tokens > self.funds:
+            raise PaymentRequired("send a voucher", required=str(tokens))
         self.reserved = tokens
 
     def delivered(self, choice: int, text: str) -> None:
         pass
 
 
-class _Job:
-    choices, request_id, offer, stream = 1, "r", None, True
+async def _no_close(_: Any) -> int:
+    return 0
 
 
 async def test_a_voucher_is_noticed_while_the_queue_is_full() -> None:
-    """The notice is a flag, so that a full queue cannot lose it."""
-
-    async def now(_: Any) -> int:
-        return 0
-
+    """The notice is a count, so that a full queue cannot lose it: the refused step is retried."""
+    meter = _Paid()
+    channel = SimpleNamespace(base_units=0, accepted_units=lambda _: 0, best_lines=())
     stream = PaidStream(
-        cast(Any, None),
-        cast(Meter, _Paid()),
-        cast(Any, _Job()),
-        max_tokens=QUEUE,
-        policy=ServingPolicy(),
-        chain_now=now,
+        cast(Any, SimpleNamespace(channel=channel)),
+        cast(Meter, meter),
+        REQUEST,
+        policy=ServingPolicy(step_tokens=QUEUE),
+        chain_now=_no_close,
     )
-    for index in range(QUEUE):
-        piece = Piece("a", (1,), "stop" if index == QUEUE - 1 else None)
-        stream._queue.put_nowait(Text(0, piece))
-    stream._wake()
-    assert stream._woken and stream._queue.full()
+    texts = 0
     async with asyncio.timeout(10):
-        assert len([each async for each in stream.events()]) == QUEUE
-    assert not stream._woken
+        async for event in stream.events():
+            if isinstance(event, NeedVoucher):
+                for index in range(QUEUE):
+                    piece = Piece("a", (1,), "stop" if index == QUEUE - 1 else None)
+                    stream._queue.put_nowait(Text(0, piece))
+                assert stream._queue.full() and not meter.reserved
+                meter.funds = QUEUE
+                stream._wake()
+            else:
+                texts += 1
+    assert texts == QUEUE
+    assert meter.reserved == QUEUE
+    assert stream.phase is Phase.ENDING
