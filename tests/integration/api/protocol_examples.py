@@ -41,7 +41,7 @@ from viz.protocol.credential import CloseRequest, Credential, credential_to_head
 from viz.protocol.messages import SessionProof, session_challenge_from_json
 from viz.protocol.payment import receipt_from_json
 from viz.protocol.wire import Reader, struct_from_json, struct_to_json
-from viz.services.serving.admission import ServingPolicy
+from viz.services.serving.paid_stream import ServingPolicy
 
 PAGE: Final = Path(__file__).parents[3] / "docs" / "protocol.md"
 BEGIN: Final = "<!-- written by tests/integration/api/protocol_examples.py: {} -->"
