@@ -46,7 +46,10 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
     ),
     "invalid-signature": (BUYER, "Check key, domain and struct. Do not send the same again."),
     "wrong-domain": (BUYER, "Sign for the chain, contract, node and origin that `detail` names."),
-    "stale-voucher": (BUYER, "Sign again on `base`, if it is an end point that you signed."),
+    "stale-voucher": (
+        BUYER,
+        "Sign again on `base`, if it is an end point that you signed, with your latest head.",
+    ),
     "line-below-best": (BUYER, "Sign again: every line at least as in `best`, on `base`."),
     "deposit-exceeded": (BUYER, "Top up, or sign for an end of at most `limit`."),
     "channel-unknown": (BUYER, "Open the channel, or wait until its opening is confirmed."),
