@@ -14,6 +14,7 @@ from tests.integration.api.protocol_tables import ADVICE, SIGNERS, error_classes
 
 from viz.chain.deployment import deployment_json, parse_deployment
 from viz.domain.eip712 import layout_of
+from viz.domain.units import parse_address
 from viz.protocol import credential, messages, payment, registration, wire
 
 ROOT: Final = Path(__file__).parents[2]
@@ -54,7 +55,7 @@ def _session(value: Any) -> Any:
 
 
 def _signer(value: Any) -> Any:
-    return {"signer": wire.Reader(value).address("signer")}
+    return {"signer": parse_address(value["signer"])}
 
 
 def _deployment(value: Any) -> Any:
@@ -62,7 +63,8 @@ def _deployment(value: Any) -> Any:
 
 
 def _model(value: Any) -> Any:
-    return {**value, "viz": messages.AdapterOffer.read(wire.Reader(value["viz"])).to_json()}
+    (info,) = (json.loads(said) for route, _, _, said in exchanges() if route.endswith("/node"))
+    return {**value, "viz": next(each for each in info["adapters"] if each == value["viz"])}
 
 
 # What travels on a route: the request's body, and the body of an answer below 400.

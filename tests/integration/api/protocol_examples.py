@@ -35,12 +35,12 @@ from viz.domain.eip712 import content_registry_domain, public_address, sign, sig
 from viz.domain.license import Terms
 from viz.domain.ports.chain import ContentState
 from viz.domain.ports.transactions import Call, Event
-from viz.domain.typed_data import Quote, Register, RequestClose
+from viz.domain.typed_data import Register, RequestClose
 from viz.domain.units import BASE_MODEL, ZERO_HASH, Address, ContentId, Hash32, hex_of
 from viz.protocol.credential import CloseRequest, Credential, credential_to_header
 from viz.protocol.messages import SessionProof, session_challenge_from_json
-from viz.protocol.payment import receipt_from_json
-from viz.protocol.wire import Reader, struct_from_json, struct_to_json
+from viz.protocol.payment import Challenge, receipt_from_json
+from viz.protocol.registration import SignedRegistration
 from viz.services.serving.paid_stream import ServingPolicy
 
 PAGE: Final = Path(__file__).parents[3] / "docs" / "protocol.md"
@@ -106,6 +106,7 @@ class Record:
 
     node: Node
     parts: list[str] = field(default_factory=list)
+    challenge: str = ""
     _steps: int = 0
 
     def say(self, title: str, text: str) -> None:
@@ -150,6 +151,7 @@ class Record:
         self.block("http", "\n".join((*lines, "", body)))
         challenge = response.headers.get("WWW-Authenticate", "")
         if challenge.startswith("Payment"):
+            self.challenge = challenge
             said = challenge.split('request="')[1].rstrip('"')
             self.json("The challenge's `request`, decoded:", decoded(said))
         if "Payment-Receipt" in response.headers:
@@ -263,15 +265,18 @@ async def buying(record: Record, buyer: Buyer) -> None:
     )
     headers = buyer.bearer()
     await record.exchange("POST", "/v1/chat/completions", body=body, headers=headers)
-    asked = json.loads(record.parts[-1].removeprefix("```json\n").removesuffix("\n```"))
+    asked = Challenge.from_header(record.challenge)
+    assert asked.quote is not None and asked.need is not None
     say("the first voucher", "It covers the prompt and one step, as `need.required` says.")
-    need = asked["need"]
-    await record.pay("/viz/v1/vouchers", buyer.offer(ADAPTER, int(need["required"]), 0))
+    required = asked.need.required_units
+    await record.pay("/viz/v1/vouchers", buyer.offer(ADAPTER, required, 0))
     say(
         "the paid answer begins",
         "The request names the digest of the quote. `Accept-Payment` asks for payment events.",
     )
-    await paid_stream(record, buyer, body, hex_of(_quote_digest(buyer, asked["quote"]["quote"])))
+    await paid_stream(
+        record, buyer, body, hex_of(asked.quote.verify(buyer.domain, node.chain.address))
+    )
     say(
         "a voucher that is too low",
         "Another process with the same key signs less. The node answers with its base and the best "
@@ -329,8 +334,8 @@ async def market(record: Record) -> None:
     until = context["chainTime"] + 3600
     register = Register(creator, Hash32(b"\x01" * 32), Hash32(b"\x02" * 32), _TERMS, 0, until)
     domain = content_registry_domain(context["chainId"], context["contentRegistry"])
-    signature = hex_of(sign(CREATOR_KEY, domain.digest(register)))
-    body = {"register": struct_to_json(register), "signature": signature}
+    signature = sign(CREATOR_KEY, domain.digest(register))
+    body = SignedRegistration(register, signature).to_json()
     await record.exchange("POST", "/viz/v1/contents", body=body)
     record.say("read a work", "As the chain has it.")
     await record.exchange("GET", "/viz/v1/contents/1")
@@ -344,10 +349,6 @@ def _proof(buyer: Buyer, challenge: Any) -> Any:
     session = session_challenge_from_json(challenge)
     signature = sign_compact(buyer.key, buyer.domain.digest(session))
     return SessionProof(buyer.signer, session, signature).to_json()
-
-
-def _quote_digest(buyer: Buyer, quote: Any) -> Hash32:
-    return buyer.domain.digest(struct_from_json(Quote, Reader(quote)))
 
 
 async def recorded(folder: Path) -> str:
