@@ -98,7 +98,10 @@ async def _audit(
     rpc, deployment = Rpc(checked(chain_at[0], "a chain's address")), load_deployment(chain_at[1])
     try:
         await rpc.check(deployment)
-        state = await Chain(rpc, deployment).adapter(adapter_id)
+        chain = Chain(rpc, deployment)
+        state = await chain.adapter(adapter_id)
+        shares = state.shares if state is not None else ()
+        contents = [await chain.content(content_id) for content_id, _ in shares]
     finally:
         await rpc.close()
     if state is None:
@@ -110,8 +113,12 @@ async def _audit(
             directory=Path(directory),
             base_model=base_model,
             cache_dir=models_folder(place),
-            expected_hash=state.manifest_hash,
-            expected_weights=state.weights_digest,
+            registered=state,
+            commitments={
+                content_id: content.commitment
+                for (content_id, _), content in zip(shares, contents, strict=True)
+                if content is not None
+            },
             bounds=bounds,
             progress=lambda event: err.print(f"{event.kind} {event.values.get('step', '')}"),
         )

@@ -158,7 +158,14 @@ class _Registering:
                 return known
             self._ask(made, [("sent by", "your own transaction; you pay its gas")])
             sender = Sender(chain.rpc, self._account, self._trusted)
-            return await registration.register_directly(path, made, sender)
+            return await registration.register_directly(
+                path,
+                made,
+                sender,
+                chain=chain,
+                deployment=self._trusted,
+                key=bytes(self._account.key),
+            )
 
     def _draft(self, *, to_look_up: bool) -> tuple[Path, Registration]:
         from viz.domain.units import parse_address

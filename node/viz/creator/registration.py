@@ -48,7 +48,7 @@ from viz.protocol.registration import (
     RegistrationContext,
     SignedRegistration,
 )
-from viz.services.market.licensing import registered
+from viz.services.market.licensing import registered, registration_call
 from viz.services.market.work_records import Registration, SignedOnce, save_record
 
 VALID_S: Final = 3_600
@@ -205,12 +205,49 @@ def _require_terms(found: ContentState, made: Registration) -> None:
         )
 
 
-async def register_directly(path: Path, made: Registration, writer: ChainWriter) -> Registration:
-    """Register by the creator's own transaction, and keep the record. Costs gas."""
+async def register_directly(
+    path: Path,
+    made: Registration,
+    writer: ChainWriter,
+    *,
+    chain: ChainReader,
+    deployment: Deployment,
+    key: bytes,
+) -> Registration:
+    """Register by the creator's own transaction, and keep the record. Costs gas.
+
+    A signature that a node was given before and did not use stays good until its deadline, and the
+    contract's ``register`` does not void it: the node could register the work a second time, on
+    the older terms. If one is out, its nonce is used here by a signature of these terms, so that
+    one of the two at most is ever good. Raises TransactionFailed if the node was faster.
+    """
     if writer.address != made.creator:
         raise InvalidRequest(f"the key is not that of the work's creator, {made.creator}")
-    arguments = (made.commitment, made.license_hash, made.terms.abi())
-    sent = registered(await writer.submit(Call("ContentRegistry", "register", arguments)))
+    call = Call(
+        "ContentRegistry", "register", (made.commitment, made.license_hash, made.terms.abi())
+    )
+    now_s = await chain.chain_time()
+    if made.signed is not None and made.signed.deadline_s >= now_s:
+        nonce = int(await chain.read(Call("ContentRegistry", "nonces", (made.creator,))))
+        if nonce < made.signed.nonce:
+            raise InvalidRequest(
+                f"a signature of nonce {made.signed.nonce} for this work is out, and yours is at "
+                f"{nonce}: wait until it has expired, in {made.signed.deadline_s - now_s} s"
+            )
+        if nonce == made.signed.nonce:
+            work = Register(
+                made.creator,
+                made.commitment,
+                made.license_hash,
+                made.terms,
+                nonce,
+                now_s + VALID_S,
+            )
+            signed = sign_registration(work, deployment, key)
+            call = registration_call(work, signed.signature)
+            made = replace(made, signed=SignedOnce(work.nonce, work.deadline_s))
+            await asyncio.to_thread(save_record, path, made)
+    sent = registered(await writer.submit(call))
     done = replace(
         made, content_id=sent.content_id, transaction=sent.transaction.hash, on_chain=True
     )

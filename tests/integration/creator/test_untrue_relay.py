@@ -20,6 +20,7 @@ from tests.fakes.chain import DEPLOYMENT
 from tests.integration.chain.testnet import Testnet
 from typer.testing import CliRunner, Result
 
+from viz.chain.contracts import Chain
 from viz.chain.deployment import save_deployment
 from viz.chain.keys import create_key_file
 from viz.cli.main import app
@@ -27,8 +28,10 @@ from viz.creator import registration
 from viz.creator.registration import VALID_S
 from viz.domain.eip712 import content_registry_domain, is_signed_by
 from viz.domain.ports.chain import Deployment
-from viz.domain.units import Address
+from viz.domain.units import Address, ContentId
+from viz.errors import TransactionFailed
 from viz.protocol.registration import CONTENTS_PATH, REGISTRATION_CONTEXT_PATH, SignedRegistration
+from viz.services.market.licensing import registration_call
 from viz.services.market.work_records import load_record
 
 PASSWORD = "correct horse"
@@ -250,3 +253,33 @@ async def test_decimals_of_the_deployment_are_read_from_the_own_chain(
     async with lying(Liar({"tokenDecimals": 4})) as node:
         done = await desk.register(node.url, "--rpc", net.anvil.url)
     assert done.exit_code == CHAIN and "6 decimals" in done.stderr and not node.taken
+
+
+async def test_an_own_transaction_voids_the_signature_that_a_node_kept(
+    net: Testnet, tmp_path: Path
+) -> None:
+    """A node says "later" and keeps the signature; the creator raises the fee and registers by an
+    own transaction. The kept signature must be void: else the work is licensed at the old fee."""
+    desk = new_desk(tmp_path / "home", net.deployment)
+    desk.terms(TERMS.replace("250.00", "2.00"))
+    truth = {
+        "chainId": net.deployment.chain_id,
+        "contentRegistry": net.deployment.content_registry,
+        "nonce": "0",
+    }
+    refusal = {"code": "relay-busy", "detail": "later"}
+    async with lying(Liar(truth, status=503, answer=refusal)) as node:
+        assert (await desk.register(node.url, "--rpc", net.anvil.url)).exit_code != 0
+        desk.terms(TERMS)
+        await net.rpc.request("anvil_setBalance", [desk.creator, hex(10**18)])
+        done = await desk.register(node.url, "--rpc", net.anvil.url, "--direct")
+        assert done.exit_code == 0, done.stderr
+        (kept,) = node.taken
+    late = registration_call(kept.register, kept.signature)
+    with pytest.raises(TransactionFailed):
+        await net.sender(1).submit(late)
+    chain = Chain(net.rpc, net.deployment)
+    assert await chain.content(ContentId(2)) is None
+    first = await chain.content(ContentId(1))
+    assert first is not None
+    assert first.terms_hash != kept.register.terms.terms_hash(kept.register.license_hash)

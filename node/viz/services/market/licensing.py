@@ -121,19 +121,7 @@ class Licensing:
             )
         if len(signature) == 64:
             signature = _with_v(signature)
-        call = Call(
-            "ContentRegistry",
-            "registerFor",
-            (
-                work.creator,
-                work.commitment,
-                work.license_hash,
-                work.terms.abi(),
-                work.nonce,
-                work.deadline_s,
-                signature,
-            ),
-        )
+        call = registration_call(work, signature)
         return registered(await self._budget.send(self._writer, work.creator, call))
 
     async def offer(self, content_id: ContentId) -> LicenseOffer:
@@ -216,6 +204,20 @@ class Licensing:
 
     async def _read(self, function: str, *args: Any) -> Any:
         return await self._reader.read(Call("ContentRegistry", function, args))
+
+
+def registration_call(work: Register, signature: bytes) -> Call:
+    """Return the call that registers a work by its creator's signature of 65 bytes."""
+    arguments = (
+        work.creator,
+        work.commitment,
+        work.license_hash,
+        work.terms.abi(),
+        work.nonce,
+        work.deadline_s,
+        signature,
+    )
+    return Call("ContentRegistry", "registerFor", arguments)
 
 
 def registered(transaction: Transaction) -> Registered:

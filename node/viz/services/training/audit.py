@@ -17,8 +17,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from viz.domain.manifest import Manifest, open_manifest
-from viz.domain.units import Hash32, hex_of, parse_address, parse_hash
+from viz.domain.manifest import Manifest, open_manifest, shares_by_tokens
+from viz.domain.ports.chain import AdapterState
+from viz.domain.units import ContentId, Hash32, hex_of, parse_address, parse_hash
 from viz.domain.work import check_commitment
 from viz.errors import CommitmentMismatch, InvalidRequest
 from viz.services.training.audit_environment import compare
@@ -75,24 +76,28 @@ async def audit_adapter(
     directory: Path,
     base_model: str,
     cache_dir: Path,
-    expected_hash: Hash32 | None = None,
-    expected_weights: Hash32 | None = None,
+    registered: AdapterState | None = None,
+    commitments: Mapping[ContentId, Hash32] | None = None,
     bounds: Bounds | None = None,
     progress: Callable[[TrainingEvent], None] | None = None,
 ) -> AuditReport:
     """Retrain an adapter from its manifest and its works, and compare.
 
-    ``works`` are as in a training request, in any order. ``expected_hash`` and
-    ``expected_weights`` are the manifest's hash and the weights' digest on chain, compared before
-    anything is computed. Raises InvalidRequest, InvalidSignature, CommitmentMismatch, and what a
-    run raises.
+    ``works`` are as in a training request, in any order. ``registered`` is the adapter as the chain
+    has it, ``commitments`` are those of its works: another adapter's manifest is refused before
+    anything is computed, and what the manifest says otherwise of trainer, base, works or shares is
+    untrue, whatever comes out. Raises InvalidRequest, InvalidSignature, CommitmentMismatch, and
+    what a run raises.
     """
-    manifest = open_manifest(envelope, expected_hash=expected_hash)
-    if expected_weights is not None and manifest.weights_digest != expected_weights:
+    manifest = open_manifest(
+        envelope, expected_hash=registered.manifest_hash if registered else None
+    )
+    if registered is not None and manifest.weights_digest != registered.weights_digest:
         raise InvalidRequest(
             f"the manifest is about weights {hex_of(manifest.weights_digest)}, the chain has "
-            f"{hex_of(expected_weights)}"
+            f"{hex_of(registered.weights_digest)}"
         )
+    untrue = contradictions(manifest, registered, commitments or {}) if registered else []
     run = await asyncio.to_thread(_repetition, manifest, works, base_model, cache_dir, bounds)
     metrics: dict[str, Any] = {}
     async with contextlib.aclosing(Runner(run, directory).events()) as events:
@@ -100,11 +105,42 @@ async def audit_adapter(
             metrics = event.values.get("metrics", metrics)
             if progress is not None:
                 progress(event)
-    return judge(manifest, metrics)
+    return judge(manifest, metrics, untrue)
 
 
-def judge(manifest: Manifest, metrics: Mapping[str, Any]) -> AuditReport:
-    """Compare a repetition's metrics with what the manifest claims."""
+def contradictions(
+    manifest: Manifest, registered: AdapterState, commitments: Mapping[ContentId, Hash32]
+) -> list[str]:
+    """Return what the manifest says otherwise than the chain, on which creators are paid."""
+    found = []
+    if manifest.trainer != registered.trainer:
+        found.append(f"it is {manifest.trainer}'s, and {registered.trainer} registered the adapter")
+    if manifest.base_model != registered.base_model:
+        found.append("the chain names another base model")
+    if tuple(registered.shares) != shares_by_tokens(manifest.works):
+        found.append(
+            f"its works earn the shares {_spelled(shares_by_tokens(manifest.works))}, and the "
+            f"chain pays {_spelled(registered.shares)}"
+        )
+    found += [
+        f"work {work.content_id} has another commitment on the chain"
+        for work in manifest.works
+        if work.content_id in commitments and commitments[work.content_id] != work.commitment
+    ]
+    return found
+
+
+def _spelled(shares: Sequence[tuple[ContentId, int]]) -> str:
+    return ", ".join(f"{bps} bps for work {content_id}" for content_id, bps in shares)
+
+
+def judge(
+    manifest: Manifest, metrics: Mapping[str, Any], against_chain: Sequence[str] = ()
+) -> AuditReport:
+    """Compare a repetition's metrics with what the manifest claims.
+
+    ``against_chain`` is what ``contradictions`` found.
+    """
     if metrics["baseModel"] != hex_of(manifest.base_model):
         raise InvalidRequest(
             f"the manifest is about base model {hex_of(manifest.base_model)}, this one is "
@@ -115,15 +151,17 @@ def judge(manifest: Manifest, metrics: Mapping[str, Any]) -> AuditReport:
     differences, findings = compare(manifest.environment, metrics["environment"], settings)
     same_recipe = "recipe" not in differences
     rows_match = parse_hash(metrics["rowsDigest"]) == manifest.rows_digest
-    untrue = []
+    untrue = list(against_chain)
     if not rows_match:
         untrue.append("the works give other training rows than the manifest names")
     if [work.tokens for work in manifest.works] != list(metrics["workTokens"]):
         untrue.append("the works have other sizes in tokens, from which shares are computed")
     if manifest.reproducibility != REPRODUCIBILITY_CLASS:
         findings.append(f"its class {manifest.reproducibility[:60]!r} is not one of this version")
-    if same_recipe and untrue:
+    if against_chain or (same_recipe and untrue):
         verdict = Verdict.DIFFERENT  # no environment changes these
+    elif untrue:
+        verdict = Verdict.INCONCLUSIVE  # perhaps the older recipe's way; never a reproduction
     elif found == manifest.weights_digest:
         verdict = Verdict.REPRODUCED
     else:

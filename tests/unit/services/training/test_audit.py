@@ -9,10 +9,23 @@ from typing import Any
 import pytest
 
 from viz.domain.eip712 import public_address
-from viz.domain.manifest import Manifest, SourceWork, open_manifest, seal_manifest
-from viz.domain.units import ContentId, Hash32, hex_of
+from viz.domain.manifest import (
+    Manifest,
+    SourceWork,
+    manifest_hash,
+    open_manifest,
+    seal_manifest,
+)
+from viz.domain.ports.chain import AdapterState
+from viz.domain.units import AdapterId, Cid, ContentId, Hash32, hex_of
 from viz.errors import InvalidRequest
-from viz.services.training.audit import AuditReport, Verdict, audit_adapter, judge
+from viz.services.training.audit import (
+    AuditReport,
+    Verdict,
+    audit_adapter,
+    contradictions,
+    judge,
+)
 from viz.training.environment import PACKAGES, RECIPE, REPRODUCIBILITY_CLASS
 
 KEY = b"\x03" * 32
@@ -73,10 +86,8 @@ def _judged(there: dict[str, Any], found: Hash32 = OTHER, **manifest: Any) -> Au
         HERE | NEWER_TORCH,
         HERE | {"python": "3.12.0rc1"},
         HERE | {"recipe": RECIPE - 1},
-        {"threads": 2},
-        {},
     ],
-    ids=["AMD for Intel", "no bf16", "torch", "python", "older recipe", "before recipes", "none"],
+    ids=["AMD for Intel", "no bf16", "torch", "python", "older recipe"],
 )
 def test_another_environment_excuses_other_bytes(there: dict[str, Any]) -> None:
     """Protects an honest trainer from an auditor's other processor or versions."""
@@ -95,6 +106,16 @@ def test_another_environment_excuses_other_bytes(there: dict[str, Any]) -> None:
         ({k: v for k, v in HERE.items() if k != "cpuVendor"}, "does not tell cpuVendor"),
         (HERE | {"packages": {}}, "does not tell packages.torch"),
         (HERE | {"python": ["3.9"]}, "python is nothing of the kind"),
+        (HERE | {"python": "99.99.99"}, "python is nothing of the kind"),
+        (HERE | {"cpuVendor": "FakeVendor"}, "cpuVendor is nothing of the kind"),
+        (HERE | {"onednnMaxCpuIsa": "x"}, "onednnMaxCpuIsa is nothing of the kind"),
+        (HERE | {"cpuCapability": "AVX9"}, "cpuCapability is nothing of the kind"),
+        ({k: v for k, v in HERE.items() if k != "recipe"}, "does not tell recipe"),
+        (HERE | {"recipe": RECIPE + 1}, "no version of this program has recipe"),
+        (HERE | {"recipe": -1}, "no version of this program has recipe"),
+        (HERE | {"recipe": True}, "recipe is nothing of the kind"),
+        (HERE | {"recipe": "3"}, "recipe is nothing of the kind"),
+        ({}, "does not tell recipe"),
         (HERE | {"cpuVendor": ""}, "cpuVendor is nothing of the kind"),
         (HERE | {"cpuFlags": ["avx512_bf16", "warp9"]}, "cpuFlags is nothing of the kind"),
         (HERE | {"deterministicAlgorithms": False}, "deterministicAlgorithms is nothing"),
@@ -138,16 +159,62 @@ def test_what_no_environment_changes_convicts_on_every_machine(
         assert report.findings[0].startswith("the works ")
 
 
+def test_an_older_recipe_with_other_sizes_is_never_a_reproduction() -> None:
+    """Royalty shares follow from the sizes: equal bytes do not make false ones true."""
+    works = (SourceWork(ContentId(1), OTHER, 3, 1),)
+    report = _judged(HERE | {"recipe": RECIPE - 1}, WEIGHTS, works=works)
+    assert report.verdict is Verdict.INCONCLUSIVE
+    assert report.findings
+
+
+STATE = AdapterState(
+    AdapterId(1),
+    MANIFEST.trainer,
+    BASE,
+    WEIGHTS,
+    Cid("bafy"),
+    OTHER,
+    3_000,
+    1_000,
+    0,
+    ((ContentId(1), 10_000),),
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "commitment", "says"),
+    [
+        ({"trainer": public_address(b"\x08" * 32)}, OTHER, "registered the adapter"),
+        ({"base_model": ROWS}, OTHER, "another base model"),
+        ({"shares": ((ContentId(2), 10_000),)}, OTHER, "the chain pays 10000 bps for work 2"),
+        ({}, ROWS, "another commitment"),
+    ],
+    ids=["trainer", "base", "shares", "commitment"],
+)
+def test_a_manifest_that_contradicts_the_chain_convicts(
+    change: dict[str, Any], commitment: Hash32, says: str
+) -> None:
+    """Creators are paid by the chain's shares: an audit blesses no manifest that names others."""
+    signed = open_manifest(seal_manifest(MANIFEST, KEY))
+    assert contradictions(signed, STATE, {ContentId(1): OTHER}) == []
+    (found,) = contradictions(signed, replace(STATE, **change), {ContentId(1): commitment})
+    assert says in found
+    report = judge(signed, METRICS | {"weightsDigest": hex_of(WEIGHTS)}, [found])
+    assert report.verdict is Verdict.DIFFERENT
+
+
 async def test_a_manifest_of_other_weights_is_refused_before_anything_runs(tmp_path: Path) -> None:
     """Protects an auditor's hour: what can be compared at once is compared at once."""
     folder = tmp_path / "run"
+    sealed = seal_manifest(MANIFEST, KEY)
+    state = replace(STATE, weights_digest=OTHER, manifest_hash=manifest_hash(sealed))
     with pytest.raises(InvalidRequest, match="the chain has 0x0202"):
         await audit_adapter(
-            seal_manifest(MANIFEST, KEY),
+            sealed,
             [],
             directory=folder,
             base_model="none",
             cache_dir=tmp_path,
-            expected_weights=OTHER,
+            registered=state,
         )
     assert not folder.exists()
