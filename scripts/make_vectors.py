@@ -40,8 +40,8 @@ from viz.domain.shares import (  # noqa: E402
     split_revenue,
 )
 from viz.domain.units import AdapterId, Address, ContentId, Hash32, hex_of  # noqa: E402
-from viz.domain.usage import UsageLine, pack_lines, usage_hash  # noqa: E402
-from viz.protocol.wire import lines_to_json, struct_to_json  # noqa: E402
+from viz.domain.usage import UsageLine, pack_lines, spelled_lines, usage_hash  # noqa: E402
+from viz.protocol.wire_model import struct_to_json  # noqa: E402
 
 TARGET = ROOT / "tests" / "vectors"
 CHAIN_ID = 31337
@@ -192,7 +192,7 @@ def claim_vectors() -> dict[str, Any]:
                 "settled": str(row.base_units),
                 "end": str(row.end_units),
                 "receiptsHead": hex_of(row.receipts_head),
-                "lines": lines_to_json(row.lines),
+                "lines": spelled_lines(row.lines),
                 "packedLines": hex_of(pack_lines(row.lines)),
                 "usageHash": hex_of(usage_hash(row.lines)),
                 "digest": hex_of(settlement.digest(row.voucher(NODE))),

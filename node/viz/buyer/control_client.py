@@ -30,7 +30,8 @@ from viz.domain.ports.chain import Deployment
 from viz.domain.typed_data import ReceiveWithAuthorization, RequestClose
 from viz.domain.units import Address, Units, hex_of
 from viz.errors import BuyerError, NodeNotTrusted, NodeUnreachable, class_of
-from viz.protocol.wire import Json, Reader, parse_json, struct_from_json
+from viz.protocol.wire import Json, Reader, parse_json
+from viz.protocol.wire_model import struct_from_json
 
 CONNECT_TIMEOUT_S: Final = 5.0
 MESSAGE_TIMEOUT_S: Final = 600.0
@@ -96,7 +97,7 @@ class ProxyControl:
         """Return what the wallet may sign; raise NodeNotTrusted for anything else."""
         here, reader = self.deployment, Reader(said, "what is to be signed")
         where = reader.child("domain")
-        value = reader.child("value")
+        value = said.get("value")
         struct: Signable
         if reader.text("sign", 64) == ReceiveWithAuthorization.__name__:
             struct = struct_from_json(ReceiveWithAuthorization, value)

@@ -35,7 +35,8 @@ from viz.buyer.wallet import Signable
 from viz.domain.eip712 import Domain
 from viz.domain.units import Address
 from viz.errors import InvalidRequest, VizError
-from viz.protocol.wire import Json, Reader, parse_json, struct_to_json
+from viz.protocol.wire import Json, Reader, parse_json
+from viz.protocol.wire_model import struct_to_json
 
 SOCKET: Final = "desk.sock"
 PATH: Final = "/desk"

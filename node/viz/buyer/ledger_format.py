@@ -15,8 +15,9 @@ from viz.domain.buyer_channel import BuyerChannel, Link, observe, take_receipt
 from viz.domain.node_channel import Vector
 from viz.domain.ports.chain import ChannelState
 from viz.domain.units import UINT32_MAX, UINT64_MAX, AdapterId, Units, hex_of
+from viz.domain.usage import spelled_lines
 from viz.errors import InvalidRequest
-from viz.protocol.wire import JSON_INTEGER_MAX, Json, Reader, lines_to_json
+from viz.protocol.wire import JSON_INTEGER_MAX, Json, Reader
 
 
 def signing_line(raised: Vector) -> Json:
@@ -126,7 +127,7 @@ def _link_to_json(link: Link) -> Json:
         "seq": link.seq,
         "digest": hex_of(link.digest),
         "total": str(link.total_units),
-        "lines": lines_to_json(link.lines),
+        "lines": spelled_lines(link.lines),
     }
 
 

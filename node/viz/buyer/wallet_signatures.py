@@ -101,7 +101,9 @@ class PendingDeposit:
         if found is None:
             return None
         reader = Reader(found, "the deposit under way")
-        pending = cls(Deposit.read(reader.child("deposit")), reader.units("before"))
+        pending = cls(
+            Deposit.from_json(found.get("deposit"), "the deposit under way"), reader.units("before")
+        )
         deposit = pending.deposit
         if deposit.valid_before_s + CLOCKS_DIFFER_S < now_s:
             ledger.drop_deposit()

@@ -8,21 +8,34 @@ Invariant: for every message, ``from_json(to_json(message)) == message``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Annotated, ClassVar, Final
+
+from pydantic import Field
 
 from viz.domain.ports.ledger import OfferedWork
 from viz.domain.typed_data import Close, Session
-from viz.domain.units import UINT64_MAX, AdapterId, Address, ContentId, Hash32, Units, hex_of
-from viz.domain.usage import Lines
-from viz.protocol.wire import (
-    JSON_INTEGER_MAX,
-    Json,
-    Reader,
-    lines_to_json,
+from viz.domain.units import UINT64_MAX, AdapterId, Units
+from viz.protocol.wire import JSON_INTEGER_MAX, Json
+from viz.protocol.wire_model import (
+    AdapterNumber,
+    AddressText,
+    AtMost,
+    Hash32Hex,
+    JsonInteger,
+    NullIsAbsent,
+    Signed,
+    Uint32,
+    UnitsText,
+    UsageLines,
+    WireModel,
+    blob,
+    decimal,
+    record,
     struct_from_json,
     struct_to_json,
+    text,
+    whole,
 )
 
 MAX_SIGNATURE_BYTES: Final = 1024  # room for contract wallets (ERC-1271)
@@ -30,6 +43,8 @@ MAX_ADAPTERS: Final = 4096
 MAX_OFFERED_WORKS: Final = 128  # as many as a royalty table has
 MAX_TOKEN_CHARS: Final = 512
 ADAPTER_MODEL_PREFIX: Final = "viz-adapter-"
+
+SignatureHex = Annotated[bytes, blob(MAX_SIGNATURE_BYTES)]
 
 
 def adapter_model(adapter_id: AdapterId) -> str:
@@ -48,8 +63,13 @@ def adapter_of_model(model: str) -> AdapterId | None:
 # what a node says of itself
 
 
+OFFERED_WORK: Final = record(
+    OfferedWork, {"content_id": ("contentId", whole(JSON_INTEGER_MAX)), "title": ("title", text())}
+)
+
+
 @dataclass(frozen=True, slots=True)
-class AdapterOffer:
+class AdapterOffer(WireModel):
     """An adapter that a node sells (id 0: the bare base model), with its list price.
 
     ``name``, ``description`` and the works' titles are the node's words, for people to choose by.
@@ -57,151 +77,54 @@ class AdapterOffer:
     prompt, which is computed once and billed once; each choice's text is billed by itself.
     """
 
-    adapter_id: AdapterId
-    model: str
-    weights_digest: Hash32
-    prompt_price_units: Units
-    completion_price_units: Units
-    name: str = ""
-    description: str = ""
-    works: tuple[OfferedWork, ...] = ()
-
-    def to_json(self) -> Json:
-        return {
-            "adapterId": int(self.adapter_id),
-            "model": self.model,
-            "weightsDigest": hex_of(self.weights_digest),
-            "promptPrice": str(self.prompt_price_units),
-            "completionPrice": str(self.completion_price_units),
-            "name": self.name,
-            "description": self.description,
-            "works": [
-                {"contentId": int(work.content_id), "title": work.title} for work in self.works
-            ],
-        }
-
-    @classmethod
-    def read(cls, reader: Reader) -> Self:
-        return cls(
-            AdapterId(reader.integer("adapterId")),
-            reader.text("model", 256),
-            reader.hash32("weightsDigest"),
-            reader.units("promptPrice", UINT64_MAX),
-            reader.units("completionPrice", UINT64_MAX),
-            reader.text("name") if reader.has("name") else "",
-            reader.text("description") if reader.has("description") else "",
-            tuple(_works(reader)) if reader.has("works") else (),
-        )
-
-
-def _works(reader: Reader) -> Iterator[OfferedWork]:
-    for item in reader.array("works", MAX_OFFERED_WORKS):
-        work = Reader(item, "a work")
-        yield OfferedWork(
-            ContentId(work.integer("contentId", JSON_INTEGER_MAX)),
-            work.text("title") if work.has("title") else "",
-        )
+    adapter_id: AdapterNumber
+    model: Annotated[str, text(256)]
+    weights_digest: Hash32Hex
+    prompt_price_units: Annotated[Units, decimal(UINT64_MAX)]
+    completion_price_units: Annotated[Units, decimal(UINT64_MAX)]
+    name: Annotated[str, text(), NullIsAbsent] = ""
+    description: Annotated[str, text(), NullIsAbsent] = ""
+    works: Annotated[
+        tuple[Annotated[OfferedWork, OFFERED_WORK], ...], AtMost(MAX_OFFERED_WORKS), NullIsAbsent
+    ] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class NodeInfo:
+class NodeInfo(WireModel):
     """Who a node is, on which chain, what it sells; ``chain_time_s`` is its view of the head."""
 
-    node: Address
-    chain_id: int
-    settlement: Address
-    content_registry: Address
-    adapter_registry: Address
-    token: Address
-    token_name: str
-    token_version: str
-    token_decimals: int
-    chain_time_s: int
-    base_model: str
-    base_digest: Hash32
-    tokenizer_digest: Hash32
-    context_tokens: int
-    suggested_deposit_units: Units
-    minimum_deposit_units: Units
-    minimum_step_units: Units
-    adapters: tuple[AdapterOffer, ...]
-
-    def to_json(self) -> Json:
-        return {
-            "node": self.node,
-            "chainId": self.chain_id,
-            "settlement": self.settlement,
-            "contentRegistry": self.content_registry,
-            "adapterRegistry": self.adapter_registry,
-            "token": self.token,
-            "tokenName": self.token_name,
-            "tokenVersion": self.token_version,
-            "tokenDecimals": self.token_decimals,
-            "chainTime": self.chain_time_s,
-            "baseModel": self.base_model,
-            "baseDigest": hex_of(self.base_digest),
-            "tokenizerDigest": hex_of(self.tokenizer_digest),
-            "contextTokens": self.context_tokens,
-            "suggestedDeposit": str(self.suggested_deposit_units),
-            "minimumDeposit": str(self.minimum_deposit_units),
-            "minimumStep": str(self.minimum_step_units),
-            "adapters": [adapter.to_json() for adapter in self.adapters],
-        }
-
-    @classmethod
-    def from_json(cls, value: object) -> Self:
-        reader = Reader(value, "the node's description")
-        return cls(
-            node=reader.address("node"),
-            chain_id=reader.integer("chainId", JSON_INTEGER_MAX),
-            settlement=reader.address("settlement"),
-            content_registry=reader.address("contentRegistry"),
-            adapter_registry=reader.address("adapterRegistry"),
-            token=reader.address("token"),
-            token_name=reader.text("tokenName", 64),
-            token_version=reader.text("tokenVersion", 64),
-            token_decimals=reader.integer("tokenDecimals", 36),
-            chain_time_s=reader.integer("chainTime", JSON_INTEGER_MAX),
-            base_model=reader.text("baseModel", 256),
-            base_digest=reader.hash32("baseDigest"),
-            tokenizer_digest=reader.hash32("tokenizerDigest"),
-            context_tokens=reader.integer("contextTokens"),
-            suggested_deposit_units=reader.units("suggestedDeposit"),
-            minimum_deposit_units=reader.units("minimumDeposit"),
-            minimum_step_units=reader.units("minimumStep"),
-            adapters=tuple(
-                AdapterOffer.read(Reader(item, "an adapter"))
-                for item in reader.array("adapters", MAX_ADAPTERS)
-            ),
-        )
+    WHERE: ClassVar[str] = "the node's description"
+    node: AddressText
+    chain_id: JsonInteger
+    settlement: AddressText
+    content_registry: AddressText
+    adapter_registry: AddressText
+    token: AddressText
+    token_name: Annotated[str, text(64)]
+    token_version: Annotated[str, text(64)]
+    token_decimals: Annotated[int, whole(36)]
+    chain_time_s: JsonInteger
+    base_model: Annotated[str, text(256)]
+    base_digest: Hash32Hex
+    tokenizer_digest: Hash32Hex
+    context_tokens: Uint32
+    suggested_deposit_units: UnitsText
+    minimum_deposit_units: UnitsText
+    minimum_step_units: UnitsText
+    adapters: Annotated[tuple[AdapterOffer, ...], AtMost(MAX_ADAPTERS)]
 
 
 # sessions: who may spend a channel's balance over HTTP
 
 
 @dataclass(frozen=True, slots=True)
-class SessionProof:
+class SessionProof(WireModel):
     """A signed Session challenge; answers with an AccessToken."""
 
-    signer: Address
-    session: Session
-    signature: bytes
-
-    def to_json(self) -> Json:
-        return {
-            "signer": self.signer,
-            "session": struct_to_json(self.session),
-            "signature": hex_of(self.signature),
-        }
-
-    @classmethod
-    def from_json(cls, value: object) -> Self:
-        reader = Reader(value, "the session")
-        return cls(
-            reader.address("signer"),
-            struct_from_json(Session, reader.child("session")),
-            reader.blob("signature", MAX_SIGNATURE_BYTES),
-        )
+    WHERE: ClassVar[str] = "the session"
+    signer: AddressText
+    session: Annotated[Session, Signed]
+    signature: SignatureHex
 
 
 def session_challenge_to_json(session: Session) -> Json:
@@ -210,26 +133,16 @@ def session_challenge_to_json(session: Session) -> Json:
 
 
 def session_challenge_from_json(value: object) -> Session:
-    return struct_from_json(Session, Reader(value, "the session challenge"))
+    return struct_from_json(Session, value, "the session challenge")
 
 
 @dataclass(frozen=True, slots=True)
-class AccessToken:
+class AccessToken(WireModel):
     """What service is asked with: ``Authorization: Bearer <token>``."""
 
-    token: str
-    expires_at_s: int
-
-    def to_json(self) -> Json:
-        return {"accessToken": self.token, "expiresAt": self.expires_at_s}
-
-    @classmethod
-    def from_json(cls, value: object) -> Self:
-        reader = Reader(value, "the access token")
-        return cls(
-            reader.text("accessToken", MAX_TOKEN_CHARS),
-            reader.integer("expiresAt", JSON_INTEGER_MAX),
-        )
+    WHERE: ClassVar[str] = "the access token"
+    token: Annotated[str, text(MAX_TOKEN_CHARS), Field(alias="accessToken")]
+    expires_at_s: JsonInteger
 
     def __repr__(self) -> str:
         return f"AccessToken(expires_at_s={self.expires_at_s})"
@@ -239,102 +152,41 @@ class AccessToken:
 
 
 @dataclass(frozen=True, slots=True)
-class ChannelLine:
+class ChannelLine(WireModel):
     """One adapter's promised and delivered units on a channel."""
 
-    adapter_id: AdapterId
-    accepted_units: Units
-    spent_units: Units
+    adapter_id: AdapterNumber
+    accepted_units: UnitsText
+    spent_units: UnitsText
 
 
 @dataclass(frozen=True, slots=True)
-class ChannelView:
+class ChannelView(WireModel):
     """A channel as its node sees it, at the confirmation depth: the answer to every channel call.
 
     ``payer`` is the zero address until an opening is confirmed; ``base_units`` is the settled total
     that the next voucher must name, ``best`` the lines of the best voucher on it.
     """
 
-    signer: Address
-    node: Address
-    payer: Address
-    deposit_units: Units
-    settled_units: Units
-    close_at_s: int
-    base_units: Units
-    best: Lines
-    lines: tuple[ChannelLine, ...]
-    seq: int
-    head: Hash32
-
-    def to_json(self) -> Json:
-        return {
-            "signer": self.signer,
-            "node": self.node,
-            "payer": self.payer,
-            "deposit": str(self.deposit_units),
-            "settled": str(self.settled_units),
-            "closeAt": self.close_at_s,
-            "base": str(self.base_units),
-            "best": lines_to_json(self.best),
-            "lines": [
-                {
-                    "adapterId": int(line.adapter_id),
-                    "accepted": str(line.accepted_units),
-                    "spent": str(line.spent_units),
-                }
-                for line in self.lines
-            ],
-            "seq": self.seq,
-            "head": hex_of(self.head),
-        }
-
-    @classmethod
-    def from_json(cls, value: object) -> Self:
-        reader = Reader(value, "the channel")
-        lines = [Reader(item, "a line") for item in reader.array("lines", MAX_ADAPTERS)]
-        return cls(
-            signer=reader.address("signer"),
-            node=reader.address("node"),
-            payer=reader.address("payer"),
-            deposit_units=reader.units("deposit"),
-            settled_units=reader.units("settled"),
-            close_at_s=reader.integer("closeAt", JSON_INTEGER_MAX),
-            base_units=reader.units("base"),
-            best=reader.lines("best"),
-            lines=tuple(
-                ChannelLine(
-                    AdapterId(line.integer("adapterId")),
-                    line.units("accepted"),
-                    line.units("spent"),
-                )
-                for line in lines
-            ),
-            seq=reader.integer("seq", JSON_INTEGER_MAX),
-            head=reader.hash32("head"),
-        )
+    WHERE: ClassVar[str] = "the channel"
+    signer: AddressText
+    node: AddressText
+    payer: AddressText
+    deposit_units: UnitsText
+    settled_units: UnitsText
+    close_at_s: JsonInteger
+    base_units: UnitsText
+    best: UsageLines
+    lines: Annotated[tuple[ChannelLine, ...], AtMost(MAX_ADAPTERS)]
+    seq: JsonInteger
+    head: Hash32Hex
 
 
 @dataclass(frozen=True, slots=True)
-class CloseAnswer:
+class CloseAnswer(WireModel):
     """The node's signed Close, and the transaction in which it submitted it (empty: not yet)."""
 
-    close: Close
-    signature: bytes
-    transaction_hash: bytes = b""
-
-    def to_json(self) -> Json:
-        return {
-            "close": struct_to_json(self.close),
-            "signature": hex_of(self.signature),
-            "transaction": hex_of(self.transaction_hash),
-        }
-
-    @classmethod
-    def from_json(cls, value: object) -> Self:
-        reader = Reader(value, "the close")
-        return cls(
-            struct_from_json(Close, reader.child("close")),
-            reader.blob("signature", MAX_SIGNATURE_BYTES),
-            reader.blob("transaction", 32),
-        )
+    WHERE: ClassVar[str] = "the close"
+    close: Annotated[Close, Signed]
+    signature: SignatureHex
+    transaction_hash: Annotated[bytes, blob(32), Field(alias="transaction")]

@@ -18,26 +18,31 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Annotated, ClassVar, Final, Self
 
 from viz.domain.eip712 import Domain, is_signed_by
 from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt
 from viz.domain.typed_data import Quote, Receipt
-from viz.domain.units import AdapterId, Address, Hash32, Units, hex_of
-from viz.domain.usage import Lines
+from viz.domain.units import Address, Hash32
 from viz.errors import InvalidRequest, InvalidSignature
-from viz.protocol.messages import MAX_SIGNATURE_BYTES
-from viz.protocol.wire import (
-    JSON_INTEGER_MAX,
-    Json,
-    Reader,
-    canonical_json,
-    from_base64url,
-    lines_to_json,
-    struct_from_json,
-    struct_to_json,
-    to_base64url,
+from viz.protocol.messages import MAX_SIGNATURE_BYTES, SignatureHex
+from viz.protocol.wire import Json, Reader, canonical_json, from_base64url, to_base64url
+from viz.protocol.wire_model import (
+    HASH32,
+    LINES,
+    AdapterNumber,
+    AddressText,
+    Codec,
+    JsonInteger,
+    Signed,
+    UnitsText,
+    UsageLines,
+    WireModel,
+    blob,
+    record,
+    signed_form,
+    text,
 )
 
 METHOD: Final = "viz"
@@ -78,21 +83,11 @@ MAX_RECEIPTS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class SignedQuote:
+class SignedQuote(WireModel):
     """A node's signed price."""
 
-    quote: Quote
-    signature: bytes
-
-    def to_json(self) -> Json:
-        return {"quote": struct_to_json(self.quote), "signature": hex_of(self.signature)}
-
-    @classmethod
-    def read(cls, reader: Reader) -> Self:
-        return cls(
-            struct_from_json(Quote, reader.child("quote")),
-            reader.blob("signature", MAX_SIGNATURE_BYTES),
-        )
+    quote: Annotated[Quote, Signed]
+    signature: SignatureHex
 
     def verify(self, domain: Domain, node: Address) -> Hash32:
         """Return the quote's digest, which QUOTE_HEADER and receipts name."""
@@ -103,52 +98,41 @@ class SignedQuote:
 
 
 @dataclass(frozen=True, slots=True)
-class NeedVoucher:
+class NeedVoucher(WireModel):
     """What a node asks for before it goes on: ``accepted`` of the adapter must reach ``required``.
 
     Also the data of the ``payment-need-voucher`` event. All amounts are cumulative over the
     channel's life; ``best`` are the lines of the best voucher on ``base``.
     """
 
-    adapter_id: AdapterId
-    base_units: Units
-    accepted_units: Units
-    required_units: Units
-    best: Lines = ()
+    WHERE: ClassVar[str] = "the need for a voucher"
+    adapter_id: AdapterNumber
+    base_units: UnitsText
+    accepted_units: UnitsText
+    required_units: UnitsText
+    best: UsageLines
 
-    def to_json(self) -> Json:
-        return {
-            "adapterId": int(self.adapter_id),
-            "base": str(self.base_units),
-            "accepted": str(self.accepted_units),
-            "required": str(self.required_units),
-            "best": lines_to_json(self.best),
-        }
 
-    @classmethod
-    def from_json(cls, value: object) -> Self:
-        return cls.read(Reader(value, "the need for a voucher"))
-
-    @classmethod
-    def read(cls, reader: Reader) -> Self:
-        return cls(
-            AdapterId(reader.integer("adapterId")),
-            reader.units("base"),
-            reader.units("accepted"),
-            reader.units("required"),
-            reader.lines("best"),
-        )
+_RECEIPT: Final = Codec[SignedReceipt](
+    Annotated[
+        SignedReceipt,
+        record(
+            SignedReceipt,
+            {
+                "receipt": ("receipt", signed_form(Receipt)),
+                "lines": ("lines", LINES),
+                "request_salt": ("requestSalt", HASH32),
+                "response_salt": ("responseSalt", HASH32),
+                "signature": ("signature", blob(MAX_SIGNATURE_BYTES)),
+            },
+        ),
+    ]
+)
 
 
 def receipt_to_json(signed: SignedReceipt) -> Json:
     """Return the data of the ``payment-receipt`` event; RECEIPT_HEADER carries it as base64url."""
-    return {
-        "receipt": struct_to_json(signed.receipt),
-        "lines": lines_to_json(signed.lines),
-        "requestSalt": hex_of(signed.request_salt),
-        "responseSalt": hex_of(signed.response_salt),
-        "signature": hex_of(signed.signature),
-    }
+    return _RECEIPT.json(signed)
 
 
 def receipt_to_header(signed: SignedReceipt) -> str:
@@ -166,14 +150,7 @@ def event_frame(name: str, data: Json) -> bytes:
 
 
 def receipt_from_json(value: object) -> SignedReceipt:
-    reader = Reader(value, "the receipt")
-    return SignedReceipt(
-        receipt=struct_from_json(Receipt, reader.child("receipt")),
-        lines=reader.lines("lines"),
-        request_salt=reader.hash32("requestSalt"),
-        response_salt=reader.hash32("responseSalt"),
-        signature=reader.blob("signature", MAX_SIGNATURE_BYTES),
-    )
+    return _RECEIPT.read(value, "the receipt")
 
 
 def receipts_from_json(value: object) -> tuple[SignedReceipt, ...]:
@@ -198,39 +175,31 @@ def price_from_header(header: str) -> Price:
 
 
 @dataclass(frozen=True, slots=True)
-class Challenge:
+class Challenge(WireModel):
     """What a 402 says: where to pay, the quote if the asker is known, and what is needed now.
 
     ``quote`` is None for an asker without access token (a quote binds a signer); ``need`` is None
     while the signer has no channel.
     """
 
-    challenge_id: str
-    realm: str
-    chain_id: int
-    contract: Address
-    node: Address
-    suggested_deposit_units: Units
-    minimum_step_units: Units
+    WHERE: ClassVar[str] = "the payment challenge"
+    challenge_id: Annotated[str, text(MAX_CREDENTIAL_CHARS)]
+    realm: Annotated[str, text(MAX_CREDENTIAL_CHARS)]
+    chain_id: JsonInteger
+    contract: AddressText
+    node: AddressText
+    suggested_deposit_units: UnitsText
+    minimum_step_units: UnitsText
     quote: SignedQuote | None = None
     need: NeedVoucher | None = None
 
     def to_header(self) -> str:
         """Return the value of WWW-Authenticate."""
-        request: Json = {
-            "chainId": self.chain_id,
-            "contract": self.contract,
-            "node": self.node,
-            "suggestedDeposit": str(self.suggested_deposit_units),
-            "minimumStep": str(self.minimum_step_units),
-        }
-        if self.quote:
-            request["quote"] = self.quote.to_json()
-        if self.need:
-            request["need"] = self.need.to_json()
+        request = self.to_json()
         parameters = {
-            "id": self.challenge_id,
-            "realm": self.realm,
+            # Parameters of the header itself, in the framing's draft; the rest is the method's own.
+            "id": request.pop("challengeId"),
+            "realm": request.pop("realm"),
             "method": METHOD,
             "intent": INTENT,
             "request": to_base64url(request),
@@ -243,18 +212,9 @@ class Challenge:
         parameters = _auth_parameters(header)
         if (parameters.get("method"), parameters.get("intent")) != (METHOD, INTENT):
             raise InvalidRequest("the payment challenge is not of method viz, intent session")
-        reader = Reader(from_base64url(parameters.get("request", "")), "the payment challenge")
-        return cls(
-            challenge_id=parameters.get("id", ""),
-            realm=parameters.get("realm", ""),
-            chain_id=reader.integer("chainId", JSON_INTEGER_MAX),
-            contract=reader.address("contract"),
-            node=reader.address("node"),
-            suggested_deposit_units=reader.units("suggestedDeposit"),
-            minimum_step_units=reader.units("minimumStep"),
-            quote=SignedQuote.read(reader.child("quote")) if reader.has("quote") else None,
-            need=NeedVoucher.read(reader.child("need")) if reader.has("need") else None,
-        )
+        request = from_base64url(parameters.get("request", ""))
+        named = {"challengeId": parameters.get("id", ""), "realm": parameters.get("realm", "")}
+        return cls.from_json(request | named)
 
 
 _PRICE: Final = re.compile(r"([0-9]{1,20}) ([0-9]{1,20})")

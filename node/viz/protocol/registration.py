@@ -27,21 +27,23 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Annotated, Any, ClassVar, Final
 
 from viz.domain.eip712 import keccak
 from viz.domain.license import Terms, Use
 from viz.domain.typed_data import Register
-from viz.domain.units import UINT32_MAX, Address, ContentId, Hash32, hex_of, parse_units
+from viz.domain.units import UINT32_MAX, ContentId, Hash32, parse_units
 from viz.errors import InvalidRequest, InvalidWork
-from viz.protocol.messages import MAX_SIGNATURE_BYTES
-from viz.protocol.wire import (
-    JSON_INTEGER_MAX,
-    Json,
-    Reader,
-    canonical_json,
-    struct_from_json,
-    struct_to_json,
+from viz.protocol.messages import SignatureHex
+from viz.protocol.wire import JSON_INTEGER_MAX, Reader, canonical_json
+from viz.protocol.wire_model import (
+    AddressText,
+    Hash32Hex,
+    JsonInteger,
+    Signed,
+    UnitsText,
+    WireModel,
+    whole,
 )
 
 # POST a SignedRegistration -> RegistrationAnswer.
@@ -124,71 +126,31 @@ def _parse_terms(reader: Reader, table: Mapping[str, Any], token_decimals: int) 
 
 
 @dataclass(frozen=True, slots=True)
-class RegistrationContext:
+class RegistrationContext(WireModel):
     """What a creator must know of the chain to sign: where, the next nonce, the chain's time."""
 
-    chain_id: int
-    content_registry: Address
-    creator: Address
-    nonce: int
-    chain_time_s: int
-    token_decimals: int
-
-    def to_json(self) -> Json:
-        return {
-            "chainId": self.chain_id,
-            "contentRegistry": self.content_registry,
-            "creator": self.creator,
-            "nonce": str(self.nonce),
-            "chainTime": self.chain_time_s,
-            "tokenDecimals": self.token_decimals,
-        }
-
-    @classmethod
-    def from_json(cls, value: object) -> Self:
-        reader = Reader(value, "the registration's context")
-        return cls(
-            chain_id=reader.integer("chainId", JSON_INTEGER_MAX),
-            content_registry=reader.address("contentRegistry"),
-            creator=reader.address("creator"),
-            nonce=reader.units("nonce"),
-            chain_time_s=reader.integer("chainTime", JSON_INTEGER_MAX),
-            token_decimals=reader.integer("tokenDecimals", 255),
-        )
+    WHERE: ClassVar[str] = "the registration's context"
+    chain_id: JsonInteger
+    content_registry: AddressText
+    creator: AddressText
+    nonce: UnitsText
+    chain_time_s: JsonInteger
+    token_decimals: Annotated[int, whole(255)]
 
 
 @dataclass(frozen=True, slots=True)
-class SignedRegistration:
+class SignedRegistration(WireModel):
     """A creator's signed Register, for a node to submit."""
 
-    register: Register
-    signature: bytes
-
-    def to_json(self) -> Json:
-        return {"register": struct_to_json(self.register), "signature": hex_of(self.signature)}
-
-    @classmethod
-    def from_json(cls, value: object) -> Self:
-        reader = Reader(value, "the registration")
-        return cls(
-            struct_from_json(Register, reader.child("register")),
-            reader.blob("signature", MAX_SIGNATURE_BYTES),
-        )
+    WHERE: ClassVar[str] = "the registration"
+    register: Annotated[Register, Signed]
+    signature: SignatureHex
 
 
 @dataclass(frozen=True, slots=True)
-class RegistrationAnswer:
+class RegistrationAnswer(WireModel):
     """The work as registered; rely on its id only after its confirmations."""
 
-    content_id: ContentId
-    transaction: Hash32
-
-    def to_json(self) -> Json:
-        return {"contentId": int(self.content_id), "transaction": hex_of(self.transaction)}
-
-    @classmethod
-    def from_json(cls, value: object) -> Self:
-        reader = Reader(value, "the node's answer")
-        return cls(
-            ContentId(reader.integer("contentId", JSON_INTEGER_MAX)), reader.hash32("transaction")
-        )
+    WHERE: ClassVar[str] = "the node's answer"
+    content_id: Annotated[ContentId, whole(JSON_INTEGER_MAX)]
+    transaction: Hash32Hex

@@ -2,7 +2,9 @@
 
 Owns the text forms: money and wide integers are decimal strings (a JSON number is a float to many
 readers), addresses ERC-55 text, hashes and signatures 0x-hexadecimal, usage lines [id, "amount"]
-pairs. Does not know which message has which members (``viz.protocol.payment``).
+pairs. Whole messages are read by ``viz.protocol.wire_model``, on these same functions; ``Reader``
+is for files and messages of which only a few members matter. This module stays free of pydantic,
+whose import takes longer than a short command.
 
 Invariants: nothing longer than its stated bound is parsed; members that are not asked for are
 ignored, so a newer peer can add some; every failure is one InvalidRequest that names the member.
@@ -13,12 +15,11 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final, TypeVar
 
 import rfc8785
 
-from viz.domain.eip712 import Struct, layout_of
 from viz.domain.strict_json import MAX_VALUES, TooMuchJson, load_json
 from viz.domain.units import (
     UINT32_MAX,
@@ -27,7 +28,6 @@ from viz.domain.units import (
     Address,
     Hash32,
     Units,
-    hex_of,
     parse_address,
     parse_hash,
 )
@@ -35,13 +35,11 @@ from viz.domain.usage import MAX_LINES, Lines, UsageLine
 from viz.errors import InvalidRequest
 
 Json = dict[str, Any]
-S = TypeVar("S", bound=Struct)
-# The same few addresses stand in every credential, and a checksum takes a Keccak.
-_known_address = lru_cache(maxsize=8_192)(parse_address)
 T = TypeVar("T")
 
 MAX_JSON_BYTES: Final = 64 * 1024
 MAX_TEXT_CHARS: Final = 2048
+MAX_DIGITS: Final = 80
 # The widest integer that every JSON reader keeps exact (RFC 8785 refuses wider ones).
 JSON_INTEGER_MAX: Final = 2**53 - 1
 
@@ -89,6 +87,84 @@ def from_base64url(text: str, *, max_chars: int = MAX_JSON_BYTES) -> Json:
     return parse_json(raw, max_bytes=max_chars)
 
 
+# values: each function raises ValueError, whose text says what the value must be
+
+
+# The same few addresses stand in every credential, and a checksum takes a Keccak.
+_known_address = lru_cache(maxsize=8_192)(parse_address)
+
+
+def read_address(value: object) -> Address:
+    """Return the address in a text; raise ValueError."""
+    try:
+        if isinstance(value, str) and len(value) <= 42:
+            return _known_address(value)
+    except InvalidRequest:
+        pass
+    raise ValueError("an address")
+
+
+def read_hash(value: object) -> Hash32:
+    """Return the 32 bytes in a hexadecimal text; raise ValueError."""
+    try:
+        if isinstance(value, str) and len(value) <= 66:
+            return parse_hash(value)
+    except InvalidRequest:
+        pass
+    raise ValueError("a 32-byte hash")
+
+
+def read_hex(value: object, max_bytes: int) -> bytes:
+    """Return the bytes in a hexadecimal text; raise ValueError."""
+    if not isinstance(value, str) or len(value) > 2 + 2 * max_bytes:
+        raise ValueError(f"a text of at most {2 + 2 * max_bytes} characters")
+    try:
+        return bytes.fromhex(value.removeprefix("0x"))
+    except ValueError:
+        raise ValueError("hexadecimal") from None
+
+
+def read_decimal(value: object, maximum: int = UINT96_MAX) -> int:
+    """Return the whole number in a decimal text of no other spelling; raise ValueError."""
+    # The length is checked before int(), whose time grows with its square.
+    if (
+        isinstance(value, str)
+        and 0 < len(value) <= MAX_DIGITS
+        and value.isascii()
+        and value.isdecimal()
+        and (value[0] != "0" or value == "0")
+        and (number := int(value)) <= maximum
+    ):
+        return number
+    raise ValueError(f"a decimal text of 0 to {maximum}")
+
+
+def read_whole(value: object, maximum: int = UINT32_MAX) -> int:
+    """Return a JSON integer within bounds (``true`` is none); raise ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= maximum:
+        raise ValueError(f"a whole number of 0 to {maximum}")
+    return value
+
+
+def read_lines(value: object) -> Lines:
+    """Return usage lines, whose order and sums the rules judge; raise ValueError."""
+    if not isinstance(value, list) or len(value) > MAX_LINES:
+        raise ValueError(f"a list of at most {MAX_LINES}")
+    try:
+        return tuple(
+            UsageLine(AdapterId(read_whole(adapter_id)), read_decimal(amount))
+            for adapter_id, amount in map(_pair, value)
+        )
+    except ValueError:
+        raise ValueError('a list of a usage line [adapterId, "amount"]') from None
+
+
+def _pair(value: object) -> list[object]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError
+    return value
+
+
 class Reader:
     """Reads the members of one JSON object, each with its type and bound."""
 
@@ -102,6 +178,12 @@ class Reader:
         if name not in self._members:
             raise InvalidRequest(f"{self._where} lacks {name!r}")
         return self._members[name]
+
+    def _read(self, name: str, read: Callable[[object], T]) -> T:
+        try:
+            return read(self._get(name))
+        except ValueError as error:
+            raise self._fail(name, str(error)) from error
 
     def _fail(self, name: str, what: str) -> InvalidRequest:
         return InvalidRequest(f"{name!r} in {self._where} is not {what}")
@@ -121,13 +203,10 @@ class Reader:
         return value
 
     def integer(self, name: str, maximum: int = UINT32_MAX) -> int:
-        value = self._get(name)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= maximum:
-            raise self._fail(name, f"a whole number of 0 to {maximum}")
-        return value
+        return self._read(name, partial(read_whole, maximum=maximum))
 
     def units(self, name: str, maximum: int = UINT96_MAX) -> Units:
-        return _decimal(self._get(name), maximum, lambda what: self._fail(name, what))
+        return self._read(name, partial(read_decimal, maximum=maximum))
 
     def boolean(self, name: str) -> bool:
         value = self._get(name)
@@ -136,25 +215,13 @@ class Reader:
         return value
 
     def address(self, name: str) -> Address:
-        value = self.text(name, 42)
-        try:
-            return _known_address(value)
-        except InvalidRequest as error:
-            raise self._fail(name, "an address") from error
+        return self._read(name, read_address)
 
     def hash32(self, name: str) -> Hash32:
-        value = self.text(name, 66)
-        try:
-            return parse_hash(value)
-        except InvalidRequest as error:
-            raise self._fail(name, "a 32-byte hash") from error
+        return self._read(name, read_hash)
 
     def blob(self, name: str, max_bytes: int) -> bytes:
-        value = self.text(name, 2 + 2 * max_bytes)
-        try:
-            return bytes.fromhex(value.removeprefix("0x"))
-        except ValueError as error:
-            raise self._fail(name, "hexadecimal") from error
+        return self._read(name, partial(read_hex, max_bytes=max_bytes))
 
     def array(self, name: str, max_items: int) -> list[Any]:
         value = self._get(name)
@@ -167,79 +234,4 @@ class Reader:
 
     def lines(self, name: str) -> Lines:
         """Return usage lines; their order and sums are for the rules to judge."""
-        what = 'a usage line [adapterId, "amount"]'
-        found: list[UsageLine] = []
-        for pair in self.array(name, MAX_LINES):
-            if not isinstance(pair, list) or len(pair) != 2:
-                raise self._fail(name, f"a list of {what}")
-            adapter_id, amount = pair
-            if isinstance(adapter_id, bool) or not isinstance(adapter_id, int):
-                raise self._fail(name, f"a list of {what}")
-            if not 0 <= adapter_id <= UINT32_MAX:
-                raise self._fail(name, f"a list of {what}")
-            units = _decimal(amount, UINT96_MAX, lambda _: self._fail(name, f"a list of {what}"))
-            found.append(UsageLine(AdapterId(adapter_id), units))
-        return tuple(found)
-
-
-def _decimal(value: object, maximum: int, fail: Callable[[str], InvalidRequest]) -> int:
-    what = f"a decimal text of 0 to {maximum}"
-    if not isinstance(value, str) or not value.isascii() or not value.isdecimal():
-        raise fail(what)
-    if len(value) > 80 or (value[0] == "0" and value != "0") or int(value) > maximum:
-        raise fail(what)
-    return int(value)
-
-
-def lines_to_json(lines: Lines) -> list[list[int | str]]:
-    """Return usage lines as [id, "amount"] pairs."""
-    return [[int(adapter_id), str(units)] for adapter_id, units in lines]
-
-
-# signed structs: the names of their EIP-712 type
-
-
-def struct_to_json(struct: Struct) -> Json:
-    """Return a signed struct's members by their signed names."""
-    found: Json = {}
-    for member in layout_of(type(struct)).members:
-        value = getattr(struct, member.attribute)
-        if isinstance(value, Struct):
-            found[member.name] = struct_to_json(value)
-        elif isinstance(value, bytes):
-            found[member.name] = hex_of(value)
-        elif isinstance(value, int) and not isinstance(value, bool):
-            small = _bits(member.solidity_type) <= 32
-            found[member.name] = int(value) if small else str(int(value))
-        else:
-            found[member.name] = value
-    return found
-
-
-def struct_from_json(kind: type[S], reader: Reader) -> S:
-    """Return the signed struct of that kind; raise InvalidRequest on a member that does not fit."""
-    values: Json = {}
-    for member in layout_of(kind).members:
-        values[member.attribute] = _read(kind, member.solidity_type, member.name, reader)
-    return kind(**values)
-
-
-def _read(kind: type[Struct], solidity_type: str, name: str, reader: Reader) -> Any:
-    if solidity_type.startswith("uint"):
-        bits = _bits(solidity_type)
-        limit = (1 << bits) - 1
-        return reader.integer(name, limit) if bits <= 32 else reader.units(name, limit)
-    fixed: dict[str, Callable[[str], Any]] = {
-        "address": reader.address,
-        "bytes32": reader.hash32,
-        "string": reader.text,
-        "bool": reader.boolean,
-    }
-    if solidity_type in fixed:
-        return fixed[solidity_type](name)
-    nested = kind.NESTED[solidity_type]
-    return struct_from_json(nested, reader.child(name))
-
-
-def _bits(solidity_type: str) -> int:
-    return int(solidity_type.removeprefix("uint"))
+        return self._read(name, read_lines)

@@ -75,7 +75,7 @@ class Dealer:
         signed = SignedQuote(
             quote, sign_compact(NODE_KEY, client.voucher_signer.domain.digest(quote))
         )
-        need = NeedVoucher(ADAPTER, 0, client.channel.total_units, terms.required_units)
+        need = NeedVoucher(ADAPTER, 0, client.channel.total_units, terms.required_units, ())
         yield Refusal(
             Challenge("1", "r", info.chain_id, info.settlement, info.node, 0, 0, signed, need)
         )

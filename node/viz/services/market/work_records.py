@@ -24,7 +24,8 @@ from viz.domain.units import Address, ContentId, Hash32, hex_of, parse_address, 
 from viz.domain.work import Work, parse_work
 from viz.errors import InvalidRequest, InvalidWork, VizError
 from viz.protocol.registration import WorkDescription, parse_description
-from viz.protocol.wire import JSON_INTEGER_MAX, Reader, struct_from_json, struct_to_json
+from viz.protocol.wire import JSON_INTEGER_MAX, Reader
+from viz.protocol.wire_model import struct_from_json, struct_to_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ class Registration:
             salt=parse_hash(reader.text("salt")),
             merkle_root=parse_hash(reader.text("merkleRoot")),
             commitment=parse_hash(reader.text("commitment")),
-            terms=struct_from_json(Terms, reader.child("terms")),
+            terms=struct_from_json(Terms, found.get("terms"), "'terms'"),
             license=dict(found.get("license") or {}),
             license_hash=parse_hash(reader.text("licenseHash")),
             content_id=ContentId(content_id) if content_id is not None else None,
