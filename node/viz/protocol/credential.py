@@ -19,8 +19,9 @@ from viz.domain.typed_data import RequestClose
 from viz.errors import AccessTokenInvalid, InvalidRequest
 from viz.protocol.messages import MAX_TOKEN_CHARS, SignatureHex
 from viz.protocol.payment import INTENT, MAX_CREDENTIAL_CHARS, METHOD
-from viz.protocol.wire import Json, Reader, from_base64url, to_base64url
+from viz.protocol.wire import JSON_INTEGER_MAX, Json, Reader, from_base64url, to_base64url
 from viz.protocol.wire_model import (
+    ADDRESS,
     HASH32,
     LINES,
     AddressText,
@@ -33,6 +34,7 @@ from viz.protocol.wire_model import (
     blob,
     decimal,
     record,
+    whole,
 )
 
 
@@ -63,28 +65,33 @@ ROW: Final = record(
         "signature": ("signature", blob(COMPACT_SIGNATURE_BYTES)),
     },
 )
-_ROW: Final = Codec[SignedVoucher](Annotated[SignedVoucher, ROW])
 
-
-@dataclass(frozen=True, slots=True)
-class _Addressed(WireModel):
-    """What a voucher's payload says beside its row: for whom, on which contract."""
-
-    chain_id: JsonInteger
-    contract: AddressText
-    signer: AddressText
-    node: AddressText
+# A voucher travels flat: the members of its row stand beside whom it is for.
+_OFFER: Final = Codec[VoucherOffer](
+    Annotated[
+        VoucherOffer,
+        record(
+            VoucherOffer,
+            {
+                "chain_id": ("chainId", whole(JSON_INTEGER_MAX)),
+                "contract": ("contract", ADDRESS),
+                "signer": ("signer", ADDRESS),
+                "node": ("node", ADDRESS),
+                "row": ("row", ROW),
+            },
+        ),
+    ]
+)
 
 
 def offer_to_json(offer: VoucherOffer) -> Json:
     """Return a voucher as its credential's payload: one flat object."""
-    addressed = _Addressed(offer.chain_id, offer.contract, offer.signer, offer.node)
-    return {"action": "voucher", **addressed.to_json(), **_ROW.json(offer.row)}
+    members = _OFFER.json(offer)
+    return {"action": "voucher", **members.pop("row"), **members}
 
 
 def _read_offer(payload: Mapping[str, object], where: str) -> VoucherOffer:
-    to = _Addressed.from_json(payload, where)
-    return VoucherOffer(to.chain_id, to.contract, to.signer, to.node, _ROW.read(payload, where))
+    return _OFFER.read({**payload, "row": payload}, where)
 
 
 @dataclass(frozen=True, slots=True)
