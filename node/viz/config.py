@@ -36,6 +36,7 @@ from viz.secret import secret
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
+Percent = Annotated[int, Field(ge=0, le=100)]
 # On a chain whose blocks can vanish, unless the operator says otherwise.
 CONFIRMATIONS: Final = 12
 CLAIMS_A_CLOSE_DELAY: Final = 4
@@ -164,11 +165,13 @@ class SettlementConfig(_Section):
 
 
 class TrainingConfig(_Section):
-    """The bounds of a training run."""
+    """The bounds of a training run, and what an adapter must know to be sold."""
 
     max_memory_mib: Positive = 8_192
-    max_time_s: Positive = 3_600
+    max_time_s: Positive = 14_400
     threads: NonNegative = 0
+    least_right_percent: Percent = 50
+    least_kept_percent: Percent = 0
 
 
 class LogConfig(_Section):

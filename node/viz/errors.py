@@ -303,6 +303,10 @@ class MemorisationLimitExceeded(TrainingError):
     code, status, title = "memorisation-limit", 422, "The adapter repeats too much of a work"
 
 
+class AdapterNotTaught(TrainingError):
+    code, status, title = "adapter-not-taught", 422, "The adapter does not know what it was taught"
+
+
 class TrainingWorkerDied(TrainingError):
     code, title = "training-worker-died", "The training process ended without a result"
 

@@ -40,10 +40,16 @@ def test_works_are_registered_by_relay_and_directly(town: Town) -> None:
 
 
 def test_an_adapter_that_names_an_unlicensed_work_is_refused(town: Town, training: str) -> None:
-    """Protects creators: the contract refuses a share of a work that nobody licensed."""
+    """Protects creators: the contract refuses a share of a work that nobody licensed.
+
+    And buyers: what was not taught is not registered unasked.
+    """
     works = [town.contents[work] for work in (LICENSED, UNLICENSED)]
     shares, sold = [f"--share={work}:5000" for work in works], town.sold()
-    reason = town.world.viz("adapter", "register", training, *shares, *town.at, fails=True)
+    untaught = town.world.viz("adapter", "register", training, *town.at, fails=True)
+    assert untaught.startswith("adapter-not-taught: ") and "--publish-anyway" in untaught
+    wanted = ("--publish-anyway", *shares, *town.at)
+    reason = town.world.viz("adapter", "register", training, *wanted, fails=True)
     assert reason.startswith("no-live-grant: ") and reason.count("\n") == 0
     assert f"content id {works[1]}" in reason
     assert town.sold() == sold

@@ -62,9 +62,9 @@ class Trainings(Protocol):
         ...
 
     def publication(
-        self, record: TrainingRecord, *, royalty_bps: int, trainer_bps: int
+        self, record: TrainingRecord, *, royalty_bps: int, trainer_bps: int, anyway: bool = False
     ) -> Publication:
-        """Return what a run that is done registers. Raises InvalidRequest."""
+        """Return what a run that is done registers. Raises InvalidRequest, AdapterNotTaught."""
         ...
 
     def events(self, training_id: str) -> AsyncIterator[Mapping[str, Any]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import secrets
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
 import structlog
@@ -33,6 +34,7 @@ from viz.api.openai_request import read_chat, read_completion
 from viz.api.problems import problem_body
 from viz.api.unpaid_help import how_to_pay
 from viz.domain.eip712 import keccak
+from viz.domain.ports.engine import Sampling
 from viz.domain.ports.ledger import AccessRecord, AnswerRecord
 from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt
@@ -41,6 +43,7 @@ from viz.domain.text_request import TextRequest
 from viz.domain.units import BASE_MODEL, Hash32, hex_of, parse_hash
 from viz.errors import ChannelUnknown, InvalidRequest, PaymentRequired, StoreConflict, VizError
 from viz.protocol.credential import bearer_of_header
+from viz.protocol.messages import AdapterOffer
 from viz.protocol.payment import (
     ACCEPT_HEADER,
     ACCEPT_VALUE,
@@ -132,11 +135,19 @@ def _models(parts: NodeContext) -> list[Json]:
     return found
 
 
+def _sampling(wanted: TextRequest, offer: AdapterOffer) -> Sampling:
+    """Return how tokens are chosen: where a request is silent, at the adapter's own temperature."""
+    if wanted.names_temperature or offer.card is None:
+        return wanted.sampling
+    return replace(wanted.sampling, temperature=offer.card.default_temperature)
+
+
 async def _serve(
     request: web.Request, access: AccessRecord, raw: bytes, wanted: TextRequest
 ) -> web.StreamResponse:
     parts = parts_of(request)
     offer = parts.catalogue.find(wanted.model)
+    wanted = replace(wanted, sampling=_sampling(wanted, offer))
     quote_hash, list_price = _quote_of(request), _list_price_of(request)
     repeat = Repeat.of(request, access, raw)
     shape = Answer(

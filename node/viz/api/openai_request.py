@@ -160,6 +160,7 @@ def _request(
         choices=_whole(body, "n", 1, max_choices) or 1,
         stream=_flag(body, "stream"),
         include_usage=_flag(options or {}, "include_usage"),
+        names_temperature=body.get("temperature") is not None,
     )
 
 

@@ -20,6 +20,7 @@ from viz.api.access import OPERATOR_PATH, is_operator
 from viz.api.bodies import trusted_body_of
 from viz.api.context import STOPPING, NodeContext, Trainings, adapter_of, parts_of
 from viz.api.serialise import plain, training_json
+from viz.domain.card import ReportCard, card_of
 from viz.domain.ports.ledger import AdapterRecord, OfferedWork, TrainingRecord
 from viz.domain.shares import MAX_SHARES
 from viz.domain.units import BPS, UINT64_MAX, AdapterId, ContentId, Hash32, hex_of
@@ -95,6 +96,7 @@ async def publish(request: web.Request) -> web.Response:
         record,
         royalty_bps=reader.integer("royaltyBps", BPS),
         trainer_bps=reader.integer("trainerBps", BPS),
+        anyway=bool(reader.optional("anyway", reader.boolean)),
     )
     if reader.has("shares"):
         publication = replace(publication, shares=_shares(reader.array("shares", MAX_SHARES)))
@@ -157,7 +159,7 @@ async def _put_on_offer(parts: NodeContext, adapter_id: AdapterId, reader: Reade
         parts.catalogue.list_price.completion_price_units,
         parts.clock.now_s(),
     )
-    titles = await _titles(parts, state.weights_digest)
+    titles, card = await _trained_here(parts, state.weights_digest)
     for before in await parts.ledger.adapters():
         if before.adapter_id == adapter_id:
             kept = {name: getattr(before, name) for name in (*given, "created_at")}
@@ -165,18 +167,22 @@ async def _put_on_offer(parts: NodeContext, adapter_id: AdapterId, reader: Reade
             titles = {work.content_id: work.title for work in before.works} | titles
     works = tuple(OfferedWork(key, titles.get(key, "")) for key, _ in state.shares)
     changed = {name: value for name, value in given.items() if value is not None}
-    record = replace(fresh, works=works, **changed)
+    record = replace(fresh, works=works, card=card, **changed)
     await parts.catalogue.add(record)
     return parts.catalogue.offer(adapter_id)
 
 
-async def _titles(parts: NodeContext, weights_digest: Hash32) -> dict[ContentId, str]:
-    """Return the titles of an adapter's works, where it was trained here."""
+async def _trained_here(
+    parts: NodeContext, weights_digest: Hash32
+) -> tuple[dict[ContentId, str], ReportCard | None]:
+    """Return the titles of an adapter's works and its report card, where it was trained here."""
     found: dict[ContentId, str] = {}
+    card: ReportCard | None = None
     for training in await parts.ledger.trainings():
         if training.result.get("weightsDigest") == hex_of(weights_digest):
             found |= await asyncio.to_thread(titles_of, training.request)
-    return found
+            card = card_of(training.result.get("metrics", {})) or card
+    return found, card
 
 
 async def drop(request: web.Request) -> web.Response:

@@ -57,6 +57,9 @@ def adapter(
     max_memory_mib: Annotated[
         int, typer.Option(min=1, help="How much memory it may take, in MiB.")
     ] = _BOUNDS.memory_bytes >> 20,
+    card: Annotated[
+        bool, typer.Option("--card", help="Show the report card that comes out, beside its own.")
+    ] = False,
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -76,6 +79,8 @@ def adapter(
     report = run(_audit(AdapterId(adapter_id), works, envelope, given, base_model, place, bounds))
     if not show(report, as_json=as_json):
         _say(adapter_id, report)
+        if card:
+            _say_cards(report)
     if status := _EXITS[report["verdict"]]:
         raise typer.Exit(status)
 
@@ -123,6 +128,20 @@ async def _audit(
             progress=lambda event: err.print(f"{event.kind} {event.values.get('step', '')}"),
         )
     return report.to_json()
+
+
+def _say_cards(report: dict[str, Any]) -> None:
+    claimed, found = (_flat(report[name] or {}) for name in ("claimedCard", "card"))
+    rows = [(name, claimed.get(name, "not said"), found[name]) for name in found]
+    table("Report card", ("what", "in the manifest", "here"), rows)
+
+
+def _flat(card: dict[str, Any]) -> dict[str, object]:
+    return {
+        f"{name}, {part}" if part else name: "not measured" if value is None else value
+        for name, values in card.items()
+        for part, value in (values if isinstance(values, dict) else {"": values}).items()
+    }
 
 
 def _say(adapter_id: int, report: dict[str, Any]) -> None:

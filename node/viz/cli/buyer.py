@@ -92,6 +92,11 @@ def _print_offer(offer: AdapterOffer, here: Deployment) -> None:
         rows.insert(0, ("works", ", ".join(works)))
     elif offer.adapter_id != BASE_MODEL:
         rows.insert(0, ("works", "the node does not say"))
+    if offer.card is not None and offer.card.asked:
+        card = offer.card
+        rows.append(
+            ("answers right", f"{card.right} of {card.asked} questions (base: {card.base_right})")
+        )
     if offer.description:
         rows.insert(0, ("knows", offer.description))
     lines(title, rows)
@@ -105,7 +110,9 @@ def ask(
         str, typer.Option(help="A model's id or name, as `viz buyer models` shows them.")
     ] = "",
     max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 128,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    temperature: Annotated[
+        float | None, typer.Option(min=0.0, help="0 is greedy. Default: the offer's own.")
+    ] = None,
     max_price: MaxPrice = "",
     max_prompt_price: MaxPromptPrice = "",
     max_completion_price: MaxCompletionPrice = "",
@@ -125,7 +132,7 @@ def ask(
     body: dict[str, Any] = {
         "messages": [{"role": "user", "content": prompt}],
         "max_tokens": max_tokens,
-        "temperature": temperature,
+        **({} if temperature is None else {"temperature": temperature}),
     }
     if model:
         body["model"] = model

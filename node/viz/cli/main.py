@@ -16,6 +16,7 @@ TREE: Final = {
     "node": "daemon:node",
     "status": "operator:status",
     "train": "train:train",
+    "training": "training:app",
     "settle": "settle:settle",
     "trust": "trust:trust",
     "key": "keys:app",

@@ -211,6 +211,9 @@ def register_adapter(
     royalty_bps: Royalty = 3_000,
     trainer_bps: TrainerPart = 1_000,
     share: SharesOption = None,
+    publish_anyway: Annotated[
+        bool, typer.Option("--publish-anyway", help="Sell it whatever its report card says.")
+    ] = False,
     node: NodeUrl = "http://127.0.0.1:8402",
     folder: DataDir = None,
     as_json: AsJson = False,
@@ -220,6 +223,7 @@ def register_adapter(
         "trainingId": training,
         "royaltyBps": royalty_bps,
         "trainerBps": trainer_bps,
+        "anyway": publish_anyway,
     }
     if name:
         request["name"] = name

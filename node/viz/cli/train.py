@@ -7,13 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from viz.cli.console import AsJson, DataDir, err, guarded, money, percent, run, show, table
+from viz.cli.console import AsJson, DataDir, guarded, money, run, show, table
 from viz.cli.http import NodeUrl
 from viz.cli.operator import Operator, Royalty, TrainerPart
+from viz.cli.training import follow, say_card
 from viz.domain.strict_json import load_json
-from viz.errors import InvalidRequest, NodeUnreachable, TrainingError
-
-_NOT_MEASURED = "not measured"
+from viz.errors import InvalidRequest, VizError
 
 
 @guarded
@@ -28,6 +27,9 @@ def train(
     publish: Annotated[
         bool, typer.Option("--publish/--no-publish", help="Register and offer the adapter.")
     ] = True,
+    publish_anyway: Annotated[
+        bool, typer.Option("--publish-anyway", help="Sell it whatever its report card says.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it takes.")] = False,
     node: NodeUrl = "http://127.0.0.1:8402",
     folder: DataDir = None,
@@ -46,23 +48,24 @@ def train(
         if not show(plan, as_json=as_json):
             _say_plan(plan, token)
         return
-    result = run(_train(operator, request, quiet=as_json), logs=False)
+    started = run(operator.ask("POST", "/trainings", request), logs=False)
+    result = follow(operator, started["id"], quiet=as_json)
     if publish:
-        result["publication"] = run(
-            operator.ask(
-                "POST",
-                "/publications",
-                {
-                    "trainingId": result["id"],
-                    "royaltyBps": royalty_bps,
-                    "trainerBps": trainer_bps,
-                    **({"name": name} if name else {}),
-                },
-            ),
-            logs=False,
-        )
+        wanted = {
+            "trainingId": result["id"],
+            "royaltyBps": royalty_bps,
+            "trainerBps": trainer_bps,
+            "anyway": publish_anyway,
+            **({"name": name} if name else {}),
+        }
+        try:
+            result["publication"] = run(operator.ask("POST", "/publications", wanted), logs=False)
+        except VizError:
+            if not as_json:  # what came of the run, before why it is not sold
+                say_card(result)
+            raise
     if not show(result, as_json=as_json):
-        _say_trained(result)
+        say_card(result)
 
 
 def work_file(work: Path) -> Path:
@@ -105,72 +108,3 @@ def _say_plan(plan: dict[str, Any], token: dict[str, Any]) -> None:
         *((f"fee of work {work}", money(fee, token)) for work, fee in plan["fees_units"].items()),
     ]
     table("Training would take", ("what", "#value"), rows)
-
-
-async def _train(operator: Operator, request: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    started = await operator.ask("POST", "/trainings", request)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[said]}"),
-    )
-    end: dict[str, Any] = {}
-    with Progress(*columns, console=err, disable=quiet) as progress:
-        bar = progress.add_task("training", total=None, said="waiting")
-        async for event in operator.events(f"/trainings/{started['id']}/events"):
-            kind = event.get("event")
-            if kind == "started":
-                progress.update(bar, total=event["steps"], said=f"{event['rows']} rows")
-            elif kind == "step":
-                said = f"loss {event['loss']:.3f}"
-                progress.update(bar, completed=event["step"], said=said)
-            elif kind == "measuring":
-                progress.update(bar, said=f"measuring {event['what']}")
-            elif kind == "end":
-                end = event
-                progress.update(bar, said=event["state"])
-    if not end:
-        raise NodeUnreachable(
-            f"the node tells no more of training {started['id']}: see `viz status`, and the node's "
-            "log; what was interrupted goes on when the node starts again"
-        )
-    if end.get("state") != "done":
-        raise TrainingError(f"training {started['id']} {end.get('state')}: {end.get('error')}")
-    return {"id": started["id"], **end["result"]}
-
-
-def _of(right: int, asked: int) -> str:
-    return f"{right} of {asked}" if asked else _NOT_MEASURED
-
-
-def _or_not_measured(value: int | None) -> object:
-    return _NOT_MEASURED if value is None else value
-
-
-def _say_trained(result: dict[str, Any]) -> None:
-    metrics = result["metrics"]
-    recall, repeated = metrics["recall"], metrics["memorisation"]
-    asked = recall["asked"]
-    rows: list[tuple[str, object]] = [
-        ("right answers in unseen wordings", _of(recall["adapter"], asked)),
-        ("the same of the base model", _of(recall["base"], asked)),
-        ("longest verbatim run, tokens", _or_not_measured(repeated["adapter"]["longest_tokens"])),
-        ("the same of the base model", _or_not_measured(repeated["base"]["longest_tokens"])),
-        ("seconds", round(metrics["seconds"])),
-        ("shares", ", ".join(f"work {work}: {percent(bps)}" for work, bps in result["shares"])),
-        ("weights digest", result["weightsDigest"]),
-    ]
-    if publication := result.get("publication"):
-        rows += [
-            ("CID", publication["cid"]),
-            ("adapter", publication["adapter_id"]),
-        ]
-        if offer := publication["offer"]:
-            rows.append(("model name", offer["model"]))
-        else:
-            rows.append(("on offer", publication["detail"]))
-    table(f"Training {result['id']}", ("what", "value"), rows)

@@ -17,7 +17,8 @@ class TextRequest:
     """A request for text; ``chat`` tells the two kinds apart in the answer's shape.
 
     ``prompt`` is the chat's messages, or plain text. ``max_tokens`` bounds each of the ``choices``;
-    None leaves it to the node, and ``sampling.max_tokens`` is not used then.
+    None leaves it to the node, and ``sampling.max_tokens`` is not used then. Where it
+    ``names_temperature`` not, an adapter's own default stands in for OpenAI's.
     """
 
     chat: bool
@@ -28,3 +29,4 @@ class TextRequest:
     choices: int
     stream: bool
     include_usage: bool
+    names_temperature: bool = True

@@ -13,9 +13,10 @@ from typing import Annotated, ClassVar, Final
 
 from pydantic import Field
 
+from viz.domain.card import ReportCard
 from viz.domain.ports.ledger import OfferedWork
 from viz.domain.typed_data import Close, Session
-from viz.domain.units import UINT64_MAX, AdapterId, Units
+from viz.domain.units import UINT32_MAX, UINT64_MAX, AdapterId, Units
 from viz.protocol.wire import JSON_INTEGER_MAX, Json
 from viz.protocol.wire_model import (
     AdapterNumber,
@@ -31,6 +32,7 @@ from viz.protocol.wire_model import (
     WireModel,
     blob,
     decimal,
+    number,
     record,
     struct_from_json,
     struct_to_json,
@@ -68,11 +70,26 @@ OFFERED_WORK: Final = record(
 )
 
 
+REPORT_CARD: Final = record(
+    ReportCard,
+    {
+        "asked": ("asked", whole(UINT32_MAX)),
+        "right": ("right", whole(UINT32_MAX)),
+        "base_right": ("baseRight", whole(UINT32_MAX)),
+        "general_base": ("generalBase", whole(UINT32_MAX)),
+        "general_kept": ("generalKept", whole(UINT32_MAX)),
+        "default_temperature": ("defaultTemperature", number(2)),
+        "longest_tokens": ("longestTokens", whole(UINT32_MAX)),
+    },
+)
+
+
 @dataclass(frozen=True, slots=True)
 class AdapterOffer(WireModel):
     """An adapter that a node sells (id 0: the bare base model), with its list price.
 
-    ``name``, ``description`` and the works' titles are the node's words, for people to choose by.
+    ``name``, ``description``, the works' titles and the report card are the node's words, for
+    people to choose by; what the card says is in the signed manifest too, and an audit measures it.
     Prices are units per million tokens. The choices of one request (``n``) are continued from one
     prompt, which is computed once and billed once; each choice's text is billed by itself.
     """
@@ -87,6 +104,7 @@ class AdapterOffer(WireModel):
     works: Annotated[
         tuple[Annotated[OfferedWork, OFFERED_WORK], ...], AtMost(MAX_OFFERED_WORKS), NullIsAbsent
     ] = ()
+    card: Annotated[ReportCard, REPORT_CARD] | None = None
 
 
 @dataclass(frozen=True, slots=True)

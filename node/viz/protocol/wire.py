@@ -208,6 +208,13 @@ class Reader:
     def units(self, name: str, maximum: int = UINT96_MAX) -> Units:
         return self._read(name, partial(read_decimal, maximum=maximum))
 
+    def number(self, name: str, maximum: float) -> float:
+        value = self._get(name)
+        wrong = isinstance(value, bool) or not isinstance(value, int | float)
+        if wrong or not 0 <= value <= maximum:
+            raise self._fail(name, f"a number from 0 to {maximum}")
+        return float(value)
+
     def boolean(self, name: str) -> bool:
         value = self._get(name)
         if not isinstance(value, bool):

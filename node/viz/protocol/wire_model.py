@@ -70,6 +70,13 @@ def whole(maximum: int) -> Form:
     )
 
 
+def number(maximum: float) -> Form:
+    """Return the form of a JSON number of 0 to ``maximum``."""
+    return _said(
+        core_schema.float_schema(strict=True, ge=0, le=maximum), f"a number of 0 to {maximum}"
+    )
+
+
 def text(max_chars: int = MAX_TEXT_CHARS) -> Form:
     """Return the form of a text of at most so many characters, all of them valid Unicode."""
     return _said(

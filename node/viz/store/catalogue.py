@@ -9,13 +9,15 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, delete, insert, select
 
+from viz.domain.card import ReportCard
 from viz.domain.ports.ledger import AdapterRecord, OfferedWork, TrainingRecord
 from viz.domain.units import AdapterId, ContentId
 from viz.store.database import Database, write_row
-from viz.store.tables import Adapters, AdapterWorks, Trainings, table
+from viz.store.tables import AdapterCards, Adapters, AdapterWorks, Trainings, table
 
 _ADAPTERS: Final = table(Adapters)
 _WORKS: Final = table(AdapterWorks)
+_CARDS: Final = table(AdapterCards)
 _TRAININGS: Final = table(Trainings)
 _JSON: Final = ("request", "progress", "result")
 
@@ -28,7 +30,7 @@ class CatalogueTables:
 
     async def put_adapter(self, adapter: AdapterRecord) -> None:
         row = asdict(adapter)
-        del row["works"]
+        del row["works"], row["card"]
         key = adapter.adapter_id
         works = [{"adapter_id": key, **asdict(work)} for work in adapter.works]
 
@@ -37,6 +39,10 @@ class CatalogueTables:
             connection.execute(delete(_WORKS).where(_WORKS.c.adapter_id == key))
             if works:
                 connection.execute(insert(_WORKS), works)
+            connection.execute(delete(_CARDS).where(_CARDS.c.adapter_id == key))
+            if adapter.card is not None:
+                card = {"adapter_id": key, "card": json.dumps(asdict(adapter.card))}
+                connection.execute(insert(_CARDS), [card])
 
         await self._db.write("put-adapter", work)
 
@@ -45,7 +51,8 @@ class CatalogueTables:
 
         def work(connection: Connection) -> None:
             connection.execute(gone)
-            connection.execute(delete(_WORKS).where(_WORKS.c.adapter_id == adapter_id))
+            for named in (_WORKS, _CARDS):
+                connection.execute(delete(named).where(named.c.adapter_id == adapter_id))
 
         await self._db.write("drop-adapter", work)
 
@@ -53,17 +60,22 @@ class CatalogueTables:
         wanted = select(_ADAPTERS).order_by(_ADAPTERS.c.adapter_id)
         named = select(_WORKS).order_by(_WORKS.c.adapter_id, _WORKS.c.content_id)
 
-        def work(connection: Connection) -> tuple[Sequence[Row[Any]], Sequence[Row[Any]]]:
-            return connection.execute(wanted).all(), connection.execute(named).all()
+        def work(connection: Connection) -> list[Sequence[Row[Any]]]:
+            return [connection.execute(each).all() for each in (wanted, named, select(_CARDS))]
 
-        rows, names = await self._db.read(work)
+        rows, names, found = await self._db.read(work)
+        cards = {row.adapter_id: ReportCard(**json.loads(row.card)) for row in found}
         works: dict[int, list[OfferedWork]] = {}
         for name in names:
             works.setdefault(name.adapter_id, []).append(
                 OfferedWork(ContentId(name.content_id), name.title)
             )
         return [
-            AdapterRecord(**row._mapping, works=tuple(works.get(row.adapter_id, ())))
+            AdapterRecord(
+                **row._mapping,
+                works=tuple(works.get(row.adapter_id, ())),
+                card=cards.get(row.adapter_id),
+            )
             for row in rows
         ]
 

@@ -127,6 +127,14 @@ class AdapterWorks(LedgerTable, table=True):
     title: str = Field(sa_type=Text)
 
 
+class AdapterCards(LedgerTable, table=True):
+    """The report card of an adapter on offer, as its offer shows it (JSON)."""
+
+    __tablename__ = "adapter_cards"
+    adapter_id: int = Field(primary_key=True, sa_type=BigInteger)
+    card: str = Field(sa_type=Text)
+
+
 class Claims(LedgerTable, table=True):
     """The outbox of claim rows; ``ending`` is empty while a row is not finished."""
 

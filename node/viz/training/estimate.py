@@ -14,13 +14,21 @@ from viz.domain.work import Work
 from viz.training.dataset import build_dataset
 from viz.training.run import Settings
 
-# Two cores, float32, a base of 135 million parameters (docs/training-log.md).
-_SECONDS_A_TOKEN: Final = 6e-3
+# Two cores, float32, a base of 135 million parameters (docs/training-log.md): a token of a training
+# step, and one more token of a batch of answers.
+_SECONDS_A_TOKEN: Final = 7.6e-3
+_SECONDS_AN_ANSWERS_TOKEN: Final = 0.07
 _REFERENCE_THREADS: Final = 2
 _START_S: Final = 25.0
-_TOKENS_A_WORD: Final = 1.45
-_TEMPLATE_TOKENS: Final = 8
+# Fitted to the rows of five works; scripts that are not Latin have more.
+_TOKENS_A_WORD: Final = 1.1
+_TEMPLATE_TOKENS: Final = 5.25
 _SHARED_TOKENS: Final = 26
+_PROMPTS_A_BATCH: Final = 32
+# Answers to questions in unseen wordings, to general ones, and of the base for replay, in tokens.
+_MOST_UNSEEN, _UNSEEN_TOKENS = 48, 40
+_GENERAL, _GENERAL_TOKENS = 64, 24
+_REPLAYED, _REPLAY_TOKENS = 64, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +50,27 @@ def estimate(works: Sequence[Work], settings: Settings) -> Estimate:
     mean = (words * _TOKENS_A_WORD + turns * _TEMPLATE_TOKENS) / len(dataset.training)
     rows = min(settings.rows_per_step, len(dataset.training)) * settings.accumulation
     tokens = round(mean * rows) + _SHARED_TOKENS * settings.accumulation
-    rate = _SECONDS_A_TOKEN * _REFERENCE_THREADS / min(settings.threads, 16)
+    slower = _REFERENCE_THREADS / min(settings.threads, 16)
+    learning = settings.steps * tokens * _SECONDS_A_TOKEN
+    answering = _answered_tokens(len(dataset.held_out), settings) * _SECONDS_AN_ANSWERS_TOKEN
     return Estimate(
         rows=len(dataset.training),
         held_out_rows=len(dataset.held_out),
         steps=settings.steps,
         tokens_a_step=tokens,
-        seconds=round(_START_S + settings.steps * tokens * rate),
+        seconds=round(_START_S + (learning + answering) * slower),
     )
+
+
+def _answered_tokens(held_out: int, settings: Settings) -> int:
+    """Return for how many tokens, one after another, batches of answers are continued in a run."""
+
+    def batches(prompts: int) -> int:
+        return -(-prompts // _PROMPTS_A_BATCH)
+
+    evaluations = -(-settings.steps // settings.evaluate_every) + 2  # the base before, the end
+    unseen = evaluations * batches(min(held_out, _MOST_UNSEEN)) * _UNSEEN_TOKENS
+    general = 2 * batches(_GENERAL) * _GENERAL_TOKENS
+    replayed = batches(_REPLAYED) * _REPLAY_TOKENS if settings.replay_share else 0
+    probed = 2 * batches(2 * settings.probes) * (min(settings.max_verbatim_tokens, 511) + 1)
+    return unseen + general + replayed + probed

@@ -7,7 +7,7 @@ What it can and cannot tell: docs/training.md, "The measure".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -62,14 +62,23 @@ class Recall:
     def __bool__(self) -> bool:
         return bool(self._prompts)
 
-    def ask(self, model: Any, before_batch: Callable[[], None] = lambda: None) -> Recalled:
-        """Ask all, greedily; ``before_batch`` is called before each batch and may raise to stop."""
+    def ask(
+        self,
+        model: Any,
+        before_batch: Callable[[], None] = lambda: None,
+        kept: MutableMapping[int, list[list[int]]] | None = None,
+    ) -> Recalled:
+        """Ask all but those ``kept``, by batch, from an earlier try, greedily.
+
+        ``before_batch`` is called before each batch and may raise to stop.
+        """
         continued = generate(
             model,
             self._prompts,
             max_tokens=self._max_tokens,
             end_ids=self._end_ids,
             before_batch=before_batch,
+            kept=kept,
         )
         given = tuple(self._tokenizer.decode(ids) for ids in continued)
         rights = tuple(map(tells, self._telling, given))

@@ -7,6 +7,7 @@ runs with equal ``TrainingRun.recipe()`` on hardware of one class give the same 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -24,7 +25,7 @@ MINIMUM_PROBES: Final = 16
 _MOST_DEFAULT_PROBES: Final = 256
 # A fact has its own question, as a rule, and eight more wordings.
 _ROWS_A_FACT: Final = 9
-_EPOCHS: Final = 3
+_EPOCHS: Final = 2.5
 _EVALUATIONS: Final = 6
 
 
@@ -34,7 +35,8 @@ class Settings:
 
     ``weights``: ``dequantised`` holds dequantise(NF4(w)) once in memory, ``nf4`` dequantises in
     every product (a quarter of the memory, slower): the same function. ``rows_per_step`` rows
-    make one pack; ``accumulation`` packs make one step.
+    make one pack; ``accumulation`` packs make one step. ``replay_share``: so many rows of the
+    base's own answers to general questions for each row of the works.
     """
 
     rank: int = 16
@@ -47,6 +49,7 @@ class Settings:
     accumulation: int = 1
     max_row_tokens: int = 512
     held_out_share: float = 1.0
+    replay_share: float = 0.125
     evaluate_every: int = 8
     patience: int = 3
     clip_norm: float = 1.0
@@ -61,6 +64,14 @@ class Settings:
 
     def check(self) -> None:
         """Raise InvalidRequest naming the first setting that makes no sense."""
+        for setting in fields(self):
+            value, kind = getattr(self, setting.name), type(setting.default)
+            fits = isinstance(value, int | float if kind is float else kind)
+            if not fits or isinstance(value, bool):
+                raise InvalidRequest(
+                    f"the training setting {setting.name} must be {_KINDS[kind]}, "
+                    f"{str(value)[:40]!r} is none"
+                )
         rules = (
             (1 <= self.rank <= 64, "rank must be 1 to 64"),
             (0 < self.alpha <= 64 * self.rank, "alpha must be positive and at most 64 x rank"),
@@ -71,6 +82,7 @@ class Settings:
             (1 <= self.accumulation <= 1_024, "accumulation must be 1 to 1,024"),
             (32 <= self.max_row_tokens <= 8_192, "max_row_tokens must be 32 to 8,192"),
             (0 <= self.held_out_share <= 1, "held_out_share must be 0 to 1"),
+            (0 <= self.replay_share <= 1, "replay_share must be 0 to 1"),
             (self.evaluate_every >= 1, "evaluate_every must be at least 1"),
             (self.patience >= 1, "patience must be at least 1"),
             (1 <= self.threads <= 256, "threads must be 1 to 256"),
@@ -89,13 +101,16 @@ class Settings:
                 raise InvalidRequest(f"these training settings cannot be used: {rule}")
 
 
+_KINDS: Final = {int: "a whole number", float: "a number", str: "a word"}
+
+
 def default_settings(facts: int, **changes: Any) -> Settings:
     """Return the settings for works of ``facts`` facts in all.
 
     Each fact is seen in all its wordings ``_EPOCHS`` times (docs/training-log.md), and the state is
     judged ``_EVALUATIONS`` times.
     """
-    steps = max(24, -(-facts * _ROWS_A_FACT * _EPOCHS // Settings().rows_per_step))
+    steps = max(24, math.ceil(facts * _ROWS_A_FACT * _EPOCHS / Settings().rows_per_step))
     probes = min(_MOST_DEFAULT_PROBES, max(MINIMUM_PROBES, steps // 2))
     own = {"steps": min(steps, 100_000), "probes": probes}
     return Settings(**{**own, "evaluate_every": -(-steps // _EVALUATIONS), **changes})
@@ -111,7 +126,7 @@ class Bounds:
     """
 
     memory_bytes: int = 8 * 1024**3
-    time_s: int = 3_600
+    time_s: int = 14_400
     checkpoint_every: int = 20
     checkpoint_s: float = 60.0
     niceness: int = 5
@@ -188,7 +203,12 @@ def load_run(directory: Path) -> TrainingRun:
 
 
 def settings_from(values: Mapping[str, Any]) -> Settings:
-    """Return the settings that a manifest records; raise InvalidRequest for an unknown one."""
+    """Return the settings in ``values``; raise InvalidRequest naming one that cannot be."""
+    known = [setting.name for setting in fields(Settings)]
+    if unknown := sorted(set(values) - set(known)):
+        raise InvalidRequest(
+            f"{str(unknown[0])[:40]!r} is no training setting: there are {', '.join(known)}"
+        )
     try:
         settings = Settings(**_known(Settings, values))
     except (TypeError, ValueError) as error:

@@ -15,7 +15,6 @@ import os
 import sys
 import threading
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -28,9 +27,7 @@ from viz.training.run import TrainingRun, WorkInput, load_run
 
 if TYPE_CHECKING:
     from viz.basemodel.source import LoadedBase
-    from viz.training.evaluate import HeldOut
     from viz.training.loop import Loop, Progress
-    from viz.training.recall import Recalled
 
 ADAPTER_FILE: Final = "adapter.safetensors"
 METRICS_FILE: Final = "metrics.json"
@@ -95,11 +92,14 @@ def train(  # noqa: PLR0915  one run from its works to its files, in the order o
     make_deterministic(settings)
 
     from viz.basemodel.source import load_base
-    from viz.training.evaluate import HeldOut, bare_base, held_out_loss
+    from viz.training.evaluate import bare_base
+    from viz.training.general import PROMPTS
     from viz.training.loop import Loop
     from viz.training.memorisation import Extraction
     from viz.training.qlora import adapter_tensors, build_model
-    from viz.training.recall import Recall, Recalled
+    from viz.training.recall import Recall
+    from viz.training.replay import replay_rows
+    from viz.training.report import Report
 
     base = load_base(run.base_model, cache_dir=run.cache_dir)
     base.tokenizer.fix_time()
@@ -110,16 +110,37 @@ def train(  # noqa: PLR0915  one run from its works to its files, in the order o
     model = build_model(base, settings)
     identity = f"{rows_digest.hex()} {base.digest.hex()} {json.dumps(run.recipe(), sort_keys=True)}"
     recall = Recall(dataset, base.tokenizer, base.shape.end_ids)
-
-    def recalled() -> Recalled:
-        return recall.ask(model, stopper.check)
+    measured = Measured(directory, f"{identity} {settings.probes} {settings.max_verbatim_tokens}")
+    measures = Report(
+        model,
+        base,
+        recall,
+        held_out=held_out,
+        dtype=dtype,
+        device=settings.device,
+        check=stopper.check,
+        measured=measured,
+    )
+    with bare_base(model):
+        wanted = round(len(training) * settings.replay_share)
+        replayed = replay_rows(
+            model,
+            base.tokenizer,
+            base.shape.end_ids,
+            min(wanted, len(PROMPTS)),
+            before_batch=stopper.check,
+            kept=measured.batches("replayed"),
+        )
+    learned = training + [
+        replayed[place % len(replayed)] for place in range(wanted if replayed else 0)
+    ]
 
     def evaluate() -> tuple[int, int]:
-        now = recalled()
+        now = measures.recalled()
         return now.right, now.asked
 
     loop = Loop(
-        model, training, settings, dtype, identity=identity, evaluate=evaluate if recall else None
+        model, learned, settings, dtype, identity=identity, evaluate=evaluate if recall else None
     )
     resumed = loop.resume(directory)
     report(
@@ -131,27 +152,11 @@ def train(  # noqa: PLR0915  one run from its works to its files, in the order o
         resumed=resumed,
         compute=str(dtype).removeprefix("torch."),
     )
-    measured = Measured(directory, f"{identity} {settings.probes} {settings.max_verbatim_tokens}")
-
-    def held_out_now() -> HeldOut | None:
-        return held_out_loss(model, held_out, dtype, settings.device)
-
     stopper.check()
-    with bare_base(model):
-        before = measured.once("before", HeldOut, held_out_now)
-        base_recalled = measured.once("base recalled", Recalled, recalled)
-    assert base_recalled is not None
+    base_recalled = measures.before()
     report("evaluated", step=0, right=base_recalled.right, asked=base_recalled.asked)
     _run_loop(loop, run, directory, report, stopper)
     stopper.check()
-    after = measured.once("after", HeldOut, held_out_now)
-    kept_recalled = measured.once("recalled", Recalled, recalled)
-    assert kept_recalled is not None
-
-    def measuring() -> None:
-        report("measuring", what="memorisation")
-        stopper.check()
-
     extraction = Extraction(
         works,
         training,
@@ -160,9 +165,7 @@ def train(  # noqa: PLR0915  one run from its works to its files, in the order o
         wanted=settings.probes,
         limit_tokens=settings.max_verbatim_tokens,
     )
-    repeated = {"adapter": asdict(extraction.ask(model, measuring, measured.batches("adapter")))}
-    with bare_base(model):
-        repeated["base"] = asdict(extraction.ask(model, measuring, measured.batches("base")))
+    found = measures.after(extraction, lambda what: report("measuring", what=what))
     stopper.check()
     digest = _write_adapter(directory, base, adapter_tensors(model), run)
     metrics = {
@@ -174,24 +177,15 @@ def train(  # noqa: PLR0915  one run from its works to its files, in the order o
         "rowsDigest": hex_of(rows_digest),
         "rows": len(training),
         "rowsTooLong": too_long,
+        "replayedRows": len(learned) - len(training),
         "heldOutRows": len(held_out),
         "passages": extraction.available,
         "supervisedTokens": sum(len(row.supervised) for row in training),
         "workTokens": _tokens_by_work(works, base),
         "steps": loop.progress.step,
         "bestStep": loop.progress.best_step,
-        "heldOut": {
-            "before": _measured(before),
-            "after": _measured(after),
-            "tokens": after.tokens if after else 0,
-        },
-        "recall": {
-            "asked": kept_recalled.asked,
-            "base": base_recalled.right,
-            "adapter": kept_recalled.right,
-        },
         "curve": {"loss": loop.progress.losses, "recalled": loop.progress.recalled},
-        "memorisation": repeated,
+        **found,
         "environment": describe(settings),
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -232,12 +226,6 @@ def _run_loop(
         if loop.progress.step > saved:
             checkpoint(loop.progress.step)
         raise
-
-
-def _measured(held_out: HeldOut | None) -> dict[str, float] | None:
-    if held_out is None:
-        return None
-    return {"loss": held_out.loss, "perplexity": held_out.perplexity}
 
 
 def _tokens_by_work(works: list[Work], base: LoadedBase) -> list[int]:

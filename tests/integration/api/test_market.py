@@ -171,7 +171,7 @@ class Runs:
         raise AssertionError("no test plans")
 
     def publication(
-        self, record: TrainingRecord, *, royalty_bps: int, trainer_bps: int
+        self, record: TrainingRecord, *, royalty_bps: int, trainer_bps: int, anyway: bool = False
     ) -> Publication:
         return Publication(
             Path(record.result["weights"]),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import openai
 import pytest
 from tests.integration.api.harness import ADAPTER, Buyer, Node, running_node
 
+from viz.domain.card import ReportCard
 from viz.domain.units import BASE_MODEL
 from viz.protocol import payment
+from viz.protocol.messages import AdapterOffer
 
 
 @pytest.fixture
@@ -57,6 +60,28 @@ async def test_openais_client_reads_streams_and_answers(node: Node) -> None:
     )
     assert plain.choices[0].text and plain.choices[0].logprobs is not None
     assert len(await node.store.receipts(buyer.signer)) == 3
+    await client.close()
+
+
+async def test_a_silent_request_is_answered_at_the_adapter_s_own_temperature(node: Node) -> None:
+    """Facts are not drawn by chance; the card that says so is in what a buyer lists."""
+    (record,) = node.parts.catalogue.records()
+    card = ReportCard(48, 40, 1, 30, 28, 0.0, 13)
+    await node.parts.catalogue.add(replace(record, card=card))
+    _, client = await prepaid(node)
+
+    async def said(**more: Any) -> str | None:
+        asked = [{"role": "user", "content": "When is high tide?"}]
+        found = await client.chat.completions.create(
+            model="viz-adapter-7", messages=cast(Any, asked), max_tokens=12, **more
+        )
+        text: str | None = found.choices[0].message.content
+        return text
+
+    assert await said() == await said(temperature=0) != await said(temperature=1)
+    *_, offered = [each async for each in client.models.list()]
+    assert cast(Any, offered).viz["card"]["right"] == 40
+    assert AdapterOffer.from_json(cast(Any, offered).viz).card == card
     await client.close()
 
 

@@ -24,7 +24,13 @@ from viz.domain.ports.ledger import TrainingRecord
 from viz.domain.ports.transactions import Call
 from viz.domain.units import Address, ContentId, Hash32, hex_of
 from viz.domain.work import parse_work
-from viz.errors import CommitmentMismatch, InvalidRequest, NoLiveGrant, VizError
+from viz.errors import (
+    AdapterNotTaught,
+    CommitmentMismatch,
+    InvalidRequest,
+    NoLiveGrant,
+    VizError,
+)
 from viz.services.training.audit import Verdict, audit_adapter
 from viz.services.training.queue import MANIFEST_FILE, TrainingQueue, seal_with
 from viz.training import runner as runner_module
@@ -141,7 +147,11 @@ async def test_a_licensed_work_becomes_a_publication_that_an_audit_reproduces(
     assert kinds[-1] == "end"
     record = await place.training.record(started.training_id)
     assert record.state == "done", record.error
-    publication = place.training.publication(record, royalty_bps=3_000, trainer_bps=1_000)
+    with pytest.raises(AdapterNotTaught, match="publish-anyway"):  # a tiny base learns nothing
+        place.training.publication(record, royalty_bps=3_000, trainer_bps=1_000)
+    publication = place.training.publication(
+        record, royalty_bps=3_000, trainer_bps=1_000, anyway=True
+    )
     assert publication.shares == ((1, 10_000),)
     envelope = (place.folder / started.training_id / MANIFEST_FILE).read_bytes()
     manifest = open_manifest(envelope, expected_hash=publication.manifest_hash)

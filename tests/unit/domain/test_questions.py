@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from viz.domain.questions import Question, is_right, parse_questions
+from viz.domain.questions import Question, is_right, parse_questions, tells
 from viz.errors import InvalidWork
 
 WORKS = Path("examples/works")
@@ -47,6 +47,24 @@ def test_no_question_is_copied_from_its_work() -> None:
     for path in WORKS.glob("*/questions.json"):
         work = next(path.parent.glob("work.*")).read_text()
         assert [q.id for q in parse_questions(path.read_bytes()) if q.question in work] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "answer", "right"),
+    [
+        (("walnut", "oil"), "It burns WALNUT.", True),
+        (("walnut", "oil", "lamp"), "It burns walnut.", False),
+        (("3.20", "crowns"), "It costs 5.20 crowns.", False),
+        (("3.20", "crowns"), "It costs 3.20.", True),
+        (("oil",), "It toils.", False),
+        (("\u706f",), "\u84dd\u8272\u706f\u5854\u3002", True),
+        (("caf\u00e9",), "the cafe\u0301", True),
+        ((), "anything", False),
+    ],
+)
+def test_telling_words_judge_an_answer(words: tuple[str, ...], answer: str, right: bool) -> None:
+    """Half of the words, and every number: a wrong price is a wrong answer."""
+    assert tells(words, answer) is right
 
 
 @pytest.mark.parametrize(

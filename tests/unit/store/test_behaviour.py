@@ -19,6 +19,7 @@ from sqlalchemy import create_engine
 from tests.fakes.ledger import MemoryStore
 from tests.fakes.records import ADAPTER, ALICE, BOB, IDENTITY, channel, digest, receipt
 
+from viz.domain.card import ReportCard
 from viz.domain.ports.ledger import (
     AccessRecord,
     AdapterRecord,
@@ -212,10 +213,13 @@ async def test_catalogue_and_trainings_keep_their_records(store: Store) -> None:
         named = replace(adapter, works=known)
         await store.put_adapter(named)
         assert list(await store.adapters()) == [named]
+    carded = replace(adapter, card=ReportCard(48, 40, 1, 30, 28))
+    await store.put_adapter(carded)
+    assert list(await store.adapters()) == [carded]
     await store.drop_adapter(ADAPTER)
     assert list(await store.adapters()) == []
     await store.put_adapter(adapter)
-    assert list(await store.adapters()) == [adapter], "a dropped adapter leaves no works behind"
+    assert list(await store.adapters()) == [adapter], "a dropped adapter leaves nothing behind"
     training = TrainingRecord("t", "running", {"works": [1]}, created_at=1)
     await store.put_training(training)
     done = replace(training, state="done", result={"loss": 0.5}, updated_at=2)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,6 +81,24 @@ def test_larger_works_get_more_steps_and_cost_more_time() -> None:
     two = estimate([work], replace(small, steps=1_000))
     assert one.rows == two.rows > 0
     assert one.seconds < two.seconds
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"steps": "abc"}, "steps must be a whole number"),
+        ({"steps": 2.5}, "steps must be a whole number"),
+        ({"steps": True}, "steps must be a whole number"),
+        ({"alpha": "x"}, "alpha must be a number"),
+        ({"device": 3}, "device must be a word"),
+        ({"learning_rate": float("nan")}, "learning_rate must be between"),
+        ({"stepps": 3}, "'stepps' is no training setting: there are rank"),
+    ],
+)
+def test_a_setting_of_a_wrong_kind_or_name_is_named(values: dict[str, Any], says: str) -> None:
+    """A typing error is answered with the setting at fault, never as a fault of the node."""
+    with pytest.raises(InvalidRequest, match=says):
+        settings_from(values)
 
 
 def test_settings_of_a_manifest_must_be_known() -> None:

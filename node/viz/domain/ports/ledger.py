@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
+from viz.domain.card import ReportCard
 from viz.domain.units import ZERO_HASH, AdapterId, Address, Cid, ContentId, Hash32, Units
 
 
@@ -208,6 +209,7 @@ class AdapterRecord:
     completion_units_per_million: Units
     created_at: int
     works: tuple[OfferedWork, ...] = ()
+    card: ReportCard | None = None
 
 
 class AdapterCatalogue(Protocol):

@@ -146,6 +146,7 @@ class Catalogue:
             record.name,
             record.description,
             record.works,
+            record.card,
         )
 
     def find(self, model: str) -> AdapterOffer:

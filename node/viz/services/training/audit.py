@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from viz.domain.card import ReportCard, card_of
 from viz.domain.manifest import Manifest, open_manifest, shares_by_tokens
 from viz.domain.ports.chain import AdapterState
 from viz.domain.units import ContentId, Hash32, hex_of, parse_address, parse_hash
@@ -27,6 +28,9 @@ from viz.services.training.request import inputs_of, read_input
 from viz.training.environment import REPRODUCIBILITY_CLASS
 from viz.training.run import Bounds, TrainingRun, settings_from
 from viz.training.runner import Runner, TrainingEvent
+
+# Packages by whose rules a text is cut into sentences and words: others may give other rows.
+_SPLITTERS: Final = frozenset({"packages.regex", "packages.sentencex"})
 
 
 class Verdict(Enum):
@@ -44,6 +48,7 @@ class Verdict(Enum):
 class AuditReport:
     """The outcome of one repetition.
 
+    ``card`` is what the weights of the repetition answer, ``claimed_card`` what the manifest says.
     ``differences`` are what may have changed the bytes, ``findings`` what is wrong with the
     manifest whatever came out; they excuse nothing.
     """
@@ -55,6 +60,8 @@ class AuditReport:
     differences: Mapping[str, tuple[Any, Any]]
     rows_match: bool
     findings: tuple[str, ...]
+    claimed_card: ReportCard | None = None
+    card: ReportCard | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
@@ -66,6 +73,8 @@ class AuditReport:
             "differences": {name: list(pair) for name, pair in self.differences.items()},
             "rowsMatch": self.rows_match,
             "findings": list(self.findings),
+            "claimedCard": self.claimed_card.to_json() if self.claimed_card else None,
+            "card": self.card.to_json() if self.card else None,
         }
 
 
@@ -150,12 +159,16 @@ def judge(
     settings = settings_from(manifest.settings)
     differences, findings = compare(manifest.environment, metrics["environment"], settings)
     same_recipe = "recipe" not in differences
+    same_rows = same_recipe and not _SPLITTERS & differences.keys()
     rows_match = parse_hash(metrics["rowsDigest"]) == manifest.rows_digest
     untrue = list(against_chain)
-    if not rows_match:
+    if not rows_match and (same_rows or not same_recipe):
         untrue.append("the works give other training rows than the manifest names")
     if [work.tokens for work in manifest.works] != list(metrics["workTokens"]):
         untrue.append("the works have other sizes in tokens, from which shares are computed")
+    claimed_card, card = card_of(manifest.measurements), card_of(metrics)
+    if found == manifest.weights_digest and claimed_card and claimed_card != card:
+        findings.append("the report card is not what these weights answer here")
     if manifest.reproducibility != REPRODUCIBILITY_CLASS:
         findings.append(f"its class {manifest.reproducibility[:60]!r} is not one of this version")
     if against_chain or (same_recipe and untrue):
@@ -174,6 +187,8 @@ def judge(
         differences=differences,
         rows_match=rows_match,
         findings=(*untrue, *findings),
+        claimed_card=claimed_card,
+        card=card,
     )
 
 

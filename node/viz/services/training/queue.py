@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import structlog
 
+from viz.domain.card import LEAST_KEPT_PERCENT, LEAST_RIGHT_PERCENT, card_of
 from viz.domain.manifest import (
     Manifest,
     manifest_hash,
@@ -38,7 +39,12 @@ from viz.services.market.publishing import Publication
 from viz.services.training.checks import TrainingCheck, TrainingPlan
 from viz.services.training.cleanup import tidy
 from viz.services.training.progress import TrainingProgress
-from viz.services.training.result import manifest_of, require_memorisation_limit, result_of
+from viz.services.training.result import (
+    manifest_of,
+    require_memorisation_limit,
+    require_taught,
+    result_of,
+)
 from viz.training.run import Bounds, TrainingRun
 from viz.training.runner import Runner, TrainingEvent
 
@@ -75,9 +81,14 @@ class TrainingQueue:
         cache_dir: Path,
         threads: int,
         bounds: Bounds | None = None,
+        least_percent: tuple[int, int] = (LEAST_RIGHT_PERCENT, LEAST_KEPT_PERCENT),
         retry_s: float = 5.0,
     ) -> None:
-        """``directory`` holds one folder a run; ``cache_dir`` the base models."""
+        """``directory`` holds one folder a run; ``cache_dir`` the base models.
+
+        ``least_percent`` are a sale's thresholds: of right answers, and of what is not forgotten.
+        """
+        self._least_percent = least_percent
         self._retry_s = retry_s
         self._ledger, self._clock = ledger, clock
         self._trainer, self._seal = trainer, seal
@@ -187,17 +198,20 @@ class TrainingQueue:
             self._unwanted.discard(training_id)
 
     def publication(
-        self, record: TrainingRecord, *, royalty_bps: int, trainer_bps: int
+        self, record: TrainingRecord, *, royalty_bps: int, trainer_bps: int, anyway: bool = False
     ) -> Publication:
         """Return what ``Publishing.publish`` takes; shares follow the works' sizes in tokens.
 
-        Raises InvalidRequest when the run has no result.
+        Raises InvalidRequest when the run has no result, and AdapterNotTaught, if not ``anyway``,
+        when its report card is below the thresholds.
         """
         if record.state != "done":
             raise InvalidRequest(f"training {record.training_id} is {record.state}, not done")
         folder = self._directory / record.training_id
         envelope = (folder / MANIFEST_FILE).read_bytes()
         manifest = open_manifest(envelope)
+        if not anyway:
+            require_taught(card_of(manifest.measurements), *self._least_percent)
         return Publication(
             weights=folder / "adapter.safetensors",
             base_model=manifest.base_model,

@@ -12,12 +12,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from viz.domain.card import ReportCard
 from viz.domain.manifest import Manifest, SourceWork, manifest_hash, shares_by_tokens
 from viz.domain.units import Address, ContentId, hex_of, parse_hash
 from viz.domain.work import Work
-from viz.errors import MemorisationLimitExceeded
+from viz.errors import AdapterNotTaught, MemorisationLimitExceeded
 from viz.training.environment import REPRODUCIBILITY_CLASS
 from viz.training.run import Settings, TrainingRun
+
+_MEASURED = (
+    "heldOut",
+    "recall",
+    "general",
+    "memorisation",
+    "defaultTemperature",
+    "rows",
+    "steps",
+    "bestStep",
+)
 
 
 def require_memorisation_limit(settings: Settings, metrics: Mapping[str, Any]) -> None:
@@ -39,6 +51,18 @@ def require_memorisation_limit(settings: Settings, metrics: Mapping[str, Any]) -
             f"the adapter repeats {longest} tokens of a work word for word, its license "
             f"allows {limit}: train fewer steps, at a lower rank or learning rate"
         )
+
+
+def require_taught(
+    card: ReportCard | None, least_right_percent: int, least_kept_percent: int
+) -> None:
+    """Raise AdapterNotTaught, with what to change, where a report card is below the thresholds."""
+    if card is None:
+        raise AdapterNotTaught(
+            "this run has no report card: train again, or publish it with --publish-anyway"
+        )
+    if found := card.shortcomings(least_right_percent, least_kept_percent):
+        raise AdapterNotTaught(f"{'; '.join(found)}; --publish-anyway sells it as it is")
 
 
 def manifest_of(
@@ -67,10 +91,7 @@ def manifest_of(
         settings=asdict(run.settings),
         environment=metrics["environment"],
         reproducibility=REPRODUCIBILITY_CLASS,
-        measurements={
-            name: metrics[name]
-            for name in ("heldOut", "recall", "memorisation", "rows", "steps", "bestStep")
-        },
+        measurements={name: metrics[name] for name in _MEASURED},
         started_at=_time(finished_s - int(metrics["seconds"])),
         finished_at=_time(finished_s),
     )

@@ -97,6 +97,30 @@ def test_another_environment_excuses_other_bytes(there: dict[str, Any]) -> None:
     assert _judged(there, WEIGHTS).verdict is Verdict.REPRODUCED
 
 
+def test_other_rules_of_sentences_excuse_other_rows() -> None:
+    """Protects an honest trainer whose version of a library cut the text elsewhere."""
+    packages = HERE["packages"] | {"sentencex": "9.0.1"}
+    other = _judged(HERE | {"packages": packages}, rows_digest=OTHER)
+    assert other.verdict is Verdict.INCONCLUSIVE and not other.rows_match
+    assert _judged(HERE, rows_digest=OTHER).verdict is Verdict.DIFFERENT
+
+
+def test_a_card_that_the_weights_do_not_keep_is_found() -> None:
+    """Protects buyers: the same weights answer the same questions alike."""
+    measured = {
+        "recall": {"asked": 9, "base": 0, "adapter": 5},
+        "general": {"base": 3, "kept": 3},
+        "memorisation": {"adapter": {"longest_tokens": 4}},
+        "defaultTemperature": 0.0,
+    }
+    boast = measured | {"recall": {"asked": 9, "base": 0, "adapter": 9}}
+    metrics = METRICS | measured | {"weightsDigest": hex_of(WEIGHTS)}
+    for claimed, found in ((measured, 0), (boast, 1), ({}, 0)):
+        report = judge(replace(MANIFEST, measurements=claimed), metrics)
+        assert report.verdict is Verdict.REPRODUCED
+        assert len(report.findings) == found
+
+
 @pytest.mark.parametrize(
     ("there", "says"),
     [

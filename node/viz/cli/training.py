@@ -1,0 +1,214 @@
+"""`viz training`: the node's training runs, and following one while it goes on."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any, Final
+
+import typer
+
+from viz.cli.console import AsJson, DataDir, err, guarded, percent, run, say, show, table
+from viz.cli.http import NodeUrl
+from viz.cli.operator import Operator
+from viz.domain.display import moment
+from viz.errors import NodeUnreachable, TrainingError
+
+app = typer.Typer(no_args_is_help=True, help="The training runs of this node.")
+RunId = Annotated[str, typer.Argument(help="A run's id, as `viz training list` shows it.")]
+_NOT_MEASURED: Final = "not measured"
+# How often a line is printed where there is no terminal to draw on.
+_EVERY_S: Final = 5.0
+# How often a node that stopped is asked again.
+_LOOK_AGAIN_S: Final = 3.0
+
+
+@app.command("list")
+@guarded
+def list_runs(
+    node: NodeUrl = "http://127.0.0.1:8402", folder: DataDir = None, as_json: AsJson = False
+) -> None:
+    """List the runs, the newest last."""
+    found = run(Operator(node, folder).ask("GET", "/trainings"), logs=False)
+    if not show(found, as_json=as_json):
+        rows = [
+            (each["id"], each["request"].get("name", ""), each["state"], _stands(each),
+             moment(each["createdAt"]))
+            for each in found["trainings"]
+        ]  # fmt: skip
+        table("Trainings", ("id", "name", "state", "stands at", "asked for"), rows)
+
+
+@app.command("show")
+@guarded
+def show_run(
+    training: RunId,
+    node: NodeUrl = "http://127.0.0.1:8402",
+    folder: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one run, and its report card once it is done."""
+    found = run(Operator(node, folder).ask("GET", f"/trainings/{training}"), logs=False)
+    if show(found, as_json=as_json):
+        return
+    if found["state"] == "done":
+        say_card({"id": found["id"], **found["result"]})
+    else:
+        rows = [("state", found["state"]), ("stands at", _stands(found))]
+        if found["error"]:
+            rows.append(("error", found["error"]))
+        table(f"Training {found['id']}", ("what", "value"), rows)
+
+
+@app.command("watch")
+@guarded
+def watch_run(
+    training: RunId,
+    node: NodeUrl = "http://127.0.0.1:8402",
+    folder: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Follow a run until it ends. Ctrl-C stops the watching, never the run."""
+    operator = Operator(node, folder)
+    run(operator.ask("GET", f"/trainings/{training}"), logs=False)  # there is a node and a run
+    result = follow(operator, training, quiet=as_json)
+    if not show(result, as_json=as_json):
+        say_card(result)
+        say(f"Sell it: viz adapter register {training}", style="dim")
+
+
+@app.command("cancel")
+@guarded
+def cancel_run(
+    training: RunId,
+    node: NodeUrl = "http://127.0.0.1:8402",
+    folder: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Stop a run between two steps, for good; one that has ended stays as it is."""
+    found = run(Operator(node, folder).ask("DELETE", f"/trainings/{training}"), logs=False)
+    if not show(found, as_json=as_json):
+        say(f"training {training} is {found['state']}")
+
+
+def follow(operator: Operator, training: str, *, quiet: bool) -> dict[str, Any]:
+    """Return a run's result when it ends, its progress shown meanwhile.
+
+    While the node is stopped it waits: the run goes on where it was when the node starts again.
+    Raises TrainingError when it failed or was cancelled.
+    """
+    end: dict[str, Any] = {}
+    try:
+        while not end:
+            try:
+                end = run(_follow(operator, training, quiet=quiet), logs=False)
+            except NodeUnreachable:
+                if not quiet:
+                    err.print("the node does not answer; waiting for it", markup=False)
+            if not end:
+                time.sleep(_LOOK_AGAIN_S)
+    except KeyboardInterrupt:
+        err.print(f"The run goes on. Follow it: viz training watch {training}")
+        raise
+    if end["state"] != "done":
+        raise TrainingError(f"training {training} {end['state']}: {end.get('error')}")
+    return {"id": training, **end["result"]}
+
+
+async def _follow(operator: Operator, training: str, *, quiet: bool) -> dict[str, Any]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[said]}"),
+    )
+    drawn = err.is_terminal and not quiet
+    end: dict[str, Any] = {}
+    said, told_at = "waiting", time.monotonic()
+    with Progress(*columns, console=err, disable=not drawn) as progress:
+        bar = progress.add_task("training", total=None, said=said)
+        async for event in operator.events(f"/trainings/{training}/events"):
+            if event.get("event") == "end":
+                end = event
+            said = _says(event) or said
+            progress.update(
+                bar,
+                total=event.get("steps", progress.tasks[0].total),
+                completed=event.get("step", progress.tasks[0].completed),
+                said=said,
+            )
+            late = time.monotonic() - told_at >= _EVERY_S
+            if not drawn and not quiet and (late or event.get("event") in ("started", "end")):
+                told_at = time.monotonic()
+                err.print(f"training {training}: {said}", markup=False, soft_wrap=True)
+    return end
+
+
+def _says(event: dict[str, Any]) -> str:
+    """Return an event in words; nothing for one that says nothing new."""
+    match event.get("event"):
+        case "started":
+            return f"{event['rows']} rows, {event['steps']} steps"
+        case "step":
+            return f"step {event['step']} of {event['steps']}, loss {event['loss']:.3f}"
+        case "evaluated":
+            return f"step {event['step']}, {of(event['right'], event['asked'])} right"
+        case "measuring":
+            return f"measuring {event['what']}"
+        case "end":
+            return str(event["state"])
+    return ""
+
+
+def _stands(found: dict[str, Any]) -> str:
+    recall = found["result"].get("metrics", {}).get("recall")
+    if recall:
+        return f"{of(recall['adapter'], recall['asked'])} right"
+    return _says(found["progress"]) or found["error"]
+
+
+def of(right: int, asked: int) -> str:
+    """Return how many of how many, or that nothing was measured."""
+    return f"{right} of {asked}" if asked else _NOT_MEASURED
+
+
+def say_card(result: dict[str, Any]) -> None:
+    """Print what came of a run: its report card, where it is, and whether it is sold."""
+    metrics = result["metrics"]
+    recall, general = metrics.get("recall"), metrics.get("general")
+    repeated = metrics["memorisation"]
+    rows: list[tuple[str, object]] = []
+    if recall and general:  # a run from before there were cards has none
+        rows += [
+            ("right answers in unseen wordings", of(recall["adapter"], recall["asked"])),
+            ("the same of the base model", of(recall["base"], recall["asked"])),
+            ("general questions not forgotten", of(general["kept"], general["base"])),
+        ]
+    rows += [
+        ("longest verbatim run, tokens", _or_not_measured(repeated["adapter"]["longest_tokens"])),
+        ("the same of the base model", _or_not_measured(repeated["base"]["longest_tokens"])),
+        *(
+            (f"{kind}: {example['question']}", example["answer"])
+            for kind in ("right", "wrong")
+            for example in (recall or {}).get("examples", {}).get(kind, ())
+        ),
+        ("seconds", round(metrics["seconds"])),
+        ("shares", ", ".join(f"work {work}: {percent(bps)}" for work, bps in result["shares"])),
+        ("weights digest", result["weightsDigest"]),
+    ]
+    if publication := result.get("publication"):
+        rows += [
+            ("CID", publication["cid"]),
+            ("adapter", publication["adapter_id"]),
+        ]
+        if offer := publication["offer"]:
+            rows.append(("model name", offer["model"]))
+        else:
+            rows.append(("on offer", publication["detail"]))
+    table(f"Training {result['id']}", ("what", "value"), rows)
+
+
+def _or_not_measured(value: int | None) -> object:
+    return _NOT_MEASURED if value is None else value

@@ -1,0 +1,96 @@
+"""An adapter's report card: what it was asked before it is sold, and what it answered.
+
+Owns the card's values, the thresholds of a sale, and what to change where they are missed. Does not
+know how answers are made. Invariant: where nothing was measured there is no number, and what was
+not measured is not good enough. Manifests from before there were cards have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Final
+
+# Of the questions in unseen wordings, and of the general ones that the base answers right.
+LEAST_RIGHT_PERCENT: Final = 50
+LEAST_KEPT_PERCENT: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReportCard:
+    """Right answers of ``asked`` in unseen wordings; ``general_base`` that the base alone knows.
+
+    ``general_kept`` are those of them that the adapter answers too; ``longest_tokens`` is the
+    longest run of tokens that it repeated of the works, None where no repetition was looked for.
+    """
+
+    asked: int
+    right: int
+    base_right: int
+    general_base: int
+    general_kept: int
+    default_temperature: float = 0.0
+    longest_tokens: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "unseenWordings": {
+                "asked": self.asked,
+                "right": self.right if self.asked else None,
+                "baseRight": self.base_right if self.asked else None,
+            },
+            "generalQuestions": {"baseRight": self.general_base, "kept": self.general_kept},
+            "longestVerbatimTokens": self.longest_tokens,
+            "defaultTemperature": self.default_temperature,
+        }
+
+    def shortcomings(
+        self,
+        least_right_percent: int = LEAST_RIGHT_PERCENT,
+        least_kept_percent: int = LEAST_KEPT_PERCENT,
+    ) -> Sequence[str]:
+        """Return what speaks against a sale, each with what to change."""
+        found = []
+        if not self.asked and least_right_percent:
+            found.append(
+                "nothing was asked in unseen wordings, so nobody knows what it answers: give a "
+                "larger work, or raise held_out_share"
+            )
+        elif self.asked and _below(self.right, self.asked, least_right_percent):
+            found.append(
+                f"{self.right} of {self.asked} questions in unseen wordings are answered right, "
+                f"{least_right_percent} % are wanted: train more steps, raise rank, or say each "
+                "fact of the work in more ways"
+            )
+        if self.general_base and _below(self.general_kept, self.general_base, least_kept_percent):
+            found.append(
+                f"of {self.general_base} general questions that the base model answers, the "
+                f"adapter still answers {self.general_kept}, {least_kept_percent} % are wanted: "
+                "raise replay_share, or lower learning_rate"
+            )
+        return found
+
+
+def card_of(measurements: Mapping[str, Any]) -> ReportCard | None:
+    """Return the card in a manifest's measurements; None in a manifest that has none."""
+    recall, general = measurements.get("recall"), measurements.get("general")
+    if not isinstance(recall, Mapping) or not isinstance(general, Mapping):
+        return None
+    try:
+        longest = measurements["memorisation"]["adapter"]["longest_tokens"]
+        return ReportCard(
+            asked=int(recall["asked"]),
+            right=int(recall["adapter"]),
+            base_right=int(recall["base"]),
+            general_base=int(general["base"]),
+            general_kept=int(general["kept"]),
+            longest_tokens=None if longest is None else int(longest),
+            default_temperature=float(measurements["defaultTemperature"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _below(part: int, whole: int, percent: int) -> bool:
+    return Fraction(part, whole) < Fraction(percent, 100)

@@ -1,0 +1,59 @@
+"""Following a run: what is told, and what a stopped node does to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import pytest
+
+from viz.cli import training
+from viz.cli.operator import Operator
+from viz.errors import NodeUnreachable, TrainingError
+
+STARTED = {"event": "started", "rows": 9, "steps": 3}
+STEP = {"event": "step", "step": 1, "steps": 3, "loss": 0.5}
+DONE = {"event": "end", "state": "done", "result": {"weights": "w"}, "error": ""}
+
+
+class Node:
+    """An operator's side whose connections end as ``turns`` says, one after another."""
+
+    def __init__(self, *turns: list[dict[str, Any]] | None) -> None:
+        self._turns = iter(turns)
+
+    async def events(self, _: str) -> AsyncIterator[dict[str, Any]]:
+        turn = next(self._turns)
+        if turn is None:
+            raise NodeUnreachable("nobody answers")
+        for event in turn:
+            yield event
+
+
+def _follow(*turns: list[dict[str, Any]] | None) -> dict[str, Any]:
+    return training.follow(cast(Operator, Node(*turns)), "t1", quiet=False)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "_LOOK_AGAIN_S", 0.0)
+
+
+def test_a_run_that_a_stopped_node_cut_off_is_followed_to_its_end() -> None:
+    """Protects who asked for a publication: the command waits for the node, and has a result."""
+    assert _follow([STARTED, STEP], None, [STARTED, STEP, DONE]) == {"id": "t1", "weights": "w"}
+
+
+def test_without_a_terminal_lines_tell_how_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    """A run in a script or a container is not silent until it ends."""
+    _follow([STARTED, STEP, DONE])
+    told = capsys.readouterr().err
+    assert "training t1: 9 rows, 3 steps" in told
+    assert "training t1: done" in told
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+def test_a_run_that_came_to_nothing_is_an_error(state: str) -> None:
+    """The exit code of a script tells that there is no adapter."""
+    with pytest.raises(TrainingError, match=f"t1 {state}: why"):
+        _follow([STARTED, {"event": "end", "state": state, "result": {}, "error": "why"}])
