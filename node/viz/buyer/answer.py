@@ -15,10 +15,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
 import aiohttp
 
+from viz.buyer.answer_context import AnswerContext
 from viz.buyer.checks import Served, agreed_list_price, agreed_quote, check_receipt
 from viz.buyer.counting import Counter
 from viz.buyer.open_requests import OpenRequest
@@ -56,9 +57,6 @@ from viz.protocol.payment import (
 )
 from viz.protocol.wire import parse_json
 
-if TYPE_CHECKING:
-    from viz.buyer.client import BuyerClient
-
 ADMISSIONS: Final = 6
 BILL_WAIT_S: Final = 3.0
 
@@ -66,8 +64,8 @@ BILL_WAIT_S: Final = 3.0
 class PaidAnswer:
     """A stream of OpenAI chunks that pays its way; made by ``BuyerClient.ask``."""
 
-    def __init__(self, client: BuyerClient, path: str, body: dict[str, Any]) -> None:
-        self._client = client
+    def __init__(self, context: AnswerContext, path: str, body: dict[str, Any]) -> None:
+        self._context = context
         self._asked = AskedRequest(path, body)
         self._stack = AsyncExitStack()
         self._response: aiohttp.ClientResponse | None = None
@@ -112,14 +110,14 @@ class PaidAnswer:
         except BaseException as error:
             if self._sent:
                 # Whether the node admitted it nobody knows: its bill may follow.
-                self._client.voucher_signer.leave_unreceipted(
+                self._context.voucher_signer.leave_unreceipted(
                     self._open_request, broken=isinstance(error, NodeUnreachable)
                 )
             elif self._kept:
-                self._client.voucher_signer.drop(self._open_request)
+                self._context.voucher_signer.drop(self._open_request)
             await self._stack.aclose()
             if self._sent and isinstance(error, NodeUnreachable):
-                most = amount(self._open_request.units, self._client.deployment)
+                most = amount(self._open_request.units, self._context.deployment)
                 raise NodeUnreachable(
                     f"{error.detail} (if it began the answer, {most} at most are paid for it)"
                 ) from error
@@ -128,19 +126,19 @@ class PaidAnswer:
         return self
 
     async def _admit(self) -> None:
-        client = self._client
-        await client.sync_if_behind()
-        client.require_trust()
-        self._offer = await client.offer_of(self._asked.model)
-        client.names.use(self._asked.model, self._offer)
+        context = self._context
+        await context.sync.sync_if_behind()
+        context.voucher_signer.require_trust()
+        self._offer = await context.node.offer_of(self._asked.model)
+        context.names.use(self._asked.model, self._offer)
         self._asked = self._asked.naming(self._offer.model)
-        self._counter = await client.counter()
+        self._counter = await context.node.counter()
         self._open_request = self._stack.enter_context(
-            client.voucher_signer.open_request(self._offer.adapter_id, self._asked.body)
+            context.voucher_signer.open_request(self._offer.adapter_id, self._asked.body)
         )
         # In a thread: a long prompt takes a while to count, and others are being answered.
         tokens = await asyncio.to_thread(self._counter.prompt_tokens, self._asked)
-        self._payer = StreamPayer(client, self._asked, self._open_request, self._counter, tokens)
+        self._payer = StreamPayer(context, self._asked, self._open_request, self._counter, tokens)
         for _ in range(ADMISSIONS):
             attempt = AsyncExitStack()
             try:
@@ -155,8 +153,8 @@ class PaidAnswer:
 
     async def _attempt(self, stack: AsyncExitStack) -> bool:
         """Ask once; say whether the answer began. False: what was missing is mended."""
-        client = self._client
-        known = client.quotes.of(self._offer)
+        context = self._context
+        known = context.quotes.of(self._offer)
         if known:
             agreed = agreed_quote(*known)
             headers = {QUOTE_HEADER: hex_of(agreed.quote_hash)}
@@ -164,21 +162,21 @@ class PaidAnswer:
             agreed = agreed_list_price(self._offer)
             headers = {PRICE_HEADER: price_to_header(agreed.price)}
         self._payer.agree(agreed)
-        token = await client.access.token()
+        token = await context.access.token()
         if not self._kept:
-            await asyncio.to_thread(client.voucher_signer.keep, self._open_request)
+            await asyncio.to_thread(context.voucher_signer.keep, self._open_request)
             self._kept = True
         self._sent = True
         try:
             response = await stack.enter_async_context(
-                client.api.generate(self._asked.path, self._asked.body, token, headers)
+                context.api.generate(self._asked.path, self._asked.body, token, headers)
             )
         except VizError as refusal:
             self._sent = isinstance(refusal, NodeUnreachable) and not isinstance(
                 refusal.__cause__, aiohttp.ClientConnectorError
             )
             if isinstance(refusal, AccessTokenInvalid):
-                client.access.drop(token)
+                context.access.drop(token)
             else:
                 await self._mend(refusal, quoted=known is not None)
             return False
@@ -192,13 +190,13 @@ class PaidAnswer:
 
     async def _mend(self, refusal: VizError, *, quoted: bool) -> None:
         """Make the next attempt another one; raise the refusal where that would not help."""
-        client = self._client
+        context = self._context
         if quoted and isinstance(refusal, QuoteExpired | InvalidRequest):
             # also a request for more tokens than the kept quote allows
-            client.quotes.drop(self._offer)
+            context.quotes.drop(self._offer)
         elif isinstance(refusal, QuoteExpired):
             # The node's price is another than the one that was read some time ago.
-            self._offer = await client.renewed_offer(self._asked.model)
+            self._offer = await context.node.renewed_offer(self._asked.model)
         else:
             raise refusal
 
@@ -207,16 +205,18 @@ class PaidAnswer:
         header = response.headers.get("WWW-Authenticate")
         if header is None:
             raise refusal
-        client = self._client
+        context = self._context
         challenge = Challenge.from_header(header)
-        if client.quotes.is_for_another(challenge, client.info, self._offer):
-            self._offer = await client.renewed_offer(self._asked.model)
-        client.quotes.accept(challenge, client.info, self._offer, client.channel)
-        known = client.quotes.of(self._offer)
+        if context.quotes.is_for_another(challenge, context.node.info, self._offer):
+            self._offer = await context.node.renewed_offer(self._asked.model)
+        context.quotes.accept(
+            challenge, context.node.info, self._offer, context.voucher_signer.channel
+        )
+        known = context.quotes.of(self._offer)
         if challenge.need is None and not self._renewed:
             # There is a channel, so the node does not see whose request it is: a new session tells.
             self._renewed = True
-            client.access.drop(token)
+            context.access.drop(token)
             return
         if challenge.need is None or known is None:
             raise refusal
@@ -248,7 +248,7 @@ class PaidAnswer:
         """Say whether this buyer ended the answer, for want of money or at its own cap."""
         if error is self._told:
             return False
-        capped = self._open_request.units >= self._client.limits.request_units
+        capped = self._open_request.units >= self._context.limits.request_units
         return isinstance(error, PaymentError | StoreError) or (
             capped and isinstance(error, PriceAboveCap)
         )
@@ -277,19 +277,19 @@ class PaidAnswer:
 
     async def _broken_off(self, error: VizError) -> VizError:
         """Return the error with which an answer broke off, and what that costs."""
-        client, open_request = self._client, self._open_request
-        client.voucher_signer.leave_unreceipted(open_request, broken=True)
+        context, open_request = self._context, self._open_request
+        context.voucher_signer.leave_unreceipted(open_request, broken=True)
         if self._response is not None:
             self._response.close()
         with suppress(VizError, TimeoutError):
             # Where the node is still there, its bill is as well, or in a moment.
             async with asyncio.timeout(BILL_WAIT_S):
-                await client.sync_for_bill(open_request)
+                await context.sync.sync_for_bill(open_request)
         if open_request.seq:
-            cost = f"it cost {amount(open_request.billed_units, client.deployment)}"
+            cost = f"it cost {amount(open_request.billed_units, context.deployment)}"
         else:
-            arrived = amount(open_request.arrived_units, client.deployment)
-            most = amount(open_request.units, client.deployment)
+            arrived = amount(open_request.arrived_units, context.deployment)
+            most = amount(open_request.units, context.deployment)
             cost = (
                 f"what arrived costs {arrived}; it is not billed yet, and {most} at most are paid"
             )
@@ -311,7 +311,7 @@ class PaidAnswer:
         try:
             grew = self._arrival.take(chunk)
         except NodeNotTrusted as error:
-            self._client.distrust(error.detail)
+            self._context.voucher_signer.distrust(error.detail)
             raise
         if grew:
             self._payer.grew()
@@ -330,12 +330,12 @@ class PaidAnswer:
             if self.receipt is not None:
                 raise NodeNotTrusted("the node bills one request twice")
             check_receipt(signed, served, self._counter)
-            self._client.voucher_signer.take(signed, self._open_request)
+            self._context.voucher_signer.take(signed, self._open_request)
         except (NodeNotTrusted, InvalidSignature) as error:
-            self._client.distrust(error.detail)
+            self._context.voucher_signer.distrust(error.detail)
             raise
         self.receipt = signed
-        self._client.spending.note(self.model, signed)
+        self._context.spending.note(self.model, signed)
 
     async def __aexit__(
         self,
@@ -348,9 +348,9 @@ class PaidAnswer:
             await asyncio.gather(self._paying, return_exceptions=True)
         if self.receipt is None:
             if self._free:
-                self._client.voucher_signer.drop(self._open_request)
+                self._context.voucher_signer.drop(self._open_request)
             else:
-                self._client.voucher_signer.leave_unreceipted(self._open_request)
+                self._context.voucher_signer.leave_unreceipted(self._open_request)
             if self._response is not None:
                 self._response.close()
         await self._stack.aclose()

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from viz.buyer.answer import PaidAnswer
+from viz.buyer.answer_length import ask_fitting
 from viz.buyer.client import BuyerClient
-from viz.buyer.offers import ask_fitting
 from viz.buyer.wallet import Wallet
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import ZERO_ADDRESS, Units, hex_of

@@ -13,24 +13,22 @@ nothing more is asked of the node or signed for it.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
 import aiohttp
 
 from viz.buyer.answer import PaidAnswer
-from viz.buyer.checks import Limits, check_node, check_tokenizer
+from viz.buyer.answer_context import AnswerContext
+from viz.buyer.channel_sync import ChannelSync
+from viz.buyer.checks import Limits, check_node
 from viz.buyer.closing import close_together
-from viz.buyer.counting import Counter, Counters, TokenCount
+from viz.buyer.counting import Counters, TokenCount
+from viz.buyer.known_node import KnownNode
 from viz.buyer.ledger import ChannelLedger
 from viz.buyer.names import Names
-from viz.buyer.offers import find_offer, unknown
-from viz.buyer.open_requests import OpenRequest
 from viz.buyer.prices import Prices, limits_in
 from viz.buyer.quotes import KeptQuotes
 from viz.buyer.session import BuyerSession, SystemClock
@@ -46,13 +44,11 @@ from viz.buyer.wallet_signatures import (
 from viz.client.node_client import NodeClient
 from viz.domain.buyer_channel import BuyerChannel
 from viz.domain.eip712 import settlement_domain
-from viz.domain.ports.chain import ChainReader, ChannelState, Deployment
+from viz.domain.ports.chain import ChainReader, Deployment
 from viz.domain.ports.clock import Clock
-from viz.domain.receipt import SignedReceipt
 from viz.domain.typed_data import RequestClose
-from viz.domain.units import BASE_MODEL, ZERO_ADDRESS, AdapterId, Address, Hash32, Units
+from viz.domain.units import Address, Units
 from viz.errors import (
-    ChainError,
     InvalidRequest,
     InvalidSignature,
     NodeNotTrusted,
@@ -65,9 +61,6 @@ from viz.protocol.payment import CHAT_PATH
 CONFIRM_TRIES: Final = 60
 REFUSED_TRIES: Final = 3
 CONFIRM_WAIT_S: Final = 1.0
-LATE_BILL_WAITS_S: Final = (0.0, 0.2, 1.0)
-CHAIN_READ_S: Final = 60.0
-CHAIN_WAIT_S: Final = 2.0
 
 
 class BuyerClient:
@@ -89,22 +82,19 @@ class BuyerClient:
         self._deployment = deployment
         self._chain = chain
         self._clock = clock
-        self._checked: set[tuple[AdapterId, Hash32]] = set()
-        self._synced = False
-        self._chain_read_s = 0.0
-        self._counters = counters
         self.api = api
-        self.info = info
+        self.node = KnownNode(api, info, deployment, counters=counters, chain=chain)
         self.limits = limits
         domain = settlement_domain(deployment.chain_id, deployment.settlement)
         self.access = BuyerSession(api, info.node, ledger.session_key, domain)
         self.quotes = KeptQuotes(deployment, clock)
-        self.names = Names(ledger)
-        self.prices = Prices(ledger, deployment)
+        self._names = Names(ledger)
+        self._prices = Prices(ledger, deployment)
         self.spending = Spending(ledger, clock)
         self.voucher_signer = VoucherSigner(
             api, ledger, deployment, limits, reads_chain=chain is not None
         )
+        self._sync = ChannelSync(api, self.access, self.voucher_signer, chain)
 
     @classmethod
     async def connect(
@@ -178,47 +168,18 @@ class BuyerClient:
 
     # what the node sells
 
+    @property
+    def info(self) -> NodeInfo:
+        """How the node described itself last."""
+        return self.node.info
+
     async def refresh_info(self) -> NodeInfo:
         """Read the node's description again (new adapters, prices, chain time)."""
-        info = await self.api.info()
-        check_node(info, self._deployment)
-        if info.node != self.info.node:
-            raise NodeNotTrusted(f"the node was {self.info.node} and is now {info.node}")
-        self.info = info
-        return info
+        return await self.node.refresh()
 
     async def offer_of(self, model: str) -> AdapterOffer:
         """Return what the node offers by an id or a name; raise UnknownModel, NodeNotTrusted."""
-        for again in (False, True):
-            if again:
-                await self.refresh_info()
-            if offer := find_offer(self.info.adapters, model):
-                await self._check_on_chain(offer)
-                return offer
-        raise unknown(self.info.adapters, model)
-
-    async def renewed_offer(self, model: str) -> AdapterOffer:
-        """Return what the node offers now, where what was read before is out of date."""
-        await self.refresh_info()
-        return await self.offer_of(model)
-
-    async def counter(self) -> Counter:
-        """Return what counts the tokens of this node again: exactly, where it can be counted."""
-        return await asyncio.to_thread(self._counters.of, self.info.tokenizer_digest)
-
-    async def _check_on_chain(self, offer: AdapterOffer) -> None:
-        # The node may name other weights under the same id later: the digest is what was checked.
-        checked = offer.adapter_id, offer.weights_digest
-        if self._chain is None or checked in self._checked:
-            return
-        if offer.adapter_id != BASE_MODEL:
-            state = await self._chain.adapter(offer.adapter_id)
-            if state is None or state.weights_digest != offer.weights_digest:
-                raise NodeNotTrusted(
-                    f"the node's adapter {offer.adapter_id} has other weights than the chain says"
-                )
-            check_tokenizer(self.info, state.base_model)
-        self._checked.add(checked)
+        return await self.node.offer_of(model)
 
     # the channel
 
@@ -271,78 +232,14 @@ class BuyerClient:
     async def sync(self) -> None:
         """Read the channel, and every receipt that is not in the ledger yet.
 
-        Of a node that was caught no receipts are read. Raises NodeNotTrusted, InvalidSignature.
+        Raises NodeNotTrusted, InvalidSignature.
         """
-        await self._observe_chain()
-        view = await self.access.use(partial(self.api.channel, self.signer))
-        self.voucher_signer.note(view)
-        while view.seq > self.channel.seq and not self.voucher_signer.fault:
-            before = self.channel.seq
-            call = partial(self.api.receipts, self.signer, before)
-            receipts = await self.access.use(call)
-            if not self._take_late(receipts):
-                return
-            if self.channel.seq == before:
-                raise NodeNotTrusted("the node does not hand out the receipts of this channel")
-        self.voucher_signer.all_receipts_known()
-        self._synced = True
-
-    def _take_late(self, receipts: Iterable[SignedReceipt]) -> bool:
-        """Keep receipts; say whether no answer that still arrives must bring its own first."""
-        try:
-            return all(map(self.voucher_signer.take_late, receipts))
-        except (NodeNotTrusted, InvalidSignature) as error:
-            self.distrust(error.detail)
-            raise
+        await self._sync.sync()
 
     async def look(self) -> None:
-        """Read the channel as it is, of a node that is caught at something as well."""
+        """Read the channel as it is, even if the node is no longer trusted."""
         with suppress(NodeNotTrusted, InvalidSignature):
             await self.sync()
-
-    async def _observe_chain(self) -> None:
-        if self._chain is None:
-            return
-        seen = await self._chain.channel(self.signer, self.info.node)
-        self.voucher_signer.observe(
-            seen or ChannelState(self.signer, self.info.node, ZERO_ADDRESS, 0, 0, 0)
-        )
-        self._chain_read_s = time.monotonic()
-
-    async def sync_for(self, adapter_id: AdapterId, required_units: Units) -> None:
-        """Look for the receipts that a requirement rests on, where it is above what is billed.
-
-        An answer that was left a moment ago may be billed a moment later.
-        """
-        if self.voucher_signer.rests_on_unbilled(adapter_id, required_units):
-            await self.sync()
-        for wait_s in LATE_BILL_WAITS_S:
-            if self.voucher_signer.allows(adapter_id, required_units):
-                return
-            await asyncio.sleep(wait_s)
-            await self.sync()
-
-    async def sync_for_bill(self, open_request: OpenRequest) -> None:
-        """Look for the receipt of an answer that broke off just now."""
-        for wait_s in LATE_BILL_WAITS_S:
-            await asyncio.sleep(wait_s)
-            await self.sync()
-            if open_request.seq:
-                return
-
-    async def sync_if_behind(self) -> None:
-        """Read the channel once a process, and after a request that ended without its receipt.
-
-        The buyer's chain is read again from time to time; while it cannot be, the reading before
-        serves, so that asking does not wait for it.
-        """
-        if not self._synced or self.voucher_signer.lacks_receipts:
-            await self.sync()
-        elif self._chain is not None and self._chain_read_s + CHAIN_READ_S < time.monotonic():
-            self._chain_read_s = time.monotonic()
-            with suppress(ChainError, TimeoutError):
-                async with asyncio.timeout(CHAIN_WAIT_S):
-                    await self._observe_chain()
 
     async def close_channel(self, payer: bytes | Wallet) -> CloseAnswer:
         """End the channel at once with the node's consent; the rest goes to the payer.
@@ -380,7 +277,20 @@ class BuyerClient:
         self.require_trust()
         if not isinstance(body.get("model"), str):
             raise InvalidRequest("name a model, as /v1/models lists them")
-        return PaidAnswer(self, path, {**body, "stream": True})
+        context = AnswerContext(
+            api=self.api,
+            node=self.node,
+            access=self.access,
+            sync=self._sync,
+            voucher_signer=self.voucher_signer,
+            deployment=self._deployment,
+            limits=self.limits,
+            quotes=self.quotes,
+            names=self._names,
+            prices=self._prices,
+            spending=self.spending,
+        )
+        return PaidAnswer(context, path, {**body, "stream": True})
 
     def distrust(self, fault: str) -> None:
         """Ask nothing more of this node and sign nothing more for it, until it is forgiven."""

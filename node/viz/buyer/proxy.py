@@ -20,9 +20,9 @@ import structlog
 from aiohttp import web
 
 from viz.buyer.answer import PaidAnswer
+from viz.buyer.answer_length import ask_fitting
 from viz.buyer.client import BuyerClient
 from viz.buyer.completion import assemble, usage_of
-from viz.buyer.offers import ask_fitting
 from viz.buyer.openai_errors import error_body, problem, refusal
 from viz.buyer.proxy_access import ProxyAccess
 from viz.buyer.received import AnswerChunk

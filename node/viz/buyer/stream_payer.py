@@ -11,8 +11,8 @@ for or the cap for a request.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
+from viz.buyer.answer_context import AnswerContext
 from viz.buyer.checks import Agreed
 from viz.buyer.counting import Counter
 from viz.buyer.open_requests import OpenRequest
@@ -23,26 +23,23 @@ from viz.domain.units import Units
 from viz.errors import NodeNotTrusted, PriceAboveCap
 from viz.protocol.payment import NeedVoucher
 
-if TYPE_CHECKING:
-    from viz.buyer.client import BuyerClient
-
 
 class StreamPayer:
     """Pays for one answer; ``agree`` on a price before all else."""
 
     def __init__(
         self,
-        client: BuyerClient,
+        context: AnswerContext,
         asked: AskedRequest,
         open_request: OpenRequest,
         counter: Counter,
         prompt_tokens: int,
     ) -> None:
         """``prompt_tokens`` is what the prompt counts: exactly where it can be, else at most."""
-        self._client = client
+        self._context = context
         self._asked = asked
         self._open_request = open_request
-        self._start_units: Units = client.voucher_signer.earned_units(open_request.adapter_id)
+        self._start_units: Units = context.voucher_signer.earned_units(open_request.adapter_id)
         self._need: NeedVoucher | None = None
         self._now = asyncio.Event()
         self._counter = counter
@@ -54,14 +51,14 @@ class StreamPayer:
 
     def agree(self, agreed: Agreed) -> None:
         """Take the price of the next attempt; raise PriceAboveCap."""
-        client, adapter_id = self._client, self._open_request.adapter_id
-        client.prices.agree(adapter_id, self._asked.model, agreed.price, client.limits)
+        context, adapter_id = self._context, self._open_request.adapter_id
+        context.prices.agree(adapter_id, self._asked.model, agreed.price, context.limits)
         self.agreed = agreed
         self._update_bound()
 
     def begin(self) -> ReceivedAnswer:
         """Return where the answer arrives, now that the node began it."""
-        cap = self._client.limits.request_units
+        cap = self._context.limits.request_units
         payable = self.agreed.price.completion_tokens_for(cap, 0)
         most = self._max_tokens()
         self.arrival = ReceivedAnswer(
@@ -74,20 +71,20 @@ class StreamPayer:
     def grew(self) -> None:
         """Expose what has arrived; raise PriceAboveCap once that alone exceeds the cap."""
         self._update_bound()
-        cap, pieces = self._client.limits.request_units, self.arrival.pieces
+        cap, pieces = self._context.limits.request_units, self.arrival.pieces
         # Vouchers for it may have been signed for other requests, so the signer cannot judge this.
         if self.agreed.price.amount_units(self.prompt_tokens, pieces) > cap:
-            most = amount(cap, self._client.deployment)
+            most = amount(cap, self._context.deployment)
             raise PriceAboveCap(
                 f"the answer costs more than {most}, this buyer's cap for one: allow more with "
                 "--max-cost, or ask for fewer tokens"
             )
-        if pieces % max(1, self._client.limits.ahead_tokens // 2) == 0:
+        if pieces % max(1, self._context.limits.ahead_tokens // 2) == 0:
             self._now.set()
 
     def _update_bound(self) -> None:
         """Let the request cost what has arrived, and one step more."""
-        limits, most, open_request = self._client.limits, self._max_tokens(), self._open_request
+        limits, most, open_request = self._context.limits, self._max_tokens(), self._open_request
         price, prompt, arrived = self.agreed.price, self.prompt_tokens, self.arrival.tokens
         ahead = min(most, arrived + limits.step_tokens * self._asked.choices)
         open_request.units = min(limits.request_units, price.amount_units(prompt, ahead))
@@ -99,7 +96,7 @@ class StreamPayer:
 
     def _max_tokens(self) -> int:
         given = [most for most in (self._asked.max_tokens, self.agreed.max_tokens) if most]
-        return min(given, default=self._client.info.context_tokens) * self._asked.choices
+        return min(given, default=self._context.node.info.context_tokens) * self._asked.choices
 
     # paying
 
@@ -112,22 +109,22 @@ class StreamPayer:
         """Pay what the node asks for before it begins; raise what ``VoucherSigner.cover`` does."""
         await self._cover(need)
         # The step that it contains is counted as it arrives, not signed for a second time.
-        step_units = self._client.info.minimum_step_units * self._asked.choices
+        step_units = self._context.node.info.minimum_step_units * self._asked.choices
         self._start_units = max(self._start_units, need.required_units - step_units)
 
     async def run(self) -> None:
         """Sign ahead as the answer arrives, and at once when the node asks; ends by an error."""
-        client, ahead = self._client, self._client.limits.ahead_tokens
+        context, ahead = self._context, self._context.limits.ahead_tokens
         while True:
             await self._now.wait()
             self._now.clear()
-            client.require_trust()
+            context.voucher_signer.require_trust()
             need, self._need = self._need, None
             if need is not None:
                 await self._cover(need)
                 continue
             tokens = min(self._max_tokens(), self.arrival.pieces + ahead)
-            await client.voucher_signer.cover(
+            await context.voucher_signer.cover(
                 self._open_request.adapter_id,
                 required_units=0,
                 wanted_units=self._start_units + self.agreed.price.amount_units(0, tokens),
@@ -136,9 +133,9 @@ class StreamPayer:
     async def _cover(self, need: NeedVoucher) -> None:
         if need.adapter_id != self._open_request.adapter_id:
             raise NodeNotTrusted("the node wants a voucher for an adapter that was not asked for")
-        ahead = self.agreed.price.amount_units(0, self._client.limits.ahead_tokens)
-        await self._client.sync_for(need.adapter_id, need.required_units)
-        await self._client.voucher_signer.cover(
+        ahead = self.agreed.price.amount_units(0, self._context.limits.ahead_tokens)
+        await self._context.sync.sync_for(need.adapter_id, need.required_units)
+        await self._context.voucher_signer.cover(
             need.adapter_id,
             required_units=need.required_units,
             wanted_units=need.required_units + ahead,

@@ -91,7 +91,7 @@ async def test_other_weights_under_a_checked_id_are_refused(node: Node, tmp_path
     async with buying(node, tmp_path / "b", chain=node.chain) as client:
         offer = await client.offer_of(MODEL)
         swapped = replace(offer, weights_digest=ZERO_HASH)
-        client.info = replace(client.info, adapters=(swapped,))
+        client.node.info = replace(client.info, adapters=(swapped,))
         with pytest.raises(NodeNotTrusted, match="other weights"):
             await client.offer_of(MODEL)
 

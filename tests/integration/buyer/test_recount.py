@@ -75,7 +75,7 @@ async def test_an_honest_node_is_paid_to_the_token(node: Node, tmp_path: Path, p
     """Counted without being told how; several choices and roles as well."""
     async with buying(node, tmp_path / "b") as client:
         await client.open_channel(PAYER_KEY, DEPOSIT)
-        assert (await client.counter()).exact
+        assert (await client.node.counter()).exact
         for more in ({}, {"n": 2}, {"temperature": 0, "seed": 3}):
             assert await ask(client, path, **more)
 

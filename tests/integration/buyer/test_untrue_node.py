@@ -278,7 +278,7 @@ async def test_a_price_that_rose_is_paid_within_caps_that_were_named(
 
 async def test_a_node_that_changed_its_model_is_read_again(buyer: BuyerClient) -> None:
     """A node restarted with another base model is another offer, not a node to part with."""
-    buyer.info = replace(buyer.info, tokenizer_digest=ZERO_HASH)
+    buyer.node.info = replace(buyer.info, tokenizer_digest=ZERO_HASH)
     assert await ask(buyer)
     assert buyer.info.tokenizer_digest != ZERO_HASH
 

@@ -1,0 +1,34 @@
+"""What one paid answer needs of its buyer: the parts, and not the client that holds them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from viz.buyer.channel_sync import ChannelSync
+from viz.buyer.checks import Limits
+from viz.buyer.known_node import KnownNode
+from viz.buyer.names import Names
+from viz.buyer.prices import Prices
+from viz.buyer.quotes import KeptQuotes
+from viz.buyer.session import BuyerSession
+from viz.buyer.spending import Spending
+from viz.buyer.voucher_signer import VoucherSigner
+from viz.client.node_client import NodeClient
+from viz.domain.ports.chain import Deployment
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerContext:
+    """The node, the money and the records of one channel, with the limits of one answer."""
+
+    api: NodeClient
+    node: KnownNode
+    access: BuyerSession
+    sync: ChannelSync
+    voucher_signer: VoucherSigner
+    deployment: Deployment
+    limits: Limits
+    quotes: KeptQuotes
+    names: Names
+    prices: Prices
+    spending: Spending

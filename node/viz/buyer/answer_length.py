@@ -1,0 +1,50 @@
+"""Requests cut to the context: an answer as long as asked for, or as long as there is room.
+
+Owns the parameters that name a length. Many clients ask for more than any context holds, and mean
+"as long as it takes".
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final
+
+from viz.buyer.answer import PaidAnswer
+from viz.buyer.client import BuyerClient
+from viz.errors import PromptTooLong
+from viz.protocol.payment import CHAT_PATH
+
+_LENGTHS: Final = ("max_tokens", "max_completion_tokens")
+
+
+@asynccontextmanager
+async def ask_fitting(
+    client: BuyerClient, body: dict[str, Any], path: str = CHAT_PATH
+) -> AsyncIterator[PaidAnswer]:
+    """Ask for an answer, cut to what the context has room for; yield it.
+
+    Raises what ``BuyerClient.ask`` does; PromptTooLong only if the prompt leaves no room.
+    """
+    body = _at_most(body, client.info.context_tokens)
+    async with AsyncExitStack() as stack:
+        try:
+            answer = await stack.enter_async_context(client.ask(body, path))
+        except PromptTooLong as refusal:
+            room = refusal.extensions.get("roomTokens")
+            if not isinstance(room, int) or not 0 < room < client.info.context_tokens:
+                raise
+            answer = await stack.enter_async_context(client.ask(_at_most(body, room), path))
+        yield answer
+
+
+def _at_most(body: dict[str, Any], tokens: int) -> dict[str, Any]:
+    """Return the request with the lengths that it names cut to ``tokens``."""
+    cut = {
+        name: tokens
+        for name in _LENGTHS
+        if isinstance(body.get(name), int)
+        and not isinstance(body[name], bool)
+        and body[name] > tokens
+    }
+    return {**body, **cut}

@@ -1,0 +1,85 @@
+"""What a buyer knows of its node: the description it read, and what that offers.
+
+Owns the node's description, its renewal, and the check of an adapter against the buyer's own chain.
+
+Invariant: a description is used only if it names the contracts that the buyer trusts and the node
+that it named before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from viz.buyer.checks import check_node, check_tokenizer
+from viz.buyer.counting import Counter, Counters
+from viz.buyer.offers import find_offer, unknown
+from viz.client.node_client import NodeClient
+from viz.domain.ports.chain import ChainReader, Deployment
+from viz.domain.units import BASE_MODEL, AdapterId, Hash32
+from viz.errors import NodeNotTrusted
+from viz.protocol.messages import AdapterOffer, NodeInfo
+
+
+class KnownNode:
+    """One node, as it described itself last. ``info`` was checked when it was read."""
+
+    def __init__(
+        self,
+        api: NodeClient,
+        info: NodeInfo,
+        deployment: Deployment,
+        *,
+        counters: Counters,
+        chain: ChainReader | None,
+    ) -> None:
+        self._api = api
+        self._deployment = deployment
+        self._counters = counters
+        self._chain = chain
+        self._checked: set[tuple[AdapterId, Hash32]] = set()
+        self.info = info
+
+    async def refresh(self) -> NodeInfo:
+        """Read the description again: new adapters, prices, chain time.
+
+        Raises NodeNotTrusted, NodeUnreachable.
+        """
+        info = await self._api.info()
+        check_node(info, self._deployment)
+        if info.node != self.info.node:
+            raise NodeNotTrusted(f"the node was {self.info.node} and is now {info.node}")
+        self.info = info
+        return info
+
+    async def offer_of(self, model: str) -> AdapterOffer:
+        """Return what the node offers by an id or a name; raise UnknownModel, NodeNotTrusted."""
+        for again in (False, True):
+            if again:
+                await self.refresh()
+            if offer := find_offer(self.info.adapters, model):
+                await self._check_on_chain(offer)
+                return offer
+        raise unknown(self.info.adapters, model)
+
+    async def renewed_offer(self, model: str) -> AdapterOffer:
+        """Return what the node offers now, if what was read before is out of date."""
+        await self.refresh()
+        return await self.offer_of(model)
+
+    async def counter(self) -> Counter:
+        """Return the counter that recounts this node's tokens, exactly if it has the tokenizer."""
+        return await asyncio.to_thread(self._counters.of, self.info.tokenizer_digest)
+
+    async def _check_on_chain(self, offer: AdapterOffer) -> None:
+        # The node may name other weights under the same id later: the digest is what was checked.
+        checked = offer.adapter_id, offer.weights_digest
+        if self._chain is None or checked in self._checked:
+            return
+        if offer.adapter_id != BASE_MODEL:
+            state = await self._chain.adapter(offer.adapter_id)
+            if state is None or state.weights_digest != offer.weights_digest:
+                raise NodeNotTrusted(
+                    f"the node's adapter {offer.adapter_id} has other weights than the chain says"
+                )
+            check_tokenizer(self.info, state.base_model)
+        self._checked.add(checked)
