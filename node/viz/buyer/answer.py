@@ -26,7 +26,7 @@ from viz.buyer.open_requests import OpenRequest
 from viz.buyer.received import AnswerChunk, ReceivedAnswer
 from viz.buyer.request import AskedRequest
 from viz.buyer.stream_payer import StreamPayer
-from viz.client.node_client import error_of, problem_of
+from viz.client.node_client import problem_of
 from viz.client.sse import ServerEvent, SseReader
 from viz.domain.display import amount
 from viz.domain.receipt import SignedReceipt
@@ -55,6 +55,7 @@ from viz.protocol.payment import (
     price_to_header,
     receipt_from_json,
 )
+from viz.protocol.problems import error_of
 from viz.protocol.wire import parse_json
 
 ADMISSIONS: Final = 6
@@ -306,7 +307,7 @@ class PaidAnswer:
             return None
         chunk = parse_json(event.data, max_bytes=len(event.data))
         if "error" in chunk:
-            self._told = error_of(chunk)
+            self._told = error_of(chunk, 200)
             raise self._told
         try:
             grew = self._arrival.take(chunk)

@@ -17,7 +17,6 @@ import aiohttp
 from viz.buyer.channel_control import Write
 from viz.buyer.control_server import (
     HEARTBEAT_S,
-    MAX_DETAIL_CHARS,
     MAX_MESSAGE_BYTES,
     PATH,
     SOCKET,
@@ -29,7 +28,8 @@ from viz.domain.eip712 import Domain, settlement_domain
 from viz.domain.ports.chain import Deployment
 from viz.domain.typed_data import ReceiveWithAuthorization, RequestClose
 from viz.domain.units import Address, Units, hex_of
-from viz.errors import BuyerError, NodeNotTrusted, NodeUnreachable, class_of
+from viz.errors import BuyerError, NodeNotTrusted, NodeUnreachable
+from viz.protocol.problems import error_of
 from viz.protocol.wire import Json, Reader, parse_json
 from viz.protocol.wire_model import struct_from_json
 
@@ -161,6 +161,4 @@ async def _hear(ws: aiohttp.ClientWebSocketResponse) -> Json:
 
 
 def _error(said: Json) -> Exception:
-    error = Reader(said, "the proxy's answer").child("error")
-    kind = class_of(error.text("code", 64)) or BuyerError
-    return kind(error.text("detail", MAX_DETAIL_CHARS))
+    return error_of(said, 500, unknown=BuyerError)

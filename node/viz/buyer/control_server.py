@@ -35,6 +35,7 @@ from viz.buyer.wallet import Signable
 from viz.domain.eip712 import Domain
 from viz.domain.units import Address
 from viz.errors import InvalidRequest, VizError
+from viz.protocol.problems import MAX_DETAIL_CHARS
 from viz.protocol.wire import Json, Reader, parse_json
 from viz.protocol.wire_model import struct_to_json
 
@@ -42,7 +43,6 @@ SOCKET: Final = "desk.sock"
 PATH: Final = "/desk"
 MAX_MESSAGE_BYTES: Final = 2 * 1024 * 1024
 MAX_SIGNATURE_BYTES: Final = 1024
-MAX_DETAIL_CHARS: Final = 2_048
 SIGN_TIMEOUT_S: Final = 120.0
 HEARTBEAT_S: Final = 15.0
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED

@@ -21,9 +21,10 @@ from viz.cli.console import (
     show,
     table,
 )
-from viz.cli.http import RPC_VARIABLE, checked
+from viz.cli.http import RPC_VARIABLE
 from viz.cli.operator import AdapterNumber
 from viz.cli.train import work_file
+from viz.client.node_address import checked
 from viz.domain.units import AdapterId
 from viz.errors import InvalidRequest, UnknownAdapter
 from viz.training.run import Bounds

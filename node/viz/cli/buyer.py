@@ -41,7 +41,8 @@ from viz.cli.console import (
     table,
     until_signal,
 )
-from viz.cli.http import NodeUrl, checked
+from viz.cli.http import NodeUrl
+from viz.client.node_address import checked
 from viz.domain.display import amount, price
 from viz.domain.units import BASE_MODEL
 from viz.errors import ConfigError

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from viz.cli.console import data_dir
-from viz.cli.http import checked
+from viz.client.node_address import checked
 from viz.domain.units import parse_units
 from viz.errors import InvalidRequest, VizError
 

@@ -22,7 +22,8 @@ from viz.cli.console import (
     show,
     table,
 )
-from viz.cli.http import RPC_VARIABLE, NodeUrl, checked
+from viz.cli.http import RPC_VARIABLE, NodeUrl
+from viz.client.node_address import checked
 from viz.domain.display import amount, moment
 from viz.domain.trust import WAY_BACK
 from viz.domain.units import Address, hex_of, parse_address, parse_units

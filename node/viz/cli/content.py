@@ -27,9 +27,10 @@ from viz.cli.console import (
     show,
     table,
 )
-from viz.cli.http import RPC_VARIABLE, NodeUrl, checked, get_json
+from viz.cli.http import RPC_VARIABLE, NodeUrl, get_json
 from viz.cli.operator import license_work
 from viz.cli.terms import terms_in_words
+from viz.client.node_address import checked
 from viz.domain.display import amount, moment
 from viz.errors import InvalidRequest, LicenseError, NodeNotTrusted
 

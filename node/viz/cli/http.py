@@ -14,30 +14,21 @@ from urllib.parse import urlsplit
 
 import typer
 
-from viz import errors
+from viz.client.node_address import checked
+from viz.client.sse import ServerEvent, SseReader
 from viz.domain.strict_json import load_json
-from viz.errors import ConfigError, NodeUnreachable, VizError
+from viz.errors import NodeUnreachable, VizError
+from viz.protocol.problems import error_of
 
 NodeUrl = Annotated[
     str, typer.Option("--node", envvar="VIZ_NODE_URL", help="Where the node answers.")
 ]
 _TIMEOUT_S: Final = 120
 MAX_ANSWER_BYTES: Final = 32 << 20
-MAX_LINE_BYTES: Final = 4 << 20
+MAX_EVENT_BYTES: Final = 4 << 20
+_CHUNK_BYTES: Final = 64 << 10
 T = TypeVar("T")
 RPC_VARIABLE: Final = "VIZ_RPC_URL"
-
-
-def checked(url: str, what: str = "a node's address") -> str:
-    """Return a URL without its last slash; raise ConfigError when it is no HTTP URL."""
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        good = False
-    if not good:
-        raise ConfigError(f"{url!r} is not {what}: write it as http://host:port")
-    return url.rstrip("/")
 
 
 async def get_json(node: str, path: str, *, token: str = "") -> Any:
@@ -96,16 +87,17 @@ class Exchange:
             raise ValueError(f"its answer is longer than {MAX_ANSWER_BYTES >> 20} MiB")
         content = load_json(raw, max_values=None) if raw else None
         if answer.status >= 300:
-            raise refusal(content, answer.status)
+            raise error_of(content, answer.status, unknown=VizError)
         return content
 
-    def lines(self) -> Iterator[bytes]:
-        """Yield the lines of a stream, each of ``MAX_LINE_BYTES`` at most; blocks."""
+    def chunks(self) -> Iterator[bytes]:
+        """Yield a stream's bytes as they come; blocks. Raise what the node refused with."""
         answer = self._answer()
         if answer.status >= 300:
-            raise refusal(load_json(answer.read(MAX_LINE_BYTES) or b"null"), answer.status)
-        while line := answer.readline(MAX_LINE_BYTES):
-            yield line
+            body = load_json(answer.read(MAX_EVENT_BYTES) or b"null")
+            raise error_of(body, answer.status, unknown=VizError)
+        while chunk := answer.read1(_CHUNK_BYTES):
+            yield chunk
 
     def abandon(self) -> None:
         """Close the connection, whoever still reads from it."""
@@ -143,14 +135,17 @@ async def _in_daemon_thread(loop: asyncio.AbstractEventLoop, work: Callable[[], 
     return await done
 
 
-async def lines(node: str, path: str, *, token: str, silence_s: float) -> AsyncIterator[bytes]:
-    """Yield the lines of a node's stream of events; raises what ``ask`` does."""
+async def events(
+    node: str, path: str, *, token: str, silence_s: float
+) -> AsyncIterator[ServerEvent]:
+    """Yield a node's server-sent events; raises what ``ask`` does."""
     exchange = Exchange("GET", checked(node) + path, None, token=token, timeout_s=silence_s)
     loop = asyncio.get_running_loop()
-    stream = exchange.lines()
+    stream, reader = exchange.chunks(), SseReader(MAX_EVENT_BYTES)
     try:
-        while (line := await _in_daemon_thread(loop, lambda: next(stream, b""))) != b"":
-            yield line
+        while (chunk := await _in_daemon_thread(loop, lambda: next(stream, b""))) != b"":
+            for event in reader.feed(chunk):
+                yield event
     except (OSError, HTTPException, TimeoutError, ValueError) as error:
         raise unreachable(node, error) from error
     finally:
@@ -163,23 +158,3 @@ def unreachable(node: str, error: Exception) -> NodeUnreachable:
         f"no node answers at {node} ({str(error) or 'time ran out'}): start one with `viz up`, or "
         "check --node"
     )
-
-
-def refusal(content: object, status: int) -> VizError:
-    """Return the error that a problem document describes."""
-    problem = content if isinstance(content, dict) else {}
-    if isinstance(problem.get("error"), dict) and "code" not in problem:
-        problem = problem["error"]
-    detail = str(problem.get("detail") or problem.get("message") or f"HTTP {status}")
-    kind = _classes().get(str(problem.get("code")), errors.VizError)
-    return kind(detail)
-
-
-def _classes() -> dict[str, type[VizError]]:
-    found: dict[str, type[VizError]] = {}
-    waiting: list[type[VizError]] = [VizError]
-    while waiting:
-        each = waiting.pop()
-        found[each.code] = each
-        waiting += each.__subclasses__()
-    return found

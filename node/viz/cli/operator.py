@@ -21,7 +21,7 @@ from viz.cli.console import (
     show,
     table,
 )
-from viz.cli.http import NodeUrl, ask, lines
+from viz.cli.http import NodeUrl, ask, events
 from viz.domain.display import moment
 from viz.domain.strict_json import load_json
 from viz.domain.units import parse_units
@@ -67,9 +67,8 @@ class Operator:
 
     async def events(self, path: str) -> AsyncIterator[dict[str, Any]]:
         """Yield the JSON of a stream of server-sent events."""
-        async for line in lines(self._node, BASE + path, token=self._token, silence_s=_LONG_S):
-            if line.startswith(b"data: "):
-                yield load_json(line[6:])
+        async for event in events(self._node, BASE + path, token=self._token, silence_s=_LONG_S):
+            yield load_json(event.data)
 
 
 # looking

@@ -19,7 +19,8 @@ from viz.cli.console import (
     table,
     until_signal,
 )
-from viz.cli.http import RPC_VARIABLE, checked
+from viz.cli.http import RPC_VARIABLE
+from viz.client.node_address import checked
 from viz.domain.display import amount, moment
 from viz.domain.units import hex_of, parse_address, parse_units
 from viz.errors import InvalidRequest

@@ -22,7 +22,8 @@ from viz.cli.console import (
     say,
     show,
 )
-from viz.cli.http import RPC_VARIABLE, checked, get_json
+from viz.cli.http import RPC_VARIABLE, get_json
+from viz.client.node_address import checked
 from viz.errors import ChainMismatch, ConfigError
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """A node's HTTP interface, call by call.
 
-Owns requests, timeouts, size bounds and the way back from problem details to typed errors. Does not
-know what is worth paying: it sends what it is given. Never follows a redirect, since a credential
+Owns requests, timeouts and size bounds. Does not know what is worth paying: it sends what it is
+given. Never follows a redirect, since a credential
 is for one node.
 """
 
@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Final
 
 import aiohttp
 
+from viz.client.node_address import origin_of
 from viz.domain.receipt import SignedReceipt
 from viz.domain.typed_data import Session
 from viz.domain.units import Address
-from viz.errors import ConfigError, InvalidRequest, NodeRefused, NodeUnreachable, VizError
+from viz.errors import InvalidRequest, NodeRefused, NodeUnreachable, VizError
 from viz.protocol import payment
 from viz.protocol.credential import Credential, credential_to_header
 from viz.protocol.messages import (
@@ -29,6 +29,7 @@ from viz.protocol.messages import (
     SessionProof,
     session_challenge_from_json,
 )
+from viz.protocol.problems import error_of
 from viz.protocol.wire import Json, parse_json
 
 CALL_TIMEOUT_S: Final = 30.0
@@ -38,14 +39,6 @@ MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
 MAX_ANSWER_VALUES: Final = 262_144
 # A challenge names the best voucher, whose lines do not fit aiohttp's 8 KiB.
 MAX_HEADER_BYTES: Final = payment.MAX_CREDENTIAL_CHARS + 1024
-
-
-def origin_of(url: str) -> str:
-    """Return scheme://host:port of a node's URL; raise ConfigError when it is not http(s)."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"{url!r} is not a node's address: write it as http://host:port")
-    return f"{parts.scheme}://{parts.netloc}"
 
 
 class NodeClient:
@@ -141,7 +134,7 @@ class NodeClient:
                 )
             async with began as response:
                 if response.status not in (200, 402):
-                    raise _problem(response.status, await _answer(response))
+                    raise await problem_of(response)
                 yield response
         except (aiohttp.ClientError, TimeoutError) as error:
             raise NodeUnreachable(f"{self._dialled} broke off the answer: {_why(error)}") from error
@@ -170,7 +163,7 @@ class NodeClient:
             ):
                 answer = await _answer(response)
                 if response.status != 200:
-                    raise _problem(response.status, answer)
+                    raise error_of(answer, response.status)
                 return answer
         except (aiohttp.ClientError, TimeoutError) as error:
             raise NodeUnreachable(
@@ -206,35 +199,4 @@ async def _answer(response: aiohttp.ClientResponse) -> Json:
 
 async def problem_of(response: aiohttp.ClientResponse) -> VizError:
     """Return the typed error that a refused request's body names."""
-    return _problem(response.status, await _answer(response))
-
-
-def error_of(body: Mapping[str, Any]) -> VizError:
-    """Return the typed error that an error inside a stream names."""
-    return _problem(200, body)
-
-
-def _problem(status: int, body: Mapping[str, Any]) -> VizError:
-    """Return the typed error behind a problem body (RFC 9457) or an OpenAI error object."""
-    nested = body.get("error")
-    members: Mapping[str, Any] = nested if isinstance(nested, dict) else body
-    said = str(members.get("detail") or members.get("message") or f"status {status}")[:1000]
-    # A node's words end on a terminal: nothing in them may command it.
-    detail = "".join(letter if letter.isprintable() else " " for letter in said)
-    extensions = {
-        str(key): value
-        for key, value in members.items()
-        if key not in ("type", "title", "status", "detail", "code", "message", "instance")
-    }
-    kind = _CLASSES.get(str(members.get("code")), NodeRefused)
-    return kind(detail, **extensions)
-
-
-def _tree(kind: type[VizError]) -> dict[str, type[VizError]]:
-    found = {kind.code: kind}
-    for child in kind.__subclasses__():
-        found.update(_tree(child))
-    return found
-
-
-_CLASSES: Final = _tree(VizError)
+    return error_of(await _answer(response), response.status)

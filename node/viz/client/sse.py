@@ -21,9 +21,10 @@ class ServerEvent(NamedTuple):
 
 
 class SseReader:
-    """Collects bytes and gives out the events that are complete."""
+    """Collects bytes and gives out the events that are complete, each within its bound."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._max_event_bytes = max_event_bytes
         self._rest: list[bytes] = []
         self._name = ""
         self._data: list[str] = []
@@ -32,8 +33,8 @@ class SseReader:
     def feed(self, chunk: bytes) -> list[ServerEvent]:
         """Return the events that ``chunk`` completes; raise NodeRefused for an oversized one."""
         self._size += len(chunk)
-        if self._size > MAX_EVENT_BYTES:
-            raise NodeRefused(f"the node sent an event of more than {MAX_EVENT_BYTES} bytes")
+        if self._size > self._max_event_bytes:
+            raise NodeRefused(f"the node sent an event of more than {self._max_event_bytes} bytes")
         if b"\n" not in chunk:
             # Joined once: a long line that comes byte by byte must not be copied at each.
             self._rest.append(chunk)

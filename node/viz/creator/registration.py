@@ -17,13 +17,13 @@ and a work that the chain is known to have is never registered again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 
+from viz.client.node_address import checked
 from viz.domain.eip712 import content_registry_domain, public_address, sign
 from viz.domain.ports.chain import ChainReader, ContentState, Deployment
 from viz.domain.ports.clock import Clock
@@ -37,10 +37,8 @@ from viz.errors import (
     ConfigError,
     InvalidRequest,
     NodeNotTrusted,
-    NodeRefused,
-    VizError,
-    class_of,
 )
+from viz.protocol.problems import error_of
 from viz.protocol.registration import (
     CONTENTS_PATH,
     REGISTRATION_CONTEXT_PATH,
@@ -55,7 +53,6 @@ VALID_S: Final = 3_600
 # Within this the own clock and the chain's may differ: blocks are late, clocks drift.
 CLOCKS_APART_S: Final = 900
 _TIMEOUT_S: Final = 120
-_DETAIL_CHARS: Final = 500
 _ANSWER_BYTES: Final = 64 * 1024
 _LOOKED_BACK: Final = 256
 _SEEN_TRIES, _SEEN_EVERY_S = 15, 2.0
@@ -267,7 +264,7 @@ async def _exchange(method: str, node_url: str, path: str, body: object) -> Any:
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
             session.request(
-                method, node_url.rstrip("/") + path, json=body, allow_redirects=False
+                method, checked(node_url) + path, json=body, allow_redirects=False
             ) as answer,
         ):
             raw = b""
@@ -283,18 +280,7 @@ async def _exchange(method: str, node_url: str, path: str, body: object) -> Any:
             "check its address, or register with --direct"
         ) from error
     if status >= 300:
-        raise _refusal(status, content)
+        refused = error_of(content, status)
+        said = f"the node refused: {refused.detail}"
+        raise type(refused)(said, status=status, **refused.extensions)
     return content
-
-
-def _refusal(status: int, body: object) -> VizError:
-    """Return the error that a problem body (RFC 9457) names, with the contract's own reason."""
-    problem: Mapping[str, Any] = body if isinstance(body, Mapping) else {}
-    # At the top "error" is OpenAI's object; the contract's error name stands inside it.
-    inner = problem.get("error")
-    named = {
-        key: inner[key] for key in ("error", "args") if isinstance(inner, Mapping) and key in inner
-    }
-    said = str(problem.get("detail") or f"HTTP {status}").splitlines()[0][:_DETAIL_CHARS]
-    kind = class_of(problem.get("code")) or NodeRefused
-    return kind(f"the node refused: {said}", status=status, **named)

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from viz import errors
 from viz.child_process import tied
-from viz.errors import TrainingCancelled, TrainingError, TrainingWorkerDied, VizError
+from viz.errors import TrainingCancelled, TrainingError, TrainingWorkerDied, class_of
 from viz.training.environment import child_environment
 from viz.training.run import Bounds, TrainingRun
 
@@ -176,19 +176,11 @@ def _parse(line: bytes) -> TrainingEvent:
     except (ValueError, KeyError, AttributeError) as error:
         raise TrainingError("the training process said something that is no event") from error
     if kind == "failed":
-        raise _error_class(values.get("code"))(str(values.get("detail")))
+        kind_of_error = class_of(values.get("code")) or TrainingError
+        raise kind_of_error(str(values.get("detail")))
     if kind == "cancelled":
         raise TrainingCancelled(str(values.get("detail")))
     return TrainingEvent(str(kind), values)
-
-
-def _error_class(code: object) -> type[VizError]:
-    known: list[type[VizError]] = [VizError]
-    for found in known:
-        if found.code == code:
-            return found
-        known += found.__subclasses__()
-    return TrainingError
 
 
 def _tail(path: Path) -> str:

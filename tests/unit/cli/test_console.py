@@ -9,8 +9,8 @@ import typer
 
 from viz import errors
 from viz.cli import console
-from viz.cli.http import refusal
 from viz.errors import DepositExceeded, VizError
+from viz.protocol.problems import error_of
 
 
 def test_every_family_of_errors_has_an_exit_code_of_its_own() -> None:
@@ -37,7 +37,7 @@ def test_what_others_wrote_commands_no_terminal(capsys: pytest.CaptureFixture[st
     """Protects whoever lists a stranger's adapters or reads its refusal: words, and no orders."""
     evil = "\x1b]0;title\x07\x9b2J\u202e[red]x[/red]\u3000\u200d"
     with pytest.raises(typer.Exit):
-        console.fail(refusal({"code": "no-live-grant", "detail": evil}, 409))
+        console.fail(error_of({"code": "no-live-grant", "detail": evil}, 409))
     console.table(evil, ("what",), [(evil,), ({"name": evil},)])
     console.say(evil)
     printed = capsys.readouterr()
@@ -61,20 +61,3 @@ def test_a_deliberate_error_comes_out_of_its_groups_alone() -> None:
     """Protects the one line when a loop of the daemon stops it: no ExceptionGroup is printed."""
     with pytest.raises(errors.BooksMismatch):
         console.run(_dying_loop())
-
-
-@pytest.mark.parametrize(
-    ("content", "kind", "detail"),
-    [
-        ({"code": "no-live-grant", "detail": "buy one"}, errors.NoLiveGrant, "buy one"),
-        ({"error": {"code": "prompt-empty", "message": "say"}}, errors.PromptEmpty, "say"),
-        ({"code": "of-another-version", "detail": "x"}, VizError, "x"),
-        (["no problem"], VizError, "HTTP 500"),
-    ],
-)
-def test_a_nodes_refusal_is_the_error_that_it_names(
-    content: object, kind: type[VizError], detail: str
-) -> None:
-    """Protects exit codes over HTTP: what the node refused fails as if it had happened here."""
-    found = refusal(content, 500)
-    assert type(found) is kind and found.detail == detail

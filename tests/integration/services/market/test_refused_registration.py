@@ -33,7 +33,7 @@ REFUSALS: list[tuple[web.Response, type[VizError], str]] = [
     ),
     (problem(RelayBusy("try again in 9 s"), "i"), RelayBusy, "try again in 9 s"),
     (problem(InvalidSignature("not signed by 0x11"), "i"), InvalidSignature, "not signed by"),
-    (problem(ChainUnreachable("no RPC"), "i"), ChainUnreachable, "no RPC"),
+    (problem(ChainUnreachable("no RPC"), "i"), ChainUnreachable, "the chain cannot be reached now"),
     (http_problem(404, "Not Found", "i"), NodeRefused, "Not Found"),
     (opaque("some-id"), NodeRefused, "some-id"),
     (web.json_response(["no", "problem"], status=418), NodeRefused, "HTTP 418"),

@@ -1,0 +1,45 @@
+"""A refusal that came over HTTP fails as if it had happened here."""
+
+from __future__ import annotations
+
+import pytest
+
+from viz import errors
+from viz.errors import NodeRefused, VizError
+from viz.protocol.problems import MAX_DETAIL_CHARS, error_of
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "detail"),
+    [
+        ({"code": "no-live-grant", "detail": "buy one"}, errors.NoLiveGrant, "buy one"),
+        ({"error": {"code": "prompt-empty", "message": "say"}}, errors.PromptEmpty, "say"),
+        ({"code": "of-another-version", "detail": "x"}, NodeRefused, "x"),
+        ({"code": ["a", "list"], "detail": None}, NodeRefused, "HTTP 500"),
+        (["no problem"], NodeRefused, "HTTP 500"),
+        (None, NodeRefused, "HTTP 500"),
+    ],
+)
+def test_a_nodes_refusal_is_the_error_that_it_names(
+    content: object, kind: type[VizError], detail: str
+) -> None:
+    """Protects exit codes over HTTP: what the node refused fails as if it had happened here."""
+    found = error_of(content, 500)
+    assert type(found) is kind and found.detail == detail
+
+
+def test_extensions_come_along_and_cannot_stand_for_the_detail() -> None:
+    """A buyer follows the numbers of a refusal; its names are a stranger's and may be any."""
+    body = {"code": "stale-voucher", "detail": "d", "base": "5", "self": 1, "title": "t"}
+    assert error_of(body, 409).extensions == {"base": "5", "self": 1}
+
+
+def test_a_callers_class_stands_for_unknown_codes() -> None:
+    """The command line tells a refusal of another version from one that it knows."""
+    assert type(error_of({}, 500, unknown=VizError)) is VizError
+
+
+def test_a_strangers_words_are_short_and_command_nothing() -> None:
+    """A node's reason ends on a terminal: one line of letters, of a bounded length."""
+    told = error_of({"detail": "a\nb\x1b]0;t\x07\u202e" + "x" * 10**6}, 400).detail
+    assert told.startswith("a b]0;t") and told.isprintable() and len(told) <= MAX_DETAIL_CHARS
