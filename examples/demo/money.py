@@ -29,7 +29,7 @@ class Books:
     settled: Units
     buyer: Units
     operator: Units
-    operator_owed: Units
+    collectable: Units
     trainer_earned: Units
     creators: dict[str, Units]
     undistributed: Units
@@ -38,7 +38,7 @@ class Books:
     @property
     def accounted(self) -> Units:
         """What the contract should hold: unspent deposits, royalties, balances, rounding."""
-        return self.channel_left + self.undistributed + self.operator_owed + self.rounding
+        return self.channel_left + self.undistributed + self.collectable + self.rounding
 
 
 def read_books(story: Story) -> Books:
@@ -62,7 +62,7 @@ async def _read(story: Story) -> Books:
             settled=channel.settled_units,
             buyer=await chain.token_balance(buyer),
             operator=await chain.token_balance(operator),
-            operator_owed=await chain.owed(operator),
+            collectable=await chain.collectable(operator),
             creators={
                 name: await chain.token_balance(parse_address(address))
                 for name, address in story.creators.items()
@@ -109,7 +109,7 @@ def settlement(story: Story) -> None:
     story.say(f"claimed {claim['settled']} voucher in one batch, {gas:,} gas")
     deposit_fell = before.channel_left - after.channel_left
     royalties = {name: after.creators[name] - before.creators[name] for name in after.creators}
-    trainer_and_node = after.operator_owed - before.operator_owed
+    trainer_and_node = after.collectable - before.operator_owed
     trainer = after.trainer_earned - before.trainer_earned
     _table(
         story,
@@ -162,7 +162,7 @@ def _accounted(story: Story, books: Books) -> None:
         raise DemoError(f"Settlement holds {books.contract}, the books say {books.accounted}")
     story.say(
         f"Settlement holds {books.contract} units = deposits {books.channel_left} + royalties "
-        f"{books.undistributed} + balances {books.operator_owed} + rounding {books.rounding}: "
+        f"{books.undistributed} + balances {books.collectable} + rounding {books.rounding}: "
         "equal to the last unit"
     )
 

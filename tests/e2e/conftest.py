@@ -140,7 +140,7 @@ class Town:
                 deposits={s: c.deposit_units if c else 0 for s, c in channels.items()},
                 settled={s: c.settled_units if c else 0 for s, c in channels.items()},
                 undistributed=sum([await _undistributed(chain, each) for each in self.adapters]),
-                uncollected={each: await chain.owed(each) for each in people},
+                uncollected={each: await chain.collectable(each) for each in people},
                 balances={each: await chain.token_balance(each) for each in people},
             )
         finally:

@@ -20,7 +20,7 @@ from viz.domain.eip712 import (
     recover,
     settlement_domain,
 )
-from viz.domain.license import ALL_USES
+from viz.domain.license import ALL_USES, Terms
 from viz.domain.ports.chain import (
     AdapterState,
     ChannelState,
@@ -29,6 +29,7 @@ from viz.domain.ports.chain import (
     GrantState,
     Head,
     ServingState,
+    TermsState,
 )
 from viz.domain.ports.transactions import Call, Event, Outcome, Transaction
 from viz.domain.typed_data import (
@@ -41,6 +42,7 @@ from viz.domain.typed_data import (
 )
 from viz.domain.units import (
     ZERO_ADDRESS,
+    ZERO_HASH,
     AdapterId,
     Address,
     Cid,
@@ -71,6 +73,7 @@ DEPLOYMENT = Deployment(
     first_block=0,
     token_symbol="vUSD",
 )
+FREE_TERMS = TermsState(Terms(0, 0, 0, 0, 0, int(ALL_USES), False), ZERO_HASH)
 TOKEN_DOMAIN = Domain("Viz Test USD", "1", DEPLOYMENT.chain_id, DEPLOYMENT.token)
 
 
@@ -95,7 +98,7 @@ class FakeChain:
     adapter_states: dict[AdapterId, AdapterState] = field(default_factory=dict)
     unservable: dict[AdapterId, str] = field(default_factory=dict)
     ending: dict[AdapterId, int] = field(default_factory=dict)
-    undistributed: dict[AdapterId, Units] = field(default_factory=dict)
+    royalties: dict[AdapterId, Units] = field(default_factory=dict)
     works: dict[ContentId, ContentState] = field(default_factory=dict)
     granted: set[ContentId] = field(default_factory=set)
     unconfirmed: set[AdapterId] = field(default_factory=set)
@@ -133,6 +136,18 @@ class FakeChain:
         self._ask()
         return self.works.get(content_id)
 
+    async def content_count(self) -> int:
+        self._ask()
+        return len(self.works)
+
+    async def registration_nonce(self, creator: Address) -> int:
+        self._ask()
+        return 0
+
+    async def terms(self, terms_hash: Hash32) -> TermsState | None:
+        self._ask()
+        return FREE_TERMS
+
     async def grant(self, content_id: ContentId, trainer: Address) -> GrantState | None:
         self._ask()
         if content_id not in self.granted:
@@ -162,26 +177,25 @@ class FakeChain:
         self._ask()
         return self.channels.get((signer, node))
 
-    async def owed(self, account: Address) -> Units:
+    async def collectable(self, account: Address) -> Units:
         self._ask()
         return 0
+
+    async def undistributed(self, adapter_id: AdapterId) -> Units:
+        self._ask()
+        return self.royalties.get(adapter_id, 0)
+
+    async def preview_claim(self, node: Address, rows: bytes) -> tuple[RowStatus, ...]:
+        self._ask()
+        return tuple(status for status, _ in self._judge(node, unpack_rows(rows)))
 
     async def token_balance(self, account: Address) -> Units:
         self._ask()
         return self.balances.get(account, 0)
 
-    async def read(self, call: Call) -> Any:
+    async def token_domain(self) -> tuple[str, str]:
         self._ask()
-        if call.function == "eip712Domain":
-            return {"name": TOKEN_DOMAIN.name, "version": TOKEN_DOMAIN.version}
-        if call.function == "owed":
-            return self.undistributed.get(call.args[0], 0)
-        if call.function == "termsOf":
-            return {"terms": {"uses": int(ALL_USES), "trainingFee": 0}}
-        if call.function == "previewClaim":
-            node, rows = call.args
-            return [int(status) for status, _ in self._judge(node, unpack_rows(rows))]
-        raise AssertionError(f"the fake chain does not know {call.function}")
+        return TOKEN_DOMAIN.name, TOKEN_DOMAIN.version
 
     # writing
 

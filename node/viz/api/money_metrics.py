@@ -57,8 +57,8 @@ async def _ledger(parts: NodeContext) -> Figures:
 
 async def _chain(parts: NodeContext) -> Figures:
     node = parts.sessions.node
-    head, owed, balance = await asyncio.gather(
-        parts.chain.head(), parts.chain.owed(node), parts.chain.token_balance(node)
+    head, collectable, balance = await asyncio.gather(
+        parts.chain.head(), parts.chain.collectable(node), parts.chain.token_balance(node)
     )
     return [
         _gauge("viz_chain_head_block", "Number of the newest block", head.number),
@@ -67,7 +67,7 @@ async def _chain(parts: NodeContext) -> Figures:
             "Seconds since the newest block, by this machine's clock",
             max(0, parts.clock.now_s() - head.time_s),
         ),
-        _gauge("viz_owed_units", "Token base units to collect from Settlement", owed),
+        _gauge("viz_owed_units", "Token base units to collect from Settlement", collectable),
         _gauge("viz_balance_units", "Token base units of the node's key", balance),
     ]
 

@@ -25,7 +25,7 @@ async def status(request: web.Request) -> web.Response:
             "tokenDecimals": parts.chain.deployment.token_decimals,
             "tokenSymbol": parts.chain.deployment.token_symbol,
             "balance": str(await parts.chain.token_balance(node)),
-            "owed": str(await parts.chain.owed(node)),
+            "owed": str(await parts.chain.collectable(node)),
             "channels": len(rows),
             "unclaimed": str(sum(sum(row.unclaimed().values()) for row in rows)),
             "receipts": sum(row.seq for row in rows),
@@ -86,9 +86,9 @@ async def royalties(request: web.Request) -> web.Response:
     sold = {record.adapter_id for record in await parts.ledger.adapters()}
     for row in await parts.ledger.channels():
         sold |= row.lines.keys()
-    owed = await parts.settlement.undistributed(sorted(sold - {BASE_MODEL}))
+    found = await parts.settlement.undistributed(sorted(sold - {BASE_MODEL}))
     return web.json_response(
-        {"royalties": [{"adapterId": key, "owed": str(units)} for key, units in owed.items()]}
+        {"royalties": [{"adapterId": key, "owed": str(units)} for key, units in found.items()]}
     )
 
 

@@ -1,8 +1,8 @@
-"""Typed reads of the deployed contracts: one class a contract, one facade for the services.
+"""Read the deployed contracts with types: one class for each contract, one facade for services.
 
-Owns the translation from ABI values to the values of ``viz.domain``. Does not send anything (a
-write is a ``Call`` that ``Sender`` submits) and caches only what can never change. ``confirmed``
-reads answer at head minus the confirmation depth; everything else at the head.
+Translates ABI values to the values of ``viz.domain``. Writes are not here: a write is a ``Call``
+that ``Sender`` submits. Only what can never change is cached. Reads with ``confirmed`` answer at
+the head minus the confirmation depth; all others answer at the head.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from viz.chain.deployment import address_of
 from viz.chain.registrations import Registrations
 from viz.chain.rpc import Block, Rpc
 from viz.chain.scan import scan
+from viz.domain.claim_rows import RowStatus
 from viz.domain.license import Terms
 from viz.domain.ports.chain import (
     AdapterState,
@@ -26,8 +27,8 @@ from viz.domain.ports.chain import (
     GrantState,
     Head,
     ServingState,
+    TermsState,
 )
-from viz.domain.ports.transactions import Call
 from viz.domain.shares import shares_from_words
 from viz.domain.units import (
     ZERO_ADDRESS,
@@ -125,13 +126,13 @@ class ContentRegistry(_Contract):
             content_id, trainer, terms_hash, found["expiresAt"], now_s < found["registersUntil"]
         )
 
-    async def terms(self, terms_hash: Hash32) -> tuple[Terms, Hash32] | None:
-        """Return a terms set and its license text's hash; None where the hash is unknown."""
+    async def terms(self, terms_hash: Hash32) -> TermsState | None:
+        """Return a set of terms; None if the hash is unknown."""
         found = await self._view("termsOf", terms_hash)
         parts: Mapping[str, Any] = found["terms"]
         terms = Terms(*parts.values())
-        license_hash = Hash32(found["licenseHash"])
-        return (terms, license_hash) if terms.uses else None
+        # An unknown hash reads as zeros, and registered terms permit at least one use.
+        return TermsState(terms, Hash32(found["licenseHash"])) if terms.uses else None
 
     async def nonce(self, owner: Address) -> int:
         """Return the nonce that the owner's next signed action carries."""
@@ -229,16 +230,26 @@ class Settlement(_Contract):
         return found["amount"], Address(found["to"])
 
     async def undistributed(self, adapter_id: AdapterId) -> Units:
-        """Return what the adapter's contents earned and nobody distributed yet."""
+        """Return the royalties of the adapter's works that nobody distributed yet.
+
+        The contract names this view ``owed``.
+        """
         return int(await self._view("owed", adapter_id))
 
     async def revenue(self, adapter_id: AdapterId) -> Units:
         """Return all that an adapter ever earned, gross."""
         return int(await self._view("revenue", adapter_id))
 
-    async def preview_claim(self, node: Address, rows: bytes) -> tuple[int, ...]:
+    async def preview_claim(self, node: Address, rows: bytes) -> tuple[RowStatus, ...]:
         """Return how ``claim(rows)`` by ``node`` would judge each row now."""
-        return tuple(await self._view("previewClaim", node, rows))
+        codes = await self._view("previewClaim", node, rows)
+        try:
+            return tuple(RowStatus(code) for code in codes)
+        except ValueError as error:
+            raise ChainUnreachable(
+                f"Settlement.previewClaim answered {codes}, which holds an unknown status: the "
+                "endpoint answered nonsense, or the deployment file is of other contracts"
+            ) from error
 
     async def close_delay_s(self) -> int:
         """Return the seconds between a request to close and the withdrawal."""
@@ -315,6 +326,18 @@ class Chain:
         """Return a work; None where there is none."""
         return await self.contents.content(content_id)
 
+    async def content_count(self) -> int:
+        """Return how many works are registered."""
+        return await self.contents.count()
+
+    async def registration_nonce(self, creator: Address) -> int:
+        """Return the nonce that the creator's next signed registration must carry."""
+        return await self.contents.nonce(creator)
+
+    async def terms(self, terms_hash: Hash32) -> TermsState | None:
+        """Return a set of terms; None if the hash is unknown."""
+        return await self.contents.terms(terms_hash)
+
     async def grant(self, content_id: ContentId, trainer: Address) -> GrantState | None:
         """Return a trainer's grant, live or not; None where there never was one."""
         return await self.contents.grant(content_id, trainer, await self.chain_time())
@@ -335,19 +358,25 @@ class Chain:
         """Return a channel; None where it was never opened."""
         return await self.settlement.channel(signer, node, block=await self._block(confirmed))
 
-    async def owed(self, account: Address) -> Units:
-        """Return the collectable balance of an account in Settlement."""
+    async def collectable(self, account: Address) -> Units:
+        """Return what ``collect`` would send from Settlement for an account."""
         return (await self.settlement.balance(account))[0]
+
+    async def undistributed(self, adapter_id: AdapterId) -> Units:
+        """Return the royalties of the adapter's works that nobody distributed yet."""
+        return await self.settlement.undistributed(adapter_id)
+
+    async def preview_claim(self, node: Address, rows: bytes) -> tuple[RowStatus, ...]:
+        """Return how ``claim(rows)`` by ``node`` would judge each row now."""
+        return await self.settlement.preview_claim(node, rows)
 
     async def token_balance(self, account: Address) -> Units:
         """Return an account's balance of the token."""
         return await self.token.balance(account)
 
-    async def read(self, call: Call) -> Any:
-        """Return the decoded result of any view function."""
-        data = abi.encode_call(call.contract, call.function, call.args)
-        answer = await self.rpc.call(address_of(self._deployment, call.contract), data)
-        return abi.decode_result(call.contract, call.function, call.args, answer)
+    async def token_domain(self) -> tuple[str, str]:
+        """Return the name and the version in the token's EIP-712 domain."""
+        return await self.token.domain()
 
     async def _block(self, confirmed: bool) -> Block:
         if not confirmed or not self._confirmations:

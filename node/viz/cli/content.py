@@ -281,8 +281,8 @@ async def _from_chain(content_id: int, rpc_url: str, trusted: Deployment) -> dic
             "termsHash": hex_of(state.terms_hash),
             "withdrawnAt": state.withdrawn_at,
         }
-        if known := await chain.contents.terms(state.terms_hash):
-            terms, license_hash = known
+        if known := await chain.terms(state.terms_hash):
+            terms = known.terms
             found["terms"] = {name: getattr(terms, name) for name in terms.__slots__}
-            found["licenseHash"] = hex_of(license_hash)
+            found["licenseHash"] = hex_of(known.license_hash)
         return found

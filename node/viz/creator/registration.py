@@ -102,7 +102,7 @@ async def propose(
                 "or name another --rpc"
             )
         now_s = head_s if development else now_s
-        nonce = int(await chain.read(Call("ContentRegistry", "nonces", (made.creator,))))
+        nonce = await chain.registration_nonce(made.creator)
     earlier = made.signed
     if earlier is not None and earlier.deadline_s >= now_s and earlier.nonce != nonce:
         raise InvalidRequest(
@@ -179,7 +179,7 @@ async def find_on_chain(path: Path, made: Registration, chain: ChainReader) -> R
 
     Looks through the newest works only: it is for a signature that was handed in lately.
     """
-    count = int(await chain.read(Call("ContentRegistry", "contentCount", ())))
+    count = await chain.content_count()
     for number in range(count, max(0, count - _LOOKED_BACK), -1):
         found = await chain.content(ContentId(number))
         if found is not None and _is_that_work(found, made):

@@ -109,12 +109,12 @@ async def test_creators_of_every_adapter_ever_sold_are_named_while_they_are_owed
     buyer = await Buyer(node).ready()
     await buyer.ask()
     never = AdapterId(ADAPTER + 1)
-    node.chain.undistributed |= {ADAPTER: 12, never: 34}
+    node.chain.royalties |= {ADAPTER: 12, never: 34}
     await node.parts.catalogue.drop(ADAPTER)
     path = "/operator/v1/royalties"
     _, said, _ = await buyer.call("GET", path, headers=OPERATOR)
     assert said["royalties"] == [{"adapterId": ADAPTER, "owed": "12"}]
-    node.chain.undistributed[ADAPTER] = 0
+    node.chain.royalties[ADAPTER] = 0
     _, said, _ = await buyer.call("GET", path, headers=OPERATOR)
     assert said["royalties"] == []
 

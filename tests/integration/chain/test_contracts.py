@@ -12,6 +12,7 @@ from viz.chain import registrations
 from viz.chain.contracts import Chain
 from viz.chain.keys import development_account
 from viz.chain.registrations import REORG_BLOCKS
+from viz.domain.ports.chain import TermsState
 from viz.domain.ports.transactions import Call
 from viz.domain.units import ZERO_ADDRESS, AdapterId, ContentId, Hash32
 from viz.errors import InvalidRequest, TransactionFailed
@@ -25,7 +26,7 @@ async def test_what_does_not_exist_is_none_not_zeros(net: Testnet) -> None:
     assert await net.chain.adapter(AdapterId(1)) is None
     assert await net.chain.channel(nobody, nobody) is None
     assert await net.chain.directory.entry(nobody) is None
-    assert await net.chain.contents.terms(Hash32(b"\1" * 32)) is None
+    assert await net.chain.terms(Hash32(b"\1" * 32)) is None
     unknown = await net.chain.servable(AdapterId(1), nobody)
     assert (unknown.reason, unknown.until_s) == ("it is not registered", None)
 
@@ -152,7 +153,7 @@ async def test_terms_and_directory_come_back_typed(net: Testnet) -> None:
     """Terms by their hash; a node by what it announced."""
     offered = terms(notice_s=77, revocation_class=2)
     await net.register_work(net.sender(1), offered)
-    assert await net.chain.contents.terms(offered.terms_hash(LICENSE)) == (offered, LICENSE)
+    assert await net.chain.terms(offered.terms_hash(LICENSE)) == TermsState(offered, LICENSE)
     node = net.sender(5)
     await net.done(node, "NodeDirectory", "announce", "https://node.example", "age1key")
     (entry,) = await net.chain.directory.entries()
@@ -167,7 +168,7 @@ async def test_terms_and_directory_come_back_typed(net: Testnet) -> None:
 async def test_a_read_of_something_unknown_is_refused_here(net: Testnet) -> None:
     """Wrong names and reverting views never come back as data."""
     with pytest.raises(InvalidRequest, match="no such function"):
-        await net.chain.read(Call("Settlement", "drain", ()))
+        await net.sender(5).simulate(Call("Settlement", "drain", ()))
     with pytest.raises(TransactionFailed, match="there is no such work"):
-        await net.chain.read(Call("ContentRegistry", "ownerOf", (5,)))
-    assert await net.chain.owed(ZERO_ADDRESS) == 0
+        await net.sender(5).simulate(Call("ContentRegistry", "ownerOf", (5,)))
+    assert await net.chain.collectable(ZERO_ADDRESS) == 0

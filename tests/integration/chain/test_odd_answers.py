@@ -18,7 +18,6 @@ from viz.chain import reach, scan
 from viz.chain.contracts import Chain
 from viz.chain.endpoint import NotSupported, RateLimited, TooMuchAsked
 from viz.chain.rpc import BlockNotKnown, Rpc
-from viz.domain.ports.transactions import Call
 from viz.domain.units import AdapterId, ContentId, Hash32
 from viz.errors import ChainError, ChainMismatch, ChainUnreachable, TransactionFailed
 
@@ -219,14 +218,15 @@ async def test_each_member_of_a_log_is_judged(told: tuple[Endpoint, Rpc]) -> Non
 READS: dict[str, Callable[[Chain], Awaitable[Any]]] = {
     "channel": lambda chain: chain.channel(WHO, WHO),
     "servable": lambda chain: chain.servable(AdapterId(1), WHO),
-    "owed": lambda chain: chain.owed(WHO),
+    "collectable": lambda chain: chain.collectable(WHO),
+    "undistributed": lambda chain: chain.undistributed(AdapterId(1)),
     "balance": lambda chain: chain.token_balance(WHO),
     "adapter": lambda chain: chain.adapter(AdapterId(1)),
     "content": lambda chain: chain.content(ContentId(1)),
-    "terms": lambda chain: chain.contents.terms(Hash32(b"\1" * 32)),
-    "nonce": lambda chain: chain.contents.nonce(WHO),
-    "token": lambda chain: chain.token.domain(),
-    "preview": lambda chain: chain.read(Call("Settlement", "previewClaim", (WHO, b""))),
+    "terms": lambda chain: chain.terms(Hash32(b"\1" * 32)),
+    "nonce": lambda chain: chain.registration_nonce(WHO),
+    "token": lambda chain: chain.token_domain(),
+    "preview": lambda chain: chain.preview_claim(WHO, b""),
     "delay": lambda chain: chain.settlement.close_delay_s(),
     "directory": lambda chain: chain.directory.entries(),
 }

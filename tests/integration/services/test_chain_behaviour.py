@@ -64,8 +64,8 @@ class Stage:
         """Relay a deposit that its payer, and for an opening its signer, signed."""
         deployment, node = self.reader.deployment, self.writer.address
         signer, payer = public_address(signer_key), public_address(payer_key)
-        named = await self.reader.read(Call("Token", "eip712Domain"))
-        token = Domain(named["name"], named["version"], deployment.chain_id, deployment.token)
+        named = await self.reader.token_domain()
+        token = Domain(*named, deployment.chain_id, deployment.token)
         salted, until = Hash32(salt.to_bytes(32, "big")), await self.reader.chain_time() + 600
         nonce = authorization_nonce(OPEN_KIND if opening else TOP_UP_KIND, signer, node, salted)
         said = ReceiveWithAuthorization(payer, deployment.settlement, units, 0, until, nonce)
@@ -139,10 +139,7 @@ async def test_rows_are_judged_one_by_one_and_claimed_if_good(stage: Stage) -> N
             stage.row(0, 11, POOR_KEY),
         )
     )
-    judged = await stage.reader.read(
-        Call("Settlement", "previewClaim", (stage.writer.address, rows))
-    )
-    assert [RowStatus(int(code)) for code in judged] == [
+    assert list(await stage.reader.preview_claim(stage.writer.address, rows)) == [
         RowStatus.GOOD,
         RowStatus.WRONG_BASE,
         RowStatus.GOOD,

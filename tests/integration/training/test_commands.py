@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes.chain import DEPLOYMENT, FakeChain
+from tests.fakes.chain import DEPLOYMENT, FREE_TERMS, FakeChain
 from tests.integration.api.harness import NODE_KEY, OPERATOR_TOKEN, running_node
 from tests.integration.training.conftest import CREATOR, SALT
 from typer.testing import CliRunner
@@ -20,8 +20,7 @@ from viz.chain.deployment import save_deployment
 from viz.cli.main import app
 from viz.domain.eip712 import public_address
 from viz.domain.manifest import manifest_hash, seal_manifest
-from viz.domain.ports.chain import AdapterState, ContentState
-from viz.domain.ports.transactions import Call
+from viz.domain.ports.chain import AdapterState, ContentState, TermsState
 from viz.domain.units import ZERO_HASH, AdapterId, Cid, ContentId, Hash32
 from viz.domain.work import parse_work
 from viz.protocol.registration import parse_description
@@ -130,12 +129,9 @@ class _Priced(FakeChain):
 
     license_hash: Hash32 = ZERO_HASH
 
-    async def read(self, call: Call) -> Any:
-        found = await super().read(call)
-        if call.function != "termsOf":
-            return found
-        terms = found["terms"] | {"trainingFee": 2_500_000}
-        return {"terms": terms, "licenseHash": self.license_hash}
+    async def terms(self, terms_hash: Hash32) -> TermsState | None:
+        terms = replace(FREE_TERMS.terms, training_fee_units=2_500_000)
+        return TermsState(terms, self.license_hash)
 
 
 async def test_a_dry_run_is_told_in_dollars_and_minutes(

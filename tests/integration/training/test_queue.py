@@ -17,12 +17,11 @@ from tests.integration.training.conftest import CREATOR, SALT, SETTINGS
 
 from viz.basemodel.source import LoadedBase
 from viz.domain.eip712 import public_address
-from viz.domain.license import ADAPTER_USES, Use
+from viz.domain.license import ADAPTER_USES, Terms, Use
 from viz.domain.manifest import manifest_hash, open_manifest, seal_manifest
-from viz.domain.ports.chain import ChainReader, ContentState, GrantState
+from viz.domain.ports.chain import ChainReader, ContentState, GrantState, TermsState
 from viz.domain.ports.ledger import TrainingRecord
-from viz.domain.ports.transactions import Call
-from viz.domain.units import Address, ContentId, Hash32, hex_of
+from viz.domain.units import ZERO_HASH, Address, ContentId, Hash32, hex_of
 from viz.domain.work import parse_work
 from viz.errors import (
     AdapterNotTaught,
@@ -62,9 +61,8 @@ class _Chain:
     async def grant(self, content_id: ContentId, trainer: Address) -> GrantState | None:
         return GrantState(content_id, trainer, Hash32(bytes(32)), 0, self.live)
 
-    async def read(self, call: Call) -> Any:
-        assert call.function == "termsOf"
-        return {"terms": {"uses": int(self.uses), "trainingFee": 25}}
+    async def terms(self, terms_hash: Hash32) -> TermsState | None:
+        return TermsState(Terms(25, 0, 0, 0, 0, int(self.uses), False), ZERO_HASH)
 
 
 @dataclass

@@ -1,22 +1,23 @@
-"""What the chain says: where Viz lives on it, and the state of works, adapters and channels.
+"""Read the chain: where Viz is deployed, and the state of works, adapters and channels.
 
-Owns the reading side. Does not know how a state is changed (``viz.domain.ports.transactions``).
+Holds the reading side only; what changes a state is in ``viz.domain.ports.transactions``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from viz.domain.ports.transactions import Call
+from viz.domain.claim_rows import RowStatus
+from viz.domain.license import Terms
 from viz.domain.units import AdapterId, Address, Cid, ContentId, Hash32, Units
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """Where Viz lives: one chain and its contracts.
+    """Name one chain and the contracts of Viz on it.
 
-    ``token_symbol`` names the token beside every amount that is shown; nothing rests on it.
+    ``token_symbol`` is printed beside amounts; nothing is computed from it.
     """
 
     chain_id: int
@@ -41,6 +42,14 @@ class ContentState:
     commitment: Hash32
     terms_hash: Hash32
     withdrawn_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class TermsState:
+    """A set of license terms on chain, and the hash of its license text."""
+
+    terms: Terms
+    license_hash: Hash32
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +127,18 @@ class ChainReader(Protocol):
 
     async def content(self, content_id: ContentId) -> ContentState | None: ...
 
+    async def content_count(self) -> int:
+        """Return how many works are registered; their ids are 1 to this number."""
+        ...
+
+    async def registration_nonce(self, creator: Address) -> int:
+        """Return the nonce that the creator's next signed registration must carry."""
+        ...
+
+    async def terms(self, terms_hash: Hash32) -> TermsState | None:
+        """Return the terms of that hash; None if nobody registered them."""
+        ...
+
     async def grant(self, content_id: ContentId, trainer: Address) -> GrantState | None: ...
 
     async def adapter(
@@ -134,12 +155,20 @@ class ChainReader(Protocol):
         self, signer: Address, node: Address, *, confirmed: bool = True
     ) -> ChannelState | None: ...
 
-    async def owed(self, account: Address) -> Units:
-        """Return the collectable balance of ``account`` in Settlement."""
+    async def collectable(self, account: Address) -> Units:
+        """Return what ``collect`` would send from Settlement for ``account``."""
+        ...
+
+    async def undistributed(self, adapter_id: AdapterId) -> Units:
+        """Return the royalties that the adapter's works earned and ``distribute`` has not paid."""
+        ...
+
+    async def preview_claim(self, node: Address, rows: bytes) -> tuple[RowStatus, ...]:
+        """Return how ``claim`` of the packed ``rows``, sent by ``node``, would judge each now."""
         ...
 
     async def token_balance(self, account: Address) -> Units: ...
 
-    async def read(self, call: Call) -> Any:
-        """Return the decoded result of any view function."""
+    async def token_domain(self) -> tuple[str, str]:
+        """Return the name and the version in the token's EIP-712 domain (EIP-5267)."""
         ...

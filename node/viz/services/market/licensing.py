@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from viz.domain.eip712 import content_registry_domain, is_signed_by
 from viz.domain.license import Terms
@@ -20,9 +20,10 @@ from viz.domain.ports.chain import ChainReader, ContentState, GrantState
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.transactions import Call, ChainWriter, Transaction
 from viz.domain.typed_data import Register
-from viz.domain.units import Address, ContentId, Hash32, Units
+from viz.domain.units import Address, ContentId, Hash32, Units, hex_of
 from viz.errors import (
     ChainError,
+    ChainUnreachable,
     InvalidRequest,
     InvalidSignature,
     LicenseError,
@@ -81,7 +82,7 @@ class Licensing:
             deployment.chain_id,
             deployment.content_registry,
             creator,
-            await self._read("nonces", creator),
+            await self._reader.registration_nonce(creator),
             await self._reader.chain_time(),
             deployment.token_decimals,
         )
@@ -114,7 +115,7 @@ class Licensing:
                 f"the deadline must lie within {MAX_DEADLINE_S // 3600} hours after the chain's "
                 f"time, which is {now_s}: sign again"
             )
-        nonce = await self._read("nonces", work.creator)
+        nonce = await self._reader.registration_nonce(work.creator)
         if nonce != work.nonce:
             raise InvalidRequest(
                 f"the nonce is {work.nonce}, but {work.creator}'s next one is {nonce}: sign again"
@@ -131,8 +132,13 @@ class Licensing:
             raise LicenseError(f"there is no work {content_id}: check the id")
         if content.withdrawn_at:
             raise LicenseError(f"work {content_id} was withdrawn: it is not licensed any more")
-        found = await self._read("termsOf", content.terms_hash)
-        return LicenseOffer(content, Terms(*found["terms"].values()), Hash32(found["licenseHash"]))
+        found = await self._reader.terms(content.terms_hash)
+        if found is None:
+            raise ChainUnreachable(
+                f"the chain's endpoint knows no terms {hex_of(content.terms_hash)}, which work "
+                f"{content_id} names: try again, or use another endpoint (chain.rpc_url)"
+            )
+        return LicenseOffer(content, found.terms, found.license_hash)
 
     async def acquire_grant(
         self,
@@ -201,9 +207,6 @@ class Licensing:
             revoke = Call("Token", "approve", (registry, 0))
             await asyncio.shield(self._writer.submit(revoke, urgent=True))
             raise
-
-    async def _read(self, function: str, *args: Any) -> Any:
-        return await self._reader.read(Call("ContentRegistry", function, args))
 
 
 def registration_call(work: Register, signature: bytes) -> Call:

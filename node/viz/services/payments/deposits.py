@@ -92,11 +92,8 @@ class Deposits:
     async def token_domain(self) -> Domain:
         """Return the token's EIP-712 domain; asked of the chain once."""
         if self._token_domain is None:
-            found = await self._chain.read(Call("Token", "eip712Domain"))
+            name, version = await self._chain.token_domain()
             self._token_domain = Domain(
-                found["name"],
-                found["version"],
-                self._domain.chain_id,
-                self._chain.deployment.token,
+                name, version, self._domain.chain_id, self._chain.deployment.token
             )
         return self._token_domain

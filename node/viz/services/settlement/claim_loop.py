@@ -217,11 +217,8 @@ class ClaimService:
 
     async def undistributed(self, adapter_ids: Sequence[AdapterId]) -> dict[AdapterId, Units]:
         """Return what the works of these adapters earned and nobody distributed, where any is."""
-        owed = {
-            each: int(await self._reader.read(Call("Settlement", "owed", (each,))))
-            for each in adapter_ids
-        }
-        return {each: units for each, units in owed.items() if units}
+        found = {each: await self._reader.undistributed(each) for each in adapter_ids}
+        return {each: units for each, units in found.items() if units}
 
     async def collect(self, account: Address | None = None) -> Transaction:
         """Send an account's balance (this node's own by default) to it or its payout address."""
@@ -300,8 +297,11 @@ class ClaimService:
         good: list[ClaimRecord] = []
         dropped = 0
         for part in batches(rows):
-            call = Call("Settlement", "previewClaim", (self._writer.address, packed(part)))
-            statuses = _statuses(await self._reader.read(call), len(part))
+            statuses = await self._reader.preview_claim(self._writer.address, packed(part))
+            if len(statuses) != len(part):
+                raise ChainUnreachable(
+                    f"the chain answered nonsense: {len(statuses)} judgements of {len(part)} rows"
+                )
             for row, status in zip(part, statuses, strict=True):
                 if status is RowStatus.GOOD:
                     self._refused.pop(row.claim_id, None)
@@ -340,17 +340,6 @@ class ClaimService:
             self._told.add((row.claim_id, status))
             tell = _log.info if status in _WAITING else _log.warning
             tell("row waits", signer=row.signer, status=status.name, base=row.base_units)
-
-
-def _statuses(codes: Sequence[int], rows: int) -> list[RowStatus]:
-    """Return the chain's judgement of each row; raise ChainUnreachable for one of another shape."""
-    try:
-        statuses = [RowStatus(code) for code in codes]
-    except ValueError:
-        statuses = []
-    if len(statuses) != rows:
-        raise ChainUnreachable(f"the chain answered nonsense when it judged {rows} rows: {codes}")
-    return statuses
 
 
 def _require_worth(chosen: Sequence[ChannelRecord], policy: ClaimPolicy, fee_wei: int) -> None:

@@ -17,11 +17,9 @@ from typing import Any, Final
 import structlog
 
 from viz.domain.eip712 import keccak
-from viz.domain.license import ADAPTER_USES, Use
-from viz.domain.ports.chain import ChainReader, ContentState, GrantState
-from viz.domain.ports.transactions import Call
+from viz.domain.license import ADAPTER_USES
+from viz.domain.ports.chain import ChainReader, ContentState, GrantState, TermsState
 from viz.domain.units import (
-    ZERO_HASH,
     Address,
     ContentId,
     Hash32,
@@ -31,7 +29,7 @@ from viz.domain.units import (
     parse_hash,
 )
 from viz.domain.work import Work, check_commitment
-from viz.errors import InvalidRequest, NoLiveGrant
+from viz.errors import ChainUnreachable, InvalidRequest, NoLiveGrant
 from viz.protocol.wire import canonical_json
 from viz.services.market.work_records import load_record, record_path
 from viz.services.training.request import inputs_of, read_input, settings_of
@@ -79,7 +77,8 @@ class TrainingCheck:
             grant = await self._reader.grant(content_id, self._trainer)
             if grant is None or not grant.live:
                 content = await self._content(content_id)
-                fees[content_id] = int((await self._terms(content.terms_hash))[0]["trainingFee"])
+                offered = await self._terms(content.terms_hash)
+                fees[content_id] = offered.terms.training_fee_units
         estimated = await asyncio.to_thread(estimate, checked.works, checked.settings)
         return TrainingPlan(estimated, checked.settings, fees)
 
@@ -98,8 +97,8 @@ class TrainingCheck:
             work = await asyncio.to_thread(read_input, given)
             salt = parse_hash(given.salt)
             check_commitment(work, parse_address(given.creator), salt, content.commitment)
-            _, license_hash = await self._terms((grant or content).terms_hash)
-            limits.append(await asyncio.to_thread(verbatim_limit, given.path, license_hash))
+            agreed = await self._terms((grant or content).terms_hash)
+            limits.append(await asyncio.to_thread(verbatim_limit, given.path, agreed.license_hash))
             checked.append(replace(given, commitment=hex_of(content.commitment)))
             works.append(work)
         settings = await asyncio.to_thread(settings_of, request, works, limits, self._threads)
@@ -116,8 +115,8 @@ class TrainingCheck:
                 f"`viz content license {content_id}`",
                 contents=[int(content_id)],
             )
-        uses = Use(int((await self._terms(grant.terms_hash))[0].get("uses", 0)))
-        if needed and uses & ADAPTER_USES != ADAPTER_USES:
+        granted = await self._terms(grant.terms_hash)
+        if needed and not granted.terms.permits(ADAPTER_USES):
             raise NoLiveGrant(
                 f"the grant to work {content_id} does not permit an adapter to be trained, "
                 "embodied and served",
@@ -131,10 +130,15 @@ class TrainingCheck:
             raise InvalidRequest(f"there is no work {content_id} on chain: check the id")
         return content
 
-    async def _terms(self, terms_hash: Hash32) -> tuple[Mapping[str, Any], Hash32]:
-        """Return a terms set and the hash of its license's text."""
-        found = await self._reader.read(Call("ContentRegistry", "termsOf", (terms_hash,)))
-        return found["terms"], Hash32(found.get("licenseHash", ZERO_HASH))
+    async def _terms(self, terms_hash: Hash32) -> TermsState:
+        """Return the terms that a work or a grant names; both name only registered ones."""
+        found = await self._reader.terms(terms_hash)
+        if found is None:
+            raise ChainUnreachable(
+                f"the chain's endpoint knows no terms {hex_of(terms_hash)}, which a work on it "
+                "names: try again, or use another endpoint (chain.rpc_url)"
+            )
+        return found
 
 
 def verbatim_limit(path: Path, license_hash: Hash32) -> int | None:

@@ -57,8 +57,8 @@ async def test_everyone_is_paid_and_the_sums_agree_to_the_unit(
         for creator, held in zip(creators, before, strict=True)
     ]
     assert paid == [royalties // 2, royalties // 2]
-    assert await net.chain.owed(trainer.address) == 3_004 * 1_000 // 10_000
-    assert await net.chain.owed(node.address) == 3_004 * 6_000 // 10_000 + 20
+    assert await net.chain.collectable(trainer.address) == 3_004 * 1_000 // 10_000
+    assert await net.chain.collectable(node.address) == 3_004 * 6_000 // 10_000 + 20
     for account in (trainer.address, node.address):
         await settlement.collect(account)
     left = 10_000 - 3_024
@@ -227,5 +227,5 @@ async def test_a_node_killed_while_claiming_settles_exactly_once(
     assert await net.rpc.mined_count(node.address) == 1
     assert (await settlement.step(force=True)).frozen == 0
     await net.done(node, "Settlement", "collect", node.address)
-    assert await net.chain.read(Call("Token", "balanceOf", (node.address,))) == 123
+    assert await net.chain.token_balance(node.address) == 123
     await store.close()

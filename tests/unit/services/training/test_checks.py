@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes.chain import FakeChain, address_of
+from tests.fakes.chain import FREE_TERMS, FakeChain, address_of
 
 from viz.domain.license import ADAPTER_USES
-from viz.domain.ports.chain import ContentState
-from viz.domain.ports.transactions import Call
+from viz.domain.ports.chain import ContentState, TermsState
 from viz.domain.units import ZERO_HASH, ContentId, Hash32, hex_of
 from viz.errors import InvalidRequest, MemorisationLimitExceeded
 from viz.protocol.registration import parse_description
@@ -30,10 +30,9 @@ class Chain(FakeChain):
 
     license_hash: Hash32 = ZERO_HASH
 
-    async def read(self, call: Call) -> Any:
-        assert call.function == "termsOf"
-        terms = {"uses": int(ADAPTER_USES), "trainingFee": 0}
-        return {"terms": terms, "licenseHash": self.license_hash}
+    async def terms(self, terms_hash: Hash32) -> TermsState | None:
+        terms = replace(FREE_TERMS.terms, uses=int(ADAPTER_USES))
+        return TermsState(terms, self.license_hash)
 
 
 def place(folder: Path, license_table: str) -> tuple[TrainingCheck, dict[str, Any], Path]:
