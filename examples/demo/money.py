@@ -109,7 +109,7 @@ def settlement(story: Story) -> None:
     story.say(f"claimed {claim['settled']} voucher in one batch, {gas:,} gas")
     deposit_fell = before.channel_left - after.channel_left
     royalties = {name: after.creators[name] - before.creators[name] for name in after.creators}
-    trainer_and_node = after.collectable - before.operator_owed
+    trainer_and_node = after.collectable - before.collectable
     trainer = after.trainer_earned - before.trainer_earned
     _table(
         story,

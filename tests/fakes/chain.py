@@ -128,6 +128,12 @@ class FakeChain:
         self._ask()
         return self.clock.now
 
+    async def next_block_time_s(self) -> int | None:
+        return None
+
+    async def fee_wei(self) -> int:
+        return 0
+
     async def head(self) -> Head:
         self._ask()
         return Head(len(self.sent), self.clock.now)

@@ -6,7 +6,7 @@ it returns and nothing waits, so it is whole or not at all by itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -42,7 +42,6 @@ class MemoryStore:
         self.claims: list[tuple[ClaimRecord, str]] = []
         self.transactions: dict[Hash32, tuple[SignedTransaction, Outcome | None]] = {}
         self.blocks: dict[int, BlockMark] = {}
-        self._watchers: list[Callable[[Address], None]] = []
         self._closed = False
 
     def require_room(self) -> None:
@@ -181,9 +180,6 @@ class MemoryStore:
 
     # claims
 
-    def watch_frozen(self, moved: Callable[[Address], None]) -> None:
-        self._watchers.append(moved)
-
     async def freeze(self, signer: Address, *, now_s: int) -> ClaimRecord | None:
         self._open()
         channel = self.channel_rows.get(signer)
@@ -210,8 +206,6 @@ class MemoryStore:
             signature=b"",
             version=channel.version + 1,
         )
-        for moved in self._watchers:
-            moved(signer)
         return claim
 
     async def frozen(self) -> Sequence[ClaimRecord]:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from tests.fakes.tiny_base import make_tiny_directory
 
+from viz.backends import accepted_base
 from viz.basemodel.source import load_base, models_folder
 from viz.config import Config, EngineConfig, load
 from viz.domain.units import hex_of
 from viz.errors import ConfigError, ModelUnavailable
-from viz.node import _base
 
 
 def test_a_directory_is_served_under_its_digest_alone(tmp_path: Path) -> None:
@@ -24,11 +24,11 @@ def test_a_directory_is_served_under_its_digest_alone(tmp_path: Path) -> None:
         return Config(data_dir=tmp_path, engine=engine)
 
     with pytest.raises(ModelUnavailable, match=f"{digest}.*engine.base_digest"):
-        _base(config(""))
-    assert hex_of(_base(config(digest)).digest) == digest
+        accepted_base(config(""))
+    assert hex_of(accepted_base(config(digest)).digest) == digest
     make_tiny_directory(directory, seed=8)
     with pytest.raises(ModelUnavailable, match="not accepted here") as caught:
-        _base(config(digest))
+        accepted_base(config(digest))
     assert "\n" not in caught.value.detail
 
 

@@ -29,7 +29,7 @@ def bears_our_token(request: web.Request) -> bool:
 
 def has_operator_token(request: web.Request) -> bool:
     """Return whether the request bears the operator's token."""
-    expected = "Bearer " + parts_of(request).shop.operator_token
+    expected = "Bearer " + parts_of(request).terms.operator_token
     given = request.headers.get("Authorization", "")
     return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), expected.encode())
 

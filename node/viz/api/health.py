@@ -54,9 +54,8 @@ async def _health(request: web.Request) -> dict[str, str]:
     parts = parts_of(request)
     # Asked by anybody, as often as they like: read once for all of them.
     checked = await request.app[LOOKS].get("health", lambda: _checks(parts), kept_s=HEALTH_KEPT_S)
-    clock = parts.clock_check.state if parts.clock_check else "ok"
     node = "stopping" if request.app[STOPPING].is_set() else "ok"
-    return {"node": node, **checked, "clock": clock}
+    return {"node": node, **checked, "clock": parts.clock_check.state}
 
 
 async def _checks(parts: NodeContext) -> dict[str, str]:

@@ -66,8 +66,8 @@ async def node(request: web.Request) -> web.Response:
         base_digest=model.digest,
         tokenizer_digest=model.tokenizer_digest,
         context_tokens=model.context_tokens,
-        suggested_deposit_units=parts.shop.suggested_deposit_units,
-        minimum_deposit_units=parts.shop.minimum_deposit_units,
+        suggested_deposit_units=parts.terms.suggested_deposit_units,
+        minimum_deposit_units=parts.terms.minimum_deposit_units,
         minimum_step_units=price.amount_units(0, parts.serving.policy.step_tokens),
         adapters=parts.catalogue.offers(),
     )

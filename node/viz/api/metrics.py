@@ -105,7 +105,7 @@ class Metrics:
     def render(self, money: Figures) -> bytes:
         """Return the text exposition for the operator, with ``money`` beside what is counted."""
         self._running.set(self._parts.serving.running)
-        compared = self._parts.watchdog.last
+        compared = self._parts.reconciliation.last
         self._mismatches.set(len(compared.mismatches))
         self._compared.set(compared.compared_at_s)
         self._raised.set(self._parts.settlement.fees_raised)

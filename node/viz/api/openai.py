@@ -201,11 +201,11 @@ def _challenged(parts: NodeContext, error: VizError) -> VizError:
     price = parts.catalogue.list_price
     challenge = Challenge(
         secrets.token_urlsafe(12),
-        parts.shop.realm,
+        parts.sessions.origin,
         deployment.chain_id,
         deployment.settlement,
         parts.sessions.node,
-        parts.shop.suggested_deposit_units,
+        parts.terms.suggested_deposit_units,
         price.amount_units(0, parts.serving.policy.step_tokens),
         quote=error.extensions.get("quote"),
         need=error.extensions.get("need"),

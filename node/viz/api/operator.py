@@ -18,7 +18,7 @@ from aiohttp import web
 from viz.api import operator_settlement as money
 from viz.api.access import OPERATOR_PATH, is_operator
 from viz.api.bodies import trusted_body_of
-from viz.api.context import STOPPING, NodeContext, Trainings, adapter_of, parts_of
+from viz.api.context import STOPPING, NodeContext, adapter_of, parts_of
 from viz.api.serialise import plain, training_json
 from viz.domain.card import ReportCard, card_of
 from viz.domain.ports.ledger import AdapterRecord, OfferedWork, TrainingRecord
@@ -91,8 +91,8 @@ async def publish(request: web.Request) -> web.Response:
     parts = parts_of(request)
     _, body = await trusted_body_of(request)
     reader = Reader(body, "the request")
-    record = await _trainer(request).record(reader.text("trainingId"))
-    publication = _trainer(request).publication(
+    record = await parts_of(request).trainings.record(reader.text("trainingId"))
+    publication = parts_of(request).trainings.publication(
         record,
         royalty_bps=reader.integer("royaltyBps", BPS),
         trainer_bps=reader.integer("trainerBps", BPS),
@@ -206,20 +206,22 @@ async def train(request: web.Request) -> web.Response:
     """Queue a training run, or with ``dryRun`` say what it would cost."""
     _, body = await trusted_body_of(request)
     if body.pop("dryRun", False):
-        return web.json_response(plain(await _trainer(request).plan(body)))
-    return web.json_response(training_json(await _trainer(request).start(body)), status=202)
+        return web.json_response(plain(await parts_of(request).trainings.plan(body)))
+    started = await parts_of(request).trainings.start(body)
+    return web.json_response(training_json(started), status=202)
 
 
 async def cancel_training(request: web.Request) -> web.Response:
     """Cancel a training run."""
     record = await _record_of(request)
-    return web.json_response(training_json(await _trainer(request).cancel(record.training_id)))
+    cancelled = await parts_of(request).trainings.cancel(record.training_id)
+    return web.json_response(training_json(cancelled))
 
 
 async def training_events(request: web.Request) -> web.StreamResponse:
     """Stream a run's progress as server-sent events until it ends."""
     record = await _record_of(request)
-    events = _trainer(request).events(record.training_id)
+    events = parts_of(request).trainings.events(record.training_id)
     response = web.StreamResponse(
         headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
     )
@@ -240,13 +242,6 @@ async def training_events(request: web.Request) -> web.StreamResponse:
     finally:
         stopping.cancel()
     return response
-
-
-def _trainer(request: web.Request) -> Trainings:
-    found = parts_of(request).trainings
-    if found is None:
-        raise InvalidRequest("this node does not train: install viz-node[node]")
-    return found
 
 
 async def _record_of(request: web.Request) -> TrainingRecord:

@@ -30,7 +30,7 @@ async def status(request: web.Request) -> web.Response:
             "unclaimed": str(sum(sum(row.unclaimed().values()) for row in rows)),
             "receipts": sum(row.seq for row in rows),
             "billed": str(sum(row.total_units for row in rows)),
-            "books": _channels(parts.watchdog.last),
+            "books": _channels(parts.reconciliation.last),
             "running": parts.serving.running,
             "adapters": [offer.to_json() for offer in parts.catalogue.offers()],
             "trainings": [training_json(row) for row in await parts.ledger.trainings()],

@@ -31,7 +31,7 @@ from viz.buyer.ledger import ChannelLedger
 from viz.buyer.names import Names
 from viz.buyer.prices import Prices, limits_in
 from viz.buyer.quotes import KeptQuotes
-from viz.buyer.session import BuyerSession, SystemClock
+from viz.buyer.session import BuyerSession
 from viz.buyer.spending import Spending
 from viz.buyer.voucher_signer import VoucherSigner
 from viz.buyer.wallet import Wallet, wallet_of
@@ -42,6 +42,7 @@ from viz.buyer.wallet_signatures import (
     signed_close,
 )
 from viz.client.node_client import NodeClient
+from viz.clock import SystemClock
 from viz.domain.buyer_channel import BuyerChannel
 from viz.domain.eip712 import settlement_domain
 from viz.domain.ports.chain import ChainReader, Deployment

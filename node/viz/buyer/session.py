@@ -9,7 +9,6 @@ can have another's session signed (threat 37).
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -20,13 +19,6 @@ from viz.errors import AccessTokenInvalid, NodeNotTrusted
 from viz.protocol.messages import AccessToken, SessionProof
 
 T = TypeVar("T")
-
-
-class SystemClock:
-    """Wall-clock seconds."""
-
-    def now_s(self) -> int:
-        return int(time.time())
 
 
 class BuyerSession:

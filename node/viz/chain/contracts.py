@@ -312,6 +312,10 @@ class Chain:
         """Return the head block's timestamp, in seconds."""
         return (await self.rpc.block()).time_s
 
+    async def next_block_time_s(self) -> int | None:
+        """Return the timestamp of the block being made; None if the endpoint does not say."""
+        return await self.rpc.next_block_time_s()
+
     async def head(self) -> Head:
         """Return the newest block."""
         found = await self.rpc.block()

@@ -117,8 +117,8 @@ class _Registering:
         self._yes, self._words = yes, err if quiet else out
 
     async def relayed(self, node: str, rpc_url: str) -> Registration:
-        from viz.buyer.session import SystemClock
         from viz.chain.deploy import DEVELOPMENT_CHAINS
+        from viz.clock import SystemClock
         from viz.creator import registration
 
         async with _chain(rpc_url, self._trusted) as chain:

@@ -7,7 +7,7 @@ the row's end point are one commit, so no voucher is accepted on a base that is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal
 
@@ -34,19 +34,11 @@ class ChainsideTables:
 
     def __init__(self, database: Database) -> None:
         self._db = database
-        self._watchers: list[Callable[[Address], None]] = []
 
     # claims
 
-    def watch_frozen(self, moved: Callable[[Address], None]) -> None:
-        self._watchers.append(moved)
-
     async def freeze(self, signer: Address, *, now_s: int) -> ClaimRecord | None:
-        claim = await self._db.write("freeze", lambda c: _freeze(c, signer, now_s))
-        if claim is not None:
-            for moved in self._watchers:
-                moved(signer)
-        return claim
+        return await self._db.write("freeze", lambda c: _freeze(c, signer, now_s))
 
     async def frozen(self) -> Sequence[ClaimRecord]:
         wanted = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,9 +19,18 @@ from tests.fakes.engine import FakeEngine, fake_adapter_file
 
 from viz.api.app import create_app, create_runner
 from viz.api.context import ApiLimits, NodeContext, NodeTerms
+from viz.basemodel.source import DEFAULT_BASE
+from viz.composition import (
+    Backends,
+    ServiceSettings,
+    TrainingSettings,
+    build_services,
+    node_context,
+    restore,
+)
 from viz.domain import buyer_channel as buyer_channels
 from viz.domain.claim_rows import SignedVoucher
-from viz.domain.eip712 import public_address, settlement_domain, sign, sign_compact
+from viz.domain.eip712 import public_address, sign, sign_compact
 from viz.domain.node_channel import VoucherOffer
 from viz.domain.ports.ledger import AdapterRecord
 from viz.domain.pricing import Price
@@ -43,21 +53,15 @@ from viz.protocol.messages import (
     session_challenge_from_json,
 )
 from viz.protocol.payment import Challenge, NeedVoucher
-from viz.services.market.licensing import Licensing
-from viz.services.market.publishing import Publishing, file_digest
-from viz.services.payments.channels import ChannelStore
-from viz.services.payments.metering import MeterTools
-from viz.services.payments.quotes import Quotes
-from viz.services.payments.receipts import bill_interrupted
+from viz.services.market.licensing import REGISTRATIONS
+from viz.services.market.publishing import file_digest
 from viz.services.payments.relay_budget import RelayPolicy
-from viz.services.payments.sessions import SessionPolicy, Sessions
-from viz.services.serving.admission import Serving
-from viz.services.serving.catalogue import Catalogue
+from viz.services.payments.sessions import SessionPolicy
 from viz.services.serving.paid_stream import ServingPolicy
-from viz.services.settlement.claim_loop import ClaimPolicy, ClaimService
-from viz.services.settlement.reconciliation import Reconciliation
+from viz.services.settlement.claim_loop import ClaimPolicy
 from viz.store.ledger import SqlStore
 from viz.store.writer import CommitHook
+from viz.training.run import Bounds
 
 ORIGIN = "http://node.test"
 OPERATOR_TOKEN = "operator-token"
@@ -83,10 +87,6 @@ class Node:
     runner: web.AppRunner
 
 
-async def _as_recorded(record: AdapterRecord) -> Path:
-    return Path(record.path)
-
-
 @asynccontextmanager
 async def running_node(
     folder: Path,
@@ -107,63 +107,25 @@ async def running_node(
     clock = chain.clock
     engine = engine or FakeEngine(context_tokens=2048)
     store = await SqlStore.open(folder / "ledger.db", {"node": chain.address}, hook)
-    domain = settlement_domain(DEPLOYMENT.chain_id, DEPLOYMENT.settlement)
-    catalogue = Catalogue(store, chain, engine, clock, node=chain.address, list_price=price)
-    weights = fake_adapter_file(folder / "adapter.safetensors")
-    state = chain.put_adapter(ADAPTER, file_digest(weights))
+    backends = Backends(store, chain, chain, engine, blobs or MemoryBlobStore(), clock, NODE_KEY)
+    settings = service_settings(
+        folder,
+        policy or ServingPolicy(step_tokens=8, voucher_grace_s=0.3),
+        relays or RelayPolicy(),
+        price,
+        credit_window_units,
+    )
+    services = build_services(backends, settings)
+    digest = file_digest(fake_adapter_file(folder / "adapter.safetensors"))
+    weights = services.publishing.path_of(digest)
+    weights.parent.mkdir(exist_ok=True)
+    shutil.copyfile(folder / "adapter.safetensors", weights)
+    chain.put_adapter(ADAPTER, digest)
     if not await store.adapters():
         await engine.add_adapter(ADAPTER, weights)
-        await catalogue.add(_record(state.weights_digest, weights))
-    await catalogue.restore(_as_recorded)
-    channels = ChannelStore(store, chain, clock, chain.address)
-    settlement = ClaimService(chain, chain, store, clock, ClaimPolicy(1_000_000, 3_600))
-    sessions = Sessions(
-        channels,
-        store,
-        chain,
-        chain,
-        claimer=settlement,
-        adapters=catalogue,
-        clock=clock,
-        key=NODE_KEY,
-        policy=SessionPolicy(
-            ORIGIN, minimum_deposit_units=1_000, confirm_wait_s=5, relays=relays or RelayPolicy()
-        ),
-    )
-    tools = MeterTools(
-        channels, clock, domain, chain.address, NODE_KEY, engine.count_tokens, credit_window_units
-    )
-    await bill_interrupted(tools, store)
-    tokenizer = engine.model.tokenizer_digest
-    quotes = Quotes(domain, chain.address, NODE_KEY, clock, tokenizer_digest=tokenizer)
-    serving = Serving(
-        channels,
-        catalogue,
-        engine,
-        chain,
-        quotes=quotes,
-        tools=tools,
-        clock=clock,
-        policy=policy or ServingPolicy(step_tokens=8, voucher_grace_s=0.3),
-    )
-    blobs = blobs or MemoryBlobStore()
-    watchdog = Reconciliation(store, chain, clock, chain.address)
-    channels.distrust(watchdog.mismatches)
-    parts = NodeContext(
-        sessions,
-        serving,
-        catalogue,
-        store,
-        chain,
-        engine,
-        blobs,
-        Licensing(chain, chain, clock),
-        Publishing(chain, chain, blobs, folder / "adapters", engine=engine),
-        settlement,
-        clock,
-        NodeTerms("viz", 100_000, 1_000, OPERATOR_TOKEN),
-        watchdog,
-    )
+        await services.catalogue.add(_record(digest, weights))
+    await restore(backends, services)
+    parts = node_context(backends, services, NodeTerms(100_000, 1_000, OPERATOR_TOKEN))
     app = create_app(parts, limits or ApiLimits(64 * 1024, client_timeout_s))
     runner = create_runner(app, shutdown_timeout_s=0.2)
     await runner.setup()
@@ -178,6 +140,32 @@ async def running_node(
         await runner.cleanup()
         await engine.close()
         await store.close()
+
+
+def service_settings(
+    folder: Path,
+    serving: ServingPolicy,
+    relays: RelayPolicy,
+    price: Price,
+    credit_window_units: Units,
+) -> ServiceSettings:
+    """Return the settings of a node below ``folder`` that waits for nothing long."""
+    return ServiceSettings(
+        sessions=SessionPolicy(ORIGIN, 1_000, confirm_wait_s=5, relays=relays),
+        serving=serving,
+        claims=ClaimPolicy(1_000_000, 3_600),
+        registrations=REGISTRATIONS,
+        list_price=price,
+        credit_window_units=credit_window_units,
+        quote_valid_s=60,
+        compare_interval_s=60,
+        adapters_dir=folder / "adapters",
+        max_blob_bytes=512 * 1024 * 1024,
+        training=TrainingSettings(
+            folder / "trainings", DEFAULT_BASE, folder / "models", threads=1, bounds=Bounds()
+        ),
+        development=True,
+    )
 
 
 def _record(digest: Hash32, weights: Path) -> AdapterRecord:

@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tests.fakes.chain import DEPLOYMENT
@@ -23,6 +23,7 @@ from viz.protocol import payment
 from viz.protocol.messages import NodeInfo
 from viz.services.market.publishing import Publication, file_digest
 from viz.services.market.work_records import Registration, save_record
+from viz.services.training.queue import TrainingQueue
 
 REGISTERED = Registration(
     title="The keeper",
@@ -201,7 +202,9 @@ async def test_a_published_adapter_that_is_not_confirmed_yet_is_named(
     result = {"weights": str(weights), "weightsDigest": hex_of(file_digest(weights))}
     run = TrainingRecord("t1", "done", {"works": works}, result=result)
     await node.store.put_training(run)
-    monkeypatch.setitem(node.app._state, PARTS, replace(node.app[PARTS], trainings=Runs(node)))
+    monkeypatch.setitem(
+        node.app._state, PARTS, replace(node.app[PARTS], trainings=cast(TrainingQueue, Runs(node)))
+    )
     buyer, body = Buyer(node), {"trainingId": "t1", "royaltyBps": 3_000, "trainerBps": 1_000}
     path = "/operator/v1/publications"
     status, said, _ = await buyer.call("POST", path, body=body, headers=OPERATOR)
@@ -227,7 +230,7 @@ async def test_training_progress_streams_and_ends_with_the_node(
     """`viz train` follows a run; a stopping node ends the stream instead of hanging on it."""
     runs = Runs(node)
     app = node.app
-    monkeypatch.setitem(app._state, PARTS, replace(app[PARTS], trainings=runs))
+    monkeypatch.setitem(app._state, PARTS, replace(app[PARTS], trainings=cast(TrainingQueue, runs)))
     buyer = Buyer(node)
     path = "/operator/v1/trainings"
     status, made, _ = await buyer.call("POST", path, body={"works": [1]}, headers=OPERATOR)

@@ -134,7 +134,7 @@ async def test_nothing_is_sold_where_books_and_chain_disagree(node: Node) -> Non
     assert row is not None
     await node.store.finish(row.claim_id, "dropped", "BAD_SIGNATURE")
     for _ in range(2):
-        await node.parts.watchdog.step()
+        await node.parts.reconciliation.step()
     refused = await buyer.ask(pays=False)
     assert (refused.status, refused.body["code"]) == (500, "books-mismatch")
     _, status, _ = await buyer.call("GET", "/operator/v1/status", headers=OPERATOR)
@@ -150,6 +150,6 @@ async def test_nothing_is_sold_where_books_and_chain_disagree(node: Node) -> Non
     node.chain.channels[key] = replace(
         state, settled_units=end, deposit_units=state.deposit_units - end
     )
-    await node.parts.watchdog.step()
+    await node.parts.reconciliation.step()
     node.clock.now += 6
     assert (await buyer.ask()).status == 200, "what agrees again is sold on again"

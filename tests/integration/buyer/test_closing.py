@@ -62,7 +62,7 @@ async def test_a_close_takes_what_was_billed(node: Node, buyer: BuyerClient) -> 
     record = await node.store.channel(buyer.signer)
     assert record is not None and not record.unclaimed()
     for _ in range(2):
-        assert (await node.parts.watchdog.step()).mismatches == ()
+        assert (await node.parts.reconciliation.step()).mismatches == ()
 
 
 async def test_nothing_asked_nothing_taken(node: Node, buyer: BuyerClient) -> None:

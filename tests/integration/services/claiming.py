@@ -29,6 +29,7 @@ from viz.domain.ports.settlement_ledger import SignedTransaction, TransactionJou
 from viz.domain.ports.transactions import Call, Outcome, Transaction
 from viz.domain.units import AdapterId, Address, Hash32, Units
 from viz.domain.usage import lines_of
+from viz.services.payments.channel_events import ChannelEvents
 from viz.services.settlement.claim_loop import ClaimPolicy, ClaimService
 from viz.store.ledger import SqlStore
 
@@ -50,7 +51,7 @@ async def open_store(path: Path, deployment: Deployment) -> SqlStore:
 
 def settlement_of(net: Testnet, store: SqlStore, node: Sender) -> ClaimService:
     policy = ClaimPolicy(claim_at_units=10**9, claim_age_s=10**6)
-    return ClaimService(net.chain, node, store, SystemClock(), policy)
+    return ClaimService(net.chain, node, store, SystemClock(), policy, events=ChannelEvents())
 
 
 async def accept(
@@ -122,7 +123,9 @@ async def main(moment: str, url: str, folder: Path) -> None:
     journal: TransactionJournal = DyingJournal(store) if moment == "recorded" else store
     sender = kind(rpc, development_account(NODE), deployment, journal=journal)
     policy = ClaimPolicy(claim_at_units=1, claim_age_s=0)
-    await ClaimService(Chain(rpc, deployment), sender, store, SystemClock(), policy).step()
+    await ClaimService(
+        Chain(rpc, deployment), sender, store, SystemClock(), policy, events=ChannelEvents()
+    ).step()
 
 
 if __name__ == "__main__":

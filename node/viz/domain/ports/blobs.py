@@ -6,6 +6,7 @@ meaning are above it.
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Protocol
 
@@ -43,3 +44,16 @@ class BlobStore(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class BlockStore(BlobStore, Protocol):
+    """A blob store that also gives out single blocks, and a blob piece by piece, all verified."""
+
+    async def block(self, cid: Cid) -> bytes: ...
+
+    def chunks(self, root: Cid, *, max_bytes: int) -> AsyncGenerator[bytes, None]:
+        """Yield verified chunks of at most 256 KiB, in order.
+
+        A fault raises at its chunk: the chunks before it were already given out.
+        """
+        ...

@@ -121,6 +121,14 @@ class ChainReader(Protocol):
         """Return the head block's timestamp, in seconds."""
         ...
 
+    async def next_block_time_s(self) -> int | None:
+        """Return the timestamp of the block being made; None if the endpoint does not say."""
+        ...
+
+    async def fee_wei(self) -> int:
+        """Return what a unit of gas costs now: base fee and tip, in wei of the chain's coin."""
+        ...
+
     async def head(self) -> Head:
         """Return the newest block."""
         ...

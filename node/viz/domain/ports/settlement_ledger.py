@@ -6,7 +6,7 @@ serving side. Does not know how they are stored. A method has happened, durably,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -117,7 +117,3 @@ class Store(Ledger, SettlementLedger, TransactionJournal, CursorStore, Protocol)
 
     After ``close`` every method raises StoreError.
     """
-
-    def watch_frozen(self, moved: Callable[[Address], None]) -> None:
-        """Call ``moved`` whenever a row was frozen, so that the channel has a new base."""
-        ...

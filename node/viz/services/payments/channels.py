@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol
@@ -29,6 +29,7 @@ from viz.domain.ports.ledger import ChannelLedger, ChannelRecord, UnbilledRecord
 from viz.domain.ports.settlement_ledger import ClaimRecord
 from viz.domain.units import ZERO_ADDRESS, Address, Units
 from viz.errors import BooksMismatch, StoreConflict, StoreError, VizError
+from viz.services.payments.channel_events import ChannelEvents
 from viz.services.payments.channel_records import channel_of, observed, record_of, touched
 from viz.services.payments.freshness import ChainAccess, Freshness
 from viz.services.payments.open_channel import Change, ChannelUpdate, Delivery, OpenChannel
@@ -45,10 +46,6 @@ class ChannelStoreLedger(ChannelLedger, Protocol):
 
     async def frozen(self) -> Sequence[ClaimRecord]: ...
 
-    def watch_frozen(self, moved: Callable[[Address], None]) -> None:
-        """Call ``moved`` whenever a row was frozen, so that the channel has a new base."""
-        ...
-
 
 class ChannelStore:
     """The node's channels. A reading of the chain older than ``refresh_s`` is renewed."""
@@ -60,6 +57,7 @@ class ChannelStore:
         clock: Clock,
         node: Address,
         *,
+        events: ChannelEvents,
         refresh_s: int = 5,
         access: ChainAccess | None = None,
     ) -> None:
@@ -75,17 +73,12 @@ class ChannelStore:
         # Held until the ledger takes what it refused: nobody else may know of it.
         self._refused: set[OpenChannel] = set()
         self._loading: dict[Address, asyncio.Lock] = {}
-        self._distrusted: Container[Address] = ()
-        self._tell_closing: Callable[[Address], None] = _nobody
-        ledger.watch_frozen(self._moved)
-
-    def distrust(self, signers: Container[Address]) -> None:
-        """Give out no channel of ``signers``, as they are at any time: the watchdog's."""
-        self._distrusted = signers
-
-    def tell_closing(self, tell: Callable[[Address], None]) -> None:
-        """Call ``tell`` whenever the chain is seen to have a close request of a channel."""
-        self._tell_closing = tell
+        # Nothing is sold on these until the ledger and the chain agree on them again.
+        self._mismatched: set[Address] = set()
+        self._close_seen = events.close_seen
+        events.row_frozen.listen(self._moved)
+        events.mismatch_found.listen(self._mismatched.add)
+        events.mismatch_gone.listen(self._mismatched.discard)
 
     async def get(self, signer: Address, *, fresh: bool = False) -> OpenChannel:
         """Return the channel of ``signer``, blank when there is none, read from the chain lately.
@@ -93,7 +86,7 @@ class ChannelStore:
         While the chain cannot be read, an older reading serves
         (``viz.services.payments.freshness``). Raises BooksMismatch, ChainUnreachable, StoreError.
         """
-        if signer in self._distrusted:
+        if signer in self._mismatched:
             raise BooksMismatch(
                 f"the node's books and the chain disagree on the channel of {signer}: nothing is "
                 "sold on it until its operator looked"
@@ -334,12 +327,8 @@ class ChannelStore:
                     open_channel.channel, replace(seen, close_at=closing)
                 )
                 if closing:
-                    self._tell_closing(open_channel.channel.signer)
+                    self._close_seen.tell(open_channel.channel.signer)
             open_channel.seen_s = self._clock.now_s()
-
-
-def _nobody(_: Address) -> None:
-    return
 
 
 def _book(channel: NodeChannel, due: dict[Delivery, Units]) -> NodeChannel:

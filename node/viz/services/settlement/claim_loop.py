@@ -38,6 +38,7 @@ from viz.domain.shares import Share, share_words
 from viz.domain.typed_data import channel_id
 from viz.domain.units import AdapterId, Address, Hash32, Units
 from viz.errors import ChainError, ChainUnreachable, InvalidRequest, UnknownAdapter
+from viz.services.payments.channel_events import ChannelEvents
 from viz.services.settlement.claim_deadlines import ClaimBy, ClaimDeadlines
 from viz.services.settlement.claim_policy import (
     ClaimContext,
@@ -93,6 +94,7 @@ class ClaimService:
         clock: Clock,
         policy: ClaimPolicy,
         *,
+        events: ChannelEvents,
         fee_wei: Callable[[], Awaitable[int]] | None = None,
         claim_by: ClaimBy | None = None,
     ) -> None:
@@ -112,6 +114,8 @@ class ClaimService:
         self._refused: dict[int, _Refusal] = {}
         self._sender = ClaimSender(writer, clock)
         self._pressing: frozenset[Address] = frozenset()
+        self._row_frozen = events.row_frozen
+        events.close_seen.listen(self.close_requested)
 
     def close_requested(self, signer: Address) -> None:
         """Claim this channel at the next pass, and make that now; its payer is leaving."""
@@ -272,6 +276,8 @@ class ClaimService:
         for channel in chosen:
             row = await self._ledger.freeze(channel.signer, now_s=now_s)
             if row is not None:
+                # At once: a request that is served meanwhile must read the channel's new base.
+                self._row_frozen.tell(row.signer)
                 frozen += 1
                 self._due_since.pop(row.signer, None)
                 _log.info("row frozen", signer=row.signer, units=row.end_units - row.base_units)

@@ -1,18 +1,17 @@
-"""The watchdog: the node's books beside what Settlement says of the same channels.
+"""Compare the ledger with what Settlement says of the same channels.
 
-Owns the comparison, when it is made and what came of it. Judges no voucher and mends nothing: an
-operator has to, and why only the channel at fault stops meanwhile stands in docs/adr/0010. Tells of
-every close request that it comes across.
+The comparison repairs nothing: the operator has to. Until then only the channel at fault stops
+selling (docs/adr/0010). Every close request that the comparison comes across is told.
 
-Invariants: it only reads; a pass asks the chain about a bounded number of channels; no failure of
-chain or ledger ends it; a difference counts only when two passes in a row found it, so that a claim
-between two readings is not taken for one.
+Invariants: nothing is written; one pass asks the chain about a bounded number of channels; no
+failure of the chain or the ledger ends the loop; a difference counts only if two passes in a row
+found it, because a claim that settles between two readings looks like one.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
@@ -24,6 +23,7 @@ from viz.domain.ports.ledger import ChannelRecord
 from viz.domain.ports.settlement_ledger import ClaimRecord
 from viz.domain.units import Address, Units
 from viz.errors import ChainError, StoreError
+from viz.services.payments.channel_events import ChannelEvents
 
 CHANNELS_A_PASS: Final = 256
 AT_ONCE: Final = 8
@@ -62,7 +62,7 @@ class Comparison:
 
 
 class Reconciliation:
-    """Compares at an interval; ``mismatches`` are those of two passes in a row, by signer."""
+    """Compare at an interval; ``mismatches`` are those that two passes in a row found."""
 
     def __init__(
         self,
@@ -71,9 +71,9 @@ class Reconciliation:
         clock: Clock,
         node: Address,
         *,
+        events: ChannelEvents,
         interval_s: float = 60.0,
         channels_a_pass: int = CHANNELS_A_PASS,
-        closing: Callable[[Address], None] | None = None,
     ) -> None:
         self._ledger = ledger
         self._chain = chain
@@ -81,7 +81,7 @@ class Reconciliation:
         self._node = node
         self._interval_s = interval_s
         self._channels_a_pass = channels_a_pass
-        self._closing = closing
+        self._events = events
         self._after: Address | None = None
         self._suspects: dict[Address, Mismatch] = {}
         self._found: dict[Address, Mismatch] = {}
@@ -89,11 +89,11 @@ class Reconciliation:
 
     @property
     def mismatches(self) -> Mapping[Address, Mismatch]:
-        """The channels that nothing should be sold on until the operator looked at them."""
+        """Return the mismatches by signer: nothing is sold on these channels."""
         return self._found
 
     async def run(self) -> None:
-        """Compare again and again, until cancelled."""
+        """Compare every ``interval_s``, until cancelled."""
         while True:
             try:
                 await self.step()
@@ -112,12 +112,13 @@ class Reconciliation:
         seen = await self._ask(chosen)
         for signer in chosen:
             state = seen[signer]
-            if self._closing is not None and state is not None and state.close_at:
-                self._closing(signer)
+            if state is not None and state.close_at:
+                self._events.close_seen.tell(signer)
             found = compare(records[signer], rows.get(signer, ()), state)
             self._note(signer, found)
         for signer in [each for each in self._found if each not in records]:
             del self._found[signer]
+            self._events.mismatch_gone.tell(signer)
         self.last = Comparison(self._clock.now_s(), len(chosen), tuple(self._found.values()))
         return self.last
 
@@ -146,11 +147,13 @@ class Reconciliation:
         before = self._suspects.pop(signer, None)
         if found is None:
             if self._found.pop(signer, None) is not None:
+                self._events.mismatch_gone.tell(signer)
                 _log.info("books and chain agree again", signer=signer)
             return
         self._suspects[signer] = found
         if before is not None and before.what == found.what and self._found.get(signer) != found:
             self._found[signer] = found
+            self._events.mismatch_found.tell(signer)
             _log.error(
                 "books and chain disagree",
                 signer=signer,

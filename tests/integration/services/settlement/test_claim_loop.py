@@ -22,6 +22,7 @@ from viz.chain.keys import development_account
 from viz.domain.ports.transactions import Call, Outcome
 from viz.domain.typed_data import channel_id
 from viz.domain.units import AdapterId
+from viz.services.payments.channel_events import ChannelEvents
 from viz.services.settlement.claim_loop import ClaimPolicy, ClaimService
 
 
@@ -76,7 +77,7 @@ async def test_a_voucher_is_claimed_for_value_age_or_a_leaving_payer(
     node = net.sender(NODE)
     clock = SystemClock()
     policy = ClaimPolicy(claim_at_units=100, claim_age_s=3_600)
-    settlement = ClaimService(net.chain, node, store, clock, policy)
+    settlement = ClaimService(net.chain, node, store, clock, policy, events=ChannelEvents())
     value, age, leaving = (development_account(index) for index in (6, 7, 8))
     for signer in (value, age, leaving):
         await net.open_channel(net.sender(1), signer, node.address, 1_000)
@@ -116,7 +117,9 @@ async def test_gas_is_not_paid_for_less_than_it_costs(net: Testnet, tmp_path: Pa
     coin = 10**15 // await net.chain.fee_wei()  # a million gas costs about 1,000 units
     policy = ClaimPolicy(claim_at_units=1, claim_age_s=0, coin_units=coin)
     clock, fee_wei = SystemClock(), net.chain.fee_wei
-    settlement = ClaimService(net.chain, node, store, clock, policy, fee_wei=fee_wei)
+    settlement = ClaimService(
+        net.chain, node, store, clock, policy, events=ChannelEvents(), fee_wei=fee_wei
+    )
     await accept(store, net, signer, {AdapterId(0): 50})
     assert (await settlement.step()).frozen == 0
     await accept(store, net, signer, {AdapterId(0): 5_000})

@@ -17,6 +17,7 @@ from viz.domain.reservations import reserve, settle_reservation
 from viz.domain.units import AdapterId, Address, Units
 from viz.errors import PaymentRequired, StoreConflict
 from viz.services.payments import channels as module
+from viz.services.payments.channel_events import ChannelEvents
 from viz.services.payments.channels import ChannelStore
 from viz.services.payments.open_channel import ChannelUpdate, OpenChannel
 
@@ -48,7 +49,7 @@ async def paid_books(store: MemoryStore) -> ChannelStore:
             signer, lines={ONE: ChannelLineRecord(0, PAID)}, signature=b"\1" * 64
         )
         await store.commit("voucher", record)
-    return ChannelStore(store, chain, chain.clock, chain.address)
+    return ChannelStore(store, chain, chain.clock, chain.address, events=ChannelEvents())
 
 
 def taking(units: Units) -> Callable[[NodeChannel], NodeChannel]:

@@ -11,6 +11,7 @@ from tests.fakes.ledger import MemoryStore
 from viz.domain.ports.chain import ChannelState
 from viz.domain.ports.ledger import ChannelRecord
 from viz.domain.units import ZERO_ADDRESS, Address
+from viz.services.payments.channel_events import ChannelEvents
 from viz.services.payments.channels import ChannelStore
 from viz.services.settlement.reconciliation import Reconciliation
 
@@ -28,9 +29,10 @@ def opened() -> FakeChain:
 async def test_a_close_request_is_told_without_the_watcher(seen_by: str) -> None:
     """An endpoint that serves no logs costs the node no claim: states are read all the same."""
     chain, store, told = opened(), MemoryStore(), list[Address]()
-    channels = ChannelStore(store, chain, chain.clock, chain.address, refresh_s=0)
-    channels.tell_closing(told.append)
-    watchdog = Reconciliation(store, chain, chain.clock, chain.address, closing=told.append)
+    events = ChannelEvents()
+    channels = ChannelStore(store, chain, chain.clock, chain.address, events=events, refresh_s=0)
+    watchdog = Reconciliation(store, chain, chain.clock, chain.address, events=events)
+    events.close_seen.listen(told.append)
     await store.commit("voucher", ChannelRecord(SIGNER))
     look = channels.get(SIGNER) if seen_by == "books" else watchdog.step()
     key = SIGNER, chain.address
@@ -42,7 +44,9 @@ async def test_a_close_request_is_told_without_the_watcher(seen_by: str) -> None
 async def test_a_reorganised_opening_is_no_deposit() -> None:
     """The block of the opening vanished, and with it the money: the channel is as never opened."""
     chain = opened()
-    channels = ChannelStore(MemoryStore(), chain, chain.clock, chain.address)
+    channels = ChannelStore(
+        MemoryStore(), chain, chain.clock, chain.address, events=ChannelEvents()
+    )
     open_channel = await channels.get(SIGNER)
     assert open_channel.channel.limit_units == 1_000
     back = chain.channels.pop((SIGNER, chain.address))

@@ -14,6 +14,7 @@ from viz.domain.ports.ledger import ChannelLineRecord, ChannelRecord, UnbilledRe
 from viz.domain.reservations import reserve, settle_reservation
 from viz.domain.units import AdapterId, Hash32, Units
 from viz.errors import PaymentRequired, StoreFull
+from viz.services.payments.channel_events import ChannelEvents
 from viz.services.payments.channels import ChannelStore
 from viz.services.payments.open_channel import Change, ChannelUpdate, OpenChannel
 
@@ -67,7 +68,7 @@ async def _channels(store: FullDisk) -> tuple[ChannelStore, OpenChannel]:
     chain.channels[key] = ChannelState(*key, address_of(9), 1_000, 0, 0)
     record = ChannelRecord(SIGNER, lines={ONE: ChannelLineRecord(0, PAID)}, signature=b"\1" * 64)
     await store.commit("voucher", record)
-    channels = ChannelStore(store, chain, chain.clock, chain.address)
+    channels = ChannelStore(store, chain, chain.clock, chain.address, events=ChannelEvents())
     return channels, await channels.get(SIGNER)
 
 

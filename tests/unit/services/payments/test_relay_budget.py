@@ -11,13 +11,13 @@ from typing import Literal
 import pytest
 from tests.fakes.chain import FakeChain, FakeClock, address_of
 
+from viz.backends import registration_policy
 from viz.config import Config, RelayConfig
 from viz.domain.license import Terms
 from viz.domain.ports.transactions import Call, Outcome, Transaction
 from viz.domain.typed_data import Register
 from viz.domain.units import Hash32
 from viz.errors import ChainError, FeeTooHigh, RelayBusy, RelayRefused
-from viz.node import registration_policy
 from viz.services.market.licensing import Licensing
 from viz.services.payments.relay_budget import (
     CHANNEL_GAS,

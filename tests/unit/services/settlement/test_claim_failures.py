@@ -17,6 +17,7 @@ from viz.domain.ports.transactions import Call, Outcome, Transaction
 from viz.domain.units import BASE_MODEL, ZERO_HASH, Address, Hash32
 from viz.domain.usage import UsageLine
 from viz.errors import FeeTooHigh
+from viz.services.payments.channel_events import ChannelEvents
 from viz.services.settlement.claim_loop import ClaimPolicy, ClaimService
 from viz.services.settlement.claim_policy import LAST_CALL_S
 from viz.services.settlement.claim_sender import HOLD_AFTER_FAILURE_S
@@ -39,6 +40,11 @@ class Failing(FakeChain):
         return await super().submit(call, max_gas=max_gas, urgent=urgent)
 
 
+def claim_service(chain: FakeChain, store: MemoryStore) -> ClaimService:
+    """Return a service that claims whatever there is, at once."""
+    return ClaimService(chain, chain, store, chain.clock, ClaimPolicy(1, 1), events=ChannelEvents())
+
+
 async def promise(store: MemoryStore, chain: FakeChain, key: bytes) -> Address:
     """Open a channel with 100 units of which 60 are signed for; return its signer."""
     signer, node = public_address(key), chain.address
@@ -55,7 +61,7 @@ async def test_a_claim_waits_for_a_bearable_fee_and_a_leaver_does_not() -> None:
     """Above the operator's bound rows stay frozen, none is lost; near a withdrawal it is paid."""
     chain, store = FakeChain(b"\x11" * 32), MemoryStore()
     signer = await promise(store, chain, KEY)
-    settlement = ClaimService(chain, chain, store, chain.clock, ClaimPolicy(1, 1))
+    settlement = claim_service(chain, store)
     chain.too_dear = True
     settlement.close_requested(signer)
     key = signer, chain.address
@@ -86,7 +92,7 @@ async def test_a_stuck_claim_is_raised_further_where_it_would_be_lost() -> None:
     chain, store = Stuck(b"\x11" * 32), MemoryStore()
     signer = await promise(store, chain, KEY)
     assert await store.freeze(signer, now_s=1)
-    settlement = ClaimService(chain, chain, store, chain.clock, ClaimPolicy(1, 1))
+    settlement = claim_service(chain, store)
     key = signer, chain.address
     chain.channels[key] = replace(chain.channels[key], close_at=chain.clock.now + LAST_CALL_S + 1)
     await settlement.step()
@@ -101,7 +107,7 @@ async def test_a_failed_claim_is_put_off_and_made_again() -> None:
     """Rows stay frozen, gas is spent once in a while, and the operator can insist."""
     chain, store = Failing(b"\x11" * 32), MemoryStore()
     signer, node = await promise(store, chain, KEY), chain.address
-    settlement = ClaimService(chain, chain, store, chain.clock, ClaimPolicy(1, 1))
+    settlement = claim_service(chain, store)
 
     (failed,) = (await settlement.step()).transactions
     assert failed.outcome is Outcome.FAILED and len(await store.frozen()) == 1

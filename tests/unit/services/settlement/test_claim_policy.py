@@ -18,6 +18,7 @@ from viz.domain.ports.ledger import ChannelLineRecord, ChannelRecord
 from viz.domain.units import ZERO_HASH, AdapterId, Address, Units
 from viz.domain.usage import UsageLine
 from viz.errors import InvalidRequest
+from viz.services.payments.channel_events import ChannelEvents
 from viz.services.settlement.claim_loop import ClaimService
 from viz.services.settlement.claim_policy import LAST_CALL_S, ClaimPolicy, claim_gas
 
@@ -41,6 +42,7 @@ class Place:
             self.store,
             self.chain.clock,
             policy,
+            events=ChannelEvents(),
             fee_wei=self.fee,
             claim_by=self.claim_by,
         )

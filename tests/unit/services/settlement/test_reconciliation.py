@@ -13,6 +13,7 @@ from tests.fakes.ledger import MemoryStore
 from viz.domain.ports.chain import ChannelState
 from viz.domain.ports.ledger import ChannelLineRecord, ChannelRecord
 from viz.domain.units import AdapterId, Address, Units
+from viz.services.payments.channel_events import ChannelEvents
 from viz.services.settlement.reconciliation import Reconciliation
 
 ONE = AdapterId(1)
@@ -29,6 +30,7 @@ class Place:
             self.chain,
             self.chain.clock,
             self.chain.address,
+            events=ChannelEvents(),
             interval_s=0.001,
             channels_a_pass=channels_a_pass,
         )

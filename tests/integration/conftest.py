@@ -1,4 +1,4 @@
-"""A local chain with the contracts, for this folder and those that import ``Testnet``."""
+"""A local chain with the contracts, for every integration test that asks for ``net``."""
 
 from __future__ import annotations
 

@@ -1,0 +1,233 @@
+"""Open what a running node rests on, and read its settings into what the services take.
+
+This is the one place that chooses which class stands behind which Protocol, and the one place
+that takes the configuration apart: from here on every part is given its own values.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
+from eth_account.signers.local import LocalAccount
+
+from viz.basemodel.source import (
+    DEFAULT_BASE,
+    DEFAULT_BASE_DIGEST,
+    LoadedBase,
+    load_base,
+    models_folder,
+)
+from viz.chain.contracts import Chain
+from viz.chain.deploy import DEVELOPMENT_CHAINS
+from viz.chain.deployment import load_deployment
+from viz.chain.keys import load_key_file
+from viz.chain.reach import check_when_reached
+from viz.chain.rpc import Rpc
+from viz.chain.sender import Sender
+from viz.chain.watcher import Watcher
+from viz.clock import SystemClock
+from viz.composition import Backends, Services, ServiceSettings, TrainingSettings
+from viz.config import Config
+from viz.domain.ports.blobs import BlockStore
+from viz.domain.ports.chain import Deployment
+from viz.domain.ports.settlement_ledger import Store
+from viz.domain.ports.transactions import Event
+from viz.domain.pricing import Price
+from viz.domain.units import Hash32, hex_of
+from viz.engine.embedded.engine import EmbeddedEngine
+from viz.engine.embedded.settings import EngineSettings
+from viz.errors import ConfigError
+from viz.services.market.licensing import REGISTRATIONS
+from viz.services.payments.new_ledger import open_ledger
+from viz.services.payments.relay_budget import RESERVE_BPS, RelayPolicy
+from viz.services.payments.sessions import SessionPolicy
+from viz.services.serving.paid_stream import ServingPolicy
+from viz.services.settlement.claim_loop import ClaimPolicy, ClaimService
+from viz.storage.embedded import EmbeddedBlobStore
+from viz.storage.kubo import KuboBlobStore
+from viz.training.run import Bounds
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBackends:
+    """The backends of a running node, and what only its own parts need beside the Protocols."""
+
+    backends: Backends
+    rpc: Rpc
+    deployment: Deployment
+    ledger: Store
+    confirmations: int
+    development: bool
+
+    def watcher(self, services: Services) -> Watcher:
+        """Return the watcher that reports close requests to the claim loop."""
+        return Watcher(
+            self.rpc,
+            self.deployment,
+            self.ledger,
+            _log_events,
+            close_requested=_close_listener(services.claims),
+            confirmations=self.confirmations,
+        )
+
+
+@asynccontextmanager
+async def open_backends(config: Config, *, new_ledger: bool) -> AsyncIterator[OpenBackends]:
+    """Open key, chain, ledger, blobs and engine, in this order; close them in the reverse order.
+
+    The cheap checks come first, so that a wrong setting is told before a model is loaded. Raises
+    ConfigError, InvalidKeyFile, ChainUnreachable, ChainMismatch, BooksMismatch, StoreError,
+    ModelUnavailable, StorageUnavailable.
+    """
+    async with AsyncExitStack() as ends:
+        account = await asyncio.to_thread(_account, config)
+        deployment = load_deployment(config.at(config.chain.deployment))
+        rpc = Rpc(config.chain.rpc_url, timeout_s=config.chain.timeout_s)
+        ends.push_async_callback(rpc.close)
+        await check_when_reached(rpc, deployment, wait_s=config.chain.wait_s)
+        development = deployment.chain_id in DEVELOPMENT_CHAINS
+        depth = config.chain.depth(deployment.chain_id, development=development)
+        chain = Chain(rpc, deployment, confirmations=depth)
+        config.settlement.require_in_time(await chain.settlement.close_delay_s())
+        place, identity = config.at(Path("ledger.sqlite")), _identity(deployment, account)
+        ledger = await open_ledger(place, identity, chain.settlement, new=new_ledger)
+        ends.push_async_callback(ledger.close)
+        blobs = await _blobs(config)
+        ends.push_async_callback(blobs.close)
+        base = await asyncio.to_thread(accepted_base, config)
+        engine = await EmbeddedEngine.start(base, _engine_settings(config))
+        ends.push_async_callback(engine.close)
+        sender = Sender(
+            rpc, account, deployment, journal=ledger, max_fee_wei=config.chain.max_fee_wei
+        )
+        backends = Backends(ledger, chain, sender, engine, blobs, SystemClock(), bytes(account.key))
+        yield OpenBackends(backends, rpc, deployment, ledger, depth, development)
+
+
+def service_settings(config: Config, *, development: bool) -> ServiceSettings:
+    """Return the configuration as the services take it; on a ``development`` chain gas is free."""
+    coin_units = 0 if development else config.settlement.coin_price_units
+    prices, relay = config.prices, config.relay
+    return ServiceSettings(
+        sessions=SessionPolicy(
+            config.api.origin,
+            prices.minimum_deposit_units,
+            relays=RelayPolicy(
+                relay.per_hour,
+                relay.per_payer_per_hour,
+                gas_per_hour=relay.gas_per_hour,
+                wei_per_hour=relay.wei_per_hour,
+                reserve_bps=RESERVE_BPS,
+                coin_units=coin_units,
+            ),
+        ),
+        serving=ServingPolicy(voucher_grace_s=prices.voucher_grace_s),
+        claims=ClaimPolicy(
+            config.settlement.claim_at_units,
+            config.settlement.claim_age_s,
+            config.settlement.interval_s,
+            coin_units=coin_units,
+        ),
+        registrations=registration_policy(config, development=development),
+        list_price=Price(prices.prompt_units_per_million, prices.completion_units_per_million),
+        credit_window_units=prices.credit_window_units,
+        quote_valid_s=prices.quote_valid_s,
+        compare_interval_s=config.settlement.compare_interval_s,
+        adapters_dir=config.at(Path("adapters")),
+        max_blob_bytes=config.storage.max_blob_bytes,
+        training=TrainingSettings(
+            directory=config.at(Path("trainings")).absolute(),
+            base_model=config.engine.base_model,
+            cache_dir=models_folder(config.data_dir),
+            threads=config.training.threads or os.cpu_count() or 1,
+            bounds=Bounds(config.training.max_memory_mib << 20, config.training.max_time_s),
+        ),
+        development=development,
+    )
+
+
+def registration_policy(config: Config, *, development: bool) -> RelayPolicy | None:
+    """Return the bounds of relayed registrations; None if this node relays none."""
+    wanted = config.relay.registrations
+    if not (development if wanted == "auto" else wanted):
+        return None
+    return replace(
+        REGISTRATIONS,
+        per_minute=config.relay.registrations_per_minute,
+        gas_per_hour=config.relay.gas_per_hour,
+        wei_per_hour=config.relay.wei_per_hour,
+    )
+
+
+def accepted_base(config: Config) -> LoadedBase:
+    """Return the base model that the operator accepts; raise ModelUnavailable for another."""
+    source, pinned = config.engine.base_model, config.engine.base_digest
+    if not pinned and source == DEFAULT_BASE:
+        pinned = DEFAULT_BASE_DIGEST
+    accepted = frozenset({Hash32(bytes.fromhex(pinned.removeprefix("0x")))} if pinned else ())
+    return load_base(source, cache_dir=models_folder(config.data_dir), allowed=accepted)
+
+
+async def _log_events(events: Sequence[Event]) -> None:
+    """Log the events, and keep nothing of them.
+
+    A reorganisation therefore has nothing to roll back but the watcher's cursor: whatever counts is
+    read anew from the confirmed chain.
+    """
+    for event in events:
+        _log.debug("chain event", of=event.contract, name=event.name, block=event.block_number)
+
+
+def _close_listener(claims: ClaimService) -> Callable[[Event], Awaitable[None]]:
+    async def close_requested(event: Event) -> None:
+        await claims.channel_closing(Hash32(event.args["channelId"]))
+
+    return close_requested
+
+
+def _account(config: Config) -> LocalAccount:
+    password = config.key_password.get_secret_value()
+    if not password:
+        raise ConfigError(
+            "the node's key needs its password: set VIZ_KEY_PASSWORD or VIZ_KEY_PASSWORD_FILE"
+        )
+    return load_key_file(config.at(config.chain.key_file), password)
+
+
+def _identity(deployment: Deployment, account: LocalAccount) -> dict[str, str]:
+    """Return what the ledger is bound to, so that no other node's or chain's ledger is opened."""
+    return {
+        "node": account.address,
+        "chain": str(deployment.chain_id),
+        "genesis": hex_of(deployment.genesis),
+        "settlement": deployment.settlement,
+    }
+
+
+async def _blobs(config: Config) -> BlockStore:
+    if config.storage.backend == "embedded":
+        return EmbeddedBlobStore(config.at(Path("blobs")))
+    store = KuboBlobStore(config.storage.kubo_api, timeout_s=config.storage.timeout_s)
+    _log.info("blobs in kubo", version=await store.version(), api=config.storage.kubo_api)
+    return store
+
+
+def _engine_settings(config: Config) -> EngineSettings:
+    return EngineSettings(
+        max_streams=config.engine.max_streams,
+        context_tokens=config.engine.context_tokens,
+        resident_adapters=config.engine.resident_adapters,
+        memory_bytes=config.engine.max_memory_mib << 20,
+        grace_s=config.engine.grace_s,
+        threads=config.engine.threads,
+        compute=config.engine.compute,
+        compile=config.engine.compile,
+    )

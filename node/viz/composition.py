@@ -1,0 +1,252 @@
+"""Build the services of one node over its backends, and name the loops that keep them running.
+
+``build_services`` is the only place that hands one service to another. It sees the backends through
+their Protocols alone, so the HTTP tests run the same wiring over fakes. Which class stands behind
+which Protocol is chosen in ``viz.backends``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from viz.api.context import NodeContext, NodeTerms
+from viz.domain.eip712 import settlement_domain
+from viz.domain.ports.blobs import BlockStore
+from viz.domain.ports.chain import ChainReader
+from viz.domain.ports.clock import Clock
+from viz.domain.ports.engine import Engine
+from viz.domain.ports.settlement_ledger import Store
+from viz.domain.ports.transactions import ChainWriter
+from viz.domain.pricing import Price
+from viz.domain.units import Units
+from viz.services.market.licensing import Licensing
+from viz.services.market.publishing import Publishing
+from viz.services.payments.channel_events import ChannelEvents
+from viz.services.payments.channels import ChannelStore
+from viz.services.payments.freshness import ChainAccess
+from viz.services.payments.metering import MeterTools
+from viz.services.payments.quotes import Quotes
+from viz.services.payments.receipts import bill_interrupted
+from viz.services.payments.relay_budget import RelayPolicy
+from viz.services.payments.sessions import SessionPolicy, Sessions
+from viz.services.serving.admission import Serving
+from viz.services.serving.catalogue import Catalogue
+from viz.services.serving.paid_stream import ServingPolicy
+from viz.services.settlement.claim_loop import ClaimPolicy, ClaimService
+from viz.services.settlement.reconciliation import Reconciliation
+from viz.services.training.queue import TrainingQueue, seal_with
+from viz.services.upkeep.clock_check import ClockCheck
+from viz.services.upkeep.maintenance import Maintenance
+from viz.training.run import Bounds
+
+SUGGESTED_DEPOSIT_UNITS: Final = 1_000_000
+Loop = Callable[[], Coroutine[Any, Any, None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Backends:
+    """Hold what the services reach the outside through; ``key`` is the node's private key."""
+
+    ledger: Store
+    chain: ChainReader
+    writer: ChainWriter
+    engine: Engine
+    blobs: BlockStore
+    clock: Clock
+    key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    """Say where training runs live, on which base model they train, and their bounds."""
+
+    directory: Path
+    base_model: str
+    cache_dir: Path
+    threads: int
+    bounds: Bounds
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSettings:
+    """Hold the operator's terms and bounds, as the services take them.
+
+    ``registrations`` is None if the node relays no registrations. ``adapters_dir`` keeps the plain
+    weights of active adapters. ``development`` is a chain whose time can be moved.
+    """
+
+    sessions: SessionPolicy
+    serving: ServingPolicy
+    claims: ClaimPolicy
+    registrations: RelayPolicy | None
+    list_price: Price
+    credit_window_units: Units
+    quote_valid_s: int
+    compare_interval_s: float
+    adapters_dir: Path
+    max_blob_bytes: int
+    training: TrainingSettings
+    development: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Hold the services of one node, joined to each other."""
+
+    channels: ChannelStore
+    catalogue: Catalogue
+    claims: ClaimService
+    sessions: Sessions
+    meter_tools: MeterTools
+    serving: Serving
+    licensing: Licensing
+    publishing: Publishing
+    trainings: TrainingQueue
+    reconciliation: Reconciliation
+    clock_check: ClockCheck
+    maintenance: Maintenance
+
+
+def build_services(backends: Backends, settings: ServiceSettings) -> Services:
+    """Make every service and join them; nothing is read, written or started yet."""
+    ledger, chain, writer = backends.ledger, backends.chain, backends.writer
+    engine, clock, key, node = backends.engine, backends.clock, backends.key, writer.address
+    domain = settlement_domain(chain.deployment.chain_id, chain.deployment.settlement)
+    # Shared: if the chain fails one reader, the others need not wait for the same failure.
+    access = ChainAccess(clock)
+    events = ChannelEvents()
+    channels = ChannelStore(ledger, chain, clock, node, events=events, access=access)
+    catalogue = Catalogue(
+        ledger, chain, engine, clock, node=node, list_price=settings.list_price, access=access
+    )
+    claims = ClaimService(
+        chain,
+        writer,
+        ledger,
+        clock,
+        settings.claims,
+        events=events,
+        fee_wei=chain.fee_wei,
+        claim_by=catalogue.claim_by,
+    )
+    clock_check = ClockCheck(
+        chain.next_block_time_s, chain.chain_time, clock, development=settings.development
+    )
+    sessions = Sessions(
+        channels,
+        ledger,
+        chain,
+        writer,
+        claimer=claims,
+        adapters=catalogue,
+        clock=clock,
+        key=key,
+        policy=replace(settings.sessions, fee_wei=chain.fee_wei, require_clock=clock_check.require),
+    )
+    meter_tools = MeterTools(
+        channels, clock, domain, node, key, engine.count_tokens, settings.credit_window_units
+    )
+    quotes = Quotes(
+        domain,
+        node,
+        key,
+        clock,
+        tokenizer_digest=engine.model.tokenizer_digest,
+        valid_s=settings.quote_valid_s,
+    )
+    return Services(
+        channels=channels,
+        catalogue=catalogue,
+        claims=claims,
+        sessions=sessions,
+        meter_tools=meter_tools,
+        serving=Serving(
+            channels,
+            catalogue,
+            engine,
+            chain,
+            quotes=quotes,
+            tools=meter_tools,
+            clock=clock,
+            policy=settings.serving,
+        ),
+        licensing=Licensing(
+            chain, writer, clock, relays=settings.registrations, fee_wei=chain.fee_wei
+        ),
+        publishing=Publishing(
+            chain,
+            writer,
+            backends.blobs,
+            settings.adapters_dir,
+            engine=engine,
+            max_blob_bytes=settings.max_blob_bytes,
+        ),
+        trainings=_training_queue(backends, settings.training),
+        reconciliation=Reconciliation(
+            ledger, chain, clock, node, events=events, interval_s=settings.compare_interval_s
+        ),
+        clock_check=clock_check,
+        maintenance=Maintenance(ledger, clock),
+    )
+
+
+def _training_queue(backends: Backends, settings: TrainingSettings) -> TrainingQueue:
+    return TrainingQueue(
+        backends.chain,
+        backends.ledger,
+        backends.clock,
+        backends.writer.address,
+        seal_with(backends.key),
+        directory=settings.directory,
+        base_model=settings.base_model,
+        cache_dir=settings.cache_dir,
+        threads=settings.threads,
+        bounds=settings.bounds,
+    )
+
+
+async def restore(backends: Backends, services: Services) -> None:
+    """Take up what an earlier process left in the ledger; call it before anything is served.
+
+    Bills first: a request that a kill interrupted is billed for what was sent, before its channel
+    sells anything again.
+    """
+    await bill_interrupted(services.meter_tools, backends.ledger)
+    await services.catalogue.restore(services.publishing.weights)
+    services.sessions.remember(await backends.ledger.channels())
+
+
+def loops(services: Services) -> dict[str, Loop]:
+    """Return the loops to run until the node stops, by the names that its log shows."""
+    return {
+        "books": services.channels.run,
+        "settlement": services.claims.run,
+        "training": services.trainings.run,
+        "housekeeping": services.maintenance.run,
+        "watchdog": services.reconciliation.run,
+        "clock": services.clock_check.run,
+    }
+
+
+def node_context(backends: Backends, services: Services, terms: NodeTerms) -> NodeContext:
+    """Return the part of the node that the HTTP handlers use."""
+    return NodeContext(
+        sessions=services.sessions,
+        serving=services.serving,
+        catalogue=services.catalogue,
+        ledger=backends.ledger,
+        chain=backends.chain,
+        engine=backends.engine,
+        blobs=backends.blobs,
+        licensing=services.licensing,
+        publishing=services.publishing,
+        settlement=services.claims,
+        clock=backends.clock,
+        terms=terms,
+        reconciliation=services.reconciliation,
+        trainings=services.trainings,
+        clock_check=services.clock_check,
+    )
