@@ -33,8 +33,8 @@ from viz.domain import buyer_channel as buyer_channels
 from viz.domain.claim_rows import SignedVoucher
 from viz.domain.eip712 import content_registry_domain, public_address, sign, sign_compact
 from viz.domain.license import Terms
-from viz.domain.ports.chain import ContentState
-from viz.domain.ports.transactions import Call, Event
+from viz.domain.ports.chain import ContentState, TermsState
+from viz.domain.ports.transactions import Event
 from viz.domain.typed_data import Register, RequestClose
 from viz.domain.units import BASE_MODEL, ZERO_HASH, Address, ContentId, Hash32, hex_of
 from viz.protocol.credential import CloseRequest, Credential, credential_to_header
@@ -60,15 +60,8 @@ class RegistryChain(FakeChain):
 
     _licence = ZERO_HASH
 
-    async def read(self, call: Call) -> Any:
-        if call.function == "nonces":
-            return 0
-        if call.function == "termsOf":
-            return {
-                "terms": dict(enumerate(_TERMS.abi())),
-                "licenseHash": self._licence,
-            }
-        return await super().read(call)
+    async def terms(self, terms_hash: Hash32) -> TermsState | None:
+        return TermsState(_TERMS, self._licence)
 
     def _registerFor(
         self, creator: Address, commitment: Hash32, licence: Hash32, *_: Any

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pytest
 from tests.fakes.chain import FakeChain
 from tests.fakes.ledger import MemoryStore
-from tests.unit.services.settlement.test_claim_failures import KEY, promise
+from tests.unit.services.settlement.test_claim_failures import KEY, claim_service, promise
 
 from viz.domain.claim_rows import RowStatus
 from viz.domain.ports.chain import ChannelState
-from viz.domain.ports.transactions import Call
 from viz.domain.units import Address, Units
 from viz.services.settlement.claim_loop import (
     DROP_AFTER_PASSES,
     DROP_AFTER_S,
-    ClaimPolicy,
-    ClaimService,
 )
 
 
@@ -29,9 +25,9 @@ class Odd(FakeChain):
     status: RowStatus | None = None
     total_units: Units | None = None
 
-    async def read(self, call: Call) -> Any:
-        found = await super().read(call)
-        return [int(self.status)] * len(found) if self.status is not None else found
+    async def preview_claim(self, node: Address, rows: bytes) -> tuple[RowStatus, ...]:
+        found = await super().preview_claim(node, rows)
+        return (self.status,) * len(found) if self.status is not None else found
 
     async def channel(
         self, signer: Address, node: Address, *, confirmed: bool = True
@@ -42,16 +38,12 @@ class Odd(FakeChain):
         return replace(found, settled_units=self.total_units)
 
 
-def service(chain: Odd, store: MemoryStore) -> ClaimService:
-    return ClaimService(chain, chain, store, chain.clock, ClaimPolicy(1, 1))
-
-
 @pytest.mark.parametrize("status", [RowStatus.UNKNOWN_ADAPTER, RowStatus.BAD_SIGNATURE])
 async def test_a_row_that_was_judged_wrongly_is_claimed_in_the_next_pass(status: RowStatus) -> None:
     """Protects 60 units from an endpoint that is wrong once, or for some minutes."""
     chain, store = Odd(b"\x11" * 32), MemoryStore()
     signer = await promise(store, chain, KEY)
-    settlement = service(chain, store)
+    settlement = claim_service(chain, store)
     chain.status = status
     for _ in range(2 * DROP_AFTER_PASSES):
         assert (await settlement.step()).dropped == 0
@@ -64,7 +56,7 @@ async def test_what_the_chain_refuses_for_an_hour_is_dropped_and_can_be_claimed_
     """The same answer is believed in the end; other answers in between begin the hour anew."""
     chain, store = Odd(b"\x11" * 32), MemoryStore()
     signer = await promise(store, chain, KEY)
-    settlement = service(chain, store)
+    settlement = claim_service(chain, store)
     dropped = []
     for status in [RowStatus.BAD_SIGNATURE, RowStatus.WRONG_BASE, *[RowStatus.BAD_SIGNATURE] * 3]:
         chain.status = status
@@ -83,7 +75,7 @@ async def test_a_settled_total_at_which_no_row_ends_settles_none(total_units: Un
     chain, store = Odd(b"\x11" * 32), MemoryStore()
     signer = await promise(store, chain, KEY)
     assert await store.freeze(signer, now_s=1)
-    settlement = service(chain, store)
+    settlement = claim_service(chain, store)
     chain.total_units = total_units
     assert await settlement._finish_settled() == 0
     chain.total_units = None
