@@ -1,4 +1,4 @@
-"""Whose a request is, by what it bears: the operator's, a buyer's, or another service's key."""
+"""Tell by its Authorization header whether a request is the operator's, a buyer's or neither."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ OPERATOR_PATH: Final = "/operator/v1"
 
 
 def bears_our_token(request: web.Request) -> bool:
-    """Return whether the request bears what may be an access token of a node.
+    """Return whether the request carries something with the form of a node's access token.
 
-    OpenAI's clients send a key with every request, whether or not they were given one.
+    OpenAI's clients always send a key, also if nobody gave them one; such a key is no token.
     """
     try:
         return is_ours(bearer_of_header(request.headers.get("Authorization", "")))
@@ -28,12 +28,12 @@ def bears_our_token(request: web.Request) -> bool:
 
 
 def has_operator_token(request: web.Request) -> bool:
-    """Return whether the request bears the operator's token."""
+    """Return whether the request carries the operator's token; compared in constant time."""
     expected = "Bearer " + parts_of(request).terms.operator_token
     given = request.headers.get("Authorization", "")
     return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), expected.encode())
 
 
 def is_operator(request: web.Request) -> bool:
-    """Return whether the operator asks, on this machine."""
+    """Return whether the request is the operator's and comes from this machine."""
     return is_here(request) and has_operator_token(request)

@@ -1,7 +1,7 @@
-"""The application: its routes, its middleware, and the parts that they talk to.
+"""Make the HTTP application: its routes, and what happens to every request and every error.
 
-Owns how requests enter: ids, bounds, logs, metrics, errors. Does not know what any of them means.
-The composition root makes the parts, then ``create_app``.
+Each request gets an id, bounds, a log line and a place in the metrics here; what it means is the
+handlers' concern.
 """
 
 from __future__ import annotations
@@ -40,23 +40,24 @@ from viz.api.rate_limit import Looks, RateLimit
 from viz.errors import InvalidRequest, VizError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-# a voucher of 255 lines does not fit aiohttp's 8 KiB
+# A voucher of 255 lines does not fit into aiohttp's 8 KiB.
 MAX_HEADER_BYTES: Final = 32 * 1024
 ALL_HEADER_BYTES: Final = 64 * 1024
 ID_HEADER: Final = "X-Request-Id"
-# Whose values are hashed, stored or compared: other bytes than text would fail there.
+# The values of these headers are hashed, stored or compared, which fails with bytes that are no
+# text.
 _READ_HEADERS: Final = ("Authorization", openai.KEY_HEADER)
 _log = structlog.get_logger()
 
 
 class HeadersTooLarge(web.HTTPClientError):
-    """Headers that are too much together, each within its own bound."""
+    """Refuse headers that exceed the bound together, though each is within its own."""
 
     status_code = 431
 
 
 def create_app(parts: NodeContext, limits: ApiLimits | None = None) -> web.Application:
-    """Return the application over ``parts``; the caller runs it and ends it."""
+    """Return the application over ``parts``; the caller starts it and cleans it up."""
     bounds = limits or ApiLimits()
     app = web.Application(
         client_max_size=bounds.max_body_bytes, middlewares=[_identify, _answer_errors]
@@ -78,7 +79,7 @@ def create_app(parts: NodeContext, limits: ApiLimits | None = None) -> web.Appli
 
 
 def create_runner(app: web.Application, *, shutdown_timeout_s: float) -> web.AppRunner:
-    """Return what serves ``app``: a connection that says nothing whole in its time is closed."""
+    """Return the runner of ``app``; it closes connections that send no whole request in time."""
     return HttpRunner(
         app,
         shutdown_timeout=shutdown_timeout_s,
@@ -93,11 +94,11 @@ async def _stop_streams(app: web.Application) -> None:
 
 
 async def _await_bills(app: web.Application) -> None:
-    # aiohttp cuts handlers off without waiting for their ends, and there the bills are written
+    # aiohttp cancels handlers without waiting for them, and a bill is written as a handler ends.
     try:
         await app[PARTS].serving.drain()
     except TimeoutError:
-        _log.error("some generations did not end, and are not billed")
+        _log.error("some generations did not end in time: what they sent last is not billed")
 
 
 @web.middleware
@@ -106,7 +107,7 @@ async def _identify(request: web.Request, handler: Handler) -> web.StreamRespons
     request_id = secrets.token_hex(8)
     request[REQUEST_ID] = request_id
     started = time.monotonic()
-    # aiohttp runs each request in a task of its own: what it binds ends with it.
+    # aiohttp runs each request in its own task, so what the request binds ends with that task.
     with structlog.contextvars.bound_contextvars(request_id=request_id):
         response = await handler(request)
         took_s = time.monotonic() - started
@@ -128,7 +129,7 @@ async def _identify(request: web.Request, handler: Handler) -> web.StreamRespons
 
 
 async def _send_whole(request: web.Request, response: web.StreamResponse) -> None:
-    """Send what is ready in a client's time: who reads slower is cut off, and needs no answer."""
+    """Send a complete answer; a client that reads too slowly is cut off without an error."""
     with suppress(ConnectionResetError):
         await response.prepare(request)
         await send(request, response, b"", last=True)
@@ -139,7 +140,7 @@ def _check_headers(request: web.Request) -> None:
         raise HeadersTooLarge(reason=TOO_LARGE)
     for name in _READ_HEADERS:
         if not request.headers.get(name, "").isascii():
-            raise InvalidRequest(f"the header {name} may hold ASCII alone")
+            raise InvalidRequest(f"the header {name} may hold ASCII characters only")
 
 
 def _is_operators(request: web.Request) -> bool:
@@ -148,7 +149,7 @@ def _is_operators(request: web.Request) -> bool:
 
 @web.middleware
 async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn whatever a handler raises into an answer."""
+    """Turn whatever a handler raises into an answer with an error document."""
     request_id = request[REQUEST_ID]
     try:
         _check_headers(request)
@@ -156,7 +157,7 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     except VizError as error:
         _log.info("refused", code=error.code, reason=error.detail)
         if error.status >= 500:
-            # A fault we name needs no trace; what lies behind it is worth a word.
+            # An error with a code needs no stack trace; the class of its cause is enough.
             cause = type(error.__cause__).__name__ if error.__cause__ else None
             _log.warning("failed", code=error.code, reason=error.detail, cause=cause)
         return problem(error, request_id, is_operator=_is_operators(request))
@@ -167,8 +168,8 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     except web.RequestPayloadError:
         return http_problem(400, "the body cannot be read: it is not framed as HTTP", request_id)
     except ConnectionResetError:
-        _log.info("the other side left")
-        return http_problem(499, "the other side left", request_id)
-    except Exception as error:  # noqa: BLE001  a bug must not tell its insides
+        _log.info("the client left")
+        return http_problem(499, "the client left", request_id)
+    except Exception as error:  # noqa: BLE001  a bug must not show its insides to clients
         _log.error("unexpected", exc_info=error)
         return opaque(request_id)

@@ -1,8 +1,8 @@
-"""What comes in a request's body, within bounds that hold before anybody is known.
+"""Read and parse request bodies within bounds that hold before the client is authenticated.
 
-Owns how much is read and parsed, for whom. Invariants: of a stranger no more is read than
-``STRANGER_BODY_BYTES``; no body has more than ``MAX_BODY_VALUES`` values, and a large one is parsed
-beside the loop, so that nobody else waits for it.
+Invariants: at most ``STRANGER_BODY_BYTES`` are read from a client who is not authenticated; a body
+has at most ``MAX_BODY_VALUES`` values; a large body is parsed in a thread, so that it delays no
+other request.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_BODY_VALUES: Final = 16_384
 
 
 def is_large(request: web.Request) -> bool:
-    """Return whether the body is, or may be, more than is read of a stranger."""
+    """Return whether the body is longer, or may be, than what is read from a stranger."""
     length = request.content_length
     return request.body_exists and (length is None or length > STRANGER_BODY_BYTES)
 
@@ -30,9 +30,10 @@ def is_large(request: web.Request) -> bool:
 async def body_of(
     request: web.Request, *, max_bytes: int = STRANGER_BODY_BYTES
 ) -> tuple[bytes, Json]:
-    """Return the body as sent and as a JSON object; raise InvalidRequest.
+    """Return the body as it was sent, and as a JSON object.
 
-    Raises aiohttp's HTTPRequestTimeout, HTTPRequestEntityTooLarge and HTTPUnsupportedMediaType.
+    Raises InvalidRequest, and aiohttp's HTTPRequestTimeout, HTTPRequestEntityTooLarge and
+    HTTPUnsupportedMediaType.
     """
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise web.HTTPUnsupportedMediaType(headers={"Accept-Encoding": "identity"})
@@ -49,7 +50,7 @@ async def body_of(
 
 
 async def trusted_body_of(request: web.Request) -> tuple[bytes, Json]:
-    """Return the body of whoever was let in; raise as ``body_of``."""
+    """Return the body of an authenticated client; raise as ``body_of``."""
     return await body_of(request, max_bytes=request.app[LIMITS].max_body_bytes)
 
 

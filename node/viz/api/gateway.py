@@ -1,8 +1,8 @@
-"""A trustless gateway to the blobs that this node keeps, and to no others.
+"""Serve the blobs that this node keeps, as a trustless gateway of IPFS.
 
-Source: the Trustless Gateway specification of IPFS. Whoever asks verifies what comes; a blob that
-is not here is not fetched for strangers. Invariant: of a whole blob no more than one chunk is held
-for each reader, of a few readers at once, and each for a bounded time.
+Source: the Trustless Gateway specification of IPFS. The client verifies what it gets. A blob that
+is not here is not fetched for strangers. Invariant: the gateway holds one chunk for each reader of
+a whole blob, for at most ``MAX_WHOLE_READERS`` at once, and for at most ``MAX_WHOLE_S`` each.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def routes() -> list[web.RouteDef]:
 
 
 class Gateway:
-    """The readers of one application."""
+    """Count the readers of one application, and answer them."""
 
     def __init__(self) -> None:
         self._readers = 0
@@ -66,18 +66,19 @@ class Gateway:
                 return await self._whole(request, cid, headers)
         except TimeoutError:
             _cut_off(request)
-            raise ConnectionResetError("the other side reads too slowly") from None
+            raise ConnectionResetError("the client reads too slowly") from None
         finally:
             self._readers -= 1
 
     async def _looked_up(self, request: web.Request) -> web.Response | tuple[Cid, dict[str, str]]:
-        """Return the answer where it is short, or what stands above a whole blob."""
+        """Return the answer if it is short, else the CID and the headers of a whole blob."""
         blobs = parts_of(request).blobs
         cid = Cid(request.match_info["cid"])
         if not await blobs.has(cid):
             raise BlobNotFound(f"this node does not keep {cid}")
         raw = _wants_block(request)
-        # One URL, two bodies: each has a tag of its own, and caches are told what chose it.
+        # One URL has two bodies: each gets its own tag, and Vary tells caches what chose between
+        # them.
         headers = {
             "Cache-Control": _FOREVER,
             "ETag": f'"{cid}.raw"' if raw else f'"{cid}"',
@@ -111,7 +112,7 @@ class Gateway:
             except VizError as error:
                 if not response.prepared:
                     raise
-                # The answer has begun: that it ends too soon must show.
+                # The status is sent already, so only a broken connection shows the fault.
                 _log.warning("a blob broke off", code=error.code, reason=error.detail)
                 _cut_off(request)
                 return response
@@ -122,15 +123,17 @@ class Gateway:
 
 
 def _wants_block(request: web.Request) -> bool:
-    """Return whether one block is asked for; raise InvalidRequest for another format."""
+    """Return whether the client wants one raw block; raise InvalidRequest for other formats."""
     wanted = request.query.get("format")
     if wanted is not None:
         if wanted != "raw":
-            raise InvalidRequest("format is raw here, or is left out", param="format")
+            raise InvalidRequest(
+                "the only format here is raw: write format=raw or leave it out", param="format"
+            )
         return True
     ranked = ranked_types(request.headers.getall(hdrs.ACCEPT, ()))
     block = ranked.get(RAW, 0.0)
-    # By name alone: a browser that takes anything means the file.
+    # Only if it names the block's type: a browser that accepts anything wants the file.
     return block > 0 and block >= max(
         (quality for name, quality in ranked.items() if name in _OF_A_FILE), default=0.0
     )

@@ -1,8 +1,7 @@
-"""What the node sells, and the registration of works through it."""
+"""Answer what the node sells, and register works for creators who hold no gas."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Final
 
 from aiohttp import web
@@ -20,7 +19,6 @@ from viz.protocol.registration import (
     CONTENTS_PATH,
     REGISTRATION_CONTEXT_PATH,
     RegistrationAnswer,
-    RegistrationContext,
     SignedRegistration,
 )
 from viz.protocol.wire import Json
@@ -43,10 +41,10 @@ def routes() -> list[web.RouteDef]:
 
 
 async def node(request: web.Request) -> web.Response:
-    """Answer who this node is, where its money lives and what it sells."""
+    """Answer the node's address, its chain and contracts, and what it sells."""
     parts = parts_of(request)
     where, model = parts.chain.deployment, parts.engine.model
-    # The first thing that anybody asks: read once for all of them, and so counted for nobody.
+    # Every client asks this first. One reading serves all of them, so it counts against nobody.
     (name, version), chain_time_s = await request.app[LOOKS].get(
         "node", lambda: _token_and_time(parts), kept_s=NODE_KEPT_S
     )
@@ -114,26 +112,21 @@ async def adapter(request: web.Request) -> web.Response:
 
 
 async def deployment(request: web.Request) -> web.Response:
-    """Answer the chain and contracts that this node works on, as its deployment file has them."""
+    """Answer the chain and the contracts that this node uses, in its deployment file's form."""
     return web.json_response(deployment_json(parts_of(request).chain.deployment))
 
 
 async def registration_context(request: web.Request) -> web.Response:
-    """Answer what a creator needs to sign a registration."""
+    """Answer what a creator must sign against to register a work."""
     ask_chain(request)
     parts = parts_of(request)
     creator = parse_address(request.match_info["creator"])
     found = await parts.licensing.registration_context(creator)
-    values = (
-        found
-        if isinstance(found, RegistrationContext)
-        else _context(asdict(found), parts.chain.deployment.token_decimals)
-    )
-    return web.json_response(values.to_json())
+    return web.json_response(found.to_json())
 
 
 async def content(request: web.Request) -> web.Response:
-    """Answer a work as the chain has it, with its terms while it is licensed."""
+    """Answer a work as the chain has it, with its terms if it is still licensed."""
     content_id = ContentId(number_of(request, "content_id", 2**53 - 1))
     parts = parts_of(request)
     found = await request.app[LOOKS].get(
@@ -165,24 +158,13 @@ async def _content(parts: NodeContext, content_id: ContentId) -> Json:
 
 
 async def register(request: web.Request) -> web.Response:
-    """Submit a creator's signed registration."""
+    """Submit a creator's signed registration at the node's expense."""
     _, body = await body_of(request)
     signed = SignedRegistration.from_json(body)
     ask_chain(request, budget=PAYMENTS)
     done = await parts_of(request).licensing.relay_registration(signed.register, signed.signature)
     answer = RegistrationAnswer(done.content_id, done.transaction.hash)
     return web.json_response(answer.to_json(), status=201)
-
-
-def _context(values: Json, token_decimals: int) -> RegistrationContext:
-    return RegistrationContext(
-        chain_id=values["chain_id"],
-        content_registry=values["content_registry"],
-        creator=values["creator"],
-        nonce=values["nonce"],
-        chain_time_s=values["chain_time"],
-        token_decimals=token_decimals,
-    )
 
 
 def _spelled(record: AdapterRecord) -> Json:

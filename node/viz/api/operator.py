@@ -1,7 +1,8 @@
-"""The operator's side of the daemon: train, license, activate, settle, look.
+"""Answer the operator's commands: train, license, publish, activate, settle, show.
 
-One sender owns a key, so the commands talk to the running daemon instead of using the key beside
-it. Only from this machine, with the token of a file that only the operator can read.
+The commands go through the running daemon, because two senders of one key would use the same
+nonces. They are taken only from this machine, with the token of a file that only the operator can
+read.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def _guarded(handler: Handler) -> Handler:
     async def guard(request: web.Request) -> web.StreamResponse:
         if not is_operator(request):
             raise AccessTokenInvalid(
-                "this is for the operator: ask from this machine, with the token file's token"
+                "this route is for the operator: call it from this machine, with the token in "
+                "operator.token"
             )
         return await handler(request)
 
@@ -70,7 +72,7 @@ def _guarded(handler: Handler) -> Handler:
 
 
 async def grant(request: web.Request) -> web.Response:
-    """Acquire a grant to a work, at most at the fee that is named."""
+    """Acquire a grant to a work, for at most the fee that the request names."""
     _, body = await trusted_body_of(request)
     reader = Reader(body, "the request")
     content_id = ContentId(reader.integer("contentId", JSON_INTEGER_MAX))
@@ -85,8 +87,8 @@ async def grant(request: web.Request) -> web.Response:
 async def publish(request: web.Request) -> web.Response:
     """Store a training run's adapter, register it with its royalties, and put it on offer.
 
-    ``shares`` ([[contentId, bps], ...]) stand in for those that the works' sizes give. ``offer`` is
-    null, with a ``detail``, while the registration has not its confirmations.
+    ``shares`` ([[contentId, bps], ...]) replace the shares that follow from the works' sizes.
+    ``offer`` is null, with a ``detail``, if the registration is not confirmed yet.
     """
     parts = parts_of(request)
     _, body = await trusted_body_of(request)
@@ -105,7 +107,7 @@ async def publish(request: web.Request) -> web.Response:
     try:
         answer["offer"] = (await _put_on_offer(parts, published.adapter_id, reader)).to_json()
     except UnknownAdapter:
-        # Registered and paid for: the id must reach the operator.
+        # The registration is paid for, so the operator must learn the id now.
         answer["offer"] = None
         answer["detail"] = (
             f"adapter {published.adapter_id} is registered and not confirmed yet: put it on offer "
@@ -133,7 +135,7 @@ async def activate(request: web.Request) -> web.Response:
 async def _put_on_offer(parts: NodeContext, adapter_id: AdapterId, reader: Reader) -> AdapterOffer:
     """Load a registered adapter and sell it under the name and prices that ``reader`` gives.
 
-    What it does not give stays as it was where the adapter was on offer before.
+    An adapter that was on offer before keeps whatever ``reader`` does not give.
     """
 
     def units(name: str) -> int:
@@ -175,7 +177,7 @@ async def _put_on_offer(parts: NodeContext, adapter_id: AdapterId, reader: Reade
 async def _trained_here(
     parts: NodeContext, weights_digest: Hash32
 ) -> tuple[dict[ContentId, str], ReportCard | None]:
-    """Return the titles of an adapter's works and its report card, where it was trained here."""
+    """Return the titles of an adapter's works and its report card, if it was trained here."""
     found: dict[ContentId, str] = {}
     card: ReportCard | None = None
     for training in await parts.ledger.trainings():
@@ -192,7 +194,7 @@ async def drop(request: web.Request) -> web.Response:
 
 
 async def trainings(request: web.Request) -> web.Response:
-    """Answer all training runs."""
+    """Answer every training run."""
     rows = await parts_of(request).ledger.trainings()
     return web.json_response({"trainings": [training_json(row) for row in rows]})
 
@@ -203,7 +205,7 @@ async def training(request: web.Request) -> web.Response:
 
 
 async def train(request: web.Request) -> web.Response:
-    """Queue a training run, or with ``dryRun`` say what it would cost."""
+    """Queue a training run, or with ``dryRun`` answer what it would cost."""
     _, body = await trusted_body_of(request)
     if body.pop("dryRun", False):
         return web.json_response(plain(await parts_of(request).trainings.plan(body)))
@@ -248,5 +250,7 @@ async def _record_of(request: web.Request) -> TrainingRecord:
     training_id = request.match_info["training_id"]
     record = await parts_of(request).ledger.training(training_id)
     if record is None:
-        raise InvalidRequest(f"there is no training run {training_id[:64]!r}")
+        raise InvalidRequest(
+            f"there is no training run {training_id[:64]!r}: `viz status` lists those there are"
+        )
     return record

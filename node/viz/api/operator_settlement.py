@@ -1,4 +1,4 @@
-"""The operator's side of money: how the node stands, claims, royalties, its own income."""
+"""Answer the operator's commands about money: status, claims, royalties, the node's income."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from viz.services.settlement.reconciliation import Comparison
 
 
 async def status(request: web.Request) -> web.Response:
-    """Answer how the node stands."""
+    """Answer the node's state: balances, channels, adapters, training runs, engine."""
     parts = parts_of(request)
     rows = await parts.ledger.channels()
     node = parts.sessions.node
@@ -81,7 +81,10 @@ async def settle(request: web.Request) -> web.Response:
 
 
 async def royalties(request: web.Request) -> web.Response:
-    """Answer what every adapter ever sold here owes its creators; nothing owed is left out."""
+    """Answer the undistributed royalties of every adapter that this node ever sold.
+
+    Adapters that are no longer on offer are included: their channels name them.
+    """
     parts = parts_of(request)
     sold = {record.adapter_id for record in await parts.ledger.adapters()}
     for row in await parts.ledger.channels():
@@ -93,12 +96,12 @@ async def royalties(request: web.Request) -> web.Response:
 
 
 async def distribute(request: web.Request) -> web.Response:
-    """Pay an adapter's creators what has accrued."""
+    """Pay an adapter's undistributed royalties to the owners of its works."""
     _, body = await trusted_body_of(request)
     adapter_id = AdapterId(Reader(body, "the request").integer("adapterId"))
     return web.json_response(plain(await parts_of(request).settlement.distribute(adapter_id)))
 
 
 async def collect(request: web.Request) -> web.Response:
-    """Collect what Settlement owes this node."""
+    """Collect this node's balance from Settlement."""
     return web.json_response(plain(await parts_of(request).settlement.collect()))
