@@ -225,7 +225,7 @@ async def register_directly(
     )
     now_s = await chain.chain_time()
     if made.signed is not None and made.signed.deadline_s >= now_s:
-        nonce = int(await chain.read(Call("ContentRegistry", "nonces", (made.creator,))))
+        nonce = await chain.registration_nonce(made.creator)
         if nonce < made.signed.nonce:
             raise InvalidRequest(
                 f"a signature of nonce {made.signed.nonce} for this work is out, and yours is at "
