@@ -149,6 +149,10 @@ def service_settings(config: Config, *, development: bool) -> ServiceSettings:
             cache_dir=models_folder(config.data_dir),
             threads=config.training.threads or os.cpu_count() or 1,
             bounds=Bounds(config.training.max_memory_mib << 20, config.training.max_time_s),
+            least_percent=(
+                config.training.least_right_percent,
+                config.training.least_kept_percent,
+            ),
         ),
         development=development,
     )

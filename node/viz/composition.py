@@ -61,13 +61,17 @@ class Backends:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
-    """Say where training runs live, on which base model they train, and their bounds."""
+    """Say where training runs live, on which base model they train, and their bounds.
+
+    ``least_percent`` is what an adapter needs to be sold: right answers, and what it kept.
+    """
 
     directory: Path
     base_model: str
     cache_dir: Path
     threads: int
     bounds: Bounds
+    least_percent: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +209,7 @@ def _training_queue(backends: Backends, settings: TrainingSettings) -> TrainingQ
         cache_dir=settings.cache_dir,
         threads=settings.threads,
         bounds=settings.bounds,
+        least_percent=settings.least_percent,
     )
 
 

@@ -162,7 +162,12 @@ def service_settings(
         adapters_dir=folder / "adapters",
         max_blob_bytes=512 * 1024 * 1024,
         training=TrainingSettings(
-            folder / "trainings", DEFAULT_BASE, folder / "models", threads=1, bounds=Bounds()
+            folder / "trainings",
+            DEFAULT_BASE,
+            folder / "models",
+            threads=1,
+            bounds=Bounds(),
+            least_percent=(50, 0),
         ),
         development=True,
     )
