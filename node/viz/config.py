@@ -170,7 +170,7 @@ class TrainingConfig(_Section):
     max_memory_mib: Positive = 8_192
     max_time_s: Positive = 14_400
     threads: NonNegative = 0
-    least_right_percent: Percent = 50
+    least_right_percent: Percent = 30
     least_kept_percent: Percent = 0
 
 
