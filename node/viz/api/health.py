@@ -40,7 +40,7 @@ async def metrics(request: web.Request) -> web.Response:
     if has_operator_token(request):
         parts = parts_of(request)
         money = await request.app[LOOKS].get(
-            "money", lambda: money_of(parts, CHECK_LIMIT_S), kept_s=MONEY_KEPT_S
+            "money", lambda: money_of(parts, CHECK_LIMIT_S), kept_s=MONEY_KEPT_S, own=True
         )
         body = own.render(money)
     else:
@@ -53,15 +53,23 @@ async def metrics(request: web.Request) -> web.Response:
 async def _health(request: web.Request) -> dict[str, str]:
     parts = parts_of(request)
     # Asked by anybody, as often as they like: read once for all of them.
-    checked = await request.app[LOOKS].get("health", lambda: _checks(parts), kept_s=HEALTH_KEPT_S)
+    checked = await request.app[LOOKS].get(
+        "health", lambda: _checks(parts), kept_s=HEALTH_KEPT_S, own=True
+    )
     node = "stopping" if request.app[STOPPING].is_set() else "ok"
     return {"node": node, **checked, "clock": parts.clock_check.state}
 
 
 async def _checks(parts: NodeContext) -> dict[str, str]:
     names = ("chain", "ledger")
-    found = await asyncio.gather(_check(parts.chain.chain_time()), _check(parts.ledger.adapters()))
+    found = await asyncio.gather(_check(parts.chain.chain_time()), _check(_ledger(parts)))
     return dict(zip(names, found, strict=True))
+
+
+async def _ledger(parts: NodeContext) -> None:
+    """Read the ledger, and raise StoreFull if its disk has too little room to sell anything."""
+    await parts.ledger.adapters()
+    parts.ledger.require_room()
 
 
 async def _check(asked: Awaitable[Any]) -> str:

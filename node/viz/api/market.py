@@ -46,7 +46,7 @@ async def node(request: web.Request) -> web.Response:
     where, model = parts.chain.deployment, parts.engine.model
     # Every client asks this first. One reading serves all of them, so it counts against nobody.
     (name, version), chain_time_s = await request.app[LOOKS].get(
-        "node", lambda: _token_and_time(parts), kept_s=NODE_KEPT_S
+        "node", lambda: _token_and_time(parts), kept_s=NODE_KEPT_S, own=True
     )
     price: Price = parts.catalogue.list_price
     info = NodeInfo(

@@ -46,8 +46,9 @@ async def session(request: web.Request) -> web.Response:
     """Answer an access token to a signed Session."""
     _, body = await body_of(request)
     proof = SessionProof.from_json(body)
-    ask_chain(request, proof.signer, budget=LOGINS)
-    token = await parts_of(request).sessions.open_session(proof)
+    sessions = parts_of(request).sessions
+    ask_chain(request, sessions.payer_behind(proof), budget=LOGINS)
+    token = await sessions.open_session(proof)
     return web.json_response(token.to_json(), headers={"Cache-Control": "no-store"})
 
 
@@ -105,8 +106,9 @@ async def voucher(request: web.Request) -> web.Response:
     if not isinstance(credential, VoucherOffer):
         raise InvalidRequest("this resource takes the action voucher")
     name_channel(request, credential.signer)
-    ask_chain(request, credential.signer, budget=PAYMENTS)
-    return web.json_response((await parts_of(request).sessions.voucher(credential)).to_json())
+    sessions = parts_of(request).sessions
+    ask_chain(request, sessions.payer_behind(credential), budget=PAYMENTS)
+    return web.json_response((await sessions.voucher(credential)).to_json())
 
 
 async def close(request: web.Request) -> web.Response:

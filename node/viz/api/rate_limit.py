@@ -10,9 +10,11 @@ not read a second time beside it.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 from viz.domain.ports.clock import Clock
@@ -22,16 +24,20 @@ T = TypeVar("T")
 MINUTE_S: Final = 60
 ALL_TIMES: Final = 10
 QUIET_PART: Final = 60
+SITE_PREFIX: Final = 48
+SITE_SHARES: Final = 4
 FAILURE_KEPT_S: Final = 2
 LOOKS_KEPT: Final = 1_024
 LOOKS_AT_ONCE: Final = 8
+LOOKS_WAITING: Final = 64
 
 
 class RateLimit:
     """What may still be asked in this minute.
 
     Ten busy addresses can use up what all have together, so as much again is kept for the quiet
-    ones: whoever asked less than a ``QUIET_PART`` of its own share.
+    ones: whoever asked less than a ``QUIET_PART`` of its own share. One subscriber may have many
+    networks of IPv6, so those of one /48 have together what ``SITE_SHARES`` addresses have.
     """
 
     def __init__(self, clock: Clock, per_minute: int) -> None:
@@ -50,9 +56,11 @@ class RateLimit:
             self._minute, self._total = minute, 0
             self._asked.clear()
         asked, everybody = self._asked[address], ALL_TIMES * self._per_minute
-        if asked < self._quiet:
+        site = _site_of(address)
+        of_site = self._asked[site] / SITE_SHARES if site else 0
+        if max(asked, of_site) < self._quiet:
             everybody *= 2
-        if asked >= self._per_minute or self._total >= everybody:
+        if max(asked, of_site) >= self._per_minute or self._total >= everybody:
             wait_s = MINUTE_S - past_s
             raise TooManyQuestions(
                 f"this node takes {self._per_minute} such requests a minute from an address that "
@@ -60,7 +68,21 @@ class RateLimit:
                 retryAfter=wait_s,
             )
         self._asked[address] += 1
+        if site:
+            self._asked[site] += 1
         self._total += 1
+
+
+@lru_cache(maxsize=8_192)
+def _site_of(address: str) -> str:
+    """Return the /48 around an IPv6 network, as a key of its own; nothing for another address."""
+    if ":" not in address:
+        return ""
+    try:
+        network = ipaddress.IPv6Network(address, strict=False)
+    except ValueError:
+        return ""
+    return f"site {network.supernet(new_prefix=min(SITE_PREFIX, network.prefixlen))}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +100,7 @@ class Looks:
         self._kept: OrderedDict[Hashable, _Look] = OrderedDict()
         self._running: dict[Hashable, asyncio.Task[_Look]] = {}
         self._room = asyncio.Semaphore(LOOKS_AT_ONCE)
+        self._strangers = 0
 
     async def get(
         self,
@@ -86,11 +109,14 @@ class Looks:
         *,
         kept_s: int,
         admit: Callable[[], None] | None = None,
+        own: bool = False,
     ) -> T:
         """Return what ``read`` says, read anew when the last reading is ``kept_s`` old.
 
         ``admit`` is called before a new reading, and may refuse it. A failure is kept as well, for
-        a moment: what cannot be reached is not asked by every request.
+        a moment: what cannot be reached is not asked by every request. The node's ``own`` looks
+        (its health, what it sells) never wait behind those that strangers choose, of which a
+        bounded number waits: raises TooManyQuestions beyond it.
         """
         look = self._kept.get(key)
         if look is None or self._clock.now_s() >= look.until_s:
@@ -98,7 +124,14 @@ class Looks:
             if running is None:
                 if admit is not None:
                     admit()
-                running = asyncio.ensure_future(self._read(key, read, kept_s))
+                if not own and self._strangers >= LOOKS_AT_ONCE + LOOKS_WAITING:
+                    raise TooManyQuestions(
+                        "too many looks at the chain wait already: try again in a moment",
+                        retryAfter=1,
+                    )
+                running = asyncio.ensure_future(
+                    self._read(key, read, kept_s) if own else self._read_in_turn(key, read, kept_s)
+                )
                 self._running[key] = running
             # Whoever leaves does not take the reading from the others.
             look = await asyncio.shield(running)
@@ -111,11 +144,20 @@ class Looks:
         """Drop a reading that was overtaken by what this node did."""
         self._kept.pop(key, None)
 
+    async def _read_in_turn(
+        self, key: Hashable, read: Callable[[], Awaitable[Any]], kept_s: int
+    ) -> _Look:
+        self._strangers += 1
+        try:
+            async with self._room:
+                return await self._read(key, read, kept_s)
+        finally:
+            self._strangers -= 1
+
     async def _read(self, key: Hashable, read: Callable[[], Awaitable[Any]], kept_s: int) -> _Look:
         value, error = None, None
         try:
-            async with self._room:
-                value = await read()
+            value = await read()
         except VizError as found:
             error, kept_s = found, min(kept_s, FAILURE_KEPT_S)
         finally:

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import secrets
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from viz.api.context import LOGINS, PAYMENTS, QUESTIONS, ApiLimits
 from viz.api.rate_limit import ALL_TIMES, RateLimit
 from viz.domain.ports.ledger import TOKENS_EACH, AccessRecord
 from viz.domain.units import Hash32
-from viz.errors import ChainUnreachable, StorageError, StoreError
+from viz.errors import ChainUnreachable, StorageError, StoreError, StoreFull
 from viz.protocol import payment
 from viz.services.payments.sessions import CHALLENGE_VALID_S
 
@@ -201,6 +202,36 @@ async def test_a_buyer_is_known_after_a_restart(tmp_path: Path) -> None:
         assert not node.parts.sessions.has_paid(Buyer(node, key=b"\x66" * 32).signer)
     async with running_node(tmp_path, chain=node.chain) as again:
         assert again.parts.sessions.has_paid(buyer.signer)
+
+
+async def test_naming_a_payer_spares_nobody_the_count(node: Node) -> None:
+    """A forged voucher or session in a payer's name is counted like any stranger's request."""
+    buyer = await Buyer(node).ready()
+    await buyer.ask()
+    offer = buyer.offer(ADAPTER, 50_000, buyer.channel.settled_units)
+    forged = replace(offer, row=replace(offer.row, signature=bytes(64)))
+    assert node.parts.sessions.payer_behind(offer) == buyer.signer
+    proof = await buyer.proof()
+    assert node.parts.sessions.payer_behind(proof) == buyer.signer
+    node.app[PAYMENTS]._per_minute = node.app[LOGINS]._per_minute = 6
+    answers = [(await buyer.pay(payment.VOUCHERS_PATH, forged))[0] for _ in range(9)]
+    assert answers[0] == 401 and answers[-1] == 429
+    lie = replace(proof, signature=bytes(64)).to_json()
+    answers = [(await buyer.call("POST", payment.SESSIONS_PATH, body=lie))[0] for _ in range(9)]
+    assert answers[0] == 401 and answers[-1] == 429
+    assert (await buyer.pay(payment.VOUCHERS_PATH, offer))[0] == 200
+    assert (await buyer.call("POST", payment.SESSIONS_PATH, body=proof.to_json()))[0] == 200
+
+
+async def test_a_nearly_full_disk_is_no_health(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every sale is refused then: who watches the node must see it."""
+
+    def full() -> None:
+        raise StoreFull("the ledger's disk is nearly full")
+
+    monkeypatch.setattr(node.store, "require_room", full)
+    status, found, _ = await Buyer(node).call("GET", "/healthz")
+    assert (status, found["ledger"]) == (503, "store-full")
 
 
 # looks

@@ -178,6 +178,22 @@ class Sessions:
         """Return who the token stands for; raise AccessTokenInvalid."""
         return await self._tokens.of(token)
 
+    def payer_behind(self, claim: VoucherOffer | SessionProof) -> Address | None:
+        """Return the signer of a voucher or session if it has paid and signed this, else None.
+
+        Anybody can name a signer that has paid: only its signature spares a request the count.
+        """
+        if not self.has_paid(claim.signer):
+            return None
+        if isinstance(claim, SessionProof):
+            digest, signature = self.domain.digest(claim.session), claim.signature
+        else:
+            digest, signature = (
+                self.domain.digest(claim.row.voucher(self.node)),
+                claim.row.signature,
+            )
+        return claim.signer if is_signed_by(digest, signature, claim.signer) else None
+
     def holds(self, token: str) -> bool:
         """Return whether the token is known without a look into the ledger."""
         return self._tokens.holds(token)
