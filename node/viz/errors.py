@@ -44,6 +44,8 @@ class VizError(Exception):
     code: ClassVar[str] = "viz-error"
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Something went wrong in the node"
+    # Whether another side answered it: then its class and words are that side's claim.
+    answered = False
 
     def __init__(self, detail: str, /, **extensions: Any) -> None:
         super().__init__(detail)

@@ -12,6 +12,7 @@ is not asked again.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from types import TracebackType
@@ -33,12 +34,12 @@ from viz.domain.receipt import SignedReceipt
 from viz.domain.units import Units, hex_of
 from viz.errors import (
     AccessTokenInvalid,
+    DepositExceeded,
     InvalidRequest,
     InvalidSignature,
     NodeNotTrusted,
     NodeRefused,
     NodeUnreachable,
-    PaymentError,
     PriceAboveCap,
     QuoteExpired,
     StoreError,
@@ -79,7 +80,6 @@ class PaidAnswer:
         self._kept = False
         self._paying: asyncio.Task[None] | None = None
         self._failure: VizError | None = None
-        self._told: VizError | None = None
         self._renewed = False
         self._free = False
         self.receipt: SignedReceipt | None = None
@@ -168,6 +168,7 @@ class PaidAnswer:
             await asyncio.to_thread(context.voucher_signer.keep, self._open_request)
             self._kept = True
         self._sent = True
+        self._open_request.waits_since_s = time.monotonic()
         try:
             response = await stack.enter_async_context(
                 context.api.generate(self._asked.path, self._asked.body, token, headers)
@@ -246,23 +247,32 @@ class PaidAnswer:
             raise await self._broken_off(error) from error
 
     def _is_ours(self, error: VizError) -> bool:
-        """Say whether this buyer ended the answer, for want of money or at its own cap."""
-        if error is self._told:
+        """Say whether this buyer ended the answer, for want of money or at its own cap.
+
+        What the node answered is never ours, whatever error it names; and where an answer that we
+        ended is billed beyond what arrived, that counts like one that the buyer left.
+        """
+        if error.answered:
             return False
         capped = self._open_request.units >= self._context.limits.request_units
-        return isinstance(error, PaymentError | StoreError) or (
+        return isinstance(error, DepositExceeded | StoreError) or (
             capped and isinstance(error, PriceAboveCap)
         )
 
     async def _read(self, response: aiohttp.ClientResponse) -> AsyncIterator[AnswerChunk]:
-        reader = SseReader()
+        reader, waiting, now_s = SseReader(), self._open_request, time.monotonic
         try:
             async for raw in response.content.iter_any():
                 self._arrival.read(len(raw))
                 for event in reader.feed(raw):
                     chunk = self._take(event)
-                    if chunk is not None:
-                        yield chunk
+                    if chunk is None:
+                        continue
+                    # While the caller has the chunk, it is not the node that is waited for.
+                    waited_s = now_s() - waiting.waits_since_s if waiting.waits_since_s else 0.0
+                    waiting.waits_since_s = 0.0
+                    yield chunk
+                    waiting.waits_since_s = now_s() - waited_s
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._failure or NodeUnreachable(
                 f"the node broke off the answer: {str(error) or type(error).__name__}"
@@ -307,14 +317,14 @@ class PaidAnswer:
             return None
         chunk = parse_json(event.data, max_bytes=len(event.data))
         if "error" in chunk:
-            self._told = error_of(chunk, 200)
-            raise self._told
+            raise error_of(chunk, 200)
         try:
             grew = self._arrival.take(chunk)
         except NodeNotTrusted as error:
             self._context.voucher_signer.distrust(error.detail)
             raise
         if grew:
+            self._open_request.waits_since_s = 0.0
             self._payer.grew()
         return chunk
 
@@ -335,6 +345,7 @@ class PaidAnswer:
         except (NodeNotTrusted, InvalidSignature) as error:
             self._context.voucher_signer.distrust(error.detail)
             raise
+        self._context.voucher_signer.answered(empty=not self.text)
         self.receipt = signed
         self._context.spending.note(self.model, signed)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from viz.domain.buyer_channel import BuyerChannel
 from viz.domain.ports.chain import ChannelState
@@ -22,24 +22,42 @@ from viz.errors import NodeNotTrusted
 from viz.protocol.messages import ChannelView
 from viz.protocol.wire import JSON_INTEGER_MAX, Json, Reader
 
-# Answers that broke off and were billed all the same: so many of the latest receipts may be such.
+# Bills for what was not delivered: so many incidents are left alone, among so many answers that
+# were delivered. What the node bills without delivering moves no incident out of sight.
 BROKEN_ALLOWED: Final = 3
 BROKEN_AMONG: Final = 64
+EMPTY_ALLOWED: Final = 8
+# Small bills for what was on the line when the buyer left are kept in few rows.
+_SMALL_ROWS: Final = 4
 MAX_KEPT: Final = 1_024
+
+
+class Incident(NamedTuple):
+    """``delivered`` answers came before it; ``lost_units`` were billed and did not arrive.
+
+    ``small``: no break, only more on the bills than what had arrived when the buyer left.
+    """
+
+    delivered: int
+    lost_units: Units = 0
+    small: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class NodeStanding:
     """``limit_units``: no settled total with a deposit above it is believed without a chain.
 
-    ``broken`` has the incidents in which answers broke off and were billed, each with the number of
-    receipts there were. ``fault`` says why nothing more is asked; empty while the node is trusted.
+    ``broken`` has the incidents in which answers were billed and not delivered. Of all receipts so
+    many are ``undelivered``; the latest ``empty`` answers in a row had no text. ``fault`` says why
+    nothing more is asked; empty while the node is trusted.
     """
 
     payers: tuple[Address, ...] = ()
     limit_units: Units = 0
     allowance_units: Units = 0
-    broken: Mapping[str, int] = field(default_factory=dict)
+    broken: Mapping[str, Incident] = field(default_factory=dict)
+    undelivered: int = 0
+    empty: int = 0
     fault: str = ""
 
     # the deposit
@@ -76,27 +94,75 @@ class NodeStanding:
 
     def forgiven(self, allowance_units: Units) -> Self:
         """Return the standing of a node that may be asked again, with so much allowed beyond."""
-        return replace(self, fault="", broken={}, allowance_units=allowance_units)
+        return replace(self, fault="", broken={}, empty=0, allowance_units=allowance_units)
 
     def billed_beyond(self, units: Units) -> Self:
         """Return the standing after a bill that exceeds by ``units`` what its request allows."""
         return replace(self, allowance_units=self.allowance_units - units)
 
-    def billed_broken(self, incident: str, seq: int) -> Self:
-        """Return the standing after the bill of an answer that the node broke off.
+    def signed_unbilled(self, incident: str, seq: int) -> Self:
+        """Return the standing after money was signed that an answer without a bill accounts for."""
+        return self._with(incident, Incident(self._delivered(seq)), allowed_units=None)
 
-        Answers that broke off together are one incident: a node that was restarted breaks off all
-        that were under way.
+    def billed_broken(self, incident: str, seq: int, lost_units: Units, allowed: Units) -> Self:
+        """Return the standing after the bill of an answer that the node did not bring to its end.
+
+        ``lost_units`` of it did not arrive; ``allowed`` may be lost so in all, since one incident
+        may be many answers. Answers that broke off together are one incident: a node that was
+        restarted breaks off all that were under way.
         """
-        broken = {known: at for known, at in self.broken.items() if at > seq - BROKEN_AMONG}
-        broken.setdefault(incident, seq)
-        after = replace(self, broken=broken)
-        if len(broken) < BROKEN_ALLOWED:
+        after = replace(self, undelivered=self.undelivered + 1)
+        lost = Incident(after._delivered(seq), lost_units)
+        return after._with(incident, lost, allowed_units=allowed)
+
+    def billed_left(self, seq: int, lost_units: Units, allowed: Units) -> Self:
+        """Return the standing after a bill of more than what had arrived when the buyer left."""
+        delivered = self._delivered(seq)
+        row = f"left-{delivered // (BROKEN_AMONG // _SMALL_ROWS)}"
+        return self._with(row, Incident(delivered, lost_units, small=True), allowed_units=allowed)
+
+    def unheard(self) -> Self:
+        """Return the standing after the bill of a prompt whose buyer left at once."""
+        return replace(self, undelivered=self.undelivered + 1)
+
+    def delivered(self, *, empty: bool) -> Self:
+        """Return the standing after an answer that ended well and was billed."""
+        if not empty:
+            return replace(self, empty=0) if self.empty else self
+        after = replace(self, empty=self.empty + 1, undelivered=self.undelivered + 1)
+        if after.empty < EMPTY_ALLOWED:
             return after
         return after.distrusting(
-            f"it broke off answers {len(broken)} times within {BROKEN_AMONG} receipts, and they "
-            "were paid for"
+            f"its latest {after.empty} answers had no text, and each of them was billed"
         )
+
+    def _delivered(self, seq: int) -> int:
+        return max(0, seq - self.undelivered)
+
+    def _with(self, name: str, more: Incident, *, allowed_units: Units | None) -> Self:
+        if self.fault:
+            return self
+        broken = {
+            known: each
+            for known, each in self.broken.items()
+            if each.delivered > more.delivered - BROKEN_AMONG
+        }
+        known = broken.get(name, more._replace(lost_units=0))
+        broken[name] = known._replace(lost_units=known.lost_units + more.lost_units)
+        after = replace(self, broken=broken)
+        times = sum(not each.small for each in broken.values())
+        if times >= BROKEN_ALLOWED:
+            return after.distrusting(
+                f"it broke off answers, or let them wait until they were given up, {times} times "
+                f"among {BROKEN_AMONG} answers, and they were paid for"
+            )
+        lost_units = sum(each.lost_units for each in broken.values())
+        if allowed_units is not None and lost_units > allowed_units:
+            return after.distrusting(
+                "it broke off answers, or let them wait until they were given up, and billed more "
+                "that did not arrive than a step may cost"
+            )
+        return after
 
     # on disk
 
@@ -111,7 +177,17 @@ class NodeStanding:
             "payers": list(self.payers),
             "limit": str(self.limit_units),
             "allowance": str(self.allowance_units),
-            "broken": [{"incident": name, "receipts": seq} for name, seq in self.broken.items()],
+            "broken": [
+                {
+                    "incident": name,
+                    "receipts": each.delivered,
+                    "lost": str(each.lost_units),
+                    "small": each.small,
+                }
+                for name, each in self.broken.items()
+            ],
+            "undelivered": self.undelivered,
+            "empty": self.empty,
             "fault": self.fault,
         }
 
@@ -124,8 +200,15 @@ class NodeStanding:
             reader.units("limit"),
             reader.units("allowance"),
             {
-                each.text("incident", 64): each.integer("receipts", JSON_INTEGER_MAX)
+                each.text("incident", 64): Incident(
+                    each.integer("receipts", JSON_INTEGER_MAX),
+                    # A standing that was kept before has no more of an incident.
+                    each.optional("lost", each.units) or 0,
+                    each.optional("small", each.boolean) or False,
+                )
                 for each in broken
             },
+            reader.optional("undelivered", reader.integer) or 0,
+            reader.optional("empty", reader.integer) or 0,
             reader.text("fault", 4_000),
         )

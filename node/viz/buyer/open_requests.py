@@ -23,6 +23,7 @@ from viz.errors import NodeNotTrusted
 
 UNRECEIPTED_S: Final = 180.0  # a node bills well before, or hardly ever
 GIVEN_UP_KEPT: Final = 256
+STALLED_S: Final = 5.0
 
 
 @dataclass(slots=True, eq=False)
@@ -30,10 +31,13 @@ class OpenRequest:
     """What one request may cost, as far as its answer has arrived, and how it ended.
 
     ``arrived_units`` is what the text costs that has arrived; ``units`` that and one step;
-    ``most_units`` what the request may cost in the end. ``seq`` is the receipt that billed it, 0
-    for none, and ``billed_units`` what that said. ``name`` is that of its record in the ledger. In
-    ``incident`` the node broke it off; ``unknown`` marks a request whose process ended before its
-    answer did, so that nobody knows what arrived.
+    ``most_units`` what the request may cost in the end. Where the buyer left, ``left_units`` is the
+    most that may be billed, and ``excused_units`` what an honest node may have had on the line.
+    ``first_units`` pays for the beginning, until it ``began``. ``seq`` is the receipt that billed
+    it, 0 for none, and ``billed_units`` what that said; it is ``delivered`` if its own answer
+    brought it. ``name`` is that of its record in the ledger. In ``incident`` the node did not bring
+    it to its end; ``unknown`` marks a request whose process ended before its answer did, so that
+    nobody knows what arrived. The buyer waits for text since ``waits_since_s``, 0 while it reads.
     """
 
     adapter_id: AdapterId
@@ -48,6 +52,18 @@ class OpenRequest:
     left_at_s: float = 0.0
     seq: int = 0
     billed_units: Units = 0
+    left_units: Units | None = None
+    excused_units: Units = 0
+    first_units: Units = 0
+    began: bool = False
+    delivered: bool = False
+    weighed: bool = False
+    waits_since_s: float = 0.0
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the node has sent no text for so long that to leave is no whim."""
+        return bool(self.waits_since_s) and time.monotonic() - self.waits_since_s >= STALLED_S
 
     def equals(self, other: OpenRequest) -> bool:
         """Say whether both asked for the same: then the receipt of one fits the other."""
@@ -137,13 +153,17 @@ class OpenRequests:
         return [
             each
             for each in (*self._left, *self._given_up)
-            if each.incident and each.adapter_id == adapter_id and not each.seq
+            if each.incident
+            and not each.excused_units
+            and each.adapter_id == adapter_id
+            and not each.seq
         ]
 
-    def bill(self, open_request: OpenRequest, seq: int, units: Units) -> None:
+    def bill(self, open_request: OpenRequest, seq: int, units: Units) -> OpenRequest | None:
         """Note the receipt that a request's own answer brought; raise NodeNotTrusted for a second.
 
-        A receipt that was fetched before may have been taken for that of an equal request.
+        A receipt that was fetched before may have been taken for that of an equal request: return
+        that one, which has another bill now, or none.
         """
         equals = [
             each
@@ -158,6 +178,8 @@ class OpenRequests:
         if other is not None:
             self.note(other, open_request.seq, open_request.billed_units)
         open_request.seq, open_request.billed_units = seq, units
+        open_request.delivered = True
+        return other
 
     def match(self, signed: SignedReceipt, unused_units: Units) -> Match | None:
         """Return the request behind a receipt that no answer brought; raise NodeNotTrusted.
@@ -195,6 +217,7 @@ class OpenRequests:
     def note(self, open_request: OpenRequest, seq: int, units: Units) -> None:
         """Note which receipt billed a request, and so that none other can."""
         open_request.seq, open_request.billed_units = seq, units if seq else 0
+        open_request.weighed = False
         if seq:
             self._left.discard(open_request)
             self._given_up.pop(open_request, None)

@@ -41,6 +41,7 @@ class RequestJournal:
             "most": str(open_request.most_units),
             "arrived": str(open_request.arrived_units),
             "incident": open_request.incident,
+            "excused": str(open_request.excused_units),
             "ended": bool(open_request.left_at_s),
         }
         fresh = path.with_suffix(".new")
@@ -91,6 +92,7 @@ def _read(path: Path) -> OpenRequest:
         arrived_units=reader.units("arrived"),
         name=path.stem,
         incident=reader.text("incident", 64),
+        excused_units=reader.optional("excused", reader.units) or 0,
         unknown=not reader.boolean("ended"),
     )
 

@@ -11,17 +11,21 @@ for or the cap for a request.
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from viz.buyer.answer_context import AnswerContext
-from viz.buyer.checks import Agreed
+from viz.buyer.checks import Agreed, agreed_list_price
 from viz.buyer.counting import Counter
 from viz.buyer.open_requests import OpenRequest
 from viz.buyer.received import ReceivedAnswer
 from viz.buyer.request import AskedRequest
 from viz.domain.display import amount
-from viz.domain.units import Units
+from viz.domain.units import BASE_MODEL, Units
 from viz.errors import NodeNotTrusted, PriceAboveCap
 from viz.protocol.payment import NeedVoucher
+
+# What an honest node may have sent in the moment in which the buyer left.
+ON_THE_LINE_TOKENS: Final = 16
 
 
 class StreamPayer:
@@ -66,6 +70,7 @@ class StreamPayer:
             most if payable is None else min(most, payable),
             self._counter,
         )
+        self._open_request.began = True
         return self.arrival
 
     def grew(self) -> None:
@@ -89,10 +94,28 @@ class StreamPayer:
         ahead = min(most, arrived + limits.step_tokens * self._asked.choices)
         open_request.units = min(limits.request_units, price.amount_units(prompt, ahead))
         open_request.most_units = min(limits.request_units, price.amount_units(prompt, most))
+        step = self._node_step_tokens()
+        open_request.first_units = price.amount_units(prompt, step * self._asked.choices)
+        # Beyond what it was paid for ahead and two of its steps, nothing can be on the line.
+        step = min(limits.step_tokens, limits.ahead_tokens + 2 * step)
+        on_line = price.amount_units(prompt, min(most, arrived + step * self._asked.choices))
+        open_request.left_units = min(open_request.units, on_line)
+        excused = price.amount_units(prompt, arrived + ON_THE_LINE_TOKENS * self._asked.choices)
+        open_request.excused_units = min(open_request.units, excused)
         if arrived:
             open_request.arrived_units = min(
                 open_request.units, price.amount_units(prompt, arrived)
             )
+
+    def _node_step_tokens(self) -> int:
+        """Return how many tokens the node wants paid at a time, as far as it says so."""
+        limits, info = self._context.limits, self._context.node.info
+        for offer in info.adapters:
+            if offer.adapter_id == BASE_MODEL:
+                base = agreed_list_price(offer).price
+                found = base.completion_tokens_for(info.minimum_step_units, 0)
+                return limits.step_tokens if found is None else min(limits.step_tokens, found)
+        return limits.step_tokens
 
     def _max_tokens(self) -> int:
         given = [most for most in (self._asked.max_tokens, self.agreed.max_tokens) if most]

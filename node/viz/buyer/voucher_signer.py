@@ -15,9 +15,7 @@ is believed than was signed for.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, suppress
 from typing import Final
 
@@ -27,6 +25,7 @@ from viz.buyer.checks import Limits
 from viz.buyer.ledger import ChannelLedger
 from viz.buyer.node_standing import NodeStanding
 from viz.buyer.open_requests import OpenRequest, OpenRequests
+from viz.buyer.undelivered import Undelivered
 from viz.client.node_client import NodeClient
 from viz.domain.buyer_channel import (
     BuyerChannel,
@@ -76,6 +75,7 @@ class VoucherSigner:
     ) -> None:
         """``reads_chain``: ``observe`` is told of the channel, and the node is not believed."""
         self._open_requests = OpenRequests(limits.request_units, ledger.unbilled)
+        self._undelivered = Undelivered(ledger, limits.step_units)
         self._reads_chain = reads_chain
         self._api = api
         self._ledger = ledger
@@ -84,8 +84,6 @@ class VoucherSigner:
         self._base_units: Units = ledger.channel.settled_units
         self._delivered: dict[AdapterId, Units] = {}
         self._paying = asyncio.Lock()
-        self._incident = ""
-        self._incident_at_s = 0.0
 
     @property
     def channel(self) -> BuyerChannel:
@@ -130,17 +128,18 @@ class VoucherSigner:
         self._ledger.keep_request(open_request)
 
     def leave_unreceipted(self, open_request: OpenRequest, *, broken: bool = False) -> None:
-        """Remember that a request ended without its receipt: its cost is not known yet.
+        """Remember that a request ended without its receipt: its cost may not be known yet.
 
-        ``broken``: the node, or the line to it, ended the answer. What ends together, as by a
-        restart of the node, is one incident.
+        ``broken``: the node, or the line to it, ended the answer; else the buyer left.
         """
-        if open_request.seq or open_request.left_at_s:
+        if open_request.delivered or open_request.left_at_s:
             return
-        if broken:
-            if not self._incident or open_request.began_s > self._incident_at_s:
-                self._incident, self._incident_at_s = secrets.token_hex(8), time.monotonic()
-            open_request.incident = self._incident
+        self._undelivered.ended(open_request, broken=broken)
+        if open_request.seq:
+            # Its bill was found while the answer was under way.
+            open_request.left_at_s = time.monotonic()
+            self._undelivered.billed(open_request)
+            return
         self._open_requests.leave(open_request)
         # What was written before it was sent stands where this cannot be written.
         with suppress(StoreError):
@@ -213,7 +212,7 @@ class VoucherSigner:
                     f"{amount(ceiling, self._deployment)}"
                 )
             if self.rests_on_unbilled(adapter_id, required_units):
-                self._count_broken(self._open_requests.broken_unbilled(adapter_id))
+                self._undelivered.signed_for(self._open_requests.broken_unbilled(adapter_id))
                 self.require_trust()
             if base_units is not None:
                 self._move_base(base_units)
@@ -339,7 +338,9 @@ class VoucherSigner:
         """
         link = verified_link(self.channel, self.domain, signed)
         after = take_receipt(self.channel, link)
-        self._open_requests.bill(open_request, link.seq, signed.receipt.amount_units)
+        other = self._open_requests.bill(open_request, link.seq, signed.receipt.amount_units)
+        if other is not None and other.seq:
+            self._undelivered.billed(other)
         if after is not self.channel:
             self._ledger.commit_receipt(after, link, open_request.name)
         else:
@@ -378,16 +379,12 @@ class VoucherSigner:
                 "an answer that had broken off was billed",
                 cost=amount(open_request.billed_units, self._deployment),
             )
-        self._count_broken([open_request])
+        self._undelivered.billed(open_request)
         return True
 
-    def _count_broken(self, exposures: Iterable[OpenRequest]) -> None:
-        """Hold it against the node that answers were paid for which it broke off."""
-        standing = self._ledger.standing
-        for each in exposures:
-            if each.incident:
-                standing = standing.billed_broken(each.incident, self.channel.seq)
-        self._ledger.commit_standing(standing)
+    def answered(self, *, empty: bool) -> None:
+        """Note that an answer ended well and was billed, with text or without any."""
+        self._undelivered.answered(empty=empty)
 
     def all_receipts_known(self) -> None:
         """Wait no longer for bills that the node had time to send: the chain is whole."""

@@ -29,7 +29,9 @@ def error_of(body: object, status: int, *, unknown: type[VizError] = NodeRefused
         str(key): value for key, value in members.items() if key not in _FRAME
     }
     kind = class_of(members.get("code")) or unknown
-    return kind(_printable(str(said)[:MAX_DETAIL_CHARS]), **extensions)
+    error = kind(_printable(str(said)[:MAX_DETAIL_CHARS]), **extensions)
+    error.answered = True
+    return error
 
 
 def _printable(said: str) -> str:

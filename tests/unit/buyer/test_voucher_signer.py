@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,7 @@ from tests.unit.buyer.test_ledger import NODE, observe, opened
 from viz.buyer import open_requests as exposure_module
 from viz.buyer.checks import Limits
 from viz.buyer.ledger import ChannelLedger
-from viz.buyer.node_standing import BROKEN_ALLOWED, BROKEN_AMONG, NodeStanding
+from viz.buyer.node_standing import BROKEN_ALLOWED, BROKEN_AMONG, EMPTY_ALLOWED, NodeStanding
 from viz.buyer.open_requests import OpenRequest
 from viz.buyer.voucher_signer import VoucherSigner
 from viz.client.node_client import NodeClient
@@ -101,10 +101,14 @@ def asking(
         yield open_request
 
 
-def left(voucher_signer: VoucherSigner, units: Units, *, broken: bool = False) -> None:
-    """Ask, and leave before the receipt came."""
+def left(
+    voucher_signer: VoucherSigner, units: Units, *, broken: bool = False, **known: Any
+) -> None:
+    """Ask, and leave before the receipt came; ``known`` is what is known of the request then."""
     with asking(voucher_signer, ASKED, units) as open_request:
         voucher_signer.keep(open_request)
+        for name, value in known.items():
+            setattr(open_request, name, value)
         voucher_signer.leave_unreceipted(open_request, broken=broken)
 
 
@@ -442,9 +446,137 @@ def test_mishaps_far_apart_are_forgotten(voucher_signer: VoucherSigner) -> None:
 def test_who_leaves_itself_holds_nothing_against_the_node(voucher_signer: VoucherSigner) -> None:
     """A program that was stopped is billed for what was sent to it, as often as it likes."""
     for _ in range(4 * BROKEN_ALLOWED):
-        left(voucher_signer, 5)
+        left(voucher_signer, 5, arrived_units=4, excused_units=5)
         voucher_signer.take_late(receipt(voucher_signer, ASKED, 5))
     voucher_signer.require_trust()
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_who_leaves_at_once_pays_the_prompt_and_blames_nobody(
+    voucher_signer: VoucherSigner, restarting: Restarting, restart: bool
+) -> None:
+    """A program that asks anew at every letter leaves before any text: an honest bill of the prompt
+    and of what was on the line is not held against the node, however often it comes."""
+    for _ in range(4 * BROKEN_ALLOWED):
+        left(voucher_signer, 40, excused_units=5)
+        voucher_signer = restarting.again() if restart else voucher_signer
+        voucher_signer.take_late(receipt(voucher_signer, ASKED, 5))
+    voucher_signer.require_trust()
+    assert not voucher_signer.standing.broken
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"excused_units": 4},
+        {"excused_units": 5, "waits_since_s": -1e9},
+        {"arrived_units": 1, "excused_units": 5, "waits_since_s": -1e9},
+    ],
+    ids=["a step, and no text came", "the prompt, after a long wait", "it stalled in the text"],
+)
+def test_a_node_that_lets_the_buyer_wait_and_bills_is_left(
+    voucher_signer: VoucherSigner, restarting: Restarting, restart: bool, known: dict[str, Any]
+) -> None:
+    """The buyer's program gives up, so the buyer ends the answer: the bill without an answer counts
+    as one that the node broke off."""
+    for _ in range(BROKEN_ALLOWED):
+        voucher_signer.require_trust()
+        left(voucher_signer, 40, **known)
+        voucher_signer = restarting.again() if restart else voucher_signer
+        voucher_signer.take_late(receipt(voucher_signer, ASKED, 5))
+    with pytest.raises(NodeNotTrusted, match="broke off answers, or let them wait"):
+        voucher_signer.require_trust()
+
+
+def test_an_answer_that_was_left_is_billed_by_the_nodes_own_step(
+    voucher_signer: VoucherSigner,
+) -> None:
+    """What the buyer's limits would allow of a step does not matter where it left by itself."""
+    left(voucher_signer, 40, left_units=10)
+    with pytest.raises(NodeNotTrusted, match="one step"):
+        voucher_signer.take_late(receipt(voucher_signer, ASKED, 11))
+    assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 10))
+
+
+def test_small_excesses_add_up(voucher_signer: VoucherSigner) -> None:
+    """A bill of a little more than arrived, whenever the buyer leaves, is bounded in all."""
+    for _ in range(2 * CAP + 1):
+        left(voucher_signer, 40, arrived_units=3, excused_units=4)
+        voucher_signer.take_late(receipt(voucher_signer, ASKED, 5))
+        if voucher_signer.fault:
+            break
+    assert CAP < voucher_signer.channel.spent_units(ASKED) <= 5 * (CAP + 1)
+    with pytest.raises(NodeNotTrusted, match="did not arrive"):
+        voucher_signer.require_trust()
+
+
+def test_a_bill_that_is_found_before_its_answer_breaks_off_counts(
+    voucher_signer: VoucherSigner,
+) -> None:
+    """The order in which a node hands out the bill and hangs up is the node's to choose."""
+    for _ in range(BROKEN_ALLOWED):
+        with asking(voucher_signer, ASKED, 5) as open_request:
+            voucher_signer.take_late(receipt(voucher_signer, ASKED, 5))
+            assert not voucher_signer.fault
+            voucher_signer.leave_unreceipted(open_request, broken=True)
+    with pytest.raises(NodeNotTrusted, match="broke off"):
+        voucher_signer.require_trust()
+
+
+def test_one_mishap_of_many_answers_weighs_what_they_cost(voucher_signer: VoucherSigner) -> None:
+    """A batch that is broken off before its first letter is one mishap, and is not free."""
+    with ExitStack() as stack:
+        batch = [stack.enter_context(asking(voucher_signer, ASKED, 5)) for _ in range(20)]
+        for each in batch:
+            voucher_signer.leave_unreceipted(each, broken=True)
+        for _ in batch:
+            if not voucher_signer.fault:
+                voucher_signer.take_late(receipt(voucher_signer, ASKED, 5))
+    assert len(voucher_signer.standing.broken) == 1
+    assert voucher_signer.channel.spent_units(ASKED) == CAP + 5
+    with pytest.raises(NodeNotTrusted, match="did not arrive"):
+        voucher_signer.require_trust()
+
+
+def test_bills_without_an_answer_move_no_mishap_out_of_sight(
+    voucher_signer: VoucherSigner,
+) -> None:
+    """Only what was delivered lets a mishap be forgotten, so a node cannot forget it by itself."""
+    for _ in range(BROKEN_ALLOWED):
+        with ExitStack() as stack:
+            batch = [
+                stack.enter_context(asking(voucher_signer, ASKED, 1))
+                for _ in range(BROKEN_AMONG + 1)
+            ]
+            for each in batch:
+                each.arrived_units = 1
+                voucher_signer.leave_unreceipted(each, broken=True)
+            for _ in batch:
+                voucher_signer.take_late(receipt(voucher_signer, ASKED, 1))
+    with pytest.raises(NodeNotTrusted, match="broke off"):
+        voucher_signer.require_trust()
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_run_of_empty_answers_is_held_against_the_node(
+    voucher_signer: VoucherSigner, restarting: Restarting, restart: bool
+) -> None:
+    """Each is billed for its prompt and ends well; one answer with text ends the run."""
+
+    def answered(*, empty: bool) -> None:
+        with asking(voucher_signer, ASKED, 1) as open_request:
+            voucher_signer.take(receipt(voucher_signer, ASKED, 1), open_request)
+            voucher_signer.answered(empty=empty)
+
+    for number in range(2 * EMPTY_ALLOWED - 1):
+        voucher_signer.require_trust()
+        answered(empty=number != EMPTY_ALLOWED - 1)
+        voucher_signer = restarting.again() if restart else voucher_signer
+    voucher_signer.require_trust()
+    answered(empty=True)
+    with pytest.raises(NodeNotTrusted, match="no text"):
+        voucher_signer.require_trust()
 
 
 async def test_breaks_that_are_paid_for_without_a_bill_count_as_well(

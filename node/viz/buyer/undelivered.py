@@ -1,0 +1,74 @@
+"""What a node bills and does not deliver, and when that is reason to leave it.
+
+Owns how an answer without its receipt counts: whether the node broke it off, let the buyer wait
+until it left, or was left on a whim; and what its bill is held against then. Does not know how an
+answer is read, and signs nothing.
+
+Invariants: what counts is that a bill came and its answer did not, whoever ended the answer and by
+whichever error, before the bill was found or after it. What ends together is one incident, weighed
+by what did not arrive of it. A buyer that leaves by itself holds against the node only what exceeds
+what could have been on the line.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterable
+
+from viz.buyer.ledger import ChannelLedger
+from viz.buyer.open_requests import OpenRequest
+from viz.domain.units import Units
+
+
+class Undelivered:
+    """Holds it against the node of one channel where it bills what it did not deliver."""
+
+    def __init__(self, ledger: ChannelLedger, allowed_units: Units) -> None:
+        """``allowed_units`` may be lost among the answers that are looked back at."""
+        self._ledger = ledger
+        self._allowed_units = allowed_units
+        self._incident = ""
+        self._incident_at_s = 0.0
+
+    def ended(self, open_request: OpenRequest, *, broken: bool) -> None:
+        """Say how a request ended without its receipt; ``broken`` is by the node or the line."""
+        stalled, nothing = open_request.stalled, not open_request.arrived_units
+        if broken or stalled or nothing:
+            if not self._incident or open_request.began_s > self._incident_at_s:
+                self._incident, self._incident_at_s = secrets.token_hex(8), time.monotonic()
+            open_request.incident = self._incident
+        if broken or stalled:
+            open_request.excused_units = 0
+        if not broken and open_request.left_units is not None:
+            open_request.units = min(open_request.units, open_request.left_units)
+
+    def billed(self, open_request: OpenRequest) -> None:
+        """Weigh a bill that its answer did not bring, once the answer has ended as well."""
+        if open_request.weighed or not (open_request.left_at_s or open_request.incident):
+            return
+        open_request.weighed = True
+        standing, seq = self._ledger.standing, self._ledger.channel.seq
+        incident, units = open_request.incident, open_request.billed_units
+        if units <= open_request.excused_units:
+            after = standing.unheard() if incident else standing
+        elif incident:
+            lost_units = max(0, units - open_request.arrived_units)
+            after = standing.billed_broken(incident, seq, lost_units, self._allowed_units)
+        elif open_request.excused_units:
+            lost_units = units - open_request.excused_units
+            after = standing.billed_left(seq, lost_units, self._allowed_units)
+        else:
+            return
+        self._ledger.commit_standing(after)
+
+    def signed_for(self, unbilled: Iterable[OpenRequest]) -> None:
+        """Hold answers against the node that it broke off and that were signed for all the same."""
+        standing = self._ledger.standing
+        for each in unbilled:
+            standing = standing.signed_unbilled(each.incident, self._ledger.channel.seq)
+        self._ledger.commit_standing(standing)
+
+    def answered(self, *, empty: bool) -> None:
+        """Note that an answer ended well and was billed, with text or without any."""
+        self._ledger.commit_standing(self._ledger.standing.delivered(empty=empty))
