@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ from viz.api import market
 from viz.buyer import received
 from viz.buyer.checks import Limits
 from viz.buyer.client import BuyerClient
+from viz.buyer.open_requests import OpenRequest
 from viz.client.node_client import NodeClient
 from viz.domain.eip712 import sign
 from viz.domain.pricing import Price
@@ -29,14 +31,25 @@ from viz.domain.typed_data import Receipt, channel_id
 from viz.domain.units import ZERO_HASH
 from viz.domain.usage import UsageLine, usage_hash
 from viz.errors import (
+    ChannelClosing,
     NodeNotTrusted,
     NodeRefused,
     NodeUnreachable,
     PriceAboveCap,
+    StaleVoucher,
+    StoreFull,
     VizError,
 )
 from viz.protocol.messages import AccessToken, NodeInfo
-from viz.protocol.payment import CHAT_PATH, RECEIPT_EVENT, event_frame, receipt_to_json
+from viz.protocol.payment import (
+    CHAT_PATH,
+    NEED_VOUCHER_EVENT,
+    RECEIPT_EVENT,
+    NeedVoucher,
+    event_frame,
+    receipt_to_json,
+)
+from viz.protocol.problems import error_of
 
 MODEL = f"viz-adapter-{ADAPTER}"
 PROMPT_TOKENS = 20
@@ -73,6 +86,7 @@ class Stream:
 
     async def iter_any(self) -> AsyncIterator[bytes]:
         for frame in self._frames:
+            await asyncio.sleep(0)
             yield frame
 
     def close(self) -> None:
@@ -351,3 +365,35 @@ async def test_a_node_that_lies_about_the_deployment_is_left_before_any_signatur
     with pytest.raises(NodeNotTrusted, match=f"as its {named}"):
         await buyer.open_channel(PAYER_KEY, 2 * DEPOSIT)
     assert node.chain.balances == before
+
+
+@pytest.mark.parametrize("kind", [ChannelClosing, StaleVoucher, StoreFull])
+async def test_a_break_is_the_nodes_whatever_error_it_names(
+    liar: Liar, monkeypatch: pytest.MonkeyPatch, kind: type[VizError]
+) -> None:
+    """A node that refuses the voucher it asked for has broken the answer off, by any code."""
+    client = liar.client
+    real = client.api.voucher
+    refused = error_of({"code": kind.code, "detail": "no", "base": "5", "best": []}, 402)
+
+    async def voucher(offer: Any) -> Any:
+        raise refused
+
+    def frames() -> list[bytes]:
+        monkeypatch.setattr(client.api, "voucher", voucher)
+        need = NeedVoucher(ADAPTER, 0, 0, client.voucher_signer.ceiling_units(ADAPTER), ())
+        return [event_frame(NEED_VOUCHER_EVENT, need.to_json()), *[b": wait\n\n"] * 100]
+
+    liar.answer = frames
+    left = []
+    leave = client.voucher_signer.leave_unreceipted
+
+    def noted(open_request: OpenRequest, *, broken: bool = False) -> None:
+        left.append(broken)
+        leave(open_request, broken=broken)
+
+    monkeypatch.setattr(client.voucher_signer, "leave_unreceipted", noted)
+    with pytest.raises(VizError):
+        await ask(client)
+    monkeypatch.setattr(client.api, "voucher", real)
+    assert left[0] is True
