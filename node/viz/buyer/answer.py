@@ -110,7 +110,7 @@ class PaidAnswer:
             await self._admit()
         except BaseException as error:
             if self._sent:
-                # Whether the node admitted it nobody knows: its bill may follow.
+                # It is not known whether the node admitted the request, so a bill may follow.
                 self._context.voucher_signer.leave_unreceipted(
                     self._open_request, broken=isinstance(error, NodeUnreachable)
                 )
@@ -153,7 +153,7 @@ class PaidAnswer:
         raise NodeRefused("the node keeps asking for payment: it does not accept what it is sent")
 
     async def _attempt(self, stack: AsyncExitStack) -> bool:
-        """Ask once; say whether the answer began. False: what was missing is mended."""
+        """Send the request once; return whether the answer began. If not, the cause was mended."""
         context = self._context
         known = context.quotes.of(self._offer)
         if known:
@@ -191,7 +191,7 @@ class PaidAnswer:
         return True
 
     async def _mend(self, refusal: VizError, *, quoted: bool) -> None:
-        """Make the next attempt another one; raise the refusal where that would not help."""
+        """Change what the next attempt sends; raise the refusal if no change would help."""
         context = self._context
         if quoted and isinstance(refusal, QuoteExpired | InvalidRequest):
             # also a request for more tokens than the kept quote allows

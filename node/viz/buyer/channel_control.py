@@ -30,7 +30,7 @@ class ChannelControl:
         client: BuyerClient,
         tell: Callable[[BuyerClient, PaidAnswer], None] | None = None,
     ) -> None:
-        """``tell`` is told each answer when it has ended, however it did."""
+        """``tell`` is called with each answer when it has ended, also by an error."""
         self._client = client
         self._tell = tell
 

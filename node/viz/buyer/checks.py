@@ -30,8 +30,8 @@ CLOCK_SKEW_S: Final = 60
 class Limits:
     """How much a buyer lets a node have. Prices are units per million tokens.
 
-    ``*_stated`` says that the buyer named the cap: a price within it is then agreed to, however
-    much it rose (``viz.buyer.prices``).
+    ``*_stated`` says that the buyer named the cap: a price within it is then agreed to, even after
+    a large rise (``viz.buyer.prices``).
     ``ahead_tokens`` is how far signatures run ahead of what arrived; ``step_tokens`` is the most
     that a node may ask for ahead of what it delivered.
     """
@@ -153,7 +153,7 @@ def check_quote(
 
 
 def check_receipt(signed: SignedReceipt, served: Served, counter: Counter) -> None:
-    """Raise NodeNotTrusted unless the receipt says what arrived and bills it at the quote.
+    """Raise NodeNotTrusted if the receipt does not state what arrived, billed at the agreed price.
 
     The signature and the chain of receipts are ``viz.domain.buyer_channel``'s to check.
     """

@@ -5,7 +5,7 @@ Owns the life of a channel as the buyer lives it. The wallet's key is handed in 
 unless a ``ChainReader`` is handed in: then adapters are checked against it, and the deposit, its
 payer and the settled total are read there.
 
-Invariants: nothing is deposited unless the node works on the contracts that the caller trusts; a
+Invariants: a deposit goes only to a node that works on the contracts that the caller trusts; a
 session is signed only for the origin that was dialled; after a receipt that does not verify,
 nothing more is asked of the node or signed for it.
 """

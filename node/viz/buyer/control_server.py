@@ -3,7 +3,7 @@
 Owns the socket beside the channel's ledger and the conversation on it: one command a connection,
 JSON messages over a WebSocket. Does not know what the commands do (``viz.buyer.channel_control``).
 
-Whoever may use the socket is the buyer: it is readable by its owner alone, and the kernel says of
+A user of the socket is the buyer: it is readable by its owner alone, and the kernel says of
 each connection who made it. The wallet's key stays with the command: what needs its signature is
 sent to it as a structure, and comes back signed.
 

@@ -1,12 +1,18 @@
 """Which requests may still cost something, how much, and which receipt billed each.
 
-Owns what a buyer's requests expose while they run and what ended without its receipt, in this
-process or in one before it. Does not sign and knows no file: ``viz.buyer.voucher_signer`` does.
+Owns what a buyer's requests may cost while they run, and the requests that ended without their
+receipt, in this process or in one before it.
 
-Invariants: every receipt is one request's, found by the hash of what was asked, and a request is
-billed once; a bill that its answer did not bring is at most for what arrived and one step. What
-exceeds that comes out of the buyer's own allowance, or the bill is refused. So a node cannot write
-itself receipts, however true its signature is, nor bill what it did not deliver.
+A request is in one of three groups. Under way: its answer arrives, and brings the receipt. Left: it
+ended without a receipt a short while ago, and the node may still bill it. Given up: the node had
+time to bill it and did not, so it justifies no more than what is signed already; it is kept because
+a bill may come all the same.
+
+Invariants: every receipt belongs to one request, found by the hash of what was asked, and a request
+is billed once; a bill that its answer did not bring is at most for what arrived and one step. What
+exceeds that comes out of the buyer's own allowance, or the bill is refused. So a node's valid
+signature alone makes no bill: the node can bill neither what was not asked for, nor what it did not
+deliver.
 """
 
 from __future__ import annotations
@@ -21,7 +27,8 @@ from viz.domain.receipt import SignedReceipt, salted_hash
 from viz.domain.units import AdapterId, Units
 from viz.errors import NodeNotTrusted
 
-UNRECEIPTED_S: Final = 180.0  # a node bills well before, or hardly ever
+# A node bills a broken answer within moments; after so long it has most likely lost the bill.
+UNRECEIPTED_S: Final = 180.0
 GIVEN_UP_KEPT: Final = 256
 STALLED_S: Final = 5.0
 
@@ -66,14 +73,14 @@ class OpenRequest:
         return bool(self.waits_since_s) and time.monotonic() - self.waits_since_s >= STALLED_S
 
     def equals(self, other: OpenRequest) -> bool:
-        """Say whether both asked for the same: then the receipt of one fits the other."""
+        """Say whether both requests are the same, so that the receipt of one fits the other."""
         return (self.adapter_id, self.request) == (other.adapter_id, other.request)
 
     def bound_units(self, unused_units: Units) -> Units:
-        """Return the most that a receipt may bill for it that its answer did not bring.
+        """Return the most that a receipt which its answer did not bring may bill for this request.
 
         ``unused_units`` were signed for the adapter and are not billed yet. Signatures follow what
-        arrives, so they bound what an earlier process cannot tell.
+        arrives, so they bound a request of a process that can no longer say what arrived.
         """
         if self.unknown:
             return max(self.units, min(self.most_units, unused_units))
@@ -81,7 +88,7 @@ class OpenRequest:
 
 
 class Match(NamedTuple):
-    """The request behind a late receipt, and what the receipt bills beyond what it allows."""
+    """The request behind a late receipt, and what the receipt bills beyond that request's bound."""
 
     open_request: OpenRequest
     beyond_units: Units
@@ -91,7 +98,10 @@ class OpenRequests:
     """The requests of one channel that are not billed yet."""
 
     def __init__(self, request_units: Units, earlier: Iterable[OpenRequest] = ()) -> None:
-        """``request_units`` caps all that ended without receipt; ``earlier`` processes asked."""
+        """Make the groups. ``earlier`` are the requests of processes before this one.
+
+        ``request_units``, the cap of one request, bounds all that ended without a receipt.
+        """
         self._request_units = request_units
         self._under_way: set[OpenRequest] = set()
         self._left: set[OpenRequest] = set()
@@ -115,9 +125,9 @@ class OpenRequests:
             self._left.add(open_request)
 
     def forget_old(self) -> list[OpenRequest]:
-        """Wait no longer for the bills of requests that the node had time to bill.
+        """Give up the requests that the node had time to bill.
 
-        Return those of which nothing is kept any longer, the oldest beyond a fixed number.
+        Return the oldest beyond ``GIVEN_UP_KEPT``, of which nothing is kept any longer.
         """
         now_s = time.monotonic()
         old = [each for each in self._left if each.left_at_s + UNRECEIPTED_S < now_s]
@@ -140,9 +150,10 @@ class OpenRequests:
     def left_units(self, adapter_id: AdapterId, unused_units: Units) -> Units:
         """Return what requests that ended without their receipt may have cost the channel.
 
-        Of those that the node had time to bill no more than ``unused_units``, which are signed and
-        not billed: a node that was killed may have booked what it delivered and lost the bill. A
-        node that breaks off every answer is not paid for all of them.
+        A node that was killed may have booked what it delivered and lost the bill. What was given
+        up justifies no more than ``unused_units``, which are signed and not billed: nothing new is
+        signed for it. The sum is at most one request's cap, so that a node which breaks off every
+        answer is not paid for all of them.
         """
         lost = min(unused_units, _units_of(self._given_up, adapter_id))
         left = _units_of(self._left - self._under_way, adapter_id)
@@ -184,7 +195,8 @@ class OpenRequests:
     def match(self, signed: SignedReceipt, unused_units: Units) -> Match | None:
         """Return the request behind a receipt that no answer brought; raise NodeNotTrusted.
 
-        None while its answer still arrives: that brings the receipt, and tells whether it is true.
+        None while the request's answer still arrives: the answer brings the receipt, and with its
+        text the receipt can be checked in full.
         """
         receipt = signed.receipt
         if len(signed.lines) != 1:
@@ -204,7 +216,8 @@ class OpenRequests:
             )
 
         def order(each: OpenRequest) -> tuple[Units, float, Units]:
-            # The one that allows it; of several the one that ended first, and the smallest.
+            # The request that allows the bill; of several the one that ended first, then the one
+            # with the smallest bound, which keeps the larger bounds for larger bills.
             beyond = max(0, units - each.bound_units(unused_units))
             return beyond, each.left_at_s, each.units
 
@@ -215,7 +228,7 @@ class OpenRequests:
         return Match(found, beyond_units)
 
     def note(self, open_request: OpenRequest, seq: int, units: Units) -> None:
-        """Note which receipt billed a request, and so that none other can."""
+        """Note which receipt billed a request, so that no other can; ``seq`` 0 takes it back."""
         open_request.seq, open_request.billed_units = seq, units if seq else 0
         open_request.weighed = False
         if seq:

@@ -4,8 +4,8 @@ Owns the translation between an OpenAI client and ``BuyerClient``: models, strea
 answers, errors. Does not decide what may be paid. Streams to the node always and assembles whole
 answers here, so that money is signed step by step (threat 36).
 
-Whoever reaches the proxy spends the buyer's money: ``viz.buyer.proxy_access`` says who may. A
-program that leaves ends its answer: nothing is paid for what nobody reads.
+A program that reaches the proxy spends the buyer's money: ``viz.buyer.proxy_access`` says which
+may. A program that leaves ends its answer: what is not read is not paid for.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Owns the checks of Host, Origin and key, and the CORS answers. Does not know wha
 
 A browser runs every site's scripts on the buyer's machine, so a loopback address protects nobody
 alone. A page sends its Origin with what could spend money, and a rebound DNS name shows in Host:
-both are refused unless the buyer named them. A page that was named is told so by CORS headers;
+both are refused if the buyer did not name them. A page that was named is told so by CORS headers;
 nothing else is, and so nothing else can read an answer.
 """
 
@@ -44,20 +44,20 @@ class ProxyAccess:
     def of(
         cls, host: str, *, key: str = "", hosts: Iterable[str] = (), origins: Iterable[str] = ()
     ) -> ProxyAccess:
-        """Return the door of a proxy that listens on ``host``; raise ConfigError.
+        """Return the access rules of a proxy that listens on ``host``; raise ConfigError.
 
         ``hosts`` and ``origins`` are the names and web pages that the buyer allows.
         """
         local = host in LOOPBACK
         if not local and not key:
             raise ConfigError(
-                f"whoever reaches {host} would spend this buyer's money: give programs a key with "
+                f"any program that reaches {host} could spend this buyer's money: set a key with "
                 "--api-key-file, or leave --host out"
             )
         return cls(local, key, frozenset(map(_host, hosts)), frozenset(map(_origin, origins)))
 
     def refuse(self, request: web.Request) -> web.Response | None:
-        """Return the refusal of a request that may not spend; None where it may."""
+        """Return the refusal of a request that may not spend; None if it may."""
         return self._foreign_host(request) or self._foreign_page(request) or self._no_key(request)
 
     def preflight(self, request: web.Request) -> web.Response | None:

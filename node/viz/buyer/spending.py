@@ -77,7 +77,7 @@ class Spending:
         self.run = Spent()
 
     def note(self, model: str, signed: SignedReceipt) -> None:
-        """Add a verified receipt; a record that cannot be written costs nobody an answer."""
+        """Add a verified receipt; a record that cannot be written does not stop the answer."""
         receipt = signed.receipt
         spent = Spent(1, receipt.prompt_tokens, receipt.completion_tokens, receipt.amount_units)
         self.run = self.run.plus(spent)
@@ -115,7 +115,7 @@ def report(channel: BuyerChannel, days: Days) -> Json:
 
 
 def report_on_disk(directory: Path, blank: BuyerChannel) -> Json:
-    """Return the report of a channel's files, without its key and beside whoever holds it.
+    """Return the report of a channel's files, without its key, also while a process holds it.
 
     ``blank`` is the channel's channel before anything. Raises BooksMismatch.
     """

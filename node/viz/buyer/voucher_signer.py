@@ -1,15 +1,14 @@
-"""The money of one channel: what may be signed, and the vouchers that say so.
+"""The money of one channel: how much may be signed, and the vouchers for it.
 
-Owns the ceiling under which a node is paid, the signing of vouchers and their delivery. Does not
-know texts: a request tells how much it exposes (``viz.buyer.open_requests``), and what its receipt
-said.
+Owns the ceiling under which a node is paid, the signing of vouchers and their delivery. An open
+request says how much it may cost (``viz.buyer.open_requests``).
 
 Invariants: no voucher is signed before its end point is on disk; an adapter's signed amount never
-exceeds what receipts show as spent there, plus what the requests under way expose, plus what ended
-without a receipt yet (one request's cap at most); an adapter that nobody asked for gets nothing
-(its ceiling is 0). A receipt counts only where one request accounts for it. Where the buyer reads a
-chain, deposit, payer and settled total come from there; elsewhere no more of a node's word on them
-is believed than was signed for.
+exceeds what receipts show as spent there, plus what the requests under way may cost, plus what
+ended without a receipt yet (one request's cap at most); an adapter that was not asked for gets
+nothing (its ceiling is 0). A receipt counts only if one request accounts for it. If the buyer reads
+a chain, deposit, payer and settled total come from there; if not, the node's word on them is
+believed up to what was signed for.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ class VoucherSigner:
         *,
         reads_chain: bool = False,
     ) -> None:
-        """``reads_chain``: ``observe`` is told of the channel, and the node is not believed."""
+        """With ``reads_chain`` the channel is taken from ``observe``, and not from the node."""
         self._open_requests = OpenRequests(limits.request_units, ledger.unbilled)
         self._undelivered = Undelivered(ledger, limits.step_units)
         self._reads_chain = reads_chain
@@ -156,10 +155,10 @@ class VoucherSigner:
         return self._open_requests.lacks_receipts or bool(self.channel.unlinked)
 
     def earned_units(self, adapter_id: AdapterId) -> Units:
-        """Return what the adapter may have earned beside the requests under way.
+        """Return what the adapter may have earned, without the requests under way.
 
-        Receipts say it, and what broke off adds to it: a node may have booked what it delivered,
-        and lost the bill. Of what was signed already it may keep that much.
+        The sum of its receipts, and of what broke off without one: a node may have booked what it
+        delivered and lost the bill.
         """
         unused = self._unused_units(adapter_id)
         return self.channel.spent_units(adapter_id) + self._open_requests.left_units(
@@ -176,7 +175,7 @@ class VoucherSigner:
         return required_units <= max(ceiling, self.channel.signed_units(adapter_id))
 
     def rests_on_unbilled(self, adapter_id: AdapterId, required_units: Units) -> bool:
-        """Say whether a requirement is justified only with requests that ended without a bill."""
+        """Say whether only requests that ended without a bill justify a requirement."""
         billed_units = self.channel.spent_units(adapter_id)
         return (
             billed_units + self._open_requests.under_way_units(adapter_id)
@@ -387,6 +386,6 @@ class VoucherSigner:
         self._undelivered.answered(empty=empty)
 
     def all_receipts_known(self) -> None:
-        """Wait no longer for bills that the node had time to send: the chain is whole."""
+        """Give up the bills that the node had time to send; call it when no receipt is missing."""
         for each in self._open_requests.forget_old():
             self._ledger.drop_request(each)

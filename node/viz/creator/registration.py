@@ -107,8 +107,8 @@ async def propose(
     if earlier is not None and earlier.deadline_s >= now_s and earlier.nonce != nonce:
         raise InvalidRequest(
             f"an earlier signature for this work, of nonce {earlier.nonce}, is good for another "
-            f"{earlier.deadline_s - now_s} s, and now nonce {nonce} is asked for: whoever has both "
-            "could register the work twice. Wait, or give --rpc URL to see whether it is on the "
+            f"{earlier.deadline_s - now_s} s, and now nonce {nonce} is asked for: with both, the "
+            "work could be registered twice. Wait, or give --rpc URL to see whether it is on the "
             "chain already"
         )
     return Register(

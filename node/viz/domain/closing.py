@@ -43,7 +43,7 @@ FINAL_CHECKS: Final[tuple[VoucherCheck, ...]] = (
 
 
 def accept_final(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> NodeChannel:
-    """Return the channel with a final voucher as its best, however far it is below the one before.
+    """Return the channel with a final voucher as its best, even if it is below the one before.
 
     Without lines it says that nothing is owed beyond the base, and needs no signature: then no
     voucher is left to claim. Raises ChannelBusy while an answer is under way, StaleVoucher where

@@ -45,7 +45,7 @@ from viz.errors import (
 Vector = Mapping[AdapterId, Units]
 
 # How far a voucher's receipts head may lag behind the latest receipt, in receipts. The head that
-# the last voucher named is always taken again, however old, so a buyer that verifies nothing can
+# the last voucher named is always taken again, at any age, so a buyer that verifies nothing can
 # pay.
 HEADS_KEPT: Final = 4096
 

@@ -23,7 +23,7 @@ def next_head(head: Hash32, receipt_digest: Hash32) -> Hash32:
 
 
 def salted_hash(salt: Hash32, content: bytes) -> Hash32:
-    """Return keccak256(salt, content): blind to whoever has not the salt (threat 31).
+    """Return keccak256(salt, content), which tells nothing without the salt (threat 31).
 
     For a request ``content`` is the HTTP body as sent; for a response the UTF-8 of the text.
     """

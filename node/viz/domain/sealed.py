@@ -21,7 +21,7 @@ _TAG_BYTES: Final = 16
 
 
 def seal(token: str, name: str, body: bytes) -> bytes:
-    """Return ``body`` encrypted for whoever has the token and the name that it is kept under."""
+    """Return ``body`` encrypted; the token and the name that it is kept under open it."""
     nonce = secrets.token_bytes(_NONCE_BYTES)
     sealed, tag = AES.new(_key(token, name), AES.MODE_GCM, nonce=nonce).encrypt_and_digest(body)
     return nonce + tag + sealed
@@ -35,7 +35,7 @@ def unseal(token: str, name: str, sealed: bytes) -> bytes:
 
 
 def private_hash(token: str, said: bytes) -> Hash32:
-    """Return a hash that tells whether the same was said, and from which nobody can guess what."""
+    """Return a hash that shows whether two contents are equal, and does not reveal them."""
     return Hash32(hmac.new(token.encode(), b"viz request\0" + said, sha256).digest())
 
 

@@ -145,7 +145,7 @@ class Close(Struct):
 
 @dataclass(frozen=True, slots=True)
 class Session(Struct):
-    """A signer asks for an access token; naming node and origin, so that nobody can relay it."""
+    """A request for an access token; it names node and origin, so that no other can relay it."""
 
     TYPE: ClassVar[str] = "Session(address node,string origin,bytes32 challenge,uint64 expiry)"
     node: Address

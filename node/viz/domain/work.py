@@ -131,7 +131,7 @@ def parse_work(kind: str, raw: bytes) -> Work:
 
 
 def check_commitment(work: Work, creator: Address, salt: bytes, committed: Hash32) -> None:
-    """Raise CommitmentMismatch unless the chain's commitment is this work's."""
+    """Raise CommitmentMismatch if the chain's commitment is not this work's."""
     if work.commitment(creator, salt) != committed:
         raise CommitmentMismatch(
             f"this file, creator {creator} and salt do not give the commitment on chain "

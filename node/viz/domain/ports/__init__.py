@@ -1,6 +1,6 @@
 """What the services see of the outside: small Protocols and the values that cross them.
 
-Holds no names of its own: whoever imports says which part of the outside is meant. Owns no
+Holds no names of its own, so that each import names the part of the outside that is meant. Owns no
 behaviour; the Store's Protocols are in ``viz.domain.ports.ledger`` and
 ``viz.domain.ports.settlement_ledger``. Each is implemented for real (``viz.chain``,
 ``viz.storage``, ``viz.store``, ``viz.engine``) and once in ``tests/fakes``, and one behaviour suite

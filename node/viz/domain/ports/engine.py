@@ -1,7 +1,7 @@
 """The model that serves: what is asked of it, what it gives back, and the sequence that runs.
 
 Owns the values of one generation and the Protocols of ``viz.engine``. Does not know money: an
-allowance is a number of tokens, whoever paid for them.
+allowance is a number of tokens, without regard to payment.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class BaseModel:
     """The frozen model that every adapter belongs to.
 
     No token stands for more than ``longest_token_bytes`` of UTF-8 text. Around every raw prompt
-    stand ``frame_tokens`` control tokens, which nobody is billed for.
+    stand ``frame_tokens`` control tokens, which are not billed.
     """
 
     name: str

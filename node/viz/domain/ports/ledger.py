@@ -172,7 +172,7 @@ class AccessLedger(Protocol):
     """Access tokens and the challenges that were answered."""
 
     async def admit(self, challenge: Hash32, access: AccessRecord) -> bool:
-        """Store the token unless its challenge was used before; return whether it was stored.
+        """Store the token if its challenge was not used before; return whether it was stored.
 
         Drops what the signer has beyond TOKENS_EACH.
         """

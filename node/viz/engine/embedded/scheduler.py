@@ -1,10 +1,12 @@
 """Who holds a slot and an adapter, and whose turn is next.
 
-Owns the live sequences, the slots and adapters they hold, and the order in which both are given
-out. Does not run anything. On the generation thread, except where said. Invariants: a sequence
-holds an adapter exactly while it holds a slot; only a sequence that may run is given a slot; the
-longest waiting is served first, and one that waits for memory is passed only by requests for the
-base model; a paused sequence loses its slot only after its grace time, to one that needs it.
+Owns the sequences that have not ended, the slots and adapters they hold, and the order in which
+both are given out. Runs on the generation thread, but for ``loaded``.
+
+Invariants: a sequence holds an adapter exactly while it holds a slot; only a sequence that may run
+is given a slot; the longest waiting is served first, and one that waits for memory is passed only
+by requests for the base model; a paused sequence loses its slot only after its grace time, to one
+that needs it.
 """
 
 from __future__ import annotations
@@ -24,10 +26,10 @@ if TYPE_CHECKING:
 
 
 class Scheduler:
-    """The live sequences of one slot cache, in the order they came.
+    """The sequences of one slot cache that have not ended, in the order they came.
 
-    ``loaded`` is called on the loader's thread when an adapter that was called for is there, or
-    cannot be had.
+    ``loaded`` is called on the loader's thread when a requested adapter is in memory, or with the
+    error that kept it out.
     """
 
     def __init__(
@@ -43,23 +45,27 @@ class Scheduler:
         self.live: list[Sequence] = []
 
     def unseated(self) -> list[Sequence]:
+        """Return the sequences without a slot, in the order they came."""
         return [sequence for sequence in self.live if sequence.slot is None]
 
     def patience_s(self) -> float | None:
-        """Return how long nothing can change by itself: until a grace time passes."""
+        """Return how long the loop may sleep before a grace time can pass; None if none can."""
         return self._grace_s / 4 if any(s.may_run() for s in self.unseated()) else None
 
     def fill(self) -> None:
-        """Give free slots to those that wait; call for adapters that are not in memory.
+        """Give free slots to waiting sequences; request the adapters that are not in memory.
 
-        Each that waits counts for one slot, also while its adapter is on its way: no more adapters
-        are called for than can be seated, so they do not evict one another.
+        A waiting sequence counts for one slot, also while its adapter is being loaded: no more
+        adapters are requested than there are slots, so that they do not evict one another.
         """
+        # As many as can have a slot now: a free one, or that of a sequence paused too long.
         waiting = [sequence for sequence in self.unseated() if sequence.may_run()]
         called: set[AdapterId] = set()
         full = False
         for sequence in waiting[: self._cache.free + len(self._overdue())]:
             adapter_id = sequence.request.adapter_id
+            # Once one adapter finds no memory, later ones are not tried: a small one would pass a
+            # large one for ever. The base model needs no adapter and may pass.
             if adapter_id != BASE_MODEL:
                 sequence.adapter = None if full else self._store.acquire(adapter_id)
                 if sequence.adapter is None:
@@ -86,10 +92,11 @@ class Scheduler:
             sequence.slot = lower
 
     def waits_for_sibling(self, sequence: Sequence) -> bool:
-        """Take over what another of the same prompt has cached; tell whether to wait for its rest.
+        """Copy what a sibling has cached of the same prompt; say whether to wait for the rest.
 
-        The choices of one answer hold one prompt object. The foremost of them computes it, the
-        others copy all but its last token, which each runs for its own first choice.
+        The choices of one answer hold one prompt object. The furthest of them computes it, the
+        others copy all but its last token: each runs that itself, for the logits of its first
+        token. The cache depends on the adapter too, so only the same adapter is a sibling.
         """
         shared = len(sequence.request.prompt) - 1
         if sequence.cached >= shared or sequence.slot is None:
@@ -114,12 +121,13 @@ class Scheduler:
         return False
 
     def _call(self, adapter_id: AdapterId, called: set[AdapterId]) -> bool:
-        """Have an adapter loaded; False while those in use leave no memory for it."""
+        """Start loading an adapter; return False while those in use leave no memory for it."""
         while not self._store.load(adapter_id, self._loaded, called):
-            worn = [sequence for sequence in self._overdue() if sequence.adapter is not None]
-            if not worn:
+            # An adapter in use is never evicted, so a paused sequence gives up its own first.
+            holders = [sequence for sequence in self._overdue() if sequence.adapter is not None]
+            if not holders:
                 return False
-            self._reclaim(worn[0])
+            self._reclaim(holders[0])
         called.add(adapter_id)
         return True
 
@@ -134,6 +142,7 @@ class Scheduler:
         return [sequence for since, _, sequence in sorted(paused) if since <= before]
 
     def _reclaim(self, sequence: Sequence) -> None:
+        """Take the slot of a paused sequence; it computes its cache again when it goes on."""
         self._unseat(sequence)
         self._counts["reclaimed_slots"] += 1
 

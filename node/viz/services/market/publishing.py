@@ -166,8 +166,8 @@ class Publishing:
             await self._blobs.fetch(adapter.cid, target, max_bytes=self._max_blob_bytes)
         except BlobNotFound as error:
             raise BlobNotFound(
-                f"adapter {adapter.adapter_id}'s weights ({adapter.cid}) are not to be had: is "
-                "its trainer's node reachable?"
+                f"adapter {adapter.adapter_id}'s weights ({adapter.cid}) could not be "
+                "fetched: is its trainer's node reachable?"
             ) from error
         if not await asyncio.to_thread(_matches, target, adapter.weights_digest):
             await asyncio.to_thread(target.unlink, missing_ok=True)

@@ -30,7 +30,7 @@ from viz.protocol.wire_model import struct_from_json, struct_to_json
 
 @dataclass(frozen=True, slots=True)
 class SignedOnce:
-    """A signature that left this machine: until the deadline, whoever has it may register by it."""
+    """A signature that left this machine: until the deadline, its holder may register by it."""
 
     nonce: int
     deadline_s: int

@@ -50,7 +50,7 @@ class AccessTokens:
     async def issue(
         self, challenge: Hash32, signer: Address, expires_at: int, *, challenge_until_s: int
     ) -> str:
-        """Return a new token for the challenge, which nobody can answer after that second.
+        """Return a new token for the challenge, which cannot be answered after that second.
 
         Raises AccessTokenInvalid where it was answered before.
         """

@@ -1,13 +1,12 @@
 """Every channel this node sells on, in memory as its ledger and the chain have it.
 
-Owns the way from a pure change of a channel to a durable one: change, commit, and only then let
-anybody see it. Judges nothing: ``viz.domain.node_channel`` does. Does not know HTTP or the engine.
+Owns the way from a pure change of a channel to a durable one: change, commit, and only then show
+it. What is allowed: ``viz.domain.node_channel``.
 
 Invariants: what ``OpenChannel.channel`` shows is committed, but for reservations, which need not
 survive; a channel is locked for one commit at a time and never while tokens are generated; a change
-that meets a newer stored version is made again on that version; as long as anybody holds a
-channel's ``OpenChannel`` there is no other one of it, however many channels are in use, so that a
-reservation is seen by all who sell on that channel.
+that meets a newer stored version is made again on that version; while an ``OpenChannel`` is held
+there is no second one of its channel, so that every seller on it sees every reservation.
 """
 
 from __future__ import annotations
@@ -67,10 +66,11 @@ class ChannelStore:
         self._node = node
         self._refresh_s = refresh_s
         self._freshness = Freshness(clock, access or ChainAccess(clock))
-        # All that anybody holds; those used lately are held here, for the next request.
+        # Every channel that is held somewhere, so that there is one object of each. Those used
+        # lately are held here too: their next request reads no ledger.
         self._open_channels: WeakValueDictionary[Address, OpenChannel] = WeakValueDictionary()
         self._recent: OrderedDict[Address, OpenChannel] = OrderedDict()
-        # Held until the ledger takes what it refused: nobody else may know of it.
+        # Held until the ledger takes what it refused, which may be the only copy of a bill.
         self._refused: set[OpenChannel] = set()
         self._loading: dict[Address, asyncio.Lock] = {}
         # Nothing is sold on these until the ledger and the chain agree on them again.
@@ -107,7 +107,7 @@ class ChannelStore:
         return open_channel
 
     def shows_open(self, signer: Address) -> bool:
-        """Return whether a channel of ``signer`` is in memory and open; asks nobody."""
+        """Return whether a channel of ``signer`` is in memory and open; reads nothing."""
         open_channel = self._open_channels.get(signer)
         return open_channel is not None and open_channel.channel.payer != ZERO_ADDRESS
 
@@ -141,7 +141,8 @@ class ChannelStore:
         may be called again. With ``retry`` it is made later if the ledger refuses it now. Raises
         whatever ``change`` raises, and StoreError.
         """
-        # to the end, also when the caller is cut off: disk and memory must not part
+        # Runs to its end also if the caller is cancelled: a commit on disk that memory does not
+        # show would be made a second time.
         return await asyncio.shield(
             asyncio.ensure_future(self._commit(open_channel, point, change, retry))
         )
@@ -152,9 +153,11 @@ class ChannelStore:
         async with open_channel.lock:
             self._require_current(open_channel)
             try:
+                # A refused write first: the change must see the channel as the disk has it.
                 await self._settle(open_channel)
                 return await self._write(open_channel, point, change)
             except (StoreConflict, BooksMismatch):
+                # Neither is a refused write: nothing was tried, and nothing is to be made up for.
                 raise
             except StoreError:
                 if retry:
@@ -165,6 +168,7 @@ class ChannelStore:
     async def _settle(self, open_channel: OpenChannel) -> None:
         """Learn how a refused write ended, then make those that wait; the caller holds the lock."""
         if open_channel.doubt is not None:
+            # An error of the disk does not say whether the row was written. The row itself does.
             await self._reload(open_channel)
             if open_channel.doubt.happened(open_channel.record):
                 open_channel.channel = open_channel.doubt.released(open_channel.channel)
@@ -195,6 +199,8 @@ class ChannelStore:
     async def _write(self, open_channel: OpenChannel, point: str, change: Change) -> ChannelUpdate:
         await self._follow(open_channel)
         for _ in range(ATTEMPTS):
+            # Every commit carries what was delivered until now, so that a kill loses at most what
+            # was delivered since the last voucher, and the receipt of the rest can still be made.
             due = {each: each.unbooked_units() for each in open_channel.deliveries}
             before = open_channel.channel
             entry = change(_book(before, due), open_channel.record)
@@ -261,7 +267,7 @@ class ChannelStore:
         async with self._loading.setdefault(signer, asyncio.Lock()):
             if (open_channel := self._open_channels.get(signer)) is None:
                 record, channel = await self._read(signer)
-                # Looked for again: whoever came first while this was read is the channel's one.
+                # Looked up again: another task may have loaded the channel while this one read it.
                 open_channel = self._open_channels.get(signer) or OpenChannel(channel, record)
                 self._open_channels[signer] = open_channel
         self._loading.pop(signer, None)
@@ -311,7 +317,7 @@ class ChannelStore:
         )
         async with open_channel.lock:
             if seen is None and open_channel.channel.payer != ZERO_ADDRESS:
-                # The block of its opening is gone: nobody has paid anything in, until it is back.
+                # The block of its opening is gone: until it is back, there is no deposit.
                 _log.warning("a channel's opening vanished", signer=open_channel.channel.signer)
                 open_channel.channel = replace(
                     open_channel.channel, payer=ZERO_ADDRESS, deposit_units=0

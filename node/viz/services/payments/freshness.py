@@ -96,7 +96,7 @@ class ChainAccess:
         self._reason, self._hangs = reason, False
 
     def hangs(self) -> None:
-        """Note that an answer takes long: nobody waits for it until there is one."""
+        """Note that an answer takes long, so that no request waits for it until it is there."""
         self._hangs = True
 
     def sold_on(self, age_s: int) -> None:

@@ -199,11 +199,11 @@ class RelayBudget:
     async def close(
         self, writer: ChainWriter, payer: Address, signer: Address, earned_units: Units, call: Call
     ) -> Transaction | None:
-        """Relay a close where its channel earned what that costs; None where it is not relayed.
+        """Relay a close if its channel earned what that costs; return None if it did not.
 
         ``earned_units`` is all that the channel ever brought. What paid for one close pays for no
-        other: capital that goes in and out again moves at its owner's cost. Whoever has the node's
-        signature can send the close, so whatever keeps the node from it is no error.
+        other: capital that goes in and out again moves at its owner's cost. The payer has the
+        node's signature and can send the close itself, so a close that is not relayed is no error.
         """
         new_units = earned_units - self._repaid.get(signer, 0)
         try:

@@ -5,8 +5,8 @@ Owns access tokens, relayed deposits, vouchers and cooperative closes. Does not 
 deposits (``viz.services.payments.deposits``).
 
 Invariants: a voucher is acknowledged after it is on disk, with all that was delivered until then;
-an access token is issued to whoever signed a Session that names this node, this origin and an
-unused challenge of ours, and only its hash is stored; gas is spent on a deposit only after its
+an access token is issued for a signed Session that names this node, this origin and an unused
+challenge of this node, and only its hash is stored; gas is spent on a deposit only after its
 signatures verified or the chain's own simulation took it, and for strangers within a budget; no
 voucher makes the chain answer for more than its own channel, once a second at most.
 """
@@ -71,12 +71,12 @@ _log = structlog.get_logger()
 
 
 class Claimer(Protocol):
-    """Whoever carries vouchers to the chain."""
+    """Carries vouchers to the chain."""
 
     def close_requested(self, signer: Address) -> None: ...
 
     async def claim(self, signer: Address) -> Any:
-        """Claim what this signer owes, and nothing of anybody else."""
+        """Claim what this signer owes, and no other channel."""
         ...
 
 
@@ -240,7 +240,7 @@ class Sessions:
         return signer in self._paid
 
     def remember(self, records: Iterable[ChannelRecord]) -> None:
-        """Take those whose vouchers were taken before this start for what they are: buyers."""
+        """Remember the signers whose vouchers were taken before this start as paying buyers."""
         paid = sorted((each for each in records if each.voucher_at), key=lambda r: r.voucher_at)
         self._paid = OrderedDict.fromkeys(each.signer for each in paid[-PAID_KEPT:])
 

@@ -1,1 +1,1 @@
-"""Which adapters are sold, who is admitted, and the paid stream."""
+"""The catalogue of adapters, the admission of requests, and the paid stream."""

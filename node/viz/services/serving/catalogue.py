@@ -161,7 +161,7 @@ class Catalogue:
         return self.offer(adapter_id)
 
     async def require_servable(self, adapter_id: AdapterId) -> None:
-        """Raise AdapterNotServable unless the chain lets this node serve the adapter.
+        """Raise AdapterNotServable if the chain does not let this node serve the adapter.
 
         An answer is relied on for seconds, and while the chain cannot be read for as long as
         ``viz.services.payments.freshness`` says. Raises ChainUnreachable after that.

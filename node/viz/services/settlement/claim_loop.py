@@ -1,7 +1,7 @@
 """Claiming what buyers signed, distributing royalties, collecting income.
 
-Owns the decision when a voucher becomes a claim row and the outbox that carries rows to the chain.
-Does not know HTTP, sessions or how rows are stored. Invariants:
+Owns the decision when a voucher becomes a claim row, and the outbox that carries rows to the chain.
+Invariants:
 
 - A row is frozen, with its channel's base, in one commit, and only then sent. What became of it is
   read from the channel's settled total at the confirmation depth, never from a transaction's fate:
@@ -15,8 +15,8 @@ Does not know HTTP, sessions or how rows are stored. Invariants:
   an earlier row is missing) are kept. All others are dropped, with a log line, once the chain said
   the same in every pass of an hour: one wrong answer of an endpoint gives up no money. The
   operator's own claim takes up every dropped row again.
-- A settled total at which no row ends finishes none: the endpoint told nonsense, or the books are
-  older than the chain.
+- A settled total at which no row ends finishes none: the endpoint answered wrongly, or the ledger
+  is older than the chain.
 """
 
 from __future__ import annotations
@@ -123,7 +123,10 @@ class ClaimService:
             self._wake.set()
 
     async def channel_closing(self, channel: Hash32) -> None:
-        """The same by the channel's id, as a CloseRequested event names it; others' are ignored."""
+        """Do as ``close_requested`` by the channel's id, as the event CloseRequested names it.
+
+        Channels of other nodes are ignored.
+        """
         for held in await self._ledger.channels():
             if channel_id(held.signer, self._writer.address) == channel:
                 self.close_requested(held.signer)
@@ -134,7 +137,7 @@ class ClaimService:
         return self._writer.fees_raised
 
     async def run(self) -> None:
-        """Claim whenever the policy says so, until cancelled; the chain's failures are retried."""
+        """Claim when the policy says so, until cancelled; retry after a failure of the chain."""
         told = ""
         while True:
             self._wake.clear()
@@ -142,7 +145,7 @@ class ClaimService:
                 await self.step()
                 told = ""
             except ChainError as error:
-                if error.code != told:  # a dear fee may last for hours
+                if error.code != told:  # a high fee may last for hours: it is logged once
                     _log.warning("claim put off", reason=error.detail)
                 told = error.code
             try:
@@ -159,7 +162,7 @@ class ClaimService:
         return await self._make_pass(force=force)
 
     async def claim(self, signer: Address) -> ClaimReport:
-        """Claim all that this signer owes now, and nothing of anybody else. Raises as ``step``.
+        """Claim all that this signer owes now, and no other channel. Raises as ``step``.
 
         A stranger may cause this: it must not make the node pay for other channels' rows.
         """
@@ -167,6 +170,8 @@ class ClaimService:
 
     async def _make_pass(self, *, force: bool, only: Address | None = None) -> ClaimReport:
         async with self._pass:
+            # The outcome of earlier claims comes first. A row whose claim is still open must not be
+            # sent again beside it: both could be mined, and the second would only cost gas.
             unresolved = [
                 found
                 for found in await self._writer.recover(urgent=bool(self._pressing))
@@ -179,9 +184,12 @@ class ClaimService:
             settled = await self._finish_settled(only)
             if unresolved:
                 _log.info("claim waits", open_transactions=len(unresolved))
-                # What it carries may come to press while it is stuck: the next look raises its fee.
+                # A deadline may come near while the claim is stuck. Noted here, so that the next
+                # pass recovers it as urgent, which raises its fee.
                 await self._moment((), self._clock.now_s())
                 return ClaimReport(settled=settled, waiting=len(await self._ledger.frozen()))
+            # A claim that failed pauses all but the operator's: a fault of the rows or the endpoint
+            # would burn gas in every pass.
             if self._sender.held and not operator:
                 return ClaimReport(settled=settled, waiting=len(await self._ledger.frozen()))
             frozen = await self._freeze(force=force, only=only)
@@ -207,7 +215,7 @@ class ClaimService:
             )
 
     async def distribute(self, adapter_id: AdapterId) -> Transaction:
-        """Pay an adapter's royalties to the present owners of its works. By anyone.
+        """Pay an adapter's royalties to the present owners of its works; anyone may call it.
 
         Raises UnknownAdapter, TransactionFailed, OutcomeUnknown.
         """
@@ -239,10 +247,11 @@ class ClaimService:
         for signer, own in rows.items():
             channel = await self._reader.channel(signer, self._writer.address)
             total_units = channel.settled_units if channel else 0
+            # The settled total alone decides: it is true whichever transaction carried the row.
             ended = [row for row in own if row.end_units <= total_units]
             if ended and ended[-1].end_units != total_units:
                 _log.error(
-                    "no claim in the books ends where the chain says",
+                    "no claim row of the ledger ends at the settled total of the chain",
                     signer=signer,
                     chain_units=total_units,
                     books_units=own[-1].end_units,
@@ -256,10 +265,11 @@ class ClaimService:
         return settled
 
     async def _freeze(self, *, force: bool, only: Address | None) -> int:
-        """Freeze the vouchers that are due; return how many."""
+        """Freeze the vouchers that are due, so that they can be sent; return how many."""
         now_s = self._clock.now_s()
         due = [channel for channel in await self._ledger.channels() if value_of(channel)]
-        # A voucher replaces the one before it, so its own time says nothing of the money's age.
+        # A voucher replaces the one before it, so its own time does not say how old the money is:
+        # the first sight of unclaimed money is kept until a row takes it.
         self._due_since = {
             channel.signer: self._due_since.get(channel.signer, channel.voucher_at)
             for channel in due
@@ -284,7 +294,7 @@ class ClaimService:
         return frozen
 
     async def _moment(self, due: Sequence[ChannelRecord], now_s: int) -> ClaimContext:
-        """Return the fee now, and what cannot wait among the due and the frozen."""
+        """Return the fee now and the deadlines of the due and the frozen; note what presses."""
         owing = {each.signer: set(each.unclaimed()) for each in due}
         for row in await self._ledger.frozen():
             owing.setdefault(row.signer, set()).update(key for key, _ in row.lines)
@@ -299,7 +309,10 @@ class ClaimService:
         return await self._fee_wei() if self._policy.coin_units and self._fee_wei else 0
 
     async def _judge(self, rows: Sequence[ClaimRecord]) -> tuple[list[ClaimRecord], int]:
-        """Ask the chain how it would judge the rows; return the good ones, and how many fell."""
+        """Ask the chain how it would judge the rows; return the good ones and the number dropped.
+
+        A bad row brings nothing and costs gas all the same, so the contract's view is asked first.
+        """
         good: list[ClaimRecord] = []
         dropped = 0
         for part in batches(rows):
@@ -326,7 +339,7 @@ class ClaimService:
         return good, dropped
 
     def _is_bad_for_good(self, row: ClaimRecord, status: RowStatus) -> bool:
-        """Note that the chain refused the row, and return whether it did so for long enough."""
+        """Note that the chain refused the row; say whether it did so long enough to drop it."""
         if status in _WAITING:
             self._refused.pop(row.claim_id, None)
             return False
@@ -341,7 +354,7 @@ class ClaimService:
         return True
 
     def _tell_waiting(self, row: ClaimRecord, status: RowStatus) -> None:
-        # Also the ordinary state of a row that is mined and not yet confirmed: said once.
+        # Logged once: it is also the ordinary state of a row that is mined and not yet confirmed.
         if (row.claim_id, status) not in self._told:
             self._told.add((row.claim_id, status))
             tell = _log.info if status in _WAITING else _log.warning
@@ -349,7 +362,10 @@ class ClaimService:
 
 
 def _require_worth(chosen: Sequence[ChannelRecord], policy: ClaimPolicy, fee_wei: int) -> None:
-    """Raise InvalidRequest where a stranger would make the node pay more than it is owed."""
+    """Raise InvalidRequest if the claim of one channel would cost the node more than it brings.
+
+    A stranger can cause such a claim by asking to close, so it may not cost anything.
+    """
     value, cost = weigh(chosen, policy, fee_wei)
     if chosen and cost >= value:
         raise InvalidRequest(

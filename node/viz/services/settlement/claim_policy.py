@@ -1,7 +1,7 @@
 """When a claim is worth its gas, and how rows are cut into transactions.
 
 Owns the gas model of ``Settlement.claim``, the policy that weighs it, and the choice of channels.
-Pure: books, fees and deadlines are handed in. What a claim brings is its gross amount: the node
+Pure: channels, fees and deadlines are handed in. What a claim brings is its gross amount: the node
 carries the gas of what the works' creators earn by it.
 
 Invariant: no channel is chosen that brings less than its own row adds to the cost, and no claim
@@ -58,11 +58,10 @@ class ClaimPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ClaimContext:
-    """What a choice depends on besides the books.
+    """What a choice depends on besides the channels.
 
-    ``deadlines`` are the chain times before which leaving payers' channels, and those with lines of
-    ending adapters, must be claimed; ``since`` is when each channel's oldest unclaimed money was
-    signed for.
+    ``deadlines`` are the chain times before which a channel must be claimed, if its payer leaves or
+    one of its adapters ends; ``since`` is when each channel's oldest unclaimed money was signed.
     """
 
     now_s: int
@@ -73,13 +72,13 @@ class ClaimContext:
 
     @property
     def pressing(self) -> frozenset[Address]:
-        """The signers whose deadline is so near that no better fee is waited for."""
+        """The signers whose deadline is too near to wait for a better fee."""
         last_s = self.chain_now_s + LAST_CALL_S
         return frozenset(each for each, at in self.deadlines.items() if at <= last_s)
 
 
 def claim_gas(rows: Sequence[Collection[AdapterId]]) -> int:
-    """Return what one claim costs whose rows have these lines, in gas."""
+    """Return the gas of one claim whose rows have these lines."""
     seen: set[AdapterId] = set()
     gas = CLAIM_GAS
     for lines in rows:
@@ -89,13 +88,16 @@ def claim_gas(rows: Sequence[Collection[AdapterId]]) -> int:
 
 
 def row_gas(lines: Collection[AdapterId], seen: Container[AdapterId]) -> int:
-    """Return what a row adds to a claim that has lines for the adapters of ``seen``."""
+    """Return the gas that a row adds to a claim which has lines for the adapters of ``seen``.
+
+    The first line of an adapter writes its balance, which costs far more than adding to it again.
+    """
     new = sum(adapter_id not in seen for adapter_id in lines)
     return ROW_GAS + LINE_GAS * len(lines) + ADAPTER_GAS * new
 
 
 def value_of(channel: ChannelRecord) -> Units:
-    """Return what a channel's best voucher would bring."""
+    """Return what a channel's best voucher would bring; 0 without a voucher."""
     return sum(channel.unclaimed().values()) if channel.signature else 0
 
 
@@ -105,9 +107,11 @@ def choose(
     """Return the channels to claim now: all that pay for their row, once one reason holds.
 
     Reasons: their value, the age of the oldest, or a deadline. A deadline's channels wait for a fee
-    within ``max_gas_bps`` until ``LAST_CALL_S`` is left; then they are claimed alone or, where that
-    would not pay, with all others. What costs more than it brings is looked at again in each pass.
+    within ``max_gas_bps`` until ``LAST_CALL_S`` is left. Then they are claimed alone or, if that
+    would not pay, with all others. Each pass judges anew what costs more than it brings now.
     """
+    # Everything together first: one transaction's fixed gas is shared by all of its rows. Value has
+    # time, so its gas must be a small part of it. Age has waited long enough: any gain will do.
     worth = _worthwhile(due, policy, moment)
     value, cost = weigh(worth, policy, moment.fee_wei)
     cheap = cost * BPS <= value * policy.max_gas_bps
@@ -115,23 +119,30 @@ def choose(
     aged = moment.now_s - oldest >= policy.claim_age_s
     if (value >= policy.claim_at_units and cheap) or (aged and value > cost):
         return worth
+    # Then what a deadline binds, alone: the rest need not go at today's fee.
     bound = [each for each in due if each.signer in moment.deadlines]
     urgent = _worthwhile(bound, policy, moment)
     urgent_value, urgent_cost = weigh(urgent, policy, moment.fee_wei)
     if urgent and urgent_cost * BPS <= urgent_value * policy.max_gas_bps:
         return urgent
+    # Near the deadline a dear claim is better than none: after it the node is paid nothing.
     last = [each for each in bound if each.signer in moment.pressing]
     pressing = _worthwhile(last, policy, moment)
     pressing_value, pressing_cost = weigh(pressing, policy, moment.fee_wei)
     if pressing_value > pressing_cost:
         return pressing
+    # Too little to carry a transaction's fixed gas, but worth its own rows: the others carry it.
     return worth if pressing and value > cost else ()
 
 
 def _worthwhile(
     channels: Sequence[ChannelRecord], policy: ClaimPolicy, moment: ClaimContext
 ) -> list[ChannelRecord]:
-    """Return those that bring more than they add to one claim's cost, the dearest first."""
+    """Return those that bring more than they add to one claim's cost, the most valuable first.
+
+    The order matters: the first row with an adapter pays for its balance, and the later ones ride
+    on it. The most valuable are most likely to afford that.
+    """
     chosen: list[ChannelRecord] = []
     seen: set[AdapterId] = set()
     for channel in sorted(channels, key=value_of, reverse=True):

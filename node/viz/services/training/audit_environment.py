@@ -1,7 +1,7 @@
 """What of a manifest's environment may excuse other bytes, decided by the auditor.
 
 Owns the list of what counts, which is that of ``viz.training.environment.describe``, and what each
-entry may look like. Whoever is audited wrote the environment: an entry that is not on the list,
+entry may look like. The audited trainer wrote the environment: an entry that is not on the list,
 does not look like one, or contradicts the manifest's own settings is a finding and excuses
 nothing. Invariant: only a well-formed entry of the list that is otherwise here is a difference.
 

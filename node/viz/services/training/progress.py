@@ -1,4 +1,4 @@
-"""What runs have said so far, for whoever follows them.
+"""What training runs have reported so far, for commands that follow them.
 
 Owns the events of runs that are under way, in memory. Does not know their records or what an
 event means. Invariant: a run that was forgotten takes no memory here once its followers are gone.
