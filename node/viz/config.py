@@ -1,10 +1,10 @@
-"""The one place where settings are read: a typed, frozen tree from TOML and the environment.
+"""Read the settings into one typed, frozen tree.
 
-Order: the command line over the environment (``VIZ_API__PORT=8402``) over the file (``viz.toml``)
-over the defaults.
-Unknown keys are refused. Secrets come from the environment or from a ``*_FILE`` beside it, never
-from the TOML file. Does not know who uses a setting; the composition root hands each part its own.
-Every key is explained in ``viz.example.toml``; a test holds the two together.
+The command line stands above the environment (``VIZ_API__PORT=8402``), the environment above the
+file (``viz.toml``), and the file above the defaults. Unknown keys are refused. Secrets come from
+the environment, or from a file that a ``*_FILE`` variable names, and never from the TOML file.
+``viz.backends`` gives each part its own settings; nothing else takes this tree apart. Every key is
+explained in ``viz.example.toml``, and a test holds the two together.
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ Port = Annotated[int, Field(ge=1, le=65_535)]
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 Percent = Annotated[int, Field(ge=0, le=100)]
-# On a chain whose blocks can vanish, unless the operator says otherwise.
+# Confirmations to wait for, if the operator names none, on a chain whose blocks can vanish.
 CONFIRMATIONS: Final = 12
+# The delay of a close must be this many times the age at which vouchers are claimed, so that a node
+# that is away for a while still claims in time.
 CLAIMS_A_CLOSE_DELAY: Final = 4
 
 
@@ -47,7 +49,7 @@ class _Section(BaseModel):
 
 
 class ChainConfig(_Section):
-    """Which chain, and how far to trust its head."""
+    """Name the chain, and say how far its head is trusted."""
 
     rpc_url: str = "http://127.0.0.1:8545"
     deployment: Path = Path("deployment.json")
@@ -65,7 +67,7 @@ class ChainConfig(_Section):
         return url
 
     def depth(self, chain_id: int, *, development: bool) -> int:
-        """Return the confirmations to wait for; raise ConfigError for none on a real chain."""
+        """Return the confirmations to wait for; raise ConfigError if a real chain gets none."""
         if self.confirmations == "auto":
             return 0 if development else CONFIRMATIONS
         if not self.confirmations and not development:
@@ -78,7 +80,7 @@ class ChainConfig(_Section):
 
 
 class ApiConfig(_Section):
-    """Where the daemon listens, and the origin that buyers sign for."""
+    """Say where the daemon listens, and bound what clients may take."""
 
     host: str = "127.0.0.1"
     port: Port = 8402
@@ -91,11 +93,12 @@ class ApiConfig(_Section):
 
     @property
     def origin(self) -> str:
+        """Return the origin that buyers sign for, as they reach the node."""
         return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
 
 
 class StorageConfig(_Section):
-    """Where blobs live."""
+    """Say where blobs are stored."""
 
     backend: Literal["embedded", "kubo"] = "embedded"
     kubo_api: str = "/ip4/127.0.0.1/tcp/5001"
@@ -104,7 +107,7 @@ class StorageConfig(_Section):
 
 
 class EngineConfig(_Section):
-    """How the base model is served."""
+    """Say which base model is served, and with how much of the machine."""
 
     base_model: str = "SmolLM2-135M-Instruct"
     base_digest: Annotated[str, Field(pattern="^(0x[0-9a-f]{64})?$")] = ""
@@ -119,7 +122,7 @@ class EngineConfig(_Section):
 
 
 class PriceConfig(_Section):
-    """What a query costs, in token base units a million tokens, and what the node risks."""
+    """Set the prices, in token base units for a million tokens, and the credit that buyers get."""
 
     prompt_units_per_million: NonNegative = 2_000_000
     completion_units_per_million: NonNegative = 6_000_000
@@ -130,7 +133,7 @@ class PriceConfig(_Section):
 
 
 class RelayConfig(_Section):
-    """How much of the node's gas strangers may spend, and how much they may ask of its chain."""
+    """Bound the gas that strangers may spend, and what they may ask of the node's chain."""
 
     per_hour: Positive = 600
     per_payer_per_hour: Positive = 30
@@ -142,7 +145,7 @@ class RelayConfig(_Section):
 
 
 class SettlementConfig(_Section):
-    """When signed vouchers are turned into a claim on chain."""
+    """Say when signed vouchers are claimed on the chain."""
 
     claim_at_units: Positive = 1_000_000
     claim_age_s: Positive = 3_600
@@ -151,7 +154,7 @@ class SettlementConfig(_Section):
     coin_price_units: NonNegative = 3_000_000_000
 
     def require_in_time(self, close_delay_s: int) -> None:
-        """Raise ConfigError unless vouchers are claimed well before a payer can have left.
+        """Raise ConfigError if a payer could withdraw before its vouchers are claimed.
 
         ``close_delay_s`` is the contract's CLOSE_DELAY.
         """
@@ -165,7 +168,7 @@ class SettlementConfig(_Section):
 
 
 class TrainingConfig(_Section):
-    """The bounds of a training run, and what an adapter must know to be sold."""
+    """Bound a training run, and say what an adapter must know to be sold."""
 
     max_memory_mib: Positive = 8_192
     max_time_s: Positive = 14_400
@@ -175,14 +178,14 @@ class TrainingConfig(_Section):
 
 
 class LogConfig(_Section):
-    """How the daemon speaks."""
+    """Set the daemon's log."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["json", "console"] = "console"
 
 
 class Config(BaseSettings):
-    """Everything that an operator can set."""
+    """Hold everything that an operator can set."""
 
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", env_prefix="VIZ_", env_nested_delimiter="__"
@@ -209,19 +212,19 @@ class Config(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # `load` joins the layers; a Config made from values holds these values, whatever the
-        # environment says.
+        # `load` joins the sources. A Config that is made from values must hold these values,
+        # whatever the environment says.
         return (init_settings,)
 
     def at(self, path: Path) -> Path:
-        """Return ``path`` below the data directory unless it is absolute."""
+        """Return an absolute ``path`` as it is, and any other below the data directory."""
         return path if path.is_absolute() else self.data_dir / path
 
 
 def load(file: Path | None = None, **overrides: Any) -> Config:
-    """Return the configuration from ``file`` (TOML), the environment and ``overrides``.
+    """Read the configuration from ``file`` (TOML), the environment and ``overrides``.
 
-    ``overrides`` are top-level keys or sections given on the command line; they stand above all.
+    ``overrides`` are top-level keys or sections from the command line, which stand above all else.
     Raises ConfigError with one line that names the key at fault.
     """
     settings: dict[str, Any] = {}
@@ -253,7 +256,7 @@ def load(file: Path | None = None, **overrides: Any) -> Config:
 
 
 def _layered(*layers: dict[str, Any]) -> dict[str, Any]:
-    """Return the layers joined section by section, the later above the earlier."""
+    """Join the layers section by section; a later layer replaces keys of an earlier one."""
     joined: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():

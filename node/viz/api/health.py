@@ -1,4 +1,4 @@
-"""Whether the node can serve, and its figures: to strangers that it runs, to its operator all."""
+"""Answer whether the node can serve, and its metrics; the operator gets all of them."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ MONEY_KEPT_S: Final = 5
 
 
 def routes() -> list[web.RouteDef]:
-    """Return the routes for whoever watches the node."""
+    """Return the routes of health and metrics."""
     return [web.get("/healthz", healthz), web.get("/metrics", metrics)]
 
 
 async def healthz(request: web.Request) -> web.Response:
-    """Answer 200 while chain and ledger answer, the clock is right and the node is not stopping."""
+    """Answer 200 if chain and ledger answer, the clock is right and the node does not stop."""
     found = await _health(request)
     clock = parts_of(request).clock_check
-    # The time of a development chain may be moved: it is said, and is no fault of this node.
+    # The time of a development chain may be moved. The answer shows it, and it is no fault.
     judged = {name: value for name, value in found.items() if name != "clock"}
-    healthy = all(value == "ok" for value in judged.values()) and not (clock and clock.wrong)
+    healthy = all(value == "ok" for value in judged.values()) and not clock.wrong
     return web.json_response(found, status=200 if healthy else 503)
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """Answer Prometheus' text exposition; whoever bears the operator's token is shown all of it."""
+    """Answer Prometheus' text format; only the operator's token shows all of it."""
     own = request.app[METRICS]
     if has_operator_token(request):
         parts = parts_of(request)
@@ -52,7 +52,7 @@ async def metrics(request: web.Request) -> web.Response:
 
 async def _health(request: web.Request) -> dict[str, str]:
     parts = parts_of(request)
-    # Asked by anybody, as often as they like: read once for all of them.
+    # Anybody may ask as often as they like, so one reading serves all of them.
     checked = await request.app[LOOKS].get(
         "health", lambda: _checks(parts), kept_s=HEALTH_KEPT_S, own=True
     )

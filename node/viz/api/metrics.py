@@ -1,7 +1,7 @@
-"""Counts and gauges for Prometheus, in registries of their own.
+"""Count for Prometheus, in one registry for the operator and one for everybody.
 
-Owns what is counted and who is shown what: the operator everything, strangers that the node runs
-and whether it has room. How much is asked and answered is income to whoever knows the price.
+Strangers see that the node runs and whether it has room. The counts of requests and tokens are for
+the operator only, because with the prices they tell the node's income.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from prometheus_client import (
 from viz.api.context import NodeContext
 from viz.api.money_metrics import Figures, Given
 
-# A second line for each counter, of when this process began to count: nothing that is asked for.
+# Otherwise each counter has a second line, with the time at which this process began to count.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
-    """What ``/metrics`` shows."""
+    """Hold what ``/metrics`` shows."""
 
     def __init__(self, parts: NodeContext) -> None:
         self._parts = parts

@@ -1,7 +1,6 @@
-"""The operator's figures: money, trainings, and how far the chain has come.
+"""Read the operator's figures: money, training runs, and the chain's head.
 
-Owns what they are and where each is read. Does not know how they are written down. A figure that
-cannot be read now is left out, as Prometheus wants it: the others still count.
+A figure that cannot be read now is left out, as Prometheus expects, and the others are shown.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _STATES: Final = ("queued", "running", "done", "failed", "cancelled")
 
 
 async def money_of(parts: NodeContext, limit_s: float) -> Figures:
-    """Return the figures as they are now."""
+    """Read the figures; those that take longer than ``limit_s`` are left out."""
     figures: Figures = []
     for read in (_ledger, _chain):
         try:
@@ -77,11 +76,11 @@ def _gauge(name: str, what: str, value: int) -> Metric:
 
 
 class Given:
-    """A collector of figures that were read before."""
+    """Give Prometheus figures that were read before."""
 
     def __init__(self, figures: Figures) -> None:
         self._figures = figures
 
     def collect(self) -> Iterator[Metric]:
-        """Yield them."""
+        """Yield the figures."""
         yield from self._figures

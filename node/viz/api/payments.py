@@ -1,4 +1,4 @@
-"""Sessions, channels, vouchers and closes over HTTP."""
+"""Answer the payment method's requests: sessions, channels, vouchers, closes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def routes() -> list[web.RouteDef]:
 
 
 async def challenge(request: web.Request) -> web.Response:
-    """Answer the Session that a signer is to sign."""
+    """Answer the Session that the signer must sign to get an access token."""
     _, body = await body_of(request)
     signer = Reader(body, "the request").address("signer")
     return web.json_response(
@@ -43,7 +43,7 @@ async def challenge(request: web.Request) -> web.Response:
 
 
 async def session(request: web.Request) -> web.Response:
-    """Answer an access token to a signed Session."""
+    """Exchange a signed Session for an access token."""
     _, body = await body_of(request)
     proof = SessionProof.from_json(body)
     sessions = parts_of(request).sessions
@@ -53,7 +53,7 @@ async def session(request: web.Request) -> web.Response:
 
 
 async def deposit(request: web.Request) -> web.Response:
-    """Relay an opening or a top-up."""
+    """Relay the opening or the top-up of a channel."""
     credential = _credential(request)
     if not isinstance(credential, Deposit):
         raise InvalidRequest("this resource takes the actions open and topUp")
@@ -67,7 +67,7 @@ async def deposit(request: web.Request) -> web.Response:
 
 
 async def channel(request: web.Request) -> web.Response:
-    """Answer a channel: what is on chain to anybody, all of it to its signer."""
+    """Answer a channel: its state on chain to anybody, all of it to its signer."""
     signer = parse_address(request.match_info["signer"])
     name_channel(request, signer)
     private = False
@@ -86,7 +86,7 @@ async def channel(request: web.Request) -> web.Response:
 
 
 async def receipts(request: web.Request) -> web.Response:
-    """Answer a channel's receipts after a number, to its signer."""
+    """Answer the receipts that follow a number, to the channel's signer only."""
     signer = parse_address(request.match_info["signer"])
     name_channel(request, signer)
     if (await access_of(request)).signer != signer:
@@ -101,7 +101,7 @@ async def receipts(request: web.Request) -> web.Response:
 
 
 async def voucher(request: web.Request) -> web.Response:
-    """Take a voucher; answered once it is on disk."""
+    """Take a voucher, and answer once it is on disk."""
     credential = _credential(request)
     if not isinstance(credential, VoucherOffer):
         raise InvalidRequest("this resource takes the action voucher")
@@ -112,7 +112,7 @@ async def voucher(request: web.Request) -> web.Response:
 
 
 async def close(request: web.Request) -> web.Response:
-    """Close a channel together with its payer."""
+    """Close a channel at the payer's signed request."""
     credential = _credential(request)
     if not isinstance(credential, CloseRequest):
         raise InvalidRequest("this resource takes the action close")

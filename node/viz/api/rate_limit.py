@@ -1,10 +1,8 @@
-"""How often strangers may make this node ask its chain: requests counted by the minute, and answers
-that serve many.
+"""Bound how often strangers make this node ask its chain, and share one answer among many.
 
-Owns the bounds, for each address and for all together, and what was lately read. Does not know what
-is asked, nor who has paid and is not counted. Invariants: within a minute no more is admitted than
-the bounds say, and no more addresses are remembered than the bounds let in; what is being read is
-not read a second time beside it.
+Invariants: within a minute no more requests are admitted than the bounds allow, for each address
+and for all together; no more addresses are remembered than were admitted; the same thing is not
+read twice at once.
 """
 
 from __future__ import annotations
@@ -33,11 +31,12 @@ LOOKS_WAITING: Final = 64
 
 
 class RateLimit:
-    """What may still be asked in this minute.
+    """Count the requests of a minute.
 
-    Ten busy addresses can use up what all have together, so as much again is kept for the quiet
-    ones: whoever asked less than a ``QUIET_PART`` of its own share. One subscriber may have many
-    networks of IPv6, so those of one /48 have together what ``SITE_SHARES`` addresses have.
+    Ten busy addresses can use up the bound of all together. So the same amount again is kept for
+    quiet addresses: those that asked less than a ``QUIET_PART`` of their own bound. One subscriber
+    may have many IPv6 networks, so all networks of one /48 have the bound of ``SITE_SHARES``
+    addresses.
     """
 
     def __init__(self, clock: Clock, per_minute: int) -> None:
@@ -50,7 +49,7 @@ class RateLimit:
         self._asked: Counter[str] = Counter()
 
     def admit(self, address: str) -> None:
-        """Count one request; raise TooManyQuestions where the minute has no more."""
+        """Count one request; raise TooManyQuestions if the minute has no room for it."""
         minute, past_s = divmod(self._clock.now_s(), MINUTE_S)
         if minute != self._minute:
             self._minute, self._total = minute, 0
@@ -93,7 +92,7 @@ class _Look:
 
 
 class Looks:
-    """What was read lately, for whoever asks the same: one reading at a time of each thing."""
+    """Keep what was read lately, and read each thing once at a time for all who ask."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -111,12 +110,12 @@ class Looks:
         admit: Callable[[], None] | None = None,
         own: bool = False,
     ) -> T:
-        """Return what ``read`` says, read anew when the last reading is ``kept_s`` old.
+        """Return what ``read`` returned, reading anew if the last reading is ``kept_s`` old.
 
-        ``admit`` is called before a new reading, and may refuse it. A failure is kept as well, for
-        a moment: what cannot be reached is not asked by every request. The node's ``own`` looks
-        (its health, what it sells) never wait behind those that strangers choose, of which a
-        bounded number waits: raises TooManyQuestions beyond it.
+        ``admit`` is called before a new reading, and may refuse it. A failure is kept for
+        ``FAILURE_KEPT_S``, so that not every request asks a chain that does not answer. The node's
+        ``own`` looks (its health, what it sells) never wait behind those that strangers choose. A
+        bounded number of the latter waits: beyond it TooManyQuestions is raised.
         """
         look = self._kept.get(key)
         if look is None or self._clock.now_s() >= look.until_s:
@@ -133,7 +132,7 @@ class Looks:
                     self._read(key, read, kept_s) if own else self._read_in_turn(key, read, kept_s)
                 )
                 self._running[key] = running
-            # Whoever leaves does not take the reading from the others.
+            # Shielded: a client that leaves must not cancel the reading that others wait for.
             look = await asyncio.shield(running)
         if look.error is not None:
             raise type(look.error)(look.error.detail, **look.error.extensions) from look.error
@@ -141,7 +140,7 @@ class Looks:
         return value
 
     def forget(self, key: Hashable) -> None:
-        """Drop a reading that was overtaken by what this node did."""
+        """Drop a reading that this node has just made out of date."""
         self._kept.pop(key, None)
 
     async def _read_in_turn(

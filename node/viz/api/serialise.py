@@ -1,4 +1,4 @@
-"""What services report, as JSON: hashes as hexadecimal, wide integers as text."""
+"""Turn the services' reports into JSON: hashes as hexadecimal, wide integers as text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from viz.protocol.wire import JSON_INTEGER_MAX, Json
 
 
 def plain(value: Any) -> Any:
-    """Return a report as values that JSON has."""
+    """Convert a report to JSON values."""
     if is_dataclass(value) and not isinstance(value, type):
         return {name: plain(found) for name, found in asdict(value).items()}
     if isinstance(value, dict):
@@ -29,7 +29,7 @@ def plain(value: Any) -> Any:
 
 
 def training_json(record: TrainingRecord) -> Json:
-    """Return a training run as the operator is told of it."""
+    """Convert a training run to the JSON that the operator gets."""
     return {
         "id": record.training_id,
         "state": record.state,

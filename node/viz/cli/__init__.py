@@ -1,7 +1,7 @@
-"""The command ``viz``: one module a group of commands, imported when its group is used.
+"""Run the command ``viz``: one module for each group of commands, imported when the group is used.
 
-Owns words, tables, exit codes and the only ``asyncio.run``. Knows no rule of its own: each command
-calls a service, the buyer's library, or the running node's operator interface.
+Words, tables, exit codes and the only ``asyncio.run`` are here. Each command calls a service, the
+buyer's library, or the operator's interface of a running node, and holds no rule of its own.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; ``viz --version`` alone imports nothing for it."""
+    """Run the command line; ``viz --version`` alone imports nothing more."""
     if sys.argv[1:] == ["--version"]:
         from importlib.metadata import version
 

@@ -1,4 +1,4 @@
-"""`viz audit`: check by recomputing, trusting neither node nor trainer."""
+"""Run `viz audit`: train an adapter again, and compare it with the chain."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ def adapter(
 ) -> None:
     """Train an adapter again from its manifest and compare the bytes with the chain's digest.
 
-    Exit code 0: the same bytes. 13: the manifest is not true (other bytes though all that counts
-    is alike, or other rows). 14: other bytes, but other hardware or versions too, so nothing is
-    shown.
+    Exit code 0: the same bytes. 13: the manifest is not true, because the training rows differ, or
+    the bytes differ on the same hardware and versions. 14: the bytes differ, and so do hardware or
+    versions, so nothing is proved.
     """
     place = data_dir(folder)
     given = (rpc, deployment or place / "deployment.json")

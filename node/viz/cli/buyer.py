@@ -1,4 +1,4 @@
-"""`viz buyer`: a node's models, looked at, asked and paid for."""
+"""Run `viz buyer`: show a node's models, ask them, and pay for their answers."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def models(
     deployment: DeploymentFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a node sells: each model's name, what it knows, from which works, and its price.
+    """Show what a node sells: each model with its description, its works and its prices.
 
-    Names, descriptions and titles are the node's words; the works' numbers are on the chain.
+    Names, descriptions and titles are the node's claims; the works' numbers are on the chain.
     """
     here = trusted(folder, deployment)
     info = run(node_info(node, here))
@@ -127,7 +127,7 @@ def ask(
 ) -> None:
     """Ask one question and pay for the answer while it streams.
 
-    While a proxy runs for the channel, the proxy asks, and no password is needed.
+    If a proxy runs for the channel, the proxy asks, and you need no password.
     """
     caps = Caps(max_price, max_prompt_price, max_completion_price, max_cost)
     body: dict[str, Any] = {
@@ -159,10 +159,15 @@ def ask(
 @guarded
 def proxy(
     port: Annotated[int, typer.Option(min=0, max=65_535, help="The port to listen on.")] = 8403,
-    host: Annotated[str, typer.Option(help="Leave it: whoever reaches it spends.")] = "127.0.0.1",
+    host: Annotated[
+        str,
+        typer.Option(help="Keep the default: everybody who reaches the proxy spends your deposit."),
+    ] = "127.0.0.1",
     api_key_file: Annotated[
         Path | None,
-        typer.Option("--api-key-file", help="Holds what programs give as OPENAI_API_KEY."),
+        typer.Option(
+            "--api-key-file", help="File with the OPENAI_API_KEY that programs must give."
+        ),
     ] = None,
     allow_host: Annotated[
         list[str] | None,
@@ -185,8 +190,8 @@ def proxy(
 ) -> None:
     """Run a local OpenAI-compatible server that pays the node for every answer.
 
-    Each answer's cost is a line on standard error; the sum comes at the end. While it runs, `viz
-    buyer ask` and `viz channel` go through it.
+    Each answer's cost is printed on standard error, and the sum at the end. While the proxy runs,
+    `viz buyer ask` and `viz channel` go through it.
     """
     secret = password(password_file)
     key = _api_key(api_key_file)
@@ -239,7 +244,7 @@ def proxy(
 
 
 def _print_run(client: BuyerClient) -> None:
-    """Say on standard error what this process spent, and what is left of the deposit."""
+    """Print on standard error what this process spent, and what is left of the deposit."""
     found, here = client.spending.report(), client.deployment
     requests = found["run"]["requests"]
     err.print(
@@ -260,7 +265,7 @@ def spending(
 ) -> None:
     """Show what was spent, by day and model, from the files beside the channels' ledgers.
 
-    It needs no password and no node, and works while a proxy runs.
+    The command needs no password and no node, and also works while a proxy runs.
     """
     from viz.buyer.ledger import channels_in, directories_in, node_of
     from viz.buyer.spending import report_on_disk

@@ -1,7 +1,7 @@
-"""What the buyer's commands share: their options, and who holds the channel.
+"""Give the buyer's commands their shared options, and the process that holds the channel.
 
-Owns the choice between the channel's own files and a proxy that holds them. A proxy needs neither
-the session key's password nor a second derivation of it.
+That is this process, with the channel's own files, or a proxy that runs already and holds them. A
+command that goes through a proxy needs no password and derives no key.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MaxCost = Annotated[str, typer.Option(help="Pay at most this, in whole tokens, f
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """The most that a million tokens, and one answer, may cost; empty where nothing is said."""
+    """Cap the price of a million tokens and the cost of one answer; empty: no cap."""
 
     either: str = ""
     prompt: str = ""
@@ -54,7 +54,7 @@ class Caps:
     answer: str = ""
 
     def limits(self, deployment: Deployment) -> Limits:
-        """Return the limits in the token's units; raise InvalidRequest for what is no amount."""
+        """Return the limits in the token's units; raise InvalidRequest if a text is no amount."""
         from viz.buyer.prices import limits_in
 
         def units(text: str) -> int | None:
@@ -69,7 +69,7 @@ class Caps:
 
 
 def trusted(folder: Path | None, file: Path | None) -> Deployment:
-    """Return the deployment that the buyer trusts; raise ConfigError."""
+    """Load the deployment that the buyer trusts; raise ConfigError if there is none."""
     from viz.chain.deployment import load_deployment
 
     return load_deployment(file or data_dir(folder) / "deployment.json")
@@ -99,7 +99,7 @@ async def client_at(
         http = await ends.enter_async_context(aiohttp.ClientSession())
         chain = None
         if rpc_url:
-            # web3 takes a second of CPU to import: whoever names no chain does without it.
+            # Imported here, because web3 takes a second to import and is needed with --rpc only.
             from viz.chain.contracts import Chain
             from viz.chain.rpc import Rpc
 

@@ -1,4 +1,4 @@
-"""`viz content`: a creator's works."""
+"""Run `viz content`: register works, show them, license them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Register works, license them, look at them.")
 app.command("license")(license_work)
 
-Direct = Annotated[bool, typer.Option("--direct", help="Register by an own transaction (gas).")]
+Direct = Annotated[
+    bool, typer.Option("--direct", help="Register by your own transaction; you pay its gas.")
+]
 RpcUrl = Annotated[
     str,
     typer.Option(
@@ -80,9 +82,10 @@ def register(
 ) -> None:
     """Register a work and its license on chain: signed and relayed by a node, or --direct.
 
-    Says in words what is signed, and asks. The relayed way costs no gas. The record with the salt
-    is written beside the work, as <work>.registration.json: keep it; a trainer needs it to check
-    the work. Chain, registry and the token's decimals come from the deployment that you trust.
+    The command shows in words what you sign, and asks. A relayed registration costs you no gas.
+    The record, with the salt, is written beside the work as <work>.registration.json. Keep it: a
+    trainer needs it to check the work. Chain, registry and the token's decimals come from the
+    deployment that you trust.
     """
     from viz.chain.deployment import load_deployment
     from viz.chain.keys import load_key_file
@@ -108,7 +111,7 @@ def register(
 
 
 class _Registering:
-    """One work on its way onto the chain, and the person who agrees to it."""
+    """Register one work, with the agreement of its creator."""
 
     def __init__(
         self, terms: Path, account: LocalAccount, trusted: Deployment, *, yes: bool, quiet: bool
@@ -200,7 +203,7 @@ class _Registering:
 
 @asynccontextmanager
 async def _chain(rpc_url: str, trusted: Deployment) -> AsyncIterator[Chain | None]:
-    """Yield the reader of a chain that was checked against the deployment; None without a URL."""
+    """Yield a reader of the chain, checked against the deployment; None without a URL."""
     if not rpc_url:
         yield None
         return
@@ -226,7 +229,7 @@ def show_work(
     deployment: DeploymentFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a work, its owner, terms and withdrawal: as a node says, or from the chain of --rpc."""
+    """Show a work, its owner, terms and withdrawal: from a node, or from the chain with --rpc."""
     from viz.chain.deployment import find_deployment, load_deployment
 
     file = deployment or data_dir(folder) / "deployment.json"

@@ -1,4 +1,4 @@
-"""`viz node` and `viz up`: the daemon, alone or with everything it needs on one machine."""
+"""Run the daemon: `viz node` alone, `viz up` with a local chain beside it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def node(
     new_ledger: NewLedger = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run the daemon against a chain that is there: serve, train, settle; until interrupted."""
+    """Run the daemon on an existing chain: serve, train and settle, until interrupted."""
     from viz.config import load
 
     settings = load(config, **_given(folder, port))
@@ -54,7 +54,7 @@ def up(
     new_ledger: NewLedger = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a local chain, the contracts and a node together, and keep their state over restarts."""
+    """Run a local chain with the contracts and a node; their state survives restarts."""
     from viz.config import load
 
     settings = load(config, **_given(folder, port))

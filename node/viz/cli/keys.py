@@ -1,4 +1,4 @@
-"""`viz key`: encrypted key files."""
+"""Run `viz key`: make and open encrypted key files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tree of commands; each module is imported when one of its commands is used or listed."""
+"""Build the tree of commands; a module is imported when one of its commands is used or listed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TREE: Final = {
 
 
 class _Commands(dict[str, Any]):
-    """The commands by name; the value of a name is made when it is asked for."""
+    """Map names to commands, and make a command when its name is looked up."""
 
     def __missing__(self, name: str) -> Any:
         if name not in TREE:
@@ -70,7 +70,7 @@ class _Commands(dict[str, Any]):
 
 
 class _Tree(TyperGroup):
-    """``viz``, in the order of TREE."""
+    """Group the commands of ``viz`` in the order of TREE."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

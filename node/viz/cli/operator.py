@@ -1,4 +1,4 @@
-"""The operator's commands: they ask the running node, which alone uses the operator's key."""
+"""Send the operator's commands to the running node, the only process that uses its key."""
 
 from __future__ import annotations
 
@@ -38,16 +38,19 @@ Royalty = Annotated[
 TrainerPart = Annotated[
     int, typer.Option(min=0, max=10_000, help="The trainer's part of gross revenue, in bps.")
 ]
-Price = Annotated[str, typer.Option(help="Tokens a million prompt or completion tokens, as 1.25.")]
+Price = Annotated[str, typer.Option(help="Price of a million prompt or completion tokens: 1.25.")]
 AdapterNumber = Annotated[int, typer.Argument(min=1, help="The adapter's id on the chain.")]
 SharesOption = Annotated[
     list[str] | None,
-    typer.Option("--share", help="CONTENT:BPS, once a work; else by the works' sizes."),
+    typer.Option(
+        "--share",
+        help="CONTENT:BPS, once for each work. Without it shares follow the works' sizes.",
+    ),
 ]
 
 
 class Operator:
-    """The running node, as its operator reaches it."""
+    """Call the running node with the operator's token."""
 
     def __init__(self, node: str, folder: Path | None) -> None:
         self._node = node
@@ -60,13 +63,13 @@ class Operator:
             ) from error
 
     async def ask(self, method: str, path: str, body: object = None) -> Any:
-        """Return the answer of an operator's call; raises what ``viz.cli.http.ask`` does."""
+        """Return the answer to an operator's call; raise as ``viz.cli.http.ask``."""
         return await ask(
             method, self._node, BASE + path, body, token=self._token, timeout_s=_LONG_S
         )
 
     async def events(self, path: str) -> AsyncIterator[dict[str, Any]]:
-        """Yield the JSON of a stream of server-sent events."""
+        """Yield the JSON values of a stream of server-sent events."""
         async for event in events(self._node, BASE + path, token=self._token, silence_s=_LONG_S):
             yield load_json(event.data)
 
@@ -78,7 +81,7 @@ class Operator:
 def status(
     node: NodeUrl = "http://127.0.0.1:8402", folder: DataDir = None, as_json: AsJson = False
 ) -> None:
-    """Show how the node stands: money, channels, adapters, trainings."""
+    """Show the node's money, channels, adapters and training runs."""
     found = run(Operator(node, folder).ask("GET", "/status"), logs=False)
     if show(found, as_json=as_json):
         return
@@ -122,12 +125,12 @@ def _counts(found: dict[str, Any]) -> list[tuple[str, object]]:
 @guarded
 def license_work(
     content_ids: Annotated[list[int], typer.Argument(help="Works to acquire a grant to.")],
-    max_fee: Annotated[str, typer.Option(help="Pay at most this much a work.")] = "",
+    max_fee: Annotated[str, typer.Option(help="Pay at most this much for each work.")] = "",
     node: NodeUrl = "http://127.0.0.1:8402",
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Acquire a grant to works for this node, paying each creator's training fee."""
+    """Acquire grants to works for this node, and pay each creator's training fee."""
     grants = run(_license(Operator(node, folder), content_ids, max_fee), logs=False)
     if not show(grants, as_json=as_json):
         rows = [
@@ -257,7 +260,7 @@ def activate_adapter(
 ) -> None:
     """Fetch a registered adapter by its CID, check it, and put it on offer.
 
-    What is not given stays as it was while the adapter is on offer; else the list's prices hold.
+    An adapter that is on offer keeps what you do not give. Another one gets the node's list prices.
     """
     request: dict[str, object] = {"adapterId": adapter_id}
     request |= {k: v for k, v in (("name", name), ("description", description)) if v}

@@ -1,4 +1,4 @@
-"""`viz settle`: all that is owed, to everybody, in one command that no single error stops."""
+"""Run `viz settle`: claim, pay creators and collect; one error does not stop the rest."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def settle(
 ) -> None:
     """Claim every signed voucher in one batch, pay creators, and collect.
 
-    Whatever its gas costs. Creators are paid of every adapter that was ever sold here and owes them
-    something. An error is told with what it kept from being paid, and the rest goes on; the first
-    one's exit code is the command's.
+    The claim is sent whatever its gas costs. Creators are paid for every adapter that was ever sold
+    here. If a step fails, its error is shown and the other steps go on; the exit code is that of
+    the first error.
     """
     found, errors = run(_settle(Operator(node, folder), distribute, collect), logs=False)
     if not show(found, as_json=as_json):
@@ -64,7 +64,7 @@ def _tell(found: dict[str, Any]) -> None:
 async def _settle(
     operator: Operator, distribute: bool, collect: bool
 ) -> tuple[dict[str, Any], list[VizError]]:
-    """Return what was done and what was not, and the errors behind the latter in order."""
+    """Return what was done and what failed, and the errors in their order."""
     standing = await operator.ask("GET", "/status")
     found: dict[str, Any] = {
         "tokenDecimals": standing["tokenDecimals"],
@@ -85,20 +85,20 @@ async def _settle(
     if (claimed := await done("the claim", "/settle")) is not None:
         found["claim"] = claimed
     if distribute:
-        owing = await _told("what creators are owed", operator.ask("GET", "/royalties"))
-        for owed in owing["royalties"]:
-            number = owed["adapterId"]
+        found_royalties = await _told("royalties", operator.ask("GET", "/royalties"))
+        for royalty in found_royalties["royalties"]:
+            number = royalty["adapterId"]
             paid = await done(f"creators of {number}", "/distribute", {"adapterId": number})
             if paid is not None:
                 found["distributed"][number] = paid
-    if collect and int(owed := (await operator.ask("GET", "/status"))["owed"]):
-        found["collectedUnits"] = owed
+    if collect and int(collectable := (await operator.ask("GET", "/status"))["owed"]):
+        found["collectedUnits"] = collectable
         found["collected"] = await done("collecting", "/collect")
     return found, errors
 
 
 async def _told(what: str, work: Coroutine[Any, Any, T]) -> T:
-    """Return what ``work`` does; name it on standard error, and every few seconds that it runs."""
+    """Return the result of ``work``; say on standard error every few seconds that it runs."""
     err.print(f"{what} ...")
     task = asyncio.ensure_future(work)
     waited_s = 0

@@ -1,4 +1,4 @@
-"""License terms in the words that a creator agrees to, and a buyer of a license reads."""
+"""Say license terms in the words that a creator or a trainer agrees to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WITHDRAWALS = {
 
 
 def terms_in_words(terms: Terms, trusted: Deployment | None) -> list[tuple[str, str]]:
-    """Return what the terms say, a line each; without a deployment the fee is in base units."""
+    """Return the terms line by line; without a deployment the fee is in base units."""
     from viz.domain.license import Use
 
     units = terms.training_fee_units

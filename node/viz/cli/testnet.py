@@ -1,4 +1,4 @@
-"""`viz testnet`: a local chain with Viz on it, and its faucet."""
+"""Run `viz testnet`: a local chain with the contracts of Viz, and play money."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def serve(
     kubo: Annotated[bool, typer.Option("--kubo", help="Also run an IPFS daemon.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run the chain with the contracts deployed, until interrupted; its state stays on disk."""
+    """Run the chain with the contracts, until interrupted; its state stays on disk."""
     run(until_signal(_serve(data_dir(folder), rpc_port, kubo, as_json)))
 
 
@@ -67,7 +67,7 @@ async def _serve(folder: Path, rpc_port: int, kubo: bool, as_json: bool) -> None
 
 
 def described(net: Localnet) -> dict[str, Any]:
-    """Return where a local chain is and what is on it."""
+    """Describe a local chain: its URL, its folder and its contracts."""
     deployment = net.deployment
     return {
         "rpc": net.devnet.url,
@@ -114,9 +114,9 @@ def pass_time(
     rpc_url: LocalChain = "http://127.0.0.1:8545",
     as_json: AsJson = False,
 ) -> None:
-    """Let time pass on the local chain, so that what takes a day there can be tried now.
+    """Let time pass on the local chain, so that you can try now what takes a day there.
 
-    It cannot be turned back: the chain stays ahead of this machine's clock.
+    The time cannot be turned back: the chain stays ahead of this machine's clock.
     """
     from viz.localnet import pass_time as let_pass
 
@@ -127,9 +127,9 @@ def pass_time(
 
 
 def _seconds(length: str) -> int:
-    """Return the seconds that are written as a number and s, m, h or d."""
+    """Parse a length of time, written as a number and s, m, h or d."""
     number, unit = length[:-1], _UNITS.get(length[-1:])
     short = number.isascii() and number.isdecimal() and len(number) < 10
     if not (short and unit and 0 < int(number) * unit <= _MAX_S):
-        raise InvalidRequest(f"{length!r} is no length of time up to a year: write it like 25h")
+        raise InvalidRequest(f"{length!r} is not a length of time up to a year: write it like 25h")
     return int(number) * unit

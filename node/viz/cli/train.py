@@ -1,4 +1,4 @@
-"""`viz train`: from licensed works to an adapter on offer, with its progress."""
+"""Run `viz train`: train an adapter on licensed works, and put it on offer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def train(
     publish_anyway: Annotated[
         bool, typer.Option("--publish-anyway", help="Sell it whatever its report card says.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it takes.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what the run would take and cost.")
+    ] = False,
     node: NodeUrl = "http://127.0.0.1:8402",
     folder: DataDir = None,
     as_json: AsJson = False,
@@ -69,7 +71,7 @@ def train(
 
 
 def work_file(work: Path) -> Path:
-    """Return the file of a work that is named by its folder's terms.toml, or by itself."""
+    """Return the work's file: ``work`` itself, or the one that its folder's terms.toml names."""
     if not work.is_dir():
         return work
     from viz.services.market.work_records import read_description
@@ -90,7 +92,7 @@ def _setting(text: str) -> tuple[str, Any]:
 async def _plan(
     operator: Operator, request: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the plan, and an answer that tells the token its fees are paid in."""
+    """Return the plan, and the node's status, which names the token of the fees."""
     plan = await operator.ask("POST", "/trainings", request | {"dryRun": True})
     return plan, await operator.ask("GET", "/status")
 

@@ -101,6 +101,7 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
     "model-unavailable": (BUYER, LATER),
     "training": (OPERATOR, OPERATORS),
     "training-cancelled": (OPERATOR, "Start it again if you want it."),
+    "adapter-not-taught": (OPERATOR, "Change what the error names, or train longer."),
     "memorisation-limit": (OPERATOR, "Train on less of the work, or for fewer steps."),
     "training-worker-died": (OPERATOR, "Read the log, then start it again: it resumes."),
     "buyer": (LOCAL, NOT_SENT),

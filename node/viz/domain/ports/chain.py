@@ -6,11 +6,14 @@ Holds the reading side only; what changes a state is in ``viz.domain.ports.trans
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from viz.domain.claim_rows import RowStatus
-from viz.domain.license import Terms
 from viz.domain.units import AdapterId, Address, Cid, ContentId, Hash32, Units
+
+if TYPE_CHECKING:
+    # Both load the curve's library, which a command that only prints an amount does without.
+    from viz.domain.claim_rows import RowStatus
+    from viz.domain.license import Terms
 
 
 @dataclass(frozen=True, slots=True)
