@@ -16,13 +16,8 @@ from pathlib import Path
 import structlog
 from eth_account.signers.local import LocalAccount
 
-from viz.basemodel.source import (
-    DEFAULT_BASE,
-    DEFAULT_BASE_DIGEST,
-    LoadedBase,
-    load_base,
-    models_folder,
-)
+from viz.basemodel.preparation import Report, prepared_base
+from viz.basemodel.source import DEFAULT_BASE, DEFAULT_BASE_DIGEST, LoadedBase, models_folder
 from viz.chain.contracts import Chain
 from viz.chain.deploy import DEVELOPMENT_CHAINS
 from viz.chain.deployment import load_deployment
@@ -80,10 +75,13 @@ class OpenBackends:
 
 
 @asynccontextmanager
-async def open_backends(config: Config, *, new_ledger: bool) -> AsyncIterator[OpenBackends]:
+async def open_backends(
+    config: Config, *, new_ledger: bool, report: Report
+) -> AsyncIterator[OpenBackends]:
     """Open key, chain, ledger, blobs and engine, in this order; close them in the reverse order.
 
-    The cheap checks come first, so that a wrong setting is told before a model is loaded. Raises
+    The cheap checks come first, so that a wrong setting is told before a model is loaded. ``report``
+    is called with the finished part of the base model's one-time preparation. Raises
     ConfigError, InvalidKeyFile, ChainUnreachable, ChainMismatch, BooksMismatch, StoreError,
     ModelUnavailable, StorageUnavailable.
     """
@@ -102,7 +100,7 @@ async def open_backends(config: Config, *, new_ledger: bool) -> AsyncIterator[Op
         ends.push_async_callback(ledger.close)
         blobs = await _blobs(config)
         ends.push_async_callback(blobs.close)
-        base = await asyncio.to_thread(accepted_base, config)
+        base = await accepted_base(config, report)
         engine = await EmbeddedEngine.start(base, _engine_settings(config))
         ends.push_async_callback(engine.close)
         sender = Sender(
@@ -171,13 +169,15 @@ def registration_policy(config: Config, *, development: bool) -> RelayPolicy | N
     )
 
 
-def accepted_base(config: Config) -> LoadedBase:
+async def accepted_base(config: Config, report: Report = lambda done: None) -> LoadedBase:
     """Return the base model that the operator accepts; raise ModelUnavailable for another."""
     source, pinned = config.engine.base_model, config.engine.base_digest
     if not pinned and source == DEFAULT_BASE:
         pinned = DEFAULT_BASE_DIGEST
     accepted = frozenset({Hash32(bytes.fromhex(pinned.removeprefix("0x")))} if pinned else ())
-    return load_base(source, cache_dir=models_folder(config.data_dir), allowed=accepted)
+    return await prepared_base(
+        source, cache_dir=models_folder(config.data_dir), allowed=accepted, report=report
+    )
 
 
 async def _log_events(events: Sequence[Event]) -> None:

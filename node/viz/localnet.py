@@ -91,8 +91,10 @@ async def _deployed(url: str, folder: Path) -> Deployment:
         return await ensure_deployed(rpc, development_account(0), folder / "deployment.json")
     except ChainMismatch as error:
         raise ChainMismatch(
-            f"{error.detail} The local testnet in {folder} lost part of its state: move the folder "
-            "away and start again"
+            f"{error.detail} The local testnet in {folder} lost part of its state. Restore "
+            f"{folder / 'chain' / 'state.json'} from a backup, or begin another testnet with "
+            "--data-dir NEW_FOLDER; keep this folder, since its keys and ledgers may hold money of "
+            "other chains"
         ) from error
     finally:
         await rpc.close()

@@ -16,6 +16,7 @@ from viz.api.app import create_app, create_runner
 from viz.api.context import ApiLimits, NodeTerms
 from viz.api.listening import listen, refuse_taken_port
 from viz.backends import open_backends, service_settings
+from viz.basemodel.preparation import Report
 from viz.composition import (
     SUGGESTED_DEPOSIT_UNITS,
     build_services,
@@ -44,9 +45,17 @@ class Node:
 Ready = Callable[[Node], Awaitable[None]]
 
 
-async def run_node(config: Config, ready: Ready, *, new_ledger: bool = False) -> None:
+async def run_node(
+    config: Config,
+    ready: Ready,
+    *,
+    new_ledger: bool = False,
+    report: Report = lambda done: None,
+) -> None:
     """Run a node until cancelled; ``ready`` is called once, when the node answers.
 
+    ``report`` is called with the finished part of what is done once on a machine, 0 to 1: the
+    preparation of the base model.
     ``new_ledger`` begins a ledger if there is none, without asking the chain whether there should
     be one. Raises ConfigError, InvalidKeyFile, ChainUnreachable, ChainMismatch, BooksMismatch,
     StoreError, ModelUnavailable, StorageUnavailable: each says what to do, and nothing was changed.
@@ -54,7 +63,7 @@ async def run_node(config: Config, ready: Ready, *, new_ledger: bool = False) ->
     _require_begun(config)
     refuse_taken_port(config.api.host, config.api.port)
     token_file = config.at(Path("operator.token"))
-    async with open_backends(config, new_ledger=new_ledger) as opened:
+    async with open_backends(config, new_ledger=new_ledger, report=report) as opened:
         backends = opened.backends
         services = build_services(
             backends, service_settings(config, development=opened.development)

@@ -9,11 +9,12 @@ training under the same policy; every other weight is the base's own.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viz.basemodel.policy import QuantisationPolicy
-from viz.basemodel.safetensor_file import file_digest, write_file
+from viz.basemodel.safetensor_file import StoredTensors, file_digest, write_file
 from viz.errors import ModelUnavailable
 
 if TYPE_CHECKING:
@@ -43,35 +44,36 @@ def dequantise(packed: torch.Tensor, state: Any) -> torch.Tensor:
     return restored
 
 
-def serving_weights(base: LoadedBase) -> dict[str, torch.Tensor]:
+def serving_weights(
+    base: LoadedBase, *, report: Callable[[float], None] = lambda part: None
+) -> Mapping[str, torch.Tensor]:
     """Return every weight in bf16 as serving uses it, by its Hugging Face name.
 
     Computed once a base digest and kept beside it (with its sha256), since quantising costs
-    seconds and importing bitsandbytes more. Raises ModelUnavailable.
+    seconds and importing bitsandbytes more; ``report`` is told the part that is done, 0 to 1. Each
+    weight is read when it is looked up, so take each once. Raises ModelUnavailable.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     path = base.serving_file
     record = path.with_suffix(".json")
     try:
         if path.exists() and json.loads(record.read_text())["sha256"] == file_digest(path).hex():
-            return load_file(str(path))
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+            return StoredTensors(path)
+    except (OSError, ValueError, KeyError, TypeError):
         # A damaged cache is worth nothing and costs nothing: it is made again.
         path.unlink(missing_ok=True)
     weights = base.weights()
-    for module, _ in base.shape.modules():
-        if base.policy.quantises(module):
-            name = f"{module}.weight"
-            weights[name] = dequantise(*quantise(weights[name], base.policy))
+    quantised = [name for name, _ in base.shape.modules() if base.policy.quantises(name)]
+    for done, module in enumerate(quantised, start=1):
+        name = f"{module}.weight"
+        weights[name] = dequantise(*quantise(weights[name], base.policy))
+        report(done / len(quantised))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         digest = write_file(path, weights, {"base_model": base.digest.hex()})
         _write_record(record, digest.hex())
+        return StoredTensors(path)
     except OSError as error:
         raise ModelUnavailable(f"the serving weights cannot be kept in {path.parent}") from error
-    return weights
 
 
 def _write_record(record: Path, digest: str) -> None:

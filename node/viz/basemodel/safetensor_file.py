@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -124,6 +124,42 @@ def write_file(
     finally:
         partial.unlink(missing_ok=True)
     return Hash32(digest.digest())
+
+
+class StoredTensors(Mapping[str, "torch.Tensor"]):
+    """The tensors of a file that ``write_file`` wrote, each read when it is asked for.
+
+    A reader that takes one after another needs memory for one tensor, not for the whole file. Each
+    look-up reads the file and returns a tensor that owns its memory. Raises NotSafetensors, and
+    OSError if the file cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with path.open("rb") as file:
+            start = file.read(8)
+            length = min(int.from_bytes(start, "little"), MAX_HEADER_BYTES)
+            self._header = parse_header(start + file.read(length), path.stat().st_size)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        import torch
+
+        entry = self._header.entries[name]
+        dtype = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[entry.dtype]
+        raw = bytearray(entry.end - entry.start)
+        if not raw:
+            return torch.empty(entry.shape, dtype=dtype)
+        with self._path.open("rb") as file:
+            file.seek(self._header.data_start + entry.start)
+            if file.readinto(raw) != len(raw):
+                raise NotSafetensors(f"tensor {name[:80]!r} is cut short")
+        return torch.frombuffer(raw, dtype=dtype).view(entry.shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._header.entries)
+
+    def __len__(self) -> int:
+        return len(self._header.entries)
 
 
 def file_digest(path: Path) -> Hash32:

@@ -9,15 +9,18 @@ the shape, the tokenizer and the quantisation policy, and on no library version 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
+import itertools
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from viz.basemodel.policy import DEFAULT_POLICY, QuantisationPolicy
 from viz.basemodel.safetensor_file import file_digest
@@ -59,7 +62,7 @@ class LoadedBase:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the unquantised weights in bf16 by Hugging Face name, shapes checked."""
-        return _weights(self.directory, self.shape)
+        return dict(_tensors(self.directory, self.shape))
 
 
 def models_folder(data_dir: Path) -> Path:
@@ -83,19 +86,21 @@ def load_base(
     cache_dir: Path,
     policy: QuantisationPolicy = DEFAULT_POLICY,
     allowed: Collection[Hash32] | None = None,
+    report: Callable[[float], None] = lambda part: None,
 ) -> LoadedBase:
     """Find, and if needed convert, the base model; return it with its digests.
 
     ``source`` is DEFAULT_BASE or a directory of a Hugging Face Llama model. The digest must be in
-    ``allowed``; None allows any (tests, and printing a digest in order to allow it).
+    ``allowed``; None allows any (tests, and printing a digest in order to allow it). ``report`` is
+    told the part of a conversion that is done, 0 to 1.
     Blocking: seconds, the first time more. Raises ModelUnavailable.
     """
     packaged = str(source) == DEFAULT_BASE
-    directory = _converted_default(cache_dir) if packaged else Path(source)
+    directory = _converted_default(cache_dir, report) if packaged else Path(source)
     if not directory.is_dir():
         raise ModelUnavailable(f"{source} is neither {DEFAULT_BASE} nor a model directory")
     shape, tokenizer = read_shape(directory), ChatTokenizer(directory)
-    digest = _digest(_weights(directory, shape), shape, tokenizer, policy)
+    digest = _digest(_tensors(directory, shape), shape, tokenizer, policy)
     if allowed is not None and digest not in allowed:
         raise ModelUnavailable(
             f"{source} has digest 0x{digest.hex()}, which is not accepted here: set "
@@ -115,7 +120,7 @@ def load_base(
 
 
 def _digest(
-    weights: dict[str, torch.Tensor],
+    weights: Iterable[tuple[str, torch.Tensor]],
     shape: LlamaShape,
     tokenizer: ChatTokenizer,
     policy: QuantisationPolicy,
@@ -125,29 +130,35 @@ def _digest(
     digest = hashlib.sha256()
     for text in (shape.canonical(), policy.canonical(), tokenizer.digest.hex()):
         digest.update(text.encode() + b"\n")
-    for name in sorted(weights):
-        digest.update(f"{name} {list(weights[name].shape)}\n".encode())
-        digest.update(weights[name].reshape(-1).view(torch.uint8).numpy().data)
+    for name, weight in weights:
+        digest.update(f"{name} {list(weight.shape)}\n".encode())
+        digest.update(weight.reshape(-1).view(torch.uint8).numpy().data)
     return Hash32(digest.digest())
 
 
-def _weights(directory: Path, shape: LlamaShape) -> dict[str, torch.Tensor]:
+def _tensors(directory: Path, shape: LlamaShape) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield name and bf16 weight, sorted by name; one at a time, so that memory holds one."""
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
-    weights: dict[str, torch.Tensor] = {}
-    try:
-        for path in _files(directory):
-            weights |= load_file(str(path))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ModelUnavailable(f"{directory} has no readable safetensors weights") from error
-    wanted = shape.tensors()
-    found = {name: tuple(weights[name].shape) for name in wanted if name in weights}
-    if found != wanted:
-        wrong = sorted(name for name in wanted if found.get(name) != wanted[name])
-        raise ModelUnavailable(f"{directory}: {wrong[0]} is missing or does not fit config.json")
-    return {name: weights[name].to(torch.bfloat16).contiguous() for name in wanted}
+    with ExitStack() as files:
+        places: dict[str, Any] = {}
+        found: dict[str, tuple[int, ...]] = {}
+        wanted = shape.tensors()
+        try:
+            for path in _files(directory):
+                file = files.enter_context(safe_open(str(path), "pt"))
+                for name in set(file.keys()) & set(wanted):
+                    places[name], found[name] = file, tuple(file.get_slice(name).get_shape())
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise ModelUnavailable(f"{directory} has no readable safetensors weights") from error
+        if found != wanted:
+            wrong = sorted(name for name in wanted if found.get(name) != wanted[name])
+            raise ModelUnavailable(
+                f"{directory}: {wrong[0]} is missing or does not fit config.json"
+            )
+        for name in sorted(wanted):
+            yield name, places[name].get_tensor(name).to(torch.bfloat16).contiguous()
 
 
 def _files(directory: Path) -> list[Path]:
@@ -172,9 +183,14 @@ def packaged_gguf() -> Path:
     return packaged[0]
 
 
-def _converted_default(cache_dir: Path) -> Path:
+def converted_directory(cache_dir: Path) -> Path:
+    """Return where the packaged GGUF's conversion is kept, made or not."""
+    return cache_dir / f"{DEFAULT_BASE}-{DEFAULT_GGUF_SHA256[:12]}-{_CONVERSION}"
+
+
+def _converted_default(cache_dir: Path, report: Callable[[float], None]) -> Path:
     """Return the Hugging Face directory made from the packaged GGUF, making it if needed."""
-    target = cache_dir / f"{DEFAULT_BASE}-{DEFAULT_GGUF_SHA256[:12]}-{_CONVERSION}"
+    target = converted_directory(cache_dir)
     if target.is_dir():
         return target
     packaged = packaged_gguf()
@@ -182,7 +198,7 @@ def _converted_default(cache_dir: Path) -> Path:
         cache_dir.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".converting-", dir=cache_dir))
         try:
-            _convert(packaged, partial)
+            _convert(packaged, partial, report)
             try:
                 partial.rename(target)
             except OSError:
@@ -196,24 +212,52 @@ def _converted_default(cache_dir: Path) -> Path:
     return target
 
 
-def _convert(gguf: Path, target: Path) -> None:
+def _convert(gguf: Path, target: Path, report: Callable[[float], None]) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(
-        str(gguf.parent),
-        gguf_file=gguf.name,
-        dtype=torch.float32,
-        # Without it the weights stay packed in the GGUF's own 4-bit blocks.
-        quantization_config=GgufConfig(dequantize=True),
-    )
+    # The parts are those of a measured conversion: imports, tensors, files.
+    report(0.3)
+    with _counted(lambda part: report(0.3 + 0.3 * part)):
+        model = AutoModelForCausalLM.from_pretrained(
+            str(gguf.parent),
+            gguf_file=gguf.name,
+            dtype=torch.float32,
+            # Without it the weights stay packed in the GGUF's own 4-bit blocks.
+            quantization_config=GgufConfig(dequantize=True),
+        )
     model = model.to(torch.bfloat16)
     for key in ("quantization_config", "_name_or_path"):
         if hasattr(model.config, key):
             delattr(model.config, key)
+    report(0.7)
     model.save_pretrained(str(target))
-    AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name).save_pretrained(
-        str(target)
-    )
+    report(0.8)
+    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    tokenizer.save_pretrained(str(target))
+    report(1.0)
+
+
+@contextmanager
+def _counted(report: Callable[[float], None]) -> Iterator[None]:
+    """Take the place of tqdm's bar: report the part of each loop that is done, and print nothing.
+
+    transformers draws the conversion's bar itself and has no setting against it. It looks the class
+    up when it begins to convert.
+    """
+    tqdm: Any = importlib.import_module("tqdm.auto")
+
+    def bar(items: Any = (), *_given: Any, **_named: Any) -> Iterator[Any]:
+        total = len(items) if hasattr(items, "__len__") else 0
+        for done, item in zip(itertools.count(1), items, strict=False):
+            yield item
+            if total:
+                report(done / total)
+
+    drawn, tqdm.tqdm = tqdm.tqdm, bar
+    try:
+        yield
+    finally:
+        tqdm.tqdm = drawn

@@ -32,7 +32,7 @@ from viz.buyer.ledger_format import (
 from viz.buyer.node_standing import NodeStanding
 from viz.buyer.open_requests import OpenRequest
 from viz.buyer.request_journal import RequestJournal
-from viz.chain.keys import SCRYPT_N, create_key_file, load_key
+from viz.chain.keys import create_key_file, load_key
 from viz.domain.buyer_channel import BuyerChannel, Link, observe
 from viz.domain.eip712 import public_address
 from viz.domain.ports.chain import ChannelState, Deployment
@@ -45,9 +45,10 @@ COMPACT_AFTER_LINES: Final = 1_000
 MAX_RECORD_BYTES: Final = 4 * 1024 * 1024
 _LEDGER: Final = "ledger.jsonl"
 _KEY: Final = "session.key.json"
-# A quarter of a wallet's: it is opened at every command, and holds one channel's deposit, which can
-# only ever go to one node.
-_SCRYPT_N: Final = SCRYPT_N // 4
+# OWASP's minimum for r=8 and p=1. The file is opened at every command, and a wallet's 2^18 would
+# double that wait. A lower cost would cheapen guesses at the wallet too, since people give both files
+# one password. Files that were written with 2^16 still open: each file names its own cost.
+_SCRYPT_N: Final = 2**17
 _DEPOSIT: Final = "deposit.json"
 _STANDING: Final = "standing.json"
 _ASKED: Final = "asked"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from viz.cli.console import AsJson, DataDir, guarded, out, run, show, until_signal
+from viz.cli.preparing import preparing
 from viz.cli.testnet import described
 
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ async def _run(config: Config, as_json: bool, new_ledger: bool) -> None:
         out.print(f"serves  {started.url}")
         out.print(f"ledger  {config.data_dir}", soft_wrap=True)
 
-    await run_node(config, ready, new_ledger=new_ledger)
+    with preparing() as report:
+        await run_node(config, ready, new_ledger=new_ledger, report=report)
 
 
 async def _up(config: Config, rpc_port: int, kubo: bool, as_json: bool, new_ledger: bool) -> None:
@@ -111,7 +113,8 @@ async def _up(config: Config, rpc_port: int, kubo: bool, as_json: bool, new_ledg
             if not show(said, as_json=as_json, runs_on=True):
                 _say_up(net, started)
 
-        await run_node(settings, ready, new_ledger=new_ledger)
+        with preparing() as report:
+            await run_node(settings, ready, new_ledger=new_ledger, report=report)
     finally:
         await net.stop()
 

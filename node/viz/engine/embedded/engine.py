@@ -21,6 +21,7 @@ import structlog
 from viz.domain.ports.engine import BaseModel, Generation, GenerationRequest, Piece, Sampling
 from viz.domain.units import BASE_MODEL, AdapterId
 from viz.engine.embedded.memory_plan import available_bytes, plan, usable_processors
+from viz.engine.embedded.process_memory import resident_bytes, return_freed, share_heaps
 from viz.engine.embedded.settings import EngineSettings
 from viz.engine.embedded.stream import Stream, StreamState
 from viz.errors import (
@@ -79,6 +80,7 @@ class EmbeddedEngine:
         from viz.engine.embedded.llama import LlamaModel
         from viz.engine.embedded.loop import EngineLoop
 
+        share_heaps()
         settings, shape = self._settings, self._base.shape
         threads = settings.threads or min(torch.get_num_threads(), usable_processors())
         torch.set_num_threads(threads)
@@ -110,6 +112,7 @@ class EmbeddedEngine:
                 f"all set engine.max_memory_mib to {-(-fits.all_streams_bytes >> 20)}, or lower "
                 "engine.context_tokens"
             )
+        program = resident_bytes()
         cache = KvCache(shape, fits.slots, fits.capacity, dtype)
         weights = serving_weights(self._base)
         decoder = LlamaModel(
@@ -125,6 +128,13 @@ class EmbeddedEngine:
         self._runner = EngineLoop(decoder, self._store, settings, self._deliver)
         # Built here, off the event loop: the first stream would wait for it.
         _ = self._base.tokenizer.token_bytes
+        return_freed()
+        if program:
+            _log.info(
+                f"at most about {(program + budget) >> 20} MiB resident: {budget >> 20} for "
+                f"weights, caches and adapters (engine.max_memory_mib), {program >> 20} for the "
+                "program and its libraries, which no setting lowers"
+            )
 
     @property
     def model(self) -> BaseModel:

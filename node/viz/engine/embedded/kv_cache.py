@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from viz.engine.embedded.process_memory import zeros
+
 if TYPE_CHECKING:
     import torch
 
@@ -20,13 +22,10 @@ class KvCache:
     """Preallocated keys and values; ``take`` gives the lowest free slot."""
 
     def __init__(self, shape: LlamaShape, slots: int, capacity: int, dtype: torch.dtype) -> None:
-        import torch
-
         size = (shape.layers, slots, shape.kv_heads, capacity, shape.head_dim)
         # Zeros, not garbage: a masked NaN would still poison a softmax's weighted sum. So would one
         # that an overflowing adapter left there.
-        self.keys = torch.zeros(size, dtype=dtype)
-        self.values = torch.zeros(size, dtype=dtype)
+        self.keys, self.values = zeros(size, dtype), zeros(size, dtype)
         self.slots, self.capacity = slots, capacity
         self._free = set(range(slots))
         self._written = [0] * slots

@@ -10,7 +10,7 @@ rounding of differently shaped matrix products).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from functools import partial
@@ -59,7 +59,7 @@ class LlamaModel:
 
     def __init__(
         self,
-        weights: dict[str, torch.Tensor],
+        weights: Mapping[str, torch.Tensor],
         shape: LlamaShape,
         cache: KvCache,
         dtype: torch.dtype,

@@ -11,7 +11,7 @@ import contextlib
 import ctypes
 import math
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -109,7 +109,7 @@ class NativeModel:
     def __init__(
         self,
         kernels: Kernels,
-        weights: dict[str, torch.Tensor],
+        weights: Mapping[str, torch.Tensor],
         shape: LlamaShape,
         cache: KvCache,
         angles: tuple[torch.Tensor, torch.Tensor],

@@ -1,0 +1,120 @@
+"""The one-time conversion and quantisation of a base model, in a child process that reports.
+
+Owns that child and its reports. The child imports transformers and bitsandbytes and holds the
+weights twice: about 1 GB, much of which a daemon that converted in its own process would keep until
+its end. Invariant: the child writes what ``load_base`` and ``serving_weights`` write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Final
+
+from viz.basemodel.nf4 import serving_weights
+from viz.basemodel.source import DEFAULT_BASE, LoadedBase, converted_directory, load_base
+from viz.child_process import tied
+from viz.domain.units import Hash32
+from viz.errors import ModelUnavailable
+
+# Called with the finished part of the work, 0 to 1.
+Report = Callable[[float], None]
+
+# Of a child's whole time, by measurement: imports and conversion, then quantisation.
+_CONVERTED: Final = 0.8
+_STDERR_BYTES: Final = 4096
+_OFFLINE: Final = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+async def prepared_base(
+    source: str,
+    *,
+    cache_dir: Path,
+    allowed: Collection[Hash32] | None = None,
+    report: Report = lambda done: None,
+) -> LoadedBase:
+    """Return the base model with its serving weights on disk, made in a child if they are not.
+
+    ``report`` is called at the start, at each step and at the end of that work, and not at all if
+    everything is on disk. A cancelled call ends the child. Raises ModelUnavailable.
+    """
+    if source == DEFAULT_BASE and not converted_directory(cache_dir).is_dir():
+        await _in_child(source, cache_dir, report)
+    base = await asyncio.to_thread(load_base, source, cache_dir=cache_dir, allowed=allowed)
+    if not base.serving_file.exists():
+        await _in_child(source, cache_dir, report)
+    return base
+
+
+async def _in_child(source: str, cache_dir: Path, report: Report) -> None:
+    command = [sys.executable, "-m", "viz.basemodel.preparation", source, str(cache_dir)]
+    child = await asyncio.create_subprocess_exec(
+        *tied(command),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        # The libraries' own bars and warnings go to the child's standard error, which nobody sees
+        # while all is well.
+        env=os.environ | _OFFLINE,
+    )
+    assert child.stdout is not None and child.stderr is not None
+    said = asyncio.ensure_future(_last(child.stderr))
+    failure = ""
+    report(0.0)
+    try:
+        async for line in child.stdout:
+            kind, _, rest = line.decode(errors="replace").strip().partition(" ")
+            if kind == "done":
+                report(min(1.0, float(rest)))
+            elif kind == "failed":
+                failure = rest
+        code = await child.wait()
+        last = await said
+    finally:
+        said.cancel()
+        if child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
+            await child.wait()
+    if code:
+        raise ModelUnavailable(failure or f"the base model could not be prepared: {last}")
+    report(1.0)
+
+
+async def _last(stream: asyncio.StreamReader) -> str:
+    """Return the last line of a stream, which is read to its end so that its writer never waits."""
+    kept = b""
+    while piece := await stream.read(_STDERR_BYTES):
+        kept = (kept + piece)[-_STDERR_BYTES:]
+    lines = kept.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it ended without a word"
+
+
+def main() -> int:
+    """Convert and quantise ``argv``'s model; tell the steps on standard output."""
+    # Standard output is for our lines alone: what a library prints there goes to standard error.
+    told = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    os.dup2(2, 1)
+    source, cache_dir = sys.argv[1], Path(sys.argv[2])
+    try:
+        base = load_base(
+            source,
+            cache_dir=cache_dir,
+            report=lambda part: print("done", _CONVERTED * part, file=told),
+        )
+        serving_weights(
+            base,
+            report=lambda part: print("done", _CONVERTED + (1 - _CONVERTED) * part, file=told),
+        )
+    except ModelUnavailable as error:
+        print("failed", str(error.detail).replace("\n", " "), file=told)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
