@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
 from viz.cli.console import err
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import TaskID
 
 _SAID: Final = "Preparing the base model (once on this machine)"
 _LINE_EVERY_S: Final = 5.0
@@ -20,26 +21,41 @@ _LINE_EVERY_S: Final = 5.0
 def preparing(
     console: Console = err, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Callable[[float], None]]:
-    """Yield what is told the part that is done, 0 to 1; nothing is shown before the first call."""
+    """Yield a function to call with the finished part, 0 to 1; before that nothing is shown."""
+    with ExitStack() as shown:
+        yield (_bar if console.is_terminal else _lines)(console, clock, shown)
+
+
+def _bar(
+    console: Console, _clock: Callable[[], float], shown: ExitStack
+) -> Callable[[float], None]:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     progress = Progress(*columns, TimeElapsedColumn(), console=console)
-    bar = progress.add_task(_SAID, total=1.0)
+    bars: list[TaskID] = []
+
+    def report(done: float) -> None:
+        if not bars:
+            shown.enter_context(progress)
+            bars.append(progress.add_task(_SAID, total=1.0))
+        progress.update(bars[0], completed=done)
+        if done >= 1.0:
+            # What is logged from now on must not be drawn around a bar.
+            shown.close()
+
+    return report
+
+
+def _lines(
+    console: Console, clock: Callable[[], float], _shown: ExitStack
+) -> Callable[[float], None]:
     last_s = float("-inf")
 
     def report(done: float) -> None:
         nonlocal last_s
-        if console.is_terminal:
-            progress.start()
-            progress.update(bar, completed=done)
-            if done >= 1.0:
-                progress.stop()
-        elif done >= 1.0 or clock() - last_s >= _LINE_EVERY_S:
+        if done >= 1.0 or clock() - last_s >= _LINE_EVERY_S:
             last_s = clock()
             console.print(f"{_SAID}: {done:.0%}", soft_wrap=True)
 
-    try:
-        yield report
-    finally:
-        progress.stop()
+    return report

@@ -29,7 +29,7 @@ def test_a_terminal_gets_one_bar_that_says_once() -> None:
 def test_without_a_terminal_a_line_is_printed_every_few_seconds() -> None:
     """A log gets the start, the end and some lines between, not one for each of 500 tensors."""
     lines = shown([0.0, *(n / 100 for n in range(100)), 1.0], terminal=False).splitlines()
-    assert 3 < len(lines) < 50 and all("once" in line for line in lines)
+    assert 3 < len(lines) < 50 and all("once" in line for line in lines), lines
     assert lines[0].endswith(" 0%") and lines[-1].endswith("100%")
 
 
