@@ -10,9 +10,11 @@ import pytest
 from tests.fakes.chain import DEPLOYMENT
 from typer.testing import CliRunner
 
+from viz import node
 from viz.chain.deployment import save_deployment
 from viz.chain.keys import create_key_file
 from viz.cli.main import app
+from viz.errors import ConfigError
 
 CONFIG, INPUT = 3, 4
 PASSWORD = "correct horse"
@@ -110,6 +112,22 @@ def test_a_bad_command_gets_one_line_and_an_exit_code(case: Case, folder: Path) 
     assert case.says in done.stderr, done.stderr
     assert "guess" not in done.stderr and PASSWORD not in done.stderr
     assert _contents(folder) == before
+
+
+def test_a_node_in_an_empty_folder_is_told_how_to_begin_whatever_its_port(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newcomer's first fault is the missing node; a taken port would lead them astray."""
+
+    def taken(host: str, port: int) -> None:
+        raise ConfigError(f"{host}:{port} is taken")
+
+    monkeypatch.setattr(node, "refuse_taken_port", taken)
+    command = ["node", "--data-dir", str(tmp_path)]
+    done = CliRunner(env={"VIZ_KEY_PASSWORD": PASSWORD}).invoke(app, command)
+    assert done.exit_code == CONFIG and "there is no node in" in done.stderr, done.output
+    assert "viz up" in done.stderr and "taken" not in done.stderr
+    assert not _contents(tmp_path)
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
