@@ -46,8 +46,8 @@ MAX_RECORD_BYTES: Final = 4 * 1024 * 1024
 _LEDGER: Final = "ledger.jsonl"
 _KEY: Final = "session.key.json"
 # OWASP's minimum for r=8 and p=1. The file is opened at every command, and a wallet's 2^18 would
-# double that wait. A lower cost would cheapen guesses at the wallet too: most people give both files
-# one password. Files that were written with 2^16 still open, since each file names its own cost.
+# double that wait. A lower cost would cheapen guesses at the wallet too: most people give both
+# files one password. Files written with 2^16 still open, since each file names its own cost.
 _SCRYPT_N: Final = 2**17
 _DEPOSIT: Final = "deposit.json"
 _STANDING: Final = "standing.json"
