@@ -14,7 +14,7 @@ from viz.domain.units import hex_of
 from viz.errors import ConfigError, ModelUnavailable
 
 
-def test_a_directory_is_served_under_its_digest_alone(tmp_path: Path) -> None:
+async def test_a_directory_is_served_under_its_digest_alone(tmp_path: Path) -> None:
     """Without the digest the node says which to accept; with it, another model is refused."""
     directory = make_tiny_directory(tmp_path / "tiny")
     digest = hex_of(load_base(directory, cache_dir=tmp_path / "cache").digest)
@@ -24,11 +24,11 @@ def test_a_directory_is_served_under_its_digest_alone(tmp_path: Path) -> None:
         return Config(data_dir=tmp_path, engine=engine)
 
     with pytest.raises(ModelUnavailable, match=f"{digest}.*engine.base_digest"):
-        accepted_base(config(""))
-    assert hex_of(accepted_base(config(digest)).digest) == digest
+        await accepted_base(config(""))
+    assert hex_of((await accepted_base(config(digest))).digest) == digest
     make_tiny_directory(directory, seed=8)
     with pytest.raises(ModelUnavailable, match="not accepted here") as caught:
-        accepted_base(config(digest))
+        await accepted_base(config(digest))
     assert "\n" not in caught.value.detail
 
 
