@@ -43,6 +43,7 @@ def test_the_drawing_of_the_layers_is_the_linter_s() -> None:
         {name.strip().removeprefix("viz.") for name in layer.split("|")} - HELPERS
         for layer in settings["contracts"][0]["layers"]
     ]
+    layers = [layer for layer in layers if layer]
     drawn = {
         alias: {name.strip() for name in label.split("|")}
         for alias, label in re.findall(r'(\w+)\["([^"]+)"\]', PAGE)

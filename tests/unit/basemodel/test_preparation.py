@@ -10,7 +10,7 @@ import pytest
 import torch
 from tests.fakes.tiny_base import make_tiny_directory
 
-from viz.basemodel import preparation, source
+from viz.basemodel import source
 from viz.basemodel.nf4 import serving_weights
 from viz.basemodel.preparation import prepared_base
 from viz.errors import ModelUnavailable
@@ -54,7 +54,7 @@ async def test_a_cancelled_start_ends_the_child(
         started.set()
         return child
 
-    monkeypatch.setattr(preparation.asyncio, "create_subprocess_exec", watched)
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", watched)
     call = asyncio.create_task(prepared_base(source.DEFAULT_BASE, cache_dir=tmp_path))
     await asyncio.wait_for(started.wait(), 60)
     call.cancel()
