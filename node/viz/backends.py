@@ -80,8 +80,8 @@ async def open_backends(
 ) -> AsyncIterator[OpenBackends]:
     """Open key, chain, ledger, blobs and engine, in this order; close them in the reverse order.
 
-    The cheap checks come first, so that a wrong setting is told before a model is loaded. ``report``
-    is called with the finished part of the base model's one-time preparation. Raises
+    The cheap checks come first, so that a wrong setting is told before a model is loaded.
+    ``report`` is called with the finished part of the base model's one-time preparation. Raises
     ConfigError, InvalidKeyFile, ChainUnreachable, ChainMismatch, BooksMismatch, StoreError,
     ModelUnavailable, StorageUnavailable.
     """
