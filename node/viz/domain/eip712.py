@@ -227,6 +227,18 @@ def sign(key: bytes, digest: Hash32) -> bytes:
     return raw[:64] + bytes([27 + raw[64]])
 
 
+def with_v(compact: bytes) -> bytes:
+    """Return an EIP-2098 signature as 65 bytes r, s, v, which OpenZeppelin's checker takes."""
+    parity, s = _unpacked(compact)
+    return compact[:32] + s.to_bytes(32, "big") + bytes([27 + parity])
+
+
+def _unpacked(compact: bytes) -> tuple[int, int]:
+    """Return the parity and s in the second half of an EIP-2098 signature."""
+    word = int.from_bytes(compact[32:], "big")
+    return word >> 255, word & (_HIGH_BIT - 1)
+
+
 def recover_bytes(digest: Hash32, signature: bytes) -> bytes:
     """Return the 20 bytes of the address that signed; raise InvalidSignature.
 
@@ -250,7 +262,7 @@ def is_signed_by(digest: Hash32, signature: bytes, signer: Address) -> bool:
 
 def _recover_public(digest: Hash32, signature: bytes) -> bytes:
     if len(signature) == COMPACT_SIGNATURE_BYTES:
-        parity, s = signature[32] >> 7, int.from_bytes(signature[32:], "big") & (_HIGH_BIT - 1)
+        parity, s = _unpacked(signature)
     elif len(signature) == 65 and signature[64] in (27, 28):
         parity, s = signature[64] - 27, int.from_bytes(signature[32:64], "big")
     else:

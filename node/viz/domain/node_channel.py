@@ -175,14 +175,26 @@ def _is_blank(channel: NodeChannel) -> bool:
 # vouchers: one small check each, in the order of CHECKS
 
 
-def check_domain(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> None:
-    signed_for = (offer.chain_id, offer.contract, offer.node, offer.signer)
-    here = (domain.chain_id, domain.contract, channel.node, channel.signer)
-    for name, theirs, ours in zip(
-        ("chain id", "contract", "node", "signer"), signed_for, here, strict=True
-    ):
+def require_signed_for(
+    domain: Domain, node: Address, *, chain_id: int, contract: Address, named_node: Address
+) -> None:
+    """Raise WrongDomain if a message names another chain, contract or node than this one."""
+    named, here = (chain_id, contract, named_node), (domain.chain_id, domain.contract, node)
+    for name, theirs, ours in zip(("chain id", "contract", "node"), named, here, strict=True):
         if theirs != ours:
-            raise WrongDomain(f"the voucher's {name} is {theirs}; here it is {ours}")
+            raise WrongDomain(f"signed for {name} {theirs}; here it is {ours}")
+
+
+def check_domain(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> None:
+    require_signed_for(
+        domain,
+        channel.node,
+        chain_id=offer.chain_id,
+        contract=offer.contract,
+        named_node=offer.node,
+    )
+    if offer.signer != channel.signer:
+        raise WrongDomain(f"signed by {offer.signer}; this channel's signer is {channel.signer}")
 
 
 def check_voucher_lines(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> None:

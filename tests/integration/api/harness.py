@@ -19,6 +19,7 @@ from tests.fakes.engine import FakeEngine, fake_adapter_file
 
 from viz.api.app import create_app, create_runner
 from viz.api.context import ApiLimits, NodeContext, NodeTerms
+from viz.basemodel.safetensor_file import file_digest
 from viz.basemodel.source import DEFAULT_BASE
 from viz.composition import (
     Backends,
@@ -54,7 +55,6 @@ from viz.protocol.messages import (
 )
 from viz.protocol.payment import Challenge, NeedVoucher
 from viz.services.market.licensing import REGISTRATIONS
-from viz.services.market.publishing import file_digest
 from viz.services.payments.relay_budget import RelayPolicy
 from viz.services.payments.sessions import SessionPolicy
 from viz.services.serving.paid_stream import ServingPolicy

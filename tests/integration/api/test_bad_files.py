@@ -13,10 +13,10 @@ from tests.integration.api.harness import ADAPTER, OPERATOR_TOKEN, Buyer, Node, 
 from tests.integration.api.test_refusals import check
 
 from viz.api.context import PARTS
+from viz.basemodel.safetensor_file import file_digest
 from viz.domain.ports.chain import ContentState
 from viz.domain.units import ZERO_ADDRESS, ZERO_HASH, AdapterId, ContentId, Hash32
 from viz.domain.work import parse_work
-from viz.services.market.publishing import file_digest
 from viz.services.training.queue import TrainingQueue, seal_with
 from viz.storage.unixfs import root_of
 

@@ -15,13 +15,14 @@ from tests.fakes.engine import fake_adapter_file
 from tests.integration.api.harness import ADAPTER, OPERATOR_TOKEN, Buyer, Node, running_node
 
 from viz.api.context import PARTS, STOPPING
+from viz.basemodel.safetensor_file import file_digest
 from viz.domain.license import Terms
 from viz.domain.ports.ledger import OfferedWork, TrainingRecord
 from viz.domain.units import ZERO_HASH, AdapterId, ContentId, hex_of
 from viz.errors import InvalidRequest
 from viz.protocol import payment
 from viz.protocol.messages import NodeInfo
-from viz.services.market.publishing import Publication, file_digest
+from viz.services.market.publishing import Publication
 from viz.services.market.work_records import Registration, save_record
 from viz.services.training.queue import TrainingQueue
 

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from viz.domain.eip712 import content_registry_domain, is_signed_by
+from viz.domain.eip712 import content_registry_domain, is_signed_by, with_v
 from viz.domain.license import Terms
 from viz.domain.ports.chain import ChainReader, ContentState, GrantState
 from viz.domain.ports.clock import Clock
@@ -121,7 +121,7 @@ class Licensing:
                 f"the nonce is {work.nonce}, but {work.creator}'s next one is {nonce}: sign again"
             )
         if len(signature) == 64:
-            signature = _with_v(signature)
+            signature = with_v(signature)
         call = registration_call(work, signature)
         return registered(await self._budget.send(self._writer, work.creator, call))
 
@@ -227,9 +227,3 @@ def registered(transaction: Transaction) -> Registered:
     """Return the work that a registration created; raise as ``Transaction.require_settled``."""
     event = transaction.require_settled("the registration").event("ContentRegistered")
     return Registered(ContentId(event.args["contentId"]), transaction)
-
-
-def _with_v(compact: bytes) -> bytes:
-    """Return an EIP-2098 signature as the 65 bytes that OpenZeppelin's SignatureChecker takes."""
-    s = bytes([compact[32] & 0x7F]) + compact[33:]
-    return compact[:32] + s + bytes([27 + (compact[32] >> 7)])

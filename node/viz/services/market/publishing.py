@@ -9,7 +9,6 @@ its CID hash to the digest on chain, it belongs to the loaded base model and may
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from viz.basemodel.safetensor_file import file_digest
 from viz.domain.ports.blobs import BlobStore
 from viz.domain.ports.chain import AdapterState, ChainReader
 from viz.domain.ports.engine import Engine
@@ -181,12 +181,6 @@ class Publishing:
     def path_of(self, weights_digest: Hash32) -> Path:
         """Return where plain weights with this digest are kept."""
         return self._directory / f"{weights_digest.hex()}.safetensors"
-
-
-def file_digest(path: Path) -> Hash32:
-    """Return the sha256 of a plain weights file: its ``weightsDigest`` on chain."""
-    with path.open("rb") as file:
-        return Hash32(hashlib.file_digest(file, "sha256").digest())
 
 
 def _matches(path: Path, digest: Hash32) -> bool:

@@ -33,6 +33,7 @@ from viz.domain.node_channel import (
     accept_voucher,
     begin_close,
     require_selling,
+    require_signed_for,
 )
 from viz.domain.ports.chain import ChainReader
 from viz.domain.ports.clock import Clock
@@ -125,8 +126,7 @@ class Sessions:
         self._policy = policy
         self._adapters = adapters
         deployment = chain.deployment
-        self._chain_id, self._contract = deployment.chain_id, deployment.settlement
-        self.domain: Domain = settlement_domain(self._chain_id, self._contract)
+        self.domain: Domain = settlement_domain(deployment.chain_id, deployment.settlement)
         self.node: Address = writer.address
         self._challenge_key = secrets.token_bytes(32)
         self._tokens = AccessTokens(ledger, clock, self._has_channel)
@@ -368,11 +368,9 @@ class Sessions:
             opened.waiting.discard(moved.set)
 
     def _check_domain(self, chain_id: int, contract: Address, node: Address) -> None:
-        theirs = (chain_id, contract, node)
-        ours = (self._chain_id, self._contract, self.node)
-        for name, their, our in zip(("chain id", "contract", "node"), theirs, ours, strict=True):
-            if their != our:
-                raise WrongDomain(f"signed for {name} {their}; here it is {our}")
+        require_signed_for(
+            self.domain, self.node, chain_id=chain_id, contract=contract, named_node=node
+        )
 
     async def token_domain(self) -> tuple[str, str]:
         """Return the name and version of the token's EIP-712 domain."""

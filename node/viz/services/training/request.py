@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from viz.domain.units import hex_of, parse_address, parse_hash
-from viz.domain.work import Work, parse_work
-from viz.errors import InvalidRequest, InvalidWork
-from viz.services.market.work_records import Registration, load_record, record_path
+from viz.domain.work import Work
+from viz.errors import InvalidRequest
+from viz.services.market.work_records import Registration, load_record, read_work, record_path
 from viz.training.facts import facts_of
 from viz.training.run import (
     MINIMUM_PROBES,
@@ -88,10 +88,7 @@ def _unregistered(path: Path, record: Registration | None, missing: Sequence[str
 
 def read_input(given: WorkInput) -> Work:
     """Return the parsed work of a file; raise InvalidWork."""
-    try:
-        return parse_work(given.kind, given.path.read_bytes())
-    except OSError as error:
-        raise InvalidWork(f"{given.path} cannot be read: {error.strerror}") from error
+    return read_work(given.path, given.kind)
 
 
 def settings_of(
