@@ -38,18 +38,18 @@ SHUTDOWN_S: Final = 5.0
 SPENDING_PATH: Final = "/viz/v1/spending"
 COST_HEADER: Final = "Viz-Cost-Units"
 _CLIENT: Final = web.AppKey("client", BuyerClient)
-_DOOR: Final = web.AppKey("door", ProxyAccess)
+_ACCESS: Final = web.AppKey("access", ProxyAccess)
 _log = structlog.get_logger()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def create_proxy(client: BuyerClient, door: ProxyAccess | None = None) -> web.Application:
-    """Return the proxy's application; ``door`` says who may ask, else programs of this machine."""
+def create_proxy(client: BuyerClient, access: ProxyAccess | None = None) -> web.Application:
+    """Return the proxy's application; ``access`` says who may ask, by default this machine."""
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors])
     app[_CLIENT] = client
-    app[_DOOR] = door or ProxyAccess()
-    app.on_response_prepare.append(app[_DOOR].tell_browsers)
+    app[_ACCESS] = access or ProxyAccess()
+    app.on_response_prepare.append(app[_ACCESS].tell_browsers)
     app.add_routes(
         [
             web.get(MODELS_PATH, _models),
@@ -101,9 +101,9 @@ async def running_proxy(
 
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    door = request.app[_DOOR]
+    access = request.app[_ACCESS]
     try:
-        turned_away = door.preflight(request) or door.refuse(request)
+        turned_away = access.preflight(request) or access.refuse(request)
         return turned_away or await handler(request)
     except VizError as error:
         return problem(error)

@@ -1,1 +1,1 @@
-"""Claims: when, in what batches, and whether books and chain agree."""
+"""Claims: when they are due, in what batches, and whether ledger and chain agree."""

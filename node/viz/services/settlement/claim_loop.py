@@ -186,7 +186,7 @@ class ClaimService:
                 _log.info("claim waits", open_transactions=len(unresolved))
                 # A deadline may come near while the claim is stuck. Noted here, so that the next
                 # pass recovers it as urgent, which raises its fee.
-                await self._moment((), self._clock.now_s())
+                await self._claim_context((), self._clock.now_s())
                 return ClaimReport(settled=settled, waiting=len(await self._ledger.frozen()))
             # A claim that failed pauses all but the operator's: a fault of the rows or the endpoint
             # would burn gas in every pass.
@@ -279,9 +279,9 @@ class ClaimService:
             chosen = [each for each in due if each.signer == only]
             _require_worth(chosen, self._policy, await self._fee() if chosen else 0)
         else:
-            moment = await self._moment(due, now_s)
+            context = await self._claim_context(due, now_s)
             if not force:
-                chosen = choose(due, self._policy, moment)
+                chosen = choose(due, self._policy, context)
         frozen = 0
         for channel in chosen:
             row = await self._ledger.freeze(channel.signer, now_s=now_s)
@@ -293,7 +293,7 @@ class ClaimService:
                 _log.info("row frozen", signer=row.signer, units=row.end_units - row.base_units)
         return frozen
 
-    async def _moment(self, due: Sequence[ChannelRecord], now_s: int) -> ClaimContext:
+    async def _claim_context(self, due: Sequence[ChannelRecord], now_s: int) -> ClaimContext:
         """Return the fee now and the deadlines of the due and the frozen; note what presses."""
         owing = {each.signer: set(each.unclaimed()) for each in due}
         for row in await self._ledger.frozen():
@@ -301,9 +301,9 @@ class ClaimService:
         deadlines = await self._deadlines.of(owing)
         chain_now_s = await self._reader.chain_time() if deadlines else now_s
         fee_wei = await self._fee() if due else 0
-        moment = ClaimContext(now_s, chain_now_s, fee_wei, deadlines, self._due_since)
-        self._pressing = moment.pressing
-        return moment
+        context = ClaimContext(now_s, chain_now_s, fee_wei, deadlines, self._due_since)
+        self._pressing = context.pressing
+        return context
 
     async def _fee(self) -> int:
         return await self._fee_wei() if self._policy.coin_units and self._fee_wei else 0

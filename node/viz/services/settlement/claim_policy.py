@@ -102,7 +102,7 @@ def value_of(channel: ChannelRecord) -> Units:
 
 
 def choose(
-    due: Sequence[ChannelRecord], policy: ClaimPolicy, moment: ClaimContext
+    due: Sequence[ChannelRecord], policy: ClaimPolicy, context: ClaimContext
 ) -> Sequence[ChannelRecord]:
     """Return the channels to claim now: all that pay for their row, once one reason holds.
 
@@ -112,23 +112,23 @@ def choose(
     """
     # Everything together first: one transaction's fixed gas is shared by all of its rows. Value has
     # time, so its gas must be a small part of it. Age has waited long enough: any gain will do.
-    worth = _worthwhile(due, policy, moment)
-    value, cost = weigh(worth, policy, moment.fee_wei)
+    worth = _worthwhile(due, policy, context)
+    value, cost = weigh(worth, policy, context.fee_wei)
     cheap = cost * BPS <= value * policy.max_gas_bps
-    oldest = min((moment.since[each.signer] for each in worth), default=moment.now_s)
-    aged = moment.now_s - oldest >= policy.claim_age_s
+    oldest = min((context.since[each.signer] for each in worth), default=context.now_s)
+    aged = context.now_s - oldest >= policy.claim_age_s
     if (value >= policy.claim_at_units and cheap) or (aged and value > cost):
         return worth
     # Then what a deadline binds, alone: the rest need not go at today's fee.
-    bound = [each for each in due if each.signer in moment.deadlines]
-    urgent = _worthwhile(bound, policy, moment)
-    urgent_value, urgent_cost = weigh(urgent, policy, moment.fee_wei)
+    bound = [each for each in due if each.signer in context.deadlines]
+    urgent = _worthwhile(bound, policy, context)
+    urgent_value, urgent_cost = weigh(urgent, policy, context.fee_wei)
     if urgent and urgent_cost * BPS <= urgent_value * policy.max_gas_bps:
         return urgent
     # Near the deadline a dear claim is better than none: after it the node is paid nothing.
-    last = [each for each in bound if each.signer in moment.pressing]
-    pressing = _worthwhile(last, policy, moment)
-    pressing_value, pressing_cost = weigh(pressing, policy, moment.fee_wei)
+    last = [each for each in bound if each.signer in context.pressing]
+    pressing = _worthwhile(last, policy, context)
+    pressing_value, pressing_cost = weigh(pressing, policy, context.fee_wei)
     if pressing_value > pressing_cost:
         return pressing
     # Too little to carry a transaction's fixed gas, but worth its own rows: the others carry it.
@@ -136,7 +136,7 @@ def choose(
 
 
 def _worthwhile(
-    channels: Sequence[ChannelRecord], policy: ClaimPolicy, moment: ClaimContext
+    channels: Sequence[ChannelRecord], policy: ClaimPolicy, context: ClaimContext
 ) -> list[ChannelRecord]:
     """Return those that bring more than they add to one claim's cost, the most valuable first.
 
@@ -147,7 +147,7 @@ def _worthwhile(
     seen: set[AdapterId] = set()
     for channel in sorted(channels, key=value_of, reverse=True):
         lines = channel.unclaimed().keys()
-        if value_of(channel) > policy.cost_units(row_gas(lines, seen), moment.fee_wei):
+        if value_of(channel) > policy.cost_units(row_gas(lines, seen), context.fee_wei):
             chosen.append(channel)
             seen |= lines
     return chosen

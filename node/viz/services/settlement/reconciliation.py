@@ -40,9 +40,9 @@ class ComparedLedger(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """One channel on which books and chain disagree.
+    """One channel on which ledger and chain disagree.
 
-    ``settled``: the chain's settled total is none at which a claim of the books begins or ends.
+    ``settled``: no claim row of the ledger begins or ends at the chain's settled total.
     ``covered``: what was accepted ends above all that the chain holds and has settled.
     """
 
@@ -166,7 +166,7 @@ class Reconciliation:
 def compare(
     record: ChannelRecord, rows: Sequence[ClaimRecord], seen: ChannelState | None
 ) -> Mismatch | None:
-    """Return where a channel's books and its confirmed state on chain disagree, if they do.
+    """Return where the ledger and the chain's confirmed state of a channel disagree, if they do.
 
     ``rows`` are its unfinished claim rows in order. While they are under way the chain may stand
     at any of their ends; what was accepted must be covered by settled total and deposit together.
