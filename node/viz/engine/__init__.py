@@ -8,12 +8,12 @@
     engine = await EmbeddedEngine.start(base, EngineSettings(max_streams=32))
 
 Owns batching, LoRA application, sampling and streams. Knows nothing of money, chains or HTTP.
-Importing this package, ``embedded`` or ``settings`` imports no torch; ``start`` does.
+Importing this package, ``embedded.engine`` or ``embedded.settings`` imports no torch; ``start``
+does.
 
-Modules: ``settings`` (values), ``limits`` (what memory admits), ``sequence`` (one request's
-state), ``stops`` (stop strings), ``stream`` (asyncio side of a sequence), ``cache`` (keys and
-values by slot), ``adapters`` (their layout), ``residency`` (which are in memory), ``lanes`` and
-``lora`` (adapters beside the batch), ``forward`` (the Llama decoder), ``sampling``, ``seats`` (who
-holds a slot), ``runner`` (schedule -> run -> postprocess, on one thread) and ``embedded`` (the
-asyncio front).
+Modules of ``embedded``: ``engine`` (the asyncio front), ``loop`` (one generation thread: schedule,
+run, postprocess), ``scheduler`` (which sequence holds a slot), ``sequence`` and ``stream`` (one
+request's state, and its asyncio side), ``llama`` and ``native`` (the decoder, in torch and
+compiled), ``kv_cache``, ``lora`` and ``lora_batch`` (adapters beside the batch), ``adapter_pool``
+(which adapters are in memory), ``sampling``, ``stop_strings``, ``memory_plan``, ``process_memory``.
 """

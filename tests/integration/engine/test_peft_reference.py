@@ -127,7 +127,7 @@ async def test_thirty_two_adapters_in_one_step(
     engine = await EmbeddedEngine.start(base, settings)
     for number, path in enumerate(write_adapters(tmp_path, base, 32, 0.3), start=1):
         await engine.add_adapter(AdapterId(number), path)
-    decoder: Any = engine._runner._decoder
+    decoder: Any = engine._engine_loop._decoder
     decode, worn = decoder.decode, []
 
     def watched(*arguments: Any) -> Any:

@@ -103,7 +103,7 @@ async def test_failing_step_ends_only_its_cause(
 ) -> None:
     """A step that raises is run again one by one; the streams that pass go on unharmed."""
     alone = await answer(engine, 1)
-    decoder: Any = engine._runner._decoder
+    decoder: Any = engine._engine_loop._decoder
     sound = getattr(decoder, step)
 
     def breaks_on_second_adapter(*arguments: Any) -> torch.Tensor:

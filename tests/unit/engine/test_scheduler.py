@@ -116,7 +116,7 @@ def watched(engine: EmbeddedEngine, monkeypatch: pytest.MonkeyPatch) -> Callable
 
     In each step, what adapters and lanes hold is compared with the plan.
     """
-    decoder: Any = engine._runner._decoder
+    decoder: Any = engine._engine_loop._decoder
     decode, store, seen = decoder.decode, engine._store, []
 
     def held(*arguments: Any) -> torch.Tensor:

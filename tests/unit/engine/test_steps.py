@@ -36,7 +36,7 @@ async def test_cancel_ends_within_the_step_that_runs(
     engine: EmbeddedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a cancel, the step under way is the stream's last: no other is begun for it."""
-    decoder: Any = engine._runner._decoder
+    decoder: Any = engine._engine_loop._decoder
     decode, running, go_on = decoder.decode, threading.Event(), threading.Event()
     begun = 0
 
@@ -89,7 +89,7 @@ async def test_a_long_prompt_does_not_stall_the_streams(
         buffer_tokens=400,
     )
     engine = await EmbeddedEngine.start(base, settings)
-    decoder: Any = engine._runner._decoder
+    decoder: Any = engine._engine_loop._decoder
     prefill, decode = decoder.prefill, decoder.decode
     done: list[str | int] = []
 

@@ -52,7 +52,7 @@ class EmbeddedEngine:
         self._loop = asyncio.get_running_loop()
         self._open: set[StreamState] = set()
         self._files = ThreadPoolExecutor(1, thread_name_prefix="viz-adapter-check")
-        self._runner: EngineLoop
+        self._engine_loop: EngineLoop
         self._store: AdapterPool
         self._context = 0
         self._slots = 0
@@ -67,7 +67,7 @@ class EmbeddedEngine:
         """
         engine = cls(base, settings)
         await asyncio.to_thread(engine._build)
-        engine._runner.start()
+        engine._engine_loop.start()
         return engine
 
     def _build(self) -> None:
@@ -125,7 +125,7 @@ class EmbeddedEngine:
             max_bytes=fits.resident_bytes,
             max_lane_bytes=fits.lane_bytes,
         )
-        self._runner = EngineLoop(decoder, self._store, settings, self._deliver)
+        self._engine_loop = EngineLoop(decoder, self._store, settings, self._deliver)
         # Built here, off the event loop: the first stream would wait for it.
         _ = self._base.tokenizer.token_bytes
         return_freed()
@@ -176,28 +176,28 @@ class EmbeddedEngine:
         if self._closed or len(self._open) >= self._slots + self._settings.max_waiting:
             raise EngineOverloaded("the engine is full: try again shortly")
         seed = request.sampling.seed
-        line = StreamState(self._runner.wake)
+        state = StreamState(self._engine_loop.wake)
         sequence = Running(
             request=request,
-            line=line,
+            state=state,
             seed=secrets.randbits(63) if seed is None else seed,
             max_tokens=min(request.sampling.max_tokens, self._context - len(request.prompt)),
             buffer_tokens=self._settings.buffer_tokens,
             tokenizer=self._base.tokenizer,
             end_ids=frozenset(self._base.shape.end_ids),
         )
-        self._open.add(line)
-        self._loop.call_soon(self._runner.submit, sequence)
-        stream = Stream(line)
+        self._open.add(state)
+        self._loop.call_soon(self._engine_loop.submit, sequence)
+        stream = Stream(state)
         # A stream that its caller lost must not hold a slot for ever.
-        weakref.finalize(stream, line.abandon)
+        weakref.finalize(stream, state.abandon)
         return stream
 
     def stats(self) -> Mapping[str, float]:
         """Return counters and gauges by name; numbers only."""
         return {
-            **self._runner.gauges(),
-            **{name: float(value) for name, value in self._runner.counts.items()},
+            **self._engine_loop.gauges(),
+            **{name: float(value) for name, value in self._engine_loop.counts.items()},
             "slots": self._slots,
             "open": len(self._open),
             "adapters": len(self._store.registered()),
@@ -213,11 +213,11 @@ class EmbeddedEngine:
         if self._closed:
             return
         self._closed = True
-        await asyncio.to_thread(self._runner.close)
+        await asyncio.to_thread(self._engine_loop.close)
         await asyncio.to_thread(self._store.close)
         await asyncio.to_thread(self._files.shutdown)
-        for line in self._open:
-            line.fail(EngineError("the engine was closed"))
+        for state in self._open:
+            state.fail(EngineError("the engine was closed"))
         self._open.clear()
 
     def _check(self, request: GenerationRequest) -> None:
@@ -242,13 +242,13 @@ class EmbeddedEngine:
             self._loop.call_soon_threadsafe(self._dispatch, delivery)
 
     def _dispatch(self, delivery: Delivery) -> None:
-        for line, news in delivery:
+        for state, news in delivery:
             if isinstance(news, Piece):
-                line.put(news)
+                state.put(news)
             elif isinstance(news, EngineError):
-                line.fail(news)
-            if line.is_ended:
-                self._open.discard(line)
+                state.fail(news)
+            if state.is_ended:
+                self._open.discard(state)
 
 
 def check_sampling(rules: Sampling) -> None:

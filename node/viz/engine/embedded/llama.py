@@ -127,8 +127,10 @@ class LlamaModel:
         lasts = [end - 1 for end in itertools.accumulate(sizes)]
         if self._native is not None:
             slots = [chunk.slot for chunk in chunks for _ in chunk.tokens]
-            worn = [chunk.adapter for chunk in chunks for _ in chunk.tokens]
-            return self._native.run(ids, slots, places, worn, [lasts[chunk] for chunk in wanted])
+            active_adapters = [chunk.adapter for chunk in chunks for _ in chunk.tokens]
+            return self._native.run(
+                ids, slots, places, active_adapters, [lasts[chunk] for chunk in wanted]
+            )
         for chunk in chunks:
             self.cache.wrote(chunk.slot, chunk.start + len(chunk.tokens))
         tokens, positions = torch.tensor(ids), torch.tensor(places)
@@ -153,16 +155,16 @@ class LlamaModel:
         tokens: Rows[int],
         positions: Rows[int],
         rows: Rows[int],
-        worn: list[tuple[int, LoadedAdapter]],
+        active_adapters: list[tuple[int, LoadedAdapter]],
     ) -> torch.Tensor:
         """Run one token in each slot 0..n-1; return the logits (rows, vocabulary) of ``rows``.
 
-        ``rows`` are the slots that matter, ``worn`` the adapters by slot. The others are given any
-        token at their next free position.
+        ``rows`` are the slots that matter, ``active_adapters`` the adapters by slot. The other
+        slots are given any token at their next free position.
         """
         slots = len(tokens)
         if self._native is not None:
-            by_slot = dict(worn)
+            by_slot = dict(active_adapters)
             ids, places = [tokens[slot] for slot in rows], [positions[slot] for slot in rows]
             adapters = [by_slot.get(slot) for slot in rows]
             return self._native.run(ids, rows, places, adapters, range(len(rows)))
@@ -191,7 +193,7 @@ class LlamaModel:
             )
             return mixed.reshape(slots, -1)
 
-        lanes = LaneApply(self._lanes.sync(worn), slots)
+        lanes = LaneApply(self._lanes.sync(active_adapters), slots)
         hidden = self._run(torch.tensor(tokens), place, attend, lanes)
         return self._head(hidden if list(rows) == list(range(slots)) else hidden[list(rows)])
 

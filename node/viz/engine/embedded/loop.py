@@ -123,7 +123,7 @@ class EngineLoop:
                     self._end(sequence, error)
         now = time.monotonic()
         for sequence in list(self._live):
-            if sequence.line.cancelled:
+            if sequence.state.cancelled:
                 self._end(sequence, sequence.cancel())
             elif sequence.may_run():
                 sequence.paused_since = None
@@ -198,8 +198,10 @@ class EngineLoop:
                 positions[sequence.slot] = sequence.cached
         for sequence, slot in zip(batch, slots, strict=True):
             tokens[slot] = sequence.tokens[-1]
-        worn = [(slot, s.adapter) for s, slot in zip(batch, slots, strict=True) if s.adapter]
-        logits = self._decoder.decode(tokens, positions, slots, worn)
+        active_adapters = [
+            (slot, s.adapter) for s, slot in zip(batch, slots, strict=True) if s.adapter
+        ]
+        logits = self._decoder.decode(tokens, positions, slots, active_adapters)
         chosen = choose(logits, [sequence.draw() for sequence in batch])
         for sequence in batch:
             sequence.cached += 1
@@ -246,7 +248,7 @@ class EngineLoop:
             if sequence.finished:
                 self._end(sequence, piece)
             else:
-                self._out.append((sequence.line, piece))
+                self._out.append((sequence.state, piece))
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         _log.warning("sequence failed", request=sequence.request.request_id, error=repr(error))
@@ -255,7 +257,7 @@ class EngineLoop:
 
     def _end(self, sequence: Sequence, last: Piece | EngineError) -> None:
         self._seats.end(sequence)
-        self._out.append((sequence.line, last))
+        self._out.append((sequence.state, last))
 
     def _flush(self) -> None:
         if self._out:

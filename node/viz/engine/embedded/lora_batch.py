@@ -4,7 +4,7 @@ The torch path of LoRA; the compiled one reads adapters where they lie. A decodi
 all adapters of a bucket in a few batched products over the first ``count`` lanes, with no gather:
 the copy is made once, when a sequence joins. Owns lanes; does not know where adapters come from.
 Invariants: lanes [0, count) of a bucket belong to distinct slots; all buckets together take no
-more than the bound, as long as what is worn fits it.
+more than the bound, if the adapters in use fit it.
 """
 
 from __future__ import annotations

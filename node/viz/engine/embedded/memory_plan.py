@@ -72,13 +72,13 @@ def plan(
     left -= slots * each
     lanes = None
     if widths.lanes:
-        # As many as could ever be worn, where there is plenty; half of what is left at most.
+        # Room for as many as can be in use at once, but at most half of what is left.
         more = max(0, min(slots * (largest - lane) - largest, left // 2))
         lanes = slots * lane + largest + more
         left -= more
-    residents = max(settings.resident_adapters, slots)
+    resident_adapters = max(settings.resident_adapters, slots)
     enough = fixed + 2 * settings.max_streams * each
-    return MemoryPlan(slots, capacity, residents, left + largest, lanes, enough)
+    return MemoryPlan(slots, capacity, resident_adapters, left + largest, lanes, enough)
 
 
 def _weight_bytes(shape: LlamaShape, widths: Widths) -> int:

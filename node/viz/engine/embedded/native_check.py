@@ -65,10 +65,13 @@ def agrees(kernels: Kernels) -> bool:
         name: (random(*size) if len(size) > 1 else 1 + random(*size)).bfloat16()
         for name, size in _SHAPE.tensors().items()
     }
-    worn = [_adapter(random, rank) for rank in (8, 64)]
+    adapters_used = [_adapter(random, rank) for rank in (8, 64)]
     prompts = [[at * 7 % 51 for at in range(3, 3 + size)] for size in (9, 6, 4)]
     found: list[torch.Tensor] = []
-    for using, adapters in ((kernels, worn), (None, [_widened(adapter) for adapter in worn])):
+    for using, adapters in (
+        (kernels, adapters_used),
+        (None, [_widened(adapter) for adapter in adapters_used]),
+    ):
         cache = KvCache(_SHAPE, len(prompts), _SHAPE.context_tokens, torch.float32)
         decoder = LlamaModel(weights, _SHAPE, cache, torch.float32, using)
         chunks = [

@@ -26,7 +26,7 @@ class Sequence:
     """A sequence between admission and its last piece."""
 
     request: GenerationRequest
-    line: StreamState
+    state: StreamState
     seed: int
     max_tokens: int
     buffer_tokens: int
@@ -57,9 +57,9 @@ class Sequence:
 
     def may_run(self) -> bool:
         """Whether the allowance and the reader leave room for another token."""
-        bound = self.line.taken_tokens + self.buffer_tokens
-        if self.line.allowance is not None:
-            bound = min(bound, self.line.allowance)
+        bound = self.state.taken_tokens + self.buffer_tokens
+        if self.state.allowance is not None:
+            bound = min(bound, self.state.allowance)
         return self.generated < bound
 
     def draw(self) -> Draw:

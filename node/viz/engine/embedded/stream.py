@@ -72,21 +72,21 @@ class StreamState:
 class Stream:
     """A running sequence as its caller holds it (``viz.domain.ports.engine.Generation``)."""
 
-    def __init__(self, line: StreamState) -> None:
-        self._line = line
+    def __init__(self, state: StreamState) -> None:
+        self._state = state
 
     def __aiter__(self) -> AsyncIterator[Piece]:
         return self
 
     async def __anext__(self) -> Piece:
-        return await self._line.take()
+        return await self._state.take()
 
     def allow(self, total_tokens: int) -> None:
         """Let the sequence reach ``total_tokens`` generated tokens; never lowers it."""
-        self._line.allowance = max(self._line.allowance or 0, total_tokens)
-        self._line.wake()
+        self._state.allowance = max(self._state.allowance or 0, total_tokens)
+        self._state.wake()
 
     async def cancel(self) -> None:
         """Stop within one step and free the slot; pieces not yet read remain readable."""
-        self._line.abandon()
-        await self._line.ended()
+        self._state.abandon()
+        await self._state.ended()

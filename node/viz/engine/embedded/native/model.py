@@ -171,7 +171,7 @@ class NativeModel:
         tokens: Sequence[int],
         slots: Sequence[int],
         positions: Sequence[int],
-        worn: Sequence[LoadedAdapter | None],
+        active_adapters: Sequence[LoadedAdapter | None],
         wanted: Sequence[int],
     ) -> torch.Tensor:
         """Run one token a row; return the logits (wanted, vocabulary) of the rows asked for.
@@ -190,12 +190,12 @@ class NativeModel:
         places = torch.tensor([*slots, *positions, *wanted], dtype=torch.int64)
         begin = places.data_ptr()
         addresses: dict[LoadedAdapter | None, int | None] = {None: None}
-        for adapter in worn:
+        for adapter in active_adapters:
             if adapter is not None and adapter not in addresses:
                 held = self._structs.get(adapter) or _struct(adapter)
                 self._structs[adapter] = held
                 addresses[adapter] = ctypes.addressof(held)
-        adapters = (ctypes.c_void_p * rows)(*map(addresses.__getitem__, worn))
+        adapters = (ctypes.c_void_p * rows)(*map(addresses.__getitem__, active_adapters))
         batch = _Batch(
             rows,
             len(wanted),
