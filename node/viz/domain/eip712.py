@@ -164,6 +164,14 @@ def _read_layout(struct: type[Struct]) -> Layout:
     return Layout(name, keccak(struct.TYPE.encode()), members)
 
 
+PLAIN_SIGNATURE_BYTES: Final = (64, 65)
+
+
+def is_plain(signature: bytes) -> bool:
+    """Return whether a key may have made it: any other length is a contract wallet's (ERC-1271)."""
+    return len(signature) in PLAIN_SIGNATURE_BYTES
+
+
 # domains
 
 

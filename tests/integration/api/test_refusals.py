@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes.chain import DEPLOYMENT
+from tests.fakes.chain import DEPLOYMENT, NOW_S
 from tests.fakes.engine import FakeEngine
 from tests.integration.api.harness import (
     ADAPTER,
@@ -221,6 +221,7 @@ DEPOSITS: list[tuple[str, dict[str, Any], int, str]] = [
     ("another salt", {"salt": ZERO_HASH}, 401, "invalid-signature"),
     ("no consent of the signer", {"signer_signature": b"\1" * 65}, 401, "invalid-signature"),
     ("expired", {"valid_before_s": 5}, 400, "invalid-request"),
+    ("void before a block takes it", {"valid_before_s": NOW_S + 2}, 400, "invalid-request"),
 ]
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.fakes.chain import DEPLOYMENT, TOKEN_DOMAIN, FakeChain
 from tests.integration.api.harness import (
     ADAPTER,
+    NODE_KEY,
     OPERATOR_TOKEN,
     PAYER_KEY,
     Buyer,
@@ -16,9 +20,15 @@ from tests.integration.api.harness import (
     running_node,
 )
 
-from viz.domain.eip712 import sign
-from viz.domain.ports.transactions import Call
-from viz.domain.typed_data import RequestClose
+from viz.domain.eip712 import public_address, sign
+from viz.domain.ports.transactions import Call, Transaction
+from viz.domain.typed_data import (
+    TOP_UP_KIND,
+    ReceiveWithAuthorization,
+    RequestClose,
+    authorization_nonce,
+)
+from viz.domain.units import Hash32
 from viz.protocol import payment
 from viz.protocol.credential import CloseRequest
 from viz.services.payments.relay_budget import HOUR_S, RelayPolicy
@@ -153,3 +163,43 @@ async def test_nothing_is_sold_where_books_and_chain_disagree(node: Node) -> Non
     await node.parts.reconciliation.step()
     node.clock.now += 6
     assert (await buyer.ask()).status == 200, "what agrees again is sold on again"
+
+
+async def test_a_strangers_deposits_keep_nobody_from_a_top_up(tmp_path: Path) -> None:
+    """One for the buyer's signer, of a payer without money, is under way: the buyer's own goes on,
+    and the stranger's is none of a channel that pays."""
+
+    class Held(FakeChain):
+        gate = asyncio.Event()
+        held = asyncio.Event()
+
+        async def submit(self, call: Call, **options: Any) -> Transaction:
+            if call.function == "topUpWithAuthorization" and call.args[0] != payer:
+                self.held.set()
+                await self.gate.wait()
+            return await super().submit(call, **options)
+
+    payer = public_address(PAYER_KEY)
+    chain = Held(NODE_KEY)
+    async with running_node(tmp_path, chain=chain) as node:
+        buyer = await Buyer(node).ready(100_000)
+        evil = b"\x66" * 32
+        deposit = buyer.deposit(5_000, opening=False)
+        nonce = authorization_nonce(TOP_UP_KIND, buyer.signer, chain.address, deposit.salt)
+        said = ReceiveWithAuthorization(
+            public_address(evil), DEPLOYMENT.settlement, 5_000, 0, deposit.valid_before_s, nonce
+        )
+        forged = replace(
+            deposit,
+            payer=public_address(evil),
+            authorization=sign(evil, TOKEN_DOMAIN.digest(said)),
+        )
+        first = asyncio.create_task(buyer.pay(payment.CHANNELS_PATH, forged))
+        await asyncio.wait_for(chain.held.wait(), 10)
+        own = buyer.deposit(5_000, opening=False)
+        status, body = await buyer.pay(payment.CHANNELS_PATH, own)
+        assert status == 200, body
+        again = replace(forged, salt=Hash32(b"\7" * 32))
+        assert (await buyer.pay(payment.CHANNELS_PATH, again))[0] != 200
+        chain.gate.set()
+        assert (await first)[0] != 200

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from viz.domain.eip712 import content_registry_domain, is_signed_by, with_v
+from viz.domain.eip712 import content_registry_domain, is_plain, is_signed_by, with_v
 from viz.domain.license import Terms
 from viz.domain.ports.chain import ChainReader, ContentState, GrantState
 from viz.domain.ports.clock import Clock
@@ -31,12 +31,11 @@ from viz.errors import (
     RelayRefused,
 )
 from viz.protocol.registration import RegistrationContext
-from viz.services.payments.relay_budget import RelayBudget, RelayPolicy
+from viz.services.payments.relay_budget import RelayBudget, RelayPolicy, require_time
 
 MAX_DEADLINE_S: Final = 24 * 3600
 # They ask for no deposit, so the hour has few of them.
 REGISTRATIONS: Final = RelayPolicy(per_hour=120, per_payer_per_hour=None, per_minute=30)
-_PLAIN_SIGNATURE_BYTES: Final = (64, 65)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +101,8 @@ class Licensing:
         work.terms.check()
         deployment = self._reader.deployment
         domain = content_registry_domain(deployment.chain_id, deployment.content_registry)
-        plain = len(signature) in _PLAIN_SIGNATURE_BYTES
-        # Any other length can only be a contract wallet's (ERC-1271): the simulation judges it.
+        plain = is_plain(signature)
+        # A contract wallet's is judged by the simulation.
         if plain and not is_signed_by(domain.digest(work), signature, work.creator):
             raise InvalidSignature(
                 f"the registration is not signed by {work.creator} for chain "
@@ -115,6 +114,7 @@ class Licensing:
                 f"the deadline must lie within {MAX_DEADLINE_S // 3600} hours after the chain's "
                 f"time, which is {now_s}: sign again"
             )
+        require_time(work.deadline_s, now_s, "the registration")
         nonce = await self._reader.registration_nonce(work.creator)
         if nonce != work.nonce:
             raise InvalidRequest(
@@ -123,7 +123,8 @@ class Licensing:
         if len(signature) == 64:
             signature = with_v(signature)
         call = registration_call(work, signature)
-        return registered(await self._budget.send(self._writer, work.creator, call))
+        sent = await self._budget.send(self._writer, work.creator, call, wallet=not plain)
+        return registered(sent)
 
     async def offer(self, content_id: ContentId) -> LicenseOffer:
         """Return a work and its terms for new grants; raise LicenseError where there are none."""

@@ -8,9 +8,9 @@ simulation.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
-from viz.domain.eip712 import Domain, is_signed_by, recover
+from viz.domain.eip712 import Domain, is_plain, is_signed_by, recover
 from viz.domain.ports.chain import ChainReader
 from viz.domain.ports.transactions import Call
 from viz.domain.typed_data import (
@@ -23,8 +23,7 @@ from viz.domain.typed_data import (
 from viz.domain.units import Address, Units
 from viz.errors import InvalidRequest, InvalidSignature
 from viz.protocol.credential import Deposit
-
-_PLAIN_SIGNATURE_BYTES: Final = (64, 65)
+from viz.services.payments.relay_budget import require_time
 
 
 class Deposits:
@@ -54,6 +53,7 @@ class Deposits:
         now_s = await self._chain.chain_time()
         if not deposit.valid_after_s < now_s + 1 <= deposit.valid_before_s:
             raise InvalidRequest(f"the authorization is not valid at chain time {now_s}")
+        require_time(deposit.valid_before_s, now_s, "the authorization")
         if opening:
             consent = self._domain.digest(OpenChannel(deposit.payer, self._node))
             if recover(consent, deposit.signer_signature) != deposit.signer:
@@ -68,8 +68,8 @@ class Deposits:
                 OPEN_KIND if opening else TOP_UP_KIND, deposit.signer, self._node, deposit.salt
             ),
         )
-        # any other length can only be a contract wallet's (ERC-1271): the simulation judges it
-        if len(deposit.authorization) in _PLAIN_SIGNATURE_BYTES and not is_signed_by(
+        # a contract wallet's is judged by the simulation
+        if is_plain(deposit.authorization) and not is_signed_by(
             (await self.token_domain()).digest(authorization),
             deposit.authorization,
             deposit.payer,

@@ -6,14 +6,16 @@ admitted with all that it may cost, and counted with what it used once that is k
 hour no more is admitted than the bounds say, and a part of them is kept for channels that pay; one
 that was never sent is given back, so that who holds no money cannot use up what others need; a
 payer has one transaction under way, since a second could spend what the first one spends and revert
-at the node's cost; a close is paid for once out of what its channel earned since the last one.
+at the node's cost; what strangers let fail is bounded over all of them, and so is what their
+contract wallets may use, whose code can be good in the simulation and burn gas in the block; a
+close is paid for once out of what its channel earned since the last one.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from weakref import WeakValueDictionary
@@ -23,7 +25,7 @@ import structlog
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.transactions import Call, ChainWriter, Outcome, Transaction
 from viz.domain.units import BPS, WEI_A_COIN, Address, Hash32, Units
-from viz.errors import ChainError, RelayBusy
+from viz.errors import ChainError, InvalidRequest, RelayBusy
 
 HOUR_S: Final = 3_600
 _MINUTE_S: Final = 60
@@ -45,6 +47,16 @@ CHANNEL_GAS: Final = 180_000
 # Of the hour's bounds, for channels that brought money: strangers cannot keep them from topping up.
 RESERVE_BPS: Final = 2_500
 REMEMBERED: Final = 10_000
+# Less than this is left of a signature: blocks may pass over it until it is void.
+RELAY_VALID_S: Final = 180
+# Of the hour's bounds, for strangers' transactions that failed or have no known end.
+FAILED_BPS: Final = 500
+# Of the hour's bounds, for strangers' contract wallets.
+WALLET_BPS: Final = 250
+# Strangers' transactions sent and waited for at a time: each may yet fail.
+AT_ONCE: Final = 16
+# Transactions of others without a known end are looked up this often.
+_LOOK_S: Final = 10
 # How long a relay waits for the end of another one for the same payer.
 PATIENCE_S: Final = 5.0
 _OPEN: Final = (Outcome.PENDING, Outcome.UNKNOWN)
@@ -76,10 +88,20 @@ class Relay:
     gas: int
     fee_wei: int = 0
     failed: bool = False
+    wallet: bool = False
+    paying: bool = False
+    name: Hash32 | None = None  # of a transaction without a known end
 
     @property
     def wei(self) -> int:
         return self.gas * self.fee_wei
+
+    def end(self, found: Transaction) -> None:
+        """Take what became of it, as far as that is known."""
+        if found.gas_used is not None:
+            self.gas = found.gas_used
+        self.failed = found.outcome is Outcome.FAILED
+        self.name = found.hash if found.outcome in _OPEN else None
 
 
 class RelayBudget:
@@ -99,65 +121,93 @@ class RelayBudget:
         self._sent: list[Relay] = []
         self._patience_s = patience_s
         self._turns: WeakValueDictionary[Address, asyncio.Lock] = WeakValueDictionary()
-        self._open: dict[Address, tuple[int, Hash32]] = {}
+        self._room = asyncio.Semaphore(AT_ONCE)
+        self._looked_s = 0
         self._repaid: OrderedDict[Address, Units] = OrderedDict()
 
     async def send(
-        self, writer: ChainWriter, payer: Address, call: Call, *, paying: bool = False
+        self,
+        writer: ChainWriter,
+        payer: Address,
+        call: Call,
+        *,
+        paying: bool = False,
+        wallet: bool = False,
     ) -> Transaction:
         """Send a stranger's transaction within the bounds; counted only where it was sent.
 
         ``paying``: it is for a channel that brought money, and may use what is kept for those.
-        Raises RelayBusy, and whatever ``writer.submit`` raises.
+        ``wallet``: a contract wallet judges its signature. Raises RelayBusy, and whatever
+        ``writer.submit`` raises.
         """
         turn = self._turns.setdefault(payer, asyncio.Lock())
+        await self._wait(turn, _under_way(payer))
         try:
-            async with asyncio.timeout(self._patience_s):
-                await turn.acquire()
-        except TimeoutError:
-            raise _under_way(payer) from None
-        try:
-            await self._require_no_open(writer, payer)
-            return await self._send(writer, payer, call, paying=paying)
+            if paying:
+                return await self._send(writer, payer, call, paying=True, wallet=wallet)
+            await self._wait(self._room, _busy(f"{AT_ONCE} transactions at a time", _LOOK_S))
+            try:
+                return await self._send(writer, payer, call, paying=False, wallet=wallet)
+            finally:
+                self._room.release()
         finally:
             turn.release()
 
+    async def _wait(self, place: asyncio.Lock | asyncio.Semaphore, refusal: RelayBusy) -> None:
+        try:
+            async with asyncio.timeout(self._patience_s):
+                await place.acquire()
+        except TimeoutError:
+            raise refusal from None
+
     async def _send(
-        self, writer: ChainWriter, payer: Address, call: Call, *, paying: bool
+        self, writer: ChainWriter, payer: Address, call: Call, *, paying: bool, wallet: bool
     ) -> Transaction:
+        await self._look_up(writer, payer)
         most = RELAY_GAS[call.function]
         fee_wei = await self._fee_wei() if self._fee_wei else 0
-        relay = self.admit(payer, most, fee_wei=fee_wei, paying=paying)
+        relay = self.admit(payer, most, fee_wei=fee_wei, paying=paying, wallet=wallet)
         try:
             sent = await writer.submit(call, max_gas=most)
         except ChainError:
             self.give_back(relay)
             raise
-        if sent.gas_used is not None:
-            relay.gas = sent.gas_used
-        relay.failed = sent.outcome is Outcome.FAILED
-        if sent.outcome in _OPEN:
-            self._open[payer] = relay.at_s, sent.hash
+        relay.end(sent)
         return sent
 
-    async def _require_no_open(self, writer: ChainWriter, payer: Address) -> None:
-        """Raise RelayBusy while the last transaction for this payer has no known end."""
+    async def _look_up(self, writer: ChainWriter, payer: Address) -> None:
+        """Count what became of the transactions without a known end, and of all others now and
+        then; raise RelayBusy where one is this payer's and still has none."""
         now_s = self._clock.now_s()
-        self._open = {
-            each: (at_s, name) for each, (at_s, name) in self._open.items() if at_s > now_s - HOUR_S
-        }
-        if payer not in self._open:
-            return
-        _, name = self._open[payer]
-        if (await writer.lookup(name)).outcome in _OPEN:
-            raise _under_way(payer)
-        del self._open[payer]
+        everybody = now_s - self._looked_s >= _LOOK_S
+        if everybody:
+            self._looked_s = now_s
+        for relay in [each for each in self._sent if each.at_s > now_s - HOUR_S]:
+            if relay.name is not None and (everybody or relay.payer == payer):
+                relay.end(await writer.lookup(relay.name))
+                if relay.name is not None and relay.payer == payer:
+                    raise _under_way(payer)
 
-    def admit(self, payer: Address, gas: int, *, fee_wei: int = 0, paying: bool = False) -> Relay:
+    def admit(
+        self,
+        payer: Address,
+        gas: int,
+        *,
+        fee_wei: int = 0,
+        paying: bool = False,
+        wallet: bool = False,
+    ) -> Relay:
         """Count one relay for ``payer``; raise RelayBusy where the hour has no more."""
         now_s = self._clock.now_s()
         self._sent = [each for each in self._sent if each.at_s > now_s - HOUR_S]
         policy = self._policy
+        if not paying:
+            strangers = [each for each in self._sent if not each.paying]
+            lost = [each for each in strangers if each.failed or each.name is not None]
+            self._require_share(lost, FAILED_BPS, "transactions of strangers that failed")
+            if wallet:
+                wallets = [each for each in strangers if each.wallet]
+                self._require_share(wallets, WALLET_BPS, "transactions for contract wallets")
         own = [each for each in self._sent if each.payer == payer]
         lately = [each for each in self._sent if each.at_s > now_s - _MINUTE_S]
         for failed in own:
@@ -174,7 +224,7 @@ class RelayBudget:
             if bound is not None and len(counted) >= bound:
                 wait_s = counted[0].at_s + span_s - now_s if counted else span_s
                 raise _busy(f"{bound} {what}", wait_s)
-        relay = Relay(now_s, payer, gas, fee_wei)
+        relay = Relay(now_s, payer, gas, fee_wei, wallet=wallet, paying=paying)
         for spent, wanted, bound, what in (
             (sum(each.gas for each in self._sent), gas, policy.gas_per_hour, "gas"),
             (sum(each.wei for each in self._sent), relay.wei, policy.wei_per_hour, "wei"),
@@ -185,6 +235,17 @@ class RelayBudget:
                 raise _busy(f"{most} {what} an hour", wait_s)
         self._sent.append(relay)
         return relay
+
+    def _require_share(self, relays: Sequence[Relay], share_bps: int, what: str) -> None:
+        """Raise RelayBusy where these used up their share of the hour's gas or coin."""
+        for spent, bound, unit in (
+            (sum(each.gas for each in relays), self._policy.gas_per_hour, "gas"),
+            (sum(each.wei for each in relays), self._policy.wei_per_hour, "wei"),
+        ):
+            if relays and bound is not None and spent * BPS >= bound * share_bps:
+                most = bound * share_bps // BPS
+                wait_s = relays[0].at_s + HOUR_S - self._clock.now_s()
+                raise _busy(f"{what} for {most} {unit} an hour", wait_s)
 
     def _open_to(self, bound: int | None, paying: bool) -> int | None:
         if bound is None or paying:
@@ -221,6 +282,15 @@ class RelayBudget:
         while len(self._repaid) > REMEMBERED:
             self._repaid.popitem(last=False)
         return sent
+
+
+def require_time(until_s: int, now_s: int, what: str) -> None:
+    """Raise InvalidRequest where a signature may be void before a block takes it."""
+    if until_s - now_s < RELAY_VALID_S:
+        raise InvalidRequest(
+            f"{what} ends {max(0, until_s - now_s)} s after the chain's time, which is {now_s}: "
+            f"sign one that is valid for {RELAY_VALID_S} s at least"
+        )
 
 
 def _under_way(payer: Address) -> RelayBusy:

@@ -26,7 +26,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from viz.domain.closing import accept_final, require_covered
-from viz.domain.eip712 import Domain, is_signed_by, recover, settlement_domain, sign
+from viz.domain.eip712 import Domain, is_plain, is_signed_by, recover, settlement_domain, sign
 from viz.domain.node_channel import (
     NodeChannel,
     VoucherOffer,
@@ -50,8 +50,9 @@ from viz.errors import (
     WrongDomain,
 )
 from viz.protocol.credential import CloseRequest, Deposit
-from viz.protocol.messages import AccessToken, ChannelLine, ChannelView, CloseAnswer, SessionProof
+from viz.protocol.messages import AccessToken, ChannelView, CloseAnswer, SessionProof
 from viz.services.payments.access_tokens import AccessTokens
+from viz.services.payments.channel_view import view_of
 from viz.services.payments.channels import ChannelStore
 from viz.services.payments.deposits import Deposits
 from viz.services.payments.open_channel import ChannelUpdate, OpenChannel
@@ -132,7 +133,7 @@ class Sessions:
         self._tokens = AccessTokens(ledger, clock, self._has_channel)
         self._paid: OrderedDict[Address, None] = OrderedDict()
         self._deposits = Deposits(chain, self.domain, self.node, policy.minimum_deposit_units)
-        self._relaying: set[Address] = set()
+        self._relaying: set[tuple[Address, Address]] = set()
         self._budget = RelayBudget(clock, policy.relays, policy.fee_wei)
         # What a channel must have brought to count as one that pays.
         self._worth_units = max(1, policy.minimum_deposit_units)
@@ -207,7 +208,7 @@ class Sessions:
 
     async def view(self, signer: Address, *, private: bool) -> ChannelView:
         """Return the channel; what was promised and delivered only when ``private``."""
-        return _view((await self._channels.get(signer)).channel, private=private)
+        return view_of((await self._channels.get(signer)).channel, private=private)
 
     async def voucher(self, offer: VoucherOffer) -> ChannelView:
         """Take a voucher, make it durable, and return the channel; see ``accept_voucher``.
@@ -233,7 +234,7 @@ class Sessions:
         self._paid.move_to_end(offer.signer)
         while len(self._paid) > PAID_KEPT:
             self._paid.popitem(last=False)
-        return _view(channel, private=True)
+        return view_of(channel, private=True)
 
     def has_paid(self, signer: Address) -> bool:
         """Return whether a voucher of ``signer`` was taken lately, since the start at most."""
@@ -264,20 +265,22 @@ class Sessions:
         self._check_domain(deposit.chain_id, deposit.contract, deposit.node)
         self._policy.require_clock()
         call = await self._deposits.call_of(deposit)
-        if deposit.signer in self._relaying:
+        relaying = deposit.signer, deposit.payer  # a stranger's own holds up nobody else's
+        if relaying in self._relaying:
             raise InvalidRequest("a deposit for this channel is being relayed: wait for it")
-        self._relaying.add(deposit.signer)
+        self._relaying.add(relaying)
         try:
             opened = await self._channels.get(deposit.signer, fresh=True)
-            # Money that could not be spent, and that a signed Close could send back, is not taken.
+            # What could not be spent, and a signed Close could send back, is not taken.
             require_selling(opened.channel, await self._chain_now(opened))
             before = opened.channel.limit_units
-            paying = opened.channel.end_units >= self._worth_units
-            sent = await self._budget.send(self._writer, deposit.payer, call, paying=paying)
+            payer, wallet = deposit.payer, not is_plain(deposit.authorization)
+            paying = payer == opened.channel.payer and opened.channel.end_units >= self._worth_units
+            sent = await self._budget.send(self._writer, payer, call, paying=paying, wallet=wallet)
             sent.require_settled("the deposit")
         finally:
-            self._relaying.discard(deposit.signer)
-        return _view(await self._confirmed(deposit.signer, before), private=False)
+            self._relaying.discard(relaying)
+        return view_of(await self._confirmed(deposit.signer, before), private=False)
 
     async def _confirmed(self, signer: Address, above_units: Units) -> NodeChannel:
         """Return the channel once a deposit is confirmed, or as it is when that takes too long."""
@@ -374,8 +377,7 @@ class Sessions:
 
     async def token_domain(self) -> tuple[str, str]:
         """Return the name and version of the token's EIP-712 domain."""
-        domain = await self._deposits.token_domain()
-        return domain.name, domain.version
+        return (found := await self._deposits.token_domain()).name, found.version
 
     async def _chain_now(self, opened: OpenChannel) -> int:
         # chain time matters only while a Close is out; otherwise the reading is saved
@@ -389,25 +391,3 @@ def _check_ahead(channel: NodeChannel, offer: VoucherOffer) -> None:
             f"the voucher pays {len(ahead)} adapters that nothing was delivered for; at most "
             f"{MAX_UNSPENT_LINES} are taken"
         )
-
-
-def _view(channel: NodeChannel, *, private: bool) -> ChannelView:
-    keys = channel.base_vector.keys() | channel.spent.keys()
-    keys |= {line.adapter_id for line in channel.best_lines}
-    lines = tuple(
-        ChannelLine(key, channel.accepted_units(key), channel.spent.get(key, 0))
-        for key in sorted(keys)
-    )
-    return ChannelView(
-        signer=channel.signer,
-        node=channel.node,
-        payer=channel.payer,
-        deposit_units=channel.deposit_units,
-        settled_units=channel.settled_units,
-        close_at_s=channel.close_at_s,
-        base_units=channel.base_units,
-        best=channel.best_lines if private else (),
-        lines=lines if private else (),
-        seq=channel.seq,
-        head=channel.head,
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -16,16 +17,20 @@ from viz.config import Config, RelayConfig
 from viz.domain.license import Terms
 from viz.domain.ports.transactions import Call, Outcome, Transaction
 from viz.domain.typed_data import Register
-from viz.domain.units import Hash32
-from viz.errors import ChainError, FeeTooHigh, RelayBusy, RelayRefused
+from viz.domain.units import BPS, Hash32
+from viz.errors import ChainError, FeeTooHigh, InvalidRequest, RelayBusy, RelayRefused
 from viz.services.market.licensing import Licensing
 from viz.services.payments.relay_budget import (
+    AT_ONCE,
     CHANNEL_GAS,
+    FAILED_BPS,
     HOUR_S,
     RELAY_GAS,
+    RELAY_VALID_S,
     WALLET_GAS,
     RelayBudget,
     RelayPolicy,
+    require_time,
 )
 
 FIGURES = Path(__file__).parents[4] / "docs" / "gas.json"
@@ -197,6 +202,66 @@ async def test_who_made_one_revert_is_not_relayed_for_an_hour() -> None:
     await budget.send(chain, SIGNER, CLOSE)
     chain.clock.now += HOUR_S
     await budget.send(chain, PAYER, CLOSE)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_what_strangers_let_fail_is_bounded_over_all_of_them(at_once: bool) -> None:
+    """Fresh payers cost nothing: a bound for each of them alone would be none."""
+    chain = Chain()
+    budget = RelayBudget(chain.clock, RelayPolicy(gas_per_hour=80_000_000), patience_s=0)
+    chain.outcome, chain.gas_needed = Outcome.FAILED, 100_000
+    most = 80_000_000 * FAILED_BPS // BPS // chain.gas_needed
+    payers = [address_of(number) for number in range(1_000, 1_000 + 2 * most)]
+    if at_once:
+        await asyncio.gather(
+            *(budget.send(chain, each, CLOSE) for each in payers), return_exceptions=True
+        )
+        assert len(chain.allowed) <= most + AT_ONCE
+    for each in payers:
+        with suppress(RelayBusy):
+            await budget.send(chain, each, CLOSE)
+    assert len(chain.allowed) <= most + AT_ONCE
+    with pytest.raises(RelayBusy, match="that failed"):
+        await budget.send(chain, SIGNER, CLOSE)
+    chain.outcome = Outcome.SETTLED
+    await budget.send(chain, SIGNER, CLOSE, paying=True)
+    chain.clock.now += HOUR_S
+    await budget.send(chain, PAYER, CLOSE)
+
+
+async def test_one_that_fails_after_its_relay_returned_counts_as_failed() -> None:
+    """Protects the bound from transactions that a block takes late."""
+    chain = Chain()
+    budget = RelayBudget(chain.clock, RelayPolicy(gas_per_hour=1_000_000))
+    chain.outcome = chain.found = Outcome.PENDING
+    await budget.send(chain, PAYER, CLOSE)
+    chain.found = chain.outcome = Outcome.FAILED
+    with pytest.raises(RelayBusy, match="failed in its block"):
+        await budget.send(chain, PAYER, CLOSE, paying=True)
+    with pytest.raises(RelayBusy, match="strangers that failed"):
+        await budget.send(chain, SIGNER, CLOSE)
+
+
+async def test_contract_wallets_have_a_small_share_of_their_own() -> None:
+    """Their code is the stranger's: it can be good when simulated and burn all gas when mined."""
+    chain = Chain()
+    budget = RelayBudget(chain.clock, RelayPolicy(gas_per_hour=80_000_000))
+    chain.gas_needed = 250_000
+    opening = Call("Settlement", "openWithAuthorization")
+    for number in range(8):
+        await budget.send(chain, address_of(number), opening, wallet=True)
+    with pytest.raises(RelayBusy, match="contract wallets"):
+        await budget.send(chain, SIGNER, opening, wallet=True)
+    await budget.send(chain, SIGNER, opening)
+    await budget.send(chain, SIGNER, opening, wallet=True, paying=True)
+
+
+def test_a_signature_that_ends_soon_is_not_relayed() -> None:
+    """It is good in the simulation, and void in the block that takes it."""
+    require_time(1_000 + RELAY_VALID_S, 1_000, "the registration")
+    for left_s in (RELAY_VALID_S - 1, 2, 0, -5):
+        with pytest.raises(InvalidRequest, match=f"{RELAY_VALID_S} s at least"):
+            require_time(1_000 + left_s, 1_000, "the registration")
 
 
 async def test_the_hour_is_bounded_in_coin() -> None:
