@@ -34,7 +34,7 @@ from viz.domain.ports.chain import Deployment
 from viz.domain.ports.settlement_ledger import Store
 from viz.domain.ports.transactions import Event
 from viz.domain.pricing import Price
-from viz.domain.units import Hash32, hex_of
+from viz.domain.units import Address, Hash32, hex_of
 from viz.engine.embedded.engine import EmbeddedEngine
 from viz.engine.embedded.settings import EngineSettings
 from viz.errors import ConfigError
@@ -96,7 +96,13 @@ async def open_backends(
         chain = Chain(rpc, deployment, confirmations=depth)
         config.settlement.require_in_time(await chain.settlement.close_delay_s())
         place, identity = config.at(Path("ledger.sqlite")), _identity(deployment, account)
-        ledger = await open_ledger(place, identity, chain.settlement, new=new_ledger)
+        ledger = await open_ledger(
+            place,
+            identity,
+            chain.settlement,
+            new=new_ledger,
+            sent=lambda: rpc.mined_count(Address(identity["node"])),
+        )
         ends.push_async_callback(ledger.close)
         blobs = await _blobs(config)
         ends.push_async_callback(blobs.close)

@@ -47,6 +47,29 @@ async def test_a_lost_ledger_is_asked_about(channels: Channels) -> None:
         await require_new(channels, NODE, MISSING)
 
 
+@pytest.mark.parametrize("empty", [1, 199, 200, 1_000])
+async def test_deposits_are_found_behind_any_number_of_empty_channels(empty: int) -> None:
+    """Protects a busy node, or one for which a stranger opened and closed hundreds."""
+    for deposits in ([0] * empty + [5], [5] + [0] * empty):
+        with pytest.raises(LedgerMissing, match="--new-ledger"):
+            await require_new(Channels(*deposits), NODE, MISSING)
+
+
+async def test_an_endpoint_that_knows_no_channel_is_not_believed_of_a_key_that_was_used() -> None:
+    """Protects vouchers from an endpoint that answers every search for logs with nothing."""
+
+    async def none() -> int:
+        return 0
+
+    async def some() -> int:
+        return 3
+
+    await require_new(Channels(), NODE, MISSING, sent=none)
+    await require_new(Channels(0), NODE, MISSING, sent=some)  # its channels are told, and empty
+    with pytest.raises(LedgerMissing, match=r"sent 3 transactions.*--new-ledger"):
+        await require_new(Channels(), NODE, MISSING, sent=some)
+
+
 async def test_an_emptied_folder_begins_no_books_in_silence(tmp_path: Path) -> None:
     """The same start is asked about, forced by the option, and silent once there is a ledger."""
     place, identity = tmp_path / "ledger.sqlite", {"node": NODE, "chain": "1"}
