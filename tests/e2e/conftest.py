@@ -39,6 +39,7 @@ TINY: Final = {
     "threads": 1,
     "max_row_tokens": 128,
     "held_out_share": 0.05,
+    "replay_share": 0.0,
 }
 VOUCHER_GRACE_S: Final = 5
 
