@@ -8,9 +8,11 @@ grace, their bills are written, then ledger and chain are closed.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from viz.api.app import create_app, create_runner
 from viz.api.context import ApiLimits, NodeTerms
@@ -30,6 +32,8 @@ from viz.domain.units import Address
 from viz.errors import ConfigError
 from viz.secret import kept_secret
 from viz.services.upkeep.supervision import Supervisor
+
+RECURSION_LIMIT: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ async def run_node(
     refuse_taken_port(config.api.host, config.api.port)
     token_file = config.at(Path("operator.token"))
     async with open_backends(config, new_ledger=new_ledger, report=report) as opened:
+        bound_recursion()  # by now every library is loaded
         backends = opened.backends
         services = build_services(
             backends, service_settings(config, development=opened.development)
@@ -92,6 +97,15 @@ async def run_node(
                 await ready(Node(url, backends.writer.address, opened.deployment, token_file))
         finally:
             await runner.cleanup()
+
+
+def bound_recursion() -> None:
+    """Set the interpreter's recursion limit back to what Python begins with.
+
+    py_ecc, which web3 imports, raises it to 100,000. The C stack ends long before that: what
+    recurses would end the process instead of raising RecursionError.
+    """
+    sys.setrecursionlimit(RECURSION_LIMIT)
 
 
 def _limits(config: Config) -> ApiLimits:
