@@ -140,7 +140,11 @@ class PaidAnswer:
         # In a thread: a long prompt takes a while to count, and others are being answered.
         tokens = await asyncio.to_thread(self._counter.prompt_tokens, self._asked)
         self._payer = StreamPayer(context, self._asked, self._open_request, self._counter, tokens)
-        for _ in range(ADMISSIONS):
+        attempts = ADMISSIONS
+        while attempts > 0:
+            # What was paid may have gone to a request that began meanwhile: each is one more reason
+            # to ask again, and there are only so many.
+            beginning = len(context.voucher_signer.beginning(self._open_request))
             attempt = AsyncExitStack()
             try:
                 if await self._attempt(attempt):
@@ -150,6 +154,8 @@ class PaidAnswer:
                 await attempt.aclose()
                 raise
             await attempt.aclose()
+            left = len(context.voucher_signer.beginning(self._open_request))
+            attempts -= 0 if left < beginning else 1
         raise NodeRefused("the node keeps asking for payment: it does not accept what it is sent")
 
     async def _attempt(self, stack: AsyncExitStack) -> bool:
@@ -163,6 +169,7 @@ class PaidAnswer:
             agreed = agreed_list_price(self._offer)
             headers = {PRICE_HEADER: price_to_header(agreed.price)}
         self._payer.agree(agreed)
+        await context.node.pin(self._offer)
         token = await context.access.token()
         if not self._kept:
             await asyncio.to_thread(context.voucher_signer.keep, self._open_request)

@@ -26,6 +26,7 @@ from viz.buyer.channel_sync import ChannelSync
 from viz.buyer.checks import Limits, check_node
 from viz.buyer.closing import close_together
 from viz.buyer.counting import Counters, TokenCount
+from viz.buyer.counting_pins import CountingPins
 from viz.buyer.known_node import KnownNode
 from viz.buyer.ledger import ChannelLedger
 from viz.buyer.names import Names
@@ -84,7 +85,10 @@ class BuyerClient:
         self._chain = chain
         self._clock = clock
         self.api = api
-        self.node = KnownNode(api, info, deployment, counters=counters, chain=chain)
+        self._pins = CountingPins(ledger)
+        self.node = KnownNode(
+            api, info, deployment, counters=counters, chain=chain, pins=self._pins
+        )
         self.limits = limits
         domain = settlement_domain(deployment.chain_id, deployment.settlement)
         self.access = BuyerSession(api, info.node, ledger.session_key, domain)
@@ -203,7 +207,9 @@ class BuyerClient:
         ):
             require_depositable(replace(self.channel, close_at_s=head.close_at), wallet.address)
         now_s = await self._chain_time_s(info)
-        pending = PendingDeposit.kept(self._ledger, wallet.address, deposit_units, now_s)
+        pending = PendingDeposit.kept(
+            self._ledger, wallet.address, deposit_units, self._deployment, now_s=now_s
+        )
         again, refusal = pending is not None, None
         if pending is None:
             pending = await PendingDeposit.sign(
@@ -298,8 +304,12 @@ class BuyerClient:
         self.voucher_signer.distrust(fault)
 
     def forgive(self, allowance_units: Units = 0) -> None:
-        """Trust the node again, and pay up to so much of bills beyond what arrived."""
+        """Trust the node again, and pay up to so much of bills beyond what arrived.
+
+        By what it counts is taken anew as well, where what it bills cannot be counted again.
+        """
         self.voucher_signer.forgive(allowance_units)
+        self._pins.forget()
 
     def require_trust(self) -> None:
         """Raise NodeNotTrusted once the node was caught at something."""

@@ -12,6 +12,7 @@ import asyncio
 
 from viz.buyer.checks import check_node, check_tokenizer
 from viz.buyer.counting import Counter, Counters
+from viz.buyer.counting_pins import CountingPins
 from viz.buyer.offers import find_offer, unknown
 from viz.client.node_client import NodeClient
 from viz.domain.ports.chain import ChainReader, Deployment
@@ -31,12 +32,14 @@ class KnownNode:
         *,
         counters: Counters,
         chain: ChainReader | None,
+        pins: CountingPins,
     ) -> None:
         self._api = api
         self._deployment = deployment
         self._counters = counters
         self._chain = chain
-        self._checked: set[tuple[AdapterId, Hash32]] = set()
+        self._pins = pins
+        self._checked: set[tuple[AdapterId, Hash32, Hash32, Hash32]] = set()
         self.info = info
 
     async def refresh(self) -> NodeInfo:
@@ -58,6 +61,7 @@ class KnownNode:
                 await self.refresh()
             if offer := find_offer(self.info.adapters, model):
                 await self._check_on_chain(offer)
+                self._pins.check(offer, self.info, exact=(await self.counter()).exact)
                 return offer
         raise unknown(self.info.adapters, model)
 
@@ -66,13 +70,20 @@ class KnownNode:
         await self.refresh()
         return await self.offer_of(model)
 
+    async def pin(self, offer: AdapterOffer) -> None:
+        """Keep by what the node counts, before anything is paid for this adapter."""
+        counter = await self.counter()
+        self._pins.keep(offer, self.info, exact=counter.exact)
+
     async def counter(self) -> Counter:
         """Return the counter that recounts this node's tokens, exactly if it has the tokenizer."""
         return await asyncio.to_thread(self._counters.of, self.info.tokenizer_digest)
 
     async def _check_on_chain(self, offer: AdapterOffer) -> None:
         # The node may name other weights under the same id later: the digest is what was checked.
-        checked = offer.adapter_id, offer.weights_digest
+        # So it may another tokenizer, by which it counts what it bills.
+        named = self.info.base_digest, self.info.tokenizer_digest
+        checked = offer.adapter_id, offer.weights_digest, *named
         if self._chain is None or checked in self._checked:
             return
         if offer.adapter_id != BASE_MODEL:

@@ -147,6 +147,16 @@ class OpenRequests:
         """Return what the adapter's requests under way may cost now."""
         return _units_of(self._under_way, adapter_id)
 
+    def beginning(self, open_request: OpenRequest) -> list[OpenRequest]:
+        """Return the other requests for the same adapter that the node has not begun to answer."""
+        return [
+            each
+            for each in self._under_way
+            if each is not open_request
+            and each.adapter_id == open_request.adapter_id
+            and not each.began
+        ]
+
     def left_units(self, adapter_id: AdapterId, unused_units: Units) -> Units:
         """Return what requests that ended without their receipt may have cost the channel.
 

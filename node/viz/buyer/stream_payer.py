@@ -129,8 +129,13 @@ class StreamPayer:
         self._now.set()
 
     async def pay_first(self, need: NeedVoucher) -> None:
-        """Pay what the node asks for before it begins; raise what ``VoucherSigner.cover`` does."""
-        await self._cover(need)
+        """Pay what the node asks for before it begins; raise what ``VoucherSigner.cover`` does.
+
+        The node gives what is paid to whichever request comes first, so that requests which begin
+        together are paid for together.
+        """
+        others = self._context.voucher_signer.beginning(self._open_request)
+        await self._cover(need, sum(each.first_units for each in others))
         # The step that it contains is counted as it arrives, not signed for a second time.
         step_units = self._context.node.info.minimum_step_units * self._asked.choices
         self._start_units = max(self._start_units, need.required_units - step_units)
@@ -153,7 +158,7 @@ class StreamPayer:
                 wanted_units=self._start_units + self.agreed.price.amount_units(0, tokens),
             )
 
-    async def _cover(self, need: NeedVoucher) -> None:
+    async def _cover(self, need: NeedVoucher, more_units: Units = 0) -> None:
         if need.adapter_id != self._open_request.adapter_id:
             raise NodeNotTrusted("the node wants a voucher for an adapter that was not asked for")
         ahead = self.agreed.price.amount_units(0, self._context.limits.ahead_tokens)
@@ -161,6 +166,6 @@ class StreamPayer:
         await self._context.voucher_signer.cover(
             need.adapter_id,
             required_units=need.required_units,
-            wanted_units=need.required_units + ahead,
+            wanted_units=need.required_units + ahead + more_units,
             base_units=need.base_units,
         )

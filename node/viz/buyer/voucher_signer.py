@@ -169,6 +169,10 @@ class VoucherSigner:
         """Return the most that may be signed for the adapter now, over the channel's life."""
         return self.earned_units(adapter_id) + self._open_requests.under_way_units(adapter_id)
 
+    def beginning(self, open_request: OpenRequest) -> list[OpenRequest]:
+        """Return the other requests for the same adapter that the node has not begun to answer."""
+        return self._open_requests.beginning(open_request)
+
     def allows(self, adapter_id: AdapterId, required_units: Units) -> bool:
         """Say whether so much may be signed for the adapter, or was already."""
         ceiling = self.ceiling_units(adapter_id)

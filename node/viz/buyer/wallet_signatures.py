@@ -17,7 +17,7 @@ from typing import Final, Self
 from viz.buyer.ledger import ChannelLedger
 from viz.buyer.wallet import Wallet
 from viz.domain.buyer_channel import BuyerChannel
-from viz.domain.display import moment
+from viz.domain.display import amount, moment
 from viz.domain.eip712 import Domain, public_address, settlement_domain, sign
 from viz.domain.ports.chain import Deployment
 from viz.domain.typed_data import (
@@ -91,11 +91,18 @@ class PendingDeposit:
 
     @classmethod
     def kept(
-        cls, ledger: ChannelLedger, payer: Address, amount_units: Units, now_s: int
+        cls,
+        ledger: ChannelLedger,
+        payer: Address,
+        amount_units: Units,
+        deployment: Deployment,
+        *,
+        now_s: int,
     ) -> Self | None:
         """Return the same deposit as signed before, while it may still arrive; forget an old one.
 
-        A node that says "it failed" may hold it. Raises BooksMismatch when it cannot be read.
+        A node that says "it failed" may hold it, and relay it beside another one: raise
+        InvalidRequest for another while it may arrive. Raises BooksMismatch when it cannot be read.
         """
         found = ledger.kept_deposit()
         if found is None:
@@ -108,8 +115,17 @@ class PendingDeposit:
         if deposit.valid_before_s + CLOCKS_DIFFER_S < now_s:
             ledger.drop_deposit()
             return None
-        asked = (payer, amount_units)
-        return pending if (deposit.payer, deposit.amount_units) == asked else None
+        if (deposit.payer, deposit.amount_units) == (payer, amount_units):
+            return pending
+        if pending.is_confirmed(ledger.channel):
+            ledger.drop_deposit()
+            return None
+        until = moment(deposit.valid_before_s + CLOCKS_DIFFER_S)
+        raise InvalidRequest(
+            f"a deposit of {amount(deposit.amount_units, deployment)} from {deposit.payer} is "
+            f"signed and may still arrive until {until}: ask for the same again, or wait until "
+            "then. Nothing was signed, so that no two of them can arrive"
+        )
 
     @classmethod
     async def sign(
@@ -134,10 +150,11 @@ class PendingDeposit:
         )
         channel, standing = ledger.channel, ledger.standing
         pending = cls(deposit, channel.limit_units)
-        # While another deposit may still arrive, both are signed for.
-        alone = not channel.deposit_units and ledger.kept_deposit() is None
+        # A deposit that is there may be more than the node told of it.
         known_units = (
-            channel.limit_units if alone else max(channel.limit_units, standing.limit_units)
+            max(channel.limit_units, standing.limit_units)
+            if channel.deposit_units
+            else channel.limit_units
         )
         ledger.commit_standing(standing.signed_deposit(payer.address, known_units + amount_units))
         ledger.keep_deposit({"deposit": deposit.to_json(), "before": str(pending.before_units)})

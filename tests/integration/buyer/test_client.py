@@ -14,7 +14,14 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from tests.fakes.chain import DEPLOYMENT
 from tests.integration.api import harness
-from tests.integration.api.harness import ADAPTER, DEPOSIT, PAYER_KEY, PRICE, Node
+from tests.integration.api.harness import (
+    ADAPTER,
+    DEPOSIT,
+    PAYER_KEY,
+    PRICE,
+    Node,
+    running_node,
+)
 from tests.integration.buyer.conftest import buying
 
 from viz.buyer.answer import PaidAnswer
@@ -36,6 +43,7 @@ from viz.errors import (
     VizError,
 )
 from viz.protocol.payment import Challenge, NeedVoucher
+from viz.services.serving.paid_stream import ServingPolicy
 
 MODEL = f"viz-adapter-{ADAPTER}"
 
@@ -343,3 +351,20 @@ async def test_what_was_signed_ahead_is_used_before_anything_new_is_signed(
     monkeypatch.setattr(buyer.api, "voucher", none)
     assert (await ask(buyer, chat("hi", max_tokens=1))).cost_units
     assert buyer.channel.total_units == signed
+
+
+async def test_sixty_questions_at_once_are_all_answered(tmp_path: Path) -> None:
+    """What one request pays for its beginning may go to another: they pay for one another."""
+    (tmp_path / "node").mkdir()
+    policy = ServingPolicy(step_tokens=32, voucher_grace_s=60)
+    async with running_node(tmp_path / "node", policy=policy) as node:
+        node.chain.balances[public_address(PAYER_KEY)] = 10**9
+        async with buying(node, tmp_path / "b") as client:
+            await client.open_channel(PAYER_KEY, DEPOSIT)
+            answers = await asyncio.gather(
+                *(ask(client, chat(seed=n, temperature=1)) for n in range(60))
+            )
+            assert all(answer.receipt for answer in answers)
+            assert client.channel.seq == 60
+            step = PRICE.amount_units(0, 60 * client.limits.ahead_tokens)
+            assert client.channel.total_units <= sum(client.channel.spent.values()) + step

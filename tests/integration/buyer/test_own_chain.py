@@ -14,7 +14,13 @@ from tests.integration.buyer.conftest import buying
 from viz.buyer.client import BuyerClient
 from viz.domain.eip712 import public_address
 from viz.domain.ports.chain import ChannelState
-from viz.errors import ChannelClosing, DepositExceeded, InvalidRequest, NodeNotTrusted
+from viz.errors import (
+    ChannelClosing,
+    DepositExceeded,
+    InvalidRequest,
+    NodeNotTrusted,
+    TransactionFailed,
+)
 from viz.protocol.messages import ChannelView
 
 OTHER_KEY = b"\x77" * 32
@@ -189,3 +195,30 @@ async def test_clocks_may_differ_by_as_much_on_either_side(
         else:
             with pytest.raises(NodeNotTrusted, match="this machine's clock shows"):
                 await ask(client)
+
+
+async def test_two_deposits_are_never_out_at_once(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that says "it failed" may relay it later: until it is void no other one is signed."""
+    async with buying(node, tmp_path / "b", chain=node.chain) as client:
+        real = client.api.deposit
+        sent: list[Any] = []
+
+        async def failed(deposit: Any) -> ChannelView:
+            sent.append(deposit)
+            raise TransactionFailed("the transaction reverted")
+
+        monkeypatch.setattr(client.api, "deposit", failed)
+        with pytest.raises(TransactionFailed):
+            await client.open_channel(PAYER_KEY, 500_000)
+        node.chain.balances[public_address(OTHER_KEY)] = 10**9
+        for key, units in ((PAYER_KEY, 300_000), (OTHER_KEY, 500_000)):
+            with pytest.raises(InvalidRequest, match=r"0\.5.* until 20.* UTC"):
+                await client.open_channel(key, units)
+        assert len(sent) == 1
+        monkeypatch.setattr(client.api, "deposit", real)
+        node.clock.now += 3_600 + 601
+        await client.open_channel(PAYER_KEY, 300_000)
+        await client.open_channel(PAYER_KEY, 200_000)
+        assert on_chain(node, client).deposit_units == 500_000

@@ -15,7 +15,7 @@ from tests.integration.buyer.conftest import buying
 from viz.basemodel.packaged import TOKENIZER_OF_BASE, find_tokenizer
 from viz.buyer.client import BuyerClient
 from viz.domain.eip712 import public_address
-from viz.domain.units import ZERO_HASH
+from viz.domain.units import ZERO_HASH, Hash32
 from viz.errors import NodeNotTrusted, PriceAboveCap
 from viz.protocol.payment import CHAT_PATH, COMPLETIONS_PATH
 
@@ -131,3 +131,48 @@ async def test_a_known_base_with_another_tokenizer_is_refused(
     with pytest.raises(NodeNotTrusted, match="tokenizer"):
         async with buying(node, tmp_path / "b"):
             pass
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("model", [MODEL, "fake"])
+async def test_a_recount_is_not_switched_off_by_another_name(
+    node: Node, engine: CountingEngine, tmp_path: Path, restart: bool, model: str
+) -> None:
+    """A node that names a base and a tokenizer that nobody knows gets nothing, in a running process
+    and in the next one, until the buyer forgives; the base model's own name is no way round."""
+
+    def switch() -> None:
+        engine._model = replace(
+            engine._model, digest=Hash32(b"\5" * 32), tokenizer_digest=Hash32(b"\6" * 32)
+        )
+
+    async with buying(node, tmp_path / "b") as client:
+        await client.open_channel(PAYER_KEY, DEPOSIT)
+        await ask(client, model=model)
+        signed = client.channel.total_units
+        switch()
+        if not restart:
+            await client.refresh_info()
+            with pytest.raises(NodeNotTrusted, match="counted again"):
+                await ask(client, model=model)
+            assert client.channel.total_units == signed
+    async with buying(node, tmp_path / "b") as client:
+        with pytest.raises(NodeNotTrusted, match="counted again"):
+            await ask(client, model=model)
+        assert client.channel.total_units == signed
+        client.forgive()
+        assert await client.node.offer_of(model)
+
+
+async def test_an_adapter_is_checked_again_where_the_node_names_another_tokenizer(
+    node: Node, engine: CountingEngine, tmp_path: Path
+) -> None:
+    """The chain says which base an adapter belongs to, and so by what it is counted."""
+    state = node.chain.adapter_states[ADAPTER]
+    node.chain.adapter_states[ADAPTER] = replace(state, base_model=BASE)
+    async with buying(node, tmp_path / "b", chain=node.chain) as client:
+        assert await client.node.offer_of(MODEL)
+        engine._model = replace(engine._model, tokenizer_digest=Hash32(b"\6" * 32))
+        await client.refresh_info()
+        with pytest.raises(NodeNotTrusted, match="names tokenizer"):
+            await client.node.offer_of(MODEL)

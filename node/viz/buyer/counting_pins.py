@@ -1,0 +1,104 @@
+"""By which tokenizer each adapter of a node is counted, as it was when it was paid for before.
+
+Owns the record of it beside the channel's ledger, and the refusal of a change that would end the
+recount. Does not count (``viz.buyer.counting``).
+
+Invariant: an adapter that was counted again exactly is not paid for by a count that cannot be made
+again, in this process or a later one, until the buyer forgives.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import structlog
+
+from viz.buyer.ledger import ChannelLedger
+from viz.domain.units import AdapterId, Hash32, hex_of
+from viz.errors import BooksMismatch, InvalidRequest, NodeNotTrusted
+from viz.protocol.messages import AdapterOffer, NodeInfo
+from viz.protocol.wire import Json, Reader
+
+RECORD: Final = "counting.json"
+_log = structlog.get_logger()
+
+
+class Pin(NamedTuple):
+    """A base model and its tokenizer; ``exact`` if what it bills could be counted again."""
+
+    base: Hash32
+    tokenizer: Hash32
+    exact: bool
+
+
+class CountingPins:
+    """The pins of one channel's adapters, the base model included."""
+
+    def __init__(self, ledger: ChannelLedger) -> None:
+        """Read what was kept; raise BooksMismatch where it cannot be read."""
+        self._ledger = ledger
+        self._pins = _read(ledger.kept_record(RECORD))
+
+    def check(self, offer: AdapterOffer, info: NodeInfo, *, exact: bool) -> None:
+        """Raise NodeNotTrusted where the adapter was counted exactly and could not be any more."""
+        pin = self._pins.get(offer.adapter_id)
+        if pin is None or exact or not pin.exact:
+            return
+        raise NodeNotTrusted(
+            f"{offer.model} was counted by tokenizer {hex_of(pin.tokenizer)}, and the node names "
+            f"{hex_of(info.tokenizer_digest)} now, which is not known here: what it bills could "
+            "not be counted again, and nothing was paid. If you know the new one, put its "
+            "tokenizer.json and tokenizer_config.json into a folder in `tokenizers` of the buyer's "
+            "directory; to pay without a recount, `viz channel forgive`"
+        )
+
+    def keep(self, offer: AdapterOffer, info: NodeInfo, *, exact: bool) -> None:
+        """Keep by what an adapter is counted, on disk before it is paid for; raise as ``check``."""
+        self.check(offer, info, exact=exact)
+        pin, before = (
+            Pin(info.base_digest, info.tokenizer_digest, exact),
+            self._pins.get(offer.adapter_id),
+        )
+        if pin == before:
+            return
+        if before is not None:
+            _log.warning(
+                "the node counts by another base model now",
+                model=offer.model,
+                base=hex_of(pin.base),
+                was=hex_of(before.base),
+            )
+        self._keep({**self._pins, offer.adapter_id: pin})
+
+    def forget(self) -> None:
+        """Take by what the node counts anew, at the next request."""
+        if self._pins:
+            self._keep({})
+
+    def _keep(self, after: dict[AdapterId, Pin]) -> None:
+        record: Json = {
+            str(key): {
+                "base": hex_of(pin.base),
+                "tokenizer": hex_of(pin.tokenizer),
+                "exact": pin.exact,
+            }
+            for key, pin in after.items()
+        }
+        self._ledger.keep_record(RECORD, record)
+        self._pins = after
+
+
+def _read(kept: Json) -> dict[AdapterId, Pin]:
+    try:
+        found: dict[AdapterId, Pin] = {}
+        for key, value in kept.items():
+            reader = Reader(value, "how an adapter is counted")
+            found[AdapterId(int(key))] = Pin(
+                reader.hash32("base"), reader.hash32("tokenizer"), reader.boolean("exact")
+            )
+    except (InvalidRequest, ValueError) as error:
+        raise BooksMismatch(
+            f"by what adapters are counted ({RECORD} beside the channel's ledger) cannot be read: "
+            "restore the file. It holds no money; without it that is taken anew"
+        ) from error
+    return found
