@@ -10,15 +10,18 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import structlog
+
 from viz.buyer.answer import PaidAnswer
 from viz.buyer.answer_length import ask_fitting
 from viz.buyer.client import BuyerClient
 from viz.buyer.wallet import Wallet
+from viz.domain.display import price
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import ZERO_ADDRESS, Units, hex_of
-from viz.errors import UnknownModel
 from viz.protocol.wire import Json
 
+_log = structlog.get_logger()
 Write = Callable[[str], Awaitable[None]]
 
 
@@ -65,15 +68,22 @@ class ChannelControl:
             "received": str(sum(client.channel.spent.values())),
             "signed": str(client.channel.total_units),
             "transaction": hex_of(answer.transaction_hash),
+            # Whose word it is: True and False are the own chain's.
+            "seenClosed": await client.sees_closed() if answer.transaction_hash else None,
         }
 
     async def ask(self, body: dict[str, Any], write: Write) -> Json:
         """Ask a question, hand on the text as it arrives, and return what it cost."""
         client = self._client
         if not body.get("model"):
-            if not client.info.adapters:
-                raise UnknownModel("the node has nothing on offer now", param="model")
-            body = {**body, "model": client.info.adapters[-1].model}
+            offer = client.usual_offer()
+            _log.info(
+                "no model was named",
+                model=offer.model,
+                prompt_price=price(offer.prompt_price_units, client.deployment),
+                completion_price=price(offer.completion_price_units, client.deployment),
+            )
+            body = {**body, "model": offer.model}
         async with ask_fitting(client, body) as answer:
             shown = 0
             try:

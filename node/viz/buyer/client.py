@@ -49,13 +49,14 @@ from viz.domain.eip712 import settlement_domain
 from viz.domain.ports.chain import ChainReader, Deployment
 from viz.domain.ports.clock import Clock
 from viz.domain.typed_data import RequestClose
-from viz.domain.units import Address, Units
+from viz.domain.units import BASE_MODEL, Address, Units
 from viz.errors import (
     InvalidRequest,
     InvalidSignature,
     NodeNotTrusted,
     NodeUnreachable,
     TransactionFailed,
+    UnknownModel,
 )
 from viz.protocol.messages import AccessToken, AdapterOffer, CloseAnswer, NodeInfo
 from viz.protocol.payment import CHAT_PATH
@@ -63,6 +64,7 @@ from viz.protocol.payment import CHAT_PATH
 CONFIRM_TRIES: Final = 60
 REFUSED_TRIES: Final = 3
 CONFIRM_WAIT_S: Final = 1.0
+CLOSED_WAITS_S: Final = (0.0, 1.0, 2.0, 4.0, 8.0)
 
 
 class BuyerClient:
@@ -186,6 +188,20 @@ class BuyerClient:
         """Return what the node offers by an id or a name; raise UnknownModel, NodeNotTrusted."""
         return await self.node.offer_of(model)
 
+    def usual_offer(self) -> AdapterOffer:
+        """Return what a request means that names no model; raise UnknownModel where none is clear.
+
+        The only model that was paid for before, else the only adapter on offer, else the base
+        model: never what the node chooses by the order in which it lists them.
+        """
+        offers = {offer.adapter_id: offer for offer in self.info.adapters}
+        before = [key for key in self._prices.agreed_adapters if key in offers]
+        adapters = [key for key in offers if key != BASE_MODEL]
+        for found in (before, adapters, [BASE_MODEL]):
+            if len(found) == 1 and found[0] in offers:
+                return offers[found[0]]
+        raise UnknownModel("name a model: `viz buyer models` shows them", param="model")
+
     # the channel
 
     async def open_channel(self, payer: bytes | Wallet, deposit_units: Units) -> BuyerChannel:
@@ -258,9 +274,24 @@ class BuyerClient:
         """
         await self.look()
         request, signature = await self.request_close(payer)
+        now_s = await self._chain_time_s(self.info)
         return await close_together(
-            self.api, self.voucher_signer, self._deployment, request, signature
+            self.api, self.voucher_signer, self._deployment, request, signature, now_s=now_s
         )
+
+    async def sees_closed(self) -> bool | None:
+        """Say whether the buyer's own chain shows the channel closed, None if it reads no chain.
+
+        Waits for the newest block to show it, as long as a transaction takes at most.
+        """
+        if self._chain is None:
+            return None
+        for wait_s in CLOSED_WAITS_S:
+            await asyncio.sleep(wait_s)
+            seen = await self._chain.channel(self.signer, self.info.node, confirmed=False)
+            if seen is not None and not seen.deposit_units:
+                return True
+        return False
 
     async def request_close(self, payer: bytes | Wallet) -> tuple[RequestClose, bytes]:
         """Return the payer's signed RequestClose, which anyone may relay to Settlement."""

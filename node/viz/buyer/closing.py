@@ -11,6 +11,7 @@ from typing import Final
 
 from viz.buyer.voucher_signer import VoucherSigner
 from viz.client.node_client import NodeClient
+from viz.domain.display import moment
 from viz.domain.eip712 import is_signed_by
 from viz.domain.ports.chain import Deployment
 from viz.domain.typed_data import RequestClose
@@ -19,6 +20,7 @@ from viz.protocol.credential import CloseRequest
 from viz.protocol.messages import CloseAnswer
 
 REBASES: Final = 3
+HASH_BYTES: Final = 32
 
 
 async def close_together(
@@ -27,6 +29,8 @@ async def close_together(
     trusted: Deployment,
     request: RequestClose,
     signature: bytes,
+    *,
+    now_s: int,
 ) -> CloseAnswer:
     """Return the node's signed Close; its total is what was billed, or at most what was signed.
 
@@ -41,6 +45,17 @@ async def close_together(
         raise NodeNotTrusted("the node's Close is not for this channel, or not signed by it")
     if close.settled_units not in channel.points:
         raise NodeNotTrusted("the node's Close states a total that was never signed")
+    if close.settled_units < sum(channel.spent.values()):
+        raise NodeNotTrusted(
+            "the node's Close states less than what it billed, so it does not mean to close: "
+            "`viz channel leave` brings the deposit back without it"
+        )
+    if len(answer.transaction_hash) not in (0, HASH_BYTES):
+        raise NodeNotTrusted("the node names a transaction that can be none")
+    if close.deadline_s <= now_s:
+        raise NodeNotTrusted(
+            f"the node's Close was good until {moment(close.deadline_s)}, which is over: ask again"
+        )
     return answer
 
 

@@ -54,6 +54,11 @@ class Prices:
         self._say = say or _log.warning
         self._known = _read(ledger.kept_record(RECORD))
 
+    @property
+    def agreed_adapters(self) -> tuple[AdapterId, ...]:
+        """The adapters that were paid for before."""
+        return tuple(self._known)
+
     def agree(self, adapter_id: AdapterId, model: str, price: Price, limits: Limits) -> None:
         """Agree to a price, on disk before anything is signed; raise PriceAboveCap."""
         known = self._known.get(adapter_id)

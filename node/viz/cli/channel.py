@@ -156,6 +156,16 @@ def close_channel(
                 f"the node agreed to close at {settled} and does not pay for the transaction, "
                 "since the channel earned less than that costs: run `viz channel leave`"
             )
+        elif found.get("seenClosed") is False:
+            said = (
+                f"the node says that it closed at {settled}, and your chain does not show it: look "
+                "again with `viz channel show`, and if it stays so, run `viz channel leave`"
+            )
+        elif found.get("seenClosed") is None:
+            said = (
+                f"the node says that it closed at {settled} in all, and that the rest went back to "
+                f"{wallet.address}: look at the wallet, or name a chain of your own with --rpc"
+            )
         billed, signed = (amount(int(found[name]), here) for name in ("received", "signed"))
         out.print(f"{said}. Billed were {billed}; signed, {signed}", soft_wrap=True)
 

@@ -24,16 +24,19 @@ from tests.integration.buyer.conftest import buying
 from tests.integration.buyer.test_client import ask, chat
 from tests.integration.buyer.test_killed_node import Kill
 
+from viz.buyer.channel_control import ChannelControl
 from viz.buyer.client import BuyerClient
+from viz.buyer.wallet import KeyWallet
 from viz.domain.claim_rows import SignedVoucher
 from viz.domain.eip712 import public_address, sign, sign_compact
 from viz.domain.ports.transactions import Call
-from viz.domain.typed_data import RequestClose
+from viz.domain.typed_data import Close, RequestClose
 from viz.domain.units import ZERO_HASH, AdapterId, Hash32, Units
 from viz.domain.usage import UsageLine
-from viz.errors import ChannelClosing, NodeUnreachable
+from viz.errors import ChannelClosing, NodeNotTrusted, NodeUnreachable
 from viz.protocol import payment
 from viz.protocol.credential import CloseRequest
+from viz.protocol.messages import CloseAnswer
 from viz.services.payments import sessions
 from viz.services.payments.sessions import CLOSE_VALID_S
 from viz.services.serving.paid_stream import ServingPolicy
@@ -311,3 +314,75 @@ async def test_a_close_does_not_forgive_credit(tmp_path: Path) -> None:
         assert status == 200, problem
         state = node.chain.channels[buyer.signer, node.chain.address]
         assert state.settled_units == sum(spent.values()) > 0
+
+
+@pytest.mark.parametrize(
+    ("total", "life_s", "transaction", "words"),
+    [
+        (0, 60, b"\1" * 32, "less than what it billed"),
+        (None, -1, b"\1" * 32, "is over"),
+        (None, 60, b"\1", "can be none"),
+    ],
+)
+async def test_a_close_that_is_invented_is_not_taken(
+    node: Node,
+    buyer: BuyerClient,
+    monkeypatch: pytest.MonkeyPatch,
+    total: int | None,
+    life_s: int,
+    transaction: bytes,
+    words: str,
+) -> None:
+    """A node that submits nothing may sign anything: its total, deadline and hash are checked."""
+    await ask(buyer)
+
+    async def invented(wanted: Any) -> CloseAnswer:
+        at = total if total is not None else buyer.channel.total_units
+        close = Close(buyer.signer, node.chain.address, at, node.clock.now + life_s)
+        return CloseAnswer(close, sign(NODE_KEY, node.chain.domain.digest(close)), transaction)
+
+    monkeypatch.setattr(buyer.api, "close", invented)
+    with pytest.raises(NodeNotTrusted, match=words):
+        await buyer.close_channel(PAYER_KEY)
+
+
+@pytest.mark.parametrize("submitted", [True, False])
+async def test_closed_is_what_the_buyers_chain_shows(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, submitted: bool
+) -> None:
+    """With a chain the command says whether it shows the close; without one, whose word it is."""
+    monkeypatch.setattr("viz.buyer.client.CLOSED_WAITS_S", (0.0,))
+    for chain, seen in ((node.chain, submitted), (None, None)):
+        async with buying(node, tmp_path / str(seen), chain=chain) as client:
+            await client.open_channel(PAYER_KEY, DEPOSIT)
+            await ask(client)
+            if not submitted:
+                close = Close(
+                    client.signer,
+                    node.chain.address,
+                    client.channel.total_units,
+                    node.clock.now + 60,
+                )
+                signature = sign(NODE_KEY, node.chain.domain.digest(close))
+                told = CloseAnswer(close, signature, b"\1" * 32)
+
+                async def close_of(wanted: Any, told: CloseAnswer = told) -> CloseAnswer:
+                    return told
+
+                monkeypatch.setattr(client.api, "close", close_of)
+            closed = await ChannelControl(client).close(KeyWallet(PAYER_KEY))
+            assert closed["seenClosed"] is seen
+
+
+async def test_who_names_no_model_is_not_led_by_the_order_of_the_list(
+    node: Node, buyer: BuyerClient
+) -> None:
+    """The only adapter, then the one that was paid for; with two and no memory the base model."""
+    assert buyer.usual_offer().adapter_id == ADAPTER
+    (base, known) = buyer.info.adapters
+    dear = replace(known, adapter_id=AdapterId(8), model="viz-adapter-8")
+    buyer.node.info = replace(buyer.info, adapters=(base, known, dear))
+    assert buyer.usual_offer() == base
+    await ask(buyer)
+    buyer.node.info = replace(buyer.info, adapters=(base, known, dear))
+    assert buyer.usual_offer() == known
