@@ -163,8 +163,8 @@ def close_channel(
             )
         elif found.get("seenClosed") is None:
             said = (
-                f"the node says that it closed at {settled} in all, and that the rest went back to "
-                f"{wallet.address}: look at the wallet, or name a chain of your own with --rpc"
+                f"closed at {settled} in all; the rest went back to {wallet.address}, by the "
+                "node's word: look at the wallet, or name a chain of your own with --rpc"
             )
         billed, signed = (amount(int(found[name]), here) for name in ("received", "signed"))
         out.print(f"{said}. Billed were {billed}; signed, {signed}", soft_wrap=True)
