@@ -124,6 +124,7 @@ def service_settings(config: Config, *, development: bool) -> ServiceSettings:
         sessions=SessionPolicy(
             config.api.origin,
             prices.minimum_deposit_units,
+            development=development,
             relays=RelayPolicy(
                 relay.per_hour,
                 relay.per_payer_per_hour,

@@ -20,6 +20,8 @@ from viz.domain.units import Address, Hash32
 COUNT_BITS: Final = 63
 # A price of gas or a balance in wei; sums and doubles of it are still valid in a transaction.
 WEI_BITS: Final = 128
+# A block's time in seconds, until the year 4147: milliseconds are none.
+TIME_BITS: Final = 36
 _MOST_TOPICS: Final = 4
 _SHOWN_CHARS: Final = 60
 
@@ -116,7 +118,7 @@ def header(number: int | None) -> Callable[[Any], BlockHeader | None]:
             count(_member(members, "number")),
             hash32(_member(members, "hash")),
             hash32(_member(members, "parentHash")),
-            count(_member(members, "timestamp")),
+            _quantity(_member(members, "timestamp"), TIME_BITS),
         )
         if number is not None and block.number != number:
             raise Nonsense(f"it is block {block.number}")
@@ -127,7 +129,7 @@ def header(number: int | None) -> Callable[[Any], BlockHeader | None]:
 
 def next_time(found: Any) -> int | None:
     """Read the time of the block that is being made; None where the endpoint has none."""
-    return None if found is None else count(_member(_object(found), "timestamp"))
+    return None if found is None else _quantity(_member(_object(found), "timestamp"), TIME_BITS)
 
 
 def base_fee(found: Any) -> int:

@@ -203,3 +203,34 @@ async def test_a_strangers_deposits_keep_nobody_from_a_top_up(tmp_path: Path) ->
         assert (await buyer.pay(payment.CHANNELS_PATH, again))[0] != 200
         chain.gate.set()
         assert (await first)[0] != 200
+
+
+@pytest.mark.parametrize("read", [1, 2])
+@pytest.mark.parametrize("odd_s", [1_800_000_000_000, 2**62])
+async def test_no_close_is_signed_for_a_time_far_ahead_of_the_own_clock(
+    tmp_path: Path, read: int, odd_s: int
+) -> None:
+    """One odd answer at a close would make a Close that is valid for ever, and end all sales."""
+
+    class Odd(FakeChain):
+        left = -1
+
+        async def chain_time(self) -> int:
+            self.left -= 1
+            return odd_s if self.left == 0 else await super().chain_time()
+
+    chain = Odd(NODE_KEY)
+    async with running_node(tmp_path, chain=chain) as node:
+        buyer = await Buyer(node).ready()
+        await buyer.ask()
+        wanted = RequestClose(buyer.signer, chain.address, 2**63 - 1)
+        signature = sign(PAYER_KEY, buyer.domain.digest(wanted))
+        close = CloseRequest(DEPLOYMENT.chain_id, DEPLOYMENT.settlement, wanted, signature)
+        chain.left = read
+        status, body = await buyer.pay(payment.CLOSE_PATH, close)
+        assert (status, body["code"]) == (503, "chain-unreachable"), body
+        chain.left = -1
+        status, body = await buyer.pay(payment.CLOSE_PATH, close)
+        assert status == 200, body
+        node.clock.now += HOUR_S
+        assert (await buyer.pay(payment.CHANNELS_PATH, buyer.deposit()))[0] == 200

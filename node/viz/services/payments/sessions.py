@@ -57,6 +57,7 @@ from viz.services.payments.channels import ChannelStore
 from viz.services.payments.deposits import Deposits
 from viz.services.payments.open_channel import ChannelUpdate, OpenChannel
 from viz.services.payments.relay_budget import RelayBudget, RelayPolicy
+from viz.services.upkeep.clock_check import plausible_s
 
 # A signed Close stands in the chain's calldata: sent again it ends a channel that was opened
 # anew. So nothing is sold until it expires, which is once blocks had time to take it.
@@ -99,6 +100,7 @@ class SessionPolicy:
     confirm_wait_s: float = 30.0
     relays: RelayPolicy = field(default_factory=RelayPolicy)
     fee_wei: Callable[[], Awaitable[int]] | None = None
+    development: bool = False
     require_clock: Callable[[], None] = lambda: None
 
 
@@ -312,7 +314,7 @@ class Sessions:
             raise ChannelUnknown("there is no such channel to this node")
         if not opened.channel.deposit_units:
             raise InvalidRequest("nothing is left in this channel: there is nothing to close")
-        now_s = await self._chain.chain_time()
+        now_s = await self._plausible_s()
         if request.deadline_s < now_s:
             raise InvalidRequest(f"the close request expired; the chain's time is {now_s}")
         if not is_signed_by(self.domain.digest(request), wanted.signature, opened.channel.payer):
@@ -327,7 +329,7 @@ class Sessions:
         seen = await self._chain.channel(request.signer, self.node, confirmed=False)
         if seen is None or seen.settled_units != end_units:
             raise ChainError("the last claim is not on chain yet: ask again in a moment")
-        until_s = await self._chain.chain_time() + CLOSE_VALID_S
+        until_s = await self._plausible_s() + CLOSE_VALID_S
         await self._channels.commit(
             opened, "sign-close", lambda channel, _: ChannelUpdate(begin_close(channel, until_s))
         )
@@ -381,7 +383,11 @@ class Sessions:
 
     async def _chain_now(self, opened: OpenChannel) -> int:
         # chain time matters only while a Close is out; otherwise the reading is saved
-        return await self._chain.chain_time() if opened.channel.no_sale_until_s else 0
+        return await self._plausible_s() if opened.channel.no_sale_until_s else 0
+
+    async def _plausible_s(self) -> int:
+        chain_s, own_s = await self._chain.chain_time(), self._clock.now_s()
+        return plausible_s(chain_s, own_s, development=self._policy.development)
 
 
 def _check_ahead(channel: NodeChannel, offer: VoucherOffer) -> None:

@@ -16,11 +16,25 @@ from typing import Final
 import structlog
 
 from viz.domain.ports.clock import Clock
-from viz.errors import ChainError, ClockWrong
+from viz.errors import ChainError, ChainUnreachable, ClockWrong
 
 TOLERATED_S: Final = 600
 INTERVAL_S: Final = 60.0
 _log = structlog.get_logger()
+
+
+def plausible_s(chain_s: int, own_s: int, *, development: bool) -> int:
+    """Return the chain's time; raise ChainUnreachable where it is far ahead of the own clock.
+
+    What is signed until a time of the chain would else be valid for ever. A development chain's
+    time can be moved.
+    """
+    if not development and chain_s > own_s + TOLERATED_S:
+        raise ChainUnreachable(
+            f"the chain's time is told as {chain_s}, and the node's clock is at {own_s}: try again "
+            "in a while. If it stays so, its operator has to set the clock, or to change rpc_url"
+        )
+    return chain_s
 
 
 class ClockCheck:
