@@ -72,12 +72,12 @@ class People(Home):
         return done.stdout.splitlines()
 
     def smaller(self, command: str) -> str:
-        """Train two steps where the README trains a whole adapter."""
+        """Train two steps where the README trains a whole adapter: they teach nothing, which the
+        gate before publishing would say."""
         if not command.startswith("viz train") or "--dry-run" in command:
             return command
-        return shlex.join(
-            [*shlex.split(command), *(f"--set={name}={value}" for name, value in TINY.items())]
-        )
+        tiny = (f"--set={name}={value}" for name, value in TINY.items())
+        return shlex.join([*shlex.split(command), *tiny, "--publish-anyway"])
 
     def walk(self, heading: str, *, only: Sequence[str] = (), but: Sequence[str] = ()) -> None:
         """Run a section's steps in order, and compare what each prints with what is shown."""

@@ -45,6 +45,7 @@ from viz.buyer.wallet_signatures import (
 from viz.client.node_client import NodeClient
 from viz.clock import SystemClock
 from viz.domain.buyer_channel import BuyerChannel
+from viz.domain.display import amount
 from viz.domain.eip712 import settlement_domain
 from viz.domain.ports.chain import ChainReader, Deployment
 from viz.domain.ports.clock import Clock
@@ -218,6 +219,12 @@ class BuyerClient:
         self.require_trust()
         await self.sync()
         require_depositable(self.channel, wallet.address)
+        if deposit_units < info.minimum_deposit_units:
+            # Before it is signed: what a node was handed may still arrive, and blocks another.
+            raise InvalidRequest(
+                f"this node takes deposits of at least "
+                f"{amount(info.minimum_deposit_units, self._deployment)}: nothing was signed"
+            )
         if self._chain is not None and (
             head := await self._chain.channel(self.signer, info.node, confirmed=False)
         ):

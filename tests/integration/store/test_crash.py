@@ -17,7 +17,7 @@ IDENTITY = {"node": "0xN"}
 CHILD = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from viz.domain.ports.ledger import ChannelRecord, Line, ReceiptRecord
+from viz.domain.ports.ledger import ChannelRecord, ChannelLineRecord, ReceiptRecord
 from viz.domain.units import AdapterId, Address, Hash32
 from viz.store.ledger import SqlStore
 
@@ -34,7 +34,7 @@ async def main():
     store = await SqlStore.open(place, {"node": "0xN"}, hook)
     records = [ChannelRecord(Address(f"0x{n:040x}")) for n in range(8)]
     for step in range(1, 40):
-        lines = {AdapterId(1): Line(0, step, step)}
+        lines = {AdapterId(1): ChannelLineRecord(0, step, step)}
         receipt = lambda r: ReceiptRecord(
             r.signer, step, Hash32(os.urandom(32)), Hash32(os.urandom(32)), b"{}", 0
         )
