@@ -218,7 +218,7 @@ async def test_the_wallet_signs_what_was_asked_for_alone(
     async with serving_desk(liar, client.directory, client.info.node, node.url):
         (desk,) = await find_desks([client.directory], DEPLOYMENT)
         with pytest.raises(NodeNotTrusted, match="another signature"):
-            await desk.open(KeyWallet(PAYER_KEY), 500)
+            await desk.open(KeyWallet(PAYER_KEY), 5_000)
         with pytest.raises(ChannelUnknown, match="no channel"):
             await desk.show()
     assert client.channel.deposit_units == DEPOSIT
