@@ -26,6 +26,7 @@ from viz.buyer.ledger_format import (
     observation_line,
     receipt_line,
     replay,
+    said_line,
     signing_line,
     snapshot_line,
 )
@@ -33,7 +34,7 @@ from viz.buyer.node_standing import NodeStanding
 from viz.buyer.open_requests import OpenRequest
 from viz.buyer.request_journal import RequestJournal
 from viz.chain.keys import create_key_file, load_key
-from viz.domain.buyer_channel import BuyerChannel, Link, observe
+from viz.domain.buyer_channel import BuyerChannel, Link, hear, observe
 from viz.domain.eip712 import public_address
 from viz.domain.ports.chain import ChannelState, Deployment
 from viz.domain.units import Address, Units, parse_address
@@ -153,6 +154,14 @@ class ChannelLedger:
         after = observe(self.channel, seen)
         if after != self.channel:
             self._append(observation_line(seen))
+        self.channel = after
+        self.commit_standing(self.standing.proved(seen))
+
+    def commit_said(self, said: ChannelState) -> None:
+        """Make the node's word on the chain durable; raise BooksMismatch like ``hear``."""
+        after = hear(self.channel, said)
+        if after != self.channel:
+            self._append(said_line(said))
         self.channel = after
 
     def commit_receipt(self, after: BuyerChannel, link: Link, billed: str = "") -> None:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 
-from viz.domain.buyer_channel import BuyerChannel, Link, observe, take_receipt
+from viz.domain.buyer_channel import BuyerChannel, Link, hear, observe, take_receipt
 from viz.domain.node_channel import Vector
 from viz.domain.ports.chain import ChannelState
 from viz.domain.units import UINT32_MAX, UINT64_MAX, AdapterId, Units, hex_of
@@ -32,12 +32,20 @@ def final_line(at_end: Vector, vector: Vector) -> Json:
 
 def observation_line(seen: ChannelState) -> Json:
     """Return the change that read the chain."""
+    return {"event": "proven", **_state_to_json(seen)}
+
+
+def said_line(said: ChannelState) -> Json:
+    """Return the change that took over what the node says of the chain."""
+    return {"event": "said", **_state_to_json(said)}
+
+
+def _state_to_json(state: ChannelState) -> Json:
     return {
-        "event": "chain",
-        "payer": seen.payer,
-        "deposit": str(seen.deposit_units),
-        "settled": str(seen.settled_units),
-        "closeAt": seen.close_at,
+        "payer": state.payer,
+        "deposit": str(state.deposit_units),
+        "settled": str(state.settled_units),
+        "closeAt": state.close_at,
     }
 
 
@@ -60,6 +68,7 @@ def snapshot_line(channel: BuyerChannel) -> Json:
         "deposit": str(channel.deposit_units),
         "settled": str(channel.settled_units),
         "closeAt": channel.close_at_s,
+        "proven": str(channel.proven_units),
         "vector": _vector_to_json(channel.vector),
         "points": {str(end): _vector_to_json(at) for end, at in channel.points.items()},
         "spent": _vector_to_json(channel.spent),
@@ -83,8 +92,11 @@ def replay(channel: BuyerChannel, line: bytes) -> BuyerChannel:
         at_end, vector = _vector(members["end"]), _vector(members["vector"])
         points = {**channel.points, sum(at_end.values()): at_end}
         return replace(channel, vector=vector, points=points)
-    if event == "chain":
+    if event == "proven":
         return observe(channel, _seen(channel, reader))
+    # "chain" is of a ledger that did not tell the node's word from a reading: it proves nothing.
+    if event in ("said", "chain"):
+        return hear(channel, _seen(channel, reader))
     if event == "receipt":
         return take_receipt(channel, _link(reader))
     if event == "snapshot":
@@ -101,6 +113,7 @@ def _snapshot(channel: BuyerChannel, reader: Reader, members: Json) -> BuyerChan
         deposit_units=reader.units("deposit"),
         settled_units=reader.units("settled"),
         close_at_s=reader.integer("closeAt", UINT64_MAX),
+        proven_units=reader.optional("proven", reader.units) or 0,
         vector=_vector(members["vector"]),
         points={int(end): _vector(at) for end, at in members["points"].items()},
         spent=_vector(members["spent"]),

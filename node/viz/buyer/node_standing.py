@@ -67,6 +67,16 @@ class NodeStanding:
         payers = self.payers if payer in self.payers else (*self.payers, payer)
         return replace(self, payers=payers, limit_units=limit_units)
 
+    def proved(self, seen: ChannelState) -> Self:
+        """Return the standing after a reading of the chain, which shows what was signed for.
+
+        A node that denied a deposit while no chain was read has the limit too low until then.
+        """
+        limit_units = max(self.limit_units, seen.settled_units + seen.deposit_units)
+        if seen.payer == ZERO_ADDRESS:
+            return replace(self, limit_units=limit_units)
+        return self.signed_deposit(seen.payer, limit_units)
+
     def believed(self, view: ChannelView) -> ChannelState:
         """Return of a node's word on a channel what can be believed without reading the chain.
 

@@ -320,12 +320,16 @@ class VoucherSigner:
         if not self._reads_chain:
             if view.settled_units < self.channel.settled_units:
                 return  # an answer that was overtaken by a newer one
-            self._ledger.commit_observation(self._ledger.standing.believed(view))
+            self._ledger.commit_said(self._ledger.standing.believed(view))
         self._move_base(view.base_units)
 
     def observe(self, seen: ChannelState) -> None:
-        """Take over what the buyer's own chain says of the channel; raise BooksMismatch."""
-        if seen.settled_units >= self.channel.settled_units:
+        """Take over what the buyer's own chain says of the channel; raise BooksMismatch.
+
+        It replaces what the node said. A reading behind an earlier one is passed over: endpoints
+        that stand behind one address are not all as far.
+        """
+        if seen.settled_units >= self.channel.proven_units:
             self._ledger.commit_observation(seen)
             self._move_base(seen.settled_units)
 

@@ -5,8 +5,13 @@ the confirmed total (the node may claim any of them), and the chain of verified 
 node's side is ``viz.domain.node_channel``. Knows no key, no file and no clock. The caller makes the
 returned state durable before a signature leaves.
 
+What is known of the deposit and the settled total is the latest reading of the chain (``observe``)
+or, for a buyer that reads none, the node's word (``hear``). Only a reading of the chain proves that
+a total was settled: end points above the proven one are kept, so that the next reading can correct
+whatever the node said.
+
 Invariants, each held by ``tests/properties/domain/test_channel.py``:
- B1  the vector never falls, and no end point exceeds the confirmed settled total + deposit;
+ B1  the vector never falls, and no end point exceeds the known settled total + deposit;
  B2  a voucher on base B is the vector now minus the vector at B, so what was signed depends only on
      the end point, never on the route;
  B3  the head that is signed is that of the longest verified gap-free run of receipts.
@@ -16,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from viz.domain.eip712 import Domain
 from viz.domain.node_channel import Vector
@@ -32,6 +37,9 @@ from viz.errors import (
     InvalidSignature,
     StaleVoucher,
 )
+
+# End points that only the node says are settled: so many are kept, the newest.
+SAID_POINTS: Final = 10_000
 
 
 class Link(NamedTuple):
@@ -49,11 +57,13 @@ class BuyerChannel:
 
     signer: Address
     node: Address
-    # the chain, at the confirmation depth
+    # the chain at the confirmation depth, or what the node says of it
     payer: Address = ZERO_ADDRESS
     deposit_units: Units = 0
     settled_units: Units = 0
     close_at_s: int = 0
+    # the settled total of the latest reading of the chain
+    proven_units: Units = 0
     # what was signed
     vector: Vector = field(default_factory=dict)
     points: Mapping[Units, Vector] = field(default_factory=lambda: {0: {}})
@@ -71,7 +81,7 @@ class BuyerChannel:
 
     @property
     def limit_units(self) -> Units:
-        """The highest end point that the confirmed deposit covers."""
+        """The highest end point that the known deposit covers."""
         return self.settled_units + self.deposit_units
 
     def signed_units(self, adapter_id: AdapterId) -> Units:
@@ -94,21 +104,48 @@ class VoucherDraft:
 def observe(channel: BuyerChannel, seen: ChannelState) -> BuyerChannel:
     """Return the channel after a confirmed reading of the chain; forget end points below its total.
 
-    Raises BooksMismatch when the chain settled a total that this ledger never signed (it was lost,
-    or another process used the key): open a channel with a new key.
+    It replaces whatever the node said. Raises BooksMismatch when the chain settled a total that
+    this ledger never signed (it was lost, or another process used the key): open a channel with a
+    new key.
     """
-    if seen.settled_units < channel.settled_units or seen.settled_units not in channel.points:
+    if seen.settled_units < channel.proven_units or seen.settled_units not in channel.points:
         raise BooksMismatch(
             f"the chain settled {seen.settled_units} units, an end point that is not in this "
             "ledger: close this channel and open one with a new session key"
         )
+    points = {end: at for end, at in channel.points.items() if end >= seen.settled_units}
+    return replace(_known(channel, seen), proven_units=seen.settled_units, points=points)
+
+
+def hear(channel: BuyerChannel, said: ChannelState) -> BuyerChannel:
+    """Return the channel after what its node says of it, which proves nothing.
+
+    Word of a smaller total than the known one was overtaken, and changes nothing. Raises
+    BooksMismatch for a total that this ledger never signed.
+    """
+    if said.settled_units < channel.settled_units:
+        return channel
+    if said.settled_units not in channel.points:
+        raise BooksMismatch(
+            f"the node says that the chain settled {said.settled_units} units, an end point that "
+            "is not in this ledger: read the channel with --rpc, and if the chain says so too, "
+            "close it and open one with a new session key"
+        )
+    points = channel.points
+    if len(points) > 2 * SAID_POINTS:
+        doubtful = sorted(end for end in points if end < said.settled_units)
+        dropped = set(doubtful[:-SAID_POINTS])
+        points = {end: at for end, at in points.items() if end not in dropped}
+    return replace(_known(channel, said), points=points)
+
+
+def _known(channel: BuyerChannel, state: ChannelState) -> BuyerChannel:
     return replace(
         channel,
-        payer=seen.payer,
-        deposit_units=seen.deposit_units,
-        settled_units=seen.settled_units,
-        close_at_s=seen.close_at,
-        points={end: at for end, at in channel.points.items() if end >= seen.settled_units},
+        payer=state.payer,
+        deposit_units=state.deposit_units,
+        settled_units=state.settled_units,
+        close_at_s=state.close_at,
     )
 
 

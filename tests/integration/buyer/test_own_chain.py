@@ -97,6 +97,32 @@ async def test_a_deposit_that_the_chain_has_is_there_whatever_the_node_says(
         assert channel.deposit_units == DEPOSIT == on_chain(node, client).deposit_units
 
 
+@pytest.mark.parametrize("lie", [*LIES[1:2], *LIES[3:]], ids=lambda lie: next(iter(lie)))
+async def test_a_lie_that_was_told_without_a_chain_ends_with_one(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lie: dict[str, Any]
+) -> None:
+    """Once --rpc is given the chain counts, and the channel is paid from as before."""
+    async with buying(node, tmp_path / "b") as client:
+        await client.open_channel(PAYER_KEY, DEPOSIT)
+        await ask(client)
+        signed = client.channel.total_units
+        told = {name: signed if name == "settled_units" else value for name, value in lie.items()}
+        with monkeypatch.context() as untrue:
+            lying(client, untrue, **told)
+            await client.sync()
+        assert all(getattr(client.channel, name) == value for name, value in told.items())
+    async with buying(node, tmp_path / "b", chain=node.chain) as client:
+        await ask(client)
+        await client.sync()
+        seen, channel = on_chain(node, client), client.channel
+        assert (channel.deposit_units, channel.settled_units) == (DEPOSIT, 0)
+        assert (channel.deposit_units, channel.close_at_s) == (seen.deposit_units, 0)
+        assert channel.total_units > signed
+    async with buying(node, tmp_path / "b") as client:
+        await ask(client)
+        assert client.channel.limit_units == DEPOSIT
+
+
 @pytest.mark.parametrize("restart", [False, True])
 async def test_without_a_chain_no_more_is_believed_than_was_signed_for(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restart: bool
