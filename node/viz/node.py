@@ -16,7 +16,7 @@ from typing import Final
 
 from viz.api.app import create_app, create_runner
 from viz.api.context import ApiLimits, NodeTerms
-from viz.api.listening import listen, refuse_taken_port
+from viz.api.listening import listen, listen_for_operator, refuse_taken_port
 from viz.backends import open_backends, service_settings
 from viz.basemodel.preparation import Report
 from viz.composition import (
@@ -91,6 +91,7 @@ async def run_node(
                 config.api.port,
                 max_connections=config.api.max_connections,
             )
+            await listen_for_operator(runner, config.data_dir)
             async with asyncio.TaskGroup() as group:
                 for name, loop in running.items():
                     group.create_task(supervisor.run(name, loop))

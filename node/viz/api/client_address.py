@@ -9,6 +9,7 @@ person's addresses are one: IPv6 counts by its /64, of which each subscriber has
 from __future__ import annotations
 
 import ipaddress
+import socket
 import time
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -41,10 +42,16 @@ def client_of(request: web.Request) -> str:
 def is_here(request: web.Request) -> bool:
     """Return whether a program on this machine asks, and not for somebody else."""
     address = _behind(request)
-    if address is None or not address.is_loopback:
+    if not (is_on_socket(request) if address is None else address.is_loopback):
         return False
     # A proxy on this machine that is not known as one: it forwards whoever comes.
     return not any(name in request.headers for name in (X_FORWARDED_FOR, FORWARDED))
+
+
+def is_on_socket(request: web.Request) -> bool:
+    """Return whether the request came through the operator's socket."""
+    opened = request.get_extra_info("socket")
+    return opened is not None and opened.family == socket.AF_UNIX
 
 
 def parse_address(text: str) -> Address | None:

@@ -1,10 +1,11 @@
-"""The listening socket, and how many connections it lets in.
+"""The listening sockets, and how many connections each lets in.
 
 Owns the bound on open connections and what is said to the one beyond it. Does not know requests:
-who is let in is aiohttp's. Invariants: at most ``max_connections`` are served, and ``SPARE`` more
-of this machine's own, so that whoever watches or operates the node reaches it while strangers fill
-it; at most ``TOLD`` others are open, for ``TOLD_S`` at most, to be told; a connection that is
-turned away costs the others nothing.
+who is let in is aiohttp's. Invariants: at most ``max_connections`` of the public socket are served,
+and ``SPARE`` more of this machine's own, so that a health check comes through while strangers fill
+it; the operator's socket has places of its own, which nobody else can take, since a proxy on this
+machine brings strangers from its address; at most ``TOLD`` others are open, for ``TOLD_S`` at most,
+to be told; a connection that is turned away costs the others nothing.
 """
 
 from __future__ import annotations
@@ -12,16 +13,22 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import os
 import time
+from abc import abstractmethod
+from pathlib import Path
 from typing import Final, cast
 
 import structlog
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
 from viz.api.metrics import METRICS
 from viz.api.problems import CODE_URI, PROBLEM_TYPE
+from viz.local_socket import OPERATOR_SOCKET, bound, open_folder, remove
 
 SPARE: Final = 8
+OPERATOR_CONNECTIONS: Final = 32
 TOLD: Final = 64
 TOLD_S: Final = 1.0
 RETRY_AFTER_S: Final = 5
@@ -61,32 +68,29 @@ def is_local(host: str) -> bool:
     return bool((mapped or address).is_loopback)
 
 
-class BoundedSite(web.BaseSite):
-    """Listens for a runner's application; all its sites share the count of what is open."""
+class _Site(web.BaseSite):
+    """Listens for a runner's application, and counts the connections that it let in."""
 
-    def __init__(
-        self, runner: web.AppRunner, host: str, port: int, *, max_connections: int
-    ) -> None:
-        """Make the site; ``start`` listens, and raises OSError where it cannot."""
+    def __init__(self, runner: web.AppRunner, *, what: str) -> None:
+        """``what`` is the bound that the log names."""
         super().__init__(runner)
-        self._host = host
-        self._port = port
-        self._most = max_connections
+        self._what = what
         self._metrics = runner.app[METRICS]
+        self._served: set[RequestHandler] = set()
         self._told: set[_TurnedAway] = set()
         self._logged_s = -_LOG_EVERY_S
 
-    @property
-    def name(self) -> str:
-        """Where it listens."""
-        return f"http://{self._host}:{self._port}"
-
     async def start(self) -> None:
+        """Listen; raises OSError where that cannot be done."""
         await super().start()
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: _Door(self), self._host, self._port, backlog=self._backlog
-        )
+        self._server = await self._listen(asyncio.get_running_loop())
+
+    @abstractmethod
+    async def _listen(self, loop: asyncio.AbstractEventLoop) -> asyncio.Server: ...
+
+    @abstractmethod
+    def _most(self, transport: asyncio.Transport) -> int:
+        """Return how many connections may be open with this one."""
 
     async def stop(self) -> None:
         await super().stop()
@@ -95,28 +99,87 @@ class BoundedSite(web.BaseSite):
 
     def admit(self, transport: asyncio.Transport) -> None:
         """Give a new connection to the application, or turn it away."""
-        server = self._runner.server
-        peer = transport.get_extra_info("peername")
-        most = self._most + (SPARE if peer and is_local(str(peer[0])) else 0)
-        if server is not None and len(server.connections) < most:
+        server, most = self._runner.server, self._most(transport)
+        self._served.intersection_update(server.connections if server is not None else ())
+        if server is not None and len(self._served) < most:
             handler = server()
+            self._served.add(handler)
             transport.set_protocol(handler)
             handler.connection_made(transport)
             return
         self._metrics.turned_away()
         if time.monotonic() - self._logged_s >= _LOG_EVERY_S:
             self._logged_s = time.monotonic()
-            _log.warning("connections turned away", open=most, why="api.max_connections")
+            _log.warning("connections turned away", open=most, why=self._what)
         if len(self._told) >= TOLD:
             transport.abort()
             return
         transport.set_protocol(_TurnedAway(transport, self._told))
 
 
+class BoundedSite(_Site):
+    """Listens at an address for everybody."""
+
+    def __init__(
+        self, runner: web.AppRunner, host: str, port: int, *, max_connections: int
+    ) -> None:
+        super().__init__(runner, what="api.max_connections")
+        self._host = host
+        self._port = port
+        self._max_connections = max_connections
+
+    @property
+    def name(self) -> str:
+        """Where it listens."""
+        return f"http://{self._host}:{self._port}"
+
+    async def _listen(self, loop: asyncio.AbstractEventLoop) -> asyncio.Server:
+        return await loop.create_server(
+            lambda: _Door(self), self._host, self._port, backlog=self._backlog
+        )
+
+    def _most(self, transport: asyncio.Transport) -> int:
+        peer = transport.get_extra_info("peername")
+        return self._max_connections + (SPARE if peer and is_local(str(peer[0])) else 0)
+
+
+class OperatorSite(_Site):
+    """Listens on a socket in the node's folder, which its operator alone can reach."""
+
+    def __init__(self, runner: web.AppRunner, folder: Path) -> None:
+        """Make the site; the caller holds the ledger of ``folder``, so it has no other node."""
+        super().__init__(runner, what="the operator's socket")
+        self._folder = folder
+
+    @property
+    def name(self) -> str:
+        """Where it listens."""
+        return f"unix:{self._folder / OPERATOR_SOCKET}"
+
+    async def _listen(self, loop: asyncio.AbstractEventLoop) -> asyncio.Server:
+        directory = open_folder(self._folder)
+        try:
+            made = bound(directory, OPERATOR_SOCKET)
+        finally:
+            os.close(directory)
+        return await loop.create_unix_server(lambda: _Door(self), sock=made, backlog=self._backlog)
+
+    async def stop(self) -> None:
+        await super().stop()
+        directory = open_folder(self._folder)
+        try:
+            remove(directory, OPERATOR_SOCKET)
+        finally:
+            os.close(directory)
+
+    def _most(self, transport: asyncio.Transport) -> int:
+        return OPERATOR_CONNECTIONS
+
+
 class _Door(asyncio.Protocol):
     """Decides once a connection is there: a count taken before would let a burst through."""
 
-    def __init__(self, site: BoundedSite) -> None:
+    def __init__(self, site: _Site) -> None:
         self._site = site
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -1,13 +1,17 @@
-"""Bind the daemon's port, and say what to do where that cannot be done."""
+"""Bind the daemon's port and its operator's socket, and say what to do if that fails."""
 
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
+import structlog
 from aiohttp import web
 
-from viz.api.connection_limit import BoundedSite
+from viz.api.connection_limit import BoundedSite, OperatorSite
 from viz.errors import ConfigError
+
+_log = structlog.get_logger()
 
 
 async def listen(runner: web.AppRunner, host: str, port: int, *, max_connections: int) -> str:
@@ -18,6 +22,17 @@ async def listen(runner: web.AppRunner, host: str, port: int, *, max_connections
     except OSError as error:
         raise _cannot_listen(host, port, error) from error
     return f"http://{host}:{runner.addresses[0][1]}"
+
+
+async def listen_for_operator(runner: web.AppRunner, folder: Path) -> None:
+    """Serve the operator on a socket in the node's folder, if its file system has sockets."""
+    try:
+        await OperatorSite(runner, folder).start()
+    except OSError as error:
+        _log.warning(
+            "the operator's commands share the node's port with everybody",
+            reason=f"no socket can be made in {folder}: {error.strerror}",
+        )
 
 
 def refuse_taken_port(host: str, port: int) -> None:

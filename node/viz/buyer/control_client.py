@@ -20,8 +20,6 @@ from viz.buyer.control_server import (
     MAX_MESSAGE_BYTES,
     PATH,
     SOCKET,
-    is_ours,
-    socket_path,
 )
 from viz.buyer.wallet import Signable, Wallet
 from viz.domain.eip712 import Domain, settlement_domain
@@ -29,6 +27,7 @@ from viz.domain.ports.chain import Deployment
 from viz.domain.typed_data import ReceiveWithAuthorization, RequestClose
 from viz.domain.units import Address, Units, hex_of
 from viz.errors import BuyerError, NodeNotTrusted, NodeUnreachable
+from viz.local_socket import is_ours, open_folder, socket_path
 from viz.protocol.problems import error_of
 from viz.protocol.wire import Json, Reader, parse_json
 from viz.protocol.wire_model import struct_from_json
@@ -131,9 +130,9 @@ async def find_desks(directories: Sequence[Path], deployment: Deployment) -> lis
 
 @asynccontextmanager
 async def _connected(directory: Path) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    folder = open_folder(directory)
     try:
-        connector = aiohttp.UnixConnector(socket_path(folder))
+        connector = aiohttp.UnixConnector(socket_path(folder, SOCKET))
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
             try:

@@ -20,12 +20,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from aiohttp import WSMsgType, web
@@ -35,6 +33,7 @@ from viz.buyer.wallet import Signable
 from viz.domain.eip712 import Domain
 from viz.domain.units import Address
 from viz.errors import InvalidRequest, VizError
+from viz.local_socket import bound, is_ours, open_folder, remove
 from viz.protocol.problems import MAX_DETAIL_CHARS
 from viz.protocol.wire import Json, Reader, parse_json
 from viz.protocol.wire_model import struct_to_json
@@ -45,22 +44,8 @@ MAX_MESSAGE_BYTES: Final = 2 * 1024 * 1024
 MAX_SIGNATURE_BYTES: Final = 1024
 SIGN_TIMEOUT_S: Final = 120.0
 HEARTBEAT_S: Final = 15.0
-_CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _log = structlog.get_logger()
-
-
-def socket_path(directory: int) -> str:
-    """Return a path to the socket in an open directory: short, since a socket's is (108 bytes)."""
-    return f"/proc/self/fd/{directory}/{SOCKET}"
-
-
-def is_ours(connection: Any) -> bool:
-    """Say whether the process at the other end of a Unix socket runs as this user."""
-    if connection is None:
-        return False
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return bool(_CREDENTIALS.unpack(raw)[1] == os.getuid())
 
 
 @asynccontextmanager
@@ -76,10 +61,10 @@ async def serving_desk(
     app.router.add_get(PATH, _handler(desk, node, url))
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, handler_cancellation=True)
     await runner.setup()
-    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    folder = open_folder(directory)
     try:
         try:
-            site = web.SockSite(runner, _bound(socket_path(folder)))
+            site = web.SockSite(runner, bound(folder, SOCKET))
             await site.start()
         except OSError as error:
             _log.warning(
@@ -92,23 +77,8 @@ async def serving_desk(
     finally:
         await runner.cleanup()
         with suppress(OSError):
-            os.unlink(SOCKET, dir_fd=folder)
+            remove(folder, SOCKET)
         os.close(folder)
-
-
-def _bound(path: str) -> socket.socket:
-    with suppress(FileNotFoundError):
-        Path(path).unlink()
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
-    try:
-        made.bind(path)
-    except OSError:
-        made.close()
-        raise
-    finally:
-        os.umask(before)
-    return made
 
 
 def _handler(desk: ChannelControl, node: Address, url: str) -> Handler:

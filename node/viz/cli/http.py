@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from pathlib import Path
 from socket import SHUT_RDWR
 from threading import Thread
 from typing import Annotated, Any, Final, TypeVar, cast
@@ -18,10 +19,21 @@ from viz.client.node_address import checked
 from viz.client.sse import ServerEvent, SseReader
 from viz.domain.strict_json import load_json
 from viz.errors import NodeUnreachable, VizError
+from viz.local_socket import OPERATOR_SOCKET, connected
 from viz.protocol.problems import error_of
 
+LOCAL_NODE: Final = "http://127.0.0.1:8402"
 NodeUrl = Annotated[
     str, typer.Option("--node", envvar="VIZ_NODE_URL", help="Where the node answers.")
+]
+OperatedNode = Annotated[
+    str,
+    typer.Option(
+        "--node",
+        envvar="VIZ_NODE_URL",
+        help="Where the node answers; else its socket in the data folder, else " + LOCAL_NODE + ".",
+        show_default=False,
+    ),
 ]
 _TIMEOUT_S: Final = 120
 MAX_ANSWER_BYTES: Final = 32 << 20
@@ -38,7 +50,7 @@ async def get_json(node: str, path: str, *, token: str = "") -> Any:
 
 async def ask(
     method: str,
-    node: str,
+    node: str | Path,
     path: str,
     body: object = None,
     *,
@@ -47,10 +59,12 @@ async def ask(
 ) -> Any:
     """Return a node's JSON answer, of ``MAX_ANSWER_BYTES`` at most; redirections are not followed.
 
+    ``node`` is its URL, or the folder that its operator's socket is in.
+
     Raises ConfigError, NodeUnreachable when nothing answers as a node, and the class of
     ``viz.errors`` that the node's problem document names (RFC 9457) when it refuses.
     """
-    exchange = Exchange(method, checked(node) + path, body, token=token, timeout_s=timeout_s)
+    exchange = Exchange(method, node, path, body, token=token, timeout_s=timeout_s)
     loop = asyncio.get_running_loop()
     try:
         return await asyncio.wait_for(_in_daemon_thread(loop, exchange.json), timeout_s)
@@ -68,12 +82,17 @@ class Exchange:
     """
 
     def __init__(
-        self, method: str, url: str, body: object, *, token: str, timeout_s: float
+        self,
+        method: str,
+        node: str | Path,
+        path: str,
+        body: object,
+        *,
+        token: str,
+        timeout_s: float,
     ) -> None:
-        parts = urlsplit(url)
-        kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        self._connection = kind(parts.hostname or "", parts.port, timeout=timeout_s)
-        self._method, self._target = method, parts.path + (f"?{parts.query}" if parts.query else "")
+        self._connection, before = _connection(node, timeout_s)
+        self._method, self._target = method, before + path
         self._body = None if body is None else json.dumps(body).encode()
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         if self._body is not None:
@@ -110,6 +129,26 @@ class Exchange:
         return self._connection.getresponse()
 
 
+class _SocketConnection(HTTPConnection):
+    """A connection to the operator's socket in a node's folder."""
+
+    def __init__(self, folder: Path, timeout_s: float) -> None:
+        super().__init__("node", timeout=timeout_s)
+        self._folder = folder
+
+    def connect(self) -> None:
+        self.sock = connected(self._folder, OPERATOR_SOCKET, timeout_s=self.timeout)
+
+
+def _connection(node: str | Path, timeout_s: float) -> tuple[HTTPConnection, str]:
+    """Return a connection that is not made yet, and what stands before each path."""
+    if isinstance(node, Path):
+        return _SocketConnection(node, timeout_s), ""
+    parts = urlsplit(checked(node))
+    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    return kind(parts.hostname or "", parts.port, timeout=timeout_s), parts.path
+
+
 async def _in_daemon_thread(loop: asyncio.AbstractEventLoop, work: Callable[[], T]) -> T:
     """Return what ``work`` returns. Unlike the loop's own threads, this one holds up no Ctrl-C."""
     done: asyncio.Future[T] = loop.create_future()
@@ -136,10 +175,10 @@ async def _in_daemon_thread(loop: asyncio.AbstractEventLoop, work: Callable[[], 
 
 
 async def events(
-    node: str, path: str, *, token: str, silence_s: float
+    node: str | Path, path: str, *, token: str, silence_s: float
 ) -> AsyncIterator[ServerEvent]:
     """Yield a node's server-sent events; raises what ``ask`` does."""
-    exchange = Exchange("GET", checked(node) + path, None, token=token, timeout_s=silence_s)
+    exchange = Exchange("GET", node, path, None, token=token, timeout_s=silence_s)
     loop = asyncio.get_running_loop()
     stream, reader = exchange.chunks(), SseReader(MAX_EVENT_BYTES)
     try:
@@ -152,7 +191,7 @@ async def events(
         exchange.abandon()
 
 
-def unreachable(node: str, error: Exception) -> NodeUnreachable:
+def unreachable(node: str | Path, error: Exception) -> NodeUnreachable:
     """Return the error of a node that does not answer as one."""
     return NodeUnreachable(
         f"no node answers at {node} ({str(error) or 'time ran out'}): start one with `viz up`, or "

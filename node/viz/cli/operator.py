@@ -21,11 +21,12 @@ from viz.cli.console import (
     show,
     table,
 )
-from viz.cli.http import NodeUrl, ask, events
+from viz.cli.http import LOCAL_NODE, NodeUrl, OperatedNode, ask, events
 from viz.domain.display import moment
 from viz.domain.strict_json import load_json
 from viz.domain.units import parse_units
 from viz.errors import ConfigError, InvalidRequest
+from viz.local_socket import OPERATOR_SOCKET, is_listening
 
 BASE: Final = "/operator/v1"
 _LONG_S: Final = 900
@@ -50,11 +51,16 @@ SharesOption = Annotated[
 
 
 class Operator:
-    """Call the running node with the operator's token."""
+    """Call the running node with the operator's token.
+
+    A node that is not named is called by the socket in its folder, where strangers take no place.
+    """
 
     def __init__(self, node: str, folder: Path | None) -> None:
-        self._node = node
-        file = data_dir(folder) / "operator.token"
+        home = data_dir(folder)
+        here = not node and is_listening(home, OPERATOR_SOCKET)
+        self._node: str | Path = home if here else node or LOCAL_NODE
+        file = home / "operator.token"
         try:
             self._token = file.read_text(encoding="utf-8").strip()
         except OSError as error:
@@ -78,9 +84,7 @@ class Operator:
 
 
 @guarded
-def status(
-    node: NodeUrl = "http://127.0.0.1:8402", folder: DataDir = None, as_json: AsJson = False
-) -> None:
+def status(node: OperatedNode = "", folder: DataDir = None, as_json: AsJson = False) -> None:
     """Show the node's money, channels, adapters and training runs."""
     found = run(Operator(node, folder).ask("GET", "/status"), logs=False)
     if show(found, as_json=as_json):
@@ -126,7 +130,7 @@ def _counts(found: dict[str, Any]) -> list[tuple[str, object]]:
 def license_work(
     content_ids: Annotated[list[int], typer.Argument(help="Works to acquire a grant to.")],
     max_fee: Annotated[str, typer.Option(help="Pay at most this much for each work.")] = "",
-    node: NodeUrl = "http://127.0.0.1:8402",
+    node: OperatedNode = "",
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -216,7 +220,7 @@ def register_adapter(
     publish_anyway: Annotated[
         bool, typer.Option("--publish-anyway", help="Sell it whatever its report card says.")
     ] = False,
-    node: NodeUrl = "http://127.0.0.1:8402",
+    node: OperatedNode = "",
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -254,7 +258,7 @@ def activate_adapter(
     description: Annotated[str, typer.Option(help="What buyers read about it.")] = "",
     prompt_price: Price = "",
     completion_price: Price = "",
-    node: NodeUrl = "http://127.0.0.1:8402",
+    node: OperatedNode = "",
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -281,7 +285,7 @@ async def _activate(operator: Operator, request: dict[str, object], prices: dict
 @guarded
 def drop_adapter(
     adapter_id: AdapterNumber,
-    node: NodeUrl = "http://127.0.0.1:8402",
+    node: OperatedNode = "",
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:

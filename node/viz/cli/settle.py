@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, TypeVar
 import typer
 
 from viz.cli.console import AsJson, DataDir, err, guarded, money, run, show, table
-from viz.cli.http import NodeUrl
+from viz.cli.http import OperatedNode
 from viz.cli.operator import Operator
 from viz.errors import VizError
 
@@ -25,7 +25,7 @@ def settle(
     collect: Annotated[
         bool, typer.Option("--collect", help="Also collect the node's part.")
     ] = False,
-    node: NodeUrl = "http://127.0.0.1:8402",
+    node: OperatedNode = "",
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from viz.cli.console import AsJson, DataDir, guarded, money, run, show, table
-from viz.cli.http import NodeUrl
+from viz.cli.http import OperatedNode
 from viz.cli.operator import Operator, Royalty, TrainerPart
 from viz.cli.training import follow, say_card
 from viz.domain.strict_json import load_json
@@ -33,7 +33,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what the run would take and cost.")
     ] = False,
-    node: NodeUrl = "http://127.0.0.1:8402",
+    node: OperatedNode = "",
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:

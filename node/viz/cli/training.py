@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from viz.cli.console import AsJson, DataDir, err, guarded, percent, run, say, show, table
-from viz.cli.http import NodeUrl
+from viz.cli.http import OperatedNode
 from viz.cli.operator import Operator
 from viz.domain.display import moment
 from viz.errors import NodeUnreachable, TrainingError
@@ -24,9 +24,7 @@ _LOOK_AGAIN_S: Final = 3.0
 
 @app.command("list")
 @guarded
-def list_runs(
-    node: NodeUrl = "http://127.0.0.1:8402", folder: DataDir = None, as_json: AsJson = False
-) -> None:
+def list_runs(node: OperatedNode = "", folder: DataDir = None, as_json: AsJson = False) -> None:
     """List the runs, the newest last."""
     found = run(Operator(node, folder).ask("GET", "/trainings"), logs=False)
     if not show(found, as_json=as_json):
@@ -42,7 +40,7 @@ def list_runs(
 @guarded
 def show_run(
     training: RunId,
-    node: NodeUrl = "http://127.0.0.1:8402",
+    node: OperatedNode = "",
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -63,7 +61,7 @@ def show_run(
 @guarded
 def watch_run(
     training: RunId,
-    node: NodeUrl = "http://127.0.0.1:8402",
+    node: OperatedNode = "",
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -80,7 +78,7 @@ def watch_run(
 @guarded
 def cancel_run(
     training: RunId,
-    node: NodeUrl = "http://127.0.0.1:8402",
+    node: OperatedNode = "",
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:

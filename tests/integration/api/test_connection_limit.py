@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+import stat
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.integration.api.harness import Buyer, Node, running_node
+from tests.integration.api.harness import OPERATOR_TOKEN, Buyer, Node, running_node
+from typer.testing import CliRunner
 
 from viz.api import connection_limit
-from viz.api.connection_limit import SPARE, TOLD, BoundedSite, is_local
+from viz.api.connection_limit import (
+    OPERATOR_CONNECTIONS,
+    SPARE,
+    TOLD,
+    BoundedSite,
+    OperatorSite,
+    is_local,
+)
+from viz.cli.main import app
+from viz.local_socket import OPERATOR_SOCKET
 from viz.protocol import payment
 
 MOST = 4
@@ -121,6 +132,35 @@ async def test_this_machines_own_still_come_through(node: Node) -> None:
         _, _, shown = await own[0].ask(b"/metrics")
         assert b"viz_connections_refused_total 2.0" in shown
         assert (await own[SPARE].ask(b"/healthz"))[0] == 503
+
+
+async def test_the_operator_comes_through_whoever_fills_the_port(
+    node: Node, tmp_path: Path
+) -> None:
+    """Behind a proxy on this machine strangers take this machine's places too; the operator's
+    commands go by a socket in the node's folder, which has places of its own, bounded as well."""
+    (tmp_path / "operator.token").write_text(OPERATOR_TOKEN, encoding="utf-8")
+    site = OperatorSite(node.runner, tmp_path)
+    await site.start()
+    path = tmp_path / OPERATOR_SOCKET
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    words = ["status", "--data-dir", str(tmp_path)]
+    async with lines(node, MOST + SPARE, LOCAL) as held, lines(node, 1, LOCAL) as (late,):
+        assert [(await each.ask())[0] for each in held] == [200] * len(held)
+        assert (await late.ask())[0] == 503
+        done = await asyncio.to_thread(CliRunner().invoke, app, words)
+        assert done.exit_code == 0, done.output
+        assert node.chain.address in done.stdout
+        async with AsyncExitStack() as ends:
+            for _ in range(OPERATOR_CONNECTIONS):
+                line = Line(*await asyncio.open_unix_connection(path))
+                ends.callback(line.leave)
+                assert (await line.ask())[0] == 200
+            more = Line(*await asyncio.open_unix_connection(path))
+            ends.callback(more.leave)
+            assert (await more.ask())[0] == 503
+    await site.stop()
+    assert not path.exists()
 
 
 async def test_a_stream_goes_on_while_others_are_turned_away(node: Node) -> None:

@@ -21,11 +21,10 @@ from tests.integration.buyer.conftest import PASSWORD, buying
 from tests.integration.buyer.test_proxy import MODEL, Silent
 from typer.testing import CliRunner, Result
 
-from viz.buyer import control_server
 from viz.buyer.channel_control import ChannelControl
 from viz.buyer.client import BuyerClient
 from viz.buyer.control_client import ProxyControl, find_desks
-from viz.buyer.control_server import SOCKET, serving_desk, socket_path
+from viz.buyer.control_server import SOCKET, serving_desk
 from viz.buyer.proxy import running_proxy
 from viz.buyer.wallet import KeyWallet, Wallet
 from viz.chain.deployment import save_deployment
@@ -34,6 +33,7 @@ from viz.cli.main import app
 from viz.domain.typed_data import RequestClose
 from viz.domain.units import Units
 from viz.errors import ChannelUnknown, NodeNotTrusted, NodeUnreachable
+from viz.local_socket import bound, socket_path
 from viz.protocol.wire import Json
 
 CONFIG, INPUT, CHAIN = 3, 4, 6
@@ -132,7 +132,7 @@ async def test_what_a_killed_proxy_left_is_passed_over(
 ) -> None:
     """A socket without a process is no proxy, and the next proxy takes its place."""
     folder = os.open(client.directory, os.O_RDONLY)
-    control_server._bound(socket_path(folder)).close()
+    bound(folder, SOCKET).close()
     os.close(folder)
     assert await find_desks([client.directory], DEPLOYMENT) == []
     done = await viz(home, f"channel show --node {node.url}", secret=PASSWORD)
@@ -153,7 +153,7 @@ async def test_only_the_same_user_is_served(
     with pytest.raises(NodeUnreachable):
         await desk.show()
     folder = os.open(client.directory, os.O_RDONLY)
-    connector = aiohttp.UnixConnector(socket_path(folder))
+    connector = aiohttp.UnixConnector(socket_path(folder, SOCKET))
     async with (
         aiohttp.ClientSession(connector=connector) as http,
         http.get("http://desk/desk") as response,

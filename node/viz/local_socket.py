@@ -1,0 +1,87 @@
+"""Unix sockets of a private folder: for programs of the same user, on this machine.
+
+Owns how one is made, reached and checked. Invariants: a socket is its owner's alone (0600), also
+while it is made; its path may be longer than the 108 bytes that the kernel takes, since it is
+reached through its open folder.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+OPERATOR_SOCKET: Final = "operator.sock"
+"""Where in its data folder a node answers its operator."""
+_CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
+
+
+def open_folder(folder: Path) -> int:
+    """Return a descriptor of a folder; the caller closes it. Raises OSError."""
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def socket_path(directory: int, name: str) -> str:
+    """Return a short path to a socket in an open directory."""
+    return f"/proc/self/fd/{directory}/{name}"
+
+
+def bound(directory: int, name: str) -> socket.socket:
+    """Return a socket that is bound in an open directory; one that is there is replaced.
+
+    The caller holds a lock that says that nobody listens on the old one. Raises OSError where the
+    file system has no sockets.
+    """
+    path = socket_path(directory, name)
+    remove(directory, name)
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        made.bind(path)
+    except OSError:
+        made.close()
+        raise
+    finally:
+        os.umask(before)
+    return made
+
+
+def remove(directory: int, name: str) -> None:
+    """Remove a socket from an open directory, if it is there."""
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=directory)
+
+
+def connected(folder: Path, name: str, *, timeout_s: float | None) -> socket.socket:
+    """Return a connection to a socket in ``folder``. Raises OSError where nobody listens."""
+    directory = open_folder(folder)
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        made.settimeout(timeout_s)
+        made.connect(socket_path(directory, name))
+    except OSError:
+        made.close()
+        raise
+    finally:
+        os.close(directory)
+    return made
+
+
+def is_listening(folder: Path, name: str, *, timeout_s: float = 1.0) -> bool:
+    """Return whether a program listens on a socket in ``folder``."""
+    try:
+        connected(folder, name, timeout_s=timeout_s).close()
+    except OSError:
+        return False
+    return True
+
+
+def is_ours(connection: Any) -> bool:
+    """Say whether the process at the other end of a Unix socket runs as this user."""
+    if connection is None:
+        return False
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return bool(_CREDENTIALS.unpack(raw)[1] == os.getuid())
