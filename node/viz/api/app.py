@@ -33,7 +33,7 @@ from viz.api.context import (
     NodeContext,
     send,
 )
-from viz.api.http_server import TOO_LARGE, HttpRunner
+from viz.api.http_server import TOO_LARGE, HttpRunner, name_server
 from viz.api.metrics import METRICS, Metrics
 from viz.api.problems import http_problem, opaque, problem
 from viz.api.rate_limit import Looks, RateLimit
@@ -73,6 +73,7 @@ def create_app(parts: NodeContext, limits: ApiLimits | None = None) -> web.Appli
     app[STOPPING] = asyncio.Event()
     for part in (openai, payments, market, gateway, health, operator, unpaid_help):
         app.add_routes(part.routes())
+    app.on_response_prepare.append(name_server)
     app.on_shutdown.append(_stop_streams)
     app.on_cleanup.append(_await_bills)
     return app

@@ -1,12 +1,14 @@
 """What is said where a request cannot even be read as HTTP, in the form of every other refusal.
 
-Owns aiohttp's own words: its answers to malformed requests, and its log. Invariants: nothing that
-was sent is sent back; a stranger's malformed bytes leave one short line in the log, and no trace.
+Owns aiohttp's own words: its answers to malformed requests and to what it refuses by itself, and
+its log. Invariants: nothing that was sent is sent back; a stranger's malformed bytes leave one
+short line in the log, and no trace; no answer names the versions of the programs that run here.
 """
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import structlog
@@ -19,6 +21,8 @@ from aiohttp.web_server import Server
 from viz.api.problems import http_problem, opaque
 
 TOO_LARGE: Final = "the headers are too many or too long: send fewer, or shorter ones"
+SERVER: Final = "viz"
+_EXPECTED: Final = "the header Expect may only ask for 100-continue"
 _MALFORMED: Final = "this cannot be read as an HTTP request"
 _log = structlog.get_logger()
 
@@ -33,7 +37,36 @@ class HttpRunner(web.AppRunner):
     async def _make_server(self) -> Server:
         server = await super()._make_server()
         server.__class__ = _Server
+        server.request_handler = _in_our_form(server.request_handler)
         return server
+
+
+def _in_our_form(
+    handler: Callable[[BaseRequest], Awaitable[web.StreamResponse]],
+) -> Callable[[BaseRequest], Awaitable[web.StreamResponse]]:
+    """Return ``handler`` with our words where aiohttp refuses a request before the application."""
+
+    async def handle(request: BaseRequest) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            request_id = secrets.token_hex(8)
+            said = _EXPECTED if error.status == 417 else error.reason
+            _log.info("refused by HTTP", request_id=request_id, status=error.status)
+            return _named(http_problem(error.status, said, request_id, error.headers))
+
+    return handle
+
+
+async def name_server(request: web.Request, response: web.StreamResponse) -> None:
+    """Say who answers, before the application's answer begins: aiohttp would name its version."""
+    response.headers["Server"] = SERVER
+
+
+def _named(response: web.Response) -> web.Response:
+    response.headers["Server"] = SERVER
+    response.force_close()
+    return response
 
 
 class _Server(Server):
@@ -64,8 +97,7 @@ class HttpProtocol(RequestHandler):
             response = opaque(request_id)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer has begun, and another cannot be sent")
-        response.force_close()
-        return response
+        return _named(response)
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """Log what aiohttp reports, in our form."""

@@ -82,7 +82,8 @@ class ProxyAccess:
         return web.Response(status=204, headers=headers)
 
     async def tell_browsers(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Let a page that the buyer named read the answer, whatever it is."""
+        """Let a page that the buyer named read the answer, whatever it is; name no versions."""
+        response.headers["Server"] = "viz"
         if not self.origins:
             return
         response.headers["Vary"] = "Origin"

@@ -102,3 +102,23 @@ async def test_headers_within_their_bounds_are_read(node: Node) -> None:
     async with connected(node) as (reader, writer):
         writer.write(GET + long + b"\r\n")
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/nowhere"])
+async def test_what_is_expected_and_unknown_is_refused_in_our_form(node: Node, path: str) -> None:
+    """aiohttp refuses it before the application, and its own answer is plain text."""
+    async with node.http.get(node.url + path, headers={"Expect": "x"}) as answer:
+        assert (answer.status, answer.content_type) == (417, "application/problem+json")
+        said = await answer.json(content_type=None)
+    assert said["code"] == "http-417" and "100-continue" in said["detail"]
+    async with node.http.get(node.url + "/healthz", headers={"Expect": "100-continue"}) as answer:
+        assert answer.status == 200
+
+
+async def test_no_answer_names_the_versions_of_what_runs_here(node: Node) -> None:
+    """Who looks for nodes with a known fault does not learn from us which have it."""
+    for path, headers in (("/healthz", {}), ("/nowhere", {}), ("/healthz", {"Expect": "x"})):
+        async with node.http.get(node.url + path, headers=headers) as answer:
+            assert answer.headers.getall("Server") == ["viz"]
+    _, answered, _ = await raw(node, MALFORMED["no HTTP"])
+    assert answered["Server"] == "viz"
