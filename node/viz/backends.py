@@ -94,6 +94,8 @@ async def open_backends(
         development = deployment.chain_id in DEVELOPMENT_CHAINS
         depth = config.chain.depth(deployment.chain_id, development=development)
         chain = Chain(rpc, deployment, confirmations=depth)
+        if not development:
+            config.prices.require_worth_relaying(deployment.token_decimals)
         config.settlement.require_in_time(await chain.settlement.close_delay_s())
         place, identity = config.at(Path("ledger.sqlite")), _identity(deployment, account)
         ledger = await open_ledger(
@@ -124,7 +126,6 @@ def service_settings(config: Config, *, development: bool) -> ServiceSettings:
         sessions=SessionPolicy(
             config.api.origin,
             prices.minimum_deposit_units,
-            development=development,
             relays=RelayPolicy(
                 relay.per_hour,
                 relay.per_payer_per_hour,

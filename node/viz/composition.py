@@ -38,7 +38,7 @@ from viz.services.serving.paid_stream import ServingPolicy
 from viz.services.settlement.claim_loop import ClaimPolicy, ClaimService
 from viz.services.settlement.reconciliation import Reconciliation
 from viz.services.training.queue import TrainingQueue, seal_with
-from viz.services.upkeep.clock_check import ClockCheck
+from viz.services.upkeep.clock_check import ClockCheck, plausible_time
 from viz.services.upkeep.maintenance import Maintenance
 from viz.training.run import Bounds
 
@@ -122,7 +122,10 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
     # Shared: if the chain fails one reader, the others need not wait for the same failure.
     access = ChainAccess(clock)
     events = ChannelEvents()
-    channels = ChannelStore(ledger, chain, clock, node, events=events, access=access)
+    chain_time = plausible_time(chain.chain_time, clock, development=settings.development)
+    channels = ChannelStore(
+        ledger, chain, clock, node, events=events, access=access, chain_time=chain_time
+    )
     catalogue = Catalogue(
         ledger, chain, engine, clock, node=node, list_price=settings.list_price, access=access
     )
@@ -149,6 +152,7 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
         clock=clock,
         key=key,
         policy=replace(settings.sessions, fee_wei=chain.fee_wei, require_clock=clock_check.require),
+        chain_time=chain_time,
     )
     meter_tools = MeterTools(
         channels, clock, domain, node, key, engine.count_tokens, settings.credit_window_units
@@ -171,7 +175,6 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
             channels,
             catalogue,
             engine,
-            chain,
             quotes=quotes,
             tools=meter_tools,
             clock=clock,

@@ -42,6 +42,8 @@ CONFIRMATIONS: Final = 12
 # The delay of a close must be this many times the age at which vouchers are claimed, so that a node
 # that is away for a while still claims in time.
 CLAIMS_A_CLOSE_DELAY: Final = 4
+# Where gas costs money no smaller part of a token may be set as the least deposit.
+LEAST_DEPOSITS_A_TOKEN: Final = 100
 
 
 class _Section(BaseModel):
@@ -130,6 +132,20 @@ class PriceConfig(_Section):
     minimum_deposit_units: NonNegative = 10_000
     voucher_grace_s: Positive = 20
     quote_valid_s: Annotated[int, Field(gt=0, le=60)] = 60
+
+    def require_worth_relaying(self, token_decimals: int) -> None:
+        """Raise ConfigError if deposits of next to nothing would be relayed where gas costs money.
+
+        Call it for every chain that is no development chain.
+        """
+        least_units = -(-(10**token_decimals) // LEAST_DEPOSITS_A_TOKEN)
+        if self.minimum_deposit_units < least_units:
+            raise ConfigError(
+                f"prices.minimum_deposit_units is {self.minimum_deposit_units}, and the node pays "
+                f"the gas of every deposit that it relays: write {least_units} at least (a "
+                "hundredth of the token), and in settlement.coin_price_units what a coin of the "
+                "chain is worth in units of the token"
+            )
 
 
 class RelayConfig(_Section):

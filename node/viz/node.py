@@ -76,7 +76,6 @@ async def run_node(
         await restore(backends, services)
         terms = NodeTerms(
             suggested_deposit_units=SUGGESTED_DEPOSIT_UNITS,
-            minimum_deposit_units=config.prices.minimum_deposit_units,
             operator_token=kept_secret(token_file, random_bytes=32),
         )
         app = create_app(node_context(backends, services, terms), _limits(config))

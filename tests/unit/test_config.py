@@ -105,6 +105,17 @@ def test_a_chain_whose_blocks_can_vanish_is_waited_for() -> None:
         none.depth(1, development=False)
 
 
+def test_a_deposit_of_next_to_nothing_is_not_relayed_where_gas_costs_money() -> None:
+    """Protects the hour's gas from strangers, whom such a deposit costs nothing."""
+    prices = Config().prices
+    prices.require_worth_relaying(6)
+    prices.require_worth_relaying(0)
+    for units, decimals in ((0, 6), (9_999, 6), (10_000, 18), (0, 0)):
+        small = prices.model_copy(update={"minimum_deposit_units": units})
+        with pytest.raises(ConfigError, match=r"minimum_deposit_units is .* at least"):
+            small.require_worth_relaying(decimals)
+
+
 def test_vouchers_are_claimed_well_before_a_payer_can_leave() -> None:
     """A node that claims once a day would lose to whoever leaves within one."""
     settlement = Config().settlement

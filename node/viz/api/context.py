@@ -36,7 +36,6 @@ class NodeTerms:
     """Hold what the node tells everybody of its deposits, and the token of its operator."""
 
     suggested_deposit_units: Units
-    minimum_deposit_units: Units
     operator_token: str = field(repr=False)
 
 

@@ -11,7 +11,7 @@ from viz.api.context import LOOKS, PAYMENTS, NodeContext, adapter_of, ask_chain,
 from viz.chain.deployment import deployment_json
 from viz.domain.ports.ledger import AdapterRecord
 from viz.domain.pricing import Price
-from viz.domain.units import ContentId, hex_of, parse_address
+from viz.domain.units import ContentId, Units, hex_of, parse_address
 from viz.errors import LicenseError, UnknownAdapter
 from viz.protocol.messages import NodeInfo
 from viz.protocol.payment import DEPLOYMENT_PATH, NODE_PATH
@@ -45,8 +45,8 @@ async def node(request: web.Request) -> web.Response:
     parts = parts_of(request)
     where, model = parts.chain.deployment, parts.engine.model
     # Every client asks this first. One reading serves all of them, so it counts against nobody.
-    (name, version), chain_time_s = await request.app[LOOKS].get(
-        "node", lambda: _token_and_time(parts), kept_s=NODE_KEPT_S, own=True
+    (name, version), chain_time_s, minimum_units = await request.app[LOOKS].get(
+        "node", lambda: _of_chain(parts), kept_s=NODE_KEPT_S, own=True
     )
     price: Price = parts.catalogue.list_price
     info = NodeInfo(
@@ -64,16 +64,22 @@ async def node(request: web.Request) -> web.Response:
         base_digest=model.digest,
         tokenizer_digest=model.tokenizer_digest,
         context_tokens=model.context_tokens,
-        suggested_deposit_units=parts.terms.suggested_deposit_units,
-        minimum_deposit_units=parts.terms.minimum_deposit_units,
+        suggested_deposit_units=max(parts.terms.suggested_deposit_units, minimum_units),
+        minimum_deposit_units=minimum_units,
         minimum_step_units=price.amount_units(0, parts.serving.policy.step_tokens),
         adapters=parts.catalogue.offers(),
     )
     return web.json_response(info.to_json())
 
 
-async def _token_and_time(parts: NodeContext) -> tuple[tuple[str, str], int]:
-    return await parts.sessions.token_domain(), await parts.chain.chain_time()
+async def _of_chain(parts: NodeContext) -> tuple[tuple[str, str], int, Units]:
+    """Return the token's domain, the chain's time, and the least deposit at today's gas."""
+    sessions = parts.sessions
+    return (
+        await sessions.token_domain(),
+        await parts.chain.chain_time(),
+        await sessions.minimum_deposit_units(),
+    )
 
 
 async def adapters(request: web.Request) -> web.Response:

@@ -319,6 +319,13 @@ def require_selling(channel: NodeChannel, now_s: int) -> None:
         )
 
 
+def past_close(channel: NodeChannel, now_s: int) -> NodeChannel:
+    """Return the channel without the deadline of a signed Close, once that has passed."""
+    if channel.no_sale_until_s and now_s > channel.no_sale_until_s:
+        return replace(channel, no_sale_until_s=0)
+    return channel
+
+
 def heads_from(heads: tuple[Hash32, ...], named: Hash32) -> tuple[Hash32, ...]:
     return heads[heads.index(named) :]
 

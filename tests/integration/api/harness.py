@@ -101,6 +101,7 @@ async def running_node(
     blobs: MemoryBlobStore | None = None,
     price: Price = PRICE,
     limits: ApiLimits | None = None,
+    development: bool = True,
 ) -> AsyncIterator[Node]:
     """Run a node on a free port of this machine."""
     chain = chain or FakeChain(NODE_KEY)
@@ -114,6 +115,7 @@ async def running_node(
         relays or RelayPolicy(),
         price,
         credit_window_units,
+        development=development,
     )
     services = build_services(backends, settings)
     digest = file_digest(fake_adapter_file(folder / "adapter.safetensors"))
@@ -125,7 +127,7 @@ async def running_node(
         await engine.add_adapter(ADAPTER, weights)
         await services.catalogue.add(_record(digest, weights))
     await restore(backends, services)
-    parts = node_context(backends, services, NodeTerms(100_000, 1_000, OPERATOR_TOKEN))
+    parts = node_context(backends, services, NodeTerms(100_000, OPERATOR_TOKEN))
     app = create_app(parts, limits or ApiLimits(64 * 1024, client_timeout_s))
     runner = create_runner(app, shutdown_timeout_s=0.2)
     await runner.setup()
@@ -148,6 +150,8 @@ def service_settings(
     relays: RelayPolicy,
     price: Price,
     credit_window_units: Units,
+    *,
+    development: bool,
 ) -> ServiceSettings:
     """Return the settings of a node below ``folder`` that waits for nothing long."""
     return ServiceSettings(
@@ -169,7 +173,7 @@ def service_settings(
             bounds=Bounds(),
             least_percent=(50, 0),
         ),
-        development=True,
+        development=development,
     )
 
 

@@ -22,6 +22,7 @@ from tests.integration.api.harness import (
 
 from viz.domain.eip712 import public_address, sign
 from viz.domain.ports.transactions import Call, Transaction
+from viz.domain.pricing import Price
 from viz.domain.typed_data import (
     TOP_UP_KIND,
     ReceiveWithAuthorization,
@@ -31,7 +32,7 @@ from viz.domain.typed_data import (
 from viz.domain.units import Hash32
 from viz.protocol import payment
 from viz.protocol.credential import CloseRequest
-from viz.services.payments.relay_budget import HOUR_S, RelayPolicy
+from viz.services.payments.relay_budget import COST_GAS, HOUR_S, RelayPolicy
 
 OPERATOR = {"Authorization": f"Bearer {OPERATOR_TOKEN}"}
 
@@ -205,7 +206,52 @@ async def test_a_strangers_deposits_keep_nobody_from_a_top_up(tmp_path: Path) ->
         assert (await first)[0] != 200
 
 
-@pytest.mark.parametrize("read", [1, 2])
+async def test_what_is_kept_for_channels_that_pay_is_earned_each_time(tmp_path: Path) -> None:
+    """One answer that was paid for lets one top-up pass the strangers' bound, and not the next.
+
+    What was only promised earned nothing: a close at what was billed gives it back."""
+    relays = RelayPolicy(per_hour=8, reserve_bps=8_750)
+    price = Price(2_000_000_000, 6_000_000_000)
+    async with running_node(tmp_path, relays=relays, price=price) as node:
+        buyer = await Buyer(node).ready()
+        assert (await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(ADAPTER, 50_000, 0)))[0] == 200
+        assert await topped_up(buyer) == 429
+        for _ in range(2):
+            answer = await buyer.ask({**buyer.chat(), "model": "fake"})
+            assert answer.receipt is not None and answer.receipt.receipt.amount_units > 1_000
+            assert await topped_up(buyer) == 200
+            assert await topped_up(buyer) == 429
+
+
+async def topped_up(buyer: Buyer) -> int:
+    deposit = buyer.deposit(5_000, opening=False)
+    return (await buyer.pay(payment.CHANNELS_PATH, deposit))[0]
+
+
+async def test_a_deposit_is_worth_its_gas(tmp_path: Path) -> None:
+    """The least deposit follows the price of gas; what is told leaves room for a rise."""
+
+    class Dear(FakeChain):
+        async def fee_wei(self) -> int:
+            return 10**9
+
+    opening, top_up = (COST_GAS[f"{each}WithAuthorization"] for each in ("open", "topUp"))
+    relays = RelayPolicy(coin_units=10**9)  # a unit of gas is a unit of the token
+    async with running_node(tmp_path, chain=Dear(NODE_KEY), relays=relays) as node:
+        async with node.http.get(node.url + payment.NODE_PATH) as response:
+            info = await response.json()
+        assert info["minimumDeposit"] == info["suggestedDeposit"] == str(2 * opening)
+        buyer = Buyer(node)
+        status, problem = await buyer.pay(payment.CHANNELS_PATH, buyer.deposit(opening - 1))
+        assert (status, problem["code"]) == (400, "invalid-request")
+        assert f"deposit {2 * opening} at least" in problem["detail"] and not node.chain.sent
+        await buyer.open(opening)
+        for amount, answer in ((top_up - 1, 400), (top_up, 200)):
+            deposit = buyer.deposit(amount, opening=False)
+            assert (await buyer.pay(payment.CHANNELS_PATH, deposit))[0] == answer
+
+
+@pytest.mark.parametrize("read", [1, 3])
 @pytest.mark.parametrize("odd_s", [1_800_000_000_000, 2**62])
 async def test_no_close_is_signed_for_a_time_far_ahead_of_the_own_clock(
     tmp_path: Path, read: int, odd_s: int
@@ -220,7 +266,7 @@ async def test_no_close_is_signed_for_a_time_far_ahead_of_the_own_clock(
             return odd_s if self.left == 0 else await super().chain_time()
 
     chain = Odd(NODE_KEY)
-    async with running_node(tmp_path, chain=chain) as node:
+    async with running_node(tmp_path, chain=chain, development=False) as node:
         buyer = await Buyer(node).ready()
         await buyer.ask()
         wanted = RequestClose(buyer.signer, chain.address, 2**63 - 1)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol
@@ -21,13 +21,13 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from viz.domain.node_channel import NodeChannel
+from viz.domain.node_channel import NodeChannel, past_close
 from viz.domain.ports.chain import ChainReader, ChannelState
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.ledger import ChannelLedger, ChannelRecord, UnbilledRecord
 from viz.domain.ports.settlement_ledger import ClaimRecord
 from viz.domain.units import ZERO_ADDRESS, Address, Units
-from viz.errors import BooksMismatch, StoreConflict, StoreError, VizError
+from viz.errors import BooksMismatch, ChainError, StoreConflict, StoreError, VizError
 from viz.services.payments.channel_events import ChannelEvents
 from viz.services.payments.channel_records import channel_of, observed, record_of, touched
 from viz.services.payments.freshness import ChainAccess, Freshness
@@ -59,11 +59,14 @@ class ChannelStore:
         events: ChannelEvents,
         refresh_s: int = 5,
         access: ChainAccess | None = None,
+        chain_time: Callable[[], Awaitable[int]] | None = None,
     ) -> None:
+        """``chain_time`` reads the time of the newest block; the chain's own where None."""
         self._ledger = ledger
         self._chain = chain
         self._clock = clock
         self._node = node
+        self._chain_time = chain_time or chain.chain_time
         self._refresh_s = refresh_s
         self._freshness = Freshness(clock, access or ChainAccess(clock))
         # Every channel that is held somewhere, so that there is one object of each. Those used
@@ -315,7 +318,9 @@ class ChannelStore:
             self._chain.channel(open_channel.channel.signer, self._node),
             self._chain.channel(open_channel.channel.signer, self._node, confirmed=False),
         )
+        await self._read_time(open_channel)
         async with open_channel.lock:
+            open_channel.channel = past_close(open_channel.channel, open_channel.chain_s)
             if seen is None and open_channel.channel.payer != ZERO_ADDRESS:
                 # The block of its opening is gone: until it is back, there is no deposit.
                 _log.warning("a channel's opening vanished", signer=open_channel.channel.signer)
@@ -335,6 +340,20 @@ class ChannelStore:
                 if closing:
                     self._close_seen.tell(open_channel.channel.signer)
             open_channel.seen_s = self._clock.now_s()
+
+    async def _read_time(self, open_channel: OpenChannel) -> None:
+        """Read the time of the newest block where a signed Close is out, and nowhere else.
+
+        The block's time as it is, without the own clock's progress since: a chain that stood still
+        may make up for it by blocks of times that are past, and the Close is good in those.
+        """
+        if not open_channel.channel.no_sale_until_s:
+            open_channel.chain_s = 0
+            return
+        try:
+            open_channel.chain_s = await self._chain_time()
+        except ChainError as error:
+            _log.debug("the chain's time is not known", reason=error.detail)
 
 
 def _book(channel: NodeChannel, due: dict[Delivery, Units]) -> NodeChannel:

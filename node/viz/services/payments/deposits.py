@@ -8,7 +8,8 @@ simulation.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 from viz.domain.eip712 import Domain, is_plain, is_signed_by, recover
 from viz.domain.ports.chain import ChainReader
@@ -25,19 +26,42 @@ from viz.errors import InvalidRequest, InvalidSignature
 from viz.protocol.credential import Deposit
 from viz.services.payments.relay_budget import require_time
 
+# The least deposit that is told, in costs of its relay. What covers one cost is taken, so that what
+# was signed a moment ago is not refused where gas gets dearer.
+TOLD_COSTS: Final = 2
+
 
 class Deposits:
     """The deposits that a node relays into channels to itself."""
 
     def __init__(
-        self, chain: ChainReader, domain: Domain, node: Address, minimum_units: Units
+        self,
+        chain: ChainReader,
+        domain: Domain,
+        node: Address,
+        minimum_units: Units,
+        cost_units: Callable[[str], Awaitable[Units]],
     ) -> None:
-        """Judge by ``domain``, Settlement's, and refuse less than the minimum."""
+        """Judge by ``domain``, Settlement's; refuse less than the minimum, and less than the relay
+        costs, which ``cost_units`` says for its function."""
         self._chain = chain
         self._domain = domain
         self._node = node
         self._minimum_units = minimum_units
+        self._cost_units = cost_units
         self._token_domain: Domain | None = None
+
+    async def least_units(self) -> Units:
+        """Return the least deposit to sign, with room for dearer gas; raise ChainError."""
+        cost_units = await self._cost_units("openWithAuthorization")
+        return max(self._minimum_units, TOLD_COSTS * cost_units)
+
+    async def _require_worth(self, amount_units: Units, function: str) -> None:
+        if amount_units < (cost_units := await self._cost_units(function)):
+            raise InvalidRequest(
+                f"the deposit is {amount_units} units, and its relay costs {cost_units} units of "
+                f"gas now: deposit {TOLD_COSTS * cost_units} at least, or send it yourself"
+            )
 
     async def call_of(self, deposit: Deposit) -> Call:
         """Return the call that makes the deposit.
@@ -75,6 +99,8 @@ class Deposits:
             deposit.payer,
         ):
             raise InvalidSignature(f"the deposit is not signed by {deposit.payer} for this token")
+        function = f"{deposit.action}WithAuthorization"
+        await self._require_worth(deposit.amount_units, function)
         args: tuple[Any, ...] = (
             deposit.payer,
             deposit.signer,
@@ -85,9 +111,8 @@ class Deposits:
             deposit.valid_before_s,
             deposit.authorization,
         )
-        if opening:
-            return Call("Settlement", "openWithAuthorization", (*args, deposit.signer_signature))
-        return Call("Settlement", "topUpWithAuthorization", args)
+        consents = (deposit.signer_signature,) if opening else ()
+        return Call("Settlement", function, (*args, *consents))
 
     async def token_domain(self) -> Domain:
         """Return the token's EIP-712 domain; asked of the chain once."""

@@ -59,7 +59,9 @@ class OpenChannel(Reading):
     ``deliveries`` are the requests under way, booked with every commit; ``waiting`` is called when
     money or a reservation changed. ``doubt`` is a write whose outcome is unknown, and ``unwritten``
     are the changes to make as soon as the ledger takes them. ``moved`` says that the claim loop
-    gave the stored channel a new base, so that it is read again before its next use.
+    gave the stored channel a new base, so that it is read again before its next use. ``chain_s`` is
+    the time of the newest block, as it was read with the channel; 0 where no signed Close is out,
+    since only that is compared with it.
     """
 
     channel: NodeChannel
@@ -70,6 +72,7 @@ class OpenChannel(Reading):
     doubt: UnsureWrite | None = None
     unwritten: list[tuple[str, Change]] = field(default_factory=list)
     moved: bool = False
+    chain_s: int = 0
 
     def notify(self) -> None:
         """Call every waiter: the money or the reservations of this channel changed."""

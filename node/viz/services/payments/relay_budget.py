@@ -8,7 +8,8 @@ that was never sent is given back, so that who holds no money cannot use up what
 payer has one transaction under way, since a second could spend what the first one spends and revert
 at the node's cost; what strangers let fail is bounded over all of them, and so is what their
 contract wallets may use, whose code can be good in the simulation and burn gas in the block; a
-close is paid for once out of what its channel earned since the last one.
+close, and a top-up out of the part that is kept, is paid for by what its channel earned since its
+last relay of either kind.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
 
 import structlog
@@ -40,10 +42,13 @@ RELAY_GAS: Final[Mapping[str, int]] = {
     "closeNow": 100_000,  # the signature is the node's own
 }
 
-
-# An opening and a close by agreement, as docs/gas.md measures them: what a channel that comes back
-# empty cost its node.
-CHANNEL_GAS: Final = 180_000
+# What they use as a rule, as docs/gas.md measures them. A close counts with the opening before it:
+# that is what a channel which comes back empty cost its node.
+COST_GAS: Final[Mapping[str, int]] = {
+    "openWithAuthorization": 130_000,
+    "topUpWithAuthorization": 90_000,
+    "closeNow": 180_000,
+}
 # Of the hour's bounds, for channels that brought money: strangers cannot keep them from topping up.
 RESERVE_BPS: Final = 2_500
 REMEMBERED: Final = 10_000
@@ -77,6 +82,17 @@ class RelayPolicy:
     wei_per_hour: int | None = None
     reserve_bps: int = 0
     coin_units: Units = 0
+
+
+class Earner(NamedTuple):
+    """A channel that a relay is for, and all that it ever brought its node.
+
+    A relay of less than ``least_units`` that are new is not paid for, however little gas costs.
+    """
+
+    signer: Address
+    earned_units: Units
+    least_units: Units = 1
 
 
 @dataclass(slots=True, eq=False)
@@ -131,27 +147,58 @@ class RelayBudget:
         payer: Address,
         call: Call,
         *,
-        paying: bool = False,
+        earner: Earner | None = None,
         wallet: bool = False,
+        must_repay: bool = False,
     ) -> Transaction:
         """Send a stranger's transaction within the bounds; counted only where it was sent.
 
-        ``paying``: it is for a channel that brought money, and may use what is kept for those.
+        ``earner``: the channel whose own payer asks. Where it newly earned what the relay costs,
+        the relay may use what is kept for such channels; with ``must_repay`` none is sent else.
         ``wallet``: a contract wallet judges its signature. Raises RelayBusy, and whatever
         ``writer.submit`` raises.
         """
         turn = self._turns.setdefault(payer, asyncio.Lock())
         await self._wait(turn, _under_way(payer))
         try:
-            if paying:
-                return await self._send(writer, payer, call, paying=True, wallet=wallet)
+            fee_wei = await self._fee()
+            send = partial(self._send, writer, payer, call, fee_wei=fee_wei, wallet=wallet)
+            if earner is not None and self._repays(earner, call.function, fee_wei):
+                sent = await send(paying=True)
+                self._repaid_by(earner)
+                return sent
+            if must_repay:
+                raise _busy("nothing for a channel that did not earn what it costs", HOUR_S)
             await self._wait(self._room, _busy(f"{AT_ONCE} transactions at a time", _LOOK_S))
             try:
-                return await self._send(writer, payer, call, paying=False, wallet=wallet)
+                return await send(paying=False)
             finally:
                 self._room.release()
         finally:
             turn.release()
+
+    async def cost_units(self, function: str) -> Units:
+        """Return what a relay of that function costs now, in units of the token, rounded up.
+
+        0 where gas is free or the price of a coin is not known. Raises ChainError.
+        """
+        return self._cost_units(function, await self._fee()) if self._policy.coin_units else 0
+
+    def _cost_units(self, function: str, fee_wei: int) -> Units:
+        return -(-COST_GAS[function] * fee_wei * self._policy.coin_units // WEI_A_COIN)
+
+    async def _fee(self) -> int:
+        return await self._fee_wei() if self._fee_wei else 0
+
+    def _repays(self, earner: Earner, function: str, fee_wei: int) -> bool:
+        new_units = earner.earned_units - self._repaid.get(earner.signer, 0)
+        return new_units >= max(1, earner.least_units, self._cost_units(function, fee_wei))
+
+    def _repaid_by(self, earner: Earner) -> None:
+        self._repaid[earner.signer] = earner.earned_units
+        self._repaid.move_to_end(earner.signer)
+        while len(self._repaid) > REMEMBERED:
+            self._repaid.popitem(last=False)
 
     async def _wait(self, place: asyncio.Lock | asyncio.Semaphore, refusal: RelayBusy) -> None:
         try:
@@ -161,11 +208,17 @@ class RelayBudget:
             raise refusal from None
 
     async def _send(
-        self, writer: ChainWriter, payer: Address, call: Call, *, paying: bool, wallet: bool
+        self,
+        writer: ChainWriter,
+        payer: Address,
+        call: Call,
+        *,
+        fee_wei: int,
+        paying: bool,
+        wallet: bool,
     ) -> Transaction:
         await self._look_up(writer, payer)
         most = RELAY_GAS[call.function]
-        fee_wei = await self._fee_wei() if self._fee_wei else 0
         relay = self.admit(payer, most, fee_wei=fee_wei, paying=paying, wallet=wallet)
         try:
             sent = await writer.submit(call, max_gas=most)
@@ -262,26 +315,16 @@ class RelayBudget:
     ) -> Transaction | None:
         """Relay a close if its channel earned what that costs; return None if it did not.
 
-        ``earned_units`` is all that the channel ever brought. What paid for one close pays for no
+        ``earned_units`` is all that the channel ever brought. What paid for one relay pays for no
         other: capital that goes in and out again moves at its owner's cost. The payer has the
         node's signature and can send the close itself, so a close that is not relayed is no error.
         """
-        new_units = earned_units - self._repaid.get(signer, 0)
         try:
-            fee_wei = await self._fee_wei() if self._fee_wei else 0
-            cost_units = -(-CHANNEL_GAS * fee_wei * self._policy.coin_units // WEI_A_COIN)
-            if new_units < max(1, cost_units):
-                _log.info("a close is not relayed", signer=signer, earned_units=new_units)
-                return None
-            sent = await self.send(writer, payer, call, paying=True)
+            earner = Earner(signer, earned_units)
+            return await self.send(writer, payer, call, earner=earner, must_repay=True)
         except (RelayBusy, ChainError) as error:
             _log.info("a close is not relayed", signer=signer, reason=error.detail)
             return None
-        self._repaid[signer] = earned_units
-        self._repaid.move_to_end(signer)
-        while len(self._repaid) > REMEMBERED:
-            self._repaid.popitem(last=False)
-        return sent
 
 
 def require_time(until_s: int, now_s: int, what: str) -> None:

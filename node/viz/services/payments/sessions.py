@@ -56,8 +56,7 @@ from viz.services.payments.channel_view import view_of
 from viz.services.payments.channels import ChannelStore
 from viz.services.payments.deposits import Deposits
 from viz.services.payments.open_channel import ChannelUpdate, OpenChannel
-from viz.services.payments.relay_budget import RelayBudget, RelayPolicy
-from viz.services.upkeep.clock_check import plausible_s
+from viz.services.payments.relay_budget import Earner, RelayBudget, RelayPolicy
 
 # A signed Close stands in the chain's calldata: sent again it ends a channel that was opened
 # anew. So nothing is sold until it expires, which is once blocks had time to take it.
@@ -100,7 +99,6 @@ class SessionPolicy:
     confirm_wait_s: float = 30.0
     relays: RelayPolicy = field(default_factory=RelayPolicy)
     fee_wei: Callable[[], Awaitable[int]] | None = None
-    development: bool = False
     require_clock: Callable[[], None] = lambda: None
 
 
@@ -119,6 +117,7 @@ class Sessions:
         clock: Clock,
         key: bytes,
         policy: SessionPolicy,
+        chain_time: Callable[[], Awaitable[int]],
     ) -> None:
         self._channels = channels
         self._chain = chain
@@ -127,6 +126,7 @@ class Sessions:
         self._clock = clock
         self._key = key
         self._policy = policy
+        self._chain_time = chain_time
         self._adapters = adapters
         deployment = chain.deployment
         self.domain: Domain = settlement_domain(deployment.chain_id, deployment.settlement)
@@ -134,11 +134,11 @@ class Sessions:
         self._challenge_key = secrets.token_bytes(32)
         self._tokens = AccessTokens(ledger, clock, self._has_channel)
         self._paid: OrderedDict[Address, None] = OrderedDict()
-        self._deposits = Deposits(chain, self.domain, self.node, policy.minimum_deposit_units)
-        self._relaying: set[tuple[Address, Address]] = set()
         self._budget = RelayBudget(clock, policy.relays, policy.fee_wei)
-        # What a channel must have brought to count as one that pays.
-        self._worth_units = max(1, policy.minimum_deposit_units)
+        self._deposits = Deposits(
+            chain, self.domain, self.node, policy.minimum_deposit_units, self._budget.cost_units
+        )
+        self._relaying: set[tuple[Address, Address]] = set()
 
     @property
     def origin(self) -> str:
@@ -223,10 +223,9 @@ class Sessions:
             digest = self.domain.digest(offer.row.voucher(self.node))
             if is_signed_by(digest, offer.row.signature, offer.signer):
                 opened = await self._channels.get(offer.signer, fresh=True)
-        now_s = await self._chain_now(opened)
 
         def change(channel: NodeChannel, _: ChannelRecord) -> ChannelUpdate:
-            known = self._adapters.known
+            known, now_s = self._adapters.known, opened.chain_s
             after = accept_voucher(channel, self.domain, offer, known_adapters=known, now_s=now_s)
             _check_ahead(channel, offer)
             return ChannelUpdate(after)
@@ -274,15 +273,25 @@ class Sessions:
         try:
             opened = await self._channels.get(deposit.signer, fresh=True)
             # What could not be spent, and a signed Close could send back, is not taken.
-            require_selling(opened.channel, await self._chain_now(opened))
+            require_selling(opened.channel, opened.chain_s)
             before = opened.channel.limit_units
             payer, wallet = deposit.payer, not is_plain(deposit.authorization)
-            paying = payer == opened.channel.payer and opened.channel.end_units >= self._worth_units
-            sent = await self._budget.send(self._writer, payer, call, paying=paying, wallet=wallet)
+            earner = self._earner(opened.channel) if payer == opened.channel.payer else None
+            sent = await self._budget.send(self._writer, payer, call, earner=earner, wallet=wallet)
             sent.require_settled("the deposit")
         finally:
             self._relaying.discard(relaying)
         return view_of(await self._confirmed(deposit.signer, before), private=False)
+
+    async def minimum_deposit_units(self) -> Units:
+        """Return the least deposit that buyers are told; raise ChainError."""
+        return await self._deposits.least_units()
+
+    def _earner(self, channel: NodeChannel) -> Earner:
+        """Return what the channel brought: what the chain settled, or was delivered and signed."""
+        delivered_units = min(channel.end_units, channel.total_spent_units)
+        earned_units = max(channel.settled_units, delivered_units)
+        return Earner(channel.signer, earned_units, self._policy.minimum_deposit_units)
 
     async def _confirmed(self, signer: Address, above_units: Units) -> NodeChannel:
         """Return the channel once a deposit is confirmed, or as it is when that takes too long."""
@@ -314,7 +323,7 @@ class Sessions:
             raise ChannelUnknown("there is no such channel to this node")
         if not opened.channel.deposit_units:
             raise InvalidRequest("nothing is left in this channel: there is nothing to close")
-        now_s = await self._plausible_s()
+        now_s = await self._chain_time()
         if request.deadline_s < now_s:
             raise InvalidRequest(f"the close request expired; the chain's time is {now_s}")
         if not is_signed_by(self.domain.digest(request), wanted.signature, opened.channel.payer):
@@ -329,7 +338,7 @@ class Sessions:
         seen = await self._chain.channel(request.signer, self.node, confirmed=False)
         if seen is None or seen.settled_units != end_units:
             raise ChainError("the last claim is not on chain yet: ask again in a moment")
-        until_s = await self._plausible_s() + CLOSE_VALID_S
+        until_s = await self._chain_time() + CLOSE_VALID_S
         await self._channels.commit(
             opened, "sign-close", lambda channel, _: ChannelUpdate(begin_close(channel, until_s))
         )
@@ -380,14 +389,6 @@ class Sessions:
     async def token_domain(self) -> tuple[str, str]:
         """Return the name and version of the token's EIP-712 domain."""
         return (found := await self._deposits.token_domain()).name, found.version
-
-    async def _chain_now(self, opened: OpenChannel) -> int:
-        # chain time matters only while a Close is out; otherwise the reading is saved
-        return await self._plausible_s() if opened.channel.no_sale_until_s else 0
-
-    async def _plausible_s(self) -> int:
-        chain_s, own_s = await self._chain.chain_time(), self._clock.now_s()
-        return plausible_s(chain_s, own_s, development=self._policy.development)
 
 
 def _check_ahead(channel: NodeChannel, offer: VoucherOffer) -> None:

@@ -14,7 +14,6 @@ from typing import Final
 from weakref import WeakValueDictionary
 
 from viz.domain.node_channel import require_selling
-from viz.domain.ports.chain import ChainReader
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.engine import Engine
 from viz.domain.ports.ledger import AccessRecord
@@ -50,7 +49,6 @@ class Serving:
         channels: ChannelStore,
         catalogue: Catalogue,
         engine: Engine,
-        chain: ChainReader,
         *,
         quotes: Quotes,
         tools: MeterTools,
@@ -60,7 +58,6 @@ class Serving:
         self._channels = channels
         self._catalogue = catalogue
         self._engine = engine
-        self._chain = chain
         self._quotes = quotes
         self._tools = tools
         self._clock = clock
@@ -119,9 +116,7 @@ class Serving:
             stream=asked.stream,
         )
         meter = Meter(self._tools, open_channel, request)
-        stream = PaidStream(
-            open_channel, meter, request, policy=self.policy, chain_now=self._chain_now
-        )
+        stream = PaidStream(open_channel, meter, request, policy=self.policy)
         try:
             await stream.pay_first()
         except PaymentRequired as error:
@@ -160,7 +155,7 @@ class Serving:
         if not (offer.prompt_price_units or offer.completion_price_units):
             return
         channel = open_channel.channel
-        require_selling(channel, await self._chain_now(open_channel))
+        require_selling(channel, open_channel.chain_s)
         why = "there is no channel of this signer here: open one, then ask"
         # What was signed on an opening whose block is gone cannot be claimed: it pays for nothing.
         if channel.payer != ZERO_ADDRESS:
@@ -278,7 +273,3 @@ class Serving:
         """Return the refusal with what a challenge carries: a quote, and the need on a channel."""
         quote = self._quotes.make(signer, offer, max_tokens)
         return PaymentRequired(error.detail, **{**error.extensions, "quote": quote, "need": need})
-
-    async def _chain_now(self, open_channel: OpenChannel) -> int:
-        """Return the chain's time while a signed Close is out, the only time it is compared."""
-        return await self._chain.chain_time() if open_channel.channel.no_sale_until_s else 0

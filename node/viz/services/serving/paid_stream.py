@@ -12,7 +12,7 @@ bills nothing; a wait for money is bounded.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
@@ -31,7 +31,6 @@ from viz.services.serving.shown_logprobs import ShownLogprobs
 
 ENGINE_STALL_S: Final = 120.0
 QUEUE: Final = 16
-ChainNow = Callable[[OpenChannel], Awaitable[int]]
 _log = structlog.get_logger()
 
 
@@ -93,10 +92,8 @@ class PaidStream:
         request: PaidRequest,
         *,
         policy: ServingPolicy,
-        chain_now: ChainNow,
     ) -> None:
         self._policy = policy
-        self._chain_now = chain_now
         self._open_channel = open_channel
         self._meter = meter
         self._request = request
@@ -250,7 +247,7 @@ class PaidStream:
     # money
 
     async def _reserve(self, tokens: int) -> None:
-        now_s = await self._chain_now(self._open_channel)
+        now_s = self._open_channel.chain_s
         await self._meter.reserve(tokens * self._request.choices, now_s)
         self._allowed = tokens
 

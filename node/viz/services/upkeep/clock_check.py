@@ -37,6 +37,17 @@ def plausible_s(chain_s: int, own_s: int, *, development: bool) -> int:
     return chain_s
 
 
+def plausible_time(
+    head_s: Callable[[], Awaitable[int]], clock: Clock, *, development: bool
+) -> Callable[[], Awaitable[int]]:
+    """Return a reader of the chain's time that raises as ``plausible_s`` does."""
+
+    async def read() -> int:
+        return plausible_s(await head_s(), clock.now_s(), development=development)
+
+    return read
+
+
 class ClockCheck:
     """Looks at an interval; ``state`` is ``ok`` or says by how much the clocks differ.
 

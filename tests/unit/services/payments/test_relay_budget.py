@@ -22,12 +22,13 @@ from viz.errors import ChainError, FeeTooHigh, InvalidRequest, RelayBusy, RelayR
 from viz.services.market.licensing import Licensing
 from viz.services.payments.relay_budget import (
     AT_ONCE,
-    CHANNEL_GAS,
+    COST_GAS,
     FAILED_BPS,
     HOUR_S,
     RELAY_GAS,
     RELAY_VALID_S,
     WALLET_GAS,
+    Earner,
     RelayBudget,
     RelayPolicy,
     require_time,
@@ -224,7 +225,7 @@ async def test_what_strangers_let_fail_is_bounded_over_all_of_them(at_once: bool
     with pytest.raises(RelayBusy, match="that failed"):
         await budget.send(chain, SIGNER, CLOSE)
     chain.outcome = Outcome.SETTLED
-    await budget.send(chain, SIGNER, CLOSE, paying=True)
+    await budget.send(chain, SIGNER, CLOSE, earner=Earner(SIGNER, 1))
     chain.clock.now += HOUR_S
     await budget.send(chain, PAYER, CLOSE)
 
@@ -237,7 +238,7 @@ async def test_one_that_fails_after_its_relay_returned_counts_as_failed() -> Non
     await budget.send(chain, PAYER, CLOSE)
     chain.found = chain.outcome = Outcome.FAILED
     with pytest.raises(RelayBusy, match="failed in its block"):
-        await budget.send(chain, PAYER, CLOSE, paying=True)
+        await budget.send(chain, PAYER, CLOSE, earner=Earner(PAYER, 1))
     with pytest.raises(RelayBusy, match="strangers that failed"):
         await budget.send(chain, SIGNER, CLOSE)
 
@@ -253,7 +254,7 @@ async def test_contract_wallets_have_a_small_share_of_their_own() -> None:
     with pytest.raises(RelayBusy, match="contract wallets"):
         await budget.send(chain, SIGNER, opening, wallet=True)
     await budget.send(chain, SIGNER, opening)
-    await budget.send(chain, SIGNER, opening, wallet=True, paying=True)
+    await budget.send(chain, SIGNER, opening, wallet=True, earner=Earner(SIGNER, 1))
 
 
 def test_a_signature_that_ends_soon_is_not_relayed() -> None:
@@ -304,6 +305,69 @@ def test_a_part_of_every_bound_is_kept_for_channels_that_pay() -> None:
             budget.admit(address_of(8), 10, fee_wei=1, paying=True)
 
 
+async def test_a_relay_from_the_reserve_is_paid_for_by_new_earnings() -> None:
+    """Channels that paid a minimum once have one top-up each of what is kept, not 600 in all."""
+    chain = Chain()
+    chain.gas_needed = 85_000
+
+    async def fee_wei() -> int:
+        return 10**9
+
+    cost = COST_GAS["topUpWithAuthorization"] * 3
+    policy = RelayPolicy(per_hour=8, reserve_bps=5_000, coin_units=3 * 10**9)
+    budget = RelayBudget(chain.clock, policy, fee_wei)
+    top_up = Call("Settlement", "topUpWithAuthorization")
+    payers = [address_of(number) for number in range(100, 121)]
+    for number in range(4):
+        await budget.send(chain, address_of(number), top_up)
+    assert await budget.cost_units(top_up.function) == cost
+
+    async def relayed(earned_units: int, least_units: int = 1) -> int:
+        sent = 0
+        for payer in payers * 3:
+            with suppress(RelayBusy):
+                earner = Earner(payer, earned_units, least_units)
+                await budget.send(chain, payer, top_up, earner=earner)
+                sent += 1
+        return sent
+
+    assert await relayed(cost - 1) == 0
+    assert await relayed(cost, least_units=cost + 1) == 0
+    payers = payers[:3]
+    assert await relayed(cost) == 3
+    assert await relayed(2 * cost - 1) == 0
+    # A close is paid for out of the same earnings.
+    close = 2 * cost + COST_GAS["closeNow"] * 3
+    assert await budget.close(chain, payers[0], payers[0], close - cost - 1, CLOSE) is None
+    assert await budget.close(chain, payers[0], payers[0], close - cost, CLOSE) is not None
+
+
+async def test_a_relay_that_was_not_sent_uses_up_no_earnings() -> None:
+    """A node that could not send it owes the channel the relay still."""
+    chain = Chain()
+    budget = RelayBudget(chain.clock, RelayPolicy(per_hour=2, reserve_bps=BPS))
+    chain.fails = FeeTooHigh("too dear")
+    with pytest.raises(FeeTooHigh):
+        await budget.send(chain, PAYER, CLOSE, earner=Earner(SIGNER, 1))
+    chain.fails = None
+    await budget.send(chain, PAYER, CLOSE, earner=Earner(SIGNER, 1))
+    with pytest.raises(RelayBusy):
+        await budget.send(chain, PAYER, CLOSE, earner=Earner(SIGNER, 1))
+
+
+def test_what_a_relay_costs_is_what_is_measured() -> None:
+    """The least deposit and the reserve are weighed by it."""
+    figures = json.loads(FIGURES.read_text())
+    opening = figures["Settlement.openWithAuthorization, first, signer another key"]
+    for function, measured in (
+        ("openWithAuthorization", opening),
+        ("topUpWithAuthorization", figures["Settlement.topUpWithAuthorization, steady"]),
+        ("closeNow", opening + figures["Settlement.closeNow"]),
+    ):
+        assert measured <= COST_GAS[function] <= RELAY_GAS[function] + opening
+        assert COST_GAS[function] <= 1.1 * measured
+
+
 async def test_a_close_is_sent_once_for_what_its_channel_earned() -> None:
     """Capital that goes in and out again moves at its owner's cost, not at the node's."""
     chain = Chain()
@@ -311,7 +375,7 @@ async def test_a_close_is_sent_once_for_what_its_channel_earned() -> None:
     async def fee_wei() -> int:
         return 10**9
 
-    cost = CHANNEL_GAS * 3  # at 1 gwei, and 3 units for a thousand-millionth of a coin
+    cost = COST_GAS["closeNow"] * 3  # at 1 gwei, and 3 units for a thousand-millionth of a coin
     budget = RelayBudget(chain.clock, RelayPolicy(coin_units=3 * 10**9), fee_wei)
     for earned, sent in (
         (0, False), (cost - 1, False), (cost, True), (cost, False), (2 * cost - 1, False),

@@ -34,20 +34,15 @@ class _Paid:
         pass
 
 
-async def _no_close(_: Any) -> int:
-    return 0
-
-
 async def test_a_voucher_is_noticed_while_the_queue_is_full() -> None:
     """The notice is a count, so that a full queue cannot lose it: the refused step is retried."""
     meter = _Paid()
     channel = SimpleNamespace(base_units=0, accepted_units=lambda _: 0, best_lines=())
     stream = PaidStream(
-        cast(Any, SimpleNamespace(channel=channel)),
+        cast(Any, SimpleNamespace(channel=channel, chain_s=0)),
         cast(Meter, meter),
         REQUEST,
         policy=ServingPolicy(step_tokens=QUEUE),
-        chain_now=_no_close,
     )
     texts = 0
     async with asyncio.timeout(10):
