@@ -62,7 +62,11 @@ def fake_adapter_file(path: Path, seed: int = 0) -> Path:
 class FakeEngine:
     """``viz.domain.ports.engine.Engine``, invented but deterministic."""
 
-    def __init__(self, *, max_open: int = 64, context_tokens: int = 512) -> None:
+    def __init__(
+        self, *, max_open: int = 64, context_tokens: int = 512, script: bytes = b""
+    ) -> None:
+        """With a ``script`` every answer says that, again and again, to its last token."""
+        self._script = script
         self._model = BaseModel(
             name="fake",
             digest=Hash32(hashlib.sha256(b"fake base").digest()),
@@ -174,11 +178,14 @@ class FakeEngine:
                     line.put(Piece("", (), "cancelled"))
                     return
                 state = hashlib.sha256(state + weights).digest()
-                if made > 4 and state[0] < 2:
+                if made > 4 and state[0] < 2 and not self._script:
                     text, _ = stops.push(decoder.flush())
                     line.put(Piece(text + stops.flush(), (), "stop"))
                     return
-                token = _LETTERS[state[1] % len(_LETTERS)] + 3
+                letter = _LETTERS[state[1] % len(_LETTERS)]
+                if self._script:
+                    letter = self._script[(made - 1) % len(self._script)]
+                token = letter + 3
                 self._counts["generated_tokens"] += 1
                 text, stopped = stops.push(decoder.push((token,)))
                 if not stopped and made == limit:

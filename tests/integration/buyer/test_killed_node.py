@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import product
 from pathlib import Path
 
 import pytest
 from tests.fakes.chain import FakeChain
+from tests.fakes.engine import FakeEngine
 from tests.integration.api.harness import ADAPTER, DEPOSIT, NODE_KEY, PAYER_KEY, Node, running_node
 from tests.integration.buyer.conftest import buying
 from tests.integration.buyer.test_client import ask, chat
@@ -86,3 +88,48 @@ async def test_a_channel_works_on_after_its_node_was_killed_in_mid_answer(
         spent, billed = await booked(node, client)
         assert spent == billed == client.channel.spent_units(ADAPTER)
         assert spent <= client.channel.signed_units(ADAPTER)
+
+
+PROSE = "The tide turns at noon, and nobody told the harbour master. "
+CJK = "潮は正午に変わる。今天中午涨潮，但是没有人告诉港长。"
+BASE64 = "VGhlIHRpZGUgdHVybnMgYXQgbm9vbiwgYW5kIG5vYm9keSBrbmV3Lg0K"
+
+
+@pytest.mark.parametrize("choices", [1, 2])
+@pytest.mark.parametrize("script", [PROSE, CJK, BASE64], ids=["prose", "cjk", "base64"])
+async def test_an_interrupted_receipt_covers_a_beginning_of_what_arrived(
+    tmp_path: Path, script: str, choices: int
+) -> None:
+    """Whatever is written, it is booked with the vouchers, and the receipt's hash covers the very
+    text that arrived: of each choice a beginning, with its spaces, and most of what was paid for.
+    """
+    chain = FakeChain(NODE_KEY)
+    chain.balances[public_address(PAYER_KEY)] = 10**9
+    kill = Kill(tmp_path / "live", tmp_path / "left")
+    (tmp_path / "live").mkdir()
+    engine = FakeEngine(context_tokens=2048, script=script.encode())
+    body = {**chat("Tell me all of the tides", max_tokens=600), "n": choices}
+    async with (
+        running_node(tmp_path / "live", chain=chain, engine=engine, hook=kill) as node,
+        buying(node, tmp_path / "buyer") as client,
+    ):
+        await client.open_channel(PAYER_KEY, DEPOSIT)
+        async with client.ask(body) as answer:
+            async for _ in answer:
+                if len(answer.text.encode()) >= 200 * choices:
+                    kill.done = True
+                    break
+            texts = answer._arrival.texts
+    async with running_node(kill.left, chain=chain) as node:
+        row = (await node.store.receipts(client.signer))[-1]
+        bill = receipt_from_json(json.loads(row.body))
+    tokens = bill.receipt.completion_tokens
+    assert 100 * choices <= tokens <= sum(len(text.encode()) for text in texts)
+    beginnings = [[text[:end] for end in range(len(text) + 1)] for text in texts]
+    covered = {
+        "".join(each)
+        for each in product(*beginnings)
+        if len("".join(each).encode()) == tokens
+        and salted_hash(bill.response_salt, "".join(each).encode()) == bill.receipt.response_hash
+    }
+    assert len(covered) == 1

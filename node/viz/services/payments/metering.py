@@ -11,6 +11,7 @@ was killed at its next start (``viz.services.payments.receipts``).
 from __future__ import annotations
 
 import secrets
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -69,7 +70,8 @@ class Meter:
         self._request_id = secrets.token_bytes(16)
         self._salts = Hash32(secrets.token_bytes(32)), Hash32(secrets.token_bytes(32))
         # Tokens and text that the last ``unbooked_units`` judged; ``unbilled`` describes the same.
-        self._whole: tuple[int, str] = 0, ""
+        # The text is a beginning of each choice's, one after the other.
+        self._lasting: tuple[int, str] = 0, ""
 
     # paying ahead
 
@@ -107,19 +109,19 @@ class Meter:
     def unbooked_units(self) -> Units:
         """Return the price of what was delivered for good and is not booked yet.
 
-        The last word of every choice is left out: more text may still merge into its tokens, so
-        that its count could fall, and a booked amount cannot. Before the first text it is 0: if the
-        node fails then, the buyer pays nothing.
+        The end of every choice's last word is left out: more text may still merge into its tokens,
+        so that its count could fall, and a booked amount cannot. Before the first text it is 0: if
+        the node fails then, the buyer pays nothing.
         """
         if not self._texts:
             return 0
-        whole = [whole_words(self._texts[key]) for key in sorted(self._texts)]
-        self._whole = sum(map(self._tools.count, whole)), "".join(whole)
-        return max(0, self._cost(self._whole[0]) - self._booked_units)
+        lasting = [lasting_part(self._texts[key]) for key in sorted(self._texts)]
+        self._lasting = sum(map(self._tools.count, lasting)), "".join(lasting)
+        return max(0, self._cost(self._lasting[0]) - self._booked_units)
 
     def unbilled(self) -> UnbilledRecord:
         """Return what a receipt needs to bill exactly what ``unbooked_units`` judged last."""
-        tokens, text = self._whole
+        tokens, text = self._lasting
         return self._record(self._cost(tokens), tokens, text.encode())
 
     def _record(self, amount_units: Units, completion_tokens: int, text: bytes) -> UnbilledRecord:
@@ -230,10 +232,25 @@ class Meter:
         return made[0] if made else None
 
 
-def whole_words(text: str) -> str:
-    """Return the text up to its last space or line break, which later text cannot merge into.
+def lasting_part(text: str) -> str:
+    """Return the beginning of the text whose tokens later text cannot change.
 
-    The tokenizers used here split text before they merge, so the count of this part never exceeds
-    the count of any text that begins with ``text``; a property test holds it to the base model's.
+    It ends before the last space or line break, or where a run of letters or of digits ended. The
+    tokenizers used here split text there before they merge, so the count of this part never
+    exceeds that of any text that begins with ``text``; property tests hold it to their patterns.
+    Scripts without spaces end a run at punctuation, and base64 wherever letters and digits meet.
     """
-    return text[: max(text.rfind(" "), text.rfind("\n"), 0)]
+    for end in range(len(text) - 1, 0, -1):
+        if _parts(text[end - 1], text[end]):
+            return text[:end]
+    return ""
+
+
+def _parts(before: str, after: str) -> bool:
+    """Say whether a tokenizer's pattern parts these two letters, whatever stands around them."""
+    if after in " \n":
+        return True
+    # The first letter of a category: letter, number, punctuation, symbol, separator. Marks join the
+    # letter before them, and of what is not assigned to any a newer table may say otherwise.
+    ended, begins = unicodedata.category(before)[0], unicodedata.category(after)[0]
+    return ended in "LN" and before <= "\uffff" and begins in "LNPSZ" and begins != ended
