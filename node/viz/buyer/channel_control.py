@@ -68,6 +68,8 @@ class ChannelControl:
             "received": str(sum(client.channel.spent.values())),
             "signed": str(client.channel.total_units),
             "transaction": hex_of(answer.transaction_hash),
+            # With it anybody can submit the close, where the node did not.
+            "close": answer.to_json(),
             # Whose word it is: True and False are the own chain's.
             "seenClosed": await client.sees_closed() if answer.transaction_hash else None,
         }

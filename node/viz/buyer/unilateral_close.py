@@ -1,4 +1,6 @@
-"""Leave a node without its help: ask Settlement for the close, wait, withdraw.
+"""Take the deposit back by transactions of one's own: a leave, or the Close that a node signed.
+
+Leaving a node needs no help of it: ask Settlement for the close, wait, withdraw.
 
 Owns the order of the steps. Each call does what the chain allows at that moment and says where
 things stand, so a person or a timer calls it until the money is back. Knows no node, no HTTP and
@@ -19,6 +21,7 @@ from viz.domain.ports.transactions import Call, ChainWriter, Transaction
 from viz.domain.typed_data import RequestClose
 from viz.domain.units import Address, Units
 from viz.errors import ChannelUnknown, InvalidRequest, TransactionFailed
+from viz.protocol.messages import CloseAnswer
 
 REQUEST_VALID_S = 3_600
 
@@ -61,7 +64,7 @@ async def leave(
                 withdrawable_at_s=seen.close_at,
                 chain_time_s=now_s,
             )
-        sent = await _submit(chain, sender, Call("Settlement", "withdraw", (signer, node)))
+        sent = await submit(chain, sender, Call("Settlement", "withdraw", (signer, node)))
         return UnilateralClose(
             "withdrawn",
             seen.payer,
@@ -83,7 +86,7 @@ async def leave(
         digest = settlement_domain(here.chain_id, here.settlement).digest(request)
         signed = (signer, node, request.deadline_s, sign(payer_key, digest))
         call = Call("Settlement", "requestCloseFor", signed)
-    sent = await _submit(chain, sender, call)
+    sent = await submit(chain, sender, call)
     return UnilateralClose(
         "requested",
         seen.payer,
@@ -94,7 +97,19 @@ async def leave(
     )
 
 
-async def _submit(chain: Chain, sender: ChainWriter, call: Call) -> Transaction:
+async def send_close(chain: Chain, sender: ChainWriter, answer: CloseAnswer) -> Transaction:
+    """Send the Close that a node signed and did not submit itself; anybody may.
+
+    Raises TransactionFailed (it was used or is over, or there is no gas), OutcomeUnknown,
+    ChainUnreachable.
+    """
+    close = answer.close
+    signed = (close.signer, close.node, close.settled_units, close.deadline_s, answer.signature)
+    return await submit(chain, sender, Call("Settlement", "closeNow", signed))
+
+
+async def submit(chain: Chain, sender: ChainWriter, call: Call) -> Transaction:
+    """Send a call whose gas its sender can pay; raise TransactionFailed where it cannot."""
     if await chain.rpc.balance_wei(sender.address) == 0:
         raise TransactionFailed(
             f"{sender.address} has no gas on this chain: give it some, or name another key that "

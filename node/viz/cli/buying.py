@@ -128,11 +128,16 @@ async def desk_at(
     secret: Callable[[], str],
     rpc_url: str = "",
     caps: Caps | None = None,
+    *,
+    sends: bool = False,
 ) -> AsyncIterator[ChannelControl | ProxyControl]:
-    """Yield the commands of the channel to the node, by the proxy that holds it where one runs."""
+    """Yield the commands of the channel to the node, by the proxy that holds it where one runs.
+
+    ``sends``: the caller uses the chain itself, whichever process holds the channel.
+    """
     proxy = await _proxy_desk(node, folder, trusted(folder, deployment_file))
     if proxy is not None:
-        if rpc_url or (caps or Caps()) != Caps():
+        if (rpc_url and not sends) or (caps or Caps()) != Caps():
             raise InvalidRequest(
                 "a proxy runs for this channel and pays by its own options: start it with these"
             )

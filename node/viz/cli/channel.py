@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,6 +35,8 @@ from viz.errors import ChannelUnknown, InvalidRequest
 if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
 
+    from viz.chain.contracts import Chain
+    from viz.chain.sender import Sender
     from viz.domain.ports.chain import Deployment
 
 app = typer.Typer(no_args_is_help=True, help="A buyer's deposit at a node.")
@@ -132,10 +137,14 @@ def close_channel(
     folder: DataDir = None,
     deployment: DeploymentFile = None,
     rpc: RpcUrl = "",
+    gas_key: GasKey = None,
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Close the channel at once, with the node's consent; the rest goes back to the wallet."""
+    """Close the channel at once, with the node's consent; the rest goes back to the wallet.
+
+    Where the node signs the close and does not pay for its transaction, --rpc sends it.
+    """
     from viz.buyer.wallet import KeyWallet
     from viz.chain.keys import load_key_file
 
@@ -143,31 +152,91 @@ def close_channel(
     wallet = load_key_file(key, secret)
     here = trusted(folder, deployment)
 
+    relayer = load_key_file(gas_key, secret) if gas_key else wallet
+
     async def work() -> dict[str, Any]:
-        async with desk_at(node, folder, deployment, lambda: secret, rpc) as desk:
-            return await desk.close(KeyWallet(bytes(wallet.key)))
+        async with desk_at(node, folder, deployment, lambda: secret, rpc, sends=True) as desk:
+            found = await desk.close(KeyWallet(bytes(wallet.key)))
+        if rpc and not _sent(found):
+            found |= await _send_close(rpc, here, found["close"], relayer)
+        return found
 
     found = run(work())
     if not show(_with_unit(found, here), as_json=as_json):
-        settled = amount(int(found["settled"]), here)
-        said = f"closed at {settled} in all; the rest went back to {wallet.address}"
-        if found["transaction"] in (None, "", "0x"):
-            said = (
-                f"the node agreed to close at {settled} and does not pay for the transaction, "
-                "since the channel earned less than that costs: run `viz channel leave`"
+        again = _again(key, node, folder, deployment, password_file)
+        out.print(_closed(found, here, wallet.address, again), soft_wrap=True)
+
+
+def _sent(found: dict[str, Any]) -> bool:
+    return found["transaction"] not in (None, "", "0x")
+
+
+def _again(
+    key: Path, node: str, folder: Path | None, deployment: Path | None, secret: Path | None
+) -> str:
+    """Return the command that asks for the close again and sends it."""
+    options = {
+        "--key": key,
+        "--node": node,
+        "--data-dir": folder,
+        "--deployment": deployment,
+        "--password-file": secret,
+    }
+    given = [str(word) for option in options.items() if option[1] for word in option]
+    return f"{shlex.join(['viz', 'channel', 'close', *given])} --rpc URL"
+
+
+def _closed(found: dict[str, Any], here: Deployment, payer: str, again: str) -> str:
+    """Return in words how a close ended, and whose word that is."""
+    settled = amount(int(found["settled"]), here)
+    if not _sent(found):
+        said = (
+            f"the node agreed to close at {settled} and does not pay for the transaction, since "
+            "the channel earned less than that costs. To send it, URL being the JSON-RPC of your "
+            f"chain, run `{again}`. The wallet pays the gas, or the key that --gas-key names"
+        )
+    elif found.get("seenClosed") is False:
+        said = (
+            f"the node says that it closed at {settled}, and your chain does not show it: look "
+            "again with `viz channel show`, and if it stays so, run `viz channel leave`"
+        )
+    else:
+        said = f"closed at {settled} in all; the rest went back to {payer}"
+        if found.get("seenClosed") is None:
+            said += (
+                ", by the node's word: look at the wallet, or name a chain of your own with --rpc"
             )
-        elif found.get("seenClosed") is False:
-            said = (
-                f"the node says that it closed at {settled}, and your chain does not show it: look "
-                "again with `viz channel show`, and if it stays so, run `viz channel leave`"
-            )
-        elif found.get("seenClosed") is None:
-            said = (
-                f"closed at {settled} in all; the rest went back to {wallet.address}, by the "
-                "node's word: look at the wallet, or name a chain of your own with --rpc"
-            )
-        billed, signed = (amount(int(found[name]), here) for name in ("received", "signed"))
-        out.print(f"{said}. Billed were {billed}; signed, {signed}", soft_wrap=True)
+    billed, signed = (amount(int(found[name]), here) for name in ("received", "signed"))
+    return f"{said}. Billed were {billed}; signed, {signed}"
+
+
+async def _send_close(
+    rpc_url: str, here: Deployment, answer: dict[str, Any], relayer: LocalAccount
+) -> dict[str, Any]:
+    """Send the Close that the node signed; return the transaction, and that the chain has it."""
+    from viz.buyer.unilateral_close import send_close
+    from viz.protocol.messages import CloseAnswer
+
+    async with _chain_of(rpc_url, here, relayer) as (chain, sender):
+        done = await send_close(chain, sender, CloseAnswer.from_json(answer))
+    return {"transaction": hex_of(done.hash), "seenClosed": True}
+
+
+@asynccontextmanager
+async def _chain_of(
+    rpc_url: str, here: Deployment, relayer: LocalAccount
+) -> AsyncIterator[tuple[Chain, Sender]]:
+    """Yield the chain at an address, and the sender of a key's transactions there."""
+    from viz.chain.contracts import Chain
+    from viz.chain.rpc import Rpc
+    from viz.chain.sender import Sender
+
+    rpc = Rpc(checked(rpc_url, "a chain's address"))
+    try:
+        await rpc.check(here)
+        yield Chain(rpc, here), Sender(rpc, relayer, here)
+    finally:
+        await rpc.close()
 
 
 @app.command()
@@ -236,17 +305,9 @@ async def _leave(
     relayer: LocalAccount,
 ) -> dict[str, Any]:
     from viz.buyer.unilateral_close import leave as step
-    from viz.chain.contracts import Chain
-    from viz.chain.rpc import Rpc
-    from viz.chain.sender import Sender
 
-    rpc = Rpc(checked(rpc_url, "a chain's address"))
-    try:
-        await rpc.check(here)
-        sender = Sender(rpc, relayer, here)
-        done = await step(Chain(rpc, here), sender, bytes(payer.key), *place)
-    finally:
-        await rpc.close()
+    async with _chain_of(rpc_url, here, relayer) as (chain, sender):
+        done = await step(chain, sender, bytes(payer.key), *place)
     return {
         "state": done.state,
         "signer": place[0],
