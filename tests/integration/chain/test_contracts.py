@@ -12,10 +12,11 @@ from viz.chain import registrations
 from viz.chain.contracts import Chain
 from viz.chain.keys import development_account
 from viz.chain.registrations import REORG_BLOCKS
+from viz.chain.rpc import Log, Rpc
 from viz.domain.ports.chain import TermsState
 from viz.domain.ports.transactions import Call
 from viz.domain.units import ZERO_ADDRESS, AdapterId, ContentId, Hash32
-from viz.errors import InvalidRequest, TransactionFailed
+from viz.errors import ChainError, InvalidRequest, TransactionFailed
 
 
 async def test_what_does_not_exist_is_none_not_zeros(net: Testnet) -> None:
@@ -53,6 +54,30 @@ async def test_an_adapter_is_found_where_an_endpoint_serves_few_blocks(net: Test
     rpc.widest = 2
     found = await Chain(rpc, net.deployment).adapter(adapter)
     assert found is not None and found.shares == ((work, 10_000),)
+    await rpc.close()
+
+
+class Silent(Rpc):
+    """An endpoint that finds no logs, whatever it is asked."""
+
+    async def logs(self, *_: object) -> tuple[Log, ...]:
+        return ()
+
+
+async def test_an_endpoint_without_logs_hides_no_state(net: Testnet) -> None:
+    """A close request is in the channel's state; an adapter without its event is not believed."""
+    work = await net.register_work(net.sender(1))
+    adapter = AdapterId(await net.register_adapter(net.sender(4), [work]))
+    node, signer = address(development_account(3)), development_account(6)
+    await net.open_channel(net.sender(4), signer, node, 1_000)
+    await net.done(net.sender(4), "Settlement", "requestClose", address(signer), node)
+    rpc = Silent(net.rpc.url)
+    chain = Chain(rpc, net.deployment)
+    seen = await chain.channel(address(signer), node)
+    assert seen is not None and seen.close_at and seen.deposit_units == 1_000
+    with pytest.raises(ChainError, match="keeps logs"):
+        await chain.adapter(adapter)
+    assert [each async for each in chain.settlement.opened(node)] == []
     await rpc.close()
 
 
