@@ -102,7 +102,7 @@ class FakeChain:
     works: dict[ContentId, ContentState] = field(default_factory=dict)
     granted: set[ContentId] = field(default_factory=set)
     unconfirmed: set[AdapterId] = field(default_factory=set)
-    used_nonces: set[Hash32] = field(default_factory=set)
+    used_nonces: set[tuple[Address, Hash32]] = field(default_factory=set)
     sent: list[Call] = field(default_factory=list)
     reads: int = 0
     down: bool = False
@@ -199,6 +199,10 @@ class FakeChain:
         self._ask()
         return self.balances.get(account, 0)
 
+    async def authorization_used(self, payer: Address, nonce: Hash32) -> bool:
+        self._ask()
+        return (payer, nonce) in self.used_nonces
+
     async def token_domain(self) -> tuple[str, str]:
         self._ask()
         return TOKEN_DOMAIN.name, TOKEN_DOMAIN.version
@@ -283,9 +287,9 @@ class FakeChain:
         said = ReceiveWithAuthorization(payer, DEPLOYMENT.settlement, amount, after, before, nonce)
         if not is_signed_by(TOKEN_DOMAIN.digest(said), authorization, payer):
             raise TransactionFailed("InvalidAuthorization")
-        if nonce in self.used_nonces or self.balances.get(payer, 0) < amount:
+        if (payer, nonce) in self.used_nonces or self.balances.get(payer, 0) < amount:
             raise TransactionFailed("AuthorizationUsed or balance too low")
-        self.used_nonces.add(nonce)
+        self.used_nonces.add((payer, nonce))
         was = self.channels.get((signer, node)) or ChannelState(signer, node, payer, 0, 0, 0)
         if was.payer != payer:
             raise TransactionFailed("WrongPayer")

@@ -54,7 +54,7 @@ class ChannelSync:
         InvalidSignature.
         """
         signer = self._voucher_signer
-        await self._observe_chain()
+        await self.observe_chain()
         view = await self._access.use(partial(self._api.channel, signer.channel.signer))
         signer.note(view)
         while view.seq > signer.channel.seq and not signer.fault:
@@ -75,7 +75,8 @@ class ChannelSync:
             self._voucher_signer.distrust(error.detail)
             raise
 
-    async def _observe_chain(self) -> None:
+    async def observe_chain(self) -> None:
+        """Read the channel from the buyer's own chain, if it reads one; raise ChainError."""
         if self._chain is None:
             return
         signer, node = self._voucher_signer.channel.signer, self._voucher_signer.channel.node
@@ -117,4 +118,4 @@ class ChannelSync:
             self._chain_read_s = time.monotonic()
             with suppress(ChainError, TimeoutError):
                 async with asyncio.timeout(CHAIN_WAIT_S):
-                    await self._observe_chain()
+                    await self.observe_chain()

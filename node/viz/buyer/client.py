@@ -230,15 +230,20 @@ class BuyerClient:
         ):
             require_depositable(replace(self.channel, close_at_s=head.close_at), wallet.address)
         now_s = await self._chain_time_s(info)
-        pending = PendingDeposit.kept(
-            self._ledger, wallet.address, deposit_units, self._deployment, now_s=now_s
+        pending = await PendingDeposit.kept(
+            self._ledger,
+            wallet.address,
+            deposit_units,
+            self._deployment,
+            now_s=now_s,
+            chain=self._chain,
         )
         again, refusal = pending is not None, None
         if pending is None:
             pending = await PendingDeposit.sign(
                 self._ledger, wallet, deposit_units, info, self._deployment, now_s=now_s
             )
-        if not pending.is_confirmed(self.channel):
+        if not await pending.is_confirmed(self.channel, self._chain):
             try:
                 self.voucher_signer.note(await self.api.deposit(pending.deposit))
             except TransactionFailed as error:
@@ -246,7 +251,8 @@ class BuyerClient:
                     raise
                 refusal = error  # perhaps because it went through at last
         for _ in range(CONFIRM_TRIES if refusal is None else REFUSED_TRIES):
-            if pending.is_confirmed(self.channel):
+            if await pending.is_confirmed(self.channel, self._chain):
+                await self._sync.observe_chain()  # after its nonce, so that the deposit is in it
                 self._ledger.drop_deposit()
                 return self.channel
             await asyncio.sleep(CONFIRM_WAIT_S)

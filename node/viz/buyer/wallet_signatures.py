@@ -19,7 +19,7 @@ from viz.buyer.wallet import Wallet
 from viz.domain.buyer_channel import BuyerChannel
 from viz.domain.display import amount, moment
 from viz.domain.eip712 import Domain, public_address, settlement_domain, sign
-from viz.domain.ports.chain import Deployment
+from viz.domain.ports.chain import ChainReader, Deployment
 from viz.domain.typed_data import (
     OPEN_KIND,
     TOP_UP_KIND,
@@ -85,12 +85,21 @@ class PendingDeposit:
     deposit: Deposit
     before_units: Units
 
-    def is_confirmed(self, channel: BuyerChannel) -> bool:
-        """Say whether the channel's limit has risen by it."""
-        return channel.limit_units >= self.before_units + self.deposit.amount_units
+    async def is_confirmed(self, channel: BuyerChannel, chain: ChainReader | None) -> bool:
+        """Say whether it arrived: by the chain, where one is read, whether its nonce was used.
+
+        Else whether the channel's limit has risen by it, which is the node's word, as may be the
+        limit before it. Raises ChainError.
+        """
+        if chain is None:
+            return channel.limit_units >= self.before_units + self.deposit.amount_units
+        deposit = self.deposit
+        kind = OPEN_KIND if deposit.action == "open" else TOP_UP_KIND
+        nonce = authorization_nonce(kind, deposit.signer, deposit.node, deposit.salt)
+        return await chain.authorization_used(deposit.payer, nonce)
 
     @classmethod
-    def kept(
+    async def kept(
         cls,
         ledger: ChannelLedger,
         payer: Address,
@@ -98,6 +107,7 @@ class PendingDeposit:
         deployment: Deployment,
         *,
         now_s: int,
+        chain: ChainReader | None,
     ) -> Self | None:
         """Return the same deposit as signed before, while it may still arrive; forget an old one.
 
@@ -117,7 +127,7 @@ class PendingDeposit:
             return None
         if (deposit.payer, deposit.amount_units) == (payer, amount_units):
             return pending
-        if pending.is_confirmed(ledger.channel):
+        if await pending.is_confirmed(ledger.channel, chain):
             ledger.drop_deposit()
             return None
         until = moment(deposit.valid_before_s + CLOCKS_DIFFER_S)

@@ -284,6 +284,10 @@ class Token(_Contract):
         """Return what ``spender`` may still pull from ``owner``."""
         return int(await self._view("allowance", owner, spender))
 
+    async def authorization_used(self, payer: Address, nonce: Hash32, *, block: Block) -> bool:
+        """Return whether an authorization of that nonce (EIP-3009) was used or cancelled."""
+        return bool(await self._view("authorizationState", payer, nonce, block=block))
+
     async def domain(self) -> tuple[str, str]:
         """Return the name and version of the token's EIP-712 domain (EIP-5267)."""
         found = await self._view("eip712Domain")
@@ -377,6 +381,10 @@ class Chain:
     async def token_balance(self, account: Address) -> Units:
         """Return an account's balance of the token."""
         return await self.token.balance(account)
+
+    async def authorization_used(self, payer: Address, nonce: Hash32) -> bool:
+        """Return whether an authorization was used, as of the confirmation depth."""
+        return await self.token.authorization_used(payer, nonce, block=await self._block(True))
 
     async def token_domain(self) -> tuple[str, str]:
         """Return the name and the version in the token's EIP-712 domain."""

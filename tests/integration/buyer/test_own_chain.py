@@ -248,3 +248,32 @@ async def test_two_deposits_are_never_out_at_once(
         await client.open_channel(PAYER_KEY, 300_000)
         await client.open_channel(PAYER_KEY, 200_000)
         assert on_chain(node, client).deposit_units == 500_000
+
+
+@pytest.mark.parametrize("told", [0, DEPOSIT // 2])
+@pytest.mark.parametrize("relayed", [False, True])
+async def test_whether_a_deposit_arrived_is_the_chains_word_once_there_is_one(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: int, relayed: bool
+) -> None:
+    """Signed while a node denied what was there: with --rpc it counts as arrived by its nonce, so
+    it is neither believed too early, nor waited for once it is there."""
+    async with buying(node, tmp_path / "b") as client:
+        await client.open_channel(PAYER_KEY, DEPOSIT)
+        real = client.api.deposit
+
+        async def kept_back(deposit: Any) -> ChannelView:
+            if relayed:
+                await real(deposit)
+            raise TransactionFailed("the transaction reverted")
+
+        with monkeypatch.context() as untrue:
+            lying(client, untrue, deposit_units=told)
+            untrue.setattr(client.api, "deposit", kept_back)
+            with pytest.raises(TransactionFailed):
+                await client.open_channel(PAYER_KEY, DEPOSIT)
+    async with buying(node, tmp_path / "b", chain=node.chain) as client:
+        await client.sync()
+        assert client.channel.deposit_units == (2 if relayed else 1) * DEPOSIT
+        channel = await client.open_channel(PAYER_KEY, DEPOSIT)
+        assert channel.deposit_units == on_chain(node, client).deposit_units == 2 * DEPOSIT
+        assert not list((tmp_path / "b").rglob("deposit.json"))

@@ -123,6 +123,10 @@ async def test_a_deposit_needs_its_signatures_and_its_payer(stage: Stage) -> Non
     node = stage.writer.address
     assert await stage.state() == ChannelState(SIGNER, node, payer, 1_000, 0, 0)
     assert await stage.reader.token_balance(payer) == 0
+    for kind, salt, used in ((OPEN_KIND, 1, True), (TOP_UP_KIND, 2, False), (TOP_UP_KIND, 3, True)):
+        nonce = authorization_nonce(kind, SIGNER, node, Hash32(salt.to_bytes(32, "big")))
+        assert await stage.reader.authorization_used(payer, nonce) is used
+        assert not await stage.reader.authorization_used(other, nonce)
 
 
 async def test_rows_are_judged_one_by_one_and_claimed_if_good(stage: Stage) -> None:

@@ -180,6 +180,10 @@ class ChainReader(Protocol):
 
     async def token_balance(self, account: Address) -> Units: ...
 
+    async def authorization_used(self, payer: Address, nonce: Hash32) -> bool:
+        """Return whether the payer's EIP-3009 authorization of that nonce was used; confirmed."""
+        ...
+
     async def token_domain(self) -> tuple[str, str]:
         """Return the name and the version in the token's EIP-712 domain (EIP-5267)."""
         ...
