@@ -24,6 +24,7 @@ from viz.domain.ports.chain import Deployment
 from viz.domain.ports.transactions import Call
 from viz.domain.units import Address, Units
 from viz.errors import ChainMismatch, ConfigError
+from viz.private import make_private_folder
 from viz.secret import kept_secret
 from viz.storage.kubo_daemon import KuboDaemon, find_kubo
 
@@ -102,7 +103,7 @@ async def _deployed(url: str, folder: Path) -> Deployment:
 
 def _operator(folder: Path) -> LocalAccount:
     password_file, key_file = folder / "operator.password", folder / "operator.key.json"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder)
     password = kept_secret(password_file, random_bytes=24)
     if key_file.exists():
         return load_key_file(key_file, password)

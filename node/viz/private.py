@@ -1,7 +1,9 @@
 """Folders and files that nobody else on the machine may look into: ledgers, keys, tokens.
 
-Owns their modes: 0700 and 0600, also where an earlier version or a generous umask left more. Does
-not know what is in them.
+Owns their modes: 0700 and 0600, also where an earlier version or a generous umask left more. Every
+command is private from its start (``be_private``), with the programs that it starts: chain, Kubo,
+training. Folders that hold what others must not read are closed when they are opened, for what an
+earlier version left. Does not know what is in them.
 """
 
 from __future__ import annotations
@@ -12,6 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 
 _OTHERS = 0o077
+
+
+def be_private() -> None:
+    """Let this process, and the programs that it starts, make files for its user alone."""
+    os.umask(_OTHERS)
 
 
 def make_private_folder(path: Path) -> None:

@@ -175,8 +175,20 @@ def test_up_as_the_readme_shows_it_and_again_after_a_stop(home: Home) -> None:
         assert home.run("viz channel show --json") == channel
         home.ask_through_the_proxy()
         assert int(status(home)["billed"]) > int(before["billed"])
+        tests_own = ("up.err", "again.err", "proxy.err", "program.py")
+        assert open_to_others(home.folder, tests_own) == []
         taken = home.world.viz(*shlex.split(home.up())[1:], fails=True)
         assert taken.startswith("config: another process runs") and "\n" not in taken
+
+
+def open_to_others(folder: Path, made_here: tuple[str, ...]) -> list[str]:
+    """Return what below ``folder`` others on this machine may read, but for what is public."""
+    found = []
+    for path in folder.rglob("*"):
+        public = path.name == "deployment.json" or path.is_symlink() or path.is_socket()
+        if not public and path.name not in made_here and path.stat().st_mode & 0o077:
+            found.append(str(path.relative_to(folder)))
+    return found
 
 
 def status(home: Home) -> dict[str, Any]:

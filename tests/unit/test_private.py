@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,9 @@ import pytest
 from tests.fakes.chain import DEPLOYMENT, address_of
 
 from viz.buyer.ledger import ChannelLedger
+from viz.chain.devnet import _hold
 from viz.private import close_if_there, make_private_file, make_private_folder
+from viz.storage.embedded import EmbeddedBlobStore
 from viz.store.ledger import SqlStore
 
 
@@ -79,3 +83,36 @@ def test_a_buyers_ledger_is_the_buyers_alone(tmp_path: Path) -> None:
         assert modes(*(each for each in found if each.is_file())) == {0o600}
         for each in found:
             each.chmod(0o755 if each.is_dir() else 0o644)
+
+
+async def test_what_lies_in_a_nodes_folder_is_closed_one_by_one(tmp_path: Path) -> None:
+    """Protects an operator whose data folder is the home or the working directory, which stays
+    open: the chain's state and the blobs are closed, also those that an earlier version left."""
+    for each in ("chain", "blobs"):
+        (tmp_path / each).mkdir(mode=0o755)
+    os.close(_hold(tmp_path / "chain" / "state.json"))
+    await EmbeddedBlobStore(tmp_path / "blobs").close()
+    assert modes(tmp_path / "chain", tmp_path / "blobs") == {0o700}
+
+
+def test_every_command_and_what_it_starts_is_private_from_its_start(tmp_path: Path) -> None:
+    """Protects files that no code of ours makes, such as the state that a local chain writes."""
+    program = (
+        "import subprocess, sys\n"
+        "from viz.cli import main\n"
+        "sys.argv = ['viz', 'key', 'new', sys.argv[1] + '/a/b/key.json']\n"
+        "try:\n    main()\nfinally:\n    subprocess.run(['touch', 'made-by-a-child'])\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        check=True,
+        timeout=120,
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": ":".join(sys.path), "VIZ_KEY_PASSWORD": "p"},
+        stdout=subprocess.DEVNULL,
+        umask=0,
+    )
+    found = list(tmp_path.rglob("*"))
+    assert {each.name for each in found} == {"a", "b", "key.json", "made-by-a-child"}
+    assert modes(*(each for each in found if each.is_dir())) == {0o700}
+    assert modes(*(each for each in found if each.is_file())) == {0o600}

@@ -121,5 +121,5 @@ def save_deployment(path: Path, deployment: Deployment) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary = Path(name)
-    temporary.chmod(0o644)
+    temporary.chmod(0o644)  # what buyers and creators are given: it is public
     temporary.replace(path)

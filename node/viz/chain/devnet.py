@@ -23,6 +23,7 @@ from viz.chain.rpc import Rpc
 from viz.child_process import tied
 from viz.domain.units import Address
 from viz.errors import ChainError, ChainUnreachable, ConfigError
+from viz.private import make_private_folder
 
 CHAIN_ID: Final = 31_337
 _ATTEMPTS: Final = 3
@@ -111,7 +112,7 @@ class Devnet:
     ) -> Devnet:
         output: Any = asyncio.subprocess.DEVNULL
         if log is not None:
-            log.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(log.parent)
             output = log.open("ab")
         try:
             # A session of its own: Ctrl-C reaches us, and we stop it in the right order.
@@ -248,7 +249,7 @@ def _arguments(
 
 def _hold(state: Path) -> int:
     """Lock the state for this process: two anvils would each dump theirs over the other's."""
-    state.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(state.parent)
     handle = os.open(state.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -268,7 +269,7 @@ def _genesis_time(state: Path) -> int:
     """
     note = state.with_suffix(".genesis")
     if not note.exists():
-        state.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(state.parent)
         note.write_text(f"{int(time.time())}\n", encoding="ascii")
     try:
         return int(note.read_text(encoding="ascii"))

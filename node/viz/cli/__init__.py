@@ -18,7 +18,9 @@ def main() -> None:
         sys.stdout.write(f"viz {version('viz-node')}\n")
         return
     from viz.cli.main import app
+    from viz.private import be_private
 
+    be_private()
     try:
         app()
     except SystemExit as end:

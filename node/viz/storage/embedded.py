@@ -18,6 +18,7 @@ from typing import Final
 
 from viz.domain.units import Cid
 from viz.errors import BlobNotFound, StorageUnavailable
+from viz.private import make_private_folder
 from viz.storage.base import VerifiedBlobStore, chunks_of
 from viz.storage.cid import to_binary
 from viz.storage.unixfs import MAX_BLOCK_BYTES, Block, blocks_of
@@ -35,6 +36,7 @@ class EmbeddedBlobStore(VerifiedBlobStore):
         self._pins = folder / "pins"
         self._partial = folder / "partial"
         try:
+            make_private_folder(folder)
             for part in (self._blocks, self._pins, self._partial):
                 part.mkdir(parents=True, exist_ok=True)
             for leftover in self._partial.iterdir():

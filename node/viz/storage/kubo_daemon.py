@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from viz.child_process import tied
 from viz.errors import StorageUnavailable
+from viz.private import make_private_folder
 from viz.storage.kubo import KuboBlobStore
 
 _INIT_S: Final = 60.0
@@ -76,8 +77,8 @@ class KuboDaemon:
 
         Raises StorageUnavailable with the daemon's own last words.
         """
+        make_private_folder(self._repository)
         if not (self._repository / "config").is_file():
-            self._repository.mkdir(parents=True, exist_ok=True)
             await self._initialise()
         api_port, gateway_port = (port or _free_port() for port in self._ports)
         self._configure(api_port, gateway_port)

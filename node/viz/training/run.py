@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 from viz.errors import InvalidRequest
+from viz.private import make_private_folder
 
 Weights = Literal["dequantised", "nf4"]
 Compute = Literal["auto", "float32", "bfloat16"]
@@ -170,7 +171,7 @@ class TrainingRun:
 
     def save(self, directory: Path) -> Path:
         """Write ``run.json`` (readable by its owner only: it holds salts)."""
-        directory.mkdir(parents=True, exist_ok=True)
+        make_private_folder(directory)
         path = directory / "run.json"
         partial = directory / "run.json.partial"
         partial.touch(mode=0o600)

@@ -32,6 +32,7 @@ from viz.errors import (
     TransactionFailed,
     UnknownAdapter,
 )
+from viz.private import make_private_folder
 
 # Of the length that every CIDv1 of ours has: what the simulation runs with.
 _PLACE_HOLDER: Final = "b" + "a" * 58
@@ -188,7 +189,7 @@ def _matches(path: Path, digest: Hash32) -> bool:
 
 
 def _make_room(target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(target.parent)
     target.unlink(missing_ok=True)
 
 
