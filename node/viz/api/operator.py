@@ -27,7 +27,7 @@ from viz.domain.shares import MAX_SHARES
 from viz.domain.units import BPS, UINT64_MAX, AdapterId, ContentId, Hash32, hex_of
 from viz.errors import AccessTokenInvalid, InvalidRequest, UnknownAdapter, VizError
 from viz.protocol.messages import AdapterOffer
-from viz.protocol.wire import JSON_INTEGER_MAX, Json, Reader
+from viz.protocol.wire import JSON_INTEGER_MAX, MAX_TEXT_CHARS, Json, Reader
 from viz.services.market.work_records import titles_of
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -123,6 +123,13 @@ def _shares(rows: Sequence[Any]) -> list[tuple[ContentId, int]]:
         raise InvalidRequest("shares must be [[contentId, bps], ...]") from error
 
 
+def _titles(rows: Sequence[Any]) -> dict[ContentId, str]:
+    try:
+        return {ContentId(int(key)): str(title)[:MAX_TEXT_CHARS] for key, title in rows}
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest("titles must be [[contentId, title], ...]") from error
+
+
 async def activate(request: web.Request) -> web.Response:
     """Fetch a registered adapter, load it and put it on offer."""
     _, body = await trusted_body_of(request)
@@ -135,7 +142,8 @@ async def activate(request: web.Request) -> web.Response:
 async def _put_on_offer(parts: NodeContext, adapter_id: AdapterId, reader: Reader) -> AdapterOffer:
     """Load a registered adapter and sell it under the name and prices that ``reader`` gives.
 
-    An adapter that was on offer before keeps whatever ``reader`` does not give.
+    An adapter that was on offer before keeps whatever ``reader`` does not give; another one that
+    was trained here has the name and the description that its training was asked for with.
     """
 
     def units(name: str) -> int:
@@ -161,12 +169,14 @@ async def _put_on_offer(parts: NodeContext, adapter_id: AdapterId, reader: Reade
         parts.catalogue.list_price.completion_price_units,
         parts.clock.now_s(),
     )
-    titles, card = await _trained_here(parts, state.weights_digest)
+    titles, card, asked = await _trained_here(parts, state.weights_digest)
+    fresh = replace(fresh, **asked)
     for before in await parts.ledger.adapters():
         if before.adapter_id == adapter_id:
             kept = {name: getattr(before, name) for name in (*given, "created_at")}
             fresh = replace(fresh, **kept)
             titles = {work.content_id: work.title for work in before.works} | titles
+    titles |= _titles(reader.array("titles", MAX_SHARES)) if reader.has("titles") else {}
     works = tuple(OfferedWork(key, titles.get(key, "")) for key, _ in state.shares)
     changed = {name: value for name, value in given.items() if value is not None}
     record = replace(fresh, works=works, card=card, **changed)
@@ -176,15 +186,22 @@ async def _put_on_offer(parts: NodeContext, adapter_id: AdapterId, reader: Reade
 
 async def _trained_here(
     parts: NodeContext, weights_digest: Hash32
-) -> tuple[dict[ContentId, str], ReportCard | None]:
-    """Return the titles of an adapter's works and its report card, if it was trained here."""
+) -> tuple[dict[ContentId, str], ReportCard | None, dict[str, Any]]:
+    """Return what is known of an adapter that was trained here.
+
+    That is the titles of its works, its report card, and the name and description that the run was
+    given.
+    """
     found: dict[ContentId, str] = {}
     card: ReportCard | None = None
+    asked: dict[str, Any] = {}
     for training in await parts.ledger.trainings():
         if training.result.get("weightsDigest") == hex_of(weights_digest):
             found |= await asyncio.to_thread(titles_of, training.request)
             card = card_of(training.result.get("metrics", {})) or card
-    return found, card
+            given = {name: training.request.get(name) for name in ("name", "description")}
+            asked |= {name: str(text)[:MAX_TEXT_CHARS] for name, text in given.items() if text}
+    return found, card, asked
 
 
 async def drop(request: web.Request) -> web.Response:

@@ -40,6 +40,8 @@ TrainerPart = Annotated[
     int, typer.Option(min=0, max=10_000, help="The trainer's part of gross revenue, in bps.")
 ]
 Price = Annotated[str, typer.Option(help="Price of a million prompt or completion tokens: 1.25.")]
+Name = Annotated[str, typer.Option(help="What to sell it as.")]
+Description = Annotated[str, typer.Option(help="What buyers read about it.")]
 AdapterNumber = Annotated[int, typer.Argument(min=1, help="The adapter's id on the chain.")]
 SharesOption = Annotated[
     list[str] | None,
@@ -213,7 +215,8 @@ def _adapter_rows(found: dict[str, Any]) -> list[tuple[str, object]]:
 @guarded
 def register_adapter(
     training: Annotated[str, typer.Argument(help="The training run whose adapter it is.")],
-    name: Annotated[str, typer.Option(help="What to sell it as.")] = "",
+    name: Name = "",
+    description: Description = "",
     royalty_bps: Royalty = 3_000,
     trainer_bps: TrainerPart = 1_000,
     share: SharesOption = None,
@@ -224,15 +227,17 @@ def register_adapter(
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Store a trained adapter, register it with its royalty table, and put it on offer."""
+    """Store a trained adapter, register it with its royalty table, and put it on offer.
+
+    It has the name and the description that its training was given, where you give none.
+    """
     request: dict[str, Any] = {
         "trainingId": training,
         "royaltyBps": royalty_bps,
         "trainerBps": trainer_bps,
         "anyway": publish_anyway,
     }
-    if name:
-        request["name"] = name
+    request |= named(name, description)
     if share:
         request["shares"] = [_share(each) for each in share]
     found = run(Operator(node, folder).ask("POST", "/publications", request), logs=False)
@@ -241,6 +246,11 @@ def register_adapter(
             say(f"{found['detail']}; its CID is {found['cid']}")
         else:
             say(f"adapter {found['adapter_id']} is {found['offer']['model']}, {found['cid']}")
+
+
+def named(name: str, description: str) -> dict[str, str]:
+    """Return what of an adapter's name and description was given, as members of a request."""
+    return {k: v for k, v in (("name", name), ("description", description)) if v}
 
 
 def _share(text: str) -> list[int]:
@@ -254,8 +264,12 @@ def _share(text: str) -> list[int]:
 @guarded
 def activate_adapter(
     adapter_id: AdapterNumber,
-    name: Annotated[str, typer.Option(help="What to sell it as.")] = "",
-    description: Annotated[str, typer.Option(help="What buyers read about it.")] = "",
+    name: Name = "",
+    description: Description = "",
+    title: Annotated[
+        list[str] | None,
+        typer.Option("--title", help="CONTENT:TITLE of a work, if it was not trained here."),
+    ] = None,
     prompt_price: Price = "",
     completion_price: Price = "",
     node: OperatedNode = "",
@@ -266,12 +280,20 @@ def activate_adapter(
 
     An adapter that is on offer keeps what you do not give. Another one gets the node's list prices.
     """
-    request: dict[str, object] = {"adapterId": adapter_id}
-    request |= {k: v for k, v in (("name", name), ("description", description)) if v}
+    request: dict[str, object] = {"adapterId": adapter_id, **named(name, description)}
+    if title:
+        request["titles"] = [_title(each) for each in title]
     prices = {"promptPrice": prompt_price, "completionPrice": completion_price}
     found = run(_activate(Operator(node, folder), request, prices), logs=False)
     if not show(found, as_json=as_json):
         say(f"adapter {adapter_id} is on offer as {found['model']}")
+
+
+def _title(text: str) -> tuple[int, str]:
+    content_id, colon, title = text.partition(":")
+    if not (colon and content_id.isdecimal() and title.strip()):
+        raise InvalidRequest(f"{text!r} names no work's title: write it as CONTENT:TITLE")
+    return int(content_id), title.strip()
 
 
 async def _activate(operator: Operator, request: dict[str, object], prices: dict[str, str]) -> Any:

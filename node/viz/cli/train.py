@@ -9,7 +9,7 @@ import typer
 
 from viz.cli.console import AsJson, DataDir, guarded, money, run, show, table
 from viz.cli.http import OperatedNode
-from viz.cli.operator import Operator, Royalty, TrainerPart
+from viz.cli.operator import Description, Name, Operator, Royalty, TrainerPart, named
 from viz.cli.training import follow, say_card
 from viz.domain.strict_json import load_json
 from viz.errors import InvalidRequest, VizError
@@ -18,7 +18,8 @@ from viz.errors import InvalidRequest, VizError
 @guarded
 def train(
     works: Annotated[list[Path], typer.Argument(help="Work files, or folders of works.")],
-    name: Annotated[str, typer.Option(help="What to sell the adapter as.")] = "",
+    name: Name = "",
+    description: Description = "",
     royalty_bps: Royalty = 3_000,
     trainer_bps: TrainerPart = 1_000,
     setting: Annotated[
@@ -38,12 +39,12 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train an adapter on licensed works, store it, register it, and put it on offer."""
+    given = named(name, description)
     request: dict[str, Any] = {
         "works": [{"path": str(work_file(work).absolute())} for work in works],
         "settings": dict(_setting(each) for each in setting or ()),
+        **given,
     }
-    if name:
-        request["name"] = name
     operator = Operator(node, folder)
     if dry_run:
         plan, token = run(_plan(operator, request), logs=False)
@@ -58,7 +59,7 @@ def train(
             "royaltyBps": royalty_bps,
             "trainerBps": trainer_bps,
             "anyway": publish_anyway,
-            **({"name": name} if name else {}),
+            **given,
         }
         try:
             result["publication"] = run(operator.ask("POST", "/publications", wanted), logs=False)

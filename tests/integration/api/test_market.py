@@ -132,12 +132,14 @@ async def test_an_adapter_activated_again_keeps_its_name_and_prices(
         Publication(weights, node.engine.model.digest, ZERO_HASH, *terms)
     )
     body = {"adapterId": made.adapter_id}
-    named = {"name": "tides", "description": "of the sea", "promptPrice": "7"}
+    named: dict[str, Any] = {"name": "tides", "description": "of the sea", "promptPrice": "7"}
+    named["titles"] = [[1, "The sea"]]
     await buyer.call("POST", path, body=body | named, headers=OPERATOR)
     (first,) = [r for r in node.parts.catalogue.records() if r.adapter_id == made.adapter_id]
     assert (first.name, first.description, first.prompt_units_per_million) == (
         "tides", "of the sea", 7,
     )  # fmt: skip
+    assert first.works == (OfferedWork(ContentId(1), "The sea"),)
     node.clock.now += 60
     await buyer.call("POST", path, body=body, headers=OPERATOR)
     (again,) = [r for r in node.parts.catalogue.records() if r.adapter_id == made.adapter_id]
@@ -201,7 +203,8 @@ async def test_a_published_adapter_that_is_not_confirmed_yet_is_named(
     save_record(work, REGISTERED)
     works = [{"path": str(work)}, {"path": str(tmp_path / "none.txt")}, 7]
     result = {"weights": str(weights), "weightsDigest": hex_of(file_digest(weights))}
-    run = TrainingRecord("t1", "done", {"works": works}, result=result)
+    asked = {"works": works, "name": "keeper", "description": "of a lighthouse"}
+    run = TrainingRecord("t1", "done", asked, result=result)
     await node.store.put_training(run)
     monkeypatch.setitem(
         node.app._state, PARTS, replace(node.app[PARTS], trainings=cast(TrainingQueue, Runs(node)))
@@ -222,7 +225,8 @@ async def test_a_published_adapter_that_is_not_confirmed_yet_is_named(
     assert offer["works"] == [{"contentId": 1, "title": "The keeper"}]
     _, info, _ = await buyer.call("GET", payment.NODE_PATH)
     told = NodeInfo.from_json(info).adapters[-1]
-    assert (told.name, told.works) == (f"adapter {new}", (OfferedWork(ContentId(1), "The keeper"),))
+    assert (told.name, told.description) == ("keeper", "of a lighthouse")
+    assert told.works == (OfferedWork(ContentId(1), "The keeper"),)
 
 
 async def test_training_progress_streams_and_ends_with_the_node(

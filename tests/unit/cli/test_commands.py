@@ -60,7 +60,7 @@ WRONG = {
     "adapter list": ("--node nowhere", CONFIG),
     "adapter show": ("first", USAGE),
     "adapter register": ("run --share 1 --data-dir {0}", INPUT),
-    "adapter activate": (f"1 {NOWHERE}", CONFIG),
+    "adapter activate": ("1 --title 1 --data-dir {0}", INPUT),
     "adapter drop": ("0", USAGE),
     "audit adapter": ("1 {0} --manifest {0}/none", INPUT),
     "testnet run": ("--data-dir {0}/operator.token", CONFIG),
