@@ -10,18 +10,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import structlog
-
 from viz.buyer.answer import PaidAnswer
 from viz.buyer.answer_length import ask_fitting
 from viz.buyer.client import BuyerClient
 from viz.buyer.wallet import Wallet
-from viz.domain.display import price
+from viz.domain.display import prices
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import ZERO_ADDRESS, Units, hex_of
+from viz.protocol.messages import AdapterOffer
 from viz.protocol.wire import Json
 
-_log = structlog.get_logger()
 Write = Callable[[str], Awaitable[None]]
 
 
@@ -74,17 +72,17 @@ class ChannelControl:
             "seenClosed": await client.sees_closed() if answer.transaction_hash else None,
         }
 
-    async def ask(self, body: dict[str, Any], write: Write) -> Json:
-        """Ask a question, hand on the text as it arrives, and return what it cost."""
-        client = self._client
-        if not body.get("model"):
-            offer = client.usual_offer()
-            _log.info(
-                "no model was named",
-                model=offer.model,
-                prompt_price=price(offer.prompt_price_units, client.deployment),
-                completion_price=price(offer.completion_price_units, client.deployment),
-            )
+    async def ask(self, body: dict[str, Any], write: Write, tell: Write) -> Json:
+        """Ask a question, hand on the text as it arrives, and return what it cost.
+
+        ``tell`` is told, before the answer, which model is asked and at what price, if the question
+        names none by its id.
+        """
+        client, model = self._client, body.get("model")
+        offer = await client.offer_of(str(model)) if model else client.usual_offer()
+        if model != offer.model:
+            await tell(_chosen(offer, client.deployment))
+        if not model:
             body = {**body, "model": offer.model}
         async with ask_fitting(client, body) as answer:
             shown = 0
@@ -100,6 +98,12 @@ class ChannelControl:
             "text": answer.text,
             "cost": str(answer.cost_units or 0),
         }
+
+
+def _chosen(offer: AdapterOffer, deployment: Deployment) -> str:
+    name = f" ({offer.name})" if offer.name not in ("", offer.model) else ""
+    both = prices(offer.prompt_price_units, offer.completion_price_units, deployment)
+    return f"asking {offer.model}{name}: {both}"
 
 
 def described(client: BuyerClient) -> Json:

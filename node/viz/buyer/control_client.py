@@ -62,9 +62,12 @@ class ProxyControl:
         """Close the channel with the node's consent; return at what, and by which transaction."""
         return await self._do({"do": "close", "payer": wallet.address}, wallet=wallet)
 
-    async def ask(self, body: dict[str, Any], write: Write) -> Json:
-        """Ask a question, hand on the text as it arrives, and return what it cost."""
-        return await self._do({"do": "ask", "body": body}, write=write)
+    async def ask(self, body: dict[str, Any], write: Write, tell: Write) -> Json:
+        """Ask a question, hand on the text as it arrives, and return what it cost.
+
+        ``tell`` is told as ``ChannelControl.ask`` says.
+        """
+        return await self._do({"do": "ask", "body": body}, write=write, tell=tell)
 
     async def _do(
         self,
@@ -73,6 +76,7 @@ class ProxyControl:
         wallet: Wallet | None = None,
         deposit_units: Units = 0,
         write: Write | None = None,
+        tell: Write | None = None,
     ) -> Json:
         async with _connected(self._directory) as ws:
             await _hear(ws)
@@ -81,6 +85,8 @@ class ProxyControl:
                 said = await _hear(ws)
                 if "text" in said and write is not None:
                     await write(Reader(said, "the proxy's answer").text("text", MAX_MESSAGE_BYTES))
+                elif "told" in said and tell is not None:
+                    await tell(Reader(said, "the proxy's answer").text("told", MAX_MESSAGE_BYTES))
                 elif "sign" in said and wallet is not None:
                     domain, struct = self._signable(said, wallet, deposit_units)
                     signature = await wallet.sign(domain, struct)

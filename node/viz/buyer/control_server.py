@@ -11,7 +11,7 @@ sent to it as a structure, and comes back signed.
     client  {"do": "ask", "body": {...}} | {"do": "show"}
             | {"do": "forgive", "allow": units}
             | {"do": "open", "payer": address, "deposit": units} | {"do": "close", "payer": address}
-    server  {"text": "..."} ... | {"sign": type, "domain": {...}, "value": {...}}
+    server  {"told": "..."} | {"text": "..."} ... | {"sign": type, "domain": {...}, "value": {...}}
     client  {"signature": "0x..."}
     server  {"done": {...}} | {"error": {"code": ..., "detail": ...}}
 """
@@ -152,7 +152,7 @@ class _Conversation:
             body = said.get("body")
             if not isinstance(body, dict):
                 raise InvalidRequest("the command lacks the question's body")
-            return await self._desk.ask(body, self._write)
+            return await self._desk.ask(body, self._write, self._tell)
         if wanted == "open":
             return await self._desk.open(self._wallet(reader), reader.units("deposit"))
         if wanted == "close":
@@ -162,6 +162,9 @@ class _Conversation:
     async def _write(self, text: str) -> None:
         if text:
             await self._ws.send_json({"text": text})
+
+    async def _tell(self, line: str) -> None:
+        await self._ws.send_json({"told": line})
 
     def _wallet(self, reader: Reader) -> _DistantWallet:
         return _DistantWallet(self._ws, self._heard, reader.address("payer"))

@@ -20,6 +20,7 @@ import structlog
 from viz.buyer.checks import Limits
 from viz.buyer.ledger import ChannelLedger
 from viz.domain.display import price as spelled
+from viz.domain.display import prices
 from viz.domain.ports.chain import Deployment
 from viz.domain.pricing import Price
 from viz.domain.units import BPS, UINT64_MAX, AdapterId, Units
@@ -98,9 +99,7 @@ class Prices:
             )
 
     def _both(self, price: Price) -> str:
-        prompt = spelled(price.prompt_price_units, self._deployment)
-        completion = spelled(price.completion_price_units, self._deployment)
-        return f"{prompt} a million prompt tokens and {completion} a million completion tokens"
+        return prices(price.prompt_price_units, price.completion_price_units, self._deployment)
 
     def _options(self, price: Price, which: tuple[bool, bool]) -> str:
         named = (

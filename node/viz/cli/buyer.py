@@ -43,7 +43,7 @@ from viz.cli.console import (
 )
 from viz.cli.http import NodeUrl
 from viz.client.node_address import checked
-from viz.domain.display import amount, price
+from viz.domain.display import amount, prices
 from viz.domain.units import BASE_MODEL
 from viz.errors import ConfigError
 
@@ -84,10 +84,7 @@ def models(
 def _print_offer(offer: AdapterOffer, here: Deployment) -> None:
     title = f"{offer.model}: {offer.name}" if offer.name not in ("", offer.model) else offer.model
     works = [f"{work.title or 'untitled'} (work {work.content_id})" for work in offer.works]
-    both = (
-        f"{price(offer.prompt_price_units, here)} a million prompt tokens, "
-        f"{price(offer.completion_price_units, here)} a million completion tokens"
-    )
+    both = prices(offer.prompt_price_units, offer.completion_price_units, here)
     rows: list[tuple[str, object]] = [("price", both)]
     if works:
         rows.insert(0, ("works", ", ".join(works)))
@@ -127,7 +124,8 @@ def ask(
 ) -> None:
     """Ask one question and pay for the answer while it streams.
 
-    If a proxy runs for the channel, the proxy asks, and you need no password.
+    If a proxy runs for the channel, the proxy asks, and you need no password. Which model was
+    chosen, and at what price, is said before the answer where you named no id.
     """
     caps = Caps(max_price, max_prompt_price, max_completion_price, max_cost)
     body: dict[str, Any] = {
@@ -143,10 +141,13 @@ def ask(
             sys.stdout.write(plain(text, keep="\n\t"))
             sys.stdout.flush()
 
+    async def tell(line: str) -> None:
+        err.print(plain(line), markup=False, soft_wrap=True)
+
     async def work() -> None:
         secret = partial(password, password_file)
         async with desk_at(node, folder, deployment, secret, rpc, caps) as desk:
-            done, here = await desk.ask(body, write), desk.deployment
+            done, here = await desk.ask(body, write, tell), desk.deployment
             found = done | {"decimals": here.token_decimals, "symbol": here.token_symbol}
             if not show(found, as_json=as_json):
                 out.print()

@@ -41,6 +41,14 @@ def price(units_per_million: Units, deployment: Deployment) -> str:
     return f"{spelled} {deployment.token_symbol}"
 
 
+def prices(prompt: Units, completion: Units, deployment: Deployment) -> str:
+    """Return the prices of a million tokens of both kinds."""
+    return (
+        f"{price(prompt, deployment)} a million prompt tokens and "
+        f"{price(completion, deployment)} a million completion tokens"
+    )
+
+
 def moment(time_s: int) -> str:
     """Return seconds since 1970 as ``2026-11-29 16:00:00 UTC``."""
     try:

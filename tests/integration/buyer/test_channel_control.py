@@ -37,6 +37,7 @@ from viz.local_socket import bound, socket_path
 from viz.protocol.wire import Json
 
 CONFIG, INPUT, CHAIN = 3, 4, 6
+PRICES = "2 vUSD a million prompt tokens and 6 vUSD a million completion tokens"
 
 
 @pytest.fixture
@@ -83,6 +84,7 @@ async def test_ask_and_channel_work_while_the_proxy_runs(
     at = f"--node {node.url}"
     asked = await viz(home, f"buyer ask When? --model tides {at}")
     assert asked.exit_code == 0, asked.output
+    assert asked.stderr == f"asking {MODEL} (tides): {PRICES}\n"
     *_, last = asked.stdout.splitlines()
     spent = client.channel.spent_units(ADAPTER)
     assert spent > 0 and last == f"{MODEL}, paid 0.{spent:06} vUSD"
@@ -179,10 +181,10 @@ async def test_a_caller_that_leaves_ends_the_answer(
     monkeypatch.setattr(client.api, "generate", endless)
 
     async def write(text: str) -> None:
-        raise AssertionError(text)
+        raise AssertionError(text)  # an id was named: nothing is to be told before the answer
 
     body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}]}
-    asking = asyncio.create_task(desk.ask(body, write))
+    asking = asyncio.create_task(desk.ask(body, write, write))
     async with asyncio.timeout(20):
         await began.wait()
         asking.cancel()
@@ -256,7 +258,7 @@ async def test_models_are_told_with_what_they_know(node: Node, home: Path) -> No
     done = await viz(home, f"buyer models --node {node.url}")
     assert done.exit_code == 0, done.output
     assert f"{MODEL}: tides" in done.stdout and "knows tides" in done.stdout
-    assert "2 vUSD a million prompt tokens, 6 vUSD a million completion tokens" in done.stdout
+    assert PRICES in done.stdout
     said = json.loads((await viz(home, f"buyer models --json --node {node.url}")).stdout)
     assert [model["model"] for model in said["models"]] == ["fake", MODEL]
     assert said["symbol"] == "vUSD"
