@@ -40,6 +40,7 @@ from viz.services.settlement.reconciliation import Reconciliation
 from viz.services.training.queue import TrainingQueue, seal_with
 from viz.services.upkeep.clock_check import ClockCheck, plausible_time
 from viz.services.upkeep.maintenance import Maintenance
+from viz.services.upkeep.supervision import Supervisor
 from viz.training.run import Bounds
 
 SUGGESTED_DEPOSIT_UNITS: Final = 1_000_000
@@ -112,6 +113,7 @@ class Services:
     reconciliation: Reconciliation
     clock_check: ClockCheck
     maintenance: Maintenance
+    supervisor: Supervisor
 
 
 def build_services(backends: Backends, settings: ServiceSettings) -> Services:
@@ -197,6 +199,7 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
         ),
         clock_check=clock_check,
         maintenance=Maintenance(ledger, clock),
+        supervisor=Supervisor(clock),
     )
 
 
@@ -257,4 +260,5 @@ def node_context(backends: Backends, services: Services, terms: NodeTerms) -> No
         reconciliation=services.reconciliation,
         trainings=services.trainings,
         clock_check=services.clock_check,
+        supervisor=services.supervisor,
     )

@@ -31,7 +31,6 @@ from viz.domain.ports.chain import Deployment
 from viz.domain.units import Address
 from viz.errors import ConfigError
 from viz.secret import kept_secret
-from viz.services.upkeep.supervision import Supervisor
 
 RECURSION_LIMIT: Final = 1_000
 
@@ -80,7 +79,6 @@ async def run_node(
         )
         app = create_app(node_context(backends, services, terms), _limits(config))
         runner = create_runner(app, shutdown_timeout_s=config.api.shutdown_grace_s)
-        supervisor = Supervisor()
         running = {**loops(services), "watcher": opened.watcher(services).run}
         await runner.setup()
         try:
@@ -93,7 +91,7 @@ async def run_node(
             await listen_for_operator(runner, config.data_dir)
             async with asyncio.TaskGroup() as group:
                 for name, loop in running.items():
-                    group.create_task(supervisor.run(name, loop))
+                    group.create_task(services.supervisor.run(name, loop))
                 await ready(Node(url, backends.writer.address, opened.deployment, token_file))
         finally:
             await runner.cleanup()

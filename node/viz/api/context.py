@@ -29,6 +29,7 @@ from viz.services.settlement.claim_loop import ClaimService
 from viz.services.settlement.reconciliation import Reconciliation
 from viz.services.training.queue import TrainingQueue
 from viz.services.upkeep.clock_check import ClockCheck
+from viz.services.upkeep.supervision import Supervisor
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class NodeContext:
     reconciliation: Reconciliation
     trainings: TrainingQueue
     clock_check: ClockCheck
+    supervisor: Supervisor
 
 
 PARTS: Final = web.AppKey("parts", NodeContext)

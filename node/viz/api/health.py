@@ -12,6 +12,7 @@ from viz.api.access import has_operator_token
 from viz.api.context import LOOKS, STOPPING, NodeContext, parts_of
 from viz.api.metrics import METRICS
 from viz.api.money_metrics import money_of
+from viz.api.serialise import failing_json
 from viz.errors import VizError
 
 CHECK_LIMIT_S: Final = 5.0
@@ -25,13 +26,18 @@ def routes() -> list[web.RouteDef]:
 
 
 async def healthz(request: web.Request) -> web.Response:
-    """Answer 200 if chain and ledger answer, the clock is right and the node does not stop."""
+    """Answer 200 if chain and ledger answer, the clock is right and the node does not stop.
+
+    A loop that fails makes ``loops`` ``degraded``, and the operator's token shows which and why.
+    The node still sells and takes it up again by itself, so it is no reason to restart it.
+    """
     found = await _health(request)
-    clock = parts_of(request).clock_check
+    parts = parts_of(request)
     # The time of a development chain may be moved. The answer shows it, and it is no fault.
-    judged = {name: value for name, value in found.items() if name != "clock"}
-    healthy = all(value == "ok" for value in judged.values()) and not clock.wrong
-    return web.json_response(found, status=200 if healthy else 503)
+    judged = {name: value for name, value in found.items() if name not in ("clock", "loops")}
+    healthy = all(value == "ok" for value in judged.values()) and not parts.clock_check.wrong
+    more = {"failing": failing_json(parts.supervisor)} if has_operator_token(request) else {}
+    return web.json_response({**found, **more}, status=200 if healthy else 503)
 
 
 async def metrics(request: web.Request) -> web.Response:
@@ -57,7 +63,8 @@ async def _health(request: web.Request) -> dict[str, str]:
         "health", lambda: _checks(parts), kept_s=HEALTH_KEPT_S, own=True
     )
     node = "stopping" if request.app[STOPPING].is_set() else "ok"
-    return {"node": node, **checked, "clock": parts.clock_check.state}
+    loops = "degraded" if parts.supervisor.failing else "ok"
+    return {"node": node, **checked, "clock": parts.clock_check.state, "loops": loops}
 
 
 async def _checks(parts: NodeContext) -> dict[str, str]:

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from viz.api.bodies import trusted_body_of
 from viz.api.context import parts_of
-from viz.api.serialise import plain, training_json
+from viz.api.serialise import failing_json, plain, training_json
 from viz.domain.units import BASE_MODEL, AdapterId
 from viz.protocol.wire import Json, Reader
 from viz.services.settlement.reconciliation import Comparison
@@ -31,6 +31,7 @@ async def status(request: web.Request) -> web.Response:
             "receipts": sum(row.seq for row in rows),
             "billed": str(sum(row.total_units for row in rows)),
             "books": _channels(parts.reconciliation.last),
+            "failing": failing_json(parts.supervisor),
             "running": parts.serving.running,
             "adapters": [offer.to_json() for offer in parts.catalogue.offers()],
             "trainings": [training_json(row) for row in await parts.ledger.trainings()],

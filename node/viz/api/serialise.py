@@ -9,6 +9,7 @@ from typing import Any
 from viz.domain.ports.ledger import TrainingRecord
 from viz.domain.units import hex_of
 from viz.protocol.wire import JSON_INTEGER_MAX, Json
+from viz.services.upkeep.supervision import Supervisor
 
 
 def plain(value: Any) -> Any:
@@ -26,6 +27,14 @@ def plain(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > JSON_INTEGER_MAX:
         return str(value)
     return value
+
+
+def failing_json(supervisor: Supervisor) -> Json:
+    """Convert the node's failing loops to the JSON that the operator gets."""
+    return {
+        name: {"since": found.since_s, "error": found.error}
+        for name, found in supervisor.failing.items()
+    }
 
 
 def training_json(record: TrainingRecord) -> Json:

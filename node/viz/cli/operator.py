@@ -87,10 +87,12 @@ class Operator:
 
 @guarded
 def status(node: OperatedNode = "", folder: DataDir = None, as_json: AsJson = False) -> None:
-    """Show the node's money, channels, adapters and training runs."""
+    """Show the node's money, channels, adapters and training runs, and which of its loops fail."""
     found = run(Operator(node, folder).ask("GET", "/status"), logs=False)
     if show(found, as_json=as_json):
         return
+    for name, failure in found["failing"].items():
+        say(f"{name} fails since {moment(failure['since'])}: {failure['error']}", style="red")
     amounts = [(name, money(found[key], found)) for name, key in _MONEY]
     table(f"Node {found['node']}", ("what", "#value"), [*amounts, *_counts(found)])
     table(

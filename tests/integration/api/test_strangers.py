@@ -15,11 +15,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Connection
 from tests.fakes.engine import FakeEngine
 from tests.integration.api.harness import ADAPTER, OPERATOR_TOKEN, Buyer, Node, running_node
+from typer.testing import CliRunner
 
 from viz.api import bodies
 from viz.api.bodies import MAX_BODY_VALUES, STRANGER_BODY_BYTES
 from viz.api.context import LOGINS, PAYMENTS, QUESTIONS, ApiLimits
 from viz.api.rate_limit import ALL_TIMES, RateLimit
+from viz.cli.main import app
 from viz.domain.ports.ledger import TOKENS_EACH, AccessRecord
 from viz.domain.units import Hash32
 from viz.errors import ChainUnreachable, StorageError, StoreError, StoreFull
@@ -232,6 +234,30 @@ async def test_a_nearly_full_disk_is_no_health(node: Node, monkeypatch: pytest.M
     monkeypatch.setattr(node.store, "require_room", full)
     status, found, _ = await Buyer(node).call("GET", "/healthz")
     assert (status, found["ledger"]) == (503, "store-full")
+
+
+async def test_a_failing_loop_is_named_to_the_operator_alone(node: Node, tmp_path: Path) -> None:
+    """A stranger learns that something is amiss; only the operator, what and since when."""
+
+    async def fails() -> None:
+        raise StoreFull("no room for the books")
+
+    supervised = asyncio.create_task(node.parts.supervisor.run("books", fails))
+    await asyncio.sleep(0)
+    token = {"Authorization": f"Bearer {OPERATOR_TOKEN}"}
+    buyer = Buyer(node)
+    status, found, _ = await buyer.call("GET", "/healthz")
+    assert (status, found["loops"]) == (200, "degraded") and "failing" not in found
+    _, found, _ = await buyer.call("GET", "/healthz", headers=token)
+    failing = {"books": {"since": node.clock.now_s(), "error": "no room for the books"}}
+    assert found["failing"] == failing
+    _, found, _ = await buyer.call("GET", "/operator/v1/status", headers=token)
+    assert found["failing"] == failing
+    (tmp_path / "operator.token").write_text(OPERATOR_TOKEN, encoding="utf-8")
+    words = ["status", "--node", node.url, "--data-dir", str(tmp_path)]
+    done = await asyncio.to_thread(CliRunner().invoke, app, words)
+    assert "books fails since" in done.stdout and "no room for the books" in done.stdout
+    supervised.cancel()
 
 
 # looks

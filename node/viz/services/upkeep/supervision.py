@@ -1,18 +1,23 @@
 """Keep a loop of the daemon running: log what it did not expect, pause, and go on.
 
-One fault in one loop must not end a node that sells, claims and answers. Invariant: only what is in
-``FATAL`` ends the daemon (books of one chain must not meet another), and a cancellation.
+One fault in one loop must not end a node that sells, claims and answers. A loop counts as failing
+from its first failure until it has run for ``STEADY_S``, so that one which fails at every attempt
+shows without a break. Invariant: only what is in ``FATAL`` ends the daemon (books of one chain must
+not meet another), and a cancellation.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
-from viz.errors import ChainMismatch
+from viz.domain.ports.clock import Clock
+from viz.errors import ChainMismatch, VizError
 
 FATAL: Final = (ChainMismatch,)
 FIRST_PAUSE_S: Final = 1.0
@@ -22,17 +27,31 @@ STEADY_S: Final = 120.0
 _log = structlog.get_logger()
 
 
-class Supervisor:
-    """Runs loops by name; ``failing`` are those whose last attempt failed, with the reason."""
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Since when a loop fails, in seconds since 1970, and the sentence of its last error."""
 
-    def __init__(self, *, first_pause_s: float = FIRST_PAUSE_S) -> None:
+    since_s: int
+    error: str
+
+
+class Supervisor:
+    """Runs loops by name, and knows which of them fail."""
+
+    def __init__(self, clock: Clock, *, first_pause_s: float = FIRST_PAUSE_S) -> None:
+        self._clock = clock
         self._first_pause_s = first_pause_s
-        self._failing: dict[str, str] = {}
+        self._failures: dict[str, Failure] = {}
+        self._running_since_s: dict[str, float] = {}
 
     @property
-    def failing(self) -> Mapping[str, str]:
-        """The loops that wait after a failure, and the error that each met."""
-        return self._failing
+    def failing(self) -> Mapping[str, Failure]:
+        """The loops that failed and have not run for ``STEADY_S`` since."""
+        return {name: found for name, found in self._failures.items() if not self._steady(name)}
+
+    def _steady(self, name: str) -> bool:
+        begun_s = self._running_since_s.get(name)
+        return begun_s is not None and time.monotonic() - begun_s >= STEADY_S
 
     async def run(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
         """Run a loop until it returns or is cancelled, again after each failure.
@@ -40,19 +59,25 @@ class Supervisor:
         Raises what is in ``FATAL``.
         """
         pause_s = self._first_pause_s
-        clock = asyncio.get_running_loop()
         while True:
-            began_s = clock.time()
+            self._running_since_s[name] = time.monotonic()
             try:
                 await loop()
+                self._failures.pop(name, None)
                 return
             except FATAL:
                 raise
             except Exception as error:  # noqa: BLE001  one loop must not end the node
-                if clock.time() - began_s >= STEADY_S:
+                if self._steady(name):
                     pause_s = self._first_pause_s
-                self._failing[name] = f"{type(error).__name__}: {error}"
+                    self._failures.pop(name, None)
+                self._note(name, error)
                 _log.exception("a loop failed and goes on", loop=name, again_in_s=pause_s)
             await asyncio.sleep(pause_s)
-            self._failing.pop(name, None)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _note(self, name: str, error: Exception) -> None:
+        before = self._failures.get(name)
+        said = error.detail if isinstance(error, VizError) else f"{type(error).__name__}: {error}"
+        self._failures[name] = Failure(before.since_s if before else self._clock.now_s(), said)
+        del self._running_since_s[name]
