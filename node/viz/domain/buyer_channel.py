@@ -38,7 +38,7 @@ from viz.errors import (
     StaleVoucher,
 )
 
-# End points that only the node says are settled: so many are kept, the newest.
+# End points that only the node says are settled: so many are kept, the newest, and the proven one.
 SAID_POINTS: Final = 10_000
 
 
@@ -134,7 +134,7 @@ def hear(channel: BuyerChannel, said: ChannelState) -> BuyerChannel:
     points = channel.points
     if len(points) > 2 * SAID_POINTS:
         doubtful = sorted(end for end in points if end < said.settled_units)
-        dropped = set(doubtful[:-SAID_POINTS])
+        dropped = set(doubtful[:-SAID_POINTS]) - {channel.proven_units}
         points = {end: at for end, at in points.items() if end not in dropped}
     return replace(_known(channel, said), points=points)
 
