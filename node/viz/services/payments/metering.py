@@ -235,10 +235,11 @@ class Meter:
 def lasting_part(text: str) -> str:
     """Return the beginning of the text whose tokens later text cannot change.
 
-    It ends before the last space or line break, or where a run of letters or of digits ended. The
+    It ends before the first space of a gap, or where a run of letters or of digits ended. The
     tokenizers used here split text there before they merge, so the count of this part never
     exceeds that of any text that begins with ``text``; property tests hold it to their patterns.
-    Scripts without spaces end a run at punctuation, and base64 wherever letters and digits meet.
+    It never ends inside a gap: two blanks may count more than three. Scripts without spaces end a
+    run at punctuation, and base64 wherever letters and digits meet.
     """
     for end in range(len(text) - 1, 0, -1):
         if _parts(text[end - 1], text[end]):
@@ -248,9 +249,10 @@ def lasting_part(text: str) -> str:
 
 def _parts(before: str, after: str) -> bool:
     """Say whether a tokenizer's pattern parts these two letters, whatever stands around them."""
-    if after in " \n":
-        return True
+    if after == " ":
+        return not before.isspace()
     # The first letter of a category: letter, number, punctuation, symbol, separator. Marks join the
     # letter before them, and of what is not assigned to any a newer table may say otherwise.
     ended, begins = unicodedata.category(before)[0], unicodedata.category(after)[0]
-    return ended in "LN" and before <= "\uffff" and begins in "LNPSZ" and begins != ended
+    begins_run = begins != ended and (begins in "LNPSZ" or after == "\n")
+    return ended in "LN" and before <= "\uffff" and begins_run

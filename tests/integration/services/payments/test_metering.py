@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -36,6 +37,16 @@ def test_the_count_of_the_lasting_part_never_falls(
     """Money booked as spent cannot be given back, so a later token must not lower the count."""
     assert count(lasting_part(beginning)) <= count(beginning + rest)
     assert beginning.startswith(lasting_part(beginning))
+
+
+@pytest.mark.parametrize("word", ["tide", "tide.", "7"])
+def test_a_gap_that_grows_lowers_no_count(count: Callable[[str], int], word: str) -> None:
+    """Line breaks and an indentation may merge into fewer tokens than a part of them has."""
+    gaps = ["".join(each) for length in range(1, 7) for each in product(" \n\r", repeat=length)]
+    for gap in gaps:
+        whole = count(word + gap)
+        for end in range(1, len(gap) + 1):
+            assert count(lasting_part(word + gap[:end])) <= whole
 
 
 @pytest.mark.parametrize("text", [_PROSE, _CJK, _BASE64], ids=["prose", "cjk", "base64"])
@@ -72,7 +83,7 @@ def test_the_patterns_in_use_part_text_where_its_lasting_part_ends(
 ) -> None:
     """So no merge goes over that place, whatever the vocabulary and whatever follows."""
     part = lasting_part(beginning)
-    if not part or beginning[len(part)] in " \n":
+    if not part:
         return
     pattern = _PATTERNS[name]
     alone = pattern.pre_tokenize_str(part)
