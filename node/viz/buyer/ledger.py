@@ -140,7 +140,8 @@ class ChannelLedger:
             for key, units in after.vector.items()
             if units != self.channel.vector.get(key)
         }
-        if raised:
+        # A final voucher may have raised the vector before, to where nothing was signed until now.
+        if raised or after.total_units not in self.channel.points:
             self._append(signing_line(raised))
         self.channel = after
 

@@ -20,7 +20,7 @@ from viz.domain.buyer_channel import (
 from viz.domain.eip712 import keccak, public_address
 from viz.domain.ports.chain import ChannelState
 from viz.domain.units import AdapterId, Units
-from viz.domain.usage import UsageLine
+from viz.domain.usage import UsageLine, sum_of
 from viz.errors import BooksMismatch, ConfigError, InvalidKeyFile, StoreError
 
 NODE = public_address(b"\x02" * 32)
@@ -156,3 +156,23 @@ def test_the_session_key_needs_its_password(tmp_path: Path) -> None:
 
 def _file(home: Path) -> Path:
     return next(home.rglob("ledger.jsonl"))
+
+
+def test_an_end_point_that_only_a_failed_close_raised_outlives_the_process(tmp_path: Path) -> None:
+    """The voucher after a final one may end where nothing was signed before: the node claims it."""
+    ledger = opened(tmp_path)
+    observe(ledger, 1_000, 0)
+    pay(ledger, 1, 100)
+    receive(ledger, 1, 1, 40)
+    receive(ledger, 2, 2, 30)  # delivered on credit
+    after, final = draft_final(ledger.channel, 0)
+    assert final is not None
+    ledger.commit_final(after, 70)
+    after, draft = draft_voucher(ledger.channel, 0)
+    assert draft is not None and sum_of(draft.lines) == 130
+    ledger.commit_signing(after)
+    ledger.close()
+    again = opened(tmp_path)
+    assert again.channel == after
+    observe(again, 870, 130)
+    assert again.channel.settled_units == 130
