@@ -103,6 +103,7 @@ class FakeChain:
     granted: set[ContentId] = field(default_factory=set)
     unconfirmed: set[AdapterId] = field(default_factory=set)
     used_nonces: set[tuple[Address, Hash32]] = field(default_factory=set)
+    with_code: set[Address] = field(default_factory=set)
     sent: list[Call] = field(default_factory=list)
     reads: int = 0
     down: bool = False
@@ -198,6 +199,10 @@ class FakeChain:
     async def token_balance(self, account: Address) -> Units:
         self._ask()
         return self.balances.get(account, 0)
+
+    async def has_code(self, account: Address) -> bool:
+        self._ask()
+        return account in self.with_code
 
     async def authorization_used(self, payer: Address, nonce: Hash32) -> bool:
         self._ask()

@@ -382,6 +382,10 @@ class Chain:
         """Return an account's balance of the token."""
         return await self.token.balance(account)
 
+    async def has_code(self, account: Address) -> bool:
+        """Return whether there is code at an address now: a contract's, or that of a key's own."""
+        return bool(await self.rpc.code(account))
+
     async def authorization_used(self, payer: Address, nonce: Hash32) -> bool:
         """Return whether an authorization was used, as of the confirmation depth."""
         return await self.token.authorization_used(payer, nonce, block=await self._block(True))

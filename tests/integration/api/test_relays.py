@@ -223,6 +223,19 @@ async def test_what_is_kept_for_channels_that_pay_is_earned_each_time(tmp_path: 
             assert await topped_up(buyer) == 429
 
 
+async def test_a_key_with_code_counts_as_a_contract_wallet(tmp_path: Path) -> None:
+    """Its code can be good in the simulation and burn all gas in the block, whoever signed."""
+    async with running_node(tmp_path, relays=RelayPolicy(gas_per_hour=2_000_000)) as node:
+        node.chain.with_code.add(public_address(PAYER_KEY))
+        buyers = [Buyer(node, key=bytes([0x61 + number]) * 32) for number in range(2)]
+        await buyers[0].open()
+        status, problem = await buyers[1].pay(payment.CHANNELS_PATH, buyers[1].deposit())
+        assert (status, problem["code"]) == (429, "relay-busy")
+        assert "contract wallets" in problem["detail"]
+        node.chain.with_code.clear()
+        await buyers[1].open()
+
+
 async def topped_up(buyer: Buyer) -> int:
     deposit = buyer.deposit(5_000, opening=False)
     return (await buyer.pay(payment.CHANNELS_PATH, deposit))[0]

@@ -57,6 +57,15 @@ async def test_an_adapter_is_found_where_an_endpoint_serves_few_blocks(net: Test
     await rpc.close()
 
 
+async def test_a_key_with_code_is_seen(net: Testnet) -> None:
+    """A key may let code judge its signatures (EIP-7702): what it signs is not the key's alone."""
+    key = net.sender(9).address
+    assert not await net.chain.has_code(key)
+    code = "0xef0100" + net.deployment.token[2:].lower()
+    await net.rpc.request("anvil_setCode", [key, code])
+    assert await net.chain.has_code(key)
+
+
 class Silent(Rpc):
     """An endpoint that finds no logs, whatever it is asked."""
 

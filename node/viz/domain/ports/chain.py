@@ -180,6 +180,10 @@ class ChainReader(Protocol):
 
     async def token_balance(self, account: Address) -> Units: ...
 
+    async def has_code(self, account: Address) -> bool:
+        """Return whether code judges the account's signatures, at the head (EIP-7702 included)."""
+        ...
+
     async def authorization_used(self, payer: Address, nonce: Hash32) -> bool:
         """Return whether the payer's EIP-3009 authorization of that nonce was used; confirmed."""
         ...

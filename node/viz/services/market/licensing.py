@@ -31,7 +31,7 @@ from viz.errors import (
     RelayRefused,
 )
 from viz.protocol.registration import RegistrationContext
-from viz.services.payments.relay_budget import RelayBudget, RelayPolicy, require_time
+from viz.services.payments.relay_budget import RelayBudget, RelayPolicy, is_wallet, require_time
 
 MAX_DEADLINE_S: Final = 24 * 3600
 # They ask for no deposit, so the hour has few of them.
@@ -101,9 +101,8 @@ class Licensing:
         work.terms.check()
         deployment = self._reader.deployment
         domain = content_registry_domain(deployment.chain_id, deployment.content_registry)
-        plain = is_plain(signature)
         # A contract wallet's is judged by the simulation.
-        if plain and not is_signed_by(domain.digest(work), signature, work.creator):
+        if is_plain(signature) and not is_signed_by(domain.digest(work), signature, work.creator):
             raise InvalidSignature(
                 f"the registration is not signed by {work.creator} for chain "
                 f"{deployment.chain_id} and ContentRegistry {deployment.content_registry}"
@@ -123,7 +122,8 @@ class Licensing:
         if len(signature) == 64:
             signature = with_v(signature)
         call = registration_call(work, signature)
-        sent = await self._budget.send(self._writer, work.creator, call, wallet=not plain)
+        wallet = await is_wallet(self._reader, work.creator, signature)
+        sent = await self._budget.send(self._writer, work.creator, call, wallet=wallet)
         return registered(sent)
 
     async def offer(self, content_id: ContentId) -> LicenseOffer:

@@ -24,6 +24,8 @@ from weakref import WeakValueDictionary
 
 import structlog
 
+from viz.domain.eip712 import is_plain
+from viz.domain.ports.chain import ChainReader
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.transactions import Call, ChainWriter, Outcome, Transaction
 from viz.domain.units import BPS, WEI_A_COIN, Address, Hash32, Units
@@ -325,6 +327,15 @@ class RelayBudget:
         except (RelayBusy, ChainError) as error:
             _log.info("a close is not relayed", signer=signer, reason=error.detail)
             return None
+
+
+async def is_wallet(chain: ChainReader, account: Address, signature: bytes) -> bool:
+    """Say whether the code of an account judges its signature, and not the key alone.
+
+    A key may have code as well (EIP-7702): then a token or a registry asks that code, also about a
+    signature of the key. Raises ChainUnreachable.
+    """
+    return not is_plain(signature) or await chain.has_code(account)
 
 
 def require_time(until_s: int, now_s: int, what: str) -> None:

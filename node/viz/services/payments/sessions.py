@@ -26,7 +26,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from viz.domain.closing import accept_final, require_covered
-from viz.domain.eip712 import Domain, is_plain, is_signed_by, recover, settlement_domain, sign
+from viz.domain.eip712 import Domain, is_signed_by, recover, settlement_domain, sign
 from viz.domain.node_channel import (
     NodeChannel,
     VoucherOffer,
@@ -56,7 +56,7 @@ from viz.services.payments.channel_view import view_of
 from viz.services.payments.channels import ChannelStore
 from viz.services.payments.deposits import Deposits
 from viz.services.payments.open_channel import ChannelUpdate, OpenChannel
-from viz.services.payments.relay_budget import Earner, RelayBudget, RelayPolicy
+from viz.services.payments.relay_budget import Earner, RelayBudget, RelayPolicy, is_wallet
 
 # A signed Close stands in the chain's calldata: sent again it ends a channel that was opened
 # anew. So nothing is sold until it expires, which is once blocks had time to take it.
@@ -275,7 +275,8 @@ class Sessions:
             # What could not be spent, and a signed Close could send back, is not taken.
             require_selling(opened.channel, opened.chain_s)
             before = opened.channel.limit_units
-            payer, wallet = deposit.payer, not is_plain(deposit.authorization)
+            payer = deposit.payer
+            wallet = await is_wallet(self._chain, payer, deposit.authorization)
             earner = self._earner(opened.channel) if payer == opened.channel.payer else None
             sent = await self._budget.send(self._writer, payer, call, earner=earner, wallet=wallet)
             sent.require_settled("the deposit")
