@@ -1,7 +1,7 @@
-"""Open what a running node rests on, and read its settings into what the services take.
+"""Open the backends of a running node, and convert its configuration for the services.
 
-This is the one place that chooses which class stands behind which Protocol, and the one place
-that takes the configuration apart: from here on every part is given its own values.
+Only this module chooses the class for each Protocol, and only it reads the whole configuration:
+every other part gets just the values that it needs.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class OpenBackends:
-    """The backends of a running node, and what only its own parts need beside the Protocols."""
+    """The backends of a running node, and the parts of them that have no Protocol."""
 
     backends: Backends
     rpc: Rpc
@@ -80,7 +80,7 @@ async def open_backends(
 ) -> AsyncIterator[OpenBackends]:
     """Open key, chain, ledger, blobs and engine, in this order; close them in the reverse order.
 
-    The cheap checks come first, so that a wrong setting is told before a model is loaded.
+    The cheap checks come first, so that a wrong setting is reported before a model is loaded.
     ``report`` is called with the finished part of the base model's one-time preparation. Raises
     ConfigError, InvalidKeyFile, ChainUnreachable, ChainMismatch, BooksMismatch, StoreError,
     ModelUnavailable, StorageUnavailable.
@@ -119,7 +119,7 @@ async def open_backends(
 
 
 def service_settings(config: Config, *, development: bool) -> ServiceSettings:
-    """Return the configuration as the services take it; on a ``development`` chain gas is free."""
+    """Return the services' part of the configuration; on a ``development`` chain gas is free."""
     coin_units = 0 if development else config.settlement.coin_price_units
     prices, relay = config.prices, config.relay
     return ServiceSettings(
@@ -189,10 +189,10 @@ async def accepted_base(config: Config, report: Report = lambda done: None) -> L
 
 
 async def _log_events(events: Sequence[Event]) -> None:
-    """Log the events, and keep nothing of them.
+    """Log the events, without storing them.
 
-    A reorganisation therefore has nothing to roll back but the watcher's cursor: whatever counts is
-    read anew from the confirmed chain.
+    So a reorganisation has to roll back only the watcher's cursor: everything that matters is read
+    again from the confirmed chain.
     """
     for event in events:
         _log.debug("chain event", of=event.contract, name=event.name, block=event.block_number)
@@ -215,7 +215,7 @@ def _account(config: Config) -> LocalAccount:
 
 
 def _identity(deployment: Deployment, account: LocalAccount) -> dict[str, str]:
-    """Return what the ledger is bound to, so that no other node's or chain's ledger is opened."""
+    """Return the ledger's identity, so that a ledger of another node or chain is refused."""
     return {
         "node": account.address,
         "chain": str(deployment.chain_id),

@@ -1,8 +1,8 @@
-"""Build the services of one node over its backends, and name the loops that keep them running.
+"""Build the services of one node over its backends, and list the loops that they need.
 
-``build_services`` is the only place that hands one service to another. It sees the backends through
-their Protocols alone, so the HTTP tests run the same wiring over fakes. Which class stands behind
-which Protocol is chosen in ``viz.backends``.
+``build_services`` is the only place that connects services to each other. It uses the backends only
+through their Protocols, so the HTTP tests run the same code over fakes. ``viz.backends`` chooses
+the class for each Protocol.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Loop = Callable[[], Coroutine[Any, Any, None]]
 
 @dataclass(frozen=True, slots=True)
 class Backends:
-    """Hold what the services reach the outside through; ``key`` is the node's private key."""
+    """The services' connections to the outside; ``key`` is the node's private key."""
 
     ledger: Store
     chain: ChainReader
@@ -62,9 +62,10 @@ class Backends:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
-    """Say where training runs live, on which base model they train, and their bounds.
+    """The directory of training runs, their base model, and their bounds.
 
-    ``least_percent`` is what an adapter needs to be sold: right answers, and what it kept.
+    ``least_percent`` is the percentages that an adapter needs to be sold: questions answered right,
+    and general questions still answered right.
     """
 
     directory: Path
@@ -77,10 +78,10 @@ class TrainingSettings:
 
 @dataclass(frozen=True, slots=True)
 class ServiceSettings:
-    """Hold the operator's terms and bounds, as the services take them.
+    """The operator's terms and bounds, as the services need them.
 
-    ``registrations`` is None if the node relays no registrations. ``adapters_dir`` keeps the plain
-    weights of active adapters. ``development`` is a chain whose time can be moved.
+    ``registrations`` is None if the node relays no registrations. ``adapters_dir`` holds the plain
+    weights of active adapters. ``development``: the chain is one whose time can be moved.
     """
 
     sessions: SessionPolicy
@@ -99,7 +100,7 @@ class ServiceSettings:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Hold the services of one node, joined to each other."""
+    """The services of one node, connected to each other."""
 
     channels: ChannelStore
     catalogue: Catalogue
@@ -117,11 +118,11 @@ class Services:
 
 
 def build_services(backends: Backends, settings: ServiceSettings) -> Services:
-    """Make every service and join them; nothing is read, written or started yet."""
+    """Create and connect all services; nothing is read, written or started yet."""
     ledger, chain, writer = backends.ledger, backends.chain, backends.writer
     engine, clock, key, node = backends.engine, backends.clock, backends.key, writer.address
     domain = settlement_domain(chain.deployment.chain_id, chain.deployment.settlement)
-    # Shared: if the chain fails one reader, the others need not wait for the same failure.
+    # Shared: after the chain failed for one reader, the others do not wait for the same failure.
     access = ChainAccess(clock)
     events = ChannelEvents()
     chain_time = plausible_time(chain.chain_time, clock, development=settings.development)
@@ -220,10 +221,10 @@ def _training_queue(backends: Backends, settings: TrainingSettings) -> TrainingQ
 
 
 async def restore(backends: Backends, services: Services) -> None:
-    """Take up what an earlier process left in the ledger; call it before anything is served.
+    """Restore the state of an earlier process from the ledger; call it before serving.
 
-    Bills first: a request that a kill interrupted is billed for what was sent, before its channel
-    sells anything again.
+    Bills come first: a request that was interrupted by a kill is billed for what was sent, before
+    anything is sold on its channel again.
     """
     await bill_interrupted(services.meter_tools, backends.ledger)
     await services.catalogue.restore(services.publishing.weights)
@@ -231,7 +232,7 @@ async def restore(backends: Backends, services: Services) -> None:
 
 
 def loops(services: Services) -> dict[str, Loop]:
-    """Return the loops to run until the node stops, by the names that its log shows."""
+    """Return the loops to run until the node stops, by their names in the log."""
     return {
         "books": services.channels.run,
         "settlement": services.claims.run,
@@ -243,7 +244,7 @@ def loops(services: Services) -> dict[str, Loop]:
 
 
 def node_context(backends: Backends, services: Services, terms: NodeTerms) -> NodeContext:
-    """Return the part of the node that the HTTP handlers use."""
+    """Return what the HTTP handlers use of the node."""
     return NodeContext(
         sessions=services.sessions,
         serving=services.serving,

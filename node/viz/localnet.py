@@ -1,8 +1,8 @@
-"""A whole local testnet below one folder: chain, contracts, keys, funds and, if asked, Kubo.
+"""Run a local testnet in one folder: chain, contracts, keys, funds and, if requested, Kubo.
 
-Owns what `viz up` and `viz testnet` need before a node can run, and keeps all of it over restarts.
-Does not run the node. Never for a real chain: its deployer is a key that everybody knows, and the
-operator's password lies beside the operator's key.
+Prepares what `viz up` and `viz testnet` need before a node can run, and keeps it across restarts.
+Never use it for a real chain: the deployer's key is public, and the operator's password is stored
+beside the operator's key.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from viz.storage.kubo_daemon import KuboDaemon, find_kubo
 
 GAS_WEI: Final = 10 * 10**18
 OPERATOR_UNITS: Final = 100_000_000
-# A wallet in everyday use costs a second of scrypt to open; these keys guard play money.
+# A real wallet takes a second of scrypt to open; for keys of test money less is enough.
 _SCRYPT_N: Final = 2**14
 
 
 @dataclass(slots=True)
 class Localnet:
-    """A running local chain with Viz on it."""
+    """A running local chain with Viz's contracts."""
 
     folder: Path
     devnet: Devnet
@@ -80,7 +80,7 @@ class Localnet:
         return (self.folder / "operator.password").read_text(encoding="utf-8").strip()
 
     async def stop(self) -> None:
-        """Stop what was started; the state stays on disk."""
+        """Stop the started processes; the state stays on disk."""
         if self.kubo is not None:
             await self.kubo.stop()
         await self.devnet.stop()
@@ -93,9 +93,9 @@ async def _deployed(url: str, folder: Path) -> Deployment:
     except ChainMismatch as error:
         raise ChainMismatch(
             f"{error.detail} The local testnet in {folder} lost part of its state. Restore "
-            f"{folder / 'chain' / 'state.json'} from a backup, or begin another testnet with "
-            "--data-dir NEW_FOLDER; keep this folder, since its keys and ledgers may hold money of "
-            "other chains"
+            f"{folder / 'chain' / 'state.json'} from a backup, or start another testnet with "
+            "--data-dir NEW_FOLDER. Keep this folder: its keys and ledgers may hold money of other "
+            "chains"
         ) from error
     finally:
         await rpc.close()
@@ -126,7 +126,7 @@ async def fund(
     units: Units = 0,
     top_up: bool = False,
 ) -> None:
-    """Give ``account`` gas and test tokens; with ``top_up`` only when it has less.
+    """Give ``account`` gas and test tokens; with ``top_up`` only if it has less.
 
     Raises TransactionFailed on a chain whose token has no faucet, OutcomeUnknown, ChainUnreachable.
     """
@@ -145,7 +145,7 @@ async def fund(
 async def pass_time(url: str, seconds: int) -> int:
     """Move a local chain's clock forward, mine a block, and return the chain's time, in seconds.
 
-    Raises ConfigError on a chain that is no development chain, ChainUnreachable.
+    Raises ConfigError if the chain is not a development chain, ChainUnreachable.
     """
     rpc = Rpc(url)
     try:

@@ -1,8 +1,8 @@
-"""Run a node: open its backends, build its services, serve HTTP, and end all of it in order.
+"""Run a node: open its backends, build its services, serve HTTP, and stop everything in order.
 
-One TaskGroup holds every loop, each under a supervisor: only a chain that is not the ledger's own
-ends the node. The end comes in this order: no new requests, running streams finish within the
-grace, their bills are written, then ledger and chain are closed.
+One TaskGroup runs all loops, each under a supervisor: only a chain that is not the ledger's ends
+the node. The node stops in this order: it refuses new requests, running streams finish within the
+grace time, their bills are written, then ledger and chain are closed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RECURSION_LIMIT: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """Describe a node that answers: its address, its URL, and the operator's token."""
+    """A running node: its address, its URL, and the operator's token."""
 
     url: str
     address: Address
@@ -57,11 +57,11 @@ async def run_node(
 ) -> None:
     """Run a node until cancelled; ``ready`` is called once, when the node answers.
 
-    ``report`` is called with the finished part of what is done once on a machine, 0 to 1: the
-    preparation of the base model.
-    ``new_ledger`` begins a ledger if there is none, without asking the chain whether there should
-    be one. Raises ConfigError, InvalidKeyFile, ChainUnreachable, ChainMismatch, BooksMismatch,
-    StoreError, ModelUnavailable, StorageUnavailable: each says what to do, and nothing was changed.
+    ``report`` is called with the finished part, 0 to 1, of the base model's preparation, which is
+    done once on a machine. ``new_ledger`` creates a ledger if there is none, without asking the
+    chain whether there should be one. Raises ConfigError, InvalidKeyFile, ChainUnreachable,
+    ChainMismatch, BooksMismatch, StoreError, ModelUnavailable, StorageUnavailable. Each says what
+    to do, and nothing was changed.
     """
     _require_begun(config)
     refuse_taken_port(config.api.host, config.api.port)
@@ -98,10 +98,10 @@ async def run_node(
 
 
 def bound_recursion() -> None:
-    """Set the interpreter's recursion limit back to what Python begins with.
+    """Set the interpreter's recursion limit back to Python's default.
 
-    py_ecc, which web3 imports, raises it to 100,000. The C stack ends long before that: what
-    recurses would end the process instead of raising RecursionError.
+    py_ecc, which web3 imports, raises it to 100,000. The C stack overflows long before that, so a
+    deep recursion would end the process instead of raising RecursionError.
     """
     sys.setrecursionlimit(RECURSION_LIMIT)
 
@@ -116,7 +116,7 @@ def _limits(config: Config) -> ApiLimits:
 
 
 def _require_begun(config: Config) -> None:
-    """Raise ConfigError that says how to begin, if the data directory holds no node at all."""
+    """Raise ConfigError that says how to create a node, if the data directory has none."""
     key, deployment = config.at(config.chain.key_file), config.at(config.chain.deployment)
     if not key.exists() and not deployment.exists():
         raise ConfigError(

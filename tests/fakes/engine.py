@@ -131,7 +131,7 @@ class FakeEngine:
         if len(request.prompt) >= self._model.context_tokens:
             raise PromptTooLong(f"the prompt has {len(request.prompt)} tokens")
         if not all(0 <= i < self._model.vocabulary for i in request.prompt):
-            raise InvalidRequest("the prompt holds an id outside the vocabulary")
+            raise InvalidRequest("the prompt contains a token id outside the vocabulary")
         check_sampling(request.sampling)
         if request.adapter_id != BASE_MODEL and request.adapter_id not in self._adapters:
             raise UnknownAdapter(f"adapter {request.adapter_id} is not served here")

@@ -1,9 +1,9 @@
-"""A base model's chat template, rendered as Hugging Face's libraries render it.
+"""Render a base model's chat template in the same way as Hugging Face's libraries.
 
-Owns the sandbox and what templates may use beside plain jinja: loop controls, the ``generation``
-mark, ``tojson`` without HTML escapes, ``raise_exception`` and ``strftime_now``. Does not know
-tokens. Invariant: a template that cannot render an ordinary chat is found out when it is loaded,
-so what fails later is what a chat's author wrote.
+Owns the sandbox, and the extensions of plain jinja that templates may use: loop controls, the
+``generation`` tag, ``tojson`` without HTML escapes, ``raise_exception`` and ``strftime_now``.
+Invariant: a template that cannot render an ordinary chat is refused when it is loaded. So a later
+failure is caused by the content of the chat.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from viz.errors import InvalidRequest, ModelUnavailable
 
 Messages = Sequence[Mapping[str, str]]
-# What a repetition must not depend on is fixed: the day that Llama 3's own template falls back to.
+# The day used where results must be repeatable: the default of Llama 3's own template.
 _FIXED_TIME: Final = datetime(2024, 7, 26, tzinfo=UTC)
 _ASKED: Final = {"role": "user", "content": "ping"}
 _SAID: Final = {"role": "assistant", "content": "pong"}
@@ -34,14 +34,14 @@ _CHATS: Final[tuple[tuple[Messages, bool], ...]] = (
 
 
 class TemplateRefuses(TemplateError):
-    """The template itself refuses a chat, by ``raise_exception``: some take no system message."""
+    """The template called ``raise_exception``: some refuse a system message, for example."""
 
 
 class ChatTemplate:
-    """One template with the model's named special tokens.
+    """One template with the model's special tokens.
 
-    ``now`` tells ``strftime_now`` the time; in UTC by default, so that a node and a buyer who
-    counts after it render the same day.
+    ``now`` gives the time for ``strftime_now``. It is UTC by default, so that a node and a buyer
+    who counts its tokens again render the same day.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class ChatTemplate:
         special: Mapping[str, Any],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """Compile the template and render fixed chats. Raises ModelUnavailable."""
+        """Compile the template and test it on fixed chats; raise ModelUnavailable if it fails."""
         self._now = now
         self._special = special
         environment = ImmutableSandboxedEnvironment(
@@ -64,30 +64,30 @@ class ChatTemplate:
         try:
             self._template = environment.from_string(text)
             for chat, reply in _CHATS:
-                self._prove(chat, reply)
+                self._test(chat, reply)
         except Exception as error:
             raise ModelUnavailable(
                 f"the model's chat template cannot render an ordinary chat ({_words(error)}): "
-                "mend its chat template, or choose another base model"
+                "correct the template, or choose another base model"
             ) from error
         try:
-            self._prove([_TOLD, _ASKED], reply=True)
+            self._test([_TOLD, _ASKED], reply=True)
         except TemplateRefuses:
             pass
         except Exception as error:
             raise ModelUnavailable(
                 f"the model's chat template cannot render a system message ({_words(error)}): "
-                "mend its chat template, or choose another base model"
+                "correct the template, or choose another base model"
             ) from error
 
     def fix_time(self) -> None:
-        """Tell templates one fixed time from now on."""
+        """Give templates one fixed time from now on."""
         self._now = lambda: _FIXED_TIME
 
     def render(self, messages: Messages, *, reply: bool) -> str:
-        """Return the chat as text, ending where the reply begins if ``reply``.
+        """Return the chat as text; with ``reply``, it ends where the model's reply begins.
 
-        Raises InvalidRequest where the template refuses the chat, ModelUnavailable where it fails.
+        Raises InvalidRequest if the template refuses the chat, and ModelUnavailable if it fails.
         """
         try:
             return self._render(messages, reply)
@@ -108,18 +108,18 @@ class ChatTemplate:
             **self._special,
         )
 
-    def _prove(self, chat: Messages, reply: bool) -> None:
+    def _test(self, chat: Messages, reply: bool) -> None:
         text = self._render(chat, reply)
         for message in chat:
-            # Not for an answer, of which some templates cut what they take for thoughts.
+            # A template may leave out a system message.
             if message is not _TOLD and message["content"] not in text:
-                raise ValueError(f"it leaves out what the {message['role']} said")
+                raise ValueError(f"it leaves out the {message['role']}'s message")
 
 
 class _GenerationMark(Extension):
-    """``{% generation %}``: marks what the model wrote, for training by others; renders as is."""
+    """The tag ``{% generation %}``, which marks the model's text for training; rendered as is."""
 
-    tags = {"generation"}  # noqa: RUF012  jinja's own way to name them
+    tags = {"generation"}  # noqa: RUF012  jinja declares an extension's tags in this way
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno

@@ -1,7 +1,7 @@
-"""Token ids to text, a token at a time, never splitting a character.
+"""Convert token ids to text, one token at a time, without splitting a character.
 
-Owns only the bytes still missing to a character. Does not know sampling or stop strings.
-Invariant: the pieces joined (with ``flush``) equal the tokenizer's decoding of all ids at once.
+Keeps only the bytes of an unfinished character. Invariant: the pieces joined (with ``flush``) equal
+the tokenizer's decoding of all ids at once.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ def byte_alphabet() -> dict[str, int]:
 
 
 class Detokeniser:
-    """One sequence's decoder; ``table`` maps an id to its bytes (control tokens to none)."""
+    """The decoder of one sequence; ``table`` maps an id to its bytes, and has no control tokens."""
 
     def __init__(self, table: Mapping[int, bytes]) -> None:
         self._table = table
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, ids: Iterable[int]) -> str:
-        """Return the text that became complete; bytes of an unfinished character wait."""
+        """Return the text that is complete now; keep the bytes of an unfinished character."""
         return self._decoder.decode(b"".join(self._table.get(i, b"") for i in ids))
 
     def flush(self) -> str:
-        """Return what is left at the end: U+FFFD for an unfinished character."""
+        """Return the rest at the end of the sequence: U+FFFD for an unfinished character."""
         return self._decoder.decode(b"", final=True)

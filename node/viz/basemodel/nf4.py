@@ -1,9 +1,9 @@
-"""NF4 of the base weights, and the dequantised weights that serving computes with.
+"""Quantise the base weights to NF4, and make the dequantised weights that serving computes with.
 
-Owns the one function at any load: training computes with dequantise(NF4(w)) inside bitsandbytes,
-serving with the same values, laid out once as bf16. Does not know how either is used. Invariant:
-for every quantised module ``serving_weights`` is bit for bit what bitsandbytes dequantises during
-training under the same policy; every other weight is the base's own.
+Training and serving compute the same function: training with dequantise(NF4(w)) inside
+bitsandbytes, serving with the same values, stored once as bf16. Invariant: for every quantised
+module ``serving_weights`` is bit for bit what bitsandbytes dequantises during training under the
+same policy; every other weight is the base's own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def quantise(weight: torch.Tensor, policy: QuantisationPolicy) -> tuple[torch.Tensor, Any]:
-    """Return (packed uint8, bitsandbytes QuantState) of a bf16 weight (out, in)."""
+    """Quantise a bf16 weight (out, in) to NF4; return (packed uint8, bitsandbytes QuantState)."""
     from bitsandbytes import functional
 
     packed, state = functional.quantize_4bit(
@@ -37,7 +37,7 @@ def quantise(weight: torch.Tensor, policy: QuantisationPolicy) -> tuple[torch.Te
 
 
 def dequantise(packed: torch.Tensor, state: Any) -> torch.Tensor:
-    """Return the weight that bitsandbytes computes with, in the dtype it was quantised from."""
+    """Dequantise to the weight that bitsandbytes computes with, in the original dtype."""
     from bitsandbytes import functional
 
     restored: torch.Tensor = functional.dequantize_4bit(packed, state)
@@ -49,9 +49,9 @@ def serving_weights(
 ) -> Mapping[str, torch.Tensor]:
     """Return every weight in bf16 as serving uses it, by its Hugging Face name.
 
-    Computed once a base digest and kept beside it (with its sha256), since quantising costs
-    seconds and importing bitsandbytes more; ``report`` is told the part that is done, 0 to 1. Each
-    weight is read when it is looked up, so take each once. Raises ModelUnavailable.
+    They are computed once for each base digest and stored with their sha256, because quantising
+    takes seconds and importing bitsandbytes longer. ``report`` gets the finished part, 0 to 1. A
+    weight is read from disk at each look-up, so look up each only once. Raises ModelUnavailable.
     """
     path = base.serving_file
     record = path.with_suffix(".json")
@@ -59,7 +59,7 @@ def serving_weights(
         if path.exists() and json.loads(record.read_text())["sha256"] == file_digest(path).hex():
             return StoredTensors(path)
     except (OSError, ValueError, KeyError, TypeError):
-        # A damaged cache is worth nothing and costs nothing: it is made again.
+        # A damaged file is made again from the base weights.
         path.unlink(missing_ok=True)
     weights = base.weights()
     quantised = [name for name, _ in base.shape.modules() if base.policy.quantises(name)]
@@ -73,7 +73,9 @@ def serving_weights(
         _write_record(record, digest.hex())
         return StoredTensors(path)
     except OSError as error:
-        raise ModelUnavailable(f"the serving weights cannot be kept in {path.parent}") from error
+        raise ModelUnavailable(
+            f"the serving weights cannot be written to {path.parent}: {error}"
+        ) from error
 
 
 def _write_record(record: Path, digest: str) -> None:

@@ -1,9 +1,9 @@
-"""Tokenizers for who counts without a model: by digest, from this package or a folder.
+"""Find a tokenizer by its digest, in this package or in a folder, without loading a model.
 
-Owns the tokenizer that is shipped here, so that buyers recount what a node bills without torch and
-without the model. It is SmolLM2-135M-Instruct's (Apache 2.0, Hugging Face): tokenizer.json,
-tokenizer_config.json and the chat template as one JSON object, compressed. A test holds it to the
-base model's own.
+Owns the tokenizer in this package, with which buyers count the billed tokens again without torch
+and without the model. It is that of SmolLM2-135M-Instruct (Apache 2.0, Hugging Face):
+tokenizer.json, tokenizer_config.json and the chat template as one JSON object, compressed. A test
+checks that it equals the base model's own.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _DEFAULT: Final = Hash32(
     bytes.fromhex("1f34c5b346433a120d0e6cb1ee3230325d7eccf0d01eb474048f2c6398dac6b6")
 )
 _PACKAGED: Final = {_DEFAULT: "smollm2-135m-instruct.json.xz"}
-# What a node that serves a known base model must name as its tokenizer.
+# The tokenizer that a node must name if it serves one of these base models.
 TOKENIZER_OF_BASE: Final = {Hash32(bytes.fromhex(DEFAULT_BASE_DIGEST)): _DEFAULT}
 
 
 def find_tokenizer(digest: Hash32, folder: Path | None = None) -> ChatTokenizer | None:
-    """Return the tokenizer with that digest, packaged or in a folder of model directories.
+    """Return the tokenizer with this digest, from the package or a folder of model directories.
 
-    None where there is none, or the library that reads it is not installed. Blocks for a moment.
+    None if there is none, or the tokenizers library is not installed. Blocks while it reads.
     """
     try:
         if digest in _PACKAGED:

@@ -1,9 +1,9 @@
-"""The adapter_config.json that PEFT writes beside an adapter: what of it is understood here.
+"""Read PEFT's adapter_config.json, and refuse settings that Viz does not support.
 
-Owns that list. An adapter is two matrices a module on the plain base, scaled by alpha and rank;
-some members describe such an adapter, some say how it was begun or trained, and the rest would
-change what it computes. Invariant: a config is accepted only if every member is known to leave the
-function as the tensors, alpha, rank and rsLoRA give it, or holds the value that means "not used".
+An adapter is two matrices for each module on the plain base, scaled by alpha and rank. Some members
+of the config describe such an adapter, and some its initialisation or training. The others change
+what it computes. Invariant: a config is accepted only if each member is known not to change the
+function given by the tensors, alpha, rank and rsLoRA, or has the value that means "not used".
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any, Final
 from viz.domain.strict_json import load_json, once
 from viz.errors import InvalidAdapterFile
 
-# Which modules the file's tensors show, where the base is known by its digest; the rest is about
-# training or bookkeeping.
+# These do not change the function: the tensors show the modules, the digest identifies the base,
+# and the others concern training or bookkeeping.
 _DESCRIBES: Final = frozenset(
     {"base_model_name_or_path", "revision", "peft_version", "auto_mapping", "inference_mode"}
     | {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"}
     | {"lora_dropout", "megatron_core", "qalora_group_size", "eva_config"}
 )
-# These begin A and B and leave the base as it is. PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA and others
-# take their first value out of the base's weights, so their tensors belong to another base.
+# These initialise A and B and do not change the base. PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA and
+# others subtract the initial value from the base's weights, so their tensors fit another base.
 _BEGINNINGS: Final = (True, False, "gaussian", "orthogonal", "eva")
 _UNDERSTOOD: Final[Mapping[str, tuple[Any, ...]]] = {
     "peft_type": ("LORA",),
@@ -38,14 +38,14 @@ _NOT_USED: Final[tuple[Any, ...]] = (None, False, {}, [], "")
 def read_config(raw: bytes, name: str) -> dict[str, Any]:
     """Return ``lora_alpha``, ``rank`` and ``use_rslora`` of the config in ``raw``.
 
-    Raises InvalidAdapterFile naming the first member that is not understood.
+    Raises InvalidAdapterFile that names the first unsupported member.
     """
     try:
         config: Any = load_json(raw, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise InvalidAdapterFile(f"{name} cannot be read as JSON: {error}") from error
     if not isinstance(config, dict) or not config.keys() >= _READ:
-        raise InvalidAdapterFile(f"{name} does not say r and lora_alpha")
+        raise InvalidAdapterFile(f"{name} lacks r or lora_alpha")
     for member, value in config.items():
         if member in _DESCRIBES or member in _READ:
             continue

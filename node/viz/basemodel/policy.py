@@ -1,7 +1,8 @@
-"""What of the base model is quantised, and how: the one place that says so.
+"""Define which parts of the base model are quantised, and how.
 
-A pure value. It is part of the base digest, since it is part of the function that adapters are
-trained against: change it and every base digest changes, so no adapter can meet another function.
+The policy is part of the base digest, because adapters are trained against the quantised weights.
+If it changes, every base digest changes, so no adapter runs on weights that it was not trained
+against.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from fnmatch import fnmatchcase
 class QuantisationPolicy:
     """NF4 by bitsandbytes over the decoder's linear layers (QLoRA, arXiv 2305.14314, section 3).
 
-    ``keep`` are shell patterns of module names (``model.layers.0.mlp.down_proj``) that stay bf16.
-    Embeddings, norms and the head always do.
+    ``keep`` holds shell patterns of module names (``model.layers.0.mlp.down_proj``) that stay
+    bf16. Embeddings, norms and the head always stay bf16.
     """
 
     block_size: int = 64
@@ -24,11 +25,11 @@ class QuantisationPolicy:
     keep: tuple[str, ...] = ()
 
     def quantises(self, module: str) -> bool:
-        """Tell whether the decoder's linear layer ``module`` is quantised."""
+        """Return whether the decoder's linear layer ``module`` is quantised."""
         return not any(fnmatchcase(module, pattern) for pattern in self.keep)
 
     def canonical(self) -> str:
-        """Return the policy as canonical JSON: what digests and manifests hold."""
+        """Return the policy as canonical JSON, as used in digests and manifests."""
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
 
 

@@ -1,8 +1,8 @@
-"""The one-time conversion and quantisation of a base model, in a child process that reports.
+"""Convert and quantise a base model once, in a child process that reports its progress.
 
-Owns that child and its reports. The child imports transformers and bitsandbytes and holds the
-weights twice: about 1 GB, much of which a daemon that converted in its own process would keep until
-its end. Invariant: the child writes what ``load_base`` and ``serving_weights`` write.
+The child imports transformers and bitsandbytes and holds the weights twice: about 1 GB. A daemon
+that converted in its own process would keep much of that memory until its end. Invariant: the child
+writes exactly what ``load_base`` and ``serving_weights`` write.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from viz.errors import ModelUnavailable
 # Called with the finished part of the work, 0 to 1.
 Report = Callable[[float], None]
 
-# Of a child's whole time, by measurement: imports and conversion, then quantisation.
+# The measured part of the child's time for imports and conversion; the rest is quantisation.
 _CONVERTED: Final = 0.8
 _STDERR_BYTES: Final = 4096
 _OFFLINE: Final = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -37,10 +37,10 @@ async def prepared_base(
     allowed: Collection[Hash32] | None = None,
     report: Report = lambda done: None,
 ) -> LoadedBase:
-    """Return the base model with its serving weights on disk, made in a child if they are not.
+    """Return the base model with its serving weights on disk; a child makes what is missing.
 
     ``report`` is called at the start, at each step and at the end of that work, and not at all if
-    everything is on disk. A cancelled call ends the child. Raises ModelUnavailable.
+    everything is on disk. Cancelling the call ends the child. Raises ModelUnavailable.
     """
     if source == DEFAULT_BASE and not converted_directory(cache_dir).is_dir():
         await _in_child(source, cache_dir, report)
@@ -57,8 +57,8 @@ async def _in_child(source: str, cache_dir: Path, report: Report) -> None:
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        # The libraries' own bars and warnings go to the child's standard error, which nobody sees
-        # while all is well.
+        # The libraries' progress bars and warnings go to the child's standard error. Only its last
+        # line is shown, and only after a failure.
         env=os.environ | _OFFLINE,
     )
     assert child.stdout is not None and child.stderr is not None
@@ -86,17 +86,17 @@ async def _in_child(source: str, cache_dir: Path, report: Report) -> None:
 
 
 async def _last(stream: asyncio.StreamReader) -> str:
-    """Return the last line of a stream, which is read to its end so that its writer never waits."""
+    """Read a stream to its end, so that its writer is never blocked; return the last line."""
     kept = b""
     while piece := await stream.read(_STDERR_BYTES):
         kept = (kept + piece)[-_STDERR_BYTES:]
     lines = kept.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it ended without a word"
+    return lines[-1] if lines else "it printed nothing"
 
 
 def main() -> int:
-    """Convert and quantise ``argv``'s model; tell the steps on standard output."""
-    # Standard output is for our lines alone: what a library prints there goes to standard error.
+    """Convert and quantise the model named in ``argv``; report the steps on standard output."""
+    # Standard output is only for our lines: what a library prints is redirected to standard error.
     told = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)
     source, cache_dir = sys.argv[1], Path(sys.argv[2])

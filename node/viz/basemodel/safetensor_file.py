@@ -1,9 +1,10 @@
-"""The safetensors container, read strictly and written deterministically.
+"""Read safetensors files strictly, and write them deterministically.
 
-Owns the byte layout only: u64 little-endian header length, JSON header, packed tensors
-(https://github.com/huggingface/safetensors, "Format"). Written here rather than by the library
-because its metadata order is not stable, and an adapter's digest must be. Reading checks what the
-library trusts: a bounded header, unique names, no gap, no overlap, nothing after the last tensor.
+Owns the byte layout: u64 little-endian header length, JSON header, packed tensors
+(https://github.com/huggingface/safetensors, "Format"). The library is not used for writing,
+because its order of the metadata is not stable, and an adapter's digest must be. Reading also
+checks what the library does not: a bounded header, unique names, no gaps, no overlaps, and nothing
+after the last tensor.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ DTYPE_BYTES: Final = {"F32": 4, "F16": 2, "BF16": 2}
 
 
 class NotSafetensors(ValueError):
-    """The bytes are not a well-formed safetensors file; the message says where."""
+    """The bytes are not a well-formed safetensors file; the message names the fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """Where one tensor lies: byte offsets count from the end of the header."""
+    """The dtype, shape and place of one tensor; offsets count bytes from the end of the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -60,7 +61,9 @@ def parse_header(data: bytes | memoryview, size: int) -> Header:
         raise NotSafetensors("the file is a pickle or a zip archive, not safetensors")
     length = int.from_bytes(data[:8], "little")
     if length > MAX_HEADER_BYTES:
-        raise NotSafetensors(f"the header claims {length} bytes; at most {MAX_HEADER_BYTES}")
+        raise NotSafetensors(
+            f"the header claims {length} bytes; at most {MAX_HEADER_BYTES} are allowed"
+        )
     if 8 + length > min(size, len(data)):
         raise NotSafetensors("the header is longer than the file")
     try:
@@ -90,7 +93,7 @@ def write_file(
 ) -> Hash32:
     """Write the tensors (sorted by name, C order) and return the file's sha256.
 
-    The same tensors and metadata give the same bytes, always. The file appears at once or not.
+    The same tensors and metadata always give the same bytes. The file is written atomically.
     """
     import torch
 
@@ -127,11 +130,11 @@ def write_file(
 
 
 class StoredTensors(Mapping[str, "torch.Tensor"]):
-    """The tensors of a file that ``write_file`` wrote, each read when it is asked for.
+    """The tensors of a file that ``write_file`` wrote; each is read at its look-up.
 
-    A reader that takes one after another needs memory for one tensor, not for the whole file. Each
-    look-up reads the file and returns a tensor that owns its memory. Raises NotSafetensors, and
-    OSError if the file cannot be read.
+    So a reader needs memory for one tensor at a time, not for the whole file. Each look-up reads
+    the file and returns a tensor that owns its memory. Raises NotSafetensors, and OSError if the
+    file cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -188,5 +191,5 @@ def _entry(name: str, value: Any) -> TensorEntry:
     if width is None:
         raise NotSafetensors(f"tensor {name[:80]!r} has dtype {dtype[:20]!r}; use F32, F16 or BF16")
     if end - start != math.prod(shape) * width:
-        raise NotSafetensors(f"tensor {name[:80]!r} does not fill its bytes")
+        raise NotSafetensors(f"tensor {name[:80]!r} has offsets that do not fit its shape")
     return TensorEntry(dtype, tuple(shape), start, end)

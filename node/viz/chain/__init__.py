@@ -1,1 +1,1 @@
-"""The chain backend: one RPC connection, one sender a key, typed contracts, a log watcher."""
+"""The chain backend: one RPC connection, one sender per key, typed contracts, a log watcher."""

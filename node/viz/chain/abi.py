@@ -1,12 +1,12 @@
-"""Compiled artifacts and the codec of everything that crosses the ABI.
+"""Load the compiled contracts, and encode and decode everything by their ABIs.
 
-Owns the one place where ABIs are read (``artifacts/*.json``, written by
+Owns the only place where ABIs are read (``artifacts/*.json``, written by
 ``scripts/compile_contracts.py``), the encoding of calls and constructors, and the decoding of
-results, events and reverts. Knows neither addresses nor the network.
+results, events and reverts. Does no I/O on the network.
 
-A tuple whose members all have names (a struct, or named return values) decodes to a ``dict``; any
-other tuple to a ``tuple``; a single value to itself. Addresses come back checksummed. Arguments
-that are structs may be given as a mapping or as a tuple in ABI order.
+A tuple whose members all have names (a struct, or named return values) decodes to a ``dict``, any
+other tuple to a ``tuple``, a single value to itself. Addresses are returned with their checksum. A
+struct argument may be given as a mapping, or as a tuple in ABI order.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from viz.errors import ChainError, ChainUnreachable, ConfigError, InvalidRequest
 
 CONTRACTS: Final = ("ContentRegistry", "AdapterRegistry", "Settlement", "NodeDirectory", "TestUSD")
 CURRENCY: Final = "Token"
-"""The deployment's token: any ERC-20 with EIP-3009; spoken to through TestUSD's ABI."""
+"""The deployment's token: any ERC-20 with EIP-3009. It is called through TestUSD's ABI."""
 
 Entry = Mapping[str, Any]
 _BUILT_IN_ERRORS: Final[tuple[Entry, ...]] = (
@@ -55,14 +55,14 @@ class Revert:
     args: Mapping[str, Any]
 
     def __str__(self) -> str:
-        """Return the error in words, such as ``Unlicensed: content id 3, trainer 0x12...``."""
+        """Return the error as text, such as ``Unlicensed: content id 3, trainer 0x12...``."""
         shown = ", ".join(f"{in_words(name)} {_shown(value)}" for name, value in self.args.items())
         return f"{self.name}: {shown}" if shown else self.name
 
 
 @cache
 def artifact(name: str) -> Artifact:
-    """Return a contract's artifact; raise ConfigError when it was not compiled."""
+    """Return a contract's artifact; raise ConfigError if it was not compiled."""
     name = "TestUSD" if name == CURRENCY else name
     source = files("viz.chain") / "artifacts" / f"{name}.json"
     try:
@@ -107,9 +107,9 @@ def _errors() -> Mapping[bytes, Entry]:
 
 
 def encode_call(contract: str, function: str, args: Sequence[Any]) -> bytes:
-    """Return the calldata of a call; ``function`` is a name, or a signature where overloaded.
+    """Return the calldata of a call; ``function`` is a name, or a signature if it is overloaded.
 
-    Raises InvalidRequest when the arguments do not fit the ABI.
+    Raises InvalidRequest if the arguments do not fit the ABI.
     """
     entry = _function(contract, function, len(args))
     return _selector(entry) + _encode(f"{contract}.{entry['name']}", entry["inputs"], args)
@@ -135,7 +135,7 @@ def deployment_code(contract: str, args: Sequence[Any]) -> bytes:
 
 
 def event_topic(contract: str, event: str) -> bytes:
-    """Return the first topic of an event's logs; raise ConfigError when there is none."""
+    """Return the first topic of an event's logs; raise ConfigError if there is no such event."""
     for topic, entry in _events(contract).items():
         if entry["name"] == event:
             return topic
@@ -145,7 +145,7 @@ def event_topic(contract: str, event: str) -> bytes:
 def decode_event(
     contract: str, topics: Sequence[bytes], data: bytes
 ) -> tuple[str, dict[str, Any]] | None:
-    """Return a log's event name and arguments; None when the contract declares no such event."""
+    """Return a log's event name and arguments; None if the contract declares no such event."""
     entry = _events(contract).get(bytes(topics[0])) if topics else None
     if entry is None:
         return None
@@ -153,13 +153,14 @@ def decode_event(
     indexed = [item for item in entry["inputs"] if item["indexed"]]
     if len(topics) != 1 + len(indexed):
         raise ChainUnreachable(
-            f"a log of {entry['name']} has {len(topics)} topics: it is read anew"
+            f"a log of {entry['name']} has {len(topics)} topics: it is read again; if this "
+            "continues, use another rpc_url"
         )
     values = dict(
         zip([item["name"] for item in plain], _decode(entry["name"], plain, data), strict=True)
     )
     for item, topic in zip(indexed, topics[1:], strict=True):
-        # A dynamic indexed value is only its hash: the topic is all there is.
+        # An indexed value of dynamic type is stored as its hash only: the topic is returned.
         dynamic = item["type"] in ("bytes", "string") or item["type"].endswith("]")
         values[item["name"]] = (
             bytes(topic) if dynamic else _decode(entry["name"], [item], bytes(topic))[0]
@@ -170,7 +171,7 @@ def decode_event(
 
 
 def decode_revert(data: bytes) -> Revert | None:
-    """Return the error behind revert data, from any of our contracts; None when unknown."""
+    """Return the error in revert data, of any of our contracts; None if it is unknown."""
     entry = _errors().get(data[:4])
     if entry is None:
         return None
@@ -209,7 +210,7 @@ def _selector(entry: Entry) -> bytes:
 
 
 def _any(entry: Entry) -> Any:
-    # eth_utils wants its own TypedDicts; our entries are the same JSON.
+    # eth_utils declares its own TypedDicts; our entries are the same JSON.
     return entry
 
 
@@ -232,8 +233,8 @@ def _decode(what: str, items: Sequence[Entry], data: bytes) -> tuple[Any, ...]:
         return tuple(decode(_types(items), data))
     except (DecodingError, OverflowError, ValueError) as error:
         raise ChainUnreachable(
-            f"{what} answered bytes that do not fit its ABI: the endpoint answered nonsense, or "
-            "the deployment file is of other contracts"
+            f"{what} answered bytes that do not fit its ABI: use another rpc_url, or the "
+            "deployment file of these contracts"
         ) from error
 
 

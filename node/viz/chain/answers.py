@@ -1,9 +1,9 @@
-"""Read what a chain's endpoint answered: each function checks the shape and returns a typed value.
+"""Check the shape of an endpoint's JSON answer and convert it to a typed value.
 
-This is the one place where JSON from an endpoint becomes a number, bytes, a header, a log or a
-receipt. Invariant: a value of another shape raises ``Nonsense`` and nothing else, whatever JSON it
-is. Only the members that Viz uses are read: what a chain puts into others (long ``extraData``, no
-``nonce``) is its own affair.
+This is the only place where JSON from an endpoint becomes a number, bytes, a header, a log or a
+receipt. Invariant: any JSON of another shape raises ``InvalidAnswer`` and nothing else. Only the
+members that Viz uses are read, because chains differ in the others (a long ``extraData``, no
+``nonce``).
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from eth_utils.address import to_checksum_address
 
 from viz.domain.units import Address, Hash32
 
-# A block's number or time, a nonce or an amount of gas: what the ledger's integers hold.
+# Bound of a block's number, a nonce or an amount of gas: the ledger's integers hold 63 bits.
 COUNT_BITS: Final = 63
-# A price of gas or a balance in wei; sums and doubles of it are still valid in a transaction.
+# Bound of a gas price or balance in wei: its double still fits the fields of a transaction.
 WEI_BITS: Final = 128
-# A block's time in seconds, until the year 4147: milliseconds are none.
+# Bound of a block's time in seconds, the year 4147: a time in milliseconds is above it.
 TIME_BITS: Final = 36
 _MOST_TOPICS: Final = 4
 _SHOWN_CHARS: Final = 60
 
 
-class Nonsense(ValueError):
-    """The answer is JSON, but not of the shape that the method promises."""
+class InvalidAnswer(ValueError):
+    """The answer is JSON, but not of the shape that the method defines."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockHeader:
-    """What the watcher and the clock need of a block."""
+    """The fields of a block that the watcher and the clock need."""
 
     number: int
     hash: Hash32
@@ -42,7 +42,7 @@ class BlockHeader:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """One log as the chain returns it, not yet decoded."""
+    """One log as the chain returned it, before decoding."""
 
     address: Address
     topics: tuple[bytes, ...]
@@ -55,7 +55,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class TransactionReceipt:
-    """What inclusion in a block did: ``succeeded`` is False for a revert."""
+    """The result of a transaction in its block; ``succeeded`` is False if it reverted."""
 
     transaction_hash: Hash32
     succeeded: bool
@@ -66,25 +66,25 @@ class TransactionReceipt:
 
 
 def count(found: Any) -> int:
-    """Read a non-negative number that fits 63 bits."""
+    """Read a non-negative number of at most 63 bits."""
     return _quantity(found, COUNT_BITS)
 
 
 def wei(found: Any) -> int:
-    """Read a price or a balance."""
+    """Read a gas price or a balance, in wei."""
     return _quantity(found, WEI_BITS)
 
 
 def raw_bytes(found: Any) -> bytes:
     """Read bytes of any length."""
     if not isinstance(found, str) or found[:2] not in ("0x", "0X"):
-        raise Nonsense(f"{shown(found)} is not hexadecimal")
+        raise InvalidAnswer(f"{shown(found)} is not hexadecimal")
     try:
         value = bytes.fromhex(found[2:])
     except ValueError as error:
-        raise Nonsense(f"{shown(found)} is not hexadecimal") from error
+        raise InvalidAnswer(f"{shown(found)} is not hexadecimal") from error
     if 2 * len(value) != len(found) - 2:  # bytes.fromhex skips spaces
-        raise Nonsense(f"{shown(found)} is not hexadecimal")
+        raise InvalidAnswer(f"{shown(found)} is not hexadecimal")
     return value
 
 
@@ -92,22 +92,22 @@ def hash32(found: Any) -> Hash32:
     """Read a hash of 32 bytes."""
     value = raw_bytes(found)
     if len(value) != 32:
-        raise Nonsense(f"{shown(found)} is not a hash")
+        raise InvalidAnswer(f"{shown(found)} is not a hash")
     return Hash32(value)
 
 
 def address(found: Any) -> Address:
-    """Read an address; returned with its checksum."""
+    """Read an address and return it with its checksum."""
     value = raw_bytes(found)
     if len(value) != 20:
-        raise Nonsense(f"{shown(found)} is not an address")
+        raise InvalidAnswer(f"{shown(found)} is not an address")
     return Address(str(to_checksum_address(value)))
 
 
 def header(number: int | None) -> Callable[[Any], BlockHeader | None]:
-    """Return the reader of a block: the one of ``number``, or the newest where that is None.
+    """Return the reader for block ``number``, or for the newest block if ``number`` is None.
 
-    It reads ``null`` as None where a number was asked for: there is no such block.
+    If a number was asked for, the reader returns None for ``null``: there is no such block.
     """
 
     def read(found: Any) -> BlockHeader | None:
@@ -121,50 +121,50 @@ def header(number: int | None) -> Callable[[Any], BlockHeader | None]:
             _quantity(_member(members, "timestamp"), TIME_BITS),
         )
         if number is not None and block.number != number:
-            raise Nonsense(f"it is block {block.number}")
+            raise InvalidAnswer(f"it is block {block.number}")
         return block
 
     return read
 
 
 def next_time(found: Any) -> int | None:
-    """Read the time of the block that is being made; None where the endpoint has none."""
+    """Read the timestamp of the pending block; None if the endpoint has none."""
     return None if found is None else _quantity(_member(_object(found), "timestamp"), TIME_BITS)
 
 
 def base_fee(found: Any) -> int:
-    """Read a block's base fee in wei; 0 where the chain has none."""
+    """Read a block's base fee in wei; 0 if the chain has none."""
     members = _object(found)
     return wei(members["baseFeePerGas"]) if "baseFeePerGas" in members else 0
 
 
 def is_known(transaction_hash: Hash32) -> Callable[[Any], bool]:
-    """Return the reader of a transaction: ``null`` means that the chain does not know it."""
+    """Return the reader for a transaction; it returns False for ``null``, an unknown hash."""
 
     def read(found: Any) -> bool:
         if found is None:
             return False
         if hash32(_member(_object(found), "hash")) != transaction_hash:
-            raise Nonsense("it is another transaction")
+            raise InvalidAnswer("it is another transaction")
         return True
 
     return read
 
 
 def receipt(transaction_hash: Hash32) -> Callable[[Any], TransactionReceipt | None]:
-    """Return the reader of a transaction's receipt: None while the transaction is in no block."""
+    """Return the reader for a receipt; it returns None while the transaction is in no block."""
 
     def read(found: Any) -> TransactionReceipt | None:
         if found is None:
             return None
         members = _object(found)
         if hash32(_member(members, "transactionHash")) != transaction_hash:
-            raise Nonsense("it is another transaction's")
+            raise InvalidAnswer("it is another transaction's")
         if _member(members, "blockNumber") is None:
             return None
         status = count(_member(members, "status"))
         if status not in (0, 1):
-            raise Nonsense(f"status {status} is neither 0 nor 1")
+            raise InvalidAnswer(f"status {status} is neither 0 nor 1")
         created = members.get("contractAddress")
         return TransactionReceipt(
             transaction_hash,
@@ -179,13 +179,13 @@ def receipt(transaction_hash: Hash32) -> Callable[[Any], TransactionReceipt | No
 
 
 def logs(addresses: Collection[Address], first: int, last: int) -> Callable[[Any], tuple[Log, ...]]:
-    """Return the reader of the logs of ``addresses`` in blocks ``first`` to ``last``."""
+    """Return the reader for the logs of ``addresses`` in blocks ``first`` to ``last``."""
 
     def read(found: Any) -> tuple[Log, ...]:
         read_logs = tuple(_log(each) for each in _list(found))
         for each in read_logs:
             if not first <= each.block_number <= last or each.address not in addresses:
-                raise Nonsense(
+                raise InvalidAnswer(
                     f"a log of {each.address} in block {each.block_number} was not asked for"
                 )
         return read_logs
@@ -194,7 +194,7 @@ def logs(addresses: Collection[Address], first: int, last: int) -> Callable[[Any
 
 
 def shown(found: Any) -> str:
-    """Return the beginning of an answer, as far as a message should show it."""
+    """Return the start of an answer, short enough for an error message."""
     try:
         text = repr(found)
     except RecursionError:
@@ -204,30 +204,30 @@ def shown(found: Any) -> str:
 
 def _quantity(found: Any, bits: int) -> int:
     if not isinstance(found, str) or found[:2] not in ("0x", "0X"):
-        raise Nonsense(f"{shown(found)} is not a hexadecimal number")
+        raise InvalidAnswer(f"{shown(found)} is not a hexadecimal number")
     digits = found[2:]
     if not digits or not all(digit in "0123456789abcdefABCDEF" for digit in digits[:64]):
-        raise Nonsense(f"{shown(found)} is not a hexadecimal number")
+        raise InvalidAnswer(f"{shown(found)} is not a hexadecimal number")
     if len(digits) > 64 or int(digits, 16).bit_length() > bits:
-        raise Nonsense(f"{shown(found)} is too large a number")
+        raise InvalidAnswer(f"{shown(found)} is too large a number")
     return int(digits, 16)
 
 
 def _object(found: Any) -> Mapping[str, Any]:
     if not isinstance(found, Mapping):
-        raise Nonsense(f"{shown(found)} is not an object")
+        raise InvalidAnswer(f"{shown(found)} is not an object")
     return found
 
 
 def _list(found: Any) -> list[Any]:
     if not isinstance(found, list):
-        raise Nonsense(f"{shown(found)} is not a list")
+        raise InvalidAnswer(f"{shown(found)} is not a list")
     return found
 
 
 def _member(members: Mapping[str, Any], name: str) -> Any:
     if name not in members:
-        raise Nonsense(f"there is no {name} in {shown(dict(members))}")
+        raise InvalidAnswer(f"there is no {name} in {shown(dict(members))}")
     return members[name]
 
 
@@ -235,7 +235,7 @@ def _log(found: Any) -> Log:
     members = _object(found)
     topics = _list(_member(members, "topics"))
     if len(topics) > _MOST_TOPICS:
-        raise Nonsense(f"a log has {len(topics)} topics")
+        raise InvalidAnswer(f"a log has {len(topics)} topics")
     return Log(
         address(_member(members, "address")),
         tuple(hash32(topic) for topic in topics),

@@ -1,8 +1,8 @@
-"""Read the deployed contracts with types: one class for each contract, one facade for services.
+"""Read the deployed contracts: one class for each contract, and one facade for the services.
 
-Translates ABI values to the values of ``viz.domain``. Writes are not here: a write is a ``Call``
-that ``Sender`` submits. Only what can never change is cached. Reads with ``confirmed`` answer at
-the head minus the confirmation depth; all others answer at the head.
+Converts ABI values to the values of ``viz.domain``. Writes are not here: a write is a ``Call``
+that ``Sender`` submits. Only values that can never change are cached. A read with ``confirmed``
+is made at the head minus the confirmation depth, all others at the head.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final
 from viz.chain import abi
 from viz.chain.deployment import address_of
 from viz.chain.registrations import Registrations
-from viz.chain.rpc import Block, Rpc
+from viz.chain.rpc import BlockTag, Rpc
 from viz.chain.scan import scan
 from viz.domain.claim_rows import RowStatus
 from viz.domain.license import Terms
@@ -64,7 +64,7 @@ _REASONS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class NodeEntry:
-    """What a node says of itself in the directory: hostile text until checked."""
+    """What a node says about itself in the directory: untrusted text that must be checked."""
 
     node: Address
     announced_at: int
@@ -73,7 +73,7 @@ class NodeEntry:
 
 
 class _Contract:
-    """A contract at its address; ``name`` is the artifact's."""
+    """A contract at its address; ``name`` is the name of its artifact."""
 
     name: str
 
@@ -82,13 +82,13 @@ class _Contract:
         self._first_block = deployment.first_block
         self.address = address_of(deployment, self.name)
 
-    async def _view(self, function: str, *args: Any, block: Block = "latest") -> Any:
+    async def _view(self, function: str, *args: Any, block: BlockTag = "latest") -> Any:
         data = abi.encode_call(self.name, function, args)
         answer = await self._rpc.call(self.address, data, block=block)
         return abi.decode_result(self.name, function, args, answer)
 
-    async def _view_or_none(self, function: str, *args: Any, block: Block = "latest") -> Any:
-        """Return None where the contract reverts because there is no such thing."""
+    async def _view_or_none(self, function: str, *args: Any, block: BlockTag = "latest") -> Any:
+        """Call a view; return None if it reverts, which means that the item does not exist."""
         try:
             return await self._view(function, *args, block=block)
         except TransactionFailed:
@@ -101,9 +101,9 @@ class ContentRegistry(_Contract):
     name = "ContentRegistry"
 
     async def content(
-        self, content_id: ContentId, *, block: Block = "latest"
+        self, content_id: ContentId, *, block: BlockTag = "latest"
     ) -> ContentState | None:
-        """Return a work; None where there is none."""
+        """Return a work; None if there is none."""
         found = await self._view_or_none("contentOf", content_id, block=block)
         if found is None:
             return None
@@ -117,7 +117,7 @@ class ContentRegistry(_Contract):
         )
 
     async def grant(self, content_id: ContentId, trainer: Address, now_s: int) -> GrantState | None:
-        """Return a trainer's latest grant; live when it permits registering at ``now_s``."""
+        """Return a trainer's latest grant; it is live if it permits registering at ``now_s``."""
         found = await self._view("grantOf", content_id, trainer)
         terms_hash = Hash32(found["termsHash"])
         if terms_hash == ZERO_HASH:
@@ -135,7 +135,7 @@ class ContentRegistry(_Contract):
         return TermsState(terms, Hash32(found["licenseHash"])) if terms.uses else None
 
     async def nonce(self, owner: Address) -> int:
-        """Return the nonce that the owner's next signed action carries."""
+        """Return the nonce of the owner's next signed action."""
         return int(await self._view("nonces", owner))
 
     async def approved(self, content_id: ContentId, owner: Address, trainer: Address) -> bool:
@@ -157,9 +157,9 @@ class AdapterRegistry(_Contract):
         self._registrations = Registrations(rpc, self.address, deployment.first_block)
 
     async def adapter(
-        self, adapter_id: AdapterId, *, block: Block = "latest"
+        self, adapter_id: AdapterId, *, block: BlockTag = "latest"
     ) -> AdapterState | None:
-        """Return an adapter with its share table; None where it is not registered."""
+        """Return an adapter with its share table; None if it is not registered."""
         found = await self._view_or_none("adapterOf", adapter_id, block=block)
         if found is None:
             return None
@@ -185,15 +185,15 @@ class AdapterRegistry(_Contract):
             why = Service(found["why"])
         except ValueError as error:
             raise ChainUnreachable(
-                f"AdapterRegistry.servable answered {found['why']}, which is no known state: the "
-                "endpoint answered nonsense, or the deployment file is of other contracts"
+                f"AdapterRegistry.servable answered {found['why']}, which is no known state: use "
+                "another rpc_url, or the deployment file of these contracts"
             ) from error
         if found["ok"]:
             return ServingState(None, found["until"] if why is Service.ENDING else None)
         return ServingState(_REASONS.get(why, why.name.lower().replace("_", " ")))
 
     async def count(self) -> int:
-        """Return how many adapters there are; their ids are 1 to this."""
+        """Return how many adapters there are; their ids are 1 to this number."""
         return int(await self._view("adapterCount"))
 
 
@@ -203,9 +203,9 @@ class Settlement(_Contract):
     name = "Settlement"
 
     async def channel(
-        self, signer: Address, node: Address, *, block: Block = "latest"
+        self, signer: Address, node: Address, *, block: BlockTag = "latest"
     ) -> ChannelState | None:
-        """Return a channel; None where it was never opened."""
+        """Return a channel; None if it was never opened."""
         found = await self._view("channel", signer, node, block=block)
         payer = Address(found["payer"])
         if payer == ZERO_ADDRESS:
@@ -225,7 +225,7 @@ class Settlement(_Contract):
                 yield Address(decoded[1]["signer"])
 
     async def balance(self, account: Address) -> tuple[Units, Address]:
-        """Return what ``collect`` would send now, and where to."""
+        """Return the amount that ``collect`` would send now, and its recipient."""
         found = await self._view("balance", account)
         return found["amount"], Address(found["to"])
 
@@ -247,22 +247,22 @@ class Settlement(_Contract):
             return tuple(RowStatus(code) for code in codes)
         except ValueError as error:
             raise ChainUnreachable(
-                f"Settlement.previewClaim answered {codes}, which holds an unknown status: the "
-                "endpoint answered nonsense, or the deployment file is of other contracts"
+                f"Settlement.previewClaim answered {codes}, which holds an unknown status: use "
+                "another rpc_url, or the deployment file of these contracts"
             ) from error
 
     async def close_delay_s(self) -> int:
-        """Return the seconds between a request to close and the withdrawal."""
+        """Return the close delay: the seconds between a close request and the withdrawal."""
         return int(await self._view("CLOSE_DELAY"))
 
 
 class NodeDirectory(_Contract):
-    """Where nodes answer."""
+    """The nodes' URLs and keys, as they announced them."""
 
     name = "NodeDirectory"
 
     async def entry(self, node: Address) -> NodeEntry | None:
-        """Return a node's entry; None where it is not listed."""
+        """Return a node's entry; None if it is not listed."""
         found = await self._view("entryOf", node)
         return _node_entry(found) if found["url"] else None
 
@@ -272,7 +272,7 @@ class NodeDirectory(_Contract):
 
 
 class Token(_Contract):
-    """The ERC-20 that everything is paid in."""
+    """The ERC-20 token of all payments."""
 
     name = abi.CURRENCY
 
@@ -295,7 +295,7 @@ class Token(_Contract):
 
 
 class Chain:
-    """ChainReader over one deployment."""
+    """Implements ChainReader for one deployment."""
 
     def __init__(self, rpc: Rpc, deployment: Deployment, *, confirmations: int = 0) -> None:
         self.rpc = rpc
@@ -309,7 +309,7 @@ class Chain:
 
     @property
     def deployment(self) -> Deployment:
-        """Where the contracts are."""
+        """The addresses of the contracts."""
         return self._deployment
 
     async def chain_time(self) -> int:
@@ -317,7 +317,7 @@ class Chain:
         return (await self.rpc.block()).time_s
 
     async def next_block_time_s(self) -> int | None:
-        """Return the timestamp of the block being made; None if the endpoint does not say."""
+        """Return the timestamp of the pending block; None if the endpoint does not support it."""
         return await self.rpc.next_block_time_s()
 
     async def head(self) -> Head:
@@ -326,12 +326,12 @@ class Chain:
         return Head(found.number, found.time_s)
 
     async def fee_wei(self) -> int:
-        """Return what a unit of gas costs now: base fee and tip, in wei of the chain's coin."""
+        """Return what a unit of gas costs now: base fee plus tip, in wei."""
         fees = await self.rpc.fees()
         return fees.base_fee_wei + fees.priority_fee_wei
 
     async def content(self, content_id: ContentId) -> ContentState | None:
-        """Return a work; None where there is none."""
+        """Return a work; None if there is none."""
         return await self.contents.content(content_id)
 
     async def content_count(self) -> int:
@@ -347,13 +347,13 @@ class Chain:
         return await self.contents.terms(terms_hash)
 
     async def grant(self, content_id: ContentId, trainer: Address) -> GrantState | None:
-        """Return a trainer's grant, live or not; None where there never was one."""
+        """Return a trainer's grant, live or not; None if there never was one."""
         return await self.contents.grant(content_id, trainer, await self.chain_time())
 
     async def adapter(
         self, adapter_id: AdapterId, *, confirmed: bool = True
     ) -> AdapterState | None:
-        """Return an adapter; with ``confirmed``, only after its confirmations."""
+        """Return an adapter; with ``confirmed``, as it was at the confirmed block."""
         return await self.adapters.adapter(adapter_id, block=await self._block(confirmed))
 
     async def servable(self, adapter_id: AdapterId, node: Address) -> ServingState:
@@ -363,11 +363,11 @@ class Chain:
     async def channel(
         self, signer: Address, node: Address, *, confirmed: bool = True
     ) -> ChannelState | None:
-        """Return a channel; None where it was never opened."""
+        """Return a channel; None if it was never opened."""
         return await self.settlement.channel(signer, node, block=await self._block(confirmed))
 
     async def collectable(self, account: Address) -> Units:
-        """Return what ``collect`` would send from Settlement for an account."""
+        """Return the amount that ``collect`` would send to an account from Settlement."""
         return (await self.settlement.balance(account))[0]
 
     async def undistributed(self, adapter_id: AdapterId) -> Units:
@@ -394,7 +394,7 @@ class Chain:
         """Return the name and the version in the token's EIP-712 domain."""
         return await self.token.domain()
 
-    async def _block(self, confirmed: bool) -> Block:
+    async def _block(self, confirmed: bool) -> BlockTag:
         if not confirmed or not self._confirmations:
             return "latest"
         return max(0, await self.rpc.block_number() - self._confirmations)

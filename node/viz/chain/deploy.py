@@ -1,8 +1,8 @@
-"""Deploying the contracts, once.
+"""Deploy the contracts once, and write the deployment file.
 
-Owns the order of creation and the check of an existing deployment file against the chain. Does
-not know who pays for it. Invariant: a deployment file is written only when every contract in it
-has code and names the others rightly; running again with that file creates nothing.
+Owns the order of creation and the check of an existing deployment file against the chain.
+Invariant: a deployment file is written only if every contract in it has code and refers to the
+others correctly; a second run with this file creates nothing.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ async def ensure_deployed(
     token: Address | None = None,
     close_delay_s: int = CLOSE_DELAY_S,
 ) -> Deployment:
-    """Return the deployment in ``path``, checked on chain; create and write it where absent.
+    """Return the deployment in ``path``, checked on chain; deploy and write it if it is absent.
 
-    ``token`` is the ERC-20 (with EIP-3009) that everything is paid in; without it, on a
-    development chain only, a TestUSD is created. Raises ChainMismatch, ConfigError,
-    TransactionFailed, ChainUnreachable.
+    ``token`` is the ERC-20 token (with EIP-3009) of all payments. Without it, a TestUSD is created,
+    on a development chain only. Raises ChainMismatch, ConfigError, TransactionFailed,
+    ChainUnreachable.
     """
     existing = find_deployment(path)
     if existing is not None:
@@ -61,15 +61,15 @@ async def deploy(
     token: Address | None = None,
     close_delay_s: int = CLOSE_DELAY_S,
 ) -> Deployment:
-    """Create the contracts and return where they are; writes no file."""
+    """Create the contracts and return their addresses; write no file."""
     chain_id = await rpc.chain_id()
     first_block = await rpc.block_number()
     sender = Sender(rpc, account, chain_id=chain_id)
     if token is None:
         if chain_id not in DEVELOPMENT_CHAINS:
             raise ConfigError(
-                f"chain {chain_id} is not a development chain: name its token with --token; "
-                "TestUSD, which anyone can mint, is for local chains"
+                f"chain {chain_id} is not a development chain: name its token with --token "
+                "(TestUSD, which anyone can mint, is only for local chains)"
             )
         token, _ = await sender.deploy("TestUSD")
     elif not await rpc.code(token):
@@ -94,7 +94,7 @@ async def deploy(
 
 
 async def _symbol(rpc: Rpc, token: Address) -> str:
-    """Return the token's symbol; ``tokens`` where the contract has none, which ERC-20 allows."""
+    """Return the token's symbol; ``tokens`` if the contract has none, which ERC-20 allows."""
     try:
         answer = await rpc.call(token, abi.encode_call(abi.CURRENCY, "symbol", ()))
         return symbol_of(abi.decode_result(abi.CURRENCY, "symbol", (), answer))
@@ -103,17 +103,17 @@ async def _symbol(rpc: Rpc, token: Address) -> str:
 
 
 async def check_wiring(rpc: Rpc, deployment: Deployment) -> None:
-    """Raise ChainMismatch unless contracts and token are as the deployment says.
+    """Raise ChainMismatch if contracts or token differ from the deployment.
 
-    That is, the contracts name each other, and the token has so many decimals: amounts that people
-    write are scaled by these.
+    Checks that the contracts refer to each other, and that the token has the stated number of
+    decimals, because amounts that people write are scaled by it.
     """
     answer = await rpc.call(deployment.token, abi.encode_call(abi.CURRENCY, "decimals", ()))
     decimals = abi.decode_result(abi.CURRENCY, "decimals", (), answer)
     if decimals != deployment.token_decimals:
         raise ChainMismatch(
             f"the token {deployment.token} has {decimals} decimals, the deployment file says "
-            f"{deployment.token_decimals}: do not use this file, ask its author for the right one"
+            f"{deployment.token_decimals}: do not use this file, ask its author for a correct one"
         )
     links = (
         ("ContentRegistry", deployment.content_registry, "token", deployment.token),
@@ -127,6 +127,6 @@ async def check_wiring(rpc: Rpc, deployment: Deployment) -> None:
         found = abi.decode_result(contract, function, (), answer)
         if found != expected:
             raise ChainMismatch(
-                f"{contract} at {address} is wired to {found}, not to {expected}: the deployment "
-                "file mixes two deployments; deploy anew"
+                f"{contract} at {address} refers to {found}, not to {expected}: the deployment "
+                "file mixes two deployments; deploy again into a new file"
             )

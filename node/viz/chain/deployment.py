@@ -1,7 +1,6 @@
-"""The deployment file, and which contract lives where.
+"""Read and write the deployment file: the addresses of the contracts.
 
-Owns the JSON form of ``Deployment`` and its atomic write. Does not know the network: whether the
-chain agrees with the file is ``Rpc.check``'s.
+Owns the JSON form of ``Deployment`` and its atomic write. ``Rpc.check`` compares it with the chain.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def address_of(deployment: Deployment, contract: str) -> Address:
 
 
 def contracts_by_address(deployment: Deployment) -> dict[Address, str]:
-    """Return the contract names by address, the token's as ``Token``."""
+    """Return the contract names by address; the token's name is ``Token``."""
     from viz.chain.abi import CURRENCY
 
     return {
@@ -51,13 +50,13 @@ def contracts_by_address(deployment: Deployment) -> dict[Address, str]:
 
 
 def load_deployment(path: Path) -> Deployment:
-    """Return the deployment of a file; raise ConfigError with what to do about it."""
+    """Return the deployment in a file; raise ConfigError if it cannot be read."""
     try:
         content = load_json(path.read_bytes())
     except FileNotFoundError as error:
         raise ConfigError(
-            f"there is no deployment file {path}: to use a node, look at its chain and contracts "
-            "and keep them with `viz trust URL`; to run one, `viz up` or scripts/deploy.py"
+            f"there is no deployment file {path}: to use a node, check and save its chain and "
+            "contracts with `viz trust URL`; to run a node, run `viz up` or scripts/deploy.py"
         ) from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as a deployment: {error}") from error
@@ -65,7 +64,7 @@ def load_deployment(path: Path) -> Deployment:
 
 
 def parse_deployment(content: Any, where: str) -> Deployment:
-    """Return the deployment in a file's or an answer's JSON; raise ConfigError naming ``where``."""
+    """Return the deployment in JSON from a file or a node; raise ConfigError naming ``where``."""
     try:
         return Deployment(
             chain_id=_small(content["chain_id"], JSON_INTEGER_MAX),
@@ -80,22 +79,22 @@ def parse_deployment(content: Any, where: str) -> Deployment:
             token_symbol=symbol_of(content.get("token_symbol")),
         )
     except (KeyError, TypeError, ValueError, AttributeError, InvalidRequest) as error:
-        raise ConfigError(f"{where} is not a whole deployment: {error}") from error
+        raise ConfigError(f"{where} is not a complete deployment: {error}") from error
 
 
 def _small(value: object, maximum: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= maximum:
-        raise ValueError(f"{value!r} is not a whole number of 0 to {maximum}")
+        raise ValueError(f"{value!r} is not a whole number from 0 to {maximum}")
     return value
 
 
 def find_deployment(path: Path) -> Deployment | None:
-    """Return the deployment of a file; None where there is no such file."""
+    """Return the deployment in a file; None if there is no such file."""
     return load_deployment(path) if path.exists() else None
 
 
 def deployment_json(deployment: Deployment) -> dict[str, Any]:
-    """Return a deployment as its file has it."""
+    """Return a deployment as the JSON of its file."""
     return {
         key: hex_of(value) if isinstance(value, bytes) else value
         for key, value in asdict(deployment).items()
@@ -103,7 +102,10 @@ def deployment_json(deployment: Deployment) -> dict[str, Any]:
 
 
 def differences(ours: Deployment, theirs: Deployment) -> list[tuple[str, object, object]]:
-    """Return what two deployments say differently, but for a symbol that one of them lacks."""
+    """Return the fields in which two deployments differ, as (name, ours, theirs).
+
+    The token's symbol is not compared if one of them lacks it.
+    """
     mine, other = deployment_json(ours), deployment_json(theirs)
     if NO_SYMBOL in (ours.token_symbol, theirs.token_symbol):
         del mine["token_symbol"]
@@ -111,7 +113,7 @@ def differences(ours: Deployment, theirs: Deployment) -> list[tuple[str, object,
 
 
 def save_deployment(path: Path, deployment: Deployment) -> None:
-    """Write the deployment, all of it or nothing."""
+    """Write the deployment atomically: all of it or nothing."""
     content = deployment_json(deployment)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)

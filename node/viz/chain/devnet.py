@@ -1,8 +1,8 @@
-"""A local chain: anvil as a child process, its state on disk.
+"""Run a local chain: anvil as a child process, with its state on disk.
 
-Owns finding, starting, awaiting and stopping the binary, and the test chain's own methods (time,
-snapshots, mining). Does not know contracts. Invariants: the process is awaited within a bound and
-stopped by SIGINT, so that its state is dumped; the state file is anvil's, readable only by it.
+Owns finding, starting, awaiting and stopping the binary, and the methods that only a test chain has
+(time, snapshots, mining). Invariants: the wait for the start and the end is bounded; anvil is
+stopped by SIGINT, so that it writes its state. Only anvil reads and writes the state file.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _STOP_S: Final = 20.0
 def find_anvil() -> Path:
     """Return the anvil binary: ``VIZ_ANVIL``, PATH, or this repository's contracts/node_modules.
 
-    Raises ConfigError that names the command to install it.
+    Raises ConfigError with the command to install it if there is none.
     """
     if named := os.environ.get("VIZ_ANVIL"):
         if os.access(named, os.X_OK) and Path(named).is_file():
             return Path(named)
-        raise ConfigError(f"VIZ_ANVIL={named} is not a program: correct it or unset it")
+        raise ConfigError(f"VIZ_ANVIL={named} is not a program: correct it, or unset it")
     if found := shutil.which("anvil"):
         return Path(found)
     modules = Path(__file__).resolve().parents[3] / "contracts" / "node_modules"
@@ -51,7 +51,7 @@ def find_anvil() -> Path:
 
 
 class Devnet:
-    """A running anvil."""
+    """A running anvil process."""
 
     def __init__(self, process: asyncio.subprocess.Process, rpc: Rpc, port: int) -> None:
         self._process = process
@@ -73,10 +73,10 @@ class Devnet:
     ) -> Devnet:
         """Start anvil on ``port`` (0: a free one) and wait until it answers.
 
-        With ``state``, its state is loaded from there when the file exists, dumped every
-        ``state_interval_s`` seconds and at the end. Raises ConfigError when the port is taken or
-        the binary missing or another process runs this state, ChainUnreachable when it does not
-        come up.
+        With ``state``, anvil loads its state from this file if it exists, and writes it every
+        ``state_interval_s`` seconds and at its end. Raises ConfigError if the port is in use, the
+        binary is missing, or another process uses this state, and ChainUnreachable if anvil does
+        not answer in time.
         """
         binary = find_anvil()
         lock = None if state is None else _hold(state)
@@ -99,7 +99,7 @@ class Devnet:
             return await cls._spawn(binary, arguments, port, log)
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                # Another program may take the port between our look and anvil's bind.
+                # Another program may take the free port before anvil binds it: try another.
                 return await cls._spawn(binary, arguments, _free_port(), log)
             except ChainUnreachable:
                 if attempt == _ATTEMPTS:
@@ -115,7 +115,7 @@ class Devnet:
             make_private_folder(log.parent)
             output = log.open("ab")
         try:
-            # A session of its own: Ctrl-C reaches us, and we stop it in the right order.
+            # In a session of its own, Ctrl-C reaches only us, and we stop anvil last.
             process = await asyncio.create_subprocess_exec(
                 *tied([str(binary), *arguments, "--port", str(port)], signal.SIGINT),
                 stdin=asyncio.subprocess.DEVNULL,
@@ -148,18 +148,18 @@ class Devnet:
         except TimeoutError as error:
             raise ChainUnreachable(f"anvil did not answer within {_READY_S:g} s") from error
         raise ChainUnreachable(
-            f"anvil ended at once (exit {self._process.returncode}): its state file may be "
-            "damaged, or its port taken"
+            f"anvil ended at once (exit code {self._process.returncode}): its state file may be "
+            "damaged, or its port in use"
         )
 
     async def _catch_up(self) -> None:
-        """Set the chain's clock to the present, or past its head where that is later."""
+        """Set the chain's clock to the present, or to just after its head if that is later."""
         head = await self._rpc.block()
         await self._rpc.request("evm_setTime", [max(int(time.time()), head.time_s + 1)])
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """The URL of its JSON-RPC endpoint."""
         return self._rpc.url
 
     @property
@@ -177,7 +177,7 @@ class Devnet:
         return await self._process.wait()
 
     async def stop(self) -> None:
-        """Stop it with SIGINT, so that it dumps its state; kill it after a bounded wait."""
+        """Stop it with SIGINT, so that it writes its state; kill it after ``_STOP_S`` seconds."""
         try:
             await self._rpc.close()
             await self._end()
@@ -199,7 +199,7 @@ class Devnet:
                 self._process.kill()
             await self._process.wait()
 
-    # the test chain's own methods
+    # methods that only a test chain has
 
     async def advance_time(self, seconds: int) -> None:
         """Move the clock forward and mine a block at the new time."""
@@ -207,24 +207,24 @@ class Devnet:
         await self.mine()
 
     async def mine(self, blocks: int = 1) -> None:
-        """Mine empty blocks (and what is pending)."""
+        """Mine blocks; pending transactions are in the first."""
         await self._rpc.request("anvil_mine", [hex(blocks)])
 
     async def automine(self, enabled: bool) -> None:
-        """Mine at every transaction, or only when told."""
+        """Set whether anvil mines a block at every transaction, or only on ``mine``."""
         await self._rpc.request("evm_setAutomine", [enabled])
 
     async def snapshot(self) -> str:
-        """Remember the present state and return its id."""
+        """Save the present state and return the snapshot's id."""
         return str(await self._rpc.request("evm_snapshot"))
 
     async def revert(self, snapshot: str) -> None:
-        """Go back to a snapshot, which is used up: the blocks since then never happened."""
+        """Go back to a snapshot and delete it; the blocks since then are gone."""
         if not await self._rpc.request("evm_revert", [snapshot]):
             raise ChainError(f"anvil has no snapshot {snapshot}")
 
     async def fund(self, address: Address, wei: int = 10**18) -> None:
-        """Set an account's balance of the chain's coin, for gas."""
+        """Set an account's balance of the chain's native coin, which pays for gas."""
         await self._rpc.request("anvil_setBalance", [address, hex(wei)])
 
 
@@ -240,7 +240,7 @@ def _arguments(
     if state is not None:
         arguments += ["--timestamp", str(_genesis_time(state))]
         arguments += ["--state", str(state), "--state-interval", str(state_interval_s)]
-        # Reads below the head must also work on the blocks from before a restart.
+        # Reads at the confirmed depth must also work on blocks from before a restart.
         arguments += ["--preserve-historical-states"]
     if block_time_s is not None:
         arguments += ["--block-time", str(block_time_s)]
@@ -248,7 +248,7 @@ def _arguments(
 
 
 def _hold(state: Path) -> int:
-    """Lock the state for this process: two anvils would each dump theirs over the other's."""
+    """Lock the state for this process: two anvils would overwrite each other's state."""
     make_private_folder(state.parent)
     handle = os.open(state.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -264,8 +264,8 @@ def _hold(state: Path) -> int:
 def _genesis_time(state: Path) -> int:
     """Return the genesis block's time, the same at every start with ``state``.
 
-    anvil makes a genesis block anew at every start and keeps it beside the one in the state: with
-    another time it would have another hash, and either may answer as block 0.
+    anvil makes a new genesis block at every start and keeps it beside the one in the state. With
+    another time it would have another hash, and either of the two may be returned as block 0.
     """
     note = state.with_suffix(".genesis")
     if not note.exists():

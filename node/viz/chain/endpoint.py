@@ -1,11 +1,11 @@
-"""Ask one JSON-RPC endpoint one question.
+"""Send one JSON-RPC request to one endpoint, and return its result.
 
-Owns the time limit of every question, and the translation of whatever goes wrong into
-``viz.errors``. Invariant: a question ends with a value of the shape that was asked for or with
-a ``ChainError``. ``ChainUnreachable`` and its kinds mean that the endpoint is at fault and may be
-asked again; a plain ``ChainError`` that a transaction was refused, ``TransactionFailed`` that it
-reverts. A question is repeated at once only after a broken connection or a gateway's failure: of a
-transaction that repeats the same bytes, which no chain executes twice.
+Owns the time limit of every request, and the translation of every failure into ``viz.errors``.
+Invariant: a request ends with a value of the expected shape or with a ``ChainError``.
+``ChainUnreachable`` and its subclasses mean that the endpoint is at fault and may be asked again.
+A plain ``ChainError`` means that a transaction was refused, ``TransactionFailed`` that it reverts.
+A request is repeated at once only after a broken connection or a gateway's failure. That is safe
+for a transaction too: the same bytes are sent again, and no chain executes them twice.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from viz.chain.abi import decode_revert
-from viz.chain.answers import Nonsense, shown
+from viz.chain.answers import InvalidAnswer, shown
 from viz.chain.refusals import Refusal, code_of, refusal_of, revert_data_of, words_of
 from viz.chain.revert_messages import explain
 from viz.chain.transport import BoundedProvider, TooLarge
@@ -36,25 +36,25 @@ _NO_ANSWER: Final = (TimeoutError, aiohttp.ClientError, OSError, TooLarge)
 
 
 class RateLimited(ChainUnreachable):
-    """The endpoint asks for patience: ask the same again, later."""
+    """The endpoint limits the rate of requests: send the same request again later."""
 
-    code, title = "chain-rate-limited", "The chain's endpoint asks for patience"
+    code, title = "chain-rate-limited", "The chain's endpoint limits the rate of requests"
 
 
 class TooMuchAsked(ChainUnreachable):
-    """The endpoint may answer for fewer blocks at once."""
+    """The endpoint refused a range of blocks: ask for fewer blocks at once."""
 
     code, title = "chain-range-refused", "The chain's endpoint answers for fewer blocks at once"
 
 
 class NotSupported(ChainUnreachable):
-    """The endpoint does not know the method, or keeps no state so old."""
+    """The endpoint does not know the method, or does not keep state that old."""
 
-    code, title = "chain-not-supported", "The chain's endpoint does not serve that"
+    code, title = "chain-not-supported", "The chain's endpoint does not support this request"
 
 
 class EndpointRefused(ChainUnreachable):
-    """The endpoint refuses in words that are none of the known reasons."""
+    """The endpoint refused, and its message matches none of the known reasons."""
 
     code, title = "chain-refused", "The chain's endpoint refuses"
 
@@ -70,7 +70,7 @@ _KINDS: Final[Mapping[Refusal, type[ChainError]]] = {
 
 
 class Endpoint:
-    """One URL, each question bounded by ``timeout_s`` seconds in all."""
+    """One URL; each request takes at most ``timeout_s`` seconds, repetitions included."""
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
         self.url = url
@@ -88,26 +88,28 @@ class Endpoint:
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
     async def ask(self, method: str, params: Sequence[Any], read: Callable[[Any], T]) -> T:
-        """Return what ``read`` makes of the method's result.
+        """Call a JSON-RPC method and return its result, parsed by ``read``.
 
-        Raises ChainUnreachable, its kinds, TransactionFailed and ChainError as the module says.
+        Raises ChainUnreachable and its subclasses, TransactionFailed, and ChainError, as the
+        module's docstring says.
         """
         answer = await self._post(method, params)
         if not isinstance(answer, Mapping):
-            raise self._nonsense(method, answer, "it is not a JSON-RPC response")
+            raise self._invalid(method, answer, "it is not a JSON-RPC response")
         error = answer.get("error")
         if error is not None:
             raise self._refused(method, error)
         if "result" not in answer:
             kind = _KINDS[refusal_of(answer)]
-            if kind is RateLimited:  # a gateway's own words, in a shape of its own
+            # Some gateways answer a rate limit with their own JSON, without an error member.
+            if kind is RateLimited:
                 raise self._refused(method, answer)
-            raise self._nonsense(method, answer, "it has neither result nor error")
+            raise self._invalid(method, answer, "it has neither result nor error")
         result = answer["result"]
         try:
             return read(result)
-        except Nonsense as error:
-            raise self._nonsense(method, result, str(error)) from error
+        except InvalidAnswer as error:
+            raise self._invalid(method, result, str(error)) from error
 
     async def _post(self, method: str, params: Sequence[Any]) -> Any:
         try:
@@ -126,7 +128,7 @@ class Endpoint:
             raise ChainUnreachable(self._unreachable("its answer is not JSON")) from error
 
     async def _repeated(self, method: str, params: Sequence[Any]) -> Any:
-        """Return the answer; ask again at once where the connection broke or a gateway failed."""
+        """Return the answer; ask again at once if the connection broke or a gateway failed."""
         for pause_s in _PAUSES_S:
             try:
                 return await self._provider.post(method, params)
@@ -143,12 +145,12 @@ class Endpoint:
             f"the chain at {self.where} cannot be reached ({reason}): start it, or correct rpc_url"
         )
 
-    def _nonsense(self, method: str, found: Any, why: str) -> ChainUnreachable:
+    def _invalid(self, method: str, found: Any, why: str) -> ChainUnreachable:
         seen = shown(found)
         said = why if seen in why else f"{seen}: {why}"
         return ChainUnreachable(
-            f"the chain at {self.where} answered nonsense to {method} ({said}): it is asked again; "
-            "if that lasts, use another rpc_url"
+            f"the chain at {self.where} gave an invalid answer to {method} ({said}): it is asked "
+            "again; if this continues, use another rpc_url"
         )
 
     def _refused(self, method: str, error: Any) -> ChainError:
@@ -167,7 +169,7 @@ class Endpoint:
 
 
 def _failed(data: bytes, message: str) -> TransactionFailed:
-    """Return the error of a revert, with the custom error in words."""
+    """Return the error for a revert, with the contract's custom error explained."""
     revert = decode_revert(data) if data else None
     if revert is None:
         return TransactionFailed(f"the contract refused: {message}")

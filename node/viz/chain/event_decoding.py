@@ -1,4 +1,4 @@
-"""Our contracts' events in a chain's logs. Does not know where the logs come from."""
+"""Decode our contracts' events from the chain's logs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from viz.errors import ChainUnreachable
 def decode_logs(deployment: Deployment, logs: Sequence[Log]) -> tuple[Event, ...]:
     """Return the events in ``logs`` that our contracts declare, in order.
 
-    Raises ChainUnreachable for a log of ours that does not fit its ABI.
+    Raises ChainUnreachable if a log of our contracts does not fit its ABI.
     """
     names = contracts_by_address(deployment)
     events = []
@@ -43,6 +43,6 @@ def _decoded(contract: str, log: Log) -> tuple[str, dict[str, Any]] | None:
     try:
         return abi.decode_event(contract, log.topics, log.data)
     except ChainUnreachable:
-        if contract == abi.CURRENCY:  # another token may index its events in another way
+        if contract == abi.CURRENCY:  # tokens differ in which event arguments they index
             return None
         raise

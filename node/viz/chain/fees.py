@@ -1,10 +1,9 @@
-"""What a transaction may cost: the operator's bound on fees, and the fee of a replacement.
+"""Keep a transaction's fees below the operator's bound, and sign a replacement at a higher fee.
 
-Owns the rule of fees and the re-signing of a transaction that no block takes at its old fee. Does
-not know nonces, journals or why a call is made. Invariants: no transaction is signed that pays
-more for a unit of gas than the bound, ``URGENT_TIMES`` the bound where the sender says that it is
-urgent; a replacement differs from what it replaces in its fees alone, so a chain executes one of
-the two.
+Owns the fee rules and the signing of a transaction again that no block includes at its old fee.
+Invariants: no transaction is signed that pays more per unit of gas than the bound, or more than
+``URGENT_TIMES`` the bound if the sender says that it is urgent; a replacement differs from the
+replaced transaction in its fees only, so a chain executes at most one of the two.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ from viz.domain.units import BPS, Address, Hash32
 from viz.errors import FeeTooHigh
 
 URGENT_TIMES: Final = 4
-# Nodes take a replacement from 10 % above what it replaces, in both of its fees.
+# Ethereum nodes accept a replacement only if both of its fees are at least 10 % higher.
 _BUMP_BPS: Final = 11_250
 
 
 def bounded(asked: Fees, limit_wei: int | None, *, urgent: bool = False) -> Fees:
-    """Return the fees to sign now; raise FeeTooHigh where the chain's present price is above.
+    """Return the fees to sign now; raise FeeTooHigh if the chain's price is above the bound.
 
-    ``limit_wei`` is the most that is paid for a unit of gas, in wei; None for no bound. An urgent
-    transaction may pay ``URGENT_TIMES`` as much.
+    ``limit_wei`` is the bound in wei per unit of gas; None for no bound. An urgent transaction may
+    pay ``URGENT_TIMES`` as much.
     """
     if limit_wei is None:
         return asked
@@ -38,14 +37,14 @@ def bounded(asked: Fees, limit_wei: int | None, *, urgent: bool = False) -> Fees
     price_wei = asked.base_fee_wei + asked.priority_fee_wei
     if price_wei > limit_wei:
         raise FeeTooHigh(
-            f"a unit of gas costs {price_wei} wei now, and this node pays {limit_wei} at most: try "
-            "again later (its operator sets chain.max_fee_wei)"
+            f"a unit of gas costs {price_wei} wei now, and this node pays at most {limit_wei}: try "
+            "again later (the operator's bound is chain.max_fee_wei)"
         )
     return Fees(asked.base_fee_wei, min(asked.max_fee_wei, limit_wei), asked.priority_fee_wei)
 
 
 def max_fee_of(raw: bytes) -> int:
-    """Return the most that a signed transaction pays for a unit of gas, in wei."""
+    """Return the most that a signed transaction pays, in wei per unit of gas."""
     return int(_fields(raw)["maxFeePerGas"])
 
 
@@ -57,9 +56,9 @@ def replacement(
     *,
     urgent: bool = False,
 ) -> SignedTransaction | None:
-    """Return the transaction signed anew at a fee that a node takes in its place.
+    """Sign the transaction again, at fees high enough that nodes accept it as a replacement.
 
-    None where the bound does not leave room for one; raises FeeTooHigh as ``bounded``.
+    Returns None if the bound is too low for that; raises FeeTooHigh as ``bounded`` does.
     """
     fields = _fields(entry.raw)
     tip = max(asked.priority_fee_wei, _bumped(fields["maxPriorityFeePerGas"]))
@@ -75,7 +74,7 @@ def replacement(
 
 
 def sign(account: LocalAccount, fields: dict[str, Any], description: str) -> SignedTransaction:
-    """Return the transaction of these fields, signed and named by its hash."""
+    """Sign a transaction with these fields, and return it with its hash."""
     raw = bytes(account.sign_transaction(fields).raw_transaction)
     return SignedTransaction(
         Hash32(keccak(raw)), Address(account.address), fields["nonce"], raw, description
@@ -83,7 +82,7 @@ def sign(account: LocalAccount, fields: dict[str, Any], description: str) -> Sig
 
 
 def _fields(raw: bytes) -> dict[str, Any]:
-    """Return what was signed, without the signature; for transactions of type 2."""
+    """Return the fields of a signed transaction of type 2, without the signature."""
     found = TypedTransaction.from_bytes(HexBytes(raw)).as_dict()
     fields = {key: value for key, value in found.items() if key not in ("v", "r", "s")}
     if not fields["to"]:

@@ -1,8 +1,8 @@
-"""Encrypted key files (Web3 Secret Storage, version 3) and the keys of a development chain.
+"""Read and write encrypted key files (Web3 Secret Storage, version 3).
 
-Owns reading and writing them. Does not know where a password comes from (the caller reads the
-environment, a file or a prompt). Invariant: neither a key nor a password reaches a log, an error
-or a file that others may read.
+Also gives the accounts of a development chain. The caller gets the password from the environment,
+a file or a prompt. Invariant: neither a key nor a password reaches a log, an error or a file that
+others may read.
 """
 
 from __future__ import annotations
@@ -20,19 +20,21 @@ from viz.errors import InvalidKeyFile, InvalidRequest
 if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
 
-# eth_account takes a second of CPU to import: who only opens a key does without it.
+# eth_account takes a second of CPU to import. It is imported inside the functions that need it, so
+# that a process which only opens a key does not pay for it.
 
 SCRYPT_N: Final = 2**18
 DEVELOPMENT_MNEMONIC: Final = "test test test test test test test test test test test junk"
-"""Known to everyone: accounts of a local chain only."""
+"""Public: use it for accounts of a local chain only."""
 
 
 def create_key_file(
     path: Path, password: str, *, account: LocalAccount | None = None, scrypt_n: int = SCRYPT_N
 ) -> LocalAccount:
-    """Write a new key (or ``account``'s) encrypted to ``path``, mode 0600, and return it.
+    """Write a new key (or that of ``account``) encrypted to ``path``, and return its account.
 
-    Raises InvalidKeyFile when the file exists, cannot be written, or the password is empty.
+    The file's mode is 0600. Raises InvalidKeyFile if the file exists or cannot be written, or the
+    password is empty.
     """
     if not password:
         raise InvalidKeyFile(f"{path}: give a password; a key is never written without one")
@@ -55,7 +57,7 @@ def create_key_file(
 
 
 def load_key_file(path: Path, password: str) -> LocalAccount:
-    """Return the account of an encrypted key file; raises what ``load_key`` does."""
+    """Return the account of an encrypted key file; raise the same errors as ``load_key``."""
     from eth_account import Account
 
     account: LocalAccount = Account.from_key(load_key(path, password))
@@ -65,7 +67,7 @@ def load_key_file(path: Path, password: str) -> LocalAccount:
 def load_key(path: Path, password: str) -> bytes:
     """Return the private key of an encrypted file; takes about a second by design (scrypt).
 
-    Raises InvalidKeyFile: no such file, not a key file, or a wrong password.
+    Raises InvalidKeyFile if there is no such file, it is not a key file, or the password is wrong.
     """
     try:
         content = load_json(path.read_bytes())
@@ -86,12 +88,12 @@ def load_key(path: Path, password: str) -> bytes:
         # Without `from`: nothing of the failed decryption belongs in a traceback.
         raise InvalidKeyFile(f"the password does not open {path}") from None
     except (InvalidRequest, LookupError, AttributeError, TypeError, ValueError, OverflowError):
-        raise InvalidKeyFile(f"{path} is damaged or of an unknown kind") from None
+        raise InvalidKeyFile(f"{path} is damaged or of an unknown kind: use a backup") from None
     return key
 
 
 def development_account(index: int) -> LocalAccount:
-    """Return the account that a local anvil funds at ``index``; worthless anywhere else."""
+    """Return account ``index`` of those that a local anvil funds; never use it on a real chain."""
     from eth_account import Account
 
     Account.enable_unaudited_hdwallet_features()

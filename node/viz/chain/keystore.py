@@ -1,8 +1,8 @@
-"""Opening an encrypted key (Web3 Secret Storage, version 3) with what is loaded already.
+"""Open an encrypted key file (Web3 Secret Storage, version 3) without eth_account.
 
-Owns the derivation, the check of the MAC and the decryption. eth_account opens the same files, and
-takes a second of CPU to import, most of it for curves that no key of ours is on. Invariant: the
-parameters are bounded before a byte is derived, so that a file cannot ask for all memory.
+Owns the key derivation, the check of the MAC and the decryption. eth_account can open the same
+files, but takes a second of CPU to import, most of it for curves that Viz does not use. Invariant:
+the parameters are bounded before the derivation begins, so that a file cannot claim all memory.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ def open_key(content: Mapping[str, Any], password: str) -> bytes:
     cipher = AES.new(derived[:16], AES.MODE_CTR, nonce=b"", initial_value=start.rjust(16, b"\0"))
     key = cipher.decrypt(ciphertext)
     if len(key) != _KEY_BYTES:
-        raise ValueError("no private key in it")
+        raise ValueError("the file does not hold a private key of 32 bytes")
     return key
 
 
 def _derived(kdf: str, given: Mapping[str, Any], password: bytes) -> bytes:
     salt, length = _hex(given["salt"]), int(given["dklen"])
     if length < _KEY_BYTES:
-        raise ValueError("too short a derived key")
+        raise ValueError("the derived key is too short")
     if kdf == "scrypt":
         n, r, p = (int(given[name]) for name in ("n", "r", "p"))
         memory = 128 * r * (n + p)
@@ -59,13 +59,13 @@ def _derived(kdf: str, given: Mapping[str, Any], password: bytes) -> bytes:
         )
     if kdf == "pbkdf2" and given["prf"] == "hmac-sha256":
         if not 0 < int(given["c"]) <= _MAX_ITERATIONS:
-            raise ValueError("absurdly many iterations")
+            raise ValueError("too many iterations")
         return hashlib.pbkdf2_hmac("sha256", password, salt, int(given["c"]), length)
     raise ValueError("unknown key derivation")
 
 
 def _lowered(found: Any) -> dict[str, Any]:
-    # Some wallets write "Crypto".
+    # Some wallets write "Crypto" instead of "crypto".
     return {str(name).lower(): value for name, value in found.items()}
 
 

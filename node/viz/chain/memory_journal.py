@@ -1,4 +1,4 @@
-"""A journal of transactions in memory, for scripts; a daemon's is its ledger (``viz.store``)."""
+"""Keep a journal of transactions in memory, for scripts; a daemon uses its ledger instead."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from viz.domain.units import Address, Hash32
 
 
 class MemoryJournal:
-    """A journal that forgets at exit: for scripts that sign, wait and end."""
+    """A journal that is lost at exit: for scripts that sign, wait for the result, and end."""
 
     def __init__(self) -> None:
         self._pending: dict[Hash32, SignedTransaction] = {}
 
     async def record(self, transaction: SignedTransaction) -> None:
-        """Keep the transaction until it is resolved."""
+        """Store the transaction until it is resolved."""
         self._pending[transaction.hash] = transaction
 
     async def resolve(self, transaction_hash: Hash32, outcome: Outcome) -> None:
-        """Forget it: its outcome is known."""
+        """Remove a transaction whose outcome is known."""
         self._pending.pop(transaction_hash, None)
 
     async def pending(self, sender: Address) -> Sequence[SignedTransaction]:

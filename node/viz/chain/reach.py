@@ -1,4 +1,4 @@
-"""Wait at the start for a chain that does not answer yet, such as one that starts beside it."""
+"""Wait at start for a chain that does not answer yet, such as one that is just starting too."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _log = structlog.get_logger()
 
 
 async def check_when_reached(rpc: Rpc, deployment: Deployment, *, wait_s: int) -> None:
-    """Check the chain as ``Rpc.check``, again for ``wait_s`` seconds while it is not reached.
+    """Run ``Rpc.check``; repeat it for up to ``wait_s`` seconds while the chain is unreachable.
 
-    Raises ChainMismatch, ChainUnreachable.
+    Raises ChainMismatch, and ChainUnreachable after ``wait_s``.
     """
     clock = asyncio.get_running_loop()
     until_s = clock.time() + wait_s

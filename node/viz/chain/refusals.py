@@ -1,6 +1,6 @@
-"""Tell apart why an endpoint refused: too often, too much at once, not at all, or the call itself.
+"""Classify why an endpoint refused: rate limit, range limit, not supported, or the call itself.
 
-JSON-RPC leaves codes and words to each provider, so both are looked at. Pure: asks nothing.
+JSON-RPC leaves codes and messages to each provider, so both are examined. Pure: no I/O.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _NOT_SUPPORTED: Final = re.compile(
 _NO_HISTORY: Final = re.compile(
     r"missing (historical|trie|state)|historical|pruned|archive|state .{0,20}not available"
 )
-# What is said of a transaction that can never be taken as it is.
+# Messages about a transaction that can never be accepted as it is.
 _OF_THE_CALL: Final = re.compile(
     r"insufficient (funds|balance)|underpriced|nonce|gas|\bfees?\b|already (known|imp)|intrinsic"
     r"|invalid (sender|signature|transaction|opcode)|oversized|stack (under|over)flow|sender"
@@ -47,7 +47,7 @@ _OF_THE_CALL: Final = re.compile(
 
 
 class Refusal(Enum):
-    """What an error object of an endpoint means for the next question."""
+    """What an endpoint's error object means for the next request."""
 
     REVERTED = auto()
     TOO_OFTEN = auto()
@@ -59,11 +59,12 @@ class Refusal(Enum):
 
 
 def refusal_of(error: Any, *, executes: bool = False, transacts: bool = False) -> Refusal:
-    """Return what an ``error`` member means.
+    """Classify an ``error`` member.
 
-    ``executes``: it answers a call or an estimate, which may revert. ``transacts``: it is about a
-    transaction or a call, whose own faults are told apart from the endpoint's.
+    ``executes``: the request was a call or an estimate, which may revert. ``transacts``: the
+    request was a transaction or a call, so the error may be the transaction's own fault.
     """
+    # The order decides: a message often matches several patterns, and the clearest come first.
     code, text = code_of(error), words_of(error).lower()
     if executes and (code == _REVERTED or "revert" in text or _says_reverted(error)):
         return Refusal.REVERTED
@@ -90,7 +91,7 @@ def _says_reverted(error: Any) -> bool:
 
 
 def code_of(error: Any) -> int | None:
-    """Return the code of an error object, where it has one."""
+    """Return the code of an error object; None if it has none."""
     code = error.get("code") if isinstance(error, Mapping) else None
     if isinstance(code, str) and re.fullmatch(r"-?\d{1,9}", code):
         return int(code)
@@ -98,7 +99,7 @@ def code_of(error: Any) -> int | None:
 
 
 def words_of(error: Any) -> str:
-    """Return the message of an error object, bounded; whatever JSON the error is."""
+    """Return the message of an error, shortened; accepts any JSON."""
     message = error.get("message") if isinstance(error, Mapping) else error
     if not isinstance(message, str):
         message = "it gave no reason"
@@ -106,7 +107,7 @@ def words_of(error: Any) -> str:
 
 
 def revert_data_of(error: Any) -> bytes:
-    """Return the data of a revert, wherever the endpoint put it; empty where there is none."""
+    """Return a revert's data from any of the places that endpoints use; empty if there is none."""
     data = error.get("data") if isinstance(error, Mapping) else None
     for name in ("data", "result", "output"):
         if isinstance(data, Mapping):

@@ -1,9 +1,9 @@
-"""The registrations of adapters, found in the chain's history once for all who ask.
+"""Find the registration events of adapters in the chain's history, reading it only once.
 
-Owns the index of them, by block, and the few that were read lately. Does not know what the registry
-says of an adapter now (``viz.chain.contracts``). Invariants: history is gone through once,
-whichever adapters are asked for and however often; what is returned has the share table that the
-registry names, also after a reorganisation.
+Owns an index of the events by block, and a cache of the events that were read last.
+``viz.chain.contracts`` reads an adapter's present state. Invariants: history is scanned once, for
+any number of adapters and requests; a returned event has the share table whose hash the registry
+holds, also after a reorganisation.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from viz.domain.units import AdapterId, Address, Hash32
 from viz.errors import ChainError
 
 KEPT: Final = 1_024
-# What a reorganisation may still replace is gone through again each time: one question.
+# The newest blocks, which a reorganisation may replace, are scanned again each time: one request.
 REORG_BLOCKS: Final = 64
 _CONTRACT: Final = "AdapterRegistry"
 
 
 class Registrations:
-    """What adapters were registered with: CID and share table."""
+    """Finds what adapters were registered with: their CID and share table."""
 
     def __init__(self, rpc: Rpc, registry: Address, first_block: int) -> None:
         self._rpc = rpc
@@ -38,9 +38,9 @@ class Registrations:
         self._scanning = asyncio.Lock()
 
     async def of(self, adapter_id: AdapterId, table: Hash32) -> Mapping[str, Any]:
-        """Return the arguments of the event whose share table has the hash ``table``.
+        """Return the arguments of the adapter's event whose share table has the hash ``table``.
 
-        Raises ChainError where the chain serves no such event, ChainUnreachable.
+        Raises ChainError if the endpoint serves no such event, ChainUnreachable.
         """
         if (found := self._known(adapter_id, table)) is not None:
             return found
@@ -49,23 +49,23 @@ class Registrations:
                 return found
             head = await self._rpc.block_number()
             if adapter_id not in self._blocks:
-                await self._go_on(head)
+                await self._scan_new(head)
             block = self._blocks.get(adapter_id, self._first_block)
             if self._known(adapter_id, table) is None and self._first_block <= block <= head:
                 await self._read(block, block, adapter_id)
             if (found := self._known(adapter_id, table)) is None:
-                # A reorganisation deeper than any: look for this one alone.
+                # A reorganisation was deeper than REORG_BLOCKS: search all blocks for this one.
                 await self._read(self._first_block, head, adapter_id)
                 found = self._known(adapter_id, table)
         if found is None:
             raise ChainError(
-                f"adapter {adapter_id} is registered, but the chain serves no event of it: use an "
-                "endpoint that keeps logs since the deployment"
+                f"adapter {adapter_id} is registered, but the endpoint does not serve its event: "
+                "use an rpc_url that keeps the logs since the deployment"
             )
         return found
 
-    async def _go_on(self, head: int) -> None:
-        """Go through what was not gone through yet."""
+    async def _scan_new(self, head: int) -> None:
+        """Scan the blocks that were not scanned yet, and those that may be replaced."""
         await self._read(min(self._next_block, head), head)
         self._next_block = max(self._first_block, head - REORG_BLOCKS + 1)
 
@@ -78,7 +78,7 @@ class Registrations:
             if decoded is not None:
                 self._keep(decoded[1], log.block_number)
                 if adapter_id is None:
-                    # A scan that breaks off later is taken up here.
+                    # If the scan fails later, the next one continues here.
                     self._next_block = max(self._next_block, log.block_number)
 
     def _keep(self, event: Mapping[str, Any], block: int) -> None:
@@ -91,7 +91,7 @@ class Registrations:
 
     def _known(self, adapter_id: AdapterId, table: Hash32) -> Mapping[str, Any] | None:
         known = self._kept.get(adapter_id)
-        # A reorganisation may give the id to another adapter: the table's hash tells.
+        # After a reorganisation another adapter may have this id: the table's hash shows it.
         if known is None or known["sharesHash"] != table:
             return None
         self._kept.move_to_end(adapter_id)

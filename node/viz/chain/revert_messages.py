@@ -1,7 +1,7 @@
-"""What a contract's refusal means to the person who caused it.
+"""Explain a contract's custom errors to the person who caused them.
 
-Owns one sentence for each custom error that a person can meet. Does not decode anything. An error
-without a sentence here is shown by its name and arguments, which are shown in any case.
+Owns one sentence for each custom error that a person can meet. The error's name and arguments are
+always shown, and they alone if an error has no sentence here.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ _SENTENCES: Final = {
     # ContentRegistry
     "NotOwner": "only the work's owner may do this",
     "SignatureExpired": "the signature's deadline has passed; sign again",
-    "SignatureInvalid": "the signature is not the one of the account it must come from",
+    "SignatureInvalid": "the signature is not that of the required account; sign with its key",
     "InvalidAccountNonce": "the signature was used before, or another came first; sign again",
-    "TermsChanged": "the terms on offer are other ones now; read and agree to them first",
+    "TermsChanged": "the offered terms have changed; read and accept the new ones first",
     "TrainerNotApproved": "the owner approves each trainer, and has not approved this one",
-    "AlreadyWithdrawn": "the work was withdrawn: it grants no licenses any more",
-    "GrantIsPerpetual": "this grant never ends: there is nothing to buy",
+    "AlreadyWithdrawn": "the work was withdrawn and grants no new licenses",
+    "GrantIsPerpetual": "this grant never ends, so it cannot be extended",
     "ERC721NonexistentToken": "there is no such work",
     # AdapterRegistry
-    "Unlicensed": "the trainer holds no live grant to this work; acquire one first",
-    "UseNotPermitted": "the grant does not permit training, embodiment and serving alike",
+    "Unlicensed": "the trainer has no valid grant to this work; acquire one first",
+    "UseNotPermitted": "the grant does not permit all of training, embodiment and serving",
     "RoyaltyBelowMinimum": "the work would get less than its license asks; raise royalty or share",
     "NotRegistered": "there is no such adapter",
     "NotTrainer": "only the adapter's trainer may do this",
-    "NothingToEnforce": "this work was neither withdrawn nor did its grant lapse",
+    "NothingToEnforce": "this work was not withdrawn, and its grant has not expired",
     "WrongShares": "this is not the adapter's share table",
     # Settlement
     "NoChannel": "the channel was never opened",
     "WrongPayer": "the channel belongs to another payer; use another signer key",
     "NotPayer": "only the channel's payer may do this",
-    "AlreadyClosing": "a close is running already",
-    "TooEarly": "the close delay has not passed",
+    "AlreadyClosing": "a close of this channel was already requested",
+    "TooEarly": "the close delay has not passed; try again later",
     "DeadlinePassed": "the signature's deadline has passed; sign again",
     "NothingToCollect": "nothing waits to be collected",
     # the token
@@ -45,7 +45,7 @@ _SENTENCES: Final = {
 
 
 def explain(revert: Revert) -> str:
-    """Return one line: what it means, then the error's name and arguments."""
+    """Return one line: what the error means, then its name and arguments."""
     if revert.name == "Error":
         return str(revert.args.get("reason", "it gave no reason"))
     sentence = _SENTENCES.get(revert.name)

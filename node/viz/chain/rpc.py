@@ -1,8 +1,8 @@
 """The connection to one chain: every JSON-RPC method that Viz uses, as typed values.
 
-Owns the parameters of each method, which reader judges its answer (``viz.chain.answers``), and the
-check that the chain is the one expected. Does not know contracts, keys or nonces, nor how a
-question travels (``viz.chain.endpoint``). Nothing here retries a transaction.
+Owns the parameters of each method, the choice of the reader that checks its answer
+(``viz.chain.answers``), and the check that the chain is the expected one. ``viz.chain.endpoint``
+sends the requests. Nothing here retries a transaction.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from viz.domain.ports.chain import Deployment
 from viz.domain.units import Address, Hash32, hex_of
 from viz.errors import ChainError, ChainMismatch, ChainUnreachable
 
-Block = int | Literal["latest", "pending"]
+BlockTag = int | Literal["latest", "pending"]
 _SUGGESTED_TIP_WEI = 1_000_000_000
 
-__all__ = ["Block", "BlockHeader", "BlockNotKnown", "Fees", "Log", "Rpc", "TransactionReceipt"]
+__all__ = ["BlockHeader", "BlockNotKnown", "BlockTag", "Fees", "Log", "Rpc", "TransactionReceipt"]
 
 
 @dataclass(frozen=True, slots=True)
 class Fees:
-    """EIP-1559 fees for one transaction, in wei of the chain's coin a unit of gas.
+    """EIP-1559 fees for one transaction, in wei per unit of gas.
 
-    ``base_fee_wei`` is the head's: what a block takes at least.
+    ``base_fee_wei`` is the base fee of the head block.
     """
 
     base_fee_wei: int
@@ -37,13 +37,13 @@ class Fees:
 
 
 class BlockNotKnown(ChainError):
-    """The chain has no such block: not yet, or not any more."""
+    """The chain has no such block: not yet, or no longer after a reorganisation."""
 
     code = "block-not-known"
 
 
 class Rpc:
-    """One JSON-RPC endpoint, each call bounded by ``timeout_s`` seconds in all."""
+    """One JSON-RPC endpoint; each call takes at most ``timeout_s`` seconds."""
 
     def __init__(self, url: str, *, timeout_s: float = 20.0) -> None:
         self.url = url
@@ -54,7 +54,7 @@ class Rpc:
         await self._endpoint.close()
 
     async def check(self, deployment: Deployment) -> None:
-        """Raise ChainMismatch unless this is the deployment's chain, with its contracts on it."""
+        """Raise ChainMismatch if this is another chain, or the contracts are not on it."""
         where = self._endpoint.where
         chain_id = await self.chain_id()
         if chain_id != deployment.chain_id:
@@ -67,7 +67,7 @@ class Rpc:
             raise ChainMismatch(
                 f"{where} begins with block {hex_of(genesis)}, the deployment's chain with "
                 f"{hex_of(deployment.genesis)}: correct rpc_url. If it is right, the chain was "
-                "reset: restore its state, or begin anew with another data folder. Keep this one: "
+                "reset: restore its state, or start with a new data folder. Keep the old one: "
                 "its ledger may hold vouchers that are not claimed yet"
             )
         contracts = (
@@ -82,7 +82,7 @@ class Rpc:
                 raise ChainMismatch(
                     f"{where} has no contract at {address}, where the deployment has its {name}: "
                     "correct rpc_url, or chain.deployment. If both are right, the chain was "
-                    "reset: restore its state, or begin anew with another data folder"
+                    "reset: restore its state, or start with a new data folder"
                 )
 
     async def chain_id(self) -> int:
@@ -93,16 +93,16 @@ class Rpc:
         """Return the head's number."""
         return await self._endpoint.ask("eth_blockNumber", (), answers.count)
 
-    async def block(self, block: Block = "latest") -> BlockHeader:
-        """Return a block's header; raise BlockNotKnown where there is none."""
+    async def block(self, block: BlockTag = "latest") -> BlockHeader:
+        """Return a block's header; raise BlockNotKnown if there is none."""
         read = answers.header(block if isinstance(block, int) else None)
         found = await self._endpoint.ask("eth_getBlockByNumber", (_block(block), False), read)
         if found is None:
-            raise BlockNotKnown("the chain has no such block (any more)")
+            raise BlockNotKnown("the chain does not have this block, or no longer has it")
         return found
 
     async def next_block_time_s(self) -> int | None:
-        """Return the time of the block that is being made; None where the endpoint knows none."""
+        """Return the timestamp of the pending block; None if the endpoint does not support it."""
         try:
             asked = ("pending", False)
             return await self._endpoint.ask("eth_getBlockByNumber", asked, answers.next_time)
@@ -110,11 +110,11 @@ class Rpc:
             return None
 
     async def code(self, address: Address) -> bytes:
-        """Return the code at an address; empty when it is no contract."""
+        """Return the code at an address; empty if there is no contract."""
         return await self._endpoint.ask("eth_getCode", (address, "latest"), answers.raw_bytes)
 
     async def balance_wei(self, address: Address) -> int:
-        """Return an account's balance of the chain's own coin."""
+        """Return an account's balance of the chain's native coin, in wei."""
         return await self._endpoint.ask("eth_getBalance", (address, "latest"), answers.wei)
 
     async def call(
@@ -123,12 +123,12 @@ class Rpc:
         data: bytes,
         *,
         sender: Address | None = None,
-        block: Block = "latest",
+        block: BlockTag = "latest",
         gas: int | None = None,
     ) -> bytes:
-        """Return the raw result of a call; raise TransactionFailed with the reason of a revert.
+        """Return the raw result of a call; raise TransactionFailed with the reason if it reverts.
 
-        ``gas`` is all that it may use; None leaves that to the node.
+        ``gas`` is the most that the call may use; None leaves the limit to the endpoint.
         """
         asked = _transaction(to, data, sender, gas)
         return await self._endpoint.ask("eth_call", (asked, _block(block)), answers.raw_bytes)
@@ -136,12 +136,15 @@ class Rpc:
     async def estimate_gas(
         self, to: Address | None, data: bytes, sender: Address, *, gas: int | None = None
     ) -> int:
-        """Return the gas that the transaction would use now; reverts raise as in ``call``."""
+        """Return the gas that the transaction would use now; a revert raises as in ``call``."""
         asked = _transaction(to, data, sender, gas)
         return await self._endpoint.ask("eth_estimateGas", (asked,), answers.count)
 
     async def fees(self) -> Fees:
-        """Return fees that outlast several full blocks: twice the base fee plus the tip."""
+        """Return fees that stay high enough for several full blocks.
+
+        That is twice the base fee plus the tip: the base fee rises by an eighth a block at most.
+        """
         base = await self._endpoint.ask("eth_getBlockByNumber", ("latest", False), answers.base_fee)
         try:
             tip = await self._endpoint.ask("eth_maxPriorityFeePerGas", (), answers.wei)
@@ -150,7 +153,7 @@ class Rpc:
         return Fees(base, 2 * base + tip, tip)
 
     async def transaction_count(self, address: Address) -> int:
-        """Return the next nonce of an account, its pending transactions counted."""
+        """Return the next nonce of an account, counting its pending transactions."""
         return await self._transactions(address, "pending")
 
     async def mined_count(self, address: Address) -> int:
@@ -158,9 +161,10 @@ class Rpc:
         return await self._transactions(address, "latest")
 
     async def broadcast(self, raw: bytes) -> None:
-        """Hand a signed transaction to the chain.
+        """Send a signed transaction to the chain.
 
-        Raises ChainUnreachable when its fate is not known, ChainError when it was refused.
+        Raises ChainUnreachable if it is unknown whether the transaction arrived, and ChainError
+        if it was refused.
         """
         try:
             await self._endpoint.ask("eth_sendRawTransaction", (hex_of(raw),), answers.hash32)
@@ -189,7 +193,7 @@ class Rpc:
         last: int,
         topics: Sequence[bytes | None] | None = None,
     ) -> tuple[Log, ...]:
-        """Return the logs of contracts in blocks ``first`` to ``last``, both included, in order."""
+        """Return the contracts' logs of blocks ``first`` to ``last``, both included, in order."""
         wanted: dict[str, Any] = {
             "address": list(addresses),
             "fromBlock": hex(first),
@@ -201,15 +205,15 @@ class Rpc:
         return await self._endpoint.ask("eth_getLogs", (wanted,), read)
 
     async def request(self, method: str, params: Sequence[Any] = ()) -> Any:
-        """Return the result of any JSON-RPC method, as JSON: for a test chain's own methods."""
+        """Return the result of any JSON-RPC method as JSON; for the methods of a test chain."""
         return await self._endpoint.ask(method, params, lambda found: found)
 
-    async def _transactions(self, address: Address, block: Block) -> int:
+    async def _transactions(self, address: Address, block: BlockTag) -> int:
         asked = (address, block)
         return await self._endpoint.ask("eth_getTransactionCount", asked, answers.count)
 
 
-def _block(block: Block) -> str:
+def _block(block: BlockTag) -> str:
     return hex(block) if isinstance(block, int) else block
 
 

@@ -1,8 +1,8 @@
 """Search a long history for logs at endpoints that serve few blocks at once.
 
-Does not follow the chain: ``viz.chain.watcher`` does, which has to notice when it changes
-meanwhile. Refusals are told apart in ``viz.chain.refusals``: only one that speaks of blocks or
-results is answered by halving the range.
+For one search of the past. ``viz.chain.watcher`` follows the chain, and notices reorganisations.
+``viz.chain.refusals`` classifies refusals: only one about the number of blocks or results halves
+the range.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from viz.chain.rpc import Log, Rpc
 from viz.domain.units import Address
 from viz.errors import ChainUnreachable
 
-# What is tried after a refusal that gives no reason, and after the next: few questions, whatever
-# its reason was.
+# The ranges to try after a first and a second refusal without a known reason: only two more
+# requests, in case the range was not the reason.
 _UNCLEAR_BLOCKS: Final = (1_000, 10)
 
 
@@ -27,9 +27,9 @@ async def scan(
     last: int,
     topics: Sequence[bytes | None],
 ) -> AsyncIterator[Log]:
-    """Yield the logs of blocks ``first`` to ``last``: in one question, or in as many as it takes.
+    """Yield the logs of blocks ``first`` to ``last``, in as many requests as the endpoint needs.
 
-    Raises ChainUnreachable, also where the endpoint asks for patience or refuses a single block.
+    Raises ChainUnreachable, also if the endpoint limits the rate or refuses a single block.
     """
     blocks = last - first + 1
     while first <= last:
@@ -48,9 +48,9 @@ async def scan(
 
 
 def _fewer(error: ChainUnreachable, blocks: int) -> int:
-    """Return how many blocks to ask for after this refusal of ``blocks``; 0 for none."""
+    """Return how many blocks to ask for after a refusal of ``blocks``; 0 to give up."""
     if isinstance(error, TooMuchAsked):
         return blocks // 2
     if isinstance(error, EndpointRefused):
         return next((each for each in _UNCLEAR_BLOCKS if each < blocks), 0)
-    return 0  # a rate limit, history that it does not keep, no answer
+    return 0  # fewer blocks do not help: a rate limit, pruned history, or no answer

@@ -1,10 +1,9 @@
-"""The one sender of one key: nonces, gas, and the way of a call to the chain.
+"""Send contract calls from one key: simulate, assign a nonce, sign, record, broadcast, wait.
 
-Owns the account's nonces and the order simulate, assign, sign, record, broadcast, wait. Does not
-know why a call is made, nor what becomes of it once it was sent (``viz.chain.tracker``).
-Invariants: a transaction is in the journal before the chain can see it; the lock spans assignment
-to broadcast, never the wait; no fee above the operator's bound is signed (``viz.chain.fees``), and
-no more gas than the caller allows.
+Owns the account's nonces and this order of steps. ``viz.chain.tracker`` follows a transaction
+after its broadcast. Invariants: a transaction is in the journal before the chain can see it; the
+lock is held from the choice of the nonce to the broadcast, never during the wait; no fee above
+the operator's bound is signed (``viz.chain.fees``), and no more gas than the caller allows.
 """
 
 from __future__ import annotations
@@ -33,11 +32,12 @@ from viz.errors import (
     TransactionFailed,
 )
 
-# A bounded call is tried with this many times its gas: enough to say what it needs, and little of
-# the chain's time for one that burns all it gets.
+# A call with a bound on its gas is simulated with this many times the bound: enough to report how
+# much it needs, and still little work for the endpoint if it burns all of it.
 _TRIED_TIMES: Final = 2
-# What a node says of a transaction that it will not take; anything else leaves its fate open. So
-# does a used nonce: perhaps this very transaction used it, and the look-up went to a laggard.
+# Words in an endpoint's message that mean: the transaction was not accepted. After any other
+# message it may have arrived. "nonce too low" is not in the list: this very transaction may have
+# used the nonce, and the look-up may have gone to an endpoint that is behind.
 _REFUSALS: Final = (
     "insufficient funds",
     "underpriced",
@@ -50,7 +50,7 @@ _log = structlog.get_logger()
 
 
 class Sender:
-    """Sends contract calls from one account, at most one process a key."""
+    """Sends contract calls from one account; at most one process may use a key."""
 
     def __init__(
         self,
@@ -65,10 +65,10 @@ class Sender:
         max_fee_wei: int | None = None,
         stuck_blocks: int = STUCK_BLOCKS,
     ) -> None:
-        """Make the sender; ``deployment`` may be None only to deploy contracts.
+        """Create the sender; ``deployment`` may be None only to deploy contracts.
 
-        ``max_fee_wei`` is the most that it pays for a unit of gas; None for no bound. After
-        ``stuck_blocks`` blocks without a transaction whose turn it is, its fee is raised.
+        ``max_fee_wei`` is the bound in wei per unit of gas; None for no bound. The fee of the
+        transaction with the next nonce is raised after ``stuck_blocks`` blocks without it.
         """
         self._rpc = rpc
         self._account = account
@@ -78,7 +78,7 @@ class Sender:
         self._chain_id = deployment.chain_id if deployment else chain_id
         self._max_fee_wei = max_fee_wei
         self._lock = asyncio.Lock()
-        self._follower = TransactionTracker(
+        self._tracker = TransactionTracker(
             rpc,
             account,
             self._journal,
@@ -95,59 +95,62 @@ class Sender:
 
     @property
     def fees_raised(self) -> int:
-        """How often a transaction was signed again at a higher fee, in this process."""
-        return self._follower.fees_raised
+        """How many times this process signed a transaction again at a higher fee."""
+        return self._tracker.fees_raised
 
     async def submit(
         self, call: Call, *, max_gas: int | None = None, urgent: bool = False
     ) -> Transaction:
-        """Simulate, sign, record, broadcast and wait for a block, ``wait_s`` at most.
+        """Simulate, sign, record and broadcast a call, and wait up to ``wait_s`` for its block.
 
-        One that blocks pass over is replaced at a higher fee meanwhile, within the bound.
-        Whatever it raises, nothing was sent: TransactionFailed with the decoded custom error when
-        the simulation reverts, GasAboveLimit where the call needs more than ``max_gas``,
-        FeeTooHigh as ``viz.chain.fees.bounded``, ChainUnreachable when the chain cannot be asked.
+        If blocks leave it out, it is replaced at a higher fee meanwhile, within the bound. If an
+        error is raised, nothing was sent: TransactionFailed with the decoded custom error if the
+        simulation reverts, GasAboveLimit if the call needs more than ``max_gas``, FeeTooHigh as
+        ``viz.chain.fees.bounded``, ChainUnreachable if the chain does not answer.
         """
         if self._deployment is None:
-            raise ChainError("this sender knows no deployment: it can only deploy")
+            raise ChainError("this sender has no deployment: it can only deploy contracts")
         to = address_of(self._deployment, call.contract)
         data = abi.encode_call(call.contract, call.function, call.args)
         what = f"{call.contract}.{call.function}"
         return await self._send(to, data, what, max_gas=max_gas, urgent=urgent)
 
     async def simulate(self, call: Call) -> Any:
-        """Return what the call would return now, from this account; send nothing.
+        """Return what the call would return now from this account, without sending it.
 
         Raises TransactionFailed with the decoded custom error.
         """
         if self._deployment is None:
-            raise ChainError("this sender knows no deployment: it can only deploy")
+            raise ChainError("this sender has no deployment: it can only deploy contracts")
         to = address_of(self._deployment, call.contract)
         data = abi.encode_call(call.contract, call.function, call.args)
         answer = await self._rpc.call(to, data, sender=self.address)
         return abi.decode_result(call.contract, call.function, call.args, answer)
 
     async def deploy(self, contract: str, args: Sequence[Any] = ()) -> tuple[Address, Transaction]:
-        """Create a contract and return its address; raise TransactionFailed unless it settled."""
+        """Create a contract and return its address; raise TransactionFailed if it did not settle.
+
+        A creation without a known end raises too: look up its hash before you try again.
+        """
         sent = await self._send(None, abi.deployment_code(contract, args), f"create {contract}")
         receipt = await self._rpc.receipt(sent.hash)
         if sent.outcome is not Outcome.SETTLED or receipt is None or receipt.contract is None:
             raise TransactionFailed(
-                f"creating {contract} did not settle ({sent.outcome.value}): look up "
+                f"the creation of {contract} did not settle ({sent.outcome.value}): look up "
                 f"{hex_of(sent.hash)}"
             )
         return receipt.contract, sent
 
     async def lookup(self, transaction_hash: Hash32) -> Transaction:
-        """Return what became of a transaction; UNKNOWN when the chain does not know its hash."""
-        return await self._follower.lookup(transaction_hash)
+        """Return a transaction's state; UNKNOWN if the chain does not know its hash."""
+        return await self._tracker.lookup(transaction_hash)
 
     async def recover(self, *, urgent: bool = False) -> tuple[Transaction, ...]:
-        """Look up every transaction without a known end, as after a restart; return them.
+        """Look up every transaction without a known end, for example after a restart.
 
-        What the chain forgot or passes over is sent again, as ``TransactionTracker.recover`` says.
+        Sends again what the chain lost or leaves out, as ``TransactionTracker.recover`` says.
         """
-        return await self._follower.recover(urgent=urgent)
+        return await self._tracker.recover(urgent=urgent)
 
     async def _send(
         self,
@@ -164,8 +167,8 @@ class Sender:
         gas = await self._rpc.estimate_gas(to, data, self.address, gas=tried)
         if max_gas is not None and gas > max_gas:
             raise GasAboveLimit(
-                f"{description} would use {gas} gas, and this node pays for {max_gas}: send it "
-                "yourself"
+                f"{description} would use {gas} gas, and this node pays for at most {max_gas}: "
+                "send the transaction yourself"
             )
         gas += gas * self._gas_margin_bps // BPS
         async with self._lock:
@@ -181,13 +184,14 @@ class Sender:
             except ChainError as error:
                 if not await self._arrived(entry, error):
                     return Transaction(Outcome.UNKNOWN, entry.hash, error=error.detail)
-        return await self._follower.wait(entry, urgent=urgent)
+        return await self._tracker.wait(entry, urgent=urgent)
 
     async def _arrived(self, entry: SignedTransaction, refusal: ChainError) -> bool:
-        """Return whether the chain has a transaction that it refused; False when unclear.
+        """Return whether the chain has a transaction although it refused it; False if unclear.
 
-        A broadcast whose answer was lost is repeated by the connection, and the repetition refused
-        since the first arrived. A refusal that is one frees the nonce and raises TransactionFailed.
+        If the answer to a broadcast is lost, the connection repeats it. The chain then refuses
+        the repetition, because the first copy arrived. A real refusal frees the nonce and raises
+        TransactionFailed.
         """
         try:
             if await self._rpc.knows(entry.hash):

@@ -1,9 +1,9 @@
-"""How long a transaction may stand first in line before it is offered more.
+"""Decide when a transaction is stuck, so that its fee should be raised.
 
-Owns the count of blocks that went by without it. Does not know fees, nor how a transaction is sent.
-Counts blocks, not seconds: a chain that makes none is not waiting for a better offer. Invariant:
-only the transaction with the account's next nonce loses patience; those behind it wait for it, and
-a higher fee of theirs would change nothing.
+Counts the blocks that did not include a transaction although its nonce was the account's next. It
+counts blocks and not seconds, because a higher fee does not help on a chain that makes no blocks.
+Invariant: only the transaction with the account's next nonce can be stuck; those with later nonces
+wait for it, and a higher fee would not help them.
 """
 
 from __future__ import annotations
@@ -14,22 +14,24 @@ from viz.chain.rpc import Rpc
 from viz.domain.ports.settlement_ledger import SignedTransaction
 from viz.domain.units import Hash32
 
-# Fees are signed to be good for several full blocks: ten that leave it out want a better tip.
+# The fees that are signed stay high enough for several full blocks. If ten blocks leave the
+# transaction out, its tip is too low.
 STUCK_BLOCKS: Final = 10
 
 
 class StuckPolicy:
-    """The waiting of one account's transactions, as far as this process saw it."""
+    """Counts how many blocks the transactions of one account have waited in this process."""
 
     def __init__(self, rpc: Rpc, blocks: int = STUCK_BLOCKS) -> None:
         self._rpc = rpc
         self._blocks = blocks
+        # By nonce: the transaction that waits, and the head when the count began.
         self._since: dict[int, tuple[Hash32, int]] = {}
 
-    async def is_over(self, entry: SignedTransaction) -> bool:
-        """Return whether the blocks since the first call for it, in its turn, are too many.
+    async def is_stuck(self, entry: SignedTransaction) -> bool:
+        """Return whether too many blocks passed since the first call while its nonce is the next.
 
-        Where they are, counting begins anew. Raises ChainUnreachable.
+        After True the count begins again. Raises ChainUnreachable.
         """
         if await self._rpc.mined_count(entry.sender) != entry.nonce:
             self.forget(entry.nonce)
@@ -42,5 +44,5 @@ class StuckPolicy:
         return counted == entry.hash and head >= first + self._blocks
 
     def forget(self, nonce: int) -> None:
-        """Count nothing for a nonce that was used, or whose turn it is not."""
+        """Delete the count of a nonce that was used, or is not the next one."""
         self._since.pop(nonce, None)

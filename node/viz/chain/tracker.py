@@ -1,11 +1,15 @@
-"""What becomes of a transaction that was sent, until a block has it.
+"""Follow a transaction from its broadcast until it is in a block.
 
-Owns the wait, the look-up after a restart, and the replacement of what no block takes. Does not
-know what is sent, nor which nonce is next (``viz.chain.sender``). Invariants: one whose outcome is
-unknown is looked up by its hash, and only the very same bytes, or the same call with the same nonce
-at a higher fee, are ever broadcast again (no chain executes both); of those with one nonce, the
-receipt of any ends the wait, and is what is told; what is broadcast was recorded before, and stays
-so until one of its nonce is in a block; no fee above the operator's bound is signed.
+Owns the wait for the receipt, the look-up after a restart, and the replacement of a transaction
+that no block includes. ``viz.chain.sender`` decides what is sent, with which nonce. Invariants:
+
+- A transaction with an unknown outcome is looked up by its hash. Only two things are broadcast
+  again: the same bytes, or the same call with the same nonce at a higher fee. No chain executes
+  both.
+- The wait ends with the receipt of any transaction with the nonce, and reports that one.
+- A transaction is in the journal before its broadcast, and stays there until one with its nonce
+  is in a block.
+- No fee above the operator's bound is signed.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ _log = structlog.get_logger()
 
 
 class TransactionTracker:
-    """Follows the transactions of one account to their ends."""
+    """Follows the transactions of one account until each is in a block."""
 
     def __init__(
         self,
@@ -47,7 +51,7 @@ class TransactionTracker:
         max_fee_wei: int | None,
         stuck_blocks: int,
     ) -> None:
-        """Make the follower; without ``deployment`` events are not decoded."""
+        """Create the tracker; events are not decoded if ``deployment`` is None."""
         self._rpc = rpc
         self._account = account
         self._address = Address(str(account.address))
@@ -55,12 +59,13 @@ class TransactionTracker:
         self._deployment = deployment
         self._wait_s = wait_s
         self._max_fee_wei = max_fee_wei
-        self._patience = StuckPolicy(rpc, stuck_blocks)
+        self._stuck = StuckPolicy(rpc, stuck_blocks)
+        # Nonces that a call of `wait` follows: `recover` leaves their fees alone.
         self._awaited: set[int] = set()
         self.fees_raised = 0
 
     async def lookup(self, transaction_hash: Hash32) -> Transaction:
-        """Return what became of a transaction; UNKNOWN when the chain does not know its hash."""
+        """Return a transaction's state; UNKNOWN if the chain does not know its hash."""
         receipt = await self._rpc.receipt(transaction_hash)
         if receipt is not None:
             return await self._end(receipt)
@@ -69,9 +74,10 @@ class TransactionTracker:
         return Transaction(Outcome.UNKNOWN, transaction_hash)
 
     async def wait(self, entry: SignedTransaction, *, urgent: bool) -> Transaction:
-        """Return the end of a call that was broadcast; PENDING or UNKNOWN without one in time.
+        """Wait for the block of a transaction that was broadcast, and return its result.
 
-        What replaced it meanwhile is told by its own hash, where that is what was mined.
+        Returns PENDING or UNKNOWN if there is none within ``wait_s``. If a replacement was mined
+        instead, the result has the replacement's hash.
         """
         self._awaited.add(entry.nonce)
         try:
@@ -80,26 +86,29 @@ class TransactionTracker:
             self._awaited.discard(entry.nonce)
 
     async def recover(self, *, urgent: bool = False) -> tuple[Transaction, ...]:
-        """Look up every transaction without a known end, as after a restart; return them.
+        """Look up every transaction without a known end, for example after a restart.
 
-        One that the chain does not know is broadcast again, byte for byte, unless its nonce was
-        used by another: then it can never happen, and it is FAILED. One whose fee is below what
-        blocks take now, or which too many of them passed over, is replaced by the same call at a
-        higher fee, within the bound (``urgent`` as in ``submit``), unless somebody still waits for
-        it.
+        If the chain does not know a transaction, the same bytes are broadcast again. If another
+        transaction used its nonce, it can never be mined, and it is FAILED. If its fee is below
+        the present base fee, or too many blocks left it out, it is replaced by the same call at a
+        higher fee, within the bound (``urgent`` as in ``submit``). A transaction for which a call
+        of ``wait`` still runs is not replaced here.
         """
         found = []
-        dearest = -1
+        last_nonce = -1
         pending = await self._journal.pending(self._address)
+        # The highest fee of each nonce first: the others were already replaced by it.
         for entry in sorted(pending, key=lambda each: (each.nonce, -fees.max_fee_of(each.raw))):
-            replaced, dearest = entry.nonce == dearest, entry.nonce
-            rivals = [each for each in pending if each.nonce == entry.nonce and each is not entry]
-            state = await self._progress(entry, rivals, replaced=replaced, urgent=urgent)
+            replaced, last_nonce = entry.nonce == last_nonce, entry.nonce
+            same_nonce = [
+                each for each in pending if each.nonce == entry.nonce and each is not entry
+            ]
+            state = await self._advance(entry, same_nonce, replaced=replaced, urgent=urgent)
             if state.outcome in (Outcome.SETTLED, Outcome.FAILED):
-                # Of two with one nonce only one happens: where its successor did, this one cannot.
+                # A nonce is used once: if another with this nonce was mined, this one failed.
                 own = state.outcome if state.hash == entry.hash else Outcome.FAILED
                 await self._journal.resolve(entry.hash, own)
-                self._patience.forget(entry.nonce)
+                self._stuck.forget(entry.nonce)
             _log.info(
                 "transaction recovered",
                 transaction=hex_of(entry.hash),
@@ -109,22 +118,22 @@ class TransactionTracker:
             found.append(replace(state, what=entry.description))
         return tuple(found)
 
-    async def _progress(
+    async def _advance(
         self,
         entry: SignedTransaction,
-        rivals: Sequence[SignedTransaction],
+        same_nonce: Sequence[SignedTransaction],
         *,
         replaced: bool,
         urgent: bool,
     ) -> Transaction:
-        """Return what became of a transaction, after a push where it is stuck."""
+        """Return a transaction's state; broadcast it again or raise its fee first if needed."""
         state = await self.lookup(entry.hash)
         if state.outcome in (Outcome.SETTLED, Outcome.FAILED):
             return state
         if state.outcome is Outcome.UNKNOWN and (
             await self._rpc.mined_count(self._address) > entry.nonce
         ):
-            # The nonce is used. By this very transaction, if it was mined since the look-up.
+            # The nonce is used. Perhaps by this transaction, mined since the look-up: look again.
             state = await self.lookup(entry.hash)
             if state.outcome is not Outcome.UNKNOWN:
                 return state
@@ -135,18 +144,19 @@ class TransactionTracker:
             return state
         asked = await self._rpc.fees()
         too_low = fees.max_fee_of(entry.raw) < asked.base_fee_wei
-        if too_low or await self._patience.is_over(entry):
-            dearer = await self._dearer(entry, asked, urgent=urgent)
-            if dearer is None:
+        if too_low or await self._stuck.is_stuck(entry):
+            replacement = await self._replacement(entry, asked, urgent=urgent)
+            if replacement is None:
                 return state
-            return await self._again(dearer, [entry, *rivals], urgent=urgent)
+            return await self._broadcast(replacement, [entry, *same_nonce], urgent=urgent)
         if state.outcome is Outcome.PENDING:
             return state
-        return await self._again(entry, rivals, urgent=urgent)
+        return await self._broadcast(entry, same_nonce, urgent=urgent)
 
-    async def _again(
-        self, entry: SignedTransaction, rivals: Sequence[SignedTransaction], *, urgent: bool
+    async def _broadcast(
+        self, entry: SignedTransaction, same_nonce: Sequence[SignedTransaction], *, urgent: bool
     ) -> Transaction:
+        """Send a recorded transaction, and wait for a receipt of any with its nonce."""
         try:
             await self._rpc.broadcast(entry.raw)
         except ChainUnreachable:
@@ -154,55 +164,56 @@ class TransactionTracker:
         except ChainError as error:
             _log.warning("the chain refuses a recorded transaction", reason=error.detail)
             return Transaction(Outcome.UNKNOWN, entry.hash, error=error.detail)
-        return await self._wait(entry, rivals, urgent=urgent)
+        return await self._wait(entry, same_nonce, urgent=urgent)
 
-    async def _dearer(
+    async def _replacement(
         self, entry: SignedTransaction, asked: Fees, *, urgent: bool
     ) -> SignedTransaction | None:
-        """Return the call with its nonce at a higher fee, recorded; None where the bound forbids.
+        """Sign and record the same call and nonce at a higher fee; None if the bound forbids it.
 
-        The old one stays in the journal until one of the two is in a block.
+        The old transaction stays in the journal until one of the two is in a block, because
+        either may still be mined.
         """
-        dearer, reason = None, "the operator's bound leaves no room for a higher fee"
+        higher, reason = None, "the operator's bound leaves no room for a higher fee"
         try:
-            dearer = fees.replacement(entry, self._account, asked, self._max_fee_wei, urgent=urgent)
+            higher = fees.replacement(entry, self._account, asked, self._max_fee_wei, urgent=urgent)
         except FeeTooHigh as error:
             reason = error.detail
-        if dearer is None:
+        if higher is None:
             _log.warning("a transaction waits", what=entry.description, reason=reason)
             return None
-        await self._journal.record(dearer)
+        await self._journal.record(higher)
         self.fees_raised += 1
         _log.info(
             "fee raised",
             what=entry.description,
-            transaction=hex_of(dearer.hash),
+            transaction=hex_of(higher.hash),
             instead_of=hex_of(entry.hash),
-            max_fee_wei=fees.max_fee_of(dearer.raw),
+            max_fee_wei=fees.max_fee_of(higher.raw),
             raised=self.fees_raised,
         )
-        return dearer
+        return higher
 
     async def _wait(
         self,
         entry: SignedTransaction,
-        rivals: Sequence[SignedTransaction] = (),
+        same_nonce: Sequence[SignedTransaction] = (),
         *,
         urgent: bool,
     ) -> Transaction:
-        """Return the end of the call, by ``entry``, one of its rivals or what replaces them here.
+        """Wait for a receipt of ``entry``, of ``same_nonce`` or of a replacement made here.
 
-        PENDING or UNKNOWN, of the dearest, when there is none in time.
+        Returns PENDING or UNKNOWN, for the one with the highest fee, if there is none in time.
         """
-        running = [entry, *rivals]
+        running = [entry, *same_nonce]  # the highest fee first
         pause_s = _FIRST_POLL_S
         try:
             async with asyncio.timeout(self._wait_s):
                 while (receipt := await self._receipt_of(running)) is None:
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, _LAST_POLL_S)
-                    if pause_s == _LAST_POLL_S and await self._patience.is_over(running[0]):
-                        await self._raise(running, urgent=urgent)
+                    if pause_s == _LAST_POLL_S and await self._stuck.is_stuck(running[0]):
+                        await self._raise_fee(running, urgent=urgent)
             end = await self._end(receipt)
         except TimeoutError:
             return Transaction(Outcome.PENDING, running[0].hash)
@@ -211,7 +222,7 @@ class TransactionTracker:
         for each in running:
             own = end.outcome if each.hash == end.hash else Outcome.FAILED
             await self._journal.resolve(each.hash, own)
-        self._patience.forget(entry.nonce)
+        self._stuck.forget(entry.nonce)
         return end
 
     async def _receipt_of(self, running: Sequence[SignedTransaction]) -> TransactionReceipt | None:
@@ -221,16 +232,17 @@ class TransactionTracker:
                 return receipt
         return None
 
-    async def _raise(self, running: list[SignedTransaction], *, urgent: bool) -> None:
-        """Offer more for the dearest, and put what does so before it, whatever becomes of it."""
-        dearer = await self._dearer(running[0], await self._rpc.fees(), urgent=urgent)
-        if dearer is None:
+    async def _raise_fee(self, running: list[SignedTransaction], *, urgent: bool) -> None:
+        """Replace the first of ``running`` at a higher fee, and put the replacement before it."""
+        replacement = await self._replacement(running[0], await self._rpc.fees(), urgent=urgent)
+        if replacement is None:
             return
-        running.insert(0, dearer)
+        running.insert(0, replacement)
         try:
-            await self._rpc.broadcast(dearer.raw)
+            await self._rpc.broadcast(replacement.raw)
         except ChainError as error:
-            # Refused, or perhaps arrived: those before it may be mined all the same.
+            # It was refused, or it arrived and the answer was lost. The older ones may still be
+            # mined. So the wait for all of them goes on.
             _log.warning("a higher fee was not taken", reason=error.detail)
 
     async def _end(self, receipt: TransactionReceipt) -> Transaction:

@@ -1,8 +1,8 @@
-"""Carry one JSON-RPC question over HTTP: the only module that touches web3.
+"""Send one JSON-RPC request over HTTP; the only module that uses web3.
 
-Owns the HTTP session and the bounds of an answer: its size, and how deep its JSON is nested (the
-parser of web3's own provider can be driven over the stack's end, which ends the process). Does not
-know what an answer means.
+Owns the HTTP session and the bounds of an answer: its size, and the depth of its JSON. The depth
+is bounded because web3's own parser overflows the stack on deeply nested JSON, which ends the
+process.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from web3.types import RPCEndpoint, RPCResponse
 
 from viz.domain.strict_json import load_json
 
-# Logs of thousands of blocks are some MiB.
+# The logs of thousands of blocks take several MiB.
 MAX_ANSWER_BYTES: Final = 64 << 20
 _LARGE_BYTES: Final = 256 << 10
 
 
 class TooLarge(ValueError):
-    """The answer is larger than any that Viz asks for."""
+    """The answer is larger than ``MAX_ANSWER_BYTES``."""
 
 
 class BoundedProvider(AsyncHTTPProvider):
-    """web3's provider of one URL, with bounded answers and connections that are kept."""
+    """web3's provider for one URL, with bounded answers and kept-alive connections."""
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
         super().__init__(url, exception_retry_configuration=None)
@@ -36,10 +36,10 @@ class BoundedProvider(AsyncHTTPProvider):
         self._http: aiohttp.ClientSession | None = None
 
     async def make_request(self, method: RPCEndpoint, params: Any) -> RPCResponse:
-        """Return the answer as JSON, of whatever shape.
+        """Send the request and return the answer as JSON of any shape.
 
         Raises aiohttp.ClientError (ClientResponseError for an HTTP error), TimeoutError, and
-        ValueError for what is too large or no JSON.
+        ValueError if the answer is too large or is not JSON.
         """
         if self._http is None:
             self._http = aiohttp.ClientSession(timeout=self._timeout, raise_for_status=True)
@@ -56,7 +56,7 @@ class BoundedProvider(AsyncHTTPProvider):
         return _read(bytes(raw))
 
     async def post(self, method: str, params: Sequence[Any]) -> Any:
-        """Return the answer as ``make_request`` does."""
+        """Send the request and return the answer, as ``make_request`` does."""
         return await self.make_request(RPCEndpoint(method), list(params))
 
     async def disconnect(self) -> None:
@@ -66,5 +66,6 @@ class BoundedProvider(AsyncHTTPProvider):
 
 
 def _read(raw: bytes) -> RPCResponse:
-    # The operator's own endpoint: where history is, an answer has a million values.
+    # The number of values is not bounded: the operator chose the endpoint, and the logs of a long
+    # range have a million values.
     return cast(RPCResponse, load_json(raw, max_values=None))

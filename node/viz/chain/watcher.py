@@ -1,15 +1,17 @@
-"""Logs into handler calls: in order, at least once, surviving reorganisations and restarts.
+"""Deliver the contracts' logs to a handler: in order, at least once, across reorganisations.
 
-Owns the cursor's advance and its way back. Does not know what an event means. Invariants: an
-event reaches ``handle`` only when it has its confirmations; ``handle`` returned before the cursor
-moves past it, so a crash repeats events and never skips one (handlers are idempotent); each
-block handled descends from the one marked before it, else ``roll_back`` is called with the last
-block that still stands, before anything newer is handled.
+Owns the cursor: the marks of handled blocks, and their removal after a reorganisation. Invariants:
 
-Close requests have a fast path: each is reported once, as soon as it is seen, confirmed or not,
-since a node must stop selling at once. The newest blocks are looked at before history is followed.
-An endpoint that refuses a range of blocks is asked for half of it, and for a little more each time;
-one that asks for patience is asked for the same range, later.
+- An event reaches ``handle`` only after its confirmations.
+- The cursor moves past an event only after ``handle`` returned. A crash repeats events and never
+  skips one, so handlers are idempotent.
+- Each handled block descends from the block marked before it. If it does not, ``roll_back`` is
+  called with the last block that is still on the chain, before a newer block is handled.
+
+Close requests are reported earlier: once each, as soon as they are seen, confirmed or not, because
+a node must stop selling at once. For this, the newest blocks are read before history.
+If an endpoint refuses a range of blocks, half of it is asked for, and then a little more each time.
+If it limits the rate, the same range is asked for later.
 """
 
 from __future__ import annotations
@@ -35,13 +37,13 @@ Handle = Callable[[Sequence[Event]], Awaitable[None]]
 RollBack = Callable[[int], Awaitable[None]]
 _REMEMBERED_REQUESTS: Final = 10_000
 _LONGEST_PAUSE_S: Final = 30.0
-# Behind one address several nodes answer: a single wrong one does not end the daemon.
+# Several servers may answer behind one URL: a single wrong one does not end the daemon.
 _MISMATCHES: Final = 3
 _log = structlog.get_logger()
 
 
 class _RangeRefused(Exception):
-    """The endpoint will not answer for so many blocks; the next attempt asks for fewer."""
+    """The endpoint refused this many blocks; the next attempt asks for fewer."""
 
 
 async def _ignore(_: object) -> None:
@@ -73,7 +75,7 @@ class Watcher:
         self._confirmations = confirmations
         self._interval_s = interval_s
         self._chunk_blocks = self._chunk = chunk_blocks
-        # The token's transfers are not ours to follow: a busy token has thousands a minute.
+        # The token is left out: its transfers are not needed, and may be thousands a minute.
         self._addresses = [
             address
             for address, name in contracts_by_address(deployment).items()
@@ -83,11 +85,11 @@ class Watcher:
         self._reported: dict[tuple[Hash32, int], None] = {}
 
     async def run(self) -> None:
-        """Follow the chain until cancelled; an unreachable chain is asked again, ever more rarely.
+        """Follow the chain until cancelled; wait longer after each failure of the endpoint.
 
-        What ``handle`` raises ends the loop: the cursor stays before what could not be handled.
-        ChainMismatch ends it where it is found in each of several steps: the chain was reset under
-        the books, or the endpoint is of another one.
+        An error of ``handle`` ends the loop, and the cursor stays before the event. ChainMismatch
+        ends the loop after ``_MISMATCHES`` steps in a row: the chain was reset after this ledger
+        was begun, or the endpoint serves another chain.
         """
         pause_s, mismatches = self._interval_s, 0
         while True:
@@ -112,7 +114,7 @@ class Watcher:
             mark = await self._standing_mark()
             first = mark.number + 1 if mark else self._deployment.first_block
             if not looked:
-                # Before history, however long: a payer who leaves does not wait for it.
+                # Before history, which may be long: a close request must stop sales at once.
                 newest = max(first, head - self._chunk_blocks + 1)
                 await self._look_ahead(min(newest, confirmed + 1), head)
                 looked = True
@@ -121,13 +123,13 @@ class Watcher:
             last = min(confirmed, first + self._chunk - 1)
             try:
                 if not await self._follow(mark, first, last):
-                    # The chain changed while it was read: the next step starts anew.
+                    # The chain changed while it was read: the next step starts again.
                     return
             except _RangeRefused:
                 continue
 
     async def _standing_mark(self) -> BlockMark | None:
-        """Return the newest mark still on the chain, after rolling back whatever is above it."""
+        """Return the newest mark that is still on the chain; roll back everything above it."""
         marks = await self._cursors.marks()
         standing = None
         for mark in marks:
@@ -137,10 +139,12 @@ class Watcher:
         if marks and standing != marks[0]:
             above = standing.number if standing else self._deployment.first_block - 1
             if standing is None:
-                # Nothing of what we knew is left: a reset chain, unless the contracts still stand.
+                # No mark is left. Either the reorganisation was deep, or the chain was reset: the
+                # check raises ChainMismatch for another genesis or missing contracts.
                 await self._rpc.check(self._deployment)
             _log.warning("reorganisation", newest_block=marks[0].number, rolled_back_to=above)
-            # The rows first: killed in between, the marks send us here again.
+            # The rows before the marks: after a kill in between, the marks still differ from the
+            # chain, and the roll-back is repeated.
             await self._roll_back(above)
             await self._cursors.rollback(above)
         return standing
@@ -152,7 +156,9 @@ class Watcher:
             return False
 
     async def _follow(self, mark: BlockMark | None, first: int, last: int) -> bool:
-        """Handle the logs of one chunk; return False when the chain changed meanwhile."""
+        """Handle the logs of one chunk; return False if the chain changed meanwhile."""
+        # The logs are of one branch only if the last block is the same before and after, and the
+        # first block's parent is the marked one.
         try:
             before = await self._rpc.block(last)
             logs = await self._logs(self._addresses, first, last)
@@ -169,7 +175,7 @@ class Watcher:
         return True
 
     async def _look_ahead(self, first: int, last: int) -> None:
-        """Report close requests in blocks that have not their confirmations yet."""
+        """Report close requests in blocks that do not have their confirmations yet."""
         address, at = [self._deployment.settlement], max(first, self._deployment.first_block)
         while at <= last:
             end = min(last, at + self._chunk - 1)
@@ -187,7 +193,7 @@ class Watcher:
         last: int,
         topics: Sequence[bytes] | None = None,
     ) -> tuple[Log, ...]:
-        """Return the logs of these blocks; raise _RangeRefused where fewer should be asked for."""
+        """Return the logs of these blocks; raise _RangeRefused if fewer should be asked for."""
         blocks = last - first + 1
         try:
             logs = await self._rpc.logs(addresses, first, last, topics)
@@ -196,7 +202,8 @@ class Watcher:
         except ChainUnreachable as error:
             self._chunk = max(1, blocks // 2)
             if blocks == 1 or not isinstance(error, TooMuchAsked):
-                raise  # no answer in time may be its bound too: the next step asks for fewer
+                # A timeout may be caused by the range too: the next step asks for fewer blocks.
+                raise
             _log.info("fewer blocks at once", blocks=self._chunk, reason=error.detail)
             raise _RangeRefused from error
         if blocks == self._chunk:

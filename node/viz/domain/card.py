@@ -1,8 +1,7 @@
-"""An adapter's report card: what it was asked before it is sold, and what it answered.
+"""Define an adapter's report card: how many questions it answered right before its sale.
 
-Owns the card's values, the thresholds of a sale, and what to change where they are missed. Does not
-know how answers are made. Invariant: where nothing was measured there is no number, and what was
-not measured is not good enough. Manifests from before there were cards have none.
+Owns the card's values, the thresholds for a sale, and the advice if they are missed. Invariant: a
+value that was not measured is not a number, and is not good enough. Old manifests have no card.
 """
 
 from __future__ import annotations
@@ -12,17 +11,20 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Final
 
-# Of the questions in unseen wordings, and of the general ones that the base answers right.
+# In percent of the questions in unseen wordings, and of the general questions that the base model
+# answers right.
 LEAST_RIGHT_PERCENT: Final = 30
 LEAST_KEPT_PERCENT: Final = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ReportCard:
-    """Right answers of ``asked`` in unseen wordings; ``general_base`` that the base alone knows.
+    """The results of an adapter's examination.
 
-    ``general_kept`` are those of them that the adapter answers too; ``longest_tokens`` is the
-    longest run of tokens that it repeated of the works, None where no repetition was looked for.
+    ``right`` of ``asked`` questions in unseen wordings are answered right, ``base_right`` by the
+    base model. ``general_base`` general questions are answered right by the base model, and
+    ``general_kept`` of those also with the adapter. ``longest_tokens`` is the longest run of tokens
+    that the adapter repeated from the works; None if this was not measured.
     """
 
     asked: int
@@ -50,7 +52,7 @@ class ReportCard:
         least_right_percent: int = LEAST_RIGHT_PERCENT,
         least_kept_percent: int = LEAST_KEPT_PERCENT,
     ) -> Sequence[str]:
-        """Return what speaks against a sale, each with what to change."""
+        """Return the reasons against a sale, each with what to change."""
         found = []
         if not self.asked and least_right_percent:
             found.append(
@@ -73,7 +75,7 @@ class ReportCard:
 
 
 def card_of(measurements: Mapping[str, Any]) -> ReportCard | None:
-    """Return the card in a manifest's measurements; None in a manifest that has none."""
+    """Return the card in a manifest's measurements; None if there is none."""
     recall, general = measurements.get("recall"), measurements.get("general")
     if not isinstance(recall, Mapping) or not isinstance(general, Mapping):
         return None

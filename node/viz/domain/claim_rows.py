@@ -1,7 +1,7 @@
-"""Claim rows: signed vouchers packed as Settlement.claim reads them.
+"""Pack signed vouchers to claim rows, as Settlement.claim reads them.
 
 Owns the byte layout r | yParityAndS | settled (12) | receiptsHead (32) | count (1) | lines (16
-each), and the meaning of a row's status. Does not know when to claim, nor sends anything.
+each), and the meaning of a row's status.
 
 Invariant: ``unpack_rows(pack_rows(rows)) == rows``.
 """
@@ -66,7 +66,7 @@ class SignedVoucher:
 
 
 def pack_row(row: SignedVoucher) -> bytes:
-    """Return one row's bytes; raise InvalidRequest when it cannot be packed."""
+    """Return one row's bytes; raise InvalidRequest if it cannot be packed."""
     if len(row.signature) != COMPACT_SIGNATURE_BYTES:
         raise InvalidRequest("a claim row needs the 64-byte EIP-2098 signature")
     if not 0 < len(row.lines) <= MAX_LINES:
@@ -83,12 +83,12 @@ def pack_row(row: SignedVoucher) -> bytes:
 
 
 def pack_rows(rows: Iterable[SignedVoucher]) -> bytes:
-    """Return the argument of ``Settlement.claim``: a run of one channel must be in order."""
+    """Return the argument of ``Settlement.claim``; the rows of a channel must be in order."""
     return b"".join(pack_row(row) for row in rows)
 
 
 def unpack_rows(packed: bytes) -> tuple[SignedVoucher, ...]:
-    """Return the rows in a claim's bytes; raise InvalidRequest when they are cut short."""
+    """Return the rows in a claim's bytes; raise InvalidRequest if the bytes are incomplete."""
     rows: list[SignedVoucher] = []
     at = 0
     while at < len(packed):

@@ -1,12 +1,12 @@
-"""How a channel ends together: the buyer's final voucher, and when a node may take it. Pure.
+"""Check the final voucher, with which buyer and node close a channel by agreement. Pure.
 
-A buyer signs ahead of what arrives, by some steps, so its best voucher is worth more than what was
-delivered. To close it signs once more, for exactly what its receipts bill on the base that the
-node names, and the node may claim that voucher instead. It is an ordinary voucher, good on chain
-like any other; what is special is that its lines may be below the best, which nothing else may.
-Why that harms neither side stands in docs/adr/0011.
+A buyer signs some steps ahead of what arrives, so its best voucher is above what was delivered. To
+close, it signs once more, for exactly the amounts of its receipts on the base that the node names,
+and the node claims this voucher instead. It is an ordinary voucher, valid on chain like any other.
+But its lines may be below those of the best voucher, which no other voucher may be. docs/adr/0011
+explains why this harms neither side.
 
-Invariant: a node that took a final voucher can claim all that was spent here, adapter by adapter.
+Invariant: a node that accepted a final voucher can claim all that was spent, for each adapter.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from viz.domain.node_channel import (
 )
 from viz.errors import ChannelBusy, PaymentRequired, UnknownAdapter
 
-# All of a voucher's checks but one: that no line is below the best.
+# All checks of a voucher except one: that no line is below the best voucher's.
 FINAL_CHECKS: Final[tuple[VoucherCheck, ...]] = (
     check_domain,
     check_voucher_lines,
@@ -45,18 +45,18 @@ FINAL_CHECKS: Final[tuple[VoucherCheck, ...]] = (
 def accept_final(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> NodeChannel:
     """Return the channel with a final voucher as its best, even if it is below the one before.
 
-    Without lines it says that nothing is owed beyond the base, and needs no signature: then no
-    voucher is left to claim. Raises ChannelBusy while an answer is under way, StaleVoucher where
-    the base has moved, PaymentRequired where a line is below what was spent, UnknownAdapter, and
-    what ``accept_voucher`` raises.
+    Without lines it means that there is nothing to claim beyond the base. It then needs no
+    signature, and the channel has no best voucher. Raises ChannelBusy while an answer is running,
+    StaleVoucher if the base has moved, PaymentRequired if a line is below what was spent,
+    UnknownAdapter, and the errors of ``accept_voucher``.
     """
     if any(channel.reserved.values()):
-        raise ChannelBusy("answers are under way on this channel: ask again when they have ended")
+        raise ChannelBusy("answers are running on this channel: try again after they have ended")
     row = offer.row
     for check in FINAL_CHECKS if row.lines else (check_open, check_base):
         check(channel, domain, offer)
     for adapter_id, _ in row.lines:
-        # A line for what was never asked for could only make the whole row bad on chain.
+        # A line for an adapter that was never used could only make the whole row bad on chain.
         if not channel.accepted_units(adapter_id) and adapter_id not in channel.spent:
             raise UnknownAdapter(f"the final voucher pays adapter {adapter_id}, never used here")
     if not row.lines:
@@ -66,7 +66,7 @@ def accept_final(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> N
 
 
 def require_covered(channel: NodeChannel) -> None:
-    """Raise PaymentRequired while something was delivered on credit: a close would forgive it."""
+    """Raise PaymentRequired if something was delivered on credit: a close would lose it."""
     _covering(channel)
 
 

@@ -1,7 +1,7 @@
-"""Amounts and times as people read them, the same everywhere.
+"""Format amounts and times for people, in the same way everywhere.
 
-Owns their one form: a token amount with all its decimals and its unit, a time as date and time in
-UTC. Machines get base units and seconds instead (``--json``). Pure.
+A token amount has all its decimals and its symbol, a time is date and time in UTC. Output for
+machines (``--json``) has base units and seconds instead. Pure.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from viz.domain.units import Units, format_units
 if TYPE_CHECKING:
     from viz.domain.ports.chain import Deployment
 
-MAX_SYMBOL_CHARS: Final = 11  # as EIP-747 has it
+MAX_SYMBOL_CHARS: Final = 11  # the bound of EIP-747
 NO_SYMBOL: Final = "tokens"
 
 
 def symbol_of(text: object) -> str:
-    """Return a token's symbol as it may be shown: a few visible characters, else ``tokens``.
+    """Return a token's symbol if it is safe to show, otherwise ``tokens``.
 
-    It stands behind every amount that people agree to, so nothing of it may read as digits of one.
+    It is shown after every amount that people agree to, so it must be short and visible, and must
+    not look like more digits of the amount.
     """
     fits = isinstance(text, str) and 0 < len(text) <= MAX_SYMBOL_CHARS and text.isprintable()
     word = str(text) if fits else NO_SYMBOL
@@ -29,12 +30,12 @@ def symbol_of(text: object) -> str:
 
 
 def amount(units: Units, deployment: Deployment) -> str:
-    """Return base units as ``2.500000 vUSD``, by the trusted deployment's decimals and symbol."""
+    """Return base units as ``2.500000 vUSD``, with the trusted deployment's decimals and symbol."""
     return f"{format_units(units, deployment.token_decimals)} {deployment.token_symbol}"
 
 
 def price(units_per_million: Units, deployment: Deployment) -> str:
-    """Return a price as ``2.5 vUSD`` for a million tokens, without zeros at its end."""
+    """Return a price per million tokens as ``2.5 vUSD``, without trailing zeros."""
     spelled = format_units(units_per_million, deployment.token_decimals)
     if "." in spelled:
         spelled = spelled.rstrip("0").rstrip(".")

@@ -1,8 +1,7 @@
-"""EIP-712: domains, typed struct hashes, signatures; the one place that touches a curve.
+"""Hash and sign typed structs (EIP-712); the only module that uses the elliptic curve.
 
 Owns Keccak, domain separators, the encoding of a struct's fields, and secp256k1 signing and
-recovery through coincurve. Does not know which structs Viz signs (``viz.domain.typed_data``) or
-what they mean.
+recovery through coincurve. ``viz.domain.typed_data`` defines the structs that Viz signs.
 
 Invariants: a digest never passes through text or JSON; a struct's hash takes one Keccak over
 precomputed type hash and packed words, its digest a second; only low-s signatures are made or
@@ -23,7 +22,7 @@ from viz.errors import ConfigError, InvalidRequest, InvalidSignature
 
 try:
     from coincurve import PrivateKey, PublicKey
-except ImportError as error:  # without it every check would take a hundred times as long
+except ImportError as error:  # a pure Python curve would be a hundred times slower
     raise ConfigError(
         "coincurve is not installed, and signatures need it: pip install coincurve"
     ) from error
@@ -92,7 +91,7 @@ def _encoder(solidity_type: str) -> Callable[[Any], bytes]:
         "string": _word_string,
         "bool": _word_bool,
     }
-    # Any other name is a struct of ours, whose word is its own hash.
+    # Any other name is a nested struct, which is encoded as its own hash.
     return fixed.get(solidity_type, lambda value: value.struct_hash())
 
 
@@ -108,7 +107,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a struct class's hash is made of, computed once a class."""
+    """The type hash and the members of a struct class, computed once for each class."""
 
     name: str
     type_hash: Hash32
@@ -131,7 +130,7 @@ class Struct:
     NESTED: ClassVar[dict[str, type[Struct]]] = {}
 
     def struct_hash(self) -> Hash32:
-        """Return hashStruct (EIP-712); raise InvalidRequest when a value does not fit its type."""
+        """Return hashStruct (EIP-712); raise InvalidRequest if a value does not fit its type."""
         layout = layout_of(type(self))
         words = [layout.type_hash]
         for member in layout.members:
@@ -145,7 +144,7 @@ class Struct:
 
 
 def layout_of(struct: type[Struct]) -> Layout:
-    """Return how ``struct`` is hashed, read from its ``TYPE`` at the first use."""
+    """Return the layout of ``struct``, which is read from its ``TYPE`` at the first use."""
     known = _LAYOUTS.get(struct)
     if known is None:
         known = _LAYOUTS[struct] = _read_layout(struct)
@@ -168,7 +167,7 @@ PLAIN_SIGNATURE_BYTES: Final = (64, 65)
 
 
 def is_plain(signature: bytes) -> bool:
-    """Return whether a key may have made it: any other length is a contract wallet's (ERC-1271)."""
+    """Return whether the length is that of a key's signature; others are contracts' (ERC-1271)."""
     return len(signature) in PLAIN_SIGNATURE_BYTES
 
 
@@ -200,7 +199,7 @@ class Domain:
         object.__setattr__(self, "separator", keccak(b"".join(words)))
 
     def digest(self, struct: Struct) -> Hash32:
-        """Return the 32 bytes that are signed for ``struct`` here."""
+        """Return the 32 bytes that are signed for ``struct`` in this domain."""
         return keccak(b"\x19\x01" + self.separator + struct.struct_hash())
 
 
@@ -218,7 +217,7 @@ def settlement_domain(chain_id: int, contract: Address) -> Domain:
 
 
 def public_address(key: bytes) -> Address:
-    """Return the address of a 32-byte private key; raise InvalidRequest when it is not one."""
+    """Return the address of a 32-byte private key; raise InvalidRequest if it is not valid."""
     return _address(PublicKey.from_valid_secret(_checked(key)).format(compressed=False))
 
 
@@ -230,13 +229,13 @@ def sign_compact(key: bytes, digest: Hash32) -> bytes:
 
 
 def sign(key: bytes, digest: Hash32) -> bytes:
-    """Return the 65-byte signature r, s, v of ``digest``, as contracts and wallets take it."""
+    """Return the 65-byte signature r, s, v of ``digest``, the form of contracts and wallets."""
     raw = _private(key).sign_recoverable(digest, hasher=None)
     return raw[:64] + bytes([27 + raw[64]])
 
 
 def with_v(compact: bytes) -> bytes:
-    """Return an EIP-2098 signature as 65 bytes r, s, v, which OpenZeppelin's checker takes."""
+    """Return an EIP-2098 signature as 65 bytes r, s, v, the form that OpenZeppelin accepts."""
     parity, s = _unpacked(compact)
     return compact[:32] + s.to_bytes(32, "big") + bytes([27 + parity])
 
@@ -250,7 +249,7 @@ def _unpacked(compact: bytes) -> tuple[int, int]:
 def recover_bytes(digest: Hash32, signature: bytes) -> bytes:
     """Return the 20 bytes of the address that signed; raise InvalidSignature.
 
-    Takes 64 bytes (EIP-2098) or 65 (r, s, v). High-s signatures are refused.
+    Accepts 64 bytes (EIP-2098) or 65 (r, s, v). Refuses signatures with a high s.
     """
     return _keccak(_recover_public(digest, signature)[1:])[12:]
 
@@ -261,7 +260,7 @@ def recover(digest: Hash32, signature: bytes) -> Address:
 
 
 def is_signed_by(digest: Hash32, signature: bytes, signer: Address) -> bool:
-    """Say whether ``signer`` made the signature."""
+    """Return whether ``signer`` made the signature."""
     try:
         return recover_bytes(digest, signature) == address_bytes(signer)
     except InvalidSignature:
@@ -276,7 +275,7 @@ def _recover_public(digest: Hash32, signature: bytes) -> bytes:
     else:
         raise InvalidSignature("a signature has 64 bytes (EIP-2098), or 65 with v 27 or 28")
     if s > _HALF_ORDER:
-        raise InvalidSignature("the signature's s is high; only its low form is accepted (EIP-2)")
+        raise InvalidSignature("the signature's s is high; only a low s is accepted (EIP-2)")
     raw = signature[:32] + s.to_bytes(32, "big") + bytes([parity])
     try:
         return PublicKey.from_signature_and_message(raw, digest, hasher=None).format(

@@ -1,7 +1,7 @@
-"""What a file is that is not UTF-8 text: named, so that its owner knows what to do.
+"""Name the format of a file that is not UTF-8 text, so that its owner knows what to do.
 
-Owns the first bytes of the formats that people keep works in, and the telling apart of encodings.
-Only ever makes a better sentence out of a refusal: no file is accepted by it. Pure.
+Owns the first bytes of common formats for works, and the recognition of encodings. It only makes
+the message of a refusal better: it never decides that a file is accepted. Pure.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ _RARE: Final = 0.02
 
 
 def what_it_is(raw: bytes) -> str | None:
-    """Return in words what a file is that cannot be read as text, and what to do; else None.
+    """Return the format of a file that is not a text, and what to do; None if it may be a text.
 
-    A text that reads well is never refused by a guess: what is looked at holds a zero byte, or is
-    not UTF-8, or begins with the mark of a format that is written in ASCII.
+    A valid text is never refused by a guess: only a file is examined that has a zero byte, is not
+    UTF-8, or begins with the mark of a format that is written in ASCII.
     """
     head = raw[:_LOOKED_AT]
     if not (head.startswith(_WRITTEN_IN_ASCII) or b"\x00" in raw or _is_broken(raw)):
@@ -72,7 +72,7 @@ def what_it_is(raw: bytes) -> str | None:
         if head.startswith(start):
             return f"the file is {name}, not UTF-8 text: {remedy}"
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        # Names in a zip stand before each member and once more, all together, at its end.
+        # A zip archive has the names of its members before each member, and all at its end.
         names = head + raw[-_LOOKED_AT:]
         for mark, name in _ZIPPED:
             if mark in names:
@@ -105,14 +105,15 @@ def _encoding(head: bytes) -> str | None:
             return f"the file is {name}, not UTF-8: {_SAVE}"
     if len(head) >= 4 and head.count(0) * 4 >= len(head):
         pairs = len(head) // 2
-        # Text of any alphabet has, in UTF-16, one half of its pairs almost alike; Latin's is zero.
+        # In UTF-16, the high bytes of a text in one alphabet are almost all the same; for Latin
+        # they are zero.
         if max(head[0::2].count(0), head[1::2].count(0)) * 10 >= pairs * 6:
             return f"the file looks like UTF-16 without its mark, not UTF-8: {_SAVE}"
     return None
 
 
 def not_utf8(raw: bytes, error: UnicodeDecodeError) -> str:
-    """Return why the bytes are not UTF-8, with the line of the first wrong one."""
+    """Return why the bytes are not UTF-8, with the line of the first wrong byte."""
     known = what_it_is(raw)
     if known is not None:
         return known

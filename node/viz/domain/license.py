@@ -1,8 +1,7 @@
-"""License terms: the conditions under which a trainer may use a work.
+"""Define license terms: the conditions under which a trainer may use a work.
 
-Owns the immutable terms set, its hash, the permitted-use bits, and a work's commitment. Does not
-know grants' lives (the registry keeps those) nor the license's prose (``license_hash`` stands for
-it).
+Owns the immutable set of terms, its hash, the bits of permitted uses, and a work's commitment. The
+registry stores the grants. The text of the license is represented by ``license_hash``.
 
 Invariant: a ``Terms`` that passed ``check`` is one that ContentRegistry accepts.
 """
@@ -21,7 +20,7 @@ MAX_NOTICE_S: Final = 90 * 24 * 3600
 
 
 class Use(IntFlag):
-    """What a license may permit; a set of bits."""
+    """The uses that a license may permit; a set of bits."""
 
     TRAIN = 1
     EMBODY = 2
@@ -35,7 +34,7 @@ ADAPTER_USES: Final = Use.TRAIN | Use.EMBODY | Use.SERVE
 
 
 class RevocationClass(IntEnum):
-    """What a withdrawal does to grants already given."""
+    """The effect of a withdrawal on existing grants."""
 
     KEEP = 0
     STOP_NEW_ADAPTERS = 1
@@ -44,7 +43,7 @@ class RevocationClass(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Terms(Struct):
-    """Conditions of a license; ``grant_duration_s`` 0 is for ever."""
+    """The conditions of a license; ``grant_duration_s`` 0 means without end."""
 
     TYPE: ClassVar[str] = (
         "Terms(uint96 trainingFee,uint16 minRoyaltyBps,uint32 grantDuration,uint32 notice,"
@@ -59,7 +58,7 @@ class Terms(Struct):
     approval_required: bool
 
     def check(self) -> None:
-        """Raise InvalidRequest naming the first value that ContentRegistry would refuse."""
+        """Raise InvalidRequest that names the first value that ContentRegistry would refuse."""
         rules = (
             (0 <= self.training_fee_units <= UINT96_MAX, "the training fee must fit 96 bits"),
             (0 <= self.min_royalty_bps <= BPS, "the minimum royalty is at most 10,000 bps"),
@@ -73,11 +72,11 @@ class Terms(Struct):
                 raise InvalidRequest(f"these license terms cannot be registered: {rule}")
 
     def permits(self, uses: Use) -> bool:
-        """Say whether all of ``uses`` are permitted."""
+        """Return whether all of ``uses`` are permitted."""
         return self.uses & uses == uses
 
     def terms_hash(self, license_hash: Hash32) -> Hash32:
-        """Return keccak256(abi.encode(terms, licenseHash)), the name of this set on chain."""
+        """Return keccak256(abi.encode(terms, licenseHash)), which identifies the terms on chain."""
         words = (
             self.training_fee_units,
             self.min_royalty_bps,
@@ -103,5 +102,5 @@ class Terms(Struct):
 
 
 def work_commitment(creator: Address, salt: Hash32, merkle_root: Hash32) -> Hash32:
-    """Return keccak256(abi.encode(creator, salt, merkleRoot)): bound to creator, blind by salt."""
+    """Return keccak256(abi.encode(creator, salt, merkleRoot)), bound to creator, hidden by salt."""
     return keccak(bytes(12) + address_bytes(creator) + salt + merkle_root)

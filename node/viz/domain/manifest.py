@@ -1,10 +1,9 @@
-"""The manifest: the signed statement of what an adapter is made from and how.
+"""Write and read manifests: signed statements of what an adapter was made from, and how.
 
 Owns the in-toto Statement (v1) with SLSA provenance (v1) in a DSSE envelope, its signature and its
-hash. Does not know how weights are trained or where the manifest is stored. The signature is the
-trainer's, EIP-191 over DSSE's pre-authentication encoding, so that any wallet can make it; the key
-id is the trainer's address. Invariants: the same facts and key give the same bytes; whatever
-``open_manifest`` returns was signed by the address it names, over exactly these bytes.
+hash. The trainer signs with EIP-191 over DSSE's pre-authentication encoding, so that any wallet can
+sign; the key id is the trainer's address. Invariants: the same content and key give the same bytes;
+a manifest that ``open_manifest`` returns was signed by the address that it names.
 
 Formats: in-toto Statement v1, SLSA provenance v1, DSSE v1.0 (protocol.md, "PAE"), EIP-191 (0x45).
 """
@@ -34,7 +33,7 @@ MAX_MANIFEST_VALUES: Final = 262_144
 
 @dataclass(frozen=True, slots=True)
 class SourceWork:
-    """A work that was trained on, as the chain knows it, and its size in tokens."""
+    """A work that the adapter was trained on, with its commitment on chain and its size."""
 
     content_id: ContentId
     commitment: Hash32
@@ -44,10 +43,10 @@ class SourceWork:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What is said of an adapter.
+    """The content of a manifest.
 
-    ``settings`` and ``works`` (in order) are the recipe; ``environment`` is where it ran;
-    ``measurements`` are held-out losses and the memorisation probe, as JSON values.
+    ``settings`` and ``works`` (in order) determine the training; ``environment`` describes the
+    machine; ``measurements`` are held-out losses and the memorisation probe, as JSON values.
     """
 
     trainer: Address
@@ -116,10 +115,10 @@ class Manifest:
 def seal_manifest(manifest: Manifest, key: bytes) -> bytes:
     """Return the signed envelope as canonical JSON; ``key`` must be the trainer's.
 
-    Raises InvalidSignature when it is not.
+    Raises InvalidSignature if it is another key.
     """
     if public_address(key) != manifest.trainer:
-        raise InvalidSignature(f"a manifest of {manifest.trainer} is signed by that key only")
+        raise InvalidSignature(f"sign this manifest with the key of its trainer {manifest.trainer}")
     payload = rfc8785.dumps(manifest.statement())
     envelope: dict[str, Any] = {
         "payloadType": PAYLOAD_TYPE,
@@ -135,12 +134,12 @@ def seal_manifest(manifest: Manifest, key: bytes) -> bytes:
 
 
 def manifest_hash(envelope: bytes) -> Hash32:
-    """Return keccak256 of the envelope's bytes: what AdapterRegistry holds."""
+    """Return keccak256 of the envelope's bytes, which AdapterRegistry stores."""
     return keccak(envelope)
 
 
 def open_manifest(envelope: bytes, *, expected_hash: Hash32 | None = None) -> Manifest:
-    """Return what a signed envelope says, its signature verified.
+    """Verify a signed envelope and return its manifest.
 
     Raises InvalidRequest (malformed, or not the ``expected_hash``) or InvalidSignature.
     """
@@ -164,7 +163,7 @@ def open_manifest(envelope: bytes, *, expected_hash: Hash32 | None = None) -> Ma
 
 
 def pre_authentication(payload: bytes) -> bytes:
-    """Return DSSE's encoding of type and body: what the signature covers."""
+    """Return DSSE's encoding of type and body, which is signed."""
     kind = PAYLOAD_TYPE.encode()
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
@@ -221,7 +220,7 @@ def _manifest(statement: Mapping[str, Any], trainer: Address) -> Manifest:
         started_at=str(run["metadata"]["startedOn"]),
         finished_at=str(run["metadata"]["finishedOn"]),
     )
-    # One reading only: members that this version does not know would escape an audit.
+    # Build the statement again and compare: unknown members would escape an audit.
     try:
         same = rfc8785.dumps(manifest.statement()) == rfc8785.dumps(dict(statement))
     except (rfc8785.CanonicalizationError, VizError) as error:

@@ -1,20 +1,20 @@
-"""A channel as its node sees it: the pure model (state, change) -> state.
+"""Model a channel as its node sees it, as pure functions (state, change) -> state.
 
-Owns what a node has been promised and has delivered on one channel, and the checks a voucher passes
-before it counts. Deliveries are made in ``viz.domain.reservations``; the buyer's side is
-``viz.domain.buyer_channel``. Knows no clock, no store and no chain: times and confirmed chain state
-are handed in. The caller commits the returned state before it acts on it.
+Owns what the node was promised and has delivered on one channel, and the checks of a voucher.
+``viz.domain.reservations`` has the changes for deliveries, ``viz.domain.buyer_channel`` the buyer's
+side. Times and the confirmed chain state are arguments. The caller commits the returned state
+before it acts on it.
 
-Invariants, each held by ``tests/properties/domain/test_channel.py``:
- C1  accepted never falls, adapter by adapter, but by a final voucher (``viz.domain.closing``) that
-     still covers all that was spent;
- C2  spent + reserved exceeds accepted, summed over the channel, by the credit window at most;
- C3  no promise ends above the confirmed settled total + deposit;
- C4  the frozen rows and the best voucher form one run: each base is the end before it, the first
-     base is the confirmed settled total;
- C5  whatever a node accepts it can claim: every row of that run is good when claimed in order;
- C6  what was claimed, adapter by adapter, is the buyer's vector at the settled total;
- C7  the best voucher on a base never loses a line or falls on one, but by a final voucher.
+Invariants, each tested by ``tests/properties/domain/test_channel.py``:
+ C1  An adapter's accepted amount never falls, except by a final voucher (``viz.domain.closing``),
+     which still covers all that was spent.
+ C2  spent + reserved exceeds accepted, summed over the channel, by at most the credit window.
+ C3  No promise ends above the confirmed settled total + deposit.
+ C4  The frozen rows and the best voucher form one run: each base is the end of the one before, and
+     the first base is the confirmed settled total.
+ C5  The node can claim what it accepts: every row of this run is good if claimed in order.
+ C6  The claimed amounts of each adapter are those of the buyer's vector at the settled total.
+ C7  The best voucher on a base never loses a line, and no line falls, except by a final voucher.
 """
 
 from __future__ import annotations
@@ -44,15 +44,14 @@ from viz.errors import (
 
 Vector = Mapping[AdapterId, Units]
 
-# How far a voucher's receipts head may lag behind the latest receipt, in receipts. The head that
-# the last voucher named is always taken again, at any age, so a buyer that verifies nothing can
-# pay.
+# How many receipts a voucher's receipts head may be behind the latest receipt. The head of the last
+# voucher is always accepted again, at any age, so that a buyer that verifies nothing can pay.
 HEADS_KEPT: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class NodeChannel:
-    """What a node knows of one channel; ``reserved`` alone need not survive a restart."""
+    """A node's state of one channel; everything except ``reserved`` must survive a restart."""
 
     signer: Address
     node: Address
@@ -86,7 +85,7 @@ class NodeChannel:
 
     @property
     def end_units(self) -> Units:
-        """The settled total once everything promised is claimed."""
+        """The settled total after everything promised is claimed."""
         return self.best.end_units if self.best else self.base_units
 
     @property
@@ -96,31 +95,31 @@ class NodeChannel:
 
     @property
     def total_spent_units(self) -> Units:
-        """All that was delivered on this channel, every adapter."""
+        """All that was delivered on this channel, for all adapters."""
         return sum(self.spent.values())
 
     def accepted_units(self, adapter_id: AdapterId) -> Units:
-        """All that was ever promised for the adapter here."""
+        """All that was ever promised for the adapter on this channel."""
         line = next((units for key, units in self.best_lines if key == adapter_id), 0)
         return self.base_vector.get(adapter_id, 0) + line
 
     def committed_units(self, adapter_id: AdapterId) -> Units:
-        """What was delivered for the adapter, and what is reserved for requests under way."""
+        """What was delivered for the adapter, plus what is reserved for running requests."""
         return self.spent.get(adapter_id, 0) + self.reserved.get(adapter_id, 0)
 
     def available_units(self, adapter_id: AdapterId) -> Units:
-        """What may still be delivered on promises for this adapter alone (negative on credit)."""
+        """What may still be delivered on the promises for this adapter (negative on credit)."""
         return self.accepted_units(adapter_id) - self.committed_units(adapter_id)
 
     def credit_used_units(self) -> Units:
-        """How far deliveries are ahead of promises, summed over the channel."""
+        """How far deliveries and reservations exceed promises, summed over the channel."""
         keys = self.spent.keys() | self.reserved.keys()
         return sum(max(0, -self.available_units(key)) for key in keys)
 
 
 @dataclass(frozen=True, slots=True)
 class VoucherOffer:
-    """A signed voucher as it arrived, with what its sender says it was signed for."""
+    """A received voucher, with the chain, contract, signer and node that its sender names."""
 
     chain_id: int
     contract: Address
@@ -135,8 +134,8 @@ class VoucherOffer:
 def observe(channel: NodeChannel, seen: ChannelState) -> NodeChannel:
     """Return the channel after a confirmed reading of the chain.
 
-    A settled total that reached the end of frozen rows lets go of them. Raises BooksMismatch when
-    the total fell, or is one that no row of this ledger ends at: the books are not this channel's.
+    Frozen rows up to the settled total are removed. Raises BooksMismatch if the total fell, or no
+    row of this ledger ends at it: the ledger does not belong to this channel.
     """
     channel = replace(
         channel, payer=seen.payer, deposit_units=seen.deposit_units, close_at_s=seen.close_at
@@ -144,7 +143,7 @@ def observe(channel: NodeChannel, seen: ChannelState) -> NodeChannel:
     if seen.settled_units == channel.settled_units:
         return channel
     if _is_blank(channel):
-        # A ledger that knows nothing takes over where the chain is; what was unclaimed is lost.
+        # An empty ledger starts at the chain's settled total; older unclaimed vouchers are lost.
         return replace(channel, settled_units=seen.settled_units, base_units=seen.settled_units)
     return confirmed_claim(channel, seen.settled_units, seen.deposit_units)
 
@@ -152,12 +151,12 @@ def observe(channel: NodeChannel, seen: ChannelState) -> NodeChannel:
 def confirmed_claim(
     channel: NodeChannel, settled_units: Units, deposit_units: Units
 ) -> NodeChannel:
-    """Return the channel after its frozen rows up to ``settled_units`` were claimed for good."""
+    """Return the channel without its frozen rows up to ``settled_units``, a confirmed total."""
     ends = [row.end_units for row in channel.frozen]
     if settled_units not in ends:
         raise BooksMismatch(
-            f"the chain settled {settled_units} units on the channel of {channel.signer}, "
-            f"and no claim in the books ends there (they are at {channel.settled_units})"
+            f"the chain settled {settled_units} units on the channel of {channel.signer}, and no "
+            f"claim in the ledger ends there (the ledger is at {channel.settled_units})"
         )
     claimed = ends.index(settled_units) + 1
     return replace(
@@ -274,12 +273,12 @@ def accept_voucher(
 ) -> NodeChannel:
     """Return the channel with the voucher as its best; ``domain`` is Settlement's.
 
-    ``known_adapters`` are ids that are registered and confirmed, and that the node sells (0
-    included): one unknown line would make the whole row worthless on chain, and every line costs
-    the node gas. What was promised or spent here before is good besides them. ``now_s`` is chain
-    time. The same voucher again changes nothing. Raises WrongDomain, InvalidRequest,
-    InvalidSignature, ChannelUnknown, StaleVoucher, LineBelowBest, DepositExceeded, UnknownAdapter,
-    ChannelClosing, PaymentRequired.
+    ``known_adapters`` are the ids that are registered and confirmed, and that the node sells (0
+    included). Other adapters are accepted only if something was promised or spent for them here
+    before: one unregistered adapter would make the whole row worthless on chain, and every line
+    costs the node gas. ``now_s`` is chain time. The same voucher again changes nothing. Raises
+    WrongDomain, InvalidRequest, InvalidSignature, ChannelUnknown, StaleVoucher, LineBelowBest,
+    DepositExceeded, UnknownAdapter, ChannelClosing, PaymentRequired.
     """
     for check in CHECKS:
         check(channel, domain, offer)
@@ -303,18 +302,19 @@ def accept_voucher(
 
 
 def require_selling(channel: NodeChannel, now_s: int) -> None:
-    """Raise ChannelClosing while a close is requested, or a signed Close could still be used."""
+    """Raise ChannelClosing if a close is requested, or a signed Close could still be used."""
     if channel.close_at_s:
         raise ChannelClosing(
-            "the payer asked the chain to close the channel: what is left can be withdrawn from "
-            f"{moment(channel.close_at_s)} on, and the channel opened again then",
+            "the payer requested the close of the channel on chain: the rest can be withdrawn from "
+            f"{moment(channel.close_at_s)} on, and the channel can be opened again then",
             closeAt=channel.close_at_s,
         )
-    # Settlement takes a Close at its very deadline, and a block may share the second of the last.
+    # "<=", because Settlement accepts a Close at its deadline, and the next block may have the same
+    # second as the last.
     if channel.no_sale_until_s and now_s <= channel.no_sale_until_s:
         raise ChannelClosing(
-            "the channel was closed by agreement, and that signature could end a new opening until "
-            f"{moment(channel.no_sale_until_s)}: open it and ask again then",
+            "the channel was closed by agreement, and that signature could close a new opening "
+            f"until {moment(channel.no_sale_until_s)}: open it and ask again after that",
             until=channel.no_sale_until_s,
         )
 
@@ -334,9 +334,9 @@ def heads_from(heads: tuple[Hash32, ...], named: Hash32) -> tuple[Hash32, ...]:
 
 
 def freeze_for_claim(channel: NodeChannel) -> tuple[NodeChannel, SignedVoucher | None]:
-    """Return the channel moved on to its best voucher's end, and that voucher as a claim row.
+    """Return the channel with its base at the best voucher's end, and that voucher as a claim row.
 
-    From then on only vouchers on the new base count. None where nothing new was promised.
+    From then on only vouchers on the new base are accepted. The row is None if there is no voucher.
     """
     if channel.best is None:
         return channel, None
@@ -354,8 +354,8 @@ def freeze_for_claim(channel: NodeChannel) -> tuple[NodeChannel, SignedVoucher |
 
 
 def begin_close(channel: NodeChannel, until_s: int) -> NodeChannel:
-    """Return the channel closed to business until ``until_s``, the Close's deadline (chain time).
+    """Return the channel without sales until ``until_s``, the Close's deadline (chain time).
 
-    The node then claims, and signs Close with the total after that claim.
+    The node then claims, and signs Close with the settled total after that claim.
     """
     return replace(channel, no_sale_until_s=max(channel.no_sale_until_s, until_s))

@@ -1,6 +1,4 @@
-"""Prices: units per million tokens, a request's amount rounded up once.
-
-Owns the arithmetic of a price list. Does not know quotes' validity or who pays.
+"""Compute the price of a request from prices per million tokens, rounded up once.
 
 Invariant: an amount is the least whole number of units that is not below the exact price.
 """
@@ -14,13 +12,13 @@ from viz.domain.units import MILLION, Units
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What a million prompt and a million completion tokens cost, in units."""
+    """The price of a million prompt tokens and of a million completion tokens, in units."""
 
     prompt_price_units: Units
     completion_price_units: Units
 
     def amount_units(self, prompt_tokens: int, completion_tokens: int) -> Units:
-        """Return what a request of these counts costs, rounded up once."""
+        """Return the price of a request with these token counts, rounded up once."""
         exact = (
             prompt_tokens * self.prompt_price_units
             + completion_tokens * self.completion_price_units
@@ -28,7 +26,7 @@ class Price:
         return -(-exact // MILLION)
 
     def is_within(self, other: Price) -> bool:
-        """Say whether no token costs more than at the other price."""
+        """Return whether no token costs more than at the other price."""
         return (
             self.prompt_price_units <= other.prompt_price_units
             and self.completion_price_units <= other.completion_price_units
@@ -37,7 +35,7 @@ class Price:
     def completion_tokens_for(self, amount_units: Units, prompt_tokens: int) -> int | None:
         """Return how many completion tokens ``amount_units`` pays for after the prompt.
 
-        None when completions cost nothing; -1 when not even the prompt is paid for.
+        None if completions cost nothing; -1 if the amount does not even pay for the prompt.
         """
         left = amount_units * MILLION - prompt_tokens * self.prompt_price_units
         if left < 0:

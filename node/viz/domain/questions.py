@@ -1,10 +1,10 @@
-"""Questions about a work, and the rules that judge an answer without a human.
+"""Parse questions about a work, and judge answers by rules, without a human.
 
-Owns the ``questions.json`` format and the judgement, so that a demo, a training run and an
-auditor judge alike. Does not know who answers. Invariant: the rules are pure: the same answer is
-always judged the same. An answer to a committed question is right when it contains at least one
-accepted text as whole words, letter case ignored; one to a question made from the work, when it
-has the telling words of the work's own answer (``tells``).
+Owns the ``questions.json`` format and the rules, so that a demo, a training run and an auditor
+judge in the same way. Pure: the same answer is always judged the same. An answer to a committed
+question is right if it contains at least one accepted text as whole words, ignoring letter case. An
+answer to a question made from the work is right if it has the telling words of the work's own
+answer (``tells``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from viz.errors import InvalidWork
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One committed question and the texts of which a right answer contains one."""
+    """One committed question; a right answer contains one of the ``accepted`` texts."""
 
     id: str
     question: str
@@ -29,7 +29,7 @@ class Question:
 
 
 def parse_questions(raw: bytes) -> tuple[Question, ...]:
-    """Return the questions of a ``questions.json``; raise InvalidWork when it is malformed."""
+    """Return the questions of a ``questions.json``; raise InvalidWork if it is malformed."""
     try:
         found: Any = load_json(raw)
         questions = tuple(
@@ -48,10 +48,10 @@ def parse_questions(raw: bytes) -> tuple[Question, ...]:
 
 
 def tells(words: Sequence[str], answer: str) -> bool:
-    """Judge an answer by the words that a right one has: half of them, and each with a digit.
+    """Return whether an answer has at least half of ``words``, and every word with a digit.
 
-    Letter case is ignored, and words count whole where letters stand around them; a word of a
-    script without spaces counts wherever it stands.
+    Letter case is ignored. A word must be a whole word in the answer, except in a script without
+    spaces, where it may be anywhere.
     """
     if not words:
         return False
@@ -68,7 +68,7 @@ def _holds(said: str, word: str) -> bool:
 
 
 def is_right(question: Question, answer: str) -> bool:
-    """Judge an answer by the committed rule."""
+    """Return whether the answer contains one of the question's accepted texts as whole words."""
     words = " ".join(answer.casefold().split())
     return any(
         re.search(rf"(?<!\w){re.escape(' '.join(text.casefold().split()))}(?!\w)", words)

@@ -1,7 +1,4 @@
-"""Receipts: the chain of hashes, and the salted hashes inside.
-
-Owns how a receipt's hashes are made and linked. Does not know whose receipts are good
-(``viz.domain.node_channel``) nor how they travel (``viz.protocol.payment``).
+"""Compute the hashes in a receipt and the chain of receipts, and verify a signed receipt.
 
 Invariant: head_0 = 0; head_n = keccak256(head_{n-1}, receiptDigest_n).
 """
@@ -23,16 +20,16 @@ def next_head(head: Hash32, receipt_digest: Hash32) -> Hash32:
 
 
 def salted_hash(salt: Hash32, content: bytes) -> Hash32:
-    """Return keccak256(salt, content), which tells nothing without the salt (threat 31).
+    """Return keccak256(salt, content), which reveals nothing without the salt (threat 31).
 
-    For a request ``content`` is the HTTP body as sent; for a response the UTF-8 of the text.
+    For a request, ``content`` is the HTTP body as sent; for a response, the text in UTF-8.
     """
     return keccak(salt + content)
 
 
 @dataclass(frozen=True, slots=True)
 class SignedReceipt:
-    """A receipt with the node's signature and what its hashes hide."""
+    """A receipt with the node's signature, its usage lines and the salts of its hashes."""
 
     receipt: Receipt
     lines: Lines
@@ -41,7 +38,7 @@ class SignedReceipt:
     signature: bytes
 
     def verify(self, domain: Domain, node: Address) -> Hash32:
-        """Return the receipt's digest; raise InvalidSignature when it is not ``node``'s own."""
+        """Return the receipt's digest; raise InvalidSignature if ``node`` did not sign it."""
         digest = domain.digest(self.receipt)
         if not is_signed_by(digest, self.signature, node):
             raise InvalidSignature("the receipt is not signed by the node")

@@ -1,10 +1,10 @@
-"""What a node delivers on a channel: set aside, delivered or given back, and receipted.
+"""Reserve amounts on a channel, count what was delivered, and append receipts.
 
-Owns the changes of a channel's reservations, spending and chain of receipts, as pure functions of
-``viz.domain.node_channel.NodeChannel``. Does not judge vouchers, and knows no prices.
+Owns the changes of a channel's reservations, spent amounts and chain of receipts, as pure functions
+of ``viz.domain.node_channel.NodeChannel``.
 
-Invariant C2 of ``viz.domain.node_channel`` is held here: nothing is set aside beyond promises and
-the credit window, nor on credit beyond the deposit.
+Keeps invariant C2 of ``viz.domain.node_channel``: reservations never exceed the promised amounts
+plus the credit window, and credit never exceeds the deposit.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ def reserve(
     *,
     credit_window_units: Units = 0,
 ) -> NodeChannel:
-    """Return the channel with ``amount_units`` set aside for one request.
+    """Return the channel with ``amount_units`` reserved for one request.
 
-    Credit is given on money that is there: what the confirmed deposit holds beyond all promises
-    bounds the window, so that keys without a channel, or with an empty one, are given none.
-    Raises PaymentRequired (with ``required``, the accepted amount that would do) when promises for
-    this adapter and the channel's credit do not cover it.
+    Credit is bounded by the confirmed deposit beyond all promises, so that a key without a channel,
+    or with an empty one, gets no credit. Raises PaymentRequired (with ``required``, the accepted
+    amount that would suffice) if the promises for this adapter and the credit do not cover it.
     """
     after = replace(channel, reserved=_plus(channel.reserved, adapter_id, amount_units))
     credit = min(credit_window_units, max(0, channel.limit_units - channel.end_units))
@@ -53,8 +52,8 @@ def settle_reservation(
 ) -> NodeChannel:
     """Return the channel with a reservation ended, of which ``spent_units`` were delivered.
 
-    With ``spent_units`` 0 it is a release. Raises StoreConflict when the reservation is not there
-    or less than what was delivered.
+    ``spent_units`` 0 releases it. Raises StoreConflict if there is no such reservation, or it is
+    smaller than what was delivered.
     """
     held = channel.reserved.get(adapter_id, 0)
     if not 0 <= spent_units <= reserved_units <= held:
@@ -70,7 +69,7 @@ def settle_reservation(
 
 
 def append_receipt(channel: NodeChannel, receipt_digest: Hash32) -> NodeChannel:
-    """Return the channel with one more receipt in its chain; the receipt carries ``seq + 1``."""
+    """Return the channel with one more receipt in its chain; its number is ``seq + 1``."""
     heads = (*channel.heads, next_head(channel.head, receipt_digest))
     if len(heads) > HEADS_KEPT:
         heads = (heads[0], *heads[-HEADS_KEPT + 1 :])

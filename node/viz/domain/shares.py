@@ -1,11 +1,9 @@
-"""Who gets what of an adapter's revenue: the share table and the cumulative floors.
+"""Split an adapter's revenue between contents, trainer and node, exactly as Settlement does.
 
-Owns the packing and hash of the table (one word a row, contentId << 16 | bps) and the split of
-revenue exactly as Settlement does it. Does not know owners, balances or transfers.
-
-Invariants: the order and number of claims and distributions change nothing but by when; each part
-never exceeds its exact fraction; contents, trainer and node together lack at most two units of an
-adapter's whole revenue.
+Owns the share table, its packing and hash (one word a row, contentId << 16 | bps), and the split by
+floors of cumulative amounts. Invariants: the order and number of claims and distributions affect
+only when an amount is paid, not how much; no part exceeds its exact fraction; contents, trainer and
+node together get an adapter's whole revenue except for at most two units.
 """
 
 from __future__ import annotations
@@ -53,18 +51,18 @@ def share_words(shares: Iterable[Share]) -> tuple[int, ...]:
 
 
 def shares_from_words(words: Iterable[int]) -> ShareTable:
-    """Return the table behind a uint256[] as an event carries it."""
+    """Return the table of a uint256[] from an event."""
     return tuple(Share(ContentId(word >> 16), word & 0xFFFF) for word in words)
 
 
 def shares_hash(shares: Iterable[Share]) -> Hash32:
-    """Return keccak256 of the words: what AdapterRegistry stores of the table."""
+    """Return keccak256 of the words, which AdapterRegistry stores."""
     return keccak(b"".join(word.to_bytes(32, "big") for word in share_words(shares)))
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """One amount of revenue, divided; what the parts lack of it is rounding, still to come."""
+    """The parts of one amount of revenue; a unit lost by rounding is part of a later amount."""
 
     to_contents_units: Units
     to_trainer_units: Units
@@ -80,10 +78,11 @@ def split_revenue(
     retired: bool = False,
     permitted: bool = True,
 ) -> Split:
-    """Return the parts of ``amount_units``, given that the adapter earned ``before_units`` before.
+    """Return the parts of ``amount_units`` of an adapter that earned ``before_units`` before.
 
-    Floors over the cumulative revenue. After retirement all goes to the contents; where the node
-    has no permission, its part goes to the trainer (docs/contracts.md).
+    Each part is a difference of floors of the cumulative revenue, so that many small amounts are
+    split like one large amount. After retirement everything goes to the contents. If the node has
+    no permission, its part goes to the trainer (docs/contracts.md).
     """
     if retired:
         return Split(amount_units, 0, 0)
@@ -97,14 +96,14 @@ def split_revenue(
 
 
 def split_base_model(amount_units: Units) -> Split:
-    """Return the parts of revenue of adapter 0, the bare base model: all to the node."""
+    """Return the parts of revenue of adapter 0, the base model: everything to the node."""
     return Split(0, 0, amount_units)
 
 
 def distribute(
     before_units: Units, accrued_units: Units, shares: Iterable[Share]
 ) -> tuple[tuple[ContentId, Units], ...]:
-    """Return what each content gets of ``accrued_units``, ``before_units`` already divided."""
+    """Return each content's part of ``accrued_units``, after ``before_units`` were distributed."""
     total = before_units + accrued_units
     return tuple(
         (share.content_id, total * share.bps // BPS - before_units * share.bps // BPS)

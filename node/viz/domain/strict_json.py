@@ -1,12 +1,12 @@
-"""JSON from strangers: parsed only when it is neither nested nor split up more than ours ever is.
+"""Parse JSON from strangers, with bounds on its nesting and its number of values.
 
-Owns the bounds on nesting and on the count of values, and the rule that a member stands once
-(``once``). The parser recurses in C, and a library may have raised the interpreter's recursion
-limit beyond what the stack holds: a few hundred kilobytes of brackets would then end the process
-instead of raising. And it holds the interpreter until it is done: two megabytes of small values
-stop everything else for a quarter of a second. Invariants: what is refused is refused in time that
-grows with its length alone; the text that is parsed is the text that was checked, in UTF-8 only
-(``json.loads`` would guess UTF-16 or UTF-32, where a letter may hold the byte of a quotation mark).
+Also refuses an object that has a member twice (``once``). Why bounds: the parser recurses in C, and
+a library may have raised the interpreter's recursion limit above what the stack allows; a few
+hundred kilobytes of brackets would then end the process instead of raising an error. The parser
+also holds the interpreter's lock: two megabytes of small values stop everything else for a quarter
+of a second. Invariants: the time of a refusal grows only with the length of the text; the parsed
+text is the checked text, in UTF-8 only (``json.loads`` would guess UTF-16 or UTF-32, in which a
+letter may contain the byte of a quotation mark).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Final
 
 MAX_DEPTH: Final = 64
 MAX_VALUES: Final = 65_536
-# Python itself refuses 4,301 digits; those below that bound it converts in quadratic time.
+# Python refuses 4,301 digits; numbers below that bound it converts in quadratic time.
 MAX_DIGITS: Final = 1_000
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _NO_MARK: Final = bytes(byte for byte in range(256) if byte not in b"[]{},:")
@@ -27,7 +27,7 @@ _STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
 class MemberTwice(ValueError):
-    """An object names a member twice, so that its readers may take different values."""
+    """An object has a member twice, so that two readers may use different values."""
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise MemberTwice(f"the member {name[:40]!r} stands twice")
+            raise MemberTwice(f"the member {name[:40]!r} is there twice")
         found[name] = value
     return found
 
@@ -47,14 +47,13 @@ class TooMuchJson(ValueError):
 def load_json(raw: bytes | str, *, max_values: int | None = MAX_VALUES, **options: Any) -> Any:
     """Return the value in ``raw``, as ``json.loads`` does with ``options``; bytes are UTF-8.
 
-    Raises ValueError for what is not JSON in UTF-8; TooMuchJson for nesting beyond MAX_DEPTH, for
-    more than ``max_values`` values (None: as many as there are), and for a whole number beyond
-    MAX_DIGITS.
+    Raises ValueError if it is not JSON in UTF-8, and TooMuchJson for nesting beyond MAX_DEPTH, more
+    than ``max_values`` values (None: no bound), or a whole number with more than MAX_DIGITS.
     """
     if isinstance(raw, str):
         text, data = raw, raw.encode("utf-8", "surrogatepass")
     else:
-        data = raw.removeprefix(codecs.BOM_UTF8)  # some editors write one; RFC 8259 lets it pass
+        data = raw.removeprefix(codecs.BOM_UTF8)  # some editors write it; RFC 8259 allows this
         text = data.decode("utf-8")
     _check_shape(data, max_values)
     try:
@@ -65,8 +64,8 @@ def load_json(raw: bytes | str, *, max_values: int | None = MAX_VALUES, **option
 
 def _check_shape(data: bytes, max_values: int | None) -> None:
     most = len(data) if max_values is None else max_values
-    # Every string of JSON opens with a quotation mark that no backslash precedes: so many of them
-    # are values, and finding them one by one would take longer than to refuse them.
+    # A cheap lower bound first: every string begins with a quotation mark without a backslash
+    # before it. To find the strings one by one would take longer than this refusal.
     if data.count(b'"') - data.count(b'\\"') > 2 * most:
         raise TooMuchJson(f"more than {most} values")
     brackets = data.count(b"[") + data.count(b"{")
@@ -82,5 +81,5 @@ def _check_shape(data: bytes, max_values: int | None) -> None:
 
 def _whole(digits: str) -> int:
     if len(digits) > MAX_DIGITS:
-        raise TooMuchJson(f"a number of {len(digits)} digits, where {MAX_DIGITS} are read")
+        raise TooMuchJson(f"a number has {len(digits)} digits; at most {MAX_DIGITS} are allowed")
     return int(digits)

@@ -1,7 +1,7 @@
-"""What a client asks of a model, as it was read from its HTTP body; nothing is checked or priced.
+"""Define a client's request for text, as read from its HTTP body.
 
-Owns no rule: ``viz.api`` reads it strictly, and admission (``viz.services.serving``) turns it into
-a ``PaidRequest``.
+``viz.api`` parses it, and admission (``viz.services.serving``) checks and prices it, and makes a
+``PaidRequest`` of it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from viz.domain.ports.engine import Sampling
 
 @dataclass(frozen=True, slots=True)
 class TextRequest:
-    """A request for text; ``chat`` tells the two kinds apart in the answer's shape.
+    """A request for text; ``chat`` distinguishes a chat from a plain completion.
 
-    ``prompt`` is the chat's messages, or plain text. ``max_tokens`` bounds each of the ``choices``;
-    None leaves it to the node, and ``sampling.max_tokens`` is not used then. Where it
-    ``names_temperature`` not, an adapter's own default stands in for OpenAI's.
+    ``prompt`` is the chat's messages, or plain text. ``max_tokens`` bounds each of the ``choices``.
+    If it is None, the node chooses the bound, and ``sampling.max_tokens`` is not used. If
+    ``names_temperature`` is False, an adapter's own default is used instead of OpenAI's.
     """
 
     chat: bool

@@ -1,8 +1,8 @@
-"""What a trusted deployment says, held against what a node says of itself.
+"""Compare what a node says about its chain and contracts with the trusted deployment.
 
-Owns the one comparison that buyers and creators make before they sign anything: the chain, the
-contracts, the token and its decimals come from the deployment file that its owner chose, and a node
-that says otherwise is not believed. Does no I/O.
+Buyers and creators make this comparison before they sign anything: the chain, the contracts, the
+token and its decimals come from the deployment file that its owner chose. A node that says
+otherwise is not trusted. Does no I/O.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from viz.domain.ports.chain import Deployment
 from viz.domain.units import Address
 from viz.errors import NodeNotTrusted
 
-# How a buyer goes on after it caught its node.
+# What a buyer can do after its node sent false data.
 WAY_BACK: Final = (
     "`viz channel close` or `viz channel leave` brings the rest of the deposit back, and "
     "`viz channel forgive` lets the node be asked again"
@@ -30,10 +30,10 @@ def require_as_trusted(
     token: Address | None = None,
     token_decimals: int | None = None,
 ) -> None:
-    """Raise NodeNotTrusted naming the first field that differs; what a node left out is None.
+    """Raise NodeNotTrusted that names the first differing field; None means the node gave none.
 
-    Amounts and signatures are made from ``trusted`` all the same: this comparison only tells early
-    that the node works elsewhere.
+    Amounts and signatures are made from ``trusted`` in any case: this comparison only shows early
+    that the node uses another deployment.
     """
     said: tuple[tuple[str, int | Address | None, int | Address], ...] = (
         ("chain id", chain_id, trusted.chain_id),

@@ -1,8 +1,8 @@
-"""Every structure that somebody signs, exactly as the contracts hash it.
+"""Define every signed structure, exactly as the contracts hash it.
 
-Owns the EIP-712 types of docs/contracts.md (normative there, and held to the contracts by
-``tests/vectors``) and EIP-3009's ReceiveWithAuthorization. Does not know who may sign what, nor
-when a signature is good enough: that is ``viz.domain.node_channel`` and the contracts.
+Owns the EIP-712 types of docs/contracts.md (normative there, and compared with the contracts by
+``tests/vectors``) and EIP-3009's ReceiveWithAuthorization. ``viz.domain.node_channel`` and the
+contracts decide who may sign what.
 
 Invariant: the fields of a class follow its ``TYPE`` one to one, in order.
 """
@@ -21,7 +21,7 @@ from viz.domain.units import UINT96_MAX, AdapterId, Address, ContentId, Hash32, 
 
 @dataclass(frozen=True, slots=True)
 class Register(Struct):
-    """A creator registers a work; ``nonce`` is the creator's next one."""
+    """A creator registers a work; ``nonce`` is the creator's next nonce."""
 
     TYPE: ClassVar[str] = (
         "Register(address creator,bytes32 commitment,bytes32 licenseHash,Terms terms,"
@@ -38,7 +38,7 @@ class Register(Struct):
 
 @dataclass(frozen=True, slots=True)
 class SetTerms(Struct):
-    """An owner offers other terms to new grants."""
+    """An owner changes the terms for new grants."""
 
     TYPE: ClassVar[str] = (
         "SetTerms(uint256 contentId,bytes32 licenseHash,Terms terms,uint256 nonce,uint64 deadline)"
@@ -68,7 +68,7 @@ class Approve(Struct):
 
 @dataclass(frozen=True, slots=True)
 class Withdraw(Struct):
-    """An owner withdraws a work, for ever."""
+    """An owner withdraws a work permanently."""
 
     TYPE: ClassVar[str] = "Withdraw(uint256 contentId,uint256 nonce,uint64 deadline)"
     content_id: ContentId
@@ -90,7 +90,7 @@ class OpenChannel(Struct):
 
 @dataclass(frozen=True, slots=True)
 class Voucher(Struct):
-    """On top of ``settled_units`` already claimed, the signer owes the lines behind the hash."""
+    """The signer promises the usage lines behind ``usage_hash``, on top of ``settled_units``."""
 
     TYPE: ClassVar[str] = (
         "Voucher(address node,uint96 settled,bytes32 usageHash,bytes32 receiptsHead)"
@@ -101,11 +101,11 @@ class Voucher(Struct):
     receipts_head: Hash32
 
     def struct_hash(self) -> Hash32:
-        """Return hashStruct, packed by hand: the one struct that is hashed for every payment."""
+        """Return hashStruct, packed by hand because this struct is hashed for every payment."""
         node, settled = self.node, self.settled_units
         well_formed = len(node) == 42 and 0 <= settled <= UINT96_MAX
         if not well_formed or len(self.usage_hash) != 32 or len(self.receipts_head) != 32:
-            return Struct.struct_hash(self)  # which names the member that does not fit
+            return Struct.struct_hash(self)  # raises an error that names the wrong member
         return keccak(
             _VOUCHER_HEAD
             + address_bytes(node)
@@ -115,7 +115,7 @@ class Voucher(Struct):
         )
 
 
-# The type hash, and the padding of the address that follows it.
+# The type hash, and the padding of the address after it.
 _VOUCHER_HEAD: Final = keccak(Voucher.TYPE.encode()) + bytes(12)
 
 
@@ -145,7 +145,7 @@ class Close(Struct):
 
 @dataclass(frozen=True, slots=True)
 class Session(Struct):
-    """A request for an access token; it names node and origin, so that no other can relay it."""
+    """A request for an access token; it names node and origin, so that no other can use it."""
 
     TYPE: ClassVar[str] = "Session(address node,string origin,bytes32 challenge,uint64 expiry)"
     node: Address
@@ -176,7 +176,7 @@ class Quote(Struct):
 
 @dataclass(frozen=True, slots=True)
 class Receipt(Struct):
-    """A node's word on one query: what was asked, what was sent, what it cost."""
+    """A node's signed statement on one query: what was asked, what was sent, what it cost."""
 
     TYPE: ClassVar[str] = (
         "Receipt(bytes32 channelId,uint64 seq,bytes32 usageHash,bytes32 quoteHash,"
@@ -221,7 +221,7 @@ GRANT_KIND: Final = keccak(b"Viz.AcquireGrant")
 
 
 def channel_id(signer: Address, node: Address) -> Hash32:
-    """Return keccak256(abi.encode(signer, node)), the name of a channel in events and receipts."""
+    """Return keccak256(abi.encode(signer, node)), a channel's id in events and receipts."""
     return keccak(bytes(12) + address_bytes(signer) + bytes(12) + address_bytes(node))
 
 

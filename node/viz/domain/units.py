@@ -1,8 +1,8 @@
-"""Money, ids and hashes: the one typed place for each.
+"""Define the types of money, ids and hashes.
 
-Owns the integer and byte types that cross module borders, their bounds and their text forms.
-Does not know the token's name or any chain. Invariant: money is ``int`` in the token's base
-units, never a float; addresses are checksummed (ERC-55); hashes are exactly 32 bytes.
+Owns the integer and byte types that modules exchange, their bounds and their text forms.
+Invariants: money is ``int`` in the token's base units, never a float; addresses are checksummed
+(ERC-55); hashes are exactly 32 bytes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ZERO_HASH: Final = Hash32(bytes(32))
 
 
 def parse_address(text: str) -> Address:
-    """Return the checksummed address; raise InvalidRequest when it is not one (ERC-55)."""
+    """Return the checksummed address; raise InvalidRequest if it is not an address (ERC-55)."""
     if not isinstance(text, str) or not _ADDRESS.fullmatch(text):
         raise InvalidRequest(f"{text!r} is not an address: give 0x and 40 hexadecimal digits")
     digits = text[-40:]
@@ -44,8 +44,8 @@ def parse_address(text: str) -> Address:
 
 
 def _checksummed(digits: str) -> str:
-    """Return 40 lower-case digits with ERC-55's capitals: where the hash's digit is 8 or more."""
-    # Here and not above: most commands parse no address, and the backend is chosen by an import.
+    """Return 40 lower-case digits with ERC-55's capitals, where the hash's digit is 8 or more."""
+    # Imported here, because most commands parse no address and the import takes time.
     from eth_hash.auto import keccak
 
     marks = keccak(digits.encode()).hex()
@@ -55,7 +55,7 @@ def _checksummed(digits: str) -> str:
 
 
 def parse_hash(text: str) -> Hash32:
-    """Return the 32 bytes that ``text`` (0x-prefixed or bare hexadecimal) names."""
+    """Return the 32 bytes in ``text``, hexadecimal with or without 0x; raise InvalidRequest."""
     try:
         raw = bytes.fromhex(text.removeprefix("0x"))
     except (ValueError, AttributeError):
@@ -71,7 +71,7 @@ def hex_of(raw: bytes) -> str:
 
 
 def parse_units(text: str, decimals: int) -> Units:
-    """Return the base units of a decimal token amount such as ``"1.25"``; refuse excess digits."""
+    """Return the base units of a token amount such as ``"1.25"``; refuse too many decimals."""
     try:
         scaled = Decimal(text).scaleb(decimals)
     except InvalidOperation as error:
@@ -82,6 +82,6 @@ def parse_units(text: str, decimals: int) -> Units:
 
 
 def format_units(units: Units, decimals: int) -> str:
-    """Return base units as a plain decimal amount, all decimals shown."""
+    """Return base units as a decimal amount with all decimals."""
     sign, digits = ("-" if units < 0 else ""), str(abs(units)).rjust(decimals + 1, "0")
     return f"{sign}{digits[:-decimals]}.{digits[-decimals:]}" if decimals else f"{sign}{digits}"

@@ -1,9 +1,7 @@
-"""Usage lines: what is owed, adapter by adapter, inside one voucher.
+"""Define usage lines: the amount that one voucher promises for each adapter.
 
-Owns the line, its packing (uint32 adapterId | uint96 amount) and its hash. Does not know channels.
-
-Invariant: a checked tuple of lines strictly ascends by adapter id, has no empty line, and its sum
-fits 96 bits.
+Owns the line, its packing (uint32 adapterId | uint96 amount) and its hash. Invariant: a checked
+tuple of lines strictly ascends by adapter id, has no zero amount, and its sum fits 96 bits.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ MAX_LINES: Final = 255
 
 
 class UsageLine(NamedTuple):
-    """(adapter, amount): the money of one adapter."""
+    """(adapter, amount): the amount for one adapter."""
 
     adapter_id: AdapterId
     amount_units: Units
@@ -35,23 +33,23 @@ def lines_of(amounts: Mapping[AdapterId, Units]) -> Lines:
 
 
 def check_lines(lines: Iterable[UsageLine]) -> Units:
-    """Return the sum of well-formed lines; raise InvalidRequest for what no contract would take."""
+    """Return the sum of the lines; raise InvalidRequest if the contract would refuse them."""
     previous, total, count = -1, 0, 0
     for adapter_id, amount_units in lines:
         if not previous < adapter_id <= UINT32_MAX:
             raise InvalidRequest("usage lines must strictly ascend by adapter id")
         if not 0 < amount_units <= UINT96_MAX:
-            raise InvalidRequest("every usage line must owe more than nothing, within 96 bits")
+            raise InvalidRequest("every usage line must have an amount above 0 that fits 96 bits")
         previous, total, count = adapter_id, total + amount_units, count + 1
     if not 0 < count <= MAX_LINES:
         raise InvalidRequest(f"a voucher has 1 to {MAX_LINES} usage lines")
     if total > UINT96_MAX:
-        raise InvalidRequest("the usage lines sum to more than 96 bits hold")
+        raise InvalidRequest("the sum of the usage lines does not fit 96 bits")
     return total
 
 
 def sum_of(lines: Iterable[UsageLine]) -> Units:
-    """Return what the lines owe together."""
+    """Return the sum of the lines' amounts."""
     return sum(line[1] for line in lines)
 
 
@@ -61,7 +59,7 @@ def pack_lines(lines: Iterable[UsageLine]) -> bytes:
 
 
 def unpack_lines(packed: bytes) -> Lines:
-    """Return the lines that ``pack_lines`` packed; raise InvalidRequest on a broken length."""
+    """Return the lines that ``pack_lines`` packed; raise InvalidRequest for a wrong length."""
     if len(packed) % LINE_BYTES:
         raise InvalidRequest(f"packed usage lines take {LINE_BYTES} bytes each")
     return tuple(
@@ -79,5 +77,5 @@ def usage_hash(lines: Iterable[UsageLine]) -> Hash32:
 
 
 def spelled_lines(lines: Iterable[UsageLine]) -> list[list[int | str]]:
-    """Return the lines as JSON spells them, amounts as text."""
+    """Return the lines as JSON values, with amounts as text."""
     return [[int(adapter_id), str(units)] for adapter_id, units in lines]

@@ -1,8 +1,7 @@
-"""A work: its chunks, their Merkle tree and the commitment that the chain holds.
+"""Parse a work into chunks, and compute their Merkle tree and the commitment on chain.
 
-Owns the two file formats, how each is cut into chunks, and the proof that a chunk belongs to a
-registered work. Does not know where a work is stored, who may train on it, or how chunks become
-training rows.
+Owns the two file formats, the division of each into chunks, and the proof that a chunk belongs to
+a registered work.
 
 ``text``: UTF-8 prose. Line ends become LF, the text Unicode NFC; a chunk is one paragraph
 (separated by blank lines, inner whitespace kept), cut at spaces when longer than a chunk may be.
@@ -10,8 +9,8 @@ training rows.
 one ``system`` message, then ``user`` and ``assistant`` in turn, ending with ``assistant``; a
 chunk is one line in canonical JSON (RFC 8785).
 
-What people read is held to one rule in both kinds (``_unreadable``): something visible in each
-paragraph or message, and no control characters but line breaks and tabs.
+Both kinds have one rule for readable text (``_unreadable``): something visible in each paragraph or
+message, and no control characters except line breaks and tabs.
 
 Tree, positional: ``leaf = keccak256(0x00 | chunk)``, ``node = keccak256(0x01 | left | right)``,
 an odd node moves up unchanged, ``root = keccak256(0x02 | uint32 count | top)``. The prefixes
@@ -46,11 +45,11 @@ MAX_LINE_BYTES: Final = 64 * 1024
 MAX_MESSAGES: Final = 64
 
 _PARAGRAPH_GAP = re.compile(r"\n[ \t]*\n")
-# Control characters but line breaks and tabs, and halves of surrogate pairs.
+# Control characters except line breaks and tabs, and halves of surrogate pairs.
 _UNFIT: Final = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-# What shows nothing by itself: spaces, formats, separators, marks that need a letter below them.
+# Categories without a visible shape: spaces, formats, separators, marks that need a letter.
 _UNSEEN: Final = frozenset({"Cc", "Cf", "Cs", "Zs", "Zl", "Zp", "Mn", "Me"})
-# Letters and symbols that are drawn as nothing: the Hangul fillers, the blank Braille pattern.
+# Letters and symbols without a visible shape: the Hangul fillers, the blank Braille pattern.
 _FILLERS: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 _LEAF, _NODE, _ROOT = b"\x00", b"\x01", b"\x02"
 
@@ -65,7 +64,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of a work; ``data`` is what its leaf commits to, ``messages`` only in dialogue."""
+    """A piece of a work; its leaf commits to ``data``; only a dialogue has ``messages``."""
 
     index: int
     data: bytes
@@ -79,7 +78,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class ChunkProof:
-    """The siblings from the leaf upwards: ``chunk index`` of ``count`` lies under a root."""
+    """Proves that chunk ``index`` of ``count`` is below a root; ``siblings`` start at the leaf."""
 
     index: int
     count: int
@@ -99,7 +98,7 @@ class Work:
         return merkle_root([chunk.data for chunk in self.chunks])
 
     def commitment(self, creator: Address, salt: bytes) -> Hash32:
-        """Return what ContentRegistry stores for this work."""
+        """Return the commitment that ContentRegistry stores for this work."""
         return commitment(creator, salt, self.merkle_root)
 
     def proofs(self) -> tuple[ChunkProof, ...]:
@@ -135,7 +134,7 @@ def check_commitment(work: Work, creator: Address, salt: bytes, committed: Hash3
     if work.commitment(creator, salt) != committed:
         raise CommitmentMismatch(
             f"this file, creator {creator} and salt do not give the commitment on chain "
-            f"(0x{committed.hex()}): use the very file and salt that were registered"
+            f"(0x{committed.hex()}): use exactly the file and salt that were registered"
         )
 
 
@@ -153,14 +152,14 @@ def _text_chunks(text: str) -> tuple[Chunk, ...]:
 
 
 def _unreadable(text: str) -> str | None:
-    """Return what is wrong with a text that people are to read, None where nothing is."""
+    """Return what is wrong with a text that people will read; None if nothing is wrong."""
     if (unfit := _UNFIT.search(text)) is not None:
         letter = unfit[0]
         if letter >= "\ud800":
             return "holds half of a surrogate pair: save it as UTF-8"
         return f"holds the control character U+{ord(letter):04X}: remove it"
     if all(letter in _FILLERS or unicodedata.category(letter) in _UNSEEN for letter in text):
-        return "is empty: it holds nothing that can be seen"
+        return "is empty: it has no visible characters"
     return None
 
 
@@ -232,7 +231,7 @@ def _messages(line: str, number: int) -> tuple[Message, ...]:
 
 
 def merkle_root(chunks: Sequence[bytes]) -> Hash32:
-    """Return the root over ``chunks`` (at least one) in their order."""
+    """Return the Merkle root of ``chunks`` (at least one) in their order."""
     return _sealed(len(chunks), _levels(chunks)[-1][0])
 
 

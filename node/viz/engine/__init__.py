@@ -7,13 +7,12 @@
     base = await asyncio.to_thread(load_base, source, cache_dir=path, allowed=digests)
     engine = await EmbeddedEngine.start(base, EngineSettings(max_streams=32))
 
-Owns batching, LoRA application, sampling and streams. Knows nothing of money, chains or HTTP.
-Importing this package, ``embedded.engine`` or ``embedded.settings`` imports no torch; ``start``
-does.
+Owns batching, LoRA, sampling and streams. Importing this package, ``embedded.engine`` or
+``embedded.settings`` does not import torch; ``start`` does.
 
 Modules of ``embedded``: ``engine`` (the asyncio front), ``loop`` (one generation thread: schedule,
-run, postprocess), ``scheduler`` (which sequence holds a slot), ``sequence`` and ``stream`` (one
+run, postprocess), ``scheduler`` (which sequence has a slot), ``sequence`` and ``stream`` (one
 request's state, and its asyncio side), ``llama`` and ``native`` (the decoder, in torch and
-compiled), ``kv_cache``, ``lora`` and ``lora_batch`` (adapters beside the batch), ``adapter_pool``
+compiled), ``kv_cache``, ``lora`` and ``lora_batch`` (the adapters of a batch), ``adapter_pool``
 (which adapters are in memory), ``sampling``, ``stop_strings``, ``memory_plan``, ``process_memory``.
 """

@@ -1,1 +1,1 @@
-"""What travels over HTTP between a node, its buyers and its creators, as values."""
+"""Define the HTTP messages between a node, its buyers and its creators."""

@@ -1,9 +1,9 @@
-"""Credentials: what a buyer puts into ``Authorization`` when it pays.
+"""Read and write the credentials that a buyer sends in ``Authorization``.
 
 Owns the base64url JSON behind ``Authorization: Payment`` ({"challenge": ..., "payload": {"action":
-open | topUp | voucher | close, ...}}) and the form of access tokens. A voucher only raises what is
-accepted; service needs ``Authorization: Bearer`` (threat 5). Verifies no signature: that is
-``viz.domain.node_channel``'s and the contracts'.
+open | topUp | voucher | close, ...}}) and the form of access tokens. A voucher only raises the
+accepted amount; a request for service needs ``Authorization: Bearer`` (threat 5). Signatures are
+verified by ``viz.domain.node_channel`` and the contracts, not here.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ ROW: Final = record(
     },
 )
 
-# A voucher travels flat: the members of its row stand beside whom it is for.
+# In JSON a voucher is one flat object: the members of its row, and its chain, contract and parties.
 _OFFER: Final = Codec[VoucherOffer](
     Annotated[
         VoucherOffer,
@@ -96,10 +96,11 @@ def _read_offer(payload: Mapping[str, object], where: str) -> VoucherOffer:
 
 @dataclass(frozen=True, slots=True)
 class CloseRequest(WireModel):
-    """The payer's signed RequestClose: the node answers with Close, or anyone relays this one.
+    """The payer's signed RequestClose: the node answers with Close, or anyone relays it.
 
-    ``final`` is the signer's last voucher, for exactly what was billed; without lines and signature
-    where nothing is owed beyond its base. None: the node closes at its best voucher.
+    ``final`` is the signer's last voucher, for exactly what was billed. It has no lines and no
+    signature if nothing was billed beyond its base. If it is None, the node closes at its best
+    voucher.
     """
 
     chain_id: JsonInteger
@@ -134,7 +135,7 @@ def credential_to_header(credential: Credential, challenge_id: str = "") -> str:
 
 
 def credential_from_header(header: str) -> Credential:
-    """Return the credential; raise InvalidRequest when it cannot be read. Nothing is verified."""
+    """Return the credential; raise InvalidRequest if it cannot be read. Verifies no signature."""
     scheme, _, text = header.partition(" ")
     if scheme.lower() != "payment":
         raise InvalidRequest("send the credential as 'Authorization: Payment <base64url>'")

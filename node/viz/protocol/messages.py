@@ -1,7 +1,7 @@
-"""The JSON bodies that buyer and node exchange beside the payment framing.
+"""Define the JSON bodies that buyer and node exchange, except those of the payment scheme.
 
-Owns what a node says of itself, the session exchange, a channel's view and a close's answer. The
-402, credentials and stream events are ``viz.protocol.payment``. Does no I/O and judges nothing.
+Owns a node's description, the session exchange, the view of a channel and the answer to a close.
+``viz.protocol.payment`` has the 402, the stream's events and receipts. Does no I/O.
 
 Invariant: for every message, ``from_json(to_json(message)) == message``.
 """
@@ -42,7 +42,7 @@ from viz.protocol.wire_model import (
 
 MAX_SIGNATURE_BYTES: Final = 1024  # room for contract wallets (ERC-1271)
 MAX_ADAPTERS: Final = 4096
-MAX_OFFERED_WORKS: Final = 128  # as many as a royalty table has
+MAX_OFFERED_WORKS: Final = 128  # the bound of a royalty table
 MAX_TOKEN_CHARS: Final = 512
 ADAPTER_MODEL_PREFIX: Final = "viz-adapter-"
 
@@ -50,12 +50,12 @@ SignatureHex = Annotated[bytes, blob(MAX_SIGNATURE_BYTES)]
 
 
 def adapter_model(adapter_id: AdapterId) -> str:
-    """Return the model name by which OpenAI clients ask for an adapter."""
+    """Return the model name with which OpenAI clients request an adapter."""
     return f"{ADAPTER_MODEL_PREFIX}{adapter_id}"
 
 
 def adapter_of_model(model: str) -> AdapterId | None:
-    """Return the adapter that a model name asks for, None where it names no adapter."""
+    """Return the adapter of a model name; None if it names no adapter."""
     digits = model.removeprefix(ADAPTER_MODEL_PREFIX)
     if digits == model or not (digits.isascii() and digits.isdecimal()) or len(digits) > 10:
         return None
@@ -88,10 +88,10 @@ REPORT_CARD: Final = record(
 class AdapterOffer(WireModel):
     """An adapter that a node sells (id 0: the bare base model), with its list price.
 
-    ``name``, ``description``, the works' titles and the report card are the node's words, for
-    people to choose by; what the card says is in the signed manifest too, and an audit measures it.
-    Prices are units per million tokens. The choices of one request (``n``) are continued from one
-    prompt, which is computed once and billed once; each choice's text is billed by itself.
+    ``name``, ``description``, the works' titles and the report card are statements of the node, for
+    people to choose. The card's values are also in the signed manifest, and an audit measures them.
+    Prices are units per million tokens. The choices of one request (``n``) share one prompt, which
+    is computed and billed once; the text of each choice is billed separately.
     """
 
     adapter_id: AdapterNumber
@@ -109,7 +109,7 @@ class AdapterOffer(WireModel):
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo(WireModel):
-    """Who a node is, on which chain, what it sells; ``chain_time_s`` is its view of the head."""
+    """A node's identity, chain and offers; ``chain_time_s`` is the head's time as it sees it."""
 
     WHERE: ClassVar[str] = "the node's description"
     node: AddressText
@@ -137,7 +137,7 @@ class NodeInfo(WireModel):
 
 @dataclass(frozen=True, slots=True)
 class SessionProof(WireModel):
-    """A signed Session challenge; answers with an AccessToken."""
+    """A signed Session challenge; the node answers with an AccessToken."""
 
     WHERE: ClassVar[str] = "the session"
     signer: AddressText
@@ -156,7 +156,7 @@ def session_challenge_from_json(value: object) -> Session:
 
 @dataclass(frozen=True, slots=True)
 class AccessToken(WireModel):
-    """What service is asked with: ``Authorization: Bearer <token>``."""
+    """The token for requests: ``Authorization: Bearer <token>``."""
 
     WHERE: ClassVar[str] = "the access token"
     token: Annotated[str, text(MAX_TOKEN_CHARS), Field(alias="accessToken")]
@@ -180,10 +180,10 @@ class ChannelLine(WireModel):
 
 @dataclass(frozen=True, slots=True)
 class ChannelView(WireModel):
-    """A channel as its node sees it, at the confirmation depth: the answer to every channel call.
+    """A channel as its node sees it at the confirmation depth; the answer to all channel calls.
 
-    ``payer`` is the zero address until an opening is confirmed; ``base_units`` is the settled total
-    that the next voucher must name, ``best`` the lines of the best voucher on it.
+    ``payer`` is the zero address until an opening is confirmed. ``base_units`` is the settled total
+    that the next voucher must name. ``best`` is the lines of the best voucher on this base.
     """
 
     WHERE: ClassVar[str] = "the channel"
@@ -202,7 +202,7 @@ class ChannelView(WireModel):
 
 @dataclass(frozen=True, slots=True)
 class CloseAnswer(WireModel):
-    """The node's signed Close, and the transaction in which it submitted it (empty: not yet)."""
+    """The node's signed Close, and the transaction in which it was sent (empty if not yet)."""
 
     WHERE: ClassVar[str] = "the close"
     close: Annotated[Close, Signed]

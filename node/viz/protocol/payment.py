@@ -1,10 +1,10 @@
-"""How paying looks over HTTP: every message between a buyer and a node, as data.
+"""Define the payment messages between a buyer and a node over HTTP.
 
 Owns the paths, header names and messages of payment method ``viz``, intent ``session``, in the
 framing of the HTTP "Payment" authentication scheme (draft-ryan-httpauth-payment): the challenge of
 a 402, the quote, the stream's events and the receipt. Credentials are in
-``viz.protocol.credential``, other bodies in ``viz.protocol.messages``. Does no I/O and judges no
-money: ``viz.domain.node_channel`` does.
+``viz.protocol.credential``, other bodies in ``viz.protocol.messages``. Does no I/O, and does not
+check amounts: ``viz.domain.node_channel`` does.
 
 The life of a buyer, path by path: GET NODE_PATH -> NodeInfo; POST CHANNELS_PATH with an open
 credential -> ChannelView; POST SESSION_CHALLENGE_PATH, then SESSIONS_PATH -> AccessToken; POST
@@ -49,7 +49,7 @@ METHOD: Final = "viz"
 INTENT: Final = "session"
 
 NODE_PATH: Final = "/viz/v1/node"
-# GET -> the deployment file's JSON: which chain and contracts the node works on.
+# GET -> the deployment file's JSON: the chain and contracts that the node uses.
 DEPLOYMENT_PATH: Final = "/viz/v1/deployment"
 SESSION_CHALLENGE_PATH: Final = "/viz/v1/sessions/challenge"
 SESSIONS_PATH: Final = "/viz/v1/sessions"
@@ -62,12 +62,12 @@ MODELS_PATH: Final = "/v1/models"
 CHAT_PATH: Final = "/v1/chat/completions"
 COMPLETIONS_PATH: Final = "/v1/completions"
 
-# A request that names a quote (its digest) is served at that quote, or refused: QuoteExpired. One
-# that names none is served at the list price of NODE_PATH, and its receipt names the zero hash.
+# A request that names a quote (its digest) is served at that quote, or refused with QuoteExpired. A
+# request without a quote is served at the list price of NODE_PATH; its receipt has the zero hash.
 QUOTE_HEADER: Final = "Payment-Quote"
-# The list price that such a request counts on; at a higher one it is refused: QuoteExpired.
+# The list price that such a request expects; at a higher price it is refused with QuoteExpired.
 PRICE_HEADER: Final = "Payment-Price"
-# A client that sends this gets payment events in the stream; others get comments and headers.
+# A client that sends this value gets payment events in the stream; others get comments and headers.
 ACCEPT_HEADER: Final = "Accept-Payment"
 ACCEPT_VALUE: Final = f"{METHOD}/{INTENT}"
 RECEIPT_HEADER: Final = "Payment-Receipt"
@@ -99,10 +99,10 @@ class SignedQuote(WireModel):
 
 @dataclass(frozen=True, slots=True)
 class NeedVoucher(WireModel):
-    """What a node asks for before it goes on: ``accepted`` of the adapter must reach ``required``.
+    """A node's request for a voucher: the adapter's ``accepted`` must reach ``required``.
 
     Also the data of the ``payment-need-voucher`` event. All amounts are cumulative over the
-    channel's life; ``best`` are the lines of the best voucher on ``base``.
+    channel's life. ``best`` is the lines of the best voucher on ``base``.
     """
 
     WHERE: ClassVar[str] = "the need for a voucher"
@@ -145,7 +145,7 @@ def receipt_from_header(header: str) -> SignedReceipt:
 
 
 def event_frame(name: str, data: Json) -> bytes:
-    """Return a server-sent event of that name (the stream's own chunks have none)."""
+    """Return a server-sent event with this name (the stream's own chunks have no name)."""
     return b"event: " + name.encode() + b"\ndata: " + canonical_json(data) + b"\n\n"
 
 
@@ -176,10 +176,10 @@ def price_from_header(header: str) -> Price:
 
 @dataclass(frozen=True, slots=True)
 class Challenge(WireModel):
-    """What a 402 says: where to pay, the quote if the asker is known, and what is needed now.
+    """The content of a 402: where to pay, the quote, and the amount that is needed now.
 
-    ``quote`` is None for an asker without access token (a quote binds a signer); ``need`` is None
-    while the signer has no channel.
+    ``quote`` is None for a client without access token, because a quote names a signer. ``need`` is
+    None if the signer has no channel.
     """
 
     WHERE: ClassVar[str] = "the payment challenge"
@@ -197,7 +197,7 @@ class Challenge(WireModel):
         """Return the value of WWW-Authenticate."""
         request = self.to_json()
         parameters = {
-            # Parameters of the header itself, in the framing's draft; the rest is the method's own.
+            # These parameters are defined by the draft of the scheme; the others by method viz.
             "id": request.pop("challengeId"),
             "realm": request.pop("realm"),
             "method": METHOD,
@@ -208,7 +208,7 @@ class Challenge(WireModel):
 
     @classmethod
     def from_header(cls, header: str) -> Self:
-        """Return the challenge; raise InvalidRequest when it is not one of method viz."""
+        """Return the challenge; raise InvalidRequest if it is not one of method viz."""
         parameters = _auth_parameters(header)
         if (parameters.get("method"), parameters.get("intent")) != (METHOD, INTENT):
             raise InvalidRequest("the payment challenge is not of method viz, intent session")

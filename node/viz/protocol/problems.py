@@ -1,7 +1,7 @@
-"""The typed error behind a refusal's body: the one way back from a problem to ``viz.errors``.
+"""Convert the body of a refused request to a typed error of ``viz.errors``.
 
-Owns the reading of problem documents (RFC 9457) and of OpenAI's error objects, which a node's
-refusal holds both. Stays free of every import but the errors, since short commands need it.
+Reads problem documents (RFC 9457) and OpenAI's error objects; a node's refusal contains both.
+Imports only the errors, because short commands need this module.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any, Final
 from viz.errors import NodeRefused, VizError, class_of
 
 MAX_DETAIL_CHARS: Final = 2_048
-# What every problem has; the others are the error's own extensions.
+# The members of every problem; the others are the error's own extensions.
 _FRAME: Final = frozenset({"type", "title", "status", "detail", "code", "message", "instance"})
 
 
 def error_of(body: object, status: int, *, unknown: type[VizError] = NodeRefused) -> VizError:
-    """Return the error that a refused request's body names, with its words and its extensions.
+    """Return the error in a refused request's body, with its message and its extensions.
 
-    ``unknown`` is the class for a code of another version, or for a body that is no problem.
+    ``unknown`` is the class for a code of another version, or for a body that is not a problem.
     """
     members = body if isinstance(body, Mapping) else {}
     if isinstance(members.get("error"), Mapping):
@@ -35,6 +35,6 @@ def error_of(body: object, status: int, *, unknown: type[VizError] = NodeRefused
 
 
 def _printable(said: str) -> str:
-    """Return a stranger's words without what would command the terminal they end on."""
+    """Return a stranger's text without characters that control a terminal."""
     spaced = (" " if letter.isspace() else letter for letter in said)
     return "".join(letter for letter in spaced if letter.isprintable())

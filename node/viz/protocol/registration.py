@@ -1,7 +1,7 @@
-"""Registering a work: what its terms file says, and the messages between creator and node.
+"""Parse a work's terms file, and define the messages of its registration.
 
 Owns the format of a work's ``terms.toml``, the hash of a license, and the JSON of a relayed
-registration. Does no I/O; the work's own chunks are ``viz.domain.work``'s.
+registration. Does no I/O. ``viz.domain.work`` parses the work itself.
 
 A terms file::
 
@@ -54,7 +54,7 @@ REGISTRATION_CONTEXT_PATH: Final = "/viz/v1/contents/context/{creator}"
 
 @dataclass(frozen=True, slots=True)
 class WorkDescription:
-    """What a terms file says."""
+    """The content of a terms file."""
 
     title: str
     kind: str
@@ -69,7 +69,7 @@ class WorkDescription:
 
 
 def parse_description(text: str, *, token_decimals: int) -> WorkDescription:
-    """Return what a terms file says; raise InvalidWork naming the key at fault."""
+    """Return the content of a terms file; raise InvalidWork that names the wrong key."""
     try:
         top = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -110,7 +110,7 @@ def _parse_terms(reader: Reader, table: Mapping[str, Any], token_decimals: int) 
     for name in reader.array("uses", len(Use)):
         if not isinstance(name, str) or name.upper() not in Use.__members__:
             spelled = ", ".join(use.lower() for use in Use.__members__)
-            raise InvalidWork(f"{name!r} is no use of a work; the uses are {spelled}")
+            raise InvalidWork(f"{name!r} is not a use of a work; the uses are {spelled}")
         uses |= Use[name.upper()]
     terms = Terms(
         training_fee_units=parse_units(reader.text("training_fee"), token_decimals),
@@ -127,7 +127,7 @@ def _parse_terms(reader: Reader, table: Mapping[str, Any], token_decimals: int) 
 
 @dataclass(frozen=True, slots=True)
 class RegistrationContext(WireModel):
-    """What a creator must know of the chain to sign: where, the next nonce, the chain's time."""
+    """What a creator needs to sign: chain and contract, the next nonce, and the chain's time."""
 
     WHERE: ClassVar[str] = "the registration's context"
     chain_id: JsonInteger
@@ -140,7 +140,7 @@ class RegistrationContext(WireModel):
 
 @dataclass(frozen=True, slots=True)
 class SignedRegistration(WireModel):
-    """A creator's signed Register, for a node to submit."""
+    """A creator's signed Register, which a node submits."""
 
     WHERE: ClassVar[str] = "the registration"
     register: Annotated[Register, Signed]
@@ -149,7 +149,7 @@ class SignedRegistration(WireModel):
 
 @dataclass(frozen=True, slots=True)
 class RegistrationAnswer(WireModel):
-    """The work as registered; rely on its id only after its confirmations."""
+    """The registered work; its id is final only after its confirmations."""
 
     WHERE: ClassVar[str] = "the node's answer"
     content_id: Annotated[ContentId, whole(JSON_INTEGER_MAX)]

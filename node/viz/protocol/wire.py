@@ -1,13 +1,13 @@
-"""How values look in JSON, and their strict, bounded reading.
+"""Convert values to and from JSON, with strict and bounded reading.
 
 Owns the text forms: money and wide integers are decimal strings (a JSON number is a float to many
-readers), addresses ERC-55 text, hashes and signatures 0x-hexadecimal, usage lines [id, "amount"]
-pairs. Whole messages are read by ``viz.protocol.wire_model``, on these same functions; ``Reader``
-is for files and messages of which only a few members matter. This module stays free of pydantic,
-whose import takes longer than a short command.
+readers), addresses are ERC-55 text, hashes and signatures are 0x-hexadecimal, usage lines are
+[id, "amount"] pairs. ``viz.protocol.wire_model`` reads whole messages with these functions;
+``Reader`` is for files and messages of which only a few members are needed. This module does not
+import pydantic, which takes longer than a short command.
 
-Invariants: nothing longer than its stated bound is parsed; members that are not asked for are
-ignored, so a newer peer can add some; every failure is one InvalidRequest that names the member.
+Invariants: nothing longer than its bound is parsed; unknown members are ignored, so that a newer
+peer can add some; every failure is one InvalidRequest that names the member.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ T = TypeVar("T")
 MAX_JSON_BYTES: Final = 64 * 1024
 MAX_TEXT_CHARS: Final = 2048
 MAX_DIGITS: Final = 80
-# The widest integer that every JSON reader keeps exact (RFC 8785 refuses wider ones).
+# The largest integer that every JSON reader keeps exact (RFC 8785 refuses larger ones).
 JSON_INTEGER_MAX: Final = 2**53 - 1
 
 
@@ -52,7 +52,7 @@ def canonical_json(value: Any) -> bytes:
 def parse_json(
     raw: bytes | str, *, max_bytes: int = MAX_JSON_BYTES, max_values: int = MAX_VALUES
 ) -> Json:
-    """Return the object in ``raw``; raise InvalidRequest when it is none, or is too much."""
+    """Return the object in ``raw``; raise InvalidRequest if it is no object, or is too large."""
     if len(raw) > max_bytes:
         raise InvalidRequest(f"the message has {len(raw)} bytes; at most {max_bytes} are read")
     try:
@@ -76,7 +76,7 @@ def to_base64url(value: Any) -> str:
 
 
 def from_base64url(text: str, *, max_chars: int = MAX_JSON_BYTES) -> Json:
-    """Return the object behind base64url text, with or without padding."""
+    """Return the JSON object in base64url text, with or without padding."""
     if len(text) > max_chars:
         raise InvalidRequest(f"the credential has {len(text)} characters; at most {max_chars} fit")
     try:
@@ -87,10 +87,10 @@ def from_base64url(text: str, *, max_chars: int = MAX_JSON_BYTES) -> Json:
     return parse_json(raw, max_bytes=max_chars)
 
 
-# values: each function raises ValueError, whose text says what the value must be
+# values: each function raises ValueError whose text says what the value must be
 
 
-# The same few addresses stand in every credential, and a checksum takes a Keccak.
+# Cached: every credential has the same few addresses, and each checksum takes a Keccak.
 _known_address = lru_cache(maxsize=8_192)(parse_address)
 
 
@@ -125,7 +125,7 @@ def read_hex(value: object, max_bytes: int) -> bytes:
 
 
 def read_decimal(value: object, maximum: int = UINT96_MAX) -> int:
-    """Return the whole number in a decimal text of no other spelling; raise ValueError."""
+    """Return the number in a canonical decimal text; raise ValueError."""
     # The length is checked before int(), whose time grows with its square.
     if (
         isinstance(value, str)
@@ -140,14 +140,14 @@ def read_decimal(value: object, maximum: int = UINT96_MAX) -> int:
 
 
 def read_whole(value: object, maximum: int = UINT32_MAX) -> int:
-    """Return a JSON integer within bounds (``true`` is none); raise ValueError."""
+    """Return a JSON integer within bounds; raise ValueError (``true`` is not an integer)."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= maximum:
         raise ValueError(f"a whole number of 0 to {maximum}")
     return value
 
 
 def read_lines(value: object) -> Lines:
-    """Return usage lines, whose order and sums the rules judge; raise ValueError."""
+    """Return usage lines without checking their order and sum; raise ValueError."""
     if not isinstance(value, list) or len(value) > MAX_LINES:
         raise ValueError(f"a list of at most {MAX_LINES}")
     try:
@@ -166,7 +166,7 @@ def _pair(value: object) -> list[object]:
 
 
 class Reader:
-    """Reads the members of one JSON object, each with its type and bound."""
+    """Reads the members of one JSON object, each by its type and bound."""
 
     def __init__(self, value: object, where: str = "the message") -> None:
         if not isinstance(value, Mapping):
@@ -189,11 +189,11 @@ class Reader:
         return InvalidRequest(f"{name!r} in {self._where} is not {what}")
 
     def has(self, name: str) -> bool:
-        """Say whether the member is there and not null."""
+        """Return whether the member exists and is not null."""
         return self._members.get(name) is not None
 
     def optional(self, name: str, read: Callable[[str], T]) -> T | None:
-        """Return the member by ``read``, or None where it is absent or null."""
+        """Return the member, read with ``read``; None if it is absent or null."""
         return read(name) if self.has(name) else None
 
     def text(self, name: str, max_chars: int = MAX_TEXT_CHARS) -> str:
@@ -240,5 +240,5 @@ class Reader:
         return Reader(self._get(name), repr(name))
 
     def lines(self, name: str) -> Lines:
-        """Return usage lines; their order and sums are for the rules to judge."""
+        """Return usage lines without checking their order and sum."""
         return self._read(name, read_lines)

@@ -1,10 +1,10 @@
-"""Messages as dataclasses: the one way from a message to JSON and back.
+"""Define messages as dataclasses, and convert them to JSON and back.
 
-A message is a frozen, slotted dataclass that derives from ``WireModel``. Constructing one in code
-is plain Python and checks nothing; ``from_json`` checks every member, in pydantic's compiled core.
-A member's JSON name is its attribute in camelCase without the unit (``deposit_units``: "deposit");
-its annotation says how it looks and how much of it is read. Classes of ``viz.domain``, which knows
-no JSON, travel by a ``record`` of their members, and signed structs by their EIP-712 type.
+A message is a frozen, slotted dataclass that derives from ``WireModel``. Its constructor checks
+nothing; ``from_json`` checks every member, in pydantic's compiled core. A member's JSON name is its
+attribute in camelCase without the unit (``deposit_units``: "deposit"); its annotation defines its
+form and its bound. Classes of ``viz.domain`` are converted by a ``record`` of their members, and
+signed structs by their EIP-712 type.
 
 Invariants: ``from_json(to_json(message)) == message``; every failure is one InvalidRequest that
 names the member; members that are not known are ignored, so that a newer peer can add some
@@ -53,7 +53,7 @@ def wire_name(attribute: str) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Form:
-    """An annotation: the member looks in JSON as ``schema`` says, whatever its Python type."""
+    """An annotation: ``schema`` defines the member's form in JSON, for any Python type."""
 
     schema: CoreSchema
 
@@ -78,7 +78,7 @@ def number(maximum: float) -> Form:
 
 
 def text(max_chars: int = MAX_TEXT_CHARS) -> Form:
-    """Return the form of a text of at most so many characters, all of them valid Unicode."""
+    """Return the form of a text with at most ``max_chars`` characters of valid Unicode."""
     return _said(
         core_schema.str_schema(strict=True, max_length=max_chars),
         f"a text of at most {max_chars} characters",
@@ -97,7 +97,7 @@ def blob(max_bytes: int) -> Form:
 
 @dataclass(frozen=True, slots=True)
 class AtMost:
-    """An annotation: a tuple of so many messages at most, read up to the first bad one."""
+    """An annotation: a bounded tuple of messages; reading stops at the first wrong one."""
 
     items: int
 
@@ -150,7 +150,7 @@ Hash32Hex = Annotated[Hash32, HASH32]
 UsageLines = Annotated[Lines, LINES]
 
 
-# classes that know no JSON
+# classes without a JSON form of their own
 
 
 def record(kind: type[Any], members: Mapping[str, tuple[str, Form]]) -> Form:
@@ -185,7 +185,7 @@ def record(kind: type[Any], members: Mapping[str, tuple[str, Form]]) -> Form:
 
 
 def signed_form(kind: type[Struct]) -> Form:
-    """Return the form of a signed struct: its members by their signed names and types."""
+    """Return the form of a signed struct: its members with their signed names and types."""
     return record(
         kind,
         {
@@ -223,11 +223,12 @@ class Codec(Generic[T]):
 
     def __init__(self, kind: Any) -> None:
         adapter: TypeAdapter[T] = TypeAdapter(kind)
-        # The compiled two halves: the adapter's own methods take longer than a small message.
+        # Use the compiled validator and serializer directly: the methods of TypeAdapter take longer
+        # than a small message does.
         self._validate, self._dump = adapter.validator.validate_python, adapter.serializer.to_python
 
     def read(self, value: object, where: str) -> T:
-        """Return the message in JSON values; raise InvalidRequest naming the member at fault."""
+        """Return the message in JSON values; raise InvalidRequest that names a wrong member."""
         try:
             read: T = self._validate(value)
         except ValidationError as error:
@@ -242,7 +243,7 @@ class Codec(Generic[T]):
 
 
 class WireModel:
-    """Base of the messages; ``WHERE`` names one in the sentence that refuses it."""
+    """Base class of the messages; ``WHERE`` is the message's name in errors."""
 
     __slots__ = ()
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
@@ -252,7 +253,7 @@ class WireModel:
 
     @classmethod
     def from_json(cls, value: object, where: str = "") -> Self:
-        """Return the message in JSON values; raise InvalidRequest naming the member at fault."""
+        """Return the message in JSON values; raise InvalidRequest that names a wrong member."""
         codec: Codec[Self] = _codec_of(cls, cls)
         return codec.read(value, where or cls.WHERE)
 
@@ -268,7 +269,7 @@ def struct_to_json(struct: Struct) -> Json:
 
 
 def struct_from_json(kind: type[S], value: object, where: str = "") -> S:
-    """Return the signed struct of that kind; raise InvalidRequest on a member that does not fit."""
+    """Return the signed struct of this class; raise InvalidRequest if a member does not fit."""
     codec: Codec[S] = _codec_of(kind, Annotated[kind, Signed])
     return codec.read(value, where or kind.__name__)
 
@@ -285,7 +286,7 @@ def _codec_of(kind: type[Any], annotation: Any) -> Codec[Any]:
 
 
 def _sentence(error: ErrorDetails, where: str) -> str:
-    """Return one line for a failure: which member, in what, and what it must be."""
+    """Return one line for a failure: the member, its message, and what it must be."""
     path = ""
     for step in error["loc"][:-1]:
         path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else step

@@ -1,1 +1,1 @@
-"""Blobs by content identifier: what they are called, how they are split, where they lie."""
+"""Blobs by content identifier: their names, their layout in blocks, and where they are stored."""

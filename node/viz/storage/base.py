@@ -1,10 +1,10 @@
-"""The two base classes of blob storage; through them nothing unverified is ever read or named.
+"""Define the two base classes of blob storage, which verify every block.
 
-Owns the walk from a root to a file, the size bound, the atomic target file, and the comparison of
-a backend's CID with our own. Does not know where blocks lie: a backend supplies single blocks and
-storing. Invariants: every block is hashed before it is used; a blob has exactly the layout that
-``unixfs`` gives its bytes, so its CID is a function of the bytes alone; a failed fetch leaves no
-file behind, and a file that is there is whole.
+Owns the walk from a root to a file, the size bound, the atomic write of the target file, and the
+comparison of a backend's CID with our own. A backend reads single blocks and stores blobs.
+Invariants: every block is hashed before it is used; a blob has exactly the layout that ``unixfs``
+gives its bytes, so its CID depends on the bytes alone; a failed fetch leaves no file behind, and
+an existing target file is complete.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from viz.errors import BlobCorrupt, BlobTooLarge, StorageUnavailable
 from viz.storage.cid import RAW, codec_of, verify
 from viz.storage.unixfs import CHUNK_BYTES, TreeBuilder, decode_node, split
 
-# 174^8 chunks are far more than any file; a deeper tree is an attack.
+# 174^8 chunks are far more than any real file has: a deeper tree is an attack.
 _MAX_DEPTH: Final = 8
 
 
 class BlockSource(ABC):
-    """Something that has blocks by CID, trusted in nothing."""
+    """A source of blocks by CID that is not trusted: every block is verified."""
 
     @abstractmethod
     async def _read_block(self, cid: Cid) -> bytes:
@@ -38,7 +38,7 @@ class BlockSource(ABC):
         """
 
     async def block(self, cid: Cid) -> bytes:
-        """Return one verified block: what a trustless gateway answers.
+        """Return one verified block, as a trustless gateway serves it.
 
         Raises InvalidRequest, BlobNotFound, BlobCorrupt, BlobTooLarge, StorageUnavailable.
         """
@@ -55,7 +55,8 @@ class BlockSource(ABC):
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
         written = 0
         try:
-            # Buffered, so closing waits for a write that a cancelled task left running.
+            # A buffered file, because its close waits for a write that still runs in a thread
+            # after this task was cancelled.
             with await asyncio.to_thread(_open_exclusive, partial) as file:
                 async for chunk in self.chunks(cid, max_bytes=max_bytes):
                     await asyncio.to_thread(file.write, chunk)
@@ -69,9 +70,9 @@ class BlockSource(ABC):
         return written
 
     async def chunks(self, root: Cid, *, max_bytes: int) -> AsyncGenerator[bytes, None]:
-        """Yield the file's verified chunks in order; refuse what is too large before fetching it.
+        """Yield the file's verified chunks in order; refuse a large file before fetching its parts.
 
-        Raises as ``fetch``, perhaps after the first chunks: what was yielded is part of the blob.
+        Raises the errors of ``fetch``, possibly after the first chunks, which are part of the blob.
         """
         waiting: list[tuple[Cid, int | None, int]] = [(root, None, 0)]
         while waiting:
@@ -81,7 +82,7 @@ class BlockSource(ABC):
             node = None if is_leaf else decode_node(data)
             size = len(data) if node is None else node.file_bytes
             if size > max_bytes:
-                raise BlobTooLarge(f"{root} has {size} bytes; at most {max_bytes} are taken")
+                raise BlobTooLarge(f"{root} has {size} bytes; at most {max_bytes} are accepted")
             if expected is not None and size != expected:
                 raise BlobCorrupt(f"{cid} in {root} has {size} bytes; its parent says {expected}")
             if node is not None:
@@ -95,13 +96,13 @@ class BlockSource(ABC):
 
 
 class VerifiedBlobStore(BlockSource):
-    """A ``BlobStore`` (viz.domain.ports): what it stores and returns is checked here, not there."""
+    """Base class of every ``BlobStore`` (viz.domain.ports): checks what a backend stores."""
 
     async def add(self, source: Path | bytes) -> Cid:
         """Store and pin the bytes; return their CID (raw leaves, 256 KiB chunks).
 
-        Raises BlobCorrupt when the backend names it otherwise than its bytes (or the file changed
-        meanwhile), StorageUnavailable (also when the file cannot be read).
+        Raises BlobCorrupt if the backend's CID is not that of the bytes (or the file changed
+        meanwhile), and StorageUnavailable, also if the file cannot be read.
         """
         try:
             expected = await asyncio.to_thread(_root_of, source)
@@ -109,7 +110,7 @@ class VerifiedBlobStore(BlockSource):
             raise StorageUnavailable(f"{source!s} cannot be read: {error.strerror}") from error
         stored = await self._store(source)
         if stored != expected:
-            raise BlobCorrupt(f"the store named the bytes {stored}; they are {expected}")
+            raise BlobCorrupt(f"the store returned the CID {stored}; the bytes are {expected}")
         return expected
 
     @abstractmethod
@@ -118,28 +119,28 @@ class VerifiedBlobStore(BlockSource):
 
     @abstractmethod
     async def has(self, cid: Cid) -> bool:
-        """Return whether the blob is here, without asking anybody else."""
+        """Return whether this store has the blob, without asking others."""
 
     @abstractmethod
     async def pin(self, cid: Cid) -> None:
-        """Keep the blob. Raises BlobNotFound when it is not here."""
+        """Protect the blob from deletion; raise BlobNotFound if this store does not have it."""
 
     @abstractmethod
     async def unpin(self, cid: Cid) -> None:
-        """Let the blob go when space is needed; no error when it was not pinned."""
+        """Allow the deletion of the blob when space is needed; no error if it was not pinned."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Release what the backend holds; the store is not used afterwards."""
+        """Release the backend's resources; the store must not be used afterwards."""
 
 
 def size_of(root: Cid, block: bytes) -> int:
-    """Return the bytes of the whole file, of which ``block`` is the root; raise BlobCorrupt."""
+    """Return the size of a whole file in bytes, from its root ``block``; raise BlobCorrupt."""
     return len(block) if codec_of(root) == RAW else decode_node(block).file_bytes
 
 
 def chunks_of(source: Path | bytes) -> Iterator[bytes]:
-    """Yield the chunks of a file or of bytes; blocking. Raises OSError."""
+    """Yield the chunks of a file or of bytes. Blocks. Raises OSError."""
     if isinstance(source, bytes):
         yield from split(source)
         return

@@ -1,9 +1,9 @@
-"""Content identifiers: the name of a block, and the check that a block bears it rightly.
+"""Make and parse content identifiers (CIDs), and check that a block has its CID.
 
 Owns CIDv1 with sha2-256 in lower-case base32, for the codecs raw and dag-pb: the form that
-``ipfs add --cid-version=1`` prints. Does not know how a file is split into blocks. Invariant: a
-name that parses is the only text form of its (codec, digest), so names can be compared as text.
-Source: the CID and multicodec specifications of multiformats.
+``ipfs add --cid-version=1`` prints. Invariant: only one text form of each (codec, digest) is
+accepted, so CIDs can be compared as text. Source: the CID and multicodec specifications of
+multiformats.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def to_text(binary: bytes) -> Cid:
 
 
 def to_binary(cid: str) -> bytes:
-    """Return the binary form; raise InvalidRequest when it is not a CID that Viz uses."""
+    """Return the binary form; raise InvalidRequest if it is not a CID that Viz uses."""
     message = f"{cid[:80]!r} is not a CIDv1 in base32 (bafk... or bafy...)"
     if len(cid) != _TEXT_LENGTH or not cid.isascii() or cid != cid.lower() or cid[0] != "b":
         raise InvalidRequest(message)
@@ -53,11 +53,11 @@ def to_binary(cid: str) -> bytes:
 
 
 def codec_of(cid: str) -> int:
-    """Return RAW or DAG_PB; raise InvalidRequest when it is not a CID that Viz uses."""
+    """Return RAW or DAG_PB; raise InvalidRequest if it is not a CID that Viz uses."""
     return to_binary(cid)[1]
 
 
 def verify(cid: str, block: bytes) -> None:
-    """Raise BlobCorrupt unless ``block`` is what ``cid`` names."""
+    """Raise BlobCorrupt if ``cid`` is not the CID of ``block``."""
     if cid_of(codec_of(cid), block) != to_binary(cid):
-        raise BlobCorrupt(f"the block {cid} has other bytes ({len(block)} of them) than it names")
+        raise BlobCorrupt(f"the {len(block)} bytes received for block {cid} do not have its hash")

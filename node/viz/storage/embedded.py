@@ -1,10 +1,9 @@
-"""Blocks on disk, one file each: the store that needs no daemon.
+"""Store blobs on disk, one file a block, without a daemon.
 
-Owns the folder it is given: ``blocks/`` by CID, ``pins/`` of empty files, ``partial/`` of writes
-that a crash may have cut off. Does not know the network. Invariants: a block file appears by
-rename only after its bytes are on disk, children before parents, so after a kill at any moment a
-root that is there is whole; adding again repairs a damaged block. Any number of processes may
-share the folder.
+Owns the folder it is given: ``blocks/`` by CID, ``pins/`` with one empty file a pin, ``partial/``
+with unfinished writes. Invariants: a block file appears by rename only after its bytes are on
+disk, and children before parents, so after a kill at any moment an existing root is complete;
+adding a blob again repairs a damaged block. Several processes may share the folder.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ from viz.storage.base import VerifiedBlobStore, chunks_of
 from viz.storage.cid import to_binary
 from viz.storage.unixfs import MAX_BLOCK_BYTES, Block, blocks_of
 
-# Older leftovers belong to nobody: no write of one block takes an hour.
+# Older partial files are deleted: no write of one block takes an hour.
 _LEFTOVER_AGE_S: Final = 3_600
 
 
 class EmbeddedBlobStore(VerifiedBlobStore):
-    """A ``BlobStore`` in a folder of its own."""
+    """A ``BlobStore`` in a folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Open or make the store. Raises StorageUnavailable when the folder cannot be used."""
+        """Open or create the store; raise StorageUnavailable if the folder cannot be used."""
         self._blocks = folder / "blocks"
         self._pins = folder / "pins"
         self._partial = folder / "partial"
@@ -46,28 +45,28 @@ class EmbeddedBlobStore(VerifiedBlobStore):
             raise StorageUnavailable(f"{folder} cannot hold blobs: {error.strerror}") from error
 
     async def has(self, cid: Cid) -> bool:
-        """Return whether the blob's root is here; its children were stored before it."""
+        """Return whether the store has the blob's root; its children were stored before it."""
         to_binary(cid)
         return await asyncio.to_thread(self._path(cid).is_file)
 
     async def pin(self, cid: Cid) -> None:
-        """Keep the blob. Raises BlobNotFound when it is not here."""
+        """Protect the blob from deletion; raise BlobNotFound if this store does not have it."""
         if not await self.has(cid):
             raise BlobNotFound(f"{cid} is not in this store, so it cannot be pinned")
         await asyncio.to_thread(self._write_pin, cid)
 
     async def unpin(self, cid: Cid) -> None:
-        """Let the blob go when space is needed; no error when it was not pinned."""
+        """Allow the deletion of the blob when space is needed; no error if it was not pinned."""
         to_binary(cid)
         await asyncio.to_thread((self._pins / cid).unlink, missing_ok=True)
 
     async def pinned(self) -> frozenset[Cid]:
-        """Return the roots that are kept."""
+        """Return the pinned roots."""
         names = await asyncio.to_thread(lambda: [path.name for path in self._pins.iterdir()])
         return frozenset(Cid(name) for name in names)
 
     async def close(self) -> None:
-        """Nothing is held between calls."""
+        """Do nothing: no file stays open between calls."""
 
     async def _read_block(self, cid: Cid) -> bytes:
         return await asyncio.to_thread(self._read, cid)
@@ -76,7 +75,8 @@ class EmbeddedBlobStore(VerifiedBlobStore):
         return await asyncio.to_thread(self._store_blocking, source)
 
     def _path(self, cid: Cid) -> Path:
-        # The last character carries few bits of the hash, so the two before it spread the files.
+        # The folder is named by the two characters before the last: the last has only few bits of
+        # the hash, so it would spread the files badly.
         return self._blocks / cid[-3:-1] / cid
 
     def _read(self, cid: Cid) -> bytes:

@@ -1,8 +1,8 @@
-"""Reading blobs from other nodes: a client of the trustless gateway, block by block.
+"""Read blobs from other nodes through their trustless gateway, block by block.
 
-Owns the HTTP requests of ``GET /ipfs/{cid}?format=raw`` and their bounds. Does not trust the other
-side: the base class hashes every block, so any gateway of the IPFS network will do. Source: the
-Trustless Gateway specification of IPFS.
+Owns the HTTP requests of ``GET /ipfs/{cid}?format=raw`` and their bounds. The base class hashes
+every block, so the gateway need not be trusted, and any gateway of the IPFS network can be used.
+Source: the Trustless Gateway specification of IPFS.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ RAW_MEDIA_TYPE: Final = "application/vnd.ipld.raw"
 
 
 class GatewayClient(BlockSource):
-    """Another node's blobs, read through a gateway at ``base_url``."""
+    """Reads another node's blobs through the gateway at ``base_url``."""
 
     def __init__(
         self, http: aiohttp.ClientSession, base_url: str, *, timeout_s: float = 30
     ) -> None:
-        """Use the caller's session; raise ConfigError unless the URL is http or https."""
+        """Use the caller's session; raise ConfigError if the URL is not http or https."""
         try:
             url = URL(base_url)
         except ValueError as error:
-            raise ConfigError(f"{base_url!r} is not a gateway's URL") from error
+            raise ConfigError(
+                f"{base_url!r} is not a gateway's URL: write http(s)://host[:port]"
+            ) from error
         if url.scheme not in ("http", "https") or not url.host:
             raise ConfigError(f"{base_url!r} is not a gateway's URL: write http(s)://host[:port]")
         self._http = http
@@ -46,7 +48,9 @@ class GatewayClient(BlockSource):
                 if response.status in (404, 410):
                     raise BlobNotFound(f"{self._base} does not have {cid}")
                 if response.status != 200:
-                    raise StorageUnavailable(f"{self._base} answered {response.status} for {cid}")
+                    raise StorageUnavailable(
+                        f"{self._base} answered HTTP {response.status} for {cid}"
+                    )
                 data = bytearray()
                 async for piece in response.content.iter_chunked(65_536):
                     data += piece

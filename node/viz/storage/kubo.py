@@ -1,9 +1,9 @@
-"""Blobs in a Kubo daemon, through its RPC: the only module that knows ipfshttpclient.
+"""Store blobs in a Kubo daemon through its RPC; the only module that uses ipfshttpclient.
 
-Owns the translation between our Protocol and Kubo's API, and its time bounds. Does not trust the
-daemon: every block it returns is hashed by the base class. ipfshttpclient blocks, so its calls run
-in a few threads of this store's own, one client each. Invariant: every call ends within the
-configured seconds per request, by socket timeouts and by the daemon's own ``timeout`` option.
+Owns the translation between our Protocol and Kubo's API, and the time limits. The base class
+hashes every block that the daemon returns. ipfshttpclient blocks, so its calls run in a few
+threads of this store, with one client each. Invariant: every call ends within a bound that follows
+from ``timeout_s``, by socket timeouts and by the daemon's own ``timeout`` option.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from viz.storage.unixfs import CHUNK_BYTES, MAX_BLOCK_BYTES, MAX_LINKS
 
 T = TypeVar("T")
 _THREADS: Final = 4
-# All that the daemon's own configuration could change about a CID is spelled out.
+# Every option that affects a CID is set, so that the daemon's own configuration cannot change it.
 _LAYOUT: Final = {
     "max-file-links": MAX_LINKS,
     "inline": False,
@@ -42,7 +42,7 @@ class KuboBlobStore(VerifiedBlobStore):
     def __init__(self, api: str, *, timeout_s: float = 30) -> None:
         """Prepare to talk to ``api``, a multiaddress such as /ip4/127.0.0.1/tcp/5001.
 
-        Nothing is sent yet. Raises ConfigError when the address cannot be understood.
+        Sends nothing yet. Raises ConfigError if the address cannot be parsed.
         """
         self._api = api
         self._timeout_s = timeout_s
@@ -56,12 +56,12 @@ class KuboBlobStore(VerifiedBlobStore):
             ) from error
 
     async def version(self) -> str:
-        """Return the daemon's version. Raises StorageUnavailable when nobody answers."""
+        """Return the daemon's version; raise StorageUnavailable if it does not answer."""
         answer = await self._call(lambda client: client.version())
         return str(answer["Version"])
 
     async def has(self, cid: Cid) -> bool:
-        """Return whether the daemon has the blob's root itself."""
+        """Return whether the daemon itself has the blob's root, without asking its peers."""
         to_binary(cid)
         try:
             await self._call(lambda client: client.block.stat(cid, offline=True))
@@ -70,12 +70,12 @@ class KuboBlobStore(VerifiedBlobStore):
         return True
 
     async def pin(self, cid: Cid) -> None:
-        """Keep the blob. Raises BlobNotFound when the daemon does not have it whole."""
+        """Pin the blob; raise BlobNotFound if the daemon does not have all of it."""
         to_binary(cid)
         await self._call(lambda client: client.pin.add(cid, offline=True))
 
     async def unpin(self, cid: Cid) -> None:
-        """Let the daemon collect the blob; no error when it was not pinned."""
+        """Allow the daemon to delete the blob; no error if it was not pinned."""
         to_binary(cid)
 
         def remove(client: Any) -> None:
@@ -88,12 +88,12 @@ class KuboBlobStore(VerifiedBlobStore):
         await self._call(remove)
 
     async def close(self) -> None:
-        """End the threads; calls that are running end at their own time bound."""
+        """End the threads; running calls end at their own time limit."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _read_block(self, cid: Cid) -> bytes:
         def read(client: Any) -> bytes:
-            # The daemon looks for the block this long among its peers, then says so.
+            # The daemon searches its peers for this long, and then reports that it has no block.
             wait = {"timeout": f"{self._timeout_s:g}s"}
             with client.block.get(cid, stream=True, opts=wait) as pieces:
                 return _bounded(cid, pieces)
@@ -114,7 +114,8 @@ class KuboBlobStore(VerifiedBlobStore):
             return Cid(str(answer["Hash"]))
 
         size = await asyncio.to_thread(_size_of, source)
-        # A megabyte a second is slower than any disk: past that, the daemon hangs.
+        # Allow one second a megabyte, which is slower than any disk: if it takes longer, the
+        # daemon hangs.
         return await self._call(add, extra_s=size / 1_000_000)
 
     async def _call(self, call: Callable[[Any], T], *, extra_s: float = 0) -> T:
@@ -124,7 +125,7 @@ class KuboBlobStore(VerifiedBlobStore):
             async with asyncio.timeout(bound):
                 return await loop.run_in_executor(self._threads, self._translated, call)
         except TimeoutError as error:
-            raise self._silent() from error
+            raise self._no_answer() from error
 
     def _translated(self, call: Callable[[Any], T]) -> T:
         client = getattr(self._local, "client", None)
@@ -141,7 +142,7 @@ class KuboBlobStore(VerifiedBlobStore):
                 raise BlobNotFound(f"Kubo at {self._api} does not have it: {text}") from error
             raise StorageError(f"Kubo at {self._api} refused: {text}") from error
         except ipfs.TimeoutError as error:
-            raise self._silent() from error
+            raise self._no_answer() from error
         except (ipfs.ConnectionError, ipfs.ProtocolError) as error:
             raise StorageUnavailable(
                 f"no Kubo daemon answers at {self._api}: start one with `ipfs daemon`, "
@@ -150,8 +151,10 @@ class KuboBlobStore(VerifiedBlobStore):
         except (ipfs.Error, OSError) as error:
             raise StorageUnavailable(f"Kubo at {self._api}: {error}") from error
 
-    def _silent(self) -> StorageUnavailable:
-        return StorageUnavailable(f"Kubo at {self._api} did not answer in time; is it overloaded?")
+    def _no_answer(self) -> StorageUnavailable:
+        return StorageUnavailable(
+            f"Kubo at {self._api} did not answer in time: check whether it is overloaded"
+        )
 
 
 def _bounded(cid: Cid, pieces: Iterable[bytes]) -> bytes:

@@ -1,8 +1,8 @@
-"""A private Kubo daemon: started, waited for, stopped.
+"""Start and stop a private Kubo daemon as a child process.
 
-Owns the child process and its repository folder. Does not know blobs. Invariants: it listens on
-loopback only, on ports that were free, knows no other peer and asks nobody for its configuration;
-it never outlives ``stop``; a repository that is there already is kept.
+Owns the child process and its repository folder. Invariants: it listens on loopback only, on free
+ports, has no peers and fetches no configuration; it does not outlive ``stop``; an existing
+repository is kept.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _HINT: Final = "run scripts/setup --kubo, or set KUBO_BIN to an ipfs binary"
 def find_kubo(configured: Path | None = None) -> Path:
     """Return the ipfs binary: the configured one, else ``ipfs`` on PATH.
 
-    Reading KUBO_BIN is the configuration's work. Raises StorageUnavailable with what to do.
+    The configuration reads KUBO_BIN. Raises StorageUnavailable with the command to install it.
     """
     if configured is not None:
         if not os.access(configured, os.X_OK):
@@ -44,12 +44,12 @@ def find_kubo(configured: Path | None = None) -> Path:
 
 
 class KuboDaemon:
-    """One ``ipfs daemon`` child on a repository of its own; an async context manager."""
+    """One ``ipfs daemon`` child process with its own repository; an async context manager."""
 
     def __init__(
         self, binary: Path, repository: Path, *, api_port: int = 0, gateway_port: int = 0
     ) -> None:
-        """Describe the daemon; port 0 picks a free one at every start."""
+        """Prepare the daemon without starting it; port 0 means a free port at every start."""
         self._binary = binary
         self._repository = repository
         self._ports = (api_port, gateway_port)
@@ -59,12 +59,12 @@ class KuboDaemon:
 
     @property
     def api(self) -> str:
-        """The RPC multiaddress, once started."""
+        """The RPC multiaddress; empty before the start."""
         return self._api
 
     @property
     def gateway(self) -> str:
-        """The gateway's base URL, once started."""
+        """The gateway's base URL; empty before the start."""
         return self._gateway
 
     @property
@@ -73,9 +73,9 @@ class KuboDaemon:
         return self._process.pid if self._process is not None else None
 
     async def start(self, *, timeout_s: float = 60) -> None:
-        """Make the repository if there is none, start the daemon and wait until it answers.
+        """Create the repository if there is none, start the daemon and wait until it answers.
 
-        Raises StorageUnavailable with the daemon's own last words.
+        Raises StorageUnavailable with the last line that the daemon printed.
         """
         make_private_folder(self._repository)
         if not (self._repository / "config").is_file():
@@ -99,13 +99,13 @@ class KuboDaemon:
         except (TimeoutError, StorageUnavailable) as error:
             await self.stop()
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-            last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
+            last = next((line for line in reversed(lines) if line.strip()), "it printed nothing")
             raise StorageUnavailable(
                 f"Kubo did not start within {timeout_s:g} s: {last} (see {log})"
             ) from error
 
     async def stop(self) -> None:
-        """Ask the daemon to end, kill it when it does not; safe to call more than once."""
+        """Terminate the daemon, and kill it if it does not end; may be called more than once."""
         process, self._process = self._process, None
         if process is None or process.returncode is not None:
             return
@@ -160,13 +160,13 @@ class KuboDaemon:
         except TimeoutError as error:
             process.kill()
             await process.wait()
-            raise StorageUnavailable(f"`ipfs init` hung for {_INIT_S:g} s") from error
+            raise StorageUnavailable(f"`ipfs init` did not end within {_INIT_S:g} s") from error
         if process.returncode != 0:
             words = output.decode(errors="replace").strip()
             raise StorageUnavailable(f"`ipfs init` failed in {self._repository}: {words}")
 
     def _configure(self, api_port: int, gateway_port: int) -> None:
-        """Rewrite the repository's configuration so that the daemon is alone on this machine."""
+        """Rewrite the repository's configuration so that the daemon contacts no other host."""
         path = self._repository / "config"
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         config["Addresses"] |= {

@@ -1,8 +1,8 @@
-"""How a file becomes blocks and is read back: UnixFS over dag-pb, as ``ipfs add`` lays it out.
+"""Split a file into blocks and decode them: UnixFS over dag-pb, in the layout of ``ipfs add``.
 
-Owns the chunk size, the balanced tree and the two protobuf messages, byte for byte what Kubo
-writes for ``--cid-version=1`` (raw leaves, 256 KiB chunks, at most 174 links a node). Does no I/O.
-Invariant: children come before their parent, so a stored root implies a whole file. Source: the
+Owns the chunk size, the balanced tree and the two protobuf messages, byte for byte as Kubo writes
+them for ``--cid-version=1`` (raw leaves, 256 KiB chunks, at most 174 links a node). Does no I/O.
+Invariant: children come before their parent, so a stored root implies a complete file. Source: the
 dag-pb and UnixFS specifications of IPFS.
 """
 
@@ -18,14 +18,14 @@ from viz.storage.cid import DAG_PB, RAW, cid_of, to_binary, to_text
 
 CHUNK_BYTES: Final = 262_144
 MAX_LINKS: Final = 174
-# What IPFS implementations agree to exchange; no honest block of ours is near it.
+# The largest block that IPFS implementations exchange; Viz's own blocks are much smaller.
 MAX_BLOCK_BYTES: Final = 2 * 1024 * 1024
 _TYPE_FILE: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One block and its name."""
+    """One block and its CID."""
 
     cid: Cid
     data: bytes
@@ -33,7 +33,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A subtree: its name, the file bytes under it and the encoded bytes it takes with its own."""
+    """A subtree: its binary CID, its bytes of the file, and the bytes of all its blocks."""
 
     cid: bytes
     file_bytes: int
@@ -42,17 +42,17 @@ class Child:
 
 @dataclass(frozen=True, slots=True)
 class FileNode:
-    """A decoded inner node: how many file bytes it covers, and each child with its own count."""
+    """A decoded inner node: its bytes of the file, and for each child the CID and its bytes."""
 
     file_bytes: int
     children: tuple[tuple[Cid, int], ...]
 
 
 class TreeBuilder:
-    """Turn a stream of chunks into the blocks of a balanced tree, holding one node a level.
+    """Converts a stream of chunks to the blocks of a balanced tree; keeps one node a level.
 
-    ``feed`` and ``finish`` yield blocks in an order that puts children first; after ``finish``,
-    ``root`` is the file's CID.
+    ``feed`` and ``finish`` yield children before their parent. After ``finish``, ``root`` is the
+    file's CID.
     """
 
     def __init__(self) -> None:
@@ -61,13 +61,13 @@ class TreeBuilder:
 
     @property
     def root(self) -> Cid:
-        """The file's CID, once finished."""
+        """The file's CID, available after ``finish``."""
         if self._root is None:
             raise RuntimeError("the tree is not finished")
         return self._root
 
     def feed(self, chunk: bytes) -> Iterator[Block]:
-        """Add the next chunk; every one but the last must have CHUNK_BYTES."""
+        """Add the next chunk; every chunk except the last must have CHUNK_BYTES."""
         name = cid_of(RAW, chunk)
         yield Block(to_text(name), chunk)
         yield from self._add(0, Child(name, len(chunk), len(chunk)))
@@ -109,7 +109,7 @@ def blocks_of(chunks: Iterable[bytes]) -> Iterator[Block]:
 
 
 def split(data: bytes) -> Iterator[bytes]:
-    """Yield the chunks of bytes in memory."""
+    """Yield chunks of CHUNK_BYTES of these bytes."""
     for start in range(0, len(data), CHUNK_BYTES):
         yield data[start : start + CHUNK_BYTES]
 
@@ -137,9 +137,9 @@ def encode_node(children: Iterable[Child]) -> bytes:
 
 
 def decode_node(block: bytes) -> FileNode:
-    """Return the node; raise BlobCorrupt unless it is a file node whose counts agree.
+    """Return the node; raise BlobCorrupt if it is no file node or its sizes contradict each other.
 
-    Every child must cover at least one byte, so a walk never does more work than it finds bytes.
+    Every child must have at least one byte, so the work of a walk is bounded by the file's size.
     """
     names: list[Cid] = []
     message: bytes | None = None
@@ -163,7 +163,7 @@ def decode_node(block: bytes) -> FileNode:
     if kind != _TYPE_FILE or inline or not names:
         raise BlobCorrupt("the blob is not a plain file with raw leaves")
     if len(sizes) != len(names) or sum(sizes) != total or min(sizes) < 1:
-        raise BlobCorrupt("an inner block contradicts itself about the sizes of its parts")
+        raise BlobCorrupt("an inner block states sizes of its parts that contradict each other")
     return FileNode(total, tuple(zip(names, sizes, strict=True)))
 
 

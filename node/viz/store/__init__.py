@@ -1,1 +1,1 @@
-"""The ledger: what the node must not forget, on disk before anybody is told."""
+"""The ledger: the node's durable state, on disk before any caller is answered."""

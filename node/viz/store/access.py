@@ -1,4 +1,4 @@
-"""Access tokens in the ledger, by hash, each bound to the challenge that it was issued for."""
+"""Store access tokens by hash, each with the challenge that it was issued for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TOKENS: Final = table(AccessTokens)
 
 
 class AccessTables:
-    """The AccessLedger of a database."""
+    """Implements AccessLedger on a database."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
@@ -29,6 +29,7 @@ class AccessTables:
         }
 
         def work(connection: Connection) -> bool:
+            # One token for each challenge: a signed Session that is sent again gets none.
             used = select(_TOKENS.c.signer).where(_TOKENS.c.challenge == challenge)
             if connection.execute(used).first() is not None:
                 return False

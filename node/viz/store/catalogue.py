@@ -1,4 +1,4 @@
-"""The served adapters and the training runs in the ledger."""
+"""Store the served adapters and the training runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _JSON: Final = ("request", "progress", "result")
 
 
 class CatalogueTables:
-    """The AdapterCatalogue and the TrainingLedger of a database."""
+    """Implements AdapterCatalogue and TrainingLedger on a database."""
 
     def __init__(self, database: Database) -> None:
         self._db = database

@@ -1,8 +1,8 @@
-"""What the sender, the watcher and the claim loop keep: transactions, blocks, claim rows.
+"""Store what the sender, the watcher and the claim loop need: transactions, blocks, claim rows.
 
-Owns the outbox of claims and its one rule: freezing a voucher into a row and moving its channel to
-the row's end point are one commit, so no voucher is accepted on a base that is being claimed
-(threat 10). Does not know when to claim, nor what a transaction does.
+Owns the outbox of claims and its one rule: freezing a voucher into a row and moving its channel's
+base to the row's end point are one commit. So no voucher is accepted on a base that is being
+claimed (threat 10).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MARKS_KEPT: Final = 512
 
 
 class ChainsideTables:
-    """The SettlementLedger, TransactionJournal and CursorStore of a database."""
+    """Implements SettlementLedger, TransactionJournal and CursorStore on a database."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
@@ -131,6 +131,10 @@ class ChainsideTables:
 
 
 def _freeze(connection: Connection, signer: Address, now_s: int) -> ClaimRecord | None:
+    """Insert the claim row and move the channel's base to its end, in the caller's transaction.
+
+    The signature is cleared: it is on the old base, and the row keeps it.
+    """
     channel = load(connection, signer)
     if channel is None or not channel.signature or not (due := channel.unclaimed()):
         return None

@@ -1,8 +1,8 @@
-"""Channels, receipts and stored answers in the ledger: the hot path of every paid request.
+"""Store channels, receipts and answers: the hot path of every paid request.
 
-Owns how they are written: SQLAlchemy Core, only the lines that changed, all of one change in one
-transaction. Does not judge what is written; the channel model did. Invariant: a row is replaced
-only by a writer that read its present version.
+Writes with SQLAlchemy Core, only the lines that changed, and each change in one transaction. The
+channel model (``viz.domain.node_channel``) has checked the values before. Invariant: a channel's
+row is replaced only by a writer that read its present version.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ _UPDATE_LINE: Final = (
 
 
 class ChannelTables:
-    """The ChannelLedger of a database."""
+    """Implements ChannelLedger on a database."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
 
     async def channel(self, signer: Address) -> ChannelRecord | None:
-        # through the writer, so that a reload sees every write that was asked for before it
+        # Through the writer, so that the read sees every write that was requested before it.
         return await self._db.write("read-channel", lambda connection: load(connection, signer))
 
     async def channels(self) -> Sequence[ChannelRecord]:
@@ -160,10 +160,10 @@ def load_all(connection: Connection) -> list[ChannelRecord]:
 def save(
     connection: Connection, channel: ChannelRecord, touched: Collection[AdapterId] | None = None
 ) -> ChannelRecord:
-    """Write a channel over the version it was read as; return it with the next version.
+    """Replace the version of a channel that was read, and return it with the next version.
 
-    ``touched`` names the lines that changed, None all. Raises StoreConflict when another writer
-    was faster.
+    ``touched`` names the lines that changed; None means all. Raises StoreConflict if another
+    writer replaced that version first.
     """
     saved = replace(channel, version=channel.version + 1)
     row = _fields(saved, (*_SAVED, "version"))

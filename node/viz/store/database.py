@@ -1,9 +1,8 @@
-"""The database behind the ledger: opening it, checking whose books it holds, reading and writing.
+"""Open the ledger's database, check whose ledger it is, and read and write it.
 
-Owns the connections and the checks at opening. Does not know what the tables mean. Invariants: one
-process at a time has a SQLite ledger open; a commit is flushed to disk before it returns; books of
-another node, chain, contract or schema are refused and left as they are; a ledger is begun only
-where the caller says that it may be.
+Owns the connections and the checks at opening. Invariants: one process at a time has a SQLite
+ledger open; a commit is flushed to disk before it returns; a ledger of another node, chain,
+contract or schema is refused and not changed; a new ledger is created only if the caller allows it.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ _META: Final = table(Meta)
 
 
 class Database:
-    """One ledger file or server; ``open`` it, ``close`` it."""
+    """One ledger, in a file or on a server; use ``open`` and ``close``."""
 
     def __init__(
         self, engine: Engine, lock: IO[str] | None, hook: CommitHook | None, place: Path | None
@@ -62,11 +61,11 @@ class Database:
         *,
         begin: bool = True,
     ) -> Database:
-        """Open the ledger at ``place`` (a SQLite file, or an SQLAlchemy URL), or ``begin`` one.
+        """Open the ledger at ``place`` (a SQLite file, or an SQLAlchemy URL), or create one.
 
-        ``identity`` says whose books they are (node, chain, contracts); it is stored at creation
-        and compared ever after. Raises BooksMismatch, StoreError, LedgerMissing where there is
-        none and none may be begun.
+        ``identity`` says whose ledger it is (node, chain, contracts). It is stored at creation,
+        and compared at every later opening. Raises BooksMismatch if it differs, StoreError, and
+        LedgerMissing if there is no ledger and ``begin`` is False.
         """
         return await asyncio.to_thread(cls._open, place, dict(identity), hook, begin)
 
@@ -81,14 +80,14 @@ class Database:
             try:
                 make_private_folder(place.parent)
                 lock = _lock(place)
-                # SQLite gives its journal and its index the mode of the database.
+                # SQLite gives its -wal and -shm files the mode of the database file.
                 make_private_file(place)
                 close_if_there(*(place.with_name(place.name + end) for end in ("-wal", "-shm")))
             except OSError as error:
                 if lock is not None:
                     lock.close()
                 raise _named(place, os_fault(error)) from error
-            # Parameters are people's questions and answers: no error may carry them into a log.
+            # Parameters may be people's prompts and answers: hide them from errors and logs.
             threads = {"check_same_thread": False}
             engine = create_engine(f"sqlite:///{place}", connect_args=threads, hide_parameters=True)
         else:
@@ -97,7 +96,7 @@ class Database:
             if engine.dialect.name == "sqlite":
                 _make_durable(engine)
             with engine.begin() as connection:
-                _check_books(connection, identity, str(place), begin=begin)
+                _check_identity(connection, identity, str(place), begin=begin)
         except BaseException as error:
             engine.dispose()
             if lock is not None:
@@ -119,7 +118,7 @@ class Database:
         return await self.writer.write(point, work)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        """Run ``work`` on committed rows, beside the writer. Raises StoreError."""
+        """Run ``work`` on committed rows, in parallel to the writer. Raises StoreError."""
 
         def run() -> T:
             with self._engine.connect() as connection:
@@ -135,7 +134,7 @@ class Database:
             raise fault_of(error, self._place) from error
 
     async def close(self) -> None:
-        """Finish the writes that were asked for, then let the ledger go."""
+        """Finish the requested writes, then close the connections and unlock the ledger."""
         await self.writer.close()
         await asyncio.to_thread(self._readers.shutdown)
         self._engine.dispose()
@@ -149,12 +148,16 @@ def _file(place: Path | str) -> Path | None:
 
 
 def _named(place: Path | str, fault: StoreError) -> StoreError:
-    """Return the fault with the ledger's place before it: for its operator, at the start."""
+    """Return the error with the ledger's path before it, for the operator at start."""
     return type(fault)(f"the ledger {place if isinstance(place, Path) else ''}: {fault.detail}")
 
 
 def write_row(connection: Connection, to: Table, row: Mapping[str, Any]) -> None:
-    """Update the row with the same primary key, or insert it: portable, as there is one writer."""
+    """Update the row with the same primary key, or insert it.
+
+    Two statements instead of an upsert, which differs between databases. There is one writer, so
+    nothing happens in between.
+    """
     keys = list(to.primary_key.columns)
     where = [column == row[column.name] for column in keys]
     values = {name: value for name, value in row.items() if name not in to.primary_key.columns}
@@ -163,9 +166,9 @@ def write_row(connection: Connection, to: Table, row: Mapping[str, Any]) -> None
 
 
 async def in_batches(database: Database, point: str, statement: Executable) -> int:
-    """Repeat a statement that changes BATCH_ROWS rows at most until none is left; return how many.
+    """Repeat a statement of at most BATCH_ROWS rows until none is left; return how many changed.
 
-    What is due to be forgotten may be much: vouchers get their turn between two batches.
+    Many rows may be due for deletion. In batches, other writes such as vouchers do not wait long.
     """
     done = 0
     while changed := await database.write(point, lambda c: int(c.execute(statement).rowcount)):
@@ -190,7 +193,7 @@ def _lock(place: Path) -> IO[str]:
 
 
 def _make_durable(engine: Engine) -> None:
-    """Let SQLAlchemy own the transactions of sqlite3, and flush every commit."""
+    """Let SQLAlchemy, not sqlite3, begin transactions, and flush every commit to disk."""
 
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _record: Any) -> None:
@@ -209,9 +212,10 @@ def _make_durable(engine: Engine) -> None:
         connection.exec_driver_sql("BEGIN")
 
 
-def _check_books(
+def _check_identity(
     connection: Connection, identity: dict[str, str], place: str, *, begin: bool
 ) -> None:
+    """Create an empty database's tables, or compare the stored identity with ``identity``."""
     expected = {"schema_version": str(SCHEMA_VERSION), **identity}
     if not inspect(connection).has_table("meta"):
         if not begin:
@@ -230,7 +234,7 @@ def _check_books(
     for key, value in expected.items():
         if found.get(key) != value:
             raise BooksMismatch(
-                f"{place} holds the books for {key} {found.get(key)}, but this node runs with "
-                f"{value}: point it to the right chain and key, or give it another data directory"
+                f"{place} is the ledger for {key} {found.get(key)}, but this node runs with "
+                f"{value}: configure the right chain and key, or give it another data directory"
             )
-    LedgerTable.metadata.create_all(connection)  # tables that this version added
+    LedgerTable.metadata.create_all(connection)  # adds tables that older versions did not have

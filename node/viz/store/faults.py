@@ -1,8 +1,8 @@
-"""What is wrong with the ledger's disk or file, told from the database's error.
+"""Convert the database's errors to errors that tell the operator what to repair.
 
-Owns the five cases that an operator mends in different ways: full, read-only, busy, failing,
-damaged. Does not know tables. Invariants: the database's own sentence is in every error; no error
-advises to move or remove a file, as it may hold vouchers that are not claimed yet.
+Owns the five cases that need different repairs: disk full, read-only, busy, failing, damaged.
+Invariants: every error contains the database's own message; no error advises to move or remove a
+file, because it may hold vouchers that are not claimed yet.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from viz.errors import (
 )
 
 LEAST_ROOM_BYTES: Final = 4 << 20
-"""Below it no new work is taken: what is under way must still be booked, billed and claimed."""
+"""No new work is accepted below it, so that running requests can still be recorded and claimed."""
 _ROOM_READ_EVERY_S: Final = 1.0
 _PROBE: Final = bytes(64 << 10)
 _BY_PRIMARY_CODE: Final[dict[int, type[StoreError]]] = {
@@ -44,7 +44,7 @@ _BY_PRIMARY_CODE: Final[dict[int, type[StoreError]]] = {
     sqlite3.SQLITE_CORRUPT: StoreDamaged,
     sqlite3.SQLITE_NOTADB: StoreDamaged,
 }
-# PostgreSQL, Appendix A: whole codes, then classes.
+# PostgreSQL's error codes (its manual, Appendix A): first full codes, then classes of codes.
 _BY_SQLSTATE: Final[dict[str, type[StoreError]]] = {
     "53100": StoreFull,
     "25006": StoreReadOnly,
@@ -71,43 +71,43 @@ _BY_ERRNO: Final[dict[int, type[StoreError]]] = {
     errno.EIO: StoreDiskFails,
 }
 _SAYS: Final[dict[type[StoreError], str]] = {
-    StoreFull: "the disk that holds the ledger is full ({words}): make room on it; the ledger "
-    "then goes on by itself",
-    StoreReadOnly: "the ledger may not be written ({words}): make its folder, its files and its "
+    StoreFull: "the disk that holds the ledger is full ({words}): free space on it; the ledger "
+    "then continues by itself",
+    StoreReadOnly: "the ledger cannot be written ({words}): make its folder, its files and its "
     "disk writable for the node's user",
-    StoreBusy: "another program holds the ledger ({words}): close what has opened it",
-    StoreDiskFails: "the disk that holds the ledger does not read or write ({words}): look at "
+    StoreBusy: "another program has locked the ledger ({words}): close that program",
+    StoreDiskFails: "the disk that holds the ledger does not read or write ({words}): check "
     "the disk and the system's log, and keep every file of the ledger",
-    StoreDamaged: "the ledger's file is damaged, or is no ledger ({words}): keep all its files, "
+    StoreDamaged: "the ledger's file is damaged, or is not a ledger ({words}): keep all its files, "
     "they may hold unclaimed vouchers, and restore a backup in another data directory",
-    StoreError: "the ledger refused ({words})",
+    StoreError: "the ledger refused ({words}): check the database and its log",
 }
 
 
 def fault_of(error: SQLAlchemyError, place: Path | None) -> StoreError:
-    """Return what an operator is to be told of a database's error; ``place`` is a SQLite file."""
+    """Return the StoreError for a database's error; ``place`` is the file of a SQLite ledger."""
     original = error.orig if isinstance(error, DBAPIError) else None
     words = " ".join(str(original or error).split())[:300]
     kind = _kind(original)
     if place is not None and kind in (StoreDiskFails, StoreError):
-        # SQLite says "disk I/O error" or "unable to open" for some of a full disk's refusals too.
+        # On a full disk SQLite sometimes reports "disk I/O error" or "unable to open": test it.
         kind = _probed(place) or kind
     return told(kind, words)
 
 
 def os_fault(error: OSError) -> StoreError:
-    """Return what an operator is to be told where the system refused a file of the ledger."""
+    """Return the StoreError for an operating system's error on a file of the ledger."""
     kind = _BY_ERRNO.get(error.errno or 0, StoreDiskFails)
     return told(kind, error.strerror or str(error))
 
 
 def told(kind: type[StoreError], words: str) -> StoreError:
-    """Return the error of this kind with its advice and the words of whoever refused."""
+    """Return an error of this class with its advice; ``words`` is the original message."""
     return kind(_SAYS[kind].format(words=words))
 
 
 class Room:
-    """How much room the ledger's disk has; asked at most once a second."""
+    """Checks the free space of the ledger's disk, at most once a second."""
 
     def __init__(self, place: Path | None) -> None:
         self._folder = None if place is None else place.parent
@@ -115,7 +115,7 @@ class Room:
         self._free_bytes = 0
 
     def require(self) -> None:
-        """Raise StoreFull where new work would be begun on the last of the room."""
+        """Raise StoreFull if the free space is below ``LEAST_ROOM_BYTES``."""
         if self._folder is None:
             return
         if time.monotonic() - self._read_at >= _ROOM_READ_EVERY_S:
@@ -127,15 +127,15 @@ class Room:
             self._read_at = time.monotonic()
         if self._free_bytes < LEAST_ROOM_BYTES:
             raise StoreFull(
-                f"the disk that holds the ledger has {self._free_bytes >> 10} KiB left: nothing "
-                f"new is begun below {LEAST_ROOM_BYTES >> 20} MiB, so that what is under way can "
-                "be booked; try again when its operator made room"
+                f"the disk that holds the ledger has {self._free_bytes >> 10} KiB left: below "
+                f"{LEAST_ROOM_BYTES >> 20} MiB no new work is accepted, so that running requests "
+                "can be recorded; try again after the operator has freed space"
             )
 
 
 def _kind(original: BaseException | None) -> type[StoreError]:
     if isinstance(original, sqlite3.Error):
-        # Not set on errors that the module raises itself; the low byte is the primary code.
+        # The low byte is SQLite's primary code. Errors of the Python module itself have no code.
         code = getattr(original, "sqlite_errorcode", None)
         return StoreError if code is None else _BY_PRIMARY_CODE.get(code & 0xFF, StoreError)
     state = getattr(original, "sqlstate", None) or ""
@@ -143,7 +143,11 @@ def _kind(original: BaseException | None) -> type[StoreError]:
 
 
 def _probed(place: Path) -> type[StoreError] | None:
-    """Return what a write beside the ledger meets, as far out in a file as its largest reaches."""
+    """Return the class of error that a test write beside the ledger meets; None if it succeeds.
+
+    It writes at the offset where the ledger's largest file ends, because a limit on the size of
+    files (a quota, EFBIG) refuses only a write at such an offset.
+    """
     files = (place, place.with_name(place.name + "-wal"), place.with_name(place.name + "-shm"))
     probe = place.with_name(f"{place.name}.probe")
     try:

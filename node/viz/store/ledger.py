@@ -1,4 +1,4 @@
-"""The ledger as one object: every Protocol of ``viz.domain.ports.ledger`` on one database."""
+"""Combine the tables to one ledger: every Protocol of ``viz.domain.ports.ledger``."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class SqlStore(ChannelTables, AccessTables, CatalogueTables, ChainsideTables):
         *,
         begin: bool = True,
     ) -> SqlStore:
-        """Open or begin the ledger; see ``Database.open``, also for what it raises."""
+        """Open or create the ledger; see ``Database.open``, also for the errors raised."""
         return cls(await Database.open(place, identity, hook, begin=begin))
 
     def require_room(self) -> None:
-        """Raise StoreFull where the disk has too little room for anything new."""
+        """Raise StoreFull if the disk has too little space for new work."""
         self._db.room.require()
 
     async def close(self) -> None:
-        """Finish the writes that were asked for and let the ledger go."""
+        """Finish the requested writes, then close the ledger."""
         await self._db.close()

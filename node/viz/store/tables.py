@@ -1,9 +1,9 @@
-"""The tables of the ledger, portable between SQLite and PostgreSQL.
+"""Define the tables of the ledger, portable between SQLite and PostgreSQL.
 
-Owns names, types and keys. Does not know how rows are written. A channel belongs to this node
-alone, so a channel's key is its signer; which node, chain and contracts the books are for stands
-in ``meta`` and is checked when they are opened. A table that is added is created in older ledgers
-when they are opened; any other change here raises ``SCHEMA_VERSION``.
+Owns names, types and keys. All channels are with this one node, so a channel's key is its signer.
+The node, chain and contracts are stored in ``meta`` and checked when the ledger is opened. A new
+table is created in an older ledger when it is opened. Any other change here needs a higher
+``SCHEMA_VERSION``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SCHEMA_VERSION: Final = 1
 
 
 class LedgerTable(SQLModel):
-    """Base with a metadata of its own, so that other SQLModel users do not mix in."""
+    """Base class with its own metadata, separate from other users of SQLModel."""
 
     metadata: ClassVar[MetaData] = MetaData()
 
@@ -66,7 +66,7 @@ class Receipts(LedgerTable, table=True):
 
 
 class Unbilled(LedgerTable, table=True):
-    """Requests under way that have booked something; ``number`` is the order in which they did."""
+    """Running requests with a recorded delivery; ``number`` is the order of their first record."""
 
     __tablename__ = "unbilled"
     number: int | None = Field(default=None, primary_key=True)
@@ -119,7 +119,7 @@ class Adapters(LedgerTable, table=True):
 
 
 class AdapterWorks(LedgerTable, table=True):
-    """The works that an adapter on offer was trained on, by the names they are offered under."""
+    """The works that an offered adapter was trained on, with the titles shown in the offer."""
 
     __tablename__ = "adapter_works"
     adapter_id: int = Field(primary_key=True, sa_type=BigInteger)
@@ -128,7 +128,7 @@ class AdapterWorks(LedgerTable, table=True):
 
 
 class AdapterCards(LedgerTable, table=True):
-    """The report card of an adapter on offer, as its offer shows it (JSON)."""
+    """The report card of an offered adapter, as JSON."""
 
     __tablename__ = "adapter_cards"
     adapter_id: int = Field(primary_key=True, sa_type=BigInteger)
@@ -136,7 +136,7 @@ class AdapterCards(LedgerTable, table=True):
 
 
 class Claims(LedgerTable, table=True):
-    """The outbox of claim rows; ``ending`` is empty while a row is not finished."""
+    """The outbox of claim rows; ``ending`` is empty until a row is finished."""
 
     __tablename__ = "claims"
     __table_args__ = (Index("claims_by_base", "signer", "base_units", unique=True),)
@@ -152,7 +152,7 @@ class Claims(LedgerTable, table=True):
 
 
 class Transactions(LedgerTable, table=True):
-    """Transactions as signed; ``outcome`` is empty while their end is not known."""
+    """Signed transactions; ``outcome`` is empty until it is known."""
 
     __tablename__ = "transactions"
     hash: bytes = Field(primary_key=True, sa_type=HashColumn)

@@ -1,7 +1,7 @@
-"""Column types that keep money, hashes and addresses exact in any SQL database.
+"""Define column types that keep amounts and hashes exact in any SQL database.
 
-Owns how values look inside the database. Knows no table. Invariant: what is read equals what was
-written, to the last unit; the text order of stored amounts is their numeric order.
+Owns the form of values inside the database. Invariants: the value that is read equals the value
+that was written, to the last unit; the text order of stored amounts is their numeric order.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ WIDTH: Final = len(str(UINT96_MAX))
 class UnitsColumn(TypeDecorator[int]):
     """Base units up to 2^96 - 1, as decimal text of fixed width.
 
-    SQLite integers have 64 bits and its NUMERIC turns into a float above them; PostgreSQL's
-    NUMERIC would do, but one form for both keeps a dump portable. Sums are made in Python.
+    SQLite's integers have 64 bits, and its NUMERIC becomes a float above them. PostgreSQL's
+    NUMERIC would be exact, but one form for both keeps a dump portable. Python adds the amounts.
     """
 
     impl = String(WIDTH)

@@ -1,16 +1,14 @@
-"""One thread that writes, and makes many small transactions durable with one disk flush.
+"""Write to the ledger in one thread, and commit many small writes with one disk flush.
 
-Owns the write connection, the order of writes and the group commit. Does not know any table.
+Owns the write connection, the order of writes and the group commit. Invariants: writes take effect
+in the order in which they were requested; a caller is answered only after the commit that contains
+its work has returned; work that raises changes nothing and does not disturb the others in its
+group.
 
-Invariants: writes take effect in the order in which they were asked for; a caller is told only
-after the commit that holds its work has returned; a piece of work that raises changes nothing and
-disturbs no other one of its group.
-
-A piece of work is a function of a connection that may run twice (when a neighbour of its group
-failed, the group is rolled back and each runs alone), so it must have no effect but on the
-database. What the database refuses is told to every caller in its own words (``faults``) and once a
-minute to the log; each write after a refusal begins on a new connection, so the ledger goes on by
-itself when its disk does.
+Work is a function of a connection. It may run twice: if one in its group fails, the group is
+rolled back and each runs alone. So its only effect must be on the database. If the database
+refuses, each caller gets its message (``faults``), and the log gets one a minute. The next write
+uses a new connection, so the ledger continues by itself once its disk works again.
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ from viz.store.faults import fault_of
 T = TypeVar("T")
 Work = Callable[[Connection], T]
 CommitHook = Callable[[str], None]
-"""Called in the writer thread as ``"<point>:before"`` and ``"<point>:after"`` each commit."""
+"""Called in the writer thread with ``"<point>:before"`` and ``"<point>:after"`` a commit."""
 
 GROUP_LIMIT: Final = 256
 WAIT_LIMIT_S: Final = 30.0
@@ -54,12 +52,12 @@ class _Job:
 
 
 class GroupWriter:
-    """The write side of the ledger; start it by creating it, end it with ``close``."""
+    """The thread that writes the ledger; it starts at creation and ends with ``close``."""
 
     def __init__(
         self, engine: Engine, hook: CommitHook | None = None, *, place: Path | None = None
     ) -> None:
-        """``place`` is the file, where the ledger is one: what is wrong with it is looked at."""
+        """Start the thread; ``place`` is the file of a SQLite ledger, tested after an error."""
         self._engine, self._hook, self._place = engine, hook, place
         self._connection: Connection | None = None
         self._refused, self._told_at = 0, float("-inf")
@@ -71,10 +69,10 @@ class GroupWriter:
         self._thread.start()
 
     async def write(self, point: str, work: Work[T]) -> T:
-        """Run ``work`` in a transaction and return its result once it is on disk.
+        """Run ``work`` in a transaction and return its result after it is on disk.
 
-        ``point`` names the commit point. A cancelled caller's work is still committed. Raises
-        whatever VizError the work raises, or StoreError.
+        ``point`` names the commit point. If the caller is cancelled, its work is still committed.
+        Raises any VizError that the work raises, or StoreError.
         """
         if self._closed:
             raise StoreError("the ledger is closed: the node is stopping")
@@ -89,13 +87,14 @@ class GroupWriter:
             raise StoreError("the ledger's disk does not answer: check the disk") from error
 
     async def close(self) -> None:
-        """Finish what was asked for and end the thread."""
+        """Finish the requested writes and end the thread."""
         if not self._closed:
             self._closed = True
             self._jobs.put(None)
         await asyncio.to_thread(self._thread.join, WAIT_LIMIT_S)
 
     def _run(self) -> None:
+        """Commit in groups: everything that was requested during the last commit is one group."""
         stopping = False
         while not stopping:
             group = [self._jobs.get()]
@@ -110,10 +109,10 @@ class GroupWriter:
                 for job in jobs:
                     self._commit([job], alone=True)
             _answer(jobs)
-        self._let_go()
+        self._disconnect()
 
     def _commit(self, jobs: Sequence[_Job], *, alone: bool = False) -> bool:
-        """Run the jobs in one transaction; return False when they must be tried one by one."""
+        """Run the jobs in one transaction; return False if they must be run one by one."""
         try:
             if self._connection is None:
                 self._connection = self._engine.connect()
@@ -122,14 +121,15 @@ class GroupWriter:
                     job.error = None
                     job.result = job.work(self._connection)
                 self._at(jobs, "before")
-        except Exception as error:  # noqa: BLE001  every failure belongs to the job's caller
+        except Exception as error:  # noqa: BLE001  every failure is raised at the job's caller
             again = not alone and len(jobs) > 1
             if not isinstance(error, SQLAlchemyError):
                 jobs[0].error = error
             else:
                 if not again:
                     jobs[0].error = self._told(error)
-                self._let_go()  # not before: closing changes the files that tell what is wrong
+                # Only after the fault was determined: closing changes the files that show it.
+                self._disconnect()
             return not again
         if self._refused:
             _log.warning("the ledger writes again", refused_writes=self._refused)
@@ -154,8 +154,8 @@ class GroupWriter:
             )
         return fault
 
-    def _let_go(self) -> None:
-        """Close the connection; what it still holds of a failed transaction is rolled back."""
+    def _disconnect(self) -> None:
+        """Close the connection, which rolls back a failed transaction."""
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(SQLAlchemyError):
@@ -170,7 +170,7 @@ class GroupWriter:
 
 
 def _answer(jobs: Sequence[_Job]) -> None:
-    """Wake the callers, one call into each event loop for the whole group."""
+    """Set the callers' futures, with one call into each event loop for the whole group."""
 
     def settle(of_loop: Sequence[_Job]) -> None:
         for job in of_loop:

@@ -153,7 +153,7 @@ def test_a_config_counts_beside_a_file_that_speaks_for_itself(
     with pytest.raises(InvalidAdapterFile, match="differ on lora_alpha"):
         read_adapter(path, base.shape)
     config.write_text('{"r": 4, "lora_alpha": 8, "lora_alpha": 9}')
-    with pytest.raises(InvalidAdapterFile, match="stands twice"):
+    with pytest.raises(InvalidAdapterFile, match="is there twice"):
         read_adapter(path, base.shape)
 
 
@@ -226,7 +226,7 @@ BAD: dict[str, tuple[Callable[[LoadedBase, Path], None], str]] = {
     "no tensors": (header({"__metadata__": {"lora_alpha": "1"}}), "no LoRA weights"),
     "malformed entry": (header({FIRST: {"dtype": "F32"}}), "malformed"),
     "negative shape": (header({FIRST: entry(0, 4, shape=[-1, -1])}, b"xxxx"), "malformed"),
-    "wrong size": (header({FIRST: entry(0, 8)}, bytes(8)), "does not fill"),
+    "wrong size": (header({FIRST: entry(0, 8)}, bytes(8)), "has offsets that"),
     "gap": (header({FIRST: entry(8, 8 + 1024)}, bytes(1032)), "gap"),
     "overlap": (header({FIRST: entry(0, 1024), "b": entry(512, 1536)}, bytes(1536)), "overlaps"),
     "integers": (header({FIRST: entry(0, 2048, dtype="I64")}, bytes(2048)), "dtype"),
@@ -239,10 +239,13 @@ BAD: dict[str, tuple[Callable[[LoadedBase, Path], None], str]] = {
     "wrong shape": (changed(lambda t: t.update({FIRST: t[FIRST][:, :8]})), "does not fit"),
     "rank mismatch": (changed(lambda t: t.update({FIRST: t[FIRST][:2]})), "matching pair"),
     "lone A": (changed(lambda t: t.pop(FIRST.replace("_A", "_B"))), "matching pair"),
-    "extra tensor": (changed(lambda t: t.update({"lm_head.weight": t[FIRST]})), "no LoRA of this"),
+    "extra tensor": (
+        changed(lambda t: t.update({"lm_head.weight": t[FIRST]})),
+        "not a LoRA weight of this",
+    ),
     "unknown layer": (
         changed(lambda t: t.update({FIRST.replace("layers.0", "layers.9"): t[FIRST]})),
-        "no LoRA of this",
+        "not a LoRA weight of this",
     ),
     "scalar": (changed(lambda t: t.update({FIRST: t[FIRST][0, 0]})), "does not fit"),
 }

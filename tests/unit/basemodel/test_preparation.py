@@ -37,7 +37,7 @@ async def test_a_failing_child_is_told_in_its_own_words(tmp_path: Path) -> None:
     """An operator reads what is wrong with the cache, not that some process ended with 1."""
     directory = make_tiny_directory(tmp_path / "tiny")
     (tmp_path / "cache").write_text("a file where the folder should be")
-    with pytest.raises(ModelUnavailable, match="cannot be kept"):
+    with pytest.raises(ModelUnavailable, match="cannot be written"):
         await prepared_base(str(directory), cache_dir=tmp_path / "cache")
 
 

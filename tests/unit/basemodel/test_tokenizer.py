@@ -198,7 +198,7 @@ def test_templates_are_rendered_as_hugging_face_renders_them(
         ("{% for m in messages %}{{ m.content | nonsense }}{% endfor %}", "ordinary chat"),
         ("{{ raise_exception('no chats') }}", "ordinary chat"),
         ("{{ messages[0]['content'] / 2 }}", "ordinary chat"),
-        ("{% for m in messages %}{{ m.text }}{% endfor %}", "leaves out what the user said"),
+        ("{% for m in messages %}{{ m.text }}{% endfor %}", "leaves out the user's message"),
         ("{{ messages[-1].content }}", "leaves out"),
         (
             "{% for m in messages %}{% if m.role == 'system' %}{{ m.content[0].text.x }}"

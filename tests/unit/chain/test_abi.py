@@ -44,7 +44,7 @@ def test_a_refusal_is_said_in_words() -> None:
     revert = abi.decode_revert(data)
     assert revert is not None
     assert explain(revert) == (
-        "the trainer holds no live grant to this work; acquire one first "
+        "the trainer has no valid grant to this work; acquire one first "
         f"(Unlicensed: content id 3, trainer {TRAINER})"
     )
 

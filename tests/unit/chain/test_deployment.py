@@ -43,7 +43,7 @@ def test_a_broken_file_is_refused_by_name(tmp_path: Path, member: str, value: ob
     save_deployment(path, WHERE)
     content = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**content, member: value}), encoding="utf-8")
-    with pytest.raises(ConfigError, match="not a whole deployment"):
+    with pytest.raises(ConfigError, match="not a complete deployment"):
         load_deployment(path)
 
 

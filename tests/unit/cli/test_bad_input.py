@@ -61,7 +61,7 @@ CASES = [
     Case("no deployment", "channel show --data-dir {0}/none", CONFIG, "config",
          "no deployment file"),
     Case("half a deployment", "buyer ask hi --deployment {0}/half.json", CONFIG, "config",
-         "not a whole deployment"),
+         "not a complete deployment"),
     Case("an address that is none", "testnet fund 0x12 --tokens 1 --data-dir {0}", INPUT,
          "invalid-request", "0x12"),
     Case("a length of time that is none", "testnet pass 25", INPUT, "invalid-request", "25h"),

@@ -90,7 +90,7 @@ async def test_what_an_overflow_left_in_a_slot_harms_nobody(
     prompt = engine.encode("a long prompt " * 20)
     beside = await engine.generate(GenerationRequest("long", prompt, AdapterId(0), long))
     await anext(beside)
-    with pytest.raises(EngineError, match="overflowed"):
+    with pytest.raises(EngineError, match="overflow"):
         wild_prompt = engine.encode("another long prompt " * 10)
         await tokens_of(engine, GenerationRequest("wild", wild_prompt, AdapterId(3), Sampling(4)))
     assert await answer(engine, 1) == alone

@@ -15,7 +15,7 @@ from viz.basemodel.adapter_file import read_adapter
 from viz.basemodel.source import LoadedBase
 from viz.domain.units import AdapterId
 from viz.engine.embedded.loaded_adapter import LoadedAdapter, adapter_bytes, stack
-from viz.engine.embedded.lora_batch import LoraBatchBucket
+from viz.engine.embedded.lora_batch import LoraBatch
 from viz.engine.embedded.memory_plan import Widths, available_bytes, plan, usable_processors
 from viz.engine.embedded.settings import EngineSettings
 from viz.errors import ModelUnavailable
@@ -159,7 +159,7 @@ def test_lanes_hold_what_is_worn_and_no_more_than_their_bound(
             up = {name: part * number for name, part in one.up.items()}
             made[rank, number] = replace(one, up=up)
     bound = 2 * adapter_bytes(base.shape, 64, 4)
-    lanes = LoraBatchBucket(base.shape, 16, torch.float32, bound)
+    lanes = LoraBatch(base.shape, 16, torch.float32, bound)
     assert lanes.held_bytes == 0
     for worn in (
         [(8, number) for number in range(16)],

@@ -123,7 +123,7 @@ def watched(engine: EmbeddedEngine, monkeypatch: pytest.MonkeyPatch) -> Callable
         logits: torch.Tensor = decode(*arguments)
         assert store.held_bytes <= store._max_bytes
         assert store._max_lane_bytes is not None
-        assert decoder._lanes.held_bytes <= store._max_lane_bytes
+        assert decoder._lora_batch.held_bytes <= store._max_lane_bytes
         seen.append(len({adapter for _, adapter in arguments[3]}))
         return logits
 

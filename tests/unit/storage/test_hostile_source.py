@@ -129,5 +129,5 @@ async def test_a_backend_that_names_bytes_otherwise_is_refused(
         return to_text(cid_of(RAW, b"something else"))
 
     monkeypatch.setattr(store, "_store", other)
-    with pytest.raises(BlobCorrupt, match="named the bytes"):
+    with pytest.raises(BlobCorrupt, match="returned the CID"):
         await store.add(DATA)

@@ -52,7 +52,7 @@ def _no_more_pages(store: SqlStore) -> Iterator[None]:
         if bounded:
             connection.execute("PRAGMA max_page_count = 1")  # takes the present size for the least
 
-    store._db.writer._let_go()
+    store._db.writer._disconnect()
     yield
     bounded = False
 
@@ -71,7 +71,7 @@ async def test_a_full_ledger_says_so_in_the_databases_words_and_goes_on(tmp_path
         with _no_more_pages(store):
             for number in range(3):
                 with pytest.raises(
-                    StoreFull, match=r"full \(database or disk is full\): make"
+                    StoreFull, match=r"full \(database or disk is full\): free"
                 ) as e:
                     await store.put_training(_big(number))
                 _no_loss_words(e.value)
@@ -209,7 +209,7 @@ async def _on_a_small_disk(small_disk: Path) -> None:
     with structlog.testing.capture_logs() as logs, pytest.raises(StoreFull) as start:
         reopened = await SqlStore.open(place, IDENTITY)
         try:
-            assert "nothing new is begun below" in logs[-1]["reason"]
+            assert "no new work is accepted" in logs[-1]["reason"]
             await reopened.put_training(_big(0))
         finally:
             await reopened.close()
@@ -237,7 +237,7 @@ async def test_nothing_new_is_begun_on_the_last_room(
     left = SimpleNamespace(f_bavail=faults.LEAST_ROOM_BYTES // 4096 - 1, f_frsize=4096)
     monkeypatch.setattr(os, "statvfs", lambda _: left)
     store._db.room._read_at = float("-inf")
-    with pytest.raises(StoreFull, match="nothing new is begun below 4 MiB"):
+    with pytest.raises(StoreFull, match="below 4 MiB no new work is accepted"):
         store.require_room()
     await store.commit("voucher", channel())  # what was begun goes on
     await store.close()
@@ -250,7 +250,7 @@ async def test_a_ledger_that_another_program_holds_is_busy(
     await store._db.write("quick", lambda c: c.exec_driver_sql("PRAGMA busy_timeout = 1"))
     other = sqlite3.connect(tmp_path / "l.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(StoreBusy, match=r"locked\): close what has opened it"):
+    with pytest.raises(StoreBusy, match=r"locked\): close that program"):
         await store.commit("voucher", channel())
     other.execute("ROLLBACK")
     other.close()
@@ -275,7 +275,7 @@ async def test_a_damaged_ledger_is_to_be_kept(tmp_path: Path, content: bytes) ->
     place = tmp_path / "l.db"
     place.write_bytes(content)
     with pytest.raises(
-        StoreDamaged, match=r"l\.db: .*damaged, or is no ledger .*keep all"
+        StoreDamaged, match=r"l\.db: .*damaged, or is not a ledger .*keep all"
     ) as caught:
         await SqlStore.open(place, IDENTITY)
     _no_loss_words(caught.value)

@@ -1,8 +1,4 @@
-"""Bytes by their CID: what the services ask of a storage.
-
-Owns the Protocol alone. Does not know where the bytes lie nor who else holds them; encryption and
-meaning are above it.
-"""
+"""Define the blob storage that services use: bytes by their CID."""
 
 from __future__ import annotations
 
@@ -14,33 +10,33 @@ from viz.domain.units import Cid
 
 
 class BlobStore(Protocol):
-    """Bytes by CIDv1; whatever it returns hashes to the name it was asked for."""
+    """Stores bytes by CIDv1; the bytes that it returns always hash to the requested CID."""
 
     async def add(self, source: Path | bytes) -> Cid:
         """Store and pin the bytes; return their CID (raw leaves, 256 KiB chunks).
 
-        Raises BlobCorrupt, StorageUnavailable (also when the file cannot be read).
+        Raises BlobCorrupt, StorageUnavailable (also if the file cannot be read).
         """
         ...
 
     async def fetch(self, cid: Cid, target: Path, *, max_bytes: int) -> int:
-        """Write the blob to ``target``, whole or not at all, and return its size in bytes.
+        """Write the blob to ``target`` atomically, and return its size in bytes.
 
-        Raises InvalidRequest for what is no CID of ours, as every method does; BlobNotFound,
+        Raises InvalidRequest for a CID that Viz does not use, as every method does; BlobNotFound,
         BlobCorrupt, BlobTooLarge, StorageUnavailable.
         """
         ...
 
     async def has(self, cid: Cid) -> bool:
-        """Return whether the blob is here, without asking anybody else."""
+        """Return whether this store has the blob, without asking others."""
         ...
 
     async def pin(self, cid: Cid) -> None:
-        """Keep the blob; once is enough. Raises BlobNotFound when it is not here."""
+        """Protect the blob from deletion; raise BlobNotFound if this store does not have it."""
         ...
 
     async def unpin(self, cid: Cid) -> None:
-        """Let the blob go when space is needed; no error when it was not pinned."""
+        """Allow the deletion of the blob when space is needed; no error if it was not pinned."""
         ...
 
     async def close(self) -> None: ...

@@ -1,6 +1,6 @@
-"""Read the chain: where Viz is deployed, and the state of works, adapters and channels.
+"""Define how services read the chain: the deployment, works, adapters and channels.
 
-Holds the reading side only; what changes a state is in ``viz.domain.ports.transactions``.
+``viz.domain.ports.transactions`` has the calls that change the chain's state.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Protocol
 from viz.domain.units import AdapterId, Address, Cid, ContentId, Hash32, Units
 
 if TYPE_CHECKING:
-    # Both load the curve's library, which a command that only prints an amount does without.
+    # Not imported at run time: both load the curve's library, which many commands do not need.
     from viz.domain.claim_rows import RowStatus
     from viz.domain.license import Terms
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """Name one chain and the contracts of Viz on it.
+    """One chain and the addresses of Viz's contracts on it.
 
-    ``token_symbol`` is printed beside amounts; nothing is computed from it.
+    ``token_symbol`` is only printed after amounts; nothing is computed from it.
     """
 
     chain_id: int
@@ -37,7 +37,7 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class ContentState:
-    """A work as the chain has it."""
+    """A work's state on chain."""
 
     content_id: ContentId
     owner: Address
@@ -57,7 +57,7 @@ class TermsState:
 
 @dataclass(frozen=True, slots=True)
 class GrantState:
-    """A trainer's grant; ``live`` is judged at the head's time."""
+    """A trainer's grant; ``live``: it permits registering an adapter at the head's time."""
 
     content_id: ContentId
     trainer: Address
@@ -68,7 +68,7 @@ class GrantState:
 
 @dataclass(frozen=True, slots=True)
 class AdapterState:
-    """An adapter as the chain has it; ``shares`` come from its registration event."""
+    """An adapter's state on chain; ``shares`` are from its registration event."""
 
     adapter_id: AdapterId
     trainer: Address
@@ -82,12 +82,25 @@ class AdapterState:
     shares: tuple[tuple[ContentId, int], ...]
 
 
+class WeightsAddress(Protocol):
+    """Where an adapter's weights are: of a registered adapter, or of the ledger's record of one."""
+
+    @property
+    def adapter_id(self) -> AdapterId: ...
+
+    @property
+    def weights_digest(self) -> Hash32: ...
+
+    @property
+    def cid(self) -> Cid: ...
+
+
 @dataclass(frozen=True, slots=True)
 class ServingState:
     """Whether a node may serve an adapter now.
 
-    ``reason`` says why not, None where it may. ``until_s`` is the chain time at which that ends, by
-    retirement or by a permission taken back; None while no end is set.
+    ``reason`` says why it may not; None if it may. ``until_s`` is the chain time at which the
+    permission ends, by the adapter's retirement or by withdrawal; None if no end is set.
     """
 
     reason: str | None = None
@@ -96,7 +109,7 @@ class ServingState:
 
 @dataclass(frozen=True, slots=True)
 class ChannelState:
-    """A channel as the chain has it; ``payer`` is the zero address while never opened."""
+    """A channel's state on chain; ``payer`` is the zero address if it was never opened."""
 
     signer: Address
     node: Address
@@ -115,7 +128,7 @@ class Head:
 
 
 class ChainReader(Protocol):
-    """Reads of the chain. ``confirmed`` reads answer at head minus the confirmation depth."""
+    """Reads the chain; ``confirmed`` reads are made at the head minus the confirmation depth."""
 
     @property
     def deployment(self) -> Deployment: ...
@@ -125,11 +138,11 @@ class ChainReader(Protocol):
         ...
 
     async def next_block_time_s(self) -> int | None:
-        """Return the timestamp of the block being made; None if the endpoint does not say."""
+        """Return the timestamp of the pending block; None if the endpoint does not support it."""
         ...
 
     async def fee_wei(self) -> int:
-        """Return what a unit of gas costs now: base fee and tip, in wei of the chain's coin."""
+        """Return what a unit of gas costs now: base fee plus tip, in wei."""
         ...
 
     async def head(self) -> Head:
@@ -147,7 +160,7 @@ class ChainReader(Protocol):
         ...
 
     async def terms(self, terms_hash: Hash32) -> TermsState | None:
-        """Return the terms of that hash; None if nobody registered them."""
+        """Return the terms with this hash; None if nobody registered them."""
         ...
 
     async def grant(self, content_id: ContentId, trainer: Address) -> GrantState | None: ...
@@ -155,7 +168,7 @@ class ChainReader(Protocol):
     async def adapter(
         self, adapter_id: AdapterId, *, confirmed: bool = True
     ) -> AdapterState | None:
-        """Return the adapter; with ``confirmed``, only after its confirmations."""
+        """Return the adapter; with ``confirmed``, as it was at the confirmed block."""
         ...
 
     async def servable(self, adapter_id: AdapterId, node: Address) -> ServingState:
@@ -167,11 +180,11 @@ class ChainReader(Protocol):
     ) -> ChannelState | None: ...
 
     async def collectable(self, account: Address) -> Units:
-        """Return what ``collect`` would send from Settlement for ``account``."""
+        """Return the amount that ``collect`` would send to ``account`` from Settlement."""
         ...
 
     async def undistributed(self, adapter_id: AdapterId) -> Units:
-        """Return the royalties that the adapter's works earned and ``distribute`` has not paid."""
+        """Return the royalties of the adapter's works that ``distribute`` has not paid yet."""
         ...
 
     async def preview_claim(self, node: Address, rows: bytes) -> tuple[RowStatus, ...]:

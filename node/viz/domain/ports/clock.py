@@ -1,4 +1,4 @@
-"""The time of day, as the services read it."""
+"""Define the clock that services read."""
 
 from __future__ import annotations
 

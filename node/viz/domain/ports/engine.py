@@ -1,8 +1,4 @@
-"""The model that serves: what is asked of it, what it gives back, and the sequence that runs.
-
-Owns the values of one generation and the Protocols of ``viz.engine``. Does not know money: an
-allowance is a number of tokens, without regard to payment.
-"""
+"""Define the engine's Protocols, and the values of one generation."""
 
 from __future__ import annotations
 
@@ -18,8 +14,8 @@ from viz.domain.units import AdapterId, Hash32
 class BaseModel:
     """The frozen model that every adapter belongs to.
 
-    No token stands for more than ``longest_token_bytes`` of UTF-8 text. Around every raw prompt
-    stand ``frame_tokens`` control tokens, which are not billed.
+    No token has more than ``longest_token_bytes`` of UTF-8 text. ``frame_tokens`` control tokens
+    surround every raw prompt; they are not billed.
     """
 
     name: str
@@ -46,7 +42,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One sequence to continue. ``prompt`` is token ids, made by ``render`` or ``encode``."""
+    """One sequence to continue; ``prompt`` is the token ids from ``render`` or ``encode``."""
 
     request_id: str
     prompt: tuple[int, ...]
@@ -58,7 +54,7 @@ class GenerationRequest:
 class TokenLogprob:
     """One candidate token with its natural-log probability.
 
-    ``raw`` is its bytes, perhaps part of a character; None for a control token, which has none.
+    ``raw`` is its bytes, possibly only a part of a character; None for a control token.
     """
 
     token: str
@@ -72,7 +68,7 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some new text (possibly empty while a character is incomplete) and the tokens behind it."""
+    """Some new text (empty while a character is incomplete) and its tokens."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -82,28 +78,28 @@ class Piece:
 
 
 class Generation(Protocol):
-    """A running sequence: an async iterator of pieces, held to an allowance of tokens."""
+    """A running sequence: an async iterator of pieces, bounded by an allowance of tokens."""
 
     def __aiter__(self) -> AsyncIterator[Piece]: ...
 
     async def __anext__(self) -> Piece: ...
 
     def allow(self, total_tokens: int) -> None:
-        """Let the sequence reach ``total_tokens`` generated tokens; never lowers it.
+        """Allow ``total_tokens`` generated tokens in all; a lower number changes nothing.
 
-        Without any call there is no bound but max_tokens. At the bound the sequence pauses: its
-        cache stays for the engine's grace time, then its slot goes to others and the cache is
-        rebuilt when it is allowed on.
+        Without any call only max_tokens bounds the sequence. At the bound the sequence pauses. It
+        keeps its cache for the engine's grace time; after that others may get its slot, and the
+        cache is computed again when it continues.
         """
         ...
 
     async def cancel(self) -> None:
-        """Stop within one step and free the slot; safe to call at any time, more than once."""
+        """Stop within one step and free the slot; may be called at any time, more than once."""
         ...
 
 
 class Engine(Protocol):
-    """One base model, many adapters; knows nothing of money."""
+    """One base model with many adapters."""
 
     @property
     def model(self) -> BaseModel: ...
@@ -111,7 +107,7 @@ class Engine(Protocol):
     def render(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
         """Return the prompt token ids of a chat by the base model's template.
 
-        Control tokens spelled in the content stay plain text. Raises InvalidRequest.
+        Control tokens that are written in the content stay plain text. Raises InvalidRequest.
         """
         ...
 
@@ -120,11 +116,11 @@ class Engine(Protocol):
         ...
 
     def count_tokens(self, text: str) -> int:
-        """Return how many tokens the canonical tokenisation of ``text`` has: what is billed."""
+        """Return the number of tokens in the canonical tokenisation of ``text``: it is billed."""
         ...
 
     async def add_adapter(self, adapter_id: AdapterId, weights: Path) -> None:
-        """Check the safetensors file and make the adapter usable. Raises InvalidAdapterFile."""
+        """Check an adapter file and make the adapter usable; raise InvalidAdapterFile."""
         ...
 
     async def remove_adapter(self, adapter_id: AdapterId) -> None: ...
@@ -134,8 +130,8 @@ class Engine(Protocol):
     async def generate(self, request: GenerationRequest) -> Generation:
         """Admit the request.
 
-        Requests that hold one prompt object, as the choices of one answer do, have it computed
-        once for an adapter, as long as one of them still holds what was computed.
+        If requests for one adapter hold the same prompt object, as the choices of one answer do,
+        the prompt is computed once, as long as one of them still has it in its cache.
         Raises PromptEmpty, PromptTooLong, UnknownAdapter, EngineOverloaded.
         """
         ...

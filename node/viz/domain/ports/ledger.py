@@ -1,8 +1,8 @@
-"""What the node must not forget: the records of its ledger, and the Protocols that keep them.
+"""Define the durable records of the node's ledger, and their Protocols.
 
-Owns the shape of what is stored, not how. A record is a value: a changed one is a new one, and a
-``commit`` has happened, durably, when the awaited call returns. Money is cumulative everywhere: a
-stored amount never falls, so a lost write can only understate what is owed.
+A record is an immutable value: a change makes a new record. A ``commit`` is durable when the
+awaited call returns. Amounts are cumulative everywhere: a stored amount never falls, so a lost
+write can only understate what a buyer has to pay.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from viz.domain.units import ZERO_HASH, AdapterId, Address, Cid, ContentId, Hash
 
 @dataclass(frozen=True, slots=True)
 class ChannelLineRecord:
-    """One adapter's part of a channel; all amounts since the channel's first voucher."""
+    """One adapter's part of a channel; all amounts count from the channel's first voucher."""
 
     base_units: Units = 0
     accepted_units: Units = 0
@@ -29,10 +29,11 @@ class ChannelRecord:
     """A buyer's channel to this node.
 
     ``base_units`` is the settled total that a voucher must name now. The best voucher's lines are
-    ``accepted - base`` of each line; ``signature`` is empty while there is none on this base.
-    ``voucher_head`` is the receipts head that it signs and ``voucher_seq`` that head's number.
-    ``head`` and ``seq`` end the chain of receipts whose amounts sum to ``total_units``. Nothing is
-    sold before ``closed_until``, in seconds. ``version`` is the ledger's: 0 before the first save.
+    ``accepted - base`` of each line; ``signature`` is its signature, empty while there is no
+    voucher on this base. ``voucher_head`` is the receipts head that the voucher signs, and
+    ``voucher_seq`` the number of that receipt. ``head`` and ``seq`` belong to the last receipt; the
+    receipts' amounts sum to ``total_units``. Nothing is sold before ``closed_until``, in seconds.
+    ``version`` is set by the ledger: 0 before the first save.
     """
 
     signer: Address
@@ -49,14 +50,14 @@ class ChannelRecord:
     version: int = 0
 
     def unclaimed(self) -> dict[AdapterId, Units]:
-        """Return the lines of the best voucher on the present base; empty when there is none."""
+        """Return the lines of the best voucher on the present base; empty if there is none."""
         due = {key: line.accepted_units - line.base_units for key, line in self.lines.items()}
         return {key: amount for key, amount in sorted(due.items()) if amount}
 
 
 @dataclass(frozen=True, slots=True)
 class ReceiptRecord:
-    """A signed receipt; ``body`` is the JSON that the buyer was given."""
+    """A signed receipt; ``body`` is the JSON that the buyer received."""
 
     signer: Address
     seq: int
@@ -68,9 +69,9 @@ class ReceiptRecord:
 
 @dataclass(frozen=True, slots=True)
 class UnbilledRecord:
-    """What a request has booked as spent and no receipt names yet: all that a receipt needs.
+    """A request's spent amount that no receipt names yet, with all data for its receipt.
 
-    Both hashes are salted; the response's is that of the text which ``completion_tokens`` counts.
+    Both hashes are salted; ``response_hash`` is of the text that ``completion_tokens`` counts.
     """
 
     request_id: bytes
@@ -88,7 +89,7 @@ class UnbilledRecord:
 
 @dataclass(frozen=True, slots=True)
 class AnswerRecord:
-    """The answer stored under one access token's idempotency key; the body is kept for a while."""
+    """The answer stored under an access token's idempotency key; ``body`` is deleted later."""
 
     scope: bytes
     key: str
@@ -101,10 +102,10 @@ class AnswerRecord:
 
 
 class ChannelLedger(Protocol):
-    """Channels with what was signed, spent and receipted."""
+    """Channels with their signed and spent amounts, receipts and answers."""
 
     def require_room(self) -> None:
-        """Raise StoreFull where there is too little room to begin anything new."""
+        """Raise StoreFull if there is too little disk space for new work."""
         ...
 
     async def channel(self, signer: Address) -> ChannelRecord | None: ...
@@ -122,22 +123,22 @@ class ChannelLedger(Protocol):
         unbilled: Sequence[UnbilledRecord] = (),
         billed: bytes | None = None,
     ) -> ChannelRecord:
-        """Save all of it or nothing; return the channel with its new version.
+        """Save everything or nothing; return the channel with its new version.
 
-        ``point`` names the commit point; ``touched`` the lines that changed, None all of them.
-        ``unbilled`` is what requests under way have booked until now, each in place of what it had
-        before; ``billed`` the request that ``receipt`` bills, of which nothing is kept then.
-        Raises StoreConflict when the stored version is not ``channel.version``: read again and
-        redo.
+        ``point`` names the commit point. ``touched`` names the changed lines; None means all.
+        ``unbilled`` holds the running requests' amounts until now; each replaces the request's
+        earlier record. ``billed`` is the request that ``receipt`` bills; its unbilled record is
+        deleted. Raises StoreConflict if the stored version is not ``channel.version``: read the
+        channel again and repeat.
         """
         ...
 
     async def receipt_seq(self, signer: Address, head: Hash32) -> int | None:
-        """Return the number of the receipt that ends in ``head``; 0 for the zero hash."""
+        """Return the number of the receipt whose hash is ``head``; 0 for the zero hash."""
         ...
 
     async def heads(self, signer: Address, after: int) -> Sequence[Hash32]:
-        """Return the heads of the receipts after that number, the oldest first, at most 4096."""
+        """Return the heads of the receipts after this number, oldest first, at most 4096."""
         ...
 
     async def receipts(
@@ -145,19 +146,19 @@ class ChannelLedger(Protocol):
     ) -> Sequence[ReceiptRecord]: ...
 
     async def unbilled(self) -> Sequence[UnbilledRecord]:
-        """Return the requests that booked something and were not billed, the eldest first."""
+        """Return the requests with a recorded amount and no receipt, oldest first."""
         ...
 
     async def answer(self, scope: bytes, key: str) -> AnswerRecord | None: ...
 
     async def forget_answers(self, before: int) -> int:
-        """Drop the bodies of answers stored before that second; return how many."""
+        """Delete the bodies of answers stored before this second; return how many."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class AccessRecord:
-    """Who an access token stands for. The token itself is never stored, only its hash."""
+    """The signer of an access token; only the token's hash is stored, never the token."""
 
     token_hash: Hash32
     signer: Address
@@ -165,29 +166,41 @@ class AccessRecord:
 
 
 TOKENS_EACH: Final = 8
-"""A signer has so many access tokens at most; a new one replaces the oldest."""
+"""The most access tokens of one signer; a new one replaces the oldest."""
 
 
 class AccessLedger(Protocol):
-    """Access tokens and the challenges that were answered."""
+    """Access tokens, and the challenges for which they were issued."""
 
     async def admit(self, challenge: Hash32, access: AccessRecord) -> bool:
         """Store the token if its challenge was not used before; return whether it was stored.
 
-        Drops what the signer has beyond TOKENS_EACH.
+        Deletes the signer's oldest tokens beyond TOKENS_EACH.
         """
         ...
 
     async def access(self, token_hash: Hash32) -> AccessRecord | None: ...
 
     async def forget_access(self, before: int) -> int:
-        """Drop tokens and challenges that expired before that second; return how many."""
+        """Delete tokens and challenges that expired before this second; return how many."""
+        ...
+
+
+class ExpiringLedger(Protocol):
+    """What maintenance needs: the deletion of expired rows."""
+
+    async def forget_answers(self, before: int) -> int:
+        """Delete the bodies of answers stored before this second; return how many."""
+        ...
+
+    async def forget_access(self, before: int) -> int:
+        """Delete tokens and challenges that expired before this second; return how many."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class OfferedWork:
-    """A work that an adapter was trained on; ``title`` is the node's word, empty if unknown."""
+    """A work that an adapter was trained on; ``title`` is from the node, empty if unknown."""
 
     content_id: ContentId
     title: str = ""
@@ -195,7 +208,7 @@ class OfferedWork:
 
 @dataclass(frozen=True, slots=True)
 class AdapterRecord:
-    """An adapter that this node serves; ``path`` names its plain weights file."""
+    """An adapter that this node serves; ``path`` is its plain weights file."""
 
     adapter_id: AdapterId
     name: str
@@ -227,7 +240,7 @@ TrainingState = Literal["queued", "running", "done", "failed", "cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class TrainingRecord:
-    """A training run: what was asked, where it stands, and what came of it (plain JSON values)."""
+    """A training run: its request, progress and result, as plain JSON values."""
 
     training_id: str
     state: TrainingState
@@ -240,7 +253,7 @@ class TrainingRecord:
 
 
 class TrainingLedger(Protocol):
-    """Training runs, so that a restarted node knows which were cut off."""
+    """Training runs, so that a restarted node knows which were interrupted."""
 
     def require_room(self) -> None: ...
 
@@ -252,6 +265,6 @@ class TrainingLedger(Protocol):
 
 
 class Ledger(ChannelLedger, AccessLedger, AdapterCatalogue, TrainingLedger, Protocol):
-    """What the serving side keeps; the chain's side keeps its own beside it (``domain.outbox``)."""
+    """The ledger for serving; ``viz.domain.ports.settlement_ledger`` has that for settlement."""
 
     async def close(self) -> None: ...

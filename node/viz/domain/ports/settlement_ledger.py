@@ -1,7 +1,7 @@
-"""What the chain's side keeps on disk: transactions under way, the watcher's place, claim rows.
+"""Define the durable records of settlement: transactions, the watcher's cursor, claim rows.
 
-Owns the records and the Protocols that keep them, as ``viz.domain.ports.ledger`` does for the
-serving side. Does not know how they are stored. A method has happened, durably, when it returns.
+Owns these records and their Protocols, as ``viz.domain.ports.ledger`` does for serving. When a
+method returns, its effect is durable.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from viz.domain.units import AdapterId, Address, Hash32, Units
 
 @dataclass(frozen=True, slots=True)
 class SignedTransaction:
-    """A transaction as signed: recorded before it is broadcast, known by its hash ever after."""
+    """A signed transaction: recorded before its broadcast, and identified by its hash."""
 
     hash: Hash32
     sender: Address
@@ -30,45 +30,45 @@ class TransactionJournal(Protocol):
     """The sender's transactions whose outcome is not known yet."""
 
     async def record(self, transaction: SignedTransaction) -> None:
-        """Save it, durably, before it is broadcast."""
+        """Save a transaction before its broadcast."""
         ...
 
     async def resolve(self, transaction_hash: Hash32, outcome: Outcome) -> None:
-        """Save its end: SETTLED or FAILED."""
+        """Save a transaction's outcome: SETTLED or FAILED."""
         ...
 
     async def pending(self, sender: Address) -> Sequence[SignedTransaction]:
-        """Return those without an end, by ascending nonce."""
+        """Return the sender's transactions without an outcome, by ascending nonce."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class BlockMark:
-    """A block up to which logs were handled."""
+    """A block up to which all logs were handled."""
 
     number: int
     hash: Hash32
 
 
 class CursorStore(Protocol):
-    """How far the watcher is, and enough past blocks to find where a reorganisation began."""
+    """The blocks that the watcher handled: enough to find where a reorganisation began."""
 
     async def marks(self) -> Sequence[BlockMark]:
-        """Return the marks kept, newest first; empty before the first."""
+        """Return the stored marks, newest first; empty before the first."""
         ...
 
     async def advance(self, mark: BlockMark) -> None:
-        """Add a mark above all others; the oldest beyond some hundreds may be forgotten."""
+        """Add a mark above all others; only some hundreds of the newest need to be kept."""
         ...
 
     async def rollback(self, above: int) -> None:
-        """Forget the marks of blocks above that number."""
+        """Delete the marks of blocks above this number."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimRecord:
-    """A claim row: one voucher that no longer changes. ``lines`` ascend by adapter."""
+    """A claim row: one frozen voucher; ``lines`` are sorted by adapter."""
 
     claim_id: int
     signer: Address
@@ -84,36 +84,40 @@ class ClaimRecord:
         return self.base_units + sum(amount for _, amount in self.lines)
 
 
-class SettlementLedger(Protocol):
-    """What the claim loop needs of the books; every method is one commit."""
+class ComparedLedger(Protocol):
+    """What reconciliation compares with the chain: channels, and unfinished claim rows."""
 
     async def channels(self) -> Sequence[ChannelRecord]: ...
 
-    async def freeze(self, signer: Address, *, now_s: int) -> ClaimRecord | None:
-        """Make the channel's best voucher a claim row, and rebase the channel onto its end point.
+    async def frozen(self) -> Sequence[ClaimRecord]:
+        """Return the unfinished rows, each channel's in the order of their bases."""
+        ...
 
-        In the same commit: the row is stored; the channel's ``base_units`` becomes the row's
-        ``end_units``, each line's ``base_units`` its ``accepted_units``, and the voucher's
-        signature is cleared, so that only vouchers on the end point raise ``accepted`` from now
-        on. None when there is no unclaimed voucher.
+
+class SettlementLedger(ComparedLedger, Protocol):
+    """What the claim loop needs from the ledger; every method is one commit."""
+
+    async def freeze(self, signer: Address, *, now_s: int) -> ClaimRecord | None:
+        """Make a claim row of the channel's best voucher, and move the channel's base to its end.
+
+        All in one commit: the row is stored; the channel's ``base_units`` becomes the row's
+        ``end_units``, and each line's ``base_units`` becomes its ``accepted_units``; the voucher's
+        signature is cleared. So from then on only vouchers on the new base raise ``accepted``.
+        Returns None if there is no unclaimed voucher.
         """
         ...
 
-    async def frozen(self) -> Sequence[ClaimRecord]:
-        """Return the rows not finished, each channel's in the order of their bases."""
-        ...
-
     async def finish(self, claim_id: int, end: Literal["settled", "dropped"], note: str) -> None:
-        """Close a row: ``settled`` when the chain's total reached its end point, else dropped."""
+        """Finish a row: ``settled`` if the chain's total reached its end, otherwise ``dropped``."""
         ...
 
     async def take_up_dropped(self) -> None:
-        """Open every dropped row again: it is among the frozen ones from now on."""
+        """Reopen every dropped row, so that ``frozen`` returns it again."""
         ...
 
 
 class Store(Ledger, SettlementLedger, TransactionJournal, CursorStore, Protocol):
-    """All that a node keeps: what it serves by and what it settles by, in one place.
+    """The whole ledger of a node: for serving and for settlement.
 
     After ``close`` every method raises StoreError.
     """

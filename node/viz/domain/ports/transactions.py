@@ -1,8 +1,4 @@
-"""What is asked of the chain's contracts, and what became of it.
-
-Owns the call, its transaction with the events, and the Protocol of the one who sends. Does not know
-what any contract holds (``viz.domain.ports.chain``).
-"""
+"""Define contract calls, their transactions and results, and the Protocol of the sender."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ from viz.errors import OutcomeUnknown, TransactionFailed
 
 
 class Outcome(Enum):
-    """What became of a transaction; UNKNOWN is looked up by hash, never resent blind."""
+    """The outcome of a transaction; look up an UNKNOWN one by its hash before sending again."""
 
     SETTLED = "settled"
     FAILED = "failed"
@@ -39,7 +35,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """The outcome of one submitted transaction and, when settled, its decoded events."""
+    """The outcome of one submitted transaction and, if it settled, its decoded events."""
 
     outcome: Outcome
     hash: Hash32
@@ -50,16 +46,16 @@ class Transaction:
     what: str = ""  # contract and function, as ``Settlement.claim``; set by ``recover``
 
     def event(self, name: str) -> Event:
-        """Return the first event of that name.
+        """Return the first event with this name.
 
-        Raises OutcomeUnknown where there is none: the endpoint left out what happened.
+        Raises OutcomeUnknown if there is none: the endpoint did not report it.
         """
         for found in self.events:
             if found.name == name:
                 return found
         raise OutcomeUnknown(
-            f"transaction {hex_of(self.hash)} is in a block, but the chain's endpoint serves no "
-            f"event {name} of it: look it up before trying again",
+            f"transaction {hex_of(self.hash)} is in a block, but the chain's endpoint reports no "
+            f"event {name} of it: look it up before you try again",
             transaction=hex_of(self.hash),
         )
 
@@ -83,7 +79,7 @@ class Transaction:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A contract call: which contract, which function, which arguments (ABI order)."""
+    """A contract call: contract, function, and arguments in ABI order."""
 
     contract: str
     function: str
@@ -91,45 +87,45 @@ class Call:
 
 
 class ChainWriter(Protocol):
-    """The one sender of one key."""
+    """The only sender of one key."""
 
     @property
     def address(self) -> Address: ...
 
     @property
     def fees_raised(self) -> int:
-        """How often this process offered more for a transaction that no block took."""
+        """How many times this process raised the fee of a stuck transaction."""
         ...
 
     async def submit(
         self, call: Call, *, max_gas: int | None = None, urgent: bool = False
     ) -> Transaction:
-        """Simulate, sign, record, broadcast and wait (bounded) for one confirmation.
+        """Simulate, sign, record and broadcast a call, and wait a bounded time for its block.
 
-        A revert in the simulation raises TransactionFailed with the decoded custom error. No more
-        than ``max_gas`` is ever paid for: GasAboveLimit. FeeTooHigh while gas costs more than the
-        operator pays, or four times that where it is ``urgent``. Whatever is raised as a
-        ChainError, nothing was sent. The returned outcome is SETTLED, FAILED, PENDING or UNKNOWN;
-        its hash is that of the transaction that was mined, where one replaced another.
+        Raises TransactionFailed with the decoded custom error if the simulation reverts,
+        GasAboveLimit if the call needs more than ``max_gas``, and FeeTooHigh if gas costs more than
+        the operator's bound, or four times the bound if the call is ``urgent``. After any
+        ChainError, nothing was sent. The returned outcome is SETTLED, FAILED, PENDING or UNKNOWN.
+        If a replacement was mined, the result has the replacement's hash.
         """
         ...
 
     async def simulate(self, call: Call) -> Any:
-        """Return what the call would return now, from this account; send nothing.
+        """Return what the call would return now from this account, without sending it.
 
         Raises TransactionFailed with the decoded custom error.
         """
         ...
 
     async def lookup(self, transaction_hash: Hash32) -> Transaction:
-        """Return what became of a transaction by its hash."""
+        """Return a transaction's state by its hash."""
         ...
 
     async def recover(self, *, urgent: bool = False) -> Sequence[Transaction]:
         """Look up every recorded transaction without a known end, and return them.
 
-        One that the chain forgot is broadcast again, byte for byte; one whose fee no block takes
-        is replaced at a higher one, ``urgent`` as in ``submit``. Call it after a restart,
-        and again while any is PENDING or UNKNOWN.
+        If the chain lost one, the same bytes are broadcast again. If its fee is too low, it is
+        replaced at a higher fee (``urgent`` as in ``submit``). Call it after a restart, and again
+        while any is PENDING or UNKNOWN.
         """
         ...

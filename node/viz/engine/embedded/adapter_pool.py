@@ -1,10 +1,10 @@
-"""Which adapters exist, which are in memory, and how they get there.
+"""Register adapters, load them into memory, and evict the least recently used.
 
-Owns the register (id -> file), residency with least-recently-used eviction, and reading on one
-thread of its own, off the generation thread. Does not know batches. Invariants: a file is checked
-whole each time it is loaded and must not have changed since it was registered; an adapter in use
-is never evicted; what is in memory or on its way there stays within ``max_bytes``, and the lanes
-of those in use within ``max_lane_bytes``: who asks for more waits. One adapter is read at a time.
+Owns the register (id -> file), the adapters in memory, and the loader thread, which reads one
+adapter at a time. Invariants: a file is checked completely each time it is loaded, and must not
+have changed since it was registered; an adapter in use is never evicted; adapters that are loaded
+or being loaded stay within ``max_bytes``, and the lanes (copies) of those in use within
+``max_lane_bytes``. A request for more must wait.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class _File:
 
 
 class AdapterPool:
-    """The registered adapters of one base. Thread-safe; loads happen on its own thread.
+    """The registered adapters of one base model. Thread-safe; loads run on the loader thread.
 
-    ``max_lane_bytes`` bounds the copies that each user of an adapter costs beside the batch; None
-    where it costs none. Both bounds must hold an adapter of the largest rank.
+    ``max_lane_bytes`` bounds the copies that the torch path makes for each sequence with an
+    adapter; None if there are none. An adapter of the largest rank must fit both bounds.
     """
 
     def __init__(
@@ -64,24 +64,25 @@ class AdapterPool:
         self._resident: OrderedDict[AdapterId, LoadedAdapter] = OrderedDict()
         self._users: Counter[LoadedAdapter] = Counter()
         self._loading: dict[AdapterId, int] = {}
-        # Bytes: in memory or on their way, one that was removed in use included; and of lanes.
-        self._held = self._lanes = 0
+        # In bytes. _held: adapters in memory or being loaded, and removed ones that are still in
+        # use. _lane_bytes: the copies of adapters in use.
+        self._held = self._lane_bytes = 0
         self._lock = threading.Lock()
         self._loader = _loader()
         self.loads = self.evictions = 0
 
     def register(self, adapter_id: AdapterId, path: Path) -> None:
-        """Check the whole file and make it usable; blocking. Raises InvalidAdapterFile.
+        """Check the whole file and make it usable. Blocks. Raises InvalidAdapterFile.
 
-        It stays in memory where adapters not in use can give way to it, else it is loaded later.
+        It stays in memory if evicting unused adapters makes room; otherwise it is loaded later.
         """
         try:
             self._loader.submit(self._register, adapter_id, path).result()
         except CancelledError as error:
-            raise EngineError(f"adapter {adapter_id} was not read: the engine closes") from error
+            raise EngineError(f"adapter {adapter_id} was not read: the engine stops") from error
 
     def remove(self, adapter_id: AdapterId) -> None:
-        """Forget the adapter; sequences that already run with it finish. Idempotent."""
+        """Remove the adapter; sequences that already run with it finish. Idempotent."""
         with self._lock:
             self._files.pop(adapter_id, None)
             self._forget(adapter_id)
@@ -99,19 +100,22 @@ class AdapterPool:
         return self._held
 
     def acquire(self, adapter_id: AdapterId) -> LoadedAdapter | None:
-        """Return the adapter if it is in memory and has room for a lane, in use until released."""
+        """Return the adapter and mark it as in use until ``release``.
+
+        Returns None if it is not in memory, or there is no room for its lane.
+        """
         with self._lock:
             found = self._resident.get(adapter_id)
             if found is None or not self._has_lane(found.rank):
                 return None
             self._resident.move_to_end(adapter_id)
             self._users[found] += 1
-            self._lanes += self._sizes[found.rank]
+            self._lane_bytes += self._sizes[found.rank]
             return found
 
     def release(self, adapter: LoadedAdapter) -> None:
         with self._lock:
-            self._lanes -= self._sizes[adapter.rank]
+            self._lane_bytes -= self._sizes[adapter.rank]
             self._users[adapter] -= 1
             if not self._users[adapter]:
                 del self._users[adapter]
@@ -121,15 +125,15 @@ class AdapterPool:
     def load(
         self, adapter_id: AdapterId, done: _Done, spared: Collection[AdapterId] = frozenset()
     ) -> bool:
-        """Bring the adapter into memory on the loader thread, then call ``done`` there.
+        """Load the adapter on the loader thread, then call ``done`` there.
 
-        False, and nothing is done, while those in use and ``spared`` leave no room for it.
+        Returns False and does nothing if adapters in use and those in ``spared`` leave no room.
         """
         error: EngineError | None = None
         with self._lock:
             file = self._files.get(adapter_id)
             if file is None:
-                error = EngineError(f"adapter {adapter_id} was removed while it was asked for")
+                error = EngineError(f"adapter {adapter_id} was removed while it was requested")
             elif not self._has_lane(file.rank):
                 return False
             elif adapter_id in self._loading:
@@ -168,7 +172,7 @@ class AdapterPool:
             error = EngineError(f"adapter {adapter_id} cannot be loaded: {kind}")
         with self._lock:
             self._held -= self._loading.pop(adapter_id)
-            # Another file may have been registered meanwhile: what was read is then old.
+            # If another file was registered meanwhile, the loaded one is out of date: drop it.
             if self._files.get(adapter_id) is not file:
                 error = None
             elif resident is not None:
@@ -179,11 +183,15 @@ class AdapterPool:
 
     def _has_lane(self, rank: int) -> bool:
         return (
-            self._max_lane_bytes is None or self._lanes + self._sizes[rank] <= self._max_lane_bytes
+            self._max_lane_bytes is None
+            or self._lane_bytes + self._sizes[rank] <= self._max_lane_bytes
         )
 
     def _make_room(self, size: int, spared: Collection[AdapterId] = frozenset()) -> bool:
-        """Evict what was used longest ago until ``size`` fits; nothing, if it cannot fit."""
+        """Evict the least recently used adapters until ``size`` bytes fit; return whether they do.
+
+        Evicts nothing if they cannot fit.
+        """
         idle = [
             resident
             for adapter_id, resident in self._resident.items()
@@ -207,7 +215,7 @@ class AdapterPool:
         self._held += self._sizes[resident.rank]
 
     def _forget(self, adapter_id: AdapterId) -> None:
-        """Drop the adapter; while it is in use, its memory counts on."""
+        """Drop the adapter from memory; while it is in use, its bytes still count."""
         dropped = self._resident.pop(adapter_id, None)
         if dropped is not None and dropped not in self._users:
             self._held -= self._sizes[dropped.rank]
@@ -215,10 +223,10 @@ class AdapterPool:
     def _read(
         self, adapter_id: AdapterId, path: Path, known: _Identity | None = None
     ) -> tuple[LoadedAdapter, _Identity]:
-        """Return the checked adapter and its file's identity, equal to ``known`` if given.
+        """Return the checked adapter and its file's identity, which must be ``known`` if given.
 
-        Identity is device, inode, size and time of change, looked at before and after reading. A
-        hash would say more, for 8 ms of the 20 that a load of 10 MB may take.
+        The identity is device, inode, size and time of change, read before and after the file. A
+        hash would be safer, but takes 8 of the 20 ms in which an adapter of 10 MB must load.
         """
         identity = _identity(path)
         if known is not None and identity != known:
@@ -231,21 +239,21 @@ class AdapterPool:
 
 
 def _loader() -> ThreadPoolExecutor:
-    """Return the one thread that reads adapters, which does torch's work for it alone.
+    """Return the loader thread, in which torch computes without its other threads.
 
-    Laying an adapter out is a hundred small steps. Shared with torch's other threads, each waits
-    for processors that are busy serving: half a second in all instead of 15 ms.
+    Arranging an adapter in memory takes a hundred small operations. If torch split each over its
+    threads, each would wait for processors that are busy serving: half a second instead of 15 ms.
     """
     import torch
 
     def alone() -> None:
         torch.set_num_threads(1)
-        torch.get_num_threads()  # a thread takes the number over when it first asks
+        torch.get_num_threads()  # a thread adopts the number at its first call
 
     loader = ThreadPoolExecutor(1, thread_name_prefix="viz-adapters")
     usual = torch.get_num_threads()
     loader.submit(alone).result()
-    torch.set_num_threads(usual)  # for this thread, and for those that have not asked yet
+    torch.set_num_threads(usual)  # for this thread, and for threads without a call yet
     return loader
 
 

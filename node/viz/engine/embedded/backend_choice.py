@@ -1,7 +1,7 @@
-"""How this processor multiplies fastest, measured at start.
+"""Choose the fastest arithmetic for this processor by a short measurement at start.
 
-Owns one short measurement. Does not know the model beyond its sizes. Every choice computes the
-same function, the dequantised bf16 weights; float32 sums merely round less than bf16 ones.
+Every choice computes the same function with the dequantised bf16 weights; float32 sums only round
+less than bf16 sums.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _REPEATS = 12
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """The chosen arithmetic: the dtype of activations and caches, and the compiled pass."""
+    """An arithmetic: the dtype of activations and caches, and the compiled pass (None: torch)."""
 
     name: str
     dtype: torch.dtype
@@ -37,14 +37,14 @@ class Backend:
 
     @property
     def adapter_dtype(self) -> torch.dtype:
-        """How adapters are kept in memory."""
+        """The dtype of adapters in memory."""
         import torch
 
         return self.dtype if self.kernels is None else torch.float16
 
     @property
     def widths(self) -> Widths:
-        """How many bytes a number takes; the compiled pass reads bf16 weights, and no lanes."""
+        """The bytes per number; the compiled pass reads bf16 weights and does not copy adapters."""
         compiled = self.kernels is not None
         weight = 2 if compiled else self.dtype.itemsize
         adapter = self.adapter_dtype.itemsize
@@ -56,10 +56,10 @@ def choose_backend(
     wanted: Literal["auto", "float32", "bfloat16", "native"],
     build_directory: Path | None,
 ) -> Backend:
-    """Choose among torch in float32, torch in bfloat16 and the compiled pass (float32 sums).
+    """Choose between torch in float32, torch in bfloat16 and the compiled pass (float32 sums).
 
     ``build_directory`` None forbids compiling. The reason says what was measured or missing.
-    Raises ModelUnavailable when ``wanted`` is "native" and cannot be had.
+    Raises ModelUnavailable if ``wanted`` is "native" and the compiled pass is not available.
     """
     import torch
 
@@ -68,7 +68,7 @@ def choose_backend(
     kernels, note = None, "compiling is off"
     sized = fits(shape.head_dim, shape.hidden, shape.intermediate)
     if not sized:
-        note = "this model's sizes are not multiples the compiled pass takes"
+        note = "the compiled pass does not support this model's sizes"
     elif build_directory is not None and wanted != "bfloat16":
         try:
             kernels = load_kernels(build_directory, torch.get_num_threads())
@@ -77,7 +77,9 @@ def choose_backend(
             note = str(error)
     if wanted == "native":
         if kernels is None:
-            raise ModelUnavailable(f"the compiled pass was asked for: {note}")
+            raise ModelUnavailable(
+                f'engine.compute is "native", but the compiled pass is not available: {note}'
+            )
         return Backend("native_float32", torch.float32, kernels, "set in the configuration")
     choices = [Backend("float32", torch.float32, None, note)]
     if kernels is not None:
@@ -94,9 +96,9 @@ def choose_backend(
 
 
 def _milliseconds(shape: LlamaShape, choices: list[Backend]) -> list[float]:
-    """Return each choice's best time of each row count, added up.
+    """Return for each choice the sum of its best times of each row count, in milliseconds.
 
-    The choices take turns, so that a busy machine is busy for all of them.
+    The choices take turns, so that other load on the machine affects all of them alike.
     """
     import torch
 

@@ -1,8 +1,8 @@
-"""The asyncio front of the embedded engine: the Engine Protocol over one generation thread.
+"""Implement the Engine Protocol: asyncio outside, one generation thread inside.
 
-Owns start and stop, admission and the hand-over between event loop and generation thread. Does
-not know how a step runs. Invariants: at most ``max_streams + max_waiting`` sequences are open; a
-request that was refused left nothing behind.
+Owns start and stop, admission, and the hand-over between event loop and generation thread.
+Invariants: at most ``max_streams + max_waiting`` sequences are open; a refused request leaves no
+state behind.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MAX_STOP_CHARACTERS = 512
 
 
 class EmbeddedEngine:
-    """``viz.domain.ports.engine.Engine`` in this process; made by ``start``."""
+    """Implements ``viz.domain.ports.engine.Engine`` in this process; create it with ``start``."""
 
     def __init__(self, base: LoadedBase, settings: EngineSettings) -> None:
         self._base, self._settings = base, settings
@@ -61,9 +61,9 @@ class EmbeddedEngine:
 
     @classmethod
     async def start(cls, base: LoadedBase, settings: EngineSettings) -> EmbeddedEngine:
-        """Load the weights, choose the compute dtype, and begin to serve.
+        """Load the weights, choose the backend, and start the generation thread.
 
-        Takes seconds, off the event loop. Raises ModelUnavailable.
+        Takes seconds, in a thread. Raises ModelUnavailable.
         """
         engine = cls(base, settings)
         await asyncio.to_thread(engine._build)
@@ -108,9 +108,9 @@ class EmbeddedEngine:
         )
         if fits.slots < settings.max_streams:
             _log.warning(
-                f"{fits.slots} streams fit at once, of {settings.max_streams} that are set: for "
-                f"all set engine.max_memory_mib to {-(-fits.all_streams_bytes >> 20)}, or lower "
-                "engine.context_tokens"
+                f"memory suffices for {fits.slots} of engine.max_streams = {settings.max_streams} "
+                "streams: for all of them set engine.max_memory_mib to "
+                f"{-(-fits.all_streams_bytes >> 20)}, or lower engine.context_tokens"
             )
         program = resident_bytes()
         cache = KvCache(shape, fits.slots, fits.capacity, dtype)
@@ -126,19 +126,19 @@ class EmbeddedEngine:
             max_lane_bytes=fits.lane_bytes,
         )
         self._engine_loop = EngineLoop(decoder, self._store, settings, self._deliver)
-        # Built here, off the event loop: the first stream would wait for it.
+        # Computed here in a thread, because the first stream would wait for it.
         _ = self._base.tokenizer.token_bytes
         return_freed()
         if program:
             _log.info(
-                f"at most about {(program + budget) >> 20} MiB resident: {budget >> 20} for "
+                f"the node uses at most about {(program + budget) >> 20} MiB: {budget >> 20} for "
                 f"weights, caches and adapters (engine.max_memory_mib), {program >> 20} for the "
                 "program and its libraries, which no setting lowers"
             )
 
     @property
     def model(self) -> BaseModel:
-        """The base model; its context is what a slot here holds, not what the model could take."""
+        """The base model; its context is that of a slot here, perhaps less than the model's own."""
         return self._model
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
@@ -152,22 +152,22 @@ class EmbeddedEngine:
         return self._base.tokenizer.count(text)
 
     async def add_adapter(self, adapter_id: AdapterId, weights: Path) -> None:
-        """Check the safetensors file and make the adapter usable. Raises InvalidAdapterFile."""
+        """Check an adapter file and make the adapter usable; raise InvalidAdapterFile."""
         if adapter_id == BASE_MODEL:
             raise InvalidRequest("adapter id 0 is the base model")
         await self._loop.run_in_executor(self._files, self._store.register, adapter_id, weights)
 
     async def remove_adapter(self, adapter_id: AdapterId) -> None:
-        """Forget the adapter; sequences that run with it finish. Idempotent."""
+        """Remove the adapter; sequences that already run with it finish. Idempotent."""
         self._store.remove(adapter_id)
 
     def adapters(self) -> frozenset[AdapterId]:
         return self._store.registered()
 
     async def generate(self, request: GenerationRequest) -> Generation:
-        """Admit the request; it starts once the caller next gives way to the event loop.
+        """Admit the request; it starts when the caller next yields to the event loop.
 
-        So an ``allow`` made right after it holds from the first token on.
+        So an ``allow`` called right after this applies from the first token on.
         Raises PromptEmpty, PromptTooLong, InvalidRequest, UnknownAdapter, EngineOverloaded.
         """
         from viz.engine.embedded.sequence import Sequence as Running
@@ -189,12 +189,12 @@ class EmbeddedEngine:
         self._open.add(state)
         self._loop.call_soon(self._engine_loop.submit, sequence)
         stream = Stream(state)
-        # A stream that its caller lost must not hold a slot for ever.
+        # A stream that its caller dropped without cancelling must not keep its slot.
         weakref.finalize(stream, state.abandon)
         return stream
 
     def stats(self) -> Mapping[str, float]:
-        """Return counters and gauges by name; numbers only."""
+        """Return counters and gauges by name."""
         return {
             **self._engine_loop.gauges(),
             **{name: float(value) for name, value in self._engine_loop.counts.items()},
@@ -209,7 +209,7 @@ class EmbeddedEngine:
         }
 
     async def close(self) -> None:
-        """Cancel what runs, stop the threads. Idempotent."""
+        """Cancel running sequences and stop the threads. Idempotent."""
         if self._closed:
             return
         self._closed = True
@@ -226,18 +226,18 @@ class EmbeddedEngine:
             raise PromptEmpty("the prompt is empty: send at least one token")
         if len(prompt) >= self._context:
             raise PromptTooLong(
-                f"the prompt has {len(prompt)} tokens; {self._context - 1} fit",
+                f"the prompt has {len(prompt)} tokens; at most {self._context - 1} fit: shorten it",
                 prompt_tokens=len(prompt),
                 context_tokens=self._context,
             )
         if not all(type(i) is int and 0 <= i < self.model.vocabulary for i in prompt):
-            raise InvalidRequest("the prompt holds an id outside the vocabulary")
+            raise InvalidRequest("the prompt contains a token id outside the vocabulary")
         check_sampling(request.sampling)
         if request.adapter_id != BASE_MODEL and request.adapter_id not in self._store.registered():
             raise UnknownAdapter(f"adapter {request.adapter_id} is not served here")
 
     def _deliver(self, delivery: Delivery) -> None:
-        """Hand pieces to the event loop; on the generation thread."""
+        """Hand pieces to the event loop. Called on the generation thread."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._dispatch, delivery)
 
@@ -252,7 +252,7 @@ class EmbeddedEngine:
 
 
 def check_sampling(rules: Sampling) -> None:
-    """Raise InvalidRequest for parameters no sequence can be sampled by."""
+    """Raise InvalidRequest if a sampling parameter is out of bounds."""
     bounds = {
         "max_tokens": rules.max_tokens >= 1,
         "temperature": 0.0 <= rules.temperature <= 100.0,

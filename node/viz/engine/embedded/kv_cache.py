@@ -1,9 +1,9 @@
-"""Keys and values of every running sequence, one slot a sequence.
+"""Store the keys and values of every running sequence, one slot a sequence.
 
-Slot-contiguous rather than paged: a decoding step then reads whole slots as one strided view, with
-no gather, and the operating system backs only the pages that were written. Layout: (layers, slots,
-key-value heads, capacity, head size). Owns slots and memory; does not know attention. Invariant:
-what a slot's last sequence left is gone when the next one takes it, if ``wrote`` was told of it.
+A slot is contiguous, not paged: a decoding step reads whole slots as one strided view without a
+gather, and the operating system provides memory only for pages that were written. Layout: (layers,
+slots, key-value heads, capacity, head size). Invariant: the values of a slot's last sequence are
+zeroed when the next one takes it, if ``wrote`` was called for them.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class KvCache:
 
     def __init__(self, shape: LlamaShape, slots: int, capacity: int, dtype: torch.dtype) -> None:
         size = (shape.layers, slots, shape.kv_heads, capacity, shape.head_dim)
-        # Zeros, not garbage: a masked NaN would still poison a softmax's weighted sum. So would one
-        # that an overflowing adapter left there.
+        # Zeros, because a masked NaN still makes the weighted sum of attention NaN. The same holds
+        # for a NaN that an overflowing adapter left in a slot: so a slot is cleared when taken.
         self.keys, self.values = zeros(size, dtype), zeros(size, dtype)
         self.slots, self.capacity = slots, capacity
         self._free = set(range(slots))
@@ -41,7 +41,10 @@ class KvCache:
         return slot
 
     def wrote(self, slot: int, end: int) -> None:
-        """Note that positions below ``end`` may hold something, for a reader that masks."""
+        """Record that positions below ``end`` were written, so that they are cleared later.
+
+        Only the torch path needs it: it reads masked positions too. The compiled pass does not.
+        """
         self._written[slot] = max(self._written[slot], end)
 
     def give(self, slot: int) -> None:
@@ -53,7 +56,7 @@ class KvCache:
         return lowest if lowest < slot else None
 
     def move(self, source: int, target: int, length: int) -> None:
-        """Copy ``length`` cached tokens to the free slot ``target`` and free ``source``."""
+        """Copy ``length`` cached tokens to the free slot ``target``, and free ``source``."""
         self._clear(target)
         self.copy(source, target, length)
         self._free.remove(target)

@@ -1,10 +1,9 @@
 """The Llama decoder: RMSNorm, RoPE, grouped-query attention, SwiGLU, with LoRA on every linear.
 
 Two entry points over one set of weights: ``prefill`` (chunks of several sequences as one flat run
-of tokens) and ``decode`` (one token a slot). Both run through the compiled pass where it is given,
-else through torch. Owns arithmetic; does not know requests, schedules or
-text. Invariant: a row's result depends on its own tokens, cache and adapter only (up to the
-rounding of differently shaped matrix products).
+of tokens) and ``decode`` (one token a slot). Both use the compiled pass if it is given, otherwise
+torch. Invariant: a row's result depends only on its own tokens, cache and adapter (up to the
+rounding of matrix products of different shapes).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from torch.nn import functional
 
 from viz.basemodel.shape import LlamaShape
 from viz.engine.embedded.lora import Apply, ChunkApply, LaneApply
-from viz.engine.embedded.lora_batch import LoraBatchBucket
+from viz.engine.embedded.lora_batch import LoraBatch
 from viz.engine.embedded.native.model import NativeModel
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ _Product = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class PrefillChunk:
-    """Tokens of one sequence to prefill: positions ``start`` onward in ``slot``."""
+    """Tokens of one sequence to prefill, at positions from ``start`` in ``slot``."""
 
     slot: int
     start: int
@@ -55,7 +54,10 @@ class _Layer:
 
 
 class LlamaModel:
-    """The base model in one compute dtype, over a slot cache; ``lane_bytes`` bounds its lanes."""
+    """The base model in one compute dtype, with its slot cache.
+
+    ``lane_bytes`` bounds the copies of adapters (``viz.engine.embedded.lora_batch``).
+    """
 
     def __init__(
         self,
@@ -79,7 +81,7 @@ class LlamaModel:
             torch.cat((table, table), dim=-1).to(dtype) for table in (cosines, sines)
         )
         self._scale = shape.head_dim**-0.5
-        self._lanes = LoraBatchBucket(shape, cache.slots, dtype, lane_bytes)
+        self._lora_batch = LoraBatch(shape, cache.slots, dtype, lane_bytes)
 
         def get(name: str) -> torch.Tensor:
             return weights[f"{name}.weight"].to(dtype)
@@ -101,21 +103,22 @@ class LlamaModel:
                     down=product(f"{stem}mlp.down_proj"),
                 )
             )
-        # Rows of it are widened as they are looked up.
+        # Kept in bf16: the rows that are looked up are converted to the compute dtype.
         self._embedding = weights["model.embed_tokens.weight"]
         self._head = product("model.embed_tokens" if shape.tied else "lm_head")
         self._norm = get("model.norm")
 
     @property
     def packed(self) -> bool:
-        """Whether a step costs as many rows as the highest slot in use, not as those that run."""
+        """Whether a step computes every row up to the highest slot in use (the torch path)."""
         return self._native is None
 
     @torch.inference_mode()
     def prefill(self, chunks: Rows[PrefillChunk], wanted: Rows[int]) -> torch.Tensor:
-        """Run chunks, filling their slots; return the logits (wanted, vocabulary) of each last.
+        """Run chunks and fill their slots; return the logits of the wanted chunks' last tokens.
 
-        ``wanted`` are places in ``chunks``: the head is a fifth of the model's work.
+        The result is (wanted, vocabulary). ``wanted`` are indices of ``chunks``: logits are
+        computed only for them, because the head is a fifth of the model's work.
         """
         sizes = [len(chunk.tokens) for chunk in chunks]
         ids = [token for chunk in chunks for token in chunk.tokens]
@@ -159,8 +162,8 @@ class LlamaModel:
     ) -> torch.Tensor:
         """Run one token in each slot 0..n-1; return the logits (rows, vocabulary) of ``rows``.
 
-        ``rows`` are the slots that matter, ``active_adapters`` the adapters by slot. The other
-        slots are given any token at their next free position.
+        ``rows`` are the slots whose sequences run, ``active_adapters`` the adapters by slot. The
+        other slots get any token at their next free position; their results are not used.
         """
         slots = len(tokens)
         if self._native is not None:
@@ -183,7 +186,8 @@ class LlamaModel:
             keys, values = self.cache.keys[layer], self.cache.values[layer]
             keys[every, :, place] = k
             values[every, :, place] = v
-            # The query heads that share a key head stand in the place of query positions.
+            # The query heads that share a key head are passed as query positions: so the keys are
+            # not repeated for each head.
             mixed = functional.scaled_dot_product_attention(
                 q.view(grouped),
                 keys[:slots, :, :reach],
@@ -193,7 +197,7 @@ class LlamaModel:
             )
             return mixed.reshape(slots, -1)
 
-        lanes = LaneApply(self._lanes.sync(active_adapters), slots)
+        lanes = LaneApply(self._lora_batch.sync(active_adapters), slots)
         hidden = self._run(torch.tensor(tokens), place, attend, lanes)
         return self._head(hidden if list(rows) == list(range(slots)) else hidden[list(rows)])
 
@@ -204,7 +208,7 @@ class LlamaModel:
         attend: _Attend,
         apply: Apply,
     ) -> torch.Tensor:
-        """Return the normed last hidden states (tokens, hidden)."""
+        """Return the normalised last hidden states (tokens, hidden)."""
         shape = self.shape
         query = shape.heads * shape.head_dim
         keyed = shape.kv_heads * shape.head_dim

@@ -1,7 +1,7 @@
-"""How an adapter lies in memory: its linears in groups, padded to a rank bucket.
+"""Arrange an adapter in memory: its linear layers in groups, padded to a rank bucket.
 
-Owns that layout and its size. Does not know files, which adapters are in memory, or batches.
-Invariant: an adapter's size follows from its rank bucket alone, whichever linears it changes.
+Owns this layout and its size. Invariant: an adapter's size depends on its rank bucket only, not on
+which linear layers it changes.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ GROUPS: Final = {
 
 
 def bucket_of(rank: int) -> int:
-    """Return the smallest rank bucket that holds ``rank``."""
+    """Return the smallest rank bucket that is at least ``rank``."""
     return next(bucket for bucket in RANK_BUCKETS if rank <= bucket)
 
 
 def adapter_bytes(shape: LlamaShape, rank: int, item_bytes: int) -> int:
-    """Return the size of an adapter of all linear layers at ``rank``."""
+    """Return the size in bytes of an adapter of rank ``rank`` on all linear layers."""
     return sum(rank * (out + into) for _, (out, into) in shape.modules()) * item_bytes
 
 
@@ -42,9 +42,10 @@ def adapter_bytes(shape: LlamaShape, rank: int, item_bytes: int) -> int:
 class LoadedAdapter:
     """An adapter in memory, padded to its rank bucket.
 
-    ``down[group]`` is (layers, members * rank, in), ``up[linear]`` (layers, rank, out) with the
-    LoRA scaling folded in. In float16 both are scaled to its range, and their product is to be
-    multiplied by ``factors[linear]``, a power of two; in other dtypes that is 1.
+    ``down[group]`` (LoRA's A) is (layers, members * rank, in). ``up[linear]`` (LoRA's B) is
+    (layers, rank, out) and contains the LoRA scaling. In float16 both are scaled to its range, and
+    their product must be multiplied by ``factors[linear]``, a power of two; in other dtypes that
+    is 1.
     """
 
     adapter_id: AdapterId
@@ -57,7 +58,7 @@ class LoadedAdapter:
 def stack(
     adapter_id: AdapterId, weights: AdapterWeights, shape: LlamaShape, dtype: torch.dtype
 ) -> LoadedAdapter:
-    """Lay out checked weights, padded to their bucket."""
+    """Arrange checked weights in memory, padded to their rank bucket."""
     import torch
 
     rank = bucket_of(weights.header.rank)
@@ -88,7 +89,7 @@ _Stacks = dict[int, tuple["slice | list[int]", "torch.Tensor"]]
 def _by_rank(weights: AdapterWeights, linear: str, layers: int) -> tuple[_Stacks, _Stacks]:
     """Return rank -> (layers, As) and rank -> (layers, Bs times the LoRA scaling) of a linear.
 
-    All layers of one rank together: copying them one by one costs more than reading them.
+    All layers of one rank are handled together: one by one, copying takes longer than reading.
     """
     import torch
 
@@ -99,7 +100,7 @@ def _by_rank(weights: AdapterWeights, linear: str, layers: int) -> tuple[_Stacks
     lower: _Stacks = {}
     upper: _Stacks = {}
     for own, parts in found.items():
-        # A slice writes in one go where a list of places scatters.
+        # A slice is copied at once; a list of indices is slower.
         places = slice(None) if len(parts) == layers else [layer for layer, _, _ in parts]
         lower[own] = places, torch.stack([a for _, a, _ in parts])
         scaled = torch.stack([b for _, _, b in parts]).float()  # rounded once, after scaling
@@ -108,9 +109,10 @@ def _by_rank(weights: AdapterWeights, linear: str, layers: int) -> tuple[_Stacks
 
 
 def _lift(stacks: _Stacks, dtype: torch.dtype) -> float:
-    """Return the power of two that brings the largest value into float16's top octaves, else 1.
+    """Return the power of two that scales the largest value to the top of float16's range.
 
-    float16 then holds 11 significant bits of every value down to a 2**-28th of the largest.
+    float16 then keeps 11 significant bits of every value down to 2**-28 of the largest. Returns 1
+    for other dtypes.
     """
     import torch
 
@@ -118,5 +120,5 @@ def _lift(stacks: _Stacks, dtype: torch.dtype) -> float:
         return 1.0
     bounds = [float(bound) for _, part in stacks.values() for bound in part.aminmax()]
     largest = max((abs(bound) for bound in bounds), default=0.0)
-    # Within float32's exponents, whatever the file holds.
+    # Bounded, so that it stays within float32's exponents for any value in the file.
     return 2.0 ** (15 - max(-80, min(80, math.frexp(largest)[1])))

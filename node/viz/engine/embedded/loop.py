@@ -1,9 +1,9 @@
-"""The generation thread: schedule -> run -> postprocess, one step after another.
+"""Run the generation thread: schedule, run and postprocess, one step after another.
 
-Owns the thread and what a step does. Does not know asyncio, files or money. Invariants: every
-live sequence ends with exactly one finishing piece or one error; a step that fails ends only the
-sequences that fail again when run alone, and a position is run again only if it was not counted as
-cached: a fault in one sequence changes no token of another.
+Owns the thread and the content of a step. Invariants: every live sequence ends with exactly one
+finishing piece or one error; a fault in one sequence changes no token of another. For this, a
+failed step is repeated for each sequence alone, and only those that fail again end. A position is
+run again only if it was not counted as cached.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 _Item = TypeVar("_Item")
 Delivery = list[tuple["StreamState", "Piece | EngineError"]]
-# With nobody decoding, a long prompt may take bigger bites.
+# While no sequence decodes, prefill may take more tokens a step: it delays nobody's next token.
 _IDLE_PREFILL_FACTOR = 4
 
 
 class EngineLoop:
-    """One model's batch; ``submit`` and ``wake`` from any thread, the rest on its own."""
+    """The batch of one model. ``submit`` and ``wake`` may be called from any thread."""
 
     def __init__(
         self,
@@ -49,8 +49,10 @@ class EngineLoop:
     ) -> None:
         self._decoder, self._settings, self._deliver = decoder, settings, deliver
         self.counts: Counter[str] = Counter()
-        self._seats = Scheduler(decoder.cache, store, settings.grace_s, self.counts, self._loaded)
-        self._live = self._seats.live
+        self._scheduler = Scheduler(
+            decoder.cache, store, settings.grace_s, self.counts, self._loaded
+        )
+        self._live = self._scheduler.live
         self._inbox: deque[Sequence] = deque()
         self._load_errors: deque[tuple[AdapterId, EngineError]] = deque()
         self._out: Delivery = []
@@ -69,19 +71,19 @@ class EngineLoop:
         self._news.set()
 
     def close(self) -> None:
-        """End every sequence as cancelled and join the thread; blocking."""
+        """End every sequence as cancelled and wait for the thread to end. Blocks."""
         self._closing = True
         self._news.set()
         self._thread.join()
 
     def gauges(self) -> dict[str, float]:
-        """Return how many sequences run, wait and are paused; approximate from other threads."""
+        """Return how many sequences run, wait and are paused; approximate if they change now."""
         live = list(self._live)
-        seated = [sequence for sequence in live if sequence.slot is not None]
-        paused = sum(1 for sequence in seated if sequence.paused_since is not None)
+        with_slot = [sequence for sequence in live if sequence.slot is not None]
+        paused = sum(1 for sequence in with_slot if sequence.paused_since is not None)
         return {
-            "running": len(seated) - paused,
-            "waiting": len(live) - len(seated) + len(self._inbox),
+            "running": len(with_slot) - paused,
+            "waiting": len(live) - len(with_slot) + len(self._inbox),
             "paused": paused,
         }
 
@@ -90,23 +92,26 @@ class EngineLoop:
             self._news.clear()
             try:
                 ran = self._step()
-            except Exception as error:  # noqa: BLE001 - the thread must outlive any one fault
+            except Exception as error:  # noqa: BLE001 - a fault must not end the thread
                 _log.exception("engine step failed")
                 ran = True
                 for sequence in list(self._live):
                     self._fail(sequence, error)
             self._flush()
             if not ran:
-                self._news.wait(self._seats.patience_s())
+                self._news.wait(self._scheduler.wait_s())
         self._live.extend(self._inbox)
         for sequence in list(self._live):
             self._end(sequence, sequence.cancel())
         self._flush()
 
     def _step(self) -> bool:
-        """Schedule, run one round of prefill and one of decoding; tell whether anything ran."""
+        """Schedule, run one prefill and one decoding step; return whether anything ran.
+
+        The prefill of a step is bounded, so that running sequences get their next token in time.
+        """
         self._admit()
-        self._seats.fill()
+        self._scheduler.fill()
         prefilled = self._prefill()
         self._flush()
         return self._decode() or prefilled
@@ -118,7 +123,7 @@ class EngineLoop:
             self._live.append(self._inbox.popleft())
         while self._load_errors:
             adapter_id, error = self._load_errors.popleft()
-            for sequence in self._seats.unseated():
+            for sequence in self._scheduler.without_slot():
                 if sequence.request.adapter_id == adapter_id:
                     self._end(sequence, error)
         now = time.monotonic()
@@ -143,8 +148,8 @@ class EngineLoop:
             sequence
             for sequence in self._live
             if sequence.slot is not None and not sequence.decodable and sequence.may_run()
-            # What it takes over may be all but the newest token: then it decodes at once.
-            if not self._seats.waits_for_sibling(sequence) and not sequence.decodable
+            # After a copy from its sibling only the newest token may be left: then it decodes.
+            if not self._scheduler.waits_for_sibling(sequence) and not sequence.decodable
         ]
         budget = self._settings.prefill_tokens
         if not any(sequence.decodable for sequence in self._live):
@@ -175,16 +180,17 @@ class EngineLoop:
             sequence.cached += len(chunk.tokens)
             self.counts["prefilled_tokens"] += len(chunk.tokens)
         if ended:
-            # Handed on before the first token, which may be the last and give the slot away.
+            # Siblings copy the finished prompt now: after its first token the sequence may end
+            # and lose its slot.
             for sequence in self._live:
-                self._seats.waits_for_sibling(sequence)
+                self._scheduler.waits_for_sibling(sequence)
         self._accept(ended, chosen)
 
     def _decode(self) -> bool:
         batch = [s for s in self._live if s.decodable and s.may_run()]
         if batch:
             if self._decoder.packed:
-                self._seats.pack(batch)
+                self._scheduler.pack(batch)
             self._isolating(batch, self._run_batch, lambda sequence: sequence)
         return bool(batch)
 
@@ -193,7 +199,8 @@ class EngineLoop:
         rows = max(slots) + 1
         tokens, positions = [0] * rows, [0] * rows
         for sequence in self._live:
-            # A row that does not run writes where its sequence will write next: harmless.
+            # Every row up to the highest slot runs. A row whose sequence does not run now writes
+            # at the position that its next real token overwrites: harmless.
             if sequence.slot is not None and sequence.slot < rows:
                 positions[sequence.slot] = sequence.cached
         for sequence, slot in zip(batch, slots, strict=True):
@@ -214,9 +221,10 @@ class EngineLoop:
         run: Callable[[list[_Item]], None],
         owner: Callable[[_Item], Sequence],
     ) -> None:
-        """Run the batch; if that fails, run each alone and end only those that fail alone.
+        """Run the batch; if it fails, run each item alone and end those that fail alone.
 
-        ``run`` raises before it changes any sequence, or not at all.
+        ``run`` must raise before it changes any sequence, or not at all: otherwise the second run
+        would count a token twice.
         """
         try:
             run(batch)
@@ -234,7 +242,7 @@ class EngineLoop:
     # postprocess
 
     def _accept(self, batch: list[Sequence], chosen: list[SampledToken | EngineError]) -> None:
-        """Give each sequence its token; a fault ends its own sequence and raises nothing."""
+        """Give each sequence its token; a fault ends only its own sequence and is not raised."""
         for sequence, choice in zip(batch, chosen, strict=True):
             if isinstance(choice, EngineError):
                 self._fail(sequence, choice)
@@ -256,7 +264,7 @@ class EngineLoop:
         self._end(sequence, told or EngineError("the model step failed: try again"))
 
     def _end(self, sequence: Sequence, last: Piece | EngineError) -> None:
-        self._seats.end(sequence)
+        self._scheduler.end(sequence)
         self._out.append((sequence.state, last))
 
     def _flush(self) -> None:

@@ -1,6 +1,7 @@
-"""How adapters add to the output of a linear group, in torch: over chunks, and over lanes.
+"""Add the adapters' products to the output of a linear group, in torch.
 
-Owns that arithmetic. Does not know the model's own layers, nor where adapters come from.
+``ChunkApply`` serves prefill (runs of tokens with one adapter each), ``LaneApply`` decoding (one
+token a slot, with the copies of ``viz.engine.embedded.lora_batch``).
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from viz.engine.embedded.loaded_adapter import GROUPS
 
 if TYPE_CHECKING:
     from viz.engine.embedded.loaded_adapter import LoadedAdapter
-    from viz.engine.embedded.lora_batch import LoraBatch
+    from viz.engine.embedded.lora_batch import LoraBucket
 
 
 class Apply(Protocol):
-    """The adapters of one run."""
+    """The adapters of one forward pass."""
 
     def add(self, layer: int, group: str, x: torch.Tensor, y: torch.Tensor) -> None:
         """Add B(A(x)) to ``y`` (tokens, out) in place; ``x`` is (tokens, in)."""
@@ -26,7 +27,7 @@ class Apply(Protocol):
 
 
 class ChunkApply:
-    """Runs of tokens that wear one adapter each: (how many, adapter), one after another."""
+    """Consecutive runs of tokens with one adapter each, given as (tokens, adapter)."""
 
     def __init__(self, runs: Rows[tuple[int, LoadedAdapter | None]]) -> None:
         self._spans: list[tuple[int, int, LoadedAdapter]] = []
@@ -48,9 +49,9 @@ class ChunkApply:
 
 
 class LaneApply:
-    """One token a slot, each with the adapter in its lane."""
+    """One token a slot, each with the adapter in the slot's lane."""
 
-    def __init__(self, buckets: Rows[LoraBatch], slots: int) -> None:
+    def __init__(self, buckets: Rows[LoraBucket], slots: int) -> None:
         whole = list(range(slots))
         self._buckets = [
             (lanes, None if lanes.slots == whole else torch.tensor(lanes.slots))

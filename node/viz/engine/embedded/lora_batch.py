@@ -1,10 +1,11 @@
-"""Adapters beside the batch: a copy of each running sequence's A and B, contiguous by rank bucket.
+"""Keep a copy of each running sequence's adapter, contiguous in memory for batched products.
 
-The torch path of LoRA; the compiled one reads adapters where they lie. A decoding step applies
-all adapters of a bucket in a few batched products over the first ``count`` lanes, with no gather:
-the copy is made once, when a sequence joins. Owns lanes; does not know where adapters come from.
-Invariants: lanes [0, count) of a bucket belong to distinct slots; all buckets together take no
-more than the bound, if the adapters in use fit it.
+This is the torch path of LoRA; the compiled path reads the adapters in place. A *lane* is the place
+of one sequence's copy. The lanes of one padded rank are a bucket. A decoding step applies all
+adapters of a bucket in a few batched products over its first ``count`` lanes. The copy is made
+once, when a sequence joins, so that no step has to gather adapters. Invariants: lanes [0, count) of
+a bucket belong to different slots; all buckets together stay within the memory bound, if the
+adapters in use fit it.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
 _Planes = dict[str, list[torch.Tensor]]
 
 
-class LoraBatch:
-    """The lanes of one rank bucket; slots join and leave, the used lanes stay packed.
+class LoraBucket:
+    """The lanes of one rank bucket; the lanes in use are always the first ones.
 
     ``down[group][layer]`` is (capacity, members * rank, in), ``up[linear][layer]`` (capacity, rank,
-    out): a tensor a layer, so that growing never holds two copies of all.
+    out). Each layer has its own tensor, so that growing holds two copies of one layer only.
     """
 
     def __init__(self, shape: LlamaShape, rank: int, dtype: torch.dtype) -> None:
@@ -49,7 +50,7 @@ class LoraBatch:
         return len(self.slots)
 
     def keep(self, wanted: list[tuple[int, LoadedAdapter]]) -> list[tuple[int, LoadedAdapter]]:
-        """Drop the lanes that ``wanted`` (slot, adapter) does not name; return what it lacks."""
+        """Free the lanes that are not in ``wanted`` (slot, adapter); return its missing entries."""
         missing = list(wanted)
         slots: list[int | None] = []
         for held in self._held:
@@ -65,7 +66,7 @@ class LoraBatch:
         return missing
 
     def join(self, slot: int, adapter: LoadedAdapter) -> None:
-        """Copy an adapter to the next lane, which must be there."""
+        """Copy an adapter to the next lane; ``capacity`` must be large enough."""
         lane = self.count
         for planes, source in self._planes(adapter):
             for layer, plane in enumerate(planes):
@@ -74,7 +75,7 @@ class LoraBatch:
         self._held.append(adapter)
 
     def resize(self, capacity: int) -> None:
-        """Make room for ``capacity`` lanes, at least those in use."""
+        """Change the number of lanes to ``capacity``, which must be at least ``count``."""
         self.capacity = capacity
         for planes in (*self.down.values(), *self.up.values()):
             for layer, old in enumerate(planes):
@@ -88,7 +89,7 @@ class LoraBatch:
         ]
 
     def _drop(self, lane: int) -> None:
-        """Free a lane; the last one takes its place."""
+        """Free a lane; the last lane moves to its place."""
         last = len(self._held) - 1
         if lane != last:
             for planes in (*self.down.values(), *self.up.values()):
@@ -98,24 +99,24 @@ class LoraBatch:
         self._held.pop()
 
 
-class LoraBatchBucket:
-    """All buckets within ``max_bytes`` (None: unbounded), each as large as it had to be."""
+class LoraBatch:
+    """The buckets of all ranks, together within ``max_bytes`` (None: unbounded)."""
 
     def __init__(
         self, shape: LlamaShape, slots: int, dtype: torch.dtype, max_bytes: int | None
     ) -> None:
         self._shape, self._slots, self._dtype = shape, slots, dtype
         self._max_bytes = max_bytes
-        self._buckets: dict[int, LoraBatch] = {}
+        self._buckets: dict[int, LoraBucket] = {}
 
     @property
     def held_bytes(self) -> int:
         return sum(bucket.capacity * bucket.lane_bytes for bucket in self._buckets.values())
 
-    def sync(self, wanted: list[tuple[int, LoadedAdapter]]) -> list[LoraBatch]:
-        """Hold exactly ``wanted`` (slot, adapter); return the buckets in use."""
+    def sync(self, wanted: list[tuple[int, LoadedAdapter]]) -> list[LoraBucket]:
+        """Change the lanes to exactly ``wanted`` (slot, adapter); return the buckets in use."""
         for rank in {adapter.rank for _, adapter in wanted} - set(self._buckets):
-            self._buckets[rank] = LoraBatch(self._shape, rank, self._dtype)
+            self._buckets[rank] = LoraBucket(self._shape, rank, self._dtype)
         missing = {
             rank: bucket.keep([pair for pair in wanted if pair[1].rank == rank])
             for rank, bucket in self._buckets.items()
@@ -128,8 +129,11 @@ class LoraBatchBucket:
                 bucket.join(slot, adapter)
         return [bucket for bucket in self._buckets.values() if bucket.count]
 
-    def _grow(self, bucket: LoraBatch, needed: int) -> None:
-        """Double, or take what is needed, for which the others give up what they do not use."""
+    def _grow(self, bucket: LoraBucket, needed: int) -> None:
+        """Double a bucket's capacity; near the memory bound take only what is needed.
+
+        Near the bound, the other buckets first free the lanes that they do not use.
+        """
         ample = min(self._slots, max(needed, 2 * bucket.capacity))
         more = (ample - bucket.capacity) * bucket.lane_bytes
         if self._max_bytes is None or self.held_bytes + more <= self._max_bytes:

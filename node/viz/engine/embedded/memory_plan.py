@@ -1,8 +1,8 @@
-"""What fits in memory, decided once at start: slots, lanes, adapters; and how many threads run.
+"""Divide the memory between weights, cache slots and adapters, once at start.
 
-Arithmetic over sizes, and one look at what is free. Admission follows from it: the engine never
-allocates beyond this plan while it serves, so a request waits or is refused instead of the process
-being killed. Counted are weights, caches and adapters; a step's activations are small beside them.
+The engine never allocates more than this plan while it serves. So a request waits or is refused,
+and the process is not killed for its memory. Weights, caches and adapters are counted; a step's
+activations are small in comparison. Also finds how much memory and how many processors are free.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FILE_ITEM_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class Widths:
-    """Bytes of one number of the weights, the cache and the adapters; whether lanes copy these."""
+    """Bytes per number of the weights, cache and adapters; ``lanes``: adapters are copied too."""
 
     weight: int
     cache: int
@@ -35,9 +35,10 @@ class Widths:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """How much of everything; ``capacity`` is tokens a slot, ``lane_bytes`` None without lanes.
+    """The sizes to allocate; ``capacity`` is in tokens a slot, ``lane_bytes`` None without lanes.
 
-    ``all_streams_bytes`` is the memory with which as many streams fit as were asked for.
+    A lane is a running sequence's copy of its adapter (``viz.engine.embedded.lora_batch``).
+    ``all_streams_bytes`` is the memory that ``max_streams`` streams would need.
     """
 
     slots: int
@@ -51,10 +52,10 @@ class MemoryPlan:
 def plan(
     shape: LlamaShape, settings: EngineSettings, widths: Widths, memory_bytes: int
 ) -> MemoryPlan:
-    """Divide ``memory_bytes``: weights first, then slots (at most half), then adapters.
+    """Divide ``memory_bytes``: weights first, then slots (at most half of the rest), then adapters.
 
-    Any one adapter fits, also of the largest rank, and beside what is in memory the file that is
-    being read. Raises ModelUnavailable when not even one stream with such an adapter fits.
+    There is always room for one adapter of the largest rank, and for the file that is being read.
+    Raises ModelUnavailable if not even one stream with such an adapter fits.
     """
     capacity = min(settings.context_tokens, shape.context_tokens)
     kept = 2 * shape.layers * shape.kv_heads * shape.head_dim * capacity * widths.cache
@@ -72,7 +73,7 @@ def plan(
     left -= slots * each
     lanes = None
     if widths.lanes:
-        # Room for as many as can be in use at once, but at most half of what is left.
+        # Room for an adapter of the largest rank in every slot, but at most half of the rest.
         more = max(0, min(slots * (largest - lane) - largest, left // 2))
         lanes = slots * lane + largest + more
         left -= more
@@ -82,16 +83,20 @@ def plan(
 
 
 def _weight_bytes(shape: LlamaShape, widths: Widths) -> int:
-    """The embedding is looked up as it was stored, in bf16; a tied head is a second copy of it."""
+    """Return the bytes of all weights.
+
+    The embedding stays in bf16, as it was stored. A tied head is a second copy of it.
+    """
     sizes = {name: math.prod(size) for name, size in shape.tensors().items()}
     embedding = sizes.pop("model.embed_tokens.weight")
     return (sum(sizes.values()) + embedding * shape.tied) * widths.weight + 2 * embedding
 
 
 def available_bytes(root: Path = Path("/")) -> int:
-    """Return the memory that can be had without swapping, or being killed by a control group.
+    """Return the memory in bytes that is free without swapping and within the control groups.
 
-    Linux's own estimate, and the room in this process' control group and those above it.
+    The smallest of Linux's own estimate and the free memory of this process' control group and
+    its parents.
     """
     try:
         lines = (root / "proc/meminfo").read_text("ascii").splitlines()
@@ -103,9 +108,9 @@ def available_bytes(root: Path = Path("/")) -> int:
 
 
 def usable_processors(root: Path = Path("/")) -> int:
-    """Return how many threads can run at once: the processors allowed, or a control group's share.
+    """Return how many threads can run at once: the allowed processors, or a control group's share.
 
-    A thread more than those makes all others wait for it wherever they meet.
+    With one thread more, all others would wait for it at every barrier.
     """
     shares = itertools.chain.from_iterable(_share(group) for _, group in _groups(root, "cpu"))
     return max(1, int(min([len(os.sched_getaffinity(0)), *shares])))
@@ -127,7 +132,7 @@ def _groups(root: Path, controller: str) -> Iterator[tuple[int, Path]]:
         else:
             continue
         place = Path(own.lstrip("/"))
-        # In a container the path may be the host's: of it, only the mount's root is then there.
+        # In a container the path may be the host's. Then only the mount's root exists.
         for group in (place, *place.parents):
             yield version, mount / group
 
@@ -139,7 +144,7 @@ _MEMORY = {
 
 
 def _share(group: Path) -> Iterator[float]:
-    """Yield how many processors' time a group may use, where it is bounded."""
+    """Yield how many processors a group may use, if it is bounded."""
     for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
         try:
             quota, period = " ".join((group / name).read_text("ascii") for name in names).split()
@@ -150,7 +155,7 @@ def _share(group: Path) -> Iterator[float]:
 
 
 def _room(group: Path, limit: str, usage: str, cache: str) -> Iterator[int]:
-    """Yield a group's bound less what it uses, cached files that nobody reads aside."""
+    """Yield a group's bound minus its use in bytes, without inactive cached files, if bounded."""
     try:
         bound = (group / limit).read_text("ascii").strip()
         if bound == "max":

@@ -1,8 +1,7 @@
-"""Whether the compiled pass computes what torch computes here, on a small random model.
+"""Check that the compiled pass gives the same results as torch, on a small random model.
 
-Owns that comparison: every part of the pass (products, norms, positions, attention over a cache,
-adapters of two rank buckets) in a prefill and a decoding step, in milliseconds. Does not know how
-the library was built.
+The check covers every part of the pass (products, norms, positions, attention over a cache,
+adapters of two rank buckets) in a prefill and a decoding step. It takes milliseconds.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from viz.engine.embedded.llama import LlamaModel, PrefillChunk
 from viz.engine.embedded.loaded_adapter import GROUPS, LoadedAdapter
 from viz.engine.embedded.native import Kernels, NativeUnavailable, load_unchecked
 
-# Odd where the pass allows it: a width that fills no panel, rows that fill no tile.
+# Sizes that are not multiples of the pass's panels and tiles, so that the edges are checked too.
 _SHAPE = LlamaShape(
     hidden=40,
     intermediate=56,
@@ -40,9 +39,9 @@ _FACTOR = 0.5
 
 
 def load_kernels(directory: Path, threads: int) -> Kernels:
-    """Return the compiled pass once its numbers were compared with torch's (milliseconds).
+    """Build or load the compiled pass, compare its results with torch's, and return it.
 
-    Raises NativeUnavailable: no compiler, a failed build, or numbers that differ from torch's.
+    Raises NativeUnavailable if there is no compiler, the build fails, or the results differ.
     """
     kernels = load_unchecked(directory, threads)
     try:
@@ -50,12 +49,12 @@ def load_kernels(directory: Path, threads: int) -> Kernels:
     except RuntimeError as error:
         raise NativeUnavailable(f"the build failed: {error}") from error
     if not sound:
-        raise NativeUnavailable("the compiled pass gives wrong numbers")
+        raise NativeUnavailable("the compiled pass gives other results than torch")
     return kernels
 
 
 def agrees(kernels: Kernels) -> bool:
-    """Tell whether all logits are torch's, up to the rounding of sums in another order."""
+    """Return whether all logits equal torch's, up to the rounding of sums in another order."""
     generator = torch.Generator().manual_seed(0)
 
     def random(*size: int) -> torch.Tensor:
@@ -86,7 +85,7 @@ def agrees(kernels: Kernels) -> bool:
 
 
 def _adapter(random: Callable[..., torch.Tensor], rank: int) -> LoadedAdapter:
-    """Return an adapter as the compiled pass takes it: float16, and factors that are not 1."""
+    """Return an adapter in the form of the compiled pass: float16, with factors other than 1."""
     layers, down, up = _SHAPE.layers, {}, {}
     for group, members in GROUPS.items():
         into = _SHAPE.linear(members[0])[1]
@@ -97,7 +96,7 @@ def _adapter(random: Callable[..., torch.Tensor], rank: int) -> LoadedAdapter:
 
 
 def _widened(adapter: LoadedAdapter) -> LoadedAdapter:
-    """Return the same numbers for the torch path."""
+    """Return the same adapter in the form of the torch path: float32, with factors of 1."""
     down = {group: part.float() for group, part in adapter.down.items()}
     up = {linear: part.float() * _FACTOR for linear, part in adapter.up.items()}
     return replace(adapter, down=down, up=up, factors=dict.fromkeys(up, 1.0))

@@ -1,7 +1,7 @@
-"""The memory of this process: zeroed pages on demand, what is resident, what malloc gives back.
+"""Keep this process' resident memory close to the memory in use.
 
-Owns the calls to the operating system that keep the resident memory near what is in use. Each does
-nothing where the system has no such call (the figures are then 0).
+Owns the calls to the operating system for this. If a system does not have such a call, the function
+does nothing, and returns 0 if it returns a number.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import torch
 
-# mallopt(3). Each thread else gets a heap of its own, which keeps what that thread once freed.
+# See mallopt(3). By default each thread gets its own heap, which keeps memory that it freed.
 _M_ARENA_MAX: Final = -8
 _HEAPS: Final = 2
 
 
 def zeros(size: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-    """Return a tensor of zeros whose pages take memory once they are written.
+    """Return a tensor of zeros whose pages take memory only after they are written.
 
-    ``torch.zeros`` writes them all at once: a cache for 32 streams would take 2.8 GB before the
-    first request.
+    ``torch.zeros`` writes all pages: a cache for 32 streams would take 2.8 GB before the first
+    request.
     """
     import torch
 
@@ -39,7 +39,7 @@ def zeros(size: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
 
 
 def resident_bytes(root: Path = Path("/")) -> int:
-    """Return the memory that this process has resident, its mapped files included; 0 if unknown."""
+    """Return this process' resident memory in bytes, with mapped files; 0 if unknown."""
     try:
         pages = int((root / "proc/self/statm").read_text("ascii").split()[1])
     except (OSError, ValueError, IndexError):
@@ -48,12 +48,12 @@ def resident_bytes(root: Path = Path("/")) -> int:
 
 
 def share_heaps() -> None:
-    """Let all threads share two heaps of malloc, so that what one freed serves another."""
+    """Let all threads share two heaps of malloc, so that one can reuse what another freed."""
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _HEAPS)
 
 
 def return_freed() -> None:
-    """Give the pages that malloc keeps of what was freed back to the system."""
+    """Return the pages of freed memory, which malloc keeps, to the system."""
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)

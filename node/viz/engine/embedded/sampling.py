@@ -1,7 +1,7 @@
-"""From logits to tokens, each row by its own rules.
+"""Choose tokens from logits, each row by its own parameters.
 
-Owns temperature, top-k, top-p, seeds and log-probabilities. A row's randomness is a hash of its
-seed and position, so neighbours, pauses and batch order cannot change it. Does not know text.
+Owns temperature, top-k, top-p, seeds and log-probabilities. A row's random number is a hash of its
+seed and token index, so neighbours, pauses and batch order cannot change it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_LOGPROBS = 20
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """How one row is sampled: its rules, its seed and the index of the token to choose."""
+    """How one row is sampled: its parameters, its seed, and the index of the token to choose."""
 
     rules: Sampling
     seed: int
@@ -32,7 +32,7 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class SampledToken:
-    """A chosen token; ``logprob`` and ``top`` (id, logprob) only where asked for."""
+    """A chosen token; ``logprob`` and ``top`` (id, logprob) are set only if requested."""
 
     token_id: int
     logprob: float | None = None
@@ -40,18 +40,19 @@ class SampledToken:
 
 
 def choose(logits: torch.Tensor, draws: Rows[Draw]) -> list[SampledToken | EngineError]:
-    """Choose one token a row of ``logits`` (rows, vocabulary); greedy at temperature 0.
+    """Choose one token for each row of ``logits`` (rows, vocabulary); greedy at temperature 0.
 
-    Log-probabilities are the model's own, before temperature and truncation. A row whose numbers
-    overflowed (an adapter can do that), or that fails otherwise, yields its error, and only it.
+    Log-probabilities are the model's own, before temperature and truncation. If a row's numbers
+    overflowed (an adapter can cause that) or its sampling fails, only this row gets an error.
     """
-    # By numpy: torch would wake its threads for it. NaN counts as the best.
+    # numpy, because torch would wake its threads. numpy's argmax returns a NaN if there is one,
+    # so the check below finds it.
     numbers = logits.float().cpu().numpy()
     greedy = numbers.argmax(axis=-1).tolist()
     found: list[SampledToken | EngineError] = []
     for place, (row, best_id, draw) in enumerate(zip(logits, greedy, draws, strict=True)):
         if not math.isfinite(numbers[place, best_id]):
-            overflow = "the model's numbers overflowed with this adapter: it cannot be served"
+            overflow = "the model's numbers overflow with this adapter: it cannot be served"
             found.append(EngineError(overflow))
             continue
         try:
@@ -78,8 +79,8 @@ def _sample(row: torch.Tensor, draw: Draw) -> int:
     import torch
 
     rules = draw.rules
-    # float64: the running sums must not depend on how the machine vectorises them. Less the best,
-    # so that no temperature, however small, makes a number too large to divide.
+    # float64, so that the choice does not depend on how the machine vectorises the sums. The
+    # maximum is subtracted first, so that a very small temperature does not overflow.
     row = row.double()
     probabilities = torch.softmax((row - row.max()) / rules.temperature, dim=-1)
     ids: torch.Tensor | None = None
@@ -98,6 +99,6 @@ def _sample(row: torch.Tensor, draw: Draw) -> int:
 
 
 def uniform(seed: int, index: int) -> float:
-    """Return the number in [0, 1) that belongs to a seed and a token index."""
+    """Return the pseudo-random number in [0, 1) for a seed and a token index."""
     mixed = hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest()
     return (int.from_bytes(mixed, "big") >> 11) / 2**53

@@ -1,12 +1,13 @@
-"""Who holds a slot and an adapter, and whose turn is next.
+"""Assign cache slots and adapters to sequences, in the order in which they arrived.
 
 Owns the sequences that have not ended, the slots and adapters they hold, and the order in which
-both are given out. Runs on the generation thread, but for ``loaded``.
+both are assigned. Everything except ``loaded`` runs on the generation thread. Invariants:
 
-Invariants: a sequence holds an adapter exactly while it holds a slot; only a sequence that may run
-is given a slot; the longest waiting is served first, and one that waits for memory is passed only
-by requests for the base model; a paused sequence loses its slot only after its grace time, to one
-that needs it.
+- A sequence holds an adapter exactly while it holds a slot.
+- Only a sequence that may run gets a slot.
+- The sequence that waited longest is served first. If it waits for memory, only requests for the
+  base model may pass it.
+- A paused sequence loses its slot only after its grace time, and only to one that needs it.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
 
 
 class Scheduler:
-    """The sequences of one slot cache that have not ended, in the order they came.
+    """Schedules the sequences of one slot cache that have not ended.
 
     ``loaded`` is called on the loader's thread when a requested adapter is in memory, or with the
-    error that kept it out.
+    error if it could not be loaded.
     """
 
     def __init__(
@@ -44,45 +45,52 @@ class Scheduler:
         self._grace_s, self._counts, self._loaded = grace_s, counts, loaded
         self.live: list[Sequence] = []
 
-    def unseated(self) -> list[Sequence]:
-        """Return the sequences without a slot, in the order they came."""
+    def without_slot(self) -> list[Sequence]:
+        """Return the sequences without a slot, in the order of arrival."""
         return [sequence for sequence in self.live if sequence.slot is None]
 
-    def patience_s(self) -> float | None:
-        """Return how long the loop may sleep before a grace time can pass; None if none can."""
-        return self._grace_s / 4 if any(s.may_run() for s in self.unseated()) else None
+    def wait_s(self) -> float | None:
+        """Return how long the loop may sleep; None if it need not wake before an event.
+
+        While a sequence that may run has no slot, the loop must notice when a paused one's grace
+        time has passed.
+        """
+        return self._grace_s / 4 if any(s.may_run() for s in self.without_slot()) else None
 
     def fill(self) -> None:
         """Give free slots to waiting sequences; request the adapters that are not in memory.
 
-        A waiting sequence counts for one slot, also while its adapter is being loaded: no more
-        adapters are requested than there are slots, so that they do not evict one another.
+        A waiting sequence counts for one slot, also while its adapter is being loaded. So no more
+        adapters are requested than there are slots, and they do not evict each other.
         """
-        # As many as can have a slot now: a free one, or that of a sequence paused too long.
-        waiting = [sequence for sequence in self.unseated() if sequence.may_run()]
-        called: set[AdapterId] = set()
+        # Only as many as can get a slot now: a free one, or that of a sequence paused too long.
+        waiting = [sequence for sequence in self.without_slot() if sequence.may_run()]
+        requested: set[AdapterId] = set()
         full = False
         for sequence in waiting[: self._cache.free + len(self._overdue())]:
             adapter_id = sequence.request.adapter_id
-            # Once one adapter finds no memory, later ones are not tried: a small one would pass a
-            # large one for ever. The base model needs no adapter and may pass.
+            # After one adapter finds no memory, later ones are not tried: small adapters could
+            # pass a large one for ever. The base model needs no adapter and may pass.
             if adapter_id != BASE_MODEL:
                 sequence.adapter = None if full else self._store.acquire(adapter_id)
                 if sequence.adapter is None:
-                    full = full or not self._call(adapter_id, called)
+                    full = full or not self._request_load(adapter_id, requested)
                     continue
             if not self._cache.free:
                 self._reclaim(self._overdue()[0])
             sequence.slot, sequence.cached = self._cache.take(), 0
 
     def end(self, sequence: Sequence) -> None:
-        """Take back what the sequence holds and forget it."""
+        """Remove the sequence, and free its slot and adapter."""
         if sequence.slot is not None:
-            self._unseat(sequence)
+            self._free_slot(sequence)
         self.live.remove(sequence)
 
     def pack(self, batch: list[Sequence]) -> None:
-        """Move sequences to lower slots, so that a step runs no more rows than it must."""
+        """Move sequences to lower free slots.
+
+        The torch path runs every row up to the highest slot in use, so gaps cost time.
+        """
         for sequence in sorted(batch, key=lambda s: -(s.slot or 0)):
             assert sequence.slot is not None
             lower = self._cache.lower_free(sequence.slot)
@@ -92,12 +100,14 @@ class Scheduler:
             sequence.slot = lower
 
     def waits_for_sibling(self, sequence: Sequence) -> bool:
-        """Copy what a sibling has cached of the same prompt; say whether to wait for the rest.
+        """Copy a sibling's cache of the same prompt; return whether to wait for more of it.
 
-        The choices of one answer hold one prompt object. The furthest of them computes it, the
-        others copy all but its last token: each runs that itself, for the logits of its first
-        token. The cache depends on the adapter too, so only the same adapter is a sibling.
+        All choices of one request (its ``n``) hold the same prompt object: they are siblings if
+        they also have the same adapter, because the cache depends on it. The sibling that is
+        furthest computes the prompt. The others copy all but the last token, and run that token
+        themselves to get the logits of their first token.
         """
+        # Of siblings that are equally far, the one that came first computes.
         shared = len(sequence.request.prompt) - 1
         if sequence.cached >= shared or sequence.slot is None:
             return False
@@ -120,19 +130,20 @@ class Scheduler:
             sequence.cached = known
         return False
 
-    def _call(self, adapter_id: AdapterId, called: set[AdapterId]) -> bool:
-        """Start loading an adapter; return False while those in use leave no memory for it."""
-        while not self._store.load(adapter_id, self._loaded, called):
-            # An adapter in use is never evicted, so a paused sequence gives up its own first.
+    def _request_load(self, adapter_id: AdapterId, requested: set[AdapterId]) -> bool:
+        """Start loading an adapter; return False if adapters in use leave no memory for it."""
+        while not self._store.load(adapter_id, self._loaded, requested):
+            # An adapter in use is never evicted: first take the slot, and so the adapter, of a
+            # paused sequence.
             holders = [sequence for sequence in self._overdue() if sequence.adapter is not None]
             if not holders:
                 return False
             self._reclaim(holders[0])
-        called.add(adapter_id)
+        requested.add(adapter_id)
         return True
 
     def _overdue(self) -> list[Sequence]:
-        """Return the seated sequences whose grace time has passed, paused longest first."""
+        """Return the sequences with a slot whose grace time has passed, paused longest first."""
         before = time.monotonic() - self._grace_s
         paused = [
             (sequence.paused_since, place, sequence)
@@ -142,11 +153,11 @@ class Scheduler:
         return [sequence for since, _, sequence in sorted(paused) if since <= before]
 
     def _reclaim(self, sequence: Sequence) -> None:
-        """Take the slot of a paused sequence; it computes its cache again when it goes on."""
-        self._unseat(sequence)
+        """Take the slot of a paused sequence; when it continues, it computes its cache again."""
+        self._free_slot(sequence)
         self._counts["reclaimed_slots"] += 1
 
-    def _unseat(self, sequence: Sequence) -> None:
+    def _free_slot(self, sequence: Sequence) -> None:
         assert sequence.slot is not None
         self._cache.give(sequence.slot)
         if sequence.adapter is not None:

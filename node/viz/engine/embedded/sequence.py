@@ -1,7 +1,6 @@
-"""One request's state on the generation thread: its tokens, its text, its right to go on.
+"""Hold one sequence's state on the generation thread: tokens, text, and how far it may run.
 
-Owns what one sequence has produced and how far it may run. Does not know the model or the batch.
-Invariants: ``cached < len(tokens)`` always; a token is delivered exactly once; the text delivered
+Invariants: ``cached < len(tokens)`` always; a token is delivered exactly once; the delivered text
 is what the tokenizer decodes from the delivered tokens, cut at a stop string.
 """
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """A sequence between admission and its last piece."""
+    """A sequence from admission to its last piece."""
 
     request: GenerationRequest
     state: StreamState
@@ -52,11 +51,14 @@ class Sequence:
 
     @property
     def decodable(self) -> bool:
-        """Whether the cache holds all but the newest token."""
+        """Whether the cache holds all tokens except the newest."""
         return self.slot is not None and self.cached == len(self.tokens) - 1
 
     def may_run(self) -> bool:
-        """Whether the allowance and the reader leave room for another token."""
+        """Return whether another token may be generated.
+
+        Two bounds: the paid allowance, and ``buffer_tokens`` ahead of what the reader has taken.
+        """
         bound = self.state.taken_tokens + self.buffer_tokens
         if self.state.allowance is not None:
             bound = min(bound, self.state.allowance)
@@ -66,7 +68,7 @@ class Sequence:
         return Draw(self.request.sampling, self.seed, self.generated)
 
     def accept(self, choice: SampledToken) -> Piece:
-        """Append a chosen token and return the piece to deliver; may finish the sequence."""
+        """Append a chosen token and return the piece to deliver; may end the sequence."""
         token = choice.token_id
         if token in self.end_ids:
             self.finished = "stop"
@@ -82,7 +84,7 @@ class Sequence:
         return Piece(text, (token,), self.finished, logprobs, top)
 
     def cancel(self) -> Piece:
-        """End the sequence where it is."""
+        """End the sequence as cancelled."""
         self.finished = "cancelled"
         return Piece("", (), "cancelled")
 

@@ -1,4 +1,4 @@
-"""The engine's settings: one frozen value, no I/O."""
+"""Define the engine's settings as one frozen value."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """How the base model is served; the defaults suit the packaged model on a small machine.
+    """The engine's settings; the defaults suit the packaged model on a small machine.
 
     ``grace_s`` is how long a paused sequence keeps its slot while others wait for one.
-    ``memory_bytes`` bounds weights, caches and adapters together; 0 takes 60 % of what is free.
-    ``buffer_tokens`` is how far a sequence runs ahead of its reader. ``threads`` 0 takes all
-    the processors that the system lets this process have.
-    ``compile`` builds the engine's own products where a C++ compiler is at hand;
-    ``compute`` "native" insists on them.
+    ``memory_bytes`` bounds weights, caches and adapters together; 0 means 60 % of the free memory.
+    ``buffer_tokens`` is how far a sequence runs ahead of its reader. ``threads`` 0 means all
+    processors that this process may use. ``compile`` builds the engine's own forward pass if there
+    is a C++ compiler; ``compute`` "native" requires it.
     """
 
     max_streams: int = 32

@@ -1,21 +1,21 @@
-"""Stop strings over streamed text: what may be shown, and where to end.
+"""Find stop strings in streamed text, and hold back text that may become one.
 
-Owns the text that might still turn into a stop string. Invariant: shown text never contains a
-stop string nor, at the end, any part of the one that ended it.
+Invariant: the text that is returned never contains a stop string, nor any part of the stop string
+that ended it.
 """
 
 from __future__ import annotations
 
 
 class StopStringFinder:
-    """One sequence's stop strings; text goes in as it comes and out as soon as it is safe."""
+    """The stop strings of one sequence; returns text as soon as it cannot be part of one."""
 
     def __init__(self, stops: tuple[str, ...]) -> None:
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
 
     def push(self, text: str) -> tuple[str, bool]:
-        """Return (text that can be shown now, whether a stop string was met)."""
+        """Add text; return (text that can be shown now, whether a stop string was found)."""
         held = self._held + text
         places = [place for stop in self._stops if (place := held.find(stop)) >= 0]
         if places:
@@ -26,13 +26,13 @@ class StopStringFinder:
         return held[: len(held) - keep], False
 
     def flush(self) -> str:
-        """Return what was held back, once no more text can come."""
+        """Return the text that was held back; call it after the last text."""
         held, self._held = self._held, ""
         return held
 
     @staticmethod
     def _overlap(text: str, stop: str) -> int:
-        """Return the length of the longest end of ``text`` that begins ``stop``."""
+        """Return the length of the longest end of ``text`` that is a beginning of ``stop``."""
         return next(
             (
                 size

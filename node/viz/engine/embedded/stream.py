@@ -1,8 +1,8 @@
-"""The asyncio side of one sequence: pieces out, allowance and cancellation in.
+"""Connect one sequence to asyncio: deliver pieces, and accept allowance and cancellation.
 
-``StreamState`` is what the generation thread and the reader share: plain ints and flags, each
-written by one side only. ``Stream`` is the Generation that callers hold. Neither knows the model.
-Invariant: after a piece with a finish reason, or an error, the stream ends and stays ended.
+``StreamState`` is shared by the generation thread and the reader: plain ints and flags, each
+written by one side only. ``Stream`` is the Generation that a caller holds. Invariant: after a piece
+with a finish reason, or an error, the stream ends and stays ended.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from viz.errors import EngineError
 
 
 class StreamState:
-    """Shared state of a stream and its sequence; ``wake`` tells the generation thread to look."""
+    """Shared state of a stream and its sequence; ``wake`` wakes the generation thread."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self.wake = wake
@@ -33,19 +33,22 @@ class StreamState:
         return self._ended
 
     def put(self, piece: Piece) -> None:
-        """Deliver a piece; on the event loop's thread."""
+        """Deliver a piece. Must be called on the event loop's thread."""
         self._pieces.append(piece)
         self._ended = self._ended or piece.finish_reason is not None
         self._news.set()
 
     def fail(self, error: EngineError) -> None:
-        """End the stream with an error after what was delivered; on the event loop's thread."""
+        """End the stream with an error after the delivered pieces.
+
+        Must be called on the event loop's thread.
+        """
         if not self._ended:
             self._error, self._ended = error, True
             self._news.set()
 
     def abandon(self) -> None:
-        """Cancel without waiting; from any thread."""
+        """Cancel without waiting. May be called from any thread."""
         self.cancelled = True
         self.wake()
 
@@ -55,7 +58,7 @@ class StreamState:
                 error, self._error = self._error, None
                 raise error if error is not None else StopAsyncIteration
             self._news.clear()
-            # Unbounded on purpose: an unpaid stream waits as long as its owner lets it.
+            # No timeout here: how long an unpaid stream waits is the caller's decision.
             await self._news.wait()
         piece = self._pieces.popleft()
         self.taken_tokens += len(piece.token_ids)
@@ -70,7 +73,7 @@ class StreamState:
 
 
 class Stream:
-    """A running sequence as its caller holds it (``viz.domain.ports.engine.Generation``)."""
+    """A running sequence for its caller: implements ``viz.domain.ports.engine.Generation``."""
 
     def __init__(self, state: StreamState) -> None:
         self._state = state
@@ -82,11 +85,11 @@ class Stream:
         return await self._state.take()
 
     def allow(self, total_tokens: int) -> None:
-        """Let the sequence reach ``total_tokens`` generated tokens; never lowers it."""
+        """Allow ``total_tokens`` generated tokens in all; a lower number changes nothing."""
         self._state.allowance = max(self._state.allowance or 0, total_tokens)
         self._state.wake()
 
     async def cancel(self) -> None:
-        """Stop within one step and free the slot; pieces not yet read remain readable."""
+        """Stop within one step and free the slot; pieces that were not read stay readable."""
         self._state.abandon()
         await self._state.ended()

@@ -1,10 +1,10 @@
-"""Licenses: relaying creators' registrations, acquiring grants, and asking for them.
+"""Relay creators' registrations, acquire grants for the node, and check which it has.
 
-Owns what a node does for creators without gas and as a trainer. Does not know work files (the
-creator's side is ``viz.services.market.work_records``) or HTTP. Invariants: a relayed registration
-is checked (signature, deadline, nonce, then a simulation on the chain) before anything is paid for
-it, and paid for within a budget that only what is sent uses up; no approval of the node's tokens
-outlives the call that needed it; a fee is paid only under the terms hash the operator agreed to.
+Owns what a node does for creators without gas, and what it does as a trainer. The creator's files
+are in ``viz.services.market.work_records``. Invariants: a relayed registration is checked
+(signature, deadline, nonce, then a simulation on the chain) before the node pays for it, and is
+paid from a budget that only sent transactions use; an allowance of the node's tokens does not
+outlive the call that needed it; a fee is paid only for the terms hash that the operator agreed to.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from viz.protocol.registration import RegistrationContext
 from viz.services.payments.relay_budget import RelayBudget, RelayPolicy, is_wallet, require_time
 
 MAX_DEADLINE_S: Final = 24 * 3600
-# They ask for no deposit, so the hour has few of them.
+# A registration needs no deposit, so their number an hour is small.
 REGISTRATIONS: Final = RelayPolicy(per_hour=120, per_payer_per_hour=None, per_minute=30)
 
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """A work that is on chain now; rely on its id only after its confirmations."""
+    """A registered work; its id is final only after its confirmations."""
 
     content_id: ContentId
     transaction: Transaction
@@ -56,7 +56,7 @@ class LicenseOffer:
 
 
 class Licensing:
-    """One node's dealings with ContentRegistry."""
+    """Does what one node needs from ContentRegistry: relay, licenses and grants."""
 
     def __init__(
         self,
@@ -67,15 +67,18 @@ class Licensing:
         relays: RelayPolicy | None = REGISTRATIONS,
         fee_wei: Callable[[], Awaitable[int]] | None = None,
     ) -> None:
-        """Relay within ``relays``; None relays nothing. ``fee_wei`` as in ``RelayBudget``."""
+        """Create it; ``relays`` bounds the relaying, None disables it.
+
+        ``fee_wei`` is as in ``RelayBudget``.
+        """
         self._reader = reader
         self._writer = writer
         self._budget = RelayBudget(clock, relays, fee_wei) if relays else None
-        # One fee at a time: concurrent ones would spend each other's allowance.
+        # One fee at a time: concurrent payments would spend each other's allowance.
         self._paying = asyncio.Lock()
 
     async def registration_context(self, creator: Address) -> RegistrationContext:
-        """Return what ``creator`` must sign against."""
+        """Return the values that ``creator`` needs to sign a registration."""
         deployment = self._reader.deployment
         return RegistrationContext(
             deployment.chain_id,
@@ -95,13 +98,13 @@ class Licensing:
         """
         if self._budget is None:
             raise RelayRefused(
-                "this node pays for no registrations: send it with a key that holds the chain's "
-                "coin, or ask another node (its operator sets relay.registrations)"
+                "this node does not pay for registrations: send it with a key that has the chain's "
+                "coin, or use another node (the operator's setting is relay.registrations)"
             )
         work.terms.check()
         deployment = self._reader.deployment
         domain = content_registry_domain(deployment.chain_id, deployment.content_registry)
-        # A contract wallet's is judged by the simulation.
+        # The signature of a contract wallet is checked by the simulation.
         if is_plain(signature) and not is_signed_by(domain.digest(work), signature, work.creator):
             raise InvalidSignature(
                 f"the registration is not signed by {work.creator} for chain "
@@ -110,7 +113,7 @@ class Licensing:
         now_s = await self._reader.chain_time()
         if not now_s <= work.deadline_s <= now_s + MAX_DEADLINE_S:
             raise InvalidRequest(
-                f"the deadline must lie within {MAX_DEADLINE_S // 3600} hours after the chain's "
+                f"the deadline must be at most {MAX_DEADLINE_S // 3600} hours after the chain's "
                 f"time, which is {now_s}: sign again"
             )
         require_time(work.deadline_s, now_s, "the registration")
@@ -127,17 +130,17 @@ class Licensing:
         return registered(sent)
 
     async def offer(self, content_id: ContentId) -> LicenseOffer:
-        """Return a work and its terms for new grants; raise LicenseError where there are none."""
+        """Return a work and its terms for new grants; raise LicenseError if there are none."""
         content = await self._reader.content(content_id)
         if content is None:
             raise LicenseError(f"there is no work {content_id}: check the id")
         if content.withdrawn_at:
-            raise LicenseError(f"work {content_id} was withdrawn: it is not licensed any more")
+            raise LicenseError(f"work {content_id} was withdrawn: it grants no new licenses")
         found = await self._reader.terms(content.terms_hash)
         if found is None:
             raise ChainUnreachable(
-                f"the chain's endpoint knows no terms {hex_of(content.terms_hash)}, which work "
-                f"{content_id} names: try again, or use another endpoint (chain.rpc_url)"
+                f"the chain's endpoint does not know the terms {hex_of(content.terms_hash)} of "
+                f"work {content_id}: try again, or use another endpoint (chain.rpc_url)"
             )
         return LicenseOffer(content, found.terms, found.license_hash)
 
@@ -148,10 +151,11 @@ class Licensing:
         expected_terms: Hash32 | None = None,
         max_fee_units: Units | None = None,
     ) -> GrantState:
-        """Buy a grant for the node's own key and return it; a live one is returned as it is.
+        """Buy a grant for the node's own key and return it; return a live grant without buying.
 
-        ``expected_terms`` are the terms the operator read; without them, those on offer are agreed
-        to as long as the fee is at most ``max_fee_units``. Raises LicenseError, TransactionFailed.
+        ``expected_terms`` is the hash of the terms that the operator read. Without it, the offered
+        terms are accepted if the fee is at most ``max_fee_units``. Raises LicenseError,
+        TransactionFailed.
         """
         async with self._paying:
             offer = await self.offer(content_id)
@@ -159,13 +163,13 @@ class Licensing:
             if expected_terms is not None and expected_terms != terms_hash:
                 raise LicenseError(
                     f"work {content_id} is offered on other terms now (0x{terms_hash.hex()}): read "
-                    "them and agree again"
+                    "and accept them first"
                 )
             fee = offer.terms.training_fee_units
             if max_fee_units is not None and fee > max_fee_units:
                 raise LicenseError(
-                    f"work {content_id} asks a training fee of {fee} units, above the limit of "
-                    f"{max_fee_units}"
+                    f"work {content_id} has a training fee of {fee} units, above the limit of "
+                    f"{max_fee_units}: raise the limit if you agree to the fee"
                 )
             held = await self._reader.grant(content_id, self._writer.address)
             if held is not None and held.live and held.terms_hash == terms_hash:
@@ -173,11 +177,14 @@ class Licensing:
             await self._pay_and_acquire(content_id, terms_hash, fee)
             grant = await self._reader.grant(content_id, self._writer.address)
             if grant is None:
-                raise ChainError(f"the grant for work {content_id} was acquired but is not found")
+                raise ChainError(
+                    f"the grant for work {content_id} was acquired, but the endpoint does not show "
+                    "it yet: try again"
+                )
             return grant
 
     async def require_grants(self, content_ids: Iterable[ContentId]) -> None:
-        """Raise NoLiveGrant naming every work that the node holds no live grant to."""
+        """Raise NoLiveGrant if the node has no live grant to one of these works; name them all."""
         wanted = sorted(set(content_ids))
         grants = [await self._reader.grant(each, self._writer.address) for each in wanted]
         missing = [
@@ -188,7 +195,7 @@ class Licensing:
         if missing:
             named = ", ".join(str(each) for each in missing)
             raise NoLiveGrant(
-                f"{self._writer.address} holds no live grant to work {named}: acquire one with "
+                f"{self._writer.address} has no valid grant to work {named}: acquire one with "
                 f"`viz content license {missing[0]}`",
                 contents=[int(each) for each in missing],
             )
@@ -204,14 +211,15 @@ class Licensing:
         try:
             (await self._writer.submit(acquire)).require_settled("acquiring the grant")
         except BaseException:
-            # Refused, so the allowance is still there: take it back, whatever happens to us.
+            # The grant was not acquired, so the allowance is still there. Revoke it, even if this
+            # task is cancelled.
             revoke = Call("Token", "approve", (registry, 0))
             await asyncio.shield(self._writer.submit(revoke, urgent=True))
             raise
 
 
 def registration_call(work: Register, signature: bytes) -> Call:
-    """Return the call that registers a work by its creator's signature of 65 bytes."""
+    """Return the call that registers a work with its creator's signature of 65 bytes."""
     arguments = (
         work.creator,
         work.commitment,
@@ -225,6 +233,6 @@ def registration_call(work: Register, signature: bytes) -> Call:
 
 
 def registered(transaction: Transaction) -> Registered:
-    """Return the work that a registration created; raise as ``Transaction.require_settled``."""
+    """Return the work that a transaction registered; raise as ``Transaction.require_settled``."""
     event = transaction.require_settled("the registration").event("ContentRegistered")
     return Registered(ContentId(event.args["contentId"]), transaction)

@@ -1,9 +1,9 @@
-"""From trained weights to a served adapter: publish on chain, activate from the chain.
+"""Publish trained weights as an adapter on chain, and activate registered adapters for serving.
 
-Owns the order of the steps and the checks between them. Does not know training, money or how
-weights are loaded. Invariants: nothing is stored or paid for before the contract itself agreed to
-the registration in a simulation; an adapter is handed to the engine only when the bytes fetched by
-its CID hash to the digest on chain, it belongs to the loaded base model and may be served here.
+Owns the order of the steps and the checks between them. Invariants: nothing is stored or paid for
+before a simulation showed that the contract accepts the registration; an adapter is given to the
+engine only if the bytes of its CID hash to the digest on chain, it belongs to the loaded base
+model, and this node may serve it.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
 from viz.basemodel.safetensor_file import file_digest
 from viz.domain.ports.blobs import BlobStore
-from viz.domain.ports.chain import AdapterState, ChainReader
+from viz.domain.ports.chain import AdapterState, ChainReader, WeightsAddress
 from viz.domain.ports.engine import Engine
 from viz.domain.ports.transactions import Call, ChainWriter, Transaction
 from viz.domain.shares import Share, check_shares, share_words
@@ -34,14 +34,14 @@ from viz.errors import (
 )
 from viz.private import make_private_folder
 
-# Of the length that every CIDv1 of ours has: what the simulation runs with.
+# Stands for the CID in the simulation, when nothing is stored yet. It has a real CID's length.
 _PLACE_HOLDER: Final = "b" + "a" * 58
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What a trainer registers. ``shares`` are (contentId, bps) rows, in any order."""
+    """The data of an adapter's registration; ``shares`` are (contentId, bps), in any order."""
 
     weights: Path
     base_model: Hash32
@@ -53,7 +53,7 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A registered adapter; rely on its id only after its confirmations."""
+    """A registered adapter; its id is final only after its confirmations."""
 
     adapter_id: AdapterId
     cid: Cid
@@ -61,21 +61,8 @@ class Published:
     transaction: Transaction
 
 
-class WeightsAddress(Protocol):
-    """What names an adapter's weights: a registered adapter, or the ledger's record of one."""
-
-    @property
-    def adapter_id(self) -> AdapterId: ...
-
-    @property
-    def weights_digest(self) -> Hash32: ...
-
-    @property
-    def cid(self) -> Cid: ...
-
-
 class Publishing:
-    """One node's adapters, towards the chain and back."""
+    """Registers one node's adapters, and fetches registered ones for its engine."""
 
     def __init__(
         self,
@@ -87,7 +74,7 @@ class Publishing:
         engine: Engine | None = None,
         max_blob_bytes: int = 512 * 1024 * 1024,
     ) -> None:
-        """``directory`` keeps the plain weights of active adapters."""
+        """Create it; ``directory`` holds the plain weights of active adapters."""
         self._reader = reader
         self._writer = writer
         self._blobs = blobs
@@ -111,9 +98,11 @@ class Publishing:
         return Published(adapter_id, cid, digest, sent)
 
     async def check(self, publication: Publication, digest: Hash32) -> None:
-        """Raise what the registration would fail with now; store and send nothing."""
+        """Raise the error with which the registration would fail now; store and send nothing."""
         if publication.royalty_bps + publication.trainer_bps > BPS:
-            raise InvalidRequest("royalty and trainer's share sum to more than 10,000 bps")
+            raise InvalidRequest(
+                "royalty and trainer's share sum to more than 10,000 bps: lower one of them"
+            )
         call = _registration(publication, digest, Cid(_PLACE_HOLDER))
         try:
             await self._writer.simulate(call)
@@ -123,7 +112,7 @@ class Publishing:
             raise
 
     async def activate(self, adapter_id: AdapterId) -> AdapterState:
-        """Fetch a registered adapter's weights, check them, and hand them to the engine.
+        """Fetch a registered adapter's weights, check them, and give them to the engine.
 
         Raises UnknownAdapter, AdapterNotServable, BlobNotFound, BlobCorrupt, InvalidAdapterFile.
         """
@@ -132,7 +121,8 @@ class Publishing:
         adapter = await self._reader.adapter(adapter_id)
         if adapter is None:
             raise UnknownAdapter(
-                f"adapter {adapter_id} is not registered, or has not its confirmations yet"
+                f"adapter {adapter_id} is not registered, or does not have its confirmations yet: "
+                "check the id, or try again later"
             )
         if adapter.base_model != self._engine.model.digest:
             raise AdapterNotServable(
@@ -148,9 +138,9 @@ class Publishing:
         return adapter
 
     async def weights(self, adapter: WeightsAddress) -> Path:
-        """Return the path of an adapter's plain weights, fetched where they are not here yet.
+        """Return the path of an adapter's plain weights; fetch them first if needed.
 
-        A file that does not hash to the chain's digest is fetched anew. Raises BlobNotFound,
+        A file that does not hash to the chain's digest is fetched again. Raises BlobNotFound,
         BlobCorrupt, BlobTooLarge, StorageUnavailable.
         """
         target = self.path_of(adapter.weights_digest)
@@ -158,7 +148,7 @@ class Publishing:
             return target
         if await asyncio.to_thread(target.exists):
             _log.warning(
-                "adapter file is damaged, fetched anew",
+                "adapter file is damaged, fetched again",
                 adapter_id=adapter.adapter_id,
                 cid=adapter.cid,
             )
@@ -174,13 +164,14 @@ class Publishing:
             await asyncio.to_thread(target.unlink, missing_ok=True)
             raise BlobCorrupt(
                 f"adapter {adapter.adapter_id}'s weights ({adapter.cid}) do not hash to the digest "
-                f"on chain, {hex_of(adapter.weights_digest)}: its trainer published wrong bytes"
+                f"on chain, {hex_of(adapter.weights_digest)}: ask its trainer, who published wrong "
+                "bytes"
             )
         await self._blobs.pin(adapter.cid)
         return target
 
     def path_of(self, weights_digest: Hash32) -> Path:
-        """Return where plain weights with this digest are kept."""
+        """Return the path of the plain weights with this digest."""
         return self._directory / f"{weights_digest.hex()}.safetensors"
 
 

@@ -1,11 +1,12 @@
-"""The record of a work that is registered, or about to be: what its creator must not lose.
+"""Write and read the record of a work's registration, which its creator must not lose.
 
-Owns the file beside the work (``<work>.registration.json``, mode 0600): it holds the salt, which a
-trainer needs to check the work and which makes the commitment meaningless once destroyed, and what
-was signed for the work last. How a work gets onto the chain is ``viz.creator.registration``'s.
+Owns the file beside the work (``<work>.registration.json``, mode 0600). It holds the salt and the
+last signature for the work. A trainer needs the salt to check the work; if the salt is destroyed,
+nobody can connect the commitment on chain with the work. ``viz.creator.registration`` registers the
+work.
 
-Invariant: a second record of the same file and creator has the first one's salt, and remembers the
-first one's signature.
+Invariant: a second record of the same file and creator keeps the salt and the signature of the
+first.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from viz.protocol.wire_model import struct_from_json, struct_to_json
 
 @dataclass(frozen=True, slots=True)
 class SignedOnce:
-    """A signature that left this machine: until the deadline, its holder may register by it."""
+    """A signature that left this machine: its holder can register with it until the deadline."""
 
     nonce: int
     deadline_s: int
@@ -46,9 +47,9 @@ class SignedOnce:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """A work's record: all that its creator, and a trainer it is shown to, must know.
+    """A work's record: what its creator needs, and a trainer to whom it is shown.
 
-    ``on_chain`` says that the content id was read from the chain; else only a node told it.
+    ``on_chain``: the content id was read from the chain. If False, only a node has reported it.
     """
 
     title: str
@@ -88,7 +89,7 @@ class Registration:
 
     @classmethod
     def from_json(cls, value: object) -> Self:
-        """Return the record; raise InvalidRequest where it is not one."""
+        """Return the record in these JSON values; raise InvalidRequest if there is none."""
         reader = Reader(value, "the registration's record")
         content_id = reader.optional("contentId", reader.integer)
         found = value if isinstance(value, Mapping) else {}
@@ -111,12 +112,12 @@ class Registration:
 
 
 def record_path(work: Path) -> Path:
-    """Return where a work's record is kept: beside it."""
+    """Return the path of a work's record, which is beside the work."""
     return work.with_name(work.name + ".registration.json")
 
 
 def read_description(path: Path, *, token_decimals: int) -> WorkDescription:
-    """Return what a terms file says; raise InvalidWork."""
+    """Read a terms file; raise InvalidWork if it cannot be read or is not valid."""
     try:
         return parse_description(path.read_text(encoding="utf-8"), token_decimals=token_decimals)
     except OSError as error:
@@ -126,7 +127,7 @@ def read_description(path: Path, *, token_decimals: int) -> WorkDescription:
 
 
 def read_work(path: Path, kind: str) -> Work:
-    """Return the parsed work of a file; raise InvalidWork."""
+    """Read and parse a work's file; raise InvalidWork if it cannot be read or is not valid."""
     try:
         return parse_work(kind, path.read_bytes())
     except OSError as error:
@@ -134,10 +135,10 @@ def read_work(path: Path, kind: str) -> Work:
 
 
 def draft(path: Path, description: WorkDescription, creator: Address) -> Registration:
-    """Return the record of a work that is to be registered, and keep it on disk.
+    """Make the record of a work that will be registered, write it to disk, and return it.
 
-    An earlier record of the same file and creator lends its salt and its signature. Raises
-    InvalidWork, and InvalidRequest when the work is registered already.
+    It takes the salt and the signature of an earlier record of the same file and creator. Raises
+    InvalidWork, and InvalidRequest if the work is already registered.
     """
     work = read_work(path, description.kind)
     earlier = load_record(path)
@@ -148,7 +149,7 @@ def draft(path: Path, description: WorkDescription, creator: Address) -> Registr
             raise InvalidRequest(
                 f"{known}: keep {record_path(path)}, which holds its salt"
                 if earlier.on_chain
-                else f"{known}, says a node: give --rpc URL, a chain node of your choice, to look"
+                else f"{known}, says a node: give --rpc URL of a chain node of your choice to check"
             )
         salt, signed = earlier.salt, earlier.signed
     made = Registration(
@@ -169,7 +170,7 @@ def draft(path: Path, description: WorkDescription, creator: Address) -> Registr
 
 
 def load_record(work: Path) -> Registration | None:
-    """Return a work's record; None where there is none, InvalidRequest where it is damaged."""
+    """Return a work's record; None if there is none, InvalidRequest if it is damaged."""
     path = record_path(work)
     try:
         return Registration.from_json(load_json(path.read_bytes()))
@@ -182,7 +183,7 @@ def load_record(work: Path) -> Registration | None:
 def titles_of(training: Mapping[str, Any]) -> dict[ContentId, str]:
     """Return the titles of a training request's works, from the records beside their files.
 
-    A work without a readable record has none: a title is for people, and nothing rests on it.
+    A work without a readable record is left out: titles are only shown to people.
     """
     found: dict[ContentId, str] = {}
     for work in training.get("works", ()):
@@ -196,7 +197,7 @@ def titles_of(training: Mapping[str, Any]) -> dict[ContentId, str]:
 
 
 def save_record(work: Path, made: Registration) -> None:
-    """Write a work's record, whole or not at all, readable by its owner only."""
+    """Write a work's record atomically, readable by its owner only."""
     path = record_path(work)
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)

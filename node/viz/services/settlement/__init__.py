@@ -1,1 +1,1 @@
-"""Claims: when they are due, in what batches, and whether ledger and chain agree."""
+"""Settlement: when to claim, in which batches, and whether ledger and chain agree."""

@@ -1,8 +1,8 @@
-"""By when each channel must be claimed: payers that leave, adapters that end.
+"""Find the time before which each channel must be claimed.
 
-Owns what is known of close requests, and the look at the ends of adapters. Does not decide what is
-claimed (``viz.services.settlement.claim_policy``), and stores nothing: after a restart the chain is
-asked again.
+A channel has such a deadline if its payer requested a close, or one of its adapters ends. Owns the
+known close requests. ``viz.services.settlement.claim_policy`` decides what is claimed. Nothing is
+stored: after a restart the chain is asked again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ClaimBy = Callable[[AdapterId], Awaitable[int | None]]
 
 
 class ClaimDeadlines:
-    """Which channels cannot wait; ``claim_by`` says it of an adapter, in chain time."""
+    """Knows the channels with a deadline; ``claim_by`` returns that of an adapter (chain time)."""
 
     def __init__(self, reader: ChainReader, node: Address, claim_by: ClaimBy | None = None) -> None:
         self._reader = reader
@@ -30,24 +30,25 @@ class ClaimDeadlines:
         self._asked: set[Address] = set()
 
     def close_requested(self, signer: Address) -> bool:
-        """Note that this channel's payer is leaving; return whether that is news."""
+        """Record that this channel's payer requested a close; return whether it was unknown."""
         news = signer not in self._closing
         self._closing.add(signer)
         return news
 
     def claimed(self, signer: Address) -> None:
-        """A row of this channel is settled: should it owe more, the chain is asked anew."""
+        """Record that a row of this channel is settled; the next ``of`` asks the chain again."""
         self._closing.discard(signer)
         self._asked.discard(signer)
 
-    async def of(self, owing: Mapping[Address, Collection[AdapterId]]) -> dict[Address, int]:
+    async def of(self, unclaimed: Mapping[Address, Collection[AdapterId]]) -> dict[Address, int]:
         """Return the chain time before which each channel with a deadline must be claimed.
 
-        ``owing`` are the channels with unclaimed lines, and the adapters of those. Raises
-        ChainError.
+        ``unclaimed`` holds the channels with unclaimed lines, and the adapters of these lines.
+        Raises ChainError.
         """
-        # Requests are reported once: who left before this process began has to be asked for.
-        ask = [each for each in owing if each not in self._asked or each in self._closing]
+        # The watcher reports a close request once. So each channel is read once from the chain, to
+        # find requests from before this process began, and again while it is closing.
+        ask = [each for each in unclaimed if each not in self._asked or each in self._closing]
         found: dict[Address, int] = {}
         for signer in ask:
             seen = await self._reader.channel(signer, self._node, confirmed=False)
@@ -56,9 +57,10 @@ class ClaimDeadlines:
                 self._closing.add(signer)
                 found[signer] = seen.close_at
             elif signer in self._closing:
-                found[signer] = NEVER  # a close by agreement, or one that vanished: no hurry
-        ends = await self._ends({key for lines in owing.values() for key in lines})
-        for signer, lines in owing.items():
+                # A close by agreement, or a request that a reorganisation removed: no deadline.
+                found[signer] = NEVER
+        ends = await self._ends({key for lines in unclaimed.values() for key in lines})
+        for signer, lines in unclaimed.items():
             times = [ends[key] for key in lines if key in ends]
             if times:
                 found[signer] = min(*times, found.get(signer, NEVER))

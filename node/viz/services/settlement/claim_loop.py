@@ -1,22 +1,22 @@
-"""Claiming what buyers signed, distributing royalties, collecting income.
+"""Claim the buyers' vouchers on chain, distribute royalties, and collect income.
 
-Owns the decision when a voucher becomes a claim row, and the outbox that carries rows to the chain.
+Owns the decision when a voucher becomes a claim row, and the outbox that sends rows to the chain.
 Invariants:
 
-- A row is frozen, with its channel's base, in one commit, and only then sent. What became of it is
-  read from the channel's settled total at the confirmation depth, never from a transaction's fate:
-  at or above the row's end it is settled, below it is not. So a crash, a lost answer, a repeated
-  transaction or a reorganisation can neither lose a row nor count it twice.
-- No claim is sent while an earlier one's outcome is open.
-- While the chain's fee is above the operator's bound, rows stay frozen and wait. Where a deadline
-  presses (``ClaimContext.pressing``) they are sent, and a stuck claim's fee is raised, at up to
-  four times the bound.
-- Rows that would fail are never sent: those that can still become good (the deposit was withdrawn,
-  an earlier row is missing) are kept. All others are dropped, with a log line, once the chain said
-  the same in every pass of an hour: one wrong answer of an endpoint gives up no money. The
-  operator's own claim takes up every dropped row again.
-- A settled total at which no row ends finishes none: the endpoint answered wrongly, or the ledger
-  is older than the chain.
+- A row is frozen in one commit with its channel's base, and sent only after that. Whether it is
+  settled is read from the channel's settled total at the confirmation depth, not from a
+  transaction's result: at or above the row's end it is settled, below it is not. So a crash, a lost
+  answer, a repeated transaction or a reorganisation can neither lose a row nor count it twice.
+- No claim is sent while the outcome of an earlier one is unknown.
+- While the chain's fee is above the operator's bound, rows stay frozen and wait. Near a deadline
+  (``ClaimContext.pressing``) they are sent, and a stuck claim's fee is raised, at up to four times
+  the bound.
+- Rows that would fail are never sent. If such a row can still become good (the deposit was
+  withdrawn, an earlier row is missing), it is kept. Any other is dropped, with a log line, after
+  the chain refused it for the same reason in every pass of an hour: one wrong answer of an endpoint
+  must not lose money. The operator's own claim reopens every dropped row.
+- If no row ends at the chain's settled total, no row is finished: the endpoint answered wrongly, or
+  the ledger is older than the chain.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from viz.services.settlement.claim_sender import ClaimSender
 _WAITING: Final = frozenset(
     {RowStatus.NO_CHANNEL, RowStatus.WRONG_BASE, RowStatus.INSUFFICIENT_DEPOSIT}
 )
-# A row that is bad stays bad: what a faulty endpoint says of a good one passes.
+# A row that is really bad stays bad. A wrong answer of an endpoint about a good row passes.
 DROP_AFTER_S: Final = 3_600
 DROP_AFTER_PASSES: Final = 3
 _log = structlog.get_logger()
@@ -64,7 +64,7 @@ __all__ = ["ClaimPolicy", "ClaimReport", "ClaimService"]
 
 @dataclass(frozen=True, slots=True)
 class ClaimReport:
-    """What one pass did. ``claimed_units`` counts rows that reached the chain in this pass."""
+    """The result of one pass; ``claimed_units`` counts the rows that it claimed on chain."""
 
     frozen: int = 0
     settled: int = 0
@@ -76,7 +76,7 @@ class ClaimReport:
 
 @dataclass(slots=True)
 class _Refusal:
-    """What the chain says of a row, since when, and in how many passes without a break."""
+    """Why the chain refuses a row, since when, and in how many consecutive passes."""
 
     status: RowStatus
     since_s: int
@@ -84,7 +84,7 @@ class _Refusal:
 
 
 class ClaimService:
-    """The outbox between the ledger and the chain, one pass at a time."""
+    """Carries claim rows from the ledger to the chain, one pass at a time."""
 
     def __init__(
         self,
@@ -98,8 +98,11 @@ class ClaimService:
         fee_wei: Callable[[], Awaitable[int]] | None = None,
         claim_by: ClaimBy | None = None,
     ) -> None:
-        """Make the outbox; ``fee_wei`` says what a unit of gas costs now (None: nothing), and
-        ``claim_by`` when an adapter's earnings must be claimed, where it ends."""
+        """Create the service.
+
+        ``fee_wei`` returns what a unit of gas costs now (None: gas is free). ``claim_by`` returns
+        the chain time before which an adapter's earnings must be claimed, if the adapter ends.
+        """
         self._reader = reader
         self._writer = writer
         self._ledger = ledger
@@ -118,14 +121,14 @@ class ClaimService:
         events.close_seen.listen(self.close_requested)
 
     def close_requested(self, signer: Address) -> None:
-        """Claim this channel at the next pass, and make that now; its payer is leaving."""
+        """Start a pass now that claims this channel: its payer requested a close."""
         if self._deadlines.close_requested(signer):
             self._wake.set()
 
     async def channel_closing(self, channel: Hash32) -> None:
-        """Do as ``close_requested`` by the channel's id, as the event CloseRequested names it.
+        """Call ``close_requested`` for a channel's id, which the event CloseRequested names.
 
-        Channels of other nodes are ignored.
+        Ignores channels to other nodes.
         """
         for held in await self._ledger.channels():
             if channel_id(held.signer, self._writer.address) == channel:
@@ -133,11 +136,11 @@ class ClaimService:
 
     @property
     def fees_raised(self) -> int:
-        """How often the node offered more for a transaction that no block took."""
+        """How many times the node raised the fee of a stuck transaction."""
         return self._writer.fees_raised
 
     async def run(self) -> None:
-        """Claim when the policy says so, until cancelled; retry after a failure of the chain."""
+        """Claim as the policy decides, until cancelled; retry after a failure of the chain."""
         told = ""
         while True:
             self._wake.clear()
@@ -146,7 +149,7 @@ class ClaimService:
                 told = ""
             except ChainError as error:
                 if error.code != told:  # a high fee may last for hours: it is logged once
-                    _log.warning("claim put off", reason=error.detail)
+                    _log.warning("claim postponed", reason=error.detail)
                 told = error.code
             try:
                 async with asyncio.timeout(self._policy.interval_s):
@@ -155,23 +158,23 @@ class ClaimService:
                 continue
 
     async def step(self, *, force: bool = False) -> ClaimReport:
-        """Make one pass; ``force`` claims all there is, whatever the policy says.
+        """Make one pass; ``force`` claims everything without asking the policy.
 
-        Raises ChainUnreachable, and TransactionFailed where the claim as a whole cannot be sent.
+        Raises ChainUnreachable, and TransactionFailed if no row could be sent.
         """
         return await self._make_pass(force=force)
 
     async def claim(self, signer: Address) -> ClaimReport:
-        """Claim all that this signer owes now, and no other channel. Raises as ``step``.
+        """Claim everything unclaimed of this signer's channel, and of no other. Raises as ``step``.
 
-        A stranger may cause this: it must not make the node pay for other channels' rows.
+        A stranger can cause this call, so the node must not pay for other channels' rows here.
         """
         return await self._make_pass(force=True, only=signer)
 
     async def _make_pass(self, *, force: bool, only: Address | None = None) -> ClaimReport:
         async with self._pass:
-            # The outcome of earlier claims comes first. A row whose claim is still open must not be
-            # sent again beside it: both could be mined, and the second would only cost gas.
+            # First find the outcome of earlier claims. A row whose claim is still open must not be
+            # sent again: both transactions could be mined, and the second would only cost gas.
             unresolved = [
                 found
                 for found in await self._writer.recover(urgent=bool(self._pressing))
@@ -184,12 +187,12 @@ class ClaimService:
             settled = await self._finish_settled(only)
             if unresolved:
                 _log.info("claim waits", open_transactions=len(unresolved))
-                # A deadline may come near while the claim is stuck. Noted here, so that the next
-                # pass recovers it as urgent, which raises its fee.
+                # A deadline may come near while the claim is stuck. This call updates _pressing, so
+                # that the next pass recovers the claim as urgent, which raises its fee.
                 await self._claim_context((), self._clock.now_s())
                 return ClaimReport(settled=settled, waiting=len(await self._ledger.frozen()))
-            # A claim that failed pauses all but the operator's: a fault of the rows or the endpoint
-            # would burn gas in every pass.
+            # After a failed claim only the operator's pass sends again for a while: a fault of the
+            # rows or the endpoint would cost gas in every pass.
             if self._sender.held and not operator:
                 return ClaimReport(settled=settled, waiting=len(await self._ledger.frozen()))
             frozen = await self._freeze(force=force, only=only)
@@ -215,9 +218,10 @@ class ClaimService:
             )
 
     async def distribute(self, adapter_id: AdapterId) -> Transaction:
-        """Pay an adapter's royalties to the present owners of its works; anyone may call it.
+        """Pay an adapter's royalties to the present owners of its works.
 
-        Raises UnknownAdapter, TransactionFailed, OutcomeUnknown.
+        Anyone may call the contract for this. Raises UnknownAdapter, TransactionFailed,
+        OutcomeUnknown.
         """
         adapter = await self._reader.adapter(adapter_id)
         if adapter is None:
@@ -228,17 +232,17 @@ class ClaimService:
         return sent.require_settled(f"distributing adapter {adapter_id}'s royalties")
 
     async def undistributed(self, adapter_ids: Sequence[AdapterId]) -> dict[AdapterId, Units]:
-        """Return what the works of these adapters earned and nobody distributed, where any is."""
+        """Return the undistributed royalties of those of these adapters that have any."""
         found = {each: await self._reader.undistributed(each) for each in adapter_ids}
         return {each: units for each, units in found.items() if units}
 
     async def collect(self, account: Address | None = None) -> Transaction:
-        """Send an account's balance (this node's own by default) to it or its payout address."""
+        """Send an account's balance (by default this node's) to it, or to its payout address."""
         call = Call("Settlement", "collect", (account or self._writer.address,))
         return (await self._writer.submit(call)).require_settled("collecting")
 
     async def _finish_settled(self, only: Address | None = None) -> int:
-        """Close the rows (of one signer) whose end the chain has confirmed; return how many."""
+        """Finish the rows whose end the chain has confirmed (of ``only`` if given); count them."""
         settled = 0
         rows: dict[Address, list[ClaimRecord]] = {}
         for row in await self._ledger.frozen():
@@ -247,7 +251,8 @@ class ClaimService:
         for signer, own in rows.items():
             channel = await self._reader.channel(signer, self._writer.address)
             total_units = channel.settled_units if channel else 0
-            # The settled total alone decides: it is true whichever transaction carried the row.
+            # Only the settled total decides: it is right for any transaction that carried the row.
+            # A total between two rows' ends cannot come from this ledger's rows: finish none.
             ended = [row for row in own if row.end_units <= total_units]
             if ended and ended[-1].end_units != total_units:
                 _log.error(
@@ -268,8 +273,8 @@ class ClaimService:
         """Freeze the vouchers that are due, so that they can be sent; return how many."""
         now_s = self._clock.now_s()
         due = [channel for channel in await self._ledger.channels() if value_of(channel)]
-        # A voucher replaces the one before it, so its own time does not say how old the money is:
-        # the first sight of unclaimed money is kept until a row takes it.
+        # A new voucher replaces the one before it, so its own time does not show how old the
+        # unclaimed money is: the time of the first unclaimed voucher is kept until it is frozen.
         self._due_since = {
             channel.signer: self._due_since.get(channel.signer, channel.voucher_at)
             for channel in due
@@ -286,7 +291,8 @@ class ClaimService:
         for channel in chosen:
             row = await self._ledger.freeze(channel.signer, now_s=now_s)
             if row is not None:
-                # At once: a request that is served meanwhile must read the channel's new base.
+                # Now, not after the loop: a request that is served meanwhile must read the
+                # channel's new base.
                 self._row_frozen.tell(row.signer)
                 frozen += 1
                 self._due_since.pop(row.signer, None)
@@ -294,11 +300,11 @@ class ClaimService:
         return frozen
 
     async def _claim_context(self, due: Sequence[ChannelRecord], now_s: int) -> ClaimContext:
-        """Return the fee now and the deadlines of the due and the frozen; note what presses."""
-        owing = {each.signer: set(each.unclaimed()) for each in due}
+        """Return the fee and the deadlines of due channels and frozen rows; update _pressing."""
+        unclaimed = {each.signer: set(each.unclaimed()) for each in due}
         for row in await self._ledger.frozen():
-            owing.setdefault(row.signer, set()).update(key for key, _ in row.lines)
-        deadlines = await self._deadlines.of(owing)
+            unclaimed.setdefault(row.signer, set()).update(key for key, _ in row.lines)
+        deadlines = await self._deadlines.of(unclaimed)
         chain_now_s = await self._reader.chain_time() if deadlines else now_s
         fee_wei = await self._fee() if due else 0
         context = ClaimContext(now_s, chain_now_s, fee_wei, deadlines, self._due_since)
@@ -311,7 +317,7 @@ class ClaimService:
     async def _judge(self, rows: Sequence[ClaimRecord]) -> tuple[list[ClaimRecord], int]:
         """Ask the chain how it would judge the rows; return the good ones and the number dropped.
 
-        A bad row brings nothing and costs gas all the same, so the contract's view is asked first.
+        A bad row costs gas and earns nothing, so the contract's view is asked before sending.
         """
         good: list[ClaimRecord] = []
         dropped = 0
@@ -319,7 +325,8 @@ class ClaimService:
             statuses = await self._reader.preview_claim(self._writer.address, packed(part))
             if len(statuses) != len(part):
                 raise ChainUnreachable(
-                    f"the chain answered nonsense: {len(statuses)} judgements of {len(part)} rows"
+                    f"the chain returned {len(statuses)} statuses for {len(part)} rows: use "
+                    "another rpc_url if this continues"
                 )
             for row, status in zip(part, statuses, strict=True):
                 if status is RowStatus.GOOD:
@@ -339,7 +346,7 @@ class ClaimService:
         return good, dropped
 
     def _is_bad_for_good(self, row: ClaimRecord, status: RowStatus) -> bool:
-        """Note that the chain refused the row; say whether it did so long enough to drop it."""
+        """Record that the chain refused the row; return whether to drop it now."""
         if status in _WAITING:
             self._refused.pop(row.claim_id, None)
             return False
@@ -354,7 +361,7 @@ class ClaimService:
         return True
 
     def _tell_waiting(self, row: ClaimRecord, status: RowStatus) -> None:
-        # Logged once: it is also the ordinary state of a row that is mined and not yet confirmed.
+        # Logged once: a row that is mined but not yet confirmed is normally in this state too.
         if (row.claim_id, status) not in self._told:
             self._told.add((row.claim_id, status))
             tell = _log.info if status in _WAITING else _log.warning
@@ -362,13 +369,13 @@ class ClaimService:
 
 
 def _require_worth(chosen: Sequence[ChannelRecord], policy: ClaimPolicy, fee_wei: int) -> None:
-    """Raise InvalidRequest if the claim of one channel would cost the node more than it brings.
+    """Raise InvalidRequest if the claim of one channel would cost the node more than it earns.
 
-    A stranger can cause such a claim by asking to close, so it may not cost anything.
+    A stranger can cause such a claim by a request to close, so it must not cost the node money.
     """
     value, cost = weigh(chosen, policy, fee_wei)
     if chosen and cost >= value:
         raise InvalidRequest(
-            f"claiming the {value} units owed here would cost {cost} units of gas: request the "
+            f"to claim this channel's {value} units would cost {cost} units of gas: request the "
             "close on chain instead, and withdraw after its delay"
         )

@@ -1,11 +1,11 @@
-"""When a claim is worth its gas, and how rows are cut into transactions.
+"""Decide when a claim is worth its gas, and divide rows into transactions.
 
-Owns the gas model of ``Settlement.claim``, the policy that weighs it, and the choice of channels.
-Pure: channels, fees and deadlines are handed in. What a claim brings is its gross amount: the node
-carries the gas of what the works' creators earn by it.
+Owns the gas model of ``Settlement.claim``, the policy, and the choice of channels. Pure: channels,
+fees and deadlines are arguments. The value of a claim is its gross amount: the node also pays the
+gas for the part that the works' creators earn.
 
-Invariant: no channel is chosen that brings less than its own row adds to the cost, and no claim
-that brings less than it costs.
+Invariant: no channel is chosen whose value is below the cost of its own row, and no claim whose
+value is below its cost.
 """
 
 from __future__ import annotations
@@ -21,28 +21,29 @@ from viz.domain.units import BPS, WEI_A_COIN, AdapterId, Address, Units
 from viz.domain.usage import LINE_BYTES, UsageLine
 
 # From docs/gas.md, the rows "Settlement.claim RxL, steady, the batch", each rounded up. A line for
-# an adapter that the batch has already: (100x10 - 100x1 - 9 adapters) / 900. An adapter's first
-# line: (1x10 - 1x1) / 9, less that. A row: (100x1 - 10x1) / 90, less a line. The rest of 1x1 is
-# paid once. What a node or an adapter claims for the very first time costs up to 2.7 times that.
+# an adapter that is already in the batch: (100x10 - 100x1 - 9 adapters) / 900. An adapter's first
+# line: (1x10 - 1x1) / 9, minus that. A row: (100x1 - 10x1) / 90, minus a line. The rest of 1x1 is
+# paid once per claim. The very first claim of a node or an adapter costs up to 2.7 times as much.
 CLAIM_GAS: Final = 31_500
 ROW_GAS: Final = 12_800
 ADAPTER_GAS: Final = 20_400
 LINE_GAS: Final = 230
-# Before a close or an adapter's end a claim waits for a better fee until this is left, of a day as
-# a rule: congestion of some hours, a failed claim's pause, an endpoint that is away for a while.
+# Before a deadline (usually a day away) a claim waits for a lower fee until this much time is left.
+# It is enough for some hours of congestion, the pause after a failed claim, or an unreachable
+# endpoint.
 LAST_CALL_S: Final = 6 * 3_600
 MAX_ROWS: Final = 200
-# A row holds up to 255 lines, and nodes refuse transactions beyond 128 KiB.
+# A row holds up to 255 lines, and Ethereum nodes refuse transactions above 128 KiB.
 MAX_BATCH_LINES: Final = 2_000
 MAX_BATCH_BYTES: Final = 60_000
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimPolicy:
-    """When to claim. ``coin_units`` is what one coin of the chain (10^18 wei) is worth in units.
+    """When to claim. ``coin_units`` is the value of one native coin (10^18 wei) in token units.
 
-    With it at 0 gas is free. ``max_gas_bps`` bounds the part of a claim's value that its gas may
-    cost where nothing presses.
+    If it is 0, gas counts as free. ``max_gas_bps`` bounds the part of a claim's value that its gas
+    may cost while no deadline is near.
     """
 
     claim_at_units: Units
@@ -52,16 +53,17 @@ class ClaimPolicy:
     max_gas_bps: int = 500
 
     def cost_units(self, gas: int, fee_wei: int) -> Units:
-        """Return what that much gas costs at ``fee_wei`` a unit, rounded up."""
+        """Return the cost of this much gas at ``fee_wei`` per unit, rounded up."""
         return -(-gas * fee_wei * self.coin_units // WEI_A_COIN)
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimContext:
-    """What a choice depends on besides the channels.
+    """The inputs of a choice besides the channels.
 
-    ``deadlines`` are the chain times before which a channel must be claimed, if its payer leaves or
-    one of its adapters ends; ``since`` is when each channel's oldest unclaimed money was signed.
+    ``deadlines`` are the chain times before which a channel must be claimed, because its payer
+    requested a close or one of its adapters ends. ``since`` is when each channel's oldest unclaimed
+    amount was signed.
     """
 
     now_s: int
@@ -72,7 +74,7 @@ class ClaimContext:
 
     @property
     def pressing(self) -> frozenset[Address]:
-        """The signers whose deadline is too near to wait for a better fee."""
+        """The signers whose deadline is too near to wait for a lower fee."""
         last_s = self.chain_now_s + LAST_CALL_S
         return frozenset(each for each, at in self.deadlines.items() if at <= last_s)
 
@@ -88,30 +90,33 @@ def claim_gas(rows: Sequence[Collection[AdapterId]]) -> int:
 
 
 def row_gas(lines: Collection[AdapterId], seen: Container[AdapterId]) -> int:
-    """Return the gas that a row adds to a claim which has lines for the adapters of ``seen``.
+    """Return the gas that a row adds to a claim that already has lines for the adapters ``seen``.
 
-    The first line of an adapter writes its balance, which costs far more than adding to it again.
+    The first line of an adapter writes its balance to storage. Later lines in the same transaction
+    change it again, which costs far less.
     """
     new = sum(adapter_id not in seen for adapter_id in lines)
     return ROW_GAS + LINE_GAS * len(lines) + ADAPTER_GAS * new
 
 
 def value_of(channel: ChannelRecord) -> Units:
-    """Return what a channel's best voucher would bring; 0 without a voucher."""
+    """Return the amount that a channel's best voucher would claim; 0 without a voucher."""
     return sum(channel.unclaimed().values()) if channel.signature else 0
 
 
 def choose(
     due: Sequence[ChannelRecord], policy: ClaimPolicy, context: ClaimContext
 ) -> Sequence[ChannelRecord]:
-    """Return the channels to claim now: all that pay for their row, once one reason holds.
+    """Return the channels to claim now; empty if there is no reason to claim.
 
-    Reasons: their value, the age of the oldest, or a deadline. A deadline's channels wait for a fee
-    within ``max_gas_bps`` until ``LAST_CALL_S`` is left. Then they are claimed alone or, if that
-    would not pay, with all others. Each pass judges anew what costs more than it brings now.
+    The reasons are the total value, the age of the oldest unclaimed amount, or a deadline. Channels
+    with a deadline wait for a fee within ``max_gas_bps`` until ``LAST_CALL_S`` is left. Then they
+    are claimed alone or, if that would not pay, together with all others. Each pass decides again,
+    with the fee of its time.
     """
-    # Everything together first: one transaction's fixed gas is shared by all of its rows. Value has
-    # time, so its gas must be a small part of it. Age has waited long enough: any gain will do.
+    # First all channels together, because all rows of a transaction share its fixed gas. If only
+    # the value is the reason, there is time, so gas must be a small part of it. If the age is the
+    # reason, it has waited long enough, and any gain suffices.
     worth = _worthwhile(due, policy, context)
     value, cost = weigh(worth, policy, context.fee_wei)
     cheap = cost * BPS <= value * policy.max_gas_bps
@@ -119,29 +124,30 @@ def choose(
     aged = context.now_s - oldest >= policy.claim_age_s
     if (value >= policy.claim_at_units and cheap) or (aged and value > cost):
         return worth
-    # Then what a deadline binds, alone: the rest need not go at today's fee.
+    # Then the channels with a deadline alone: the others need not be claimed at today's fee.
     bound = [each for each in due if each.signer in context.deadlines]
     urgent = _worthwhile(bound, policy, context)
     urgent_value, urgent_cost = weigh(urgent, policy, context.fee_wei)
     if urgent and urgent_cost * BPS <= urgent_value * policy.max_gas_bps:
         return urgent
-    # Near the deadline a dear claim is better than none: after it the node is paid nothing.
+    # Near the deadline an expensive claim is better than none: after it the node gets nothing.
     last = [each for each in bound if each.signer in context.pressing]
     pressing = _worthwhile(last, policy, context)
     pressing_value, pressing_cost = weigh(pressing, policy, context.fee_wei)
     if pressing_value > pressing_cost:
         return pressing
-    # Too little to carry a transaction's fixed gas, but worth its own rows: the others carry it.
+    # The value does not cover a transaction's fixed gas, but it covers its own rows: claim all
+    # channels together, so that the others cover the fixed gas.
     return worth if pressing and value > cost else ()
 
 
 def _worthwhile(
     channels: Sequence[ChannelRecord], policy: ClaimPolicy, context: ClaimContext
 ) -> list[ChannelRecord]:
-    """Return those that bring more than they add to one claim's cost, the most valuable first.
+    """Return the channels whose value is above what they add to one claim's cost.
 
-    The order matters: the first row with an adapter pays for its balance, and the later ones ride
-    on it. The most valuable are most likely to afford that.
+    Ordered by value, the highest first. The order matters: the first row with an adapter pays for
+    writing its balance, and later rows do not. The most valuable channels can best pay for it.
     """
     chosen: list[ChannelRecord] = []
     seen: set[AdapterId] = set()
@@ -156,13 +162,13 @@ def _worthwhile(
 def weigh(
     channels: Sequence[ChannelRecord], policy: ClaimPolicy, fee_wei: int
 ) -> tuple[Units, Units]:
-    """Return what a claim of these channels brings and what it costs."""
+    """Return the value and the cost of a claim of these channels."""
     gas = claim_gas([each.unclaimed().keys() for each in channels])
     return sum(map(value_of, channels)), policy.cost_units(gas, fee_wei)
 
 
 def batches(rows: Sequence[ClaimRecord]) -> Iterator[Sequence[ClaimRecord]]:
-    """Yield the rows in order, in runs that fit one transaction; a run has at least one row."""
+    """Yield the rows in order, in batches that fit one transaction; each has at least one row."""
     start = lines = size = 0
     for at, row in enumerate(rows):
         row_bytes = ROW_HEAD_BYTES + LINE_BYTES * len(row.lines)

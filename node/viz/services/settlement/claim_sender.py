@@ -1,7 +1,7 @@
-"""Carries claim rows to the chain: in batches, a refused batch in halves, a pause after a failure.
+"""Send claim rows to the chain in batches; halve a refused batch, and pause after a failure.
 
-Owns what is done when a claim is refused or fails. Does not know which rows are good, nor what
-became of them: the chain's totals say that (docs/adr/0004).
+Owns what is done when a claim is refused or fails. Whether rows are settled is read from the
+chain's totals by the claim loop (docs/adr/0004).
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from viz.domain.units import Address, hex_of
 from viz.errors import FeeTooHigh, TransactionFailed
 from viz.services.settlement.claim_policy import batches, packed
 
-# A mined claim that failed was judged good a moment before: its gas must not be burnt every pass.
+# A claim that failed in its block was good in the simulation just before. Something is wrong: do
+# not pay its gas again in every pass.
 HOLD_AFTER_FAILURE_S: Final = 300
-# Eight find one bad row of MAX_ROWS.
+# Eight splits find one bad row among MAX_ROWS.
 MAX_SPLITS: Final = 16
 _log = structlog.get_logger()
 
 
 class ClaimSender:
-    """Sends rows; ``held`` for a while after a claim that was mined and failed."""
+    """Sends rows; ``held`` for a while after a claim that failed in its block."""
 
     def __init__(self, writer: ChainWriter, clock: Clock) -> None:
         self._writer = writer
@@ -36,15 +37,15 @@ class ClaimSender:
 
     @property
     def held(self) -> bool:
-        """Whether the last failure is too fresh to send again."""
+        """Whether the last failure is too recent to send again."""
         return self._clock.now_s() < self._hold_until_s
 
     async def send(
         self, rows: Sequence[ClaimRecord], *, pressing: Container[Address] = ()
     ) -> list[Transaction]:
-        """Send the rows, or while gas costs more than the operator pays those of ``pressing``.
+        """Send the rows; while the fee is above the operator's bound, only those of ``pressing``.
 
-        Raises TransactionFailed when none could be sent, FeeTooHigh, ChainUnreachable.
+        Raises TransactionFailed if no row could be sent, FeeTooHigh, ChainUnreachable.
         """
         try:
             return await self._send(rows, urgent=False)
@@ -66,7 +67,7 @@ class ClaimSender:
             except FeeTooHigh:
                 if not sent:
                     raise
-                break  # the fee rose meanwhile: what is left waits for the next pass
+                break  # the fee rose meanwhile: the other rows wait for the next pass
             except TransactionFailed as error:
                 refused = error
                 _log.warning("claim refused", rows=len(part), reason=error.detail)

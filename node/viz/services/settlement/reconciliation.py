@@ -1,11 +1,11 @@
-"""Compare the ledger with what Settlement says of the same channels.
+"""Compare the ledger's channels with the contract Settlement.
 
-The comparison repairs nothing: the operator has to. Until then only the channel at fault stops
-selling (docs/adr/0010). Every close request that the comparison comes across is told.
+The comparison repairs nothing: the operator must. Until then, nothing is sold on the channel that
+differs; the others are not affected (docs/adr/0010). Close requests that it finds are reported.
 
 Invariants: nothing is written; one pass asks the chain about a bounded number of channels; no
-failure of the chain or the ledger ends the loop; a difference counts only if two passes in a row
-found it, because a claim that settles between two readings looks like one.
+failure of the chain or the ledger ends the loop; a difference counts only if two consecutive passes
+found it, because a claim that settles between two readings looks like a difference.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 import structlog
 
 from viz.domain.ports.chain import ChainReader, ChannelState
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.ledger import ChannelRecord
-from viz.domain.ports.settlement_ledger import ClaimRecord
+from viz.domain.ports.settlement_ledger import ClaimRecord, ComparedLedger
 from viz.domain.units import Address, Units
 from viz.errors import ChainError, StoreError
 from viz.services.payments.channel_events import ChannelEvents
@@ -30,20 +30,13 @@ AT_ONCE: Final = 8
 _log = structlog.get_logger()
 
 
-class ComparedLedger(Protocol):
-    """What is compared: channels, and the claim rows that are not finished."""
-
-    async def channels(self) -> Sequence[ChannelRecord]: ...
-
-    async def frozen(self) -> Sequence[ClaimRecord]: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Mismatch:
     """One channel on which ledger and chain disagree.
 
     ``settled``: no claim row of the ledger begins or ends at the chain's settled total.
-    ``covered``: what was accepted ends above all that the chain holds and has settled.
+    ``covered``: the accepted amounts end above the sum of the chain's settled total and deposit.
+    ``books_units`` is the ledger's amount.
     """
 
     signer: Address
@@ -54,7 +47,7 @@ class Mismatch:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What the last pass found. ``compared_at_s`` is 0 before the first."""
+    """The result of the last pass; ``compared_at_s`` is 0 before the first."""
 
     compared_at_s: int = 0
     channels: int = 0
@@ -62,7 +55,7 @@ class Comparison:
 
 
 class Reconciliation:
-    """Compare at an interval; ``mismatches`` are those that two passes in a row found."""
+    """Compares at an interval; ``mismatches`` are those that two consecutive passes found."""
 
     def __init__(
         self,
@@ -98,12 +91,13 @@ class Reconciliation:
             try:
                 await self.step()
             except (ChainError, StoreError) as error:
-                _log.warning("books not compared", reason=error.detail)
+                _log.warning("ledger not compared with the chain", reason=error.detail)
             await asyncio.sleep(self._interval_s)
 
     async def step(self) -> Comparison:
         """Compare the next channels, and every suspect again. Raises ChainError, StoreError."""
-        # The rows first: one that is frozen after this reading makes a suspect, not a mismatch.
+        # Rows before channels: a row that is frozen in between then looks like a difference in this
+        # pass only, not in the next.
         rows: dict[Address, list[ClaimRecord]] = {}
         for row in await self._ledger.frozen():
             rows.setdefault(row.signer, []).append(row)
@@ -123,7 +117,10 @@ class Reconciliation:
         return self.last
 
     def _choose(self, records: Mapping[Address, ChannelRecord]) -> list[Address]:
-        """Return the suspects, then those whose turn it is, round and round by signer."""
+        """Return the suspects of the last pass, then the next channels in order of their signers.
+
+        After the last signer it begins again with the first.
+        """
         again = [each for each in sorted(self._suspects) if each in records]
         chosen = again[: self._channels_a_pass]
         others = sorted(records.keys() - set(chosen))
@@ -148,14 +145,14 @@ class Reconciliation:
         if found is None:
             if self._found.pop(signer, None) is not None:
                 self._events.mismatch_gone.tell(signer)
-                _log.info("books and chain agree again", signer=signer)
+                _log.info("ledger and chain agree again", signer=signer)
             return
         self._suspects[signer] = found
         if before is not None and before.what == found.what and self._found.get(signer) != found:
             self._found[signer] = found
             self._events.mismatch_found.tell(signer)
             _log.error(
-                "books and chain disagree",
+                "ledger and chain disagree",
                 signer=signer,
                 what=found.what,
                 books_units=found.books_units,
@@ -166,10 +163,10 @@ class Reconciliation:
 def compare(
     record: ChannelRecord, rows: Sequence[ClaimRecord], seen: ChannelState | None
 ) -> Mismatch | None:
-    """Return where the ledger and the chain's confirmed state of a channel disagree, if they do.
+    """Compare the ledger with the chain's confirmed state of a channel; return the difference.
 
-    ``rows`` are its unfinished claim rows in order. While they are under way the chain may stand
-    at any of their ends; what was accepted must be covered by settled total and deposit together.
+    ``rows`` are its unfinished claim rows in order. Until they are finished, the chain's settled
+    total may be any of their ends. Settled total and deposit together must cover what was accepted.
     """
     settled = seen.settled_units if seen else 0
     deposit = seen.deposit_units if seen else 0

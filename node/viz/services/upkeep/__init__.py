@@ -1,1 +1,1 @@
-"""What keeps a daemon running: supervised loops, expiry of old rows, and its clock."""
+"""Upkeep of a daemon: supervised loops, deletion of expired rows, and the check of its clock."""

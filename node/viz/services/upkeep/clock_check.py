@@ -1,10 +1,10 @@
-"""Compare the machine's clock with the chain's time, and say so where they part.
+"""Compare the machine's clock with the chain's time, and report a difference.
 
-Quotes and sessions end by the machine's clock, deposits and closes by the chain's. Where the two
-differ by hours deposits are taken and nothing can be sold, so no deposit is relayed then.
-Invariant: a clock is only called wrong on a reading of what the next block's time would be; an old
-head alone may be a quiet chain, and the future of a development chain, whose time can be moved, is
-its own.
+Quotes and sessions end by the machine's clock, deposits and closes by the chain's. If the two
+differ by hours, nothing can be sold for a deposit, so no deposit is relayed then. Invariant: the
+machine's clock is called ahead of the chain only after a reading of the pending block's time,
+because an old head may also be a quiet chain. It is never called behind a development chain, whose
+time can be moved.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _log = structlog.get_logger()
 
 
 def plausible_s(chain_s: int, own_s: int, *, development: bool) -> int:
-    """Return the chain's time; raise ChainUnreachable where it is far ahead of the own clock.
+    """Return the chain's time; raise ChainUnreachable if it is far ahead of the machine's clock.
 
-    What is signed until a time of the chain would else be valid for ever. A development chain's
-    time can be moved.
+    Otherwise a signature with a deadline in chain time could be valid for ever. A development
+    chain is not checked, because its time can be moved.
     """
     if not development and chain_s > own_s + TOLERATED_S:
         raise ChainUnreachable(
-            f"the chain's time is told as {chain_s}, and the node's clock is at {own_s}: try again "
-            "in a while. If it stays so, its operator has to set the clock, or to change rpc_url"
+            f"the chain's time is {chain_s}, but the node's clock is at {own_s}: try again later. "
+            "If this continues, the operator must set the clock, or change rpc_url"
         )
     return chain_s
 
@@ -49,9 +49,9 @@ def plausible_time(
 
 
 class ClockCheck:
-    """Looks at an interval; ``state`` is ``ok`` or says by how much the clocks differ.
+    """Compares at an interval; ``state`` is ``ok``, or says by how much the clocks differ.
 
-    ``wrong`` where it is the machine's clock that is at fault.
+    ``wrong`` is True if the machine's clock is at fault.
     """
 
     def __init__(
@@ -62,8 +62,11 @@ class ClockCheck:
         *,
         development: bool,
     ) -> None:
-        """Compare with ``next_s``, the time of the block being made; where an endpoint has none,
-        with ``head_s``, that of the newest."""
+        """Create the check.
+
+        ``next_s`` returns the time of the pending block, or None if the endpoint has none. Then
+        ``head_s`` is used, which returns the time of the newest block.
+        """
         self._next_s = next_s
         self._head_s = head_s
         self._clock = clock
@@ -73,7 +76,7 @@ class ClockCheck:
         self.state = "ok"
 
     async def run(self) -> None:
-        """Compare again and again, until cancelled."""
+        """Compare every ``INTERVAL_S`` seconds, until cancelled."""
         while True:
             try:
                 await self.step()
@@ -82,7 +85,7 @@ class ClockCheck:
             await asyncio.sleep(INTERVAL_S)
 
     async def step(self) -> None:
-        """Compare once; raise ChainError where the chain cannot be asked."""
+        """Compare once; raise ChainError if the chain does not answer."""
         next_s = await self._next_s()
         chain_s = await self._head_s() if next_s is None else next_s
         off_s = self._clock.now_s() - chain_s
@@ -97,11 +100,11 @@ class ClockCheck:
         self._tell()
 
     def require(self) -> None:
-        """Raise ClockWrong while the machine's clock is wrong: a deposit could not be used."""
+        """Raise ClockWrong if the machine's clock is wrong: a deposit could not be used."""
         if self.wrong:
             raise ClockWrong(
-                f"the node's clock is {self.state}: nothing could be sold for this deposit. Its "
-                "operator has to set the clock"
+                f"the node's clock is {self.state}: nothing could be sold for this deposit. The "
+                "node's operator must set the clock"
             )
 
     def _tell(self) -> None:
@@ -116,5 +119,5 @@ class ClockCheck:
                 "the clock and the chain differ",
                 clock=self.state,
                 deposits="refused" if self.wrong else "taken",
-                remedy="set the machine's clock by NTP; if it is right, the chain stands still",
+                remedy="set the machine's clock by NTP; if it is right, the chain makes no blocks",
             )

@@ -1,35 +1,28 @@
-"""Forgetting what need not be kept: old answers' bodies, expired access tokens.
+"""Delete expired rows: the bodies of old answers, and expired access tokens.
 
-Owns when. Invariant: money and receipts are never forgotten.
+Invariant: money and receipts are never deleted.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Protocol
 
 import structlog
 
 from viz.domain.ports.clock import Clock
+from viz.domain.ports.ledger import ExpiringLedger
 from viz.errors import StoreError
 
 _log = structlog.get_logger()
 
 
-class ExpiringLedger(Protocol):
-    """A ledger that can forget."""
-
-    async def forget_answers(self, before: int) -> int: ...
-
-    async def forget_access(self, before: int) -> int: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Maintenance:
-    """Forgets at an interval; answers under an idempotency key stay for ``answers_kept_s``.
+    """Deletes at an interval; answers under an idempotency key stay for ``answers_kept_s``.
 
-    That is an access token's life: who asked can show the token no longer, and ask again.
+    That is the lifetime of an access token. After it, the client cannot use the token to ask for
+    the answer again.
     """
 
     ledger: ExpiringLedger
@@ -38,16 +31,16 @@ class Maintenance:
     interval_s: float = 600.0
 
     async def run(self) -> None:
-        """Forget again and again, until cancelled."""
+        """Delete expired rows every ``interval_s`` seconds, until cancelled."""
         while True:
             try:
                 await self.step()
             except StoreError as error:
-                _log.warning("nothing was forgotten", reason=error.detail)
+                _log.warning("expired rows were not deleted", reason=error.detail)
             await asyncio.sleep(self.interval_s)
 
     async def step(self) -> tuple[int, int]:
-        """Forget once; return how many answers' bodies and how many tokens went."""
+        """Delete once; return the numbers of deleted answer bodies and access tokens."""
         now_s = self.clock.now_s()
         answers = await self.ledger.forget_answers(now_s - self.answers_kept_s)
         return answers, await self.ledger.forget_access(now_s)

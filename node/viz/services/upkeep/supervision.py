@@ -1,9 +1,9 @@
-"""Keep a loop of the daemon running: log what it did not expect, pause, and go on.
+"""Keep the daemon's loops running: log an unexpected error, pause, and start the loop again.
 
 One fault in one loop must not end a node that sells, claims and answers. A loop counts as failing
-from its first failure until it has run for ``STEADY_S``, so that one which fails at every attempt
-shows without a break. Invariant: only what is in ``FATAL`` ends the daemon (books of one chain must
-not meet another), and a cancellation.
+from its first failure until it has run for ``STEADY_S``, so that a loop that fails at every attempt
+is reported as failing without a break. Invariant: only the errors in ``FATAL`` and a cancellation
+end the daemon. ChainMismatch is fatal, because a ledger must not be used with another chain.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from viz.errors import ChainMismatch, VizError
 FATAL: Final = (ChainMismatch,)
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
-# A loop that ran this long since it last failed begins again with the shortest pause.
+# After a loop ran this long, its next failure begins with the shortest pause again.
 STEADY_S: Final = 120.0
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Since when a loop fails, in seconds since 1970, and the sentence of its last error."""
+    """A loop's failure: its start in seconds since 1970, and the message of its last error."""
 
     since_s: int
     error: str
@@ -54,9 +54,9 @@ class Supervisor:
         return begun_s is not None and time.monotonic() - begun_s >= STEADY_S
 
     async def run(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
-        """Run a loop until it returns or is cancelled, again after each failure.
+        """Run a loop until it returns or is cancelled; start it again after each failure.
 
-        Raises what is in ``FATAL``.
+        Raises the errors in ``FATAL``.
         """
         pause_s = self._first_pause_s
         while True:
@@ -72,7 +72,7 @@ class Supervisor:
                     pause_s = self._first_pause_s
                     self._failures.pop(name, None)
                 self._note(name, error)
-                _log.exception("a loop failed and goes on", loop=name, again_in_s=pause_s)
+                _log.exception("a loop failed and is restarted", loop=name, again_in_s=pause_s)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 

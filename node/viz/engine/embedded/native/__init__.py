@@ -1,10 +1,9 @@
-"""The engine's own forward pass, compiled on this machine and kept on disk.
+"""Build and load the engine's own forward pass, compiled on this machine.
 
-Owns building and loading ``kernels.cpp``; ``viz.engine.embedded.native_check`` checks it, ``model``
-runs it. The library is
-kept under a key of its sources, the compiler, the processor and torch's version, so a moved or
-upgraded installation builds anew. Whatever goes wrong is a NativeUnavailable with its reason, and
-the engine serves through torch instead.
+``viz.engine.embedded.native_check`` checks its results, ``model`` runs it. The library's file name
+is a hash of its sources, the compiler, the processor and torch's version, so a moved or upgraded
+installation builds it again. Every failure is a NativeUnavailable with the reason, and the engine
+then serves with torch.
 """
 
 from __future__ import annotations
@@ -44,12 +43,12 @@ _PANEL: Final = 16
 
 
 class NativeUnavailable(Exception):
-    """The compiled products cannot be used here; the message says why."""
+    """The compiled pass cannot be used here; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Panels:
-    """A bf16 weight (width, depth) laid out for ``Kernels.linear``."""
+    """A bf16 weight (width, depth) in the layout of ``Kernels.linear``."""
 
     words: torch.Tensor
     width: int
@@ -57,7 +56,7 @@ class Panels:
 
 
 def pack(weight: torch.Tensor) -> Panels:
-    """Lay out a bf16 weight (width, depth): (panels, depth, 8 words of two columns)."""
+    """Convert a bf16 weight (width, depth) to panels: (panels, depth, 8 words of two columns)."""
     import torch
 
     width, depth = weight.shape
@@ -67,7 +66,7 @@ def pack(weight: torch.Tensor) -> Panels:
 
 
 class Kernels:
-    """The loaded library. All tensors float32 and contiguous; calls release the GIL."""
+    """The loaded library. All tensors are float32 and contiguous; calls release the GIL."""
 
     def __init__(self, library: ctypes.CDLL, name: str, threads: int) -> None:
         pointer, number = ctypes.c_void_p, ctypes.c_long
@@ -100,21 +99,21 @@ class Kernels:
 
 
 def _refuse(wrong: Any, function: Any, arguments: Any) -> Any:
-    """Raise what a call says is wrong with it, before it touched anything."""
+    """Raise RuntimeError if a call refused its arguments, which it checks before it computes."""
     if wrong is not None:
         raise RuntimeError(f"the compiled pass refuses a batch: {wrong.decode()}")
 
 
 def fits(head_dim: int, hidden: int, intermediate: int) -> bool:
-    """Tell whether the vector loops divide these sizes."""
+    """Return whether these sizes are multiples of the vector loops' steps."""
     return head_dim % 16 == 0 and hidden % 8 == 0 and intermediate % 8 == 0
 
 
 def load_unchecked(directory: Path, threads: int) -> Kernels:
-    """Return the compiled pass, building it into ``directory`` if needed (seconds).
+    """Return the compiled pass; build it into ``directory`` first if needed (takes seconds).
 
-    Whether its numbers are right is checked by ``viz.engine.embedded.native_check``.
-    Raises NativeUnavailable: no compiler, or a failed build.
+    ``viz.engine.embedded.native_check`` checks its results. Raises NativeUnavailable if there is no
+    compiler, or the build fails.
     """
     compiler = next(filter(None, map(shutil.which, ("g++", "clang++", "c++"))), None)
     if compiler is None:
@@ -129,7 +128,7 @@ def load_unchecked(directory: Path, threads: int) -> Kernels:
 def _library(compiler: str, path: Path) -> ctypes.CDLL:
     record = path.with_suffix(".sha256")
     try:
-        # Loading a file that is not whole ends the process: it must be what was written.
+        # Loading an incomplete library would crash the process: compare its hash first.
         sound = record.read_text("ascii") == hashlib.sha256(path.read_bytes()).hexdigest()
     except (OSError, ValueError):
         sound = False
@@ -150,7 +149,7 @@ def _key(compiler: str) -> str:
 
 
 def _run(command: list[str], timeout_s: int) -> subprocess.CompletedProcess[str]:
-    """Run a command of the compiler's; what it writes need not be UTF-8."""
+    """Run a command of the compiler; its output need not be UTF-8."""
     return subprocess.run(
         command,
         capture_output=True,
@@ -163,7 +162,7 @@ def _run(command: list[str], timeout_s: int) -> subprocess.CompletedProcess[str]
 
 
 def _processor() -> str:
-    """Return what decides which instructions may run: the architecture and the CPU's flags."""
+    """Return what determines the usable instructions: the architecture and the CPU's flags."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
@@ -185,7 +184,7 @@ def _build(compiler: str, path: Path) -> None:
 
 def _prune(newest: Path) -> None:
     """Delete all but the newest builds: each upgrade of compiler, torch or Viz leaves one."""
-    with contextlib.suppress(OSError):  # another process may be at the same
+    with contextlib.suppress(OSError):  # another process may delete them at the same time
         builds = [path for path in newest.parent.glob("kernels-*.so") if path != newest]
         builds.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
         for path in builds[_KEPT_BUILDS - 1 :]:

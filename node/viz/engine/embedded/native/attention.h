@@ -1,4 +1,4 @@
-// Attention of the query heads that share a slot's cached keys and values.
+// Attention over a slot's cached keys and values, for the query heads that share a key head.
 #pragma once
 
 #include <cmath>
@@ -7,10 +7,10 @@
 
 namespace {
 
-constexpr long kHeads = 3;  // query heads taken together: twelve sums stay in registers
+constexpr long kHeads = 3;  // query heads computed together: their twelve sums fit in registers
 
-// The products of four keys with each of HEADS queries, summed to halves (`folded`). Never inlined:
-// beside other things there are too few registers for the sums.
+// The products of four keys with each of HEADS queries, in the two parts that `folded` adds. Never
+// inlined: with the caller's variables there would be too few registers for the sums.
 template <int HEADS>
 __attribute__((noinline)) void products_of(const float* query, const float* const* key, long dim,
                                            Vec* halves) {
@@ -28,7 +28,8 @@ __attribute__((noinline)) void products_of(const float* query, const float* cons
   for (int h = 0; h < HEADS; ++h) halves[h] = sums_of_four(sums[h]);
 }
 
-// The scores q . k of keys t to t + 7, a vector a head; those past the last are the last again.
+// The scores q . k of the keys t to t + 7, one vector a head. After the last key (seen - 1), that
+// key is repeated, so that no memory behind it is read; attend_heads masks these scores.
 template <int HEADS>
 inline void scores_of(const float* query, const float* keys, long t, long seen, long dim,
                       Vec* scores) {
@@ -41,7 +42,7 @@ inline void scores_of(const float* query, const float* keys, long t, long seen, 
   for (int h = 0; h < HEADS; ++h) scores[h] = folded(low[h], high[h]);
 }
 
-// to[h][i] = sum over t of weights[h][t] * values[t][i], SIZE floats at a time.
+// to[h][i] = sum over t of weights[h][t] * values[t][i] / whole[h], for SIZE floats.
 template <int HEADS, int SIZE>
 inline void mix(const float* weights, long room, const float* values, long seen, long dim,
                 const float* whole, float* to) {
@@ -59,13 +60,13 @@ inline void mix(const float* weights, long room, const float* values, long seen,
     for (int n = 0; n < SIZE / 8; ++n) store(to + h * dim + n * 8, sums[h][n] / whole[h]);
 }
 
-// softmax(q K^T) V of HEADS neighbouring heads over `seen` keys; scores holds HEADS lines of `room`
-// floats, each at least seen rounded up to 8; dim is a multiple of 16.
+// softmax(q K^T * scale) V of HEADS neighbouring heads over `seen` keys. scores is a buffer of
+// HEADS lines of `room` floats; room is at least seen rounded up to 8. dim is a multiple of 16.
 template <int HEADS>
 __attribute__((noinline)) void attend_heads(const float* query, const float* keys,
                                             const float* values, long seen, long dim, float scale,
                                             float* scores, long room, float* out) {
-  const Vec lanes = {0, 1, 2, 3, 4, 5, 6, 7};
+  const Vec index = {0, 1, 2, 3, 4, 5, 6, 7};
   Vec largest[HEADS];
   for (Vec& each : largest) each = Vec{} - INFINITY;
   for (long t = 0; t < seen; t += 8) {
@@ -74,7 +75,7 @@ __attribute__((noinline)) void attend_heads(const float* query, const float* key
 #pragma GCC unroll 4
     for (int h = 0; h < HEADS; ++h) {
       const Vec scaled = found[h] * scale;
-      const Vec kept = lanes < static_cast<float>(seen - t) ? scaled : Vec{} - INFINITY;
+      const Vec kept = index < static_cast<float>(seen - t) ? scaled : Vec{} - INFINITY;
       largest[h] = kept > largest[h] ? kept : largest[h];
       store(scores + h * room + t, kept);
     }
@@ -85,7 +86,8 @@ __attribute__((noinline)) void attend_heads(const float* query, const float* key
     for (int n = 1; n < 8; ++n) most = largest[h][n] > most ? largest[h][n] : most;
     Vec totals{};
     for (float* line = scores + h * room; line < scores + h * room + seen; line += 8) {
-      // What is past the last is e^-87 here: nothing beside the largest, which is 1.
+      // The largest score is subtracted, so that no exponential overflows. The masked scores become
+      // e^-87, which is nothing compared with the largest weight, 1.
       const Vec weights = exponential(load(line) - most);
       store(line, weights);
       totals += weights;
@@ -99,7 +101,7 @@ __attribute__((noinline)) void attend_heads(const float* query, const float* key
   for (; i < dim; i += 16) mix<HEADS, 16>(scores, room, values + i, seen, dim, whole, out + i);
 }
 
-// The same for any number of heads, as evenly as they can be taken together.
+// The same for any number of heads, in parts of at most kHeads heads, as equal as possible.
 inline void attend_group(long heads, const float* query, const float* keys, const float* values,
                          long seen, long dim, float scale, float* scores, long room, float* out) {
   for (long parts = (heads + kHeads - 1) / kHeads; parts > 0; --parts) {

@@ -1,4 +1,5 @@
-// What Python hands over: the model, the adapters and one batch (viz.engine.native.model).
+// The structures that Python passes: the model, the adapters and one batch. Their fields must be
+// the same as in viz.engine.embedded.native.model.
 #pragma once
 
 #include "vectors.h"
@@ -20,9 +21,9 @@ struct Model {
   float *keys, *values;          // (layers, slots, kv_heads, capacity, dim)
 };
 
-// An adapter's tensors by group (qkv, o, gate_up, down): down (layers, members * rank, in) and,
-// by linear in the groups' order, up (layers, rank, out); their product is to be multiplied by
-// factor, a power of two. rank is a multiple of 4.
+// An adapter's tensors. down, by group (qkv, o, gate_up, down), is (layers, members * rank, in).
+// up, by linear layer in the order of the groups, is (layers, rank, out). The product of down and
+// up must be multiplied by factor, a power of two. rank is a multiple of 4.
 struct Adapter {
   long rank;
   const Half* down[4];

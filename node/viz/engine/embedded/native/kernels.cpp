@@ -1,8 +1,8 @@
-// The engine's own forward pass, for processors where libraries are slow at few rows.
+// The engine's own forward pass, because libraries are slow at matrix products with few rows.
 //
-// One call runs all layers over a batch of rows, each one token of some sequence at some position
-// of its cache slot; a prompt's chunk is many rows of one slot. A row's result is bit for bit
-// independent of the rows beside it. Threads are woken once a call, and meet between its products.
+// One call runs all layers over a batch of rows. A row is one token of a sequence, at a position of
+// its cache slot; a chunk of a prompt is many rows of one slot. A row's result is bit for bit
+// independent of the other rows. Threads are woken once a call, with barriers between the products.
 
 #include <cmath>
 #include <cstdint>
@@ -20,7 +20,7 @@ inline long widest(const Model& model) {
   return most > model.heads * model.dim ? most : model.heads * model.dim;
 }
 
-// One line of RMSNorm; width is a multiple of 8.
+// RMSNorm of one row; width is a multiple of 8.
 inline void norm_line(const float* x, const float* weight, long width, float epsilon, float* out) {
   Vec squares{};
   for (long i = 0; i < width; i += 8) squares += load(x + i) * load(x + i);
@@ -36,11 +36,13 @@ inline void swiglu_line(const float* both, long width, float* out) {
   }
 }
 
-// What a head's scores take, and a thread's: whole vectors, and a cache line to the next.
+// The floats for one head's scores, and for one thread's: whole vectors, and the distance of a
+// cache line to the next, so that threads do not write to the same cache line.
 inline long scores_line(const Model& model) { return model.capacity + 24; }
 inline long scores_room(const Model& model) { return kHeads * scores_line(model); }
 
-// What makes a batch unfit for the pass, or null.
+// Returns what is wrong with a batch, or null. Checked before anything is written, because a wrong
+// slot, position or rank would write outside the buffers.
 const char* wrong_with(const Model& model, const Batch& batch) {
   for (long row = 0; row < batch.rows; ++row) {
     if (batch.slots[row] < 0 || batch.slots[row] >= model.slots) return "no such slot";
@@ -56,7 +58,7 @@ const char* wrong_with(const Model& model, const Batch& batch) {
   return nullptr;
 }
 
-// Nothing may be thrown at the caller, which is not C++.
+// Calls `call` and catches what it throws: the caller is not C++.
 template <typename Call>
 const char* answer_of(Call call) noexcept {
   try {
@@ -66,7 +68,7 @@ const char* answer_of(Call call) noexcept {
   }
 }
 
-// Rotates queries in place, and writes keys and values where they are kept.
+// Applies RoPE to queries in place and to keys, and writes keys and values to the cache.
 void keep(Worker& worker, const Model& model, const Batch& batch, long layer, float* mixed) {
   const long dim = model.dim, line = (model.heads + 2 * model.kv_heads) * dim;
   worker.halve(batch.rows, [&](long row) {
@@ -87,13 +89,14 @@ void keep(Worker& worker, const Model& model, const Batch& batch, long layer, fl
   worker.meet();
 }
 
+// Attention of all rows and heads. All keys of this call were written by `keep` before.
 void attend(Worker& worker, const Model& model, const Batch& batch, long layer, const float* mixed,
             float* scores, float* out) {
   const long dim = model.dim, group = model.heads / model.kv_heads;
   const long line = (model.heads + 2 * model.kv_heads) * dim;
   const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
   worker.share(batch.rows * model.kv_heads, 1, [&](long unit) {
-    // Neighbouring units share a head's keys, where they are rows of one slot.
+    // Units are ordered by head, then row: neighbouring rows of one slot then read the same keys.
     const long head = unit / batch.rows, row = unit % batch.rows;
     const long seen = batch.positions[row] + 1;
     const long place = (layer * model.slots + batch.slots[row]) * model.kv_heads + head;
@@ -124,6 +127,8 @@ void run(const Model& model, const Batch& batch, int threads) {
   const Group to_qkv{0, 0, 3, hidden, {query, keyed, keyed}}, to_o{1, 3, 1, query, {hidden}};
   const Group to_gate_up{2, 4, 2, hidden, {inter, inter}}, to_down{3, 6, 1, inter, {hidden}};
   team_of(threads).run([&](Worker& worker) {
+    // Returns the function that normalises a row while it is packed. With `adds` it first adds the
+    // last block's output to the residual x: done here, this needs no barrier of its own.
     const auto norm_of = [&](const float* weight, bool adds) {
       return [=, &model](long row) -> const float* {
         float* line = x + row * hidden;
@@ -168,9 +173,9 @@ void run(const Model& model, const Batch& batch, int threads) {
 
 extern "C" {
 
-// The functions return what is wrong, or null.
+// viz_linear and viz_run return an error message, or null.
 
-// x (rows, depth), panels as in `linear`, y (rows, width), room of rows * depth floats.
+// y (rows, width) = x (rows, depth) times panels, as in `linear`; room is rows * depth floats.
 const char* viz_linear(const float* x, long rows, long depth, const uint32_t* panels, long width,
                        float* y, float* room, int threads) {
   return answer_of([&]() -> const char* {
@@ -183,7 +188,7 @@ const char* viz_linear(const float* x, long rows, long depth, const uint32_t* pa
   });
 }
 
-// Floats of Batch.room for `rows` rows.
+// Returns the size of Batch.room for `rows` rows, in floats.
 long viz_room(const Model* model, long rows, int threads) {
   const long wide = (model->heads + 2 * model->kv_heads) * model->dim;
   const long query = model->heads * model->dim;

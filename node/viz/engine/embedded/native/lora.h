@@ -1,5 +1,6 @@
-// LoRA of a mixed batch: every row adds its own adapter's product. Adapters are kept as float16 times
-// a power of two, half the traffic of float32, and are never copied or gathered.
+// LoRA for a mixed batch: every row adds the product of its own adapter. Adapters are stored as
+// float16 times a power of two, which halves the memory traffic of float32. They are read in place:
+// never copied or gathered.
 #pragma once
 
 #include <vector>
@@ -9,10 +10,11 @@
 
 namespace {
 
-constexpr long kColumns = 64;   // output columns of one share of LoRA's second product
-constexpr long kInner = 3 * 64;  // LoRA's inner values of a row: members of a group, largest rank
+constexpr long kColumns = 64;   // output columns of one unit of work of LoRA's second product
+constexpr long kInner = 3 * 64;  // inner values of a row: members of a group times largest rank
 
-// Up to kSpan neighbouring rows that wear the same adapter: its numbers are widened once for all.
+// Up to kSpan neighbouring rows with the same adapter. Its float16 numbers are widened to float32
+// once for all of them.
 struct Span {
   long row;
   int rows;
@@ -22,10 +24,10 @@ constexpr int kSpan = 4;
 std::vector<Span> spans_of(const Batch& batch) {
   std::vector<Span> spans;
   for (long row = 0; row < batch.rows; ++row) {
-    const Adapter* worn = batch.adapters[row];
-    if (!worn) continue;
+    const Adapter* adapter = batch.adapters[row];
+    if (!adapter) continue;
     if (!spans.empty() && spans.back().row + spans.back().rows == row &&
-        spans.back().rows < kSpan && batch.adapters[row - 1] == worn)
+        spans.back().rows < kSpan && batch.adapters[row - 1] == adapter)
       ++spans.back().rows;
     else
       spans.push_back({row, 1});
@@ -33,7 +35,8 @@ std::vector<Span> spans_of(const Batch& batch) {
   return spans;
 }
 
-// to[n * to_stride + r] = a[r] . x[n] * factor for ROWS rows of x and COUNT rows of a.
+// to[n * to_stride + r] = a[r] . x[n] * factor for ROWS rows of x and COUNT rows of a. Each sum
+// uses two accumulators, so that an addition does not wait for the one before.
 template <int ROWS, int COUNT>
 inline void dots(const Half* a, const float* x, long size, float factor, float* to,
                  long to_stride) {
@@ -64,7 +67,7 @@ inline void dots(const Half* a, const float* x, long size, float factor, float* 
     }
 }
 
-// y[n] += sum over r of up[r] * factors[n][r], columns begin to end.
+// y[n] += sum over r of up[r] * factors[n][r], for the columns from begin to end.
 template <int ROWS>
 inline void spread(const Half* up, long width, long rank, const float* factors, long begin,
                    long end, float* y, long y_stride) {
@@ -95,25 +98,27 @@ inline void spread(const Half* up, long width, long rank, const float* factors, 
         y[n * y_stride + begin] += static_cast<float>(up[r * width + begin]) * factors[n * kInner + r];
 }
 
-// The linears of a group: how many, the first's number, their widths.
+// The linear layers of a group (layers with the same input): the group's number, the number of its
+// first linear layer, how many there are, and their widths.
 struct Group {
   int number, linear, members;
   long depth, widths[3];
 };
 
-// Each adapter's first product, of the rows of x that wear it, into inner. Threads do not meet here
-// but at the end of the group's own product, which does not need it: run this before that one.
+// Writes each adapter's first product, of the rows of x with this adapter, to inner. There is no
+// barrier here, to save one: call this before `linear` of the same group, which does not read inner
+// and ends with a barrier.
 void lora_down(Worker& worker, const Batch& batch, const std::vector<Span>& spans, long layer,
                const Group& group, const float* x, float* inner) {
   const long count = spans.size(), depth = group.depth;
   worker.share(count * group.members, 1, [&](long unit) {
     const Span span = spans[unit / group.members];
     const long member = unit % group.members, row = span.row;
-    const Adapter& worn = *batch.adapters[row];
-    const Half* down = worn.down[group.number] + (layer * group.members + member) * worn.rank * depth;
-    const float factor = worn.factor[group.linear + member];
-    float* to = inner + row * kInner + member * worn.rank;
-    for (long r = 0; r < worn.rank; r += 4) {
+    const Adapter& adapter = *batch.adapters[row];
+    const Half* down = adapter.down[group.number] + (layer * group.members + member) * adapter.rank * depth;
+    const float factor = adapter.factor[group.linear + member];
+    float* to = inner + row * kInner + member * adapter.rank;
+    for (long r = 0; r < adapter.rank; r += 4) {
       const Half* a = down + r * depth;
       const float* from = x + row * depth;
       if (span.rows == 1) {
@@ -129,7 +134,7 @@ void lora_down(Worker& worker, const Batch& batch, const std::vector<Span>& span
   });
 }
 
-// Adds each adapter's second product, of inner, to the rows of y that wear it.
+// Adds each adapter's second product, of inner, to the rows of y with this adapter.
 void lora_up(Worker& worker, const Batch& batch, const std::vector<Span>& spans, long layer,
              const Group& group, const float* inner, float* y, long width) {
   const long count = spans.size();
@@ -137,21 +142,21 @@ void lora_up(Worker& worker, const Batch& batch, const std::vector<Span>& spans,
   const long blocks = (width + kColumns - 1) / kColumns;
   worker.share(count * blocks, 8, [&](long unit) {
     const Span span = spans[unit / blocks];
-    const Adapter& worn = *batch.adapters[span.row];
+    const Adapter& adapter = *batch.adapters[span.row];
     const long begin = unit % blocks * kColumns, end = smaller(width, begin + kColumns);
     long start = 0;
     for (int member = 0; member < group.members; start += group.widths[member++]) {
       const long own = group.widths[member];
       const long from = begin > start ? begin - start : 0, to = smaller(end - start, own);
       if (from >= to) continue;
-      const Half* up = worn.up[group.linear + member] + layer * worn.rank * own;
-      const float* factors = inner + span.row * kInner + member * worn.rank;
+      const Half* up = adapter.up[group.linear + member] + layer * adapter.rank * own;
+      const float* factors = inner + span.row * kInner + member * adapter.rank;
       float* out = y + span.row * width + start;
       switch (span.rows) {
-        case 4: spread<4>(up, own, worn.rank, factors, from, to, out, width); break;
-        case 3: spread<3>(up, own, worn.rank, factors, from, to, out, width); break;
-        case 2: spread<2>(up, own, worn.rank, factors, from, to, out, width); break;
-        default: spread<1>(up, own, worn.rank, factors, from, to, out, width);
+        case 4: spread<4>(up, own, adapter.rank, factors, from, to, out, width); break;
+        case 3: spread<3>(up, own, adapter.rank, factors, from, to, out, width); break;
+        case 2: spread<2>(up, own, adapter.rank, factors, from, to, out, width); break;
+        default: spread<1>(up, own, adapter.rank, factors, from, to, out, width);
       }
     }
   });

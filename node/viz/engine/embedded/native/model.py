@@ -1,8 +1,7 @@
-"""The decoder over the compiled forward pass: one call a step, all layers inside it.
+"""Run the decoder through the compiled forward pass: one call a step, for all layers.
 
-Owns the model's weights as the library reads them and the addresses it is given. Does not know
-requests or schedules. Invariant: every tensor whose address the library holds is kept alive here
-or by the caller of ``run`` for as long as the call lasts.
+Owns the weights in the library's layout, and the addresses that it gets. Invariant: every tensor
+whose address the library gets is kept alive during the call, here or by the caller of ``run``.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ if TYPE_CHECKING:
 _Fields = Sequence[tuple[str, Any]]
 
 
-class _Layer(ctypes.Structure):
+class _LayerStruct(ctypes.Structure):
     _fields_: ClassVar[_Fields] = [
         (name, ctypes.c_void_p) for name in ("norm", "mlp_norm", "qkv", "o", "gate_up", "down")
     ]
 
 
-class _Model(ctypes.Structure):
+class _ModelStruct(ctypes.Structure):
     _fields_: ClassVar[_Fields] = [
         *(
             (name, ctypes.c_long)
@@ -59,7 +58,7 @@ class _Model(ctypes.Structure):
     ]
 
 
-class _Adapter(ctypes.Structure):
+class _AdapterStruct(ctypes.Structure):
     _fields_: ClassVar[_Fields] = [
         ("rank", ctypes.c_long),
         ("down", ctypes.c_void_p * 4),
@@ -68,7 +67,7 @@ class _Adapter(ctypes.Structure):
     ]
 
 
-class _Batch(ctypes.Structure):
+class _BatchStruct(ctypes.Structure):
     _fields_: ClassVar[_Fields] = [
         ("rows", ctypes.c_long),
         ("wanted", ctypes.c_long),
@@ -80,15 +79,15 @@ class _Batch(ctypes.Structure):
 
 
 class _Arena:
-    """Weights side by side in huge pages, where the system has them: far fewer to look up."""
+    """Holds the weights in huge pages, if the system has them: far fewer address look-ups."""
 
     def __init__(self, size_bytes: int) -> None:
         import torch
 
-        # Private: of shared memory, most systems give no huge pages.
+        # Private memory, because most systems do not give huge pages for shared memory.
         memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
-            with contextlib.suppress(OSError):  # a kernel without them
+            with contextlib.suppress(OSError):  # a kernel without huge pages
                 memory.madvise(mmap.MADV_HUGEPAGE)
         self._bytes, self._used = torch.frombuffer(memory, dtype=torch.uint8), 0
 
@@ -119,8 +118,8 @@ class NativeModel:
         self._kernels, self._shape = kernels, shape
         self._embedding = weights["model.embed_tokens.weight"]
         self._kept: list[Any] = [cache]
-        # Weak: an adapter that was evicted must not stay in memory for its addresses' sake.
-        self._structs: WeakKeyDictionary[LoadedAdapter, _Adapter] = WeakKeyDictionary()
+        # Weak keys, so that this table does not keep an evicted adapter in memory.
+        self._structs: WeakKeyDictionary[LoadedAdapter, _AdapterStruct] = WeakKeyDictionary()
         self._room = torch.empty(0)
 
         def hold(tensor: torch.Tensor) -> int:
@@ -137,16 +136,16 @@ class NativeModel:
         def panels(*names: str) -> int:
             return arena.place(pack(torch.cat([weights[f"{name}.weight"] for name in names])).words)
 
-        layers = (_Layer * shape.layers)()
+        layers = (_LayerStruct * shape.layers)()
         for index in range(shape.layers):
             stem = f"model.layers.{index}."
-            layers[index] = _Layer(
+            layers[index] = _LayerStruct(
                 norm(f"{stem}input_layernorm"),
                 norm(f"{stem}post_attention_layernorm"),
                 *(panels(*(f"{stem}{name}" for name in names)) for names in GROUPS.values()),
             )
         self._kept.append(layers)
-        self._model = _Model(
+        self._model = _ModelStruct(
             shape.layers,
             shape.hidden,
             shape.intermediate,
@@ -174,9 +173,10 @@ class NativeModel:
         active_adapters: Sequence[LoadedAdapter | None],
         wanted: Sequence[int],
     ) -> torch.Tensor:
-        """Run one token a row; return the logits (wanted, vocabulary) of the rows asked for.
+        """Run one token a row; return the logits (wanted, vocabulary) of the wanted rows.
 
-        A slot's rows may follow each other in one call: keys are written before any row attends.
+        One call may have several rows of one slot (a prompt's chunk): in each layer all keys are
+        written before any row attends.
         """
         import torch
 
@@ -196,7 +196,7 @@ class NativeModel:
                 self._structs[adapter] = held
                 addresses[adapter] = ctypes.addressof(held)
         adapters = (ctypes.c_void_p * rows)(*map(addresses.__getitem__, active_adapters))
-        batch = _Batch(
+        batch = _BatchStruct(
             rows,
             len(wanted),
             begin,
@@ -211,9 +211,9 @@ class NativeModel:
         return logits
 
 
-def _struct(adapter: LoadedAdapter) -> _Adapter:
+def _struct(adapter: LoadedAdapter) -> _AdapterStruct:
     linears = [name for names in GROUPS.values() for name in names]
-    return _Adapter(
+    return _AdapterStruct(
         adapter.rank,
         (ctypes.c_void_p * 4)(*(adapter.down[group].data_ptr() for group in GROUPS)),
         (ctypes.c_void_p * 7)(*(adapter.up[name].data_ptr() for name in linears)),

@@ -1,6 +1,6 @@
-// y = x W^T with W in bf16, kept in panels of 16 output columns and widened in registers: half the
-// memory traffic of float32 and the same values. Each output is one sum over k in order, whatever
-// the number of rows, so a row's result is bit for bit independent of the rows beside it.
+// y = x W^T with W in bf16, stored in panels of 16 output columns and widened to float32 in
+// registers: the same values as float32 with half of its memory traffic. Each output is one sum
+// over k in order, for any number of rows. So a row's result is bit for bit independent of others.
 #pragma once
 
 #include "team.h"
@@ -9,13 +9,14 @@
 namespace {
 
 constexpr int kPanel = 16;  // output columns of a weight panel
-constexpr long kTile = 6;  // rows whose sums stay in registers
-constexpr long kAhead = 1024;  // words fetched before they are needed
-constexpr long kBlock = 8;  // tiles whose inputs stay in the second cache
+constexpr long kTile = 6;  // rows of a tile: as many as keep their sums in registers
+constexpr long kAhead = 1024;  // how many words ahead weights are prefetched
+constexpr long kBlock = 8;  // tiles of a block: their inputs fit the level 2 cache
 
-// ROWS rows of x (packed k-major: x[k * ROWS + r]) against PANELS panels, whole depth; the
-// accumulators stay in registers. Few rows take more panels: sums must not wait for each other.
-// Never inlined: inside a worker's loop the compiler keeps fewer sums in registers, a third slower.
+// Multiplies ROWS rows of x (packed k-major: x[k * ROWS + r]) with PANELS panels over the whole
+// depth. The accumulators stay in registers. With few rows, several panels are taken together, so
+// that there are enough independent sums to keep the multipliers busy. Never inlined: inside a
+// worker's loop the compiler keeps fewer sums in registers, and it is a third slower.
 template <int ROWS, int PANELS>
 __attribute__((noinline)) void tile(const float* x, const uint32_t* panels, long depth, float* y, long y_stride,
           long columns) {
@@ -30,7 +31,7 @@ __attribute__((noinline)) void tile(const float* x, const uint32_t* panels, long
   for (long k = 0; k < depth; ++k) {
 #pragma GCC unroll 8
     for (int p = 0; p < PANELS; ++p) {
-      // The processor's own look-ahead ends at each page.
+      // The processor's own prefetcher stops at each page boundary.
       __builtin_prefetch(from[p] + k * 8 + kAhead);
       const Bits pair = *reinterpret_cast<const LooseBits*>(from[p] + k * 8);
       const Vec left = (Vec)(pair << 16), right = (Vec)(pair & 0xffff0000u);
@@ -81,8 +82,9 @@ void strip_of(long rows, const float* x, const uint32_t* panels, long depth, flo
   }
 }
 
-// Rows in tiles of kTile and one of what is left: tiles of fewer rows have too few sums to keep both
-// multipliers busy. But 5 and 4 are faster than 6 and 3. Tiles in blocks of at most kBlock, evenly.
+// Divides the rows into tiles of kTile, and a last tile with the rest: small tiles have too few
+// sums to keep both multipliers busy. Exception: 5 and 4 rows are faster than 6 and 3. The tiles
+// are divided evenly into blocks of at most kBlock.
 struct Tiles {
   long rows, count, blocks;
   explicit Tiles(long rows)
@@ -95,8 +97,9 @@ struct Tiles {
   long size(long tile) const { return row(tile + 1) - row(tile); }
 };
 
-// Everything below runs on every thread of a team, and ends where they meet.
+// The functions below run on every thread of a team, and end with a barrier.
 
+// Packs the rows that `fill` returns k-major into tiles, as `tile` reads them.
 template <typename Fill>
 void pack(Worker& worker, const Tiles& tiles, long depth, float* packed, Fill fill) {
   worker.halve(tiles.count, [&](long t) {
@@ -110,13 +113,13 @@ void pack(Worker& worker, const Tiles& tiles, long depth, float* packed, Fill fi
   worker.meet();
 }
 
-// y (rows, width) = packed x (rows, depth) against panels (ceil(width / 16), depth, 8), each word
-// the bf16 of column c below that of column c + 8.
+// y (rows, width) = packed x (rows, depth) times the panels (ceil(width / 16), depth, 8). A word of
+// a panel has the bf16 of column c in its low half and that of column c + 8 in its high half.
 void linear(Worker& worker, const Tiles& tiles, const float* packed, long depth,
             const uint32_t* panels, long width, float* y) {
   const long count = (width + kPanel - 1) / kPanel, share = 4;
   const long shares = (count + share - 1) / share;
-  // Small shares, taken as they come: a core that is also busy elsewhere delays nobody.
+  // Small shares that threads take one by one: a core with other work then delays nobody.
   worker.share(tiles.blocks * shares, 2, [&](long unit) {
     const long block = unit / shares, p = unit % shares * share;
     for (long t = tiles.first(block); t < tiles.first(block + 1); ++t) {

@@ -1,6 +1,7 @@
-// Threads that share one call's work. OpenMP's would do, but its runtime is torch's too: threads of
-// every team that torch ever woke count, and once they outnumber the processors all of them sleep at
-// barriers instead of spinning. A step has 400 barriers; asleep they take longer than its products.
+// A team of threads that share the work of one call. OpenMP is not used, because torch uses the same
+// runtime: it counts the threads of every team that torch ever started, and if they are more than
+// the processors, all threads sleep at barriers instead of spinning. A step has 400 barriers; with
+// sleeping threads they take longer than the step's products.
 #pragma once
 
 #include <atomic>
@@ -24,18 +25,18 @@ inline void relax() {
 #endif
 }
 
-constexpr long kSpins = 2000;    // some 20 to 100 microseconds
-constexpr unsigned kLoops = 64;  // counters in turn; threads are never that many loops apart
+constexpr long kSpins = 2000;    // about 20 to 100 microseconds
+constexpr unsigned kLoops = 64;  // counters used in turn; threads are never that many loops apart
 
 class Team;
 
-// One thread's place in a running call.
+// One thread of a team during a call.
 struct Worker {
   Team* team;
   int place, threads;
   unsigned loop;
 
-  // Runs body(n) for 0 <= n < count, chunks of `chunk` taken as they come, and does not meet.
+  // Runs body(n) for 0 <= n < count. Threads take chunks of `chunk` one by one. No barrier.
   template <typename Body>
   void share(long count, long chunk, Body body);
   // The same, in as many chunks as there are threads.
@@ -43,7 +44,7 @@ struct Worker {
   void halve(long count, Body body) {
     share(count, (count + threads - 1) / threads, body);
   }
-  // Returns once every thread is here. Between two of these a thread may run a few loops.
+  // Barrier: returns when every thread has called it. Several loops may run between two barriers.
   void meet();
 };
 
@@ -56,7 +57,7 @@ class Team {
     for (auto& thread : crew_) thread.join();
   }
 
-  // Runs job on every thread, this one among them, and returns when all are done.
+  // Runs the job on every thread, including this one, and returns when all are done.
   void run(const std::function<void(Worker&)>& job) {
     hire();
     for (auto& counter : next_) counter.value.store(0, std::memory_order_relaxed);
@@ -75,8 +76,8 @@ class Team {
     std::atomic<long> value{0};
   };
 
-  // Starts the threads that lack. Where the system gives no more, those there are do the work, and
-  // the next call asks again.
+  // Starts the missing threads. If the system refuses a thread, the existing ones do the work, and
+  // the next call tries again.
   void hire() {
     try {
       while (threads() < wanted)
@@ -96,7 +97,7 @@ class Team {
     called_.notify_all();
   }
 
-  // A job may not throw: the others would wait for this thread for ever.
+  // A job must not throw: the other threads would wait at the barrier for ever.
   void work(int place, const std::function<void(Worker&)>& job) noexcept {
     Worker worker{this, place, threads(), 0};
     job(worker);
@@ -127,7 +128,8 @@ class Team {
 template <typename Body>
 void Worker::share(long count, long chunk, Body body) {
   auto& next = team->next_[loop % kLoops].value;
-  // Nobody is, or soon will be, half a round away.
+  // Reset the counter that is half a round ahead: no thread uses it now, because barriers keep all
+  // threads within a few loops of each other.
   team->next_[(loop + kLoops / 2) % kLoops].value.store(0, std::memory_order_relaxed);
   ++loop;
   while (true) {
@@ -138,6 +140,8 @@ void Worker::share(long count, long chunk, Body body) {
 }
 
 inline void Worker::meet() {
+  // The last thread to arrive starts the next round by increasing met_. The others spin first,
+  // since the wait is usually shorter than waking a thread takes, and then yield the processor.
   auto& met = team->met_.value;
   const long before = met.load(std::memory_order_relaxed);
   if (team->arrived_.value.fetch_add(1, std::memory_order_acq_rel) == threads - 1) {
@@ -151,12 +155,12 @@ inline void Worker::meet() {
 
 struct Disband {
   void operator()(Team* team) const {
-    // A forked child has the team but none of its threads: nobody to wait for.
+    // After a fork the child has the team's memory but none of its threads: do not join them.
     if (team->process == getpid()) delete team;
   }
 };
 
-// The calling thread's own team, as large as asked for; its threads end with that thread.
+// Returns the calling thread's own team of `threads` threads. They end with the calling thread.
 inline Team& team_of(int threads) {
   thread_local std::unique_ptr<Team, Disband> own;
   if (!own || own->wanted != threads || own->process != getpid()) {

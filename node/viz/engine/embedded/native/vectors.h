@@ -1,10 +1,10 @@
-// Eight floats at a time, in GCC/Clang vector types: any CPU that the compiler knows.
+// Vectors of eight floats, in the vector types of GCC and Clang: for any CPU of the compiler.
 #pragma once
 
 #include <cstdint>
 #ifdef __F16C__
 #include <immintrin.h>
-// GCC before 12 knows no _Float16 here, and later ones would widen it one by one.
+// GCC before 12 has no _Float16 here, and later versions convert its values one by one.
 struct Half {
   uint16_t bits;
   explicit operator float() const { return _cvtsh_ss(bits); }
@@ -37,7 +37,7 @@ inline Vec widen(const Half* from) {
 }
 #endif
 
-// Eight of the sixteen values of a and b; GCC knows clang's name for it only since 12.
+// Selects eight of the sixteen values of a and b. GCC has clang's builtin only since version 12.
 template <unsigned... From>
 inline Vec pick(Vec a, Vec b) {
 #ifdef __clang__
@@ -53,7 +53,8 @@ inline float sum(Vec value) {
   return value[0] + value[1];
 }
 
-// The sums of four vectors, each as two halves: those of 0 to 3, twice.
+// The sums of four vectors, each still in two parts: lanes 0 to 3 hold one part of each sum, lanes
+// 4 to 7 the other.
 inline Vec sums_of_four(const Vec* from) {
   Vec pairs[2];
 #pragma GCC unroll 2
@@ -65,13 +66,14 @@ inline Vec sums_of_four(const Vec* from) {
          pick<2, 3, 10, 11, 6, 7, 14, 15>(pairs[0], pairs[1]);
 }
 
-// The eight sums that two such vectors hold the halves of.
+// Adds the two parts in such vectors: returns the four sums of a, then the four of b.
 inline Vec folded(Vec a, Vec b) {
   return pick<0, 1, 2, 3, 8, 9, 10, 11>(a, b) +
          pick<4, 5, 6, 7, 12, 13, 14, 15>(a, b);
 }
 
-// e^x by range reduction and a polynomial (Cephes' coefficients), within 2 ulp; x <= 88.
+// e^x by range reduction and a polynomial (coefficients of Cephes), within 2 ulp. x is limited to
+// -87 to 88.
 inline Vec exponential(Vec x) {
   typedef int32_t Ints __attribute__((vector_size(32)));
   x = x < -87.0f ? Vec{} - 87.0f : x;
@@ -88,7 +90,7 @@ inline Vec exponential(Vec x) {
   return value * (Vec)((__builtin_convertvector(whole, Ints) + 127) << 23);
 }
 
-// Rotates one head by its position: cosines and sines of dim / 2 angles.
+// Applies RoPE to one head: cosines and sines are those of its position, dim / 2 angles.
 inline void rotate(const float* from, const float* cosines, const float* sines, long dim,
                    float* to) {
   const long half = dim / 2;
