@@ -284,7 +284,7 @@ class Token(_Contract):
         """Return what ``spender`` may still pull from ``owner``."""
         return int(await self._view("allowance", owner, spender))
 
-    async def authorization_used(self, payer: Address, nonce: Hash32, *, block: Block) -> bool:
+    async def authorization_used(self, payer: Address, nonce: Hash32, *, block: BlockTag) -> bool:
         """Return whether an authorization of that nonce (EIP-3009) was used or cancelled."""
         return bool(await self._view("authorizationState", payer, nonce, block=block))
 

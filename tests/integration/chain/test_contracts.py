@@ -84,7 +84,7 @@ async def test_an_endpoint_without_logs_hides_no_state(net: Testnet) -> None:
     chain = Chain(rpc, net.deployment)
     seen = await chain.channel(address(signer), node)
     assert seen is not None and seen.close_at and seen.deposit_units == 1_000
-    with pytest.raises(ChainError, match="keeps logs"):
+    with pytest.raises(ChainError, match="keeps the logs"):
         await chain.adapter(adapter)
     assert [each async for each in chain.settlement.opened(node)] == []
     await rpc.close()
