@@ -54,7 +54,7 @@ limit = 3
         ("notice_s = 0\n", "", "lacks 'notice_s'"),
         ('"1.5"', '"1.2345678"', "at most 6 decimals"),
         ('"1.5"', "1.5", "'training_fee'"),
-        ('"train"', '"sell"', "'sell' is no use"),
+        ('"train"', '"sell"', "'sell' is not a use"),
         ('["train", "evaluate"]', "[]", "at least one use"),
         ("revocation_class = 0", "revocation_class = 3", "0, 1 or 2"),
         ('text = "be kind"', "", "a text"),
