@@ -173,7 +173,7 @@ class ClockWrong(ChainError):
 
 
 class ChainMismatch(ChainError):
-    code, title = "chain-mismatch", "The chain is not the one the books were kept on"
+    code, title = "chain-mismatch", "The chain is not the one of this ledger"
 
 
 class TransactionFailed(ChainError):
@@ -248,7 +248,7 @@ class StoreConflict(StoreError):
 
 
 class BooksMismatch(StoreError):
-    code, title = "books-mismatch", "The books and the chain disagree"
+    code, title = "books-mismatch", "The ledger and the chain disagree"
 
 
 class LedgerMissing(StoreError):
