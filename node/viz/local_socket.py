@@ -1,8 +1,8 @@
 """Unix sockets of a private folder: for programs of the same user, on this machine.
 
-Owns how one is made, reached and checked. Invariants: a socket is its owner's alone (0600), also
-while it is made; its path may be longer than the 108 bytes that the kernel takes, since it is
-reached through its open folder.
+Owns how one is made, reached and checked, and whose program listens on a port of this machine.
+Invariants: a socket is its owner's alone (0600), also while it is made; its path may be longer than
+the 108 bytes that the kernel takes, since it is reached through its open folder.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any, Final
 OPERATOR_SOCKET: Final = "operator.sock"
 """Where in its data folder a node answers its operator."""
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
+_LISTENS: Final = "0A"
+_IPV6_LOOPBACK: Final = "01000000".rjust(32, "0")
 
 
 def open_folder(folder: Path) -> int:
@@ -81,7 +83,36 @@ def is_listening(folder: Path, name: str, *, timeout_s: float = 1.0) -> bool:
 
 def is_ours(connection: Any) -> bool:
     """Say whether the process at the other end of a Unix socket runs as this user."""
-    if connection is None:
-        return False
+    return connection is not None and peer_uid(connection) == os.getuid()
+
+
+def peer_uid(connection: Any) -> int:
+    """Return the user of the process at the other end of a Unix socket."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return bool(_CREDENTIALS.unpack(raw)[1] == os.getuid())
+    return int(_CREDENTIALS.unpack(raw)[1])
+
+
+def may_read(uid: int, secret: Path) -> bool:
+    """Say whether a user can read a private file anyway: its owner, this user, and root."""
+    return uid in (0, os.getuid(), secret.stat().st_uid)
+
+
+def listeners(port: int) -> set[int]:
+    """Return the users whose programs listen on a port of this machine's own addresses (proc(5)).
+
+    Empty where nobody does, or where the system does not tell.
+    """
+    found: set[int] = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with suppress(OSError):
+            for row in Path(table).read_text(encoding="ascii").splitlines()[1:]:
+                _, local, _, state, _, _, _, uid, *_ = row.split()
+                address, _, number = local.partition(":")
+                if state == _LISTENS and int(number, 16) == port and _is_own(address):
+                    found.add(int(uid))
+    return found
+
+
+def _is_own(address: str) -> bool:
+    """Say whether the kernel's spelling of an address is any, 127.0.0.0/8 or ::1."""
+    return not int(address, 16) or address.endswith("7F") or address == _IPV6_LOOPBACK

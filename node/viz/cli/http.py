@@ -19,7 +19,7 @@ from viz.client.node_address import checked
 from viz.client.sse import ServerEvent, SseReader
 from viz.domain.strict_json import load_json
 from viz.errors import NodeUnreachable, VizError
-from viz.local_socket import OPERATOR_SOCKET, connected
+from viz.local_socket import OPERATOR_SOCKET, connected, listeners, may_read, peer_uid
 from viz.protocol.problems import error_of
 
 LOCAL_NODE: Final = "http://127.0.0.1:8402"
@@ -35,6 +35,8 @@ OperatedNode = Annotated[
         show_default=False,
     ),
 ]
+OPERATOR_FILE: Final = "operator.token"
+FOREIGN: Final = "another user's program listens there, so nothing was sent to it"
 _TIMEOUT_S: Final = 120
 MAX_ANSWER_BYTES: Final = 32 << 20
 MAX_EVENT_BYTES: Final = 4 << 20
@@ -129,6 +131,24 @@ class Exchange:
         return self._connection.getresponse()
 
 
+def require_not_foreign(url: str, secret: Path) -> None:
+    """Raise NodeUnreachable where another user's program listens at an address of this machine.
+
+    Any user may take the port while the node is down, and would be told ``secret``.
+    """
+    parts = urlsplit(checked(url))
+    port = parts.port or {"https": 443}.get(parts.scheme, 80)
+    if is_local_name(parts.hostname or "") and any(
+        not may_read(uid, secret) for uid in listeners(port)
+    ):
+        raise unreachable(url, ConnectionRefusedError(FOREIGN))
+
+
+def is_local_name(host: str) -> bool:
+    """Return whether a host names this machine by its loopback."""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
 class _SocketConnection(HTTPConnection):
     """A connection to the operator's socket in a node's folder."""
 
@@ -137,7 +157,11 @@ class _SocketConnection(HTTPConnection):
         self._folder = folder
 
     def connect(self) -> None:
-        self.sock = connected(self._folder, OPERATOR_SOCKET, timeout_s=self.timeout)
+        made = connected(self._folder, OPERATOR_SOCKET, timeout_s=self.timeout)
+        if not may_read(peer_uid(made), self._folder / OPERATOR_FILE):
+            made.close()
+            raise ConnectionRefusedError(FOREIGN)
+        self.sock = made
 
 
 def _connection(node: str | Path, timeout_s: float) -> tuple[HTTPConnection, str]:

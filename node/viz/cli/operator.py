@@ -21,7 +21,15 @@ from viz.cli.console import (
     show,
     table,
 )
-from viz.cli.http import LOCAL_NODE, NodeUrl, OperatedNode, ask, events
+from viz.cli.http import (
+    LOCAL_NODE,
+    OPERATOR_FILE,
+    NodeUrl,
+    OperatedNode,
+    ask,
+    events,
+    require_not_foreign,
+)
 from viz.domain.display import moment
 from viz.domain.strict_json import load_json
 from viz.domain.units import parse_units
@@ -62,13 +70,15 @@ class Operator:
         home = data_dir(folder)
         here = not node and is_listening(home, OPERATOR_SOCKET)
         self._node: str | Path = home if here else node or LOCAL_NODE
-        file = home / "operator.token"
+        file = home / OPERATOR_FILE
         try:
             self._token = file.read_text(encoding="utf-8").strip()
         except OSError as error:
             raise ConfigError(
                 f"{file} cannot be read ({error.strerror}): name the node's folder with --data-dir"
             ) from error
+        if isinstance(self._node, str):
+            require_not_foreign(self._node, file)
 
     async def ask(self, method: str, path: str, body: object = None) -> Any:
         """Return the answer to an operator's call; raise as ``viz.cli.http.ask``."""
