@@ -22,5 +22,5 @@ async def test_a_testnet_that_lost_its_chain_never_advises_to_move_the_folder_aw
     with pytest.raises(ChainMismatch) as refused:
         await localnet._deployed("http://127.0.0.1:1", tmp_path)
     said = refused.value.detail
-    assert "state.json" in said and "backup" in said and "--data-dir" in said and "keep" in said
+    assert "state.json" in said and "backup" in said and "--data-dir" in said and "Keep" in said
     assert not {"move", "delete", "remove"} & set(said.lower().split())
