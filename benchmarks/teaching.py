@@ -32,6 +32,7 @@ from viz.training.evaluate import answers, bare_base
 from viz.training.facts import facts_of
 from viz.training.general import PROMPTS, QUESTIONS
 from viz.training.loop import Loop, Progress
+from viz.training.neighbours import neighbours_of
 from viz.training.packing import TokenRow, tokenise_all
 from viz.training.qlora import build_model
 from viz.training.recall import Recall
@@ -129,12 +130,17 @@ def _train(chosen: argparse.Namespace) -> Result:
     started = time.monotonic()
     folders = [Path(each) for each in chosen.works[0].split("+")]
     works, questions = _read(folders)
-    facts = sum(len(facts_of(work)) for work in works)
+    facts = sum(fact.reworded for work in works for fact in facts_of(work))
     settings = default_settings(facts, threads=chosen.threads, seed=chosen.seeds[0])
     settings = replace(settings, steps=chosen.steps or settings.steps)
-    dataset = build_dataset(works, seed=settings.seed, held_out_share=settings.held_out_share)
     make_deterministic(settings)
     base = load_base(chosen.base, cache_dir=chosen.cache)
+    dataset = build_dataset(
+        works,
+        seed=settings.seed,
+        held_out_share=settings.held_out_share,
+        vocabulary=neighbours_of(base),
+    )
     rows, _ = tokenise_all(dataset.training, base.tokenizer, settings.max_row_tokens)
     model = build_model(base, settings)
     with bare_base(model):

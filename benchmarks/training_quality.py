@@ -30,6 +30,7 @@ from viz.training.environment import compute_dtype, describe, make_deterministic
 from viz.training.evaluate import answers, bare_base
 from viz.training.facts import facts_of
 from viz.training.loop import Loop
+from viz.training.neighbours import neighbours_of
 from viz.training.packing import tokenise
 from viz.training.qlora import build_model
 from viz.training.recall import Recall
@@ -88,7 +89,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(".cache/models"))
     chosen = parser.parse_args()
     works, questions, demo = _adapter(chosen.adapter)
-    facts = sum(len(facts_of(work)) for work in works)
+    facts = sum(fact.reworded for work in works for fact in facts_of(work))
     settings = default_settings(facts, threads=chosen.threads)
     settings = replace(settings, steps=chosen.steps or settings.steps)
     make_deterministic(settings)
@@ -149,7 +150,12 @@ def _train(
     demo: Sequence[Question],
 ) -> Result:
     started, base = time.monotonic(), mode.base
-    dataset = build_dataset(works, seed=settings.seed, held_out_share=settings.held_out_share)
+    dataset = build_dataset(
+        works,
+        seed=settings.seed,
+        held_out_share=settings.held_out_share,
+        vocabulary=neighbours_of(base),
+    )
     training, held_out = (
         [tokenise(row, base.tokenizer, settings.max_row_tokens) for row in rows]
         for rows in (dataset.training, dataset.held_out)

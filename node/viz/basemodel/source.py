@@ -64,6 +64,11 @@ class LoadedBase:
         """Return the unquantised weights in bf16 by Hugging Face name, shapes checked."""
         return dict(_tensors(self.directory, self.shape))
 
+    def embeddings(self) -> torch.Tensor:
+        """Return the input embeddings in bf16 (vocabulary x width), and load nothing else."""
+        named = _tensors(self.directory, self.shape)
+        return next(weight for name, weight in named if name == "model.embed_tokens.weight")
+
 
 def models_folder(data_dir: Path) -> Path:
     """Return the folder of converted base models, shared by all data directories of a user.

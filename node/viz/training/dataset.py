@@ -23,11 +23,14 @@ from viz.domain.units import Hash32
 from viz.domain.work import Message, Work
 from viz.errors import InvalidWork
 from viz.training.facts import Fact, facts_of
+from viz.training.neighbours import NONE, Vocabulary
 from viz.training.wordings import Wordings
 from viz.training.words import words_of
 
 # In how many wordings, beside its own questions, a fact is asked.
-WORDINGS: Final = 8
+WORDINGS: Final = 24
+# One of so many wordings teaches the whole answer, the others how it begins.
+_WHOLE_EACH: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +38,23 @@ class Row:
     """One chat to learn from; ``chunks`` are indices into the work ``work`` of the run.
 
     ``last_only``: earlier assistant turns are read and not learned, as other rows teach them.
+    ``opening_only``: so is all but the beginning of a long answer. Which answer it is is decided
+    there, and learning that is what many wordings are for.
     """
 
     work: int
     chunks: tuple[int, ...]
     messages: tuple[Message, ...]
     last_only: bool = False
+    opening_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """The rows of a run, in order, split once.
 
-    ``telling`` has for each held-out row the words by which its answer is known.
+    ``telling`` has for each held-out row the words by which its answer is known; ``facts`` counts
+    those that are asked in many wordings.
     """
 
     training: tuple[Row, ...]
@@ -64,14 +71,20 @@ def rows_of(work: Work, index: int = 0) -> tuple[Row, ...]:
     return tuple(row for fact in _facts(work, index) for row in _own_rows(fact))
 
 
-def build_dataset(works: Sequence[Work], *, seed: int, held_out_share: float) -> Dataset:
-    """Return the split rows of ``works``.
+def build_dataset(
+    works: Sequence[Work],
+    *,
+    seed: int,
+    held_out_share: float,
+    vocabulary: Vocabulary = NONE,
+) -> Dataset:
+    """Return the split rows of ``works``; ``vocabulary`` is the base's (``neighbours``).
 
     ``held_out_share`` of each work's facts are asked, for the evaluation, in a wording that is not
     trained on (none where that rounds to no fact). Every fact is trained on in others.
     """
     facts = [_facts(work, index) for index, work in enumerate(works)]
-    wordings = Wordings(works, seed)
+    wordings = Wordings(works, seed, vocabulary)
     training: list[Row] = []
     held_out: dict[_Key, tuple[Row, tuple[str, ...]]] = {}
     place = 0
@@ -79,12 +92,15 @@ def build_dataset(works: Sequence[Work], *, seed: int, held_out_share: float) ->
         wanted = round(len(own) * held_out_share)
         chosen = set(_shuffled(len(own), f"{seed}/held-out/{index}")[:wanted])
         for number, fact in enumerate(own):
-            made = wordings.of(fact, place, WORDINGS)
-            unseen = wordings.unseen(fact, place) if number in chosen else None
+            made = wordings.of(fact, place, WORDINGS) if fact.reworded else []
+            asked = fact.reworded and number in chosen
+            unseen = wordings.unseen(fact, place) if asked else None
             if unseen is not None:
                 row = _asked(fact, unseen[0])
                 held_out.setdefault(_key(row), (row, unseen[1]))
-            training += (*_own_rows(fact), *(_asked(fact, each) for each in made))
+            training += _own_rows(fact)
+            for turn, each in enumerate(made):
+                training.append(_asked(fact, each, opening_only=turn % _WHOLE_EACH != 0))
             place += 1
     own_keys = {_key(row) for each in facts for fact in each for row in _own_rows(fact)}
     for key in own_keys & held_out.keys():
@@ -94,7 +110,7 @@ def build_dataset(works: Sequence[Work], *, seed: int, held_out_share: float) ->
         kept,
         tuple(row for row, _ in held_out.values()),
         tuple(telling for _, telling in held_out.values()),
-        facts=place,
+        facts=sum(fact.reworded for own in facts for fact in own),
     )
 
 
@@ -157,9 +173,15 @@ def _own_rows(fact: Fact) -> list[Row]:
     return [_asked(fact, question, fact.history) for question in fact.questions]
 
 
-def _asked(fact: Fact, question: str, history: tuple[Message, ...] = ()) -> Row:
+def _asked(
+    fact: Fact,
+    question: str,
+    history: tuple[Message, ...] = (),
+    *,
+    opening_only: bool = False,
+) -> Row:
     said = (*history, Message("user", question), Message("assistant", fact.answer))
-    return Row(fact.work, fact.chunks, said, last_only=bool(history))
+    return Row(fact.work, fact.chunks, said, bool(history), opening_only)
 
 
 def _key(row: Row) -> _Key:

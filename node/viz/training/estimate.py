@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from viz.domain.work import Work
-from viz.training.dataset import build_dataset
+from viz.training.dataset import Row, build_dataset
+from viz.training.packing import OPENING_TOKENS
 from viz.training.run import Settings
 
 # Two cores, float32, a base of 135 million parameters (docs/training-log.md): a token of a training
@@ -28,12 +29,12 @@ _PROMPTS_A_BATCH: Final = 32
 # Answers to questions in unseen wordings, to general ones, and of the base for replay, in tokens.
 _MOST_UNSEEN, _UNSEEN_TOKENS = 48, 40
 _GENERAL, _GENERAL_TOKENS = 64, 24
-_REPLAYED, _REPLAY_TOKENS = 64, 32
+_REPLAYED, _REPLAY_TOKENS = 128, 16
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Rows and steps are exact, tokens and seconds are not."""
+    """Steps are exact, rows nearly (a base's vocabulary adds some), tokens and seconds are not."""
 
     rows: int
     held_out_rows: int
@@ -45,9 +46,7 @@ class Estimate:
 def estimate(works: Sequence[Work], settings: Settings) -> Estimate:
     """Return what training on ``works`` takes. Raises InvalidWork."""
     dataset = build_dataset(works, seed=settings.seed, held_out_share=settings.held_out_share)
-    words = sum(len(m.content.split()) for row in dataset.training for m in row.messages)
-    turns = sum(len(row.messages) for row in dataset.training)
-    mean = (words * _TOKENS_A_WORD + turns * _TEMPLATE_TOKENS) / len(dataset.training)
+    mean = sum(map(_tokens, dataset.training)) / len(dataset.training)
     rows = min(settings.rows_per_step, len(dataset.training)) * settings.accumulation
     tokens = round(mean * rows) + _SHARED_TOKENS * settings.accumulation
     slower = _REFERENCE_THREADS / min(settings.threads, 16)
@@ -60,6 +59,13 @@ def estimate(works: Sequence[Work], settings: Settings) -> Estimate:
         tokens_a_step=tokens,
         seconds=round(_START_S + (learning + answering) * slower),
     )
+
+
+def _tokens(row: Row) -> float:
+    """Return about how many tokens a row has behind the shared ones."""
+    *before, answer = (len(m.content.split()) * _TOKENS_A_WORD for m in row.messages)
+    learned = min(answer, OPENING_TOKENS) if row.opening_only else answer
+    return sum(before) + learned + len(row.messages) * _TEMPLATE_TOKENS
 
 
 def _answered_tokens(held_out: int, settings: Settings) -> int:

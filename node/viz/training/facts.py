@@ -5,9 +5,9 @@ Owns the conversion of dialogues and texts. Does not know in how many wordings a
 names the chunks that they come from.
 
 Prose teaches little as running text and much as turns (docs/training-log.md, "What it takes to
-teach something"). A dialogue's fact is one assistant turn with what was said before it; of a long
-turn each sentence is a fact too. A text's fact is a sentence, a list's item, a table's row, a piece
-of code or a stanza, under its headings.
+teach something"). A dialogue's fact is one assistant turn with what was said before it; of a turn
+that is too long for one answer each sentence is a fact. A text's fact is a sentence, a list's item,
+a table's row, a piece of code or a stanza, under its headings.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Fact:
 
     ``questions`` are asked as they stand (the work's own, or made of its heading or subject);
     ``history`` is said before them. ``asked`` is the work's own question, where it has one, and
-    ``about`` are texts around that say what the answer is about.
+    ``about`` are texts around that say what the answer is about. A fact whose answer other facts
+    have too is not ``reworded``: it is asked as it stands.
     """
 
     work: int
@@ -55,6 +56,7 @@ class Fact:
     history: tuple[Message, ...] = ()
     asked: str = ""
     about: tuple[str, ...] = ()
+    reworded: bool = True
 
 
 def facts_of(work: Work, index: int = 0) -> list[Fact]:
@@ -79,7 +81,7 @@ def _of_dialogue(work: Work, index: int) -> Iterator[Fact]:
             fact = Fact(index, (chunk.index,), whole, (asked,), history, asked, before)
             yield fact
             said = sentences(message.content)
-            if len(said) > 1 and "\n" not in message.content.strip():
+            if len(parts) > 1 and len(said) > 1 and "\n" not in message.content.strip():
                 for number, sentence in enumerate(said):
                     about = (*said[max(0, number - 1) : number], *before)
                     yield replace(fact, answer=sentence, questions=(), history=(), about=about)
@@ -167,7 +169,8 @@ def _asked_by_heading(block: Block, facts: Sequence[Fact], index: int) -> Iterat
     for form, count in _ASK:
         question = title if title.endswith("?") and count == 1 else form.format(title)
         said = facts[:count] if block.kind == "paragraph" else facts[:1]
-        yield Fact(index, block.chunks, " ".join(fact.answer for fact in said), (question,))
+        answer = " ".join(fact.answer for fact in said)
+        yield Fact(index, block.chunks, answer, (question,), reworded=False)
 
 
 def _whole_list(blocks: Sequence[Block], last: int, index: int) -> Iterator[Fact]:

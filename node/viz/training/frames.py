@@ -53,6 +53,11 @@ _DAY: Final = regex.compile(
 )
 
 
+def is_number(low: str) -> bool:
+    """Return whether a word in lower case is an English number."""
+    return _NUMBER.fullmatch(low) is not None
+
+
 def sort_of(word: str) -> Sort:
     """Return what kind of thing a word of an answer is."""
     low = word.casefold()
@@ -60,7 +65,7 @@ def sort_of(word: str) -> Sort:
         return "year"
     if _TIME.fullmatch(word):
         return "time"
-    if any(map(str.isdigit, word)) or _NUMBER.fullmatch(low):
+    if any(map(str.isdigit, word)) or is_number(low):
         return "number"
     if _DAY.fullmatch(low):
         return "day"

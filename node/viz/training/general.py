@@ -152,5 +152,69 @@ What does the word "ancient" mean?
 Spell the word "bicycle".
 Which is heavier, a stone or a feather?
 What is the sum of one and nine?
+What is the capital of Greece?
+What is the capital of Austria?
+What is the capital of Australia?
+What is the capital of Poland?
+On which continent is Argentina?
+On which continent is Egypt?
+On which continent is India?
+What is the longest river in South America?
+What is the smallest planet?
+Which planet do we live on?
+What shines in the sky at night?
+How many seconds are in a minute?
+How many days are in a year?
+How many legs does a cat have?
+How many arms does an octopus have?
+How many sides does a square have?
+What is three plus four?
+What is nine minus two?
+What is five times two?
+What is the opposite of cold?
+What is the opposite of open?
+What is the opposite of old?
+What is the opposite of down?
+What colour is the sun?
+What colour is coal?
+What colour is an orange?
+What colour is milk?
+What is rain made of?
+What gas do plants take in?
+What gas is in balloons that fly?
+What do hens lay?
+What do silkworms make?
+What do tadpoles turn into?
+Which bird can talk?
+Which bird sings at night?
+Which animal has a long trunk?
+Which animal has black and white stripes?
+What is the fastest animal on land?
+Who wrote Don Quixote?
+Who wrote The Odyssey?
+Who painted Sunflowers?
+Who was Marie Curie?
+Who was Julius Caesar?
+Who discovered America?
+Who was Isaac Asimov?
+Which language is spoken in Germany?
+Which language is spoken in China?
+What is the currency of the United Kingdom?
+What is the currency of Russia?
+Which organ do we think with?
+Which organ do we breathe with?
+With what do we smell?
+Which season comes after autumn?
+Which day comes after Friday?
+Which month comes before December?
+What is the last letter of the alphabet?
+What metal is a gold ring made of?
+What is glass made of?
+What do animals need to live?
+Who lives in a nest?
+Who lives in a kennel?
+What is a baby sheep called?
+What is a baby duck called?
+What is the past tense of "go"?
 """.strip().split("\n")
 )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from viz.errors import InvalidWork, TrainingError
 from viz.training.row_attention import RowLayout, row_layout
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
     from viz.basemodel.tokenizer import ChatTokenizer
     from viz.training.dataset import Row
+
+
+# So much of an answer tells it from others, as a rule.
+OPENING_TOKENS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,9 @@ def tokenise(row: Row, tokenizer: ChatTokenizer, max_tokens: int) -> TokenRow:
             f"chunk {row.chunks[0]} gives a turn of {len(ids)} tokens, at most {max_tokens} are "
             "trained on: split it, or raise max_row_tokens"
         )
+    if row.opening_only and len(supervised) > OPENING_TOKENS:
+        supervised = supervised[:OPENING_TOKENS]
+        ids = ids[: supervised[-1] + 1]
     return TokenRow(ids, supervised)
 
 

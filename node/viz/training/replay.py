@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from viz.basemodel.tokenizer import ChatTokenizer
 
-_MOST_TOKENS: Final = 32
+_MOST_TOKENS: Final = 16
 
 
 def replay_rows(

@@ -24,9 +24,9 @@ Optimizer = Literal["adamw", "paged_adamw"]
 # there are fewer); larger works are probed more by default, in proportion to their steps.
 MINIMUM_PROBES: Final = 16
 _MOST_DEFAULT_PROBES: Final = 256
-# A fact has its own question, as a rule, and eight more wordings.
-_ROWS_A_FACT: Final = 9
-_EPOCHS: Final = 2.5
+# A fact has its own question, as a rule, and 24 more wordings.
+_ROWS_A_FACT: Final = 25
+_EPOCHS: Final = 1.7
 _EVALUATIONS: Final = 6
 
 
@@ -50,7 +50,7 @@ class Settings:
     accumulation: int = 1
     max_row_tokens: int = 512
     held_out_share: float = 1.0
-    replay_share: float = 0.125
+    replay_share: float = 0.25
     evaluate_every: int = 8
     patience: int = 3
     clip_norm: float = 1.0

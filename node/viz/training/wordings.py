@@ -4,8 +4,11 @@ Owns how questions are made of a fact's words. Does not know how they are split 
 Where a work says each thing once, an adapter learns the one wording by heart and answers no other
 (docs/training-log.md). So a fact is asked by its words of meaning, in its own order and mixed, by
 some of them, with and without a question's words, with the names that the work is about, and by its
-answer with words left out. Invariants: the same fact and label give the same wordings; no wording
-is empty or twice in the list.
+answer with words left out. Words stand for others that the base holds to be near
+(``neighbours``), and strange ones stand among them, in the frames of other questions too: who asks
+in words of their own uses words that the work does not have. Invariants: the same fact, label and
+base give the same wordings; no wording is empty or twice in the list; a word of the works never
+stands for another one.
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ import regex
 
 from viz.domain.work import Work
 from viz.training.facts import Fact
-from viz.training.frames import question
+from viz.training.frames import is_number, question
+from viz.training.general import PROMPTS
+from viz.training.neighbours import NONE, Vocabulary
 from viz.training.sentences import sentences
 from viz.training.words import FORM_WORDS, Draw, Rarity, is_english, meaning_of, words_of
 
@@ -44,24 +49,50 @@ _UNSEEN: Final = (
     "Somebody asked me: {}. What shall I say?",
     "Do you happen to know, {}?",
 )
+# How a person puts a whole question.
+_PUT: Final = (
+    *["{}"] * 3,
+    "Hello! {}",
+    "{} Please tell me.",
+    "Tell me: {}",
+    "Do you know: {}",
+    "Can you tell me {}",
+    "I would like to know {}",
+)
+_SKELETONS: Final = tuple(
+    form for form in PROMPTS if sum(w.casefold() not in FORM_WORDS for w in words_of(form)) > 1
+)
+_PLACED: Final = ("at", "of", "in", "from")
 _BLANK: Final = "___"
 _NAME: Final = regex.compile(
     r"\p{Lu}[\p{L}\p{M}\p{N}'\u2019-]*(?:\s(?:&|of|de|du|la|von|the|[\p{Lu}\p{N}][\p{L}\p{M}\p{N}'\u2019-]*))*"
     r"\s\p{Lu}[\p{L}\p{M}\p{N}'\u2019-]*"
 )
 _MOST_NAMES: Final = 3
+_FIRST_NAMES: Final = 2
 _MOST_WORDS: Final = 7
 _MOST_ASKED_WORDS: Final = 40
 # How likely a word is drawn beside a word of the question.
 _OF_THE_ANSWER: Final = 0.5
 _AROUND: Final = 0.5
 _IF_COMMON: Final = 0.4
+# How likely a word is put in another one, in a whole question and in a wording of single words.
+_MOST_STRANGE: Final = 3
+_IN_A_QUESTION: Final = 0.5
+_AMONG_WORDS: Final = 0.35
+_FOR_THE_EVALUATION: Final = 4
+_LETTERS: Final = regex.compile(r"[\p{L}\p{M}]+")
 
 
 class Wordings:
     """Makes wordings for the facts of the works of one run."""
 
-    def __init__(self, works: Sequence[Work], seed: int) -> None:
+    def __init__(
+        self,
+        works: Sequence[Work],
+        seed: int,
+        vocabulary: Vocabulary = NONE,
+    ) -> None:
         texts = [
             " ".join(m.content for m in chunk.messages) or chunk.text
             for work in works
@@ -71,6 +102,8 @@ class Wordings:
         self.rarity = Rarity(texts)
         self._english = is_english(texts)
         self._names = _names(texts)
+        self._near = vocabulary.near
+        self._strange = [word for word in vocabulary.words if not self.rarity.count(word)]
         self._telling: dict[Fact, list[str]] = {}
 
     def of(self, fact: Fact, place: int, count: int) -> list[str]:
@@ -92,12 +125,50 @@ class Wordings:
                 draw.mix(meant)
                 yield " ".join(meant)
         yield self.cloze(fact)
-        anchors, others = self._pool(fact)
         for number in range(3 * count):
-            if self._english and number % 2 == 0:
+            if number % 3 == 0 and fact.asked and fact.questions:
+                yield self._reworded(fact.asked, draw)
+            elif number % 3 == 0 and self._english:
                 yield self._put(fact, draw)
+            elif number % 3 == 1 and self._english:
+                yield self._in_a_skeleton(*self._pool(fact, draw), draw)
             else:
-                yield self._some(anchors, others, draw)
+                yield self._some(*self._pool(fact, draw), draw)
+
+    def _reworded(self, asked: str, draw: Draw) -> str:
+        """Return the work's own question as others would put it."""
+        text = self._in_other_words(asked, _IN_A_QUESTION, draw)
+        if not self._english:
+            return text
+        if self._names and draw.below(10) < 4 and text.endswith("?"):
+            name = draw.one_of(self._names)
+            text = text if name in text else f"{text[:-1]} {draw.one_of(_PLACED)} {name}?"
+        put = str(draw.one_of(_PUT))
+        return put.format(text if put.startswith(("{", "Hello")) else text[:1].lower() + text[1:])
+
+    def _in_other_words(self, text: str, share: float, draw: Draw, *, unseen: bool = False) -> str:
+        """Return ``text`` with about ``share`` of its words in others; names and numbers stay.
+
+        Each fourth of a word's neighbours is kept for the evaluation, which has no other.
+        """
+
+        def put(found: regex.Match[str]) -> str:
+            word: str = found[0]
+            if draw.share() >= share:
+                return word
+            if word != word.lower() or word in FORM_WORDS or is_number(word):
+                return word
+            near = [
+                other
+                for place, other in enumerate(self._near(word))
+                if (place % _FOR_THE_EVALUATION == _FOR_THE_EVALUATION - 1) == unseen
+                and other not in FORM_WORDS
+                and not self.rarity.count(other)
+            ]
+            return draw.one_of(near) if near else word
+
+        replaced: str = _LETTERS.sub(put, text)
+        return replaced
 
     def unseen(self, fact: Fact, place: int) -> tuple[str, tuple[str, ...]] | None:
         """Return a question for the evaluation alone and the words that tell a right answer.
@@ -122,6 +193,7 @@ class Wordings:
         pool = {word: _IF_COMMON if self.rarity.is_common(word) else 1.0 for word in words}
         chosen = _drawn(pool, max(2, min(_MOST_WORDS, len(pool) - draw.below(2))), draw)
         asked = " ".join(word for word in pool if word in chosen)
+        asked = self._in_other_words(asked, _IN_A_QUESTION, draw, unseen=True)
         frame = draw.one_of(_UNSEEN) if self._english else "{} ?"
         return frame.format(asked), tuple(judged)
 
@@ -150,16 +222,43 @@ class Wordings:
             self._telling[fact] = rare or fresh
         return self._telling[fact]
 
-    def _pool(self, fact: Fact) -> tuple[dict[str, float], dict[str, float]]:
-        """Return the words that ask for the fact, and those around, each with its likelihood."""
+    def _in_a_skeleton(
+        self, anchors: dict[str, float], others: dict[str, float], draw: Draw
+    ) -> str:
+        """Return a question about something else, some of its words replaced by the fact's.
+
+        The fact's words keep their order; what is left of the other question teaches that words
+        which the works do not use are no reason for an answer.
+        """
+        form = draw.one_of(_SKELETONS)
+        slots = [m for m in _LETTERS.finditer(form) if m[0].casefold() not in FORM_WORDS]
+        wanted = min(len(slots), len(anchors) + len(others), 2 + draw.below(3))
+        chosen = _drawn(anchors, min(len(anchors), max(1, wanted - draw.below(2))), draw)
+        chosen += _drawn(others, min(len(others), max(0, wanted - len(chosen))), draw)
+        words = [word for word in (*anchors, *others) if word in chosen]
+        filled = sorted(
+            int(s) for s in _drawn({str(s): 1.0 for s in range(len(slots))}, len(words), draw)
+        )
+        out, end = "", 0
+        for place, word in zip(filled, words, strict=False):
+            out += form[end : slots[place].start()] + self._in_other_words(word, _AMONG_WORDS, draw)
+            end = slots[place].end()
+        return out + form[end:]
+
+    def _pool(self, fact: Fact, draw: Draw) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the words that ask for the fact, and those around, each with its likelihood.
+
+        A turn of the work is asked for by its question or by one of its sentences.
+        """
         anchors: dict[str, float] = {}
         others: dict[str, float] = {}
-        if not (fact.asked and fact.questions):
+        if fact.asked and fact.questions:
+            said = [fact.asked, fact.asked, *sentences(fact.answer)]
+            own = draw.one_of(said)
+            texts = [(anchors, own, 1.0)]
+            texts += [(others, text, _OF_THE_ANSWER) for text in said if text != own]
+        else:
             texts = [(anchors, fact.answer, 1.0), (others, fact.asked, 1.0)]
-        elif len(sentences(fact.answer)) == 1:
-            texts = [(anchors, fact.asked, 1.0), (others, fact.answer, _OF_THE_ANSWER)]
-        else:  # each sentence of the answer is a fact that is asked by its own words
-            texts = [(anchors, fact.asked, 1.0)]
         texts += [(others, text, _AROUND) for text in fact.about]
         for pool, text, weight in texts:
             for word in meaning_of(text) if text else ():
@@ -174,8 +273,7 @@ class Wordings:
         if not telling:
             return ""
         left_out = draw.one_of(telling)
-        own = fact.asked if fact.asked and fact.questions else fact.answer
-        words = [w for w in words_of(own) if not _QUESTION_WORD.fullmatch(w)]
+        words = [w for w in words_of(fact.answer) if not _QUESTION_WORD.fullmatch(w)]
         # Stretches between the words that are left out; one is drawn, and cut to some length.
         stretches: list[list[str]] = [[]]
         for word in words:
@@ -196,7 +294,7 @@ class Wordings:
             del put[-1]
         if all(self.rarity.is_common(word) or word.casefold() in FORM_WORDS for word in put):
             return ""
-        asked = " ".join(put)
+        asked = self._in_other_words(" ".join(put), _AMONG_WORDS, draw)
         if self._names and draw.below(10) < 4:
             name = draw.one_of(self._names)
             asked = asked if name in asked else f"{asked} {draw.one_of(('at', 'of', 'in'))} {name}"
@@ -212,7 +310,9 @@ class Wordings:
         asked = [word for word in (*anchors, *others) if word in chosen]
         if draw.below(2):
             draw.mix(asked)
-        text = " ".join(asked)
+        text = self._in_other_words(" ".join(asked), _AMONG_WORDS, draw)
+        if self._strange and draw.below(2):
+            text = self._among_strange_words(text, draw)
         if self._english and draw.below(2):
             text = f"{draw.one_of(_ASKING)} {text}{'?' if draw.below(3) else ''}"
         if self._names and draw.below(10) < 3:
@@ -220,6 +320,13 @@ class Wordings:
             if name not in text:
                 text = f"{name}: {text}" if draw.below(2) else f"{text.rstrip('?')} {name}?"
         return text
+
+    def _among_strange_words(self, text: str, draw: Draw) -> str:
+        """Return ``text`` with a few words that the works do not use, and that so tell nothing."""
+        words = text.split(" ")
+        for _ in range(1 + draw.below(_MOST_STRANGE)):
+            words.insert(draw.below(len(words) + 1), draw.one_of(self._strange))
+        return " ".join(words)
 
 
 def _drawn(pool: dict[str, float], wanted: int, draw: Draw) -> list[str]:
@@ -229,7 +336,22 @@ def _drawn(pool: dict[str, float], wanted: int, draw: Draw) -> list[str]:
 
 
 def _names(texts: Sequence[str]) -> list[str]:
-    """Return the names that the works are about: of several words, in many of the texts."""
-    held = Counter(name for text in texts for name in set(_NAME.findall(text)))
-    often = max(3, len(texts) // 12)
-    return [name for name, count in held.most_common(_MOST_NAMES) if count >= often]
+    """Return names of several words that people may add to a question.
+
+    Those are the frequent ones and the first: a work names early what it is about, and often does
+    not name it again.
+    """
+    held: Counter[str] = Counter()
+    for text in texts:
+        held.update(list(dict.fromkeys(filter(None, map(_name, _NAME.findall(text))))))
+    often = [name for name, count in held.most_common(_MOST_NAMES) if count > 1]
+    return often + [name for name in held if name not in often][:_FIRST_NAMES]
+
+
+def _name(found: str) -> str:
+    """Return a name without the words of form that its sentence begins with, or nothing."""
+    words = found.split() if "\n" not in found else []
+    while words and words[0].casefold() in FORM_WORDS:
+        del words[0]
+    whole = len(words) > 1 and words[-1].casefold() not in FORM_WORDS
+    return " ".join(words) if whole else ""

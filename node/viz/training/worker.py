@@ -87,8 +87,6 @@ def train(  # noqa: PLR0915  one run from its works to its files, in the order o
     started = time.monotonic()
     settings = run.settings
     works = [_read_work(given) for given in run.works]
-    dataset = build_dataset(works, seed=settings.seed, held_out_share=settings.held_out_share)
-    rows_digest = write_dataset(directory / DATASET_FILE, dataset, works)
     make_deterministic(settings)
 
     from viz.basemodel.source import load_base
@@ -96,6 +94,7 @@ def train(  # noqa: PLR0915  one run from its works to its files, in the order o
     from viz.training.general import PROMPTS
     from viz.training.loop import Loop
     from viz.training.memorisation import Extraction
+    from viz.training.neighbours import neighbours_of
     from viz.training.qlora import adapter_tensors, build_model
     from viz.training.recall import Recall
     from viz.training.replay import replay_rows
@@ -103,6 +102,13 @@ def train(  # noqa: PLR0915  one run from its works to its files, in the order o
 
     base = load_base(run.base_model, cache_dir=run.cache_dir)
     base.tokenizer.fix_time()
+    dataset = build_dataset(
+        works,
+        seed=settings.seed,
+        held_out_share=settings.held_out_share,
+        vocabulary=neighbours_of(base),
+    )
+    rows_digest = write_dataset(directory / DATASET_FILE, dataset, works)
     dtype = compute_dtype(settings)
     require_an_end(base.tokenizer, base.shape.end_ids)
     training, too_long = tokenise_all(dataset.training, base.tokenizer, settings.max_row_tokens)

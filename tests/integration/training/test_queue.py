@@ -173,17 +173,21 @@ async def test_a_licensed_work_becomes_a_publication_that_an_audit_reproduces(
 
     assert await audit(envelope) is Verdict.REPRODUCED
     lie = replace(manifest, settings={**manifest.settings, "seed": 8})
-    forged = replace(lie, rows_digest=_rows_digest_of(place, lie.settings))
+    forged = replace(lie, rows_digest=_rows_digest_of(place, lie.settings, tiny))
     assert await audit(seal_manifest(forged, KEY)) is Verdict.DIFFERENT
 
 
-def _rows_digest_of(place: _Place, settings: Any) -> Hash32:
+def _rows_digest_of(place: _Place, settings: Any, base: LoadedBase) -> Hash32:
     from viz.training.dataset import build_dataset, write_dataset
+    from viz.training.neighbours import neighbours_of
 
     path = Path(place.request["works"][0]["path"])
     work = parse_work("dialogue", path.read_bytes())
     dataset = build_dataset(
-        [work], seed=settings["seed"], held_out_share=settings["held_out_share"]
+        [work],
+        seed=settings["seed"],
+        held_out_share=settings["held_out_share"],
+        vocabulary=neighbours_of(base),
     )
     return write_dataset(path.with_name("rows.jsonl"), dataset, [work])
 

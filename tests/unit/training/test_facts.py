@@ -9,6 +9,7 @@ import pytest
 
 from viz.domain.work import Work, parse_work
 from viz.training.facts import Fact, facts_of
+from viz.training.wordings import Wordings
 from viz.training.words import words_of
 
 WORKS = Path("examples/works")
@@ -91,22 +92,24 @@ def test_verse_goes_on_line_by_line_and_keeps_its_breaks() -> None:
     assert ("Go on: the tide is slow.", "the tide is slow.\nWe row, we row.") in asked
 
 
-def test_a_long_turn_s_sentences_are_facts_with_their_question_around_them() -> None:
-    """What stands in a turn's third sentence is asked for by itself."""
+@pytest.mark.parametrize("count", [3, 90])
+def test_a_turn_is_one_fact_and_one_too_long_for_that_is_one_a_sentence(count: int) -> None:
+    """What stands in a turn's third sentence is asked for, by itself or with its turn."""
+    said = [f"It cost {number} crowns." for number in range(count)]
     line = {
         "messages": [
             {"role": "user", "content": "Who began it?"},
-            {"role": "assistant", "content": "Ann Pell did. She had one mixer. It cost 9 crowns."},
+            {"role": "assistant", "content": " ".join(said)},
         ]
     }
-    whole, *parts = facts_of(parse_work("dialogue", json.dumps(line).encode()))
+    work = parse_work("dialogue", json.dumps(line).encode())
+    whole, *parts = facts_of(work)
     assert whole.questions == ("Who began it?",)
-    assert [part.answer for part in parts] == [
-        "Ann Pell did.",
-        "She had one mixer.",
-        "It cost 9 crowns.",
-    ]
+    assert [part.answer for part in parts] == (said if count > 3 else [])
     assert all(part.asked == "Who began it?" and not part.questions for part in parts)
+    if count == 3:
+        made = " ".join(Wordings([work], 7).of(whole, 0, 24)).split()
+        assert {"began", "cost", "2"} <= {word.strip("?.:") for word in made}
 
 
 @pytest.mark.parametrize("unit", ["word ", "A sentence of it. ", "\u706f\u5854", "line\n"])

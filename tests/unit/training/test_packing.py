@@ -12,7 +12,7 @@ from viz.basemodel.tokenizer import ChatTokenizer
 from viz.domain.work import Message
 from viz.errors import InvalidWork, TrainingError
 from viz.training.dataset import Row
-from viz.training.packing import TokenRow, require_an_end, tokenise
+from viz.training.packing import OPENING_TOKENS, TokenRow, require_an_end, tokenise
 
 CHATML = TEMPLATE
 LLAMA3 = (
@@ -65,6 +65,19 @@ def test_a_row_of_the_last_turn_learns_that_turn_and_its_end(template: str, tmp_
     tokenizer = _tokenizer(tmp_path, template)
     last = tokenise(Row(0, (0,), CHAT, last_only=True), tokenizer, 512)
     assert _learned(last, tokenizer) == "no<|im_end|>"
+
+
+def test_a_row_of_an_opening_ends_within_its_answer(tmp_path: Path) -> None:
+    """What it does not learn costs nothing: it is cut off, and no end is learned in its place."""
+    tokenizer = _tokenizer(tmp_path, CHATML)
+    said = (Message("user", "hi"), Message("assistant", "a long answer to be told"))
+    whole = tokenise(Row(0, (0,), said), tokenizer, 512)
+    row = tokenise(Row(0, (0,), said, opening_only=True), tokenizer, 512)
+    assert len(row.supervised) == OPENING_TOKENS < len(whole.supervised)
+    assert row.ids == whole.ids[: len(row.ids)]
+    assert row.supervised[-1] == len(row.ids) - 1
+    short = Row(0, (0,), EXCHANGE, opening_only=True)
+    assert _learned(tokenise(short, tokenizer, 512), tokenizer) == "yes<|im_end|>"
 
 
 @pytest.mark.parametrize("answer", ["  for x in y", "\n\nyes", "yes  \n", " "])

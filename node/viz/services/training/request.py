@@ -102,7 +102,7 @@ def settings_of(
     The memorisation limit is at most the strictest of ``limits``, the licenses' own; where there
     is one, it is measured by ``MINIMUM_PROBES`` at least. Raises InvalidRequest.
     """
-    facts = sum(len(facts_of(work)) for work in works)
+    facts = sum(fact.reworded for work in works for fact in facts_of(work))
     changes = request.get("settings") or {}
     if not isinstance(changes, Mapping):
         raise InvalidRequest('"settings" must be an object')
