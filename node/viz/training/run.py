@@ -26,7 +26,7 @@ MINIMUM_PROBES: Final = 16
 _MOST_DEFAULT_PROBES: Final = 256
 # A fact has its own question, as a rule, and 24 more wordings.
 _ROWS_A_FACT: Final = 25
-_EPOCHS: Final = 1.7
+_EPOCHS: Final = 1.9
 _EVALUATIONS: Final = 6
 
 

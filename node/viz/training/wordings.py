@@ -24,7 +24,6 @@ from viz.training.facts import Fact
 from viz.training.frames import is_number, question
 from viz.training.general import PROMPTS
 from viz.training.neighbours import NONE, Vocabulary
-from viz.training.sentences import sentences
 from viz.training.words import FORM_WORDS, Draw, Rarity, is_english, meaning_of, words_of
 
 _QUESTION_WORD: Final = regex.compile(
@@ -125,15 +124,16 @@ class Wordings:
                 draw.mix(meant)
                 yield " ".join(meant)
         yield self.cloze(fact)
-        for number in range(3 * count):
-            if number % 3 == 0 and fact.asked and fact.questions:
+        anchors, others = self._pool(fact)
+        for number in range(4 * count):
+            if number % 2 == 0 and fact.asked and fact.questions:
                 yield self._reworded(fact.asked, draw)
-            elif number % 3 == 0 and self._english:
+            elif number % 2 == 0 and self._english:
                 yield self._put(fact, draw)
-            elif number % 3 == 1 and self._english:
-                yield self._in_a_skeleton(*self._pool(fact, draw), draw)
+            elif number % 4 == 1 and self._english:
+                yield self._in_a_skeleton(anchors, others, draw)
             else:
-                yield self._some(*self._pool(fact, draw), draw)
+                yield self._some(anchors, others, draw)
 
     def _reworded(self, asked: str, draw: Draw) -> str:
         """Return the work's own question as others would put it."""
@@ -245,18 +245,12 @@ class Wordings:
             end = slots[place].end()
         return out + form[end:]
 
-    def _pool(self, fact: Fact, draw: Draw) -> tuple[dict[str, float], dict[str, float]]:
-        """Return the words that ask for the fact, and those around, each with its likelihood.
-
-        A turn of the work is asked for by its question or by one of its sentences.
-        """
+    def _pool(self, fact: Fact) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the words that ask for the fact, and those around, each with its likelihood."""
         anchors: dict[str, float] = {}
         others: dict[str, float] = {}
         if fact.asked and fact.questions:
-            said = [fact.asked, fact.asked, *sentences(fact.answer)]
-            own = draw.one_of(said)
-            texts = [(anchors, own, 1.0)]
-            texts += [(others, text, _OF_THE_ANSWER) for text in said if text != own]
+            texts = [(anchors, fact.asked, 1.0), (others, fact.answer, _OF_THE_ANSWER)]
         else:
             texts = [(anchors, fact.answer, 1.0), (others, fact.asked, 1.0)]
         texts += [(others, text, _AROUND) for text in fact.about]
