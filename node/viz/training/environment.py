@@ -69,16 +69,14 @@ def make_deterministic(settings: Settings) -> None:
 def compute_dtype(settings: Settings) -> torch.dtype:
     """Return what activations and products are computed in.
 
-    ``auto``: bfloat16 where the processor multiplies it in hardware (CUDA, AMX, AVX512-BF16),
-    else float32, which is faster there and loses nothing.
+    ``auto``: bfloat16 on CUDA, else float32. A processor with AMX multiplies bfloat16 faster, but a
+    step there is not: what lies between the products takes as long (docs/training-log.md).
     """
     import torch
 
     if settings.compute != "auto":
         return torch.float32 if settings.compute == "float32" else torch.bfloat16
-    if settings.device.startswith("cuda"):
-        return torch.bfloat16
-    return torch.bfloat16 if _cpu_multiplies_bf16() else torch.float32
+    return torch.bfloat16 if settings.device.startswith("cuda") else torch.float32
 
 
 def describe(settings: Settings) -> dict[str, Any]:

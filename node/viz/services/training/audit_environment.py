@@ -131,8 +131,7 @@ def _contradictions(told: Mapping[str, Any], settings: Settings) -> list[tuple[s
         found.append(("bf16Hardware", "the environment's bf16Hardware is not what cpuFlags say"))
     computes: str = settings.compute
     if computes == "auto":
-        fast = multiplies or settings.device.startswith("cuda")
-        computes = "bfloat16" if fast else "float32"
+        computes = "bfloat16" if settings.device.startswith("cuda") else "float32"
     if told.get("compute", computes) != computes:
         says = f"the environment's compute is {told['compute']}, its own words give {computes}"
         found.append(("compute", says))

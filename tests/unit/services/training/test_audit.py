@@ -42,7 +42,7 @@ HERE: dict[str, Any] = {
     "cpuVendor": "GenuineIntel",
     "cpuFlags": ["amx_bf16", "avx512_bf16"],
     "bf16Hardware": True,
-    "compute": "bfloat16",
+    "compute": "float32",
     "deterministicAlgorithms": True,
 }
 METRICS: dict[str, Any] = {
@@ -146,8 +146,8 @@ def test_a_card_that_the_weights_do_not_keep_is_found() -> None:
         (HERE | {"threads": 64}, "threads is 64, the settings' 2"),
         (HERE | {"device": "cuda:0"}, "device is 'cuda:0', the settings' 'cpu'"),
         (HERE | {"gpu": "H200"}, "'gpu', which is no part"),
-        (HERE | {"bf16Hardware": False, "compute": "float32"}, "not what cpuFlags say"),
-        (HERE | {"compute": "float32"}, "compute is float32"),
+        (HERE | {"bf16Hardware": False}, "not what cpuFlags say"),
+        (HERE | {"compute": "bfloat16"}, "compute is bfloat16"),
     ],
 )
 def test_what_a_trainer_invents_excuses_nothing(there: dict[str, Any], says: str) -> None:
