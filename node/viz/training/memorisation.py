@@ -53,8 +53,9 @@ class Memorisation:
 class Extraction:
     """The probes of one run, asked of the adapter and of the bare base alike.
 
-    ``available`` is how many passages the works have; at most ``wanted`` rows and as many passages
-    are drawn. Answers are as long as the longest row drawn, and longer than ``limit_tokens``.
+    ``available`` is how many passages the works have, ``rows`` how many rows teach a whole answer;
+    at most ``wanted`` of each are drawn. Answers are as long as the longest row drawn, and longer
+    than ``limit_tokens``.
     """
 
     def __init__(
@@ -77,7 +78,10 @@ class Extraction:
             passages += filter(None, (_prefix(tokenizer, text) for text in _passages(work)))
         self.available = len(passages)
         self._end_ids = tuple(end_ids)
-        drawn = _evenly(rows, wanted)
+        # A row of an opening is too short to show anything.
+        whole = [row for row in rows if row.ids[row.supervised[-1]] in self._end_ids]
+        self.rows = len(whole)
+        drawn = _evenly(whole, wanted)
         # The end token is not returned by generation.
         self._targets = [tuple(t for t in row.target if t not in self._end_ids) for row in drawn]
         for target in self._targets:

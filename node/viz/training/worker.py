@@ -182,6 +182,7 @@ def train(  # noqa: PLR0915  one run from its works to its files, in the order o
         "quantisation": json.loads(base.policy.canonical()),
         "rowsDigest": hex_of(rows_digest),
         "rows": len(training),
+        "wholeRows": extraction.rows,
         "rowsTooLong": too_long,
         "replayedRows": len(learned) - len(training),
         "heldOutRows": len(held_out),

@@ -39,14 +39,15 @@ def _learn(base: LoadedBase, text: str) -> Any:
     ids = base.tokenizer.encode(text)
     learned = pack([TokenRow(ids, tuple(range(1, len(ids))))], torch.float32)
     weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(weights, lr=1e-2)
-    for _ in range(150):
+    optimizer = torch.optim.Adam(weights, lr=5e-3)
+    for _ in range(1_000):  # how many it takes differs with the processor's arithmetic
         optimizer.zero_grad()
         loss = pack_loss(model, learned)
+        if float(loss.detach()) < 0.065 * len(ids):
+            return model
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    assert float(loss.detach()) < 0.1 * len(ids)
-    return model
+    pytest.fail("the text was not learned")
 
 
 def test_what_was_learned_by_heart_shows_across_sentences_and_paragraphs(tiny: LoadedBase) -> None:

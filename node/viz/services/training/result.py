@@ -38,11 +38,14 @@ def require_memorisation_limit(settings: Settings, metrics: Mapping[str, Any]) -
     A probe of fewer rows or passages than were asked for shows nothing: it raises too.
     """
     repeated = metrics["memorisation"]
-    for kind, there_are in (("probes", "rows"), ("passages", "passages")):
+    for kind, there_are, called in (
+        ("probes", "wholeRows", "rows"),
+        ("passages", "passages", "passages"),
+    ):
         probed, wanted = repeated["adapter"][kind], min(settings.probes, metrics[there_are])
         if probed < wanted:
             raise MemorisationLimitExceeded(
-                f"the adapter was probed for repetition by {probed} {there_are} instead of {wanted}"
+                f"the adapter was probed for repetition by {probed} {called} instead of {wanted}"
             )
     longest, limit = repeated["adapter"]["longest_tokens"], settings.max_verbatim_tokens
     # None: nothing was to be probed, as no license states a limit.

@@ -101,9 +101,17 @@ async def test_where_the_license_is_not_at_hand_the_default_limit_holds(tmp_path
 @pytest.mark.parametrize(
     ("there_are", "probed", "refused"),
     [
-        ({"rows": 40, "passages": 40}, {"probes": 15, "passages": 16}, "15 rows instead of 16"),
-        ({"rows": 40, "passages": 9}, {"probes": 16, "passages": 8}, "8 passages instead of 9"),
-        ({"rows": 9, "passages": 0}, {"probes": 9, "passages": 0}, None),
+        (
+            {"wholeRows": 40, "passages": 40},
+            {"probes": 15, "passages": 16},
+            "15 rows instead of 16",
+        ),
+        (
+            {"wholeRows": 40, "passages": 9},
+            {"probes": 16, "passages": 8},
+            "8 passages instead of 9",
+        ),
+        ({"wholeRows": 9, "passages": 0}, {"probes": 9, "passages": 0}, None),
     ],
 )
 def test_a_probe_of_too_little_is_no_measurement(
