@@ -42,8 +42,8 @@ async def test_a_whole_answer_that_broke_off_costs_nothing(tmp_path: Path) -> No
         await idle(node)
         assert sum((await spent_of(node, buyer)).values()) == 0
         assert not await node.store.receipts(buyer.signer)
-        open_channel = await node.parts.sessions._channels.get(buyer.signer)
-        assert open_channel.channel.reserved == {} and not open_channel.deliveries
+        active_channel = await node.parts.sessions._channels.get(buyer.signer)
+        assert active_channel.channel.reserved == {} and not active_channel.deliveries
 
 
 async def test_a_whole_answer_that_the_node_cut_off_costs_nothing(tmp_path: Path) -> None:
@@ -100,8 +100,8 @@ async def test_a_bill_that_met_other_writers_is_made_all_the_same(
         assert receipt.amount_units == PRICE.amount_units(
             receipt.prompt_tokens, receipt.completion_tokens
         )
-        open_channel = await node.parts.sessions._channels.get(buyer.signer)
-        assert open_channel.channel.reserved == {} and not open_channel.deliveries
+        active_channel = await node.parts.sessions._channels.get(buyer.signer)
+        assert active_channel.channel.reserved == {} and not active_channel.deliveries
 
 
 async def test_the_drain_waits_for_the_bill_of_who_was_cut_off_twice(

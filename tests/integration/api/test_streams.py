@@ -118,8 +118,8 @@ async def test_a_buyer_that_hangs_up_pays_for_what_was_sent(node: Node) -> None:
     )
     assert receipt.amount_units >= PRICE.amount_units(receipt.prompt_tokens, 0) > 0
     assert await spent_of(node, buyer) == {ADAPTER: receipt.amount_units}
-    open_channel = await node.parts.sessions._channels.get(buyer.signer)
-    assert open_channel.channel.reserved == {}, "the rest of the reservation was given back"
+    active_channel = await node.parts.sessions._channels.get(buyer.signer)
+    assert active_channel.channel.reserved == {}, "the rest of the reservation was given back"
 
 
 async def test_a_stopping_node_bills_its_open_streams(tmp_path: Path) -> None:
@@ -220,8 +220,8 @@ async def test_parallel_requests_on_one_channel_add_up(node: Node) -> None:
     assert all(answer.receipt is not None for answer in answers)
     assert buyer.channel.seq == 12 and not buyer.channel.unlinked
     assert await spent_of(node, buyer) == dict(buyer.channel.spent)
-    open_channel = await node.parts.sessions._channels.get(buyer.signer)
-    assert open_channel.channel.reserved == {} and not open_channel.deliveries
+    active_channel = await node.parts.sessions._channels.get(buyer.signer)
+    assert active_channel.channel.reserved == {} and not active_channel.deliveries
 
 
 async def test_concurrent_requests_cannot_spend_the_same_money(node: Node) -> None:

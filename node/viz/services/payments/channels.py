@@ -3,9 +3,9 @@
 Owns the way from a pure change of a channel to a durable one: change, commit, and only then show
 it. What is allowed: ``viz.domain.node_channel``.
 
-Invariants: what ``OpenChannel.channel`` shows is committed, but for reservations, which need not
+Invariants: what ``ActiveChannel.channel`` shows is committed, but for reservations, which need not
 survive; a channel is locked for one commit at a time and never while tokens are generated; a change
-that meets a newer stored version is made again on that version; while an ``OpenChannel`` is held
+that meets a newer stored version is made again on that version; while an ``ActiveChannel`` is held
 there is no second one of its channel, so that every seller on it sees every reservation.
 """
 
@@ -28,10 +28,10 @@ from viz.domain.ports.ledger import ChannelLedger, ChannelRecord, UnbilledRecord
 from viz.domain.ports.settlement_ledger import ClaimRecord
 from viz.domain.units import ZERO_ADDRESS, Address, Units
 from viz.errors import BooksMismatch, ChainError, StoreConflict, StoreError, VizError
+from viz.services.payments.active_channel import ActiveChannel, Change, ChannelUpdate, Delivery
 from viz.services.payments.channel_events import ChannelEvents
 from viz.services.payments.channel_records import channel_of, observed, record_of, touched
 from viz.services.payments.freshness import ChainAccess, Freshness
-from viz.services.payments.open_channel import Change, ChannelUpdate, Delivery, OpenChannel
 from viz.services.payments.unsure_writes import UnsureWrite
 
 ATTEMPTS: Final = 4
@@ -71,10 +71,10 @@ class ChannelStore:
         self._freshness = Freshness(clock, access or ChainAccess(clock))
         # Every channel that is held somewhere, so that there is one object of each. Those used
         # lately are held here too: their next request reads no ledger.
-        self._open_channels: WeakValueDictionary[Address, OpenChannel] = WeakValueDictionary()
-        self._recent: OrderedDict[Address, OpenChannel] = OrderedDict()
+        self._active_channels: WeakValueDictionary[Address, ActiveChannel] = WeakValueDictionary()
+        self._recent: OrderedDict[Address, ActiveChannel] = OrderedDict()
         # Held until the ledger takes what it refused, which may be the only copy of a bill.
-        self._refused: set[OpenChannel] = set()
+        self._refused: set[ActiveChannel] = set()
         self._loading: dict[Address, asyncio.Lock] = {}
         # Nothing is sold on these until the ledger and the chain agree on them again.
         self._mismatched: set[Address] = set()
@@ -83,7 +83,7 @@ class ChannelStore:
         events.mismatch_found.listen(self._mismatched.add)
         events.mismatch_gone.listen(self._mismatched.discard)
 
-    async def get(self, signer: Address, *, fresh: bool = False) -> OpenChannel:
+    async def get(self, signer: Address, *, fresh: bool = False) -> ActiveChannel:
         """Return the channel of ``signer``, blank when there is none, read from the chain lately.
 
         While the chain cannot be read, an older reading serves
@@ -94,25 +94,25 @@ class ChannelStore:
                 f"the node's books and the chain disagree on the channel of {signer}: nothing is "
                 "sold on it until its operator looked"
             )
-        open_channel = self._open_channels.get(signer)
-        if open_channel is None:
-            open_channel = await self._load(signer)
-        self._keep(signer, open_channel)
-        if open_channel.moved:
-            async with open_channel.lock:
-                await self._follow(open_channel)
+        active_channel = self._active_channels.get(signer)
+        if active_channel is None:
+            active_channel = await self._load(signer)
+        self._keep(signer, active_channel)
+        if active_channel.moved:
+            async with active_channel.lock:
+                await self._follow(active_channel)
         await self._freshness.ensure(
-            open_channel,
-            partial(self._observe, open_channel),
+            active_channel,
+            partial(self._observe, active_channel),
             within_s=self._refresh_s,
             fresh=fresh,
         )
-        return open_channel
+        return active_channel
 
     def shows_open(self, signer: Address) -> bool:
         """Return whether a channel of ``signer`` is in memory and open; reads nothing."""
-        open_channel = self._open_channels.get(signer)
-        return open_channel is not None and open_channel.channel.payer != ZERO_ADDRESS
+        active_channel = self._active_channels.get(signer)
+        return active_channel is not None and active_channel.channel.payer != ZERO_ADDRESS
 
     def require_room(self) -> None:
         """Raise StoreFull where the ledger's disk has no room for new work."""
@@ -126,16 +126,16 @@ class ChannelStore:
 
     async def recover(self) -> None:
         """Settle every channel that has a refused write, if the ledger lets it."""
-        for open_channel in tuple(self._refused):
-            async with open_channel.lock:
+        for active_channel in tuple(self._refused):
+            async with active_channel.lock:
                 try:
-                    await self._settle(open_channel)
+                    await self._settle(active_channel)
                 except StoreError as error:
                     _log.debug("a channel waits for the ledger", reason=error.detail)
                     return
 
     async def commit(
-        self, open_channel: OpenChannel, point: str, change: Change, *, retry: bool = False
+        self, active_channel: ActiveChannel, point: str, change: Change, *, retry: bool = False
     ) -> ChannelUpdate:
         """Make ``change`` durable, then visible; return it.
 
@@ -147,81 +147,83 @@ class ChannelStore:
         # Runs to its end also if the caller is cancelled: a commit on disk that memory does not
         # show would be made a second time.
         return await asyncio.shield(
-            asyncio.ensure_future(self._commit(open_channel, point, change, retry))
+            asyncio.ensure_future(self._commit(active_channel, point, change, retry))
         )
 
     async def _commit(
-        self, open_channel: OpenChannel, point: str, change: Change, retry: bool
+        self, active_channel: ActiveChannel, point: str, change: Change, retry: bool
     ) -> ChannelUpdate:
-        async with open_channel.lock:
-            self._require_current(open_channel)
+        async with active_channel.lock:
+            self._require_current(active_channel)
             try:
                 # A refused write first: the change must see the channel as the disk has it.
-                await self._settle(open_channel)
-                return await self._write(open_channel, point, change)
+                await self._settle(active_channel)
+                return await self._write(active_channel, point, change)
             except (StoreConflict, BooksMismatch):
                 # Neither is a refused write: nothing was tried, and nothing is to be made up for.
                 raise
             except StoreError:
                 if retry:
-                    open_channel.unwritten.append((point, change))
-                self._refused.add(open_channel)
+                    active_channel.unwritten.append((point, change))
+                self._refused.add(active_channel)
                 raise
 
-    async def _settle(self, open_channel: OpenChannel) -> None:
+    async def _settle(self, active_channel: ActiveChannel) -> None:
         """Learn how a refused write ended, then make those that wait; the caller holds the lock."""
-        if open_channel.doubt is not None:
+        if active_channel.doubt is not None:
             # An error of the disk does not say whether the row was written. The row itself does.
-            await self._reload(open_channel)
-            if open_channel.doubt.happened(open_channel.record):
-                open_channel.channel = open_channel.doubt.released(open_channel.channel)
-                for delivery, units in open_channel.doubt.due.items():
+            await self._reload(active_channel)
+            if active_channel.doubt.happened(active_channel.record):
+                active_channel.channel = active_channel.doubt.released(active_channel.channel)
+                for delivery, units in active_channel.doubt.due.items():
                     delivery.booked(units)
                 if (
-                    open_channel.unwritten
-                    and open_channel.unwritten[0][1] is open_channel.doubt.change
+                    active_channel.unwritten
+                    and active_channel.unwritten[0][1] is active_channel.doubt.change
                 ):
-                    open_channel.unwritten.pop(0)
-            open_channel.doubt = None
-        while open_channel.unwritten:
-            point, change = open_channel.unwritten[0]
+                    active_channel.unwritten.pop(0)
+            active_channel.doubt = None
+        while active_channel.unwritten:
+            point, change = active_channel.unwritten[0]
             try:
-                await self._write(open_channel, point, change)
+                await self._write(active_channel, point, change)
             except StoreError:
                 raise
             except VizError as error:
                 _log.error("a refused write cannot be made up for", reason=error.detail)
-            open_channel.unwritten.pop(0)
-        if open_channel in self._refused:
-            self._refused.discard(open_channel)
-            open_channel.notify()
+            active_channel.unwritten.pop(0)
+        if active_channel in self._refused:
+            self._refused.discard(active_channel)
+            active_channel.notify()
             _log.warning(
-                "a channel goes on after a refused write", signer=open_channel.channel.signer
+                "a channel goes on after a refused write", signer=active_channel.channel.signer
             )
 
-    async def _write(self, open_channel: OpenChannel, point: str, change: Change) -> ChannelUpdate:
-        await self._follow(open_channel)
+    async def _write(
+        self, active_channel: ActiveChannel, point: str, change: Change
+    ) -> ChannelUpdate:
+        await self._follow(active_channel)
         for _ in range(ATTEMPTS):
             # Every commit carries what was delivered until now, so that a kill loses at most what
             # was delivered since the last voucher, and the receipt of the rest can still be made.
-            due = {each: each.unbooked_units() for each in open_channel.deliveries}
-            before = open_channel.channel
-            entry = change(_book(before, due), open_channel.record)
+            due = {each: each.unbooked_units() for each in active_channel.deliveries}
+            before = active_channel.channel
+            entry = change(_book(before, due), active_channel.record)
             now_s = self._clock.now_s()
-            record = record_of(entry.channel, open_channel.record, entry.total_units, now_s)
+            record = record_of(entry.channel, active_channel.record, entry.total_units, now_s)
             try:
                 unbilled = [each.unbilled() for each, units in due.items() if units]
-                saved = await self._save(point, record, open_channel.record, entry, unbilled)
+                saved = await self._save(point, record, active_channel.record, entry, unbilled)
             except StoreConflict:
-                await self._reload(open_channel)
+                await self._reload(active_channel)
                 continue
             except StoreError:
-                open_channel.doubt = UnsureWrite(before, entry.channel, record, due, change)
+                active_channel.doubt = UnsureWrite(before, entry.channel, record, due, change)
                 raise
-            open_channel.channel, open_channel.record = entry.channel, saved
+            active_channel.channel, active_channel.record = entry.channel, saved
             for delivery, units in due.items():
                 delivery.booked(units)
-            open_channel.notify()
+            active_channel.notify()
             return entry
         raise StoreConflict("the channel changes faster than it can be written: try again")
 
@@ -244,53 +246,53 @@ class ChannelStore:
         )
 
     async def change(
-        self, open_channel: OpenChannel, change: Callable[[NodeChannel], NodeChannel]
+        self, active_channel: ActiveChannel, change: Callable[[NodeChannel], NodeChannel]
     ) -> None:
         """Make a change that need not survive a restart: a reservation."""
-        async with open_channel.lock:
-            self._require_current(open_channel)
-            await self._follow(open_channel)
-            open_channel.channel = change(open_channel.channel)
+        async with active_channel.lock:
+            self._require_current(active_channel)
+            await self._follow(active_channel)
+            active_channel.channel = change(active_channel.channel)
 
     def _moved(self, signer: Address) -> None:
-        if (open_channel := self._open_channels.get(signer)) is not None:
-            open_channel.moved = True
+        if (active_channel := self._active_channels.get(signer)) is not None:
+            active_channel.moved = True
 
-    async def _follow(self, open_channel: OpenChannel) -> None:
+    async def _follow(self, active_channel: ActiveChannel) -> None:
         """Read the channel again if the claim loop gave it a new base; its lock is held."""
-        if open_channel.moved:
-            open_channel.moved = False
+        if active_channel.moved:
+            active_channel.moved = False
             try:
-                await self._reload(open_channel)
+                await self._reload(active_channel)
             except BaseException:
-                open_channel.moved = True
+                active_channel.moved = True
                 raise
 
-    async def _load(self, signer: Address) -> OpenChannel:
+    async def _load(self, signer: Address) -> ActiveChannel:
         async with self._loading.setdefault(signer, asyncio.Lock()):
-            if (open_channel := self._open_channels.get(signer)) is None:
+            if (active_channel := self._active_channels.get(signer)) is None:
                 record, channel = await self._read(signer)
                 # Looked up again: another task may have loaded the channel while this one read it.
-                open_channel = self._open_channels.get(signer) or OpenChannel(channel, record)
-                self._open_channels[signer] = open_channel
+                active_channel = self._active_channels.get(signer) or ActiveChannel(channel, record)
+                self._active_channels[signer] = active_channel
         self._loading.pop(signer, None)
-        return open_channel
+        return active_channel
 
-    def _keep(self, signer: Address, open_channel: OpenChannel) -> None:
-        self._recent[signer] = open_channel
+    def _keep(self, signer: Address, active_channel: ActiveChannel) -> None:
+        self._recent[signer] = active_channel
         self._recent.move_to_end(signer)
         while len(self._recent) > CHANNELS_KEPT:
             self._recent.popitem(last=False)
 
-    def _require_current(self, open_channel: OpenChannel) -> None:
+    def _require_current(self, active_channel: ActiveChannel) -> None:
         """Refuse an object that is no longer the channel's current one."""
-        if self._open_channels.get(open_channel.channel.signer) is not open_channel:
+        if self._active_channels.get(active_channel.channel.signer) is not active_channel:
             raise StoreConflict("the channel was read anew meanwhile: ask again")
 
-    async def _reload(self, open_channel: OpenChannel) -> None:
+    async def _reload(self, active_channel: ActiveChannel) -> None:
         """Take what the ledger has now; keep the reservations, and what is known of the chain."""
-        known = open_channel.channel
-        open_channel.record, channel = await self._read(known.signer)
+        known = active_channel.channel
+        active_channel.record, channel = await self._read(known.signer)
         seen = ChannelState(
             known.signer,
             known.node,
@@ -299,7 +301,7 @@ class ChannelStore:
             known.settled_units,
             known.close_at_s,
         )
-        open_channel.channel = observed(replace(channel, reserved=known.reserved), seen)
+        active_channel.channel = observed(replace(channel, reserved=known.reserved), seen)
 
     async def _read(self, signer: Address) -> tuple[ChannelRecord, NodeChannel]:
         for _ in range(ATTEMPTS):
@@ -313,45 +315,45 @@ class ChannelStore:
             return record, channel_of(record, self._node, rows, heads)
         raise StoreConflict("the channel changes faster than it can be read: try again")
 
-    async def _observe(self, open_channel: OpenChannel) -> None:
+    async def _observe(self, active_channel: ActiveChannel) -> None:
         seen, head = await asyncio.gather(
-            self._chain.channel(open_channel.channel.signer, self._node),
-            self._chain.channel(open_channel.channel.signer, self._node, confirmed=False),
+            self._chain.channel(active_channel.channel.signer, self._node),
+            self._chain.channel(active_channel.channel.signer, self._node, confirmed=False),
         )
-        await self._read_time(open_channel)
-        async with open_channel.lock:
-            open_channel.channel = past_close(open_channel.channel, open_channel.chain_s)
-            if seen is None and open_channel.channel.payer != ZERO_ADDRESS:
+        await self._read_time(active_channel)
+        async with active_channel.lock:
+            active_channel.channel = past_close(active_channel.channel, active_channel.chain_s)
+            if seen is None and active_channel.channel.payer != ZERO_ADDRESS:
                 # The block of its opening is gone: until it is back, there is no deposit.
-                _log.warning("a channel's opening vanished", signer=open_channel.channel.signer)
-                open_channel.channel = replace(
-                    open_channel.channel, payer=ZERO_ADDRESS, deposit_units=0
+                _log.warning("a channel's opening vanished", signer=active_channel.channel.signer)
+                active_channel.channel = replace(
+                    active_channel.channel, payer=ZERO_ADDRESS, deposit_units=0
                 )
             if seen is not None:
-                if seen.settled_units != open_channel.channel.settled_units:
+                if seen.settled_units != active_channel.channel.settled_units:
                     await self._reload(
-                        open_channel
+                        active_channel
                     )  # the claim loop moved on: its rows explain the total
                 # a close request counts from the moment it is seen, confirmed or not
                 closing = seen.close_at or (head.close_at if head else 0)
-                open_channel.channel = observed(
-                    open_channel.channel, replace(seen, close_at=closing)
+                active_channel.channel = observed(
+                    active_channel.channel, replace(seen, close_at=closing)
                 )
                 if closing:
-                    self._close_seen.tell(open_channel.channel.signer)
-            open_channel.seen_s = self._clock.now_s()
+                    self._close_seen.tell(active_channel.channel.signer)
+            active_channel.seen_s = self._clock.now_s()
 
-    async def _read_time(self, open_channel: OpenChannel) -> None:
+    async def _read_time(self, active_channel: ActiveChannel) -> None:
         """Read the time of the newest block where a signed Close is out, and nowhere else.
 
         The block's time as it is, without the own clock's progress since: a chain that stood still
         may make up for it by blocks of times that are past, and the Close is good in those.
         """
-        if not open_channel.channel.no_sale_until_s:
-            open_channel.chain_s = 0
+        if not active_channel.channel.no_sale_until_s:
+            active_channel.chain_s = 0
             return
         try:
-            open_channel.chain_s = await self._chain_time()
+            active_channel.chain_s = await self._chain_time()
         except ChainError as error:
             _log.debug("the chain's time is not known", reason=error.detail)
 

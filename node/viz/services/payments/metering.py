@@ -24,8 +24,8 @@ from viz.domain.reservations import append_receipt, reserve
 from viz.domain.reservations import settle_reservation as settle
 from viz.domain.units import Address, Hash32, Units
 from viz.errors import StoreConflict
+from viz.services.payments.active_channel import ActiveChannel, ChannelUpdate
 from viz.services.payments.channels import ChannelStore
-from viz.services.payments.open_channel import ChannelUpdate, OpenChannel
 from viz.services.payments.paid_request import PaidRequest
 from viz.services.payments.receipts import Place, issue
 
@@ -54,9 +54,11 @@ class Meter:
     reserved and not spent.
     """
 
-    def __init__(self, tools: MeterTools, open_channel: OpenChannel, request: PaidRequest) -> None:
+    def __init__(
+        self, tools: MeterTools, active_channel: ActiveChannel, request: PaidRequest
+    ) -> None:
         self._tools = tools
-        self._open_channel = open_channel
+        self._active_channel = active_channel
         self._request = request
         self.adapter_id = request.adapter_id
         self._reserved_units: Units = 0
@@ -92,14 +94,14 @@ class Meter:
                 credit_window_units=self._tools.credit_window_units,
             )
 
-        await self._tools.channels.change(self._open_channel, change)
+        await self._tools.channels.change(self._active_channel, change)
         self._reserved_units = goal
 
     # delivering
 
     def admit(self) -> None:
         """Book what is delivered with every commit; from here on the prompt is to be paid."""
-        self._open_channel.deliveries.add(self)
+        self._active_channel.deliveries.add(self)
 
     def delivered(self, choice: int, text: str) -> None:
         """Note text that was sent to the buyer."""
@@ -128,7 +130,7 @@ class Meter:
         request, (request_salt, response_salt) = self._request, self._salts
         return UnbilledRecord(
             self._request_id,
-            self._open_channel.channel.signer,
+            self._active_channel.channel.signer,
             self.adapter_id,
             amount_units,
             request.prompt_tokens,
@@ -170,14 +172,14 @@ class Meter:
         if self._ended:
             return
         self._ended = True
-        self._open_channel.deliveries.discard(self)
+        self._active_channel.deliveries.discard(self)
         await self._tools.channels.change(
-            self._open_channel,
+            self._active_channel,
             lambda channel: settle(
                 channel, self.adapter_id, reserved_units=self._reserved_units, spent_units=0
             ),
         )
-        self._open_channel.notify()
+        self._active_channel.notify()
 
     async def bill(self, answer: MakeAnswer | None = None) -> SignedReceipt | None:
         """Book what was delivered, chain and sign its receipt, all in one commit; return it.
@@ -189,7 +191,7 @@ class Meter:
             return None
         self._ended = True
         # The commit below books the rest itself; as a delivery it would be booked twice.
-        self._open_channel.deliveries.discard(self)
+        self._active_channel.deliveries.discard(self)
         delivered = self.text.encode()
         completion_tokens = self.completion_tokens()
         made: list[SignedReceipt] = []
@@ -222,12 +224,12 @@ class Meter:
 
         try:
             # ``retry``: a full disk delays this bill and does not cancel it.
-            await self._tools.channels.commit(self._open_channel, "receipt", change, retry=True)
+            await self._tools.channels.commit(self._active_channel, "receipt", change, retry=True)
         except StoreConflict:
             # Nothing was written and no retry is kept: the delivery is open again, to be billed
             # when the stream closes.
             self._ended = False
-            self._open_channel.deliveries.add(self)
+            self._active_channel.deliveries.add(self)
             raise
         return made[0] if made else None
 

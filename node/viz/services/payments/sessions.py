@@ -52,10 +52,10 @@ from viz.errors import (
 from viz.protocol.credential import CloseRequest, Deposit
 from viz.protocol.messages import AccessToken, ChannelView, CloseAnswer, SessionProof
 from viz.services.payments.access_tokens import AccessTokens
+from viz.services.payments.active_channel import ActiveChannel, ChannelUpdate
 from viz.services.payments.channel_view import view_of
 from viz.services.payments.channels import ChannelStore
 from viz.services.payments.deposits import Deposits
-from viz.services.payments.open_channel import ChannelUpdate, OpenChannel
 from viz.services.payments.relay_budget import Earner, RelayBudget, RelayPolicy, is_wallet
 
 # A signed Close stands in the chain's calldata: sent again it ends a channel that was opened
@@ -253,7 +253,7 @@ class Sessions:
     def _has_channel(self, signer: Address) -> bool:
         return self.has_paid(signer) or self._channels.shows_open(signer)
 
-    def _lacks_money(self, opened: OpenChannel, offer: VoucherOffer) -> bool:
+    def _lacks_money(self, opened: ActiveChannel, offer: VoucherOffer) -> bool:
         channel = opened.channel
         return channel.payer == ZERO_ADDRESS or offer.row.end_units > channel.limit_units
 
@@ -353,7 +353,7 @@ class Sessions:
         done = sent.hash if sent is not None and sent.outcome is Outcome.SETTLED else b""
         return CloseAnswer(close, signature, done)
 
-    async def _end_sales(self, opened: OpenChannel, wanted: CloseRequest, until_s: int) -> None:
+    async def _end_sales(self, opened: ActiveChannel, wanted: CloseRequest, until_s: int) -> None:
         final = None
         if wanted.final is not None:
             final = VoucherOffer(
@@ -369,7 +369,7 @@ class Sessions:
 
         await self._channels.commit(opened, "close", change)
 
-    async def _idle(self, opened: OpenChannel) -> None:
+    async def _idle(self, opened: ActiveChannel) -> None:
         """Wait until no answer is under way, for a short while; ``accept_final`` judges it then."""
         moved = asyncio.Event()
         opened.waiting.add(moved.set)

@@ -23,9 +23,9 @@ from viz.domain.units import ZERO_ADDRESS, ZERO_HASH, Address, Hash32
 from viz.errors import InvalidRequest, PaymentRequired, PromptEmpty, PromptTooLong, QuoteExpired
 from viz.protocol.messages import AdapterOffer
 from viz.protocol.payment import NeedVoucher
+from viz.services.payments.active_channel import ActiveChannel
 from viz.services.payments.channels import ChannelStore
 from viz.services.payments.metering import Meter, MeterTools
-from viz.services.payments.open_channel import OpenChannel
 from viz.services.payments.paid_request import PaidRequest
 from viz.services.payments.quotes import Quotes
 from viz.services.serving.catalogue import Catalogue
@@ -94,8 +94,8 @@ class Serving:
         # little. Tokenising is the first work, and the engine's is all paid for.
         self._channels.require_room()
         await self._catalogue.require_servable(offer.adapter_id)
-        open_channel = await self._channels.get(access.signer)
-        await self._require_channel(asked, offer, open_channel)
+        active_channel = await self._channels.get(access.signer)
+        await self._require_channel(asked, offer, active_channel)
         prompt = await self._tokenise(asked.prompt, access.signer)
         max_tokens = self._max_tokens(asked, len(prompt))
         price, quote_hash = self._agreed_price(
@@ -115,8 +115,8 @@ class Serving:
             choices=asked.choices,
             stream=asked.stream,
         )
-        meter = Meter(self._tools, open_channel, request)
-        stream = PaidStream(open_channel, meter, request, policy=self.policy)
+        meter = Meter(self._tools, active_channel, request)
+        stream = PaidStream(active_channel, meter, request, policy=self.policy)
         try:
             await stream.pay_first()
         except PaymentRequired as error:
@@ -145,7 +145,7 @@ class Serving:
             await self._idle.wait()
 
     async def _require_channel(
-        self, asked: TextRequest, offer: AdapterOffer, open_channel: OpenChannel
+        self, asked: TextRequest, offer: AdapterOffer, active_channel: ActiveChannel
     ) -> None:
         """Raise PaymentRequired if the signer has no money here for a model that costs some.
 
@@ -154,8 +154,8 @@ class Serving:
         """
         if not (offer.prompt_price_units or offer.completion_price_units):
             return
-        channel = open_channel.channel
-        require_selling(channel, open_channel.chain_s)
+        channel = active_channel.channel
+        require_selling(channel, active_channel.chain_s)
         why = "there is no channel of this signer here: open one, then ask"
         # What was signed on an opening whose block is gone cannot be claimed: it pays for nothing.
         if channel.payer != ZERO_ADDRESS:

@@ -24,8 +24,8 @@ from viz.domain.receipt import SignedReceipt
 from viz.domain.units import ZERO_ADDRESS, Units
 from viz.errors import EngineError, InvalidRequest, PaymentRequired, VizError
 from viz.protocol.payment import NeedVoucher
+from viz.services.payments.active_channel import ActiveChannel
 from viz.services.payments.metering import MakeAnswer, Meter
-from viz.services.payments.open_channel import OpenChannel
 from viz.services.payments.paid_request import PaidRequest
 from viz.services.serving.shown_logprobs import ShownLogprobs
 
@@ -87,14 +87,14 @@ class PaidStream:
 
     def __init__(
         self,
-        open_channel: OpenChannel,
+        active_channel: ActiveChannel,
         meter: Meter,
         request: PaidRequest,
         *,
         policy: ServingPolicy,
     ) -> None:
         self._policy = policy
-        self._open_channel = open_channel
+        self._active_channel = active_channel
         self._meter = meter
         self._request = request
         self.phase = Phase.RESERVING
@@ -150,7 +150,7 @@ class PaidStream:
             raise
         self.phase = Phase.RUNNING
         self._meter.admit()
-        self._open_channel.waiting.add(self._wake)
+        self._active_channel.waiting.add(self._wake)
         for choice, generation in enumerate(self._generations):
             self._pumps.append(asyncio.create_task(self._pump(choice, generation)))
 
@@ -242,18 +242,18 @@ class PaidStream:
     @property
     def has_channel(self) -> bool:
         """Whether there is a channel to pay from."""
-        return self._open_channel.channel.payer != ZERO_ADDRESS
+        return self._active_channel.channel.payer != ZERO_ADDRESS
 
     # money
 
     async def _reserve(self, tokens: int) -> None:
-        now_s = self._open_channel.chain_s
+        now_s = self._active_channel.chain_s
         await self._meter.reserve(tokens * self._request.choices, now_s)
         self._allowed = tokens
 
     def need(self, error: PaymentRequired) -> NeedVoucher:
         """Return what a refused reservation lacks."""
-        channel, adapter_id = self._open_channel.channel, self._request.adapter_id
+        channel, adapter_id = self._active_channel.channel, self._request.adapter_id
         return NeedVoucher(
             adapter_id,
             channel.base_units,
@@ -352,7 +352,7 @@ class PaidStream:
 
     async def _stop(self) -> None:
         """Stop the engine; safe to call again. Afterwards nothing more is made or delivered."""
-        self._open_channel.waiting.discard(self._wake)
+        self._active_channel.waiting.discard(self._wake)
         for pump in self._pumps:
             pump.cancel()
         for generation in self._generations:

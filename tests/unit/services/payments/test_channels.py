@@ -17,9 +17,9 @@ from viz.domain.reservations import reserve, settle_reservation
 from viz.domain.units import AdapterId, Address, Units
 from viz.errors import PaymentRequired, StoreConflict
 from viz.services.payments import channels as module
+from viz.services.payments.active_channel import ActiveChannel, ChannelUpdate
 from viz.services.payments.channel_events import ChannelEvents
 from viz.services.payments.channels import ChannelStore
-from viz.services.payments.open_channel import ChannelUpdate, OpenChannel
 
 ONE = AdapterId(1)
 PAID: Units = 100
@@ -87,7 +87,7 @@ async def test_however_channels_come_and_go_no_balance_is_exceeded(
     spent = dict.fromkeys(SIGNERS, 0)
 
     async def ask(signer: Address) -> None:
-        open_channel = await channels.get(signer)
+        active_channel = await channels.get(signer)
         units = chance.randrange(1, 60)
         used = chance.randrange(units + 1)
 
@@ -107,12 +107,12 @@ async def test_however_channels_come_and_go_no_balance_is_exceeded(
         for _ in range(chance.randrange(5)):
             await asyncio.sleep(0)
         try:
-            await channels.change(open_channel, take)
+            await channels.change(active_channel, take)
         except PaymentRequired:
             return
         for _ in range(chance.randrange(5)):
             await asyncio.sleep(0)
-        await channels.commit(open_channel, "receipt", bill)
+        await channels.commit(active_channel, "receipt", bill)
 
     await asyncio.gather(*(ask(chance.choice(SIGNERS)) for _ in range(80)))
     for signer in SIGNERS:
@@ -123,8 +123,8 @@ async def test_however_channels_come_and_go_no_balance_is_exceeded(
 async def test_an_object_that_is_not_the_channels_own_is_refused() -> None:
     """A copy does not see what others reserved: nothing is written or reserved through it."""
     channels = await paid_books(MemoryStore())
-    open_channel = await channels.get(SIGNERS[0])
-    copy = OpenChannel(open_channel.channel, open_channel.record)
+    active_channel = await channels.get(SIGNERS[0])
+    copy = ActiveChannel(active_channel.channel, active_channel.record)
     with pytest.raises(StoreConflict):
         await channels.change(copy, taking(60))
     with pytest.raises(StoreConflict):

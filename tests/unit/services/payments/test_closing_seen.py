@@ -47,12 +47,12 @@ async def test_a_reorganised_opening_is_no_deposit() -> None:
     channels = ChannelStore(
         MemoryStore(), chain, chain.clock, chain.address, events=ChannelEvents()
     )
-    open_channel = await channels.get(SIGNER)
-    assert open_channel.channel.limit_units == 1_000
+    active_channel = await channels.get(SIGNER)
+    assert active_channel.channel.limit_units == 1_000
     back = chain.channels.pop((SIGNER, chain.address))
     chain.clock.now += 60
-    open_channel = await channels.get(SIGNER)
-    assert (open_channel.channel.payer, open_channel.channel.limit_units) == (ZERO_ADDRESS, 0)
+    active_channel = await channels.get(SIGNER)
+    assert (active_channel.channel.payer, active_channel.channel.limit_units) == (ZERO_ADDRESS, 0)
     chain.channels[SIGNER, chain.address] = back
     chain.clock.now += 60
     assert (await channels.get(SIGNER)).channel.limit_units == 1_000

@@ -14,9 +14,9 @@ from viz.domain.ports.ledger import ChannelLineRecord, ChannelRecord, UnbilledRe
 from viz.domain.reservations import reserve, settle_reservation
 from viz.domain.units import AdapterId, Hash32, Units
 from viz.errors import PaymentRequired, StoreFull
+from viz.services.payments.active_channel import ActiveChannel, Change, ChannelUpdate
 from viz.services.payments.channel_events import ChannelEvents
 from viz.services.payments.channels import ChannelStore
-from viz.services.payments.open_channel import Change, ChannelUpdate, OpenChannel
 
 ONE = AdapterId(1)
 SIGNER = address_of(0x50)
@@ -62,7 +62,7 @@ class Delivered:
         return UnbilledRecord(b"1", SIGNER, ONE, self.units, 1, 1, none, none, none, none, none)
 
 
-async def _channels(store: FullDisk) -> tuple[ChannelStore, OpenChannel]:
+async def _channels(store: FullDisk) -> tuple[ChannelStore, ActiveChannel]:
     chain = FakeChain(b"\x11" * 32)
     key = SIGNER, chain.address
     chain.channels[key] = ChannelState(*key, address_of(9), 1_000, 0, 0)
@@ -91,16 +91,18 @@ async def test_what_was_delivered_is_booked_once_whether_the_write_happened(
 ) -> None:
     """The channel needs no restart, and nobody pays twice for a disk's accident."""
     store = FullDisk()
-    channels, open_channel = await _channels(store)
-    await channels.change(open_channel, lambda channel: reserve(channel, ONE, 60))
+    channels, active_channel = await _channels(store)
+    await channels.change(active_channel, lambda channel: reserve(channel, ONE, 60))
     delivery = Delivered(40)
-    open_channel.deliveries.add(delivery)
+    active_channel.deliveries.add(delivery)
     store.refusing = moment
     with pytest.raises(StoreFull):
-        await channels.commit(open_channel, "voucher", _nothing)
+        await channels.commit(active_channel, "voucher", _nothing)
     store.refusing = ""
-    await channels.commit(open_channel, "voucher", _nothing)
-    assert open_channel.channel.spent == {ONE: 40} and open_channel.channel.reserved == {ONE: 20}
+    await channels.commit(active_channel, "voucher", _nothing)
+    assert active_channel.channel.spent == {ONE: 40} and active_channel.channel.reserved == {
+        ONE: 20
+    }
     assert delivery.noted == 40
     stored = await store.channel(SIGNER)
     assert stored is not None and stored.lines[ONE].spent_units == 40
@@ -112,40 +114,42 @@ async def test_a_bill_that_had_no_room_is_booked_when_there_is(
 ) -> None:
     """The node loses no income to a full disk, and the buyer no balance to a reservation."""
     store = FullDisk()
-    channels, open_channel = await _channels(store)
-    await channels.change(open_channel, lambda channel: reserve(channel, ONE, 70))
+    channels, active_channel = await _channels(store)
+    await channels.change(active_channel, lambda channel: reserve(channel, ONE, 70))
     store.refusing = moment
     with pytest.raises(StoreFull):
-        await channels.commit(open_channel, "receipt", _billing(30, 70), retry=True)
+        await channels.commit(active_channel, "receipt", _billing(30, 70), retry=True)
     store.refusing, store.reads = "before", False
     await channels.recover()  # still full: nothing is lost by trying
     with pytest.raises(StoreFull):
-        await channels.commit(open_channel, "voucher", _nothing)
+        await channels.commit(active_channel, "voucher", _nothing)
     store.refusing = ""
     await channels.recover()
     await channels.recover()
     stored = await store.channel(SIGNER)
     assert stored is not None and stored.lines[ONE].spent_units == 30
-    assert not open_channel.channel.reserved.get(ONE)
+    assert not active_channel.channel.reserved.get(ONE)
     # The whole rest is for sale again, and no unit more.
-    await channels.change(open_channel, lambda channel: reserve(channel, ONE, 70))
+    await channels.change(active_channel, lambda channel: reserve(channel, ONE, 70))
     with pytest.raises(PaymentRequired):
-        await channels.change(open_channel, lambda channel: reserve(channel, ONE, 1))
+        await channels.change(active_channel, lambda channel: reserve(channel, ONE, 1))
 
 
 async def test_bills_wait_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two answers that ended on the full disk are both booked, however many tries it takes."""
     store = FullDisk()
-    channels, open_channel = await _channels(store)
-    await channels.change(open_channel, lambda channel: reserve(channel, ONE, 50))
+    channels, active_channel = await _channels(store)
+    await channels.change(active_channel, lambda channel: reserve(channel, ONE, 50))
     store.refusing = "before"
     for units in (10, 20):
         with pytest.raises(StoreFull):
-            await channels.commit(open_channel, "receipt", _billing(units, 25), retry=True)
+            await channels.commit(active_channel, "receipt", _billing(units, 25), retry=True)
     monkeypatch.setattr("viz.services.payments.channels.CHANNELS_KEPT", 0)
     await channels.get(SIGNER)  # crowded out of what was used lately: held all the same
     store.refusing = ""
     await channels.recover()
-    assert (await channels.get(SIGNER)) is open_channel
-    assert open_channel.channel.spent == {ONE: 30} and not open_channel.channel.reserved.get(ONE)
-    assert not open_channel.unwritten and open_channel.doubt is None
+    assert (await channels.get(SIGNER)) is active_channel
+    assert active_channel.channel.spent == {ONE: 30} and not active_channel.channel.reserved.get(
+        ONE
+    )
+    assert not active_channel.unwritten and active_channel.doubt is None

@@ -53,7 +53,7 @@ class Delivery(Protocol):
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
-class OpenChannel(Reading):
+class ActiveChannel(Reading):
     """A channel in use. Every holder pins it: it is forgotten with its last one.
 
     ``deliveries`` are the requests under way, booked with every commit; ``waiting`` is called when
