@@ -9,7 +9,7 @@ from viz.domain.units import Cid
 from viz.errors import BlobNotFound
 from viz.storage.base import VerifiedBlobStore, chunks_of
 from viz.storage.cid import to_binary
-from viz.storage.unixfs import Block, blocks_of
+from viz.storage.unixfs import IpfsBlock, blocks_of
 
 
 class MemoryBlobStore(VerifiedBlobStore):
@@ -42,7 +42,9 @@ class MemoryBlobStore(VerifiedBlobStore):
             raise BlobNotFound(f"{cid} is not here") from None
 
     async def _store(self, source: Path | bytes) -> Cid:
-        blocks: list[Block] = await asyncio.to_thread(lambda: list(blocks_of(chunks_of(source))))
+        blocks: list[IpfsBlock] = await asyncio.to_thread(
+            lambda: list(blocks_of(chunks_of(source)))
+        )
         self.blocks |= {block.cid: block.data for block in blocks}
         self.pins.add(blocks[-1].cid)
         return blocks[-1].cid

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.fakes.chain import DEPLOYMENT, address_of
 
-from viz.buyer.ledger import ChannelLedger
+from viz.buyer.ledger import BuyerLedger
 from viz.chain.devnet import _hold
 from viz.private import close_if_there, make_private_file, make_private_folder
 from viz.storage.embedded import EmbeddedBlobStore
@@ -75,7 +75,7 @@ def test_a_buyers_ledger_is_the_buyers_alone(tmp_path: Path) -> None:
     """Session key, signed amounts and deposits, in every folder down to the channel's."""
     home = tmp_path / "buyer"
     for _ in range(2):
-        ledger = ChannelLedger.open(home, DEPLOYMENT, address_of(1), "pw", scrypt_n=2)
+        ledger = BuyerLedger.open(home, DEPLOYMENT, address_of(1), "pw", scrypt_n=2)
         ledger.keep_deposit({"a": "b"})
         ledger.close()
         found = [home, *home.rglob("*")]

@@ -158,7 +158,7 @@ async def _serve(
         wanted.sampling.logprobs is not None,
         wanted.stream and wanted.include_usage,
     )
-    exchange = Exchange(request, wanted, shape, repeat)
+    writer = AnswerWriter(request, wanted, shape, repeat)
     running = request.app[RUNNING]
     if repeat is not None:
         if repeat.name in running:
@@ -177,7 +177,7 @@ async def _serve(
             quote_hash=quote_hash,
             list_price=list_price,
         ) as stream:
-            return await (exchange.stream(stream) if wanted.stream else exchange.whole(stream))
+            return await (writer.stream(stream) if wanted.stream else writer.whole(stream))
     except (PaymentRequired, ChannelUnknown) as error:
         raise _challenged(parts, error) from error
     finally:
@@ -260,7 +260,7 @@ class Repeat:
         )
 
 
-class Exchange:
+class AnswerWriter:
     """One admitted request on its way out."""
 
     def __init__(

@@ -28,7 +28,7 @@ from viz.buyer.closing import close_together
 from viz.buyer.counting import Counters, TokenCount
 from viz.buyer.counting_pins import CountingPins
 from viz.buyer.known_node import KnownNode
-from viz.buyer.ledger import ChannelLedger
+from viz.buyer.ledger import BuyerLedger
 from viz.buyer.names import Names
 from viz.buyer.prices import Prices, limits_in
 from viz.buyer.quotes import KeptQuotes
@@ -75,7 +75,7 @@ class BuyerClient:
         self,
         api: NodeClient,
         info: NodeInfo,
-        ledger: ChannelLedger,
+        ledger: BuyerLedger,
         deployment: Deployment,
         limits: Limits,
         *,
@@ -132,7 +132,7 @@ class BuyerClient:
         info = await api.info()
         check_node(info, expected)
         ledger = await asyncio.to_thread(
-            ChannelLedger.open, home, expected, info.node, password, scrypt_n=scrypt_n
+            BuyerLedger.open, home, expected, info.node, password, scrypt_n=scrypt_n
         )
         return cls(
             api,

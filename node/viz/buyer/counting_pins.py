@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from viz.buyer.ledger import ChannelLedger
+from viz.buyer.ledger import BuyerLedger
 from viz.domain.units import AdapterId, Hash32, hex_of
 from viz.errors import BooksMismatch, InvalidRequest, NodeNotTrusted
 from viz.protocol.messages import AdapterOffer, NodeInfo
@@ -34,7 +34,7 @@ class Pin(NamedTuple):
 class CountingPins:
     """The pins of one channel's adapters, the base model included."""
 
-    def __init__(self, ledger: ChannelLedger) -> None:
+    def __init__(self, ledger: BuyerLedger) -> None:
         """Read what was kept; raise BooksMismatch where it cannot be read."""
         self._ledger = ledger
         self._pins = _read(ledger.kept_record(RECORD))

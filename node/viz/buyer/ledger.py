@@ -56,7 +56,7 @@ _ASKED: Final = "asked"
 _CHANNELS: Final = "channels"
 
 
-class ChannelLedger:
+class BuyerLedger:
     """One channel on disk, as its buyer sees it."""
 
     def __init__(
@@ -92,7 +92,7 @@ class ChannelLedger:
         password: str,
         *,
         scrypt_n: int | None = None,
-    ) -> ChannelLedger:
+    ) -> BuyerLedger:
         """Load the channel to ``node``, or begin one with a fresh session key.
 
         Blocks for the key file's derivation (about a second). Raises InvalidKeyFile, ConfigError

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from viz.buyer.ledger import ChannelLedger
+from viz.buyer.ledger import BuyerLedger
 from viz.errors import UnknownModel
 from viz.protocol.messages import AdapterOffer
 from viz.protocol.wire import Json
@@ -19,7 +19,7 @@ RECORD: Final = "names.json"
 class Names:
     """The names that were used on one channel."""
 
-    def __init__(self, ledger: ChannelLedger) -> None:
+    def __init__(self, ledger: BuyerLedger) -> None:
         """Raise BooksMismatch where the record cannot be read."""
         self._ledger = ledger
         self._meant: Json = ledger.kept_record(RECORD)

@@ -18,7 +18,7 @@ from typing import Final
 import structlog
 
 from viz.buyer.checks import Limits
-from viz.buyer.ledger import ChannelLedger
+from viz.buyer.ledger import BuyerLedger
 from viz.domain.display import price as spelled
 from viz.domain.display import prices
 from viz.domain.ports.chain import Deployment
@@ -45,7 +45,7 @@ class Prices:
 
     def __init__(
         self,
-        ledger: ChannelLedger,
+        ledger: BuyerLedger,
         deployment: Deployment,
         say: Callable[[str], None] | None = None,
     ) -> None:

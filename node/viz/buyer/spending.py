@@ -14,7 +14,7 @@ from typing import Final, Self
 
 import structlog
 
-from viz.buyer.ledger import ChannelLedger
+from viz.buyer.ledger import BuyerLedger
 from viz.buyer.ledger_format import replay
 from viz.domain.buyer_channel import BuyerChannel
 from viz.domain.ports.clock import Clock
@@ -70,7 +70,7 @@ Days = dict[str, dict[str, Spent]]  # by day (UTC), then by model
 class Spending:
     """The record of one channel, and the sum of this process."""
 
-    def __init__(self, ledger: ChannelLedger, clock: Clock) -> None:
+    def __init__(self, ledger: BuyerLedger, clock: Clock) -> None:
         self._ledger = ledger
         self._clock = clock
         self._days = read_days(ledger.directory)

@@ -16,7 +16,7 @@ import secrets
 import time
 from collections.abc import Iterable
 
-from viz.buyer.ledger import ChannelLedger
+from viz.buyer.ledger import BuyerLedger
 from viz.buyer.open_requests import OpenRequest
 from viz.domain.units import Units
 
@@ -24,7 +24,7 @@ from viz.domain.units import Units
 class Undelivered:
     """Holds it against the node of one channel where it bills what it did not deliver."""
 
-    def __init__(self, ledger: ChannelLedger, allowed_units: Units) -> None:
+    def __init__(self, ledger: BuyerLedger, allowed_units: Units) -> None:
         """``allowed_units`` may be lost among the answers that are looked back at."""
         self._ledger = ledger
         self._allowed_units = allowed_units

@@ -21,7 +21,7 @@ from typing import Final
 import structlog
 
 from viz.buyer.checks import Limits
-from viz.buyer.ledger import ChannelLedger
+from viz.buyer.ledger import BuyerLedger
 from viz.buyer.node_standing import NodeStanding
 from viz.buyer.open_requests import OpenRequest, OpenRequests
 from viz.buyer.undelivered import Undelivered
@@ -66,7 +66,7 @@ class VoucherSigner:
     def __init__(
         self,
         api: NodeClient,
-        ledger: ChannelLedger,
+        ledger: BuyerLedger,
         deployment: Deployment,
         limits: Limits,
         *,

@@ -14,7 +14,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Final, Self
 
-from viz.buyer.ledger import ChannelLedger
+from viz.buyer.ledger import BuyerLedger
 from viz.buyer.wallet import Wallet
 from viz.domain.buyer_channel import BuyerChannel
 from viz.domain.display import amount, moment
@@ -101,7 +101,7 @@ class PendingDeposit:
     @classmethod
     async def kept(
         cls,
-        ledger: ChannelLedger,
+        ledger: BuyerLedger,
         payer: Address,
         amount_units: Units,
         deployment: Deployment,
@@ -140,7 +140,7 @@ class PendingDeposit:
     @classmethod
     async def sign(
         cls,
-        ledger: ChannelLedger,
+        ledger: BuyerLedger,
         payer: Wallet,
         amount_units: Units,
         info: NodeInfo,

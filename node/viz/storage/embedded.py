@@ -20,7 +20,7 @@ from viz.errors import BlobNotFound, StorageUnavailable
 from viz.private import make_private_folder
 from viz.storage.base import VerifiedBlobStore, chunks_of
 from viz.storage.cid import to_binary
-from viz.storage.unixfs import MAX_BLOCK_BYTES, Block, blocks_of
+from viz.storage.unixfs import MAX_BLOCK_BYTES, IpfsBlock, blocks_of
 
 # Older partial files are deleted: no write of one block takes an hour.
 _LEFTOVER_AGE_S: Final = 3_600
@@ -99,7 +99,7 @@ class EmbeddedBlobStore(VerifiedBlobStore):
             raise StorageUnavailable(f"the blob cannot be stored: {error.strerror}") from error
         return root
 
-    def _write_block(self, block: Block) -> None:
+    def _write_block(self, block: IpfsBlock) -> None:
         path = self._path(block.cid)
         try:
             if path.read_bytes() == block.data:

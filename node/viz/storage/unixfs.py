@@ -24,7 +24,7 @@ _TYPE_FILE: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class IpfsBlock:
     """One block and its CID."""
 
     cid: Cid
@@ -66,13 +66,13 @@ class TreeBuilder:
             raise RuntimeError("the tree is not finished")
         return self._root
 
-    def feed(self, chunk: bytes) -> Iterator[Block]:
+    def feed(self, chunk: bytes) -> Iterator[IpfsBlock]:
         """Add the next chunk; every chunk except the last must have CHUNK_BYTES."""
         name = cid_of(RAW, chunk)
-        yield Block(to_text(name), chunk)
+        yield IpfsBlock(to_text(name), chunk)
         yield from self._add(0, Child(name, len(chunk), len(chunk)))
 
-    def finish(self) -> Iterator[Block]:
+    def finish(self) -> Iterator[IpfsBlock]:
         """Close the tree; an empty file is one empty leaf."""
         if self._levels == [[]]:
             yield from self.feed(b"")
@@ -83,24 +83,24 @@ class TreeBuilder:
             level += 1
         self._root = to_text(self._levels[level][0].cid)
 
-    def _add(self, level: int, child: Child) -> Iterator[Block]:
+    def _add(self, level: int, child: Child) -> Iterator[IpfsBlock]:
         if level == len(self._levels):
             self._levels.append([])
         self._levels[level].append(child)
         if len(self._levels[level]) == MAX_LINKS:
             yield from self._close(level)
 
-    def _close(self, level: int) -> Iterator[Block]:
+    def _close(self, level: int) -> Iterator[IpfsBlock]:
         children, self._levels[level] = self._levels[level], []
         data = encode_node(children)
         name = cid_of(DAG_PB, data)
-        yield Block(to_text(name), data)
+        yield IpfsBlock(to_text(name), data)
         file_bytes = sum(child.file_bytes for child in children)
         tree_bytes = len(data) + sum(child.tree_bytes for child in children)
         yield from self._add(level + 1, Child(name, file_bytes, tree_bytes))
 
 
-def blocks_of(chunks: Iterable[bytes]) -> Iterator[Block]:
+def blocks_of(chunks: Iterable[bytes]) -> Iterator[IpfsBlock]:
     """Yield the blocks of a file given as chunks of CHUNK_BYTES; the root comes last."""
     builder = TreeBuilder()
     for chunk in chunks:

@@ -9,9 +9,9 @@ from sqlalchemy import Connection, delete, insert, select
 from viz.domain.ports.ledger import TOKENS_EACH, AccessRecord
 from viz.domain.units import Address, Hash32
 from viz.store.database import BATCH_ROWS, Database, in_batches
-from viz.store.tables import AccessTokens, table
+from viz.store.tables import AccessTokenTable, table
 
-_TOKENS: Final = table(AccessTokens)
+_TOKENS: Final = table(AccessTokenTable)
 
 
 class AccessTables:

@@ -13,12 +13,12 @@ from viz.domain.card import ReportCard
 from viz.domain.ports.ledger import AdapterRecord, OfferedWork, TrainingRecord
 from viz.domain.units import AdapterId, ContentId
 from viz.store.database import Database, write_row
-from viz.store.tables import AdapterCards, Adapters, AdapterWorks, Trainings, table
+from viz.store.tables import AdapterCardTable, AdapterTable, AdapterWorkTable, TrainingTable, table
 
-_ADAPTERS: Final = table(Adapters)
-_WORKS: Final = table(AdapterWorks)
-_CARDS: Final = table(AdapterCards)
-_TRAININGS: Final = table(Trainings)
+_ADAPTERS: Final = table(AdapterTable)
+_WORKS: Final = table(AdapterWorkTable)
+_CARDS: Final = table(AdapterCardTable)
+_TRAININGS: Final = table(TrainingTable)
 _JSON: Final = ("request", "progress", "result")
 
 

@@ -20,11 +20,11 @@ from viz.domain.units import Address, Hash32
 from viz.domain.usage import UsageLine, pack_lines, unpack_lines
 from viz.store.channels import load, save
 from viz.store.database import Database, write_row
-from viz.store.tables import Blocks, Claims, Transactions, table
+from viz.store.tables import BlockTable, ClaimTable, TransactionTable, table
 
-_CLAIMS: Final = table(Claims)
-_TRANSACTIONS: Final = table(Transactions)
-_BLOCKS: Final = table(Blocks)
+_CLAIMS: Final = table(ClaimTable)
+_TRANSACTIONS: Final = table(TransactionTable)
+_BLOCKS: Final = table(BlockTable)
 
 MARKS_KEPT: Final = 512
 

@@ -24,13 +24,20 @@ from viz.domain.ports.ledger import (
 from viz.domain.units import ZERO_HASH, AdapterId, Address, Hash32
 from viz.errors import StoreConflict
 from viz.store.database import BATCH_ROWS, Database, in_batches, write_row
-from viz.store.tables import Answers, ChannelLines, Channels, Receipts, Unbilled, table
+from viz.store.tables import (
+    AnswerTable,
+    ChannelLineTable,
+    ChannelTable,
+    ReceiptTable,
+    UnbilledTable,
+    table,
+)
 
-_CHANNELS: Final = table(Channels)
-_LINES: Final = table(ChannelLines)
-_RECEIPTS: Final = table(Receipts)
-_ANSWERS: Final = table(Answers)
-_UNBILLED: Final = table(Unbilled)
+_CHANNELS: Final = table(ChannelTable)
+_LINES: Final = table(ChannelLineTable)
+_RECEIPTS: Final = table(ReceiptTable)
+_ANSWERS: Final = table(AnswerTable)
+_UNBILLED: Final = table(UnbilledTable)
 _UNBILLED_FIELDS: Final = tuple(each.name for each in fields(UnbilledRecord))
 
 HEADS_LIMIT: Final = 4096

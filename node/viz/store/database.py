@@ -31,14 +31,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from viz.errors import BooksMismatch, LedgerMissing, StoreError
 from viz.private import close_if_there, make_private_file, make_private_folder
 from viz.store.faults import Room, fault_of, os_fault
-from viz.store.tables import SCHEMA_VERSION, LedgerTable, Meta, table
+from viz.store.tables import SCHEMA_VERSION, LedgerTable, MetaTable, table
 from viz.store.writer import CommitHook, GroupWriter, Work
 
 T = TypeVar("T")
 READ_LIMIT_S: Final = 30.0
 BATCH_ROWS: Final = 500
 _log = structlog.get_logger()
-_META: Final = table(Meta)
+_META: Final = table(MetaTable)
 
 
 class Database:

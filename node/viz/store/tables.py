@@ -24,13 +24,13 @@ class LedgerTable(SQLModel):
     metadata: ClassVar[MetaData] = MetaData()
 
 
-class Meta(LedgerTable, table=True):
+class MetaTable(LedgerTable, table=True):
     __tablename__ = "meta"
     key: str = Field(primary_key=True)
     value: str = Field(sa_type=Text)
 
 
-class Channels(LedgerTable, table=True):
+class ChannelTable(LedgerTable, table=True):
     __tablename__ = "channels"
     signer: str = Field(primary_key=True)
     base_units: int = Field(sa_type=UnitsColumn)
@@ -45,7 +45,7 @@ class Channels(LedgerTable, table=True):
     version: int = Field(sa_type=BigInteger)
 
 
-class ChannelLines(LedgerTable, table=True):
+class ChannelLineTable(LedgerTable, table=True):
     __tablename__ = "channel_lines"
     signer: str = Field(primary_key=True)
     adapter_id: int = Field(primary_key=True, sa_type=BigInteger)
@@ -54,7 +54,7 @@ class ChannelLines(LedgerTable, table=True):
     spent_units: int = Field(sa_type=UnitsColumn)
 
 
-class Receipts(LedgerTable, table=True):
+class ReceiptTable(LedgerTable, table=True):
     __tablename__ = "receipts"
     __table_args__ = (Index("receipts_by_head", "signer", "head", unique=True),)
     signer: str = Field(primary_key=True)
@@ -65,7 +65,7 @@ class Receipts(LedgerTable, table=True):
     created_at: int = Field(sa_type=BigInteger)
 
 
-class Unbilled(LedgerTable, table=True):
+class UnbilledTable(LedgerTable, table=True):
     """Running requests with a recorded delivery; ``number`` is the order of their first record."""
 
     __tablename__ = "unbilled"
@@ -83,7 +83,7 @@ class Unbilled(LedgerTable, table=True):
     response_hash: bytes = Field(sa_type=HashColumn)
 
 
-class Answers(LedgerTable, table=True):
+class AnswerTable(LedgerTable, table=True):
     __tablename__ = "answers"
     scope: bytes = Field(primary_key=True, sa_type=LargeBinary)
     key: str = Field(primary_key=True)
@@ -95,7 +95,7 @@ class Answers(LedgerTable, table=True):
     created_at: int = Field(sa_type=BigInteger, index=True)
 
 
-class AccessTokens(LedgerTable, table=True):
+class AccessTokenTable(LedgerTable, table=True):
     __tablename__ = "access_tokens"
     token_hash: bytes = Field(primary_key=True, sa_type=HashColumn)
     challenge: bytes = Field(sa_type=HashColumn, unique=True)
@@ -103,7 +103,7 @@ class AccessTokens(LedgerTable, table=True):
     expires_at: int = Field(sa_type=BigInteger, index=True)
 
 
-class Adapters(LedgerTable, table=True):
+class AdapterTable(LedgerTable, table=True):
     __tablename__ = "adapters"
     adapter_id: int = Field(primary_key=True, sa_type=BigInteger)
     name: str
@@ -118,7 +118,7 @@ class Adapters(LedgerTable, table=True):
     created_at: int = Field(sa_type=BigInteger)
 
 
-class AdapterWorks(LedgerTable, table=True):
+class AdapterWorkTable(LedgerTable, table=True):
     """The works that an offered adapter was trained on, with the titles shown in the offer."""
 
     __tablename__ = "adapter_works"
@@ -127,7 +127,7 @@ class AdapterWorks(LedgerTable, table=True):
     title: str = Field(sa_type=Text)
 
 
-class AdapterCards(LedgerTable, table=True):
+class AdapterCardTable(LedgerTable, table=True):
     """The report card of an offered adapter, as JSON."""
 
     __tablename__ = "adapter_cards"
@@ -135,7 +135,7 @@ class AdapterCards(LedgerTable, table=True):
     card: str = Field(sa_type=Text)
 
 
-class Claims(LedgerTable, table=True):
+class ClaimTable(LedgerTable, table=True):
     """The outbox of claim rows; ``ending`` is empty until a row is finished."""
 
     __tablename__ = "claims"
@@ -151,7 +151,7 @@ class Claims(LedgerTable, table=True):
     note: str = Field(sa_type=Text)
 
 
-class Transactions(LedgerTable, table=True):
+class TransactionTable(LedgerTable, table=True):
     """Signed transactions; ``outcome`` is empty until it is known."""
 
     __tablename__ = "transactions"
@@ -163,13 +163,13 @@ class Transactions(LedgerTable, table=True):
     outcome: str
 
 
-class Blocks(LedgerTable, table=True):
+class BlockTable(LedgerTable, table=True):
     __tablename__ = "blocks"
     number: int = Field(primary_key=True, sa_type=BigInteger)
     hash: bytes = Field(sa_type=HashColumn)
 
 
-class Trainings(LedgerTable, table=True):
+class TrainingTable(LedgerTable, table=True):
     __tablename__ = "trainings"
     training_id: str = Field(primary_key=True)
     state: str

@@ -12,7 +12,7 @@ import pytest
 from tests.integration.chain.testnet import CLOSE_DELAY_S, Testnet, address
 from typer.testing import CliRunner
 
-from viz.buyer.ledger import ChannelLedger
+from viz.buyer.ledger import BuyerLedger
 from viz.chain.keys import create_key_file, development_account, load_key_file
 from viz.cli.main import app
 from viz.domain.claim_rows import SignedVoucher, pack_row
@@ -45,7 +45,7 @@ class Buyer:
     def keep(self, deployment: Deployment, node: Address) -> None:
         """Make a channel's folder with its session key."""
         home = self.folder / "buyer"
-        ChannelLedger.open(home, deployment, node, PASSWORD, scrypt_n=2).close()
+        BuyerLedger.open(home, deployment, node, PASSWORD, scrypt_n=2).close()
 
     async def leave(self, *more: str, key: Path | None = None) -> Any:
         """Run `viz channel leave`; return its JSON, or its exit code and one line."""

@@ -8,7 +8,7 @@ import pytest
 from tests.fakes.chain import DEPLOYMENT
 
 from viz.buyer import ledger as ledger_module
-from viz.buyer.ledger import ChannelLedger
+from viz.buyer.ledger import BuyerLedger
 from viz.domain.buyer_channel import (
     BuyerChannel,
     Link,
@@ -26,16 +26,16 @@ from viz.errors import BooksMismatch, ConfigError, InvalidKeyFile, StoreError
 NODE = public_address(b"\x02" * 32)
 
 
-def opened(home: Path, password: str = "p") -> ChannelLedger:
-    return ChannelLedger.open(home, DEPLOYMENT, NODE, password, scrypt_n=2)
+def opened(home: Path, password: str = "p") -> BuyerLedger:
+    return BuyerLedger.open(home, DEPLOYMENT, NODE, password, scrypt_n=2)
 
 
-def observe(ledger: ChannelLedger, deposit: Units, settled: Units) -> None:
+def observe(ledger: BuyerLedger, deposit: Units, settled: Units) -> None:
     signer = ledger.channel.signer
     ledger.commit_observation(ChannelState(signer, NODE, NODE, deposit, settled, 0))
 
 
-def pay(ledger: ChannelLedger, adapter_id: int, units: Units) -> BuyerChannel:
+def pay(ledger: BuyerLedger, adapter_id: int, units: Units) -> BuyerChannel:
     after, draft = draft_voucher(
         raise_signed(ledger.channel, AdapterId(adapter_id), units), ledger.channel.settled_units
     )
@@ -44,13 +44,13 @@ def pay(ledger: ChannelLedger, adapter_id: int, units: Units) -> BuyerChannel:
     return after
 
 
-def receive(ledger: ChannelLedger, seq: int, adapter_id: int, units: Units) -> None:
+def receive(ledger: BuyerLedger, seq: int, adapter_id: int, units: Units) -> None:
     total = ledger.channel.linked_units + units
     link = Link(seq, keccak(b"%d" % seq), total, (UsageLine(AdapterId(adapter_id), units),))
     ledger.commit_receipt(take_receipt(ledger.channel, link), link)
 
 
-def busy(home: Path) -> ChannelLedger:
+def busy(home: Path) -> BuyerLedger:
     ledger = opened(home)
     observe(ledger, 1_000, 0)
     pay(ledger, 3, 10)

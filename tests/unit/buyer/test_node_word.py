@@ -15,7 +15,7 @@ from tests.unit.buyer.test_voucher_signer import Node, view
 
 from viz.buyer import ledger as ledger_module
 from viz.buyer.checks import Limits
-from viz.buyer.ledger import ChannelLedger
+from viz.buyer.ledger import BuyerLedger
 from viz.buyer.voucher_signer import VoucherSigner
 from viz.client.node_client import NodeClient
 from viz.domain import buyer_channel
@@ -24,16 +24,16 @@ from viz.domain.units import ZERO_ADDRESS
 from viz.errors import BooksMismatch
 
 
-def signer_of(ledger: ChannelLedger, *, reads_chain: bool) -> VoucherSigner:
+def signer_of(ledger: BuyerLedger, *, reads_chain: bool) -> VoucherSigner:
     client = cast(NodeClient, Node())
     return VoucherSigner(client, ledger, DEPLOYMENT, Limits(), reads_chain=reads_chain)
 
 
-def reading(ledger: ChannelLedger, deposit: int, settled: int, close_at: int = 0) -> ChannelState:
+def reading(ledger: BuyerLedger, deposit: int, settled: int, close_at: int = 0) -> ChannelState:
     return ChannelState(ledger.channel.signer, NODE, NODE, deposit, settled, close_at)
 
 
-def paying(home: Path) -> ChannelLedger:
+def paying(home: Path) -> BuyerLedger:
     """A channel of 1,000 on which 10, 15 and 40 were signed, while the chain settled nothing."""
     ledger = opened(home)
     ledger.commit_standing(ledger.standing.signed_deposit(NODE, 1_000))
@@ -44,22 +44,22 @@ def paying(home: Path) -> ChannelLedger:
     return ledger
 
 
-def stay(ledger: ChannelLedger, _: Path) -> ChannelLedger:
+def stay(ledger: BuyerLedger, _: Path) -> BuyerLedger:
     return ledger
 
 
-def restart(ledger: ChannelLedger, home: Path) -> ChannelLedger:
+def restart(ledger: BuyerLedger, home: Path) -> BuyerLedger:
     ledger.close()
     return opened(home)
 
 
-def restart_compacted(ledger: ChannelLedger, home: Path) -> ChannelLedger:
+def restart_compacted(ledger: BuyerLedger, home: Path) -> BuyerLedger:
     ledger._compact()
     return restart(ledger, home)
 
 
 BETWEEN = pytest.mark.parametrize("between", [stay, restart, restart_compacted])
-Between = Callable[[ChannelLedger, Path], ChannelLedger]
+Between = Callable[[BuyerLedger, Path], BuyerLedger]
 
 
 @BETWEEN

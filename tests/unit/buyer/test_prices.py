@@ -10,7 +10,7 @@ from tests.fakes.chain import DEPLOYMENT
 from tests.unit.buyer.test_ledger import opened
 
 from viz.buyer.checks import Limits
-from viz.buyer.ledger import ChannelLedger
+from viz.buyer.ledger import BuyerLedger
 from viz.buyer.prices import RECORD, Prices, limits_in
 from viz.domain.pricing import Price
 from viz.domain.units import AdapterId
@@ -119,7 +119,7 @@ def test_caps_are_tokens_whatever_the_decimals() -> None:
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"7": {}}', b'{"7": {"agreed": ["1", "2"]}}'])
 def test_prices_that_cannot_be_read_stop_before_paying(tmp_path: Path, content: bytes) -> None:
     """Protects from agreeing anew to anything because a file was damaged."""
-    ledger: ChannelLedger = opened(tmp_path)
+    ledger: BuyerLedger = opened(tmp_path)
     ledger.keep_record(RECORD, {})
     next(tmp_path.rglob("prices.json")).write_bytes(content)
     with pytest.raises(BooksMismatch, match=r"prices\.json"):

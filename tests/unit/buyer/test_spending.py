@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.unit.buyer.test_ledger import NODE, observe, opened, receive
 
-from viz.buyer.ledger import ChannelLedger
+from viz.buyer.ledger import BuyerLedger
 from viz.buyer.spending import DAYS_KEPT, RECORD, Spending, report_on_disk
 from viz.domain.buyer_channel import BuyerChannel
 from viz.domain.receipt import SignedReceipt
@@ -29,13 +29,13 @@ class Clock:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> ChannelLedger:
+def ledger(tmp_path: Path) -> BuyerLedger:
     made = opened(tmp_path)
     observe(made, 1_000, 0)
     return made
 
 
-def bill(spending: Spending, ledger: ChannelLedger, units: Units, model: str = "m") -> None:
+def bill(spending: Spending, ledger: BuyerLedger, units: Units, model: str = "m") -> None:
     """Let the ledger and the record learn of one answer."""
     seq = ledger.channel.seq + 1
     receive(ledger, seq, 3, units)
@@ -44,7 +44,7 @@ def bill(spending: Spending, ledger: ChannelLedger, units: Units, model: str = "
     spending.note(model, SignedReceipt(said, (), zero, zero, b""))
 
 
-def test_spending_sums_by_day_and_model_and_over_restarts(ledger: ChannelLedger) -> None:
+def test_spending_sums_by_day_and_model_and_over_restarts(ledger: BuyerLedger) -> None:
     """Protects the buyer's overview: every unit that was billed is listed once, or as the rest."""
     clock = Clock()
     first = Spending(ledger, clock)
@@ -65,7 +65,7 @@ def test_spending_sums_by_day_and_model_and_over_restarts(ledger: ChannelLedger)
     assert (found["run"]["requests"], found["run"]["units"]) == (1, "7")
 
 
-def test_the_report_is_made_from_files_alone(ledger: ChannelLedger) -> None:
+def test_the_report_is_made_from_files_alone(ledger: BuyerLedger) -> None:
     """Protects whoever asks while a proxy holds the channel: no key, no lock, no half line."""
     spending = Spending(ledger, Clock())
     bill(spending, ledger, 20)
@@ -79,7 +79,7 @@ def test_the_report_is_made_from_files_alone(ledger: ChannelLedger) -> None:
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"2026-11-30": 7}', b'{"d": {"m": {}}}'])
-def test_a_damaged_record_is_begun_anew(ledger: ChannelLedger, content: bytes) -> None:
+def test_a_damaged_record_is_begun_anew(ledger: BuyerLedger, content: bytes) -> None:
     """Protects paying from an overview: what it lost is told as one sum."""
     (ledger.directory / RECORD).write_bytes(content)
     receive(ledger, 1, 3, 20)
@@ -88,7 +88,7 @@ def test_a_damaged_record_is_begun_anew(ledger: ChannelLedger, content: bytes) -
 
 
 def test_a_record_that_cannot_be_written_costs_no_answer(
-    ledger: ChannelLedger, monkeypatch: pytest.MonkeyPatch
+    ledger: BuyerLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Protects an answer that was paid for from a full disk."""
 
@@ -101,7 +101,7 @@ def test_a_record_that_cannot_be_written_costs_no_answer(
     assert spending.report()["run"]["units"] == "20"
 
 
-def test_old_days_become_part_of_the_rest(ledger: ChannelLedger) -> None:
+def test_old_days_become_part_of_the_rest(ledger: BuyerLedger) -> None:
     """Protects the disk: the record is bounded, and its money is still told."""
     clock = Clock()
     spending = Spending(ledger, clock)

@@ -15,7 +15,7 @@ from tests.unit.buyer.test_ledger import NODE, observe, opened
 
 from viz.buyer import open_requests as exposure_module
 from viz.buyer.checks import Limits
-from viz.buyer.ledger import ChannelLedger
+from viz.buyer.ledger import BuyerLedger
 from viz.buyer.node_standing import BROKEN_ALLOWED, BROKEN_AMONG, EMPTY_ALLOWED, NodeStanding
 from viz.buyer.open_requests import OpenRequest
 from viz.buyer.voucher_signer import VoucherSigner
@@ -59,7 +59,7 @@ def node() -> Node:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> ChannelLedger:
+def ledger(tmp_path: Path) -> BuyerLedger:
     ledger = opened(tmp_path)
     observe(ledger, 1_000, 0)
     ledger.commit_standing(NodeStanding((NODE,), 1_000))
@@ -67,7 +67,7 @@ def ledger(tmp_path: Path) -> ChannelLedger:
 
 
 @pytest.fixture
-def voucher_signer(ledger: ChannelLedger, node: Node) -> VoucherSigner:
+def voucher_signer(ledger: BuyerLedger, node: Node) -> VoucherSigner:
     return purse_of(ledger, node)
 
 
@@ -112,7 +112,7 @@ def left(
         voucher_signer.leave_unreceipted(open_request, broken=broken)
 
 
-def purse_of(ledger: ChannelLedger, node: Node) -> VoucherSigner:
+def purse_of(ledger: BuyerLedger, node: Node) -> VoucherSigner:
     return VoucherSigner(cast(NodeClient, node), ledger, DEPLOYMENT, Limits(request_units=CAP))
 
 
@@ -265,7 +265,7 @@ def test_a_receipt_for_nothing_is_refused(voucher_signer: VoucherSigner) -> None
 class Restarting:
     """One channel through several processes, each ended as by a kill."""
 
-    def __init__(self, home: Path, ledger: ChannelLedger, node: Node) -> None:
+    def __init__(self, home: Path, ledger: BuyerLedger, node: Node) -> None:
         self._home, self._ledger, self._node = home, ledger, node
 
     def again(self) -> VoucherSigner:
@@ -275,7 +275,7 @@ class Restarting:
 
 
 @pytest.fixture
-def restarting(tmp_path: Path, ledger: ChannelLedger, node: Node) -> Restarting:
+def restarting(tmp_path: Path, ledger: BuyerLedger, node: Node) -> Restarting:
     return Restarting(tmp_path, ledger, node)
 
 
@@ -625,7 +625,7 @@ def test_no_more_is_believed_than_was_signed_for(voucher_signer: VoucherSigner) 
     assert voucher_signer.channel.limit_units == 1_000
 
 
-def test_where_a_chain_is_read_the_nodes_word_is_not(ledger: ChannelLedger, node: Node) -> None:
+def test_where_a_chain_is_read_the_nodes_word_is_not(ledger: BuyerLedger, node: Node) -> None:
     """Deposit, payer, total and the close are the chain's; the node names its base alone."""
     voucher_signer = VoucherSigner(
         cast(NodeClient, node), ledger, DEPLOYMENT, Limits(), reads_chain=True

@@ -20,7 +20,7 @@ from viz.engine.embedded.backend_choice import choose_backend
 from viz.engine.embedded.engine import EmbeddedEngine
 from viz.engine.embedded.native import NativeUnavailable
 from viz.engine.embedded.native_check import load_kernels
-from viz.engine.embedded.sampling import Draw, SampledToken
+from viz.engine.embedded.sampling import SampledToken, TokenDraw
 from viz.engine.embedded.sequence import Sequence
 from viz.engine.embedded.settings import EngineSettings
 from viz.errors import EngineError, InvalidAdapterFile, ModelUnavailable
@@ -137,7 +137,7 @@ async def test_fault_after_the_model_ran_changes_no_other_token(
     choice_of, accept = sampling._choice, Sequence.accept
     broken = 0
 
-    def cannot_choose(row: torch.Tensor, best: int, draw: Draw) -> SampledToken:
+    def cannot_choose(row: torch.Tensor, best: int, draw: TokenDraw) -> SampledToken:
         nonlocal broken
         if draw.seed == 13 and draw.index == 4:
             broken += 1

@@ -11,7 +11,7 @@ import torch
 
 from viz.domain.ports.engine import Sampling
 from viz.engine.embedded import sampling
-from viz.engine.embedded.sampling import Draw, SampledToken, choose
+from viz.engine.embedded.sampling import SampledToken, TokenDraw, choose
 from viz.errors import EngineError
 
 # Neither sorted nor near each other; eight tokens.
@@ -25,7 +25,7 @@ def drawn(**rules: Any) -> Counter[int]:
     """Return how often each token is chosen, over seeds and places that never change."""
     asked = Sampling(max_tokens=1, **{"temperature": 1.0, **rules})
     logits = torch.tensor(WEIGHTS).log().repeat(DRAWS, 1)
-    chosen = choose(logits, [Draw(asked, seed=at % 7, index=at) for at in range(DRAWS)])
+    chosen = choose(logits, [TokenDraw(asked, seed=at % 7, index=at) for at in range(DRAWS)])
     found = [choice.token_id for choice in chosen if isinstance(choice, SampledToken)]
     assert len(found) == DRAWS
     return Counter(found)
@@ -73,14 +73,14 @@ def test_the_smallest_temperatures_are_greedy(temperature: float, sharper: dict[
     rules = Sampling(max_tokens=1, temperature=temperature, logprobs=2, **sharper)
     logits = torch.tensor([[-3e4, 2.0, 3e4, 2.9e4], [0.0, 1.0, 0.5, -1.0]])
     for seed in range(5):
-        chosen = choose(logits, [Draw(rules, seed, 0)] * 2)
+        chosen = choose(logits, [TokenDraw(rules, seed, 0)] * 2)
         assert [choice.token_id for choice in chosen if isinstance(choice, SampledToken)] == [2, 1]
 
 
 def test_log_probabilities_are_the_models_own() -> None:
     """Neither temperature nor truncation changes what is reported."""
     rules = Sampling(max_tokens=1, temperature=0.3, top_k=1, logprobs=3)
-    (choice,) = choose(torch.tensor([WEIGHTS]).log(), [Draw(rules, 1, 0)])
+    (choice,) = choose(torch.tensor([WEIGHTS]).log(), [TokenDraw(rules, 1, 0)])
     assert isinstance(choice, SampledToken)
     assert choice.logprob == pytest.approx(math.log(0.30), abs=1e-5)
     assert [token for token, _ in choice.top] == [1, 3, 6]
@@ -90,7 +90,7 @@ def test_a_row_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> 
     """Overflow, or any fault in choosing, is the error of its own row."""
     choice_of = sampling._choice
 
-    def breaks(row: torch.Tensor, best: int, draw: Draw) -> SampledToken:
+    def breaks(row: torch.Tensor, best: int, draw: TokenDraw) -> SampledToken:
         if draw.seed == 13:
             raise RuntimeError("cannot choose")
         return choice_of(row, best, draw)
@@ -98,6 +98,6 @@ def test_a_row_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sampling, "_choice", breaks)
     rules = Sampling(max_tokens=1, temperature=1.0)
     logits = torch.tensor([WEIGHTS, WEIGHTS, [math.nan, *WEIGHTS[1:]], WEIGHTS]).log()
-    found = choose(logits, [Draw(rules, seed, 0) for seed in (1, 13, 1, 1)])
+    found = choose(logits, [TokenDraw(rules, seed, 0) for seed in (1, 13, 1, 1)])
     assert isinstance(found[1], EngineError) and isinstance(found[2], EngineError)
-    assert found[0] == found[3] == choose(logits[:1], [Draw(rules, 1, 0)])[0]
+    assert found[0] == found[3] == choose(logits[:1], [TokenDraw(rules, 1, 0)])[0]

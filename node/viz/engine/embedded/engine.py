@@ -36,7 +36,7 @@ from viz.errors import (
 if TYPE_CHECKING:
     from viz.basemodel.source import LoadedBase
     from viz.engine.embedded.adapter_pool import AdapterPool
-    from viz.engine.embedded.loop import Delivery, EngineLoop
+    from viz.engine.embedded.loop import EngineLoop, PieceBatch
 
 _log = structlog.get_logger()
 MAX_STOPS = 16
@@ -236,12 +236,12 @@ class EmbeddedEngine:
         if request.adapter_id != BASE_MODEL and request.adapter_id not in self._store.registered():
             raise UnknownAdapter(f"adapter {request.adapter_id} is not served here")
 
-    def _deliver(self, delivery: Delivery) -> None:
+    def _deliver(self, delivery: PieceBatch) -> None:
         """Hand pieces to the event loop. Called on the generation thread."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._dispatch, delivery)
 
-    def _dispatch(self, delivery: Delivery) -> None:
+    def _dispatch(self, delivery: PieceBatch) -> None:
         for state, news in delivery:
             if isinstance(news, Piece):
                 state.put(news)

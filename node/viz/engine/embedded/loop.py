@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger()
 _Item = TypeVar("_Item")
-Delivery = list[tuple["StreamState", "Piece | EngineError"]]
+PieceBatch = list[tuple["StreamState", "Piece | EngineError"]]
 # While no sequence decodes, prefill may take more tokens a step: it delays nobody's next token.
 _IDLE_PREFILL_FACTOR = 4
 
@@ -45,7 +45,7 @@ class EngineLoop:
         decoder: LlamaModel,
         store: AdapterPool,
         settings: EngineSettings,
-        deliver: Callable[[Delivery], None],
+        deliver: Callable[[PieceBatch], None],
     ) -> None:
         self._decoder, self._settings, self._deliver = decoder, settings, deliver
         self.counts: Counter[str] = Counter()
@@ -55,7 +55,7 @@ class EngineLoop:
         self._live = self._scheduler.live
         self._inbox: deque[Sequence] = deque()
         self._load_errors: deque[tuple[AdapterId, EngineError]] = deque()
-        self._out: Delivery = []
+        self._out: PieceBatch = []
         self._news = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._loop, name="viz-generation", daemon=True)

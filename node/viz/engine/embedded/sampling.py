@@ -22,7 +22,7 @@ MAX_LOGPROBS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
+class TokenDraw:
     """How one row is sampled: its parameters, its seed, and the index of the token to choose."""
 
     rules: Sampling
@@ -39,7 +39,7 @@ class SampledToken:
     top: tuple[tuple[int, float], ...] = ()
 
 
-def choose(logits: torch.Tensor, draws: Rows[Draw]) -> list[SampledToken | EngineError]:
+def choose(logits: torch.Tensor, draws: Rows[TokenDraw]) -> list[SampledToken | EngineError]:
     """Choose one token for each row of ``logits`` (rows, vocabulary); greedy at temperature 0.
 
     Log-probabilities are the model's own, before temperature and truncation. If a row's numbers
@@ -62,7 +62,7 @@ def choose(logits: torch.Tensor, draws: Rows[Draw]) -> list[SampledToken | Engin
     return found
 
 
-def _choice(row: torch.Tensor, best: int, draw: Draw) -> SampledToken:
+def _choice(row: torch.Tensor, best: int, draw: TokenDraw) -> SampledToken:
     import torch
 
     rules = draw.rules
@@ -75,7 +75,7 @@ def _choice(row: torch.Tensor, best: int, draw: Draw) -> SampledToken:
     return SampledToken(token, float(logprobs[token]), top)
 
 
-def _sample(row: torch.Tensor, draw: Draw) -> int:
+def _sample(row: torch.Tensor, draw: TokenDraw) -> int:
     import torch
 
     rules = draw.rules

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from viz.basemodel.detokenise import Detokeniser
 from viz.domain.ports.engine import FinishReason, GenerationRequest, Piece, TokenLogprob
-from viz.engine.embedded.sampling import Draw, SampledToken
+from viz.engine.embedded.sampling import SampledToken, TokenDraw
 from viz.engine.embedded.stop_strings import StopStringFinder
 from viz.engine.embedded.stream import StreamState
 
@@ -64,8 +64,8 @@ class Sequence:
             bound = min(bound, self.state.allowance)
         return self.generated < bound
 
-    def draw(self) -> Draw:
-        return Draw(self.request.sampling, self.seed, self.generated)
+    def draw(self) -> TokenDraw:
+        return TokenDraw(self.request.sampling, self.seed, self.generated)
 
     def accept(self, choice: SampledToken) -> Piece:
         """Append a chosen token and return the piece to deliver; may end the sequence."""
