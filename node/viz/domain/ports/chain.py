@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -204,3 +205,13 @@ class ChainReader(Protocol):
     async def token_domain(self) -> tuple[str, str]:
         """Return the name and the version in the token's EIP-712 domain (EIP-5267)."""
         ...
+
+
+class OpenedChannels(Protocol):
+    """The channels that were ever opened, which a node looks through when its ledger is missing."""
+
+    def opened(self, node: Address) -> AsyncIterator[Address]:
+        """Yield the signers whose channel to ``node`` was ever opened, from the chain's logs."""
+        ...
+
+    async def channel(self, signer: Address, node: Address) -> ChannelState | None: ...

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from viz.domain.ports.ledger import ChannelRecord, Ledger
+from viz.domain.ports.ledger import ChannelLedger, ChannelRecord, Ledger
 from viz.domain.ports.transactions import Outcome
 from viz.domain.units import AdapterId, Address, Hash32, Units
 
@@ -82,6 +82,12 @@ class ClaimRecord:
     def end_units(self) -> Units:
         """Return the channel's settled total after this row."""
         return self.base_units + sum(amount for _, amount in self.lines)
+
+
+class ChannelStoreLedger(ChannelLedger, Protocol):
+    """The ledger's channels and the claim rows that are under way."""
+
+    async def frozen(self) -> Sequence[ClaimRecord]: ...
 
 
 class ComparedLedger(Protocol):

@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 from weakref import WeakValueDictionary
 
 import structlog
@@ -24,8 +24,8 @@ import structlog
 from viz.domain.node_channel import NodeChannel, past_close
 from viz.domain.ports.chain import ChainReader, ChannelState
 from viz.domain.ports.clock import Clock
-from viz.domain.ports.ledger import ChannelLedger, ChannelRecord, UnbilledRecord
-from viz.domain.ports.settlement_ledger import ClaimRecord
+from viz.domain.ports.ledger import ChannelRecord, UnbilledRecord
+from viz.domain.ports.settlement_ledger import ChannelStoreLedger
 from viz.domain.units import ZERO_ADDRESS, Address, Units
 from viz.errors import BooksMismatch, ChainError, StoreConflict, StoreError, VizError
 from viz.services.payments.active_channel import ActiveChannel, Change, ChannelUpdate, Delivery
@@ -38,12 +38,6 @@ ATTEMPTS: Final = 4
 CHANNELS_KEPT: Final = 10_000
 RECOVER_EVERY_S: Final = 5.0
 _log = structlog.get_logger()
-
-
-class ChannelStoreLedger(ChannelLedger, Protocol):
-    """The ledger's channels and the claim rows that are under way."""
-
-    async def frozen(self) -> Sequence[ClaimRecord]: ...
 
 
 class ChannelStore:

@@ -8,11 +8,11 @@ key has sent transactions.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
-from viz.domain.ports.chain import ChannelState
+from viz.domain.ports.chain import OpenedChannels
 from viz.domain.units import Address
 from viz.errors import ChainError, LedgerMissing
 from viz.store.ledger import SqlStore
@@ -20,18 +20,10 @@ from viz.store.ledger import SqlStore
 _MOST_READ: Final = 200
 
 
-class Channels(Protocol):
-    """The channels on chain."""
-
-    def opened(self, node: Address) -> AsyncIterator[Address]: ...
-
-    async def channel(self, signer: Address, node: Address) -> ChannelState | None: ...
-
-
 async def open_ledger(
     place: Path | str,
     identity: Mapping[str, str],
-    channels: Channels,
+    channels: OpenedChannels,
     *,
     new: bool,
     sent: Callable[[], Awaitable[int]] | None = None,
@@ -49,7 +41,7 @@ async def open_ledger(
 
 
 async def require_new(
-    channels: Channels,
+    channels: OpenedChannels,
     node: Address,
     missing: LedgerMissing,
     *,

@@ -17,7 +17,7 @@ NODE, PAYER = address_of(1), address_of(2)
 MISSING = LedgerMissing("there is no ledger at x")
 
 
-class Channels:
+class FakeChannels:
     """Channels that were opened, with what is left in each."""
 
     def __init__(self, *deposits: int, reachable: bool = True) -> None:
@@ -36,12 +36,12 @@ class Channels:
 
 
 async def test_a_new_node_begins_without_being_asked() -> None:
-    await require_new(Channels(), NODE, MISSING)
-    await require_new(Channels(0, 0), NODE, MISSING)  # all that there was is settled and gone
+    await require_new(FakeChannels(), NODE, MISSING)
+    await require_new(FakeChannels(0, 0), NODE, MISSING)  # all that there was is settled and gone
 
 
-@pytest.mark.parametrize("channels", [Channels(0, 5), Channels(reachable=False)])
-async def test_a_lost_ledger_is_asked_about(channels: Channels) -> None:
+@pytest.mark.parametrize("channels", [FakeChannels(0, 5), FakeChannels(reachable=False)])
+async def test_a_lost_ledger_is_asked_about(channels: FakeChannels) -> None:
     """Vouchers that were not claimed are gone with it: the operator decides, not the start."""
     with pytest.raises(LedgerMissing, match=r"no ledger at x, .*restore .*--new-ledger"):
         await require_new(channels, NODE, MISSING)
@@ -52,7 +52,7 @@ async def test_deposits_are_found_behind_any_number_of_empty_channels(empty: int
     """Protects a busy node, or one for which a stranger opened and closed hundreds."""
     for deposits in ([0] * empty + [5], [5] + [0] * empty):
         with pytest.raises(LedgerMissing, match="--new-ledger"):
-            await require_new(Channels(*deposits), NODE, MISSING)
+            await require_new(FakeChannels(*deposits), NODE, MISSING)
 
 
 async def test_an_endpoint_that_knows_no_channel_is_not_believed_of_a_key_that_was_used() -> None:
@@ -64,19 +64,19 @@ async def test_an_endpoint_that_knows_no_channel_is_not_believed_of_a_key_that_w
     async def some() -> int:
         return 3
 
-    await require_new(Channels(), NODE, MISSING, sent=none)
-    await require_new(Channels(0), NODE, MISSING, sent=some)  # its channels are told, and empty
+    await require_new(FakeChannels(), NODE, MISSING, sent=none)
+    await require_new(FakeChannels(0), NODE, MISSING, sent=some)  # its channels are told, and empty
     with pytest.raises(LedgerMissing, match=r"sent 3 transactions.*--new-ledger"):
-        await require_new(Channels(), NODE, MISSING, sent=some)
+        await require_new(FakeChannels(), NODE, MISSING, sent=some)
 
 
 async def test_an_emptied_folder_begins_no_books_in_silence(tmp_path: Path) -> None:
     """The same start is asked about, forced by the option, and silent once there is a ledger."""
     place, identity = tmp_path / "ledger.sqlite", {"node": NODE, "chain": "1"}
-    await (await open_ledger(place, identity, Channels(), new=False)).close()
+    await (await open_ledger(place, identity, FakeChannels(), new=False)).close()
     place.unlink()
     with pytest.raises(LedgerMissing):
-        await open_ledger(place, identity, Channels(7), new=False)
+        await open_ledger(place, identity, FakeChannels(7), new=False)
     assert not place.exists()
-    await (await open_ledger(place, identity, Channels(7), new=True)).close()
-    await (await open_ledger(place, identity, Channels(7), new=False)).close()
+    await (await open_ledger(place, identity, FakeChannels(7), new=True)).close()
+    await (await open_ledger(place, identity, FakeChannels(7), new=False)).close()
