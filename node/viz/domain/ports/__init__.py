@@ -5,6 +5,6 @@ implementation (``viz.chain``, ``viz.storage``, ``viz.store``, ``viz.engine``) a
 ``tests/fakes``, and the same tests run on both: ``test_blob_stores.py`` in
 tests/integration/storage, ``test_behaviour.py`` in tests/unit/store and tests/unit/engine, and
 ``test_chain_behaviour.py`` in tests/integration/services (Settlement's channels only: the fake
-chain has no works; ``OpenedChannels`` has its fake in the tests of ``new_ledger``). Every method that waits is async, bounded in time, and raises only classes of
-``viz.errors``.
+chain has no works; the fake of ``OpenedChannels`` is in ``test_new_ledger.py``). Every method that
+waits is async, bounded in time, and raises only classes of ``viz.errors``.
 """
