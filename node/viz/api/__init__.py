@@ -1,1 +1,1 @@
-"""The node's HTTP application: OpenAI's interface, payment, market, gateway, operator."""
+"""Serve HTTP: OpenAI's interface, payment, market, gateway, and the operator's commands."""

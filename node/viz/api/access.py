@@ -1,4 +1,4 @@
-"""Tell by its Authorization header whether a request is the operator's, a buyer's or neither."""
+"""Tell by the Authorization header whether a request is from the operator or a buyer."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ OPERATOR_PATH: Final = "/operator/v1"
 
 
 def bears_our_token(request: web.Request) -> bool:
-    """Return whether the request carries something with the form of a node's access token.
+    """Return whether the request carries a token in the form of a node's access token.
 
-    OpenAI's clients always send a key, also if nobody gave them one; such a key is no token.
+    OpenAI's clients always send some key, even if none was set. Such a key is not a token.
     """
     try:
         return is_ours(bearer_of_header(request.headers.get("Authorization", "")))
@@ -28,12 +28,12 @@ def bears_our_token(request: web.Request) -> bool:
 
 
 def has_operator_token(request: web.Request) -> bool:
-    """Return whether the request carries the operator's token; compared in constant time."""
+    """Return whether the request carries the operator's token; compare in constant time."""
     expected = "Bearer " + parts_of(request).terms.operator_token
     given = request.headers.get("Authorization", "")
     return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), expected.encode())
 
 
 def is_operator(request: web.Request) -> bool:
-    """Return whether the request is the operator's and comes from this machine."""
+    """Return whether the request carries the operator's token and comes from this machine."""
     return is_here(request) and has_operator_token(request)

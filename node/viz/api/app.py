@@ -1,7 +1,7 @@
-"""Make the HTTP application: its routes, and what happens to every request and every error.
+"""Make the HTTP application: its routes, and the steps that are the same for every request.
 
-Each request gets an id, bounds, a log line and a place in the metrics here; what it means is the
-handlers' concern.
+Each request gets an id, size limits, a log line and a count in the metrics, and each error becomes
+an answer. The handlers do the rest.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ from viz.api.rate_limit import Looks, RateLimit
 from viz.errors import InvalidRequest, VizError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-# A voucher of 255 lines does not fit into aiohttp's 8 KiB.
+# A voucher of 255 lines does not fit into aiohttp's default limit of 8 KiB.
 MAX_HEADER_BYTES: Final = 32 * 1024
 ALL_HEADER_BYTES: Final = 64 * 1024
 ID_HEADER: Final = "X-Request-Id"
-# The values of these headers are hashed, stored or compared, which fails with bytes that are no
+# The values of these headers are hashed, stored or compared. That fails with bytes that are not
 # text.
 _READ_HEADERS: Final = ("Authorization", openai.KEY_HEADER)
 _log = structlog.get_logger()
 
 
 class HeadersTooLarge(web.HTTPClientError):
-    """Refuse headers that exceed the bound together, though each is within its own."""
+    """Refuse headers that are too large together, even if each one is within its limit."""
 
     status_code = 431
 
@@ -80,7 +80,7 @@ def create_app(parts: NodeContext, limits: ApiLimits | None = None) -> web.Appli
 
 
 def create_runner(app: web.Application, *, shutdown_timeout_s: float) -> web.AppRunner:
-    """Return the runner of ``app``; it closes connections that send no whole request in time."""
+    """Return the runner of ``app``; it closes a connection that sends no full request in time."""
     return HttpRunner(
         app,
         shutdown_timeout=shutdown_timeout_s,
@@ -95,7 +95,7 @@ async def _stop_streams(app: web.Application) -> None:
 
 
 async def _await_bills(app: web.Application) -> None:
-    # aiohttp cancels handlers without waiting for them, and a bill is written as a handler ends.
+    # aiohttp cancels handlers and does not wait for them, but a handler writes its bill at its end.
     try:
         await app[PARTS].serving.drain()
     except TimeoutError:
@@ -108,7 +108,7 @@ async def _identify(request: web.Request, handler: Handler) -> web.StreamRespons
     request_id = secrets.token_hex(8)
     request[REQUEST_ID] = request_id
     started = time.monotonic()
-    # aiohttp runs each request in its own task, so what the request binds ends with that task.
+    # aiohttp runs each request in a task of its own, so what the handlers bind ends with the task.
     with structlog.contextvars.bound_contextvars(request_id=request_id):
         response = await handler(request)
         took_s = time.monotonic() - started
@@ -130,7 +130,7 @@ async def _identify(request: web.Request, handler: Handler) -> web.StreamRespons
 
 
 async def _send_whole(request: web.Request, response: web.StreamResponse) -> None:
-    """Send a complete answer; a client that reads too slowly is cut off without an error."""
+    """Send a complete answer; cut off a client that reads too slowly, and raise nothing."""
     with suppress(ConnectionResetError):
         await response.prepare(request)
         await send(request, response, b"", last=True)
@@ -158,7 +158,7 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     except VizError as error:
         _log.info("refused", code=error.code, reason=error.detail)
         if error.status >= 500:
-            # An error with a code needs no stack trace; the class of its cause is enough.
+            # An error with a code needs no stack trace. The class of its cause is enough.
             cause = type(error.__cause__).__name__ if error.__cause__ else None
             _log.warning("failed", code=error.code, reason=error.detail, cause=cause)
         return problem(error, request_id, is_operator=_is_operators(request))
@@ -171,6 +171,6 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     except ConnectionResetError:
         _log.info("the client left")
         return http_problem(499, "the client left", request_id)
-    except Exception as error:  # noqa: BLE001  a bug must not show its insides to clients
+    except Exception as error:  # noqa: BLE001  a client must not see the details of a bug
         _log.error("unexpected", exc_info=error)
         return opaque(request_id)

@@ -1,8 +1,11 @@
-"""Read and parse request bodies within bounds that hold before the client is authenticated.
+"""Read and parse request bodies, with limits that hold before the client is authenticated.
 
-Invariants: at most ``STRANGER_BODY_BYTES`` are read from a client who is not authenticated; a body
-has at most ``MAX_BODY_VALUES`` values; a large body is parsed in a thread, so that it delays no
-other request.
+Invariants:
+
+- At most ``STRANGER_BODY_BYTES`` are read from a client who is not authenticated.
+- A body has at most ``MAX_BODY_VALUES`` values.
+- A body of more than ``BESIDE_THE_LOOP_BYTES`` is parsed in a thread, so that it delays no other
+  request.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ MAX_BODY_VALUES: Final = 16_384
 
 
 def is_large(request: web.Request) -> bool:
-    """Return whether the body is longer, or may be, than what is read from a stranger."""
+    """Return whether the body is, or may be, longer than ``STRANGER_BODY_BYTES``."""
     length = request.content_length
     return request.body_exists and (length is None or length > STRANGER_BODY_BYTES)
 

@@ -1,9 +1,10 @@
-"""Who asks: the address behind a connection, as far as a proxy may be believed.
+"""Find the client's address, also if the request comes through a trusted proxy.
 
-Owns the reading of X-Forwarded-For (the usual one) and Forwarded (RFC 7239). A header counts only
-where the connection comes from one of ``api.trusted_proxies``: anybody can write one. Read from its
-end, where the nearest proxy wrote, up to the first address that is no trusted proxy. Invariant: one
-person's addresses are one: IPv6 counts by its /64, of which each subscriber has a whole one.
+Reads X-Forwarded-For (the usual header) and Forwarded (RFC 7239). Anybody can send these headers,
+so they count only if the connection comes from one of ``api.trusted_proxies``. They are read from
+the end, where the nearest proxy writes, up to the first address that is not a trusted proxy.
+Invariant: all IPv6 addresses of one /64 count as one client, because each subscriber has at least a
+whole /64.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _told_s = [-_TELL_EVERY_S]
 
 
 def client_of(request: web.Request) -> str:
-    """Return what requests are counted by: an address, or the network of one."""
+    """Return the client's address as text, for counting; for IPv6, its /64 network."""
     address = _behind(request)
     if address is None:
         return request.remote or ""
@@ -40,11 +41,11 @@ def client_of(request: web.Request) -> str:
 
 
 def is_here(request: web.Request) -> bool:
-    """Return whether a program on this machine asks, and not for somebody else."""
+    """Return whether the request is from a program on this machine, and not forwarded by it."""
     address = _behind(request)
     if not (is_on_socket(request) if address is None else address.is_loopback):
         return False
-    # A proxy on this machine that is not known as one: it forwards whoever comes.
+    # A proxy on this machine that is not in ``api.trusted_proxies`` forwards requests of anybody.
     return not any(name in request.headers for name in (X_FORWARDED_FOR, FORWARDED))
 
 
@@ -55,7 +56,7 @@ def is_on_socket(request: web.Request) -> bool:
 
 
 def parse_address(text: str) -> Address | None:
-    """Return an address, IPv4 where it is one in IPv6's form; None for anything else."""
+    """Parse an IP address; return None for any other text, and IPv4 for a mapped address."""
     try:
         address = ipaddress.ip_address(text.strip().strip('"').partition("%")[0])
     except ValueError:
@@ -78,8 +79,8 @@ def _behind(request: web.Request) -> Address | None:
         if (found := read(request.headers.getall(name, ())))
     ]
     named = {_nearest(peer, hops, trusted) for hops in lists}
-    # A proxy writes one of the two and passes the other on as it came: where they differ, one is
-    # the client's own invention.
+    # A proxy writes one of the two headers and passes the other one on. If they differ, the client
+    # invented one of them, so neither counts.
     return named.pop() if len(named) == 1 else peer
 
 
@@ -108,7 +109,7 @@ def _elements(lines: Sequence[str]) -> list[str]:
 
 
 def _host(hop: str) -> Address | None:
-    """Return the address of a hop, which may have a port."""
+    """Return the address of a hop, without its port; None if it is not an address."""
     text = hop.strip().strip('"')
     if text.startswith("["):
         return parse_address(text[1:].partition("]")[0])

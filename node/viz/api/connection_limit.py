@@ -1,11 +1,15 @@
-"""The listening sockets, and how many connections each lets in.
+"""Listen on the node's sockets, and limit how many connections each one serves.
 
-Owns the bound on open connections and what is said to the one beyond it. Does not know requests:
-who is let in is aiohttp's. Invariants: at most ``max_connections`` of the public socket are served,
-and ``SPARE`` more of this machine's own, so that a health check comes through while strangers fill
-it; the operator's socket has places of its own, which nobody else can take, since a proxy on this
-machine brings strangers from its address; at most ``TOLD`` others are open, for ``TOLD_S`` at most,
-to be told; a connection that is turned away costs the others nothing.
+Owns the limit on open connections, and the answer to those beyond it. aiohttp serves the admitted
+ones. Invariants:
+
+- The public socket serves at most ``max_connections``. For connections from this machine there are
+  ``SPARE`` more, so that a health check succeeds while strangers use up the rest.
+- The operator's socket has its own places, which nobody else can take. A proxy on this machine
+  makes strangers look like local clients, so ``SPARE`` does not protect the operator.
+- At most ``TOLD`` refused connections are open, for at most ``TOLD_S`` seconds, to get their
+  answer.
+- A refused connection does not affect the others.
 """
 
 from __future__ import annotations
@@ -59,7 +63,7 @@ _REFUSAL: Final = _refusal()
 
 
 def is_local(host: str) -> bool:
-    """Return whether a peer's address is this machine's own."""
+    """Return whether a peer's address is a loopback address."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -69,10 +73,10 @@ def is_local(host: str) -> bool:
 
 
 class _Site(web.BaseSite):
-    """Listens for a runner's application, and counts the connections that it let in."""
+    """Listen for a runner's application, and count the connections that were admitted."""
 
     def __init__(self, runner: web.AppRunner, *, what: str) -> None:
-        """``what`` is the bound that the log names."""
+        """Make the site; ``what`` is the name of its limit in the log."""
         super().__init__(runner)
         self._what = what
         self._metrics = runner.app[METRICS]
@@ -81,7 +85,7 @@ class _Site(web.BaseSite):
         self._logged_s = -_LOG_EVERY_S
 
     async def start(self) -> None:
-        """Listen; raises OSError where that cannot be done."""
+        """Begin to listen; raise OSError if that fails."""
         await super().start()
         self._server = await self._listen(asyncio.get_running_loop())
 
@@ -90,7 +94,7 @@ class _Site(web.BaseSite):
 
     @abstractmethod
     def _most(self, transport: asyncio.Transport) -> int:
-        """Return how many connections may be open with this one."""
+        """Return how many connections may be open, this one included."""
 
     async def stop(self) -> None:
         await super().stop()
@@ -98,7 +102,7 @@ class _Site(web.BaseSite):
             each.leave()
 
     def admit(self, transport: asyncio.Transport) -> None:
-        """Give a new connection to the application, or turn it away."""
+        """Give a new connection to the application, or refuse it."""
         server, most = self._runner.server, self._most(transport)
         self._served.intersection_update(server.connections if server is not None else ())
         if server is not None and len(self._served) < most:
@@ -118,7 +122,7 @@ class _Site(web.BaseSite):
 
 
 class BoundedSite(_Site):
-    """Listens at an address for everybody."""
+    """Listen at an address for everybody."""
 
     def __init__(
         self, runner: web.AppRunner, host: str, port: int, *, max_connections: int
@@ -144,10 +148,10 @@ class BoundedSite(_Site):
 
 
 class OperatorSite(_Site):
-    """Listens on a socket in the node's folder, which its operator alone can reach."""
+    """Listen on a Unix socket in the node's folder, which only the operator can reach."""
 
     def __init__(self, runner: web.AppRunner, folder: Path) -> None:
-        """Make the site; the caller holds the ledger of ``folder``, so it has no other node."""
+        """Make the site; the caller has the ledger of ``folder`` open, so no other node uses it."""
         super().__init__(runner, what="the operator's socket")
         self._folder = folder
 
@@ -177,7 +181,7 @@ class OperatorSite(_Site):
 
 
 class _Door(asyncio.Protocol):
-    """Decides once a connection is there: a count taken before would let a burst through."""
+    """Admit or refuse a connection after it is made; a count from before would admit a burst."""
 
     def __init__(self, site: _Site) -> None:
         self._site = site
@@ -187,13 +191,13 @@ class _Door(asyncio.Protocol):
 
 
 class _TurnedAway(asyncio.Protocol):
-    """Tells whoever asks that there is no room, and whoever does not ask nothing."""
+    """Answer 503 once the client sends data; close silently if it sends none."""
 
     def __init__(self, transport: asyncio.Transport, others: set[_TurnedAway]) -> None:
         self._transport = transport
         self._others = others
         others.add(self)
-        # Not told before it asked: a client takes an answer before its question for a fault.
+        # Wait for the request: a client takes an answer that comes before it for an error.
         self._end = asyncio.get_running_loop().call_later(TOLD_S, self.leave)
 
     def data_received(self, data: bytes) -> None:

@@ -34,7 +34,7 @@ from viz.services.upkeep.supervision import Supervisor
 
 @dataclass(frozen=True, slots=True)
 class NodeTerms:
-    """Hold what the node tells everybody of its deposits, and the token of its operator."""
+    """Hold the deposit that the node suggests to buyers, and the operator's token."""
 
     suggested_deposit_units: Units
     operator_token: str = field(repr=False)
@@ -42,10 +42,11 @@ class NodeTerms:
 
 @dataclass(frozen=True, slots=True)
 class ApiLimits:
-    """Bound what one client may take.
+    """Limit what one client may use.
 
     A client has ``client_timeout_s`` to send its headers, the same time to send its body, and the
-    same time to read each piece of the answer. A connection may idle as long between two requests.
+    same time to read each piece of the answer. A connection may be idle as long between two
+    requests.
     """
 
     max_body_bytes: int = 2 * 1024 * 1024
@@ -103,8 +104,8 @@ async def send(
 ) -> None:
     """Write a piece of an answer; raise ConnectionResetError if the client is gone.
 
-    A client that reads nothing for ``client_timeout_s`` is cut off, because it would keep its place
-    in the engine for as long as it likes.
+    A client that reads nothing for ``client_timeout_s`` is cut off. Otherwise it could keep its
+    place in the engine as long as it likes.
     """
     try:
         async with asyncio.timeout(request.app[LIMITS].client_timeout_s):
@@ -123,7 +124,7 @@ async def access_of(request: web.Request) -> AccessRecord:
     token = bearer_of_header(request.headers.get("Authorization", ""))
     sessions = parts_of(request).sessions
     if not sessions.holds(token):
-        # Counted, because anybody can invent tokens and each costs a look-up in the ledger.
+        # Count it: anybody can invent tokens, and each one costs a read of the ledger.
         request.app[LOGINS].admit(client_of(request))
     access = await sessions.authenticate(token)
     ask_chain(request, access.signer)
@@ -138,7 +139,7 @@ def ask_chain(
 ) -> None:
     """Count a request that makes the node ask its chain; raise TooManyQuestions.
 
-    A ``signer`` who paid with a voucher is not counted. A signature alone does not exempt, because
+    A ``signer`` who has sent a voucher is not counted. A signature alone is not enough, because
     anybody can make keys.
     """
     if signer is None or not parts_of(request).sessions.has_paid(signer):

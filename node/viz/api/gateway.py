@@ -1,8 +1,8 @@
 """Serve the blobs that this node keeps, as a trustless gateway of IPFS.
 
-Source: the Trustless Gateway specification of IPFS. The client verifies what it gets. A blob that
-is not here is not fetched for strangers. Invariant: the gateway holds one chunk for each reader of
-a whole blob, for at most ``MAX_WHOLE_READERS`` at once, and for at most ``MAX_WHOLE_S`` each.
+Source: the Trustless Gateway specification of IPFS. The client verifies what it gets. The node does
+not fetch a blob for strangers. Invariant: at most ``MAX_WHOLE_READERS`` clients read a whole blob
+at once, each for at most ``MAX_WHOLE_S`` seconds, and the gateway holds one chunk for each.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def routes() -> list[web.RouteDef]:
 
 
 class Gateway:
-    """Count the readers of one application, and answer them."""
+    """Answer the readers of one application, and limit their number."""
 
     def __init__(self) -> None:
         self._readers = 0
@@ -77,8 +77,8 @@ class Gateway:
         if not await blobs.has(cid):
             raise BlobNotFound(f"this node does not keep {cid}")
         raw = _wants_block(request)
-        # One URL has two bodies: each gets its own tag, and Vary tells caches what chose between
-        # them.
+        # One URL has two bodies. Each gets its own tag, and Vary tells caches which header selects
+        # between them.
         headers = {
             "Cache-Control": _FOREVER,
             "ETag": f'"{cid}.raw"' if raw else f'"{cid}"',
@@ -112,7 +112,7 @@ class Gateway:
             except VizError as error:
                 if not response.prepared:
                     raise
-                # The status is sent already, so only a broken connection shows the fault.
+                # The status is already sent. Only a broken connection can show the error now.
                 _log.warning("a blob broke off", code=error.code, reason=error.detail)
                 _cut_off(request)
                 return response
@@ -133,7 +133,7 @@ def _wants_block(request: web.Request) -> bool:
         return True
     ranked = ranked_types(request.headers.getall(hdrs.ACCEPT, ()))
     block = ranked.get(RAW, 0.0)
-    # Only if it names the block's type: a browser that accepts anything wants the file.
+    # Only if the client names the block's type. A browser that accepts any type wants the file.
     return block > 0 and block >= max(
         (quality for name, quality in ranked.items() if name in _OF_A_FILE), default=0.0
     )

@@ -1,4 +1,4 @@
-"""Answer whether the node can serve, and its metrics; the operator gets all of them."""
+"""Answer whether the node can serve, and its metrics; only the operator gets all metrics."""
 
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ def routes() -> list[web.RouteDef]:
 
 
 async def healthz(request: web.Request) -> web.Response:
-    """Answer 200 if chain and ledger answer, the clock is right and the node does not stop.
+    """Answer 200 if chain and ledger answer, the clock is right and the node is not stopping.
 
-    A loop that fails makes ``loops`` ``degraded``, and the operator's token shows which and why.
-    The node still sells and takes it up again by itself, so it is no reason to restart it.
+    If a loop fails, ``loops`` is ``degraded``; with the operator's token the answer says which one
+    and why. The node still sells and restarts the loop by itself, so there is no need to restart
+    the node.
     """
     found = await _health(request)
     parts = parts_of(request)
-    # The time of a development chain may be moved. The answer shows it, and it is no fault.
+    # A developer may move the time of a development chain. The answer shows it, but the node is
+    # still healthy.
     judged = {name: value for name, value in found.items() if name not in ("clock", "loops")}
     healthy = all(value == "ok" for value in judged.values()) and not parts.clock_check.wrong
     more = {"failing": failing_json(parts.supervisor)} if has_operator_token(request) else {}
@@ -41,7 +43,7 @@ async def healthz(request: web.Request) -> web.Response:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """Answer Prometheus' text format; only the operator's token shows all of it."""
+    """Answer the metrics in Prometheus' text format; all of them only to the operator's token."""
     own = request.app[METRICS]
     if has_operator_token(request):
         parts = parts_of(request)
@@ -58,7 +60,7 @@ async def metrics(request: web.Request) -> web.Response:
 
 async def _health(request: web.Request) -> dict[str, str]:
     parts = parts_of(request)
-    # Anybody may ask as often as they like, so one reading serves all of them.
+    # Anybody may ask at any rate, so one reading serves all of them.
     checked = await request.app[LOOKS].get(
         "health", lambda: _checks(parts), kept_s=HEALTH_KEPT_S, own=True
     )

@@ -1,8 +1,11 @@
-"""What is said where a request cannot even be read as HTTP, in the form of every other refusal.
+"""Answer requests that aiohttp refuses by itself, in the same form as all other errors.
 
-Owns aiohttp's own words: its answers to malformed requests and to what it refuses by itself, and
-its log. Invariants: nothing that was sent is sent back; a stranger's malformed bytes leave one
-short line in the log, and no trace; no answer names the versions of the programs that run here.
+aiohttp answers malformed requests before the application sees them. This module replaces these
+answers and aiohttp's log lines. Invariants:
+
+- No answer repeats what the client sent.
+- Malformed bytes from a stranger leave one short line in the log, and no stack trace.
+- No answer names the versions of the programs that run here.
 """
 
 from __future__ import annotations
@@ -28,10 +31,10 @@ _log = structlog.get_logger()
 
 
 class HttpRunner(web.AppRunner):
-    """Serves an application through ``HttpProtocol``."""
+    """Serve an application through ``HttpProtocol``."""
 
     def __init__(self, app: web.Application, *, max_header_bytes: int, **options: Any) -> None:
-        """Make the runner; ``options`` are aiohttp's."""
+        """Make the runner; ``options`` are passed to aiohttp."""
         super().__init__(app, max_field_size=max_header_bytes, access_log=None, **options)
 
     async def _make_server(self) -> Server:
@@ -44,7 +47,7 @@ class HttpRunner(web.AppRunner):
 def _in_our_form(
     handler: Callable[[BaseRequest], Awaitable[web.StreamResponse]],
 ) -> Callable[[BaseRequest], Awaitable[web.StreamResponse]]:
-    """Return ``handler`` with our words where aiohttp refuses a request before the application."""
+    """Wrap ``handler``: if aiohttp refuses a request before the application, answer our way."""
 
     async def handle(request: BaseRequest) -> web.StreamResponse:
         try:
@@ -59,7 +62,7 @@ def _in_our_form(
 
 
 async def name_server(request: web.Request, response: web.StreamResponse) -> None:
-    """Say who answers, before the application's answer begins: aiohttp would name its version."""
+    """Set the Server header before an answer begins; else aiohttp sets one with its version."""
     response.headers["Server"] = SERVER
 
 
@@ -75,7 +78,7 @@ class _Server(Server):
 
 
 class HttpProtocol(RequestHandler):
-    """aiohttp's connection, with our words."""
+    """Handle one connection as aiohttp does, with our error answers and log lines."""
 
     __slots__ = ()
 
@@ -86,7 +89,7 @@ class HttpProtocol(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Return the answer to what failed before or beside the application; it ends there."""
+        """Return the answer to a failure outside the application; close the connection then."""
         request_id = secrets.token_hex(8)
         if isinstance(exc, HttpProcessingError) or status == 400:
             said, status = (TOO_LARGE, 431) if _is_too_large(exc) else (_MALFORMED, 400)
@@ -100,7 +103,7 @@ class HttpProtocol(RequestHandler):
         return _named(response)
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
-        """Log what aiohttp reports, in our form."""
+        """Log what aiohttp reports, as one of our log events."""
         _log.error("unexpected, in a connection", reason=str(args[0]), exc_info=kw.get("exc_info"))
 
 

@@ -1,4 +1,4 @@
-"""Bind the daemon's port and its operator's socket, and say what to do if that fails."""
+"""Listen on the daemon's port and on the operator's socket; if that fails, say what to do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _log = structlog.get_logger()
 
 
 async def listen(runner: web.AppRunner, host: str, port: int, *, max_connections: int) -> str:
-    """Serve at an address and return its URL; raise ConfigError if it cannot be listened on."""
+    """Serve at an address and return its URL; raise ConfigError if listening there fails."""
     site = BoundedSite(runner, host, port, max_connections=max_connections)
     try:
         await site.start()
@@ -25,7 +25,7 @@ async def listen(runner: web.AppRunner, host: str, port: int, *, max_connections
 
 
 async def listen_for_operator(runner: web.AppRunner, folder: Path) -> None:
-    """Serve the operator on a socket in the node's folder, if its file system has sockets."""
+    """Serve the operator on a socket in the node's folder; log a warning if that fails."""
     try:
         await OperatorSite(runner, folder).start()
     except OSError as error:
@@ -36,7 +36,7 @@ async def listen_for_operator(runner: web.AppRunner, folder: Path) -> None:
 
 
 def refuse_taken_port(host: str, port: int) -> None:
-    """Raise ConfigError before the model is loaded where the port could not be had after it."""
+    """Raise ConfigError if the port is taken; call it before the model, which loads slowly."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM

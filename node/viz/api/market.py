@@ -44,7 +44,7 @@ async def node(request: web.Request) -> web.Response:
     """Answer the node's address, its chain and contracts, and what it sells."""
     parts = parts_of(request)
     where, model = parts.chain.deployment, parts.engine.model
-    # Every client asks this first. One reading serves all of them, so it counts against nobody.
+    # Every client asks this first. One reading serves all of them, so no client's limit counts it.
     (name, version), chain_time_s, minimum_units = await request.app[LOOKS].get(
         "node", lambda: _of_chain(parts), kept_s=NODE_KEPT_S, own=True
     )
@@ -118,12 +118,12 @@ async def adapter(request: web.Request) -> web.Response:
 
 
 async def deployment(request: web.Request) -> web.Response:
-    """Answer the chain and the contracts that this node uses, in its deployment file's form."""
+    """Answer the chain and the contracts that this node uses, as in a deployment file."""
     return web.json_response(deployment_json(parts_of(request).chain.deployment))
 
 
 async def registration_context(request: web.Request) -> web.Response:
-    """Answer what a creator must sign against to register a work."""
+    """Answer the data that a creator needs to sign the registration of a work."""
     ask_chain(request)
     parts = parts_of(request)
     creator = parse_address(request.match_info["creator"])

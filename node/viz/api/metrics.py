@@ -1,7 +1,7 @@
 """Count for Prometheus, in one registry for the operator and one for everybody.
 
-Strangers see that the node runs and whether it has room. The counts of requests and tokens are for
-the operator only, because with the prices they tell the node's income.
+Strangers see whether the node runs and whether it has room. Only the operator sees the counts of
+requests and tokens, because together with the prices they show the node's income.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from prometheus_client import (
 from viz.api.context import NodeContext
 from viz.api.money_metrics import Figures, Given
 
-# Otherwise each counter has a second line, with the time at which this process began to count.
+# Otherwise each counter has a second line with the time at which the process began to count.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
-    """Hold what ``/metrics`` shows."""
+    """Hold the counters and gauges that ``/metrics`` shows."""
 
     def __init__(self, parts: NodeContext) -> None:
         self._parts = parts
@@ -87,7 +87,7 @@ class Metrics:
         self._seconds.labels(path).observe(took_s)
 
     def turned_away(self) -> None:
-        """Count one connection that there was no room for."""
+        """Count one connection that was refused because all places were taken."""
         self._turned_away.inc()
 
     def billed(self, prompt_tokens: int, completion_tokens: int, amount_units: int) -> None:
@@ -97,13 +97,13 @@ class Metrics:
         self._units.inc(amount_units)
 
     def render_public(self, health: Mapping[str, str]) -> bytes:
-        """Return what strangers are shown; ``health`` says ``ok`` of each part that answers."""
+        """Return the metrics for strangers; ``health`` is ``ok`` for each part that answers."""
         for part, said in health.items():
             self._up.labels(part).set(said == "ok")
         return generate_latest(self._public)
 
     def render(self, money: Figures) -> bytes:
-        """Return the text exposition for the operator, with ``money`` beside what is counted."""
+        """Return the metrics for the operator: what was counted here, and the figures ``money``."""
         self._running.set(self._parts.serving.running)
         compared = self._parts.reconciliation.last
         self._mismatches.set(len(compared.mismatches))

@@ -76,7 +76,7 @@ def _gauge(name: str, what: str, value: int) -> Metric:
 
 
 class Given:
-    """Give Prometheus figures that were read before."""
+    """Give Prometheus the figures that were read before."""
 
     def __init__(self, figures: Figures) -> None:
         self._figures = figures

@@ -1,7 +1,6 @@
-"""Two headers of HTTP that clients and caches send as lists: Accept and If-None-Match.
+"""Read two HTTP headers that are lists: Accept and If-None-Match.
 
-Owns their reading. Source: RFC 9110, 12.5.1 and 13.1.2. What is malformed is left out, as if it
-had not been sent.
+Source: RFC 9110, sections 12.5.1 and 13.1.2. Malformed parts are ignored.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ _QUALITY: Final = re.compile(r"0(?:\.\d{0,3})?|1(?:\.0{0,3})?")
 
 
 def is_known(lines: Sequence[str], tag: str) -> bool:
-    """Return whether If-None-Match names the tag of what would be sent: weakly, or by ``*``."""
+    """Return whether If-None-Match names ``tag`` (by weak comparison) or is ``*``."""
     return any(line.strip() == "*" or tag in _TAG.findall(line) for line in lines)
 
 
 def ranked_types(lines: Sequence[str]) -> Mapping[str, float]:
-    """Return the types that Accept names, in small letters, each with its quality."""
+    """Return the types that Accept names, in lower case, each with its quality."""
     found: dict[str, float] = {}
     for each in ",".join(lines).split(",")[:MAX_TYPES]:
         name, *parameters = (part.strip().lower() for part in each.split(";"))

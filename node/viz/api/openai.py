@@ -1,9 +1,9 @@
-"""OpenAI's interface, paid for: models, chat completions, completions.
+"""Serve OpenAI's interface for payment: models, chat completions, completions.
 
-Owns the life of one paid HTTP request around ``viz.services.serving.admission``: who asks, the 402
-that says what is missing, the stream of events or the whole answer, and idempotent repetition.
-Clients that did not opt in get plain OpenAI events, with payment facts in comments and headers
-only.
+Owns the life of a paid HTTP request around ``viz.services.serving.admission``: who asks, the 402
+answer that says what is missing, the stream of events or the whole answer, and idempotent repeats.
+A client that did not opt in gets plain OpenAI events; the data about payment is only in comments
+and headers.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
 
 
 async def _paid_body(request: web.Request) -> tuple[AccessRecord, bytes, Json]:
-    """Return who asks, and what: nobody's body is read before its sender is known."""
+    """Return the access, the body as sent, and as JSON; authenticate before reading the body."""
     parts = parts_of(request)
     if not bears_our_token(request):
         origin = parts.sessions.origin
@@ -136,7 +136,7 @@ def _models(parts: NodeContext) -> list[Json]:
 
 
 def _sampling(wanted: TextRequest, offer: AdapterOffer) -> Sampling:
-    """Return how tokens are chosen: where a request is silent, at the adapter's own temperature."""
+    """Return how to choose tokens; without a temperature in the request, use the adapter's."""
     if wanted.names_temperature or offer.card is None:
         return wanted.sampling
     return replace(wanted.sampling, temperature=offer.card.default_temperature)
@@ -165,7 +165,8 @@ async def _serve(
             raise StoreConflict("a request with this idempotency key is under way: wait for it")
         running.add(repeat.name)
     try:
-        # Looked up once it is ours: else one that ends meanwhile would be generated twice.
+        # Look for a stored answer after the key is marked as running. Otherwise the first request
+        # could end in between, and the answer would be generated twice.
         if repeat is not None and (kept := await repeat.earlier(parts)) is not None:
             return kept
         async with parts.serving.open(
@@ -196,7 +197,7 @@ def _list_price_of(request: web.Request) -> Price | None:
 
 
 def _challenged(parts: NodeContext, error: VizError) -> VizError:
-    """Return the refusal with the challenge that says how to pay."""
+    """Return the error with the challenge that says how to pay."""
     deployment = parts.chain.deployment
     price = parts.catalogue.list_price
     challenge = Challenge(
@@ -214,7 +215,7 @@ def _challenged(parts: NodeContext, error: VizError) -> VizError:
 
 
 class Repeat:
-    """A request's idempotency key, scoped to its access token."""
+    """Hold a request's idempotency key, which is valid for its access token only."""
 
     def __init__(self, access: AccessRecord, token: str, key: str, said: bytes) -> None:
         self.name = (bytes(access.token_hash), key)
@@ -223,7 +224,7 @@ class Repeat:
 
     @classmethod
     def of(cls, request: web.Request, access: AccessRecord, raw: bytes) -> Repeat | None:
-        """Return the key of a request, None where it has none; raise InvalidRequest."""
+        """Return the key of a request, or None if it has none; raise InvalidRequest."""
         key = request.headers.get(KEY_HEADER)
         if key is None:
             return None
@@ -233,7 +234,11 @@ class Repeat:
         return cls(access, token, key, request.path.encode() + b"\0" + raw)
 
     async def earlier(self, parts: NodeContext) -> web.Response | None:
-        """Return the stored answer again; raise when the key was used for something else."""
+        """Return the stored answer for this key, or None.
+
+        Raises InvalidRequest if the key was used for another request, and StoreConflict if the
+        answer is no longer stored or cannot be read.
+        """
         kept = await parts.ledger.answer(*self.name)
         if kept is None:
             return None
@@ -252,7 +257,7 @@ class Repeat:
         return web.Response(body=body, status=kept.status, headers=headers)
 
     def record(self, content_type: str, body: bytes, now_s: int) -> AnswerRecord:
-        """Return what is stored of an answer."""
+        """Return the record of an answer to store; its body is encrypted with the token."""
         scope, key = self.name
         sealed = seal(self._token, key, body)
         return AnswerRecord(
@@ -261,7 +266,7 @@ class Repeat:
 
 
 class AnswerWriter:
-    """One admitted request on its way out."""
+    """Write the answer to one admitted request."""
 
     def __init__(
         self, request: web.Request, wanted: TextRequest, shape: Answer, repeat: Repeat | None
@@ -276,7 +281,7 @@ class AnswerWriter:
         self._sent: list[bytes] = []
 
     async def whole(self, stream: PaidStream) -> web.Response:
-        """Collect the text, bill it, and answer it in one piece."""
+        """Collect the text, bill it, and return it as one answer."""
         async for event in stream.events():
             if not isinstance(event, NeedVoucher):
                 self._choices[event.choice].add(event.piece)
@@ -297,7 +302,7 @@ class AnswerWriter:
         return web.Response(body=bodies[0], content_type="application/json", headers=headers)
 
     async def stream(self, stream: PaidStream) -> web.StreamResponse:
-        """Send events as they come; bill at the end, or when the buyer is gone."""
+        """Send events as they come; bill at the end, or when the buyer disconnects."""
         headers = {
             "Content-Type": EVENT_STREAM,
             "Cache-Control": "no-store",
@@ -315,7 +320,7 @@ class AnswerWriter:
             with suppress(ConnectionResetError):
                 said = problem_body(error, self._request[REQUEST_ID])
                 await send(self._request, response, _event(said))
-        except Exception as error:  # noqa: BLE001  the answer has begun: it can only be broken off
+        except Exception as error:  # noqa: BLE001  too late for an error status: break off
             _log.error("unexpected, in a stream", exc_info=error)
             response.force_close()
         return response
@@ -326,7 +331,7 @@ class AnswerWriter:
                 await self._write(response, _event(self._shape.opening(index)))
         async for event in stream.events():
             if isinstance(event, NeedVoucher):
-                # a fact of this run: a repeated answer does not ask for money again
+                # Sent but not stored: a repeated answer must not ask for money again.
                 need = self._aside(NEED_VOUCHER_EVENT, event.to_json())
                 await send(self._request, response, need)
                 continue
@@ -365,7 +370,7 @@ class AnswerWriter:
         return b"".join((*parts, _DONE))
 
     def _aside(self, name: str, data: Json) -> bytes:
-        """Return a payment event; for a client that did not opt in, the same as a comment."""
+        """Return a payment event; for a client that did not opt in, return it as a comment."""
         text = json.dumps(data, separators=(",", ":"))
         if self._opted_in:
             return f"event: {name}\ndata: {text}\n\n".encode()

@@ -1,6 +1,6 @@
-"""The shapes of OpenAI's answers: whole, and as the chunks of a stream.
+"""Build OpenAI's answers as JSON: whole, and as the chunks of a stream.
 
-Owns JSON shapes alone. Source: OpenAI's API reference.
+Source: OpenAI's API reference.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ Finish = Literal["stop", "length"]
 
 @dataclass(slots=True)
 class Choice:
-    """What one choice has received so far.
+    """Collect what one choice has received so far.
 
-    ``offsets`` are where its tokens begin, counted in characters. A token may be a part of one: it
-    begins where that character does, and only the last part moves on. A control token is no text.
+    ``offsets`` are the positions where its tokens begin, counted in characters. If a character
+    consists of several tokens, all of them begin where the character begins. A control token has no
+    text, so it does not move the position.
     """
 
     text: str = ""
@@ -35,7 +36,7 @@ class Choice:
     _decoder: IncrementalDecoder = field(default_factory=lambda: _UTF8(errors="replace"))
 
     def add(self, piece: Piece) -> None:
-        """Take one piece."""
+        """Add one piece."""
         self.text += piece.text
         self.tokens += piece.logprobs
         for token in piece.logprobs:
@@ -48,7 +49,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer's identity and shape."""
+    """Build the JSON of one answer; all its parts have the same id, time and model."""
 
     answer_id: str
     created: int
@@ -92,7 +93,7 @@ class Answer:
 
     def _chunk(self, index: int, body: Json, finish: Finish | None) -> Json:
         choice = {"index": index, **body, "finish_reason": finish}
-        # OpenAI sends the member with every chunk where the last one is to state the usage.
+        # If the last chunk states the usage, OpenAI sends this member in every chunk.
         told = {"usage": None} if self.with_usage else {}
         return {**self._head(stream=True), "choices": [choice], **told}
 
@@ -134,7 +135,7 @@ class Answer:
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> Json:
-    """Return OpenAI's usage object: the billed tokens."""
+    """Return OpenAI's usage object, with the billed tokens."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
@@ -148,7 +149,7 @@ def model_entry(name: str, created: int, owner: str, extra: dict[str, Any]) -> J
 
 
 def _name(token: TokenLogprob) -> str:
-    """Return what a token is called where it is a key: its text, or its bytes where it has none."""
+    """Return the name of a token as a JSON key: its text, or its bytes if they are not UTF-8."""
     try:
         return token.token if token.raw is None else token.raw.decode()
     except UnicodeDecodeError:
@@ -159,7 +160,8 @@ def _by_name(row: Sequence[TokenLogprob]) -> Json:
     found: Json = {}
     for token in row:
         name = _name(token)
-        # Two tokens may be the same text: the likelier keeps it, and neither is left out.
+        # Two tokens may have the same text. The likelier one keeps it as its key, and the other one
+        # gets its id as a key, so that neither is lost.
         found[f"token_id:{token.token_id}" if name in found else name] = token.logprob
     return found
 

@@ -1,9 +1,9 @@
-"""What OpenAI clients send, read strictly.
+"""Read requests of OpenAI clients strictly.
 
-Owns the parameters of chat completions and completions: their types, ranges and defaults. What
-would change an answer and is not supported is refused by name unless it is neutral, and so is what
-nobody knows; what OpenAI knows and could not change an answer is ignored. Does not know adapters,
-tokens or money. Source: OpenAI's API reference.
+Owns the parameters of chat completions and completions: their types, ranges and defaults. Unknown
+parameters are refused by name. So are unsupported ones that would change the answer, except at a
+neutral value (``_NEUTRAL``). Known parameters of OpenAI that cannot change the answer are ignored
+(``_IGNORED``). Source: OpenAI's API reference.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
     "verbosity": (None, "medium"),
     "web_search_options": (None,),
     "moderation": (None,),
-    # not OpenAI's, but known to other servers of its interface
+    # Not parameters of OpenAI, but of other servers with its interface.
     "min_p": (None, 0),
     "min_tokens": (None, 0),
     "repetition_penalty": (None, 1),
@@ -82,7 +82,7 @@ _NOT_IN_A_MESSAGE: Final = ("tool_calls", "function_call", "audio")
 
 
 def read_chat(body: Mapping[str, Any], *, max_choices: int) -> TextRequest:
-    """Return a chat completion request; raise InvalidRequest naming the parameter at fault."""
+    """Read a chat completion request; raise InvalidRequest, which names the wrong parameter."""
     messages = body.get("messages")
     if not isinstance(messages, list) or not 0 < len(messages) <= MAX_MESSAGES:
         raise _wrong("messages", f"a list of 1 to {MAX_MESSAGES} messages")
@@ -103,7 +103,7 @@ def read_chat(body: Mapping[str, Any], *, max_choices: int) -> TextRequest:
 
 
 def read_completion(body: Mapping[str, Any], *, max_choices: int) -> TextRequest:
-    """Return a completion request; raise InvalidRequest naming the parameter at fault."""
+    """Read a completion request; raise InvalidRequest, which names the wrong parameter."""
     prompt = body.get("prompt")
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
@@ -146,7 +146,7 @@ def _request(
         max_tokens=max_tokens or 1,
         temperature=_number(body, "temperature", 0, 2, 1.0),
         top_p=_number(body, "top_p", 0, 1, 1.0),
-        top_k=max(0, _whole(body, "top_k", -1, 2**31) or 0),  # -1 is "all" to some servers
+        top_k=max(0, _whole(body, "top_k", -1, 2**31) or 0),  # some servers use -1 for "all"
         seed=_whole(body, "seed", -(2**63), 2**63 - 1),
         stop=_stops(body),
         logprobs=logprobs,
@@ -239,7 +239,8 @@ def _number(
     if value is None:
         return default
     fits = isinstance(value, int | float) and not isinstance(value, bool)
-    # Compared as it came: a whole number of hundreds of digits is no float, and NaN is in no range.
+    # Compare before converting: an integer of hundreds of digits does not fit into a float. NaN
+    # fails every comparison.
     if not fits or not low <= value <= high:
         raise _wrong(name, f"a number of {low} to {high}")
     return float(value)

@@ -1,8 +1,8 @@
 """Answer the operator's commands: train, license, publish, activate, settle, show.
 
-The commands go through the running daemon, because two senders of one key would use the same
-nonces. They are taken only from this machine, with the token of a file that only the operator can
-read.
+The commands go through the running daemon, because two senders with one key would use the same
+nonces. They are accepted only from this machine, and only with the token from a file that only the
+operator can read.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _guarded(handler: Handler) -> Handler:
 
 
 async def grant(request: web.Request) -> web.Response:
-    """Acquire a grant to a work, for at most the fee that the request names."""
+    """Buy a grant to a work, for at most the fee that the request names."""
     _, body = await trusted_body_of(request)
     reader = Reader(body, "the request")
     content_id = ContentId(reader.integer("contentId", JSON_INTEGER_MAX))
@@ -87,8 +87,8 @@ async def grant(request: web.Request) -> web.Response:
 async def publish(request: web.Request) -> web.Response:
     """Store a training run's adapter, register it with its royalties, and put it on offer.
 
-    ``shares`` ([[contentId, bps], ...]) replace the shares that follow from the works' sizes.
-    ``offer`` is null, with a ``detail``, if the registration is not confirmed yet.
+    ``shares`` ([[contentId, bps], ...]) replace the shares that follow from the works' sizes. If
+    the registration is not confirmed yet, ``offer`` is null, and ``detail`` says what to do.
     """
     parts = parts_of(request)
     _, body = await trusted_body_of(request)
@@ -131,7 +131,7 @@ def _titles(rows: Sequence[Any]) -> dict[ContentId, str]:
 
 
 async def activate(request: web.Request) -> web.Response:
-    """Fetch a registered adapter, load it and put it on offer."""
+    """Fetch a registered adapter, load it, and put it on offer."""
     _, body = await trusted_body_of(request)
     reader = Reader(body, "the request")
     adapter_id = AdapterId(reader.integer("adapterId"))
@@ -142,8 +142,8 @@ async def activate(request: web.Request) -> web.Response:
 async def _put_on_offer(parts: NodeContext, adapter_id: AdapterId, reader: Reader) -> AdapterOffer:
     """Load a registered adapter and sell it under the name and prices that ``reader`` gives.
 
-    An adapter that was on offer before keeps whatever ``reader`` does not give; another one that
-    was trained here has the name and the description that its training was asked for with.
+    If ``reader`` does not give a value, an adapter that was on offer before keeps its old one. A
+    new adapter that was trained here gets the name and description of its training request.
     """
 
     def units(name: str) -> int:
@@ -189,8 +189,8 @@ async def _trained_here(
 ) -> tuple[dict[ContentId, str], ReportCard | None, dict[str, Any]]:
     """Return what is known of an adapter that was trained here.
 
-    That is the titles of its works, its report card, and the name and description that the run was
-    given.
+    That is the titles of its works, its report card, and the name and description in the training
+    request.
     """
     found: dict[ContentId, str] = {}
     card: ReportCard | None = None

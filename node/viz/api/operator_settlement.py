@@ -77,14 +77,14 @@ async def channels(request: web.Request) -> web.Response:
 
 
 async def settle(request: web.Request) -> web.Response:
-    """Claim everything now."""
+    """Claim at once everything that the channels owe."""
     return web.json_response(plain(await parts_of(request).settlement.step(force=True)))
 
 
 async def royalties(request: web.Request) -> web.Response:
     """Answer the undistributed royalties of every adapter that this node ever sold.
 
-    Adapters that are no longer on offer are included: their channels name them.
+    Adapters that are no longer on offer are included, because the channels still name them.
     """
     parts = parts_of(request)
     sold = {record.adapter_id for record in await parts.ledger.adapters()}

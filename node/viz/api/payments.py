@@ -67,7 +67,7 @@ async def deposit(request: web.Request) -> web.Response:
 
 
 async def channel(request: web.Request) -> web.Response:
-    """Answer a channel: its state on chain to anybody, all of it to its signer."""
+    """Answer a channel: its public part to anybody, all of it to its signer."""
     signer = parse_address(request.match_info["signer"])
     name_channel(request, signer)
     private = False
@@ -86,7 +86,7 @@ async def channel(request: web.Request) -> web.Response:
 
 
 async def receipts(request: web.Request) -> web.Response:
-    """Answer the receipts that follow a number, to the channel's signer only."""
+    """Answer the receipts after a given number, to the channel's signer only."""
     signer = parse_address(request.match_info["signer"])
     name_channel(request, signer)
     if (await access_of(request)).signer != signer:
@@ -101,7 +101,7 @@ async def receipts(request: web.Request) -> web.Response:
 
 
 async def voucher(request: web.Request) -> web.Response:
-    """Take a voucher, and answer once it is on disk."""
+    """Take a voucher, and answer after it is on disk."""
     credential = _credential(request)
     if not isinstance(credential, VoucherOffer):
         raise InvalidRequest("this resource takes the action voucher")

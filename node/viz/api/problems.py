@@ -1,7 +1,9 @@
-"""Errors on the wire: one table from Viz's classes to RFC 9457 problems and OpenAI's error shape.
+"""Convert errors to HTTP answers: RFC 9457 problems with OpenAI's ``error`` object inside.
 
-Owns the bodies and headers of refusals. Invariants: every refusal has a stable ``code``; what was
-not raised on purpose leaves as an opaque 500 that says no more than a request id.
+Owns the bodies and headers of error answers. Invariants:
+
+- Every error answer has a stable ``code``.
+- An error that was not raised on purpose becomes an opaque 500 that tells only a request id.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ from viz.protocol.payment import Challenge
 PROBLEM_TYPE: Final = "application/problem+json"
 CODE_URI: Final = "urn:viz:problem:"
 
-# OpenAI clients know a request's fault by this word; the first class that matches gives it
+# OpenAI's clients tell errors apart by this word. The first class that matches gives it.
 OPENAI_TYPES: Final[tuple[tuple[type[VizError], str], ...]] = (
     (AccessTokenInvalid, "authentication_error"),
     (UnknownModel, "not_found_error"),
@@ -59,7 +61,7 @@ OPENAI_TYPES: Final[tuple[tuple[type[VizError], str], ...]] = (
 _RETRY_LATER: Final = (EngineOverloaded, RelayBusy, StorageBusy, TooManyQuestions)
 _OF_A_BODY: Final = frozenset({"content-type", "content-length", "content-encoding"})
 _HIDDEN: Final = frozenset({"quote", "need", "challenge"})
-# Whose words name what is behind this node: addresses, paths, other people's messages.
+# Errors whose text names what is behind this node: addresses, paths, messages of other programs.
 _INSIDE: Final = (ChainUnreachable, ChainMismatch, StorageUnavailable, StoreError, ModelUnavailable)
 _TRUE_OF_A_REQUEST: Final = (StoreConflict, BooksMismatch, StorageBusy)
 _PRIVATE: Final = (ChainError, StorageError, StoreError, EngineError, ConfigError)
@@ -71,7 +73,7 @@ _ADDRESS: Final = re.compile(
 
 
 def for_strangers(error: VizError) -> str:
-    """Return what a stranger is told of an error: what it means for them, not where it arose."""
+    """Return the text of an error for a stranger, without addresses and paths of this node."""
     if isinstance(error, _INSIDE) and not isinstance(error, _TRUE_OF_A_REQUEST):
         return f"{error.title[0].lower()}{error.title[1:]} now: try again in a while"
     if isinstance(error, _PRIVATE):
@@ -80,7 +82,7 @@ def for_strangers(error: VizError) -> str:
 
 
 def problem(error: VizError, request_id: str, *, is_operator: bool = False) -> web.Response:
-    """Return the answer to a request that was refused on purpose."""
+    """Return the answer for an error that was raised on purpose."""
     extra = {key: value for key, value in error.extensions.items() if key not in _HIDDEN}
     headers: dict[str, str] = {}
     challenge = error.extensions.get("challenge")
@@ -91,7 +93,7 @@ def problem(error: VizError, request_id: str, *, is_operator: bool = False) -> w
     if isinstance(error, _RETRY_LATER):
         headers["Retry-After"] = str(error.extensions.get("retryAfter", 1))
     elif error.status in (409, 429) or error.status >= 500:
-        # OpenAI's clients would repeat these by themselves, and the answer would be the same
+        # OpenAI's clients would repeat these requests by themselves, and get the same answer.
         headers["X-Should-Retry"] = "false"
     body = problem_body(error, request_id, extra, is_operator=is_operator)
     return web.json_response(
@@ -106,7 +108,7 @@ def problem_body(
     *,
     is_operator: bool = False,
 ) -> dict[str, Any]:
-    """Return the problem's members, OpenAI's ``error`` object among them."""
+    """Return the members of the problem document, with OpenAI's ``error`` object."""
     more = dict(extra or {})
     detail = error.detail if is_operator else for_strangers(error)
     return {
@@ -130,9 +132,9 @@ def problem_body(
 def http_problem(
     status: int, reason: str, request_id: str, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """Return the answer to what no handler was reached for: no such path, too large a body.
+    """Return the answer for an error of HTTP itself: an unknown path, a body that is too large.
 
-    ``headers`` are what the error carries beside its body (405 must say what is allowed).
+    ``headers`` are the headers that the error needs (a 405 must say which methods are allowed).
     """
     kept = {
         name: value for name, value in (headers or {}).items() if name.lower() not in _OF_A_BODY
@@ -151,7 +153,7 @@ def http_problem(
 
 
 def opaque(request_id: str) -> web.Response:
-    """Return the answer to a bug: nothing but where to look for it."""
+    """Return the answer for a bug: only the id under which the operator finds it in the log."""
     detail = f"an unexpected error; the operator finds it in the log under {request_id}"
     body = {
         "type": CODE_URI + "internal",

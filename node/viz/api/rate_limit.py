@@ -1,8 +1,11 @@
-"""Bound how often strangers make this node ask its chain, and share one answer among many.
+"""Limit how often strangers make this node ask its chain, and share one answer among many.
 
-Invariants: within a minute no more requests are admitted than the bounds allow, for each address
-and for all together; no more addresses are remembered than were admitted; the same thing is not
-read twice at once.
+Invariants:
+
+- Within a minute no more requests are admitted than the limits allow, for each address and for all
+  together.
+- No more addresses are remembered than were admitted.
+- The same thing is not read twice at once.
 """
 
 from __future__ import annotations
@@ -33,10 +36,10 @@ LOOKS_WAITING: Final = 64
 class RateLimit:
     """Count the requests of a minute.
 
-    Ten busy addresses can use up the bound of all together. So the same amount again is kept for
-    quiet addresses: those that asked less than a ``QUIET_PART`` of their own bound. One subscriber
-    may have many IPv6 networks, so all networks of one /48 have the bound of ``SITE_SHARES``
-    addresses.
+    Ten busy addresses can use up the limit for all together. So the same amount again is kept for
+    quiet addresses, which have used less than 1/``QUIET_PART`` of their own limit. One subscriber
+    may have many IPv6 networks. So all networks of one /48 together have the limit of
+    ``SITE_SHARES`` addresses.
     """
 
     def __init__(self, clock: Clock, per_minute: int) -> None:
@@ -74,7 +77,7 @@ class RateLimit:
 
 @lru_cache(maxsize=8_192)
 def _site_of(address: str) -> str:
-    """Return the /48 around an IPv6 network, as a key of its own; nothing for another address."""
+    """Return the /48 around an IPv6 network, as a key for counting; "" for other addresses."""
     if ":" not in address:
         return ""
     try:
@@ -110,12 +113,12 @@ class Looks:
         admit: Callable[[], None] | None = None,
         own: bool = False,
     ) -> T:
-        """Return what ``read`` returned, reading anew if the last reading is ``kept_s`` old.
+        """Return what ``read`` returned; call it again if the last reading is ``kept_s`` old.
 
-        ``admit`` is called before a new reading, and may refuse it. A failure is kept for
-        ``FAILURE_KEPT_S``, so that not every request asks a chain that does not answer. The node's
-        ``own`` looks (its health, what it sells) never wait behind those that strangers choose. A
-        bounded number of the latter waits: beyond it TooManyQuestions is raised.
+        ``admit`` is called before a new reading, and may refuse it by raising. A failure is kept
+        for ``FAILURE_KEPT_S``, so that not every request asks a chain that does not answer. The
+        node's ``own`` readings (its health, what it sells) never wait behind those that strangers
+        ask for. Only a limited number of the latter waits; more raise TooManyQuestions.
         """
         look = self._kept.get(key)
         if look is None or self._clock.now_s() >= look.until_s:
@@ -132,7 +135,7 @@ class Looks:
                     self._read(key, read, kept_s) if own else self._read_in_turn(key, read, kept_s)
                 )
                 self._running[key] = running
-            # Shielded: a client that leaves must not cancel the reading that others wait for.
+            # Shielded: a client that disconnects must not cancel the reading that others wait for.
             look = await asyncio.shield(running)
         if look.error is not None:
             raise type(look.error)(look.error.detail, **look.error.extensions) from look.error
@@ -140,7 +143,7 @@ class Looks:
         return value
 
     def forget(self, key: Hashable) -> None:
-        """Drop a reading that this node has just made out of date."""
+        """Drop a reading that is out of date because of this node's own action."""
         self._kept.pop(key, None)
 
     async def _read_in_turn(

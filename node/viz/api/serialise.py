@@ -1,4 +1,4 @@
-"""Turn the services' reports into JSON: hashes as hexadecimal, wide integers as text."""
+"""Convert the services' reports to JSON: hashes as hexadecimal, large integers as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tell clients that do not pay yet how this node is paid."""
+"""Tell clients that do not pay yet how to pay this node."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def routes() -> list[web.RouteDef]:
 
 
 async def page(request: web.Request) -> web.Response:
-    """Answer a page that says how to buy here."""
+    """Answer a page that explains how to buy here."""
     parts = parts_of(request)
     text = _PAGE.format(
         origin=parts.sessions.origin,
@@ -42,7 +42,7 @@ async def page(request: web.Request) -> web.Response:
 
 
 def how_to_pay(origin: str) -> str:
-    """Return what a client without an access token of this node has to do."""
+    """Return the text that tells a client without an access token what to do."""
     return (
         "this costs money, and an API key is none: run `viz buyer proxy --node "
         f"{origin}` on your machine and give your client http://127.0.0.1:8403/v1; {origin}/ "

@@ -1,1 +1,1 @@
-"""Money on channels: access, vouchers, deposits, quotes, metering."""
+"""Handle the money on channels: access tokens, vouchers, deposits, quotes, metering, receipts."""

@@ -1,10 +1,13 @@
-"""Access tokens: who asks for service, and for how long.
+"""Issue access tokens, and tell which signer a token stands for.
 
-Owns the challenges that were answered and the tokens that were given for them. Does not judge who
-may have one (``viz.services.payments.sessions``). Anybody can make keys and sign in, so what a
-stranger holds is memory, and bounded; a row of the ledger, which outlives a restart, is written for
-a signer that has a channel. Invariants: a challenge gives one token; of a token only the hash is
-kept; a signer has at most ``TOKENS_EACH`` tokens, and a new one replaces its oldest.
+Owns the answered challenges and the issued tokens. ``viz.services.payments.sessions`` decides who
+gets a token. Anybody can make keys and sign in. So the token of a stranger is kept in memory only,
+and their number is bounded. The token of a signer who has a channel is also written to the ledger,
+and survives a restart. Invariants:
+
+- A challenge gives one token.
+- Only the hash of a token is kept.
+- A signer has at most ``TOKENS_EACH`` tokens. A new one replaces the oldest.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ class _Held:
 
 
 class AccessTokens:
-    """The tokens of one node; ``has_channel`` tells which signers' are written down."""
+    """Hold the tokens of one node; those of a signer with ``has_channel`` go to the ledger too."""
 
     def __init__(
         self, ledger: AccessLedger, clock: Clock, has_channel: Callable[[Address], bool]
@@ -50,9 +53,10 @@ class AccessTokens:
     async def issue(
         self, challenge: Hash32, signer: Address, expires_at: int, *, challenge_until_s: int
     ) -> str:
-        """Return a new token for the challenge, which cannot be answered after that second.
+        """Return a new token for an answered challenge; raise AccessTokenInvalid if it is used.
 
-        Raises AccessTokenInvalid where it was answered before.
+        ``challenge_until_s``: the challenge is not accepted after this time, so it need not be
+        remembered longer. ``expires_at`` is the end of the token. Both are seconds since the epoch.
         """
         now_s = self._clock.now_s()
         while self._answered and (
@@ -69,11 +73,11 @@ class AccessTokens:
         return token
 
     def holds(self, token: str) -> bool:
-        """Return whether the token is known without a look into the ledger."""
+        """Return whether the token is in memory, so that looking it up reads no ledger."""
         return token_hash(token) in self._held
 
     async def of(self, token: str) -> AccessRecord:
-        """Return who the token stands for; raise AccessTokenInvalid."""
+        """Return the access that the token gives; raise AccessTokenInvalid."""
         name = token_hash(token)
         held = self._held.get(name)
         if held is None and is_ours(token):
@@ -82,6 +86,7 @@ class AccessTokens:
             self._drop(name)
             raise AccessTokenInvalid("the access token is unknown or has expired: sign a session")
         self._held.move_to_end(name)
+        # The signer may have opened a channel since the token was issued.
         await self._write_down(held)
         return held.access
 
@@ -119,10 +124,10 @@ class AccessTokens:
 
 
 def token_hash(token: str) -> Hash32:
-    """Return what is kept of a token."""
+    """Return the hash under which a token is kept."""
     return keccak(token.encode())
 
 
 def is_ours(token: str) -> bool:
-    """Return whether a token looks like one that a node gave out: not another service's key."""
+    """Return whether a token has the form of a node's access token, not of another API key."""
     return token.startswith(OUR_MARK)

@@ -1,7 +1,7 @@
-"""One channel in use, and what is committed of it in one change.
+"""Hold one channel in memory, the requests that run on it, and the changes to commit.
 
-Owns the values that ``viz.services.payments.channels`` reads and changes, and that requests under
-way hold. Decides nothing.
+These are values only. ``viz.services.payments.channels`` reads and changes them, and all running
+requests on one channel hold the same ``ActiveChannel``.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from viz.services.payments.unsure_writes import UnsureWrite
 
 @dataclass(frozen=True, slots=True)
 class ChannelUpdate:
-    """One change to commit: the channel after it, and what is stored with it.
+    """Hold one change to commit: the new channel, and the records to store with it.
 
-    ``billed`` is the id of the request that ``receipt`` bills, so that its unbilled record goes.
+    ``total_units`` is the total of the new receipt, if there is one. ``billed`` is the id of the
+    request that ``receipt`` bills; the commit deletes its unbilled record.
     """
 
     channel: NodeChannel
@@ -33,19 +34,20 @@ class ChannelUpdate:
 
 
 class Delivery(Protocol):
-    """A request under way, whose delivered part is committed with every voucher."""
+    """A running request. Each commit of its channel books what it has delivered so far."""
 
     adapter_id: AdapterId
 
     def unbooked_units(self) -> Units:
-        """Return what was delivered for good and is not booked as spent yet."""
+        """Return the price of what was finally delivered and is not booked as spent yet."""
         ...
 
     def unbilled(self) -> UnbilledRecord:
-        """Return what a receipt of all that ``unbooked_units`` told of needs, should none follow.
+        """Return the data for a receipt of everything delivered up to the last ``unbooked_units``.
 
-        A node that is killed makes it of this record at its next start. Without it the channel
-        would have spent more than its receipts say, which no buyer pays for.
+        If the node is killed before it bills the request, it makes the receipt from this record at
+        its next start. Without that receipt the channel would have spent more than its receipts
+        say, and no buyer pays for such a difference.
         """
         ...
 
@@ -54,14 +56,17 @@ class Delivery(Protocol):
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class ActiveChannel(Reading):
-    """A channel in use. Every holder pins it: it is forgotten with its last one.
+    """Hold one channel in memory. It is forgotten when its last holder lets it go.
 
-    ``deliveries`` are the requests under way, booked with every commit; ``waiting`` is called when
-    money or a reservation changed. ``doubt`` is a write whose outcome is unknown, and ``unwritten``
-    are the changes to make as soon as the ledger takes them. ``moved`` says that the claim loop
-    gave the stored channel a new base, so that it is read again before its next use. ``chain_s`` is
-    the time of the newest block, as it was read with the channel; 0 where no signed Close is out,
-    since only that is compared with it.
+    ``lock`` is held during a commit, never while tokens are generated.
+    ``deliveries``: the running requests, which each commit books.
+    ``waiting``: functions to call when money or a reservation changed.
+    ``doubt``: a write whose outcome is unknown.
+    ``unwritten``: changes to make as soon as the ledger accepts writes again.
+    ``moved``: the claim loop gave the stored channel a new base, so it is read again before its
+    next use.
+    ``chain_s``: the time of the newest block, read with the channel. It is compared only with the
+    deadline of a signed Close, and is 0 if there is none.
     """
 
     channel: NodeChannel
@@ -75,7 +80,7 @@ class ActiveChannel(Reading):
     chain_s: int = 0
 
     def notify(self) -> None:
-        """Call every waiter: the money or the reservations of this channel changed."""
+        """Call every function in ``waiting``: money or reservations of this channel changed."""
         for wake in tuple(self.waiting):
             wake()
 

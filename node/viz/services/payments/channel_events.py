@@ -1,8 +1,8 @@
-"""Pass what one service learns of a channel on to the services that must act on it.
+"""Tell the services that must act on it what another service learned about a channel.
 
-``ChannelStore``, ``ClaimService`` and ``Reconciliation`` each learn something that another one has
-to know at once, and none of them holds another. They share one ``ChannelEvents`` instead, given to
-each when it is made.
+``ChannelStore``, ``ClaimService`` and ``Reconciliation`` each learn facts that another one needs at
+once, but none of them has a reference to another. Instead, each gets the same ``ChannelEvents``
+when it is made.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Listener = Callable[[Address], None]
 
 
 class ChannelEvent:
-    """Call every listener with the channel's signer when the event is told."""
+    """Hold the listeners of one event, and call them with the channel's signer."""
 
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
@@ -23,12 +23,12 @@ class ChannelEvent:
     def listen(self, listener: Listener) -> None:
         """Call ``listener`` at every later event, in the task of the service that tells it.
 
-        A listener only notes the event: it does not wait for anything, and it raises nothing.
+        A listener only notes the event. It waits for nothing and raises nothing.
         """
         self._listeners.append(listener)
 
     def tell(self, signer: Address) -> None:
-        """Call the listeners, in the order in which they began to listen."""
+        """Call all listeners, in the order in which they were added."""
         for listener in self._listeners:
             listener(signer)
 
@@ -36,10 +36,12 @@ class ChannelEvent:
 class ChannelEvents:
     """Hold the events of one node's channels.
 
-    ``close_seen``: the chain has a close request of the channel; told at every reading of it.
-    ``row_frozen``: a voucher became a claim row, so the stored channel has a new base; told after
-    the commit. ``mismatch_found`` and ``mismatch_gone``: the ledger and the chain disagree on the
-    channel, or agree again.
+    ``close_seen``: a reading of the chain shows a close request for the channel. Told at each such
+    reading.
+    ``row_frozen``: a voucher became a claim row, so the stored channel has a new base. Told after
+    the commit.
+    ``mismatch_found``, ``mismatch_gone``: the ledger and the chain disagree on the channel, or
+    agree on it again.
     """
 
     def __init__(self) -> None:

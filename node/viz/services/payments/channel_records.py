@@ -1,7 +1,7 @@
-"""A channel as the ledger keeps it, and as the pure model has it: from one to the other.
+"""Convert a channel between the ledger's record and the pure model.
 
-Owns the two translations, and what a reading of the chain does to a channel whose ledger is ahead.
-Pure: reads no ledger and no chain.
+Owns both conversions, and how to apply a reading of the chain that is older than the ledger. Pure:
+reads no ledger and no chain.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from viz.domain.usage import UsageLine, lines_of
 def channel_of(
     record: ChannelRecord, node: Address, rows: Sequence[ClaimRecord], heads: Sequence[Hash32]
 ) -> NodeChannel:
-    """Return a stored channel; ``rows`` are its unfinished claims in order, ``heads`` its receipts'
-    after the last voucher's."""
+    """Return the channel that a record describes.
+
+    ``rows`` are its unfinished claims, in order. ``heads`` are the receipt heads after the one that
+    the last voucher names.
+    """
     first = rows[0].base_units if rows else record.base_units
     return NodeChannel(
         record.signer,
@@ -42,7 +45,10 @@ def channel_of(
 def record_of(
     after: NodeChannel, before: ChannelRecord, total_units: Units | None, now_s: int
 ) -> ChannelRecord:
-    """Return ``before`` brought up to ``after``; ``total_units`` is that of a new receipt."""
+    """Return the record of the channel ``after``, made from the record ``before``.
+
+    ``total_units`` is the total of a new receipt; None if there is none.
+    """
     keys = before.lines.keys() | after.base_vector.keys() | after.spent.keys()
     keys |= {line.adapter_id for line in after.best_lines}
     lines = {
@@ -77,12 +83,13 @@ def touched(before: ChannelRecord, after: ChannelRecord) -> list[AdapterId]:
 
 
 def observed(channel: NodeChannel, seen: ChannelState) -> NodeChannel:
-    """Return the channel after a reading of the chain, one that lags behind the ledger included.
+    """Return the channel after a reading of the chain, which may be older than the ledger.
 
-    Raises BooksMismatch as ``observe``.
+    Raises BooksMismatch as ``observe`` does.
     """
     if seen.settled_units < channel.settled_units:
-        # a claim moves money from deposit to settled, so their sum is the same before and after
+        # The reading is from before a claim that the ledger knows. A claim moves money from the
+        # deposit to settled and does not change their sum.
         left = seen.settled_units + seen.deposit_units - channel.settled_units
         seen = replace(seen, settled_units=channel.settled_units, deposit_units=max(0, left))
     return observe(channel, seen)

@@ -1,7 +1,4 @@
-"""What a node tells of a channel: to anybody, or also to its signer.
-
-Owns the ChannelView that answers are made of. Does not read the ledger or the chain.
-"""
+"""Make the view of a channel that the node sends: a public one, or the whole one to its signer."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from viz.protocol.messages import ChannelLine, ChannelView
 
 
 def view_of(channel: NodeChannel, *, private: bool) -> ChannelView:
-    """Return the channel; what was promised and delivered only when ``private``."""
+    """Return the view of a channel; promised and delivered amounts only if ``private``."""
     keys = channel.base_vector.keys() | channel.spent.keys()
     keys |= {line.adapter_id for line in channel.best_lines}
     lines = tuple(

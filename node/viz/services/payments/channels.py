@@ -1,12 +1,14 @@
-"""Every channel this node sells on, in memory as its ledger and the chain have it.
+"""Keep the node's channels in memory, in step with the ledger and the chain.
 
-Owns the way from a pure change of a channel to a durable one: change, commit, and only then show
-it. What is allowed: ``viz.domain.node_channel``.
+Owns the order in which a change becomes durable: compute it, commit it, and only then show it.
+``viz.domain.node_channel`` says which changes are allowed. Invariants:
 
-Invariants: what ``ActiveChannel.channel`` shows is committed, but for reservations, which need not
-survive; a channel is locked for one commit at a time and never while tokens are generated; a change
-that meets a newer stored version is made again on that version; while an ``ActiveChannel`` is held
-there is no second one of its channel, so that every seller on it sees every reservation.
+- ``ActiveChannel.channel`` shows only what is committed. Reservations are the exception: they need
+  not survive a restart.
+- A channel is locked for one commit at a time, never while tokens are generated.
+- If the ledger has a newer version of the channel, the change is computed again on that version.
+- While an ``ActiveChannel`` is held, there is no second one of its channel. So every request on
+  the channel sees all reservations.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ _log = structlog.get_logger()
 
 
 class ChannelStore:
-    """The node's channels. A reading of the chain older than ``refresh_s`` is renewed."""
+    """Hold the node's channels. A reading of the chain older than ``refresh_s`` is renewed."""
 
     def __init__(
         self,
@@ -55,7 +57,7 @@ class ChannelStore:
         access: ChainAccess | None = None,
         chain_time: Callable[[], Awaitable[int]] | None = None,
     ) -> None:
-        """``chain_time`` reads the time of the newest block; the chain's own where None."""
+        """Take ``chain_time``, which reads the time of the newest block; None: ``chain``'s own."""
         self._ledger = ledger
         self._chain = chain
         self._clock = clock
@@ -63,14 +65,15 @@ class ChannelStore:
         self._chain_time = chain_time or chain.chain_time
         self._refresh_s = refresh_s
         self._freshness = Freshness(clock, access or ChainAccess(clock))
-        # Every channel that is held somewhere, so that there is one object of each. Those used
-        # lately are held here too: their next request reads no ledger.
+        # Every channel that somebody holds, so that there is one object for each channel.
+        # ``_recent`` also holds those used lately, so that their next request reads no ledger.
         self._active_channels: WeakValueDictionary[Address, ActiveChannel] = WeakValueDictionary()
         self._recent: OrderedDict[Address, ActiveChannel] = OrderedDict()
-        # Held until the ledger takes what it refused, which may be the only copy of a bill.
+        # Channels with a write that the ledger refused. They stay in memory until the ledger takes
+        # it, because the refused change may be the only copy of a bill.
         self._refused: set[ActiveChannel] = set()
         self._loading: dict[Address, asyncio.Lock] = {}
-        # Nothing is sold on these until the ledger and the chain agree on them again.
+        # Nothing is sold on these channels until the ledger and the chain agree on them again.
         self._mismatched: set[Address] = set()
         self._close_seen = events.close_seen
         events.row_frozen.listen(self._moved)
@@ -78,10 +81,11 @@ class ChannelStore:
         events.mismatch_gone.listen(self._mismatched.discard)
 
     async def get(self, signer: Address, *, fresh: bool = False) -> ActiveChannel:
-        """Return the channel of ``signer``, blank when there is none, read from the chain lately.
+        """Return the channel of ``signer``, with a recent reading of the chain; blank if none.
 
-        While the chain cannot be read, an older reading serves
-        (``viz.services.payments.freshness``). Raises BooksMismatch, ChainUnreachable, StoreError.
+        With ``fresh`` it is read from the chain now. While the chain cannot be read, an older
+        reading is used (``viz.services.payments.freshness``). Raises BooksMismatch,
+        ChainUnreachable, StoreError.
         """
         if signer in self._mismatched:
             raise BooksMismatch(
@@ -104,22 +108,22 @@ class ChannelStore:
         return active_channel
 
     def shows_open(self, signer: Address) -> bool:
-        """Return whether a channel of ``signer`` is in memory and open; reads nothing."""
+        """Return whether memory has an open channel of ``signer``; read no ledger and no chain."""
         active_channel = self._active_channels.get(signer)
         return active_channel is not None and active_channel.channel.payer != ZERO_ADDRESS
 
     def require_room(self) -> None:
-        """Raise StoreFull where the ledger's disk has no room for new work."""
+        """Raise StoreFull if the ledger's disk has no room for new work."""
         self._ledger.require_room()
 
     async def run(self) -> None:
-        """Write what the ledger refused as soon as it can be, until cancelled."""
+        """Retry refused writes every ``RECOVER_EVERY_S`` seconds, until cancelled."""
         while True:
             await asyncio.sleep(RECOVER_EVERY_S)
             await self.recover()
 
     async def recover(self) -> None:
-        """Settle every channel that has a refused write, if the ledger lets it."""
+        """Finish the refused writes of all channels, if the ledger takes them."""
         for active_channel in tuple(self._refused):
             async with active_channel.lock:
                 try:
@@ -131,15 +135,15 @@ class ChannelStore:
     async def commit(
         self, active_channel: ActiveChannel, point: str, change: Change, *, retry: bool = False
     ) -> ChannelUpdate:
-        """Make ``change`` durable, then visible; return it.
+        """Make ``change`` durable, then visible, and return what it computed.
 
-        ``change`` sees the channel with everything that requests under way have delivered booked
-        as spent, so every commit also commits what is spent so far (threat 15). It is pure and
-        may be called again. With ``retry`` it is made later if the ledger refuses it now. Raises
-        whatever ``change`` raises, and StoreError.
+        ``change`` gets the channel after everything that running requests delivered was booked as
+        spent. So each commit also stores what is spent so far (threat 15). ``change`` must be pure,
+        because it may be called again on a newer version. With ``retry``, a change that the ledger
+        refuses now is made later. Raises whatever ``change`` raises, and StoreError.
         """
-        # Runs to its end also if the caller is cancelled: a commit on disk that memory does not
-        # show would be made a second time.
+        # Shielded, so that it runs to its end if the caller is cancelled. Otherwise the disk could
+        # have a commit that memory does not show, and it would be made a second time.
         return await asyncio.shield(
             asyncio.ensure_future(self._commit(active_channel, point, change, retry))
         )
@@ -150,11 +154,11 @@ class ChannelStore:
         async with active_channel.lock:
             self._require_current(active_channel)
             try:
-                # A refused write first: the change must see the channel as the disk has it.
+                # First finish a refused write: the change must see the channel as the disk has it.
                 await self._settle(active_channel)
                 return await self._write(active_channel, point, change)
             except (StoreConflict, BooksMismatch):
-                # Neither is a refused write: nothing was tried, and nothing is to be made up for.
+                # These are not refused writes: nothing was written, so nothing needs a retry.
                 raise
             except StoreError:
                 if retry:
@@ -163,9 +167,12 @@ class ChannelStore:
                 raise
 
     async def _settle(self, active_channel: ActiveChannel) -> None:
-        """Learn how a refused write ended, then make those that wait; the caller holds the lock."""
+        """Find out how a refused write ended, then make the changes that wait.
+
+        The caller holds the channel's lock.
+        """
         if active_channel.doubt is not None:
-            # An error of the disk does not say whether the row was written. The row itself does.
+            # A disk error does not say whether the row was written. So read the row.
             await self._reload(active_channel)
             if active_channel.doubt.happened(active_channel.record):
                 active_channel.channel = active_channel.doubt.released(active_channel.channel)
@@ -198,8 +205,8 @@ class ChannelStore:
     ) -> ChannelUpdate:
         await self._follow(active_channel)
         for _ in range(ATTEMPTS):
-            # Every commit carries what was delivered until now, so that a kill loses at most what
-            # was delivered since the last voucher, and the receipt of the rest can still be made.
+            # Each commit books what was delivered until now. So a killed node loses at most what it
+            # delivered since the last voucher, and can still make the receipt for the rest.
             due = {each: each.unbooked_units() for each in active_channel.deliveries}
             before = active_channel.channel
             entry = change(_book(before, due), active_channel.record)
@@ -242,7 +249,7 @@ class ChannelStore:
     async def change(
         self, active_channel: ActiveChannel, change: Callable[[NodeChannel], NodeChannel]
     ) -> None:
-        """Make a change that need not survive a restart: a reservation."""
+        """Make a change in memory only: a reservation, which need not survive a restart."""
         async with active_channel.lock:
             self._require_current(active_channel)
             await self._follow(active_channel)
@@ -254,6 +261,7 @@ class ChannelStore:
 
     async def _follow(self, active_channel: ActiveChannel) -> None:
         """Read the channel again if the claim loop gave it a new base; its lock is held."""
+        # If the read fails, the mark stays: no change may be made on the old base.
         if active_channel.moved:
             active_channel.moved = False
             try:
@@ -266,7 +274,7 @@ class ChannelStore:
         async with self._loading.setdefault(signer, asyncio.Lock()):
             if (active_channel := self._active_channels.get(signer)) is None:
                 record, channel = await self._read(signer)
-                # Looked up again: another task may have loaded the channel while this one read it.
+                # Look again: another task may have loaded the channel while this one read it.
                 active_channel = self._active_channels.get(signer) or ActiveChannel(channel, record)
                 self._active_channels[signer] = active_channel
         self._loading.pop(signer, None)
@@ -279,12 +287,12 @@ class ChannelStore:
             self._recent.popitem(last=False)
 
     def _require_current(self, active_channel: ActiveChannel) -> None:
-        """Refuse an object that is no longer the channel's current one."""
+        """Raise StoreConflict if the store has another object for this channel by now."""
         if self._active_channels.get(active_channel.channel.signer) is not active_channel:
             raise StoreConflict("the channel was read anew meanwhile: ask again")
 
     async def _reload(self, active_channel: ActiveChannel) -> None:
-        """Take what the ledger has now; keep the reservations, and what is known of the chain."""
+        """Read the channel from the ledger; keep the reservations and the chain's state."""
         known = active_channel.channel
         active_channel.record, channel = await self._read(known.signer)
         seen = ChannelState(
@@ -304,7 +312,7 @@ class ChannelStore:
                 return ChannelRecord(signer), NodeChannel(signer, self._node)
             rows = tuple(row for row in await self._ledger.frozen() if row.signer == signer)
             if rows and rows[-1].end_units != record.base_units:
-                continue  # a row was frozen between the two readings
+                continue  # a row was frozen between the two reads
             heads = await self._ledger.heads(signer, record.voucher_seq)
             return record, channel_of(record, self._node, rows, heads)
         raise StoreConflict("the channel changes faster than it can be read: try again")
@@ -318,17 +326,17 @@ class ChannelStore:
         async with active_channel.lock:
             active_channel.channel = past_close(active_channel.channel, active_channel.chain_s)
             if seen is None and active_channel.channel.payer != ZERO_ADDRESS:
-                # The block of its opening is gone: until it is back, there is no deposit.
+                # A reorganisation removed the block that opened the channel. Until the opening is
+                # in a block again, there is no deposit.
                 _log.warning("a channel's opening vanished", signer=active_channel.channel.signer)
                 active_channel.channel = replace(
                     active_channel.channel, payer=ZERO_ADDRESS, deposit_units=0
                 )
             if seen is not None:
                 if seen.settled_units != active_channel.channel.settled_units:
-                    await self._reload(
-                        active_channel
-                    )  # the claim loop moved on: its rows explain the total
-                # a close request counts from the moment it is seen, confirmed or not
+                    # The claim loop may have settled rows, which explains another settled total.
+                    await self._reload(active_channel)
+                # A close request counts as soon as it is seen, before it is confirmed.
                 closing = seen.close_at or (head.close_at if head else 0)
                 active_channel.channel = observed(
                     active_channel.channel, replace(seen, close_at=closing)
@@ -338,10 +346,10 @@ class ChannelStore:
             active_channel.seen_s = self._clock.now_s()
 
     async def _read_time(self, active_channel: ActiveChannel) -> None:
-        """Read the time of the newest block where a signed Close is out, and nowhere else.
+        """Read the time of the newest block if the node has signed a Close for this channel.
 
-        The block's time as it is, without the own clock's progress since: a chain that stood still
-        may make up for it by blocks of times that are past, and the Close is good in those.
+        The time that has passed since that block is not added. A chain that stood still may later
+        produce blocks with times in the past, and the Close is valid in those blocks.
         """
         if not active_channel.channel.no_sale_until_s:
             active_channel.chain_s = 0

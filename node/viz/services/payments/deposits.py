@@ -1,9 +1,8 @@
-"""What a relayed deposit must be before the node pays gas for it.
+"""Check a deposit that a buyer wants relayed, before the node pays gas for it.
 
-Owns the checks of a deposit's signatures, times and amount, and the contract call that it becomes.
-Does not send it, nor count what is sent (``viz.services.payments.relay_budget``). Invariant: what
-cannot be good on the chain is refused here wherever that can be seen without the chain's own
-simulation.
+Owns the checks of the deposit's signatures, times and amount, and makes the contract call.
+``viz.services.payments.relay_budget`` counts and sends it. Invariant: a deposit that the chain
+would refuse is refused here, if that can be known without simulating the call.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ from viz.errors import InvalidRequest, InvalidSignature
 from viz.protocol.credential import Deposit
 from viz.services.payments.relay_budget import require_time
 
-# The least deposit that is told, in costs of its relay. What covers one cost is taken, so that what
-# was signed a moment ago is not refused where gas gets dearer.
+# Buyers are told a minimum of this many times the relay's cost. A deposit that covers the cost once
+# is accepted, so that one signed a moment ago is not refused because gas became dearer.
 TOLD_COSTS: Final = 2
 
 
 class Deposits:
-    """The deposits that a node relays into channels to itself."""
+    """Check the deposits that a node relays into its own channels."""
 
     def __init__(
         self,
@@ -42,8 +41,11 @@ class Deposits:
         minimum_units: Units,
         cost_units: Callable[[str], Awaitable[Units]],
     ) -> None:
-        """Judge by ``domain``, Settlement's; refuse less than the minimum, and less than the relay
-        costs, which ``cost_units`` says for its function."""
+        """Check against ``domain``, Settlement's EIP-712 domain.
+
+        A deposit below ``minimum_units`` or below the cost of its relay is refused. ``cost_units``
+        returns that cost for a contract function.
+        """
         self._chain = chain
         self._domain = domain
         self._node = node
@@ -52,7 +54,7 @@ class Deposits:
         self._token_domain: Domain | None = None
 
     async def least_units(self) -> Units:
-        """Return the least deposit to sign, with room for dearer gas; raise ChainError."""
+        """Return the minimum to tell buyers, with a margin for dearer gas; raise ChainError."""
         cost_units = await self._cost_units("openWithAuthorization")
         return max(self._minimum_units, TOLD_COSTS * cost_units)
 
@@ -92,7 +94,7 @@ class Deposits:
                 OPEN_KIND if opening else TOP_UP_KIND, deposit.signer, self._node, deposit.salt
             ),
         )
-        # a contract wallet's is judged by the simulation
+        # Only the simulation can check the signature of a contract wallet.
         if is_plain(deposit.authorization) and not is_signed_by(
             (await self.token_domain()).digest(authorization),
             deposit.authorization,
@@ -115,7 +117,7 @@ class Deposits:
         return Call("Settlement", function, (*args, *consents))
 
     async def token_domain(self) -> Domain:
-        """Return the token's EIP-712 domain; asked of the chain once."""
+        """Return the token's EIP-712 domain, which is read from the chain once."""
         if self._token_domain is None:
             name, version = await self._chain.token_domain()
             self._token_domain = Domain(

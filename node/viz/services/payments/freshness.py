@@ -1,14 +1,17 @@
-"""How old a reading of the chain may be that the node sells on, and who renews it.
+"""Decide how old a reading of the chain may be when the node sells on it, and renew readings.
 
-Owns the ages, the one task a reading that renews it, and the patience with an endpoint that fails
-or hangs. Does not know what is read. Invariants: a paid request waits for the chain only where
-there is no reading yet, where the reading is older than ``OLDEST_S``, or for ``PATIENCE_S`` at
-most; of each reading one renewal runs at a time, and while the endpoint answers one more for who
-asks for a fresh one; while it fails, it is asked ever more rarely by all readings together; on a
-reading older than ``OLDEST_S`` nothing is sold.
+Owns the age limits, one renewal task for each reading, and how long to wait for an endpoint that
+fails or hangs. Invariants:
 
-An old reading costs the node nothing: what a channel owes can be claimed until its payer may
-withdraw, which is a close delay (a day) after the request that the watcher reports.
+- A paid request waits for the chain without a limit only if it has no usable reading: none yet, one
+  with a fault, or one older than ``OLDEST_S``. In every other case it waits at most ``PATIENCE_S``.
+- Each reading has one renewal at a time. While the endpoint answers, a caller who wants a fresh
+  reading starts one more.
+- While the endpoint fails, all readings together ask it less and less often.
+- Nothing is sold on a reading older than ``OLDEST_S``.
+
+It is safe to sell on an old reading. The node can claim what a channel owes until the payer may
+withdraw, and that is a close delay (a day) after the close request, which the watcher reports.
 """
 
 from __future__ import annotations
@@ -25,8 +28,8 @@ from viz.errors import ChainError, ChainUnreachable, VizError
 
 SERVES_S: Final = 60
 OLDEST_S: Final = 3_600
-# What a request waits for an endpoint that is not known to fail: a moment for a reading that serves
-# anyway, a second for one that should be renewed.
+# How long a request waits for an endpoint that is not known to fail: ``MOMENT_S`` if the reading is
+# younger than ``SERVES_S`` and can be used anyway, ``PATIENCE_S`` if it should be renewed.
 MOMENT_S: Final = 0.05
 PATIENCE_S: Final = 1.0
 _FIRST_PAUSE_S: Final = 1
@@ -38,9 +41,10 @@ _log = structlog.get_logger()
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Reading:
-    """When something was read from the chain, the task that renews it, and why it cannot be used.
+    """Hold when something was read from the chain, and the task that renews it.
 
-    ``fault`` is an error of the node's own side, such as books that disagree with what was read.
+    ``fault`` is set if the reading cannot be used because of an error on the node's side, for
+    example if the ledger disagrees with it.
     """
 
     seen_s: int = _NEVER_S
@@ -49,12 +53,12 @@ class Reading:
 
     @property
     def exists(self) -> bool:
-        """Whether it was ever read."""
+        """Whether it was read at least once."""
         return self.seen_s > _NEVER_S
 
 
 class ChainAccess:
-    """Whether the chain's endpoint answers, as all readings of one node found it."""
+    """Track whether the chain's endpoint answers; all readings of one node share it."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -67,12 +71,12 @@ class ChainAccess:
 
     @property
     def reason(self) -> str:
-        """Why the endpoint gave no reading; empty while it does."""
+        """Why the endpoint gives no readings; empty if it does."""
         return self._reason
 
     @property
     def impatient(self) -> bool:
-        """Whether a request should not wait for it even for a moment."""
+        """Whether a request should not wait for the endpoint, not even for ``MOMENT_S``."""
         return self._hangs or bool(self._reason)
 
     @property
@@ -81,26 +85,26 @@ class ChainAccess:
         return self._clock.now_s() >= self._ask_again_s
 
     def answered(self) -> None:
-        """Note a reading: there is no trouble any more."""
+        """Note that the endpoint answered: forget earlier failures."""
         if self._reason:
             _log.info("the chain is read again")
         self._pause_s = self._ask_again_s = 0
         self._reason, self._hangs = "", False
 
     def failed(self, reason: str) -> None:
-        """Note a failure, and pause longer after each."""
+        """Note a failure; the pause before the next question doubles, up to the longest."""
         now_s = self._clock.now_s()
-        if now_s >= self._ask_again_s:  # those that were under way together count as one
+        if now_s >= self._ask_again_s:  # readings that fail together count as one failure
             self._pause_s = min(2 * self._pause_s or _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
             self._ask_again_s = now_s + self._pause_s
         self._reason, self._hangs = reason, False
 
     def hangs(self) -> None:
-        """Note that an answer takes long, so that no request waits for it until it is there."""
+        """Note that an answer is late: until it arrives, requests do not wait for the endpoint."""
         self._hangs = True
 
     def sold_on(self, age_s: int) -> None:
-        """Count a request that was served on an old reading; warn of them once a minute."""
+        """Count a request that was served on an old reading; log the count once a minute."""
         self._old += 1
         now_s = self._clock.now_s()
         if now_s - self._warned_s >= _WARNING_S:
@@ -115,7 +119,7 @@ class ChainAccess:
 
 
 class Freshness:
-    """Renews readings; each has a task of its own, and all share one ``ChainAccess``."""
+    """Renew readings, each in a task of its own; all share one ``ChainAccess``."""
 
     def __init__(self, clock: Clock, access: ChainAccess) -> None:
         self._clock = clock
@@ -129,10 +133,11 @@ class Freshness:
         within_s: int,
         fresh: bool = False,
     ) -> None:
-        """Return once ``reading`` may be used, renewed if it is older than ``within_s``.
+        """Return once ``reading`` may be used; renew it if it is older than ``within_s``.
 
-        ``renew`` reads and sets ``seen_s``. With ``fresh`` it is waited for, whatever the age.
-        Raises ChainUnreachable for a reading that is too old or absent, and the reading's fault.
+        ``renew`` reads the chain and sets ``seen_s``. With ``fresh``, the reading is renewed and
+        waited for at any age. Raises ChainUnreachable if the reading is too old or absent, and the
+        reading's fault if it has one.
         """
         now_s = self._clock.now_s()
         age_s = now_s - reading.seen_s
@@ -146,7 +151,7 @@ class Freshness:
         self._require(reading)
 
     def _patience_s(self, reading: Reading, age_s: int, *, fresh: bool) -> float | None:
-        """Return how long a request waits for a renewal; None to the end of it."""
+        """Return how long a request waits for a renewal; None: until the renewal ends."""
         usable = reading.fault is None and age_s < OLDEST_S
         if not reading.exists or not (self._access.impatient or (usable and not fresh)):
             return None
@@ -171,7 +176,11 @@ class Freshness:
     def _renewal(
         self, reading: Reading, renew: Callable[[], Awaitable[None]], *, anew: bool
     ) -> asyncio.Task[None]:
-        """Return the task that renews the reading; one that began now where ``anew``."""
+        """Return the task that renews the reading; with ``anew``, one that begins now.
+
+        A renewal that runs already may have read the chain before the change that the caller wants
+        to see. So ``anew`` starts another one, except while the endpoint fails or hangs.
+        """
         before = reading.renewal
         if before is None or (anew and not self._access.impatient):
             task = asyncio.create_task(self._renew(reading, renew))
@@ -189,7 +198,7 @@ class Freshness:
             if reading.fault is None:
                 _log.error("a reading of the chain cannot be used", reason=error.detail)
             reading.fault = error
-        except Exception as error:  # noqa: BLE001  whatever it is, what was read before still stands
+        except Exception as error:  # noqa: BLE001  whatever failed, the earlier reading still holds
             _log.exception("a reading of the chain failed")
             self._access.failed(f"{type(error).__name__} in the node: see its log")
         else:

@@ -1,11 +1,13 @@
-"""The money of one request: what is reserved, what was delivered, and the receipt at its end.
+"""Meter one paid request: reserve ahead, book what is delivered, bill it, and sign the receipt.
 
-Owns the meter: reservations ahead of generation, booking at every commit of the channel, billing
-and the signed receipt.
+A meter reserves before tokens are generated. Each commit of the channel books what was delivered
+so far. Invariants:
 
-Invariants: tokens are allowed only against a reservation; what is booked never exceeds what was
-delivered, and what is billed never exceeds what was reserved; a request is billed once, if the node
-was killed at its next start (``viz.services.payments.receipts``).
+- Tokens are allowed only against a reservation.
+- The booked amount never exceeds the delivered amount. The billed amount never exceeds the reserved
+  amount.
+- A request is billed once. If the node is killed before that, it bills at its next start
+  (``viz.services.payments.receipts``).
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ MakeAnswer = Callable[[SignedReceipt | None], AnswerRecord | None]
 
 @dataclass(frozen=True, slots=True)
 class MeterTools:
-    """What all meters of a node share."""
+    """Hold what all meters of a node share; ``count`` returns the number of tokens of a text."""
 
     channels: ChannelStore
     clock: Clock
@@ -47,11 +49,11 @@ class MeterTools:
 
 
 class Meter:
-    """One request's account on a channel.
+    """Account for one request on a channel.
 
-    Three amounts only grow, each within the one before: reserved (``reserve``), delivered
-    (``delivered``), and booked as spent in the channel (``booked``). The end gives back what is
-    reserved and not spent.
+    Three amounts only grow, and none exceeds the one before it: the reserved amount (``reserve``),
+    the delivered amount (``delivered``), and the amount booked as spent in the channel
+    (``booked``). At the end, the part that is reserved and not spent is given back.
     """
 
     def __init__(
@@ -64,23 +66,23 @@ class Meter:
         self._reserved_units: Units = 0
         self._booked_units: Units = 0
         self._texts: dict[int, str] = {}
-        # Billed or released. The channel's reservation is given back once: a second time would
-        # give away what other requests reserved.
+        # Billed or released. The reservation is given back only once: a second time would give
+        # away what other requests on the channel reserved.
         self._ended = False
-        # The ids and salts are made once, so that every record of this request, and the receipt
-        # that a later start makes of the last one, names the same request.
+        # The id and the salts are made once. So all records of this request name the same request,
+        # and so does the receipt that a killed node makes from the last record at its next start.
         self._request_id = secrets.token_bytes(16)
         self._salts = Hash32(secrets.token_bytes(32)), Hash32(secrets.token_bytes(32))
-        # Tokens and text that the last ``unbooked_units`` judged; ``unbilled`` describes the same.
-        # The text is a beginning of each choice's, one after the other.
+        # The tokens and the text that the last ``unbooked_units`` counted; ``unbilled`` describes
+        # the same. The text has the lasting part of each choice, one after the other.
         self._lasting: tuple[int, str] = 0, ""
 
     # paying ahead
 
     async def reserve(self, completion_tokens: int, now_s: int) -> None:
-        """Reserve the price of the prompt and of that many completion tokens in all.
+        """Raise the reservation to the price of the prompt and of ``completion_tokens`` in all.
 
-        Raises PaymentRequired, ChannelClosing.
+        ``now_s`` is the chain's time. Raises PaymentRequired, ChannelClosing.
         """
         goal = self._request.price.amount_units(self._request.prompt_tokens, completion_tokens)
         more = goal - self._reserved_units
@@ -100,7 +102,7 @@ class Meter:
     # delivering
 
     def admit(self) -> None:
-        """Book what is delivered with every commit; from here on the prompt is to be paid."""
+        """Begin to book deliveries with each commit; from here on the prompt is billed."""
         self._active_channel.deliveries.add(self)
 
     def delivered(self, choice: int, text: str) -> None:
@@ -109,11 +111,11 @@ class Meter:
             self._texts[choice] = self._texts.get(choice, "") + text
 
     def unbooked_units(self) -> Units:
-        """Return the price of what was delivered for good and is not booked yet.
+        """Return the price of what was finally delivered and is not booked yet.
 
-        The end of every choice's last word is left out: more text may still merge into its tokens,
-        so that its count could fall, and a booked amount cannot. Before the first text it is 0: if
-        the node fails then, the buyer pays nothing.
+        The last word of each choice is not counted yet. Text that follows may merge into its
+        tokens, which can lower the count, but a booked amount cannot fall. Before the first text
+        the result is 0: if the node fails then, the buyer pays nothing.
         """
         if not self._texts:
             return 0
@@ -122,7 +124,7 @@ class Meter:
         return max(0, self._cost(self._lasting[0]) - self._booked_units)
 
     def unbilled(self) -> UnbilledRecord:
-        """Return what a receipt needs to bill exactly what ``unbooked_units`` judged last."""
+        """Return the record for a receipt of exactly what ``unbooked_units`` counted last."""
         tokens, text = self._lasting
         return self._record(self._cost(tokens), tokens, text.encode())
 
@@ -157,18 +159,19 @@ class Meter:
 
     @property
     def text(self) -> str:
-        """Everything delivered, choice after choice: what the response hash covers."""
+        """Everything delivered, choice after choice. The response hash covers it."""
         return "".join(self._texts[key] for key in sorted(self._texts))
 
     def _cost(self, completion_tokens: int) -> Units:
-        # Retokenised text can count more than was generated: the buyer pays what it reserved.
+        # The delivered text is tokenised again, and that can give more tokens than were generated.
+        # The buyer pays at most what it reserved.
         whole = self._request.price.amount_units(self._request.prompt_tokens, completion_tokens)
         return min(whole, self._reserved_units)
 
     # ending
 
     async def release(self) -> None:
-        """Give the whole reservation back: nothing was delivered, so nothing is billed."""
+        """Give the whole reservation back and bill nothing, because nothing was delivered."""
         if self._ended:
             return
         self._ended = True
@@ -182,23 +185,25 @@ class Meter:
         self._active_channel.notify()
 
     async def bill(self, answer: MakeAnswer | None = None) -> SignedReceipt | None:
-        """Book what was delivered, chain and sign its receipt, all in one commit; return it.
+        """Book what was delivered and sign its receipt, in one commit; return the receipt.
 
-        ``answer`` makes what is stored under the request's idempotency key. None if the request
-        cost nothing. Raises StoreConflict, after which it may be called again, and StoreError.
+        Returns None if the request cost nothing. ``answer`` makes the record that is stored under
+        the request's idempotency key. Raises StoreError, and StoreConflict, after which it may be
+        called again.
         """
         if self._ended:
             return None
         self._ended = True
-        # The commit below books the rest itself; as a delivery it would be booked twice.
+        # The commit below books the rest itself. A commit also books every delivery of the channel,
+        # so the rest would be booked twice if this meter were still one of them.
         self._active_channel.deliveries.discard(self)
         delivered = self.text.encode()
         completion_tokens = self.completion_tokens()
         made: list[SignedReceipt] = []
 
         def change(channel: NodeChannel, record: ChannelRecord) -> ChannelUpdate:
-            # Called again on a newer channel if another writer was first: the receipt's place in
-            # the chain, and so its signature, is that of the last call.
+            # Called again on a newer channel if another writer was first. That moves the receipt's
+            # place in the chain of receipts, so only the receipt of the last call is valid.
             made.clear()
             amount = max(self._cost(completion_tokens), self._booked_units)
             held = self._reserved_units - self._booked_units
@@ -223,10 +228,10 @@ class Meter:
             )
 
         try:
-            # ``retry``: a full disk delays this bill and does not cancel it.
+            # ``retry``: a full disk only delays this bill.
             await self._tools.channels.commit(self._active_channel, "receipt", change, retry=True)
         except StoreConflict:
-            # Nothing was written and no retry is kept: the delivery is open again, to be billed
+            # Nothing was written, and no retry is kept. So the request is open again, and is billed
             # when the stream closes.
             self._ended = False
             self._active_channel.deliveries.add(self)
@@ -235,13 +240,14 @@ class Meter:
 
 
 def lasting_part(text: str) -> str:
-    """Return the beginning of the text whose tokens later text cannot change.
+    """Return the beginning of ``text`` whose token count cannot fall when more text follows.
 
-    It ends before the first space of a gap, or where a run of letters or of digits ended. The
-    tokenizers used here split text there before they merge, so the count of this part never
-    exceeds that of any text that begins with ``text``; property tests hold it to their patterns.
-    It never ends inside a gap: two blanks may count more than three. Scripts without spaces end a
-    run at punctuation, and base64 wherever letters and digits meet.
+    It ends before the first space of a gap, or at the end of a run of letters or digits. The
+    tokenizers used here split text at these places before they merge tokens. So this part never
+    has more tokens than any text that begins with ``text``. Property tests check this against the
+    tokenizers' patterns. It never ends inside a gap, because two spaces may have more tokens than
+    three. Scripts without spaces end a run at punctuation; base64 ends one wherever a letter and a
+    digit meet.
     """
     for end in range(len(text) - 1, 0, -1):
         if _parts(text[end - 1], text[end]):
@@ -250,11 +256,12 @@ def lasting_part(text: str) -> str:
 
 
 def _parts(before: str, after: str) -> bool:
-    """Say whether a tokenizer's pattern parts these two letters, whatever stands around them."""
+    """Return whether the tokenizers' patterns split between two characters in every context."""
     if after == " ":
         return not before.isspace()
-    # The first letter of a category: letter, number, punctuation, symbol, separator. Marks join the
-    # letter before them, and of what is not assigned to any a newer table may say otherwise.
+    # The first letter of a Unicode category: L letter, N number, P punctuation, S symbol, Z
+    # separator. Marks (M) join the letter before them. Unassigned characters (C) are left out: a
+    # newer version of Unicode may give them another category.
     ended, begins = unicodedata.category(before)[0], unicodedata.category(after)[0]
     begins_run = begins != ended and (begins in "LNPSZ" or after == "\n")
     return ended in "LN" and before <= "\uffff" and begins_run

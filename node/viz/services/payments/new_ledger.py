@@ -1,9 +1,9 @@
-"""Open a node's ledger; begin one only where none can have been lost, or the operator says so.
+"""Open a node's ledger; create one only if none can have been lost, or if the operator says so.
 
-Owns that rule: where the chain holds deposits in channels of this node, a ledger that is not there
-was lost, and with it vouchers that may not be claimed yet. Where that cannot be told, the operator
-is asked too: more channels were opened than are looked at, or the endpoint knows none although the
-key has sent transactions.
+If the chain holds deposits in channels of this node, a missing ledger was lost, and unclaimed
+vouchers with it. So no new one is created. The operator must decide too if this cannot be known:
+if more channels were opened than are checked, if the endpoint knows no channels although the node's
+key has sent transactions, or if the chain cannot be read.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ async def open_ledger(
 ) -> SqlStore:
     """Open the ledger at ``place`` of the node that ``identity`` names.
 
-    ``new``: begin one without asking the chain. ``sent`` says how many transactions the node's key
-    has sent, as the chain counts them. Raises as ``SqlStore.open`` and ``require_new``.
+    ``new``: create a ledger without asking the chain. ``sent`` returns how many transactions the
+    node's key has sent, counted by the chain. Raises what ``SqlStore.open`` and ``require_new``
+    raise.
     """
     try:
         return await SqlStore.open(place, identity, begin=new)
@@ -47,15 +48,16 @@ async def require_new(
     *,
     sent: Callable[[], Awaitable[int]] | None = None,
 ) -> None:
-    """Raise LedgerMissing if a channel of ``node`` still holds a deposit, or it cannot be told.
+    """Raise LedgerMissing if a channel of ``node`` holds a deposit, or if that cannot be known.
 
-    The newest channels are looked at: the oldest were emptied first, and strangers can open many.
+    Only the newest ``_MOST_READ`` channels are checked, because strangers can open many. The oldest
+    channels are the first to be emptied.
     """
     begin = "or begin anew with --new-ledger, which gives up every voucher that was not claimed"
     opened: dict[Address, None] = {}
     try:
         async for signer in channels.opened(node):
-            opened.pop(signer, None)  # opened again: it is among the newest
+            opened.pop(signer, None)  # a channel that was opened again counts as new
             opened[signer] = None
         for signer in list(reversed(opened))[:_MOST_READ]:
             found = await channels.channel(signer, node)

@@ -1,7 +1,7 @@
-"""One request for paid text, as admission made it: what is generated, at which price.
+"""Hold one admitted request for paid text: what to generate, and at which price.
 
-Owns no rule. Admission (``viz.services.serving.admission``) makes the value once; the stream, the
-meter and the receipt read it, and nobody changes it.
+Admission (``viz.services.serving.admission``) makes the value once. The stream, the meter and the
+receipt read it, and nothing changes it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from viz.domain.units import AdapterId, Hash32
 class PaidRequest:
     """A request whose adapter is served here, whose prompt fits and whose price is agreed.
 
-    ``prompt`` is the token ids that the engine reads; ``prompt_tokens`` is how many of them are
-    billed, since nobody pays for the control tokens around a raw prompt. ``sampling.max_tokens``
-    bounds each of the ``choices``. ``body`` is the HTTP body as sent: the receipt states its salted
-    hash. ``quote_hash`` is zero where the list price was agreed.
+    ``prompt``: the token ids that the engine reads. ``prompt_tokens``: how many of them are billed;
+    the control tokens around a raw prompt are free. ``sampling.max_tokens`` limits each of the
+    ``choices``. ``body``: the HTTP body as sent; the receipt states its salted hash.
+    ``quote_hash``: zero if the list price was agreed.
     """
 
     request_id: str
@@ -36,5 +36,5 @@ class PaidRequest:
 
     @property
     def max_tokens(self) -> int:
-        """The most tokens of each choice."""
+        """The maximum number of tokens of each choice."""
         return self.sampling.max_tokens

@@ -1,7 +1,7 @@
-"""Quotes: the node's signed prices, valid for a minute at most.
+"""Make quotes (signed prices that are valid for a short time), and remember them meanwhile.
 
-Owns their making and remembers them while they are valid. They need not survive a restart: a buyer
-that comes back with an unknown one is given a new one. Invariant: at most ``QUOTES_KEPT`` are kept.
+Quotes need not survive a restart: a buyer who returns with an unknown quote gets a new one.
+Invariant: at most ``QUOTES_KEPT`` quotes are kept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ QUOTES_KEPT: Final = 50_000
 
 
 class Quotes:
-    """The quotes of one node."""
+    """Make and remember the quotes of one node, each valid for ``valid_s`` seconds."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Quotes:
         self._issued: OrderedDict[Hash32, Quote] = OrderedDict()
 
     def make(self, signer: Address, offer: AdapterOffer, max_tokens: int) -> SignedQuote:
-        """Return a signed quote for ``signer`` at the offer's present price."""
+        """Return a signed quote for ``signer`` at the offer's current price."""
         now_s = self._clock.now_s()
         quote = Quote(
             self._node,
@@ -64,5 +64,5 @@ class Quotes:
         return SignedQuote(quote, sign_compact(self._key, digest))
 
     def find(self, digest: Hash32) -> Quote | None:
-        """Return an issued quote by its digest; None when it is unknown or was forgotten."""
+        """Return an issued quote by its digest; None if it is unknown or was forgotten."""
         return self._issued.get(digest)

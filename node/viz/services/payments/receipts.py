@@ -1,11 +1,12 @@
-"""Receipts: made and signed of what was delivered, also of what a killed node had booked.
+"""Make and sign receipts, also for answers that were interrupted when the node was killed.
 
-Owns what a receipt says and where it stands in its channel's chain. Does not decide what is billed
-(``viz.services.payments.metering``).
+Owns the content of a receipt and its place in the channel's chain of receipts.
+``viz.services.payments.metering`` decides what is billed.
 
-An answer that a kill breaks off has booked what was delivered with every voucher until then. Its
-receipt is made at the next start: it names the booked amount, and hashes the text that this pays
-for, which is a part of what arrived. So a channel's receipts always reach what it has spent.
+If the node is killed during an answer, the ledger has what was delivered up to the last commit,
+booked as spent. The receipt is made at the next start. It states the booked amount and the hash of
+the text that this amount pays for, which may be only a part of the text that the buyer got. So the
+receipts of a channel always add up to what it has spent.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _log = structlog.get_logger()
 
 
 class Issuer(Protocol):
-    """Who signs receipts, and when."""
+    """Give what a receipt needs from its node: clock, domain, address and key."""
 
     @property
     def clock(self) -> Clock: ...
@@ -47,7 +48,7 @@ class Issuer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a channel's chain of receipts ends."""
+    """Hold where a channel's chain of receipts ends: the last number, head and total."""
 
     seq: int
     head: Hash32
@@ -55,7 +56,7 @@ class Place:
 
 
 def issue(issuer: Issuer, place: Place, due: UnbilledRecord) -> tuple[SignedReceipt, ReceiptRecord]:
-    """Return the receipt of ``due`` that follows on ``place``, signed and as it is stored."""
+    """Return the signed receipt of ``due`` that follows ``place``, and the record to store."""
     lines = (UsageLine(due.adapter_id, due.amount_units),)
     receipt = Receipt(
         channel_id(due.signer, issuer.node),
@@ -80,9 +81,10 @@ def issue(issuer: Issuer, place: Place, due: UnbilledRecord) -> tuple[SignedRece
 
 
 async def bill_interrupted(issuer: Issuer, ledger: ChannelLedger) -> int:
-    """Make the receipts that a process before this one could not; return how many.
+    """Make the receipts that an earlier process was killed before making; return how many.
 
-    Call it before anything is sold. Raises StoreError.
+    Call it before anything is sold. Raises StoreError, and BooksMismatch if the ledger has no
+    channel for an unbilled answer.
     """
     due = await ledger.unbilled()
     for each in due:

@@ -1,15 +1,20 @@
-"""How much strangers may make this node spend: for one relay, and within an hour.
+"""Limit what strangers can make this node spend on gas: for one relay, and within an hour.
 
-Owns the bounds: gas for each kind of relay; relays, gas and coin within an hour, in all and for
-each payer; and when a close is worth its gas. Does not know what is relayed. Invariants: a relay is
-admitted with all that it may cost, and counted with what it used once that is known; within any
-hour no more is admitted than the bounds say, and a part of them is kept for channels that pay; one
-that was never sent is given back, so that who holds no money cannot use up what others need; a
-payer has one transaction under way, since a second could spend what the first one spends and revert
-at the node's cost; what strangers let fail is bounded over all of them, and so is what their
-contract wallets may use, whose code can be good in the simulation and burn gas in the block; a
-close, and a top-up out of the part that is kept, is paid for by what its channel earned since its
-last relay of either kind.
+Owns the limits on gas for each kind of relay, and on the relays, gas and coin of an hour. Also
+decides whether a close is worth its gas. Invariants:
+
+- A relay is admitted with the most that it may cost. Later, the gas that it used is counted
+  instead.
+- Within any hour no more is admitted than the limits allow. A part of them is kept for channels
+  that pay.
+- A relay that was never sent is not counted. So people without money cannot use up the limits.
+- A payer has one transaction under way. A second one could spend the same money, and revert at the
+  node's cost.
+- All failed transactions of strangers together have a limit. All transactions for strangers'
+  contract wallets have one too: the code of a wallet can pass the simulation and then burn gas in
+  the block.
+- A close, and a top-up from the part that is kept, must be paid for: the channel must have earned
+  its cost since the last relay of either kind.
 """
 
 from __future__ import annotations
@@ -33,10 +38,12 @@ from viz.errors import ChainError, InvalidRequest, RelayBusy
 
 HOUR_S: Final = 3_600
 _MINUTE_S: Final = 60
-# A contract wallet's own check of its owner's signature (ERC-1271): several owners, or one passkey.
+# Gas for a contract wallet that checks its owner's signature (ERC-1271). It may have several
+# owners, or a passkey.
 WALLET_GAS: Final = 150_000
-# Twice what docs/gas.md measures, rounded up, for tokens dearer than the test dollar. A
-# registration is measured with terms seen before; storing new ones is 81,000 more.
+# The most gas of each kind of relay: twice the value in docs/gas.md, rounded up, because other
+# tokens cost more than the test dollar. docs/gas.md measures a registration with known terms; new
+# terms cost 81,000 more to store.
 RELAY_GAS: Final[Mapping[str, int]] = {
     "openWithAuthorization": 260_000 + WALLET_GAS,
     "topUpWithAuthorization": 180_000 + WALLET_GAS,
@@ -44,27 +51,29 @@ RELAY_GAS: Final[Mapping[str, int]] = {
     "closeNow": 100_000,  # the signature is the node's own
 }
 
-# What they use as a rule, as docs/gas.md measures them. A close counts with the opening before it:
-# that is what a channel which comes back empty cost its node.
+# The gas that each usually uses, from docs/gas.md. The cost of a close includes the opening before
+# it, because both are what a channel without income costs its node.
 COST_GAS: Final[Mapping[str, int]] = {
     "openWithAuthorization": 130_000,
     "topUpWithAuthorization": 90_000,
     "closeNow": 180_000,
 }
-# Of the hour's bounds, for channels that brought money: strangers cannot keep them from topping up.
+# The share of the hour's limits that is kept for channels that earned money, so that strangers
+# cannot keep their payers from topping up.
 RESERVE_BPS: Final = 2_500
 REMEMBERED: Final = 10_000
-# Less than this is left of a signature: blocks may pass over it until it is void.
+# A signature must be valid for at least this long. With less, it may expire before a block takes
+# the transaction.
 RELAY_VALID_S: Final = 180
-# Of the hour's bounds, for strangers' transactions that failed or have no known end.
+# The share of the hour's limits for strangers' transactions that failed or whose end is unknown.
 FAILED_BPS: Final = 500
-# Of the hour's bounds, for strangers' contract wallets.
+# The share of the hour's limits for strangers' contract wallets.
 WALLET_BPS: Final = 250
-# Strangers' transactions sent and waited for at a time: each may yet fail.
+# How many transactions of strangers may be under way at once, because each of them may still fail.
 AT_ONCE: Final = 16
-# Transactions of others without a known end are looked up this often.
+# Other payers' transactions whose end is unknown are looked up this often.
 _LOOK_S: Final = 10
-# How long a relay waits for the end of another one for the same payer.
+# How long a relay waits for another relay of the same payer, or for a free place.
 PATIENCE_S: Final = 5.0
 _OPEN: Final = (Outcome.PENDING, Outcome.UNKNOWN)
 _log = structlog.get_logger()
@@ -72,9 +81,10 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class RelayPolicy:
-    """The most that is sent at the node's expense; None where nothing is bounded.
+    """Set the limits on what is sent at the node's expense; None: no limit.
 
-    ``coin_units`` is what one coin of the chain (10^18 wei) is worth in the token; 0: gas is free.
+    ``reserve_bps``: the share that is kept for channels that pay. ``coin_units``: what one coin of
+    the chain (10^18 wei) is worth in base units of the token; 0 if gas is free.
     """
 
     per_hour: int | None = 600
@@ -87,9 +97,10 @@ class RelayPolicy:
 
 
 class Earner(NamedTuple):
-    """A channel that a relay is for, and all that it ever brought its node.
+    """Name the channel that a relay is for, and all that it ever earned for its node.
 
-    A relay of less than ``least_units`` that are new is not paid for, however little gas costs.
+    The channel pays for a relay only if it earned at least ``least_units`` since its last one, even
+    if gas costs less.
     """
 
     signer: Address
@@ -99,7 +110,10 @@ class Earner(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Relay:
-    """One relay that was admitted, with the gas that it counts for at ``fee_wei`` a unit."""
+    """Hold one admitted relay: the gas that it is counted with, at ``fee_wei`` wei for each unit.
+
+    ``wallet``: a contract wallet checks its signature. ``paying``: its channel pays for it.
+    """
 
     at_s: int
     payer: Address
@@ -108,14 +122,14 @@ class Relay:
     failed: bool = False
     wallet: bool = False
     paying: bool = False
-    name: Hash32 | None = None  # of a transaction without a known end
+    name: Hash32 | None = None  # the transaction's hash, while its end is unknown
 
     @property
     def wei(self) -> int:
         return self.gas * self.fee_wei
 
     def end(self, found: Transaction) -> None:
-        """Take what became of it, as far as that is known."""
+        """Take over how its transaction ended, as far as that is known."""
         if found.gas_used is not None:
             self.gas = found.gas_used
         self.failed = found.outcome is Outcome.FAILED
@@ -123,7 +137,7 @@ class Relay:
 
 
 class RelayBudget:
-    """What may still be relayed now. ``fee_wei`` says what a unit of gas costs (None: nothing)."""
+    """Track what may still be relayed. ``fee_wei`` returns the price of a unit of gas; None: 0."""
 
     def __init__(
         self,
@@ -153,13 +167,15 @@ class RelayBudget:
         wallet: bool = False,
         must_repay: bool = False,
     ) -> Transaction:
-        """Send a stranger's transaction within the bounds; counted only where it was sent.
+        """Send a stranger's transaction if the limits allow it; count it only if it was sent.
 
-        ``earner``: the channel whose own payer asks. Where it newly earned what the relay costs,
-        the relay may use what is kept for such channels; with ``must_repay`` none is sent else.
-        ``wallet``: a contract wallet judges its signature. Raises RelayBusy, and whatever
-        ``writer.submit`` raises.
+        ``earner``: the channel whose own payer asks. If it earned the relay's cost since its last
+        relay, this one may use the part that is kept for such channels.
+        ``must_repay``: send nothing if the channel did not earn the cost.
+        ``wallet``: a contract wallet checks the signature.
+        Raises RelayBusy, and whatever ``writer.submit`` raises.
         """
+        # One at a time for each payer, from here until the transaction's end.
         turn = self._turns.setdefault(payer, asyncio.Lock())
         await self._wait(turn, _under_way(payer))
         try:
@@ -180,9 +196,9 @@ class RelayBudget:
             turn.release()
 
     async def cost_units(self, function: str) -> Units:
-        """Return what a relay of that function costs now, in units of the token, rounded up.
+        """Return what a relay of that function costs now, in base units of the token, rounded up.
 
-        0 where gas is free or the price of a coin is not known. Raises ChainError.
+        Returns 0 if gas is free or the price of a coin is not known. Raises ChainError.
         """
         return self._cost_units(function, await self._fee()) if self._policy.coin_units else 0
 
@@ -231,8 +247,11 @@ class RelayBudget:
         return sent
 
     async def _look_up(self, writer: ChainWriter, payer: Address) -> None:
-        """Count what became of the transactions without a known end, and of all others now and
-        then; raise RelayBusy where one is this payer's and still has none."""
+        """Look up this payer's transactions whose end is unknown, and count how they ended.
+
+        Every ``_LOOK_S`` seconds, those of all other payers too. Raises RelayBusy if one of this
+        payer is still without a known end.
+        """
         now_s = self._clock.now_s()
         everybody = now_s - self._looked_s >= _LOOK_S
         if everybody:
@@ -252,7 +271,11 @@ class RelayBudget:
         paying: bool = False,
         wallet: bool = False,
     ) -> Relay:
-        """Count one relay for ``payer``; raise RelayBusy where the hour has no more."""
+        """Count one relay for ``payer``; raise RelayBusy if the limits leave no room for it.
+
+        ``gas`` is the most that it may use. A relay that is ``paying`` may use the whole limits,
+        and is exempt from the shares for failures and wallets.
+        """
         now_s = self._clock.now_s()
         self._sent = [each for each in self._sent if each.at_s > now_s - HOUR_S]
         policy = self._policy
@@ -263,6 +286,7 @@ class RelayBudget:
             if wallet:
                 wallets = [each for each in strangers if each.wallet]
                 self._require_share(wallets, WALLET_BPS, "transactions for contract wallets")
+        # A payer whose transaction failed gets no other one within the hour.
         own = [each for each in self._sent if each.payer == payer]
         lately = [each for each in self._sent if each.at_s > now_s - _MINUTE_S]
         for failed in own:
@@ -292,7 +316,7 @@ class RelayBudget:
         return relay
 
     def _require_share(self, relays: Sequence[Relay], share_bps: int, what: str) -> None:
-        """Raise RelayBusy where these used up their share of the hour's gas or coin."""
+        """Raise RelayBusy if these relays used up their share of the hour's gas or coin."""
         for spent, bound, unit in (
             (sum(each.gas for each in relays), self._policy.gas_per_hour, "gas"),
             (sum(each.wei for each in relays), self._policy.wei_per_hour, "wei"),
@@ -308,18 +332,18 @@ class RelayBudget:
         return bound * (BPS - self._policy.reserve_bps) // BPS
 
     def give_back(self, relay: Relay) -> None:
-        """Uncount a relay: it was refused before anything was sent."""
+        """Stop counting a relay, because it was refused before anything was sent."""
         if relay in self._sent:
             self._sent.remove(relay)
 
     async def close(
         self, writer: ChainWriter, payer: Address, signer: Address, earned_units: Units, call: Call
     ) -> Transaction | None:
-        """Relay a close if its channel earned what that costs; return None if it did not.
+        """Relay a close if its channel earned the cost; return None if it was not relayed.
 
-        ``earned_units`` is all that the channel ever brought. What paid for one relay pays for no
-        other: capital that goes in and out again moves at its owner's cost. The payer has the
-        node's signature and can send the close itself, so a close that is not relayed is no error.
+        ``earned_units`` is all that the channel ever earned. Earnings pay for one relay only. So
+        somebody who moves money in and out of a channel without buying pays for it. A close that is
+        not relayed is no error: the payer has the node's signature and can send it.
         """
         try:
             earner = Earner(signer, earned_units)
@@ -330,16 +354,16 @@ class RelayBudget:
 
 
 async def is_wallet(chain: ChainReader, account: Address, signature: bytes) -> bool:
-    """Say whether the code of an account judges its signature, and not the key alone.
+    """Return whether the code of an account checks its signature, and not its key alone.
 
-    A key may have code as well (EIP-7702): then a token or a registry asks that code, also about a
-    signature of the key. Raises ChainUnreachable.
+    The account of a key may have code as well (EIP-7702). Then a token or a registry asks that
+    code, even about a signature of the key. Raises ChainUnreachable.
     """
     return not is_plain(signature) or await chain.has_code(account)
 
 
 def require_time(until_s: int, now_s: int, what: str) -> None:
-    """Raise InvalidRequest where a signature may be void before a block takes it."""
+    """Raise InvalidRequest if a signature may expire before a block takes the transaction."""
     if until_s - now_s < RELAY_VALID_S:
         raise InvalidRequest(
             f"{what} ends {max(0, until_s - now_s)} s after the chain's time, which is {now_s}: "

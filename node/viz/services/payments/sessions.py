@@ -1,14 +1,14 @@
-"""Who may spend a channel's balance, and how money gets into and out of a channel.
+"""Open sessions, take vouchers, relay deposits, and close channels.
 
-Owns access tokens, relayed deposits, vouchers and cooperative closes. Does not generate or meter
-(``viz.services.serving.admission``), and does not judge vouchers (``viz.domain.node_channel``) or
-deposits (``viz.services.payments.deposits``).
+``viz.domain.node_channel`` checks vouchers, ``viz.services.payments.deposits`` checks deposits.
+Invariants:
 
-Invariants: a voucher is acknowledged after it is on disk, with all that was delivered until then;
-an access token is issued for a signed Session that names this node, this origin and an unused
-challenge of this node, and only its hash is stored; gas is spent on a deposit only after its
-signatures verified or the chain's own simulation took it, and for strangers within a budget; no
-voucher makes the chain answer for more than its own channel, once a second at most.
+- A voucher is acknowledged after it is on disk, together with all that was delivered until then.
+- An access token is issued for a signed Session that names this node, this origin and an unused
+  challenge of this node. Only its hash is stored.
+- Gas is spent on a deposit only after its signatures were verified, or the chain's simulation
+  accepted them. For strangers there is a budget.
+- A voucher makes the node read no channel but its own from the chain, at most once a second.
 """
 
 from __future__ import annotations
@@ -58,32 +58,32 @@ from viz.services.payments.channels import ChannelStore
 from viz.services.payments.deposits import Deposits
 from viz.services.payments.relay_budget import Earner, RelayBudget, RelayPolicy, is_wallet
 
-# A signed Close stands in the chain's calldata: sent again it ends a channel that was opened
-# anew. So nothing is sold until it expires, which is once blocks had time to take it.
+# Anybody can copy a signed Close from the chain and send it again, to end a channel that was opened
+# again. So nothing is sold until it expires. It is valid long enough for a block to take it.
 CLOSE_VALID_S: Final = 300
-# A buyer that closes has hung up: what is under way ends within the wait for its next voucher.
+# A buyer who closes sends no more vouchers, so its running answers end within the wait for one.
 CLOSE_WAIT_S: Final = 30.0
 CHALLENGE_VALID_S: Final = 300
 CONFIRM_POLL_S: Final = 0.5
 PAID_KEPT: Final = 10_000
-# Each line is gas of the claim: a buyer may promise ahead for so many adapters, not for all.
+# Each line of a voucher costs gas in the claim. So a buyer may pay ahead for only so many adapters.
 MAX_UNSPENT_LINES: Final = 16
 _SALT_BYTES: Final = 16
 _log = structlog.get_logger()
 
 
 class Claimer(Protocol):
-    """Carries vouchers to the chain."""
+    """Claim vouchers on the chain."""
 
     def close_requested(self, signer: Address) -> None: ...
 
     async def claim(self, signer: Address) -> Any:
-        """Claim what this signer owes, and no other channel."""
+        """Claim what this signer owes, and nothing of other channels."""
         ...
 
 
 class KnownAdapters(Protocol):
-    """The ids on offer: registered, confirmed, and good in any voucher."""
+    """Tell the ids of the adapters on offer, which any voucher may pay for."""
 
     @property
     def known(self) -> Container[AdapterId]: ...
@@ -91,7 +91,7 @@ class KnownAdapters(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SessionPolicy:
-    """``origin`` is what buyers sign for; a relayed deposit is at least the minimum."""
+    """Set the node's ``origin``, which buyers sign, and the limits of sessions and deposits."""
 
     origin: str
     minimum_deposit_units: Units
@@ -103,7 +103,7 @@ class SessionPolicy:
 
 
 class Sessions:
-    """Access tokens, deposits, vouchers and closes of one node."""
+    """Handle the access tokens, deposits, vouchers and closes of one node."""
 
     def __init__(
         self,
@@ -142,13 +142,13 @@ class Sessions:
 
     @property
     def origin(self) -> str:
-        """What buyers reach this node by, and sign for."""
+        """The URL at which buyers reach this node, and which they sign."""
         return self._policy.origin
 
     # access tokens
 
     def challenge(self, signer: Address) -> Session:
-        """Return the Session for ``signer`` to sign; its expiry is the access token's."""
+        """Return the Session for ``signer`` to sign; the access token expires with it."""
         expiry_s = self._clock.now_s() + self._policy.access_token_s
         salt = secrets.token_bytes(_SALT_BYTES)
         return Session(
@@ -156,8 +156,10 @@ class Sessions:
         )
 
     async def open_session(self, proof: SessionProof) -> AccessToken:
-        """Return a new access token for the signer; raise WrongDomain, AccessTokenInvalid,
-        InvalidSignature."""
+        """Return a new access token for the signer of a Session.
+
+        Raises WrongDomain, AccessTokenInvalid, InvalidSignature.
+        """
         session, signer = proof.session, proof.signer
         if session.node != self.node or session.origin != self._policy.origin:
             raise WrongDomain(
@@ -178,13 +180,14 @@ class Sessions:
         return AccessToken(token, session.expiry_s)
 
     async def authenticate(self, token: str) -> AccessRecord:
-        """Return who the token stands for; raise AccessTokenInvalid."""
+        """Return the access that the token gives; raise AccessTokenInvalid."""
         return await self._tokens.of(token)
 
     def payer_behind(self, claim: VoucherOffer | SessionProof) -> Address | None:
-        """Return the signer of a voucher or session if it has paid and signed this, else None.
+        """Return the signer of a voucher or session if it has paid before and signed this one.
 
-        Anybody can name a signer that has paid: only its signature spares a request the count.
+        Else return None. Anybody can name a signer who has paid, so only a valid signature exempts
+        a request from the rate limit.
         """
         if not self.has_paid(claim.signer):
             return None
@@ -198,9 +201,10 @@ class Sessions:
         return claim.signer if is_signed_by(digest, signature, claim.signer) else None
 
     def holds(self, token: str) -> bool:
-        """Return whether the token is known without a look into the ledger."""
+        """Return whether the token is in memory, so that looking it up reads no ledger."""
         return self._tokens.holds(token)
 
+    # A challenge is a MAC, so that the node remembers nothing of one before it is answered.
     def _challenge_of(self, salt: bytes, signer: Address, expiry_s: int) -> Hash32:
         said = b"|".join((salt, signer.encode(), str(expiry_s).encode()))
         mac = hmac.new(self._challenge_key, said, sha256).digest()
@@ -209,16 +213,18 @@ class Sessions:
     # channels
 
     async def view(self, signer: Address, *, private: bool) -> ChannelView:
-        """Return the channel; what was promised and delivered only when ``private``."""
+        """Return the view of a channel; promised and delivered amounts only if ``private``."""
         return view_of((await self._channels.get(signer)).channel, private=private)
 
     async def voucher(self, offer: VoucherOffer) -> ChannelView:
-        """Take a voucher, make it durable, and return the channel; see ``accept_voucher``.
+        """Check a voucher, make it durable, and return the channel; see ``accept_voucher``.
 
         Raises InvalidRequest, and every error of ``accept_voucher``.
         """
         self._check_domain(offer.chain_id, offer.contract, offer.node)
         opened = await self._channels.get(offer.signer)
+        # A new deposit may cover the voucher. The signature comes first: strangers must not be able
+        # to make the node read the chain.
         if self._lacks_money(opened, offer) and self._clock.now_s() > opened.seen_s:
             digest = self.domain.digest(offer.row.voucher(self.node))
             if is_signed_by(digest, offer.row.signature, offer.signer):
@@ -238,16 +244,16 @@ class Sessions:
         return view_of(channel, private=True)
 
     def has_paid(self, signer: Address) -> bool:
-        """Return whether a voucher of ``signer`` was taken lately, since the start at most."""
+        """Return whether ``signer`` is one of the last ``PAID_KEPT`` who sent a good voucher."""
         return signer in self._paid
 
     def remember(self, records: Iterable[ChannelRecord]) -> None:
-        """Remember the signers whose vouchers were taken before this start as paying buyers."""
+        """Count the signers whose vouchers are in the ledger as buyers who have paid."""
         paid = sorted((each for each in records if each.voucher_at), key=lambda r: r.voucher_at)
         self._paid = OrderedDict.fromkeys(each.signer for each in paid[-PAID_KEPT:])
 
     async def has_money(self, signer: Address) -> bool:
-        """Return whether a deposit of ``signer`` is here; asks the chain once in a while."""
+        """Return whether ``signer`` has paid or has a deposit here; may read the chain."""
         return self.has_paid(signer) or (await self._channels.get(signer)).channel.deposit_units > 0
 
     def _has_channel(self, signer: Address) -> bool:
@@ -258,7 +264,7 @@ class Sessions:
         return channel.payer == ZERO_ADDRESS or offer.row.end_units > channel.limit_units
 
     async def deposit(self, deposit: Deposit) -> ChannelView:
-        """Relay an opening or a top-up and return the channel, once it is confirmed or soon after.
+        """Relay an opening or a top-up; return the channel once it is confirmed, or after a wait.
 
         Raises WrongDomain, ClockWrong, InvalidRequest, InvalidSignature, ChannelClosing, RelayBusy,
         FeeTooHigh, TransactionFailed, OutcomeUnknown.
@@ -266,13 +272,13 @@ class Sessions:
         self._check_domain(deposit.chain_id, deposit.contract, deposit.node)
         self._policy.require_clock()
         call = await self._deposits.call_of(deposit)
-        relaying = deposit.signer, deposit.payer  # a stranger's own holds up nobody else's
+        relaying = deposit.signer, deposit.payer  # so a stranger's deposit blocks only itself
         if relaying in self._relaying:
             raise InvalidRequest("a deposit for this channel is being relayed: wait for it")
         self._relaying.add(relaying)
         try:
             opened = await self._channels.get(deposit.signer, fresh=True)
-            # What could not be spent, and a signed Close could send back, is not taken.
+            # While a signed Close is valid, the money could not be spent and might go back.
             require_selling(opened.channel, opened.chain_s)
             before = opened.channel.limit_units
             payer = deposit.payer
@@ -285,17 +291,17 @@ class Sessions:
         return view_of(await self._confirmed(deposit.signer, before), private=False)
 
     async def minimum_deposit_units(self) -> Units:
-        """Return the least deposit that buyers are told; raise ChainError."""
+        """Return the minimum deposit that buyers are told; raise ChainError."""
         return await self._deposits.least_units()
 
     def _earner(self, channel: NodeChannel) -> Earner:
-        """Return what the channel brought: what the chain settled, or was delivered and signed."""
+        """Return what the channel earned: the settled total, or what was delivered and signed."""
         delivered_units = min(channel.end_units, channel.total_spent_units)
         earned_units = max(channel.settled_units, delivered_units)
         return Earner(channel.signer, earned_units, self._policy.minimum_deposit_units)
 
     async def _confirmed(self, signer: Address, above_units: Units) -> NodeChannel:
-        """Return the channel once a deposit is confirmed, or as it is when that takes too long."""
+        """Return the channel once a deposit is confirmed, or as it is after ``confirm_wait_s``."""
         channel = (await self._channels.get(signer, fresh=True)).channel
         try:
             async with asyncio.timeout(self._policy.confirm_wait_s):
@@ -307,15 +313,15 @@ class Sessions:
         return channel
 
     async def close(self, wanted: CloseRequest) -> CloseAnswer:
-        """End a channel at its payer's signed wish: stop selling, claim, sign Close, submit it.
+        """Close a channel at its payer's signed request: stop selling, claim, sign Close, submit.
 
-        With a final voucher the claim is of that: what was billed, and nothing that was signed
-        ahead. It takes the best one's place in the commit that ends the sales, before anything is
-        claimed, so a kill in between leaves what is owed. The Close is submitted where the channel
-        earned what that costs; else the answer holds the node's signature alone, which anybody can
-        submit. Raises WrongDomain, InvalidRequest (also where nothing is left to return),
-        InvalidSignature, ChannelUnknown, ChannelBusy (answers are under way), PaymentRequired (less
-        is signed than was delivered), StaleVoucher, ChainError.
+        A final voucher is for what was billed, without what was signed ahead. It replaces the best
+        voucher in the commit that ends the sales, before anything is claimed. So if the node is
+        killed in between, it can still claim what it is owed. The Close is submitted if the channel
+        earned that cost. Else the answer has only the node's signature, which anybody can submit.
+        Raises WrongDomain, InvalidRequest (also if nothing is left to return), InvalidSignature,
+        ChannelUnknown, ChannelBusy (answers are running), PaymentRequired (less is signed than was
+        delivered), StaleVoucher, ChainError.
         """
         request = wanted.request
         self._check_domain(wanted.chain_id, wanted.contract, request.node)
@@ -332,6 +338,7 @@ class Sessions:
         await self._end_sales(opened, wanted, now_s + CLOSE_VALID_S)
         opened.notify()
         self._claimer.close_requested(request.signer)
+        # Claim before signing: the Close states a settled total, and returns all the rest.
         if opened.channel.best is not None or opened.channel.frozen:
             await self._claimer.claim(request.signer)
         opened = await self._channels.get(request.signer, fresh=True)
@@ -370,7 +377,7 @@ class Sessions:
         await self._channels.commit(opened, "close", change)
 
     async def _idle(self, opened: ActiveChannel) -> None:
-        """Wait until no answer is under way, for a short while; ``accept_final`` judges it then."""
+        """Wait up to ``CLOSE_WAIT_S`` until no answer is running; ``accept_final`` checks that."""
         moved = asyncio.Event()
         opened.waiting.add(moved.set)
         try:

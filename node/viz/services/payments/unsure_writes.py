@@ -1,8 +1,8 @@
-"""A channel's write that the ledger refused: how it ended, and what is still to be written.
+"""Find out whether a write that ended in an error is in the ledger after all.
 
-Owns the judgement on a write whose end is not known (a full disk, one that did not answer) by what
-the ledger holds afterwards. Pure: reads no ledger. Invariant: what was delivered is booked once,
-whether the refused write happened or not.
+A full disk, or one that did not answer, leaves the outcome of a write unknown. What the ledger
+holds afterwards decides it. Pure: reads no ledger. Invariant: what was delivered is booked once,
+whether the write happened or not.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from viz.domain.units import AdapterId, Units
 
 @dataclass(frozen=True, slots=True)
 class UnsureWrite:
-    """A change from ``before`` to ``after``, stored as ``record`` if it happened.
+    """Hold a change from ``before`` to ``after``, which is stored as ``record`` if it happened.
 
-    ``due`` is what each delivery under way would then have booked; ``change`` is who asked.
+    ``due`` is the amount that the change books for each running delivery. ``change`` is the
+    function that made it, and identifies it among the changes that wait.
     """
 
     before: NodeChannel
@@ -30,14 +31,15 @@ class UnsureWrite:
     change: object
 
     def happened(self, found: ChannelRecord) -> bool:
-        """Return whether the ledger, whose record is ``found``, holds the change.
+        """Return whether the ledger, whose record is now ``found``, holds the change.
 
-        A claim that was frozen meanwhile moves bases and the signature, and nothing of these.
+        A voucher that became a claim row meanwhile changes the bases and the signature. So these
+        are not compared.
         """
         return _told(found) == _told(self.record)
 
     def released(self, channel: NodeChannel) -> NodeChannel:
-        """Return the channel, read anew, with the reservations that the change gave back."""
+        """Return ``channel`` without the reservations that the change gave back."""
         reserved: dict[AdapterId, Units] = dict(channel.reserved)
         for key in self.before.reserved.keys() | self.after.reserved.keys():
             given = self.before.reserved.get(key, 0) - self.after.reserved.get(key, 0)

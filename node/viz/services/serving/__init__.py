@@ -1,1 +1,1 @@
-"""The catalogue of adapters, the admission of requests, and the paid stream."""
+"""Offer adapters, admit paid requests, and stream their answers."""

@@ -1,7 +1,7 @@
-"""Admission of paid requests: adapter and channel known, quote valid, first step paid.
+"""Admit paid requests: check adapter, channel, prompt and price, and pay for the first step.
 
-Owns the order of work of docs/protocol.md up to the moment when a request is admitted, and makes
-its ``PaidRequest``. The stream itself is ``viz.services.serving.paid_stream``.
+Owns the order of these checks (docs/protocol.md) until a request is admitted, and makes its
+``PaidRequest``. Then ``viz.services.serving.paid_stream`` takes over.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from viz.services.serving.catalogue import Catalogue
 from viz.services.serving.paid_stream import PaidStream, ServingPolicy
 
 DRAIN_S: Final = 60.0
-# Prompts tokenised at once, each in a thread: the rest of the machine is the engine's. Long ones
-# have one thread of their own, so that no short question waits for one.
+# How many prompts are tokenised at once, each in a thread; the other cores are for the engine. Long
+# prompts have one thread of their own, so that no short prompt waits for a long one.
 TOKENISING: Final = 2
 LONG_PROMPT_BYTES: Final = 8_192
-# More than any language or program has in a token on average. By the longest token alone a prompt
-# that cannot fit would be tokenised whole, some seconds, before it is refused for nothing.
+# More bytes than a token has on average in any language or program. With the longest token as the
+# only bound, a prompt that cannot fit would be tokenised for seconds before it is refused unpaid.
 BYTES_A_TOKEN: Final = 16
 
 
 class Serving:
-    """The paid generations of one node."""
+    """Admit the paid requests of one node, and count those that run."""
 
     def __init__(
         self,
@@ -81,17 +81,17 @@ class Serving:
         quote_hash: Hash32 | None = None,
         list_price: Price | None = None,
     ) -> AsyncIterator[PaidStream]:
-        """Check, pay the first step, admit, and yield the stream; bill it however it ends.
+        """Check a request, pay its first step, and yield its stream; bill it however it ends.
 
-        ``offer`` is that of the asked model, and ``body`` the HTTP body as sent. ``quote_hash`` is
-        the quote to be charged by; without one it is the list price, which must be within
-        ``list_price`` if the client states one.
+        ``offer``: the offer of the requested model. ``body``: the HTTP body as sent.
+        ``quote_hash``: the quote to charge by. Without one the list price is charged, which must
+        not exceed ``list_price`` if the client states one.
         Raises AdapterNotServable, PromptEmpty, PromptTooLong, InvalidRequest, QuoteExpired,
         ChannelClosing, PaymentRequired (with the ``quote`` and ``need`` objects), EngineOverloaded,
         StoreFull.
         """
-        # In this order: what costs least is checked first, so that a stranger can make the node do
-        # little. Tokenising is the first work, and the engine's is all paid for.
+        # The cheapest checks come first, so that a stranger can cause little work. Tokenising is
+        # the only unpaid work: the engine starts after the first step is paid.
         self._channels.require_room()
         await self._catalogue.require_servable(offer.adapter_id)
         active_channel = await self._channels.get(access.signer)
@@ -101,7 +101,7 @@ class Serving:
         price, quote_hash = self._agreed_price(
             offer, access.signer, max_tokens, quote_hash=quote_hash, list_price=list_price
         )
-        # What the tokenizer puts around a raw prompt is the model's, not the buyer's.
+        # The buyer does not pay for the control tokens that the tokenizer puts around a raw prompt.
         frame = self._engine.model.frame_tokens if isinstance(asked.prompt, str) else 0
         request = PaidRequest(
             request_id=request_id,
@@ -128,7 +128,8 @@ class Serving:
             await stream.start(self._engine)
             yield stream
         finally:
-            # However often the caller is cut off, the drain waits for the bill itself.
+            # Shielded: if the caller is cancelled here, the request is billed all the same, and
+            # ``drain`` waits for that.
             await asyncio.shield(asyncio.ensure_future(self._end(stream)))
 
     async def _end(self, stream: PaidStream) -> None:
@@ -140,24 +141,27 @@ class Serving:
                 self._idle.set()
 
     async def drain(self) -> None:
-        """Wait until every generation has ended and is billed; call it before the ledger closes."""
+        """Wait until all generations have ended and are billed; raise TimeoutError.
+
+        Call it before the ledger closes.
+        """
         async with asyncio.timeout(DRAIN_S):
             await self._idle.wait()
 
     async def _require_channel(
         self, asked: TextRequest, offer: AdapterOffer, active_channel: ActiveChannel
     ) -> None:
-        """Raise PaymentRequired if the signer has no money here for a model that costs some.
+        """Raise PaymentRequired if the model has a price and the signer has no money here.
 
-        Checked before tokenising, which costs CPU: a session is free, and work is not. Raises
-        ChannelClosing while the channel ends.
+        Checked before tokenising, which costs CPU, because anybody can open a session for free.
+        Raises ChannelClosing while the channel closes.
         """
         if not (offer.prompt_price_units or offer.completion_price_units):
             return
         channel = active_channel.channel
         require_selling(channel, active_channel.chain_s)
         why = "there is no channel of this signer here: open one, then ask"
-        # What was signed on an opening whose block is gone cannot be claimed: it pays for nothing.
+        # If the block that opened the channel is gone, its vouchers cannot be claimed.
         if channel.payer != ZERO_ADDRESS:
             if channel.deposit_units or channel.available_units(offer.adapter_id) > 0:
                 return
@@ -171,8 +175,8 @@ class Serving:
     ) -> tuple[int, ...]:
         """Tokenise the prompt in a thread, one at a time per signer, and return its ids.
 
-        So nobody can starve the others: many requests of one signer wait for one another, and long
-        prompts wait for long ones. Raises PromptEmpty, PromptTooLong.
+        So nobody can block the others: the requests of one signer wait for each other, and long
+        prompts wait only for long ones. Raises PromptEmpty, PromptTooLong.
         """
         if isinstance(prompt, str):
             texts = [prompt]
@@ -183,7 +187,7 @@ class Serving:
         size = self._require_may_fit(texts)
         is_short = size <= LONG_PROMPT_BYTES
         threads = self._tokenising if is_short else self._tokenising_long
-        # The signer's lock comes first: a request that waits for it holds no thread.
+        # The signer's lock is taken first, so that a request that waits for it holds no thread.
         turn = self._turns.setdefault(signer, asyncio.Lock())
         async with turn, threads:
             if isinstance(prompt, str):
@@ -191,7 +195,7 @@ class Serving:
             return await asyncio.to_thread(self._engine.render, prompt)
 
     def _max_tokens(self, asked: TextRequest, prompt_tokens: int) -> int:
-        """Return how long the answer may be; raise PromptTooLong if the context cannot hold it."""
+        """Return the answer's limit in tokens; raise PromptTooLong if the context has no room."""
         context_tokens = self._engine.model.context_tokens
         room = context_tokens - prompt_tokens
         if room <= 0:
@@ -209,9 +213,9 @@ class Serving:
         return max_tokens
 
     def _require_may_fit(self, texts: Sequence[str]) -> int:
-        """Return the size of the texts in bytes; raise PromptTooLong if no context can hold them.
+        """Return the size of the texts in bytes; raise PromptTooLong if the context is too small.
 
-        A bound by size alone, so that a prompt that cannot fit is refused before it is tokenised.
+        Judged by size alone, so that a prompt that cannot fit is refused before it is tokenised.
         """
         model = self._engine.model
         if len(texts) > model.context_tokens:
@@ -237,10 +241,10 @@ class Serving:
         quote_hash: Hash32 | None,
         list_price: Price | None,
     ) -> tuple[Price, Hash32]:
-        """Return the price to charge, and the hash of its quote; zero for the list price.
+        """Return the price to charge and the hash of its quote, which is zero for the list price.
 
-        Raises QuoteExpired if the client would pay another price than it counts on, and
-        InvalidRequest if the quote was made for something else.
+        Raises QuoteExpired if the client would not get the price that it expects, and
+        InvalidRequest if the quote was made for another signer, adapter or length.
         """
         if quote_hash is None:
             price = Price(offer.prompt_price_units, offer.completion_price_units)
@@ -270,6 +274,6 @@ class Serving:
         max_tokens: int,
         need: NeedVoucher | None,
     ) -> PaymentRequired:
-        """Return the refusal with what a challenge carries: a quote, and the need on a channel."""
+        """Return the error with the data of its challenge: a quote, and the voucher it needs."""
         quote = self._quotes.make(signer, offer, max_tokens)
         return PaymentRequired(error.detail, **{**error.extensions, "quote": quote, "need": need})

@@ -1,8 +1,7 @@
-"""What this node sells: the base model and its adapters, by name, with prices and standing.
+"""List what this node sells: the base model and its adapters, with names and prices.
 
-Owns the mapping from OpenAI model names to adapters, list prices, and how long an answer of the
-chain about an adapter's standing is relied on. Does not know channels or how adapters are trained.
-
+Owns the mapping from OpenAI model names to adapters, the list prices, and how long the node relies
+on an answer of the chain about an adapter's standing (whether the node may serve it, and how long).
 Invariant: an adapter is sold only while the chain says that this node may serve it, and not in the
 last hour before that ends.
 """
@@ -33,11 +32,12 @@ from viz.protocol.messages import AdapterOffer, adapter_model, adapter_of_model
 from viz.services.payments.freshness import ChainAccess, Freshness, Reading
 
 STANDING_S: Final = 10
-# What is claimed after an adapter's end earns the node nothing. Its sale stops this long before, so
-# that the streams that run then end (minutes) and what they bring is claimed: many passes, a failed
-# claim's pause, an outage of the chain's endpoint. The contract gives notice of two close delays.
+# A claim after an adapter's end earns the node nothing. So its sale stops this long before. That is
+# enough for running streams to end (minutes) and for their vouchers to be claimed, even if a claim
+# fails and is repeated, or the chain's endpoint is down for a while. The contract announces the end
+# two close delays before.
 ENDING_MARGIN_S: Final = 3_600
-# How old an answer may be that says when to claim: the margin is long.
+# How old a reading may be that tells when to claim. The margin is long, so this may be minutes.
 ENDING_LOOK_S: Final = 300
 Weights = Callable[[AdapterRecord], Awaitable[Path]]
 _log = structlog.get_logger()
@@ -45,20 +45,20 @@ _log = structlog.get_logger()
 
 @dataclass(slots=True, eq=False)
 class _Standing(Reading):
-    """An answer of the chain about one adapter, and the chain's time then."""
+    """Hold an answer of the chain about one adapter, and the chain's time of that answer."""
 
     state: ServingState = field(default_factory=ServingState)
     chain_s: int = 0
 
     def over(self, now_s: int) -> bool:
-        """Whether it ends so soon that nothing more is sold; an old answer counts its age."""
+        """Return whether the adapter ends too soon to be sold; the answer's age is added."""
         if self.state.until_s is None:
             return False
         return self.chain_s + max(0, now_s - self.seen_s) >= self.state.until_s - ENDING_MARGIN_S
 
 
 class Catalogue:
-    """The adapters on offer; ``restore`` it once before use."""
+    """Hold the adapters on offer. Call ``restore`` once before use."""
 
     def __init__(
         self,
@@ -82,10 +82,10 @@ class Catalogue:
         self._freshness = Freshness(clock, access or ChainAccess(clock))
 
     async def restore(self, weights: Weights) -> None:
-        """Load the adapters of the ledger into the engine; one that is broken is left out.
+        """Load the ledger's adapters into the engine; leave out those that cannot be loaded.
 
-        ``weights`` returns the path of a record's weights, checked against its digest: a file that
-        rotted on the disk must not be served under the name of the one that was registered.
+        ``weights`` returns the path of a record's weights after it has checked their digest. A file
+        that was damaged on the disk must not be served under the name of the registered one.
         """
         for record in await self._ledger.adapters():
             try:
@@ -102,21 +102,21 @@ class Catalogue:
             self._records[record.adapter_id] = record
 
     async def add(self, record: AdapterRecord) -> None:
-        """Put an adapter that the engine has loaded on offer; without own prices, the list's."""
+        """Put an adapter on offer; raise UnknownAdapter if the engine has not loaded it."""
         if record.adapter_id not in self._engine.adapters():
             raise UnknownAdapter(f"adapter {record.adapter_id} is not loaded: activate it first")
         await self._ledger.put_adapter(record)
         self._records[record.adapter_id] = record
 
     async def drop(self, adapter_id: AdapterId) -> None:
-        """Take an adapter off the offer; what was promised for it stays good."""
+        """Take an adapter off the offer; vouchers for it stay valid."""
         self._record(adapter_id)
         await self._ledger.drop_adapter(adapter_id)
         del self._records[adapter_id]
         await self._engine.remove_adapter(adapter_id)
 
     def records(self) -> tuple[AdapterRecord, ...]:
-        """Return the adapters on offer by id."""
+        """Return the adapters on offer, ordered by id."""
         return tuple(self._records[key] for key in sorted(self._records))
 
     def offers(self) -> tuple[AdapterOffer, ...]:
@@ -150,7 +150,7 @@ class Catalogue:
         )
 
     def find(self, model: str) -> AdapterOffer:
-        """Return the offer that an OpenAI model name means; raise UnknownModel, UnknownAdapter."""
+        """Return the offer of an OpenAI model name; raise UnknownModel, UnknownAdapter."""
         if model == self._engine.model.name:
             return self.offer(BASE_MODEL)
         adapter_id = adapter_of_model(model)
@@ -163,8 +163,9 @@ class Catalogue:
     async def require_servable(self, adapter_id: AdapterId) -> None:
         """Raise AdapterNotServable if the chain does not let this node serve the adapter.
 
-        An answer is relied on for seconds, and while the chain cannot be read for as long as
-        ``viz.services.payments.freshness`` says. Raises ChainUnreachable after that.
+        An answer of the chain is used for ``STANDING_S`` seconds. While the chain cannot be read,
+        it is used as long as ``viz.services.payments.freshness`` allows. After that
+        ChainUnreachable is raised.
         """
         if adapter_id == BASE_MODEL:
             return
@@ -180,8 +181,10 @@ class Catalogue:
             )
 
     async def claim_by(self, adapter_id: AdapterId) -> int | None:
-        """Return the chain time before which its earnings must be claimed, once its sale has
-        stopped for that; None while there is no hurry, or no use in it any more."""
+        """Return the chain time before which the adapter's earnings must be claimed.
+
+        None if its sale has not stopped for that, or if a claim is of no use any more.
+        """
         if adapter_id == BASE_MODEL:
             return None
         standing = await self._standing_of(adapter_id, ENDING_LOOK_S)
@@ -201,7 +204,7 @@ class Catalogue:
 
     @property
     def known(self) -> Container[AdapterId]:
-        """The ids on offer: what a voucher may pay for, besides what its channel had before."""
+        """The ids on offer. A voucher may pay for these, and for what its channel had before."""
         return self._records.keys() | {BASE_MODEL}
 
     def _record(self, adapter_id: AdapterId) -> AdapterRecord:
@@ -213,7 +216,7 @@ class Catalogue:
 
 
 def at_list_price(record: AdapterRecord, price: Price) -> AdapterRecord:
-    """Return the record at the node's list price."""
+    """Return the record with the node's list price."""
     return replace(
         record,
         prompt_units_per_million=price.prompt_price_units,

@@ -1,12 +1,13 @@
-"""One paid generation under way: tokens out, money in, and a pause while money is missing.
+"""Run one paid generation: send text while vouchers pay for it, and pause while money is missing.
 
-Owns the stream of one request: its phases, its needs for vouchers, what counts as sent, and its
-end. How a request is admitted: ``viz.services.serving.admission``; how money is booked:
-``viz.services.payments.metering``.
+Owns the stream of one request: its phases, when it needs a voucher, what counts as sent, and its
+end. ``viz.services.serving.admission`` admits the request, ``viz.services.payments.metering`` books
+the money. Invariants:
 
-Invariants: the engine is allowed no token that is not reserved; however a stream ends, what was
-sent is billed once, and nothing is sent that is not billed; a node failure before the first token
-bills nothing; a wait for money is bounded.
+- The engine may generate a token only if it is reserved.
+- However a stream ends, what was sent is billed once. Nothing is sent that is not billed.
+- If the node fails before the first token, nothing is billed.
+- A wait for money has a time limit.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class ServingPolicy:
-    """``step_tokens`` are paid for at a time; a wait for a voucher lasts ``voucher_grace_s``.
+    """Set how a request pays: in steps of ``step_tokens``, which a stream pays one at a time.
 
-    Without streaming, prompt and max_tokens are paid ahead, at most ``max_prepay_units``.
+    A stream without money waits ``voucher_grace_s`` for a voucher. A request that does not stream
+    pays for its prompt and its max_tokens ahead, at most ``max_prepay_units``.
     """
 
     step_tokens: int = 32
@@ -50,7 +52,7 @@ class ServingPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A piece of one choice, to be sent to the buyer."""
+    """Hold a piece of one choice, to be sent to the buyer."""
 
     choice: int
     piece: Piece
@@ -58,7 +60,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What was billed at the end."""
+    """Hold what was billed at the end."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -66,24 +68,24 @@ class Done:
 
 
 class Phase(Enum):
-    """Where a stream stands; it only moves down this list, except from PAUSED back to RUNNING."""
+    """Name the phases of a stream, in order; only PAUSED can go back, to RUNNING."""
 
     RESERVING = auto()
-    """The first step is being reserved, and the engine was not asked: nothing is to be paid."""
+    """The first step is being reserved. The engine has no request yet, so nothing is billed."""
     RUNNING = auto()
     """The engine generates within what is reserved."""
     PAUSED = auto()
-    """Every choice has used up its reservation and waits for a voucher."""
+    """Each choice has used up its reservation and waits for a voucher."""
     ENDING = auto()
-    """No more text follows: all choices are done, or no voucher came in time."""
+    """No more text follows: all choices have ended, or no voucher came in time."""
     FAILED = auto()
-    """The engine failed, so only text that was sent before is billed."""
+    """The engine failed. Only text that was sent before is billed."""
     ENDED = auto()
-    """Billed or released; nothing is left to do."""
+    """The request is billed, or its reservation was given back."""
 
 
 class PaidStream:
-    """One generation under way; iterate ``events``, then call ``finish`` for the receipt."""
+    """Run one generation; iterate ``events``, then call ``finish`` for the receipt."""
 
     def __init__(
         self,
@@ -98,29 +100,31 @@ class PaidStream:
         self._meter = meter
         self._request = request
         self.phase = Phase.RESERVING
-        # When a pause without a voucher ends the stream, on the loop's clock.
+        # When a pause ends the stream if no voucher came, by the event loop's clock.
         self._pause_ends_s = 0.0
-        # Tokens of each choice: allowed to the engine, and taken out of the queue.
+        # How many tokens the engine may generate for each choice, and how many of each choice were
+        # taken out of the queue.
         self._allowed = 0
         self._made = [0] * request.choices
         self._open_choices = set(range(request.choices))
         self._generations: list[Generation] = []
         self._pumps: list[asyncio.Task[None]] = []
-        # Bounded, so that a slow reader slows its engine and not the node's memory.
+        # Bounded: a slow reader then slows down its own generation and does not fill the memory.
         self._queue: asyncio.Queue[Text | VizError | None] = asyncio.Queue(QUEUE)
-        # How often this channel's money changed. A count and no event: a refused reservation
-        # remembers the count that it saw, so a voucher during its await is not lost.
+        # How often this channel's money changed. It is a count and not an event, because a voucher
+        # may arrive while a reservation is being refused. ``events`` compares the count from before
+        # the reservation with the current one, so it misses no voucher.
         self._wakes = 0
-        # The last yielded text; it counts as sent once the next event is asked for.
+        # The last yielded text. It counts as sent when the caller asks for the next event.
         self._unsent: Text | None = None
-        # A whole answer's text, none of which is delivered before ``finish``.
+        # The text of an answer that does not stream. It is delivered in ``finish``.
         self._held: list[Text] = []
         self._sent_pieces = 0
 
     # the phases, in their order
 
     async def pay_first(self) -> None:
-        """Reserve the first step, or all of the request if it does not stream."""
+        """Reserve the first step, or the whole request if it does not stream."""
         goal = self._request.max_tokens
         if self._request.stream:
             goal = min(goal, self._policy.step_tokens)
@@ -129,11 +133,11 @@ class PaidStream:
         await self._reserve(goal)
 
     async def start(self, engine: Engine) -> None:
-        """Admit the request to the engine: RESERVING to RUNNING. From here the prompt is billed."""
+        """Give the request to the engine: RESERVING to RUNNING. From here the prompt is billed."""
         request, sampling = self._request, self._request.sampling
         try:
             for choice in range(request.choices):
-                # One seed for all choices would give one text for all of them.
+                # With the same seed, all choices would have the same text.
                 seed = None if sampling.seed is None else sampling.seed + choice
                 generation = await engine.generate(
                     GenerationRequest(
@@ -155,14 +159,14 @@ class PaidStream:
             self._pumps.append(asyncio.create_task(self._pump(choice, generation)))
 
     async def events(self) -> AsyncIterator[Text | NeedVoucher]:
-        """Yield texts to send and needs for vouchers to tell; end when done or not paid for.
+        """Yield texts to send and requests for vouchers; end when done, or if no voucher came.
 
-        A text counts as sent when the next event is asked for. Raises EngineError.
+        A text counts as sent when the caller asks for the next event. Raises EngineError.
         """
         told_units: Units | None = None
         refused_at: int | None = None
         while self._open_choices:
-            # After a refusal only new money can change the result, so nothing is asked before.
+            # After a refusal, only new money can change the result. So wait for that.
             if self._wants_more() and refused_at != self._wakes:
                 wakes = self._wakes
                 need = await self._extend()
@@ -178,16 +182,16 @@ class PaidStream:
                     item = await self._queue.get()
             except TimeoutError:
                 if not self._queue.empty():
-                    continue  # an item came in the last moment
+                    continue  # an item came at the last moment
                 if self.phase is Phase.PAUSED:
                     if refused_at != self._wakes:
-                        continue  # so did money, and a full queue had no place for the notice
+                        continue  # money came, but the queue was full and had no place for None
                     _log.info("stopped for want of a voucher", request=self._request.request_id)
                     break
                 self.phase = Phase.FAILED
                 raise EngineError("the engine does not answer: try again later") from None
             if item is None:
-                continue
+                continue  # ``_wake`` ended the wait: new money may allow another step
             if isinstance(item, VizError):
                 self.phase = Phase.FAILED
                 raise item
@@ -203,7 +207,8 @@ class PaidStream:
         """Bill what was sent and return the receipt; call it after ``events`` ended."""
         self._confirm_sent()
         await self._stop()
-        # Delivered before it is sent: the receipt goes into the header of the whole answer.
+        # An answer that does not stream is billed before it is sent, because its receipt goes into
+        # the HTTP header.
         for item in self._held:
             self._meter.delivered(item.choice, item.piece.text)
         receipt = await self._meter.bill(answer)
@@ -211,7 +216,7 @@ class PaidStream:
         return Done(self._meter.prompt_tokens, self._meter.completion_tokens(), receipt)
 
     async def close(self) -> None:
-        """Stop, and settle the account if ``finish`` did not: bill what was sent, or nothing."""
+        """Stop; if ``finish`` was not called, bill what was sent, or release the reservation."""
         if self.phase is Phase.ENDED:
             return
         await self._stop()
@@ -222,9 +227,9 @@ class PaidStream:
         self.phase = Phase.ENDED
 
     def _is_billed(self) -> bool:
-        """Say whether a stream that ends without ``finish`` is billed for what was sent."""
+        """Return whether a stream that ends without ``finish`` is billed for what was sent."""
         if not self._request.stream:
-            return False  # of a whole answer nothing is sent before ``finish``
+            return False  # without streaming, nothing is sent before ``finish``
         if self.phase is Phase.FAILED:
             return self._sent_pieces > 0
         return self.phase is not Phase.RESERVING
@@ -236,7 +241,7 @@ class PaidStream:
 
     @property
     def completion_tokens(self) -> int:
-        """The canonical count of what was delivered until now, paid for or free."""
+        """The canonical token count of what was delivered until now, also if it was free."""
         return self._meter.completion_tokens()
 
     @property
@@ -252,7 +257,7 @@ class PaidStream:
         self._allowed = tokens
 
     def need(self, error: PaymentRequired) -> NeedVoucher:
-        """Return what a refused reservation lacks."""
+        """Return the voucher that a refused reservation needs."""
         channel, adapter_id = self._active_channel.channel, self._request.adapter_id
         return NeedVoucher(
             adapter_id,
@@ -263,7 +268,10 @@ class PaidStream:
         )
 
     async def _extend(self) -> NeedVoucher | None:
-        """Reserve and allow one step more, which ends a pause; return what is missing, or None."""
+        """Reserve one more step and allow it to the engine, which ends a pause.
+
+        Returns None, or the voucher that is needed first.
+        """
         try:
             await self._reserve(
                 min(self._allowed + self._policy.step_tokens, self._request.max_tokens)
@@ -276,9 +284,9 @@ class PaidStream:
         return None
 
     def _wants_more(self) -> bool:
-        """Say whether the fastest choice has used half of the last step.
+        """Return whether the fastest choice has used half of the last step.
 
-        So the next voucher travels while the other half is generated, and a buyer that pays in
+        The next voucher then travels while the other half is generated, and a buyer who pays in
         time sees no pause.
         """
         if self._allowed >= self._request.max_tokens:
@@ -287,10 +295,10 @@ class PaidStream:
         return most * 2 >= 2 * self._allowed - self._policy.step_tokens
 
     def _pause_if_used_up(self) -> None:
-        """Move from RUNNING to PAUSED once no choice can go on without money.
+        """Move from RUNNING to PAUSED if no choice can continue without money.
 
-        Text that waits in the queue is sent first. The time runs from the first such moment until
-        the next reservation, so that a buyer cannot lengthen it.
+        Text that waits in the queue is sent first. The time limit is set once, when the pause
+        begins, so that a buyer cannot extend it without paying.
         """
         if self.phase is not Phase.RUNNING or not self._queue.empty():
             return
@@ -318,7 +326,8 @@ class PaidStream:
             )
 
     def _wake(self) -> None:
-        # The count is the notice. None only ends a wait, and a full queue holds what ends it.
+        # The count tells that money came. None only ends a wait for an item, and a full queue has
+        # items that end it as well.
         self._wakes += 1
         if not self._queue.full():
             self._queue.put_nowait(None)
@@ -326,19 +335,19 @@ class PaidStream:
     # the engine
 
     async def _pump(self, choice: int, generation: Generation) -> None:
-        """Move one choice's pieces into the queue; an error is its last item."""
+        """Move one choice's pieces into the queue, and last the error if there is one."""
         showing = ShownLogprobs()
         try:
             async for piece in generation:
                 await self._queue.put(Text(choice, showing.take(piece)))
         except VizError as error:
             await self._queue.put(error)
-        except Exception as error:  # noqa: BLE001  a bug in a backend ends this stream alone
+        except Exception as error:  # noqa: BLE001  a bug in a backend must end only this stream
             _log.error("the engine failed", request=self._request.request_id, exc_info=error)
             await self._queue.put(EngineError("the engine failed: try again later"))
 
     def _confirm_sent(self) -> None:
-        """Count the last yielded text as sent; of a whole answer, hold it until ``finish``."""
+        """Count the last yielded text as sent; without streaming, hold it until ``finish``."""
         if self._unsent is None:
             return
         item, self._unsent = self._unsent, None
@@ -346,12 +355,12 @@ class PaidStream:
             self._held.append(item)
             return
         self._meter.delivered(item.choice, item.piece.text)
-        # A token whose text is held back, such as half a character, was generated all the same.
+        # A token may have no text yet, such as half a character. It was generated, so it counts.
         if item.piece.token_ids or item.piece.text:
             self._sent_pieces += 1
 
     async def _stop(self) -> None:
-        """Stop the engine; safe to call again. Afterwards nothing more is made or delivered."""
+        """Stop the engine; it generates and delivers nothing after this. Safe to call again."""
         self._active_channel.waiting.discard(self._wake)
         for pump in self._pumps:
             pump.cancel()

@@ -1,9 +1,9 @@
-"""What a buyer is told of one choice beside its text: no log-probability before its text is sent.
+"""Hold back each token's log-probabilities until the text of that token is sent.
 
-Owns the pairing of tokens and sent text. Does not know money, stop strings or HTTP. Invariant: a
-token's log-probability, and those of its alternatives, go out with text that covers the token
-whole. What a stop string cuts off is not billed, so nothing is told of it either; nor of a control
-token, which has no text.
+Owns the pairing of tokens and sent text. Invariant: the log-probabilities of a token and of its
+alternatives are sent together with the end of the token's text, or after it. So a buyer learns
+nothing about text that a stop string cuts off, because that text is not billed. Control tokens have
+no text, and nothing is sent about them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Top = tuple[TokenLogprob, ...]
 
 
 class ShownLogprobs:
-    """One choice's pieces on their way out."""
+    """Pair tokens and sent text for one choice."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -27,7 +27,7 @@ class ShownLogprobs:
         self._held: deque[tuple[int, TokenLogprob, Top]] = deque()
 
     def take(self, piece: Piece) -> Piece:
-        """Return the piece with the log-probabilities that its text, or text before it, covers."""
+        """Return the piece with the log-probabilities of all tokens whose text is now sent."""
         self._sent_characters += len(piece.text)
         if not (piece.logprobs or self._held):
             return piece
@@ -35,7 +35,8 @@ class ShownLogprobs:
             if token.raw is None:
                 continue
             self._decoded_characters += len(self._decoder.decode(token.raw))
-            # Bytes of an unfinished character wait: the token ends in the character after these.
+            # The token may end inside a character. Then its text is sent with that character, which
+            # is one more than those decoded so far.
             unfinished = bool(self._decoder.getstate()[0])
             top = piece.top_logprobs[place] if place < len(piece.top_logprobs) else ()
             self._held.append((self._decoded_characters + unfinished, token, top))

@@ -1,1 +1,1 @@
-"""Training as a service of the node."""
+"""Train adapters on licensed works, and audit adapters of others."""

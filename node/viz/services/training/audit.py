@@ -1,10 +1,12 @@
-"""Auditing an adapter: train it again from its manifest and compare the bytes.
+"""Audit an adapter: train it again from its manifest, and compare the weights byte by byte.
 
-Owns the comparison and what it may claim. Does not know where a manifest or a work comes from; it
-takes files. Invariants: an audit that cannot repeat the run (another work, another adapter's
-manifest) says so before it computes; other bytes count against a trainer except where something
-that this auditor's own list knows (``audit_environment``) is otherwise here; what no environment
-changes (rows, sizes in tokens) counts everywhere.
+Owns the comparison and the verdict. Manifest and works are given as files. Invariants:
+
+- An audit that cannot repeat the run (a wrong work, the manifest of another adapter) says so before
+  it computes anything.
+- If the bytes differ, that counts against the trainer, unless the environment here differs in an
+  entry of the auditor's own list (``audit_environment``).
+- A difference in what no environment can change (training rows, sizes in tokens) always counts.
 """
 
 from __future__ import annotations
@@ -29,28 +31,29 @@ from viz.training.environment import REPRODUCIBILITY_CLASS
 from viz.training.run import Bounds, TrainingRun, settings_from
 from viz.training.runner import Runner, TrainingEvent
 
-# Packages by whose rules a text is cut into sentences and words: others may give other rows.
+# Packages that split a text into sentences and words. Other versions may give other rows.
 _SPLITTERS: Final = frozenset({"packages.regex", "packages.sentencex"})
 
 
 class Verdict(Enum):
-    """What a repetition shows."""
+    """Say what a repetition shows."""
 
     REPRODUCED = "reproduced"
-    """The same bytes came out: the adapter is what its manifest says."""
+    """The bytes are the same: the adapter is what its manifest says."""
     DIFFERENT = "different"
-    """Other bytes though all that counts is alike, or other rows: the manifest is not true."""
+    """The manifest is not true: other rows, or other bytes in an environment that is the same."""
     INCONCLUSIVE = "inconclusive"
-    """Other bytes, but something that counts is otherwise here: repeat it on the manifest's."""
+    """Other bytes, but the environment here differs: repeat it in the manifest's environment."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """The outcome of one repetition.
+    """Hold the outcome of one repetition.
 
-    ``card`` is what the weights of the repetition answer, ``claimed_card`` what the manifest says.
-    ``differences`` are what may have changed the bytes, ``findings`` what is wrong with the
-    manifest whatever came out; they excuse nothing.
+    ``claimed`` and ``found``: the weights' digests in the manifest and in the repetition.
+    ``claimed_card`` and ``card``: the report cards in the manifest and of the repetition's weights.
+    ``differences``: what may have changed the bytes, as (manifest, here) by entry.
+    ``findings``: what is wrong with the manifest, whatever the bytes are. They excuse nothing.
     """
 
     verdict: Verdict
@@ -90,13 +93,13 @@ async def audit_adapter(
     bounds: Bounds | None = None,
     progress: Callable[[TrainingEvent], None] | None = None,
 ) -> AuditReport:
-    """Retrain an adapter from its manifest and its works, and compare.
+    """Train an adapter again from its manifest and its works, and compare the weights.
 
     ``works`` are as in a training request, in any order. ``registered`` is the adapter as the chain
-    has it, ``commitments`` are those of its works: another adapter's manifest is refused before
-    anything is computed, and what the manifest says otherwise of trainer, base, works or shares is
-    untrue, whatever comes out. Raises InvalidRequest, InvalidSignature, CommitmentMismatch, and
-    what a run raises.
+    has it, ``commitments`` are the commitments of its works. The manifest of another adapter is
+    refused before anything is computed. If the manifest contradicts the chain on trainer, base
+    model, works or shares, it is not true, whatever the bytes are. Raises InvalidRequest,
+    InvalidSignature, CommitmentMismatch, and what a run raises.
     """
     manifest = open_manifest(
         envelope, expected_hash=registered.manifest_hash if registered else None
@@ -120,7 +123,7 @@ async def audit_adapter(
 def contradictions(
     manifest: Manifest, registered: AdapterState, commitments: Mapping[ContentId, Hash32]
 ) -> list[str]:
-    """Return what the manifest says otherwise than the chain, on which creators are paid."""
+    """Return where the manifest contradicts the chain, by which creators are paid."""
     found = []
     if manifest.trainer != registered.trainer:
         found.append(f"it is {manifest.trainer}'s, and {registered.trainer} registered the adapter")
@@ -148,7 +151,8 @@ def judge(
 ) -> AuditReport:
     """Compare a repetition's metrics with what the manifest claims.
 
-    ``against_chain`` is what ``contradictions`` found.
+    ``against_chain`` is what ``contradictions`` found. Raises InvalidRequest if the repetition had
+    another base model.
     """
     if metrics["baseModel"] != hex_of(manifest.base_model):
         raise InvalidRequest(
@@ -172,9 +176,10 @@ def judge(
     if manifest.reproducibility != REPRODUCIBILITY_CLASS:
         findings.append(f"its class {manifest.reproducibility[:60]!r} is not one of this version")
     if against_chain or (same_recipe and untrue):
-        verdict = Verdict.DIFFERENT  # no environment changes these
+        verdict = Verdict.DIFFERENT  # no environment can change these
     elif untrue:
-        verdict = Verdict.INCONCLUSIVE  # perhaps the older recipe's way; never a reproduction
+        # An older recipe may have given these rows and sizes. But it is no reproduction either.
+        verdict = Verdict.INCONCLUSIVE
     elif found == manifest.weights_digest:
         verdict = Verdict.REPRODUCED
     else:

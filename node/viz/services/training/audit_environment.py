@@ -1,12 +1,12 @@
-"""What of a manifest's environment may excuse other bytes, decided by the auditor.
+"""Decide which entries of a manifest's environment may excuse different bytes.
 
-Owns the list of what counts, which is that of ``viz.training.environment.describe``, and what each
-entry may look like. The audited trainer wrote the environment: an entry that is not on the list,
-does not look like one, or contradicts the manifest's own settings is a finding and excuses
-nothing. Invariant: only a well-formed entry of the list that is otherwise here is a difference.
+Owns the list of entries, which are those of ``viz.training.environment.describe``, and the form of
+each. The audited trainer wrote the environment, so it is not trusted. An entry that is not on the
+list, is malformed, or contradicts the manifest's own settings is a finding and excuses nothing.
+Invariant: only a well-formed entry of the list whose value differs here is a difference.
 
-An entry is added to the list together with a new RECIPE, so a manifest of this recipe that lacks
-one was not written by this program.
+An entry is added to the list only together with a new RECIPE. So if a manifest of this recipe lacks
+an entry, this program did not write it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def _capability(value: Any) -> bool:
 
 
 _WORDS: Final = _text(r"\S(.*\S)?")
-# What PyTorch and oneDNN call the classes of processors, and what processors call their makers.
+# The names that PyTorch and oneDNN give to classes of processors, and the vendors' names that
+# processors report.
 _CAPABILITY: Final = _text(r"(?i)DEFAULT|NO AVX|AVX2|AVX512(_\w+)?|VSX|Z ?VECTOR|SVE(128|256)?")
 _ISA: Final = _text(r"(?i)ALL|DEFAULT|SSE41|AVX2?(_VNNI(_2)?)?|AVX512_CORE(_[A-Z0-9]+)*|AVX10_\w+")
 _VENDOR: Final = _text(r"GenuineIntel|AuthenticAMD|HygonGenuine|CentaurHauls|0x[0-9a-f]{2}|unknown")
@@ -70,14 +71,16 @@ _CUDA_ENTRIES: Final[Mapping[str, Check]] = {
 def compare(
     claimed: Mapping[str, Any], here: Mapping[str, Any], settings: Settings
 ) -> tuple[dict[str, tuple[Any, Any]], list[str]]:
-    """Return what excuses other bytes, as (there, here) by entry, and what is wrong with the claim.
+    """Return what excuses different bytes, and what is wrong with the claimed environment.
 
-    ``settings`` are the manifest's own.
+    The first is (claimed, here) by entry; the second is a list of findings. ``settings`` are the
+    manifest's own.
     """
     recipe = claimed.get("recipe")
     if type(recipe) is int and 0 < recipe < here["recipe"]:
-        # An older version's words for another computation: nothing else can be held against it.
-        # Only a recipe that existed excuses: with an invented one anybody could escape an audit.
+        # An older version of this program made another computation and described it in its own
+        # way, so nothing else is compared. Only a recipe that existed excuses: otherwise anybody
+        # could escape an audit with an invented one.
         return {"recipe": (recipe, here["recipe"])}, []
     cuda = settings.device.startswith("cuda")
     entries = {**_ENTRIES, **(_CUDA_ENTRIES if cuda else {})}
@@ -109,7 +112,7 @@ def compare(
 
 
 def _flat(told: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries with one for each package, ``packages.torch``."""
+    """Return the entries with a separate one for each package, such as ``packages.torch``."""
     packages = told.get("packages")
     if not isinstance(packages, dict):
         return dict(told)
@@ -118,7 +121,7 @@ def _flat(told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _contradictions(told: Mapping[str, Any], settings: Settings) -> list[tuple[str, str]]:
-    """Return the entries that the manifest's settings, or its other entries, give the lie."""
+    """Return the entries that contradict the manifest's settings or its other entries."""
     found = [
         (name, f"the environment's {name} is {told[name]!r}, the settings' {wanted!r}")
         for name, wanted in (("threads", settings.threads), ("device", settings.device))

@@ -1,9 +1,11 @@
-"""What a request to train must show before anything runs: grants, the registered files, licenses.
+"""Check a request to train before anything runs: grants, the registered files, licenses.
 
-Owns the order of these checks, the license's limit on repetition and what a dry run answers. Does
-not know the queue, processes or manifests. Invariants: nothing of a work is read for training
-before the chain shows a live grant that permits it; a file passes only if it is the one that was
-registered; a license binds only, and always, as the text whose hash the chain has.
+Owns the order of these checks, the license's limit on repetition, and the answer of a dry run.
+Invariants:
+
+- A work is read for training only after the chain showed a live grant that permits it.
+- A file passes only if it is the registered one.
+- The license that binds is always the text whose hash the chain has, and no other.
 """
 
 from __future__ import annotations
@@ -36,14 +38,14 @@ from viz.services.training.request import inputs_of, read_input, settings_of
 from viz.training.estimate import Estimate, estimate
 from viz.training.run import Settings, WorkInput
 
-# Held where a license's text is not at hand: it may state a limit that we cannot see.
+# The limit to keep if a license's text is not available, because it may state one.
 UNREAD_LIMIT_TOKENS: Final = Settings().max_verbatim_tokens
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A request whose works are licensed and are what they claim to be."""
+    """Hold a request's works and settings after all checks passed."""
 
     inputs: tuple[WorkInput, ...]
     works: tuple[Work, ...]
@@ -52,7 +54,7 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """What a dry run answers; ``fees_units`` are what grants that are missing would cost now."""
+    """Hold the answer of a dry run; ``fees_units`` are the current prices of missing grants."""
 
     estimate: Estimate
     settings: Settings
@@ -60,13 +62,13 @@ class TrainingPlan:
 
 
 class TrainingCheck:
-    """One trainer's requests, judged by the chain."""
+    """Check the requests of one trainer against the chain."""
 
     def __init__(self, reader: ChainReader, trainer: Address, threads: int) -> None:
         self._reader, self._trainer, self._threads = reader, trainer, threads
 
     async def plan(self, request: Mapping[str, Any]) -> TrainingPlan:
-        """Check the works and say what training them costs; need no grant.
+        """Check the works and return what training them would cost; this needs no grant.
 
         Raises InvalidRequest, InvalidWork, CommitmentMismatch.
         """
@@ -83,9 +85,9 @@ class TrainingCheck:
         return TrainingPlan(estimated, checked.settings, fees)
 
     async def check(self, request: Mapping[str, Any], *, licensed: bool) -> Checked:
-        """Return the works of a request and its settings.
+        """Return the checked works of a request, and its settings.
 
-        Raises NoLiveGrant where ``licensed``, CommitmentMismatch, InvalidRequest, InvalidWork.
+        Raises CommitmentMismatch, InvalidRequest, InvalidWork, and with ``licensed`` NoLiveGrant.
         """
         inputs = await asyncio.to_thread(inputs_of, request)
         grants = [await self._grant(ContentId(given.content_id), licensed) for given in inputs]
@@ -105,7 +107,10 @@ class TrainingCheck:
         return Checked(tuple(checked), tuple(works), settings)
 
     async def _grant(self, content_id: ContentId, needed: bool) -> GrantState | None:
-        """Return the live grant to a work, which must permit an adapter where it is ``needed``."""
+        """Return the live grant to a work, or None.
+
+        If it is ``needed``, raise NoLiveGrant when there is none or it does not permit an adapter.
+        """
         grant = await self._reader.grant(content_id, self._trainer)
         if grant is None or not grant.live:
             if not needed:
@@ -131,7 +136,11 @@ class TrainingCheck:
         return content
 
     async def _terms(self, terms_hash: Hash32) -> TermsState:
-        """Return the terms that a work or a grant names; both name only registered ones."""
+        """Return the terms that a work or a grant names.
+
+        Both can name registered terms only. So if the endpoint does not know them, it is at fault:
+        raise ChainUnreachable.
+        """
         found = await self._reader.terms(terms_hash)
         if found is None:
             raise ChainUnreachable(
@@ -142,11 +151,11 @@ class TrainingCheck:
 
 
 def verbatim_limit(path: Path, license_hash: Hash32) -> int | None:
-    """Return how many tokens of a work its license lets an adapter repeat; None where it is silent.
+    """Return how many tokens of a work its license lets an adapter repeat; None: it sets no limit.
 
-    The text is the one in the record beside the work, and counts only under the hash that the
-    chain has. Where there is no record, ``UNREAD_LIMIT_TOKENS``. Raises InvalidRequest for another
-    license, and for a limit that is no number.
+    The license's text is in the registration record beside the work, and must have the hash that
+    the chain has. Without a record, the result is ``UNREAD_LIMIT_TOKENS``. Raises InvalidRequest
+    for another license, and for a limit that is not a number.
     """
     record = load_record(path)
     if record is None:

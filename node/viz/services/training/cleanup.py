@@ -1,10 +1,10 @@
-"""What stays of a run's folder when the run has ended.
+"""Clean up the folder of a training run that has ended.
 
-Owns that rule. Does not know why runs end. The rule: a run that is done keeps its weights, its
-manifest, its measurements, its log, and the rows that the manifest names by their hash; its
-checkpoint and its inputs (``run.json`` holds the works' salts) go. One that failed or was
-cancelled keeps log and measurements alone, and of those the newest ``KEPT_LOGS``. What is not
-ended, or not in the ledger, is left alone.
+A run that is done keeps its weights, its manifest, its measurements, its log, and the rows that the
+manifest names by their hash. Its checkpoint is removed, and its inputs too, because ``run.json``
+has the works' salts. A run that failed or was cancelled keeps only its log and measurements, and
+only the newest ``KEPT_LOGS`` such runs keep these. Folders of runs that have not ended, or are not
+in the ledger, are not touched.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _log = structlog.get_logger()
 
 
 def tidy(directory: Path, records: Iterable[TrainingRecord]) -> None:
-    """Remove what ended runs no longer need; what cannot be removed is told of and left."""
+    """Remove what ended runs no longer need; log and leave what cannot be removed."""
     lost: list[TrainingRecord] = []
     for record in records:
         if record.state == "done":

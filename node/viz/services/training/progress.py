@@ -1,7 +1,7 @@
-"""What training runs have reported so far, for commands that follow them.
+"""Keep what running training runs have reported so far, for commands that follow them.
 
-Owns the events of runs that are under way, in memory. Does not know their records or what an
-event means. Invariant: a run that was forgotten takes no memory here once its followers are gone.
+The events are in memory only. Invariant: a run that was forgotten takes no memory here when its
+last follower is gone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _LOOK_AGAIN_S: Final = 5.0
 
 
 class TrainingProgress:
-    """The events of each run since this process took it up."""
+    """Hold the events of each run since this process began or resumed it."""
 
     def __init__(self) -> None:
         self._events: dict[str, list[Mapping[str, Any]]] = {}
@@ -27,12 +27,12 @@ class TrainingProgress:
         await self.wake()
 
     async def wake(self) -> None:
-        """Make every follower look again."""
+        """Wake all followers, so that they read again."""
         async with self._changed:
             self._changed.notify_all()
 
     def of(self, training_id: str) -> Sequence[Mapping[str, Any]]:
-        """Return a run's events, to which later ones are added; hold on to it."""
+        """Return a run's list of events; later events are added to the same list."""
         return self._events.setdefault(training_id, [])
 
     def last(self, training_id: str) -> Mapping[str, Any]:
@@ -40,11 +40,11 @@ class TrainingProgress:
         return (self._events.get(training_id) or [{}])[-1]
 
     def forget(self, training_id: str) -> None:
-        """Let go of a run that has ended; who holds its events reads them to the end."""
+        """Drop the events of a run that has ended; its followers keep their list of them."""
         self._events.pop(training_id, None)
 
     async def beyond(self, events: Sequence[Mapping[str, Any]], seen: int) -> None:
-        """Wait until there are more than ``seen`` events, someone wakes us, or a while is over."""
+        """Wait for more than ``seen`` events, for ``wake``, or at most ``_LOOK_AGAIN_S``."""
         async with self._changed:
             if len(events) == seen:
                 with contextlib.suppress(TimeoutError):

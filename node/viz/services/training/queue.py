@@ -1,12 +1,15 @@
-"""Training as a service of the node: licensed works in, a signed and measured adapter out.
+"""Train adapters on licensed works, one run at a time, from the check to the signed manifest.
 
-Owns the queue of one run at a time, from its check (``training_check``) to its signed manifest.
-Does not know tensors, HTTP or publication's transactions. Invariants: what was checked when a run
-was asked for is checked again when its turn comes; a result exists only with a signed manifest and
-within the license's memorisation limit; of a run that has ended nothing stays in memory, and on
-the disk what ``training_folders`` says.
+Owns the queue of runs. Invariants:
 
-Shared CPU: a run is niced below serving, and only one runs at a time.
+- What was checked when a run was requested (``viz.services.training.checks``) is checked again when
+  its turn comes.
+- A result exists only with a signed manifest, and only within the license's memorisation limit.
+- A run that has ended leaves nothing in memory, and on the disk only what
+  ``viz.services.training.cleanup`` keeps.
+
+Training shares the CPU with serving. So a run has a lower priority (nice), and only one runs at a
+time.
 """
 
 from __future__ import annotations
@@ -57,7 +60,7 @@ Seal = Callable[[Manifest], Awaitable[bytes]]
 
 
 def seal_with(key: bytes) -> Seal:
-    """Return a sealer that signs with ``key`` off the event loop."""
+    """Return a function that signs a manifest with ``key`` in a thread."""
 
     async def seal(manifest: Manifest) -> bytes:
         return await asyncio.to_thread(seal_manifest, manifest, key)
@@ -66,7 +69,7 @@ def seal_with(key: bytes) -> Seal:
 
 
 class TrainingQueue:
-    """The node's training runs. ``run`` must be running for queued ones to start."""
+    """Queue and run the node's training runs. Queued runs start while ``run`` is running."""
 
     def __init__(
         self,
@@ -84,9 +87,10 @@ class TrainingQueue:
         least_percent: tuple[int, int] = (LEAST_RIGHT_PERCENT, LEAST_KEPT_PERCENT),
         retry_s: float = 5.0,
     ) -> None:
-        """``directory`` holds one folder a run; ``cache_dir`` the base models.
+        """Take ``directory``, with one folder for each run, and ``cache_dir``, with base models.
 
-        ``least_percent`` are a sale's thresholds: of right answers, and of what is not forgotten.
+        ``least_percent``: the thresholds for a sale, in percent of right answers and of what the
+        adapter did not forget. ``retry_s``: the wait before a refused write is tried again.
         """
         self._least_percent = least_percent
         self._retry_s = retry_s
@@ -102,15 +106,16 @@ class TrainingQueue:
         self._progress = TrainingProgress()
 
     async def plan(self, request: Mapping[str, Any]) -> TrainingPlan:
-        """Say what training would cost; see ``TrainingCheck.plan``."""
+        """Return what training would cost; see ``TrainingCheck.plan``."""
         return await self._check.plan(request)
 
     async def start(self, request: Mapping[str, Any]) -> TrainingRecord:
         """Check the request and queue the run.
 
-        ``request``: ``works`` (each ``path``, and ``contentId``, ``kind``, ``creator``, ``salt``
-        unless its registration record lies beside it), optionally ``name`` and ``settings``.
-        Raises NoLiveGrant, CommitmentMismatch, InvalidRequest, InvalidWork.
+        ``request`` has ``works``, and optionally ``name`` and ``settings``. Each work has a
+        ``path``. If its registration record is not beside it, it also has ``contentId``, ``kind``,
+        ``creator`` and ``salt``. Raises NoLiveGrant, CommitmentMismatch, InvalidRequest,
+        InvalidWork, StoreFull.
         """
         self._ledger.require_room()
         await self._check.check(request, licensed=True)
@@ -127,11 +132,11 @@ class TrainingQueue:
         return record
 
     async def cancel(self, training_id: str) -> TrainingRecord:
-        """Stop a run between two steps, for good; an ended run stays as it is."""
+        """Stop a run for good, between two steps; leave a run that has ended as it is."""
         record = await self.record(training_id)
         if record.state in _ENDED:
             return record
-        # Noted first: the queue may take the run up between our reading and our writing.
+        # Note it first: the queue may start the run between the read above and the write below.
         self._unwanted.add(training_id)
         if record.state == "queued":
             record = replace(record, state="cancelled", error="cancelled before it started")
@@ -146,16 +151,16 @@ class TrainingQueue:
         return record
 
     async def record(self, training_id: str) -> TrainingRecord:
-        """Return a run; raise InvalidRequest for an unknown one."""
+        """Return the record of a run; raise InvalidRequest if it is unknown."""
         record = await self._ledger.training(training_id)
         if record is None:
             raise InvalidRequest(f"there is no training {training_id!r}: list them")
         return record
 
     async def events(self, training_id: str) -> AsyncIterator[Mapping[str, Any]]:
-        """Yield a run's progress from its start in this process; the last event has ``state``.
+        """Yield a run's events since it began in this process; the last one has its ``state``.
 
-        Of a run that has ended already, that one alone.
+        For a run that has ended already, only the last one is yielded.
         """
         record = await self.record(training_id)
         told = () if record.state in _ENDED else self._progress.of(training_id)
@@ -173,9 +178,9 @@ class TrainingQueue:
             await self._progress.beyond(told, seen)
 
     async def run(self) -> None:
-        """Train what is queued, one run at a time, until cancelled.
+        """Train the queued runs, one at a time, until cancelled.
 
-        Runs that a stopped node cut off go on from their checkpoints.
+        Runs that were interrupted when the node stopped continue from their checkpoints.
         """
         for record in await self._ledger.trainings():
             if record.state not in _ENDED:
@@ -200,10 +205,10 @@ class TrainingQueue:
     def publication(
         self, record: TrainingRecord, *, royalty_bps: int, trainer_bps: int, anyway: bool = False
     ) -> Publication:
-        """Return what ``Publishing.publish`` takes; shares follow the works' sizes in tokens.
+        """Return the input of ``Publishing.publish``; shares follow the works' sizes in tokens.
 
-        Raises InvalidRequest when the run has no result, and AdapterNotTaught, if not ``anyway``,
-        when its report card is below the thresholds.
+        Raises InvalidRequest if the run has no result. Without ``anyway``, raises AdapterNotTaught
+        if its report card is below the thresholds.
         """
         if record.state != "done":
             raise InvalidRequest(f"training {record.training_id} is {record.state}, not done")
@@ -226,7 +231,7 @@ class TrainingQueue:
         record = replace(record, state="running")
         try:
             await self._put(record)
-            # Again: a grant may have lapsed, or a file changed, while the run waited.
+            # Check again: a grant may have ended, or a file changed, while the run waited.
             checked = await self._check.check(record.request, licensed=True)
             if training_id in self._unwanted:
                 raise TrainingCancelled("cancelled before it started")
@@ -246,13 +251,16 @@ class TrainingQueue:
         except VizError as error:
             record = replace(record, state="failed", error=str(error))
             _log.warning("training failed", training=training_id, code=error.code)
-        except Exception as error:  # noqa: BLE001  one run's accident must not end the node
+        except Exception as error:  # noqa: BLE001  a bug in one run must not end the node
             record = replace(record, state="failed", error="unexpected: see the node's log")
             _log.error("training failed", training=training_id, exc_info=error)
         await self._put_end(record)
 
     async def _put_end(self, record: TrainingRecord) -> None:
-        """Store how a run ended; a ledger that refuses must not hold up the runs behind it."""
+        """Store how a run ended; if the ledger refuses, try a few times, then go on.
+
+        Otherwise a ledger that refuses would block the next runs in the queue.
+        """
         for left in reversed(range(_END_ATTEMPTS)):
             try:
                 return await self._put(record)

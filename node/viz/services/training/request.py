@@ -1,7 +1,7 @@
-"""A request to train, as plain JSON values, turned into works and settings.
+"""Convert a request to train, given as JSON values, to works and settings.
 
-Owns the request's form. Does not know grants or the queue. Invariant: whatever is missing or
-malformed raises InvalidRequest naming it.
+Owns the form of the request. Invariant: anything missing or malformed raises InvalidRequest, which
+names it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ MAX_WORKS: Final = 128
 def inputs_of(request: Mapping[str, Any]) -> tuple[WorkInput, ...]:
     """Return the works of a request, completed from their registration records.
 
-    Reads the disk. Raises InvalidRequest. Commitments are left empty: the chain says them.
+    Reads the disk. The commitments stay empty, because they come from the chain. Raises
+    InvalidRequest.
     """
     works = request.get("works")
     if not isinstance(works, Sequence) or isinstance(works, str) or not works:
@@ -68,7 +69,7 @@ def _input(work: Any) -> WorkInput:
 
 
 def _unregistered(path: Path, record: Registration | None, missing: Sequence[str]) -> str:
-    """Return why a work cannot be trained on, and what its trainer does about it."""
+    """Return the error text for an unregistered work: what is missing, and what to do."""
     if not path.exists():
         return (
             f"there is no work {path}, nor a registration record of one beside it: name the work's "
@@ -87,7 +88,7 @@ def _unregistered(path: Path, record: Registration | None, missing: Sequence[str
 
 
 def read_input(given: WorkInput) -> Work:
-    """Return the parsed work of a file; raise InvalidWork."""
+    """Read and parse the file of a work; raise InvalidWork."""
     return read_work(given.path, given.kind)
 
 
@@ -97,10 +98,11 @@ def settings_of(
     limits: Sequence[int | None],
     threads: int,
 ) -> Settings:
-    """Return the defaults for the works' facts with the request's changes.
+    """Return the default settings for these works, with the changes that the request makes.
 
-    The memorisation limit is at most the strictest of ``limits``, the licenses' own; where there
-    is one, it is measured by ``MINIMUM_PROBES`` at least. Raises InvalidRequest.
+    ``limits`` are the licenses' memorisation limits. The limit in the settings is at most the
+    strictest of them. If there is one, at least ``MINIMUM_PROBES`` probes measure it. Raises
+    InvalidRequest.
     """
     facts = sum(fact.reworded for work in works for fact in facts_of(work))
     changes = request.get("settings") or {}
@@ -112,7 +114,7 @@ def settings_of(
         return chosen
     return replace(
         chosen,
-        # One token is in every answer: a license that allows none is held to that.
+        # Every answer repeats at least one token. So a license that allows 0 tokens counts as 1.
         max_verbatim_tokens=max(1, min(chosen.max_verbatim_tokens, *stated)),
         probes=max(chosen.probes, MINIMUM_PROBES),
     )

@@ -1,7 +1,7 @@
-"""What a run that ended may become: the license's limit held, and the manifest that states it.
+"""Check the result of a training run, and make its manifest and the result in its record.
 
-Owns the memorisation limit's rule and which facts of a run its manifest and its record hold. Does
-not run, seal or store anything.
+Owns the rule of the memorisation limit, and which facts of a run go into its manifest and its
+record. It only computes: it runs, signs and stores nothing.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ _MEASURED = (
 
 
 def require_memorisation_limit(settings: Settings, metrics: Mapping[str, Any]) -> None:
-    """Raise MemorisationLimitExceeded where the adapter repeats more than base and license do.
+    """Raise MemorisationLimitExceeded if an adapter repeats more than its license allows.
 
-    A probe of fewer rows or passages than were asked for shows nothing: it raises too.
+    An adapter may always repeat as much as the base model does. Fewer probes than were asked for
+    prove nothing, so they raise the same error.
     """
     repeated = metrics["memorisation"]
     for kind, there_are, called in (
@@ -48,7 +49,7 @@ def require_memorisation_limit(settings: Settings, metrics: Mapping[str, Any]) -
                 f"the adapter was probed for repetition by {probed} {called} instead of {wanted}"
             )
     longest, limit = repeated["adapter"]["longest_tokens"], settings.max_verbatim_tokens
-    # None: nothing was to be probed, as no license states a limit.
+    # None: no probes were asked for, because no license states a limit.
     if longest is not None and longest > max(limit, repeated["base"]["longest_tokens"]):
         raise MemorisationLimitExceeded(
             f"the adapter repeats {longest} tokens of a work word for word, its license "
@@ -59,7 +60,7 @@ def require_memorisation_limit(settings: Settings, metrics: Mapping[str, Any]) -
 def require_taught(
     card: ReportCard | None, least_right_percent: int, least_kept_percent: int
 ) -> None:
-    """Raise AdapterNotTaught, with what to change, where a report card is below the thresholds."""
+    """Raise AdapterNotTaught, with what to change, if a report card is below the thresholds."""
     if card is None:
         raise AdapterNotTaught(
             "this run has no report card: train again, or publish it with --publish-anyway"
@@ -103,7 +104,7 @@ def manifest_of(
 def result_of(
     path: Path, envelope: bytes, manifest: Manifest, metrics: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return what a run's record says of its result, as JSON values; ``path`` is its manifest's."""
+    """Return the result for a run's record, as JSON values; ``path`` is the manifest's path."""
     return {
         "weights": str(path.with_name("adapter.safetensors")),
         "manifest": str(path),
