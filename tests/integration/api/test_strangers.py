@@ -419,6 +419,7 @@ async def test_strangers_see_that_the_node_runs_and_nothing_of_its_income(node: 
         "viz_up{chain}": 1,
         "viz_up{ledger}": 1,
         "viz_up{clock}": 1,
+        "viz_up{loops}": 1,
         "viz_connections_refused_total": 0,
     }
     node.chain.down = True
