@@ -123,7 +123,11 @@ BURNER = "0x62{rounds:06x}5b600190038060045763 1626ba7e 60e01b60005260206000f3".
 
 @pytest.mark.parametrize(
     ("rounds", "said"),
-    [(1_000, ""), (30_000, r"would use .* this node pays for at most 670000"), (385_000, "refused")],
+    [
+        (1_000, ""),
+        (30_000, r"would use .* this node pays for at most 670000"),
+        (385_000, "refused"),
+    ],
 )
 async def test_a_contract_wallet_burns_no_gas_of_the_node(
     net: Testnet, rounds: int, said: str
