@@ -1,11 +1,10 @@
-"""One paid answer: admission, the stream, the receipt.
+"""Ask for one paid answer: admission, the stream, the receipt.
 
-Owns the course of a single request. Does not know its money (``viz.buyer.stream_payer``), nor what
-a caller does with the chunks.
+Owns the course of one request. ``viz.buyer.stream_payer`` owns its money.
 
-Invariants: an answer is billed once, and its receipt says what arrived; a request is on disk before
-it is sent; a request that ends without a verified receipt stays with the voucher signer as an open
-request, so that what it may cost stays an upper bound; a node that departs from what was asked for
+Invariants: an answer is billed once, and its receipt states what arrived; a request is on disk
+before it is sent; if a request ends without a verified receipt, the voucher signer keeps it as an
+open request, so that the most it may cost stays counted; a node that does not keep to the request
 is not asked again.
 """
 
@@ -64,7 +63,7 @@ BILL_WAIT_S: Final = 3.0
 
 
 class PaidAnswer:
-    """A stream of OpenAI chunks that pays its way; made by ``BuyerClient.ask``."""
+    """A stream of OpenAI chunks that is paid for while it arrives. Made by ``BuyerClient.ask``."""
 
     def __init__(self, context: AnswerContext, path: str, body: dict[str, Any]) -> None:
         self._context = context
@@ -86,17 +85,17 @@ class PaidAnswer:
 
     @property
     def text(self) -> str:
-        """What was delivered so far, choice after choice."""
+        """The text that has arrived so far, choice after choice."""
         return "".join(self._arrival.texts)
 
     @property
     def model(self) -> str:
-        """The id of the model that answers, whatever name it was asked for by."""
+        """The id of the model that answers, even if the request used its name."""
         return self._asked.model
 
     @property
     def cost_units(self) -> Units | None:
-        """What the request cost, once its bill is verified or it ended without owing any."""
+        """What the request cost; None until its bill is verified or it ended and owes nothing."""
         if self.receipt is not None:
             return self.receipt.receipt.amount_units
         if self._free:
@@ -110,7 +109,7 @@ class PaidAnswer:
             await self._admit()
         except BaseException as error:
             if self._sent:
-                # It is not known whether the node admitted the request, so a bill may follow.
+                # The node may have admitted the request, so a bill may follow.
                 self._context.voucher_signer.leave_unreceipted(
                     self._open_request, broken=isinstance(error, NodeUnreachable)
                 )
@@ -137,13 +136,14 @@ class PaidAnswer:
         self._open_request = self._stack.enter_context(
             context.voucher_signer.open_request(self._offer.adapter_id, self._asked.body)
         )
-        # In a thread: a long prompt takes a while to count, and others are being answered.
+        # In a thread: counting a long prompt takes time, and other answers must not wait for it.
         tokens = await asyncio.to_thread(self._counter.prompt_tokens, self._asked)
         self._payer = StreamPayer(context, self._asked, self._open_request, self._counter, tokens)
         attempts = ADMISSIONS
         while attempts > 0:
-            # What was paid may have gone to a request that began meanwhile: each is one more reason
-            # to ask again, and there are only so many.
+            # The node gives a payment to whichever request comes first. If another request began
+            # meanwhile, it may have used this one's payment, so the attempt is not counted. The
+            # number of such requests is limited.
             beginning = len(context.voucher_signer.beginning(self._open_request))
             attempt = AsyncExitStack()
             try:
@@ -159,7 +159,11 @@ class PaidAnswer:
         raise NodeRefused("the node keeps asking for payment: it does not accept what it is sent")
 
     async def _attempt(self, stack: AsyncExitStack) -> bool:
-        """Send the request once; return whether the answer began. If not, the cause was mended."""
+        """Send the request once; return whether the answer began.
+
+        If it did not, the cause was corrected, and another attempt makes sense. Raises the refusal
+        if no correction would help.
+        """
         context = self._context
         known = context.quotes.of(self._offer)
         if known:
@@ -181,6 +185,8 @@ class PaidAnswer:
                 context.api.generate(self._asked.path, self._asked.body, token, headers)
             )
         except VizError as refusal:
+            # A refused request is not billed, and without a connection nothing was sent. After any
+            # other failure the node may have begun.
             self._sent = isinstance(refusal, NodeUnreachable) and not isinstance(
                 refusal.__cause__, aiohttp.ClientConnectorError
             )
@@ -201,10 +207,10 @@ class PaidAnswer:
         """Change what the next attempt sends; raise the refusal if no change would help."""
         context = self._context
         if quoted and isinstance(refusal, QuoteExpired | InvalidRequest):
-            # also a request for more tokens than the kept quote allows
+            # InvalidRequest too: the request may want more tokens than the kept quote allows.
             context.quotes.drop(self._offer)
         elif isinstance(refusal, QuoteExpired):
-            # The node's price is another than the one that was read some time ago.
+            # The node has changed its price since its description was read.
             self._offer = await context.node.renewed_offer(self._asked.model)
         else:
             raise refusal
@@ -223,7 +229,8 @@ class PaidAnswer:
         )
         known = context.quotes.of(self._offer)
         if challenge.need is None and not self._renewed:
-            # There is a channel, so the node does not see whose request it is: a new session tells.
+            # The channel is open, but the node does not know whose request this is. A new session
+            # tells it.
             self._renewed = True
             context.access.drop(token)
             return
@@ -254,10 +261,11 @@ class PaidAnswer:
             raise await self._broken_off(error) from error
 
     def _is_ours(self, error: VizError) -> bool:
-        """Say whether this buyer ended the answer, for want of money or at its own cap.
+        """Say whether the buyer ended the answer: no deposit left, no disk, or its cap reached.
 
-        What the node answered is never ours, whatever error it names; and where an answer that we
-        ended is billed beyond what arrived, that counts like one that the buyer left.
+        An error that the node answered with is never the buyer's own, whatever its class. If an
+        answer that the buyer ended is billed for more than what arrived, it counts like an answer
+        that the buyer left.
         """
         if error.answered:
             return False
@@ -275,7 +283,7 @@ class PaidAnswer:
                     chunk = self._take(event)
                     if chunk is None:
                         continue
-                    # While the caller has the chunk, it is not the node that is waited for.
+                    # Stop the clock while the caller has the chunk: the node is not waited for.
                     waited_s = now_s() - waiting.waits_since_s if waiting.waits_since_s else 0.0
                     waiting.waits_since_s = 0.0
                     yield chunk
@@ -287,20 +295,21 @@ class PaidAnswer:
         if self._failure is not None:
             raise self._failure
         if self.receipt is None:
-            # Where nothing is owed there is no receipt: a prompt has a token at least.
+            # An answer that costs nothing has no receipt. Judge the cost by the least prompt (one
+            # token) and the longest answer that the text can be (one token for each byte).
             price, most_tokens = self._payer.agreed.price, self._arrival.text_bytes
             self._free = price.amount_units(1, most_tokens) == 0
         if self.receipt is None and not self._free:
             raise NodeNotTrusted("the node ended its answer without a receipt")
 
     async def _broken_off(self, error: VizError) -> VizError:
-        """Return the error with which an answer broke off, and what that costs."""
+        """Return the error that ended an answer, with the answer's cost added to its text."""
         context, open_request = self._context, self._open_request
         context.voucher_signer.leave_unreceipted(open_request, broken=True)
         if self._response is not None:
             self._response.close()
         with suppress(VizError, TimeoutError):
-            # Where the node is still there, its bill is as well, or in a moment.
+            # If the node still runs, it has billed the answer or will do so in a moment.
             async with asyncio.timeout(BILL_WAIT_S):
                 await context.sync.sync_for_bill(open_request)
         if open_request.seq:

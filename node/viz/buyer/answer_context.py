@@ -1,4 +1,4 @@
-"""What one paid answer needs of its buyer: the parts, and not the client that holds them."""
+"""Group the parts of a buyer that one paid answer needs, without the client that holds them."""
 
 from __future__ import annotations
 

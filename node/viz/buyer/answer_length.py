@@ -1,7 +1,7 @@
-"""Requests cut to the context: an answer as long as asked for, or as long as there is room.
+"""Ask for an answer that fits the context: as long as asked for, or as long as there is room.
 
-Owns the parameters that name a length. Many clients ask for more than any context holds, and mean
-"as long as it takes".
+Owns the parameters that name a length. Many clients ask for more tokens than any context holds, and
+mean "as long as possible".
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _LENGTHS: Final = ("max_tokens", "max_completion_tokens")
 async def ask_fitting(
     client: BuyerClient, body: dict[str, Any], path: str = CHAT_PATH
 ) -> AsyncIterator[PaidAnswer]:
-    """Ask for an answer, cut to what the context has room for; yield it.
+    """Yield a paid answer whose length is cut to the room in the context.
 
-    Raises what ``BuyerClient.ask`` does; PromptTooLong only if the prompt leaves no room.
+    Raises what ``BuyerClient.ask`` raises, but PromptTooLong only if the prompt leaves no room.
     """
     body = _at_most(body, client.info.context_tokens)
     async with AsyncExitStack() as stack:
@@ -39,7 +39,7 @@ async def ask_fitting(
 
 
 def _at_most(body: dict[str, Any], tokens: int) -> dict[str, Any]:
-    """Return the request with the lengths that it names cut to ``tokens``."""
+    """Return the request with each length that it names cut to ``tokens``."""
     cut = {
         name: tokens
         for name in _LENGTHS

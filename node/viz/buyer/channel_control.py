@@ -1,8 +1,8 @@
-"""What a buyer's commands do with a channel, whichever process holds it.
+"""Do what the buyer's commands ask of a channel, whichever process holds it.
 
-Owns the commands of ``viz buyer ask`` and ``viz channel`` as values in and values out: amounts are
-base units as text, as in every message. Does not know how they are called: directly by the command
-line, or through ``viz.buyer.control_server`` while a proxy runs.
+Owns the commands of ``viz buyer ask`` and ``viz channel`` as values in and values out. Amounts are
+base units as text, as in every message. The command line calls the commands directly, or through
+``viz.buyer.control_server`` while a proxy runs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ChannelControl:
         client: BuyerClient,
         tell: Callable[[BuyerClient, PaidAnswer], None] | None = None,
     ) -> None:
-        """``tell`` is called with each answer when it has ended, also by an error."""
+        """``tell`` is called with each answer when it ends, even if an error ends it."""
         self._client = client
         self._tell = tell
 
@@ -46,17 +46,20 @@ class ChannelControl:
         return described(self._client)
 
     async def forgive(self, allow_units: Units) -> Json:
-        """Ask the node again, and take bills that exceed what arrived by so much; return it."""
+        """Trust the node again, and pay up to ``allow_units`` of bills beyond what arrived.
+
+        Returns the channel's state.
+        """
         self._client.forgive(allow_units)
         return await self.show()
 
     async def open(self, wallet: Wallet, deposit_units: Units) -> Json:
-        """Deposit into the channel; return it."""
+        """Deposit into the channel; return its state."""
         await self._client.open_channel(wallet, deposit_units)
         return described(self._client)
 
     async def close(self, wallet: Wallet) -> Json:
-        """Close the channel with the node's consent; return at what, and by which transaction."""
+        """Close the channel with the node's consent; return the total and the transaction."""
         client = self._client
         answer = await client.close_channel(wallet)
         return {
@@ -66,17 +69,17 @@ class ChannelControl:
             "received": str(sum(client.channel.spent.values())),
             "signed": str(client.channel.total_units),
             "transaction": hex_of(answer.transaction_hash),
-            # With it anybody can submit the close, where the node did not.
+            # With this anybody can submit the close, if the node did not.
             "close": answer.to_json(),
-            # Whose word it is: True and False are the own chain's.
+            # True or False is what the buyer's own chain shows; None: no chain was asked.
             "seenClosed": await client.sees_closed() if answer.transaction_hash else None,
         }
 
     async def ask(self, body: dict[str, Any], write: Write, tell: Write) -> Json:
-        """Ask a question, hand on the text as it arrives, and return what it cost.
+        """Ask a question, pass the text on as it arrives, and return what it cost.
 
-        ``tell`` is told, before the answer, which model is asked and at what price, if the question
-        names none by its id.
+        If the question does not name a model by its id, ``tell`` gets a line with the chosen model
+        and its price before the answer begins.
         """
         client, model = self._client, body.get("model")
         offer = await client.offer_of(str(model)) if model else client.usual_offer()
@@ -107,7 +110,7 @@ def _chosen(offer: AdapterOffer, deployment: Deployment) -> str:
 
 
 def described(client: BuyerClient) -> Json:
-    """Return a channel's state."""
+    """Return a channel's state as a JSON object."""
     channel = client.channel
     opened = channel.payer != ZERO_ADDRESS
     return {

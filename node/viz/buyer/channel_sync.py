@@ -1,9 +1,9 @@
-"""Keeping a buyer's ledger in step with its node and, if it reads one, with its chain.
+"""Keep a buyer's ledger in step with its node and, if the buyer reads one, with its chain.
 
-Owns when the channel and its receipts are read, and how long a bill that has not come is waited
-for. What is believed of them: ``viz.buyer.voucher_signer``.
+Owns when the channel and its receipts are read, and how long to wait for a bill that has not come.
+``viz.buyer.voucher_signer`` decides what is believed of them.
 
-Invariant: after a receipt that does not verify, no receipt of the node is read any more.
+Invariant: after a receipt that does not verify, no more receipts of this node are read.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from viz.domain.receipt import SignedReceipt
 from viz.domain.units import ZERO_ADDRESS, AdapterId, Units
 from viz.errors import ChainError, InvalidSignature, NodeNotTrusted
 
-# A node bills an answer that broke off as soon as it notices, some moments after the buyer does.
+# A node bills a broken answer as soon as it notices the break: some moments after the buyer does.
 LATE_BILL_WAITS_S: Final = (0.0, 0.2, 1.0)
 CHAIN_READ_S: Final = 60.0
 CHAIN_WAIT_S: Final = 2.0
 
 
 class ChannelSync:
-    """The readings of one channel."""
+    """Reads one channel and its receipts into the ledger."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class ChannelSync:
         self._synced = True
 
     def _take_late(self, receipts: Iterable[SignedReceipt]) -> bool:
-        """Keep receipts until one belongs to an answer that still arrives; say whether all went."""
+        """Keep the receipts up to one whose answer still arrives; return whether all were kept."""
         try:
             return all(map(self._voucher_signer.take_late, receipts))
         except (NodeNotTrusted, InvalidSignature) as error:
@@ -85,10 +85,10 @@ class ChannelSync:
         self._chain_read_s = time.monotonic()
 
     async def sync_for(self, adapter_id: AdapterId, required_units: Units) -> None:
-        """Read receipts if the node requires more than what is billed accounts for.
+        """Read the receipts if the bills so far do not justify what the node requires.
 
-        An answer that was left a moment ago may be billed a moment later, so a requirement above
-        the ceiling is judged again after each of a few waits.
+        The node may bill an answer a moment after the buyer left it. So a requirement above the
+        ceiling is checked again after each of a few waits.
         """
         if self._voucher_signer.rests_on_unbilled(adapter_id, required_units):
             await self.sync()
@@ -99,7 +99,7 @@ class ChannelSync:
             await self.sync()
 
     async def sync_for_bill(self, open_request: OpenRequest) -> None:
-        """Look for the receipt of an answer that broke off just now."""
+        """Look for the receipt of an answer that has just broken off."""
         for wait_s in LATE_BILL_WAITS_S:
             await asyncio.sleep(wait_s)
             await self.sync()
@@ -107,10 +107,10 @@ class ChannelSync:
                 return
 
     async def sync_if_behind(self) -> None:
-        """Read the channel once a process, and after a request that ended without its receipt.
+        """Read the channel once per process, and after a request that ended without its receipt.
 
-        The buyer's chain is read again every ``CHAIN_READ_S``; while it cannot be, the last reading
-        serves, so that asking does not wait for it.
+        The buyer's chain is read again every ``CHAIN_READ_S``. If it cannot be read, the last
+        reading is used, so that a request does not wait for the chain.
         """
         if not self._synced or self._voucher_signer.lacks_receipts:
             await self.sync()

@@ -1,7 +1,7 @@
-"""What a buyer checks before it pays and after it was served.
+"""Check what a node says: before the buyer pays, and after it was served.
 
-Owns the buyer's limits, the rules a quote must meet, and the comparison of a receipt with what
-arrived. Does no I/O. A rule that fails raises NodeNotTrusted and says which.
+Owns the buyer's limits, the rules that a quote must meet, and the comparison of a receipt with what
+arrived. Does no I/O. A rule that fails raises NodeNotTrusted and names the fault.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ CLOCK_SKEW_S: Final = 60
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much a buyer lets a node have. Prices are units per million tokens.
+    """The most that a buyer lets a node have. Prices are units per million tokens.
 
-    ``*_stated`` says that the buyer named the cap: a price within it is then agreed to, even after
-    a large rise (``viz.buyer.prices``).
-    ``ahead_tokens`` is how far signatures run ahead of what arrived; ``step_tokens`` is the most
+    ``*_stated`` says that the buyer named this cap. It then agrees to any price within the cap,
+    even after a large rise (``viz.buyer.prices``).
+    ``ahead_tokens`` is how far signatures run ahead of what arrived. ``step_tokens`` is the most
     that a node may ask for ahead of what it delivered.
     """
 
@@ -46,14 +46,17 @@ class Limits:
 
     @property
     def step_units(self) -> Units:
-        """What one step costs at most."""
+        """The most that one step may cost."""
         price = Price(self.prompt_price_units, self.completion_price_units)
         return min(self.request_units, price.amount_units(0, self.step_tokens))
 
 
 @dataclass(frozen=True, slots=True)
 class Agreed:
-    """The price of one request: a quote's, or the list price, whose receipt names the zero hash."""
+    """The price of one request: a quote's, or the list price.
+
+    A receipt at the list price names the zero hash as its quote.
+    """
 
     price: Price
     quote_hash: Hash32 = ZERO_HASH
@@ -62,10 +65,10 @@ class Agreed:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What arrived for one request: what its receipt must say. One text for each choice.
+    """What arrived for one request, and so what its receipt must state. One text for each choice.
 
-    ``prompt_tokens`` is what the prompt counts, exactly or at most; ``most_units`` what the request
-    may cost at most: by what was asked for, and by the cap.
+    ``prompt_tokens`` is the count of the prompt: exact, or an upper bound. ``most_units`` is the
+    most that the request may cost, by what was asked for and by the cap.
     """
 
     adapter_id: int
@@ -89,10 +92,10 @@ def agreed_list_price(offer: AdapterOffer) -> Agreed:
 
 
 def check_node(info: NodeInfo, expected: Deployment) -> None:
-    """Raise NodeNotTrusted if the node works elsewhere than in the deployment the buyer chose.
+    """Raise NodeNotTrusted if the node does not use the deployment that the buyer chose.
 
-    A model's name says which adapter is asked for, and so whom the money goes to: the node may not
-    put another adapter behind it.
+    A model's name says which adapter is asked for, and so who is paid. The node may not put another
+    adapter behind it.
     """
     require_as_trusted(
         expected,
@@ -112,7 +115,7 @@ def check_node(info: NodeInfo, expected: Deployment) -> None:
 
 
 def check_tokenizer(info: NodeInfo, base_digest: Hash32) -> None:
-    """Raise NodeNotTrusted if the node names another tokenizer than that of a known base model."""
+    """Raise NodeNotTrusted if the base model is known and the node names another tokenizer."""
     known = TOKENIZER_OF_BASE.get(base_digest)
     if known is not None and info.tokenizer_digest != known:
         raise NodeNotTrusted(
@@ -130,7 +133,7 @@ def check_quote(
     signer: Address,
     now_s: int,
 ) -> Hash32:
-    """Return the quote's digest; raise NodeNotTrusted, InvalidSignature."""
+    """Check a quote and return its digest; raise NodeNotTrusted, InvalidSignature."""
     digest, quote = signed.verify(domain, info.node), signed.quote
     rules = (
         (quote.signer == signer, "is for another signer"),
@@ -139,7 +142,7 @@ def check_quote(
         (quote.tokenizer_digest == info.tokenizer_digest, "names another tokenizer"),
         (quote.max_tokens > 0, "allows no tokens"),
         (
-            # Just made, it ends within its life: by a clock that may differ either way.
+            # A new quote ends within its life. The node's clock may be ahead or behind.
             now_s - CLOCK_SKEW_S <= quote.valid_until_s <= now_s + QUOTE_LIFE_S + CLOCK_SKEW_S,
             f"ends at {moment(quote.valid_until_s)}, and this machine's clock shows "
             f"{moment(now_s)}: a quote holds {QUOTE_LIFE_S} s. Set this machine's clock; if it is "
@@ -155,7 +158,7 @@ def check_quote(
 def check_receipt(signed: SignedReceipt, served: Served, counter: Counter) -> None:
     """Raise NodeNotTrusted if the receipt does not state what arrived, billed at the agreed price.
 
-    The signature and the chain of receipts are ``viz.domain.buyer_channel``'s to check.
+    ``viz.domain.buyer_channel`` checks the signature and the chain of receipts.
     """
     receipt, agreed = signed.receipt, served.agreed
     cost = agreed.price.amount_units(receipt.prompt_tokens, receipt.completion_tokens)

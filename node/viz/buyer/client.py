@@ -1,13 +1,13 @@
-"""A buyer of one node: finds it, opens a channel without gas, asks, pays, verifies, closes.
+"""Buy from one node: connect, open a channel without gas, ask, pay, verify, close.
 
-Owns the life of a channel as the buyer lives it. The wallet's key is handed in where it is needed
-(to deposit and to close) and not kept; the channel's own key signs everything else. Knows no chain
-unless a ``ChainReader`` is handed in: then adapters are checked against it, and the deposit, its
-payer and the settled total are read there.
+Owns the life of a channel on the buyer's side. The wallet's key is passed in where it is needed (to
+deposit and to close) and is not kept. The channel's own key signs everything else. If the caller
+passes a ``ChainReader``, adapters are checked against that chain, and the deposit, its payer and
+the settled total are read there. If not, no chain is read.
 
-Invariants: a deposit goes only to a node that works on the contracts that the caller trusts; a
-session is signed only for the origin that was dialled; after a receipt that does not verify,
-nothing more is asked of the node or signed for it.
+Invariants: a deposit goes only to a node that uses the contracts that the caller trusts; a session
+is signed only for the origin that was dialled; after a receipt that does not verify, nothing more
+is asked of the node or signed for it.
 """
 
 from __future__ import annotations
@@ -120,12 +120,12 @@ class BuyerClient:
         origin: str | None = None,
         scrypt_n: int | None = None,
     ) -> Self:
-        """Return a client of the node at ``url``, its chain and contracts being the expected ones.
+        """Return a client of the node at ``url``; check that the node uses the expected contracts.
 
-        The session key is made at the first connection, encrypted by ``password`` below ``home``.
-        ``origin`` is given only where the node is dialled through a tunnel. Tokens are counted
-        again by the tokenizer that the node names, if it is packaged here or in ``tokenizers``
-        below ``home``, or else by ``count_tokens``.
+        The first connection makes the session key and stores it below ``home``, encrypted with
+        ``password``. ``origin`` is given only if the node is dialled through a tunnel. Tokens are
+        counted again with the tokenizer that the node names, if it is packaged here or is in
+        ``tokenizers`` below ``home``. If not, they are counted with ``count_tokens``.
         Raises NodeUnreachable, NodeNotTrusted, InvalidKeyFile, ConfigError, BooksMismatch.
         """
         api = NodeClient(http, url, origin)
@@ -161,24 +161,24 @@ class BuyerClient:
 
     @property
     def deployment(self) -> Deployment:
-        """The contracts that this buyer trusts: whose token, decimals and symbol hold."""
+        """The contracts that this buyer trusts; they give the token, its decimals and symbol."""
         return self._deployment
 
     @property
     def directory(self) -> Path:
-        """Where the channel's files are."""
+        """The folder that holds the channel's files."""
         return self._ledger.directory
 
     @property
     def token_decimals(self) -> int:
-        """How many decimals the deposit's token has: the trusted deployment's word."""
+        """How many decimals the deposit's token has, as the trusted deployment states."""
         return self._deployment.token_decimals
 
     # what the node sells
 
     @property
     def info(self) -> NodeInfo:
-        """How the node described itself last."""
+        """The node's latest description of itself."""
         return self.node.info
 
     async def refresh_info(self) -> NodeInfo:
@@ -186,14 +186,14 @@ class BuyerClient:
         return await self.node.refresh()
 
     async def offer_of(self, model: str) -> AdapterOffer:
-        """Return what the node offers by an id or a name; raise UnknownModel, NodeNotTrusted."""
+        """Return the offer with this id or name; raise UnknownModel, NodeNotTrusted."""
         return await self.node.offer_of(model)
 
     def usual_offer(self) -> AdapterOffer:
-        """Return what a request means that names no model; raise UnknownModel where none is clear.
+        """Return the offer for a request that names no model; raise UnknownModel if none is clear.
 
-        The only model that was paid for before, else the only adapter on offer, else the base
-        model: never what the node chooses by the order in which it lists them.
+        This is the only model that was paid for before, else the only adapter on offer, else the
+        base model. It never depends on the order in which the node lists its models.
         """
         offers = {offer.adapter_id: offer for offer in self.info.adapters}
         before = [key for key in self._prices.agreed_adapters if key in offers]
@@ -208,10 +208,10 @@ class BuyerClient:
     async def open_channel(self, payer: bytes | Wallet, deposit_units: Units) -> BuyerChannel:
         """Deposit into the channel without gas (EIP-3009, relayed) and wait until it is confirmed.
 
-        ``payer`` is the wallet's key, or the wallet where the key is in another process.
-        Opens it, or tops it up where it is open. Asked again for the same after an error, it is
-        the same deposit, so that no two of them can arrive. Raises what the node refuses with,
-        ChannelClosing and InvalidRequest before anything is signed, and NodeUnreachable when the
+        ``payer`` is the wallet's key, or the wallet if its key is in another process.
+        The channel is opened, or topped up if it is open. The same call again after an error sends
+        the same deposit, so that two of them cannot arrive. Raises the node's refusals,
+        ChannelClosing and InvalidRequest before anything is signed, and NodeUnreachable if the
         deposit is not confirmed in time.
         """
         wallet = wallet_of(payer)
@@ -220,7 +220,7 @@ class BuyerClient:
         await self.sync()
         require_depositable(self.channel, wallet.address)
         if deposit_units < info.minimum_deposit_units:
-            # Before it is signed: what a node was handed may still arrive, and blocks another.
+            # Check before signing: a deposit that the node has may still arrive, and blocks others.
             raise InvalidRequest(
                 f"this node takes deposits of at least "
                 f"{amount(info.minimum_deposit_units, self._deployment)}: nothing was signed"
@@ -249,10 +249,10 @@ class BuyerClient:
             except TransactionFailed as error:
                 if not again:
                     raise
-                refusal = error  # perhaps because it went through at last
+                refusal = error  # perhaps because the first try has succeeded after all
         for _ in range(CONFIRM_TRIES if refusal is None else REFUSED_TRIES):
             if await pending.is_confirmed(self.channel, self._chain):
-                await self._sync.observe_chain()  # after its nonce, so that the deposit is in it
+                await self._sync.observe_chain()  # the nonce is used, so this includes the deposit
                 self._ledger.drop_deposit()
                 return self.channel
             await asyncio.sleep(CONFIRM_WAIT_S)
@@ -273,17 +273,17 @@ class BuyerClient:
         await self._sync.sync()
 
     async def look(self) -> None:
-        """Read the channel as it is, even if the node is no longer trusted."""
+        """Read the channel as ``sync`` does, but do not raise if its receipts do not verify."""
         with suppress(NodeNotTrusted, InvalidSignature):
             await self.sync()
 
     async def close_channel(self, payer: bytes | Wallet) -> CloseAnswer:
-        """End the channel at once with the node's consent; the rest goes to the payer.
+        """Close the channel at once with the node's consent; the rest goes back to the payer.
 
-        The node is asked to close at what it billed (docs/adr/0011), and may close at what was
-        signed: the answer's total tells.
-        Raises NodeNotTrusted when the node's Close does not verify, and what the node refuses with;
-        a node that does not answer can be left: ``viz.buyer.unilateral_close``.
+        The node is asked to close at what it billed (docs/adr/0011), but may close at what was
+        signed. The answer states the total.
+        Raises NodeNotTrusted if the node's Close does not verify, and the node's refusals. To leave
+        a node that does not answer, use ``viz.buyer.unilateral_close``.
         """
         await self.look()
         request, signature = await self.request_close(payer)
@@ -293,9 +293,9 @@ class BuyerClient:
         )
 
     async def sees_closed(self) -> bool | None:
-        """Say whether the buyer's own chain shows the channel closed, None if it reads no chain.
+        """Say whether the buyer's own chain shows the channel closed; None if it reads no chain.
 
-        Waits for the newest block to show it, as long as a transaction takes at most.
+        Waits until the newest block shows it, at most as long as a transaction takes.
         """
         if self._chain is None:
             return None
@@ -320,9 +320,9 @@ class BuyerClient:
     # asking
 
     def ask(self, body: dict[str, Any], path: str = CHAT_PATH) -> PaidAnswer:
-        """Return a paid answer to an OpenAI request; use it as ``async with`` and ``async for``.
+        """Return a paid answer to an OpenAI request; use it with ``async with`` and ``async for``.
 
-        It streams from the node whatever ``body`` says. Raises on entering: UnknownModel,
+        The node always streams, whatever ``body`` says. Entering raises UnknownModel,
         PriceAboveCap, ChannelUnknown, DepositExceeded, NodeNotTrusted, and the node's refusals.
         """
         self.require_trust()
@@ -348,17 +348,17 @@ class BuyerClient:
         self.voucher_signer.distrust(fault)
 
     def forgive(self, allowance_units: Units = 0) -> None:
-        """Trust the node again, and pay up to so much of bills beyond what arrived.
+        """Trust the node again, and pay up to ``allowance_units`` of bills beyond what arrived.
 
-        By what it counts is taken anew as well, where what it bills cannot be counted again.
+        The node's tokenizer is also recorded anew, even if this buyer cannot count with it.
         """
         self.voucher_signer.forgive(allowance_units)
         self._pins.forget()
 
     def require_trust(self) -> None:
-        """Raise NodeNotTrusted once the node was caught at something."""
+        """Raise NodeNotTrusted if the node is no longer trusted."""
         self.voucher_signer.require_trust()
 
     async def token(self) -> AccessToken:
-        """Return an access token, signing a new session where there is none."""
+        """Return the access token; sign a new session if there is none."""
         return await self.access.token()

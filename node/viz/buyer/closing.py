@@ -1,8 +1,8 @@
-"""Closing together with the node, at what was billed rather than at what was signed ahead.
+"""Close together with the node, at what was billed and not at what was signed ahead.
 
-Owns what the node is asked and what is made of its answer. Does not sign for the payer
-(``viz.buyer.wallet_signatures``), nor know what is owed (``viz.buyer.voucher_signer``). Why a lower
-voucher than the best can be signed without harm stands in docs/adr/0011.
+Owns what the node is asked, and the check of its answer. The payer's signature comes from
+``viz.buyer.wallet_signatures``, and what is owed from ``viz.buyer.voucher_signer``. docs/adr/0011
+explains why it is safe to sign a voucher that is lower than the best one.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ async def close_together(
 ) -> CloseAnswer:
     """Return the node's signed Close; its total is what was billed, or at most what was signed.
 
-    Read the receipts first. ``request`` and ``signature`` are the payer's. Raises NodeNotTrusted
-    when the node's Close does not verify, and what the node refuses with.
+    Read the receipts before this call. ``request`` and ``signature`` are the payer's. Raises
+    NodeNotTrusted if the node's Close does not verify, and the node's refusals.
     """
     answer = await _ask(api, voucher_signer, trusted, request, signature)
     close, channel = answer.close, voucher_signer.channel
@@ -72,9 +72,9 @@ async def _ask(
             final = await voucher_signer.sign_final()
             return await api.close(CloseRequest(*payers, final))
         except StaleVoucher as moved:
-            # A claim was begun meanwhile: what it takes is gone, the rest is owed on its end.
+            # A claim began meanwhile. It takes its amount, and the rest is owed from its end point.
             voucher_signer.follow(moved)
         except (PaymentRequired, DepositExceeded):
             break  # the node says that it delivered more than its receipts bill
-    # It then claims what it holds, as it could without anybody's consent.
+    # Without a final voucher the node closes at what it holds. It could claim that in any case.
     return await api.close(CloseRequest(*payers))

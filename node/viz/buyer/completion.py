@@ -1,7 +1,7 @@
-"""Whole OpenAI answers from streamed chunks.
+"""Join streamed chunks into whole OpenAI answers.
 
-Owns the joining of chunks into what a request without streaming would have been answered. Does not
-know HTTP or money, but takes the usage from the verified receipt, not from the node's chunks.
+Owns the joining: the result is the answer that a request without streaming gets. The usage comes
+from the verified receipt, not from the node's chunks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _CHAT_CHUNK = "chat.completion.chunk"
 
 
 def usage_of(answer: PaidAnswer) -> dict[str, int]:
-    """Return OpenAI's usage object as the receipt states it."""
+    """Return OpenAI's usage object from the receipt; all zero if there is no receipt."""
     if answer.receipt is None:
         return {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
     receipt = answer.receipt.receipt
@@ -28,7 +28,7 @@ def usage_of(answer: PaidAnswer) -> dict[str, int]:
 
 
 def assemble(chunks: Sequence[AnswerChunk], answer: PaidAnswer) -> dict[str, Any]:
-    """Return the whole answer that the chunks of one request spell."""
+    """Return the whole answer that the chunks of one request make up."""
     head = chunks[0] if chunks else {}
     chat = head.get("object") == _CHAT_CHUNK
     choices: dict[int, dict[str, Any]] = {}

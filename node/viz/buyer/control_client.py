@@ -1,7 +1,8 @@
-"""Finds the proxy that holds a channel, and has it do what ``viz.buyer.channel_control`` does.
+"""Find the proxy that holds a channel, and send it the commands of ``viz.buyer.channel_control``.
 
-Owns the calling side of ``viz.buyer.control_server``. The wallet signs here: a deposit only of the
-amount that was asked for and into the trusted Settlement, a close only of this node's channel.
+Owns the calling side of ``viz.buyer.control_server``. The wallet signs in this process, and only
+what the command needs: a deposit of the amount that was asked for into the trusted Settlement, or
+the close of a channel of this node.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ MESSAGE_TIMEOUT_S: Final = 600.0
 
 
 class ProxyControl:
-    """The commands of a channel that a proxy holds; one command a connection."""
+    """The commands of a channel that a proxy holds; one command per connection."""
 
     def __init__(self, directory: Path, deployment: Deployment, node: Address, url: str) -> None:
         self._directory = directory
@@ -50,22 +51,25 @@ class ProxyControl:
         return await self._do({"do": "show"})
 
     async def forgive(self, allow_units: Units) -> Json:
-        """Ask the node again, and take bills that exceed what arrived by so much; return it."""
+        """Trust the node again, and pay up to ``allow_units`` of bills beyond what arrived.
+
+        Returns the channel's state.
+        """
         return await self._do({"do": "forgive", "allow": str(allow_units)})
 
     async def open(self, wallet: Wallet, deposit_units: Units) -> Json:
-        """Deposit into the channel; return it."""
+        """Deposit into the channel; return its state."""
         wanted = {"do": "open", "payer": wallet.address, "deposit": str(deposit_units)}
         return await self._do(wanted, wallet=wallet, deposit_units=deposit_units)
 
     async def close(self, wallet: Wallet) -> Json:
-        """Close the channel with the node's consent; return at what, and by which transaction."""
+        """Close the channel with the node's consent; return the total and the transaction."""
         return await self._do({"do": "close", "payer": wallet.address}, wallet=wallet)
 
     async def ask(self, body: dict[str, Any], write: Write, tell: Write) -> Json:
-        """Ask a question, hand on the text as it arrives, and return what it cost.
+        """Ask a question, pass the text on as it arrives, and return what it cost.
 
-        ``tell`` is told as ``ChannelControl.ask`` says.
+        ``tell`` gets the same line as in ``ChannelControl.ask``.
         """
         return await self._do({"do": "ask", "body": body}, write=write, tell=tell)
 
@@ -104,6 +108,7 @@ class ProxyControl:
         where = reader.child("domain")
         value = said.get("value")
         struct: Signable
+        # Chain, token and Settlement are the trusted ones: only the rest is the proxy's word.
         if reader.text("sign", 64) == ReceiveWithAuthorization.__name__:
             struct = struct_from_json(ReceiveWithAuthorization, value)
             domain = Domain(where.text("name"), where.text("version"), here.chain_id, here.token)
@@ -119,7 +124,7 @@ class ProxyControl:
 
 
 async def find_desks(directories: Sequence[Path], deployment: Deployment) -> list[ProxyControl]:
-    """Return the desk of every proxy that runs in one of these channels' folders."""
+    """Return the commands of every proxy that runs in one of these channels' folders."""
     found: list[ProxyControl] = []
     for directory in directories:
         if not (directory / SOCKET).is_socket():
@@ -130,7 +135,7 @@ async def find_desks(directories: Sequence[Path], deployment: Deployment) -> lis
                 desk = ProxyControl(directory, deployment, hello.address("node"), hello.text("url"))
                 found.append(desk)
         except NodeUnreachable:
-            continue  # left by a proxy that was killed
+            continue  # a proxy that was killed left its socket
     return found
 
 

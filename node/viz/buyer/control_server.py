@@ -1,11 +1,11 @@
-"""The commands of a channel over a Unix socket, while a proxy holds it.
+"""Serve the commands of a channel over a Unix socket, while a proxy holds the channel.
 
-Owns the socket beside the channel's ledger and the conversation on it: one command a connection,
-JSON messages over a WebSocket. Does not know what the commands do (``viz.buyer.channel_control``).
+Owns the socket beside the channel's ledger and the conversation on it: one command per connection,
+as JSON messages over a WebSocket. ``viz.buyer.channel_control`` does the commands.
 
-A user of the socket is the buyer: it is readable by its owner alone, and the kernel says of
-each connection who made it. The wallet's key stays with the command: what needs its signature is
-sent to it as a structure, and comes back signed.
+Only the buyer can use the socket: only its owner can open it, and the kernel tells which user made
+each connection. The wallet's key stays with the command. A structure that needs the wallet's
+signature is sent to the command, and comes back signed.
 
     server  {"node": address, "url": "http://host:port"}
     client  {"do": "ask", "body": {...}} | {"do": "show"}
@@ -54,8 +54,8 @@ async def serving_desk(
 ) -> AsyncIterator[bool]:
     """Serve the commands in a channel's folder while the context lasts.
 
-    The caller holds the channel's lock, so a socket that is there already is left by a process that
-    was killed. Yields False, with a word, where the folder's file system has no sockets.
+    The caller holds the channel's lock, so a socket that is already there was left by a process
+    that was killed. Yields False, and logs a warning, if the folder's file system has no sockets.
     """
     app = web.Application()
     app.router.add_get(PATH, _handler(desk, node, url))
@@ -97,7 +97,7 @@ def _handler(desk: ChannelControl, node: Address, url: str) -> Handler:
 
 
 class _Conversation:
-    """One command: its messages from the caller, and its answers."""
+    """One command: the caller's messages, and the answers to them."""
 
     def __init__(self, desk: ChannelControl, ws: web.WebSocketResponse) -> None:
         self._desk = desk
@@ -105,7 +105,7 @@ class _Conversation:
         self._heard: asyncio.Queue[Json] = asyncio.Queue(maxsize=4)
 
     async def run(self) -> None:
-        """Do what is asked; a caller that leaves ends it."""
+        """Do the command; stop if the caller leaves."""
         listening = asyncio.create_task(self._listen())
         working = asyncio.create_task(self._work())
         try:
@@ -135,7 +135,7 @@ class _Conversation:
             )
         except ConnectionResetError:
             pass
-        except Exception as error:  # noqa: BLE001  one command's accident must not end the proxy
+        except Exception as error:  # noqa: BLE001  one command's failure must not end the proxy
             _log.error("unexpected, in a command", exc_info=error)
             said = {"code": VizError.code, "detail": "the command failed: see the proxy's log"}
             with suppress(ConnectionResetError):
@@ -171,7 +171,7 @@ class _Conversation:
 
 
 class _DistantWallet:
-    """The wallet of the command: it is asked for each signature."""
+    """The wallet in the command's process. Each signature is asked for over the socket."""
 
     def __init__(
         self, ws: web.WebSocketResponse, heard: asyncio.Queue[Json], address: Address

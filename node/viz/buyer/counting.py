@@ -1,12 +1,11 @@
-"""How many tokens a node may bill: counted again where the tokenizer is at hand, else bounded.
+"""Count the tokens that a node may bill: exactly if the tokenizer is known here, else as a bound.
 
-Owns the count of a request's prompt and of text that arrived, and where a tokenizer is found. Knows
-no prices.
+Owns the count of a request's prompt and of the text that arrived, and where a tokenizer is found.
 
-With the tokenizer that the quote names both counts are exact: the prompt is rendered by the model's
-own template. Without it they are bounded. Every token of the byte-level vocabularies that nodes
-serve spells at least one byte, so a text has at most as many tokens as bytes; and what a template
-adds is bounded by what the templates in use add.
+With the tokenizer that the quote names, both counts are exact: the prompt is rendered with the
+model's own template. Without it, both are upper bounds. Every token of the byte-level vocabularies
+that nodes serve spells at least one byte, so a text has at most as many tokens as bytes. What a
+template adds is bounded by what the templates in use add.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from viz.buyer.request import AskedRequest
 from viz.domain.units import Hash32, hex_of
 from viz.errors import VizError
 
-# A default system message with its marks: Llama's and SmolLM's take 25 to 40 tokens.
+# A default system message with its markers: Llama's and SmolLM's take 25 to 40 tokens.
 TEMPLATE_TOKENS: Final = 64
-# Role and marks of a message, even if a vocabulary spells them letter by letter.
+# The role and the markers of a message, even if a vocabulary spells them letter by letter.
 TEMPLATE_TOKENS_PER_MESSAGE: Final = 16
 
 TokenCount = Callable[[str], int]
@@ -40,28 +39,28 @@ class Tokenizer(Protocol):
 
 
 class Counter:
-    """Counts as a node bills; ``exact`` where it can count at all."""
+    """Counts tokens as a node bills them. ``exact`` is False if it can only bound their number."""
 
     def __init__(
         self, tokenizer: Tokenizer | None = None, count_tokens: TokenCount | None = None
     ) -> None:
-        """``count_tokens`` counts plain text where the template is not known."""
+        """``count_tokens`` counts plain text if there is no ``tokenizer``."""
         self._tokenizer = tokenizer
         self._count = tokenizer.count if tokenizer else count_tokens
         self.exact = self._count is not None
 
     def text_tokens(self, text: str) -> int:
-        """Return how many tokens a text has: exactly, or without a tokenizer at most."""
+        """Return how many tokens a text has; an upper bound if ``exact`` is False."""
         return self._count(text) if self._count else len(text.encode())
 
     def prompt_tokens(self, asked: AskedRequest) -> int:
-        """Return how many tokens the prompt has: exactly, or without the template at most."""
+        """Return how many tokens the prompt has; an upper bound if the template is not known."""
         texts, messages = asked.texts(), asked.messages()
         if self._tokenizer is not None and messages is not None:
             try:
                 return len(self._tokenizer.render(messages))
             except VizError:
-                pass  # the node refuses it as well; should it not, it bills no more than the bound
+                pass  # the node refuses it too; if it does not, it may bill at most the bound
         tokens = sum(map(self.text_tokens, texts))
         if asked.is_chat:
             tokens += TEMPLATE_TOKENS + len(texts) * TEMPLATE_TOKENS_PER_MESSAGE
@@ -72,13 +71,13 @@ class Counters:
     """The counters of one buyer, by the digest of the tokenizer that a node names."""
 
     def __init__(self, folder: Path, count_tokens: TokenCount | None = None) -> None:
-        """``folder`` holds model directories of further tokenizers."""
+        """``folder`` holds model directories with further tokenizers."""
         self._folder = folder
         self._count_tokens = count_tokens
         self._known: dict[Hash32, Counter] = {}
 
     def of(self, digest: Hash32) -> Counter:
-        """Return the counter for a tokenizer; say once where there is none. Blocks."""
+        """Return the counter for a tokenizer; warn once if the tokenizer is not known. Blocks."""
         if digest not in self._known:
             counter = Counter(find_tokenizer(digest, self._folder), self._count_tokens)
             self._known[digest] = counter
@@ -93,10 +92,11 @@ class Counters:
 
 
 class TextCount:
-    """The tokens of one growing text, counted again only where it grew by much.
+    """Counts the tokens of one growing text, and counts it again only after it grew by much.
 
-    Between two counts every byte is taken for a token. More text may split the end of what was
-    counted otherwise, so the sum can be a token or two low: a receipt's text is counted whole.
+    Between two counts every new byte is taken for one token. New text may change how the end of the
+    counted text is split, so the sum can be one or two tokens too low. For a receipt the whole text
+    is therefore counted again.
     """
 
     def __init__(self, counter: Counter) -> None:
@@ -106,7 +106,10 @@ class TextCount:
         self._since = 0
 
     def grew(self, text: str, more_bytes: int) -> int:
-        """Return the tokens of ``text``, which grew by so many bytes: at most, and nearly so."""
+        """Return at most how many tokens ``text`` has, after it grew by ``more_bytes``.
+
+        The class says by how much the result can be too low.
+        """
         self._bytes += more_bytes
         self._since += more_bytes
         if self._counter.exact and self._since > max(64, self._bytes // 8):

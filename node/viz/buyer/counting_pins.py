@@ -1,10 +1,10 @@
-"""By which tokenizer each adapter of a node is counted, as it was when it was paid for before.
+"""Remember with which tokenizer each adapter of a node was counted when it was paid for.
 
-Owns the record of it beside the channel's ledger, and the refusal of a change that would end the
-recount. Does not count (``viz.buyer.counting``).
+Owns this record beside the channel's ledger, and refuses a change after which the tokens could not
+be counted again. ``viz.buyer.counting`` does the counting.
 
-Invariant: an adapter that was counted again exactly is not paid for by a count that cannot be made
-again, in this process or a later one, until the buyer forgives.
+Invariant: if an adapter was counted exactly before, it is not paid for by a count that the buyer
+cannot repeat, in this process or a later one, until the buyer forgives.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _log = structlog.get_logger()
 
 
 class Pin(NamedTuple):
-    """A base model and its tokenizer; ``exact`` if what it bills could be counted again."""
+    """A base model and its tokenizer; ``exact`` if the billed tokens could be counted again."""
 
     base: Hash32
     tokenizer: Hash32
@@ -35,12 +35,12 @@ class CountingPins:
     """The pins of one channel's adapters, the base model included."""
 
     def __init__(self, ledger: BuyerLedger) -> None:
-        """Read what was kept; raise BooksMismatch where it cannot be read."""
+        """Read the record; raise BooksMismatch if it cannot be read."""
         self._ledger = ledger
         self._pins = _read(ledger.kept_record(RECORD))
 
     def check(self, offer: AdapterOffer, info: NodeInfo, *, exact: bool) -> None:
-        """Raise NodeNotTrusted where the adapter was counted exactly and could not be any more."""
+        """Raise NodeNotTrusted if the adapter was counted exactly before and cannot be now."""
         pin = self._pins.get(offer.adapter_id)
         if pin is None or exact or not pin.exact:
             return
@@ -53,7 +53,7 @@ class CountingPins:
         )
 
     def keep(self, offer: AdapterOffer, info: NodeInfo, *, exact: bool) -> None:
-        """Keep by what an adapter is counted, on disk before it is paid for; raise as ``check``."""
+        """Record on disk how an adapter is counted, before it is paid for; raise as ``check``."""
         self.check(offer, info, exact=exact)
         pin, before = (
             Pin(info.base_digest, info.tokenizer_digest, exact),
@@ -71,7 +71,7 @@ class CountingPins:
         self._keep({**self._pins, offer.adapter_id: pin})
 
     def forget(self) -> None:
-        """Take by what the node counts anew, at the next request."""
+        """Forget all pins, so that the next request records anew how the node counts."""
         if self._pins:
             self._keep({})
 

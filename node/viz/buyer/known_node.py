@@ -1,9 +1,9 @@
-"""What a buyer knows of its node: the description it read, and what that offers.
+"""Hold what a buyer knows of its node: the latest description, and the offers in it.
 
 Owns the node's description, its renewal, and the check of an adapter against the buyer's own chain.
 
-Invariant: a description is used only if it names the contracts that the buyer trusts and the node
-that it named before.
+Invariant: a description is used only if it names the contracts that the buyer trusts, and the same
+node as before.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from viz.protocol.messages import AdapterOffer, NodeInfo
 
 
 class KnownNode:
-    """One node, as it described itself last. ``info`` was checked when it was read."""
+    """One node with its latest description. ``info`` was checked when it was read."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class KnownNode:
         return info
 
     async def offer_of(self, model: str) -> AdapterOffer:
-        """Return what the node offers by an id or a name; raise UnknownModel, NodeNotTrusted."""
+        """Return the offer with this id or name; raise UnknownModel, NodeNotTrusted."""
         for again in (False, True):
             if again:
                 await self.refresh()
@@ -66,22 +66,22 @@ class KnownNode:
         raise unknown(self.info.adapters, model)
 
     async def renewed_offer(self, model: str) -> AdapterOffer:
-        """Return what the node offers now, if what was read before is out of date."""
+        """Read the description again, because it is out of date; return the offer in it."""
         await self.refresh()
         return await self.offer_of(model)
 
     async def pin(self, offer: AdapterOffer) -> None:
-        """Keep by what the node counts, before anything is paid for this adapter."""
+        """Record how the node counts, before anything is paid for this adapter."""
         counter = await self.counter()
         self._pins.keep(offer, self.info, exact=counter.exact)
 
     async def counter(self) -> Counter:
-        """Return the counter that recounts this node's tokens, exactly if it has the tokenizer."""
+        """Return the counter for this node's tokens; it is exact if the tokenizer is known."""
         return await asyncio.to_thread(self._counters.of, self.info.tokenizer_digest)
 
     async def _check_on_chain(self, offer: AdapterOffer) -> None:
-        # The node may name other weights under the same id later: the digest is what was checked.
-        # So it may another tokenizer, by which it counts what it bills.
+        # Later the node may name other weights, or another tokenizer, under the same id. So the
+        # digests are remembered as checked, not the id alone.
         named = self.info.base_digest, self.info.tokenizer_digest
         checked = offer.adapter_id, offer.weights_digest, *named
         if self._chain is None or checked in self._checked:

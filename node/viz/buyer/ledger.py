@@ -1,13 +1,12 @@
-"""What a buyer has signed, kept so that no crash can make it sign the same money twice.
+"""Keep on disk what a buyer has signed, so that it cannot sign the same money twice after a crash.
 
-Owns one directory a channel: the session key (encrypted), an append-only file of changes to the
-channel's ``BuyerChannel``, the requests that are not billed yet, what is held for and against the
-node, and the deposit that was signed last, until it is confirmed. Does not know HTTP, nor when to
-pay.
+Owns one directory per channel: the session key (encrypted), an append-only file of changes to the
+channel's ``BuyerChannel``, the requests that are not billed yet, the node's standing, and the
+latest signed deposit until it is confirmed.
 
-Invariants: a change that a signature depends on is on disk (fsync) before ``commit`` returns, and
-nothing signs without it; one process at a time holds a channel's directory; a line that a crash
-cut short is dropped, since its signature never left.
+Invariants: a change that a signature depends on is on disk (fsync) before its ``commit_`` call
+returns, and nothing is signed without it; one process at a time holds a channel's directory; a line
+that a crash cut short is dropped, because its signature was never sent.
 """
 
 from __future__ import annotations
@@ -46,9 +45,9 @@ COMPACT_AFTER_LINES: Final = 1_000
 MAX_RECORD_BYTES: Final = 4 * 1024 * 1024
 _LEDGER: Final = "ledger.jsonl"
 _KEY: Final = "session.key.json"
-# OWASP's minimum for r=8 and p=1. The file is opened at every command, and a wallet's 2^18 would
-# double that wait. A lower cost would cheapen guesses at the wallet too: most people give both
-# files one password. Files written with 2^16 still open, since each file names its own cost.
+# OWASP's minimum for r=8 and p=1. Every command opens the file, and the 2^18 of a wallet would
+# double that wait. With a lower cost the wallet's password is cheaper to guess too, because most
+# people use one password for both files. Files with 2^16 still open: each file names its own cost.
 _SCRYPT_N: Final = 2**17
 _DEPOSIT: Final = "deposit.json"
 _STANDING: Final = "standing.json"
@@ -75,7 +74,7 @@ class BuyerLedger:
 
     @property
     def directory(self) -> Path:
-        """Where the channel's files are."""
+        """The folder that holds the channel's files."""
         return self._directory
 
     @property
@@ -93,10 +92,11 @@ class BuyerLedger:
         *,
         scrypt_n: int | None = None,
     ) -> BuyerLedger:
-        """Load the channel to ``node``, or begin one with a fresh session key.
+        """Load the channel to ``node``, or begin one with a new session key.
 
-        Blocks for the key file's derivation (about a second). Raises InvalidKeyFile, ConfigError
-        (another process holds it), BooksMismatch (the file is damaged).
+        Blocks while the key is derived from the password (about a second). Raises InvalidKeyFile,
+        ConfigError (another process holds the channel, or its folder cannot be made), BooksMismatch
+        (a file is damaged).
         """
         directory = home / _CHANNELS / f"{_prefix(deployment)}{node[2:].lower()}"
         try:
@@ -126,7 +126,7 @@ class BuyerLedger:
         return ledger
 
     def close(self) -> None:
-        """Let another process have the channel."""
+        """Release the channel, so that another process can open it."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -140,7 +140,7 @@ class BuyerLedger:
             for key, units in after.vector.items()
             if units != self.channel.vector.get(key)
         }
-        # A final voucher may have raised the vector before, to where nothing was signed until now.
+        # A final voucher may have raised the vector before, but signed a lower end point.
         if raised or after.total_units not in self.channel.points:
             self._append(signing_line(raised))
         self.channel = after
@@ -151,7 +151,7 @@ class BuyerLedger:
         self.channel = after
 
     def commit_observation(self, seen: ChannelState) -> None:
-        """Make a confirmed reading of the chain durable; raise BooksMismatch like ``observe``."""
+        """Make a confirmed reading of the chain durable; raise BooksMismatch as ``observe``."""
         after = observe(self.channel, seen)
         if after != self.channel:
             self._append(observation_line(seen))
@@ -159,17 +159,17 @@ class BuyerLedger:
         self.commit_standing(self.standing.proved(seen))
 
     def commit_said(self, said: ChannelState) -> None:
-        """Make the node's word on the chain durable; raise BooksMismatch like ``hear``."""
+        """Make durable what the node says of the chain; raise BooksMismatch as ``hear``."""
         after = hear(self.channel, said)
         if after != self.channel:
             self._append(said_line(said))
         self.channel = after
 
     def commit_receipt(self, after: BuyerChannel, link: Link, billed: str = "") -> None:
-        """Keep a verified receipt, and that it billed the request of that name.
+        """Keep a verified receipt; ``billed`` is the name of the request that it billed.
 
-        Not synced: a lost one is asked from the node again, and its request is kept until the next
-        line is synced.
+        The line is not synced to disk. If it is lost, the node is asked for the receipt again. The
+        request's record is therefore kept until the next line is synced.
         """
         self._append(receipt_line(link, billed), sync=False)
         self.channel = after
@@ -179,7 +179,7 @@ class BuyerLedger:
     # requests that are not billed yet, and the node's standing
 
     def keep_request(self, open_request: OpenRequest) -> None:
-        """Make a request durable before it is sent, or how it ended; raise StoreError."""
+        """Make a request durable before it is sent, and again when it ends; raise StoreError."""
         try:
             self._asked.keep(open_request)
         except OSError as error:
@@ -191,7 +191,7 @@ class BuyerLedger:
             self._asked.drop(open_request.name)
 
     def commit_standing(self, after: NodeStanding) -> None:
-        """Make what is held for and against the node durable."""
+        """Make the node's standing durable."""
         if after != self.standing:
             self._replace(_STANDING, after.to_json())
         self.standing = after
@@ -199,11 +199,11 @@ class BuyerLedger:
     # the deposit under way
 
     def keep_deposit(self, deposit: Json) -> None:
-        """Make a signed deposit durable before it is sent: asked again, it is sent again."""
+        """Make a signed deposit durable before it is sent, so that a retry sends the same one."""
         self._replace(_DEPOSIT, deposit)
 
     def kept_deposit(self) -> Json | None:
-        """Return the deposit that is not known to be confirmed; None where there is none."""
+        """Return the deposit that is not known to be confirmed; None if there is none."""
         try:
             return parse_json((self._directory / _DEPOSIT).read_bytes())
         except FileNotFoundError:
@@ -215,17 +215,17 @@ class BuyerLedger:
             ) from error
 
     def drop_deposit(self) -> None:
-        """Forget the deposit, which is confirmed or can never be."""
+        """Forget the deposit, because it is confirmed or can no longer arrive."""
         (self._directory / _DEPOSIT).unlink(missing_ok=True)
 
-    # records that no money rests on
+    # records that hold no money
 
     def keep_record(self, name: str, record: Json) -> None:
         """Make a record beside the ledger durable; raise StoreError."""
         self._replace(name, record)
 
     def kept_record(self, name: str) -> Json:
-        """Return a record as it was kept last, empty before; raise BooksMismatch if unreadable."""
+        """Return a record, empty if it was never kept; raise BooksMismatch if it is unreadable."""
         path = self._directory / name
         try:
             return parse_json(path.read_bytes(), max_bytes=MAX_RECORD_BYTES)
@@ -242,6 +242,7 @@ class BuyerLedger:
     def _load(self) -> None:
         whole = self._load_curve()
         if self._billed:
+            # The receipts must be on disk before the requests that they billed are removed.
             _sync(self._directory / _LEDGER)
         self.unbilled = self._asked.load(self._billed)
         self._billed.clear()
@@ -256,7 +257,7 @@ class BuyerLedger:
             self._compact()
 
     def _load_curve(self) -> bool:
-        """Replay the changes; say whether the last line is whole."""
+        """Replay the changes; return whether the last line is whole."""
         path = self._directory / _LEDGER
         if not path.exists():
             return True
@@ -287,14 +288,14 @@ class BuyerLedger:
             raise _unwritable(path, error) from error
         self._lines += 1
         if sync:
-            # Their receipts are on disk with this line, so that no bill for them is taken again.
+            # This sync also put their receipts on disk, so these requests cannot be billed again.
             for name in self._billed:
                 self._asked.drop(name)
             self._billed.clear()
 
     def _write(self, handle: int, line: bytes, *, sync: bool) -> None:
         if self._good_bytes is not None:
-            # What could not be taken back at the last failure.
+            # An earlier write failed, and its half line could not be removed then.
             os.ftruncate(handle, self._good_bytes)
             self._good_bytes = None
         before = os.fstat(handle).st_size
@@ -306,7 +307,7 @@ class BuyerLedger:
             if self._lines == 0:
                 _sync(self._directory)
         except OSError:
-            # What follows must not be glued to half a line, nor rest on a name that may vanish.
+            # The next line must not join onto half a line, nor go into a file that a crash removes.
             self._good_bytes = before
             with suppress(OSError):
                 os.ftruncate(handle, before)
@@ -338,7 +339,7 @@ def _unwritable(path: Path, error: OSError) -> StoreError:
 
 
 def directories_in(home: Path, deployment: Deployment) -> list[Path]:
-    """Return the folder of every channel of this deployment that is kept in ``home``."""
+    """Return the folder of every channel of this deployment in ``home``."""
     return sorted((home / _CHANNELS).glob(f"{_prefix(deployment)}*"))
 
 
@@ -348,9 +349,9 @@ def node_of(directory: Path) -> Address:
 
 
 def channels_in(home: Path, deployment: Deployment) -> dict[Address, Address]:
-    """Return the signer of every channel that is kept in ``home``, by its node; opens no key.
+    """Return the signer of every channel in ``home``, by its node; decrypt no key.
 
-    Raises InvalidKeyFile where a session key's file names no address.
+    Raises InvalidKeyFile if a session key's file names no address.
     """
     found: dict[Address, Address] = {}
     for directory in directories_in(home, deployment):

@@ -1,6 +1,7 @@
-"""The lines of a buyer's ledger: one JSON object a change, and the snapshot that replaces many.
+"""Write and replay the lines of a buyer's ledger, one JSON object per change.
 
-Owns the text form of changes, and how a channel is rebuilt from them. Does not know files.
+Owns the text form of changes, the snapshot that replaces many of them, and how a channel is rebuilt
+from them. Does no I/O.
 
 Invariant: replaying the changes of a channel in order gives that channel.
 """
@@ -21,22 +22,22 @@ from viz.protocol.wire import JSON_INTEGER_MAX, Json, Reader
 
 
 def signing_line(raised: Vector) -> Json:
-    """Return the change that raised these adapters' amounts and made a new end point."""
+    """Return the line of a signature: the raised amounts, whose new sum is an end point."""
     return {"event": "sign", "vector": _vector_to_json(raised)}
 
 
 def final_line(at_end: Vector, vector: Vector) -> Json:
-    """Return the change that signed a final voucher, which ends at ``at_end``."""
+    """Return the line of a final voucher, which ends at ``at_end``."""
     return {"event": "final", "end": _vector_to_json(at_end), "vector": _vector_to_json(vector)}
 
 
 def observation_line(seen: ChannelState) -> Json:
-    """Return the change that read the chain."""
+    """Return the line of a confirmed reading of the chain."""
     return {"event": "proven", **_state_to_json(seen)}
 
 
 def said_line(said: ChannelState) -> Json:
-    """Return the change that took over what the node says of the chain."""
+    """Return the line of what the node says of the chain."""
     return {"event": "said", **_state_to_json(said)}
 
 
@@ -50,18 +51,18 @@ def _state_to_json(state: ChannelState) -> Json:
 
 
 def receipt_line(link: Link, billed: str = "") -> Json:
-    """Return the change that took a verified receipt, and which kept request it billed."""
+    """Return the line of a verified receipt; ``billed`` names the kept request that it billed."""
     return {"event": "receipt", **_link_to_json(link), **({"billed": billed} if billed else {})}
 
 
 def billed_by(line: bytes) -> set[str]:
-    """Return the name of the kept request that a line's receipt billed, if it is one."""
+    """Return the name of the kept request that this line billed; empty if it billed none."""
     members = json.loads(line)
     return {str(members["billed"])} if "billed" in members else set()
 
 
 def snapshot_line(channel: BuyerChannel) -> Json:
-    """Return a whole channel."""
+    """Return the line that holds a whole channel."""
     return {
         "event": "snapshot",
         "payer": channel.payer,
@@ -80,7 +81,7 @@ def snapshot_line(channel: BuyerChannel) -> Json:
 
 
 def replay(channel: BuyerChannel, line: bytes) -> BuyerChannel:
-    """Return the channel after one line; raise InvalidRequest or ValueError if it is no change."""
+    """Return the channel after one line; raise InvalidRequest or ValueError for a bad line."""
     members = json.loads(line)
     reader = Reader(members, "the ledger's line")
     event = reader.text("event", 16)
@@ -94,7 +95,7 @@ def replay(channel: BuyerChannel, line: bytes) -> BuyerChannel:
         return replace(channel, vector=vector, points=points)
     if event == "proven":
         return observe(channel, _seen(channel, reader))
-    # "chain" is of a ledger that did not tell the node's word from a reading: it proves nothing.
+    # Older ledgers wrote "chain" both for a reading and for the node's word: it proves nothing.
     if event in ("said", "chain"):
         return hear(channel, _seen(channel, reader))
     if event == "receipt":

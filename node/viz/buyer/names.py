@@ -1,7 +1,7 @@
-"""Which adapter a name meant when the buyer used it.
+"""Remember which adapter a name meant when the buyer used it.
 
-Owns that memory. A name is its node's word and may be given to another adapter, but it decides whom
-the money goes to: a buyer who asks by it is asked once more, by id, where its meaning changed.
+Owns this record. The node gives the names, and may give a name to another adapter later. But the
+name decides who is paid, so a buyer must ask by id once after the meaning of a name has changed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ class Names:
     """The names that were used on one channel."""
 
     def __init__(self, ledger: BuyerLedger) -> None:
-        """Raise BooksMismatch where the record cannot be read."""
+        """Read the record; raise BooksMismatch if it cannot be read."""
         self._ledger = ledger
         self._meant: Json = ledger.kept_record(RECORD)
 
     def use(self, asked: str, offer: AdapterOffer) -> None:
-        """Note what a request named; raise UnknownModel where the name meant another before.
+        """Note which model a request named; raise UnknownModel if its name meant another before.
 
-        Asking by an id takes the name that the id has now.
+        A request by id accepts the name that this id has now.
         """
         name = offer.name.strip().casefold()
         if not name:

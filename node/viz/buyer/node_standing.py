@@ -1,12 +1,12 @@
-"""What a buyer holds for and against one node, kept beside the ledger of their channel.
+"""Keep the standing of one node: what the buyer believes of it, allows it and holds against it.
 
-Owns how much of the node's word on the deposit is believed where no chain is at hand, what is left
-of the allowance for bills beyond what arrived, and why the node is distrusted. Does no I/O: the
-ledger keeps it.
+Owns how much of the node's word on the deposit is believed if no chain is read, what is left of the
+allowance for bills beyond what arrived, and why the node is distrusted. Does no I/O: the ledger
+writes it to disk.
 
-Invariants: a settled total and a deposit that reach further than what was signed for are not
-believed; the allowance only falls, but by the buyer's own word; distrust outlives the process, and
-ends only by the buyer's own word.
+Invariants: a deposit is believed only as far as it and the settled total stay within what was
+signed for; only the buyer can raise the allowance; distrust outlasts the process, and only the
+buyer can end it.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ from viz.errors import NodeNotTrusted
 from viz.protocol.messages import ChannelView
 from viz.protocol.wire import JSON_INTEGER_MAX, Json, Reader
 
-# Bills for what was not delivered: so many incidents are left alone, among so many answers that
-# were delivered. What the node bills without delivering moves no incident out of sight.
+# An incident is a bill for what was not delivered. This many of them, among this many delivered
+# answers, end the trust. Only delivered answers move an incident out of this window, so a node
+# cannot hide one behind further bills.
 BROKEN_ALLOWED: Final = 3
 BROKEN_AMONG: Final = 64
 EMPTY_ALLOWED: Final = 8
-# Small bills for what was on the line when the buyer left are kept in few rows.
+# Small bills for text that was on its way when the buyer left are summed up in few rows.
 _SMALL_ROWS: Final = 4
 MAX_KEPT: Final = 1_024
 
 
 class Incident(NamedTuple):
-    """``delivered`` answers came before it; ``lost_units`` were billed and did not arrive.
+    """One incident: ``lost_units`` were billed and did not arrive, after ``delivered`` answers.
 
-    ``small``: no break, only more on the bills than what had arrived when the buyer left.
+    ``small``: the node broke nothing off. It only billed more than had arrived when the buyer left.
     """
 
     delivered: int
@@ -45,11 +46,14 @@ class Incident(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class NodeStanding:
-    """``limit_units``: no settled total with a deposit above it is believed without a chain.
+    """What a buyer believes of a node, allows it, and holds against it.
 
-    ``broken`` has the incidents in which answers were billed and not delivered. Of all receipts so
-    many are ``undelivered``; the latest ``empty`` answers in a row had no text. ``fault`` says why
-    nothing more is asked; empty while the node is trusted.
+    Without a chain, only the wallets in ``payers`` are believed to have paid, and settled total and
+    deposit together only up to ``limit_units``. ``allowance_units`` is left for bills beyond what
+    arrived. ``broken`` holds the incidents in which answers were billed and not delivered.
+    ``undelivered`` counts the receipts whose answers were broken, left or empty; ``empty`` counts
+    the latest answers in a row without text. ``fault`` says why nothing more is asked of the node;
+    it is empty while the node is trusted.
     """
 
     payers: tuple[Address, ...] = ()
@@ -63,14 +67,14 @@ class NodeStanding:
     # the deposit
 
     def signed_deposit(self, payer: Address, limit_units: Units) -> Self:
-        """Return the standing after a deposit that may raise the limit so far."""
+        """Return the standing after ``payer`` signed a deposit that may raise the limit."""
         payers = self.payers if payer in self.payers else (*self.payers, payer)
         return replace(self, payers=payers, limit_units=limit_units)
 
     def proved(self, seen: ChannelState) -> Self:
-        """Return the standing after a reading of the chain, which shows what was signed for.
+        """Return the standing after a reading of the chain, which proves payer and deposit.
 
-        A node that denied a deposit while no chain was read has the limit too low until then.
+        If the node denied a deposit while no chain was read, the limit was too low until now.
         """
         limit_units = max(self.limit_units, seen.settled_units + seen.deposit_units)
         if seen.payer == ZERO_ADDRESS:
@@ -78,9 +82,9 @@ class NodeStanding:
         return self.signed_deposit(seen.payer, limit_units)
 
     def believed(self, view: ChannelView) -> ChannelState:
-        """Return of a node's word on a channel what can be believed without reading the chain.
+        """Return what can be believed of the node's view of a channel if no chain is read.
 
-        Raises NodeNotTrusted for a payer that signed no deposit here.
+        Raises NodeNotTrusted if the payer signed no deposit here.
         """
         if view.payer not in (ZERO_ADDRESS, *self.payers):
             raise NodeNotTrusted(
@@ -103,36 +107,36 @@ class NodeStanding:
         return self if self.fault else replace(self, fault=fault)
 
     def forgiven(self, allowance_units: Units) -> Self:
-        """Return the standing of a node that may be asked again, with so much allowed beyond."""
+        """Return the standing of a node that is trusted again, with a new allowance."""
         return replace(self, fault="", broken={}, empty=0, allowance_units=allowance_units)
 
     def billed_beyond(self, units: Units) -> Self:
-        """Return the standing after a bill that exceeds by ``units`` what its request allows."""
+        """Return the standing after a bill that exceeds its request's bound by ``units``."""
         return replace(self, allowance_units=self.allowance_units - units)
 
     def signed_unbilled(self, incident: str, seq: int) -> Self:
-        """Return the standing after money was signed that an answer without a bill accounts for."""
+        """Return the standing after a voucher was signed for a broken answer without a bill."""
         return self._with(incident, Incident(self._delivered(seq)), allowed_units=None)
 
     def billed_broken(self, incident: str, seq: int, lost_units: Units, allowed: Units) -> Self:
-        """Return the standing after the bill of an answer that the node did not bring to its end.
+        """Return the standing after the bill of an answer that the node did not finish.
 
-        ``lost_units`` of it did not arrive; ``allowed`` may be lost so in all, since one incident
-        may be many answers. Answers that broke off together are one incident: a node that was
-        restarted breaks off all that were under way.
+        ``lost_units`` of the bill did not arrive. ``allowed`` bounds all such losses together,
+        because one incident may be many answers. Answers that broke off together are one incident:
+        a node that restarts breaks off all answers under way.
         """
         after = replace(self, undelivered=self.undelivered + 1)
         lost = Incident(after._delivered(seq), lost_units)
         return after._with(incident, lost, allowed_units=allowed)
 
     def billed_left(self, seq: int, lost_units: Units, allowed: Units) -> Self:
-        """Return the standing after a bill of more than what had arrived when the buyer left."""
+        """Return the standing after a bill for more than had arrived when the buyer left."""
         delivered = self._delivered(seq)
         row = f"left-{delivered // (BROKEN_AMONG // _SMALL_ROWS)}"
         return self._with(row, Incident(delivered, lost_units, small=True), allowed_units=allowed)
 
     def unheard(self) -> Self:
-        """Return the standing after the bill of a prompt whose buyer left at once."""
+        """Return the standing after the bill for a prompt whose answer the buyer left at once."""
         return replace(self, undelivered=self.undelivered + 1)
 
     def delivered(self, *, empty: bool) -> Self:
@@ -178,7 +182,7 @@ class NodeStanding:
 
     @classmethod
     def before_it_was_kept(cls, channel: BuyerChannel) -> Self:
-        """Return the standing of a ledger that has none yet."""
+        """Return the standing for a ledger that has no record of one yet."""
         known = () if channel.payer == ZERO_ADDRESS else (channel.payer,)
         return cls(known, channel.limit_units)
 
@@ -212,7 +216,7 @@ class NodeStanding:
             {
                 each.text("incident", 64): Incident(
                     each.integer("receipts", JSON_INTEGER_MAX),
-                    # A standing that was kept before has no more of an incident.
+                    # Older records have only the two members above.
                     each.optional("lost", each.units) or 0,
                     each.optional("small", each.boolean) or False,
                 )

@@ -1,7 +1,7 @@
-"""Which offer a model's name means.
+"""Find the offer that a model's name means.
 
-Owns the two ways to name a model: its id, and the name its node gives it. Invariant: a name that
-could mean two adapters means none, since the name decides who is paid.
+Owns the two ways to name a model: by its id, and by the name that its node gives it. Invariant: a
+name that could mean two adapters means none, because the name decides who is paid.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ NAMES_SHOWN: Final = 20
 
 
 def find_offer(offers: Sequence[AdapterOffer], wanted: str) -> AdapterOffer | None:
-    """Return the offer of a model's id, else of a name that is one offer's alone.
+    """Return the offer with this id, else the only offer with this name; None if there is none.
 
-    Names are compared without regard to case. Raises UnknownModel where a name is of several.
+    Names are compared without regard to case. Raises UnknownModel if several offers have the name.
     """
     for offer in offers:
         if offer.model == wanted:
@@ -33,7 +33,7 @@ def find_offer(offers: Sequence[AdapterOffer], wanted: str) -> AdapterOffer | No
 
 
 def unknown(offers: Sequence[AdapterOffer], wanted: str) -> UnknownModel:
-    """Return the error of a model that is not on offer, with what is."""
+    """Return the error for a model that is not on offer. It lists the models that are."""
     names = [
         offer.model if offer.name in ("", offer.model) else f"{offer.model} ({offer.name})"
         for offer in offers[:NAMES_SHOWN]

@@ -1,18 +1,18 @@
-"""Which requests may still cost something, how much, and which receipt billed each.
+"""Track which requests may still cost something, how much, and which receipt billed each.
 
 Owns what a buyer's requests may cost while they run, and the requests that ended without their
-receipt, in this process or in one before it.
+receipt, in this process or in an earlier one.
 
-A request is in one of three groups. Under way: its answer arrives, and brings the receipt. Left: it
-ended without a receipt a short while ago, and the node may still bill it. Given up: the node had
-time to bill it and did not, so it justifies no more than what is signed already; it is kept because
-a bill may come all the same.
+A request is in one of three groups:
+ - under way: its answer arrives, and will bring the receipt;
+ - left: it ended without a receipt a short while ago, and the node may still bill it;
+ - given up: the node had time to bill it and did not. It justifies no more than what is already
+   signed. It is kept because a bill may still come.
 
 Invariants: every receipt belongs to one request, found by the hash of what was asked, and a request
-is billed once; a bill that its answer did not bring is at most for what arrived and one step. What
-exceeds that comes out of the buyer's own allowance, or the bill is refused. So a node's valid
-signature alone makes no bill: the node can bill neither what was not asked for, nor what it did not
-deliver.
+is billed once. A bill that the answer did not bring is for at most what arrived and one step. Any
+more is taken from the buyer's allowance, or the bill is refused. So a valid signature of the node
+is not enough: it can bill neither what was not asked for, nor what it did not deliver.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from viz.domain.receipt import SignedReceipt, salted_hash
 from viz.domain.units import AdapterId, Units
 from viz.errors import NodeNotTrusted
 
-# A node bills a broken answer within moments; after so long it has most likely lost the bill.
+# A node bills a broken answer within moments; after this time it has most likely lost the bill.
 UNRECEIPTED_S: Final = 180.0
 GIVEN_UP_KEPT: Final = 256
 STALLED_S: Final = 5.0
@@ -35,16 +35,23 @@ STALLED_S: Final = 5.0
 
 @dataclass(slots=True, eq=False)
 class OpenRequest:
-    """What one request may cost, as far as its answer has arrived, and how it ended.
+    """What one request may cost, how far its answer has arrived, and how it ended.
 
-    ``arrived_units`` is what the text costs that has arrived; ``units`` that and one step;
-    ``most_units`` what the request may cost in the end. Where the buyer left, ``left_units`` is the
-    most that may be billed, and ``excused_units`` what an honest node may have had on the line.
-    ``first_units`` pays for the beginning, until it ``began``. ``seq`` is the receipt that billed
-    it, 0 for none, and ``billed_units`` what that said; it is ``delivered`` if its own answer
-    brought it. ``name`` is that of its record in the ledger. In ``incident`` the node did not bring
-    it to its end; ``unknown`` marks a request whose process ended before its answer did, so that
-    nobody knows what arrived. The buyer waits for text since ``waits_since_s``, 0 while it reads.
+    The cost: ``arrived_units`` is the cost of the text that has arrived, ``units`` is that and one
+    step, and ``most_units`` is the most that the request may cost in the end. ``first_units`` pays
+    for the beginning, until the node ``began``. If the buyer leaves, ``left_units`` is the most
+    that may be billed, and an honest node may bill up to ``excused_units``: what arrived and what
+    was on the line.
+
+    The bill: ``seq`` is the number of the receipt that billed it, 0 for none, and ``billed_units``
+    is that receipt's amount. ``delivered``: its own answer brought the receipt. ``weighed``: the
+    bill was held against what arrived (``viz.buyer.undelivered``).
+
+    The end: ``name`` is the name of its record in the ledger. ``incident`` is the incident in which
+    the node did not finish the answer. ``unknown``: its process ended before the answer did, so
+    nobody knows what arrived.
+
+    While the buyer waits for text, ``waits_since_s`` is when this wait began; else it is 0.
     """
 
     adapter_id: AdapterId
@@ -69,7 +76,7 @@ class OpenRequest:
 
     @property
     def stalled(self) -> bool:
-        """Whether the node has sent no text for so long that to leave is no whim."""
+        """Whether the node has sent no text for ``STALLED_S``: a good reason to leave."""
         return bool(self.waits_since_s) and time.monotonic() - self.waits_since_s >= STALLED_S
 
     def equals(self, other: OpenRequest) -> bool:
@@ -77,10 +84,11 @@ class OpenRequest:
         return (self.adapter_id, self.request) == (other.adapter_id, other.request)
 
     def bound_units(self, unused_units: Units) -> Units:
-        """Return the most that a receipt which its answer did not bring may bill for this request.
+        """Return the most that a receipt may bill if the request's answer did not bring it.
 
-        ``unused_units`` were signed for the adapter and are not billed yet. Signatures follow what
-        arrives, so they bound a request of a process that can no longer say what arrived.
+        ``unused_units`` were signed for the adapter and are not billed yet. If the process that
+        sent the request has ended, nobody knows what arrived. Signatures follow what arrives, so
+        they bound that request.
         """
         if self.unknown:
             return max(self.units, min(self.most_units, unused_units))
@@ -98,9 +106,10 @@ class OpenRequests:
     """The requests of one channel that are not billed yet."""
 
     def __init__(self, request_units: Units, earlier: Iterable[OpenRequest] = ()) -> None:
-        """Make the groups. ``earlier`` are the requests of processes before this one.
+        """Make the three groups. ``earlier`` are the requests of earlier processes.
 
-        ``request_units``, the cap of one request, bounds all that ended without a receipt.
+        ``request_units``, the cap of one request, bounds the cost of all requests that ended
+        without a receipt, taken together.
         """
         self._request_units = request_units
         self._under_way: set[OpenRequest] = set()
@@ -119,7 +128,7 @@ class OpenRequests:
             self._under_way.discard(open_request)
 
     def leave(self, open_request: OpenRequest) -> None:
-        """Remember that a request ended without its receipt: its cost is not known yet."""
+        """Remember that a request ended without its receipt, so that its cost is not known yet."""
         if not open_request.seq:
             open_request.left_at_s = time.monotonic()
             self._left.add(open_request)
@@ -127,7 +136,7 @@ class OpenRequests:
     def forget_old(self) -> list[OpenRequest]:
         """Give up the requests that the node had time to bill.
 
-        Return the oldest beyond ``GIVEN_UP_KEPT``, of which nothing is kept any longer.
+        Returns the oldest ones beyond ``GIVEN_UP_KEPT``, which are now forgotten.
         """
         now_s = time.monotonic()
         old = [each for each in self._left if each.left_at_s + UNRECEIPTED_S < now_s]
@@ -144,7 +153,7 @@ class OpenRequests:
         return bool(self._left)
 
     def under_way_units(self, adapter_id: AdapterId) -> Units:
-        """Return what the adapter's requests under way may cost now."""
+        """Return the most that the adapter's requests under way may cost now."""
         return _units_of(self._under_way, adapter_id)
 
     def beginning(self, open_request: OpenRequest) -> list[OpenRequest]:
@@ -158,12 +167,12 @@ class OpenRequests:
         ]
 
     def left_units(self, adapter_id: AdapterId, unused_units: Units) -> Units:
-        """Return what requests that ended without their receipt may have cost the channel.
+        """Return the most that requests which ended without a receipt may have cost the channel.
 
-        A node that was killed may have booked what it delivered and lost the bill. What was given
-        up justifies no more than ``unused_units``, which are signed and not billed: nothing new is
-        signed for it. The sum is at most one request's cap, so that a node which breaks off every
-        answer is not paid for all of them.
+        A node that was killed may have booked what it delivered and lost the bill. Requests that
+        were given up justify no more than ``unused_units``, which are signed and not billed, so
+        nothing new is signed for them. The sum is at most one request's cap, so that a node which
+        breaks off every answer is not paid for all of them.
         """
         lost = min(unused_units, _units_of(self._given_up, adapter_id))
         left = _units_of(self._left - self._under_way, adapter_id)
@@ -183,8 +192,9 @@ class OpenRequests:
     def bill(self, open_request: OpenRequest, seq: int, units: Units) -> OpenRequest | None:
         """Note the receipt that a request's own answer brought; raise NodeNotTrusted for a second.
 
-        A receipt that was fetched before may have been taken for that of an equal request: return
-        that one, which has another bill now, or none.
+        A receipt that is fetched later fits every equal request, so it may have been noted for the
+        wrong one. Then the two bills are exchanged. Returns the other request, which now has the
+        other bill or none; None if nothing was exchanged.
         """
         equals = [
             each
@@ -205,8 +215,8 @@ class OpenRequests:
     def match(self, signed: SignedReceipt, unused_units: Units) -> Match | None:
         """Return the request behind a receipt that no answer brought; raise NodeNotTrusted.
 
-        None while the request's answer still arrives: the answer brings the receipt, and with its
-        text the receipt can be checked in full.
+        Returns None if the bill is above the bound and an answer that it fits still arrives. That
+        answer brings the receipt, and with its text the receipt can be checked in full.
         """
         receipt = signed.receipt
         if len(signed.lines) != 1:
@@ -226,8 +236,8 @@ class OpenRequests:
             )
 
         def order(each: OpenRequest) -> tuple[Units, float, Units]:
-            # The request that allows the bill; of several the one that ended first, then the one
-            # with the smallest bound, which keeps the larger bounds for larger bills.
+            # First the requests that allow the bill, then the one that ended first, then the one
+            # with the smallest bound. So the larger bounds are left for larger bills.
             beyond = max(0, units - each.bound_units(unused_units))
             return beyond, each.left_at_s, each.units
 
@@ -238,7 +248,7 @@ class OpenRequests:
         return Match(found, beyond_units)
 
     def note(self, open_request: OpenRequest, seq: int, units: Units) -> None:
-        """Note which receipt billed a request, so that no other can; ``seq`` 0 takes it back."""
+        """Note which receipt billed a request, so that no other can; ``seq`` 0 undoes this."""
         open_request.seq, open_request.billed_units = seq, units if seq else 0
         open_request.weighed = False
         if seq:

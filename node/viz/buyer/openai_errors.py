@@ -1,7 +1,6 @@
-"""Refusals in the shape that OpenAI's clients read.
+"""Write refusals in the form that OpenAI's clients read.
 
-Owns which type, code and parameter a program is told for each of Viz's errors. Does not know why
-something was refused.
+Owns the type, code and parameter that a program is told for each of Viz's errors.
 """
 
 from __future__ import annotations
@@ -13,18 +12,18 @@ from aiohttp import web
 
 from viz.errors import PaymentError, PromptTooLong, VizError
 
-CONTEXT_CODE: Final = "context_length_exceeded"  # what programs look for to shorten their prompt
+CONTEXT_CODE: Final = "context_length_exceeded"  # programs that see it shorten their prompt
 MAX_PARAM_CHARS: Final = 64
 
 
 def problem(error: VizError) -> web.Response:
-    """Return the answer to what was refused on purpose."""
+    """Return the response for one of Viz's own errors."""
     status = 400 if isinstance(error, PromptTooLong) else error.status
     return response(status, error_body(error))
 
 
 def error_body(error: VizError) -> dict[str, Any]:
-    """Return the error object of what was refused on purpose, its parameter kept."""
+    """Return the error object for one of Viz's own errors, with the parameter that it names."""
     given = error.extensions.get("param")
     param = given[:MAX_PARAM_CHARS] if isinstance(given, str) else None
     code = CONTEXT_CODE if isinstance(error, PromptTooLong) else error.code
@@ -34,15 +33,15 @@ def error_body(error: VizError) -> dict[str, Any]:
 def refusal(
     status: int, message: str, code: str, kind: str = "invalid_request_error", **headers: str
 ) -> web.Response:
-    """Return the answer to what no error of the tree stands for: routes, keys, web pages."""
+    """Return the response for a refusal that has no error class: routes, keys, web pages."""
     return response(status, body(message, kind, code), headers)
 
 
 def response(
     status: int, content: dict[str, Any], headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """Return an error's answer; one that a repetition would not change says so."""
-    # OpenAI's clients would repeat 409 and 5xx by themselves; the answer would be the same
+    """Return an error response; it tells the client not to retry if a retry cannot help."""
+    # OpenAI's clients retry these statuses by themselves, and would get the same response.
     final = {"X-Should-Retry": "false"} if status in (409, 429) or status >= 500 else {}
     return web.json_response(content, status=status, headers={**final, **(headers or {})})
 

@@ -1,12 +1,11 @@
-"""The prices that a buyer agreed to, and what a node may ask beside them.
+"""Keep the prices that a buyer agreed to, and refuse higher ones until the buyer agrees again.
 
-Owns the caps on prices, the memory of what was agreed for each adapter, and the words about a price
-that changed. Does not know amounts of requests (``viz.buyer.voucher_signer``) or how quotes are
-checked.
+Owns the caps on prices, the record of what was agreed for each adapter, and the messages about a
+price that changed. The amounts of requests are ``viz.buyer.voucher_signer``'s.
 
-Invariants: no price above a cap is paid; where the buyer named no cap, none that is more than a
-quarter above the lowest that was paid for this adapter before, however slowly it rose; every change
-of a price that is paid is said.
+Invariants: no price above a cap is paid. If the buyer named no cap, no price is paid that is more
+than a quarter above the lowest one paid for this adapter before, however slowly it rose. Every
+change of a price that is paid is reported.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class Prices:
         deployment: Deployment,
         say: Callable[[str], None] | None = None,
     ) -> None:
-        """Read what was agreed before; raise BooksMismatch where it cannot be read."""
+        """Read what was agreed before; raise BooksMismatch if it cannot be read."""
         self._ledger = ledger
         self._deployment = deployment
         self._say = say or _log.warning
@@ -61,7 +60,7 @@ class Prices:
         return tuple(self._known)
 
     def agree(self, adapter_id: AdapterId, model: str, price: Price, limits: Limits) -> None:
-        """Agree to a price, on disk before anything is signed; raise PriceAboveCap."""
+        """Agree to a price and record it before anything is signed; raise PriceAboveCap."""
         known = self._known.get(adapter_id)
         self._check_caps(model, price, limits)
         if known is None:
@@ -147,7 +146,7 @@ def limits_in(
 
 
 def _lowest(before: Price, now: Price, limits: Limits) -> Price:
-    """Return what is agreed by paying ``now``: more than before only under a cap that was named."""
+    """Return the price that is agreed by paying ``now``; it rises only if the buyer named a cap."""
     prompt = min(before.prompt_price_units, now.prompt_price_units)
     completion = min(before.completion_price_units, now.completion_price_units)
     return Price(

@@ -1,11 +1,11 @@
-"""A local OpenAI-compatible server that pays: any OpenAI tool works unmodified.
+"""Serve a local OpenAI-compatible API that pays the node: any OpenAI tool works unmodified.
 
 Owns the translation between an OpenAI client and ``BuyerClient``: models, streamed and whole
-answers, errors. Does not decide what may be paid. Streams to the node always and assembles whole
-answers here, so that money is signed step by step (threat 36).
+answers, errors. It always streams from the node and joins whole answers here, so that money is
+signed step by step (threat 36).
 
-A program that reaches the proxy spends the buyer's money: ``viz.buyer.proxy_access`` says which
-may. A program that leaves ends its answer: what is not read is not paid for.
+A program that reaches the proxy spends the buyer's money: ``viz.buyer.proxy_access`` decides which
+programs may. If a program leaves, its answer ends: what is not read is not paid for.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def create_proxy(client: BuyerClient, access: ProxyAccess | None = None) -> web.Application:
-    """Return the proxy's application; ``access`` says who may ask, by default this machine."""
+    """Return the proxy's application; ``access`` says who may ask, by default only this machine."""
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors])
     app[_CLIENT] = client
     app[_ACCESS] = access or ProxyAccess()
@@ -74,12 +74,12 @@ async def running_proxy(
 ) -> AsyncIterator[str]:
     """Serve the proxy while the context lasts; yield its base URL, ``http://host:port/v1``.
 
-    ``key`` is what programs must give as their OPENAI_API_KEY, empty for any; ``hosts`` and
-    ``origins`` what the buyer allows beside this machine's names (``ProxyAccess.of``). Raises
-    ConfigError when the port is taken, and for a host beyond this machine without a key.
+    ``key`` is what programs must give as their OPENAI_API_KEY; if it is empty, any key is taken.
+    ``hosts`` and ``origins`` are allowed beside this machine's names (``ProxyAccess.of``). Raises
+    ConfigError if the port is taken, or if ``host`` is beyond this machine and there is no key.
     """
     app = create_proxy(client, ProxyAccess.of(host, key=key, hosts=hosts, origins=origins))
-    # A program that gave up, and will ask again, must not be paid for twice.
+    # Cancel the handler of a program that left: it may ask again, and must not pay twice.
     runner = web.AppRunner(
         app, access_log=None, shutdown_timeout=SHUTDOWN_S, handler_cancellation=True
     )
@@ -117,7 +117,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return refusal(error.status, error.reason, f"http-{error.status}")
     except (asyncio.CancelledError, ConnectionResetError):
         raise
-    except Exception as error:  # noqa: BLE001  a bug leaves as an opaque 500, never as its text
+    except Exception as error:  # noqa: BLE001  a bug is answered by an opaque 500, never by its text
         _log.error("unexpected, in the proxy", exc_info=error)
         return refusal(500, "something went wrong in the proxy", "viz-error", "api_error")
 

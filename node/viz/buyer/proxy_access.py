@@ -1,11 +1,12 @@
-"""Who may spend through the proxy: programs of this machine, named hosts, named web pages, a key.
+"""Decide who may spend through the proxy, by Host, Origin and key.
 
-Owns the checks of Host, Origin and key, and the CORS answers. Does not know what is asked.
+Owns these checks and the CORS answers. Programs of this machine may spend, and the hosts and web
+pages that the buyer names.
 
-A browser runs every site's scripts on the buyer's machine, so a loopback address protects nobody
-alone. A page sends its Origin with what could spend money, and a rebound DNS name shows in Host:
-both are refused if the buyer did not name them. A page that was named is told so by CORS headers;
-nothing else is, and so nothing else can read an answer.
+A browser runs every site's scripts on the buyer's machine, so a loopback address alone protects
+nobody. A page sends its Origin with every request that could spend money, and a rebound DNS name
+shows in Host. Both are refused if the buyer did not name them. Only a named page gets CORS headers,
+so no other page can read an answer.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _HEADER_NAMES: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ProxyAccess:
-    """The rules. ``local`` is whether the proxy listens on this machine alone."""
+    """The rules of access. ``local``: the proxy listens on this machine alone."""
 
     local: bool = True
     key: str = ""
@@ -57,13 +58,13 @@ class ProxyAccess:
         return cls(local, key, frozenset(map(_host, hosts)), frozenset(map(_origin, origins)))
 
     def refuse(self, request: web.Request) -> web.Response | None:
-        """Return the refusal of a request that may not spend; None if it may."""
+        """Return the response that refuses a request; None if the request may spend."""
         return self._foreign_host(request) or self._foreign_page(request) or self._no_key(request)
 
     def preflight(self, request: web.Request) -> web.Response | None:
-        """Answer the question that a browser asks before a page's request; None for other ones.
+        """Answer the CORS preflight of a browser; return None for any other request.
 
-        It carries no key, so it is answered before the key is looked for.
+        A preflight carries no key, so it is answered before the key is checked.
         """
         if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers:
             return None
@@ -82,7 +83,7 @@ class ProxyAccess:
         return web.Response(status=204, headers=headers)
 
     async def tell_browsers(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Let a page that the buyer named read the answer, whatever it is; name no versions."""
+        """Set the headers that let a named page read any answer; hide the server's version."""
         response.headers["Server"] = "viz"
         if not self.origins:
             return
@@ -94,7 +95,7 @@ class ProxyAccess:
 
     def _foreign_host(self, request: web.Request) -> web.Response | None:
         if not self.local and not self.hosts:
-            return None  # its own key guards it, under whatever names it is reached
+            return None  # the key guards the proxy, whatever name it is reached by
         name = _name_in(request.headers.get("Host", ""))
         if name in LOOPBACK or name in self.hosts:
             return None
@@ -110,7 +111,7 @@ class ProxyAccess:
     def _foreign_page(self, request: web.Request) -> web.Response | None:
         origin = request.headers.get("Origin")
         if origin is None:
-            # Browsers leave it out where a page only fetches; they then say that a page asks.
+            # Browsers leave out Origin when a page only reads; Sec-Fetch-Site shows the page then.
             if request.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin"):
                 return None
             origin = "another site"
@@ -156,7 +157,7 @@ def _origin(text: str) -> str:
 
 
 def _name_in(header: str) -> str:
-    """Return the host's name in a Host header, without its port."""
+    """Return the host name in a Host header, without the port."""
     name = header.lower()
     if name.startswith("["):
         return name[1:].partition("]")[0]

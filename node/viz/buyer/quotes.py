@@ -1,10 +1,9 @@
-"""The quotes that a node gave a buyer, while they are valid.
+"""Keep the quotes that a node gave a buyer, while they are valid.
 
-Owns the check of a payment challenge and its quote. Does not know how a request is sent, and holds
-nothing that must survive the process.
+Owns the check of a payment challenge and its quote. Holds nothing that must survive the process.
 
-A quote's life is measured from when it came, since the node's clock may differ from this machine's.
-One that the node ends earlier is refused by it, and a new one is asked for.
+A quote's life is measured from when it came, because the node's clock may differ from this
+machine's. If a quote has ended for the node, the node refuses it, and a new one is asked for.
 """
 
 from __future__ import annotations
@@ -35,17 +34,17 @@ class KeptQuotes:
         self._came_s: dict[AdapterId, int] = {}
 
     def of(self, offer: AdapterOffer) -> tuple[Hash32, SignedQuote] | None:
-        """Return a quote for the adapter that is valid for long enough, if there is one."""
+        """Return the adapter's quote if it stays valid for long enough; None if not."""
         known = self._kept.get(offer.adapter_id)
         age_s = self._clock.now_s() - self._came_s.get(offer.adapter_id, 0)
         return known if known and 0 <= age_s < QUOTE_LIFE_S - QUOTE_LEFT_S else None
 
     def drop(self, offer: AdapterOffer) -> None:
-        """Name no quote at the next request, and so be given a new one or the list price."""
+        """Forget the quote, so that the next request gets a new one or the list price."""
         self._kept.pop(offer.adapter_id, None)
 
     def is_for_another(self, challenge: Challenge, info: NodeInfo, offer: AdapterOffer) -> bool:
-        """Say whether a 402 quotes for another model than the one that was read of the node."""
+        """Say whether a 402 quotes other weights or another tokenizer than the description."""
         if challenge.quote is None:
             return False
         quote = challenge.quote.quote
@@ -55,7 +54,10 @@ class KeptQuotes:
     def accept(
         self, challenge: Challenge, info: NodeInfo, offer: AdapterOffer, channel: BuyerChannel
     ) -> None:
-        """Check a 402 and keep its quote; raise NodeNotTrusted, ChannelUnknown."""
+        """Check a 402 and keep its quote.
+
+        Raises NodeNotTrusted, InvalidSignature, ChannelUnknown.
+        """
         here = (self._deployment.chain_id, self._deployment.settlement, info.node)
         if (challenge.chain_id, challenge.contract, challenge.node) != here:
             raise NodeNotTrusted("the payment challenge is for another chain, contract or node")

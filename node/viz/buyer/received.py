@@ -1,11 +1,10 @@
-"""What has arrived of one answer, and how much of it a node may send.
+"""Collect what has arrived of one answer, and bound how much of it a node may send.
 
-Owns the text of each choice and the bounds on it: a token spells only so many bytes, so more text
-than what was asked for could spell is a node that does not keep to the request. Does not know money
-or HTTP.
+Owns the text of each choice and the bounds on it. A token spells only so many bytes, so a node that
+sends more text than the tokens asked for can spell does not keep to the request.
 
-Invariants: what is kept is valid text of a choice that was asked for; whatever a node sends, the
-buyer reads a bounded number of bytes, and waits for a bounded time where no text comes.
+Invariants: only valid text of a choice that was asked for is kept; whatever a node sends, the buyer
+reads a bounded number of bytes, and waits a bounded time for text.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from viz.errors import NodeNotTrusted, NodeRefused, NodeUnreachable
 
 AnswerChunk = dict[str, Any]
 
-# Beyond the longest entry of the vocabularies in use (128 bytes), with room for decoding.
+# More than the longest entry of the vocabularies in use (128 bytes), with room for decoding.
 MAX_TOKEN_BYTES: Final = 512
-# What a node may give beyond the tokens that can be paid for: it may have a credit window.
+# A node may send this many tokens beyond those that can be paid for, because it may give credit.
 SPARE_TOKENS: Final = 16
-# A token's event with its log-probabilities; and what surrounds the tokens, in all.
+# The size of one token's event with its log-probabilities, and of everything around the tokens.
 MAX_TOKEN_EVENT_BYTES: Final = 16 * 1024
 MAX_ASIDE_BYTES: Final = 1024 * 1024
 MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
@@ -33,7 +32,7 @@ class ReceivedAnswer:
     """The text of one answer, choice by choice."""
 
     def __init__(self, choices: int, max_tokens: int, counter: Counter | None = None) -> None:
-        """``max_tokens`` may come, of all choices together; ``counter`` counts them."""
+        """``max_tokens`` bounds the tokens of all choices together; ``counter`` counts them."""
         self._choices = choices
         self._counter = counter or Counter()
         self._counts: dict[int, TextCount] = {}
@@ -59,7 +58,10 @@ class ReceivedAnswer:
         return sum(self._tokens.values())
 
     def read(self, size: int) -> None:
-        """Count bytes off the wire; raise NodeRefused, NodeUnreachable where they lead nowhere."""
+        """Count bytes as they are read from the wire.
+
+        Raises NodeRefused if there are too many, NodeUnreachable if no text came for ``STALL_S``.
+        """
         self._bytes += size
         if self._bytes > self._max_bytes:
             raise NodeRefused(f"the node's answer has more than {self._max_bytes} bytes")
@@ -69,9 +71,9 @@ class ReceivedAnswer:
             )
 
     def take(self, chunk: AnswerChunk) -> bool:
-        """Keep the new text of a chunk of either kind; say whether there was any.
+        """Keep the new text of a chunk, chat or completion; return whether there was any.
 
-        Raises NodeRefused for what is no chunk, NodeNotTrusted for more than was asked for.
+        Raises NodeRefused if it is not a chunk, NodeNotTrusted if it has more than was asked for.
         """
         choices = chunk.get("choices")
         if choices is not None and not isinstance(choices, list):

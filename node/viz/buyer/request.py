@@ -1,7 +1,7 @@
-"""What a program asked for, as far as paying for it depends on it.
+"""Read from an OpenAI request what the payment depends on.
 
-Owns the reading of an OpenAI request for its texts and the size of its answer, as a node reads it.
-Does not judge a request: the node refuses what it cannot serve. No I/O.
+Owns the reading of its texts and of the size of its answer, as a node reads them. Does not judge a
+request: the node refuses what it cannot serve. Does no I/O.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Final
 from viz.errors import InvalidRequest
 from viz.protocol.payment import CHAT_PATH
 
-# OpenAI's newer name of a role that models know by the older.
+# OpenAI renamed this role; models know it by the older name.
 _SAME_ROLE: Final = {"developer": "system"}
 
 
@@ -20,7 +20,7 @@ class AskedRequest:
     """One request, and its body as it is sent."""
 
     def __init__(self, path: str, body: dict[str, Any]) -> None:
-        """Raise InvalidRequest for text that UTF-8 cannot carry."""
+        """Encode the body; raise InvalidRequest if UTF-8 cannot carry its text."""
         self.path = path
         self.model: str = body["model"]
         self._body = body
@@ -39,7 +39,7 @@ class AskedRequest:
 
     @property
     def is_chat(self) -> bool:
-        """Whether the prompt is made of messages, by the model's template."""
+        """Whether the model's template makes the prompt from messages."""
         return self.path == CHAT_PATH
 
     @property
@@ -50,7 +50,7 @@ class AskedRequest:
 
     @property
     def max_tokens(self) -> int | None:
-        """How long each may be; None where the request leaves it open."""
+        """How many tokens each answer may have; None if the request does not say."""
         asked = self._body.get("max_tokens")
         if self.is_chat:
             asked = self._body.get("max_completion_tokens") or asked
@@ -72,7 +72,7 @@ class AskedRequest:
         return found
 
     def messages(self) -> list[dict[str, str]] | None:
-        """Return the messages as the model's template gets them; None where they are not such."""
+        """Return the messages as the model's template takes them; None if it cannot."""
         messages = self._body.get("messages")
         if not self.is_chat or not isinstance(messages, list):
             return None
@@ -87,7 +87,7 @@ class AskedRequest:
 
 
 def _text_of(content: Any) -> str | None:
-    """Return a message's text, its parts joined; None for what is no text."""
+    """Return a message's text, with its parts joined; None if it is not all text."""
     if content is None:
         return ""
     if isinstance(content, list):

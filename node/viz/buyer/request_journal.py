@@ -1,10 +1,10 @@
-"""The requests that are not billed yet, on disk: only for what was asked can a node bill.
+"""Keep on disk the requests that are not billed yet, so that a later bill finds its request.
 
-Owns one file a request below the channel's directory: a line of JSON, then the body as it was sent,
-whose salted hash a receipt names. Does not know money.
+Owns one file per request below the channel's directory: a line of JSON, then the body as it was
+sent. A receipt names the salted hash of this body.
 
-Invariants: a request is on disk (fsync) before it is sent; its file goes when its receipt is kept,
-so that what was asked stays no longer on disk than a bill may come.
+Invariants: a request is on disk (fsync) before it is sent; its file is removed when its receipt is
+kept, so that what was asked stays on disk only as long as a bill may come.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _SUFFIX: Final = ".request"
 
 
 class RequestJournal:
-    """The requests of one channel; ``directory`` is made at the first."""
+    """The requests of one channel; ``directory`` is made for the first one."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def keep(self, open_request: OpenRequest) -> None:
-        """Make a request durable, or what is known of it by now; raise OSError."""
+        """Make a request durable, with what is known of it now; raise OSError."""
         self._directory.mkdir(mode=0o700, exist_ok=True)
         open_request.name = open_request.name or secrets.token_hex(8)
         path = self._path(open_request.name)
@@ -54,14 +54,14 @@ class RequestJournal:
         _sync(self._directory)
 
     def drop(self, name: str) -> None:
-        """Forget a request; one that cannot be removed is removed at the next start."""
+        """Forget a request; a file that cannot be removed now is removed at the next start."""
         with suppress(OSError):
             self._path(name).unlink(missing_ok=True)
 
     def load(self, billed: set[str]) -> list[OpenRequest]:
-        """Return what processes before this one asked, the oldest first; drop what is billed.
+        """Return the requests of earlier processes, the oldest first; drop those that are billed.
 
-        Raises BooksMismatch for a file that cannot be read.
+        Raises BooksMismatch if a file cannot be read.
         """
         found: list[tuple[float, OpenRequest]] = []
         for path in self._directory.glob(f"*{_SUFFIX}"):

@@ -1,9 +1,9 @@
-"""The access token with which a buyer asks for service.
+"""Get and renew the access token with which a buyer asks for service.
 
-Owns the session that the channel's key signs, and its renewal. Does not know money.
+Owns the session that the channel's key signs, and its renewal.
 
 Invariant: a session is signed only for the node and the origin that were dialled, so that no node
-can have another's session signed (threat 37).
+can get a signature for another node's session (threat 37).
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ class BuyerSession:
         self._lock = asyncio.Lock()
 
     async def use(self, call: Callable[[AccessToken], Awaitable[T]]) -> T:
-        """Return what a call with the access token returns, made again with a new one if need be.
+        """Make a call with the access token; repeat it with a new one if the node refuses this.
 
-        The node says when a token has expired, or when it knows it no longer: its clock is another.
+        Only the node can say that a token has expired or is unknown: this machine's clock may
+        differ from the node's.
         """
         token = await self.token()
         try:
@@ -45,7 +46,7 @@ class BuyerSession:
             return await call(await self.token())
 
     async def token(self) -> AccessToken:
-        """Return the access token, signing a new session where there is none."""
+        """Return the access token; sign a new session if there is none."""
         async with self._lock:
             if self._token is not None:
                 return self._token
@@ -63,6 +64,6 @@ class BuyerSession:
             return self._token
 
     def drop(self, token: AccessToken) -> None:
-        """Sign a new session at the next need, if ``token`` is still the one in use."""
+        """Forget ``token`` if it is still in use; the next call signs a new session."""
         if self._token is token:
             self._token = None

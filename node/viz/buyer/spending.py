@@ -1,8 +1,8 @@
-"""What a buyer spent: by day and model, from receipts that were verified.
+"""Record what a buyer spent by day and model, from verified receipts.
 
-Owns the record beside the channel's ledger and the report that is made of it. Does not decide what
-may be paid. Money's truth is the ledger: what its receipts bill beyond this record (answers that
-broke off, and what older versions paid) is reported as one sum.
+Owns the record beside the channel's ledger and the report that is made from it. The ledger has the
+true sum. What its receipts bill beyond this record (answers that broke off, and what older versions
+paid) is reported as one sum.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Requests, their tokens, and what they cost."""
+    """A number of requests, with their tokens and their cost."""
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -77,7 +77,7 @@ class Spending:
         self.run = Spent()
 
     def note(self, model: str, signed: SignedReceipt) -> None:
-        """Add a verified receipt; a record that cannot be written does not stop the answer."""
+        """Add a verified receipt; if the record cannot be written, log it and go on."""
         receipt = signed.receipt
         spent = Spent(1, receipt.prompt_tokens, receipt.completion_tokens, receipt.amount_units)
         self.run = self.run.plus(spent)
@@ -115,16 +115,16 @@ def report(channel: BuyerChannel, days: Days) -> Json:
 
 
 def report_on_disk(directory: Path, blank: BuyerChannel) -> Json:
-    """Return the report of a channel's files, without its key, also while a process holds it.
+    """Return the report from a channel's files. It needs neither the channel's key nor its lock.
 
-    ``blank`` is the channel's channel before anything. Raises BooksMismatch.
+    ``blank`` is the channel before its first change. Raises BooksMismatch.
     """
     channel = blank
     try:
         raw = (directory / "ledger.jsonl").read_bytes()
     except FileNotFoundError:
         raw = b""
-    # A last line that is not whole is being written, or was cut by a crash: it is not counted.
+    # An incomplete last line is being written now, or a crash cut it short: it is not counted.
     for line in raw.rpartition(b"\n")[0].split(b"\n"):
         if line:
             try:
@@ -135,7 +135,7 @@ def report_on_disk(directory: Path, blank: BuyerChannel) -> Json:
 
 
 def read_days(directory: Path) -> Days:
-    """Return the record in a channel's folder; an unreadable one is begun anew, with a word."""
+    """Return the record in a channel's folder; warn and begin a new one if it is unreadable."""
     path = directory / RECORD
     try:
         raw = parse_json(path.read_bytes(), max_bytes=MAX_RECORD_BYTES)

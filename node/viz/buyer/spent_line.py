@@ -1,6 +1,6 @@
-"""What the proxy logs of each answer that it paid for.
+"""Log the cost of each answer that the proxy paid for.
 
-Owns the words. Does not know who asked: a program, or a command through the proxy.
+Owns the words of the log, which are the same for a program and for a command through the proxy.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""The money of one answer: what it may cost, and the vouchers that keep it flowing.
+"""Pay for one answer: bound what it may cost, and deliver the vouchers that keep it flowing.
 
 Owns the agreed price, the amounts of the open request, which grow with what arrives, and the task
-that signs ahead, so that reading never waits for paying. Does not know what the client may pay in
-total (``viz.buyer.voucher_signer``), nor how an answer is asked for or read (``viz.buyer.answer``).
+that signs ahead, so that reading never waits for paying. ``viz.buyer.voucher_signer`` bounds what
+is paid in total; ``viz.buyer.answer`` asks for the answer and reads it.
 
-Invariant: what a request exposes grows only with what has arrived, and never beyond what was asked
-for or the cap for a request.
+Invariant: what a request may cost now grows only with what has arrived, and never exceeds what was
+asked for or the cap for one request.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from viz.domain.units import BASE_MODEL, Units
 from viz.errors import NodeNotTrusted, PriceAboveCap
 from viz.protocol.payment import NeedVoucher
 
-# What an honest node may have sent in the moment in which the buyer left.
+# What an honest node may have sent at the moment when the buyer left.
 ON_THE_LINE_TOKENS: Final = 16
 
 
 class StreamPayer:
-    """Pays for one answer; ``agree`` on a price before all else."""
+    """Pays for one answer. Call ``agree`` before anything else."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class StreamPayer:
         counter: Counter,
         prompt_tokens: int,
     ) -> None:
-        """``prompt_tokens`` is what the prompt counts: exactly where it can be, else at most."""
+        """``prompt_tokens`` is the count of the prompt: exact if possible, else an upper bound."""
         self._context = context
         self._asked = asked
         self._open_request = open_request
@@ -54,14 +54,14 @@ class StreamPayer:
     # what it may cost
 
     def agree(self, agreed: Agreed) -> None:
-        """Take the price of the next attempt; raise PriceAboveCap."""
+        """Set the price of the next attempt, and the bounds by it; raise PriceAboveCap."""
         context, adapter_id = self._context, self._open_request.adapter_id
         context.prices.agree(adapter_id, self._asked.model, agreed.price, context.limits)
         self.agreed = agreed
         self._update_bound()
 
     def begin(self) -> ReceivedAnswer:
-        """Return where the answer arrives, now that the node began it."""
+        """Note that the node began the answer; return the object that collects it."""
         cap = self._context.limits.request_units
         payable = self.agreed.price.completion_tokens_for(cap, 0)
         most = self._max_tokens()
@@ -74,10 +74,11 @@ class StreamPayer:
         return self.arrival
 
     def grew(self) -> None:
-        """Expose what has arrived; raise PriceAboveCap once that alone exceeds the cap."""
+        """Let the request cost what has arrived; raise PriceAboveCap if that exceeds the cap."""
         self._update_bound()
         cap, pieces = self._context.limits.request_units, self.arrival.pieces
-        # Vouchers for it may have been signed for other requests, so the signer cannot judge this.
+        # The signer cannot check this: it knows one sum per adapter, in which vouchers for other
+        # requests may already cover this answer.
         if self.agreed.price.amount_units(self.prompt_tokens, pieces) > cap:
             most = amount(cap, self._context.deployment)
             raise PriceAboveCap(
@@ -88,7 +89,7 @@ class StreamPayer:
             self._now.set()
 
     def _update_bound(self) -> None:
-        """Let the request cost what has arrived, and one step more."""
+        """Set the amounts of the open request: what has arrived, and one step more."""
         limits, most, open_request = self._context.limits, self._max_tokens(), self._open_request
         price, prompt, arrived = self.agreed.price, self.prompt_tokens, self.arrival.tokens
         ahead = min(most, arrived + limits.step_tokens * self._asked.choices)
@@ -96,7 +97,7 @@ class StreamPayer:
         open_request.most_units = min(limits.request_units, price.amount_units(prompt, most))
         step = self._node_step_tokens()
         open_request.first_units = price.amount_units(prompt, step * self._asked.choices)
-        # Beyond what it was paid for ahead and two of its steps, nothing can be on the line.
+        # If the buyer leaves now, the node can have sent what was paid ahead and two of its steps.
         step = min(limits.step_tokens, limits.ahead_tokens + 2 * step)
         on_line = price.amount_units(prompt, min(most, arrived + step * self._asked.choices))
         open_request.left_units = min(open_request.units, on_line)
@@ -108,7 +109,7 @@ class StreamPayer:
             )
 
     def _node_step_tokens(self) -> int:
-        """Return how many tokens the node wants paid at a time, as far as it says so."""
+        """Return how many tokens the node wants paid at a time, at most the buyer's own step."""
         limits, info = self._context.limits, self._context.node.info
         for offer in info.adapters:
             if offer.adapter_id == BASE_MODEL:
@@ -124,19 +125,20 @@ class StreamPayer:
     # paying
 
     def ask(self, need: NeedVoucher) -> None:
-        """Pay what the node asks for in its stream, as soon as ``run`` can."""
+        """Have ``run`` pay what the node asks for in its stream."""
         self._need = need
         self._now.set()
 
     async def pay_first(self, need: NeedVoucher) -> None:
-        """Pay what the node asks for before it begins; raise what ``VoucherSigner.cover`` does.
+        """Pay what the node asks for before it begins; raise what ``VoucherSigner.cover`` raises.
 
-        The node gives what is paid to whichever request comes first, so that requests which begin
+        The node uses a payment for whichever request comes first. So the requests that begin
         together are paid for together.
         """
         others = self._context.voucher_signer.beginning(self._open_request)
         await self._cover(need, sum(each.first_units for each in others))
-        # The step that it contains is counted as it arrives, not signed for a second time.
+        # The required amount contains a step whose tokens ``run`` counts again when they arrive.
+        # Subtract it here, so that it is not signed for twice.
         step_units = self._context.node.info.minimum_step_units * self._asked.choices
         self._start_units = max(self._start_units, need.required_units - step_units)
 
@@ -162,6 +164,7 @@ class StreamPayer:
         if need.adapter_id != self._open_request.adapter_id:
             raise NodeNotTrusted("the node wants a voucher for an adapter that was not asked for")
         ahead = self.agreed.price.amount_units(0, self._context.limits.ahead_tokens)
+        # Read the bills first: one that came late may justify what the node requires.
         await self._context.sync.sync_for(need.adapter_id, need.required_units)
         await self._context.voucher_signer.cover(
             need.adapter_id,

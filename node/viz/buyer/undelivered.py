@@ -1,13 +1,13 @@
-"""What a node bills and does not deliver, and when that is reason to leave it.
+"""Hold against a node what it bills and does not deliver.
 
-Owns how an answer without its receipt counts: whether the node broke it off, let the buyer wait
-until it left, or was left on a whim; and what its bill is held against then. Does not know how an
-answer is read, and signs nothing.
+Owns how an answer without its receipt counts, and what its bill is compared with. Three cases
+differ: the node broke the answer off, it let the buyer wait until the buyer left, or the buyer left
+for its own reasons.
 
-Invariants: what counts is that a bill came and its answer did not, whoever ended the answer and by
-whichever error, before the bill was found or after it. What ends together is one incident, weighed
-by what did not arrive of it. A buyer that leaves by itself holds against the node only what exceeds
-what could have been on the line.
+Invariants: what counts is that a bill came and its answer did not. It does not matter who ended the
+answer, by which error, and whether before or after the bill was found. Answers that end together
+are one incident, weighed by what did not arrive. If the buyer left for its own reasons, only what
+exceeds the text that could have been on the line is held against the node.
 """
 
 from __future__ import annotations
@@ -22,19 +22,23 @@ from viz.domain.units import Units
 
 
 class Undelivered:
-    """Holds it against the node of one channel where it bills what it did not deliver."""
+    """Records in a node's standing what it billed on one channel and did not deliver."""
 
     def __init__(self, ledger: BuyerLedger, allowed_units: Units) -> None:
-        """``allowed_units`` may be lost among the answers that are looked back at."""
+        """``allowed_units`` may be lost in all, among the answers that are looked back at."""
         self._ledger = ledger
         self._allowed_units = allowed_units
         self._incident = ""
         self._incident_at_s = 0.0
 
     def ended(self, open_request: OpenRequest, *, broken: bool) -> None:
-        """Say how a request ended without its receipt; ``broken`` is by the node or the line."""
+        """Note how a request ended without its receipt.
+
+        ``broken``: the node, or the connection to it, ended the answer.
+        """
         stalled, nothing = open_request.stalled, not open_request.arrived_units
         if broken or stalled or nothing:
+            # Requests that began before the last incident belong to it: they ran at the same time.
             if not self._incident or open_request.began_s > self._incident_at_s:
                 self._incident, self._incident_at_s = secrets.token_hex(8), time.monotonic()
             open_request.incident = self._incident
@@ -44,7 +48,7 @@ class Undelivered:
             open_request.units = min(open_request.units, open_request.left_units)
 
     def billed(self, open_request: OpenRequest) -> None:
-        """Weigh a bill that its answer did not bring, once the answer has ended as well."""
+        """Weigh a bill that its answer did not bring; do nothing while the answer still arrives."""
         if open_request.weighed or not (open_request.left_at_s or open_request.incident):
             return
         open_request.weighed = True
@@ -63,7 +67,7 @@ class Undelivered:
         self._ledger.commit_standing(after)
 
     def signed_for(self, unbilled: Iterable[OpenRequest]) -> None:
-        """Hold answers against the node that it broke off and that were signed for all the same."""
+        """Hold against the node the broken answers without a bill that are signed for now."""
         standing = self._ledger.standing
         for each in unbilled:
             standing = standing.signed_unbilled(each.incident, self._ledger.channel.seq)

@@ -1,13 +1,13 @@
-"""Take the deposit back by transactions of one's own: a leave, or the Close that a node signed.
+"""Take the deposit back by the payer's own transactions: a leave, or the Close that a node signed.
 
-Leaving a node needs no help of it: ask Settlement for the close, wait, withdraw.
+To leave a node needs no help from it: ask Settlement for the close, wait, withdraw.
 
-Owns the order of the steps. Each call does what the chain allows at that moment and says where
-things stand, so a person or a timer calls it until the money is back. Knows no node, no HTTP and
-no ledger: it works from the chain and the payer's key alone.
+Owns the order of the steps. Each call does what the chain allows at that moment and returns the
+state, so a person or a timer calls it until the money is back. It works from the chain and the
+payer's key alone, without the node and without the ledger.
 
-Invariant: nothing but the payer's own close is ever asked for. Until the withdrawal the node may
-claim what was signed, and nothing beyond it.
+Invariant: only the payer's own close is ever asked for. Until the withdrawal the node may claim
+what was signed, and nothing beyond it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ REQUEST_VALID_S = 3_600
 
 @dataclass(frozen=True, slots=True)
 class UnilateralClose:
-    """Where a leave stands. ``withdrawable_at_s`` is chain time, 0 where there is no wait."""
+    """The state of a leave. ``withdrawable_at_s`` is chain time, 0 if nothing is waited for."""
 
     state: Literal["requested", "waiting", "withdrawn", "empty"]
     payer: Address
@@ -42,13 +42,14 @@ class UnilateralClose:
 async def leave(
     chain: Chain, sender: ChainWriter, payer_key: bytes, signer: Address, node: Address
 ) -> UnilateralClose:
-    """Take the next step out of the channel, its transaction sent and paid for by ``sender``.
+    """Take the next step out of the channel; ``sender`` sends the transaction and pays its gas.
 
-    The first call requests the close; one after the close delay withdraws; those between say when.
-    Where ``sender`` is not the payer, it relays the payer's signed RequestClose. Raises
-    ChannelUnknown, InvalidRequest (the key is not the payer's), TransactionFailed, OutcomeUnknown,
-    ChainUnreachable.
+    The first call requests the close. A call after the close delay withdraws. A call before that
+    returns when the delay ends. If ``sender`` is not the payer, it relays the payer's signed
+    RequestClose. Raises ChannelUnknown, InvalidRequest (the key is not the payer's),
+    TransactionFailed, OutcomeUnknown, ChainUnreachable.
     """
+    # The newest block, not a confirmed one: a step that is already on the chain is not sent again.
     seen = await chain.channel(signer, node, confirmed=False)
     if seen is None:
         raise ChannelUnknown(f"{signer} never opened a channel to {node} on this chain")
@@ -64,6 +65,7 @@ async def leave(
                 withdrawable_at_s=seen.close_at,
                 chain_time_s=now_s,
             )
+        # Anybody may send this call: Settlement pays the rest to the payer in any case.
         sent = await submit(chain, sender, Call("Settlement", "withdraw", (signer, node)))
         return UnilateralClose(
             "withdrawn",
@@ -98,7 +100,7 @@ async def leave(
 
 
 async def send_close(chain: Chain, sender: ChainWriter, answer: CloseAnswer) -> Transaction:
-    """Send the Close that a node signed and did not submit itself; anybody may.
+    """Send the Close that a node signed and did not submit itself. Anybody may send it.
 
     Raises TransactionFailed (it was used or is over, or there is no gas), OutcomeUnknown,
     ChainUnreachable.
@@ -109,7 +111,7 @@ async def send_close(chain: Chain, sender: ChainWriter, answer: CloseAnswer) -> 
 
 
 async def submit(chain: Chain, sender: ChainWriter, call: Call) -> Transaction:
-    """Send a call whose gas its sender can pay; raise TransactionFailed where it cannot."""
+    """Send a call; raise TransactionFailed if its sender has no gas or the call fails."""
     if await chain.rpc.balance_wei(sender.address) == 0:
         raise TransactionFailed(
             f"{sender.address} has no gas on this chain: give it some, or name another key that "

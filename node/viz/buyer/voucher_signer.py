@@ -1,13 +1,13 @@
-"""The money of one channel: how much may be signed, and the vouchers for it.
+"""Sign and deliver the vouchers of one channel, and bound how much may be signed.
 
 Owns the ceiling under which a node is paid, the signing of vouchers and their delivery. An open
 request says how much it may cost (``viz.buyer.open_requests``).
 
-Invariants: no voucher is signed before its end point is on disk; an adapter's signed amount never
-exceeds what receipts show as spent there, plus what the requests under way may cost, plus what
-ended without a receipt yet (one request's cap at most); an adapter that was not asked for gets
-nothing (its ceiling is 0). A receipt counts only if one request accounts for it. If the buyer reads
-a chain, deposit, payer and settled total come from there; if not, the node's word on them is
+Invariants: no voucher is signed before its end point is on disk. An adapter's signed amount never
+exceeds what its receipts bill, plus what its requests under way may cost, plus what its requests
+without a receipt may have cost (one request's cap at most). An adapter that was not asked for gets
+nothing: its ceiling is 0. A receipt counts only if one request accounts for it. If the buyer reads
+a chain, deposit, payer and settled total come from there. If not, the node's word on them is
 believed up to what was signed for.
 """
 
@@ -61,7 +61,7 @@ _log = structlog.get_logger()
 
 
 class VoucherSigner:
-    """Signs for one channel; one instance a process and channel."""
+    """Signs for one channel; one instance per process and channel."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class VoucherSigner:
         *,
         reads_chain: bool = False,
     ) -> None:
-        """With ``reads_chain`` the channel is taken from ``observe``, and not from the node."""
+        """With ``reads_chain``, the channel's state comes from ``observe``, not from the node."""
         self._open_requests = OpenRequests(limits.request_units, ledger.unbilled)
         self._undelivered = Undelivered(ledger, limits.step_units)
         self._reads_chain = reads_chain
@@ -86,22 +86,22 @@ class VoucherSigner:
 
     @property
     def channel(self) -> BuyerChannel:
-        """What was signed and received so far."""
+        """What was deposited, signed and received so far."""
         return self._ledger.channel
 
     # whether the node is trusted
 
     def distrust(self, fault: str) -> None:
-        """Sign nothing more for the node, in this process and those after it."""
+        """Sign nothing more for the node, in this process and in later ones."""
         self._ledger.commit_standing(self._ledger.standing.distrusting(fault))
 
     def forgive(self, allowance_units: Units = 0) -> None:
-        """Trust the node again, and take up to so much of bills beyond what arrived."""
+        """Trust the node again, and pay up to ``allowance_units`` of bills beyond what arrived."""
         self._ledger.commit_standing(self._ledger.standing.forgiven(allowance_units))
 
     @property
     def standing(self) -> NodeStanding:
-        """What is held for and against the node."""
+        """What is believed of the node, allowed to it and held against it."""
         return self._ledger.standing
 
     @property
@@ -110,7 +110,7 @@ class VoucherSigner:
         return self._ledger.standing.fault
 
     def require_trust(self) -> None:
-        """Raise NodeNotTrusted once the node was caught at something."""
+        """Raise NodeNotTrusted if the node is no longer trusted."""
         if self.fault:
             raise NodeNotTrusted(f"nothing more is asked of this node: {self.fault}. {WAY_BACK}")
 
@@ -129,23 +129,23 @@ class VoucherSigner:
     def leave_unreceipted(self, open_request: OpenRequest, *, broken: bool = False) -> None:
         """Remember that a request ended without its receipt: its cost may not be known yet.
 
-        ``broken``: the node, or the line to it, ended the answer; else the buyer left.
+        ``broken``: the node, or the connection to it, ended the answer. If not, the buyer left.
         """
         if open_request.delivered or open_request.left_at_s:
             return
         self._undelivered.ended(open_request, broken=broken)
         if open_request.seq:
-            # Its bill was found while the answer was under way.
+            # The bill was found while the answer was still under way.
             open_request.left_at_s = time.monotonic()
             self._undelivered.billed(open_request)
             return
         self._open_requests.leave(open_request)
-        # What was written before it was sent stands where this cannot be written.
+        # If this cannot be written, the record from before the request was sent stays valid.
         with suppress(StoreError):
             self._ledger.keep_request(open_request)
 
     def drop(self, open_request: OpenRequest) -> None:
-        """Forget a request that the node did not admit, so that it can bill nothing for it."""
+        """Forget a request that the node did not admit, and so cannot bill."""
         if not open_request.seq:
             self._ledger.drop_request(open_request)
 
@@ -157,8 +157,8 @@ class VoucherSigner:
     def earned_units(self, adapter_id: AdapterId) -> Units:
         """Return what the adapter may have earned, without the requests under way.
 
-        The sum of its receipts, and of what broke off without one: a node may have booked what it
-        delivered and lost the bill.
+        This is the sum of its receipts, and of what broke off without one: a node may have booked
+        what it delivered and lost the bill.
         """
         unused = self._unused_units(adapter_id)
         return self.channel.spent_units(adapter_id) + self._open_requests.left_units(
@@ -200,13 +200,14 @@ class VoucherSigner:
         wanted_units: Units,
         base_units: Units | None = None,
     ) -> None:
-        """Have the node accept ``required_units`` for the adapter, or better ``wanted_units``.
+        """Sign ``wanted_units`` for the adapter, if allowed, but at least ``required_units``.
 
-        Both are cumulative. Raises PriceAboveCap when the requirement is above the ceiling,
-        DepositExceeded, ChannelUnknown, and what the node refuses with.
+        Both are cumulative. The node has accepted the voucher when this returns. Raises
+        PriceAboveCap if ``required_units`` is above the ceiling, DepositExceeded, ChannelUnknown,
+        and the node's refusals.
         """
         async with self._paying:
-            # Judged when it is signed: what was exposed before the wait may be billed by now.
+            # Read under the lock: a request may have been billed while this call waited for it.
             ceiling = self.ceiling_units(adapter_id)
             if not self.allows(adapter_id, required_units):
                 raise PriceAboveCap(
@@ -230,7 +231,7 @@ class VoucherSigner:
             raise NodeRefused("the node names a new base with every voucher: it is out of step")
 
     def _within(self, adapter_id: AdapterId, wanted_units: Units) -> Units:
-        """Return ``wanted_units`` cut to what the deposit still covers."""
+        """Return ``wanted_units`` cut to what the deposit leaves after other adapters' credit."""
         credit = sum(
             max(0, units - self.channel.signed_units(other))
             for other, units in self.channel.spent.items()
@@ -243,7 +244,7 @@ class VoucherSigner:
         channel = self.channel
         try:
             owed = raise_signed(channel, adapter_id, target_units)
-            # The node takes no voucher that leaves out what it delivered on credit, of any adapter.
+            # The node refuses a voucher that leaves out what any adapter delivered on credit.
             for other, units in channel.spent.items():
                 owed = raise_signed(owed, other, units)
         except DepositExceeded as error:
@@ -257,7 +258,7 @@ class VoucherSigner:
         if draft is None:
             self._delivered = dict(self.channel.vector)
             return
-        # Not in a thread: a receipt that is committed meanwhile would be lost from the channel.
+        # Not in a thread: ``after`` would overwrite a receipt that is committed meanwhile.
         self._ledger.commit_signing(after)
         signature = sign_compact(self._ledger.session_key, self.domain.digest(draft.voucher))
         voucher = draft.voucher
@@ -276,8 +277,8 @@ class VoucherSigner:
     async def sign_final(self) -> SignedVoucher | None:
         """Return the voucher to close with: what receipts bill, and nothing that was signed ahead.
 
-        Without lines and signature where nothing is owed beyond the node's base; None where it
-        cannot be told from another voucher. Raises StaleVoucher, DepositExceeded, StoreError.
+        It has no lines and no signature if nothing is owed beyond the node's base. None if another
+        voucher was signed for the same sum. Raises StaleVoucher, DepositExceeded, StoreError.
         """
         async with self._paying:
             after, draft = draft_final(self.channel, self._base_units)
@@ -288,14 +289,14 @@ class VoucherSigner:
                 self._ledger.commit_final(after, voucher.settled_units + sum_of(draft.lines))
                 digest = self.domain.digest(voucher)
                 signature = sign_compact(self._ledger.session_key, digest)
-            # From here on the node may hold less than what was delivered to it before.
+            # From now on the node may hold less than the vouchers that it accepted before.
             self._delivered.clear()
             return SignedVoucher(
                 voucher.settled_units, voucher.receipts_head, draft.lines, signature
             )
 
     def follow(self, refusal: StaleVoucher | LineBelowBest) -> None:
-        """Move on to the base that the node names in its refusal."""
+        """Move to the base that the node's refusal names; raise StaleVoucher, BooksMismatch."""
         reader = Reader(refusal.extensions, "the node's refusal")
         base = reader.units("base")
         at_base = self.channel.points.get(base)
@@ -314,32 +315,32 @@ class VoucherSigner:
     def note(self, view: ChannelView) -> None:
         """Take over what a channel's view says of base, deposit and settled total.
 
-        Raises NodeNotTrusted for what goes beyond what was signed for, and BooksMismatch when the
-        chain settled what this ledger never signed.
+        Raises NodeNotTrusted if the payer signed no deposit here, and BooksMismatch if the settled
+        total is one that this ledger never signed.
         """
         if not self._reads_chain:
             if view.settled_units < self.channel.settled_units:
-                return  # an answer that was overtaken by a newer one
+                return  # a newer view has arrived before this one
             self._ledger.commit_said(self._ledger.standing.believed(view))
         self._move_base(view.base_units)
 
     def observe(self, seen: ChannelState) -> None:
         """Take over what the buyer's own chain says of the channel; raise BooksMismatch.
 
-        It replaces what the node said. A reading behind an earlier one is passed over: endpoints
-        that stand behind one address are not all as far.
+        It replaces what the node said. A reading that is older than the last one is ignored: the
+        RPC endpoints behind one address are not all at the same block.
         """
         if seen.settled_units >= self.channel.proven_units:
             self._ledger.commit_observation(seen)
             self._move_base(seen.settled_units)
 
     def _move_base(self, base_units: Units) -> None:
-        # Elsewhere nothing was signed: vouchers stay on the base that is known.
+        # This key signed nothing at any other total, so vouchers stay on the base that is known.
         if base_units in self.channel.points:
             self._base_units = max(self._base_units, base_units)
 
     def take(self, signed: SignedReceipt, open_request: OpenRequest) -> None:
-        """Keep the receipt that a request's answer brought, and that was compared with it.
+        """Keep the receipt that a request's answer brought, after it was checked against it.
 
         Raises InvalidSignature, and NodeNotTrusted for a second receipt of one request.
         """
@@ -354,9 +355,9 @@ class VoucherSigner:
             self._ledger.drop_request(open_request)
 
     def take_late(self, signed: SignedReceipt) -> bool:
-        """Keep a receipt that its answer did not bring, where a request of ours accounts for it.
+        """Keep a receipt that its answer did not bring, if a request of ours accounts for it.
 
-        False while the answer still arrives that will bring it. Raises InvalidSignature, and
+        Returns False if the answer that brings it still arrives. Raises InvalidSignature, and
         NodeNotTrusted for a receipt that no request accounts for, or that bills more than what
         arrived, one step and the buyer's allowance.
         """
@@ -394,6 +395,6 @@ class VoucherSigner:
         self._undelivered.answered(empty=empty)
 
     def all_receipts_known(self) -> None:
-        """Give up the bills that the node had time to send; call it when no receipt is missing."""
+        """Give up the requests that the node had time to bill; call it if no receipt is missing."""
         for each in self._open_requests.forget_old():
             self._ledger.drop_request(each)

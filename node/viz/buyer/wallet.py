@@ -1,7 +1,7 @@
-"""Who signs for the payer: the wallet whose money is deposited.
+"""Sign for the payer: the wallet whose money is deposited.
 
-Owns the Protocol and the wallet whose key is at hand. The key of a wallet may be in another process
-(``viz.buyer.channel_control``): a running proxy is told signatures, never the key.
+Owns the Protocol and the wallet whose key is in this process. The key may also be in another
+process (``viz.buyer.channel_control``): a running proxy gets signatures, never the key.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Wallet(Protocol):
 
 
 class KeyWallet:
-    """A wallet whose key is at hand."""
+    """A wallet whose key is in this process."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -38,5 +38,5 @@ class KeyWallet:
 
 
 def wallet_of(payer: bytes | Wallet) -> Wallet:
-    """Return the wallet of a key, and a wallet as it is."""
+    """Return the wallet of a key; return a wallet unchanged."""
     return KeyWallet(payer) if isinstance(payer, bytes) else payer

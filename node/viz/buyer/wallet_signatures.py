@@ -1,11 +1,11 @@
-"""What a buyer's wallet signs: deposits into a channel, and the request to close it.
+"""Make the signatures of a buyer's wallet: deposits into a channel, and the request to close it.
 
 Owns these two signatures, how long each is valid, and which deposit is under way. Does not send
 them, and keeps no key of the wallet.
 
 Invariants: a signature that moves money is valid for about an hour, by a clock that the node does
-not choose; the same deposit asked for again is the same signature. A node that says "it failed"
-could otherwise keep a deposit and pull it years later, or two instead of one.
+not choose; a repeated call for the same deposit gives the same signature. Otherwise a node that
+says "it failed" could keep a deposit and take it years later, or take two instead of one.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from viz.protocol.wire import Reader
 
 AUTHORIZATION_VALID_S: Final = 3_600
 CLOSE_VALID_S: Final = 3_600
-# Block times run ahead of wall clocks by seconds, and on a busy test chain by minutes.
+# Block times are ahead of wall clocks by seconds, and on a busy test chain by minutes.
 CLOCKS_DIFFER_S: Final = 600
 
 
 def checked_chain_time_s(info: NodeInfo, own_s: int, *, from_chain: bool) -> int:
-    """Return the chain time that the node states; raise NodeNotTrusted where it runs ahead.
+    """Return the chain time that the node states; raise NodeNotTrusted if it is too far ahead.
 
     ``own_s`` is this machine's clock, or with ``from_chain`` the time of a chain that the buyer
-    reads itself. A time behind it is taken: what is signed then only ends sooner.
+    reads itself. A time behind it is accepted: the signature then only expires sooner.
     """
     said_s = info.chain_time_s
     if said_s <= own_s + CLOCKS_DIFFER_S:
@@ -63,7 +63,7 @@ def checked_chain_time_s(info: NodeInfo, own_s: int, *, from_chain: bool) -> int
 
 
 def require_depositable(channel: BuyerChannel, payer: Address) -> None:
-    """Raise ChannelClosing or InvalidRequest where Settlement would refuse a wallet's deposit."""
+    """Raise ChannelClosing or InvalidRequest if Settlement would refuse the wallet's deposit."""
     if channel.payer not in (ZERO_ADDRESS, payer):
         raise InvalidRequest(
             f"the channel is {channel.payer}'s, and the key is {payer}'s: only the wallet that "
@@ -86,10 +86,11 @@ class PendingDeposit:
     before_units: Units
 
     async def is_confirmed(self, channel: BuyerChannel, chain: ChainReader | None) -> bool:
-        """Say whether it arrived: by the chain, where one is read, whether its nonce was used.
+        """Say whether the deposit arrived.
 
-        Else whether the channel's limit has risen by it, which is the node's word, as may be the
-        limit before it. Raises ChainError.
+        If a chain is read, the deposit's nonce must be used there. If not, the channel's limit must
+        have risen by its amount. That is only the node's word, and the limit before it may be too.
+        Raises ChainError.
         """
         if chain is None:
             return channel.limit_units >= self.before_units + self.deposit.amount_units
@@ -109,10 +110,11 @@ class PendingDeposit:
         now_s: int,
         chain: ChainReader | None,
     ) -> Self | None:
-        """Return the same deposit as signed before, while it may still arrive; forget an old one.
+        """Return the deposit that was signed before, while it may still arrive; forget an old one.
 
-        A node that says "it failed" may hold it, and relay it beside another one: raise
-        InvalidRequest for another while it may arrive. Raises BooksMismatch when it cannot be read.
+        A node that says "it failed" may keep a deposit and relay it beside a new one. So this
+        raises InvalidRequest for a different deposit while the earlier one may still arrive. Raises
+        BooksMismatch if the earlier one cannot be read.
         """
         found = ledger.kept_deposit()
         if found is None:
@@ -148,7 +150,7 @@ class PendingDeposit:
         *,
         now_s: int,
     ) -> Self:
-        """Return a new deposit, on disk before it can be sent."""
+        """Sign a new deposit and return it; it is on disk before it can be sent."""
         deposit = await _signed_deposit(
             payer,
             ledger.session_key,
@@ -160,7 +162,7 @@ class PendingDeposit:
         )
         channel, standing = ledger.channel, ledger.standing
         pending = cls(deposit, channel.limit_units)
-        # A deposit that is there may be more than the node told of it.
+        # An earlier deposit may be larger than what the node says of it, so take the larger limit.
         known_units = (
             max(channel.limit_units, standing.limit_units)
             if channel.deposit_units
@@ -181,7 +183,7 @@ async def _signed_deposit(
     opened: bool,
     now_s: int,
 ) -> Deposit:
-    """Return a deposit (EIP-3009, relayed by the node) that opens the channel, or tops it up."""
+    """Sign a deposit (EIP-3009, relayed by the node) that opens the channel, or tops it up."""
     payer, signer = wallet.address, public_address(session_key)
     salt, valid_before_s = Hash32(secrets.token_bytes(32)), now_s + AUTHORIZATION_VALID_S
     nonce = authorization_nonce(TOP_UP_KIND if opened else OPEN_KIND, signer, info.node, salt)

@@ -1,4 +1,4 @@
-"""A node's address as people write it, checked before anything is sent there."""
+"""Check a node's address as people write it, before anything is sent there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from viz.errors import ConfigError
 
 
 def checked(url: str, what: str = "a node's address") -> str:
-    """Return a URL without its last slash; raise ConfigError when it is no HTTP URL."""
+    """Return a URL without its last slash; raise ConfigError if it is not an HTTP URL."""
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
@@ -20,6 +20,6 @@ def checked(url: str, what: str = "a node's address") -> str:
 
 
 def origin_of(url: str) -> str:
-    """Return scheme://host:port of a node's URL; raise ConfigError when it is no HTTP URL."""
+    """Return scheme://host:port of a node's URL; raise ConfigError if it is not an HTTP URL."""
     parts = urlsplit(checked(url))
     return f"{parts.scheme}://{parts.netloc}"

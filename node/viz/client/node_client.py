@@ -1,8 +1,7 @@
-"""A node's HTTP interface, call by call.
+"""Call a node's HTTP interface.
 
-Owns requests, timeouts and size bounds. Does not know what is worth paying: it sends what it is
-given. Never follows a redirect, since a credential
-is for one node.
+Owns requests, timeouts and size bounds. It sends what it is given, and does not judge what is worth
+paying. It never follows a redirect, because a credential is for one node only.
 """
 
 from __future__ import annotations
@@ -37,15 +36,15 @@ CHAIN_CALL_TIMEOUT_S: Final = 120.0  # the node waits for its transaction
 STREAM_IDLE_TIMEOUT_S: Final = 120.0
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
 MAX_ANSWER_VALUES: Final = 262_144
-# A challenge names the best voucher, whose lines do not fit aiohttp's 8 KiB.
+# A challenge names the best voucher, whose lines can exceed aiohttp's default of 8 KiB.
 MAX_HEADER_BYTES: Final = payment.MAX_CREDENTIAL_CHARS + 1024
 
 
 class NodeClient:
-    """The calls of one node; the session is the caller's to close.
+    """The calls to one node. The caller closes the HTTP session.
 
-    ``origin`` is the name that the node must sign sessions for: the one that is dialled, unless the
-    caller reaches the node through a tunnel.
+    ``origin`` is the origin that the node's sessions must name: the one that is dialled, or another
+    one if the caller reaches the node through a tunnel.
     """
 
     def __init__(self, http: aiohttp.ClientSession, url: str, origin: str | None = None) -> None:
@@ -108,9 +107,9 @@ class NodeClient:
     async def generate(
         self, path: str, body: bytes, token: AccessToken, headers: Mapping[str, str]
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Yield the streaming answer to a request for service; a 402 is yielded too.
+        """Yield the streaming response to a request for service, or a response with status 402.
 
-        Raises the node's problem for every other refusal.
+        Raises the node's problem for every other refusal, and NodeUnreachable.
         """
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=CALL_TIMEOUT_S, sock_read=STREAM_IDLE_TIMEOUT_S

@@ -1,7 +1,6 @@
-"""Server-sent events, read incrementally and within bounds.
+"""Read server-sent events from a byte stream, within bounds.
 
-Owns the split of a byte stream into (event, data) pairs (WHATWG HTML, section 9.2). Does not know
-what the events mean.
+Owns the split of the stream into (event, data) pairs (WHATWG HTML, section 9.2).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ class ServerEvent(NamedTuple):
 
 
 class SseReader:
-    """Collects bytes and gives out the events that are complete, each within its bound."""
+    """Collects bytes and returns the events that are complete, each within its bound."""
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self._max_event_bytes = max_event_bytes
@@ -36,7 +35,7 @@ class SseReader:
         if self._size > self._max_event_bytes:
             raise NodeRefused(f"the node sent an event of more than {self._max_event_bytes} bytes")
         if b"\n" not in chunk:
-            # Joined once: a long line that comes byte by byte must not be copied at each.
+            # Join the parts only once: a line that comes byte by byte must not be copied each time.
             self._rest.append(chunk)
             return []
         lines = b"".join((*self._rest, chunk)).split(b"\n")

@@ -1,1 +1,1 @@
-"""The creator's side: what runs outside a node, before and after a work is registered."""
+"""Run the creator's side, outside a node: what comes before and after a work is registered."""

@@ -1,17 +1,17 @@
-"""The creator's side of registering a work: propose what is signed, hand it in, look at the chain.
+"""Register a work for its creator: propose what is signed, hand it in, look at the chain.
 
 Owns both ways onto the chain: signed and relayed through a node, which costs the creator nothing,
-or as the creator's own transaction. Does not know where a key or password comes from, nor how a
-person is asked.
+or as the creator's own transaction. The caller provides the key and asks the person.
 
-Whose word counts: chain, registry and decimals are the trusted deployment's; the deadline is the
-own clock's (or the own chain's); the terms are the creator's file's. A node's word counts for the
-nonce alone, and only where no chain is given: with a wrong one the signature is merely refused.
-Two signatures for one work would both be good if their nonces followed each other, so the record
-keeps the last one, and until its deadline only the same nonce is signed again.
+Each signed value comes from one trusted source. Chain, registry and decimals come from the trusted
+deployment, the deadline from the creator's own clock (or own chain), the terms from the creator's
+file. Only the nonce may come from a node, and only if no chain is given: a signature with a wrong
+nonce is refused and does no harm. Two signatures for one work would both be valid if their nonces
+followed each other. So the record keeps the last one, and until its deadline only the same nonce is
+signed again.
 
-Invariant: the record with its salt and the signature's nonce is on disk before a signature leaves,
-and a work that the chain is known to have is never registered again.
+Invariant: the record with its salt and the signature's nonce is on disk before a signature is sent,
+and a work that is known to be on the chain is never registered again.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from viz.services.market.licensing import registered, registration_call
 from viz.services.market.work_records import Registration, SignedOnce, save_record
 
 VALID_S: Final = 3_600
-# Within this the own clock and the chain's may differ: blocks are late, clocks drift.
+# The creator's clock and the chain's may differ by so much: blocks are late, clocks drift.
 CLOCKS_APART_S: Final = 900
 _TIMEOUT_S: Final = 120
 _ANSWER_BYTES: Final = 64 * 1024
@@ -67,12 +67,12 @@ async def propose(
     *,
     development: bool = False,
 ) -> Register:
-    """Return what the creator would sign for a node to relay; nothing is signed yet.
+    """Return what the creator would sign for a node to relay; sign nothing yet.
 
-    On a ``development`` chain time may be moved, so there its time counts, not the own clock's.
-    Raises NodeNotTrusted where the node names another chain, registry, token scale, creator, or a
-    time far from the own clock's; ConfigError where the own chain's time is far ahead of the own
-    clock; InvalidRequest where an earlier signature is still good.
+    The time of a ``development`` chain may be moved, so the chain's time is used there and not this
+    machine's clock. Raises NodeNotTrusted if the node names another chain, registry, token scale or
+    creator, or a time far from this machine's clock; ConfigError if the time of the creator's own
+    chain is far ahead of this clock; InvalidRequest if an earlier signature is still valid.
     """
     context = await registration_context(made.creator, node_url)
     require_as_trusted(
@@ -127,11 +127,11 @@ def sign_registration(work: Register, deployment: Deployment, key: bytes) -> Sig
 async def hand_in(
     path: Path, made: Registration, signed: SignedRegistration, node_url: str
 ) -> Registration:
-    """Let a node submit a signed registration, and keep what it answers. Costs no gas.
+    """Have a node submit a signed registration, and keep what it answers. Costs no gas.
 
-    That the work is registered is then the node's word: see ``look_up``. Raises the class that the
-    node's problem names, with its words and the contract's reason (an ``error`` and its ``args``);
-    ChainUnreachable when the node does not answer.
+    Only the node then says that the work is registered: check it with ``look_up``. Raises the class
+    that the node's problem names, with its text and the contract's reason (an ``error`` and its
+    ``args``); ChainUnreachable if the node does not answer.
     """
     once = SignedOnce(signed.register.nonce, signed.register.deadline_s)
     made = replace(made, signed=once)
@@ -145,10 +145,11 @@ async def hand_in(
 
 
 async def look_up(path: Path, made: Registration, chain: ChainReader) -> Registration:
-    """Return the record as the chain has it, and keep it.
+    """Check the record against the chain, keep the result and return it.
 
-    Raises NodeNotTrusted if the chain has not, under the id that a node told, this very work with
-    these terms. If it is another work, the record forgets the id.
+    Raises NodeNotTrusted if the chain does not have, under the id that a node gave, this work with
+    these terms. If it is another work or none, the record forgets the id. Raises InvalidRequest if
+    the record has no id.
     """
     if made.content_id is None:
         raise InvalidRequest(f"{path} has no content id to look up: register it first")
@@ -156,7 +157,7 @@ async def look_up(path: Path, made: Registration, chain: ChainReader) -> Registr
         found = await chain.content(made.content_id)
         if found is not None:
             break
-        # A chain node of the creator's choice may see the block later than the relaying one.
+        # The creator's RPC endpoint may see the block later than the node that sent it.
         await asyncio.sleep(_SEEN_EVERY_S)
     same = found is not None and _is_that_work(found, made)
     if found is None or not same:
@@ -175,9 +176,10 @@ async def look_up(path: Path, made: Registration, chain: ChainReader) -> Registr
 
 
 async def find_on_chain(path: Path, made: Registration, chain: ChainReader) -> Registration | None:
-    """Return the record of a work that is on the chain though no answer said so; keep it.
+    """Find a work that is on the chain although no answer said so; keep and return its record.
 
-    Looks through the newest works only: it is for a signature that was handed in lately.
+    Searches the newest works only: it is for a signature that was handed in recently. Returns None
+    if the work is not among them.
     """
     count = await chain.content_count()
     for number in range(count, max(0, count - _LOOKED_BACK), -1):
@@ -213,10 +215,10 @@ async def register_directly(
 ) -> Registration:
     """Register by the creator's own transaction, and keep the record. Costs gas.
 
-    A signature that a node was given before and did not use stays good until its deadline, and the
-    contract's ``register`` does not void it: the node could register the work a second time, on
-    the older terms. If one is out, its nonce is used here by a signature of these terms, so that
-    one of the two at most is ever good. Raises TransactionFailed if the node was faster.
+    A signature that a node was given and did not use stays valid until its deadline, and the
+    contract's ``register`` does not void it. The node could register the work a second time, on the
+    older terms. If there is such a signature, this call signs these terms with the same nonce, so
+    that at most one of the two can be used. Raises TransactionFailed if the node was faster.
     """
     if writer.address != made.creator:
         raise InvalidRequest(f"the key is not that of the work's creator, {made.creator}")
@@ -253,7 +255,7 @@ async def register_directly(
 
 
 async def registration_context(creator: Address, node_url: str) -> RegistrationContext:
-    """Return what a node says of the chain for a creator's signature."""
+    """Ask a node for the values of the chain that a creator's signature needs."""
     path = REGISTRATION_CONTEXT_PATH.format(creator=creator)
     return RegistrationContext.from_json(await _exchange("GET", node_url, path, None))
 
