@@ -51,9 +51,9 @@ class NodeStanding:
     Without a chain, only the wallets in ``payers`` are believed to have paid, and settled total and
     deposit together only up to ``limit_units``. ``allowance_units`` is left for bills beyond what
     arrived. ``broken`` holds the incidents in which answers were billed and not delivered.
-    ``undelivered`` counts the receipts whose answers were broken, left or empty; ``empty`` counts
-    the latest answers in a row without text. ``fault`` says why nothing more is asked of the node;
-    it is empty while the node is trusted.
+    ``undelivered`` counts the bills of answers that were broken, left at once or empty; ``empty``
+    counts the latest answers in a row without text. ``fault`` says why nothing more is asked of the
+    node; it is empty while the node is trusted.
     """
 
     payers: tuple[Address, ...] = ()
