@@ -38,6 +38,8 @@ def test_who_listens_on_a_port_is_known(family: socket.AddressFamily, address: s
         try:
             opened.bind((address, 0))
         except OSError:
+            if family is socket.AF_INET:
+                raise
             pytest.skip("this machine has no IPv6")
         port = opened.getsockname()[1]
         assert listeners(port) == set()
