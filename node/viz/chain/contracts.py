@@ -8,12 +8,12 @@ is made at the head minus the confirmation depth, all others at the head.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
 
 from viz.chain import abi
-from viz.chain.deployment import address_of
+from viz.chain.contract import Contract
+from viz.chain.node_directory import NodeDirectory
 from viz.chain.registrations import Registrations
 from viz.chain.rpc import BlockTag, Rpc
 from viz.chain.scan import scan
@@ -40,7 +40,7 @@ from viz.domain.units import (
     Hash32,
     Units,
 )
-from viz.errors import ChainUnreachable, TransactionFailed
+from viz.errors import ChainUnreachable
 
 
 class Service(IntEnum):
@@ -62,40 +62,7 @@ _REASONS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class NodeEntry:
-    """What a node says about itself in the directory: untrusted text that must be checked."""
-
-    node: Address
-    announced_at: int
-    url: str
-    age_key: str
-
-
-class _Contract:
-    """A contract at its address; ``name`` is the name of its artifact."""
-
-    name: str
-
-    def __init__(self, rpc: Rpc, deployment: Deployment) -> None:
-        self._rpc = rpc
-        self._first_block = deployment.first_block
-        self.address = address_of(deployment, self.name)
-
-    async def _view(self, function: str, *args: Any, block: BlockTag = "latest") -> Any:
-        data = abi.encode_call(self.name, function, args)
-        answer = await self._rpc.call(self.address, data, block=block)
-        return abi.decode_result(self.name, function, args, answer)
-
-    async def _view_or_none(self, function: str, *args: Any, block: BlockTag = "latest") -> Any:
-        """Call a view; return None if it reverts, which means that the item does not exist."""
-        try:
-            return await self._view(function, *args, block=block)
-        except TransactionFailed:
-            return None
-
-
-class ContentRegistry(_Contract):
+class ContentRegistry(Contract):
     """Works, license terms and grants."""
 
     name = "ContentRegistry"
@@ -147,7 +114,7 @@ class ContentRegistry(_Contract):
         return int(await self._view("contentCount"))
 
 
-class AdapterRegistry(_Contract):
+class AdapterRegistry(Contract):
     """Adapters and their share tables."""
 
     name = "AdapterRegistry"
@@ -197,7 +164,7 @@ class AdapterRegistry(_Contract):
         return int(await self._view("adapterCount"))
 
 
-class Settlement(_Contract):
+class Settlement(Contract):
     """Channels, earnings and balances."""
 
     name = "Settlement"
@@ -256,22 +223,7 @@ class Settlement(_Contract):
         return int(await self._view("CLOSE_DELAY"))
 
 
-class NodeDirectory(_Contract):
-    """The nodes' URLs and keys, as they announced them."""
-
-    name = "NodeDirectory"
-
-    async def entry(self, node: Address) -> NodeEntry | None:
-        """Return a node's entry; None if it is not listed."""
-        found = await self._view("entryOf", node)
-        return _node_entry(found) if found["url"] else None
-
-    async def entries(self, offset: int = 0, limit: int = 100) -> tuple[NodeEntry, ...]:
-        """Return up to ``limit`` entries."""
-        return tuple(_node_entry(found) for found in await self._view("list", offset, limit))
-
-
-class Token(_Contract):
+class Token(Contract):
     """The ERC-20 token of all payments."""
 
     name = abi.CURRENCY
@@ -398,7 +350,3 @@ class Chain:
         if not confirmed or not self._confirmations:
             return "latest"
         return max(0, await self.rpc.block_number() - self._confirmations)
-
-
-def _node_entry(found: Mapping[str, Any]) -> NodeEntry:
-    return NodeEntry(Address(found["node"]), found["announcedAt"], found["url"], found["ageKey"])
