@@ -31,7 +31,7 @@ from viz.training.environment import compute_dtype, make_deterministic
 from viz.training.evaluate import answers, bare_base
 from viz.training.facts import facts_of
 from viz.training.general import PROMPTS, QUESTIONS
-from viz.training.loop import Loop, Progress
+from viz.training.loop import LoopState, TrainingLoop
 from viz.training.neighbours import neighbours_of
 from viz.training.packing import TokenRow, tokenise_all
 from viz.training.qlora import build_model
@@ -199,7 +199,7 @@ def _here(
         now = recall.ask(model)
         return now.right, now.asked
 
-    def after_evaluation(progress: Progress) -> None:
+    def after_evaluation(progress: LoopState) -> None:
         step, right, asked = progress.recalled[-1]
         line = f"step {step}: {right} of {asked} in unseen wordings"
         if curve:
@@ -207,7 +207,7 @@ def _here(
         print(line, file=sys.stderr, flush=True)
 
     dtype = compute_dtype(settings)
-    loop = Loop(model, learned, settings, dtype, identity="benchmark", evaluate=evaluate)
+    loop = TrainingLoop(model, learned, settings, dtype, identity="benchmark", evaluate=evaluate)
     loop.run(after_step=lambda *_: None, after_evaluation=after_evaluation)
     return recall.ask(model)
 

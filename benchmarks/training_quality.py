@@ -29,7 +29,7 @@ from viz.training.dataset import build_dataset
 from viz.training.environment import compute_dtype, describe, make_deterministic
 from viz.training.evaluate import answers, bare_base
 from viz.training.facts import facts_of
-from viz.training.loop import Loop
+from viz.training.loop import TrainingLoop
 from viz.training.neighbours import neighbours_of
 from viz.training.packing import tokenise
 from viz.training.qlora import build_model
@@ -182,7 +182,7 @@ def _train(
         now = recall.ask(model)
         return now.right, now.asked
 
-    loop = Loop(model, training, settings, dtype, identity=mode.name, evaluate=evaluate)
+    loop = TrainingLoop(model, training, settings, dtype, identity=mode.name, evaluate=evaluate)
     loop.run(after_step=lambda *_: None, after_evaluation=lambda _: None)
     loss, (right, demo_right, trained_text_loss) = loss_now(), ask()
     return Result(

@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 from eth_account.signers.local import LocalAccount
 
-from viz.basemodel.preparation import Report, prepared_base
+from viz.basemodel.preparation import ReportProgress, prepared_base
 from viz.basemodel.source import DEFAULT_BASE, DEFAULT_BASE_DIGEST, LoadedBase, models_folder
 from viz.chain.contracts import Chain
 from viz.chain.deploy import DEVELOPMENT_CHAINS
@@ -76,7 +76,7 @@ class OpenBackends:
 
 @asynccontextmanager
 async def open_backends(
-    config: Config, *, new_ledger: bool, report: Report
+    config: Config, *, new_ledger: bool, report: ReportProgress
 ) -> AsyncIterator[OpenBackends]:
     """Open key, chain, ledger, blobs and engine, in this order; close them in the reverse order.
 
@@ -177,7 +177,7 @@ def registration_policy(config: Config, *, development: bool) -> RelayPolicy | N
     )
 
 
-async def accepted_base(config: Config, report: Report = lambda done: None) -> LoadedBase:
+async def accepted_base(config: Config, report: ReportProgress = lambda done: None) -> LoadedBase:
     """Return the base model that the operator accepts; raise ModelUnavailable for another."""
     source, pinned = config.engine.base_model, config.engine.base_digest
     if not pinned and source == DEFAULT_BASE:

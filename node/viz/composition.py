@@ -44,7 +44,7 @@ from viz.services.upkeep.supervision import Supervisor
 from viz.training.run import Bounds
 
 SUGGESTED_DEPOSIT_UNITS: Final = 1_000_000
-Loop = Callable[[], Coroutine[Any, Any, None]]
+LoopFunction = Callable[[], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +231,7 @@ async def restore(backends: Backends, services: Services) -> None:
     services.sessions.remember(await backends.ledger.channels())
 
 
-def loops(services: Services) -> dict[str, Loop]:
+def loops(services: Services) -> dict[str, LoopFunction]:
     """Return the loops to run until the node stops, by their names in the log."""
     return {
         "books": services.channels.run,

@@ -18,7 +18,7 @@ from viz.api.app import create_app, create_runner
 from viz.api.context import ApiLimits, NodeTerms
 from viz.api.listening import listen, listen_for_operator, refuse_taken_port
 from viz.backends import open_backends, service_settings
-from viz.basemodel.preparation import Report
+from viz.basemodel.preparation import ReportProgress
 from viz.composition import (
     SUGGESTED_DEPOSIT_UNITS,
     build_services,
@@ -53,7 +53,7 @@ async def run_node(
     ready: Ready,
     *,
     new_ledger: bool = False,
-    report: Report = lambda done: None,
+    report: ReportProgress = lambda done: None,
 ) -> None:
     """Run a node until cancelled; ``ready`` is called once, when the node answers.
 

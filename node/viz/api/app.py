@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from viz.api import gateway, health, market, openai, operator, payments, unpaid_help
 from viz.api.access import OPERATOR_PATH, is_operator
@@ -39,7 +39,6 @@ from viz.api.problems import http_problem, opaque, problem
 from viz.api.rate_limit import Looks, RateLimit
 from viz.errors import InvalidRequest, VizError
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # A voucher of 255 lines does not fit into aiohttp's default limit of 8 KiB.
 MAX_HEADER_BYTES: Final = 32 * 1024
 ALL_HEADER_BYTES: Final = 64 * 1024

@@ -18,9 +18,9 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-PROXIES: Final = web.AppKey("proxies", tuple[Network, ...])
+IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+PROXIES: Final = web.AppKey("proxies", tuple[IpNetwork, ...])
 X_FORWARDED_FOR: Final = "X-Forwarded-For"
 FORWARDED: Final = "Forwarded"
 IPV6_PREFIX: Final = 64
@@ -55,7 +55,7 @@ def is_on_socket(request: web.Request) -> bool:
     return opened is not None and opened.family == socket.AF_UNIX
 
 
-def parse_address(text: str) -> Address | None:
+def parse_address(text: str) -> IpAddress | None:
     """Parse an IP address; return None for any other text, and IPv4 for a mapped address."""
     try:
         address = ipaddress.ip_address(text.strip().strip('"').partition("%")[0])
@@ -64,7 +64,7 @@ def parse_address(text: str) -> Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def _behind(request: web.Request) -> Address | None:
+def _behind(request: web.Request) -> IpAddress | None:
     peer = parse_address(request.remote or "")
     if peer is None:
         return None
@@ -84,7 +84,7 @@ def _behind(request: web.Request) -> Address | None:
     return named.pop() if len(named) == 1 else peer
 
 
-def _nearest(peer: Address, hops: Sequence[str], trusted: Iterable[Network]) -> Address:
+def _nearest(peer: IpAddress, hops: Sequence[str], trusted: Iterable[IpNetwork]) -> IpAddress:
     found = peer
     for hop in hops[: -MAX_HOPS - 1 : -1]:
         address = _host(hop)
@@ -108,7 +108,7 @@ def _elements(lines: Sequence[str]) -> list[str]:
     return hops
 
 
-def _host(hop: str) -> Address | None:
+def _host(hop: str) -> IpAddress | None:
     """Return the address of a hop, without its port; None if it is not an address."""
     text = hop.strip().strip('"')
     if text.startswith("["):
@@ -118,7 +118,7 @@ def _host(hop: str) -> Address | None:
     return parse_address(text)
 
 
-def _is_in(address: Address, networks: Iterable[Network]) -> bool:
+def _is_in(address: IpAddress, networks: Iterable[IpNetwork]) -> bool:
     return any(address in network for network in networks)
 
 

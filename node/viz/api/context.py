@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from viz.api.client_address import Network, client_of
+from viz.api.client_address import IpNetwork, client_of
 from viz.api.rate_limit import Looks, RateLimit
 from viz.domain.ports.blobs import BlockStore
 from viz.domain.ports.chain import ChainReader
@@ -52,7 +52,7 @@ class ApiLimits:
     max_body_bytes: int = 2 * 1024 * 1024
     client_timeout_s: float = 60.0
     questions_per_minute: int = 600
-    trusted_proxies: tuple[Network, ...] = ()
+    trusted_proxies: tuple[IpNetwork, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from viz.api import operator_settlement as money
 from viz.api.access import OPERATOR_PATH, is_operator
@@ -30,7 +31,6 @@ from viz.protocol.messages import AdapterOffer
 from viz.protocol.wire import JSON_INTEGER_MAX, MAX_TEXT_CHARS, Json, Reader
 from viz.services.market.work_records import titles_of
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _log = structlog.get_logger()
 
 

@@ -22,7 +22,7 @@ from viz.domain.units import Hash32
 from viz.errors import ModelUnavailable
 
 # Called with the finished part of the work, 0 to 1.
-Report = Callable[[float], None]
+ReportProgress = Callable[[float], None]
 
 # The measured part of the child's time for imports and conversion; the rest is quantisation.
 _CONVERTED: Final = 0.8
@@ -35,7 +35,7 @@ async def prepared_base(
     *,
     cache_dir: Path,
     allowed: Collection[Hash32] | None = None,
-    report: Report = lambda done: None,
+    report: ReportProgress = lambda done: None,
 ) -> LoadedBase:
     """Return the base model with its serving weights on disk; a child makes what is missing.
 
@@ -50,7 +50,7 @@ async def prepared_base(
     return base
 
 
-async def _in_child(source: str, cache_dir: Path, report: Report) -> None:
+async def _in_child(source: str, cache_dir: Path, report: ReportProgress) -> None:
     command = [sys.executable, "-m", "viz.basemodel.preparation", source, str(cache_dir)]
     child = await asyncio.create_subprocess_exec(
         *tied(command),

@@ -20,13 +20,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 import structlog
 from aiohttp import WSMsgType, web
+from aiohttp.typedefs import Handler
 
 from viz.buyer.channel_control import ChannelControl
 from viz.buyer.wallet import Signable
@@ -44,7 +45,6 @@ MAX_MESSAGE_BYTES: Final = 2 * 1024 * 1024
 MAX_SIGNATURE_BYTES: Final = 1024
 SIGN_TIMEOUT_S: Final = 120.0
 HEARTBEAT_S: Final = 15.0
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _log = structlog.get_logger()
 
 

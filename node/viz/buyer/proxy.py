@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from viz.buyer.answer import PaidAnswer
 from viz.buyer.answer_length import ask_fitting
@@ -40,8 +41,6 @@ COST_HEADER: Final = "Viz-Cost-Units"
 _CLIENT: Final = web.AppKey("client", BuyerClient)
 _ACCESS: Final = web.AppKey("access", ProxyAccess)
 _log = structlog.get_logger()
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def create_proxy(client: BuyerClient, access: ProxyAccess | None = None) -> web.Application:

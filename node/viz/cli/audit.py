@@ -22,7 +22,7 @@ from viz.cli.console import (
     table,
 )
 from viz.cli.http import RPC_VARIABLE
-from viz.cli.operator import AdapterNumber
+from viz.cli.operator import AdapterArgument
 from viz.cli.train import work_file
 from viz.client.node_address import checked
 from viz.domain.units import AdapterId
@@ -42,7 +42,7 @@ def _group() -> None:
 @app.command("adapter")
 @guarded
 def adapter(
-    adapter_id: AdapterNumber,
+    adapter_id: AdapterArgument,
     works: Annotated[list[Path], typer.Argument(help="The works, with their records beside them.")],
     manifest: Annotated[Path, typer.Option(help="The manifest that its trainer published.")],
     rpc: Annotated[

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from viz.cli.buying import (
-    NODE,
+    BuyerRpcOption,
     Caps,
-    DeploymentFile,
     MaxCompletionPrice,
     MaxCost,
     MaxPrice,
     MaxPromptPrice,
-    RpcUrl,
     client_at,
     desk_at,
     home_of,
@@ -28,6 +26,7 @@ from viz.cli.buying import (
 from viz.cli.console import (
     AsJson,
     DataDir,
+    DeploymentFile,
     PasswordFile,
     err,
     guarded,
@@ -41,7 +40,7 @@ from viz.cli.console import (
     table,
     until_signal,
 )
-from viz.cli.http import NodeUrl
+from viz.cli.http import LOCAL_NODE, NodeUrl
 from viz.client.node_address import checked
 from viz.domain.display import amount, prices
 from viz.domain.units import BASE_MODEL
@@ -58,7 +57,7 @@ app = typer.Typer(no_args_is_help=True, help="Ask a node's models, paying by sig
 @app.command()
 @guarded
 def models(
-    node: NodeUrl = NODE,
+    node: NodeUrl = LOCAL_NODE,
     folder: DataDir = None,
     deployment: DeploymentFile = None,
     as_json: AsJson = False,
@@ -115,10 +114,10 @@ def ask(
     max_prompt_price: MaxPromptPrice = "",
     max_completion_price: MaxCompletionPrice = "",
     max_cost: MaxCost = "",
-    node: NodeUrl = NODE,
+    node: NodeUrl = LOCAL_NODE,
     folder: DataDir = None,
     deployment: DeploymentFile = None,
-    rpc: RpcUrl = "",
+    rpc: BuyerRpcOption = "",
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -182,10 +181,10 @@ def proxy(
     max_prompt_price: MaxPromptPrice = "",
     max_completion_price: MaxCompletionPrice = "",
     max_cost: MaxCost = "",
-    node: NodeUrl = NODE,
+    node: NodeUrl = LOCAL_NODE,
     folder: DataDir = None,
     deployment: DeploymentFile = None,
-    rpc: RpcUrl = "",
+    rpc: BuyerRpcOption = "",
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:

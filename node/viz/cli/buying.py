@@ -27,12 +27,7 @@ if TYPE_CHECKING:
     from viz.domain.ports.chain import Deployment
     from viz.protocol.messages import NodeInfo
 
-NODE = "http://127.0.0.1:8402"
-DeploymentFile = Annotated[
-    Path | None,
-    typer.Option("--deployment", help="The contracts you trust; else deployment.json."),
-]
-RpcUrl = Annotated[
+BuyerRpcOption = Annotated[
     str, typer.Option("--rpc", help="A chain of your own choice, to check adapters against.")
 ]
 MaxPrice = Annotated[

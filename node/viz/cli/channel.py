@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from viz.cli.buying import NODE, DeploymentFile, RpcUrl, desk_at, home_of, trusted
+from viz.cli.buying import BuyerRpcOption, desk_at, home_of, trusted
 from viz.cli.console import (
     AsJson,
     DataDir,
+    DeploymentFile,
     KeyFile,
     PasswordFile,
     guarded,
@@ -25,7 +26,7 @@ from viz.cli.console import (
     show,
     table,
 )
-from viz.cli.http import RPC_VARIABLE, NodeUrl
+from viz.cli.http import LOCAL_NODE, RPC_VARIABLE, NodeUrl
 from viz.client.node_address import checked
 from viz.domain.display import amount, moment
 from viz.domain.trust import WAY_BACK
@@ -61,10 +62,10 @@ Signer = Annotated[
 def open_channel(
     deposit: Annotated[str, typer.Argument(help="Tokens to deposit, such as 2.50.")],
     key: KeyFile,
-    node: NodeUrl = NODE,
+    node: NodeUrl = LOCAL_NODE,
     folder: DataDir = None,
     deployment: DeploymentFile = None,
-    rpc: RpcUrl = "",
+    rpc: BuyerRpcOption = "",
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -87,10 +88,10 @@ def open_channel(
 @app.command("show")
 @guarded
 def show_channel(
-    node: NodeUrl = NODE,
+    node: NodeUrl = LOCAL_NODE,
     folder: DataDir = None,
     deployment: DeploymentFile = None,
-    rpc: RpcUrl = "",
+    rpc: BuyerRpcOption = "",
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -111,7 +112,7 @@ def forgive(
     allow: Annotated[
         str, typer.Option(help="Tokens that bills may exceed what arrived by, in all.")
     ] = "0",
-    node: NodeUrl = NODE,
+    node: NodeUrl = LOCAL_NODE,
     folder: DataDir = None,
     deployment: DeploymentFile = None,
     password_file: PasswordFile = None,
@@ -133,10 +134,10 @@ def forgive(
 @guarded
 def close_channel(
     key: KeyFile,
-    node: NodeUrl = NODE,
+    node: NodeUrl = LOCAL_NODE,
     folder: DataDir = None,
     deployment: DeploymentFile = None,
-    rpc: RpcUrl = "",
+    rpc: BuyerRpcOption = "",
     gas_key: GasKey = None,
     password_file: PasswordFile = None,
     as_json: AsJson = False,

@@ -83,13 +83,15 @@ PasswordFile = Annotated[
         "--password-file", help="File with the key's password; else VIZ_KEY_PASSWORD[_FILE]."
     ),
 ]
-
-
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Where files are kept; else VIZ_DATA_DIR, .viz.")
 ]
-
-
+DeploymentFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--deployment", help="The contracts you trust; else deployment.json (`viz trust`)."
+    ),
+]
 Yes = Annotated[bool, typer.Option("--yes", help="Agree without being asked.")]
 
 

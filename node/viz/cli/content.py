@@ -11,6 +11,7 @@ import typer
 from viz.cli.console import (
     AsJson,
     DataDir,
+    DeploymentFile,
     KeyFile,
     PasswordFile,
     Yes,
@@ -27,7 +28,7 @@ from viz.cli.console import (
     show,
     table,
 )
-from viz.cli.http import RPC_VARIABLE, NodeUrl, get_json
+from viz.cli.http import LOCAL_NODE, RPC_VARIABLE, NodeUrl, get_json
 from viz.cli.operator import license_work
 from viz.cli.terms import terms_in_words
 from viz.client.node_address import checked
@@ -50,18 +51,12 @@ app.command("license")(license_work)
 Direct = Annotated[
     bool, typer.Option("--direct", help="Register by your own transaction; you pay its gas.")
 ]
-RpcUrl = Annotated[
+CreatorRpcOption = Annotated[
     str,
     typer.Option(
         "--rpc",
         envvar=RPC_VARIABLE,
         help="A chain of your own choice: what a node says is checked there. Needed by --direct.",
-    ),
-]
-DeploymentFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--deployment", help="The contracts you trust; else deployment.json (`viz trust`)."
     ),
 ]
 
@@ -71,9 +66,9 @@ DeploymentFile = Annotated[
 def register(
     work: Annotated[Path, typer.Argument(help="A folder with a terms.toml, or a terms file.")],
     key: KeyFile,
-    node: NodeUrl = "http://127.0.0.1:8402",
+    node: NodeUrl = LOCAL_NODE,
     direct: Direct = False,
-    rpc: RpcUrl = "",
+    rpc: CreatorRpcOption = "",
     folder: DataDir = None,
     deployment: DeploymentFile = None,
     yes: Yes = False,
@@ -223,8 +218,8 @@ async def _chain(rpc_url: str, trusted: Deployment) -> AsyncIterator[Chain | Non
 @guarded
 def show_work(
     content_id: Annotated[int, typer.Argument(min=1, help="The work's id on the chain.")],
-    node: NodeUrl = "http://127.0.0.1:8402",
-    rpc: RpcUrl = "",
+    node: NodeUrl = LOCAL_NODE,
+    rpc: CreatorRpcOption = "",
     folder: DataDir = None,
     deployment: DeploymentFile = None,
     as_json: AsJson = False,

@@ -41,16 +41,18 @@ _LONG_S: Final = 900
 
 adapter_app = typer.Typer(no_args_is_help=True, help="The adapters that this node serves.")
 
-Royalty = Annotated[
+RoyaltyOption = Annotated[
     int, typer.Option(min=0, max=10_000, help="The contents' part of gross revenue, in bps.")
 ]
-TrainerPart = Annotated[
+TrainerPartOption = Annotated[
     int, typer.Option(min=0, max=10_000, help="The trainer's part of gross revenue, in bps.")
 ]
-Price = Annotated[str, typer.Option(help="Price of a million prompt or completion tokens: 1.25.")]
-Name = Annotated[str, typer.Option(help="What to sell it as.")]
-Description = Annotated[str, typer.Option(help="What buyers read about it.")]
-AdapterNumber = Annotated[int, typer.Argument(min=1, help="The adapter's id on the chain.")]
+PriceOption = Annotated[
+    str, typer.Option(help="Price of a million prompt or completion tokens: 1.25.")
+]
+NameOption = Annotated[str, typer.Option(help="What to sell it as.")]
+DescriptionOption = Annotated[str, typer.Option(help="What buyers read about it.")]
+AdapterArgument = Annotated[int, typer.Argument(min=1, help="The adapter's id on the chain.")]
 SharesOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -60,7 +62,7 @@ SharesOption = Annotated[
 ]
 
 
-class Operator:
+class OperatorClient:
     """Call the running node with the operator's token.
 
     A node that is not named is called by the socket in its folder, where strangers take no place.
@@ -98,7 +100,7 @@ class Operator:
 @guarded
 def status(node: OperatedNode = "", folder: DataDir = None, as_json: AsJson = False) -> None:
     """Show the node's money, channels, adapters and training runs, and which of its loops fail."""
-    found = run(Operator(node, folder).ask("GET", "/status"), logs=False)
+    found = run(OperatorClient(node, folder).ask("GET", "/status"), logs=False)
     if show(found, as_json=as_json):
         return
     for name, failure in found["failing"].items():
@@ -149,7 +151,7 @@ def license_work(
     as_json: AsJson = False,
 ) -> None:
     """Acquire grants to works for this node, and pay each creator's training fee."""
-    grants = run(_license(Operator(node, folder), content_ids, max_fee), logs=False)
+    grants = run(_license(OperatorClient(node, folder), content_ids, max_fee), logs=False)
     if not show(grants, as_json=as_json):
         rows = [
             (
@@ -162,7 +164,7 @@ def license_work(
         table("Grants", ("#work", "expires", "live"), rows)
 
 
-async def _license(operator: Operator, content_ids: list[int], max_fee: str) -> list[Any]:
+async def _license(operator: OperatorClient, content_ids: list[int], max_fee: str) -> list[Any]:
     bound = {}
     if max_fee:
         decimals = (await operator.ask("GET", "/status"))["tokenDecimals"]
@@ -178,7 +180,7 @@ async def _license(operator: Operator, content_ids: list[int], max_fee: str) -> 
 
 @adapter_app.command("list")
 @guarded
-def list_adapters(node: NodeUrl = "http://127.0.0.1:8402", as_json: AsJson = False) -> None:
+def list_adapters(node: NodeUrl = LOCAL_NODE, as_json: AsJson = False) -> None:
     """List the adapters on offer."""
     found = run(ask("GET", node, "/viz/v1/adapters"), logs=False)["adapters"]
     if not show(found, as_json=as_json):
@@ -189,7 +191,7 @@ def list_adapters(node: NodeUrl = "http://127.0.0.1:8402", as_json: AsJson = Fal
 @adapter_app.command("show")
 @guarded
 def show_adapter(
-    adapter_id: AdapterNumber, node: NodeUrl = "http://127.0.0.1:8402", as_json: AsJson = False
+    adapter_id: AdapterArgument, node: NodeUrl = LOCAL_NODE, as_json: AsJson = False
 ) -> None:
     """Show an adapter as the chain has it, with its royalty table."""
     found = run(ask("GET", node, f"/viz/v1/adapters/{adapter_id}"), logs=False)
@@ -227,10 +229,10 @@ def _adapter_rows(found: dict[str, Any]) -> list[tuple[str, object]]:
 @guarded
 def register_adapter(
     training: Annotated[str, typer.Argument(help="The training run whose adapter it is.")],
-    name: Name = "",
-    description: Description = "",
-    royalty_bps: Royalty = 3_000,
-    trainer_bps: TrainerPart = 1_000,
+    name: NameOption = "",
+    description: DescriptionOption = "",
+    royalty_bps: RoyaltyOption = 3_000,
+    trainer_bps: TrainerPartOption = 1_000,
     share: SharesOption = None,
     publish_anyway: Annotated[
         bool, typer.Option("--publish-anyway", help="Sell it whatever its report card says.")
@@ -252,7 +254,7 @@ def register_adapter(
     request |= named(name, description)
     if share:
         request["shares"] = [_share(each) for each in share]
-    found = run(Operator(node, folder).ask("POST", "/publications", request), logs=False)
+    found = run(OperatorClient(node, folder).ask("POST", "/publications", request), logs=False)
     if not show(found, as_json=as_json):
         if found["offer"] is None:
             say(f"{found['detail']}; its CID is {found['cid']}")
@@ -275,15 +277,15 @@ def _share(text: str) -> list[int]:
 @adapter_app.command("activate")
 @guarded
 def activate_adapter(
-    adapter_id: AdapterNumber,
-    name: Name = "",
-    description: Description = "",
+    adapter_id: AdapterArgument,
+    name: NameOption = "",
+    description: DescriptionOption = "",
     title: Annotated[
         list[str] | None,
         typer.Option("--title", help="CONTENT:TITLE of a work, if it was not trained here."),
     ] = None,
-    prompt_price: Price = "",
-    completion_price: Price = "",
+    prompt_price: PriceOption = "",
+    completion_price: PriceOption = "",
     node: OperatedNode = "",
     folder: DataDir = None,
     as_json: AsJson = False,
@@ -296,7 +298,7 @@ def activate_adapter(
     if title:
         request["titles"] = [_title(each) for each in title]
     prices = {"promptPrice": prompt_price, "completionPrice": completion_price}
-    found = run(_activate(Operator(node, folder), request, prices), logs=False)
+    found = run(_activate(OperatorClient(node, folder), request, prices), logs=False)
     if not show(found, as_json=as_json):
         say(f"adapter {adapter_id} is on offer as {found['model']}")
 
@@ -308,7 +310,9 @@ def _title(text: str) -> tuple[int, str]:
     return int(content_id), title.strip()
 
 
-async def _activate(operator: Operator, request: dict[str, object], prices: dict[str, str]) -> Any:
+async def _activate(
+    operator: OperatorClient, request: dict[str, object], prices: dict[str, str]
+) -> Any:
     if any(prices.values()):
         decimals = (await operator.ask("GET", "/status"))["tokenDecimals"]
         request |= {key: str(parse_units(text, decimals)) for key, text in prices.items() if text}
@@ -318,12 +322,12 @@ async def _activate(operator: Operator, request: dict[str, object], prices: dict
 @adapter_app.command("drop")
 @guarded
 def drop_adapter(
-    adapter_id: AdapterNumber,
+    adapter_id: AdapterArgument,
     node: OperatedNode = "",
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Take an adapter off the offer."""
-    run(Operator(node, folder).ask("DELETE", f"/adapters/{adapter_id}"), logs=False)
+    run(OperatorClient(node, folder).ask("DELETE", f"/adapters/{adapter_id}"), logs=False)
     if not show({"adapterId": adapter_id, "onOffer": False}, as_json=as_json):
         out.print(f"adapter {adapter_id} is not on offer any more")

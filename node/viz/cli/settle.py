@@ -10,7 +10,7 @@ import typer
 
 from viz.cli.console import AsJson, DataDir, err, guarded, money, run, show, table
 from viz.cli.http import OperatedNode
-from viz.cli.operator import Operator
+from viz.cli.operator import OperatorClient
 from viz.errors import VizError
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ def settle(
     here. If a step fails, its error is shown and the other steps go on; the exit code is that of
     the first error.
     """
-    found, errors = run(_settle(Operator(node, folder), distribute, collect), logs=False)
+    found, errors = run(_settle(OperatorClient(node, folder), distribute, collect), logs=False)
     if not show(found, as_json=as_json):
         _tell(found)
     if errors:
@@ -62,7 +62,7 @@ def _tell(found: dict[str, Any]) -> None:
 
 
 async def _settle(
-    operator: Operator, distribute: bool, collect: bool
+    operator: OperatorClient, distribute: bool, collect: bool
 ) -> tuple[dict[str, Any], list[VizError]]:
     """Return what was done and what failed, and the errors in their order."""
     standing = await operator.ask("GET", "/status")

@@ -9,7 +9,14 @@ import typer
 
 from viz.cli.console import AsJson, DataDir, guarded, money, run, show, table
 from viz.cli.http import OperatedNode
-from viz.cli.operator import Description, Name, Operator, Royalty, TrainerPart, named
+from viz.cli.operator import (
+    DescriptionOption,
+    NameOption,
+    OperatorClient,
+    RoyaltyOption,
+    TrainerPartOption,
+    named,
+)
 from viz.cli.training import follow, say_card
 from viz.domain.strict_json import load_json
 from viz.errors import InvalidRequest, VizError
@@ -18,10 +25,10 @@ from viz.errors import InvalidRequest, VizError
 @guarded
 def train(
     works: Annotated[list[Path], typer.Argument(help="Work files, or folders of works.")],
-    name: Name = "",
-    description: Description = "",
-    royalty_bps: Royalty = 3_000,
-    trainer_bps: TrainerPart = 1_000,
+    name: NameOption = "",
+    description: DescriptionOption = "",
+    royalty_bps: RoyaltyOption = 3_000,
+    trainer_bps: TrainerPartOption = 1_000,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="A training setting, as NAME=VALUE.")
     ] = None,
@@ -45,7 +52,7 @@ def train(
         "settings": dict(_setting(each) for each in setting or ()),
         **given,
     }
-    operator = Operator(node, folder)
+    operator = OperatorClient(node, folder)
     if dry_run:
         plan, token = run(_plan(operator, request), logs=False)
         if not show(plan, as_json=as_json):
@@ -91,7 +98,7 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 async def _plan(
-    operator: Operator, request: dict[str, Any]
+    operator: OperatorClient, request: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the plan, and the node's status, which names the token of the fees."""
     plan = await operator.ask("POST", "/trainings", request | {"dryRun": True})

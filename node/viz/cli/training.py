@@ -9,7 +9,7 @@ import typer
 
 from viz.cli.console import AsJson, DataDir, err, guarded, percent, run, say, show, table
 from viz.cli.http import OperatedNode
-from viz.cli.operator import Operator
+from viz.cli.operator import OperatorClient
 from viz.domain.display import moment
 from viz.errors import NodeUnreachable, TrainingError
 
@@ -26,7 +26,7 @@ _LOOK_AGAIN_S: Final = 3.0
 @guarded
 def list_runs(node: OperatedNode = "", folder: DataDir = None, as_json: AsJson = False) -> None:
     """List the runs, the newest last."""
-    found = run(Operator(node, folder).ask("GET", "/trainings"), logs=False)
+    found = run(OperatorClient(node, folder).ask("GET", "/trainings"), logs=False)
     if not show(found, as_json=as_json):
         rows = [
             (each["id"], each["request"].get("name", ""), each["state"], _stands(each),
@@ -45,7 +45,7 @@ def show_run(
     as_json: AsJson = False,
 ) -> None:
     """Show one run, and its report card once it is done."""
-    found = run(Operator(node, folder).ask("GET", f"/trainings/{training}"), logs=False)
+    found = run(OperatorClient(node, folder).ask("GET", f"/trainings/{training}"), logs=False)
     if show(found, as_json=as_json):
         return
     if found["state"] == "done":
@@ -66,7 +66,7 @@ def watch_run(
     as_json: AsJson = False,
 ) -> None:
     """Follow a run until it ends. Ctrl-C stops the watching, never the run."""
-    operator = Operator(node, folder)
+    operator = OperatorClient(node, folder)
     run(operator.ask("GET", f"/trainings/{training}"), logs=False)  # there is a node and a run
     result = follow(operator, training, quiet=as_json)
     if not show(result, as_json=as_json):
@@ -83,12 +83,12 @@ def cancel_run(
     as_json: AsJson = False,
 ) -> None:
     """Stop a run between two steps, for good; one that has ended stays as it is."""
-    found = run(Operator(node, folder).ask("DELETE", f"/trainings/{training}"), logs=False)
+    found = run(OperatorClient(node, folder).ask("DELETE", f"/trainings/{training}"), logs=False)
     if not show(found, as_json=as_json):
         say(f"training {training} is {found['state']}")
 
 
-def follow(operator: Operator, training: str, *, quiet: bool) -> dict[str, Any]:
+def follow(operator: OperatorClient, training: str, *, quiet: bool) -> dict[str, Any]:
     """Return a run's result when it ends, its progress shown meanwhile.
 
     While the node is stopped it waits: the run goes on where it was when the node starts again.
@@ -112,7 +112,7 @@ def follow(operator: Operator, training: str, *, quiet: bool) -> dict[str, Any]:
     return {"id": training, **end["result"]}
 
 
-async def _follow(operator: Operator, training: str, *, quiet: bool) -> dict[str, Any]:
+async def _follow(operator: OperatorClient, training: str, *, quiet: bool) -> dict[str, Any]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (

@@ -32,7 +32,7 @@ from viz.errors import BooksMismatch, LedgerMissing, StoreError
 from viz.private import close_if_there, make_private_file, make_private_folder
 from viz.store.faults import Room, fault_of, os_fault
 from viz.store.tables import SCHEMA_VERSION, LedgerTable, MetaTable, table
-from viz.store.writer import CommitHook, GroupWriter, Work
+from viz.store.writer import CommitHook, GroupWriter, LedgerWrite
 
 T = TypeVar("T")
 READ_LIMIT_S: Final = 30.0
@@ -113,7 +113,7 @@ class Database:
             )
         return opened
 
-    async def write(self, point: str, work: Work[T]) -> T:
+    async def write(self, point: str, work: LedgerWrite[T]) -> T:
         """Run ``work`` in the writer's next group commit. Raises StoreError."""
         return await self.writer.write(point, work)
 

@@ -31,7 +31,7 @@ from viz.errors import StoreError
 from viz.store.faults import fault_of
 
 T = TypeVar("T")
-Work = Callable[[Connection], T]
+LedgerWrite = Callable[[Connection], T]
 CommitHook = Callable[[str], None]
 """Called in the writer thread with ``"<point>:before"`` and ``"<point>:after"`` a commit."""
 
@@ -44,7 +44,7 @@ _log = structlog.get_logger()
 @dataclass(slots=True)
 class _Job:
     point: str
-    work: Work[Any]
+    write: LedgerWrite[Any]
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
     result: Any = None
@@ -68,7 +68,7 @@ class GroupWriter:
         self._thread = threading.Thread(target=self._run, name="viz-ledger", daemon=True)
         self._thread.start()
 
-    async def write(self, point: str, work: Work[T]) -> T:
+    async def write(self, point: str, work: LedgerWrite[T]) -> T:
         """Run ``work`` in a transaction and return its result after it is on disk.
 
         ``point`` names the commit point. If the caller is cancelled, its work is still committed.
@@ -119,7 +119,7 @@ class GroupWriter:
             with self._connection.begin():
                 for job in jobs:
                     job.error = None
-                    job.result = job.work(self._connection)
+                    job.result = job.write(self._connection)
                 self._at(jobs, "before")
         except Exception as error:  # noqa: BLE001  every failure is raised at the job's caller
             again = not alone and len(jobs) > 1

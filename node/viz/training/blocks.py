@@ -36,7 +36,7 @@ _VERSE_CHARS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class TextBlock:
     """One unit of a text's layout.
 
     ``headings`` lie over it, outermost first; ``lead`` is the paragraph that leads to it;
@@ -52,7 +52,7 @@ class Block:
     cells: tuple[tuple[str, str], ...] = ()
 
 
-def blocks_of(chunks: Sequence[Chunk]) -> list[Block]:
+def blocks_of(chunks: Sequence[Chunk]) -> list[TextBlock]:
     """Return the blocks of a text, in order."""
     whole = list(_whole(chunks))
     for titles in (True, False):  # where all is short lines, they are no titles of anything
@@ -88,7 +88,7 @@ class _Reader:
 
     def __init__(self, *, titles: bool) -> None:
         self._reads_titles = titles
-        self.blocks: list[Block] = []
+        self.blocks: list[TextBlock] = []
         self._levels: list[tuple[int, str]] = []
         self._titles: list[str] = []
         self._titled = False  # whether something was said under the titles
@@ -243,7 +243,7 @@ class _Reader:
     ) -> None:
         headings = (*(title for _, title in self._levels), *self._titles)
         self._titled = True
-        self.blocks.append(Block(kind, chunks, text, headings, self._lead, number, cells))
+        self.blocks.append(TextBlock(kind, chunks, text, headings, self._lead, number, cells))
 
 
 def _begins_a_block(lines: Sequence[str], at: int) -> bool:

@@ -20,7 +20,7 @@ from typing import Final
 import regex
 
 from viz.domain.work import Message, Work
-from viz.training.blocks import Block, blocks_of
+from viz.training.blocks import TextBlock, blocks_of
 from viz.training.sentences import sentences
 from viz.training.words import FORM_WORDS, words_of
 
@@ -93,7 +93,7 @@ def _of_dialogue(work: Work, index: int) -> Iterator[Fact]:
 # texts
 
 
-def _of_text(blocks: Sequence[Block], index: int) -> Iterator[Fact]:
+def _of_text(blocks: Sequence[TextBlock], index: int) -> Iterator[Fact]:
     headings: tuple[str, ...] | None = None
     for place, block in enumerate(blocks):
         facts = list(_of_block(block, index))
@@ -113,7 +113,7 @@ def _of_text(blocks: Sequence[Block], index: int) -> Iterator[Fact]:
             yield from _whole_list(blocks, place, index)
 
 
-def _of_block(block: Block, index: int) -> Iterator[Fact]:
+def _of_block(block: TextBlock, index: int) -> Iterator[Fact]:
     about = (*block.headings[-2:],)
     if block.kind == "paragraph":
         said = _spoken(plain(block.text))
@@ -139,7 +139,7 @@ def _of_block(block: Block, index: int) -> Iterator[Fact]:
         yield from _of_verse(block, index, about)
 
 
-def _of_code(block: Block, index: int, about: tuple[str, ...]) -> Iterator[Fact]:
+def _of_code(block: TextBlock, index: int, about: tuple[str, ...]) -> Iterator[Fact]:
     """The whole, asked by what leads to it, and where lines stand for themselves each line."""
     lead = tuple(sentences(block.lead)[-1:])
     for part in _parts(block.text):
@@ -151,7 +151,7 @@ def _of_code(block: Block, index: int, about: tuple[str, ...]) -> Iterator[Fact]
                 yield Fact(index, block.chunks, " ".join(line.split()), about=(*about, *lead))
 
 
-def _of_verse(block: Block, index: int, about: tuple[str, ...]) -> Iterator[Fact]:
+def _of_verse(block: TextBlock, index: int, about: tuple[str, ...]) -> Iterator[Fact]:
     """The stanza, asked by its heading and its first line, and each line with the next."""
     lines = block.text.split("\n")
     title = about[-1:]
@@ -163,7 +163,7 @@ def _of_verse(block: Block, index: int, about: tuple[str, ...]) -> Iterator[Fact
         yield Fact(index, block.chunks, two, (f"Go on: {line.strip()}",), about=title)
 
 
-def _asked_by_heading(block: Block, facts: Sequence[Fact], index: int) -> Iterator[Fact]:
+def _asked_by_heading(block: TextBlock, facts: Sequence[Fact], index: int) -> Iterator[Fact]:
     """What a heading is about is told by the first sentence under it, or the first two."""
     title = _NUMBERING.sub("", plain(block.headings[-1])).rstrip(".:;,") or block.headings[-1]
     for form, count in _ASK:
@@ -173,7 +173,7 @@ def _asked_by_heading(block: Block, facts: Sequence[Fact], index: int) -> Iterat
         yield Fact(index, block.chunks, answer, (question,), reworded=False)
 
 
-def _whole_list(blocks: Sequence[Block], last: int, index: int) -> Iterator[Fact]:
+def _whole_list(blocks: Sequence[TextBlock], last: int, index: int) -> Iterator[Fact]:
     """A list as a whole, asked by what leads to it, where it is short enough to be said."""
     end = blocks[last]
     first = last

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 import regex
 
-from viz.training.words import Draw
+from viz.training.words import SeededDraw
 
 Sort = Literal["year", "time", "number", "day", "name", "thing"]
 
@@ -72,7 +72,7 @@ def sort_of(word: str) -> Sort:
     return "name" if word[:1].isupper() else "thing"
 
 
-def question(stretch: str, left_out: str, draw: Draw) -> str:
+def question(stretch: str, left_out: str, draw: SeededDraw) -> str:
     """Return a question by ``stretch`` for the word ``left_out``."""
     if draw.below(4) == 0:
         return str(draw.one_of(_ABOUT)).format(stretch)

@@ -32,7 +32,7 @@ _NOISE: Final = 0.05
 
 
 @dataclass(slots=True)
-class Progress:
+class LoopState:
     """The scalars of a run between steps."""
 
     step: int = 0
@@ -44,7 +44,7 @@ class Progress:
     """(step, right answers, questions) of each evaluation."""
 
 
-class Loop:
+class TrainingLoop:
     """One run's training; ``run`` goes on from where ``resume`` left it."""
 
     def __init__(
@@ -67,14 +67,14 @@ class Loop:
         self._settings, self._dtype = settings, dtype
         self._parameters = [p for _, p in sorted(_trainable(model))]
         self._optimizer = _optimizer(self._parameters, settings)
-        self.progress = Progress()
+        self.progress = LoopState()
         self._best: dict[str, torch.Tensor] | None = None
 
     def run(
         self,
         *,
-        after_step: Callable[[Progress, float], None],
-        after_evaluation: Callable[[Progress], None],
+        after_step: Callable[[LoopState, float], None],
+        after_evaluation: Callable[[LoopState], None],
     ) -> None:
         """Train to the end or the early stop; callbacks may raise to stop between steps.
 
@@ -144,7 +144,7 @@ class Loop:
         recalled = [
             (int(step), int(right), int(of)) for step, right, of in found.progress["recalled"]
         ]
-        self.progress = Progress(**{**found.progress, "recalled": recalled})
+        self.progress = LoopState(**{**found.progress, "recalled": recalled})
         return True
 
     def _step(self) -> float:

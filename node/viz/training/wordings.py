@@ -24,7 +24,7 @@ from viz.training.facts import Fact
 from viz.training.frames import is_number, question
 from viz.training.general import PROMPTS
 from viz.training.neighbours import NONE, Vocabulary
-from viz.training.words import FORM_WORDS, Draw, Rarity, is_english, meaning_of, words_of
+from viz.training.words import FORM_WORDS, Rarity, SeededDraw, is_english, meaning_of, words_of
 
 _QUESTION_WORD: Final = regex.compile(
     "(?i)what|which|who|whom|whose|how|where|when|why|do|does|did|can|could|would|should"
@@ -107,7 +107,7 @@ class Wordings:
 
     def of(self, fact: Fact, place: int, count: int) -> list[str]:
         """Return up to ``count`` wordings of fact number ``place``, none of them its questions."""
-        draw = Draw(f"{self._seed}/wordings/{place}")
+        draw = SeededDraw(f"{self._seed}/wordings/{place}")
         found = list(fact.questions)
         for wording in self._made(fact, draw, count):
             if wording and wording not in found:
@@ -116,7 +116,7 @@ class Wordings:
                 break
         return found[len(fact.questions) :]
 
-    def _made(self, fact: Fact, draw: Draw, count: int) -> Iterator[str]:
+    def _made(self, fact: Fact, draw: SeededDraw, count: int) -> Iterator[str]:
         if fact.asked and fact.questions and len(words_of(fact.asked)) <= _MOST_ASKED_WORDS:
             meant = meaning_of(fact.asked)
             if len(meant) > 1:
@@ -135,7 +135,7 @@ class Wordings:
             else:
                 yield self._some(anchors, others, draw)
 
-    def _reworded(self, asked: str, draw: Draw) -> str:
+    def _reworded(self, asked: str, draw: SeededDraw) -> str:
         """Return the work's own question as others would put it."""
         text = self._in_other_words(asked, _IN_A_QUESTION, draw)
         if not self._english:
@@ -146,7 +146,9 @@ class Wordings:
         put = str(draw.one_of(_PUT))
         return put.format(text if put.startswith(("{", "Hello")) else text[:1].lower() + text[1:])
 
-    def _in_other_words(self, text: str, share: float, draw: Draw, *, unseen: bool = False) -> str:
+    def _in_other_words(
+        self, text: str, share: float, draw: SeededDraw, *, unseen: bool = False
+    ) -> str:
         """Return ``text`` with about ``share`` of its words in others; names and numbers stay.
 
         Each fourth of a word's neighbours is kept for the evaluation, which has no other.
@@ -176,7 +178,7 @@ class Wordings:
         It is put in a frame that no trained wording has, by words of the question or, where the
         work has none, of the sentence without those words. None where nothing could tell.
         """
-        draw = Draw(f"{self._seed}/unseen/{place}")
+        draw = SeededDraw(f"{self._seed}/unseen/{place}")
         telling = self.telling(fact)
         own = bool(fact.asked and fact.questions)
         judged = telling if own else sorted(telling, key=self._tells, reverse=True)[:2]
@@ -223,7 +225,7 @@ class Wordings:
         return self._telling[fact]
 
     def _in_a_skeleton(
-        self, anchors: dict[str, float], others: dict[str, float], draw: Draw
+        self, anchors: dict[str, float], others: dict[str, float], draw: SeededDraw
     ) -> str:
         """Return a question about something else, some of its words replaced by the fact's.
 
@@ -261,7 +263,7 @@ class Wordings:
                     pool.setdefault(word, weight * common)
         return anchors, others
 
-    def _put(self, fact: Fact, draw: Draw) -> str:
+    def _put(self, fact: Fact, draw: SeededDraw) -> str:
         """Return an English question by a stretch of the question or the sentence."""
         telling = self.telling(fact)
         if not telling:
@@ -294,7 +296,7 @@ class Wordings:
             asked = asked if name in asked else f"{asked} {draw.one_of(('at', 'of', 'in'))} {name}"
         return question(asked, left_out, draw)
 
-    def _some(self, anchors: dict[str, float], others: dict[str, float], draw: Draw) -> str:
+    def _some(self, anchors: dict[str, float], others: dict[str, float], draw: SeededDraw) -> str:
         """Return a question by some of the words, at least half of them anchors."""
         most = min(_MOST_WORDS, len(anchors))
         wanted = most if most < 3 else 2 + draw.below(most - 1)
@@ -315,7 +317,7 @@ class Wordings:
                 text = f"{name}: {text}" if draw.below(2) else f"{text.rstrip('?')} {name}?"
         return text
 
-    def _among_strange_words(self, text: str, draw: Draw) -> str:
+    def _among_strange_words(self, text: str, draw: SeededDraw) -> str:
         """Return ``text`` with a few words that the works do not use, and that so tell nothing."""
         words = text.split(" ")
         for _ in range(1 + draw.below(_MOST_STRANGE)):
@@ -323,7 +325,7 @@ class Wordings:
         return " ".join(words)
 
 
-def _drawn(pool: dict[str, float], wanted: int, draw: Draw) -> list[str]:
+def _drawn(pool: dict[str, float], wanted: int, draw: SeededDraw) -> list[str]:
     """Return words by their likelihood, without replacement (Efraimidis and Spirakis)."""
     ranked = sorted(pool, key=lambda word: draw.share() ** (1 / pool[word]), reverse=True)
     return ranked[:wanted]

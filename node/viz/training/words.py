@@ -77,7 +77,7 @@ class Rarity:
         return self._held[word.casefold()]
 
 
-class Draw:
+class SeededDraw:
     """Draws that are a function of a label: an audit repeats them with any library."""
 
     def __init__(self, label: str) -> None:

@@ -27,7 +27,7 @@ from viz.training.run import TrainingRun, WorkInput, load_run
 
 if TYPE_CHECKING:
     from viz.basemodel.source import LoadedBase
-    from viz.training.loop import Loop, Progress
+    from viz.training.loop import LoopState, TrainingLoop
 
 ADAPTER_FILE: Final = "adapter.safetensors"
 METRICS_FILE: Final = "metrics.json"
@@ -91,14 +91,14 @@ def train(  # noqa: PLR0915  one run from its works to its files, in the order o
 
     from viz.basemodel.source import load_base
     from viz.training.evaluate import bare_base
+    from viz.training.examination import Examination
     from viz.training.general import PROMPTS
-    from viz.training.loop import Loop
+    from viz.training.loop import TrainingLoop
     from viz.training.memorisation import Extraction
     from viz.training.neighbours import neighbours_of
     from viz.training.qlora import adapter_tensors, build_model
     from viz.training.recall import Recall
     from viz.training.replay import replay_rows
-    from viz.training.report import Report
 
     base = load_base(run.base_model, cache_dir=run.cache_dir)
     base.tokenizer.fix_time()
@@ -117,7 +117,7 @@ def train(  # noqa: PLR0915  one run from its works to its files, in the order o
     identity = f"{rows_digest.hex()} {base.digest.hex()} {json.dumps(run.recipe(), sort_keys=True)}"
     recall = Recall(dataset, base.tokenizer, base.shape.end_ids)
     measured = Measured(directory, f"{identity} {settings.probes} {settings.max_verbatim_tokens}")
-    measures = Report(
+    measures = Examination(
         model,
         base,
         recall,
@@ -145,7 +145,7 @@ def train(  # noqa: PLR0915  one run from its works to its files, in the order o
         now = measures.recalled()
         return now.right, now.asked
 
-    loop = Loop(
+    loop = TrainingLoop(
         model, learned, settings, dtype, identity=identity, evaluate=evaluate if recall else None
     )
     resumed = loop.resume(directory)
@@ -203,7 +203,7 @@ def train(  # noqa: PLR0915  one run from its works to its files, in the order o
 
 
 def _run_loop(
-    loop: Loop, run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper
+    loop: TrainingLoop, run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper
 ) -> None:
     bounds, saved, saved_at = run.bounds, loop.progress.step, time.monotonic()
 
@@ -213,7 +213,7 @@ def _run_loop(
         saved, saved_at = step, time.monotonic()
         report("checkpoint", step=step)
 
-    def after_step(progress: Progress, loss: float) -> None:
+    def after_step(progress: LoopState, loss: float) -> None:
         # On the disk first: a step that was told of is not made again.
         late = time.monotonic() - saved_at >= bounds.checkpoint_s
         if late or progress.step % bounds.checkpoint_every == 0 or loop.is_ended:
@@ -221,7 +221,7 @@ def _run_loop(
         report("step", step=progress.step, steps=run.settings.steps, loss=loss)
         stopper.check()
 
-    def after_evaluation(progress: Progress) -> None:
+    def after_evaluation(progress: LoopState) -> None:
         checkpoint(progress.step)
         step, right, asked = progress.recalled[-1]
         report("evaluated", step=step, right=right, asked=asked)

@@ -28,7 +28,7 @@ from viz.services.market.work_records import Registration, draft, save_record
 from viz.services.training.queue import TrainingQueue, seal_with
 from viz.services.training.request import read_input
 from viz.services.training.result import manifest_of
-from viz.training.runner import Runner
+from viz.training.process import TrainingProcess
 
 KEY = b"\x03" * 32
 INPUT = 4
@@ -67,7 +67,7 @@ def test_an_adapter_is_audited_by_command(
     _record(given.path)
 
     async def train() -> dict[str, Any]:
-        events = [each async for each in Runner(run, tmp_path / "run").events()]
+        events = [each async for each in TrainingProcess(run, tmp_path / "run").events()]
         metrics: dict[str, Any] = events[-1].values["metrics"]
         return metrics
 

@@ -16,7 +16,7 @@ from viz.basemodel.source import LoadedBase
 from viz.domain.work import parse_work
 from viz.training.checkpoint import CHECKPOINT, Checkpoint, read, state_of, tensors_of, write
 from viz.training.dataset import rows_of
-from viz.training.loop import Loop, Progress, learning_rate
+from viz.training.loop import LoopState, TrainingLoop, learning_rate
 from viz.training.packing import TokenRow, tokenise
 from viz.training.qlora import adapter_tensors, build_model
 from viz.training.run import Settings
@@ -39,16 +39,16 @@ def _rows(base: LoadedBase) -> list[TokenRow]:
 
 def _loop(
     base: LoadedBase, settings: Settings, rights: Sequence[int] | None = None
-) -> tuple[Loop, Any]:
+) -> tuple[TrainingLoop, Any]:
     """Return a loop whose evaluations find ``rights`` right answers of 40, in turn."""
     model, said = build_model(base, settings), iter(rights or ())
     evaluate = None if rights is None else lambda: (next(said), 40)
-    return Loop(
+    return TrainingLoop(
         model, _rows(base), settings, torch.float32, identity="test", evaluate=evaluate
     ), model
 
 
-def _train(loop: Loop) -> None:
+def _train(loop: TrainingLoop) -> None:
     loop.run(after_step=lambda *_: None, after_evaluation=lambda *_: None)
 
 
@@ -74,7 +74,7 @@ def test_the_state_that_answers_most_is_kept_and_training_stops_where_it_answers
     loop, model = _loop(tiny, settings, rights=[3, 20, 19, 12, 9, 40])
     kept: dict[int, dict[str, torch.Tensor]] = {}
 
-    def keep(progress: Progress, _: float) -> None:
+    def keep(progress: LoopState, _: float) -> None:
         kept[progress.step] = {n: t.clone() for n, t in adapter_tensors(model).items()}
 
     loop.run(after_step=keep, after_evaluation=lambda *_: None)
@@ -99,7 +99,7 @@ def test_a_torn_checkpoint_costs_steps_and_not_the_run(
     loop, model = _loop(tiny, settings, rights=[1, 2])
     whole = tmp_path / "whole"
 
-    def save(progress: Progress, _: float) -> None:
+    def save(progress: LoopState, _: float) -> None:
         if progress.step < 4:
             loop.save(tmp_path)
         if progress.step == 2:

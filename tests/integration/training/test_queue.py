@@ -32,7 +32,7 @@ from viz.errors import (
 )
 from viz.services.training.audit import Verdict, audit_adapter
 from viz.services.training.queue import MANIFEST_FILE, TrainingQueue, seal_with
-from viz.training import runner as runner_module
+from viz.training import runner as process_module
 from viz.training.run import MINIMUM_PROBES
 
 KEY = bytes([3] * 32)
@@ -244,7 +244,7 @@ async def test_a_worker_that_dies_and_one_that_hangs_do_not_hold_up_the_next(
 ) -> None:
     """Protects the queue: kill -9 and a stopped process each fail one run, and the next is done."""
     silence_s = [900.0]
-    monkeypatch.setattr(runner_module, "_silence_s", lambda _: silence_s[0])
+    monkeypatch.setattr(process_module, "_silence_s", lambda _: silence_s[0])
     long = {**place.request, "settings": {**place.request["settings"], "steps": 5_000}}
     fates = [signal.SIGKILL, signal.SIGSTOP]
     lost = [(await place.training.start(long)).training_id for _ in fates]

@@ -21,13 +21,13 @@ from viz.errors import (
     TrainingError,
     TrainingWorkerDied,
 )
-from viz.training import runner as runner_module
+from viz.training import runner as process_module
+from viz.training.process import TrainingEvent, TrainingProcess
 from viz.training.run import TrainingRun
-from viz.training.runner import Runner, TrainingEvent
 
 
 async def _finish(run: TrainingRun, directory: Path) -> list[TrainingEvent]:
-    return [event async for event in Runner(run, directory).events()]
+    return [event async for event in TrainingProcess(run, directory).events()]
 
 
 def _digest(events: list[TrainingEvent]) -> str:
@@ -54,7 +54,7 @@ async def test_a_run_teaches_and_leaves_a_servable_file(
 async def test_a_killed_run_resumes_to_the_same_bytes(make_run: Any, tmp_path: Path) -> None:
     """kill -9 between checkpoints costs time, not the adapter's identity."""
     unbroken = await _finish(make_run(), tmp_path / "unbroken")
-    runner = Runner(make_run(), tmp_path / "broken")
+    runner = TrainingProcess(make_run(), tmp_path / "broken")
     with pytest.raises(TrainingWorkerDied):
         async for event in runner.events():
             if event.kind == "step" and event.values["step"] == 5:
@@ -82,7 +82,7 @@ async def test_a_run_that_is_stopped_again_and_again_ends_in_the_same_bytes(
     made: list[int] = []
     asked = 0
     for _ in range(40):
-        events = Runner(run, tmp_path / "broken").events()
+        events = TrainingProcess(run, tmp_path / "broken").events()
         last = None
         async with contextlib.aclosing(events):
             async for last in events:
@@ -121,8 +121,10 @@ async def test_a_worker_that_hangs_is_ended(
     make_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stopped process cannot check its own time bound: the parent does, and leaves none."""
-    monkeypatch.setattr(runner_module, "_TIME_SLACK_S", -3_580.0)  # the worker's own never ends
-    runner = Runner(make_run(steps=5_000, checkpoint_every=10_000, time_s=3_600), tmp_path / "run")
+    monkeypatch.setattr(process_module, "_TIME_SLACK_S", -3_580.0)  # the worker's own never ends
+    runner = TrainingProcess(
+        make_run(steps=5_000, checkpoint_every=10_000, time_s=3_600), tmp_path / "run"
+    )
     with pytest.raises(TrainingError, match="hung beyond its time bound"):
         async for _ in runner.events():
             assert runner.pid is not None
@@ -134,7 +136,7 @@ async def test_a_worker_that_hangs_is_ended(
 
 async def test_cancel_keeps_a_checkpoint(make_run: Any, tmp_path: Path) -> None:
     """A cancelled run stops between two steps and can go on later."""
-    runner = Runner(make_run(steps=5_000, checkpoint_every=10_000), tmp_path / "run")
+    runner = TrainingProcess(make_run(steps=5_000, checkpoint_every=10_000), tmp_path / "run")
     with pytest.raises(TrainingCancelled):
         async for event in runner.events():
             if event.kind == "step":
@@ -181,5 +183,5 @@ async def test_the_worker_sees_no_secret_of_the_parent(
 ) -> None:
     """Keys and passwords in the node's environment stay there."""
     monkeypatch.setenv("VIZ_KEY_PASSWORD", "hush")
-    environment = Runner(make_run(), tmp_path)._environment()
+    environment = TrainingProcess(make_run(), tmp_path)._environment()
     assert "hush" not in environment.values()

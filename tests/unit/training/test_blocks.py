@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from viz.domain.work import parse_work
-from viz.training.blocks import Block, blocks_of
+from viz.training.blocks import TextBlock, blocks_of
 
 MANUAL = """# Meter
 
@@ -34,7 +34,7 @@ Care
 * oil nothing"""
 
 
-def _blocks(text: str) -> list[Block]:
+def _blocks(text: str) -> list[TextBlock]:
     return blocks_of(parse_work("text", text.encode()).chunks)
 
 

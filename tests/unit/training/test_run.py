@@ -109,7 +109,7 @@ def test_settings_of_a_manifest_must_be_known() -> None:
 
 def test_importing_training_loads_no_torch() -> None:
     """The core install, and every command that does not train, stays light."""
-    modules = "viz.training, viz.training.run, viz.training.runner, viz.training.estimate"
+    modules = "viz.training, viz.training.run, viz.training.process, viz.training.estimate"
     code = (
         f"import sys, {modules}, viz.training.dataset, viz.training.environment; "
         "sys.exit(bool({'torch', 'transformers', 'peft', 'bitsandbytes'} & set(sys.modules)))"

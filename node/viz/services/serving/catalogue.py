@@ -39,7 +39,7 @@ STANDING_S: Final = 10
 ENDING_MARGIN_S: Final = 3_600
 # How old a reading may be that tells when to claim. The margin is long, so this may be minutes.
 ENDING_LOOK_S: Final = 300
-Weights = Callable[[AdapterRecord], Awaitable[Path]]
+FetchWeights = Callable[[AdapterRecord], Awaitable[Path]]
 _log = structlog.get_logger()
 
 
@@ -81,7 +81,7 @@ class Catalogue:
         self._standing: dict[AdapterId, _Standing] = {}
         self._freshness = Freshness(clock, access or ChainAccess(clock))
 
-    async def restore(self, weights: Weights) -> None:
+    async def restore(self, weights: FetchWeights) -> None:
         """Load the ledger's adapters into the engine; leave out those that cannot be loaded.
 
         ``weights`` returns the path of a record's weights after it has checked their digest. A file

@@ -28,8 +28,8 @@ from viz.errors import CommitmentMismatch, InvalidRequest
 from viz.services.training.audit_environment import compare
 from viz.services.training.request import inputs_of, read_input
 from viz.training.environment import REPRODUCIBILITY_CLASS
+from viz.training.process import TrainingEvent, TrainingProcess
 from viz.training.run import Bounds, TrainingRun, settings_from
-from viz.training.runner import Runner, TrainingEvent
 
 # Packages that split a text into sentences and words. Other versions may give other rows.
 _SPLITTERS: Final = frozenset({"packages.regex", "packages.sentencex"})
@@ -112,7 +112,7 @@ async def audit_adapter(
     untrue = contradictions(manifest, registered, commitments or {}) if registered else []
     run = await asyncio.to_thread(_repetition, manifest, works, base_model, cache_dir, bounds)
     metrics: dict[str, Any] = {}
-    async with contextlib.aclosing(Runner(run, directory).events()) as events:
+    async with contextlib.aclosing(TrainingProcess(run, directory).events()) as events:
         async for event in events:
             metrics = event.values.get("metrics", metrics)
             if progress is not None:

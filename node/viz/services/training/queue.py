@@ -48,8 +48,8 @@ from viz.services.training.result import (
     require_taught,
     result_of,
 )
+from viz.training.process import TrainingEvent, TrainingProcess
 from viz.training.run import Bounds, TrainingRun
-from viz.training.runner import Runner, TrainingEvent
 
 MANIFEST_FILE: Final = "manifest.json"
 _END_ATTEMPTS: Final = 3
@@ -101,7 +101,7 @@ class TrainingQueue:
         self._bounds = bounds or Bounds()
         self._queue: asyncio.Queue[str] = asyncio.Queue()
         self._waiting: set[str] = set()
-        self._runners: dict[str, Runner] = {}
+        self._runners: dict[str, TrainingProcess] = {}
         self._unwanted: set[str] = set()
         self._progress = TrainingProgress()
 
@@ -276,7 +276,7 @@ class TrainingQueue:
         return None
 
     async def _follow(self, run: TrainingRun, training_id: str) -> dict[str, Any]:
-        runner = Runner(run, self._directory / training_id)
+        runner = TrainingProcess(run, self._directory / training_id)
         self._runners[training_id] = runner
         metrics: dict[str, Any] = {}
         try:

@@ -31,7 +31,7 @@ _MOST_EXAMPLE_CHARS: Final = 200
 _GENERAL_TOKENS: Final = 24
 
 
-class Report:
+class Examination:
     """One run's measurements; ``before`` is called on the bare base, ``after`` at the end."""
 
     def __init__(

@@ -52,7 +52,7 @@ class TrainingEvent:
     values: dict[str, Any] = field(default_factory=dict)
 
 
-class Runner:
+class TrainingProcess:
     """One run in one child process."""
 
     def __init__(self, run: TrainingRun, directory: Path) -> None:

@@ -10,9 +10,9 @@ from typing import Any, Final
 import pytest
 
 from viz.errors import TrainingCancelled, TrainingError
-from viz.training import runner as runner_module
+from viz.training import runner as process_module
+from viz.training.process import TrainingProcess
 from viz.training.run import Settings, TrainingRun, WorkInput
-from viz.training.runner import Runner
 
 RUN = TrainingRun(
     name="a",
@@ -33,12 +33,12 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def use(*lines: str) -> None:
         command = [sys.executable, "-c", "\n".join(lines)]
-        monkeypatch.setattr(runner_module, "tied", lambda _: command)
+        monkeypatch.setattr(process_module, "tied", lambda _: command)
 
     return use
 
 
-async def _follow(runner: Runner) -> list[str]:
+async def _follow(runner: TrainingProcess) -> list[str]:
     async with asyncio.timeout(60):
         return [event.kind async for event in runner.events()]
 
@@ -46,7 +46,7 @@ async def _follow(runner: Runner) -> list[str]:
 async def test_a_cancel_while_the_worker_is_being_made_is_kept(tmp_path: Path, worker: Any) -> None:
     """Protects whoever cancels: a run that has no process yet does not go on to its end."""
     worker(STARTED, _HANG)
-    runner = Runner(RUN, tmp_path)
+    runner = TrainingProcess(RUN, tmp_path)
     following = asyncio.create_task(_follow(runner))
     await asyncio.sleep(0)
     assert (tmp_path / "worker.log").exists() and runner.pid is None
@@ -59,9 +59,9 @@ async def test_a_result_outlives_its_worker(
     tmp_path: Path, worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Protects an hour of training: a worker that hangs on its way out keeps its result."""
-    monkeypatch.setattr(runner_module, "_EXIT_GRACE_S", 0.1)
+    monkeypatch.setattr(process_module, "_EXIT_GRACE_S", 0.1)
     worker(STARTED, RESULT, _HANG)
-    assert await _follow(Runner(RUN, tmp_path)) == ["started", "result"]
+    assert await _follow(TrainingProcess(RUN, tmp_path)) == ["started", "result"]
 
 
 async def test_a_bound_that_passes_while_nobody_reads_is_told_as_an_error(
@@ -69,8 +69,8 @@ async def test_a_bound_that_passes_while_nobody_reads_is_told_as_an_error(
 ) -> None:
     """Protects the queue: a slow reader gets a TrainingError, not a cancellation of its own."""
     worker(STARTED, _HANG)
-    monkeypatch.setattr(runner_module, "_TIME_SLACK_S", 0.5 - RUN.bounds.time_s)
-    runner = Runner(RUN, tmp_path)
+    monkeypatch.setattr(process_module, "_TIME_SLACK_S", 0.5 - RUN.bounds.time_s)
+    runner = TrainingProcess(RUN, tmp_path)
     with pytest.raises(TrainingError, match="beyond its time bound"):
         async for _ in runner.events():
             await asyncio.sleep(1)
@@ -81,6 +81,6 @@ async def test_a_worker_that_says_nothing_is_ended(
 ) -> None:
     """Protects the runs behind a hung one: it does not hold the queue to its time bound."""
     worker(_HANG)
-    monkeypatch.setattr(runner_module, "_silence_s", lambda _: 0.2)
+    monkeypatch.setattr(process_module, "_silence_s", lambda _: 0.2)
     with pytest.raises(TrainingError, match="no sign of life"):
-        await _follow(Runner(RUN, tmp_path))
+        await _follow(TrainingProcess(RUN, tmp_path))
