@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from viz.cli import http
-from viz.cli.operator import Operator
+from viz.cli.operator import OperatorClient
 from viz.errors import NodeUnreachable
 from viz.local_socket import OPERATOR_SOCKET, listeners
 
@@ -54,13 +54,13 @@ def test_another_users_program_on_the_port_gets_no_token(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         taken.setblocking(False)
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        Operator(url, home)
+        OperatorClient(url, home)
         monkeypatch.setattr(http, "listeners", lambda _: {NOBODY})
         with pytest.raises(NodeUnreachable, match="another user's program"):
-            Operator(url, home)
+            OperatorClient(url, home)
         monkeypatch.setattr(http, "LOCAL_NODE", url)
         with pytest.raises(NodeUnreachable, match="another user's program"):
-            Operator("", home)
+            OperatorClient("", home)
 
 
 async def test_another_users_socket_in_a_shared_folder_gets_no_token(
@@ -75,7 +75,7 @@ async def test_another_users_socket_in_a_shared_folder_gets_no_token(
 
     monkeypatch.chdir(home)
     async with await asyncio.start_unix_server(listen, OPERATOR_SOCKET):
-        operator = Operator("", home)
+        operator = OperatorClient("", home)
         monkeypatch.setattr(http, "peer_uid", lambda _: NOBODY)
         with pytest.raises(NodeUnreachable, match="another user's program"):
             await operator.ask("GET", "/status")

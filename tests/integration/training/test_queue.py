@@ -32,7 +32,7 @@ from viz.errors import (
 )
 from viz.services.training.audit import Verdict, audit_adapter
 from viz.services.training.queue import MANIFEST_FILE, TrainingQueue, seal_with
-from viz.training import runner as process_module
+from viz.training import process as process_module
 from viz.training.run import MINIMUM_PROBES
 
 KEY = bytes([3] * 32)

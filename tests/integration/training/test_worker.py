@@ -21,7 +21,7 @@ from viz.errors import (
     TrainingError,
     TrainingWorkerDied,
 )
-from viz.training import runner as process_module
+from viz.training import process as process_module
 from viz.training.process import TrainingEvent, TrainingProcess
 from viz.training.run import TrainingRun
 

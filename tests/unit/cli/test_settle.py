@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from viz.cli import settle
-from viz.cli.operator import Operator
+from viz.cli.operator import OperatorClient
 from viz.cli.settle import _settle
 from viz.errors import ChainUnreachable, TransactionFailed
 
@@ -35,7 +35,7 @@ class Answers:
 async def test_an_error_stops_nobody_elses_payment() -> None:
     """Adapters that owe are paid whether on offer or not; what failed is told with its reason."""
     node = Answers()
-    found, errors = await _settle(cast(Operator, node), True, True)
+    found, errors = await _settle(cast(OperatorClient, node), True, True)
     assert list(found["distributed"]) == [1, 3] and "collected" in found and "claim" not in found
     assert found["failed"] == {"the claim": "no answer", "creators of 2": "refused"}
     assert [type(each) for each in errors] == [ChainUnreachable, TransactionFailed]
@@ -56,7 +56,7 @@ async def test_a_slow_chain_is_not_silent(
                 return {}
             return await super().ask(method, path, body)
 
-    found, _ = await _settle(cast(Operator, Slow()), True, False)
+    found, _ = await _settle(cast(OperatorClient, Slow()), True, False)
     told = capsys.readouterr()
     assert found["claim"] == {} and not told.out
     assert "the claim ..." in told.err and "waiting for the chain" in told.err

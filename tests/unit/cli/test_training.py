@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from viz.cli import training
-from viz.cli.operator import Operator
+from viz.cli.operator import OperatorClient
 from viz.errors import NodeUnreachable, TrainingError
 
 STARTED = {"event": "started", "rows": 9, "steps": 3}
@@ -31,7 +31,7 @@ class Node:
 
 
 def _follow(*turns: list[dict[str, Any]] | None) -> dict[str, Any]:
-    return training.follow(cast(Operator, Node(*turns)), "t1", quiet=False)
+    return training.follow(cast(OperatorClient, Node(*turns)), "t1", quiet=False)
 
 
 @pytest.fixture(autouse=True)

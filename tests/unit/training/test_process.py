@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from viz.errors import TrainingCancelled, TrainingError
-from viz.training import runner as process_module
+from viz.training import process as process_module
 from viz.training.process import TrainingProcess
 from viz.training.run import Settings, TrainingRun, WorkInput
 
