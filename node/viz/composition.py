@@ -32,7 +32,7 @@ from viz.services.payments.quotes import Quotes
 from viz.services.payments.receipts import bill_interrupted
 from viz.services.payments.relay_budget import RelayPolicy
 from viz.services.payments.sessions import SessionPolicy, Sessions
-from viz.services.serving.admission import Serving
+from viz.services.serving.admission import Admission
 from viz.services.serving.catalogue import Catalogue
 from viz.services.serving.paid_stream import ServingPolicy
 from viz.services.settlement.claim_loop import ClaimPolicy, ClaimService
@@ -107,7 +107,7 @@ class Services:
     claims: ClaimService
     sessions: Sessions
     meter_tools: MeterTools
-    serving: Serving
+    serving: Admission
     licensing: Licensing
     publishing: Publishing
     trainings: TrainingQueue
@@ -174,7 +174,7 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
         claims=claims,
         sessions=sessions,
         meter_tools=meter_tools,
-        serving=Serving(
+        serving=Admission(
             channels,
             catalogue,
             engine,

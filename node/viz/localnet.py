@@ -14,7 +14,7 @@ from typing import Final, Self
 
 from eth_account.signers.local import LocalAccount
 
-from viz.chain.contracts import Token
+from viz.chain.contracts import PaymentToken
 from viz.chain.deploy import DEVELOPMENT_CHAINS, ensure_deployed
 from viz.chain.devnet import Devnet
 from viz.chain.keys import create_key_file, development_account, load_key_file
@@ -162,4 +162,4 @@ async def pass_time(url: str, seconds: int) -> int:
 
 
 async def _balance(rpc: Rpc, deployment: Deployment, account: Address) -> Units:
-    return await Token(rpc, deployment).balance(account)
+    return await PaymentToken(rpc, deployment).balance(account)

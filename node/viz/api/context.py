@@ -23,7 +23,7 @@ from viz.protocol.credential import bearer_of_header
 from viz.services.market.licensing import Licensing
 from viz.services.market.publishing import Publishing
 from viz.services.payments.sessions import Sessions
-from viz.services.serving.admission import Serving
+from viz.services.serving.admission import Admission
 from viz.services.serving.catalogue import Catalogue
 from viz.services.settlement.claim_loop import ClaimService
 from viz.services.settlement.reconciliation import Reconciliation
@@ -60,7 +60,7 @@ class NodeContext:
     """Hold the services and backends that the handlers use."""
 
     sessions: Sessions
-    serving: Serving
+    serving: Admission
     catalogue: Catalogue
     ledger: Ledger
     chain: ChainReader

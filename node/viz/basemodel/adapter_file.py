@@ -145,7 +145,7 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Layout:
+class _AdapterLayout:
     """The offsets of each module's A and B in a checked file, its largest rank and metadata."""
 
     pairs: Mapping[str, tuple[TensorEntry, TensorEntry]]
@@ -162,7 +162,7 @@ def _checked(
     base: Hash32 | None,
     *,
     max_rank: int,
-) -> tuple[_Layout, AdapterHeader]:
+) -> tuple[_AdapterLayout, AdapterHeader]:
     try:
         layout = _layout(head, size, shape, max_rank)
     except NotSafetensors as error:
@@ -178,7 +178,7 @@ def _checked(
 # Adapters that were trained with the same settings have identical headers. The cache avoids
 # checking their 420 entries again.
 @lru_cache(maxsize=16)
-def _layout(head: bytes, size: int, shape: LlamaShape, max_rank: int) -> _Layout:
+def _layout(head: bytes, size: int, shape: LlamaShape, max_rank: int) -> _AdapterLayout:
     """Check the header of a file of ``size`` bytes. Raises NotSafetensors."""
     container = parse_header(head, size)
     fits = dict(shape.modules())
@@ -209,7 +209,7 @@ def _layout(head: bytes, size: int, shape: LlamaShape, max_rank: int) -> _Layout
     if not found:
         raise NotSafetensors("the file holds no LoRA weights")
     pairs = {module: (pair["A"], pair["B"]) for module, pair in found.items()}
-    return _Layout(pairs, rank, container.metadata, container.data_start)
+    return _AdapterLayout(pairs, rank, container.metadata, container.data_start)
 
 
 def _header(path: Path, metadata: Mapping[str, str], rank: int) -> AdapterHeader:

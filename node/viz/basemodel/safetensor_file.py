@@ -42,7 +42,7 @@ class TensorEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class SafetensorHeader:
     """A checked header; ``data_start`` is the file offset of the first tensor."""
 
     entries: Mapping[str, TensorEntry]
@@ -50,7 +50,7 @@ class Header:
     data_start: int
 
 
-def parse_header(data: bytes | memoryview, size: int) -> Header:
+def parse_header(data: bytes | memoryview, size: int) -> SafetensorHeader:
     """Check the header of a file of ``size`` bytes that begins with ``data``.
 
     Raises NotSafetensors.
@@ -85,7 +85,7 @@ def parse_header(data: bytes | memoryview, size: int) -> Header:
         raise NotSafetensors(
             f"the file has {size} bytes; its header describes {8 + length + position}"
         )
-    return Header(entries, metadata, 8 + length)
+    return SafetensorHeader(entries, metadata, 8 + length)
 
 
 def write_file(

@@ -20,7 +20,7 @@ from typing import Any, Final, Self
 import aiohttp
 
 from viz.buyer.answer_context import AnswerContext
-from viz.buyer.checks import Served, agreed_list_price, agreed_quote, check_receipt
+from viz.buyer.checks import ExpectedReceipt, agreed_list_price, agreed_quote, check_receipt
 from viz.buyer.counting import Counter
 from viz.buyer.open_requests import OpenRequest
 from viz.buyer.received import AnswerChunk, ReceivedAnswer
@@ -345,7 +345,7 @@ class PaidAnswer:
         return chunk
 
     def _take_receipt(self, signed: SignedReceipt) -> None:
-        served = Served(
+        expected = ExpectedReceipt(
             adapter_id=self._open_request.adapter_id,
             agreed=self._payer.agreed,
             request=self._asked.body,
@@ -356,7 +356,7 @@ class PaidAnswer:
         try:
             if self.receipt is not None:
                 raise NodeNotTrusted("the node bills one request twice")
-            check_receipt(signed, served, self._counter)
+            check_receipt(signed, expected, self._counter)
             self._context.voucher_signer.take(signed, self._open_request)
         except (NodeNotTrusted, InvalidSignature) as error:
             self._context.voucher_signer.distrust(error.detail)

@@ -64,7 +64,7 @@ class Agreed:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ExpectedReceipt:
     """What arrived for one request, and so what its receipt must state. One text for each choice.
 
     ``prompt_tokens`` is the count of the prompt: exact, or an upper bound. ``most_units`` is the
@@ -155,21 +155,21 @@ def check_quote(
     return digest
 
 
-def check_receipt(signed: SignedReceipt, served: Served, counter: Counter) -> None:
+def check_receipt(signed: SignedReceipt, expected: ExpectedReceipt, counter: Counter) -> None:
     """Raise NodeNotTrusted if the receipt does not state what arrived, billed at the agreed price.
 
     ``viz.domain.buyer_channel`` checks the signature and the chain of receipts.
     """
-    receipt, agreed = signed.receipt, served.agreed
+    receipt, agreed = signed.receipt, expected.agreed
     cost = agreed.price.amount_units(receipt.prompt_tokens, receipt.completion_tokens)
-    lines = ((served.adapter_id, receipt.amount_units),) if receipt.amount_units else ()
-    bound = sum(map(counter.text_tokens, served.texts))
+    lines = ((expected.adapter_id, receipt.amount_units),) if receipt.amount_units else ()
+    bound = sum(map(counter.text_tokens, expected.texts))
     counted = receipt.completion_tokens
-    said = "".join(served.texts).encode()
+    said = "".join(expected.texts).encode()
     rules = (
         (receipt.quote_hash == agreed.quote_hash, "names another quote"),
         (
-            receipt.request_hash == salted_hash(signed.request_salt, served.request),
+            receipt.request_hash == salted_hash(signed.request_salt, expected.request),
             "is for another request",
         ),
         (
@@ -177,9 +177,9 @@ def check_receipt(signed: SignedReceipt, served: Served, counter: Counter) -> No
             "is for another text than the one that arrived",
         ),
         (receipt.amount_units <= cost, "bills more than its tokens cost"),
-        (receipt.amount_units <= served.most_units, "bills more than was asked for"),
+        (receipt.amount_units <= expected.most_units, "bills more than was asked for"),
         (signed.lines == lines, "bills another adapter"),
-        (receipt.prompt_tokens <= served.prompt_tokens, "counts too many prompt tokens"),
+        (receipt.prompt_tokens <= expected.prompt_tokens, "counts too many prompt tokens"),
         (counted == bound or (counted < bound and not counter.exact), "counts other tokens"),
     )
     for holds, fault in rules:

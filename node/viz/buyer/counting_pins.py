@@ -23,7 +23,7 @@ RECORD: Final = "counting.json"
 _log = structlog.get_logger()
 
 
-class Pin(NamedTuple):
+class CountingPin(NamedTuple):
     """A base model and its tokenizer; ``exact`` if the billed tokens could be counted again."""
 
     base: Hash32
@@ -56,7 +56,7 @@ class CountingPins:
         """Record on disk how an adapter is counted, before it is paid for; raise as ``check``."""
         self.check(offer, info, exact=exact)
         pin, before = (
-            Pin(info.base_digest, info.tokenizer_digest, exact),
+            CountingPin(info.base_digest, info.tokenizer_digest, exact),
             self._pins.get(offer.adapter_id),
         )
         if pin == before:
@@ -75,7 +75,7 @@ class CountingPins:
         if self._pins:
             self._keep({})
 
-    def _keep(self, after: dict[AdapterId, Pin]) -> None:
+    def _keep(self, after: dict[AdapterId, CountingPin]) -> None:
         record: Json = {
             str(key): {
                 "base": hex_of(pin.base),
@@ -88,12 +88,12 @@ class CountingPins:
         self._pins = after
 
 
-def _read(kept: Json) -> dict[AdapterId, Pin]:
+def _read(kept: Json) -> dict[AdapterId, CountingPin]:
     try:
-        found: dict[AdapterId, Pin] = {}
+        found: dict[AdapterId, CountingPin] = {}
         for key, value in kept.items():
             reader = Reader(value, "how an adapter is counted")
-            found[AdapterId(int(key))] = Pin(
+            found[AdapterId(int(key))] = CountingPin(
                 reader.hash32("base"), reader.hash32("tokenizer"), reader.boolean("exact")
             )
     except (InvalidRequest, ValueError) as error:

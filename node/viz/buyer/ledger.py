@@ -33,7 +33,7 @@ from viz.buyer.node_standing import NodeStanding
 from viz.buyer.open_requests import OpenRequest
 from viz.buyer.request_journal import RequestJournal
 from viz.chain.keys import create_key_file, load_key
-from viz.domain.buyer_channel import BuyerChannel, Link, hear, observe
+from viz.domain.buyer_channel import BuyerChannel, ReceiptLink, hear, observe
 from viz.domain.eip712 import public_address
 from viz.domain.ports.chain import ChannelState, Deployment
 from viz.domain.units import Address, Units, parse_address
@@ -165,7 +165,7 @@ class BuyerLedger:
             self._append(said_line(said))
         self.channel = after
 
-    def commit_receipt(self, after: BuyerChannel, link: Link, billed: str = "") -> None:
+    def commit_receipt(self, after: BuyerChannel, link: ReceiptLink, billed: str = "") -> None:
         """Keep a verified receipt; ``billed`` is the name of the request that it billed.
 
         The line is not synced to disk. If it is lost, the node is asked for the receipt again. The

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 
-from viz.domain.buyer_channel import BuyerChannel, Link, hear, observe, take_receipt
+from viz.domain.buyer_channel import BuyerChannel, ReceiptLink, hear, observe, take_receipt
 from viz.domain.node_channel import Vector
 from viz.domain.ports.chain import ChannelState
 from viz.domain.units import UINT32_MAX, UINT64_MAX, AdapterId, Units, hex_of
@@ -50,7 +50,7 @@ def _state_to_json(state: ChannelState) -> Json:
     }
 
 
-def receipt_line(link: Link, billed: str = "") -> Json:
+def receipt_line(link: ReceiptLink, billed: str = "") -> Json:
     """Return the line of a verified receipt; ``billed`` names the kept request that it billed."""
     return {"event": "receipt", **_link_to_json(link), **({"billed": billed} if billed else {})}
 
@@ -136,7 +136,7 @@ def _seen(channel: BuyerChannel, reader: Reader) -> ChannelState:
     )
 
 
-def _link_to_json(link: Link) -> Json:
+def _link_to_json(link: ReceiptLink) -> Json:
     return {
         "seq": link.seq,
         "digest": hex_of(link.digest),
@@ -145,8 +145,8 @@ def _link_to_json(link: Link) -> Json:
     }
 
 
-def _link(reader: Reader) -> Link:
-    return Link(
+def _link(reader: Reader) -> ReceiptLink:
+    return ReceiptLink(
         seq=reader.integer("seq", JSON_INTEGER_MAX),
         digest=reader.hash32("digest"),
         total_units=reader.units("total"),

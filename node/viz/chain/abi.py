@@ -31,8 +31,8 @@ CONTRACTS: Final = ("ContentRegistry", "AdapterRegistry", "Settlement", "NodeDir
 CURRENCY: Final = "Token"
 """The deployment's token: any ERC-20 with EIP-3009. It is called through TestUSD's ABI."""
 
-Entry = Mapping[str, Any]
-_BUILT_IN_ERRORS: Final[tuple[Entry, ...]] = (
+AbiEntry = Mapping[str, Any]
+_BUILT_IN_ERRORS: Final[tuple[AbiEntry, ...]] = (
     {"type": "error", "name": "Error", "inputs": [{"name": "reason", "type": "string"}]},
     {"type": "error", "name": "Panic", "inputs": [{"name": "code", "type": "uint256"}]},
 )
@@ -43,7 +43,7 @@ class Artifact:
     """One compiled contract: its ABI, and the bytecode that deploys it."""
 
     name: str
-    abi: tuple[Entry, ...]
+    abi: tuple[AbiEntry, ...]
     bytecode: bytes
 
 
@@ -78,8 +78,8 @@ def artifact(name: str) -> Artifact:
 
 
 @cache
-def _functions(contract: str) -> Mapping[str, tuple[Entry, ...]]:
-    found: dict[str, tuple[Entry, ...]] = {}
+def _functions(contract: str) -> Mapping[str, tuple[AbiEntry, ...]]:
+    found: dict[str, tuple[AbiEntry, ...]] = {}
     for entry in artifact(contract).abi:
         if entry["type"] == "function":
             for key in (entry["name"], abi_to_signature(_any(entry))):
@@ -88,7 +88,7 @@ def _functions(contract: str) -> Mapping[str, tuple[Entry, ...]]:
 
 
 @cache
-def _events(contract: str) -> Mapping[bytes, Entry]:
+def _events(contract: str) -> Mapping[bytes, AbiEntry]:
     return {
         event_abi_to_log_topic(_any(entry)): entry
         for entry in artifact(contract).abi
@@ -97,7 +97,7 @@ def _events(contract: str) -> Mapping[bytes, Entry]:
 
 
 @cache
-def _errors() -> Mapping[bytes, Entry]:
+def _errors() -> Mapping[bytes, AbiEntry]:
     found = {_selector(entry): entry for entry in _BUILT_IN_ERRORS}
     for contract in CONTRACTS:
         for entry in artifact(contract).abi:
@@ -127,7 +127,7 @@ def decode_result(contract: str, function: str, args: Sequence[Any], data: bytes
 def deployment_code(contract: str, args: Sequence[Any]) -> bytes:
     """Return bytecode and encoded constructor arguments: the data that creates the contract."""
     found = artifact(contract)
-    inputs: Sequence[Entry] = ()
+    inputs: Sequence[AbiEntry] = ()
     for entry in found.abi:
         if entry["type"] == "constructor":
             inputs = entry["inputs"]
@@ -193,7 +193,7 @@ def in_words(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower()
 
 
-def _function(contract: str, function: str, arity: int) -> Entry:
+def _function(contract: str, function: str, arity: int) -> AbiEntry:
     candidates = [
         entry for entry in _functions(contract).get(function, ()) if len(entry["inputs"]) == arity
     ]
@@ -205,20 +205,20 @@ def _function(contract: str, function: str, arity: int) -> Entry:
     return candidates[0]
 
 
-def _selector(entry: Entry) -> bytes:
+def _selector(entry: AbiEntry) -> bytes:
     return keccak(text=abi_to_signature(_any(entry)))[:4]
 
 
-def _any(entry: Entry) -> Any:
+def _any(entry: AbiEntry) -> Any:
     # eth_utils declares its own TypedDicts; our entries are the same JSON.
     return entry
 
 
-def _types(items: Sequence[Entry]) -> list[str]:
+def _types(items: Sequence[AbiEntry]) -> list[str]:
     return [collapse_if_tuple(_any(item)) for item in items]
 
 
-def _encode(what: str, inputs: Sequence[Entry], args: Sequence[Any]) -> bytes:
+def _encode(what: str, inputs: Sequence[AbiEntry], args: Sequence[Any]) -> bytes:
     if len(inputs) != len(args):
         raise InvalidRequest(f"{what} takes {len(inputs)} arguments, not {len(args)}")
     values = [_flatten(item, value) for item, value in zip(inputs, args, strict=True)]
@@ -228,7 +228,7 @@ def _encode(what: str, inputs: Sequence[Entry], args: Sequence[Any]) -> bytes:
         raise InvalidRequest(f"{what}: {error}") from error
 
 
-def _decode(what: str, items: Sequence[Entry], data: bytes) -> tuple[Any, ...]:
+def _decode(what: str, items: Sequence[AbiEntry], data: bytes) -> tuple[Any, ...]:
     try:
         return tuple(decode(_types(items), data))
     except (DecodingError, OverflowError, ValueError) as error:
@@ -238,7 +238,7 @@ def _decode(what: str, items: Sequence[Entry], data: bytes) -> tuple[Any, ...]:
         ) from error
 
 
-def _flatten(item: Entry, value: Any) -> Any:
+def _flatten(item: AbiEntry, value: Any) -> Any:
     kind = item["type"]
     if kind.endswith("]"):
         inner = {**item, "type": kind[: kind.rindex("[")]}
@@ -251,7 +251,7 @@ def _flatten(item: Entry, value: Any) -> Any:
     return value
 
 
-def _shape(item: Entry, value: Any) -> Any:
+def _shape(item: AbiEntry, value: Any) -> Any:
     kind = item["type"]
     if kind.endswith("]"):
         inner = {**item, "type": kind[: kind.rindex("[")]}
@@ -261,7 +261,7 @@ def _shape(item: Entry, value: Any) -> Any:
     return to_checksum_address(value) if kind == "address" else value
 
 
-def _members(items: Sequence[Entry], values: Sequence[Any]) -> Any:
+def _members(items: Sequence[AbiEntry], values: Sequence[Any]) -> Any:
     shaped = [_shape(item, value) for item, value in zip(items, values, strict=True)]
     names = [item["name"] for item in items]
     return dict(zip(names, shaped, strict=True)) if all(names) else tuple(shaped)

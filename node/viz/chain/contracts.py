@@ -43,7 +43,7 @@ from viz.domain.units import (
 from viz.errors import ChainUnreachable
 
 
-class Service(IntEnum):
+class ServiceStatus(IntEnum):
     """Why an adapter may or may not be served (IAdapterRegistry.Service)."""
 
     SERVABLE = 0
@@ -55,10 +55,10 @@ class Service(IntEnum):
 
 
 _REASONS: Final = {
-    Service.NOT_REGISTERED: "it is not registered",
-    Service.RETIRED: "it is retired",
-    Service.NOT_PERMITTED: "its trainer has not permitted this node to serve it",
-    Service.PERMISSION_ENDED: "its trainer's permission to this node has ended",
+    ServiceStatus.NOT_REGISTERED: "it is not registered",
+    ServiceStatus.RETIRED: "it is retired",
+    ServiceStatus.NOT_PERMITTED: "its trainer has not permitted this node to serve it",
+    ServiceStatus.PERMISSION_ENDED: "its trainer's permission to this node has ended",
 }
 
 
@@ -149,14 +149,14 @@ class AdapterRegistry(Contract):
         """Return whether ``node`` may serve the adapter now, and until when."""
         found = await self._view("servable", adapter_id, node)
         try:
-            why = Service(found["why"])
+            why = ServiceStatus(found["why"])
         except ValueError as error:
             raise ChainUnreachable(
                 f"AdapterRegistry.servable answered {found['why']}, which is no known state: use "
                 "another rpc_url, or the deployment file of these contracts"
             ) from error
         if found["ok"]:
-            return ServingState(None, found["until"] if why is Service.ENDING else None)
+            return ServingState(None, found["until"] if why is ServiceStatus.ENDING else None)
         return ServingState(_REASONS.get(why, why.name.lower().replace("_", " ")))
 
     async def count(self) -> int:
@@ -223,7 +223,7 @@ class Settlement(Contract):
         return int(await self._view("CLOSE_DELAY"))
 
 
-class Token(Contract):
+class PaymentToken(Contract):
     """The ERC-20 token of all payments."""
 
     name = abi.CURRENCY
@@ -257,7 +257,7 @@ class Chain:
         self.adapters = AdapterRegistry(rpc, deployment)
         self.settlement = Settlement(rpc, deployment)
         self.directory = NodeDirectory(rpc, deployment)
-        self.token = Token(rpc, deployment)
+        self.token = PaymentToken(rpc, deployment)
 
     @property
     def deployment(self) -> Deployment:

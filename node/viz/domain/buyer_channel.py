@@ -42,7 +42,7 @@ from viz.errors import (
 SAID_POINTS: Final = 10_000
 
 
-class Link(NamedTuple):
+class ReceiptLink(NamedTuple):
     """What the chain of receipts needs of a verified receipt."""
 
     seq: int
@@ -72,7 +72,7 @@ class BuyerChannel:
     seq: int = 0
     head: Hash32 = ZERO_HASH
     linked_units: Units = 0
-    unlinked: Mapping[int, Link] = field(default_factory=dict)
+    unlinked: Mapping[int, ReceiptLink] = field(default_factory=dict)
 
     @property
     def total_units(self) -> Units:
@@ -234,15 +234,15 @@ def accept_receipt(channel: BuyerChannel, domain: Domain, signed: SignedReceipt)
     return take_receipt(channel, verified_link(channel, domain, signed))
 
 
-def verified_link(channel: BuyerChannel, domain: Domain, signed: SignedReceipt) -> Link:
+def verified_link(channel: BuyerChannel, domain: Domain, signed: SignedReceipt) -> ReceiptLink:
     """Return what the chain of receipts needs of a receipt; raise InvalidSignature."""
     digest, receipt = signed.verify(domain, channel.node), signed.receipt
     if receipt.channel_id != channel_id(channel.signer, channel.node):
         raise InvalidSignature("the receipt is for another channel")
-    return Link(receipt.seq, digest, receipt.total_units, signed.lines)
+    return ReceiptLink(receipt.seq, digest, receipt.total_units, signed.lines)
 
 
-def take_receipt(channel: BuyerChannel, link: Link) -> BuyerChannel:
+def take_receipt(channel: BuyerChannel, link: ReceiptLink) -> BuyerChannel:
     """Return the channel with a receipt that was verified before, as a ledger replays it."""
     if link.seq <= channel.seq or link.seq in channel.unlinked:
         return channel

@@ -106,7 +106,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class StructLayout:
     """The type hash and the members of a struct class, computed once for each class."""
 
     name: str
@@ -114,7 +114,7 @@ class Layout:
     members: tuple[Member, ...]
 
 
-_LAYOUTS: dict[type[Struct], Layout] = {}
+_LAYOUTS: dict[type[Struct], StructLayout] = {}
 
 
 class Struct:
@@ -143,7 +143,7 @@ class Struct:
         return keccak(b"".join(words))
 
 
-def layout_of(struct: type[Struct]) -> Layout:
+def layout_of(struct: type[Struct]) -> StructLayout:
     """Return the layout of ``struct``, which is read from its ``TYPE`` at the first use."""
     known = _LAYOUTS.get(struct)
     if known is None:
@@ -151,7 +151,7 @@ def layout_of(struct: type[Struct]) -> Layout:
     return known
 
 
-def _read_layout(struct: type[Struct]) -> Layout:
+def _read_layout(struct: type[Struct]) -> StructLayout:
     head = struct.TYPE.split(")", 1)[0]
     name, inside = head.split("(", 1)
     pairs = [part.split(" ") for part in inside.split(",")]
@@ -160,7 +160,7 @@ def _read_layout(struct: type[Struct]) -> Layout:
         Member(kind, label, attribute, _encoder(kind))
         for (kind, label), attribute in zip(pairs, attributes, strict=True)
     )
-    return Layout(name, keccak(struct.TYPE.encode()), members)
+    return StructLayout(name, keccak(struct.TYPE.encode()), members)
 
 
 PLAIN_SIGNATURE_BYTES: Final = (64, 65)

@@ -30,7 +30,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from viz.errors import BooksMismatch, LedgerMissing, StoreError
 from viz.private import close_if_there, make_private_file, make_private_folder
-from viz.store.faults import Room, fault_of, os_fault
+from viz.store.faults import FreeSpace, fault_of, os_fault
 from viz.store.tables import SCHEMA_VERSION, LedgerTable, MetaTable, table
 from viz.store.writer import CommitHook, GroupWriter, LedgerWrite
 
@@ -49,7 +49,7 @@ class Database:
     ) -> None:
         self._engine, self._lock, self._place = engine, lock, place
         self.writer = GroupWriter(engine, hook, place=place)
-        self.room = Room(place)
+        self.room = FreeSpace(place)
         self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="viz-ledger-read")
 
     @classmethod

@@ -106,7 +106,7 @@ def told(kind: type[StoreError], words: str) -> StoreError:
     return kind(_SAYS[kind].format(words=words))
 
 
-class Room:
+class FreeSpace:
     """Checks the free space of the ledger's disk, at most once a second."""
 
     def __init__(self, place: Path | None) -> None:

@@ -56,7 +56,7 @@ def blocks_of(chunks: Sequence[Chunk]) -> list[TextBlock]:
     """Return the blocks of a text, in order."""
     whole = list(_whole(chunks))
     for titles in (True, False):  # where all is short lines, they are no titles of anything
-        reader = _Reader(titles=titles)
+        reader = _BlockReader(titles=titles)
         for indices, text in whole:
             reader.read(indices, text)
         reader.close_code()
@@ -83,7 +83,7 @@ def _whole(chunks: Sequence[Chunk]) -> Iterator[tuple[tuple[int, ...], str]]:
         yield indices, text
 
 
-class _Reader:
+class _BlockReader:
     """Reads paragraph after paragraph; ``blocks`` grows."""
 
     def __init__(self, *, titles: bool) -> None:

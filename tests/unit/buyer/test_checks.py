@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.unit.protocol.test_payment import INFO, NODE_KEY
 
-from viz.buyer.checks import Served, agreed_quote, check_node, check_quote, check_receipt
+from viz.buyer.checks import ExpectedReceipt, agreed_quote, check_node, check_quote, check_receipt
 from viz.buyer.counting import Counter
 from viz.domain.eip712 import public_address, settlement_domain, sign
 from viz.domain.ports.chain import Deployment
@@ -72,7 +72,7 @@ def test_a_quote_binds_exactly_what_was_asked(changes: Any, error: type[Exceptio
 
 
 AGREED = agreed_quote(DOMAIN.digest(QUOTE), SignedQuote(QUOTE, b""))
-SERVED = Served(OFFER.adapter_id, AGREED, b'{"a":1}', 300, ("high ", "tide"), 10**6)
+SERVED = ExpectedReceipt(OFFER.adapter_id, AGREED, b'{"a":1}', 300, ("high ", "tide"), 10**6)
 RECEIPT = Receipt(
     ZERO_HASH,
     1,

@@ -11,7 +11,7 @@ from viz.buyer import ledger as ledger_module
 from viz.buyer.ledger import BuyerLedger
 from viz.domain.buyer_channel import (
     BuyerChannel,
-    Link,
+    ReceiptLink,
     draft_final,
     draft_voucher,
     raise_signed,
@@ -46,7 +46,7 @@ def pay(ledger: BuyerLedger, adapter_id: int, units: Units) -> BuyerChannel:
 
 def receive(ledger: BuyerLedger, seq: int, adapter_id: int, units: Units) -> None:
     total = ledger.channel.linked_units + units
-    link = Link(seq, keccak(b"%d" % seq), total, (UsageLine(AdapterId(adapter_id), units),))
+    link = ReceiptLink(seq, keccak(b"%d" % seq), total, (UsageLine(AdapterId(adapter_id), units),))
     ledger.commit_receipt(take_receipt(ledger.channel, link), link)
 
 

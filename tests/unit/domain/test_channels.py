@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from viz.domain.buyer_channel import BuyerChannel, Link, draft_voucher, raise_signed, take_receipt
+from viz.domain.buyer_channel import (
+    BuyerChannel,
+    ReceiptLink,
+    draft_voucher,
+    raise_signed,
+    take_receipt,
+)
 from viz.domain.buyer_channel import observe as observe_channel
 from viz.domain.claim_rows import SignedVoucher
 from viz.domain.eip712 import keccak, public_address, settlement_domain, sign_compact
@@ -214,7 +220,7 @@ def test_a_buyer_signs_only_on_a_base_that_it_signed() -> None:
 def test_receipts_count_once_in_any_order() -> None:
     """A receipt that comes early and again is one receipt; the head waits for the gap."""
     links = [
-        Link(seq, keccak(bytes([seq])), 10 * seq, (UsageLine(AdapterId(3), 10),))
+        ReceiptLink(seq, keccak(bytes([seq])), 10 * seq, (UsageLine(AdapterId(3), 10),))
         for seq in (1, 2, 3)
     ]
     channel = BuyerChannel(SIGNER, NODE)

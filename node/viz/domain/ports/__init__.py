@@ -1,7 +1,11 @@
-"""Define the Protocols through which services use chain, storage, ledger and engine.
+"""Define the Protocols through which services use what other packages implement.
 
-This package has no names of its own: import from its modules. Each Protocol has a real
-implementation (``viz.chain``, ``viz.storage``, ``viz.store``, ``viz.engine``) and one in
+That is chain, storage, ledger and engine, and for ``payments`` the services above it
+(``services.py``). A Protocol whose implementations are all in the package of its user is defined
+there instead.
+
+This package has no names of its own: import from its modules. Each Protocol of the outside has a
+real implementation (``viz.chain``, ``viz.storage``, ``viz.store``, ``viz.engine``) and one in
 ``tests/fakes``, and the same tests run on both: ``test_blob_stores.py`` in
 tests/integration/storage, ``test_behaviour.py`` in tests/unit/store and tests/unit/engine, and
 ``test_chain_behaviour.py`` in tests/integration/services (Settlement's channels only: the fake

@@ -29,7 +29,7 @@ from viz.errors import StoreConflict
 from viz.services.payments.active_channel import ActiveChannel, ChannelUpdate
 from viz.services.payments.channels import ChannelStore
 from viz.services.payments.paid_request import PaidRequest
-from viz.services.payments.receipts import Place, issue
+from viz.services.payments.receipts import ReceiptChainEnd, issue
 
 Count = Callable[[str], int]
 MakeAnswer = Callable[[SignedReceipt | None], AnswerRecord | None]
@@ -215,9 +215,9 @@ class Meter:
             )
             if not amount:
                 return ChannelUpdate(after, answer=answer(None) if answer else None)
-            place = Place(channel.seq, channel.head, record.total_units)
+            chain_end = ReceiptChainEnd(channel.seq, channel.head, record.total_units)
             due = self._record(amount, completion_tokens, delivered)
-            signed, stored = issue(self._tools, place, due)
+            signed, stored = issue(self._tools, chain_end, due)
             made.append(signed)
             return ChannelUpdate(
                 append_receipt(after, stored.digest),

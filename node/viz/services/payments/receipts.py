@@ -1,6 +1,6 @@
 """Make and sign receipts, also for answers that were interrupted when the node was killed.
 
-Owns the content of a receipt and its place in the channel's chain of receipts.
+Owns the content of a receipt and its chain_end in the channel's chain of receipts.
 ``viz.services.payments.metering`` decides what is billed.
 
 If the node is killed during an answer, the ledger has what was delivered up to the last commit,
@@ -30,7 +30,7 @@ from viz.protocol.wire import canonical_json
 _log = structlog.get_logger()
 
 
-class Issuer(Protocol):
+class ReceiptIssuer(Protocol):
     """Give what a receipt needs from its node: clock, domain, address and key."""
 
     @property
@@ -47,7 +47,7 @@ class Issuer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ReceiptChainEnd:
     """Hold where a channel's chain of receipts ends: the last number, head and total."""
 
     seq: int
@@ -55,12 +55,14 @@ class Place:
     total_units: Units
 
 
-def issue(issuer: Issuer, place: Place, due: UnbilledRecord) -> tuple[SignedReceipt, ReceiptRecord]:
-    """Return the signed receipt of ``due`` that follows ``place``, and the record to store."""
+def issue(
+    issuer: ReceiptIssuer, chain_end: ReceiptChainEnd, due: UnbilledRecord
+) -> tuple[SignedReceipt, ReceiptRecord]:
+    """Return the signed receipt of ``due`` that follows ``chain_end``, and the record to store."""
     lines = (UsageLine(due.adapter_id, due.amount_units),)
     receipt = Receipt(
         channel_id(due.signer, issuer.node),
-        place.seq + 1,
+        chain_end.seq + 1,
         usage_hash(lines),
         due.quote_hash,
         due.request_hash,
@@ -68,19 +70,19 @@ def issue(issuer: Issuer, place: Place, due: UnbilledRecord) -> tuple[SignedRece
         due.prompt_tokens,
         due.completion_tokens,
         due.amount_units,
-        place.total_units + due.amount_units,
+        chain_end.total_units + due.amount_units,
         issuer.clock.now_s(),
     )
     digest = issuer.domain.digest(receipt)
     signature = sign_compact(issuer.key, digest)
     signed = SignedReceipt(receipt, lines, due.request_salt, due.response_salt, signature)
     body = canonical_json(receipt_to_json(signed))
-    head = next_head(place.head, digest)
+    head = next_head(chain_end.head, digest)
     stored = ReceiptRecord(due.signer, receipt.seq, head, digest, body, receipt.time_s)
     return signed, stored
 
 
-async def bill_interrupted(issuer: Issuer, ledger: ChannelLedger) -> int:
+async def bill_interrupted(issuer: ReceiptIssuer, ledger: ChannelLedger) -> int:
     """Make the receipts that an earlier process was killed before making; return how many.
 
     Call it before anything is sold. Raises StoreError, and BooksMismatch if the ledger has no
@@ -94,8 +96,8 @@ async def bill_interrupted(issuer: Issuer, ledger: ChannelLedger) -> int:
                 f"an answer to {each.signer} was booked, and no channel of that signer is in the "
                 "ledger: restore the latest backup that has it"
             )
-        place = Place(record.seq, record.head, record.total_units)
-        signed, stored = issue(issuer, place, each)
+        chain_end = ReceiptChainEnd(record.seq, record.head, record.total_units)
+        signed, stored = issue(issuer, chain_end, each)
         after = replace(
             record,
             seq=stored.seq,

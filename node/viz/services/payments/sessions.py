@@ -17,11 +17,11 @@ import asyncio
 import hmac
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Container, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any, Final, Protocol
+from typing import Final
 
 import structlog
 
@@ -38,9 +38,10 @@ from viz.domain.node_channel import (
 from viz.domain.ports.chain import ChainReader
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.ledger import AccessLedger, AccessRecord, ChannelRecord
+from viz.domain.ports.services import Claimer, KnownAdapters
 from viz.domain.ports.transactions import Call, ChainWriter, Outcome
 from viz.domain.typed_data import Close, Session
-from viz.domain.units import ZERO_ADDRESS, AdapterId, Address, Hash32, Units
+from viz.domain.units import ZERO_ADDRESS, Address, Hash32, Units
 from viz.errors import (
     AccessTokenInvalid,
     ChainError,
@@ -70,23 +71,6 @@ PAID_KEPT: Final = 10_000
 MAX_UNSPENT_LINES: Final = 16
 _SALT_BYTES: Final = 16
 _log = structlog.get_logger()
-
-
-class Claimer(Protocol):
-    """Claim vouchers on the chain."""
-
-    def close_requested(self, signer: Address) -> None: ...
-
-    async def claim(self, signer: Address) -> Any:
-        """Claim what this signer owes, and nothing of other channels."""
-        ...
-
-
-class KnownAdapters(Protocol):
-    """Tell the ids of the adapters on offer, which any voucher may pay for."""
-
-    @property
-    def known(self) -> Container[AdapterId]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ LONG_PROMPT_BYTES: Final = 8_192
 BYTES_A_TOKEN: Final = 16
 
 
-class Serving:
+class Admission:
     """Admit the paid requests of one node, and count those that run."""
 
     def __init__(

@@ -75,7 +75,7 @@ class ClaimReport:
 
 
 @dataclass(slots=True)
-class _Refusal:
+class _RefusedRow:
     """Why the chain refuses a row, since when, and in how many consecutive passes."""
 
     status: RowStatus
@@ -114,7 +114,7 @@ class ClaimService:
         self._fee_wei = fee_wei
         self._due_since: dict[Address, int] = {}
         self._told: set[tuple[int, RowStatus]] = set()
-        self._refused: dict[int, _Refusal] = {}
+        self._refused: dict[int, _RefusedRow] = {}
         self._sender = ClaimSender(writer, clock)
         self._pressing: frozenset[Address] = frozenset()
         self._row_frozen = events.row_frozen
@@ -353,7 +353,7 @@ class ClaimService:
         now_s = self._clock.now_s()
         known = self._refused.get(row.claim_id)
         if known is None or known.status is not status:
-            known = self._refused[row.claim_id] = _Refusal(status, now_s)
+            known = self._refused[row.claim_id] = _RefusedRow(status, now_s)
         known.passes += 1
         if known.passes < DROP_AFTER_PASSES or now_s - known.since_s < DROP_AFTER_S:
             return False
