@@ -24,7 +24,7 @@ from viz.basemodel.source import DEFAULT_BASE
 from viz.composition import (
     Backends,
     ServiceSettings,
-    TrainingSettings,
+    TrainingQueueSettings,
     build_services,
     node_context,
     restore,
@@ -165,7 +165,7 @@ def service_settings(
         compare_interval_s=60,
         adapters_dir=folder / "adapters",
         max_blob_bytes=512 * 1024 * 1024,
-        training=TrainingSettings(
+        training=TrainingQueueSettings(
             folder / "trainings",
             DEFAULT_BASE,
             folder / "models",
