@@ -22,6 +22,7 @@ from viz.domain.ports.settlement_ledger import Store
 from viz.domain.ports.transactions import ChainWriter
 from viz.domain.pricing import Price
 from viz.domain.units import Units
+from viz.services.market.license_documents import LicenseDocuments
 from viz.services.market.licensing import Licensing
 from viz.services.market.publishing import Publishing
 from viz.services.payments.channel_events import ChannelEvents
@@ -61,7 +62,7 @@ class Backends:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingQueueSettings:
+class TrainingSettings:
     """The directory of training runs, their base model, and their bounds.
 
     ``least_percent`` is the percentages that an adapter needs to be sold: questions answered right,
@@ -81,7 +82,8 @@ class ServiceSettings:
     """The operator's terms and bounds, as the services need them.
 
     ``registrations`` is None if the node relays no registrations. ``adapters_dir`` holds the plain
-    weights of active adapters. ``development``: the chain is one whose time can be moved.
+    weights of active adapters, ``licenses_dir`` the license documents to serve. ``development``:
+    the chain is one whose time can be moved.
     """
 
     sessions: SessionPolicy
@@ -93,8 +95,9 @@ class ServiceSettings:
     quote_valid_s: int
     compare_interval_s: float
     adapters_dir: Path
+    licenses_dir: Path
     max_blob_bytes: int
-    training: TrainingQueueSettings
+    training: TrainingSettings
     development: bool
 
 
@@ -109,6 +112,7 @@ class Services:
     meter_tools: MeterTools
     serving: Admission
     licensing: Licensing
+    license_documents: LicenseDocuments
     publishing: Publishing
     trainings: TrainingQueue
     reconciliation: Reconciliation
@@ -186,6 +190,7 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
         licensing=Licensing(
             chain, writer, clock, relays=settings.registrations, fee_wei=chain.fee_wei
         ),
+        license_documents=LicenseDocuments(settings.licenses_dir, chain, settings.sessions.origin),
         publishing=Publishing(
             chain,
             writer,
@@ -204,7 +209,7 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
     )
 
 
-def _training_queue(backends: Backends, settings: TrainingQueueSettings) -> TrainingQueue:
+def _training_queue(backends: Backends, settings: TrainingSettings) -> TrainingQueue:
     return TrainingQueue(
         backends.chain,
         backends.ledger,
@@ -254,6 +259,7 @@ def node_context(backends: Backends, services: Services, terms: NodeTerms) -> No
         engine=backends.engine,
         blobs=backends.blobs,
         licensing=services.licensing,
+        license_documents=services.license_documents,
         publishing=services.publishing,
         settlement=services.claims,
         clock=backends.clock,

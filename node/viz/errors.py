@@ -4,7 +4,7 @@
     ├── ConfigError           a setting is missing, unknown or contradictory
     ├── InputError            the caller sent something that cannot be served; nothing changed
     │   ├── InvalidRequest · PromptEmpty · PromptTooLong · UnknownAdapter · UnknownModel
-    │   ├── InvalidWork · CommitmentMismatch · TooManyQuestions
+    │   ├── InvalidWork · InvalidLicense · CommitmentMismatch · TooManyQuestions
     │   └── InvalidKeyFile
     ├── PaymentError          money is missing or does not fit; nothing was charged
     │   ├── PaymentRequired · InvalidSignature · WrongDomain · StaleVoucher · LineBelowBest
@@ -14,7 +14,8 @@
     │   └── ChainUnreachable · ChainMismatch · TransactionFailed · GasAboveLimit · OutcomeUnknown
     │       · FeeTooHigh · ClockWrong
     ├── LicenseError          the law of the contracts forbids it
-    │   └── NoLiveGrant · AdapterNotServable · RelayBusy · RelayRefused
+    │   └── NoLiveGrant · AdapterNotServable · RelayBusy · RelayRefused · LicenseMismatch
+    │       · LicenseUnknown
     ├── StorageError          bytes are missing or are not what their name says
     │   └── BlobNotFound · BlobCorrupt · BlobTooLarge · StorageUnavailable
     │       · StorageBusy
@@ -100,6 +101,10 @@ class UnknownModel(InputError):
 
 class InvalidWork(InputError):
     code, title = "invalid-work", "The work file cannot be read as a work"
+
+
+class InvalidLicense(InputError):
+    code, title = "invalid-license", "The license document is not valid"
 
 
 class CommitmentMismatch(InputError):
@@ -203,6 +208,15 @@ class NoLiveGrant(LicenseError):
 
 class AdapterNotServable(LicenseError):
     code, title = "adapter-not-servable", "The adapter may not be served now"
+
+
+class LicenseMismatch(LicenseError):
+    code, status = "license-mismatch", 409
+    title = "The license document is not what the chain has"
+
+
+class LicenseUnknown(LicenseError):
+    code, status, title = "license-unknown", 404, "No such license document is kept here"
 
 
 class RelayRefused(LicenseError):

@@ -16,6 +16,7 @@ from viz.chain.deployment import deployment_json, parse_deployment
 from viz.domain.eip712 import layout_of
 from viz.domain.units import parse_address
 from viz.protocol import credential, messages, payment, registration, wire
+from viz.protocol.license_document.reading import license_from_values
 
 ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -62,6 +63,10 @@ def _deployment(value: Any) -> Any:
     return deployment_json(parse_deployment(value, "the page"))
 
 
+def _license(value: Any) -> Any:
+    return license_from_values(value).to_json()
+
+
 def _model(value: Any) -> Any:
     (info,) = (json.loads(said) for route, _, _, said in exchanges() if route.endswith("/node"))
     return {**value, "viz": next(each for each in info["adapters"] if each == value["viz"])}
@@ -83,6 +88,7 @@ BODIES: Final[dict[str, tuple[Read | None, Read | None]]] = {
         again(registration.RegistrationAnswer),
     ),
     "GET /v1/models/viz-adapter-7": (None, _model),
+    "GET /license/2": (None, _license),
 }
 # OpenAI's own bodies, and what a node reports of the chain in no model of ours.
 OTHERS: Final = (
@@ -90,6 +96,8 @@ OTHERS: Final = (
     "/v1/completions",
     "/viz/v1/contents/1",
     "/viz/v1/adapters/7",
+    "/license/2/rate-card.json",
+    "/.well-known/tdmrep.json",
 )
 
 

@@ -20,6 +20,7 @@ from viz.domain.typed_data import channel_id
 from viz.domain.units import AdapterId, Address, Units, hex_of
 from viz.errors import InvalidRequest
 from viz.protocol.credential import bearer_of_header
+from viz.services.market.license_documents import LicenseDocuments
 from viz.services.market.licensing import Licensing
 from viz.services.market.publishing import Publishing
 from viz.services.payments.sessions import Sessions
@@ -67,6 +68,7 @@ class NodeContext:
     engine: Engine
     blobs: BlockStore
     licensing: Licensing
+    license_documents: LicenseDocuments
     publishing: Publishing
     settlement: ClaimService
     clock: Clock

@@ -252,20 +252,6 @@ def money(units: object, found: Mapping[str, Any]) -> str:
     return f"{spelled} {symbol_of(found.get('tokenSymbol'))}"
 
 
-def duration(seconds: int) -> str:
-    """Return a length of time in its largest whole unit."""
-    for name, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
-        if seconds and not seconds % length:
-            count = seconds // length
-            return f"{count} {name}{'s' if count != 1 else ''}"
-    return f"{seconds} second{'s' if seconds != 1 else ''}"
-
-
-def percent(bps: int) -> str:
-    """Return basis points as per cent."""
-    return f"{bps / 100:g} %"
-
-
 def agreed(question: str, *, yes: bool) -> None:
     """Go on if the person agrees: by --yes, or by an answer on a terminal; else leave with 4.
 

@@ -22,7 +22,6 @@ from viz.cli.console import (
     lines,
     out,
     password,
-    percent,
     run,
     say,
     show,
@@ -32,7 +31,7 @@ from viz.cli.http import LOCAL_NODE, RPC_VARIABLE, NodeUrl, get_json
 from viz.cli.operator import license_work
 from viz.cli.terms import terms_in_words
 from viz.client.node_address import checked
-from viz.domain.display import amount, moment
+from viz.domain.display import amount, moment, percent
 from viz.errors import InvalidRequest, LicenseError, NodeNotTrusted
 
 if TYPE_CHECKING:
@@ -51,6 +50,10 @@ app.command("license")(license_work)
 Direct = Annotated[
     bool, typer.Option("--direct", help="Register by your own transaction; you pay its gas.")
 ]
+LicenseFile = Annotated[
+    Path | None,
+    typer.Option("--license", help="A license document (`viz license new`), for [license]."),
+]
 CreatorRpcOption = Annotated[
     str,
     typer.Option(
@@ -67,6 +70,7 @@ def register(
     work: Annotated[Path, typer.Argument(help="A folder with a terms.toml, or a terms file.")],
     key: KeyFile,
     node: NodeUrl = LOCAL_NODE,
+    license_file: LicenseFile = None,
     direct: Direct = False,
     rpc: CreatorRpcOption = "",
     folder: DataDir = None,
@@ -91,7 +95,7 @@ def register(
     terms = work / "terms.toml" if work.is_dir() else work
     account = load_key_file(key, password(password_file))
     trusted = load_deployment(deployment or data_dir(folder) / "deployment.json")
-    way = _Registering(terms, account, trusted, yes=yes, quiet=as_json)
+    way = _Registering(terms, license_file, account, trusted, yes=yes, quiet=as_json)
     done = run(way.directly(rpc) if direct else way.relayed(checked(node), rpc))
     if show({k: v for k, v in done.to_json().items() if k != "salt"}, as_json=as_json):
         return
@@ -109,9 +113,17 @@ class _Registering:
     """Register one work, with the agreement of its creator."""
 
     def __init__(
-        self, terms: Path, account: LocalAccount, trusted: Deployment, *, yes: bool, quiet: bool
+        self,
+        terms: Path,
+        license_file: Path | None,
+        account: LocalAccount,
+        trusted: Deployment,
+        *,
+        yes: bool,
+        quiet: bool,
     ) -> None:
         self._terms, self._account, self._trusted = terms, account, trusted
+        self._license = license_file
         self._yes, self._words = yes, err if quiet else out
 
     async def relayed(self, node: str, rpc_url: str) -> Registration:
@@ -169,11 +181,11 @@ class _Registering:
     def _draft(self, *, to_look_up: bool) -> tuple[Path, Registration]:
         from viz.domain.units import parse_address
         from viz.services.market import work_records
+        from viz.services.market.license_files import read_described
 
-        decimals = self._trusted.token_decimals
-        description = work_records.read_description(self._terms, token_decimals=decimals)
-        path = self._terms.parent / description.file
         creator = parse_address(self._account.address)
+        description = read_described(self._terms, self._license, self._trusted, creator)
+        path = self._terms.parent / description.file
         earlier = work_records.load_record(path)
         told = earlier is not None and earlier.content_id is not None and not earlier.on_chain
         if to_look_up and told and earlier is not None and earlier.creator == creator:

@@ -21,6 +21,7 @@ TREE: Final = {
     "trust": "trust:trust",
     "key": "keys:app",
     "content": "content:app",
+    "license": "license:app",
     "channel": "channel:app",
     "buyer": "buyer:app",
     "adapter": "operator:adapter_app",

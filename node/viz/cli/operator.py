@@ -15,7 +15,6 @@ from viz.cli.console import (
     guarded,
     money,
     out,
-    percent,
     run,
     say,
     show,
@@ -30,7 +29,7 @@ from viz.cli.http import (
     events,
     require_not_foreign,
 )
-from viz.domain.display import moment
+from viz.domain.display import moment, percent
 from viz.domain.strict_json import load_json
 from viz.domain.units import parse_units
 from viz.errors import ConfigError, InvalidRequest

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from viz.cli.console import duration, percent
-from viz.domain.display import amount
+from viz.domain.display import amount, duration, percent
 
 if TYPE_CHECKING:
     from viz.domain.license import Terms

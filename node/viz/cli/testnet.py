@@ -11,7 +11,6 @@ from viz.cli.console import (
     AsJson,
     DataDir,
     data_dir,
-    duration,
     guarded,
     out,
     run,
@@ -21,7 +20,7 @@ from viz.cli.console import (
 )
 from viz.cli.http import RPC_VARIABLE
 from viz.client.node_address import checked
-from viz.domain.display import amount, moment
+from viz.domain.display import amount, duration, moment
 from viz.domain.units import hex_of, parse_address, parse_units
 from viz.errors import InvalidRequest
 

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from viz.cli.console import AsJson, DataDir, err, guarded, percent, run, say, show, table
+from viz.cli.console import AsJson, DataDir, err, guarded, run, say, show, table
 from viz.cli.http import OperatedNode
 from viz.cli.operator import OperatorClient
-from viz.domain.display import moment
+from viz.domain.display import moment, percent
 from viz.errors import NodeUnreachable, TrainingError
 
 app = typer.Typer(no_args_is_help=True, help="The training runs of this node.")

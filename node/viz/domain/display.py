@@ -1,11 +1,13 @@
 """Format amounts and times for people, in the same way everywhere.
 
 A token amount has all its decimals and its symbol, a time is date and time in UTC. Output for
-machines (``--json``) has base units and seconds instead. Pure.
+machines (``--json``) has base units and seconds instead. ``visible`` shows the characters that a
+reader cannot see. Pure.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 MAX_SYMBOL_CHARS: Final = 11  # the bound of EIP-747
 NO_SYMBOL: Final = "tokens"
+# Several scripts cannot be written without the two joiners, and they reorder no text.
+_SHOWN_AS_THEY_ARE: Final = "\u200c\u200d"
 
 
 def symbol_of(text: object) -> str:
@@ -56,3 +60,35 @@ def moment(time_s: int) -> str:
         return f"{datetime.fromtimestamp(time_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
     except (OverflowError, ValueError, OSError):
         return f"{time_s} s after 1970"
+
+
+def duration(seconds: int) -> str:
+    """Return a length of time in its largest whole unit."""
+    for name, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds and not seconds % length:
+            count = seconds // length
+            return f"{count} {name}{'s' if count != 1 else ''}"
+    return f"{seconds} second{'s' if seconds != 1 else ''}"
+
+
+def percent(bps: int) -> str:
+    """Return basis points as per cent."""
+    return f"{bps / 100:g} %"
+
+
+def visible(text: str, *, keep: str = "") -> str:
+    """Return ``text`` with a mark such as ``[U+202E]`` for each character that nobody sees.
+
+    Marked are control characters, format characters (those that reverse text among them), line
+    separators, unassigned and private characters and halves of surrogate pairs. Characters in
+    ``keep`` stay.
+    """
+    return "".join(
+        letter
+        if letter.isprintable()
+        or letter in keep
+        or letter in _SHOWN_AS_THEY_ARE
+        or unicodedata.category(letter) == "Zs"
+        else f"[U+{ord(letter):04X}]"
+        for letter in text
+    )

@@ -19,6 +19,9 @@ A terms file::
     [license]
     text = "..."                     # and any further conditions, all under the hash
 
+With a license document (``viz.protocol.license_document``) the file needs no [terms] and must have
+no [license].
+
 Invariant: equal license tables have equal hashes, whatever their order or spacing.
 """
 
@@ -68,8 +71,17 @@ class WorkDescription:
         return keccak(canonical_json(dict(self.license)))
 
 
-def parse_description(text: str, *, token_decimals: int) -> WorkDescription:
-    """Return the content of a terms file; raise InvalidWork that names the wrong key."""
+def parse_description(
+    text: str,
+    *,
+    token_decimals: int,
+    licensed: tuple[Terms, Mapping[str, Any]] | None = None,
+) -> WorkDescription:
+    """Return the content of a terms file; raise InvalidWork that names the wrong key.
+
+    ``licensed`` has the terms and the values of a license document, which then is the license. The
+    caller compares its terms with those that the result has.
+    """
     try:
         top = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -79,10 +91,21 @@ def parse_description(text: str, *, token_decimals: int) -> WorkDescription:
         raise InvalidWork(f"the terms file has an unknown key {sorted(unknown)[0]!r}")
     try:
         reader = Reader(top, "the terms file")
-        license_table = top.get("license")
-        if not isinstance(license_table, Mapping) or not license_table.get("text"):
-            raise InvalidWork("the terms file lacks [license] with a text")
-        terms = _parse_terms(reader.child("terms"), top["terms"], token_decimals)
+        if licensed is None:
+            license_table = top.get("license")
+            if not isinstance(license_table, Mapping) or not license_table.get("text"):
+                raise InvalidWork("the terms file lacks [license] with a text")
+        else:
+            license_table = licensed[1]
+            if "license" in top:
+                raise InvalidWork(
+                    "the terms file has a [license], and a license document is given as well: "
+                    "remove [license], so that one of them binds"
+                )
+        if licensed is None or "terms" in top:
+            terms = _parse_terms(reader.child("terms"), top["terms"], token_decimals)
+        else:
+            terms = licensed[0]
         return WorkDescription(
             reader.text("title", 200),
             reader.text("kind"),

@@ -24,7 +24,7 @@ from viz.basemodel.source import DEFAULT_BASE
 from viz.composition import (
     Backends,
     ServiceSettings,
-    TrainingQueueSettings,
+    TrainingSettings,
     build_services,
     node_context,
     restore,
@@ -164,8 +164,9 @@ def service_settings(
         quote_valid_s=60,
         compare_interval_s=60,
         adapters_dir=folder / "adapters",
+        licenses_dir=folder / "licenses",
         max_blob_bytes=512 * 1024 * 1024,
-        training=TrainingQueueSettings(
+        training=TrainingSettings(
             folder / "trainings",
             DEFAULT_BASE,
             folder / "models",

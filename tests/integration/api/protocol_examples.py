@@ -26,6 +26,7 @@ from unittest.mock import patch
 import aiohttp
 from tests.fakes.chain import DEPLOYMENT, FakeChain
 from tests.fakes.engine import FakeEngine
+from tests.fakes.licenses import preset
 from tests.integration.api.harness import ADAPTER, NODE_KEY, PAYER_KEY, Buyer, Node, running_node
 from tests.integration.api.protocol_tables import tables
 
@@ -38,6 +39,8 @@ from viz.domain.ports.transactions import Event
 from viz.domain.typed_data import Register, RequestClose
 from viz.domain.units import BASE_MODEL, ZERO_HASH, Address, ContentId, Hash32, hex_of
 from viz.protocol.credential import CloseRequest, Credential, credential_to_header
+from viz.protocol.license_document.agreement import terms_of
+from viz.protocol.license_document.model import LicenseDocument
 from viz.protocol.messages import SessionProof, session_challenge_from_json
 from viz.protocol.payment import Challenge, receipt_from_json
 from viz.protocol.registration import SignedRegistration
@@ -59,9 +62,19 @@ class RegistryChain(FakeChain):
     """The chain in memory, which also registers one work."""
 
     _licence = ZERO_HASH
+    _document: TermsState | None = None
 
     async def terms(self, terms_hash: Hash32) -> TermsState | None:
+        if self._document and terms_hash == _hash_of(self._document):
+            return self._document
         return TermsState(_TERMS, self._licence)
+
+    def put_document(self, document: LicenseDocument) -> None:
+        """Register work 2 under a license document."""
+        self._document = TermsState(terms_of(document), document.license_hash)
+        work, owner = ContentId(2), Address(document.licensor.wallet)
+        terms_hash = _hash_of(self._document)
+        self.works[work] = ContentState(work, owner, owner, ZERO_HASH, terms_hash, 0)
 
     def _registerFor(
         self, creator: Address, commitment: Hash32, licence: Hash32, *_: Any
@@ -72,6 +85,10 @@ class RegistryChain(FakeChain):
         self.works[work] = ContentState(work, creator, creator, commitment, terms_hash, 0)
         said = {"contentId": work}
         return (Event("ContentRegistry", "ContentRegistered", said, 0, ZERO_HASH, ZERO_HASH, 0),)
+
+
+def _hash_of(known: TermsState) -> Hash32:
+    return known.terms.terms_hash(known.license_hash)
 
 
 @contextmanager
@@ -338,6 +355,20 @@ async def market(record: Record) -> None:
     await record.exchange("GET", f"/v1/models/viz-adapter-{ADAPTER}")
 
 
+async def licenses(record: Record) -> None:
+    """Record how anybody reads the license of a work in this node's custody."""
+    record.say(
+        "read a license",
+        "The body is the document in canonical form: its `keccak256` is the `licenseHash` of the "
+        "work on the chain.",
+    )
+    await record.exchange("GET", "/license/2")
+    record.say("read a form of it", "Here what it costs; section 15 lists the forms.")
+    await record.exchange("GET", "/license/2/rate-card.json")
+    record.say("read what is reserved", "TDMRep's rules for every work in custody.")
+    await record.exchange("GET", "/.well-known/tdmrep.json")
+
+
 def _proof(buyer: Buyer, challenge: Any) -> Any:
     session = session_challenge_from_json(challenge)
     signature = sign_compact(buyer.key, buyer.domain.digest(session))
@@ -349,10 +380,14 @@ async def recorded(folder: Path) -> str:
     with counted_secrets():
         policy = ServingPolicy(step_tokens=STEP_TOKENS, voucher_grace_s=60)
         chain, engine = RegistryChain(NODE_KEY), FakeEngine(context_tokens=2048)
+        chain.put_document(preset())
+        (folder / "licenses").mkdir()
+        (folder / "licenses" / "2.json").write_bytes(preset().canonical)
         async with running_node(folder, policy=policy, chain=chain, engine=engine) as node:
             record = Record(node)
             await buying(record, Buyer(node))
             await market(record)
+            await licenses(record)
             return "\n\n".join(record.parts)
 
 

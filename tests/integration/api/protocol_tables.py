@@ -36,6 +36,7 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
     "unknown-adapter": (BUYER, "Read `/viz/v1/node` again. In a voucher, leave that line out."),
     "unknown-model": (BUYER, "Read `/v1/models` again."),
     "invalid-work": (LOCAL, "Correct the work's file or its terms before you sign."),
+    "invalid-license": (LOCAL, "Correct the field that `detail` names, before you sign."),
     "commitment-mismatch": (OPERATOR, "Use the file and salt that were registered."),
     "invalid-key-file": (LOCAL, "Give the right key file and password."),
     "payment": (BUYER, FAMILY + " Read `detail`."),
@@ -72,6 +73,12 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
         "The transaction may still succeed. Read the channel or the chain before you sign another.",
     ),
     "license": (BUYER, FAMILY + " Read `detail`."),
+    "license-mismatch": (
+        BUYER,
+        "Do not rely on the document: `fields` names where it differs from the chain. Ask the "
+        "work's owner.",
+    ),
+    "license-unknown": (BUYER, "Ask the work's owner, or another node."),
     "no-live-grant": (OPERATOR, "Acquire a grant to each of `contents`."),
     "adapter-not-servable": (BUYER, "Ask another adapter. Nothing was charged."),
     "relay-refused": (BUYER, "Send the transaction yourself, or use another node."),

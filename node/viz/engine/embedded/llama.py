@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 _Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-_Linear = Callable[[torch.Tensor], torch.Tensor]
+_Product = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,11 @@ class PrefillChunk:
 @dataclass(frozen=True, slots=True)
 class _Layer:
     norm: torch.Tensor
-    qkv: _Linear
-    o: _Linear
+    qkv: _Product
+    o: _Product
     mlp_norm: torch.Tensor
-    gate_up: _Linear
-    down: _Linear
+    gate_up: _Product
+    down: _Product
 
 
 class LlamaModel:
@@ -86,7 +86,7 @@ class LlamaModel:
         def get(name: str) -> torch.Tensor:
             return weights[f"{name}.weight"].to(dtype)
 
-        def product(*names: str) -> _Linear:
+        def product(*names: str) -> _Product:
             weight = torch.cat([weights[f"{name}.weight"] for name in names])
             return partial(functional.linear, weight=weight.to(dtype))
 

@@ -32,14 +32,15 @@ from viz.domain.units import (
 )
 from viz.domain.work import Work, check_commitment
 from viz.errors import ChainUnreachable, InvalidRequest, NoLiveGrant
+from viz.protocol.license_document.reading import verbatim_tokens
 from viz.protocol.wire import canonical_json
 from viz.services.market.work_records import load_record, record_path
 from viz.services.training.request import inputs_of, read_input, settings_of
 from viz.training.estimate import Estimate, estimate
-from viz.training.run import TrainingSettings, WorkInput
+from viz.training.run import Settings, WorkInput
 
 # The limit to keep if a license's text is not available, because it may state one.
-UNREAD_LIMIT_TOKENS: Final = TrainingSettings().max_verbatim_tokens
+UNREAD_LIMIT_TOKENS: Final = Settings().max_verbatim_tokens
 _log = structlog.get_logger()
 
 
@@ -49,7 +50,7 @@ class Checked:
 
     inputs: tuple[WorkInput, ...]
     works: tuple[Work, ...]
-    settings: TrainingSettings
+    settings: Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class TrainingPlan:
     """Hold the answer of a dry run; ``fees_units`` are the current prices of missing grants."""
 
     estimate: Estimate
-    settings: TrainingSettings
+    settings: Settings
     fees_units: Mapping[ContentId, Units]
 
 
@@ -171,7 +172,7 @@ def verbatim_limit(path: Path, license_hash: Hash32) -> int | None:
             f"the license in {record_path(path).name} is not the one on chain, which hashes to "
             f"{hex_of(license_hash)}: get the record with its text from the creator"
         )
-    limit = record.license.get("max_verbatim_tokens")
+    limit = verbatim_tokens(record.license)
     if limit is None:
         return None
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:

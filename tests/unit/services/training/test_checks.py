@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests.fakes.chain import FREE_TERMS, FakeChain, address_of
+from tests.fakes.licenses import preset
 
 from viz.domain.license import ADAPTER_USES
 from viz.domain.ports.chain import ContentState, TermsState
@@ -18,7 +19,7 @@ from viz.protocol.registration import parse_description
 from viz.services.market.work_records import draft, record_path
 from viz.services.training.checks import UNREAD_LIMIT_TOKENS, TrainingCheck
 from viz.services.training.result import require_memorisation_limit
-from viz.training.run import MINIMUM_PROBES, TrainingSettings
+from viz.training.run import MINIMUM_PROBES, Settings
 
 ONE = ContentId(1)
 WORK = Path("examples/works/varn-point")
@@ -121,7 +122,24 @@ def test_a_probe_of_too_little_is_no_measurement(
     found = {**probed, "longest_tokens": 3, "extracted": 0}
     metrics = {**there_are, "memorisation": {"adapter": found, "base": found}}
     if refused is None:
-        require_memorisation_limit(TrainingSettings(), metrics)
+        require_memorisation_limit(Settings(), metrics)
     else:
         with pytest.raises(MemorisationLimitExceeded, match=refused):
-            require_memorisation_limit(TrainingSettings(), metrics)
+            require_memorisation_limit(Settings(), metrics)
+
+
+@pytest.mark.parametrize(("preset_name", "limit"), [("commercial", 64), ("no-excerpt", 24)])
+async def test_a_license_document_s_limit_binds(
+    tmp_path: Path, preset_name: str, limit: int
+) -> None:
+    """The longest run that a document allows is the limit of the run, as with a [license]."""
+    document = preset(preset_name)
+    check, request, path = place(tmp_path, 'text = "..."')
+    record = json.loads(record_path(path).read_text())
+    record["license"], record["licenseHash"] = document.to_json(), hex_of(document.license_hash)
+    record_path(path).write_text(json.dumps(record))
+    chain = check._reader
+    assert isinstance(chain, Chain)
+    chain.license_hash = document.license_hash
+    checked = await check.check(request, licensed=True)
+    assert checked.settings.max_verbatim_tokens == limit

@@ -1,0 +1,262 @@
+"""Run `viz license`: write a license, check it, show it, and export its forms."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from viz.cli.console import (
+    AsJson,
+    DataDir,
+    DeploymentFile,
+    data_dir,
+    guarded,
+    lines,
+    run,
+    say,
+    show,
+)
+from viz.cli.content import CreatorRpcOption
+from viz.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from viz.domain.ports.chain import Deployment
+    from viz.protocol.license_document.model import LicenseDocument
+
+app = typer.Typer(no_args_is_help=True, help="Write, check, show and export licenses.")
+
+LicenseFile = Annotated[Path, typer.Argument(help="license.toml, or the document as JSON.")]
+
+
+@app.command("new")
+@guarded
+def new_license(
+    work: Annotated[Path, typer.Argument(help="The work's folder (terms.toml), or its file.")],
+    preset: Annotated[
+        str, typer.Option("--preset", help="research, commercial, approval or no-excerpt.")
+    ] = "",
+    to: Annotated[
+        Path | None, typer.Option("--out", help="Else license.toml beside the work.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Who gives the license.")] = "",
+    contact: Annotated[str, typer.Option(help="mailto: or https: address.")] = "",
+    wallet: Annotated[str, typer.Option(help="The wallet that registers the work.")] = "",
+    title: Annotated[str, typer.Option(help="The work's title; else that of terms.toml.")] = "",
+    language: Annotated[str, typer.Option(help="The work's language, such as en.")] = "",
+    law: Annotated[str, typer.Option(help="The law that governs the license.")] = "",
+    organization: Annotated[bool, typer.Option("--organization", help="Not a person.")] = False,
+    capacity: Annotated[
+        str, typer.Option(help="author, rights-holder, publisher or agent.")
+    ] = "author",
+    acquired: Annotated[
+        str, typer.Option(help="own-work, commissioned, assigned, licensed or public-domain.")
+    ] = "own-work",
+    third_party: Annotated[
+        bool, typer.Option("--third-party", help="The work holds the work of others.")
+    ] = False,
+    personal_data: Annotated[
+        bool, typer.Option("--personal-data", help="The work holds personal data.")
+    ] = False,
+    fee: Annotated[str | None, typer.Option(help="Of a grant, in whole tokens.")] = None,
+    royalty_bps: Annotated[
+        int | None, typer.Option(help="Least part of an adapter's revenue; 800 is 8 %.")
+    ] = None,
+    folder: DataDir = None,
+    deployment: DeploymentFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a license for a work, from a preset; asks for what is missing on a terminal.
+
+    Chain, registry and token come from the deployment that you trust (`viz trust`). The license
+    names the work by the digests of its file: write it when the file is final.
+    """
+    from viz.cli.license_questions import Answers, work_of
+    from viz.protocol.license_document.presets import document_from_preset
+    from viz.protocol.license_document.writing import license_to_toml
+
+    found = work_of(work, title)
+    trusted = _trusted(deployment, folder)
+    answers = Answers(terminal=sys.stdin.isatty() and not as_json)
+    document = document_from_preset(
+        answers.preset(preset),
+        licensor={
+            "name": (who := answers.ask("--name", "Who gives the license", name)),
+            "kind": "organization" if organization else "person",
+            "capacity": capacity,
+            "contact": answers.ask("--contact", "Contact (mailto:... or https://...)", contact),
+            "wallet": answers.wallet(wallet),
+        },
+        work={
+            **found,
+            "creators": [who],
+            "language": answers.ask("--language", "The work's language (en, pt-BR, ...)", language),
+            "created": "",
+            "published": "",
+            "third_party": third_party,
+            "personal_data": personal_data,
+            "acquired": acquired,
+        },
+        chain=_chain_facts(trusted),
+        issued=answers.today(),
+        law=answers.ask("--law", "The law that governs the license", law),
+        fee=fee,
+        royalty_bps=royalty_bps,
+    )
+    place = to or (work if work.is_dir() else work.parent) / "license.toml"
+    if place.exists():
+        raise InvalidRequest(f"{place} exists already: name another with --out, or move it away")
+    place.write_text(license_to_toml(document), encoding="utf-8")
+    if show({"file": str(place), "license": document.to_json()}, as_json=as_json):
+        return
+    _say_summary(document)
+    say(f"written  {place}: read it, change it, and look at it with `viz license check {place}`")
+
+
+@app.command("check")
+@guarded
+def check_license(
+    license_file: LicenseFile,
+    work: Annotated[
+        Path | None, typer.Option("--work", help="The work's folder or file: is it for this one?")
+    ] = None,
+    content_id: Annotated[
+        int | None, typer.Option("--content", min=1, help="The work's id: is it what it has?")
+    ] = None,
+    rpc: CreatorRpcOption = "",
+    folder: DataDir = None,
+    deployment: DeploymentFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a license: its fields, contradictions, its work's file, and the chain's terms."""
+    from viz.cli.license_questions import file_and_kind
+    from viz.domain.units import hex_of
+    from viz.protocol.license_document.agreement import terms_of
+    from viz.services.market.license_files import read_license, require_work
+
+    if content_id is not None and not rpc:
+        raise InvalidRequest("--content is looked up on the chain: add --rpc URL")
+    document = read_license(license_file)
+    found: dict[str, Any] = {"licenseHash": hex_of(document.license_hash), "checked": ["fields"]}
+    found["termsHash"] = hex_of(terms_of(document).terms_hash(document.license_hash))
+    if work is not None:
+        require_work(document, *file_and_kind(work))
+        found["checked"].append("work")
+    if content_id is not None:
+        trusted = _trusted(deployment, folder)
+        found["withdrawnAt"] = run(_compare(document, content_id, rpc, trusted))
+        found["checked"].append("chain")
+    if show(found, as_json=as_json):
+        return
+    say(f"license hash  {found['licenseHash']}")
+    say(f"terms hash    {found['termsHash']}")
+    say(f"checked       {', '.join(found['checked'])}")
+    if found.get("withdrawnAt"):
+        say("the work was withdrawn: no new grant is given")
+    if content_id is None:
+        say("not compared  with the chain: --content ID --rpc URL does")
+
+
+@app.command("show")
+@guarded
+def show_license(license_file: LicenseFile, as_json: AsJson = False) -> None:
+    """Show a license in plain words."""
+    from viz.services.market.license_files import read_license
+
+    document = read_license(license_file)
+    if show(document.to_json(), as_json=as_json):
+        return
+    _say_summary(document)
+
+
+@app.command("export")
+@guarded
+def export_license(
+    license_file: LicenseFile,
+    url: Annotated[
+        str, typer.Option("--url", help="Where you will publish the files: https://host/folder.")
+    ],
+    path: Annotated[
+        str, typer.Option("--path", help="The work's path on its site, such as /books/keeper/.")
+    ],
+    to: Annotated[Path, typer.Option("--to", help="The folder to write.")] = Path("license"),
+    content_id: Annotated[
+        int | None, typer.Option("--content", min=1, help="The work's id.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a license in every form: JSON, RSL, TDMRep, ODRL, AIPREF, CAWG, summary, rate card."""
+    from viz.cli.license_questions import publication
+    from viz.protocol.license_forms.catalogue import forms
+    from viz.protocol.license_forms.tdmrep import tdm_rules
+    from viz.services.market.license_files import read_license
+
+    document = read_license(license_file)
+    where = publication(url, path, content_id)
+    to.mkdir(parents=True, exist_ok=True)
+    written = []
+    for form in forms(document, where):
+        (to / form.name).write_bytes(form.body)
+        written.append(form.name)
+    import json
+
+    rules = json.dumps(tdm_rules(document, where), indent=2) + "\n"
+    (to / "tdmrep.json").write_text(rules, encoding="utf-8")
+    written.append("tdmrep.json")
+    if show({"folder": str(to), "files": written}, as_json=as_json):
+        return
+    say(f"written  {to}: {', '.join(written)}")
+    say(f"publish  them at {url}, and tdmrep.json at /.well-known/tdmrep.json of the work's site")
+    say(f"robots   License: {where.form('rsl.xml')}")
+
+
+def _trusted(deployment: Path | None, folder: Path | None) -> Deployment:
+    from viz.chain.deployment import load_deployment
+
+    return load_deployment(deployment or data_dir(folder) / "deployment.json")
+
+
+def _chain_facts(trusted: Deployment) -> dict[str, Any]:
+    return {
+        "chain_id": trusted.chain_id,
+        "registry": trusted.content_registry,
+        "token": trusted.token,
+        "token_decimals": trusted.token_decimals,
+        "token_symbol": trusted.token_symbol,
+    }
+
+
+async def _compare(
+    document: LicenseDocument, content_id: int, rpc_url: str, trusted: Deployment
+) -> int:
+    """Return when the work was withdrawn, or 0; raise LicenseMismatch naming what differs."""
+    from contextlib import AsyncExitStack
+
+    from viz.chain.contracts import Chain
+    from viz.chain.deploy import check_wiring
+    from viz.chain.rpc import Rpc
+    from viz.client.node_address import checked
+    from viz.domain.units import ContentId
+    from viz.errors import LicenseError
+    from viz.services.market.license_documents import require_chain_has
+
+    async with AsyncExitStack() as ends:
+        rpc = Rpc(checked(rpc_url, "a chain's address"))
+        ends.push_async_callback(rpc.close)
+        await rpc.check(trusted)
+        await check_wiring(rpc, trusted)
+        chain = Chain(rpc, trusted)
+        state = await chain.content(ContentId(content_id))
+        if state is None:
+            raise LicenseError(f"there is no work {content_id} on this chain: check the id")
+        await require_chain_has(document, state, chain)
+        return int(state.withdrawn_at)
+
+
+def _say_summary(document: LicenseDocument) -> None:
+    from viz.protocol.license_forms.facts import sections
+
+    for section in sections(document, None):
+        lines(section.title, section.rows)

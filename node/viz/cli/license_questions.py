@@ -1,0 +1,116 @@
+"""Ask a person for what a license needs, and find the work that it is for."""
+
+from __future__ import annotations
+
+import tomllib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import typer
+
+from viz.cli.console import err
+from viz.domain.units import parse_address
+from viz.errors import InvalidRequest, InvalidWork
+
+_MAX_TERMS_BYTES: Final = 64 * 1024
+
+
+class Answers:
+    """Take an option's value, or ask for it on a terminal; without one name the option."""
+
+    def __init__(self, *, terminal: bool) -> None:
+        self._terminal = terminal
+
+    def ask(self, option: str, question: str, given: str) -> str:
+        """Return the option's value, or the person's answer."""
+        if given:
+            return given
+        if not self._terminal:
+            raise InvalidRequest(f"{option} is missing: a license says it")
+        return str(typer.prompt(question, err=True)).strip()
+
+    def wallet(self, given: str) -> str:
+        """Return the wallet's address in checksummed form."""
+        return parse_address(self.ask("--wallet", "The wallet that registers the work", given))
+
+    def preset(self, given: str) -> str:
+        """Return a preset's name; show what there is."""
+        from viz.protocol.license_document.presets import PRESETS
+
+        if not given and self._terminal:
+            for name, preset in PRESETS.items():
+                err.print(f"  {name:<12} {preset.summary}", markup=False)
+        name = self.ask("--preset", "Which license to start from", given)
+        if name not in PRESETS:
+            raise InvalidRequest(f"{name[:40]!r} is no preset: choose {', '.join(PRESETS)}")
+        return name
+
+    def today(self) -> str:
+        """Return the date in UTC."""
+        return datetime.now(UTC).date().isoformat()
+
+
+def file_and_kind(work: Path) -> tuple[Path, str]:
+    """Return a work's file and kind: by terms.toml of a folder, or by the file's suffix."""
+    found = _described(work) if work.is_dir() or work.suffix == ".toml" else {}
+    if found:
+        parent = work if work.is_dir() else work.parent
+        return parent / str(found["file"]), str(found["kind"])
+    from viz.services.market.license_files import KINDS
+
+    kind = KINDS.get(work.suffix)
+    if kind is None:
+        raise InvalidWork(
+            f"{work} is no work: name a folder with a terms.toml, or a file whose name ends in "
+            f"{', '.join(KINDS)}"
+        )
+    return work, kind
+
+
+def work_of(work: Path, title: str) -> dict[str, Any]:
+    """Return the title and the digests of a work, as a license names them."""
+    from viz.services.market.license_files import digests_of
+
+    found = _described(work) if work.is_dir() or work.suffix == ".toml" else {}
+    named = title or str(found.get("title", ""))
+    if not named:
+        raise InvalidRequest("--title is missing: a license names its work")
+    digests = digests_of(*file_and_kind(work))
+    return {"title": named, "sha256": digests.sha256, "root": digests.root}
+
+
+def _described(work: Path) -> dict[str, Any]:
+    """Return title, kind and file of a terms file; the license makes its other parts."""
+    path = work / "terms.toml" if work.is_dir() else work
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MAX_TERMS_BYTES + 1)
+        values = tomllib.loads(raw.decode("utf-8"))
+    except OSError as error:
+        raise InvalidWork(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidWork(f"{path} is not TOML: {error}") from error
+    missing = [name for name in ("title", "kind", "file") if not isinstance(values.get(name), str)]
+    if missing:
+        raise InvalidWork(f"{path} lacks {missing[0]}: a terms file names title, kind and file")
+    return values
+
+
+def publication(url: str, path: str, content_id: int | None) -> Any:
+    """Return where a license will be published; raise InvalidRequest for no https URL or path."""
+    from urllib.parse import urlsplit
+
+    from viz.protocol.license_forms.publication import Publication
+
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("https", "http") and bool(parts.hostname)
+        fits = fits and not (parts.query or parts.fragment or parts.username)
+    except ValueError:
+        fits = False
+    if not (fits and url.isascii() and url.isprintable() and not set(url) & set(" \"'<>\\")):
+        raise InvalidRequest(f"{url[:80]!r} is no address: write --url https://host/folder")
+    if not (path.startswith("/") and path.isascii() and path.isprintable() and " " not in path):
+        raise InvalidRequest(f"{path[:80]!r} is no path: write --path /books/keeper/")
+    return Publication(path, url.rstrip("/"), content_id)

@@ -1,0 +1,6 @@
+"""The license document: its fields, its canonical form, and its agreement with the chain.
+
+``model`` has the fields, ``contradictions`` the rules between them, ``reading`` the two ways in
+(TOML that a creator writes, JSON that travels), ``agreement`` the comparison with on-chain terms
+and ``presets`` the documents that ``viz license new`` starts from.
+"""

@@ -1,0 +1,79 @@
+"""Find what a license says against itself.
+
+Each rule names the field to change, and why. A document that breaks a rule is refused, because two
+readers would take it for two licenses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from viz.domain.license import RevocationClass
+from viz.errors import InvalidLicense, InvalidRequest
+from viz.protocol.license_document.model import EFFECTS, LicenseDocument
+
+# A right, and the right that it cannot do without.
+_NEEDS = (
+    ("embody_in_parameters", "copy_for_training"),
+    ("serve", "embody_in_parameters"),
+    ("compose", "embody_in_parameters"),
+    ("export", "embody_in_parameters"),
+)
+
+
+def contradictions(document: LicenseDocument) -> Iterator[tuple[str, str]]:
+    """Yield the field at fault and the reason, for each contradiction."""
+    yield from _of_rights(document)
+    yield from _of_exit(document)
+    yield from _of_warranties(document)
+    yield from _of_money(document)
+
+
+def require_consistent(document: LicenseDocument) -> LicenseDocument:
+    """Return the document; raise InvalidLicense that names the first contradiction."""
+    for field, why in contradictions(document):
+        raise InvalidLicense(f"{field} contradicts the license: {why}", field=field)
+    return document
+
+
+def _of_rights(document: LicenseDocument) -> Iterator[tuple[str, str]]:
+    rights = document.rights
+    for right, needed in _NEEDS:
+        if getattr(rights, right) and not getattr(rights, needed):
+            yield f"rights.{right}", f"it is true, and rights.{needed}, which it needs, is false"
+    if not (rights.copy_for_training or rights.evaluate or rights.excerpts.permitted):
+        yield "rights.copy_for_training", "no right is given at all: set one to true"
+    if rights.excerpts.permitted and not rights.excerpts.max_tokens:
+        yield "rights.excerpts.max_tokens", "excerpts are permitted, of at most 0 tokens"
+
+
+def _of_exit(document: LicenseDocument) -> Iterator[tuple[str, str]]:
+    said = document.exit
+    effect = EFFECTS[RevocationClass(said.revocation_class)]
+    if said.effect != effect:
+        yield "exit.effect", f"class {said.revocation_class} has the effect {effect!r}"
+
+
+def _of_warranties(document: LicenseDocument) -> Iterator[tuple[str, str]]:
+    given, work, capacity = document.warranties.given, document.work, document.licensor.capacity
+    if given and "no-warranty" in document.warranties.disclaimed:
+        yield "warranties.disclaimed", f"no-warranty is disclaimed, and {given[0]} is given"
+    if capacity == "agent" and work.acquired == "own-work":
+        yield "work.acquired", "an agent licenses the work of another, and says it is its own"
+    if "ownership" in given:
+        for field, broken in (
+            ("licensor.capacity", capacity == "agent"),
+            ("work.third_party", work.third_party),
+            ("work.acquired", work.acquired in ("licensed", "public-domain")),
+        ):
+            if broken:
+                yield field, "warranties.given holds ownership: warrant authority instead"
+
+
+def _of_money(document: LicenseDocument) -> Iterator[tuple[str, str]]:
+    from viz.protocol.license_document.agreement import terms_of
+
+    try:
+        terms_of(document).check()
+    except InvalidRequest as error:
+        yield "money.training_fee", error.detail

@@ -1,0 +1,110 @@
+"""Make the license documents that ``viz license new`` starts from.
+
+A preset fixes rights, limits, money and exit; the facts (who, which work, which chain) come from
+the caller. Every preset is a valid document, so that a creator can sign it unchanged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from viz.protocol.license_document.model import FORMAT, LicenseDocument
+from viz.protocol.license_document.reading import license_from_values
+
+DAY_S: Final = 86_400
+DEFAULT_FEE: Final = "2.00"
+DEFAULT_ROYALTY_BPS: Final = 800
+# The recipe's own limit on repetition, and the stricter one of a license without excerpts.
+EXCERPT_TOKENS: Final = 64
+NO_EXCERPT_TOKENS: Final = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A named start: what it is for, and where it differs from the commercial license."""
+
+    summary: str
+    field: str = "any"
+    free: bool = False
+    approval: bool = False
+    excerpts: bool = True
+    revocation_class: int = 2
+    grant_s: int = 365 * DAY_S
+
+
+PRESETS: Final = {
+    "research": Preset(
+        "free of charge, for research only", field="research", free=True, revocation_class=1
+    ),
+    "commercial": Preset("a fee for each grant, and a royalty on what adapters earn"),
+    "approval": Preset(
+        "as commercial, for trainers that you approve one by one",
+        approval=True,
+        grant_s=180 * DAY_S,
+    ),
+    "no-excerpt": Preset("as commercial, and answers may not quote the work", excerpts=False),
+}
+
+
+def document_from_preset(
+    name: str,
+    *,
+    licensor: dict[str, Any],
+    work: dict[str, Any],
+    chain: dict[str, Any],
+    issued: str,
+    law: str,
+    fee: str | None = None,
+    royalty_bps: int | None = None,
+) -> LicenseDocument:
+    """Return the preset's document with these facts; raise InvalidLicense naming a wrong one."""
+    preset = PRESETS[name]
+    default_fee, default_bps = ("0", 0) if preset.free else (DEFAULT_FEE, DEFAULT_ROYALTY_BPS)
+    effects = ("keep", "stop-new-adapters", "retire-adapters")
+    owns = licensor["capacity"] != "agent" and not work["third_party"]
+    owns = owns and work["acquired"] not in ("licensed", "public-domain")
+    return license_from_values(
+        {
+            "format": FORMAT,
+            "issued": issued,
+            "text": "",
+            "licensor": licensor,
+            "work": work,
+            "rights": {
+                "copy_for_training": True,
+                "embody_in_parameters": True,
+                "serve": True,
+                "evaluate": True,
+                "compose": True,
+                "export": False,
+                "excerpts": {
+                    "permitted": preset.excerpts,
+                    "max_tokens": EXCERPT_TOKENS if preset.excerpts else NO_EXCERPT_TOKENS,
+                },
+            },
+            "limits": {
+                "bases": [],
+                "field": preset.field,
+                "territory": [],
+                "grant_s": preset.grant_s,
+                "approval_required": preset.approval,
+            },
+            "money": {
+                "training_fee": default_fee if fee is None else fee,
+                "min_royalty_bps": default_bps if royalty_bps is None else royalty_bps,
+            },
+            "exit": {
+                "revocation_class": preset.revocation_class,
+                "effect": effects[preset.revocation_class],
+                "notice_s": 7 * DAY_S,
+                "erasure": "copies-and-keys",
+            },
+            "warranties": {
+                "given": ["ownership"] if owns else ["authority"],
+                "disclaimed": ["as-is"],
+            },
+            "law": {"governing": law, "courts": "", "precedence": "chain-first"},
+            "chain": chain,
+        }
+    )

@@ -1,0 +1,21 @@
+"""Write a license as an AIPREF usage preference (draft-ietf-aipref-vocab-08).
+
+``y`` would permit a use to everybody and without conditions. A Viz license needs a grant, so the
+preference is ``n``, and RSL, TDMRep and the document say how to get permission. A label that is
+left out means that nothing is said of that use: search is left out.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from viz.protocol.license_document.model import LicenseDocument
+
+TRAINING: Final = "train-ai"
+INPUT: Final = "ai-use"
+
+
+def usage_preference(document: LicenseDocument) -> str:
+    """Return the value of a ``Content-Usage`` field: a dictionary of RFC 9651."""
+    del document  # every license of this format needs a grant
+    return f"{TRAINING}=n, {INPUT}=n"

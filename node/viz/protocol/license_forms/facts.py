@@ -1,0 +1,178 @@
+"""Say a license in plain words: the rows that every summary shows.
+
+A summary separates what the contracts hold from what the licensee promises, so that nobody takes a
+promise for a lock. Invariant: text that others wrote has passed ``visible``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from viz.domain.display import duration, moment, percent, visible
+from viz.domain.units import hex_of
+from viz.protocol.license_document.model import LicenseDocument
+from viz.protocol.license_forms.publication import Publication
+
+_CAPACITIES: Final = {
+    "author": "the author",
+    "rights-holder": "the holder of the rights",
+    "publisher": "the publisher",
+    "agent": "an agent of the holder of the rights",
+}
+_ACQUIRED: Final = {
+    "own-work": "the licensor's own work",
+    "commissioned": "made on commission for the licensor",
+    "assigned": "the rights were assigned to the licensor",
+    "licensed": "the licensor has a license that permits this one",
+    "public-domain": "in the public domain",
+}
+_EFFECTS: Final = {
+    "keep": "no new grant; grants and adapters that exist run on as agreed",
+    "stop-new-adapters": "no new grant; no new adapter after the notice; adapters that exist stay",
+    "retire-adapters": "no new grant; adapters that hold the work retire after the notice",
+}
+_ERASURE: Final = {
+    "none": "nothing",
+    "copies-and-keys": "copies of the work, and the keys of sealed copies",
+}
+_FIELDS: Final = {
+    "any": "any purpose",
+    "non-commercial": "purposes that are not commercial",
+    "research": "research",
+}
+# AdapterRegistry checks these three of the recorded rights before it takes an adapter.
+_HELD: Final = (
+    ("copy_for_training", "copy the work to train an adapter"),
+    ("embody_in_parameters", "register an adapter that was trained on it"),
+    ("serve", "answer with that adapter, for pay"),
+)
+_PROMISED: Final = (
+    ("evaluate", "measure models on the work"),
+    ("compose", "use the adapter together with others"),
+    ("export", "hand the adapter's plain weights on"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading and its rows: a label and what is said."""
+
+    title: str
+    rows: tuple[tuple[str, str], ...]
+
+
+def sections(document: LicenseDocument, where: Publication | None) -> list[Section]:
+    """Return the summary's sections, in order."""
+    found = [
+        _parties(document),
+        Section("What the contracts on the chain hold", tuple(_held(document))),
+        Section("What a licensee promises, and no contract can hold", tuple(_promised(document))),
+        _end(document),
+        _words(document),
+        _identity(document, where),
+    ]
+    if where is not None and where.withdrawn_at:
+        gone = ("withdrawn", f"{moment(where.withdrawn_at)}: no new grant is given")
+        found.insert(0, Section("This work was withdrawn", (gone,)))
+    return found
+
+
+def _parties(document: LicenseDocument) -> Section:
+    who, work = document.licensor, document.work
+    rows = [
+        ("work", visible(work.title)),
+        ("creators", ", ".join(map(visible, work.creators))),
+        ("language", work.language),
+        ("licensor", f"{visible(who.name)}, {_CAPACITIES[who.capacity]}"),
+        ("contact", who.contact),
+        ("how acquired", _ACQUIRED[work.acquired]),
+        ("work of others in it", _yes(work.third_party)),
+        ("personal data in it", _yes(work.personal_data)),
+    ]
+    dates = [("created", work.created), ("published", work.published)]
+    return Section("Who and what", (*rows, *((name, day) for name, day in dates if day)))
+
+
+def _held(document: LicenseDocument) -> list[tuple[str, str]]:
+    rights, limits, money = document.rights, document.limits, document.money
+    rows = [(words, _given(getattr(rights, right))) for right, words in _HELD]
+    symbol = visible(document.chain.token_symbol)
+    lasts = duration(limits.grant_s) if limits.grant_s else "for ever"
+    who = "only those that the owner approves" if limits.approval_required else "anybody"
+    return [
+        *rows,
+        ("fee of a grant", f"{money.training_fee} {symbol}"),
+        ("royalty", f"at least {percent(money.min_royalty_bps)} of an adapter's gross revenue"),
+        ("a grant lasts", lasts),
+        ("who may have one", who),
+    ]
+
+
+def _promised(document: LicenseDocument) -> list[tuple[str, str]]:
+    rights, limits = document.rights, document.limits
+    places = ", ".join(limits.territory) if limits.territory else "worldwide"
+    bases = ", ".join(limits.bases) if limits.bases else "any"
+    return [
+        *((words, _given(getattr(rights, right))) for right, words in _PROMISED),
+        ("quote the work in answers", _given(rights.excerpts.permitted)),
+        ("longest run word for word", f"{rights.excerpts.max_tokens} tokens"),
+        ("for", _FIELDS[limits.field]),
+        ("where", places),
+        ("base models", bases),
+        ("to erase at the end", _ERASURE[document.exit.erasure]),
+    ]
+
+
+def _end(document: LicenseDocument) -> Section:
+    said = document.exit
+    notice = duration(said.notice_s) if said.notice_s else "none: at once"
+    rows = (
+        ("a withdrawal", f"{_EFFECTS[said.effect]} (class {said.revocation_class})"),
+        ("its notice", notice),
+    )
+    return Section("How it ends", rows)
+
+
+def _words(document: LicenseDocument) -> Section:
+    law, warranties = document.law, document.warranties
+    first = "the chain" if law.precedence == "chain-first" else "this document"
+    rows = [
+        ("warranted", ", ".join(warranties.given) or "nothing"),
+        ("disclaimed", ", ".join(warranties.disclaimed) or "nothing"),
+        ("law", visible(law.governing)),
+        ("if document and chain differ", f"{first} counts"),
+    ]
+    if law.courts:
+        rows.append(("courts", visible(law.courts)))
+    if document.text:
+        rows.append(("further conditions", visible(document.text, keep="\n\t")))
+    return Section("Warranties and law", tuple(rows))
+
+
+def _identity(document: LicenseDocument, where: Publication | None) -> Section:
+    chain = document.chain
+    rows = [
+        ("license hash", hex_of(document.license_hash)),
+        ("issued", document.issued),
+        ("chain", str(chain.chain_id)),
+        ("registry", chain.registry),
+        (
+            "token",
+            f"{chain.token} ({visible(chain.token_symbol)}, {chain.token_decimals} decimals)",
+        ),
+        ("wallet", document.licensor.wallet),
+        ("file's SHA-256", document.work.sha256),
+        ("Merkle root", document.work.root),
+    ]
+    if where is not None and where.content_id is not None:
+        rows.insert(0, ("work on the chain", str(where.content_id)))
+    return Section("How to check it", tuple(rows))
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _given(value: bool) -> str:
+    return "permitted" if value else "reserved"

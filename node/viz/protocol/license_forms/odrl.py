@@ -1,0 +1,118 @@
+"""Write a license as an ODRL 2.2 offer in JSON-LD (W3C Recommendation, 2018-02-15).
+
+The actions are those of ODRL's common vocabulary. Each right of the document is one permission or,
+if it is reserved, one prohibition. No two rules speak of the same action for the same purpose, so
+none conflict.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from viz.domain.display import visible
+from viz.protocol.license_document.agreement import terms_of
+from viz.protocol.license_document.model import LicenseDocument
+from viz.protocol.license_forms.publication import Publication, work_name
+
+CONTEXT: Final = "http://www.w3.org/ns/odrl.jsonld"
+MEDIA_TYPE: Final = "application/ld+json"
+TERM: Final = "urn:viz:term:"
+# The right, ODRL's action for it, and the purpose that narrows the action.
+ACTIONS: Final = (
+    ("copy_for_training", "reproduce", "training"),
+    ("embody_in_parameters", "derive", "adapter"),
+    ("serve", "present", "answers"),
+    ("evaluate", "reproduce", "evaluation"),
+    ("compose", "aggregate", "adapter"),
+    ("export", "distribute", "adapter"),
+)
+
+
+def odrl(document: LicenseDocument, where: Publication) -> dict[str, Any]:
+    """Return the offer; a withdrawn work's offer has prohibitions only."""
+    target = work_name(document)
+    permissions: list[dict[str, Any]] = []
+    prohibitions: list[dict[str, Any]] = []
+    limits = _constraints(document)
+    for right, action, purpose in ACTIONS:
+        narrowed = [_constraint("purpose", "eq", _named(purpose))]
+        if getattr(document.rights, right) and not where.withdrawn_at:
+            permissions.append(_rule(target, action, narrowed + limits))
+        else:
+            prohibitions.append(_rule(target, action, narrowed))
+    excerpts = document.rights.excerpts
+    if excerpts.permitted and not where.withdrawn_at:
+        count = _constraint("count", "lteq", excerpts.max_tokens)
+        permissions.append(_rule(target, "extract", [{**count, "unit": f"{TERM}token"}, *limits]))
+    else:
+        prohibitions.append(_rule(target, "extract", []))
+    if duties := _duties(document):
+        for permission in permissions[:1]:
+            permission["duty"] = duties
+    offer: dict[str, Any] = {
+        "@context": CONTEXT,
+        "@type": "Offer",
+        "uid": where.form("odrl.jsonld"),
+        "assigner": {
+            "@type": "Party",
+            "uid": f"urn:viz:{document.chain.chain_id}:{document.licensor.wallet}",
+            "vcard:fn": visible(document.licensor.name),
+        },
+    }
+    if permissions:
+        offer["permission"] = permissions
+    if prohibitions:
+        offer["prohibition"] = prohibitions
+    return offer
+
+
+def _rule(target: str, action: str, constraints: list[dict[str, Any]]) -> dict[str, Any]:
+    rule: dict[str, Any] = {"target": target, "action": action}
+    return {**rule, "constraint": constraints} if constraints else rule
+
+
+def _constraint(left: str, operator: str, right: object) -> dict[str, Any]:
+    return {"leftOperand": left, "operator": operator, "rightOperand": right}
+
+
+def _named(name: str) -> dict[str, str]:
+    return {"@id": TERM + name}
+
+
+def _constraints(document: LicenseDocument) -> list[dict[str, Any]]:
+    limits, found = document.limits, []
+    if limits.field != "any":
+        found.append(_constraint("industry", "eq", _named(limits.field)))
+    if limits.territory:
+        places = [{"@id": f"urn:iso:std:iso:3166:-1:{code}"} for code in limits.territory]
+        found.append(_constraint("spatial", "isAnyOf", places))
+    if limits.grant_s:
+        length = {"@value": f"PT{limits.grant_s}S", "@type": "xsd:duration"}
+        found.append(_constraint("elapsedTime", "lteq", length))
+    if limits.bases:
+        bases = [{"@id": f"{TERM}base:{digest}"} for digest in limits.bases]
+        found.append(_constraint("systemDevice", "isAnyOf", bases))
+    return found
+
+
+def _duties(document: LicenseDocument) -> list[dict[str, Any]]:
+    money, chain, terms = document.money, document.chain, terms_of(document)
+    token = f"urn:viz:{chain.chain_id}:{chain.token}"
+    duties: list[dict[str, Any]] = [{"action": "obtainConsent"}]
+    if terms.training_fee_units:
+        fee = {"@value": money.training_fee, "@type": "xsd:decimal"}
+        duties.append(_compensate({**_constraint("payAmount", "eq", fee), "unit": token}))
+    if terms.min_royalty_bps:
+        part = {"@value": _percent(terms.min_royalty_bps), "@type": "xsd:decimal"}
+        duties.append(_compensate(_constraint("percentage", "gteq", part)))
+    return duties
+
+
+def _compensate(refinement: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "action": [{"rdf:value": {"@id": "odrl:compensate"}, "refinement": [refinement]}],
+    }
+
+
+def _percent(bps: int) -> str:
+    return f"{bps // 100}.{bps % 100:02}"

@@ -1,0 +1,36 @@
+"""Say where a license is published: the addresses that its forms refer to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from viz.protocol.license_document.model import LicenseDocument
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """Where the work can be found, and where its forms are.
+
+    ``work_path`` is a path on the site that has the work, as robots.txt writes paths (RFC 9309):
+    ``*`` stands for any characters and ``$`` for the end. ``forms_url`` is the address of a folder,
+    without a slash at its end. ``withdrawn_at`` is when the work was withdrawn; 0 if it was not.
+    """
+
+    work_path: str
+    forms_url: str
+    content_id: int | None = None
+    withdrawn_at: int = 0
+
+    def form(self, name: str) -> str:
+        """Return the address of a form."""
+        return f"{self.forms_url}/{name}"
+
+
+def work_name(document: LicenseDocument) -> str:
+    """Return a name for the work that is the same everywhere: its file's digest (RFC 6920)."""
+    import base64
+
+    digest = bytes.fromhex(document.work.sha256.removeprefix("0x"))
+    return f"ni:///sha-256;{base64.urlsafe_b64encode(digest).decode().rstrip('=')}"

@@ -1,0 +1,42 @@
+"""Write what a license costs, as data for a buyer of grants to compute with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from viz.domain.display import visible
+from viz.domain.units import BPS, hex_of
+from viz.protocol.license_document.agreement import terms_of
+from viz.protocol.license_document.model import LicenseDocument
+from viz.protocol.license_forms.publication import Publication
+
+
+def rate_card(document: LicenseDocument, where: Publication) -> dict[str, Any]:
+    """Return fee, royalty, token and what follows for an adapter of one work; units are text."""
+    terms, chain = terms_of(document), document.chain
+    return {
+        "title": visible(document.work.title),
+        "contentId": where.content_id,
+        "licenseHash": hex_of(document.license_hash),
+        "license": where.form("license.json"),
+        "open": not where.withdrawn_at,
+        "withdrawnAt": where.withdrawn_at,
+        "grant": {
+            "fee": document.money.training_fee,
+            "feeUnits": str(terms.training_fee_units),
+            "seconds": terms.grant_duration_s,
+            "approvalRequired": terms.approval_required,
+        },
+        "royalty": {
+            "minimumBps": terms.min_royalty_bps,
+            "of": "an adapter's gross revenue, distributed to the work's owner",
+            "perMillionUnits": str(terms.min_royalty_bps * 1_000_000 // BPS),
+        },
+        "token": {
+            "chainId": chain.chain_id,
+            "address": chain.token,
+            "decimals": chain.token_decimals,
+            "symbol": chain.token_symbol,
+        },
+        "registry": chain.registry,
+    }

@@ -1,0 +1,70 @@
+"""Write a license as declarations of TDMRep (W3C Community Group, final report of 2024-05-10).
+
+A Viz license needs a grant, so the rights to mine are always reserved, and the policy says how to
+get the grant. The policy follows TDMRep's profile of ODRL 2.2: one permission to mine, with the
+duties to obtain consent and to pay.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from viz.domain.display import visible
+from viz.protocol.license_document.agreement import terms_of
+from viz.protocol.license_document.model import LicenseDocument
+from viz.protocol.license_forms.publication import Publication, work_name
+
+CONTEXT: Final = ["http://www.w3.org/ns/odrl.jsonld", {"tdm": "http://www.w3.org/ns/tdmrep#"}]
+PROFILE: Final = "http://www.w3.org/ns/tdmrep"
+POLICY: Final = "tdm-policy.json"
+
+
+def tdm_policy(document: LicenseDocument, where: Publication) -> dict[str, Any] | None:
+    """Return the policy of the work; None if there is nothing to license."""
+    if not document.rights.copy_for_training or where.withdrawn_at:
+        return None
+    duties = [{"action": "obtainConsent"}]
+    terms = terms_of(document)
+    if terms.training_fee_units or terms.min_royalty_bps:
+        duties.append({"action": "compensate"})
+    permission: dict[str, Any] = {
+        "target": work_name(document),
+        "action": "tdm:mine",
+        "duty": duties,
+    }
+    if document.limits.field == "research":
+        permission["constraint"] = [
+            {"leftOperand": "purpose", "operator": "eq", "rightOperand": "tdm:research"}
+        ]
+    return {
+        "@context": CONTEXT,
+        "@type": "Offer",
+        "uid": where.form(POLICY),
+        "profile": PROFILE,
+        "assigner": _assigner(document, where),
+        "permission": [permission],
+    }
+
+
+def _assigner(document: LicenseDocument, where: Publication) -> dict[str, str]:
+    party = {
+        "uid": f"urn:viz:{document.chain.chain_id}:{document.licensor.wallet}",
+        "vcard:fn": visible(document.licensor.name),
+    }
+    contact = document.licensor.contact
+    if contact.startswith("mailto:"):
+        party["vcard:hasEmail"] = contact
+    party["vcard:hasURL"] = where.form("summary.html")
+    return party
+
+
+def tdm_rule(location: str, policy_url: str | None) -> dict[str, Any]:
+    """Return a rule of ``/.well-known/tdmrep.json``; without a policy nothing is for license."""
+    rule = {"location": location, "tdm-reservation": 1}
+    return rule if policy_url is None else {**rule, "tdm-policy": policy_url}
+
+
+def tdm_rules(document: LicenseDocument, where: Publication) -> list[dict[str, Any]]:
+    """Return the content of ``tdmrep.json`` for a site with this one work."""
+    policy = where.form(POLICY) if tdm_policy(document, where) is not None else None
+    return [tdm_rule(where.work_path, policy)]

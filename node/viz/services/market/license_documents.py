@@ -1,0 +1,156 @@
+"""Serve license documents of the works that this node is custodian of, each checked on the chain.
+
+The operator lists a work by a file ``<content id>.json`` in one folder. Invariants: a document is
+shown only if the chain has its hash and its terms now, for that work, on this chain; at most
+``MAX_DOCUMENTS`` files are listed; no file is read beyond ``MAX_LICENSE_BYTES``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from viz.domain.ports.chain import ChainReader, ContentState
+from viz.domain.units import ContentId, hex_of
+from viz.errors import (
+    ChainUnreachable,
+    InvalidLicense,
+    LicenseError,
+    LicenseMismatch,
+    LicenseUnknown,
+)
+from viz.protocol.license_document.agreement import require_agreement
+from viz.protocol.license_document.model import MAX_LICENSE_BYTES, LicenseDocument
+from viz.protocol.license_document.reading import license_from_json
+from viz.protocol.license_forms.catalogue import Form, form
+from viz.protocol.license_forms.publication import Publication
+from viz.protocol.license_forms.tdmrep import POLICY, tdm_rule
+from viz.protocol.registration import CONTENTS_PATH
+
+MAX_DOCUMENTS: Final = 256
+LICENSE_PATH: Final = "/license"
+_NAME: Final = re.compile(r"([1-9][0-9]{0,15})\.json", re.ASCII)
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class KeptLicense:
+    """A document that agrees with the chain, and the forms of it that were asked for."""
+
+    document: LicenseDocument
+    where: Publication
+    _made: dict[str, Form | None] = field(default_factory=dict)
+
+    def form(self, name: str) -> Form | None:
+        """Return a form; it is made once for every reading of the chain."""
+        if name not in self._made:
+            made = form(self.document, self.where, name)
+            if made is None:
+                return None
+            self._made[name] = made
+        return self._made[name]
+
+
+class LicenseDocuments:
+    """Read the operator's folder of license documents and check each against the chain."""
+
+    def __init__(self, folder: Path, chain: ChainReader, origin: str) -> None:
+        """``origin`` is where others reach this node: the forms refer to each other by it."""
+        self._folder, self._chain, self._origin = folder, chain, origin
+
+    async def get(self, content_id: ContentId) -> KeptLicense:
+        """Return a work's license as the chain has it.
+
+        Raises LicenseUnknown if no valid document is kept here, LicenseMismatch if the chain has
+        another license for the work, ChainUnreachable.
+        """
+        document = await asyncio.to_thread(self._read, content_id)
+        state = await self._chain.content(content_id)
+        if state is None:
+            raise LicenseUnknown(f"the chain has no work {content_id}: check the id")
+        await require_chain_has(document, state, self._chain)
+        return KeptLicense(document, self._publication(content_id, state.withdrawn_at))
+
+    async def tdm_rules(self) -> list[dict[str, Any]]:
+        """Return the rules of ``tdmrep.json`` for the listed works.
+
+        A work whose document does not agree with the chain is reserved without a policy: the
+        stricter statement. Raises ChainUnreachable, since an empty list would reserve nothing.
+        """
+        rules: list[dict[str, Any]] = []
+        for content_id in await asyncio.to_thread(self._listed):
+            policy: str | None = None
+            try:
+                kept = await self.get(content_id)
+                if kept.form(POLICY) is not None:
+                    policy = kept.where.form(POLICY)
+            except LicenseError as error:
+                _log.warning("a license is not shown", content_id=content_id, reason=error.detail)
+            path = f"{CONTENTS_PATH}/{content_id}"
+            rules += [tdm_rule(location, policy) for location in (f"{path}$", f"{path}/")]
+        return rules
+
+    def _publication(self, content_id: ContentId, withdrawn_at: int) -> Publication:
+        forms_url = f"{self._origin}{LICENSE_PATH}/{content_id}"
+        return Publication(f"{CONTENTS_PATH}/{content_id}$", forms_url, content_id, withdrawn_at)
+
+    def _listed(self) -> list[ContentId]:
+        if not self._folder.is_dir():
+            return []
+        names = (_NAME.fullmatch(path.name) for path in self._folder.iterdir())
+        found = sorted(int(name[1]) for name in names if name is not None)
+        if len(found) > MAX_DOCUMENTS:
+            _log.warning("license documents left out", found=len(found), most=MAX_DOCUMENTS)
+        return [ContentId(number) for number in found[:MAX_DOCUMENTS]]
+
+    def _read(self, content_id: ContentId) -> LicenseDocument:
+        path = self._folder / f"{content_id}.json"
+        try:
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise OSError("it is no file")
+            with path.open("rb") as file:
+                return license_from_json(file.read(MAX_LICENSE_BYTES + 1))
+        except FileNotFoundError:
+            raise LicenseUnknown(
+                f"this node keeps no license document of work {content_id}: ask its owner"
+            ) from None
+        except (OSError, InvalidLicense) as error:
+            _log.warning("a license document cannot be read", path=str(path), reason=str(error))
+            raise LicenseUnknown(
+                f"this node keeps no valid license document of work {content_id}: ask its owner"
+            ) from error
+
+
+async def require_chain_has(
+    document: LicenseDocument, state: ContentState, chain: ChainReader
+) -> None:
+    """Raise LicenseMismatch if the work's terms on the chain are not those of the document.
+
+    Raises ChainUnreachable if the endpoint does not know the terms that the work names.
+    """
+    found = await chain.terms(state.terms_hash)
+    if found is None:
+        raise ChainUnreachable(
+            f"the chain's endpoint knows no terms {hex_of(state.terms_hash)}, which work "
+            f"{state.content_id} names: try again, or use another endpoint"
+        )
+    require_agreement(document, found.terms, chain.deployment)
+    if document.license_hash != found.license_hash:
+        raise LicenseMismatch(
+            f"the license document hashes to {hex_of(document.license_hash)}, and the chain has "
+            f"{hex_of(found.license_hash)} for work {state.content_id}: it was edited, or it is "
+            "the document of another work or of earlier terms",
+            fields=["licenseHash"],
+        )
+    if document.licensor.wallet not in (state.owner, state.creator):
+        raise LicenseMismatch(
+            f"licensor.wallet is {document.licensor.wallet} in the document, and work "
+            f"{state.content_id} was registered by {state.creator} and belongs to {state.owner}",
+            fields=["licensor.wallet"],
+        )

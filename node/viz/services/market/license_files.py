@@ -1,0 +1,118 @@
+"""Read a creator's license file, and connect it with the work's file and terms.
+
+Invariant: a description with a license document has exactly the document's terms, work, chain and
+wallet, or it is refused with the names of the fields that differ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from viz.domain.units import Address, hex_of
+from viz.errors import InvalidLicense, InvalidWork, LicenseMismatch
+from viz.protocol.license_document.agreement import require_agreement, terms_of
+from viz.protocol.license_document.model import MAX_LICENSE_BYTES, LicenseDocument
+from viz.protocol.license_document.reading import license_from_json, license_from_toml
+from viz.protocol.registration import WorkDescription, parse_description
+from viz.services.market.work_records import read_description, read_work
+
+if TYPE_CHECKING:
+    from viz.domain.ports.chain import Deployment
+
+KINDS: Final = {".txt": "text", ".md": "text", ".jsonl": "dialogue"}
+
+
+@dataclass(frozen=True, slots=True)
+class WorkDigests:
+    """What a license says of a work's file: the SHA-256 of its bytes, and its Merkle root."""
+
+    sha256: str
+    root: str
+
+
+def read_license(path: Path) -> LicenseDocument:
+    """Return the document in a file: JSON if its name ends so, else TOML.
+
+    Raises InvalidLicense that names the field at fault.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_LICENSE_BYTES + 1)
+    except OSError as error:
+        raise InvalidLicense(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        return license_from_json(raw) if path.suffix == ".json" else license_from_toml(raw)
+    except InvalidLicense as error:
+        raise InvalidLicense(f"{path}: {error.detail}", **error.extensions) from error
+
+
+def digests_of(path: Path, kind: str) -> WorkDigests:
+    """Return the digests of a work's file; raise InvalidWork if it is no work of that kind."""
+    work = read_work(path, kind)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InvalidWork(f"{path} cannot be read: {error.strerror}") from error
+    return WorkDigests(hex_of(hashlib.sha256(raw).digest()), hex_of(work.merkle_root))
+
+
+def require_work(document: LicenseDocument, path: Path, kind: str) -> None:
+    """Raise LicenseMismatch if the document is for another file than ``path``."""
+    found = digests_of(path, kind)
+    said = document.work
+    if (said.sha256, said.root) != (found.sha256, found.root):
+        field = "work.sha256" if said.sha256 != found.sha256 else "work.root"
+        raise LicenseMismatch(
+            f"the license is for another work: {field} is {getattr(said, field[5:])}, and {path} "
+            f"has {getattr(found, field[5:])}: make the license anew with `viz license new`, or "
+            "name the file that it was made for",
+            fields=[field],
+        )
+
+
+def read_described(
+    terms_file: Path, license_file: Path | None, deployment: Deployment, creator: Address
+) -> WorkDescription:
+    """Return a work's description: with the license document, or with the file's [license]."""
+    if license_file is None:
+        return read_description(terms_file, token_decimals=deployment.token_decimals)
+    return described_by(terms_file, license_file, deployment, creator)
+
+
+def described_by(
+    terms_file: Path, license_file: Path, deployment: Deployment, creator: Address
+) -> WorkDescription:
+    """Return a work's description whose license is the document in ``license_file``.
+
+    Raises InvalidWork, InvalidLicense, LicenseMismatch that names the fields that differ.
+    """
+    document = read_license(license_file)
+    try:
+        text = terms_file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidWork(f"{terms_file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidWork(f"{terms_file} is not UTF-8: {error}") from error
+    described = parse_description(
+        text,
+        token_decimals=deployment.token_decimals,
+        licensed=(terms_of(document), document.to_json()),
+    )
+    require_agreement(document, described.terms, deployment)
+    if document.licensor.wallet != creator:
+        raise LicenseMismatch(
+            f"licensor.wallet is {document.licensor.wallet} in the document, and the key that "
+            f"registers the work is {creator}'s: name the wallet that registers it",
+            fields=["licensor.wallet"],
+        )
+    if document.work.title != described.title:
+        raise LicenseMismatch(
+            f"work.title is {document.work.title!r} in the document, and {terms_file} says "
+            f"{described.title!r}: write the same title in both",
+            fields=["work.title"],
+        )
+    require_work(document, terms_file.parent / described.file, described.kind)
+    return described

@@ -1,0 +1,80 @@
+"""A license document from `viz license new` to the chain and back, through the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.integration.chain.testnet import Testnet, address
+
+from viz.chain.deployment import save_deployment
+from viz.chain.keys import create_key_file, development_account
+from viz.domain.units import ContentId
+from viz.services.market.license_files import read_license
+from viz.services.market.work_records import load_record
+
+WORK = Path(__file__).parents[3] / "examples" / "works" / "varn-point"
+PASSWORD = "correct horse"
+LICENSE = 7
+
+
+async def viz(folder: Path, *words: str, code: int = 0) -> Any:
+    """Run a command in the creator's folder; return its JSON, or its refusal."""
+    environment = {**os.environ, "VIZ_KEY_PASSWORD": PASSWORD, "VIZ_DATA_DIR": str(folder)}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "viz", *words, "--json",
+        cwd=folder, env=environment, stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await process.communicate()
+    assert process.returncode == code, (out.decode(), err.decode())
+    return json.loads(out) if code == 0 else " ".join(err.decode().split())
+
+
+async def test_a_document_is_registered_compared_and_refused_when_it_differs(
+    net: Testnet, tmp_path: Path
+) -> None:
+    """What the creator signed is what the chain has; what was changed since is told, by field."""
+    shutil.copyfile(WORK / "work.jsonl", tmp_path / "work.jsonl")
+    (tmp_path / "terms.toml").write_text(
+        'title = "The keeper of Varn Point"\nkind = "dialogue"\nfile = "work.jsonl"\n'
+    )
+    save_deployment(tmp_path / "deployment.json", net.deployment)
+    creator = development_account(1)
+    create_key_file(tmp_path / "alma.json", PASSWORD, account=creator, scrypt_n=2)
+    rpc = ("--rpc", net.anvil.url)
+    made = await viz(
+        tmp_path, "license", "new", ".", "--preset", "approval", "--name", "Alma", "--contact",
+        "mailto:alma@example.org", "--wallet", address(creator), "--language", "en",
+        "--law", "Portugal", "--fee", "2.50",
+    )  # fmt: skip
+    register = ("content", "register", ".", "--key", "alma.json", "--direct", "--yes", *rpc)
+    done = await viz(tmp_path, *register, "--license", "license.toml")
+    assert done["license"] == made["license"] and done["contentId"] == 1
+
+    state = await net.chain.content(ContentId(1))
+    assert state is not None
+    known = await net.chain.terms(state.terms_hash)
+    assert known is not None
+    document = read_license(tmp_path / "license.toml")
+    assert known.license_hash == document.license_hash
+    assert known.terms.training_fee_units == 2_500_000 and known.terms.approval_required
+    record = load_record(tmp_path / "work.jsonl")
+    assert record is not None and record.license_hash == document.license_hash
+
+    check = ("license", "check", "license.toml", "--work", ".", "--content", "1", *rpc)
+    assert (await viz(tmp_path, *check))["checked"] == ["fields", "work", "chain"]
+
+    written = (tmp_path / "license.toml").read_text()
+    for old, new, field in (
+        ('"2.50"', '"2.25"', "money.training_fee is 2.25 in the document, and 2.500000"),
+        ("approval_required = true", "approval_required = false", "limits.approval_required"),
+        ('"Portugal"', '"Spain"', "it was edited"),
+    ):
+        (tmp_path / "license.toml").write_text(written.replace(old, new))
+        assert field in await viz(tmp_path, *check, code=LICENSE)

@@ -1,0 +1,139 @@
+"""`viz license` as a creator uses it: write, check, show and export, without a chain."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from tests.fakes.chain import DEPLOYMENT
+from tests.fakes.licenses import WALLET, changed, preset
+from typer.testing import CliRunner, Result
+
+from viz.chain.deployment import save_deployment
+from viz.cli.main import app
+from viz.protocol.license_document.writing import license_to_toml
+from viz.protocol.license_forms.catalogue import NAMES
+from viz.services.market.license_files import read_license, require_work
+
+WORK = Path("examples/works/varn-point")
+SAID = (
+    f"--name Alma --contact mailto:alma@example.org --wallet {WALLET} --language en --law Portugal"
+)
+INPUT, LICENSE = 4, 7
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A work's folder, and the deployment that its creator trusts."""
+    for name in ("work.jsonl", "terms.toml"):
+        shutil.copyfile(WORK / name, tmp_path / name)
+    save_deployment(tmp_path / "deployment.json", DEPLOYMENT)
+    return tmp_path
+
+
+def viz(folder: Path, command: str, *, code: int = 0, typed: str = "") -> Result:
+    words = command.format(folder).split()
+    if words[:2] == ["license", "new"]:
+        words += ["--data-dir", str(folder)]
+    done = CliRunner().invoke(app, words, input=typed)
+    assert done.exit_code == code, done.output
+    return done
+
+
+@pytest.mark.parametrize("name", ["research", "commercial", "approval", "no-excerpt"])
+def test_each_preset_is_written_for_the_work(folder: Path, name: str) -> None:
+    """The file is valid as it is, and names the work by its bytes."""
+    done = viz(folder, f"license new {{0}} --preset {name} {SAID}")
+    assert "license.toml" in done.output and "What the contracts on the chain hold" in done.output
+    document = read_license(folder / "license.toml")
+    require_work(document, folder / "work.jsonl", "dialogue")
+    assert document.work.title == "The keeper of Varn Point"
+    assert document.chain.registry == DEPLOYMENT.content_registry
+    checked = viz(folder, "license check {0}/license.toml --work {0} --json")
+    assert json.loads(checked.stdout)["checked"] == ["fields", "work"]
+
+
+def test_what_is_missing_is_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal a creator is led through the license."""
+    terminal = SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("viz.cli.license.sys", terminal)
+    typed = f"approval\nAlma\nmailto:alma@example.org\n{WALLET.lower()}\npt\nPortugal\n"
+    done = viz(folder, "license new {0} --fee 3.5", typed=typed)
+    assert "for trainers that you approve" in done.output
+    document = read_license(folder / "license.toml")
+    assert document.limits.approval_required and document.money.training_fee == "3.5"
+    assert document.licensor.wallet == WALLET and document.work.language == "pt"
+
+
+def test_a_file_without_terms_is_licensed_too(folder: Path) -> None:
+    (folder / "tale.md").write_text("Once there was a lighthouse.\n", encoding="utf-8")
+    viz(
+        folder,
+        f"license new {{0}}/tale.md --title Tale --preset research {SAID} --out {{0}}/l.toml",
+    )
+    document = read_license(folder / "l.toml")
+    assert document.work.title == "Tale" and document.money.training_fee == "0"
+    require_work(document, folder / "tale.md", "text")
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("license new {0} --preset royal " + SAID, "is no preset"),
+        ("license new {0} --preset research --name A", "--contact is missing"),
+        ("license new {0} " + SAID, "--preset is missing"),
+        ("license new {0} --preset research --fee 1e3 " + SAID, "money.training_fee"),
+        ("license new {0} --preset research --royalty-bps 10001 " + SAID, "min_royalty_bps"),
+        ("license new {0} --preset commercial --capacity agent " + SAID, "work.acquired"),
+        ("license new {0}/deployment.json --title T --preset research " + SAID, "is no work"),
+        ("license new {0}/work.jsonl --preset research " + SAID, "--title is missing"),
+        ("license new {0} --preset research --out {0}/terms.toml " + SAID, "exists already"),
+        ("license check {0}/terms.toml", "format must be"),
+        ("license check {0}/none.toml", "cannot be read"),
+        ("license check {0}/l.toml --content 1", "--rpc"),
+        ("license show {0}/work.jsonl", "not TOML"),
+        ("license export {0}/l.toml --url javascript:x --path /", "is no address"),
+        ("license export {0}/l.toml --url https://a.test/?x=1 --path /", "is no address"),
+        ("license export {0}/l.toml --url https://a.test --path book", "is no path"),
+    ],
+)
+def test_bad_input_is_answered_by_one_line(folder: Path, command: str, says: str) -> None:
+    (folder / "l.toml").write_text(license_to_toml(preset()), encoding="utf-8")
+    done = viz(folder, command, code=INPUT)
+    assert says in " ".join(done.output.split()) and "Traceback" not in done.output
+
+
+def test_a_license_for_another_file_is_refused(folder: Path) -> None:
+    """The field that differs is named, with both values."""
+    (folder / "l.toml").write_text(license_to_toml(preset()), encoding="utf-8")
+    done = viz(folder, "license check {0}/l.toml --work {0}", code=LICENSE)
+    assert "license-mismatch" in done.output and "work.sha256" in done.output
+
+
+def test_names_cannot_command_the_terminal(folder: Path) -> None:
+    """What reverses text is shown as a mark, and no escape reaches the screen."""
+    document = changed({"licensor.name": "A\u202elma [bold]x[/bold]"})
+    (folder / "l.toml").write_text(license_to_toml(document), encoding="utf-8")
+    done = viz(folder, "license show {0}/l.toml")
+    assert "A[U+202E]lma [bold]x[/bold], the author" in done.output
+    assert "\u202e" not in done.output
+
+
+def test_every_form_is_exported(folder: Path) -> None:
+    """A creator's own site can publish what a node would."""
+    (folder / "l.toml").write_text(license_to_toml(preset()), encoding="utf-8")
+    command = "license export {0}/l.toml --url https://alma.test/l/ --path /book/ --content 4"
+    done = viz(folder, command + " --to {0}/out")
+    assert "License: https://alma.test/l/rsl.xml" in done.output
+    assert {path.name for path in (folder / "out").iterdir()} == {*NAMES, "tdmrep.json"}
+    assert (folder / "out" / "license.json").read_bytes() == preset().canonical
+    rules = json.loads((folder / "out" / "tdmrep.json").read_text())
+    assert rules == [
+        {"location": "/book/", "tdm-reservation": 1,
+         "tdm-policy": "https://alma.test/l/tdm-policy.json"}
+    ]  # fmt: skip
+    shown = viz(folder, "license show {0}/out/license.json --json")
+    assert json.loads(shown.stdout) == preset().to_json()
