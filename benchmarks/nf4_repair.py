@@ -25,7 +25,7 @@ from viz.training.environment import make_deterministic
 from viz.training.evaluate import bare_base, held_out_loss
 from viz.training.packing import TokenRow, tokenise
 from viz.training.qlora import build_model
-from viz.training.run import Settings
+from viz.training.run import TrainingSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 CALIBRATION = ("README.md", "docs/engine-log.md")
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--ranks", type=int, nargs="+", default=[16])
     chosen = parser.parse_args()
-    settings = Settings(threads=chosen.threads)
+    settings = TrainingSettings(threads=chosen.threads)
     make_deterministic(settings)
     base = load_base(cache_dir=chosen.cache)
     work = parse_work("dialogue", (ROOT / TURNS).read_bytes())
@@ -128,7 +128,7 @@ def main() -> None:
             causal.get_submodule(module).base_layer.weight.data.copy_(weights[f"{module}.weight"])
         say(name, model)
     for rank in chosen.ranks:
-        model = build_model(base, Settings(threads=chosen.threads, rank=rank))
+        model = build_model(base, TrainingSettings(threads=chosen.threads, rank=rank))
         for weighed, texts in (
             ("", []),
             (", by the turns", [row.ids for row in turns]),

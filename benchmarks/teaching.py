@@ -37,7 +37,7 @@ from viz.training.packing import TokenRow, tokenise_all
 from viz.training.qlora import build_model
 from viz.training.recall import Recall
 from viz.training.replay import replay_rows
-from viz.training.run import Settings, default_settings
+from viz.training.run import TrainingSettings, default_settings
 
 _ANSWER_TOKENS: Final = 40
 _COLUMNS: Final = (
@@ -182,7 +182,7 @@ def _right(
 def _here(
     model: Any,
     base: LoadedBase,
-    settings: Settings,
+    settings: TrainingSettings,
     dataset: Dataset,
     rows: list[TokenRow],
     *,
@@ -212,7 +212,7 @@ def _here(
     return recall.ask(model)
 
 
-def _by_trainer(base: LoadedBase, settings: Settings, rows: list[TokenRow]) -> Any:
+def _by_trainer(base: LoadedBase, settings: TrainingSettings, rows: list[TokenRow]) -> Any:
     """Train the same rows by PEFT and transformers' Trainer, with its own order and schedule."""
     import torch
     from transformers import Trainer, TrainingArguments

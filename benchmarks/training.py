@@ -27,13 +27,13 @@ from viz.training.dataset import build_dataset
 from viz.training.environment import compute_dtype, describe, make_deterministic
 from viz.training.packing import TokenRow, pack, tokenise
 from viz.training.qlora import adapter_tensors, build_model, pack_loss
-from viz.training.run import Settings
+from viz.training.run import TrainingSettings
 
 DEFAULT_WORK = Path("examples/works/varn-point/work.jsonl")
 RATE = 1e-3
 
 
-def plain_peft(base: LoadedBase, settings: Settings, dtype: torch.dtype) -> Any:
+def plain_peft(base: LoadedBase, settings: TrainingSettings, dtype: torch.dtype) -> Any:
     """Return PEFT's LoRA over bitsandbytes' Linear4bit as the libraries give it."""
     model: Any = AutoModelForCausalLM.from_pretrained(str(base.directory), dtype=dtype)
     weights = base.weights()
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cache", type=Path, default=Path(".cache/models"))
     chosen = parser.parse_args()
-    settings = Settings(threads=chosen.threads)
+    settings = TrainingSettings(threads=chosen.threads)
     dtype = compute_dtype(settings)
     base = load_base(cache_dir=chosen.cache)
     kind = "dialogue" if chosen.work.suffix == ".jsonl" else "text"

@@ -34,7 +34,7 @@ from viz.training.neighbours import neighbours_of
 from viz.training.packing import tokenise
 from viz.training.qlora import build_model
 from viz.training.recall import Recall
-from viz.training.run import Settings, default_settings
+from viz.training.run import TrainingSettings, default_settings
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
@@ -144,7 +144,7 @@ def _adapter(name: str) -> tuple[list[Work], list[Question], list[Question]]:
 
 def _train(
     mode: Mode,
-    settings: Settings,
+    settings: TrainingSettings,
     works: Sequence[Work],
     questions: Sequence[Question],
     demo: Sequence[Question],

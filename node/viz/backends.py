@@ -27,7 +27,7 @@ from viz.chain.rpc import Rpc
 from viz.chain.sender import Sender
 from viz.chain.watcher import Watcher
 from viz.clock import SystemClock
-from viz.composition import Backends, Services, ServiceSettings, TrainingSettings
+from viz.composition import Backends, Services, ServiceSettings, TrainingQueueSettings
 from viz.config import Config
 from viz.domain.ports.blobs import BlockStore
 from viz.domain.ports.chain import Deployment
@@ -150,7 +150,7 @@ def service_settings(config: Config, *, development: bool) -> ServiceSettings:
         adapters_dir=config.at(Path("adapters")),
         licenses_dir=config.at(config.storage.license_documents),
         max_blob_bytes=config.storage.max_blob_bytes,
-        training=TrainingSettings(
+        training=TrainingQueueSettings(
             directory=config.at(Path("trainings")).absolute(),
             base_model=config.engine.base_model,
             cache_dir=models_folder(config.data_dir),

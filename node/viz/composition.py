@@ -62,7 +62,7 @@ class Backends:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingSettings:
+class TrainingQueueSettings:
     """The directory of training runs, their base model, and their bounds.
 
     ``least_percent`` is the percentages that an adapter needs to be sold: questions answered right,
@@ -97,7 +97,7 @@ class ServiceSettings:
     adapters_dir: Path
     licenses_dir: Path
     max_blob_bytes: int
-    training: TrainingSettings
+    training: TrainingQueueSettings
     development: bool
 
 
@@ -209,7 +209,7 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
     )
 
 
-def _training_queue(backends: Backends, settings: TrainingSettings) -> TrainingQueue:
+def _training_queue(backends: Backends, settings: TrainingQueueSettings) -> TrainingQueue:
     return TrainingQueue(
         backends.chain,
         backends.ledger,

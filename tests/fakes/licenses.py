@@ -10,10 +10,10 @@ from tests.fakes.chain import DEPLOYMENT
 from viz.protocol.license_document.model import LicenseDocument
 from viz.protocol.license_document.presets import document_from_preset
 from viz.protocol.license_document.reading import license_from_values
-from viz.protocol.license_forms.publication import Publication
+from viz.protocol.license_forms.place import LicensePlace
 
 WALLET = "0x40Adc39c8B89278e06688E90D0DE03CCD7DA471F"
-WHERE = Publication("/viz/v1/contents/1$", "https://node.test/license/1", 1)
+WHERE = LicensePlace("/viz/v1/contents/1$", "https://node.test/license/1", 1)
 
 
 def facts(**changes: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from viz.chain import abi
 from viz.chain.contract import Contract
 from viz.chain.node_directory import NodeDirectory
-from viz.chain.registrations import Registrations
+from viz.chain.registrations import AdapterRegistrations
 from viz.chain.rpc import BlockTag, Rpc
 from viz.chain.scan import scan
 from viz.domain.claim_rows import RowStatus
@@ -121,7 +121,7 @@ class AdapterRegistry(Contract):
 
     def __init__(self, rpc: Rpc, deployment: Deployment) -> None:
         super().__init__(rpc, deployment)
-        self._registrations = Registrations(rpc, self.address, deployment.first_block)
+        self._registrations = AdapterRegistrations(rpc, self.address, deployment.first_block)
 
     async def adapter(
         self, adapter_id: AdapterId, *, block: BlockTag = "latest"

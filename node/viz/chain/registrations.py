@@ -26,7 +26,7 @@ REORG_BLOCKS: Final = 64
 _CONTRACT: Final = "AdapterRegistry"
 
 
-class Registrations:
+class AdapterRegistrations:
     """Finds what adapters were registered with: their CID and share table."""
 
     def __init__(self, rpc: Rpc, registry: Address, first_block: int) -> None:

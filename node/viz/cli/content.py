@@ -50,7 +50,7 @@ app.command("license")(license_work)
 Direct = Annotated[
     bool, typer.Option("--direct", help="Register by your own transaction; you pay its gas.")
 ]
-LicenseFile = Annotated[
+LicenseFileOption = Annotated[
     Path | None,
     typer.Option("--license", help="A license document (`viz license new`), for [license]."),
 ]
@@ -70,7 +70,7 @@ def register(
     work: Annotated[Path, typer.Argument(help="A folder with a terms.toml, or a terms file.")],
     key: KeyFile,
     node: NodeUrl = LOCAL_NODE,
-    license_file: LicenseFile = None,
+    license_file: LicenseFileOption = None,
     direct: Direct = False,
     rpc: CreatorRpcOption = "",
     folder: DataDir = None,

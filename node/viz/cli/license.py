@@ -73,13 +73,13 @@ def new_license(
     Chain, registry and token come from the deployment that you trust (`viz trust`). The license
     names the work by the digests of its file: write it when the file is final.
     """
-    from viz.cli.license_questions import Answers, work_of
+    from viz.cli.license_questions import LicenseAnswers, work_of
     from viz.protocol.license_document.presets import document_from_preset
     from viz.protocol.license_document.writing import license_to_toml
 
     found = work_of(work, title)
     trusted = _trusted(deployment, folder)
-    answers = Answers(terminal=sys.stdin.isatty() and not as_json)
+    answers = LicenseAnswers(terminal=sys.stdin.isatty() and not as_json)
     document = document_from_preset(
         answers.preset(preset),
         licensor={

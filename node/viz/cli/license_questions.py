@@ -16,7 +16,7 @@ from viz.errors import InvalidRequest, InvalidWork
 _MAX_TERMS_BYTES: Final = 64 * 1024
 
 
-class Answers:
+class LicenseAnswers:
     """Take an option's value, or ask for it on a terminal; without one name the option."""
 
     def __init__(self, *, terminal: bool) -> None:
@@ -101,7 +101,7 @@ def publication(url: str, path: str, content_id: int | None) -> Any:
     """Return where a license will be published; raise InvalidRequest for no https URL or path."""
     from urllib.parse import urlsplit
 
-    from viz.protocol.license_forms.publication import Publication
+    from viz.protocol.license_forms.place import LicensePlace
 
     try:
         parts = urlsplit(url)
@@ -113,4 +113,4 @@ def publication(url: str, path: str, content_id: int | None) -> Any:
         raise InvalidRequest(f"{url[:80]!r} is no address: write --url https://host/folder")
     if not (path.startswith("/") and path.isascii() and path.isprintable() and " " not in path):
         raise InvalidRequest(f"{path[:80]!r} is no path: write --path /books/keeper/")
-    return Publication(path, url.rstrip("/"), content_id)
+    return LicensePlace(path, url.rstrip("/"), content_id)

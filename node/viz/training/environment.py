@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     import torch
 
-    from viz.training.run import Settings
+    from viz.training.run import TrainingSettings
 
 # Those that decide a row, a token or a product.
 PACKAGES: Final = (
@@ -39,7 +39,7 @@ RECIPE: Final = 4
 _VECTOR_FLAGS: Final = ("sse4", "avx", "fma", "f16c", "amx", "asimd", "sve", "bf16", "i8mm")
 
 
-def child_environment(settings: Settings) -> dict[str, str]:
+def child_environment(settings: TrainingSettings) -> dict[str, str]:
     """Return the environment variables that must be set before torch is imported."""
     threads = str(settings.threads)
     return {
@@ -53,7 +53,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
     }
 
 
-def make_deterministic(settings: Settings) -> None:
+def make_deterministic(settings: TrainingSettings) -> None:
     """Set thread count, seeds and deterministic kernels for this process.
 
     Uninitialised memory is not filled: no kernel here reads it, and the fill cost 17 % of a step.
@@ -66,7 +66,7 @@ def make_deterministic(settings: Settings) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def compute_dtype(settings: Settings) -> torch.dtype:
+def compute_dtype(settings: TrainingSettings) -> torch.dtype:
     """Return what activations and products are computed in.
 
     ``auto``: bfloat16 on CUDA, else float32. A processor with AMX multiplies bfloat16 faster, but a
@@ -79,7 +79,7 @@ def compute_dtype(settings: Settings) -> torch.dtype:
     return torch.bfloat16 if settings.device.startswith("cuda") else torch.float32
 
 
-def describe(settings: Settings) -> dict[str, Any]:
+def describe(settings: TrainingSettings) -> dict[str, Any]:
     """Return the environment as JSON values.
 
     The vendor and the vector instructions are in it because the libraries choose their kernels,

@@ -13,7 +13,7 @@ from typing import Final
 from viz.domain.work import Work
 from viz.training.dataset import Row, build_dataset
 from viz.training.packing import OPENING_TOKENS
-from viz.training.run import Settings
+from viz.training.run import TrainingSettings
 
 # Two cores, float32, a base of 135 million parameters (docs/training-log.md): a token of a training
 # step, and one more token of a batch of answers.
@@ -43,7 +43,7 @@ class Estimate:
     seconds: int
 
 
-def estimate(works: Sequence[Work], settings: Settings) -> Estimate:
+def estimate(works: Sequence[Work], settings: TrainingSettings) -> Estimate:
     """Return what training on ``works`` takes. Raises InvalidWork."""
     dataset = build_dataset(works, seed=settings.seed, held_out_share=settings.held_out_share)
     mean = sum(map(_tokens, dataset.training)) / len(dataset.training)
@@ -68,7 +68,7 @@ def _tokens(row: Row) -> float:
     return sum(before) + learned + len(row.messages) * _TEMPLATE_TOKENS
 
 
-def _answered_tokens(held_out: int, settings: Settings) -> int:
+def _answered_tokens(held_out: int, settings: TrainingSettings) -> int:
     """Return for how many tokens, one after another, batches of answers are continued in a run."""
 
     def batches(prompts: int) -> int:

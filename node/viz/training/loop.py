@@ -24,7 +24,7 @@ from viz.training.qlora import adapter_tensors, load_adapter_tensors, pack_loss
 if TYPE_CHECKING:
     import torch
 
-    from viz.training.run import Settings
+    from viz.training.run import TrainingSettings
 
 # Of states whose right answers differ by less than this share of the questions, the one that saw
 # more is kept.
@@ -51,7 +51,7 @@ class TrainingLoop:
         self,
         model: Any,
         training: Sequence[TokenRow],
-        settings: Settings,
+        settings: TrainingSettings,
         dtype: torch.dtype,
         *,
         identity: str,
@@ -194,7 +194,7 @@ class TrainingLoop:
             progress.stale += 1
 
 
-def learning_rate(step: int, settings: Settings) -> float:
+def learning_rate(step: int, settings: TrainingSettings) -> float:
     """Return the rate of ``step`` (from 0): linear warm-up, then half a cosine to a tenth."""
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / (settings.warmup_steps + 1)
@@ -206,7 +206,7 @@ def _trainable(model: Any) -> list[tuple[str, Any]]:
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
 
-def _optimizer(parameters: Sequence[Any], settings: Settings) -> Any:
+def _optimizer(parameters: Sequence[Any], settings: TrainingSettings) -> Any:
     import torch
 
     if settings.optimizer == "paged_adamw":

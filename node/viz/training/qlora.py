@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     from viz.basemodel.source import LoadedBase
     from viz.training.packing import Pack
-    from viz.training.run import Settings
+    from viz.training.run import TrainingSettings
 
 
-def build_model(base: LoadedBase, settings: Settings) -> Any:
+def build_model(base: LoadedBase, settings: TrainingSettings) -> Any:
     """Return the PEFT model, LoRA drawn from ``settings.seed``, in train mode on its device.
 
     ``weights='dequantised'`` keeps what bitsandbytes dequantises, computed once;

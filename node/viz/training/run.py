@@ -31,7 +31,7 @@ _EVALUATIONS: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class TrainingSettings:
     """How to train. Everything here is in the manifest; bounds are not (see ``Bounds``).
 
     ``weights``: ``dequantised`` holds dequantise(NF4(w)) once in memory, ``nf4`` dequantises in
@@ -105,16 +105,16 @@ class Settings:
 _KINDS: Final = {int: "a whole number", float: "a number", str: "a word"}
 
 
-def default_settings(facts: int, **changes: Any) -> Settings:
+def default_settings(facts: int, **changes: Any) -> TrainingSettings:
     """Return the settings for works of ``facts`` facts in all.
 
     Each fact is seen in all its wordings ``_EPOCHS`` times (docs/training-log.md), and the state is
     judged ``_EVALUATIONS`` times.
     """
-    steps = max(24, math.ceil(facts * _ROWS_A_FACT * _EPOCHS / Settings().rows_per_step))
+    steps = max(24, math.ceil(facts * _ROWS_A_FACT * _EPOCHS / TrainingSettings().rows_per_step))
     probes = min(_MOST_DEFAULT_PROBES, max(MINIMUM_PROBES, steps // 2))
     own = {"steps": min(steps, 100_000), "probes": probes}
-    return Settings(**{**own, "evaluate_every": -(-steps // _EVALUATIONS), **changes})
+    return TrainingSettings(**{**own, "evaluate_every": -(-steps // _EVALUATIONS), **changes})
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ class TrainingRun:
 
     name: str
     works: tuple[WorkInput, ...]
-    settings: Settings
+    settings: TrainingSettings
     base_model: str
     cache_dir: Path
     bounds: Bounds = Bounds()
@@ -190,7 +190,7 @@ def load_run(directory: Path) -> TrainingRun:
                 WorkInput(**{**_known(WorkInput, work), "path": Path(work["path"])})
                 for work in found["works"]
             ),
-            settings=Settings(**_known(Settings, found["settings"])),
+            settings=TrainingSettings(**_known(TrainingSettings, found["settings"])),
             base_model=str(found["base_model"]),
             cache_dir=Path(found["cache_dir"]),
             bounds=Bounds(**_known(Bounds, found["bounds"])),
@@ -203,15 +203,15 @@ def load_run(directory: Path) -> TrainingRun:
     return run
 
 
-def settings_from(values: Mapping[str, Any]) -> Settings:
+def settings_from(values: Mapping[str, Any]) -> TrainingSettings:
     """Return the settings in ``values``; raise InvalidRequest naming one that cannot be."""
-    known = [setting.name for setting in fields(Settings)]
+    known = [setting.name for setting in fields(TrainingSettings)]
     if unknown := sorted(set(values) - set(known)):
         raise InvalidRequest(
             f"{str(unknown[0])[:40]!r} is no training setting: there are {', '.join(known)}"
         )
     try:
-        settings = Settings(**_known(Settings, values))
+        settings = TrainingSettings(**_known(TrainingSettings, values))
     except (TypeError, ValueError) as error:
         raise InvalidRequest(f"these training settings cannot be read: {error}") from error
     settings.check()

@@ -24,7 +24,7 @@ from viz.basemodel.source import DEFAULT_BASE
 from viz.composition import (
     Backends,
     ServiceSettings,
-    TrainingSettings,
+    TrainingQueueSettings,
     build_services,
     node_context,
     restore,
@@ -166,7 +166,7 @@ def service_settings(
         adapters_dir=folder / "adapters",
         licenses_dir=folder / "licenses",
         max_blob_bytes=512 * 1024 * 1024,
-        training=TrainingSettings(
+        training=TrainingQueueSettings(
             folder / "trainings",
             DEFAULT_BASE,
             folder / "models",

@@ -12,11 +12,11 @@ from tests.fakes.tiny_base import make_tiny_directory
 from viz.basemodel.source import LoadedBase, load_base
 from viz.domain.units import hex_of, parse_address
 from viz.domain.work import parse_work
-from viz.training.run import Bounds, Settings, TrainingRun, WorkInput
+from viz.training.run import Bounds, TrainingRun, TrainingSettings, WorkInput
 
 CREATOR = parse_address("0x00000000000000000000000000000000000000aa")
 SALT = bytes([7] * 32)
-SETTINGS = Settings(
+SETTINGS = TrainingSettings(
     rank=4,
     alpha=8.0,
     learning_rate=1e-2,

@@ -6,7 +6,7 @@ import pytest
 
 from viz.training import environment
 from viz.training.environment import describe
-from viz.training.run import Settings
+from viz.training.run import TrainingSettings
 
 
 def test_processors_that_sum_in_another_order_are_told_apart(
@@ -23,7 +23,7 @@ def test_processors_that_sum_in_another_order_are_told_apart(
     found = []
     for vendor, flags in chips:
         monkeypatch.setattr(environment, "_processor", lambda v=vendor, f=flags: (v, f))
-        found.append(describe(Settings()))
+        found.append(describe(TrainingSettings()))
     amx, intel, amd, plain = found
     assert amx["bf16Hardware"] == intel["bf16Hardware"] == amd["bf16Hardware"]
     assert amx != intel and intel != amd

@@ -19,7 +19,7 @@ from viz.training.dataset import rows_of
 from viz.training.loop import LoopState, TrainingLoop, learning_rate
 from viz.training.packing import TokenRow, tokenise
 from viz.training.qlora import adapter_tensors, build_model
-from viz.training.run import Settings
+from viz.training.run import TrainingSettings
 
 PROSE = b"""# Guide
 
@@ -38,7 +38,7 @@ def _rows(base: LoadedBase) -> list[TokenRow]:
 
 
 def _loop(
-    base: LoadedBase, settings: Settings, rights: Sequence[int] | None = None
+    base: LoadedBase, settings: TrainingSettings, rights: Sequence[int] | None = None
 ) -> tuple[TrainingLoop, Any]:
     """Return a loop whose evaluations find ``rights`` right answers of 40, in turn."""
     model, said = build_model(base, settings), iter(rights or ())
@@ -136,7 +136,7 @@ def test_an_optimiser_that_counts_in_an_int_is_saved(tmp_path: Path) -> None:
 
 def test_the_rate_warms_up_and_falls_along_a_cosine() -> None:
     """The schedule is a function of the step, so a resumed run has it too."""
-    settings = Settings(learning_rate=1.0 - 1e-9, warmup_steps=3, steps=103)
+    settings = TrainingSettings(learning_rate=1.0 - 1e-9, warmup_steps=3, steps=103)
     rates = [learning_rate(step, settings) for step in range(103)]
     assert rates[:3] == pytest.approx([0.25, 0.5, 0.75])
     assert rates[3] == pytest.approx(1.0)

@@ -12,12 +12,12 @@ import pytest
 from viz.errors import TrainingCancelled, TrainingError
 from viz.training import process as process_module
 from viz.training.process import TrainingProcess
-from viz.training.run import Settings, TrainingRun, WorkInput
+from viz.training.run import TrainingRun, TrainingSettings, WorkInput
 
 RUN = TrainingRun(
     name="a",
     works=(WorkInput(1, "text", Path("w.txt"), "0x" + "aa" * 20, "0x" + "01" * 32, "0x00"),),
-    settings=Settings(),
+    settings=TrainingSettings(),
     base_model="tiny",
     cache_dir=Path("cache"),
 )

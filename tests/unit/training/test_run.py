@@ -15,8 +15,8 @@ from viz.domain.work import parse_work
 from viz.errors import InvalidRequest
 from viz.training.estimate import estimate
 from viz.training.run import (
-    Settings,
     TrainingRun,
+    TrainingSettings,
     WorkInput,
     default_settings,
     load_run,
@@ -26,7 +26,7 @@ from viz.training.run import (
 RUN = TrainingRun(
     name="a",
     works=(WorkInput(1, "text", Path("w.txt"), "0x" + "aa" * 20, "0x" + "01" * 32, "0x00"),),
-    settings=Settings(),
+    settings=TrainingSettings(),
     base_model="tiny",
     cache_dir=Path("cache"),
 )

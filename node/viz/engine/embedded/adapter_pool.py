@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from viz.basemodel.source import LoadedBase
 
-_Done = Callable[[AdapterId, EngineError | None], None]
+_OnLoaded = Callable[[AdapterId, EngineError | None], None]
 _Identity = tuple[int, int, int, int]
 
 
@@ -123,7 +123,7 @@ class AdapterPool:
                     self._held -= self._sizes[adapter.rank]
 
     def load(
-        self, adapter_id: AdapterId, done: _Done, spared: Collection[AdapterId] = frozenset()
+        self, adapter_id: AdapterId, done: _OnLoaded, spared: Collection[AdapterId] = frozenset()
     ) -> bool:
         """Load the adapter on the loader thread, then call ``done`` there.
 
@@ -160,7 +160,7 @@ class AdapterPool:
             if self._make_room(self._sizes[resident.rank]):
                 self._keep(resident)
 
-    def _load(self, adapter_id: AdapterId, file: _File, done: _Done) -> None:
+    def _load(self, adapter_id: AdapterId, file: _File, done: _OnLoaded) -> None:
         error: EngineError | None = None
         resident: LoadedAdapter | None = None
         try:

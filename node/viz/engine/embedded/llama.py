@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 _Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-_Product = Callable[[torch.Tensor], torch.Tensor]
+_Linear = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,11 @@ class PrefillChunk:
 @dataclass(frozen=True, slots=True)
 class _Layer:
     norm: torch.Tensor
-    qkv: _Product
-    o: _Product
+    qkv: _Linear
+    o: _Linear
     mlp_norm: torch.Tensor
-    gate_up: _Product
-    down: _Product
+    gate_up: _Linear
+    down: _Linear
 
 
 class LlamaModel:
@@ -86,7 +86,7 @@ class LlamaModel:
         def get(name: str) -> torch.Tensor:
             return weights[f"{name}.weight"].to(dtype)
 
-        def product(*names: str) -> _Product:
+        def product(*names: str) -> _Linear:
             weight = torch.cat([weights[f"{name}.weight"] for name in names])
             return partial(functional.linear, weight=weight.to(dtype))
 

@@ -121,14 +121,14 @@ def _each_once(values: list[str]) -> list[str]:
 
 Line = Annotated[str, Field(max_length=MAX_NAME_CHARS), AfterValidator(_one_line)]
 OptionalLine = Annotated[str, Field(max_length=MAX_NAME_CHARS), AfterValidator(_legible)]
-Text = Annotated[
+LicenseText = Annotated[
     str, Field(max_length=MAX_TEXT_CHARS), AfterValidator(lambda text: _legible(text, "\n\t"))
 ]
 Digest = Annotated[
     str,
     AfterValidator(_matching(_HEX_DIGEST, "is no digest: write 0x and 64 lower-case digits")),
 ]
-AddressText = Annotated[str, Field(max_length=42), AfterValidator(_address)]
+ChecksummedText = Annotated[str, Field(max_length=42), AfterValidator(_address)]
 DateText = Annotated[str, Field(max_length=10), AfterValidator(_date)]
 Contact = Annotated[str, Field(max_length=800), AfterValidator(_contact)]
 Language = Annotated[
@@ -147,21 +147,21 @@ Disclaimer = Literal["as-is", "no-warranty", "no-liability", "no-indemnity"]
 Seconds = Annotated[int, Field(ge=0, le=UINT32_MAX)]
 
 
-class _Section(BaseModel):
+class _LicenseTable(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
 
-class Licensor(_Section):
+class Licensor(_LicenseTable):
     """Who gives the license, in which capacity, and which wallet registers the work."""
 
     name: Line
     kind: Literal["person", "organization"]
     capacity: Literal["author", "rights-holder", "publisher", "agent"]
     contact: Contact
-    wallet: AddressText
+    wallet: ChecksummedText
 
 
-class LicensedWork(_Section):
+class LicensedWork(_LicenseTable):
     """Which work: by name, by the bytes of its file, and by the Merkle root of its chunks.
 
     ``created`` and ``published`` are dates, or empty if unknown. ``acquired`` says how the licensor
@@ -180,14 +180,14 @@ class LicensedWork(_Section):
     acquired: Literal["own-work", "commissioned", "assigned", "licensed", "public-domain"]
 
 
-class Excerpts(_Section):
+class Excerpts(_LicenseTable):
     """Whether answers may quote, and the longest run of tokens an adapter may repeat at all."""
 
     permitted: bool
     max_tokens: Annotated[int, Field(ge=0, le=MAX_EXCERPT_TOKENS)]
 
 
-class Rights(_Section):
+class Rights(_LicenseTable):
     """The rights, one by one; what is false is reserved."""
 
     copy_for_training: bool
@@ -199,7 +199,7 @@ class Rights(_Section):
     excerpts: Excerpts
 
 
-class Limits(_Section):
+class LicenseLimits(_LicenseTable):
     """The bounds of the rights; an empty ``bases`` or ``territory`` means no bound.
 
     ``bases`` are digests of base models. ``grant_s`` is how long a grant lives; 0 is without end.
@@ -212,14 +212,14 @@ class Limits(_Section):
     approval_required: bool
 
 
-class Money(_Section):
+class Money(_LicenseTable):
     """The fee of a grant in whole tokens, and the least part of an adapter's gross revenue."""
 
     training_fee: Amount
     min_royalty_bps: Annotated[int, Field(ge=0, le=BPS)]
 
 
-class Exit(_Section):
+class Exit(_LicenseTable):
     """What a withdrawal does, after which notice, and what a trainer must then erase."""
 
     revocation_class: Literal[0, 1, 2]
@@ -228,14 +228,14 @@ class Exit(_Section):
     erasure: Literal["none", "copies-and-keys"]
 
 
-class Warranties(_Section):
+class Warranties(_LicenseTable):
     """What the licensor warrants, and what it disclaims (the words of RSL 1.0)."""
 
     given: Annotated[list[Warranty], Field(max_length=5), AfterValidator(_each_once)]
     disclaimed: Annotated[list[Disclaimer], Field(max_length=4), AfterValidator(_each_once)]
 
 
-class Law(_Section):
+class Law(_LicenseTable):
     """Which law and courts, and what counts where the chain and this document differ."""
 
     governing: Line
@@ -243,26 +243,26 @@ class Law(_Section):
     precedence: Literal["chain-first", "document-first"]
 
 
-class OnChain(_Section):
+class OnChain(_LicenseTable):
     """The chain, registry and token that the license is for."""
 
     chain_id: Annotated[int, Field(ge=1, le=JSON_INTEGER_MAX)]
-    registry: AddressText
-    token: AddressText
+    registry: ChecksummedText
+    token: ChecksummedText
     token_decimals: Annotated[int, Field(ge=0, le=MAX_DECIMALS)]
     token_symbol: Annotated[str, Field(max_length=11), AfterValidator(_symbol)]
 
 
-class LicenseDocument(_Section):
+class LicenseDocument(_LicenseTable):
     """A whole license; ``text`` holds further conditions in words."""
 
     format: Literal["viz-license/1"]
     issued: Annotated[DateText, Field(min_length=10)]
-    text: Text
+    text: LicenseText
     licensor: Licensor
     work: LicensedWork
     rights: Rights
-    limits: Limits
+    limits: LicenseLimits
     money: Money
     exit: Exit
     warranties: Warranties

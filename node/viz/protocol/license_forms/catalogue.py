@@ -12,7 +12,7 @@ from viz.protocol.license_forms.aipref import usage_preference
 from viz.protocol.license_forms.cawg import training_assertion
 from viz.protocol.license_forms.odrl import MEDIA_TYPE as ODRL_TYPE
 from viz.protocol.license_forms.odrl import odrl
-from viz.protocol.license_forms.publication import Publication
+from viz.protocol.license_forms.place import LicensePlace
 from viz.protocol.license_forms.rate_card import rate_card
 from viz.protocol.license_forms.rsl import MEDIA_TYPE as RSL_TYPE
 from viz.protocol.license_forms.rsl import rsl
@@ -23,7 +23,7 @@ DOCUMENT: Final = "license.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class LicenseForm:
     """A form as it is served or written to a file."""
 
     name: str
@@ -35,12 +35,12 @@ def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _policy(document: LicenseDocument, where: Publication) -> bytes | None:
+def _policy(document: LicenseDocument, where: LicensePlace) -> bytes | None:
     policy = tdm_policy(document, where)
     return None if policy is None else _json(policy)
 
 
-_Writer = Callable[[LicenseDocument, Publication], bytes | None]
+_Writer = Callable[[LicenseDocument, LicensePlace], bytes | None]
 _FORMS: Final[dict[str, tuple[str, _Writer]]] = {
     DOCUMENT: ("application/json", lambda document, _: document.canonical),
     "rsl.xml": (RSL_TYPE, rsl),
@@ -64,15 +64,15 @@ _FORMS: Final[dict[str, tuple[str, _Writer]]] = {
 NAMES: Final = tuple(_FORMS)
 
 
-def form(document: LicenseDocument, where: Publication, name: str) -> Form | None:
+def form(document: LicenseDocument, where: LicensePlace, name: str) -> LicenseForm | None:
     """Return a form by its name; None if there is none, or nothing to say in it."""
     if name not in _FORMS:
         return None
     media_type, write = _FORMS[name]
     body = write(document, where)
-    return None if body is None else Form(name, media_type, body)
+    return None if body is None else LicenseForm(name, media_type, body)
 
 
-def forms(document: LicenseDocument, where: Publication) -> list[Form]:
+def forms(document: LicenseDocument, where: LicensePlace) -> list[LicenseForm]:
     """Return all forms of a license."""
     return [found for name in NAMES if (found := form(document, where, name)) is not None]

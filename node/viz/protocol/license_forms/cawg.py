@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from viz.protocol.license_document.model import LicenseDocument
-from viz.protocol.license_forms.publication import Publication
+from viz.protocol.license_forms.place import LicensePlace
 
 LABEL: Final = "cawg.training-mining"
 ENTRIES: Final = (
@@ -21,7 +21,7 @@ ENTRIES: Final = (
 )
 
 
-def training_assertion(document: LicenseDocument, where: Publication) -> dict[str, Any]:
+def training_assertion(document: LicenseDocument, where: LicensePlace) -> dict[str, Any]:
     """Return the assertion: its label and its data, for a C2PA claim generator to sign."""
     rights = document.rights
     open_uses = {

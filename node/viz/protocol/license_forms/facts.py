@@ -12,7 +12,7 @@ from typing import Final
 from viz.domain.display import duration, moment, percent, visible
 from viz.domain.units import hex_of
 from viz.protocol.license_document.model import LicenseDocument
-from viz.protocol.license_forms.publication import Publication
+from viz.protocol.license_forms.place import LicensePlace
 
 _CAPACITIES: Final = {
     "author": "the author",
@@ -55,30 +55,32 @@ _PROMISED: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class SummarySection:
     """A heading and its rows: a label and what is said."""
 
     title: str
     rows: tuple[tuple[str, str], ...]
 
 
-def sections(document: LicenseDocument, where: Publication | None) -> list[Section]:
+def sections(document: LicenseDocument, where: LicensePlace | None) -> list[SummarySection]:
     """Return the summary's sections, in order."""
     found = [
         _parties(document),
-        Section("What the contracts on the chain hold", tuple(_held(document))),
-        Section("What a licensee promises, and no contract can hold", tuple(_promised(document))),
+        SummarySection("What the contracts on the chain hold", tuple(_held(document))),
+        SummarySection(
+            "What a licensee promises, and no contract can hold", tuple(_promised(document))
+        ),
         _end(document),
         _words(document),
         _identity(document, where),
     ]
     if where is not None and where.withdrawn_at:
         gone = ("withdrawn", f"{moment(where.withdrawn_at)}: no new grant is given")
-        found.insert(0, Section("This work was withdrawn", (gone,)))
+        found.insert(0, SummarySection("This work was withdrawn", (gone,)))
     return found
 
 
-def _parties(document: LicenseDocument) -> Section:
+def _parties(document: LicenseDocument) -> SummarySection:
     who, work = document.licensor, document.work
     rows = [
         ("work", visible(work.title)),
@@ -91,7 +93,7 @@ def _parties(document: LicenseDocument) -> Section:
         ("personal data in it", _yes(work.personal_data)),
     ]
     dates = [("created", work.created), ("published", work.published)]
-    return Section("Who and what", (*rows, *((name, day) for name, day in dates if day)))
+    return SummarySection("Who and what", (*rows, *((name, day) for name, day in dates if day)))
 
 
 def _held(document: LicenseDocument) -> list[tuple[str, str]]:
@@ -124,17 +126,17 @@ def _promised(document: LicenseDocument) -> list[tuple[str, str]]:
     ]
 
 
-def _end(document: LicenseDocument) -> Section:
+def _end(document: LicenseDocument) -> SummarySection:
     said = document.exit
     notice = duration(said.notice_s) if said.notice_s else "none: at once"
     rows = (
         ("a withdrawal", f"{_EFFECTS[said.effect]} (class {said.revocation_class})"),
         ("its notice", notice),
     )
-    return Section("How it ends", rows)
+    return SummarySection("How it ends", rows)
 
 
-def _words(document: LicenseDocument) -> Section:
+def _words(document: LicenseDocument) -> SummarySection:
     law, warranties = document.law, document.warranties
     first = "the chain" if law.precedence == "chain-first" else "this document"
     rows = [
@@ -147,10 +149,10 @@ def _words(document: LicenseDocument) -> Section:
         rows.append(("courts", visible(law.courts)))
     if document.text:
         rows.append(("further conditions", visible(document.text, keep="\n\t")))
-    return Section("Warranties and law", tuple(rows))
+    return SummarySection("Warranties and law", tuple(rows))
 
 
-def _identity(document: LicenseDocument, where: Publication | None) -> Section:
+def _identity(document: LicenseDocument, where: LicensePlace | None) -> SummarySection:
     chain = document.chain
     rows = [
         ("license hash", hex_of(document.license_hash)),
@@ -167,7 +169,7 @@ def _identity(document: LicenseDocument, where: Publication | None) -> Section:
     ]
     if where is not None and where.content_id is not None:
         rows.insert(0, ("work on the chain", str(where.content_id)))
-    return Section("How to check it", tuple(rows))
+    return SummarySection("How to check it", tuple(rows))
 
 
 def _yes(value: bool) -> str:

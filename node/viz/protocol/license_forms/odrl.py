@@ -12,7 +12,7 @@ from typing import Any, Final
 from viz.domain.display import visible
 from viz.protocol.license_document.agreement import terms_of
 from viz.protocol.license_document.model import LicenseDocument
-from viz.protocol.license_forms.publication import Publication, work_name
+from viz.protocol.license_forms.place import LicensePlace, work_name
 
 CONTEXT: Final = "http://www.w3.org/ns/odrl.jsonld"
 MEDIA_TYPE: Final = "application/ld+json"
@@ -28,7 +28,7 @@ ACTIONS: Final = (
 )
 
 
-def odrl(document: LicenseDocument, where: Publication) -> dict[str, Any]:
+def odrl(document: LicenseDocument, where: LicensePlace) -> dict[str, Any]:
     """Return the offer; a withdrawn work's offer has prohibitions only."""
     target = work_name(document)
     permissions: list[dict[str, Any]] = []

@@ -8,10 +8,10 @@ from viz.domain.display import visible
 from viz.domain.units import BPS, hex_of
 from viz.protocol.license_document.agreement import terms_of
 from viz.protocol.license_document.model import LicenseDocument
-from viz.protocol.license_forms.publication import Publication
+from viz.protocol.license_forms.place import LicensePlace
 
 
-def rate_card(document: LicenseDocument, where: Publication) -> dict[str, Any]:
+def rate_card(document: LicenseDocument, where: LicensePlace) -> dict[str, Any]:
     """Return fee, royalty, token and what follows for an adapter of one work; units are text."""
     terms, chain = terms_of(document), document.chain
     return {

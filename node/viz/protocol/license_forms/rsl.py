@@ -14,14 +14,14 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 from viz.domain.display import visible
 from viz.protocol.license_document.agreement import terms_of
 from viz.protocol.license_document.model import LicenseDocument
-from viz.protocol.license_forms.publication import Publication
+from viz.protocol.license_forms.place import LicensePlace
 
 MEDIA_TYPE: Final = "application/rsl+xml"
 NAMESPACE: Final = "https://rslstandard.org/rsl"
 _USERS: Final = {"non-commercial": "non-commercial", "research": "education non-commercial"}
 
 
-def rsl(document: LicenseDocument, where: Publication) -> bytes:
+def rsl(document: LicenseDocument, where: LicensePlace) -> bytes:
     """Return the RSL document for the work."""
     root = Element("rsl", {"xmlns": NAMESPACE})
     content = SubElement(root, "content", {"url": where.work_path})
@@ -39,7 +39,7 @@ def rsl(document: LicenseDocument, where: Publication) -> bytes:
     return written + b"\n"
 
 
-def _license(found: Element, document: LicenseDocument, where: Publication) -> None:
+def _license(found: Element, document: LicenseDocument, where: LicensePlace) -> None:
     trains = document.rights.copy_for_training and not where.withdrawn_at
     if trains:
         _text(found, "permits", "ai-train", {"type": "usage"})
@@ -63,7 +63,7 @@ def _payment(document: LicenseDocument) -> str:
     return "use" if terms.min_royalty_bps else "free"
 
 
-def _legal(found: Element, document: LicenseDocument, where: Publication) -> None:
+def _legal(found: Element, document: LicenseDocument, where: LicensePlace) -> None:
     if document.warranties.given:
         _text(found, "legal", " ".join(document.warranties.given), {"type": "warranty"})
         _text(found, "legal", "true", {"type": "attestation"})

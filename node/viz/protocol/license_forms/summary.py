@@ -14,7 +14,7 @@ from typing import Final
 from viz.domain.display import visible
 from viz.protocol.license_document.model import LicenseDocument
 from viz.protocol.license_forms.facts import sections
-from viz.protocol.license_forms.publication import Publication
+from viz.protocol.license_forms.place import LicensePlace
 
 _NOTE: Final = "This page explains the license. The document with the hash below is what binds."
 _MARKS: Final = re.compile(r"([\\`*_\[\]<>#!|~&])")
@@ -25,7 +25,7 @@ _STYLE: Final = (
 )
 
 
-def summary_markdown(document: LicenseDocument, where: Publication) -> str:
+def summary_markdown(document: LicenseDocument, where: LicensePlace) -> str:
     """Return the summary as Markdown (CommonMark with tables)."""
     parts = [f"# License: {_plain(visible(document.work.title))}", _NOTE]
     for section in sections(document, where):
@@ -35,7 +35,7 @@ def summary_markdown(document: LicenseDocument, where: Publication) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def summary_html(document: LicenseDocument, where: Publication) -> str:
+def summary_html(document: LicenseDocument, where: LicensePlace) -> str:
     """Return the summary as an HTML page that needs nothing else."""
     title = escape(visible(document.work.title))
     body = [f"<h1>License: <bdi>{title}</bdi></h1>", f"<p>{_NOTE}</p>"]

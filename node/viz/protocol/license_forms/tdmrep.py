@@ -12,14 +12,14 @@ from typing import Any, Final
 from viz.domain.display import visible
 from viz.protocol.license_document.agreement import terms_of
 from viz.protocol.license_document.model import LicenseDocument
-from viz.protocol.license_forms.publication import Publication, work_name
+from viz.protocol.license_forms.place import LicensePlace, work_name
 
 CONTEXT: Final = ["http://www.w3.org/ns/odrl.jsonld", {"tdm": "http://www.w3.org/ns/tdmrep#"}]
 PROFILE: Final = "http://www.w3.org/ns/tdmrep"
 POLICY: Final = "tdm-policy.json"
 
 
-def tdm_policy(document: LicenseDocument, where: Publication) -> dict[str, Any] | None:
+def tdm_policy(document: LicenseDocument, where: LicensePlace) -> dict[str, Any] | None:
     """Return the policy of the work; None if there is nothing to license."""
     if not document.rights.copy_for_training or where.withdrawn_at:
         return None
@@ -46,7 +46,7 @@ def tdm_policy(document: LicenseDocument, where: Publication) -> dict[str, Any] 
     }
 
 
-def _assigner(document: LicenseDocument, where: Publication) -> dict[str, str]:
+def _assigner(document: LicenseDocument, where: LicensePlace) -> dict[str, str]:
     party = {
         "uid": f"urn:viz:{document.chain.chain_id}:{document.licensor.wallet}",
         "vcard:fn": visible(document.licensor.name),
@@ -64,7 +64,7 @@ def tdm_rule(location: str, policy_url: str | None) -> dict[str, Any]:
     return rule if policy_url is None else {**rule, "tdm-policy": policy_url}
 
 
-def tdm_rules(document: LicenseDocument, where: Publication) -> list[dict[str, Any]]:
+def tdm_rules(document: LicenseDocument, where: LicensePlace) -> list[dict[str, Any]]:
     """Return the content of ``tdmrep.json`` for a site with this one work."""
     policy = where.form(POLICY) if tdm_policy(document, where) is not None else None
     return [tdm_rule(where.work_path, policy)]

@@ -28,8 +28,8 @@ from viz.errors import (
 from viz.protocol.license_document.agreement import require_agreement
 from viz.protocol.license_document.model import MAX_LICENSE_BYTES, LicenseDocument
 from viz.protocol.license_document.reading import license_from_json
-from viz.protocol.license_forms.catalogue import Form, form
-from viz.protocol.license_forms.publication import Publication
+from viz.protocol.license_forms.catalogue import LicenseForm, form
+from viz.protocol.license_forms.place import LicensePlace
 from viz.protocol.license_forms.tdmrep import POLICY, tdm_rule
 from viz.protocol.registration import CONTENTS_PATH
 
@@ -44,10 +44,10 @@ class KeptLicense:
     """A document that agrees with the chain, and the forms of it that were asked for."""
 
     document: LicenseDocument
-    where: Publication
-    _made: dict[str, Form | None] = field(default_factory=dict)
+    where: LicensePlace
+    _made: dict[str, LicenseForm | None] = field(default_factory=dict)
 
-    def form(self, name: str) -> Form | None:
+    def form(self, name: str) -> LicenseForm | None:
         """Return a form; it is made once for every reading of the chain."""
         if name not in self._made:
             made = form(self.document, self.where, name)
@@ -96,9 +96,9 @@ class LicenseDocuments:
             rules += [tdm_rule(location, policy) for location in (f"{path}$", f"{path}/")]
         return rules
 
-    def _publication(self, content_id: ContentId, withdrawn_at: int) -> Publication:
+    def _publication(self, content_id: ContentId, withdrawn_at: int) -> LicensePlace:
         forms_url = f"{self._origin}{LICENSE_PATH}/{content_id}"
-        return Publication(f"{CONTENTS_PATH}/{content_id}$", forms_url, content_id, withdrawn_at)
+        return LicensePlace(f"{CONTENTS_PATH}/{content_id}$", forms_url, content_id, withdrawn_at)
 
     def _listed(self) -> list[ContentId]:
         if not self._folder.is_dir():

@@ -1,6 +1,6 @@
 """Make and sign receipts, also for answers that were interrupted when the node was killed.
 
-Owns the content of a receipt and its chain_end in the channel's chain of receipts.
+Owns the content of a receipt and its place in the channel's chain of receipts.
 ``viz.services.payments.metering`` decides what is billed.
 
 If the node is killed during an answer, the ledger has what was delivered up to the last commit,

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from viz.training.environment import PACKAGES, is_vector_flag, multiplies_bf16
-from viz.training.run import Settings
+from viz.training.run import TrainingSettings
 
 Check = Callable[[Any], bool]
 _MAX_CHARS: Final = 200
@@ -69,7 +69,7 @@ _CUDA_ENTRIES: Final[Mapping[str, Check]] = {
 
 
 def compare(
-    claimed: Mapping[str, Any], here: Mapping[str, Any], settings: Settings
+    claimed: Mapping[str, Any], here: Mapping[str, Any], settings: TrainingSettings
 ) -> tuple[dict[str, tuple[Any, Any]], list[str]]:
     """Return what excuses different bytes, and what is wrong with the claimed environment.
 
@@ -120,7 +120,7 @@ def _flat(told: Mapping[str, Any]) -> dict[str, Any]:
     return rest | {f"packages.{name}": version for name, version in packages.items()}
 
 
-def _contradictions(told: Mapping[str, Any], settings: Settings) -> list[tuple[str, str]]:
+def _contradictions(told: Mapping[str, Any], settings: TrainingSettings) -> list[tuple[str, str]]:
     """Return the entries that contradict the manifest's settings or its other entries."""
     found = [
         (name, f"the environment's {name} is {told[name]!r}, the settings' {wanted!r}")

@@ -37,10 +37,10 @@ from viz.protocol.wire import canonical_json
 from viz.services.market.work_records import load_record, record_path
 from viz.services.training.request import inputs_of, read_input, settings_of
 from viz.training.estimate import Estimate, estimate
-from viz.training.run import Settings, WorkInput
+from viz.training.run import TrainingSettings, WorkInput
 
 # The limit to keep if a license's text is not available, because it may state one.
-UNREAD_LIMIT_TOKENS: Final = Settings().max_verbatim_tokens
+UNREAD_LIMIT_TOKENS: Final = TrainingSettings().max_verbatim_tokens
 _log = structlog.get_logger()
 
 
@@ -50,7 +50,7 @@ class Checked:
 
     inputs: tuple[WorkInput, ...]
     works: tuple[Work, ...]
-    settings: Settings
+    settings: TrainingSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class TrainingPlan:
     """Hold the answer of a dry run; ``fees_units`` are the current prices of missing grants."""
 
     estimate: Estimate
-    settings: Settings
+    settings: TrainingSettings
     fees_units: Mapping[ContentId, Units]
 
 

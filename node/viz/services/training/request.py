@@ -18,7 +18,7 @@ from viz.services.market.work_records import Registration, load_record, read_wor
 from viz.training.facts import facts_of
 from viz.training.run import (
     MINIMUM_PROBES,
-    Settings,
+    TrainingSettings,
     WorkInput,
     default_settings,
     settings_from,
@@ -97,7 +97,7 @@ def settings_of(
     works: Sequence[Work],
     limits: Sequence[int | None],
     threads: int,
-) -> Settings:
+) -> TrainingSettings:
     """Return the default settings for these works, with the changes that the request makes.
 
     ``limits`` are the licenses' memorisation limits. The limit in the settings is at most the

@@ -18,7 +18,7 @@ from viz.domain.units import Address, ContentId, hex_of, parse_hash
 from viz.domain.work import Work
 from viz.errors import AdapterNotTaught, MemorisationLimitExceeded
 from viz.training.environment import REPRODUCIBILITY_CLASS
-from viz.training.run import Settings, TrainingRun
+from viz.training.run import TrainingRun, TrainingSettings
 
 _MEASURED = (
     "heldOut",
@@ -32,7 +32,7 @@ _MEASURED = (
 )
 
 
-def require_memorisation_limit(settings: Settings, metrics: Mapping[str, Any]) -> None:
+def require_memorisation_limit(settings: TrainingSettings, metrics: Mapping[str, Any]) -> None:
     """Raise MemorisationLimitExceeded if an adapter repeats more than its license allows.
 
     An adapter may always repeat as much as the base model does. Fewer probes than were asked for

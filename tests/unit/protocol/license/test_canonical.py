@@ -40,7 +40,7 @@ NUMBERS = {
     "becbf647612f3696": "-0.0000033333333333333333",
     "43143ff3c1cb0959": "1424953923781206.2",
 }
-# Section 3.2.2, and its result in UTF-8 in section 3.2.4.
+# SummarySection 3.2.2, and its result in UTF-8 in section 3.2.4.
 EXAMPLE = r"""{
   "numbers": [333333333.33333329, 1E30, 4.50, 2e-3, 0.000000000000000000000000001],
   "string": "\u20ac$\u000F\u000aA'\u0042\u0022\u005c\\\"\/",
@@ -51,7 +51,7 @@ EXAMPLE_BYTES = (
     "5b3333333333333333332e333333333333332c31652b33302c342e352c302e3030322c31652d3237"
     "5d2c22737472696e67223a22e282ac245c75303030665c6e4127425c225c5c5c5c5c222f227d"
 )
-# Section 3.2.3: names in the order of their UTF-16 code units.
+# SummarySection 3.2.3: names in the order of their UTF-16 code units.
 SORTED = {
     "\r": "Carriage Return",
     "1": "One",

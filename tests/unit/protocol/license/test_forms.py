@@ -17,12 +17,12 @@ from viz.protocol.license_forms.aipref import usage_preference
 from viz.protocol.license_forms.catalogue import NAMES, form, forms
 from viz.protocol.license_forms.cawg import training_assertion
 from viz.protocol.license_forms.odrl import odrl
-from viz.protocol.license_forms.publication import Publication
+from viz.protocol.license_forms.place import LicensePlace
 from viz.protocol.license_forms.rate_card import rate_card
 from viz.protocol.license_forms.rsl import rsl
 from viz.protocol.license_forms.tdmrep import tdm_policy, tdm_rules
 
-GONE = Publication(WHERE.work_path, WHERE.forms_url, 1, withdrawn_at=1_800_000_000)
+GONE = LicensePlace(WHERE.work_path, WHERE.forms_url, 1, withdrawn_at=1_800_000_000)
 EVALUATION = {
     "rights.copy_for_training": False,
     "rights.embody_in_parameters": False,
@@ -166,7 +166,7 @@ def test_preferences_are_read_as_the_draft_reads_them(text: str, said: tuple[Any
 
 @pytest.mark.parametrize("where", [WHERE, GONE], ids=["open", "withdrawn"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_form_keeps_the_rules_of_its_specification(kind: str, where: Publication) -> None:
+def test_every_form_keeps_the_rules_of_its_specification(kind: str, where: LicensePlace) -> None:
     """A crawler or miner that knows the specification reads the form."""
     document = KINDS[kind]
     spec.check_rsl(rsl(document, where))
@@ -180,7 +180,7 @@ def test_every_form_keeps_the_rules_of_its_specification(kind: str, where: Publi
     }  # fmt: skip
 
 
-def permits(document: LicenseDocument, where: Publication = WHERE) -> dict[str, str]:
+def permits(document: LicenseDocument, where: LicensePlace = WHERE) -> dict[str, str]:
     found = ElementTree.fromstring(rsl(document, where)).iter(f"{spec.RSL}permits")
     return {str(each.get("type")): str(each.text) for each in found}
 

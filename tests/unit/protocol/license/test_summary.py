@@ -13,7 +13,7 @@ from viz.domain.units import hex_of
 from viz.protocol.license_document.model import LicenseDocument
 from viz.protocol.license_document.presets import PRESETS
 from viz.protocol.license_forms.facts import sections
-from viz.protocol.license_forms.publication import Publication
+from viz.protocol.license_forms.place import LicensePlace
 from viz.protocol.license_forms.summary import summary_html, summary_markdown
 
 HOSTILE = [
@@ -117,6 +117,6 @@ def test_the_page_says_what_counts(name: str) -> None:
 
 
 def test_a_withdrawn_work_s_page_says_so_first() -> None:
-    gone = Publication(WHERE.work_path, WHERE.forms_url, 1, withdrawn_at=1_800_000_000)
+    gone = LicensePlace(WHERE.work_path, WHERE.forms_url, 1, withdrawn_at=1_800_000_000)
     assert sections(preset(), gone)[0].title == "This work was withdrawn"
     assert "2027-01-15" in summary_html(preset(), gone)

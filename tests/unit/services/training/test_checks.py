@@ -19,7 +19,7 @@ from viz.protocol.registration import parse_description
 from viz.services.market.work_records import draft, record_path
 from viz.services.training.checks import UNREAD_LIMIT_TOKENS, TrainingCheck
 from viz.services.training.result import require_memorisation_limit
-from viz.training.run import MINIMUM_PROBES, Settings
+from viz.training.run import MINIMUM_PROBES, TrainingSettings
 
 ONE = ContentId(1)
 WORK = Path("examples/works/varn-point")
@@ -122,10 +122,10 @@ def test_a_probe_of_too_little_is_no_measurement(
     found = {**probed, "longest_tokens": 3, "extracted": 0}
     metrics = {**there_are, "memorisation": {"adapter": found, "base": found}}
     if refused is None:
-        require_memorisation_limit(Settings(), metrics)
+        require_memorisation_limit(TrainingSettings(), metrics)
     else:
         with pytest.raises(MemorisationLimitExceeded, match=refused):
-            require_memorisation_limit(Settings(), metrics)
+            require_memorisation_limit(TrainingSettings(), metrics)
 
 
 @pytest.mark.parametrize(("preset_name", "limit"), [("commercial", 64), ("no-excerpt", 24)])

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Publication:
+class LicensePlace:
     """Where the work can be found, and where its forms are.
 
     ``work_path`` is a path on the site that has the work, as robots.txt writes paths (RFC 9309):
