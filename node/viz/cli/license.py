@@ -36,7 +36,7 @@ LicenseFile = Annotated[Path, typer.Argument(help="license.toml, or the document
 def new_license(
     work: Annotated[Path, typer.Argument(help="The work's folder (terms.toml), or its file.")],
     preset: Annotated[
-        str, typer.Option("--preset", help="research, commercial, approval or no-excerpt.")
+        str, typer.Option("--preset", help="research, commercial, approval, no-excerpt, guided.")
     ] = "",
     to: Annotated[
         Path | None, typer.Option("--out", help="Else license.toml beside the work.")
@@ -73,15 +73,17 @@ def new_license(
     Chain, registry and token come from the deployment that you trust (`viz trust`). The license
     names the work by the digests of its file: write it when the file is final.
     """
-    from viz.cli.license_questions import LicenseAnswers, work_of
+    from viz.cli.license_questions import GUIDED, LicenseAnswers, work_of
     from viz.protocol.license_document.presets import document_from_preset
+    from viz.protocol.license_document.reading import license_from_values
     from viz.protocol.license_document.writing import license_to_toml
 
     found = work_of(work, title)
     trusted = _trusted(deployment, folder)
     answers = LicenseAnswers(terminal=sys.stdin.isatty() and not as_json)
+    start = answers.preset(preset)
     document = document_from_preset(
-        answers.preset(preset),
+        "commercial" if start == GUIDED else start,
         licensor={
             "name": (who := answers.ask("--name", "Who gives the license", name)),
             "kind": "organization" if organization else "person",
@@ -105,6 +107,8 @@ def new_license(
         fee=fee,
         royalty_bps=royalty_bps,
     )
+    if start == GUIDED:
+        document = license_from_values(answers.guide(document.to_json()))
     place = to or (work if work.is_dir() else work.parent) / "license.toml"
     if place.exists():
         raise InvalidRequest(f"{place} exists already: name another with --out, or move it away")

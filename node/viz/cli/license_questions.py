@@ -14,6 +14,8 @@ from viz.domain.units import parse_address
 from viz.errors import InvalidRequest, InvalidWork
 
 _MAX_TERMS_BYTES: Final = 64 * 1024
+_DAY_S: Final = 86_400
+GUIDED: Final = "guided"
 
 
 class LicenseAnswers:
@@ -35,16 +37,65 @@ class LicenseAnswers:
         return parse_address(self.ask("--wallet", "The wallet that registers the work", given))
 
     def preset(self, given: str) -> str:
-        """Return a preset's name; show what there is."""
+        """Return a preset's name, or ``guided``; show what there is."""
         from viz.protocol.license_document.presets import PRESETS
 
+        choices = {name: preset.summary for name, preset in PRESETS.items()}
+        choices[GUIDED] = "as commercial, and asks for each condition"
         if not given and self._terminal:
-            for name, preset in PRESETS.items():
-                err.print(f"  {name:<12} {preset.summary}", markup=False)
+            for name, summary in choices.items():
+                err.print(f"  {name:<12} {summary}", markup=False)
         name = self.ask("--preset", "Which license to start from", given)
-        if name not in PRESETS:
-            raise InvalidRequest(f"{name[:40]!r} is no preset: choose {', '.join(PRESETS)}")
+        if name not in choices:
+            raise InvalidRequest(f"{name[:40]!r} is no preset: choose {', '.join(choices)}")
+        if name == GUIDED and not self._terminal:
+            raise InvalidRequest("--preset guided asks on a terminal: here choose another preset")
         return name
+
+    def guide(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Return a license's values with the person's own conditions; what is there is proposed."""
+        from viz.protocol.license_document.model import EFFECTS
+
+        rights, limits = values["rights"], values["limits"]
+        money, end, excerpts = values["money"], values["exit"], rights["excerpts"]
+        limits["field"] = self._word("For: any, non-commercial or research", limits["field"])
+        money["training_fee"] = self._word("Fee of a grant, in tokens", money["training_fee"])
+        money["min_royalty_bps"] = self._number(
+            "Least royalty, in 1/100 of a per cent of an adapter's revenue",
+            money["min_royalty_bps"],
+        )
+        limits["grant_s"] = _DAY_S * self._number(
+            "Days that a grant lasts (0: without end)", limits["grant_s"] // _DAY_S
+        )
+        limits["approval_required"] = self._yes(
+            "Do you approve each trainer?", limits["approval_required"]
+        )
+        excerpts["permitted"] = self._yes("May answers quote the work?", excerpts["permitted"])
+        excerpts["max_tokens"] = self._number(
+            "Longest run that an adapter may repeat, in tokens", excerpts["max_tokens"]
+        )
+        rights["compose"] = self._yes("May it be used with other adapters?", rights["compose"])
+        rights["export"] = self._yes("May its plain weights be handed on?", rights["export"])
+        places = self._word("Countries, such as DE PT (-: worldwide)", "-")
+        limits["territory"] = [] if places == "-" else places.replace(",", " ").split()
+        end["revocation_class"] = self._number(
+            "A withdrawal: 0 changes no grant, 1 stops new adapters, 2 retires adapters",
+            end["revocation_class"],
+        )
+        end["effect"] = {int(key): word for key, word in EFFECTS.items()}.get(
+            end["revocation_class"], end["effect"]
+        )
+        end["notice_s"] = _DAY_S * self._number("Days of notice", end["notice_s"] // _DAY_S)
+        return values
+
+    def _word(self, question: str, proposed: str) -> str:
+        return str(typer.prompt(question, default=proposed, err=True)).strip()
+
+    def _number(self, question: str, proposed: int) -> int:
+        return int(typer.prompt(question, default=proposed, type=int, err=True))
+
+    def _yes(self, question: str, proposed: bool) -> bool:
+        return bool(typer.confirm(question, default=proposed, err=True))
 
     def today(self) -> str:
         """Return the date in UTC."""

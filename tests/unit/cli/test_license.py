@@ -68,6 +68,28 @@ def test_what_is_missing_is_asked_for(folder: Path, monkeypatch: pytest.MonkeyPa
     assert document.licensor.wallet == WALLET and document.work.language == "pt"
 
 
+def test_each_condition_can_be_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A creator who knows no field writes a license of her own; a bad answer is named."""
+    terminal = SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("viz.cli.license.sys", terminal)
+    own = "research\n0\n0\n0\ny\nn\n20\nn\nn\nPT, DE\n1\n30\n"
+    viz(folder, f"license new {{0}} --preset guided {SAID}", typed=own)
+    document = read_license(folder / "license.toml")
+    assert document.limits.territory == ["PT", "DE"] and document.limits.grant_s == 0
+    assert document.limits.approval_required and document.limits.field == "research"
+    assert not (document.rights.compose or document.rights.excerpts.permitted)
+    assert document.rights.excerpts.max_tokens == 20
+    assert (document.exit.effect, document.exit.notice_s) == ("stop-new-adapters", 30 * 86_400)
+    proposed = "\n" * 12
+    command = f"license new {{0}} --preset guided {SAID} --out {{0}}/2.toml"
+    viz(folder, command, typed=proposed)
+    assert read_license(folder / "2.toml").rights.excerpts.max_tokens == 64
+    bad = own.replace("PT, DE", "EU")
+    command = f"license new {{0}} --preset guided {SAID} --out {{0}}/3.toml"
+    assert "limits.territory.0" in viz(folder, command, typed=bad, code=INPUT).output
+    assert not (folder / "3.toml").exists()
+
+
 def test_a_file_without_terms_is_licensed_too(folder: Path) -> None:
     (folder / "tale.md").write_text("Once there was a lighthouse.\n", encoding="utf-8")
     viz(
@@ -85,6 +107,7 @@ def test_a_file_without_terms_is_licensed_too(folder: Path) -> None:
         ("license new {0} --preset royal " + SAID, "is no preset"),
         ("license new {0} --preset research --name A", "--contact is missing"),
         ("license new {0} " + SAID, "--preset is missing"),
+        ("license new {0} --preset guided " + SAID, "asks on a terminal"),
         ("license new {0} --preset research --fee 1e3 " + SAID, "money.training_fee"),
         ("license new {0} --preset research --royalty-bps 10001 " + SAID, "min_royalty_bps"),
         ("license new {0} --preset commercial --capacity agent " + SAID, "work.acquired"),

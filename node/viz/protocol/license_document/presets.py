@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from viz.protocol.license_document.model import FORMAT, LicenseDocument
+from viz.domain.license import RevocationClass
+from viz.protocol.license_document.model import EFFECTS, FORMAT, LicenseDocument
 from viz.protocol.license_document.reading import license_from_values
 
 DAY_S: Final = 86_400
@@ -61,7 +62,6 @@ def document_from_preset(
     """Return the preset's document with these facts; raise InvalidLicense naming a wrong one."""
     preset = PRESETS[name]
     default_fee, default_bps = ("0", 0) if preset.free else (DEFAULT_FEE, DEFAULT_ROYALTY_BPS)
-    effects = ("keep", "stop-new-adapters", "retire-adapters")
     owns = licensor["capacity"] != "agent" and not work["third_party"]
     owns = owns and work["acquired"] not in ("licensed", "public-domain")
     return license_from_values(
@@ -96,7 +96,7 @@ def document_from_preset(
             },
             "exit": {
                 "revocation_class": preset.revocation_class,
-                "effect": effects[preset.revocation_class],
+                "effect": EFFECTS[RevocationClass(preset.revocation_class)],
                 "notice_s": 7 * DAY_S,
                 "erasure": "copies-and-keys",
             },

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from viz.domain.display import visible
 from viz.domain.strict_json import load_json, once
 from viz.errors import InvalidLicense
 from viz.protocol.license_document.contradictions import require_consistent
@@ -79,7 +80,7 @@ def license_from_values(values: object) -> LicenseDocument:
         document = LicenseDocument.model_validate(dict(values))
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])[:120]
+        field = visible(".".join(str(part) for part in first["loc"])[:80])
         told = _MESSAGES.get(first["type"], "").format(**first.get("ctx", {}))
         why = told or first["msg"].removeprefix("Value error, ")
         raise InvalidLicense(f"{field}: {why}", field=field) from error
