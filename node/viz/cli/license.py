@@ -20,6 +20,7 @@ from viz.cli.console import (
     show,
 )
 from viz.cli.content import CreatorRpcOption
+from viz.cli.http import LOCAL_NODE, NodeUrl, get_json
 from viz.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Write, check, show and export licenses.")
 
 LicenseFile = Annotated[Path, typer.Argument(help="license.toml, or the document as JSON.")]
+LicenseFileOrNone = Annotated[
+    Path | None, typer.Argument(help="license.toml, or the document as JSON.")
+]
 
 
 @app.command("new")
@@ -122,27 +126,31 @@ def new_license(
 @app.command("check")
 @guarded
 def check_license(
-    license_file: LicenseFile,
+    license_file: LicenseFileOrNone = None,
     work: Annotated[
         Path | None, typer.Option("--work", help="The work's folder or file: is it for this one?")
     ] = None,
     content_id: Annotated[
         int | None, typer.Option("--content", min=1, help="The work's id: is it what it has?")
     ] = None,
+    node: NodeUrl = LOCAL_NODE,
     rpc: CreatorRpcOption = "",
     folder: DataDir = None,
     deployment: DeploymentFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a license: its fields, contradictions, its work's file, and the chain's terms."""
+    """Check a license: its fields, contradictions, its work's file, and the chain's terms.
+
+    Without a file the document of --content is read from the node.
+    """
     from viz.cli.license_questions import file_and_kind
     from viz.domain.units import hex_of
     from viz.protocol.license_document.agreement import terms_of
-    from viz.services.market.license_files import read_license, require_work
+    from viz.services.market.license_files import require_work
 
     if content_id is not None and not rpc:
         raise InvalidRequest("--content is looked up on the chain: add --rpc URL")
-    document = read_license(license_file)
+    document = _document(license_file, content_id, node)
     found: dict[str, Any] = {"licenseHash": hex_of(document.license_hash), "checked": ["fields"]}
     found["termsHash"] = hex_of(terms_of(document).terms_hash(document.license_hash))
     if work is not None:
@@ -165,14 +173,21 @@ def check_license(
 
 @app.command("show")
 @guarded
-def show_license(license_file: LicenseFile, as_json: AsJson = False) -> None:
-    """Show a license in plain words."""
-    from viz.services.market.license_files import read_license
-
-    document = read_license(license_file)
+def show_license(
+    license_file: LicenseFileOrNone = None,
+    content_id: Annotated[
+        int | None, typer.Option("--content", min=1, help="The work's id, to read it from a node.")
+    ] = None,
+    node: NodeUrl = LOCAL_NODE,
+    as_json: AsJson = False,
+) -> None:
+    """Show a license in plain words: from a file, or with --content from a node."""
+    document = _document(license_file, content_id, node)
     if show(document.to_json(), as_json=as_json):
         return
     _say_summary(document)
+    if license_file is None:
+        say(f"read from  {node}: `viz license check --content {content_id} --rpc URL` compares it")
 
 
 @app.command("export")
@@ -214,6 +229,23 @@ def export_license(
     say(f"written  {to}: {', '.join(written)}")
     say(f"publish  them at {url}, and tdmrep.json at /.well-known/tdmrep.json of the work's site")
     say(f"robots   License: {where.form('rsl.xml')}")
+
+
+def _document(license_file: Path | None, content_id: int | None, node: str) -> LicenseDocument:
+    """Return the document of a file, or of a work that a node keeps."""
+    from viz.errors import InvalidLicense, NodeNotTrusted
+    from viz.protocol.license_document.reading import license_from_values
+    from viz.services.market.license_files import read_license
+
+    if license_file is not None:
+        return read_license(license_file)
+    if content_id is None:
+        raise InvalidRequest("name a license file, or the work by --content ID to ask a node")
+    answer = run(get_json(node, f"/license/{content_id}"), logs=False)
+    try:
+        return license_from_values(answer)
+    except InvalidLicense as error:
+        raise NodeNotTrusted(f"the node's answer is no license: {error.detail}") from error
 
 
 def _trusted(deployment: Path | None, folder: Path | None) -> Deployment:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -251,6 +253,22 @@ async def test_a_chain_that_is_away_is_no_statement(node: Node, tmp_path: Path) 
     for path in (TDMREP, "/license/12"):
         status, body, _ = await get(node, path)
         assert (status, json.loads(body)["code"]) == (503, "chain-unreachable")
+
+
+async def test_the_command_line_reads_a_license_from_a_node(node: Node, tmp_path: Path) -> None:
+    """A trainer or buyer needs no file from the creator to read what it would agree to."""
+    registry(node).put(12, preset())
+    keep(tmp_path, 12, preset().canonical)
+    said = {}
+    for number in (12, 13):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "viz", "license", "show", "--content", str(number),
+            "--node", node.url, "--json",
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        said[number] = (*(await process.communicate()), process.returncode)
+    assert json.loads(said[12][0]) == preset().to_json() and said[12][2] == 0
+    assert said[13][2] == 7 and b"license-unknown" in said[13][1]
 
 
 async def test_strangers_cannot_make_the_node_ask_its_chain_without_end(tmp_path: Path) -> None:
