@@ -38,6 +38,7 @@ CORE_MODULES = (
     "viz.domain.node_channel",
     "viz.chain",
     "viz.api",
+    "viz.cli.license",
 )
 
 _IMPORT_WITHOUT_NODE_PACKAGES = """

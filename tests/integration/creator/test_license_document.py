@@ -7,14 +7,20 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.integration.chain.testnet import Testnet, address
 
 from viz.chain.deployment import save_deployment
 from viz.chain.keys import create_key_file, development_account
 from viz.domain.units import ContentId
+from viz.errors import LicenseMismatch
+from viz.protocol.license_document.agreement import terms_of
+from viz.protocol.license_document.model import LicenseDocument
+from viz.services.market.license_documents import LicenseDocuments
 from viz.services.market.license_files import read_license
 from viz.services.market.work_records import load_record
 
@@ -78,3 +84,28 @@ async def test_a_document_is_registered_compared_and_refused_when_it_differs(
     ):
         (tmp_path / "license.toml").write_text(written.replace(old, new))
         assert field in await viz(tmp_path, *check, code=LICENSE)
+    await served(net, tmp_path, document)
+
+
+async def served(net: Testnet, folder: Path, document: LicenseDocument) -> None:
+    """A custodian shows the document while the chain has it, and says what became of it."""
+    work = ContentId(1)
+    (folder / "licenses").mkdir()
+    (folder / "licenses" / "1.json").write_bytes(document.canonical)
+    kept = LicenseDocuments(folder / "licenses", net.chain, "https://node.test")
+    assert (await kept.get(work)).document == document
+    assert "tdm-policy" in (await kept.tdm_rules())[0]
+
+    creator = net.sender(1)
+    other = replace(terms_of(document), min_royalty_bps=900)
+    await net.done(creator, "ContentRegistry", "setTerms", 1, document.license_hash, other.abi())
+    with pytest.raises(LicenseMismatch, match=r"money\.min_royalty_bps"):
+        await kept.get(work)
+    again = document.license_hash, terms_of(document).abi()
+    await net.done(creator, "ContentRegistry", "setTerms", 1, *again)
+    assert (await kept.get(work)).where.withdrawn_at == 0
+
+    await net.done(creator, "ContentRegistry", "withdraw", 1)
+    gone = await kept.get(work)
+    assert gone.where.withdrawn_at > 0 and gone.form("tdm-policy.json") is None
+    assert "tdm-policy" not in (await kept.tdm_rules())[0]
