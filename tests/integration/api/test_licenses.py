@@ -271,6 +271,23 @@ async def test_the_command_line_reads_a_license_from_a_node(node: Node, tmp_path
     assert said[13][2] == 7 and b"license-unknown" in said[13][1]
 
 
+async def test_a_chain_that_is_slow_ends_the_look(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look at many works ends in time, and tells no short list."""
+    monkeypatch.setattr("viz.services.market.license_documents.MAX_LOOK_S", 0.05)
+    registry(node).put(12, preset())
+    keep(tmp_path, 12, preset().canonical)
+
+    async def never(terms_hash: Hash32) -> TermsState | None:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(node.chain, "terms", never)
+    status, body, _ = await get(node, TDMREP)
+    assert (status, json.loads(body)["code"]) == (503, "chain-unreachable")
+
+
 async def test_strangers_cannot_make_the_node_ask_its_chain_without_end(tmp_path: Path) -> None:
     """One reading serves all who ask within a minute, and readings of many works are counted."""
     chain = Registry(NODE_KEY)

@@ -34,6 +34,8 @@ from viz.protocol.license_forms.tdmrep import POLICY, tdm_rule
 from viz.protocol.registration import CONTENTS_PATH
 
 MAX_DOCUMENTS: Final = 256
+LOOKS_AT_ONCE: Final = 16
+MAX_LOOK_S: Final = 30
 LICENSE_PATH: Final = "/license"
 _NAME: Final = re.compile(r"([1-9][0-9]{0,15})\.json", re.ASCII)
 _log = structlog.get_logger()
@@ -81,20 +83,34 @@ class LicenseDocuments:
         """Return the rules of ``tdmrep.json`` for the listed works.
 
         A work whose document does not agree with the chain is reserved without a policy: the
-        stricter statement. Raises ChainUnreachable, since an empty list would reserve nothing.
+        stricter statement. Raises ChainUnreachable, also if the chain takes longer than
+        ``MAX_LOOK_S`` for all works together: an empty or short list would reserve too little.
         """
         rules: list[dict[str, Any]] = []
-        for content_id in await asyncio.to_thread(self._listed):
-            policy: str | None = None
-            try:
-                kept = await self.get(content_id)
-                if kept.form(POLICY) is not None:
-                    policy = kept.where.form(POLICY)
-            except LicenseError as error:
-                _log.warning("a license is not shown", content_id=content_id, reason=error.detail)
-            path = f"{CONTENTS_PATH}/{content_id}"
-            rules += [tdm_rule(location, policy) for location in (f"{path}$", f"{path}/")]
+        listed = await asyncio.to_thread(self._listed)
+        try:
+            async with asyncio.timeout(MAX_LOOK_S):
+                for start in range(0, len(listed), LOOKS_AT_ONCE):
+                    together = listed[start : start + LOOKS_AT_ONCE]
+                    for pair in await asyncio.gather(*map(self._rules_of, together)):
+                        rules += pair
+        except TimeoutError:
+            raise ChainUnreachable(
+                f"the chain did not tell the {len(listed)} works in custody here within "
+                f"{MAX_LOOK_S} s: try again"
+            ) from None
         return rules
+
+    async def _rules_of(self, content_id: ContentId) -> list[dict[str, Any]]:
+        policy: str | None = None
+        try:
+            kept = await self.get(content_id)
+            if kept.form(POLICY) is not None:
+                policy = kept.where.form(POLICY)
+        except LicenseError as error:
+            _log.warning("a license is not shown", content_id=content_id, reason=error.detail)
+        path = f"{CONTENTS_PATH}/{content_id}"
+        return [tdm_rule(location, policy) for location in (f"{path}$", f"{path}/")]
 
     def _publication(self, content_id: ContentId, withdrawn_at: int) -> LicensePlace:
         forms_url = f"{self._origin}{LICENSE_PATH}/{content_id}"
