@@ -100,6 +100,8 @@ class FakeChain:
     ending: dict[AdapterId, int] = field(default_factory=dict)
     royalties: dict[AdapterId, Units] = field(default_factory=dict)
     works: dict[ContentId, ContentState] = field(default_factory=dict)
+    approvals: set[tuple[ContentId, Address, Address]] = field(default_factory=set)
+    coins_wei: dict[Address, int] = field(default_factory=dict)
     granted: set[ContentId] = field(default_factory=set)
     unconfirmed: set[AdapterId] = field(default_factory=set)
     used_nonces: set[tuple[Address, Hash32]] = field(default_factory=set)
@@ -147,6 +149,14 @@ class FakeChain:
         self._ask()
         return len(self.works)
 
+    async def owners(self, content_ids: Sequence[ContentId]) -> tuple[Address, ...]:
+        self._ask()
+        return tuple(self.works[each].owner for each in content_ids)
+
+    async def approved(self, content_id: ContentId, owner: Address, trainer: Address) -> bool:
+        self._ask()
+        return (content_id, owner, trainer) in self.approvals
+
     async def registration_nonce(self, creator: Address) -> int:
         self._ask()
         return 0
@@ -187,6 +197,14 @@ class FakeChain:
     async def collectable(self, account: Address) -> Units:
         self._ask()
         return 0
+
+    async def collected_to(self, account: Address) -> Address:
+        self._ask()
+        return account
+
+    async def coin_wei(self, account: Address) -> int:
+        self._ask()
+        return self.coins_wei.get(account, 0)
 
     async def undistributed(self, adapter_id: AdapterId) -> Units:
         self._ask()

@@ -15,7 +15,7 @@ from tests.integration.api.protocol_tables import ADVICE, SIGNERS, error_classes
 from viz.chain.deployment import deployment_json, parse_deployment
 from viz.domain.eip712 import layout_of
 from viz.domain.units import parse_address
-from viz.protocol import credential, messages, payment, registration, wire
+from viz.protocol import credential, messages, owner_actions, payment, registration, wire
 from viz.protocol.license_document.reading import license_from_values
 
 ROOT: Final = Path(__file__).parents[2]
@@ -89,6 +89,16 @@ BODIES: Final[dict[str, tuple[Read | None, Read | None]]] = {
     ),
     "GET /v1/models/viz-adapter-7": (None, _model),
     "GET /license/2": (None, _license),
+    **{
+        f"POST {path}": (again(kind), again(owner_actions.ActionAnswer))
+        for path, kind in (
+            (owner_actions.TERMS_PATH, owner_actions.SignedTerms),
+            (owner_actions.APPROVALS_PATH, owner_actions.SignedApproval),
+            (owner_actions.WITHDRAWALS_PATH, owner_actions.SignedWithdrawal),
+        )
+    },
+    "GET /viz/v1/accounts": (None, again(owner_actions.AccountView)),
+    "GET /viz/v1/accounts/contents": (None, again(owner_actions.OwnedWorks)),
 }
 # OpenAI's own bodies, and what a node reports of the chain in no model of ours.
 OTHERS: Final = (

@@ -16,7 +16,17 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from viz.api import gateway, health, licenses, market, openai, operator, payments, unpaid_help
+from viz.api import (
+    gateway,
+    health,
+    licenses,
+    market,
+    openai,
+    operator,
+    owners,
+    payments,
+    unpaid_help,
+)
 from viz.api.access import OPERATOR_PATH, is_operator
 from viz.api.client_address import PROXIES
 from viz.api.context import (
@@ -70,7 +80,17 @@ def create_app(parts: NodeContext, limits: ApiLimits | None = None) -> web.Appli
     app[PROXIES] = bounds.trusted_proxies
     app[RUNNING] = set()
     app[STOPPING] = asyncio.Event()
-    for part in (openai, payments, market, licenses, gateway, health, operator, unpaid_help):
+    for part in (
+        openai,
+        payments,
+        market,
+        owners,
+        licenses,
+        gateway,
+        health,
+        operator,
+        unpaid_help,
+    ):
         app.add_routes(part.routes())
     app.on_response_prepare.append(name_server)
     app.on_shutdown.append(_stop_streams)

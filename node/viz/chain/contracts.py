@@ -7,7 +7,7 @@ is made at the head minus the confirmation depth, all others at the head.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, Final
 
@@ -108,6 +108,16 @@ class ContentRegistry(Contract):
     async def approved(self, content_id: ContentId, owner: Address, trainer: Address) -> bool:
         """Return whether ``owner`` approved ``trainer``."""
         return bool(await self._view("isTrainerApproved", content_id, owner, trainer))
+
+    async def owners(self, content_ids: Sequence[ContentId]) -> tuple[Address, ...]:
+        """Return who owns each of these works; raise TransactionFailed if one is not registered."""
+        found = await self._view("ownersOf", list(content_ids))
+        if len(found) != len(content_ids):
+            raise ChainUnreachable(
+                f"ContentRegistry.ownersOf answered {len(found)} owners of {len(content_ids)} "
+                "works: use another rpc_url, or the deployment file of these contracts"
+            )
+        return tuple(Address(owner) for owner in found)
 
     async def count(self) -> int:
         """Return how many works there are."""
@@ -290,6 +300,14 @@ class Chain:
         """Return how many works are registered."""
         return await self.contents.count()
 
+    async def owners(self, content_ids: Sequence[ContentId]) -> tuple[Address, ...]:
+        """Return who owns each of these registered works."""
+        return await self.contents.owners(content_ids)
+
+    async def approved(self, content_id: ContentId, owner: Address, trainer: Address) -> bool:
+        """Return whether ``owner`` approved ``trainer``."""
+        return await self.contents.approved(content_id, owner, trainer)
+
     async def registration_nonce(self, creator: Address) -> int:
         """Return the nonce that the creator's next signed registration must carry."""
         return await self.contents.nonce(creator)
@@ -321,6 +339,14 @@ class Chain:
     async def collectable(self, account: Address) -> Units:
         """Return the amount that ``collect`` would send to an account from Settlement."""
         return (await self.settlement.balance(account))[0]
+
+    async def collected_to(self, account: Address) -> Address:
+        """Return where ``collect`` sends an account's balance."""
+        return (await self.settlement.balance(account))[1]
+
+    async def coin_wei(self, account: Address) -> int:
+        """Return an account's balance of the chain's own coin."""
+        return await self.rpc.balance_wei(account)
 
     async def undistributed(self, adapter_id: AdapterId) -> Units:
         """Return the royalties of the adapter's works that nobody distributed yet."""

@@ -21,6 +21,7 @@ _SENTENCES: Final = {
     "AlreadyWithdrawn": "the work was withdrawn and grants no new licenses",
     "GrantIsPerpetual": "this grant never ends, so it cannot be extended",
     "ERC721NonexistentToken": "there is no such work",
+    "ERC721InvalidReceiver": "this contract cannot hold a work; name one that can, or a person",
     # AdapterRegistry
     "Unlicensed": "the trainer has no valid grant to this work; acquire one first",
     "UseNotPermitted": "the grant does not permit all of training, embodiment and serving",

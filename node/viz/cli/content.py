@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from viz.cli import holdings, owner
 from viz.cli.console import (
     AsJson,
     DataDir,
@@ -27,41 +27,37 @@ from viz.cli.console import (
     show,
     table,
 )
-from viz.cli.http import LOCAL_NODE, RPC_VARIABLE, NodeUrl, get_json
+from viz.cli.http import LOCAL_NODE, NodeUrl, get_json
 from viz.cli.operator import license_work
+from viz.cli.own_chain import (
+    LOCAL_CHAIN,
+    CreatorRpcOption,
+    Direct,
+    LicenseFileOption,
+    chain_if_given,
+    own_chain,
+    trusted_deployment,
+)
 from viz.cli.terms import terms_in_words
 from viz.client.node_address import checked
 from viz.domain.display import amount, moment, percent
 from viz.errors import InvalidRequest, LicenseError, NodeNotTrusted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from eth_account.signers.local import LocalAccount
 
-    from viz.chain.contracts import Chain
     from viz.domain.license import Terms
     from viz.domain.ports.chain import Deployment
     from viz.services.market.work_records import Registration
 
-app = typer.Typer(no_args_is_help=True, help="Register works, license them, look at them.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Register works, license and sell them, see what they earn, withdraw them.",
+)
 app.command("license")(license_work)
-
-Direct = Annotated[
-    bool, typer.Option("--direct", help="Register by your own transaction; you pay its gas.")
-]
-LicenseFileOption = Annotated[
-    Path | None,
-    typer.Option("--license", help="A license document (`viz license new`), for [license]."),
-]
-CreatorRpcOption = Annotated[
-    str,
-    typer.Option(
-        "--rpc",
-        envvar=RPC_VARIABLE,
-        help="A chain of your own choice: what a node says is checked there. Needed by --direct.",
-    ),
-]
+app.command("list")(holdings.list_works)
+for _verb in (owner.terms, owner.approve, owner.withdraw, owner.transfer):
+    app.command()(_verb)
 
 
 @app.command()
@@ -86,15 +82,14 @@ def register(
     trainer needs it to check the work. Chain, registry and the token's decimals come from the
     deployment that you trust.
     """
-    from viz.chain.deployment import load_deployment
     from viz.chain.keys import load_key_file
     from viz.services.market.work_records import record_path
 
     if direct and not rpc:
-        rpc = "http://127.0.0.1:8545"
+        rpc = LOCAL_CHAIN
     terms = work / "terms.toml" if work.is_dir() else work
     account = load_key_file(key, password(password_file))
-    trusted = load_deployment(deployment or data_dir(folder) / "deployment.json")
+    trusted = trusted_deployment(deployment, folder)
     way = _Registering(terms, license_file, account, trusted, yes=yes, quiet=as_json)
     done = run(way.directly(rpc) if direct else way.relayed(checked(node), rpc))
     if show({k: v for k, v in done.to_json().items() if k != "salt"}, as_json=as_json):
@@ -131,7 +126,7 @@ class _Registering:
         from viz.clock import SystemClock
         from viz.creator import registration
 
-        async with _chain(rpc_url, self._trusted) as chain:
+        async with chain_if_given(rpc_url, self._trusted) as chain:
             path, made = self._draft(to_look_up=chain is not None)
             if chain is not None:
                 if made.content_id is not None:
@@ -160,8 +155,7 @@ class _Registering:
         from viz.chain.sender import Sender
         from viz.creator import registration
 
-        async with _chain(rpc_url, self._trusted) as chain:
-            assert chain is not None
+        async with own_chain(rpc_url, self._trusted) as chain:
             path, made = self._draft(to_look_up=True)
             if made.content_id is not None:
                 return await registration.look_up(path, made, chain)
@@ -206,24 +200,6 @@ class _Registering:
         ]
         lines("You sign, for anyone to read on the chain:", rows, to=self._words)
         agreed("Register the work on these terms?", yes=self._yes)
-
-
-@asynccontextmanager
-async def _chain(rpc_url: str, trusted: Deployment) -> AsyncIterator[Chain | None]:
-    """Yield a reader of the chain, checked against the deployment; None without a URL."""
-    if not rpc_url:
-        yield None
-        return
-    from viz.chain.contracts import Chain
-    from viz.chain.deploy import check_wiring
-    from viz.chain.rpc import Rpc
-
-    async with AsyncExitStack() as ends:
-        rpc = Rpc(checked(rpc_url, "a chain's address"))
-        ends.push_async_callback(rpc.close)
-        await rpc.check(trusted)
-        await check_wiring(rpc, trusted)
-        yield Chain(rpc, trusted)
 
 
 @app.command("show")
@@ -278,8 +254,7 @@ def _terms(values: object) -> Terms:
 async def _from_chain(content_id: int, rpc_url: str, trusted: Deployment) -> dict[str, Any]:
     from viz.domain.units import ContentId, hex_of
 
-    async with _chain(rpc_url, trusted) as chain:
-        assert chain is not None
+    async with own_chain(rpc_url, trusted) as chain:
         state = await chain.content(ContentId(content_id))
         if state is None:
             raise LicenseError(f"there is no work {content_id} on this chain: check the id")

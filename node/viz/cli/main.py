@@ -22,6 +22,7 @@ TREE: Final = {
     "key": "keys:app",
     "content": "content:app",
     "license": "license:app",
+    "wallet": "holdings:app",
     "channel": "channel:app",
     "buyer": "buyer:app",
     "adapter": "operator:adapter_app",

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from viz.domain.license import Terms
     from viz.domain.ports.chain import Deployment
 
-_WITHDRAWALS = {
+WITHDRAWALS = {
     0: "grants and adapters that exist stay (class 0)",
     1: "no new adapter on existing grants (class 1)",
     2: "adapters that hold the work are retired too (class 2)",
@@ -36,6 +36,6 @@ def terms_in_words(terms: Terms, trusted: Deployment | None) -> list[tuple[str, 
             if terms.approval_required
             else "anybody who pays the fee",
         ),
-        ("a withdrawal", _WITHDRAWALS.get(terms.revocation_class, str(terms.revocation_class))),
+        ("a withdrawal", WITHDRAWALS.get(terms.revocation_class, str(terms.revocation_class))),
         ("its notice", duration(terms.notice_s) if terms.notice_s else "none: at once"),
     ]

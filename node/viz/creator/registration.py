@@ -19,41 +19,20 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import aiohttp
-
-from viz.client.node_address import checked
+from viz.creator.signing import VALID_S, exchange, signing_values
 from viz.domain.eip712 import content_registry_domain, public_address, sign
 from viz.domain.ports.chain import ChainReader, ContentState, Deployment
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.transactions import Call, ChainWriter
-from viz.domain.strict_json import load_json
-from viz.domain.trust import require_as_trusted
 from viz.domain.typed_data import Register
-from viz.domain.units import Address, ContentId
-from viz.errors import (
-    ChainUnreachable,
-    ConfigError,
-    InvalidRequest,
-    NodeNotTrusted,
-)
-from viz.protocol.problems import error_of
-from viz.protocol.registration import (
-    CONTENTS_PATH,
-    REGISTRATION_CONTEXT_PATH,
-    RegistrationAnswer,
-    RegistrationContext,
-    SignedRegistration,
-)
+from viz.domain.units import ContentId
+from viz.errors import InvalidRequest, NodeNotTrusted
+from viz.protocol.registration import CONTENTS_PATH, RegistrationAnswer, SignedRegistration
 from viz.services.market.licensing import registered, registration_call
 from viz.services.market.work_records import Registration, SignedOnce, save_record
 
-VALID_S: Final = 3_600
-# The creator's clock and the chain's may differ by so much: blocks are late, clocks drift.
-CLOCKS_APART_S: Final = 900
-_TIMEOUT_S: Final = 120
-_ANSWER_BYTES: Final = 64 * 1024
 _LOOKED_BACK: Final = 256
 _SEEN_TRIES, _SEEN_EVERY_S = 15, 2.0
 
@@ -74,45 +53,24 @@ async def propose(
     creator, or a time far from this machine's clock; ConfigError if the time of the creator's own
     chain is far ahead of this clock; InvalidRequest if an earlier signature is still valid.
     """
-    context = await registration_context(made.creator, node_url)
-    require_as_trusted(
-        deployment,
-        chain_id=context.chain_id,
-        content_registry=context.content_registry,
-        token_decimals=context.token_decimals,
+    found = await signing_values(
+        made.creator, deployment, node_url, clock, chain, development=development
     )
-    if context.creator != made.creator:
-        raise NodeNotTrusted(
-            f"the node answers for the creator {context.creator}, not for {made.creator}: nothing "
-            "was signed"
-        )
-    now_s = clock.now_s()
-    if chain is None:
-        if abs(context.chain_time_s - now_s) > CLOCKS_APART_S:
-            raise NodeNotTrusted(
-                f"the node says that the chain's time is {context.chain_time_s}, and this "
-                f"machine's is {now_s}: correct the clock, or give --rpc URL to read the time there"
-            )
-        nonce = context.nonce
-    else:
-        head_s = await chain.chain_time()
-        if head_s > now_s + CLOCKS_APART_S and not development:
-            raise ConfigError(
-                f"the chain's time is {head_s}, and this machine's is {now_s}: correct the clock, "
-                "or name another --rpc"
-            )
-        now_s = head_s if development else now_s
-        nonce = await chain.registration_nonce(made.creator)
-    earlier = made.signed
-    if earlier is not None and earlier.deadline_s >= now_s and earlier.nonce != nonce:
+    earlier, now_s = made.signed, found.now_s
+    if earlier is not None and earlier.deadline_s >= now_s and earlier.nonce != found.nonce:
         raise InvalidRequest(
             f"an earlier signature for this work, of nonce {earlier.nonce}, is good for another "
-            f"{earlier.deadline_s - now_s} s, and now nonce {nonce} is asked for: with both, the "
-            "work could be registered twice. Wait, or give --rpc URL to see whether it is on the "
-            "chain already"
+            f"{earlier.deadline_s - now_s} s, and now nonce {found.nonce} is asked for: with both, "
+            "the work could be registered twice. Wait, or give --rpc URL to see whether it is on "
+            "the chain already"
         )
     return Register(
-        made.creator, made.commitment, made.license_hash, made.terms, nonce, now_s + VALID_S
+        made.creator,
+        made.commitment,
+        made.license_hash,
+        made.terms,
+        found.nonce,
+        found.deadline_s,
     )
 
 
@@ -137,7 +95,7 @@ async def hand_in(
     made = replace(made, signed=once)
     await asyncio.to_thread(save_record, path, made)
     answer = RegistrationAnswer.from_json(
-        await _exchange("POST", node_url, CONTENTS_PATH, signed.to_json())
+        await exchange("POST", node_url, CONTENTS_PATH, signed.to_json())
     )
     done = replace(made, content_id=answer.content_id, transaction=answer.transaction)
     await asyncio.to_thread(save_record, path, done)
@@ -252,37 +210,3 @@ async def register_directly(
     )
     await asyncio.to_thread(save_record, path, done)
     return done
-
-
-async def registration_context(creator: Address, node_url: str) -> RegistrationContext:
-    """Ask a node for the values of the chain that a creator's signature needs."""
-    path = REGISTRATION_CONTEXT_PATH.format(creator=creator)
-    return RegistrationContext.from_json(await _exchange("GET", node_url, path, None))
-
-
-async def _exchange(method: str, node_url: str, path: str, body: object) -> Any:
-    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-    try:
-        async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.request(
-                method, checked(node_url) + path, json=body, allow_redirects=False
-            ) as answer,
-        ):
-            raw = b""
-            async for part in answer.content.iter_chunked(_ANSWER_BYTES):
-                raw += part
-                if len(raw) > _ANSWER_BYTES:
-                    raise ValueError(f"its answer is longer than {_ANSWER_BYTES} bytes")
-            content = load_json(raw)
-            status = answer.status
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        raise ChainUnreachable(
-            f"the node at {node_url} does not answer as a node ({str(error) or 'time ran out'}): "
-            "check its address, or register with --direct"
-        ) from error
-    if status >= 300:
-        refused = error_of(content, status)
-        said = f"the node refused: {refused.detail}"
-        raise type(refused)(said, status=status, **refused.extensions)
-    return content

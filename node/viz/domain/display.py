@@ -92,3 +92,10 @@ def visible(text: str, *, keep: str = "") -> str:
         else f"[U+{ord(letter):04X}]"
         for letter in text
     )
+
+
+def coin(wei: int) -> str:
+    """Return wei of the chain's own coin as ``0.25 coins``, without trailing zeros."""
+    whole, rest = divmod(wei, 10**18)
+    part = f".{rest:018d}".rstrip("0").rstrip(".")
+    return f"{whole}{part} coins"

@@ -76,6 +76,9 @@ class Withdraw(Struct):
     deadline_s: int
 
 
+OwnerAction = SetTerms | Approve | Withdraw
+"""What a work's owner signs about it; the nonce is the owner's next one."""
+
 # Settlement
 
 

@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
@@ -36,12 +36,20 @@ from viz.domain.eip712 import content_registry_domain, public_address, sign, sig
 from viz.domain.license import Terms
 from viz.domain.ports.chain import ContentState, TermsState
 from viz.domain.ports.transactions import Event
-from viz.domain.typed_data import Register, RequestClose
+from viz.domain.typed_data import (
+    Approve,
+    OwnerAction,
+    Register,
+    RequestClose,
+    SetTerms,
+    Withdraw,
+)
 from viz.domain.units import BASE_MODEL, ZERO_HASH, Address, ContentId, Hash32, hex_of
 from viz.protocol.credential import CloseRequest, Credential, credential_to_header
 from viz.protocol.license_document.agreement import terms_of
 from viz.protocol.license_document.model import LicenseDocument
 from viz.protocol.messages import SessionProof, session_challenge_from_json
+from viz.protocol.owner_actions import signed_action
 from viz.protocol.payment import Challenge, receipt_from_json
 from viz.protocol.registration import SignedRegistration
 from viz.services.serving.paid_stream import ServingPolicy
@@ -59,15 +67,33 @@ _TERMS: Final = Terms(2_000_000, 800, 31_536_000, 604_800, 2, 23, approval_requi
 
 
 class RegistryChain(FakeChain):
-    """The chain in memory, which also registers one work."""
+    """The chain in memory, which also registers one work and does what its owner signs."""
 
     _licence = ZERO_HASH
     _document: TermsState | None = None
+    _offered = _TERMS
+    _nonce = 0
 
     async def terms(self, terms_hash: Hash32) -> TermsState | None:
         if self._document and terms_hash == _hash_of(self._document):
             return self._document
-        return TermsState(_TERMS, self._licence)
+        return TermsState(self._offered, self._licence)
+
+    async def registration_nonce(self, creator: Address) -> int:
+        return self._nonce
+
+    def _setTermsFor(
+        self, work: ContentId, licence: Hash32, terms: tuple[Any, ...], *_: Any
+    ) -> None:
+        self._licence, self._offered, self._nonce = licence, Terms(*terms), self._nonce + 1
+        self.works[work] = replace(self.works[work], terms_hash=self._offered.terms_hash(licence))
+
+    def _approveTrainerFor(self, work: ContentId, trainer: Address, allowed: bool, *_: Any) -> None:
+        self._nonce += 1
+
+    def _withdrawFor(self, work: ContentId, *_: Any) -> None:
+        self._nonce += 1
+        self.works[work] = replace(self.works[work], withdrawn_at=self.clock.now)
 
     def put_document(self, document: LicenseDocument) -> None:
         """Register work 2 under a license document."""
@@ -80,7 +106,7 @@ class RegistryChain(FakeChain):
         self, creator: Address, commitment: Hash32, licence: Hash32, *_: Any
     ) -> tuple[Event, ...]:
         work = ContentId(1)
-        self._licence = licence
+        self._licence, self._nonce = licence, self._nonce + 1
         terms_hash = _TERMS.terms_hash(licence)
         self.works[work] = ContentState(work, creator, creator, commitment, terms_hash, 0)
         said = {"contentId": work}
@@ -183,6 +209,11 @@ class Record:
             self.answer(response, text)
             is_json = "json" in response.content_type
             return json.loads(text) if is_json else text
+
+    async def exchange_quietly(self, path: str) -> Any:
+        """Ask for what an earlier step shows already; write nothing down."""
+        async with self.node.http.get(self.node.url + path) as response:
+            return await response.json()
 
     async def pay(self, path: str, credential: Credential) -> Any:
         header = {"Authorization": credential_to_header(credential)}
@@ -369,6 +400,40 @@ async def licenses(record: Record) -> None:
     await record.exchange("GET", "/.well-known/tdmrep.json")
 
 
+async def owning(record: Record) -> None:
+    """Record what an owner does with a work, and what anybody may read of an account."""
+    owner, work, trainer = public_address(CREATOR_KEY), ContentId(1), record.node.chain.address
+    context = await record.exchange_quietly(f"/viz/v1/contents/context/{owner}")
+    domain = content_registry_domain(context["chainId"], context["contentRegistry"])
+    nonce, until = int(context["nonce"]), context["chainTime"] + 3600
+
+    async def act(title: str, text: str, action: OwnerAction) -> None:
+        record.say(title, text)
+        path, signed = signed_action(action, sign(CREATOR_KEY, domain.digest(action)))
+        await record.exchange("POST", path, body=signed.to_json())
+
+    terms = replace(_TERMS, training_fee_units=3_000_000, approval_required=True)
+    new = SetTerms(work, Hash32(b"\x03" * 32), terms, nonce, until)
+    await act(
+        "other terms", "For new grants. The nonce is the owner's next one, as in step 19.", new
+    )
+    approval = Approve(work, trainer, True, nonce + 1, until)
+    await act("approve a trainer", "Counts while this owner has the work.", approval)
+    await act("withdraw the work", "For ever.", Withdraw(work, nonce + 2, until))
+    record.say("a second withdrawal", "Is refused before it costs anybody gas.")
+    path, again = signed_action(
+        Withdraw(work, nonce + 3, until),
+        sign(CREATOR_KEY, domain.digest(Withdraw(work, nonce + 3, until))),
+    )
+    await record.exchange("POST", path, body=again.to_json())
+    record.say("the withdrawn work", "It has no terms any more.")
+    await record.exchange("GET", "/viz/v1/contents/1")
+    record.say("what an account owns", "At most 500 ids are looked through for one answer.")
+    await record.exchange("GET", f"/viz/v1/accounts/{owner}/contents?after=0")
+    record.say("what an account has", "In units of the token, and in wei of the chain's coin.")
+    await record.exchange("GET", f"/viz/v1/accounts/{owner}")
+
+
 def _proof(buyer: Buyer, challenge: Any) -> Any:
     session = session_challenge_from_json(challenge)
     signature = sign_compact(buyer.key, buyer.domain.digest(session))
@@ -388,6 +453,7 @@ async def recorded(folder: Path) -> str:
             await buying(record, Buyer(node))
             await market(record)
             await licenses(record)
+            await owning(record)
             return "\n\n".join(record.parts)
 
 

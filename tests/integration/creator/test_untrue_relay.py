@@ -25,7 +25,7 @@ from viz.chain.deployment import save_deployment
 from viz.chain.keys import create_key_file
 from viz.cli.main import app
 from viz.creator import registration
-from viz.creator.registration import VALID_S
+from viz.creator.signing import VALID_S
 from viz.domain.eip712 import content_registry_domain, is_signed_by
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import Address, ContentId

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -156,6 +156,14 @@ class ChainReader(Protocol):
         """Return how many works are registered; their ids are 1 to this number."""
         ...
 
+    async def owners(self, content_ids: Sequence[ContentId]) -> tuple[Address, ...]:
+        """Return who owns each of these registered works, in one call."""
+        ...
+
+    async def approved(self, content_id: ContentId, owner: Address, trainer: Address) -> bool:
+        """Return whether ``owner`` approved ``trainer``; it counts while ``owner`` has the work."""
+        ...
+
     async def registration_nonce(self, creator: Address) -> int:
         """Return the nonce that the creator's next signed registration must carry."""
         ...
@@ -182,6 +190,14 @@ class ChainReader(Protocol):
 
     async def collectable(self, account: Address) -> Units:
         """Return the amount that ``collect`` would send to ``account`` from Settlement."""
+        ...
+
+    async def collected_to(self, account: Address) -> Address:
+        """Return where ``collect`` sends an account's balance: to it, or as it named."""
+        ...
+
+    async def coin_wei(self, account: Address) -> int:
+        """Return an account's balance of the chain's own coin, which pays gas."""
         ...
 
     async def undistributed(self, adapter_id: AdapterId) -> Units:

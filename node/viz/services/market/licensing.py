@@ -1,10 +1,11 @@
-"""Relay creators' registrations, acquire grants for the node, and check which it has.
+"""Relay what creators sign, acquire grants for the node, and check which it has.
 
 Owns what a node does for creators without gas, and what it does as a trainer. The creator's files
-are in ``viz.services.market.work_records``. Invariants: a relayed registration is checked
-(signature, deadline, nonce, then a simulation on the chain) before the node pays for it, and is
-paid from a budget that only sent transactions use; an allowance of the node's tokens does not
-outlive the call that needed it; a fee is paid only for the terms hash that the operator agreed to.
+are in ``viz.services.market.work_records``. Invariants: a relayed registration or action of an
+owner is checked (signature, deadline, nonce, then a simulation on the chain) before the node pays
+for it, and is paid from one budget that only sent transactions use; an allowance of the node's
+tokens does not outlive the call that needed it; a fee is paid only for the terms hash that the
+operator agreed to.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from viz.domain.license import Terms
 from viz.domain.ports.chain import ChainReader, ContentState, GrantState
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.transactions import Call, ChainWriter, Transaction
-from viz.domain.typed_data import Register
+from viz.domain.typed_data import Approve, OwnerAction, Register, SetTerms
 from viz.domain.units import Address, ContentId, Hash32, Units, hex_of
 from viz.errors import (
     ChainError,
@@ -96,38 +97,71 @@ class Licensing:
         TransactionFailed (with the contract's reason, nothing sent), OutcomeUnknown,
         ChainUnreachable.
         """
+        work.terms.check()
+        sent = await self._relay(
+            work, work.creator, signature, lambda plain: registration_call(work, plain)
+        )
+        return registered(sent)
+
+    async def relay_action(self, action: OwnerAction, signature: bytes) -> Transaction:
+        """Submit what a work's owner signed (terms, an approval, the withdrawal), and return it.
+
+        Raises LicenseError for a work that there is not, or that was withdrawn already, and
+        whatever ``relay_registration`` raises.
+        """
+        if isinstance(action, SetTerms):
+            action.terms.check()
+        content = await self._reader.content(action.content_id)
+        if content is None:
+            raise LicenseError(f"there is no work {action.content_id}: check the id")
+        if content.withdrawn_at and not isinstance(action, Approve):
+            raise LicenseError(
+                f"work {action.content_id} was withdrawn already, at {content.withdrawn_at} of the "
+                "chain's time: a withdrawal is for ever, and there are no new terms after it"
+            )
+        sent = await self._relay(
+            action, content.owner, signature, lambda plain: owner_call(action, plain)
+        )
+        return sent.require_settled(f"the {action_name(action)}")
+
+    async def _relay(
+        self,
+        signed: Register | OwnerAction,
+        signer: Address,
+        signature: bytes,
+        call: Callable[[bytes], Call],
+    ) -> Transaction:
+        """Check a creator's signature, its nonce and deadline, and send the call of it."""
+        what = action_name(signed)
         if self._budget is None:
             raise RelayRefused(
-                "this node does not pay for registrations: send it with a key that has the chain's "
-                "coin, or use another node (the operator's setting is relay.registrations)"
+                f"this node does not pay for a creator's {what}: send it with a key that has the "
+                "chain's coin, or use another node (the operator's setting is relay.registrations)"
             )
-        work.terms.check()
         deployment = self._reader.deployment
         domain = content_registry_domain(deployment.chain_id, deployment.content_registry)
         # The signature of a contract wallet is checked by the simulation.
-        if is_plain(signature) and not is_signed_by(domain.digest(work), signature, work.creator):
+        if is_plain(signature) and not is_signed_by(domain.digest(signed), signature, signer):
             raise InvalidSignature(
-                f"the registration is not signed by {work.creator} for chain "
+                f"the {what} is not signed by {signer} for chain "
                 f"{deployment.chain_id} and ContentRegistry {deployment.content_registry}"
             )
         now_s = await self._reader.chain_time()
-        if not now_s <= work.deadline_s <= now_s + MAX_DEADLINE_S:
+        if not now_s <= signed.deadline_s <= now_s + MAX_DEADLINE_S:
             raise InvalidRequest(
                 f"the deadline must be at most {MAX_DEADLINE_S // 3600} hours after the chain's "
                 f"time, which is {now_s}: sign again"
             )
-        require_time(work.deadline_s, now_s, "the registration")
-        nonce = await self._reader.registration_nonce(work.creator)
-        if nonce != work.nonce:
+        require_time(signed.deadline_s, now_s, f"the {what}")
+        nonce = await self._reader.registration_nonce(signer)
+        if nonce != signed.nonce:
             raise InvalidRequest(
-                f"the nonce is {work.nonce}, but {work.creator}'s next one is {nonce}: sign again"
+                f"the nonce is {signed.nonce}, but {signer}'s next one is {nonce}: sign again"
             )
         if len(signature) == 64:
             signature = with_v(signature)
-        call = registration_call(work, signature)
-        wallet = await is_wallet(self._reader, work.creator, signature)
-        sent = await self._budget.send(self._writer, work.creator, call, wallet=wallet)
-        return registered(sent)
+        wallet = await is_wallet(self._reader, signer, signature)
+        return await self._budget.send(self._writer, signer, call(signature), wallet=wallet)
 
     async def offer(self, content_id: ContentId) -> LicenseOffer:
         """Return a work and its terms for new grants; raise LicenseError if there are none."""
@@ -230,6 +264,34 @@ def registration_call(work: Register, signature: bytes) -> Call:
         signature,
     )
     return Call("ContentRegistry", "registerFor", arguments)
+
+
+def owner_call(action: OwnerAction, signature: bytes | None = None) -> Call:
+    """Return the call of an owner's action: with its signature of 65 bytes, or by the owner itself.
+
+    A call without a signature uses no nonce, so it voids no signature that is out.
+    """
+    if isinstance(action, SetTerms):
+        name = "setTerms"
+        values: tuple[object, ...] = (action.license_hash, action.terms.abi())
+    elif isinstance(action, Approve):
+        name, values = "approveTrainer", (action.trainer, action.allowed)
+    else:
+        name, values = "withdraw", ()
+    values = (action.content_id, *values)
+    if signature is None:
+        return Call("ContentRegistry", name, values)
+    signed = (action.nonce, action.deadline_s, signature)
+    return Call("ContentRegistry", f"{name}For", (*values, *signed))
+
+
+def action_name(signed: Register | OwnerAction) -> str:
+    """Return what people call a structure that creators sign."""
+    if isinstance(signed, Register):
+        return "registration"
+    if isinstance(signed, SetTerms):
+        return "change of terms"
+    return "approval" if isinstance(signed, Approve) else "withdrawal"
 
 
 def registered(transaction: Transaction) -> Registered:

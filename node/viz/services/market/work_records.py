@@ -198,7 +198,11 @@ def titles_of(training: Mapping[str, Any]) -> dict[ContentId, str]:
 
 def save_record(work: Path, made: Registration) -> None:
     """Write a work's record atomically, readable by its owner only."""
-    path = record_path(work)
+    write_record(record_path(work), made)
+
+
+def write_record(path: Path, made: Registration) -> None:
+    """Write a record to any path, as ``save_record`` does."""
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)
     handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

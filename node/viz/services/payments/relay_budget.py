@@ -48,6 +48,9 @@ RELAY_GAS: Final[Mapping[str, int]] = {
     "openWithAuthorization": 260_000 + WALLET_GAS,
     "topUpWithAuthorization": 180_000 + WALLET_GAS,
     "registerFor": 520_000 + WALLET_GAS,
+    "setTermsFor": 230_000 + WALLET_GAS,
+    "approveTrainerFor": 160_000 + WALLET_GAS,
+    "withdrawFor": 120_000 + WALLET_GAS,
     "closeNow": 100_000,  # the signature is the node's own
 }
 

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from viz.api.problems import http_problem, opaque, problem
-from viz.creator.registration import registration_context
+from viz.creator.signing import registration_context
 from viz.errors import (
     ChainUnreachable,
     InvalidSignature,

@@ -100,6 +100,9 @@ async def test_gas_is_bounded_for_each_relay_and_within_the_hour() -> None:
     await budget.send(chain, address_of(4), CLOSE)
 
 
+FIRST_NONCE_GAS = 17_100
+
+
 def test_the_ceilings_are_twice_what_was_measured() -> None:
     """A change of the contracts that makes a relay dearer is not refused to honest wallets."""
     measured = json.loads(FIGURES.read_text(encoding="utf-8"))
@@ -122,6 +125,15 @@ def test_the_ceilings_are_twice_what_was_measured() -> None:
             "registerFor",
             measured["ContentRegistry.registerFor, first signature"] + new_terms,
             WALLET_GAS,
+        ),
+        *(
+            # The owner may never have signed before: its nonce's slot is empty then.
+            (each, measured[f"ContentRegistry.{each}{which}"] + FIRST_NONCE_GAS, WALLET_GAS)
+            for each, which in (
+                ("setTermsFor", ", new set"),
+                ("approveTrainerFor", ", first"),
+                ("withdrawFor", ""),
+            )
         ),
         ("closeNow", measured["Settlement.closeNow"], 0),
     ):

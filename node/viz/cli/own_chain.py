@@ -1,0 +1,86 @@
+"""Options and readers of a chain that the person chose, checked against the trusted deployment."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from viz.cli.console import data_dir
+from viz.cli.http import RPC_VARIABLE
+from viz.client.node_address import checked
+from viz.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from viz.chain.contracts import Chain
+    from viz.domain.ports.chain import Deployment
+
+Direct = Annotated[
+    bool, typer.Option("--direct", help="Send your own transaction; you pay its gas.")
+]
+CreatorRpcOption = Annotated[
+    str,
+    typer.Option(
+        "--rpc",
+        envvar=RPC_VARIABLE,
+        help="A chain of your own choice: what a node says is checked there. Needed by --direct.",
+    ),
+]
+LicenseFileOption = Annotated[
+    Path | None,
+    typer.Option("--license", help="A license document (`viz license new`), for [license]."),
+]
+LOCAL_CHAIN: Final = "http://127.0.0.1:8545"
+
+
+def trusted_deployment(deployment: Path | None, folder: Path | None) -> Deployment:
+    """Return the deployment that the person trusts; raise ConfigError that names `viz trust`."""
+    from viz.chain.deployment import load_deployment
+
+    return load_deployment(deployment or data_dir(folder) / "deployment.json")
+
+
+def required_rpc(rpc: str, trusted: Deployment, what: str) -> str:
+    """Return the chain's address: as given, or the local one for a development chain.
+
+    Raises ConfigError if there is none, saying ``what`` it is for.
+    """
+    from viz.chain.deploy import DEVELOPMENT_CHAINS
+
+    if rpc:
+        return rpc
+    if trusted.chain_id in DEVELOPMENT_CHAINS:
+        return LOCAL_CHAIN
+    raise ConfigError(
+        f"{what} is read from the chain itself: give --rpc URL of a node of chain "
+        f"{trusted.chain_id} that you believe, or set {RPC_VARIABLE}"
+    )
+
+
+@asynccontextmanager
+async def own_chain(rpc_url: str, trusted: Deployment) -> AsyncIterator[Chain]:
+    """Yield a reader of the chain, checked against the deployment."""
+    from viz.chain.contracts import Chain
+    from viz.chain.deploy import check_wiring
+    from viz.chain.rpc import Rpc
+
+    async with AsyncExitStack() as ends:
+        rpc = Rpc(checked(rpc_url, "a chain's address"))
+        ends.push_async_callback(rpc.close)
+        await rpc.check(trusted)
+        await check_wiring(rpc, trusted)
+        yield Chain(rpc, trusted)
+
+
+@asynccontextmanager
+async def chain_if_given(rpc_url: str, trusted: Deployment) -> AsyncIterator[Chain | None]:
+    """Yield the same; None without a URL."""
+    if not rpc_url:
+        yield None
+        return
+    async with own_chain(rpc_url, trusted) as chain:
+        yield chain

@@ -1,0 +1,250 @@
+"""Do what a work's owner does: change terms, approve a trainer, withdraw, sell.
+
+Owns both ways onto the chain: signed and relayed through a node, which costs the owner nothing, or
+as the owner's own transaction. ``viz.creator.signing`` finds the values that are signed, and the
+caller shows them and asks. A relayed action is done only if the chain says so; without a chain it
+is the node's word, and the caller must say that.
+
+Invariant: an action never leaves a signature usable that could undo it later. A signature is noted
+before it is given away (``viz.creator.signatures_out``), and an own transaction carries a signature
+of its own if one with the same nonce is out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from viz.creator.signatures_out import SignatureOut, SignaturesOut
+from viz.creator.signing import SigningValues, chain_values, exchange, signing_values
+from viz.domain.eip712 import content_registry_domain, public_address, sign
+from viz.domain.ports.chain import ChainReader, ContentState, Deployment
+from viz.domain.ports.clock import Clock
+from viz.domain.ports.transactions import Call, ChainWriter, Transaction
+from viz.domain.typed_data import Approve, OwnerAction, SetTerms
+from viz.domain.units import ZERO_ADDRESS, Address, ContentId, Hash32
+from viz.errors import InvalidRequest, LicenseError, NodeNotTrusted
+from viz.protocol.owner_actions import ActionAnswer, signed_action
+from viz.protocol.registration import WorkDescription
+from viz.services.market.licensing import action_name, owner_call
+from viz.services.market.work_records import load_record, record_path, save_record, write_record
+
+SEEN_TRIES: Final = 15
+SEEN_EVERY_S: Final = 2.0
+ActionMaker = Callable[[int, int], OwnerAction]
+"""Makes the action from its nonce and its deadline."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerDesk:
+    """What an owner's action rests on; ``chain`` is None if the owner reads no chain."""
+
+    deployment: Deployment
+    folder: Path
+    clock: Clock
+    chain: ChainReader | None = None
+    development: bool = False
+
+    def signatures(self, signer: Address) -> SignaturesOut:
+        """Return the note of the signer's signatures that are out."""
+        where = self.deployment
+        return SignaturesOut(self.folder, where.chain_id, where.content_registry, signer)
+
+
+@dataclass(frozen=True, slots=True)
+class ProposedAction:
+    """An action that is not signed yet, and the time that its values were chosen at."""
+
+    action: OwnerAction
+    signer: Address
+    now_s: int
+    direct: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ActionDone:
+    """An action that was carried out; ``on_chain``: read there, else the node's word only."""
+
+    content_id: ContentId
+    transaction: Hash32
+    on_chain: bool
+
+
+async def propose(
+    desk: OwnerDesk, signer: Address, make: ActionMaker, node_url: str
+) -> ProposedAction:
+    """Return what the owner would sign for a node to relay; sign nothing yet.
+
+    Raises what ``signing_values`` raises, InvalidRequest if a signature with a higher nonce is out.
+    """
+    found = await signing_values(
+        signer, desk.deployment, node_url, desk.clock, desk.chain, development=desk.development
+    )
+    return await _proposed(desk, signer, make, found, direct=False)
+
+
+async def propose_directly(desk: OwnerDesk, signer: Address, make: ActionMaker) -> ProposedAction:
+    """Return the same for an own transaction; the desk must have a chain."""
+    assert desk.chain is not None
+    found = await chain_values(signer, desk.clock, desk.chain, development=desk.development)
+    return await _proposed(desk, signer, make, found, direct=True)
+
+
+async def _proposed(
+    desk: OwnerDesk, signer: Address, make: ActionMaker, found: SigningValues, *, direct: bool
+) -> ProposedAction:
+    out = desk.signatures(signer)
+    await asyncio.to_thread(out.require_in_order, found.nonce, found.now_s)
+    action = make(found.nonce, found.deadline_s)
+    if isinstance(action, SetTerms):
+        action.terms.check()
+    return ProposedAction(action, signer, found.now_s, direct)
+
+
+async def relay(desk: OwnerDesk, proposed: ProposedAction, key: bytes, node_url: str) -> ActionDone:
+    """Sign the action, have a node submit it, and look at the chain if there is one.
+
+    Raises the class that the node's problem names; NodeNotTrusted if the chain does not have what
+    the node said it did; ChainUnreachable if the node does not answer.
+    """
+    action = proposed.action
+    signature = await _sign(desk, proposed, key)
+    path, message = signed_action(action, signature)
+    answer = ActionAnswer.from_json(await exchange("POST", node_url, path, message.to_json()))
+    if desk.chain is None:
+        return ActionDone(action.content_id, answer.transaction, on_chain=False)
+    for tries in range(SEEN_TRIES):
+        if tries:
+            # The owner's RPC endpoint may see the block later than the node that sent it.
+            await asyncio.sleep(SEEN_EVERY_S)
+        if await holds(desk.chain, action, proposed.signer):
+            return ActionDone(action.content_id, answer.transaction, on_chain=True)
+    raise NodeNotTrusted(
+        f"the node said that the {action_name(action)} of work {action.content_id} is done, and "
+        "the chain does not have it: name another node, or use --direct"
+    )
+
+
+async def send(
+    desk: OwnerDesk, proposed: ProposedAction, key: bytes, writer: ChainWriter
+) -> ActionDone:
+    """Carry the action out by the owner's own transaction. Costs gas.
+
+    If a signature with this nonce is out, the transaction carries another signature of the same
+    nonce, which voids the one that is out. Raises TransactionFailed, OutcomeUnknown.
+    """
+    action, out = proposed.action, desk.signatures(proposed.signer)
+    if await asyncio.to_thread(out.holds, action.nonce, proposed.now_s):
+        call = owner_call(action, await _sign(desk, proposed, key))
+    else:
+        call = owner_call(action)
+    sent = (await writer.submit(call)).require_settled(f"the {action_name(action)}")
+    return ActionDone(action.content_id, sent.hash, on_chain=True)
+
+
+async def _sign(desk: OwnerDesk, proposed: ProposedAction, key: bytes) -> bytes:
+    if public_address(key) != proposed.signer:
+        raise InvalidRequest(f"the key is not that of {proposed.signer}")
+    action = proposed.action
+    what = f"{action_name(action)} of work {action.content_id}"
+    noted = SignatureOut(action.nonce, action.deadline_s, what)
+    await asyncio.to_thread(desk.signatures(proposed.signer).note, noted, proposed.now_s)
+    domain = content_registry_domain(desk.deployment.chain_id, desk.deployment.content_registry)
+    return sign(key, domain.digest(action))
+
+
+async def holds(chain: ChainReader, action: OwnerAction, owner: Address) -> bool:
+    """Return whether the chain has what the action asks for."""
+    if isinstance(action, Approve):
+        found = await chain.approved(action.content_id, owner, action.trainer)
+        return found == action.allowed
+    content = await chain.content(action.content_id)
+    if content is None:
+        return False
+    if isinstance(action, SetTerms):
+        return content.terms_hash == action.terms.terms_hash(action.license_hash)
+    return content.withdrawn_at != 0
+
+
+def require_owner(content_id: ContentId, content: ContentState | None, signer: Address) -> None:
+    """Raise LicenseError if there is no such work, or if it is another account's."""
+    if content is None:
+        raise LicenseError(f"there is no work {content_id} on this chain: check the id")
+    if content.owner != signer:
+        raise LicenseError(
+            f"work {content_id} is owned by {content.owner}, and the key is that of {signer}: "
+            "only the owner may do this; give its --key"
+        )
+
+
+def require_standing(content: ContentState, what: str) -> None:
+    """Raise LicenseError if a work was withdrawn already, which ``what`` cannot follow."""
+    if content.withdrawn_at:
+        raise LicenseError(
+            f"work {content.content_id} was withdrawn already, and that is for ever: there is no "
+            f"{what} after it"
+        )
+
+
+def require_buyer(to: Address, owner: Address, deployment: Deployment) -> None:
+    """Raise InvalidRequest for an account that a work must not be given to."""
+    ours = {
+        deployment.token: "the token",
+        deployment.content_registry: "the ContentRegistry",
+        deployment.adapter_registry: "the AdapterRegistry",
+        deployment.settlement: "Settlement",
+        deployment.node_directory: "the NodeDirectory",
+    }
+    if to == ZERO_ADDRESS:
+        raise InvalidRequest(
+            "the zero address is nobody's: a work cannot be burned. `viz content withdraw` ends "
+            "its licensing instead"
+        )
+    if to == owner:
+        raise InvalidRequest(f"{to} owns the work already: nothing to transfer")
+    if to in ours:
+        raise InvalidRequest(
+            f"{to} is {ours[to]} itself, which could never give the work away again: name a "
+            "person's or a contract wallet's address"
+        )
+
+
+async def transfer(
+    content_id: ContentId, to: Address, writer: ChainWriter, chain: ChainReader
+) -> Transaction:
+    """Give a work to another owner, by the owner's own transaction.
+
+    A contract that cannot hold such a token refuses it (ERC-721's safe transfer). Raises
+    TransactionFailed, OutcomeUnknown, NodeNotTrusted if the chain shows another owner afterwards.
+    """
+    call = Call("ContentRegistry", "safeTransferFrom", (writer.address, to, content_id))
+    sent = (await writer.submit(call)).require_settled("the transfer")
+    content = await chain.content(content_id)
+    if content is None or content.owner != to:
+        raise NodeNotTrusted(
+            f"the transfer of work {content_id} is in a block, and the chain's endpoint shows "
+            "another owner: look again with `viz content show`"
+        )
+    return sent
+
+
+def renew_record(work: Path, content_id: ContentId, new: WorkDescription) -> Path | None:
+    """Write new terms and license into the record beside a work; return its path, None without one.
+
+    The earlier record stays as a copy, named by its terms: a trainer with an earlier grant needs
+    its license text.
+    """
+    record = load_record(work)
+    if record is None or record.content_id != content_id:
+        return None
+    path = record_path(work)
+    earlier = record.terms.terms_hash(record.license_hash)
+    copy = path.with_name(f"{work.name}.{earlier.hex()[:16]}.registration.json")
+    if not copy.exists():
+        write_record(copy, record)
+    renewed = replace(record, terms=new.terms, license=new.license, license_hash=new.license_hash)
+    save_record(work, renewed)
+    return path

@@ -1,0 +1,134 @@
+"""Find what a creator's signature needs, from sources that the creator trusts, and ask a node.
+
+Owns the nonce and the deadline of everything that a creator signs for relaying, and the bounded
+exchange with the node that relays it. Chain, registry and decimals come from the trusted
+deployment. The deadline comes from the creator's own clock (on a development chain, whose time may
+be moved, from the chain). Only the nonce may come from a node, and only if no chain is given: a
+signature with a wrong nonce is refused and does no harm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import aiohttp
+
+from viz.client.node_address import checked
+from viz.domain.ports.chain import ChainReader, Deployment
+from viz.domain.ports.clock import Clock
+from viz.domain.strict_json import load_json
+from viz.domain.trust import require_as_trusted
+from viz.domain.units import Address
+from viz.errors import ChainUnreachable, ConfigError, NodeNotTrusted
+from viz.protocol.problems import error_of
+from viz.protocol.registration import REGISTRATION_CONTEXT_PATH, RegistrationContext
+
+VALID_S: Final = 3_600
+# The creator's clock and the chain's may differ by so much: blocks are late, clocks drift.
+CLOCKS_APART_S: Final = 900
+_TIMEOUT_S: Final = 120
+_ANSWER_BYTES: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SigningValues:
+    """The nonce and the deadline to sign with; ``now_s`` is the time that they were chosen at."""
+
+    nonce: int
+    now_s: int
+
+    @property
+    def deadline_s(self) -> int:
+        return self.now_s + VALID_S
+
+
+async def signing_values(
+    signer: Address,
+    deployment: Deployment,
+    node_url: str,
+    clock: Clock,
+    chain: ChainReader | None,
+    *,
+    development: bool,
+) -> SigningValues:
+    """Return the nonce and the deadline of what ``signer`` signs next for a node to relay.
+
+    Raises NodeNotTrusted if the node names another chain, registry, token scale or signer, or a
+    time far from this machine's clock; ConfigError if the time of the own chain is far ahead of
+    this clock.
+    """
+    context = await registration_context(signer, node_url)
+    require_as_trusted(
+        deployment,
+        chain_id=context.chain_id,
+        content_registry=context.content_registry,
+        token_decimals=context.token_decimals,
+    )
+    if context.creator != signer:
+        raise NodeNotTrusted(
+            f"the node answers for the creator {context.creator}, not for {signer}: nothing was "
+            "signed"
+        )
+    now_s = clock.now_s()
+    if chain is None:
+        if abs(context.chain_time_s - now_s) > CLOCKS_APART_S:
+            raise NodeNotTrusted(
+                f"the node says that the chain's time is {context.chain_time_s}, and this "
+                f"machine's is {now_s}: correct the clock, or give --rpc URL to read the time there"
+            )
+        return SigningValues(context.nonce, now_s)
+    return await chain_values(signer, clock, chain, development=development)
+
+
+async def chain_values(
+    signer: Address, clock: Clock, chain: ChainReader, *, development: bool
+) -> SigningValues:
+    """Return the same from the creator's own chain alone; raise ConfigError as above."""
+    now_s, head_s = clock.now_s(), await chain.chain_time()
+    if head_s > now_s + CLOCKS_APART_S and not development:
+        raise ConfigError(
+            f"the chain's time is {head_s}, and this machine's is {now_s}: correct the clock, "
+            "or name another --rpc"
+        )
+    nonce = await chain.registration_nonce(signer)
+    return SigningValues(nonce, head_s if development else now_s)
+
+
+async def registration_context(creator: Address, node_url: str) -> RegistrationContext:
+    """Ask a node for the values of the chain that a creator's signature needs."""
+    path = REGISTRATION_CONTEXT_PATH.format(creator=creator)
+    return RegistrationContext.from_json(await exchange("GET", node_url, path, None))
+
+
+async def exchange(method: str, node_url: str, path: str, body: object) -> Any:
+    """Return a node's JSON answer, bounded in size and time.
+
+    Raises the class that the node's problem names, with its text and the contract's reason (an
+    ``error`` and its ``args``); ChainUnreachable if the node does not answer as one.
+    """
+    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.request(
+                method, checked(node_url) + path, json=body, allow_redirects=False
+            ) as answer,
+        ):
+            raw = b""
+            async for part in answer.content.iter_chunked(_ANSWER_BYTES):
+                raw += part
+                if len(raw) > _ANSWER_BYTES:
+                    raise ValueError(f"its answer is longer than {_ANSWER_BYTES} bytes")
+            content = load_json(raw)
+            status = answer.status
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        raise ChainUnreachable(
+            f"the node at {node_url} does not answer as a node ({str(error) or 'time ran out'}): "
+            "check its address, or use --direct"
+        ) from error
+    if status >= 300:
+        refused = error_of(content, status)
+        said = f"the node refused: {refused.detail}"
+        raise type(refused)(said, status=status, **refused.extensions)
+    return content

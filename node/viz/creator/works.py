@@ -1,0 +1,131 @@
+"""Read works for their owners: from a node, whose word it is, or from a chain of their own.
+
+Owns the conversion of a node's answers about works and accounts, and the walk over all works of
+one owner. Nothing that is read from a node decides what is signed: it is only shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+from viz.creator.signing import exchange
+from viz.domain.license import Terms
+from viz.domain.ports.chain import ChainReader, ContentState, TermsState
+from viz.domain.units import Address, ContentId
+from viz.errors import InvalidRequest, LicenseError, NodeNotTrusted
+from viz.protocol.owner_actions import (
+    ACCOUNT_PATH,
+    OWNED_PAGE,
+    OWNED_PATH,
+    AccountView,
+    OwnedWorks,
+)
+from viz.protocol.registration import CONTENTS_PATH
+from viz.protocol.wire import JSON_INTEGER_MAX, Reader
+
+# How many pages of a node's answers, of OWNED_PAGE works each, one command reads.
+_MOST_PAGES: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class WorkView:
+    """A work and the terms on offer; a node tells no terms of a withdrawn work."""
+
+    content: ContentState
+    offered: TermsState | None
+
+
+class NodeWorks:
+    """Reads works at a node; all of it is the node's word."""
+
+    def __init__(self, node_url: str) -> None:
+        self._url = node_url
+
+    async def work(self, content_id: ContentId) -> WorkView:
+        """Return a work; raise LicenseError if there is none, NodeNotTrusted for nonsense."""
+        found = await exchange("GET", self._url, f"{CONTENTS_PATH}/{content_id}", None)
+        try:
+            return _work(content_id, found)
+        except (InvalidRequest, TypeError) as error:
+            raise NodeNotTrusted(f"the node's answer about a work is none: {error}") from error
+
+    async def owned(self, owner: Address) -> list[ContentId]:
+        """Return the works of an owner; raise NodeNotTrusted if the answers do not end."""
+        after, works = 0, list[ContentId]()
+        for _ in range(_MOST_PAGES):
+            path = f"{OWNED_PATH.format(account=owner)}?after={after}"
+            page = OwnedWorks.from_json(await exchange("GET", self._url, path, None))
+            works += [ContentId(each) for each in page.contents]
+            if page.looked_to >= page.count:
+                return works
+            if page.looked_to <= after:
+                break
+            after = page.looked_to
+        raise NodeNotTrusted("the node's list of works does not end: give --rpc URL")
+
+    async def account(self, account: Address) -> AccountView:
+        """Return what an account has."""
+        path = ACCOUNT_PATH.format(account=account)
+        found = AccountView.from_json(await exchange("GET", self._url, path, None))
+        if found.account != account:
+            raise NodeNotTrusted(f"the node answers for {found.account}, not for {account}")
+        return found
+
+
+class ChainWorks:
+    """Reads works on a chain of the owner's choice."""
+
+    def __init__(self, chain: ChainReader) -> None:
+        self._chain = chain
+
+    async def work(self, content_id: ContentId) -> WorkView:
+        """Return a work; raise LicenseError if there is none."""
+        content = await self._chain.content(content_id)
+        if content is None:
+            raise LicenseError(f"there is no work {content_id} on this chain: check the id")
+        return WorkView(content, await self._chain.terms(content.terms_hash))
+
+    async def owned(self, owner: Address) -> list[ContentId]:
+        """Return the works of an owner."""
+        count, works = await self._chain.content_count(), list[ContentId]()
+        for first in range(1, count + 1, OWNED_PAGE):
+            ids = [ContentId(each) for each in range(first, min(count, first + OWNED_PAGE - 1) + 1)]
+            owners = await self._chain.owners(ids)
+            works += [each for each, his in zip(ids, owners, strict=True) if his == owner]
+        return works
+
+    async def account(self, account: Address) -> AccountView:
+        """Return what an account has."""
+        chain = self._chain
+        return AccountView(
+            account,
+            await chain.token_balance(account),
+            await chain.collectable(account),
+            await chain.collected_to(account),
+            await chain.coin_wei(account),
+        )
+
+
+WorkReader = NodeWorks | ChainWorks
+
+
+def _work(content_id: ContentId, found: object) -> WorkView:
+    reader = Reader(found, "the work")
+    content = ContentState(
+        content_id,
+        reader.address("owner"),
+        reader.address("creator"),
+        reader.hash32("commitment"),
+        reader.hash32("termsHash"),
+        reader.integer("withdrawnAt", JSON_INTEGER_MAX),
+    )
+    values: Any = found.get("terms") if isinstance(found, Mapping) else None
+    if values is None:
+        return WorkView(content, None)
+    if not isinstance(values, Mapping):
+        raise InvalidRequest("its terms are no object")
+    terms = Terms(**{each.name: values.get(each.name) for each in fields(Terms)})
+    terms.check()
+    return WorkView(content, TermsState(terms, reader.hash32("licenseHash")))
