@@ -19,8 +19,8 @@ from viz.cli.console import (
     say,
     show,
 )
-from viz.cli.content import CreatorRpcOption
 from viz.cli.http import LOCAL_NODE, NodeUrl, get_json
+from viz.cli.own_chain import CreatorRpcOption
 from viz.errors import InvalidRequest
 
 if TYPE_CHECKING:

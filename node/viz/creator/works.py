@@ -126,6 +126,7 @@ def _work(content_id: ContentId, found: object) -> WorkView:
         return WorkView(content, None)
     if not isinstance(values, Mapping):
         raise InvalidRequest("its terms are no object")
-    terms = Terms(**{each.name: values.get(each.name) for each in fields(Terms)})
+    members: dict[str, Any] = {each.name: values.get(each.name) for each in fields(Terms)}
+    terms = Terms(**members)
     terms.check()
     return WorkView(content, TermsState(terms, reader.hash32("licenseHash")))
