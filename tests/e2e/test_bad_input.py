@@ -126,7 +126,7 @@ def change_deployment(town: Town, name: str, **changes: Any) -> Path:
 def test_a_bad_command_gets_one_line_and_an_exit_code(
     case: Case, town: Town, words: dict[str, str]
 ) -> None:
-    """Protects people at a real node: no trace, the remedy named, the books as they were."""
+    """Protects people at a real node: no trace, the remedy named, the ledger as it was."""
     before = standing(town)
     arguments = [each.format(**words) for each in case.arguments.split()]
     environment = {

@@ -59,12 +59,12 @@ class Metrics:
         )
         self._mismatches = Gauge(
             "viz_books_mismatches",
-            "Channels on which the node's books and the chain disagree",
+            "Channels on which the node's ledger and the chain disagree",
             registry=self.registry,
         )
         self._compared = Gauge(
             "viz_books_compared_timestamp_seconds",
-            "When books and chain were last compared",
+            "When ledger and chain were last compared",
             registry=self.registry,
         )
 

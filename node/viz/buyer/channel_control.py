@@ -41,7 +41,7 @@ class ChannelControl:
         return self._client.deployment
 
     async def show(self) -> Json:
-        """Return what was deposited, signed and received, read from the node now."""
+        """Return what was deposited, signed and billed, read from the node now."""
         await self._client.look()
         return described(self._client)
 

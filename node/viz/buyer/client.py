@@ -151,7 +151,7 @@ class BuyerClient:
 
     @property
     def channel(self) -> BuyerChannel:
-        """What was deposited, signed and received on the channel."""
+        """What was deposited, signed and billed on the channel."""
         return self.voucher_signer.channel
 
     @property
@@ -347,12 +347,12 @@ class BuyerClient:
         """Ask nothing more of this node and sign nothing more for it, until it is forgiven."""
         self.voucher_signer.distrust(fault)
 
-    def forgive(self, allowance_units: Units = 0) -> None:
-        """Trust the node again, and pay up to ``allowance_units`` of bills beyond what arrived.
+    def forgive(self, forgiven_units: Units = 0) -> None:
+        """Trust the node again, and pay up to ``forgiven_units`` of bills beyond what arrived.
 
         The node's tokenizer is also recorded anew, even if this buyer cannot count with it.
         """
-        self.voucher_signer.forgive(allowance_units)
+        self.voucher_signer.forgive(forgiven_units)
         self._pins.forget()
 
     def require_trust(self) -> None:

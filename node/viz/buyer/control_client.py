@@ -47,7 +47,7 @@ class ProxyControl:
         self.url = url
 
     async def show(self) -> Json:
-        """Return what was deposited, signed and received, read from the node now."""
+        """Return what was deposited, signed and billed, read from the node now."""
         return await self._do({"do": "show"})
 
     async def forgive(self, allow_units: Units) -> Json:
@@ -123,7 +123,7 @@ class ProxyControl:
         return domain, struct
 
 
-async def find_desks(directories: Sequence[Path], deployment: Deployment) -> list[ProxyControl]:
+async def find_proxies(directories: Sequence[Path], deployment: Deployment) -> list[ProxyControl]:
     """Return the commands of every proxy that runs in one of these channels' folders."""
     found: list[ProxyControl] = []
     for directory in directories:
@@ -132,8 +132,10 @@ async def find_desks(directories: Sequence[Path], deployment: Deployment) -> lis
         try:
             async with _connected(directory) as ws:
                 hello = Reader(await _hear(ws), "the proxy's greeting")
-                desk = ProxyControl(directory, deployment, hello.address("node"), hello.text("url"))
-                found.append(desk)
+                control = ProxyControl(
+                    directory, deployment, hello.address("node"), hello.text("url")
+                )
+                found.append(control)
         except NodeUnreachable:
             continue  # a proxy that was killed left its socket
     return found

@@ -49,8 +49,8 @@ _log = structlog.get_logger()
 
 
 @asynccontextmanager
-async def serving_desk(
-    desk: ChannelControl, directory: Path, node: Address, url: str
+async def serving_control(
+    control: ChannelControl, directory: Path, node: Address, url: str
 ) -> AsyncIterator[bool]:
     """Serve the commands in a channel's folder while the context lasts.
 
@@ -58,7 +58,7 @@ async def serving_desk(
     that was killed. Yields False, and logs a warning, if the folder's file system has no sockets.
     """
     app = web.Application()
-    app.router.add_get(PATH, _handler(desk, node, url))
+    app.router.add_get(PATH, _handler(control, node, url))
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, handler_cancellation=True)
     await runner.setup()
     folder = open_folder(directory)
@@ -81,7 +81,7 @@ async def serving_desk(
         os.close(folder)
 
 
-def _handler(desk: ChannelControl, node: Address, url: str) -> Handler:
+def _handler(control: ChannelControl, node: Address, url: str) -> Handler:
     async def handle(request: web.Request) -> web.WebSocketResponse:
         connection = request.transport.get_extra_info("socket") if request.transport else None
         if not is_ours(connection):
@@ -89,7 +89,7 @@ def _handler(desk: ChannelControl, node: Address, url: str) -> Handler:
         ws = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=MAX_MESSAGE_BYTES)
         await ws.prepare(request)
         await ws.send_json({"node": node, "url": url})
-        await _Conversation(desk, ws).run()
+        await _Conversation(control, ws).run()
         await ws.close()
         return ws
 
@@ -99,8 +99,8 @@ def _handler(desk: ChannelControl, node: Address, url: str) -> Handler:
 class _Conversation:
     """One command: the caller's messages, and the answers to them."""
 
-    def __init__(self, desk: ChannelControl, ws: web.WebSocketResponse) -> None:
-        self._desk = desk
+    def __init__(self, control: ChannelControl, ws: web.WebSocketResponse) -> None:
+        self._control = control
         self._ws = ws
         self._heard: asyncio.Queue[Json] = asyncio.Queue(maxsize=4)
 
@@ -145,18 +145,18 @@ class _Conversation:
         reader = Reader(said, "the command")
         wanted = reader.text("do", 16)
         if wanted == "show":
-            return await self._desk.show()
+            return await self._control.show()
         if wanted == "forgive":
-            return await self._desk.forgive(reader.units("allow"))
+            return await self._control.forgive(reader.units("allow"))
         if wanted == "ask":
             body = said.get("body")
             if not isinstance(body, dict):
                 raise InvalidRequest("the command lacks the question's body")
-            return await self._desk.ask(body, self._write, self._tell)
+            return await self._control.ask(body, self._write, self._tell)
         if wanted == "open":
-            return await self._desk.open(self._wallet(reader), reader.units("deposit"))
+            return await self._control.open(self._wallet(reader), reader.units("deposit"))
         if wanted == "close":
-            return await self._desk.close(self._wallet(reader))
+            return await self._control.close(self._wallet(reader))
         raise InvalidRequest(f"there is no command {wanted!r}: is the proxy of another version?")
 
     async def _write(self, text: str) -> None:

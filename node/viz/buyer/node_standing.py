@@ -1,11 +1,11 @@
 """Keep the standing of one node: what the buyer believes of it, allows it and holds against it.
 
-Owns how much of the node's word on the deposit is believed if no chain is read, what is left of the
-allowance for bills beyond what arrived, and why the node is distrusted. Does no I/O: the ledger
-writes it to disk.
+Owns how much of the node's word on the deposit is believed if no chain is read, how much the node
+may still bill beyond what arrived, and why the node is distrusted. Does no I/O: the ledger writes
+it to disk.
 
 Invariants: a deposit is believed only as far as it and the settled total stay within what was
-signed for; only the buyer can raise the allowance; distrust outlasts the process, and only the
+signed for; only the buyer can raise that amount; distrust outlasts the process, and only the
 buyer can end it.
 """
 
@@ -49,7 +49,7 @@ class NodeStanding:
     """What a buyer believes of a node, allows it, and holds against it.
 
     Without a chain, only the wallets in ``payers`` are believed to have paid, and settled total and
-    deposit together only up to ``limit_units``. ``allowance_units`` is left for bills beyond what
+    deposit together only up to ``limit_units``. ``forgiven_units`` may still be billed beyond what
     arrived. ``broken`` holds the incidents in which answers were billed and not delivered.
     ``undelivered`` counts the bills of answers that were broken, left at once or empty; ``empty``
     counts the latest answers in a row without text. ``fault`` says why nothing more is asked of the
@@ -58,7 +58,7 @@ class NodeStanding:
 
     payers: tuple[Address, ...] = ()
     limit_units: Units = 0
-    allowance_units: Units = 0
+    forgiven_units: Units = 0
     broken: Mapping[str, Incident] = field(default_factory=dict)
     undelivered: int = 0
     empty: int = 0
@@ -106,13 +106,13 @@ class NodeStanding:
         """Return the standing of a node that was caught; the first fault is kept."""
         return self if self.fault else replace(self, fault=fault)
 
-    def forgiven(self, allowance_units: Units) -> Self:
-        """Return the standing of a node that is trusted again, with a new allowance."""
-        return replace(self, fault="", broken={}, empty=0, allowance_units=allowance_units)
+    def forgiven(self, forgiven_units: Units) -> Self:
+        """Return the standing of a node that is trusted again, with a new amount to forgive."""
+        return replace(self, fault="", broken={}, empty=0, forgiven_units=forgiven_units)
 
     def billed_beyond(self, units: Units) -> Self:
         """Return the standing after a bill that exceeds its request's bound by ``units``."""
-        return replace(self, allowance_units=self.allowance_units - units)
+        return replace(self, forgiven_units=self.forgiven_units - units)
 
     def signed_unbilled(self, incident: str, seq: int) -> Self:
         """Return the standing after a voucher was signed for a broken answer without a bill."""
@@ -190,7 +190,7 @@ class NodeStanding:
         return {
             "payers": list(self.payers),
             "limit": str(self.limit_units),
-            "allowance": str(self.allowance_units),
+            "allowance": str(self.forgiven_units),
             "broken": [
                 {
                     "incident": name,

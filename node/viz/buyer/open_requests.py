@@ -11,7 +11,7 @@ A request is in one of three groups:
 
 Invariants: every receipt belongs to one request, found by the hash of what was asked, and a request
 is billed once. A bill that the answer did not bring is for at most what arrived and one step. Any
-more is taken from the buyer's allowance, or the bill is refused. So a valid signature of the node
+more is taken from what the buyer forgives, or the bill is refused. So a valid signature of the node
 is not enough: it can bill neither what was not asked for, nor what it did not deliver.
 """
 

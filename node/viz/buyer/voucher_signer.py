@@ -86,7 +86,7 @@ class VoucherSigner:
 
     @property
     def channel(self) -> BuyerChannel:
-        """What was deposited, signed and received so far."""
+        """What was deposited, signed and billed so far."""
         return self._ledger.channel
 
     # whether the node is trusted
@@ -95,9 +95,9 @@ class VoucherSigner:
         """Sign nothing more for the node, in this process and in later ones."""
         self._ledger.commit_standing(self._ledger.standing.distrusting(fault))
 
-    def forgive(self, allowance_units: Units = 0) -> None:
-        """Trust the node again, and pay up to ``allowance_units`` of bills beyond what arrived."""
-        self._ledger.commit_standing(self._ledger.standing.forgiven(allowance_units))
+    def forgive(self, forgiven_units: Units = 0) -> None:
+        """Trust the node again, and pay up to ``forgiven_units`` of bills beyond what arrived."""
+        self._ledger.commit_standing(self._ledger.standing.forgiven(forgiven_units))
 
     @property
     def standing(self) -> NodeStanding:
@@ -243,10 +243,10 @@ class VoucherSigner:
     async def _deliver(self, adapter_id: AdapterId, target_units: Units) -> None:
         channel = self.channel
         try:
-            owed = raise_signed(channel, adapter_id, target_units)
+            raised = raise_signed(channel, adapter_id, target_units)
             # The node refuses a voucher that leaves out what any adapter delivered on credit.
             for other, units in channel.spent.items():
-                owed = raise_signed(owed, other, units)
+                raised = raise_signed(raised, other, units)
         except DepositExceeded as error:
             left = amount(max(0, channel.limit_units - channel.total_units), self._deployment)
             raise DepositExceeded(
@@ -254,7 +254,7 @@ class VoucherSigner:
                 "with `viz channel open`",
                 **error.extensions,
             ) from error
-        after, draft = draft_voucher(owed, self._base_units)
+        after, draft = draft_voucher(raised, self._base_units)
         if draft is None:
             self._delivered = dict(self.channel.vector)
             return
@@ -359,7 +359,7 @@ class VoucherSigner:
 
         Returns False if the answer that brings it still arrives. Raises InvalidSignature, and
         NodeNotTrusted for a receipt that no request accounts for, or that bills more than what
-        arrived, one step and the buyer's allowance.
+        arrived, one step and what the buyer forgives.
         """
         link = verified_link(self.channel, self.domain, signed)
         after = take_receipt(self.channel, link)
@@ -371,7 +371,7 @@ class VoucherSigner:
             return False
         open_request, beyond_units = match
         standing = self._ledger.standing
-        if beyond_units > standing.allowance_units:
+        if beyond_units > standing.forgiven_units:
             allowed = amount(open_request.bound_units(unused), self._deployment)
             raise NodeNotTrusted(
                 f"receipt {link.seq} bills {amount(signed.receipt.amount_units, self._deployment)} "

@@ -1,4 +1,4 @@
-"""Run `viz audit`: train an adapter again, and compare it with the chain."""
+"""Run `viz audit`: train an adapter again, and compare its bytes with the chain."""
 
 from __future__ import annotations
 
@@ -29,46 +29,57 @@ from viz.domain.units import AdapterId
 from viz.errors import InvalidRequest, UnknownAdapter
 from viz.training.run import Bounds
 
-app = typer.Typer(no_args_is_help=True, help="Recompute what others claim.")
+app = typer.Typer(no_args_is_help=True, help="Check the claims of others by computing them again.")
 _EXITS: Final = {"reproduced": 0, "different": AUDIT_DIFFERENT, "inconclusive": AUDIT_INCONCLUSIVE}
 _BOUNDS = Bounds()
 
 
 @app.callback()
 def _group() -> None:
-    """Keep `adapter` a command of its own although it is the only one."""
+    """Keep ``adapter`` a subcommand, although it is the only one."""
 
 
 @app.command("adapter")
 @guarded
 def adapter(
     adapter_id: AdapterArgument,
-    works: Annotated[list[Path], typer.Argument(help="The works, with their records beside them.")],
-    manifest: Annotated[Path, typer.Option(help="The manifest that its trainer published.")],
+    works: Annotated[
+        list[Path], typer.Argument(help="Work files or folders, with their registration records.")
+    ],
+    manifest: Annotated[
+        Path, typer.Option(help="File of the manifest that the trainer published.")
+    ],
     rpc: Annotated[
-        str, typer.Option(envvar=RPC_VARIABLE, help="The chain's JSON-RPC.")
+        str, typer.Option(envvar=RPC_VARIABLE, help="The chain's JSON-RPC URL.")
     ] = "http://127.0.0.1:8545",
     deployment: Annotated[
-        Path | None, typer.Option("--deployment", help="Where the contracts are.")
+        Path | None,
+        typer.Option(
+            "--deployment",
+            help="File of the contracts. Default: deployment.json in the data folder.",
+        ),
     ] = None,
-    base_model: Annotated[str, typer.Option(help="The base model.")] = "SmolLM2-135M-Instruct",
+    base_model: Annotated[
+        str, typer.Option(help="Name or folder of the base model.")
+    ] = "SmolLM2-135M-Instruct",
     max_time_s: Annotated[
-        int, typer.Option(min=1, help="How long the repetition may take, in seconds.")
+        int, typer.Option(min=1, help="Longest time of the repeated training, in seconds.")
     ] = _BOUNDS.time_s,
     max_memory_mib: Annotated[
-        int, typer.Option(min=1, help="How much memory it may take, in MiB.")
+        int, typer.Option(min=1, help="Most memory of the repeated training, in MiB.")
     ] = _BOUNDS.memory_bytes >> 20,
     card: Annotated[
-        bool, typer.Option("--card", help="Show the report card that comes out, beside its own.")
+        bool,
+        typer.Option("--card", help="Also compare the new report card with the manifest's."),
     ] = False,
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Train an adapter again from its manifest and compare the bytes with the chain's digest.
 
-    Exit code 0: the same bytes. 13: the manifest is not true, because the training rows differ, or
-    the bytes differ on the same hardware and versions. 14: the bytes differ, and so do hardware or
-    versions, so nothing is proved.
+    Exit code 0: the bytes are the same. 13: the manifest is false, since the training rows differ,
+    or the bytes differ on the same hardware and versions. 14: the bytes differ, but so do hardware
+    or versions, so nothing is proved.
     """
     place = data_dir(folder)
     given = (rpc, deployment or place / "deployment.json")
@@ -111,7 +122,10 @@ async def _audit(
     finally:
         await rpc.close()
     if state is None:
-        raise UnknownAdapter(f"adapter {adapter_id} is not registered on this chain")
+        raise UnknownAdapter(
+            f"adapter {adapter_id} is not registered on this chain: check the id, --rpc and "
+            "--deployment"
+        )
     with tempfile.TemporaryDirectory(prefix="viz-audit-") as directory:
         report = await audit_adapter(
             envelope,
@@ -133,7 +147,7 @@ async def _audit(
 
 def _say_cards(report: dict[str, Any]) -> None:
     claimed, found = (_flat(report[name] or {}) for name in ("claimedCard", "card"))
-    rows = [(name, claimed.get(name, "not said"), found[name]) for name in found]
+    rows = [(name, claimed.get(name, "not stated"), found[name]) for name in found]
     table("Report card", ("what", "in the manifest", "here"), rows)
 
 
@@ -150,11 +164,17 @@ def _say(adapter_id: int, report: dict[str, Any]) -> None:
         ("verdict", report["verdict"]),
         ("weights on chain", report["claimedWeights"]),
         ("weights found", report["foundWeights"]),
-        ("training rows alike", report["rowsMatch"]),
+        ("training rows match", report["rowsMatch"]),
         ("reproducibility class", report["reproducibility"]),
         *(("finding", finding) for finding in report["findings"]),
-        *((f"differs: {k}", f"{a} there, {b} here") for k, (a, b) in report["differences"].items()),
+        *(
+            (f"differs: {k}", f"{a} in the manifest, {b} here")
+            for k, (a, b) in report["differences"].items()
+        ),
     ]
     table(f"Audit of adapter {adapter_id}", ("what", "value"), rows)
     if report["verdict"] == "inconclusive":
-        out.print("Other bytes, but on other hardware or versions: repeat it on the manifest's.")
+        out.print(
+            "The bytes differ, but so do hardware or versions: repeat the audit on those of the "
+            "manifest."
+        )

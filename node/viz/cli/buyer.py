@@ -17,8 +17,8 @@ from viz.cli.buying import (
     MaxCost,
     MaxPrice,
     MaxPromptPrice,
+    channel_control,
     client_at,
-    desk_at,
     home_of,
     node_info,
     trusted,
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from viz.domain.ports.chain import Deployment
     from viz.protocol.messages import AdapterOffer
 
-app = typer.Typer(no_args_is_help=True, help="Ask a node's models, paying by signed vouchers.")
+app = typer.Typer(no_args_is_help=True, help="Ask a node's models, and pay by signed vouchers.")
 
 
 @app.command()
@@ -64,7 +64,7 @@ def models(
 ) -> None:
     """Show what a node sells: each model with its description, its works and its prices.
 
-    Names, descriptions and titles are the node's claims; the works' numbers are on the chain.
+    Names, descriptions and titles are the node's own claims; the works' ids are on the chain.
     """
     here = trusted(folder, deployment)
     info = run(node_info(node, here))
@@ -88,7 +88,7 @@ def _print_offer(offer: AdapterOffer, here: Deployment) -> None:
     if works:
         rows.insert(0, ("works", ", ".join(works)))
     elif offer.adapter_id != BASE_MODEL:
-        rows.insert(0, ("works", "the node does not say"))
+        rows.insert(0, ("works", "not named by the node"))
     if offer.card is not None and offer.card.asked:
         card = offer.card
         rows.append(
@@ -106,9 +106,10 @@ def ask(
     model: Annotated[
         str, typer.Option(help="A model's id or name, as `viz buyer models` shows them.")
     ] = "",
-    max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 128,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 128,
     temperature: Annotated[
-        float | None, typer.Option(min=0.0, help="0 is greedy. Default: the offer's own.")
+        float | None,
+        typer.Option(min=0.0, help="Sampling temperature; 0 is greedy. Default: the model's."),
     ] = None,
     max_price: MaxPrice = "",
     max_prompt_price: MaxPromptPrice = "",
@@ -123,8 +124,8 @@ def ask(
 ) -> None:
     """Ask one question and pay for the answer while it streams.
 
-    If a proxy runs for the channel, the proxy asks, and you need no password. Which model was
-    chosen, and at what price, is said before the answer where you named no id.
+    If a proxy runs for the channel, the proxy asks, and you need no password. If you name no model
+    id, the command prints the chosen model and its price before the answer.
     """
     caps = Caps(max_price, max_prompt_price, max_completion_price, max_cost)
     body: dict[str, Any] = {
@@ -145,8 +146,8 @@ def ask(
 
     async def work() -> None:
         secret = partial(password, password_file)
-        async with desk_at(node, folder, deployment, secret, rpc, caps) as desk:
-            done, here = await desk.ask(body, write, tell), desk.deployment
+        async with channel_control(node, folder, deployment, secret, rpc, caps) as control:
+            done, here = await control.ask(body, write, tell), control.deployment
             found = done | {"decimals": here.token_decimals, "symbol": here.token_symbol}
             if not show(found, as_json=as_json):
                 out.print()
@@ -161,21 +162,23 @@ def proxy(
     port: Annotated[int, typer.Option(min=0, max=65_535, help="The port to listen on.")] = 8403,
     host: Annotated[
         str,
-        typer.Option(help="Keep the default: everybody who reaches the proxy spends your deposit."),
+        typer.Option(
+            help="Address to listen on. Keep the default: all who reach it spend your deposit."
+        ),
     ] = "127.0.0.1",
     api_key_file: Annotated[
         Path | None,
         typer.Option(
-            "--api-key-file", help="File with the OPENAI_API_KEY that programs must give."
+            "--api-key-file", help="File with the OPENAI_API_KEY that programs must send."
         ),
     ] = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(help="A name besides this machine's by which programs reach the proxy."),
+        typer.Option(help="Another host name by which programs may reach the proxy."),
     ] = None,
     allow_origin: Annotated[
         list[str] | None,
-        typer.Option(help="A web page that may spend, by its origin: https://app.example."),
+        typer.Option(help="Origin of a web page that may spend, such as https://app.example."),
     ] = None,
     max_price: MaxPrice = "",
     max_prompt_price: MaxPromptPrice = "",
@@ -190,8 +193,8 @@ def proxy(
 ) -> None:
     """Run a local OpenAI-compatible server that pays the node for every answer.
 
-    Each answer's cost is printed on standard error, and the sum at the end. While the proxy runs,
-    `viz buyer ask` and `viz channel` go through it.
+    It prints each answer's cost, and the sum at the end, on standard error. While it runs,
+    `viz buyer ask` and `viz channel` use it.
     """
     secret = password(password_file)
     key = _api_key(api_key_file)
@@ -202,7 +205,7 @@ def proxy(
 
         from viz import log
         from viz.buyer.channel_control import ChannelControl
-        from viz.buyer.control_server import serving_desk
+        from viz.buyer.control_server import serving_control
         from viz.buyer.proxy import running_proxy
         from viz.buyer.spent_line import say_cost
 
@@ -222,7 +225,7 @@ def proxy(
                 )
             )
             await ends.enter_async_context(
-                serving_desk(
+                serving_control(
                     ChannelControl(client, say_cost),
                     client.directory,
                     client.info.node,
@@ -244,7 +247,7 @@ def proxy(
 
 
 def _print_run(client: BuyerClient) -> None:
-    """Print on standard error what this process spent, and what is left of the deposit."""
+    """Print on standard error what this proxy spent, and the rest of the deposit."""
     found, here = client.spending.report(), client.deployment
     requests = found["run"]["requests"]
     err.print(
@@ -263,9 +266,10 @@ def spending(
     deployment: DeploymentFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what was spent, by day and model, from the files beside the channels' ledgers.
+    """Show what you spent, by day and model.
 
-    The command needs no password and no node, and also works while a proxy runs.
+    The command reads files of the data folder only: it needs no password and no node, and works
+    while a proxy runs.
     """
     from viz.buyer.ledger import channels_in, directories_in, node_of
     from viz.buyer.spending import report_on_disk
@@ -282,7 +286,11 @@ def spending(
     if show({"channels": found, **unit}, as_json=as_json):
         return
     if not found:
-        out.print(f"no channel of this deployment is in {home_of(folder)}", soft_wrap=True)
+        out.print(
+            f"{home_of(folder)} has no channel: open one with `viz channel open`, or name its "
+            "folder with --data-dir",
+            soft_wrap=True,
+        )
     for channel in found:
         _print_spending(channel, here)
 
@@ -300,7 +308,7 @@ def _print_spending(channel: dict[str, Any], here: Deployment) -> None:
         for each in channel["days"]
     ]
     if int(channel["unlisted"]):
-        # Answers that broke off, and what was paid before this record was kept.
+        # Answers that broke off, and answers from before this record was kept.
         rows.append(("other", "", "", "", "", amount(int(channel["unlisted"]), here)))
     rows.append(("in all", "", "", "", "", amount(int(channel["spent"]), here)))
     columns = ("day (UTC)", "model", "#answers", "#prompt", "#completion", "#cost")
@@ -314,7 +322,7 @@ def _api_key(file: Path | None) -> str:
     try:
         key = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the key file {file} cannot be read: {error}") from error
+        raise ConfigError(f"the API key file {file} cannot be read: {error}") from error
     if not key:
-        raise ConfigError(f"the key file {file} is empty: write a long random word into it")
+        raise ConfigError(f"the API key file {file} is empty: write a long random text into it")
     return key

@@ -1,7 +1,7 @@
-"""Give the buyer's commands their shared options, and the process that holds the channel.
+"""Define the shared options of the buyer's commands, and open the channel that they use.
 
-That is this process, with the channel's own files, or a proxy that runs already and holds them. A
-command that goes through a proxy needs no password and derives no key.
+If a proxy runs for the channel, the command sends its work to that proxy, and needs no password.
+Otherwise the command opens the channel's files itself.
 """
 
 from __future__ import annotations
@@ -28,15 +28,20 @@ if TYPE_CHECKING:
     from viz.protocol.messages import NodeInfo
 
 BuyerRpcOption = Annotated[
-    str, typer.Option("--rpc", help="A chain of your own choice, to check adapters against.")
+    str,
+    typer.Option(
+        "--rpc", help="JSON-RPC URL of a chain of your choice, to check the node's adapters."
+    ),
 ]
 MaxPrice = Annotated[
     str,
-    typer.Option(help="Pay at most this, in whole tokens, for a million tokens of either kind."),
+    typer.Option(help="Most to pay for a million tokens, prompt or completion, such as 1.25."),
 ]
-MaxPromptPrice = Annotated[str, typer.Option(help="The same, for a million prompt tokens.")]
-MaxCompletionPrice = Annotated[str, typer.Option(help="The same, for a million completion tokens.")]
-MaxCost = Annotated[str, typer.Option(help="Pay at most this, in whole tokens, for one answer.")]
+MaxPromptPrice = Annotated[str, typer.Option(help="Most to pay for a million prompt tokens.")]
+MaxCompletionPrice = Annotated[
+    str, typer.Option(help="Most to pay for a million completion tokens.")
+]
+MaxCost = Annotated[str, typer.Option(help="Most to pay for one answer, such as 0.05.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,7 @@ def trusted(folder: Path | None, file: Path | None) -> Deployment:
 
 
 def home_of(folder: Path | None) -> Path:
-    """Return where a buyer's session keys and ledgers are: below ``buyer`` in the data folder."""
+    """Return the folder of a buyer's session keys and ledgers: ``buyer`` in the data folder."""
     return data_dir(folder) / "buyer"
 
 
@@ -84,7 +89,7 @@ async def client_at(
     rpc_url: str,
     caps: Caps | None = None,
 ) -> AsyncIterator[BuyerClient]:
-    """Yield a client that holds the channel to the node."""
+    """Yield a client that has opened the files of the channel to the node."""
     import aiohttp
 
     from viz.buyer.client import BuyerClient
@@ -116,7 +121,7 @@ async def client_at(
 
 
 @asynccontextmanager
-async def desk_at(
+async def channel_control(
     node: str,
     folder: Path | None,
     deployment_file: Path | None,
@@ -126,15 +131,17 @@ async def desk_at(
     *,
     sends: bool = False,
 ) -> AsyncIterator[ChannelControl | ProxyControl]:
-    """Yield the commands of the channel to the node, by the proxy that holds it where one runs.
+    """Yield the commands of the channel to the node: a running proxy's, or this process's own.
 
-    ``sends``: the caller uses the chain itself, whichever process holds the channel.
+    ``sends``: ``rpc_url`` is for the caller, who sends a transaction, and not for the client.
+    Raises InvalidRequest if a proxy runs and the caller gives caps or a chain of its own.
     """
-    proxy = await _proxy_desk(node, folder, trusted(folder, deployment_file))
+    proxy = await _proxy_control(node, folder, trusted(folder, deployment_file))
     if proxy is not None:
         if (rpc_url and not sends) or (caps or Caps()) != Caps():
             raise InvalidRequest(
-                "a proxy runs for this channel and pays by its own options: start it with these"
+                "a proxy runs for this channel, and its options apply: restart it with --rpc and "
+                "the caps, or leave them out here"
             )
         yield proxy
         return
@@ -144,31 +151,31 @@ async def desk_at(
         yield ChannelControl(client)
 
 
-async def _proxy_desk(
+async def _proxy_control(
     node: str, folder: Path | None, deployment: Deployment
 ) -> ProxyControl | None:
     channels = home_of(folder) / "channels"
     if not any(each.is_socket() for each in channels.glob("*/desk.sock")):
         return None
-    from viz.buyer.control_client import find_desks
+    from viz.buyer.control_client import find_proxies
     from viz.buyer.ledger import directories_in
 
-    desks = await find_desks(directories_in(home_of(folder), deployment), deployment)
+    proxies = await find_proxies(directories_in(home_of(folder), deployment), deployment)
     url = checked(node)
-    for desk in desks:
-        if desk.url == url:
-            return desk
-    if not desks:
+    for control in proxies:
+        if control.url == url:
+            return control
+    if not proxies:
         return None
     try:
-        info = await node_info(node, deployment)  # it may be dialled by another name
+        info = await node_info(node, deployment)  # the proxy may use another name of this node
     except VizError:
         return None
-    return next((desk for desk in desks if desk.node == info.node), None)
+    return next((control for control in proxies if control.node == info.node), None)
 
 
 async def node_info(node: str, deployment: Deployment) -> NodeInfo:
-    """Return what a node says of itself; raise NodeNotTrusted, NodeUnreachable."""
+    """Return a node's own description; raise NodeNotTrusted, NodeUnreachable."""
     import aiohttp
 
     from viz.buyer.checks import check_node

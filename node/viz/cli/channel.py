@@ -1,4 +1,4 @@
-"""`viz channel`: a buyer's deposit at a node."""
+"""Run `viz channel`: open, show and close a buyer's payment channel to a node."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from viz.cli.buying import BuyerRpcOption, desk_at, home_of, trusted
+from viz.cli.buying import BuyerRpcOption, channel_control, home_of, trusted
 from viz.cli.console import (
     AsJson,
     DataDir,
@@ -40,20 +40,23 @@ if TYPE_CHECKING:
     from viz.chain.sender import Sender
     from viz.domain.ports.chain import Deployment
 
-app = typer.Typer(no_args_is_help=True, help="A buyer's deposit at a node.")
+app = typer.Typer(no_args_is_help=True, help="Open, show and close a payment channel to a node.")
 
-ChainUrl = Annotated[str, typer.Option("--rpc", envvar=RPC_VARIABLE, help="The chain's JSON-RPC.")]
+ChainUrl = Annotated[
+    str, typer.Option("--rpc", envvar=RPC_VARIABLE, help="The chain's JSON-RPC URL.")
+]
 GasKey = Annotated[
     Path | None,
     typer.Option(
-        "--gas-key", help="Key file, of the same password, that pays the gas; else --key."
+        "--gas-key",
+        help="Key file, with the same password, of the account that pays the gas. Default: --key.",
     ),
 ]
 NodeAddress = Annotated[
-    str, typer.Option("--node-address", help="Which channel to leave, where there are several.")
+    str, typer.Option("--node-address", help="The node's address, if you have several channels.")
 ]
 Signer = Annotated[
-    str, typer.Option("--signer", help="The session key's address, where its file was lost.")
+    str, typer.Option("--signer", help="The session key's address, if its file is lost.")
 ]
 
 
@@ -69,7 +72,7 @@ def open_channel(
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Deposit into a channel to a node, without gas: the wallet signs, the node relays."""
+    """Open a channel to a node with a deposit, or add to it. The node pays the gas."""
     from viz.buyer.wallet import KeyWallet
     from viz.chain.keys import load_key_file
 
@@ -79,8 +82,8 @@ def open_channel(
     units = parse_units(deposit, here.token_decimals)
 
     async def work() -> dict[str, Any]:
-        async with desk_at(node, folder, deployment, lambda: secret, rpc) as desk:
-            return await desk.open(KeyWallet(bytes(wallet.key)), units)
+        async with channel_control(node, folder, deployment, lambda: secret, rpc) as control:
+            return await control.open(KeyWallet(bytes(wallet.key)), units)
 
     _print_channel(run(work()), here, as_json=as_json)
 
@@ -95,13 +98,13 @@ def show_channel(
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what was deposited, signed and received; with --rpc the deposit as the chain has it."""
+    """Show the deposit, what was signed and what was billed; with --rpc as the chain has it."""
     here = trusted(folder, deployment)
 
     async def work() -> dict[str, Any]:
         secret = partial(password, password_file)
-        async with desk_at(node, folder, deployment, secret, rpc) as desk:
-            return await desk.show()
+        async with channel_control(node, folder, deployment, secret, rpc) as control:
+            return await control.show()
 
     _print_channel(run(work()), here, as_json=as_json)
 
@@ -110,7 +113,8 @@ def show_channel(
 @guarded
 def forgive(
     allow: Annotated[
-        str, typer.Option(help="Tokens that bills may exceed what arrived by, in all.")
+        str,
+        typer.Option(help="How much more than arrived the node may bill, in all, such as 0.01."),
     ] = "0",
     node: NodeUrl = LOCAL_NODE,
     folder: DataDir = None,
@@ -118,14 +122,14 @@ def forgive(
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a node again that broke off answers, or that billed something else than it sent."""
+    """Use a node again that broke off answers, or billed something else than it sent."""
     here = trusted(folder, deployment)
     units = parse_units(allow, here.token_decimals)
 
     async def work() -> dict[str, Any]:
         secret = partial(password, password_file)
-        async with desk_at(node, folder, deployment, secret) as desk:
-            return await desk.forgive(units)
+        async with channel_control(node, folder, deployment, secret) as control:
+            return await control.forgive(units)
 
     _print_channel(run(work()), here, as_json=as_json)
 
@@ -142,9 +146,9 @@ def close_channel(
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Close the channel at once, with the node's consent; the rest goes back to the wallet.
+    """Close the channel at once, with the node's signature; the rest goes back to the wallet.
 
-    Where the node signs the close and does not pay for its transaction, --rpc sends it.
+    If the node signs the close but does not send it, the command sends it to the chain of --rpc.
     """
     from viz.buyer.wallet import KeyWallet
     from viz.chain.keys import load_key_file
@@ -156,8 +160,10 @@ def close_channel(
     relayer = load_key_file(gas_key, secret) if gas_key else wallet
 
     async def work() -> dict[str, Any]:
-        async with desk_at(node, folder, deployment, lambda: secret, rpc, sends=True) as desk:
-            found = await desk.close(KeyWallet(bytes(wallet.key)))
+        async with channel_control(
+            node, folder, deployment, lambda: secret, rpc, sends=True
+        ) as control:
+            found = await control.close(KeyWallet(bytes(wallet.key)))
         if rpc and not _sent(found):
             found |= await _send_close(rpc, here, found["close"], relayer)
         return found
@@ -175,7 +181,7 @@ def _sent(found: dict[str, Any]) -> bool:
 def _again(
     key: Path, node: str, folder: Path | None, deployment: Path | None, secret: Path | None
 ) -> str:
-    """Return the command that asks for the close again and sends it."""
+    """Return the command line that requests the close again and sends it."""
     options = {
         "--key": key,
         "--node": node,
@@ -188,25 +194,24 @@ def _again(
 
 
 def _closed(found: dict[str, Any], here: Deployment, payer: str, again: str) -> str:
-    """Return in words how a close ended, and whose word that is."""
+    """Say how a close ended, and whether the chain or only the node says so."""
     settled = amount(int(found["settled"]), here)
     if not _sent(found):
         said = (
             f"the node agreed to close at {settled} and does not pay for the transaction, since "
-            "the channel earned less than that costs. To send it, URL being the JSON-RPC of your "
-            f"chain, run `{again}`. The wallet pays the gas, or the key that --gas-key names"
+            "the channel earned less than that costs. To send it yourself, run "
+            f"`{again}`, where URL is the JSON-RPC URL of your chain. The wallet pays the gas, or "
+            "the key of --gas-key"
         )
     elif found.get("seenClosed") is False:
         said = (
-            f"the node says that it closed at {settled}, and your chain does not show it: look "
-            "again with `viz channel show`, and if it stays so, run `viz channel leave`"
+            f"the node says that it closed at {settled}, but your chain does not show it: look "
+            "again with `viz channel show`; if that does not change, run `viz channel leave`"
         )
     else:
         said = f"closed at {settled} in all; the rest went back to {payer}"
         if found.get("seenClosed") is None:
-            said += (
-                ", by the node's word: look at the wallet, or name a chain of your own with --rpc"
-            )
+            said += ". Only the node says so: look at the wallet, or name your chain with --rpc"
     billed, signed = (amount(int(found[name]), here) for name in ("received", "signed"))
     return f"{said}. Billed were {billed}; signed, {signed}"
 
@@ -214,7 +219,7 @@ def _closed(found: dict[str, Any], here: Deployment, payer: str, again: str) -> 
 async def _send_close(
     rpc_url: str, here: Deployment, answer: dict[str, Any], relayer: LocalAccount
 ) -> dict[str, Any]:
-    """Send the Close that the node signed; return the transaction, and that the chain has it."""
+    """Send the Close that the node signed; return its transaction hash for the report."""
     from viz.buyer.unilateral_close import send_close
     from viz.protocol.messages import CloseAnswer
 
@@ -227,7 +232,7 @@ async def _send_close(
 async def _chain_of(
     rpc_url: str, here: Deployment, relayer: LocalAccount
 ) -> AsyncIterator[tuple[Chain, Sender]]:
-    """Yield the chain at an address, and the sender of a key's transactions there."""
+    """Yield the chain at ``rpc_url``, and a sender of the relayer's transactions there."""
     from viz.chain.contracts import Chain
     from viz.chain.rpc import Rpc
     from viz.chain.sender import Sender
@@ -253,10 +258,10 @@ def leave(
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Get the deposit back without the node: request the close, and after a day withdraw.
+    """Get the deposit back without the node: request the close, and withdraw a day later.
 
-    Run it again when it says so; each run takes the step that the chain allows. It needs no node.
-    Where the wallet has no gas, another key relays what it signs: --gas-key.
+    Each run takes the next step that the chain allows, and says when to run the command again. If
+    the wallet has no gas, --gas-key names a key that sends what the wallet signs.
     """
     from viz.chain.keys import load_key_file
 
@@ -279,7 +284,7 @@ def _channel(
     home = home_of(folder)
     if signer:
         if not node_address:
-            raise InvalidRequest("--signer needs --node-address beside it")
+            raise InvalidRequest("--signer needs --node-address too: add the node's address")
         return parse_address(signer), parse_address(node_address)
     kept = channels_in(home, here)
     if node_address:
@@ -287,12 +292,12 @@ def _channel(
         kept = {node: key for node, key in kept.items() if node == wanted}
     if not kept:
         raise ChannelUnknown(
-            f"no session key of such a channel is in {home}: name its folder with --data-dir, or "
-            "the channel with --node-address and --signer"
+            f"{home} has no session key of such a channel: name its folder with --data-dir, or the "
+            "channel with --node-address and --signer"
         )
     if len(kept) > 1:
         raise InvalidRequest(
-            f"there are channels to {', '.join(kept)}: name one with --node-address"
+            f"you have channels to {', '.join(kept)}: name one with --node-address"
         )
     (node, key), *_ = kept.items()
     return key, node
@@ -327,15 +332,20 @@ def _say_left(found: dict[str, Any], here: Deployment) -> None:
         returned = amount(int(found["returned"]), here)
         out.print(f"withdrawn: {returned} went back to {found['payer']}", soft_wrap=True)
     elif found["state"] == "empty":
-        out.print("nothing is deposited in this channel")
+        out.print("this channel has no deposit: there is nothing to withdraw")
     else:
-        said = "the close is requested" if found["state"] == "requested" else "the close is running"
+        said = (
+            "close requested" if found["state"] == "requested" else "the close was requested before"
+        )
         deposit = amount(int(found["deposit"]), here)
         out.print(
-            f"{said}; until then the node may claim what was signed, of a deposit of {deposit}",
+            f"{said}; run this command again after {moment(found['withdrawableAt'])} to withdraw",
             soft_wrap=True,
         )
-        out.print(f"run this again after {moment(found['withdrawableAt'])} to withdraw")
+        out.print(
+            f"until then the node may claim what you signed, of a deposit of {deposit}",
+            soft_wrap=True,
+        )
 
 
 def _with_unit(found: dict[str, Any], here: Deployment) -> dict[str, Any]:
@@ -345,22 +355,27 @@ def _with_unit(found: dict[str, Any], here: Deployment) -> dict[str, Any]:
 def _print_channel(found: dict[str, Any], here: Deployment, *, as_json: bool) -> None:
     if show(_with_unit(found, here), as_json=as_json):
         return
-    money = ("deposit", "settled", "signed", "received")
+    money = (
+        ("deposit", "deposit"),
+        ("settled", "settled"),
+        ("signed", "signed"),
+        ("billed", "received"),
+    )
     rows: list[tuple[str, object]] = [
         ("state", _state(found)),
-        ("payer", found["payer"] if found["open"] else "nobody yet"),
+        ("payer", found["payer"] if found["open"] else "none yet"),
         ("signer", found["signer"]),
-        *((name, amount(int(found[name]), here)) for name in money),
+        *((name, amount(int(found[key]), here)) for name, key in money),
         ("receipts", found["receipts"]),
     ]
     table(f"Channel to {found['node']}", ("what", "#value"), rows)
     if found["distrusted"]:
-        say(f"nothing more is asked of this node: {found['distrusted']}. {WAY_BACK}")
+        say(f"this node is not used any more: {found['distrusted']}. {WAY_BACK}")
 
 
 def _state(found: dict[str, Any]) -> str:
     if not found["open"]:
         return "not open"
     if found["closeAt"]:
-        return f"closing; it can be withdrawn from {moment(found['closeAt'])} on"
+        return f"closing; withdraw after {moment(found['closeAt'])} (`viz channel leave`)"
     return "open" if int(found["deposit"]) else "empty"

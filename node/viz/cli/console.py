@@ -1,8 +1,8 @@
-"""What every command shares: one way to print, one way to fail, the only ``asyncio.run``.
+"""Define what all commands share: options, output, errors, and the only ``asyncio.run``.
 
-Results go to standard output, everything else to standard error. ``show`` alone decides between
-words and JSON, which every command has. What an exit code means is ``MEANINGS``, which
-``viz --help`` prints. What others wrote reaches a terminal through ``plain`` only.
+Results go to standard output, everything else to standard error. Every command has ``--json``, and
+only ``show`` chooses between words and JSON. ``MEANINGS`` lists the exit codes, and ``viz --help``
+prints it. Text that others wrote is printed only through ``plain``.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ AUDIT_DIFFERENT: Final = 13
 AUDIT_INCONCLUSIVE: Final = 14
 MEANINGS: dict[int, str] = {
     0: "done",
-    1: "a fault of ours",
+    1: "an unexpected error in viz",
     2: "wrong usage",
     3: "configuration",
     4: "input",
@@ -60,19 +60,20 @@ MEANINGS: dict[int, str] = {
     9: "ledger",
     10: "engine",
     11: "training",
-    12: "the node, or what it was caught at",
-    AUDIT_DIFFERENT: "an audit found a manifest that is not true",
-    AUDIT_INCONCLUSIVE: "an audit could show nothing",
+    12: "the node does not answer, refuses or is not trusted",
+    AUDIT_DIFFERENT: "an audit found a false manifest",
+    AUDIT_INCONCLUSIVE: "an audit proved nothing",
     130: "interrupted",
 }
 
-# Into a file or a pipe a line is as long as what it says: a script reads whole CIDs and addresses.
+# Lines to a file or a pipe are not folded: a script reads whole CIDs and addresses.
 _PIPED_COLUMNS: Final = 10_000
 out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_COLUMNS)
 err = Console(stderr=True, highlight=False)
 
 AsJson = Annotated[
-    bool, typer.Option("--json", help="Print JSON; a command that runs on prints one line of it.")
+    bool,
+    typer.Option("--json", help="Print JSON; one line of it if the command keeps running."),
 ]
 KeyFile = Annotated[
     Path, typer.Option("--key", help="Encrypted key file (make one with `viz key new`).")
@@ -80,44 +81,47 @@ KeyFile = Annotated[
 PasswordFile = Annotated[
     Path | None,
     typer.Option(
-        "--password-file", help="File with the key's password; else VIZ_KEY_PASSWORD[_FILE]."
+        "--password-file",
+        help="File with the key's password. Default: VIZ_KEY_PASSWORD or VIZ_KEY_PASSWORD_FILE.",
     ),
 ]
 DataDir = Annotated[
-    Path | None, typer.Option("--data-dir", help="Where files are kept; else VIZ_DATA_DIR, .viz.")
+    Path | None,
+    typer.Option("--data-dir", help="Folder of your files. Default: VIZ_DATA_DIR, else .viz."),
 ]
 DeploymentFile = Annotated[
     Path | None,
     typer.Option(
-        "--deployment", help="The contracts you trust; else deployment.json (`viz trust`)."
+        "--deployment",
+        help="File of the contracts that you trust. Default: the one that `viz trust` wrote.",
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Agree without being asked.")]
 
 
 def exit_code(error: VizError) -> int:
-    """Return the exit code of the error's family."""
+    """Return the exit code of the error's base class in ``EXIT_CODES``; 1 if it has none."""
     return next((code for family, code in EXIT_CODES.items() if isinstance(error, family)), 1)
 
 
 def fail(error: VizError) -> NoReturn:
-    """Print the error as one line that names what to do, and leave with its family's code."""
+    """Print the error in one line, and end the process with its exit code."""
     line = plain(" ".join(str(error).split()))
     err.print(f"[red]{error.code}[/red]: ", end="")
     err.print(line, markup=False, soft_wrap=True)
     raise typer.Exit(exit_code(error))
 
 
-# Several scripts cannot be written without them, and they turn no text around.
+# Some writing systems need them, and they do not change the direction of text.
 _JOINERS: Final = "\u200c\u200d"
 
 
 def plain(text: str, keep: str = "") -> str:
-    """Return a stranger's text without what commands a terminal, but for what is to be kept.
+    """Return text of others without the characters that can control a terminal.
 
-    That is every control character, C0 and C1, and so every escape sequence; every format
-    character that turns text around or hides it; and line separators. What followed an escape
-    stays as letters.
+    Removed are all control characters (C0 and C1), and with them the start of each escape
+    sequence, whose letters stay; all format characters, which can reverse or hide text; and line
+    separators. The characters in ``keep`` are kept.
     """
     return "".join(
         letter
@@ -130,12 +134,12 @@ def plain(text: str, keep: str = "") -> str:
 
 
 def say(line: str, *, style: str | None = None) -> None:
-    """Print a line that holds words of others: neither commands nor markup are read in it."""
+    """Print one line that contains text of others; control characters and markup have no effect."""
     out.print(plain(line), markup=False, style=style, soft_wrap=True)
 
 
 def guarded(command: Callable[P, T]) -> Callable[P, T]:
-    """Make a command answer deliberate errors with one line and an exit code."""
+    """Wrap a command, so that a VizError or OSError ends it with one line and an exit code."""
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -144,7 +148,7 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
         except VizError as error:
             fail(error)
         except OSError as error:
-            # A folder that is none, rights, a full disk: the reader's to mend, not a fault of ours.
+            # A wrong path, missing rights or a full disk: the user can mend it.
             if error.filename is None:
                 raise
             fail(errors.ConfigError(f"{error.filename}: {error.strerror}: {_remedy(error)}"))
@@ -154,17 +158,17 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
 
 def _remedy(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "make room on its disk"
+        return "free some space on its disk"
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return "make it accessible to you, or choose another place"
-    return "choose another place"
+        return "give yourself access to it, or choose another path"
+    return "choose another path"
 
 
 def run(main: Coroutine[Any, Any, T], *, logs: bool = True) -> T:
-    """Run a command's coroutine; a deliberate error within a group of them comes out alone.
+    """Run a command's coroutine. A VizError in an exception group is raised alone.
 
-    What its parts log goes to standard error, and is no part of a result nor of its JSON. A command
-    that only asks the node over HTTP ``logs`` nothing, and saves the time to import that.
+    Log lines go to standard error, never into the result. Without ``logs`` no log is set up, which
+    saves its import: for a command that only calls the node over HTTP.
     """
     if logs:
         from viz import log
@@ -179,9 +183,9 @@ def run(main: Coroutine[Any, Any, T], *, logs: bool = True) -> T:
 
 
 async def until_signal(work: Coroutine[Any, Any, None], told: str = "") -> None:
-    """Run ``work`` until it ends, or until SIGINT or SIGTERM ends it in good order.
+    """Run ``work`` until it ends; SIGINT or SIGTERM cancels it and waits for its clean-up.
 
-    ``told`` is said at the signal: why it may take a while.
+    ``told`` is printed at the signal, to say why the clean-up takes time.
     """
     task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
@@ -210,9 +214,9 @@ def _deliberate(group: BaseExceptionGroup[BaseException]) -> VizError | None:
 
 
 def show(value: Any, *, as_json: bool, runs_on: bool = False) -> bool:
-    """Print ``value`` as JSON when asked to; return whether that was all there is to print.
+    """Print ``value`` as JSON if ``as_json``; return ``as_json``: then nothing else is printed.
 
-    A command that ``runs_on`` after it prints one line, so that its reader knows where it ends.
+    If the command keeps running (``runs_on``), the JSON is one line, so that its end is clear.
     """
     if as_json:
         indent = None if runs_on else 2
@@ -222,13 +226,13 @@ def show(value: Any, *, as_json: bool, runs_on: bool = False) -> bool:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table; columns whose name starts with ``#`` are numbers, set to the right."""
-    # Not the table's own title: that is folded to the table's width.
+    """Print a table; a column whose name starts with ``#`` is aligned to the right."""
+    # Printed apart, because rich folds a table's own title to the table's width.
     out.print(Text(plain(title), style="bold"), soft_wrap=True)
     drawn = Table(header_style="dim")
     for column in columns:
         number = column.startswith("#")
-        # Folded, never cut: a CID or an address without its end is of no use.
+        # Folded, never cut: nobody can use a CID or an address without its end.
         drawn.add_column(
             column.removeprefix("#"), justify="right" if number else "left", overflow="fold"
         )
@@ -238,7 +242,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 
 def lines(title: str, rows: Iterable[tuple[str, object]], *, to: Console = out) -> None:
-    """Print a title and its rows, a line each: what a person reads before agreeing."""
+    """Print a title and one line for each row, for a person to read before agreeing."""
     told = [(name, plain(str(value))) for name, value in rows]
     width = max((len(name) for name, _ in told), default=0)
     to.print(plain(title), markup=False)
@@ -247,28 +251,30 @@ def lines(title: str, rows: Iterable[tuple[str, object]], *, to: Console = out) 
 
 
 def money(units: object, found: Mapping[str, Any]) -> str:
-    """Return an amount with its unit; ``found`` is a node's answer that tells the token."""
+    """Return an amount with its unit; ``found`` is a node's answer that names the token."""
     spelled = format_units(int(str(units)), int(found["tokenDecimals"]))
     return f"{spelled} {symbol_of(found.get('tokenSymbol'))}"
 
 
 def agreed(question: str, *, yes: bool) -> None:
-    """Go on if the person agrees: by --yes, or by an answer on a terminal; else leave with 4.
+    """Return if the person agrees, by --yes or by an answer on a terminal.
 
-    Raises InvalidRequest where there is neither.
+    Raises InvalidRequest if the answer is no, and without --yes if there is no terminal.
     """
     if yes:
         return
     if not sys.stdin.isatty():
-        raise errors.InvalidRequest(f"{question} Nobody is here to answer: read it, and add --yes")
+        raise errors.InvalidRequest(
+            f"{question} There is no terminal to answer on: read the above and add --yes"
+        )
     if not typer.confirm(question, err=True):
-        raise errors.InvalidRequest("nothing was signed and nothing was kept")
+        raise errors.InvalidRequest("you did not agree: nothing was signed and nothing was kept")
 
 
 def password(file: Path | None, *, confirm: bool = False) -> str:
     """Return the key's password from ``file``, the environment, or a prompt on a terminal.
 
-    Raises InvalidKeyFile when there is none of the three.
+    Raises InvalidKeyFile if there is none of the three.
     """
     if file is not None:
         try:
@@ -289,5 +295,5 @@ def password(file: Path | None, *, confirm: bool = False) -> str:
 
 
 def data_dir(given: Path | None = None) -> Path:
-    """Return where this person's files are kept: --data-dir, else VIZ_DATA_DIR, else ``.viz``."""
+    """Return the data folder: --data-dir, else VIZ_DATA_DIR, else ``.viz``."""
     return given or Path(os.environ.get("VIZ_DATA_DIR", ".viz"))

@@ -1,4 +1,4 @@
-"""Run the daemon: `viz node` alone, `viz up` with a local chain beside it."""
+"""Run a node: `viz node` on an existing chain, `viz up` with a local chain."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ if TYPE_CHECKING:
     from viz.config import Config
 
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="Settings (see viz.example.toml).")
+    Path | None, typer.Option("--config", help="Settings file (see viz.example.toml).")
 ]
 _STOPPING: Final = (
-    "Stopping: answers under way end and are billed, a training run saves its step, the ledger is "
+    "Stopping: running answers end and are billed, a training run saves its step, the ledger is "
     "closed. This takes some seconds."
 )
 NewLedger = Annotated[
     bool,
-    typer.Option("--new-ledger", help="Begin a ledger though the chain has channels of this node."),
+    typer.Option(
+        "--new-ledger", help="Begin an empty ledger, even if the chain has channels of this node."
+    ),
 ]
-ApiPort = Annotated[int | None, typer.Option("--port", help="The port to listen on.")]
+ApiPort = Annotated[int | None, typer.Option("--port", help="Port of the node's HTTP interface.")]
 
 
 @guarded
@@ -36,7 +38,7 @@ def node(
     new_ledger: NewLedger = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run the daemon on an existing chain: serve, train and settle, until interrupted."""
+    """Run a node on an existing chain: serve, train and settle, until interrupted."""
     from viz.config import load
 
     settings = load(config, **_given(folder, port))
@@ -50,12 +52,14 @@ def up(
     rpc_port: Annotated[
         int, typer.Option(min=0, max=65_535, help="Port of the local chain.")
     ] = 8545,
-    kubo: Annotated[bool, typer.Option("--kubo", help="Store blobs in an IPFS daemon.")] = False,
+    kubo: Annotated[
+        bool, typer.Option("--kubo", help="Also run an IPFS daemon, and store blobs in it.")
+    ] = False,
     config: ConfigFile = None,
     new_ledger: NewLedger = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a local chain with the contracts and a node; their state survives restarts."""
+    """Run a local chain with the contracts and a node; their state stays on disk."""
     from viz.config import load
 
     settings = load(config, **_given(folder, port))

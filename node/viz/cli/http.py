@@ -1,4 +1,4 @@
-"""Asking a node over HTTP from a command: timeouts, and its problem documents as our errors."""
+"""Call a node over HTTP from a command: bounded in time, with the node's problems as VizErrors."""
 
 from __future__ import annotations
 
@@ -23,15 +23,13 @@ from viz.local_socket import OPERATOR_SOCKET, connected, listeners, may_read, pe
 from viz.protocol.problems import error_of
 
 LOCAL_NODE: Final = "http://127.0.0.1:8402"
-NodeUrl = Annotated[
-    str, typer.Option("--node", envvar="VIZ_NODE_URL", help="Where the node answers.")
-]
+NodeUrl = Annotated[str, typer.Option("--node", envvar="VIZ_NODE_URL", help="The node's URL.")]
 OperatedNode = Annotated[
     str,
     typer.Option(
         "--node",
         envvar="VIZ_NODE_URL",
-        help="Where the node answers; else its socket in the data folder, else " + LOCAL_NODE + ".",
+        help=f"The node's URL. Default: its socket in the data folder, else {LOCAL_NODE}.",
         show_default=False,
     ),
 ]
@@ -46,7 +44,7 @@ RPC_VARIABLE: Final = "VIZ_RPC_URL"
 
 
 async def get_json(node: str, path: str, *, token: str = "") -> Any:
-    """Return the JSON answer of GET; raises what ``ask`` does."""
+    """Return the JSON answer to a GET; raise as ``ask``."""
     return await ask("GET", node, path, token=token)
 
 
@@ -59,12 +57,12 @@ async def ask(
     token: str = "",
     timeout_s: float = _TIMEOUT_S,
 ) -> Any:
-    """Return a node's JSON answer, of ``MAX_ANSWER_BYTES`` at most; redirections are not followed.
+    """Return a node's JSON answer of at most ``MAX_ANSWER_BYTES``; follow no redirection.
 
-    ``node`` is its URL, or the folder that its operator's socket is in.
+    ``node`` is its URL, or the folder of its operator's socket.
 
-    Raises ConfigError, NodeUnreachable when nothing answers as a node, and the class of
-    ``viz.errors`` that the node's problem document names (RFC 9457) when it refuses.
+    Raises ConfigError if the URL is none, NodeUnreachable if no node answers there, and if the node
+    refuses, the class of ``viz.errors`` that its problem document names (RFC 9457).
     """
     exchange = Exchange(method, node, path, body, token=token, timeout_s=timeout_s)
     loop = asyncio.get_running_loop()
@@ -79,8 +77,8 @@ async def ask(
 class Exchange:
     """One request and its answer over the standard library's HTTP.
 
-    aiohttp alone takes a third of a second of CPU to import: more than all the rest of a command
-    that asks one question.
+    To import aiohttp takes a third of a second of CPU, which is more than the rest of a command
+    with one request.
     """
 
     def __init__(
@@ -101,7 +99,7 @@ class Exchange:
             self._headers["Content-Type"] = "application/json"
 
     def json(self) -> Any:
-        """Return the JSON value of the answer; blocks. Raise what the node refused with."""
+        """Return the answer's JSON value; block. Raise the error that the node answers."""
         answer = self._answer()
         raw = answer.read(MAX_ANSWER_BYTES + 1)
         if len(raw) > MAX_ANSWER_BYTES:
@@ -112,7 +110,7 @@ class Exchange:
         return content
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield a stream's bytes as they come; blocks. Raise what the node refused with."""
+        """Yield the answer's bytes as they arrive; block. Raise the error that the node answers."""
         answer = self._answer()
         if answer.status >= 300:
             body = load_json(answer.read(MAX_EVENT_BYTES) or b"null")
@@ -121,7 +119,7 @@ class Exchange:
             yield chunk
 
     def abandon(self) -> None:
-        """Close the connection, whoever still reads from it."""
+        """Close the connection, also while another thread reads from it."""
         with suppress(OSError, AttributeError):
             self._connection.sock.shutdown(SHUT_RDWR)
         self._connection.close()
@@ -132,9 +130,9 @@ class Exchange:
 
 
 def require_not_foreign(url: str, secret: Path) -> None:
-    """Raise NodeUnreachable where another user's program listens at an address of this machine.
+    """Raise NodeUnreachable if another user's program listens at this address of this machine.
 
-    Any user may take the port while the node is down, and would be told ``secret``.
+    While the node is down, any user can take its port, and would receive the token in ``secret``.
     """
     parts = urlsplit(checked(url))
     port = parts.port or {"https": 443}.get(parts.scheme, 80)
@@ -145,7 +143,7 @@ def require_not_foreign(url: str, secret: Path) -> None:
 
 
 def is_local_name(host: str) -> bool:
-    """Return whether a host names this machine by its loopback."""
+    """Return whether a host name means this machine's loopback interface."""
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
@@ -165,7 +163,7 @@ class _SocketConnection(HTTPConnection):
 
 
 def _connection(node: str | Path, timeout_s: float) -> tuple[HTTPConnection, str]:
-    """Return a connection that is not made yet, and what stands before each path."""
+    """Return a connection that is not open yet, and the prefix of each path."""
     if isinstance(node, Path):
         return _SocketConnection(node, timeout_s), ""
     parts = urlsplit(checked(node))
@@ -174,7 +172,7 @@ def _connection(node: str | Path, timeout_s: float) -> tuple[HTTPConnection, str
 
 
 async def _in_daemon_thread(loop: asyncio.AbstractEventLoop, work: Callable[[], T]) -> T:
-    """Return what ``work`` returns. Unlike the loop's own threads, this one holds up no Ctrl-C."""
+    """Run ``work`` in a daemon thread, so that Ctrl-C need not wait for it; return its result."""
     done: asyncio.Future[T] = loop.create_future()
 
     def settle(result: T | None, error: Exception | None) -> None:
@@ -189,9 +187,9 @@ async def _in_daemon_thread(loop: asyncio.AbstractEventLoop, work: Callable[[], 
         result, error = None, None
         try:
             result = work()
-        except Exception as caught:  # noqa: BLE001  handed to who waits
+        except Exception as caught:  # noqa: BLE001  raised in the caller
             error = caught
-        with suppress(RuntimeError):  # the loop has ended: nobody waits
+        with suppress(RuntimeError):  # the loop has ended, and nobody waits
             loop.call_soon_threadsafe(settle, result, error)
 
     Thread(target=runs, daemon=True, name="http").start()
@@ -201,7 +199,7 @@ async def _in_daemon_thread(loop: asyncio.AbstractEventLoop, work: Callable[[], 
 async def events(
     node: str | Path, path: str, *, token: str, silence_s: float
 ) -> AsyncIterator[ServerEvent]:
-    """Yield a node's server-sent events; raises what ``ask`` does."""
+    """Yield a node's server-sent events; raise as ``ask``."""
     exchange = Exchange("GET", node, path, None, token=token, timeout_s=silence_s)
     loop = asyncio.get_running_loop()
     stream, reader = exchange.chunks(), SseReader(MAX_EVENT_BYTES)
@@ -216,7 +214,7 @@ async def events(
 
 
 def unreachable(node: str | Path, error: Exception) -> NodeUnreachable:
-    """Return the error of a node that does not answer as one."""
+    """Return the NodeUnreachable for an address where no node answers."""
     return NodeUnreachable(
         f"no node answers at {node} ({str(error) or 'time ran out'}): start one with `viz up`, or "
         "check --node"

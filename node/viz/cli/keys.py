@@ -1,4 +1,4 @@
-"""Run `viz key`: make and open encrypted key files."""
+"""Run `viz key`: make encrypted key files, and show their addresses."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import typer
 
 from viz.cli.console import AsJson, PasswordFile, guarded, out, password, show
 
-app = typer.Typer(no_args_is_help=True, help="Make and look at encrypted key files.")
+app = typer.Typer(no_args_is_help=True, help="Make encrypted key files, and show their addresses.")
 
 
 @app.command()
 @guarded
 def new(
-    file: Annotated[Path, typer.Argument(help="The file to write; never an existing one.")],
+    file: Annotated[Path, typer.Argument(help="File to write; it must not exist.")],
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -30,7 +30,7 @@ def new(
 @app.command()
 @guarded
 def address(
-    file: Annotated[Path, typer.Argument(help="An encrypted key file.")],
+    file: Annotated[Path, typer.Argument(help="Encrypted key file.")],
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:

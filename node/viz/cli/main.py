@@ -1,4 +1,4 @@
-"""Build the tree of commands; a module is imported when one of its commands is used or listed."""
+"""Build the tree of commands; import a module when one of its commands is used or listed."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ app = typer.Typer(
     cls=_Tree,
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
-    help="Viz: a marketplace node for legally compliant generative AI.",
+    help="Viz: license works, train adapters on them, and sell and buy their answers.",
     epilog="Exit codes: " + "; ".join(f"{code} {what}" for code, what in MEANINGS.items()) + ".",
 )
 

@@ -38,25 +38,28 @@ from viz.local_socket import OPERATOR_SOCKET, is_listening
 BASE: Final = "/operator/v1"
 _LONG_S: Final = 900
 
-adapter_app = typer.Typer(no_args_is_help=True, help="The adapters that this node serves.")
+adapter_app = typer.Typer(
+    no_args_is_help=True, help="List, register, offer and drop the node's adapters."
+)
 
 RoyaltyOption = Annotated[
-    int, typer.Option(min=0, max=10_000, help="The contents' part of gross revenue, in bps.")
+    int, typer.Option(min=0, max=10_000, help="The works' part of gross revenue, in basis points.")
 ]
 TrainerPartOption = Annotated[
-    int, typer.Option(min=0, max=10_000, help="The trainer's part of gross revenue, in bps.")
+    int,
+    typer.Option(min=0, max=10_000, help="The trainer's part of gross revenue, in basis points."),
 ]
 PriceOption = Annotated[
-    str, typer.Option(help="Price of a million prompt or completion tokens: 1.25.")
+    str, typer.Option(help="Price of a million prompt or completion tokens, such as 1.25.")
 ]
-NameOption = Annotated[str, typer.Option(help="What to sell it as.")]
-DescriptionOption = Annotated[str, typer.Option(help="What buyers read about it.")]
+NameOption = Annotated[str, typer.Option(help="Name under which the adapter is sold.")]
+DescriptionOption = Annotated[str, typer.Option(help="Description of the adapter, for buyers.")]
 AdapterArgument = Annotated[int, typer.Argument(min=1, help="The adapter's id on the chain.")]
 SharesOption = Annotated[
     list[str] | None,
     typer.Option(
         "--share",
-        help="CONTENT:BPS, once for each work. Without it shares follow the works' sizes.",
+        help="Share of one work, as WORK:BPS; repeat it. Default: by the works' sizes.",
     ),
 ]
 
@@ -64,7 +67,7 @@ SharesOption = Annotated[
 class OperatorClient:
     """Call the running node with the operator's token.
 
-    A node that is not named is called by the socket in its folder, where strangers take no place.
+    If ``node`` is empty, call the socket in its folder, where only the operator can connect.
     """
 
     def __init__(self, node: str, folder: Path | None) -> None:
@@ -98,7 +101,7 @@ class OperatorClient:
 
 @guarded
 def status(node: OperatedNode = "", folder: DataDir = None, as_json: AsJson = False) -> None:
-    """Show the node's money, channels, adapters and training runs, and which of its loops fail."""
+    """Show the node's money, channels, adapters, training runs, and the loops that fail."""
     found = run(OperatorClient(node, folder).ask("GET", "/status"), logs=False)
     if show(found, as_json=as_json):
         return
@@ -227,14 +230,15 @@ def _adapter_rows(found: dict[str, Any]) -> list[tuple[str, object]]:
 @adapter_app.command("register")
 @guarded
 def register_adapter(
-    training: Annotated[str, typer.Argument(help="The training run whose adapter it is.")],
+    training: Annotated[str, typer.Argument(help="Id of the training run that made the adapter.")],
     name: NameOption = "",
     description: DescriptionOption = "",
     royalty_bps: RoyaltyOption = 3_000,
     trainer_bps: TrainerPartOption = 1_000,
     share: SharesOption = None,
     publish_anyway: Annotated[
-        bool, typer.Option("--publish-anyway", help="Sell it whatever its report card says.")
+        bool,
+        typer.Option("--publish-anyway", help="Sell the adapter even if its report card fails."),
     ] = False,
     node: OperatedNode = "",
     folder: DataDir = None,
@@ -242,7 +246,7 @@ def register_adapter(
 ) -> None:
     """Store a trained adapter, register it with its royalty table, and put it on offer.
 
-    It has the name and the description that its training was given, where you give none.
+    If you give no name or description, it gets those that were given to its training.
     """
     request: dict[str, Any] = {
         "trainingId": training,
@@ -262,14 +266,14 @@ def register_adapter(
 
 
 def named(name: str, description: str) -> dict[str, str]:
-    """Return what of an adapter's name and description was given, as members of a request."""
+    """Return the members of a request for the name and description, without the empty ones."""
     return {k: v for k, v in (("name", name), ("description", description)) if v}
 
 
 def _share(text: str) -> list[int]:
     content_id, colon, bps = text.partition(":")
     if not (colon and content_id.isdecimal() and bps.isdecimal()):
-        raise InvalidRequest(f"{text!r} is not a share: write it as CONTENT:BPS")
+        raise InvalidRequest(f"{text!r} is not a share: write it as WORK:BPS, such as 3:10000")
     return [int(content_id), int(bps)]
 
 
@@ -281,7 +285,7 @@ def activate_adapter(
     description: DescriptionOption = "",
     title: Annotated[
         list[str] | None,
-        typer.Option("--title", help="CONTENT:TITLE of a work, if it was not trained here."),
+        typer.Option("--title", help="Title of a work, as WORK:TITLE, if it was not trained here."),
     ] = None,
     prompt_price: PriceOption = "",
     completion_price: PriceOption = "",
@@ -291,7 +295,8 @@ def activate_adapter(
 ) -> None:
     """Fetch a registered adapter by its CID, check it, and put it on offer.
 
-    An adapter that is on offer keeps what you do not give. Another one gets the node's list prices.
+    If the adapter is on offer already, what you leave out stays as it is. A new adapter gets the
+    node's list prices.
     """
     request: dict[str, object] = {"adapterId": adapter_id, **named(name, description)}
     if title:
@@ -305,7 +310,7 @@ def activate_adapter(
 def _title(text: str) -> tuple[int, str]:
     content_id, colon, title = text.partition(":")
     if not (colon and content_id.isdecimal() and title.strip()):
-        raise InvalidRequest(f"{text!r} names no work's title: write it as CONTENT:TITLE")
+        raise InvalidRequest(f"{text!r} is not a work's title: write it as WORK:TITLE")
     return int(content_id), title.strip()
 
 
@@ -329,4 +334,4 @@ def drop_adapter(
     """Take an adapter off the offer."""
     run(OperatorClient(node, folder).ask("DELETE", f"/adapters/{adapter_id}"), logs=False)
     if not show({"adapterId": adapter_id, "onOffer": False}, as_json=as_json):
-        out.print(f"adapter {adapter_id} is not on offer any more")
+        out.print(f"adapter {adapter_id} is no longer on offer")

@@ -1,4 +1,4 @@
-"""How the one-time preparation of the base model is shown: a bar on a terminal, lines elsewhere."""
+"""Show the one-time preparation of the base model: a bar on a terminal, else lines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LINE_EVERY_S: Final = 5.0
 def preparing(
     console: Console = err, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Callable[[float], None]]:
-    """Yield a function to call with the finished part, 0 to 1; before that nothing is shown."""
+    """Yield a function that shows the finished part, 0 to 1; its first call begins the display."""
     with ExitStack() as shown:
         yield (_bar if console.is_terminal else _lines)(console, clock, shown)
 
@@ -41,7 +41,7 @@ def _bar(
             bars.append(progress.add_task(_SAID, total=1.0))
         progress.update(bars[0], completed=done)
         if done >= 1.0:
-            # What is logged from now on must not be drawn around a bar.
+            # Log lines from now on must not disturb the bar.
             shown.close()
 
     return report

@@ -1,4 +1,4 @@
-"""Run `viz settle`: claim, pay creators and collect; one error does not stop the rest."""
+"""Run `viz settle`: claim vouchers, pay creators, collect. Each step runs whatever others do."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ TOLD_EVERY_S: Final = 10
 @guarded
 def settle(
     distribute: Annotated[
-        bool, typer.Option("--distribute/--no-distribute", help="Also pay the creators.")
+        bool,
+        typer.Option("--distribute/--no-distribute", help="Also pay the creators their royalties."),
     ] = True,
     collect: Annotated[
-        bool, typer.Option("--collect", help="Also collect the node's part.")
+        bool, typer.Option("--collect", help="Also move the node's earnings to its wallet.")
     ] = False,
     node: OperatedNode = "",
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Claim every signed voucher in one batch, pay creators, and collect.
+    """Claim all signed vouchers in one batch, pay the creators, and collect.
 
-    The claim is sent whatever its gas costs. Creators are paid for every adapter that was ever sold
-    here. If a step fails, its error is shown and the other steps go on; the exit code is that of
-    the first error.
+    The command sends the claim whatever its gas costs, and pays the creators of every adapter that
+    this node ever sold. If a step fails, it shows the error and goes on with the next step; the
+    exit code is that of the first error.
     """
     found, errors = run(_settle(OperatorClient(node, folder), distribute, collect), logs=False)
     if not show(found, as_json=as_json):
@@ -64,7 +65,7 @@ def _tell(found: dict[str, Any]) -> None:
 async def _settle(
     operator: OperatorClient, distribute: bool, collect: bool
 ) -> tuple[dict[str, Any], list[VizError]]:
-    """Return what was done and what failed, and the errors in their order."""
+    """Return the results and failures of the steps, and the errors in their order."""
     standing = await operator.ask("GET", "/status")
     found: dict[str, Any] = {
         "tokenDecimals": standing["tokenDecimals"],
@@ -98,7 +99,7 @@ async def _settle(
 
 
 async def _told(what: str, work: Coroutine[Any, Any, T]) -> T:
-    """Return the result of ``work``; say on standard error every few seconds that it runs."""
+    """Return the result of ``work``; say on standard error every ``TOLD_EVERY_S`` that it runs."""
     err.print(f"{what} ...")
     task = asyncio.ensure_future(work)
     waited_s = 0

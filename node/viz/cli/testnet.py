@@ -28,12 +28,13 @@ if TYPE_CHECKING:
     from viz.localnet import Localnet
 
 LocalChain = Annotated[
-    str, typer.Option("--rpc", "--rpc-url", envvar=RPC_VARIABLE, help="The local chain.")
+    str,
+    typer.Option("--rpc", "--rpc-url", envvar=RPC_VARIABLE, help="The local chain's JSON-RPC URL."),
 ]
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _MAX_S = 366 * 86_400
 
-app = typer.Typer(no_args_is_help=True, help="A local chain for trying Viz; play money only.")
+app = typer.Typer(no_args_is_help=True, help="Run a local chain with play money, to try Viz.")
 
 
 @app.command("run")
@@ -41,12 +42,12 @@ app = typer.Typer(no_args_is_help=True, help="A local chain for trying Viz; play
 def serve(
     folder: DataDir = None,
     rpc_port: Annotated[
-        int, typer.Option(min=0, max=65_535, help="Port of the chain; 0 takes a free one.")
+        int, typer.Option(min=0, max=65_535, help="Port of the chain; 0: any free port.")
     ] = 8545,
     kubo: Annotated[bool, typer.Option("--kubo", help="Also run an IPFS daemon.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run the chain with the contracts, until interrupted; its state stays on disk."""
+    """Run a local chain with the contracts, until interrupted; its state stays on disk."""
     run(until_signal(_serve(data_dir(folder), rpc_port, kubo, as_json)))
 
 
@@ -84,9 +85,13 @@ def described(net: Localnet) -> dict[str, Any]:
 @app.command()
 @guarded
 def fund(
-    account: Annotated[str, typer.Argument(help="Address to give to.")],
-    tokens: Annotated[str, typer.Option(help="Test dollars to mint.")] = "0",
-    gas: Annotated[str, typer.Option(help="The chain's coin, for gas.")] = "0",
+    account: Annotated[str, typer.Argument(help="Address of the account.")],
+    tokens: Annotated[
+        str, typer.Option(help="Amount of the payment token to mint, such as 10.")
+    ] = "0",
+    gas: Annotated[
+        str, typer.Option(help="Amount of the chain's coin to add, for gas, such as 1.")
+    ] = "0",
     rpc_url: LocalChain = "http://127.0.0.1:8545",
     folder: DataDir = None,
     as_json: AsJson = False,
@@ -103,19 +108,19 @@ def fund(
     run(give(checked(rpc_url, "a chain's address"), deployment, address, wei=wei, units=units))
     given = {"account": address, "tokens": tokens, "gas": gas}
     if not show(given, as_json=as_json):
-        out.print(f"{address} has {amount(units, deployment)} and {gas} for gas more")
+        out.print(f"{address} received {amount(units, deployment)}, and {gas} for gas")
 
 
 @app.command("pass")
 @guarded
 def pass_time(
-    length: Annotated[str, typer.Argument(help="How long: 90s, 30m, 25h or 2d.")],
+    length: Annotated[str, typer.Argument(help="Duration: 90s, 30m, 25h or 2d.")],
     rpc_url: LocalChain = "http://127.0.0.1:8545",
     as_json: AsJson = False,
 ) -> None:
-    """Let time pass on the local chain, so that you can try now what takes a day there.
+    """Move the local chain's time forward, to try at once what takes a day.
 
-    The time cannot be turned back: the chain stays ahead of this machine's clock.
+    The time never goes back: the chain stays ahead of this machine's clock.
     """
     from viz.localnet import pass_time as let_pass
 
@@ -126,9 +131,9 @@ def pass_time(
 
 
 def _seconds(length: str) -> int:
-    """Parse a length of time, written as a number and s, m, h or d."""
+    """Parse a duration: a number and s, m, h or d."""
     number, unit = length[:-1], _UNITS.get(length[-1:])
     short = number.isascii() and number.isdecimal() and len(number) < 10
     if not (short and unit and 0 < int(number) * unit <= _MAX_S):
-        raise InvalidRequest(f"{length!r} is not a length of time up to a year: write it like 25h")
+        raise InvalidRequest(f"{length!r} is not a duration of at most a year: write it like 25h")
     return int(number) * unit

@@ -24,7 +24,7 @@ from viz.errors import InvalidRequest, VizError
 
 @guarded
 def train(
-    works: Annotated[list[Path], typer.Argument(help="Work files, or folders of works.")],
+    works: Annotated[list[Path], typer.Argument(help="Work files, or folders with a terms.toml.")],
     name: NameOption = "",
     description: DescriptionOption = "",
     royalty_bps: RoyaltyOption = 3_000,
@@ -33,13 +33,15 @@ def train(
         list[str] | None, typer.Option("--set", help="A training setting, as NAME=VALUE.")
     ] = None,
     publish: Annotated[
-        bool, typer.Option("--publish/--no-publish", help="Register and offer the adapter.")
+        bool,
+        typer.Option("--publish/--no-publish", help="Register the adapter and put it on offer."),
     ] = True,
     publish_anyway: Annotated[
-        bool, typer.Option("--publish-anyway", help="Sell it whatever its report card says.")
+        bool,
+        typer.Option("--publish-anyway", help="Sell the adapter even if its report card fails."),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show what the run would take and cost.")
+        bool, typer.Option("--dry-run", help="Only show how long the run would take, and its fees.")
     ] = False,
     node: OperatedNode = "",
     folder: DataDir = None,
@@ -71,7 +73,7 @@ def train(
         try:
             result["publication"] = run(operator.ask("POST", "/publications", wanted), logs=False)
         except VizError:
-            if not as_json:  # what came of the run, before why it is not sold
+            if not as_json:  # The result of the run, before the error says why it is not sold.
                 say_card(result)
             raise
     if not show(result, as_json=as_json):

@@ -1,4 +1,4 @@
-"""`viz training`: the node's training runs, and following one while it goes on."""
+"""Run `viz training`: list, show, follow and cancel the node's training runs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from viz.cli.operator import OperatorClient
 from viz.domain.display import moment, percent
 from viz.errors import NodeUnreachable, TrainingError
 
-app = typer.Typer(no_args_is_help=True, help="The training runs of this node.")
+app = typer.Typer(
+    no_args_is_help=True, help="List, show, follow and cancel the node's training runs."
+)
 RunId = Annotated[str, typer.Argument(help="A run's id, as `viz training list` shows it.")]
 _NOT_MEASURED: Final = "not measured"
-# How often a line is printed where there is no terminal to draw on.
+# The interval of progress lines if there is no terminal for a bar.
 _EVERY_S: Final = 5.0
-# How often a node that stopped is asked again.
+# The interval at which a node that does not answer is called again.
 _LOOK_AGAIN_S: Final = 3.0
 
 
@@ -44,7 +46,7 @@ def show_run(
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show one run, and its report card once it is done."""
+    """Show one run: its state, or its report card if it is done."""
     found = run(OperatorClient(node, folder).ask("GET", f"/trainings/{training}"), logs=False)
     if show(found, as_json=as_json):
         return
@@ -65,9 +67,11 @@ def watch_run(
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Follow a run until it ends. Ctrl-C stops the watching, never the run."""
+    """Follow a run until it ends. Ctrl-C ends this command, not the run."""
     operator = OperatorClient(node, folder)
-    run(operator.ask("GET", f"/trainings/{training}"), logs=False)  # there is a node and a run
+    run(
+        operator.ask("GET", f"/trainings/{training}"), logs=False
+    )  # fails at once without a node or run
     result = follow(operator, training, quiet=as_json)
     if not show(result, as_json=as_json):
         say_card(result)
@@ -82,17 +86,17 @@ def cancel_run(
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Stop a run between two steps, for good; one that has ended stays as it is."""
+    """Stop a run for good, after its current step. A run that has ended stays as it is."""
     found = run(OperatorClient(node, folder).ask("DELETE", f"/trainings/{training}"), logs=False)
     if not show(found, as_json=as_json):
         say(f"training {training} is {found['state']}")
 
 
 def follow(operator: OperatorClient, training: str, *, quiet: bool) -> dict[str, Any]:
-    """Return a run's result when it ends, its progress shown meanwhile.
+    """Show a run's progress until it ends, and return its result.
 
-    While the node is stopped it waits: the run goes on where it was when the node starts again.
-    Raises TrainingError when it failed or was cancelled.
+    If the node stops, wait for it: it resumes the run at its next start. Raises TrainingError if
+    the run failed or was cancelled.
     """
     end: dict[str, Any] = {}
     try:
@@ -145,7 +149,7 @@ async def _follow(operator: OperatorClient, training: str, *, quiet: bool) -> di
 
 
 def _says(event: dict[str, Any]) -> str:
-    """Return an event in words; nothing for one that says nothing new."""
+    """Return an event in words, or an empty text if there is nothing to say."""
     match event.get("event"):
         case "started":
             return f"{event['rows']} rows, {event['steps']} steps"
@@ -168,17 +172,17 @@ def _stands(found: dict[str, Any]) -> str:
 
 
 def of(right: int, asked: int) -> str:
-    """Return how many of how many, or that nothing was measured."""
+    """Return "``right`` of ``asked``", or that nothing was measured."""
     return f"{right} of {asked}" if asked else _NOT_MEASURED
 
 
 def say_card(result: dict[str, Any]) -> None:
-    """Print what came of a run: its report card, where it is, and whether it is sold."""
+    """Print the result of a run: report card, weights digest, CID, and whether it is on offer."""
     metrics = result["metrics"]
     recall, general = metrics.get("recall"), metrics.get("general")
     repeated = metrics["memorisation"]
     rows: list[tuple[str, object]] = []
-    if recall and general:  # a run from before there were cards has none
+    if recall and general:  # runs from before report cards have none
         rows += [
             ("right answers in unseen wordings", of(recall["adapter"], recall["asked"])),
             ("the same of the base model", of(recall["base"], recall["asked"])),

@@ -1,4 +1,4 @@
-"""`viz trust`: look at a node's chain and contracts once, and keep them as those one pays on."""
+"""Run `viz trust`: check a node's chain and contracts once, and keep them for later commands."""
 
 from __future__ import annotations
 
@@ -34,23 +34,27 @@ _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 @guarded
 def trust(
-    url: Annotated[str, typer.Argument(help="The node that you mean to use.")],
+    url: Annotated[str, typer.Argument(help="URL of the node that you want to use.")],
     published: Annotated[
         str,
-        typer.Option(help="A deployment file, or its https address, from whom you believe."),
+        typer.Option(help="Deployment file, or its https URL, from a source that you trust."),
     ] = "",
     rpc: Annotated[
         str,
-        typer.Option("--rpc", envvar=RPC_VARIABLE, help="A chain of your own choice to check on."),
+        typer.Option(
+            "--rpc",
+            envvar=RPC_VARIABLE,
+            help="JSON-RPC URL of a chain of your choice, to check on.",
+        ),
     ] = "",
     folder: DataDir = None,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show a node's chain, contracts and token, and keep them as those you pay and sign on.
+    """Show a node's chain, contracts and token, and keep them: you then pay and sign on these only.
 
-    Once for a folder: buyers and creators then refuse a node that names others. What a node says is
-    compared with --published and checked on the chain of --rpc, if they are given.
+    Run it once for a data folder. Later commands refuse a node that names others. With --published
+    and --rpc, the node's answer is compared with that file and checked on that chain.
     """
     place = data_dir(folder) / "deployment.json"
     found, notes = run(_found(checked(url), published, rpc), logs=bool(rpc))
@@ -80,8 +84,8 @@ async def _found(url: str, published: str, rpc_url: str) -> tuple[Deployment, li
         if different := differences(ours, told):
             name, mine, theirs = different[0]
             raise ChainMismatch(
-                f"the node's {name} is {theirs}, and {published} has {mine}: do not use this node "
-                "for what was published there"
+                f"the node's {name} is {theirs}, but {published} has {mine}: do not use this node "
+                "with that deployment"
             )
         notes.append(f"compared with {published}: the same")
         told = ours
@@ -90,12 +94,14 @@ async def _found(url: str, published: str, rpc_url: str) -> tuple[Deployment, li
         notes.append(f"checked on the chain of {rpc_url}: contracts, wiring and decimals are right")
     if not notes:
         notes.append(
-            "all of this is the node's own word: compare it with what its operator or the project "
-            "published (--published), or check it on a chain of your choice (--rpc)"
+            "only the node says so: compare it with what its operator or the project published "
+            "(--published), or check it on a chain of your choice (--rpc)"
         )
         parts = urlsplit(url)
         if parts.scheme == "http" and parts.hostname not in _LOCAL:
-            notes.append("it came over plain HTTP: whoever is on the way could have changed it")
+            notes.append(
+                "it came over plain HTTP: anyone on the network path could have changed it"
+            )
     return told, notes
 
 
@@ -105,7 +111,10 @@ async def _published(where: str) -> Deployment:
     if "://" not in where:
         return load_deployment(Path(where))
     if not where.startswith("https://"):
-        raise ConfigError(f"{where} is no https address: what is published must come untouched")
+        raise ConfigError(
+            f"{where} is not an https URL, so others could change it on the way: give an https "
+            "URL, or a file"
+        )
     parts = urlsplit(where)
     target = parts.path + (f"?{parts.query}" if parts.query else "")
     return parse_deployment(await get_json(f"https://{parts.netloc}", target), where)
@@ -124,7 +133,7 @@ async def _check(told: Deployment, rpc_url: str) -> None:
 
 
 def _kept(place: Path, found: Deployment) -> bool:
-    """Say whether the folder trusts this very deployment; raise ChainMismatch for another one."""
+    """Return whether ``place`` has this deployment; raise ChainMismatch if it has another."""
     from viz.chain.deployment import differences, find_deployment
 
     earlier = find_deployment(place)
@@ -134,7 +143,7 @@ def _kept(place: Path, found: Deployment) -> bool:
         name, ours, theirs = different[0]
         raise ChainMismatch(
             f"{place} is trusted already, with {ours} as its {name}, and this node says {theirs}: "
-            "it is another deployment. Keep that one as it is, and use another --data-dir for this"
+            "it is another deployment. Keep that file, and use another --data-dir for this node"
         )
     return True
 

@@ -76,7 +76,7 @@ async def live(node: Node, camera: Camera) -> None:
 
 
 async def test_a_kill_at_any_commit_point_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    """What was acknowledged is claimed once after the restart, and the books fit the chain."""
+    """What was acknowledged is claimed once after the restart, and the ledger fits the chain."""
     camera = Camera(tmp_path)
     async with running_node(tmp_path / "live", hook=camera) as node:
         await live(node, camera)

@@ -107,7 +107,7 @@ async def test_the_operator_settles_and_looks(node: Node) -> None:
 async def test_creators_of_every_adapter_ever_sold_are_named_while_they_are_owed(
     node: Node,
 ) -> None:
-    """One that was dropped from the offer still owes; one that owes nothing costs no gas."""
+    """A dropped adapter still has royalties to distribute; one without any costs no gas."""
     buyer = await Buyer(node).ready()
     await buyer.ask()
     never = AdapterId(ADAPTER + 1)

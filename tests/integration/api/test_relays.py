@@ -136,7 +136,7 @@ async def test_a_refused_deposit_uses_up_nothing(node: Node) -> None:
     await buyer.open()
 
 
-async def test_nothing_is_sold_where_books_and_chain_disagree(node: Node) -> None:
+async def test_nothing_is_sold_where_ledger_and_chain_disagree(node: Node) -> None:
     """A channel whose claims cannot be good any more costs the node nothing further."""
     buyer = await Buyer(node).ready()
     await buyer.ask()

@@ -430,7 +430,7 @@ async def test_strangers_see_that_the_node_runs_and_nothing_of_its_income(node: 
 
 
 async def test_the_operator_sees_money_trainings_and_the_chain(node: Node) -> None:
-    """Each figure is that of the books and of the chain, and one that fails hides no other."""
+    """Each figure is that of the ledger and of the chain, and one that fails hides no other."""
     buyer = await Buyer(node).ready()
     answer = await buyer.ask()
     assert answer.receipt is not None

@@ -23,8 +23,8 @@ from typer.testing import CliRunner, Result
 
 from viz.buyer.channel_control import ChannelControl
 from viz.buyer.client import BuyerClient
-from viz.buyer.control_client import ProxyControl, find_desks
-from viz.buyer.control_server import SOCKET, serving_desk
+from viz.buyer.control_client import ProxyControl, find_proxies
+from viz.buyer.control_server import SOCKET, serving_control
 from viz.buyer.proxy import running_proxy
 from viz.buyer.wallet import KeyWallet, Wallet
 from viz.chain.deployment import save_deployment
@@ -60,11 +60,11 @@ async def client(node: Node, home: Path) -> AsyncIterator[BuyerClient]:
 @pytest.fixture
 async def desk(client: BuyerClient, node: Node) -> AsyncIterator[ProxyControl]:
     """The commands as another process finds them."""
-    async with serving_desk(
+    async with serving_control(
         ChannelControl(client), client.directory, client.info.node, node.url
     ) as served:
         assert served
-        (found,) = await find_desks([client.directory], DEPLOYMENT)
+        (found,) = await find_proxies([client.directory], DEPLOYMENT)
         assert (found.node, found.url) == (client.info.node, node.url)
         yield found
 
@@ -107,7 +107,7 @@ async def test_a_refusal_comes_through_the_proxy_as_it_is(node: Node, home: Path
     """The exit code and the sentence are those of the command without a proxy."""
     for words, code, said in (
         ("buyer ask hi --model gpt-9", INPUT, "unknown-model"),
-        ("buyer ask hi --max-price 3", INPUT, "pays by its own options"),
+        ("buyer ask hi --max-price 3", INPUT, "its options apply"),
         ("channel open 1000000 --key {0}/wallet.json", CHAIN, "transaction-failed"),
         # Leaving needs neither the node nor the channel's files: a chain is asked.
         ("channel leave --key {0}/wallet.json --rpc http://127.0.0.1:9", CHAIN, "unreachable"),
@@ -122,7 +122,7 @@ async def test_the_node_dialled_by_another_name_is_the_same(
     client: BuyerClient, node: Node, home: Path
 ) -> None:
     """The proxy is found by the node's address where the URLs differ in their spelling."""
-    async with serving_desk(
+    async with serving_control(
         ChannelControl(client), client.directory, client.info.node, "http://other:1"
     ):
         done = await viz(home, f"channel show --json --node {node.url}")
@@ -136,13 +136,13 @@ async def test_what_a_killed_proxy_left_is_passed_over(
     folder = os.open(client.directory, os.O_RDONLY)
     bound(folder, SOCKET).close()
     os.close(folder)
-    assert await find_desks([client.directory], DEPLOYMENT) == []
+    assert await find_proxies([client.directory], DEPLOYMENT) == []
     done = await viz(home, f"channel show --node {node.url}", secret=PASSWORD)
     assert done.exit_code == CONFIG and "another process pays" in done.stderr
-    async with serving_desk(
+    async with serving_control(
         ChannelControl(client), client.directory, client.info.node, node.url
     ) as served:
-        assert served and len(await find_desks([client.directory], DEPLOYMENT)) == 1
+        assert served and len(await find_proxies([client.directory], DEPLOYMENT)) == 1
     assert not (client.directory / SOCKET).exists()
 
 
@@ -217,8 +217,8 @@ async def test_the_wallet_signs_what_was_asked_for_alone(
 ) -> None:
     """A deposit is of the amount that was typed, into the trusted contract."""
     liar: Any = Liar(client, wanted)
-    async with serving_desk(liar, client.directory, client.info.node, node.url):
-        (desk,) = await find_desks([client.directory], DEPLOYMENT)
+    async with serving_control(liar, client.directory, client.info.node, node.url):
+        (desk,) = await find_proxies([client.directory], DEPLOYMENT)
         with pytest.raises(NodeNotTrusted, match="another signature"):
             await desk.open(KeyWallet(PAYER_KEY), 5_000)
         with pytest.raises(ChannelUnknown, match="no channel"):

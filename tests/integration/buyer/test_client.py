@@ -143,7 +143,7 @@ async def test_a_restarted_buyer_goes_on_where_it_was(node: Node, tmp_path: Path
 
 
 async def test_leaving_an_answer_early_costs_what_was_sent(node: Node, buyer: BuyerClient) -> None:
-    """The receipt that was missed is fetched before the next request, and the books agree."""
+    """The receipt that was missed is fetched before the next request, and the ledgers agree."""
     async with buyer.ask(chat(max_tokens=200)) as answer:
         async for _ in answer:
             if len(answer.text) > 12:

@@ -131,7 +131,7 @@ async def test_two_closes_at_once_end_it_once(node: Node, buyer: BuyerClient) ->
 async def test_a_node_that_knows_no_final_voucher_closes_at_what_was_signed(
     node: Node, buyer: BuyerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It takes what it could have claimed without consent, and the buyer's books follow."""
+    """It takes what it could have claimed without consent, and the buyer's ledger follows."""
     await ask(buyer)
     close = buyer.api.close
 

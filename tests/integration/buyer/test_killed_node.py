@@ -1,4 +1,4 @@
-"""A node killed in mid-answer, and a buyer that asks it again: both books reach the same sum."""
+"""A node killed in mid-answer, and a buyer that asks it again: both ledgers reach the same sum."""
 
 from __future__ import annotations
 

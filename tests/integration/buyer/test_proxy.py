@@ -50,7 +50,7 @@ async def program(url: str) -> AsyncIterator[openai.AsyncOpenAI]:
 async def test_the_official_client_streams_and_pays(
     program: openai.AsyncOpenAI, buyer: BuyerClient
 ) -> None:
-    """Chunks arrive, usage is the receipt's, and the receipt is in the buyer's books."""
+    """Chunks arrive, usage is the receipt's, and the receipt is in the buyer's ledger."""
     stream = await program.chat.completions.create(
         model=MODEL,
         messages=[{"role": "user", "content": "When is high tide?"}],

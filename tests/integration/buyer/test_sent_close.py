@@ -81,10 +81,10 @@ async def net(tmp_path: Path) -> AsyncIterator[Testnet]:
 
 async def typed(monkeypatch: pytest.MonkeyPatch, folder: Path, desk: Desk, *more: str) -> Result:
     @asynccontextmanager
-    async def desk_at(*_: Any, **__: Any) -> AsyncIterator[Desk]:
+    async def channel_control(*_: Any, **__: Any) -> AsyncIterator[Desk]:
         yield desk
 
-    monkeypatch.setattr(commands, "desk_at", desk_at)
+    monkeypatch.setattr(commands, "channel_control", channel_control)
     words = ["channel", "close", "--key", str(folder / "wallet.json"), "--data-dir", str(folder)]
     runner = CliRunner(env={"VIZ_KEY_PASSWORD": PASSWORD})
     return await asyncio.to_thread(runner.invoke, app, [*words, *more])
@@ -120,7 +120,7 @@ async def test_a_wallet_without_gas_has_another_key_send_it(
     key = ("--gas-key", str(tmp_path / "rich.json"))
     done = await typed(monkeypatch, tmp_path, await desk_of(net), *rpc, *key)
     assert done.exit_code == 0 and "closed at 0" in done.stdout, done.output
-    assert "by the node's word" not in done.stdout
+    assert "Only the node says so" not in done.stdout
     assert await balance(net) == DEPOSIT
 
 

@@ -55,7 +55,7 @@ def ask_at(
     """Run the command at a node that answers so."""
 
     @asynccontextmanager
-    async def desk_at(*given: Any) -> AsyncIterator[ChannelControl]:
+    async def channel_control(*given: Any) -> AsyncIterator[ChannelControl]:
         (folder / "node").mkdir()
         async with running_node(folder / "node") as node, buying(node, folder / "b") as client:
             node.chain.balances[public_address(PAYER_KEY)] = 10**9
@@ -64,7 +64,7 @@ def ask_at(
             liar.answer = lambda: answer(liar)
             yield ChannelControl(client)
 
-    monkeypatch.setattr(command, "desk_at", desk_at)
+    monkeypatch.setattr(command, "channel_control", channel_control)
     words = ["buyer", "ask", "When is high tide?", "--model", MODEL, *options]
     with capture_logs():  # the node's, which is in this process
         return CliRunner(env={"VIZ_KEY_PASSWORD": "p"}).invoke(app, words)
@@ -123,7 +123,7 @@ def test_nothing_in_a_refusal_commands_the_terminal(
 def test_a_chunk_without_choices_is_no_fault_of_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the books pass over, the printing passes over too."""
+    """What the ledger passes over, the printing passes over too."""
     odd = [{"choices": None}, {"choices": [{"index": 0, "delta": None, "text": "tide"}]}]
     frames = [b"data: " + json.dumps(each).encode() + b"\n\n" for each in odd]
     done = ask_at(lambda liar: [*frames, liar.receipt("tide", 1), DONE], tmp_path, monkeypatch)

@@ -177,7 +177,7 @@ async def test_an_endpoint_that_serves_few_blocks_at_once_is_asked_for_fewer(net
 
 
 async def test_a_chain_reset_under_the_books_stops_the_node(net: Testnet) -> None:
-    """Another chain at the same address is no reorganisation: the books are left as they are."""
+    """Another chain at the same address is no reorganisation: the ledger is left as it is."""
     books = Books()
     await net.register_work(net.sender(1))
     await books.watcher(net).step()

@@ -55,7 +55,7 @@ async def test_what_is_trusted_is_shown_and_agreed_to_once(tmp_path: Path) -> No
         done = await trust(url, home, "--yes")
         again = await trust(url, home)
     for said in (TRUTH.settlement, TRUTH.content_registry, TRUTH.token, "vUSD, 6 decimals",
-                 str(TRUTH.chain_id), "the node's own word"):  # fmt: skip
+                 str(TRUTH.chain_id), "only the node says so"):  # fmt: skip
         assert said in asked.stdout and said in done.stdout
     assert done.exit_code == 0 and load_deployment(home / "deployment.json") == TRUTH
     assert again.exit_code == 0 and "already trusted" in again.stdout

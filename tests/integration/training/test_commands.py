@@ -105,7 +105,7 @@ def test_an_adapter_is_audited_by_command(
     done = audit(1)
     assert done.exit_code == 0, done.output
     said = " ".join(done.stdout.split())
-    assert "reproduced" in said and "training rows alike" in said and "differs" not in said
+    assert "reproduced" in said and "training rows match" in said and "differs" not in said
     assert "step 8" in done.stderr
     environment = metrics["environment"]
     others = {"GenuineIntel", "AuthenticAMD"} - {environment["cpuVendor"]}

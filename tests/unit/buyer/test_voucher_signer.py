@@ -348,7 +348,7 @@ def test_the_allowance_is_the_buyers_and_is_kept(
     voucher_signer = next_process(voucher_signer)
     with pytest.raises(NodeNotTrusted, match="one step"):
         voucher_signer.take_late(receipt(voucher_signer, ASKED, 11))
-    voucher_signer.forgive(allowance_units=25)
+    voucher_signer.forgive(forgiven_units=25)
     voucher_signer = next_process(voucher_signer)
     with pytest.raises(NodeNotTrusted, match="no request"):
         voucher_signer.take_late(receipt(voucher_signer, ASKED, 1, b"what nobody asked"))

@@ -64,7 +64,7 @@ CASES = [
          "not a complete deployment"),
     Case("an address that is none", "testnet fund 0x12 --tokens 1 --data-dir {0}", INPUT,
          "invalid-request", "0x12"),
-    Case("a length of time that is none", "testnet pass 25", INPUT, "invalid-request", "25h"),
+    Case("a duration that is none", "testnet pass 25", INPUT, "invalid-request", "25h"),
     Case("an amount that is none",
          "testnet fund 0x00000000000000000000000000000000000000AA --tokens 1,5 --data-dir {0}",
          INPUT, "invalid-request", "1,5"),
@@ -75,7 +75,7 @@ CASES = [
     Case("a work without its terms", "train {0} --data-dir {0}", INPUT, "invalid-work",
          "terms.toml"),
     Case("a share that is none", "adapter register a --share 1 --data-dir {0}", INPUT,
-         "invalid-request", "CONTENT:BPS"),
+         "invalid-request", "WORK:BPS"),
 ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from viz.protocol.problems import error_of
 
 
 def test_every_family_of_errors_has_an_exit_code_of_its_own() -> None:
-    """Protects scripts that tell failures apart: none is left to 1, 'a fault of ours'."""
+    """Protects scripts that tell failures apart: none is left to 1, the unexpected error."""
     families = set(VizError.__subclasses__())
     assert {each for each in families if each.__module__ == errors.__name__} == set(
         console.EXIT_CODES
@@ -50,7 +50,7 @@ async def _dying_loop() -> None:
     async with asyncio.TaskGroup() as outer:
         outer.create_task(asyncio.sleep(60))
         async with asyncio.TaskGroup() as inner:
-            inner.create_task(_fail(errors.BooksMismatch("the books and the chain disagree")))
+            inner.create_task(_fail(errors.BooksMismatch("the ledger and the chain disagree")))
 
 
 async def _fail(error: Exception) -> None:

@@ -33,13 +33,13 @@ class Answers:
 
 
 async def test_an_error_stops_nobody_elses_payment() -> None:
-    """Adapters that owe are paid whether on offer or not; what failed is told with its reason."""
+    """Royalties are paid, on offer or not; what failed is told with its reason."""
     node = Answers()
     found, errors = await _settle(cast(OperatorClient, node), True, True)
     assert list(found["distributed"]) == [1, 3] and "collected" in found and "claim" not in found
     assert found["failed"] == {"the claim": "no answer", "creators of 2": "refused"}
     assert [type(each) for each in errors] == [ChainUnreachable, TransactionFailed]
-    assert ("/distribute", {"adapterId": 9}) not in node.asked, "owes nothing: costs no gas"
+    assert ("/distribute", {"adapterId": 9}) not in node.asked, "no royalties: costs no gas"
 
 
 async def test_a_slow_chain_is_not_silent(

@@ -171,7 +171,7 @@ def test_after_freezing_only_the_new_base_counts() -> None:
 
 
 def test_a_chain_that_contradicts_the_books_stops_the_channel() -> None:
-    """A settled total that no row ends at means that the books are not this channel's."""
+    """A settled total that no row ends at means that the ledger is not this channel's."""
     frozen, _ = freeze_for_claim(BEST)
     for settled in (29, 31, 1_000):
         with pytest.raises(BooksMismatch):

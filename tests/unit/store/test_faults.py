@@ -283,7 +283,7 @@ async def test_a_damaged_ledger_is_to_be_kept(tmp_path: Path, content: bytes) ->
 
 
 async def test_a_ledger_is_begun_only_where_it_may_be(tmp_path: Path) -> None:
-    """A wrong folder, a lost or an emptied file must not become new books in silence."""
+    """A wrong folder, a lost or an emptied file must not become a new ledger in silence."""
     place = tmp_path / "l.db"
     with pytest.raises(LedgerMissing, match="there is no ledger at"):
         await SqlStore.open(place, IDENTITY, begin=False)

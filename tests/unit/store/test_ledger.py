@@ -1,4 +1,4 @@
-"""The ledger keeps what it was given, exactly, and refuses books that are not this node's."""
+"""The ledger keeps what it was given, exactly, and refuses a ledger that is not this node's."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def test_another_schema_is_refused_and_kept(tmp_path: Path) -> None:
 
 
 async def test_a_ledger_from_before_a_table_was_added_is_taken_over(tmp_path: Path) -> None:
-    """Protects operators: a table that a newer version added is no reason to refuse the books."""
+    """Protects operators: a table that a newer version added is no reason to refuse the ledger."""
     path = tmp_path / "ledger.db"
     store = await SqlStore.open(path, IDENTITY)
     await store.close()
@@ -104,7 +104,7 @@ async def test_a_corrupt_file_is_refused_in_one_line(tmp_path: Path) -> None:
 
 
 async def test_two_processes_cannot_share_a_ledger(tmp_path: Path) -> None:
-    """A second daemon on the same books is told to stop the first."""
+    """A second daemon on the same ledger is told to stop the first."""
     first = await SqlStore.open(tmp_path / "l.db", IDENTITY)
     with pytest.raises(StoreError, match="another process"):
         await SqlStore.open(tmp_path / "l.db", IDENTITY)

@@ -89,7 +89,7 @@ class ChannelStore:
         """
         if signer in self._mismatched:
             raise BooksMismatch(
-                f"the node's books and the chain disagree on the channel of {signer}: nothing is "
+                f"the node's ledger and the chain disagree on the channel of {signer}: nothing is "
                 "sold on it until its operator looked"
             )
         active_channel = self._active_channels.get(signer)

@@ -40,7 +40,7 @@ class SlowStore(MemoryStore):
 
 
 async def paid_books(store: MemoryStore) -> ChannelStore:
-    """Return books in which each signer has paid ``PAID`` units for one adapter."""
+    """Return channels on which each signer has paid ``PAID`` units for one adapter."""
     chain = FakeChain(b"\x11" * 32)
     for signer in SIGNERS:
         key = signer, chain.address

@@ -147,11 +147,11 @@ async def test_a_caller_that_leaves_takes_no_renewal_with_it(chain: Chain) -> No
     assert chain.asked == 1
 
 
-async def test_books_that_disagree_stop_that_reading_alone(chain: Chain) -> None:
-    """A fault of the books is raised until a reading agrees; it is no trouble of the endpoint."""
+async def test_a_ledger_that_disagrees_stops_that_reading_alone(chain: Chain) -> None:
+    """A fault of the ledger is raised until a reading agrees; it is no trouble of the endpoint."""
     reading, other = Reading(), Reading()
     await chain.use(reading)
-    chain.error = BooksMismatch("settled is lower than the books have it")
+    chain.error = BooksMismatch("settled is lower than in the ledger")
     chain.clock.now += 6
     for _ in range(2):
         with pytest.raises(BooksMismatch):

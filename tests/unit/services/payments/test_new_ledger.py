@@ -1,4 +1,4 @@
-"""A node begins books only where it cannot have lost some."""
+"""A node begins a ledger only where it cannot have lost one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The watchdog finds where books and chain part, tells both numbers, and never ends."""
+"""The comparison finds where ledger and chain differ, tells both numbers, and never ends."""
 
 from __future__ import annotations
 
