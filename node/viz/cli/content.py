@@ -187,8 +187,10 @@ class _Registering:
         return path, work_records.draft(path, description, creator)
 
     def _ask(self, made: Registration, how: list[tuple[str, str]]) -> None:
+        from viz.cli.license_questions import tell_license
         from viz.domain.units import hex_of
 
+        tell_license(made.license, self._words)
         rows = [
             ("work", f"{made.title}  ({made.kind}, {made.file})"),
             ("creator", made.creator),

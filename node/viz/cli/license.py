@@ -12,7 +12,6 @@ from viz.cli.console import (
     AsJson,
     DataDir,
     DeploymentFile,
-    data_dir,
     guarded,
     lines,
     run,
@@ -20,7 +19,7 @@ from viz.cli.console import (
     show,
 )
 from viz.cli.http import LOCAL_NODE, NodeUrl, get_json
-from viz.cli.own_chain import CreatorRpcOption
+from viz.cli.own_chain import CreatorRpcOption, own_chain, trusted_deployment
 from viz.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def new_license(
     from viz.protocol.license_document.writing import license_to_toml
 
     found = work_of(work, title)
-    trusted = _trusted(deployment, folder)
+    trusted = trusted_deployment(deployment, folder)
     answers = LicenseAnswers(terminal=sys.stdin.isatty() and not as_json)
     start = answers.preset(preset)
     document = document_from_preset(
@@ -157,7 +156,7 @@ def check_license(
         require_work(document, *file_and_kind(work))
         found["checked"].append("work")
     if content_id is not None:
-        trusted = _trusted(deployment, folder)
+        trusted = trusted_deployment(deployment, folder)
         found["withdrawnAt"] = run(_compare(document, content_id, rpc, trusted))
         found["checked"].append("chain")
     if show(found, as_json=as_json):
@@ -248,12 +247,6 @@ def _document(license_file: Path | None, content_id: int | None, node: str) -> L
         raise NodeNotTrusted(f"the node's answer is no license: {error.detail}") from error
 
 
-def _trusted(deployment: Path | None, folder: Path | None) -> Deployment:
-    from viz.chain.deployment import load_deployment
-
-    return load_deployment(deployment or data_dir(folder) / "deployment.json")
-
-
 def _chain_facts(trusted: Deployment) -> dict[str, Any]:
     return {
         "chain_id": trusted.chain_id,
@@ -268,27 +261,16 @@ async def _compare(
     document: LicenseDocument, content_id: int, rpc_url: str, trusted: Deployment
 ) -> int:
     """Return when the work was withdrawn, or 0; raise LicenseMismatch naming what differs."""
-    from contextlib import AsyncExitStack
-
-    from viz.chain.contracts import Chain
-    from viz.chain.deploy import check_wiring
-    from viz.chain.rpc import Rpc
-    from viz.client.node_address import checked
     from viz.domain.units import ContentId
     from viz.errors import LicenseError
     from viz.services.market.license_documents import require_chain_has
 
-    async with AsyncExitStack() as ends:
-        rpc = Rpc(checked(rpc_url, "a chain's address"))
-        ends.push_async_callback(rpc.close)
-        await rpc.check(trusted)
-        await check_wiring(rpc, trusted)
-        chain = Chain(rpc, trusted)
+    async with own_chain(rpc_url, trusted) as chain:
         state = await chain.content(ContentId(content_id))
         if state is None:
             raise LicenseError(f"there is no work {content_id} on this chain: check the id")
         await require_chain_has(document, state, chain)
-        return int(state.withdrawn_at)
+        return state.withdrawn_at
 
 
 def _say_summary(document: LicenseDocument) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import typer
+from rich.console import Console
 
-from viz.cli.console import err
+from viz.cli.console import err, lines
 from viz.domain.units import parse_address
 from viz.errors import InvalidRequest, InvalidWork
 
@@ -100,6 +102,16 @@ class LicenseAnswers:
     def today(self) -> str:
         """Return the date in UTC."""
         return datetime.now(UTC).date().isoformat()
+
+
+def tell_license(values: Mapping[str, Any], to: Console) -> None:
+    """Print the license document that a person is about to sign; nothing for a [license] table."""
+    from viz.protocol.license_document.reading import is_license_document, license_from_values
+    from viz.protocol.license_forms.facts import sections
+
+    if is_license_document(values):
+        for section in sections(license_from_values(values), None):
+            lines(section.title, section.rows, to=to)
 
 
 def file_and_kind(work: Path) -> tuple[Path, str]:

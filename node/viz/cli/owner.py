@@ -117,6 +117,7 @@ def terms(
     Grants that were given keep their terms. The record beside the work is renewed, and the earlier
     one kept, because trainers with an earlier grant need its license.
     """
+    from viz.cli.license_questions import tell_license
     from viz.services.market.license_files import read_described
 
     asked = _asked(
@@ -124,6 +125,7 @@ def terms(
     )
     file = work / "terms.toml" if work.is_dir() else work
     new = read_described(file, license_file, asked.trusted, asked.owner)
+    tell_license(new.license, err if as_json else out)
     done = run(_set_terms(asked, content_id, new))
     from viz.creator.owner import renew_record
 

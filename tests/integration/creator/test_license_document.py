@@ -31,6 +31,12 @@ LICENSE = 7
 
 async def viz(folder: Path, *words: str, code: int = 0) -> Any:
     """Run a command in the creator's folder; return its JSON, or its refusal."""
+    done, said = await told(folder, *words, code=code)
+    return said if code else done
+
+
+async def told(folder: Path, *words: str, code: int = 0) -> tuple[Any, str]:
+    """Run a command; return its JSON, and what it told the person in one line."""
     environment = {**os.environ, "VIZ_KEY_PASSWORD": PASSWORD, "VIZ_DATA_DIR": str(folder)}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "viz", *words, "--json",
@@ -39,7 +45,7 @@ async def viz(folder: Path, *words: str, code: int = 0) -> Any:
     )  # fmt: skip
     out, err = await process.communicate()
     assert process.returncode == code, (out.decode(), err.decode())
-    return json.loads(out) if code == 0 else " ".join(err.decode().split())
+    return json.loads(out) if out else None, " ".join(err.decode().split())
 
 
 async def test_a_document_is_registered_compared_and_refused_when_it_differs(
@@ -60,7 +66,9 @@ async def test_a_document_is_registered_compared_and_refused_when_it_differs(
         "--law", "Portugal", "--fee", "2.50",
     )  # fmt: skip
     register = ("content", "register", ".", "--key", "alma.json", "--direct", "--yes", *rpc)
-    done = await viz(tmp_path, *register, "--license", "license.toml")
+    done, said = await told(tmp_path, *register, "--license", "license.toml")
+    assert "What a licensee promises, and no contract can hold" in said
+    assert said.index("fee of a grant 2.50") < said.index("You sign, for anyone to read")
     assert done["license"] == made["license"] and done["contentId"] == 1
 
     state = await net.chain.content(ContentId(1))
@@ -76,15 +84,28 @@ async def test_a_document_is_registered_compared_and_refused_when_it_differs(
     check = ("license", "check", "license.toml", "--work", ".", "--content", "1", *rpc)
     assert (await viz(tmp_path, *check))["checked"] == ["fields", "work", "chain"]
 
+    await changed_terms(tmp_path, check, rpc)
+    document = read_license(tmp_path / "license.toml")
     written = (tmp_path / "license.toml").read_text()
     for old, new, field in (
-        ('"2.50"', '"2.25"', "money.training_fee is 2.25 in the document, and 2.500000"),
+        ('"3.00"', '"2.25"', "money.training_fee is 2.25 in the document, and 3.000000"),
         ("approval_required = true", "approval_required = false", "limits.approval_required"),
         ('"Portugal"', '"Spain"', "it was edited"),
     ):
         (tmp_path / "license.toml").write_text(written.replace(old, new))
         assert field in await viz(tmp_path, *check, code=LICENSE)
     await served(net, tmp_path, document)
+
+
+async def changed_terms(folder: Path, check: tuple[str, ...], rpc: tuple[str, ...]) -> None:
+    """Another document is another license: `viz content terms` offers it, and it is compared."""
+    path = folder / "license.toml"
+    path.write_text(path.read_text().replace('"2.50"', '"3.00"'))
+    assert "money.training_fee is 3.00" in await viz(folder, *check, code=LICENSE)
+    terms = ("content", "terms", "1", ".", "--key", "alma.json", "--direct", "--yes", *rpc)
+    _, said = await told(folder, *terms, "--license", "license.toml")
+    assert "fee of a grant 3.00" in said
+    assert (await viz(folder, *check))["checked"] == ["fields", "work", "chain"]
 
 
 async def served(net: Testnet, folder: Path, document: LicenseDocument) -> None:
