@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -213,16 +214,17 @@ def export_license(
 
     document = read_license(license_file)
     where = publication(url, path, content_id)
+    files = {form.name: form.body for form in forms(document, where)}
+    files["tdmrep.json"] = (json.dumps(tdm_rules(document, where), indent=2) + "\n").encode()
     to.mkdir(parents=True, exist_ok=True)
-    written = []
-    for form in forms(document, where):
-        (to / form.name).write_bytes(form.body)
-        written.append(form.name)
-    import json
-
-    rules = json.dumps(tdm_rules(document, where), indent=2) + "\n"
-    (to / "tdmrep.json").write_text(rules, encoding="utf-8")
-    written.append("tdmrep.json")
+    for name, body in files.items():
+        place = to / name
+        # A site's own tdmrep.json may speak of other works as well.
+        if place.exists() and place.read_bytes() != body:
+            raise InvalidRequest(f"{place} exists already: choose another folder with --to")
+    for name, body in files.items():
+        (to / name).write_bytes(body)
+    written = list(files)
     if show({"folder": str(to), "files": written}, as_json=as_json):
         return
     say(f"written  {to}: {', '.join(written)}")

@@ -161,5 +161,10 @@ def test_every_form_is_exported(folder: Path) -> None:
         {"location": "/book/", "tdm-reservation": 1,
          "tdm-policy": "https://alma.test/l/tdm-policy.json"}
     ]  # fmt: skip
+    viz(folder, command + " --to {0}/out")
+    (folder / "out" / "tdmrep.json").write_text("[]")
+    refused = viz(folder, command + " --to {0}/out", code=INPUT)
+    assert "tdmrep.json exists already" in " ".join(refused.output.split())
+    assert (folder / "out" / "tdmrep.json").read_text() == "[]"
     shown = viz(folder, "license show {0}/out/license.json --json")
     assert json.loads(shown.stdout) == preset().to_json()
