@@ -206,12 +206,12 @@ class Settlement(Contract):
         found = await self._view("balance", account)
         return found["amount"], Address(found["to"])
 
-    async def undistributed(self, adapter_id: AdapterId) -> Units:
+    async def undistributed(self, adapter_id: AdapterId, *, block: BlockTag = "latest") -> Units:
         """Return the royalties of the adapter's works that nobody distributed yet.
 
         The contract names this view ``owed``.
         """
-        return int(await self._view("owed", adapter_id))
+        return int(await self._view("owed", adapter_id, block=block))
 
     async def revenue(self, adapter_id: AdapterId) -> Units:
         """Return all that an adapter ever earned, gross."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from viz.cli import holdings, owner
+from viz.cli import earnings, holdings, owner
 from viz.cli.console import (
     AsJson,
     DataDir,
@@ -56,7 +56,14 @@ app = typer.Typer(
 )
 app.command("license")(license_work)
 app.command("list")(holdings.list_works)
-for _verb in (owner.terms, owner.approve, owner.withdraw, owner.transfer):
+for _verb in (
+    owner.terms,
+    owner.approve,
+    owner.withdraw,
+    owner.transfer,
+    earnings.royalties,
+    earnings.statement,
+):
     app.command()(_verb)
 
 

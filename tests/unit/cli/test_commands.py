@@ -57,6 +57,8 @@ WRONG = {
     "content approve": ("1", USAGE),
     "content withdraw": ("0 --key {0}/none.json", USAGE),
     "content transfer": ("1 0x12 --key {0}/none.json --deployment {0}/none.json", CONFIG),
+    "content royalties": ("1 --deployment {0}/none.json", CONFIG),
+    "content statement": ("1 --deployment {0}/none.json", CONFIG),
     "wallet balance": ("--deployment {0}/none.json", CONFIG),
     "channel open": ("2.50", USAGE),
     "channel show": (NOWHERE, CONFIG),
