@@ -77,9 +77,9 @@ def adapter(
 ) -> None:
     """Train an adapter again from its manifest and compare the bytes with the chain's digest.
 
-    Exit code 0: the bytes are the same. 13: the manifest is false, since the training rows differ,
-    or the bytes differ on the same hardware and versions. 14: the bytes differ, but so do hardware
-    or versions, so nothing is proved.
+    Exit code 0: the bytes and the report card are the same. 13: the manifest is false, since the
+    training rows differ, or the bytes or the report card differ on the same hardware and versions.
+    14: the bytes or the card differ, but so do hardware or versions, so nothing is proved.
     """
     place = data_dir(folder)
     given = (rpc, deployment or place / "deployment.json")
@@ -175,6 +175,6 @@ def _say(adapter_id: int, report: dict[str, Any]) -> None:
     table(f"Audit of adapter {adapter_id}", ("what", "value"), rows)
     if report["verdict"] == "inconclusive":
         out.print(
-            "The bytes differ, but so do hardware or versions: repeat the audit on those of the "
-            "manifest."
+            "The bytes or the report card differ, but so do hardware or versions: repeat the audit "
+            "on those of the manifest."
         )

@@ -7,6 +7,7 @@ Owns the comparison and the verdict. Manifest and works are given as files. Inva
 - If the bytes differ, that counts against the trainer, unless the environment here differs in an
   entry of the auditor's own list (``audit_environment``).
 - A difference in what no environment can change (training rows, sizes in tokens) always counts.
+- A report card is a claim like the weights: the same bytes do not make an untrue one true.
 """
 
 from __future__ import annotations
@@ -39,11 +40,12 @@ class Verdict(Enum):
     """Say what a repetition shows."""
 
     REPRODUCED = "reproduced"
-    """The bytes are the same: the adapter is what its manifest says."""
+    """The bytes are the same, and the report card: the adapter is what its manifest says."""
     DIFFERENT = "different"
-    """The manifest is not true: other rows, or other bytes in an environment that is the same."""
+    """The manifest is not true: other rows, or other bytes or another report card in an
+    environment that is the same."""
     INCONCLUSIVE = "inconclusive"
-    """Other bytes, but the environment here differs: repeat it in the manifest's environment."""
+    """Other bytes or another report card, but the environment here differs: repeat it there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +173,15 @@ def judge(
     if [work.tokens for work in manifest.works] != list(metrics["workTokens"]):
         untrue.append("the works have other sizes in tokens, from which shares are computed")
     claimed_card, card = card_of(manifest.measurements), card_of(metrics)
-    if found == manifest.weights_digest and claimed_card and claimed_card != card:
-        findings.append("the report card is not what these weights answer here")
+    same_bytes = found == manifest.weights_digest
+    # A manifest of an older recipe may have no card. One of this recipe has what the run has.
+    same_card = claimed_card == card or (claimed_card is None and not same_recipe)
+    if same_bytes and not same_card:
+        findings.append(
+            "the report card is not what these weights answer here"
+            if claimed_card
+            else "it has no report card that can be read, and its training program writes one"
+        )
     if manifest.reproducibility != REPRODUCIBILITY_CLASS:
         findings.append(f"its class {manifest.reproducibility[:60]!r} is not one of this version")
     if against_chain or (same_recipe and untrue):
@@ -180,7 +189,7 @@ def judge(
     elif untrue:
         # An older recipe may have given these rows and sizes. But it is no reproduction either.
         verdict = Verdict.INCONCLUSIVE
-    elif found == manifest.weights_digest:
+    elif same_bytes and same_card:
         verdict = Verdict.REPRODUCED
     else:
         verdict = Verdict.INCONCLUSIVE if differences else Verdict.DIFFERENT

@@ -105,20 +105,45 @@ def test_other_rules_of_sentences_excuse_other_rows() -> None:
     assert _judged(HERE, rows_digest=OTHER).verdict is Verdict.DIFFERENT
 
 
-def test_a_card_that_the_weights_do_not_keep_is_found() -> None:
-    """Protects buyers: the same weights answer the same questions alike."""
-    measured = {
-        "recall": {"asked": 9, "base": 0, "adapter": 5},
-        "general": {"base": 3, "kept": 3},
-        "memorisation": {"adapter": {"longest_tokens": 4}},
-        "defaultTemperature": 0.0,
-    }
-    boast = measured | {"recall": {"asked": 9, "base": 0, "adapter": 9}}
-    metrics = METRICS | measured | {"weightsDigest": hex_of(WEIGHTS)}
-    for claimed, found in ((measured, 0), (boast, 1), ({}, 0)):
-        report = judge(replace(MANIFEST, measurements=claimed), metrics)
-        assert report.verdict is Verdict.REPRODUCED
-        assert len(report.findings) == found
+CARD: dict[str, Any] = {
+    "recall": {"asked": 9, "base": 0, "adapter": 5},
+    "general": {"base": 3, "kept": 3},
+    "memorisation": {"adapter": {"longest_tokens": 4}},
+    "defaultTemperature": 0.0,
+}
+
+
+@pytest.mark.parametrize(
+    "claimed",
+    [
+        CARD | {"recall": {"asked": 9, "base": 0, "adapter": 9}},
+        CARD | {"memorisation": {"adapter": {"longest_tokens": None}}},
+        CARD | {"general": {"base": 3, "kept": "all"}},
+        {name: value for name, value in CARD.items() if name != "recall"},
+        {},
+    ],
+    ids=["boast", "not measured", "unreadable", "a part left out", "none"],
+)
+def test_a_card_that_the_weights_do_not_keep_convicts(claimed: dict[str, Any]) -> None:
+    """Protects buyers: the same weights answer the same questions alike, and a card sells them."""
+    metrics = METRICS | CARD | {"weightsDigest": hex_of(WEIGHTS)}
+    assert judge(replace(MANIFEST, measurements=CARD), metrics).verdict is Verdict.REPRODUCED
+    report = judge(replace(MANIFEST, measurements=claimed), metrics)
+    assert report.verdict is Verdict.DIFFERENT
+    assert ["report card" in finding for finding in report.findings] == [True]
+    # Another machine may round an answer otherwise, so it does not convict. It is no success.
+    elsewhere = replace(MANIFEST, measurements=claimed, environment=HERE | NEWER_TORCH)
+    report = judge(elsewhere, metrics)
+    assert report.verdict is Verdict.INCONCLUSIVE and report.findings
+
+
+def test_an_older_recipe_without_a_card_is_reproduced() -> None:
+    metrics = METRICS | CARD | {"weightsDigest": hex_of(WEIGHTS)}
+    older = replace(MANIFEST, environment=HERE | {"recipe": RECIPE - 1})
+    assert judge(older, metrics).verdict is Verdict.REPRODUCED
+    boast = CARD | {"recall": {"asked": 9, "base": 0, "adapter": 9}}
+    report = judge(replace(older, measurements=boast), metrics)
+    assert report.verdict is Verdict.INCONCLUSIVE and report.findings
 
 
 @pytest.mark.parametrize(
