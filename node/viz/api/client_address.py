@@ -33,11 +33,19 @@ _told_s = [-_TELL_EVERY_S]
 def client_of(request: web.Request) -> str:
     """Return the client's address as text, for counting; for IPv6, its /64 network."""
     address = _behind(request)
-    if address is None:
-        return request.remote or ""
+    return (request.remote or "") if address is None else counted_as(address)
+
+
+def counted_as(address: IpAddress) -> str:
+    """Return the text under which an address is counted: for IPv6, its /64 network."""
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((address, IPV6_PREFIX), strict=False))
     return str(address)
+
+
+def is_in(address: IpAddress, networks: Iterable[IpNetwork]) -> bool:
+    """Return whether the address is in one of the networks."""
+    return any(address in network for network in networks)
 
 
 def is_here(request: web.Request) -> bool:
@@ -69,7 +77,7 @@ def _behind(request: web.Request) -> IpAddress | None:
     if peer is None:
         return None
     trusted = request.app[PROXIES]
-    if not _is_in(peer, trusted):
+    if not is_in(peer, trusted):
         if peer.is_loopback and X_FORWARDED_FOR in request.headers and not trusted:
             _tell()
         return peer
@@ -91,7 +99,7 @@ def _nearest(peer: IpAddress, hops: Sequence[str], trusted: Iterable[IpNetwork])
         if address is None:
             break
         found = address
-        if not _is_in(address, trusted):
+        if not is_in(address, trusted):
             break
     return found
 
@@ -116,10 +124,6 @@ def _host(hop: str) -> IpAddress | None:
     if text.count(":") == 1:
         text = text.partition(":")[0]
     return parse_address(text)
-
-
-def _is_in(address: IpAddress, networks: Iterable[IpNetwork]) -> bool:
-    return any(address in network for network in networks)
 
 
 def _tell() -> None:

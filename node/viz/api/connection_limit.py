@@ -5,6 +5,9 @@ ones. Invariants:
 
 - The public socket serves at most ``max_connections``. For connections from this machine there are
   ``SPARE`` more, so that a health check succeeds while strangers use up the rest.
+- One client address holds at most 1/``SHARES`` of them, so that none shuts out all others by slow
+  requests. A trusted proxy and this machine bring the connections of many, and hold as many as
+  they need.
 - The operator's socket has its own places, which nobody else can take. A proxy on this machine
   makes strangers look like local clients, so ``SPARE`` does not protect the operator.
 - At most ``TOLD`` refused connections are open, for at most ``TOLD_S`` seconds, to get their
@@ -27,11 +30,13 @@ import structlog
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from viz.api.client_address import PROXIES, counted_as, is_in, parse_address
 from viz.api.metrics import METRICS
 from viz.api.problems import CODE_URI, PROBLEM_TYPE
 from viz.local_socket import OPERATOR_SOCKET, bound, open_folder, remove
 
 SPARE: Final = 8
+SHARES: Final = 4
 OPERATOR_CONNECTIONS: Final = 32
 TOLD: Final = 64
 TOLD_S: Final = 1.0
@@ -72,6 +77,12 @@ def is_local(host: str) -> bool:
     return bool((mapped or address).is_loopback)
 
 
+def _peer(transport: asyncio.Transport) -> str:
+    """Return the address of the other end; "" if there is none, as on a Unix socket."""
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if peer else ""
+
+
 class _Site(web.BaseSite):
     """Listen for a runner's application, and count the connections that were admitted."""
 
@@ -80,7 +91,8 @@ class _Site(web.BaseSite):
         super().__init__(runner)
         self._what = what
         self._metrics = runner.app[METRICS]
-        self._served: set[RequestHandler] = set()
+        # The client whose connection it is, "" for one that is not counted.
+        self._served: dict[RequestHandler, str] = {}
         self._told: set[_TurnedAway] = set()
         self._logged_s = -_LOG_EVERY_S
 
@@ -96,6 +108,14 @@ class _Site(web.BaseSite):
     def _most(self, transport: asyncio.Transport) -> int:
         """Return how many connections may be open, this one included."""
 
+    def _client(self, transport: asyncio.Transport) -> str:
+        """Return under which name a connection counts against its client's share, or ""."""
+        return ""
+
+    def _share(self) -> int:
+        """Return how many connections one client may hold."""
+        return OPERATOR_CONNECTIONS
+
     async def stop(self) -> None:
         await super().stop()
         for each in tuple(self._told):
@@ -103,18 +123,23 @@ class _Site(web.BaseSite):
 
     def admit(self, transport: asyncio.Transport) -> None:
         """Give a new connection to the application, or refuse it."""
-        server, most = self._runner.server, self._most(transport)
-        self._served.intersection_update(server.connections if server is not None else ())
-        if server is not None and len(self._served) < most:
+        server, client = self._runner.server, self._client(transport)
+        open_now = set(server.connections) if server is not None else set()
+        self._served = {each: whose for each, whose in self._served.items() if each in open_now}
+        of_client = sum(whose == client for whose in self._served.values()) if client else 0
+        has_its_share = of_client >= self._share()
+        if server is not None and not has_its_share and len(self._served) < self._most(transport):
             handler = server()
-            self._served.add(handler)
+            self._served[handler] = client
             transport.set_protocol(handler)
             handler.connection_made(transport)
             return
         self._metrics.turned_away()
         if time.monotonic() - self._logged_s >= _LOG_EVERY_S:
             self._logged_s = time.monotonic()
-            _log.warning("connections turned away", open=most, why=self._what)
+            of_whom = f"{client} has its share; a proxy goes into api.trusted_proxies"
+            why = of_whom if has_its_share else self._what
+            _log.warning("connections turned away", open=len(self._served), why=why)
         if len(self._told) >= TOLD:
             transport.abort()
             return
@@ -131,6 +156,7 @@ class BoundedSite(_Site):
         self._host = host
         self._port = port
         self._max_connections = max_connections
+        self._proxies = runner.app[PROXIES]
 
     @property
     def name(self) -> str:
@@ -143,8 +169,17 @@ class BoundedSite(_Site):
         )
 
     def _most(self, transport: asyncio.Transport) -> int:
-        peer = transport.get_extra_info("peername")
-        return self._max_connections + (SPARE if peer and is_local(str(peer[0])) else 0)
+        return self._max_connections + (SPARE if is_local(_peer(transport)) else 0)
+
+    def _client(self, transport: asyncio.Transport) -> str:
+        host = _peer(transport)
+        address = parse_address(host)
+        if address is None or is_local(host) or is_in(address, self._proxies):
+            return ""
+        return counted_as(address)
+
+    def _share(self) -> int:
+        return max(1, self._max_connections // SHARES)
 
 
 class OperatorSite(_Site):

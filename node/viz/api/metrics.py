@@ -70,7 +70,7 @@ class Metrics:
 
         self._turned_away = Counter(
             "viz_connections_refused_total",
-            "Connections beyond api.max_connections",
+            "Connections beyond api.max_connections, or beyond one address's share of them",
             registry=None,
         )
         for each in (self.registry, self._public):

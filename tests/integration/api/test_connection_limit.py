@@ -8,6 +8,7 @@ import stat
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -15,21 +16,24 @@ from tests.integration.api.harness import OPERATOR_TOKEN, Buyer, Node, running_n
 from typer.testing import CliRunner
 
 from viz.api import connection_limit
+from viz.api.client_address import IpNetwork
 from viz.api.connection_limit import (
     OPERATOR_CONNECTIONS,
+    SHARES,
     SPARE,
     TOLD,
     BoundedSite,
     OperatorSite,
     is_local,
 )
+from viz.api.context import ApiLimits
 from viz.cli.main import app
 from viz.local_socket import OPERATOR_SOCKET
 from viz.protocol import payment
 
 MOST = 4
 PATIENCE_S = 20.0
-# Both are this machine's; the tests take what comes from the second for a stranger's.
+# All are this machine's; the tests take what comes from any but the first for a stranger's.
 LOCAL, STRANGER = "127.0.0.1", "127.0.0.2"
 GET = b"GET %s HTTP/1.1\r\nHost: n\r\n\r\n"
 NODE_PATH = payment.NODE_PATH.encode()
@@ -38,8 +42,17 @@ NODE_PATH = payment.NODE_PATH.encode()
 @pytest.fixture
 async def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
     monkeypatch.setattr(connection_limit, "is_local", lambda host: host == LOCAL)
-    async with running_node(tmp_path) as running:
-        site = BoundedSite(running.runner, LOCAL, 0, max_connections=MOST)
+    async with bounded_node(tmp_path) as running:
+        yield running
+
+
+@asynccontextmanager
+async def bounded_node(
+    folder: Path, *, most: int = MOST, proxies: tuple[IpNetwork, ...] = ()
+) -> AsyncIterator[Node]:
+    """Run a node that serves so many connections at its address."""
+    async with running_node(folder, limits=ApiLimits(trusted_proxies=proxies)) as running:
+        site = BoundedSite(running.runner, LOCAL, 0, max_connections=most)
         await site.start()
         host, port = running.runner.addresses[-1][:2]
         yield replace(running, url=f"http://{host}:{port}")
@@ -74,13 +87,16 @@ class Line:
 
 
 @asynccontextmanager
-async def lines(node: Node, count: int, source: str = STRANGER) -> AsyncIterator[list[Line]]:
-    """Open so many connections at once."""
+async def lines(node: Node, count: int, source: str = "") -> AsyncIterator[list[Line]]:
+    """Open so many connections at once, each from a stranger's address of its own or all of one."""
     host, _, port = node.url.removeprefix("http://").partition(":")
     async with AsyncExitStack() as ends:
         to = (host, int(port))
         opened = await asyncio.gather(
-            *(asyncio.open_connection(*to, local_addr=(source, 0)) for _ in range(count))
+            *(
+                asyncio.open_connection(*to, local_addr=(source or f"127.0.1.{place + 1}", 0))
+                for place in range(count)
+            )
         )
         made = [Line(*each) for each in opened]
         for each in made:
@@ -122,6 +138,35 @@ async def test_a_burst_lets_no_more_in(node: Node) -> None:
         answers = await asyncio.gather(*(each.ask() for each in burst))
         statuses = [status for status, _, _ in answers]
         assert (statuses.count(200), statuses.count(503)) == (MOST, 20)
+
+
+async def test_one_address_shuts_out_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever holds connections with requests that never end holds no more than a share of them."""
+    monkeypatch.setattr(connection_limit, "is_local", lambda host: host == LOCAL)
+    share = 2
+    async with (
+        bounded_node(tmp_path, most=share * SHARES) as node,
+        lines(node, share * SHARES + 20, STRANGER) as flood,
+    ):
+        answers = await asyncio.gather(*(each.ask() for each in flood))
+        assert [status for status, _, _ in answers].count(200) == share
+        async with lines(node, share * (SHARES - 1)) as others:
+            for each in others:
+                assert (await each.ask())[0] == 200
+
+
+async def test_a_trusted_proxy_brings_the_connections_of_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it forwards is no one client's, so it may hold every place."""
+    monkeypatch.setattr(connection_limit, "is_local", lambda host: host == LOCAL)
+    async with (
+        bounded_node(tmp_path, proxies=(ip_network(STRANGER),)) as node,
+        lines(node, MOST, STRANGER) as held,
+    ):
+        assert [(await each.ask())[0] for each in held] == [200] * MOST
 
 
 async def test_this_machines_own_still_come_through(node: Node) -> None:
