@@ -25,6 +25,7 @@ from viz.domain.units import Units
 from viz.services.market.license_documents import LicenseDocuments
 from viz.services.market.licensing import Licensing
 from viz.services.market.publishing import Publishing
+from viz.services.market.withdrawal import WithdrawalWatch
 from viz.services.payments.channel_events import ChannelEvents
 from viz.services.payments.channels import ChannelStore
 from viz.services.payments.freshness import ChainAccess
@@ -119,6 +120,7 @@ class Services:
     clock_check: ClockCheck
     maintenance: Maintenance
     supervisor: Supervisor
+    withdrawals: WithdrawalWatch
 
 
 def build_services(backends: Backends, settings: ServiceSettings) -> Services:
@@ -172,6 +174,7 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
         tokenizer_digest=engine.model.tokenizer_digest,
         valid_s=settings.quote_valid_s,
     )
+    trainings = _training_queue(backends, settings.training)
     return Services(
         channels=channels,
         catalogue=catalogue,
@@ -199,13 +202,14 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
             engine=engine,
             max_blob_bytes=settings.max_blob_bytes,
         ),
-        trainings=_training_queue(backends, settings.training),
+        trainings=trainings,
         reconciliation=Reconciliation(
             ledger, chain, clock, node, events=events, interval_s=settings.compare_interval_s
         ),
         clock_check=clock_check,
         maintenance=Maintenance(ledger, clock),
         supervisor=Supervisor(clock),
+        withdrawals=WithdrawalWatch(chain, writer, catalogue, trainings),
     )
 
 
@@ -245,6 +249,7 @@ def loops(services: Services) -> dict[str, LoopFunction]:
         "housekeeping": services.maintenance.run,
         "watchdog": services.reconciliation.run,
         "clock": services.clock_check.run,
+        "withdrawals": services.withdrawals.run,
     }
 
 

@@ -14,8 +14,8 @@
     │   └── ChainUnreachable · ChainMismatch · TransactionFailed · GasAboveLimit · OutcomeUnknown
     │       · FeeTooHigh · ClockWrong
     ├── LicenseError          the law of the contracts forbids it
-    │   └── NoLiveGrant · AdapterNotServable · RelayBusy · RelayRefused · LicenseMismatch
-    │       · LicenseUnknown
+    │   └── NoLiveGrant · AdapterNotServable · AdapterEnded · RelayBusy · RelayRefused
+    │       · LicenseMismatch · LicenseUnknown
     ├── StorageError          bytes are missing or are not what their name says
     │   └── BlobNotFound · BlobCorrupt · BlobTooLarge · StorageUnavailable
     │       · StorageBusy
@@ -217,6 +217,10 @@ class LicenseMismatch(LicenseError):
 
 class LicenseUnknown(LicenseError):
     code, status, title = "license-unknown", 404, "No such license document is kept here"
+
+
+class AdapterEnded(AdapterNotServable):
+    code, status, title = "adapter-ended", 451, "The license of a work in the adapter has ended"
 
 
 class RelayRefused(LicenseError):

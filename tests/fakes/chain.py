@@ -179,6 +179,10 @@ class FakeChain:
             return None
         return self.adapter_states.get(adapter_id)
 
+    async def enforceable(self, adapter_id: AdapterId, words: Sequence[int]) -> int | None:
+        self._ask()
+        return None
+
     async def servable(self, adapter_id: AdapterId, node: Address) -> ServingState:
         self._ask()
         if adapter_id not in self.adapter_states:

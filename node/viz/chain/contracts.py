@@ -169,6 +169,11 @@ class AdapterRegistry(Contract):
             return ServingState(None, found["until"] if why is ServiceStatus.ENDING else None)
         return ServingState(_REASONS.get(why, why.name.lower().replace("_", " ")))
 
+    async def enforceable(self, adapter_id: AdapterId, words: Sequence[int]) -> int | None:
+        """Return the first row whose work makes ``enforce`` move the retirement; None if none."""
+        found = await self._view("enforceable", adapter_id, list(words))
+        return int(found["index"]) if found["found"] else None
+
     async def count(self) -> int:
         """Return how many adapters there are; their ids are 1 to this number."""
         return int(await self._view("adapterCount"))
@@ -325,6 +330,10 @@ class Chain:
     ) -> AdapterState | None:
         """Return an adapter; with ``confirmed``, as it was at the confirmed block."""
         return await self.adapters.adapter(adapter_id, block=await self._block(confirmed))
+
+    async def enforceable(self, adapter_id: AdapterId, words: Sequence[int]) -> int | None:
+        """Return the row of the share table whose work retires the adapter now."""
+        return await self.adapters.enforceable(adapter_id, words)
 
     async def servable(self, adapter_id: AdapterId, node: Address) -> ServingState:
         """Return whether the adapter may be served by ``node`` now, and until when."""

@@ -81,6 +81,11 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
     "license-unknown": (BUYER, "Ask the work's owner, or another node."),
     "no-live-grant": (OPERATOR, "Acquire a grant to each of `contents`."),
     "adapter-not-servable": (BUYER, "Ask another adapter. Nothing was charged."),
+    "adapter-ended": (
+        BUYER,
+        "Ask another adapter: this one does not come back. `contentId`, `reason`, `since` and "
+        "`endedAt` say which work ended it, and when. Nothing was charged.",
+    ),
     "relay-refused": (BUYER, "Send the transaction yourself, or use another node."),
     "relay-busy": (BUYER, RETRY),
     "storage": (BUYER, FAMILY + " Read the blob elsewhere."),

@@ -180,6 +180,10 @@ class ChainReader(Protocol):
         """Return the adapter; with ``confirmed``, as it was at the confirmed block."""
         ...
 
+    async def enforceable(self, adapter_id: AdapterId, words: Sequence[int]) -> int | None:
+        """Return the row of the share table whose work retires the adapter now; None if none."""
+        ...
+
     async def servable(self, adapter_id: AdapterId, node: Address) -> ServingState:
         """Return whether the adapter may be served by ``node`` now, and until when."""
         ...

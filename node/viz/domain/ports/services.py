@@ -1,15 +1,17 @@
-"""Define what payments uses of the services above it.
+"""Define what payments and the market use of the services above them.
 
-``viz.services.payments`` is below ``settlement`` and ``serving``, so it cannot import from them.
+``viz.services.payments`` and ``market`` are below ``settlement``, ``serving`` and ``training``, so
+they cannot import from them.
 ``viz.composition`` gives it the real ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from viz.domain.units import AdapterId, Address
+from viz.domain.units import AdapterId, Address, ContentId
 
 
 class Claimer(Protocol):
@@ -27,3 +29,35 @@ class KnownAdapters(Protocol):
 
     @property
     def known(self) -> Container[AdapterId]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterEnd:
+    """Why an adapter ended for good: the work, since when, and the time of its retirement."""
+
+    content_id: ContentId
+    reason: str
+    since_s: int
+    ended_s: int
+
+
+class OfferedAdapters(Protocol):
+    """The adapters that a node sells. Implemented by ``Catalogue``."""
+
+    def adapter_ids(self) -> Sequence[AdapterId]: ...
+
+    async def end(self, adapter_id: AdapterId, end: AdapterEnd) -> None:
+        """Unload an adapter for good; later requests for it are told why."""
+        ...
+
+
+class TrainingRuns(Protocol):
+    """The trainings of a node that have not ended. Implemented by ``TrainingQueue``."""
+
+    async def under_way(self) -> Mapping[str, Sequence[ContentId]]:
+        """Return the works of each run."""
+        ...
+
+    async def stop(self, training_id: str, reason: str) -> None:
+        """Stop a run for good, and keep the reason in its record."""
+        ...

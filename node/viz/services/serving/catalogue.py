@@ -8,20 +8,23 @@ last hour before that ends.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 import structlog
 
+from viz.domain.display import moment
 from viz.domain.ports.chain import ChainReader, ServingState
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.engine import Engine
 from viz.domain.ports.ledger import AdapterCatalogue, AdapterRecord
+from viz.domain.ports.services import AdapterEnd
 from viz.domain.pricing import Price
 from viz.domain.units import BASE_MODEL, UINT32_MAX, AdapterId, Address
 from viz.errors import (
+    AdapterEnded,
     AdapterNotServable,
     EngineError,
     StorageError,
@@ -29,6 +32,7 @@ from viz.errors import (
     UnknownModel,
 )
 from viz.protocol.messages import AdapterOffer, adapter_model, adapter_of_model
+from viz.services.market.withdrawal import WITHDRAWN
 from viz.services.payments.freshness import ChainAccess, Freshness, Reading
 
 STANDING_S: Final = 10
@@ -78,6 +82,7 @@ class Catalogue:
         self._node = node
         self.list_price = list_price
         self._records: dict[AdapterId, AdapterRecord] = {}
+        self._ended: dict[AdapterId, AdapterEnd] = {}
         self._standing: dict[AdapterId, _Standing] = {}
         self._freshness = Freshness(clock, access or ChainAccess(clock))
 
@@ -106,10 +111,24 @@ class Catalogue:
         if record.adapter_id not in self._engine.adapters():
             raise UnknownAdapter(f"adapter {record.adapter_id} is not loaded: activate it first")
         await self._ledger.put_adapter(record)
+        self._ended.pop(record.adapter_id, None)
         self._records[record.adapter_id] = record
+
+    def adapter_ids(self) -> Sequence[AdapterId]:
+        """Return the ids of the adapters on offer."""
+        return sorted(self._records)
+
+    async def end(self, adapter_id: AdapterId, end: AdapterEnd) -> None:
+        """Unload an adapter whose license ended; the ledger keeps it, and requests are told why."""
+        if self._records.pop(adapter_id, None) is not None:
+            self._ended[adapter_id] = end
+            await self._engine.remove_adapter(adapter_id)
 
     async def drop(self, adapter_id: AdapterId) -> None:
         """Take an adapter off the offer; vouchers for it stay valid."""
+        if self._ended.pop(adapter_id, None) is not None:
+            await self._ledger.drop_adapter(adapter_id)
+            return
         self._record(adapter_id)
         await self._ledger.drop_adapter(adapter_id)
         del self._records[adapter_id]
@@ -208,11 +227,27 @@ class Catalogue:
         return self._records.keys() | {BASE_MODEL}
 
     def _record(self, adapter_id: AdapterId) -> AdapterRecord:
+        if (end := self._ended.get(adapter_id)) is not None:
+            raise ended_error(adapter_id, end)
         if adapter_id not in self._records:
             raise UnknownAdapter(
                 f"adapter {adapter_id} is not served here: GET /viz/v1/adapters lists what is"
             )
         return self._records[adapter_id]
+
+
+def ended_error(adapter_id: AdapterId, end: AdapterEnd) -> AdapterEnded:
+    """Return the refusal of an adapter that ended, with the work, the reason and the dates."""
+    what = "was withdrawn" if end.reason == WITHDRAWN else "was licensed until"
+    return AdapterEnded(
+        f"adapter {adapter_id} ended {moment(end.ended_s)} and is not served any more: work "
+        f"{end.content_id} {what} {moment(end.since_s)}",
+        adapterId=int(adapter_id),
+        contentId=int(end.content_id),
+        reason=end.reason,
+        since=end.since_s,
+        endedAt=end.ended_s,
+    )
 
 
 def at_list_price(record: AdapterRecord, price: Price) -> AdapterRecord:

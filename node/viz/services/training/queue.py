@@ -35,13 +35,14 @@ from viz.domain.manifest import (
 from viz.domain.ports.chain import ChainReader
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.ledger import TrainingLedger, TrainingRecord
-from viz.domain.units import Address
+from viz.domain.units import Address, ContentId
 from viz.domain.work import Work
 from viz.errors import InvalidRequest, StoreError, TrainingCancelled, VizError
 from viz.services.market.publishing import Publication
 from viz.services.training.checks import TrainingCheck, TrainingPlan
 from viz.services.training.cleanup import tidy
 from viz.services.training.progress import TrainingProgress
+from viz.services.training.request import inputs_of
 from viz.services.training.result import (
     manifest_of,
     require_memorisation_limit,
@@ -103,6 +104,7 @@ class TrainingQueue:
         self._waiting: set[str] = set()
         self._runners: dict[str, TrainingProcess] = {}
         self._unwanted: set[str] = set()
+        self._reasons: dict[str, str] = {}
         self._progress = TrainingProgress()
 
     async def plan(self, request: Mapping[str, Any]) -> TrainingPlan:
@@ -139,7 +141,8 @@ class TrainingQueue:
         # Note it first: the queue may start the run between the read above and the write below.
         self._unwanted.add(training_id)
         if record.state == "queued":
-            record = replace(record, state="cancelled", error="cancelled before it started")
+            why = self._reasons.get(training_id, "cancelled before it started")
+            record = replace(record, state="cancelled", error=why)
             await self._put(record)
         else:
             if runner := self._runners.get(training_id):
@@ -149,6 +152,27 @@ class TrainingQueue:
             self._unwanted.discard(training_id)
             record = await self.record(training_id)
         return record
+
+    async def under_way(self) -> Mapping[str, Sequence[ContentId]]:
+        """Return the works of each run that has not ended."""
+        found: dict[str, Sequence[ContentId]] = {}
+        for record in await self._ledger.trainings():
+            if record.state in _ENDED:
+                continue
+            try:
+                inputs = await asyncio.to_thread(inputs_of, record.request)
+            except InvalidRequest:
+                continue  # it fails by itself when its turn comes
+            found[record.training_id] = [ContentId(each.content_id) for each in inputs]
+        return found
+
+    async def stop(self, training_id: str, reason: str) -> None:
+        """Stop a run for good as ``cancel`` does, and keep the reason in its record."""
+        self._reasons[training_id] = reason
+        try:
+            await self.cancel(training_id)
+        finally:
+            self._reasons.pop(training_id, None)
 
     async def record(self, training_id: str) -> TrainingRecord:
         """Return the record of a run; raise InvalidRequest if it is unknown."""
@@ -247,7 +271,8 @@ class TrainingQueue:
             result = await self._conclude(run, checked.works, metrics, training_id)
             record = replace(record, state="done", result=result)
         except TrainingCancelled as error:
-            record = replace(record, state="cancelled", error=str(error))
+            why = self._reasons.get(training_id, str(error))
+            record = replace(record, state="cancelled", error=why)
         except VizError as error:
             record = replace(record, state="failed", error=str(error))
             _log.warning("training failed", training=training_id, code=error.code)

@@ -1,0 +1,160 @@
+"""End the use of works that were withdrawn, or whose license ended: adapters and trainings.
+
+Owns what a node does by itself after a withdrawal. It enforces the adapter's retirement on the
+chain, which anyone may do; it unloads the adapter once the chain says that it is retired; and it
+stops the trainings that the work's grant no longer permits. Invariants:
+
+- A withdrawal ends what the terms of each grant say, and no more: nothing of class 0, no adapter of
+  class 1.
+- An adapter is unloaded only at a retirement that has its confirmations.
+- A fault of the chain's endpoint ends nothing, and is tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Final
+
+import structlog
+
+from viz.domain.display import moment
+from viz.domain.license import RevocationClass
+from viz.domain.ports.chain import AdapterState, ChainReader, ContentState, GrantState
+from viz.domain.ports.services import AdapterEnd, OfferedAdapters, TrainingRuns
+from viz.domain.ports.transactions import Call, ChainWriter
+from viz.domain.shares import Share, share_words
+from viz.domain.units import AdapterId, Address, ContentId
+from viz.errors import ChainError, VizError
+
+INTERVAL_S: Final = 60.0
+# A license that lapses gives no event: all adapters are looked at this often for it.
+LAPSES_EVERY_S: Final = 3_600
+WITHDRAWN: Final = "work-withdrawn"
+LICENSE_ENDED: Final = "license-ended"
+_log = structlog.get_logger()
+
+
+class WithdrawalWatch:
+    """Looks at the works of one node's adapters and trainings, again and again."""
+
+    def __init__(
+        self,
+        chain: ChainReader,
+        writer: ChainWriter,
+        offers: OfferedAdapters,
+        runs: TrainingRuns,
+        *,
+        interval_s: float = INTERVAL_S,
+    ) -> None:
+        self._chain, self._writer = chain, writer
+        self._offers, self._runs = offers, runs
+        self._interval_s = interval_s
+        self._shares: dict[AdapterId, tuple[tuple[ContentId, int], ...]] = {}
+        self._lapses_at_s = 0
+
+    async def run(self) -> None:
+        """Look until cancelled; an error of the chain or of one adapter is logged."""
+        while True:
+            try:
+                await self.step()
+            except VizError as error:
+                _log.warning("withdrawals are not looked at", reason=error.detail)
+            await asyncio.sleep(self._interval_s)
+
+    async def step(self) -> None:
+        """Look once: enforce what can be, end what is retired, stop what may not go on."""
+        now_s = await self._chain.chain_time()
+        for_lapses = now_s >= self._lapses_at_s
+        works: dict[ContentId, ContentState | None] = {}
+        for adapter_id in self._offers.adapter_ids():
+            shares = await self._shares_of(adapter_id)
+            withdrawn = [each for each, _ in shares if await self._is_withdrawn(each, works)]
+            if withdrawn or for_lapses:
+                await self._enforce(adapter_id, shares)
+                await self._end(adapter_id, now_s)
+        if for_lapses:
+            self._lapses_at_s = now_s + LAPSES_EVERY_S
+        for training_id, used in (await self._runs.under_way()).items():
+            if reason := await self._why_stopped(used, works):
+                _log.info("training stopped", training=training_id, reason=reason)
+                await self._runs.stop(training_id, reason)
+
+    async def _shares_of(self, adapter_id: AdapterId) -> tuple[tuple[ContentId, int], ...]:
+        known = self._shares.get(adapter_id)
+        if known is None:
+            state = await self._chain.adapter(adapter_id)
+            if state is None:
+                return ()
+            known = self._shares[adapter_id] = state.shares
+        return known
+
+    async def _is_withdrawn(
+        self, content_id: ContentId, works: dict[ContentId, ContentState | None]
+    ) -> bool:
+        if content_id not in works:
+            works[content_id] = await self._chain.content(content_id)
+        found = works[content_id]
+        return found is not None and found.withdrawn_at != 0
+
+    async def _enforce(
+        self, adapter_id: AdapterId, shares: tuple[tuple[ContentId, int], ...]
+    ) -> None:
+        """Retire the adapter on the chain if a work of it asks for that, and it is not done yet."""
+        words = list(share_words(Share(*row) for row in shares))
+        index = await self._chain.enforceable(adapter_id, words) if words else None
+        if index is None:
+            return
+        try:
+            sent = await self._writer.submit(
+                Call("AdapterRegistry", "enforce", (adapter_id, words, index))
+            )
+        except ChainError as error:
+            # Another node may have been first; else the next look tries again.
+            _log.info("retirement not enforced", adapter=adapter_id, reason=error.detail)
+            return
+        work = shares[index][0]
+        _log.info("retirement enforced", adapter=adapter_id, work=work, outcome=sent.outcome.value)
+
+    async def _end(self, adapter_id: AdapterId, now_s: int) -> None:
+        state = await self._chain.adapter(adapter_id)
+        if state is None or not 0 < state.retires_at <= now_s:
+            return
+        if (end := await self._cause(state)) is not None:
+            _log.info("adapter ended", adapter=adapter_id, work=end.content_id, reason=end.reason)
+            await self._offers.end(adapter_id, end)
+
+    async def _cause(self, state: AdapterState) -> AdapterEnd | None:
+        """Return the work that retired an adapter; None if its trainer did."""
+        lapsed: AdapterEnd | None = None
+        for content_id, _ in state.shares:
+            content = await self._chain.content(content_id)
+            grant = await self._chain.grant(content_id, state.trainer)
+            if content is None or grant is None:
+                continue
+            if content.withdrawn_at and await self._retires(grant):
+                return AdapterEnd(content_id, WITHDRAWN, content.withdrawn_at, state.retires_at)
+            if not grant.live and not content.withdrawn_at and lapsed is None:
+                lapsed = AdapterEnd(content_id, LICENSE_ENDED, grant.expires_at, state.retires_at)
+        return lapsed
+
+    async def _retires(self, grant: GrantState) -> bool:
+        """Return whether a withdrawal retires the adapters of this grant (class 2)."""
+        found = await self._chain.terms(grant.terms_hash)
+        return found is not None and found.terms.revocation_class == RevocationClass.RETIRE_ADAPTERS
+
+    async def _why_stopped(
+        self, used: Iterable[ContentId], works: dict[ContentId, ContentState | None]
+    ) -> str | None:
+        """Return why a training may not go on; None if all its works permit an adapter still."""
+        trainer: Address = self._writer.address
+        for content_id in used:
+            grant = await self._chain.grant(content_id, trainer)
+            withdrawn = await self._is_withdrawn(content_id, works)
+            if grant is not None and grant.live and not (withdrawn and await self._retires(grant)):
+                continue
+            content = works.get(content_id)
+            if withdrawn and content is not None:
+                return f"work {content_id} was withdrawn, {moment(content.withdrawn_at)}"
+            return f"the license to work {content_id} ended"
+        return None
