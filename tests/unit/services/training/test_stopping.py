@@ -1,0 +1,67 @@
+"""A training is stopped for a reason that its record keeps: a work withdrawn, a license ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.fakes.chain import NOW_S, FakeChain, FakeClock
+
+from viz.domain.ports.ledger import TrainingRecord
+from viz.domain.units import ContentId
+from viz.services.training.queue import TrainingQueue, seal_with
+
+KEY = bytes([3] * 32)
+WORK = {
+    "path": "/nowhere/work.txt",
+    "contentId": 4,
+    "kind": "text",
+    "creator": "0x" + "aa" * 20,
+    "salt": "0x" + "01" * 32,
+}
+
+
+@dataclass
+class Rows:
+    """A ledger of trainings in memory."""
+
+    rows: dict[str, TrainingRecord] = field(default_factory=dict)
+
+    def require_room(self) -> None:
+        """There is always room."""
+
+    async def put_training(self, training: TrainingRecord) -> None:
+        self.rows[training.training_id] = training
+
+    async def training(self, training_id: str) -> TrainingRecord | None:
+        return self.rows.get(training_id)
+
+    async def trainings(self) -> tuple[TrainingRecord, ...]:
+        return tuple(self.rows.values())
+
+
+async def test_a_run_under_way_is_stopped_with_its_reason(tmp_path: Path) -> None:
+    """Runs that ended, and requests that are broken, are no business of a withdrawal."""
+    chain, rows = FakeChain(KEY), Rows()
+    queue = TrainingQueue(
+        chain,
+        rows,
+        FakeClock(),
+        chain.address,
+        seal_with(KEY),
+        directory=tmp_path,
+        base_model="tiny",
+        cache_dir=tmp_path,
+        threads=1,
+    )
+    for name, state, request in (
+        ("waits", "queued", {"works": [WORK]}),
+        ("over", "done", {"works": [WORK]}),
+        ("broken", "queued", {"works": "none"}),
+    ):
+        rows.rows[name] = TrainingRecord(name, state, request, created_at=NOW_S, updated_at=NOW_S)
+    assert await queue.under_way() == {"waits": [ContentId(4)]}
+    await queue.stop("waits", "work 4 was withdrawn")
+    record = rows.rows["waits"]
+    assert (record.state, record.error) == ("cancelled", "work 4 was withdrawn")
+    assert await queue.under_way() == {}
