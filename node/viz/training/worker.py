@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -23,11 +24,17 @@ from viz.domain.work import Work, check_commitment, parse_work
 from viz.errors import InvalidWork, TrainingCancelled, TrainingError, VizError
 from viz.training.limits import Stopper, bound_memory
 from viz.training.measured import Measured
-from viz.training.run import TrainingRun, WorkInput, load_run
+from viz.training.run import TrainingRun, TrainingSettings, WorkInput, load_run
 
 if TYPE_CHECKING:
+    import torch
+
     from viz.basemodel.source import LoadedBase
+    from viz.training.examination import Examination
     from viz.training.loop import LoopState, TrainingLoop
+    from viz.training.memorisation import Extraction
+    from viz.training.packing import TokenRow
+    from viz.training.recall import Recall
 
 ADAPTER_FILE: Final = "adapter.safetensors"
 METRICS_FILE: Final = "metrics.json"
@@ -76,29 +83,85 @@ def _give_up(report: Reporter, detail: str) -> NoReturn:
     os._exit(EXIT_FAILED)
 
 
-def train(  # noqa: PLR0915  one run from its works to its files, in the order of what happens
-    run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """The rows of a run, and the model that learns them. ``identity`` names all that fixes both."""
+
+    works: list[Work]
+    base: LoadedBase
+    model: Any
+    dtype: torch.dtype
+    recall: Recall
+    training: list[TokenRow]
+    held_out: list[TokenRow]
+    too_long: int
+    rows_digest: Hash32
+    identity: str
+    measured: Measured
+
+
+def train(run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper) -> None:
     """Do the run; every file it leaves appears whole or not at all."""
+    started = time.monotonic()
+    here = _prepare(run, directory)
+
+    from viz.training.environment import describe
+    from viz.training.qlora import adapter_tensors
+
+    examination = _examination(here, run.settings, stopper)
+    learned = here.training + _replayed(here, run.settings, stopper)
+    loop = _training_loop(here, run.settings, learned, examination)
+    resumed = loop.resume(directory)
+    report(
+        "started",
+        steps=run.settings.steps,
+        step=loop.progress.step,
+        rows=len(here.training),
+        held_out_rows=len(here.held_out),
+        resumed=resumed,
+        compute=str(here.dtype).removeprefix("torch."),
+    )
+    stopper.check()
+    base_recalled = examination.before()
+    report("evaluated", step=0, right=base_recalled.right, asked=base_recalled.asked)
+    _run_loop(loop, run, directory, report, stopper)
+    stopper.check()
+    extraction, found = _measure(here, run.settings, examination, report)
+    stopper.check()
+    digest = _write_adapter(directory, here.base, adapter_tensors(here.model), run)
+    metrics = {
+        "weightsDigest": hex_of(digest),
+        **_described(here),
+        "wholeRows": extraction.rows,
+        "replayedRows": len(learned) - len(here.training),
+        "passages": extraction.available,
+        "steps": loop.progress.step,
+        "bestStep": loop.progress.best_step,
+        "curve": {"loss": loop.progress.losses, "recalled": loop.progress.recalled},
+        **found,
+        "environment": describe(run.settings),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    partial = directory / f"{METRICS_FILE}.partial"
+    partial.write_text(json.dumps(metrics, indent=1))
+    partial.replace(directory / METRICS_FILE)
+    report("result", metrics=metrics)
+
+
+def _prepare(run: TrainingRun, directory: Path) -> _Prepared:
+    """Make the rows and build the model; write the rows that an audit compares."""
     from viz.training.dataset import build_dataset, write_dataset
-    from viz.training.environment import compute_dtype, describe, make_deterministic
+    from viz.training.environment import compute_dtype, make_deterministic
     from viz.training.packing import require_an_end, tokenise_all
 
-    started = time.monotonic()
     settings = run.settings
     works = [_read_work(given) for given in run.works]
     make_deterministic(settings)
 
     from viz.basemodel.source import load_base
-    from viz.training.evaluate import bare_base
-    from viz.training.examination import Examination
-    from viz.training.general import PROMPTS
-    from viz.training.loop import TrainingLoop
-    from viz.training.memorisation import Extraction
     from viz.training.neighbours import neighbours_of
-    from viz.training.qlora import adapter_tensors, build_model
+    from viz.training.qlora import build_model
     from viz.training.recall import Recall
-    from viz.training.replay import replay_rows
 
     base = load_base(run.base_model, cache_dir=run.cache_dir)
     base.tokenizer.fix_time()
@@ -109,97 +172,115 @@ def train(  # noqa: PLR0915  one run from its works to its files, in the order o
         vocabulary=neighbours_of(base),
     )
     rows_digest = write_dataset(directory / DATASET_FILE, dataset, works)
-    dtype = compute_dtype(settings)
     require_an_end(base.tokenizer, base.shape.end_ids)
     training, too_long = tokenise_all(dataset.training, base.tokenizer, settings.max_row_tokens)
     held_out, _ = tokenise_all(dataset.held_out, base.tokenizer, settings.max_row_tokens)
-    model = build_model(base, settings)
     identity = f"{rows_digest.hex()} {base.digest.hex()} {json.dumps(run.recipe(), sort_keys=True)}"
-    recall = Recall(dataset, base.tokenizer, base.shape.end_ids)
-    measured = Measured(directory, f"{identity} {settings.probes} {settings.max_verbatim_tokens}")
-    measures = Examination(
-        model,
-        base,
-        recall,
+    return _Prepared(
+        works=works,
+        base=base,
+        model=build_model(base, settings),
+        dtype=compute_dtype(settings),
+        recall=Recall(dataset, base.tokenizer, base.shape.end_ids),
+        training=training,
         held_out=held_out,
-        dtype=dtype,
+        too_long=too_long,
+        rows_digest=rows_digest,
+        identity=identity,
+        measured=Measured(
+            directory, f"{identity} {settings.probes} {settings.max_verbatim_tokens}"
+        ),
+    )
+
+
+def _examination(here: _Prepared, settings: TrainingSettings, stopper: Stopper) -> Examination:
+    from viz.training.examination import Examination
+
+    return Examination(
+        here.model,
+        here.base,
+        here.recall,
+        held_out=here.held_out,
+        dtype=here.dtype,
         device=settings.device,
         check=stopper.check,
-        measured=measured,
+        measured=here.measured,
     )
-    with bare_base(model):
-        wanted = round(len(training) * settings.replay_share)
-        replayed = replay_rows(
-            model,
-            base.tokenizer,
-            base.shape.end_ids,
+
+
+def _replayed(here: _Prepared, settings: TrainingSettings, stopper: Stopper) -> list[TokenRow]:
+    """Return rows with the bare base's own answers, so that the adapter keeps what the base can."""
+    from viz.training.evaluate import bare_base
+    from viz.training.general import PROMPTS
+    from viz.training.replay import replay_rows
+
+    with bare_base(here.model):
+        wanted = round(len(here.training) * settings.replay_share)
+        rows = replay_rows(
+            here.model,
+            here.base.tokenizer,
+            here.base.shape.end_ids,
             min(wanted, len(PROMPTS)),
             before_batch=stopper.check,
-            kept=measured.batches("replayed"),
+            kept=here.measured.batches("replayed"),
         )
-    learned = training + [
-        replayed[place % len(replayed)] for place in range(wanted if replayed else 0)
-    ]
+    return [rows[place % len(rows)] for place in range(wanted if rows else 0)]
+
+
+def _training_loop(
+    here: _Prepared,
+    settings: TrainingSettings,
+    learned: list[TokenRow],
+    examination: Examination,
+) -> TrainingLoop:
+    from viz.training.loop import TrainingLoop
 
     def evaluate() -> tuple[int, int]:
-        now = measures.recalled()
+        now = examination.recalled()
         return now.right, now.asked
 
-    loop = TrainingLoop(
-        model, learned, settings, dtype, identity=identity, evaluate=evaluate if recall else None
+    return TrainingLoop(
+        here.model,
+        learned,
+        settings,
+        here.dtype,
+        identity=here.identity,
+        evaluate=evaluate if here.recall else None,
     )
-    resumed = loop.resume(directory)
-    report(
-        "started",
-        steps=settings.steps,
-        step=loop.progress.step,
-        rows=len(training),
-        held_out_rows=len(held_out),
-        resumed=resumed,
-        compute=str(dtype).removeprefix("torch."),
-    )
-    stopper.check()
-    base_recalled = measures.before()
-    report("evaluated", step=0, right=base_recalled.right, asked=base_recalled.asked)
-    _run_loop(loop, run, directory, report, stopper)
-    stopper.check()
+
+
+def _measure(
+    here: _Prepared, settings: TrainingSettings, examination: Examination, report: Reporter
+) -> tuple[Extraction, dict[str, Any]]:
+    """Measure the adapter; return its memorisation probes, and all measurements as JSON values."""
+    from viz.training.memorisation import Extraction
+
     extraction = Extraction(
-        works,
-        training,
-        base.tokenizer,
-        base.shape.end_ids,
+        here.works,
+        here.training,
+        here.base.tokenizer,
+        here.base.shape.end_ids,
         wanted=settings.probes,
         limit_tokens=settings.max_verbatim_tokens,
     )
-    found = measures.after(extraction, lambda what: report("measuring", what=what))
-    stopper.check()
-    digest = _write_adapter(directory, base, adapter_tensors(model), run)
-    metrics = {
-        "weightsDigest": hex_of(digest),
+    return extraction, examination.after(extraction, lambda what: report("measuring", what=what))
+
+
+def _described(here: _Prepared) -> dict[str, Any]:
+    """Return what the result says of the base model and of the rows, as JSON values."""
+    base = here.base
+    return {
         "baseModel": hex_of(base.digest),
         "baseModelName": base.model.name,
         "tokenizer": hex_of(base.model.tokenizer_digest),
         "quantisation": json.loads(base.policy.canonical()),
-        "rowsDigest": hex_of(rows_digest),
-        "rows": len(training),
-        "wholeRows": extraction.rows,
-        "rowsTooLong": too_long,
-        "replayedRows": len(learned) - len(training),
-        "heldOutRows": len(held_out),
-        "passages": extraction.available,
-        "supervisedTokens": sum(len(row.supervised) for row in training),
-        "workTokens": _tokens_by_work(works, base),
-        "steps": loop.progress.step,
-        "bestStep": loop.progress.best_step,
-        "curve": {"loss": loop.progress.losses, "recalled": loop.progress.recalled},
-        **found,
-        "environment": describe(settings),
-        "seconds": round(time.monotonic() - started, 1),
+        "rowsDigest": hex_of(here.rows_digest),
+        "rows": len(here.training),
+        "rowsTooLong": here.too_long,
+        "heldOutRows": len(here.held_out),
+        "supervisedTokens": sum(len(row.supervised) for row in here.training),
+        "workTokens": _tokens_by_work(here.works, base),
     }
-    partial = directory / f"{METRICS_FILE}.partial"
-    partial.write_text(json.dumps(metrics, indent=1))
-    partial.replace(directory / METRICS_FILE)
-    report("result", metrics=metrics)
 
 
 def _run_loop(
