@@ -101,7 +101,7 @@ def register(
     done = run(way.directly(rpc) if direct else way.relayed(checked(node), rpc))
     if show({k: v for k, v in done.to_json().items() if k != "salt"}, as_json=as_json):
         return
-    said = "as the chain has it" if done.on_chain else "the node says so: --rpc URL would look"
+    said = "as the chain has it" if done.on_chain else "only the node says so: check with --rpc URL"
     say(f"registered  work {done.content_id}: {done.title}  ({said})")
     say(f"creator     {done.creator}")
     say(

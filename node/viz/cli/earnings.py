@@ -44,7 +44,8 @@ SomeWorks = Annotated[list[int], typer.Argument(min=1, help="The works' ids on t
 def royalties(
     content_id: Annotated[int, typer.Argument(min=1, help="The work's id on the chain.")],
     distribute: Annotated[
-        bool, typer.Option("--distribute", help="Pay out what waits, by your own transactions.")
+        bool,
+        typer.Option("--distribute", help="Also distribute royalties, by your own transactions."),
     ] = False,
     key: SomeKey = None,
     rpc: CreatorRpcOption = "",
@@ -138,15 +139,15 @@ def _print_royalties(found: Statement, trusted: Deployment) -> None:
 def statement(
     works: SomeWorks,
     start: Annotated[
-        str, typer.Option("--from", help="A day (2026-11-01, UTC) or a block; else the first.")
+        str, typer.Option("--from", help="First day (2026-11-01, UTC) or block. Default: all.")
     ] = "",
     end: Annotated[
-        str, typer.Option("--to", help="The day or block after the last one; else all until now.")
+        str, typer.Option("--to", help="Day or block after the last one. Default: now.")
     ] = "",
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, in base units.")] = False,
     check: Annotated[
         Path | None,
-        typer.Option("--check", help="Make this statement (JSON) again, and compare every line."),
+        typer.Option("--check", help="Statement (JSON) to compute again and compare."),
     ] = None,
     rpc: CreatorRpcOption = "",
     folder: DataDir = None,

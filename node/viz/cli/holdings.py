@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from viz.domain.units import Address
     from viz.protocol.owner_actions import AccountView
 
-app = typer.Typer(no_args_is_help=True, help="Look at what an account has.")
+app = typer.Typer(no_args_is_help=True, help="Show what an account has.")
 
-Account = Annotated[str, typer.Argument(help="An address; else that of --key.", show_default=False)]
-SomeKey = Annotated[
-    Path | None, typer.Option("--key", help="Encrypted key file whose address is meant.")
+Account = Annotated[
+    str, typer.Argument(help="Address. Default: that of --key.", show_default=False)
 ]
+SomeKey = Annotated[Path | None, typer.Option("--key", help="Encrypted key file, for its address.")]
 
 
 def account_of(text: str, key: Path | None, password_file: Path | None) -> Address:

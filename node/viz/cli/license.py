@@ -40,33 +40,40 @@ LicenseFileOrNone = Annotated[
 def new_license(
     work: Annotated[Path, typer.Argument(help="The work's folder (terms.toml), or its file.")],
     preset: Annotated[
-        str, typer.Option("--preset", help="research, commercial, approval, no-excerpt, guided.")
+        str,
+        typer.Option(
+            "--preset", help="Preset: research, commercial, approval, no-excerpt or guided."
+        ),
     ] = "",
     to: Annotated[
-        Path | None, typer.Option("--out", help="Else license.toml beside the work.")
+        Path | None,
+        typer.Option("--out", help="File to write. Default: license.toml beside the work."),
     ] = None,
-    name: Annotated[str, typer.Option(help="Who gives the license.")] = "",
-    contact: Annotated[str, typer.Option(help="mailto: or https: address.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the licensor.")] = "",
+    contact: Annotated[str, typer.Option(help="The licensor's mailto: or https: address.")] = "",
     wallet: Annotated[str, typer.Option(help="The wallet that registers the work.")] = "",
-    title: Annotated[str, typer.Option(help="The work's title; else that of terms.toml.")] = "",
+    title: Annotated[str, typer.Option(help="The work's title. Default: that of terms.toml.")] = "",
     language: Annotated[str, typer.Option(help="The work's language, such as en.")] = "",
     law: Annotated[str, typer.Option(help="The law that governs the license.")] = "",
-    organization: Annotated[bool, typer.Option("--organization", help="Not a person.")] = False,
+    organization: Annotated[
+        bool, typer.Option("--organization", help="The licensor is an organization.")
+    ] = False,
     capacity: Annotated[
-        str, typer.Option(help="author, rights-holder, publisher or agent.")
+        str, typer.Option(help="Licensor is author, rights-holder, publisher or agent.")
     ] = "author",
     acquired: Annotated[
-        str, typer.Option(help="own-work, commissioned, assigned, licensed or public-domain.")
+        str,
+        typer.Option(help="Rights: own-work, commissioned, assigned, licensed or public-domain."),
     ] = "own-work",
     third_party: Annotated[
-        bool, typer.Option("--third-party", help="The work holds the work of others.")
+        bool, typer.Option("--third-party", help="The work contains works of others.")
     ] = False,
     personal_data: Annotated[
-        bool, typer.Option("--personal-data", help="The work holds personal data.")
+        bool, typer.Option("--personal-data", help="The work contains personal data.")
     ] = False,
-    fee: Annotated[str | None, typer.Option(help="Of a grant, in whole tokens.")] = None,
+    fee: Annotated[str | None, typer.Option(help="Fee of a grant, such as 2.00.")] = None,
     royalty_bps: Annotated[
-        int | None, typer.Option(help="Least part of an adapter's revenue; 800 is 8 %.")
+        int | None, typer.Option(help="Least part of an adapter's revenue, in basis points.")
     ] = None,
     folder: DataDir = None,
     deployment: DeploymentFile = None,
@@ -128,10 +135,11 @@ def new_license(
 def check_license(
     license_file: LicenseFileOrNone = None,
     work: Annotated[
-        Path | None, typer.Option("--work", help="The work's folder or file: is it for this one?")
+        Path | None, typer.Option("--work", help="Folder or file of the work to compare with.")
     ] = None,
     content_id: Annotated[
-        int | None, typer.Option("--content", min=1, help="The work's id: is it what it has?")
+        int | None,
+        typer.Option("--content", min=1, help="Id of the work whose terms to compare with."),
     ] = None,
     node: NodeUrl = LOCAL_NODE,
     rpc: CreatorRpcOption = "",
@@ -195,12 +203,12 @@ def show_license(
 def export_license(
     license_file: LicenseFile,
     url: Annotated[
-        str, typer.Option("--url", help="Where you will publish the files: https://host/folder.")
+        str, typer.Option("--url", help="URL of the published files: https://host/folder.")
     ],
     path: Annotated[
         str, typer.Option("--path", help="The work's path on its site, such as /books/keeper/.")
     ],
-    to: Annotated[Path, typer.Option("--to", help="The folder to write.")] = Path("license"),
+    to: Annotated[Path, typer.Option("--to", help="Folder to write to.")] = Path("license"),
     content_id: Annotated[
         int | None, typer.Option("--content", min=1, help="The work's id.")
     ] = None,

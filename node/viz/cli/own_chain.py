@@ -27,7 +27,7 @@ CreatorRpcOption = Annotated[
     typer.Option(
         "--rpc",
         envvar=RPC_VARIABLE,
-        help="A chain of your own choice: what a node says is checked there. Needed by --direct.",
+        help="JSON-RPC URL of a chain of your choice, to check the node, and for --direct.",
     ),
 ]
 LicenseFileOption = Annotated[
