@@ -120,7 +120,7 @@ def ways(wanted: Load) -> list[tuple[str, Load]]:
 def under_load(server: Server, asked: argparse.Namespace) -> None:
     """Print the load's tables: as fast as answered, then at offered rates."""
     base = Load("paid", 1, 1, asked.seconds, tokens=asked.tokens)
-    print(f"\nas fast as answered; streams of {asked.tokens} tokens; the server on one core\n{HEAD}")
+    print(f"\nas fast as answered; {asked.tokens} tokens; the server on one core\n{HEAD}")
     phase(server, replace(base, seconds=0.5))  # warm up
     print(row("1 client, empty handler", *phase(server, replace(base, kind="empty"))))
     shapes = [(count, count) for count in asked.buyers] + [(64, 1)]
@@ -252,13 +252,13 @@ def main() -> None:
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="viz-bench-", dir=ROOT) as name:
         folder = Path(name)
+        for part in ("steps", "load", "start", "claim"):
+            (folder / part).mkdir()
         if asked.recovery or asked.claims:
             asyncio.run(ledger_size.measure(folder, asked.recovery, asked.claims))
             return
         if not (asked.profile or asked.memory):
-            (folder / "steps").mkdir()
             single_steps(folder / "steps", asked)
-        (folder / "load").mkdir()
         with running_server(folder / "load", asked) as server:
             if asked.profile:
                 profile(server, asked)

@@ -206,9 +206,7 @@ async def run(url: str, load: Load, buyers: Sequence[Buyer], most: int) -> Measu
     return measured
 
 
-async def _send(
-    socket: Socket, messages: list[bytes], since_s: float, measured: Measured
-) -> None:
+async def _send(socket: Socket, messages: list[bytes], since_s: float, measured: Measured) -> None:
     for message in messages:
         await socket.ask(message)
     measured.times_s.append(time.perf_counter() - since_s)

@@ -92,6 +92,8 @@ LOGINS: Final = web.AppKey("logins", RateLimit)
 LOOKS: Final = web.AppKey("looks", Looks)
 RUNNING: Final = web.AppKey("running", set[tuple[bytes, str]])
 """Idempotency keys whose first request is under way, each with its access token's hash."""
+UNBUFFERED_BYTES: Final = 16 * 1024
+"""Less than what a connection buffers before a writer has to wait (64 KiB in asyncio)."""
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 STOPPING: Final = web.AppKey("stopping", asyncio.Event)
 
@@ -109,6 +111,18 @@ async def send(
     A client that reads nothing for ``client_timeout_s`` is cut off. Otherwise it could keep its
     place in the engine as long as it likes.
     """
+    transport = request.transport
+    if (
+        transport is not None
+        and type(response) is web.StreamResponse  # others write a body of their own
+        and len(data) <= UNBUFFERED_BYTES
+        and not transport.get_write_buffer_size()
+        and response.prepared
+    ):
+        # All that was written is with the kernel already, and this piece does not fill the buffer.
+        # So the write cannot wait, and needs no timer.
+        await (response.write_eof(data) if last else response.write(data))
+        return
     try:
         async with asyncio.timeout(request.app[LIMITS].client_timeout_s):
             await (response.write_eof(data) if last else response.write(data))

@@ -29,7 +29,7 @@ from viz.api.context import (
     send,
 )
 from viz.api.metrics import METRICS
-from viz.api.openai_answer import Answer, Choice, model_entry, usage
+from viz.api.openai_answer import Answer, Choice, model_entry, sse_event, usage
 from viz.api.openai_request import read_chat, read_completion
 from viz.api.problems import problem_body
 from viz.api.unpaid_help import how_to_pay
@@ -319,7 +319,7 @@ class AnswerWriter:
             _log.warning("the stream broke", code=error.code, reason=error.detail)
             with suppress(ConnectionResetError):
                 said = problem_body(error, self._request[REQUEST_ID])
-                await send(self._request, response, _event(said))
+                await send(self._request, response, sse_event(said))
         except Exception as error:  # noqa: BLE001  too late for an error status: break off
             _log.error("unexpected, in a stream", exc_info=error)
             response.force_close()
@@ -328,7 +328,7 @@ class AnswerWriter:
     async def _events(self, response: web.StreamResponse, stream: PaidStream) -> None:
         if self._wanted.chat:
             for index in range(self._wanted.choices):
-                await self._write(response, _event(self._shape.opening(index)))
+                await self._write(response, sse_event(self._shape.opening(index)))
         async for event in stream.events():
             if isinstance(event, NeedVoucher):
                 # Sent but not stored: a repeated answer must not ask for money again.
@@ -338,15 +338,13 @@ class AnswerWriter:
             choice = self._choices[event.choice]
             choice.add(event.piece)
             if event.piece.text or event.piece.logprobs:
-                chunk = self._shape.piece(
-                    event.choice,
-                    event.piece,
-                    choice.offsets[len(choice.tokens) - len(event.piece.logprobs) :],
+                offsets = choice.offsets[len(choice.tokens) - len(event.piece.logprobs) :]
+                await self._write(
+                    response, self._shape.piece_event(event.choice, event.piece, offsets)
                 )
-                await self._write(response, _event(chunk))
         for index, choice in enumerate(self._choices):
             await self._write(
-                response, _event(self._shape.closing(index, choice.finish or "length"))
+                response, sse_event(self._shape.closing(index, choice.finish or "length"))
             )
         tail: list[bytes] = []
 
@@ -364,7 +362,7 @@ class AnswerWriter:
         parts: list[bytes] = []
         if self._wanted.include_usage:
             used = usage(stream.prompt_tokens, stream.completion_tokens)
-            parts.append(_event(self._shape.usage(used)))
+            parts.append(sse_event(self._shape.usage(used)))
         if receipt is not None:
             parts.append(self._aside(RECEIPT_EVENT, receipt_to_json(receipt)))
         return b"".join((*parts, _DONE))
@@ -384,7 +382,3 @@ class AnswerWriter:
     def _count(self, done: Done) -> None:
         amount = done.receipt.receipt.amount_units if done.receipt else 0
         self._request.app[METRICS].billed(done.prompt_tokens, done.completion_tokens, amount)
-
-
-def _event(data: Json) -> bytes:
-    return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"

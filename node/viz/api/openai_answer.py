@@ -5,6 +5,7 @@ Source: OpenAI's API reference.
 
 from __future__ import annotations
 
+import json
 from codecs import IncrementalDecoder, getincrementaldecoder
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -57,6 +58,7 @@ class Answer:
     chat: bool
     logprobs: bool
     with_usage: bool = False
+    _around: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
 
     def whole(self, choices: Sequence[Choice], usage: Json) -> Json:
         """Return the answer of a request that does not stream."""
@@ -81,6 +83,21 @@ class Answer:
         body: Json = {"delta": {"content": piece.text}} if self.chat else {"text": piece.text}
         body["logprobs"] = self._logprobs(piece.logprobs, piece.top_logprobs, offsets)
         return self._chunk(index, body, None)
+
+    def piece_event(self, index: int, piece: Piece, offsets: Sequence[int]) -> bytes:
+        """Return the server-sent event of one piece.
+
+        Only the text differs from one piece to the next, so the rest is encoded once a choice.
+        """
+        if self.logprobs:
+            return sse_event(self.piece(index, piece, offsets))
+        around = self._around.get(index)
+        if around is None:
+            empty = sse_event(self.piece(index, Piece("", ()), ()))
+            mark = b'"content":""' if self.chat else b'"text":""'
+            before, _, after = empty.partition(mark)
+            around = self._around[index] = before + mark[:-2], after
+        return around[0] + json.dumps(piece.text).encode() + around[1]
 
     def closing(self, index: int, finish: Finish) -> Json:
         """Return the chunk that ends a choice."""
@@ -132,6 +149,11 @@ class Answer:
             "top_logprobs": [_by_name(row) for row in top],
             "text_offset": list(offsets),
         }
+
+
+def sse_event(data: Json) -> bytes:
+    """Return a chunk as a server-sent event."""
+    return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> Json:

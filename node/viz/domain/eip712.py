@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache, lru_cache
 from typing import Any, ClassVar, Final
 
-from eth_hash.auto import keccak as _keccak
+from sha3 import keccak_256
 
 from viz.domain.units import Address, Hash32, parse_address
 from viz.errors import ConfigError, InvalidRequest, InvalidSignature
@@ -36,7 +36,7 @@ COMPACT_SIGNATURE_BYTES: Final = 64
 
 def keccak(data: bytes) -> Hash32:
     """Return Keccak-256, the chain's hash."""
-    return Hash32(_keccak(data))
+    return Hash32(keccak_256(data).digest())
 
 
 # encoding of fields (EIP-712, encodeData)
@@ -251,7 +251,7 @@ def recover_bytes(digest: Hash32, signature: bytes) -> bytes:
 
     Accepts 64 bytes (EIP-2098) or 65 (r, s, v). Refuses signatures with a high s.
     """
-    return _keccak(_recover_public(digest, signature)[1:])[12:]
+    return keccak(_recover_public(digest, signature)[1:])[12:]
 
 
 def recover(digest: Hash32, signature: bytes) -> Address:
@@ -267,6 +267,9 @@ def is_signed_by(digest: Hash32, signature: bytes, signer: Address) -> bool:
         return False
 
 
+# Cached: a voucher's signature tells who pays before the channel's checks judge the same one. What
+# cannot be recovered raises and is not kept.
+@lru_cache(maxsize=1024)
 def _recover_public(digest: Hash32, signature: bytes) -> bytes:
     if len(signature) == COMPACT_SIGNATURE_BYTES:
         parity, s = _unpacked(signature)
@@ -287,7 +290,7 @@ def _recover_public(digest: Hash32, signature: bytes) -> bytes:
 
 
 def _address(public: bytes) -> Address:
-    return parse_address("0x" + _keccak(public[1:])[12:].hex())
+    return parse_address("0x" + keccak(public[1:])[12:].hex())
 
 
 def _checked(key: bytes) -> bytes:

@@ -46,9 +46,9 @@ def parse_address(text: str) -> Address:
 def _checksummed(digits: str) -> str:
     """Return 40 lower-case digits with ERC-55's capitals, where the hash's digit is 8 or more."""
     # Imported here, because most commands parse no address and the import takes time.
-    from eth_hash.auto import keccak
+    from sha3 import keccak_256
 
-    marks = keccak(digits.encode()).hex()
+    marks = keccak_256(digits.encode()).hexdigest()
     return "".join(
         digit.upper() if mark > "7" else digit for digit, mark in zip(digits, marks, strict=False)
     )

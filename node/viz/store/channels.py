@@ -1,6 +1,6 @@
 """Store channels, receipts and answers: the hot path of every paid request.
 
-Writes with SQLAlchemy Core, only the lines that changed, and each change in one transaction. The
+Writes only the lines that changed, and each change in one transaction. The
 channel model (``viz.domain.node_channel``) has checked the values before. Invariant: a channel's
 row is replaced only by a writer that read its present version.
 """
@@ -24,6 +24,7 @@ from viz.domain.ports.ledger import (
 from viz.domain.units import ZERO_HASH, AdapterId, Address, Hash32
 from viz.errors import StoreConflict
 from viz.store.database import BATCH_ROWS, Database, in_batches, write_row
+from viz.store.prepared import Prepared
 from viz.store.tables import (
     AnswerTable,
     ChannelLineTable,
@@ -38,6 +39,7 @@ _LINES: Final = table(ChannelLineTable)
 _RECEIPTS: Final = table(ReceiptTable)
 _ANSWERS: Final = table(AnswerTable)
 _UNBILLED: Final = table(UnbilledTable)
+_RECEIPT_FIELDS: Final = tuple(_RECEIPTS.c.keys())
 _UNBILLED_FIELDS: Final = tuple(each.name for each in fields(UnbilledRecord))
 
 HEADS_LIMIT: Final = 4096
@@ -46,15 +48,26 @@ RECEIPTS_LIMIT: Final = 256
 _SAVED: Final = tuple(
     column.name for column in _CHANNELS.columns if column.name not in ("signer", "version")
 )
-_UPDATE_CHANNEL: Final = (
+_AMOUNTS: Final = ("base_units", "accepted_units", "spent_units")
+# What every paid request writes, prepared.
+_UPDATE_CHANNEL: Final = Prepared(
     update(_CHANNELS)
     .where(_CHANNELS.c.signer == bindparam("of"), _CHANNELS.c.version == bindparam("was"))
     .values({name: bindparam(name) for name in (*_SAVED, "version")})
 )
-_UPDATE_LINE: Final = (
+_UPDATE_LINE: Final = Prepared(
     update(_LINES)
     .where(_LINES.c.signer == bindparam("of"), _LINES.c.adapter_id == bindparam("for"))
-    .values({name: bindparam(name) for name in ("base_units", "accepted_units", "spent_units")})
+    .values({name: bindparam(name) for name in _AMOUNTS})
+)
+_INSERT_RECEIPT: Final = Prepared(insert(_RECEIPTS).inline(), _RECEIPT_FIELDS)
+_DELETE_UNBILLED: Final = Prepared(
+    delete(_UNBILLED).where(_UNBILLED.c.request_id == bindparam("billed"))
+)
+_UPDATE_UNBILLED: Final = Prepared(
+    update(_UNBILLED)
+    .where(_UNBILLED.c.request_id == bindparam("of"))
+    .values({name: bindparam(name) for name in _UNBILLED_FIELDS if name != "request_id"})
 )
 
 
@@ -85,13 +98,13 @@ class ChannelTables:
         def work(connection: Connection) -> ChannelRecord:
             saved = save(connection, channel, touched)
             if receipt is not None:
-                connection.execute(insert(_RECEIPTS), _fields(receipt, _RECEIPTS.c.keys()))
+                _INSERT_RECEIPT.run(connection, _fields(receipt, _RECEIPT_FIELDS))
             if answer is not None:
                 write_row(connection, _ANSWERS, _fields(answer, _ANSWERS.c.keys()))
             for each in unbilled:
                 _write_unbilled(connection, each)
             if billed is not None:
-                connection.execute(delete(_UNBILLED).where(_UNBILLED.c.request_id == billed))
+                _DELETE_UNBILLED.run(connection, {"billed": billed})
             return saved
 
         return await self._db.write(point, work)
@@ -179,17 +192,14 @@ def save(
             raise StoreConflict("the channel was stored by another request: read it again")
         connection.execute(insert(_CHANNELS), {"signer": channel.signer, **row})
     else:
-        done = connection.execute(
-            _UPDATE_CHANNEL, {"of": channel.signer, "was": channel.version, **row}
-        )
-        if done.rowcount != 1:
+        where = {"of": channel.signer, "was": channel.version}
+        if _UPDATE_CHANNEL.run(connection, where | row) != 1:
             raise StoreConflict("the channel was changed by another request: read it again")
     for adapter_id, line in channel.lines.items():
         if touched is not None and adapter_id not in touched:
             continue
-        values = _fields(line, ("base_units", "accepted_units", "spent_units"))
-        where = {"of": channel.signer, "for": adapter_id}
-        if connection.execute(_UPDATE_LINE, {**where, **values}).rowcount == 0:
+        values = _fields(line, _AMOUNTS)
+        if _UPDATE_LINE.run(connection, {"of": channel.signer, "for": adapter_id} | values) == 0:
             row = {"signer": channel.signer, "adapter_id": adapter_id, **values}
             connection.execute(insert(_LINES), row)
     return saved
@@ -197,8 +207,7 @@ def save(
 
 def _write_unbilled(connection: Connection, record: UnbilledRecord) -> None:
     row = _fields(record, _UNBILLED_FIELDS)
-    same = _UNBILLED.c.request_id == record.request_id
-    if connection.execute(update(_UNBILLED).where(same).values(row)).rowcount == 0:
+    if _UPDATE_UNBILLED.run(connection, {"of": record.request_id, **row}) == 0:
         connection.execute(insert(_UNBILLED), row)
 
 

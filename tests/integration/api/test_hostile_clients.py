@@ -20,6 +20,7 @@ from tests.integration.api.harness import ADAPTER, PRICE, Buyer, Node, running_n
 from tests.integration.api.test_streams import last_receipt, spent_of
 
 from viz.protocol import payment
+from viz.services.serving.admission import TINY_PROMPT_BYTES
 
 PATIENCE_S = 20.0
 # Hundreds of kilobytes in one answer: more than the buffers between two sockets take.
@@ -52,11 +53,11 @@ async def paid(node: Node, key: bytes = b"\x33" * 32) -> Buyer:
 
 async def test_a_long_prompt_holds_up_nobody_else(tmp_path: Path) -> None:
     """Prompts are tokenised beside the event loop, and one signer's many wait for each other."""
-    engine = SlowReader()
+    engine, more = SlowReader(), "!" * TINY_PROMPT_BYTES
     async with running_node(tmp_path, engine=engine) as node:
         hostile, honest = await paid(node), await paid(node, b"\x55" * 32)
         waiting = [
-            asyncio.create_task(hostile.ask(hostile.chat(f"STOP {n}"), pays=False))
+            asyncio.create_task(hostile.ask(hostile.chat(f"STOP {n}{more}"), pays=False))
             for n in range(5)
         ]
         try:

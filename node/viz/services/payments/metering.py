@@ -66,9 +66,13 @@ class Meter:
         self._reserved_units: Units = 0
         self._booked_units: Units = 0
         self._texts: dict[int, str] = {}
+        # What ``completion_tokens`` returned for these texts; None after more text.
+        self._counted: int | None = None
         # Billed or released. The reservation is given back only once: a second time would give
         # away what other requests on the channel reserved.
         self._ended = False
+        # Whether a commit may have stored an unbilled record of this request.
+        self._is_recorded = False
         # The id and the salts are made once. So all records of this request name the same request,
         # and so does the receipt that a killed node makes from the last record at its next start.
         self._request_id = secrets.token_bytes(16)
@@ -109,6 +113,7 @@ class Meter:
         """Note text that was sent to the buyer."""
         if text:
             self._texts[choice] = self._texts.get(choice, "") + text
+            self._counted = None
 
     def unbooked_units(self) -> Units:
         """Return the price of what was finally delivered and is not booked yet.
@@ -125,6 +130,7 @@ class Meter:
 
     def unbilled(self) -> UnbilledRecord:
         """Return the record for a receipt of exactly what ``unbooked_units`` counted last."""
+        self._is_recorded = True
         tokens, text = self._lasting
         return self._record(self._cost(tokens), tokens, text.encode())
 
@@ -150,7 +156,9 @@ class Meter:
 
     def completion_tokens(self) -> int:
         """Return the canonical token count of everything delivered."""
-        return sum(self._tools.count(text) for text in self._texts.values())
+        if self._counted is None:
+            self._counted = sum(self._tools.count(text) for text in self._texts.values())
+        return self._counted
 
     @property
     def prompt_tokens(self) -> int:
@@ -224,7 +232,7 @@ class Meter:
                 signed.receipt.total_units,
                 stored,
                 answer(signed) if answer else None,
-                self._request_id,
+                self._request_id if self._is_recorded else None,
             )
 
         try:

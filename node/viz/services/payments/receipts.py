@@ -11,6 +11,7 @@ receipts of a channel always add up to what it has spent.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -25,7 +26,6 @@ from viz.domain.units import Address, Hash32, Units
 from viz.domain.usage import UsageLine, usage_hash
 from viz.errors import BooksMismatch
 from viz.protocol.payment import receipt_to_json
-from viz.protocol.wire import canonical_json
 
 _log = structlog.get_logger()
 
@@ -76,7 +76,7 @@ def issue(
     digest = issuer.domain.digest(receipt)
     signature = sign_compact(issuer.key, digest)
     signed = SignedReceipt(receipt, lines, due.request_salt, due.response_salt, signature)
-    body = canonical_json(receipt_to_json(signed))
+    body = json.dumps(receipt_to_json(signed), separators=(",", ":"), sort_keys=True).encode()
     head = next_head(chain_end.head, digest)
     stored = ReceiptRecord(due.signer, receipt.seq, head, digest, body, receipt.time_s)
     return signed, stored

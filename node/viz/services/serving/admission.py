@@ -36,6 +36,9 @@ DRAIN_S: Final = 60.0
 # prompts have one thread of their own, so that no short prompt waits for a long one.
 TOKENISING: Final = 2
 LONG_PROMPT_BYTES: Final = 8_192
+# Tokenising so little takes less time than handing it to a thread and back.
+TINY_PROMPT_BYTES: Final = 512
+TINY_PROMPT_MESSAGES: Final = 4
 # More bytes than a token has on average in any language or program. With the longest token as the
 # only bound, a prompt that cannot fit would be tokenised for seconds before it is refused unpaid.
 BYTES_A_TOKEN: Final = 16
@@ -173,10 +176,11 @@ class Admission:
     async def _tokenise(
         self, prompt: str | Sequence[Mapping[str, str]], signer: Address
     ) -> tuple[int, ...]:
-        """Tokenise the prompt in a thread, one at a time per signer, and return its ids.
+        """Tokenise the prompt and return its ids, in a thread, one at a time per signer.
 
         So nobody can block the others: the requests of one signer wait for each other, and long
-        prompts wait only for long ones. Raises PromptEmpty, PromptTooLong.
+        prompts wait only for long ones. A tiny prompt is tokenised at once. Raises PromptEmpty,
+        PromptTooLong.
         """
         if isinstance(prompt, str):
             texts = [prompt]
@@ -185,14 +189,19 @@ class Admission:
         if not any(texts):
             raise PromptEmpty("the prompt is empty: send some text")
         size = self._require_may_fit(texts)
+        if size <= TINY_PROMPT_BYTES and len(texts) <= TINY_PROMPT_MESSAGES:
+            return self._ids_of(prompt)
         is_short = size <= LONG_PROMPT_BYTES
         threads = self._tokenising if is_short else self._tokenising_long
         # The signer's lock is taken first, so that a request that waits for it holds no thread.
         turn = self._turns.setdefault(signer, asyncio.Lock())
         async with turn, threads:
-            if isinstance(prompt, str):
-                return await asyncio.to_thread(self._engine.encode, prompt)
-            return await asyncio.to_thread(self._engine.render, prompt)
+            return await asyncio.to_thread(self._ids_of, prompt)
+
+    def _ids_of(self, prompt: str | Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+        if isinstance(prompt, str):
+            return self._engine.encode(prompt)
+        return self._engine.render(prompt)
 
     def _max_tokens(self, asked: TextRequest, prompt_tokens: int) -> int:
         """Return the answer's limit in tokens; raise PromptTooLong if the context has no room."""

@@ -20,7 +20,7 @@ from typing import Final
 
 import structlog
 
-from viz.domain.ports.engine import Engine, Generation, GenerationRequest, Piece
+from viz.domain.ports.engine import Engine, Generation, GenerationRequest
 from viz.domain.receipt import SignedReceipt
 from viz.domain.units import ZERO_ADDRESS, Units
 from viz.errors import EngineError, InvalidRequest, PaymentRequired, VizError
@@ -28,10 +28,9 @@ from viz.protocol.payment import NeedVoucher
 from viz.services.payments.active_channel import ActiveChannel
 from viz.services.payments.metering import MakeAnswer, Meter
 from viz.services.payments.paid_request import PaidRequest
-from viz.services.serving.shown_logprobs import ShownLogprobs
+from viz.services.serving.pieces import Pieces, Text, pieces_of
 
 ENGINE_STALL_S: Final = 120.0
-QUEUE: Final = 16
 _log = structlog.get_logger()
 
 
@@ -48,14 +47,6 @@ class ServingPolicy:
     default_max_tokens: int = 256
     max_prepay_units: Units = 1_000_000
     max_choices: int = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """Hold a piece of one choice, to be sent to the buyer."""
-
-    choice: int
-    piece: Piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +94,12 @@ class PaidStream:
         # When a pause ends the stream if no voucher came, by the event loop's clock.
         self._pause_ends_s = 0.0
         # How many tokens the engine may generate for each choice, and how many of each choice were
-        # taken out of the queue.
+        # taken from it.
         self._allowed = 0
         self._made = [0] * request.choices
         self._open_choices = set(range(request.choices))
         self._generations: list[Generation] = []
-        self._pumps: list[asyncio.Task[None]] = []
-        # Bounded: a slow reader then slows down its own generation and does not fill the memory.
-        self._queue: asyncio.Queue[Text | VizError | None] = asyncio.Queue(QUEUE)
+        self._pieces: Pieces | None = None
         # How often this channel's money changed. It is a count and not an event, because a voucher
         # may arrive while a reservation is being refused. ``events`` compares the count from before
         # the reservation with the current one, so it misses no voucher.
@@ -155,8 +144,7 @@ class PaidStream:
         self.phase = Phase.RUNNING
         self._meter.admit()
         self._active_channel.waiting.add(self._wake)
-        for choice, generation in enumerate(self._generations):
-            self._pumps.append(asyncio.create_task(self._pump(choice, generation)))
+        self._pieces = pieces_of(request.request_id, self._generations)
 
     async def events(self) -> AsyncIterator[Text | NeedVoucher]:
         """Yield texts to send and requests for vouchers; end when done, or if no voucher came.
@@ -177,24 +165,17 @@ class PaidStream:
                     told_units = need.required_units
                     yield need
             self._pause_if_used_up()
+            if self.phase is Phase.PAUSED and refused_at != self._wakes:
+                continue  # money came while the need was told
             try:
-                async with asyncio.timeout(self._patience_s()):
-                    item = await self._queue.get()
+                item = await self._next()
             except TimeoutError:
-                if not self._queue.empty():
-                    continue  # an item came at the last moment
-                if self.phase is Phase.PAUSED:
-                    if refused_at != self._wakes:
-                        continue  # money came, but the queue was full and had no place for None
-                    _log.info("stopped for want of a voucher", request=self._request.request_id)
-                    break
-                self.phase = Phase.FAILED
-                raise EngineError("the engine does not answer: try again later") from None
+                if refused_at != self._wakes:
+                    continue  # money came at the last moment
+                _log.info("stopped for want of a voucher", request=self._request.request_id)
+                break
             if item is None:
                 continue  # ``_wake`` ended the wait: new money may allow another step
-            if isinstance(item, VizError):
-                self.phase = Phase.FAILED
-                raise item
             self._made[item.choice] += len(item.piece.token_ids)
             if item.piece.finish_reason is not None:
                 self._open_choices.discard(item.choice)
@@ -202,6 +183,25 @@ class PaidStream:
             yield item
             self._confirm_sent()
         self.phase = Phase.ENDING
+
+    async def _next(self) -> Text | None:
+        """Return the next text, or None if money came; raise TimeoutError if it did not in time.
+
+        Raises EngineError if the engine fails or does not answer.
+        """
+        paused = self.phase is Phase.PAUSED
+        if self._pieces is None:
+            raise EngineError("the engine has no such request: send it again")
+        try:
+            return await self._pieces.take(self._patience_s(), awaits_money=paused)
+        except TimeoutError:
+            if paused:
+                raise
+            self.phase = Phase.FAILED
+            raise EngineError("the engine does not answer: try again later") from None
+        except VizError:
+            self.phase = Phase.FAILED
+            raise
 
     async def finish(self, answer: MakeAnswer | None = None) -> Done:
         """Bill what was sent and return the receipt; call it after ``events`` ended."""
@@ -297,10 +297,10 @@ class PaidStream:
     def _pause_if_used_up(self) -> None:
         """Move from RUNNING to PAUSED if no choice can continue without money.
 
-        Text that waits in the queue is sent first. The time limit is set once, when the pause
-        begins, so that a buyer cannot extend it without paying.
+        Text that waits is sent first. The time limit is set once, when the pause begins, so that a
+        buyer cannot extend it without paying.
         """
-        if self.phase is not Phase.RUNNING or not self._queue.empty():
+        if self.phase is not Phase.RUNNING or self._pieces is None or not self._pieces.is_empty():
             return
         if self._allowed >= self._request.max_tokens:
             return
@@ -326,25 +326,10 @@ class PaidStream:
             )
 
     def _wake(self) -> None:
-        # The count tells that money came. None only ends a wait for an item, and a full queue has
-        # items that end it as well.
+        # The count tells that money came, also if nothing waits for it at the moment.
         self._wakes += 1
-        if not self._queue.full():
-            self._queue.put_nowait(None)
-
-    # the engine
-
-    async def _pump(self, choice: int, generation: Generation) -> None:
-        """Move one choice's pieces into the queue, and last the error if there is one."""
-        showing = ShownLogprobs()
-        try:
-            async for piece in generation:
-                await self._queue.put(Text(choice, showing.take(piece)))
-        except VizError as error:
-            await self._queue.put(error)
-        except Exception as error:  # noqa: BLE001  a bug in a backend must end only this stream
-            _log.error("the engine failed", request=self._request.request_id, exc_info=error)
-            await self._queue.put(EngineError("the engine failed: try again later"))
+        if self._pieces is not None:
+            self._pieces.wake()
 
     def _confirm_sent(self) -> None:
         """Count the last yielded text as sent; without streaming, hold it until ``finish``."""
@@ -362,13 +347,11 @@ class PaidStream:
     async def _stop(self) -> None:
         """Stop the engine; it generates and delivers nothing after this. Safe to call again."""
         self._active_channel.waiting.discard(self._wake)
-        for pump in self._pumps:
-            pump.cancel()
+        if self._pieces is not None:
+            await self._pieces.stop()
         for generation in self._generations:
             try:
                 async with asyncio.timeout(ENGINE_STALL_S):
                     await generation.cancel()
             except (TimeoutError, VizError) as error:
                 _log.warning("a generation did not stop", reason=str(error))
-        if self._pumps:
-            await asyncio.wait(self._pumps)
