@@ -31,6 +31,7 @@ from viz.api.context import (
 from viz.api.metrics import METRICS
 from viz.api.openai_answer import Answer, Choice, model_entry, sse_event, usage
 from viz.api.openai_request import read_chat, read_completion
+from viz.api.payments import take_voucher_of
 from viz.api.problems import problem_body
 from viz.api.unpaid_help import how_to_pay
 from viz.domain.eip712 import keccak
@@ -165,6 +166,8 @@ async def _serve(
             raise StoreConflict("a request with this idempotency key is under way: wait for it")
         running.add(repeat.name)
     try:
+        # Before a stored answer is looked for: an answer of 200 says that the voucher was taken.
+        await take_voucher_of(request, access)
         # Look for a stored answer after the key is marked as running. Otherwise the first request
         # could end in between, and the answer would be generated twice.
         if repeat is not None and (kept := await repeat.earlier(parts)) is not None:

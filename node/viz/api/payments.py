@@ -10,10 +10,17 @@ from aiohttp import web
 from viz.api.bodies import body_of
 from viz.api.context import LOGINS, LOOKS, PAYMENTS, access_of, ask_chain, name_channel, parts_of
 from viz.domain.node_channel import VoucherOffer
+from viz.domain.ports.ledger import AccessRecord
 from viz.domain.units import Address, parse_address
 from viz.errors import AccessTokenInvalid, InvalidRequest
 from viz.protocol import payment
-from viz.protocol.credential import CloseRequest, Credential, Deposit, credential_from_header
+from viz.protocol.credential import (
+    CloseRequest,
+    Credential,
+    Deposit,
+    credential_from_header,
+    voucher_from_text,
+)
 from viz.protocol.messages import SessionProof, session_challenge_to_json
 from viz.protocol.wire import Reader
 
@@ -109,6 +116,20 @@ async def voucher(request: web.Request) -> web.Response:
     sessions = parts_of(request).sessions
     ask_chain(request, sessions.payer_behind(credential), budget=PAYMENTS)
     return web.json_response((await sessions.voucher(credential)).to_json())
+
+
+async def take_voucher_of(request: web.Request, access: AccessRecord) -> None:
+    """Take the voucher that a request for service carries, if it does; return once it is on disk.
+
+    Raises what the route of vouchers does, and WrongDomain for a voucher of another signer.
+    """
+    text = request.headers.get(payment.VOUCHER_HEADER)
+    if text is None:
+        return
+    offer = voucher_from_text(text)
+    sessions = parts_of(request).sessions
+    ask_chain(request, sessions.payer_behind(offer), budget=PAYMENTS)
+    await sessions.voucher_on_request(offer, access.signer)
 
 
 async def close(request: web.Request) -> web.Response:

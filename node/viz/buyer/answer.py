@@ -36,20 +36,24 @@ from viz.errors import (
     DepositExceeded,
     InvalidRequest,
     InvalidSignature,
+    LineBelowBest,
     NodeNotTrusted,
     NodeRefused,
     NodeUnreachable,
     PriceAboveCap,
     QuoteExpired,
+    StaleVoucher,
     StoreError,
     VizError,
 )
+from viz.protocol.credential import voucher_to_text
 from viz.protocol.messages import AccessToken, AdapterOffer
 from viz.protocol.payment import (
     NEED_VOUCHER_EVENT,
     PRICE_HEADER,
     QUOTE_HEADER,
     RECEIPT_EVENT,
+    VOUCHER_HEADER,
     Challenge,
     NeedVoucher,
     price_to_header,
@@ -80,6 +84,7 @@ class PaidAnswer:
         self._paying: asyncio.Task[None] | None = None
         self._failure: VizError | None = None
         self._renewed = False
+        self._rides = True
         self._free = False
         self.receipt: SignedReceipt | None = None
 
@@ -178,6 +183,9 @@ class PaidAnswer:
         if not self._kept:
             await asyncio.to_thread(context.voucher_signer.keep, self._open_request)
             self._kept = True
+        rides = self._payer.riding() if self._rides else None
+        if rides is not None:
+            headers[VOUCHER_HEADER] = voucher_to_text(rides)
         self._sent = True
         self._open_request.waits_since_s = time.monotonic()
         try:
@@ -192,12 +200,16 @@ class PaidAnswer:
             )
             if isinstance(refusal, AccessTokenInvalid):
                 context.access.drop(token)
+            elif rides is not None and isinstance(refusal, StaleVoucher | LineBelowBest):
+                context.voucher_signer.follow(refusal)
             else:
                 await self._mend(refusal, quoted=known is not None)
             return False
         if response.status == 402:
             self._sent = False
-            await self._answer_challenge(response, token)
+            # Whatever was wrong with a voucher on the request: pay now what the node asks for.
+            self._rides = False
+            await self._answer_challenge(response, token, rode=rides is not None)
             return False
         self._response = response
         self._arrival = self._payer.begin()
@@ -215,10 +227,14 @@ class PaidAnswer:
         else:
             raise refusal
 
-    async def _answer_challenge(self, response: aiohttp.ClientResponse, token: AccessToken) -> None:
+    async def _answer_challenge(
+        self, response: aiohttp.ClientResponse, token: AccessToken, *, rode: bool
+    ) -> None:
         refusal = await problem_of(response)
         header = response.headers.get("WWW-Authenticate")
         if header is None:
+            if rode:
+                return
             raise refusal
         context = self._context
         challenge = Challenge.from_header(header)

@@ -20,6 +20,7 @@ from viz.buyer.open_requests import OpenRequest
 from viz.buyer.received import ReceivedAnswer
 from viz.buyer.request import AskedRequest
 from viz.domain.display import amount
+from viz.domain.node_channel import VoucherOffer
 from viz.domain.units import BASE_MODEL, Units
 from viz.errors import NodeNotTrusted, PriceAboveCap
 from viz.protocol.payment import NeedVoucher
@@ -45,6 +46,8 @@ class StreamPayer:
         self._open_request = open_request
         self._start_units: Units = context.voucher_signer.earned_units(open_request.adapter_id)
         self._need: NeedVoucher | None = None
+        # What the voucher on the last request pays for the adapter; 0 without one.
+        self._riding_units: Units = 0
         self._now = asyncio.Event()
         self._counter = counter
         self.prompt_tokens = prompt_tokens
@@ -71,6 +74,9 @@ class StreamPayer:
             self._counter,
         )
         self._open_request.began = True
+        if self._riding_units:
+            adapter_id = self._open_request.adapter_id
+            self._context.voucher_signer.held.served(adapter_id, self._riding_units)
         return self.arrival
 
     def grew(self) -> None:
@@ -96,7 +102,8 @@ class StreamPayer:
         open_request.units = min(limits.request_units, price.amount_units(prompt, ahead))
         open_request.most_units = min(limits.request_units, price.amount_units(prompt, most))
         step = self._node_step_tokens()
-        open_request.first_units = price.amount_units(prompt, step * self._asked.choices)
+        first = min(most, step * self._asked.choices)
+        open_request.first_units = price.amount_units(prompt, first)
         # If the buyer leaves now, the node can have sent what was paid ahead and two of its steps.
         step = min(limits.step_tokens, limits.ahead_tokens + 2 * step)
         on_line = price.amount_units(prompt, min(most, arrived + step * self._asked.choices))
@@ -129,6 +136,23 @@ class StreamPayer:
         self._need = need
         self._now.set()
 
+    def riding(self) -> VoucherOffer | None:
+        """Return a voucher for the first step, to send on the request; None if none is needed.
+
+        A buyer that can only bound the prompt's tokens would pay for the bound, so it waits to be
+        asked.
+        """
+        signer, adapter_id = self._context.voucher_signer, self._open_request.adapter_id
+        ahead = self.agreed.price.amount_units(0, self._context.limits.ahead_tokens)
+        found = signer.riding(self._open_request, ahead) if self._counter.exact else None
+        if found is None:
+            self._riding_units = 0
+            return None
+        offer, target_units = found
+        self._riding_units = signer.channel.signed_units(adapter_id)
+        self._paid_to_begin(target_units - ahead)
+        return offer
+
     async def pay_first(self, need: NeedVoucher) -> None:
         """Pay what the node asks for before it begins; raise what ``VoucherSigner.cover`` raises.
 
@@ -137,10 +161,13 @@ class StreamPayer:
         """
         others = self._context.voucher_signer.beginning(self._open_request)
         await self._cover(need, sum(each.first_units for each in others))
-        # The required amount contains a step whose tokens ``run`` counts again when they arrive.
-        # Subtract it here, so that it is not signed for twice.
+        self._paid_to_begin(need.required_units)
+
+    def _paid_to_begin(self, units: Units) -> None:
+        # The amount contains a step whose tokens ``run`` counts again when they arrive. Subtract it
+        # here, so that it is not signed for twice.
         step_units = self._context.node.info.minimum_step_units * self._asked.choices
-        self._start_units = max(self._start_units, need.required_units - step_units)
+        self._start_units = max(self._start_units, units - step_units)
 
     async def run(self) -> None:
         """Sign ahead as the answer arrives, and at once when the node asks; ends by an error."""
@@ -163,6 +190,7 @@ class StreamPayer:
     async def _cover(self, need: NeedVoucher, more_units: Units = 0) -> None:
         if need.adapter_id != self._open_request.adapter_id:
             raise NodeNotTrusted("the node wants a voucher for an adapter that was not asked for")
+        self._context.voucher_signer.held.asked(need.adapter_id, need.accepted_units)
         ahead = self.agreed.price.amount_units(0, self._context.limits.ahead_tokens)
         # Read the bills first: one that came late may justify what the node requires.
         await self._context.sync.sync_for(need.adapter_id, need.required_units)

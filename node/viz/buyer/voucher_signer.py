@@ -21,9 +21,11 @@ from typing import Final
 import structlog
 
 from viz.buyer.checks import Limits
+from viz.buyer.held_by_node import HeldByNode
 from viz.buyer.ledger import BuyerLedger
 from viz.buyer.node_standing import NodeStanding
 from viz.buyer.open_requests import OpenRequest, OpenRequests
+from viz.buyer.signed_vouchers import base_named, signed_row
 from viz.buyer.undelivered import Undelivered
 from viz.client.node_client import NodeClient
 from viz.domain.buyer_channel import (
@@ -36,7 +38,7 @@ from viz.domain.buyer_channel import (
 )
 from viz.domain.claim_rows import SignedVoucher
 from viz.domain.display import amount
-from viz.domain.eip712 import settlement_domain, sign_compact
+from viz.domain.eip712 import settlement_domain
 from viz.domain.node_channel import VoucherOffer
 from viz.domain.ports.chain import ChannelState, Deployment
 from viz.domain.receipt import SignedReceipt
@@ -44,7 +46,6 @@ from viz.domain.trust import WAY_BACK
 from viz.domain.units import AdapterId, Units
 from viz.domain.usage import sum_of
 from viz.errors import (
-    BooksMismatch,
     DepositExceeded,
     LineBelowBest,
     NodeNotTrusted,
@@ -54,7 +55,6 @@ from viz.errors import (
     StoreError,
 )
 from viz.protocol.messages import ChannelView
-from viz.protocol.wire import Reader
 
 ATTEMPTS: Final = 6
 _log = structlog.get_logger()
@@ -81,7 +81,7 @@ class VoucherSigner:
         self._deployment = deployment
         self.domain = settlement_domain(deployment.chain_id, deployment.settlement)
         self._base_units: Units = ledger.channel.settled_units
-        self._delivered: dict[AdapterId, Units] = {}
+        self.held = HeldByNode()
         self._paying = asyncio.Lock()
 
     @property
@@ -222,7 +222,7 @@ class VoucherSigner:
                 self._move_base(base_units)
             target = max(required_units, self._within(adapter_id, min(wanted_units, ceiling)))
             for _ in range(ATTEMPTS):
-                if self._delivered.get(adapter_id, 0) >= target:
+                if self.held.units(adapter_id) >= target:
                     return
                 try:
                     await self._deliver(adapter_id, target)
@@ -240,7 +240,35 @@ class VoucherSigner:
         spare = max(0, self.channel.limit_units - self.channel.total_units - credit)
         return min(wanted_units, self.channel.signed_units(adapter_id) + spare)
 
+    def riding(self, opened: OpenRequest, ahead_units: Units) -> tuple[VoucherOffer, Units] | None:
+        """Return a voucher to send on the request itself, and what it pays the adapter with it.
+
+        None if the node has enough, or was not seen to ask before it serves, or the deposit or the
+        ceiling is too small: then the node says what it needs. Raises StoreError.
+        """
+        adapter_id, ceiling = opened.adapter_id, self.ceiling_units(opened.adapter_id)
+        others = self._open_requests.under_way_units(adapter_id) - opened.units
+        least = self.channel.spent_units(adapter_id) + others + opened.first_units
+        target = self._within(adapter_id, min(least + ahead_units, ceiling))
+        if not self.held.asks or target < least or self.held.units(adapter_id) >= least:
+            return None
+        signed = self._sign(adapter_id, target)
+        return None if signed is None else (signed[1], target)
+
     async def _deliver(self, adapter_id: AdapterId, target_units: Units) -> None:
+        signed = self._sign(adapter_id, target_units)
+        if signed is None:
+            self.held.took(self.channel.vector)
+            return
+        after, offer = signed
+        view = await self._api.voucher(offer)
+        self.held.took(after.vector)
+        self.note(view)
+
+    def _sign(
+        self, adapter_id: AdapterId, target_units: Units
+    ) -> tuple[BuyerChannel, VoucherOffer] | None:
+        """Return the channel and its voucher, on disk by then; None if nothing is owed."""
         channel = self.channel
         try:
             raised = raise_signed(channel, adapter_id, target_units)
@@ -256,23 +284,11 @@ class VoucherSigner:
             ) from error
         after, draft = draft_voucher(raised, self._base_units)
         if draft is None:
-            self._delivered = dict(self.channel.vector)
-            return
+            return None
         # Not in a thread: ``after`` would overwrite a receipt that is committed meanwhile.
         self._ledger.commit_signing(after)
-        signature = sign_compact(self._ledger.session_key, self.domain.digest(draft.voucher))
-        voucher = draft.voucher
-        row = SignedVoucher(voucher.settled_units, voucher.receipts_head, draft.lines, signature)
-        offer = VoucherOffer(
-            self._deployment.chain_id,
-            self._deployment.settlement,
-            after.signer,
-            after.node,
-            row,
-        )
-        view = await self._api.voucher(offer)
-        self._delivered = dict(after.vector)
-        self.note(view)
+        row, where = signed_row(self._ledger.session_key, self.domain, draft), self._deployment
+        return after, VoucherOffer(where.chain_id, where.settlement, after.signer, after.node, row)
 
     async def sign_final(self) -> SignedVoucher | None:
         """Return the voucher to close with: what receipts bill, and nothing that was signed ahead.
@@ -284,31 +300,15 @@ class VoucherSigner:
             after, draft = draft_final(self.channel, self._base_units)
             if draft is None:
                 return None
-            voucher, signature = draft.voucher, b""
             if draft.lines:
-                self._ledger.commit_final(after, voucher.settled_units + sum_of(draft.lines))
-                digest = self.domain.digest(voucher)
-                signature = sign_compact(self._ledger.session_key, digest)
+                self._ledger.commit_final(after, draft.voucher.settled_units + sum_of(draft.lines))
             # From now on the node may hold less than the vouchers that it accepted before.
-            self._delivered.clear()
-            return SignedVoucher(
-                voucher.settled_units, voucher.receipts_head, draft.lines, signature
-            )
+            self.held.clear()
+            return signed_row(self._ledger.session_key, self.domain, draft)
 
     def follow(self, refusal: StaleVoucher | LineBelowBest) -> None:
         """Move to the base that the node's refusal names; raise StaleVoucher, BooksMismatch."""
-        reader = Reader(refusal.extensions, "the node's refusal")
-        base = reader.units("base")
-        at_base = self.channel.points.get(base)
-        if at_base is None:
-            raise StaleVoucher(f"the node names base {base}, which this key never signed")
-        for adapter_id, units in reader.lines("best"):
-            if self.channel.signed_units(adapter_id) - at_base.get(adapter_id, 0) < units:
-                raise BooksMismatch(
-                    "the node holds a voucher of this key that is not in the ledger: close the "
-                    "channel and open one with a new session key"
-                )
-        self._base_units = base
+        self._base_units = base_named(self.channel, refusal)
 
     # what the node says
 

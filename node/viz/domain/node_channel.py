@@ -34,6 +34,7 @@ from viz.errors import (
     ChannelClosing,
     ChannelUnknown,
     DepositExceeded,
+    InvalidRequest,
     InvalidSignature,
     LineBelowBest,
     PaymentRequired,
@@ -47,6 +48,8 @@ Vector = Mapping[AdapterId, Units]
 # How many receipts a voucher's receipts head may be behind the latest receipt. The head of the last
 # voucher is always accepted again, at any age, so that a buyer that verifies nothing can pay.
 HEADS_KEPT: Final = 4096
+# Each line of a voucher costs gas in the claim. So a buyer may pay ahead for only so many adapters.
+MAX_UNSPENT_LINES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +302,24 @@ def accept_voucher(
                 required=str(spent),
             )
     return after
+
+
+def require_few_ahead(channel: NodeChannel, offer: VoucherOffer) -> None:
+    """Raise InvalidRequest if a voucher pays too many adapters that delivered nothing yet."""
+    ahead = [key for key, _ in offer.row.lines if not channel.spent.get(key)]
+    if len(ahead) > MAX_UNSPENT_LINES:
+        raise InvalidRequest(
+            f"the voucher pays {len(ahead)} adapters that nothing was delivered for; at most "
+            f"{MAX_UNSPENT_LINES} are taken"
+        )
+
+
+def is_covered(channel: NodeChannel, offer: VoucherOffer) -> bool:
+    """Return whether the channel's best voucher, on the same base, pays all that the offer does."""
+    best = dict(channel.best_lines)
+    return offer.row.base_units == channel.base_units and all(
+        units <= best.get(adapter_id, 0) for adapter_id, units in offer.row.lines
+    )
 
 
 def require_selling(channel: NodeChannel, now_s: int) -> None:

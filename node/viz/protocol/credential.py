@@ -18,7 +18,7 @@ from viz.domain.node_channel import VoucherOffer
 from viz.domain.typed_data import RequestClose
 from viz.errors import AccessTokenInvalid, InvalidRequest
 from viz.protocol.messages import MAX_TOKEN_CHARS, SignatureHex
-from viz.protocol.payment import INTENT, MAX_CREDENTIAL_CHARS, METHOD
+from viz.protocol.payment import INTENT, MAX_CREDENTIAL_CHARS, METHOD, VOUCHER_HEADER
 from viz.protocol.wire import JSON_INTEGER_MAX, Json, Reader, from_base64url, to_base64url
 from viz.protocol.wire_model import (
     ADDRESS,
@@ -139,7 +139,24 @@ def credential_from_header(header: str) -> Credential:
     scheme, _, text = header.partition(" ")
     if scheme.lower() != "payment":
         raise InvalidRequest("send the credential as 'Authorization: Payment <base64url>'")
-    members = from_base64url(text.strip(), max_chars=MAX_CREDENTIAL_CHARS)
+    return _credential_from_text(text.strip())
+
+
+def voucher_to_text(offer: VoucherOffer) -> str:
+    """Return the value of VOUCHER_HEADER: a voucher for the request that carries it."""
+    return credential_to_header(offer).partition(" ")[2]
+
+
+def voucher_from_text(text: str) -> VoucherOffer:
+    """Return the voucher in VOUCHER_HEADER; raise InvalidRequest. Verifies no signature."""
+    credential = _credential_from_text(text.strip())
+    if not isinstance(credential, VoucherOffer):
+        raise InvalidRequest(f"{VOUCHER_HEADER} takes the action voucher")
+    return credential
+
+
+def _credential_from_text(text: str) -> Credential:
+    members = from_base64url(text, max_chars=MAX_CREDENTIAL_CHARS)
     whole = Reader(members, "the credential")
     challenge = whole.child("challenge")
     if (challenge.text("method"), challenge.text("intent")) != (METHOD, INTENT):

@@ -45,7 +45,7 @@ from viz.domain.typed_data import (
     Withdraw,
 )
 from viz.domain.units import BASE_MODEL, ZERO_HASH, Address, ContentId, Hash32, hex_of
-from viz.protocol.credential import CloseRequest, Credential, credential_to_header
+from viz.protocol.credential import CloseRequest, Credential, credential_to_header, voucher_to_text
 from viz.protocol.license_document.agreement import terms_of
 from viz.protocol.license_document.model import LicenseDocument
 from viz.protocol.messages import SessionProof, session_challenge_from_json
@@ -168,6 +168,8 @@ class Record:
         scheme, _, credential = headers.get("Authorization", "").partition(" ")
         if scheme == "Payment":
             self.json("The credential, decoded:", decoded(credential))
+        if "Payment-Voucher" in headers:
+            self.json("The voucher on it, decoded:", decoded(headers["Payment-Voucher"]))
         return self.node.http.request(
             method,
             self.node.url + path,
@@ -332,17 +334,20 @@ async def buying(record: Record, buyer: Buyer) -> None:
     say(
         "an answer in one piece",
         "Without `stream` the whole of `max_tokens` is paid ahead. The voucher has two lines: "
-        "this request is for the base model (adapter 0), the first one was for adapter 7.",
+        "this request is for the base model (adapter 0), the first one was for adapter 7. It does "
+        "not pay the whole request yet.",
     )
     plain = {"model": BASE_NAME, "prompt": "The tide", "max_tokens": 6, "temperature": 0}
-    voucher = buyer.offer(BASE_MODEL, 52, 0)
+    voucher = buyer.offer(BASE_MODEL, 30, 0)
     await record.pay("/viz/v1/vouchers", voucher)
     say(
         "its request and its receipt",
-        "It counts on the list price instead of a quote. The receipt comes as a header.",
+        "It counts on the list price instead of a quote. The voucher that pays the rest comes with "
+        "it. The receipt comes as a header.",
     )
     bearer = {"Authorization": f"Bearer {buyer.token}"}
     headers = {**bearer, "Payment-Price": "2000000 6000000", "Idempotency-Key": "example-1"}
+    headers["Payment-Voucher"] = voucher_to_text(buyer.offer(BASE_MODEL, 52, 0))
     await record.exchange("POST", "/v1/completions", body=plain, headers=headers)
     said = record.parts[-1].removeprefix("```json\n").removesuffix("\n```")
     _take(buyer, json.loads(said))

@@ -14,12 +14,11 @@ from viz.api.context import PAYMENTS, QUESTIONS
 from viz.api.rate_limit import ALL_TIMES, MINUTE_S, RateLimit
 from viz.domain.claim_rows import SignedVoucher
 from viz.domain.eip712 import public_address, sign_compact
-from viz.domain.node_channel import VoucherOffer
+from viz.domain.node_channel import MAX_UNSPENT_LINES, VoucherOffer
 from viz.domain.units import ZERO_HASH, AdapterId, Units
 from viz.domain.usage import UsageLine
 from viz.errors import TooManyQuestions
 from viz.protocol import payment
-from viz.services.payments.sessions import MAX_UNSPENT_LINES
 
 
 @pytest.fixture

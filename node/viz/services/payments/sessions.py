@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import secrets
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,6 +31,8 @@ from viz.domain.node_channel import (
     VoucherOffer,
     accept_voucher,
     begin_close,
+    is_covered,
+    require_few_ahead,
     require_selling,
     require_signed_for,
 )
@@ -48,6 +49,8 @@ from viz.errors import (
     ChannelUnknown,
     InvalidRequest,
     InvalidSignature,
+    LineBelowBest,
+    StaleVoucher,
     WrongDomain,
 )
 from viz.protocol.credential import CloseRequest, Deposit
@@ -57,6 +60,7 @@ from viz.services.payments.active_channel import ActiveChannel, ChannelUpdate
 from viz.services.payments.channel_view import view_of
 from viz.services.payments.channels import ChannelStore
 from viz.services.payments.deposits import Deposits
+from viz.services.payments.paid_signers import PaidSigners
 from viz.services.payments.relay_budget import Earner, RelayBudget, RelayPolicy, is_wallet
 
 # Anybody can copy a signed Close from the chain and send it again, to end a channel that was opened
@@ -66,9 +70,6 @@ CLOSE_VALID_S: Final = 300
 CLOSE_WAIT_S: Final = 30.0
 CHALLENGE_VALID_S: Final = 300
 CONFIRM_POLL_S: Final = 0.5
-PAID_KEPT: Final = 10_000
-# Each line of a voucher costs gas in the claim. So a buyer may pay ahead for only so many adapters.
-MAX_UNSPENT_LINES: Final = 16
 _SALT_BYTES: Final = 16
 _log = structlog.get_logger()
 
@@ -117,7 +118,7 @@ class Sessions:
         self.node: Address = writer.address
         self._challenge_key = secrets.token_bytes(32)
         self._tokens = AccessTokens(ledger, clock, self._has_channel)
-        self._paid: OrderedDict[Address, None] = OrderedDict()
+        self._paid = PaidSigners()
         self._budget = RelayBudget(clock, policy.relays, policy.fee_wei)
         self._deposits = Deposits(
             chain, self.domain, self.node, policy.minimum_deposit_units, self._budget.cost_units
@@ -217,24 +218,35 @@ class Sessions:
         def change(channel: NodeChannel, _: ChannelRecord) -> ChannelUpdate:
             known, now_s = self._adapters.known, opened.chain_s
             after = accept_voucher(channel, self.domain, offer, known_adapters=known, now_s=now_s)
-            _check_ahead(channel, offer)
+            require_few_ahead(channel, offer)
             return ChannelUpdate(after)
 
         channel = (await self._channels.commit(opened, "voucher", change)).channel
-        self._paid[offer.signer] = None
-        self._paid.move_to_end(offer.signer)
-        while len(self._paid) > PAID_KEPT:
-            self._paid.popitem(last=False)
+        self._paid.add(offer.signer)
         return view_of(channel, private=True)
 
+    async def voucher_on_request(self, offer: VoucherOffer, signer: Address) -> None:
+        """Take the voucher that came on a request of ``signer``; raise as ``voucher`` does.
+
+        Requests overtake each other. So a voucher is no error if the best one pays all that it
+        does: then it changes nothing, and the request is judged by the best one.
+        """
+        if offer.signer != signer:
+            raise WrongDomain(f"the voucher is of {offer.signer}, the access token of {signer}")
+        try:
+            await self.voucher(offer)
+        except (LineBelowBest, StaleVoucher):
+            # Both are raised after the signature was checked.
+            if not is_covered((await self._channels.get(signer)).channel, offer):
+                raise
+
     def has_paid(self, signer: Address) -> bool:
-        """Return whether ``signer`` is one of the last ``PAID_KEPT`` who sent a good voucher."""
+        """Return whether ``signer`` is one of the last who sent a good voucher."""
         return signer in self._paid
 
     def remember(self, records: Iterable[ChannelRecord]) -> None:
         """Count the signers whose vouchers are in the ledger as buyers who have paid."""
-        paid = sorted((each for each in records if each.voucher_at), key=lambda r: r.voucher_at)
-        self._paid = OrderedDict.fromkeys(each.signer for each in paid[-PAID_KEPT:])
+        self._paid.remember(records)
 
     async def has_money(self, signer: Address) -> bool:
         """Return whether ``signer`` has paid or has a deposit here; may read the chain."""
@@ -381,12 +393,3 @@ class Sessions:
     async def token_domain(self) -> tuple[str, str]:
         """Return the name and version of the token's EIP-712 domain."""
         return (found := await self._deposits.token_domain()).name, found.version
-
-
-def _check_ahead(channel: NodeChannel, offer: VoucherOffer) -> None:
-    ahead = [key for key, _ in offer.row.lines if not channel.spent.get(key)]
-    if len(ahead) > MAX_UNSPENT_LINES:
-        raise InvalidRequest(
-            f"the voucher pays {len(ahead)} adapters that nothing was delivered for; at most "
-            f"{MAX_UNSPENT_LINES} are taken"
-        )

@@ -1,0 +1,37 @@
+"""Make the row of a signed voucher, and read what a node says when it refuses one."""
+
+from __future__ import annotations
+
+from viz.domain.buyer_channel import BuyerChannel, VoucherDraft
+from viz.domain.claim_rows import SignedVoucher
+from viz.domain.eip712 import Domain, sign_compact
+from viz.domain.units import Units
+from viz.errors import BooksMismatch, LineBelowBest, StaleVoucher
+from viz.protocol.wire import Reader
+
+
+def signed_row(key: bytes, domain: Domain, draft: VoucherDraft) -> SignedVoucher:
+    """Return the row of a voucher whose end point is on disk; without lines it is not signed."""
+    voucher, signature = draft.voucher, b""
+    if draft.lines:
+        signature = sign_compact(key, domain.digest(voucher))
+    return SignedVoucher(voucher.settled_units, voucher.receipts_head, draft.lines, signature)
+
+
+def base_named(channel: BuyerChannel, refusal: StaleVoucher | LineBelowBest) -> Units:
+    """Return the base that a node's refusal names, if this key signed all that the node holds.
+
+    Raises StaleVoucher for a base that this key never signed, and BooksMismatch.
+    """
+    reader = Reader(refusal.extensions, "the node's refusal")
+    base = reader.units("base")
+    at_base = channel.points.get(base)
+    if at_base is None:
+        raise StaleVoucher(f"the node names base {base}, which this key never signed")
+    for adapter_id, units in reader.lines("best"):
+        if channel.signed_units(adapter_id) - at_base.get(adapter_id, 0) < units:
+            raise BooksMismatch(
+                "the node holds a voucher of this key that is not in the ledger: close the "
+                "channel and open one with a new session key"
+            )
+    return base
