@@ -101,7 +101,7 @@ class OneChoice:
             self._reading = asyncio.ensure_future(self._next())
         money = asyncio.ensure_future(self._money.wait())
         try:
-            waits = {self._reading, money}
+            waits: set[asyncio.Future[Any]] = {self._reading, money}
             await asyncio.wait(waits, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             money.cancel()
