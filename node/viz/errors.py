@@ -15,7 +15,7 @@
     │       · FeeTooHigh · ClockWrong
     ├── LicenseError          the law of the contracts forbids it
     │   └── NoLiveGrant · AdapterNotServable · AdapterEnded · RelayBusy · RelayRefused
-    │       · LicenseMismatch · LicenseUnknown
+    │       · LicenseMismatch · LicenseUnknown · RightsReserved
     ├── StorageError          bytes are missing or are not what their name says
     │   └── BlobNotFound · BlobCorrupt · BlobTooLarge · StorageUnavailable
     │       · StorageBusy
@@ -225,6 +225,10 @@ class AdapterEnded(AdapterNotServable):
 
 class RelayRefused(LicenseError):
     code, status, title = "relay-refused", 403, "The node sends no such transaction for others"
+
+
+class RightsReserved(LicenseError):
+    code, status, title = "rights-reserved", 403, "The source reserves training"
 
 
 class RelayBusy(LicenseError):

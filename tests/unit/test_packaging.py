@@ -83,7 +83,13 @@ def test_the_core_lock_has_none_of_the_model_stack() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lock", "extras"), [("core.txt", ()), ("node.txt", ("node",)), ("dev.txt", ("node", "dev"))]
+    ("lock", "extras"),
+    [
+        ("core.txt", ()),
+        ("node.txt", ("node",)),
+        ("intake.txt", ("intake",)),
+        ("dev.txt", ("node", "intake", "dev")),
+    ],
 )
 def test_every_requirement_is_locked_at_a_version_it_allows(
     lock: str, extras: tuple[str, ...]
@@ -102,7 +108,7 @@ def test_every_requirement_is_locked_at_a_version_it_allows(
 def test_the_locks_agree_with_each_other() -> None:
     """A creator, a node and a developer run the same versions."""
     developer = _locked("dev.txt")
-    for name in ("core.txt", "node.txt"):
+    for name in ("core.txt", "node.txt", "intake.txt"):
         for package, version in _locked(name).items():
             assert developer[package] == version, f"{name} and dev.txt differ in {package}"
 

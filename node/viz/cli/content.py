@@ -28,6 +28,7 @@ from viz.cli.console import (
     table,
 )
 from viz.cli.http import LOCAL_NODE, NodeUrl, get_json
+from viz.cli.intake import import_work
 from viz.cli.operator import license_work
 from viz.cli.own_chain import (
     LOCAL_CHAIN,
@@ -55,6 +56,7 @@ app = typer.Typer(
     help="Register works, license and sell them, see what they earn, withdraw them.",
 )
 app.command("license")(license_work)
+app.command("import")(import_work)
 app.command("list")(holdings.list_works)
 for _verb in (
     owner.terms,

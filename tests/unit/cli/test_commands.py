@@ -46,6 +46,7 @@ WRONG = {
     "key new": ("{0}/operator.token/key.json", INPUT),
     "key address": ("{0}", INPUT),
     "content register": ("{0} --key {0}/none.json", INPUT),
+    "content import": ("{0}/none.txt", INPUT),
     "content license": ("one", USAGE),
     "content show": ("0", USAGE),
     "license new": ("{0} --preset royal", INPUT),

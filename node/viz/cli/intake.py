@@ -1,0 +1,138 @@
+"""Run `viz content import`: make a work of books and chats, and show what came out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from viz.cli.console import (
+    AsJson,
+    PasswordFile,
+    Yes,
+    agreed,
+    err,
+    guarded,
+    lines,
+    password,
+    plain,
+    say,
+    show,
+)
+
+if TYPE_CHECKING:
+    from viz.creator.intake.importing import Imported
+
+_SHOWN_LINES: Final = 14
+_SHOWN_CHARS: Final = 160
+_SHOWN_NOTES: Final = 12
+
+RightsKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--rights-are-mine",
+        metavar="KEYFILE",
+        help="Sign with this key that the rights are yours, where a source reserves training.",
+    ),
+]
+
+
+@guarded
+def import_work(
+    sources: Annotated[list[Path], typer.Argument(help="Files and folders.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The folder of the work; else named by its title.")
+    ] = None,
+    title: Annotated[str, typer.Option("--title", help="The work's title.")] = "",
+    encoding: Annotated[
+        str,
+        typer.Option(
+            "--encoding", help="Of text without a mark: windows-1252, utf-8+windows-1252."
+        ),
+    ] = "",
+    leave_out: Annotated[
+        bool, typer.Option("--leave-out", help="Import the rest where some cannot be read.")
+    ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Write over an earlier import in the folder.")
+    ] = False,
+    rights_are_mine: RightsKey = None,
+    yes: Yes = False,
+    password_file: PasswordFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a work of a book, a manuscript or chats, and show what came out.
+
+    Read are text, Markdown, HTML, DOCX, EPUB, PDF with a text layer, JSON Lines of chats (ours,
+    ShareGPT's and Alpaca's shape), and folders of these. The work, and import.json as the record of
+    its conversion, are written into one folder. Nothing is sent.
+    """
+    from viz.clock import SystemClock
+    from viz.creator.intake import importing, rights
+
+    found, skipped = importing.sources_of(sources)
+    made = importing.import_sources(
+        found, title=title, encoding=encoding, leave_out=leave_out, skipped=skipped
+    )
+    folder = out or Path(_slug(made.title))
+    importing.check_target(folder, replace=replace)
+    barring = rights.in_force(made.opt_outs)
+    signed = None
+    if rights_are_mine is None:
+        rights.refuse_reserved(barring)
+    now_s = SystemClock().now_s()
+    if rights_are_mine is not None and barring:
+        from viz.chain.keys import load_key
+
+        statement = rights.statement_of(made.title, made.sha256, barring, now_s)
+        err.print("You sign:")
+        for line in statement.split("\n"):
+            err.print(f"  {plain(line)}", markup=False, soft_wrap=True)
+        agreed("Sign that the rights are yours?", yes=yes)
+        key = load_key(rights_are_mine, password(password_file))
+        signed = rights.signed_statement(statement, key)
+    record = made.record(now_s, signed)
+    path = importing.write_import(folder, made, record)
+    if show(record | {"path": str(path)}, as_json=as_json):
+        return
+    _tell(made, path)
+
+
+def _tell(made: Imported, path: Path) -> None:
+    words = sum(len(chunk.text.split()) for chunk in made.work.chunks)
+    rows = [
+        ("work", f"{path}  ({made.kind}, {len(made.work.chunks)} chunks, about {words} words)"),
+        ("title", made.title),
+        ("sources", ", ".join(_named(made))),
+        ("record", str(path.with_name("import.json"))),
+    ]
+    if made.language:
+        rows.insert(2, ("language", f"{made.language}, as the source says"))
+    lines("Imported", rows)
+    notes = [(each["name"], note) for each in made.sources for note in each["notes"]] + [
+        (each["name"], f"left out: {each['why']}") for each in made.left_out
+    ]
+    if notes:
+        say("What was done to it:")
+    for name, note in notes[:_SHOWN_NOTES]:
+        say(f"  {name}: {note}")
+    if len(notes) > _SHOWN_NOTES:
+        say(f"  and {len(notes) - _SHOWN_NOTES} more notes, in import.json")
+    say("How it begins:")
+    for line in made.raw.decode().split("\n")[:_SHOWN_LINES]:
+        cut = plain(line)
+        say(f"  {cut[:_SHOWN_CHARS]}{'...' if len(cut) > _SHOWN_CHARS else ''}")
+    say(f"Read {path} before you write its terms and register it.")
+
+
+def _named(made: Imported) -> list[str]:
+    names = [f"{each['name']} ({each['kind']})" for each in made.sources]
+    return [*names[:3], f"{len(names) - 3} more"] if len(names) > 4 else names
+
+
+def _slug(title: str) -> str:
+    """Return a folder's name for a title: its letters and digits, in small letters."""
+    words = re.findall(r"\w+", title.lower())
+    return "-".join(words)[:60].strip("-") or "work"

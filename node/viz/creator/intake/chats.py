@@ -1,0 +1,164 @@
+"""Read chats in our own, OpenAI's, ShareGPT's and Alpaca's shape into JSON Lines of dialogue.
+
+Owns those shapes and what of them a dialogue can hold. A record that it cannot hold is left out and
+told with its number; nothing is made up to fill a turn.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from typing import Any, Final
+
+from viz.creator.intake.clean import cleaned
+from viz.creator.intake.decode import decoded
+from viz.creator.intake.found import Converted
+from viz.domain.strict_json import load_json
+from viz.domain.work import MAX_LINE_BYTES, MAX_MESSAGES
+from viz.errors import InvalidWork
+
+_ROLES: Final = {
+    "system": "system",
+    "developer": "system",
+    "human": "user",
+    "user": "user",
+    "prompter": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "chatgpt": "assistant",
+}
+_NAMED: Final = 5
+Messages = list[dict[str, str]]
+
+
+class _Unfit(Exception):
+    """Why a record is left out."""
+
+
+def chats_file(raw: bytes, encoding: str) -> Converted:
+    """Return the dialogues of a file of chats. Raises InvalidWork if there is none in it."""
+    text, _ = decoded(raw, encoding)
+    found = Converted("dialogue", "", tools=[f"viz-node {version('viz-node')}"])
+    counts: Counter[str] = Counter()
+    lines: list[str] = []
+    left_out: list[tuple[int, str]] = []
+    for number, record in _records(text):
+        try:
+            if isinstance(record, _Unfit):
+                raise record
+            for messages in _pieces(_turns(record, counts)):
+                line = json.dumps({"messages": messages}, ensure_ascii=False)
+                if len(line.encode()) > MAX_LINE_BYTES:
+                    raise _Unfit(f"is longer than {MAX_LINE_BYTES} bytes: split it")
+                lines.append(line)
+        except _Unfit as unfit:
+            left_out.append((number, str(unfit)))
+    if not lines:
+        number, why = left_out[0] if left_out else (1, "the file is empty")
+        raise InvalidWork(
+            f"no record of the file is a chat: record {number} {why}. Write one JSON object a "
+            f"line, "
+            'with "messages", "conversations" or "instruction" and "output"'
+        )
+    if left_out:
+        counts["records left out"] += len(left_out)
+    for name, count in counts.most_common():
+        found.note(f"{count} {name}")
+    for number, why in left_out[:_NAMED]:
+        found.note(f"record {number} is left out: it {why}")
+    found.text = "\n".join(lines) + "\n"
+    return found
+
+
+def _records(text: str) -> Iterator[tuple[int, Any]]:
+    """Yield the records of JSON Lines, or of one JSON list, with their numbers from 1."""
+    if text.lstrip()[:1] == "[":
+        try:
+            whole = load_json(text, max_values=None)
+        except (ValueError, RecursionError) as error:
+            raise InvalidWork(f"the file begins as a JSON list and is none: {error}") from error
+        yield from enumerate(whole, start=1)
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield number, load_json(line)
+        except (ValueError, RecursionError):
+            yield number, _Unfit("is not JSON on a line of its own")
+
+
+def _turns(record: Any, counts: Counter[str]) -> Messages:
+    """Return a record's messages: at most one system message, then user and assistant in turn."""
+    messages: Messages = []
+    for role, content in _said(record, counts):
+        words = cleaned(content, counts).strip()
+        if not words:
+            raise _Unfit("has an empty message")
+        if role == "system" and messages:
+            raise _Unfit("has a system message that is not the first")
+        if messages and messages[-1]["role"] == role:
+            messages[-1]["content"] += f"\n\n{words}"
+            counts["messages joined to the one before, of the same role"] += 1
+        else:
+            messages.append({"role": role, "content": words})
+    at = 1 if messages and messages[0]["role"] == "system" else 0
+    if len(messages) > at and messages[at]["role"] == "assistant":
+        del messages[at]
+        counts["first messages left out, which answer nothing"] += 1
+    if messages and messages[-1]["role"] == "user":
+        del messages[-1]
+        counts["last messages left out, which nothing answers"] += 1
+    if len(messages) < at + 2:
+        raise _Unfit("has no question with an answer")
+    return messages
+
+
+def _said(record: Any, counts: Counter[str]) -> Iterator[tuple[str, str]]:
+    if not isinstance(record, Mapping):
+        raise _Unfit("is no JSON object")
+    if "messages" in record or "conversations" in record:
+        turns = record.get("messages", record.get("conversations"))
+        if not isinstance(turns, list) or not turns:
+            raise _Unfit("has no list of messages")
+        if isinstance(record.get("system"), str) and record["system"].strip():
+            yield "system", record["system"]
+        for turn in turns:
+            if not isinstance(turn, Mapping):
+                raise _Unfit("has a message that is no object")
+            role = str(turn.get("role", turn.get("from", ""))).lower()
+            content = turn.get("content", turn.get("value"))
+            if role not in _ROLES:
+                raise _Unfit(f"has a message of the role {role[:20]!r}, which a dialogue has not")
+            if not isinstance(content, str):
+                raise _Unfit("has a message that is not text (pictures and calls are not read)")
+            yield _ROLES[role], content
+    elif "instruction" in record or "prompt" in record:
+        asked = record.get("instruction", record.get("prompt"))
+        answer = record.get("output", record.get("response", record.get("completion")))
+        given = record.get("input") or ""
+        if not all(isinstance(each, str) for each in (asked, answer, given)):
+            raise _Unfit('must have text as "instruction" and "output"')
+        yield "user", f"{asked}\n\n{given}" if given.strip() else str(asked)
+        yield "assistant", str(answer)
+    else:
+        raise _Unfit('has neither "messages" nor "conversations" nor "instruction"')
+    extra = set(record) - {
+        "messages", "conversations", "system", "instruction", "prompt", "input", "output",
+        "response", "completion",
+    }  # fmt: skip
+    if extra:
+        counts["records with other members, which are left out"] += 1
+
+
+def _pieces(messages: Messages) -> Iterator[Messages]:
+    """Yield a chat in as many pieces as a work's bound on messages asks for."""
+    system = messages[:1] if messages[0]["role"] == "system" else []
+    turns = messages[len(system) :]
+    most = (MAX_MESSAGES - len(system)) // 2 * 2
+    for at in range(0, len(turns), most):
+        yield [*system, *turns[at : at + most]]

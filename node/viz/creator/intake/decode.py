@@ -1,0 +1,163 @@
+"""Decode the bytes of a text in whatever encoding they say or show, and guess nothing in silence.
+
+Owns the marks and signs of encodings. What is neither marked nor UTF-8 nor UTF-16 has no sign: the
+creator is told the best guess with a sample, and names the encoding. A file in several encodings is
+told its lines, and read with two names (``utf-8+windows-1252``), each line by the first that fits.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from typing import Final
+
+from viz.errors import InvalidWork
+
+_MARKS: Final = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_DECLARED: Final = re.compile(
+    rb"""<\?xml[^>]{0,200}encoding\s*=\s*["']([\w.:-]{1,40})"""
+    rb"""|<meta[^>]{0,200}charset\s*=\s*["']?([\w.:-]{1,40})""",
+    re.IGNORECASE,
+)
+_LOOKED_AT: Final = 4096
+_GUESSED_FROM: Final = 64 * 1024
+_MOST_LINES: Final = 5
+_SAMPLE: Final = 40
+
+
+def decoded(raw: bytes, named: str = "", *, declares: bool = False) -> tuple[str, str]:
+    """Return the text of ``raw`` and the encoding it was read by.
+
+    ``named`` is what the creator says; ``declares``: the format may name its encoding inside
+    (HTML, XML). Raises InvalidWork with what to do.
+    """
+    for mark, encoding in _MARKS:
+        if raw.startswith(mark):
+            return _strictly(raw[len(mark) :], encoding), encoding
+    if named:
+        return _by_name(raw, named)
+    try:
+        return raw.decode("utf-8"), "utf-8"
+    except UnicodeDecodeError:
+        pass
+    if unmarked := _unmarked_utf16(raw):
+        return _strictly(raw, unmarked), unmarked
+    if declares and (found := _DECLARED.search(raw[:_LOOKED_AT])):
+        declared = (found[1] or found[2]).decode("ascii")
+        if _known(declared) and not declared.lower().startswith("utf"):
+            return _strictly(raw, declared), declared.lower()
+    raise InvalidWork(_what_to_do(raw))
+
+
+def _by_name(raw: bytes, named: str) -> tuple[str, str]:
+    first, _, second = named.partition("+")
+    for each in filter(None, (first, second)):
+        if not _known(each):
+            raise InvalidWork(
+                f"{each!r} is no encoding that is known here: say for instance utf-8, utf-16, "
+                "windows-1252, iso-8859-1, shift_jis or gb18030"
+            )
+    if not second:
+        return _strictly(raw, first), first
+    lines = []
+    for number, line in enumerate(raw.split(b"\n"), start=1):
+        try:
+            lines.append(line.decode(first))
+        except UnicodeDecodeError:
+            try:
+                lines.append(line.decode(second))
+            except UnicodeDecodeError as error:
+                raise InvalidWork(f"line {number} is neither {first} nor {second}") from error
+    return "\n".join(lines), named
+
+
+def _strictly(raw: bytes, encoding: str) -> str:
+    try:
+        return raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise InvalidWork(
+            f"byte {error.start} is not {encoding}: the file is damaged or has another encoding; "
+            "save it again as UTF-8, or name its encoding with --encoding"
+        ) from error
+
+
+def _known(name: str) -> bool:
+    """Return whether Python has a codec of that name that makes text of bytes."""
+    try:
+        b"text".decode(name)
+    except UnicodeError:
+        return True
+    except (LookupError, ValueError):
+        return False
+    return True
+
+
+def _unmarked_utf16(raw: bytes) -> str | None:
+    """Return UTF-16's byte order of a file without a mark: one byte of each pair is zero."""
+    head = raw[: _LOOKED_AT & ~1]
+    if len(head) < 4 or len(raw) % 2 or not head.count(0):
+        return None
+    pairs = len(head) // 2
+    for encoding, zeros in (("utf-16-le", head[1::2]), ("utf-16-be", head[0::2])):
+        if zeros.count(0) * 10 >= pairs * 6:
+            return encoding
+    return None
+
+
+def _what_to_do(raw: bytes) -> str:
+    wrong, right = [], 0
+    for number, line in enumerate(raw.split(b"\n"), start=1):
+        if line.isascii():
+            continue
+        try:
+            line.decode("utf-8")
+            right += 1
+        except UnicodeDecodeError:
+            wrong.append(number)
+    guess, sample = _guess(raw, wrong[0])
+    if right:
+        spelled = ", ".join(map(str, wrong[:_MOST_LINES]))
+        more = f" and {len(wrong) - _MOST_LINES} more" if len(wrong) > _MOST_LINES else ""
+        return (
+            f"the file mixes encodings: {right} lines are UTF-8, and lines {spelled}{more} are "
+            f"not. "
+            f"Save it again as UTF-8, or say --encoding utf-8+{guess} and look at line {wrong[0]}, "
+            f"which then reads {sample!r}"
+        )
+    return (
+        f"the file is not UTF-8, and nothing in it names its encoding. It looks like {guess}: if "
+        f"line {wrong[0]} reads {sample!r}, say --encoding {guess}; else save it again as UTF-8"
+    )
+
+
+def _guess(raw: bytes, line: int) -> tuple[str, str]:
+    """Return the likeliest encoding, and how a line reads in it."""
+    from charset_normalizer import from_bytes
+
+    odd = b"\n".join(each for each in raw.split(b"\n") if not each.isascii())[:_GUESSED_FROM]
+    single = "windows-1252"
+    try:
+        odd.decode(single)
+        fits = True
+    except UnicodeDecodeError:
+        fits = False
+    best = from_bytes(odd).best()
+    # Between the Western pages a short text cannot tell: Windows' holds all that Latin-1 shows.
+    western = best is None or best.encoding in (
+        "cp1252",
+        "latin_1",
+        "cp1250",
+        "iso8859_15",
+        "cp437",
+    )
+    guess = single if fits and western else (best.encoding if best is not None else single)
+    shown = raw.split(b"\n")[line - 1].decode(guess, errors="replace").strip()
+    odd_at = next((at for at, letter in enumerate(shown) if not letter.isascii()), 0)
+    start = max(0, odd_at - _SAMPLE // 2)
+    return guess, shown[start : start + _SAMPLE]

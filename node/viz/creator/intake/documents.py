@@ -1,0 +1,256 @@
+"""Read DOCX, EPUB, Markdown and HTML into text.
+
+Owns how each format becomes a ``Converted``. Runs in the parsing child (``worker``) only. An EPUB
+is read here, by ``zipfile`` and ``lxml``: its container, its package and the pages of its spine.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections import Counter
+from importlib.metadata import version
+from typing import Any, BinaryIO, Final
+from urllib.parse import unquote
+
+from viz.creator.intake.archive import Archive
+from viz.creator.intake.decode import decoded
+from viz.creator.intake.found import Converted
+from viz.creator.intake.markup import PageText, hardened_xml_parser, html_tree, name_of
+from viz.creator.intake.signals import embedded_signals, epub_signals
+from viz.errors import InvalidWork
+
+_OWN: Final = "viz-node " + version("viz-node")
+_LXML: Final = "lxml " + version("lxml")
+# Fonts may be obscured by these; they lock no text.
+_OBSCURED: Final = ("http://www.idpf.org/2008/embedding", "http://ns.adobe.com/pdf/enc#RC")
+_OPF: Final = "application/oebps-package+xml"
+_MAX_PAGES: Final = 5_000
+
+
+def text_file(raw: bytes, encoding: str) -> Converted:
+    """Read plain text; its line breaks and layout stay as they are."""
+    text, used = decoded(raw, encoding)
+    found = Converted("text", text, tools=[_OWN])
+    if used != "utf-8":
+        found.note(f"decoded from {used}")
+    return found
+
+
+def markdown_file(raw: bytes, encoding: str) -> Converted:
+    """Read Markdown (CommonMark with tables); HTML in it is treated as in a page."""
+    text, used = decoded(raw, encoding)
+    text, told = _front_matter(text.replace("\r\n", "\n"))
+    found = _of_page(_rendered(text), told.get("title", ""))
+    found.tools.insert(0, f"markdown-it-py {version('markdown-it-py')}")
+    found.language = told.get("lang", told.get("language", ""))
+    if used != "utf-8":
+        found.note(f"decoded from {used}")
+    return found
+
+
+def html_file(raw: bytes, encoding: str) -> Converted:
+    """Read an HTML file that is the work itself: all of its text stays."""
+    text, used = decoded(raw, encoding, declares=True)
+    found = _of_page(text)
+    if used != "utf-8":
+        found.note(f"decoded from {used}")
+    return found
+
+
+def docx_file(file: BinaryIO) -> Converted:
+    """Read a Word document: its text, lists, tables and notes; no macro, picture or linked file."""
+    import mammoth
+
+    archive = Archive(file, "Word document")
+    for name in archive.names():
+        if name.endswith((".xml", ".rels")) and b"<!DOCTYPE" in archive.read(name).upper():
+            raise InvalidWork(
+                f"{name} in the Word document declares a DTD, which Word never writes: open it in "
+                "your word processor and save it again"
+            )
+    if "word/document.xml" not in archive:
+        raise InvalidWork("the file holds no word/document.xml: it is no Word document")
+    pictures = 0
+
+    def no_picture(_image: Any) -> list[Any]:
+        nonlocal pictures
+        pictures += 1
+        return []
+
+    file.seek(0)
+    try:
+        made = mammoth.convert_to_html(
+            file,
+            convert_image=no_picture,
+            style_map="p[style-name='Title'] => h1:fresh\np[style-name='Subtitle'] => h2:fresh",
+            external_file_access=False,
+            include_embedded_style_map=False,
+        )
+    except RecursionError as error:
+        raise InvalidWork("the Word document is nested too deeply: save it again") from error
+    except Exception as error:
+        raise InvalidWork(
+            f"the Word document cannot be read ({type(error).__name__}): open it in your word "
+            "processor and save it again as DOCX"
+        ) from error
+    found = _of_page(made.value)
+    found.tools.insert(0, f"mammoth {version('mammoth')}")
+    if pictures:
+        found.note(f"left out: {pictures} pictures")
+    if any(name.lower().endswith("vbaproject.bin") for name in archive.names()):
+        found.note("left out: macros, which were not run")
+    # Styles without a meaning for mammoth are every document's, and its text is taken all the same.
+    told = Counter(
+        words for each in made.messages if "style" not in (words := str(each.message)).lower()
+    )
+    for message, count in told.most_common(5):
+        found.note(f"mammoth: {message}" + (f" ({count} times)" if count > 1 else ""))
+    if "docProps/core.xml" in archive:
+        _core_properties(archive.read("docProps/core.xml"), found)
+    return found
+
+
+def epub_file(file: BinaryIO) -> Converted:
+    """Read a book: the pages of its spine in their order."""
+    archive = Archive(file, "EPUB")
+    _refuse_locked(archive)
+    place = _package_place(archive)
+    package = _xml(archive.read(place), "the book's package document")
+    items = {
+        each.get("id"): each
+        for each in package.iter()
+        if name_of(each) == "item" and each.get("id") and each.get("href")
+    }
+    spine = [each for each in package.iter() if name_of(each) == "itemref"]
+    if len(spine) > _MAX_PAGES:
+        raise InvalidWork(f"the book has {len(spine)} pages, at most {_MAX_PAGES} are read")
+    found = Converted("text", "", tools=[_LXML, _OWN], opt_outs=epub_signals(package))
+    left_out: Counter[str] = Counter()
+    pages: list[str] = []
+    for ref in spine:
+        item = items.get(ref.get("idref"))
+        if item is None:
+            continue
+        if (
+            "html" not in (item.get("media-type") or "")
+            or "nav" in (item.get("properties") or "").split()
+        ):
+            continue
+        name = posixpath.normpath(
+            posixpath.join(posixpath.dirname(place), unquote(item.get("href").partition("#")[0]))
+        )
+        text, _ = decoded(archive.read(name), declares=True)
+        page = PageText(html_tree(text, xml=True))
+        left_out += page.left_out
+        found.opt_outs += page.opt_outs
+        if page.text.strip():
+            pages.append(page.text)
+    found.text = "\n\n".join(pages)
+    if not pages:
+        raise InvalidWork(
+            "the book's pages hold no text: they are pictures (a scanned or drawn book). Have the "
+            "text recognised first"
+        )
+    found.title = _first(package, "title")
+    found.language = _first(package, "language")
+    found.creators = [" ".join((each.text or "").split()) for each in _all(package, "creator")][:20]
+    if rights := _first(package, "rights"):
+        found.note(f"the book says of its rights: {rights[:300]}")
+    _note_left_out(found, left_out)
+    return found
+
+
+def _of_page(text: str, title: str = "") -> Converted:
+    root = html_tree(text)
+    page = PageText(root)
+    found = Converted("text", page.text, title=title or page.title, opt_outs=page.opt_outs)
+    found.language = root.get("lang") or ""
+    found.tools = [_LXML, _OWN]
+    _note_left_out(found, page.left_out)
+    return found
+
+
+def _rendered(text: str) -> str:
+    from markdown_it import MarkdownIt
+
+    try:
+        return str(MarkdownIt("commonmark", {"html": True}).enable("table").render(text))
+    except RecursionError as error:
+        raise InvalidWork(
+            "the Markdown is nested too deeply: flatten its lists or quotes"
+        ) from error
+
+
+def _front_matter(text: str) -> tuple[str, dict[str, str]]:
+    """Return the text without the metadata that a site's generator reads, and its plain values."""
+    if not text.startswith("---\n"):
+        return text, {}
+    head, mark, rest = text[4:].partition("\n---\n")
+    if not mark or len(head) > 20_000:
+        return text, {}
+    pairs = (
+        line.partition(":") for line in head.split("\n") if not line.startswith((" ", "#", "-"))
+    )
+    return rest, {key.strip().lower(): value.strip().strip("\"'") for key, _, value in pairs}
+
+
+def _note_left_out(found: Converted, counts: Counter[str]) -> None:
+    for name, count in counts.most_common():
+        found.note(f"left out: {count} {name}")
+
+
+def _core_properties(raw: bytes, found: Converted) -> None:
+    root = _xml(raw, "docProps/core.xml")
+    found.title = found.title or _first(root, "title")
+    found.language = _first(root, "language")
+    found.creators = [name for each in _all(root, "creator") if (name := (each.text or "").strip())]
+
+
+def _package_place(archive: Archive) -> str:
+    container = _xml(archive.read("META-INF/container.xml"), "the book's container")
+    for each in container.iter():
+        if name_of(each) == "rootfile" and each.get("media-type", _OPF) == _OPF:
+            return str(each.get("full-path"))
+    raise InvalidWork("the EPUB names no package document: it is damaged, export it again")
+
+
+def _refuse_locked(archive: Archive) -> None:
+    """Raise InvalidWork if pages are encrypted (DRM); obscured fonts are no reason."""
+    if "META-INF/encryption.xml" not in archive:
+        return
+    root = _xml(archive.read("META-INF/encryption.xml"), "META-INF/encryption.xml")
+    methods = {each.get("Algorithm") for each in root.iter() if name_of(each) == "encryptionmethod"}
+    if methods - set(_OBSCURED):
+        raise InvalidWork(
+            "the book is locked (digital rights management), and is not unlocked here: use the "
+            "file "
+            "that you gave to your publisher or shop"
+        )
+
+
+def _xml(raw: bytes, what: str) -> Any:
+    from lxml import etree
+
+    try:
+        root = etree.fromstring(raw, parser=hardened_xml_parser())
+    except (etree.LxmlError, ValueError) as error:
+        raise InvalidWork(f"{what} is not XML ({error}): the file is damaged") from error
+    if root.getroottree().docinfo.internalDTD is not None and any(
+        root.getroottree().docinfo.internalDTD.iterentities()
+    ):
+        raise InvalidWork(f"{what} declares entities, which no program writes there: save it again")
+    return root
+
+
+def _all(root: Any, name: str) -> list[Any]:
+    return [each for each in root.iter() if name_of(each) == name]
+
+
+def _first(root: Any, name: str) -> str:
+    return next((" ".join((each.text or "").split()) for each in _all(root, name) if each.text), "")
+
+
+def embedded(found: Converted, raw: bytes) -> Converted:
+    """Add the reservations that stand uncompressed in a file of any kind."""
+    found.opt_outs += embedded_signals(raw)
+    return found

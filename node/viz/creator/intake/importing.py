@@ -1,0 +1,288 @@
+"""Make one work of one or several sources, and write it with the record of its conversion.
+
+Owns the order of the sources, how their texts are joined, and the files of an import: ``work.txt``
+or ``work.jsonl``, and ``import.json`` beside it. The record names each source with its hash, the
+tools and their versions, what was left out, and every reservation of rights that was found.
+Invariants: a source that is refused stops the import, unless the creator says to leave such out,
+and then the record names it; a file that was registered is never written again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from viz.creator.intake.found import Converted, OptOut
+from viz.creator.intake.kinds import KINDS_BY_ENDING, READABLE
+from viz.creator.intake.sandbox import Job, Refused, parse
+from viz.domain.units import hex_of
+from viz.domain.work import MAX_WORK_BYTES, Work, parse_work
+from viz.errors import InvalidRequest, InvalidWork
+
+RECORD: Final = "import.json"
+FILES: Final = {"text": "work.txt", "dialogue": "work.jsonl"}
+MAX_FILES: Final = 2_000
+MAX_TOTAL_BYTES: Final = 512 * 1024 * 1024
+_DIGITS: Final = re.compile(r"(\d+)")
+_TOLD: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file to import, under the name by which messages and the record call it."""
+
+    name: str
+    path: Path
+
+    def sha256(self) -> tuple[str, int]:
+        """Return the hash and the number of the bytes."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest(), self.path.stat().st_size
+
+
+@dataclass(slots=True)
+class Imported:
+    """A work that was made and is not written yet; ``work`` is how training will read it."""
+
+    kind: Literal["text", "dialogue"]
+    raw: bytes
+    work: Work
+    title: str
+    language: str
+    creators: list[str]
+    sources: list[dict[str, Any]]
+    opt_outs: list[OptOut]
+    left_out: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.raw).hexdigest()
+
+    def record(self, now_s: int, rights: dict[str, str] | None) -> dict[str, Any]:
+        """Return the record of the conversion, as JSON values."""
+        return {
+            "format": "viz-import/1",
+            "title": self.title,
+            "kind": self.kind,
+            "file": FILES[self.kind],
+            "sha256": self.sha256,
+            "bytes": len(self.raw),
+            "chunks": len(self.work.chunks),
+            "merkleRoot": hex_of(self.work.merkle_root),
+            "language": self.language,
+            "creators": self.creators,
+            "importedAt": datetime.fromtimestamp(now_s, UTC).isoformat(),
+            "tool": f"viz-node {version('viz-node')}",
+            "sources": self.sources,
+            "leftOut": self.left_out,
+            "optOuts": [each.to_json() for each in self.opt_outs],
+            "rights": rights,
+        }
+
+
+def sources_of(paths: Sequence[Path]) -> tuple[list[Source], list[dict[str, str]]]:
+    """Return the files of ``paths`` in order, folders opened, and what in folders is not read.
+
+    Files of a folder come by name, numbers in them by value. Links that lead out of the folder are
+    not followed. Raises InvalidWork for what is no file, and for too many or too large ones.
+    """
+    found: list[Source] = []
+    skipped: list[dict[str, str]] = []
+    for path in paths:
+        if path.is_dir():
+            inside, rest = _in_folder(path)
+            if not inside:
+                raise InvalidWork(f"{path} holds no file that is read: {READABLE}")
+            found += inside
+            skipped += rest
+        elif path.is_file():
+            found.append(Source(path.name, path))
+        else:
+            raise InvalidWork(f"{path} is no file and no folder: check the name")
+    if len(found) > MAX_FILES:
+        raise InvalidWork(f"{len(found)} files are too many, at most {MAX_FILES} are read at once")
+    total = sum(each.path.stat().st_size for each in found)
+    if total > MAX_TOTAL_BYTES and len(found) > 1:
+        raise InvalidWork(
+            f"the files have {total} bytes together, at most {MAX_TOTAL_BYTES} are read at once"
+        )
+    return found, skipped
+
+
+def _in_folder(folder: Path) -> tuple[list[Source], list[dict[str, str]]]:
+    whole = folder.resolve()
+    found, skipped = [], []
+    for path in sorted(folder.rglob("*"), key=lambda each: _by_number(each.relative_to(folder))):
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir() or any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
+        if not path.resolve().is_relative_to(whole):
+            skipped.append({"name": name, "why": "it is a link that leads out of the folder"})
+        elif not path.is_file() or path.suffix.lower() not in KINDS_BY_ENDING or name == RECORD:
+            skipped.append({"name": name, "why": "files that end so are not read"})
+        else:
+            found.append(Source(name, path))
+        if len(found) + len(skipped) > MAX_FILES * 4:
+            raise InvalidWork(f"{folder} holds too many files: name a smaller folder")
+    return found, skipped
+
+
+def _by_number(path: Path) -> list[tuple[int, int, str]]:
+    parts = (part for each in path.parts for part in (*_DIGITS.split(each), "/"))
+    return [(1, int(part[:18]), "") if part.isdigit() else (0, 0, part.lower()) for part in parts]
+
+
+def import_sources(
+    sources: Sequence[Source],
+    *,
+    title: str = "",
+    encoding: str = "",
+    leave_out: bool = False,
+    skipped: Iterable[dict[str, str]] = (),
+) -> Imported:
+    """Convert the sources and join them to one work.
+
+    Raises InvalidWork if one is refused (all are named) and not to be left out, or if texts and
+    chats are mixed, or the whole is no work that training could read.
+    """
+    converted: list[tuple[Source, str, Converted]] = []
+    left_out = list(skipped)
+    jobs = [Job(each.name, each.path, encoding) for each in sources]
+    refused: list[Refused] = []
+    for source, answer in zip(sources, parse(jobs), strict=True):
+        if isinstance(answer, Refused):
+            refused.append(answer)
+        else:
+            converted.append((source, answer.pop("source_kind"), Converted.from_json(answer)))
+    if refused and (not leave_out or not converted):
+        raise InvalidWork(_told(refused, several=len(sources) > 1))
+    left_out += [{"name": each.name, "why": each.why} for each in refused]
+    converted = _each_once(converted, left_out)
+    kinds = {made.kind for _, _, made in converted}
+    if len(kinds) > 1:
+        names = {kind: next(s.name for s, _, m in converted if m.kind == kind) for kind in kinds}
+        raise InvalidWork(
+            f"{names['text']} is text and {names['dialogue']} holds chats: import them as two works"
+        )
+    kind = converted[0][2].kind
+    raw = _joined([made for _, _, made in converted]).encode()
+    if len(raw) > MAX_WORK_BYTES:
+        raise InvalidWork(
+            f"together they give {len(raw)} bytes, and a work has at most {MAX_WORK_BYTES}: import "
+            "them as several works"
+        )
+    first = converted[0]
+    named = first[2].title if len(sources) == 1 else ""
+    return Imported(
+        kind,
+        raw,
+        parse_work(kind, raw),
+        title or named or Path(first[0].name).stem,
+        next((made.language for _, _, made in converted if made.language), ""),
+        list(dict.fromkeys(name for _, _, made in converted for name in made.creators)),
+        [_source_record(*each) for each in converted],
+        _statements(converted),
+        left_out,
+    )
+
+
+def _told(refused: Sequence[Refused], *, several: bool) -> str:
+    words = "; ".join(f"{each.name}: {each.why}" for each in refused[:_TOLD])
+    more = f"; and {len(refused) - _TOLD} more" if len(refused) > _TOLD else ""
+    return words + more + (". Mend them, or say --leave-out to import the rest" if several else "")
+
+
+def _each_once(
+    converted: list[tuple[Source, str, Converted]], left_out: list[dict[str, str]]
+) -> list[tuple[Source, str, Converted]]:
+    seen: dict[str, str] = {}
+    kept = []
+    for each in converted:
+        text = each[2].text
+        if text in seen:
+            left_out.append({"name": each[0].name, "why": f"its text is that of {seen[text]}"})
+        else:
+            seen[text] = each[0].name
+            kept.append(each)
+    return kept
+
+
+def _joined(made: Sequence[Converted]) -> str:
+    if len(made) == 1 or made[0].kind == "dialogue":
+        return "".join(each.text for each in made)
+    return "\n".join(_under_title(each) for each in made)
+
+
+def _under_title(made: Converted) -> str:
+    """Return a text under its title, unless it begins with a heading of its own."""
+    if not made.title or made.text.startswith("#"):
+        return made.text
+    return f"# {made.title}\n\n{made.text}"
+
+
+def _statements(converted: Sequence[tuple[Source, str, Converted]]) -> list[OptOut]:
+    def named() -> Iterator[OptOut]:
+        for source, _, made in converted:
+            for each in made.opt_outs:
+                where = f"{each.where} of {source.name}"
+                yield OptOut(each.scheme, each.says, where, each.value)
+
+    return list(dict.fromkeys(named()))
+
+
+def _source_record(source: Source, kind: str, made: Converted) -> dict[str, Any]:
+    digest, size = source.sha256()
+    return {
+        "name": source.name,
+        "kind": kind,
+        "sha256": digest,
+        "bytes": size,
+        "title": made.title,
+        "tools": list(dict.fromkeys(made.tools)),
+        "notes": made.notes,
+    }
+
+
+def check_target(folder: Path, *, replace: bool) -> None:
+    """Raise InvalidRequest if an import may not be written to ``folder``."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InvalidRequest(f"{folder} is a file: name a folder with --out")
+    for name in FILES.values():
+        if (folder / f"{name}.registration.json").exists():
+            raise InvalidRequest(
+                f"{folder / name} is registered, and must stay as it is: name another folder with "
+                "--out"
+            )
+    there = [name for name in (*FILES.values(), RECORD) if (folder / name).exists()]
+    if there and not replace:
+        raise InvalidRequest(
+            f"{folder / there[0]} exists already: name another folder with --out, or say --replace"
+        )
+
+
+def write_import(folder: Path, made: Imported, record: dict[str, Any]) -> Path:
+    """Write the work and its record into ``folder``; return the work's path. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / FILES[made.kind]
+    for name in FILES.values():
+        if name != path.name:
+            (folder / name).unlink(missing_ok=True)
+    _replace(path, made.raw)
+    _replace(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False).encode() + b"\n")
+    return path
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_bytes(content)
+    new.replace(path)

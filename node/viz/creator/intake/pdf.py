@@ -1,0 +1,259 @@
+"""Read a PDF that has a text layer: its lines, put together to paragraphs again.
+
+Owns how lines become paragraphs and headings, and which lines are a page's furniture (running
+titles, page numbers). Runs in the parsing child (``worker``) only. A PDF says where glyphs stand,
+not what a paragraph is: what is found here is a reading, and the creator is shown it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import pairwise
+from statistics import median
+from typing import Any, BinaryIO, Final
+
+from viz.creator.intake.found import Converted, OptOut
+from viz.errors import InvalidWork
+
+MAX_PAGES: Final = 3_000
+# Fewer visible characters a page, over the whole file, and it is a scan.
+_FEWEST_CHARS: Final = 20
+_COPY_BIT: Final = 1 << 4
+_HYPHENS: Final = "-\u2010\u00ad\ufffe\x02"
+_NUMBERS: Final = re.compile(r"\d+|\b[ivxlc]+\b")
+_ENDS: Final = re.compile(r"[.!?:\u2026\u3002\uff01\uff1f][\"'\u201d\u2019)\]]*$")
+_MARGIN: Final = 0.09
+# Lines so much higher than the usual one are headings.
+_HEADING: Final = 1.2
+_FURNITURE_PAGES: Final = 3
+_IMAGE: Final = 3  # FPDF_PAGEOBJ_IMAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a page; ``top`` and ``bottom`` from the page's foot, in points, like the rest."""
+
+    text: str
+    left: float
+    right: float
+    top: float
+    bottom: float
+    page_height: float
+
+    @property
+    def height(self) -> float:
+        return self.top - self.bottom
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """How most of a document is set, in points: what is otherwise begins something."""
+
+    size: float
+    usual_gap: float
+    widest: float
+    margin: float
+
+
+def pdf_file(file: BinaryIO) -> Converted:
+    """Return the text of a PDF. Raises InvalidWork for one that is locked, damaged or a scan."""
+    import pypdfium2
+
+    try:
+        document = pypdfium2.PdfDocument(file.read())
+    except pypdfium2.PdfiumError as error:
+        raise InvalidWork(_refusal(str(error))) from error
+    if len(document) > MAX_PAGES:
+        raise InvalidWork(
+            f"the PDF has {len(document)} pages, at most {MAX_PAGES} are read: split it"
+        )
+    pages: list[list[Line]] = []
+    pictures = 0
+    for number in range(len(document)):
+        try:
+            page = document[number]
+            lines = _lines(page)
+            if not lines:
+                pictures += any(each.type == _IMAGE for each in page.get_objects(max_depth=2))
+            page.close()
+        except pypdfium2.PdfiumError as error:
+            raise InvalidWork(
+                f"page {number + 1} of the PDF cannot be read ({error}): print it to a new PDF"
+            ) from error
+        pages.append(lines)
+    visible = sum(len(line.text.strip()) for lines in pages for line in lines)
+    if visible < _FEWEST_CHARS * max(1, len(pages)) and (pictures or not visible):
+        raise InvalidWork(
+            "the PDF has no text layer: its pages are pictures (a scan). Have the text recognised "
+            "(OCR, for instance with `ocrmypdf in.pdf out.pdf`), read it through, and import that"
+        )
+    found = Converted("text", "", tools=[f"pypdfium2 {version('pypdfium2')}"])
+    found.title = str(document.get_metadata_dict().get("Title", ""))[:200]
+    if author := str(document.get_metadata_dict().get("Author", ""))[:200]:
+        found.creators = [author]
+    if empty := sum(not lines for lines in pages):
+        found.note(f"{empty} of {len(pages)} pages have no text: pictures of text are not read")
+    found.text = "\n\n".join(_paragraphs(_without_furniture(pages, found)))
+    found.note(
+        "paragraphs and headings are guessed from the layout: read the text before you go on"
+    )
+    found.opt_outs += _permissions(document)
+    return found
+
+
+def _refusal(told: str) -> str:
+    if "assword" in told or "ecurity" in told:
+        return (
+            "the PDF is encrypted: open it with its password and save (print) a copy without one, "
+            "if "
+            "it is yours to open"
+        )
+    return f"the PDF is damaged ({told}): print it to a new PDF, or export the text as DOCX"
+
+
+def _permissions(document: Any) -> list[OptOut]:
+    import pypdfium2.raw as pdfium
+
+    if pdfium.FPDF_GetSecurityHandlerRevision(document) < 0:
+        return []
+    if pdfium.FPDF_GetDocPermissions(document) & _COPY_BIT:
+        return []
+    return [OptOut("PDF permissions", "reserved", "the file", "copying of text is not permitted")]
+
+
+def _lines(page: Any) -> list[Line]:
+    """Return the lines of a page in the order of its text, each put together of its runs."""
+    text = page.get_textpage()
+    height = float(page.get_height())
+    lines: list[Line] = []
+    for number in range(text.count_rects()):
+        left, bottom, right, top = text.get_rect(number)
+        words = text.get_text_bounded(left, bottom, right, top).replace("\r", "").replace("\n", " ")
+        if not words.strip() or top <= bottom:
+            continue
+        last = lines[-1] if lines else None
+        if last is not None and _same_line(last, left, bottom, top):
+            space = (
+                "" if left - last.right < 0.15 * (top - bottom) or last.text[-1:] == " " else " "
+            )
+            lines[-1] = Line(
+                last.text + space + words,
+                min(left, last.left),
+                max(right, last.right),
+                max(top, last.top),
+                min(bottom, last.bottom),
+                height,
+            )
+        else:
+            lines.append(Line(words, left, right, top, bottom, height))
+    text.close()
+    return lines
+
+
+def _same_line(last: Line, left: float, bottom: float, top: float) -> bool:
+    shared = min(last.top, top) - max(last.bottom, bottom)
+    return shared > 0.5 * min(last.height, top - bottom) and left >= last.right - 2
+
+
+def _without_furniture(pages: Sequence[list[Line]], found: Converted) -> list[list[Line]]:
+    """Drop page numbers, and what several pages have at head or foot, but for its numbers."""
+    size = median([line.height for lines in pages for line in lines] or [1.0])
+
+    def furniture(line: Line) -> bool:
+        at_margin = (
+            line.bottom > line.page_height * (1 - _MARGIN) or line.top < line.page_height * _MARGIN
+        )
+        return at_margin and line.height <= _HEADING * size
+
+    seen: Counter[str] = Counter()
+    for lines in pages:
+        seen.update({_form(line) for line in lines if furniture(line)})
+    kept, dropped = [], 0
+    for lines in pages:
+        good = [
+            line
+            for line in lines
+            if not furniture(line)
+            or not (seen[_form(line)] >= _FURNITURE_PAGES or _form(line) == "#")
+        ]
+        dropped += len(lines) - len(good)
+        kept.append(good)
+    if dropped:
+        found.note(f"left out: {dropped} running titles and page numbers")
+    return kept
+
+
+def _form(line: Line) -> str:
+    return _NUMBERS.sub("#", " ".join(line.text.split()).lower()).strip("-\u2013\u2014 .|")
+
+
+def _paragraphs(pages: Sequence[list[Line]]) -> list[str]:
+    lines = [line for page in pages for line in page]
+    if not lines:
+        return []
+    size = median(line.height for line in lines)
+    gaps = [
+        above.bottom - below.top
+        for page in pages
+        for above, below in pairwise(page)
+        if above.bottom >= below.top
+    ]
+    setting = _Setting(
+        size,
+        median(gaps) if gaps else size,
+        sorted(line.right for line in lines)[int(len(lines) * 0.9)],
+        median(line.left for line in lines),
+    )
+    found: list[str] = []
+    last: Line | None = None
+    for page in pages:
+        fresh = True
+        for line in page:
+            heading = line.height > _HEADING * size and len(line.text) < 120
+            if heading:
+                words = " ".join(line.text.split())
+                joined = (
+                    last is not None and not fresh and last.height > _HEADING * size and bool(found)
+                )
+                if joined and found[-1].startswith("#"):
+                    found[-1] += f" {words}"
+                else:
+                    found.append(("# " if line.height > 1.6 * size else "## ") + words)
+            elif last is None or _begins(last, line, setting, fresh=fresh):
+                found.append(line.text.strip())
+            else:
+                found[-1] = _joined(found[-1], line.text.strip())
+            last, fresh = line, False
+    return [text for text in map(_settled, found) if text]
+
+
+def _begins(last: Line, line: Line, setting: _Setting, *, fresh: bool) -> bool:
+    """Return whether a line begins a paragraph after ``last``."""
+    if last.height > _HEADING * setting.size:
+        return True
+    short = last.right < setting.widest - 4 * setting.size
+    ended = bool(_ENDS.search(last.text.rstrip()))
+    size, edge = setting.size, setting.margin
+    if fresh:  # the page was turned, and no gap tells
+        capital = line.text.lstrip()[:1].isupper()
+        return ended and (short or line.left > edge + size or capital)
+    if last.bottom - line.top > setting.usual_gap + 0.45 * size or line.bottom > last.top + size:
+        return True
+    indented = line.left > last.left + 0.8 * size and line.left > edge + 0.8 * size
+    return ended and (short or indented)
+
+
+def _joined(text: str, more: str) -> str:
+    if text[-1:] in _HYPHENS and more[:1].islower():
+        # A hyphen of the typesetter's: one of the word itself is as a rule before a whole word too,
+        # and cannot be told apart without a dictionary.
+        return text[:-1] + more
+    return f"{text.rstrip(chr(0xFFFE) + chr(2))} {more}"
+
+
+def _settled(text: str) -> str:
+    return " ".join(text.replace("\ufffe", "-").replace("\x02", "-").split())

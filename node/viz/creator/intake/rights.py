@@ -1,0 +1,88 @@
+"""Decide what a source's reservations of rights mean for its import, and sign that they are ours.
+
+Owns the rule: the most restrictive statement wins. Reserved rights, or ones that need a license,
+stop an import unless the registrant signs that the rights are theirs. The statement is plain text,
+signed as EIP-191 says (``personal_sign``): what is shown is what is signed. A signature proves who
+said it, not that it is true; a node or a court may hold the signer to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from viz.creator.intake.found import OptOut
+from viz.domain.eip712 import keccak, public_address, recover, sign
+from viz.domain.units import Hash32, parse_address
+from viz.errors import InvalidRequest, InvalidSignature, RightsReserved
+
+
+def in_force(found: Sequence[OptOut]) -> list[OptOut]:
+    """Return the statements that bar training, each once; one is enough to bar it."""
+    return list(dict.fromkeys(each for each in found if each.says == "reserved"))
+
+
+def refuse_reserved(barring: Sequence[OptOut]) -> None:
+    """Raise RightsReserved if there is a statement that bars training."""
+    if not barring:
+        return
+    first, more = barring[0], len(barring) - 1
+    others = f" and {more} more" if more else ""
+    raise RightsReserved(
+        f"training is reserved by {first.scheme} ({first.where}: {first.value or first.says})"
+        f"{others}. If the rights are yours, sign that: --rights-are-mine KEYFILE. If they are "
+        f"not, "
+        "leave this source out"
+    )
+
+
+def statement_of(title: str, sha256: str, barring: Sequence[OptOut], now_s: int) -> str:
+    """Return the words that the registrant signs."""
+    day = datetime.fromtimestamp(now_s, UTC).strftime("%Y-%m-%d")
+    listed = "\n".join(
+        f"- {each.scheme}, {each.where}: {each.value or each.says}" for each in barring
+    )
+    return (
+        f"I hold the rights in the work {title!r}, whose file has the SHA-256 {sha256}, or act for "
+        "those who hold them, and may license it for training.\n"
+        f"Its sources reserve training:\n{listed}\n"
+        f"These reservations are mine or were made for me. Signed on {day}."
+    )
+
+
+def signed_statement(statement: str, key: bytes) -> dict[str, str]:
+    """Return the statement with its signature, as an import's record keeps it."""
+    return {
+        "statement": statement,
+        "signer": public_address(key),
+        "signature": "0x" + sign(key, _digest(statement)).hex(),
+    }
+
+
+def signer_of(signed: Mapping[str, Any], sha256: str) -> str:
+    """Return who signed the statement in a record. Raises InvalidRequest if it does not hold.
+
+    It must be for the file with that hash: a statement on another text says nothing on this one.
+    """
+    try:
+        statement = str(signed["statement"])
+        signature = bytes.fromhex(str(signed["signature"]).removeprefix("0x"))
+        signer = parse_address(str(signed["signer"]))
+        found = recover(_digest(statement), signature)
+    except (KeyError, ValueError, InvalidSignature) as error:
+        raise InvalidRequest(f"the signed statement of rights is damaged: {error}") from error
+    if found != signer:
+        raise InvalidRequest(
+            "the statement of rights was changed after it was signed: sign it again"
+        )
+    if sha256 not in statement:
+        raise InvalidRequest(
+            "the statement of rights is for another text than this one: import the work again"
+        )
+    return signer
+
+
+def _digest(statement: str) -> Hash32:
+    data = statement.encode()
+    return keccak(b"\x19Ethereum Signed Message:\n" + str(len(data)).encode() + data)

@@ -1,0 +1,198 @@
+"""Run the parsing child, bound its time and what it says, and tell which file broke it.
+
+Owns the child process of ``worker``. Its environment holds no secret of ours. A file goes to it as
+an open descriptor, so that it needs no path. When a child dies, the first job without an answer is
+the one that killed it; the jobs after that one are done by another child.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from viz.child_process import tied
+from viz.errors import ConfigError, InvalidWork
+
+MAX_SOURCE_BYTES: Final = 64 * 1024 * 1024
+MEMORY_BYTES: Final = 2 * 1024**3
+# A child's processor time, and the time on the clock, which a busy machine stretches.
+CPU_S: Final = 120
+TIME_S: Final = 600
+_BATCH: Final = 16
+# An answer is at most a work's text, escaped, and its notes.
+_MAX_ANSWER_BYTES: Final = _BATCH * 4 * 8 * 1024 * 1024
+_KEPT: Final = ("PATH", "PYTHONPATH", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "HOME")
+_INSTALL: Final = (
+    "install what reads such files: scripts/setup --core --intake in a checkout, or "
+    "pip install 'viz-node[intake]'"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One source to convert: a file's path, or its bytes; ``name`` is what messages call it."""
+
+    name: str
+    source: Path | bytes
+    encoding: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A source that gave nothing, and why."""
+
+    name: str
+    why: str
+
+
+def parse(
+    jobs: Sequence[Job], *, memory_bytes: int = MEMORY_BYTES, cpu_s: int = CPU_S
+) -> Iterator[Any]:
+    """Yield what each job gave, or Refused, in their order. ``cpu_s`` bounds one child's batch.
+
+    Raises ConfigError if a library is missing, and OSError for a file that cannot be opened.
+    """
+    left = list(jobs)
+    while left:
+        batch = left[:_BATCH]
+        answers = _run(batch, memory_bytes, cpu_s)
+        yield from answers
+        left = left[len(answers) :]
+
+
+def parse_one(job: Job, *, memory_bytes: int = MEMORY_BYTES, cpu_s: int = CPU_S) -> Any:
+    """Return what the job gave; raise InvalidWork if its source is refused."""
+    (found,) = parse([job], memory_bytes=memory_bytes, cpu_s=cpu_s)
+    if isinstance(found, Refused):
+        raise InvalidWork(f"{found.name}: {found.why}")
+    return found
+
+
+def _run(jobs: Sequence[Job], memory_bytes: int, cpu_s: int) -> list[Any | Refused]:
+    """Return at least one answer: those that came, and one for the job that broke the child."""
+    files: list[BinaryIO] = []
+    try:
+        told: list[dict[str, Any]] = []
+        for job in jobs:
+            file, why = _opened(job.source)
+            if file is None:
+                # Of those before it the answers are asked first, and then it begins a batch.
+                return (
+                    [Refused(job.name, why)]
+                    if not told
+                    else _run(jobs[: len(told)], memory_bytes, cpu_s)
+                )
+            files.append(file)
+            told.append(
+                {
+                    "fd": file.fileno(),
+                    "name": Path(job.name).name,
+                    "encoding": job.encoding,
+                }
+            )
+        lines, end = _child(told, [file.fileno() for file in files], memory_bytes, cpu_s)
+    finally:
+        for file in files:
+            file.close()
+    answers: list[Any | Refused] = []
+    for job, line in zip(jobs, lines, strict=False):
+        answer = json.loads(line)
+        if "missing" in answer:
+            raise ConfigError(f"{answer['missing']} is not installed: {_INSTALL}")
+        answers.append(
+            Refused(job.name, answer["refused"]) if "refused" in answer else answer["done"]
+        )
+    if len(answers) < len(jobs):
+        answers.append(Refused(jobs[len(answers)].name, end))
+    return answers
+
+
+def _opened(source: Path | bytes) -> tuple[BinaryIO | None, str]:
+    if isinstance(source, bytes):
+        made = tempfile.TemporaryFile()  # noqa: SIM115
+        made.write(source)
+        made.seek(0)
+        return made, ""
+    size = source.stat().st_size
+    if size > MAX_SOURCE_BYTES:
+        return None, (
+            f"it has {size} bytes, at most {MAX_SOURCE_BYTES} are read: take pictures out, or "
+            f"split it"
+        )
+    if not size:
+        return None, "it is empty"
+    return source.open("rb"), ""
+
+
+def _child(
+    jobs: list[dict[str, Any]], descriptors: list[int], memory_bytes: int, cpu_s: int
+) -> tuple[list[bytes], str]:
+    """Return the lines that the child wrote, and how it ended where it wrote too few."""
+    given = json.dumps({"jobs": jobs, "memory_bytes": memory_bytes, "cpu_s": cpu_s})
+    environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    environment |= {
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    # -P: nothing beside the files that are read can be imported.
+    command = [sys.executable, "-P", "-m", "viz.creator.intake.worker", given]
+    with subprocess.Popen(
+        tied(command),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=descriptors,
+        env=environment,
+    ) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        late = threading.Timer(TIME_S, child.kill)
+        late.start()
+        told: list[bytes] = []
+        reader = threading.Thread(target=lambda: told.append(_tail(child.stderr)), daemon=True)
+        reader.start()
+        try:
+            said = child.stdout.read(_MAX_ANSWER_BYTES + 1)
+            if len(said) > _MAX_ANSWER_BYTES:
+                child.kill()
+            code = child.wait()
+        except BaseException:
+            child.kill()
+            raise
+        finally:
+            timed_out = not late.is_alive()
+            late.cancel()
+        reader.join(timeout=5)
+    *lines, _half = said.split(b"\n")
+    return lines, _ending(code, told[0] if told else b"", timed_out=timed_out)
+
+
+def _tail(stream: Any) -> bytes:
+    """Return the last bytes of a stream that may be endless."""
+    last = b""
+    while more := stream.read(4096):
+        last = (last + more)[-4096:]
+    return last
+
+
+def _ending(code: int, told: bytes, *, timed_out: bool) -> str:
+    if timed_out or code == -signal.SIGXCPU:
+        return "it took too long to read: split it, or export it as plain text"
+    if b"MemoryError" in told or code in (-6, -9):
+        return "it needs more memory than parsing may have: split it, or take pictures out"
+    last = told.decode("utf-8", "replace").strip().rpartition("\n")[2][:200]
+    return (
+        f"the program that reads it broke down (exit {code}{f', {last}' if last else ''}): save "
+        f"the "
+        "file again from the program that made it, or export plain text"
+    )

@@ -1,0 +1,159 @@
+"""An import as a creator runs it: the files that it writes, what it shows, and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from eth_account import Account
+from tests.fakes import documents
+from typer.testing import CliRunner
+
+from viz.chain.keys import create_key_file
+from viz.cli.main import app
+from viz.creator.intake import rights
+from viz.creator.intake.importing import sources_of
+from viz.domain.units import hex_of
+from viz.domain.work import parse_work
+from viz.errors import InvalidRequest, InvalidWork
+
+RESERVED = '<meta property="tdm:reservation">1</meta>'
+KEY = bytes([7]) * 32
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def viz(*words: str | Path, password: str = "p") -> Result:
+    given: dict[str, Any] = {"VIZ_KEY_PASSWORD": password}
+    return CliRunner(env=given).invoke(app, ["content", *map(str, words)])
+
+
+def test_a_folder_becomes_one_work_with_its_record(tmp_path: Path) -> None:
+    """Chapters in the order of their numbers, and a record by which anyone can repeat it."""
+    book = tmp_path / "book"
+    (book / ".git").mkdir(parents=True)
+    (book / ".git" / "x.txt").write_text("not this")
+    (book / "10 last.md").write_text("# Last\n\nThe end.")
+    (book / "2 first.txt").write_text("The beginning.")
+    (book / "3 copy.txt").write_text("The beginning.")
+    (book / "cover.png").write_bytes(b"\x89PNG\r\n")
+    (book / "out.txt").symlink_to("/etc/hostname")
+    done = viz("import", book, "--out", "made", "--title", "A book")
+    assert done.exit_code == 0, done.output
+    raw = (tmp_path / "made" / "work.txt").read_bytes()
+    assert raw == b"The beginning.\n\n# Last\n\nThe end.\n"
+    record = json.loads((tmp_path / "made" / "import.json").read_text())
+    assert record["sha256"] == hashlib.sha256(raw).hexdigest()
+    assert record["merkleRoot"] == hex_of(parse_work("text", raw).merkle_root)
+    assert [each["name"] for each in record["sources"]] == ["2 first.txt", "10 last.md"]
+    assert record["sources"][0]["sha256"] == hashlib.sha256(b"The beginning.").hexdigest()
+    assert {each["name"] for each in record["leftOut"]} == {"3 copy.txt", "cover.png", "out.txt"}
+    assert "markdown-it-py" in record["sources"][1]["tools"][0]
+    assert "The beginning." in done.stdout
+    assert "its text is that of 2 first.txt" in done.stdout
+    again = viz("import", book, "--out", "made")
+    assert again.exit_code == 4
+    assert "say --replace" in again.stderr
+    assert viz("import", book, "--out", "made", "--replace").exit_code == 0
+
+
+def test_a_registered_work_is_never_written_again(tmp_path: Path) -> None:
+    """Its commitment is of exactly these bytes: with others no trainer could use it."""
+    (tmp_path / "a.txt").write_text("Words.")
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "work.txt.registration.json").write_text("{}")
+    done = viz("import", "a.txt", "--out", "made", "--replace")
+    assert done.exit_code == 4
+    assert "is registered, and must stay as it is" in done.stderr
+    assert not (tmp_path / "made" / "work.txt").exists()
+
+
+def test_one_refused_file_stops_a_folder_unless_it_is_left_out(tmp_path: Path) -> None:
+    """No chapter goes missing in silence."""
+    book = tmp_path / "book"
+    book.mkdir()
+    (book / "1.txt").write_text("One.")
+    (book / "2.pdf").write_bytes(documents.pdf([[]], scanned=True))
+    done = viz("import", "book", "--out", "made")
+    assert done.exit_code == 4
+    assert "2.pdf: the PDF has no text layer" in done.stderr
+    assert "--leave-out" in done.stderr
+    assert not (tmp_path / "made").exists()
+    done = viz("import", "book", "--out", "made", "--leave-out", "--json")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["leftOut"][0]["name"] == "2.pdf"
+
+
+def test_text_and_chats_are_two_works(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("One.")
+    (tmp_path / "b.jsonl").write_text('{"instruction": "a", "output": "b"}')
+    done = viz("import", "a.txt", "b.jsonl")
+    assert done.exit_code == 4
+    assert "a.txt is text and b.jsonl holds chats: import them as two works" in done.stderr
+
+
+def test_a_reservation_stops_an_import_until_it_is_signed_for(tmp_path: Path) -> None:
+    """The most restrictive statement wins, and only the registrant's signature goes past it."""
+    allowed = '<meta property="tdm:reservation">0</meta>'
+    (tmp_path / "a.epub").write_bytes(documents.epub(["<p>Words.</p>"], allowed + RESERVED))
+    done = viz("import", "a.epub")
+    assert done.exit_code == 7
+    assert "training is reserved by TDMRep" in done.stderr
+    assert "--rights-are-mine KEYFILE" in done.stderr
+    assert not (tmp_path / "a-book").exists()
+    key = tmp_path / "alma.key.json"
+    account = create_key_file(key, "p", account=Account.from_key(KEY), scrypt_n=2**10)
+    unasked = viz("import", "a.epub", "--rights-are-mine", key)
+    assert unasked.exit_code == 4
+    done = viz("import", "a.epub", "--rights-are-mine", key, "--yes")
+    assert done.exit_code == 0, done.output
+    record = json.loads((tmp_path / "a-book" / "import.json").read_text())
+    assert record["rights"]["statement"].splitlines()[2] == (
+        "- TDMRep, the book's metadata of a.epub: tdm-reservation: 1"
+    )
+    assert f"  {record['rights']['statement'].splitlines()[0]}" in done.stderr
+    assert rights.signer_of(record["rights"], record["sha256"]) == account.address
+    recovered = Account.recover_message(  # the same words, by another library
+        __import__("eth_account.messages").messages.encode_defunct(
+            text=record["rights"]["statement"]
+        ),
+        signature=record["rights"]["signature"],
+    )
+    assert recovered == account.address
+
+
+def test_a_statement_of_rights_holds_for_its_text_and_words_alone() -> None:
+    signed = rights.signed_statement(rights.statement_of("A", "ab" * 32, [], 0), KEY)
+    assert rights.signer_of(signed, "ab" * 32) == Account.from_key(KEY).address
+    with pytest.raises(InvalidRequest, match="for another text"):
+        rights.signer_of(signed, "cd" * 32)
+    with pytest.raises(InvalidRequest, match="was changed after it was signed"):
+        rights.signer_of({**signed, "statement": signed["statement"] + " And more."}, "ab" * 32)
+    with pytest.raises(InvalidRequest, match="is damaged"):
+        rights.signer_of({**signed, "signature": "0x12"}, "ab" * 32)
+
+
+def test_what_is_no_source_is_told(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InvalidWork, match="holds no file that is read"):
+        sources_of([tmp_path / "empty"])
+    with pytest.raises(InvalidWork, match="no file and no folder"):
+        sources_of([tmp_path / "none"])
+
+
+def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The core install has no parser of books, and says where it comes from."""
+    from viz.creator.intake import sandbox
+    from viz.errors import ConfigError
+
+    answer = json.dumps({"missing": "mammoth"}).encode()
+    monkeypatch.setattr(sandbox, "_child", lambda *_: ([answer], ""))
+    with pytest.raises(ConfigError, match="mammoth is not installed"):
+        sandbox.parse_one(sandbox.Job("a.docx", b"x"))
