@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
 from eth_account import Account
 from tests.fakes import documents
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from viz.chain.keys import create_key_file
 from viz.cli.main import app
