@@ -163,7 +163,7 @@ def test_every_decoded_message_is_read_and_written_alike(text: str) -> None:
 def test_every_header_holds_what_is_decoded_below_it() -> None:
     """The base64url of the page and the JSON beside it are the same message."""
     encoded = re.findall(
-        r'^(?:Authorization: Payment |Payment-Voucher: |Payment-Receipt: |.*request=")([\w-]{40,})"?$',
+        r'^(?:Authorization: Payment |Payment-(?:Voucher|Receipt): |.*request=")([\w-]{40,})"?$',
         PAGE,
         re.MULTILINE,
     )
