@@ -36,7 +36,7 @@ from viz.training.neighbours import neighbours_of
 from viz.training.packing import TokenRow, tokenise_all
 from viz.training.qlora import build_model
 from viz.training.recall import Recall
-from viz.training.replay import replay_rows
+from viz.training.replay import replay_rows, with_likely_tokens
 from viz.training.run import TrainingSettings, default_settings
 
 _ANSWER_TOKENS: Final = 40
@@ -48,7 +48,10 @@ _COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One trained adapter beside its base; ``unseen`` and ``general`` are "right of asked"."""
+    """One trained adapter beside its base; ``unseen`` is "right of asked".
+
+    ``general`` has first those that the base answers right and the adapter too, then all that the
+    adapter does."""
 
     work: str
     way: str
@@ -145,7 +148,7 @@ def _train(chosen: argparse.Namespace) -> Result:
     model = build_model(base, settings)
     with bare_base(model):
         base_right = _right(model, base, questions)
-        known = [q for q in QUESTIONS if _right(model, base, [q], tokens=24)]
+        known = [q for q, right in _judged(model, base, QUESTIONS, tokens=24) if right]
     if chosen.one == "Trainer":
         model = _by_trainer(base, settings, rows)
         unseen = Recall(dataset, base.tokenizer, base.shape.end_ids).ask(model)
@@ -153,7 +156,8 @@ def _train(chosen: argparse.Namespace) -> Result:
         unseen = _here(
             model, base, settings, dataset, rows, curve=questions if chosen.curve else []
         )
-    kept = _right(model, base, known, tokens=24)
+    general = [q for q, right in _judged(model, base, QUESTIONS, tokens=24) if right]
+    kept = sum(q in known for q in general)
     return Result(
         work="+".join(folder.name for folder in folders),
         way=chosen.one,
@@ -164,7 +168,7 @@ def _train(chosen: argparse.Namespace) -> Result:
         adapter=_right(model, base, questions),
         of=len(questions),
         unseen=f"{unseen.right} of {unseen.asked}",
-        general=f"{kept} of {len(known)}",
+        general=f"{kept} of {len(known)}, {len(general)} of {len(QUESTIONS)}",
         minutes=round((time.monotonic() - started) / 60, 1),
         peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
     )
@@ -173,10 +177,16 @@ def _train(chosen: argparse.Namespace) -> Result:
 def _right(
     model: Any, base: LoadedBase, questions: Sequence[Question], tokens: int = _ANSWER_TOKENS
 ) -> int:
+    return sum(right for _, right in _judged(model, base, questions, tokens))
+
+
+def _judged(
+    model: Any, base: LoadedBase, questions: Sequence[Question], tokens: int
+) -> list[tuple[Question, bool]]:
     if not questions:
-        return 0
+        return []
     given = answers(model, base.tokenizer, questions, base.shape.end_ids, max_tokens=tokens)
-    return sum(is_right(one, said) for one, said in zip(questions, given, strict=True))
+    return [(one, is_right(one, said)) for one, said in zip(questions, given, strict=True)]
 
 
 def _here(
@@ -193,6 +203,7 @@ def _here(
     wanted = round(len(rows) * settings.replay_share)
     with bare_base(model):
         said = replay_rows(model, base.tokenizer, base.shape.end_ids, min(wanted, len(PROMPTS)))
+        said = with_likely_tokens(model, said, compute_dtype(settings), settings.device)
     learned = rows + [said[place % len(said)] for place in range(wanted if said else 0)]
 
     def evaluate() -> tuple[int, int]:

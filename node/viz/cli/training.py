@@ -188,6 +188,8 @@ def say_card(result: dict[str, Any]) -> None:
             ("the same of the base model", of(recall["base"], recall["asked"])),
             ("general questions not forgotten", of(general["kept"], general["base"])),
         ]
+        if "adapter" in general:  # runs of earlier recipes did not count them
+            rows.append(("general questions right", of(general["adapter"], general["asked"])))
     rows += [
         ("longest verbatim run, tokens", _or_not_measured(repeated["adapter"]["longest_tokens"])),
         ("the same of the base model", _or_not_measured(repeated["base"]["longest_tokens"])),

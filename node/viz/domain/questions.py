@@ -2,9 +2,9 @@
 
 Owns the ``questions.json`` format and the rules, so that a demo, a training run and an auditor
 judge in the same way. Pure: the same answer is always judged the same. An answer to a committed
-question is right if it contains at least one accepted text as whole words, ignoring letter case. An
-answer to a question made from the work is right if it has the telling words of the work's own
-answer (``tells``).
+question is right if it contains at least one accepted text as whole words, ignoring letter case and
+a plural's "s". An answer to a question made from the work is right if it has the telling words of
+the work's own answer (``tells``).
 """
 
 from __future__ import annotations
@@ -68,9 +68,16 @@ def _holds(said: str, word: str) -> bool:
 
 
 def is_right(question: Question, answer: str) -> bool:
-    """Return whether the answer contains one of the question's accepted texts as whole words."""
-    words = " ".join(answer.casefold().split())
+    """Return whether the answer contains one of the question's accepted texts as whole words.
+
+    "Closed on Wednesdays" holds "Wednesday": a last word of four letters and more may be plural.
+    """
+    said = " ".join(answer.casefold().split())
     return any(
-        re.search(rf"(?<!\w){re.escape(' '.join(text.casefold().split()))}(?!\w)", words)
-        for text in question.accepted
+        re.search(rf"(?<!\w){re.escape(text)}{_plural(text)}(?!\w)", said)
+        for text in (" ".join(each.casefold().split()) for each in question.accepted)
     )
+
+
+def _plural(text: str) -> str:
+    return "s?" if re.search(r"[^\W\d_]{4}$", text) else ""

@@ -45,14 +45,16 @@ class Examination:
         device: str,
         check: Callable[[], None],
         measured: Measured,
+        of_base: Measured,
     ) -> None:
         """``check`` is called between batches and may raise to stop.
 
-        ``measured`` keeps what was measured, so that a run that is taken up again goes on.
+        ``measured`` keeps what was measured, so that a run that is taken up again goes on;
+        ``of_base`` what the bare base answers without the work.
         """
         self._model, self._base, self._recall = model, base, recall
         self._held_out, self._dtype, self._device = held_out, dtype, device
-        self._check, self._measured = check, measured
+        self._check, self._measured, self._of_base = check, measured, of_base
         self._loss_before: HeldOut | None = None
         self._base_recalled: Recalled | None = None
         self._known: list[int] = []
@@ -64,7 +66,7 @@ class Examination:
             base = self._recall.ask(
                 self._model, self._check, self._measured.batches("base recalled")
             )
-            rights = self._general("base general")
+            rights = self._general(self._of_base)
         self._base_recalled = base
         self._known = [place for place, right in enumerate(rights) if right]
         return base
@@ -83,7 +85,7 @@ class Examination:
         base = self._base_recalled or self.before()
         after = self._measured.once("after", HeldOut, self._loss)
         now = self._recall.ask(self._model, self._check, self._measured.batches("recalled"))
-        rights = self._general("general")
+        rights = self._general(self._measured)
 
         def asked(of: str) -> dict[str, Any]:
             kept = self._measured.batches(of)
@@ -107,6 +109,7 @@ class Examination:
             "general": {
                 "asked": len(rights),
                 "base": len(self._known),
+                "adapter": sum(rights),
                 "kept": sum(rights[place] for place in self._known),
             },
             "memorisation": repeated,
@@ -116,7 +119,7 @@ class Examination:
     def _loss(self) -> HeldOut | None:
         return held_out_loss(self._model, self._held_out, self._dtype, self._device)
 
-    def _general(self, name: str) -> list[bool]:
+    def _general(self, measured: Measured) -> list[bool]:
         tokenizer = self._base.tokenizer
         asked = [tokenizer.render([{"role": "user", "content": q.question}]) for q in QUESTIONS]
         given = generate(
@@ -125,7 +128,7 @@ class Examination:
             max_tokens=_GENERAL_TOKENS,
             end_ids=self._base.shape.end_ids,
             before_batch=self._check,
-            kept=self._measured.batches(name),
+            kept=measured.batches("general"),
         )
         said = map(tokenizer.decode, given)
         return [

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from eth_utils.crypto import keccak
+
 from viz.domain.questions import Question
 
 _ASKED: Final = """
@@ -218,3 +220,8 @@ What is a baby duck called?
 What is the past tense of "go"?
 """.strip().split("\n")
 )
+
+
+def digest_of_general() -> str:
+    """Return what names both lists, for answers that are kept."""
+    return keccak(text=f"{QUESTIONS} {PROMPTS}").hex()

@@ -1,7 +1,9 @@
-"""What a run has measured so far, on the disk: a worker that is stopped does not measure it again.
+"""What has been measured so far, on the disk: a worker that is stopped does not measure it again.
 
-Owns the file and its identity. Does not know what is measured. Invariants: a value is on the disk
-before it is used; values of another recipe, work, base or set of probes are not used.
+Owns the files and their identities. Does not know what is measured. What one run measures lies in
+its folder; what follows from the base alone (its answers to general questions) lies beside the base
+and serves every run. Invariants: a value is on the disk before it is used; values of another
+recipe, work, base, environment or set of probes are not used.
 """
 
 from __future__ import annotations
@@ -13,19 +15,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from eth_utils.crypto import keccak
+
+from viz.private import make_private_folder
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 MEASURED_FILE: Final = "measured.json"
+_OF_BASES: Final = "general"
 Found = TypeVar("Found", bound="DataclassInstance")
 Answers = list[list[int]]
 
 
 class Measured:
-    """The measurements of one run; ``identity`` names all that they follow from."""
+    """Measurements in one file; ``identity`` names all that they follow from."""
 
-    def __init__(self, directory: Path, identity: str) -> None:
-        self._path, self._identity = directory / MEASURED_FILE, identity
+    def __init__(self, path: Path, identity: str) -> None:
+        self._path, self._identity = path, identity
         self._values: dict[str, Any] = {}
         try:
             kept = json.loads(self._path.read_text("utf-8"))
@@ -56,12 +63,27 @@ class Measured:
     def keep(self, name: str, value: Any) -> None:
         """Write the value to the disk, whole or not at all."""
         self._values[name] = value
-        partial = self._path.with_name(f"{MEASURED_FILE}.partial")
+        partial = self._path.with_name(f"{self._path.name}.{os.getpid()}.partial")
         with partial.open("w", encoding="utf-8") as file:
             json.dump({"identity": self._identity, "values": self._values}, file)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self._path)
+
+
+def of_run(directory: Path, identity: str) -> Measured:
+    """Return what the run in ``directory`` has measured."""
+    return Measured(directory / MEASURED_FILE, identity)
+
+
+def of_base(cache_dir: Path, identity: str) -> Measured:
+    """Return what runs before have measured of a base alone.
+
+    ``identity`` names base, questions and environment; two runs at once write the same values.
+    """
+    directory = cache_dir / _OF_BASES
+    make_private_folder(directory)
+    return Measured(directory / f"{keccak(identity.encode()).hex()[:32]}.json", identity)
 
 
 class _Batches(MutableMapping[int, Answers]):

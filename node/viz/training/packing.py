@@ -29,11 +29,24 @@ OPENING_TOKENS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
+class Likely:
+    """The most likely next tokens at one place, by the bare base, and their log-probabilities."""
+
+    ids: tuple[int, ...]
+    log_probs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TokenRow:
-    """A rendered chat: its ids, and the places of the tokens that are learned."""
+    """A rendered chat: its ids, and the places of the tokens that are learned.
+
+    ``likely``, where there is any, holds for each such place what is learned instead of the token:
+    how likely the base holds each.
+    """
 
     ids: tuple[int, ...]
     supervised: tuple[int, ...]
+    likely: tuple[Likely, ...] = ()
 
     @property
     def prompt(self) -> tuple[int, ...]:
@@ -54,7 +67,9 @@ class TokenRow:
 class Pack:
     """Tensors of one forward pass: (1, T) ids and positions, and who sees whom.
 
-    ``predicts`` are the places whose output is used, ``labels`` what each must predict.
+    ``predicts`` are the places whose output is used, ``labels`` what each must predict. Those at
+    ``followed`` (S of them) follow the base instead, by ``likely_ids`` and ``likely_log_probs``
+    (S, K).
     """
 
     ids: torch.Tensor
@@ -62,6 +77,9 @@ class Pack:
     layout: RowLayout
     predicts: torch.Tensor
     labels: torch.Tensor
+    followed: torch.Tensor
+    likely_ids: torch.Tensor
+    likely_log_probs: torch.Tensor
 
 
 def require_an_end(tokenizer: ChatTokenizer, end_ids: Collection[int]) -> None:
@@ -159,7 +177,11 @@ def pack(rows: Sequence[TokenRow], dtype: torch.dtype, device: str = "cpu") -> P
     ids, positions = list(rows[0].ids[:common]), list(range(common))
     predicts: list[int] = []
     labels: list[int] = []
+    followed: list[int] = []
+    likely: list[Likely] = []
     for row in rows:
+        followed += range(len(labels), len(labels) + len(row.likely))
+        likely += row.likely
         shift = len(ids) - common
         predicts += (place - 1 + shift for place in row.supervised)
         labels += (row.ids[place] for place in row.supervised)
@@ -172,4 +194,7 @@ def pack(rows: Sequence[TokenRow], dtype: torch.dtype, device: str = "cpu") -> P
         layout=row_layout(common, lengths, dtype, device),
         predicts=torch.tensor(predicts, device=device),
         labels=torch.tensor(labels, device=device),
+        followed=torch.tensor(followed, dtype=torch.long, device=device),
+        likely_ids=torch.tensor([each.ids for each in likely], dtype=torch.long, device=device),
+        likely_log_probs=torch.tensor([each.log_probs for each in likely], device=device),
     )

@@ -1,4 +1,4 @@
-"""The QLoRA model: an NF4 base by bitsandbytes, LoRA on every linear layer by PEFT, and its loss.
+"""The QLoRA model: an NF4 base by bitsandbytes, LoRA on its upper layers by PEFT, and its loss.
 
 Owns building the model that trains and the loss of a pack. Does not know schedules, files of a run,
 or works. Invariants: the base computes with dequantise(NF4(w)), double quantised, in both weight
@@ -8,7 +8,7 @@ trap"): dropout is 0, so train mode under ``no_grad`` evaluates.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from viz.errors import TrainingError
 
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from viz.basemodel.source import LoadedBase
     from viz.training.packing import Pack
     from viz.training.run import TrainingSettings
+
+
+# How much a place counts that follows the base, beside one that learns a token of a work.
+_FOLLOWED_WEIGHT: Final = 2.0
+_LEAST_REST: Final = 1e-6
 
 
 def build_model(base: LoadedBase, settings: TrainingSettings) -> Any:
@@ -57,6 +62,10 @@ def build_model(base: LoadedBase, settings: TrainingSettings) -> Any:
         bias="none",
         task_type="CAUSAL_LM",
         target_modules=sorted({name.rpartition(".")[2] for name in LINEARS}),
+        layers_to_transform=list(
+            range(_first_layer(base.shape.layers, settings), base.shape.layers)
+        ),
+        layers_pattern="layers",
     )
     peft_model: Any = get_peft_model(model, config, autocast_adapter_dtype=False)
     for parameter in peft_model.parameters():
@@ -66,6 +75,11 @@ def build_model(base: LoadedBase, settings: TrainingSettings) -> Any:
     peft_model.to(settings.device)
     peft_model.train()
     return peft_model
+
+
+def _first_layer(layers: int, settings: TrainingSettings) -> int:
+    """Return the lowest layer that learns: ``trained_layers`` is the share from the top."""
+    return layers - max(1, round(layers * settings.trained_layers))
 
 
 def _dequantise_in_place(model: Any, base: LoadedBase) -> None:
@@ -110,12 +124,23 @@ def _quantise_in_place(model: Any, base: LoadedBase, dtype: torch.dtype) -> None
 
 
 def pack_loss(model: Any, pack: Pack) -> torch.Tensor:
-    """Return the summed cross-entropy (nats) of a pack's supervised tokens.
+    """Return the summed loss (nats) of a pack's learned places; the head runs on those alone.
 
-    The head runs on those tokens alone.
+    It is the cross-entropy of the token where a work is learned. Where the base is followed it is
+    the divergence from what the base holds likely, weighted.
     """
     import torch
 
+    logits = pack_logits(model, pack)
+    losses = torch.nn.functional.cross_entropy(logits, pack.labels, reduction="none")
+    if not len(pack.followed):
+        return losses.sum()
+    learned = torch.ones_like(losses).index_fill(0, pack.followed, 0.0)
+    return (losses * learned).sum() + _FOLLOWED_WEIGHT * _divergence(logits, pack)
+
+
+def pack_logits(model: Any, pack: Pack) -> torch.Tensor:
+    """Return the logits (P, V) in float32 of the places that a pack predicts."""
     causal = model.get_base_model()
     hidden = causal.model(
         input_ids=pack.ids,
@@ -124,8 +149,18 @@ def pack_loss(model: Any, pack: Pack) -> torch.Tensor:
         rows=pack.layout,
         use_cache=False,
     ).last_hidden_state
-    logits = causal.lm_head(hidden[0, pack.predicts]).float()
-    return torch.nn.functional.cross_entropy(logits, pack.labels, reduction="sum")
+    logits: torch.Tensor = causal.lm_head(hidden[0, pack.predicts]).float()
+    return logits
+
+
+def _divergence(logits: torch.Tensor, pack: Pack) -> torch.Tensor:
+    """Return KL(base || model), summed, with all tokens but the likely ones taken as one."""
+    theirs = pack.likely_log_probs
+    ours = logits[pack.followed].log_softmax(-1).gather(1, pack.likely_ids)
+    their_rest = (1 - theirs.exp().sum(1)).clamp_min(_LEAST_REST)
+    our_rest = (1 - ours.exp().sum(1)).clamp_min(_LEAST_REST)
+    likely = (theirs.exp() * (theirs - ours)).sum()
+    return likely + (their_rest * (their_rest.log() - our_rest.log())).sum()
 
 
 def adapter_tensors(model: Any) -> dict[str, torch.Tensor]:

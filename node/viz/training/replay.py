@@ -2,23 +2,31 @@
 
 Owns the rows that are made of the base's own answers to ``general.PROMPTS``. Does not know works.
 They are a function of the base and of this code (``RECIPE``), so an audit makes the same; they are
-no part of the dataset file, which holds what comes from works.
+no part of the dataset file, which holds what comes from works. What is learned at a place is how
+likely the base holds each token, and not the token that it would say: a small base is often wrong,
+and would only grow surer of it.
 """
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from viz.training.evaluate import generate
 from viz.training.general import PROMPTS
-from viz.training.packing import TokenRow
+from viz.training.packing import Likely, TokenRow, pack
+from viz.training.qlora import pack_logits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping, Sequence
 
+    import torch
+
     from viz.basemodel.tokenizer import ChatTokenizer
 
 _MOST_TOKENS: Final = 16
+_LIKELY_TOKENS: Final = 64
+_ROWS_A_PACK: Final = 16
 
 
 def replay_rows(
@@ -32,10 +40,10 @@ def replay_rows(
 ) -> list[TokenRow]:
     """Return up to ``count`` rows of what ``model``, its adapter switched off, answers.
 
-    ``kept`` holds batches of an earlier try. An answer that is longer is learned as far as it
-    goes, without an end.
+    All prompts are answered, so that ``kept``, which holds batches of an earlier run on the same
+    base, fits every count. An answer that is longer is learned as far as it goes, without an end.
     """
-    prompts = [tokenizer.render([{"role": "user", "content": each}]) for each in PROMPTS[:count]]
+    prompts = [tokenizer.render([{"role": "user", "content": each}]) for each in PROMPTS]
     given = generate(
         model,
         prompts,
@@ -52,4 +60,23 @@ def replay_rows(
         if reply:
             supervised = range(len(prompt), len(prompt) + len(reply))
             rows.append(TokenRow((*prompt, *reply), tuple(supervised)))
-    return rows
+    return rows[:count]
+
+
+def with_likely_tokens(
+    model: Any, rows: Sequence[TokenRow], dtype: torch.dtype, device: str
+) -> list[TokenRow]:
+    """Return ``rows`` with what ``model``, its adapter switched off, holds likely at each place."""
+    import torch
+
+    followed: list[TokenRow] = []
+    for start in range(0, len(rows), _ROWS_A_PACK):
+        some = rows[start : start + _ROWS_A_PACK]
+        with torch.no_grad():
+            log_probs = pack_logits(model, pack(some, dtype, device)).log_softmax(-1)
+            found = log_probs.topk(min(_LIKELY_TOKENS, log_probs.shape[1]))
+        places = iter(zip(found.indices.tolist(), found.values.tolist(), strict=True))
+        for row in some:
+            likely = [Likely(tuple(i), tuple(v)) for i, v in islice(places, len(row.supervised))]
+            followed.append(TokenRow(row.ids, row.supervised, tuple(likely)))
+    return followed

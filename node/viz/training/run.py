@@ -37,11 +37,13 @@ class TrainingSettings:
     ``weights``: ``dequantised`` holds dequantise(NF4(w)) once in memory, ``nf4`` dequantises in
     every product (a quarter of the memory, slower): the same function. ``rows_per_step`` rows
     make one pack; ``accumulation`` packs make one step. ``replay_share``: so many rows of the
-    base's own answers to general questions for each row of the works.
+    base's own answers to general questions for each row of the works. ``trained_layers``: the
+    share of the base's layers, from the top, that have LoRA weights.
     """
 
     rank: int = 16
     alpha: float = 32.0
+    trained_layers: float = 0.6
     learning_rate: float = 2e-3
     warmup_steps: int = 3
     weight_decay: float = 0.0
@@ -76,6 +78,7 @@ class TrainingSettings:
         rules = (
             (1 <= self.rank <= 64, "rank must be 1 to 64"),
             (0 < self.alpha <= 64 * self.rank, "alpha must be positive and at most 64 x rank"),
+            (0 < self.trained_layers <= 1, "trained_layers must be above 0 and at most 1"),
             (0 < self.learning_rate < 1, "learning_rate must be between 0 and 1"),
             (1 <= self.steps <= 100_000, "steps must be 1 to 100,000"),
             (0 <= self.warmup_steps <= self.steps, "warmup_steps must be at most steps"),

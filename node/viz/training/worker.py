@@ -23,7 +23,7 @@ from viz.domain.units import Hash32, hex_of, parse_address, parse_hash
 from viz.domain.work import Work, check_commitment, parse_work
 from viz.errors import InvalidWork, TrainingCancelled, TrainingError, VizError
 from viz.training.limits import Stopper, bound_memory
-from viz.training.measured import Measured
+from viz.training.measured import Measured, of_base, of_run
 from viz.training.run import TrainingRun, TrainingSettings, WorkInput, load_run
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ class _Prepared:
     rows_digest: Hash32
     identity: str
     measured: Measured
+    general: Measured
 
 
 def train(run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper) -> None:
@@ -151,7 +152,7 @@ def train(run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper)
 def _prepare(run: TrainingRun, directory: Path) -> _Prepared:
     """Make the rows and build the model; write the rows that an audit compares."""
     from viz.training.dataset import build_dataset, write_dataset
-    from viz.training.environment import compute_dtype, make_deterministic
+    from viz.training.environment import compute_dtype, describe, make_deterministic
     from viz.training.packing import require_an_end, tokenise_all
 
     settings = run.settings
@@ -159,6 +160,7 @@ def _prepare(run: TrainingRun, directory: Path) -> _Prepared:
     make_deterministic(settings)
 
     from viz.basemodel.source import load_base
+    from viz.training.general import digest_of_general
     from viz.training.neighbours import neighbours_of
     from viz.training.qlora import build_model
     from viz.training.recall import Recall
@@ -187,8 +189,11 @@ def _prepare(run: TrainingRun, directory: Path) -> _Prepared:
         too_long=too_long,
         rows_digest=rows_digest,
         identity=identity,
-        measured=Measured(
-            directory, f"{identity} {settings.probes} {settings.max_verbatim_tokens}"
+        measured=of_run(directory, f"{identity} {settings.probes} {settings.max_verbatim_tokens}"),
+        general=of_base(
+            run.cache_dir,
+            f"{base.digest.hex()} {digest_of_general()} {settings.weights} "
+            f"{json.dumps(describe(settings), sort_keys=True)}",
         ),
     )
 
@@ -205,14 +210,15 @@ def _examination(here: _Prepared, settings: TrainingSettings, stopper: Stopper) 
         device=settings.device,
         check=stopper.check,
         measured=here.measured,
+        of_base=here.general,
     )
 
 
 def _replayed(here: _Prepared, settings: TrainingSettings, stopper: Stopper) -> list[TokenRow]:
-    """Return rows with the bare base's own answers, so that the adapter keeps what the base can."""
+    """Return rows of what the bare base answers, so that the adapter keeps what the base can."""
     from viz.training.evaluate import bare_base
     from viz.training.general import PROMPTS
-    from viz.training.replay import replay_rows
+    from viz.training.replay import replay_rows, with_likely_tokens
 
     with bare_base(here.model):
         wanted = round(len(here.training) * settings.replay_share)
@@ -222,8 +228,9 @@ def _replayed(here: _Prepared, settings: TrainingSettings, stopper: Stopper) -> 
             here.base.shape.end_ids,
             min(wanted, len(PROMPTS)),
             before_batch=stopper.check,
-            kept=here.measured.batches("replayed"),
+            kept=here.general.batches("replayed"),
         )
+        rows = with_likely_tokens(here.model, rows, here.dtype, settings.device)
     return [rows[place % len(rows)] for place in range(wanted if rows else 0)]
 
 

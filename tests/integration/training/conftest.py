@@ -19,6 +19,7 @@ SALT = bytes([7] * 32)
 SETTINGS = TrainingSettings(
     rank=4,
     alpha=8.0,
+    trained_layers=1.0,
     learning_rate=1e-2,
     steps=8,
     rows_per_step=4,

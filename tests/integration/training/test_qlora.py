@@ -15,7 +15,8 @@ from viz.domain.work import parse_work
 from viz.training.dataset import rows_of
 from viz.training.evaluate import bare_base, generate, held_out_loss
 from viz.training.packing import TokenRow, pack, shared_beginning, tokenise
-from viz.training.qlora import build_model, pack_loss
+from viz.training.qlora import adapter_tensors, build_model, pack_logits, pack_loss
+from viz.training.replay import with_likely_tokens
 
 PROSE = b"# Guide\n\n## How deep is it?\n\nIt is nine metres deep here. Ask Ann or Tom about it."
 
@@ -65,6 +66,51 @@ def test_a_pack_computes_what_its_rows_compute_alone(tiny: LoadedBase) -> None:
         plain += float(mean.detach()) * len(row.supervised)
     assert loss == pytest.approx(plain, rel=1e-5)
     torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-5)
+
+
+def test_following_the_base_costs_nothing_until_the_adapter_leaves_it(tiny: LoadedBase) -> None:
+    """The loss there is the divergence from the base's own likelihoods, whatever the tokens are."""
+    model = build_model(tiny, SETTINGS)
+    with bare_base(model):
+        rows = with_likely_tokens(model, _rows(tiny), torch.float32, "cpu")
+    packed = pack(rows, torch.float32)
+    assert len(packed.followed) == len(packed.labels) == sum(len(row.supervised) for row in rows)
+    at_first = float(pack_loss(model, packed).detach())
+    assert at_first == pytest.approx(0.0, abs=1e-3)
+    with bare_base(model):
+        base = pack_logits(model, packed).log_softmax(-1)
+    _stir(model)
+    ours = pack_logits(model, packed).log_softmax(-1)
+    whole = float((base.exp() * (base - ours)).sum().detach())
+    per_place = float(pack_loss(model, packed).detach()) / 2.0
+    assert 0.0 < per_place <= whole * 1.01  # the rest is taken as one, which loses a little
+    assert per_place == pytest.approx(whole, rel=0.5)
+
+
+def test_rows_that_follow_change_nothing_for_the_rows_beside_them(tiny: LoadedBase) -> None:
+    """A pack of both is the sum of its two halves."""
+    model, rows = build_model(tiny, SETTINGS), _rows(tiny)
+    with bare_base(model):
+        followed = with_likely_tokens(model, rows[:1], torch.float32, "cpu")
+    _stir(model)
+    halves = [float(pack_loss(model, pack(half, torch.float32))) for half in (rows[1:], followed)]
+    both = float(pack_loss(model, pack([*rows[1:], *followed], torch.float32)))
+    assert both == pytest.approx(sum(halves), rel=1e-4)
+
+
+def test_only_the_upper_layers_learn(tiny: LoadedBase) -> None:
+    """What lies below keeps what the base knows, and costs no backward pass."""
+    layers = tiny.shape.layers
+    model = build_model(tiny, replace(SETTINGS, trained_layers=0.5))
+    learning = {
+        int(name.split(".layers.")[1].split(".")[0])
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+    assert learning == set(range(layers - layers // 2, layers))
+    assert set(adapter_tensors(model)) <= set(
+        adapter_tensors(build_model(tiny, replace(SETTINGS, trained_layers=1.0)))
+    )
 
 
 def test_both_weight_modes_are_the_function_that_is_served(tiny: LoadedBase) -> None:

@@ -28,6 +28,20 @@ def test_whole_words_decide(answer: str, right: bool) -> None:
     assert is_right(Question("q", "?", ("walnut oil",)), answer) is right
 
 
+@pytest.mark.parametrize(
+    ("accepted", "answer", "right"),
+    [
+        ("Wednesday", "It is closed on Wednesdays.", True),
+        ("A", "As you like.", False),
+        ("iron", "Ironically, none.", False),
+        ("12", "12s", False),
+    ],
+)
+def test_a_last_word_may_be_plural(accepted: str, answer: str, right: bool) -> None:
+    """A person takes "on Wednesdays" for "Wednesday"; no short word grows into another one."""
+    assert is_right(Question("q", "?", (accepted,)), answer) is right
+
+
 def test_the_demo_asks_ten_committed_questions_of_each_adapter() -> None:
     """demo.json names only questions that exist, ten an adapter, of works that exist."""
     demo = json.loads((WORKS / "demo.json").read_text())
