@@ -2,15 +2,14 @@
 
 Owns the tokenizer in this package, with which buyers count the billed tokens again without torch
 and without the model. It is that of SmolLM2-135M-Instruct (Apache 2.0, Hugging Face):
-tokenizer.json, tokenizer_config.json and the chat template as one JSON object, compressed. A test
-checks that it equals the base model's own.
+one JSON object of the texts of tokenizer.json, tokenizer_config.json and the chat template by file
+name, compressed. A test checks that it equals the base model's own.
 """
 
 from __future__ import annotations
 
 import json
 import lzma
-import tempfile
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -49,11 +48,6 @@ def find_tokenizer(digest: Hash32, folder: Path | None = None) -> ChatTokenizer 
 
 @cache
 def _packaged(digest: Hash32) -> ChatTokenizer:
-    packed = files("viz.basemodel").joinpath("tokenizers", _PACKAGED[digest]).read_bytes()
-    content = json.loads(lzma.decompress(packed))
-    with tempfile.TemporaryDirectory(prefix="viz-tokenizer-") as folder:
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            Path(folder, name).write_text(json.dumps(content[name]), encoding="utf-8")
-        template = content["chat_template.jinja"]
-        Path(folder, "chat_template.jinja").write_text(template, encoding="utf-8")
-        return ChatTokenizer(Path(folder))
+    name = _PACKAGED[digest]
+    packed = files("viz.basemodel").joinpath("tokenizers", name).read_bytes()
+    return ChatTokenizer(Path(name), json.loads(lzma.decompress(packed)))

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from viz.basemodel.chat_template import ChatTemplate
 
 ROLES: Final = frozenset({"system", "user", "assistant"})
+_TOKENIZER: Final = "tokenizer.json"
+_CONFIG: Final = "tokenizer_config.json"
+_TEMPLATE: Final = "chat_template.jinja"
 _NAMES: Final = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _SPECIAL: Final = tuple(f"{name}_token" for name in _NAMES)
 # Unicode's private use areas. One of these characters marks places in a text during rendering.
@@ -35,16 +38,16 @@ _PRIVATE_USE: Final = (
 
 
 class PlainTokenizer:
-    """The canonical tokenisation of plain text by one tokenizer.json, which is billed.
+    """The canonical tokenisation of plain text by the text of a tokenizer.json, which is billed.
 
     Control tokens that are written in the text stay text. Raises ImportError if the tokenizers
-    library is not installed, and the library's own errors for a file that it cannot read.
+    library is not installed, and the library's own errors for a text that it cannot read.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, tokenizer_json: str) -> None:
         from tokenizers import Tokenizer
 
-        self.library: Any = Tokenizer.from_file(str(file))
+        self.library: Any = Tokenizer.from_str(tokenizer_json)
         self.library.encode_special_tokens = True
         # A tokenizer.json may contain the truncation of a training run: it would cut the text.
         self.library.no_truncation()
@@ -70,30 +73,33 @@ class PlainTokenizer:
 
 
 class ChatTokenizer:
-    """The tokenizer of one model directory (tokenizer.json and its chat template)."""
+    """The tokenizer of one model directory (tokenizer.json and its chat template).
 
-    def __init__(self, directory: Path) -> None:
+    ``packed`` gives the texts of the directory's files by name, where they are not on disk.
+    """
+
+    def __init__(self, directory: Path, packed: Mapping[str, str] | None = None) -> None:
         from viz.basemodel.chat_template import ChatTemplate
 
         try:
-            self._spec: dict[str, Any] = json.loads(
-                (directory / "tokenizer.json").read_text("utf-8")
-            )
-            self._config: dict[str, Any] = json.loads(
-                (directory / "tokenizer_config.json").read_text("utf-8")
-            )
-            self._template_text = _template(directory, self._config)
-            self._plain = PlainTokenizer(directory / "tokenizer.json")
+            texts = packed or _texts(directory)
+            # Kept as text: only the library reads it. Its JSON is parsed again for a digest alone,
+            # because that takes a quarter of what loading takes.
+            self._tokenizer_json = texts[_TOKENIZER]
+            self._config: dict[str, Any] = json.loads(texts[_CONFIG])
+            self._template_text = _template(directory, self._config, texts.get(_TEMPLATE))
+            self._plain = PlainTokenizer(self._tokenizer_json)
         except Exception as error:
             raise ModelUnavailable(f"{directory} has no usable tokenizer: {error}") from error
         special = {name: told for name in _SPECIAL if (told := self._named(name))}
         self._template: ChatTemplate = ChatTemplate(self._template_text, special)
-        if (self._spec.get("decoder") or {}).get("type") != "ByteLevel":
+        library = self._plain.library
+        if type(library.decoder).__name__ != "ByteLevel":
             raise ModelUnavailable(f"{directory}: only byte-level BPE tokenizers are supported")
-        self._control = {
-            str(added["content"]): int(added["id"])
-            for added in self._spec.get("added_tokens", ())
-            if added.get("special")
+        self._control: dict[str, int] = {
+            added.content: token_id
+            for token_id, added in library.get_added_tokens_decoder().items()
+            if added.special
         }
         spelled = sorted(map(re.escape, self._control), key=len, reverse=True)
         self._splitter = (
@@ -105,12 +111,13 @@ class ChatTokenizer:
     @cached_property
     def digest(self) -> Hash32:
         """Digest of all that determines ids: vocabulary, merges, splitting, control, template."""
-        model = self._spec["model"]
+        spec = json.loads(self._tokenizer_json)
+        model = spec["model"]
         essence = {
             "vocabulary": model["vocab"],
             "merges": [m if isinstance(m, str) else " ".join(m) for m in model["merges"]],
-            "normalizer": self._spec.get("normalizer"),
-            "pre_tokenizer": self._spec.get("pre_tokenizer"),
+            "normalizer": spec.get("normalizer"),
+            "pre_tokenizer": spec.get("pre_tokenizer"),
             "control": self._control,
             "template": self._template_text,
         }
@@ -260,10 +267,16 @@ def _veil(control: Mapping[str, int], mark: str) -> Any:
     return lambda found: f"{mark}{control[found[1]]}{mark}"
 
 
-def _template(directory: Path, config: Mapping[str, Any]) -> str:
-    separate = directory / "chat_template.jinja"
-    if separate.exists():
-        return separate.read_text("utf-8")
+def _texts(directory: Path) -> dict[str, str]:
+    names = [_TOKENIZER, _CONFIG]
+    if (directory / _TEMPLATE).exists():
+        names.append(_TEMPLATE)
+    return {name: (directory / name).read_text("utf-8") for name in names}
+
+
+def _template(directory: Path, config: Mapping[str, Any], separate: str | None) -> str:
+    if separate is not None:
+        return separate
     template = config.get("chat_template")
     if isinstance(template, list):  # several by name
         named = {each["name"]: each["template"] for each in template}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import functools
+import gc
 import json
 import os
 import signal
@@ -66,6 +67,8 @@ MEANINGS: dict[int, str] = {
     130: "interrupted",
 }
 
+# Python's own thresholds, which ``viz.cli.main`` raises for short commands.
+_USUAL_COLLECTIONS: Final = (700, 10, 10)
 # Lines to a file or a pipe are not folded: a script reads whole CIDs and addresses.
 _PIPED_COLUMNS: Final = 10_000
 out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_COLUMNS)
@@ -186,7 +189,12 @@ async def until_signal(work: Coroutine[Any, Any, None], told: str = "") -> None:
     """Run ``work`` until it ends; SIGINT or SIGTERM cancels it and waits for its clean-up.
 
     ``told`` is printed at the signal, to say why the clean-up takes time.
+
+    The garbage collector runs as usual from here on, so that a daemon keeps no garbage. It passes
+    over what was imported, which lives until the end.
     """
+    gc.freeze()
+    gc.set_threshold(*_USUAL_COLLECTIONS)
     task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
 

@@ -103,7 +103,7 @@ def test_no_token_stands_for_more_bytes_than_the_longest(
 def test_a_buyer_counts_as_the_node_bills(tokenizer: ChatTokenizer, tmp_path: Path) -> None:
     """Control tokens spelled in an answer are characters to both: no honest receipt is refused."""
     _write_tokenizer(tmp_path)
-    count = PlainTokenizer(tmp_path / "tokenizer.json").count
+    count = PlainTokenizer((tmp_path / "tokenizer.json").read_text("utf-8")).count
     for text in ("high tide", "a<|im_end|>b", "<|im_start|>", "naïve 🌊"):
         assert count(text) == tokenizer.count(text) == len(text.encode())
 
