@@ -18,6 +18,8 @@ from typing import Any, Final
 
 import structlog
 from aiohttp import web
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_server import Server
 from aiohttp.typedefs import Handler
 
 from viz.buyer.answer import PaidAnswer
@@ -40,6 +42,7 @@ SPENDING_PATH: Final = "/viz/v1/spending"
 COST_HEADER: Final = "Viz-Cost-Units"
 _CLIENT: Final = web.AppKey("client", BuyerClient)
 _ACCESS: Final = web.AppKey("access", ProxyAccess)
+_EXPECTED: Final = "the header Expect may only ask for 100-continue"
 _log = structlog.get_logger()
 
 
@@ -79,7 +82,7 @@ async def running_proxy(
     """
     app = create_proxy(client, ProxyAccess.of(host, key=key, hosts=hosts, origins=origins))
     # Cancel the handler of a program that left: it may ask again, and must not pay twice.
-    runner = web.AppRunner(
+    runner = _Runner(
         app, access_log=None, shutdown_timeout=SHUTDOWN_S, handler_cancellation=True
     )
     await runner.setup()
@@ -96,6 +99,26 @@ async def running_proxy(
         yield f"http://{shown}:{bound}/v1"
     finally:
         await runner.cleanup()
+
+
+class _Runner(web.AppRunner):
+    """Serve the proxy; what aiohttp refuses before the application gets OpenAI's error object."""
+
+    async def _make_server(self) -> Server:
+        server = await super()._make_server()
+        handler = server.request_handler
+
+        async def handle(request: BaseRequest) -> web.StreamResponse:
+            try:
+                return await handler(request)
+            except web.HTTPException as error:
+                said = _EXPECTED if error.status == 417 else error.reason
+                refused = refusal(error.status, said, f"http-{error.status}")
+                refused.force_close()  # the body is not read
+                return refused
+
+        server.request_handler = handle
+        return server
 
 
 @web.middleware

@@ -223,7 +223,12 @@ class Settlement(Contract):
         return int(await self._view("revenue", adapter_id))
 
     async def preview_claim(self, node: Address, rows: bytes) -> tuple[RowStatus, ...]:
-        """Return how ``claim(rows)`` by ``node`` would judge each row now."""
+        """Return how ``claim(rows)`` by ``node`` would judge each row at the newest block.
+
+        The claim is executed on top of that block. At a confirmed block, a row that follows another
+        claim would be judged on the base from before it. A reorganisation can make the answer
+        wrong, which costs gas at most: no row is given up on one answer (``ClaimLoop``).
+        """
         codes = await self._view("previewClaim", node, rows)
         try:
             return tuple(RowStatus(code) for code in codes)
@@ -362,7 +367,7 @@ class Chain:
         return await self.settlement.undistributed(adapter_id)
 
     async def preview_claim(self, node: Address, rows: bytes) -> tuple[RowStatus, ...]:
-        """Return how ``claim(rows)`` by ``node`` would judge each row now."""
+        """Return how ``claim(rows)`` by ``node`` would judge each row at the newest block."""
         return await self.settlement.preview_claim(node, rows)
 
     async def token_balance(self, account: Address) -> Units:

@@ -168,6 +168,13 @@ async def test_what_is_not_served_is_said_in_openais_shape(
             assert (await response.json())["error"]["code"] == "method-not-allowed"
         async with http.post(f"{url}/chat/completions", data=b"[1") as response:
             assert response.status == 400 and "JSON" in (await response.json())["error"]["message"]
+        for path in ("/chat/completions", "/nowhere"):
+            async with http.post(url + path, data=b"{}", headers={"Expect": "x"}) as response:
+                said = (await response.json())["error"]
+                assert (response.status, said["code"]) == (417, "http-417")
+                assert "100-continue" in said["message"] and said["param"] is None
+        async with http.get(f"{url}/models", headers={"Expect": "100-continue"}) as response:
+            assert response.status == 200
 
 
 PAGE = "https://app.example:8443"

@@ -128,8 +128,11 @@ async def test_a_day_with_the_proxy(buyer: Buyer) -> None:
     async with buyer.proxy() as (_, process):
         process.kill()
         await process.wait()
-    code, said, complained = await buyer.run("buyer", "ask", "When?", password=True)
-    assert code == 0, complained
+    # Standard output is JSON alone; which model is asked, and its price, goes to standard error.
+    code, said, complained = await buyer.run("buyer", "ask", "When?", "--json", password=True)
+    assert code == 0 and MODEL in complained, complained
+    told = json.loads(said)
+    assert told["model"] == MODEL and told["text"] and int(told["cost"]) > 0
     code, said, complained = await buyer.run("buyer", "spending", "--json")
     (channel,) = json.loads(said)["channels"]
     assert channel["unlisted"] == "0" and int(channel["spent"]) > spent

@@ -339,6 +339,8 @@ class Sessions:
             await self._claimer.claim(request.signer)
         opened = await self._channels.get(request.signer, fresh=True)
         end_units = opened.channel.end_units
+        # The newest block is enough: the contract takes a Close only at exactly this settled total,
+        # so one that is signed on a claim that a reorganisation removes cannot be used.
         seen = await self._chain.channel(request.signer, self.node, confirmed=False)
         if seen is None or seen.settled_units != end_units:
             raise ChainError("the last claim is not on chain yet: ask again in a moment")
