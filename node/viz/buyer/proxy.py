@@ -18,9 +18,9 @@ from typing import Any, Final
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_server import Server
-from aiohttp.typedefs import Handler
 
 from viz.buyer.answer import PaidAnswer
 from viz.buyer.answer_length import ask_fitting
@@ -82,9 +82,7 @@ async def running_proxy(
     """
     app = create_proxy(client, ProxyAccess.of(host, key=key, hosts=hosts, origins=origins))
     # Cancel the handler of a program that left: it may ask again, and must not pay twice.
-    runner = _Runner(
-        app, access_log=None, shutdown_timeout=SHUTDOWN_S, handler_cancellation=True
-    )
+    runner = _Runner(app, access_log=None, shutdown_timeout=SHUTDOWN_S, handler_cancellation=True)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port)
