@@ -26,4 +26,4 @@ def test_the_schema_compiles_for_postgresql() -> None:
 def test_the_hot_statements_compile_for_postgresql() -> None:
     """The updates of a voucher's commit bind by name, without a dialect's upsert."""
     for statement in (channels._UPDATE_CHANNEL, channels._UPDATE_LINE):
-        assert str(statement.compile(dialect=POSTGRES)).startswith("UPDATE channel")
+        assert str(statement._statement.compile(dialect=POSTGRES)).startswith("UPDATE channel")

@@ -85,8 +85,8 @@ def _check_rsl_license(found: ElementTree.Element) -> None:
             for each in payment.findall(f"{RSL}{name}"):
                 assert re.match(r"https?://\S+$", each.text or ""), f"{name} is an address"
     for each in found.findall(f"{RSL}legal"):
-        if words := RSL_LEGAL.get(str(each.get("type"))):
-            assert set((each.text or "").split()) <= words
+        if legal := RSL_LEGAL.get(str(each.get("type"))):
+            assert set((each.text or "").split()) <= legal
         else:
             assert each.get("type") in ("contact", "proof") and " " not in (each.text or "")
 

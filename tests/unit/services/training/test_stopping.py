@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.fakes.chain import NOW_S, FakeChain, FakeClock
 
-from viz.domain.ports.ledger import TrainingRecord
+from viz.domain.ports.ledger import TrainingRecord, TrainingState
 from viz.domain.units import ContentId
 from viz.services.training.queue import TrainingQueue, seal_with
 
@@ -54,11 +55,12 @@ async def test_a_run_under_way_is_stopped_with_its_reason(tmp_path: Path) -> Non
         cache_dir=tmp_path,
         threads=1,
     )
-    for name, state, request in (
+    made: tuple[tuple[str, TrainingState, dict[str, Any]], ...] = (
         ("waits", "queued", {"works": [WORK]}),
         ("over", "done", {"works": [WORK]}),
         ("broken", "queued", {"works": "none"}),
-    ):
+    )
+    for name, state, request in made:
         rows.rows[name] = TrainingRecord(name, state, request, created_at=NOW_S, updated_at=NOW_S)
     assert await queue.under_way() == {"waits": [ContentId(4)]}
     await queue.stop("waits", "work 4 was withdrawn")
