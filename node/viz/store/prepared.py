@@ -26,14 +26,16 @@ class Prepared:
         """Take a statement whose values are bound by name; an INSERT names its columns."""
         self._statement = statement
         self._names = names
-        self._compiled: dict[str, _Text] = {}
+        self._compiled: dict[str, _StatementText] = {}
 
     def run(self, connection: Connection, values: Mapping[str, Any]) -> int:
         """Run the statement in the open transaction and return how many rows it changed."""
         dialect = connection.dialect
         text = self._compiled.get(dialect.name)
         if text is None:
-            text = self._compiled[dialect.name] = _Text(self._statement, self._names, dialect)
+            text = self._compiled[dialect.name] = _StatementText(
+                self._statement, self._names, dialect
+            )
         error_class: type[Exception] = dialect.loaded_dbapi.Error
         try:
             cursor = connection.connection.cursor()
@@ -44,7 +46,7 @@ class Prepared:
             raise DBAPIError(text.sql, None, error, hide_parameters=True) from error
 
 
-class _Text:
+class _StatementText:
     """A compiled statement: its text, and how each value is converted for the driver."""
 
     def __init__(

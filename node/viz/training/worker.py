@@ -84,7 +84,7 @@ def _give_up(report: Reporter, detail: str) -> NoReturn:
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
+class _RunMaterial:
     """The rows of a run, and the model that learns them. ``identity`` names all that fixes both."""
 
     works: list[Work]
@@ -149,7 +149,7 @@ def train(run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper)
     report("result", metrics=metrics)
 
 
-def _prepare(run: TrainingRun, directory: Path) -> _Prepared:
+def _prepare(run: TrainingRun, directory: Path) -> _RunMaterial:
     """Make the rows and build the model; write the rows that an audit compares."""
     from viz.training.dataset import build_dataset, write_dataset
     from viz.training.environment import compute_dtype, describe, make_deterministic
@@ -178,7 +178,7 @@ def _prepare(run: TrainingRun, directory: Path) -> _Prepared:
     training, too_long = tokenise_all(dataset.training, base.tokenizer, settings.max_row_tokens)
     held_out, _ = tokenise_all(dataset.held_out, base.tokenizer, settings.max_row_tokens)
     identity = f"{rows_digest.hex()} {base.digest.hex()} {json.dumps(run.recipe(), sort_keys=True)}"
-    return _Prepared(
+    return _RunMaterial(
         works=works,
         base=base,
         model=build_model(base, settings),
@@ -198,7 +198,7 @@ def _prepare(run: TrainingRun, directory: Path) -> _Prepared:
     )
 
 
-def _examination(here: _Prepared, settings: TrainingSettings, stopper: Stopper) -> Examination:
+def _examination(here: _RunMaterial, settings: TrainingSettings, stopper: Stopper) -> Examination:
     from viz.training.examination import Examination
 
     return Examination(
@@ -214,7 +214,7 @@ def _examination(here: _Prepared, settings: TrainingSettings, stopper: Stopper) 
     )
 
 
-def _replayed(here: _Prepared, settings: TrainingSettings, stopper: Stopper) -> list[TokenRow]:
+def _replayed(here: _RunMaterial, settings: TrainingSettings, stopper: Stopper) -> list[TokenRow]:
     """Return rows of what the bare base answers, so that the adapter keeps what the base can."""
     from viz.training.evaluate import bare_base
     from viz.training.general import PROMPTS
@@ -235,7 +235,7 @@ def _replayed(here: _Prepared, settings: TrainingSettings, stopper: Stopper) -> 
 
 
 def _training_loop(
-    here: _Prepared,
+    here: _RunMaterial,
     settings: TrainingSettings,
     learned: list[TokenRow],
     examination: Examination,
@@ -257,7 +257,7 @@ def _training_loop(
 
 
 def _measure(
-    here: _Prepared, settings: TrainingSettings, examination: Examination, report: Reporter
+    here: _RunMaterial, settings: TrainingSettings, examination: Examination, report: Reporter
 ) -> tuple[Extraction, dict[str, Any]]:
     """Measure the adapter; return its memorisation probes, and all measurements as JSON values."""
     from viz.training.memorisation import Extraction
@@ -273,7 +273,7 @@ def _measure(
     return extraction, examination.after(extraction, lambda what: report("measuring", what=what))
 
 
-def _described(here: _Prepared) -> dict[str, Any]:
+def _described(here: _RunMaterial) -> dict[str, Any]:
     """Return what the result says of the base model and of the rows, as JSON values."""
     base = here.base
     return {

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from tests.fakes.records import ALICE, IDENTITY
 
 from viz.store.database import Database
-from viz.store.prepared import Prepared, _Text
+from viz.store.prepared import Prepared, _StatementText
 from viz.store.tables import ChannelLineTable, table
 
 LINES = table(ChannelLineTable)
@@ -63,6 +63,6 @@ async def test_a_driver_error_is_the_error_of_sqlalchemy(tmp_path: Path) -> None
 def test_other_databases_get_their_own_text() -> None:
     """The statements are SQLAlchemy's, so they compile for PostgreSQL as well."""
     statement = update(LINES).values(spent_units=bindparam("spent_units"))
-    text = _Text(statement, None, postgresql.dialect())  # type: ignore[no-untyped-call]
+    text = _StatementText(statement, None, postgresql.dialect())  # type: ignore[no-untyped-call]
     assert "%(spent_units)s" in text.sql
     assert text.bound({"spent_units": 7}) == {"spent_units": str(7).rjust(29, "0")}

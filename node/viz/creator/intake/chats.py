@@ -32,7 +32,7 @@ _ROLES: Final = {
     "chatgpt": "assistant",
 }
 _NAMED: Final = 5
-Messages = list[dict[str, str]]
+ChatTurns = list[dict[str, str]]
 
 
 class _Unfit(Exception):
@@ -92,9 +92,9 @@ def _records(text: str) -> Iterator[tuple[int, Any]]:
             yield number, _Unfit("is not JSON on a line of its own")
 
 
-def _turns(record: Any, counts: Counter[str]) -> Messages:
+def _turns(record: Any, counts: Counter[str]) -> ChatTurns:
     """Return a record's messages: at most one system message, then user and assistant in turn."""
-    messages: Messages = []
+    messages: ChatTurns = []
     for role, content in _said(record, counts):
         words = cleaned(content, counts).strip()
         if not words:
@@ -155,7 +155,7 @@ def _said(record: Any, counts: Counter[str]) -> Iterator[tuple[str, str]]:
         counts["records with other members, which are left out"] += 1
 
 
-def _pieces(messages: Messages) -> Iterator[Messages]:
+def _pieces(messages: ChatTurns) -> Iterator[ChatTurns]:
     """Yield a chat in as many pieces as a work's bound on messages asks for."""
     system = messages[:1] if messages[0]["role"] == "system" else []
     turns = messages[len(system) :]

@@ -34,7 +34,7 @@ _IMAGE: Final = 3  # FPDF_PAGEOBJ_IMAGE
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class PdfLine:
     """One line of a page; ``top`` and ``bottom`` from the page's foot, in points, like the rest."""
 
     text: str
@@ -71,7 +71,7 @@ def pdf_file(file: BinaryIO) -> Converted:
         raise InvalidWork(
             f"the PDF has {len(document)} pages, at most {MAX_PAGES} are read: split it"
         )
-    pages: list[list[Line]] = []
+    pages: list[list[PdfLine]] = []
     pictures = 0
     for number in range(len(document)):
         try:
@@ -125,11 +125,11 @@ def _permissions(document: Any) -> list[OptOut]:
     return [OptOut("PDF permissions", "reserved", "the file", "copying of text is not permitted")]
 
 
-def _lines(page: Any) -> list[Line]:
+def _lines(page: Any) -> list[PdfLine]:
     """Return the lines of a page in the order of its text, each put together of its runs."""
     text = page.get_textpage()
     height = float(page.get_height())
-    lines: list[Line] = []
+    lines: list[PdfLine] = []
     for number in range(text.count_rects()):
         left, bottom, right, top = text.get_rect(number)
         words = text.get_text_bounded(left, bottom, right, top).replace("\r", "").replace("\n", " ")
@@ -140,7 +140,7 @@ def _lines(page: Any) -> list[Line]:
             space = (
                 "" if left - last.right < 0.15 * (top - bottom) or last.text[-1:] == " " else " "
             )
-            lines[-1] = Line(
+            lines[-1] = PdfLine(
                 last.text + space + words,
                 min(left, last.left),
                 max(right, last.right),
@@ -149,21 +149,21 @@ def _lines(page: Any) -> list[Line]:
                 height,
             )
         else:
-            lines.append(Line(words, left, right, top, bottom, height))
+            lines.append(PdfLine(words, left, right, top, bottom, height))
     text.close()
     return lines
 
 
-def _same_line(last: Line, left: float, bottom: float, top: float) -> bool:
+def _same_line(last: PdfLine, left: float, bottom: float, top: float) -> bool:
     shared = min(last.top, top) - max(last.bottom, bottom)
     return shared > 0.5 * min(last.height, top - bottom) and left >= last.right - 2
 
 
-def _without_furniture(pages: Sequence[list[Line]], found: Converted) -> list[list[Line]]:
+def _without_furniture(pages: Sequence[list[PdfLine]], found: Converted) -> list[list[PdfLine]]:
     """Drop page numbers, and what several pages have at head or foot, but for its numbers."""
     size = median([line.height for lines in pages for line in lines] or [1.0])
 
-    def furniture(line: Line) -> bool:
+    def furniture(line: PdfLine) -> bool:
         at_margin = (
             line.bottom > line.page_height * (1 - _MARGIN) or line.top < line.page_height * _MARGIN
         )
@@ -187,11 +187,11 @@ def _without_furniture(pages: Sequence[list[Line]], found: Converted) -> list[li
     return kept
 
 
-def _form(line: Line) -> str:
+def _form(line: PdfLine) -> str:
     return _NUMBERS.sub("#", " ".join(line.text.split()).lower()).strip("-\u2013\u2014 .|")
 
 
-def _paragraphs(pages: Sequence[list[Line]]) -> list[str]:
+def _paragraphs(pages: Sequence[list[PdfLine]]) -> list[str]:
     lines = [line for page in pages for line in page]
     if not lines:
         return []
@@ -209,7 +209,7 @@ def _paragraphs(pages: Sequence[list[Line]]) -> list[str]:
         median(line.left for line in lines),
     )
     found: list[str] = []
-    last: Line | None = None
+    last: PdfLine | None = None
     for page in pages:
         fresh = True
         for line in page:
@@ -231,7 +231,7 @@ def _paragraphs(pages: Sequence[list[Line]]) -> list[str]:
     return [text for text in map(_settled, found) if text]
 
 
-def _begins(last: Line, line: Line, setting: _Setting, *, fresh: bool) -> bool:
+def _begins(last: PdfLine, line: PdfLine, setting: _Setting, *, fresh: bool) -> bool:
     """Return whether a line begins a paragraph after ``last``."""
     if last.height > _HEADING * setting.size:
         return True
