@@ -37,6 +37,10 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
     "unknown-model": (BUYER, "Read `/v1/models` again."),
     "invalid-work": (LOCAL, "Correct the work's file or its terms before you sign."),
     "invalid-license": (LOCAL, "Correct the field that `detail` names, before you sign."),
+    "rights-reserved": (
+        LOCAL,
+        "Leave that source out, or sign that the rights are yours (`--rights-are-mine`).",
+    ),
     "commitment-mismatch": (OPERATOR, "Use the file and salt that were registered."),
     "invalid-key-file": (LOCAL, "Give the right key file and password."),
     "payment": (BUYER, FAMILY + " Read `detail`."),
