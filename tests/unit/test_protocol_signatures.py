@@ -157,7 +157,7 @@ def test_session_quote_vouchers_and_close_are_signed_as_section_14_says() -> Non
     assert signer_of(digest, quote["signature"]) == NODE
     assert f"Payment-Quote: 0x{digest.hex()}" in EXCHANGE
     assert receipts()[0]["receipt"]["quoteHash"] == "0x" + digest.hex()
-    assert [voucher_signer(row) for row in payloads("voucher")] == [SIGNER] * 4
+    assert [voucher_signer(row) for row in payloads("voucher")] == [SIGNER] * 5
     (closing,) = payloads("close")
     wanted = digest_of("RequestClose", closing["request"])
     assert signer_of(wanted, closing["signature"]) == PAYER

@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 
 from viz.creator.intake.found import Converted, OptOut
 from viz.creator.intake.kinds import KINDS_BY_ENDING, READABLE
-from viz.creator.intake.sandbox import Job, Refused, parse
+from viz.creator.intake.sandbox import SourceFile, Refused, parse
 from viz.domain.units import hex_of
 from viz.domain.work import MAX_WORK_BYTES, Work, parse_work
 from viz.errors import InvalidRequest, InvalidWork
@@ -154,7 +154,7 @@ def import_sources(
     """
     converted: list[tuple[Source, str, Converted]] = []
     left_out = list(skipped)
-    jobs = [Job(each.name, each.path, encoding) for each in sources]
+    jobs = [SourceFile(each.name, each.path, encoding) for each in sources]
     refused: list[Refused] = []
     for source, answer in zip(sources, parse(jobs), strict=True):
         if isinstance(answer, Refused):

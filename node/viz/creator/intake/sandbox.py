@@ -38,7 +38,7 @@ _INSTALL: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class SourceFile:
     """One source to convert: a file's path, or its bytes; ``name`` is what messages call it."""
 
     name: str
@@ -55,7 +55,7 @@ class Refused:
 
 
 def parse(
-    jobs: Sequence[Job], *, memory_bytes: int = MEMORY_BYTES, cpu_s: int = CPU_S
+    jobs: Sequence[SourceFile], *, memory_bytes: int = MEMORY_BYTES, cpu_s: int = CPU_S
 ) -> Iterator[Any]:
     """Yield what each job gave, or Refused, in their order. ``cpu_s`` bounds one child's batch.
 
@@ -69,7 +69,7 @@ def parse(
         left = left[len(answers) :]
 
 
-def parse_one(job: Job, *, memory_bytes: int = MEMORY_BYTES, cpu_s: int = CPU_S) -> Any:
+def parse_one(job: SourceFile, *, memory_bytes: int = MEMORY_BYTES, cpu_s: int = CPU_S) -> Any:
     """Return what the job gave; raise InvalidWork if its source is refused."""
     (found,) = parse([job], memory_bytes=memory_bytes, cpu_s=cpu_s)
     if isinstance(found, Refused):
@@ -77,7 +77,7 @@ def parse_one(job: Job, *, memory_bytes: int = MEMORY_BYTES, cpu_s: int = CPU_S)
     return found
 
 
-def _run(jobs: Sequence[Job], memory_bytes: int, cpu_s: int) -> list[Any | Refused]:
+def _run(jobs: Sequence[SourceFile], memory_bytes: int, cpu_s: int) -> list[Any | Refused]:
     """Return at least one answer: those that came, and one for the job that broke the child."""
     files: list[BinaryIO] = []
     try:

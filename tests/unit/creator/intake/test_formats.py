@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.fakes import documents
 
-from viz.creator.intake.sandbox import Job, Refused, parse
+from viz.creator.intake.sandbox import SourceFile, Refused, parse
 from viz.domain.work import parse_work
 
 PROSE = (
@@ -40,36 +40,36 @@ def pages(*, heading: bool) -> bytes:
     return documents.pdf(made)
 
 
-GIVEN: dict[str, tuple[Job, str, str]] = {
+GIVEN: dict[str, tuple[SourceFile, str, str]] = {
     "text keeps its lines": (
-        Job("a.txt", b"One line\r\nand the next.\r\n\r\n\r\nTwo."),
+        SourceFile("a.txt", b"One line\r\nand the next.\r\n\r\n\r\nTwo."),
         "One line\nand the next.\n\nTwo.\n",
         "text",
     ),
     "text with marks of UTF-16": (
-        Job("a.txt", "Gr\u00fc\u00dfe.\n\nZwei.".encode("utf-16")),
+        SourceFile("a.txt", "Gr\u00fc\u00dfe.\n\nZwei.".encode("utf-16")),
         "Gr\u00fc\u00dfe.\n\nZwei.\n",
         "text",
     ),
     "UTF-16 without a mark": (
-        Job("a.txt", "Plain words here.".encode("utf-16-be")),
+        SourceFile("a.txt", "Plain words here.".encode("utf-16-be")),
         "Plain words here.\n",
         "text",
     ),
     "Latin-1 that was named": (
-        Job("a.txt", "Gr\u00fc\u00dfe.".encode("latin-1"), encoding="latin-1"),
+        SourceFile("a.txt", "Gr\u00fc\u00dfe.".encode("latin-1"), encoding="latin-1"),
         "Gr\u00fc\u00dfe.\n",
         "text",
     ),
     "two encodings that were named": (
-        Job(
+        SourceFile(
             "a.txt", "\u00fc\n".encode() + "\u00fc".encode("cp1252"), encoding="utf-8+windows-1252"
         ),
         "\u00fc\n\u00fc\n",
         "text",
     ),
     "HTML that declares Latin-1": (
-        Job(
+        SourceFile(
             "a.html",
             '<html><meta charset="iso-8859-1"><body><p>Gr\u00fc\u00dfe</p>'.encode("latin-1"),
         ),
@@ -77,7 +77,7 @@ GIVEN: dict[str, tuple[Job, str, str]] = {
         "html",
     ),
     "Markdown": (
-        Job(
+        SourceFile(
             "a.md",
             b"---\ntitle: Hi\n---\n# One\n\nWith *stress* and a [link](http://x.example).\n\n1. "
             b"a\n2. b\n"
@@ -89,7 +89,7 @@ GIVEN: dict[str, tuple[Job, str, str]] = {
         "markdown",
     ),
     "HTML": (
-        Job(
+        SourceFile(
             "a.html",
             b"<!DOCTYPE html><h1>A &amp; "
             b"B</h1><p>One<br>two</p><dl><dt>lamp</dt><dd>light</dd></dl>"
@@ -100,7 +100,7 @@ GIVEN: dict[str, tuple[Job, str, str]] = {
         "html",
     ),
     "DOCX": (
-        Job(
+        SourceFile(
             "a.docx",
             documents.docx([("Title", "Book"), ("Heading2", "One"), ("Normal", "Some text.")]),
         ),
@@ -108,12 +108,14 @@ GIVEN: dict[str, tuple[Job, str, str]] = {
         "docx",
     ),
     "EPUB": (
-        Job("a.epub", documents.epub(["<h1>One</h1><p>It&nbsp;is&#160;so.</p>", "<p>Two</p>"])),
+        SourceFile(
+            "a.epub", documents.epub(["<h1>One</h1><p>It&nbsp;is&#160;so.</p>", "<p>Two</p>"])
+        ),
         "# One\n\nIt is so.\n\nTwo\n",
         "epub",
     ),
     "PDF": (
-        Job("a.pdf", pages(heading=True)),
+        SourceFile("a.pdf", pages(heading=True)),
         "".join(f"# The keeper {n}\n\n{PARAGRAPH}\n\n" for n in (1, 2, 3)).strip() + "\n",
         "pdf",
     ),
@@ -156,7 +158,7 @@ def test_metadata_comes_along(given: dict[str, Any]) -> None:
 )
 def test_chats_of_every_shape_become_dialogue(written: Callable[[], str]) -> None:
     """Ours, ShareGPT's and Alpaca's records are one work, and training can read it."""
-    (answer,) = parse([Job("a.json", written().encode())])
+    (answer,) = parse([SourceFile("a.json", written().encode())])
     assert not isinstance(answer, Refused), answer
     work = parse_work("dialogue", answer["text"].encode())
     said = [[(m.role, m.content) for m in chunk.messages] for chunk in work.chunks]
@@ -176,7 +178,9 @@ def test_what_a_dialogue_cannot_hold_is_left_out_and_told() -> None:
         [1],
         {"conversations": [{"from": "gpt", "value": "I begin."}, *SHARED]},
     ]
-    (answer,) = parse([Job("a.jsonl", "\n".join(map(json.dumps, records)).encode() + b"\n{x")])
+    (answer,) = parse(
+        [SourceFile("a.jsonl", "\n".join(map(json.dumps, records)).encode() + b"\n{x")]
+    )
     assert len(answer["text"].splitlines()) == 4
     notes = "\n".join(answer["notes"])
     assert "4 records left out" in notes
@@ -187,7 +191,7 @@ def test_what_a_dialogue_cannot_hold_is_left_out_and_told() -> None:
 def test_a_long_chat_is_cut_into_pieces_that_a_work_may_hold() -> None:
     turns = [{"from": f, "value": f"{f} {n}"} for n in range(50) for f in ("human", "gpt")]
     (answer,) = parse(
-        [Job("a.jsonl", json.dumps({"system": "S", "conversations": turns}).encode())]
+        [SourceFile("a.jsonl", json.dumps({"system": "S", "conversations": turns}).encode())]
     )
     work = parse_work("dialogue", answer["text"].encode())
     assert [len(chunk.messages) for chunk in work.chunks] == [63, 39]

@@ -19,7 +19,7 @@ from tests.fakes import documents
 from viz.basemodel.packaged import find_tokenizer
 from viz.basemodel.source import DEFAULT_BASE_DIGEST
 from viz.creator.intake.clean import CONTROL_TOKENS, cleaned
-from viz.creator.intake.sandbox import Job, Refused, parse, parse_one
+from viz.creator.intake.sandbox import SourceFile, Refused, parse, parse_one
 from viz.errors import InvalidWork
 
 MIB = 1024 * 1024
@@ -128,7 +128,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
 
 @pytest.fixture(scope="module")
 def answers() -> dict[str, Any]:
-    jobs = [Job(name, raw) for name, raw, _ in REFUSED.values()]
+    jobs = [SourceFile(name, raw) for name, raw, _ in REFUSED.values()]
     return dict(zip(REFUSED, parse(jobs), strict=True))
 
 
@@ -155,13 +155,13 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
         file.write(b"%PDF-1.7\n")
         file.truncate(500 * MIB)
     with pytest.raises(InvalidWork, match="it has 524288000 bytes, at most 67108864 are read"):
-        parse_one(Job("huge.pdf", huge))
+        parse_one(SourceFile("huge.pdf", huge))
 
 
 def test_one_file_that_breaks_the_child_harms_no_other() -> None:
     """The one that ran out of memory is named, and those around it are read."""
     big = b"<p>" + b"<b>x</b>" * 1_500_000
-    jobs = [Job("a.txt", b"One."), Job("b.html", big), Job("c.txt", b"Three.")]
+    jobs = [SourceFile("a.txt", b"One."), SourceFile("b.html", big), SourceFile("c.txt", b"Three.")]
     first, second, third = parse(jobs, memory_bytes=220 * MIB)
     assert (first["text"], third["text"]) == ("One.\n", "Three.\n")
     assert isinstance(second, Refused)
@@ -170,7 +170,7 @@ def test_one_file_that_breaks_the_child_harms_no_other() -> None:
 
 def test_a_file_that_takes_too_long_is_ended() -> None:
     slow = b"<p>" + b"<i>x</i>" * 900_000
-    (answer,) = parse([Job("a.html", slow)], cpu_s=1)
+    (answer,) = parse([SourceFile("a.html", slow)], cpu_s=1)
     assert isinstance(answer, Refused)
     assert "it took too long to read" in answer.why
 
@@ -211,7 +211,7 @@ def test_the_child_has_none_of_our_secrets(monkeypatch: pytest.MonkeyPatch) -> N
         return whole(*args, **options)
 
     monkeypatch.setattr(subprocess, "Popen", popen)
-    parse_one(Job("a.txt", b"One."))
+    parse_one(SourceFile("a.txt", b"One."))
     assert len(seen) == 1
     assert not [name for name in seen[0] if name.startswith("VIZ_")]
 
@@ -225,14 +225,14 @@ def test_scripts_hidden_text_and_control_tokens_do_not_get_through() -> None:
         "<p style='display:none'>hidden one</p><p hidden=''>hidden two</p>"
         "<p>zero\u200bwidth\u202e\U000e0041 end</p>"
     )
-    (book,) = parse([Job("a.epub", documents.epub([markup]))])
+    (book,) = parse([SourceFile("a.epub", documents.epub([markup]))])
     text = book["text"]
     assert text == "# One< |im_end|>\n\nSeen < |im_start|>system [ INST] < s>\n\nzerowidth end\n"
     notes = "\n".join(book["notes"])
     for told in ("1 scripts", "2 hidden passages", "4 control tokens", "3 hidden characters"):
         assert told in notes
     chat = {"instruction": "<|im_end|>a", "output": "b</s>"}
-    (chats,) = parse([Job("a.jsonl", json.dumps(chat).encode())])
+    (chats,) = parse([SourceFile("a.jsonl", json.dumps(chat).encode())])
     assert "< |im_end|>a" in chats["text"]
     assert "b< /s>" in chats["text"]
 
@@ -281,7 +281,7 @@ def test_macros_and_linked_pictures_of_a_document_stay_where_they_are() -> None:
             "word/vbaProject.bin": b"macro",
         },
     )
-    (answer,) = parse([Job("a.docm", raw)])
+    (answer,) = parse([SourceFile("a.docm", raw)])
     assert answer["text"] == "Words.\n"
     assert "left out: 1 pictures" in answer["notes"]
     assert "left out: macros, which were not run" in answer["notes"]

@@ -155,4 +155,4 @@ def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     answer = json.dumps({"missing": "mammoth"}).encode()
     monkeypatch.setattr(sandbox, "_child", lambda *_: ([answer], ""))
     with pytest.raises(ConfigError, match="mammoth is not installed"):
-        sandbox.parse_one(sandbox.Job("a.docx", b"x"))
+        sandbox.parse_one(sandbox.SourceFile("a.docx", b"x"))
