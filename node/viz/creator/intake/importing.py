@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 
 from viz.creator.intake.found import Converted, OptOut
 from viz.creator.intake.kinds import KINDS_BY_ENDING, READABLE
-from viz.creator.intake.sandbox import SourceFile, Refused, parse
+from viz.creator.intake.sandbox import Refused, SourceFile, parse
 from viz.domain.units import hex_of
 from viz.domain.work import MAX_WORK_BYTES, Work, parse_work
 from viz.errors import InvalidRequest, InvalidWork

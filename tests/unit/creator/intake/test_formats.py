@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.fakes import documents
 
-from viz.creator.intake.sandbox import SourceFile, Refused, parse
+from viz.creator.intake.sandbox import Refused, SourceFile, parse
 from viz.domain.work import parse_work
 
 PROSE = (

@@ -19,7 +19,7 @@ from tests.fakes import documents
 from viz.basemodel.packaged import find_tokenizer
 from viz.basemodel.source import DEFAULT_BASE_DIGEST
 from viz.creator.intake.clean import CONTROL_TOKENS, cleaned
-from viz.creator.intake.sandbox import SourceFile, Refused, parse, parse_one
+from viz.creator.intake.sandbox import Refused, SourceFile, parse, parse_one
 from viz.errors import InvalidWork
 
 MIB = 1024 * 1024
