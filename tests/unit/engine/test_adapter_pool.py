@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,30 @@ def test_an_old_load_does_not_replace_a_newer_file(
     weights = read_adapter(tmp_path / "new", base.shape)
     expected = stack(ONE, weights, base.shape, torch.float32)
     assert served is not None and torch.equal(served.up["mlp.up_proj"], expected.up["mlp.up_proj"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("first", "step"), [(2, 1), (0, 2)])
+def test_an_adapter_of_some_layers_is_nothing_in_the_others(
+    base: LoadedBase, tmp_path: Path, dtype: torch.dtype, first: int, step: int
+) -> None:
+    """Training leaves the lower layers out, other programs any: in every way of computing."""
+    write_random_adapter(tmp_path / "1", base, rank=4, seed=1)
+    read = read_adapter(tmp_path / "1", base.shape)
+    shape = replace(base.shape, layers=5)
+    pairs = {}
+    for name, _ in shape.modules():
+        _, _, layer, linear = name.split(".", 3)
+        lower, upper = read.modules[f"model.layers.{int(layer) % base.shape.layers}.{linear}"]
+        pairs[name] = ((lower * (int(layer) + 1)).bfloat16(), upper.bfloat16())
+    chosen = tuple(f"model.layers.{layer}." for layer in range(first, shape.layers, step))
+    held = {name: pair for name, pair in pairs.items() if name.startswith(chosen)}
+    nothing = {n: (torch.zeros_like(a), torch.zeros_like(b)) for n, (a, b) in pairs.items()}
+    some = stack(ONE, replace(read, modules=held), shape, dtype)
+    filled = stack(ONE, replace(read, modules={**nothing, **held}), shape, dtype)
+    assert some.factors == filled.factors
+    for mine, full in ((some.down, filled.down), (some.up, filled.up)):
+        assert all(torch.equal(mine[name], full[name]) for name in full)
 
 
 def test_adapters_are_read_by_one_thread_alone(

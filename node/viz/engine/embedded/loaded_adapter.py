@@ -75,11 +75,11 @@ def stack(
             resident.factors[linear] = 1.0 / (down_lift * up_lift)
             for own, (layers, stacked) in lower.items():
                 rows = slice(place * rank, place * rank + own)
-                down[layers, rows] = stacked if down_lift == 1.0 else stacked * down_lift
+                lifted = stacked if down_lift == 1.0 else stacked * down_lift
+                down[layers, rows] = lifted.to(dtype)
             for own, (layers, stacked) in upper.items():
-                up[layers, :own] = (stacked if up_lift == 1.0 else stacked * up_lift).transpose(
-                    1, 2
-                )
+                lifted = stacked if up_lift == 1.0 else stacked * up_lift
+                up[layers, :own] = lifted.to(dtype).transpose(1, 2)
     return resident
 
 
@@ -101,7 +101,9 @@ def _by_rank(weights: AdapterWeights, linear: str, layers: int) -> tuple[_Stacks
     upper: _Stacks = {}
     for own, parts in found.items():
         # A slice is copied at once; a list of indices is slower.
-        places = slice(None) if len(parts) == layers else [layer for layer, _, _ in parts]
+        held = [layer for layer, _, _ in parts]
+        run = slice(held[0], held[-1] + 1)
+        places = run if run.stop - run.start == len(held) else held
         lower[own] = places, torch.stack([a for _, a, _ in parts])
         scaled = torch.stack([b for _, _, b in parts]).float()  # rounded once, after scaling
         upper[own] = places, scaled.mul_(weights.header.scaling(own))
