@@ -88,7 +88,8 @@ async def publish(request: web.Request) -> web.Response:
     """Store a training run's adapter, register it with its royalties, and put it on offer.
 
     ``shares`` ([[contentId, bps], ...]) replace the shares that follow from the works' sizes. If
-    the registration is not confirmed yet, ``offer`` is null, and ``detail`` says what to do.
+    the registration is not confirmed yet, or the adapter cannot be loaded, ``offer`` is null, and
+    ``detail`` says what to do.
     """
     parts = parts_of(request)
     _, body = await trusted_body_of(request)
@@ -106,14 +107,29 @@ async def publish(request: web.Request) -> web.Response:
     answer: Json = plain(published)
     try:
         answer["offer"] = (await _put_on_offer(parts, published.adapter_id, reader)).to_json()
-    except UnknownAdapter:
-        # The registration is paid for, so the operator must learn the id now.
+    except Exception as error:  # noqa: BLE001  it is paid for: the operator must learn the id now
         answer["offer"] = None
-        answer["detail"] = (
-            f"adapter {published.adapter_id} is registered and not confirmed yet: put it on offer "
-            f"later with `viz adapter activate {published.adapter_id}`"
-        )
+        answer["detail"] = _not_on_offer(published.adapter_id, error)
     return web.json_response(answer, status=201)
+
+
+def _not_on_offer(adapter_id: AdapterId, error: Exception) -> str:
+    """Return what an operator does for a registered adapter that is not on offer."""
+    activate = f"`viz adapter activate {adapter_id}`"
+    if isinstance(error, UnknownAdapter):
+        return (
+            f"adapter {adapter_id} is registered and not confirmed yet: put it on offer later with "
+            f"{activate}"
+        )
+    if isinstance(error, VizError):
+        reason = error.detail
+    else:
+        reason = "an unexpected error, which is in the log"
+        _log.error("a registered adapter is not on offer", adapter=adapter_id, exc_info=error)
+    return (
+        f"adapter {adapter_id} is registered and could not be put on offer ({reason}): do not "
+        f"register it again, put it on offer with {activate}"
+    )
 
 
 def _shares(rows: Sequence[Any]) -> list[tuple[ContentId, int]]:

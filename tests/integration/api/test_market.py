@@ -192,12 +192,21 @@ class Runs:
         await asyncio.Event().wait()
 
 
-async def test_a_published_adapter_that_is_not_confirmed_yet_is_named(
-    node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("fault", ["unconfirmed", "cannot be loaded"])
+async def test_a_published_adapter_that_is_not_on_offer_yet_is_named(
+    node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fault: str
 ) -> None:
-    """Registered and paid for: the id reaches the operator, who puts it on offer once confirmed."""
+    """Registered and paid for: the id reaches the operator, who puts it on offer afterwards."""
     new = AdapterId(ADAPTER + 1)
-    node.chain.unconfirmed.add(new)
+    loads = node.engine.add_adapter
+
+    async def fails(*_: object) -> None:
+        raise RuntimeError("dtypes do not match")
+
+    if fault == "unconfirmed":
+        node.chain.unconfirmed.add(new)
+    else:
+        monkeypatch.setattr(node.engine, "add_adapter", fails)
     weights = fake_adapter_file(tmp_path / "new.safetensors", seed=9)
     work = tmp_path / "work.jsonl"
     save_record(work, REGISTERED)
@@ -216,9 +225,11 @@ async def test_a_published_adapter_that_is_not_confirmed_yet_is_named(
     assert f"viz adapter activate {new}" in said["detail"]
     assert [offer.adapter_id for offer in node.parts.catalogue.offers()] == [0, ADAPTER]
     path, body = "/operator/v1/adapters", {"adapterId": new}
-    status, problem, _ = await buyer.call("POST", path, body=body, headers=OPERATOR)
-    assert (status, problem["code"]) == (404, "unknown-adapter")
+    if fault == "unconfirmed":
+        status, problem, _ = await buyer.call("POST", path, body=body, headers=OPERATOR)
+        assert (status, problem["code"]) == (404, "unknown-adapter")
     node.chain.unconfirmed.clear()
+    monkeypatch.setattr(node.engine, "add_adapter", loads)
     status, offer, _ = await buyer.call("POST", path, body=body, headers=OPERATOR)
     assert (status, offer["adapterId"]) == (201, new)
     assert new in node.engine.adapters()
