@@ -14,10 +14,10 @@ from typing import Final, Self
 
 from eth_account.signers.local import LocalAccount
 
-from viz.chain.contracts import PaymentToken
 from viz.chain.deploy import DEVELOPMENT_CHAINS, ensure_deployed
 from viz.chain.devnet import Devnet
 from viz.chain.keys import create_key_file, development_account, load_key_file
+from viz.chain.payment_token import PaymentToken
 from viz.chain.rpc import Rpc
 from viz.chain.sender import Sender
 from viz.domain.ports.chain import Deployment

@@ -28,6 +28,7 @@ from viz.domain.ports.chain import (
     Deployment,
     GrantState,
     Head,
+    NodeEntry,
     ServingState,
     TermsState,
 )
@@ -106,6 +107,7 @@ class FakeChain:
     unconfirmed: set[AdapterId] = field(default_factory=set)
     used_nonces: set[tuple[Address, Hash32]] = field(default_factory=set)
     with_code: set[Address] = field(default_factory=set)
+    directory: dict[Address, NodeEntry] = field(default_factory=dict)
     sent: list[Call] = field(default_factory=list)
     reads: int = 0
     down: bool = False
@@ -233,6 +235,14 @@ class FakeChain:
     async def token_domain(self) -> tuple[str, str]:
         self._ask()
         return TOKEN_DOMAIN.name, TOKEN_DOMAIN.version
+
+    async def node_entry(self, node: Address) -> NodeEntry | None:
+        self._ask()
+        return self.directory.get(node)
+
+    async def node_entries(self, offset: int, limit: int) -> tuple[NodeEntry, ...]:
+        self._ask()
+        return tuple(self.directory.values())[offset : offset + limit]
 
     # writing
 
@@ -377,6 +387,13 @@ class FakeChain:
         zero = Hash32(bytes(32))
         said = {"adapterId": adapter_id}
         return (Event("AdapterRegistry", "AdapterRegistered", said, 0, zero, zero, 0),)
+
+    def _announce(self, url: str, age_key: str) -> None:
+        self.directory[self.address] = NodeEntry(self.address, self.clock.now, url, age_key)
+
+    def _remove(self) -> None:
+        if self.directory.pop(self.address, None) is None:
+            raise TransactionFailed("NotAnnounced")
 
     def put_adapter(self, adapter_id: AdapterId, weights_digest: Hash32) -> AdapterState:
         """Register an adapter by fiat."""

@@ -14,6 +14,7 @@ from typing import Any, Final
 from viz.chain import abi
 from viz.chain.contract import Contract
 from viz.chain.node_directory import NodeDirectory
+from viz.chain.payment_token import PaymentToken
 from viz.chain.registrations import AdapterRegistrations
 from viz.chain.rpc import BlockTag, Rpc
 from viz.chain.scan import scan
@@ -26,6 +27,7 @@ from viz.domain.ports.chain import (
     Deployment,
     GrantState,
     Head,
+    NodeEntry,
     ServingState,
     TermsState,
 )
@@ -243,29 +245,6 @@ class Settlement(Contract):
         return int(await self._view("CLOSE_DELAY"))
 
 
-class PaymentToken(Contract):
-    """The ERC-20 token of all payments."""
-
-    name = abi.CURRENCY
-
-    async def balance(self, account: Address) -> Units:
-        """Return an account's balance."""
-        return int(await self._view("balanceOf", account))
-
-    async def allowance(self, owner: Address, spender: Address) -> Units:
-        """Return what ``spender`` may still pull from ``owner``."""
-        return int(await self._view("allowance", owner, spender))
-
-    async def authorization_used(self, payer: Address, nonce: Hash32, *, block: BlockTag) -> bool:
-        """Return whether an authorization of that nonce (EIP-3009) was used or cancelled."""
-        return bool(await self._view("authorizationState", payer, nonce, block=block))
-
-    async def domain(self) -> tuple[str, str]:
-        """Return the name and version of the token's EIP-712 domain (EIP-5267)."""
-        found = await self._view("eip712Domain")
-        return found["name"], found["version"]
-
-
 class Chain:
     """Implements ChainReader for one deployment."""
 
@@ -385,6 +364,14 @@ class Chain:
     async def token_domain(self) -> tuple[str, str]:
         """Return the name and the version in the token's EIP-712 domain."""
         return await self.token.domain()
+
+    async def node_entry(self, node: Address) -> NodeEntry | None:
+        """Return what a node announced in the directory; None if it is not listed."""
+        return await self.directory.entry(node)
+
+    async def node_entries(self, offset: int, limit: int) -> tuple[NodeEntry, ...]:
+        """Return up to ``limit`` entries of the directory."""
+        return await self.directory.entries(offset, limit)
 
     async def _block(self, confirmed: bool) -> BlockTag:
         if not confirmed or not self._confirmations:

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from viz.chain.contract import Contract
+from viz.domain.ports.chain import NodeEntry
 from viz.domain.units import Address
-
-
-@dataclass(frozen=True, slots=True)
-class NodeEntry:
-    """What a node says about itself in the directory: untrusted text that must be checked."""
-
-    node: Address
-    announced_at: int
-    url: str
-    age_key: str
 
 
 class NodeDirectory(Contract):
@@ -31,7 +21,7 @@ class NodeDirectory(Contract):
         return _node_entry(found) if found["url"] else None
 
     async def entries(self, offset: int = 0, limit: int = 100) -> tuple[NodeEntry, ...]:
-        """Return up to ``limit`` entries."""
+        """Return up to ``limit`` entries; their order changes when a node leaves."""
         return tuple(_node_entry(found) for found in await self._view("list", offset, limit))
 
 

@@ -190,8 +190,10 @@ async def test_terms_and_directory_come_back_typed(net: Testnet) -> None:
     assert await net.chain.terms(offered.terms_hash(LICENSE)) == TermsState(offered, LICENSE)
     node = net.sender(5)
     await net.done(node, "NodeDirectory", "announce", "https://node.example", "age1key")
-    (entry,) = await net.chain.directory.entries()
-    assert entry == await net.chain.directory.entry(node.address)
+    (entry,) = await net.chain.node_entries(0, 100)
+    assert entry == await net.chain.node_entry(node.address)
+    assert await net.chain.node_entry(net.sender(6).address) is None
+    assert await net.chain.node_entries(1, 100) == ()
     assert (entry.node, entry.url, entry.age_key) == (
         node.address,
         "https://node.example",

@@ -121,6 +121,16 @@ class ChannelState:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeEntry:
+    """What a node says about itself in the directory: untrusted text that must be checked."""
+
+    node: Address
+    announced_at: int
+    url: str
+    age_key: str
+
+
+@dataclass(frozen=True, slots=True)
 class Head:
     """The newest block; ``time_s`` is its own timestamp."""
 
@@ -224,6 +234,14 @@ class ChainReader(Protocol):
 
     async def token_domain(self) -> tuple[str, str]:
         """Return the name and the version in the token's EIP-712 domain (EIP-5267)."""
+        ...
+
+    async def node_entry(self, node: Address) -> NodeEntry | None:
+        """Return what a node announced in the directory; None if it is not listed."""
+        ...
+
+    async def node_entries(self, offset: int, limit: int) -> tuple[NodeEntry, ...]:
+        """Return up to ``limit`` entries of the directory; fewer mean that it ends there."""
         ...
 
 
