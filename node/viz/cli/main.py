@@ -26,6 +26,7 @@ TREE: Final = {
     "channel": "channel:app",
     "buyer": "buyer:app",
     "adapter": "operator:adapter_app",
+    "base": "base:app",
     "audit": "audit:app",
     "testnet": "testnet:app",
 }

@@ -76,6 +76,7 @@ WRONG = {
     "adapter activate": ("1 --title 1 --data-dir {0}", INPUT),
     "adapter drop": ("0", USAGE),
     "audit adapter": ("1 {0} --manifest {0}/none", INPUT),
+    "base export": ("{0}/new --base-digest 0x12", INPUT),
     "testnet run": ("--data-dir {0}/operator.token", CONFIG),
     "testnet pass": ("a day", USAGE),
     "testnet fund": ("0x12", CONFIG),
