@@ -127,6 +127,7 @@ def structs() -> list[tuple[Domain, Struct, bytes]]:
             typed_data.ReceiveWithAuthorization(PAYER, SETTLEMENT, 10**7, 0, 2**64 - 1, nonce),
             PAYER_KEY,
         ),
+        (registry, typed_data.Listing(content, word("listing"), 1_700_000_000), PAYER_KEY),
     ]
 
 

@@ -38,6 +38,7 @@ from viz.domain.units import Address, Hash32, hex_of
 from viz.engine.embedded.engine import EmbeddedEngine
 from viz.engine.embedded.settings import EngineSettings
 from viz.errors import ConfigError
+from viz.outbound import Outbound
 from viz.services.market.licensing import REGISTRATIONS
 from viz.services.payments.new_ledger import open_ledger
 from viz.services.payments.relay_budget import RESERVE_BPS, RelayPolicy
@@ -108,13 +109,17 @@ async def open_backends(
         ends.push_async_callback(ledger.close)
         blobs = await _blobs(config)
         ends.push_async_callback(blobs.close)
+        peers = Outbound(private_addresses=config.network.private_addresses)
+        ends.push_async_callback(peers.close)
         base = await accepted_base(config, report)
         engine = await EmbeddedEngine.start(base, _engine_settings(config))
         ends.push_async_callback(engine.close)
         sender = Sender(
             rpc, account, deployment, journal=ledger, max_fee_wei=config.chain.max_fee_wei
         )
-        backends = Backends(ledger, chain, sender, engine, blobs, SystemClock(), bytes(account.key))
+        backends = Backends(
+            ledger, chain, sender, engine, blobs, peers, SystemClock(), bytes(account.key)
+        )
         yield OpenBackends(backends, rpc, deployment, ledger, depth, development)
 
 

@@ -18,12 +18,14 @@ from viz.domain.ports.blobs import BlockStore
 from viz.domain.ports.chain import ChainReader
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.engine import Engine
+from viz.domain.ports.peers import PeerHttp
 from viz.domain.ports.settlement_ledger import Store
 from viz.domain.ports.transactions import ChainWriter
 from viz.domain.pricing import Price
 from viz.domain.units import Units
 from viz.services.market.license_documents import LicenseDocuments
 from viz.services.market.licensing import Licensing
+from viz.services.market.listings import Listings
 from viz.services.market.publishing import Publishing
 from viz.services.market.withdrawal import WithdrawalWatch
 from viz.services.payments.channel_events import ChannelEvents
@@ -58,6 +60,7 @@ class Backends:
     writer: ChainWriter
     engine: Engine
     blobs: BlockStore
+    peers: PeerHttp
     clock: Clock
     key: bytes = field(repr=False)
 
@@ -114,6 +117,7 @@ class Services:
     serving: Admission
     licensing: Licensing
     license_documents: LicenseDocuments
+    listings: Listings
     publishing: Publishing
     trainings: TrainingQueue
     reconciliation: Reconciliation
@@ -194,6 +198,7 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
             chain, writer, clock, relays=settings.registrations, fee_wei=chain.fee_wei
         ),
         license_documents=LicenseDocuments(settings.licenses_dir, chain, settings.sessions.origin),
+        listings=Listings(ledger, chain, clock),
         publishing=Publishing(
             chain,
             writer,
@@ -250,6 +255,7 @@ def loops(services: Services) -> dict[str, LoopFunction]:
         "watchdog": services.reconciliation.run,
         "clock": services.clock_check.run,
         "withdrawals": services.withdrawals.run,
+        "listings": services.listings.run,
     }
 
 
@@ -265,6 +271,7 @@ def node_context(backends: Backends, services: Services, terms: NodeTerms) -> No
         blobs=backends.blobs,
         licensing=services.licensing,
         license_documents=services.license_documents,
+        listings=services.listings,
         publishing=services.publishing,
         settlement=services.claims,
         clock=backends.clock,

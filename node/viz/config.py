@@ -194,6 +194,12 @@ class TrainingConfig(_Section):
     least_kept_percent: Percent = 0
 
 
+class NetworkConfig(_Section):
+    """Say which addresses the node asks that others named."""
+
+    private_addresses: bool = False
+
+
 class LogConfig(_Section):
     """Set the daemon's log."""
 
@@ -218,6 +224,7 @@ class Config(BaseSettings):
     relay: RelayConfig = RelayConfig()
     settlement: SettlementConfig = SettlementConfig()
     training: TrainingConfig = TrainingConfig()
+    network: NetworkConfig = NetworkConfig()
     log: LogConfig = LogConfig()
 
     @classmethod

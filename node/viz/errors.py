@@ -5,6 +5,7 @@
     ├── InputError            the caller sent something that cannot be served; nothing changed
     │   ├── InvalidRequest · PromptEmpty · PromptTooLong · UnknownAdapter · UnknownModel
     │   ├── InvalidWork · InvalidLicense · CommitmentMismatch · TooManyQuestions
+    │   ├── InvalidListing · ListingStale · ListingUnknown
     │   └── InvalidKeyFile
     ├── PaymentError          money is missing or does not fit; nothing was charged
     │   ├── PaymentRequired · InvalidSignature · WrongDomain · StaleVoucher · LineBelowBest
@@ -27,7 +28,7 @@
     ├── TrainingError         a training run
     │   └── TrainingCancelled · MemorisationLimitExceeded · TrainingWorkerDied
     └── BuyerError            a buyer refuses to pay, or cannot
-        └── NodeUnreachable · NodeRefused · NodeNotTrusted · PriceAboveCap
+        └── NodeUnreachable · AddressNotPublic · NodeRefused · NodeNotTrusted · PriceAboveCap
 
 Each class has a unique ``code`` (stable: clients match on it), an HTTP ``status`` (used by the one
 table in ``viz.api``) and a ``title``. ``str(error)`` is one line that says what to do about it.
@@ -105,6 +106,18 @@ class InvalidWork(InputError):
 
 class InvalidLicense(InputError):
     code, title = "invalid-license", "The license document is not valid"
+
+
+class InvalidListing(InputError):
+    code, title = "invalid-listing", "The listing is not valid"
+
+
+class ListingStale(InputError):
+    code, status, title = "listing-stale", 409, "A newer listing of the work is kept here"
+
+
+class ListingUnknown(InputError):
+    code, status, title = "listing-unknown", 404, "No listing of the work is kept here"
 
 
 class CommitmentMismatch(InputError):
@@ -342,6 +355,10 @@ class BuyerError(VizError):
 
 class NodeUnreachable(BuyerError):
     code, status, title = "node-unreachable", 503, "The node cannot be reached"
+
+
+class AddressNotPublic(NodeUnreachable):
+    code, status, title = "address-not-public", 403, "The address is not one of the internet"
 
 
 class NodeRefused(BuyerError):

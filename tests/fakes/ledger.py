@@ -20,10 +20,11 @@ from viz.domain.ports.ledger import (
     TrainingRecord,
     UnbilledRecord,
 )
+from viz.domain.ports.listings import ListingRecord
 from viz.domain.ports.settlement_ledger import BlockMark, ClaimRecord, SignedTransaction
 from viz.domain.ports.transactions import Outcome
-from viz.domain.units import UINT96_MAX, ZERO_HASH, AdapterId, Address, Hash32
-from viz.errors import StoreConflict, StoreError
+from viz.domain.units import UINT96_MAX, ZERO_HASH, AdapterId, Address, ContentId, Hash32
+from viz.errors import StoreConflict, StoreError, StoreFull
 
 HEADS_LIMIT = 4096
 
@@ -42,6 +43,7 @@ class MemoryStore:
         self.claims: list[tuple[ClaimRecord, str]] = []
         self.transactions: dict[Hash32, tuple[SignedTransaction, Outcome | None]] = {}
         self.blocks: dict[int, BlockMark] = {}
+        self.listing_rows: dict[ContentId, ListingRecord] = {}
         self._closed = False
 
     def require_room(self) -> None:
@@ -255,6 +257,33 @@ class MemoryStore:
     async def rollback(self, above: int) -> None:
         self._open()
         self.blocks = {number: mark for number, mark in self.blocks.items() if number <= above}
+
+    # listings
+
+    async def put_listing(self, listing: ListingRecord, *, most: int) -> ListingRecord:
+        self._open()
+        kept = self.listing_rows.get(listing.content_id)
+        if kept is not None and kept.issued_at >= listing.issued_at:
+            return kept
+        if kept is None and len(self.listing_rows) >= most:
+            raise StoreFull(f"this node keeps {most} listings and takes no more")
+        self.listing_rows[listing.content_id] = listing
+        return listing
+
+    async def listing(self, content_id: ContentId) -> ListingRecord | None:
+        self._open()
+        return self.listing_rows.get(content_id)
+
+    async def listings(self, *, after: ContentId, limit: int) -> Sequence[ListingRecord]:
+        self._open()
+        wanted = sorted(key for key in self.listing_rows if key > after)
+        return [self.listing_rows[key] for key in wanted[:limit]]
+
+    async def drop_listing(self, listing: ListingRecord) -> None:
+        self._open()
+        kept = self.listing_rows.get(listing.content_id)
+        if kept is not None and kept.issued_at == listing.issued_at:
+            del self.listing_rows[listing.content_id]
 
     async def close(self) -> None:
         self._closed = True

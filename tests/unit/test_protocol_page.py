@@ -15,7 +15,7 @@ from tests.integration.api.protocol_tables import ADVICE, SIGNERS, error_classes
 from viz.chain.deployment import deployment_json, parse_deployment
 from viz.domain.eip712 import layout_of
 from viz.domain.units import parse_address
-from viz.protocol import credential, messages, owner_actions, payment, registration, wire
+from viz.protocol import credential, listing, messages, owner_actions, payment, registration, wire
 from viz.protocol.license_document.reading import license_from_values
 
 ROOT: Final = Path(__file__).parents[2]
@@ -97,6 +97,12 @@ BODIES: Final[dict[str, tuple[Read | None, Read | None]]] = {
             (owner_actions.WITHDRAWALS_PATH, owner_actions.SignedWithdrawal),
         )
     },
+    "POST /viz/v1/listings": (again(listing.SignedListing), again(listing.ListingAnswer)),
+    "GET /viz/v1/listings": (
+        None,
+        lambda value: listing.listings_to_json(*listing.listings_from_json(value)),
+    ),
+    "GET /viz/v1/listings/3": (None, again(listing.SignedListing)),
     "GET /viz/v1/accounts": (None, again(owner_actions.AccountView)),
     "GET /viz/v1/accounts/contents": (None, again(owner_actions.OwnedWorks)),
 }

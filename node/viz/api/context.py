@@ -22,6 +22,7 @@ from viz.errors import InvalidRequest
 from viz.protocol.credential import bearer_of_header
 from viz.services.market.license_documents import LicenseDocuments
 from viz.services.market.licensing import Licensing
+from viz.services.market.listings import Listings
 from viz.services.market.publishing import Publishing
 from viz.services.payments.sessions import Sessions
 from viz.services.serving.admission import Admission
@@ -69,6 +70,7 @@ class NodeContext:
     blobs: BlockStore
     licensing: Licensing
     license_documents: LicenseDocuments
+    listings: Listings
     publishing: Publishing
     settlement: ClaimService
     clock: Clock

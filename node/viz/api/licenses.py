@@ -6,14 +6,13 @@ a while, and every answer has an ETag.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Final
 
 from aiohttp import hdrs, web
 
 from viz.api.context import LOOKS, ask_chain, number_of, parts_of
-from viz.api.negotiation import is_known
+from viz.api.negotiation import tagged
 from viz.domain.units import ContentId
 from viz.errors import LicenseUnknown
 from viz.protocol.license_forms.catalogue import DOCUMENT
@@ -85,13 +84,8 @@ def _shown(request: web.Request, kept: KeptLicense, name: str) -> web.Response:
 
 
 def _tagged(request: web.Request, body: bytes, media_type: str) -> web.Response:
-    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers = {
-        hdrs.ETAG: tag,
         hdrs.CACHE_CONTROL: f"public, max-age={KEPT_S}",
         "Content-Security-Policy": _POLICY,
     }
-    if is_known(request.headers.getall(hdrs.IF_NONE_MATCH, ()), tag):
-        return web.Response(status=304, headers=headers)
-    charset = "utf-8" if media_type.startswith("text/") else None
-    return web.Response(body=body, content_type=media_type, charset=charset, headers=headers)
+    return tagged(request, body, media_type, headers)

@@ -109,6 +109,8 @@ async def _up(config: Config, rpc_port: int, kubo: bool, as_json: bool, new_ledg
                 "key_password": net.password,
                 "chain": config.chain.model_dump() | {"rpc_url": net.devnet.url},
                 "storage": config.storage.model_dump() | storage,
+                # Whoever tries a market of several nodes does so on one machine.
+                "network": {"private_addresses": True},
             }
         )
 

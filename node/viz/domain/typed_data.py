@@ -79,6 +79,19 @@ class Withdraw(Struct):
 OwnerAction = SetTerms | Approve | Withdraw
 """What a work's owner signs about it; the nonce is the owner's next one."""
 
+# ContentRegistry's domain, off chain
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Struct):
+    """An owner publishes a work's listing; of two listings the one issued later counts."""
+
+    TYPE: ClassVar[str] = "Listing(uint256 contentId,bytes32 listingHash,uint64 issuedAt)"
+    content_id: ContentId
+    listing_hash: Hash32
+    issued_at_s: int
+
+
 # Settlement
 
 

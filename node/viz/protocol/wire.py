@@ -159,6 +159,13 @@ def read_lines(value: object) -> Lines:
         raise ValueError('a list of a usage line [adapterId, "amount"]') from None
 
 
+def read_object(value: object) -> Json:
+    """Return a JSON object as it is; raise ValueError."""
+    if not isinstance(value, dict):
+        raise ValueError("a JSON object")
+    return value
+
+
 def _pair(value: object) -> list[object]:
     if not isinstance(value, list) or len(value) != 2:
         raise ValueError

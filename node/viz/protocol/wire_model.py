@@ -33,6 +33,7 @@ from viz.protocol.wire import (
     read_hash,
     read_hex,
     read_lines,
+    read_object,
 )
 
 T = TypeVar("T")
@@ -139,6 +140,7 @@ UINT32: Final = whole(UINT32_MAX)
 ADDRESS: Final = Form(core_schema.no_info_plain_validator_function(read_address))
 HASH32: Final = _plain(read_hash, hex_of)
 LINES: Final = _plain(read_lines, spelled_lines)
+JSON_OBJECT: Final = _plain(read_object, dict)
 BOOLEAN: Final = _said(core_schema.bool_schema(strict=True), "true or false")
 
 Uint32 = Annotated[int, UINT32]

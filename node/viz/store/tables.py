@@ -181,6 +181,17 @@ class TrainingTable(LedgerTable, table=True):
     updated_at: int = Field(sa_type=BigInteger)
 
 
+class ListingTable(LedgerTable, table=True):
+    """Verified listings of works; ``document`` is the canonical JSON that the owner signed."""
+
+    __tablename__ = "listings"
+    content_id: int = Field(primary_key=True, sa_type=BigInteger)
+    issued_at: int = Field(sa_type=BigInteger)
+    document: bytes = Field(sa_type=LargeBinary)
+    signature: bytes = Field(sa_type=LargeBinary)
+    received_at: int = Field(sa_type=BigInteger)
+
+
 def table(model: type[LedgerTable]) -> Table:
     """Return the SQLAlchemy table of a model, for Core statements."""
     name: Any = model.__tablename__

@@ -45,6 +45,7 @@ from viz.domain.typed_data import (
     authorization_nonce,
 )
 from viz.domain.units import ZERO_HASH, AdapterId, Address, Cid, Hash32, Units
+from viz.outbound import Outbound
 from viz.protocol import payment
 from viz.protocol.credential import CloseRequest, Credential, Deposit, credential_to_header
 from viz.protocol.messages import (
@@ -108,7 +109,10 @@ async def running_node(
     clock = chain.clock
     engine = engine or FakeEngine(context_tokens=2048)
     store = await SqlStore.open(folder / "ledger.db", {"node": chain.address}, hook)
-    backends = Backends(store, chain, chain, engine, blobs or MemoryBlobStore(), clock, NODE_KEY)
+    peers = Outbound(private_addresses=True)
+    backends = Backends(
+        store, chain, chain, engine, blobs or MemoryBlobStore(), peers, clock, NODE_KEY
+    )
     settings = service_settings(
         folder,
         policy or ServingPolicy(step_tokens=8, voucher_grace_s=0.3),
@@ -140,6 +144,7 @@ async def running_node(
             yield Node(url, store, chain, clock, engine, parts, http, app, runner)
     finally:
         await runner.cleanup()
+        await peers.close()
         await engine.close()
         await store.close()
 

@@ -32,7 +32,7 @@ from tests.integration.api.protocol_tables import tables
 
 from viz.domain import buyer_channel as buyer_channels
 from viz.domain.claim_rows import SignedVoucher
-from viz.domain.eip712 import content_registry_domain, public_address, sign, sign_compact
+from viz.domain.eip712 import content_registry_domain, keccak, public_address, sign, sign_compact
 from viz.domain.license import Terms
 from viz.domain.ports.chain import ContentState, TermsState
 from viz.domain.ports.transactions import Event
@@ -44,14 +44,16 @@ from viz.domain.typed_data import (
     SetTerms,
     Withdraw,
 )
-from viz.domain.units import BASE_MODEL, ZERO_HASH, Address, ContentId, Hash32, hex_of
+from viz.domain.units import BASE_MODEL, ZERO_HASH, Address, Cid, ContentId, Hash32, hex_of
 from viz.protocol.credential import CloseRequest, Credential, credential_to_header, voucher_to_text
 from viz.protocol.license_document.agreement import terms_of
 from viz.protocol.license_document.model import LicenseDocument
+from viz.protocol.listing import CustodianAddress, SealedBlob, SignedListing, WorkListing
 from viz.protocol.messages import SessionProof, session_challenge_from_json
 from viz.protocol.owner_actions import signed_action
 from viz.protocol.payment import Challenge, receipt_from_json
 from viz.protocol.registration import SignedRegistration
+from viz.protocol.wire import canonical_json
 from viz.services.serving.paid_stream import ServingPolicy
 
 PAGE: Final = Path(__file__).parents[3] / "docs" / "protocol.md"
@@ -64,6 +66,9 @@ AHEAD_UNITS: Final = 30
 _LEFT_OUT: Final = ("date", "server", "connection", "transfer-encoding")
 _OWN: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 _TERMS: Final = Terms(2_000_000, 800, 31_536_000, 604_800, 2, 23, approval_required=False)
+_LICENSE: Final = {"text": "Train on it, name its author, and pay."}
+_LISTED_TERMS: Final = TermsState(_TERMS, keccak(canonical_json(_LICENSE)))
+_SEALED_CID: Final = Cid("bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy")
 
 
 class RegistryChain(FakeChain):
@@ -75,6 +80,8 @@ class RegistryChain(FakeChain):
     _nonce = 0
 
     async def terms(self, terms_hash: Hash32) -> TermsState | None:
+        if terms_hash == _hash_of(_LISTED_TERMS):
+            return _LISTED_TERMS
         if self._document and terms_hash == _hash_of(self._document):
             return self._document
         return TermsState(self._offered, self._licence)
@@ -439,6 +446,46 @@ async def owning(record: Record) -> None:
     await record.exchange("GET", f"/viz/v1/accounts/{owner}")
 
 
+async def listing(record: Record) -> None:
+    """Record how an owner publishes a listing, and how anybody reads it."""
+    work, now_s = ContentId(3), record.node.clock.now
+    record.node.chain.works[work] = _listed_work(work)
+    document = WorkListing(
+        DEPLOYMENT.chain_id,
+        DEPLOYMENT.content_registry,
+        work,
+        title="The keeper of Varn Point",
+        credit="Alma Reyes",
+        language="en",
+        kind="dialogue",
+        size_bytes=61_440,
+        license=_LICENSE,
+        sealed=SealedBlob(_SEALED_CID, 62_128),
+        custodians=(CustodianAddress(record.node.chain.address, "https://node.test"),),
+        issued_at=now_s,
+        sample="Who keeps the light at Varn Point?",
+    ).to_json()
+    domain = content_registry_domain(DEPLOYMENT.chain_id, DEPLOYMENT.content_registry)
+    digest = domain.digest(SignedListing.of(document, b"").struct)
+    signed = SignedListing.of(document, sign(CREATOR_KEY, digest))
+    record.say(
+        "publish a listing",
+        "The owner signs `Listing`: the id, the `keccak256` of the listing in canonical form, and "
+        "`issuedAt`. Whoever has it may hand it in.",
+    )
+    await record.exchange("POST", "/viz/v1/listings", body=signed.to_json())
+    record.say("read a listing", "As the owner signed it.")
+    await record.exchange("GET", "/viz/v1/listings/3")
+    record.say("read all listings", "At most 64 at a time, by the works' ids.")
+    await record.exchange("GET", "/viz/v1/listings?after=2&limit=8")
+
+
+def _listed_work(work: ContentId) -> ContentState:
+    """Return a work of the creator as the chain in memory has it, under ``_LICENSE``."""
+    owner = public_address(CREATOR_KEY)
+    return ContentState(work, owner, owner, ZERO_HASH, _hash_of(_LISTED_TERMS), 0)
+
+
 def _proof(buyer: Buyer, challenge: Any) -> Any:
     session = session_challenge_from_json(challenge)
     signature = sign_compact(buyer.key, buyer.domain.digest(session))
@@ -459,6 +506,7 @@ async def recorded(folder: Path) -> str:
             await market(record)
             await licenses(record)
             await owning(record)
+            await listing(record)
             return "\n\n".join(record.parts)
 
 

@@ -41,6 +41,9 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
         LOCAL,
         "Leave that source out, or sign that the rights are yours (`--rights-are-mine`).",
     ),
+    "invalid-listing": (BUYER, "Correct the member that `detail` names, then sign again."),
+    "listing-stale": (BUYER, "Read the listing kept here. Sign one with a later `issuedAt`."),
+    "listing-unknown": (BUYER, "Ask another node, or the work's owner."),
     "commitment-mismatch": (OPERATOR, "Use the file and salt that were registered."),
     "invalid-key-file": (LOCAL, "Give the right key file and password."),
     "payment": (BUYER, FAMILY + " Read `detail`."),
@@ -122,6 +125,10 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
     "training-worker-died": (OPERATOR, "Read the log, then start it again: it resumes."),
     "buyer": (LOCAL, NOT_SENT),
     "node-unreachable": (LOCAL, NOT_SENT),
+    "address-not-public": (
+        BUYER,
+        "Name an address of the internet, `http(s)://host[:port]`: a node asks no other.",
+    ),
     "node-refused": (LOCAL, NOT_SENT),
     "node-not-trusted": (LOCAL, NOT_SENT + " Pay nothing more."),
     "price-above-cap": (LOCAL, NOT_SENT + " Name a higher cap, or ask another node."),
@@ -136,6 +143,11 @@ SIGNERS: Final[dict[str, tuple[str, str, str]]] = {
     "SetTerms": ("ContentRegistry", "the work's owner", "to offer other terms to new grants"),
     "Approve": ("ContentRegistry", "the work's owner", "to approve a trainer, or to undo that"),
     "Withdraw": ("ContentRegistry", "the work's owner", "to withdraw a work for ever"),
+    "Listing": (
+        "ContentRegistry",
+        "the work's owner",
+        "to publish the work's listing; never sent to the chain",
+    ),
     "OpenChannel": (
         "Settlement",
         "the session key",

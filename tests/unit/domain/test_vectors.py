@@ -26,6 +26,7 @@ SIGNED = {
     + TERMS,
     "Approve(uint256 contentId,address trainer,bool allowed,uint256 nonce,uint64 deadline)",
     "Withdraw(uint256 contentId,uint256 nonce,uint64 deadline)",
+    "Listing(uint256 contentId,bytes32 listingHash,uint64 issuedAt)",
     "OpenChannel(address payer,address node)",
     "Voucher(address node,uint96 settled,bytes32 usageHash,bytes32 receiptsHead)",
     "RequestClose(address signer,address node,uint64 deadline)",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from viz.domain.ports.ledger import ChannelLedger, ChannelRecord, Ledger
+from viz.domain.ports.listings import ListingLedger
 from viz.domain.ports.transactions import Outcome
 from viz.domain.units import AdapterId, Address, Hash32, Units
 
@@ -122,7 +123,7 @@ class SettlementLedger(ComparedLedger, Protocol):
         ...
 
 
-class Store(Ledger, SettlementLedger, TransactionJournal, CursorStore, Protocol):
+class Store(Ledger, SettlementLedger, TransactionJournal, CursorStore, ListingLedger, Protocol):
     """The whole ledger of a node: for serving and for settlement.
 
     After ``close`` every method raises StoreError.

@@ -1,0 +1,66 @@
+"""Take and answer the listings of works."""
+
+from __future__ import annotations
+
+import json
+
+from aiohttp import web
+
+from viz.api.bodies import body_of
+from viz.api.context import ask_chain, number_of, parts_of
+from viz.api.negotiation import tagged
+from viz.domain.units import ContentId
+from viz.errors import InvalidRequest
+from viz.protocol.listing import (
+    LISTING_PATH,
+    LISTINGS_PAGE,
+    LISTINGS_PATH,
+    ListingAnswer,
+    SignedListing,
+    listings_to_json,
+)
+from viz.protocol.wire import JSON_INTEGER_MAX
+
+_ID_DIGITS = 15
+
+
+def routes() -> list[web.RouteDef]:
+    """Return the routes of listings."""
+    return [
+        web.post(LISTINGS_PATH, publish),
+        web.get(LISTINGS_PATH, listings),
+        web.get(LISTING_PATH, listing),
+    ]
+
+
+async def publish(request: web.Request) -> web.Response:
+    """Keep a listing that its owner signed, whoever hands it in."""
+    _, body = await body_of(request)
+    signed = SignedListing.from_json(body)
+    ask_chain(request)
+    kept = await parts_of(request).listings.accept(signed)
+    return web.json_response(ListingAnswer(kept.content_id, kept.issued_at).to_json(), status=201)
+
+
+async def listings(request: web.Request) -> web.Response:
+    """Answer a page of the listings kept here, by the works' ids."""
+    after = ContentId(_asked(request, "after", 0))
+    limit = _asked(request, "limit", LISTINGS_PAGE)
+    if not 1 <= limit <= LISTINGS_PAGE:
+        raise InvalidRequest(f"'limit' is a number of 1 to {LISTINGS_PAGE}", param="limit")
+    page = listings_to_json(*await parts_of(request).listings.page(after, limit))
+    return tagged(request, json.dumps(page).encode(), "application/json")
+
+
+async def listing(request: web.Request) -> web.Response:
+    """Answer the listing of one work."""
+    content_id = ContentId(number_of(request, "content_id", JSON_INTEGER_MAX))
+    found = await parts_of(request).listings.get(content_id)
+    return tagged(request, json.dumps(found.to_json()).encode(), "application/json")
+
+
+def _asked(request: web.Request, name: str, default: int) -> int:
+    text = request.query.get(name, str(default))
+    if not (text.isascii() and text.isdecimal() and len(text) <= _ID_DIGITS):
+        raise InvalidRequest(f"{name!r} is a whole number", param=name)
+    return int(text)

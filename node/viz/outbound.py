@@ -1,0 +1,208 @@
+"""Send HTTP requests to addresses that others named: directory entries, custodians, listings.
+
+Owns what protects this machine and its network from such an address (server-side request forgery).
+Invariants: no connection is opened to an address that is not public, whatever a name resolves to
+at the moment of connecting, unless the operator allowed private ones; redirects are not followed;
+no environment's proxy, cookie or stored credential is used; no answer is read beyond its bound, in
+bytes and in time; a compressed answer is not unpacked.
+
+Who talks to a node of a person's own choice uses ``viz.client.node_client`` instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp import hdrs
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from viz.errors import AddressNotPublic, InvalidRequest, NodeRefused, NodeUnreachable
+from viz.protocol.problems import error_of
+from viz.protocol.wire import Json, parse_json
+
+CALL_TIMEOUT_S: Final = 20.0
+MAX_JSON_BYTES: Final = 4 * 1024 * 1024
+MAX_JSON_VALUES: Final = 262_144
+MAX_CONNECTIONS: Final = 32
+MAX_CONNECTIONS_EACH: Final = 4
+_PIECE_BYTES: Final = 64 * 1024
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_SCHEMES: Final = ("http", "https")
+
+
+@dataclass(frozen=True, slots=True)
+class OutboundReply:
+    """A whole answer; ``headers`` have lower-case names."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Outbound:
+    """An HTTP client for URLs that strangers named. Close it at the end."""
+
+    def __init__(self, *, private_addresses: bool = False) -> None:
+        """``private_addresses`` also allows this machine and its networks, for local testing."""
+        self._private = private_addresses
+        self._http: aiohttp.ClientSession | None = None
+
+    async def ask(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: Json | None = None,
+        max_bytes: int = MAX_JSON_BYTES,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> Json:
+        """Return the JSON object that a node answers.
+
+        Raises the node's own problem if it refuses (``answered`` is then True), NodeRefused if the
+        answer is not JSON, and whatever ``call`` raises.
+        """
+        reply = await self.call(method, url, json=body, max_bytes=max_bytes, timeout_s=timeout_s)
+        try:
+            answer = parse_json(reply.body, max_bytes=max_bytes, max_values=MAX_JSON_VALUES)
+        except InvalidRequest as error:
+            raise NodeRefused(f"{url} answered {reply.status} with no readable JSON") from error
+        if not 200 <= reply.status < 300:
+            raise error_of(answer, reply.status)
+        return answer
+
+    async def call(
+        self,
+        method: str,
+        url: str,
+        *,
+        json: Json | None = None,
+        headers: Mapping[str, str] | None = None,
+        max_bytes: int,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> OutboundReply:
+        """Return the answer to one request, whatever its status.
+
+        Raises AddressNotPublic, NodeUnreachable (also for what is too slow), NodeRefused for an
+        answer beyond ``max_bytes``, for a redirect and for a compressed answer.
+        """
+        self._require_allowed(url)
+        sent = {hdrs.ACCEPT_ENCODING: "identity", **(headers or {})}
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                self._session().request(
+                    method, url, json=json, headers=sent, allow_redirects=False
+                ) as response,
+            ):
+                if 300 <= response.status < 400 and response.status != 304:
+                    raise NodeRefused(f"{url} answered with a redirect, which is not followed")
+                if response.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+                    raise NodeRefused(f"{url} answered compressed, which was not asked for")
+                body = await _bounded(response, max_bytes, url)
+                lower = {name.lower(): value for name, value in response.headers.items()}
+                return OutboundReply(response.status, lower, body)
+        except TimeoutError as error:
+            raise NodeUnreachable(f"{url} did not answer within {timeout_s:g} s") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            why = str(error) or type(error).__name__
+            raise NodeUnreachable(f"{url} cannot be reached: {why}") from error
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._http is not None:
+            await self._http.close()
+            self._http = None
+
+    def _require_allowed(self, url: str) -> None:
+        """Raise AddressNotPublic for a URL of another kind, or with a private address in it."""
+        try:
+            parts = urlsplit(url)
+            host, named = parts.hostname or "", parts.username
+            good = parts.scheme in _SCHEMES and bool(host) and parts.port != 0
+        except ValueError:
+            good, host, named = False, "", None
+        if not good or named is not None:
+            raise AddressNotPublic(f"{url[:200]!r} is not an address to ask: http(s)://host[:port]")
+        if self._private:
+            return
+        try:
+            address = ipaddress.ip_address(host.partition("%")[0])
+        except ValueError:
+            return  # a name: the resolver judges what it stands for
+        if not is_public(address):
+            raise _refused(host)
+
+    def _session(self) -> aiohttp.ClientSession:
+        if self._http is None:
+            connector = aiohttp.TCPConnector(
+                resolver=None if self._private else PublicResolver(),
+                limit=MAX_CONNECTIONS,
+                limit_per_host=MAX_CONNECTIONS_EACH,
+            )
+            self._http = aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                timeout=aiohttp.ClientTimeout(total=None),
+                headers={hdrs.USER_AGENT: "viz"},
+            )
+        return self._http
+
+
+class PublicResolver(AbstractResolver):
+    """Resolves names, and refuses a name that stands for an address that is not public."""
+
+    def __init__(self) -> None:
+        self._inner = aiohttp.ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Return the addresses of a name; raise AddressNotPublic if one of them is not public."""
+        found = await self._inner.resolve(host, port, family)
+        for each in found:
+            if not is_public(ipaddress.ip_address(each["host"].partition("%")[0])):
+                raise _refused(host)
+        return found
+
+    async def close(self) -> None:
+        """Close the resolver below."""
+        await self._inner.close()
+
+
+def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Return whether an address belongs to the internet, also one that carries another inside.
+
+    An IPv6 address can stand for an IPv4 one (mapped, 6to4, NAT64): then both are judged.
+    """
+    if not address.is_global or address.is_multicast:
+        return False
+    if isinstance(address, ipaddress.IPv4Address):
+        return True
+    inside = address.ipv4_mapped or address.sixtofour
+    if inside is None and address in _NAT64:
+        inside = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return inside is None or is_public(inside)
+
+
+def _refused(host: str) -> AddressNotPublic:
+    return AddressNotPublic(
+        f"{host[:200]} is no address of the internet: it is not asked. For tests on one machine or "
+        "network set network.private_addresses"
+    )
+
+
+async def _bounded(response: aiohttp.ClientResponse, max_bytes: int, url: str) -> bytes:
+    body = bytearray()
+    async for piece in response.content.iter_chunked(_PIECE_BYTES):
+        body += piece
+        if len(body) > max_bytes:
+            raise NodeRefused(f"{url} answers with more than {max_bytes} bytes")
+    return bytes(body)

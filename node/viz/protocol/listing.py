@@ -1,0 +1,179 @@
+"""Define listings: the public face of a work, which its owner signs and any node may pass on.
+
+Owns the JSON of a listing, its hash, and the answers about listings. Does no I/O;
+``viz.services.market.listings`` compares a listing with the chain.
+
+Invariants: a listing's hash is over its canonical JSON (RFC 8785) with every member, also those
+that this version does not know, so that an older node passes on a newer listing unchanged; nothing
+in it is longer than its bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
+
+from viz.domain.eip712 import Domain, is_plain, is_signed_by, keccak
+from viz.domain.strict_json import load_json
+from viz.domain.typed_data import Listing
+from viz.domain.units import Address, Cid, ContentId, Hash32
+from viz.domain.work import MAX_WORK_BYTES
+from viz.errors import InvalidListing, InvalidRequest, InvalidSignature
+from viz.protocol.messages import MAX_SIGNATURE_BYTES
+from viz.protocol.wire import JSON_INTEGER_MAX, Json, Reader, canonical_json
+from viz.protocol.wire_model import (
+    JSON_OBJECT,
+    AddressText,
+    AtMost,
+    JsonInteger,
+    WireModel,
+    text,
+    whole,
+)
+
+# POST a SignedListing -> ListingAnswer; GET ?after=ID&limit=N -> a page.
+LISTINGS_PATH: Final = "/viz/v1/listings"
+# GET -> SignedListing.
+LISTING_PATH: Final = "/viz/v1/listings/{content_id}"
+
+MAX_LISTING_BYTES: Final = 56 * 1024
+MAX_SAMPLE_CHARS: Final = 4_096
+MAX_CUSTODIANS: Final = 8
+MAX_URL_CHARS: Final = 200
+# The sealed work holds the work, the record that proves it, and age's header and tags.
+MAX_SEALED_BYTES: Final = 2 * MAX_WORK_BYTES
+# Listings in one page: with all of them as long as they may be, a page is within 4 MiB.
+LISTINGS_PAGE: Final = 64
+CID_CHARS: Final = 59
+
+CidText = Annotated[Cid, text(CID_CHARS)]
+
+
+@dataclass(frozen=True, slots=True)
+class SealedBlob(WireModel):
+    """Where a work's sealed bytes are, and how many."""
+
+    WHERE: ClassVar[str] = "'sealed'"
+    cid: CidText
+    size_bytes: Annotated[int, whole(MAX_SEALED_BYTES)]
+
+
+@dataclass(frozen=True, slots=True)
+class CustodianAddress(WireModel):
+    """A node that holds the key of a sealed work for its owner, and where it answers."""
+
+    WHERE: ClassVar[str] = "a custodian"
+    node: AddressText
+    url: Annotated[str, text(MAX_URL_CHARS)]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkListing(WireModel):
+    """What an owner tells the market about a work.
+
+    ``language`` is a BCP 47 tag, ``size_bytes`` the size of the work's file, ``license`` the
+    license document or table whose canonical hash is on the chain, ``sample`` a text that the owner
+    chose, ``issued_at`` seconds since 1970.
+    """
+
+    WHERE: ClassVar[str] = "the listing"
+    chain_id: JsonInteger
+    content_registry: AddressText
+    content_id: Annotated[ContentId, whole(JSON_INTEGER_MAX)]
+    title: Annotated[str, text(200)]
+    credit: Annotated[str, text(200)]
+    language: Annotated[str, text(35)]
+    kind: Literal["text", "dialogue"]
+    size_bytes: Annotated[int, whole(MAX_WORK_BYTES)]
+    license: Annotated[Mapping[str, Any], JSON_OBJECT]
+    sealed: SealedBlob
+    custodians: Annotated[tuple[CustodianAddress, ...], AtMost(MAX_CUSTODIANS)]
+    issued_at: JsonInteger
+    sample: Annotated[str, text(MAX_SAMPLE_CHARS)] = ""
+
+    @property
+    def license_hash(self) -> Hash32:
+        """Return keccak256 of the license as canonical JSON, as the chain has it."""
+        return keccak(canonical_json(dict(self.license)))
+
+
+@dataclass(frozen=True, slots=True)
+class SignedListing:
+    """A listing with its owner's signature; ``document`` is its canonical JSON."""
+
+    listing: WorkListing
+    document: bytes
+    signature: bytes
+
+    @classmethod
+    def from_json(cls, value: object) -> Self:
+        """Return the signed listing in JSON values; raise InvalidRequest, InvalidListing."""
+        reader = Reader(value, "the signed listing")
+        found = value.get("listing") if isinstance(value, Mapping) else None
+        return cls.of(found, reader.blob("signature", MAX_SIGNATURE_BYTES))
+
+    @classmethod
+    def of(cls, value: object, signature: bytes) -> Self:
+        """Return the listing in JSON values with a signature; raise InvalidListing."""
+        try:
+            listing = WorkListing.from_json(value)
+            document = canonical_json(value)
+        except (InvalidRequest, ValueError) as error:
+            raise InvalidListing(
+                error.detail if isinstance(error, InvalidRequest) else f"the listing: {error}"
+            ) from error
+        if len(document) > MAX_LISTING_BYTES:
+            raise InvalidListing(
+                f"the listing has {len(document)} bytes, at most {MAX_LISTING_BYTES} are taken: "
+                "shorten the sample or the license"
+            )
+        return cls(listing, document, signature)
+
+    @classmethod
+    def read(cls, document: bytes, signature: bytes) -> Self:
+        """Return the listing that was kept as these canonical bytes; raise InvalidListing."""
+        return cls.of(load_json(document), signature)
+
+    @property
+    def struct(self) -> Listing:
+        """Return what the owner signs, in ContentRegistry's domain."""
+        return Listing(self.listing.content_id, keccak(self.document), self.listing.issued_at)
+
+    def require_signed_by(self, owner: Address, domain: Domain) -> None:
+        """Raise InvalidSignature if ``owner`` did not sign the listing."""
+        if not is_plain(self.signature):
+            raise InvalidSignature(
+                "a listing is signed by a key: a contract wallet (ERC-1271) cannot sign one"
+            )
+        if not is_signed_by(domain.digest(self.struct), self.signature, owner):
+            raise InvalidSignature(
+                f"the listing of work {self.listing.content_id} is not signed by its owner, "
+                f"{owner}: sign it with the owner's key, for this chain and registry"
+            )
+
+    def to_json(self) -> Json:
+        """Return the signed listing as JSON values."""
+        return {"listing": load_json(self.document), "signature": "0x" + self.signature.hex()}
+
+
+@dataclass(frozen=True, slots=True)
+class ListingAnswer(WireModel):
+    """A listing that the node keeps now."""
+
+    WHERE: ClassVar[str] = "the node's answer"
+    content_id: Annotated[ContentId, whole(JSON_INTEGER_MAX)]
+    issued_at: JsonInteger
+
+
+def listings_to_json(page: tuple[SignedListing, ...], after: ContentId | None) -> Json:
+    """Return one page; ``after`` is where the next one begins, None after the last."""
+    return {"listings": [each.to_json() for each in page], "next": after}
+
+
+def listings_from_json(value: object) -> tuple[tuple[SignedListing, ...], ContentId | None]:
+    """Return a page and where the next one begins; raise InvalidRequest, InvalidListing."""
+    reader = Reader(value, "the page of listings")
+    page = tuple(map(SignedListing.from_json, reader.array("listings", LISTINGS_PAGE)))
+    after = reader.optional("next", lambda name: reader.integer(name, JSON_INTEGER_MAX))
+    return page, None if after is None else ContentId(after)

@@ -1,0 +1,190 @@
+"""Keep the listings of works that this node was given, and pass them on.
+
+Owns the comparison of a listing with the chain. Anybody may hand in a listing: its owner's
+signature makes it one. Invariants: a listing is kept only if the work is registered and not
+withdrawn, its owner signed it, and its license is the chain's; of two listings of a work the one
+issued later is kept; what no longer agrees with the chain is dropped at the next look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+import structlog
+
+from viz.domain.eip712 import content_registry_domain
+from viz.domain.ports.chain import ChainReader
+from viz.domain.ports.clock import Clock
+from viz.domain.ports.listings import ListingLedger, ListingRecord
+from viz.domain.units import ContentId, hex_of
+from viz.errors import (
+    ChainUnreachable,
+    InvalidListing,
+    InvalidRequest,
+    LicenseError,
+    LicenseMismatch,
+    ListingStale,
+    ListingUnknown,
+    VizError,
+)
+from viz.protocol.listing import LISTINGS_PAGE, SignedListing, WorkListing
+from viz.storage.cid import to_binary
+
+MAX_LISTINGS: Final = 20_000
+# How far a listing's time may be ahead of this node's clock.
+MAX_AHEAD_S: Final = 300
+LOOK_INTERVAL_S: Final = 600.0
+# Between two readings of the chain, so that a look at all listings is no burst.
+LOOK_PAUSE_S: Final = 0.05
+_LANGUAGE: Final = re.compile(r"[A-Za-z]{2,8}(?:-[A-Za-z0-9]{1,8})*", re.ASCII)
+_log = structlog.get_logger()
+
+
+class Listings:
+    """The listings of one node."""
+
+    def __init__(self, ledger: ListingLedger, chain: ChainReader, clock: Clock) -> None:
+        self._ledger, self._chain, self._clock = ledger, chain, clock
+
+    async def accept(self, signed: SignedListing) -> WorkListing:
+        """Verify a listing, keep it durably, and return it; a repetition changes nothing.
+
+        Raises what ``require_true`` raises, ListingStale if the kept one is newer, StoreError.
+        """
+        listing = signed.listing
+        await require_true(signed, self._chain, now_s=self._clock.now_s())
+        record = ListingRecord(
+            listing.content_id,
+            listing.issued_at,
+            signed.document,
+            signed.signature,
+            self._clock.now_s(),
+        )
+        kept = await self._ledger.put_listing(record, most=MAX_LISTINGS)
+        if kept.document != signed.document:
+            raise ListingStale(
+                f"this node keeps a listing of work {listing.content_id} that was issued at "
+                f"{kept.issued_at}, and yours at {listing.issued_at}: sign one with a later time",
+                issuedAt=kept.issued_at,
+            )
+        return listing
+
+    async def get(self, content_id: ContentId) -> SignedListing:
+        """Return the listing that is kept of a work; raise ListingUnknown if there is none."""
+        kept = await self._ledger.listing(content_id)
+        if kept is None:
+            raise ListingUnknown(
+                f"this node keeps no listing of work {content_id}: ask another node, or its owner"
+            )
+        return SignedListing.read(kept.document, kept.signature)
+
+    async def page(
+        self, after: ContentId, limit: int = LISTINGS_PAGE
+    ) -> tuple[tuple[SignedListing, ...], ContentId | None]:
+        """Return the listings of works above ``after``, and where the next page begins, if any."""
+        found = await self._ledger.listings(after=after, limit=min(limit, LISTINGS_PAGE))
+        page = tuple(SignedListing.read(each.document, each.signature) for each in found)
+        more = len(found) == min(limit, LISTINGS_PAGE)
+        return page, found[-1].content_id if found and more else None
+
+    async def run(self) -> None:
+        """Look at all listings again and again, and drop those that the chain contradicts."""
+        while True:
+            await asyncio.sleep(LOOK_INTERVAL_S)
+            await self.drop_untrue()
+
+    async def drop_untrue(self) -> None:
+        """Drop every listing that no longer agrees with the chain. Raises ChainUnreachable."""
+        after = ContentId(0)
+        while page := await self._ledger.listings(after=after, limit=LISTINGS_PAGE):
+            await self._look_at(page)
+            after = page[-1].content_id
+
+    async def _look_at(self, page: Sequence[ListingRecord]) -> None:
+        for record in page:
+            try:
+                signed = SignedListing.read(record.document, record.signature)
+                await require_true(signed, self._chain, now_s=self._clock.now_s())
+            except ChainUnreachable:
+                raise
+            except VizError as error:
+                _log.info("listing dropped", content_id=record.content_id, reason=error.detail)
+                await self._ledger.drop_listing(record)
+            await asyncio.sleep(LOOK_PAUSE_S)
+
+
+async def require_true(signed: SignedListing, chain: ChainReader, *, now_s: int) -> None:
+    """Raise the error that names why a listing is not what the chain and its owner say.
+
+    Costs at most two readings of the chain. Raises InvalidListing, LicenseError for a work that is
+    not there or was withdrawn, InvalidSignature, LicenseMismatch, ChainUnreachable.
+    """
+    listing, deployment = signed.listing, chain.deployment
+    _require_well_formed(listing, now_s)
+    if (listing.chain_id, listing.content_registry) != (
+        deployment.chain_id,
+        deployment.content_registry,
+    ):
+        raise InvalidListing(
+            f"the listing is for chain {listing.chain_id} and registry {listing.content_registry}; "
+            f"this node works on {deployment.chain_id} and {deployment.content_registry}"
+        )
+    state = await chain.content(listing.content_id)
+    if state is None:
+        raise LicenseError(f"there is no work {listing.content_id}: check the id")
+    if state.withdrawn_at:
+        raise LicenseError(f"work {listing.content_id} was withdrawn: it is listed no more")
+    domain = content_registry_domain(deployment.chain_id, deployment.content_registry)
+    signed.require_signed_by(state.owner, domain)
+    terms = await chain.terms(state.terms_hash)
+    if terms is None:
+        raise ChainUnreachable(
+            f"the chain's endpoint does not know the terms {hex_of(state.terms_hash)} of work "
+            f"{listing.content_id}: try again, or use another endpoint (chain.rpc_url)"
+        )
+    if listing.license_hash != terms.license_hash:
+        raise LicenseMismatch(
+            f"the listing's license hashes to {hex_of(listing.license_hash)}, and the chain has "
+            f"{hex_of(terms.license_hash)} for work {listing.content_id}: list the license that "
+            "was registered last",
+            fields=["licenseHash"],
+        )
+
+
+def _require_well_formed(listing: WorkListing, now_s: int) -> None:
+    if listing.issued_at > now_s + MAX_AHEAD_S:
+        raise InvalidListing(
+            f"issuedAt is {listing.issued_at}, which is more than {MAX_AHEAD_S} s ahead of this "
+            f"node's clock ({now_s}): check your clock"
+        )
+    for name in ("title", "credit"):
+        shown = getattr(listing, name)
+        if not shown.strip() or not shown.isprintable():
+            raise InvalidListing(f"{name} is empty or has characters that cannot be printed")
+    if not _LANGUAGE.fullmatch(listing.language):
+        raise InvalidListing(f"language is {listing.language!r}: write a BCP 47 tag, such as en")
+    if not listing.size_bytes or not listing.sealed.size_bytes:
+        raise InvalidListing("sizeBytes is 0: neither the work nor its sealed bytes are empty")
+    if not listing.custodians:
+        raise InvalidListing("custodians is empty: name the nodes that hold the work's key")
+    for custodian in listing.custodians:
+        _require_url(custodian.url)
+    try:
+        to_binary(listing.sealed.cid)
+    except InvalidRequest as error:
+        raise InvalidListing(error.detail) from error
+
+
+def _require_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        bare = not (parts.username or parts.query or parts.fragment) and url.isprintable()
+    except ValueError:
+        good = bare = False
+    if not good or not bare:
+        raise InvalidListing(f"{url!r} is not a custodian's URL: write http(s)://host[:port]")
