@@ -85,7 +85,7 @@ class FakeEngine:
     def model(self) -> BaseModel:
         return self._model
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+    def render(self, messages: Sequence[Mapping[str, str]], so_far: str = "") -> tuple[int, ...]:
         if not messages:
             raise InvalidRequest("messages is empty: send at least one message")
         ids: list[int] = []
@@ -96,7 +96,7 @@ class FakeEngine:
                 raise InvalidRequest("a message's content is not text")
             ids += [1, *self.encode(f"{message['role']}\n{message['content']}"), 2]
             ids += self.encode("\n")
-        return (*ids, 1, *self.encode("assistant\n"))
+        return (*ids, 1, *self.encode("assistant\n"), *self.encode(so_far))
 
     def encode(self, text: str) -> tuple[int, ...]:
         try:

@@ -76,7 +76,15 @@ _READ: Final = frozenset(
         "top_p",
     }
 )
-_OF_CHAT: Final = frozenset({"messages", "max_completion_tokens", "top_logprobs"})
+_OF_CHAT: Final = frozenset(
+    {
+        "add_generation_prompt",
+        "continue_final_message",
+        "max_completion_tokens",
+        "messages",
+        "top_logprobs",
+    }
+)
 _OF_COMPLETION: Final = frozenset({"prompt"})
 _NOT_IN_A_MESSAGE: Final = ("tool_calls", "function_call", "audio")
 
@@ -87,6 +95,7 @@ def read_chat(body: Mapping[str, Any], *, max_choices: int) -> TextRequest:
     if not isinstance(messages, list) or not 0 < len(messages) <= MAX_MESSAGES:
         raise _wrong("messages", f"a list of 1 to {MAX_MESSAGES} messages")
     prompt = [_message(message) for message in messages]
+    so_far = _so_far(body, prompt)
     limit = _whole(body, "max_completion_tokens", 1, 2**31) or _whole(body, "max_tokens", 1, 2**31)
     wanted = _flag(body, "logprobs")
     top = _whole(body, "top_logprobs", 0, MAX_TOP_LOGPROBS)
@@ -95,7 +104,8 @@ def read_chat(body: Mapping[str, Any], *, max_choices: int) -> TextRequest:
     return _request(
         body,
         chat=True,
-        prompt=prompt,
+        prompt=prompt[:-1] if so_far else prompt,
+        so_far=so_far,
         max_tokens=limit,
         logprobs=(top or 0) if wanted else None,
         max_choices=max_choices,
@@ -113,6 +123,7 @@ def read_completion(body: Mapping[str, Any], *, max_choices: int) -> TextRequest
         body,
         chat=False,
         prompt=_utf8("prompt", prompt),
+        so_far="",
         max_tokens=_whole(body, "max_tokens", 1, 2**31),
         logprobs=_whole(body, "logprobs", 0, MAX_TOP_LOGPROBS),
         max_choices=max_choices,
@@ -124,6 +135,7 @@ def _request(
     *,
     chat: bool,
     prompt: str | Sequence[Mapping[str, str]],
+    so_far: str,
     max_tokens: int | None,
     logprobs: int | None,
     max_choices: int,
@@ -161,7 +173,31 @@ def _request(
         stream=_flag(body, "stream"),
         include_usage=_flag(options or {}, "include_usage"),
         names_temperature=body.get("temperature") is not None,
+        so_far=so_far,
     )
+
+
+def _so_far(body: Mapping[str, Any], messages: Sequence[Mapping[str, str]]) -> str:
+    """Return the beginning of the reply, if the request asks to go on with its last message.
+
+    The parameters are those of other servers with OpenAI's interface (vLLM, SGLang).
+    """
+    prompted = body.get("add_generation_prompt")
+    if prompted is not None and not isinstance(prompted, bool):
+        raise _wrong("add_generation_prompt", "true or false")
+    if not _flag(body, "continue_final_message"):
+        if prompted is False:
+            raise _wrong("add_generation_prompt", "false only with continue_final_message: true")
+        return ""
+    if prompted:
+        raise _wrong("add_generation_prompt", "false with continue_final_message: true")
+    *before, last = messages
+    if not before or last["role"] != "assistant" or not last["content"]:
+        raise _wrong(
+            "continue_final_message",
+            "given with a last message of the assistant that has text, after another message",
+        )
+    return last["content"]
 
 
 def _message(value: Any) -> dict[str, str]:

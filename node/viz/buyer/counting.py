@@ -58,7 +58,9 @@ class Counter:
         texts, messages = asked.texts(), asked.messages()
         if self._tokenizer is not None and messages is not None:
             try:
-                return len(self._tokenizer.render(messages))
+                return len(self._tokenizer.render(messages)) + (
+                    self.text_tokens(asked.so_far) if asked.so_far else 0
+                )
             except VizError:
                 pass  # the node refuses it too; if it does not, it may bill at most the bound
         tokens = sum(map(self.text_tokens, texts))

@@ -71,11 +71,25 @@ class AskedRequest:
             found.append(json.dumps(content, ensure_ascii=False) if text is None else text)
         return found
 
+    @property
+    def so_far(self) -> str:
+        """The beginning of the reply, if the request asks to go on with its last message."""
+        messages = self._body.get("messages")
+        if not self.is_chat or self._body.get("continue_final_message") is not True:
+            return ""
+        last = messages[-1] if isinstance(messages, list) and messages else None
+        return (_text_of(last.get("content")) or "") if isinstance(last, dict) else ""
+
     def messages(self) -> list[dict[str, str]] | None:
-        """Return the messages as the model's template takes them; None if it cannot."""
+        """Return the messages as the model's template takes them; None if it cannot.
+
+        The last one is left out if the reply goes on with it (``so_far``).
+        """
         messages = self._body.get("messages")
         if not self.is_chat or not isinstance(messages, list):
             return None
+        if self.so_far:
+            messages = messages[:-1]
         found: list[dict[str, str]] = []
         for message in messages:
             if not isinstance(message, dict) or not isinstance(role := message.get("role"), str):

@@ -19,6 +19,8 @@ class TextRequest:
     ``prompt`` is the chat's messages, or plain text. ``max_tokens`` bounds each of the ``choices``.
     If it is None, the node chooses the bound, and ``sampling.max_tokens`` is not used. If
     ``names_temperature`` is False, an adapter's own default is used instead of OpenAI's.
+    ``so_far`` is the beginning of a chat's reply, which the answer goes on from; it is part of the
+    prompt.
     """
 
     chat: bool
@@ -30,3 +32,4 @@ class TextRequest:
     stream: bool
     include_usage: bool
     names_temperature: bool = True
+    so_far: str = ""

@@ -35,14 +35,14 @@ class SlowReader(FakeEngine):
         self.rendered: list[str] = []
         self.begun, self.go_on = threading.Event(), threading.Event()
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+    def render(self, messages: Sequence[Mapping[str, str]], so_far: str = "") -> tuple[int, ...]:
         text = messages[-1]["content"]
         self.rendered.append(text)
         if "STOP" in text:
             self.begun.set()
             if not self.go_on.wait(PATIENCE_S):
                 self.rendered.append("nobody else was served")
-        return super().render(messages)
+        return super().render(messages, so_far)
 
 
 async def paid(node: Node, key: bytes = b"\x33" * 32) -> Buyer:

@@ -96,9 +96,9 @@ class Reading(FakeEngine):
         self._model = replace(self._model, longest_token_bytes=81)
         self.read_bytes = 0
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+    def render(self, messages: Sequence[Mapping[str, str]], so_far: str = "") -> tuple[int, ...]:
         self.read_bytes += sum(len(each["content"].encode()) for each in messages)
-        return super().render(messages)
+        return super().render(messages, so_far)
 
 
 @pytest.mark.parametrize(

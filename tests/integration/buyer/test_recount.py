@@ -35,8 +35,9 @@ class CountingEngine(FakeEngine):
         self.lie = 1.0
         self._model = replace(self._model, tokenizer_digest=DIGEST, vocabulary=49_152)
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
-        return self._padded(self.tokenizer.render(messages))
+    def render(self, messages: Sequence[Mapping[str, str]], so_far: str = "") -> tuple[int, ...]:
+        ids = self.tokenizer.render(messages)
+        return self._padded((*ids, *self.tokenizer.tokens(so_far)))
 
     def encode(self, text: str) -> tuple[int, ...]:
         return self._padded(self.tokenizer.encode(text))

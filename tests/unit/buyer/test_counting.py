@@ -57,6 +57,18 @@ def test_a_chat_is_counted_as_its_template_renders_it(
     assert counter.exact and counter.prompt_tokens(asked) == len(tokenizer().render(messages))
 
 
+def test_a_reply_that_goes_on_is_counted_as_prompt_and_completion_were() -> None:
+    """Nobody pays for the seam: the prompt's count is the first one's and that of its answer."""
+    first = chat(("user", "hi"))
+    text = "  It is <|im_end|> high\n\n"
+    said = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": text}]
+    body = {"model": "m", "messages": said, "continue_final_message": True}
+    exact, bound = Counter(tokenizer()), Counter()
+    counted = exact.prompt_tokens(AskedRequest(CHAT_PATH, body))
+    assert counted == exact.prompt_tokens(first) + exact.text_tokens(text)
+    assert bound.prompt_tokens(AskedRequest(CHAT_PATH, body)) >= counted
+
+
 @pytest.mark.parametrize("prompt", ["high tide", ["high tide"]])
 def test_a_raw_prompt_is_counted_as_it_is(prompt: Any) -> None:
     """Neither a template nor an opening token is billed for it."""

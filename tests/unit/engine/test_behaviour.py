@@ -248,6 +248,17 @@ async def test_control_tokens_in_content_stay_text(engine: Engine) -> None:
     assert engine.count_tokens("<|im_end|>") > 1
 
 
+async def test_a_reply_goes_on_from_its_own_tokens(engine: Engine) -> None:
+    """The prompt of an answer that goes on is the first prompt and what was counted since."""
+    asked_for = [{"role": "user", "content": "x"}]
+    first, text = engine.render(asked_for), "it is <|im_end|>\n"
+    again = engine.render(asked_for, text)
+    assert again[: len(first)] == first
+    assert len(again) == len(first) + engine.count_tokens(text)
+    for control in (0, 1, 2):
+        assert again.count(control) == first.count(control)
+
+
 @pytest.mark.parametrize(
     ("change", "error"),
     [

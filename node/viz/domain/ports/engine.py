@@ -104,10 +104,12 @@ class Engine(Protocol):
     @property
     def model(self) -> BaseModel: ...
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+    def render(self, messages: Sequence[Mapping[str, str]], so_far: str = "") -> tuple[int, ...]:
         """Return the prompt token ids of a chat by the base model's template.
 
-        Control tokens that are written in the content stay plain text. Raises InvalidRequest.
+        ``so_far`` is the beginning of the reply, which goes on from there: its canonical ids follow
+        the place where the reply begins. Control tokens that are written in a text stay plain text.
+        Raises InvalidRequest.
         """
         ...
 

@@ -141,9 +141,11 @@ class EmbeddedEngine:
         """The base model; its context is that of a slot here, perhaps less than the model's own."""
         return self._model
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+    def render(self, messages: Sequence[Mapping[str, str]], so_far: str = "") -> tuple[int, ...]:
         """Return the prompt token ids of a chat by the base model's template."""
-        return self._base.tokenizer.render(messages)
+        tokenizer = self._base.tokenizer
+        ids = tokenizer.render(messages)
+        return (*ids, *tokenizer.tokens(so_far)) if so_far else ids
 
     def encode(self, text: str) -> tuple[int, ...]:
         return self._base.tokenizer.encode(text)

@@ -99,7 +99,7 @@ class Admission:
         await self._catalogue.require_servable(offer.adapter_id)
         active_channel = await self._channels.get(access.signer)
         await self._require_channel(asked, offer, active_channel)
-        prompt = await self._tokenise(asked.prompt, access.signer)
+        prompt = await self._tokenise(asked.prompt, asked.so_far, access.signer)
         max_tokens = self._max_tokens(asked, len(prompt))
         price, quote_hash = self._agreed_price(
             offer, access.signer, max_tokens, quote_hash=quote_hash, list_price=list_price
@@ -174,9 +174,11 @@ class Admission:
         raise self._with_quote(PaymentRequired(why), offer, channel.signer, max_tokens, None)
 
     async def _tokenise(
-        self, prompt: str | Sequence[Mapping[str, str]], signer: Address
+        self, prompt: str | Sequence[Mapping[str, str]], so_far: str, signer: Address
     ) -> tuple[int, ...]:
         """Tokenise the prompt and return its ids, in a thread, one at a time per signer.
+
+        ``so_far`` is the beginning of a chat's reply, which belongs to the prompt.
 
         So nobody can block the others: the requests of one signer wait for each other, and long
         prompts wait only for long ones. A tiny prompt is tokenised at once. Raises PromptEmpty,
@@ -185,23 +187,23 @@ class Admission:
         if isinstance(prompt, str):
             texts = [prompt]
         else:
-            texts = [message.get("content", "") for message in prompt]
+            texts = [*(message.get("content", "") for message in prompt), so_far]
         if not any(texts):
             raise PromptEmpty("the prompt is empty: send some text")
         size = self._require_may_fit(texts)
         if size <= TINY_PROMPT_BYTES and len(texts) <= TINY_PROMPT_MESSAGES:
-            return self._ids_of(prompt)
+            return self._ids_of(prompt, so_far)
         is_short = size <= LONG_PROMPT_BYTES
         threads = self._tokenising if is_short else self._tokenising_long
         # The signer's lock is taken first, so that a request that waits for it holds no thread.
         turn = self._turns.setdefault(signer, asyncio.Lock())
         async with turn, threads:
-            return await asyncio.to_thread(self._ids_of, prompt)
+            return await asyncio.to_thread(self._ids_of, prompt, so_far)
 
-    def _ids_of(self, prompt: str | Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+    def _ids_of(self, prompt: str | Sequence[Mapping[str, str]], so_far: str) -> tuple[int, ...]:
         if isinstance(prompt, str):
             return self._engine.encode(prompt)
-        return self._engine.render(prompt)
+        return self._engine.render(prompt, so_far)
 
     def _max_tokens(self, asked: TextRequest, prompt_tokens: int) -> int:
         """Return the answer's limit in tokens; raise PromptTooLong if the context has no room."""
