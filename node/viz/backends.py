@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import structlog
 from eth_account.signers.local import LocalAccount
@@ -39,6 +40,7 @@ from viz.engine.embedded.engine import EmbeddedEngine
 from viz.engine.embedded.settings import EngineSettings
 from viz.errors import ConfigError
 from viz.outbound import Outbound
+from viz.secret import kept
 from viz.services.market.licensing import REGISTRATIONS
 from viz.services.payments.new_ledger import open_ledger
 from viz.services.payments.relay_budget import RESERVE_BPS, RelayPolicy
@@ -47,8 +49,11 @@ from viz.services.serving.paid_stream import ServingPolicy
 from viz.services.settlement.claim_loop import ClaimPolicy, ClaimService
 from viz.storage.embedded import EmbeddedBlobStore
 from viz.storage.kubo import KuboBlobStore
+from viz.storage.sealing import new_identity
 from viz.training.run import Bounds
 
+# The identity that keys of sealed blobs are wrapped for; the directory names its recipient.
+AGE_KEY_FILE: Final = Path("age.key")
 _log = structlog.get_logger()
 
 
@@ -118,7 +123,15 @@ async def open_backends(
             rpc, account, deployment, journal=ledger, max_fee_wei=config.chain.max_fee_wei
         )
         backends = Backends(
-            ledger, chain, sender, engine, blobs, peers, SystemClock(), bytes(account.key)
+            ledger,
+            chain,
+            sender,
+            engine,
+            blobs,
+            peers,
+            SystemClock(),
+            bytes(account.key),
+            kept(config.at(AGE_KEY_FILE), new_identity),
         )
         yield OpenBackends(backends, rpc, deployment, ledger, depth, development)
 

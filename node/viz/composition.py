@@ -53,7 +53,11 @@ LoopFunction = Callable[[], Coroutine[Any, Any, None]]
 
 @dataclass(frozen=True, slots=True)
 class Backends:
-    """The services' connections to the outside; ``key`` is the node's private key."""
+    """The services' connections to the outside.
+
+    ``key`` is the node's private key; keys of sealed blobs for this node are wrapped for
+    ``age_identity``.
+    """
 
     ledger: Store
     chain: ChainReader
@@ -63,6 +67,7 @@ class Backends:
     peers: PeerHttp
     clock: Clock
     key: bytes = field(repr=False)
+    age_identity: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

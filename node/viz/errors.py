@@ -19,7 +19,7 @@
     │       · LicenseMismatch · LicenseUnknown · RightsReserved
     ├── StorageError          bytes are missing or are not what their name says
     │   └── BlobNotFound · BlobCorrupt · BlobTooLarge · StorageUnavailable
-    │       · StorageBusy
+    │       · StorageBusy · SealBroken · KeyUnknown · CustodyFull
     ├── StoreError            the ledger
     │   └── StoreConflict · BooksMismatch · LedgerMissing · StoreFull · StoreReadOnly · StoreBusy
     │       · StoreDiskFails · StoreDamaged
@@ -271,6 +271,18 @@ class StorageUnavailable(StorageError):
 
 class StorageBusy(StorageUnavailable):
     code, title = "storage-busy", "The blob store has no room for another reader"
+
+
+class SealBroken(StorageError):
+    code, title = "seal-broken", "The sealed blob or its key cannot be opened"
+
+
+class KeyUnknown(StorageError):
+    code, status, title = "key-unknown", 404, "The key of that blob is not kept here"
+
+
+class CustodyFull(StorageError):
+    code, status, title = "custody-full", 507, "The node holds no more sealed works for you"
 
 
 # store

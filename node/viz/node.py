@@ -31,6 +31,7 @@ from viz.domain.ports.chain import Deployment
 from viz.domain.units import Address
 from viz.errors import ConfigError
 from viz.secret import kept_secret
+from viz.storage.sealing import recipient_of
 
 RECURSION_LIMIT: Final = 1_000
 
@@ -76,6 +77,7 @@ async def run_node(
         terms = NodeTerms(
             suggested_deposit_units=SUGGESTED_DEPOSIT_UNITS,
             operator_token=kept_secret(token_file, random_bytes=32),
+            age_recipient=recipient_of(backends.age_identity),
         )
         app = create_app(node_context(backends, services, terms), _limits(config))
         runner = create_runner(app, shutdown_timeout_s=config.api.shutdown_grace_s)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -30,13 +31,18 @@ def secret(name: str) -> SecretStr:
 
 
 def kept_secret(path: Path, *, random_bytes: int) -> str:
+    """Return the secret in ``path``; where there is none, or an empty one, draw it first."""
+    return kept(path, lambda: secrets.token_urlsafe(random_bytes))
+
+
+def kept(path: Path, make: Callable[[], str]) -> str:
     """Return the secret in ``path``; where there is none, or an empty one, make it first.
 
     Written whole or not at all, and readable by its owner only.
     """
     if path.exists() and (known := path.read_text(encoding="utf-8").strip()):
         return known
-    secret, fresh = secrets.token_urlsafe(random_bytes), path.with_name(f"{path.name}.new")
+    secret, fresh = make(), path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)
     handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "w", encoding="utf-8") as file:

@@ -27,7 +27,6 @@ NODE_ONLY = (
     "gguf",
     "ipfshttpclient",
     "solcx",
-    "prometheus_client",
     "numpy",
 )
 # What a creator or a buyer imports, and what every command line starts with.

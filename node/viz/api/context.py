@@ -36,10 +36,14 @@ from viz.services.upkeep.supervision import Supervisor
 
 @dataclass(frozen=True, slots=True)
 class NodeTerms:
-    """Hold the deposit that the node suggests to buyers, and the operator's token."""
+    """Hold the deposit that the node suggests to buyers, and the operator's token.
+
+    ``age_recipient`` is what keys for this node are sealed to.
+    """
 
     suggested_deposit_units: Units
     operator_token: str = field(repr=False)
+    age_recipient: str
 
 
 @dataclass(frozen=True, slots=True)

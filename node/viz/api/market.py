@@ -68,6 +68,7 @@ async def node(request: web.Request) -> web.Response:
         minimum_deposit_units=minimum_units,
         minimum_step_units=price.amount_units(0, parts.serving.policy.step_tokens),
         adapters=parts.catalogue.offers(),
+        age_key=parts.terms.age_recipient,
     )
     return web.json_response(info.to_json())
 

@@ -44,6 +44,7 @@ MAX_SIGNATURE_BYTES: Final = 1024  # room for contract wallets (ERC-1271)
 MAX_ADAPTERS: Final = 4096
 MAX_OFFERED_WORKS: Final = 128  # the bound of a royalty table
 MAX_TOKEN_CHARS: Final = 512
+MAX_AGE_KEY_CHARS: Final = 128  # the bound of NodeDirectory
 ADAPTER_MODEL_PREFIX: Final = "viz-adapter-"
 
 SignatureHex = Annotated[bytes, blob(MAX_SIGNATURE_BYTES)]
@@ -130,6 +131,7 @@ class NodeInfo(WireModel):
     minimum_deposit_units: UnitsText
     minimum_step_units: UnitsText
     adapters: Annotated[tuple[AdapterOffer, ...], AtMost(MAX_ADAPTERS)]
+    age_key: Annotated[str, text(MAX_AGE_KEY_CHARS), NullIsAbsent] = ""
 
 
 # sessions: who may spend a channel's balance over HTTP

@@ -60,6 +60,7 @@ from viz.services.payments.relay_budget import RelayPolicy
 from viz.services.payments.sessions import SessionPolicy
 from viz.services.serving.paid_stream import ServingPolicy
 from viz.services.settlement.claim_loop import ClaimPolicy
+from viz.storage.sealing import recipient_of
 from viz.store.ledger import SqlStore
 from viz.store.writer import CommitHook
 from viz.training.run import Bounds
@@ -67,6 +68,7 @@ from viz.training.run import Bounds
 ORIGIN = "http://node.test"
 OPERATOR_TOKEN = "operator-token"
 NODE_KEY = b"\x11" * 32
+AGE_IDENTITY = "AGE-SECRET-KEY-1E645V55VNL6DUNCRRKX5HFNUGLR7UZYKL8ZW5R0QXMPS44YRDPNQYTSYT4"
 PAYER_KEY = b"\x22" * 32
 ADAPTER = AdapterId(7)
 PRICE = Price(2_000_000, 6_000_000)
@@ -111,7 +113,15 @@ async def running_node(
     store = await SqlStore.open(folder / "ledger.db", {"node": chain.address}, hook)
     peers = Outbound(private_addresses=True)
     backends = Backends(
-        store, chain, chain, engine, blobs or MemoryBlobStore(), peers, clock, NODE_KEY
+        store,
+        chain,
+        chain,
+        engine,
+        blobs or MemoryBlobStore(),
+        peers,
+        clock,
+        NODE_KEY,
+        AGE_IDENTITY,
     )
     settings = service_settings(
         folder,
@@ -131,7 +141,9 @@ async def running_node(
         await engine.add_adapter(ADAPTER, weights)
         await services.catalogue.add(_record(digest, weights))
     await restore(backends, services)
-    parts = node_context(backends, services, NodeTerms(100_000, OPERATOR_TOKEN))
+    parts = node_context(
+        backends, services, NodeTerms(100_000, OPERATOR_TOKEN, recipient_of(AGE_IDENTITY))
+    )
     app = create_app(parts, limits or ApiLimits(64 * 1024, client_timeout_s))
     runner = create_runner(app, shutdown_timeout_s=0.2)
     await runner.setup()

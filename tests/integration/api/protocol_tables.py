@@ -101,6 +101,12 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
     "blob-too-large": (BUYER, "Read it block by block."),
     "storage-unavailable": (BUYER, LATER),
     "storage-busy": (BUYER, RETRY),
+    "seal-broken": (
+        BUYER,
+        "Seal again, for the key that you give; or ask another custodian.",
+    ),
+    "key-unknown": (BUYER, "Ask another custodian of the listing, or the work's owner."),
+    "custody-full": (BUYER, "Use another custodian. The operator sets the quota."),
     "store": (BUYER, FAMILY + " " + LATER),
     "store-conflict": (
         BUYER,

@@ -1,0 +1,100 @@
+"""Keep the keys of sealed blobs in a folder, one file a blob.
+
+Owns the folder and the files in it. A file is what ``age -d -i`` takes. Invariants: a file is
+complete, on disk before ``put`` returns, and readable by its owner only; after ``destroy`` its
+bytes were overwritten and its name is gone (a copy-on-write file system, a snapshot or a backup
+may still hold them: docs/operating.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from pathlib import Path
+from typing import Final
+
+from viz.domain.units import Cid
+from viz.errors import StorageUnavailable
+from viz.private import make_private_folder
+from viz.storage.cid import to_binary
+from viz.storage.sealing import IDENTITY_PREFIX
+
+_MAX_BYTES: Final = 512
+
+
+class KeyFolder:
+    """Implements KeyStore in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    async def put(self, cid: Cid, key: str) -> None:
+        """Keep the key of a blob durably; raise StorageUnavailable."""
+        await asyncio.to_thread(self._put, self._path(cid), key)
+
+    async def get(self, cid: Cid) -> str | None:
+        """Return the key of a blob; None if it is not kept here."""
+        return await asyncio.to_thread(_read, self._path(cid))
+
+    async def destroy(self, cid: Cid) -> bool:
+        """Overwrite and remove the key of a blob; return whether there was one."""
+        return await asyncio.to_thread(_destroy, self._path(cid))
+
+    def _path(self, cid: Cid) -> Path:
+        to_binary(cid)
+        return self._folder / f"{cid}.key"
+
+    def _put(self, path: Path, key: str) -> None:
+        partial = path.with_name(f".{uuid.uuid4().hex}.part")
+        try:
+            make_private_folder(self._folder)
+            handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "w", encoding="ascii") as file:
+                file.write(f"# key of the sealed blob {path.stem}\n{key}\n")
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+            _sync(self._folder)
+        except OSError as error:
+            raise StorageUnavailable(f"{path} cannot be written: {error.strerror}") from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> str | None:
+    try:
+        with path.open(encoding="ascii") as file:
+            lines = file.read(_MAX_BYTES).splitlines()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StorageUnavailable(f"{path} cannot be read: {error}") from error
+    found = [line.strip() for line in lines if line.strip().startswith(IDENTITY_PREFIX)]
+    if not found:
+        raise StorageUnavailable(f"{path} holds no key: restore it from a backup")
+    return found[0]
+
+
+def _destroy(path: Path) -> bool:
+    try:
+        with path.open("r+b") as file:
+            size = path.stat().st_size
+            file.write(b"#" * size)
+            file.flush()
+            os.fsync(file.fileno())
+        path.unlink()
+        _sync(path.parent)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise StorageUnavailable(f"{path} cannot be destroyed: {error.strerror}") from error
+    return True
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
