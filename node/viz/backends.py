@@ -28,7 +28,13 @@ from viz.chain.rpc import Rpc
 from viz.chain.sender import Sender
 from viz.chain.watcher import Watcher
 from viz.clock import SystemClock
-from viz.composition import Backends, Services, ServiceSettings, TrainingQueueSettings
+from viz.composition import (
+    Backends,
+    NetworkSettings,
+    Services,
+    ServiceSettings,
+    TrainingQueueSettings,
+)
 from viz.config import Config
 from viz.domain.ports.blobs import BlockStore
 from viz.domain.ports.chain import Deployment
@@ -178,6 +184,12 @@ def service_settings(config: Config, *, development: bool) -> ServiceSettings:
                 config.training.least_right_percent,
                 config.training.least_kept_percent,
             ),
+        ),
+        network=NetworkSettings(
+            config.api.origin,
+            config.api.public_url.rstrip("/"),
+            config.network.private_addresses,
+            config.network.discover_s,
         ),
         development=development,
     )

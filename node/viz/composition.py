@@ -23,6 +23,8 @@ from viz.domain.ports.settlement_ledger import Store
 from viz.domain.ports.transactions import ChainWriter
 from viz.domain.pricing import Price
 from viz.domain.units import Units
+from viz.services.market.announcing import Announcing
+from viz.services.market.discovery import Discovery, NodeOffers
 from viz.services.market.license_documents import LicenseDocuments
 from viz.services.market.licensing import Licensing
 from viz.services.market.listings import Listings
@@ -45,6 +47,7 @@ from viz.services.training.queue import TrainingQueue, seal_with
 from viz.services.upkeep.clock_check import ClockCheck, plausible_time
 from viz.services.upkeep.maintenance import Maintenance
 from viz.services.upkeep.supervision import Supervisor
+from viz.storage.sealing import recipient_of
 from viz.training.run import Bounds
 
 SUGGESTED_DEPOSIT_UNITS: Final = 1_000_000
@@ -87,6 +90,20 @@ class TrainingQueueSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkSettings:
+    """How others reach this node, and which addresses it asks.
+
+    ``origin`` is what buyers sign for. ``public_url`` is announced at the start; if it is empty,
+    nothing is. ``discover_s`` is the time between two rounds over the directory.
+    """
+
+    origin: str
+    public_url: str = ""
+    private_addresses: bool = False
+    discover_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceSettings:
     """The operator's terms and bounds, as the services need them.
 
@@ -107,6 +124,7 @@ class ServiceSettings:
     licenses_dir: Path
     max_blob_bytes: int
     training: TrainingQueueSettings
+    network: NetworkSettings
     development: bool
 
 
@@ -123,6 +141,8 @@ class Services:
     licensing: Licensing
     license_documents: LicenseDocuments
     listings: Listings
+    discovery: Discovery
+    announcing: Announcing
     publishing: Publishing
     trainings: TrainingQueue
     reconciliation: Reconciliation
@@ -184,6 +204,7 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
         valid_s=settings.quote_valid_s,
     )
     trainings = _training_queue(backends, settings.training)
+    listings, network = Listings(ledger, chain, clock), settings.network
     return Services(
         channels=channels,
         catalogue=catalogue,
@@ -203,7 +224,22 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
             chain, writer, clock, relays=settings.registrations, fee_wei=chain.fee_wei
         ),
         license_documents=LicenseDocuments(settings.licenses_dir, chain, settings.sessions.origin),
-        listings=Listings(ledger, chain, clock),
+        listings=listings,
+        discovery=Discovery(
+            chain,
+            backends.peers,
+            clock,
+            listings,
+            own=_own_offers(backends, catalogue, network.origin),
+            interval_s=network.discover_s,
+        ),
+        announcing=Announcing(
+            chain,
+            writer,
+            public_url=network.public_url,
+            age_key=recipient_of(backends.age_identity),
+            private_addresses=network.private_addresses,
+        ),
         publishing=Publishing(
             chain,
             writer,
@@ -221,6 +257,25 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
         supervisor=Supervisor(clock),
         withdrawals=WithdrawalWatch(chain, writer, catalogue, trainings),
     )
+
+
+def _own_offers(backends: Backends, catalogue: Catalogue, origin: str) -> Callable[[], NodeOffers]:
+    """Return a function that says what this node itself sells now."""
+    engine, node, clock = backends.engine, backends.writer.address, backends.clock
+
+    def offers() -> NodeOffers:
+        base = engine.model
+        return NodeOffers(
+            node,
+            origin,
+            base.name,
+            base.digest,
+            base.context_tokens,
+            catalogue.offers(),
+            seen_at_s=clock.now_s(),
+        )
+
+    return offers
 
 
 def _training_queue(backends: Backends, settings: TrainingQueueSettings) -> TrainingQueue:
@@ -261,6 +316,8 @@ def loops(services: Services) -> dict[str, LoopFunction]:
         "clock": services.clock_check.run,
         "withdrawals": services.withdrawals.run,
         "listings": services.listings.run,
+        "discovery": services.discovery.run,
+        "announcement": services.announcing.run,
     }
 
 
@@ -277,6 +334,8 @@ def node_context(backends: Backends, services: Services, terms: NodeTerms) -> No
         licensing=services.licensing,
         license_documents=services.license_documents,
         listings=services.listings,
+        discovery=services.discovery,
+        announcing=services.announcing,
         publishing=services.publishing,
         settlement=services.claims,
         clock=backends.clock,

@@ -195,9 +195,10 @@ class TrainingConfig(_Section):
 
 
 class NetworkConfig(_Section):
-    """Say which addresses the node asks that others named."""
+    """Say which addresses the node asks that others named, and how often."""
 
     private_addresses: bool = False
+    discover_s: Annotated[int, Field(ge=10)] = 300
 
 
 class LogConfig(_Section):

@@ -6,6 +6,7 @@ import hmac
 from typing import Final
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from viz.api.client_address import is_here
 from viz.api.context import parts_of
@@ -32,6 +33,20 @@ def has_operator_token(request: web.Request) -> bool:
     expected = "Bearer " + parts_of(request).terms.operator_token
     given = request.headers.get("Authorization", "")
     return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), expected.encode())
+
+
+def for_operator(handler: Handler) -> Handler:
+    """Return the handler for the operator alone; anybody else gets AccessTokenInvalid."""
+
+    async def guard(request: web.Request) -> web.StreamResponse:
+        if not is_operator(request):
+            raise AccessTokenInvalid(
+                "this route is for the operator: call it from this machine, with the token in "
+                "operator.token"
+            )
+        return await handler(request)
+
+    return guard
 
 
 def is_operator(request: web.Request) -> bool:

@@ -17,6 +17,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from viz.api import (
+    discovery,
     gateway,
     health,
     licenses,
@@ -88,6 +89,7 @@ def create_app(parts: NodeContext, limits: ApiLimits | None = None) -> web.Appli
         owners,
         licenses,
         listings,
+        discovery,
         gateway,
         health,
         operator,

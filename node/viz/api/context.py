@@ -20,6 +20,8 @@ from viz.domain.typed_data import channel_id
 from viz.domain.units import AdapterId, Address, Units, hex_of
 from viz.errors import InvalidRequest
 from viz.protocol.credential import bearer_of_header
+from viz.services.market.announcing import Announcing
+from viz.services.market.discovery import Discovery
 from viz.services.market.license_documents import LicenseDocuments
 from viz.services.market.licensing import Licensing
 from viz.services.market.listings import Listings
@@ -75,6 +77,8 @@ class NodeContext:
     licensing: Licensing
     license_documents: LicenseDocuments
     listings: Listings
+    discovery: Discovery
+    announcing: Announcing
     publishing: Publishing
     settlement: ClaimService
     clock: Clock

@@ -9,17 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from viz.basemodel.packaged import TOKENIZER_OF_BASE
 from viz.buyer.counting import Counter
 from viz.domain.display import moment
 from viz.domain.eip712 import Domain
-from viz.domain.ports.chain import Deployment
 from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt, salted_hash
-from viz.domain.trust import require_as_trusted
-from viz.domain.units import BASE_MODEL, ZERO_HASH, Address, Hash32, Units, hex_of
+from viz.domain.units import ZERO_HASH, Address, Hash32, Units
 from viz.errors import NodeNotTrusted
-from viz.protocol.messages import AdapterOffer, NodeInfo, adapter_of_model
+from viz.protocol.messages import AdapterOffer, NodeInfo
 from viz.protocol.payment import SignedQuote
 
 QUOTE_LIFE_S: Final = 60
@@ -89,39 +86,6 @@ def agreed_quote(digest: Hash32, signed: SignedQuote) -> Agreed:
 def agreed_list_price(offer: AdapterOffer) -> Agreed:
     """Return the list price of an adapter."""
     return Agreed(Price(offer.prompt_price_units, offer.completion_price_units))
-
-
-def check_node(info: NodeInfo, expected: Deployment) -> None:
-    """Raise NodeNotTrusted if the node does not use the deployment that the buyer chose.
-
-    A model's name says which adapter is asked for, and so who is paid. The node may not put another
-    adapter behind it.
-    """
-    require_as_trusted(
-        expected,
-        chain_id=info.chain_id,
-        settlement=info.settlement,
-        content_registry=info.content_registry,
-        adapter_registry=info.adapter_registry,
-        token=info.token,
-        token_decimals=info.token_decimals,
-    )
-    check_tokenizer(info, info.base_digest)
-    for offer in info.adapters:
-        if (adapter_of_model(offer.model) or BASE_MODEL) != offer.adapter_id:
-            raise NodeNotTrusted(
-                f"the node sells adapter {offer.adapter_id} under the name {offer.model[:80]!r}"
-            )
-
-
-def check_tokenizer(info: NodeInfo, base_digest: Hash32) -> None:
-    """Raise NodeNotTrusted if the base model is known and the node names another tokenizer."""
-    known = TOKENIZER_OF_BASE.get(base_digest)
-    if known is not None and info.tokenizer_digest != known:
-        raise NodeNotTrusted(
-            f"the node names tokenizer {hex_of(info.tokenizer_digest)}, and its base model's is "
-            f"{hex_of(known)}: what it bills could not be counted again"
-        )
 
 
 def check_quote(

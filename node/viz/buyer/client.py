@@ -23,7 +23,7 @@ import aiohttp
 from viz.buyer.answer import PaidAnswer
 from viz.buyer.answer_context import AnswerContext
 from viz.buyer.channel_sync import ChannelSync
-from viz.buyer.checks import Limits, check_node
+from viz.buyer.checks import Limits
 from viz.buyer.closing import close_together
 from viz.buyer.counting import Counters, TokenCount
 from viz.buyer.counting_pins import CountingPins
@@ -61,6 +61,7 @@ from viz.errors import (
 )
 from viz.protocol.messages import AccessToken, AdapterOffer, CloseAnswer, NodeInfo
 from viz.protocol.payment import CHAT_PATH
+from viz.services.market.node_claims import check_node
 
 CONFIRM_TRIES: Final = 60
 REFUSED_TRIES: Final = 3

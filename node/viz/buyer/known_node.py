@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 
-from viz.buyer.checks import check_node, check_tokenizer
 from viz.buyer.counting import Counter, Counters
 from viz.buyer.counting_pins import CountingPins
 from viz.buyer.offers import find_offer, unknown
@@ -19,6 +18,7 @@ from viz.domain.ports.chain import ChainReader, Deployment
 from viz.domain.units import BASE_MODEL, AdapterId, Hash32
 from viz.errors import NodeNotTrusted
 from viz.protocol.messages import AdapterOffer, NodeInfo
+from viz.services.market.node_claims import check_node, check_tokenizer
 
 
 class KnownNode:

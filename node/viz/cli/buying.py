@@ -178,8 +178,8 @@ async def node_info(node: str, deployment: Deployment) -> NodeInfo:
     """Return a node's own description; raise NodeNotTrusted, NodeUnreachable."""
     import aiohttp
 
-    from viz.buyer.checks import check_node
     from viz.client.node_client import NodeClient
+    from viz.services.market.node_claims import check_node
 
     async with aiohttp.ClientSession() as http:
         info = await NodeClient(http, node).info()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from viz.cli.announcing import announce, withdraw
 from viz.cli.console import AsJson, DataDir, guarded, out, run, show, until_signal
 from viz.cli.preparing import preparing
 from viz.cli.testnet import described
@@ -30,15 +31,29 @@ NewLedger = Annotated[
 ApiPort = Annotated[int | None, typer.Option("--port", help="Port of the node's HTTP interface.")]
 
 
+node_app = typer.Typer(
+    invoke_without_command=True, help="Run a node, and announce it in the directory of nodes."
+)
+node_app.command("announce")(announce)
+node_app.command("withdraw")(withdraw)
+
+
+@node_app.callback()
 @guarded
 def node(
+    context: typer.Context,
     config: ConfigFile = None,
     folder: DataDir = None,
     port: ApiPort = None,
     new_ledger: NewLedger = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a node on an existing chain: serve, train and settle, until interrupted."""
+    """Run a node on an existing chain: serve, train and settle, until interrupted.
+
+    With a command, do that at the node which runs already.
+    """
+    if context.invoked_subcommand is not None:
+        return
     from viz.config import load
 
     settings = load(config, **_given(folder, port))

@@ -13,7 +13,7 @@ from viz.cli.console import MEANINGS
 
 TREE: Final = {
     "up": "daemon:up",
-    "node": "daemon:node",
+    "node": "daemon:node_app",
     "status": "operator:status",
     "train": "train:train",
     "training": "training:app",

@@ -23,6 +23,7 @@ from viz.basemodel.safetensor_file import file_digest
 from viz.basemodel.source import DEFAULT_BASE
 from viz.composition import (
     Backends,
+    NetworkSettings,
     ServiceSettings,
     TrainingQueueSettings,
     build_services,
@@ -191,6 +192,7 @@ def service_settings(
             bounds=Bounds(),
             least_percent=(50, 0),
         ),
+        network=NetworkSettings(ORIGIN, private_addresses=True),
         development=development,
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.unit.protocol.test_payment import INFO, NODE_KEY
 
-from viz.buyer.checks import ExpectedReceipt, agreed_quote, check_node, check_quote, check_receipt
+from viz.buyer.checks import ExpectedReceipt, agreed_quote, check_quote, check_receipt
 from viz.buyer.counting import Counter
 from viz.domain.eip712 import public_address, settlement_domain, sign
 from viz.domain.ports.chain import Deployment
@@ -19,6 +19,7 @@ from viz.domain.units import BASE_MODEL, ZERO_HASH, AdapterId, Hash32
 from viz.domain.usage import UsageLine, usage_hash
 from viz.errors import InvalidRequest, InvalidSignature, NodeNotTrusted
 from viz.protocol.payment import SignedQuote, price_from_header, price_to_header
+from viz.services.market.node_claims import check_node
 
 NODE, SIGNER = INFO.node, public_address(b"\x09" * 32)
 DOMAIN = settlement_domain(31337, NODE)

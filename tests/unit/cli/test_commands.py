@@ -23,7 +23,7 @@ NOWHERE = "--data-dir {0}/none"
 def leaves(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every command that does something, with its whole name."""
     children: dict[str, Any] = getattr(command, "commands", {})
-    if not children:
+    if not children or getattr(command, "invoke_without_command", False):
         yield name.strip(), command
     for each, child in children.items():
         yield from leaves(child, f"{name} {each}")
@@ -35,6 +35,8 @@ COMMANDS = dict(leaves(get_command(app)))
 WRONG = {
     "up": ("--rpc-port 99999", USAGE),
     "node": ("--config {0}/none.toml", CONFIG),
+    "node announce": (NOWHERE, CONFIG),
+    "node withdraw": (NOWHERE, CONFIG),
     "status": ("--node 127.0.0.1:8402 --data-dir {0}", CONFIG),
     "train": ("{0} --royalty-bps 10001", USAGE),
     "training list": (NOWHERE, CONFIG),

@@ -1,0 +1,290 @@
+"""Find what all nodes sell: read the directory, ask the nodes, check, and keep it for questions.
+
+Owns the rounds, the check of each offer against the chain, and the models that come of them. The
+listings of works are taken from the same nodes. Invariants: an offer is listed only if the chain
+has its adapter with these weights, and lets that node serve it; a fault of one node or of the chain
+ends no round for the others; what could not be checked is not listed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from viz.basemodel.source import DEFAULT_BASE, DEFAULT_BASE_DIGEST
+from viz.domain.ports.chain import AdapterState, ChainReader
+from viz.domain.ports.clock import Clock
+from viz.domain.ports.peers import PeerHttp
+from viz.domain.units import BASE_MODEL, AdapterId, Address, ContentId, Hash32
+from viz.errors import ChainError, NodeNotTrusted
+from viz.protocol.market import MAX_OFFERS, MarketModel, MarketOffer, MarketWork
+from viz.protocol.messages import AdapterOffer, NodeInfo, adapter_model
+from viz.services.market.chain_facts import ChainFacts, OutOfReadings
+from viz.services.market.listing_exchange import ListingExchange
+from viz.services.market.listings import Listings
+from viz.services.market.market_index import MarketIndex
+from viz.services.market.node_claims import check_offer
+from viz.services.market.remote_nodes import RemoteNodes
+
+INTERVAL_S: Final = 300.0
+MAX_MODELS: Final = 20_000
+# A node that may not serve so many of the adapters that it offers is left out.
+NOT_SERVABLE_ALLOWED: Final = 16
+Faces = Mapping[ContentId, tuple[str, str]]
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOffers:
+    """What one node sells now: the node's own catalogue, or another node's description."""
+
+    node: Address
+    url: str
+    base_name: str
+    base_digest: Hash32
+    context_tokens: int
+    offers: tuple[AdapterOffer, ...]
+    latency_ms: int = 0
+    seen_at_s: int = 0
+
+    @classmethod
+    def described(cls, info: NodeInfo, url: str, latency_ms: float, seen_at_s: int) -> NodeOffers:
+        """Return the offers in a node's description."""
+        return cls(
+            info.node,
+            url,
+            info.base_model,
+            info.base_digest,
+            info.context_tokens,
+            info.adapters,
+            min(round(latency_ms), 2**32 - 1),
+            seen_at_s,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Sold:
+    """One checked offer of one node; ``state`` is None for a base model."""
+
+    by: NodeOffers
+    offer: AdapterOffer
+    state: AdapterState | None
+
+
+class Discovery:
+    """The market as one node sees it. ``run`` renews it; ``index`` answers questions."""
+
+    def __init__(
+        self,
+        chain: ChainReader,
+        http: PeerHttp,
+        clock: Clock,
+        listings: Listings,
+        *,
+        own: Callable[[], NodeOffers],
+        interval_s: float = INTERVAL_S,
+    ) -> None:
+        """``own`` returns what the node that asks sells itself."""
+        self._remote = RemoteNodes(chain, http, clock, own=own().node)
+        self._facts = ChainFacts(chain, clock)
+        self._listings, self._exchange = listings, ListingExchange(listings, http, clock)
+        self._clock, self._own = clock, own
+        self._interval_s = interval_s
+        self.index = MarketIndex()
+
+    async def run(self) -> None:
+        """Renew the market until cancelled; a fault of the chain is logged."""
+        while True:
+            try:
+                await self.step()
+            except ChainError as error:
+                _log.warning("the directory is not read", reason=error.detail)
+            await asyncio.sleep(self._interval_s)
+
+    async def step(self) -> None:
+        """Ask the nodes that are due, check what they say, and make the index; raise ChainError."""
+        self._facts.begin_round()
+        await self._remote.look()
+        await self._exchange.take([(each.node, each.url) for each in self._sellers()[1:]])
+        faces = await self._listed_works()
+        sold: list[_Sold] = []
+        nodes = 0
+        for each in self._sellers():
+            found = await self._checked(each)
+            nodes += bool(found)
+            sold += found
+        models = await self._models(sold, faces)
+        now_s = self._clock.now_s()
+        # In a thread: to spell thousands of models takes longer than a stream may wait.
+        self.index = await asyncio.to_thread(MarketIndex, models, nodes, now_s)
+
+    def _sellers(self) -> list[NodeOffers]:
+        remote = [
+            NodeOffers.described(
+                known.info, known.entry.url.rstrip("/"), known.latency_ms, known.seen_at_s
+            )
+            for known in self._remote.serving()
+            if known.info is not None
+        ]
+        return [self._own(), *remote]
+
+    async def _checked(self, by: NodeOffers) -> list[_Sold]:
+        """Return the offers that the chain confirms; none of a node that contradicts it."""
+        sold: list[_Sold] = []
+        refused = 0
+        for offer in by.offers:
+            try:
+                state = await self._state_of(offer, by)
+            except OutOfReadings:
+                break
+            except NodeNotTrusted as error:
+                if by.node == self._own().node:
+                    _log.error("this node's own offer is wrong", reason=error.detail)
+                else:
+                    self._remote.leave_out(by.node, error.detail)
+                return []
+            if offer.adapter_id == BASE_MODEL or state is not None:
+                sold.append(_Sold(by, offer, state))
+                continue
+            refused += 1
+            if refused > NOT_SERVABLE_ALLOWED:
+                _log.info("a node offers what it may not serve", node=by.node)
+                break
+        return sold
+
+    async def _state_of(self, offer: AdapterOffer, by: NodeOffers) -> AdapterState | None:
+        """Return an adapter's state if this node may serve it; None if not, or for the base.
+
+        Raises NodeNotTrusted for an offer that contradicts the chain, ChainError, OutOfReadings.
+        """
+        if offer.adapter_id == BASE_MODEL:
+            if offer.weights_digest != by.base_digest:
+                raise NodeNotTrusted("its base model's offer has another digest than its base")
+            return None
+        state = await self._facts.adapter(offer.adapter_id)
+        if state is None:
+            return None
+        check_offer(offer, by.base_digest, state)
+        return state if await self._facts.may_serve(offer.adapter_id, by.node) else None
+
+    async def _listed_works(self) -> Faces:
+        """Return title and credit line of every work with a listing here."""
+        faces: dict[ContentId, tuple[str, str]] = {}
+        after: ContentId | None = ContentId(0)
+        while after is not None:
+            page, after = await self._listings.page(after)
+            for signed in page:
+                faces[signed.listing.content_id] = signed.listing.title, signed.listing.credit
+        return faces
+
+    async def _models(self, sold: Iterable[_Sold], faces: Faces) -> list[MarketModel]:
+        """Return the models of the checked offers, at most ``MAX_MODELS``."""
+        together: dict[tuple[AdapterId, Hash32], list[_Sold]] = defaultdict(list)
+        for each in sold:
+            together[each.offer.adapter_id, each.offer.weights_digest].append(each)
+        models: list[MarketModel] = []
+        for key in sorted(together)[:MAX_MODELS]:
+            offers = together[key]
+            models.append(_model(offers, await self._works(offers, faces)))
+        return models
+
+    async def _works(self, sold: Sequence[_Sold], faces: Faces) -> tuple[MarketWork, ...]:
+        """Return the works of a model: shares and terms of the chain, titles of their listings."""
+        state = sold[0].state
+        if state is None:
+            return ()
+        titles = {
+            work.content_id: work.title
+            for each in reversed(_tellers(sold))
+            for work in each.offer.works
+            if work.title
+        }
+        works: list[MarketWork] = []
+        for content_id, share_bps in state.shares:
+            title = titles.get(content_id, "")
+            works.append(await self._work(content_id, share_bps, title, faces.get(content_id)))
+        return tuple(works)
+
+    async def _work(
+        self, content_id: ContentId, share_bps: int, title: str, face: tuple[str, str] | None
+    ) -> MarketWork:
+        try:
+            facts = await self._facts.work(content_id)
+        except OutOfReadings:
+            facts = None
+        return MarketWork(
+            content_id,
+            share_bps,
+            title=title if face is None else face[0],
+            credit="" if face is None else face[1],
+            listed=face is not None,
+            uses=facts.uses if facts else 0,
+            revocation_class=facts.revocation_class if facts else 0,
+            withdrawn_at_s=facts.withdrawn_at_s if facts else 0,
+        )
+
+
+def _model(sold: Sequence[_Sold], works: tuple[MarketWork, ...]) -> MarketModel:
+    teller = _tellers(sold)[0]
+    offer, state = teller.offer, teller.state
+    of_base = offer.adapter_id == BASE_MODEL
+    name = _base_name(sold) if of_base else adapter_model(offer.adapter_id)
+    offers = sorted((_offer(each) for each in sold), key=_price_of)
+    return MarketModel(
+        adapter_id=offer.adapter_id,
+        model=name,
+        weights_digest=offer.weights_digest,
+        base_digest=teller.by.base_digest,
+        told_by=teller.by.node,
+        name=name if of_base else offer.name,
+        description=offer.description,
+        card=offer.card,
+        trainer=None if state is None else state.trainer,
+        royalty_bps=0 if state is None else state.royalty_bps,
+        trainer_bps=0 if state is None else state.trainer_bps,
+        retires_at_s=0 if state is None else state.retires_at,
+        works=works,
+        offers=tuple(offers[:MAX_OFFERS]),
+    )
+
+
+def _tellers(sold: Sequence[_Sold]) -> list[_Sold]:
+    """Return the offers by whose words count first: the trainer's, then what most nodes say."""
+    names = Counter(each.offer.name for each in sold)
+    return sorted(
+        sold,
+        key=lambda each: (
+            each.state is None or each.by.node != each.state.trainer,
+            -names[each.offer.name],
+            each.by.node,
+        ),
+    )
+
+
+def _base_name(sold: Sequence[_Sold]) -> str:
+    """Return a base model's name: the known one of its digest, else what most nodes say."""
+    if sold[0].offer.weights_digest.hex() == DEFAULT_BASE_DIGEST:
+        return DEFAULT_BASE
+    names = Counter(each.by.base_name for each in sold)
+    return min(names, key=lambda name: (-names[name], name))
+
+
+def _offer(sold: _Sold) -> MarketOffer:
+    return MarketOffer(
+        node=sold.by.node,
+        url=sold.by.url,
+        prompt_price_units=sold.offer.prompt_price_units,
+        completion_price_units=sold.offer.completion_price_units,
+        context_tokens=sold.by.context_tokens,
+        latency_ms=sold.by.latency_ms,
+        seen_at_s=sold.by.seen_at_s,
+    )
+
+
+def _price_of(offer: MarketOffer) -> tuple[int, int, str]:
+    return offer.completion_price_units, offer.prompt_price_units, offer.node

@@ -1,0 +1,209 @@
+"""Ask the nodes of the directory what they sell, and check each answer against the chain.
+
+Owns which entries of the directory are asked, how often, and when a node is left out. Invariants:
+
+- What a node says is used only if it names itself as the entry does and the trusted contracts.
+- One contradiction with the chain leaves the whole node out, for ``LIED_S``.
+- Each URL is asked once a round, whoever announced it, and ``ASKED_A_ROUND`` at most.
+- Nodes that answered before are asked first, so that new entries cannot push them out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Final
+from urllib.parse import urlsplit
+
+import structlog
+
+from viz.domain.ports.chain import ChainReader, NodeEntry
+from viz.domain.ports.clock import Clock
+from viz.domain.ports.peers import PeerHttp
+from viz.domain.units import Address
+from viz.errors import InvalidRequest, NodeNotTrusted, VizError
+from viz.protocol.messages import NodeInfo
+from viz.protocol.payment import NODE_PATH
+from viz.services.market.node_claims import check_node
+
+ENTRIES_READ: Final = 4_096
+ENTRIES_PAGE: Final = 128
+ASKED_A_ROUND: Final = 256
+ASKED_AT_ONCE: Final = 8
+ASK_TIMEOUT_S: Final = 10.0
+MAX_DESCRIPTION_BYTES: Final = 2 * 1024 * 1024
+# A node that contradicted the chain is asked again after this time, one that failed after a time
+# that doubles.
+LIED_S: Final = 3_600
+FAILED_S: Final = 300
+# What a node said is listed this long after it answered last.
+KEPT_S: Final = 900
+# The weight of the newest latency in the smoothed one.
+_NEWEST: Final = 0.3
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRemote:
+    """A node of the directory: its entry, its latest description, and how it behaved."""
+
+    entry: NodeEntry
+    info: NodeInfo | None = None
+    latency_ms: float = 0.0
+    seen_at_s: int = 0
+    failures: int = 0
+    ask_again_s: int = 0
+    fault: str = ""
+
+
+def origin_in(url: str) -> str:
+    """Return the origin that an entry of the directory names; raise InvalidRequest for no origin.
+
+    An entry is ``http(s)://host[:port]``, without path, user or query.
+    """
+    try:
+        parts = urlsplit(url)
+        good = (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and (parts.port or 1) > 0
+            and parts.path in ("", "/")
+            and not (parts.query or parts.fragment or parts.username or parts.password)
+            and url.isascii()
+            and url.isprintable()
+            and " " not in url
+        )
+    except ValueError:
+        good = False
+    if not good:
+        raise InvalidRequest(f"{url[:200]!r} is not a node's URL: write http(s)://host[:port]")
+    return f"{parts.scheme}://{parts.netloc.lower()}"
+
+
+class RemoteNodes:
+    """The nodes of one directory, as far as they could be checked."""
+
+    def __init__(
+        self,
+        chain: ChainReader,
+        http: PeerHttp,
+        clock: Clock,
+        *,
+        own: Address | None = None,
+    ) -> None:
+        """``own`` is the node that asks, which is not asked."""
+        self._chain, self._http, self._clock, self._own = chain, http, clock, own
+        self._known: dict[Address, KnownRemote] = {}
+
+    def serving(self) -> tuple[KnownRemote, ...]:
+        """Return the nodes whose description can be used now, by address."""
+        since_s = self._clock.now_s() - KEPT_S
+        return tuple(
+            self._known[node]
+            for node in sorted(self._known)
+            if self._known[node].info is not None and self._known[node].seen_at_s >= since_s
+        )
+
+    def leave_out(self, node: Address, fault: str) -> None:
+        """List nothing of a node that contradicted the chain, and name it in the log."""
+        known = self._known[node]
+        again_s = self._clock.now_s() + LIED_S
+        self._known[node] = replace(known, info=None, fault=fault, ask_again_s=again_s)
+        _log.warning("a node is left out", node=node, url=known.entry.url[:256], reason=fault)
+
+    async def look(self) -> None:
+        """Read the directory, and ask each node that is due; raise ChainError."""
+        entries = {entry.node: entry for entry in await self._entries()}
+        if self._own is not None:
+            entries.pop(self._own, None)
+        for node in set(self._known) - set(entries):
+            del self._known[node]
+        for node, entry in entries.items():
+            known = self._known.get(node)
+            if known is None or known.entry != entry:
+                # A node that announces another URL begins anew, its fault included: it was checked
+                # at the old one.
+                self._known[node] = KnownRemote(entry)
+        room = asyncio.Semaphore(ASKED_AT_ONCE)
+
+        async def ask(origin: str, nodes: list[KnownRemote]) -> None:
+            async with room:
+                await self._ask(origin, nodes)
+
+        await asyncio.gather(*(ask(*each) for each in self._due().items()))
+
+    async def _entries(self) -> list[NodeEntry]:
+        found: list[NodeEntry] = []
+        while len(found) < ENTRIES_READ:
+            page = await self._chain.node_entries(len(found), ENTRIES_PAGE)
+            found += page
+            if len(page) < ENTRIES_PAGE:
+                return found
+        _log.warning("the directory is read in part", entries=ENTRIES_READ)
+        return found
+
+    def _due(self) -> dict[str, list[KnownRemote]]:
+        """Return the origins to ask now, each with the entries that name it."""
+        now_s = self._clock.now_s()
+        due = [each for each in self._known.values() if each.ask_again_s <= now_s]
+        random.shuffle(due)
+        due.sort(key=lambda each: each.info is None)
+        origins: dict[str, list[KnownRemote]] = {}
+        for known in due:
+            try:
+                origin = origin_in(known.entry.url)
+            except InvalidRequest as error:
+                self.leave_out(known.entry.node, error.detail)
+                continue
+            if origin in origins or len(origins) < ASKED_A_ROUND:
+                origins.setdefault(origin, []).append(known)
+        return origins
+
+    async def _ask(self, origin: str, nodes: Iterable[KnownRemote]) -> None:
+        """Ask one URL, and judge every node that announced it by the answer."""
+        began_s = time.monotonic()
+        try:
+            answer = await self._http.ask(
+                "GET", origin + NODE_PATH, max_bytes=MAX_DESCRIPTION_BYTES, timeout_s=ASK_TIMEOUT_S
+            )
+            took_ms = (time.monotonic() - began_s) * 1_000
+            info = await asyncio.to_thread(NodeInfo.from_json, answer)
+        except VizError as error:
+            for known in nodes:
+                self._failed(known, error)
+            return
+        for known in nodes:
+            try:
+                self._take(known, info, took_ms)
+            except NodeNotTrusted as error:
+                self.leave_out(known.entry.node, error.detail)
+
+    def _take(self, known: KnownRemote, info: NodeInfo, took_ms: float) -> None:
+        node = known.entry.node
+        if info.node != node:
+            raise NodeNotTrusted(f"another node answers at its URL: {info.node}")
+        check_node(info, self._chain.deployment)
+        ids = [offer.adapter_id for offer in info.adapters]
+        if len(set(ids)) != len(ids):
+            raise NodeNotTrusted("it offers one adapter twice")
+        before_ms = known.latency_ms or took_ms
+        latency_ms = before_ms + _NEWEST * (took_ms - before_ms)
+        self._known[node] = KnownRemote(known.entry, info, latency_ms, self._clock.now_s())
+
+    def _failed(self, known: KnownRemote, error: VizError) -> None:
+        failures = known.failures + 1
+        wait_s = min(LIED_S, FAILED_S << min(failures - 1, 8))
+        again_s = self._clock.now_s() + (wait_s if failures > 1 else 0)
+        self._known[known.entry.node] = replace(
+            known, failures=failures, ask_again_s=again_s, fault=error.detail
+        )
+        if failures == 1:
+            _log.info(
+                "a node does not answer",
+                node=known.entry.node,
+                url=known.entry.url[:256],
+                reason=error.detail,
+            )
