@@ -20,7 +20,6 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
-from viz.basemodel.shape import LINEARS
 from viz.basemodel.source import LoadedBase, load_base
 from viz.domain.work import parse_work
 from viz.training.dataset import build_dataset
@@ -51,7 +50,7 @@ def plain_peft(base: LoadedBase, settings: TrainingSettings, dtype: torch.dtype)
         lora_alpha=settings.alpha,
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
-        target_modules=sorted({name.rpartition(".")[2] for name in LINEARS}),
+        target_modules=sorted({name.rpartition(".")[2] for name, _, _ in base.shape.linears}),
     )
     return get_peft_model(model, config).train()
 

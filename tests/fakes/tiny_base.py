@@ -14,7 +14,8 @@ from viz.basemodel.adapter_file import write_adapter
 from viz.basemodel.detokenise import byte_alphabet
 from viz.basemodel.policy import QuantisationPolicy
 from viz.basemodel.safetensor_file import write_file
-from viz.basemodel.shape import LINEARS, LlamaShape, read_shape
+from viz.basemodel.shape import LINEARS, DecoderShape
+from viz.basemodel.shape_reader import read_shape
 from viz.basemodel.source import LoadedBase, load_base
 from viz.domain.units import Hash32
 
@@ -74,7 +75,7 @@ def make_tiny_base(
 
 
 def random_adapter(
-    shape: LlamaShape,
+    shape: DecoderShape,
     *,
     rank: int,
     seed: int,

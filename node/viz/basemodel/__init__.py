@@ -5,7 +5,8 @@ that training trains against and serving dequantises, the tokenizer with its cha
 adapter file format. ``viz.engine`` and ``viz.training`` share this package and never import each
 other.
 
-Modules: ``policy`` (what is quantised, and how), ``shape`` (the architecture), ``tokenizer``,
+Modules: ``policy`` (what is quantised, and how), ``shape`` and ``shape_reader`` (the architecture,
+and how a config.json is understood), ``checkpoint`` (weights, shard by shard), ``tokenizer``,
 ``detokenise``, ``source`` (find, convert, digest: ``load_base``), ``nf4`` (quantise, dequantise,
 ``serving_weights``), ``adapter_file`` (read, check, write), ``safetensor_file`` (the file format).
 Importing this package imports neither torch nor transformers.

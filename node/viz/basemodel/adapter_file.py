@@ -28,7 +28,7 @@ from viz.basemodel.safetensor_file import (
     parse_header,
     write_file,
 )
-from viz.basemodel.shape import LlamaShape
+from viz.basemodel.shape import DecoderShape
 from viz.domain.units import Hash32
 from viz.errors import InvalidAdapterFile
 
@@ -69,7 +69,7 @@ class AdapterWeights:
 
 
 def read_adapter(
-    path: Path, shape: LlamaShape, base: Hash32 | None = None, *, max_rank: int = MAX_RANK
+    path: Path, shape: DecoderShape, base: Hash32 | None = None, *, max_rank: int = MAX_RANK
 ) -> AdapterWeights:
     """Check and load an adapter file; its modules must fit ``shape``.
 
@@ -158,7 +158,7 @@ def _checked(
     path: Path,
     head: bytes,
     size: int,
-    shape: LlamaShape,
+    shape: DecoderShape,
     base: Hash32 | None,
     *,
     max_rank: int,
@@ -178,7 +178,7 @@ def _checked(
 # Adapters that were trained with the same settings have identical headers. The cache avoids
 # checking their 420 entries again.
 @lru_cache(maxsize=16)
-def _layout(head: bytes, size: int, shape: LlamaShape, max_rank: int) -> _AdapterLayout:
+def _layout(head: bytes, size: int, shape: DecoderShape, max_rank: int) -> _AdapterLayout:
     """Check the header of a file of ``size`` bytes. Raises NotSafetensors."""
     container = parse_header(head, size)
     fits = dict(shape.modules())

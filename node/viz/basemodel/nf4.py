@@ -9,7 +9,7 @@ same policy; every other weight is the base's own.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,21 +61,50 @@ def serving_weights(
     except (OSError, ValueError, KeyError, TypeError):
         # A damaged file is made again from the base weights.
         path.unlink(missing_ok=True)
-    weights = base.weights()
-    quantised = [name for name, _ in base.shape.modules() if base.policy.quantises(name)]
-    for done, module in enumerate(quantised, start=1):
-        name = f"{module}.weight"
-        weights[name] = dequantise(*quantise(weights[name], base.policy))
-        report(done / len(quantised))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        digest = write_file(path, weights, {"base_model": base.digest.hex()})
+        digest = write_file(
+            path,
+            ServedTensors(base, report),
+            {"base_model": base.digest.hex()},
+            bf16_sizes=base.shape.tensors(),
+        )
         _write_record(record, digest.hex())
         return StoredTensors(path)
     except OSError as error:
         raise ModelUnavailable(
             f"the serving weights cannot be written to {path.parent}: {error}"
         ) from error
+
+
+class ServedTensors(Mapping[str, "torch.Tensor"]):
+    """Every weight in bf16 as serving uses it, made from the base's own at each look-up.
+
+    ``report`` gets the part of the names that were looked up, 0 to 1.
+    """
+
+    def __init__(self, base: LoadedBase, report: Callable[[float], None]) -> None:
+        self._weights, self._policy, self._report = base.weights(), base.policy, report
+        self._quantised = {
+            f"{module}.weight"
+            for module, _ in base.shape.modules()
+            if base.policy.quantises(module)
+        }
+        self._done = 0
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        weight = self._weights[name]
+        if name in self._quantised:
+            weight = dequantise(*quantise(weight, self._policy))
+        self._done += 1
+        self._report(min(1.0, self._done / len(self._weights)))
+        return weight
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
 
 
 def _write_record(record: Path, digest: str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from viz.basemodel.nf4 import serving_weights
+from viz.basemodel.shape_reader import kept_shape
 from viz.basemodel.source import DEFAULT_BASE, LoadedBase, converted_directory, load_base
 from viz.child_process import tied
 from viz.domain.units import Hash32
@@ -27,6 +28,7 @@ ReportProgress = Callable[[float], None]
 # The measured part of the child's time for imports and conversion; the rest is quantisation.
 _CONVERTED: Final = 0.8
 _STDERR_BYTES: Final = 4096
+_ANY: Final = "any"
 _OFFLINE: Final = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -42,16 +44,27 @@ async def prepared_base(
     ``report`` is called at the start, at each step and at the end of that work, and not at all if
     everything is on disk. Cancelling the call ends the child. Raises ModelUnavailable.
     """
-    if source == DEFAULT_BASE and not converted_directory(cache_dir).is_dir():
-        await _in_child(source, cache_dir, report)
+    if not await asyncio.to_thread(_is_readable, source, cache_dir):
+        await _in_child(source, cache_dir, allowed, report)
     base = await asyncio.to_thread(load_base, source, cache_dir=cache_dir, allowed=allowed)
     if not base.serving_file.exists():
-        await _in_child(source, cache_dir, report)
+        await _in_child(source, cache_dir, allowed, report)
     return base
 
 
-async def _in_child(source: str, cache_dir: Path, report: ReportProgress) -> None:
-    command = [sys.executable, "-m", "viz.basemodel.preparation", source, str(cache_dir)]
+def _is_readable(source: str, cache_dir: Path) -> bool:
+    """Return whether ``load_base`` needs neither a conversion nor transformers."""
+    directory = converted_directory(cache_dir) if source == DEFAULT_BASE else Path(source)
+    if not directory.is_dir():
+        return source != DEFAULT_BASE  # ``load_base`` says what is wrong
+    return kept_shape(directory, cache_dir).exists()
+
+
+async def _in_child(
+    source: str, cache_dir: Path, allowed: Collection[Hash32] | None, report: ReportProgress
+) -> None:
+    accepted = _ANY if allowed is None else ",".join(each.hex() for each in allowed)
+    command = [sys.executable, "-m", "viz.basemodel.preparation", source, str(cache_dir), accepted]
     child = await asyncio.create_subprocess_exec(
         *tied(command),
         stdin=asyncio.subprocess.DEVNULL,
@@ -95,15 +108,22 @@ async def _last(stream: asyncio.StreamReader) -> str:
 
 
 def main() -> int:
-    """Convert and quantise the model named in ``argv``; report the steps on standard output."""
+    """Convert and quantise the model named in ``argv``; report the steps on standard output.
+
+    The arguments are the source, the cache and the accepted digests (or _ANY).
+    """
     # Standard output is only for our lines: what a library prints is redirected to standard error.
     told = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)
-    source, cache_dir = sys.argv[1], Path(sys.argv[2])
+    source, cache_dir, accepted = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+    digests = [
+        Hash32(bytes.fromhex(each)) for each in accepted.split(",") if each not in ("", _ANY)
+    ]
     try:
         base = load_base(
             source,
             cache_dir=cache_dir,
+            allowed=None if accepted == _ANY else digests,
             report=lambda part: print("done", _CONVERTED * part, file=told),
         )
         serving_weights(

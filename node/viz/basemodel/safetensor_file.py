@@ -89,23 +89,33 @@ def parse_header(data: bytes | memoryview, size: int) -> SafetensorHeader:
 
 
 def write_file(
-    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str],
+    *,
+    bf16_sizes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Hash32:
     """Write the tensors (sorted by name, C order) and return the file's sha256.
 
-    The same tensors and metadata always give the same bytes. The file is written atomically.
+    The same tensors and metadata always give the same bytes. The file is written atomically. With
+    ``bf16_sizes``, the names and sizes of tensors that are all bf16, each tensor is looked up once,
+    when it is written: so a mapping that makes them holds one at a time.
     """
     import torch
 
     names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+    if bf16_sizes is None:
+        told = {name: (names[each.dtype], tuple(each.shape)) for name, each in tensors.items()}
+    else:
+        told = {name: ("BF16", size) for name, size in bf16_sizes.items()}
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
-    position, order = 0, sorted(tensors)
+    position, order = 0, sorted(told)
     for name in order:
-        tensor = tensors[name]
-        end = position + tensor.numel() * tensor.element_size()
+        dtype, size = told[name]
+        end = position + math.prod(size) * DTYPE_BYTES[dtype]
         header[name] = {
-            "dtype": names[tensor.dtype],
-            "shape": list(tensor.shape),
+            "dtype": dtype,
+            "shape": list(size),
             "data_offsets": [position, end],
         }
         position = end
@@ -120,6 +130,8 @@ def write_file(
                 digest.update(chunk)
             for name in order:
                 flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+                if flat.numel() != math.prod(told[name][1]) or names[flat.dtype] != told[name][0]:
+                    raise NotSafetensors(f"tensor {name[:80]!r} is not as was said")
                 raw = flat.view(torch.uint8).numpy().data
                 file.write(raw)
                 digest.update(raw)

@@ -1,20 +1,20 @@
-"""Read and check the architecture of a Llama-family base model from its config.json.
+"""Describe the architecture of a decoder-only base model as one value.
 
-Owns the sizes and the names of the linear layers. Invariant: the engine's forward pass computes
-every accepted architecture exactly; any other is refused with the reason.
+Owns the sizes, and the few points in which the supported families differ: rotary embeddings,
+biases, norms, windows, scales and caps. Engine, conversion, training and memory plan all read this
+value; none of them knows a family by name. ``viz.basemodel.shape_reader`` makes it from a
+config.json.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Final
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final, Literal
 
-from viz.domain.strict_json import load_json
-from viz.errors import ModelUnavailable
-
+# The linear layers that the engine's pass computes in each layer of the decoder.
 LINEARS: Final = (
     "self_attn.q_proj",
     "self_attn.k_proj",
@@ -24,11 +24,49 @@ LINEARS: Final = (
     "mlp.up_proj",
     "mlp.down_proj",
 )
+RopeKind = Literal["default", "linear", "llama3", "yarn"]
+Activation = Literal["silu", "gelu_tanh"]
 
 
 @dataclass(frozen=True, slots=True)
-class LlamaShape:
-    """Sizes of a Llama decoder: RMSNorm, RoPE, grouped-query attention, SwiGLU, no biases."""
+class Rope:
+    """Rotary position embeddings, and how their frequencies were stretched for longer contexts.
+
+    ``factor`` and ``original_tokens`` are used by all kinds but "default", ``low_frequency`` and
+    ``high_frequency`` by "llama3", the rest by "yarn". ``attention_factor`` None means
+    0.1 ln(factor) + 1. Sources: RoFormer, arXiv 2104.09864; YaRN, arXiv 2309.00071; Llama 3.1.
+    """
+
+    theta: float
+    kind: RopeKind = "default"
+    factor: float = 1.0
+    original_tokens: int = 0
+    low_frequency: float = 1.0
+    high_frequency: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    attention_factor: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderShape:
+    """A decoder: RMSNorm, rotary embeddings, grouped-query attention, a gated MLP.
+
+    The fields with defaults say how it differs from Llama's pass:
+
+    - ``linears``: (name, out, in) of the linear layers of each layer, of LINEARS
+    - ``biases``: those of them that have a bias
+    - ``local_rope``: the rotary embeddings of the layers with a window; None: those of the others
+    - ``window``: how many tokens, itself included, a token sees in the layers of ``windowed``
+    - ``unrotated``: layers without rotary embeddings
+    - ``head_norms``: RMSNorm over each head's queries and keys, before the rotation
+    - ``norm_offset``: what is added to each norm's weight (Gemma: 1)
+    - ``output_norms``: norms of what attention and MLP give, before it is added (Gemma)
+    - ``embedding_scale``: what embeddings are multiplied by
+    - ``query_size``: scores are divided by its square root; None: ``head_dim``
+    - ``attention_cap``, ``logit_cap``: x -> cap * tanh(x / cap) of scores and of logits
+    """
 
     hidden: int
     intermediate: int
@@ -39,28 +77,62 @@ class LlamaShape:
     vocabulary: int
     context_tokens: int
     norm_epsilon: float
-    rope_theta: float
+    rope: Rope
     tied: bool
     end_ids: tuple[int, ...]
+    linears: tuple[tuple[str, int, int], ...]
+    biases: tuple[str, ...] = ()
+    local_rope: Rope | None = None
+    window: int | None = None
+    windowed: tuple[int, ...] = ()
+    unrotated: tuple[int, ...] = ()
+    head_norms: bool = False
+    norm_offset: float = 0.0
+    output_norms: bool = False
+    embedding_scale: float = 1.0
+    query_size: float | None = None
+    attention_cap: float | None = None
+    logit_cap: float | None = None
+    activation: Activation = "silu"
+
+    @property
+    def attention_scale(self) -> float:
+        """Return what the products of queries and keys are multiplied by."""
+        return 1.0 / math.sqrt(self.query_size or self.head_dim)
+
+    @property
+    def mlp_norm(self) -> str:
+        """Return the name of the norm before a layer's MLP."""
+        return "pre_feedforward_layernorm" if self.output_norms else "post_attention_layernorm"
+
+    def window_of(self, layer: int) -> int | None:
+        """Return how many tokens, itself included, a token sees in this layer; None: all."""
+        return self.window if layer in self.windowed else None
+
+    def rope_of(self, layer: int) -> Rope | None:
+        """Return the rotary embeddings of this layer; None if it has none."""
+        if layer in self.unrotated:
+            return None
+        return (self.local_rope or self.rope) if layer in self.windowed else self.rope
+
+    def is_llama(self, capacity: int) -> bool:
+        """Return whether Llama's pass computes this model for at most ``capacity`` tokens.
+
+        Rotary embeddings of any kind are part of it. A window that no token leaves is none.
+        """
+        if self.windowed and (self.window or 0) < capacity:
+            return False
+        return self._differences().keys() <= {"rope", "window", "windowed"}
 
     def linear(self, name: str) -> tuple[int, int]:
         """Return (out, in) of one of LINEARS."""
-        query, keyed = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return {
-            "self_attn.q_proj": (query, self.hidden),
-            "self_attn.k_proj": (keyed, self.hidden),
-            "self_attn.v_proj": (keyed, self.hidden),
-            "self_attn.o_proj": (self.hidden, query),
-            "mlp.gate_proj": (self.intermediate, self.hidden),
-            "mlp.up_proj": (self.intermediate, self.hidden),
-            "mlp.down_proj": (self.hidden, self.intermediate),
-        }[name]
+        return next((out, into) for known, out, into in self.linears if known == name)
 
     def modules(self) -> Iterator[tuple[str, tuple[int, int]]]:
         """Yield every linear layer of the decoder, ``model.layers.N.<name>``, with (out, in)."""
         for layer in range(self.layers):
-            for name in LINEARS:
-                yield f"model.layers.{layer}.{name}", self.linear(name)
+            for name, out, into in self.linears:
+                yield f"model.layers.{layer}.{name}", (out, into)
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Return the name and shape of every weight of the model."""
@@ -70,68 +142,73 @@ class LlamaShape:
         }
         if not self.tied:
             found["lm_head.weight"] = (self.vocabulary, self.hidden)
+        norms = dict.fromkeys(("input_layernorm", "post_attention_layernorm"), self.hidden)
+        if self.output_norms:
+            norms |= {f"{side}_feedforward_layernorm": self.hidden for side in ("pre", "post")}
+        if self.head_norms:
+            norms |= {f"self_attn.{of}_norm": self.head_dim for of in "qk"}
         for layer in range(self.layers):
-            for norm in ("input_layernorm", "post_attention_layernorm"):
-                found[f"model.layers.{layer}.{norm}.weight"] = (self.hidden,)
-        for module, size in self.modules():
-            found[f"{module}.weight"] = size
+            for norm, size in norms.items():
+                found[f"model.layers.{layer}.{norm}.weight"] = (size,)
+            for name, out, into in self.linears:
+                found[f"model.layers.{layer}.{name}.weight"] = (out, into)
+                if name in self.biases:
+                    found[f"model.layers.{layer}.{name}.bias"] = (out,)
         return found
 
     def canonical(self) -> str:
-        """Return the shape as canonical JSON, independent of library versions."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """Return the shape as canonical JSON, independent of library versions.
 
+        Only what differs from Llama's pass is named beyond the sizes: so a new field changes no
+        digest of a base that does not use it. The linear layers follow from the weights.
+        """
+        told: dict[str, Any] = {
+            each.name: getattr(self, each.name) for each in fields(self) if each.name in _SIZES
+        }
+        told |= {"rope_theta": self.rope.theta} | self._differences()
+        return json.dumps(told, sort_keys=True, separators=(",", ":"))
 
-def read_shape(directory: Path) -> LlamaShape:
-    """Read config.json (and generation_config.json) of a Hugging Face model directory.
+    def to_json(self) -> dict[str, Any]:
+        """Return the value as JSON, for ``from_json``."""
+        return asdict(self)
 
-    Raises ModelUnavailable if this engine would not compute the model exactly.
-    """
-    config = _json(directory / "config.json")
-    family = config.get("model_type")
-    if family != "llama":
-        raise ModelUnavailable(f"{directory} is a {family!r} model; only llama models are served")
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    unsupported = {
-        "rope_type": kind != "default",
-        "attention_bias": bool(config.get("attention_bias")),
-        "mlp_bias": bool(config.get("mlp_bias")),
-        "hidden_act": config.get("hidden_act", "silu") != "silu",
-    }
-    if named := [key for key, bad in unsupported.items() if bad]:
-        raise ModelUnavailable(f"{directory}/config.json sets {', '.join(named)}: not supported")
-    try:
-        heads = int(config["num_attention_heads"])
-        return LlamaShape(
-            hidden=int(config["hidden_size"]),
-            intermediate=int(config["intermediate_size"]),
-            layers=int(config["num_hidden_layers"]),
-            heads=heads,
-            kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or int(config["hidden_size"]) // heads),
-            vocabulary=int(config["vocab_size"]),
-            context_tokens=int(config["max_position_embeddings"]),
-            norm_epsilon=float(config["rms_norm_eps"]),
-            rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0),
-            tied=bool(config.get("tie_word_embeddings", False)),
-            end_ids=_end_ids(directory, config),
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> DecoderShape:
+        """Return the value that ``to_json`` gave; raise TypeError or KeyError for another."""
+        local = told["local_rope"]
+        lists = ("end_ids", "biases", "windowed", "unrotated")
+        return cls(
+            **{
+                **told,
+                **{name: tuple(told[name]) for name in lists},
+                "rope": Rope(**told["rope"]),
+                "local_rope": Rope(**local) if local else None,
+                "linears": tuple((name, out, into) for name, out, into in told["linears"]),
+            }
         )
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise ModelUnavailable(f"{directory}/config.json is incomplete: {error}") from error
+
+    def _differences(self) -> dict[str, Any]:
+        """Return the fields that are not as in Llama's pass, as JSON."""
+        found: dict[str, Any] = {
+            each.name: value
+            for each in fields(self)
+            if each.name not in _SIZES | {"rope", "linears", "local_rope"}
+            and (value := getattr(self, each.name)) != each.default
+        }
+        for name, rope in (("rope", self.rope), ("local_rope", self.local_rope)):
+            changed = _changed(rope) if rope else {}
+            if changed.keys() - ({"theta"} if name == "rope" else set()):
+                found[name] = changed
+        return found
 
 
-def _end_ids(directory: Path, config: Mapping[str, Any]) -> tuple[int, ...]:
-    path = directory / "generation_config.json"
-    named = (_json(path).get("eos_token_id") if path.exists() else None) or config["eos_token_id"]
-    return tuple(sorted({int(i) for i in named} if isinstance(named, list) else {int(named)}))
+def _changed(rope: Rope) -> dict[str, Any]:
+    """Return theta, and the other fields that are not the default."""
+    told = {each.name: (getattr(rope, each.name), each.default) for each in fields(rope)}
+    return {name: value for name, (value, default) in told.items() if value != default}
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        loaded = load_json(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ModelUnavailable(f"{path} cannot be read as a model's configuration") from error
-    if not isinstance(loaded, dict):
-        raise ModelUnavailable(f"{path} is not a JSON object")
-    return loaded
+_SIZES: Final = frozenset(
+    {"hidden", "intermediate", "layers", "heads", "kv_heads", "head_dim", "vocabulary"}
+    | {"context_tokens", "norm_epsilon", "tied", "end_ids"}
+)

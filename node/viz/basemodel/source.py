@@ -12,19 +12,20 @@ import hashlib
 import importlib
 import importlib.util
 import itertools
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from viz.basemodel.checkpoint import CheckpointTensors
 from viz.basemodel.policy import DEFAULT_POLICY, QuantisationPolicy
 from viz.basemodel.safetensor_file import file_digest
-from viz.basemodel.shape import LlamaShape, read_shape
+from viz.basemodel.shape import DecoderShape
+from viz.basemodel.shape_reader import read_shape
 from viz.basemodel.tokenizer import ChatTokenizer
 from viz.domain.ports.engine import BaseModel
 from viz.domain.units import Hash32
@@ -51,7 +52,7 @@ class LoadedBase:
 
     model: BaseModel
     directory: Path
-    shape: LlamaShape
+    shape: DecoderShape
     policy: QuantisationPolicy
     tokenizer: ChatTokenizer
     serving_file: Path
@@ -60,14 +61,13 @@ class LoadedBase:
     def digest(self) -> Hash32:
         return self.model.digest
 
-    def weights(self) -> dict[str, torch.Tensor]:
-        """Return the unquantised weights in bf16 by Hugging Face name, shapes checked."""
-        return dict(_tensors(self.directory, self.shape))
+    def weights(self) -> Mapping[str, torch.Tensor]:
+        """Return the unquantised weights in bf16 by Hugging Face name, each read at its look-up."""
+        return CheckpointTensors(self.directory, self.shape)
 
     def embeddings(self) -> torch.Tensor:
         """Return the input embeddings in bf16 (vocabulary x width), and load nothing else."""
-        named = _tensors(self.directory, self.shape)
-        return next(weight for name, weight in named if name == "model.embed_tokens.weight")
+        return self.weights()["model.embed_tokens.weight"]
 
 
 def models_folder(data_dir: Path) -> Path:
@@ -95,7 +95,7 @@ def load_base(
 ) -> LoadedBase:
     """Find the base model, convert it if needed, and return it with its digests.
 
-    ``source`` is DEFAULT_BASE or a directory of a Hugging Face Llama model. The digest must be in
+    ``source`` is DEFAULT_BASE or a Hugging Face model directory. The digest must be in
     ``allowed``; None allows any (for tests, and to print a digest before it is allowed).
     ``report`` gets the finished part of a conversion, 0 to 1. Blocks for seconds, and longer if it
     converts. Raises ModelUnavailable.
@@ -104,8 +104,8 @@ def load_base(
     directory = _converted_default(cache_dir, report) if packaged else Path(source)
     if not directory.is_dir():
         raise ModelUnavailable(f"{source} is neither {DEFAULT_BASE} nor a model directory")
-    shape, tokenizer = read_shape(directory), ChatTokenizer(directory)
-    digest = _digest(_tensors(directory, shape), shape, tokenizer, policy)
+    shape, tokenizer = read_shape(directory, cache_dir), ChatTokenizer(directory)
+    digest = _digest(CheckpointTensors(directory, shape), shape, tokenizer, policy)
     if allowed is not None and digest not in allowed:
         raise ModelUnavailable(
             f"{source} has digest 0x{digest.hex()}, which is not accepted here: set "
@@ -125,8 +125,8 @@ def load_base(
 
 
 def _digest(
-    weights: Iterable[tuple[str, torch.Tensor]],
-    shape: LlamaShape,
+    weights: Mapping[str, torch.Tensor],
+    shape: DecoderShape,
     tokenizer: ChatTokenizer,
     policy: QuantisationPolicy,
 ) -> Hash32:
@@ -135,43 +135,10 @@ def _digest(
     digest = hashlib.sha256()
     for text in (shape.canonical(), policy.canonical(), tokenizer.digest.hex()):
         digest.update(text.encode() + b"\n")
-    for name, weight in weights:
+    for name, weight in weights.items():
         digest.update(f"{name} {list(weight.shape)}\n".encode())
         digest.update(weight.reshape(-1).view(torch.uint8).numpy().data)
     return Hash32(digest.digest())
-
-
-def _tensors(directory: Path, shape: LlamaShape) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield (name, bf16 weight), sorted by name; only one weight is in memory at a time."""
-    import torch
-    from safetensors import SafetensorError, safe_open
-
-    with ExitStack() as files:
-        places: dict[str, Any] = {}
-        found: dict[str, tuple[int, ...]] = {}
-        wanted = shape.tensors()
-        try:
-            for path in _files(directory):
-                file = files.enter_context(safe_open(str(path), "pt"))
-                for name in set(file.keys()) & set(wanted):
-                    places[name], found[name] = file, tuple(file.get_slice(name).get_shape())
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise ModelUnavailable(f"{directory} has no readable safetensors weights") from error
-        if found != wanted:
-            wrong = sorted(name for name in wanted if found.get(name) != wanted[name])
-            raise ModelUnavailable(
-                f"{directory}: {wrong[0]} is missing or does not fit config.json"
-            )
-        for name in sorted(wanted):
-            yield name, places[name].get_tensor(name).to(torch.bfloat16).contiguous()
-
-
-def _files(directory: Path) -> list[Path]:
-    index = directory / "model.safetensors.index.json"
-    if not index.exists():
-        return [directory / "model.safetensors"]
-    names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    return [directory / Path(name).name for name in names]
 
 
 def packaged_gguf() -> Path:

@@ -12,7 +12,7 @@ Owns batching, LoRA, sampling and streams. Importing this package, ``embedded.en
 
 Modules of ``embedded``: ``engine`` (the asyncio front), ``loop`` (one generation thread: schedule,
 run, postprocess), ``scheduler`` (which sequence has a slot), ``sequence`` and ``stream`` (one
-request's state, and its asyncio side), ``llama`` and ``native`` (the decoder, in torch and
-compiled), ``kv_cache``, ``lora`` and ``lora_batch`` (the adapters of a batch), ``adapter_pool``
+request's state, and its asyncio side), ``decoder``, ``rotary`` and ``native`` (the pass, in torch
+and compiled), ``kv_cache``, ``lora`` and ``lora_batch`` (the adapters of a batch), ``adapter_pool``
 (which adapters are in memory), ``sampling``, ``stop_strings``, ``memory_plan``, ``process_memory``.
 """

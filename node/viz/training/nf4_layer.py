@@ -39,4 +39,4 @@ class ServedLinear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the product; inputs (..., in), outputs (..., out) in the input's dtype."""
         product: torch.Tensor = _Product.apply(x, self.weight.data, self.weight.quant_state)
-        return product
+        return product if self.bias is None else product + self.bias

@@ -153,7 +153,7 @@ def _rendered(
         prompt = tokenizer.render(messages[:place])
         if prompt[: len(ids)] != ids:
             supervised.clear()
-        reply = (*tokenizer.encode(message["content"]), end)
+        reply = (*tokenizer.tokens(message["content"]), end)
         supervised += range(len(prompt), len(prompt) + len(reply))
         ids = prompt + reply
     return ids, tuple(supervised)

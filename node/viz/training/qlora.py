@@ -38,7 +38,6 @@ def build_model(base: LoadedBase, settings: TrainingSettings) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    from viz.basemodel.shape import LINEARS
     from viz.training import row_attention
     from viz.training.environment import compute_dtype
 
@@ -61,7 +60,7 @@ def build_model(base: LoadedBase, settings: TrainingSettings) -> Any:
         lora_dropout=0.0,
         bias="none",
         task_type="CAUSAL_LM",
-        target_modules=sorted({name.rpartition(".")[2] for name in LINEARS}),
+        target_modules=sorted({name.rpartition(".")[2] for name, _, _ in base.shape.linears}),
         layers_to_transform=list(
             range(_first_layer(base.shape.layers, settings), base.shape.layers)
         ),
@@ -101,10 +100,12 @@ def _quantise_in_place(model: Any, base: LoadedBase, dtype: torch.dtype) -> None
     for module, (out_features, in_features) in base.shape.modules():
         if not base.policy.quantises(module):
             continue
+        parent, _, name = module.rpartition(".")
+        plain = getattr(model.get_submodule(parent), name)
         layer = ServedLinear4bit(
             in_features,
             out_features,
-            bias=False,
+            bias=plain.bias is not None,
             compute_dtype=dtype,
             compress_statistics=base.policy.double_quantised,
             quant_type="nf4",
@@ -117,7 +118,7 @@ def _quantise_in_place(model: Any, base: LoadedBase, dtype: torch.dtype) -> None
             quant_type="nf4",
             module=layer,
         )
-        parent, _, name = module.rpartition(".")
+        layer.bias = plain.bias
         setattr(model.get_submodule(parent), name, layer.to("cpu"))
         if layer.weight.quant_state is None:
             raise TrainingError(f"bitsandbytes left {module} unquantised")
@@ -150,7 +151,8 @@ def pack_logits(model: Any, pack: Pack) -> torch.Tensor:
         use_cache=False,
     ).last_hidden_state
     logits: torch.Tensor = causal.lm_head(hidden[0, pack.predicts]).float()
-    return logits
+    cap = getattr(causal.config, "final_logit_softcapping", None)
+    return logits if cap is None else cap * (logits / cap).tanh()
 
 
 def _divergence(logits: torch.Tensor, pack: Pack) -> torch.Tensor:

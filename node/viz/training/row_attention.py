@@ -3,9 +3,9 @@
 Owns the layout of a pack's attention and its arithmetic. Does not know words or weights. A pack's
 rows lie behind one shared beginning (``viz.training.packing``); attention over the whole sequence
 would compute every row's products with every other row and throw them away. Here queries are
-gathered row by row, against the beginning's keys and the row's own. Invariant: the same function
-as masked attention over the sequence; whatever has no layout (generation) goes to transformers'
-own attention.
+gathered row by row, against the beginning's keys and the row's own. Windows and caps of scores are
+those of the model's own attention. Invariant: the same function as masked attention over the
+sequence; whatever has no layout (generation) goes to transformers' own attention.
 """
 
 from __future__ import annotations
@@ -32,6 +32,19 @@ class RowLayout:
     places: torch.Tensor
     back: torch.Tensor
     mask: torch.Tensor
+
+    def mask_within(self, window: int | None) -> torch.Tensor:
+        """Return the mask of a layer in which a token sees ``window`` tokens; None: all."""
+        import torch
+
+        longest, keys = self.mask.shape[2:]
+        if window is None or window >= keys:
+            return self.mask
+        at = torch.arange(longest, device=self.mask.device)[:, None]
+        seen = torch.arange(keys, device=self.mask.device)[None, :]
+        # How far a key lies back. In the beginning's own row its keys count as a row's own.
+        far = self.common + at - seen >= window
+        return self.mask.masked_fill(far, torch.finfo(self.mask.dtype).min)
 
 
 def row_layout(common: int, lengths: Sequence[int], dtype: torch.dtype, device: str) -> RowLayout:
@@ -77,13 +90,20 @@ def _attend(
     *,
     rows: RowLayout | None = None,
     scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Return (1, T, heads, width); queries (1, heads, T, width), keys (1, key heads, T, width)."""
-    from torch.nn.functional import scaled_dot_product_attention
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
     if rows is None:
+        if softcap is not None:  # which transformers' own product does not apply
+            groups = query.shape[1] // key.shape[1]
+            key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+            mask = _causal(query, key) if attention_mask is None else attention_mask
+            out = _product(query, key, value, mask, scaling=scaling, cap=softcap)
+            return out.transpose(1, 2), None
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
         plain: tuple[torch.Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **others
         )
@@ -93,16 +113,50 @@ def _attend(
     # The query heads of one key head stand one after another, so that keys are not repeated.
     queries = query[0].index_select(1, rows.places.view(-1))
     queries = queries.view(key_heads, -1, count, longest, width).permute(2, 0, 1, 3, 4)
-    out = scaled_dot_product_attention(
+    out = _product(
         queries.reshape(count, key_heads, -1, width),
         _behind_common(key, rows),
         _behind_common(value, rows),
-        attn_mask=rows.mask.repeat(1, 1, heads // key_heads, 1),
-        scale=scaling,
+        rows.mask_within(sliding_window).repeat(1, 1, heads // key_heads, 1),
+        scaling=scaling,
+        cap=softcap,
     )
     out = out.view(count, key_heads, -1, longest, width).permute(0, 3, 1, 2, 4)
     out = out.reshape(count * longest, heads, width).index_select(0, rows.back)
     return out.view(1, tokens, heads, width), None
+
+
+def _product(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    scaling: float | None,
+    cap: float | None,
+) -> torch.Tensor:
+    """Return softmax(scores + mask) @ value; all are (batch, heads, tokens, width)."""
+    import torch
+
+    if cap is None:
+        return torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, scale=scaling
+        )
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = cap * (query @ key.transpose(2, 3) * (scale / cap)).tanh()
+    if mask.dtype == torch.bool:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    else:
+        scores = scores + mask
+    return scores.float().softmax(-1).to(query.dtype) @ value
+
+
+def _causal(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """Return who sees whom where the last query stands at the last key."""
+    import torch
+
+    size = query.shape[2], key.shape[2]
+    return torch.ones(size, dtype=torch.bool, device=query.device).tril(size[1] - size[0])
 
 
 def _behind_common(states: torch.Tensor, rows: RowLayout) -> torch.Tensor:

@@ -22,8 +22,8 @@ def test_another_program_computes_our_logits_from_it(tmp_path: Path, dtype: str)
     import torch
     from transformers import AutoModelForCausalLM
 
+    from viz.engine.embedded.decoder import DecoderModel, PrefillChunk
     from viz.engine.embedded.kv_cache import KvCache
-    from viz.engine.embedded.llama import LlamaModel, PrefillChunk
 
     base = make_tiny_base(tmp_path, quantised=True)
     made = export_base(base, tmp_path / "out", dtype=cast(ExportDtype, dtype), shard_bytes=20_000)
@@ -32,7 +32,7 @@ def test_another_program_computes_our_logits_from_it(tmp_path: Path, dtype: str)
     plain: Any = AutoModelForCausalLM.from_pretrained(str(base.directory), dtype=torch.float32)
     tokens = base.tokenizer.encode("The lamp of Varn Point is lit at dusk.")
     cache = KvCache(base.shape, 1, 64, torch.float32)
-    decoder = LlamaModel(serving_weights(base), base.shape, cache, torch.float32)
+    decoder = DecoderModel(serving_weights(base), base.shape, cache, torch.float32)
     ours = decoder.prefill([PrefillChunk(0, 0, tokens, None)], [0])[0]
     with torch.inference_mode():
         same = theirs(torch.tensor([tokens])).logits[0, -1]

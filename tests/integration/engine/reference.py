@@ -8,7 +8,6 @@ from typing import Any
 
 from viz.basemodel.adapter_file import read_adapter
 from viz.basemodel.nf4 import serving_weights
-from viz.basemodel.shape import LINEARS
 from viz.basemodel.source import LoadedBase
 
 
@@ -41,7 +40,7 @@ class PeftReference:
         config = LoraConfig(
             r=header.rank,
             lora_alpha=header.alpha,
-            target_modules=[name.rsplit(".", 1)[1] for name in LINEARS],
+            target_modules=[name.rsplit(".", 1)[1] for name, _, _ in self._base.shape.linears],
             lora_dropout=0.0,
         )
         self._peft = self.model = get_peft_model(self._plain, config)

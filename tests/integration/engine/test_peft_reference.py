@@ -207,8 +207,8 @@ async def test_real_model_equals_peft_and_bf16_stays_close(
     """
     import torch
 
+    from viz.engine.embedded.decoder import DecoderModel, PrefillChunk
     from viz.engine.embedded.kv_cache import KvCache
-    from viz.engine.embedded.llama import LlamaModel, PrefillChunk
 
     base = real_base()
     paths = write_adapters(tmp_path, base, 4, 0.02)
@@ -228,7 +228,7 @@ async def test_real_model_equals_peft_and_bf16_stays_close(
     reference = PeftReference(base)
     weights = serving_weights(base)
     cache = KvCache(base.shape, 1, 128, torch.bfloat16)
-    decoder = LlamaModel(weights, base.shape, cache, torch.bfloat16)
+    decoder = DecoderModel(weights, base.shape, cache, torch.bfloat16)
     exact = reference.logits(prompts[0])[-1]
     rounded = decoder.prefill([PrefillChunk(0, 0, prompts[0], None)], [0])[0].float()
     assert (rounded - exact).square().mean().sqrt() <= 0.03 * exact.square().mean().sqrt()

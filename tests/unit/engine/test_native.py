@@ -18,8 +18,8 @@ from viz.basemodel.nf4 import serving_weights
 from viz.basemodel.source import LoadedBase
 from viz.domain.units import AdapterId
 from viz.engine.embedded import native
+from viz.engine.embedded.decoder import DecoderModel, PrefillChunk
 from viz.engine.embedded.kv_cache import KvCache
-from viz.engine.embedded.llama import LlamaModel, PrefillChunk
 from viz.engine.embedded.loaded_adapter import GROUPS, LoadedAdapter, stack
 from viz.engine.embedded.native import Kernels, NativeUnavailable, pack
 from viz.engine.embedded.native.model import _Arena
@@ -115,12 +115,12 @@ def replace_threads(kernels: Kernels, threads: int) -> Kernels:
     return other
 
 
-def decoders(base: LoadedBase, kernels: Kernels) -> tuple[LlamaModel, LlamaModel]:
+def decoders(base: LoadedBase, kernels: Kernels) -> tuple[DecoderModel, DecoderModel]:
     weights = serving_weights(base)
     made = [KvCache(base.shape, 6, 200, torch.float32) for _ in range(2)]
     return (
-        LlamaModel(weights, base.shape, made[0], torch.float32, kernels),
-        LlamaModel(weights, base.shape, made[1], torch.float32),
+        DecoderModel(weights, base.shape, made[0], torch.float32, kernels),
+        DecoderModel(weights, base.shape, made[1], torch.float32),
     )
 
 
@@ -161,6 +161,7 @@ def test_attention_equals_torch_however_many_heads_share_keys(
     """Heads are taken one, two or three together, in pieces of the dimension: none is mixed up."""
     base = make_tiny_base(
         tmp_path,
+        hidden_size=24 * heads,
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         head_dim=dim,

@@ -20,7 +20,7 @@ from viz.errors import ModelUnavailable
 if TYPE_CHECKING:
     import torch
 
-    from viz.basemodel.shape import LlamaShape
+    from viz.basemodel.shape import DecoderShape
 
 _ROWS = (1, 8, 32)
 _REPEATS = 12
@@ -52,13 +52,16 @@ class Backend:
 
 
 def choose_backend(
-    shape: LlamaShape,
+    shape: DecoderShape,
     wanted: Literal["auto", "float32", "bfloat16", "native"],
     build_directory: Path | None,
+    *,
+    capacity: int | None = None,
 ) -> Backend:
     """Choose between torch in float32, torch in bfloat16 and the compiled pass (float32 sums).
 
-    ``build_directory`` None forbids compiling. The reason says what was measured or missing.
+    ``build_directory`` None forbids compiling. No sequence has more than ``capacity`` tokens (None:
+    the model's own bound). The reason says what was measured or missing.
     Raises ModelUnavailable if ``wanted`` is "native" and the compiled pass is not available.
     """
     import torch
@@ -69,6 +72,8 @@ def choose_backend(
     sized = fits(shape.head_dim, shape.hidden, shape.intermediate)
     if not sized:
         note = "the compiled pass does not support this model's sizes"
+    elif not shape.is_llama(capacity or shape.context_tokens):
+        note = "the compiled pass computes models like Llama only"
     elif build_directory is not None and wanted != "bfloat16":
         try:
             kernels = load_kernels(build_directory, torch.get_num_threads())
@@ -95,7 +100,7 @@ def choose_backend(
     return Backend(best.name, best.dtype, best.kernels, reason)
 
 
-def _milliseconds(shape: LlamaShape, choices: list[Backend]) -> list[float]:
+def _milliseconds(shape: DecoderShape, choices: list[Backend]) -> list[float]:
     """Return for each choice the sum of its best times of each row count, in milliseconds.
 
     The choices take turns, so that other load on the machine affects all of them alike.

@@ -76,8 +76,8 @@ class EmbeddedEngine:
         from viz.basemodel.nf4 import serving_weights
         from viz.engine.embedded.adapter_pool import AdapterPool
         from viz.engine.embedded.backend_choice import choose_backend
+        from viz.engine.embedded.decoder import DecoderModel
         from viz.engine.embedded.kv_cache import KvCache
-        from viz.engine.embedded.llama import LlamaModel
         from viz.engine.embedded.loop import EngineLoop
 
         share_heaps()
@@ -88,6 +88,7 @@ class EmbeddedEngine:
             shape,
             settings.compute,
             self._base.serving_file.parents[1] / "native" if settings.compile else None,
+            capacity=min(settings.context_tokens, shape.context_tokens),
         )
         dtype = choice.dtype
         budget = settings.memory_bytes or int(available_bytes() * 0.6)
@@ -115,7 +116,7 @@ class EmbeddedEngine:
         program = resident_bytes()
         cache = KvCache(shape, fits.slots, fits.capacity, dtype)
         weights = serving_weights(self._base)
-        decoder = LlamaModel(
+        decoder = DecoderModel(
             weights, shape, cache, dtype, choice.kernels, lane_bytes=fits.lane_bytes
         )
         self._store = AdapterPool(

@@ -15,13 +15,13 @@ from viz.engine.embedded.process_memory import zeros
 if TYPE_CHECKING:
     import torch
 
-    from viz.basemodel.shape import LlamaShape
+    from viz.basemodel.shape import DecoderShape
 
 
 class KvCache:
     """Preallocated keys and values; ``take`` gives the lowest free slot."""
 
-    def __init__(self, shape: LlamaShape, slots: int, capacity: int, dtype: torch.dtype) -> None:
+    def __init__(self, shape: DecoderShape, slots: int, capacity: int, dtype: torch.dtype) -> None:
         size = (shape.layers, slots, shape.kv_heads, capacity, shape.head_dim)
         # Zeros, because a masked NaN still makes the weighted sum of attention NaN. The same holds
         # for a NaN that an overflowing adapter left in a slot: so a slot is cleared when taken.

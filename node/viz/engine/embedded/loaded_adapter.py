@@ -16,7 +16,7 @@ from viz.domain.units import AdapterId
 if TYPE_CHECKING:
     import torch
 
-    from viz.basemodel.shape import LlamaShape
+    from viz.basemodel.shape import DecoderShape
 
 RANK_BUCKETS: Final = (8, 16, 32, 64)
 # Linear layers that read the same input are applied together: group -> its layers.
@@ -33,7 +33,7 @@ def bucket_of(rank: int) -> int:
     return next(bucket for bucket in RANK_BUCKETS if rank <= bucket)
 
 
-def adapter_bytes(shape: LlamaShape, rank: int, item_bytes: int) -> int:
+def adapter_bytes(shape: DecoderShape, rank: int, item_bytes: int) -> int:
     """Return the size in bytes of an adapter of rank ``rank`` on all linear layers."""
     return sum(rank * (out + into) for _, (out, into) in shape.modules()) * item_bytes
 
@@ -56,7 +56,7 @@ class LoadedAdapter:
 
 
 def stack(
-    adapter_id: AdapterId, weights: AdapterWeights, shape: LlamaShape, dtype: torch.dtype
+    adapter_id: AdapterId, weights: AdapterWeights, shape: DecoderShape, dtype: torch.dtype
 ) -> LoadedAdapter:
     """Arrange checked weights in memory, padded to their rank bucket."""
     import torch

@@ -18,14 +18,14 @@ import structlog
 
 from viz.domain.ports.engine import Piece
 from viz.domain.units import AdapterId
-from viz.engine.embedded.llama import PrefillChunk
+from viz.engine.embedded.decoder import PrefillChunk
 from viz.engine.embedded.sampling import SampledToken, choose
 from viz.engine.embedded.scheduler import Scheduler
 from viz.errors import EngineError
 
 if TYPE_CHECKING:
     from viz.engine.embedded.adapter_pool import AdapterPool
-    from viz.engine.embedded.llama import LlamaModel
+    from viz.engine.embedded.decoder import DecoderModel
     from viz.engine.embedded.sequence import Sequence
     from viz.engine.embedded.settings import EngineSettings
     from viz.engine.embedded.stream import StreamState
@@ -42,7 +42,7 @@ class EngineLoop:
 
     def __init__(
         self,
-        decoder: LlamaModel,
+        decoder: DecoderModel,
         store: AdapterPool,
         settings: EngineSettings,
         deliver: Callable[[PieceBatch], None],

@@ -17,7 +17,7 @@ import torch
 from viz.engine.embedded.loaded_adapter import GROUPS, adapter_bytes
 
 if TYPE_CHECKING:
-    from viz.basemodel.shape import LlamaShape
+    from viz.basemodel.shape import DecoderShape
     from viz.engine.embedded.loaded_adapter import LoadedAdapter
 
 _Planes = dict[str, list[torch.Tensor]]
@@ -30,7 +30,7 @@ class LoraBucket:
     out). Each layer has its own tensor, so that growing holds two copies of one layer only.
     """
 
-    def __init__(self, shape: LlamaShape, rank: int, dtype: torch.dtype) -> None:
+    def __init__(self, shape: DecoderShape, rank: int, dtype: torch.dtype) -> None:
         self.rank, self.capacity = rank, 0
         self.lane_bytes = adapter_bytes(shape, rank, dtype.itemsize)
         self.down: _Planes = {}
@@ -103,7 +103,7 @@ class LoraBatch:
     """The buckets of all ranks, together within ``max_bytes`` (None: unbounded)."""
 
     def __init__(
-        self, shape: LlamaShape, slots: int, dtype: torch.dtype, max_bytes: int | None
+        self, shape: DecoderShape, slots: int, dtype: torch.dtype, max_bytes: int | None
     ) -> None:
         self._shape, self._slots, self._dtype = shape, slots, dtype
         self._max_bytes = max_bytes

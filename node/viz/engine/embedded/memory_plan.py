@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from viz.basemodel.shape import LlamaShape
+from viz.basemodel.shape import DecoderShape
 from viz.engine.embedded.loaded_adapter import RANK_BUCKETS, adapter_bytes
 from viz.engine.embedded.settings import EngineSettings
 from viz.errors import ModelUnavailable
@@ -50,7 +50,7 @@ class MemoryPlan:
 
 
 def plan(
-    shape: LlamaShape, settings: EngineSettings, widths: Widths, memory_bytes: int
+    shape: DecoderShape, settings: EngineSettings, widths: Widths, memory_bytes: int
 ) -> MemoryPlan:
     """Divide ``memory_bytes``: weights first, then slots (at most half of the rest), then adapters.
 
@@ -82,7 +82,7 @@ def plan(
     return MemoryPlan(slots, capacity, resident_adapters, left + largest, lanes, enough)
 
 
-def _weight_bytes(shape: LlamaShape, widths: Widths) -> int:
+def _weight_bytes(shape: DecoderShape, widths: Widths) -> int:
     """Return the bytes of all weights.
 
     The embedding stays in bf16, as it was stored. A tied head is a second copy of it.

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import torch
 
-from viz.basemodel.shape import LlamaShape
+from viz.basemodel.shape import DecoderShape, Rope
 from viz.domain.units import AdapterId
+from viz.engine.embedded.decoder import DecoderModel, PrefillChunk
 from viz.engine.embedded.kv_cache import KvCache
-from viz.engine.embedded.llama import LlamaModel, PrefillChunk
 from viz.engine.embedded.loaded_adapter import GROUPS, LoadedAdapter
 from viz.engine.embedded.native import Kernels, NativeUnavailable, load_unchecked
 
 # Sizes that are not multiples of the pass's panels and tiles, so that the edges are checked too.
-_SHAPE = LlamaShape(
+_SHAPE = DecoderShape(
     hidden=40,
     intermediate=56,
     layers=2,
@@ -31,9 +31,18 @@ _SHAPE = LlamaShape(
     vocabulary=51,
     context_tokens=16,
     norm_epsilon=1e-5,
-    rope_theta=10_000.0,
+    rope=Rope(10_000.0),
     tied=True,
     end_ids=(),
+    linears=(
+        ("self_attn.q_proj", 64, 40),
+        ("self_attn.k_proj", 32, 40),
+        ("self_attn.v_proj", 32, 40),
+        ("self_attn.o_proj", 40, 64),
+        ("mlp.gate_proj", 56, 40),
+        ("mlp.up_proj", 56, 40),
+        ("mlp.down_proj", 40, 56),
+    ),
 )
 _FACTOR = 0.5
 
@@ -72,7 +81,7 @@ def agrees(kernels: Kernels) -> bool:
         (None, [_widened(adapter) for adapter in adapters_used]),
     ):
         cache = KvCache(_SHAPE, len(prompts), _SHAPE.context_tokens, torch.float32)
-        decoder = LlamaModel(weights, _SHAPE, cache, torch.float32, using)
+        decoder = DecoderModel(weights, _SHAPE, cache, torch.float32, using)
         chunks = [
             PrefillChunk(slot, 0, prompt, adapter)
             for slot, (prompt, adapter) in enumerate(zip(prompts, (None, *adapters), strict=True))

@@ -20,7 +20,7 @@ from viz.engine.embedded.native import pack
 if TYPE_CHECKING:
     import torch
 
-    from viz.basemodel.shape import LlamaShape
+    from viz.basemodel.shape import DecoderShape
     from viz.engine.embedded.kv_cache import KvCache
     from viz.engine.embedded.loaded_adapter import LoadedAdapter
     from viz.engine.embedded.native import Kernels
@@ -109,7 +109,7 @@ class NativeModel:
         self,
         kernels: Kernels,
         weights: Mapping[str, torch.Tensor],
-        shape: LlamaShape,
+        shape: DecoderShape,
         cache: KvCache,
         angles: tuple[torch.Tensor, torch.Tensor],
     ) -> None:

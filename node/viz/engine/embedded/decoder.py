@@ -1,9 +1,10 @@
-"""The Llama decoder: RMSNorm, RoPE, grouped-query attention, SwiGLU, with LoRA on every linear.
+"""The decoder: RMSNorm, RoPE, grouped-query attention, gated MLP, with LoRA on every linear.
 
-Two entry points over one set of weights: ``prefill`` (chunks of several sequences as one flat run
-of tokens) and ``decode`` (one token a slot). Both use the compiled pass if it is given, otherwise
-torch. Invariant: a row's result depends only on its own tokens, cache and adapter (up to the
-rounding of matrix products of different shapes).
+One pass for all families: where they differ, it reads the shape (``viz.basemodel.shape``). Two
+entry points over one set of weights: ``prefill`` (chunks of several sequences as one flat run of
+tokens) and ``decode`` (one token a slot). Both use the compiled pass if it is given, which computes
+Llama's pass only, otherwise torch. Invariant: a row's result depends only on its own tokens, cache
+and adapter (up to the rounding of matrix products of different shapes).
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from viz.basemodel.shape import LlamaShape
+from viz.basemodel.shape import DecoderShape, Rope
+from viz.engine.embedded.loaded_adapter import GROUPS
 from viz.engine.embedded.lora import Apply, ChunkApply, LaneApply
 from viz.engine.embedded.lora_batch import LoraBatch
 from viz.engine.embedded.native.model import NativeModel
+from viz.engine.embedded.rotary import rotations
 
 if TYPE_CHECKING:
     from viz.engine.embedded.kv_cache import KvCache
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 
 _Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 _Linear = Callable[[torch.Tensor], torch.Tensor]
+# For each window (None: without), the additive mask of what a token sees.
+_Masks = Mapping[int | None, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +50,22 @@ class PrefillChunk:
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
+    """One layer's weights; a norm that the family does not have is None."""
+
+    rope: Rope | None
     norm: torch.Tensor
     qkv: _Linear
+    query_norm: torch.Tensor | None
+    key_norm: torch.Tensor | None
     o: _Linear
+    o_norm: torch.Tensor | None
     mlp_norm: torch.Tensor
     gate_up: _Linear
     down: _Linear
+    down_norm: torch.Tensor | None
 
 
-class LlamaModel:
+class DecoderModel:
     """The base model in one compute dtype, with its slot cache.
 
     ``lane_bytes`` bounds the copies of adapters (``viz.engine.embedded.lora_batch``).
@@ -62,7 +74,7 @@ class LlamaModel:
     def __init__(
         self,
         weights: Mapping[str, torch.Tensor],
-        shape: LlamaShape,
+        shape: DecoderShape,
         cache: KvCache,
         dtype: torch.dtype,
         kernels: Kernels | None = None,
@@ -70,43 +82,70 @@ class LlamaModel:
         lane_bytes: int | None = None,
     ) -> None:
         self.shape, self.cache, self.dtype = shape, cache, dtype
-        half = torch.arange(0, shape.head_dim, 2, dtype=torch.int64).float() / shape.head_dim
-        angles = torch.outer(torch.arange(cache.capacity).float(), 1.0 / shape.rope_theta**half)
-        cosines, sines = angles.cos(), angles.sin()
         self._native: NativeModel | None = None
         if kernels is not None:
-            self._native = NativeModel(kernels, weights, shape, cache, (cosines, sines))
+            tables = rotations(shape.rope, shape.head_dim, cache.capacity)
+            self._native = NativeModel(kernels, weights, shape, cache, tables)
             return
-        self._cos, self._sin = (
-            torch.cat((table, table), dim=-1).to(dtype) for table in (cosines, sines)
-        )
-        self._scale = shape.head_dim**-0.5
-        self._lora_batch = LoraBatch(shape, cache.slots, dtype, lane_bytes)
-
-        def get(name: str) -> torch.Tensor:
-            return weights[f"{name}.weight"].to(dtype)
-
-        def product(*names: str) -> _Linear:
-            weight = torch.cat([weights[f"{name}.weight"] for name in names])
-            return partial(functional.linear, weight=weight.to(dtype))
-
-        self._layers = []
-        for layer in range(shape.layers):
-            stem = f"model.layers.{layer}."
-            self._layers.append(
-                _Layer(
-                    norm=get(f"{stem}input_layernorm"),
-                    qkv=product(*(f"{stem}self_attn.{name}_proj" for name in "qkv")),
-                    o=product(f"{stem}self_attn.o_proj"),
-                    mlp_norm=get(f"{stem}post_attention_layernorm"),
-                    gate_up=product(f"{stem}mlp.gate_proj", f"{stem}mlp.up_proj"),
-                    down=product(f"{stem}mlp.down_proj"),
-                )
+        self._windows = tuple(map(shape.window_of, range(shape.layers)))
+        self._turns = {
+            rope: tuple(
+                torch.cat((table, table), dim=-1).to(dtype)
+                for table in rotations(rope, shape.head_dim, cache.capacity)
             )
+            for rope in set(map(shape.rope_of, range(shape.layers)))
+            if rope is not None
+        }
+        self._lora_batch = LoraBatch(shape, cache.slots, dtype, lane_bytes)
+        self._layers = [self._layer(weights, index) for index in range(shape.layers)]
         # Kept in bf16: the rows that are looked up are converted to the compute dtype.
         self._embedding = weights["model.embed_tokens.weight"]
-        self._head = product("model.embed_tokens" if shape.tied else "lm_head")
-        self._norm = get("model.norm")
+        self._embedding_scale = torch.tensor(shape.embedding_scale).to(dtype)
+        head = weights["model.embed_tokens.weight" if shape.tied else "lm_head.weight"]
+        self._head = partial(functional.linear, weight=head.to(dtype))
+        self._norm = self._norm_of(weights, "model.norm")
+
+    def _layer(self, weights: Mapping[str, torch.Tensor], index: int) -> _Layer:
+        shape, stem = self.shape, f"model.layers.{index}."
+
+        def product(*names: str) -> _Linear:
+            weight = torch.cat([weights[f"{stem}{name}.weight"] for name in names])
+            bias = None
+            if any(name in shape.biases for name in names):
+                bias = torch.cat(
+                    [
+                        weights[f"{stem}{name}.bias"]
+                        if name in shape.biases
+                        else weight.new_zeros(shape.linear(name)[0])
+                        for name in names
+                    ]
+                ).to(self.dtype)
+            return partial(functional.linear, weight=weight.to(self.dtype), bias=bias)
+
+        def norm(name: str) -> torch.Tensor:
+            return self._norm_of(weights, f"{stem}{name}")
+
+        outputs, heads = shape.output_norms, shape.head_norms
+        return _Layer(
+            rope=shape.rope_of(index),
+            norm=norm("input_layernorm"),
+            qkv=product(*GROUPS["qkv"]),
+            query_norm=norm("self_attn.q_norm") if heads else None,
+            key_norm=norm("self_attn.k_norm") if heads else None,
+            o=product(*GROUPS["o"]),
+            o_norm=norm("post_attention_layernorm") if outputs else None,
+            mlp_norm=norm(shape.mlp_norm),
+            gate_up=product(*GROUPS["gate_up"]),
+            down=product(*GROUPS["down"]),
+            down_norm=norm("post_feedforward_layernorm") if outputs else None,
+        )
+
+    def _norm_of(self, weights: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
+        weight = weights[f"{name}.weight"]
+        if not self.shape.norm_offset:
+            return weight.to(self.dtype)
+        # Kept in float32: in bf16 a sum of 1 and a small weight would lose most of the weight.
+        return weight.float() + self.shape.norm_offset
 
     @property
     def packed(self) -> bool:
@@ -137,20 +176,20 @@ class LlamaModel:
         for chunk in chunks:
             self.cache.wrote(chunk.slot, chunk.start + len(chunk.tokens))
         tokens, positions = torch.tensor(ids), torch.tensor(places)
-        masks = [self._chunk_mask(chunk) for chunk in chunks]
+        masks = [self._chunk_masks(chunk) for chunk in chunks]
 
         def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             done, start = [], 0
             for chunk, mask, size in zip(chunks, masks, sizes, strict=True):
                 span = slice(start, start + size)
                 self._keep(layer, chunk, k[span], v[span])
-                done.append(self._attend_chunk(layer, chunk, mask, q[span]))
+                done.append(self._attend_chunk(layer, chunk, mask[self._windows[layer]], q[span]))
                 start += size
             return torch.cat(done)
 
         runs = [(len(chunk.tokens), chunk.adapter) for chunk in chunks]
         hidden = self._run(tokens, positions, attend, ChunkApply(runs))
-        return self._head(hidden[[lasts[chunk] for chunk in wanted]])
+        return self._logits(hidden[[lasts[chunk] for chunk in wanted]])
 
     @torch.inference_mode()
     def decode(
@@ -175,9 +214,7 @@ class LlamaModel:
             self.cache.wrote(slot, position + 1)
         place = torch.tensor(positions)
         reach = max(positions[slot] for slot in rows) + 1
-        seen = torch.arange(reach).unsqueeze(0) <= place.unsqueeze(1)
-        mask = torch.zeros(slots, 1, 1, reach, dtype=self.dtype)
-        mask.masked_fill_(~seen[:, None, None, :], float("-inf"))
+        masks = self._masks(place, reach)
         every = torch.arange(slots)
         shape = self.shape
         grouped = (slots, shape.kv_heads, shape.heads // shape.kv_heads, shape.head_dim)
@@ -188,18 +225,15 @@ class LlamaModel:
             values[every, :, place] = v
             # The query heads that share a key head are passed as query positions: so the keys are
             # not repeated for each head.
-            mixed = functional.scaled_dot_product_attention(
-                q.view(grouped),
-                keys[:slots, :, :reach],
-                values[:slots, :, :reach],
-                attn_mask=mask,
-                scale=self._scale,
+            mask = masks[self._windows[layer]][:, None, None, :]
+            mixed = self._mix(
+                q.view(grouped), keys[:slots, :, :reach], values[:slots, :, :reach], mask
             )
             return mixed.reshape(slots, -1)
 
         lanes = LaneApply(self._lora_batch.sync(active_adapters), slots)
         hidden = self._run(torch.tensor(tokens), place, attend, lanes)
-        return self._head(hidden if list(rows) == list(range(slots)) else hidden[list(rows)])
+        return self._logits(hidden if list(rows) == list(range(slots)) else hidden[list(rows)])
 
     def _run(
         self,
@@ -212,40 +246,81 @@ class LlamaModel:
         shape = self.shape
         query = shape.heads * shape.head_dim
         keyed = shape.kv_heads * shape.head_dim
-        cos, sin = self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1)
+        turns = {
+            rope: (cos[positions].unsqueeze(1), sin[positions].unsqueeze(1))
+            for rope, (cos, sin) in self._turns.items()
+        }
         x = self._embedding[tokens].to(self.dtype)
+        if shape.embedding_scale != 1.0:
+            x = x * self._embedding_scale
         for index, layer in enumerate(self._layers):
             normed = self._normalise(x, layer.norm)
             mixed = layer.qkv(normed)
             apply.add(index, "qkv", normed, mixed)
             q, k, v = mixed[:, :query], mixed[:, query : query + keyed], mixed[:, query + keyed :]
-            q = _rotate(q.view(-1, shape.heads, shape.head_dim), cos, sin)
-            k = _rotate(k.view(-1, shape.kv_heads, shape.head_dim), cos, sin)
+            q = self._normalise(q.view(-1, shape.heads, shape.head_dim), layer.query_norm)
+            k = self._normalise(k.view(-1, shape.kv_heads, shape.head_dim), layer.key_norm)
+            if layer.rope is not None:
+                q, k = _rotate(q, *turns[layer.rope]), _rotate(k, *turns[layer.rope])
             attended = attend(index, q, k, v.view(-1, shape.kv_heads, shape.head_dim))
             out = layer.o(attended)
             apply.add(index, "o", attended, out)
-            x = x + out
+            x = x + self._normalise(out, layer.o_norm)
             normed = self._normalise(x, layer.mlp_norm)
             both = layer.gate_up(normed)
             apply.add(index, "gate_up", normed, both)
             gate, up = both.chunk(2, dim=-1)
-            inner = functional.silu(gate) * up
+            inner = self._activate(gate) * up
             out = layer.down(inner)
             apply.add(index, "down", inner, out)
-            x = x + out
+            x = x + self._normalise(out, layer.down_norm)
         return self._normalise(x, self._norm)
 
-    def _normalise(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return functional.rms_norm(x, (self.shape.hidden,), weight, self.shape.norm_epsilon)
+    def _normalise(self, x: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+        """Return x over its root mean square, times ``weight``; without a weight return x."""
+        if weight is None:
+            return x
+        size, epsilon = (weight.shape[0],), self.shape.norm_epsilon
+        if weight.dtype == x.dtype:
+            return functional.rms_norm(x, size, weight, epsilon)
+        return functional.rms_norm(x.float(), size, weight, epsilon).to(x.dtype)
 
-    def _chunk_mask(self, chunk: PrefillChunk) -> torch.Tensor:
-        """Return the causal mask (group * tokens, start + tokens) of a chunk, additive."""
-        size = len(chunk.tokens)
-        seen = torch.arange(chunk.start + size) <= torch.arange(
-            chunk.start, chunk.start + size
-        ).unsqueeze(1)
-        mask = torch.zeros(seen.shape, dtype=self.dtype).masked_fill_(~seen, float("-inf"))
-        return mask.repeat(self.shape.heads // self.shape.kv_heads, 1)
+    def _activate(self, x: torch.Tensor) -> torch.Tensor:
+        if self.shape.activation == "silu":
+            return functional.silu(x)
+        return functional.gelu(x, approximate="tanh")
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits = self._head(hidden)
+        return logits if self.shape.logit_cap is None else _capped(logits, self.shape.logit_cap)
+
+    def _mix(
+        self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Return softmax(scores + mask) @ values; all are (batch, heads, tokens, head size)."""
+        scale, cap = self.shape.attention_scale, self.shape.attention_cap
+        if cap is None:
+            return functional.scaled_dot_product_attention(
+                q, keys, values, attn_mask=mask, scale=scale
+            )
+        scores = _capped(q @ keys.transpose(2, 3) * scale, cap) + mask
+        return scores.float().softmax(-1).to(q.dtype) @ values
+
+    def _masks(self, places: torch.Tensor, end: int) -> _Masks:
+        """Return the masks (tokens, end) of tokens at ``places`` over the keys before ``end``."""
+        back = places.unsqueeze(1) - torch.arange(end).unsqueeze(0)
+        masks = {}
+        for window in set(self._windows):
+            seen = back >= 0 if window is None else (back >= 0) & (back < window)
+            mask = torch.zeros(seen.shape, dtype=self.dtype)
+            masks[window] = mask.masked_fill_(~seen, float("-inf"))
+        return masks
+
+    def _chunk_masks(self, chunk: PrefillChunk) -> _Masks:
+        """Return the masks (group * tokens, start + tokens) of a chunk."""
+        end, group = chunk.start + len(chunk.tokens), self.shape.heads // self.shape.kv_heads
+        masks = self._masks(torch.arange(chunk.start, end), end)
+        return {window: mask.repeat(group, 1) for window, mask in masks.items()}
 
     def _keep(self, layer: int, chunk: PrefillChunk, k: torch.Tensor, v: torch.Tensor) -> None:
         end = chunk.start + len(chunk.tokens)
@@ -259,12 +334,11 @@ class LlamaModel:
         end, group = chunk.start + size, shape.heads // shape.kv_heads
         # (tokens, kv, group, d) -> (kv, group * tokens, d): one key head serves its whole group.
         split = q.reshape(size, shape.kv_heads, group, shape.head_dim).permute(1, 2, 0, 3)
-        mixed = functional.scaled_dot_product_attention(
+        mixed = self._mix(
             split.reshape(1, shape.kv_heads, group * size, shape.head_dim),
             self.cache.keys[layer, chunk.slot, :, :end].unsqueeze(0),
             self.cache.values[layer, chunk.slot, :, :end].unsqueeze(0),
-            attn_mask=mask,
-            scale=self._scale,
+            mask,
         )
         back = mixed.reshape(shape.kv_heads, group, size, shape.head_dim).permute(2, 0, 1, 3)
         return back.reshape(size, -1)
@@ -273,3 +347,7 @@ class LlamaModel:
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def _capped(x: torch.Tensor, cap: float) -> torch.Tensor:
+    return torch.tanh(x / cap) * cap
