@@ -32,6 +32,7 @@ from tests.integration.api.harness import NODE_KEY, Buyer, Node, running_node
 from viz.api.context import ApiLimits
 from viz.api.openai_answer import Answer, Choice, usage
 from viz.api.openai_request import read_chat
+from viz.cli.console import serving_loop
 from viz.domain.ports.chain import ChannelState
 from viz.domain.ports.engine import GenerationRequest
 from viz.domain.units import BASE_MODEL, Address
@@ -136,7 +137,8 @@ def serve(pipe: Connection, options: Options) -> None:
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=True
     )
-    asyncio.run(_serve(pipe, options))
+    with asyncio.Runner(loop_factory=serving_loop()) as runner:
+        runner.run(_serve(pipe, options))
 
 
 async def _serve(pipe: Connection, options: Options) -> None:

@@ -243,7 +243,7 @@ def proxy(
             finally:
                 _print_run(client)
 
-    run(until_signal(work()))
+    run(until_signal(work()), serves=True)
 
 
 def _print_run(client: BuyerClient) -> None:

@@ -57,7 +57,7 @@ def node(
     from viz.config import load
 
     settings = load(config, **_given(folder, port))
-    run(until_signal(_run(settings, as_json, new_ledger), _STOPPING))
+    run(until_signal(_run(settings, as_json, new_ledger), _STOPPING), serves=True)
 
 
 @guarded
@@ -78,7 +78,7 @@ def up(
     from viz.config import load
 
     settings = load(config, **_given(folder, port))
-    run(until_signal(_up(settings, rpc_port, kubo, as_json, new_ledger), _STOPPING))
+    run(until_signal(_up(settings, rpc_port, kubo, as_json, new_ledger), _STOPPING), serves=True)
 
 
 def _given(folder: Path | None, port: int | None) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def serve(
     as_json: AsJson = False,
 ) -> None:
     """Run a local chain with the contracts, until interrupted; its state stays on disk."""
-    run(until_signal(_serve(data_dir(folder), rpc_port, kubo, as_json)))
+    run(until_signal(_serve(data_dir(folder), rpc_port, kubo, as_json)), serves=True)
 
 
 async def _serve(folder: Path, rpc_port: int, kubo: bool, as_json: bool) -> None:
