@@ -39,7 +39,7 @@ from viz.domain.shares import (  # noqa: E402
     shares_hash,
     split_revenue,
 )
-from viz.domain.units import AdapterId, Address, ContentId, Hash32, hex_of  # noqa: E402
+from viz.domain.units import AdapterId, Address, Cid, ContentId, Hash32, hex_of  # noqa: E402
 from viz.domain.usage import UsageLine, pack_lines, spelled_lines, usage_hash  # noqa: E402
 from viz.protocol.wire_model import struct_to_json  # noqa: E402
 
@@ -128,6 +128,33 @@ def structs() -> list[tuple[Domain, Struct, bytes]]:
             PAYER_KEY,
         ),
         (registry, typed_data.Listing(content, word("listing"), 1_700_000_000), PAYER_KEY),
+        (
+            registry,
+            typed_data.Custody(
+                content,
+                NODE,
+                "https://node.example",
+                Cid("bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"),
+                62_128,
+                word("challenge"),
+                1_700_000_300,
+            ),
+            PAYER_KEY,
+        ),
+        (
+            registry,
+            typed_data.KeyRequest(
+                SIGNER,
+                NODE,
+                "https://node.example",
+                1,
+                3,
+                "age1639teyhkcteeusmgmxzg0hwyv3ht45j8dewaelzsuz324yc3ye3q5kcuh3",
+                word("challenge"),
+                1_700_000_300,
+            ),
+            SIGNER_KEY,
+        ),
     ]
 
 

@@ -47,6 +47,7 @@ from viz.engine.embedded.settings import EngineSettings
 from viz.errors import ConfigError
 from viz.outbound import Outbound
 from viz.secret import kept
+from viz.services.market.custodian import CustodyPolicy
 from viz.services.market.licensing import REGISTRATIONS
 from viz.services.payments.new_ledger import open_ledger
 from viz.services.payments.relay_budget import RESERVE_BPS, RelayPolicy
@@ -54,8 +55,10 @@ from viz.services.payments.sessions import SessionPolicy
 from viz.services.serving.paid_stream import ServingPolicy
 from viz.services.settlement.claim_loop import ClaimPolicy, ClaimService
 from viz.storage.embedded import EmbeddedBlobStore
+from viz.storage.key_folder import KeyFolder
 from viz.storage.kubo import KuboBlobStore
 from viz.storage.sealing import new_identity
+from viz.storage.sources import SourcedBlobs
 from viz.training.run import Bounds
 
 # The identity that keys of sealed blobs are wrapped for; the directory names its recipient.
@@ -134,6 +137,8 @@ async def open_backends(
             sender,
             engine,
             blobs,
+            KeyFolder(config.at(Path("keys"))),
+            SourcedBlobs(blobs, peers, config.at(Path("incoming"))),
             peers,
             SystemClock(),
             bytes(account.key),
@@ -173,6 +178,9 @@ def service_settings(config: Config, *, development: bool) -> ServiceSettings:
         compare_interval_s=config.settlement.compare_interval_s,
         adapters_dir=config.at(Path("adapters")),
         licenses_dir=config.at(config.storage.license_documents),
+        works_dir=config.at(Path("works")),
+        sealed_dir=config.at(Path("sealed")),
+        custody=CustodyPolicy(config.storage.custody_bytes, config.storage.custody_bytes_per_owner),
         max_blob_bytes=config.storage.max_blob_bytes,
         training=TrainingQueueSettings(
             directory=config.at(Path("trainings")).absolute(),

@@ -17,6 +17,7 @@ from viz.domain.eip712 import settlement_domain
 from viz.domain.ports.blobs import BlockStore
 from viz.domain.ports.chain import ChainReader
 from viz.domain.ports.clock import Clock
+from viz.domain.ports.custody import BlobSources, KeyStore
 from viz.domain.ports.engine import Engine
 from viz.domain.ports.peers import PeerHttp
 from viz.domain.ports.settlement_ledger import Store
@@ -24,11 +25,15 @@ from viz.domain.ports.transactions import ChainWriter
 from viz.domain.pricing import Price
 from viz.domain.units import Units
 from viz.services.market.announcing import Announcing
+from viz.services.market.custodian import Custodian, CustodianIdentity, CustodyPolicy
 from viz.services.market.discovery import Discovery, NodeOffers
+from viz.services.market.key_requests import KeyRequests
 from viz.services.market.license_documents import LicenseDocuments
+from viz.services.market.licensed_works import LicensedWorks
 from viz.services.market.licensing import Licensing
 from viz.services.market.listings import Listings
 from viz.services.market.publishing import Publishing
+from viz.services.market.sealed_weights import SealedWeights
 from viz.services.market.withdrawal import WithdrawalWatch
 from viz.services.payments.channel_events import ChannelEvents
 from viz.services.payments.channels import ChannelStore
@@ -67,6 +72,8 @@ class Backends:
     writer: ChainWriter
     engine: Engine
     blobs: BlockStore
+    keys: KeyStore
+    sources: BlobSources
     peers: PeerHttp
     clock: Clock
     key: bytes = field(repr=False)
@@ -108,8 +115,9 @@ class ServiceSettings:
     """The operator's terms and bounds, as the services need them.
 
     ``registrations`` is None if the node relays no registrations. ``adapters_dir`` holds the plain
-    weights of active adapters, ``licenses_dir`` the license documents to serve. ``development``:
-    the chain is one whose time can be moved.
+    weights of active adapters, ``licenses_dir`` the license documents to serve, ``works_dir`` the
+    opened works that are licensed, ``sealed_dir`` sealed blobs on their way. ``development``: the
+    chain is one whose time can be moved.
     """
 
     sessions: SessionPolicy
@@ -122,6 +130,9 @@ class ServiceSettings:
     compare_interval_s: float
     adapters_dir: Path
     licenses_dir: Path
+    works_dir: Path
+    sealed_dir: Path
+    custody: CustodyPolicy
     max_blob_bytes: int
     training: TrainingQueueSettings
     network: NetworkSettings
@@ -143,6 +154,8 @@ class Services:
     listings: Listings
     discovery: Discovery
     announcing: Announcing
+    custodian: Custodian
+    licensed_works: LicensedWorks
     publishing: Publishing
     trainings: TrainingQueue
     reconciliation: Reconciliation
@@ -205,6 +218,23 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
     )
     trainings = _training_queue(backends, settings.training)
     listings, network = Listings(ledger, chain, clock), settings.network
+    custodian = Custodian(
+        chain,
+        ledger,
+        backends.keys,
+        backends.blobs,
+        clock,
+        identity=CustodianIdentity(node, settings.sessions.origin, backends.age_identity),
+        policy=settings.custody,
+        directory=settings.sealed_dir,
+    )
+    requests = KeyRequests(
+        backends.peers,
+        chain.deployment,
+        node=node,
+        key=key,
+        age_identity=backends.age_identity,
+    )
     return Services(
         channels=channels,
         catalogue=catalogue,
@@ -240,13 +270,32 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
             age_key=recipient_of(backends.age_identity),
             private_addresses=network.private_addresses,
         ),
+        custodian=custodian,
+        licensed_works=LicensedWorks(
+            chain,
+            listings,
+            custodian,
+            requests,
+            backends.sources,
+            peers=backends.peers,
+            node=node,
+            directory=settings.works_dir,
+        ),
         publishing=Publishing(
             chain,
             writer,
-            backends.blobs,
+            SealedWeights(
+                chain,
+                backends.blobs,
+                backends.sources,
+                custodian,
+                requests,
+                node=node,
+                directory=settings.sealed_dir,
+                max_bytes=settings.max_blob_bytes,
+            ),
             settings.adapters_dir,
             engine=engine,
-            max_blob_bytes=settings.max_blob_bytes,
         ),
         trainings=trainings,
         reconciliation=Reconciliation(
@@ -336,6 +385,8 @@ def node_context(backends: Backends, services: Services, terms: NodeTerms) -> No
         listings=services.listings,
         discovery=services.discovery,
         announcing=services.announcing,
+        custodian=services.custodian,
+        licensed_works=services.licensed_works,
         publishing=services.publishing,
         settlement=services.claims,
         clock=backends.clock,

@@ -100,12 +100,14 @@ class ApiConfig(_Section):
 
 
 class StorageConfig(_Section):
-    """Say where blobs are stored, and where the license documents are that the node serves."""
+    """Say where blobs are, how many the node holds for others, and which licenses it serves."""
 
     backend: Literal["embedded", "kubo"] = "embedded"
     kubo_api: str = "/ip4/127.0.0.1/tcp/5001"
     max_blob_bytes: Positive = 512 * 1024 * 1024
     timeout_s: Positive = 60
+    custody_bytes: NonNegative = 1024 * 1024 * 1024
+    custody_bytes_per_owner: NonNegative = 64 * 1024 * 1024
     license_documents: Path = Path("licenses")
 
 

@@ -23,6 +23,7 @@ import aiohttp
 from aiohttp import hdrs
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from viz.domain.http_url import http_origin
 from viz.errors import AddressNotPublic, InvalidRequest, NodeRefused, NodeUnreachable
 from viz.protocol.problems import error_of
 from viz.protocol.wire import Json, parse_json
@@ -34,7 +35,6 @@ MAX_CONNECTIONS: Final = 32
 MAX_CONNECTIONS_EACH: Final = 4
 _PIECE_BYTES: Final = 64 * 1024
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
-_SCHEMES: Final = ("http", "https")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +122,9 @@ class Outbound:
 
     def _require_allowed(self, url: str) -> None:
         """Raise AddressNotPublic for a URL of another kind, or with a private address in it."""
-        try:
-            parts = urlsplit(url)
-            host, named = parts.hostname or "", parts.username
-            good = parts.scheme in _SCHEMES and bool(host) and parts.port != 0
-        except ValueError:
-            good, host, named = False, "", None
-        if not good or named is not None:
+        parts = urlsplit(url) if http_origin(url.partition("?")[0]) else None
+        host = parts.hostname or "" if parts else ""
+        if not host:
             raise AddressNotPublic(f"{url[:200]!r} is not an address to ask: http(s)://host[:port]")
         if self._private:
             return

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Literal
 
+from viz.domain.ports.custody import CustodyRecord, HandedKey, KeyKind
 from viz.domain.ports.ledger import (
     AccessRecord,
     AdapterRecord,
@@ -24,7 +25,8 @@ from viz.domain.ports.listings import ListingRecord
 from viz.domain.ports.settlement_ledger import BlockMark, ClaimRecord, SignedTransaction
 from viz.domain.ports.transactions import Outcome
 from viz.domain.units import UINT96_MAX, ZERO_HASH, AdapterId, Address, ContentId, Hash32
-from viz.errors import StoreConflict, StoreError, StoreFull
+from viz.errors import CustodyFull, StoreConflict, StoreError, StoreFull
+from viz.store.custody import require_custody_room, require_key_room
 
 HEADS_LIMIT = 4096
 
@@ -44,6 +46,8 @@ class MemoryStore:
         self.transactions: dict[Hash32, tuple[SignedTransaction, Outcome | None]] = {}
         self.blocks: dict[int, BlockMark] = {}
         self.listing_rows: dict[ContentId, ListingRecord] = {}
+        self.custody_rows: dict[ContentId, CustodyRecord] = {}
+        self.handed_rows: list[HandedKey] = []
         self._closed = False
 
     def require_room(self) -> None:
@@ -257,6 +261,60 @@ class MemoryStore:
     async def rollback(self, above: int) -> None:
         self._open()
         self.blocks = {number: mark for number, mark in self.blocks.items() if number <= above}
+
+    # custody
+
+    async def put_custody(
+        self, work: CustodyRecord, *, most_each_bytes: int, most_bytes: int
+    ) -> CustodyRecord | None:
+        self._open()
+        earlier = self.custody_rows.pop(work.content_id, None)
+        each, every = await self.held_bytes(work.owner)
+        try:
+            require_custody_room(
+                work.size_bytes, each, every, most_each=most_each_bytes, most=most_bytes
+            )
+        except CustodyFull:
+            if earlier is not None:
+                self.custody_rows[work.content_id] = earlier
+            raise
+        self.custody_rows[work.content_id] = work
+        return earlier
+
+    async def custody(self, content_id: ContentId) -> CustodyRecord | None:
+        self._open()
+        return self.custody_rows.get(content_id)
+
+    async def held_bytes(self, owner: Address) -> tuple[int, int]:
+        self._open()
+        rows = self.custody_rows.values()
+        each = sum(row.size_bytes for row in rows if row.owner == owner)
+        return each, sum(row.size_bytes for row in rows)
+
+    async def log_key(self, handed: HandedKey, *, most: int, since: int) -> None:
+        self._open()
+        lately = [
+            row
+            for row in self.handed_rows
+            if (row.kind, row.item_id, row.requester)
+            == (handed.kind, handed.item_id, handed.requester)
+            and row.handed_at > since
+        ]
+        require_key_room(len(lately), most)
+        if any(row.challenge == handed.challenge for row in self.handed_rows):
+            raise StoreError("the challenge is stored already")
+        self.handed_rows.append(replace(handed, seq=len(self.handed_rows) + 1))
+
+    async def handed_keys(
+        self, kind: KeyKind, item_id: int, *, after: int, limit: int
+    ) -> Sequence[HandedKey]:
+        self._open()
+        found = [
+            row
+            for row in self.handed_rows
+            if (row.kind, row.item_id) == (kind, item_id) and row.seq > after
+        ]
+        return found[:limit]
 
     # listings
 

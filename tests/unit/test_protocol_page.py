@@ -15,7 +15,16 @@ from tests.integration.api.protocol_tables import ADVICE, SIGNERS, error_classes
 from viz.chain.deployment import deployment_json, parse_deployment
 from viz.domain.eip712 import layout_of
 from viz.domain.units import parse_address
-from viz.protocol import credential, listing, messages, owner_actions, payment, registration, wire
+from viz.protocol import (
+    credential,
+    custody,
+    listing,
+    messages,
+    owner_actions,
+    payment,
+    registration,
+    wire,
+)
 from viz.protocol.license_document.reading import license_from_values
 
 ROOT: Final = Path(__file__).parents[2]
@@ -57,6 +66,10 @@ def _session(value: Any) -> Any:
 
 def _signer(value: Any) -> Any:
     return {"signer": parse_address(value["signer"])}
+
+
+def _account(value: Any) -> Any:
+    return custody.account_to_json(parse_address(value["account"]))
 
 
 def _deployment(value: Any) -> Any:
@@ -103,6 +116,9 @@ BODIES: Final[dict[str, tuple[Read | None, Read | None]]] = {
         lambda value: listing.listings_to_json(*listing.listings_from_json(value)),
     ),
     "GET /viz/v1/listings/3": (None, again(listing.SignedListing)),
+    "POST /viz/v1/keys/challenge": (_account, again(custody.KeyChallenge)),
+    "POST /viz/v1/keys": (again(custody.SignedKeyRequest), again(custody.WrappedKey)),
+    "GET /viz/v1/keys/works/3": (None, again(custody.HandedKeys)),
     "GET /viz/v1/accounts": (None, again(owner_actions.AccountView)),
     "GET /viz/v1/accounts/contents": (None, again(owner_actions.OwnedWorks)),
 }

@@ -17,6 +17,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from viz.api import (
+    custody,
     discovery,
     gateway,
     health,
@@ -90,6 +91,7 @@ def create_app(parts: NodeContext, limits: ApiLimits | None = None) -> web.Appli
         licenses,
         listings,
         discovery,
+        custody,
         gateway,
         health,
         operator,

@@ -21,8 +21,10 @@ from viz.domain.units import AdapterId, Address, Units, hex_of
 from viz.errors import InvalidRequest
 from viz.protocol.credential import bearer_of_header
 from viz.services.market.announcing import Announcing
+from viz.services.market.custodian import Custodian
 from viz.services.market.discovery import Discovery
 from viz.services.market.license_documents import LicenseDocuments
+from viz.services.market.licensed_works import LicensedWorks
 from viz.services.market.licensing import Licensing
 from viz.services.market.listings import Listings
 from viz.services.market.publishing import Publishing
@@ -79,6 +81,8 @@ class NodeContext:
     listings: Listings
     discovery: Discovery
     announcing: Announcing
+    custodian: Custodian
+    licensed_works: LicensedWorks
     publishing: Publishing
     settlement: ClaimService
     clock: Clock
@@ -104,6 +108,7 @@ RUNNING: Final = web.AppKey("running", set[tuple[bytes, str]])
 """Idempotency keys whose first request is under way, each with its access token's hash."""
 UNBUFFERED_BYTES: Final = 16 * 1024
 """Less than what a connection buffers before a writer has to wait (64 KiB in asyncio)."""
+MAX_DIGITS: Final = 15
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 STOPPING: Final = web.AppKey("stopping", asyncio.Event)
 
@@ -183,6 +188,14 @@ def number_of(request: web.Request, name: str, maximum: int = 2**32 - 1) -> int:
     text = request.match_info[name]
     if not (text.isascii() and text.isdecimal() and len(text) <= 20) or int(text) > maximum:
         raise InvalidRequest(f"{text[:40]!r} is not a number of 0 to {maximum}")
+    return int(text)
+
+
+def asked_number(request: web.Request, name: str, default: int) -> int:
+    """Read a number from the query; raise InvalidRequest if it is none."""
+    text = request.query.get(name, str(default))
+    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
+        raise InvalidRequest(f"{name!r} is a whole number of at most {MAX_DIGITS} digits")
     return int(text)
 
 

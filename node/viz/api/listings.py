@@ -7,7 +7,7 @@ import json
 from aiohttp import web
 
 from viz.api.bodies import body_of
-from viz.api.context import ask_chain, number_of, parts_of
+from viz.api.context import ask_chain, asked_number, number_of, parts_of
 from viz.api.negotiation import tagged
 from viz.domain.units import ContentId
 from viz.errors import InvalidRequest
@@ -20,8 +20,6 @@ from viz.protocol.listing import (
     listings_to_json,
 )
 from viz.protocol.wire import JSON_INTEGER_MAX
-
-_ID_DIGITS = 15
 
 
 def routes() -> list[web.RouteDef]:
@@ -44,8 +42,8 @@ async def publish(request: web.Request) -> web.Response:
 
 async def listings(request: web.Request) -> web.Response:
     """Answer a page of the listings kept here, by the works' ids."""
-    after = ContentId(_asked(request, "after", 0))
-    limit = _asked(request, "limit", LISTINGS_PAGE)
+    after = ContentId(asked_number(request, "after", 0))
+    limit = asked_number(request, "limit", LISTINGS_PAGE)
     if not 1 <= limit <= LISTINGS_PAGE:
         raise InvalidRequest(f"'limit' is a number of 1 to {LISTINGS_PAGE}", param="limit")
     page = listings_to_json(*await parts_of(request).listings.page(after, limit))
@@ -57,10 +55,3 @@ async def listing(request: web.Request) -> web.Response:
     content_id = ContentId(number_of(request, "content_id", JSON_INTEGER_MAX))
     found = await parts_of(request).listings.get(content_id)
     return tagged(request, json.dumps(found.to_json()).encode(), "application/json")
-
-
-def _asked(request: web.Request, name: str, default: int) -> int:
-    text = request.query.get(name, str(default))
-    if not (text.isascii() and text.isdecimal() and len(text) <= _ID_DIGITS):
-        raise InvalidRequest(f"{name!r} is a whole number", param=name)
-    return int(text)

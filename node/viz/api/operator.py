@@ -17,6 +17,7 @@ import structlog
 from aiohttp import web
 
 from viz.api import operator_settlement as money
+from viz.api import operator_works as works
 from viz.api.access import OPERATOR_PATH, for_operator
 from viz.api.bodies import trusted_body_of
 from viz.api.context import STOPPING, NodeContext, adapter_of, parts_of
@@ -44,6 +45,8 @@ def routes() -> list[web.RouteDef]:
         web.post(f"{path}/distribute", for_operator(money.distribute)),
         web.post(f"{path}/collect", for_operator(money.collect)),
         web.post(f"{path}/grants", for_operator(grant)),
+        web.post(f"{path}/works", for_operator(works.fetch)),
+        web.post(f"{path}/adapters/permissions", for_operator(works.permit)),
         web.post(f"{path}/adapters", for_operator(activate)),
         web.post(f"{path}/publications", for_operator(publish)),
         web.delete(f"{path}/adapters/{{adapter_id}}", for_operator(drop)),
@@ -227,7 +230,9 @@ async def training(request: web.Request) -> web.Response:
 async def train(request: web.Request) -> web.Response:
     """Queue a training run, or with ``dryRun`` answer what it would cost."""
     _, body = await trusted_body_of(request)
-    if body.pop("dryRun", False):
+    is_dry = body.pop("dryRun", False)
+    body = await works.with_paths(parts_of(request), body)
+    if is_dry:
         return web.json_response(plain(await parts_of(request).trainings.plan(body)))
     started = await parts_of(request).trainings.start(body)
     return web.json_response(training_json(started), status=202)

@@ -9,6 +9,7 @@ signature with a wrong nonce is refused and does no harm.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ CLOCKS_APART_S: Final = 900
 # last block. A node relays what is good for a day at most by that time.
 IDLE_S: Final = 22 * 3_600
 _TIMEOUT_S: Final = 120
+_UPLOAD_S: Final = 900
 _ANSWER_BYTES: Final = 64 * 1024
 
 
@@ -105,18 +107,32 @@ async def registration_context(creator: Address, node_url: str) -> RegistrationC
     return RegistrationContext.from_json(await exchange("GET", node_url, path, None))
 
 
-async def exchange(method: str, node_url: str, path: str, body: object) -> Any:
+async def exchange(
+    method: str,
+    node_url: str,
+    path: str,
+    body: object,
+    *,
+    headers: Mapping[str, str] | None = None,
+) -> Any:
     """Return a node's JSON answer, bounded in size and time.
+
+    ``body`` is sent as JSON, or as it is if it is an open binary file.
 
     Raises the class that the node's problem names, with its text and the contract's reason (an
     ``error`` and its ``args``); ChainUnreachable if the node does not answer as one.
     """
-    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
+    timeout = aiohttp.ClientTimeout(total=_UPLOAD_S if hasattr(body, "read") else _TIMEOUT_S)
+    sent: dict[str, Any] = {"data": body} if hasattr(body, "read") else {"json": body}
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
             session.request(
-                method, checked(node_url) + path, json=body, allow_redirects=False
+                method,
+                checked(node_url) + path,
+                headers=headers,
+                allow_redirects=False,
+                **sent,
             ) as answer,
         ):
             raw = b""

@@ -14,7 +14,7 @@ from typing import ClassVar, Final
 
 from viz.domain.eip712 import Struct, address_bytes, keccak
 from viz.domain.license import Terms
-from viz.domain.units import UINT96_MAX, AdapterId, Address, ContentId, Hash32, Units
+from viz.domain.units import UINT96_MAX, AdapterId, Address, Cid, ContentId, Hash32, Units
 
 # ContentRegistry
 
@@ -90,6 +90,41 @@ class Listing(Struct):
     content_id: ContentId
     listing_hash: Hash32
     issued_at_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Custody(Struct):
+    """An owner hands a sealed work and its key over to a custodian."""
+
+    TYPE: ClassVar[str] = (
+        "Custody(uint256 contentId,address custodian,string origin,string cid,uint64 size,"
+        "bytes32 challenge,uint64 expiry)"
+    )
+    content_id: ContentId
+    custodian: Address
+    origin: str
+    cid: Cid
+    size_bytes: int
+    challenge: Hash32
+    expiry_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRequest(Struct):
+    """A request to a custodian for the key of a work (kind 1) or an adapter (kind 2)."""
+
+    TYPE: ClassVar[str] = (
+        "KeyRequest(address requester,address custodian,string origin,uint8 kind,uint256 id,"
+        "string ageRecipient,bytes32 challenge,uint64 expiry)"
+    )
+    requester: Address
+    custodian: Address
+    origin: str
+    kind: int
+    item_id: int
+    age_recipient: str
+    challenge: Hash32
+    expiry_s: int
 
 
 # Settlement

@@ -105,7 +105,7 @@ class VerifiedBlobStore(BlockSource):
         meanwhile), and StorageUnavailable, also if the file cannot be read.
         """
         try:
-            expected = await asyncio.to_thread(_root_of, source)
+            expected = await asyncio.to_thread(root_of_source, source)
         except OSError as error:
             raise StorageUnavailable(f"{source!s} cannot be read: {error.strerror}") from error
         stored = await self._store(source)
@@ -149,7 +149,8 @@ def chunks_of(source: Path | bytes) -> Iterator[bytes]:
             yield chunk
 
 
-def _root_of(source: Path | bytes) -> Cid:
+def root_of_source(source: Path | bytes) -> Cid:
+    """Return the CID of a file or of bytes. Blocks. Raises OSError."""
     builder = TreeBuilder()
     for chunk in chunks_of(source):
         for _ in builder.feed(chunk):

@@ -9,12 +9,15 @@ from viz.store.access import AccessTables
 from viz.store.catalogue import CatalogueTables
 from viz.store.chainside import ChainsideTables
 from viz.store.channels import ChannelTables
+from viz.store.custody import CustodyTables
 from viz.store.database import Database
 from viz.store.listings import ListingTables
 from viz.store.writer import CommitHook
 
 
-class SqlStore(ChannelTables, AccessTables, CatalogueTables, ChainsideTables, ListingTables):
+class SqlStore(
+    ChannelTables, AccessTables, CatalogueTables, ChainsideTables, ListingTables, CustodyTables
+):
     """The Store of a node, in SQLite or PostgreSQL."""
 
     def __init__(self, database: Database) -> None:

@@ -192,6 +192,33 @@ class ListingTable(LedgerTable, table=True):
     received_at: int = Field(sa_type=BigInteger)
 
 
+class CustodyTable(LedgerTable, table=True):
+    """Sealed works in custody, whose keys are in the folder of keys."""
+
+    __tablename__ = "custody"
+    content_id: int = Field(primary_key=True, sa_type=BigInteger)
+    owner: str = Field(index=True)
+    cid: str
+    size_bytes: int = Field(sa_type=BigInteger)
+    created_at: int = Field(sa_type=BigInteger)
+
+
+class HandedKeyTable(LedgerTable, table=True):
+    """Every key that was handed out; ``kind`` is a KeyKind."""
+
+    __tablename__ = "handed_keys"
+    __table_args__ = (Index("handed_keys_by_item", "kind", "item_id", "seq"),)
+    seq: int | None = Field(default=None, primary_key=True)
+    kind: int
+    item_id: int = Field(sa_type=BigInteger)
+    requester: str
+    recipient: str = Field(sa_type=Text)
+    cid: str
+    challenge: bytes = Field(sa_type=HashColumn, unique=True)
+    block: int = Field(sa_type=BigInteger)
+    handed_at: int = Field(sa_type=BigInteger)
+
+
 def table(model: type[LedgerTable]) -> Table:
     """Return the SQLAlchemy table of a model, for Core statements."""
     name: Any = model.__tablename__

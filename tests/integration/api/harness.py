@@ -56,12 +56,15 @@ from viz.protocol.messages import (
     session_challenge_from_json,
 )
 from viz.protocol.payment import Challenge, NeedVoucher
+from viz.services.market.custodian import CustodyPolicy
 from viz.services.market.licensing import REGISTRATIONS
 from viz.services.payments.relay_budget import RelayPolicy
 from viz.services.payments.sessions import SessionPolicy
 from viz.services.serving.paid_stream import ServingPolicy
 from viz.services.settlement.claim_loop import ClaimPolicy
+from viz.storage.key_folder import KeyFolder
 from viz.storage.sealing import recipient_of
+from viz.storage.sources import SourcedBlobs
 from viz.store.ledger import SqlStore
 from viz.store.writer import CommitHook
 from viz.training.run import Bounds
@@ -113,12 +116,15 @@ async def running_node(
     engine = engine or FakeEngine(context_tokens=2048)
     store = await SqlStore.open(folder / "ledger.db", {"node": chain.address}, hook)
     peers = Outbound(private_addresses=True)
+    blobs = blobs or MemoryBlobStore()
     backends = Backends(
         store,
         chain,
         chain,
         engine,
-        blobs or MemoryBlobStore(),
+        blobs,
+        KeyFolder(folder / "keys"),
+        SourcedBlobs(blobs, peers, folder / "incoming"),
         peers,
         clock,
         NODE_KEY,
@@ -183,6 +189,9 @@ def service_settings(
         compare_interval_s=60,
         adapters_dir=folder / "adapters",
         licenses_dir=folder / "licenses",
+        works_dir=folder / "works",
+        sealed_dir=folder / "sealed",
+        custody=CustodyPolicy(64 * 1024 * 1024, 16 * 1024 * 1024),
         max_blob_bytes=512 * 1024 * 1024,
         training=TrainingQueueSettings(
             folder / "trainings",

@@ -27,7 +27,15 @@ import aiohttp
 from tests.fakes.chain import DEPLOYMENT, FakeChain
 from tests.fakes.engine import FakeEngine
 from tests.fakes.licenses import preset
-from tests.integration.api.harness import ADAPTER, NODE_KEY, PAYER_KEY, Buyer, Node, running_node
+from tests.integration.api.harness import (
+    ADAPTER,
+    AGE_IDENTITY,
+    NODE_KEY,
+    PAYER_KEY,
+    Buyer,
+    Node,
+    running_node,
+)
 from tests.integration.api.protocol_tables import tables
 
 from viz.domain import buyer_channel as buyer_channels
@@ -35,9 +43,11 @@ from viz.domain.claim_rows import SignedVoucher
 from viz.domain.eip712 import content_registry_domain, keccak, public_address, sign, sign_compact
 from viz.domain.license import Terms
 from viz.domain.ports.chain import ContentState, TermsState
+from viz.domain.ports.custody import CustodyRecord, KeyKind
 from viz.domain.ports.transactions import Event
 from viz.domain.typed_data import (
     Approve,
+    KeyRequest,
     OwnerAction,
     Register,
     RequestClose,
@@ -46,6 +56,7 @@ from viz.domain.typed_data import (
 )
 from viz.domain.units import BASE_MODEL, ZERO_HASH, Address, Cid, ContentId, Hash32, hex_of
 from viz.protocol.credential import CloseRequest, Credential, credential_to_header, voucher_to_text
+from viz.protocol.custody import KeyChallenge, SignedKeyRequest
 from viz.protocol.license_document.agreement import terms_of
 from viz.protocol.license_document.model import LicenseDocument
 from viz.protocol.listing import CustodianAddress, SealedBlob, SignedListing, WorkListing
@@ -55,6 +66,7 @@ from viz.protocol.payment import Challenge, receipt_from_json
 from viz.protocol.registration import SignedRegistration
 from viz.protocol.wire import canonical_json
 from viz.services.serving.paid_stream import ServingPolicy
+from viz.storage.sealing import MAGIC, recipient_of
 
 PAGE: Final = Path(__file__).parents[3] / "docs" / "protocol.md"
 BEGIN: Final = "<!-- written by tests/integration/api/protocol_examples.py: {} -->"
@@ -480,6 +492,47 @@ async def listing(record: Record) -> None:
     await record.exchange("GET", "/viz/v1/listings?after=2&limit=8")
 
 
+async def keys(record: Record) -> None:
+    """Record how a licensed trainer gets the key of a sealed work, and who sees that."""
+    node, work = record.node, ContentId(3)
+    node.chain.granted.add(work)
+    owner = public_address(CREATOR_KEY)
+    kept = CustodyRecord(work, owner, _SEALED_CID, 62_128, node.clock.now)
+    await node.store.put_custody(kept, most_each_bytes=10**6, most_bytes=10**6)
+    await node.parts.custodian.keep_own(_SEALED_CID, AGE_IDENTITY)
+    requester = public_address(PAYER_KEY)
+    record.say(
+        "ask for a key's challenge",
+        "The node says who it is, under which origin it answers, and what to sign once.",
+    )
+    asked = KeyChallenge.from_json(
+        await record.exchange("POST", "/viz/v1/keys/challenge", body={"account": requester})
+    )
+    request = KeyRequest(
+        requester,
+        asked.custodian,
+        asked.origin,
+        int(KeyKind.WORK),
+        int(work),
+        recipient_of(AGE_IDENTITY),
+        asked.challenge,
+        asked.expiry_s,
+    )
+    domain = content_registry_domain(DEPLOYMENT.chain_id, DEPLOYMENT.content_registry)
+    signed = SignedKeyRequest(request, sign(PAYER_KEY, domain.digest(request)))
+    record.say(
+        "ask for a key",
+        "Kind 1 is a work, `id` its content id. The chain has a live grant of the requester, so "
+        "the custodian logs the key and wraps it for `ageRecipient` (here shortened: age's output "
+        "is never the same twice).",
+    )
+    # age draws from the operating system, which no test can fix.
+    with patch("viz.services.market.custodian.wrap", lambda key, recipient: MAGIC + b"..."):
+        await record.exchange("POST", "/viz/v1/keys", body=signed.to_json())
+    record.say("who has the key", "For the owner, and whoever else wants to know.")
+    await record.exchange("GET", "/viz/v1/keys/works/3")
+
+
 def _listed_work(work: ContentId) -> ContentState:
     """Return a work of the creator as the chain in memory has it, under ``_LICENSE``."""
     owner = public_address(CREATOR_KEY)
@@ -507,6 +560,7 @@ async def recorded(folder: Path) -> str:
             await licenses(record)
             await owning(record)
             await listing(record)
+            await keys(record)
             return "\n\n".join(record.parts)
 
 

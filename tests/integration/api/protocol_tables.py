@@ -154,6 +154,16 @@ SIGNERS: Final[dict[str, tuple[str, str, str]]] = {
         "the work's owner",
         "to publish the work's listing; never sent to the chain",
     ),
+    "Custody": (
+        "ContentRegistry",
+        "the work's owner",
+        "to hand a sealed work and its key over to a custodian; never sent to the chain",
+    ),
+    "KeyRequest": (
+        "ContentRegistry",
+        "whoever asks a custodian for a key",
+        "for each key; never sent to the chain",
+    ),
     "OpenChannel": (
         "Settlement",
         "the session key",

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from viz.domain.units import Cid
 from viz.errors import BlobCorrupt, BlobNotFound, BlobTooLarge, ConfigError, StorageUnavailable
+from viz.outbound import Outbound
 from viz.storage.gateway import GatewayClient
 from viz.storage.kubo import KuboBlobStore
 from viz.storage.kubo_daemon import KuboDaemon
@@ -30,8 +30,9 @@ async def _client(answer: Answer, *, timeout_s: float = 5) -> AsyncIterator[Gate
     application.router.add_get("/ipfs/{cid}", answer)
     server = TestServer(application)
     await server.start_server()
-    async with aiohttp.ClientSession() as http:
-        yield GatewayClient(http, str(server.make_url("/")), timeout_s=timeout_s)
+    peers = Outbound(private_addresses=True)
+    yield GatewayClient(peers, str(server.make_url("/")), timeout_s=timeout_s)
+    await peers.close()
     await server.close()
 
 
@@ -40,9 +41,10 @@ async def test_a_blob_comes_from_any_trustless_gateway(daemon: KuboDaemon, tmp_p
     """A node without a daemon reads what a Kubo node published."""
     store = KuboBlobStore(daemon.api)
     assert await store.add(DATA) == ROOT
-    async with aiohttp.ClientSession() as http:
-        client = GatewayClient(http, daemon.gateway)
-        assert await client.fetch(ROOT, tmp_path / "out", max_bytes=len(DATA)) == len(DATA)
+    peers = Outbound(private_addresses=True)
+    client = GatewayClient(peers, daemon.gateway)
+    assert await client.fetch(ROOT, tmp_path / "out", max_bytes=len(DATA)) == len(DATA)
+    await peers.close()
     assert (tmp_path / "out").read_bytes() == DATA
     await store.close()
 
@@ -95,9 +97,8 @@ async def test_a_hostile_gateway_fails_the_fetch_and_no_more(
 @pytest.mark.parametrize("url", ["", "ftp://example.org", "example.org", "http://"])
 async def test_what_is_no_gateway_url_is_refused(url: str) -> None:
     """An announced URL is a stranger's text."""
-    async with aiohttp.ClientSession() as http:
-        with pytest.raises(ConfigError):
-            GatewayClient(http, url)
+    with pytest.raises(ConfigError):
+        GatewayClient(Outbound(), url)
 
 
 async def test_a_name_never_leaves_the_gateways_path() -> None:

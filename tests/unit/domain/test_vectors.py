@@ -27,6 +27,10 @@ SIGNED = {
     "Approve(uint256 contentId,address trainer,bool allowed,uint256 nonce,uint64 deadline)",
     "Withdraw(uint256 contentId,uint256 nonce,uint64 deadline)",
     "Listing(uint256 contentId,bytes32 listingHash,uint64 issuedAt)",
+    "Custody(uint256 contentId,address custodian,string origin,string cid,uint64 size,"
+    "bytes32 challenge,uint64 expiry)",
+    "KeyRequest(address requester,address custodian,string origin,uint8 kind,uint256 id,"
+    "string ageRecipient,bytes32 challenge,uint64 expiry)",
     "OpenChannel(address payer,address node)",
     "Voucher(address node,uint96 settled,bytes32 usageHash,bytes32 receiptsHead)",
     "RequestClose(address signer,address node,uint64 deadline)",

@@ -20,6 +20,7 @@ from tests.fakes.ledger import MemoryStore
 from tests.fakes.records import ADAPTER, ALICE, BOB, IDENTITY, channel, digest, receipt
 
 from viz.domain.card import ReportCard
+from viz.domain.ports.custody import CustodyRecord, HandedKey, KeyKind
 from viz.domain.ports.ledger import (
     AccessRecord,
     AdapterRecord,
@@ -30,10 +31,11 @@ from viz.domain.ports.ledger import (
     TrainingRecord,
     UnbilledRecord,
 )
+from viz.domain.ports.listings import ListingRecord
 from viz.domain.ports.settlement_ledger import BlockMark, SignedTransaction, Store
 from viz.domain.ports.transactions import Outcome
 from viz.domain.units import UINT96_MAX, AdapterId, Address, Cid, ContentId
-from viz.errors import StoreConflict, StoreError
+from viz.errors import CustodyFull, StoreConflict, StoreError, StoreFull, TooManyQuestions
 from viz.store.ledger import SqlStore
 from viz.store.tables import LedgerTable
 
@@ -289,3 +291,68 @@ async def test_what_is_not_billed_yet_is_kept_until_it_is(store: Store) -> None:
     assert await store.unbilled() == [more, two]
     await store.commit("receipt", saved, receipt=receipt(1), billed=b"1")
     assert await store.unbilled() == [two]
+
+
+def listing(content_id: int, issued_at: int) -> ListingRecord:
+    return ListingRecord(ContentId(content_id), issued_at, b"{%d}" % issued_at, b"\1", 9)
+
+
+async def test_of_two_listings_the_later_one_is_kept(store: Store) -> None:
+    """An older one, or another of the same second, changes nothing; the number is bounded."""
+    first, second = listing(3, 10), listing(3, 11)
+    assert await store.put_listing(first, most=2) == first
+    assert await store.put_listing(listing(5, 10), most=2) == listing(5, 10)
+    with pytest.raises(StoreFull):
+        await store.put_listing(listing(4, 10), most=2)
+    assert await store.put_listing(second, most=2) == second
+    for late in (first, replace(second, document=b"other")):
+        assert await store.put_listing(late, most=2) == second
+    assert list(await store.listings(after=ContentId(3), limit=5)) == [listing(5, 10)]
+    await store.drop_listing(first)
+    assert await store.listing(ContentId(3)) == second
+    await store.drop_listing(second)
+    assert await store.listing(ContentId(3)) is None
+
+
+def custody(content_id: int, owner: Address, size: int, cid: str = "bafk") -> CustodyRecord:
+    return CustodyRecord(ContentId(content_id), owner, Cid(cid), size, 7)
+
+
+async def test_custody_counts_the_bytes_of_each_owner(store: Store) -> None:
+    """A work in place of itself counts once; what is beyond a quota changes nothing."""
+    bounds = {"most_each_bytes": 100, "most_bytes": 150}
+    assert await store.put_custody(custody(1, ALICE, 80), **bounds) is None
+    again = custody(1, ALICE, 90, "bafy")
+    assert await store.put_custody(again, **bounds) == custody(1, ALICE, 80)
+    for beyond in (custody(2, ALICE, 11), custody(2, BOB, 61)):
+        with pytest.raises(CustodyFull):
+            await store.put_custody(beyond, **bounds)
+    with pytest.raises(CustodyFull):
+        await store.put_custody(custody(1, ALICE, 101), **bounds)
+    assert await store.custody(ContentId(1)) == again
+    assert await store.custody(ContentId(2)) is None
+    assert await store.held_bytes(ALICE) == (90, 90) and await store.held_bytes(BOB) == (0, 90)
+
+
+async def test_keys_are_logged_in_order_and_bounded(store: Store) -> None:
+    """The log tells who got which key when; one challenge is logged once."""
+
+    def handed(number: int, requester: Address = ALICE, item: int = 3) -> HandedKey:
+        return HandedKey(
+            KeyKind.WORK, item, requester, "age1", Cid("bafk"), digest(number), 40, 100 + number
+        )
+
+    for number, requester in enumerate((ALICE, BOB, ALICE)):
+        await store.log_key(handed(number, requester), most=2, since=0)
+    with pytest.raises(TooManyQuestions):
+        await store.log_key(handed(3), most=2, since=0)
+    await store.log_key(handed(4), most=2, since=101)
+    await store.log_key(handed(5, item=4), most=2, since=0)
+    with pytest.raises(StoreError):
+        await store.log_key(handed(5), most=9, since=0)
+    found = await store.handed_keys(KeyKind.WORK, 3, after=0, limit=9)
+    assert [each.requester for each in found] == [ALICE, BOB, ALICE, ALICE]
+    assert [replace(each, seq=0) for each in found[:1]] == [handed(0)]
+    rest = await store.handed_keys(KeyKind.WORK, 3, after=found[1].seq, limit=1)
+    assert list(rest) == [found[2]]
+    assert not await store.handed_keys(KeyKind.ADAPTER, 3, after=0, limit=9)

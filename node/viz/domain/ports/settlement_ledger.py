@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from viz.domain.ports.custody import CustodyLedger
 from viz.domain.ports.ledger import ChannelLedger, ChannelRecord, Ledger
 from viz.domain.ports.listings import ListingLedger
 from viz.domain.ports.transactions import Outcome
@@ -123,7 +124,15 @@ class SettlementLedger(ComparedLedger, Protocol):
         ...
 
 
-class Store(Ledger, SettlementLedger, TransactionJournal, CursorStore, ListingLedger, Protocol):
+class Store(
+    Ledger,
+    SettlementLedger,
+    TransactionJournal,
+    CursorStore,
+    ListingLedger,
+    CustodyLedger,
+    Protocol,
+):
     """The whole ledger of a node: for serving and for settlement.
 
     After ``close`` every method raises StoreError.

@@ -12,11 +12,11 @@ import asyncio
 import re
 from collections.abc import Sequence
 from typing import Final
-from urllib.parse import urlsplit
 
 import structlog
 
 from viz.domain.eip712 import content_registry_domain
+from viz.domain.http_url import http_origin
 from viz.domain.ports.chain import ChainReader
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.listings import ListingLedger, ListingRecord
@@ -172,19 +172,11 @@ def _require_well_formed(listing: WorkListing, now_s: int) -> None:
     if not listing.custodians:
         raise InvalidListing("custodians is empty: name the nodes that hold the work's key")
     for custodian in listing.custodians:
-        _require_url(custodian.url)
+        if http_origin(custodian.url) is None:
+            raise InvalidListing(
+                f"{custodian.url!r} is not a custodian's URL: write http(s)://host[:port]"
+            )
     try:
         to_binary(listing.sealed.cid)
     except InvalidRequest as error:
         raise InvalidListing(error.detail) from error
-
-
-def _require_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        bare = not (parts.username or parts.query or parts.fragment) and url.isprintable()
-    except ValueError:
-        good = bare = False
-    if not good or not bare:
-        raise InvalidListing(f"{url!r} is not a custodian's URL: write http(s)://host[:port]")

@@ -17,22 +17,21 @@ from typing import Final
 import structlog
 
 from viz.basemodel.safetensor_file import file_digest
-from viz.domain.ports.blobs import BlobStore
 from viz.domain.ports.chain import AdapterState, ChainReader, WeightsAddress
 from viz.domain.ports.engine import Engine
 from viz.domain.ports.transactions import Call, ChainWriter, Transaction
 from viz.domain.shares import Share, check_shares, share_words
-from viz.domain.units import BPS, AdapterId, Cid, ContentId, Hash32, hex_of
+from viz.domain.units import BPS, AdapterId, Address, Cid, ContentId, Hash32, hex_of
 from viz.errors import (
     AdapterNotServable,
     BlobCorrupt,
-    BlobNotFound,
     InvalidRequest,
     NoLiveGrant,
     TransactionFailed,
     UnknownAdapter,
 )
 from viz.private import make_private_folder
+from viz.services.market.sealed_weights import SealedWeights
 
 # Stands for the CID in the simulation, when nothing is stored yet. It has a real CID's length.
 _PLACE_HOLDER: Final = "b" + "a" * 58
@@ -68,29 +67,27 @@ class Publishing:
         self,
         reader: ChainReader,
         writer: ChainWriter,
-        blobs: BlobStore,
+        sealed: SealedWeights,
         directory: Path,
         *,
         engine: Engine | None = None,
-        max_blob_bytes: int = 512 * 1024 * 1024,
     ) -> None:
         """Create it; ``directory`` holds the plain weights of active adapters."""
         self._reader = reader
         self._writer = writer
-        self._blobs = blobs
+        self._sealed = sealed
         self._directory = directory
         self._engine = engine
-        self._max_blob_bytes = max_blob_bytes
 
     async def publish(self, publication: Publication) -> Published:
-        """Store the weights and register the adapter with its royalty table.
+        """Store the weights sealed, and register the adapter with its royalty table.
 
         Raises InvalidRequest, NoLiveGrant and TransactionFailed with the contract's own reason
         before anything is stored; StorageError, OutcomeUnknown.
         """
         digest = await asyncio.to_thread(file_digest, publication.weights)
         await self.check(publication, digest)
-        cid = await self._blobs.add(publication.weights)
+        cid = await self._sealed.store(publication.weights)
         sent = await self._writer.submit(_registration(publication, digest, cid))
         event = sent.require_settled("registering the adapter").event("AdapterRegistered")
         adapter_id = AdapterId(event.args["adapterId"])
@@ -111,10 +108,32 @@ class Publishing:
                 raise NoLiveGrant(error.detail, **error.extensions) from error
             raise
 
+    async def permit(self, adapter_id: AdapterId, node: Address, *, allowed: bool) -> Transaction:
+        """Let a node serve an adapter that this node trained, or no longer, and return the change.
+
+        Raises UnknownAdapter, AdapterNotServable for an adapter of another trainer,
+        TransactionFailed, OutcomeUnknown.
+        """
+        adapter = await self._reader.adapter(adapter_id, confirmed=False)
+        if adapter is None:
+            raise UnknownAdapter(f"adapter {adapter_id} is not registered: check the id")
+        if adapter.trainer != self._writer.address:
+            raise AdapterNotServable(
+                f"adapter {adapter_id} was trained by {adapter.trainer}: only its trainer permits "
+                "nodes to serve it"
+            )
+        if node == self._writer.address:
+            raise InvalidRequest(f"{node} is this node: its trainer may always serve an adapter")
+        sent = await self._writer.submit(
+            Call("AdapterRegistry", "setServing", (adapter_id, node, allowed))
+        )
+        return sent.require_settled("the permission" if allowed else "the end of the permission")
+
     async def activate(self, adapter_id: AdapterId) -> AdapterState:
         """Fetch a registered adapter's weights, check them, and give them to the engine.
 
-        Raises UnknownAdapter, AdapterNotServable, BlobNotFound, BlobCorrupt, InvalidAdapterFile.
+        Raises UnknownAdapter, AdapterNotServable, BlobCorrupt, InvalidAdapterFile, and whatever
+        ``SealedWeights.fetch`` raises.
         """
         if self._engine is None:
             raise AdapterNotServable("this process has no engine: activate on the node")
@@ -140,8 +159,8 @@ class Publishing:
     async def weights(self, adapter: WeightsAddress) -> Path:
         """Return the path of an adapter's plain weights; fetch them first if needed.
 
-        A file that does not hash to the chain's digest is fetched again. Raises BlobNotFound,
-        BlobCorrupt, BlobTooLarge, StorageUnavailable.
+        A file that does not hash to the chain's digest is fetched again. Raises BlobCorrupt, and
+        whatever ``SealedWeights.fetch`` raises.
         """
         target = self.path_of(adapter.weights_digest)
         if await asyncio.to_thread(_matches, target, adapter.weights_digest):
@@ -153,13 +172,7 @@ class Publishing:
                 cid=adapter.cid,
             )
         await asyncio.to_thread(_make_room, target)
-        try:
-            await self._blobs.fetch(adapter.cid, target, max_bytes=self._max_blob_bytes)
-        except BlobNotFound as error:
-            raise BlobNotFound(
-                f"adapter {adapter.adapter_id}'s weights ({adapter.cid}) could not be "
-                "fetched: is its trainer's node reachable?"
-            ) from error
+        await self._sealed.fetch(adapter, target)
         if not await asyncio.to_thread(_matches, target, adapter.weights_digest):
             await asyncio.to_thread(target.unlink, missing_ok=True)
             raise BlobCorrupt(
@@ -167,7 +180,6 @@ class Publishing:
                 f"on chain, {hex_of(adapter.weights_digest)}: ask its trainer, who published wrong "
                 "bytes"
             )
-        await self._blobs.pin(adapter.cid)
         return target
 
     def path_of(self, weights_digest: Hash32) -> Path:

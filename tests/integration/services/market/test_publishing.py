@@ -7,8 +7,11 @@ from typing import Any, cast
 
 import pytest
 from tests.fakes.blobs import MemoryBlobStore
+from tests.fakes.ledger import MemoryStore
 from tests.integration.chain.testnet import Testnet, terms
+from tests.integration.services.claiming import SystemClock
 
+from viz.chain.keys import development_account
 from viz.domain.ports.engine import BaseModel
 from viz.domain.ports.transactions import Call
 from viz.domain.units import AdapterId, ContentId, Hash32
@@ -20,7 +23,14 @@ from viz.errors import (
     TransactionFailed,
     UnknownAdapter,
 )
+from viz.outbound import Outbound
+from viz.services.market.custodian import Custodian, CustodianIdentity, CustodyPolicy
+from viz.services.market.key_requests import KeyRequests
 from viz.services.market.publishing import Publication, Publishing
+from viz.services.market.sealed_weights import SealedWeights
+from viz.storage.key_folder import KeyFolder
+from viz.storage.sealing import new_identity
+from viz.storage.sources import SourcedBlobs
 
 BASE = Hash32(b"\x0b" * 32)
 WEIGHTS = b"not really tensors: this service never looks inside" * 100
@@ -43,9 +53,35 @@ class Desk:
     def __init__(self, net: Testnet, folder: Path, *, account: int = 4, **engine: Any) -> None:
         self.engine = cast(Any, ListeningEngine(**engine))
         self.blobs = MemoryBlobStore()
-        self.service = Publishing(
-            net.chain, net.sender(account), self.blobs, folder / "active", engine=self.engine
+        sender, peers = net.sender(account), Outbound()
+        identity = CustodianIdentity(sender.address, "http://node.test", new_identity())
+        custodian = Custodian(
+            net.chain,
+            MemoryStore(),
+            KeyFolder(folder / "keys"),
+            self.blobs,
+            SystemClock(),
+            identity=identity,
+            policy=CustodyPolicy(0, 0),
+            directory=folder / "sealed",
         )
+        weights = SealedWeights(
+            net.chain,
+            self.blobs,
+            SourcedBlobs(self.blobs, peers, folder / "incoming"),
+            custodian,
+            KeyRequests(
+                peers,
+                net.deployment,
+                node=sender.address,
+                key=bytes(development_account(account).key),
+                age_identity=identity.age_identity,
+            ),
+            node=sender.address,
+            directory=folder / "sealed",
+            max_bytes=10**6,
+        )
+        self.service = Publishing(net.chain, sender, weights, folder / "active", engine=self.engine)
 
 
 def publication(folder: Path, works: list[ContentId], **changes: Any) -> Publication:
@@ -83,6 +119,8 @@ async def test_published_weights_come_back_and_reach_the_engine(
     assert state.shares == ((works[0], 5_000), (works[1], 5_000))
     assert (state.royalty_bps, state.trainer_bps) == (3_000, 1_000)
     assert desk.engine.handed == {made.adapter_id: WEIGHTS}
+    assert not [block for block in desk.blobs.blocks.values() if WEIGHTS[:40] in block]
+    assert list((tmp_path / "sealed").iterdir()) == []
 
 
 async def test_without_a_grant_nothing_is_stored_or_sent(net: Testnet, tmp_path: Path) -> None:
@@ -91,7 +129,7 @@ async def test_without_a_grant_nothing_is_stored_or_sent(net: Testnet, tmp_path:
     desk = Desk(net, tmp_path)
     with pytest.raises(NoLiveGrant, match="Unlicensed: content id 1"):
         await desk.service.publish(publication(tmp_path, [work]))
-    assert desk.blobs.blocks == {}
+    assert desk.blobs.blocks == {} and not (tmp_path / "keys").exists()
     assert await net.rpc.transaction_count(net.sender(4).address) == 0
 
 

@@ -1,0 +1,242 @@
+"""Seal a registered work, hand it over to custodians, and publish its listing.
+
+Owns the files beside the work: ``<work>.age`` is the sealed work, ``<work>.age.key`` its key (an
+age identity, mode 0600), ``<work>.listing.json`` the listing that was signed last. The caller
+provides the key of the owner and asks the person. Chain and registry come from the trusted
+deployment, the custodian's age key from the custodian that the person named.
+
+Invariants: sealed work and key are on disk before anything is sent, and are used again by a second
+try, so that all custodians hold one blob; nothing is signed for a custodian that is on another
+chain, or that names another origin than the one that was dialled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from viz.client.node_address import origin_of
+from viz.creator.signing import exchange
+from viz.domain.eip712 import content_registry_domain, public_address, sign
+from viz.domain.ports.chain import Deployment
+from viz.domain.trust import require_as_trusted
+from viz.domain.typed_data import Custody
+from viz.domain.units import Address, Cid, ContentId
+from viz.errors import InvalidRequest, NodeNotTrusted, StorageUnavailable, VizError
+from viz.protocol.custody import (
+    CUSTODY_HEADER,
+    CUSTODY_PATH,
+    KEY_CHALLENGE_PATH,
+    CustodyAnswer,
+    HandOver,
+    KeyChallenge,
+    account_to_json,
+)
+from viz.protocol.listing import (
+    LISTINGS_PATH,
+    CustodianAddress,
+    ListingAnswer,
+    SealedBlob,
+    SignedListing,
+    WorkListing,
+)
+from viz.protocol.messages import NodeInfo
+from viz.protocol.payment import NODE_PATH
+from viz.services.market.sealed_works import MAX_PLAIN_BYTES, plain_bytes
+from viz.services.market.work_records import Registration
+from viz.storage.base import root_of_source
+from viz.storage.sealing import IDENTITY_PREFIX, new_identity, seal, unseal_bytes, wrap
+
+
+@dataclass(frozen=True, slots=True)
+class SealedWork:
+    """A sealed work on the creator's disk, and its key."""
+
+    path: Path
+    key: str
+    cid: Cid
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CustodianNode:
+    """A custodian that the person named: where it answers, who it is, its age recipient."""
+
+    url: str
+    node: Address
+    age_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListingWords:
+    """What the owner says of a work beside its record."""
+
+    credit: str
+    language: str
+    sample: str = ""
+
+
+def sealed_path(work: Path) -> Path:
+    """Return where a work's sealed bytes are, beside it."""
+    return work.with_name(work.name + ".age")
+
+
+def seal_work(work: Path, record: Registration) -> SealedWork:
+    """Seal a registered work beside it; return the earlier one if it is of the same bytes. Blocks.
+
+    Raises InvalidRequest, StorageUnavailable.
+    """
+    try:
+        plain = plain_bytes(record, work.read_bytes())
+    except OSError as error:
+        raise InvalidRequest(f"{work} cannot be read: {error.strerror}") from error
+    path = sealed_path(work)
+    key = _kept_key(path, plain)
+    if key is None:
+        key = new_identity()
+        _write_private(_key_path(path), f"# key of {path.name}\n{key}\n")
+        partial = path.with_name(f".{uuid.uuid4().hex}.part")
+        try:
+            seal(plain, partial, key)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    return SealedWork(path, key, root_of_source(path), path.stat().st_size)
+
+
+async def custodian_at(url: str, deployment: Deployment) -> CustodianNode:
+    """Ask a node who it is; raise NodeNotTrusted if it is on another chain or takes no keys."""
+    origin = origin_of(url)
+    info = NodeInfo.from_json(await exchange("GET", origin, NODE_PATH, None))
+    require_as_trusted(deployment, chain_id=info.chain_id, content_registry=info.content_registry)
+    if not info.age_key:
+        raise NodeNotTrusted(
+            f"the node at {origin} names no age key, so it cannot be a custodian: name another one"
+        )
+    return CustodianNode(origin, info.node, info.age_key)
+
+
+async def hand_over(
+    sealed: SealedWork,
+    content_id: ContentId,
+    custodian: CustodianNode,
+    deployment: Deployment,
+    key: bytes,
+) -> None:
+    """Upload a sealed work to a custodian, with its key wrapped for that node alone.
+
+    Raises NodeNotTrusted, InvalidRequest, ChainUnreachable if the node does not answer, and the
+    class that the node's problem names.
+    """
+    owner = public_address(key)
+    answer = await exchange("POST", custodian.url, KEY_CHALLENGE_PATH, account_to_json(owner))
+    asked = KeyChallenge.from_json(answer)
+    if (asked.custodian, asked.origin) != (custodian.node, custodian.url):
+        raise NodeNotTrusted(
+            f"the node at {custodian.url} says that it is {asked.custodian} at {asked.origin}: "
+            "name it by the URL that it is known by (its api.public_url); nothing was signed"
+        )
+    said = Custody(
+        content_id,
+        custodian.node,
+        custodian.url,
+        sealed.cid,
+        sealed.size_bytes,
+        asked.challenge,
+        asked.expiry_s,
+    )
+    domain = content_registry_domain(deployment.chain_id, deployment.content_registry)
+    wrapped = wrap(sealed.key, custodian.age_key)
+    header = HandOver(said, sign(key, domain.digest(said)), wrapped).to_header()
+    try:
+        with await asyncio.to_thread(sealed.path.open, "rb") as body:
+            answer = await exchange(
+                "POST", custodian.url, CUSTODY_PATH, body, headers={CUSTODY_HEADER: header}
+            )
+    except OSError as error:
+        raise StorageUnavailable(f"{sealed.path} cannot be read: {error.strerror}") from error
+    kept = CustodyAnswer.from_json(answer)
+    if (kept.content_id, kept.cid) != (content_id, sealed.cid):
+        raise NodeNotTrusted(f"the node at {custodian.url} says that it keeps {kept.cid} instead")
+
+
+def listing_of(
+    record: Registration,
+    sealed: SealedWork,
+    words: ListingWords,
+    custodians: Sequence[CustodianNode],
+    deployment: Deployment,
+    *,
+    size_bytes: int,
+    now_s: int,
+) -> dict[str, Any]:
+    """Return the listing of a registered work, as JSON values."""
+    if record.content_id is None:
+        raise InvalidRequest("the work is not registered yet: register it before it is listed")
+    return WorkListing(
+        deployment.chain_id,
+        deployment.content_registry,
+        record.content_id,
+        title=record.title,
+        credit=words.credit,
+        language=words.language,
+        kind="dialogue" if record.kind == "dialogue" else "text",
+        size_bytes=size_bytes,
+        license=record.license,
+        sealed=SealedBlob(sealed.cid, sealed.size_bytes),
+        custodians=tuple(CustodianAddress(each.node, each.url) for each in custodians),
+        issued_at=now_s,
+        sample=words.sample,
+    ).to_json()
+
+
+def sign_listing(document: dict[str, Any], deployment: Deployment, key: bytes) -> SignedListing:
+    """Return the listing signed by the work's owner; raise InvalidListing if it is too long."""
+    domain = content_registry_domain(deployment.chain_id, deployment.content_registry)
+    unsigned = SignedListing.of(document, b"")
+    return SignedListing.of(document, sign(key, domain.digest(unsigned.struct)))
+
+
+async def publish_listing(work: Path, signed: SignedListing, urls: Sequence[str]) -> None:
+    """Keep a signed listing beside the work, and hand it to nodes; raise the first refusal."""
+    text = json.dumps(signed.to_json(), indent=2) + "\n"
+    path = work.with_name(work.name + ".listing.json")
+    await asyncio.to_thread(_write_private, path, text)
+    for url in urls:
+        ListingAnswer.from_json(await exchange("POST", url, LISTINGS_PATH, signed.to_json()))
+
+
+def _key_path(sealed: Path) -> Path:
+    return sealed.with_name(sealed.name + ".key")
+
+
+def _kept_key(path: Path, plain: bytes) -> str | None:
+    """Return the key of the sealed file beside the work, if that holds the same bytes."""
+    try:
+        lines = _key_path(path).read_text(encoding="ascii").splitlines()
+        key = next(line for line in lines if line.startswith(IDENTITY_PREFIX))
+        kept = unseal_bytes(path, key, max_bytes=MAX_PLAIN_BYTES)
+    except (OSError, ValueError, StopIteration, VizError):
+        return None  # whatever is wrong with it, the work is sealed anew
+    return key if kept == plain else None
+
+
+def _write_private(path: Path, text: str) -> None:
+    partial = path.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise StorageUnavailable(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)

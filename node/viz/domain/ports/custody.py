@@ -1,0 +1,106 @@
+"""Define custody: sealed blobs whose keys a node holds, and the keys that it handed out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Protocol
+
+from viz.domain.units import Address, Cid, ContentId, Hash32
+
+
+class KeyKind(IntEnum):
+    """What a key opens: a work, or an adapter's weights."""
+
+    WORK = 1
+    ADAPTER = 2
+
+
+@dataclass(frozen=True, slots=True)
+class CustodyRecord:
+    """A sealed work in custody for ``owner``, who handed it over."""
+
+    content_id: ContentId
+    owner: Address
+    cid: Cid
+    size_bytes: int
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandedKey:
+    """A key that was handed out; ``block`` is the head that was read, ``seq`` the ledger's."""
+
+    kind: KeyKind
+    item_id: int
+    requester: Address
+    recipient: str
+    cid: Cid
+    challenge: Hash32
+    block: int
+    handed_at: int
+    seq: int = 0
+
+
+class CustodyLedger(Protocol):
+    """Works in custody, and the durable log of keys."""
+
+    async def put_custody(
+        self, work: CustodyRecord, *, most_each_bytes: int, most_bytes: int
+    ) -> CustodyRecord | None:
+        """Keep the record of a work in place of an earlier one, and return the earlier one.
+
+        Raises CustodyFull if the owner's works, or all works, would have more bytes than stated.
+        """
+        ...
+
+    async def custody(self, content_id: ContentId) -> CustodyRecord | None: ...
+
+    async def held_bytes(self, owner: Address) -> tuple[int, int]:
+        """Return the bytes of the owner's works in custody, and of all works."""
+        ...
+
+    async def log_key(self, handed: HandedKey, *, most: int, since: int) -> None:
+        """Log a key before it is handed out.
+
+        Raises TooManyQuestions if the requester got this key ``most`` times after ``since``, in
+        seconds.
+        """
+        ...
+
+    async def handed_keys(
+        self, kind: KeyKind, item_id: int, *, after: int, limit: int
+    ) -> Sequence[HandedKey]:
+        """Return the keys of a work or adapter that were handed out, after number ``after``."""
+        ...
+
+
+class KeyStore(Protocol):
+    """The keys of sealed blobs, by the blobs' CIDs."""
+
+    async def put(self, cid: Cid, key: str) -> None:
+        """Keep the key of a blob durably; raise StorageUnavailable."""
+        ...
+
+    async def get(self, cid: Cid) -> str | None:
+        """Return the key of a blob; None if it is not kept here."""
+        ...
+
+    async def destroy(self, cid: Cid) -> bool:
+        """Destroy the key of a blob; return whether there was one."""
+        ...
+
+
+class BlobSources(Protocol):
+    """Fetches a blob from this node's store, else from other nodes."""
+
+    async def fetch(self, cid: Cid, target: Path, *, urls: Sequence[str], max_bytes: int) -> int:
+        """Write the verified blob to ``target`` atomically, and return its size in bytes.
+
+        ``urls`` are nodes to ask, in order, after this node's own store. A fetch that broke off
+        goes on where it stopped. Raises BlobNotFound if no source gave all of it, BlobTooLarge,
+        StorageUnavailable.
+        """
+        ...

@@ -1,0 +1,359 @@
+"""Hold sealed works and keys for their owners, and give a key to whoever the chain permits.
+
+Owns the checks of both. The chain alone decides: a live grant that permits training gives the key
+of a work, the trainer's permission to serve gives that of an adapter. Invariants: every request is
+signed, names this node and its origin, and answers a challenge that is used once; a key is logged
+durably before it leaves, and leaves wrapped for the requester alone; a work is taken only if the
+owner of the moment signed it over and its opened bytes are those that the chain's commitment is of;
+those bytes stay in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from io import BufferedWriter
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from viz.domain.eip712 import Domain, content_registry_domain, is_plain, is_signed_by
+from viz.domain.license import Use
+from viz.domain.ports.blobs import BlobStore
+from viz.domain.ports.chain import ChainReader, ContentState
+from viz.domain.ports.clock import Clock
+from viz.domain.ports.custody import (
+    CustodyLedger,
+    CustodyRecord,
+    HandedKey,
+    KeyKind,
+    KeyStore,
+)
+from viz.domain.typed_data import Custody, KeyRequest
+from viz.domain.units import UINT32_MAX, AdapterId, Address, Cid, ContentId
+from viz.errors import (
+    AdapterNotServable,
+    CustodyFull,
+    InvalidRequest,
+    InvalidSignature,
+    KeyUnknown,
+    LicenseError,
+    NoLiveGrant,
+    StorageUnavailable,
+    UnknownAdapter,
+    WrongDomain,
+)
+from viz.private import make_private_folder
+from viz.protocol.custody import (
+    HANDED_PAGE,
+    HandOver,
+    KeyChallenge,
+    SignedKeyRequest,
+    WrappedKey,
+)
+from viz.protocol.listing import MAX_SEALED_BYTES
+from viz.protocol.wire import JSON_INTEGER_MAX
+from viz.services.market.challenges import Challenges
+from viz.services.market.sealed_works import MAX_PLAIN_BYTES, opened_work
+from viz.storage.base import root_of_source
+from viz.storage.cid import to_binary
+from viz.storage.sealing import check_recipient, unseal_bytes, unwrap, wrap
+
+KEYS_AN_HOUR: Final = 20
+_HOUR_S: Final = 3_600
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class CustodyPolicy:
+    """How many bytes of sealed works this node takes: in all (0: none), and of one owner."""
+
+    most_bytes: int
+    most_each_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CustodianIdentity:
+    """Who the custodian is: its address, where it answers, and its age identity."""
+
+    node: Address
+    origin: str
+    age_identity: str
+
+
+class Custodian:
+    """The custody of one node."""
+
+    def __init__(
+        self,
+        chain: ChainReader,
+        ledger: CustodyLedger,
+        keys: KeyStore,
+        blobs: BlobStore,
+        clock: Clock,
+        *,
+        identity: CustodianIdentity,
+        policy: CustodyPolicy,
+        directory: Path,
+    ) -> None:
+        """Create it; ``directory`` holds what is being uploaded, sealed."""
+        self._chain, self._ledger, self._keys, self._blobs = chain, ledger, keys, blobs
+        self._clock, self._identity, self._policy = clock, identity, policy
+        self._directory = directory
+        self._challenges = Challenges(clock)
+        self._taking: set[ContentId] = set()
+
+    @property
+    def _domain(self) -> Domain:
+        deployment = self._chain.deployment
+        return content_registry_domain(deployment.chain_id, deployment.content_registry)
+
+    def challenge(self, account: Address) -> KeyChallenge:
+        """Return what ``account`` signs next, to hand a work over or to ask for a key."""
+        challenge, expiry_s = self._challenges.issue(account)
+        return KeyChallenge(self._identity.node, self._identity.origin, challenge, expiry_s)
+
+    # taking works
+
+    async def take(self, handed: HandOver, body: AsyncIterator[bytes]) -> CustodyRecord:
+        """Take a sealed work and its key into custody, and return the durable record.
+
+        Everything that can be judged without the body is judged before it is read. Raises
+        CustodyFull, WrongDomain, AccessTokenInvalid, InvalidSignature, LicenseError, SealBroken,
+        InvalidRequest, InvalidWork, CommitmentMismatch, StorageError, ChainUnreachable.
+        """
+        said = handed.custody
+        content = await self._may_hand_over(said, handed.signature)
+        key = unwrap(handed.wrapped_key, self._identity.age_identity)
+        if said.content_id in self._taking:
+            raise InvalidRequest(f"work {said.content_id} is being handed over already: wait")
+        self._taking.add(said.content_id)
+        self._challenges.spend(said.challenge, said.expiry_s)
+        partial = self._directory / f"{uuid.uuid4().hex}.part"
+        try:
+            await self._receive(said, body, partial)
+            await asyncio.to_thread(_require_work, partial, key, content)
+            return await self._keep(said, content.owner, key, partial)
+        finally:
+            self._taking.discard(said.content_id)
+            await asyncio.to_thread(partial.unlink, missing_ok=True)
+
+    async def _may_hand_over(self, said: Custody, signature: bytes) -> ContentState:
+        """Return the work that its owner hands over; raise the first fault."""
+        policy = self._policy
+        if not policy.most_bytes:
+            raise CustodyFull("this node takes no works into custody: name another custodian")
+        self._require_ours(said.custodian, said.origin)
+        if not 0 < said.size_bytes <= MAX_SEALED_BYTES:
+            raise InvalidRequest(f"a sealed work has 1 to {MAX_SEALED_BYTES} bytes")
+        to_binary(said.cid)
+        content = await self._chain.content(_work_id(said.content_id))
+        if content is None:
+            raise LicenseError(f"there is no work {said.content_id}: check the id")
+        if content.withdrawn_at:
+            raise LicenseError(f"work {said.content_id} was withdrawn: its key is not kept anew")
+        self._challenges.require(said.challenge, content.owner, said.expiry_s)
+        if not is_plain(signature) or not is_signed_by(
+            self._domain.digest(said), signature, content.owner
+        ):
+            raise InvalidSignature(
+                f"the hand-over of work {said.content_id} is not signed by its owner, "
+                f"{content.owner}"
+            )
+        each, every = await self._ledger.held_bytes(content.owner)
+        earlier = await self._ledger.custody(said.content_id)
+        freed = earlier.size_bytes if earlier is not None else 0
+        if each + said.size_bytes - freed > policy.most_each_bytes:
+            raise CustodyFull(
+                f"your works in custody here have {each} bytes, and at most "
+                f"{policy.most_each_bytes} are taken of one owner: use another custodian"
+            )
+        if every + said.size_bytes - freed > policy.most_bytes:
+            raise CustodyFull(
+                f"this node keeps {every} of at most {policy.most_bytes} bytes in custody: use "
+                "another custodian"
+            )
+        return content
+
+    async def _receive(self, said: Custody, body: AsyncIterator[bytes], partial: Path) -> None:
+        """Write the body to ``partial``; raise InvalidRequest if it is not what was signed."""
+        received = 0
+        try:
+            with await asyncio.to_thread(_opened, partial) as file:
+                async for piece in body:
+                    received += len(piece)
+                    if received > said.size_bytes:
+                        break
+                    await asyncio.to_thread(file.write, piece)
+            root = await asyncio.to_thread(root_of_source, partial)
+        except OSError as error:
+            raise StorageUnavailable(f"{partial} cannot be written: {error.strerror}") from error
+        if received != said.size_bytes:
+            raise InvalidRequest(
+                f"the body has {'more' if received > said.size_bytes else 'fewer'} bytes than the "
+                f"{said.size_bytes} that were signed"
+            )
+        if root != said.cid:
+            raise InvalidRequest(f"the body's CID is {root}, and {said.cid} was signed")
+
+    async def _keep(self, said: Custody, owner: Address, key: str, partial: Path) -> CustodyRecord:
+        """Keep blob, key and record; without the record neither is kept."""
+        cid = await self._blobs.add(partial)
+        record = CustodyRecord(said.content_id, owner, cid, said.size_bytes, self._clock.now_s())
+        try:
+            await self._keys.put(cid, key)
+            earlier = await self._ledger.put_custody(
+                record,
+                most_each_bytes=self._policy.most_each_bytes,
+                most_bytes=self._policy.most_bytes,
+            )
+        except BaseException:
+            kept = await self._ledger.custody(said.content_id)
+            if kept is None or kept.cid != cid:
+                await self._keys.destroy(cid)
+                await self._blobs.unpin(cid)
+            raise
+        if earlier is not None and earlier.cid != cid:
+            await self._keys.destroy(earlier.cid)
+            await self._blobs.unpin(earlier.cid)
+        _log.info("work in custody", content_id=said.content_id, owner=owner, cid=cid)
+        return record
+
+    # giving keys
+
+    async def hand_out(self, asked: SignedKeyRequest) -> WrappedKey:
+        """Return a key to whoever the chain permits, after it was logged.
+
+        Raises WrongDomain, AccessTokenInvalid, InvalidSignature, InvalidRequest, NoLiveGrant,
+        AdapterNotServable, UnknownAdapter, KeyUnknown, TooManyQuestions, StoreError,
+        ChainUnreachable.
+        """
+        said = asked.request
+        self._require_ours(said.custodian, said.origin)
+        self._challenges.require(said.challenge, said.requester, said.expiry_s)
+        if not is_plain(asked.signature) or not is_signed_by(
+            self._domain.digest(said), asked.signature, said.requester
+        ):
+            raise InvalidSignature(f"the request for a key is not signed by {said.requester}")
+        self._challenges.spend(said.challenge, said.expiry_s)
+        recipient = await self._recipient_of(said)
+        head = await self._chain.head()
+        cid = await self._permitted(said)
+        key = await self._keys.get(cid)
+        if key is None:
+            raise KeyUnknown(
+                f"this node does not hold the key of {cid}: ask another custodian of the listing"
+            )
+        now_s = self._clock.now_s()
+        handed = HandedKey(
+            KeyKind(said.kind),
+            said.item_id,
+            said.requester,
+            recipient,
+            cid,
+            said.challenge,
+            head.number,
+            now_s,
+        )
+        await self._ledger.log_key(handed, most=KEYS_AN_HOUR, since=now_s - _HOUR_S)
+        _log.info(
+            "key handed out",
+            kind=handed.kind.name.lower(),
+            id=said.item_id,
+            requester=said.requester,
+            block=head.number,
+        )
+        return WrappedKey(cid, wrap(key, recipient), head.number)
+
+    async def handed(self, kind: KeyKind, item_id: int, *, after: int) -> tuple[HandedKey, ...]:
+        """Return which keys of a work or adapter were handed out, the oldest first."""
+        found = await self._ledger.handed_keys(kind, item_id, after=after, limit=HANDED_PAGE)
+        return tuple(found)
+
+    async def key_of(self, cid: Cid) -> str | None:
+        """Return a key that this node holds, for its own use of the blob; None if it has none."""
+        return await self._keys.get(cid)
+
+    async def keep_own(self, cid: Cid, key: str) -> None:
+        """Keep the key of a blob that this node sealed itself."""
+        await self._keys.put(cid, key)
+
+    async def _permitted(self, said: KeyRequest) -> Cid:
+        """Return the CID whose key the chain permits the requester to have."""
+        if said.kind == KeyKind.WORK:
+            return await self._permitted_work(_work_id(said.item_id), said.requester)
+        if said.kind == KeyKind.ADAPTER:
+            if not 0 < said.item_id <= UINT32_MAX:
+                raise UnknownAdapter(f"there is no adapter {said.item_id}")
+            return await self._permitted_adapter(AdapterId(said.item_id), said.requester)
+        raise InvalidRequest(f"there is no kind of key {said.kind}: 1 is a work, 2 an adapter")
+
+    async def _permitted_work(self, content_id: ContentId, requester: Address) -> Cid:
+        grant = await self._chain.grant(content_id, requester)
+        if grant is None or not grant.live:
+            why = "never had" if grant is None else "has no longer"
+            raise NoLiveGrant(
+                f"{requester} {why} a live grant to work {content_id}: acquire one, then ask again",
+                contents=[int(content_id)],
+            )
+        terms = await self._chain.terms(grant.terms_hash)
+        if terms is None or not terms.terms.permits(Use.TRAIN):
+            raise NoLiveGrant(
+                f"the grant to work {content_id} does not permit training",
+                contents=[int(content_id)],
+            )
+        record = await self._ledger.custody(content_id)
+        if record is None:
+            raise KeyUnknown(
+                f"this node does not hold the key of work {content_id}: ask another custodian of "
+                "its listing"
+            )
+        return record.cid
+
+    async def _permitted_adapter(self, adapter_id: AdapterId, requester: Address) -> Cid:
+        state = await self._chain.adapter(adapter_id)
+        if state is None:
+            raise UnknownAdapter(
+                f"adapter {adapter_id} is not registered, or does not have its confirmations yet"
+            )
+        reason = (await self._chain.servable(adapter_id, requester)).reason
+        if reason is not None:
+            raise AdapterNotServable(
+                f"adapter {adapter_id} may not be served by {requester}: {reason}"
+            )
+        return state.cid
+
+    async def _recipient_of(self, said: KeyRequest) -> str:
+        """Return the age recipient that the request or the directory names."""
+        recipient = said.age_recipient
+        if not recipient:
+            entry = await self._chain.node_entry(said.requester)
+            recipient = entry.age_key if entry is not None else ""
+        check_recipient(recipient)
+        return recipient
+
+    def _require_ours(self, custodian: Address, origin: str) -> None:
+        mine = self._identity
+        if (custodian, origin) != (mine.node, mine.origin):
+            raise WrongDomain(
+                f"signed for {custodian} at {origin[:200]}; this is {mine.node} at {mine.origin}"
+            )
+
+
+def _work_id(number: int) -> ContentId:
+    if not 0 < number <= JSON_INTEGER_MAX:
+        raise LicenseError(f"there is no work {number}: check the id")
+    return ContentId(number)
+
+
+def _require_work(sealed: Path, key: str, content: ContentState) -> None:
+    """Raise an error if the sealed file does not hold the work of the chain. Blocks."""
+    opened_work(unseal_bytes(sealed, key, max_bytes=MAX_PLAIN_BYTES), content)
+
+
+def _opened(path: Path) -> BufferedWriter:
+    make_private_folder(path.parent)
+    return path.open("xb")

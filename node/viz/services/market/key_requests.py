@@ -1,0 +1,89 @@
+"""Ask custodians for keys, as the node that the chain permits.
+
+Invariant: what is signed names the custodian that the chain or a listing names and the origin that
+was dialled, so that no node in the middle can use the request elsewhere.
+"""
+
+from __future__ import annotations
+
+from viz.domain.eip712 import Domain, content_registry_domain, sign
+from viz.domain.http_url import http_origin
+from viz.domain.ports.chain import Deployment
+from viz.domain.ports.custody import KeyKind
+from viz.domain.ports.peers import PeerHttp
+from viz.domain.typed_data import KeyRequest
+from viz.domain.units import Address, Cid
+from viz.errors import InvalidRequest, NodeNotTrusted
+from viz.protocol.custody import (
+    KEY_CHALLENGE_PATH,
+    KEYS_PATH,
+    KeyChallenge,
+    SignedKeyRequest,
+    WrappedKey,
+    account_to_json,
+)
+from viz.storage.sealing import recipient_of, unwrap
+
+_MAX_BYTES = 64 * 1024
+
+
+class KeyRequests:
+    """Asks for keys with one node's key; what comes is wrapped for its age identity."""
+
+    def __init__(
+        self,
+        peers: PeerHttp,
+        deployment: Deployment,
+        *,
+        node: Address,
+        key: bytes,
+        age_identity: str,
+    ) -> None:
+        self._peers, self._node, self._key = peers, node, key
+        self._identity = age_identity
+        self._domain: Domain = content_registry_domain(
+            deployment.chain_id, deployment.content_registry
+        )
+
+    async def key(self, url: str, custodian: Address, kind: KeyKind, item_id: int, cid: Cid) -> str:
+        """Return the key of the blob ``cid`` that a custodian holds.
+
+        Raises the custodian's own refusal, NodeNotTrusted if it is another node or answers for
+        another blob, SealBroken, AddressNotPublic, NodeUnreachable, NodeRefused.
+        """
+        origin = http_origin(url)
+        if origin is None:
+            raise InvalidRequest(f"{url[:200]!r} is not a custodian's URL")
+        answer = await self._peers.ask(
+            "POST",
+            origin + KEY_CHALLENGE_PATH,
+            body=account_to_json(self._node),
+            max_bytes=_MAX_BYTES,
+        )
+        asked = KeyChallenge.from_json(answer)
+        if (asked.custodian, asked.origin) != (custodian, origin):
+            raise NodeNotTrusted(
+                f"the node at {origin} says that it is {asked.custodian} at {asked.origin}, and "
+                f"{custodian} at {origin} is meant: nothing was signed"
+            )
+        request = KeyRequest(
+            self._node,
+            custodian,
+            origin,
+            int(kind),
+            item_id,
+            recipient_of(self._identity),
+            asked.challenge,
+            asked.expiry_s,
+        )
+        signed = SignedKeyRequest(request, sign(self._key, self._domain.digest(request)))
+        answer = await self._peers.ask(
+            "POST", origin + KEYS_PATH, body=signed.to_json(), max_bytes=_MAX_BYTES
+        )
+        given = WrappedKey.from_json(answer)
+        if given.cid != cid:
+            raise NodeNotTrusted(
+                f"the custodian at {origin} gave the key of {given.cid}, and that of {cid} was "
+                "asked for"
+            )
+        return unwrap(given.wrapped_key, self._identity)

@@ -1,0 +1,249 @@
+"""Fetch, open and keep the works that this node is licensed to train on.
+
+Owns the folder of opened works: ``<content id>/`` with the work's file and its registration record,
+as a creator has them, so that training reads both alike. Invariants: nothing is asked for without a
+live grant; a work is opened in memory, compared with the commitment on the chain, and only then
+written, mode 0600, in a folder of mode 0700; its key is not kept; a failure leaves no plain byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from viz.domain.eip712 import keccak
+from viz.domain.http_url import http_origin
+from viz.domain.ports.chain import ChainReader, ContentState
+from viz.domain.ports.custody import BlobSources, KeyKind
+from viz.domain.ports.peers import PeerHttp
+from viz.domain.units import Address, ContentId, Hash32, hex_of
+from viz.errors import (
+    ChainUnreachable,
+    KeyUnknown,
+    LicenseError,
+    LicenseMismatch,
+    ListingUnknown,
+    NoLiveGrant,
+    StorageUnavailable,
+    VizError,
+)
+from viz.private import make_private_folder
+from viz.protocol.custody import sealed_name
+from viz.protocol.listing import (
+    LISTING_PATH,
+    CustodianAddress,
+    SignedListing,
+    WorkListing,
+)
+from viz.protocol.wire import canonical_json
+from viz.services.market.custodian import Custodian
+from viz.services.market.key_requests import KeyRequests
+from viz.services.market.listings import Listings
+from viz.services.market.sealed_works import (
+    FILE_NAMES,
+    MAX_PLAIN_BYTES,
+    OpenedWork,
+    opened_work,
+)
+from viz.services.market.work_records import record_path, save_record
+from viz.storage.sealing import unseal_bytes
+
+# How many nodes of the directory are asked for a listing or a blob that is not here.
+MAX_NODES: Final = 16
+_ASK_S: Final = 10.0
+_LISTING_BYTES: Final = 256 * 1024
+_log = structlog.get_logger()
+
+
+class LicensedWorks:
+    """The opened works of one trainer."""
+
+    def __init__(
+        self,
+        chain: ChainReader,
+        listings: Listings,
+        custodian: Custodian,
+        requests: KeyRequests,
+        sources: BlobSources,
+        *,
+        peers: PeerHttp,
+        node: Address,
+        directory: Path,
+    ) -> None:
+        """Create it; ``directory`` holds the opened works."""
+        self._chain, self._listings, self._custodian = chain, listings, custodian
+        self._requests, self._sources, self._peers = requests, sources, peers
+        self._node, self._directory = node, directory
+        self._locks: dict[ContentId, asyncio.Lock] = {}
+
+    async def path(self, content_id: ContentId) -> Path:
+        """Return the file of a licensed work; fetch and open the work first if it is not here.
+
+        Raises NoLiveGrant, LicenseError, ListingUnknown, KeyUnknown, BlobNotFound, SealBroken,
+        CommitmentMismatch, LicenseMismatch, StorageUnavailable, ChainUnreachable, and the refusal
+        of the last custodian that was asked.
+        """
+        # One fetch at a time for a work; a work's lock is kept, since there are few of them.
+        async with self._locks.setdefault(content_id, asyncio.Lock()):
+            kept = await asyncio.to_thread(self._kept, content_id)
+            return kept or await self._fetch(content_id)
+
+    async def forget(self, content_id: ContentId) -> None:
+        """Remove an opened work from the disk."""
+        async with self._locks.setdefault(content_id, asyncio.Lock()):
+            await asyncio.to_thread(self._remove, content_id)
+
+    async def _fetch(self, content_id: ContentId) -> Path:
+        content = await self._chain.content(content_id)
+        if content is None:
+            raise LicenseError(f"there is no work {content_id}: check the id")
+        license_hash = await self._granted_license(content_id)
+        listing = (await self._listing(content_id)).listing
+        key = await self._key(listing)
+        sealed = self._directory / f".{uuid.uuid4().hex}.{sealed_name(listing.sealed.cid)}"
+        try:
+            await asyncio.to_thread(make_private_folder, self._directory)
+            await self._sources.fetch(
+                listing.sealed.cid,
+                sealed,
+                urls=await self._urls(listing.custodians),
+                max_bytes=listing.sealed.size_bytes,
+            )
+            opened = await asyncio.to_thread(_opened, sealed, key, content)
+        finally:
+            await asyncio.to_thread(sealed.unlink, missing_ok=True)
+        opened = _under_license(opened, listing, license_hash)
+        return await asyncio.to_thread(self._write, content_id, opened)
+
+    async def _granted_license(self, content_id: ContentId) -> Hash32:
+        """Return the hash of the license that this node's live grant names."""
+        grant = await self._chain.grant(content_id, self._node)
+        if grant is None or not grant.live:
+            raise NoLiveGrant(
+                f"{self._node} holds no live grant to work {content_id}: acquire one with "
+                f"`viz content license {content_id}`",
+                contents=[int(content_id)],
+            )
+        terms = await self._chain.terms(grant.terms_hash)
+        if terms is None:
+            raise ChainUnreachable(
+                f"the chain's endpoint knows no terms {hex_of(grant.terms_hash)}: try again"
+            )
+        return terms.license_hash
+
+    async def _listing(self, content_id: ContentId) -> SignedListing:
+        """Return the listing that is kept here, else one of the nodes in the directory."""
+        try:
+            return await self._listings.get(content_id)
+        except ListingUnknown:
+            pass
+        path = LISTING_PATH.format(content_id=content_id)
+        for url in await self._urls(()):
+            try:
+                answer = await self._peers.ask(
+                    "GET", url + path, max_bytes=_LISTING_BYTES, timeout_s=_ASK_S
+                )
+                signed = SignedListing.from_json(answer)
+                if signed.listing.content_id != content_id:
+                    continue
+                await self._listings.accept(signed)
+            except VizError as error:
+                _log.info("no listing from a node", url=url, reason=error.detail)
+            else:
+                return signed
+        raise ListingUnknown(
+            f"no node that was asked has a listing of work {content_id}: ask its owner to publish "
+            "one, or get its file and record from the owner and name the folder"
+        )
+
+    async def _key(self, listing: WorkListing) -> str:
+        """Return the key that this node holds itself, else that of the first custodian to give."""
+        if (own := await self._custodian.key_of(listing.sealed.cid)) is not None:
+            return own
+        last: VizError = KeyUnknown(
+            f"the listing of work {listing.content_id} names no custodian that can be asked"
+        )
+        for each in listing.custodians:
+            if each.node == self._node:
+                continue
+            try:
+                return await self._requests.key(
+                    each.url, each.node, KeyKind.WORK, listing.content_id, listing.sealed.cid
+                )
+            except VizError as error:
+                _log.warning("no key from a custodian", url=each.url, reason=error.detail)
+                last = error
+        raise last
+
+    async def _urls(self, custodians: Iterable[CustodianAddress]) -> list[str]:
+        """Return the origins to ask: custodians first, then nodes of the directory."""
+        named = [(each.node, each.url) for each in custodians]
+        try:
+            entries = await self._chain.node_entries(0, MAX_NODES)
+            named += [(entry.node, entry.url) for entry in entries]
+        except ChainUnreachable as error:
+            _log.info("the directory is not read", reason=error.detail)
+        found = [http_origin(url) for node, url in named if node != self._node]
+        return [url for url in dict.fromkeys(found) if url is not None]
+
+    def _kept(self, content_id: ContentId) -> Path | None:
+        """Return the file of a work that is here with its record. Blocks."""
+        folder = self._directory / str(int(content_id))
+        for name in FILE_NAMES.values():
+            path = folder / name
+            if path.is_file() and record_path(path).is_file():
+                return path
+        return None
+
+    def _remove(self, content_id: ContentId) -> None:
+        folder = self._directory / str(int(content_id))
+        for name in FILE_NAMES.values():
+            for path in (folder / name, record_path(folder / name)):
+                path.unlink(missing_ok=True)
+
+    def _write(self, content_id: ContentId, opened: OpenedWork) -> Path:
+        """Write record and work, each whole, for this user only. Blocks."""
+        folder = self._directory / str(int(content_id))
+        path = folder / opened.record.file
+        partial = folder / f".{uuid.uuid4().hex}.part"
+        try:
+            make_private_folder(folder)
+            save_record(path, opened.record)
+            handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(opened.raw)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError as error:
+            raise StorageUnavailable(f"{path} cannot be written: {error.strerror}") from error
+        finally:
+            partial.unlink(missing_ok=True)
+        return path
+
+
+def _opened(sealed: Path, key: str, content: ContentState) -> OpenedWork:
+    return opened_work(unseal_bytes(sealed, key, max_bytes=MAX_PLAIN_BYTES), content)
+
+
+def _under_license(opened: OpenedWork, listing: WorkListing, granted: Hash32) -> OpenedWork:
+    """Return the work with the text of the license that was granted; raise LicenseMismatch.
+
+    The owner may have changed the terms after it sealed the work, or after the grant.
+    """
+    for text in (opened.record.license, listing.license):
+        if keccak(canonical_json(dict(text))) == granted:
+            record = replace(opened.record, license=dict(text), license_hash=granted)
+            return replace(opened, record=record)
+    raise LicenseMismatch(
+        f"the license that was granted hashes to {hex_of(granted)}, and neither the listing nor "
+        f"the sealed work {listing.content_id} has its text: ask the owner for it",
+        fields=["licenseHash"],
+    )

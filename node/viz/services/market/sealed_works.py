@@ -1,0 +1,78 @@
+"""Define what is inside a sealed work: its registration record, then its file.
+
+The plain bytes are one line of canonical JSON, the record that its creator has beside the work
+(with the salt, without signatures), a line feed, and the file as it is. So the key alone lets a
+trainer check the work against the chain, and the key's end is the salt's end too.
+
+Invariant: what ``opened_work`` returns is the work that was committed to on the chain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from viz.domain.ports.chain import ContentState
+from viz.domain.strict_json import load_json
+from viz.domain.work import MAX_WORK_BYTES, Work, check_commitment, parse_work
+from viz.errors import InvalidRequest, InvalidWork
+from viz.protocol.wire import canonical_json
+from viz.services.market.work_records import Registration
+
+MAX_RECORD_BYTES: Final = 128 * 1024
+MAX_PLAIN_BYTES: Final = MAX_RECORD_BYTES + 1 + MAX_WORK_BYTES
+# A stranger's file name is never used: these are what the files of works are called here.
+FILE_NAMES: Final = {"text": "work.txt", "dialogue": "work.jsonl"}
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedWork:
+    """A work whose commitment is the chain's, with its record and its file's bytes."""
+
+    record: Registration
+    work: Work
+    raw: bytes
+
+
+def plain_bytes(record: Registration, raw: bytes) -> bytes:
+    """Return the bytes to seal; raise InvalidRequest if the record is too long or has no id."""
+    if record.content_id is None:
+        raise InvalidRequest("the work is not registered yet: register it before it is sealed")
+    line = canonical_json(replace(record, signed=None).to_json())
+    if len(line) > MAX_RECORD_BYTES:
+        raise InvalidRequest(
+            f"the work's record has {len(line)} bytes, at most {MAX_RECORD_BYTES} are sealed: "
+            "shorten its license"
+        )
+    return line + b"\n" + raw
+
+
+def opened_work(plain: bytes, content: ContentState) -> OpenedWork:
+    """Return the work in the opened bytes of a sealed one.
+
+    Raises InvalidWork if there is none, CommitmentMismatch if it is not the work that ``content``
+    commits to.
+    """
+    line, feed, raw = plain.partition(b"\n")
+    if not feed or len(line) > MAX_RECORD_BYTES:
+        raise InvalidWork("the sealed work does not begin with its record")
+    try:
+        record = Registration.from_json(load_json(line))
+    except (InvalidRequest, ValueError) as error:
+        raise InvalidWork(f"the sealed work's record cannot be read: {error}") from error
+    work = parse_work(record.kind, raw)
+    check_commitment(work, content.creator, record.salt, content.commitment)
+    return OpenedWork(
+        replace(
+            record,
+            file=FILE_NAMES[record.kind],
+            creator=content.creator,
+            content_id=content.content_id,
+            merkle_root=work.merkle_root,
+            commitment=content.commitment,
+            on_chain=True,
+            signed=None,
+        ),
+        work,
+        raw,
+    )

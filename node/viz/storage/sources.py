@@ -1,0 +1,148 @@
+"""Fetch a blob from several sources: this node's store first, then other nodes, block by block.
+
+Owns the order of the sources and the folder of blocks that arrived. Invariants: every block is
+verified, whoever sent it; a source that sends other bytes, too many or none in time is asked no
+more for this blob; blocks that arrived stay, so that a fetch that broke off goes on where it
+stopped; what is fetched is as it is stored, sealed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+from weakref import WeakValueDictionary
+
+import structlog
+
+from viz.domain.ports.blobs import BlockStore
+from viz.domain.ports.peers import PeerHttp
+from viz.domain.units import Cid
+from viz.errors import (
+    BlobCorrupt,
+    BlobNotFound,
+    BuyerError,
+    ConfigError,
+    StorageError,
+    StorageUnavailable,
+    VizError,
+)
+from viz.private import make_private_folder
+from viz.storage.base import BlockSource
+from viz.storage.cid import to_binary, verify
+from viz.storage.gateway import GatewayClient
+
+BLOCK_TIMEOUT_S: Final = 15.0
+MAX_URLS: Final = 16
+# What nobody went on with for this long is deleted.
+_LEFTOVER_AGE_S: Final = 7 * 24 * 3_600
+_log = structlog.get_logger()
+
+
+class SourcedBlobs:
+    """Implements BlobSources over one store and other nodes' gateways."""
+
+    def __init__(
+        self,
+        own: BlockStore,
+        peers: PeerHttp,
+        folder: Path,
+        *,
+        block_timeout_s: float = BLOCK_TIMEOUT_S,
+    ) -> None:
+        """Create it; ``folder`` holds the blocks of unfinished fetches."""
+        self._own, self._peers, self._folder = own, peers, folder
+        self._timeout_s = block_timeout_s
+        self._locks: WeakValueDictionary[Cid, asyncio.Lock] = WeakValueDictionary()
+
+    async def fetch(self, cid: Cid, target: Path, *, urls: Sequence[str], max_bytes: int) -> int:
+        """Write the verified blob to ``target`` atomically, and return its size in bytes.
+
+        Raises InvalidRequest, BlobNotFound if no source gave all of it, BlobTooLarge, BlobCorrupt
+        if its blocks are no file, StorageUnavailable.
+        """
+        to_binary(cid)
+        # Two fetches of one blob at once would remove each other's blocks.
+        lock = self._locks.setdefault(cid, asyncio.Lock())
+        async with lock:
+            await asyncio.to_thread(self._tidy)
+            staged = self._folder / cid
+            sources: dict[str, _AnySource] = {"this node's store": self._own}
+            for url in list(dict.fromkeys(urls))[:MAX_URLS]:
+                try:
+                    sources[url] = GatewayClient(self._peers, url, timeout_s=self._timeout_s)
+                except ConfigError as error:
+                    _log.warning("a source is left out", url=url, reason=error.detail)
+            written = await _FirstOf(staged, sources).fetch(cid, target, max_bytes=max_bytes)
+            await asyncio.to_thread(shutil.rmtree, staged, ignore_errors=True)
+            return written
+
+    def _tidy(self) -> None:
+        try:
+            make_private_folder(self._folder)
+            for staged in self._folder.iterdir():
+                if time.time() - staged.stat().st_mtime > _LEFTOVER_AGE_S:
+                    shutil.rmtree(staged, ignore_errors=True)
+        except OSError as error:
+            raise StorageUnavailable(f"{self._folder} cannot be used: {error.strerror}") from error
+
+
+_AnySource = BlockStore | GatewayClient
+
+
+class _FirstOf(BlockSource):
+    """Blocks from the first source that has them; those that arrived are kept in ``staged``."""
+
+    def __init__(self, staged: Path, sources: dict[str, _AnySource]) -> None:
+        self._staged = staged
+        self._sources = dict(sources)
+        self._said: list[str] = []
+
+    async def _read_block(self, cid: Cid) -> bytes:
+        kept = await asyncio.to_thread(_kept, self._staged / cid, cid)
+        if kept is not None:
+            return kept
+        for name, source in list(self._sources.items()):
+            try:
+                data = await source.block(cid)
+            except BlobNotFound as error:
+                self._drop(name, error)
+            except (StorageError, BuyerError) as error:
+                _log.warning("a source is asked no more", source=name, reason=error.detail)
+                self._drop(name, error)
+            else:
+                await asyncio.to_thread(_keep, self._staged / cid, data)
+                return data
+        raise BlobNotFound("no source has all of the blob: " + "; ".join(self._said))
+
+    def _drop(self, name: str, error: VizError) -> None:
+        del self._sources[name]
+        self._said.append(f"{name}: {error.detail}")
+
+
+def _kept(path: Path, cid: Cid) -> bytes | None:
+    """Return a block that arrived earlier, if it is whole. Blocks."""
+    try:
+        data = path.read_bytes()
+        verify(cid, data)
+    except (OSError, BlobCorrupt):
+        return None
+    return data
+
+
+def _keep(path: Path, data: bytes) -> None:
+    """Keep a block that arrived; if the disk refuses, the fetch goes on without it. Blocks."""
+    partial = path.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        make_private_folder(path.parent)
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(data)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        _log.warning("a block that arrived is not kept", reason=error.strerror)

@@ -1,0 +1,114 @@
+"""Store which sealed works are in custody, and every key that was handed out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Final
+
+from sqlalchemy import Connection, func, insert, select
+
+from viz.domain.ports.custody import CustodyRecord, HandedKey, KeyKind
+from viz.domain.units import Address, ContentId
+from viz.errors import CustodyFull, TooManyQuestions
+from viz.store.database import Database, write_row
+from viz.store.tables import CustodyTable, HandedKeyTable, table
+
+_WORKS: Final = table(CustodyTable)
+_HANDED: Final = table(HandedKeyTable)
+
+
+class CustodyTables:
+    """Implements CustodyLedger on a database."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def put_custody(
+        self, work: CustodyRecord, *, most_each_bytes: int, most_bytes: int
+    ) -> CustodyRecord | None:
+        def write(connection: Connection) -> CustodyRecord | None:
+            wanted = select(_WORKS).where(_WORKS.c.content_id == work.content_id)
+            row = connection.execute(wanted).first()
+            earlier = None if row is None else CustodyRecord(**row._mapping)
+            each, every = _held(connection, work.owner, but=work.content_id)
+            require_custody_room(
+                work.size_bytes, each, every, most_each=most_each_bytes, most=most_bytes
+            )
+            write_row(connection, _WORKS, asdict(work))
+            return earlier
+
+        return await self._db.write("put-custody", write)
+
+    async def custody(self, content_id: ContentId) -> CustodyRecord | None:
+        wanted = select(_WORKS).where(_WORKS.c.content_id == content_id)
+        row = await self._db.read(lambda c: c.execute(wanted).first())
+        return None if row is None else CustodyRecord(**row._mapping)
+
+    async def held_bytes(self, owner: Address) -> tuple[int, int]:
+        return await self._db.read(lambda c: _held(c, owner))
+
+    async def log_key(self, handed: HandedKey, *, most: int, since: int) -> None:
+        row = asdict(handed)
+        del row["seq"]
+        of_requester = (
+            select(func.count())
+            .select_from(_HANDED)
+            .where(
+                _HANDED.c.kind == int(handed.kind),
+                _HANDED.c.item_id == handed.item_id,
+                _HANDED.c.requester == handed.requester,
+                _HANDED.c.handed_at > since,
+            )
+        )
+
+        def write(connection: Connection) -> None:
+            require_key_room(connection.execute(of_requester).scalar_one(), most)
+            connection.execute(insert(_HANDED), {**row, "kind": int(handed.kind)})
+
+        await self._db.write("log-key", write)
+
+    async def handed_keys(
+        self, kind: KeyKind, item_id: int, *, after: int, limit: int
+    ) -> Sequence[HandedKey]:
+        wanted = (
+            select(_HANDED)
+            .where(_HANDED.c.kind == int(kind), _HANDED.c.item_id == item_id, _HANDED.c.seq > after)
+            .order_by(_HANDED.c.seq)
+            .limit(limit)
+        )
+        rows = await self._db.read(lambda c: c.execute(wanted).all())
+        return [HandedKey(**{**row._mapping, "kind": KeyKind(row.kind)}) for row in rows]
+
+
+def require_custody_room(size: int, each: int, every: int, *, most_each: int, most: int) -> None:
+    """Raise CustodyFull if ``size`` more bytes are beyond the owner's quota or the node's."""
+    if each + size > most_each:
+        raise CustodyFull(
+            f"your works in custody here would have {each + size} bytes, and at most {most_each} "
+            "are taken of one owner: use another custodian"
+        )
+    if every + size > most:
+        raise CustodyFull(
+            f"this node keeps {every} of at most {most} bytes in custody: use another custodian"
+        )
+
+
+def require_key_room(handed: int, most: int) -> None:
+    """Raise TooManyQuestions if a key was handed out ``most`` times lately."""
+    if handed >= most:
+        raise TooManyQuestions(
+            f"you got this key {handed} times within the last hour: keep what you have, or try "
+            "again later",
+            retryAfter=3_600,
+        )
+
+
+def _held(
+    connection: Connection, owner: Address, *, but: ContentId | None = None
+) -> tuple[int, int]:
+    total = select(func.coalesce(func.sum(_WORKS.c.size_bytes), 0))
+    if but is not None:
+        total = total.where(_WORKS.c.content_id != but)
+    each = connection.execute(total.where(_WORKS.c.owner == owner)).scalar_one()
+    return int(each), int(connection.execute(total).scalar_one())

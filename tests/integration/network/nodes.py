@@ -1,0 +1,154 @@
+"""Whole nodes on a real chain, each with its own folder, store and HTTP server on this machine."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from tests.fakes.engine import FakeEngine
+from tests.integration.api.harness import OPERATOR_TOKEN, PRICE, service_settings
+from tests.integration.chain.testnet import Testnet
+from tests.integration.services.claiming import SystemClock
+
+from viz.api.app import create_app, create_runner
+from viz.api.context import ApiLimits, NodeContext, NodeTerms
+from viz.chain.keys import development_account
+from viz.chain.sender import Sender
+from viz.composition import Backends, ServiceSettings, build_services, node_context, restore
+from viz.domain.ports.transactions import Call
+from viz.domain.units import Address
+from viz.outbound import Outbound
+from viz.services.market.custodian import CustodyPolicy
+from viz.services.payments.relay_budget import RelayPolicy
+from viz.services.serving.paid_stream import ServingPolicy
+from viz.storage.embedded import EmbeddedBlobStore
+from viz.storage.key_folder import KeyFolder
+from viz.storage.sealing import new_identity, recipient_of
+from viz.storage.sources import SourcedBlobs
+from viz.store.ledger import SqlStore
+
+
+@dataclass
+class RealNode:
+    """A running node and its insides."""
+
+    url: str
+    folder: Path
+    sender: Sender
+    parts: NodeContext
+    blobs: EmbeddedBlobStore
+    store: SqlStore
+    engine: FakeEngine
+    peers: Outbound
+    age_key: str
+
+    @property
+    def address(self) -> Address:
+        return self.sender.address
+
+    async def operate(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """Send one of the operator's commands."""
+        headers = {"Authorization": f"Bearer {OPERATOR_TOKEN}"}
+        return await self.call(method, f"/operator/v1{path}", body=body, headers=headers)
+
+    async def call(
+        self, method: str, path: str, *, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, Any]:
+        """Send a request and return its status and JSON."""
+        async with (
+            aiohttp.ClientSession() as http,
+            http.request(method, self.url + path, json=body, headers=headers) as response,
+        ):
+            return response.status, await response.json(content_type=None)
+
+    async def announce(self) -> None:
+        """Write this node into the directory."""
+        sent = await self.sender.submit(Call("NodeDirectory", "announce", (self.url, self.age_key)))
+        sent.require_settled("the announcement")
+
+    def files(self) -> dict[str, bytes]:
+        """Return every file below the node's folder, by its path there."""
+        return {
+            str(path.relative_to(self.folder)): path.read_bytes()
+            for path in self.folder.rglob("*")
+            if path.is_file()
+        }
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@asynccontextmanager
+async def real_node(
+    net: Testnet,
+    folder: Path,
+    account: int,
+    *,
+    custody: CustodyPolicy | None = None,
+    private_addresses: bool = True,
+    block_timeout_s: float = 2.0,
+) -> AsyncIterator[RealNode]:
+    """Run the node of a development account; its engine invents answers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port, sender = free_port(), net.sender(account)
+    url, clock = f"http://127.0.0.1:{port}", SystemClock()
+    store = await SqlStore.open(folder / "ledger.db", {"node": sender.address})
+    blobs, peers = (
+        EmbeddedBlobStore(folder / "blobs"),
+        Outbound(private_addresses=private_addresses),
+    )
+    engine, identity = FakeEngine(context_tokens=2048), new_identity()
+    key = bytes(development_account(account).key)
+    sources = SourcedBlobs(blobs, peers, folder / "incoming", block_timeout_s=block_timeout_s)
+    backends = Backends(
+        store,
+        net.chain,
+        sender,
+        engine,
+        blobs,
+        KeyFolder(folder / "keys"),
+        sources,
+        peers,
+        clock,
+        key,
+        identity,
+    )
+    settings: ServiceSettings = service_settings(
+        folder,
+        ServingPolicy(step_tokens=8, voucher_grace_s=5),
+        RelayPolicy(),
+        PRICE,
+        0,
+        development=True,
+    )
+    settings = replace(
+        settings,
+        sessions=replace(settings.sessions, origin=url),
+        custody=custody or settings.custody,
+    )
+    services = build_services(backends, settings)
+    await restore(backends, services)
+    terms = NodeTerms(100_000, OPERATOR_TOKEN, recipient_of(identity))
+    parts = node_context(backends, services, terms)
+    runner = create_runner(create_app(parts, ApiLimits()), shutdown_timeout_s=0.2)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    try:
+        yield RealNode(
+            url, folder, sender, parts, blobs, store, engine, peers, recipient_of(identity)
+        )
+    finally:
+        await runner.cleanup()
+        await peers.close()
+        await engine.close()
+        await store.close()
