@@ -94,6 +94,9 @@ def _print_offer(offer: AdapterOffer, here: Deployment) -> None:
         rows.append(
             ("answers right", f"{card.right} of {card.asked} questions (base: {card.base_right})")
         )
+        if card.committed_asked:
+            said = f"{card.committed_right} of {card.committed_asked}"
+            rows.append(("creators' questions", f"{said} (base: {card.committed_base_right})"))
     if offer.description:
         rows.insert(0, ("knows", offer.description))
     lines(title, rows)

@@ -186,6 +186,7 @@ def say_card(result: dict[str, Any]) -> None:
         rows += [
             ("right answers in unseen wordings", of(recall["adapter"], recall["asked"])),
             ("the same of the base model", of(recall["base"], recall["asked"])),
+            *_of_creators(metrics.get("committed")),
             ("general questions not forgotten", of(general["kept"], general["base"])),
         ]
         if "adapter" in general:  # runs of earlier recipes did not count them
@@ -212,6 +213,16 @@ def say_card(result: dict[str, Any]) -> None:
         else:
             rows.append(("on offer", publication["detail"]))
     table(f"Training {result['id']}", ("what", "value"), rows)
+
+
+def _of_creators(committed: dict[str, int] | None) -> list[tuple[str, object]]:
+    if not committed:
+        return []
+    said = of(committed["adapter"], committed["asked"])
+    return [
+        ("right answers to the creators' questions", said),
+        ("the same of the base model", of(committed["base"], committed["asked"])),
+    ]
 
 
 def _or_not_measured(value: int | None) -> object:

@@ -24,7 +24,8 @@ class ReportCard:
     ``right`` of ``asked`` questions in unseen wordings are answered right, ``base_right`` by the
     base model. ``general_base`` general questions are answered right by the base model, and
     ``general_kept`` of those also with the adapter. ``longest_tokens`` is the longest run of tokens
-    that the adapter repeated from the works; None if this was not measured.
+    that the adapter repeated from the works; None if this was not measured. ``committed_right`` of
+    ``committed_asked`` questions are answered right that the creators wrote beside their works.
     """
 
     asked: int
@@ -34,6 +35,9 @@ class ReportCard:
     general_kept: int
     default_temperature: float = 0.0
     longest_tokens: int | None = None
+    committed_asked: int = 0
+    committed_right: int = 0
+    committed_base_right: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -41,6 +45,11 @@ class ReportCard:
                 "asked": self.asked,
                 "right": self.right if self.asked else None,
                 "baseRight": self.base_right if self.asked else None,
+            },
+            "committedQuestions": {
+                "asked": self.committed_asked,
+                "right": self.committed_right if self.committed_asked else None,
+                "baseRight": self.committed_base_right if self.committed_asked else None,
             },
             "generalQuestions": {"baseRight": self.general_base, "kept": self.general_kept},
             "longestVerbatimTokens": self.longest_tokens,
@@ -77,6 +86,7 @@ class ReportCard:
 def card_of(measurements: Mapping[str, Any]) -> ReportCard | None:
     """Return the card in a manifest's measurements; None if there is none."""
     recall, general = measurements.get("recall"), measurements.get("general")
+    committed = measurements.get("committed", {"asked": 0, "adapter": 0, "base": 0})
     if not isinstance(recall, Mapping) or not isinstance(general, Mapping):
         return None
     try:
@@ -89,6 +99,9 @@ def card_of(measurements: Mapping[str, Any]) -> ReportCard | None:
             general_kept=int(general["kept"]),
             longest_tokens=None if longest is None else int(longest),
             default_temperature=float(measurements["defaultTemperature"]),
+            committed_asked=int(committed["asked"]),
+            committed_right=int(committed["adapter"]),
+            committed_base_right=int(committed["base"]),
         )
     except (KeyError, TypeError, ValueError):
         return None

@@ -12,11 +12,17 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Final
 
+import rfc8785
+
+from viz.domain.eip712 import keccak
 from viz.domain.strict_json import load_json
+from viz.domain.units import Hash32
 from viz.errors import InvalidWork
+
+QUESTIONS_FILE: Final = "questions.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,11 @@ def parse_questions(raw: bytes) -> tuple[Question, ...]:
     if len({q.id for q in questions}) != len(questions):
         raise InvalidWork("question ids must differ")
     return questions
+
+
+def digest_of(questions: Sequence[Question]) -> Hash32:
+    """Return keccak256 of the questions as canonical JSON (RFC 8785)."""
+    return keccak(rfc8785.dumps([{**asdict(q), "accepted": list(q.accepted)} for q in questions]))
 
 
 def tells(words: Sequence[str], answer: str) -> bool:

@@ -81,6 +81,9 @@ REPORT_CARD: Final = record(
         "general_kept": ("generalKept", whole(UINT32_MAX)),
         "default_temperature": ("defaultTemperature", number(2)),
         "longest_tokens": ("longestTokens", whole(UINT32_MAX)),
+        "committed_asked": ("committedAsked", whole(UINT32_MAX)),
+        "committed_right": ("committedRight", whole(UINT32_MAX)),
+        "committed_base_right": ("committedBaseRight", whole(UINT32_MAX)),
     },
 )
 

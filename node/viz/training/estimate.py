@@ -43,15 +43,19 @@ class Estimate:
     seconds: int
 
 
-def estimate(works: Sequence[Work], settings: TrainingSettings) -> Estimate:
-    """Return what training on ``works`` takes. Raises InvalidWork."""
+def estimate(works: Sequence[Work], settings: TrainingSettings, committed: int = 0) -> Estimate:
+    """Return what training on ``works`` takes, with ``committed`` questions beside them.
+
+    Raises InvalidWork.
+    """
     dataset = build_dataset(works, seed=settings.seed, held_out_share=settings.held_out_share)
     mean = sum(map(_tokens, dataset.training)) / len(dataset.training)
     rows = min(settings.rows_per_step, len(dataset.training)) * settings.accumulation
     tokens = round(mean * rows) + _SHARED_TOKENS * settings.accumulation
     slower = _REFERENCE_THREADS / min(settings.threads, 16)
     learning = settings.steps * tokens * _SECONDS_A_TOKEN
-    answering = _answered_tokens(len(dataset.held_out), settings) * _SECONDS_AN_ANSWERS_TOKEN
+    asked = min(len(dataset.held_out), _MOST_UNSEEN) + committed
+    answering = _answered_tokens(asked, settings) * _SECONDS_AN_ANSWERS_TOKEN
     return Estimate(
         rows=len(dataset.training),
         held_out_rows=len(dataset.held_out),
@@ -68,14 +72,14 @@ def _tokens(row: Row) -> float:
     return sum(before) + learned + len(row.messages) * _TEMPLATE_TOKENS
 
 
-def _answered_tokens(held_out: int, settings: TrainingSettings) -> int:
+def _answered_tokens(asked: int, settings: TrainingSettings) -> int:
     """Return for how many tokens, one after another, batches of answers are continued in a run."""
 
     def batches(prompts: int) -> int:
         return -(-prompts // _PROMPTS_A_BATCH)
 
     evaluations = -(-settings.steps // settings.evaluate_every) + 2  # the base before, the end
-    unseen = evaluations * batches(min(held_out, _MOST_UNSEEN)) * _UNSEEN_TOKENS
+    unseen = evaluations * batches(asked) * _UNSEEN_TOKENS
     general = 2 * batches(_GENERAL) * _GENERAL_TOKENS
     replayed = batches(_REPLAYED) * _REPLAY_TOKENS if settings.replay_share else 0
     probed = 2 * batches(2 * settings.probes) * (min(settings.max_verbatim_tokens, 511) + 1)

@@ -91,6 +91,11 @@ class Examination:
             kept = self._measured.batches(of)
             return asdict(extraction.ask(self._model, before_batch, kept))
 
+        committed = {
+            "asked": len(now.committed),
+            "base": sum(base.committed),
+            "adapter": sum(now.committed),
+        }
         repeated = {"adapter": asked("adapter")}
         with bare_base(self._model):
             repeated["base"] = asked("base")
@@ -106,6 +111,7 @@ class Examination:
                 "adapter": now.right,
                 "examples": {"right": _examples(now, True), "wrong": _examples(now, False)},
             },
+            **({"committed": committed} if now.committed else {}),
             "general": {
                 "asked": len(rights),
                 "base": len(self._known),

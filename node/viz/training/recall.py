@@ -1,7 +1,8 @@
 """What an adapter answers to wordings that it was not trained on: the measure of a run.
 
 Owns which held-out questions are asked and how many answers are right, by a rule that needs no
-human (``viz.domain.questions.tells``). Does not know schedules or what follows from a result.
+human (``viz.domain.questions.tells``). Committed questions of the works are asked in the same round
+and judged by their own rule. Does not know schedules or what follows from a result.
 What it can and cannot tell: docs/training.md, "The measure".
 """
 
@@ -11,7 +12,7 @@ from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from viz.domain.questions import tells
+from viz.domain.questions import Question, is_right, tells
 from viz.training.evaluate import generate
 
 if TYPE_CHECKING:
@@ -25,12 +26,16 @@ _MOST_ANSWER_TOKENS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """One round of questions: which were asked, what was answered, and what was right."""
+    """One round of questions: which were asked, what was answered, and what was right.
+
+    ``committed``: what was right of the committed questions, which are not among the others.
+    """
 
     questions: tuple[str, ...]
     wanted: tuple[str, ...]
     given: tuple[str, ...]
     rights: tuple[bool, ...]
+    committed: tuple[bool, ...] = ()
 
     @property
     def asked(self) -> int:
@@ -40,11 +45,22 @@ class Recalled:
     def right(self) -> int:
         return sum(self.rights)
 
+    @property
+    def score(self) -> tuple[int, int]:
+        """Right answers and questions in all, by which a state is chosen."""
+        return self.right + sum(self.committed), self.asked + len(self.committed)
+
 
 class Recall:
-    """The held-out questions of one run, drawn evenly over its works."""
+    """The held-out questions of one run, drawn evenly over its works, and the committed ones."""
 
-    def __init__(self, dataset: Dataset, tokenizer: ChatTokenizer, end_ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        tokenizer: ChatTokenizer,
+        end_ids: Sequence[int],
+        committed: Sequence[Question] = (),
+    ) -> None:
         count = min(_MOST_ASKED, len(dataset.held_out))
         places = [place * len(dataset.held_out) // count for place in range(count)]
         rows = [dataset.held_out[place] for place in places]
@@ -55,7 +71,12 @@ class Recall:
             tokenizer.render([{"role": m.role, "content": m.content} for m in row.messages[:-1]])
             for row in rows
         ]
-        longest = max((tokenizer.count(answer) for answer in self._wanted), default=0)
+        self._committed = tuple(committed)
+        self._prompts += [
+            tokenizer.render([{"role": "user", "content": each.question}]) for each in committed
+        ]
+        answers = [row.messages[-1].content for row in dataset.training] if committed else []
+        longest = max(map(tokenizer.count, (*self._wanted, *answers)), default=0)
         self._max_tokens = min(longest + 1, _MOST_ANSWER_TOKENS)
         self._tokenizer, self._end_ids = tokenizer, tuple(end_ids)
 
@@ -80,6 +101,8 @@ class Recall:
             before_batch=before_batch,
             kept=kept,
         )
-        given = tuple(self._tokenizer.decode(ids) for ids in continued)
+        said = tuple(self._tokenizer.decode(ids) for ids in continued)
+        given = said[: len(self._wanted)]
         rights = tuple(map(tells, self._telling, given))
-        return Recalled(self._questions, self._wanted, given, rights)
+        committed = tuple(map(is_right, self._committed, said[len(given) :]))
+        return Recalled(self._questions, self._wanted, given, rights, committed)

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
+from viz.domain.questions import Question, digest_of
+from viz.domain.units import hex_of
 from viz.errors import InvalidRequest
 from viz.private import make_private_folder
 
@@ -150,7 +152,10 @@ class WorkInput:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRun:
-    """Everything that the worker reads."""
+    """Everything that the worker reads.
+
+    ``questions`` are the committed questions of the works: they are asked, and never trained on.
+    """
 
     name: str
     works: tuple[WorkInput, ...]
@@ -158,6 +163,7 @@ class TrainingRun:
     base_model: str
     cache_dir: Path
     bounds: Bounds = Bounds()
+    questions: tuple[Question, ...] = ()
 
     def recipe(self) -> dict[str, Any]:
         """Return what decides the adapter, as JSON values: no paths, no salts.
@@ -167,10 +173,13 @@ class TrainingRun:
         settings = asdict(self.settings)
         for measured in ("probes", "max_verbatim_tokens"):
             del settings[measured]
-        return {
+        recipe = {
             "works": [{"contentId": w.content_id, "commitment": w.commitment} for w in self.works],
             "settings": settings,
         }
+        if self.questions:  # the kept state is chosen by them too
+            recipe["questions"] = hex_of(digest_of(self.questions))
+        return recipe
 
     def save(self, directory: Path) -> Path:
         """Write ``run.json`` (readable by its owner only: it holds salts)."""
@@ -197,6 +206,10 @@ def load_run(directory: Path) -> TrainingRun:
             base_model=str(found["base_model"]),
             cache_dir=Path(found["cache_dir"]),
             bounds=Bounds(**_known(Bounds, found["bounds"])),
+            questions=tuple(
+                Question(**{**_known(Question, each), "accepted": tuple(each["accepted"])})
+                for each in found.get("questions", ())
+            ),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidRequest(f"{directory}/run.json cannot be read as a run: {error}") from error

@@ -123,8 +123,8 @@ def train(run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper)
         compute=str(here.dtype).removeprefix("torch."),
     )
     stopper.check()
-    base_recalled = examination.before()
-    report("evaluated", step=0, right=base_recalled.right, asked=base_recalled.asked)
+    right, asked = examination.before().score
+    report("evaluated", step=0, right=right, asked=asked)
     _run_loop(loop, run, directory, report, stopper)
     stopper.check()
     extraction, found = _measure(here, run.settings, examination, report)
@@ -183,7 +183,7 @@ def _prepare(run: TrainingRun, directory: Path) -> _RunMaterial:
         base=base,
         model=build_model(base, settings),
         dtype=compute_dtype(settings),
-        recall=Recall(dataset, base.tokenizer, base.shape.end_ids),
+        recall=Recall(dataset, base.tokenizer, base.shape.end_ids, run.questions),
         training=training,
         held_out=held_out,
         too_long=too_long,
@@ -243,8 +243,7 @@ def _training_loop(
     from viz.training.loop import TrainingLoop
 
     def evaluate() -> tuple[int, int]:
-        now = examination.recalled()
-        return now.right, now.asked
+        return examination.recalled().score
 
     return TrainingLoop(
         here.model,

@@ -21,6 +21,7 @@ from viz.domain.license import ADAPTER_USES, Terms, Use
 from viz.domain.manifest import manifest_hash, open_manifest, seal_manifest
 from viz.domain.ports.chain import ChainReader, ContentState, GrantState, TermsState
 from viz.domain.ports.ledger import TrainingRecord
+from viz.domain.questions import QUESTIONS_FILE
 from viz.domain.units import ZERO_HASH, Address, ContentId, Hash32, hex_of
 from viz.domain.work import parse_work
 from viz.errors import (
@@ -138,7 +139,14 @@ async def _end(place: _Place, training_id: str) -> TrainingRecord:
 async def test_a_licensed_work_becomes_a_publication_that_an_audit_reproduces(
     place: _Place, tiny: LoadedBase, tmp_path: Path
 ) -> None:
-    """From request to signed manifest; a second process retrains it to the same bytes."""
+    """From request to signed manifest; a second process retrains it to the same bytes.
+
+    The work has two committed questions. They are counted apart, the state is chosen by them too,
+    and an auditor with other questions is told so instead of convicting.
+    """
+    questions = tmp_path / QUESTIONS_FILE
+    asked = [{"id": str(n), "question": f"Who is {n}?", "accepted": ["Nobody"]} for n in (1, 2)]
+    questions.write_text(json.dumps({"questions": asked}))
     started = await place.training.start(place.request)
     kinds = [event["event"] async for event in place.training.events(started.training_id)]
     assert kinds[0] == "started"
@@ -155,6 +163,12 @@ async def test_a_licensed_work_becomes_a_publication_that_an_audit_reproduces(
     manifest = open_manifest(envelope, expected_hash=publication.manifest_hash)
     assert (manifest.trainer, manifest.base_model) == (TRAINER, tiny.digest)
     assert hex_of(SALT) not in json.dumps(manifest.statement())
+    measured = manifest.measurements
+    assert measured["committed"]["asked"] == 2
+    unseen = measured["recall"]["asked"]
+    told = [event async for event in place.training.events(started.training_id)][-1]
+    curve = told["result"]["metrics"]["curve"]["recalled"]
+    assert {asked for _, _, asked in curve} == {unseen + 2}
     probed = manifest.measurements["memorisation"]
     assert set(probed) == {"adapter", "base"}
     assert probed["adapter"]["probes"] == MINIMUM_PROBES > SETTINGS.probes
@@ -172,6 +186,11 @@ async def test_a_licensed_work_becomes_a_publication_that_an_audit_reproduces(
         return report.verdict
 
     assert await audit(envelope) is Verdict.REPRODUCED
+    questions.unlink()
+    with pytest.raises(InvalidRequest, match=f"own {QUESTIONS_FILE} beside them"):
+        await audit(envelope)
+    measured = {name: value for name, value in measured.items() if name != "questions"}
+    manifest = replace(manifest, measurements=measured)
     lie = replace(manifest, settings={**manifest.settings, "seed": 8})
     forged = replace(lie, rows_digest=_rows_digest_of(place, lie.settings, tiny))
     assert await audit(seal_manifest(forged, KEY)) is Verdict.DIFFERENT

@@ -23,6 +23,14 @@ def test_a_manifest_s_measurements_are_its_card() -> None:
     assert card_of(MEASURED) == CARD
 
 
+def test_the_creators_own_questions_are_counted_apart() -> None:
+    """What a creator asks is another measure than what the trainer's program asks."""
+    found = card_of({**MEASURED, "committed": {"asked": 13, "base": 1, "adapter": 9}})
+    assert found == replace(CARD, committed_asked=13, committed_right=9, committed_base_right=1)
+    assert found.to_json()["committedQuestions"] == {"asked": 13, "right": 9, "baseRight": 1}
+    assert CARD.to_json()["committedQuestions"] == {"asked": 0, "right": None, "baseRight": None}
+
+
 def test_an_older_manifest_has_no_card_and_stays_readable() -> None:
     """What was sold before there were cards is not taken for bad, nor for measured."""
     assert card_of({"heldOut": {"after": {"loss": 0.25}}}) is None

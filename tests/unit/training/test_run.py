@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from viz.domain.questions import Question
 from viz.domain.work import parse_work
 from viz.errors import InvalidRequest
 from viz.training.estimate import estimate
@@ -34,6 +35,9 @@ RUN = TrainingRun(
 
 def test_a_run_survives_its_file(tmp_path: Path) -> None:
     """What the parent wrote is what the worker reads, and only the owner can read the salts."""
+    asked = replace(RUN, questions=(Question("1", "Who?", ("Ann", "Anna")),))
+    asked.save(tmp_path)
+    assert load_run(tmp_path) == asked
     path = RUN.save(tmp_path)
     assert load_run(tmp_path) == RUN
     assert path.stat().st_mode & 0o077 == 0
@@ -70,6 +74,13 @@ def test_the_recipe_holds_no_path_and_no_salt() -> None:
     moved = replace(RUN, works=(elsewhere,), settings=measured)
     assert moved.recipe() == RUN.recipe()
     assert RUN.works[0].salt not in json.dumps(RUN.recipe())
+
+
+def test_committed_questions_decide_the_adapter() -> None:
+    """They choose the state, so a checkpoint under other questions is not taken up."""
+    one, other = (replace(RUN, questions=(Question("1", ask, ("Ann",)),)) for ask in ("A?", "B?"))
+    assert "questions" not in RUN.recipe()
+    assert one.recipe()["questions"] != other.recipe()["questions"]
 
 
 def test_larger_works_get_more_steps_and_cost_more_time() -> None:

@@ -23,14 +23,15 @@ from typing import Any, Final
 from viz.domain.card import ReportCard, card_of
 from viz.domain.manifest import Manifest, open_manifest, shares_by_tokens
 from viz.domain.ports.chain import AdapterState
+from viz.domain.questions import QUESTIONS_FILE, Question, digest_of
 from viz.domain.units import ContentId, Hash32, hex_of, parse_address, parse_hash
 from viz.domain.work import check_commitment
 from viz.errors import CommitmentMismatch, InvalidRequest
 from viz.services.training.audit_environment import compare
-from viz.services.training.request import inputs_of, read_input
+from viz.services.training.request import inputs_of, questions_of, read_input
 from viz.training.environment import REPRODUCIBILITY_CLASS
 from viz.training.process import TrainingEvent, TrainingProcess
-from viz.training.run import Bounds, TrainingRun, settings_from
+from viz.training.run import Bounds, TrainingRun, WorkInput, settings_from
 
 # Packages that split a text into sentences and words. Other versions may give other rows.
 _SPLITTERS: Final = frozenset({"packages.regex", "packages.sentencex"})
@@ -233,4 +234,20 @@ def _repetition(
         base_model=base_model,
         cache_dir=cache_dir,
         bounds=bounds or Bounds(),
+        questions=_questions(manifest, inputs),
     )
+
+
+def _questions(manifest: Manifest, inputs: Sequence[WorkInput]) -> tuple[Question, ...]:
+    """Return the committed questions of the run; raise InvalidRequest if others lie here."""
+    named = manifest.measurements.get("questions")
+    if named is None:
+        return ()
+    here = questions_of(inputs)
+    if not here or named != hex_of(digest_of(here)):
+        found = f"those here hash to {hex_of(digest_of(here))}" if here else "there are none here"
+        raise InvalidRequest(
+            f"the adapter was chosen by committed questions that hash to {str(named)[:66]}, and "
+            f"{found}: put the works' own {QUESTIONS_FILE} beside them"
+        )
+    return here

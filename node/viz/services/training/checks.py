@@ -21,6 +21,7 @@ import structlog
 from viz.domain.eip712 import keccak
 from viz.domain.license import ADAPTER_USES
 from viz.domain.ports.chain import ChainReader, ContentState, GrantState, TermsState
+from viz.domain.questions import Question
 from viz.domain.units import (
     Address,
     ContentId,
@@ -35,7 +36,7 @@ from viz.errors import ChainUnreachable, InvalidRequest, NoLiveGrant
 from viz.protocol.license_document.reading import verbatim_tokens
 from viz.protocol.wire import canonical_json
 from viz.services.market.work_records import load_record, record_path
-from viz.services.training.request import inputs_of, read_input, settings_of
+from viz.services.training.request import inputs_of, questions_of, read_input, settings_of
 from viz.training.estimate import Estimate, estimate
 from viz.training.run import TrainingSettings, WorkInput
 
@@ -51,6 +52,7 @@ class Checked:
     inputs: tuple[WorkInput, ...]
     works: tuple[Work, ...]
     settings: TrainingSettings
+    questions: tuple[Question, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,9 @@ class TrainingCheck:
                 content = await self._content(content_id)
                 offered = await self._terms(content.terms_hash)
                 fees[content_id] = offered.terms.training_fee_units
-        estimated = await asyncio.to_thread(estimate, checked.works, checked.settings)
+        estimated = await asyncio.to_thread(
+            estimate, checked.works, checked.settings, len(checked.questions)
+        )
         return TrainingPlan(estimated, checked.settings, fees)
 
     async def check(self, request: Mapping[str, Any], *, licensed: bool) -> Checked:
@@ -105,7 +109,8 @@ class TrainingCheck:
             checked.append(replace(given, commitment=hex_of(content.commitment)))
             works.append(work)
         settings = await asyncio.to_thread(settings_of, request, works, limits, self._threads)
-        return Checked(tuple(checked), tuple(works), settings)
+        questions = await asyncio.to_thread(questions_of, checked)
+        return Checked(tuple(checked), tuple(works), settings, questions)
 
     async def _grant(self, content_id: ContentId, needed: bool) -> GrantState | None:
         """Return the live grant to a work, or None.

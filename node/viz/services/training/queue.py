@@ -266,6 +266,7 @@ class TrainingQueue:
                 base_model=self._base_model,
                 cache_dir=self._cache_dir,
                 bounds=self._bounds,
+                questions=checked.questions,
             )
             metrics = await self._follow(run, training_id)
             result = await self._conclude(run, checked.works, metrics, training_id)

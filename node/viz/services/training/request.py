@@ -11,9 +11,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
+from viz.domain.questions import QUESTIONS_FILE, Question, parse_questions
 from viz.domain.units import hex_of, parse_address, parse_hash
 from viz.domain.work import Work
-from viz.errors import InvalidRequest
+from viz.errors import InvalidRequest, InvalidWork
 from viz.services.market.work_records import Registration, load_record, read_work, record_path
 from viz.training.facts import facts_of
 from viz.training.run import (
@@ -25,6 +26,9 @@ from viz.training.run import (
 )
 
 MAX_WORKS: Final = 128
+# A run asks so many committed questions, as many of each work.
+MOST_QUESTIONS: Final = 48
+MAX_QUESTIONS_BYTES: Final = 1024 * 1024
 
 
 def inputs_of(request: Mapping[str, Any]) -> tuple[WorkInput, ...]:
@@ -90,6 +94,33 @@ def _unregistered(path: Path, record: Registration | None, missing: Sequence[str
 def read_input(given: WorkInput) -> Work:
     """Read and parse the file of a work; raise InvalidWork."""
     return read_work(given.path, given.kind)
+
+
+def questions_of(inputs: Sequence[WorkInput]) -> tuple[Question, ...]:
+    """Return the committed questions that lie beside the works, at most ``MOST_QUESTIONS``.
+
+    Reads the disk. Raises InvalidWork if a file of them is malformed or too large.
+    """
+    found: list[tuple[Question, ...]] = []
+    for path in dict.fromkeys(given.path.with_name(QUESTIONS_FILE) for given in inputs):
+        try:
+            with path.open("rb") as file:
+                raw = file.read(MAX_QUESTIONS_BYTES + 1)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise InvalidWork(f"{path} cannot be read: {error.strerror}") from error
+        if len(raw) > MAX_QUESTIONS_BYTES:
+            raise InvalidWork(f"{path} has more than {MAX_QUESTIONS_BYTES} bytes")
+        found.append(parse_questions(raw))
+    of_each = max(1, MOST_QUESTIONS // max(1, len(found)))
+    drawn = [each for questions in found for each in _drawn(questions, of_each)]
+    return tuple(drawn[:MOST_QUESTIONS])
+
+
+def _drawn(questions: Sequence[Question], most: int) -> list[Question]:
+    count = min(most, len(questions))
+    return [questions[place * len(questions) // count] for place in range(count)]
 
 
 def settings_of(

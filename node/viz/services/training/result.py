@@ -14,6 +14,7 @@ from typing import Any
 
 from viz.domain.card import ReportCard
 from viz.domain.manifest import Manifest, SourceWork, manifest_hash, shares_by_tokens
+from viz.domain.questions import digest_of
 from viz.domain.units import Address, ContentId, hex_of, parse_hash
 from viz.domain.work import Work
 from viz.errors import AdapterNotTaught, MemorisationLimitExceeded
@@ -23,6 +24,7 @@ from viz.training.run import TrainingRun, TrainingSettings
 _MEASURED = (
     "heldOut",
     "recall",
+    "committed",
     "general",
     "memorisation",
     "defaultTemperature",
@@ -95,7 +97,8 @@ def manifest_of(
         settings=asdict(run.settings),
         environment=metrics["environment"],
         reproducibility=REPRODUCIBILITY_CLASS,
-        measurements={name: metrics[name] for name in _MEASURED},
+        measurements={name: metrics[name] for name in _MEASURED if name in metrics}
+        | ({"questions": hex_of(digest_of(run.questions))} if run.questions else {}),
         started_at=_time(finished_s - int(metrics["seconds"])),
         finished_at=_time(finished_s),
     )

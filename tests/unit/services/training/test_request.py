@@ -1,16 +1,24 @@
-"""A work that cannot be trained on: its trainer learns what is missing, and who has it."""
+"""What is read beside a work: its record, whose lack is explained, and its committed questions."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from viz.domain.questions import QUESTIONS_FILE
 from viz.domain.units import Address
-from viz.errors import InvalidRequest
+from viz.errors import InvalidRequest, InvalidWork
 from viz.protocol.registration import parse_description
 from viz.services.market.work_records import draft
-from viz.services.training.request import inputs_of
+from viz.services.training.request import (
+    MAX_QUESTIONS_BYTES,
+    MOST_QUESTIONS,
+    inputs_of,
+    questions_of,
+)
+from viz.training.run import WorkInput
 
 CREATOR = Address("0x" + "11" * 20)
 TERMS = """title = "Tides"
@@ -40,3 +48,35 @@ def test_a_work_without_its_record_says_whom_to_ask(tmp_path: Path) -> None:
     draft(work, parse_description(TERMS, token_decimals=6), CREATOR)
     with pytest.raises(InvalidRequest, match="drafted and not registered"):
         inputs_of({"works": [{"path": str(work)}]})
+
+
+def _beside(folder: Path, count: int) -> WorkInput:
+    folder.mkdir()
+    asked = [
+        {"id": str(n), "question": f"{folder.name} {n}?", "accepted": ["x"]} for n in range(count)
+    ]
+    if count:
+        (folder / QUESTIONS_FILE).write_text(json.dumps({"questions": asked}))
+    return WorkInput(1, "text", folder / "work.txt", CREATOR, "0x" + "01" * 32, "")
+
+
+def test_each_work_asks_as_many_committed_questions(tmp_path: Path) -> None:
+    """No work with many questions crowds out another's, and a run's time stays bounded."""
+    few, none, many = (_beside(tmp_path / name, n) for name, n in (("a", 4), ("b", 0), ("c", 400)))
+    assert questions_of([none]) == ()
+    assert len(questions_of([few, few])) == 4  # two works of one folder share its questions
+    drawn = questions_of([few, none, many])
+    assert [each.question for each in drawn[:4]] == ["a 0?", "a 1?", "a 2?", "a 3?"]
+    assert len(drawn) == 4 + MOST_QUESTIONS // 2
+    assert drawn[-1].question.startswith("c 38")  # from all over the file
+
+
+@pytest.mark.parametrize("raw", [b"{}", b"\xff", b" " * (MAX_QUESTIONS_BYTES + 1)])
+def test_questions_that_cannot_be_read_are_told_before_anything_runs(
+    tmp_path: Path, raw: bytes
+) -> None:
+    """A typing mistake in them is found when training is asked for, not at its end."""
+    given = _beside(tmp_path / "a", 1)
+    (tmp_path / "a" / QUESTIONS_FILE).write_bytes(raw)
+    with pytest.raises(InvalidWork, match=QUESTIONS_FILE):
+        questions_of([given])
