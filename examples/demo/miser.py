@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from examples.demo.world import DemoError
 from viz.buyer.client import BuyerClient
-from viz.client.sse import SseReader
 from viz.domain.units import BASE_MODEL, Units, hex_of
 from viz.protocol.payment import (
     CHAT_PATH,
@@ -17,6 +16,7 @@ from viz.protocol.payment import (
     Challenge,
     receipt_from_json,
 )
+from viz.protocol.sse import SseReader
 from viz.protocol.wire import parse_json
 
 

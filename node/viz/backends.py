@@ -38,15 +38,18 @@ from viz.composition import (
 from viz.config import Config
 from viz.domain.ports.blobs import BlockStore
 from viz.domain.ports.chain import Deployment
+from viz.domain.ports.engine import Engine
 from viz.domain.ports.settlement_ledger import Store
 from viz.domain.ports.transactions import Event
 from viz.domain.pricing import Price
 from viz.domain.units import Address, Hash32, hex_of
 from viz.engine.embedded.engine import EmbeddedEngine
 from viz.engine.embedded.settings import EngineSettings
+from viz.engine.upstream.engine import UpstreamEngine
+from viz.engine.upstream.settings import UpstreamSettings
 from viz.errors import ConfigError
 from viz.outbound import Outbound
-from viz.secret import kept
+from viz.secret import kept, secret
 from viz.services.market.custodian import CustodyPolicy
 from viz.services.market.licensing import REGISTRATIONS
 from viz.services.payments.new_ledger import open_ledger
@@ -125,8 +128,7 @@ async def open_backends(
         ends.push_async_callback(blobs.close)
         peers = Outbound(private_addresses=config.network.private_addresses)
         ends.push_async_callback(peers.close)
-        base = await accepted_base(config, report)
-        engine = await EmbeddedEngine.start(base, _engine_settings(config))
+        engine = await _engine(config, await accepted_base(config, report))
         ends.push_async_callback(engine.close)
         sender = Sender(
             rpc, account, deployment, journal=ledger, max_fee_wei=config.chain.max_fee_wei
@@ -269,6 +271,30 @@ async def _blobs(config: Config) -> BlockStore:
     store = KuboBlobStore(config.storage.kubo_api, timeout_s=config.storage.timeout_s)
     _log.info("blobs in kubo", version=await store.version(), api=config.storage.kubo_api)
     return store
+
+
+async def _engine(config: Config, base: LoadedBase) -> Engine:
+    """Start the engine of the base model. Raises ModelUnavailable."""
+    if config.engine.backend == "upstream":
+        return await UpstreamEngine.start(base, _upstream_settings(config))
+    return await EmbeddedEngine.start(base, _engine_settings(config))
+
+
+def _upstream_settings(config: Config) -> UpstreamSettings:
+    upstream = config.engine.upstream
+    return UpstreamSettings(
+        urls=upstream.urls,
+        folder=config.at(upstream.folder),
+        server_folder=upstream.server_folder,
+        arithmetic=upstream.arithmetic,
+        max_streams=config.engine.max_streams,
+        context_tokens=config.engine.context_tokens,
+        max_adapters=upstream.max_adapters,
+        max_rank=upstream.max_rank,
+        timeout_s=upstream.timeout_s,
+        canary_interval_s=upstream.canary_interval_s,
+        api_key=secret("VIZ_UPSTREAM_API_KEY").get_secret_value(),
+    )
 
 
 def _engine_settings(config: Config) -> EngineSettings:

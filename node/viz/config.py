@@ -21,6 +21,7 @@ from pydantic import (
     SecretStr,
     ValidationError,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import (
     BaseSettings,
@@ -111,9 +112,32 @@ class StorageConfig(_Section):
     license_documents: Path = Path("licenses")
 
 
-class EngineConfig(_Section):
-    """Say which base model is served, and with how much of the machine."""
+class UpstreamConfig(_Section):
+    """Name the servers that compute for this node, and say what they were started with."""
 
+    urls: tuple[str, ...] = ()
+    folder: Path = Path("shared-adapters")
+    server_folder: str = ""
+    arithmetic: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    max_adapters: Positive = 32
+    max_rank: Annotated[int, Field(ge=1, le=512)] = 16
+    timeout_s: Positive = 60
+    canary_interval_s: Positive = 600
+
+    @field_validator("urls")
+    @classmethod
+    def _http(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(url.startswith(("http://", "https://")) for url in urls):
+            raise ValueError("write each as http://host:port or https://host")
+        if len(set(urls)) != len(urls):
+            raise ValueError("name each server once")
+        return urls
+
+
+class EngineConfig(_Section):
+    """Say which base model is served, by whom, and with how much of the machine."""
+
+    backend: Literal["embedded", "upstream"] = "embedded"
     base_model: str = "SmolLM2-135M-Instruct"
     base_digest: Annotated[str, Field(pattern="^(0x[0-9a-f]{64})?$")] = ""
     max_streams: Positive = 32
@@ -124,6 +148,13 @@ class EngineConfig(_Section):
     threads: NonNegative = 0
     compute: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = True
+    upstream: UpstreamConfig = UpstreamConfig()
+
+    @model_validator(mode="after")
+    def _servers(self) -> EngineConfig:
+        if self.backend == "upstream" and not self.upstream.urls:
+            raise ValueError('backend "upstream" needs upstream.urls, the addresses of its servers')
+        return self
 
 
 class PriceConfig(_Section):

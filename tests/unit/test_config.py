@@ -49,6 +49,9 @@ def test_the_example_file_loads() -> None:
         ("key_password = 'x'", "VIZ_KEY_PASSWORD_FILE"),
         ("[api", "is not TOML"),
         ("api = 3", "setting api"),
+        ("[engine]\nbackend = 'upstream'", "needs upstream.urls"),
+        ("[engine.upstream]\nurls = ['gpu:8000']", "engine.upstream.urls"),
+        ("[engine.upstream]\nurls = ['http://a', 'http://a']", "name each server once"),
     ],
 )
 def test_a_bad_setting_is_one_line_that_names_the_key(

@@ -27,7 +27,6 @@ from viz.buyer.received import AnswerChunk, ReceivedAnswer
 from viz.buyer.request import AskedRequest
 from viz.buyer.stream_payer import StreamPayer
 from viz.client.node_client import problem_of
-from viz.client.sse import ServerEvent, SseReader
 from viz.domain.display import amount
 from viz.domain.receipt import SignedReceipt
 from viz.domain.units import Units, hex_of
@@ -60,6 +59,7 @@ from viz.protocol.payment import (
     receipt_from_json,
 )
 from viz.protocol.problems import error_of
+from viz.protocol.sse import ServerEvent, SseReader
 from viz.protocol.wire import parse_json
 
 ADMISSIONS: Final = 6

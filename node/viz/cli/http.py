@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 import typer
 
 from viz.client.node_address import checked
-from viz.client.sse import ServerEvent, SseReader
 from viz.domain.strict_json import load_json
 from viz.errors import NodeUnreachable, VizError
 from viz.local_socket import OPERATOR_SOCKET, connected, listeners, may_read, peer_uid
 from viz.protocol.problems import error_of
+from viz.protocol.sse import ServerEvent, SseReader
 
 LOCAL_NODE: Final = "http://127.0.0.1:8402"
 NodeUrl = Annotated[str, typer.Option("--node", envvar="VIZ_NODE_URL", help="The node's URL.")]

@@ -34,6 +34,7 @@ from viz.domain import buyer_channel as buyer_channels
 from viz.domain.claim_rows import SignedVoucher
 from viz.domain.eip712 import public_address, sign, sign_compact
 from viz.domain.node_channel import VoucherOffer
+from viz.domain.ports.engine import Engine
 from viz.domain.ports.ledger import AdapterRecord
 from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt
@@ -87,7 +88,7 @@ class Node:
     store: SqlStore
     chain: FakeChain
     clock: FakeClock
-    engine: FakeEngine
+    engine: Engine
     parts: NodeContext
     http: aiohttp.ClientSession
     app: web.Application
@@ -100,7 +101,8 @@ async def running_node(
     *,
     policy: ServingPolicy | None = None,
     chain: FakeChain | None = None,
-    engine: FakeEngine | None = None,
+    engine: Engine | None = None,
+    adapter_file: Path | None = None,
     hook: CommitHook | None = None,
     credit_window_units: Units = 0,
     relays: RelayPolicy | None = None,
@@ -110,7 +112,7 @@ async def running_node(
     limits: ApiLimits | None = None,
     development: bool = True,
 ) -> AsyncIterator[Node]:
-    """Run a node on a free port of this machine."""
+    """Run a node on a free port of this machine; ``adapter_file``: one that the engine takes."""
     chain = chain or FakeChain(NODE_KEY)
     clock = chain.clock
     engine = engine or FakeEngine(context_tokens=2048)
@@ -139,10 +141,11 @@ async def running_node(
         development=development,
     )
     services = build_services(backends, settings)
-    digest = file_digest(fake_adapter_file(folder / "adapter.safetensors"))
+    file = adapter_file or fake_adapter_file(folder / "adapter.safetensors")
+    digest = file_digest(file)
     weights = services.publishing.path_of(digest)
     weights.parent.mkdir(exist_ok=True)
-    shutil.copyfile(folder / "adapter.safetensors", weights)
+    shutil.copyfile(file, weights)
     chain.put_adapter(ADAPTER, digest)
     if not await store.adapters():
         await engine.add_adapter(ADAPTER, weights)

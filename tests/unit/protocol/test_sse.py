@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from viz.client.sse import MAX_EVENT_BYTES, ServerEvent, SseReader
 from viz.errors import NodeRefused
+from viz.protocol.sse import MAX_EVENT_BYTES, ServerEvent, SseReader
 
 
 def test_events_are_read_however_they_are_cut() -> None:

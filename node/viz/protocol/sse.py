@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from viz.errors import NodeRefused
+from viz.errors import NodeRefused, VizError
 
 MAX_EVENT_BYTES: Final = 1024 * 1024
 
@@ -20,20 +20,32 @@ class ServerEvent(NamedTuple):
 
 
 class SseReader:
-    """Collects bytes and returns the events that are complete, each within its bound."""
+    """Collects bytes and returns the events that are complete, each within its bound.
 
-    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+    ``refusal`` is the error for a larger event, ``sender`` who sent it, in words.
+    """
+
+    def __init__(
+        self,
+        max_event_bytes: int = MAX_EVENT_BYTES,
+        *,
+        refusal: type[VizError] = NodeRefused,
+        sender: str = "the node",
+    ) -> None:
         self._max_event_bytes = max_event_bytes
+        self._refusal, self._sender = refusal, sender
         self._rest: list[bytes] = []
         self._name = ""
         self._data: list[str] = []
         self._size = 0
 
     def feed(self, chunk: bytes) -> list[ServerEvent]:
-        """Return the events that ``chunk`` completes; raise NodeRefused for an oversized one."""
+        """Return the events that ``chunk`` completes; raise ``refusal`` if one is too large."""
         self._size += len(chunk)
         if self._size > self._max_event_bytes:
-            raise NodeRefused(f"the node sent an event of more than {self._max_event_bytes} bytes")
+            raise self._refusal(
+                f"{self._sender} sent an event of more than {self._max_event_bytes} bytes"
+            )
         if b"\n" not in chunk:
             # Join the parts only once: a line that comes byte by byte must not be copied each time.
             self._rest.append(chunk)

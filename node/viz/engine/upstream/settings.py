@@ -1,0 +1,47 @@
+"""Define the upstream engine's settings as one frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+Arithmetic = Literal["float32", "bfloat16", "float16"]
+# The mean difference of log-probabilities, in nats a token, up to which two computations of one
+# function agree; beyond it the server computes another one. Measured in docs/engine-log.md.
+MARGINS: Final[dict[Arithmetic, float]] = {"float32": 0.02, "bfloat16": 0.12, "float16": 0.05}
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSettings:
+    """The servers of one base model, and how they are used.
+
+    ``folder`` is where this node writes adapters, ``server_folder`` the same folder as the servers
+    name it. ``max_adapters`` and ``max_rank`` are the servers' own bounds (vLLM: --max-cpu-loras,
+    --max-lora-rank). ``timeout_s`` is the longest silence of a server. ``ahead_tokens`` is how far
+    a server may be ahead of what is paid and read before its request is cut; ``segment_tokens``
+    how much one request asks for, ``seeded_segment_tokens`` the same where the buyer named a seed.
+    """
+
+    urls: tuple[str, ...]
+    folder: Path
+    server_folder: str = ""
+    arithmetic: Arithmetic = "bfloat16"
+    max_streams: int = 256
+    max_waiting: int = 256
+    context_tokens: int = 2_048
+    max_adapters: int = 32
+    max_rank: int = 16
+    timeout_s: float = 60.0
+    canary_interval_s: float = 600.0
+    api_key: str = field(default="", repr=False)
+    watch_s: float = 5.0
+    buffer_tokens: int = 48
+    ahead_tokens: int = 16
+    segment_tokens: int = 256
+    seeded_segment_tokens: int = 64
+
+    @property
+    def margin(self) -> float:
+        """Return the largest mean difference, in nats a token, that counts as agreement."""
+        return MARGINS[self.arithmetic]
