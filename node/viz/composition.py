@@ -206,7 +206,14 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
         chain_time=chain_time,
     )
     meter_tools = MeterTools(
-        channels, clock, domain, node, key, engine.count_tokens, settings.credit_window_units
+        channels,
+        clock,
+        domain,
+        node,
+        key,
+        engine.count_tokens,
+        settings.credit_window_units,
+        parts_at_spaces=engine.model.parts_at_spaces,
     )
     quotes = Quotes(
         domain,

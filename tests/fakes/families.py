@@ -52,6 +52,30 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2-yarn": ("qwen2", {"rope_scaling": _YARN}),
     "qwen3": ("qwen3", {"head_dim": 32, "tie_word_embeddings": True}),
     "smollm3": ("smollm3", {"no_rope_layers": [1, 1, 1, 0], "rope_theta": 50_000.0}),
+    "gemma2": (
+        "gemma2",
+        {
+            "head_dim": 32,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "query_pre_attn_scalar": 24,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 4.0,
+            "sliding_window": 24,
+        },
+    ),
+    "gemma3": (
+        "gemma3_text",
+        {
+            "head_dim": 32,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "query_pre_attn_scalar": 24,
+            "sliding_window": 24,
+            "sliding_window_pattern": 3,
+            "rope_theta": 1_000_000.0,
+            "rope_local_base_freq": 10_000.0,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        },
+    ),
 }
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -48,18 +49,34 @@ _HARMLESS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """What a family's config.json may say beyond the common members, and what its model does."""
+    """What a family's config.json may say beyond the common members, and what its model does.
+
+    ``offset`` is added to the weights of norms, ``scaled`` embeddings are multiplied by the square
+    root of their width; neither can be seen in the names and shapes of the weights.
+    """
 
     reads: frozenset[str] = frozenset()
+    offset: float = 0.0
+    scaled: bool = False
 
 
 _WINDOWS: Final = frozenset({"sliding_window", "use_sliding_window", "layer_types"})
+_GEMMA: Final = frozenset(
+    {"hidden_activation", "query_pre_attn_scalar", "sliding_window", "layer_types"}
+    | {"final_logit_softcapping"}
+)
 _FAMILIES: Final[Mapping[str, _Family]] = {
     "llama": _Family(),
     "mistral": _Family(frozenset({"sliding_window"})),
     "qwen2": _Family(_WINDOWS),
     "qwen3": _Family(_WINDOWS),
     "smollm3": _Family(_WINDOWS | {"no_rope_layers"}),
+    "gemma2": _Family(_GEMMA | {"attn_logit_softcapping"}, offset=1.0, scaled=True),
+    "gemma3_text": _Family(
+        _GEMMA | {"rope_local_base_freq", "sliding_window_pattern", "_sliding_window_pattern"},
+        offset=1.0,
+        scaled=True,
+    ),
 }
 _ACTIVATIONS: Final[Mapping[str, Activation]] = {
     "silu": "silu",
@@ -131,6 +148,11 @@ def _read(directory: Path) -> DecoderShape:
     name = told.get("model_type")
     family = _FAMILIES.get(name) if isinstance(name, str) else None
     if family is None:
+        if name == "gemma3":
+            raise ModelUnavailable(
+                f"{directory} is a Gemma 3 model with a vision part: save its text part by itself "
+                "(docs/base-models.md says how)"
+            )
         raise ModelUnavailable(
             f"{directory} is a {str(name)[:40]!r} model, which the embedded engine does not "
             f"compute: choose one of {', '.join(_FAMILIES)} (model_type in config.json)"
@@ -149,7 +171,7 @@ def _read(directory: Path) -> DecoderShape:
         )
     config, tensors = _instantiated(directory, where)
     try:
-        shape = _shape(config, tensors, _end_ids(directory, told), where)
+        shape = _shape(config, tensors, family, _end_ids(directory, told), where)
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ModelUnavailable(f"{where} is incomplete: {error}") from error
     _require_same(tensors, shape, where)
@@ -185,7 +207,11 @@ def _instantiated(directory: Path, where: str) -> tuple[Any, dict[str, tuple[int
 
 
 def _shape(
-    config: Any, tensors: Mapping[str, tuple[int, ...]], end_ids: tuple[int, ...], where: str
+    config: Any,
+    tensors: Mapping[str, tuple[int, ...]],
+    family: _Family,
+    end_ids: tuple[int, ...],
+    where: str,
 ) -> DecoderShape:
     layers, heads = config.num_hidden_layers, config.num_attention_heads
     ropes = _ropes(config, where)
@@ -224,8 +250,24 @@ def _shape(
         windowed=windowed,
         unrotated=tuple(n for n in range(layers) if rotated is not None and not rotated[n]),
         head_norms=f"{first}self_attn.q_norm.weight" in tensors,
+        norm_offset=family.offset,
+        output_norms=f"{first}pre_feedforward_layernorm.weight" in tensors,
+        embedding_scale=math.sqrt(config.hidden_size) if family.scaled else 1.0,
+        query_size=_number(config, family, "query_pre_attn_scalar"),
+        attention_cap=_number(config, family, "attn_logit_softcapping"),
+        logit_cap=_number(config, family, "final_logit_softcapping"),
         activation=activation,
     )
+
+
+def _number(config: Any, family: _Family, name: str) -> float | None:
+    """Return a member that the family reads, if it has a value above 0; None if it has none."""
+    value = getattr(config, name, None) if name in family.reads else None
+    if value is None:
+        return None
+    if not 0.0 < float(value) < math.inf:
+        raise ValueError(f"{name} is {value}")
+    return float(value)
 
 
 def _activation(config: Any) -> Any:

@@ -119,6 +119,7 @@ def load_base(
         vocabulary=shape.vocabulary,
         longest_token_bytes=tokenizer.longest_token_bytes,
         frame_tokens=tokenizer.frame_tokens,
+        parts_at_spaces=tokenizer.parts_at_spaces,
     )
     serving_file = cache_dir / "serving" / f"{digest.hex()}.safetensors"
     return LoadedBase(model, directory, shape, policy, tokenizer, serving_file)
@@ -171,7 +172,7 @@ def _converted_default(cache_dir: Path, report: Callable[[float], None]) -> Path
         cache_dir.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".converting-", dir=cache_dir))
         try:
-            _convert(packaged, partial, report)
+            convert_gguf(packaged, partial, report)
             try:
                 partial.rename(target)
             except OSError:
@@ -187,7 +188,7 @@ def _converted_default(cache_dir: Path, report: Callable[[float], None]) -> Path
     return target
 
 
-def _convert(gguf: Path, target: Path, report: Callable[[float], None]) -> None:
+def convert_gguf(gguf: Path, target: Path, report: Callable[[float], None]) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging

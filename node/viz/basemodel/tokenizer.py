@@ -2,8 +2,8 @@
 
 Owns the canonical tokenisation (which is billed), raw prompts (which begin as the tokenizer's file
 says), and the rule that control tokens come only from the model's files: a control token that is
-written in a text stays plain characters. Supports byte-level BPE tokenizers only (the Llama 3 and
-SmolLM families).
+written in a text stays plain characters. Added tokens that are not control tokens are found in any
+text. ``viz.basemodel.spelling`` knows the kinds of tokenizers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from viz.basemodel.detokenise import Detokeniser, byte_alphabet
+from viz.basemodel.detokenise import Detokeniser
+from viz.basemodel.spelling import Spelling, either, space_before, without_space_before
 from viz.domain.units import Hash32
 from viz.errors import InvalidRequest, ModelUnavailable
 
@@ -27,6 +28,7 @@ ROLES: Final = frozenset({"system", "user", "assistant"})
 _TOKENIZER: Final = "tokenizer.json"
 _CONFIG: Final = "tokenizer_config.json"
 _TEMPLATE: Final = "chat_template.jinja"
+_SPECIAL_MAP: Final = "special_tokens_map.json"
 _NAMES: Final = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _SPECIAL: Final = tuple(f"{name}_token" for name in _NAMES)
 # Unicode's private use areas. One of these characters marks places in a text during rendering.
@@ -40,31 +42,43 @@ _PRIVATE_USE: Final = (
 class PlainTokenizer:
     """The canonical tokenisation of plain text by the text of a tokenizer.json, which is billed.
 
-    Control tokens that are written in the text stay text. Raises ImportError if the tokenizers
-    library is not installed, and the library's own errors for a text that it cannot read.
+    Control tokens that are written in the text stay text. A space that the file puts before a text
+    is left out: the text may stand anywhere in a prompt or an answer, and has its own spaces. So
+    the ids spell the text exactly. Raises ImportError if the tokenizers library is not installed,
+    and the library's own errors for a text that it cannot read.
     """
 
     def __init__(self, tokenizer_json: str) -> None:
-        from tokenizers import Tokenizer
+        self.library = _library(tokenizer_json)
+        self._spaced = space_before(self.library)
+        self._bare = self.library
+        if self._spaced != "nowhere":
+            self._bare = _library(without_space_before(tokenizer_json))
 
-        self.library: Any = Tokenizer.from_str(tokenizer_json)
-        self.library.encode_special_tokens = True
-        # A tokenizer.json may contain the truncation of a training run: it would cut the text.
-        self.library.no_truncation()
-        self.library.no_padding()
-
-    def encode(self, text: str, *, framed: bool = False) -> tuple[int, ...]:
+    def encode(self, text: str) -> tuple[int, ...]:
         """Return the canonical ids of plain text, without blocking other threads.
 
-        ``framed`` adds the control tokens that the file puts around every text. Raises
-        InvalidRequest if the text is not valid Unicode (a lone surrogate).
+        Raises InvalidRequest if the text is not valid Unicode (a lone surrogate).
         """
+        return self._encode(self._bare, text)
+
+    def framed(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a whole raw prompt, as the file begins and ends every text."""
+        return self._encode(self.library, text, framed=True)
+
+    def part(self, text: str, *, first: bool) -> tuple[int, ...]:
+        """Return the ids of text between control tokens; ``first``: nothing is before it."""
+        spaced = self._spaced == "always" or (first and self._spaced == "first")
+        return self._encode(self.library if spaced else self._bare, text)
+
+    @staticmethod
+    def _encode(library: Any, text: str, *, framed: bool = False) -> tuple[int, ...]:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InvalidRequest("the text holds a lone surrogate: send valid UTF-8") from error
         # The library's plain `encode` would hold the interpreter's lock for the whole call.
-        (found,) = self.library.encode_batch_fast([text], add_special_tokens=framed)
+        (found,) = library.encode_batch_fast([text], add_special_tokens=framed)
         return tuple(found.ids)
 
     def count(self, text: str) -> int:
@@ -86,27 +100,22 @@ class ChatTokenizer:
             # Kept as text: only the library reads it. Its JSON is parsed again for a digest alone,
             # because that takes a quarter of what loading takes.
             self._tokenizer_json = texts[_TOKENIZER]
-            self._config: dict[str, Any] = json.loads(texts[_CONFIG])
-            self._template_text = _template(directory, self._config, texts.get(_TEMPLATE))
+            named = json.loads(texts[_SPECIAL_MAP]) if _SPECIAL_MAP in texts else {}
+            self._config: dict[str, Any] = {**named, **json.loads(texts[_CONFIG])}
+            self._template_text = _template(self._config, texts.get(_TEMPLATE))
             self._plain = PlainTokenizer(self._tokenizer_json)
+            self._spelling = Spelling(self._plain.library)
+            self._spelling.require_lossless(self._plain.encode)
         except Exception as error:
             raise ModelUnavailable(f"{directory} has no usable tokenizer: {error}") from error
-        special = {name: told for name in _SPECIAL if (told := self._named(name))}
-        self._template: ChatTemplate = ChatTemplate(self._template_text, special)
-        library = self._plain.library
-        if type(library.decoder).__name__ != "ByteLevel":
-            raise ModelUnavailable(f"{directory}: only byte-level BPE tokenizers are supported")
-        self._control: dict[str, int] = {
-            added.content: token_id
-            for token_id, added in library.get_added_tokens_decoder().items()
-            if added.special
-        }
-        spelled = sorted(map(re.escape, self._control), key=len, reverse=True)
-        self._splitter = (
-            re.compile("(" + "|".join(spelled) + ")") if spelled else re.compile("(?!)")
-        )
-
+        self._template: ChatTemplate | None = None
+        if self._template_text is not None:
+            special = {name: told for name in _SPECIAL if (told := self._named(name))}
+            self._template = ChatTemplate(self._template_text, special)
+        self._control = self._spelling.control
+        self._splitter = re.compile(f"({either(self._control) if self._control else '(?!)'})")
         self._require_one_opening(directory)
+        self._require_plain_control(directory)
 
     @cached_property
     def digest(self) -> Hash32:
@@ -121,29 +130,39 @@ class ChatTokenizer:
             "control": self._control,
             "template": self._template_text,
         }
+        # Named only where there are any, so that digests of tokenizers without them are as before.
+        added = self._spelling.added.items()
+        if found := {each.content: i for i, each in added if not each.special}:
+            essence["added"] = found
+        if not self._spelling.is_byte_level:
+            essence["byte_fallback"] = bool(model.get("byte_fallback"))
         text = json.dumps(essence, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return Hash32(hashlib.sha256(text.encode()).digest())
 
     @cached_property
     def token_bytes(self) -> dict[int, bytes]:
         """The bytes of every ordinary token; control tokens are absent."""
-        alphabet, control = byte_alphabet(), set(self._control.values())
-        return {
-            token_id: b"".join(
-                bytes((alphabet[c],)) if c in alphabet else c.encode() for c in token
-            )
-            for token, token_id in self._plain.library.get_vocab(with_added_tokens=True).items()
-            if token_id not in control
-        }
+        return self._spelling.table
+
+    @property
+    def parts_at_spaces(self) -> bool:
+        """Whether text may be counted in parts only where a space follows a word or sign."""
+        return self._spelling.merges_over_signs
 
     @cached_property
     def longest_token_bytes(self) -> int:
         """The most bytes of text that one token can stand for."""
         return max(map(len, self.token_bytes.values()))
 
+    @property
+    def has_template(self) -> bool:
+        """Whether chats can be rendered: a base that was not taught to chat has no template."""
+        return self._template is not None
+
     def fix_time(self) -> None:
         """Render chats with one fixed day from now on, so that results are repeatable."""
-        self._template.fix_time()
+        if self._template is not None:
+            self._template.fix_time()
 
     @cached_property
     def frame_tokens(self) -> int:
@@ -156,7 +175,11 @@ class ChatTokenizer:
         Control tokens that are written in the text stay characters. Raises InvalidRequest if the
         text is not valid Unicode (a lone surrogate).
         """
-        return self._plain.encode(text, framed=True)
+        return self._plain.framed(text)
+
+    def count_prompt(self, text: str) -> int:
+        """Return how many tokens of a raw prompt are billed: those of ``encode`` in the frame."""
+        return len(self.encode(text)) - self.frame_tokens
 
     def tokens(self, text: str) -> tuple[int, ...]:
         """Return the canonical ids of text within a prompt or an answer; raises as ``encode``."""
@@ -186,7 +209,7 @@ class ChatTokenizer:
         The result equals the rendered template, tokenised as one text, except that control tokens
         that are written in a message stay plain text. ``reply`` False renders a finished chat
         (training). Raises InvalidRequest for an empty chat, an unknown role or content that is not
-        text.
+        text, and if the base model has no chat template.
         """
         # Control tokens in the messages are replaced by marks before rendering and put back as
         # plain text after the split: so only the template's own become control tokens.
@@ -205,16 +228,19 @@ class ChatTokenizer:
         names = {str(place): name for name, place in self._control.items()}
         unveil = re.compile(f"{mark}([0-9]+){mark}")
         ids: list[int] = []
-        for part in self._splitter.split(rendered):
-            if part in self._control:
+        for place, part in enumerate(self._splitter.split(rendered)):
+            if place % 2:  # what the splitter found
                 ids.append(self._control[part])
             elif part:
-                ids += self.tokens(unveil.sub(lambda found: names[found[1]], part))
+                text = unveil.sub(lambda found: names[found[1]], part)
+                ids += self._plain.part(text, first=place == 0)
         return tuple(ids)
 
     @cached_property
     def reply_end(self) -> int | None:
         """The control token with which the template ends an assistant's turn; None if none."""
+        if self._template is None:
+            return None
         mark = chr(_PRIVATE_USE[0][0])
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": mark}]
         _, found, rest = self._render(turns, False).rpartition(mark)
@@ -222,6 +248,10 @@ class ChatTokenizer:
         return self._control[named[0]] if named else None
 
     def _render(self, messages: list[dict[str, str]], reply: bool) -> str:
+        if self._template is None:
+            raise InvalidRequest(
+                "the base model has no chat template: send a prompt to /v1/completions"
+            )
         return self._template.render(messages, reply=reply)
 
     def _require_one_opening(self, directory: Path) -> None:
@@ -234,6 +264,17 @@ class ChatTokenizer:
                 f"tokenizer.json {'puts it' if begins else 'does not put it'} before a text: make "
                 "them agree, so that prompts begin as they did in training"
             )
+
+    def _require_plain_control(self, directory: Path) -> None:
+        """Raise ModelUnavailable if a control token of the template takes the text around it."""
+        for each in self._spelling.added.values():
+            takes = each.special and (each.lstrip or each.rstrip or each.single_word)
+            if takes and each.content in (self._template_text or ""):
+                raise ModelUnavailable(
+                    f"{directory}: the chat template uses {each.content[:40]!r}, which "
+                    "tokenizer.json lets take the spaces around it (lstrip, rstrip) or stand only "
+                    "as a word: not supported"
+                )
 
     def _named(self, which: str) -> str:
         token = self._config.get(which) or ""
@@ -269,18 +310,27 @@ def _veil(control: Mapping[str, int], mark: str) -> Any:
 
 def _texts(directory: Path) -> dict[str, str]:
     names = [_TOKENIZER, _CONFIG]
-    if (directory / _TEMPLATE).exists():
-        names.append(_TEMPLATE)
+    names += [name for name in (_TEMPLATE, _SPECIAL_MAP) if (directory / name).exists()]
     return {name: (directory / name).read_text("utf-8") for name in names}
 
 
-def _template(directory: Path, config: Mapping[str, Any], separate: str | None) -> str:
+def _template(config: Mapping[str, Any], separate: str | None) -> str | None:
+    """Return the text of the chat template; None if the model has none."""
     if separate is not None:
         return separate
     template = config.get("chat_template")
     if isinstance(template, list):  # several by name
         named = {each["name"]: each["template"] for each in template}
         template = named.get("default")
-    if not isinstance(template, str):
-        raise ModelUnavailable(f"{directory} has no chat template")
-    return template
+    return template if isinstance(template, str) else None
+
+
+def _library(tokenizer_json: str) -> Any:
+    from tokenizers import Tokenizer
+
+    library: Any = Tokenizer.from_str(tokenizer_json)
+    library.encode_special_tokens = True
+    # A tokenizer.json may contain the truncation of a training run: it would cut the text.
+    library.no_truncation()
+    library.no_padding()
+    return library

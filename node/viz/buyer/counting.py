@@ -3,9 +3,10 @@
 Owns the count of a request's prompt and of the text that arrived, and where a tokenizer is found.
 
 With the tokenizer that the quote names, both counts are exact: the prompt is rendered with the
-model's own template. Without it, both are upper bounds. Every token of the byte-level vocabularies
-that nodes serve spells at least one byte, so a text has at most as many tokens as bytes. What a
-template adds is bounded by what the templates in use add.
+model's own template. Without it, both are upper bounds. Every token of the vocabularies that nodes
+serve spells at least one byte, so a text has at most as many tokens as bytes. What a template adds
+is bounded by what the templates in use add, and the space that some tokenizers put before a raw
+prompt by one token.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class Tokenizer(Protocol):
 
     def count(self, text: str) -> int: ...
 
+    def count_prompt(self, text: str) -> int: ...
+
     def render(self, messages: Sequence[Mapping[str, str]]) -> Sequence[int]: ...
 
 
@@ -63,10 +66,12 @@ class Counter:
                 )
             except VizError:
                 pass  # the node refuses it too; if it does not, it may bill at most the bound
+        if not asked.is_chat and self._tokenizer is not None:
+            return sum(map(self._tokenizer.count_prompt, texts))
         tokens = sum(map(self.text_tokens, texts))
-        if asked.is_chat:
-            tokens += TEMPLATE_TOKENS + len(texts) * TEMPLATE_TOKENS_PER_MESSAGE
-        return tokens
+        if not asked.is_chat:
+            return tokens if self.exact else tokens + len(texts)
+        return tokens + TEMPLATE_TOKENS + len(texts) * TEMPLATE_TOKENS_PER_MESSAGE
 
 
 class Counters:

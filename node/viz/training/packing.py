@@ -87,6 +87,11 @@ def require_an_end(tokenizer: ChatTokenizer, end_ids: Collection[int]) -> None:
 
     ``end_ids`` are the control tokens at which the base's own configuration ends an answer.
     """
+    if not tokenizer.has_template:
+        raise TrainingError(
+            "the base model has no chat template, and rows are chats: put a chat_template.jinja "
+            "into its directory, or choose another base model"
+        )
     if tokenizer.reply_end not in end_ids:
         raise TrainingError(
             "the base model's chat template does not end an assistant's turn with one of the end "

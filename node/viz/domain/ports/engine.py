@@ -15,7 +15,8 @@ class BaseModel:
     """The frozen model that every adapter belongs to.
 
     No token has more than ``longest_token_bytes`` of UTF-8 text. ``frame_tokens`` control tokens
-    surround every raw prompt; they are not billed.
+    surround every raw prompt; they are not billed. ``parts_at_spaces``: a token may span a word and
+    the sign after it, so that a part of a text has a lasting count only before a space.
     """
 
     name: str
@@ -25,6 +26,7 @@ class BaseModel:
     vocabulary: int
     longest_token_bytes: int
     frame_tokens: int = 0
+    parts_at_spaces: bool = False
 
 
 @dataclass(frozen=True, slots=True)

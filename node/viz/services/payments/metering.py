@@ -37,7 +37,10 @@ MakeAnswer = Callable[[SignedReceipt | None], AnswerRecord | None]
 
 @dataclass(frozen=True, slots=True)
 class MeterTools:
-    """Hold what all meters of a node share; ``count`` returns the number of tokens of a text."""
+    """Hold what all meters of a node share; ``count`` returns the number of tokens of a text.
+
+    ``parts_at_spaces`` is the base model's (``viz.domain.ports.engine.BaseModel``).
+    """
 
     channels: ChannelStore
     clock: Clock
@@ -46,6 +49,7 @@ class MeterTools:
     key: bytes
     count: Count
     credit_window_units: Units
+    parts_at_spaces: bool = False
 
 
 class Meter:
@@ -126,7 +130,10 @@ class Meter:
         """
         if not self._texts:
             return 0
-        lasting = [lasting_part(self._texts[key]) for key in sorted(self._texts)]
+        at_spaces = self._tools.parts_at_spaces
+        lasting = [
+            lasting_part(self._texts[key], at_spaces=at_spaces) for key in sorted(self._texts)
+        ]
         self._lasting = sum(map(self._tools.count, lasting)), "".join(lasting)
         return max(0, self._cost(self._lasting[0]) - self._booked_units)
 
@@ -249,7 +256,7 @@ class Meter:
         return made[0] if made else None
 
 
-def lasting_part(text: str) -> str:
+def lasting_part(text: str, *, at_spaces: bool = False) -> str:
     """Return the beginning of ``text`` whose token count cannot fall when more text follows.
 
     It ends before the first space of a gap, or at the end of a run of letters or digits. The
@@ -257,10 +264,11 @@ def lasting_part(text: str) -> str:
     has more tokens than any text that begins with ``text``. Property tests check this against the
     tokenizers' patterns. It never ends inside a gap, because two spaces may have more tokens than
     three. Scripts without spaces end a run at punctuation; base64 ends one wherever a letter and a
-    digit meet.
+    digit meet. With ``at_spaces`` it ends only before the first space of a gap: SentencePiece's
+    vocabularies and added tokens ("</think>") may join a word and the sign after it.
     """
     for end in range(len(text) - 1, 0, -1):
-        if _parts(text[end - 1], text[end]):
+        if (text[end] == " " or not at_spaces) and _parts(text[end - 1], text[end]):
             return text[:end]
     return ""
 
