@@ -52,16 +52,22 @@ async def pay_once(client: BuyerClient, prompt: str, max_tokens: int) -> Stopped
     if known is None or need is None:
         raise DemoError("the node's challenge names neither its price nor its need")
     paid = need.required_units
-    with client.voucher_signer.open_request(BASE_MODEL, body) as open_request:
-        open_request.units = paid
-        await client.voucher_signer.cover(BASE_MODEL, required_units=paid, wanted_units=paid)
     quote = {QUOTE_HEADER: hex_of(known[0])}
-    async with client.api.generate(CHAT_PATH, body, token, quote) as answered:
-        if answered.status != 200:
-            raise DemoError(f"a request whose first step is paid was answered {answered.status}")
-        events = SseReader().feed(await answered.content.read())
+    signer = client.voucher_signer
+    with signer.open_request(BASE_MODEL, body) as open_request:
+        open_request.units = paid
+        signer.keep(open_request)
+        await signer.cover(BASE_MODEL, required_units=paid, wanted_units=paid)
+        async with client.api.generate(CHAT_PATH, body, token, quote) as answered:
+            if answered.status != 200:
+                raise DemoError(f"a request whose first step is paid got {answered.status}")
+            events = SseReader().feed(await answered.content.read())
+        receipts = [
+            receipt_from_json(parse_json(e.data)) for e in events if e.name == RECEIPT_EVENT
+        ]
+        # Kept as every buyer keeps it: a bill that no request accounts for is refused later.
+        signer.take(receipts[0], open_request)
     bodies = [parse_json(each.data) for each in events if not each.name and each.data[0] == "{"]
     texts = [body["choices"][0]["delta"].get("content") or "" for body in bodies]
-    receipts = [receipt_from_json(parse_json(e.data)) for e in events if e.name == RECEIPT_EVENT]
     needs = sum(each.name == NEED_VOUCHER_EVENT for each in events)
     return Stopped("".join(texts), needs, paid, receipts[0].receipt.amount_units)

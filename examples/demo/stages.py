@@ -34,6 +34,8 @@ DEPOSIT: Final = "2.50"
 NEEDED_RIGHT, ALLOWED_RIGHT = 8, 1
 ANSWER_TOKENS: Final = 48
 AT_ONCE: Final = 4
+# How a file of age begins.
+SEALED: Final = b"age-encryption.org/v1"
 
 
 @dataclass(slots=True)
@@ -304,12 +306,17 @@ def _show_answers(story: Story) -> None:
 
 
 def cids(story: Story) -> None:
-    """Both stores name the same bytes alike."""
+    """Weights lie sealed in the store, under the names that every IPFS gives to these bytes."""
     from viz.storage.unixfs import root_of
 
     for adapter in story.adapters:
-        derived = root_of(Path(adapter.weights).read_bytes())
+        url = f"{story.world.node_url}/ipfs/{adapter.cid}"
+        with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310
+            blob = answer.read()
+        derived = root_of(blob)
         if derived != adapter.cid:
             raise DemoError(f"{adapter.name}: the store says {adapter.cid}, the bytes {derived}")
+        if not blob.startswith(SEALED) or Path(adapter.weights).read_bytes() in blob:
+            raise DemoError(f"{adapter.name}: the weights in the store are not sealed")
     store = "the Kubo daemon" if story.world.kubo else "the embedded store"
-    story.say(f"{store} named both files as `ipfs add --cid-version=1` does")
+    story.say(f"{store} holds both files sealed, named as `ipfs add --cid-version=1` does")

@@ -115,6 +115,10 @@ async def test_a_client_that_sends_no_more_vouchers_is_stopped(town: Town, adapt
     assert answer.needs, "the node did not ask for more"
     assert answer.text and answer.billed_units <= answer.paid_units
     assert price_of(town, town.base_model, answer.text) <= answer.paid_units
+    # Its bill is in the buyer's books: the channel can be used on.
+    more = town.world.json("buyer", "ask", QUESTION, "--max-tokens", 4, "--data-dir", home,
+                           "--deployment", trusted, *town.at)  # fmt: skip
+    assert more["text"]
 
 
 def test_settling_accounts_for_every_unit(town: Town, buyer: Buyer, adapter: str) -> None:
