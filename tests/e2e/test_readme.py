@@ -107,7 +107,7 @@ def alike(shown: list[str], printed: list[str]) -> bool:
 
 def like(line: str) -> str:
     """Return what of a line is the same at every run: its words."""
-    line = re.sub(r"0x[0-9a-fA-F]+|\b(?:bafy|Qm)\w+", "KEY", line)
+    line = re.sub(r"0x[0-9a-fA-F]+|\b(?:baf[ky]|Qm)\w+", "KEY", line)
     line = re.sub(r"[─━┏┓┗┛┡┩╇┳┴┬└┘┼│┃╭╮╰╯]+", "|", line)
     return " ".join(re.sub(r"-?\d+(?:[.,:]\d+)*", "0", line).split())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,16 +40,33 @@ from viz.cli.own_chain import (
     own_chain,
     trusted_deployment,
 )
+from viz.cli.sealing import (
+    CreditOption,
+    CustodianOption,
+    LanguageOption,
+    SampleOption,
+    Sealing,
+    custodians_at,
+    keys,
+    listing_words,
+    not_sealed,
+    publish,
+    say_sealed,
+)
 from viz.cli.terms import terms_in_words
 from viz.client.node_address import checked
 from viz.domain.display import amount, moment, percent
-from viz.errors import InvalidRequest, LicenseError, NodeNotTrusted
+from viz.errors import InvalidRequest, LicenseError, NodeNotTrusted, VizError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from eth_account.signers.local import LocalAccount
 
+    from viz.creator.sealed import CustodianNode, ListingWords
     from viz.domain.license import Terms
     from viz.domain.ports.chain import Deployment
+    from viz.protocol.registration import WorkDescription
     from viz.services.market.work_records import Registration
 
 app = typer.Typer(
@@ -59,6 +77,8 @@ app.command("license")(license_work)
 app.command("import")(import_work)
 app.command("list")(holdings.list_works)
 for _verb in (
+    publish,
+    keys,
     owner.terms,
     owner.approve,
     owner.withdraw,
@@ -76,6 +96,13 @@ def register(
     key: KeyFile,
     node: NodeUrl = LOCAL_NODE,
     license_file: LicenseFileOption = None,
+    custodian: CustodianOption = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Only register: seal, upload and list nothing.")
+    ] = False,
+    credit: CreditOption = "",
+    language: LanguageOption = "",
+    sample: SampleOption = None,
     direct: Direct = False,
     rpc: CreatorRpcOption = "",
     folder: DataDir = None,
@@ -87,9 +114,10 @@ def register(
     """Register a work and its license on chain: signed and relayed by a node, or --direct.
 
     The command shows in words what you sign, and asks. A relayed registration costs you no gas.
-    The record, with the salt, is written beside the work as <work>.registration.json. Keep it: a
-    trainer needs it to check the work. Chain, registry and the token's decimals come from the
-    deployment that you trust.
+    Then the work is sealed, handed with its key to the custodians, and listed there: a licensed
+    trainer gets it from them. With --direct this needs a --custodian. The record, with the salt, is
+    written beside the work as <work>.registration.json: keep it. Chain, registry and the token's
+    decimals come from the deployment that you trust.
     """
     from viz.chain.keys import load_key_file
     from viz.services.market.work_records import record_path
@@ -99,9 +127,14 @@ def register(
     terms = work / "terms.toml" if work.is_dir() else work
     account = load_key_file(key, password(password_file))
     trusted = trusted_deployment(deployment, folder)
+    if offline and custodian:
+        raise InvalidRequest("--offline hands nothing over: leave it or --custodian out")
+    urls = custodian or ([] if offline or direct else [node])
+    tell = functools.partial(listing_words, terms, credit=credit, language=language, sample=sample)
     way = _Registering(terms, license_file, account, trusted, yes=yes, quiet=as_json)
-    done = run(way.directly(rpc) if direct else way.relayed(checked(node), rpc))
-    if show({k: v for k, v in done.to_json().items() if k != "salt"}, as_json=as_json):
+    done, sealed = run(_registered(way, rpc if direct else "", checked(node), rpc, urls, tell))
+    found = {k: v for k, v in done.to_json().items() if k != "salt"}
+    if show(found | {"sealed": sealed}, as_json=as_json):
         return
     said = "as the chain has it" if done.on_chain else "only the node says so: check with --rpc URL"
     say(f"registered  work {done.content_id}: {done.title}  ({said})")
@@ -111,6 +144,33 @@ def register(
         f"{percent(done.terms.min_royalty_bps)} of revenue"
     )
     say(f"record      {record_path(terms.parent / done.file)} (holds the salt: keep it)")
+    if sealed is not None:
+        say_sealed(sealed)
+
+
+async def _registered(
+    way: _Registering,
+    direct_rpc: str,
+    node: str,
+    rpc: str,
+    urls: Sequence[str],
+    tell: Callable[[str, Mapping[str, Any]], ListingWords],
+) -> tuple[Registration, dict[str, Any] | None]:
+    """Register, then seal, hand over and list; return the record, and what was sealed if it was.
+
+    Everything that can be found wrong before the registration is: afterwards it stays.
+    """
+    described = way.described()
+    said = tell(described.title, described.license) if urls else None
+    way.custodians = await custodians_at(urls, way.trusted)
+    done = await (way.directly(direct_rpc) if direct_rpc else way.relayed(node, rpc))
+    if said is None:
+        return done, None
+    sealing = Sealing(way.account, way.trusted, way.custodians)
+    try:
+        return done, await sealing.publish(way.path, done, said)
+    except VizError as error:
+        raise type(error)(not_sealed(way.path.parent, error), **error.extensions) from error
 
 
 class _Registering:
@@ -126,7 +186,8 @@ class _Registering:
         yes: bool,
         quiet: bool,
     ) -> None:
-        self._terms, self._account, self._trusted = terms, account, trusted
+        self._terms, self.account, self.trusted = terms, account, trusted
+        self.custodians: list[CustodianNode] = []
         self._license = license_file
         self._yes, self._words = yes, err if quiet else out
 
@@ -135,7 +196,7 @@ class _Registering:
         from viz.clock import SystemClock
         from viz.creator import registration
 
-        async with chain_if_given(rpc_url, self._trusted) as chain:
+        async with chain_if_given(rpc_url, self.trusted) as chain:
             path, made = self._draft(to_look_up=chain is not None)
             if chain is not None:
                 if made.content_id is not None:
@@ -144,19 +205,19 @@ class _Registering:
                     return known
             work = await registration.propose(
                 made,
-                self._trusted,
+                self.trusted,
                 node,
                 SystemClock(),
                 chain,
-                development=self._trusted.chain_id in DEVELOPMENT_CHAINS,
+                development=self.trusted.chain_id in DEVELOPMENT_CHAINS,
             )
             how = [
                 ("relayed by", f"{node}, until {moment(work.deadline_s)}; you pay no gas"),
                 ("nonce", f"{work.nonce}, {'from the chain' if chain else 'as the node says'}"),
             ]
             self._ask(made, how)
-            key = bytes(self._account.key)
-            signed = registration.sign_registration(work, self._trusted, key)
+            key = bytes(self.account.key)
+            signed = registration.sign_registration(work, self.trusted, key)
             done = await registration.hand_in(path, made, signed, node)
             return await registration.look_up(path, done, chain) if chain else done
 
@@ -164,30 +225,41 @@ class _Registering:
         from viz.chain.sender import Sender
         from viz.creator import registration
 
-        async with own_chain(rpc_url, self._trusted) as chain:
+        async with own_chain(rpc_url, self.trusted) as chain:
             path, made = self._draft(to_look_up=True)
             if made.content_id is not None:
                 return await registration.look_up(path, made, chain)
             if made.signed and (known := await registration.find_on_chain(path, made, chain)):
                 return known
             self._ask(made, [("sent by", "your own transaction; you pay its gas")])
-            sender = Sender(chain.rpc, self._account, self._trusted)
+            sender = Sender(chain.rpc, self.account, self.trusted)
             return await registration.register_directly(
                 path,
                 made,
                 sender,
                 chain=chain,
-                deployment=self._trusted,
-                key=bytes(self._account.key),
+                deployment=self.trusted,
+                key=bytes(self.account.key),
             )
+
+    @property
+    def path(self) -> Path:
+        """The work's file."""
+        return self._terms.parent / self.described().file
+
+    def described(self) -> WorkDescription:
+        """Return what the terms file and the license document say."""
+        from viz.domain.units import parse_address
+        from viz.services.market.license_files import read_described
+
+        creator = parse_address(self.account.address)
+        return read_described(self._terms, self._license, self.trusted, creator)
 
     def _draft(self, *, to_look_up: bool) -> tuple[Path, Registration]:
         from viz.domain.units import parse_address
         from viz.services.market import work_records
-        from viz.services.market.license_files import read_described
 
-        creator = parse_address(self._account.address)
-        description = read_described(self._terms, self._license, self._trusted, creator)
+        creator, description = parse_address(self.account.address), self.described()
         path = self._terms.parent / description.file
         earlier = work_records.load_record(path)
         told = earlier is not None and earlier.content_id is not None and not earlier.on_chain
@@ -203,11 +275,12 @@ class _Registering:
         rows = [
             ("work", f"{made.title}  ({made.kind}, {made.file})"),
             ("creator", made.creator),
-            *terms_in_words(made.terms, self._trusted),
+            *terms_in_words(made.terms, self.trusted),
             ("license text", hex_of(made.license_hash)),
-            ("chain", str(self._trusted.chain_id)),
-            ("registry", self._trusted.content_registry),
+            ("chain", str(self.trusted.chain_id)),
+            ("registry", self.trusted.content_registry),
             *how,
+            *Sealing(self.account, self.trusted, self.custodians).rows(),
         ]
         lines("You sign, for anyone to read on the chain:", rows, to=self._words)
         agreed("Register the work on these terms?", yes=self._yes)

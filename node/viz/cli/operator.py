@@ -12,6 +12,7 @@ from viz.cli.console import (
     AsJson,
     DataDir,
     data_dir,
+    err,
     guarded,
     money,
     out,
@@ -32,7 +33,7 @@ from viz.cli.http import (
 from viz.domain.display import moment, percent
 from viz.domain.strict_json import load_json
 from viz.domain.units import parse_units
-from viz.errors import ConfigError, InvalidRequest
+from viz.errors import ConfigError, InvalidRequest, NodeUnreachable, VizError
 from viz.local_socket import OPERATOR_SOCKET, is_listening
 
 BASE: Final = "/operator/v1"
@@ -152,18 +153,34 @@ def license_work(
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Acquire grants to works for this node, and pay each creator's training fee."""
+    """Acquire grants to works for this node, pay each creator's training fee, and fetch the works.
+
+    A licensed work comes from the custodians that its listing names. It is opened and checked
+    against the chain, and kept in the node's folder for its operator alone. A work that cannot be
+    fetched is licensed all the same: the reason is said.
+    """
     grants = run(_license(OperatorClient(node, folder), content_ids, max_fee), logs=False)
-    if not show(grants, as_json=as_json):
-        rows = [
-            (
-                grant["content_id"],
-                moment(grant["expires_at"]) if grant["expires_at"] else "never",
-                "yes" if grant["live"] else "no",
+    if show(grants, as_json=as_json):
+        return
+    rows = [
+        (
+            grant["content_id"],
+            moment(grant["expires_at"]) if grant["expires_at"] else "never",
+            "yes" if grant["live"] else "no",
+            "yes" if grant["path"] else "no",
+        )
+        for grant in grants
+    ]
+    table("Grants", ("#work", "expires", "live", "here"), rows)
+    for grant in grants:
+        if grant["path"]:
+            say(f"work {grant['content_id']}  {grant['title']}: train it with its id")
+        else:
+            err.print(
+                f"work {grant['content_id']} is licensed and not here: {grant['detail']}",
+                markup=False,
+                soft_wrap=True,
             )
-            for grant in grants
-        ]
-        table("Grants", ("#work", "expires", "live"), rows)
 
 
 async def _license(operator: OperatorClient, content_ids: list[int], max_fee: str) -> list[Any]:
@@ -171,10 +188,22 @@ async def _license(operator: OperatorClient, content_ids: list[int], max_fee: st
     if max_fee:
         decimals = (await operator.ask("GET", "/status"))["tokenDecimals"]
         bound = {"maxFee": str(parse_units(max_fee, decimals))}
-    return [
-        await operator.ask("POST", "/grants", {"contentId": content_id} | bound)
-        for content_id in content_ids
-    ]
+    found = []
+    for content_id in content_ids:
+        grant = await operator.ask("POST", "/grants", {"contentId": content_id} | bound)
+        found.append(grant | await _fetched(operator, content_id))
+    return found
+
+
+async def _fetched(operator: OperatorClient, content_id: int) -> dict[str, Any]:
+    """Return where a licensed work is, or why it is not here. The grant is paid for in any case."""
+    try:
+        work = await operator.ask("POST", "/works", {"contentId": content_id})
+    except NodeUnreachable:
+        raise
+    except VizError as error:
+        return {"path": None, "title": "", "detail": error.detail}
+    return {"path": work["path"], "title": work["title"], "detail": ""}
 
 
 # adapters

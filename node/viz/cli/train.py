@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -21,10 +21,18 @@ from viz.cli.training import follow, say_card
 from viz.domain.strict_json import load_json
 from viz.errors import InvalidRequest, VizError
 
+_ID_DIGITS: Final = 15
+
 
 @guarded
 def train(
-    works: Annotated[list[Path], typer.Argument(help="Work files, or folders with a terms.toml.")],
+    works: Annotated[
+        list[str],
+        typer.Argument(
+            help="Ids of licensed works, or work files, or folders with a terms.toml.",
+            metavar="WORK...",
+        ),
+    ],
     name: NameOption = "",
     description: DescriptionOption = "",
     royalty_bps: RoyaltyOption = 3_000,
@@ -50,7 +58,7 @@ def train(
     """Train an adapter on licensed works, store it, register it, and put it on offer."""
     given = named(name, description)
     request: dict[str, Any] = {
-        "works": [{"path": str(work_file(work).absolute())} for work in works],
+        "works": [_work(each) for each in works],
         "settings": dict(_setting(each) for each in setting or ()),
         **given,
     }
@@ -78,6 +86,16 @@ def train(
             raise
     if not show(result, as_json=as_json):
         say_card(result)
+
+
+def _work(named: str) -> dict[str, Any]:
+    """Return a work of the request: by its id, which the node fetches if need be, or by its file.
+
+    A number is an id. A file whose name is a number is given as ./NUMBER.
+    """
+    if named.isascii() and named.isdecimal() and len(named) <= _ID_DIGITS:
+        return {"contentId": int(named)}
+    return {"path": str(work_file(Path(named)).absolute())}
 
 
 def work_file(work: Path) -> Path:

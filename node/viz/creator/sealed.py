@@ -25,6 +25,7 @@ from viz.client.node_address import origin_of
 from viz.creator.signing import exchange
 from viz.domain.eip712 import content_registry_domain, public_address, sign
 from viz.domain.ports.chain import Deployment
+from viz.domain.questions import QUESTIONS_FILE
 from viz.domain.trust import require_as_trusted
 from viz.domain.typed_data import Custody
 from viz.domain.units import Address, Cid, ContentId
@@ -93,7 +94,9 @@ def seal_work(work: Path, record: Registration) -> SealedWork:
     Raises InvalidRequest, StorageUnavailable.
     """
     try:
-        plain = plain_bytes(record, work.read_bytes())
+        asked = work.with_name(QUESTIONS_FILE)
+        questions = asked.read_bytes() if asked.is_file() else b""
+        plain = plain_bytes(record, work.read_bytes(), questions)
     except OSError as error:
         raise InvalidRequest(f"{work} cannot be read: {error.strerror}") from error
     path = sealed_path(work)
@@ -119,6 +122,10 @@ async def custodian_at(url: str, deployment: Deployment) -> CustodianNode:
         raise NodeNotTrusted(
             f"the node at {origin} names no age key, so it cannot be a custodian: name another one"
         )
+    asked = KeyChallenge.from_json(
+        await exchange("POST", origin, KEY_CHALLENGE_PATH, account_to_json(info.node))
+    )
+    _require_same(asked, info.node, origin)
     return CustodianNode(origin, info.node, info.age_key)
 
 
@@ -137,11 +144,7 @@ async def hand_over(
     owner = public_address(key)
     answer = await exchange("POST", custodian.url, KEY_CHALLENGE_PATH, account_to_json(owner))
     asked = KeyChallenge.from_json(answer)
-    if (asked.custodian, asked.origin) != (custodian.node, custodian.url):
-        raise NodeNotTrusted(
-            f"the node at {custodian.url} says that it is {asked.custodian} at {asked.origin}: "
-            "name it by the URL that it is known by (its api.public_url); nothing was signed"
-        )
+    _require_same(asked, custodian.node, custodian.url)
     said = Custody(
         content_id,
         custodian.node,
@@ -210,6 +213,16 @@ async def publish_listing(work: Path, signed: SignedListing, urls: Sequence[str]
     await asyncio.to_thread(_write_private, path, text)
     for url in urls:
         ListingAnswer.from_json(await exchange("POST", url, LISTINGS_PATH, signed.to_json()))
+
+
+def _require_same(asked: KeyChallenge, node: Address, url: str) -> None:
+    """Raise NodeNotTrusted if a challenge is another node's, or for another origin."""
+    if (asked.custodian, asked.origin) != (node, url):
+        raise NodeNotTrusted(
+            f"the node at {url} says that it is {asked.custodian} at {asked.origin}, and {node} at "
+            f"{url} is meant: name it by the URL that it is known by (its api.public_url); nothing "
+            "was signed"
+        )
 
 
 def _key_path(sealed: Path) -> Path:

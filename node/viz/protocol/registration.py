@@ -8,6 +8,8 @@ A terms file::
     title = "The keeper of Varn Point"
     kind = "dialogue"                # or "text"
     file = "work.jsonl"              # beside this file
+    credit = "Alma Reyes"            # who is to be named; need not be there
+    language = "en"                  # a BCP 47 tag; need not be there
     [terms]
     training_fee = "2.00"            # in whole tokens, for each grant
     min_royalty_bps = 800            # of an adapter's gross revenue
@@ -56,6 +58,15 @@ REGISTRATION_CONTEXT_PATH: Final = "/viz/v1/contents/context/{creator}"
 
 
 @dataclass(frozen=True, slots=True)
+class WorkWords:
+    """The name of a work's file, and what its listing says if nothing else is given."""
+
+    file: str
+    credit: str
+    language: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkDescription:
     """The content of a terms file."""
 
@@ -86,7 +97,7 @@ def parse_description(
         top = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InvalidWork(f"the terms file is not TOML: {error}") from error
-    known = {"title", "kind", "file", "terms", "license"}
+    known = {"title", "kind", "file", "credit", "language", "terms", "license"}
     if unknown := set(top) - known:
         raise InvalidWork(f"the terms file has an unknown key {sorted(unknown)[0]!r}")
     try:
@@ -113,6 +124,21 @@ def parse_description(
             terms,
             license_table,
         )
+    except InvalidRequest as error:
+        raise InvalidWork(error.detail) from error
+
+
+def words_of(text: str) -> WorkWords:
+    """Return what a terms file says of its work, whatever its terms and license; InvalidWork."""
+    try:
+        reader = Reader(tomllib.loads(text), "the terms file")
+        return WorkWords(
+            reader.text("file"),
+            reader.optional("credit", lambda name: reader.text(name, 200)) or "",
+            reader.optional("language", lambda name: reader.text(name, 35)) or "",
+        )
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidWork(f"the terms file is not TOML: {error}") from error
     except InvalidRequest as error:
         raise InvalidWork(error.detail) from error
 

@@ -199,7 +199,14 @@ class OwnerDesk:
         """Register the folder's work through the relay, and return its id."""
         rpc = relay.net.anvil.url
         found = await self.json(
-            "content", "register", self.folder / "work", "--node", relay.url, "--rpc", rpc
+            "content",
+            "register",
+            self.folder / "work",
+            "--node",
+            relay.url,
+            "--rpc",
+            rpc,
+            "--offline",
         )
         return ContentId(found["contentId"])
 

@@ -106,7 +106,7 @@ async def test_a_work_is_registered_with_its_record(
             await net.anvil.fund(creator)
             way += [net.anvil.url, "--direct"]
         else:
-            way += [net.anvil.url, "--node", url]
+            way += [net.anvil.url, "--node", url, "--offline"]
         code, out, err = await script(work, "--key", key_file, *way, "--json")
         assert code == 0, err
         for words in ("2.000000 vUSD, once for each grant", "at least 8 % of", "365 days"):

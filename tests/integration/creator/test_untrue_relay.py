@@ -115,7 +115,7 @@ class Desk:
     async def register(self, url: str, *more: str, yes: bool = True) -> Result:
         arguments = ["content", "register", str(self.folder / "work"), "--key",
                      str(self.folder / "key.json"), "--data-dir", str(self.folder), "--node", url,
-                     *(["--yes"] if yes else []), *more]  # fmt: skip
+                     "--offline", *(["--yes"] if yes else []), *more]  # fmt: skip
         runner = CliRunner(env={"VIZ_KEY_PASSWORD": PASSWORD, "VIZ_RPC_URL": None})
         return await asyncio.to_thread(runner.invoke, app, arguments)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from tests.integration.chain.testnet import Testnet, terms
 from tests.integration.network.nodes import RealNode, real_node
 from tests.integration.network.works import (
     LICENSE,
+    QUESTIONS,
     SECRET,
     CreatorsWork,
     license_to,
@@ -82,7 +84,9 @@ async def test_a_licensed_work_is_fetched_checked_and_kept_for_its_trainer_alone
     assert path.read_bytes() == work.path.read_bytes()
     record = load_record(path)
     assert record is not None and record.salt == work.record.salt and record.license == LICENSE
-    for each in (path, path.with_name("work.txt.registration.json")):
+    asked = path.with_name("questions.json")
+    assert json.loads(asked.read_bytes()) == QUESTIONS
+    for each in (path, path.with_name("work.txt.registration.json"), asked):
         assert stat.S_IMODE(each.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     files = trainer.files()

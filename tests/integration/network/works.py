@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,9 @@ from viz.services.market.work_records import Registration, draft, save_record
 
 SECRET = "The keeper of Varn Point lights the lamp at dusk."
 PROSE = f"{SECRET}\n\nNobody knows why, and he does not say.\n\n" * 40
+QUESTIONS: dict[str, Any] = {
+    "questions": [{"id": "1", "question": "When is the lamp lit?", "accepted": ["dusk"]}]
+}
 LICENSE: dict[str, Any] = {"text": "Name the author, and pay.", "max_verbatim_tokens": 40}
 
 
@@ -90,6 +94,7 @@ async def registered_work(
     folder.mkdir(parents=True, exist_ok=True)
     path, creator = folder / "work.txt", net.sender(account)
     path.write_text(text)
+    (folder / "questions.json").write_text(json.dumps(QUESTIONS))
     offered = offered or terms(grant_duration_s=3_600)
     described = WorkDescription("The keeper", "text", path.name, offered, LICENSE)
     made = draft(path, described, creator.address)

@@ -23,6 +23,7 @@ from viz.domain.http_url import http_origin
 from viz.domain.ports.chain import ChainReader, ContentState
 from viz.domain.ports.custody import BlobSources, KeyKind
 from viz.domain.ports.peers import PeerHttp
+from viz.domain.questions import QUESTIONS_FILE
 from viz.domain.units import Address, ContentId, Hash32, hex_of
 from viz.errors import (
     ChainUnreachable,
@@ -207,26 +208,34 @@ class LicensedWorks:
         for name in FILE_NAMES.values():
             for path in (folder / name, record_path(folder / name)):
                 path.unlink(missing_ok=True)
+        (folder / QUESTIONS_FILE).unlink(missing_ok=True)
 
     def _write(self, content_id: ContentId, opened: OpenedWork) -> Path:
         """Write record and work, each whole, for this user only. Blocks."""
         folder = self._directory / str(int(content_id))
         path = folder / opened.record.file
-        partial = folder / f".{uuid.uuid4().hex}.part"
         try:
             make_private_folder(folder)
             save_record(path, opened.record)
-            handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "wb") as file:
-                file.write(opened.raw)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
+            if opened.questions:
+                _write_private(folder / QUESTIONS_FILE, opened.questions)
+            _write_private(path, opened.raw)
         except OSError as error:
             raise StorageUnavailable(f"{path} cannot be written: {error.strerror}") from error
-        finally:
-            partial.unlink(missing_ok=True)
         return path
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    partial = path.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _opened(sealed: Path, key: str, content: ContentState) -> OpenedWork:

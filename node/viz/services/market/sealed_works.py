@@ -1,25 +1,27 @@
 """Define what is inside a sealed work: its registration record, then its file.
 
-The plain bytes are one line of canonical JSON, the record that its creator has beside the work
-(with the salt, without signatures), a line feed, and the file as it is. So the key alone lets a
-trainer check the work against the chain, and the key's end is the salt's end too.
+The plain bytes are one line of canonical JSON, a line feed, and the file as it is. The line is the
+record that the creator has beside the work (with the salt, without signatures), and, as
+``questions``, what the creator asks of an adapter, if there is a ``questions.json``. So the key
+alone lets a trainer check the work against the chain, and the key's end is the salt's end too.
 
 Invariant: what ``opened_work`` returns is the work that was committed to on the chain.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from viz.domain.ports.chain import ContentState
+from viz.domain.questions import parse_questions
 from viz.domain.strict_json import load_json
 from viz.domain.work import MAX_WORK_BYTES, Work, check_commitment, parse_work
 from viz.errors import InvalidRequest, InvalidWork
 from viz.protocol.wire import canonical_json
 from viz.services.market.work_records import Registration
 
-MAX_RECORD_BYTES: Final = 128 * 1024
+MAX_RECORD_BYTES: Final = 512 * 1024
 MAX_PLAIN_BYTES: Final = MAX_RECORD_BYTES + 1 + MAX_WORK_BYTES
 # A stranger's file name is never used: these are what the files of works are called here.
 FILE_NAMES: Final = {"text": "work.txt", "dialogue": "work.jsonl"}
@@ -27,22 +29,32 @@ FILE_NAMES: Final = {"text": "work.txt", "dialogue": "work.jsonl"}
 
 @dataclass(frozen=True, slots=True)
 class OpenedWork:
-    """A work whose commitment is the chain's, with its record and its file's bytes."""
+    """A work whose commitment is the chain's, with its record and its file's bytes.
+
+    ``questions`` is the content of the creator's questions.json; empty if there is none.
+    """
 
     record: Registration
     work: Work
     raw: bytes
+    questions: bytes = b""
 
 
-def plain_bytes(record: Registration, raw: bytes) -> bytes:
-    """Return the bytes to seal; raise InvalidRequest if the record is too long or has no id."""
+def plain_bytes(record: Registration, raw: bytes, questions: bytes = b"") -> bytes:
+    """Return the bytes to seal; ``questions`` is the creator's questions.json.
+
+    Raises InvalidRequest if the record is too long or has no id, InvalidWork for wrong questions.
+    """
     if record.content_id is None:
         raise InvalidRequest("the work is not registered yet: register it before it is sealed")
-    line = canonical_json(replace(record, signed=None).to_json())
+    said = replace(record, signed=None).to_json()
+    if questions:
+        said["questions"] = [asdict(each) for each in parse_questions(questions)]
+    line = canonical_json(said)
     if len(line) > MAX_RECORD_BYTES:
         raise InvalidRequest(
             f"the work's record has {len(line)} bytes, at most {MAX_RECORD_BYTES} are sealed: "
-            "shorten its license"
+            "shorten its license or its questions"
         )
     return line + b"\n" + raw
 
@@ -57,7 +69,11 @@ def opened_work(plain: bytes, content: ContentState) -> OpenedWork:
     if not feed or len(line) > MAX_RECORD_BYTES:
         raise InvalidWork("the sealed work does not begin with its record")
     try:
-        record = Registration.from_json(load_json(line))
+        said = load_json(line)
+        record = Registration.from_json(said)
+        asked = canonical_json({"questions": said["questions"]}) if "questions" in said else b""
+        if asked:
+            parse_questions(asked)
     except (InvalidRequest, ValueError) as error:
         raise InvalidWork(f"the sealed work's record cannot be read: {error}") from error
     work = parse_work(record.kind, raw)
@@ -75,4 +91,5 @@ def opened_work(plain: bytes, content: ContentState) -> OpenedWork:
         ),
         work,
         raw,
+        asked,
     )

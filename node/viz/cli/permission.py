@@ -1,0 +1,63 @@
+"""Let other nodes serve an adapter that this node trained, or end that."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from viz.cli.console import AsJson, DataDir, guarded, run, say, show
+from viz.cli.http import OperatedNode
+from viz.cli.operator import AdapterArgument, OperatorClient, adapter_app
+from viz.domain.units import Address, parse_address
+
+NodeArgument = Annotated[
+    str, typer.Argument(help="Address of the other node's key.", metavar="ADDRESS")
+]
+
+
+@adapter_app.command("permit")
+@guarded
+def permit(
+    adapter_id: AdapterArgument,
+    other: NodeArgument,
+    node: OperatedNode = "",
+    folder: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let another node fetch, open and serve an adapter that this node trained.
+
+    It is written on the chain. The other node's operator then puts the adapter on offer there, with
+    `viz adapter activate`, and finds this node by its entry in the directory.
+    """
+    _permit(adapter_id, parse_address(other), True, OperatorClient(node, folder), as_json=as_json)
+
+
+@adapter_app.command("revoke")
+@guarded
+def revoke(
+    adapter_id: AdapterArgument,
+    other: NodeArgument,
+    node: OperatedNode = "",
+    folder: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """End another node's permission to serve an adapter, after the contract's notice.
+
+    The node gets the key no more. What it opened before is on its disk: the chain stops its claims.
+    """
+    _permit(adapter_id, parse_address(other), False, OperatorClient(node, folder), as_json=as_json)
+
+
+def _permit(
+    adapter_id: int, other: Address, allowed: bool, operator: OperatorClient, *, as_json: bool
+) -> None:
+    body: dict[str, Any] = {
+        "adapterId": adapter_id,
+        "node": other,
+        "allowed": allowed,
+    }
+    sent = run(operator.ask("POST", "/adapters/permissions", body), logs=False)
+    if not show(body | {"transaction": sent["hash"]}, as_json=as_json):
+        said = "may serve" if allowed else "may no longer serve"
+        say(f"{body['node']} {said} adapter {adapter_id}  (transaction {sent['hash']})")

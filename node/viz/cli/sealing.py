@@ -1,0 +1,266 @@
+"""Seal registered works, hand them to custodians, publish listings, show who got keys."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from viz.cli.console import (
+    AsJson,
+    DataDir,
+    DeploymentFile,
+    KeyFile,
+    PasswordFile,
+    Yes,
+    agreed,
+    err,
+    guarded,
+    lines,
+    out,
+    password,
+    run,
+    say,
+    show,
+    table,
+)
+from viz.cli.http import LOCAL_NODE, NodeUrl, get_json
+from viz.cli.own_chain import LicenseFileOption, trusted_deployment
+from viz.client.node_address import checked
+from viz.domain.display import moment
+from viz.errors import InvalidRequest, InvalidWork, LicenseError, VizError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from eth_account.signers.local import LocalAccount
+
+    from viz.creator.sealed import CustodianNode, ListingWords
+    from viz.domain.ports.chain import Deployment
+    from viz.protocol.registration import WorkWords
+    from viz.services.market.work_records import Registration
+
+CustodianOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--custodian",
+        help="A node that holds the sealed work and its key for you; repeat it. Default: --node.",
+        show_default=False,
+    ),
+]
+CreditOption = Annotated[
+    str, typer.Option(help="Who is to be named. Default: as in terms.toml or the license.")
+]
+LanguageOption = Annotated[
+    str, typer.Option(help="The work's language, such as en. Default: as in terms.toml or license.")
+]
+SampleOption = Annotated[
+    Path | None, typer.Option(help="A text file to show to everybody, as a sample of the work.")
+]
+UNDETERMINED: Final = "und"  # BCP 47
+# A custodian's chain may show a new work later than the relaying node's.
+_SEEN_TRIES: Final = 5
+_SEEN_EVERY_S: Final = 2.0
+
+
+class Sealing:
+    """Seal one work for its owner, hand it over and list it."""
+
+    def __init__(
+        self, account: LocalAccount, trusted: Deployment, custodians: Sequence[CustodianNode]
+    ) -> None:
+        self._key = bytes(account.key)
+        self._trusted, self._custodians = trusted, custodians
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return what the owner agrees to, in words."""
+        return [
+            ("custodian", f"{each.node}  at {each.url}, gets the sealed work and its key")
+            for each in self._custodians
+        ]
+
+    async def publish(
+        self, work: Path, record: Registration, words: ListingWords
+    ) -> dict[str, Any]:
+        """Seal, hand over and list; return what was done, for people and scripts."""
+        from viz.clock import SystemClock
+        from viz.creator import sealed
+
+        made = await asyncio.to_thread(sealed.seal_work, work, record)
+        assert record.content_id is not None
+        for custodian in self._custodians:
+            for left in reversed(range(_SEEN_TRIES)):
+                try:
+                    await sealed.hand_over(
+                        made, record.content_id, custodian, self._trusted, self._key
+                    )
+                    break
+                except LicenseError:
+                    if not left:
+                        raise
+                    await asyncio.sleep(_SEEN_EVERY_S)
+        document = sealed.listing_of(
+            record,
+            made,
+            words,
+            self._custodians,
+            self._trusted,
+            size_bytes=(await asyncio.to_thread(work.stat)).st_size,
+            now_s=SystemClock().now_s(),
+        )
+        signed = sealed.sign_listing(document, self._trusted, self._key)
+        await sealed.publish_listing(work, signed, [each.url for each in self._custodians])
+        return {
+            "contentId": int(record.content_id),
+            "cid": made.cid,
+            "sizeBytes": made.size_bytes,
+            "sealed": str(made.path),
+            "custodians": [{"node": each.node, "url": each.url} for each in self._custodians],
+        }
+
+
+async def custodians_at(urls: Sequence[str], trusted: Deployment) -> list[CustodianNode]:
+    """Ask each custodian who it is, before anything is signed."""
+    from viz.creator.sealed import custodian_at
+
+    return [await custodian_at(checked(url), trusted) for url in urls]
+
+
+def read_words(terms: Path) -> WorkWords:
+    """Return what a terms file says of its work; raise InvalidWork."""
+    from viz.protocol.registration import words_of
+
+    try:
+        return words_of(terms.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidWork(f"{terms} cannot be read: {error}") from error
+
+
+def listing_words(
+    terms: Path,
+    title: str,
+    licensed: Mapping[str, Any],
+    *,
+    credit: str,
+    language: str,
+    sample: Path | None,
+) -> ListingWords:
+    """Return what the listing says: as given, else from terms.toml, else from the license."""
+    from viz.creator.sealed import ListingWords
+
+    words = read_words(terms)
+    said_by = licensed.get("licensor") if isinstance(licensed.get("licensor"), dict) else {}
+    said_of = licensed.get("work") if isinstance(licensed.get("work"), dict) else {}
+    try:
+        shown = sample.read_text(encoding="utf-8") if sample else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"the sample {sample} cannot be read: {error}") from error
+    found_credit = credit or words.credit or str((said_by or {}).get("name", ""))
+    found_language = language or words.language or str((said_of or {}).get("language", ""))
+    return ListingWords(found_credit or title, found_language or UNDETERMINED, shown.strip())
+
+
+def say_sealed(done: dict[str, Any]) -> None:
+    """Print what was sealed, where it is held, and that the key stays with its owner too."""
+    say(f"sealed      {done['cid']}, {done['sizeBytes']} bytes, in {done['sealed']}")
+    for custodian in done["custodians"]:
+        say(f"held by     {custodian['node']}  at {custodian['url']}, listed there")
+    say(f"its key     {done['sealed']}.key (keep it: whoever has it reads the work)")
+
+
+@guarded
+def publish(
+    work: Annotated[Path, typer.Argument(help="A folder with a terms.toml, or a terms file.")],
+    key: KeyFile,
+    custodian: CustodianOption = None,
+    node: NodeUrl = LOCAL_NODE,
+    credit: CreditOption = "",
+    language: LanguageOption = "",
+    sample: SampleOption = None,
+    license_file: LicenseFileOption = None,
+    folder: DataDir = None,
+    deployment: DeploymentFile = None,
+    yes: Yes = False,
+    password_file: PasswordFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Seal a registered work, hand it and its key to custodians, and publish its listing.
+
+    Do it again for more custodians, after a change of terms (with --license), or with other words:
+    the newest listing counts, and it names the custodians of this call.
+    """
+    from viz.chain.keys import load_key_file
+    from viz.services.market.license_files import read_license
+    from viz.services.market.work_records import load_record
+
+    terms = work / "terms.toml" if work.is_dir() else work
+    account = load_key_file(key, password(password_file))
+    trusted = trusted_deployment(deployment, folder)
+    path = terms.parent / read_words(terms).file
+    record = load_record(path)
+    if record is None or record.content_id is None:
+        raise InvalidRequest(
+            f"{path} is not registered: register it first with `viz content register {work}`"
+        )
+    if license_file is not None:
+        document = read_license(license_file)
+        record = replace(record, license=document.to_json(), license_hash=document.license_hash)
+    words = listing_words(
+        terms, record.title, record.license, credit=credit, language=language, sample=sample
+    )
+    made = run(
+        _publish(path, record, words, account, trusted, custodian or [node], yes=yes, quiet=as_json)
+    )
+    if not show(made, as_json=as_json):
+        say_sealed(made)
+
+
+async def _publish(
+    path: Path,
+    record: Registration,
+    words: ListingWords,
+    account: LocalAccount,
+    trusted: Deployment,
+    urls: Sequence[str],
+    *,
+    yes: bool,
+    quiet: bool,
+) -> dict[str, Any]:
+    sealing = Sealing(account, trusted, await custodians_at(urls, trusted))
+    rows = [
+        ("work", f"{record.content_id}: {record.title}"),
+        ("credit", words.credit),
+        ("language", words.language),
+        ("sample", f"{len(words.sample)} characters, for everybody" if words.sample else "none"),
+        *sealing.rows(),
+    ]
+    lines("You sign, for anyone to read:", rows, to=err if quiet else out)
+    agreed("Hand the sealed work over, and list it?", yes=yes)
+    return await sealing.publish(path, record, words)
+
+
+@guarded
+def keys(
+    content_id: Annotated[int, typer.Argument(min=1, help="The work's id on the chain.")],
+    node: NodeUrl = LOCAL_NODE,
+    as_json: AsJson = False,
+) -> None:
+    """Show who got the key of a sealed work from a custodian, when, and at which block."""
+    from viz.protocol.custody import HANDED_PATH, HandedKeys
+
+    path = HANDED_PATH.format(kind="works", item_id=content_id)
+    found = HandedKeys.from_json(run(get_json(node, path), logs=False))
+    if not show(found.to_json(), as_json=as_json):
+        rows = [(each.requester, moment(each.handed_at), each.block) for each in found.handed]
+        table(f"Keys of work {content_id}, from {node}", ("handed to", "when", "#block"), rows)
+
+
+def not_sealed(work: Path, error: VizError) -> str:
+    """Return what an owner does whose work is registered and could not be sealed or listed."""
+    return (
+        f"the work is registered, and is not with a custodian yet ({error.detail}): do not "
+        f"register it again, go on with `viz content publish {work}`"
+    )

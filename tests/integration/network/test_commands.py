@@ -1,0 +1,231 @@
+"""A creator and two operators type their commands: nobody hands anybody a file."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest_asyncio
+from tests.integration.api.harness import OPERATOR_TOKEN
+from tests.integration.chain.testnet import Testnet
+from tests.integration.network.nodes import RealNode, real_node
+
+from viz.chain.deployment import save_deployment
+from viz.chain.keys import create_key_file
+from viz.domain.units import AdapterId, ContentId, parse_address
+from viz.services.market.custodian import CustodyPolicy
+
+ROOT = Path(__file__).parents[3]
+PASSWORD = "correct horse"
+CUSTODIAN, TRAINER, OTHER = 5, 6, 7
+STORY = "The tide comes in twice a day, and takes the same stone.\n\n"
+TERMS = """
+title = "Story"
+kind = "text"
+file = "story.txt"
+credit = "Alma Reyes"
+language = "en"
+[terms]
+training_fee = "0.00"
+min_royalty_bps = 800
+duration_s = 31536000
+notice_s = 604800
+revocation_class = 2
+uses = ["train", "embody", "serve"]
+needs_approval = false
+[license]
+text = "Name me, and pay."
+"""
+
+
+class Creator:
+    """A creator's folder and what it types."""
+
+    def __init__(self, folder: Path, net: Testnet) -> None:
+        (folder / "work").mkdir(parents=True)
+        (folder / "work" / "terms.toml").write_text(TERMS)
+        (folder / "work" / "story.txt").write_text(STORY * 50)
+        save_deployment(folder / "deployment.json", net.deployment)
+        self.account = create_key_file(folder / "key.json", PASSWORD, scrypt_n=2)
+        self.folder, self.net = folder, net
+
+    async def viz(self, *words: object) -> Done:
+        """Run a command that signs."""
+        more = ["--key", self.folder / "key.json", "--data-dir", self.folder, "--yes"]
+        return await typed(*words, *more)
+
+    async def json(self, *words: object) -> Any:
+        done = await self.viz(*words, "--json")
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command said, and how it ended."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def output(self) -> str:
+        return self.stdout + self.stderr
+
+
+async def typed(*words: object) -> Done:
+    """Run a command in a process of its own: the nodes' log is not its output."""
+    unset = {"VIZ_RPC_URL", "VIZ_NODE_URL", "VIZ_DATA_DIR"}
+    given = {name: value for name, value in os.environ.items() if name not in unset}
+    running = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "viz",
+        *(str(word) for word in words),
+        cwd=ROOT,
+        env={**given, "PYTHONPATH": "node", "VIZ_KEY_PASSWORD": PASSWORD, "COLUMNS": "200"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(running.communicate(), 60)
+    return Done(running.returncode or 0, out.decode(), err.decode())
+
+
+async def operated(node: RealNode, *words: object) -> Done:
+    """Run an operator's command at a node."""
+    (node.folder / "operator.token").write_text(OPERATOR_TOKEN)
+    return await typed(*words, "--node", node.url, "--data-dir", node.folder)
+
+
+@pytest_asyncio.fixture
+async def custodian(net: Testnet, tmp_path: Path) -> AsyncIterator[RealNode]:
+    async with real_node(net, tmp_path / "a", CUSTODIAN) as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def trainer(net: Testnet, tmp_path: Path) -> AsyncIterator[RealNode]:
+    async with real_node(net, tmp_path / "b", TRAINER) as running:
+        yield running
+
+
+async def test_a_creator_uploads_once_and_a_trainer_needs_the_id_alone(
+    net: Testnet, custodian: RealNode, trainer: RealNode, tmp_path: Path
+) -> None:
+    """Register at A; license, fetch and plan a training at B; the owner sees who has the key."""
+    creator = Creator(tmp_path / "alma", net)
+    await custodian.announce()
+    done = await creator.viz(
+        "content", "register", creator.folder / "work", "--node", custodian.url,
+        "--rpc", net.anvil.url,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert f"{custodian.address}  at {custodian.url}, gets the sealed work" in done.stdout
+    assert "registered  work 1: Story  (as the chain has it)" in done.stdout
+    assert "held by" in done.stdout and "story.txt.age.key" in done.stdout
+    _, listed = await custodian.call("GET", "/viz/v1/listings/1")
+    assert (listed["listing"]["credit"], listed["listing"]["language"]) == ("Alma Reyes", "en")
+
+    done = await operated(trainer, "content", "license", 1)
+    assert done.exit_code == 0, done.output
+    assert "work 1  Story: train it with its id" in done.stdout
+    kept = trainer.folder / "works" / "1" / "work.txt"
+    assert kept.read_text() == STORY * 50
+    done = await operated(trainer, "train", 1, "--dry-run")
+    assert done.exit_code == 0 and "rows to learn" in done.stdout, done.output
+    done = await typed("content", "keys", 1, "--node", custodian.url)
+    assert done.exit_code == 0 and trainer.address[:20] in done.stdout, done.output
+
+
+async def test_a_license_without_a_work_at_hand_says_why(
+    net: Testnet, custodian: RealNode, trainer: RealNode, tmp_path: Path
+) -> None:
+    """Registered --offline, a work is licensed as before, and its file comes from its creator."""
+    creator = Creator(tmp_path / "alma", net)
+    said = await creator.json(
+        "content", "register", creator.folder / "work", "--node", custodian.url, "--offline",
+        "--rpc", net.anvil.url,
+    )  # fmt: skip
+    assert said["contentId"] == 1 and said["sealed"] is None
+    assert not (custodian.folder / "keys").exists()
+    done = await operated(trainer, "content", "license", 1)
+    assert done.exit_code == 0, done.output
+    assert "work 1 is licensed and not here" in done.stderr and "ask its owner" in done.stderr
+
+
+async def test_more_custodians_and_other_words_come_later(
+    net: Testnet, custodian: RealNode, trainer: RealNode, tmp_path: Path
+) -> None:
+    """A second call hands the same blob to another node, and the newest listing names both."""
+    creator = Creator(tmp_path / "alma", net)
+    way = ("--rpc", net.anvil.url)
+    place = creator.folder / "work"
+    early = await creator.viz("content", "publish", place, "--node", custodian.url)
+    assert early.exit_code == 4 and "register it first" in early.stderr
+    said = await creator.json("content", "register", place, "--node", custodian.url, *way)
+    first = said["sealed"]["cid"]
+    (creator.folder / "sample.txt").write_text("The tide comes in twice a day.")
+    await asyncio.sleep(1.1)  # a listing's time counts in seconds
+    again = await creator.json(
+        "content", "publish", place, "--custodian", custodian.url, "--custodian", trainer.url,
+        "--sample", creator.folder / "sample.txt", "--language", "en-GB",
+    )  # fmt: skip
+    assert again["cid"] == first
+    for node in (custodian, trainer):
+        _, found = await node.call("GET", "/viz/v1/listings/1")
+        listing = found["listing"]
+        assert listing["language"] == "en-GB" and listing["sample"].startswith("The tide")
+        assert [each["url"] for each in listing["custodians"]] == [custodian.url, trainer.url]
+        assert await node.blobs.has(first)
+
+
+async def test_a_custodian_that_refuses_leaves_a_registration_to_go_on_with(
+    net: Testnet, custodian: RealNode, tmp_path: Path
+) -> None:
+    """The registration stays; the error says how to go on, and no second one is made."""
+    creator = Creator(tmp_path / "alma", net)
+    place, way = creator.folder / "work", ("--rpc", net.anvil.url)
+    async with real_node(net, tmp_path / "full", OTHER, custody=CustodyPolicy(0, 0)) as full:
+        refused = await creator.viz(
+            "content", "register", place, "--node", custodian.url, "--custodian", full.url, *way
+        )
+    assert refused.exit_code != 0 and "do not register it again" in refused.stderr
+    assert await net.chain.content(ContentId(1)) is not None
+    going_on = await creator.json("content", "publish", place, "--custodian", custodian.url)
+    assert going_on["contentId"] == 1 and await net.chain.content_count() == 1
+
+
+async def test_a_custodian_that_is_not_there_is_found_before_anything_is_signed(
+    net: Testnet, custodian: RealNode, tmp_path: Path
+) -> None:
+    """Nothing is registered, and --offline with a custodian contradicts itself."""
+    creator = Creator(tmp_path / "alma", net)
+    place, way = creator.folder / "work", ("--node", custodian.url, "--rpc", net.anvil.url)
+    for wrong in (
+        ("--custodian", "http://127.0.0.1:9"),
+        ("--custodian", custodian.url.replace("127.0.0.1", "localhost")),
+        ("--custodian", custodian.url, "--offline"),
+    ):
+        refused = await creator.viz("content", "register", place, *way, *wrong)
+        assert refused.exit_code != 0 and refused.stdout == "", refused.output
+    assert await net.chain.content_count() == 0
+
+
+async def test_permissions_are_commands(net: Testnet, trainer: RealNode, tmp_path: Path) -> None:
+    """An adapter of nobody is refused by its id; the address is checked before it is sent."""
+    done = await operated(trainer, "adapter", "permit", 9, trainer.address)
+    assert done.exit_code != 0 and "not registered" in done.stderr
+    works = [await net.register_work(net.sender(1))]
+    adapter = await net.register_adapter(net.sender(TRAINER), works)
+    other = parse_address(net.sender(OTHER).address)
+    done = await operated(trainer, "adapter", "permit", adapter, other)
+    assert done.exit_code == 0 and f"{other} may serve adapter {adapter}" in done.stdout
+    assert (await net.chain.servable(AdapterId(adapter), other)).reason is None
+    done = await operated(trainer, "adapter", "revoke", adapter, other)
+    assert done.exit_code == 0 and "may no longer serve" in done.stdout
