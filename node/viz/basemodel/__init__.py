@@ -7,8 +7,10 @@ other.
 
 Modules: ``policy`` (what is quantised, and how), ``shape`` and ``shape_reader`` (the architecture,
 and how a config.json is understood), ``checkpoint`` (weights, shard by shard), ``tokenizer``,
-``detokenise``, ``source`` (find, convert, digest: ``load_base``), ``nf4`` (quantise, dequantise,
-``serving_weights``), ``adapter_file`` (read, check, write), ``safetensor_file`` (the file format).
+``spelling`` (kinds of tokenizers), ``detokenise``, ``hub`` (fetch), ``source`` (find, convert,
+digest: ``load_base``), ``preparation`` (in a child), ``nf4`` (quantise, dequantise,
+``serving_weights``), ``export``, ``adapter_file`` (read, check, write), ``safetensor_file`` (the
+file format).
 Importing this package imports neither torch nor transformers.
 """
 

@@ -1,6 +1,7 @@
-"""Convert and quantise a base model once, in a child process that reports its progress.
+"""Fetch, convert and quantise a base model once, in child processes that report their progress.
 
-The child imports transformers and bitsandbytes and holds the weights twice: about 1 GB. A daemon
+A model of a hub is fetched by a child of its own, the only one that uses the network. The second
+child imports transformers and bitsandbytes and holds the weights twice: about 1 GB. A daemon
 that converted in its own process would keep much of that memory until its end. Invariant: the child
 writes exactly what ``load_base`` and ``serving_weights`` write.
 """
@@ -15,6 +16,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
+from viz.basemodel.hub import fetch, hub_model
 from viz.basemodel.nf4 import serving_weights
 from viz.basemodel.shape_reader import kept_shape
 from viz.basemodel.source import DEFAULT_BASE, LoadedBase, converted_directory, load_base
@@ -29,7 +31,18 @@ ReportProgress = Callable[[float], None]
 _CONVERTED: Final = 0.8
 _STDERR_BYTES: Final = 4096
 _ANY: Final = "any"
+# What the child does: fetch the files from a hub, or convert and quantise them.
+_FETCH: Final = "fetch"
+_PREPARE: Final = "prepare"
+# The part of the bar that a fetch takes.
+_FETCHED: Final = 0.8
 _OFFLINE: Final = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+# Plain HTTP, which goes on where it broke off, and no reports about who uses the library.
+_ONLINE: Final = {
+    "HF_HUB_DISABLE_XET": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DOWNLOAD_TIMEOUT": "30",
+}
 
 
 async def prepared_base(
@@ -44,27 +57,43 @@ async def prepared_base(
     ``report`` is called at the start, at each step and at the end of that work, and not at all if
     everything is on disk. Cancelling the call ends the child. Raises ModelUnavailable.
     """
+    hub = hub_model(source)
+    if hub is not None and not hub.folder(cache_dir).is_dir():
+        await _in_child(_FETCH, source, cache_dir, None, _part(report, 0.0, _FETCHED))
+        report = _part(report, _FETCHED, 1.0)
     if not await asyncio.to_thread(_is_readable, source, cache_dir):
-        await _in_child(source, cache_dir, allowed, report)
+        await _in_child(_PREPARE, source, cache_dir, allowed, report)
     base = await asyncio.to_thread(load_base, source, cache_dir=cache_dir, allowed=allowed)
     if not base.serving_file.exists():
-        await _in_child(source, cache_dir, allowed, report)
+        await _in_child(_PREPARE, source, cache_dir, allowed, report)
     return base
+
+
+def _part(report: ReportProgress, start: float, end: float) -> ReportProgress:
+    return lambda done: report(start + (end - start) * done)
 
 
 def _is_readable(source: str, cache_dir: Path) -> bool:
     """Return whether ``load_base`` needs neither a conversion nor transformers."""
-    directory = converted_directory(cache_dir) if source == DEFAULT_BASE else Path(source)
+    hub = hub_model(source)
+    directory = Path(source) if hub is None else hub.folder(cache_dir)
+    if source == DEFAULT_BASE:
+        directory = converted_directory(cache_dir)
     if not directory.is_dir():
         return source != DEFAULT_BASE  # ``load_base`` says what is wrong
     return kept_shape(directory, cache_dir).exists()
 
 
 async def _in_child(
-    source: str, cache_dir: Path, allowed: Collection[Hash32] | None, report: ReportProgress
+    work: str,
+    source: str,
+    cache_dir: Path,
+    allowed: Collection[Hash32] | None,
+    report: ReportProgress,
 ) -> None:
     accepted = _ANY if allowed is None else ",".join(each.hex() for each in allowed)
-    command = [sys.executable, "-m", "viz.basemodel.preparation", source, str(cache_dir), accepted]
+    command = [sys.executable, "-m", "viz.basemodel.preparation", work, source, str(cache_dir)]
+    command.append(accepted)
     child = await asyncio.create_subprocess_exec(
         *tied(command),
         stdin=asyncio.subprocess.DEVNULL,
@@ -72,7 +101,7 @@ async def _in_child(
         stderr=asyncio.subprocess.PIPE,
         # The libraries' progress bars and warnings go to the child's standard error. Only its last
         # line is shown, and only after a failure.
-        env=os.environ | _OFFLINE,
+        env=os.environ | (_ONLINE if work == _FETCH else _OFFLINE),
     )
     assert child.stdout is not None and child.stderr is not None
     said = asyncio.ensure_future(_last(child.stderr))
@@ -107,29 +136,35 @@ async def _last(stream: asyncio.StreamReader) -> str:
     return lines[-1] if lines else "it printed nothing"
 
 
-def main() -> int:
-    """Convert and quantise the model named in ``argv``; report the steps on standard output.
+def _prepare(source: str, cache_dir: Path, accepted: str, report: ReportProgress) -> None:
+    digests = [
+        Hash32(bytes.fromhex(each)) for each in accepted.split(",") if each not in ("", _ANY)
+    ]
+    base = load_base(
+        source,
+        cache_dir=cache_dir,
+        allowed=None if accepted == _ANY else digests,
+        report=lambda part: report(_CONVERTED * part),
+    )
+    serving_weights(base, report=lambda part: report(_CONVERTED + (1 - _CONVERTED) * part))
 
-    The arguments are the source, the cache and the accepted digests (or _ANY).
+
+def main() -> int:
+    """Fetch, or convert and quantise, the model in ``argv``; report steps on standard output.
+
+    The arguments are the work, the source, the cache and the accepted digests (or _ANY).
     """
     # Standard output is only for our lines: what a library prints is redirected to standard error.
     told = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)
-    source, cache_dir, accepted = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
-    digests = [
-        Hash32(bytes.fromhex(each)) for each in accepted.split(",") if each not in ("", _ANY)
-    ]
+    work, source, cache_dir, accepted = sys.argv[1], sys.argv[2], Path(sys.argv[3]), sys.argv[4]
     try:
-        base = load_base(
-            source,
-            cache_dir=cache_dir,
-            allowed=None if accepted == _ANY else digests,
-            report=lambda part: print("done", _CONVERTED * part, file=told),
-        )
-        serving_weights(
-            base,
-            report=lambda part: print("done", _CONVERTED + (1 - _CONVERTED) * part, file=told),
-        )
+        if work == _FETCH:
+            model = hub_model(source)
+            assert model is not None
+            fetch(model, cache_dir, lambda part: print("done", part, file=told))
+        else:
+            _prepare(source, cache_dir, accepted, lambda part: print("done", part, file=told))
     except ModelUnavailable as error:
         print("failed", str(error.detail).replace("\n", " "), file=told)
         return 1

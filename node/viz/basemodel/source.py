@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from viz.basemodel.checkpoint import CheckpointTensors
+from viz.basemodel.hub import hub_model
 from viz.basemodel.policy import DEFAULT_POLICY, QuantisationPolicy
 from viz.basemodel.safetensor_file import file_digest
 from viz.basemodel.shape import DecoderShape
@@ -95,15 +96,29 @@ def load_base(
 ) -> LoadedBase:
     """Find the base model, convert it if needed, and return it with its digests.
 
-    ``source`` is DEFAULT_BASE or a Hugging Face model directory. The digest must be in
-    ``allowed``; None allows any (for tests, and to print a digest before it is allowed).
+    ``source`` is DEFAULT_BASE, a Hugging Face model directory, or a model of a hub that was fetched
+    (``viz.basemodel.hub``). The digest must be in ``allowed``; None allows any (for tests, and to
+    print a digest before it is allowed).
     ``report`` gets the finished part of a conversion, 0 to 1. Blocks for seconds, and longer if it
     converts. Raises ModelUnavailable.
     """
-    packaged = str(source) == DEFAULT_BASE
-    directory = _converted_default(cache_dir, report) if packaged else Path(source)
+    hub = hub_model(str(source))
+    if str(source) == DEFAULT_BASE:
+        name, directory = DEFAULT_BASE, _converted_default(cache_dir, report)
+    elif hub is not None:
+        name, directory = hub.name, hub.folder(cache_dir)
+        if not directory.is_dir():
+            raise ModelUnavailable(
+                f"{source} is not in {directory.parent} yet: start the node with this base_model, "
+                "or run viz base export, which fetch it"
+            )
+    else:
+        name, directory = Path(source).name, Path(source)
     if not directory.is_dir():
-        raise ModelUnavailable(f"{source} is neither {DEFAULT_BASE} nor a model directory")
+        raise ModelUnavailable(
+            f"{source} is neither {DEFAULT_BASE}, nor a model directory, nor a model of a hub at "
+            "a commit (organisation/name@commit)"
+        )
     shape, tokenizer = read_shape(directory, cache_dir), ChatTokenizer(directory)
     digest = _digest(CheckpointTensors(directory, shape), shape, tokenizer, policy)
     if allowed is not None and digest not in allowed:
@@ -112,7 +127,7 @@ def load_base(
             "engine.base_digest to it if you want this model"
         )
     model = BaseModel(
-        name=DEFAULT_BASE if packaged else directory.name,
+        name=name,
         digest=digest,
         tokenizer_digest=tokenizer.digest,
         context_tokens=shape.context_tokens,
