@@ -20,7 +20,6 @@ from eth_account.signers.local import LocalAccount
 from viz.basemodel.preparation import ReportProgress, prepared_base
 from viz.basemodel.source import DEFAULT_BASE, DEFAULT_BASE_DIGEST, LoadedBase, models_folder
 from viz.chain.contracts import Chain
-from viz.chain.deploy import DEVELOPMENT_CHAINS
 from viz.chain.deployment import load_deployment
 from viz.chain.keys import load_key_file
 from viz.chain.reach import check_when_reached
@@ -37,7 +36,7 @@ from viz.composition import (
 )
 from viz.config import Config
 from viz.domain.ports.blobs import BlockStore
-from viz.domain.ports.chain import Deployment
+from viz.domain.ports.chain import DEVELOPMENT_CHAINS, Deployment
 from viz.domain.ports.engine import Engine
 from viz.domain.ports.settlement_ledger import Store
 from viz.domain.ports.transactions import Event

@@ -7,7 +7,7 @@ the class for each Protocol.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -267,7 +267,8 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
             backends.peers,
             clock,
             listings,
-            own=_own_offers(backends, catalogue, network.origin),
+            known=_own_offers(backends, catalogue, network.origin),
+            own=node,
             interval_s=network.discover_s,
         ),
         announcing=Announcing(
@@ -315,13 +316,15 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
     )
 
 
-def _own_offers(backends: Backends, catalogue: Catalogue, origin: str) -> Callable[[], NodeOffers]:
+def _own_offers(
+    backends: Backends, catalogue: Catalogue, origin: str
+) -> Callable[[], Sequence[NodeOffers]]:
     """Return a function that says what this node itself sells now."""
     engine, node, clock = backends.engine, backends.writer.address, backends.clock
 
-    def offers() -> NodeOffers:
+    def offers() -> Sequence[NodeOffers]:
         base = engine.model
-        return NodeOffers(
+        own = NodeOffers(
             node,
             origin,
             base.name,
@@ -330,6 +333,7 @@ def _own_offers(backends: Backends, catalogue: Catalogue, origin: str) -> Callab
             catalogue.offers(),
             seen_at_s=clock.now_s(),
         )
+        return (own,)
 
     return offers
 

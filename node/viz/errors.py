@@ -29,6 +29,7 @@
     │   └── TrainingCancelled · MemorisationLimitExceeded · TrainingWorkerDied
     └── BuyerError            a buyer refuses to pay, or cannot
         └── NodeUnreachable · AddressNotPublic · NodeRefused · NodeNotTrusted · PriceAboveCap
+            · BudgetSpent
 
 Each class has a unique ``code`` (stable: clients match on it), an HTTP ``status`` (used by the one
 table in ``viz.api``) and a ``title``. ``str(error)`` is one line that says what to do about it.
@@ -379,6 +380,10 @@ class NodeRefused(BuyerError):
 
 class NodeNotTrusted(BuyerError):
     code, title = "node-not-trusted", "The node said something that does not verify"
+
+
+class BudgetSpent(BuyerError):
+    code, status, title = "budget-spent", 402, "This buyer has spent what it may spend today"
 
 
 class PriceAboveCap(BuyerError):

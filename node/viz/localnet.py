@@ -14,13 +14,13 @@ from typing import Final, Self
 
 from eth_account.signers.local import LocalAccount
 
-from viz.chain.deploy import DEVELOPMENT_CHAINS, ensure_deployed
+from viz.chain.deploy import ensure_deployed
 from viz.chain.devnet import Devnet
 from viz.chain.keys import create_key_file, development_account, load_key_file
 from viz.chain.payment_token import PaymentToken
 from viz.chain.rpc import Rpc
 from viz.chain.sender import Sender
-from viz.domain.ports.chain import Deployment
+from viz.domain.ports.chain import DEVELOPMENT_CHAINS, Deployment
 from viz.domain.ports.transactions import Call
 from viz.domain.units import Address, Units
 from viz.errors import ChainMismatch, ConfigError

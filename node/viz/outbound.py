@@ -92,7 +92,7 @@ class Outbound:
         Raises AddressNotPublic, NodeUnreachable (also for what is too slow), NodeRefused for an
         answer beyond ``max_bytes``, for a redirect and for a compressed answer.
         """
-        self._require_allowed(url)
+        require_allowed(url, private_addresses=self._private)
         sent = {hdrs.ACCEPT_ENCODING: "identity", **(headers or {})}
         try:
             async with (
@@ -120,36 +120,48 @@ class Outbound:
             await self._http.close()
             self._http = None
 
-    def _require_allowed(self, url: str) -> None:
-        """Raise AddressNotPublic for a URL of another kind, or with a private address in it."""
-        parts = urlsplit(url) if http_origin(url.partition("?")[0]) else None
-        host = parts.hostname or "" if parts else ""
-        if not host:
-            raise AddressNotPublic(f"{url[:200]!r} is not an address to ask: http(s)://host[:port]")
-        if self._private:
-            return
-        try:
-            address = ipaddress.ip_address(host.partition("%")[0])
-        except ValueError:
-            return  # a name: the resolver judges what it stands for
-        if not is_public(address):
-            raise _refused(host)
-
     def _session(self) -> aiohttp.ClientSession:
         if self._http is None:
-            connector = aiohttp.TCPConnector(
-                resolver=None if self._private else PublicResolver(),
-                limit=MAX_CONNECTIONS,
-                limit_per_host=MAX_CONNECTIONS_EACH,
-            )
-            self._http = aiohttp.ClientSession(
-                connector=connector,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                timeout=aiohttp.ClientTimeout(total=None),
-                headers={hdrs.USER_AGENT: "viz"},
-            )
+            self._http = guarded_session(private_addresses=self._private)
         return self._http
+
+
+def require_allowed(url: str, *, private_addresses: bool) -> None:
+    """Raise AddressNotPublic for a URL of another kind, or with a private address in it.
+
+    A name is judged when it is resolved, by the session that connects.
+    """
+    parts = urlsplit(url) if http_origin(url.partition("?")[0]) else None
+    host = parts.hostname or "" if parts else ""
+    if not host:
+        raise AddressNotPublic(f"{url[:200]!r} is not an address to ask: http(s)://host[:port]")
+    if private_addresses:
+        return
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return  # a name: the resolver judges what it stands for
+    if not is_public(address):
+        raise _refused(host)
+
+
+def guarded_session(*, private_addresses: bool) -> aiohttp.ClientSession:
+    """Return a session that connects to names of public addresses only, unless others are allowed.
+
+    For a URL with an address in it call ``require_allowed`` first: no name is resolved there.
+    """
+    connector = aiohttp.TCPConnector(
+        resolver=None if private_addresses else PublicResolver(),
+        limit=MAX_CONNECTIONS,
+        limit_per_host=MAX_CONNECTIONS_EACH,
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        timeout=aiohttp.ClientTimeout(total=None),
+        headers={hdrs.USER_AGENT: "viz"},
+    )
 
 
 class PublicResolver(AbstractResolver):

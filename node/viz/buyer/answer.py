@@ -27,7 +27,6 @@ from viz.buyer.received import AnswerChunk, ReceivedAnswer
 from viz.buyer.request import AskedRequest
 from viz.buyer.stream_payer import StreamPayer
 from viz.client.node_client import problem_of
-from viz.domain.display import amount
 from viz.domain.receipt import SignedReceipt
 from viz.domain.units import Units, hex_of
 from viz.errors import (
@@ -84,8 +83,7 @@ class PaidAnswer:
         self._paying: asyncio.Task[None] | None = None
         self._failure: VizError | None = None
         self._renewed = False
-        self._rides = True
-        self._free = False
+        self._rides, self._free = True, False
         self.receipt: SignedReceipt | None = None
 
     @property
@@ -107,6 +105,17 @@ class PaidAnswer:
             return 0
         return self._open_request.billed_units if self._sent and self._open_request.seq else None
 
+    @property
+    def most_units(self) -> Units:
+        """What the request cost, or the most that it may cost if its bill is not known."""
+        known = self.cost_units is not None or not self._sent
+        return self.cost_units or 0 if known else self._open_request.units
+
+    @property
+    def counted(self) -> tuple[int, int]:
+        """The tokens of the prompt and of what arrived, as this buyer counts them."""
+        return self._payer.prompt_tokens, self._arrival.tokens
+
     # admission
 
     async def __aenter__(self) -> Self:
@@ -122,10 +131,8 @@ class PaidAnswer:
                 self._context.voucher_signer.drop(self._open_request)
             await self._stack.aclose()
             if self._sent and isinstance(error, NodeUnreachable):
-                most = amount(self._open_request.units, self._context.deployment)
-                raise NodeUnreachable(
-                    f"{error.detail} (if it began the answer, {most} at most are paid for it)"
-                ) from error
+                cost = self._open_request.cost_if_begun(self._context.deployment)
+                raise NodeUnreachable(f"{error.detail} ({cost})") from error
             raise
         self._paying = asyncio.create_task(self._pay(), name="viz-buyer-payer")
         return self
@@ -328,14 +335,7 @@ class PaidAnswer:
             # If the node still runs, it has billed the answer or will do so in a moment.
             async with asyncio.timeout(BILL_WAIT_S):
                 await context.sync.sync_for_bill(open_request)
-        if open_request.seq:
-            cost = f"it cost {amount(open_request.billed_units, context.deployment)}"
-        else:
-            arrived = amount(open_request.arrived_units, context.deployment)
-            most = amount(open_request.units, context.deployment)
-            cost = (
-                f"what arrived costs {arrived}; it is not billed yet, and {most} at most are paid"
-            )
+        cost = open_request.cost_so_far(context.deployment)
         return type(error)(f"{error.detail} ({cost})", **error.extensions)
 
     def _take(self, event: ServerEvent) -> AnswerChunk | None:

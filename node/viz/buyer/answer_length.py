@@ -26,19 +26,25 @@ async def ask_fitting(
 
     Raises what ``BuyerClient.ask`` raises, but PromptTooLong only if the prompt leaves no room.
     """
-    body = _at_most(body, client.info.context_tokens)
+    body = at_most(body, client.info.context_tokens)
     async with AsyncExitStack() as stack:
         try:
             answer = await stack.enter_async_context(client.ask(body, path))
         except PromptTooLong as refusal:
-            room = refusal.extensions.get("roomTokens")
-            if not isinstance(room, int) or not 0 < room < client.info.context_tokens:
-                raise
-            answer = await stack.enter_async_context(client.ask(_at_most(body, room), path))
+            room = room_in(refusal, client)
+            answer = await stack.enter_async_context(client.ask(at_most(body, room), path))
         yield answer
 
 
-def _at_most(body: dict[str, Any], tokens: int) -> dict[str, Any]:
+def room_in(refusal: PromptTooLong, client: BuyerClient) -> int:
+    """Return the tokens that a prompt leaves for the answer; raise the refusal if none."""
+    room = refusal.extensions.get("roomTokens")
+    if not isinstance(room, int) or not 0 < room < client.info.context_tokens:
+        raise refusal
+    return room
+
+
+def at_most(body: dict[str, Any], tokens: int) -> dict[str, Any]:
     """Return the request with each length that it names cut to ``tokens``."""
     cut = {
         name: tokens

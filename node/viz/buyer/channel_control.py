@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from viz.buyer.answer import PaidAnswer
-from viz.buyer.answer_length import ask_fitting
+from viz.buyer.asking import AskedSide, OneNode, StreamedAnswer
 from viz.buyer.client import BuyerClient
 from viz.buyer.wallet import Wallet
 from viz.domain.display import prices
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import ZERO_ADDRESS, Units, hex_of
 from viz.protocol.messages import AdapterOffer
+from viz.protocol.payment import CHAT_PATH
 from viz.protocol.wire import Json
 
 Write = Callable[[str], Awaitable[None]]
@@ -29,7 +29,7 @@ class ChannelControl:
     def __init__(
         self,
         client: BuyerClient,
-        tell: Callable[[BuyerClient, PaidAnswer], None] | None = None,
+        tell: Callable[[AskedSide, StreamedAnswer], None] | None = None,
     ) -> None:
         """``tell`` is called with each answer when it ends, even if an error ends it."""
         self._client = client
@@ -87,7 +87,8 @@ class ChannelControl:
             await tell(_chosen(offer, client.deployment))
         if not model:
             body = {**body, "model": offer.model}
-        async with ask_fitting(client, body) as answer:
+        side = OneNode(client)
+        async with side.asking(body, CHAT_PATH) as answer:
             shown = 0
             try:
                 async for _ in answer:
@@ -95,7 +96,7 @@ class ChannelControl:
                     shown = len(answer.text)
             finally:
                 if self._tell:
-                    self._tell(client, answer)
+                    self._tell(side, answer)
         return {
             "model": answer.model,
             "text": answer.text,

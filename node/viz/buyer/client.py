@@ -320,10 +320,13 @@ class BuyerClient:
 
     # asking
 
-    def ask(self, body: dict[str, Any], path: str = CHAT_PATH) -> PaidAnswer:
+    def ask(
+        self, body: dict[str, Any], path: str = CHAT_PATH, *, limits: Limits | None = None
+    ) -> PaidAnswer:
         """Return a paid answer to an OpenAI request; use it with ``async with`` and ``async for``.
 
-        The node always streams, whatever ``body`` says. Entering raises UnknownModel,
+        The node always streams, whatever ``body`` says. ``limits`` replace the client's for this
+        answer. Entering raises UnknownModel,
         PriceAboveCap, ChannelUnknown, DepositExceeded, NodeNotTrusted, and the node's refusals.
         """
         self.require_trust()
@@ -336,7 +339,7 @@ class BuyerClient:
             sync=self._sync,
             voucher_signer=self.voucher_signer,
             deployment=self._deployment,
-            limits=self.limits,
+            limits=limits or self.limits,
             quotes=self.quotes,
             names=self._names,
             prices=self._prices,

@@ -27,8 +27,8 @@ def usage_of(answer: PaidAnswer) -> dict[str, int]:
     }
 
 
-def assemble(chunks: Sequence[AnswerChunk], answer: PaidAnswer) -> dict[str, Any]:
-    """Return the whole answer that the chunks of one request make up."""
+def assemble(chunks: Sequence[AnswerChunk], usage: dict[str, int]) -> dict[str, Any]:
+    """Return the whole answer that the chunks of one request make up, with OpenAI's usage."""
     head = chunks[0] if chunks else {}
     chat = head.get("object") == _CHAT_CHUNK
     choices: dict[int, dict[str, Any]] = {}
@@ -42,7 +42,7 @@ def assemble(chunks: Sequence[AnswerChunk], answer: PaidAnswer) -> dict[str, Any
         "created": head.get("created", 0),
         "model": head.get("model", ""),
         "choices": [choices[index] for index in sorted(choices)],
-        "usage": usage_of(answer),
+        "usage": usage,
     }
 
 

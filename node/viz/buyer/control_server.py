@@ -23,16 +23,16 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol
 
 import structlog
 from aiohttp import WSMsgType, web
 from aiohttp.typedefs import Handler
 
-from viz.buyer.channel_control import ChannelControl
-from viz.buyer.wallet import Signable
+from viz.buyer.channel_control import Write
+from viz.buyer.wallet import Signable, Wallet
 from viz.domain.eip712 import Domain
-from viz.domain.units import Address
+from viz.domain.units import Address, Units
 from viz.errors import InvalidRequest, VizError
 from viz.local_socket import bound, is_ours, open_folder, remove
 from viz.protocol.problems import MAX_DETAIL_CHARS
@@ -48,9 +48,23 @@ HEARTBEAT_S: Final = 15.0
 _log = structlog.get_logger()
 
 
+class SocketCommands(Protocol):
+    """What the socket takes commands for: a channel, or the network (``NetworkControl``)."""
+
+    async def show(self) -> Json: ...
+
+    async def forgive(self, allow_units: Units) -> Json: ...
+
+    async def open(self, wallet: Wallet, deposit_units: Units) -> Json: ...
+
+    async def close(self, wallet: Wallet) -> Json: ...
+
+    async def ask(self, body: dict[str, Any], write: Write, tell: Write) -> Json: ...
+
+
 @asynccontextmanager
 async def serving_control(
-    control: ChannelControl, directory: Path, node: Address, url: str
+    control: SocketCommands, directory: Path, node: Address, url: str
 ) -> AsyncIterator[bool]:
     """Serve the commands in a channel's folder while the context lasts.
 
@@ -81,7 +95,7 @@ async def serving_control(
         os.close(folder)
 
 
-def _handler(control: ChannelControl, node: Address, url: str) -> Handler:
+def _handler(control: SocketCommands, node: Address, url: str) -> Handler:
     async def handle(request: web.Request) -> web.WebSocketResponse:
         connection = request.transport.get_extra_info("socket") if request.transport else None
         if not is_ours(connection):
@@ -99,7 +113,7 @@ def _handler(control: ChannelControl, node: Address, url: str) -> Handler:
 class _Conversation:
     """One command: the caller's messages, and the answers to them."""
 
-    def __init__(self, control: ChannelControl, ws: web.WebSocketResponse) -> None:
+    def __init__(self, control: SocketCommands, ws: web.WebSocketResponse) -> None:
         self._control = control
         self._ws = ws
         self._heard: asyncio.Queue[Json] = asyncio.Queue(maxsize=4)

@@ -23,6 +23,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from viz.domain.display import amount
+from viz.domain.ports.chain import Deployment
 from viz.domain.receipt import SignedReceipt, salted_hash
 from viz.domain.units import AdapterId, Units
 from viz.errors import NodeNotTrusted
@@ -78,6 +80,19 @@ class OpenRequest:
     def stalled(self) -> bool:
         """Whether the node has sent no text for ``STALLED_S``: a good reason to leave."""
         return bool(self.waits_since_s) and time.monotonic() - self.waits_since_s >= STALLED_S
+
+    def cost_so_far(self, deployment: Deployment) -> str:
+        """Say what an answer that broke off costs, for a person to read."""
+        if self.seq:
+            return f"it cost {amount(self.billed_units, deployment)}"
+        return (
+            f"what arrived costs {amount(self.arrived_units, deployment)}; it is not billed yet, "
+            f"and {amount(self.units, deployment)} at most are paid"
+        )
+
+    def cost_if_begun(self, deployment: Deployment) -> str:
+        """Say what an answer costs that may not have begun, for a person to read."""
+        return f"if it began the answer, {amount(self.units, deployment)} at most are paid for it"
 
     def equals(self, other: OpenRequest) -> bool:
         """Say whether both requests are the same, so that the receipt of one fits the other."""

@@ -1,8 +1,8 @@
-"""Serve a local OpenAI-compatible API that pays the node: any OpenAI tool works unmodified.
+"""Serve a local OpenAI-compatible API that pays for answers: any OpenAI tool works unmodified.
 
-Owns the translation between an OpenAI client and ``BuyerClient``: models, streamed and whole
-answers, errors. It always streams from the node and joins whole answers here, so that money is
-signed step by step (threat 36).
+Owns the translation between an OpenAI client and what it asks, one node or a network: models,
+streamed and whole answers, errors. It always streams from the nodes and joins whole answers here,
+so that money is signed step by step (threat 36).
 
 A program that reaches the proxy spends the buyer's money: ``viz.buyer.proxy_access`` decides which
 programs may. If a program leaves, its answer ends: what is not read is not paid for.
@@ -22,17 +22,14 @@ from aiohttp.typedefs import Handler
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_server import Server
 
-from viz.buyer.answer import PaidAnswer
-from viz.buyer.answer_length import ask_fitting
+from viz.buyer.asking import AskedSide, OneNode, StreamedAnswer
 from viz.buyer.client import BuyerClient
-from viz.buyer.completion import assemble, usage_of
+from viz.buyer.completion import assemble
 from viz.buyer.openai_errors import error_body, problem, refusal
 from viz.buyer.proxy_access import ProxyAccess
 from viz.buyer.received import AnswerChunk
 from viz.buyer.spent_line import say_cost
-from viz.domain.units import Address
 from viz.errors import ConfigError, VizError
-from viz.protocol.messages import AdapterOffer
 from viz.protocol.payment import CHAT_PATH, COMPLETIONS_PATH, MODELS_PATH
 from viz.protocol.wire import parse_json
 
@@ -40,16 +37,16 @@ MAX_BODY_BYTES: Final = 2 * 1024 * 1024
 SHUTDOWN_S: Final = 5.0
 SPENDING_PATH: Final = "/viz/v1/spending"
 COST_HEADER: Final = "Viz-Cost-Units"
-_CLIENT: Final = web.AppKey("client", BuyerClient)
+_SIDE: Final[web.AppKey[AskedSide]] = web.AppKey("side")
 _ACCESS: Final = web.AppKey("access", ProxyAccess)
 _EXPECTED: Final = "the header Expect may only ask for 100-continue"
 _log = structlog.get_logger()
 
 
-def create_proxy(client: BuyerClient, access: ProxyAccess | None = None) -> web.Application:
+def create_proxy(side: AskedSide, access: ProxyAccess | None = None) -> web.Application:
     """Return the proxy's application; ``access`` says who may ask, by default only this machine."""
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors])
-    app[_CLIENT] = client
+    app[_SIDE] = side
     app[_ACCESS] = access or ProxyAccess()
     app.on_response_prepare.append(app[_ACCESS].tell_browsers)
     app.add_routes(
@@ -66,7 +63,7 @@ def create_proxy(client: BuyerClient, access: ProxyAccess | None = None) -> web.
 
 @asynccontextmanager
 async def running_proxy(
-    client: BuyerClient,
+    asked: AskedSide | BuyerClient,
     *,
     host: str = "127.0.0.1",
     port: int = 0,
@@ -80,7 +77,8 @@ async def running_proxy(
     ``hosts`` and ``origins`` are allowed beside this machine's names (``ProxyAccess.of``). Raises
     ConfigError if the port is taken, or if ``host`` is beyond this machine and there is no key.
     """
-    app = create_proxy(client, ProxyAccess.of(host, key=key, hosts=hosts, origins=origins))
+    side = OneNode(asked) if isinstance(asked, BuyerClient) else asked
+    app = create_proxy(side, ProxyAccess.of(host, key=key, hosts=hosts, origins=origins))
     # Cancel the handler of a program that left: it may ask again, and must not pay twice.
     runner = _Runner(app, access_log=None, shutdown_timeout=SHUTDOWN_S, handler_cancellation=True)
     await runner.setup()
@@ -153,27 +151,19 @@ def _no_route(request: web.Request) -> str:
 
 
 async def _models(request: web.Request) -> web.Response:
-    info = await request.app[_CLIENT].refresh_info()
-    data = [_entry(offer, info.node) for offer in info.adapters]
+    data = await request.app[_SIDE].model_entries()
     return web.json_response({"object": "list", "data": data})
 
 
 async def _model(request: web.Request) -> web.Response:
-    client = request.app[_CLIENT]
-    offer = await client.offer_of(request.match_info["model"])
-    return web.json_response(_entry(offer, client.info.node))
+    return web.json_response(await request.app[_SIDE].model_entry(request.match_info["model"]))
 
 
 async def _spending(request: web.Request) -> web.Response:
-    client = request.app[_CLIENT]
-    here = client.deployment
+    side = request.app[_SIDE]
+    here = side.deployment
     said = {"decimals": here.token_decimals, "symbol": here.token_symbol}
-    return web.json_response(client.spending.report() | said)
-
-
-def _entry(offer: AdapterOffer, node: Address) -> dict[str, Any]:
-    entry = {"id": offer.model, "object": "model", "created": 0, "owned_by": node}
-    return entry | {"viz": offer.to_json()}
+    return web.json_response(await side.spending_report() | said)
 
 
 async def _complete(request: web.Request) -> web.StreamResponse:
@@ -181,20 +171,23 @@ async def _complete(request: web.Request) -> web.StreamResponse:
     wanted = body.pop("stream", False)
     options = body.pop("stream_options", None)
     with_usage = isinstance(options, dict) and options.get("include_usage") is True
-    client = request.app[_CLIENT]
-    async with ask_fitting(client, body, request.path) as answer:
+    side = request.app[_SIDE]
+    async with side.asking(body, request.path) as answer:
         try:
             if wanted is True:
                 return await _stream(request, answer, with_usage=with_usage)
             chunks = [chunk async for chunk in answer]
         finally:
-            say_cost(client, answer)
-        headers = {COST_HEADER: str(answer.cost_units)}
-        return web.json_response(assemble(chunks, answer), headers=headers)
+            say_cost(side, answer)
+        headers = {COST_HEADER: str(answer.cost_units)} if answer.cost_units is not None else {}
+        whole = assemble(chunks, answer.usage)
+        if parts := answer.parts_json():
+            whole["viz"] = {"parts": parts}
+        return web.json_response(whole, headers=headers)
 
 
 async def _stream(
-    request: web.Request, answer: PaidAnswer, *, with_usage: bool
+    request: web.Request, answer: StreamedAnswer, *, with_usage: bool
 ) -> web.StreamResponse:
     response = web.StreamResponse(
         headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
@@ -206,7 +199,9 @@ async def _stream(
             last = chunk
             await response.write(_event(chunk))
         if with_usage and last:
-            await response.write(_event({**last, "choices": [], "usage": usage_of(answer)}))
+            await response.write(_event({**last, "choices": [], "usage": answer.usage}))
+        for part in answer.parts_json():
+            await response.write(b": part " + json.dumps(part).encode() + b"\n\n")
         await response.write(f": cost {answer.cost_units} units\n\n".encode())
         await response.write(b"data: [DONE]\n\n")
     except ConnectionResetError:

@@ -7,24 +7,35 @@ from __future__ import annotations
 
 import structlog
 
-from viz.buyer.answer import PaidAnswer
-from viz.buyer.client import BuyerClient
-from viz.buyer.completion import usage_of
+from viz.buyer.asking import AskedSide, StreamedAnswer
 from viz.domain.display import amount
 
 _log = structlog.get_logger()
 
 
-def say_cost(client: BuyerClient, answer: PaidAnswer) -> None:
-    """Log what an answer cost, in the token's amounts, and what is left of the deposit."""
-    channel, here = client.channel, client.deployment
-    left = amount(max(0, channel.limit_units - sum(channel.spent.values())), here)
+def say_cost(side: AskedSide, answer: StreamedAnswer) -> None:
+    """Log what an answer cost, in the token's amounts, and what is left of the deposits.
+
+    If several nodes wrote it, each one's part is logged too.
+    """
+    here = side.deployment
+    left = amount(side.left_units(), here)
+    for part in answer.parts_json():
+        _log.info(
+            "a part of an answer",
+            node=part["node"],
+            cost=amount(int(part["cost"]), here),
+            billed=part["billed"],
+            prompt_tokens=part["promptTokens"],
+            completion_tokens=part["completionTokens"],
+            fault=part.get("fault", ""),
+        )
     if answer.cost_units is None:
         _log.warning(
             "an answer broke off; its cost is not known yet", model=answer.model, left=left
         )
         return
-    used = usage_of(answer)
+    used = answer.usage
     _log.info(
         "paid",
         model=answer.model,

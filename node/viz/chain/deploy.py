@@ -18,12 +18,11 @@ from viz.chain.deployment import find_deployment, save_deployment
 from viz.chain.rpc import Rpc
 from viz.chain.sender import Sender
 from viz.domain.display import NO_SYMBOL, symbol_of
-from viz.domain.ports.chain import Deployment
+from viz.domain.ports.chain import DEVELOPMENT_CHAINS, Deployment
 from viz.domain.units import Address
 from viz.errors import ChainError, ChainMismatch, ConfigError
 
 CLOSE_DELAY_S: Final = 24 * 3600
-DEVELOPMENT_CHAINS: Final = frozenset({31_337, 1_337})
 
 
 async def ensure_deployed(

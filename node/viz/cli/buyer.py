@@ -40,44 +40,77 @@ from viz.cli.console import (
     table,
     until_signal,
 )
-from viz.cli.http import LOCAL_NODE, NodeUrl
+from viz.cli.networking import (
+    AllowNode,
+    BuyersNode,
+    MaxDeposit,
+    MaxPerDay,
+    SpendingOptions,
+    WalletKey,
+    network_control,
+    network_models,
+    require_no_node,
+)
+from viz.cli.proxying import (
+    ProxyDoor,
+    print_market,
+    print_parts,
+    serve_network,
+    serve_node,
+    serving_until_stopped,
+)
 from viz.client.node_address import checked
 from viz.domain.display import amount, prices
 from viz.domain.units import BASE_MODEL
 from viz.errors import ConfigError
 
 if TYPE_CHECKING:
-    from viz.buyer.client import BuyerClient
     from viz.domain.ports.chain import Deployment
     from viz.protocol.messages import AdapterOffer
 
-app = typer.Typer(no_args_is_help=True, help="Ask a node's models, and pay by signed vouchers.")
+app = typer.Typer(no_args_is_help=True, help="Ask the nodes' models, and pay by signed vouchers.")
 
 
 @app.command()
 @guarded
 def models(
-    node: NodeUrl = LOCAL_NODE,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(help="Show models in whose words all of these occur."),
+    ] = None,
+    node: BuyersNode = "",
     folder: DataDir = None,
     deployment: DeploymentFile = None,
+    rpc: BuyerRpcOption = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show what a node sells: each model with its description, its works and its prices.
+    """Show what the nodes sell: each model with its description, its works and its prices.
 
-    Names, descriptions and titles are the node's own claims; the works' ids are on the chain.
+    With --rpc the nodes are those of the directory on that chain, and every offer is checked there.
+    Without it they are the nodes that you know, and those which they know. Names and descriptions
+    are claims of the nodes, titles and credits those of the works' owners where they are listed.
     """
-    here = trusted(folder, deployment)
-    info = run(node_info(node, here))
-    said = {
-        "node": info.node,
-        "models": [offer.to_json() for offer in info.adapters],
-        "decimals": here.token_decimals,
-        "symbol": here.token_symbol,
-    }
-    if not show(said, as_json=as_json):
-        for offer in info.adapters:
-            _print_offer(offer, here)
+    here, wanted = trusted(folder, deployment), tuple(words or ())
+    unit = {"decimals": here.token_decimals, "symbol": here.token_symbol}
+    if node:
+        info = run(node_info(node, here))
+        offers = [each for each in info.adapters if _has_words(each, wanted)]
+        said = {"node": info.node, "models": [offer.to_json() for offer in offers], **unit}
+        if not show(said, as_json=as_json):
+            for offer in offers:
+                _print_offer(offer, here)
+    else:
+        found = run(network_models(folder, here, rpc, wanted))
+        if not show({"models": [model.to_json() for model in found], **unit}, as_json=as_json):
+            print_market(found, here)
+    if not as_json:
         say('Ask one by its id or its name: viz buyer ask "..." --model NAME', style="dim")
+
+
+def _has_words(offer: AdapterOffer, words: tuple[str, ...]) -> bool:
+    titles = [work.title for work in offer.works]
+    told = "\n".join((offer.model, offer.name, offer.description, *titles)).casefold()
+    return all(word.casefold() in told for word in words)
 
 
 def _print_offer(offer: AdapterOffer, here: Deployment) -> None:
@@ -118,7 +151,11 @@ def ask(
     max_prompt_price: MaxPromptPrice = "",
     max_completion_price: MaxCompletionPrice = "",
     max_cost: MaxCost = "",
-    node: NodeUrl = LOCAL_NODE,
+    max_per_day: MaxPerDay = "",
+    max_deposit: MaxDeposit = "",
+    allow_node: AllowNode = None,
+    key: WalletKey = None,
+    node: BuyersNode = "",
     folder: DataDir = None,
     deployment: DeploymentFile = None,
     rpc: BuyerRpcOption = "",
@@ -127,10 +164,13 @@ def ask(
 ) -> None:
     """Ask one question and pay for the answer while it streams.
 
-    If a proxy runs for the channel, the proxy asks, and you need no password. If you name no model
-    id, the command prints the chosen model and its price before the answer.
+    Without --node the best of the nodes that serve the model answers; if it dies meanwhile, another
+    goes on. If a proxy runs, the proxy asks, and you need no password. If you name no model id, the
+    command prints the chosen model and its price before the answer.
     """
     caps = Caps(max_price, max_prompt_price, max_completion_price, max_cost)
+    spends = SpendingOptions(key, max_per_day, max_deposit, tuple(allow_node or ()))
+    require_no_node(node, spends)
     body: dict[str, Any] = {
         "messages": [{"role": "user", "content": prompt}],
         "max_tokens": max_tokens,
@@ -149,12 +189,18 @@ def ask(
 
     async def work() -> None:
         secret = partial(password, password_file)
-        async with channel_control(node, folder, deployment, secret, rpc, caps) as control:
+        async with AsyncExitStack() as ends:
+            control = await ends.enter_async_context(
+                channel_control(node, folder, deployment, secret, rpc, caps)
+                if node
+                else network_control(folder, deployment, secret, rpc, caps, spends)
+            )
             done, here = await control.ask(body, write, tell), control.deployment
             found = done | {"decimals": here.token_decimals, "symbol": here.token_symbol}
             if not show(found, as_json=as_json):
                 out.print()
                 say(f"{done['model']}, paid {amount(int(done['cost']), here)}", style="dim")
+                print_parts(done.get("parts", []), here)
 
     run(work())
 
@@ -187,79 +233,36 @@ def proxy(
     max_prompt_price: MaxPromptPrice = "",
     max_completion_price: MaxCompletionPrice = "",
     max_cost: MaxCost = "",
-    node: NodeUrl = LOCAL_NODE,
+    max_per_day: MaxPerDay = "",
+    max_deposit: MaxDeposit = "",
+    allow_node: AllowNode = None,
+    wallet_key: WalletKey = None,
+    node: BuyersNode = "",
     folder: DataDir = None,
     deployment: DeploymentFile = None,
     rpc: BuyerRpcOption = "",
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a local OpenAI-compatible server that pays the node for every answer.
+    """Run a local OpenAI-compatible server that pays for every answer.
 
-    It prints each answer's cost, and the sum at the end, on standard error. While it runs,
-    `viz buyer ask` and `viz channel` use it.
+    Without --node it asks the best of the nodes that serve each model, and another one if that dies
+    meanwhile. It prints each answer's cost, and the sum at the end, on standard error. While it
+    runs, `viz buyer ask` and `viz channel` use it, and GET /viz/v1/spending shows the money.
     """
     secret = password(password_file)
-    key = _api_key(api_key_file)
     caps = Caps(max_price, max_prompt_price, max_completion_price, max_cost)
-
-    async def work() -> None:
-        import asyncio
-
-        from viz import log
-        from viz.buyer.channel_control import ChannelControl
-        from viz.buyer.control_server import serving_control
-        from viz.buyer.proxy import running_proxy
-        from viz.buyer.spent_line import say_cost
-
-        log.configure("info")
-        async with AsyncExitStack() as ends:
-            client = await ends.enter_async_context(
-                client_at(node, folder, deployment, secret, rpc, caps)
-            )
-            url = await ends.enter_async_context(
-                running_proxy(
-                    client,
-                    host=host,
-                    port=port,
-                    key=key,
-                    hosts=allow_host or (),
-                    origins=allow_origin or (),
-                )
-            )
-            await ends.enter_async_context(
-                serving_control(
-                    ChannelControl(client, say_cost),
-                    client.directory,
-                    client.info.node,
-                    checked(node),
-                )
-            )
-            said = {"url": url, "node": client.info.node, "signer": client.signer}
-            if not show(said, as_json=as_json, runs_on=True):
-                which = f"the OPENAI_API_KEY in {api_key_file}" if key else "any OPENAI_API_KEY"
-                out.print(
-                    f"OPENAI_BASE_URL={url}  ({which}; it pays {said['node']})", soft_wrap=True
-                )
-            try:
-                await asyncio.Event().wait()
-            finally:
-                _print_run(client)
-
-    run(until_signal(work()), serves=True)
-
-
-def _print_run(client: BuyerClient) -> None:
-    """Print on standard error what this proxy spent, and the rest of the deposit."""
-    found, here = client.spending.report(), client.deployment
-    requests = found["run"]["requests"]
-    err.print(
-        f"{requests} answer{'' if requests == 1 else 's'}, "
-        f"{amount(int(found['run']['units']), here)} spent; "
-        f"{amount(int(found['left']), here)} left of the deposit",
-        markup=False,
-        soft_wrap=True,
+    spends = SpendingOptions(wallet_key, max_per_day, max_deposit, tuple(allow_node or ()))
+    require_no_node(node, spends)
+    door = ProxyDoor(
+        host, port, _api_key(api_key_file), api_key_file, allow_host or (), allow_origin or ()
     )
+    serving = (
+        serve_node(door, client_at(node, folder, deployment, secret, rpc, caps), checked(node))
+        if node
+        else serve_network(door, folder, deployment, secret, rpc, caps, spends)
+    )
+    run(until_signal(serving_until_stopped(serving, as_json=as_json)), serves=True)
 
 
 @app.command()

@@ -41,7 +41,12 @@ MaxPromptPrice = Annotated[str, typer.Option(help="Most to pay for a million pro
 MaxCompletionPrice = Annotated[
     str, typer.Option(help="Most to pay for a million completion tokens.")
 ]
-MaxCost = Annotated[str, typer.Option(help="Most to pay for one answer, such as 0.05.")]
+MaxCost = Annotated[
+    str,
+    typer.Option(
+        "--max-per-request", "--max-cost", help="Most to pay for one answer, such as 0.05."
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from viz.cli.console import (
     table,
 )
 from viz.cli.http import LOCAL_NODE, RPC_VARIABLE, NodeUrl
+from viz.cli.networking import remember_node
 from viz.client.node_address import checked
 from viz.domain.display import amount, moment
 from viz.domain.trust import WAY_BACK
@@ -83,7 +84,9 @@ def open_channel(
 
     async def work() -> dict[str, Any]:
         async with channel_control(node, folder, deployment, lambda: secret, rpc) as control:
-            return await control.open(KeyWallet(bytes(wallet.key)), units)
+            opened = await control.open(KeyWallet(bytes(wallet.key)), units)
+        remember_node(folder, checked(node))
+        return opened
 
     _print_channel(run(work()), here, as_json=as_json)
 

@@ -192,9 +192,9 @@ class _Registering:
         self._yes, self._words = yes, err if quiet else out
 
     async def relayed(self, node: str, rpc_url: str) -> Registration:
-        from viz.chain.deploy import DEVELOPMENT_CHAINS
         from viz.clock import SystemClock
         from viz.creator import registration
+        from viz.domain.ports.chain import DEVELOPMENT_CHAINS
 
         async with chain_if_given(rpc_url, self.trusted) as chain:
             path, made = self._draft(to_look_up=chain is not None)

@@ -215,7 +215,7 @@ def _work_of(said: Any) -> Any:
 async def _blocks(
     chain: Chain, events: WorkEvents, start: str, end: str, trusted: Deployment
 ) -> tuple[int, int]:
-    from viz.chain.deploy import DEVELOPMENT_CHAINS
+    from viz.domain.ports.chain import DEVELOPMENT_CHAINS
 
     head = await chain.rpc.block_number()
     settled = head if trusted.chain_id in DEVELOPMENT_CHAINS else head - SETTLED_BLOCKS

@@ -49,7 +49,7 @@ def required_rpc(rpc: str, trusted: Deployment, what: str) -> str:
 
     Raises ConfigError if there is none, saying ``what`` it is for.
     """
-    from viz.chain.deploy import DEVELOPMENT_CHAINS
+    from viz.domain.ports.chain import DEVELOPMENT_CHAINS
 
     if rpc:
         return rpc

@@ -276,10 +276,10 @@ async def _act(
     asked: _Asked, content_id: ContentId, make: ActionMaker, rows: Any, question: str
 ) -> ActionDone:
     """Show what is signed, ask, and carry it out by the way that was asked for."""
-    from viz.chain.deploy import DEVELOPMENT_CHAINS
     from viz.clock import SystemClock
     from viz.creator import owner as owners
     from viz.creator.works import ChainWorks, NodeWorks
+    from viz.domain.ports.chain import DEVELOPMENT_CHAINS
 
     async with chain_if_given(asked.rpc, asked.trusted) as chain:
         view = await (ChainWorks(chain) if chain else NodeWorks(asked.node)).work(content_id)

@@ -23,6 +23,7 @@ from viz.cli.console import (
     show,
 )
 from viz.cli.http import RPC_VARIABLE, get_json
+from viz.cli.networking import remember_node
 from viz.client.node_address import checked
 from viz.errors import ChainMismatch, ConfigError
 
@@ -69,6 +70,7 @@ def trust(
         from viz.chain.deployment import save_deployment
 
         save_deployment(place, found)
+    remember_node(folder, checked(url))
     if not show({**_json(found), "file": str(place), "notes": notes}, as_json=as_json):
         say(f"{'already trusted' if kept else 'kept'}  {place}")
 

@@ -111,8 +111,12 @@ async def running_node(
     price: Price = PRICE,
     limits: ApiLimits | None = None,
     development: bool = True,
+    port: int = 0,
 ) -> AsyncIterator[Node]:
-    """Run a node on a free port of this machine; ``adapter_file``: one that the engine takes."""
+    """Run a node on a free port of this machine; ``adapter_file``: one that the engine takes.
+
+    With a ``port`` its origin is what is dialled.
+    """
     chain = chain or FakeChain(NODE_KEY)
     clock = chain.clock
     engine = engine or FakeEngine(context_tokens=2048)
@@ -129,7 +133,7 @@ async def running_node(
         SourcedBlobs(blobs, peers, folder / "incoming"),
         peers,
         clock,
-        NODE_KEY,
+        chain.key,
         AGE_IDENTITY,
     )
     settings = service_settings(
@@ -139,6 +143,7 @@ async def running_node(
         price,
         credit_window_units,
         development=development,
+        origin=f"http://127.0.0.1:{port}" if port else ORIGIN,
     )
     services = build_services(backends, settings)
     file = adapter_file or fake_adapter_file(folder / "adapter.safetensors")
@@ -157,7 +162,7 @@ async def running_node(
     app = create_app(parts, limits or ApiLimits(64 * 1024, client_timeout_s))
     runner = create_runner(app, shutdown_timeout_s=0.2)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", port)
     await site.start()
     host, port = runner.addresses[0][:2]
     try:
@@ -179,10 +184,11 @@ def service_settings(
     credit_window_units: Units,
     *,
     development: bool,
+    origin: str = ORIGIN,
 ) -> ServiceSettings:
     """Return the settings of a node below ``folder`` that waits for nothing long."""
     return ServiceSettings(
-        sessions=SessionPolicy(ORIGIN, 1_000, confirm_wait_s=5, relays=relays),
+        sessions=SessionPolicy(origin, 1_000, confirm_wait_s=5, relays=relays),
         serving=serving,
         claims=ClaimPolicy(1_000_000, 3_600),
         registrations=REGISTRATIONS,
@@ -204,7 +210,7 @@ def service_settings(
             bounds=Bounds(),
             least_percent=(50, 0),
         ),
-        network=NetworkSettings(ORIGIN, private_addresses=True),
+        network=NetworkSettings(origin, private_addresses=True),
         development=development,
     )
 

@@ -137,6 +137,7 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
     ),
     "node-refused": (LOCAL, NOT_SENT),
     "node-not-trusted": (LOCAL, NOT_SENT + " Pay nothing more."),
+    "budget-spent": (LOCAL, NOT_SENT + " Raise the day's bound, or wait until midnight UTC."),
     "price-above-cap": (LOCAL, NOT_SENT + " Name a higher cap, or ask another node."),
 }
 

@@ -65,7 +65,7 @@ def ask_at(
             yield ChannelControl(client)
 
     monkeypatch.setattr(command, "channel_control", channel_control)
-    words = ["buyer", "ask", "When is high tide?", "--model", MODEL, *options]
+    words = ["buyer", "ask", "When?", "--model", MODEL, "--node", "http://node.test", *options]
     with capture_logs():  # the node's, which is in this process
         return CliRunner(env={"VIZ_KEY_PASSWORD": "p"}).invoke(app, words)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from viz.domain.units import AdapterId, Address, Cid, ContentId, Hash32, Units
 
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     # Not imported at run time: both load the curve's library, which many commands do not need.
     from viz.domain.claim_rows import RowStatus
     from viz.domain.license import Terms
+
+
+# Local chains, whose money is play money and whose time can be moved.
+DEVELOPMENT_CHAINS: Final = frozenset({31_337, 1_337})
 
 
 @dataclass(frozen=True, slots=True)

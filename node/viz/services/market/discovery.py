@@ -84,16 +84,21 @@ class Discovery:
         chain: ChainReader,
         http: PeerHttp,
         clock: Clock,
-        listings: Listings,
+        listings: Listings | None,
         *,
-        own: Callable[[], NodeOffers],
+        known: Callable[[], Sequence[NodeOffers]],
+        own: Address | None = None,
         interval_s: float = INTERVAL_S,
     ) -> None:
-        """``own`` returns what the node that asks sells itself."""
-        self._remote = RemoteNodes(chain, http, clock, own=own().node)
+        """``known`` returns what is known without the directory; ``own`` is the node that asks.
+
+        Without ``listings`` the works have the titles that the serving nodes give them.
+        """
+        self._remote = RemoteNodes(chain, http, clock, own=own)
         self._facts = ChainFacts(chain, clock)
-        self._listings, self._exchange = listings, ListingExchange(listings, http, clock)
-        self._clock, self._own = clock, own
+        self._listings = listings
+        self._exchange = ListingExchange(listings, http, clock) if listings else None
+        self._clock, self._sells = clock, known
         self._interval_s = interval_s
         self.index = MarketIndex()
 
@@ -110,11 +115,12 @@ class Discovery:
         """Ask the nodes that are due, check what they say, and make the index; raise ChainError."""
         self._facts.begin_round()
         await self._remote.look()
-        await self._exchange.take([(each.node, each.url) for each in self._sellers()[1:]])
         faces = await self._listed_works()
         sold: list[_Sold] = []
         nodes = 0
-        for each in self._sellers():
+        known, remote = self._sells(), self._remote_sellers()
+        known_nodes = {each.node for each in known}
+        for each in [*known, *(each for each in remote if each.node not in known_nodes)]:
             found = await self._checked(each)
             nodes += bool(found)
             sold += found
@@ -123,15 +129,14 @@ class Discovery:
         # In a thread: to spell thousands of models takes longer than a stream may wait.
         self.index = await asyncio.to_thread(MarketIndex, models, nodes, now_s)
 
-    def _sellers(self) -> list[NodeOffers]:
-        remote = [
+    def _remote_sellers(self) -> list[NodeOffers]:
+        return [
             NodeOffers.described(
                 known.info, known.entry.url.rstrip("/"), known.latency_ms, known.seen_at_s
             )
             for known in self._remote.serving()
             if known.info is not None
         ]
-        return [self._own(), *remote]
 
     async def _checked(self, by: NodeOffers) -> list[_Sold]:
         """Return the offers that the chain confirms; none of a node that contradicts it."""
@@ -143,10 +148,7 @@ class Discovery:
             except OutOfReadings:
                 break
             except NodeNotTrusted as error:
-                if by.node == self._own().node:
-                    _log.error("this node's own offer is wrong", reason=error.detail)
-                else:
-                    self._remote.leave_out(by.node, error.detail)
+                self._remote.leave_out(by.node, error.detail, by.url)
                 return []
             if offer.adapter_id == BASE_MODEL or state is not None:
                 sold.append(_Sold(by, offer, state))
@@ -173,8 +175,11 @@ class Discovery:
         return state if await self._facts.may_serve(offer.adapter_id, by.node) else None
 
     async def _listed_works(self) -> Faces:
-        """Return title and credit line of every work with a listing here."""
+        """Take over listings; return title and credit line of every work that has one."""
         faces: dict[ContentId, tuple[str, str]] = {}
+        if self._listings is None or self._exchange is None:
+            return faces
+        await self._exchange.take([(each.node, each.url) for each in self._remote_sellers()])
         after: ContentId | None = ContentId(0)
         while after is not None:
             page, after = await self._listings.page(after)
@@ -227,6 +232,27 @@ class Discovery:
             revocation_class=facts.revocation_class if facts else 0,
             withdrawn_at_s=facts.withdrawn_at_s if facts else 0,
         )
+
+
+def unchecked_models(sellers: Iterable[NodeOffers]) -> list[MarketModel]:
+    """Return the models of nodes by their own words, for who has no chain to check them on.
+
+    Nothing is said of trainer, royalty and works but what the nodes say.
+    """
+    together: dict[tuple[AdapterId, Hash32], list[_Sold]] = defaultdict(list)
+    for by in sellers:
+        for offer in by.offers:
+            together[offer.adapter_id, offer.weights_digest].append(_Sold(by, offer, None))
+    return [
+        _model(
+            sold,
+            tuple(
+                MarketWork(work.content_id, 0, title=work.title)
+                for work in _tellers(sold)[0].offer.works
+            ),
+        )
+        for _, sold in sorted(together.items())
+    ]
 
 
 def _model(sold: Sequence[_Sold], works: tuple[MarketWork, ...]) -> MarketModel:

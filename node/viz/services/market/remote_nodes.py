@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from viz.domain.http_url import http_origin
 from viz.domain.ports.chain import ChainReader, NodeEntry
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.peers import PeerHttp
@@ -64,23 +65,10 @@ def origin_in(url: str) -> str:
 
     An entry is ``http(s)://host[:port]``, without path, user or query.
     """
-    try:
-        parts = urlsplit(url)
-        good = (
-            parts.scheme in ("http", "https")
-            and bool(parts.hostname)
-            and (parts.port or 1) > 0
-            and parts.path in ("", "/")
-            and not (parts.query or parts.fragment or parts.username or parts.password)
-            and url.isascii()
-            and url.isprintable()
-            and " " not in url
-        )
-    except ValueError:
-        good = False
-    if not good:
+    origin = http_origin(url)
+    if origin is None or not url.isascii() or urlsplit(url).path not in ("", "/"):
         raise InvalidRequest(f"{url[:200]!r} is not a node's URL: write http(s)://host[:port]")
-    return f"{parts.scheme}://{parts.netloc.lower()}"
+    return origin.lower()
 
 
 class RemoteNodes:
@@ -107,12 +95,12 @@ class RemoteNodes:
             if self._known[node].info is not None and self._known[node].seen_at_s >= since_s
         )
 
-    def leave_out(self, node: Address, fault: str) -> None:
+    def leave_out(self, node: Address, fault: str, url: str) -> None:
         """List nothing of a node that contradicted the chain, and name it in the log."""
-        known = self._known[node]
         again_s = self._clock.now_s() + LIED_S
-        self._known[node] = replace(known, info=None, fault=fault, ask_again_s=again_s)
-        _log.warning("a node is left out", node=node, url=known.entry.url[:256], reason=fault)
+        if (known := self._known.get(node)) is not None:
+            self._known[node] = replace(known, info=None, fault=fault, ask_again_s=again_s)
+        _log.warning("a node is left out", node=node, url=url[:256], reason=fault)
 
     async def look(self) -> None:
         """Read the directory, and ask each node that is due; raise ChainError."""
@@ -156,7 +144,7 @@ class RemoteNodes:
             try:
                 origin = origin_in(known.entry.url)
             except InvalidRequest as error:
-                self.leave_out(known.entry.node, error.detail)
+                self.leave_out(known.entry.node, error.detail, known.entry.url)
                 continue
             if origin in origins or len(origins) < ASKED_A_ROUND:
                 origins.setdefault(origin, []).append(known)
@@ -179,7 +167,7 @@ class RemoteNodes:
             try:
                 self._take(known, info, took_ms)
             except NodeNotTrusted as error:
-                self.leave_out(known.entry.node, error.detail)
+                self.leave_out(known.entry.node, error.detail, origin)
 
     def _take(self, known: KnownRemote, info: NodeInfo, took_ms: float) -> None:
         node = known.entry.node

@@ -60,7 +60,12 @@ async def outbound() -> AsyncIterator[Outbound]:
 def discovery(chain: FakeChain, http: Outbound, *offers: Any) -> Discovery:
     own = NodeOffers(OWN, "http://own.test", "fake", BASE, 2048, (base_offer(9), *offers))
     return Discovery(
-        chain, http, chain.clock, Listings(MemoryStore(), chain, chain.clock), own=lambda: own
+        chain,
+        http,
+        chain.clock,
+        Listings(MemoryStore(), chain, chain.clock),
+        known=lambda: [own],
+        own=OWN,
     )
 
 

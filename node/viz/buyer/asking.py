@@ -1,0 +1,143 @@
+"""Define what the proxy and the commands ask of, one node or a network, in the same words."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Protocol
+
+from viz.buyer.answer import PaidAnswer
+from viz.buyer.answer_length import ask_fitting
+from viz.buyer.client import BuyerClient
+from viz.buyer.completion import usage_of
+from viz.buyer.received import AnswerChunk
+from viz.domain.ports.chain import Deployment
+from viz.domain.units import Units
+from viz.protocol.wire import Json
+
+
+class StreamedAnswer(Protocol):
+    """An answer that is paid for while it arrives."""
+
+    model: str
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def cost_units(self) -> Units | None:
+        """What it cost; None while that is not known."""
+        ...
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """OpenAI's usage object."""
+        ...
+
+    def parts_json(self) -> list[Json]:
+        """Return who was paid for which part, if several nodes wrote it; else nothing."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[AnswerChunk]: ...
+
+
+class AskedSide(Protocol):
+    """One node or a network: what it sells, its answers, and what was spent there."""
+
+    @property
+    def deployment(self) -> Deployment: ...
+
+    async def model_entries(self) -> list[Json]:
+        """Return the models on offer in OpenAI's form."""
+        ...
+
+    async def model_entry(self, wanted: str) -> Json:
+        """Return one model in OpenAI's form; raise UnknownModel."""
+        ...
+
+    def asking(
+        self, body: dict[str, Any], path: str
+    ) -> AbstractAsyncContextManager[StreamedAnswer]:
+        """Return a context that yields the answer to an OpenAI request."""
+        ...
+
+    async def spending_report(self) -> Json:
+        """Return what was spent, and what is left."""
+        ...
+
+    def left_units(self) -> Units:
+        """Return what is left of the deposits."""
+        ...
+
+
+class OneNodesAnswer:
+    """A paid answer of one node, as a StreamedAnswer."""
+
+    def __init__(self, answer: PaidAnswer) -> None:
+        self._answer = answer
+        self.model = answer.model
+
+    @property
+    def text(self) -> str:
+        """The text that has arrived so far."""
+        return self._answer.text
+
+    @property
+    def cost_units(self) -> Units | None:
+        """What the answer cost; None while that is not known."""
+        return self._answer.cost_units
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """OpenAI's usage object, from the receipt."""
+        return usage_of(self._answer)
+
+    def parts_json(self) -> list[Json]:
+        """Return nothing: one node wrote it."""
+        return []
+
+    def __aiter__(self) -> AsyncIterator[AnswerChunk]:
+        return aiter(self._answer)
+
+
+class OneNode:
+    """A client of one node, as an AskedSide."""
+
+    def __init__(self, client: BuyerClient) -> None:
+        self._client = client
+
+    @property
+    def deployment(self) -> Deployment:
+        """The contracts that the buyer trusts."""
+        return self._client.deployment
+
+    async def model_entries(self) -> list[Json]:
+        """Return the node's models in OpenAI's form."""
+        info = await self._client.refresh_info()
+        return [openai_model(offer.model, info.node, offer.to_json()) for offer in info.adapters]
+
+    async def model_entry(self, wanted: str) -> Json:
+        """Return one model in OpenAI's form; raise UnknownModel."""
+        offer = await self._client.offer_of(wanted)
+        return openai_model(offer.model, self._client.info.node, offer.to_json())
+
+    @asynccontextmanager
+    async def asking(self, body: dict[str, Any], path: str) -> AsyncIterator[StreamedAnswer]:
+        """Yield the node's answer, as long as the context allows."""
+        async with ask_fitting(self._client, body, path) as answer:
+            yield OneNodesAnswer(answer)
+
+    async def spending_report(self) -> Json:
+        """Return what was spent on the channel, by day and model."""
+        return self._client.spending.report()
+
+    def left_units(self) -> Units:
+        """Return what is left of the deposit."""
+        channel = self._client.channel
+        return max(0, channel.limit_units - sum(channel.spent.values()))
+
+
+def openai_model(name: str, owner: str, offer: Json) -> Json:
+    """Return a model in OpenAI's form, with its offer."""
+    entry = {"id": name, "object": "model", "created": 0, "owned_by": owner}
+    return entry | {"viz": offer}

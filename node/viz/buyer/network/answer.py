@@ -1,0 +1,346 @@
+"""Ask for one answer of a network: at the best node, and at the next one if that fails.
+
+Owns the course of one request over several nodes. ``viz.buyer.answer`` owns each part of it.
+
+Invariants: the parts join to one answer, in which no text stands twice; what arrived is prompt at
+the next node, so that no completion token is paid twice; no part may cost more than what the
+earlier ones left of the request's cap; each node is asked once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Final, Self
+
+import structlog
+
+from viz.buyer.answer import PaidAnswer
+from viz.buyer.answer_length import at_most, room_in
+from viz.buyer.client import BuyerClient
+from viz.buyer.network.budget import DayBudget, Reservation
+from viz.buyer.network.going_on import goes_on, length_of
+from viz.buyer.network.pool import NodePool
+from viz.buyer.received import AnswerChunk
+from viz.domain.units import Address, Units
+from viz.errors import (
+    BudgetSpent,
+    ConfigError,
+    InvalidRequest,
+    NodeUnreachable,
+    PriceAboveCap,
+    PromptEmpty,
+    PromptTooLong,
+    StoreError,
+    UnknownModel,
+    VizError,
+)
+from viz.protocol.market import MarketModel, MarketOffer
+from viz.protocol.wire import Json
+
+# A node that sends nothing for so long is left: before its first text, and after it.
+FIRST_TEXT_S: Final = 60.0
+NEXT_TEXT_S: Final = 20.0
+# Whatever node is asked, these stay what they are.
+_OF_THE_REQUEST: Final = (
+    BudgetSpent,
+    ConfigError,
+    InvalidRequest,
+    PromptEmpty,
+    PromptTooLong,
+    StoreError,
+)
+_log = structlog.get_logger()
+Note = Callable[[MarketOffer, "float | None"], None]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPart:
+    """One node's part: what it was paid, for how many tokens.
+
+    If it is not ``billed``, ``units`` is the most that it may cost, and the tokens are this buyer's
+    count. ``fault`` says why the node did not finish.
+    """
+
+    node: Address
+    url: str
+    units: Units
+    billed: bool
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    fault: str = ""
+
+    def to_json(self) -> Json:
+        said: Json = {
+            "node": self.node,
+            "url": self.url,
+            "cost": str(self.units),
+            "billed": self.billed,
+            "promptTokens": self.prompt_tokens,
+            "completionTokens": self.completion_tokens,
+        }
+        return said | ({"fault": self.fault} if self.fault else {})
+
+
+class NetworkAnswer:
+    """A stream of OpenAI chunks, from one node or several. Made by ``NetworkBuyer.ask``."""
+
+    def __init__(
+        self,
+        pool: NodePool,
+        budget: DayBudget,
+        reservation: Reservation,
+        note: Note,
+        *,
+        model: MarketModel,
+        offers: list[MarketOffer],
+        body: dict[str, Any],
+        path: str,
+    ) -> None:
+        """``offers`` are the nodes to ask, the best first. ``note`` is told how each behaved."""
+        self._pool, self._budget, self._reservation, self._note = pool, budget, reservation, note
+        self._offers, self._body, self._path = offers, body, path
+        self._part: PaidAnswer | None = None
+        self._client: BuyerClient | None = None
+        self._offer: MarketOffer
+        self._stack = AsyncExitStack()
+        self._began_s = 0.0
+        self._first_ms: float | None = None
+        self._texts: dict[int, str] = {}
+        self._pieces = 0
+        self._finished: set[int] = set()
+        self._head: AnswerChunk = {}
+        self._wanted, self.model = model, model.model
+        self.parts: list[AnswerPart] = []
+
+    @property
+    def text(self) -> str:
+        """The text that has arrived so far, choice after choice."""
+        return "".join(self._texts[index] for index in sorted(self._texts))
+
+    @property
+    def cost_units(self) -> Units | None:
+        """What all parts cost; None while a part is not billed."""
+        running = self._part is not None
+        if running or not all(part.billed for part in self.parts):
+            return None
+        return sum(part.units for part in self.parts)
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """OpenAI's usage object: the first part's prompt, and the completion of all."""
+        prompt = next((part.prompt_tokens for part in self.parts if part.prompt_tokens), 0)
+        completion = sum(part.completion_tokens for part in self.parts)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+        }
+
+    def parts_json(self) -> list[Json]:
+        """Return who was paid for which part, if more than one node was."""
+        return [part.to_json() for part in self.parts] if len(self.parts) > 1 else []
+
+    @property
+    def client(self) -> BuyerClient | None:
+        """The client of the node that answers, or answered last."""
+        return self._client
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._begin(None)
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    # one node after the other
+
+    async def _begin(self, broken: VizError | None) -> None:
+        """Begin the answer, or the rest of it, at the next node that takes it.
+
+        ``broken`` is why an earlier node did not finish it. Raises the last node's refusal.
+        """
+        last = broken
+        while self._offers:
+            self._offer = self._offers.pop(0)
+            body = await self._next_body()
+            self._began_s, self._first_ms = time.monotonic(), None
+            try:
+                self._client = await self._pool.ready(self._offer)
+                self._part = await self._enter(self._client, body)
+            except VizError as error:
+                last = error
+                if self._is_of_the_request(error):
+                    raise
+                self._note(self._offer, None)
+                _log.info(
+                    "a node does not take the request",
+                    node=self._offer.node,
+                    url=self._offer.url,
+                    reason=error.detail,
+                )
+                continue
+            if self.parts:
+                _log.info("the answer goes on at another node", node=self._offer.node)
+            return
+        raise last or NodeUnreachable("no node is left to ask")
+
+    async def _next_body(self) -> dict[str, Any]:
+        if not self._texts or self._client is None:
+            return self._body
+        counter = await self._client.node.counter()
+        text = self._texts[0]
+        tokens = counter.text_tokens(text) if counter.exact else self._pieces
+        return goes_on(self._body, self._path, text, max(1, length_of(self._body) - tokens))
+
+    async def _enter(self, client: BuyerClient, body: dict[str, Any]) -> PaidAnswer:
+        model = await self._model_at(client)
+        body = at_most({**body, "model": model}, client.info.context_tokens)
+        spent_units = sum(part.units for part in self.parts)
+        cap_units = min(client.limits.request_units - spent_units, self._reservation.units)
+        if cap_units <= 0:
+            raise PriceAboveCap(
+                "what this answer may cost was spent at the node that broke it off: allow more "
+                "with --max-per-request"
+            )
+        limits = replace(client.limits, request_units=cap_units)
+        for again in (True, False):
+            answer = client.ask(body, self._path, limits=limits)
+            try:
+                return await self._stack.enter_async_context(answer)
+            except PromptTooLong as refusal:
+                if not again:
+                    raise
+                body = at_most(body, room_in(refusal, client))
+            except VizError as error:
+                self._end_part(answer, error)
+                raise
+        raise NodeUnreachable("the node refuses every length")
+
+    async def _model_at(self, client: BuyerClient) -> str:
+        """Return the node's name of the model; raise UnknownModel if it serves other weights."""
+        wanted = self._wanted.adapter_id, self._wanted.weights_digest
+        for again in (False, True):
+            if again:
+                await client.refresh_info()
+            for offer in client.info.adapters:
+                if (offer.adapter_id, offer.weights_digest) == wanted:
+                    return offer.model
+        raise UnknownModel(f"the node no longer serves {self.model} with these weights")
+
+    def _is_of_the_request(self, error: VizError) -> bool:
+        """Return whether no other node would answer otherwise."""
+        if self.parts and error.answered and isinstance(error, InvalidRequest):
+            return False  # a node that cannot go on with an answer
+        return isinstance(error, _OF_THE_REQUEST)
+
+    # the stream
+
+    async def __aiter__(self) -> AsyncIterator[AnswerChunk]:
+        while True:
+            if self._part is None:
+                return
+            try:
+                async for chunk in self._read(self._part):
+                    if (seen := self._seen(chunk)) is not None:
+                        yield seen
+                await self._done(None)
+                return
+            except VizError as error:
+                await self._done(error)
+                if self._is_whole():
+                    _log.warning("the answer is whole, its bill is not", reason=error.detail)
+                    return
+                if not self._can_go_on(error):
+                    raise
+                await self._begin(error)
+
+    async def _read(self, part: PaidAnswer) -> AsyncIterator[AnswerChunk]:
+        chunks = aiter(part)
+        while True:
+            wait_s = FIRST_TEXT_S if self._first_ms is None else NEXT_TEXT_S
+            try:
+                async with asyncio.timeout(wait_s):
+                    chunk = await anext(chunks)
+            except StopAsyncIteration:
+                return
+            except TimeoutError as error:
+                raise NodeUnreachable(f"the node sent nothing for {wait_s:.0f} s") from error
+            if self._first_ms is None and part.text:
+                self._first_ms = (time.monotonic() - self._began_s) * 1_000
+            yield chunk
+
+    def _seen(self, chunk: AnswerChunk) -> AnswerChunk | None:
+        """Note what a chunk brings; return it as a part of one answer, None if it says nothing."""
+        goes_on_here = bool(self.parts)
+        news = False
+        for choice in chunk.get("choices") or ():
+            index, delta = int(choice.get("index", 0)), choice.get("delta")
+            text = (delta or {}).get("content") if delta is not None else choice.get("text")
+            if text:
+                self._texts[index] = self._texts.get(index, "") + text
+                self._pieces += 1
+            if choice.get("finish_reason"):
+                self._finished.add(index)
+            news = news or bool(text or choice.get("finish_reason"))
+        if not self._head:
+            self._head = {key: chunk[key] for key in ("id", "created") if key in chunk}
+        if goes_on_here and not news:
+            return None
+        return {**chunk, **self._head, "model": self.model}
+
+    def _is_whole(self) -> bool:
+        choices = self._body.get("n") or 1
+        return len(self._finished) >= (choices if isinstance(choices, int) else 1)
+
+    def _can_go_on(self, error: VizError) -> bool:
+        if isinstance(error, PriceAboveCap) or self._is_of_the_request(error):
+            return False
+        # Several choices would each need a request of their own: they begin anew, or not at all.
+        return not self._texts or (self._body.get("n") or 1) == 1
+
+    async def _done(self, error: VizError | None) -> None:
+        """End the running part: note its cost, and how its node behaved."""
+        part, self._part = self._part, None
+        await self._stack.aclose()
+        if part is None:
+            return
+        self._end_part(part, error)
+        self._note(self._offer, None if error is not None else self._first_ms or 0.0)
+
+    def _end_part(self, part: PaidAnswer, error: VizError | None) -> None:
+        units = part.most_units
+        if units or error is None:
+            prompt, completion = part.counted
+            if part.receipt is not None:
+                receipt = part.receipt.receipt
+                prompt, completion = receipt.prompt_tokens, receipt.completion_tokens
+            self.parts.append(
+                AnswerPart(
+                    self._offer.node,
+                    self._offer.url,
+                    units,
+                    part.cost_units is not None,
+                    prompt,
+                    completion,
+                    error.detail if error is not None else "",
+                )
+            )
+        self._budget.spend(self._reservation, units)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        part, self._part = self._part, None
+        await self._stack.aclose()
+        if part is not None:
+            # The program left: its node is not to blame.
+            self._end_part(part, None)

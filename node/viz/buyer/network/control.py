@@ -1,0 +1,90 @@
+"""Do what the buyer's commands ask of the network, in the process that holds its channels.
+
+Owns ``viz buyer ask`` without a node. What concerns one channel (deposits, closing, forgiving) is
+asked of that channel: ``viz.buyer.channel_control`` does it, also beside a running proxy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from viz.buyer.asking import AskedSide, StreamedAnswer
+from viz.buyer.channel_control import Write
+from viz.buyer.network.buyer import NetworkBuyer
+from viz.buyer.wallet import Wallet
+from viz.domain.display import prices
+from viz.domain.ports.chain import Deployment
+from viz.domain.units import Units
+from viz.errors import InvalidRequest
+from viz.protocol.payment import CHAT_PATH
+from viz.protocol.wire import Json
+
+
+class NetworkControl:
+    """The commands of a buyer that names no node."""
+
+    def __init__(
+        self,
+        buyer: NetworkBuyer,
+        tell: Callable[[AskedSide, StreamedAnswer], None] | None = None,
+    ) -> None:
+        """``tell`` is called with each answer when it ends, even if an error ends it."""
+        self._buyer, self._tell = buyer, tell
+
+    @property
+    def deployment(self) -> Deployment:
+        """The contracts that the buyer trusts."""
+        return self._buyer.deployment
+
+    async def ask(self, body: dict[str, Any], write: Write, tell: Write) -> Json:
+        """Ask a question, pass the text on as it arrives; return what it cost, and at which nodes.
+
+        If the question does not name a model by its id, ``tell`` gets a line with the chosen model
+        and its price before the answer begins. ``cost`` is the most that the answer may cost if a
+        part of it is not billed yet.
+        """
+        buyer, wanted = self._buyer, body.get("model")
+        model = await buyer.model(str(wanted)) if wanted else await buyer.usual_model()
+        if wanted != model.model and model.offers:
+            name = f" ({model.name})" if model.name not in ("", model.model) else ""
+            cheapest = model.offers[0]
+            price = prices(
+                cheapest.prompt_price_units, cheapest.completion_price_units, self.deployment
+            )
+            await tell(f"asking {model.model}{name}: {price}")
+        async with buyer.ask({**body, "model": model.model}, CHAT_PATH) as answer:
+            shown = 0
+            try:
+                async for _ in answer:
+                    await write(answer.text[shown:])
+                    shown = len(answer.text)
+            finally:
+                if self._tell:
+                    self._tell(buyer, answer)
+        return {
+            "model": answer.model,
+            "text": answer.text,
+            "cost": str(sum(part.units for part in answer.parts)),
+            "parts": [part.to_json() for part in answer.parts],
+        }
+
+    async def show(self) -> Json:
+        """Return what was spent, and what is left of the deposits."""
+        return await self._buyer.spending_report()
+
+    async def forgive(self, allow_units: Units) -> Json:
+        """Raise InvalidRequest: this is asked of one channel."""
+        self._refuse()
+
+    async def open(self, wallet: Wallet, deposit_units: Units) -> Json:
+        """Raise InvalidRequest: this is asked of one channel."""
+        self._refuse()
+
+    async def close(self, wallet: Wallet) -> Json:
+        """Raise InvalidRequest: this is asked of one channel."""
+        self._refuse()
+
+    @staticmethod
+    def _refuse() -> NoReturn:
+        raise InvalidRequest("this command is about one channel: name its node with --node")

@@ -1,0 +1,216 @@
+"""Find which nodes serve which models, and check it as far as this buyer can.
+
+Owns where a buyer looks. With a chain of its own it reads the directory there, asks every node, and
+compares each offer with the chain: nobody's word is taken. Without one it asks the nodes whose URLs
+it was given, and the nodes that their markets name; each describes itself, and must be the node
+that was named and use the trusted contracts. What nodes say of weights cannot be checked then: if
+they contradict each other, what most say counts, and the log says so.
+
+Invariants: an address that a stranger named is asked only if it is public, unless private ones are
+allowed; no offer of a node is used under another node's address.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import structlog
+
+from viz.client.node_address import origin_of
+from viz.domain.ports.chain import ChainReader, Deployment
+from viz.domain.ports.clock import Clock
+from viz.domain.ports.peers import PeerHttp
+from viz.domain.units import AdapterId, Address
+from viz.errors import ConfigError, InvalidRequest, NodeUnreachable, VizError
+from viz.protocol.market import MARKET_PATH, MarketModel, MarketPage
+from viz.protocol.messages import NodeInfo
+from viz.protocol.payment import NODE_PATH
+from viz.services.market.discovery import Discovery, NodeOffers, unchecked_models
+from viz.services.market.node_claims import check_node
+from viz.services.market.remote_nodes import MAX_DESCRIPTION_BYTES, origin_in
+
+# What was found is used this long; a question for a model that was not found looks again.
+FRESH_S: Final = 300.0
+AGAIN_S: Final = 10.0
+MARKET_PAGES: Final = 20
+ASKED_NODES: Final = 128
+ASKED_AT_ONCE: Final = 8
+TIMEOUT_S: Final = 10.0
+_log = structlog.get_logger()
+
+
+class NodeFinder:
+    """What this buyer knows of the market."""
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        clock: Clock,
+        *,
+        known_http: PeerHttp,
+        strangers_http: PeerHttp,
+        chain: ChainReader | None,
+        urls: Sequence[str],
+        met: Mapping[Address, str],
+    ) -> None:
+        """``urls`` are nodes that the buyer named; they are asked by ``known_http``.
+
+        ``met`` are the URLs of nodes that were found before: strangers, still.
+        """
+        self._deployment = deployment
+        self._known_http, self._strangers_http = known_http, strangers_http
+        self._urls = list(dict.fromkeys(map(origin_of, urls)))
+        self._met = met
+        self._known: dict[str, NodeOffers] = {}
+        self._discovery = (
+            None
+            if chain is None
+            else Discovery(
+                chain, strangers_http, clock, None, known=lambda: tuple(self._known.values())
+            )
+        )
+        self._clock = clock
+        self._found: tuple[MarketModel, ...] = ()
+        self._looked_s = float("-inf")
+        self._turn = asyncio.Lock()
+
+    @property
+    def checked(self) -> bool:
+        """Whether what is found is compared with a chain of this buyer's own."""
+        return self._discovery is not None
+
+    def knows(self, url: str) -> bool:
+        """Return whether the buyer itself named this URL."""
+        return url in self._known
+
+    async def models(self, *, again: bool = False) -> tuple[MarketModel, ...]:
+        """Return the models of all nodes that were found; look again if that was long ago.
+
+        ``again`` looks again sooner. Raises ChainError, NodeUnreachable if no node was found.
+        """
+        async with self._turn:
+            age_s = time.monotonic() - self._looked_s
+            if age_s > (AGAIN_S if again else FRESH_S):
+                self._found = await self._look()
+                self._looked_s = time.monotonic()
+        if not self._found:
+            raise NodeUnreachable(self._nobody())
+        return self._found
+
+    def _nobody(self) -> str:
+        asked = ", ".join(self._urls) or "none is known"
+        where = "in the directory and " if self.checked else ""
+        return (
+            f"no node was found {where}among those that you named ({asked}): name one with --node, "
+            "or a chain of your own with --rpc, where the directory is"
+        )
+
+    async def _look(self) -> tuple[MarketModel, ...]:
+        self._known = {
+            each.url: each
+            for each in await self._described([(url, None) for url in self._urls], known=True)
+        }
+        if self._discovery is not None:
+            await self._discovery.step()
+            return self._discovery.index.models
+        named = await self._named()
+        mine = {each.node for each in self._known.values()}
+        asked = [(url, node) for node, url in named.items() if node not in mine][:ASKED_NODES]
+        strangers = await self._described(asked, known=False)
+        return one_each(unchecked_models([*self._known.values(), *strangers]))
+
+    async def _described(
+        self, asked: Iterable[tuple[str, Address | None]], *, known: bool
+    ) -> list[NodeOffers]:
+        """Ask nodes what they sell; leave out, and log, those whose answer cannot be used."""
+        room = asyncio.Semaphore(ASKED_AT_ONCE)
+        http = self._known_http if known else self._strangers_http
+
+        async def describe(url: str, node: Address | None) -> NodeOffers | None:
+            began_s = time.monotonic()
+            try:
+                async with room:
+                    answer = await http.ask(
+                        "GET", url + NODE_PATH, max_bytes=MAX_DESCRIPTION_BYTES, timeout_s=TIMEOUT_S
+                    )
+                info = NodeInfo.from_json(answer)
+                check_node(info, self._deployment)
+                if node is not None and info.node != node:
+                    raise InvalidRequest(f"another node answers there: {info.node}")
+            except VizError as error:
+                (_log.info if known else _log.warning)(
+                    "a node is left out", url=url, reason=error.detail
+                )
+                return None
+            took_ms = (time.monotonic() - began_s) * 1_000
+            return NodeOffers.described(info, url, took_ms, self._clock.now_s())
+
+        found = await asyncio.gather(*(describe(*each) for each in asked))
+        return [each for each in found if each is not None]
+
+    async def _named(self) -> dict[Address, str]:
+        """Return the nodes that the known nodes' markets name, each with a URL."""
+        named = {node: url for node, url in self._met.items() if url}
+        pages = await asyncio.gather(*(self._market(url) for url in self._known))
+        for page in pages:
+            for model in page:
+                for offer in model.offers:
+                    try:
+                        named.setdefault(offer.node, origin_in(offer.url))
+                    except InvalidRequest:
+                        continue
+        return named
+
+    async def _market(self, url: str) -> list[MarketModel]:
+        found: list[MarketModel] = []
+        after = ""
+        try:
+            for _ in range(MARKET_PAGES):
+                question = f"{url}{MARKET_PATH}" + (f"?after={after}" if after else "")
+                answer = await self._known_http.ask("GET", question, timeout_s=TIMEOUT_S)
+                page = MarketPage.from_json(answer)
+                found += page.models
+                if not page.next:
+                    break
+                after = page.next
+        except VizError as error:
+            _log.info("a node's market cannot be read", url=url, reason=error.detail)
+        return found
+
+
+def one_each(models: Iterable[MarketModel]) -> tuple[MarketModel, ...]:
+    """Return one model for each adapter: where nodes contradict each other, what most of them say.
+
+    A base model is known by its digest, so all of them stay.
+    """
+    together: dict[AdapterId, list[MarketModel]] = defaultdict(list)
+    kept: list[MarketModel] = []
+    for model in models:
+        if model.adapter_id:
+            together[model.adapter_id].append(model)
+        else:
+            kept.append(model)
+    for adapter_id, each in together.items():
+        if len(each) > 1:
+            _log.warning(
+                "nodes contradict each other about the weights of an adapter: name a chain of "
+                "your own with --rpc, where they stand",
+                adapter_id=int(adapter_id),
+            )
+        kept.append(max(each, key=lambda one: len(one.offers)))
+    return tuple(sorted(kept, key=lambda one: (one.adapter_id, one.weights_digest)))
+
+
+def checked_urls(urls: Iterable[str]) -> list[str]:
+    """Return the URLs that can be asked; those that cannot are left out."""
+    good: list[str] = []
+    for url in urls:
+        try:
+            good.append(origin_of(url))
+        except ConfigError:
+            continue
+    return good

@@ -1,0 +1,61 @@
+"""Write the request with which another node goes on with an answer that broke off.
+
+Owns the form of that request and how many tokens are left of the answer. Does no I/O. What arrived
+becomes a part of the prompt (docs/protocol.md, section 7), so no completion token is paid twice.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from viz.protocol.payment import CHAT_PATH
+
+# A node's own bound for a request that names none (docs/protocol.md, section 12).
+DEFAULT_TOKENS: Final = 256
+_LENGTHS: Final = ("max_completion_tokens", "max_tokens")
+
+
+def with_length(body: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return the request with its length in it, so that the parts of an answer sum to it."""
+    if any(isinstance(body.get(name), int) for name in _LENGTHS):
+        return body
+    others = {name: value for name, value in body.items() if name not in _LENGTHS}
+    return {**others, _LENGTHS[0] if path == CHAT_PATH else _LENGTHS[1]: DEFAULT_TOKENS}
+
+
+def length_of(body: dict[str, Any]) -> int:
+    """Return how many tokens each answer may have at most."""
+    found = next((body[name] for name in _LENGTHS if isinstance(body.get(name), int)), None)
+    return DEFAULT_TOKENS if found is None else int(found)
+
+
+def goes_on(body: dict[str, Any], path: str, text: str, left_tokens: int) -> dict[str, Any]:
+    """Return the request for the rest of an answer, of which ``text`` arrived."""
+    if not text:
+        return body
+    shorter = {
+        **body,
+        **{name: left_tokens for name in _LENGTHS if isinstance(body.get(name), int)},
+    }
+    if path != CHAT_PATH:
+        prompt = body.get("prompt", "")
+        if isinstance(prompt, list) and len(prompt) == 1:
+            prompt = prompt[0]
+        return {**shorter, "prompt": f"{prompt}{text}"}
+    messages = list(body["messages"])
+    if body.get("continue_final_message") is True:
+        last = messages.pop()
+        text = _text_of(last.get("content")) + text
+    messages.append({"role": "assistant", "content": text})
+    return {
+        **shorter,
+        "messages": messages,
+        "continue_final_message": True,
+        "add_generation_prompt": False,
+    }
+
+
+def _text_of(content: Any) -> str:
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""

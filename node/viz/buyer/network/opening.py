@@ -1,0 +1,147 @@
+"""Put a network's buyer together from its home folder, its budget and, if it has one, its chain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from viz.buyer.checks import Limits
+from viz.buyer.client import BuyerClient
+from viz.buyer.counting import TokenCount
+from viz.buyer.ledger import channels_in, directories_in, node_of
+from viz.buyer.network.budget import Budget
+from viz.buyer.network.buyer import NetworkBuyer
+from viz.buyer.network.finder import NodeFinder, checked_urls
+from viz.buyer.network.pool import HeldClient, NodePool
+from viz.buyer.network.record import NetworkFile
+from viz.buyer.spending import report_on_disk
+from viz.buyer.wallet import Wallet
+from viz.clock import SystemClock
+from viz.domain.buyer_channel import BuyerChannel
+from viz.domain.ports.chain import ChainReader, Deployment
+from viz.domain.ports.clock import Clock
+from viz.domain.units import Address, Units
+from viz.outbound import Outbound, guarded_session, require_allowed
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSources:
+    """Where a buyer looks for nodes, and a chain of its own, if it has one.
+
+    ``urls`` are asked if the buyer never named a node. ``private_addresses`` allows strangers' URLs
+    that are not of the internet, for tests.
+    """
+
+    urls: Sequence[str] = ()
+    chain: ChainReader | None = None
+    private_addresses: bool = False
+
+
+def node_finder(
+    deployment: Deployment,
+    file: NetworkFile,
+    sources: NetworkSources,
+    *,
+    known_http: Outbound,
+    strangers_http: Outbound,
+    clock: Clock,
+) -> NodeFinder:
+    """Return what looks for nodes: at the URLs that were named before, and in the market."""
+    record = file.read()
+    return NodeFinder(
+        deployment,
+        clock,
+        known_http=known_http,
+        strangers_http=strangers_http,
+        chain=sources.chain,
+        urls=checked_urls(record.urls or sources.urls),
+        met={node: each.url for node, each in record.nodes.items()},
+    )
+
+
+@asynccontextmanager
+async def network_buyer(
+    deployment: Deployment,
+    sources: NetworkSources,
+    *,
+    home: Path,
+    password: str,
+    budget: Budget,
+    limits: Limits,
+    wallet: Wallet | None = None,
+    held: HeldClient | None = None,
+    clock: Clock | None = None,
+    count_tokens: TokenCount | None = None,
+    scrypt_n: int | None = None,
+) -> AsyncIterator[NetworkBuyer]:
+    """Yield a buyer of all nodes; its channels are freed at the end.
+
+    ``held`` is called with each channel's client when it is made. Raises InvalidKeyFile,
+    BooksMismatch; nothing is asked yet.
+    """
+    clock, file = clock or SystemClock(), NetworkFile(home)
+    async with AsyncExitStack() as ends:
+        known_http = Outbound(private_addresses=True)
+        strangers_http = Outbound(private_addresses=sources.private_addresses)
+        for each in (known_http, strangers_http):
+            ends.push_async_callback(each.close)
+        finder = node_finder(
+            deployment,
+            file,
+            sources,
+            known_http=known_http,
+            strangers_http=strangers_http,
+            clock=clock,
+        )
+        mine = await ends.enter_async_context(aiohttp.ClientSession())
+        strangers = await ends.enter_async_context(
+            guarded_session(private_addresses=sources.private_addresses)
+        )
+
+        async def connect(url: str) -> BuyerClient:
+            if not finder.knows(url):
+                require_allowed(url, private_addresses=sources.private_addresses)
+            return await BuyerClient.connect(
+                mine if finder.knows(url) else strangers,
+                url,
+                home=home,
+                password=password,
+                expected=deployment,
+                limits=limits,
+                clock=clock,
+                chain=sources.chain,
+                count_tokens=count_tokens,
+                scrypt_n=scrypt_n,
+            )
+
+        left_units = await asyncio.to_thread(left_on_disk, home, deployment)
+        pool = NodePool(connect, budget, wallet=wallet, left_units=left_units, held=held)
+        ends.push_async_callback(pool.aclose)
+        yield NetworkBuyer(
+            finder,
+            pool,
+            file,
+            budget=budget,
+            limits=limits,
+            deployment=deployment,
+            clock=clock,
+        )
+
+
+def left_on_disk(home: Path, deployment: Deployment) -> dict[Address, Units]:
+    """Return what is left of the deposit at each node with one, from the channels' files."""
+    signers = channels_in(home, deployment)
+    found: dict[Address, Units] = {}
+    for directory in directories_in(home, deployment):
+        node = node_of(directory)
+        if node not in signers:
+            continue
+        report = report_on_disk(directory, BuyerChannel(signers[node], node))
+        if int(report["left"]) or int(report["spent"]):
+            found[node] = int(report["left"])
+    return found

@@ -1,0 +1,170 @@
+"""Hold the channels of a network's buyer: open each when it is needed, deposit within the budget.
+
+Owns the clients of the nodes that are asked, and the one deposit that the policy makes at a node.
+Invariants: a node is used only if the buyer's list allows it, and only under the address that was
+found; the policy deposits at a node once, at most ``budget.deposit_units``, and never adds to a
+deposit; at most ``MAX_DEPOSITS`` nodes get one from a process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from viz.buyer.client import BuyerClient
+from viz.buyer.network.budget import Budget
+from viz.buyer.wallet import Wallet
+from viz.domain.display import amount
+from viz.domain.units import ZERO_ADDRESS, Address, Units
+from viz.errors import ChannelUnknown, DepositExceeded, NodeNotTrusted
+from viz.protocol.market import MarketOffer
+
+MAX_DEPOSITS: Final = 8
+MAX_CLIENTS: Final = 32
+Connect = Callable[[str], Awaitable[BuyerClient]]
+HeldClient = Callable[[BuyerClient, str], AbstractAsyncContextManager[object]]
+_log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Turn:
+    """One node's client, and the lock under which it is made and gets its deposit."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    client: BuyerClient | None = None
+    url: str = ""
+    ends: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    async def end(self) -> None:
+        """Free the channel for other processes."""
+        self.client = None
+        await self.ends.aclose()
+
+
+class NodePool:
+    """The clients of one buyer by node."""
+
+    def __init__(
+        self,
+        connect: Connect,
+        budget: Budget,
+        *,
+        wallet: Wallet | None,
+        left_units: Mapping[Address, Units],
+        held: HeldClient | None = None,
+    ) -> None:
+        """``left_units`` is what is left of the deposits on disk, by node.
+
+        Without a ``wallet`` no deposit is made. The context that ``held`` returns for a client and
+        its URL lasts as long as the client.
+        """
+        self._connect, self._budget, self._wallet = connect, budget, wallet
+        self._left_units, self._held = dict(left_units), held
+        self._turns: dict[Address, _Turn] = {}
+        self._deposits = 0
+
+    @property
+    def clients(self) -> tuple[BuyerClient, ...]:
+        """The clients that are connected."""
+        return tuple(each.client for each in self._turns.values() if each.client is not None)
+
+    def left_units(self) -> dict[Address, Units]:
+        """Return what is left of the deposit at each node with one."""
+        left = dict(self._left_units)
+        for client in self.clients:
+            left[client.info.node] = _left(client)
+        return left
+
+    def funded(self) -> frozenset[Address]:
+        """Return the nodes where a deposit of this buyer has something left."""
+        return frozenset(node for node, units in self.left_units().items() if units > 0)
+
+    def usable(self, offer: MarketOffer) -> bool:
+        """Return whether an offer can be used: it is allowed, and paid or free or can be paid."""
+        if not self._budget.allows(offer.node):
+            return False
+        free = not (offer.prompt_price_units or offer.completion_price_units)
+        return free or offer.node in self.funded() or self._may_deposit(offer.node)
+
+    def _may_deposit(self, node: Address) -> bool:
+        if self._wallet is None or self._deposits >= MAX_DEPOSITS:
+            return False
+        turn = self._turns.get(node)
+        known = turn.client if turn is not None else None
+        return node not in self._left_units and (known is None or not known.channel.limit_units)
+
+    async def ready(self, offer: MarketOffer) -> BuyerClient:
+        """Return a node's client whose channel can pay; make the one deposit if that is needed.
+
+        Raises what connecting and depositing raise, NodeNotTrusted if another node answers,
+        ChannelUnknown without a deposit and without a wallet, DepositExceeded if it is used up.
+        """
+        turn = self._turns.setdefault(offer.node, _Turn())
+        async with turn.lock:
+            if turn.client is not None and turn.url != offer.url:
+                await turn.end()
+            client = turn.client or await self._connected(offer, turn)
+            client.require_trust()
+            if offer.prompt_price_units or offer.completion_price_units:
+                await self._fund(client)
+            return client
+
+    async def _connected(self, offer: MarketOffer, turn: _Turn) -> BuyerClient:
+        if len(self.clients) >= MAX_CLIENTS:
+            raise ChannelUnknown(f"{MAX_CLIENTS} channels are open in this process already")
+        client = await self._connect(offer.url)
+        turn.ends.push_async_callback(client.aclose)
+        try:
+            if client.info.node != offer.node:
+                raise NodeNotTrusted(
+                    f"another node answers at {offer.url}: {client.info.node}, not {offer.node}"
+                )
+            if client.channel.limit_units or client.channel.payer != ZERO_ADDRESS:
+                await client.look()
+            if self._held is not None:
+                await turn.ends.enter_async_context(self._held(client, offer.url))
+        except BaseException:
+            await turn.end()
+            raise
+        turn.client, turn.url = client, offer.url
+        return client
+
+    async def _fund(self, client: BuyerClient) -> None:
+        channel, info, here = client.channel, client.info, client.deployment
+        if _left(client) > 0 and channel.payer != ZERO_ADDRESS:
+            return
+        if channel.limit_units:
+            raise DepositExceeded(
+                f"the deposit at {info.node} is used up: add to it with `viz channel open`"
+            )
+        if self._wallet is None or self._deposits >= MAX_DEPOSITS:
+            raise ChannelUnknown(
+                f"there is no deposit at {info.node}: give --key, the wallet that pays for one, or "
+                "open a channel with `viz channel open`"
+            )
+        units = min(
+            self._budget.deposit_units,
+            max(info.suggested_deposit_units, info.minimum_deposit_units),
+        )
+        if units < info.minimum_deposit_units:
+            raise DepositExceeded(
+                f"{info.node} takes deposits of at least "
+                f"{amount(info.minimum_deposit_units, here)}, and --max-deposit is less"
+            )
+        self._deposits += 1
+        await client.open_channel(self._wallet, units)
+        _log.info("deposited", node=info.node, units=amount(units, here))
+
+    async def aclose(self) -> None:
+        """Free the channels for other processes."""
+        for turn in self._turns.values():
+            await turn.end()
+
+
+def _left(client: BuyerClient) -> Units:
+    return max(0, client.channel.limit_units - sum(client.channel.spent.values()))

@@ -1,0 +1,173 @@
+"""Keep what a buyer knows of nodes and what it spent by day, for all its processes.
+
+Owns one file beside the channels. It holds no money: the channels' ledgers do. Invariants: two
+processes never lose each other's changes; the day's sum never falls while the file is there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Self
+
+from viz.domain.units import Address, Units
+from viz.errors import BooksMismatch, InvalidRequest, StoreError
+from viz.private import make_private_file, make_private_folder
+from viz.protocol.wire import JSON_INTEGER_MAX, Json, Reader, parse_json
+
+FILE: Final = "network.json"
+LOCK: Final = "network.lock"
+MAX_BYTES: Final = 4 * 1024 * 1024
+MAX_URLS: Final = 64
+MAX_NODES: Final = 1_024
+MAX_NAMES: Final = 1_024
+DAYS_KEPT: Final = 400
+# The weight of the newest answer in what is remembered of a node.
+NEWEST: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class NodeHistory:
+    """How a node behaved towards this buyer.
+
+    ``first_ms`` is the time to the first text, smoothed, 0 if no answer began yet. ``failure`` is
+    the share of answers that it did not finish, smoothed. ``failed_at_s`` is its latest failure,
+    and ``url`` where it was found last.
+    """
+
+    first_ms: float = 0.0
+    failure: float = 0.0
+    failed_at_s: int = 0
+    url: str = ""
+
+    def answered(self, first_ms: float) -> Self:
+        """Return the history after an answer that was finished."""
+        known = self.first_ms or first_ms
+        return replace(
+            self,
+            first_ms=known + NEWEST * (first_ms - known),
+            failure=self.failure * (1 - NEWEST),
+        )
+
+    def failed(self, now_s: int) -> Self:
+        """Return the history after an answer that was refused or broke off."""
+        return replace(self, failure=self.failure + NEWEST * (1 - self.failure), failed_at_s=now_s)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRecord:
+    """What is on disk. ``names`` says which model a name meant when it was used last."""
+
+    urls: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+    nodes: Mapping[Address, NodeHistory] = field(default_factory=dict)
+    days: Mapping[str, Units] = field(default_factory=dict)
+
+    def knowing(self, url: str) -> Self:
+        """Return the record with a node's URL that its buyer named, the latest first."""
+        return replace(self, urls=(url, *(each for each in self.urls if each != url))[:MAX_URLS])
+
+    def meaning(self, name: str, model: str) -> Self:
+        """Return the record after a name was used for a model."""
+        kept = dict(list(self.names.items())[-MAX_NAMES + 1 :])
+        return replace(self, names={**kept, name: model})
+
+    def with_node(self, node: Address, history: NodeHistory) -> Self:
+        """Return the record with a node's new history; the oldest beyond a bound are dropped."""
+        others = {key: each for key, each in self.nodes.items() if key != node}
+        kept = dict(list(others.items())[-MAX_NODES + 1 :])
+        return replace(self, nodes={**kept, node: history})
+
+    def spending(self, day: str, units: Units) -> Self:
+        """Return the record after ``units`` more were spent on a day."""
+        days = {**self.days, day: self.days.get(day, 0) + units}
+        return replace(self, days=dict(sorted(days.items())[-DAYS_KEPT:]))
+
+    def to_json(self) -> Json:
+        return {
+            "urls": list(self.urls),
+            "names": dict(self.names),
+            "nodes": {
+                node: {
+                    "firstMs": round(each.first_ms, 1),
+                    "failure": round(each.failure, 4),
+                    "failedAt": each.failed_at_s,
+                    "url": each.url,
+                }
+                for node, each in self.nodes.items()
+            },
+            "days": {day: str(units) for day, units in self.days.items()},
+        }
+
+    @classmethod
+    def from_json(cls, value: Json) -> Self:
+        reader = Reader(value, FILE)
+        names, nodes, days = (reader.child(each) for each in ("names", "nodes", "days"))
+        return cls(
+            tuple(str(each)[:512] for each in reader.array("urls", MAX_URLS)),
+            {name: names.text(name, 256) for name in value["names"]},
+            {Address(node): _history(nodes.child(node)) for node in value["nodes"]},
+            {day: days.units(day) for day in value["days"]},
+        )
+
+
+def _history(reader: Reader) -> NodeHistory:
+    return NodeHistory(
+        reader.number("firstMs", 1e9),
+        reader.number("failure", 1),
+        reader.integer("failedAt", JSON_INTEGER_MAX),
+        reader.text("url", 512),
+    )
+
+
+class NetworkFile:
+    """The record on disk, shared by the buyer's processes."""
+
+    def __init__(self, home: Path) -> None:
+        self._path, self._lock = home / FILE, home / LOCK
+
+    def read(self) -> NetworkRecord:
+        """Return the record, empty if there is none; raise BooksMismatch if it is unreadable."""
+        try:
+            return NetworkRecord.from_json(parse_json(self._path.read_bytes(), max_bytes=MAX_BYTES))
+        except FileNotFoundError:
+            return NetworkRecord()
+        except (OSError, InvalidRequest) as error:
+            raise BooksMismatch(
+                f"{self._path} cannot be read: restore or remove it. It holds no money; without it "
+                "nodes are measured anew, and what was spent today counts from 0"
+            ) from error
+
+    def change(self, change: Callable[[NetworkRecord], NetworkRecord]) -> NetworkRecord:
+        """Change the record as no other process does meanwhile; raise StoreError, BooksMismatch."""
+        try:
+            with self._held():
+                after = change(self.read())
+                temporary = self._path.with_suffix(".tmp")
+                make_private_file(temporary)
+                temporary.write_text(json.dumps(after.to_json()), encoding="utf-8")
+                temporary.replace(self._path)
+        except OSError as error:
+            raise StoreError(f"{self._path} cannot be written: {error.strerror}") from error
+        return after
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        make_private_folder(self._path.parent)
+        lock = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+
+def day_of(now_s: int) -> str:
+    """Return the day of a time, in UTC."""
+    return datetime.fromtimestamp(now_s, UTC).strftime("%Y-%m-%d")

@@ -1,0 +1,42 @@
+"""What a buyer makes of what nodes say, where no chain tells who is right."""
+
+from __future__ import annotations
+
+import structlog
+from tests.fakes.chain import address_of
+from tests.fakes.remote_nodes import BASE, base_offer, offer
+
+from viz.buyer.network.buyer import with_words
+from viz.buyer.network.finder import one_each
+from viz.domain.units import ZERO_HASH, Hash32
+from viz.protocol.messages import AdapterOffer
+from viz.services.market.discovery import NodeOffers, unchecked_models
+
+LIE = Hash32(b"\1" * 32)
+
+
+def node(number: int, *offers: AdapterOffer, base: Hash32 = BASE) -> NodeOffers:
+    return NodeOffers(address_of(number), f"http://n{number}", "fake", base, 2048, offers)
+
+
+def test_where_nodes_contradict_each_other_most_of_them_count() -> None:
+    """One node cannot put its own weights under an id that others serve; and it is said."""
+    honest = [node(1, offer(7)), node(2, offer(7))]
+    liar = node(3, offer(7, 0, weights_digest=LIE))
+    with structlog.testing.capture_logs() as logs:
+        (found,) = one_each(unchecked_models([liar, *honest]))
+    assert {each.node for each in found.offers} == {address_of(1), address_of(2)}
+    assert "--rpc" in logs[0]["event"]
+
+
+def test_base_models_are_known_by_their_digest() -> None:
+    """Two bases of one name are two models: neither replaces the other."""
+    other = AdapterOffer(base_offer().adapter_id, "fake", ZERO_HASH, 1, 1)
+    found = one_each(unchecked_models([node(1, base_offer()), node(2, other, base=ZERO_HASH)]))
+    assert {each.weights_digest for each in found} == {BASE, ZERO_HASH}
+
+
+def test_words_find_a_model_by_all_that_is_told_of_it() -> None:
+    models = unchecked_models([node(1, offer(7), offer(8, description="Of FERRIES"))])
+    assert [int(each.adapter_id) for each in with_words(models, ("Ferries", "sea"))] == [8]
+    assert with_words(models, ("ferries", "part 7")) == ()

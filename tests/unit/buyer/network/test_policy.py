@@ -1,0 +1,74 @@
+"""Which node is asked first: price, latency and reliability, each with its weight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.fakes.chain import address_of
+
+from viz.buyer.network.policy import RECENT_S, Request, ranked
+from viz.buyer.network.record import NodeHistory
+from viz.domain.units import Address
+from viz.protocol.market import MarketOffer
+
+A, B = address_of(0xA), address_of(0xB)
+NOW_S = 1_000_000
+REQUEST = Request(100, 100)
+UNKNOWN = NodeHistory()
+
+
+def offer(node: Address, units: int, latency_ms: int = 0) -> MarketOffer:
+    return MarketOffer(node, f"http://{node}", units, 3 * units, 2048, latency_ms, NOW_S)
+
+
+def first(
+    a: tuple[int, NodeHistory], b: tuple[int, NodeHistory], paid: set[Any] | None = None
+) -> Address:
+    offers = [offer(A, a[0]), offer(B, b[0])]
+    histories = {A: a[1], B: b[1]}
+    funded = {A, B} if paid is None else paid
+    return ranked(offers, REQUEST, histories, paid=funded, now_s=NOW_S)[0].node
+
+
+M = 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "wins"),
+    [
+        ((2 * M, UNKNOWN), (M, UNKNOWN), B),
+        ((M, NodeHistory(3_000)), (M, NodeHistory(300)), B),
+        # Twice the price for a fourth of the wait is even; for an eighth it is worth it.
+        ((2 * M, NodeHistory(100)), (M, NodeHistory(1_000)), A),
+        ((2 * M, NodeHistory(300)), (M, NodeHistory(600)), B),
+        # Below what anybody feels no node is faster.
+        ((2 * M, NodeHistory(1)), (M, NodeHistory(49)), B),
+        ((2 * M, UNKNOWN), (M, NodeHistory(failure=0.9)), A),
+        ((16 * M, UNKNOWN), (M, NodeHistory(failure=1.0)), B),
+        ((8 * M, UNKNOWN), (M, NodeHistory(failed_at_s=NOW_S - 1)), A),
+        ((8 * M, UNKNOWN), (M, NodeHistory(failed_at_s=NOW_S - RECENT_S)), B),
+        ((0, UNKNOWN), (M, UNKNOWN), A),
+    ],
+)
+def test_the_lowest_score_is_first(
+    a: tuple[int, NodeHistory], b: tuple[int, NodeHistory], wins: Address
+) -> None:
+    assert first(a, b) == wins
+
+
+def test_a_deposit_that_is_there_is_used() -> None:
+    """A slightly cheaper node is not worth another deposit; a much cheaper one is."""
+    assert first((11 * M, UNKNOWN), (10 * M, UNKNOWN), {A}) == A
+    assert first((20 * M, UNKNOWN), (10 * M, UNKNOWN), {A}) == B
+
+
+def test_what_a_node_did_is_forgotten_by_what_it_does() -> None:
+    """A node that was down for a day is asked again; one that fails on stays last."""
+    history = NodeHistory()
+    for _ in range(20):
+        history = history.failed(NOW_S)
+    assert history.failure > 0.95
+    for _ in range(20):
+        history = history.answered(200)
+    assert history.failure < 0.05 and history.first_ms == 200
