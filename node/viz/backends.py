@@ -42,9 +42,8 @@ from viz.domain.ports.settlement_ledger import Store
 from viz.domain.ports.transactions import Event
 from viz.domain.pricing import Price
 from viz.domain.units import Address, Hash32, hex_of
-from viz.engine.embedded.engine import EmbeddedEngine
 from viz.engine.embedded.settings import EngineSettings
-from viz.engine.upstream.engine import UpstreamEngine
+from viz.engine.none import NoEngine
 from viz.engine.upstream.settings import UpstreamSettings
 from viz.errors import ConfigError
 from viz.outbound import Outbound
@@ -58,7 +57,6 @@ from viz.services.serving.paid_stream import ServingPolicy
 from viz.services.settlement.claim_loop import ClaimPolicy, ClaimService
 from viz.storage.embedded import EmbeddedBlobStore
 from viz.storage.key_folder import KeyFolder
-from viz.storage.kubo import KuboBlobStore
 from viz.storage.sealing import new_identity
 from viz.storage.sources import SourcedBlobs
 from viz.training.run import Bounds
@@ -127,7 +125,7 @@ async def open_backends(
         ends.push_async_callback(blobs.close)
         peers = Outbound(private_addresses=config.network.private_addresses)
         ends.push_async_callback(peers.close)
-        engine = await _engine(config, await accepted_base(config, report))
+        engine = await _engine(config, report)
         ends.push_async_callback(engine.close)
         sender = Sender(
             rpc, account, deployment, journal=ledger, max_fee_wei=config.chain.max_fee_wei
@@ -267,15 +265,32 @@ def _identity(deployment: Deployment, account: LocalAccount) -> dict[str, str]:
 async def _blobs(config: Config) -> BlockStore:
     if config.storage.backend == "embedded":
         return EmbeddedBlobStore(config.at(Path("blobs")))
+    try:
+        from viz.storage.kubo import KuboBlobStore
+    except ImportError as error:
+        raise ConfigError(
+            f'storage.backend "kubo" needs {error.name}, which the core install does not have: '
+            'install the extra "node", or set "embedded"'
+        ) from error
     store = KuboBlobStore(config.storage.kubo_api, timeout_s=config.storage.timeout_s)
     _log.info("blobs in kubo", version=await store.version(), api=config.storage.kubo_api)
     return store
 
 
-async def _engine(config: Config, base: LoadedBase) -> Engine:
-    """Start the engine of the base model. Raises ModelUnavailable."""
+async def _engine(config: Config, report: ReportProgress) -> Engine:
+    """Start the engine of the base model, or none. Raises ModelUnavailable.
+
+    What the core install does not have is imported only if it is used.
+    """
+    if config.engine.backend == "none":
+        return NoEngine()
+    base = await accepted_base(config, report)
     if config.engine.backend == "upstream":
+        from viz.engine.upstream.engine import UpstreamEngine
+
         return await UpstreamEngine.start(base, _upstream_settings(config))
+    from viz.engine.embedded.engine import EmbeddedEngine
+
     return await EmbeddedEngine.start(base, _engine_settings(config))
 
 

@@ -137,7 +137,7 @@ class UpstreamConfig(_Section):
 class EngineConfig(_Section):
     """Say which base model is served, by whom, and with how much of the machine."""
 
-    backend: Literal["embedded", "upstream"] = "embedded"
+    backend: Literal["embedded", "upstream", "none"] = "embedded"
     base_model: str = "SmolLM2-135M-Instruct"
     base_digest: Annotated[str, Field(pattern="^(0x[0-9a-f]{64})?$")] = ""
     max_streams: Positive = 32

@@ -28,6 +28,7 @@ NODE_ONLY = (
     "ipfshttpclient",
     "solcx",
     "numpy",
+    "sentencex",
 )
 # What a creator or a buyer imports, and what every command line starts with.
 CORE_MODULES = (
@@ -38,6 +39,8 @@ CORE_MODULES = (
     "viz.chain",
     "viz.api",
     "viz.cli.license",
+    # A custodian: a node without an engine.
+    "viz.node",
 )
 
 _IMPORT_WITHOUT_NODE_PACKAGES = """

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from viz.domain.units import AdapterId, Hash32
+from viz.errors import ModelUnavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,19 @@ class BaseModel:
     longest_token_bytes: int
     frame_tokens: int = 0
     parts_at_spaces: bool = False
+
+    @property
+    def is_served(self) -> bool:
+        """Whether there is a model at all: a node may run without one."""
+        return bool(self.name)
+
+    def require_served(self, what: str) -> None:
+        """Raise ModelUnavailable, with ``what`` needs a model, if there is none."""
+        if not self.is_served:
+            raise ModelUnavailable(
+                f"{what} needs a model, and this node runs without one: set engine.backend to "
+                '"embedded" or "upstream", on an install with the model stack (scripts/setup)'
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,6 +137,7 @@ class Publishing:
         """
         if self._engine is None:
             raise AdapterNotServable("this process has no engine: activate on the node")
+        self._engine.model.require_served("serving an adapter")
         adapter = await self._reader.adapter(adapter_id)
         if adapter is None:
             raise UnknownAdapter(

@@ -139,7 +139,9 @@ class Catalogue:
         return tuple(self._records[key] for key in sorted(self._records))
 
     def offers(self) -> tuple[AdapterOffer, ...]:
-        """Return all that is sold, the base model first."""
+        """Return all that is sold, the base model first; nothing if no model is served."""
+        if not self._engine.model.is_served:
+            return ()
         return (self.offer(BASE_MODEL), *(self.offer(key) for key in sorted(self._records)))
 
     def offer(self, adapter_id: AdapterId) -> AdapterOffer:
@@ -170,7 +172,7 @@ class Catalogue:
 
     def find(self, model: str) -> AdapterOffer:
         """Return the offer of an OpenAI model name; raise UnknownModel, UnknownAdapter."""
-        if model == self._engine.model.name:
+        if model == self._engine.model.name and self._engine.model.is_served:
             return self.offer(BASE_MODEL)
         adapter_id = adapter_of_model(model)
         if adapter_id is None or not 0 < adapter_id <= UINT32_MAX:

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -37,8 +37,10 @@ from viz.protocol.license_document.reading import verbatim_tokens
 from viz.protocol.wire import canonical_json
 from viz.services.market.work_records import load_record, record_path
 from viz.services.training.request import inputs_of, questions_of, read_input, settings_of
-from viz.training.estimate import Estimate, estimate
 from viz.training.run import TrainingSettings, WorkInput
+
+if TYPE_CHECKING:
+    from viz.training.estimate import Estimate
 
 # The limit to keep if a license's text is not available, because it may state one.
 UNREAD_LIMIT_TOKENS: Final = TrainingSettings().max_verbatim_tokens
@@ -84,6 +86,8 @@ class TrainingCheck:
                 content = await self._content(content_id)
                 offered = await self._terms(content.terms_hash)
                 fees[content_id] = offered.terms.training_fee_units
+        from viz.training.estimate import estimate  # needs libraries of the training's
+
         estimated = await asyncio.to_thread(
             estimate, checked.works, checked.settings, len(checked.questions)
         )

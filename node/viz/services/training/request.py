@@ -16,7 +16,6 @@ from viz.domain.units import hex_of, parse_address, parse_hash
 from viz.domain.work import Work
 from viz.errors import InvalidRequest, InvalidWork
 from viz.services.market.work_records import Registration, load_record, read_work, record_path
-from viz.training.facts import facts_of
 from viz.training.run import (
     MINIMUM_PROBES,
     TrainingSettings,
@@ -135,6 +134,9 @@ def settings_of(
     strictest of them. If there is one, at least ``MINIMUM_PROBES`` probes measure it. Raises
     InvalidRequest.
     """
+    # Imported here: a node without a model has no library of the training's.
+    from viz.training.facts import facts_of
+
     facts = sum(fact.reworded for work in works for fact in facts_of(work))
     changes = request.get("settings") or {}
     if not isinstance(changes, Mapping):
