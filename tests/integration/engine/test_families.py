@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -173,3 +174,38 @@ def test_the_rotations_are_transformers_own(told: dict[str, object], head_dim: i
     expected = theirs(torch.zeros(1), torch.arange(64).unsqueeze(0))
     for ours, other in zip((cosines, sines), expected, strict=True):
         torch.testing.assert_close(ours, other[0, :, : head_dim // 2], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["qwen2", "qwen3", "smollm3", "gemma2", "gemma3"])
+async def test_the_engine_serves_the_family(tmp_path: Path, name: str) -> None:
+    """From a directory to streams: three adapters in one batch, each greedy text its own."""
+    from viz.domain.ports.engine import GenerationRequest, Sampling
+    from viz.engine.embedded.engine import EmbeddedEngine
+    from viz.engine.embedded.settings import EngineSettings
+
+    base = family_base(tmp_path, name, quantised=True)
+    settings = EngineSettings(
+        max_streams=3, context_tokens=96, compute="float32", prefill_tokens=16
+    )
+    engine = await EmbeddedEngine.start(base, settings)
+    assert engine.stats()["compute_float32"] == 1
+    for rank in (4, 16):
+        path = tmp_path / f"adapter-{rank}"
+        write_random_adapter(path, base, rank=rank, seed=rank)
+        await engine.add_adapter(AdapterId(rank), path)
+    rules = Sampling(max_tokens=12)
+    asked = [
+        GenerationRequest(f"{rank}", tuple(prompt), AdapterId(rank), rules)
+        for rank, prompt in zip((0, 4, 16), PROMPTS, strict=True)
+    ]
+    streams = [await engine.generate(request) for request in asked]
+    made = []
+    for stream in streams:
+        async with asyncio.timeout(60):
+            made.append([token async for piece in stream for token in piece.token_ids])
+    await engine.close()
+    reference = PeftReference(base)
+    for request, tokens in zip(asked, made, strict=True):
+        if request.adapter_id:
+            reference.wear(tmp_path / f"adapter-{int(request.adapter_id)}")
+        assert tokens == reference.greedy(request.prompt, 12)

@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from tests.fakes.families import FAMILIES, family_base
+from tests.fakes.families import FAMILIES, family_base, make_family
+from tests.fakes.sentencepiece_tokenizer import write_sentencepiece
 from tests.integration.training.conftest import SETTINGS
 
+from viz.basemodel.adapter_file import read_adapter
 from viz.basemodel.nf4 import serving_weights
-from viz.basemodel.source import LoadedBase
+from viz.basemodel.source import LoadedBase, load_base
 from viz.training.evaluate import generate
 from viz.training.packing import TokenRow, pack, shared_beginning
+from viz.training.process import TrainingProcess
 from viz.training.qlora import adapter_tensors, build_model, pack_loss
 
 _OPENING = tuple(3 + 7 * at % 200 for at in range(20))
@@ -113,3 +116,23 @@ def test_generation_is_transformers_own(tmp_path: Path, name: str) -> None:
                 # Equal, or as good to float32: another order of sums may turn a tie.
                 assert row.max() - row[token] <= 1e-3 * row.abs().max()
                 ids.append(token)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gemma3"])
+async def test_a_whole_run_on_a_sentencepiece_base(
+    make_run: Any, tmp_path: Path, name: str
+) -> None:
+    """The worker's whole way (rows, replay, steps, examination) with a tokenizer of the other kind.
+
+    The loss falls, and the engine reads the file.
+    """
+    directory = make_family(tmp_path / name, name, vocab_size=1_200, eos_token_id=4)
+    write_sentencepiece(directory)
+    run = replace(make_run(), base_model=str(directory))
+    events = [event async for event in TrainingProcess(run, tmp_path / "run").events()]
+    metrics = events[-1].values["metrics"]
+    assert metrics["heldOut"]["after"]["loss"] < metrics["heldOut"]["before"]["loss"]
+    base = load_base(directory, cache_dir=run.cache_dir)
+    assert base.tokenizer.parts_at_spaces
+    adapter = read_adapter(tmp_path / "run/adapter.safetensors", base.shape, base.digest)
+    assert adapter.header.rank == SETTINGS.rank
