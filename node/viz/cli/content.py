@@ -52,6 +52,7 @@ from viz.cli.sealing import (
     not_sealed,
     publish,
     say_sealed,
+    search,
 )
 from viz.cli.terms import terms_in_words
 from viz.client.node_address import checked
@@ -77,6 +78,7 @@ app.command("license")(license_work)
 app.command("import")(import_work)
 app.command("list")(holdings.list_works)
 for _verb in (
+    search,
     publish,
     keys,
     owner.terms,

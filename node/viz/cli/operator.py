@@ -322,8 +322,10 @@ def activate_adapter(
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch a registered adapter by its CID, check it, and put it on offer.
+    """Fetch a registered adapter by its CID, open and check it, and put it on offer.
 
+    The adapter of another trainer needs its permission (`viz adapter permit`). Its key then comes
+    from the trainer's node, which the directory names.
     If the adapter is on offer already, what you leave out stays as it is. A new adapter gets the
     node's list prices.
     """

@@ -1,4 +1,4 @@
-"""Seal registered works, hand them to custodians, publish listings, show who got keys."""
+"""Seal registered works, hand them to custodians, publish and search listings, show the keys."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from viz.cli.http import LOCAL_NODE, NodeUrl, get_json
 from viz.cli.own_chain import LicenseFileOption, trusted_deployment
 from viz.client.node_address import checked
 from viz.domain.display import moment
-from viz.errors import InvalidRequest, InvalidWork, LicenseError, VizError
+from viz.errors import InvalidRequest, InvalidWork, LicenseError, NodeNotTrusted, VizError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,6 +60,8 @@ LanguageOption = Annotated[
 SampleOption = Annotated[
     Path | None, typer.Option(help="A text file to show to everybody, as a sample of the work.")
 ]
+# A page has 64 listings: more than a node keeps.
+MAX_PAGES: Final = 400
 UNDETERMINED: Final = "und"  # BCP 47
 # A custodian's chain may show a new work later than the relaying node's.
 _SEEN_TRIES: Final = 5
@@ -264,3 +266,55 @@ def not_sealed(work: Path, error: VizError) -> str:
         f"the work is registered, and is not with a custodian yet ({error.detail}): do not "
         f"register it again, go on with `viz content publish {work}`"
     )
+
+
+@guarded
+def search(
+    words: Annotated[
+        list[str] | None, typer.Argument(help="Words of the title, credit, sample or language.")
+    ] = None,
+    node: NodeUrl = LOCAL_NODE,
+    as_json: AsJson = False,
+) -> None:
+    """Search the works that a node lists: all words must be there, in any letter case.
+
+    A listing is its owner's word. A node keeps only those that the chain confirms.
+    """
+    found = run(_search(checked(node), [word.casefold() for word in words or ()]), logs=False)
+    if show(found, as_json=as_json):
+        return
+    rows = [
+        (
+            each["contentId"],
+            each["title"],
+            each["credit"],
+            each["language"],
+            each["kind"],
+            each["sizeBytes"],
+        )
+        for each in found
+    ]
+    title = f"Works that {node} lists"
+    table(title, ("#work", "title", "credit", "language", "kind", "#bytes"), rows)
+
+
+async def _search(node: str, words: Sequence[str]) -> list[dict[str, Any]]:
+    """Read a node's listings page by page, and return those with all words, as JSON values."""
+    from viz.protocol.listing import LISTINGS_PATH, listings_from_json
+
+    found: list[dict[str, Any]] = []
+    after = 0
+    for _ in range(MAX_PAGES):
+        answer = await get_json(node, f"{LISTINGS_PATH}?after={after}")
+        page, following = listings_from_json(answer)
+        for each in page:
+            listing = each.listing
+            text = " ".join((listing.title, listing.credit, listing.sample, listing.language))
+            if all(word in text.casefold() for word in words):
+                found.append(listing.to_json())
+        if following is None:
+            return found
+        if following <= after:
+            raise NodeNotTrusted(f"{node} answers the same page of listings again")
+        after = int(following)
+    return found

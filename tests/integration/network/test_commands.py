@@ -139,6 +139,10 @@ async def test_a_creator_uploads_once_and_a_trainer_needs_the_id_alone(
     assert kept.read_text() == STORY * 50
     done = await operated(trainer, "train", 1, "--dry-run")
     assert done.exit_code == 0 and "rows to learn" in done.stdout, done.output
+    for words, hits in (("alma TIDE", False), ("Story alma", True), ("en", True)):
+        done = await typed("content", "search", *words.split(), "--node", custodian.url, "--json")
+        assert done.exit_code == 0, done.output
+        assert [each["contentId"] for each in json.loads(done.stdout)] == ([1] if hits else [])
     done = await typed("content", "keys", 1, "--node", custodian.url)
     assert done.exit_code == 0 and trainer.address[:20] in done.stdout, done.output
 
