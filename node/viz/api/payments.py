@@ -61,6 +61,8 @@ async def session(request: web.Request) -> web.Response:
 
 async def deposit(request: web.Request) -> web.Response:
     """Relay the opening or the top-up of a channel."""
+    # Money would lie where nothing is sold.
+    parts_of(request).engine.model.require_served("a channel")
     credential = _credential(request)
     if not isinstance(credential, Deposit):
         raise InvalidRequest("this resource takes the actions open and topUp")

@@ -29,7 +29,8 @@ MAGIC: Final = b"age-encryption.org/v1\n"
 MAX_WRAPPED_BYTES: Final = 1_024
 MAX_RECIPIENT_CHARS: Final = 128
 IDENTITY_PREFIX: Final = "AGE-SECRET-KEY-1"
-PIECE_BYTES: Final = 64 * 1024
+# Files are read and written in pieces of this size; the library asks for 8 KiB at a time.
+PIECE_BYTES: Final = 1024 * 1024
 
 
 class PlainTarget(Protocol):
@@ -64,7 +65,7 @@ def seal(source: Path | bytes, target: Path, identity: str) -> int:
     recipient = _identity(identity).to_public()
     try:
         with _opened(source) as plain, _private(target) as sealed:
-            pyrage.encrypt_io(_ReadAhead(plain), sealed, [recipient])
+            pyrage.encrypt_io(plain, sealed, [recipient])
             sealed.flush()
             os.fsync(sealed.fileno())
             return sealed.tell()
@@ -126,31 +127,6 @@ def unwrap(wrapped: bytes, own: str) -> str:
     return key
 
 
-class _ReadAhead:
-    """Reads a file in larger pieces than the library asks for."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = io.BufferedReader(_RawSource(file), PIECE_BYTES)
-
-    def read(self, size: int = -1) -> bytes:
-        return self._file.read(size)
-
-
-class _RawSource(io.RawIOBase):
-    """Lets a buffer read from any binary file."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, into: memoryview) -> int:  # type: ignore[override]
-        data = self._file.read(len(into))
-        into[: len(data)] = data
-        return len(data)
-
-
 class _BoundedTarget:
     """Writes at most so many bytes."""
 
@@ -179,9 +155,9 @@ def _open(source: Path, target: PlainTarget, identity: str, max_bytes: int) -> i
     bounded = _BoundedTarget(target, max_bytes)
     own = _identity(identity)
     try:
-        with source.open("rb") as sealed:
+        with source.open("rb", buffering=PIECE_BYTES) as sealed:
             try:
-                pyrage.decrypt_io(_ReadAhead(sealed), bounded, [own])
+                pyrage.decrypt_io(sealed, bounded, [own])
             except (pyrage.DecryptError, OSError, BlobTooLarge) as error:
                 # The library wraps what the target raised in an error of its own.
                 if bounded.fault is not None:
@@ -196,11 +172,17 @@ def _open(source: Path, target: PlainTarget, identity: str, max_bytes: int) -> i
 
 
 def _opened(source: Path | bytes) -> contextlib.AbstractContextManager[IO[bytes]]:
-    return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+    return (
+        io.BytesIO(source)
+        if isinstance(source, bytes)
+        else source.open("rb", buffering=PIECE_BYTES)
+    )
 
 
 def _private(path: Path) -> IO[bytes]:
-    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
+    return os.fdopen(
+        os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "wb", buffering=PIECE_BYTES
+    )
 
 
 def _identity(text: str) -> x25519.Identity:

@@ -37,9 +37,9 @@ from viz.storage.cid import to_binary
 MAX_LISTINGS: Final = 20_000
 # How far a listing's time may be ahead of this node's clock.
 MAX_AHEAD_S: Final = 300
-LOOK_INTERVAL_S: Final = 600.0
+LOOK_INTERVAL_S: Final = 3_600.0
 # Between two readings of the chain, so that a look at all listings is no burst.
-LOOK_PAUSE_S: Final = 0.05
+LOOK_PAUSE_S: Final = 0.2
 _LANGUAGE: Final = re.compile(r"[A-Za-z]{2,8}(?:-[A-Za-z0-9]{1,8})*", re.ASCII)
 _log = structlog.get_logger()
 
