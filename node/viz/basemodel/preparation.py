@@ -19,7 +19,7 @@ from typing import Final
 from viz.basemodel.hub import fetch, hub_model
 from viz.basemodel.nf4 import serving_weights
 from viz.basemodel.shape_reader import kept_shape
-from viz.basemodel.source import DEFAULT_BASE, LoadedBase, converted_directory, load_base
+from viz.basemodel.source import LoadedBase, kept_directory, load_base
 from viz.child_process import tied
 from viz.domain.units import Hash32
 from viz.errors import ModelUnavailable
@@ -75,13 +75,10 @@ def _part(report: ReportProgress, start: float, end: float) -> ReportProgress:
 
 def _is_readable(source: str, cache_dir: Path) -> bool:
     """Return whether ``load_base`` needs neither a conversion nor transformers."""
-    hub = hub_model(source)
-    directory = Path(source) if hub is None else hub.folder(cache_dir)
-    if source == DEFAULT_BASE:
-        directory = converted_directory(cache_dir)
-    if not directory.is_dir():
-        return source != DEFAULT_BASE  # ``load_base`` says what is wrong
-    return kept_shape(directory, cache_dir).exists()
+    directory = kept_directory(source, cache_dir)
+    if directory is None:
+        return False
+    return not directory.is_dir() or kept_shape(directory, cache_dir).exists()
 
 
 async def _in_child(

@@ -148,11 +148,6 @@ def _read(directory: Path) -> DecoderShape:
     name = told.get("model_type")
     family = _FAMILIES.get(name) if isinstance(name, str) else None
     if family is None:
-        if name == "gemma3":
-            raise ModelUnavailable(
-                f"{directory} is a Gemma 3 model with a vision part: save its text part by itself "
-                "(docs/base-models.md says how)"
-            )
         raise ModelUnavailable(
             f"{directory} is a {str(name)[:40]!r} model, which the embedded engine does not "
             f"compute: choose one of {', '.join(_FAMILIES)} (model_type in config.json)"

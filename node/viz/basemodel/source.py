@@ -1,9 +1,9 @@
-"""Load a base model: the packaged default, or a local directory whose digest is allowed.
+"""Load a base model: the packaged default, a local directory, or one that was fetched from a hub.
 
-Owns the one-time conversion of the packaged GGUF, the model cache and the base digest. Invariants:
-a converted directory appears complete or not at all; a base whose digest is not allowed is never
-returned; the digest depends on the weights rounded to bf16, the shape, the tokenizer and the
-quantisation policy, and not on library versions or paths.
+Owns the one-time conversions (the packaged GGUF, the text part of a model with a vision part), the
+model cache and the base digest. Invariants: a converted directory appears complete or not at all; a
+base whose digest is not allowed is never returned; the digest depends on the weights rounded to
+bf16, the shape, the tokenizer and the quantisation policy, and not on library versions or paths.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from viz.basemodel.policy import DEFAULT_POLICY, QuantisationPolicy
 from viz.basemodel.safetensor_file import file_digest
 from viz.basemodel.shape import DecoderShape
 from viz.basemodel.shape_reader import read_shape
+from viz.basemodel.text_part import text_folder, write_text_part
 from viz.basemodel.tokenizer import ChatTokenizer
 from viz.domain.ports.engine import BaseModel
 from viz.domain.units import Hash32
@@ -119,6 +120,11 @@ def load_base(
             f"{source} is neither {DEFAULT_BASE}, nor a model directory, nor a model of a hub at "
             "a commit (organisation/name@commit)"
         )
+    given, text = directory, text_folder(directory, cache_dir)
+    if text is not None:
+        if not text.is_dir():
+            _make_once(text, lambda partial: write_text_part(given, partial))
+        directory = text
     shape, tokenizer = read_shape(directory, cache_dir), ChatTokenizer(directory)
     digest = _digest(CheckpointTensors(directory, shape), shape, tokenizer, policy)
     if allowed is not None and digest not in allowed:
@@ -138,6 +144,23 @@ def load_base(
     )
     serving_file = cache_dir / "serving" / f"{digest.hex()}.safetensors"
     return LoadedBase(model, directory, shape, policy, tokenizer, serving_file)
+
+
+def kept_directory(source: str, cache_dir: Path) -> Path | None:
+    """Return the directory that ``load_base`` reads, if it reads it as it is; None otherwise.
+
+    None means that something is to be converted first. A directory that is missing is returned:
+    ``load_base`` says what is wrong.
+    """
+    if source == DEFAULT_BASE:
+        directory = converted_directory(cache_dir)
+        return directory if directory.is_dir() else None
+    hub = hub_model(source)
+    directory = Path(source) if hub is None else hub.folder(cache_dir)
+    text = text_folder(directory, cache_dir)
+    if text is not None:
+        return text if text.is_dir() else None
+    return directory
 
 
 def _digest(
@@ -180,14 +203,19 @@ def converted_directory(cache_dir: Path) -> Path:
 def _converted_default(cache_dir: Path, report: Callable[[float], None]) -> Path:
     """Return the Hugging Face directory of the packaged GGUF; convert it first if needed."""
     target = converted_directory(cache_dir)
-    if target.is_dir():
-        return target
-    packaged = packaged_gguf()
+    if not target.is_dir():
+        packaged = packaged_gguf()
+        _make_once(target, lambda partial: convert_gguf(packaged, partial, report))
+    return target
+
+
+def _make_once(target: Path, make: Callable[[Path], None]) -> None:
+    """Make a directory that appears complete or not at all; ``make`` fills an empty one."""
     try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".converting-", dir=cache_dir))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".converting-", dir=target.parent))
         try:
-            convert_gguf(packaged, partial, report)
+            make(partial)
             try:
                 partial.rename(target)
             except OSError:
@@ -198,9 +226,8 @@ def _converted_default(cache_dir: Path, report: Callable[[float], None]) -> Path
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise ModelUnavailable(
-            f"the base model cannot be written to {cache_dir}: {error}"
+            f"the base model cannot be written to {target.parent}: {error}"
         ) from error
-    return target
 
 
 def convert_gguf(gguf: Path, target: Path, report: Callable[[float], None]) -> None:

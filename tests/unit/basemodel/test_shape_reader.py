@@ -52,7 +52,6 @@ def _written(folder: Path, family: str = "llama", **members: Any) -> Path:
         ("mistral", {"sliding_window": 0}, "sliding_window is not a number"),
         ("qwen2", {"layer_types": ["linear_attention"] * 4}, "layer_types|not accepted"),
         ("qwen3", {"layer_types": ["sliding_attention"] * 4}, "without sliding_window"),
-        ("gemma3", {}, "vision part"),
         ("gemma3_text", {"attn_logit_softcapping": 50.0}, "sets attn_logit_softcapping"),
         ("gemma3_text", {"use_bidirectional_attention": True}, "sets use_bidirectional"),
         ("gemma2", {"query_pre_attn_scalar": 0}, "not accepted"),

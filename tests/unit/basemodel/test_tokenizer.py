@@ -174,8 +174,44 @@ def test_a_truncation_in_the_file_loses_no_text(tmp_path: Path) -> None:
         "{% endif %}",
         "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}{{ eos_token }}",
         "{% for m in messages %}{{ m.content }}{% endfor %}{{ pad_token }}",
+        # In the manner of Qwen 3: tools first, then turns read from their end, thoughts left out.
+        "{%- if tools %}{{- '# Tools' }}{% for t in tools %}{{ t | tojson }}{% endfor %}{%- else %}"
+        "{%- if messages[0].role == 'system' %}{{- messages[0].content + '\\n' }}{%- endif %}"
+        "{%- endif %}{%- set ns = namespace(last=messages|length - 1, seen=false) %}"
+        "{%- for m in messages[::-1] %}{%- set at = (messages|length - 1) - loop.index0 %}"
+        "{%- if not ns.seen and m.role == 'user' and m.content is string and not "
+        "(m.content.startswith('<tool_response>') and m.content.endswith('</tool_response>')) %}"
+        "{%- set ns.seen = true %}{%- set ns.last = at %}{%- endif %}{%- endfor %}"
+        "{%- for m in messages %}{%- if m.tool_calls %}{{- raise_exception('tools') }}{%- endif %}"
+        "{%- if m.role == 'assistant' and '</think>' in m.content and loop.index0 <= ns.last %}"
+        "{{- m.content.split('</think>')[-1].lstrip('\\n') }}"
+        "{%- else %}{{- m.role + ':' + m.content }}{%- endif %}{%- endfor %}"
+        "{%- if add_generation_prompt %}{{- 'assistant:' }}{%- if enable_thinking is defined and "
+        "enable_thinking is false %}{{- '<think></think>' }}{%- endif %}{%- endif %}",
+        # In the manner of Llama 3.1: defaults for what nobody gives, and a date.
+        "{%- if custom_tools is defined %}{%- set tools = custom_tools %}{%- endif %}"
+        "{%- if not date_string is defined %}{%- if strftime_now is defined %}"
+        "{%- set date_string = strftime_now('%d %b %Y') %}{%- else %}"
+        "{%- set date_string = '26 Jul' %}{%- endif %}{%- endif %}"
+        "{%- if not tools is defined %}{%- set tools = none %}{%- endif %}"
+        "{%- if messages[0]['role'] == 'system' %}{%- set system = messages[0]['content']|trim %}"
+        "{%- set messages = messages[1:] %}{%- else %}{%- set system = '' %}{%- endif %}"
+        "{{- date_string + system }}{%- if builtin_tools is defined or tools is not none %}"
+        "{{- 'Environment' }}{%- endif %}{%- for m in messages %}"
+        "{%- if not (m.role == 'ipython' or 'tool_calls' in m) %}"
+        "{{- m['role'] + m['content'] | trim }}{%- endif %}{%- endfor %}",
     ],
-    ids=["loop controls", "date", "generation", "tojson", "no tools", "named", "unset token"],
+    ids=[
+        "loop controls",
+        "date",
+        "generation",
+        "tojson",
+        "no tools",
+        "named",
+        "unset token",
+        "like Qwen 3",
+        "like Llama 3.1",
+    ],
 )
 def test_templates_are_rendered_as_hugging_face_renders_them(
     tmp_path: Path, template: str, monkeypatch: pytest.MonkeyPatch
