@@ -14,7 +14,7 @@ from tests.fakes.chain import DEPLOYMENT, TOKEN_DOMAIN, FakeChain
 from viz.domain.card import ReportCard
 from viz.domain.ports.chain import AdapterState, NodeEntry
 from viz.domain.ports.ledger import OfferedWork
-from viz.domain.units import ZERO_HASH, AdapterId, Address, Cid, ContentId, Hash32
+from viz.domain.units import UINT64_MAX, ZERO_HASH, AdapterId, Address, Cid, ContentId, Hash32
 from viz.protocol.listing import LISTINGS_PATH, SignedListing, listings_to_json
 from viz.protocol.messages import AdapterOffer, NodeInfo, adapter_model
 from viz.protocol.payment import NODE_PATH
@@ -85,7 +85,7 @@ def register(chain: FakeChain, adapter_id: int, trainer: Address) -> None:
         ZERO_HASH,
         3_000,
         1_000,
-        0,
+        UINT64_MAX,
         ((ContentId(adapter_id), 10_000),),
     )
 

@@ -24,6 +24,7 @@ from viz.domain.units import BASE_MODEL, AdapterId, Address, ContentId, Hash32
 from viz.errors import ChainError, NodeNotTrusted
 from viz.protocol.market import MAX_OFFERS, MarketModel, MarketOffer, MarketWork
 from viz.protocol.messages import AdapterOffer, NodeInfo, adapter_model
+from viz.protocol.wire import JSON_INTEGER_MAX
 from viz.services.market.chain_facts import ChainFacts, OutOfReadings
 from viz.services.market.listing_exchange import ListingExchange
 from viz.services.market.listings import Listings
@@ -273,10 +274,15 @@ def _model(sold: Sequence[_Sold], works: tuple[MarketWork, ...]) -> MarketModel:
         trainer=None if state is None else state.trainer,
         royalty_bps=0 if state is None else state.royalty_bps,
         trainer_bps=0 if state is None else state.trainer_bps,
-        retires_at_s=0 if state is None else state.retires_at,
+        retires_at_s=0 if state is None else _date(state.retires_at),
         works=works,
         offers=tuple(offers[:MAX_OFFERS]),
     )
+
+
+def _date(retires_at_s: int) -> int:
+    """Return when an adapter retires; 0 if no date is set, for which the chain has 2^64 - 1."""
+    return 0 if retires_at_s > JSON_INTEGER_MAX else retires_at_s
 
 
 def _tellers(sold: Sequence[_Sold]) -> list[_Sold]:
