@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from aiohttp import web
 
 from viz.api.bodies import body_of
@@ -17,7 +15,8 @@ from viz.protocol.listing import (
     LISTINGS_PATH,
     ListingAnswer,
     SignedListing,
-    listings_to_json,
+    spelled,
+    spelled_page,
 )
 from viz.protocol.wire import JSON_INTEGER_MAX
 
@@ -46,12 +45,14 @@ async def listings(request: web.Request) -> web.Response:
     limit = asked_number(request, "limit", LISTINGS_PAGE)
     if not 1 <= limit <= LISTINGS_PAGE:
         raise InvalidRequest(f"'limit' is a number of 1 to {LISTINGS_PAGE}", param="limit")
-    page = listings_to_json(*await parts_of(request).listings.page(after, limit))
-    return tagged(request, json.dumps(page).encode(), "application/json")
+    # Not parsed: strangers may ask as often as they like, and a page has megabytes.
+    found, following = await parts_of(request).listings.kept_page(after, limit)
+    page = [spelled(each.document, each.signature) for each in found]
+    return tagged(request, spelled_page(page, following), "application/json")
 
 
 async def listing(request: web.Request) -> web.Response:
     """Answer the listing of one work."""
     content_id = ContentId(number_of(request, "content_id", JSON_INTEGER_MAX))
-    found = await parts_of(request).listings.get(content_id)
-    return tagged(request, json.dumps(found.to_json()).encode(), "application/json")
+    found = await parts_of(request).listings.kept(content_id)
+    return tagged(request, spelled(found.document, found.signature), "application/json")

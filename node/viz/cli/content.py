@@ -163,7 +163,7 @@ async def _registered(
     Everything that can be found wrong before the registration is: afterwards it stays.
     """
     described = way.described()
-    said = tell(described.title, described.license) if urls else None
+    said = tell(way.account.address, described.license) if urls else None
     way.custodians = await custodians_at(urls, way.trusted)
     done = await (way.directly(direct_rpc) if direct_rpc else way.relayed(node, rpc))
     if said is None:

@@ -143,14 +143,17 @@ def read_words(terms: Path) -> WorkWords:
 
 def listing_words(
     terms: Path,
-    title: str,
+    creator: str,
     licensed: Mapping[str, Any],
     *,
     credit: str,
     language: str,
     sample: Path | None,
 ) -> ListingWords:
-    """Return what the listing says: as given, else from terms.toml, else from the license."""
+    """Return what the listing says: as given, else from terms.toml, else from the license.
+
+    Without any of them the work is credited to its creator's address.
+    """
     from viz.creator.sealed import ListingWords
 
     words = read_words(terms)
@@ -162,7 +165,7 @@ def listing_words(
         raise InvalidRequest(f"the sample {sample} cannot be read: {error}") from error
     found_credit = credit or words.credit or str((said_by or {}).get("name", ""))
     found_language = language or words.language or str((said_of or {}).get("language", ""))
-    return ListingWords(found_credit or title, found_language or UNDETERMINED, shown.strip())
+    return ListingWords(found_credit or creator, found_language or UNDETERMINED, shown.strip())
 
 
 def say_sealed(done: dict[str, Any]) -> None:
@@ -211,7 +214,7 @@ def publish(
         document = read_license(license_file)
         record = replace(record, license=document.to_json(), license_hash=document.license_hash)
     words = listing_words(
-        terms, record.title, record.license, credit=credit, language=language, sample=sample
+        terms, record.creator, record.license, credit=credit, language=language, sample=sample
     )
     made = run(
         _publish(path, record, words, account, trusted, custodian or [node], yes=yes, quiet=as_json)

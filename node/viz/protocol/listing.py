@@ -10,7 +10,7 @@ in it is longer than its bound.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
@@ -164,6 +164,17 @@ class ListingAnswer(WireModel):
     WHERE: ClassVar[str] = "the node's answer"
     content_id: Annotated[ContentId, whole(JSON_INTEGER_MAX)]
     issued_at: JsonInteger
+
+
+def spelled(document: bytes, signature: bytes) -> bytes:
+    """Return the JSON of a signed listing from its canonical document, without parsing it."""
+    return b'{"listing":' + document + b',"signature":"0x' + signature.hex().encode() + b'"}'
+
+
+def spelled_page(listings: Sequence[bytes], after: ContentId | None) -> bytes:
+    """Return the JSON of a page of spelled listings; ``after`` as in ``listings_to_json``."""
+    following = b"null" if after is None else str(int(after)).encode()
+    return b'{"listings":[' + b",".join(listings) + b'],"next":' + following + b"}"
 
 
 def listings_to_json(page: tuple[SignedListing, ...], after: ContentId | None) -> Json:

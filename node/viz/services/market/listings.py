@@ -75,21 +75,32 @@ class Listings:
 
     async def get(self, content_id: ContentId) -> SignedListing:
         """Return the listing that is kept of a work; raise ListingUnknown if there is none."""
+        kept = await self.kept(content_id)
+        return SignedListing.read(kept.document, kept.signature)
+
+    async def kept(self, content_id: ContentId) -> ListingRecord:
+        """Return the same, not parsed, for whoever passes it on."""
         kept = await self._ledger.listing(content_id)
         if kept is None:
             raise ListingUnknown(
                 f"this node keeps no listing of work {content_id}: ask another node, or its owner"
             )
-        return SignedListing.read(kept.document, kept.signature)
+        return kept
 
     async def page(
         self, after: ContentId, limit: int = LISTINGS_PAGE
     ) -> tuple[tuple[SignedListing, ...], ContentId | None]:
         """Return the listings of works above ``after``, and where the next page begins, if any."""
+        found, following = await self.kept_page(after, limit)
+        return tuple(SignedListing.read(each.document, each.signature) for each in found), following
+
+    async def kept_page(
+        self, after: ContentId, limit: int = LISTINGS_PAGE
+    ) -> tuple[Sequence[ListingRecord], ContentId | None]:
+        """Return the same, not parsed, for whoever passes them on."""
         found = await self._ledger.listings(after=after, limit=min(limit, LISTINGS_PAGE))
-        page = tuple(SignedListing.read(each.document, each.signature) for each in found)
         more = len(found) == min(limit, LISTINGS_PAGE)
-        return page, found[-1].content_id if found and more else None
+        return found, found[-1].content_id if found and more else None
 
     async def run(self) -> None:
         """Look at all listings again and again, and drop those that the chain contradicts."""

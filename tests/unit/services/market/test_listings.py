@@ -12,6 +12,7 @@ from tests.fakes.ledger import MemoryStore
 from viz.domain.eip712 import Domain, content_registry_domain, keccak, public_address, sign
 from viz.domain.license import ALL_USES, Terms
 from viz.domain.ports.chain import ContentState, TermsState
+from viz.domain.strict_json import load_json
 from viz.domain.units import ZERO_HASH, ContentId, Hash32
 from viz.errors import (
     ChainUnreachable,
@@ -24,8 +25,14 @@ from viz.errors import (
     StoreFull,
     VizError,
 )
-from viz.protocol.listing import MAX_LISTING_BYTES, SignedListing, listings_from_json
+from viz.protocol.listing import (
+    MAX_LISTING_BYTES,
+    SignedListing,
+    listings_from_json,
+    spelled_page,
+)
 from viz.protocol.listing import listings_to_json as to_json
+from viz.protocol.listing import spelled as spelled_one
 from viz.protocol.wire import canonical_json
 from viz.services.market import listings as module
 from viz.services.market.listings import Listings
@@ -102,7 +109,10 @@ async def test_a_true_listing_is_kept_and_passed_on_unchanged(
         await listings.accept(signed(contentId=number, later={"of": "another version"}))
     page, after = await listings.page(ContentId(0), 2)
     assert [each.listing.content_id for each in page] == [3, 4] and after == 4
-    again, last = listings_from_json(to_json(*await listings.page(after)))
+    kept, none = await listings.kept_page(after)
+    spelled = spelled_page([spelled_one(each.document, each.signature) for each in kept], none)
+    assert load_json(spelled) == to_json(*await listings.page(after))
+    again, last = listings_from_json(load_json(spelled))
     assert [each.listing.content_id for each in again] == [5] and last is None
     assert again[0].document == canonical_json(
         document(contentId=5, later={"of": "another version"})
