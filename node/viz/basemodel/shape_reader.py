@@ -42,6 +42,9 @@ _HARMLESS: Final = frozenset(
     | {"initializer_range", "attention_dropout", "pretraining_tp", "chunk_size_feed_forward"}
     | {"bos_token_id", "pad_token_id", "unk_token_id", "id2label", "label2id", "num_labels"}
     | {"attn_implementation", "_attn_implementation_autoset", "cache_implementation"}
+    | {"_attn_implementation", "torchscript", "tokenizer_class", "problem_type"}
+    # How other programs draw the next token by default.
+    | {"do_sample", "temperature", "top_p", "top_k", "max_length"}
     | {"is_llama_config", "transformers.js_config", "unsloth_fixed", "unsloth_version"}
     | {"max_window_layers", "no_rope_layer_interval"}
 )
@@ -71,7 +74,12 @@ _FAMILIES: Final[Mapping[str, _Family]] = {
     "qwen2": _Family(_WINDOWS),
     "qwen3": _Family(_WINDOWS),
     "smollm3": _Family(_WINDOWS | {"no_rope_layers"}),
-    "gemma2": _Family(_GEMMA | {"attn_logit_softcapping"}, offset=1.0, scaled=True),
+    "gemma2": _Family(
+        # transformers reads the window from ``sliding_window`` alone; Google's files say it twice.
+        _GEMMA | {"attn_logit_softcapping", "sliding_window_size"},
+        offset=1.0,
+        scaled=True,
+    ),
     "gemma3_text": _Family(
         _GEMMA | {"rope_local_base_freq", "sliding_window_pattern", "_sliding_window_pattern"},
         offset=1.0,

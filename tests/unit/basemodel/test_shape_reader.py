@@ -95,6 +95,136 @@ def test_members_that_say_not_used_or_change_no_answer_are_accepted(tmp_path: Pa
     assert read_shape(_written(tmp_path / "b", **told)) == plain
 
 
+# The members of configurations as the families' makers publish them; the sizes are small.
+_COMMON = {
+    "attention_dropout": 0.0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "rms_norm_eps": 1e-5,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.51.0",
+    "use_cache": True,
+}
+_LLAMA_3_2 = {
+    "architectures": ["LlamaForCausalLM"],
+    "attention_bias": False,
+    "head_dim": 16,
+    "mlp_bias": False,
+    "pretraining_tp": 1,
+    "eos_token_id": [2, 3, 4],
+    "rope_scaling": {
+        "factor": 32.0,
+        "high_freq_factor": 4.0,
+        "low_freq_factor": 1.0,
+        "original_max_position_embeddings": 8192,
+        "rope_type": "llama3",
+    },
+    "rope_theta": 500000.0,
+    "tie_word_embeddings": True,
+}
+_QWEN = {
+    "max_window_layers": 21,
+    "rope_theta": 1000000.0,
+    "sliding_window": 32768,
+    "tie_word_embeddings": True,
+    "use_sliding_window": False,
+}
+_PUBLISHED: list[tuple[str, dict[str, Any]]] = [
+    ("llama", _LLAMA_3_2),
+    (
+        "llama",
+        {
+            "architectures": ["LlamaForCausalLM"],
+            "is_llama_config": True,
+            "rope_interleaved": False,
+            "rope_scaling": None,
+            "rope_theta": 100000,
+            "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}},
+        },
+    ),
+    (
+        "mistral",
+        {"architectures": ["MistralForCausalLM"], "rope_theta": 1e6, "sliding_window": None},
+    ),
+    ("qwen2", {"architectures": ["Qwen2ForCausalLM"], "use_mrope": False, **_QWEN}),
+    (
+        "qwen3",
+        {
+            "architectures": ["Qwen3ForCausalLM"],
+            "attention_bias": False,
+            "head_dim": 32,
+            "rope_scaling": None,
+            **_QWEN,
+            "sliding_window": None,
+        },
+    ),
+    (
+        "smollm3",
+        {
+            "architectures": ["SmolLM3ForCausalLM"],
+            "attention_bias": False,
+            "layer_types": ["full_attention"] * 4,
+            "max_window_layers": 28,
+            "mlp_bias": False,
+            "no_rope_layer_interval": 4,
+            "no_rope_layers": [1, 1, 1, 0],
+            "pretraining_tp": 2,
+            "rope_scaling": None,
+            "rope_theta": 5000000.0,
+            "sliding_window": None,
+            "use_sliding_window": False,
+        },
+    ),
+    (
+        "gemma2",
+        {
+            "architectures": ["Gemma2ForCausalLM"],
+            "attention_bias": False,
+            "attn_logit_softcapping": 50.0,
+            "cache_implementation": "hybrid",
+            "final_logit_softcapping": 30.0,
+            "head_dim": 32,
+            "hidden_act": "gelu_pytorch_tanh",
+            "hidden_activation": "gelu_pytorch_tanh",
+            "query_pre_attn_scalar": 256,
+            "rope_theta": 10000.0,
+            "sliding_window": 4096,
+            "sliding_window_size": 4096,
+        },
+    ),
+    (
+        "gemma3_text",
+        {
+            "_sliding_window_pattern": 6,
+            "architectures": ["Gemma3ForCausalLM"],
+            "attention_bias": False,
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+            "head_dim": 32,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
+            "query_pre_attn_scalar": 256,
+            "rope_local_base_freq": 10000.0,
+            "rope_scaling": None,
+            "rope_theta": 1000000.0,
+            "sliding_window": 512,
+            "use_bidirectional_attention": False,
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("family", "members"), _PUBLISHED)
+def test_what_the_makers_publish_is_accepted(
+    tmp_path: Path, family: str, members: dict[str, Any]
+) -> None:
+    """A rule that refuses every real model protects nobody."""
+    shape = read_shape(_written(tmp_path, family, **(_COMMON | members)))
+    assert shape.layers == 4 and shape.context_tokens == 512
+
+
 def test_the_sizes_are_read_and_the_digest_s_text_is_as_ever(tmp_path: Path) -> None:
     """A base digest is on chains: the text that it hashes never changes for a model like Llama."""
     shape = read_shape(_written(tmp_path, rope_theta=10000.0, eos_token_id=[7, 2]))

@@ -50,9 +50,12 @@ class PrefillChunk:
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """One layer's weights; a norm that the family does not have is None."""
+    """One layer's weights; a norm that the family does not have is None.
 
-    rope: Rope | None
+    ``turns`` is the place of its rotary embeddings among those of the model; None: it has none.
+    """
+
+    turns: int | None
     norm: torch.Tensor
     qkv: _Linear
     query_norm: torch.Tensor | None
@@ -88,16 +91,20 @@ class DecoderModel:
             self._native = NativeModel(kernels, weights, shape, cache, tables)
             return
         self._windows = tuple(map(shape.window_of, range(shape.layers)))
-        self._turns = {
-            rope: tuple(
+        ropes: list[Rope] = []
+        for layer in range(shape.layers):
+            rope = shape.rope_of(layer)
+            if rope is not None and rope not in ropes:
+                ropes.append(rope)
+        self._turns = [
+            [
                 torch.cat((table, table), dim=-1).to(dtype)
                 for table in rotations(rope, shape.head_dim, cache.capacity)
-            )
-            for rope in set(map(shape.rope_of, range(shape.layers)))
-            if rope is not None
-        }
+            ]
+            for rope in ropes
+        ]
         self._lora_batch = LoraBatch(shape, cache.slots, dtype, lane_bytes)
-        self._layers = [self._layer(weights, index) for index in range(shape.layers)]
+        self._layers = [self._layer(weights, index, ropes) for index in range(shape.layers)]
         # Kept in bf16: the rows that are looked up are converted to the compute dtype.
         self._embedding = weights["model.embed_tokens.weight"]
         self._embedding_scale = torch.tensor(shape.embedding_scale).to(dtype)
@@ -105,8 +112,9 @@ class DecoderModel:
         self._head = partial(functional.linear, weight=head.to(dtype))
         self._norm = self._norm_of(weights, "model.norm")
 
-    def _layer(self, weights: Mapping[str, torch.Tensor], index: int) -> _Layer:
+    def _layer(self, weights: Mapping[str, torch.Tensor], index: int, ropes: Rows[Rope]) -> _Layer:
         shape, stem = self.shape, f"model.layers.{index}."
+        rope = shape.rope_of(index)
 
         def product(*names: str) -> _Linear:
             weight = torch.cat([weights[f"{stem}{name}.weight"] for name in names])
@@ -127,7 +135,7 @@ class DecoderModel:
 
         outputs, heads = shape.output_norms, shape.head_norms
         return _Layer(
-            rope=shape.rope_of(index),
+            turns=None if rope is None else ropes.index(rope),
             norm=norm("input_layernorm"),
             qkv=product(*GROUPS["qkv"]),
             query_norm=norm("self_attn.q_norm") if heads else None,
@@ -214,7 +222,9 @@ class DecoderModel:
             self.cache.wrote(slot, position + 1)
         place = torch.tensor(positions)
         reach = max(positions[slot] for slot in rows) + 1
-        masks = self._masks(place, reach)
+        masks = {
+            window: mask[:, None, None, :] for window, mask in self._masks(place, reach).items()
+        }
         every = torch.arange(slots)
         shape = self.shape
         grouped = (slots, shape.kv_heads, shape.heads // shape.kv_heads, shape.head_dim)
@@ -225,9 +235,11 @@ class DecoderModel:
             values[every, :, place] = v
             # The query heads that share a key head are passed as query positions: so the keys are
             # not repeated for each head.
-            mask = masks[self._windows[layer]][:, None, None, :]
             mixed = self._mix(
-                q.view(grouped), keys[:slots, :, :reach], values[:slots, :, :reach], mask
+                q.view(grouped),
+                keys[:slots, :, :reach],
+                values[:slots, :, :reach],
+                masks[self._windows[layer]],
             )
             return mixed.reshape(slots, -1)
 
@@ -246,10 +258,7 @@ class DecoderModel:
         shape = self.shape
         query = shape.heads * shape.head_dim
         keyed = shape.kv_heads * shape.head_dim
-        turns = {
-            rope: (cos[positions].unsqueeze(1), sin[positions].unsqueeze(1))
-            for rope, (cos, sin) in self._turns.items()
-        }
+        turns = [[table[positions].unsqueeze(1) for table in tables] for tables in self._turns]
         x = self._embedding[tokens].to(self.dtype)
         if shape.embedding_scale != 1.0:
             x = x * self._embedding_scale
@@ -260,8 +269,9 @@ class DecoderModel:
             q, k, v = mixed[:, :query], mixed[:, query : query + keyed], mixed[:, query + keyed :]
             q = self._normalise(q.view(-1, shape.heads, shape.head_dim), layer.query_norm)
             k = self._normalise(k.view(-1, shape.kv_heads, shape.head_dim), layer.key_norm)
-            if layer.rope is not None:
-                q, k = _rotate(q, *turns[layer.rope]), _rotate(k, *turns[layer.rope])
+            if layer.turns is not None:
+                cos, sin = turns[layer.turns]
+                q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
             attended = attend(index, q, k, v.view(-1, shape.kv_heads, shape.head_dim))
             out = layer.o(attended)
             apply.add(index, "o", attended, out)
