@@ -130,6 +130,10 @@ class VerifiedBlobStore(BlockSource):
         """Allow the deletion of the blob when space is needed; no error if it was not pinned."""
 
     @abstractmethod
+    async def discard(self, cid: Cid) -> None:
+        """Unpin the blob, and free its space, except what other pinned blobs need."""
+
+    @abstractmethod
     async def close(self) -> None:
         """Release the backend's resources; the store must not be used afterwards."""
 

@@ -1,26 +1,30 @@
 """Store blobs on disk, one file a block, without a daemon.
 
 Owns the folder it is given: ``blocks/`` by CID, ``pins/`` with one empty file a pin, ``partial/``
-with unfinished writes. Invariants: a block file appears by rename only after its bytes are on
-disk, and children before parents, so after a kill at any moment an existing root is complete;
-adding a blob again repairs a damaged block. Several processes may share the folder.
+with unfinished writes, ``lock``. Invariants: a block file appears by rename only after its bytes
+are on disk, and children before parents, so after a kill at any moment an existing root is
+complete; adding a blob again repairs a damaged block; no block of a pinned blob is deleted. Several
+processes may share the folder.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from viz.domain.units import Cid
-from viz.errors import BlobNotFound, StorageUnavailable
+from viz.errors import BlobCorrupt, BlobNotFound, StorageUnavailable
 from viz.private import make_private_folder
 from viz.storage.base import VerifiedBlobStore, chunks_of
-from viz.storage.cid import to_binary
-from viz.storage.unixfs import MAX_BLOCK_BYTES, IpfsBlock, blocks_of
+from viz.storage.cid import RAW, codec_of, to_binary, verify
+from viz.storage.unixfs import MAX_BLOCK_BYTES, IpfsBlock, blocks_of, decode_node
 
 # Older partial files are deleted: no write of one block takes an hour.
 _LEFTOVER_AGE_S: Final = 3_600
@@ -34,6 +38,7 @@ class EmbeddedBlobStore(VerifiedBlobStore):
         self._blocks = folder / "blocks"
         self._pins = folder / "pins"
         self._partial = folder / "partial"
+        self._lock = folder / "lock"
         try:
             make_private_folder(folder)
             for part in (self._blocks, self._pins, self._partial):
@@ -51,14 +56,18 @@ class EmbeddedBlobStore(VerifiedBlobStore):
 
     async def pin(self, cid: Cid) -> None:
         """Protect the blob from deletion; raise BlobNotFound if this store does not have it."""
-        if not await self.has(cid):
-            raise BlobNotFound(f"{cid} is not in this store, so it cannot be pinned")
-        await asyncio.to_thread(self._write_pin, cid)
+        to_binary(cid)
+        await asyncio.to_thread(self._pin, cid)
 
     async def unpin(self, cid: Cid) -> None:
         """Allow the deletion of the blob when space is needed; no error if it was not pinned."""
         to_binary(cid)
         await asyncio.to_thread((self._pins / cid).unlink, missing_ok=True)
+
+    async def discard(self, cid: Cid) -> None:
+        """Unpin the blob and delete its blocks, except those of other pinned blobs."""
+        to_binary(cid)
+        await asyncio.to_thread(self._discard, cid)
 
     async def pinned(self) -> frozenset[Cid]:
         """Return the pinned roots."""
@@ -91,13 +100,58 @@ class EmbeddedBlobStore(VerifiedBlobStore):
     def _store_blocking(self, source: Path | bytes) -> Cid:
         root = Cid("")
         try:
-            for block in blocks_of(chunks_of(source)):
-                self._write_block(block)
-                root = block.cid
-            self._write_pin(root)
+            with self._locked(fcntl.LOCK_SH):
+                for block in blocks_of(chunks_of(source)):
+                    self._write_block(block)
+                    root = block.cid
+                self._write_pin(root)
         except OSError as error:
             raise StorageUnavailable(f"the blob cannot be stored: {error.strerror}") from error
         return root
+
+    def _pin(self, cid: Cid) -> None:
+        with self._locked(fcntl.LOCK_SH):
+            if not self._path(cid).is_file():
+                raise BlobNotFound(f"{cid} is not in this store, so it cannot be pinned")
+            self._write_pin(cid)
+
+    def _discard(self, cid: Cid) -> None:
+        try:
+            with self._locked(fcntl.LOCK_EX):
+                (self._pins / cid).unlink(missing_ok=True)
+                needed: set[Cid] = set()
+                for pin in self._pins.iterdir():
+                    needed |= self._blocks_of(Cid(pin.name))
+                # The root goes first, so that no root is here without its parts.
+                parts = self._blocks_of(cid)
+                for each in (cid, *(parts - {cid})):
+                    if each not in needed:
+                        self._path(each).unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageUnavailable(f"{cid} cannot be deleted: {error.strerror}") from error
+
+    def _blocks_of(self, root: Cid) -> set[Cid]:
+        """Return the blocks of a blob that are here; a damaged one has no known parts."""
+        found: set[Cid] = set()
+        waiting = [root]
+        while waiting:
+            cid = waiting.pop()
+            found.add(cid)
+            try:
+                if codec_of(cid) != RAW:
+                    data = self._read(cid)
+                    verify(cid, data)
+                    waiting += [name for name, _ in decode_node(data).children if name not in found]
+            except (BlobNotFound, BlobCorrupt):
+                continue
+        return found
+
+    @contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        """Hold the store's lock: shared while blobs are added, alone while blocks are deleted."""
+        with self._lock.open("a") as file:
+            fcntl.flock(file, how)
+            yield
 
     def _write_block(self, block: IpfsBlock) -> None:
         path = self._path(block.cid)

@@ -87,6 +87,10 @@ class KuboBlobStore(VerifiedBlobStore):
 
         await self._call(remove)
 
+    async def discard(self, cid: Cid) -> None:
+        """Unpin the blob: the daemon's own collector frees the space (`ipfs repo gc`)."""
+        await self.unpin(cid)
+
     async def close(self) -> None:
         """End the threads; running calls end at their own time limit."""
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -323,6 +323,10 @@ async def test_a_new_hand_over_replaces_the_old_key(node: RealNode, work: Creato
     await work.hand_over(node)
     (kept,) = (node.folder / "keys").iterdir()
     assert kept.name == f"{work.sealed.cid}.key" and old.key not in kept.read_text()
+    # Else an owner would fill the disk by sealing again and again.
+    assert not await node.blobs.has(old.cid)
+    blocks = list((node.folder / "blobs" / "blocks").rglob("baf*"))
+    assert [path.name for path in blocks] == [work.sealed.cid]
 
 
 async def test_a_creator_signs_for_no_other_node(

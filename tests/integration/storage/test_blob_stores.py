@@ -150,3 +150,20 @@ async def test_a_missing_source_file_is_one_clear_error(
     """The operator reads which file, not a traceback."""
     with pytest.raises(StorageUnavailable, match="absent"):
         await store.add(tmp_path / "absent")
+
+
+async def test_what_is_discarded_takes_nothing_from_other_blobs(
+    store: VerifiedBlobStore, tmp_path: Path
+) -> None:
+    """Two blobs share chunks: one goes, the other stays whole, also if nobody has the first."""
+    shared = _bytes(3 * CHUNK_BYTES)
+    going, staying = await store.add(shared + b"one"), await store.add(shared + b"two")
+    await store.discard(going)
+    await store.discard(going)
+    await store.discard(ABSENT)
+    size = len(shared) + 3
+    assert await store.fetch(staying, tmp_path / "out", max_bytes=size) == size
+    assert (tmp_path / "out").read_bytes() == shared + b"two"
+    if not isinstance(store, KuboBlobStore):  # whose own collector comes later
+        assert not await store.has(going)
+    assert await store.add(shared + b"one") == going

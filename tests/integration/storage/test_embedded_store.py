@@ -112,3 +112,16 @@ def test_a_folder_that_cannot_be_used_is_one_clear_error(tmp_path: Path) -> None
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageUnavailable, match="cannot hold blobs"):
         EmbeddedBlobStore(tmp_path / "file")
+
+
+async def test_discarding_frees_the_disk_and_a_damaged_blob_too(tmp_path: Path) -> None:
+    """Every block of the blob goes, and of one whose root is damaged at least the root."""
+    store = EmbeddedBlobStore(tmp_path)
+    cid = await store.add(DATA)
+    await store.discard(cid)
+    assert _block_files(tmp_path) == [] and await store.pinned() == frozenset()
+    await store.add(DATA)
+    (root,) = (path for path in _block_files(tmp_path) if path.name == cid)
+    root.write_bytes(b"rot")
+    await store.discard(cid)
+    assert not await store.has(cid)

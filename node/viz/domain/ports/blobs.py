@@ -39,6 +39,13 @@ class BlobStore(Protocol):
         """Allow the deletion of the blob when space is needed; no error if it was not pinned."""
         ...
 
+    async def discard(self, cid: Cid) -> None:
+        """Unpin the blob, and free its space now, except what other pinned blobs need.
+
+        A store with a collector of its own may free the space later. No error if it is not here.
+        """
+        ...
+
     async def close(self) -> None: ...
 
 

@@ -214,11 +214,11 @@ class Custodian:
             kept = await self._ledger.custody(said.content_id)
             if kept is None or kept.cid != cid:
                 await self._keys.destroy(cid)
-                await self._blobs.unpin(cid)
+                await self._blobs.discard(cid)
             raise
         if earlier is not None and earlier.cid != cid:
             await self._keys.destroy(earlier.cid)
-            await self._blobs.unpin(earlier.cid)
+            await self._blobs.discard(earlier.cid)
         _log.info("work in custody", content_id=said.content_id, owner=owner, cid=cid)
         return record
 
