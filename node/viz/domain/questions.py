@@ -17,7 +17,6 @@ from typing import Any, Final
 
 import rfc8785
 
-from viz.domain.eip712 import keccak
 from viz.domain.strict_json import load_json
 from viz.domain.units import Hash32
 from viz.errors import InvalidWork
@@ -55,6 +54,9 @@ def parse_questions(raw: bytes) -> tuple[Question, ...]:
 
 def digest_of(questions: Sequence[Question]) -> Hash32:
     """Return keccak256 of the questions as canonical JSON (RFC 8785)."""
+    # Imported here: it loads the curve's library, which the commands that import this do not need.
+    from viz.domain.eip712 import keccak
+
     return keccak(rfc8785.dumps([{**asdict(q), "accepted": list(q.accepted)} for q in questions]))
 
 
