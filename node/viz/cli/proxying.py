@@ -116,6 +116,7 @@ async def serve_network(
     from viz.buyer.channel_control import ChannelControl
     from viz.buyer.control_server import serving_control
     from viz.buyer.network.control import NetworkControl
+    from viz.buyer.network.record import NetworkFile
     from viz.buyer.spent_line import say_cost
 
     def held(client: BuyerClient, url: str) -> AbstractAsyncContextManager[object]:
@@ -123,6 +124,7 @@ async def serve_network(
         return serving_control(control, client.directory, client.info.node, url)
 
     async with AsyncExitStack() as ends:
+        ends.enter_context(NetworkFile(home_of(folder)).held_by_proxy())
         buyer = await ends.enter_async_context(
             network_at(folder, deployment_file, secret, rpc_url, caps, spending, held)
         )

@@ -29,7 +29,7 @@ from viz.buyer.received import AnswerChunk
 from viz.domain.units import Address, Units
 from viz.errors import (
     BudgetSpent,
-    ConfigError,
+    InvalidKeyFile,
     InvalidRequest,
     NodeUnreachable,
     PriceAboveCap,
@@ -48,7 +48,7 @@ NEXT_TEXT_S: Final = 20.0
 # Whatever node is asked, these stay what they are.
 _OF_THE_REQUEST: Final = (
     BudgetSpent,
-    ConfigError,
+    InvalidKeyFile,
     InvalidRequest,
     PromptEmpty,
     PromptTooLong,

@@ -201,7 +201,7 @@ class NetworkBuyer:
 
     async def model_entries(self) -> list[Json]:
         """Return the models of all nodes in OpenAI's form, each owned by its cheapest node."""
-        return [_entry(model) for model in await self._finder.models(again=True)]
+        return [_entry(model) for model in await self._finder.models()]
 
     async def model_entry(self, wanted: str) -> Json:
         """Return one model in OpenAI's form; raise UnknownModel."""

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Final, Self
 
 from viz.domain.units import Address, Units
-from viz.errors import BooksMismatch, InvalidRequest, StoreError
+from viz.errors import BooksMismatch, ConfigError, InvalidRequest, StoreError
 from viz.private import make_private_file, make_private_folder
 from viz.protocol.wire import JSON_INTEGER_MAX, Json, Reader, parse_json
 
 FILE: Final = "network.json"
 LOCK: Final = "network.lock"
+PROXY: Final = "network-proxy.lock"
 MAX_BYTES: Final = 4 * 1024 * 1024
 MAX_URLS: Final = 64
 MAX_NODES: Final = 1_024
@@ -156,6 +157,27 @@ class NetworkFile:
         except OSError as error:
             raise StoreError(f"{self._path} cannot be written: {error.strerror}") from error
         return after
+
+    @contextmanager
+    def held_by_proxy(self) -> Iterator[None]:
+        """Be the only proxy of the network in this folder; raise ConfigError if one runs already.
+
+        Its socket is beside the record, where the commands look for it.
+        """
+        make_private_folder(self._path.parent)
+        lock = os.open(self._path.with_name(PROXY), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise ConfigError(
+                f"a proxy without --node runs already for {self._path.parent}: use that one, or "
+                "another --data-dir"
+            ) from None
+        try:
+            yield
+        finally:
+            os.close(lock)
 
     @contextmanager
     def _held(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ import pytest
 from tests.fakes.chain import address_of
 
 from viz.buyer.network.record import FILE, MAX_NODES, NetworkFile, NetworkRecord, NodeHistory
-from viz.errors import BooksMismatch
+from viz.errors import BooksMismatch, ConfigError
 
 NODE = address_of(9)
 
@@ -46,6 +46,17 @@ def test_two_processes_lose_nothing_of_each_other(tmp_path: Path) -> None:
     for other in others:
         other.join()
     assert NetworkFile(tmp_path).read().days == {"2026-11-30": 120}
+
+
+def test_one_proxy_of_the_network_runs_in_a_folder(tmp_path: Path) -> None:
+    """A second one would take the first one's socket from the commands."""
+    file = NetworkFile(tmp_path / "home")
+    again = NetworkFile(tmp_path / "home")
+    with file.held_by_proxy(), pytest.raises(ConfigError, match="runs already"):  # noqa: SIM117
+        with again.held_by_proxy():
+            raise AssertionError("two proxies")
+    with file.held_by_proxy():
+        pass
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"urls": 1}', b"\xff", b'{"a":' * 99])
