@@ -28,6 +28,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 from benchmarks.engine_parts import own as ours  # noqa: E402
+from benchmarks.engine_parts import upstream  # noqa: E402
 from benchmarks.engine_parts.environments import make, python_of  # noqa: E402
 from benchmarks.engine_parts.machine import (  # noqa: E402
     Roofs,
@@ -39,7 +40,10 @@ from benchmarks.engine_parts.machine import (  # noqa: E402
 from benchmarks.engine_parts.material import PROMPT_TOKENS, Material, make_material  # noqa: E402
 from benchmarks.engine_parts.peer import Peer, PeerFailed  # noqa: E402
 
-PARTS = ("decode1", "decode8", "decode32", "prefill", "load", "first-token", "registered")
+PARTS = (
+    *("decode1", "decode8", "decode32", "prefill", "load", "first-token", "registered"),
+    "upstream",
+)
 Turn = Callable[[], Awaitable[float]]
 # docs/engine-log.md's goals: what "adapters" (or "no adapter") must reach against each, by streams.
 GOALS: dict[tuple[str, str], dict[int, float]] = {
@@ -222,6 +226,10 @@ async def run(arguments: argparse.Namespace) -> None:
     )
     folder = Path(tempfile.mkdtemp(prefix="viz-bench-"))
     material = make_material(arguments.cache, folder)
+    if arguments.parts == ["upstream"]:  # nothing else shares the processors
+        await upstream.upstream_part(material, arguments.rounds, arguments.tokens)
+        shutil.rmtree(folder)
+        return
     own = await ours.Contender.start(material, arguments.threads, arguments.compute)
     peers = Peers(material, arguments)
     await own.decode_rate([1], 8)
@@ -238,6 +246,8 @@ async def run(arguments: argparse.Namespace) -> None:
                 if (peer := peers.get("PEFT mixed batch")) is not None:
                     taken = peer.ask("load")["seconds"]
                     print(f"  PEFT's load_adapter with 32 loaded: {taken * 1e3:.0f} ms")
+            elif part == "upstream":
+                await upstream.upstream_part(material, arguments.rounds, arguments.tokens)
             elif part == "first-token":
                 await ours.first_token_part(own, arguments.probes)
             else:

@@ -26,13 +26,15 @@ class Misconduct:
     """How the server misbehaves; everything off by default.
 
     ``die_after``: the connection breaks after so many tokens of a request. ``silent_after``: it
-    sends nothing more. ``answers_as``: a model's name -> the name whose adapter computes in truth.
+    sends nothing more. ``answers_as``: a model's name -> the name whose adapter computes in truth;
+    ``decodes_as``: the same, and prompts are right.
     ``more_tokens``: it sends more than asked for. ``claims``: the usage that it claims.
     """
 
     die_after: int | None = None
     silent_after: int | None = None
     answers_as: dict[str, str] = field(default_factory=dict)
+    decodes_as: dict[str, str] = field(default_factory=dict)
     more_tokens: int = 0
     foreign_token: bool = False
     early_length: bool = False
@@ -146,27 +148,18 @@ class FakeModelServer:
     async def _completions(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         name = body["model"]
-        if self.misconduct.status is not None and body.get("stream"):
+        if self.misconduct.status is not None:
             return _error(self.misconduct.status, "no room")
         if name != BASE_NAME and name not in self.adapters:
             return _error(404, f"The model `{name}` does not exist.")
         if len(body["prompt"]) + body["max_tokens"] > self._context_tokens:
             return _error(400, "maximum context length exceeded")
-        if not body.get("stream"):
-            return self._judged(name, body["prompt"])
         self.requests.append(body)
         self.running += 1
         try:
             return await self._stream(request, name, body)
         finally:
             self.running -= 1
-
-    def _judged(self, name: str, prompt: list[int]) -> web.Response:
-        rows = self._logits(name, prompt).log_softmax(-1)
-        told: list[Any] = [None]
-        for place, token in enumerate(prompt[1:]):
-            told.append({str(token): {"logprob": float(rows[place, token]), "rank": 1}})
-        return web.json_response({"choices": [{"index": 0, "prompt_logprobs": told}]})
 
     async def _stream(
         self, request: web.Request, name: str, body: dict[str, Any]
@@ -193,11 +186,8 @@ class FakeModelServer:
                 return response
             if bad.silent_after is not None and made > bad.silent_after:
                 await asyncio.sleep(3_600)
-            row = self._logits(name, tokens)[-1:].clone()
-            if self._only is not None:
-                row[:, : self._only.start] = row[:, self._only.stop :] = -1e9
-            (found,) = choose(row, [TokenDraw(rules, seed, made - 1)])
-            assert isinstance(found, SampledToken)
+            worn = name if made == 1 else bad.decodes_as.get(name, name)
+            found = self._choose(self._logits(worn, tokens)[-1:], TokenDraw(rules, seed, made - 1))
             tokens.append(found.token_id)
             self.made_tokens += 1
             ended = found.token_id in {*self._end_ids, *body["stop_token_ids"]}
@@ -213,6 +203,18 @@ class FakeModelServer:
         await response.write(b"data: [DONE]\n\n")
         return response
 
+    def _choose(self, row: Any, draw: TokenDraw) -> SampledToken:
+        """Return a token of ``only_ids``, with log-probabilities of all tokens."""
+        (found,) = choose(row, [draw])
+        assert isinstance(found, SampledToken)
+        if self._only is None:
+            return found
+        row = row.clone()
+        row[:, : self._only.start] = row[:, self._only.stop :] = -1e9
+        (among,) = choose(row, [draw])
+        assert isinstance(among, SampledToken)
+        return SampledToken(among.token_id, among.logprob, found.top)
+
     def _choice(self, found: SampledToken, rules: Sampling, reason: str | None) -> dict[str, Any]:
         token = found.token_id + (10**6 if self.misconduct.foreign_token else 0)
         choice: dict[str, Any] = {
@@ -227,7 +229,7 @@ class FakeModelServer:
             choice["logprobs"] = {
                 "tokens": [f"token_id:{token}"],
                 "token_logprobs": [found.logprob],
-                "top_logprobs": [{f"token_id:{token}": found.logprob} | top],
+                "top_logprobs": [top],
             }
         return choice
 

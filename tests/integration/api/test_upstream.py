@@ -58,7 +58,7 @@ async def test_an_answer_is_paid_step_by_step(shop: Shop) -> None:
 async def test_a_server_that_dies_in_mid_stream_is_billed_for_what_arrived(shop: Shop) -> None:
     """The buyer is told, and pays for the text that it has, and for no more."""
     buyer = await Buyer(shop.node).ready()
-    shop.server.misconduct.die_after = 2
+    shop.server.misconduct.die_after = 5  # so often that no other attempt ends it
     answer = await buyer.ask(buyer.chat(max_tokens=30))
     assert answer.body["error"]["code"] == "engine"
     await idle(shop.node)
@@ -72,7 +72,7 @@ async def test_a_server_that_fails_before_the_first_token_costs_nothing(shop: Sh
     buyer = await Buyer(shop.node).ready()
     shop.server.misconduct.status = 500
     answer = await buyer.ask(buyer.chat(max_tokens=30))
-    assert answer.body["error"]["code"] == "engine"
+    assert answer.body["error"]["code"] == "engine-overloaded"
     await idle(shop.node)
     assert sum((await spent_of(shop.node, buyer)).values()) == 0
 
@@ -87,5 +87,6 @@ async def test_a_buyer_who_stops_paying_stops_the_server(shop: Shop) -> None:
     answer = await buyer.ask(buyer.chat(max_tokens=200), pays=False)
     await idle(shop.node)
     assert 0 < shop.node.engine.count_tokens(answer.text) <= STEP_TOKENS
-    assert shop.server.made_tokens - made <= STEP_TOKENS + 16 + 16
+    # What is paid, what may be ahead of it, what travels, and the canaries of the load.
+    assert shop.server.made_tokens - made <= STEP_TOKENS + 16 + 16 + 14
     assert shop.server.running == 0

@@ -37,6 +37,7 @@ async def upstream(
         "max_rank": 64,
         "timeout_s": 20.0,
         "watch_s": 0.1,
+        "return_s": 1.0,
         "canary_interval_s": 3_600.0,
     }
     settings = UpstreamSettings(urls=urls, **(given | changes))

@@ -10,15 +10,16 @@ import pytest
 from viz.engine.upstream.canary import distance, mismatch
 from viz.engine.upstream.placement import SLACK, place
 
-BASE = [-1.0, -2.0, -3.0, -4.0]
-FIRST = [-1.5, -1.0, -3.5, -4.5]
-ALIKE = [-1.5, -1.0, -3.5, -4.48]  # 0.005 nats a token from FIRST
+BASE: list[dict[int, float]] = [{1: -1.0, 2: -2.0}, {5: -3.0, 6: -4.0}]
+FIRST: list[dict[int, float]] = [{1: -1.5, 2: -1.0}, {5: -3.5, 6: -4.5}]
+# 0.005 nats from FIRST
+ALIKE: list[dict[int, float]] = [{1: -1.5, 2: -1.0}, {5: -3.5, 6: -4.48}]
 KNOWN = {"base": BASE, "viz-1": FIRST, "viz-2": ALIKE}
 
 
-def moved(row: list[float], by: float) -> list[float]:
-    """Return the row as inexact arithmetic gives it."""
-    return [value + by * (-1) ** place for place, value in enumerate(row)]
+def moved(rows: list[dict[int, float]], by: float) -> list[dict[int, float]]:
+    """Return the rows as inexact arithmetic gives them."""
+    return [{token: value + by * (-1) ** token for token, value in row.items()} for row in rows]
 
 
 @pytest.mark.parametrize("name", ["base", "viz-1", "viz-2"])
@@ -48,11 +49,21 @@ def test_a_function_that_nobody_knows_is_beyond_the_margin() -> None:
     assert "at most 0.05" in wrong
 
 
-@pytest.mark.parametrize("row", [[], [-1.0], [math.nan] * 4, [-math.inf] * 4])
-def test_rows_that_cannot_be_compared_are_wrong(row: list[float]) -> None:
+@pytest.mark.parametrize(
+    "rows",
+    [[], BASE[:1], [{}, {}], [{1: math.nan}, {5: -3.0}], [{1: -math.inf}, {5: -3.0}]],
+    ids=["none", "short", "empty", "nan", "overflow"],
+)
+def test_rows_that_cannot_be_compared_are_wrong(rows: list[dict[int, float]]) -> None:
     """A server that overflows, or answers for another text, is not taken for a right one."""
-    assert distance(row, BASE) == math.inf
-    assert mismatch(row, "base", KNOWN, 0.05) is not None
+    assert distance(rows, BASE) == math.inf
+    assert mismatch(rows, "base", KNOWN, 0.05) is not None
+
+
+def test_a_candidate_that_our_pass_did_not_keep_is_an_unlikely_one() -> None:
+    """It is wrong by how much likelier than the last one kept the server says it is."""
+    assert distance([{7: -9.0}, BASE[1]], BASE) == 0.0
+    assert distance([{7: -1.0}, {5: -3.0}], BASE) == 0.5
 
 
 @dataclass(eq=False)
@@ -78,7 +89,6 @@ def test_a_request_goes_where_its_adapter_is() -> None:
     home.running += 1
     assert place([idle, home], "a") is idle
     assert place([idle, home], "b") is idle
-    assert place([idle, home], None) is idle
 
 
 def test_a_request_avoids_who_failed_it_and_who_cannot() -> None:
@@ -88,4 +98,4 @@ def test_a_request_avoids_who_failed_it_and_who_cannot() -> None:
     assert place([failed, away, unable, other], "a", {failed}) is other
     assert place([failed, away, unable], "a", {failed}) is failed
     assert place([away, unable], "a") is None
-    assert place([away, unable], None) is unable
+    assert place([away, unable], "b") is unable

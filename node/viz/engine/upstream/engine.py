@@ -43,8 +43,6 @@ from viz.errors import (
     UnknownAdapter,
 )
 
-# How long a request that a server failed waits for another one, or for that one to come back.
-RETURN_S: Final = 10.0
 RETURN_LOOK_S: Final = 0.1
 # How long the start waits for the servers that answer already.
 FIRST_LOOK_S: Final = 120.0
@@ -62,6 +60,7 @@ class UpstreamEngine:
         self._files = ThreadPoolExecutor(1, thread_name_prefix="viz-adapter-check")
         self._folder = PeftFolder(settings.folder, settings.server_folder, base, settings.max_rank)
         self._values = ReferenceValues(base)
+        self._neutral = self._folder.put_neutral(self._values.folder / "neutral.safetensors")
         self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
         self._replicas = [self._replica(url, context) for url in settings.urls]
         self._adapters: dict[AdapterId, SharedAdapter] = {}
@@ -101,7 +100,14 @@ class UpstreamEngine:
             vocabulary=self._model.vocabulary,
             api_key=self._settings.api_key,
         )
-        return Replica(url, server, self._settings, self._values, context_tokens)
+        return Replica(
+            url,
+            server,
+            self._settings,
+            self._values,
+            neutral=self._neutral,
+            context_tokens=context_tokens,
+        )
 
     @property
     def model(self) -> BaseModel:
@@ -157,10 +163,10 @@ class UpstreamEngine:
         Raises PromptEmpty, PromptTooLong, InvalidRequest, UnknownAdapter, EngineOverloaded.
         """
         self._check(request)
-        adapter = self._adapters.get(request.adapter_id)
+        adapter = self._adapters.get(request.adapter_id, self._neutral)
         if self._closed or self._open_count() >= self._most_open:
             raise EngineOverloaded("the engine is full: try again shortly")
-        if place(self._replicas, None if adapter is None else adapter.name) is None:
+        if place(self._replicas, adapter.name) is None:
             raise self._none(adapter)
         rules = request.sampling
         upstream = UpstreamSequence(
@@ -217,12 +223,11 @@ class UpstreamEngine:
 
     # what a sequence needs
 
-    async def pick(self, adapter: SharedAdapter | None, avoid: set[Replica]) -> Replica:
+    async def pick(self, adapter: SharedAdapter, avoid: set[Replica]) -> Replica:
         """Return the server for a segment; wait for one a short time. Raises EngineError."""
-        name = None if adapter is None else adapter.name
         loop = asyncio.get_running_loop()
-        until_s = loop.time() + RETURN_S
-        while (found := place(self._replicas, name, avoid)) is None:
+        until_s = loop.time() + self._settings.return_s
+        while (found := place(self._replicas, adapter.name, avoid)) is None:
             if loop.time() >= until_s or self._refusal(adapter) is not None:
                 raise self._none(adapter)
             await asyncio.sleep(RETURN_LOOK_S)
@@ -255,15 +260,13 @@ class UpstreamEngine:
                 return each.salt
         return secrets.token_urlsafe(SALT_BYTES)
 
-    def _refusal(self, adapter: SharedAdapter | None) -> str | None:
+    def _refusal(self, adapter: SharedAdapter) -> str | None:
         """Return why no server can serve the adapter, if that is what every one of them says."""
-        if adapter is None:
-            return None
         reasons = [each.refusal(adapter.name) for each in self._replicas]
         return reasons[0] if all(reasons) else None
 
-    def _none(self, adapter: SharedAdapter | None) -> EngineError:
-        if adapter is not None and (reason := self._refusal(adapter)) is not None:
+    def _none(self, adapter: SharedAdapter) -> EngineError:
+        if (reason := self._refusal(adapter)) is not None:
             _log.error("no server serves an adapter", adapter=adapter.name, reason=reason)
             return EngineError(
                 f"adapter {adapter.adapter_id} cannot be served here: no server computes it"
@@ -277,11 +280,7 @@ class UpstreamEngine:
             _log.warning("adapter without a canary", adapter=shared.name, reason=str(error))
 
     async def _forget(self, shared: SharedAdapter) -> None:
-        users = [
-            task
-            for task, each in self._open.items()
-            if each.adapter is not None and each.adapter.name == shared.name
-        ]
+        users = [task for task, each in self._open.items() if each.adapter.name == shared.name]
         if users:
             await asyncio.wait(users)
         if shared in self._adapters.values():

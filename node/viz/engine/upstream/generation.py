@@ -49,7 +49,7 @@ _log = structlog.get_logger()
 class Servers(Protocol):
     """The servers of an engine, as one request needs them."""
 
-    async def pick(self, adapter: SharedAdapter | None, avoid: set[Replica]) -> Replica:
+    async def pick(self, adapter: SharedAdapter, avoid: set[Replica]) -> Replica:
         """Return the server for a segment; wait for one a short time. Raises EngineError."""
         ...
 
@@ -72,7 +72,7 @@ class UpstreamSequence:
     def __init__(
         self,
         request: GenerationRequest,
-        adapter: SharedAdapter | None,
+        adapter: SharedAdapter,
         servers: Servers,
         settings: UpstreamSettings,
         salt: str,
@@ -180,7 +180,7 @@ class UpstreamSequence:
         if isinstance(error, AdapterLost):
             replica.lose(self.adapter)
         elif isinstance(error, ServerRefused):
-            if self.adapter is None or not replica.refuses(self.adapter.name):
+            if not replica.refuses(self.adapter.name):
                 raise EngineError(f"the server refuses this request: {error}") from error
         elif isinstance(error, ServerBusy):
             if faults >= MOST_FAULTS:

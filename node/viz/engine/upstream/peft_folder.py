@@ -16,10 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from viz.basemodel.adapter_file import AdapterHeader, AdapterWeights, read_adapter
+from viz.basemodel.adapter_file import (
+    AdapterHeader,
+    AdapterWeights,
+    read_adapter,
+    write_adapter,
+)
 from viz.basemodel.safetensor_file import file_digest, write_file
 from viz.basemodel.source import LoadedBase
-from viz.domain.units import AdapterId, Hash32
+from viz.domain.units import BASE_MODEL, AdapterId, Hash32
 from viz.errors import EngineError, InvalidAdapterFile
 
 if TYPE_CHECKING:
@@ -75,6 +80,26 @@ class PeftFolder:
                 f"{error.strerror or error}"
             ) from error
         return shared
+
+    def put_neutral(self, file: Path) -> SharedAdapter:
+        """Write the adapter that adds nothing, first to ``file``, and return it. Blocks.
+
+        The base model is asked for under its name. Raises EngineError.
+        """
+        import torch
+
+        module, (out, into) = next(iter(self._base.shape.modules()))
+        stem = f"base_model.model.{module}"
+        nothing = {
+            f"{stem}.lora_A.weight": torch.zeros(1, into),
+            f"{stem}.lora_B.weight": torch.zeros(out, 1),
+        }
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_adapter(file, nothing, rank=1, alpha=1.0, base=self._base.digest)
+        except OSError as error:
+            raise EngineError(f"{file} cannot be written: {error.strerror or error}") from error
+        return self.put(BASE_MODEL, file)
 
     def remove(self, shared: SharedAdapter) -> None:
         """Delete the adapter's folder; no error if it is gone. Blocks."""

@@ -37,25 +37,17 @@ ServerT = TypeVar("ServerT", bound=Placeable)
 
 
 def place(
-    servers: Iterable[ServerT], adapter: str | None, avoid: Collection[ServerT] = ()
+    servers: Iterable[ServerT], adapter: str, avoid: Collection[ServerT] = ()
 ) -> ServerT | None:
-    """Return the server for one request of ``adapter`` (None: the base); None if none may take it.
+    """Return the server for one request of ``adapter``; None if none may take it.
 
     Servers in ``avoid`` failed for this request already and are taken last.
     """
-    able = [
-        each
-        for each in servers
-        if each.ready and not (adapter is not None and each.refuses(adapter))
-    ]
+    able = [each for each in servers if each.ready and not each.refuses(adapter)]
     fresh = [each for each in able if each not in avoid]
     able = fresh or able
     if not able:
         return None
     least = min(each.running for each in able)
-    near = [
-        each
-        for each in able
-        if adapter is not None and each.has(adapter) and each.running <= least + SLACK
-    ]
+    near = [each for each in able if each.has(adapter) and each.running <= least + SLACK]
     return min(near or able, key=lambda each: each.running)

@@ -21,51 +21,58 @@ import structlog
 from viz.basemodel.source import LoadedBase
 from viz.child_process import tied
 from viz.domain.strict_json import load_json
-from viz.engine.upstream.canary import CANARY_TEXT, CANARY_TOKENS
+from viz.engine.upstream.canary import CANARY_TEXT, CANARY_TOKENS, Candidates, beginnings
 from viz.engine.upstream.peft_folder import SharedAdapter
 from viz.errors import EngineError
 
+ExpectedRows = tuple[Candidates, ...]
 BATCH: Final = 16
 LONGEST_S: Final = 1_800.0
 _MAX_ANSWER_BYTES: Final = 1 << 20
 _STDERR_BYTES: Final = 4_096
 _OFFLINE: Final = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
-BASE: Final = "base"
 _log = structlog.get_logger()
 
 
 class ReferenceValues:
-    """The expected log-probabilities of the base and of every adapter that was asked for."""
+    """What follows the canary's text under every adapter that was asked for."""
 
     def __init__(self, base: LoadedBase) -> None:
         self._base = base
         self.prompt: tuple[int, ...] = base.tokenizer.encode(CANARY_TEXT)[:CANARY_TOKENS]
-        self._known: dict[str, tuple[float, ...]] = {}
-        self._wanted: dict[str, tuple[SharedAdapter | None, asyncio.Future[None]]] = {}
+        self._known: dict[str, ExpectedRows] = {}
+        self._wanted: dict[str, tuple[SharedAdapter, asyncio.Future[None]]] = {}
         self._worker: asyncio.Task[None] | None = None
-        text = hashlib.sha256(repr((CANARY_TEXT, self.prompt)).encode()).hexdigest()[:16]
+        text = hashlib.sha256(repr((CANARY_TEXT, beginnings(self.prompt))).encode()).hexdigest()[
+            :16
+        ]
         self._folder = base.serving_file.parent.parent / "canary" / f"{base.digest.hex()}-{text}"
 
     @property
-    def known(self) -> dict[str, tuple[float, ...]]:
-        """What is known by now, by the name on the servers; the base is ``BASE``."""
+    def known(self) -> dict[str, ExpectedRows]:
+        """What is known by now, by the name on the servers."""
         return self._known
 
     def forget(self, name: str) -> None:
         """Drop a removed adapter's values; its file stays."""
         self._known.pop(name, None)
 
-    async def of(self, adapter: SharedAdapter | None) -> tuple[float, ...]:
-        """Return the expected values of an adapter, or of the base; compute them if needed.
+    @property
+    def folder(self) -> Path:
+        """Where values are kept."""
+        return self._folder
+
+    async def of(self, adapter: SharedAdapter) -> ExpectedRows:
+        """Return the expected values under an adapter; compute them if needed.
 
         Seconds for a small base, minutes for a large one, once an adapter. Raises EngineError.
         """
-        name = BASE if adapter is None else adapter.name
+        name = adapter.name
         if name in self._known:
             return self._known[name]
         kept = await asyncio.to_thread(self._read, adapter)
         if kept is None:
-            await self._computed(name, adapter)
+            await self._computed(adapter)
         else:
             self._known[name] = kept
         return self._known[name]
@@ -76,7 +83,8 @@ class ReferenceValues:
             self._worker.cancel()
             await asyncio.wait({self._worker})
 
-    async def _computed(self, name: str, adapter: SharedAdapter | None) -> None:
+    async def _computed(self, adapter: SharedAdapter) -> None:
+        name = adapter.name
         if name not in self._wanted:
             self._wanted[name] = adapter, asyncio.get_running_loop().create_future()
         if self._worker is None or self._worker.done():
@@ -101,7 +109,7 @@ class ReferenceValues:
                     waiting.set_result(None)
 
     async def _each_alone(
-        self, batch: dict[str, SharedAdapter | None], error: EngineError
+        self, batch: dict[str, SharedAdapter], error: EngineError
     ) -> dict[str, EngineError]:
         """Compute each of a failed batch alone; return the errors of those that fail alone too."""
         if len(batch) == 1:
@@ -116,8 +124,8 @@ class ReferenceValues:
                 errors[name] = alone
         return errors
 
-    async def _run(self, batch: dict[str, SharedAdapter | None]) -> None:
-        adapters = [adapter for adapter in batch.values() if adapter is not None]
+    async def _run(self, batch: dict[str, SharedAdapter]) -> None:
+        adapters = list(batch.values())
         job = {
             "directory": str(self._base.directory),
             "serving_file": str(self._base.serving_file),
@@ -125,27 +133,29 @@ class ReferenceValues:
             "prompt": list(self.prompt),
             "adapters": [str(adapter.weights) for adapter in adapters],
         }
-        rows = _rows(await _in_child(json.dumps(job).encode()), len(adapters), len(self.prompt) - 1)
-        for adapter, row in zip((None, *adapters), rows, strict=True):
-            self._known[BASE if adapter is None else adapter.name] = row
+        rows = _rows(
+            await _in_child(json.dumps(job).encode()), len(adapters), len(beginnings(self.prompt))
+        )
+        for adapter, row in zip(adapters, rows, strict=True):
+            self._known[adapter.name] = row
             await asyncio.to_thread(self._keep, adapter, row)
 
-    def _place(self, adapter: SharedAdapter | None) -> Path:
-        return self._folder / f"{BASE if adapter is None else adapter.digest.hex()}.json"
+    def _place(self, adapter: SharedAdapter) -> Path:
+        return self._folder / f"{adapter.digest.hex()}.json"
 
-    def _read(self, adapter: SharedAdapter | None) -> tuple[float, ...] | None:
+    def _read(self, adapter: SharedAdapter) -> ExpectedRows | None:
         try:
             found = json.loads(self._place(adapter).read_bytes())
-            return _row(found, len(self.prompt) - 1)
-        except (OSError, ValueError, EngineError):
+            return _row(found, len(beginnings(self.prompt)))
+        except (OSError, ValueError, TypeError, EngineError):
             return None
 
-    def _keep(self, adapter: SharedAdapter | None, row: tuple[float, ...]) -> None:
+    def _keep(self, adapter: SharedAdapter, row: ExpectedRows) -> None:
         place = self._place(adapter)
         with contextlib.suppress(OSError):  # then it is computed again after a restart
             place.parent.mkdir(parents=True, exist_ok=True)
             partial = place.with_suffix(f".{os.getpid()}.partial")
-            partial.write_text(json.dumps(row))
+            partial.write_text(json.dumps([list(each.items()) for each in row]))
             partial.replace(place)
 
 
@@ -174,19 +184,20 @@ async def _in_child(job: bytes) -> bytes:
     return answer
 
 
-def _rows(answer: bytes, adapters: int, tokens: int) -> list[tuple[float, ...]]:
+def _rows(answer: bytes, adapters: int, places: int) -> list[ExpectedRows]:
     told: Any = load_json(answer)
     if "failed" in told:
         raise EngineError(f"the reference pass failed: {told['failed']}")
-    rows = [_row(row, tokens) for row in told["rows"]]
-    if len(rows) != adapters + 1:
+    rows = [_row(row, places) for row in told["rows"]]
+    if len(rows) != adapters:
         raise EngineError("the reference pass answered for other models")
     return rows
 
 
-def _row(found: Any, tokens: int) -> tuple[float, ...]:
+def _row(found: Any, places: int) -> ExpectedRows:
     """Return the row as numbers; raise EngineError if it cannot be compared with."""
-    row = tuple(float(each) for each in found)
-    if len(row) != tokens or not all(math.isfinite(each) for each in row):
+    row = tuple({int(token): float(value) for token, value in place} for place in found)
+    sound = all(math.isfinite(value) for place in row for value in place.values())
+    if len(row) != places or not all(row) or not sound:
         raise EngineError("the model's numbers overflow with this adapter: it cannot be served")
     return row

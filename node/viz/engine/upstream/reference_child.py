@@ -1,4 +1,4 @@
-"""Compute the log-probabilities of one text under the base and some adapters, in float32.
+"""Compute what follows the beginnings of a text under some adapters of the base, in float32.
 
 Runs as a process of its own: transformers stays out of the daemon, and its memory ends with it. One
 job in on standard input, one answer out on standard output, as JSON. Weights are read from the
@@ -19,6 +19,7 @@ from viz.basemodel.adapter_file import AdapterWeights, read_adapter
 from viz.basemodel.safetensor_file import StoredTensors
 from viz.basemodel.shape_reader import read_shape
 from viz.domain.units import Hash32
+from viz.engine.upstream.canary import KEPT, beginnings
 from viz.errors import VizError
 
 if TYPE_CHECKING:
@@ -27,13 +28,12 @@ if TYPE_CHECKING:
 NICE: Final = 10
 
 
-def logprobs(
+def candidates(
     directory: Path, serving_file: Path, prompt: Sequence[int], adapters: Sequence[AdapterWeights]
-) -> list[list[float]]:
-    """Return the natural-log probabilities of the tokens after the first, a row a model.
+) -> list[list[list[tuple[int, float]]]]:
+    """Return the likeliest tokens and their log-probabilities, by adapter and beginning.
 
-    The first row is the base's own, then one for each adapter. ``directory`` has config.json,
-    ``serving_file`` the dequantised weights.
+    ``directory`` has config.json, ``serving_file`` the dequantised weights.
     """
     import torch
     from accelerate import cpu_offload, init_empty_weights
@@ -47,15 +47,18 @@ def logprobs(
     weights = _InFloat32(StoredTensors(serving_file), names)
     _with_adapters(model, adapters)
     cpu_offload(model, execution_device=torch.device("cpu"), state_dict=weights)
-    ids = torch.tensor([list(prompt)] * (1 + len(adapters)))
+    ids = torch.tensor([list(prompt)] * len(adapters))
     with torch.inference_mode():
-        logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-        found = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
-    return [[float(each) for each in row] for row in found]
+        places = [len(each) - 1 for each in beginnings(prompt)]
+        logits = model(input_ids=ids, use_cache=False).logits[:, places].float()
+        found = logits.log_softmax(-1)
+        values, tokens = found.topk(min(KEPT, found.shape[-1]))
+    rows = zip(tokens.tolist(), values.tolist(), strict=True)
+    return [[list(zip(*place, strict=True)) for place in zip(*row, strict=True)] for row in rows]
 
 
 def _with_adapters(model: Any, adapters: Sequence[AdapterWeights]) -> None:
-    """Add each adapter's product to its own row (row 0 has none) of every module that it has."""
+    """Add each adapter's product to its own row of every module that it has."""
     modules = dict(model.named_modules())
     for name in {name for adapter in adapters for name in adapter.modules}:
         modules[name].register_forward_hook(_adding(name, adapters))
@@ -64,7 +67,7 @@ def _with_adapters(model: Any, adapters: Sequence[AdapterWeights]) -> None:
 def _adding(name: str, adapters: Sequence[AdapterWeights]) -> Callable[..., Any]:
     def add(_module: Any, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
         out = out.clone()
-        for row, adapter in enumerate(adapters, start=1):
+        for row, adapter in enumerate(adapters):
             if name in adapter.modules:
                 a, b = (matrix.float() for matrix in adapter.modules[name])
                 scaling = adapter.header.scaling(a.shape[0])
@@ -105,7 +108,7 @@ def main() -> int:
         shape = read_shape(directory)
         adapters = [read_adapter(Path(path), shape, base) for path in job["adapters"]]
         answer: dict[str, Any] = {
-            "rows": logprobs(directory, Path(job["serving_file"]), job["prompt"], adapters)
+            "rows": candidates(directory, Path(job["serving_file"]), job["prompt"], adapters)
         }
     except VizError as error:
         answer = {"failed": error.detail}

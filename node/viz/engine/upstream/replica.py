@@ -4,6 +4,8 @@ Owns the server's state, the adapters that this node loaded into it, and their e
 
 - An adapter serves nobody before its canary was right on this server after it was loaded there.
 - At most ``max_adapters`` are loaded; one in use is never unloaded.
+- The base model is asked for as an adapter that adds nothing: some servers give a row without an
+  adapter the adapter of another row (vLLM 0.32 on CPUs takes the last one that it holds).
 - A server whose canary was wrong answers nobody until it was started again, and what it was
   answering ends with an error.
 """
@@ -11,20 +13,24 @@ Owns the server's state, the adapters that this node loaded into it, and their e
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from enum import Enum
 from typing import Final
 
 import structlog
 
-from viz.engine.upstream.canary import mismatch
+from viz.domain.ports.engine import Sampling
+from viz.engine.embedded.sampling import SampledToken
+from viz.engine.upstream.canary import ASKED, Candidates, beginnings, distance, mismatch
 from viz.engine.upstream.peft_folder import SharedAdapter
-from viz.engine.upstream.reference import BASE, ReferenceValues
+from viz.engine.upstream.reference import ReferenceValues
 from viz.engine.upstream.server import (
     AdapterLost,
     ModelServer,
+    SegmentRequest,
     ServerBusy,
     ServerFault,
     ServerRefused,
@@ -34,6 +40,9 @@ from viz.errors import EngineError
 
 _log = structlog.get_logger()
 OURS: Final = "viz-"
+# How many other adapters a canary is asked beside, and how many tokens it goes on.
+COMPANY: Final = 3
+DECODED_TOKENS: Final = 4
 # A server is looked at this much less often while it answers.
 _CALM: Final = 3
 
@@ -57,15 +66,17 @@ class Replica:
         server: ModelServer,
         settings: UpstreamSettings,
         values: ReferenceValues,
+        *,
+        neutral: SharedAdapter,
         context_tokens: int,
     ) -> None:
         self.url = url
         self.server = server
         self._settings, self._values = settings, values
+        self._neutral = neutral
         self._context_tokens = context_tokens
         self.state = ReplicaState.DOWN
         self.reason = "it has not answered yet"
-        self.base_name = ""
         self.running = 0
         self.counts: Counter[str] = Counter()
         self._loaded: OrderedDict[str, SharedAdapter] = OrderedDict()
@@ -99,20 +110,17 @@ class Replica:
     # one request
 
     @asynccontextmanager
-    async def use(
-        self, adapter: SharedAdapter | None, cut: Callable[[], None]
-    ) -> AsyncIterator[str]:
+    async def use(self, adapter: SharedAdapter, cut: Callable[[], None]) -> AsyncIterator[str]:
         """Hold the adapter on the server, and yield the name to ask for; load it first if needed.
 
         ``cut`` is called if the server is taken out meanwhile. Raises ServerFault, EngineError.
         """
-        name = self.base_name if adapter is None else adapter.name
+        name = adapter.name
         self.running += 1
         self._users[name] += 1
         self._cut.add(cut)
         try:
-            if adapter is not None:
-                await self._ensure(adapter)
+            await self._ensure(adapter)
             yield name
         finally:
             self._cut.discard(cut)
@@ -135,33 +143,35 @@ class Replica:
             except ServerRefused as error:
                 self._refuse(adapter, f"the server refused to load it: {error}")
             self.counts["adapter_loads"] += 1
-            wrong = await self._asked(adapter.name)
-            if wrong is not None:
-                await self._judge_load(adapter, wrong)
+            await self._judge_load(adapter)
             self._loaded[adapter.name] = adapter
 
     async def _make_room(self) -> None:
-        while len(self._loaded) >= self._settings.max_adapters:
-            idle = next((name for name in self._loaded if not self._users[name]), None)
+        while len(self._loaded) >= max(self._settings.max_adapters, 2):
+            kept = self._neutral.name
+            idle = next((n for n in self._loaded if n != kept and not self._users[n]), None)
             if idle is None:
                 raise ServerBusy("all adapters that it may hold are in use")
             del self._loaded[idle]
             self.counts["adapter_evictions"] += 1
             await self.server.unload(idle)
 
-    async def _judge_load(self, adapter: SharedAdapter, wrong: str) -> None:
-        """Say whose fault a wrong answer after a load is. Raises ServerFault or ServerRefused.
+    async def _judge_load(self, adapter: SharedAdapter) -> None:
+        """Ask for an adapter that was just loaded, in company of others that were right before.
 
-        If all else on the server is right, this server cannot compute this adapter, and only that
-        is refused. If not, the server is taken out.
+        Raises ServerRefused if this server cannot compute this adapter, and all else is right; if
+        all else is not, the server is taken out, and ServerBusy is raised.
         """
-        self.counts["canary_mismatches"] += 1
-        for name in (BASE, *self._loaded):
-            if (other := await self._asked(name)) is not None:
-                self.take_out(f"{name} {other}")
-                raise ServerBusy(self.reason)
+        company = list(reversed(self._loaded))[:COMPANY]
+        wrong = await self._asked([adapter.name, *company])
+        if not wrong:
+            return
+        if wrong.keys() != {adapter.name}:
+            name = next(name for name in wrong if name != adapter.name)
+            self.take_out(f"{name} {wrong[name]}")
+            raise ServerBusy(self.reason)
         await self.server.unload(adapter.name)
-        self._refuse(adapter, f"the server's answer with it {wrong}")
+        self._refuse(adapter, f"the server's answer with it {wrong[adapter.name]}")
 
     def _refuse(self, adapter: SharedAdapter, reason: str) -> None:
         self._refused[adapter.name] = reason
@@ -170,29 +180,78 @@ class Replica:
 
     # canaries
 
-    async def _asked(self, name: str) -> str | None:
-        """Ask the canary of the base or of a loaded adapter; return what is wrong, or None."""
-        if name not in self._values.known:
-            return None  # removed meanwhile
-        self.counts["canaries"] += 1
-        model = self.base_name if name == BASE else name
-        measured = await self.server.prompt_logprobs(model, self._values.prompt)
-        return mismatch(measured, name, self._values.known, self._settings.margin)
+    async def _asked(self, names: Sequence[str]) -> dict[str, str]:
+        """Ask the canaries of loaded adapters, all at once; return what is wrong with which.
+
+        The longest beginning goes on by some tokens, so that the server decodes rows of several
+        adapters in one batch, which is where adapters are confused. What it then says of the last
+        token is compared with what it says of it as the end of a prompt.
+        """
+        names = [name for name in names if name in self._values.known]
+        self.counts["canaries"] += len(names)
+        found = await asyncio.gather(*map(self._measured, names))
+        wrong: dict[str, str] = {}
+        for name, (measured, apart) in zip(names, found, strict=True):
+            expected = self._values.known
+            if name not in expected:
+                continue  # removed meanwhile
+            reason = mismatch(measured, name, expected, self._settings.margin)
+            if reason is None and apart > self._settings.margin:
+                reason = f"decodes {apart:.3f} nats away from what it computes of a prompt"
+            if reason is not None:
+                self.counts["canary_mismatches"] += 1
+                wrong[name] = reason
+        return wrong
+
+    async def _measured(self, name: str) -> tuple[Sequence[Candidates], float]:
+        """Return what follows each beginning, and how far decoding is from that, in nats."""
+        *short, whole = beginnings(self._values.prompt)
+        *first, decoded = await asyncio.gather(
+            *(self._likeliest(name, each, 1) for each in short),
+            self._likeliest(name, whole, DECODED_TOKENS),
+        )
+        measured = [dict(row[0].top) if row else {} for row in (*first, decoded)]
+        if len(decoded) < 2:
+            return measured, 0.0
+        again = await self._likeliest(
+            name, (*whole, *(token.token_id for token in decoded[:-1])), 1
+        )
+        said = [dict(decoded[-1].top)]
+        return measured, distance(said, [dict(again[0].top) if again else {}])
+
+    async def _likeliest(self, name: str, prompt: Sequence[int], tokens: int) -> list[SampledToken]:
+        """Return the tokens that the server goes on with, the likeliest ones, with candidates."""
+        asked = SegmentRequest(
+            model=name,
+            prompt=prompt,
+            max_tokens=tokens,
+            sampling=Sampling(tokens, logprobs=ASKED),
+            seed=None,
+            end_ids=(),
+            salt=secrets.token_urlsafe(32),
+        )
+        found: list[SampledToken] = []
+        async with aclosing(self.server.complete(asked)) as arriving:
+            async for arrived in arriving:
+                found += arrived.tokens
+        return found
 
     async def ask_all(self) -> None:
         """Ask the canaries of all that is loaded; a wrong answer takes the server out."""
-        for name in (BASE, *self._loaded):
+        names = list(self._loaded)
+        for start in range(0, len(names), 1 + COMPANY):
+            batch = [name for name in names[start : start + 1 + COMPANY] if name in self._loaded]
             try:
-                wrong = await self._asked(name)
+                wrong = await self._asked(batch)
             except AdapterLost:
-                self._loaded.pop(name, None)
-                continue
+                self.fail("it lost an adapter")
+                return
             except ServerFault as error:
                 self.fail(str(error))
                 return
-            if wrong is not None and (name == BASE or name in self._loaded):
-                self.counts["canary_mismatches"] += 1
-                self.take_out(f"{name} {wrong}")
+            if wrong:
+                name, reason = next(iter(wrong.items()))
+                self.take_out(f"{name} {reason}")
                 return
 
     def take_out(self, reason: str) -> None:
@@ -216,11 +275,9 @@ class Replica:
             self.state, self.reason = ReplicaState.DOWN, reason
             self._look.set()
 
-    def lose(self, adapter: SharedAdapter | None) -> None:
+    def lose(self, adapter: SharedAdapter) -> None:
         """Note that the server lost an adapter; it is loaded again when needed."""
-        if adapter is None:
-            self.fail("it does not know its base model any more")
-        elif self._loaded.pop(adapter.name, None) is not None:
+        if self._loaded.pop(adapter.name, None) is not None:
             _log.warning("a server lost an adapter", server=self.url, adapter=adapter.name)
 
     async def forget(self, name: str) -> None:
@@ -266,7 +323,7 @@ class Replica:
                 if adapter.name not in listed:
                     self.lose(adapter)
             return
-        if self.state is ReplicaState.OUT and self._loaded and listed & set(self._loaded):
+        if self.state is ReplicaState.OUT and listed & set(self._loaded):
             return  # the same process as before: its adapters are still there
         bases = [each for each in models if each.parent is None]
         if len(bases) != 1:
@@ -279,7 +336,6 @@ class Replica:
                 "raise its --max-model-len, or lower the setting"
             )
             return
-        self.base_name = bases[0].name
         if not set(self._loaded) <= listed:  # another process than before
             self._loaded.clear()
             self._refused.clear()
@@ -290,19 +346,26 @@ class Replica:
         try:
             for name in strays:
                 await self.server.unload(name)
-            await self._values.of(None)
-            for name in (BASE, *self._loaded):
-                if (wrong := await self._asked(name)) is not None:
-                    self.counts["canary_mismatches"] += 1
-                    reason = f"{name} {wrong}"
-                    if self.state is not ReplicaState.OUT or self.reason != reason:
-                        self.take_out(reason)
-                    return
+            await self._values.of(self._neutral)
+            if self._neutral.name not in self._loaded:
+                await self.server.load(self._neutral.name, self._neutral.server_path)
+                self._loaded[self._neutral.name] = self._neutral
+            wrong = await self._asked(list(self._loaded))
         except (ServerFault, EngineError) as error:
-            self.state, self.reason = ReplicaState.DOWN, str(error)
+            self._loaded.pop(self._neutral.name, None)
+            if isinstance(error, ServerRefused):
+                self._unfit(str(error))
+            else:
+                self.state, self.reason = ReplicaState.DOWN, str(error)
+            return
+        if wrong:
+            name, said = next(iter(wrong.items()))
+            reason = f"{name} {said}"
+            if self.state is not ReplicaState.OUT or self.reason != reason:
+                self.take_out(reason)
             return
         self.state, self.reason = ReplicaState.READY, ""
-        _log.info("a server is used", server=self.url, model=self.base_name)
+        _log.info("a server is used", server=self.url)
 
     def _unfit(self, reason: str) -> None:
         if self.reason != reason:

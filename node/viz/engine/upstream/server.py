@@ -140,29 +140,6 @@ class ModelServer:
         except AdapterLost:
             return
 
-    async def prompt_logprobs(self, model: str, prompt: Sequence[int]) -> tuple[float, ...]:
-        """Return the log-probability of each token of ``prompt`` but the first, in nats.
-
-        The server computes the whole prompt: it reads no prefix from its cache for this.
-        """
-        body = {
-            "model": model,
-            "prompt": list(prompt),
-            "max_tokens": 1,
-            "temperature": 0.0,
-            "prompt_logprobs": 0,
-        }
-        answer = await self._call("POST", "/v1/completions", body)
-        try:
-            rows = answer["choices"][0]["prompt_logprobs"]
-            found = [
-                float(row[str(token)]["logprob"])
-                for token, row in zip(prompt[1:], rows[1:], strict=True)
-            ]
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise ServerGone("its log-probabilities of a prompt cannot be read") from error
-        return tuple(found)
-
     async def complete(self, asked: SegmentRequest) -> AsyncGenerator[Arrived, None]:
         """Yield what the server makes, until it ends or the reader closes this generator."""
         reader = SseReader(MAX_EVENT_BYTES, refusal=EngineError, sender="the server")

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 Arithmetic = Literal["float32", "bfloat16", "float16"]
-# The mean difference of log-probabilities, in nats a token, up to which two computations of one
+# The mean difference of log-probabilities, in nats, up to which two computations of one
 # function agree; beyond it the server computes another one. Measured in docs/engine-log.md.
-MARGINS: Final[dict[Arithmetic, float]] = {"float32": 0.02, "bfloat16": 0.12, "float16": 0.05}
+MARGINS: Final[dict[Arithmetic, float]] = {"float32": 0.005, "bfloat16": 0.12, "float16": 0.02}
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +18,11 @@ class UpstreamSettings:
 
     ``folder`` is where this node writes adapters, ``server_folder`` the same folder as the servers
     name it. ``max_adapters`` and ``max_rank`` are the servers' own bounds (vLLM: --max-cpu-loras,
-    --max-lora-rank). ``timeout_s`` is the longest silence of a server. ``ahead_tokens`` is how far
-    a server may be ahead of what is paid and read before its request is cut; ``segment_tokens``
-    how much one request asks for, ``seeded_segment_tokens`` the same where the buyer named a seed.
+    --max-lora-rank). ``timeout_s`` is the longest silence of a server. ``return_s`` is how long a
+    request that a server failed waits for another one, or for that one to come back.
+    ``ahead_tokens`` is how far a server may be ahead of what is paid and read before its request is
+    cut; ``segment_tokens`` how much one request asks for, ``seeded_segment_tokens`` the same where
+    the buyer named a seed.
     """
 
     urls: tuple[str, ...]
@@ -36,6 +38,7 @@ class UpstreamSettings:
     canary_interval_s: float = 600.0
     api_key: str = field(default="", repr=False)
     watch_s: float = 5.0
+    return_s: float = 10.0
     buffer_tokens: int = 48
     ahead_tokens: int = 16
     segment_tokens: int = 256
@@ -43,5 +46,5 @@ class UpstreamSettings:
 
     @property
     def margin(self) -> float:
-        """Return the largest mean difference, in nats a token, that counts as agreement."""
+        """Return the largest mean difference, in nats, that counts as agreement."""
         return MARGINS[self.arithmetic]
