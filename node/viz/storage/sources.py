@@ -39,6 +39,7 @@ from viz.storage.gateway import GatewayClient
 
 BLOCK_TIMEOUT_S: Final = 15.0
 MAX_URLS: Final = 16
+OWN_STORE: Final = "this node's store"
 # What nobody went on with for this long is deleted.
 _LEFTOVER_AGE_S: Final = 7 * 24 * 3_600
 _log = structlog.get_logger()
@@ -64,7 +65,8 @@ class SourcedBlobs:
         """Write the verified blob to ``target`` atomically, and return its size in bytes.
 
         Raises InvalidRequest, BlobNotFound if no source gave all of it, BlobTooLarge, BlobCorrupt
-        if its blocks are no file, StorageUnavailable.
+        if its blocks are no file, StorageUnavailable. If this node's store has a fault and nobody
+        else has the blob, raises that fault.
         """
         to_binary(cid)
         # Two fetches of one blob at once would remove each other's blocks.
@@ -72,7 +74,7 @@ class SourcedBlobs:
         async with lock:
             await asyncio.to_thread(self._tidy)
             staged = self._folder / cid
-            sources: dict[str, _AnySource] = {"this node's store": self._own}
+            sources: dict[str, _AnySource] = {OWN_STORE: self._own}
             for url in list(dict.fromkeys(urls))[:MAX_URLS]:
                 try:
                     sources[url] = GatewayClient(self._peers, url, timeout_s=self._timeout_s)
@@ -102,6 +104,7 @@ class _FirstOf(BlockSource):
         self._staged = staged
         self._sources = dict(sources)
         self._said: list[str] = []
+        self._own_fault: type[StorageError] | None = None
 
     async def _read_block(self, cid: Cid) -> bytes:
         kept = await asyncio.to_thread(_kept, self._staged / cid, cid)
@@ -114,11 +117,15 @@ class _FirstOf(BlockSource):
                 self._drop(name, error)
             except (StorageError, BuyerError) as error:
                 _log.warning("a source is asked no more", source=name, reason=error.detail)
+                if name == OWN_STORE and isinstance(error, StorageError):
+                    self._own_fault = type(error)
                 self._drop(name, error)
             else:
                 await asyncio.to_thread(_keep, self._staged / cid, data)
                 return data
-        raise BlobNotFound("no source has all of the blob: " + "; ".join(self._said))
+        # A fault of this node's own disk is said as such: its operator can mend it.
+        kind = BlobNotFound if self._own_fault is None else self._own_fault
+        raise kind("no source has all of the blob: " + "; ".join(self._said))
 
     def _drop(self, name: str, error: VizError) -> None:
         del self._sources[name]

@@ -12,7 +12,14 @@ import pytest
 from tests.fakes.blobs import MemoryBlobStore
 
 from viz.domain.units import Cid
-from viz.errors import BlobNotFound, BlobTooLarge, InvalidRequest, NodeRefused, NodeUnreachable
+from viz.errors import (
+    BlobCorrupt,
+    BlobNotFound,
+    BlobTooLarge,
+    InvalidRequest,
+    NodeRefused,
+    NodeUnreachable,
+)
 from viz.storage.sources import SourcedBlobs
 from viz.storage.unixfs import CHUNK_BYTES, root_of
 
@@ -165,3 +172,19 @@ async def test_two_fetches_of_one_blob_do_not_disturb_each_other(tmp_path: Path)
         *(fetched.fetch(ROOT, each, urls=["http://good"], max_bytes=10**7) for each in targets)
     )
     assert [each.read_bytes() for each in targets] == [DATA, DATA]
+
+
+async def test_a_fault_of_the_own_disk_is_mended_by_others_or_said(tmp_path: Path) -> None:
+    """A rotten block comes from another node; if there is none, the operator learns of the rot."""
+    nodes, own = Nodes(), await stored()
+    leaf = next(cid for cid in own.blocks if cid != ROOT)
+    own.blocks[leaf] = b"rot"
+    nodes.answers |= {
+        "http://good": serving(await stored()),
+        "http://none": lambda _: Reply(404, b""),
+    }
+    fetched = sourced(nodes, tmp_path, own)
+    with pytest.raises(BlobCorrupt, match="this node's store"):
+        await fetched.fetch(ROOT, tmp_path / "out", urls=["http://none"], max_bytes=len(DATA))
+    await fetched.fetch(ROOT, tmp_path / "out", urls=["http://good"], max_bytes=len(DATA))
+    assert (tmp_path / "out").read_bytes() == DATA

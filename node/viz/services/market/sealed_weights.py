@@ -21,7 +21,13 @@ from viz.domain.ports.blobs import BlobStore
 from viz.domain.ports.chain import ChainReader, NodeEntry, WeightsAddress
 from viz.domain.ports.custody import BlobSources, KeyKind
 from viz.domain.units import Address, Cid
-from viz.errors import BlobNotFound, KeyUnknown, StorageUnavailable, UnknownAdapter
+from viz.errors import (
+    BlobNotFound,
+    ChainUnreachable,
+    KeyUnknown,
+    StorageUnavailable,
+    UnknownAdapter,
+)
 from viz.private import make_private_folder
 from viz.services.market.custodian import Custodian
 from viz.services.market.key_requests import KeyRequests
@@ -127,12 +133,17 @@ class SealedWeights:
         return await self._requests.key(entry.url, trainer, KeyKind.ADAPTER, item, adapter.cid)
 
     async def _urls(self, adapter: WeightsAddress) -> list[str]:
-        """Return the origins to ask: the trainer's node first, then others of the directory."""
-        if await self._blobs.has(adapter.cid):
-            return []
-        trainer = await self._chain.node_entry(await self._trainer_of(adapter))
-        entries: list[NodeEntry] = [] if trainer is None else [trainer]
-        entries += await self._chain.node_entries(0, MAX_NODES)
+        """Return the origins to ask: the trainer's node first, then others of the directory.
+
+        Without the chain there is none, and this node's own store may still have the blob.
+        """
+        entries: list[NodeEntry] = []
+        try:
+            trainer = await self._chain.node_entry(await self._trainer_of(adapter))
+            entries += [] if trainer is None else [trainer]
+            entries += await self._chain.node_entries(0, MAX_NODES)
+        except (ChainUnreachable, UnknownAdapter) as error:
+            _log.info("the directory is not read", reason=error.detail)
         found = [http_origin(entry.url) for entry in entries if entry.node != self._node]
         return [url for url in dict.fromkeys(found) if url is not None]
 

@@ -26,10 +26,9 @@ from viz.domain.units import BASE_MODEL, UINT32_MAX, AdapterId, Address
 from viz.errors import (
     AdapterEnded,
     AdapterNotServable,
-    EngineError,
-    StorageError,
     UnknownAdapter,
     UnknownModel,
+    VizError,
 )
 from viz.protocol.messages import AdapterOffer, adapter_model, adapter_of_model
 from viz.services.market.withdrawal import WITHDRAWN
@@ -96,7 +95,7 @@ class Catalogue:
             try:
                 if record.adapter_id not in self._engine.adapters():
                     await self._engine.add_adapter(record.adapter_id, await weights(record))
-            except (EngineError, StorageError) as error:
+            except VizError as error:  # also what the trainer's node or the chain says
                 _log.warning(
                     "adapter left out",
                     adapter_id=record.adapter_id,
