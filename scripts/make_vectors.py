@@ -155,6 +155,13 @@ def structs() -> list[tuple[Domain, Struct, bytes]]:
             ),
             SIGNER_KEY,
         ),
+        (
+            settlement,
+            typed_data.Destruction(
+                NODE, content, 1_700_000_000, 1_700_604_800, 1_700_604_860, word("items")
+            ),
+            NODE_KEY,
+        ),
     ]
 
 

@@ -55,6 +55,9 @@ from viz.services.payments.relay_budget import RESERVE_BPS, RelayPolicy
 from viz.services.payments.sessions import SessionPolicy
 from viz.services.serving.paid_stream import ServingPolicy
 from viz.services.settlement.claim_loop import ClaimPolicy, ClaimService
+from viz.services.training.destroying import DestructionSettings
+from viz.storage.deny_list import DenyList
+from viz.storage.denying import DenyingBlobStore
 from viz.storage.embedded import EmbeddedBlobStore
 from viz.storage.key_folder import KeyFolder
 from viz.storage.sealing import new_identity
@@ -180,6 +183,13 @@ def service_settings(config: Config, *, development: bool) -> ServiceSettings:
         works_dir=config.at(Path("works")),
         sealed_dir=config.at(Path("sealed")),
         custody=CustodyPolicy(config.storage.custody_bytes, config.storage.custody_bytes_per_owner),
+        destruction=DestructionSettings(
+            data_dir=config.data_dir,
+            adapters_dir=config.at(Path("adapters")),
+            trainings_dir=config.at(Path("trainings")).absolute(),
+            certificates_dir=config.at(Path("certificates")),
+            named_files=config.withdrawal.destroy_named_files,
+        ),
         max_blob_bytes=config.storage.max_blob_bytes,
         training=TrainingQueueSettings(
             directory=config.at(Path("trainings")).absolute(),
@@ -263,8 +273,9 @@ def _identity(deployment: Deployment, account: LocalAccount) -> dict[str, str]:
 
 
 async def _blobs(config: Config) -> BlockStore:
+    denied = DenyList(config.at(Path("withdrawn.deny")))
     if config.storage.backend == "embedded":
-        return EmbeddedBlobStore(config.at(Path("blobs")))
+        return DenyingBlobStore(EmbeddedBlobStore(config.at(Path("blobs"))), denied)
     try:
         from viz.storage.kubo import KuboBlobStore
     except ImportError as error:
@@ -274,7 +285,7 @@ async def _blobs(config: Config) -> BlockStore:
         ) from error
     store = KuboBlobStore(config.storage.kubo_api, timeout_s=config.storage.timeout_s)
     _log.info("blobs in kubo", version=await store.version(), api=config.storage.kubo_api)
-    return store
+    return DenyingBlobStore(store, denied)
 
 
 async def _engine(config: Config, report: ReportProgress) -> Engine:

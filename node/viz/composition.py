@@ -7,7 +7,7 @@ the class for each Protocol.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +26,8 @@ from viz.domain.pricing import Price
 from viz.domain.units import Units
 from viz.services.market.announcing import Announcing
 from viz.services.market.custodian import Custodian, CustodianIdentity, CustodyPolicy
-from viz.services.market.discovery import Discovery, NodeOffers
+from viz.services.market.destruction import WorkDestruction
+from viz.services.market.discovery import Discovery
 from viz.services.market.key_requests import KeyRequests
 from viz.services.market.license_documents import LicenseDocuments
 from viz.services.market.licensed_works import LicensedWorks
@@ -45,9 +46,11 @@ from viz.services.payments.relay_budget import RelayPolicy
 from viz.services.payments.sessions import SessionPolicy, Sessions
 from viz.services.serving.admission import Admission
 from viz.services.serving.catalogue import Catalogue
+from viz.services.serving.own_offers import own_offers
 from viz.services.serving.paid_stream import ServingPolicy
 from viz.services.settlement.claim_loop import ClaimPolicy, ClaimService
 from viz.services.settlement.reconciliation import Reconciliation
+from viz.services.training.destroying import DestructionSettings, build_destruction
 from viz.services.training.queue import TrainingQueue, seal_with
 from viz.services.upkeep.clock_check import ClockCheck, plausible_time
 from viz.services.upkeep.maintenance import Maintenance
@@ -133,6 +136,7 @@ class ServiceSettings:
     works_dir: Path
     sealed_dir: Path
     custody: CustodyPolicy
+    destruction: DestructionSettings
     max_blob_bytes: int
     training: TrainingQueueSettings
     network: NetworkSettings
@@ -163,6 +167,7 @@ class Services:
     maintenance: Maintenance
     supervisor: Supervisor
     withdrawals: WithdrawalWatch
+    destruction: WorkDestruction
 
 
 def build_services(backends: Backends, settings: ServiceSettings) -> Services:
@@ -242,6 +247,26 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
         key=key,
         age_identity=backends.age_identity,
     )
+    works = LicensedWorks(
+        chain,
+        listings,
+        custodian,
+        requests,
+        backends.sources,
+        peers=backends.peers,
+        node=node,
+        directory=settings.works_dir,
+    )
+    destruction = build_destruction(
+        settings.destruction,
+        ledger,
+        backends.blobs,
+        backends.keys,
+        works,
+        key=key,
+        domain=domain,
+        node=node,
+    )
     return Services(
         channels=channels,
         catalogue=catalogue,
@@ -267,7 +292,7 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
             backends.peers,
             clock,
             listings,
-            known=_own_offers(backends, catalogue, network.origin),
+            known=own_offers(engine, catalogue, clock, node=node, origin=network.origin),
             own=node,
             interval_s=network.discover_s,
         ),
@@ -279,16 +304,7 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
             private_addresses=network.private_addresses,
         ),
         custodian=custodian,
-        licensed_works=LicensedWorks(
-            chain,
-            listings,
-            custodian,
-            requests,
-            backends.sources,
-            peers=backends.peers,
-            node=node,
-            directory=settings.works_dir,
-        ),
+        licensed_works=works,
         publishing=Publishing(
             chain,
             writer,
@@ -312,30 +328,9 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
         clock_check=clock_check,
         maintenance=Maintenance(ledger, clock),
         supervisor=Supervisor(clock),
-        withdrawals=WithdrawalWatch(chain, writer, catalogue, trainings),
+        withdrawals=WithdrawalWatch(chain, writer, catalogue, trainings, destruction),
+        destruction=destruction,
     )
-
-
-def _own_offers(
-    backends: Backends, catalogue: Catalogue, origin: str
-) -> Callable[[], Sequence[NodeOffers]]:
-    """Return a function that says what this node itself sells now."""
-    engine, node, clock = backends.engine, backends.writer.address, backends.clock
-
-    def offers() -> Sequence[NodeOffers]:
-        base = engine.model
-        own = NodeOffers(
-            node,
-            origin,
-            base.name,
-            base.digest,
-            base.context_tokens,
-            catalogue.offers(),
-            seen_at_s=clock.now_s(),
-        )
-        return (own,)
-
-    return offers
 
 
 def _training_queue(backends: Backends, settings: TrainingQueueSettings) -> TrainingQueue:
@@ -398,6 +393,7 @@ def node_context(backends: Backends, services: Services, terms: NodeTerms) -> No
         announcing=services.announcing,
         custodian=services.custodian,
         licensed_works=services.licensed_works,
+        destruction=services.destruction,
         publishing=services.publishing,
         settlement=services.claims,
         clock=backends.clock,

@@ -234,6 +234,12 @@ class NetworkConfig(_Section):
     discover_s: Annotated[int, Field(ge=10)] = 300
 
 
+class WithdrawalConfig(_Section):
+    """Say what is destroyed when the use of a withdrawn work has ended."""
+
+    destroy_named_files: bool = False
+
+
 class LogConfig(_Section):
     """Set the daemon's log."""
 
@@ -259,6 +265,7 @@ class Config(BaseSettings):
     settlement: SettlementConfig = SettlementConfig()
     training: TrainingConfig = TrainingConfig()
     network: NetworkConfig = NetworkConfig()
+    withdrawal: WithdrawalConfig = WithdrawalConfig()
     log: LogConfig = LogConfig()
 
     @classmethod

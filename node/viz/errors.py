@@ -258,6 +258,10 @@ class BlobNotFound(StorageError):
     code, status, title = "blob-not-found", 404, "No such blob here"
 
 
+class BlobDenied(StorageError):
+    code, status, title = "blob-denied", 451, "The blob is of a work that was withdrawn"
+
+
 class BlobCorrupt(StorageError):
     code, title = "blob-corrupt", "The bytes are not what their name says"
 

@@ -43,6 +43,18 @@ def make_private_file(path: Path) -> None:
     _close(path)
 
 
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file that is its owner's alone, whole or not at all, to the disk. Raises OSError."""
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)
+    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
 def close_if_there(*paths: Path) -> None:
     """Take from others what they may do with these files, where there are such. Raises OSError."""
     for path in paths:

@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from viz.errors import ConfigError
+from viz.private import write_private
 
 
 def secret(name: str) -> SecretStr:
@@ -42,12 +43,6 @@ def kept(path: Path, make: Callable[[], str]) -> str:
     """
     if path.exists() and (known := path.read_text(encoding="utf-8").strip()):
         return known
-    secret, fresh = make(), path.with_name(f"{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(secret + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    secret = make()
+    write_private(path, secret.encode() + b"\n")
     return secret

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 from viz.domain.units import Cid
@@ -46,6 +47,12 @@ class MemoryBlobStore(VerifiedBlobStore):
             for name, _ in decode_node(self.blocks[root]).children:
                 found |= self._parts(name)
         return found
+
+    async def _delete(self, cids: Sequence[Cid]) -> None:
+        kept = {cid for root in self.pins for cid in await self._names_in(root)}
+        for cid in cids:
+            if cid not in kept:
+                self.blocks.pop(cid, None)
 
     async def close(self) -> None:
         pass

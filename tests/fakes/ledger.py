@@ -6,7 +6,7 @@ it returns and nothing waits, so it is whole or not at all by itself.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -17,6 +17,7 @@ from viz.domain.ports.ledger import (
     AnswerRecord,
     ChannelLineRecord,
     ChannelRecord,
+    EndedAdapter,
     ReceiptRecord,
     TrainingRecord,
     UnbilledRecord,
@@ -42,6 +43,8 @@ class MemoryStore:
         self.access_rows: dict[Hash32, tuple[Hash32, AccessRecord]] = {}
         self.adapter_rows: dict[AdapterId, AdapterRecord] = {}
         self.training_rows: dict[str, TrainingRecord] = {}
+        self.ended_rows: dict[AdapterId, EndedAdapter] = {}
+        self.successor_rows: dict[AdapterId, AdapterId] = {}
         self.claims: list[tuple[ClaimRecord, str]] = []
         self.transactions: dict[Hash32, tuple[SignedTransaction, Outcome | None]] = {}
         self.blocks: dict[int, BlockMark] = {}
@@ -231,6 +234,27 @@ class MemoryStore:
         self.claims = [
             (claim, "" if ending == "dropped" else ending) for claim, ending in self.claims
         ]
+
+    # adapters that ended
+
+    async def put_end(self, ended: EndedAdapter) -> None:
+        self._open()
+        self.ended_rows[ended.adapter_id] = ended
+
+    async def ended(self) -> Sequence[EndedAdapter]:
+        self._open()
+        return [self.ended_rows[key] for key in sorted(self.ended_rows)]
+
+    async def put_successor(self, adapter_id: AdapterId, successor_id: AdapterId) -> None:
+        self._open()
+        self.successor_rows[adapter_id] = successor_id
+
+    async def successors(self) -> Mapping[AdapterId, AdapterId]:
+        self._open()
+        return dict(self.successor_rows)
+
+    async def leave_no_trace(self) -> None:
+        """Nothing that was replaced is kept."""
 
     # transactions and blocks
 

@@ -22,6 +22,7 @@ from viz.errors import InvalidRequest
 from viz.protocol.credential import bearer_of_header
 from viz.services.market.announcing import Announcing
 from viz.services.market.custodian import Custodian
+from viz.services.market.destruction import WorkDestruction
 from viz.services.market.discovery import Discovery
 from viz.services.market.license_documents import LicenseDocuments
 from viz.services.market.licensed_works import LicensedWorks
@@ -83,6 +84,7 @@ class NodeContext:
     announcing: Announcing
     custodian: Custodian
     licensed_works: LicensedWorks
+    destruction: WorkDestruction
     publishing: Publishing
     settlement: ClaimService
     clock: Clock

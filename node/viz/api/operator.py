@@ -30,6 +30,7 @@ from viz.errors import InvalidRequest, UnknownAdapter, VizError
 from viz.protocol.messages import AdapterOffer
 from viz.protocol.wire import JSON_INTEGER_MAX, MAX_TEXT_CHARS, Json, Reader
 from viz.services.market.work_records import titles_of
+from viz.services.training.succession import plan_succession
 
 _log = structlog.get_logger()
 
@@ -50,6 +51,7 @@ def routes() -> list[web.RouteDef]:
         web.post(f"{path}/adapters", for_operator(activate)),
         web.post(f"{path}/publications", for_operator(publish)),
         web.delete(f"{path}/adapters/{{adapter_id}}", for_operator(drop)),
+        web.get(f"{path}/adapters/{{adapter_id}}/succession", for_operator(succession)),
         web.get(f"{path}/trainings", for_operator(trainings)),
         web.post(f"{path}/trainings", for_operator(train)),
         web.get(f"{path}/trainings/{{training_id}}", for_operator(training)),
@@ -96,7 +98,10 @@ async def publish(request: web.Request) -> web.Response:
     published = await parts.publishing.publish(publication)
     answer: Json = plain(published)
     try:
+        await parts.trainings.published(record.training_id, published.adapter_id, published.cid)
         answer["offer"] = (await _put_on_offer(parts, published.adapter_id, reader)).to_json()
+        if (before := reader.optional("succeeds", reader.integer)) is not None:
+            await parts.catalogue.succeed(AdapterId(before), published.adapter_id)
     except Exception as error:  # noqa: BLE001  it is paid for: the operator must learn the id now
         answer["offer"] = None
         answer["detail"] = _not_on_offer(published.adapter_id, error)
@@ -208,6 +213,22 @@ async def _trained_here(
             given = {name: training.request.get(name) for name in ("name", "description")}
             asked |= {name: str(text)[:MAX_TEXT_CHARS] for name, text in given.items() if text}
     return found, card, asked
+
+
+async def succession(request: web.Request) -> web.Response:
+    """Answer what a successor of an adapter would be trained on."""
+    parts = parts_of(request)
+    found = await plan_succession(
+        adapter_of(request), parts.chain, parts.ledger, parts.sessions.node
+    )
+    return web.json_response(
+        {
+            "request": found.request,
+            "royaltyBps": found.royalty_bps,
+            "trainerBps": found.trainer_bps,
+            "without": [int(each) for each in found.without],
+        }
+    )
 
 
 async def drop(request: web.Request) -> web.Response:

@@ -7,10 +7,11 @@ from typing import Final, TypeVar
 from aiohttp import web
 
 from viz.api.bodies import body_of
-from viz.api.context import LOOKS, PAYMENTS, NodeContext, ask_chain, parts_of
+from viz.api.context import LOOKS, PAYMENTS, NodeContext, ask_chain, number_of, parts_of
 from viz.api.market import STATE_KEPT_S
 from viz.domain.units import Address, ContentId, parse_address
 from viz.errors import InvalidRequest
+from viz.protocol.destruction import CERTIFICATES_PATH, Certificates
 from viz.protocol.owner_actions import (
     ACCOUNT_PATH,
     APPROVALS_PATH,
@@ -26,6 +27,7 @@ from viz.protocol.owner_actions import (
     SignedTerms,
     SignedWithdrawal,
 )
+from viz.protocol.wire import JSON_INTEGER_MAX
 
 _ID_DIGITS: Final = 15
 A = TypeVar("A", SignedTerms, SignedApproval, SignedWithdrawal)
@@ -39,6 +41,7 @@ def routes() -> list[web.RouteDef]:
         web.post(WITHDRAWALS_PATH, withdraw),
         web.get(ACCOUNT_PATH, account),
         web.get(OWNED_PATH, owned),
+        web.get(CERTIFICATES_PATH, certificates),
     ]
 
 
@@ -82,6 +85,13 @@ async def account(request: web.Request) -> web.Response:
         admit=lambda: ask_chain(request),
     )
     return web.json_response(view.to_json())
+
+
+async def certificates(request: web.Request) -> web.Response:
+    """Answer what this node destroyed of a withdrawn work, signed."""
+    content_id = ContentId(number_of(request, "content_id", JSON_INTEGER_MAX))
+    found = await parts_of(request).destruction.certificates(content_id)
+    return web.json_response(Certificates(found).to_json())
 
 
 async def _view(parts: NodeContext, asked: Address) -> AccountView:

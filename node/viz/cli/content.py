@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from viz.cli import earnings, holdings, owner
+from viz.cli import certificates, earnings, holdings, owner
 from viz.cli.console import (
     AsJson,
     DataDir,
@@ -87,6 +87,7 @@ for _verb in (
     owner.transfer,
     earnings.royalties,
     earnings.statement,
+    certificates.certificates,
 ):
     app.command()(_verb)
 

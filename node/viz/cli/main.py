@@ -25,7 +25,7 @@ TREE: Final = {
     "wallet": "holdings:app",
     "channel": "channel:app",
     "buyer": "buyer:app",
-    "adapter": "permission:adapter_app",
+    "adapter": "succession:adapter_app",
     "base": "base:app",
     "audit": "audit:app",
     "testnet": "testnet:app",

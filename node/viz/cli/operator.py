@@ -269,6 +269,9 @@ def register_adapter(
         bool,
         typer.Option("--publish-anyway", help="Sell the adapter even if its report card fails."),
     ] = False,
+    succeeds: Annotated[
+        int, typer.Option("--succeeds", min=0, help="Id of the adapter that this one follows.")
+    ] = 0,
     node: OperatedNode = "",
     folder: DataDir = None,
     as_json: AsJson = False,
@@ -282,6 +285,7 @@ def register_adapter(
         "royaltyBps": royalty_bps,
         "trainerBps": trainer_bps,
         "anyway": publish_anyway,
+        **({"succeeds": succeeds} if succeeds else {}),
     }
     request |= named(name, description)
     if share:

@@ -68,24 +68,36 @@ def train(
         if not show(plan, as_json=as_json):
             _say_plan(plan, token)
         return
+    wanted = {
+        "royaltyBps": royalty_bps,
+        "trainerBps": trainer_bps,
+        "anyway": publish_anyway,
+        **given,
+    }
+    result = train_and_publish(operator, request, wanted if publish else None, quiet=as_json)
+    if not show(result, as_json=as_json):
+        say_card(result)
+
+
+def train_and_publish(
+    operator: OperatorClient,
+    request: dict[str, Any],
+    publication: dict[str, Any] | None,
+    *,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Train to the end and, with ``publication``, register and offer the adapter; return both."""
     started = run(operator.ask("POST", "/trainings", request), logs=False)
-    result = follow(operator, started["id"], quiet=as_json)
-    if publish:
-        wanted = {
-            "trainingId": result["id"],
-            "royaltyBps": royalty_bps,
-            "trainerBps": trainer_bps,
-            "anyway": publish_anyway,
-            **given,
-        }
+    result = follow(operator, started["id"], quiet=quiet)
+    if publication is not None:
+        wanted = {"trainingId": result["id"], **publication}
         try:
             result["publication"] = run(operator.ask("POST", "/publications", wanted), logs=False)
         except VizError:
-            if not as_json:  # The result of the run, before the error says why it is not sold.
+            if not quiet:  # The result of the run, before the error says why it is not sold.
                 say_card(result)
             raise
-    if not show(result, as_json=as_json):
-        say_card(result)
+    return result
 
 
 def _work(named: str) -> dict[str, Any]:

@@ -12,7 +12,6 @@ signature is noted on disk before it leaves this machine.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Final
 from viz.domain.strict_json import load_json
 from viz.domain.units import Address
 from viz.errors import InvalidRequest
-from viz.private import make_private_folder
+from viz.private import make_private_folder, write_private
 from viz.protocol.wire import JSON_INTEGER_MAX, Reader
 
 FOLDER: Final = "signatures"
@@ -61,15 +60,8 @@ class SignaturesOut:
         """Write down a signature before it is given away; forget the ones that expired."""
         kept = [*self._valid(now_s), signed][-_MOST:]
         make_private_folder(self._path.parent)
-        partial = self._path.with_name(self._path.name + ".partial")
-        partial.unlink(missing_ok=True)
-        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump({"signatures": [_json(each) for each in kept]}, file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self._path)
+        written = {"signatures": [_json(each) for each in kept]}
+        write_private(self._path, json.dumps(written, indent=2).encode() + b"\n")
 
     def _valid(self, now_s: int) -> list[SignatureOut]:
         return [each for each in self._read() if each.deadline_s >= now_s]

@@ -247,6 +247,26 @@ class Receipt(Struct):
     time_s: int
 
 
+@dataclass(frozen=True, slots=True)
+class Destruction(Struct):
+    """A node's signed statement of what it destroyed of a withdrawn work.
+
+    ``items_hash`` is keccak256 of the canonical JSON (RFC 8785) of what was destroyed, what was
+    left and what cannot be recalled (``viz.domain.destruction``).
+    """
+
+    TYPE: ClassVar[str] = (
+        "Destruction(address node,uint256 contentId,uint64 withdrawnAt,uint64 dueAt,uint64 time,"
+        "bytes32 itemsHash)"
+    )
+    node: Address
+    content_id: ContentId
+    withdrawn_at_s: int
+    due_at_s: int
+    time_s: int
+    items_hash: Hash32
+
+
 # the token's domain
 
 

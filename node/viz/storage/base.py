@@ -13,7 +13,7 @@ import asyncio
 import os
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from io import BufferedWriter
 from pathlib import Path
 from typing import Final
@@ -128,6 +128,34 @@ class VerifiedBlobStore(BlockSource):
     @abstractmethod
     async def unpin(self, cid: Cid) -> None:
         """Allow the deletion of the blob when space is needed; no error if it was not pinned."""
+
+    async def erase(self, cid: Cid, reason: str = "") -> bool:
+        """Unpin the blob and delete its blocks; blocks that another pinned blob has too stay.
+
+        Returns whether there was anything to delete. Raises InvalidRequest, StorageError.
+        """
+        await self.unpin(cid)
+        if not await self.has(cid):
+            return False
+        # Leaves first, so that a kill in between leaves a root by which the rest is found again.
+        await self._delete(tuple(reversed(await self._names_in(cid))))
+        return True
+
+    async def _names_in(self, root: Cid) -> list[Cid]:
+        """Return the CIDs of a blob's blocks that this store has, the root first."""
+        found, waiting = dict[Cid, None](), [root]
+        while waiting:
+            cid = waiting.pop()
+            if cid in found or not await self.has(cid):
+                continue
+            found[cid] = None
+            if codec_of(cid) != RAW:
+                waiting += [name for name, _ in decode_node(await self.block(cid)).children]
+        return list(found)
+
+    @abstractmethod
+    async def _delete(self, cids: Sequence[Cid]) -> None:
+        """Delete blocks in this order, but those that a pinned blob has."""
 
     @abstractmethod
     async def discard(self, cid: Cid) -> None:

@@ -14,7 +14,7 @@ import fcntl
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -74,6 +74,9 @@ class EmbeddedBlobStore(VerifiedBlobStore):
         names = await asyncio.to_thread(lambda: [path.name for path in self._pins.iterdir()])
         return frozenset(Cid(name) for name in names)
 
+    async def _delete(self, cids: Sequence[Cid]) -> None:
+        await asyncio.to_thread(self._unlink, cids)
+
     async def close(self) -> None:
         """Do nothing: no file stays open between calls."""
 
@@ -96,6 +99,20 @@ class EmbeddedBlobStore(VerifiedBlobStore):
             raise BlobNotFound(f"{cid} is not in this store") from error
         except OSError as error:
             raise StorageUnavailable(f"{cid} cannot be read: {error.strerror}") from error
+
+    def _unlink(self, cids: Sequence[Cid]) -> None:
+        try:
+            with self._locked(fcntl.LOCK_EX):
+                needed: set[Cid] = set()
+                for pin in self._pins.iterdir():
+                    needed |= self._blocks_of(Cid(pin.name))
+                for cid in cids:
+                    path = self._path(cid)
+                    if cid not in needed and path.exists():
+                        path.unlink()
+                        _sync_folder(path.parent)
+        except OSError as error:
+            raise StorageUnavailable(f"blocks cannot be deleted: {error.strerror}") from error
 
     def _store_blocking(self, source: Path | bytes) -> Cid:
         root = Cid("")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -27,6 +27,7 @@ from viz.storage.unixfs import CHUNK_BYTES, MAX_BLOCK_BYTES, MAX_LINKS
 
 T = TypeVar("T")
 _THREADS: Final = 4
+_DELETED_AT_ONCE: Final = 128
 # Every option that affects a CID is set, so that the daemon's own configuration cannot change it.
 _LAYOUT: Final = {
     "max-file-links": MAX_LINKS,
@@ -90,6 +91,19 @@ class KuboBlobStore(VerifiedBlobStore):
     async def discard(self, cid: Cid) -> None:
         """Unpin the blob: the daemon's own collector frees the space (`ipfs repo gc`)."""
         await self.unpin(cid)
+
+    async def _delete(self, cids: Sequence[Cid]) -> None:
+        """Delete the blocks in the daemon, which itself refuses those that a pinned blob has.
+
+        ipfshttpclient has no call for it, so this sends the RPC's own.
+        """
+
+        def remove(client: Any) -> None:
+            for start in range(0, len(cids), _DELETED_AT_ONCE):
+                names = tuple(map(str, cids[start : start + _DELETED_AT_ONCE]))
+                client._client.request("/block/rm", names, decoder="json", opts={"force": True})
+
+        await self._call(remove, extra_s=len(cids) / 100)
 
     async def close(self) -> None:
         """End the threads; running calls end at their own time limit."""

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, delete, insert, select
 
 from viz.domain.card import ReportCard
-from viz.domain.ports.ledger import AdapterRecord, OfferedWork, TrainingRecord
-from viz.domain.units import AdapterId, ContentId
+from viz.domain.ports.ledger import AdapterRecord, EndedAdapter, OfferedWork, TrainingRecord
+from viz.domain.ports.services import AdapterEnd
+from viz.domain.units import AdapterId, Cid, ContentId
 from viz.store.database import Database, write_row
-from viz.store.tables import AdapterCardTable, AdapterTable, AdapterWorkTable, TrainingTable, table
+from viz.store.tables import (
+    AdapterCardTable,
+    AdapterEndTable,
+    AdapterSuccessorTable,
+    AdapterTable,
+    AdapterWorkTable,
+    TrainingTable,
+    table,
+)
 
 _ADAPTERS: Final = table(AdapterTable)
 _WORKS: Final = table(AdapterWorkTable)
 _CARDS: Final = table(AdapterCardTable)
 _TRAININGS: Final = table(TrainingTable)
+_ENDS: Final = table(AdapterEndTable)
+_SUCCESSORS: Final = table(AdapterSuccessorTable)
 _JSON: Final = ("request", "progress", "result")
 
 
@@ -78,6 +89,39 @@ class CatalogueTables:
             )
             for row in rows
         ]
+
+    async def put_end(self, ended: EndedAdapter) -> None:
+        row = {
+            "adapter_id": ended.adapter_id,
+            "weights_digest": ended.weights_digest,
+            "cid": ended.cid,
+            **asdict(ended.end),
+        }
+        await self._db.write("put-end", lambda c: write_row(c, _ENDS, row))
+
+    async def ended(self) -> Sequence[EndedAdapter]:
+        wanted = select(_ENDS).order_by(_ENDS.c.adapter_id)
+        rows = await self._db.read(lambda c: c.execute(wanted).all())
+        return [
+            EndedAdapter(
+                AdapterId(row.adapter_id),
+                AdapterEnd(ContentId(row.content_id), row.reason, row.since_s, row.ended_s),
+                row.weights_digest,
+                Cid(row.cid),
+            )
+            for row in rows
+        ]
+
+    async def put_successor(self, adapter_id: AdapterId, successor_id: AdapterId) -> None:
+        row = {"adapter_id": adapter_id, "successor_id": successor_id}
+        await self._db.write("put-successor", lambda c: write_row(c, _SUCCESSORS, row))
+
+    async def successors(self) -> Mapping[AdapterId, AdapterId]:
+        rows = await self._db.read(lambda c: c.execute(select(_SUCCESSORS)).all())
+        return {AdapterId(row.adapter_id): AdapterId(row.successor_id) for row in rows}
+
+    async def leave_no_trace(self) -> None:
+        await self._db.forget_changed()
 
     async def put_training(self, training: TrainingRecord) -> None:
         row = asdict(training)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import sqlite3
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,6 +38,7 @@ from viz.store.writer import CommitHook, GroupWriter, LedgerWrite
 T = TypeVar("T")
 READ_LIMIT_S: Final = 30.0
 BATCH_ROWS: Final = 500
+_EMPTYINGS: Final = 100
 _log = structlog.get_logger()
 _META: Final = table(MetaTable)
 
@@ -133,6 +135,33 @@ class Database:
         except SQLAlchemyError as error:
             raise fault_of(error, self._place) from error
 
+    async def forget_changed(self) -> None:
+        """Empty SQLite's log, which holds rows as they were before they were changed.
+
+        The database file itself never does (``secure_delete``). Another database's files are the
+        server's. Raises StoreError if a reader or writer did not let it for seconds.
+        """
+        if self._engine.dialect.name != "sqlite":
+            return
+
+        def run() -> bool:
+            raw = self._engine.raw_connection()
+            try:
+                row = raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                return bool(row is not None and row[0] == 0)
+            finally:
+                raw.close()
+
+        loop = asyncio.get_running_loop()
+        try:
+            for _ in range(_EMPTYINGS):
+                if await loop.run_in_executor(self._readers, run):
+                    return
+                await asyncio.sleep(0.1)
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            raise StoreError(f"the ledger's log cannot be emptied: {error}") from error
+        raise StoreError("a reader or writer keeps the ledger's log from being emptied: try again")
+
     async def close(self) -> None:
         """Finish the requested writes, then close the connections and unlock the ledger."""
         await self.writer.close()
@@ -204,6 +233,8 @@ def _make_durable(engine: Engine) -> None:
             "synchronous = FULL",
             "busy_timeout = 10000",
             "foreign_keys = ON",
+            # What is deleted or changed is overwritten: answers, works that were withdrawn.
+            "secure_delete = ON",
         ):
             connection.execute(f"PRAGMA {pragma}")
 

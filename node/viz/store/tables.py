@@ -135,6 +135,27 @@ class AdapterCardTable(LedgerTable, table=True):
     card: str = Field(sa_type=Text)
 
 
+class AdapterEndTable(LedgerTable, table=True):
+    """An adapter that ended: the work, why, since when, and where its weights were."""
+
+    __tablename__ = "adapter_ends"
+    adapter_id: int = Field(primary_key=True, sa_type=BigInteger)
+    content_id: int = Field(sa_type=BigInteger)
+    reason: str
+    since_s: int = Field(sa_type=BigInteger)
+    ended_s: int = Field(sa_type=BigInteger)
+    weights_digest: bytes = Field(sa_type=HashColumn)
+    cid: str
+
+
+class AdapterSuccessorTable(LedgerTable, table=True):
+    """The adapter that follows another one, as the operator named it."""
+
+    __tablename__ = "adapter_successors"
+    adapter_id: int = Field(primary_key=True, sa_type=BigInteger)
+    successor_id: int = Field(sa_type=BigInteger)
+
+
 class ClaimTable(LedgerTable, table=True):
     """The outbox of claim rows; ``ending`` is empty until a row is finished."""
 

@@ -63,6 +63,7 @@ from viz.services.payments.relay_budget import RelayPolicy
 from viz.services.payments.sessions import SessionPolicy
 from viz.services.serving.paid_stream import ServingPolicy
 from viz.services.settlement.claim_loop import ClaimPolicy
+from viz.services.training.destroying import DestructionSettings
 from viz.storage.key_folder import KeyFolder
 from viz.storage.sealing import recipient_of
 from viz.storage.sources import SourcedBlobs
@@ -201,6 +202,13 @@ def service_settings(
         works_dir=folder / "works",
         sealed_dir=folder / "sealed",
         custody=CustodyPolicy(64 * 1024 * 1024, 16 * 1024 * 1024),
+        destruction=DestructionSettings(
+            folder,
+            folder / "adapters",
+            folder / "trainings",
+            folder / "certificates",
+            named_files=False,
+        ),
         max_blob_bytes=512 * 1024 * 1024,
         training=TrainingQueueSettings(
             folder / "trainings",

@@ -97,6 +97,10 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
     "relay-busy": (BUYER, RETRY),
     "storage": (BUYER, FAMILY + " Read the blob elsewhere."),
     "blob-not-found": (BUYER, "Read the blob elsewhere."),
+    "blob-denied": (
+        BUYER,
+        "Nothing brings it back here: a work in it was withdrawn.",
+    ),
     "blob-corrupt": (BUYER, "Read the blob elsewhere."),
     "blob-too-large": (BUYER, "Read it block by block."),
     "storage-unavailable": (BUYER, LATER),
@@ -176,6 +180,11 @@ SIGNERS: Final[dict[str, tuple[str, str, str]]] = {
     "Session": ("Settlement", "the session key", "to get an access token; never sent to the chain"),
     "Quote": ("Settlement", "the node", "with each 402 to a known signer; never sent to the chain"),
     "Receipt": ("Settlement", "the node", "after each paid answer; never sent to the chain"),
+    "Destruction": (
+        "Settlement",
+        "the node",
+        "after it destroyed what it had of a withdrawn work; never sent to the chain",
+    ),
     "ReceiveWithAuthorization": (
         "the token",
         "the payer (or a trainer, for a fee)",

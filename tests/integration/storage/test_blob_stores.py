@@ -103,6 +103,17 @@ async def test_single_blocks_are_what_their_names_say(store: VerifiedBlobStore) 
         assert await store.block(block.cid) == block.data
 
 
+async def test_an_erased_blob_is_gone_and_shared_blocks_stay(store: VerifiedBlobStore) -> None:
+    """A withdrawn work's blob leaves no block; another pinned blob keeps the ones it has too."""
+    first, rest = _bytes(CHUNK_BYTES), b"only of the second"
+    kept, gone = await store.add(first), await store.add(first + rest)
+    assert kept != gone
+    assert await store.erase(gone)
+    assert not await store.has(gone) and not await store.has(root_of(rest))
+    assert await store.block(kept) == first
+    assert not await store.erase(gone), "there is nothing left to erase"
+
+
 @pytest.mark.parametrize(
     "text", ["", "../../etc/passwd", "QmWATWQ7fVPP2EFGu71UkfnqhYXDYH566qy47CnJ"]
 )

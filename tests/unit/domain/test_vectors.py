@@ -42,6 +42,8 @@ SIGNED = {
     "Receipt(bytes32 channelId,uint64 seq,bytes32 usageHash,bytes32 quoteHash,bytes32 requestHash,"
     "bytes32 responseHash,uint32 promptTokens,uint32 completionTokens,uint96 amount,uint96 total,"
     "uint64 time)",
+    "Destruction(address node,uint256 contentId,uint64 withdrawnAt,uint64 dueAt,uint64 time,"
+    "bytes32 itemsHash)",
     "ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,"
     "uint256 validBefore,bytes32 nonce)",
 }

@@ -27,11 +27,13 @@ from viz.domain.ports.ledger import (
     AnswerRecord,
     ChannelLineRecord,
     ChannelRecord,
+    EndedAdapter,
     OfferedWork,
     TrainingRecord,
     UnbilledRecord,
 )
 from viz.domain.ports.listings import ListingRecord
+from viz.domain.ports.services import AdapterEnd
 from viz.domain.ports.settlement_ledger import BlockMark, SignedTransaction, Store
 from viz.domain.ports.transactions import Outcome
 from viz.domain.units import UINT96_MAX, AdapterId, Address, Cid, ContentId
@@ -228,6 +230,20 @@ async def test_catalogue_and_trainings_keep_their_records(store: Store) -> None:
     await store.put_training(done)
     assert await store.training("t") == done and list(await store.trainings()) == [done]
     assert await store.training("u") is None
+
+
+async def test_ends_and_successors_are_kept_beyond_their_adapters(store: Store) -> None:
+    """After a restart an ended adapter is refused with its reason, also when it was dropped."""
+    end = AdapterEnd(ContentId(3), "work-withdrawn", 5, 9)
+    ended = EndedAdapter(ADAPTER, end, digest(2), Cid("bafy"))
+    await store.put_end(ended)
+    await store.put_end(ended)
+    await store.drop_adapter(ADAPTER)
+    assert list(await store.ended()) == [ended]
+    await store.put_successor(ADAPTER, AdapterId(8))
+    await store.put_successor(ADAPTER, AdapterId(9))
+    assert await store.successors() == {ADAPTER: AdapterId(9)}
+    await store.leave_no_trace()
 
 
 async def test_freezing_moves_the_base_in_the_same_commit(store: Store) -> None:

@@ -118,3 +118,18 @@ async def test_commits_are_flushed(store: SqlStore) -> None:
     level = await store._db.read(lambda c: c.exec_driver_sql("PRAGMA synchronous").scalar())
     mode = await store._db.read(lambda c: c.exec_driver_sql("PRAGMA journal_mode").scalar())
     assert (level, mode) == (2, "wal")
+
+
+async def test_what_was_replaced_leaves_no_trace_on_the_disk(tmp_path: Path) -> None:
+    """Words of a withdrawn work stood in a run's result: no file of the ledger has them after."""
+    words = "the oil of the lamp of Varn Point " * 400  # longer than a page
+    store = await SqlStore.open(tmp_path / "l.db", IDENTITY)
+    for number in range(3):
+        run = TrainingRecord(f"t{number}", "done", {}, result={"examples": words}, updated_at=1)
+        await store.put_training(run)
+    assert any(b"Varn Point" in path.read_bytes() for path in tmp_path.iterdir())
+    for number in range(3):
+        await store.put_training(TrainingRecord(f"t{number}", "done", {}, updated_at=2))
+    await store.leave_no_trace()
+    assert not any(b"Varn Point" in path.read_bytes() for path in tmp_path.iterdir())
+    await store.close()

@@ -46,6 +46,14 @@ class BlobStore(Protocol):
         """
         ...
 
+    async def erase(self, cid: Cid, reason: str = "") -> bool:
+        """Unpin the blob and delete its blocks from this store; ``reason`` is for people.
+
+        Blocks that another pinned blob has too stay. Returns whether there was anything to delete.
+        Raises InvalidRequest, StorageError.
+        """
+        ...
+
     async def close(self) -> None: ...
 
 

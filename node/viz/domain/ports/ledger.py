@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
 from viz.domain.card import ReportCard
+from viz.domain.ports.services import AdapterEnd
 from viz.domain.units import ZERO_HASH, AdapterId, Address, Cid, ContentId, Hash32, Units
 
 
@@ -225,7 +226,33 @@ class AdapterRecord:
     card: ReportCard | None = None
 
 
-class AdapterCatalogue(Protocol):
+@dataclass(frozen=True, slots=True)
+class EndedAdapter:
+    """An adapter that ended at this node, why, and where its weights were."""
+
+    adapter_id: AdapterId
+    end: AdapterEnd
+    weights_digest: Hash32
+    cid: Cid
+
+
+class AdapterEnds(Protocol):
+    """The adapters that ended at this node, and those that follow others."""
+
+    async def put_end(self, ended: EndedAdapter) -> None: ...
+
+    async def ended(self) -> Sequence[EndedAdapter]:
+        """Return all that ended, also those that were dropped since, by id."""
+        ...
+
+    async def put_successor(self, adapter_id: AdapterId, successor_id: AdapterId) -> None:
+        """Name the adapter that follows another; a later name replaces it."""
+        ...
+
+    async def successors(self) -> Mapping[AdapterId, AdapterId]: ...
+
+
+class AdapterCatalogue(AdapterEnds, Protocol):
     """The adapters that this node serves."""
 
     async def put_adapter(self, adapter: AdapterRecord) -> None: ...
@@ -264,7 +291,18 @@ class TrainingLedger(Protocol):
     async def trainings(self) -> Sequence[TrainingRecord]: ...
 
 
-class Ledger(ChannelLedger, AccessLedger, AdapterCatalogue, TrainingLedger, Protocol):
+class ErasableTrainings(TrainingLedger, Protocol):
+    """Training runs of which nothing may stay that they once said."""
+
+    async def leave_no_trace(self) -> None:
+        """Remove from the ledger's files what rows held before they were changed.
+
+        Where the ledger is a server's, its files are the server's to clean.
+        """
+        ...
+
+
+class Ledger(ChannelLedger, AccessLedger, AdapterCatalogue, ErasableTrainings, Protocol):
     """The ledger for serving; ``viz.domain.ports.settlement_ledger`` has that for settlement."""
 
     async def close(self) -> None: ...

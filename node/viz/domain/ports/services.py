@@ -42,9 +42,13 @@ class AdapterEnd:
 
 
 class OfferedAdapters(Protocol):
-    """The adapters that a node sells. Implemented by ``Catalogue``."""
+    """The adapters that a node sells, or sold. Implemented by ``Catalogue``."""
 
     def adapter_ids(self) -> Sequence[AdapterId]: ...
+
+    def ended(self) -> Mapping[AdapterId, AdapterEnd]:
+        """Return the adapters that ended here, also those that were dropped since."""
+        ...
 
     async def end(self, adapter_id: AdapterId, end: AdapterEnd) -> None:
         """Unload an adapter for good; later requests for it are told why."""
@@ -52,10 +56,14 @@ class OfferedAdapters(Protocol):
 
 
 class TrainingRuns(Protocol):
-    """The trainings of a node that have not ended. Implemented by ``TrainingQueue``."""
+    """The trainings of a node. Implemented by ``TrainingQueue``."""
 
     async def under_way(self) -> Mapping[str, Sequence[ContentId]]:
-        """Return the works of each run."""
+        """Return the works of each run that has not ended."""
+        ...
+
+    async def works_used(self) -> frozenset[ContentId]:
+        """Return the works of all runs, also of those that have ended."""
         ...
 
     async def stop(self, training_id: str, reason: str) -> None:

@@ -96,6 +96,10 @@ class LicensedWorks:
             kept = await asyncio.to_thread(self._kept, content_id)
             return kept or await self._fetch(content_id)
 
+    async def has(self, content_id: ContentId) -> bool:
+        """Return whether an opened work is on the disk."""
+        return await asyncio.to_thread(self._kept, content_id) is not None
+
     async def forget(self, content_id: ContentId) -> None:
         """Remove an opened work from the disk."""
         async with self._locks.setdefault(content_id, asyncio.Lock()):

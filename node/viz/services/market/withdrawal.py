@@ -1,12 +1,15 @@
 """End the use of works that were withdrawn, or whose license ended: adapters and trainings.
 
 Owns what a node does by itself after a withdrawal. It enforces the adapter's retirement on the
-chain, which anyone may do; it unloads the adapter once the chain says that it is retired; and it
-stops the trainings that the work's grant no longer permits. Invariants:
+chain, which anyone may do; it unloads the adapter once the chain says that it is retired; it stops
+the trainings that the work's grant no longer permits; and it has destroyed what the node keeps of a
+withdrawn work whose use has ended (``viz.services.market.destruction``). Invariants:
 
 - A withdrawal ends what the terms of each grant say, and no more: nothing of class 0, no adapter of
   class 1.
 - An adapter is unloaded only at a retirement that has its confirmations.
+- Nothing is destroyed before the end that the grant's class says, nor within ``FINAL_S`` of the
+  withdrawal, which could still vanish in a reorganisation; and nothing because a license lapsed.
 - A fault of the chain's endpoint ends nothing, and is tried again.
 """
 
@@ -21,15 +24,19 @@ import structlog
 from viz.domain.display import moment
 from viz.domain.license import RevocationClass
 from viz.domain.ports.chain import AdapterState, ChainReader, ContentState, GrantState
+from viz.domain.ports.holdings import EndedUse
 from viz.domain.ports.services import AdapterEnd, OfferedAdapters, TrainingRuns
 from viz.domain.ports.transactions import Call, ChainWriter
 from viz.domain.shares import Share, share_words
 from viz.domain.units import AdapterId, Address, ContentId
 from viz.errors import ChainError, VizError
+from viz.services.market.destruction import WorkDestruction
 
 INTERVAL_S: Final = 60.0
 # A license that lapses gives no event: all adapters are looked at this often for it.
 LAPSES_EVERY_S: Final = 3_600
+# A withdrawal in a block of this age stays; with a notice of nothing, destruction waits for it.
+FINAL_S: Final = 3_600
 WITHDRAWN: Final = "work-withdrawn"
 LICENSE_ENDED: Final = "license-ended"
 _log = structlog.get_logger()
@@ -44,12 +51,16 @@ class WithdrawalWatch:
         writer: ChainWriter,
         offers: OfferedAdapters,
         runs: TrainingRuns,
+        destruction: WorkDestruction | None = None,
         *,
         interval_s: float = INTERVAL_S,
     ) -> None:
+        """Create it; without ``destruction`` nothing is destroyed."""
         self._chain, self._writer = chain, writer
         self._offers, self._runs = offers, runs
+        self._destruction = destruction
         self._interval_s = interval_s
+        self._nothing_left: dict[EndedUse, int] = {}
         self._shares: dict[AdapterId, tuple[tuple[ContentId, int], ...]] = {}
         self._lapses_at_s = 0
 
@@ -63,7 +74,7 @@ class WithdrawalWatch:
             await asyncio.sleep(self._interval_s)
 
     async def step(self) -> None:
-        """Look once: enforce what can be, end what is retired, stop what may not go on."""
+        """Look once: enforce what can be, end what is retired, stop and destroy what must be."""
         now_s = await self._chain.chain_time()
         for_lapses = now_s >= self._lapses_at_s
         works: dict[ContentId, ContentState | None] = {}
@@ -79,6 +90,55 @@ class WithdrawalWatch:
             if reason := await self._why_stopped(used, works):
                 _log.info("training stopped", training=training_id, reason=reason)
                 await self._runs.stop(training_id, reason)
+        if self._destruction is not None:
+            await self._destroy(self._destruction, works, now_s)
+
+    async def _destroy(
+        self,
+        destruction: WorkDestruction,
+        works: dict[ContentId, ContentState | None],
+        now_s: int,
+    ) -> None:
+        """Destroy what is here of each withdrawn work whose use has ended."""
+        ended = self._offers.ended()
+        of_adapters = {each.content_id for each in ended.values()}
+        for content_id in sorted(of_adapters | await self._runs.works_used()):
+            content = works[content_id] if await self._is_withdrawn(content_id, works) else None
+            if content is None:
+                continue
+            ends = {
+                adapter_id: end.ended_s
+                for adapter_id, end in ended.items()
+                if end.content_id == content_id and end.reason == WITHDRAWN
+            }
+            own_s = await self._own_end(content)
+            own = own_s is not None and own_s <= now_s
+            due = [*ends.values(), *([own_s] if own_s is not None and own else [])]
+            use = EndedUse(content_id, frozenset(ends), own=own)
+            if not due or now_s < self._nothing_left.get(use, 0):
+                continue
+            made = await destruction.destroy(
+                use, withdrawn_at_s=content.withdrawn_at, due_at_s=max(due), time_s=now_s
+            )
+            if made is None:
+                self._nothing_left[use] = now_s + LAPSES_EVERY_S
+
+    async def _own_end(self, content: ContentState) -> int | None:
+        """Return when the node's own use of a withdrawn work ends; None if it does not.
+
+        It ends with the notice of the node's own grant, if that is of class 2, and not before the
+        last of the node's adapters that hold the work.
+        """
+        grant = await self._chain.grant(content.content_id, self._writer.address)
+        found = await self._chain.terms(grant.terms_hash) if grant is not None else None
+        if found is None or found.terms.revocation_class != RevocationClass.RETIRE_ADAPTERS:
+            return None
+        for adapter_id in self._offers.adapter_ids():
+            state = await self._chain.adapter(adapter_id)
+            holds = any(each == content.content_id for each, _ in state.shares) if state else False
+            if state is not None and holds and state.trainer == self._writer.address:
+                return None
+        return content.withdrawn_at + max(found.terms.notice_s, FINAL_S)
 
     async def _shares_of(self, adapter_id: AdapterId) -> tuple[tuple[ContentId, int], ...]:
         known = self._shares.get(adapter_id)

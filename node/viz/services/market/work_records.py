@@ -12,7 +12,6 @@ first.
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from viz.domain.strict_json import load_json
 from viz.domain.units import Address, ContentId, Hash32, hex_of, parse_address, parse_hash
 from viz.domain.work import Work, parse_work
 from viz.errors import InvalidRequest, InvalidWork, VizError
+from viz.private import write_private
 from viz.protocol.registration import WorkDescription, parse_description
 from viz.protocol.wire import JSON_INTEGER_MAX, Reader
 from viz.protocol.wire_model import struct_from_json, struct_to_json
@@ -203,12 +203,4 @@ def save_record(work: Path, made: Registration) -> None:
 
 def write_record(path: Path, made: Registration) -> None:
     """Write a record to any path, as ``save_record`` does."""
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
-    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(made.to_json(), file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_private(path, json.dumps(made.to_json(), indent=2).encode() + b"\n")

@@ -8,7 +8,7 @@ last hour before that ends.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Container, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -19,13 +19,14 @@ from viz.domain.display import moment
 from viz.domain.ports.chain import ChainReader, ServingState
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.engine import Engine
-from viz.domain.ports.ledger import AdapterCatalogue, AdapterRecord
+from viz.domain.ports.ledger import AdapterCatalogue, AdapterRecord, EndedAdapter
 from viz.domain.ports.services import AdapterEnd
 from viz.domain.pricing import Price
 from viz.domain.units import BASE_MODEL, UINT32_MAX, AdapterId, Address
 from viz.errors import (
     AdapterEnded,
     AdapterNotServable,
+    InvalidRequest,
     UnknownAdapter,
     UnknownModel,
     VizError,
@@ -81,7 +82,10 @@ class Catalogue:
         self._node = node
         self.list_price = list_price
         self._records: dict[AdapterId, AdapterRecord] = {}
+        # Those that ended; `_gone` holds the dropped ones of them as well.
         self._ended: dict[AdapterId, AdapterEnd] = {}
+        self._gone: dict[AdapterId, AdapterEnd] = {}
+        self._successors: dict[AdapterId, AdapterId] = {}
         self._standing: dict[AdapterId, _Standing] = {}
         self._freshness = Freshness(clock, access or ChainAccess(clock))
 
@@ -89,9 +93,15 @@ class Catalogue:
         """Load the ledger's adapters into the engine; leave out those that cannot be loaded.
 
         ``weights`` returns the path of a record's weights after it has checked their digest. A file
-        that was damaged on the disk must not be served under the name of the registered one.
+        that was damaged on the disk must not be served under the name of the registered one. An
+        adapter that ended is not loaded.
         """
+        self._gone = {each.adapter_id: each.end for each in await self._ledger.ended()}
+        self._successors = dict(await self._ledger.successors())
         for record in await self._ledger.adapters():
+            if (end := self._gone.get(record.adapter_id)) is not None:
+                self._ended[record.adapter_id] = end
+                continue
             try:
                 if record.adapter_id not in self._engine.adapters():
                     await self._engine.add_adapter(record.adapter_id, await weights(record))
@@ -119,9 +129,29 @@ class Catalogue:
 
     async def end(self, adapter_id: AdapterId, end: AdapterEnd) -> None:
         """Unload an adapter whose license ended; the ledger keeps it, and requests are told why."""
-        if self._records.pop(adapter_id, None) is not None:
-            self._ended[adapter_id] = end
-            await self._engine.remove_adapter(adapter_id)
+        record = self._records.get(adapter_id)
+        if record is None:
+            return
+        digest, cid = record.weights_digest, record.cid
+        await self._ledger.put_end(EndedAdapter(adapter_id, end, digest, cid))
+        self._records.pop(adapter_id, None)
+        self._ended[adapter_id] = self._gone[adapter_id] = end
+        await self._engine.remove_adapter(adapter_id)
+
+    def ended(self) -> Mapping[AdapterId, AdapterEnd]:
+        """Return the adapters that ended here, also those that were dropped since."""
+        return dict(self._gone)
+
+    async def succeed(self, adapter_id: AdapterId, successor_id: AdapterId) -> None:
+        """Name the adapter to which requests for an ended one are pointed.
+
+        Raises UnknownAdapter if the successor is not on offer here.
+        """
+        self._record(successor_id)
+        if adapter_id == successor_id:
+            raise InvalidRequest(f"adapter {adapter_id} cannot follow itself")
+        await self._ledger.put_successor(adapter_id, successor_id)
+        self._successors[adapter_id] = successor_id
 
     async def drop(self, adapter_id: AdapterId) -> None:
         """Take an adapter off the offer; vouchers for it stay valid."""
@@ -227,9 +257,20 @@ class Catalogue:
         """The ids on offer. A voucher may pay for these, and for what its channel had before."""
         return self._records.keys() | {BASE_MODEL}
 
+    def _successor(self, adapter_id: AdapterId) -> AdapterId | None:
+        """Return the first adapter on offer among those that follow one another."""
+        seen = {adapter_id}
+        following = self._successors.get(adapter_id)
+        while following is not None and following not in seen:
+            if following in self._records:
+                return following
+            seen.add(following)
+            following = self._successors.get(following)
+        return None
+
     def _record(self, adapter_id: AdapterId) -> AdapterRecord:
         if (end := self._ended.get(adapter_id)) is not None:
-            raise ended_error(adapter_id, end)
+            raise ended_error(adapter_id, end, self._successor(adapter_id))
         if adapter_id not in self._records:
             raise UnknownAdapter(
                 f"adapter {adapter_id} is not served here: GET /viz/v1/adapters lists what is"
@@ -237,12 +278,22 @@ class Catalogue:
         return self._records[adapter_id]
 
 
-def ended_error(adapter_id: AdapterId, end: AdapterEnd) -> AdapterEnded:
-    """Return the refusal of an adapter that ended, with the work, the reason and the dates."""
+def ended_error(
+    adapter_id: AdapterId, end: AdapterEnd, successor: AdapterId | None = None
+) -> AdapterEnded:
+    """Return the refusal of an adapter that ended: the work, reason, dates and the successor."""
     what = "was withdrawn" if end.reason == WITHDRAWN else "was licensed until"
-    return AdapterEnded(
+    said = (
         f"adapter {adapter_id} ended {moment(end.ended_s)} and is not served any more: work "
-        f"{end.content_id} {what} {moment(end.since_s)}",
+        f"{end.content_id} {what} {moment(end.since_s)}"
+    )
+    follows: dict[str, int | str] = {}
+    if successor is not None:
+        said += f"; {adapter_model(successor)} follows it"
+        follows = {"successorId": int(successor), "successor": adapter_model(successor)}
+    return AdapterEnded(
+        said,
+        **follows,
         adapterId=int(adapter_id),
         contentId=int(end.content_id),
         reason=end.reason,

@@ -35,12 +35,13 @@ from viz.domain.manifest import (
 from viz.domain.ports.chain import ChainReader
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.ledger import TrainingLedger, TrainingRecord
-from viz.domain.units import Address, ContentId
+from viz.domain.units import AdapterId, Address, Cid, ContentId
 from viz.domain.work import Work
 from viz.errors import InvalidRequest, StoreError, TrainingCancelled, VizError
 from viz.services.market.publishing import Publication
 from viz.services.training.checks import TrainingCheck, TrainingPlan
 from viz.services.training.cleanup import tidy
+from viz.services.training.holdings import works_of
 from viz.services.training.progress import TrainingProgress
 from viz.services.training.request import inputs_of
 from viz.services.training.result import (
@@ -165,6 +166,18 @@ class TrainingQueue:
                 continue  # it fails by itself when its turn comes
             found[record.training_id] = [ContentId(each.content_id) for each in inputs]
         return found
+
+    async def works_used(self) -> frozenset[ContentId]:
+        """Return the works of all runs, also of those that have ended."""
+        records = await self._ledger.trainings()
+        used = await asyncio.to_thread(lambda: [works_of(record) for record in records])
+        return frozenset().union(*used)
+
+    async def published(self, training_id: str, adapter_id: AdapterId, cid: Cid) -> None:
+        """Keep under which id and CID a run's adapter was published."""
+        record = await self.record(training_id)
+        told = {"adapterId": int(adapter_id), "cid": cid}
+        await self._put(replace(record, result={**record.result, **told}))
 
     async def stop(self, training_id: str, reason: str) -> None:
         """Stop a run for good as ``cancel`` does, and keep the reason in its record."""

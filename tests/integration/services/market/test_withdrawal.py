@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from tests.integration.chain.testnet import CLOSE_DELAY_S, Testnet, terms
 from tests.integration.services.claiming import SystemClock
 
+from viz.chain.keys import development_account
+from viz.domain.destruction import HeldItem
+from viz.domain.eip712 import settlement_domain
+from viz.domain.ports.holdings import EndedUse, WorkHoldings
 from viz.domain.ports.services import AdapterEnd
 from viz.domain.units import AdapterId, ContentId
 from viz.errors import ChainUnreachable, LicenseError
+from viz.services.market.destruction import WorkDestruction
 from viz.services.market.licensing import Licensing
-from viz.services.market.withdrawal import LICENSE_ENDED, WITHDRAWN, WithdrawalWatch
+from viz.services.market.withdrawal import (
+    FINAL_S,
+    LICENSE_ENDED,
+    WITHDRAWN,
+    WithdrawalWatch,
+)
 
 DAY_S = 86_400
 NODE = 5
@@ -24,14 +35,17 @@ class Offers:
     """The adapters that the node sells, and those that ended."""
 
     ids: list[AdapterId]
-    ended: dict[AdapterId, AdapterEnd] = field(default_factory=dict)
+    over: dict[AdapterId, AdapterEnd] = field(default_factory=dict)
 
     def adapter_ids(self) -> Sequence[AdapterId]:
         return list(self.ids)
 
     async def end(self, adapter_id: AdapterId, end: AdapterEnd) -> None:
         self.ids.remove(adapter_id)
-        self.ended[adapter_id] = end
+        self.over[adapter_id] = end
+
+    def ended(self) -> Mapping[AdapterId, AdapterEnd]:
+        return dict(self.over)
 
 
 @dataclass
@@ -44,8 +58,33 @@ class Runs:
     async def under_way(self) -> Mapping[str, Sequence[ContentId]]:
         return {name: used for name, used in self.works.items() if name not in self.stopped}
 
+    async def works_used(self) -> frozenset[ContentId]:
+        return frozenset(each for used in self.works.values() for each in used)
+
     async def stop(self, training_id: str, reason: str) -> None:
         self.stopped[training_id] = reason
+
+
+@dataclass
+class Shelf:
+    """A holder with one item of each work, which remembers what was asked of it."""
+
+    uses: list[EndedUse] = field(default_factory=list)
+    gone: set[ContentId] = field(default_factory=set)
+
+    async def holdings(self, ended: EndedUse) -> WorkHoldings:
+        self.uses.append(ended)
+        here = () if ended.content_id in self.gone else (HeldItem("copy", "a book"),)
+        return WorkHoldings(here)
+
+    async def destroy(self, ended: EndedUse, items: Sequence[HeldItem]) -> None:
+        self.gone.add(ended.content_id)
+
+
+def destruction(net: Testnet, shelf: Shelf, folder: Path) -> WorkDestruction:
+    key = bytes(development_account(NODE).key)
+    where = settlement_domain(net.deployment.chain_id, net.deployment.settlement)
+    return WorkDestruction([shelf], folder, key=key, domain=where, node=net.sender(NODE).address)
 
 
 async def pass_time(net: Testnet, seconds: int) -> None:
@@ -67,7 +106,7 @@ async def test_a_withdrawal_ends_what_each_class_says_and_no_more(net: Testnet) 
     runs = Runs({f"class {number}": [each] for number, each in enumerate(works)})
     watch = WithdrawalWatch(net.chain, node, offers, runs)
     await watch.step()
-    assert not runs.stopped and not offers.ended
+    assert not runs.stopped and not offers.over
 
     for each in works:
         await net.done(creator, "ContentRegistry", "withdraw", each)
@@ -84,11 +123,11 @@ async def test_a_withdrawal_ends_what_each_class_says_and_no_more(net: Testnet) 
     sent = await net.rpc.transaction_count(node.address)
     await watch.step()
     assert await net.rpc.transaction_count(node.address) == sent, "it is enforced once"
-    assert not offers.ended, "the notice is kept"
+    assert not offers.over, "the notice is kept"
 
     await pass_time(net, 2 * DAY_S)
     await watch.step()
-    assert offers.ended == {
+    assert offers.over == {
         adapters[2]: AdapterEnd(retired, WITHDRAWN, content.withdrawn_at, ends[2])
     }
     assert set(runs.stopped) == {"class 1", "class 2"}
@@ -105,10 +144,10 @@ async def test_a_lapsed_license_ends_the_adapter(net: Testnet) -> None:
     await watch.step()
     await pass_time(net, DAY_S)
     await watch.step()
-    assert runs.stopped == {"run": f"the license to work {work} ended"} and not offers.ended
+    assert runs.stopped == {"run": f"the license to work {work} ended"} and not offers.over
     await pass_time(net, 2 * CLOSE_DELAY_S + 3_600)
     await watch.step()
-    assert offers.ended[adapter].reason == LICENSE_ENDED
+    assert offers.over[adapter].reason == LICENSE_ENDED
 
 
 async def test_another_node_that_was_first_harms_nothing(net: Testnet) -> None:
@@ -134,3 +173,58 @@ async def test_a_silent_chain_ends_nothing(net: Testnet) -> None:
     with pytest.raises(ChainUnreachable):
         await watch.step()
     assert offers.ids == [adapter]
+
+
+async def test_copies_go_at_the_end_that_the_class_says_and_no_others(
+    net: Testnet, tmp_path: Path
+) -> None:
+    """Without an adapter: what a trainer made of a class 2 work goes after the notice (an hour at
+    least, since a block may vanish). Of classes 0 and 1, and after a mere lapse, nothing goes."""
+    creator, node = net.sender(2), net.sender(NODE)
+    offered = [terms(revocation_class=number, notice_s=DAY_S) for number in (0, 1, 2)]
+    offered += [terms(revocation_class=2), terms(grant_duration_s=DAY_S, revocation_class=2)]
+    works = [await net.register_work(creator, each) for each in offered]
+    adapters = [AdapterId(await net.register_adapter(node, [each])) for each in works]
+    for each in works[:4]:
+        await net.done(creator, "ContentRegistry", "withdraw", each)
+    # The operator has dropped its adapters: only the trainings' copies are left.
+    offers, runs = Offers([]), Runs({str(each): [each] for each in works})
+    shelf = Shelf()
+    certified = destruction(net, shelf, tmp_path / "certificates")
+    watch = WithdrawalWatch(net.chain, node, offers, runs, certified)
+    await watch.step()
+    assert not shelf.gone, "no notice is over, and no block is old"
+    await pass_time(net, FINAL_S)
+    await watch.step()
+    assert shelf.gone == {works[3]}
+    await pass_time(net, DAY_S)
+    await watch.step()
+    assert shelf.gone == {works[3], works[2]}
+    (certificate,) = await certified.certificates(works[2])
+    content = await net.chain.content(works[2])
+    assert content is not None
+    assert certificate.certificate.due_at_s == content.withdrawn_at + DAY_S
+    assert {use.own for use in shelf.uses} == {True} and adapters
+    asked = len(shelf.uses)
+    await watch.step()
+    await watch.step()
+    assert len(shelf.uses) <= asked + 2, "what is empty is not looked through every minute"
+
+
+async def test_an_adapter_on_offer_keeps_its_trainers_copies(net: Testnet, tmp_path: Path) -> None:
+    """While the node still serves it, until its retirement, nothing of it is destroyed."""
+    creator, node = net.sender(2), net.sender(NODE)
+    work = await net.register_work(creator, terms(revocation_class=2))
+    adapter = AdapterId(await net.register_adapter(node, [work]))
+    await net.done(creator, "ContentRegistry", "withdraw", work)
+    offers, shelf = Offers([adapter]), Shelf()
+    certified = destruction(net, shelf, tmp_path / "certificates")
+    watch = WithdrawalWatch(net.chain, node, offers, Runs({"run": [work]}), certified)
+    await watch.step()
+    await pass_time(net, 2 * CLOSE_DELAY_S - 60)
+    await watch.step()
+    assert offers.ids == [adapter] and not shelf.gone, "MIN_NOTICE is the node's to claim"
+    await pass_time(net, 120)
+    await watch.step()
+    assert offers.over and shelf.gone == {work}
+    assert shelf.uses[-1] == EndedUse(work, frozenset({adapter}), own=True)

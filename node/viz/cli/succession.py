@@ -1,0 +1,76 @@
+"""Run `viz adapter succeed`: train an adapter's successor on the works that may still be used."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from viz.cli import permission
+from viz.cli.console import AsJson, DataDir, guarded, run, say, show
+from viz.cli.http import OperatedNode
+from viz.cli.operator import (
+    AdapterArgument,
+    DescriptionOption,
+    NameOption,
+    OperatorClient,
+    adapter_app,
+    named,
+)
+from viz.cli.train import train_and_publish
+from viz.cli.training import say_card
+
+# `viz adapter` is one group: this module is the last that adds to it.
+__all__ = ["adapter_app", "permission"]
+
+
+@adapter_app.command("succeed")
+@guarded
+def succeed(
+    adapter_id: AdapterArgument,
+    name: NameOption = "",
+    description: DescriptionOption = "",
+    publish_anyway: Annotated[
+        bool,
+        typer.Option("--publish-anyway", help="Sell the adapter even if its report card fails."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show which works would stay, and which not.")
+    ] = False,
+    node: OperatedNode = "",
+    folder: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a successor without the works that were withdrawn or whose license ended.
+
+    Works, settings and rates are those of the adapter. Requests for it are told the successor from
+    then on, once it has ended. It may be trained before that, in the time of the notice.
+    """
+    operator = OperatorClient(node, folder)
+    plan = run(operator.ask("GET", f"/adapters/{adapter_id}/succession"), logs=False)
+    without = ", ".join(map(str, plan["without"]))
+    if dry_run:
+        if not show(plan, as_json=as_json):
+            kept = ", ".join(str(each["contentId"]) for each in plan["request"]["works"])
+            say(
+                f"a successor of adapter {adapter_id} holds work {kept}, and no more work {without}"
+            )
+        return
+    given = named(name, description)
+    wanted: dict[str, Any] = {
+        "royaltyBps": plan["royaltyBps"],
+        "trainerBps": plan["trainerBps"],
+        "anyway": publish_anyway,
+        "succeeds": adapter_id,
+        **given,
+    }
+    result = train_and_publish(operator, {**plan["request"], **given}, wanted, quiet=as_json)
+    if show(result, as_json=as_json):
+        return
+    say_card(result)
+    published = result["publication"]
+    if published["offer"] is None:
+        say(published["detail"])
+    else:
+        model = published["offer"]["model"]
+        say(f"{model} follows adapter {adapter_id}, without work {without}")

@@ -1,0 +1,60 @@
+"""Name what a node has of a work, and hash the list of what it destroyed.
+
+Owns the items of a certificate of destruction and the hash that its signature covers;
+``viz.protocol.destruction`` has the certificate. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import rfc8785
+
+from viz.domain.eip712 import keccak
+from viz.domain.units import Hash32
+
+# What no node can undo, whatever it destroys. Part of every certificate.
+BEYOND_RECALL: Final = (
+    "answers and blobs that others read while the work was licensed",
+    "copies in backups, and on disks that keep old blocks, of this machine and of others",
+    "the work's commitment, terms and past payments on the chain",
+)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class HeldItem:
+    """One thing that a node has of a work.
+
+    ``kind`` is what it is, such as ``weights`` or ``blob``; ``name`` finds it at the node: a path
+    below the data folder, a CID, or the id of a run.
+    """
+
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class LeftItem:
+    """One thing that a node did not destroy, and why."""
+
+    kind: str
+    name: str
+    reason: str
+
+    @property
+    def item(self) -> HeldItem:
+        return HeldItem(self.kind, self.name)
+
+
+def items_hash(
+    destroyed: Sequence[HeldItem], left: Sequence[LeftItem], beyond_recall: Sequence[str]
+) -> Hash32:
+    """Return keccak256 of the canonical JSON (RFC 8785) of a certificate's list."""
+    listed: dict[str, Any] = {
+        "destroyed": [{"kind": each.kind, "name": each.name} for each in destroyed],
+        "left": [{"kind": each.kind, "name": each.name, "reason": each.reason} for each in left],
+        "beyondRecall": list(beyond_recall),
+    }
+    return keccak(rfc8785.dumps(listed))

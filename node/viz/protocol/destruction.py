@@ -1,0 +1,79 @@
+"""Define the certificate of destruction: what a node destroyed of a withdrawn work, signed.
+
+Owns its JSON and its check. A certificate is the node's word: it proves who said what and when. It
+does not prove that no copy is left. Does no I/O.
+
+Invariant: the signature covers every word of the list (``viz.domain.destruction.items_hash``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Final
+
+from viz.domain.destruction import BEYOND_RECALL, HeldItem, LeftItem, items_hash
+from viz.domain.eip712 import Domain, is_signed_by, sign_compact
+from viz.domain.typed_data import Destruction
+from viz.domain.units import Address, ContentId
+from viz.errors import InvalidSignature
+from viz.protocol.messages import SignatureHex
+from viz.protocol.wire_model import AtMost, Signed, WireModel, record, text
+
+# GET -> Certificates.
+CERTIFICATES_PATH: Final = "/viz/v1/contents/{content_id}/certificates"
+MAX_CERTIFICATES: Final = 64
+MAX_ITEMS: Final = 4_096
+_KIND: Final = text(40)
+_NAME: Final = text(1_024)
+_HELD: Final = record(HeldItem, {"kind": ("kind", _KIND), "name": ("name", _NAME)})
+_LEFT: Final = record(
+    LeftItem, {"kind": ("kind", _KIND), "name": ("name", _NAME), "reason": ("reason", text(400))}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DestructionCertificate(WireModel):
+    """What was destroyed and what was left of one work, signed by the node that had it."""
+
+    WHERE: ClassVar[str] = "the certificate"
+    certificate: Annotated[Destruction, Signed]
+    destroyed: Annotated[tuple[Annotated[HeldItem, _HELD], ...], AtMost(MAX_ITEMS)]
+    left: Annotated[tuple[Annotated[LeftItem, _LEFT], ...], AtMost(MAX_ITEMS)]
+    beyond_recall: Annotated[tuple[Annotated[str, text(400)], ...], AtMost(16)]
+    signature: SignatureHex
+
+    def verify(self, domain: Domain) -> None:
+        """Raise InvalidSignature if the node that it names did not sign these words."""
+        if items_hash(self.destroyed, self.left, self.beyond_recall) != self.certificate.items_hash:
+            raise InvalidSignature("the certificate's list is not the one that was signed")
+        if not is_signed_by(domain.digest(self.certificate), self.signature, self.certificate.node):
+            raise InvalidSignature(f"the certificate is not signed by {self.certificate.node}")
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates(WireModel):
+    """All certificates of one work that a node has, the oldest first."""
+
+    WHERE: ClassVar[str] = "the certificates"
+    certificates: Annotated[tuple[DestructionCertificate, ...], AtMost(MAX_CERTIFICATES)]
+
+
+def certify(
+    key: bytes,
+    domain: Domain,
+    node: Address,
+    content_id: ContentId,
+    *,
+    withdrawn_at_s: int,
+    due_at_s: int,
+    time_s: int,
+    destroyed: Sequence[HeldItem],
+    left: Sequence[LeftItem],
+) -> DestructionCertificate:
+    """Return the node's signed certificate; the times are of the chain, in seconds."""
+    gone, kept = tuple(sorted(destroyed)[:MAX_ITEMS]), tuple(sorted(left)[:MAX_ITEMS])
+    hashed = items_hash(gone, kept, BEYOND_RECALL)
+    signed = Destruction(node, content_id, withdrawn_at_s, due_at_s, time_s, hashed)
+    signature = sign_compact(key, domain.digest(signed))
+    return DestructionCertificate(signed, gone, kept, BEYOND_RECALL, signature)

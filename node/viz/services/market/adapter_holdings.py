@@ -1,0 +1,82 @@
+"""Find and destroy what a node keeps of adapters that ended: plain weights, blobs, and keys.
+
+Implements ``WorkHolder`` (viz.domain.ports.holdings). Invariant: bytes that a licensed adapter on
+offer has as well are left, and named.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from viz.domain.destruction import HeldItem, LeftItem
+from viz.domain.ports.blobs import BlobStore
+from viz.domain.ports.custody import KeyStore
+from viz.domain.ports.holdings import EndedUse, WorkHoldings
+from viz.domain.ports.ledger import AdapterCatalogue
+from viz.domain.units import Cid, Hash32
+from viz.errors import BlobDenied, InvalidRequest
+
+WEIGHTS: Final = "weights"
+BLOB: Final = "blob"
+KEY: Final = "key of the sealed weights"
+
+
+class AdapterHoldings:
+    """The weights of adapters, by the digest of their plain bytes and by their CID."""
+
+    def __init__(
+        self, ledger: AdapterCatalogue, blobs: BlobStore, keys: KeyStore, adapters_dir: Path
+    ) -> None:
+        self._ledger, self._blobs, self._keys = ledger, blobs, keys
+        self._folder = adapters_dir
+
+    async def holdings(self, ended: EndedUse) -> WorkHoldings:
+        """Return the weights and blobs of the adapters that ended with the work."""
+        gone = await self._ledger.ended()
+        return await self.of_weights(
+            (each.weights_digest, each.cid) for each in gone if each.adapter_id in ended.adapters
+        )
+
+    async def of_weights(self, pairs: Iterable[tuple[Hash32, Cid | None]]) -> WorkHoldings:
+        """Return what is here of weights with these digests, stored under these CIDs."""
+        over = {each.adapter_id for each in await self._ledger.ended()}
+        sold = [each for each in await self._ledger.adapters() if each.adapter_id not in over]
+        items, left = set[HeldItem](), set[LeftItem]()
+        for digest, cid in pairs:
+            found = []
+            if await asyncio.to_thread(self._path(digest.hex()).exists):
+                found.append(HeldItem(WEIGHTS, digest.hex()))
+            if cid is not None and await self._has(cid):
+                found.append(HeldItem(BLOB, cid))
+            if cid is not None and await self._keys.get(cid) is not None:
+                found.append(HeldItem(KEY, cid))
+            same = next((each for each in sold if each.weights_digest == digest), None)
+            if same is None:
+                items.update(found)
+                continue
+            why = f"adapter {same.adapter_id}, which is licensed, has the same bytes"
+            left.update(LeftItem(each.kind, each.name, why) for each in found)
+        return WorkHoldings(tuple(sorted(items)), tuple(sorted(left)))
+
+    async def destroy(self, ended: EndedUse, items: Sequence[HeldItem]) -> None:
+        """Destroy keys first: without them the blobs that others have stay sealed."""
+        for item in items:
+            if item.kind == KEY:
+                await self._keys.destroy(Cid(item.name))
+        for item in items:
+            if item.kind == WEIGHTS:
+                await asyncio.to_thread(self._path(item.name).unlink, missing_ok=True)
+            elif item.kind == BLOB:
+                await self._blobs.erase(Cid(item.name), f"work {ended.content_id} was withdrawn")
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.safetensors"
+
+    async def _has(self, cid: Cid) -> bool:
+        try:
+            return await self._blobs.has(cid)
+        except (BlobDenied, InvalidRequest):
+            return False

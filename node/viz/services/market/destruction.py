@@ -1,0 +1,156 @@
+"""Destroy what a node has of a work whose use has ended, and certify it.
+
+Owns the order: write down what will be destroyed, destroy it, look again, sign, and only then
+forget the list. So after a kill at any moment the next look goes on, and the certificate names all
+of it. ``viz.services.market.withdrawal`` decides when a use has ended; the holders
+(``viz.domain.ports.holdings``) know where things are. Certificates are files, one for each
+destruction, readable by everybody who asks the node.
+
+Invariants: a certificate names as destroyed only what is gone when it is signed; what a holder
+could not destroy is named as left, and tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from viz.domain.destruction import HeldItem, LeftItem
+from viz.domain.eip712 import Domain
+from viz.domain.ports.holdings import EndedUse, WorkHolder, WorkHoldings
+from viz.domain.strict_json import load_json
+from viz.domain.units import Address, ContentId
+from viz.errors import InvalidRequest, StorageUnavailable, VizError
+from viz.private import make_private_folder, write_private
+from viz.protocol.destruction import MAX_CERTIFICATES, DestructionCertificate, certify
+
+MAX_CERTIFICATE_BYTES: Final = 4 * 1024 * 1024
+_log = structlog.get_logger()
+
+
+class WorkDestruction:
+    """Destroys and certifies for one node; ``folder`` keeps its certificates."""
+
+    def __init__(
+        self,
+        holders: Sequence[WorkHolder],
+        folder: Path,
+        *,
+        key: bytes,
+        domain: Domain,
+        node: Address,
+        named_files: bool = False,
+    ) -> None:
+        """``named_files``: also destroy the operator's own files that trainings named."""
+        self._holders, self._folder = tuple(holders), folder
+        self._key, self._domain, self._node = key, domain, node
+        self._named_files = named_files
+        # One destruction at a time: two would certify the same items.
+        self._busy = asyncio.Lock()
+
+    async def destroy(
+        self, ended: EndedUse, *, withdrawn_at_s: int, due_at_s: int, time_s: int
+    ) -> DestructionCertificate | None:
+        """Destroy what there is of the work; return the certificate, None if there was nothing.
+
+        Raises StorageUnavailable if the list or the certificate cannot be written.
+        """
+        if self._named_files and not ended.named_files:
+            ended = EndedUse(ended.content_id, ended.adapters, ended.own, named_files=True)
+        async with self._busy:
+            held = await self._holdings(ended)
+            listed = set(held.items) | set(await self._begun(ended.content_id))
+            if not listed:
+                return None
+            begun = [[each.kind, each.name] for each in sorted(listed)]
+            await self._write(self._list_of(ended.content_id), begun)
+            for holder in self._holders:
+                try:
+                    await holder.destroy(ended, sorted(listed))
+                except (VizError, OSError) as error:
+                    _log.error("a part is not destroyed", work=ended.content_id, reason=str(error))
+            after = await self._holdings(ended, failed=True)
+            gone = listed - {each.item for each in after.left}
+            if not gone:
+                return None
+            made = certify(
+                self._key,
+                self._domain,
+                self._node,
+                ended.content_id,
+                withdrawn_at_s=withdrawn_at_s,
+                due_at_s=due_at_s,
+                time_s=time_s,
+                destroyed=sorted(gone),
+                left=after.left,
+            )
+            number = 1 + len(await self.certificates(ended.content_id))
+            path = self._folder / f"{ended.content_id}-{number}.json"
+            await self._write(path, made.to_json())
+            await asyncio.to_thread(self._list_of(ended.content_id).unlink, missing_ok=True)
+            _log.info("a work was destroyed", work=ended.content_id, items=len(gone))
+            return made
+
+    async def certificates(self, content_id: ContentId) -> tuple[DestructionCertificate, ...]:
+        """Return a work's certificates, the oldest first; one that is damaged is left out."""
+        return await asyncio.to_thread(self._read, content_id)
+
+    async def _holdings(self, ended: EndedUse, *, failed: bool = False) -> WorkHoldings:
+        """Return what all holders have; with ``failed``, what should be gone counts as left."""
+        found = [await holder.holdings(ended) for holder in self._holders]
+        items = tuple(item for each in found for item in each.items)
+        left = tuple(item for each in found for item in each.left)
+        if failed:  # what should be gone now
+            why = "it could not be destroyed yet"
+            left += tuple(LeftItem(each.kind, each.name, why) for each in items)
+        return WorkHoldings(items, left)
+
+    def _list_of(self, content_id: ContentId) -> Path:
+        return self._folder / f"{content_id}.begun.json"
+
+    async def _begun(self, content_id: ContentId) -> tuple[HeldItem, ...]:
+        """Return what an earlier process began to destroy, and did not certify."""
+
+        def read() -> tuple[HeldItem, ...]:
+            try:
+                listed = load_json(self._list_of(content_id).read_bytes())
+                return tuple(HeldItem(str(kind), str(name)) for kind, name in listed)
+            except FileNotFoundError:
+                return ()
+            except (OSError, ValueError, TypeError) as error:
+                _log.warning("a list of begun destruction is lost", reason=str(error))
+                return ()
+
+        return await asyncio.to_thread(read)
+
+    async def _write(self, path: Path, value: object) -> None:
+        def write() -> None:
+            make_private_folder(path.parent)
+            write_private(path, json.dumps(value, indent=1).encode() + b"\n")
+
+        try:
+            await asyncio.to_thread(write)
+        except OSError as error:
+            raise StorageUnavailable(f"{path} cannot be written: {error.strerror}") from error
+
+    def _read(self, content_id: ContentId) -> tuple[DestructionCertificate, ...]:
+        named = re.compile(rf"{int(content_id)}-([0-9]{{1,6}})\.json", re.ASCII)
+        if not self._folder.is_dir():
+            return ()
+        numbers = (named.fullmatch(path.name) for path in self._folder.iterdir())
+        found = []
+        for number in sorted(int(name[1]) for name in numbers if name)[:MAX_CERTIFICATES]:
+            path = self._folder / f"{content_id}-{number}.json"
+            try:
+                with path.open("rb") as file:
+                    value = load_json(file.read(MAX_CERTIFICATE_BYTES))
+                found.append(DestructionCertificate.from_json(value))
+            except (OSError, ValueError, InvalidRequest) as error:
+                _log.warning("a certificate cannot be read", path=str(path), reason=str(error))
+        return tuple(found)

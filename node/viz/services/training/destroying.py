@@ -1,0 +1,64 @@
+"""Build what destroys the works whose use has ended: over every part that keeps something of them.
+
+This is the one place that lists the parts. A part that keeps bytes or keys of works and is not
+listed here would keep them after a withdrawal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from viz.domain.eip712 import Domain
+from viz.domain.ports.blobs import BlobStore
+from viz.domain.ports.custody import KeyStore
+from viz.domain.ports.settlement_ledger import Store
+from viz.domain.units import Address
+from viz.services.market.adapter_holdings import AdapterHoldings
+from viz.services.market.destruction import WorkDestruction
+from viz.services.market.licensed_works import LicensedWorks
+from viz.services.market.work_holdings import WorkHoldingsHere
+from viz.services.training.holdings import TrainingHoldings
+
+
+@dataclass(frozen=True, slots=True)
+class DestructionSettings:
+    """The folders of what is destroyed and of the certificates, and the operator's choice.
+
+    ``data_dir`` is all that is the node's own. ``named_files``: also destroy work files outside it
+    that trainings named.
+    """
+
+    data_dir: Path
+    adapters_dir: Path
+    trainings_dir: Path
+    certificates_dir: Path
+    named_files: bool
+
+
+def build_destruction(
+    settings: DestructionSettings,
+    ledger: Store,
+    blobs: BlobStore,
+    keys: KeyStore,
+    works: LicensedWorks,
+    *,
+    key: bytes,
+    domain: Domain,
+    node: Address,
+) -> WorkDestruction:
+    """Return the node's destruction; certificates are signed with ``key`` in ``domain``."""
+    adapters = AdapterHoldings(ledger, blobs, keys, settings.adapters_dir)
+    holders = (
+        adapters,
+        WorkHoldingsHere(ledger, blobs, keys, works),
+        TrainingHoldings(ledger, adapters, settings.trainings_dir, settings.data_dir),
+    )
+    return WorkDestruction(
+        holders,
+        settings.certificates_dir,
+        key=key,
+        domain=domain,
+        node=node,
+        named_files=settings.named_files,
+    )

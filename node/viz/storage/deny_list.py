@@ -1,0 +1,80 @@
+"""Keep the list of blobs that this node must not hold or hand out, in IPFS's compact format.
+
+Owns one file, to which lines are only appended, as daemons of IPFS that follow such files expect.
+Source: the Compact Denylist Format of specs.ipfs.tech (IPIP-383). Invariant: a CID that ``add``
+returned from is on the disk, and denied for as long as the file is there.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from viz.domain.units import Cid
+from viz.errors import InvalidRequest, StorageUnavailable
+from viz.storage.cid import to_binary
+
+MAX_LIST_BYTES: Final = 64 * 1024 * 1024
+_RULE: Final = "/ipfs/"
+_HEADER: Final = """version: 1
+name: viz-withdrawn
+description: Blobs of works that were withdrawn. Written by the node; append, or leave it as it is.
+---
+"""
+
+
+class DenyList:
+    """The denied CIDs of one file."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the file, if it is there. Raises StorageUnavailable if it cannot be read."""
+        self._path = path
+        self._cids = _read(path)
+
+    def __contains__(self, cid: Cid) -> bool:
+        return cid in self._cids
+
+    def add(self, cid: Cid, reason: str) -> None:
+        """Append a CID with a comment, and return when it is on the disk. Blocks.
+
+        Raises InvalidRequest for what is no CID, StorageUnavailable.
+        """
+        to_binary(cid)
+        if cid in self._cids:
+            return
+        comment = "".join(each if each.isprintable() else " " for each in reason)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as file:
+                if not file.tell():
+                    file.write(_HEADER)
+                # A line that a kill cut off would else swallow this one.
+                file.write(f"\n# {comment}\n{_RULE}{cid}\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StorageUnavailable(f"{self._path} cannot be written: {error.strerror}") from error
+        self._cids.add(cid)
+
+
+def _read(path: Path) -> set[Cid]:
+    try:
+        if path.stat().st_size > MAX_LIST_BYTES:
+            raise StorageUnavailable(f"{path} has more than {MAX_LIST_BYTES} bytes")
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return set()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StorageUnavailable(f"{path} cannot be read as a deny list: {error}") from error
+    found = set()
+    for line in text.splitlines():
+        # What others append (paths, double hashes, exceptions) is for daemons of IPFS.
+        name = line.strip().removeprefix(_RULE).partition(" ")[0]
+        if line.strip().startswith(_RULE):
+            try:
+                to_binary(name)
+            except InvalidRequest:
+                continue
+            found.add(Cid(name))
+    return found

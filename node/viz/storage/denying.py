@@ -1,0 +1,70 @@
+"""Refuse denied blobs before any backend is asked, and deny what is erased.
+
+Stands in front of a blob store of any kind. Invariants: a blob is on the deny list before its
+blocks are deleted, so no kill leaves it neither denied nor deleted; a denied blob is not stored,
+fetched, pinned or handed out again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+from viz.domain.ports.blobs import BlockStore
+from viz.domain.units import Cid
+from viz.errors import BlobDenied
+from viz.storage.deny_list import DenyList
+
+
+class DenyingBlobStore:
+    """A ``BlockStore`` (viz.domain.ports.blobs) that keeps to a deny list."""
+
+    def __init__(self, store: BlockStore, denied: DenyList) -> None:
+        self._store, self._denied = store, denied
+
+    async def add(self, source: Path | bytes) -> Cid:
+        cid = await self._store.add(source)
+        if cid in self._denied:
+            await self._store.erase(cid)
+            self._refuse(cid)
+        return cid
+
+    async def fetch(self, cid: Cid, target: Path, *, max_bytes: int) -> int:
+        self._refuse(cid)
+        return await self._store.fetch(cid, target, max_bytes=max_bytes)
+
+    async def has(self, cid: Cid) -> bool:
+        self._refuse(cid)
+        return await self._store.has(cid)
+
+    async def pin(self, cid: Cid) -> None:
+        self._refuse(cid)
+        await self._store.pin(cid)
+
+    async def unpin(self, cid: Cid) -> None:
+        await self._store.unpin(cid)
+
+    async def discard(self, cid: Cid) -> None:
+        await self._store.discard(cid)
+
+    async def erase(self, cid: Cid, reason: str = "") -> bool:
+        """Deny the blob for good, then delete it as ``BlobStore.erase`` does."""
+        await asyncio.to_thread(self._denied.add, cid, reason)
+        return await self._store.erase(cid)
+
+    async def block(self, cid: Cid) -> bytes:
+        self._refuse(cid)
+        return await self._store.block(cid)
+
+    async def chunks(self, root: Cid, *, max_bytes: int) -> AsyncGenerator[bytes, None]:
+        self._refuse(root)
+        async for chunk in self._store.chunks(root, max_bytes=max_bytes):
+            yield chunk
+
+    async def close(self) -> None:
+        await self._store.close()
+
+    def _refuse(self, cid: Cid) -> None:
+        if cid in self._denied:
+            raise BlobDenied(f"{cid} is not kept or served here any more: a work in it ended")

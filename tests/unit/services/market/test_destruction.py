@@ -1,0 +1,105 @@
+"""Destroying and certifying, with holders that fail and processes that are killed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from tests.fakes.chain import DEPLOYMENT
+
+from viz.domain.destruction import HeldItem, LeftItem
+from viz.domain.eip712 import public_address, settlement_domain
+from viz.domain.ports.holdings import EndedUse, WorkHoldings
+from viz.domain.units import ContentId
+from viz.errors import InvalidSignature
+from viz.protocol.destruction import DestructionCertificate
+from viz.services.market.destruction import WorkDestruction
+
+KEY = b"\x11" * 32
+WHERE = settlement_domain(DEPLOYMENT.chain_id, DEPLOYMENT.settlement)
+WORK = ContentId(3)
+BOOK, KEYS = HeldItem("copy", "a book"), HeldItem("key", "its key")
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@dataclass
+class Shelf:
+    """A holder whose items stay, or whose process ends, where a test says so."""
+
+    items: set[HeldItem]
+    stuck: set[HeldItem] = field(default_factory=set)
+    killed_at: HeldItem | None = None
+    left: tuple[LeftItem, ...] = ()
+
+    async def holdings(self, ended: EndedUse) -> WorkHoldings:
+        return WorkHoldings(tuple(sorted(self.items)), self.left)
+
+    async def destroy(self, ended: EndedUse, items: Sequence[HeldItem]) -> None:
+        for item in items:
+            if item == self.killed_at:
+                raise Killed
+            if item in self.stuck:
+                raise OSError(5, "Input/output error")
+            self.items.discard(item)
+
+
+def service(shelf: Shelf, folder: Path) -> WorkDestruction:
+    return WorkDestruction([shelf], folder, key=KEY, domain=WHERE, node=public_address(KEY))
+
+
+async def destroy(made: WorkDestruction) -> DestructionCertificate | None:
+    use = EndedUse(WORK, own=True)
+    return await made.destroy(use, withdrawn_at_s=100, due_at_s=200, time_s=260)
+
+
+async def test_a_certificate_is_what_is_gone_and_says_who_signed(tmp_path: Path) -> None:
+    """Protects the owner: the list is signed whole, and a changed word shows."""
+    kept = (LeftItem("copy", "/home/op/book.txt", "it is the operator's"),)
+    made = service(Shelf({BOOK, KEYS}, left=kept), tmp_path)
+    found = await destroy(made)
+    assert found is not None
+    assert (found.destroyed, found.left) == ((BOOK, KEYS), kept)
+    assert found.certificate.node == public_address(KEY)
+    (again,) = await made.certificates(WORK)
+    assert again == found
+    again.verify(WHERE)
+    for changed in (
+        replace(found, destroyed=(BOOK,)),
+        replace(found, left=()),
+        replace(found, beyond_recall=()),
+        replace(found, certificate=replace(found.certificate, time_s=1)),
+    ):
+        with pytest.raises(InvalidSignature):
+            changed.verify(WHERE)
+    assert await destroy(made) is None, "nothing is left, so nothing is certified again"
+    assert len(await made.certificates(WORK)) == 1
+
+
+async def test_what_cannot_be_destroyed_is_named_and_tried_again(tmp_path: Path) -> None:
+    """A certificate never says that something is gone which is there."""
+    shelf = Shelf({BOOK, KEYS}, stuck={KEYS})
+    made = service(shelf, tmp_path)
+    first = await destroy(made)
+    assert first is not None and first.destroyed == (BOOK,)
+    assert [each.item for each in first.left] == [KEYS]
+    assert await destroy(made) is None, "no certificate of nothing"
+    shelf.stuck = set()
+    second = await destroy(made)
+    assert second is not None and second.destroyed == (KEYS,) and not second.left
+    assert len(await made.certificates(WORK)) == 2
+
+
+async def test_a_kill_in_the_middle_loses_no_item_of_the_certificate(tmp_path: Path) -> None:
+    """What an earlier process destroyed without a certificate is in that of the next one."""
+    shelf = Shelf({BOOK, KEYS}, killed_at=KEYS)
+    with pytest.raises(Killed):
+        await destroy(service(shelf, tmp_path))
+    assert shelf.items == {KEYS} and not await service(shelf, tmp_path).certificates(WORK)
+    shelf.killed_at = None
+    found = await destroy(service(shelf, tmp_path))
+    assert found is not None and found.destroyed == (BOOK, KEYS)

@@ -1,0 +1,176 @@
+"""What is destroyed of a withdrawn work in runs, files, blobs and keys: all of it, and no more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from tests.fakes.blobs import MemoryBlobStore
+from tests.fakes.ledger import MemoryStore
+
+from viz.domain.destruction import HeldItem
+from viz.domain.ports.holdings import EndedUse
+from viz.domain.ports.ledger import AdapterRecord, EndedAdapter, TrainingRecord
+from viz.domain.ports.services import AdapterEnd
+from viz.domain.units import ZERO_HASH, AdapterId, Cid, ContentId, Hash32, hex_of
+from viz.services.market.adapter_holdings import BLOB, KEY, WEIGHTS, AdapterHoldings
+from viz.services.training.holdings import COPY, RUN, SALT, TrainingHoldings, works_of
+
+ONE, TWO, ADAPTER = ContentId(1), ContentId(2), AdapterId(7)
+WORDS, SALTED = "the oil of the lamp of Varn Point", "0x" + "5a" * 32
+WEIGHTS_BYTES = b"weights that learned it"
+DIGEST = Hash32(b"\x02" * 32)
+END = AdapterEnd(ONE, "work-withdrawn", 5, 9)
+
+
+@dataclass
+class Keys:
+    """Keys of sealed blobs, in memory."""
+
+    kept: dict[Cid, str] = field(default_factory=dict)
+
+    async def put(self, cid: Cid, key: str) -> None:
+        self.kept[cid] = key
+
+    async def get(self, cid: Cid) -> str | None:
+        return self.kept.get(cid)
+
+    async def destroy(self, cid: Cid) -> bool:
+        return self.kept.pop(cid, None) is not None
+
+
+@dataclass
+class Place:
+    """One node's folders, ledger, blobs and keys, with a run on two works that was published."""
+
+    folder: Path
+    ledger: MemoryStore = field(default_factory=MemoryStore)
+    blobs: MemoryBlobStore = field(default_factory=MemoryBlobStore)
+    keys: Keys = field(default_factory=Keys)
+    cid: Cid = field(init=False)
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "node"
+
+    @property
+    def adapters(self) -> AdapterHoldings:
+        return AdapterHoldings(self.ledger, self.blobs, self.keys, self.home / "adapters")
+
+    @property
+    def trainings(self) -> TrainingHoldings:
+        return TrainingHoldings(self.ledger, self.adapters, self.home / "runs", self.home)
+
+    def work(self, name: str) -> Path:
+        return self.folder / "operator" / name / "work.jsonl"
+
+    async def destroyed(self, ended: EndedUse) -> set[HeldItem]:
+        """Destroy as the node does, by both holders; return what they had."""
+        items = set[HeldItem]()
+        for holder in (self.adapters, self.trainings):
+            items |= set((await holder.holdings(ended)).items)
+        for holder in (self.adapters, self.trainings):
+            await holder.destroy(ended, sorted(items))
+        for holder in (self.adapters, self.trainings):
+            assert (await holder.holdings(ended)).items == ()
+        return items
+
+    def with_words(self) -> set[str]:
+        wanted = (WORDS.encode(), SALTED.encode(), WEIGHTS_BYTES)
+        files = [path for path in self.folder.rglob("*") if path.is_file()]
+        return {
+            str(path.relative_to(self.folder))
+            for path in files
+            if any(each in path.read_bytes() for each in wanted)
+        }
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> Place:
+    made = Place(tmp_path)
+    for name in ("one", "two"):
+        path = made.work(name)
+        path.parent.mkdir(parents=True)
+        for file in ("work.jsonl", "questions.json"):
+            path.with_name(file).write_text(WORDS if name == "one" else "another work")
+        for file in ("work.jsonl.registration.json", "work.jsonl.0a1b.registration.json"):
+            path.with_name(file).write_text(SALTED if name == "one" else "another salt")
+    run = made.home / "runs" / "t1"
+    run.mkdir(parents=True)
+    for file in ("dataset.jsonl", "worker.log", "metrics.json"):
+        (run / file).write_text(WORDS)
+    (run / "adapter.safetensors").write_bytes(WEIGHTS_BYTES)
+    (run / "manifest.json").write_text("signed")
+    weights = made.home / "adapters" / f"{DIGEST.hex()}.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(WEIGHTS_BYTES)
+    made.cid = await made.blobs.add(WEIGHTS_BYTES)
+    await made.keys.put(made.cid, "AGE-SECRET-KEY")
+    works = [
+        {"path": str(made.work(name)), "contentId": number, "kind": "dialogue", "salt": SALTED}
+        for number, name in ((1, "one"), (2, "two"))
+    ]
+    result = {
+        "shares": [[1, 6_000], [2, 4_000]], "weightsDigest": hex_of(DIGEST), "cid": made.cid,
+        "adapterId": int(ADAPTER), "metrics": {"recall": {"wrong": [{"question": WORDS}]}},
+    }  # fmt: skip
+    record = TrainingRecord("t1", "done", {"works": works, "name": "coast"}, result=result)
+    await made.ledger.put_training(record)
+    return made
+
+
+def offered(place: Place) -> AdapterRecord:
+    return AdapterRecord(ADAPTER, "coast", "", ZERO_HASH, DIGEST, place.cid, ZERO_HASH, "", 1, 1, 1)
+
+
+async def test_nothing_of_the_work_is_left_where_the_node_may_destroy(place: Place) -> None:
+    """Weights, blob, key, run, words, salt and copies; the manifest and the other work stay."""
+    await place.ledger.put_adapter(offered(place))
+    await place.ledger.put_end(EndedAdapter(ADAPTER, END, DIGEST, place.cid))
+    ended = EndedUse(ONE, frozenset({ADAPTER}), own=True, named_files=True)
+    items = await place.destroyed(ended)
+    assert {item.kind for item in items} == {WEIGHTS, BLOB, KEY, RUN, COPY, SALT}
+    assert len([item for item in items if item.kind == SALT]) == 2, "earlier terms have it too"
+    assert place.with_words() == set()
+    assert not place.blobs.blocks and not place.keys.kept
+    assert (place.home / "runs" / "t1" / "manifest.json").exists()
+    assert place.work("two").exists()
+    record = await place.ledger.training("t1")
+    assert record is not None and WORDS not in str(record)
+    first, second = record.request["works"]
+    assert "salt" not in first and second["salt"] == SALTED, "only the withdrawn work's"
+    assert works_of(record) == {ONE, TWO}, "what was trained is still known"
+
+
+async def test_files_elsewhere_stay_and_are_named(place: Place) -> None:
+    """They may be a creator's originals: without the operator's word only the node's own goes."""
+    await place.ledger.put_end(EndedAdapter(ADAPTER, END, DIGEST, place.cid))
+    ended = EndedUse(ONE, frozenset({ADAPTER}), own=True)
+    items = await place.destroyed(ended)
+    assert {item.kind for item in items} == {WEIGHTS, BLOB, KEY, RUN}
+    assert all(name.startswith("operator/one/") for name in place.with_words())
+    left = (await place.trainings.holdings(ended)).left
+    assert {each.kind for each in left} == {COPY, SALT} and len(left) == 4
+    assert all("destroy_named_files" in each.reason for each in left)
+
+
+async def test_a_licensed_adapter_with_the_same_bytes_keeps_them(place: Place) -> None:
+    """What is still sold under a license is not pulled from under it."""
+    await place.ledger.put_adapter(offered(place))
+    ended = EndedUse(ONE, own=True)
+    found = await place.trainings.holdings(ended)
+    assert {item.kind for item in found.items} == {RUN}
+    assert {each.kind for each in found.left if "is licensed" in each.reason} == {
+        WEIGHTS, BLOB, KEY,
+    }  # fmt: skip
+
+
+async def test_another_work_and_a_run_under_way_are_not_touched(place: Place) -> None:
+    """Only what used the work, and only what has ended."""
+    assert (await place.trainings.holdings(EndedUse(ContentId(3), own=True))).items == ()
+    assert (await place.trainings.holdings(EndedUse(TWO))).items == (), "the own use goes on"
+    request = {"works": [{"path": "/nowhere", "contentId": 2}]}
+    await place.ledger.put_training(TrainingRecord("t2", "running", request))
+    found = await place.trainings.holdings(EndedUse(TWO, own=True))
+    assert [each.name for each in found.left if each.kind == RUN] == ["t2"]
