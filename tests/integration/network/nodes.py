@@ -20,7 +20,15 @@ from viz.api.app import create_app, create_runner
 from viz.api.context import ApiLimits, NodeContext, NodeTerms
 from viz.chain.keys import development_account
 from viz.chain.sender import Sender
-from viz.composition import Backends, ServiceSettings, build_services, node_context, restore
+from viz.composition import (
+    Backends,
+    NetworkSettings,
+    ServiceSettings,
+    build_services,
+    node_context,
+    restore,
+)
+from viz.domain.ports.engine import Engine
 from viz.domain.ports.transactions import Call
 from viz.domain.units import Address
 from viz.outbound import Outbound
@@ -44,9 +52,10 @@ class RealNode:
     parts: NodeContext
     blobs: EmbeddedBlobStore
     store: SqlStore
-    engine: FakeEngine
+    engine: Engine
     peers: Outbound
     age_key: str
+    runner: web.AppRunner
 
     @property
     def address(self) -> Address:
@@ -71,6 +80,15 @@ class RealNode:
         """Write this node into the directory."""
         sent = await self.sender.submit(Call("NodeDirectory", "announce", (self.url, self.age_key)))
         sent.require_settled("the announcement")
+
+    async def cut(self) -> None:
+        """End every connection and take none: what others see of a node that is killed."""
+        for site in list(self.runner.sites):
+            await site.stop()
+        assert self.runner.server is not None
+        for connection in list(self.runner.server.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
 
     def files(self) -> dict[str, bytes]:
         """Return every file below the node's folder, by its path there."""
@@ -97,8 +115,9 @@ async def real_node(
     custody: CustodyPolicy | None = None,
     private_addresses: bool = True,
     block_timeout_s: float = 2.0,
+    engine: Engine | None = None,
 ) -> AsyncIterator[RealNode]:
-    """Run the node of a development account; its engine invents answers."""
+    """Run the node of a development account; without an ``engine`` it invents answers."""
     folder.mkdir(parents=True, exist_ok=True)
     port, sender = free_port(), net.sender(account)
     url, clock = f"http://127.0.0.1:{port}", SystemClock()
@@ -107,7 +126,7 @@ async def real_node(
         EmbeddedBlobStore(folder / "blobs"),
         Outbound(private_addresses=private_addresses),
     )
-    engine, identity = FakeEngine(context_tokens=2048), new_identity()
+    engine, identity = engine or FakeEngine(context_tokens=2048), new_identity()
     key = bytes(development_account(account).key)
     sources = SourcedBlobs(blobs, peers, folder / "incoming", block_timeout_s=block_timeout_s)
     backends = Backends(
@@ -135,6 +154,7 @@ async def real_node(
         settings,
         sessions=replace(settings.sessions, origin=url),
         custody=custody or settings.custody,
+        network=NetworkSettings(url, private_addresses=private_addresses),
     )
     services = build_services(backends, settings)
     await restore(backends, services)
@@ -145,7 +165,7 @@ async def real_node(
     await web.TCPSite(runner, "127.0.0.1", port).start()
     try:
         yield RealNode(
-            url, folder, sender, parts, blobs, store, engine, peers, recipient_of(identity)
+            url, folder, sender, parts, blobs, store, engine, peers, recipient_of(identity), runner
         )
     finally:
         await runner.cleanup()
