@@ -208,9 +208,11 @@ class Settlement(Contract):
             if decoded is not None:
                 yield Address(decoded[1]["signer"])
 
-    async def balance(self, account: Address) -> tuple[Units, Address]:
-        """Return the amount that ``collect`` would send now, and its recipient."""
-        found = await self._view("balance", account)
+    async def balance(
+        self, account: Address, *, block: BlockTag = "latest"
+    ) -> tuple[Units, Address]:
+        """Return the amount that ``collect`` would send, and its recipient."""
+        found = await self._view("balance", account, block=block)
         return found["amount"], Address(found["to"])
 
     async def undistributed(self, adapter_id: AdapterId, *, block: BlockTag = "latest") -> Units:

@@ -13,9 +13,9 @@ class PaymentToken(Contract):
 
     name = abi.CURRENCY
 
-    async def balance(self, account: Address) -> Units:
+    async def balance(self, account: Address, *, block: BlockTag = "latest") -> Units:
         """Return an account's balance."""
-        return int(await self._view("balanceOf", account))
+        return int(await self._view("balanceOf", account, block=block))
 
     async def allowance(self, owner: Address, spender: Address) -> Units:
         """Return what ``spender`` may still pull from ``owner``."""

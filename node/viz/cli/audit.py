@@ -1,16 +1,15 @@
-"""Run `viz audit`: train an adapter again, and compare its bytes with the chain."""
+"""Run `viz audit`: compute again what others claim, an adapter by training it once more."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
+from viz.cli import evidence
 from viz.cli.console import (
-    AUDIT_DIFFERENT,
-    AUDIT_INCONCLUSIVE,
     AsJson,
     DataDir,
     data_dir,
@@ -30,13 +29,11 @@ from viz.errors import InvalidRequest, UnknownAdapter
 from viz.training.run import Bounds
 
 app = typer.Typer(no_args_is_help=True, help="Check the claims of others by computing them again.")
-_EXITS: Final = {"reproduced": 0, "different": AUDIT_DIFFERENT, "inconclusive": AUDIT_INCONCLUSIVE}
 _BOUNDS = Bounds()
 
 
-@app.callback()
-def _group() -> None:
-    """Keep ``adapter`` a subcommand, although it is the only one."""
+app.command("payouts")(evidence.payouts)
+app.command("receipts")(evidence.receipts)
 
 
 @app.command("adapter")
@@ -93,7 +90,7 @@ def adapter(
         _say(adapter_id, report)
         if card:
             _say_cards(report)
-    if status := _EXITS[report["verdict"]]:
+    if status := evidence.EXITS[report["verdict"]]:
         raise typer.Exit(status)
 
 

@@ -62,7 +62,7 @@ MEANINGS: dict[int, str] = {
     10: "engine",
     11: "training",
     12: "the node does not answer, refuses or is not trusted",
-    AUDIT_DIFFERENT: "an audit found a false manifest",
+    AUDIT_DIFFERENT: "an audit found something false",
     AUDIT_INCONCLUSIVE: "an audit proved nothing",
     130: "interrupted",
 }

@@ -86,6 +86,8 @@ WRONG = {
     "adapter succeed": ("0", USAGE),
     "audit adapter": ("1 {0} --manifest {0}/none", INPUT),
     "base export": ("{0}/new --base-digest 0x12", INPUT),
+    "audit payouts": ("--deployment {0}/none.json", CONFIG),
+    "audit receipts": ("{0}/none.json --node 0x12 --deployment {0}/none.json", CONFIG),
     "testnet run": ("--data-dir {0}/operator.token", CONFIG),
     "testnet pass": ("a day", USAGE),
     "testnet fund": ("0x12", CONFIG),

@@ -1,0 +1,142 @@
+"""Read all events that move money in Settlement, and compare rebuilt balances with its views.
+
+Owns the searches for the events that ``viz.domain.settlement_audit`` rebuilds balances from, and
+the comparison. Invariant: everything is read at one block, which is the same before and after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from viz.chain import abi
+from viz.chain.contracts import Chain
+from viz.chain.event_decoding import decode_logs
+from viz.chain.rpc import BlockHeader, BlockNotKnown
+from viz.chain.scan import scan
+from viz.domain.eip712 import keccak
+from viz.domain.ports.transactions import Event
+from viz.domain.settlement_audit import RebuiltBooks, rebuild
+from viz.domain.units import Address, Hash32, Units, parse_address
+from viz.errors import ChainMismatch
+
+_TRANSFER: Final = keccak(b"Transfer(address,address,uint256)")
+
+
+@dataclass(frozen=True, slots=True)
+class SettlementRead:
+    """The books that the events give, and where the contract's own views differ."""
+
+    last: BlockHeader
+    books: RebuiltBooks
+    held_units: Units
+    differences: tuple[str, ...]
+
+    def findings(self) -> tuple[str, ...]:
+        return (*self.books.findings, *self.differences)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as JSON values; amounts are base units."""
+        books, owed = self.books, self.books.owed_units()
+        return {
+            "verdict": "different" if self.findings() else "reproduced",
+            "toBlock": self.last.number,
+            "channels": len(books.channels),
+            "adapters": len(books.adapters),
+            "deposits": str(sum(each.deposit_units for each in books.channels.values())),
+            "undistributed": str(sum(map(books.undistributed, books.adapters))),
+            "balances": str(sum(books.balances.values())),
+            "held": str(self.held_units),
+            "beyond": str(self.held_units - owed),
+            "findings": list(self.findings()),
+        }
+
+
+class SettlementHistory:
+    """Reads one deployment's money from the chain."""
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain, self._rpc, self._where = chain, chain.rpc, chain.deployment
+
+    async def events(self, last: int) -> list[Event]:
+        """Return all events of Settlement, each work's owners and each adapter's registration."""
+        where = self._where
+        found = await self._logs(where.settlement, (), last)
+        for contract, address, name in (
+            ("ContentRegistry", where.content_registry, "Transfer"),
+            ("AdapterRegistry", where.adapter_registry, "AdapterRegistered"),
+        ):
+            found += await self._logs(address, (abi.event_topic(contract, name),), last)
+        return list(decode_logs(where, found))
+
+    async def read(self, last: BlockHeader) -> SettlementRead:
+        """Rebuild every balance at a block and compare each with the contract's view.
+
+        Raises ChainMismatch if the block was replaced meanwhile, ChainUnreachable.
+        """
+        books = rebuild(await self.events(last.number), await self.transfers(last.number))
+        differences = await self._compared(books, last.number)
+        held = await self._chain.token.balance(self._where.settlement, block=last.number)
+        if held < books.owed_units():
+            differences.append(
+                f"Settlement holds {held} units and owes {books.owed_units()}: "
+                f"{books.owed_units() - held} are missing"
+            )
+        await self._require(last)
+        return SettlementRead(last, books, held, tuple(differences))
+
+    async def _compared(self, books: RebuiltBooks, block: int) -> list[str]:
+        settlement, found = self._chain.settlement, list[str]()
+
+        def differ(what: str, view: object, events: object) -> None:
+            if view != events:
+                found.append(f"{what}: the contract says {view}, and its events give {events}")
+
+        for channel in books.channels.values():
+            seen = await settlement.channel(channel.signer, channel.node, block=block)
+            what = f"channel of {channel.signer} at {channel.node}"
+            if seen is None:
+                found.append(f"{what}: the contract has none, and its events opened one")
+                continue
+            differ(f"deposit of the {what}", seen.deposit_units, channel.deposit_units)
+            differ(f"settled total of the {what}", seen.settled_units, channel.settled_units)
+            differ(f"payer of the {what}", seen.payer, channel.payer)
+        for adapter_id in books.adapters:
+            waits = await settlement.undistributed(adapter_id, block=block)
+            differ(
+                f"royalties that wait of adapter {adapter_id}",
+                waits,
+                books.undistributed(adapter_id),
+            )
+        for account, units in sorted(books.balances.items()):
+            view, _ = await settlement.balance(account, block=block)
+            differ(f"balance of {account}", view, units)
+        return found
+
+    async def transfers(self, last: int) -> Mapping[Hash32, Mapping[Address, Units]] | None:
+        """Return what the token moved out of Settlement; None if it tells no transfers at all."""
+        sender = bytes.fromhex(self._where.settlement[2:]).rjust(32, b"\0")
+        logs = await self._logs(self._where.token, (_TRANSFER, sender), last)
+        if not logs and not await self._logs(self._where.token, (_TRANSFER,), last):
+            return None
+        found: dict[Hash32, dict[Address, Units]] = {}
+        for log in logs:
+            if len(log.topics) != 3 or len(log.data) != 32:
+                return None
+            to = parse_address("0x" + bytes(log.topics[2])[12:].hex())
+            moved = found.setdefault(log.transaction_hash, {})
+            moved[to] = moved.get(to, 0) + int.from_bytes(log.data, "big")
+        return found
+
+    async def _logs(self, address: Address, topics: Sequence[bytes], last: int) -> list[Any]:
+        first = self._where.first_block
+        return [log async for log in scan(self._rpc, [address], first, last, topics)]
+
+    async def _require(self, block: BlockHeader) -> None:
+        try:
+            same = (await self._rpc.block(block.number)).hash == block.hash
+        except BlockNotKnown:
+            same = False
+        if not same:
+            raise ChainMismatch(f"block {block.number} was replaced while it was read: audit again")

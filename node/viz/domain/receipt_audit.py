@@ -1,0 +1,164 @@
+"""Check chains of receipts against each other and against what was settled on the chain.
+
+Pure. A receipt's digest is what the buyer's next voucher signs the head of, so a receipt that was
+changed after a claim gives another head than the one on the chain. A finding is a sentence; one
+that only says that something is missing is not proof of a lie, and is told apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from viz.domain.eip712 import Domain, is_signed_by
+from viz.domain.ports.transactions import Event
+from viz.domain.receipt import next_head
+from viz.domain.typed_data import Receipt
+from viz.domain.units import ZERO_HASH, AdapterId, Address, Hash32, Units, hex_of
+from viz.domain.usage import Lines, sum_of, usage_hash
+
+
+@dataclass(frozen=True, slots=True)
+class PublicReceipt:
+    """A receipt as a node publishes it: signed, with its usage lines and without any salt."""
+
+    receipt: Receipt
+    lines: Lines
+    signature: bytes
+
+
+@dataclass(slots=True)
+class ChannelAudit:
+    """What the receipts of one channel show.
+
+    ``settled_units`` is the last total on the chain, ``covered_units`` the receipts' total at the
+    head that was settled with it. A voucher may sign ahead, so the first may be the larger one.
+    """
+
+    receipts: int = 0
+    billed_units: Units = 0
+    settled_units: Units = 0
+    covered_units: Units = 0
+    by_adapter: dict[AdapterId, Units] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class ReceiptAudit:
+    """All channels; ``findings`` contradict, ``missing`` is what could not be checked."""
+
+    channels: dict[Hash32, ChannelAudit] = field(default_factory=dict)
+    findings: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> str:
+        if self.findings:
+            return "different"
+        return "inconclusive" if self.missing or not self.channels else "reproduced"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as JSON values; amounts are base units."""
+        return {
+            "verdict": self.verdict,
+            "channels": [
+                {
+                    "channelId": hex_of(channel_id),
+                    "receipts": each.receipts,
+                    "billed": str(each.billed_units),
+                    "settled": str(each.settled_units),
+                    "covered": str(each.covered_units),
+                    "adapters": [
+                        [int(adapter_id), str(units)]
+                        for adapter_id, units in sorted(each.by_adapter.items())
+                    ],
+                }
+                for channel_id, each in sorted(self.channels.items())
+            ],
+            "findings": list(self.findings),
+            "missing": list(self.missing),
+        }
+
+
+def audit_receipts(
+    receipts: Iterable[PublicReceipt], claims: Sequence[Event], *, node: Address, domain: Domain
+) -> ReceiptAudit:
+    """Check one node's receipts, and the heads that ``claims`` (Claimed events) settled."""
+    found = ReceiptAudit()
+    by_channel: dict[Hash32, list[PublicReceipt]] = {}
+    for each in receipts:
+        by_channel.setdefault(each.receipt.channel_id, []).append(each)
+    settled: dict[Hash32, list[Event]] = {}
+    for event in sorted(claims, key=lambda each: (each.block_number, each.log_index)):
+        settled.setdefault(Hash32(event.args["channelId"]), []).append(event)
+    for channel_id, chain in by_channel.items():
+        heads = _chain(found, channel_id, chain, node, domain)
+        _heads(found, channel_id, heads, settled.get(channel_id, ()))
+    return found
+
+
+def _chain(
+    found: ReceiptAudit,
+    channel_id: Hash32,
+    chain: Iterable[PublicReceipt],
+    node: Address,
+    domain: Domain,
+) -> Mapping[Hash32, Units]:
+    """Check a channel's receipts in order; return the total at each head of the chain."""
+    seen: dict[int, Hash32] = {}
+    heads: dict[Hash32, Units] = {ZERO_HASH: 0}
+    audit = found.channels[channel_id] = ChannelAudit()
+    head, total, expected = ZERO_HASH, 0, 1
+    for each in sorted(chain, key=lambda one: one.receipt.seq):
+        receipt = each.receipt
+        where = f"receipt {receipt.seq} of channel {hex_of(channel_id)}"
+        digest = domain.digest(receipt)
+        if receipt.seq in seen:
+            if seen[receipt.seq] != digest:
+                found.findings.append(f"there are two of {where}")
+            continue
+        seen[receipt.seq] = digest
+        if not is_signed_by(digest, each.signature, node):
+            found.findings.append(f"{where} is not signed by {node}")
+        lines_fit = usage_hash(each.lines) == receipt.usage_hash
+        if not lines_fit or sum_of(each.lines) != receipt.amount_units:
+            found.findings.append(f"the usage lines of {where} are not the ones that were signed")
+        if receipt.seq != expected:
+            found.missing.append(f"receipts {expected} to {receipt.seq - 1} before {where}")
+            return heads
+        if receipt.total_units != total + receipt.amount_units:
+            found.findings.append(
+                f"{where} makes the total {receipt.total_units}, and it is "
+                f"{total + receipt.amount_units}"
+            )
+        head, total, expected = next_head(head, digest), receipt.total_units, expected + 1
+        heads[head] = total
+        audit.receipts, audit.billed_units = receipt.seq, total
+        for line in each.lines:
+            before = audit.by_adapter.get(line.adapter_id, 0)
+            audit.by_adapter[line.adapter_id] = before + line.amount_units
+    return heads
+
+
+def _heads(
+    found: ReceiptAudit,
+    channel_id: Hash32,
+    heads: Mapping[Hash32, Units],
+    claims: Sequence[Event],
+) -> None:
+    """Compare the heads that were settled with those of the receipts."""
+    audit, covered = found.channels[channel_id], 0
+    for event in claims:
+        settled, head = int(event.args["settled"]), Hash32(event.args["receiptsHead"])
+        audit.settled_units = settled
+        where = f"the head that was settled for channel {hex_of(channel_id)} at {settled} units"
+        if head not in heads:
+            # The receipts reach beyond what was settled, and none of them has that head.
+            if audit.billed_units >= settled:
+                found.findings.append(f"{where}, {hex_of(head)}, is that of no receipt here")
+            else:
+                found.missing.append(f"the receipts up to {where}")
+            continue
+        if heads[head] < covered:
+            found.findings.append(f"{where} is of an earlier receipt than the one before it")
+        covered = audit.covered_units = heads[head]

@@ -1,0 +1,279 @@
+"""Rebuild every balance of Settlement from the contracts' events, and follow each payout.
+
+Pure: whoever has the same events gets the same balances and the same findings. A finding is a
+sentence on an event that contradicts the events before it or the rules of docs/contracts.md; it
+means that the contract, or whoever told the events, is not what it should be. What cannot be
+checked is a finding as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from viz.domain.ports.transactions import Event
+from viz.domain.shares import (
+    Share,
+    distribute,
+    shares_from_words,
+    split_base_model,
+    split_revenue,
+)
+from viz.domain.units import (
+    BASE_MODEL,
+    ZERO_ADDRESS,
+    AdapterId,
+    Address,
+    ContentId,
+    Hash32,
+    Units,
+    hex_of,
+)
+
+Transfers = Mapping[Hash32, Mapping[Address, Units]]
+"""What the token moved out of Settlement, by transaction and recipient."""
+
+
+@dataclass(slots=True)
+class RebuiltChannel:
+    """A channel as its events add up."""
+
+    signer: Address
+    node: Address
+    payer: Address
+    deposit_units: Units = 0
+    settled_units: Units = 0
+
+
+@dataclass(slots=True)
+class RebuiltAdapter:
+    """An adapter's registration, and what its events add up to."""
+
+    trainer: Address
+    royalty_bps: int
+    trainer_bps: int
+    shares: tuple[Share, ...]
+    gross_units: Units = 0
+    works_units: Units = 0
+    distributed_units: Units = 0
+
+
+@dataclass(slots=True)
+class RebuiltBooks:
+    """Every balance, and what is wrong with the events that gave it."""
+
+    channels: dict[Hash32, RebuiltChannel] = field(default_factory=dict)
+    adapters: dict[AdapterId, RebuiltAdapter] = field(default_factory=dict)
+    balances: dict[Address, Units] = field(default_factory=dict)
+    owners: dict[ContentId, Address] = field(default_factory=dict)
+    findings: list[str] = field(default_factory=list)
+
+    def undistributed(self, adapter_id: AdapterId) -> Units:
+        """Return what an adapter's works had earned and no distribution has taken."""
+        adapter = self.adapters[adapter_id]
+        return adapter.works_units - adapter.distributed_units
+
+    def owed_units(self) -> Units:
+        """Return what Settlement must hold: deposits, undistributed royalties, balances."""
+        return (
+            sum(each.deposit_units for each in self.channels.values())
+            + sum(map(self.undistributed, self.adapters))
+            + sum(self.balances.values())
+        )
+
+
+def rebuild(events: Iterable[Event], transfers: Transfers | None) -> RebuiltBooks:
+    """Return the balances after these events of the three contracts, in any order.
+
+    ``transfers`` are the token's out of Settlement; without them no payout can be followed, which
+    is a finding if there was one.
+    """
+    books = RebuiltBooks()
+    ordered = sorted(events, key=lambda event: (event.block_number, event.log_index))
+    by_transaction: dict[Hash32, list[Event]] = {}
+    for event in ordered:
+        by_transaction.setdefault(event.transaction_hash, []).append(event)
+    for transaction, together in by_transaction.items():
+        _transaction(books, transaction, together, transfers)
+    return books
+
+
+def _transaction(
+    books: RebuiltBooks,
+    transaction: Hash32,
+    together: list[Event],
+    transfers: Transfers | None,
+) -> None:
+    claimed = earned = 0
+    expected: dict[Address, Units] = {}
+
+    def pay(account: Address, units: Units) -> None:
+        if units:
+            expected[account] = expected.get(account, 0) + units
+
+    failed = [event for event in together if event.name == "TransferFailed"]
+    for event in together:
+        args = event.args
+        if event.name == "Claimed":
+            claimed += _claim(books, event)
+        elif event.name == "Earned":
+            earned += int(args["amount"])
+            _earn(books, event)
+        elif event.name == "Distributed":
+            for owner, units in _distribute(books, event):
+                pay(owner, units)
+        elif event.name == "Collected":
+            _collect(books, event)
+            pay(Address(args["to"]), int(args["amount"]))
+        elif event.name == "Withdrawn":
+            _withdraw(books, event)
+            pay(Address(args["payer"]), int(args["amount"]))
+        else:
+            _registered(books, event)
+    for event in failed:
+        account, units = Address(event.args["account"]), int(event.args["amount"])
+        pay(account, -units)
+        books.balances[account] = books.balances.get(account, 0) + units
+    where = f"transaction {hex_of(transaction)}"
+    if claimed > earned:
+        books.findings.append(f"{where} took {claimed} units from channels and {earned} arrived")
+    wanted = {account: units for account, units in expected.items() if units}
+    if transfers is None:
+        if wanted:
+            books.findings.append(f"{where} paid out, and the token's transfers cannot be read")
+        return
+    moved = {to: units for to, units in transfers.get(transaction, {}).items() if units}
+    for account in sorted(wanted.keys() | moved.keys()):
+        due, got = wanted.get(account, 0), moved.get(account, 0)
+        if due != got:
+            books.findings.append(f"{where} paid {account} {got} units, and {due} were due")
+
+
+def _registered(books: RebuiltBooks, event: Event) -> None:
+    """Take in who owns works, what adapters were registered as, and deposits."""
+    args = event.args
+    if event.contract == "ContentRegistry" and event.name == "Transfer":
+        books.owners[ContentId(args["tokenId"])] = Address(args["to"])
+    elif event.name == "AdapterRegistered":
+        books.adapters[AdapterId(args["adapterId"])] = RebuiltAdapter(
+            Address(args["trainer"]),
+            int(args["royaltyBps"]),
+            int(args["trainerBps"]),
+            tuple(shares_from_words(args["shares"])),
+        )
+    elif event.name == "ChannelOpened":
+        books.channels[Hash32(args["channelId"])] = RebuiltChannel(
+            Address(args["signer"]), Address(args["node"]), Address(args["payer"])
+        )
+    elif event.name == "Deposited" and (channel := _channel(books, event)) is not None:
+        channel.deposit_units += int(args["amount"])
+
+
+def _channel(books: RebuiltBooks, event: Event) -> RebuiltChannel | None:
+    found = books.channels.get(Hash32(event.args["channelId"]))
+    if found is None:
+        books.findings.append(f"{_where(event)} is of a channel that was never opened")
+    return found
+
+
+def _claim(books: RebuiltBooks, event: Event) -> Units:
+    channel = _channel(books, event)
+    if channel is None:
+        return 0
+    taken = int(event.args["settled"]) - channel.settled_units
+    if not 0 < taken <= channel.deposit_units:
+        books.findings.append(
+            f"{_where(event)} takes {taken} units of a deposit of {channel.deposit_units}"
+        )
+    channel.settled_units += taken
+    channel.deposit_units -= taken
+    return taken
+
+
+def _withdraw(books: RebuiltBooks, event: Event) -> None:
+    channel = _channel(books, event)
+    if channel is None:
+        return
+    amount = int(event.args["amount"])
+    if amount != channel.deposit_units or event.args["payer"] != channel.payer:
+        books.findings.append(
+            f"{_where(event)} gives {amount} units to {event.args['payer']}, and the channel of "
+            f"{channel.payer} has {channel.deposit_units}"
+        )
+    channel.deposit_units = 0
+
+
+def _earn(books: RebuiltBooks, event: Event) -> None:
+    args, adapter_id = event.args, AdapterId(event.args["adapterId"])
+    amount = int(args["amount"])
+    told = (int(args["toContents"]), int(args["toTrainer"]), int(args["toNode"]))
+    if adapter_id == BASE_MODEL:
+        rules = [split_base_model(amount)]
+    elif (adapter := books.adapters.get(adapter_id)) is None:
+        books.findings.append(f"{_where(event)} pays adapter {adapter_id}, which is not registered")
+        rules = []
+    else:
+        # Whether it was retired, and whether the node was permitted, is the block's to know. Each
+        # of the three is a rule of the contract; nothing else is.
+        rates: dict[str, Any] = {
+            "royalty_bps": adapter.royalty_bps,
+            "trainer_bps": adapter.trainer_bps,
+        }
+        before = adapter.gross_units
+        rules = [
+            split_revenue(before, amount, **rates),
+            split_revenue(before, amount, **rates, permitted=False),
+            split_revenue(before, amount, **rates, retired=True),
+        ]
+        if args["trainer"] != adapter.trainer:
+            books.findings.append(f"{_where(event)} names {args['trainer']} as the trainer")
+        adapter.gross_units += amount
+        adapter.works_units += told[0]
+    parts = [(each.to_contents_units, each.to_trainer_units, each.to_node_units) for each in rules]
+    if rules and told not in parts:
+        books.findings.append(
+            f"{_where(event)} splits {amount} units into {told}, and the rates give {parts[0]}"
+        )
+    for account, units in ((args["trainer"], told[1]), (args["node"], told[2])):
+        if units:
+            books.balances[Address(account)] = books.balances.get(Address(account), 0) + units
+
+
+def _distribute(books: RebuiltBooks, event: Event) -> list[tuple[Address, Units]]:
+    """Return whom a distribution must have paid, and how much."""
+    adapter_id, accrued = AdapterId(event.args["adapterId"]), int(event.args["accrued"])
+    adapter = books.adapters.get(adapter_id)
+    if adapter is None:
+        books.findings.append(f"{_where(event)} is of adapter {adapter_id}, not registered")
+        return []
+    waits = books.undistributed(adapter_id)
+    if accrued != waits:
+        books.findings.append(f"{_where(event)} takes {accrued} units, and {waits} waited")
+    parts = distribute(adapter.distributed_units, accrued, adapter.shares)
+    adapter.distributed_units += accrued
+    paid = sum(units for _, units in parts)
+    if paid != int(event.args["paid"]):
+        books.findings.append(
+            f"{_where(event)} says that {event.args['paid']} units were paid, and the shares give "
+            f"{paid}"
+        )
+    found = []
+    for content_id, units in parts:
+        owner = books.owners.get(content_id, ZERO_ADDRESS)
+        if owner == ZERO_ADDRESS:
+            books.findings.append(f"{_where(event)} pays work {content_id}, which nobody owns")
+        found.append((owner, units))
+    return found
+
+
+def _collect(books: RebuiltBooks, event: Event) -> None:
+    account, amount = Address(event.args["account"]), int(event.args["amount"])
+    has = books.balances.get(account, 0)
+    if amount != has:
+        books.findings.append(f"{_where(event)} collects {amount} units for {account}, of {has}")
+    books.balances[account] = 0
+
+
+def _where(event: Event) -> str:
+    return f"{event.name} in block {event.block_number}, log {event.log_index},"
