@@ -1,12 +1,12 @@
-"""Make the row of a signed voucher, and read what a node says when it refuses one."""
+"""Make the row of a voucher, bound it by the deposit, and read a node's refusal of one."""
 
 from __future__ import annotations
 
 from viz.domain.buyer_channel import BuyerChannel, VoucherDraft
 from viz.domain.claim_rows import SignedVoucher
 from viz.domain.eip712 import Domain, sign_compact
-from viz.domain.units import Units
-from viz.errors import BooksMismatch, LineBelowBest, StaleVoucher
+from viz.domain.units import AdapterId, Units
+from viz.errors import BooksMismatch, LineBelowBest, PaymentRequired, StaleVoucher
 from viz.protocol.wire import Reader
 
 
@@ -16,6 +16,17 @@ def signed_row(key: bytes, domain: Domain, draft: VoucherDraft) -> SignedVoucher
     if draft.lines:
         signature = sign_compact(key, domain.digest(voucher))
     return SignedVoucher(voucher.settled_units, voucher.receipts_head, draft.lines, signature)
+
+
+def within_deposit(channel: BuyerChannel, adapter_id: AdapterId, wanted_units: Units) -> Units:
+    """Return ``wanted_units`` cut to what the deposit leaves after other adapters' credit."""
+    credit = sum(
+        max(0, units - channel.signed_units(other))
+        for other, units in channel.spent.items()
+        if other != adapter_id
+    )
+    spare = max(0, channel.limit_units - channel.total_units - credit)
+    return min(wanted_units, channel.signed_units(adapter_id) + spare)
 
 
 def base_named(channel: BuyerChannel, refusal: StaleVoucher | LineBelowBest) -> Units:
@@ -35,3 +46,12 @@ def base_named(channel: BuyerChannel, refusal: StaleVoucher | LineBelowBest) -> 
                 "channel and open one with a new session key"
             )
     return base
+
+
+def owed_named(refusal: PaymentRequired) -> tuple[AdapterId, Units]:
+    """Return the adapter, and what a node wants signed for it, over the channel's life.
+
+    Raises InvalidRequest if the refusal does not say so.
+    """
+    reader = Reader(refusal.extensions, "the node's refusal")
+    return AdapterId(reader.integer("adapterId")), reader.units("required")

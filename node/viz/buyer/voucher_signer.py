@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from typing import Final
 
@@ -25,7 +26,7 @@ from viz.buyer.held_by_node import HeldByNode
 from viz.buyer.ledger import BuyerLedger
 from viz.buyer.node_standing import NodeStanding
 from viz.buyer.open_requests import OpenRequest, OpenRequests
-from viz.buyer.signed_vouchers import base_named, signed_row
+from viz.buyer.signed_vouchers import base_named, owed_named, signed_row, within_deposit
 from viz.buyer.undelivered import Undelivered
 from viz.client.node_client import NodeClient
 from viz.domain.buyer_channel import (
@@ -50,6 +51,7 @@ from viz.errors import (
     LineBelowBest,
     NodeNotTrusted,
     NodeRefused,
+    PaymentRequired,
     PriceAboveCap,
     StaleVoucher,
     StoreError,
@@ -220,25 +222,25 @@ class VoucherSigner:
                 self.require_trust()
             if base_units is not None:
                 self._move_base(base_units)
-            target = max(required_units, self._within(adapter_id, min(wanted_units, ceiling)))
+            wanted_units = within_deposit(self.channel, adapter_id, min(wanted_units, ceiling))
+            targets = {adapter_id: max(required_units, wanted_units)}
             for _ in range(ATTEMPTS):
-                if self.held.units(adapter_id) >= target:
+                if self.held.units(adapter_id) >= targets[adapter_id]:
                     return
                 try:
-                    await self._deliver(adapter_id, target)
+                    await self._deliver(targets)
                 except (StaleVoucher, LineBelowBest) as error:
                     self.follow(error)
+                except PaymentRequired as error:
+                    # The node delivered on credit more than the voucher pays.
+                    owing, units = owed_named(error)
+                    if self.allows(owing, units) and units > targets.get(owing, 0):
+                        targets[owing] = units
+                    elif required_units:
+                        raise
+                    else:
+                        return  # signed ahead unasked: the node will say what it needs
             raise NodeRefused("the node names a new base with every voucher: it is out of step")
-
-    def _within(self, adapter_id: AdapterId, wanted_units: Units) -> Units:
-        """Return ``wanted_units`` cut to what the deposit leaves after other adapters' credit."""
-        credit = sum(
-            max(0, units - self.channel.signed_units(other))
-            for other, units in self.channel.spent.items()
-            if other != adapter_id
-        )
-        spare = max(0, self.channel.limit_units - self.channel.total_units - credit)
-        return min(wanted_units, self.channel.signed_units(adapter_id) + spare)
 
     def riding(self, opened: OpenRequest, ahead_units: Units) -> tuple[VoucherOffer, Units] | None:
         """Return a voucher to send on the request itself, and what it pays the adapter with it.
@@ -249,14 +251,14 @@ class VoucherSigner:
         adapter_id, ceiling = opened.adapter_id, self.ceiling_units(opened.adapter_id)
         others = self._open_requests.under_way_units(adapter_id) - opened.units
         least = self.channel.spent_units(adapter_id) + others + opened.first_units
-        target = self._within(adapter_id, min(least + ahead_units, ceiling))
+        target = within_deposit(self.channel, adapter_id, min(least + ahead_units, ceiling))
         if not self.held.asks or target < least or self.held.units(adapter_id) >= least:
             return None
-        signed = self._sign(adapter_id, target)
+        signed = self._sign({adapter_id: target})
         return None if signed is None else (signed[1], target)
 
-    async def _deliver(self, adapter_id: AdapterId, target_units: Units) -> None:
-        signed = self._sign(adapter_id, target_units)
+    async def _deliver(self, targets: Mapping[AdapterId, Units]) -> None:
+        signed = self._sign(targets)
         if signed is None:
             self.held.took(self.channel.vector)
             return
@@ -265,16 +267,13 @@ class VoucherSigner:
         self.held.took(after.vector)
         self.note(view)
 
-    def _sign(
-        self, adapter_id: AdapterId, target_units: Units
-    ) -> tuple[BuyerChannel, VoucherOffer] | None:
+    def _sign(self, targets: Mapping[AdapterId, Units]) -> tuple[BuyerChannel, VoucherOffer] | None:
         """Return the channel and its voucher, on disk by then; None if nothing is owed."""
-        channel = self.channel
+        raised = channel = self.channel
         try:
-            raised = raise_signed(channel, adapter_id, target_units)
             # The node refuses a voucher that leaves out what any adapter delivered on credit.
-            for other, units in channel.spent.items():
-                raised = raise_signed(raised, other, units)
+            for adapter_id, units in (*targets.items(), *channel.spent.items()):
+                raised = raise_signed(raised, adapter_id, units)
         except DepositExceeded as error:
             left = amount(max(0, channel.limit_units - channel.total_units), self._deployment)
             raise DepositExceeded(

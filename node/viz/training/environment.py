@@ -15,6 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from viz.errors import TrainingError
+
 if TYPE_CHECKING:
     import torch
 
@@ -64,6 +66,20 @@ def make_deterministic(settings: TrainingSettings) -> None:
     torch.manual_seed(settings.seed)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def require_device(settings: TrainingSettings) -> None:
+    """Raise TrainingError if this machine has not the device that the settings name."""
+    import torch
+
+    if settings.device == "cpu":
+        return
+    place = torch.device(settings.device).index or 0
+    if not torch.cuda.is_available() or place >= torch.cuda.device_count():
+        raise TrainingError(
+            f"the run's device is {settings.device}, and this machine has none that torch can use: "
+            "run it on a machine that has; another device gives other weights"
+        )
 
 
 def compute_dtype(settings: TrainingSettings) -> torch.dtype:

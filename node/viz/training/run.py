@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -30,6 +31,7 @@ _MOST_DEFAULT_PROBES: Final = 256
 _ROWS_A_FACT: Final = 25
 _EPOCHS: Final = 1.9
 _EVALUATIONS: Final = 6
+_DEVICE: Final = re.compile(r"cpu|cuda(:[0-9]{1,2})?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class TrainingSettings:
             (self.weights in ("dequantised", "nf4"), "weights must be dequantised or nf4"),
             (self.compute in ("auto", "float32", "bfloat16"), "compute must be a known dtype"),
             (self.optimizer in ("adamw", "paged_adamw"), "optimizer must be a known one"),
+            (_DEVICE.fullmatch(self.device), "device must be cpu, cuda or cuda:N"),
             (
                 self.optimizer == "adamw" or self.device.startswith("cuda"),
                 "paged_adamw needs a CUDA device",

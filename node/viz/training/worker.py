@@ -152,11 +152,17 @@ def train(run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper)
 def _prepare(run: TrainingRun, directory: Path) -> _RunMaterial:
     """Make the rows and build the model; write the rows that an audit compares."""
     from viz.training.dataset import build_dataset, write_dataset
-    from viz.training.environment import compute_dtype, describe, make_deterministic
+    from viz.training.environment import (
+        compute_dtype,
+        describe,
+        make_deterministic,
+        require_device,
+    )
     from viz.training.packing import require_an_end, tokenise_all
 
     settings = run.settings
     works = [_read_work(given) for given in run.works]
+    require_device(settings)
     make_deterministic(settings)
 
     from viz.basemodel.source import load_base

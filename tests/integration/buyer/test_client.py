@@ -29,6 +29,7 @@ from viz.buyer.checks import Limits
 from viz.buyer.client import BuyerClient
 from viz.client.node_client import NodeClient
 from viz.domain.eip712 import public_address
+from viz.domain.node_channel import VoucherOffer
 from viz.domain.pricing import Price
 from viz.domain.units import BASE_MODEL, ZERO_HASH, AdapterId, Address
 from viz.domain.usage import UsageLine
@@ -38,10 +39,12 @@ from viz.errors import (
     DepositExceeded,
     NodeNotTrusted,
     NodeUnreachable,
+    PaymentRequired,
     PriceAboveCap,
     UnknownModel,
     VizError,
 )
+from viz.protocol.messages import ChannelView
 from viz.protocol.payment import Challenge, NeedVoucher
 from viz.services.serving.paid_stream import ServingPolicy
 
@@ -200,6 +203,44 @@ async def test_a_node_that_gives_credit_is_paid_for_every_adapter(tmp_path: Path
             assert client.channel.signed_units(ADAPTER) < client.channel.spent_units(ADAPTER)
             await ask(client, chat("A long story, please. " * 12, model="fake", max_tokens=60))
             assert client.channel.signed_units(ADAPTER) >= client.channel.spent_units(ADAPTER) > 0
+
+
+async def test_a_voucher_that_credit_has_overtaken_ends_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that gives credit delivers on while a voucher travels, and then refuses that one."""
+    (tmp_path / "node").mkdir()
+    async with harness.running_node(tmp_path / "node", credit_window_units=5_000) as node:
+        node.chain.balances[public_address(PAYER_KEY)] = 10**9
+        async with buying(node, tmp_path / "b") as client:
+            await client.open_channel(PAYER_KEY, DEPOSIT)
+            pay, idle, refused = client.api.voucher, asyncio.Event(), []
+            idle.set()
+
+            async def overtaken(offer: VoucherOffer) -> ChannelView:
+                idle.clear()
+                try:
+                    for _ in range(1_000):
+                        if not node.engine.stats()["open"]:
+                            break
+                        await asyncio.sleep(0.01)
+                    return await pay(offer)
+                except PaymentRequired as error:
+                    refused.append(error)
+                    raise
+                finally:
+                    idle.set()
+
+            monkeypatch.setattr(client.api, "voucher", overtaken)
+            async with client.ask(chat(max_tokens=200)) as answer:
+                async for _ in answer:
+                    await asyncio.sleep(0.001)
+                    await idle.wait()
+            assert refused and answer.receipt is not None
+            assert answer.cost_units == answer.receipt.receipt.amount_units
+            assert client.channel.spent_units(ADAPTER) == answer.cost_units
+            monkeypatch.setattr(client.api, "voucher", pay)
+            assert (await ask(client, chat("A long story, please. " * 60))).cost_units
 
 
 async def test_a_challenge_of_many_lines_is_read(node: Node, buyer: BuyerClient) -> None:

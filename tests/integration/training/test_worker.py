@@ -151,6 +151,7 @@ async def test_cancel_keeps_a_checkpoint(make_run: Any, tmp_path: Path) -> None:
         ({"memory_bytes": 1024**2}, TrainingError, "memory"),
         ({"time_s": 0}, TrainingError, "time bound"),
         ({"max_row_tokens": 32}, InvalidWork, "split it"),
+        ({"device": "cuda:99"}, TrainingError, "device is cuda:99"),
     ],
 )
 async def test_bounds_and_bad_settings_end_a_run_with_their_reason(

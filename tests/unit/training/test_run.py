@@ -102,6 +102,8 @@ def test_larger_works_get_more_steps_and_cost_more_time() -> None:
         ({"steps": True}, "steps must be a whole number"),
         ({"alpha": "x"}, "alpha must be a number"),
         ({"device": 3}, "device must be a word"),
+        ({"device": "meta"}, "device must be cpu, cuda or cuda:N"),
+        ({"device": "cuda:x"}, "device must be cpu, cuda or cuda:N"),
         ({"learning_rate": float("nan")}, "learning_rate must be between"),
         ({"stepps": 3}, "'stepps' is no training setting: there are rank"),
     ],

@@ -7,13 +7,15 @@ Owns the comparison and the verdict. Manifest and works are given as files. Inva
 - If the bytes differ, that counts against the trainer, unless the environment here differs in an
   entry of the auditor's own list (``audit_environment``).
 - A difference in what no environment can change (training rows, sizes in tokens) always counts.
-- A report card is a claim like the weights: the same bytes do not make an untrue one true.
+- A report card is a claim like the weights: the same bytes do not make an untrue one true. So is
+  every other measurement in a manifest of this recipe, and one that no run measures is untrue.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -29,24 +31,27 @@ from viz.domain.work import check_commitment
 from viz.errors import CommitmentMismatch, InvalidRequest
 from viz.services.training.audit_environment import compare
 from viz.services.training.request import inputs_of, questions_of, read_input
+from viz.services.training.result import MEASURED
 from viz.training.environment import REPRODUCIBILITY_CLASS
 from viz.training.process import TrainingEvent, TrainingProcess
 from viz.training.run import Bounds, TrainingRun, WorkInput, settings_from
 
 # Packages that split a text into sentences and words. Other versions may give other rows.
 _SPLITTERS: Final = frozenset({"packages.regex", "packages.sentencex"})
+# A held-out loss may differ by so much of itself where the weights are the same to the byte.
+_ROUNDING: Final = 1e-6
 
 
 class Verdict(Enum):
     """Say what a repetition shows."""
 
     REPRODUCED = "reproduced"
-    """The bytes are the same, and the report card: the adapter is what its manifest says."""
+    """The bytes are the same, and all measurements: the adapter is what its manifest says."""
     DIFFERENT = "different"
-    """The manifest is not true: other rows, or other bytes or another report card in an
-    environment that is the same."""
+    """The manifest is not true: other rows, or other bytes or measurements in an environment that
+    is the same."""
     INCONCLUSIVE = "inconclusive"
-    """Other bytes or another report card, but the environment here differs: repeat it there."""
+    """Other bytes or measurements, but the environment here differs: repeat it there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,12 +182,15 @@ def judge(
     same_bytes = found == manifest.weights_digest
     # A manifest of an older recipe may have no card. One of this recipe has what the run has.
     same_card = claimed_card == card or (claimed_card is None and not same_recipe)
+    other = _other_measurements(manifest.measurements, metrics) if same_recipe else []
     if same_bytes and not same_card:
         findings.append(
             "the report card is not what these weights answer here"
             if claimed_card
             else "it has no report card that can be read, and its training program writes one"
         )
+    elif same_bytes and other:
+        findings.append(f"not what these weights give here: its {', '.join(other)}")
     if manifest.reproducibility != REPRODUCIBILITY_CLASS:
         findings.append(f"its class {manifest.reproducibility[:60]!r} is not one of this version")
     if against_chain or (same_recipe and untrue):
@@ -190,7 +198,7 @@ def judge(
     elif untrue:
         # An older recipe may have given these rows and sizes. But it is no reproduction either.
         verdict = Verdict.INCONCLUSIVE
-    elif same_bytes and same_card:
+    elif same_bytes and same_card and not other:
         verdict = Verdict.REPRODUCED
     else:
         verdict = Verdict.INCONCLUSIVE if differences else Verdict.DIFFERENT
@@ -205,6 +213,35 @@ def judge(
         claimed_card=claimed_card,
         card=card,
     )
+
+
+def _other_measurements(claimed: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """Return the names of the measurements that a repetition does not give, or not alike.
+
+    Which questions were committed is no measurement: ``_questions`` has compared them.
+    """
+    names = sorted((claimed.keys() - {"questions"}) | (found.keys() & set(MEASURED)))
+    return [
+        name[:60] if name in MEASURED else repr(name[:60])
+        for name in names
+        if name not in MEASURED
+        or (name in claimed) is not (name in found)
+        or not _alike(claimed[name], found[name])
+    ]
+
+
+def _alike(claimed: Any, found: Any) -> bool:
+    """Say whether two JSON values are equal; numbers but for the rounding of another machine."""
+    if isinstance(claimed, Mapping) and isinstance(found, Mapping):
+        return claimed.keys() == found.keys() and all(
+            _alike(claimed[name], found[name]) for name in found
+        )
+    if isinstance(claimed, list) and isinstance(found, list):
+        return len(claimed) == len(found) and all(map(_alike, claimed, found))
+    numbers = [type(each) in (int, float) for each in (claimed, found)]
+    if all(numbers):
+        return math.isclose(claimed, found, rel_tol=_ROUNDING)
+    return type(claimed) is type(found) and bool(claimed == found)
 
 
 def _repetition(

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from viz.domain.card import ReportCard
 from viz.domain.manifest import Manifest, SourceWork, manifest_hash, shares_by_tokens
@@ -21,7 +21,7 @@ from viz.errors import AdapterNotTaught, MemorisationLimitExceeded
 from viz.training.environment import REPRODUCIBILITY_CLASS
 from viz.training.run import TrainingRun, TrainingSettings
 
-_MEASURED = (
+MEASURED: Final = (
     "heldOut",
     "recall",
     "committed",
@@ -97,7 +97,7 @@ def manifest_of(
         settings=asdict(run.settings),
         environment=metrics["environment"],
         reproducibility=REPRODUCIBILITY_CLASS,
-        measurements={name: metrics[name] for name in _MEASURED if name in metrics}
+        measurements={name: metrics[name] for name in MEASURED if name in metrics}
         | ({"questions": hex_of(digest_of(run.questions))} if run.questions else {}),
         started_at=_time(finished_s - int(metrics["seconds"])),
         finished_at=_time(finished_s),

@@ -137,6 +137,47 @@ def test_a_card_that_the_weights_do_not_keep_convicts(claimed: dict[str, Any]) -
     assert report.verdict is Verdict.INCONCLUSIVE and report.findings
 
 
+MEASURED: dict[str, Any] = CARD | {
+    "heldOut": {"before": {"loss": 6.25}, "after": {"loss": 1.2103, "perplexity": 3.35}},
+    "memorisation": {"adapter": {"longest_tokens": 4, "extracted": 2}},
+    "general": {"asked": 64, "base": 3, "kept": 3, "adapter": 5},
+    "recall": CARD["recall"] | {"examples": {"right": [], "wrong": [{"answer": "whale oil"}]}},
+    "rows": 250,
+    "steps": 8,
+    "bestStep": 8,
+}
+
+
+@pytest.mark.parametrize(
+    ("claimed", "named"),
+    [
+        ({"heldOut": {"before": {"loss": 6.25}, "after": {"loss": 0.01}}}, "heldOut"),
+        ({"memorisation": {"adapter": {"longest_tokens": 4, "extracted": 0}}}, "memorisation"),
+        ({"general": MEASURED["general"] | {"adapter": 64}}, "general"),
+        ({"recall": CARD["recall"] | {"examples": {"right": [], "wrong": []}}}, "recall"),
+        ({"recall": MEASURED["recall"] | {"asked": "9"}}, "recall"),
+        ({"steps": True}, "steps"),
+        ({"benchmarks": {"MMLU": 99}}, "'benchmarks'"),
+        ({"rows": None}, "rows"),
+    ],
+)
+def test_every_measurement_is_a_claim(claimed: dict[str, Any], named: str) -> None:
+    """A loss, an example or an invented benchmark sells an adapter as its card does."""
+    metrics = METRICS | MEASURED | {"weightsDigest": hex_of(WEIGHTS)}
+    rounded = MEASURED | {"heldOut": {**MEASURED["heldOut"], "before": {"loss": 6.25 + 1e-9}}}
+    for true in (MEASURED, rounded):
+        report = judge(replace(MANIFEST, measurements=true), metrics)
+        assert report.verdict is Verdict.REPRODUCED and not report.findings
+    report = judge(replace(MANIFEST, measurements=MEASURED | claimed), metrics)
+    assert report.verdict is Verdict.DIFFERENT
+    assert report.findings == (f"not what these weights give here: its {named}",)
+    without = {name: value for name, value in MEASURED.items() if name != "heldOut"}
+    assert judge(replace(MANIFEST, measurements=without), metrics).verdict is Verdict.DIFFERENT
+    elsewhere = replace(MANIFEST, measurements=MEASURED | claimed, environment=HERE | NEWER_TORCH)
+    report = judge(elsewhere, metrics)
+    assert report.verdict is Verdict.INCONCLUSIVE and report.findings
+
+
 def test_an_older_recipe_without_a_card_is_reproduced() -> None:
     metrics = METRICS | CARD | {"weightsDigest": hex_of(WEIGHTS)}
     older = replace(MANIFEST, environment=HERE | {"recipe": RECIPE - 1})
