@@ -28,7 +28,7 @@ from viz.chain.devnet import Devnet
 from viz.chain.keys import create_key_file, development_account
 from viz.chain.rpc import Rpc
 from viz.chain.sender import Sender
-from viz.composition import Services, build_services, node_context, restore
+from viz.composition.services import Services, build_services, node_context, restore
 from viz.config import ChainConfig, Config, EngineConfig, WithdrawalConfig
 from viz.creator.registration import register_directly
 from viz.domain.eip712 import settlement_domain, sign

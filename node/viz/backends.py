@@ -27,10 +27,10 @@ from viz.chain.rpc import Rpc
 from viz.chain.sender import Sender
 from viz.chain.watcher import Watcher
 from viz.clock import SystemClock
-from viz.composition import (
+from viz.composition.services import Services
+from viz.composition.settings import (
     Backends,
     NetworkSettings,
-    Services,
     ServiceSettings,
     TrainingQueueSettings,
 )

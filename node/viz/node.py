@@ -19,13 +19,8 @@ from viz.api.context import ApiLimits, NodeTerms
 from viz.api.listening import listen, listen_for_operator, refuse_taken_port
 from viz.backends import open_backends, service_settings
 from viz.basemodel.preparation import ReportProgress
-from viz.composition import (
-    SUGGESTED_DEPOSIT_UNITS,
-    build_services,
-    loops,
-    node_context,
-    restore,
-)
+from viz.composition.services import build_services, loops, node_context, restore
+from viz.composition.settings import SUGGESTED_DEPOSIT_UNITS
 from viz.config import Config
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import Address

@@ -21,14 +21,12 @@ from viz.api.app import create_app, create_runner
 from viz.api.context import ApiLimits, NodeContext, NodeTerms
 from viz.basemodel.safetensor_file import file_digest
 from viz.basemodel.source import DEFAULT_BASE
-from viz.composition import (
+from viz.composition.services import build_services, node_context, restore
+from viz.composition.settings import (
     Backends,
     NetworkSettings,
     ServiceSettings,
     TrainingQueueSettings,
-    build_services,
-    node_context,
-    restore,
 )
 from viz.domain import buyer_channel as buyer_channels
 from viz.domain.claim_rows import SignedVoucher

@@ -20,14 +20,8 @@ from viz.api.app import create_app, create_runner
 from viz.api.context import ApiLimits, NodeContext, NodeTerms
 from viz.chain.keys import development_account
 from viz.chain.sender import Sender
-from viz.composition import (
-    Backends,
-    NetworkSettings,
-    ServiceSettings,
-    build_services,
-    node_context,
-    restore,
-)
+from viz.composition.services import build_services, node_context, restore
+from viz.composition.settings import Backends, NetworkSettings, ServiceSettings
 from viz.domain.ports.engine import Engine
 from viz.domain.ports.transactions import Call
 from viz.domain.units import Address

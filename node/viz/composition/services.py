@@ -8,33 +8,22 @@ the class for each Protocol.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any
 
 from viz.api.context import NodeContext, NodeTerms
-from viz.domain.eip712 import settlement_domain
-from viz.domain.ports.blobs import BlockStore
-from viz.domain.ports.chain import ChainReader
-from viz.domain.ports.clock import Clock
-from viz.domain.ports.custody import BlobSources, KeyStore
-from viz.domain.ports.engine import Engine
-from viz.domain.ports.peers import PeerHttp
-from viz.domain.ports.settlement_ledger import Store
-from viz.domain.ports.transactions import ChainWriter
-from viz.domain.pricing import Price
-from viz.domain.units import Units
+from viz.composition.market import build_market
+from viz.composition.settings import Backends, ServiceSettings, TrainingQueueSettings
+from viz.domain.eip712 import Domain, settlement_domain
 from viz.services.market.announcing import Announcing
-from viz.services.market.custodian import Custodian, CustodianIdentity, CustodyPolicy
+from viz.services.market.custodian import Custodian
 from viz.services.market.destruction import WorkDestruction
 from viz.services.market.discovery import Discovery
-from viz.services.market.key_requests import KeyRequests
 from viz.services.market.license_documents import LicenseDocuments
 from viz.services.market.licensed_works import LicensedWorks
 from viz.services.market.licensing import Licensing
 from viz.services.market.listings import Listings
 from viz.services.market.publishing import Publishing
-from viz.services.market.sealed_weights import SealedWeights
 from viz.services.market.withdrawal import WithdrawalWatch
 from viz.services.payments.channel_events import ChannelEvents
 from viz.services.payments.channels import ChannelStore
@@ -42,105 +31,17 @@ from viz.services.payments.freshness import ChainAccess
 from viz.services.payments.metering import MeterTools
 from viz.services.payments.quotes import Quotes
 from viz.services.payments.receipts import bill_interrupted
-from viz.services.payments.relay_budget import RelayPolicy
-from viz.services.payments.sessions import SessionPolicy, Sessions
+from viz.services.payments.sessions import Sessions
 from viz.services.serving.admission import Admission
 from viz.services.serving.catalogue import Catalogue
-from viz.services.serving.own_offers import own_offers
-from viz.services.serving.paid_stream import ServingPolicy
-from viz.services.settlement.claim_loop import ClaimPolicy, ClaimService
+from viz.services.settlement.claim_loop import ClaimService
 from viz.services.settlement.reconciliation import Reconciliation
-from viz.services.training.destroying import DestructionSettings, build_destruction
 from viz.services.training.queue import TrainingQueue, seal_with
 from viz.services.upkeep.clock_check import ClockCheck, plausible_time
 from viz.services.upkeep.maintenance import Maintenance
 from viz.services.upkeep.supervision import Supervisor
-from viz.storage.sealing import recipient_of
-from viz.training.run import Bounds
 
-SUGGESTED_DEPOSIT_UNITS: Final = 1_000_000
 LoopFunction = Callable[[], Coroutine[Any, Any, None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Backends:
-    """The services' connections to the outside.
-
-    ``key`` is the node's private key; keys of sealed blobs for this node are wrapped for
-    ``age_identity``.
-    """
-
-    ledger: Store
-    chain: ChainReader
-    writer: ChainWriter
-    engine: Engine
-    blobs: BlockStore
-    keys: KeyStore
-    sources: BlobSources
-    peers: PeerHttp
-    clock: Clock
-    key: bytes = field(repr=False)
-    age_identity: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingQueueSettings:
-    """The directory of training runs, their base model, and their bounds.
-
-    ``least_percent`` is the percentages that an adapter needs to be sold: questions answered right,
-    and general questions still answered right.
-    """
-
-    directory: Path
-    base_model: str
-    cache_dir: Path
-    threads: int
-    bounds: Bounds
-    least_percent: tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkSettings:
-    """How others reach this node, and which addresses it asks.
-
-    ``origin`` is what buyers sign for. ``public_url`` is announced at the start; if it is empty,
-    nothing is. ``discover_s`` is the time between two rounds over the directory.
-    """
-
-    origin: str
-    public_url: str = ""
-    private_addresses: bool = False
-    discover_s: float = 300.0
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceSettings:
-    """The operator's terms and bounds, as the services need them.
-
-    ``registrations`` is None if the node relays no registrations. ``adapters_dir`` holds the plain
-    weights of active adapters, ``licenses_dir`` the license documents to serve, ``works_dir`` the
-    opened works that are licensed, ``sealed_dir`` sealed blobs on their way. ``development``: the
-    chain is one whose time can be moved.
-    """
-
-    sessions: SessionPolicy
-    serving: ServingPolicy
-    claims: ClaimPolicy
-    registrations: RelayPolicy | None
-    list_price: Price
-    credit_window_units: Units
-    quote_valid_s: int
-    compare_interval_s: float
-    adapters_dir: Path
-    licenses_dir: Path
-    works_dir: Path
-    sealed_dir: Path
-    custody: CustodyPolicy
-    destruction: DestructionSettings
-    max_blob_bytes: int
-    training: TrainingQueueSettings
-    network: NetworkSettings
-    development: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +75,6 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
     """Create and connect all services; nothing is read, written or started yet."""
     ledger, chain, writer = backends.ledger, backends.chain, backends.writer
     engine, clock, key, node = backends.engine, backends.clock, backends.key, writer.address
-    domain = settlement_domain(chain.deployment.chain_id, chain.deployment.settlement)
     # Shared: after the chain failed for one reader, the others do not wait for the same failure.
     access = ChainAccess(clock)
     events = ChannelEvents()
@@ -210,63 +110,9 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
         policy=replace(settings.sessions, fee_wei=chain.fee_wei, require_clock=clock_check.require),
         chain_time=chain_time,
     )
-    meter_tools = MeterTools(
-        channels,
-        clock,
-        domain,
-        node,
-        key,
-        engine.count_tokens,
-        settings.credit_window_units,
-        parts_at_spaces=engine.model.parts_at_spaces,
-    )
-    quotes = Quotes(
-        domain,
-        node,
-        key,
-        clock,
-        tokenizer_digest=engine.model.tokenizer_digest,
-        valid_s=settings.quote_valid_s,
-    )
+    meter_tools = _meter_tools(backends, settings, channels)
     trainings = _training_queue(backends, settings.training)
-    listings, network = Listings(ledger, chain, clock), settings.network
-    custodian = Custodian(
-        chain,
-        ledger,
-        backends.keys,
-        backends.blobs,
-        clock,
-        identity=CustodianIdentity(node, settings.sessions.origin, backends.age_identity),
-        policy=settings.custody,
-        directory=settings.sealed_dir,
-    )
-    requests = KeyRequests(
-        backends.peers,
-        chain.deployment,
-        node=node,
-        key=key,
-        age_identity=backends.age_identity,
-    )
-    works = LicensedWorks(
-        chain,
-        listings,
-        custodian,
-        requests,
-        backends.sources,
-        peers=backends.peers,
-        node=node,
-        directory=settings.works_dir,
-    )
-    destruction = build_destruction(
-        settings.destruction,
-        ledger,
-        backends.blobs,
-        backends.keys,
-        works,
-        key=key,
-        domain=domain,
-        node=node,
-    )
+    market = build_market(backends, settings, catalogue)
     return Services(
         channels=channels,
         catalogue=catalogue,
@@ -277,7 +123,7 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
             channels,
             catalogue,
             engine,
-            quotes=quotes,
+            quotes=_quotes(backends, settings),
             tools=meter_tools,
             clock=clock,
             policy=settings.serving,
@@ -286,41 +132,12 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
             chain, writer, clock, relays=settings.registrations, fee_wei=chain.fee_wei
         ),
         license_documents=LicenseDocuments(settings.licenses_dir, chain, settings.sessions.origin),
-        listings=listings,
-        discovery=Discovery(
-            chain,
-            backends.peers,
-            clock,
-            listings,
-            known=own_offers(engine, catalogue, clock, node=node, origin=network.origin),
-            own=node,
-            interval_s=network.discover_s,
-        ),
-        announcing=Announcing(
-            chain,
-            writer,
-            public_url=network.public_url,
-            age_key=recipient_of(backends.age_identity),
-            private_addresses=network.private_addresses,
-        ),
-        custodian=custodian,
-        licensed_works=works,
-        publishing=Publishing(
-            chain,
-            writer,
-            SealedWeights(
-                chain,
-                backends.blobs,
-                backends.sources,
-                custodian,
-                requests,
-                node=node,
-                directory=settings.sealed_dir,
-                max_bytes=settings.max_blob_bytes,
-            ),
-            settings.adapters_dir,
-            engine=engine,
-        ),
+        listings=market.listings,
+        discovery=market.discovery,
+        announcing=market.announcing,
+        custodian=market.custodian,
+        licensed_works=market.licensed_works,
+        publishing=market.publishing,
         trainings=trainings,
         reconciliation=Reconciliation(
             ledger, chain, clock, node, events=events, interval_s=settings.compare_interval_s
@@ -328,8 +145,40 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
         clock_check=clock_check,
         maintenance=Maintenance(ledger, clock),
         supervisor=Supervisor(clock),
-        withdrawals=WithdrawalWatch(chain, writer, catalogue, trainings, destruction),
-        destruction=destruction,
+        withdrawals=WithdrawalWatch(chain, writer, catalogue, trainings, market.destruction),
+        destruction=market.destruction,
+    )
+
+
+def _domain(backends: Backends) -> Domain:
+    deployment = backends.chain.deployment
+    return settlement_domain(deployment.chain_id, deployment.settlement)
+
+
+def _meter_tools(
+    backends: Backends, settings: ServiceSettings, channels: ChannelStore
+) -> MeterTools:
+    engine = backends.engine
+    return MeterTools(
+        channels,
+        backends.clock,
+        _domain(backends),
+        backends.writer.address,
+        backends.key,
+        engine.count_tokens,
+        settings.credit_window_units,
+        parts_at_spaces=engine.model.parts_at_spaces,
+    )
+
+
+def _quotes(backends: Backends, settings: ServiceSettings) -> Quotes:
+    return Quotes(
+        _domain(backends),
+        backends.writer.address,
+        backends.key,
+        backends.clock,
+        tokenizer_digest=backends.engine.model.tokenizer_digest,
+        valid_s=settings.quote_valid_s,
     )
 
 

@@ -1,0 +1,121 @@
+"""Build the services by which works and adapters travel, and nodes find each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from viz.composition.settings import Backends, ServiceSettings
+from viz.domain.eip712 import settlement_domain
+from viz.services.market.announcing import Announcing
+from viz.services.market.custodian import Custodian, CustodianIdentity
+from viz.services.market.destruction import WorkDestruction
+from viz.services.market.discovery import Discovery
+from viz.services.market.key_requests import KeyRequests
+from viz.services.market.licensed_works import LicensedWorks
+from viz.services.market.listings import Listings
+from viz.services.market.publishing import Publishing
+from viz.services.market.sealed_weights import SealedWeights
+from viz.services.serving.catalogue import Catalogue
+from viz.services.serving.own_offers import own_offers
+from viz.services.training.destroying import build_destruction
+from viz.storage.sealing import recipient_of
+
+
+@dataclass(frozen=True, slots=True)
+class MarketServices:
+    """The services of one node that deal with works, adapters and other nodes."""
+
+    listings: Listings
+    custodian: Custodian
+    licensed_works: LicensedWorks
+    destruction: WorkDestruction
+    publishing: Publishing
+    discovery: Discovery
+    announcing: Announcing
+
+
+def build_market(
+    backends: Backends, settings: ServiceSettings, catalogue: Catalogue
+) -> MarketServices:
+    """Create and connect the market's services; nothing is read, written or started yet."""
+    ledger, chain, clock = backends.ledger, backends.chain, backends.clock
+    key, node, network = backends.key, backends.writer.address, settings.network
+    listings = Listings(ledger, chain, clock)
+    custodian = Custodian(
+        chain,
+        ledger,
+        backends.keys,
+        backends.blobs,
+        clock,
+        identity=CustodianIdentity(node, settings.sessions.origin, backends.age_identity),
+        policy=settings.custody,
+        directory=settings.sealed_dir,
+    )
+    requests = KeyRequests(
+        backends.peers,
+        chain.deployment,
+        node=node,
+        key=key,
+        age_identity=backends.age_identity,
+    )
+    works = LicensedWorks(
+        chain,
+        listings,
+        custodian,
+        requests,
+        backends.sources,
+        peers=backends.peers,
+        node=node,
+        directory=settings.works_dir,
+    )
+    destruction = build_destruction(
+        settings.destruction,
+        ledger,
+        backends.blobs,
+        backends.keys,
+        works,
+        key=key,
+        domain=settlement_domain(chain.deployment.chain_id, chain.deployment.settlement),
+        node=node,
+    )
+    return MarketServices(
+        listings=listings,
+        custodian=custodian,
+        licensed_works=works,
+        destruction=destruction,
+        publishing=_publishing(backends, settings, custodian, requests),
+        discovery=Discovery(
+            chain,
+            backends.peers,
+            clock,
+            listings,
+            known=own_offers(backends.engine, catalogue, clock, node=node, origin=network.origin),
+            own=node,
+            interval_s=network.discover_s,
+        ),
+        announcing=Announcing(
+            chain,
+            backends.writer,
+            public_url=network.public_url,
+            age_key=recipient_of(backends.age_identity),
+            private_addresses=network.private_addresses,
+        ),
+    )
+
+
+def _publishing(
+    backends: Backends, settings: ServiceSettings, custodian: Custodian, requests: KeyRequests
+) -> Publishing:
+    sealed = SealedWeights(
+        backends.chain,
+        backends.blobs,
+        backends.sources,
+        custodian,
+        requests,
+        node=backends.writer.address,
+        directory=settings.sealed_dir,
+        max_bytes=settings.max_blob_bytes,
+    )
+    return Publishing(
+        backends.chain, backends.writer, sealed, settings.adapters_dir, engine=backends.engine
+    )

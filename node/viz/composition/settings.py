@@ -1,0 +1,111 @@
+"""Name what the services of a node are built from: its backends, and the operator's settings.
+
+``viz.backends`` fills both; the HTTP tests fill them with fakes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from viz.domain.ports.blobs import BlockStore
+from viz.domain.ports.chain import ChainReader
+from viz.domain.ports.clock import Clock
+from viz.domain.ports.custody import BlobSources, KeyStore
+from viz.domain.ports.engine import Engine
+from viz.domain.ports.peers import PeerHttp
+from viz.domain.ports.settlement_ledger import Store
+from viz.domain.ports.transactions import ChainWriter
+from viz.domain.pricing import Price
+from viz.domain.units import Units
+from viz.services.market.custodian import CustodyPolicy
+from viz.services.payments.relay_budget import RelayPolicy
+from viz.services.payments.sessions import SessionPolicy
+from viz.services.serving.paid_stream import ServingPolicy
+from viz.services.settlement.claim_loop import ClaimPolicy
+from viz.services.training.destroying import DestructionSettings
+from viz.training.run import Bounds
+
+SUGGESTED_DEPOSIT_UNITS: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Backends:
+    """The services' connections to the outside.
+
+    ``key`` is the node's private key; keys of sealed blobs for this node are wrapped for
+    ``age_identity``.
+    """
+
+    ledger: Store
+    chain: ChainReader
+    writer: ChainWriter
+    engine: Engine
+    blobs: BlockStore
+    keys: KeyStore
+    sources: BlobSources
+    peers: PeerHttp
+    clock: Clock
+    key: bytes = field(repr=False)
+    age_identity: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingQueueSettings:
+    """The directory of training runs, their base model, and their bounds.
+
+    ``least_percent`` is the percentages that an adapter needs to be sold: questions answered right,
+    and general questions still answered right.
+    """
+
+    directory: Path
+    base_model: str
+    cache_dir: Path
+    threads: int
+    bounds: Bounds
+    least_percent: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSettings:
+    """How others reach this node, and which addresses it asks.
+
+    ``origin`` is what buyers sign for. ``public_url`` is announced at the start; if it is empty,
+    nothing is. ``discover_s`` is the time between two rounds over the directory.
+    """
+
+    origin: str
+    public_url: str = ""
+    private_addresses: bool = False
+    discover_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSettings:
+    """The operator's terms and bounds, as the services need them.
+
+    ``registrations`` is None if the node relays no registrations. ``adapters_dir`` holds the plain
+    weights of active adapters, ``licenses_dir`` the license documents to serve, ``works_dir`` the
+    opened works that are licensed, ``sealed_dir`` sealed blobs on their way. ``development``: the
+    chain is one whose time can be moved.
+    """
+
+    sessions: SessionPolicy
+    serving: ServingPolicy
+    claims: ClaimPolicy
+    registrations: RelayPolicy | None
+    list_price: Price
+    credit_window_units: Units
+    quote_valid_s: int
+    compare_interval_s: float
+    adapters_dir: Path
+    licenses_dir: Path
+    works_dir: Path
+    sealed_dir: Path
+    custody: CustodyPolicy
+    destruction: DestructionSettings
+    max_blob_bytes: int
+    training: TrainingQueueSettings
+    network: NetworkSettings
+    development: bool
