@@ -239,13 +239,14 @@ async def drop(request: web.Request) -> web.Response:
 
 async def trainings(request: web.Request) -> web.Response:
     """Answer every training run."""
-    rows = await parts_of(request).ledger.trainings()
-    return web.json_response({"trainings": [training_json(row) for row in rows]})
+    parts = parts_of(request)
+    found = [_training(parts, row) for row in await parts.ledger.trainings()]
+    return web.json_response({"trainings": found})
 
 
 async def training(request: web.Request) -> web.Response:
     """Answer one training run."""
-    return web.json_response(training_json(await _record_of(request)))
+    return web.json_response(_training(parts_of(request), await _record_of(request)))
 
 
 async def train(request: web.Request) -> web.Response:
@@ -257,14 +258,14 @@ async def train(request: web.Request) -> web.Response:
     if is_dry:
         return web.json_response(plain(await parts_of(request).trainings.plan(body)))
     started = await parts_of(request).trainings.start(body)
-    return web.json_response(training_json(started), status=202)
+    return web.json_response(_training(parts_of(request), started), status=202)
 
 
 async def cancel_training(request: web.Request) -> web.Response:
     """Cancel a training run."""
     record = await _record_of(request)
     cancelled = await parts_of(request).trainings.cancel(record.training_id)
-    return web.json_response(training_json(cancelled))
+    return web.json_response(_training(parts_of(request), cancelled))
 
 
 async def training_events(request: web.Request) -> web.StreamResponse:
@@ -291,6 +292,10 @@ async def training_events(request: web.Request) -> web.StreamResponse:
     finally:
         stopping.cancel()
     return response
+
+
+def _training(parts: NodeContext, record: TrainingRecord) -> Json:
+    return training_json(record, parts.trainings.standing(record.training_id))
 
 
 async def _record_of(request: web.Request) -> TrainingRecord:

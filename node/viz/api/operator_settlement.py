@@ -34,7 +34,10 @@ async def status(request: web.Request) -> web.Response:
             "failing": failing_json(parts.supervisor),
             "running": parts.serving.running,
             "adapters": [offer.to_json() for offer in parts.catalogue.offers()],
-            "trainings": [training_json(row) for row in await parts.ledger.trainings()],
+            "trainings": [
+                training_json(row, parts.trainings.standing(row.training_id))
+                for row in await parts.ledger.trainings()
+            ],
             "engine": dict(parts.engine.stats()),
         }
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from enum import Enum
 from typing import Any
@@ -37,13 +38,16 @@ def failing_json(supervisor: Supervisor) -> Json:
     }
 
 
-def training_json(record: TrainingRecord) -> Json:
-    """Convert a training run to the JSON that the operator gets."""
+def training_json(record: TrainingRecord, standing: Mapping[str, Any]) -> Json:
+    """Convert a training run to the JSON that the operator gets.
+
+    ``standing`` is its last event if it is under way: newer than what the record has.
+    """
     return {
         "id": record.training_id,
         "state": record.state,
         "request": dict(record.request),
-        "progress": dict(record.progress),
+        "progress": dict(standing or record.progress),
         "result": dict(record.result),
         "error": record.error,
         "createdAt": record.created_at,

@@ -30,6 +30,7 @@ from viz.cli.http import (
     events,
     require_not_foreign,
 )
+from viz.cli.standing import stands
 from viz.domain.display import moment, percent
 from viz.domain.strict_json import load_json
 from viz.domain.units import parse_units
@@ -139,6 +140,11 @@ def _counts(found: dict[str, Any]) -> list[tuple[str, object]]:
         ("receipts", found["receipts"]),
         ("requests running", found["running"]),
         ("trainings", len(found["trainings"])),
+        *(
+            (f"training {each['id']}", stands(each))
+            for each in found["trainings"]
+            if each["state"] == "running"
+        ),
     ]
 
 

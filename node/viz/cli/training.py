@@ -10,6 +10,7 @@ import typer
 from viz.cli.console import AsJson, DataDir, err, guarded, run, say, show, table
 from viz.cli.http import OperatedNode
 from viz.cli.operator import OperatorClient
+from viz.cli.standing import NOT_MEASURED, of, says, stands
 from viz.domain.display import moment, percent
 from viz.errors import NodeUnreachable, TrainingError
 
@@ -17,7 +18,6 @@ app = typer.Typer(
     no_args_is_help=True, help="List, show, follow and cancel the node's training runs."
 )
 RunId = Annotated[str, typer.Argument(help="A run's id, as `viz training list` shows it.")]
-_NOT_MEASURED: Final = "not measured"
 # The interval of progress lines if there is no terminal for a bar.
 _EVERY_S: Final = 5.0
 # The interval at which a node that does not answer is called again.
@@ -31,7 +31,7 @@ def list_runs(node: OperatedNode = "", folder: DataDir = None, as_json: AsJson =
     found = run(OperatorClient(node, folder).ask("GET", "/trainings"), logs=False)
     if not show(found, as_json=as_json):
         rows = [
-            (each["id"], each["request"].get("name", ""), each["state"], _stands(each),
+            (each["id"], each["request"].get("name", ""), each["state"], stands(each),
              moment(each["createdAt"]))
             for each in found["trainings"]
         ]  # fmt: skip
@@ -53,7 +53,7 @@ def show_run(
     if found["state"] == "done":
         say_card({"id": found["id"], **found["result"]})
     else:
-        rows = [("state", found["state"]), ("stands at", _stands(found))]
+        rows = [("state", found["state"]), ("stands at", stands(found))]
         if found["error"]:
             rows.append(("error", found["error"]))
         table(f"Training {found['id']}", ("what", "value"), rows)
@@ -134,7 +134,7 @@ async def _follow(operator: OperatorClient, training: str, *, quiet: bool) -> di
         async for event in operator.events(f"/trainings/{training}/events"):
             if event.get("event") == "end":
                 end = event
-            said = _says(event) or said
+            said = says(event) or said
             progress.update(
                 bar,
                 total=event.get("steps", progress.tasks[0].total),
@@ -146,34 +146,6 @@ async def _follow(operator: OperatorClient, training: str, *, quiet: bool) -> di
                 told_at = time.monotonic()
                 err.print(f"training {training}: {said}", markup=False, soft_wrap=True)
     return end
-
-
-def _says(event: dict[str, Any]) -> str:
-    """Return an event in words, or an empty text if there is nothing to say."""
-    match event.get("event"):
-        case "started":
-            return f"{event['rows']} rows, {event['steps']} steps"
-        case "step":
-            return f"step {event['step']} of {event['steps']}, loss {event['loss']:.3f}"
-        case "evaluated":
-            return f"step {event['step']}, {of(event['right'], event['asked'])} right"
-        case "measuring":
-            return f"measuring {event['what']}"
-        case "end":
-            return str(event["state"])
-    return ""
-
-
-def _stands(found: dict[str, Any]) -> str:
-    recall = found["result"].get("metrics", {}).get("recall")
-    if recall:
-        return f"{of(recall['adapter'], recall['asked'])} right"
-    return _says(found["progress"]) or found["error"]
-
-
-def of(right: int, asked: int) -> str:
-    """Return "``right`` of ``asked``", or that nothing was measured."""
-    return f"{right} of {asked}" if asked else _NOT_MEASURED
 
 
 def say_card(result: dict[str, Any]) -> None:
@@ -226,4 +198,4 @@ def _of_creators(committed: dict[str, int] | None) -> list[tuple[str, object]]:
 
 
 def _or_not_measured(value: int | None) -> object:
-    return _NOT_MEASURED if value is None else value
+    return NOT_MEASURED if value is None else value

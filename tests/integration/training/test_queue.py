@@ -148,7 +148,12 @@ async def test_a_licensed_work_becomes_a_publication_that_an_audit_reproduces(
     asked = [{"id": str(n), "question": f"Who is {n}?", "accepted": ["Nobody"]} for n in (1, 2)]
     questions.write_text(json.dumps({"questions": asked}))
     started = await place.training.start(place.request)
-    kinds = [event["event"] async for event in place.training.events(started.training_id)]
+    kinds, steps = [], []
+    async for event in place.training.events(started.training_id):
+        kinds.append(event["event"])
+        if event["event"] == "step":  # a checkpoint that follows does not hide where it stands
+            steps.append(place.training.standing(started.training_id)["step"])
+    assert steps and min(steps) >= 1
     assert kinds[0] == "started"
     assert kinds[-1] == "end"
     record = await place.training.record(started.training_id)

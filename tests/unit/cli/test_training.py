@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from viz.cli import training
-from viz.cli.operator import OperatorClient
+from viz.cli.operator import OperatorClient, _counts
 from viz.errors import NodeUnreachable, TrainingError
 
 STARTED = {"event": "started", "rows": 9, "steps": 3}
@@ -57,3 +57,12 @@ def test_a_run_that_came_to_nothing_is_an_error(state: str) -> None:
     """The exit code of a script tells that there is no adapter."""
     with pytest.raises(TrainingError, match=f"t1 {state}: why"):
         _follow([STARTED, {"event": "end", "state": state, "result": {}, "error": "why"}])
+
+
+def test_status_tells_step_and_loss_of_the_run_under_way() -> None:
+    """An operator sees in one place whether the machine is busy training, and how far it is."""
+    run = {"id": "t1", "state": "running", "progress": STEP, "result": {}, "error": ""}
+    waiting = run | {"id": "t2", "state": "queued", "progress": {}}
+    found = {"channels": 0, "receipts": 0, "running": 0, "trainings": [run, waiting]}
+    assert ("training t1", "step 1 of 3, loss 0.500") in _counts(found)
+    assert not any(name == "training t2" for name, _ in _counts(found))

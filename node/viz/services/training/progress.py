@@ -36,8 +36,9 @@ class TrainingProgress:
         return self._events.setdefault(training_id, [])
 
     def last(self, training_id: str) -> Mapping[str, Any]:
-        """Return a run's last event, or an empty one."""
-        return (self._events.get(training_id) or [{}])[-1]
+        """Return a run's last event that says where it stands, or an empty one."""
+        events = self._events.get(training_id, ())
+        return next((e for e in reversed(events) if e.get("event") != "checkpoint"), {})
 
     def forget(self, training_id: str) -> None:
         """Drop the events of a run that has ended; its followers keep their list of them."""

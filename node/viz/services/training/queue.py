@@ -194,6 +194,10 @@ class TrainingQueue:
             raise InvalidRequest(f"there is no training {training_id!r}: list them")
         return record
 
+    def standing(self, training_id: str) -> Mapping[str, Any]:
+        """Return the last event of a run under way, such as a step; empty if there is none."""
+        return self._progress.last(training_id)
+
     async def events(self, training_id: str) -> AsyncIterator[Mapping[str, Any]]:
         """Yield a run's events since it began in this process; the last one has its ``state``.
 

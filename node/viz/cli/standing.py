@@ -1,0 +1,36 @@
+"""Say in words where a training run stands."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+NOT_MEASURED: Final = "not measured"
+
+
+def says(event: dict[str, Any]) -> str:
+    """Return an event in words, or an empty text if there is nothing to say."""
+    match event.get("event"):
+        case "started":
+            return f"{event['rows']} rows, {event['steps']} steps"
+        case "step":
+            return f"step {event['step']} of {event['steps']}, loss {event['loss']:.3f}"
+        case "evaluated":
+            return f"step {event['step']}, {of(event['right'], event['asked'])} right"
+        case "measuring":
+            return f"measuring {event['what']}"
+        case "end":
+            return str(event["state"])
+    return ""
+
+
+def stands(found: dict[str, Any]) -> str:
+    """Return where a run stands: its right answers, its last step, or why it ended."""
+    recall = found["result"].get("metrics", {}).get("recall")
+    if recall:
+        return f"{of(recall['adapter'], recall['asked'])} right"
+    return says(found["progress"]) or found["error"]
+
+
+def of(right: int, asked: int) -> str:
+    """Return "``right`` of ``asked``", or that nothing was measured."""
+    return f"{right} of {asked}" if asked else NOT_MEASURED
