@@ -227,6 +227,18 @@ class OpenRequests:
         open_request.delivered = True
         return other
 
+    def hand_on(self, open_request: OpenRequest) -> OpenRequest | None:
+        """Give a request's bill to an equal one that ended without any; return that, or None.
+
+        A late receipt fits every equal request, so it may have been noted for the wrong one.
+        """
+        for each in (*self._left, *self._given_up):
+            if each is not open_request and each.equals(open_request) and not each.seq:
+                self.note(each, open_request.seq, open_request.billed_units)
+                self.note(open_request, 0, 0)
+                return each
+        return None
+
     def match(self, signed: SignedReceipt, unused_units: Units) -> Match | None:
         """Return the request behind a receipt that no answer brought; raise NodeNotTrusted.
 

@@ -147,9 +147,13 @@ class VoucherSigner:
             self._ledger.keep_request(open_request)
 
     def drop(self, open_request: OpenRequest) -> None:
-        """Forget a request that the node did not admit, and so cannot bill."""
+        """Forget a request that was refused or free; a bill for it is held against the node."""
         if not open_request.seq:
             self._ledger.drop_request(open_request)
+        elif (other := self._open_requests.hand_on(open_request)) is not None:
+            self._undelivered.billed(other)
+        else:
+            self.leave_unreceipted(open_request, broken=True)
 
     @property
     def lacks_receipts(self) -> bool:
@@ -159,8 +163,7 @@ class VoucherSigner:
     def earned_units(self, adapter_id: AdapterId) -> Units:
         """Return what the adapter may have earned, without the requests under way.
 
-        This is the sum of its receipts, and of what broke off without one: a node may have booked
-        what it delivered and lost the bill.
+        Its receipts, and what broke off without one: a node may have lost the bill of that.
         """
         unused = self._unused_units(adapter_id)
         return self.channel.spent_units(adapter_id) + self._open_requests.left_units(
@@ -205,8 +208,7 @@ class VoucherSigner:
         """Sign ``wanted_units`` for the adapter, if allowed, but at least ``required_units``.
 
         Both are cumulative. The node has accepted the voucher when this returns. Raises
-        PriceAboveCap if ``required_units`` is above the ceiling, DepositExceeded, ChannelUnknown,
-        and the node's refusals.
+        PriceAboveCap (above the ceiling), DepositExceeded, ChannelUnknown, the node's refusals.
         """
         async with self._paying:
             # Read under the lock: a request may have been billed while this call waited for it.
@@ -374,8 +376,7 @@ class VoucherSigner:
             allowed = amount(open_request.bound_units(unused), self._deployment)
             raise NodeNotTrusted(
                 f"receipt {link.seq} bills {amount(signed.receipt.amount_units, self._deployment)} "
-                f"for an answer of which {allowed} "
-                "are accounted for by what arrived and one step"
+                f"for an answer of which {allowed} are accounted for by what arrived and one step"
             )
         if beyond_units:
             self._ledger.commit_standing(standing.billed_beyond(beyond_units))

@@ -1,0 +1,86 @@
+"""A node that takes the voucher, bills the answer, and refuses the request all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import aiohttp
+import pytest
+from tests.integration.api.harness import ADAPTER
+from tests.integration.buyer.test_untrue_node import ask
+
+from viz.buyer import channel_sync
+from viz.buyer.client import BuyerClient
+from viz.buyer.node_standing import BROKEN_ALLOWED
+from viz.errors import NodeNotTrusted, PriceAboveCap
+from viz.protocol.messages import AccessToken
+from viz.protocol.payment import Challenge
+
+
+class Refusal:
+    """A 402 that asks for more than anything justifies."""
+
+    status = 402
+
+    def __init__(self, challenge: Challenge) -> None:
+        assert challenge.need is not None
+        more = replace(challenge.need, required_units=900_000)
+        self.headers = {"WWW-Authenticate": replace(challenge, need=more).to_header()}
+        self.content = asyncio.StreamReader()
+        self.content.feed_data(json.dumps({"code": "payment-required", "detail": "more"}).encode())
+        self.content.feed_eof()
+
+
+@pytest.fixture
+def refusing(buyer: BuyerClient, monkeypatch: pytest.MonkeyPatch) -> BuyerClient:
+    """A buyer whose node computes and bills each answer, keeps it, and answers 402."""
+    real, seen = buyer.api.generate, list[Challenge]()
+
+    @asynccontextmanager
+    async def generate(
+        path: str, body: bytes, token: AccessToken, headers: Mapping[str, str]
+    ) -> AsyncIterator[aiohttp.ClientResponse | Refusal]:
+        async with real(path, body, token, headers) as response:
+            if response.status == 402:
+                seen.append(Challenge.from_header(response.headers["WWW-Authenticate"]))
+                yield response
+                return
+            await response.read()
+        yield Refusal(seen[-1])
+
+    monkeypatch.setattr(buyer.api, "generate", generate)
+    monkeypatch.setattr(channel_sync, "LATE_BILL_WAITS_S", (0.0, 0.1))
+    return buyer
+
+
+async def test_refused_and_billed_counts_as_broken_off(refusing: BuyerClient) -> None:
+    """The bill is found while the node is paid to begin; before, this went on without an end."""
+    for number in range(BROKEN_ALLOWED):
+        assert not refusing.voucher_signer.fault
+        with pytest.raises((PriceAboveCap, NodeNotTrusted)):
+            await ask(refusing, max_tokens=8, seed=number)
+        assert refusing.channel.seq == number + 1
+    assert "broke off" in refusing.voucher_signer.fault
+    signed = refusing.channel.signed_units(ADAPTER)
+    with pytest.raises(NodeNotTrusted, match="nothing more"):
+        await ask(refusing, max_tokens=8)
+    assert refusing.channel.signed_units(ADAPTER) == signed
+
+
+async def test_the_bill_of_an_equal_request_that_was_left_is_no_break(
+    buyer: BuyerClient,
+) -> None:
+    """A late bill is noted for the request under way; if that is refused, the other one has it."""
+    signer = buyer.voucher_signer
+    with signer.open_request(ADAPTER, b"same") as left:
+        left.units = left.arrived_units = left.excused_units = 100
+    signer.leave_unreceipted(left)
+    with signer.open_request(ADAPTER, b"same") as refused:
+        signer._open_requests.note(refused, 1, 90)
+        signer.drop(refused)
+    assert (left.seq, left.billed_units, refused.seq) == (1, 90, 0)
+    assert not signer.standing.broken and not signer.fault
