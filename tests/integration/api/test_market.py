@@ -186,6 +186,9 @@ class Runs:
             [(ContentId(1), 10_000)],
         )
 
+    def standing(self, training_id: str) -> Mapping[str, Any]:
+        return {"event": "step", "step": 2, "steps": 9, "loss": 0.5}
+
     async def events(self, training_id: str) -> AsyncIterator[Mapping[str, Any]]:
         yield {"step": 1}
         yield {"step": 2}
@@ -256,6 +259,8 @@ async def test_training_progress_streams_and_ends_with_the_node(
         assert [json.loads(line[6:]) for line in lines[::2]] == [{"step": 1}, {"step": 2}]
         app[STOPPING].set()
         await response.read()
+    status, found, _ = await buyer.call("GET", "/operator/v1/status", headers=OPERATOR)
+    assert [each["progress"]["step"] for each in found["trainings"]] == [2]  # newer than the ledger
     status, ended, _ = await buyer.call("DELETE", f"{path}/t1", headers=OPERATOR)
     assert ended["state"] == "cancelled" and runs.cancelled == ["t1"]
     status, problem, _ = await buyer.call("GET", f"{path}/none", headers=OPERATOR)

@@ -120,7 +120,8 @@ async def network(net: Testnet, tmp_path: Path) -> AsyncIterator[Network]:
             assert status == 200, said
         adapter = published.adapter_id
         permission = {"adapterId": int(adapter), "node": server.address, "allowed": True}
-        dearer = {"promptPrice": "4000000", "completionPrice": "12000000"}
+        # So much that no latency which the buyer measured there makes up for it.
+        dearer = {"promptPrice": "16000000", "completionPrice": "48000000"}
         for node, path, body in (
             (trainer, "/adapters/permissions", permission),
             (trainer, "/adapters", {"adapterId": int(adapter), "name": "lamps"}),
