@@ -32,8 +32,9 @@ from aiohttp.web_protocol import RequestHandler
 
 from viz.api.client_address import PROXIES, counted_as, is_in, parse_address
 from viz.api.metrics import METRICS
-from viz.api.problems import CODE_URI, PROBLEM_TYPE
+from viz.api.problems import PROBLEM_TYPE
 from viz.local_socket import OPERATOR_SOCKET, bound, open_folder, remove
+from viz.protocol.problems import CODE_URI
 
 SPARE: Final = 8
 SHARES: Final = 4

@@ -17,21 +17,24 @@ from aiohttp import web
 
 from viz.errors import (
     AccessTokenInvalid,
+    BlobDenied,
+    BlobTooLarge,
     BooksMismatch,
     ChainError,
     ChainMismatch,
     ChainUnreachable,
     ConfigError,
+    CustodyFull,
     EngineError,
     EngineOverloaded,
     InputError,
+    KeyUnknown,
     LicenseError,
     ModelUnavailable,
     PaymentError,
     RelayBusy,
     StorageBusy,
     StorageError,
-    StorageUnavailable,
     StoreConflict,
     StoreError,
     TooManyQuestions,
@@ -40,9 +43,9 @@ from viz.errors import (
     VizError,
 )
 from viz.protocol.payment import Challenge
+from viz.protocol.problems import CODE_URI
 
 PROBLEM_TYPE: Final = "application/problem+json"
-CODE_URI: Final = "urn:viz:problem:"
 
 # OpenAI's clients tell errors apart by this word. The first class that matches gives it.
 OPENAI_TYPES: Final[tuple[tuple[type[VizError], str], ...]] = (
@@ -62,20 +65,31 @@ _RETRY_LATER: Final = (EngineOverloaded, RelayBusy, StorageBusy, TooManyQuestion
 _OF_A_BODY: Final = frozenset({"content-type", "content-length", "content-encoding"})
 _HIDDEN: Final = frozenset({"quote", "need", "challenge"})
 # Errors whose text names what is behind this node: addresses, paths, messages of other programs.
-_INSIDE: Final = (ChainUnreachable, ChainMismatch, StorageUnavailable, StoreError, ModelUnavailable)
-_TRUE_OF_A_REQUEST: Final = (StoreConflict, BooksMismatch, StorageBusy)
+_INSIDE: Final = (ChainUnreachable, ChainMismatch, StorageError, StoreError, ModelUnavailable)
+# Of these kinds, what our own words say about the request alone.
+_TRUE_OF_A_REQUEST: Final = (
+    StoreConflict,
+    BooksMismatch,
+    StorageBusy,
+    BlobDenied,
+    BlobTooLarge,
+    KeyUnknown,
+    CustodyFull,
+)
 _PRIVATE: Final = (ChainError, StorageError, StoreError, EngineError, ConfigError)
 _ADDRESS: Final = re.compile(
     r"(?:[a-z][a-z0-9+.-]*://|/(?:ip4|ip6|dns[46]?|dnsaddr|unix)/)[^\s,;)'\"]*[^\s,;:.)'\"]"
     r"|(?<![\w.])/(?:[\w.@-]+/)+[\w.@-]+"
     r"|(?<![\w.])(?:\d{1,3}(?:\.\d{1,3}){3}|localhost)(?::\d+)?(?![\w.])"
+    r"|\[[0-9a-f:.]*:[0-9a-f:.]*(?:%\w+)?\](?::\d+)?"
 )
 
 
 def for_strangers(error: VizError) -> str:
     """Return the text of an error for a stranger, without addresses and paths of this node."""
     if isinstance(error, _INSIDE) and not isinstance(error, _TRUE_OF_A_REQUEST):
-        return f"{error.title[0].lower()}{error.title[1:]} now: try again in a while"
+        known = f"{error.title[0].lower()}{error.title[1:]}"
+        return known if error.status < 500 else f"{known} now: try again in a while"
     if isinstance(error, _PRIVATE):
         return _ADDRESS.sub("(not told)", error.detail)
     return error.detail

@@ -140,6 +140,7 @@ def load_base(
         vocabulary=shape.vocabulary,
         longest_token_bytes=tokenizer.longest_token_bytes,
         frame_tokens=tokenizer.frame_tokens,
+        message_tokens=tokenizer.message_tokens,
         parts_at_spaces=tokenizer.parts_at_spaces,
     )
     serving_file = cache_dir / "serving" / f"{digest.hex()}.safetensors"

@@ -169,6 +169,25 @@ class ChatTokenizer:
         """How many control tokens surround every raw prompt; they are not billed."""
         return len(self.encode(""))
 
+    @cached_property
+    def message_tokens(self) -> int:
+        """The fewest tokens by which one more message lengthens any chat; 0 without a template.
+
+        Measured, because the template decides: by each role and by texts that may be trimmed or
+        join with the template's own.
+        """
+        chat = [{"role": "user", "content": "?"}]
+        fewest: list[int] = []
+        for roles in (("assistant", "user"), *((role,) for role in sorted(ROLES))):
+            for text in ("", " ", "\n"):
+                more = [{"role": role, "content": text} for role in roles]
+                try:
+                    added = len(self.render([*chat, *more])) - len(self.render(chat))
+                except InvalidRequest:
+                    continue  # the template refuses this order, so no such chat is served
+                fewest.append(max(0, added) // len(roles))
+        return min(fewest, default=0)
+
     def encode(self, text: str) -> tuple[int, ...]:
         """Return the ids of a raw prompt, with the opening token that the tokenizer defines.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -25,11 +25,12 @@ from viz.cli.operator import AdapterArgument
 from viz.cli.train import work_file
 from viz.client.node_address import checked
 from viz.domain.units import AdapterId
-from viz.errors import InvalidRequest, UnknownAdapter
+from viz.errors import InvalidRequest, TrainingWorkerDied, UnknownAdapter
 from viz.training.run import Bounds
 
 app = typer.Typer(no_args_is_help=True, help="Check the claims of others by computing them again.")
 _BOUNDS = Bounds()
+LAST_WORDS_CHARS: Final = 600
 
 
 app.command("payouts")(evidence.payouts)
@@ -124,21 +125,29 @@ async def _audit(
             "--deployment"
         )
     with tempfile.TemporaryDirectory(prefix="viz-audit-") as directory:
-        report = await audit_adapter(
-            envelope,
-            [{"path": str(work_file(work).absolute())} for work in works],
-            directory=Path(directory),
-            base_model=base_model,
-            cache_dir=models_folder(place),
-            registered=state,
-            commitments={
-                content_id: content.commitment
-                for (content_id, _), content in zip(shares, contents, strict=True)
-                if content is not None
-            },
-            bounds=bounds,
-            progress=lambda event: err.print(f"{event.kind} {event.values.get('step', '')}"),
-        )
+        try:
+            report = await audit_adapter(
+                envelope,
+                [{"path": str(work_file(work).absolute())} for work in works],
+                directory=Path(directory),
+                base_model=base_model,
+                cache_dir=models_folder(place),
+                registered=state,
+                commitments={
+                    content_id: content.commitment
+                    for (content_id, _), content in zip(shares, contents, strict=True)
+                    if content is not None
+                },
+                bounds=bounds,
+                progress=lambda event: err.print(f"{event.kind} {event.values.get('step', '')}"),
+            )
+        except TrainingWorkerDied as error:
+            # Its log goes with the folder, so its end is told here.
+            said = str(error.extensions.get("last_words", ""))[-LAST_WORDS_CHARS:].strip()
+            raise TrainingWorkerDied(
+                "the audit's own training ended before its result, so nothing was judged. "
+                f"Its last words: {said or 'none'}"
+            ) from error
     return report.to_json()
 
 

@@ -193,6 +193,8 @@ async def _answer(response: aiohttp.ClientResponse) -> Json:
     try:
         return parse_json(raw, max_bytes=MAX_ANSWER_BYTES, max_values=MAX_ANSWER_VALUES)
     except InvalidRequest as error:
+        if response.status >= 500:
+            raise error_of(None, response.status) from error
         raise NodeRefused(f"the node answered {response.status} with no readable JSON") from error
 
 

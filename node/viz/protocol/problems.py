@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from viz.errors import NodeRefused, VizError, class_of
+from viz.errors import NodeRefused, NodeUnreachable, VizError, class_of
 
+# Begins the ``type`` of every problem that a node answers.
+CODE_URI: Final = "urn:viz:problem:"
 MAX_DETAIL_CHARS: Final = 2_048
 # The members of every problem; the others are the error's own extensions.
 _FRAME: Final = frozenset({"type", "title", "status", "detail", "code", "message", "instance"})
@@ -20,15 +22,24 @@ def error_of(body: object, status: int, *, unknown: type[VizError] = NodeRefused
     """Return the error in a refused request's body, with its message and its extensions.
 
     ``unknown`` is the class for a code of another version, or for a body that is not a problem.
+    A status of 500 and above whose body is no node's problem comes from a server in front of the
+    node. It does not tell what the node did with the request, so it is NodeUnreachable.
     """
     members = body if isinstance(body, Mapping) else {}
+    is_problem = str(members.get("type", "")).startswith(CODE_URI)
     if isinstance(members.get("error"), Mapping):
         members = members["error"]
+    known = class_of(members.get("code"))
+    if status >= 500 and unknown is NodeRefused and not (is_problem or known):
+        return NodeUnreachable(
+            f"a server in front of the node answered {status}, and not the node: it may be down or "
+            "too slow; ask again in a while"
+        )
     said = members.get("detail") or members.get("message") or f"HTTP {status}"
     extensions: dict[str, Any] = {
         str(key): value for key, value in members.items() if key not in _FRAME
     }
-    kind = class_of(members.get("code")) or unknown
+    kind = known or unknown
     error = kind(_printable(str(said)[:MAX_DETAIL_CHARS]), **extensions)
     error.answered = True
     return error

@@ -13,6 +13,7 @@ from typing import Final
 
 from viz.domain.units import Cid
 from viz.errors import InvalidRequest, StorageUnavailable
+from viz.private import make_private_file
 from viz.storage.cid import to_binary
 
 MAX_LIST_BYTES: Final = 64 * 1024 * 1024
@@ -46,6 +47,7 @@ class DenyList:
         comment = "".join(each if each.isprintable() else " " for each in reason)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_file(self._path)
             with self._path.open("a", encoding="utf-8") as file:
                 if not file.tell():
                     file.write(_HEADER)

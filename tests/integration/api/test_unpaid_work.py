@@ -93,7 +93,8 @@ class Reading(FakeEngine):
 
     def __init__(self, context_tokens: int = 2048) -> None:
         super().__init__(context_tokens=context_tokens)
-        self._model = replace(self._model, longest_token_bytes=81)
+        # A message of this engine's takes "user", two line ends and two marks at least.
+        self._model = replace(self._model, longest_token_bytes=81, message_tokens=8)
         self.read_bytes = 0
 
     def render(self, messages: Sequence[Mapping[str, str]], so_far: str = "") -> tuple[int, ...]:
@@ -107,13 +108,14 @@ class Reading(FakeEngine):
         [{"role": "user", "content": "tide " * 8_000}],
         [{"role": "user", "content": "tide " * 400}] * 20,
         [{"role": "user", "content": "t"}] * 300,
+        [{"role": "user", "content": "t"}] * 32,
     ],
 )
 async def test_prompts_too_long_are_not_tokenised(
     tmp_path: Path, messages: list[dict[str, str]]
 ) -> None:
     """What no context holds is refused by its size, whatever the longest token could spell."""
-    engine = Reading(256 if len(messages) == 300 else 2048)
+    engine = Reading(2048 if len(messages) <= 20 else 256)
     async with running_node(tmp_path, engine=engine) as node:
         buyer = await Buyer(node).ready()
         answer = await buyer.ask(buyer.chat(messages=messages), pays=False)

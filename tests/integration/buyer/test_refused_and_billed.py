@@ -1,4 +1,4 @@
-"""A node that takes the voucher, bills the answer, and refuses the request all the same."""
+"""Requests that are refused and billed: by an untrue node, or by a server before a true one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import cast
 
 import aiohttp
 import pytest
@@ -16,7 +17,8 @@ from tests.integration.buyer.test_untrue_node import ask
 from viz.buyer import channel_sync
 from viz.buyer.client import BuyerClient
 from viz.buyer.node_standing import BROKEN_ALLOWED
-from viz.errors import NodeNotTrusted, PriceAboveCap
+from viz.client.node_client import problem_of
+from viz.errors import NodeNotTrusted, NodeUnreachable, PriceAboveCap
 from viz.protocol.messages import AccessToken
 from viz.protocol.payment import Challenge
 
@@ -69,6 +71,56 @@ async def test_refused_and_billed_counts_as_broken_off(refusing: BuyerClient) ->
     with pytest.raises(NodeNotTrusted, match="nothing more"):
         await ask(refusing, max_tokens=8)
     assert refusing.channel.signed_units(ADAPTER) == signed
+
+
+class GatewayPage:
+    """What a reverse proxy answers by itself; no problem document."""
+
+    headers: Mapping[str, str] = {}
+
+    def __init__(self, status: int, page: bytes) -> None:
+        self.status = status
+        self.content = asyncio.StreamReader()
+        self.content.feed_data(page)
+        self.content.feed_eof()
+
+
+PAGES = (
+    (502, b"<html><h1>502 Bad Gateway</h1></html>"),
+    (503, b'{"message": "no healthy upstream"}'),
+    (504, b""),
+)
+
+
+@pytest.mark.parametrize(("status", "page"), PAGES)
+@pytest.mark.parametrize("billed", [True, False])
+async def test_a_proxys_own_error_is_no_refusal(
+    buyer: BuyerClient, monkeypatch: pytest.MonkeyPatch, status: int, page: bytes, billed: bool
+) -> None:
+    """The node may have answered and billed, or may be down: neither accuses it for good."""
+    real, fails = buyer.api.generate, True
+
+    @asynccontextmanager
+    async def generate(
+        path: str, body: bytes, token: AccessToken, headers: Mapping[str, str]
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        if not fails or billed:
+            async with real(path, body, token, headers) as response:
+                if not fails or response.status == 402:
+                    yield response
+                    return
+                await response.read()
+        raise await problem_of(cast(aiohttp.ClientResponse, GatewayPage(status, page)))
+
+    monkeypatch.setattr(buyer.api, "generate", generate)
+    monkeypatch.setattr(channel_sync, "LATE_BILL_WAITS_S", (0.0, 0.1))
+    for _ in range(1 if billed else BROKEN_ALLOWED + 2):
+        with pytest.raises(NodeUnreachable, match=f"answered {status}.*at most are paid"):
+            await ask(buyer, max_tokens=8)
+    fails = False
+    assert await ask(buyer, max_tokens=8)
+    assert not buyer.voucher_signer.fault
+    assert buyer.channel.seq == (2 if billed else 1)
 
 
 async def test_the_bill_of_an_equal_request_that_was_left_is_no_break(

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.fakes.tiny_base import CONTROL, _write_tokenizer
 
-from viz.basemodel.tokenizer import ChatTokenizer, PlainTokenizer
+from viz.basemodel.tokenizer import ROLES, ChatTokenizer, PlainTokenizer
 from viz.errors import InvalidRequest, ModelUnavailable
 
 
@@ -98,6 +98,18 @@ def test_no_token_stands_for_more_bytes_than_the_longest(
 ) -> None:
     """The bound by which a prompt is refused unread refuses none that would fit."""
     assert len(text.encode()) <= tokenizer.count(text) * tokenizer.longest_token_bytes
+
+
+ONE = st.fixed_dictionaries({"role": st.sampled_from(sorted(ROLES)), "content": st.text()})
+
+
+@given(messages=st.lists(ONE, min_size=1, max_size=5))
+def test_every_message_takes_the_least_that_was_measured(
+    tokenizer: ChatTokenizer, messages: list[dict[str, str]]
+) -> None:
+    """The bound by which many messages are refused unread refuses no chat that would fit."""
+    assert tokenizer.message_tokens > 1
+    assert len(tokenizer.render(messages)) >= len(messages) * tokenizer.message_tokens
 
 
 def test_a_buyer_counts_as_the_node_bills(tokenizer: ChatTokenizer, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -43,8 +44,13 @@ async def test_an_erased_blob_never_comes_back(tmp_path: Path) -> None:
 def test_the_list_is_in_ipfs_compact_format(tmp_path: Path) -> None:
     """Daemons of IPFS read the same file: a header, dashes, a rule a line; append only."""
     place, cid = tmp_path / "w.deny", root_of(b"x")
-    listed = DenyList(place)
-    listed.add(cid, "work 3\nwas withdrawn")
+    before = os.umask(0)
+    try:
+        listed = DenyList(place)
+        listed.add(cid, "work 3\nwas withdrawn")
+    finally:
+        os.umask(before)
+    assert place.stat().st_mode & 0o077 == 0, "the list is its user's alone, whatever the umask"
     first = place.read_bytes()
     head, _, rules = first.decode().partition("---\n")
     assert head.splitlines()[:2] == ["version: 1", "name: viz-withdrawn"]

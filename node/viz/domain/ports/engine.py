@@ -16,7 +16,8 @@ class BaseModel:
     """The frozen model that every adapter belongs to.
 
     No token has more than ``longest_token_bytes`` of UTF-8 text. ``frame_tokens`` control tokens
-    surround every raw prompt; they are not billed. ``parts_at_spaces``: a token may span a word and
+    surround every raw prompt; they are not billed. Every message of a chat takes
+    ``message_tokens`` at least, whatever its text. ``parts_at_spaces``: a token may span a word and
     the sign after it, so that a part of a text has a lasting count only before a space.
     """
 
@@ -27,6 +28,7 @@ class BaseModel:
     vocabulary: int
     longest_token_bytes: int
     frame_tokens: int = 0
+    message_tokens: int = 0
     parts_at_spaces: bool = False
 
     @property

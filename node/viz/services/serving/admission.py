@@ -187,6 +187,7 @@ class Admission:
         if isinstance(prompt, str):
             texts = [prompt]
         else:
+            self._require_few_messages(len(prompt))
             texts = [*(message.get("content", "") for message in prompt), so_far]
         if not any(texts):
             raise PromptEmpty("the prompt is empty: send some text")
@@ -223,17 +224,25 @@ class Admission:
             )
         return max_tokens
 
+    def _require_few_messages(self, messages: int) -> None:
+        """Raise PromptTooLong if so many messages cannot fit, whatever their texts.
+
+        Rendering takes time for each message, and is unpaid until the prompt's price is known.
+        """
+        model = self._engine.model
+        least = messages * max(1, model.message_tokens)
+        if least >= model.context_tokens:
+            raise PromptTooLong(
+                f"the prompt has {messages} messages, which take {least} tokens at least; the "
+                f"context holds {model.context_tokens}, answer included"
+            )
+
     def _require_may_fit(self, texts: Sequence[str]) -> int:
         """Return the size of the texts in bytes; raise PromptTooLong if the context is too small.
 
         Judged by size alone, so that a prompt that cannot fit is refused before it is tokenised.
         """
         model = self._engine.model
-        if len(texts) > model.context_tokens:
-            raise PromptTooLong(
-                f"the prompt has {len(texts)} messages; the context holds {model.context_tokens} "
-                "tokens"
-            )
         size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
         most = model.context_tokens * min(model.longest_token_bytes, BYTES_A_TOKEN)
         if size > most:
