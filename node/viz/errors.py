@@ -5,7 +5,7 @@
     ├── InputError            the caller sent something that cannot be served; nothing changed
     │   ├── InvalidRequest · PromptEmpty · PromptTooLong · UnknownAdapter · UnknownModel
     │   ├── InvalidWork · InvalidLicense · CommitmentMismatch · TooManyQuestions
-    │   ├── InvalidListing · ListingStale · ListingUnknown
+    │   ├── InvalidListing · ListingStale · ListingUnknown · ProvenanceUnknown
     │   └── InvalidKeyFile
     ├── PaymentError          money is missing or does not fit; nothing was charged
     │   ├── PaymentRequired · InvalidSignature · WrongDomain · StaleVoucher · LineBelowBest
@@ -119,6 +119,10 @@ class ListingStale(InputError):
 
 class ListingUnknown(InputError):
     code, status, title = "listing-unknown", 404, "No listing of the work is kept here"
+
+
+class ProvenanceUnknown(InputError):
+    code, status, title = "provenance-unknown", 404, "The adapter's manifest is not kept here"
 
 
 class CommitmentMismatch(InputError):

@@ -22,6 +22,7 @@ from viz.domain.eip712 import (
 )
 from viz.domain.license import ALL_USES, Terms
 from viz.domain.ports.chain import (
+    AcquiredGrant,
     AdapterState,
     ChannelState,
     ContentState,
@@ -104,6 +105,7 @@ class FakeChain:
     approvals: set[tuple[ContentId, Address, Address]] = field(default_factory=set)
     coins_wei: dict[Address, int] = field(default_factory=dict)
     granted: set[ContentId] = field(default_factory=set)
+    acquired: dict[ContentId, AcquiredGrant] = field(default_factory=dict)
     unconfirmed: set[AdapterId] = field(default_factory=set)
     used_nonces: set[tuple[Address, Hash32]] = field(default_factory=set)
     with_code: set[Address] = field(default_factory=set)
@@ -180,6 +182,14 @@ class FakeChain:
         if confirmed and adapter_id in self.unconfirmed:
             return None
         return self.adapter_states.get(adapter_id)
+
+    async def acquired_grants(self, adapter: AdapterState) -> tuple[AcquiredGrant, ...]:
+        self._ask()
+        return tuple(
+            replace(self.acquired[content_id], content_id=content_id)
+            for content_id, _ in adapter.shares
+            if content_id in self.acquired
+        )
 
     async def enforceable(self, adapter_id: AdapterId, words: Sequence[int]) -> int | None:
         self._ask()

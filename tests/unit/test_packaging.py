@@ -29,6 +29,7 @@ NODE_ONLY = (
     "solcx",
     "numpy",
     "sentencex",
+    "cyclonedx",
 )
 # What a creator or a buyer imports, and what every command line starts with.
 CORE_MODULES = (

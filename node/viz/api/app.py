@@ -28,6 +28,7 @@ from viz.api import (
     operator,
     owners,
     payments,
+    provenance,
     unpaid_help,
 )
 from viz.api.access import OPERATOR_PATH, is_operator
@@ -89,6 +90,7 @@ def create_app(parts: NodeContext, limits: ApiLimits | None = None) -> web.Appli
         market,
         owners,
         licenses,
+        provenance,
         listings,
         discovery,
         custody,

@@ -34,6 +34,7 @@ from viz.services.serving.admission import Admission
 from viz.services.serving.catalogue import Catalogue
 from viz.services.settlement.claim_loop import ClaimService
 from viz.services.settlement.reconciliation import Reconciliation
+from viz.services.training.provenance import ProvenanceDocuments
 from viz.services.training.queue import TrainingQueue
 from viz.services.upkeep.clock_check import ClockCheck
 from viz.services.upkeep.supervision import Supervisor
@@ -93,6 +94,7 @@ class NodeContext:
     trainings: TrainingQueue
     clock_check: ClockCheck
     supervisor: Supervisor
+    provenance: ProvenanceDocuments
 
 
 PARTS: Final = web.AppKey("parts", NodeContext)

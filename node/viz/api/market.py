@@ -15,6 +15,7 @@ from viz.domain.units import ContentId, Units, hex_of, parse_address
 from viz.errors import LicenseError, UnknownAdapter
 from viz.protocol.messages import NodeInfo
 from viz.protocol.payment import DEPLOYMENT_PATH, NODE_PATH
+from viz.protocol.provenance_forms.facts import provenance_path
 from viz.protocol.registration import (
     CONTENTS_PATH,
     REGISTRATION_CONTEXT_PATH,
@@ -183,6 +184,7 @@ def _spelled(record: AdapterRecord) -> Json:
         "weightsDigest": hex_of(record.weights_digest),
         "cid": record.cid,
         "manifestHash": hex_of(record.manifest_hash),
+        "provenance": provenance_path(record.adapter_id),
         "promptPrice": str(record.prompt_units_per_million),
         "completionPrice": str(record.completion_units_per_million),
         "works": [

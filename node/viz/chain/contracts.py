@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from viz.chain import abi
 from viz.chain.contract import Contract
+from viz.chain.grant_events import acquired_grants
 from viz.chain.node_directory import NodeDirectory
 from viz.chain.payment_token import PaymentToken
 from viz.chain.registrations import AdapterRegistrations
@@ -21,6 +22,7 @@ from viz.chain.scan import scan
 from viz.domain.claim_rows import RowStatus
 from viz.domain.license import Terms
 from viz.domain.ports.chain import (
+    AcquiredGrant,
     AdapterState,
     ChannelState,
     ContentState,
@@ -316,6 +318,10 @@ class Chain:
     ) -> AdapterState | None:
         """Return an adapter; with ``confirmed``, as it was at the confirmed block."""
         return await self.adapters.adapter(adapter_id, block=await self._block(confirmed))
+
+    async def acquired_grants(self, adapter: AdapterState) -> tuple[AcquiredGrant, ...]:
+        """Return the grants under which an adapter was registered, by work."""
+        return await acquired_grants(self.rpc, self.deployment, adapter)
 
     async def enforceable(self, adapter_id: AdapterId, words: Sequence[int]) -> int | None:
         """Return the row of the share table whose work retires the adapter now."""

@@ -48,6 +48,12 @@ async def get_json(node: str, path: str, *, token: str = "") -> Any:
     return await ask("GET", node, path, token=token)
 
 
+async def get_bytes(node: str, path: str) -> bytes:
+    """Return the answer to a GET as it is, at most ``MAX_ANSWER_BYTES``; raise as ``ask``."""
+    exchange = Exchange("GET", node, path, None, token="", timeout_s=_TIMEOUT_S)
+    return await _whole(node, exchange, exchange.whole, _TIMEOUT_S)
+
+
 async def ask(
     method: str,
     node: str | Path,
@@ -65,9 +71,15 @@ async def ask(
     refuses, the class of ``viz.errors`` that its problem document names (RFC 9457).
     """
     exchange = Exchange(method, node, path, body, token=token, timeout_s=timeout_s)
+    return await _whole(node, exchange, exchange.json, timeout_s)
+
+
+async def _whole(
+    node: str | Path, exchange: Exchange, read: Callable[[], T], timeout_s: float
+) -> T:
     loop = asyncio.get_running_loop()
     try:
-        return await asyncio.wait_for(_in_daemon_thread(loop, exchange.json), timeout_s)
+        return await asyncio.wait_for(_in_daemon_thread(loop, read), timeout_s)
     except (OSError, HTTPException, TimeoutError, ValueError) as error:
         raise unreachable(node, error) from error
     finally:
@@ -100,14 +112,19 @@ class Exchange:
 
     def json(self) -> Any:
         """Return the answer's JSON value; block. Raise the error that the node answers."""
+        raw = self.whole()
+        return load_json(raw, max_values=None) if raw else None
+
+    def whole(self) -> bytes:
+        """Return the answer's body; block. Raise the error that the node answers."""
         answer = self._answer()
         raw = answer.read(MAX_ANSWER_BYTES + 1)
         if len(raw) > MAX_ANSWER_BYTES:
             raise ValueError(f"its answer is longer than {MAX_ANSWER_BYTES >> 20} MiB")
-        content = load_json(raw, max_values=None) if raw else None
         if answer.status >= 300:
-            raise error_of(content, answer.status, unknown=VizError)
-        return content
+            problem = load_json(raw, max_values=None) if raw else None
+            raise error_of(problem, answer.status, unknown=VizError)
+        return raw
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the answer's bytes as they arrive; block. Raise the error that the node answers."""

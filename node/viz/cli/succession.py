@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from viz.cli import permission
+from viz.cli import permission, provenance
 from viz.cli.console import AsJson, DataDir, guarded, run, say, show
 from viz.cli.http import OperatedNode
 from viz.cli.operator import (
@@ -21,7 +21,7 @@ from viz.cli.train import train_and_publish
 from viz.cli.training import say_card
 
 # `viz adapter` is one group: this module is the last that adds to it.
-__all__ = ["adapter_app", "permission"]
+__all__ = ["adapter_app", "permission", "provenance"]
 
 
 @adapter_app.command("succeed")

@@ -36,6 +36,7 @@ from viz.services.serving.admission import Admission
 from viz.services.serving.catalogue import Catalogue
 from viz.services.settlement.claim_loop import ClaimService
 from viz.services.settlement.reconciliation import Reconciliation
+from viz.services.training.provenance import ProvenanceDocuments
 from viz.services.training.queue import TrainingQueue, seal_with
 from viz.services.upkeep.clock_check import ClockCheck, plausible_time
 from viz.services.upkeep.maintenance import Maintenance
@@ -69,6 +70,7 @@ class Services:
     supervisor: Supervisor
     withdrawals: WithdrawalWatch
     destruction: WorkDestruction
+    provenance: ProvenanceDocuments
 
 
 def build_services(backends: Backends, settings: ServiceSettings) -> Services:
@@ -113,6 +115,7 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
     meter_tools = _meter_tools(backends, settings, channels)
     trainings = _training_queue(backends, settings.training)
     market = build_market(backends, settings, catalogue)
+    licenses = LicenseDocuments(settings.licenses_dir, chain, settings.sessions.origin)
     return Services(
         channels=channels,
         catalogue=catalogue,
@@ -131,7 +134,7 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
         licensing=Licensing(
             chain, writer, clock, relays=settings.registrations, fee_wei=chain.fee_wei
         ),
-        license_documents=LicenseDocuments(settings.licenses_dir, chain, settings.sessions.origin),
+        license_documents=licenses,
         listings=market.listings,
         discovery=market.discovery,
         announcing=market.announcing,
@@ -147,6 +150,9 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
         supervisor=Supervisor(clock),
         withdrawals=WithdrawalWatch(chain, writer, catalogue, trainings, market.destruction),
         destruction=market.destruction,
+        provenance=ProvenanceDocuments(
+            chain, trainings, licenses, market.listings, origin=settings.sessions.origin
+        ),
     )
 
 
@@ -251,4 +257,5 @@ def node_context(backends: Backends, services: Services, terms: NodeTerms) -> No
         trainings=services.trainings,
         clock_check=services.clock_check,
         supervisor=services.supervisor,
+        provenance=services.provenance,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -128,6 +129,28 @@ async def test_history_is_gone_through_once_for_all_adapters(
     assert await chain.adapter(await registered()) is not None
     assert asked <= 2 * REORG_BLOCKS / 8 + 8, "only what is new, and what may be replaced"
     await rpc.close()
+
+
+async def test_the_grants_of_an_adapter_are_those_before_its_registration(net: Testnet) -> None:
+    """A grant that was bought later, or by another trainer, is not what the adapter rests on."""
+    owner, trainer = net.sender(2), net.sender(4)
+    work = await net.register_work(owner)
+    adapter_id = await net.register_adapter(trainer, [work])
+    state = await net.chain.adapter(AdapterId(adapter_id))
+    assert state is not None
+    (grant,) = await net.chain.acquired_grants(state)
+    assert (grant.content_id, grant.trainer, grant.owner) == (work, trainer.address, owner.address)
+    terms = await net.chain.terms(grant.terms_hash)
+    assert terms is not None and grant.fee_units == terms.terms.training_fee_units
+    await net.register_adapter(net.sender(6), [work])
+    second = await net.register_work(owner)
+    again = await net.chain.adapter(AdapterId(await net.register_adapter(trainer, [second])))
+    assert await net.chain.acquired_grants(state) == (grant,)
+    assert again is not None
+    (other,) = await net.chain.acquired_grants(again)
+    assert other.content_id == second and other.block_number > grant.block_number
+    early = replace(state, adapter_id=AdapterId(adapter_id), shares=((second, 10_000),))
+    assert await net.chain.acquired_grants(early) == (), "bought after the registration"
 
 
 async def test_an_end_that_is_set_is_told_before_it_comes(net: Testnet) -> None:

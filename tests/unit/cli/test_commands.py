@@ -83,6 +83,7 @@ WRONG = {
     "adapter permit": ("1 nobody --data-dir {0}", INPUT),
     "adapter revoke": ("1 nobody --data-dir {0}", INPUT),
     "adapter drop": ("0", USAGE),
+    "adapter provenance": ("1 --format spdx", USAGE),
     "adapter succeed": ("0", USAGE),
     "audit adapter": ("1 {0} --manifest {0}/none", INPUT),
     "base export": ("{0}/new --base-digest 0x12", INPUT),

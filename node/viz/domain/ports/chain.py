@@ -72,6 +72,23 @@ class GrantState:
 
 
 @dataclass(frozen=True, slots=True)
+class AcquiredGrant:
+    """A grant as it was bought: of whom, for what, under which terms, and where the chain says so.
+
+    ``fee_units`` are the token's base units. ``expires_at`` is in seconds since 1970.
+    """
+
+    content_id: ContentId
+    trainer: Address
+    terms_hash: Hash32
+    owner: Address
+    fee_units: Units
+    expires_at: int
+    block_number: int
+    transaction_hash: Hash32
+
+
+@dataclass(frozen=True, slots=True)
 class AdapterState:
     """An adapter's state on chain; ``shares`` are from its registration event."""
 
@@ -192,6 +209,13 @@ class ChainReader(Protocol):
         self, adapter_id: AdapterId, *, confirmed: bool = True
     ) -> AdapterState | None:
         """Return the adapter; with ``confirmed``, as it was at the confirmed block."""
+        ...
+
+    async def acquired_grants(self, adapter: AdapterState) -> tuple[AcquiredGrant, ...]:
+        """Return the grants under which an adapter was registered, by work.
+
+        They are the trainer's newest of each work before the registration, from the chain's logs.
+        """
         ...
 
     async def enforceable(self, adapter_id: AdapterId, words: Sequence[int]) -> int | None:

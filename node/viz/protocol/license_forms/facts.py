@@ -20,7 +20,7 @@ _CAPACITIES: Final = {
     "publisher": "the publisher",
     "agent": "an agent of the holder of the rights",
 }
-_ACQUIRED: Final = {
+ACQUIRED: Final = {
     "own-work": "the licensor's own work",
     "commissioned": "made on commission for the licensor",
     "assigned": "the rights were assigned to the licensor",
@@ -88,7 +88,7 @@ def _parties(document: LicenseDocument) -> SummarySection:
         ("language", work.language),
         ("licensor", f"{visible(who.name)}, {_CAPACITIES[who.capacity]}"),
         ("contact", who.contact),
-        ("how acquired", _ACQUIRED[work.acquired]),
+        ("how acquired", ACQUIRED[work.acquired]),
         ("work of others in it", _yes(work.third_party)),
         ("personal data in it", _yes(work.personal_data)),
     ]

@@ -27,9 +27,11 @@ _STYLE: Final = (
 
 def summary_markdown(document: LicenseDocument, where: LicensePlace) -> str:
     """Return the summary as Markdown (CommonMark with tables)."""
-    parts = [f"# License: {_plain(visible(document.work.title))}", _NOTE]
+    parts = [f"# License: {in_markdown(visible(document.work.title))}", _NOTE]
     for section in sections(document, where):
-        rows = "\n".join(f"| {_plain(label)} | {_plain(said)} |" for label, said in section.rows)
+        rows = "\n".join(
+            f"| {in_markdown(label)} | {in_markdown(said)} |" for label, said in section.rows
+        )
         parts.append(f"## {section.title}\n\n| | |\n|---|---|\n{rows}")
     parts.append(f"The document: <{where.form('license.json')}>")
     return "\n\n".join(parts) + "\n"
@@ -58,6 +60,6 @@ def summary_html(document: LicenseDocument, where: LicensePlace) -> str:
     )
 
 
-def _plain(text: str) -> str:
+def in_markdown(text: str) -> str:
     """Return text in which Markdown sees no mark, in one line."""
     return _MARKS.sub(r"\\\1", text).replace("\t", " ").replace("\n", "<br>")

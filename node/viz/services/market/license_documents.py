@@ -79,6 +79,13 @@ class LicenseDocuments:
         await require_chain_has(document, state, self._chain)
         return KeptLicense(document, self._publication(content_id, state.withdrawn_at))
 
+    async def kept(self, content_id: ContentId) -> LicenseDocument:
+        """Return the document that the operator listed, not compared with the chain.
+
+        Raises LicenseUnknown if no valid document is kept here.
+        """
+        return await asyncio.to_thread(self._read, content_id)
+
     async def tdm_rules(self) -> list[dict[str, Any]]:
         """Return the rules of ``tdmrep.json`` for the listed works.
 

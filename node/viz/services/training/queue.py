@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,7 +35,7 @@ from viz.domain.manifest import (
 from viz.domain.ports.chain import ChainReader
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.ledger import TrainingLedger, TrainingRecord
-from viz.domain.units import AdapterId, Address, Cid, ContentId
+from viz.domain.units import AdapterId, Address, Cid, ContentId, Hash32, hex_of
 from viz.domain.work import Work
 from viz.errors import InvalidRequest, StoreError, TrainingCancelled, VizError
 from viz.services.market.publishing import Publication
@@ -68,6 +68,14 @@ def seal_with(key: bytes) -> Seal:
         return await asyncio.to_thread(seal_manifest, manifest, key)
 
     return seal
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestFile:
+    """A manifest's bytes, and the record of the run that ended with it."""
+
+    envelope: bytes
+    record: TrainingRecord
 
 
 class TrainingQueue:
@@ -172,6 +180,18 @@ class TrainingQueue:
         records = await self._ledger.trainings()
         used = await asyncio.to_thread(lambda: [works_of(record) for record in records])
         return frozenset().union(*used)
+
+    async def manifest(self, wanted: Hash32) -> ManifestFile | None:
+        """Return the manifest with this hash that was signed here, and its run; None if none was.
+
+        The file's bytes are not checked: whoever opens them does.
+        """
+        for record in await self._ledger.trainings():
+            if record.result.get("manifestHash") == hex_of(wanted):
+                path = self._directory / record.training_id / MANIFEST_FILE
+                with contextlib.suppress(OSError):
+                    return ManifestFile(await asyncio.to_thread(path.read_bytes), record)
+        return None
 
     async def published(self, training_id: str, adapter_id: AdapterId, cid: Cid) -> None:
         """Keep under which id and CID a run's adapter was published."""

@@ -1,0 +1,67 @@
+"""Run `viz adapter provenance`: show what an adapter was made from, in forms that others read."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from viz.cli.console import AsJson, guarded, out, plain, run, say, show, table
+from viz.cli.http import LOCAL_NODE, NodeUrl, ask, get_bytes
+from viz.cli.operator import AdapterArgument, adapter_app
+from viz.domain.units import AdapterId
+from viz.errors import InvalidRequest
+
+# The catalogue of forms is not imported: its modules are the node's, and load slowly.
+_PATH = "/viz/v1/adapters/{}/provenance"
+
+
+class ProvenanceForm(StrEnum):
+    """A form of an adapter's provenance."""
+
+    MANIFEST = "manifest"
+    ML_BOM = "mlbom"
+    SUMMARY_MARKDOWN = "summary-md"
+    SUMMARY_JSON = "summary-json"
+
+
+@adapter_app.command("provenance")
+@guarded
+def provenance(
+    adapter_id: AdapterArgument,
+    form: Annotated[
+        ProvenanceForm | None,
+        typer.Option(
+            "--format",
+            help="manifest: as the trainer signed it. mlbom: CycloneDX 1.6. summary-md and "
+            "summary-json: training content by the EU's AI Act, Art. 53(1)(d).",
+        ),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--out", help="Write the form to this file, byte for byte.")
+    ] = None,
+    node: NodeUrl = LOCAL_NODE,
+    as_json: AsJson = False,
+) -> None:
+    """Show what an adapter was made from: works, grants, licenses, base model, measurements.
+
+    The node of the adapter's trainer answers it, to anybody. Without --format it lists the forms.
+    """
+    path = _PATH.format(AdapterId(adapter_id))
+    if form is None:
+        found = run(ask("GET", node, path), logs=False)
+        if not show(found, as_json=as_json):
+            rows = [(each["form"], each["mediaType"], each["url"]) for each in found["forms"]]
+            table(f"Provenance of adapter {adapter_id}", ("form", "media type", "URL"), rows)
+        return
+    if as_json and form is ProvenanceForm.SUMMARY_MARKDOWN:
+        raise InvalidRequest("Markdown is no JSON: take --format summary-json, or leave --json out")
+    raw = run(get_bytes(node, f"{path}/{form.value}"), logs=False)
+    if file is not None:
+        file.write_bytes(raw)
+        say(f"{file} has {len(raw)} bytes")
+        return
+    text = plain(raw.decode("utf-8", "replace"), keep="\n")
+    out.print(text, markup=False, soft_wrap=True, end="")
