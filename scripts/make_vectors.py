@@ -162,6 +162,13 @@ def structs() -> list[tuple[Domain, Struct, bytes]]:
             ),
             NODE_KEY,
         ),
+        (
+            settlement,
+            typed_data.ReceiptPeriod(
+                NODE, 4, 1_700_006_400, 1_700_092_800, word("before"), word("root"), 3, 6_000
+            ),
+            NODE_KEY,
+        ),
     ]
 
 

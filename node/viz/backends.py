@@ -182,6 +182,7 @@ def service_settings(config: Config, *, development: bool) -> ServiceSettings:
         licenses_dir=config.at(config.storage.license_documents),
         works_dir=config.at(Path("works")),
         sealed_dir=config.at(Path("sealed")),
+        receipts_dir=config.at(Path("receipts")),
         custody=CustodyPolicy(config.storage.custody_bytes, config.storage.custody_bytes_per_owner),
         destruction=DestructionSettings(
             data_dir=config.data_dir,

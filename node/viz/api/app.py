@@ -29,6 +29,7 @@ from viz.api import (
     owners,
     payments,
     provenance,
+    receipts,
     unpaid_help,
 )
 from viz.api.access import OPERATOR_PATH, is_operator
@@ -87,6 +88,7 @@ def create_app(parts: NodeContext, limits: ApiLimits | None = None) -> web.Appli
     for part in (
         openai,
         payments,
+        receipts,
         market,
         owners,
         licenses,

@@ -29,6 +29,7 @@ from viz.services.market.licensed_works import LicensedWorks
 from viz.services.market.licensing import Licensing
 from viz.services.market.listings import Listings
 from viz.services.market.publishing import Publishing
+from viz.services.payments.receipt_periods import ReceiptPeriods
 from viz.services.payments.sessions import Sessions
 from viz.services.serving.admission import Admission
 from viz.services.serving.catalogue import Catalogue
@@ -95,6 +96,7 @@ class NodeContext:
     clock_check: ClockCheck
     supervisor: Supervisor
     provenance: ProvenanceDocuments
+    receipt_periods: ReceiptPeriods
 
 
 PARTS: Final = web.AppKey("parts", NodeContext)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from viz.domain.receipt_audit import PublicReceipt
 
 EXITS: Final = {"reproduced": 0, "different": AUDIT_DIFFERENT, "inconclusive": AUDIT_INCONCLUSIVE}
+_SEVERITY: Final = ("reproduced", "inconclusive", "different")
 MAX_FILE_BYTES: Final = 64 * 1024 * 1024
 _WORDS: Final = {
     "reproduced": "reproduced: it is what it was said to be",
@@ -108,6 +109,15 @@ def receipts(
         typer.Argument(help='Receipts of one node, as {"receipts": [...]}, as the node answers.'),
     ],
     node: Annotated[str, typer.Option(help="Address of the node's key.", metavar="ADDRESS")],
+    periods: Annotated[
+        str,
+        typer.Option(
+            "--periods",
+            metavar="URL",
+            help="The node's URL: also check that what it published of its receipts has yours, and "
+            "sums to what it claimed.",
+        ),
+    ] = "",
     rpc: CreatorRpcOption = "",
     folder: DataDir = None,
     deployment: DeploymentFile = None,
@@ -118,12 +128,12 @@ def receipts(
     Each receipt must be signed by the node, follow the one before it, and add up. A receipt that
     was changed, left out or made anew after a claim gives another head than the one that your
     voucher signed and the chain has. Exit code 0: every head and sum agrees. 13: one does not. 14:
-    receipts are missing.
+    receipts are missing, or with --periods, published and claimed amounts are not the same yet.
     """
     trusted = trusted_deployment(deployment, folder)
     rpc = required_rpc(rpc, trusted, "an audit of receipts")
     given = [each for path in files for each in _read_receipts(path)]
-    found = run(_receipts(given, node, rpc, trusted))
+    found = run(_receipts(given, node, rpc, trusted, periods))
     if not as_json:
         rows = [
             (
@@ -134,6 +144,8 @@ def receipts(
             for each in found["channels"]
         ]
         lines("Receipts", rows)
+        if periods:
+            _say_published(found["published"], trusted)
     finish(found, as_json=as_json)
 
 
@@ -157,7 +169,7 @@ def _read_receipts(path: Path) -> Sequence[PublicReceipt]:
 
 
 async def _receipts(
-    given: Sequence[PublicReceipt], node: str, rpc: str, trusted: Deployment
+    given: Sequence[PublicReceipt], node: str, rpc: str, trusted: Deployment, periods: str
 ) -> dict[str, Any]:
     from viz.chain.settlement_history import SettlementHistory
     from viz.domain.eip712 import settlement_domain
@@ -170,4 +182,35 @@ async def _receipts(
         events = await SettlementHistory(chain).events(last.number)
     claims = [event for event in events if event.name == "Claimed"]
     domain = settlement_domain(trusted.chain_id, trusted.settlement)
-    return audit_receipts(given, claims, node=address, domain=domain).to_json()
+    chains = audit_receipts(given, claims, node=address, domain=domain)
+    if not periods:
+        return chains.to_json()
+    from viz.cli.periods import read_periods
+    from viz.domain.receipt_periods import audit_periods
+
+    earnings = [event for event in events if event.name == "Earned"]
+    read = await read_periods(periods)
+    published = audit_periods(read, given, earnings, node=address, domain=domain)
+    told = chains.to_json()
+    return told | {
+        "verdict": max(chains.verdict, published.verdict, key=_SEVERITY.index),
+        "published": published.to_json(),
+        "findings": [*told["findings"], *published.findings],
+        "missing": [*told["missing"], *published.missing],
+    }
+
+
+def _say_published(found: dict[str, Any], trusted: Deployment) -> None:
+    rows: list[tuple[str, object]] = [
+        ("periods, your receipts in them", f"{len(found['periods'])}, {found['included']}"),
+        *((f"root of period {each['number']}", each["root"]) for each in found["periods"][-3:]),
+    ]
+    rows += [
+        (
+            f"adapter {each['adapterId']}",
+            f"{amount(int(each['published']), trusted)} published, "
+            f"{amount(int(each['claimed']), trusted)} claimed",
+        )
+        for each in found["adapters"]
+    ]
+    lines("Receipts that the node published", rows)

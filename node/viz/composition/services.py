@@ -30,6 +30,7 @@ from viz.services.payments.channels import ChannelStore
 from viz.services.payments.freshness import ChainAccess
 from viz.services.payments.metering import MeterTools
 from viz.services.payments.quotes import Quotes
+from viz.services.payments.receipt_periods import ReceiptPeriods
 from viz.services.payments.receipts import bill_interrupted
 from viz.services.payments.sessions import Sessions
 from viz.services.serving.admission import Admission
@@ -71,6 +72,7 @@ class Services:
     withdrawals: WithdrawalWatch
     destruction: WorkDestruction
     provenance: ProvenanceDocuments
+    receipt_periods: ReceiptPeriods
 
 
 def build_services(backends: Backends, settings: ServiceSettings) -> Services:
@@ -153,6 +155,15 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
         provenance=ProvenanceDocuments(
             chain, trainings, licenses, market.listings, origin=settings.sessions.origin
         ),
+        receipt_periods=ReceiptPeriods(
+            ledger,
+            backends.blobs,
+            clock,
+            settings.receipts_dir,
+            key=key,
+            domain=_domain(backends),
+            node=node,
+        ),
     )
 
 
@@ -228,6 +239,7 @@ def loops(services: Services) -> dict[str, LoopFunction]:
         "listings": services.listings.run,
         "discovery": services.discovery.run,
         "announcement": services.announcing.run,
+        "receipts": services.receipt_periods.run,
     }
 
 
@@ -258,4 +270,5 @@ def node_context(backends: Backends, services: Services, terms: NodeTerms) -> No
         clock_check=services.clock_check,
         supervisor=services.supervisor,
         provenance=services.provenance,
+        receipt_periods=services.receipt_periods,
     )

@@ -87,8 +87,9 @@ class ServiceSettings:
 
     ``registrations`` is None if the node relays no registrations. ``adapters_dir`` holds the plain
     weights of active adapters, ``licenses_dir`` the license documents to serve, ``works_dir`` the
-    opened works that are licensed, ``sealed_dir`` sealed blobs on their way. ``development``: the
-    chain is one whose time can be moved.
+    opened works that are licensed, ``sealed_dir`` sealed blobs on their way,
+    ``receipts_dir`` the published periods of receipts. ``development``: the chain is one whose time
+    can be moved.
     """
 
     sessions: SessionPolicy
@@ -103,6 +104,7 @@ class ServiceSettings:
     licenses_dir: Path
     works_dir: Path
     sealed_dir: Path
+    receipts_dir: Path
     custody: CustodyPolicy
     destruction: DestructionSettings
     max_blob_bytes: int

@@ -267,6 +267,29 @@ class Destruction(Struct):
     items_hash: Hash32
 
 
+@dataclass(frozen=True, slots=True)
+class ReceiptPeriod(Struct):
+    """A node's signed statement of all receipts that it made in a period.
+
+    ``since_s`` is in the period and ``until_s`` is not. ``previous`` is the root of the period
+    before it, the zero hash for the first. ``root`` is over the receipts in the order of their
+    digests (``viz.domain.receipt_periods``), ``amount_units`` their sum.
+    """
+
+    TYPE: ClassVar[str] = (
+        "ReceiptPeriod(address node,uint64 number,uint64 since,uint64 until,bytes32 previous,"
+        "bytes32 root,uint32 count,uint96 amount)"
+    )
+    node: Address
+    number: int
+    since_s: int
+    until_s: int
+    previous: Hash32
+    root: Hash32
+    count: int
+    amount_units: Units
+
+
 # the token's domain
 
 

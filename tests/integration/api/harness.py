@@ -199,6 +199,7 @@ def service_settings(
         licenses_dir=folder / "licenses",
         works_dir=folder / "works",
         sealed_dir=folder / "sealed",
+        receipts_dir=folder / "receipts",
         custody=CustodyPolicy(64 * 1024 * 1024, 16 * 1024 * 1024),
         destruction=DestructionSettings(
             folder,

@@ -186,6 +186,11 @@ SIGNERS: Final[dict[str, tuple[str, str, str]]] = {
         "the node",
         "after it destroyed what it had of a withdrawn work; never sent to the chain",
     ),
+    "ReceiptPeriod": (
+        "Settlement",
+        "the node",
+        "when a period of its receipts has ended; never sent to the chain",
+    ),
     "ReceiveWithAuthorization": (
         "the token",
         "the payer (or a trainer, for a fee)",

@@ -44,6 +44,8 @@ SIGNED = {
     "uint64 time)",
     "Destruction(address node,uint256 contentId,uint64 withdrawnAt,uint64 dueAt,uint64 time,"
     "bytes32 itemsHash)",
+    "ReceiptPeriod(address node,uint64 number,uint64 since,uint64 until,bytes32 previous,"
+    "bytes32 root,uint32 count,uint96 amount)",
     "ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,"
     "uint256 validBefore,bytes32 nonce)",
 }

@@ -1,0 +1,167 @@
+"""Audits of a node on a real chain: what it published, what it claimed, whom it paid."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest_asyncio
+from tests.fakes.engine import fake_adapter_file
+from tests.integration.chain.testnet import Testnet
+from tests.integration.creator.relay_desk import OwnerDesk, new_owner
+from tests.integration.network.nodes import RealNode, real_node
+
+from viz.buyer.client import BuyerClient
+from viz.chain.keys import development_account
+from viz.domain.ports.ledger import ReceiptRecord
+from viz.domain.strict_json import load_json
+from viz.domain.units import AdapterId, Hash32, parse_address
+from viz.services.market.publishing import Publication
+
+CREATOR, TRAINER, PAYER = 2, 5, 8
+DIFFERENT, INCONCLUSIVE = 13, 14
+DAYS_S = 2 * 86_400
+
+
+@dataclass
+class LaterClock:
+    """The machine's time, and ``ahead_s`` more."""
+
+    ahead_s: int = 0
+
+    def now_s(self) -> int:
+        return int(time.time()) + self.ahead_s
+
+
+@dataclass
+class Market:
+    """A trainer's node that sells an adapter of one work, and a buyer's folder."""
+
+    net: Testnet
+    node: RealNode
+    adapter: AdapterId
+    desk: OwnerDesk
+
+    @asynccontextmanager
+    async def buyer(self) -> AsyncIterator[BuyerClient]:
+        async with aiohttp.ClientSession() as http:
+            client = await BuyerClient.connect(
+                http,
+                self.node.url,
+                home=self.desk.folder / "buyer",
+                password="correct horse",
+                expected=self.net.deployment,
+                chain=self.net.chain,
+                scrypt_n=2,
+            )
+            try:
+                yield client
+            finally:
+                await client.aclose()
+
+    async def ask(self, client: BuyerClient) -> None:
+        body = {
+            "model": f"viz-adapter-{self.adapter}",
+            "messages": [{"role": "user", "content": "When is high tide?"}],
+            "max_tokens": 16,
+            "temperature": 0,
+        }
+        async with client.ask(body) as answer:
+            async for _ in answer:
+                pass
+        assert answer.receipt is not None
+
+    async def receipts(self, client: BuyerClient) -> Any:
+        token = await client.token()
+        path = f"/viz/v1/channels/{client.signer}/receipts"
+        headers = {"Authorization": f"Bearer {token.token}"}
+        _, found = await self.node.call("GET", path, headers=headers)
+        return found
+
+
+@pytest_asyncio.fixture
+async def market(net: Testnet, tmp_path: Path) -> AsyncIterator[Market]:
+    work = await net.register_work(net.sender(CREATOR))
+    async with real_node(net, tmp_path / "node", TRAINER) as node:
+        state = await net.chain.content(work)
+        assert state is not None
+        await net.mint(node.address, 100)
+        registry = net.deployment.content_registry
+        await net.done(node.sender, "Token", "approve", registry, 100)
+        await net.done(node.sender, "ContentRegistry", "acquireGrant", work, state.terms_hash)
+        made = await node.parts.publishing.publish(
+            Publication(
+                fake_adapter_file(tmp_path / "adapter.safetensors"),
+                node.engine.model.digest,
+                Hash32(b"\x0c" * 32),
+                3_000,
+                1_000,
+                [(work, 10_000)],
+            )
+        )
+        body = {"adapterId": int(made.adapter_id), "name": "tides"}
+        status, said = await node.operate("POST", "/adapters", body)
+        assert status < 300, said
+        await net.mint(parse_address(str(development_account(PAYER).address)), 10**6)
+        yield Market(net, node, made.adapter_id, new_owner(tmp_path / "home", net))
+
+
+async def audit(market: Market, *files: Path) -> tuple[int, Any]:
+    words = ("audit", "receipts", *files, "--node", market.node.address,
+             "--periods", market.node.url, "--rpc", market.net.anvil.url, "--json")  # fmt: skip
+    found = await market.desk.viz(*words, key=False, yes=False)
+    return found.exit_code, json.loads(found.stdout[found.stdout.index("{\n") :])
+
+
+async def test_published_receipts_are_the_buyer_s_and_sum_to_what_was_claimed(
+    market: Market, tmp_path: Path
+) -> None:
+    """From the answer to the root: nothing is held before all is claimed, and a receipt that the
+    node leaves out, or changes, is found by its buyer."""
+    payer = bytes(development_account(PAYER).key)
+    async with market.buyer() as client:
+        await client.open_channel(payer, 100_000)
+        await market.ask(client)
+        await market.ask(client)
+        own = tmp_path / "receipts.json"
+        own.write_text(json.dumps(await market.receipts(client)))
+        periods = market.node.parts.receipt_periods
+        periods._clock = LaterClock(DAYS_S)
+        made = await periods.publish()
+        assert made is not None and made.period.count == 2
+        code, told = await audit(market, own)
+        assert code == INCONCLUSIVE and told["findings"] == []
+        assert any("the claim of" in each for each in told["missing"]), told["missing"]
+        await client.close_channel(payer)
+    code, told = await audit(market, own)
+    assert (code, told["verdict"]) == (0, "reproduced"), told
+    assert told["published"]["included"] == 2
+    (adapter,) = told["published"]["adapters"]
+    assert adapter["published"] == adapter["claimed"] == str(made.period.amount_units)
+
+    kept = periods._ledger.receipts
+
+    async def without_the_last(*given: Any, **how: Any) -> list[ReceiptRecord]:
+        return [each for each in await kept(*given, **how) if each.seq == 1]
+
+    periods._ledger.receipts = without_the_last  # type: ignore[method-assign]
+    shutil.rmtree(market.node.folder / "receipts")
+    periods._kept = None
+    hiding = await periods.publish()
+    assert hiding is not None and hiding.period.count == 1
+    code, told = await audit(market, own)
+    assert code == DIFFERENT
+    assert any("in none of the periods" in each for each in told["findings"])
+
+    tampered = load_json(own.read_bytes())
+    tampered["receipts"][0]["receipt"]["promptTokens"] += 1
+    own.write_text(json.dumps(tampered))
+    code, told = await audit(market, own)
+    assert code == DIFFERENT and any("is not signed by" in each for each in told["findings"])
