@@ -23,18 +23,11 @@ from viz.domain.ports.engine import (
     Piece,
     TokenLogprob,
 )
-from viz.domain.units import BASE_MODEL, AdapterId, Hash32
-from viz.engine.embedded.engine import check_sampling
-from viz.engine.embedded.stop_strings import StopStringFinder
-from viz.engine.embedded.stream import Stream, StreamState
-from viz.errors import (
-    EngineOverloaded,
-    InvalidAdapterFile,
-    InvalidRequest,
-    PromptEmpty,
-    PromptTooLong,
-    UnknownAdapter,
-)
+from viz.domain.units import AdapterId, Hash32
+from viz.engine.request_checks import check_adapter_id, check_request
+from viz.engine.stop_strings import StopStringFinder
+from viz.engine.stream import Stream, StreamState
+from viz.errors import EngineOverloaded, InvalidAdapterFile, InvalidRequest
 
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 END = 2
@@ -108,8 +101,7 @@ class FakeEngine:
         return len(self.encode(text))
 
     async def add_adapter(self, adapter_id: AdapterId, weights: Path) -> None:
-        if adapter_id == BASE_MODEL:
-            raise InvalidRequest("adapter id 0 is the base model")
+        check_adapter_id(adapter_id)
         try:
             data = weights.read_bytes()
             header = parse_header(data, len(data))
@@ -126,15 +118,7 @@ class FakeEngine:
         return frozenset(self._adapters)
 
     async def generate(self, request: GenerationRequest) -> Generation:
-        if not request.prompt:
-            raise PromptEmpty("the prompt is empty: send at least one token")
-        if len(request.prompt) >= self._model.context_tokens:
-            raise PromptTooLong(f"the prompt has {len(request.prompt)} tokens")
-        if not all(0 <= i < self._model.vocabulary for i in request.prompt):
-            raise InvalidRequest("the prompt contains a token id outside the vocabulary")
-        check_sampling(request.sampling)
-        if request.adapter_id != BASE_MODEL and request.adapter_id not in self._adapters:
-            raise UnknownAdapter(f"adapter {request.adapter_id} is not served here")
+        check_request(request, self._model, self._adapters)
         if self._open() >= self._max_open:
             raise EngineOverloaded("the engine is full: try again shortly")
         news = asyncio.Event()

@@ -16,7 +16,8 @@ from typing import Any
 from aiohttp import web
 
 from viz.domain.ports.engine import Sampling
-from viz.engine.embedded.sampling import SampledToken, TokenDraw, choose
+from viz.engine.embedded.sampling import TokenDraw, choose
+from viz.engine.sequence import SampledToken
 
 BASE_NAME = "tiny"
 

@@ -221,14 +221,15 @@ class ChatTokenizer:
         return raw.decode("utf-8", errors="replace")
 
     def render(
-        self, messages: Sequence[Mapping[str, str]], *, reply: bool = True
+        self, messages: Sequence[Mapping[str, str]], so_far: str = "", *, reply: bool = True
     ) -> tuple[int, ...]:
         """Return the ids of a chat by the model's template, ending where the reply begins.
 
         The result equals the rendered template, tokenised as one text, except that control tokens
-        that are written in a message stay plain text. ``reply`` False renders a finished chat
-        (training). Raises InvalidRequest for an empty chat, an unknown role or content that is not
-        text, and if the base model has no chat template.
+        that are written in a message stay plain text. ``so_far`` is the beginning of the reply: its
+        canonical ids follow. ``reply`` False renders a finished chat (training). Raises
+        InvalidRequest for an empty chat, an unknown role or content that is not text, and if the
+        base model has no chat template.
         """
         # Control tokens in the messages are replaced by marks before rendering and put back as
         # plain text after the split: so only the template's own become control tokens.
@@ -253,7 +254,7 @@ class ChatTokenizer:
             elif part:
                 text = unveil.sub(lambda found: names[found[1]], part)
                 ids += self._plain.part(text, first=place == 0)
-        return tuple(ids)
+        return (*ids, *self.tokens(so_far)) if so_far else tuple(ids)
 
     @cached_property
     def reply_end(self) -> int | None:

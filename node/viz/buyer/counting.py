@@ -38,7 +38,7 @@ class Tokenizer(Protocol):
 
     def count_prompt(self, text: str) -> int: ...
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> Sequence[int]: ...
+    def render(self, messages: Sequence[Mapping[str, str]], so_far: str = "") -> Sequence[int]: ...
 
 
 class Counter:
@@ -61,9 +61,7 @@ class Counter:
         texts, messages = asked.texts(), asked.messages()
         if self._tokenizer is not None and messages is not None:
             try:
-                return len(self._tokenizer.render(messages)) + (
-                    self.text_tokens(asked.so_far) if asked.so_far else 0
-                )
+                return len(self._tokenizer.render(messages, asked.so_far))
             except VizError:
                 pass  # the node refuses it too; if it does not, it may bill at most the bound
         if not asked.is_chat and self._tokenizer is not None:

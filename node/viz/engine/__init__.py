@@ -10,9 +10,12 @@
 Owns batching, LoRA, sampling and streams. Importing this package, ``embedded.engine`` or
 ``embedded.settings`` does not import torch; ``start`` does.
 
+Beside the engines stands what both use: ``request_checks`` (what is refused), ``sequence`` and
+``stream`` (one request's tokens and text, and its asyncio side), ``stop_strings``.
+
 Modules of ``embedded``: ``engine`` (the asyncio front), ``loop`` (one generation thread: schedule,
-run, postprocess), ``scheduler`` (which sequence has a slot), ``sequence`` and ``stream`` (one
-request's state, and its asyncio side), ``decoder``, ``rotary`` and ``native`` (the pass, in torch
-and compiled), ``kv_cache``, ``lora`` and ``lora_batch`` (the adapters of a batch), ``adapter_pool``
-(which adapters are in memory), ``sampling``, ``stop_strings``, ``memory_plan``, ``process_memory``.
+run, postprocess), ``scheduler`` (which sequence has a slot), ``sequence`` (its place in the batch),
+``decoder``, ``rotary`` and ``native`` (the pass, in torch and compiled), ``kv_cache``, ``lora`` and
+``lora_batch`` (the adapters of a batch), ``adapter_pool`` (which adapters are in memory),
+``sampling``, ``memory_plan``, ``process_memory``.
 """

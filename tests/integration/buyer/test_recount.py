@@ -36,8 +36,7 @@ class CountingEngine(FakeEngine):
         self._model = replace(self._model, tokenizer_digest=DIGEST, vocabulary=49_152)
 
     def render(self, messages: Sequence[Mapping[str, str]], so_far: str = "") -> tuple[int, ...]:
-        ids = self.tokenizer.render(messages)
-        return self._padded((*ids, *self.tokenizer.tokens(so_far)))
+        return self._padded(self.tokenizer.render(messages, so_far))
 
     def encode(self, text: str) -> tuple[int, ...]:
         return self._padded(self.tokenizer.encode(text))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from viz.basemodel.detokenise import Detokeniser
-from viz.engine.embedded.stop_strings import StopStringFinder
+from viz.engine.stop_strings import StopStringFinder
 
 TABLE = {byte: bytes((byte,)) for byte in range(256)}
 

@@ -20,9 +20,10 @@ from viz.engine.embedded.backend_choice import choose_backend
 from viz.engine.embedded.engine import EmbeddedEngine
 from viz.engine.embedded.native import NativeUnavailable
 from viz.engine.embedded.native_check import load_kernels
-from viz.engine.embedded.sampling import SampledToken, TokenDraw
+from viz.engine.embedded.sampling import TokenDraw
 from viz.engine.embedded.sequence import Sequence
 from viz.engine.embedded.settings import EngineSettings
+from viz.engine.sequence import SampledToken
 from viz.errors import EngineError, InvalidAdapterFile, ModelUnavailable
 
 

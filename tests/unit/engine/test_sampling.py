@@ -11,7 +11,8 @@ import torch
 
 from viz.domain.ports.engine import Sampling
 from viz.engine.embedded import sampling
-from viz.engine.embedded.sampling import SampledToken, TokenDraw, choose
+from viz.engine.embedded.sampling import TokenDraw, choose
+from viz.engine.sequence import SampledToken
 from viz.errors import EngineError
 
 # Neither sorted nor near each other; eight tokens.

@@ -8,7 +8,6 @@ state behind.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,20 +17,15 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from viz.domain.ports.engine import BaseModel, Generation, GenerationRequest, Piece, Sampling
-from viz.domain.units import BASE_MODEL, AdapterId
+from viz.domain.ports.engine import BaseModel, Generation, GenerationRequest, Piece
+from viz.domain.units import AdapterId
 from viz.engine.embedded.memory_plan import available_bytes, plan, usable_processors
 from viz.engine.embedded.process_memory import resident_bytes, return_freed, share_heaps
+from viz.engine.embedded.sequence import Sequence as Running
 from viz.engine.embedded.settings import EngineSettings
-from viz.engine.embedded.stream import Stream, StreamState
-from viz.errors import (
-    EngineError,
-    EngineOverloaded,
-    InvalidRequest,
-    PromptEmpty,
-    PromptTooLong,
-    UnknownAdapter,
-)
+from viz.engine.request_checks import check_adapter_id, check_request
+from viz.engine.stream import Stream, StreamState
+from viz.errors import EngineError, EngineOverloaded
 
 if TYPE_CHECKING:
     from viz.basemodel.source import LoadedBase
@@ -39,8 +33,6 @@ if TYPE_CHECKING:
     from viz.engine.embedded.loop import EngineLoop, PieceBatch
 
 _log = structlog.get_logger()
-MAX_STOPS = 16
-MAX_STOP_CHARACTERS = 512
 
 
 class EmbeddedEngine:
@@ -54,7 +46,6 @@ class EmbeddedEngine:
         self._files = ThreadPoolExecutor(1, thread_name_prefix="viz-adapter-check")
         self._engine_loop: EngineLoop
         self._store: AdapterPool
-        self._context = 0
         self._slots = 0
         self._compute = ""
         self._closed = False
@@ -93,7 +84,7 @@ class EmbeddedEngine:
         dtype = choice.dtype
         budget = settings.memory_bytes or int(available_bytes() * 0.6)
         fits = plan(shape, settings, choice.widths, budget)
-        self._context, self._slots = fits.capacity, fits.slots
+        self._slots = fits.slots
         self._model = replace(self._model, context_tokens=fits.capacity)
         self._compute = choice.name
         _log.info(
@@ -144,9 +135,7 @@ class EmbeddedEngine:
 
     def render(self, messages: Sequence[Mapping[str, str]], so_far: str = "") -> tuple[int, ...]:
         """Return the prompt token ids of a chat by the base model's template."""
-        tokenizer = self._base.tokenizer
-        ids = tokenizer.render(messages)
-        return (*ids, *tokenizer.tokens(so_far)) if so_far else ids
+        return self._base.tokenizer.render(messages, so_far)
 
     def encode(self, text: str) -> tuple[int, ...]:
         return self._base.tokenizer.encode(text)
@@ -156,8 +145,7 @@ class EmbeddedEngine:
 
     async def add_adapter(self, adapter_id: AdapterId, weights: Path) -> None:
         """Check an adapter file and make the adapter usable; raise InvalidAdapterFile."""
-        if adapter_id == BASE_MODEL:
-            raise InvalidRequest("adapter id 0 is the base model")
+        check_adapter_id(adapter_id)
         await self._loop.run_in_executor(self._files, self._store.register, adapter_id, weights)
 
     async def remove_adapter(self, adapter_id: AdapterId) -> None:
@@ -173,21 +161,16 @@ class EmbeddedEngine:
         So an ``allow`` called right after this applies from the first token on.
         Raises PromptEmpty, PromptTooLong, InvalidRequest, UnknownAdapter, EngineOverloaded.
         """
-        from viz.engine.embedded.sequence import Sequence as Running
-
-        self._check(request)
+        check_request(request, self._model, self._store.registered())
         if self._closed or len(self._open) >= self._slots + self._settings.max_waiting:
             raise EngineOverloaded("the engine is full: try again shortly")
-        seed = request.sampling.seed
         state = StreamState(self._engine_loop.wake)
         sequence = Running(
-            request=request,
-            state=state,
-            seed=secrets.randbits(63) if seed is None else seed,
-            max_tokens=min(request.sampling.max_tokens, self._context - len(request.prompt)),
+            request,
+            state,
+            self._base,
+            context_tokens=self._model.context_tokens,
             buffer_tokens=self._settings.buffer_tokens,
-            tokenizer=self._base.tokenizer,
-            end_ids=frozenset(self._base.shape.end_ids),
         )
         self._open.add(state)
         self._loop.call_soon(self._engine_loop.submit, sequence)
@@ -223,22 +206,6 @@ class EmbeddedEngine:
             state.fail(EngineError("the engine was closed"))
         self._open.clear()
 
-    def _check(self, request: GenerationRequest) -> None:
-        prompt = request.prompt
-        if not prompt:
-            raise PromptEmpty("the prompt is empty: send at least one token")
-        if len(prompt) >= self._context:
-            raise PromptTooLong(
-                f"the prompt has {len(prompt)} tokens; at most {self._context - 1} fit: shorten it",
-                prompt_tokens=len(prompt),
-                context_tokens=self._context,
-            )
-        if not all(type(i) is int and 0 <= i < self.model.vocabulary for i in prompt):
-            raise InvalidRequest("the prompt contains a token id outside the vocabulary")
-        check_sampling(request.sampling)
-        if request.adapter_id != BASE_MODEL and request.adapter_id not in self._store.registered():
-            raise UnknownAdapter(f"adapter {request.adapter_id} is not served here")
-
     def _deliver(self, delivery: PieceBatch) -> None:
         """Hand pieces to the event loop. Called on the generation thread."""
         if not self._loop.is_closed():
@@ -252,20 +219,3 @@ class EmbeddedEngine:
                 state.fail(news)
             if state.is_ended:
                 self._open.discard(state)
-
-
-def check_sampling(rules: Sampling) -> None:
-    """Raise InvalidRequest if a sampling parameter is out of bounds."""
-    bounds = {
-        "max_tokens": rules.max_tokens >= 1,
-        "temperature": 0.0 <= rules.temperature <= 100.0,
-        "top_p": 0.0 <= rules.top_p <= 1.0,
-        "top_k": rules.top_k >= 0,
-        "seed": rules.seed is None or -(2**63) <= rules.seed < 2**64,
-        "stop": len(rules.stop) <= MAX_STOPS
-        and all(0 < len(stop) <= MAX_STOP_CHARACTERS for stop in rules.stop),
-        "logprobs": rules.logprobs is None or 0 <= rules.logprobs <= 20,
-    }
-    for name, sound in bounds.items():
-        if not sound:
-            raise InvalidRequest(f"{name} is out of bounds", parameter=name)

@@ -19,7 +19,7 @@ import structlog
 from viz.domain.ports.engine import Piece
 from viz.domain.units import AdapterId
 from viz.engine.embedded.decoder import PrefillChunk
-from viz.engine.embedded.sampling import SampledToken, choose
+from viz.engine.embedded.sampling import choose
 from viz.engine.embedded.scheduler import Scheduler
 from viz.errors import EngineError
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from viz.engine.embedded.decoder import DecoderModel
     from viz.engine.embedded.sequence import Sequence
     from viz.engine.embedded.settings import EngineSettings
-    from viz.engine.embedded.stream import StreamState
+    from viz.engine.sequence import SampledToken
+    from viz.engine.stream import StreamState
 
 _log = structlog.get_logger()
 _Item = TypeVar("_Item")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from viz.domain.ports.engine import Sampling
+from viz.engine.sequence import SampledToken
 from viz.errors import EngineError
 
 if TYPE_CHECKING:
@@ -28,15 +29,6 @@ class TokenDraw:
     rules: Sampling
     seed: int
     index: int
-
-
-@dataclass(frozen=True, slots=True)
-class SampledToken:
-    """A chosen token; ``logprob`` and ``top`` (id, logprob) are set only if requested."""
-
-    token_id: int
-    logprob: float | None = None
-    top: tuple[tuple[int, float], ...] = ()
 
 
 def choose(logits: torch.Tensor, draws: Rows[TokenDraw]) -> list[SampledToken | EngineError]:

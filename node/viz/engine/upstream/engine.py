@@ -23,10 +23,10 @@ import structlog
 from viz.basemodel.nf4 import serving_weights
 from viz.basemodel.source import LoadedBase
 from viz.domain.ports.engine import BaseModel, Generation, GenerationRequest
-from viz.domain.units import BASE_MODEL, AdapterId
-from viz.engine.embedded.engine import check_sampling
-from viz.engine.embedded.sequence import Sequence as Running
-from viz.engine.embedded.stream import Stream
+from viz.domain.units import AdapterId
+from viz.engine.request_checks import check_adapter_id, check_request
+from viz.engine.sequence import TokenSequence
+from viz.engine.stream import Stream
 from viz.engine.upstream.generation import UpstreamSequence
 from viz.engine.upstream.peft_folder import PeftFolder, SharedAdapter
 from viz.engine.upstream.placement import place
@@ -34,14 +34,7 @@ from viz.engine.upstream.reference import ReferenceValues
 from viz.engine.upstream.replica import Replica, ReplicaState
 from viz.engine.upstream.server import ModelServer
 from viz.engine.upstream.settings import UpstreamSettings
-from viz.errors import (
-    EngineError,
-    EngineOverloaded,
-    InvalidRequest,
-    PromptEmpty,
-    PromptTooLong,
-    UnknownAdapter,
-)
+from viz.errors import EngineError, EngineOverloaded
 
 RETURN_LOOK_S: Final = 0.1
 # How long the start waits for the servers that answer already.
@@ -121,9 +114,7 @@ class UpstreamEngine:
 
     def render(self, messages: Sequence[Mapping[str, str]], so_far: str = "") -> tuple[int, ...]:
         """Return the prompt token ids of a chat by the base model's template."""
-        tokenizer = self._base.tokenizer
-        ids = tokenizer.render(messages)
-        return (*ids, *tokenizer.tokens(so_far)) if so_far else ids
+        return self._base.tokenizer.render(messages, so_far)
 
     def encode(self, text: str) -> tuple[int, ...]:
         return self._base.tokenizer.encode(text)
@@ -136,8 +127,7 @@ class UpstreamEngine:
 
         A server loads it when the first request for it comes.
         """
-        if adapter_id == BASE_MODEL:
-            raise InvalidRequest("adapter id 0 is the base model")
+        check_adapter_id(adapter_id)
         loop = asyncio.get_running_loop()
         shared = await loop.run_in_executor(self._files, self._folder.put, adapter_id, weights)
         before = self._adapters.get(adapter_id)
@@ -162,24 +152,21 @@ class UpstreamEngine:
         So an ``allow`` called right after this applies from the first token on.
         Raises PromptEmpty, PromptTooLong, InvalidRequest, UnknownAdapter, EngineOverloaded.
         """
-        self._check(request)
+        check_request(request, self._model, self._adapters)
         adapter = self._adapters.get(request.adapter_id, self._neutral)
         if self._closed or self._open_count() >= self._most_open:
             raise EngineOverloaded("the engine is full: try again shortly")
         if place(self._replicas, adapter.name) is None:
             raise self._none(adapter)
-        rules = request.sampling
         upstream = UpstreamSequence(
             request, adapter, self, self._settings, self._salt(request.prompt)
         )
-        upstream.sequence = Running(
-            request=request,
-            state=upstream.state,
-            seed=secrets.randbits(63) if rules.seed is None else rules.seed,
-            max_tokens=min(rules.max_tokens, self._model.context_tokens - len(request.prompt)),
+        upstream.sequence = TokenSequence(
+            request,
+            upstream.state,
+            self._base,
+            context_tokens=self._model.context_tokens,
             buffer_tokens=self._settings.buffer_tokens,
-            tokenizer=self._base.tokenizer,
-            end_ids=frozenset(self._base.shape.end_ids),
         )
         task = asyncio.create_task(upstream.run())
         self._open[task] = upstream
@@ -294,20 +281,3 @@ class UpstreamEngine:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-    def _check(self, request: GenerationRequest) -> None:
-        prompt = request.prompt
-        if not prompt:
-            raise PromptEmpty("the prompt is empty: send at least one token")
-        if len(prompt) >= self._model.context_tokens:
-            raise PromptTooLong(
-                f"the prompt has {len(prompt)} tokens; at most "
-                f"{self._model.context_tokens - 1} fit: shorten it",
-                prompt_tokens=len(prompt),
-                context_tokens=self._model.context_tokens,
-            )
-        if not all(type(i) is int and 0 <= i < self.model.vocabulary for i in prompt):
-            raise InvalidRequest("the prompt contains a token id outside the vocabulary")
-        check_sampling(request.sampling)
-        if request.adapter_id != BASE_MODEL and request.adapter_id not in self._adapters:
-            raise UnknownAdapter(f"adapter {request.adapter_id} is not served here")

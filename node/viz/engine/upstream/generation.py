@@ -25,9 +25,8 @@ from typing import Final, Protocol
 import structlog
 
 from viz.domain.ports.engine import GenerationRequest
-from viz.engine.embedded.sampling import SampledToken
-from viz.engine.embedded.sequence import Sequence
-from viz.engine.embedded.stream import StreamState
+from viz.engine.sequence import SampledToken, TokenSequence
+from viz.engine.stream import StreamState
 from viz.engine.upstream.peft_folder import SharedAdapter
 from viz.engine.upstream.replica import Replica
 from viz.engine.upstream.server import (
@@ -80,7 +79,7 @@ class UpstreamSequence:
         self.request = request
         self.adapter = adapter
         self.state = StreamState(self._wake)
-        self.sequence: Sequence
+        self.sequence: TokenSequence
         self._servers, self._settings = servers, settings
         self.salt = salt
         self._news = asyncio.Event()

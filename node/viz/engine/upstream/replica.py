@@ -23,7 +23,7 @@ from typing import Final
 import structlog
 
 from viz.domain.ports.engine import Sampling
-from viz.engine.embedded.sampling import SampledToken
+from viz.engine.sequence import SampledToken
 from viz.engine.upstream.canary import ASKED, Candidates, beginnings, distance, mismatch
 from viz.engine.upstream.peft_folder import SharedAdapter
 from viz.engine.upstream.reference import ReferenceValues

@@ -17,7 +17,7 @@ import aiohttp
 
 from viz.domain.ports.engine import Sampling
 from viz.domain.strict_json import load_json
-from viz.engine.embedded.sampling import SampledToken
+from viz.engine.sequence import SampledToken
 from viz.errors import EngineError
 from viz.protocol.sse import SseReader
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from viz.basemodel.detokenise import Detokeniser
 from viz.domain.ports.engine import FinishReason, Piece, TokenLogprob
-from viz.engine.embedded.stop_strings import StopStringFinder
+from viz.engine.stop_strings import StopStringFinder
 from viz.services.serving.shown_logprobs import ShownLogprobs
 
 # Letters, a character of three bytes in parts, one of four, and bytes that are no character.
