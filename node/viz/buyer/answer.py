@@ -107,13 +107,13 @@ class PaidAnswer:
 
     @property
     def most_units(self) -> Units:
-        """What the request cost, or the most that it may cost if its bill is not known."""
+        """What the request cost; if there is no bill yet, the most that it may cost."""
         known = self.cost_units is not None or not self._sent
         return self.cost_units or 0 if known else self._open_request.units
 
     @property
     def counted(self) -> tuple[int, int]:
-        """The tokens of the prompt and of what arrived, as this buyer counts them."""
+        """The tokens of the prompt and of the text so far, as this buyer counts them."""
         return self._payer.prompt_tokens, self._arrival.tokens
 
     # admission
@@ -214,7 +214,7 @@ class PaidAnswer:
             return False
         if response.status == 402:
             self._sent = False
-            # Whatever was wrong with a voucher on the request: pay now what the node asks for.
+            # Whatever was wrong with the voucher on the request: pay now what the node asks for.
             self._rides = False
             await self._answer_challenge(response, token, rode=rides is not None)
             return False

@@ -37,7 +37,7 @@ async def ask_fitting(
 
 
 def room_in(refusal: PromptTooLong, client: BuyerClient) -> int:
-    """Return the tokens that a prompt leaves for the answer; raise the refusal if none."""
+    """Return how many tokens the prompt leaves for the answer; raise the refusal if none."""
     room = refusal.extensions.get("roomTokens")
     if not isinstance(room, int) or not 0 < room < client.info.context_tokens:
         raise refusal

@@ -1,4 +1,4 @@
-"""Define what the proxy and the commands ask of, one node or a network, in the same words."""
+"""Define one interface for the proxy and the commands: to ask one node, or a network of nodes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from viz.protocol.wire import Json
 
 
 class StreamedAnswer(Protocol):
-    """An answer that is paid for while it arrives."""
+    """An answer that arrives, and is paid for, piece by piece."""
 
     model: str
 
@@ -35,14 +35,14 @@ class StreamedAnswer(Protocol):
         ...
 
     def parts_json(self) -> list[Json]:
-        """Return who was paid for which part, if several nodes wrote it; else nothing."""
+        """Return who was paid for which part if several nodes wrote the answer, else ``[]``."""
         ...
 
     def __aiter__(self) -> AsyncIterator[AnswerChunk]: ...
 
 
 class AskedSide(Protocol):
-    """One node or a network: what it sells, its answers, and what was spent there."""
+    """What can be asked, one node or a network: its models, its answers, and what was spent."""
 
     @property
     def deployment(self) -> Deployment: ...
@@ -62,7 +62,7 @@ class AskedSide(Protocol):
         ...
 
     async def spending_report(self) -> Json:
-        """Return what was spent, and what is left."""
+        """Return what was spent and what is left, as JSON."""
         ...
 
     def left_units(self) -> Units:
@@ -93,7 +93,7 @@ class OneNodesAnswer:
         return usage_of(self._answer)
 
     def parts_json(self) -> list[Json]:
-        """Return nothing: one node wrote it."""
+        """Return ``[]``: one node wrote the whole answer."""
         return []
 
     def __aiter__(self) -> AsyncIterator[AnswerChunk]:
@@ -123,7 +123,7 @@ class OneNode:
 
     @asynccontextmanager
     async def asking(self, body: dict[str, Any], path: str) -> AsyncIterator[StreamedAnswer]:
-        """Yield the node's answer, as long as the context allows."""
+        """Yield the node's answer; shorten the request if the context has no room for it."""
         async with ask_fitting(self._client, body, path) as answer:
             yield OneNodesAnswer(answer)
 

@@ -202,7 +202,7 @@ class BuyerClient:
         for found in (before, adapters, [BASE_MODEL]):
             if len(found) == 1 and found[0] in offers:
                 return offers[found[0]]
-        raise UnknownModel("name a model: `viz buyer models` shows them", param="model")
+        raise UnknownModel("name a model: `viz buyer models` lists them", param="model")
 
     # the channel
 
@@ -326,12 +326,12 @@ class BuyerClient:
         """Return a paid answer to an OpenAI request; use it with ``async with`` and ``async for``.
 
         The node always streams, whatever ``body`` says. ``limits`` replace the client's for this
-        answer. Entering raises UnknownModel,
-        PriceAboveCap, ChannelUnknown, DepositExceeded, NodeNotTrusted, and the node's refusals.
+        answer. Entering raises UnknownModel, PriceAboveCap, ChannelUnknown, DepositExceeded,
+        NodeNotTrusted, and the node's refusals.
         """
         self.require_trust()
         if not isinstance(body.get("model"), str):
-            raise InvalidRequest("name a model, as /v1/models lists them")
+            raise InvalidRequest("name a model: /v1/models lists them")
         context = AnswerContext(
             api=self.api,
             node=self.node,
@@ -354,7 +354,7 @@ class BuyerClient:
     def forgive(self, forgiven_units: Units = 0) -> None:
         """Trust the node again, and pay up to ``forgiven_units`` of bills beyond what arrived.
 
-        The node's tokenizer is also recorded anew, even if this buyer cannot count with it.
+        The node's tokenizer is recorded again too, even if this buyer cannot count with it.
         """
         self.voucher_signer.forgive(forgiven_units)
         self._pins.forget()

@@ -49,7 +49,7 @@ _log = structlog.get_logger()
 
 
 class SocketCommands(Protocol):
-    """What the socket takes commands for: a channel, or the network (``NetworkControl``)."""
+    """The commands that the socket accepts, for a channel or the network (``NetworkControl``)."""
 
     async def show(self) -> Json: ...
 

@@ -4,9 +4,9 @@ Owns the count of a request's prompt and of the text that arrived, and where a t
 
 With the tokenizer that the quote names, both counts are exact: the prompt is rendered with the
 model's own template. Without it, both are upper bounds. Every token of the vocabularies that nodes
-serve spells at least one byte, so a text has at most as many tokens as bytes. What a template adds
-is bounded by what the templates in use add, and the space that some tokenizers put before a raw
-prompt by one token.
+serve spells at least one byte, so a text has at most as many tokens as bytes. For what a template
+adds, the most that any template in use adds is taken; for the space that some tokenizers put before
+a raw prompt, one token.
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ class Names:
             return
         if before is not None and asked != offer.model:
             raise UnknownModel(
-                f"{asked[:80]!r} was {before} when you asked by it last, and the node calls "
-                f"{offer.model} so now: ask by the id of the one that you mean",
+                f"{asked[:80]!r} meant {before} when you last used it, and the node calls "
+                f"{offer.model} by it now: ask by the id of the model that you mean",
                 param="model",
             )
         after = {**self._meant, name: offer.model}

@@ -52,8 +52,8 @@ class NodeStanding:
     deposit together only up to ``limit_units``. ``forgiven_units`` may still be billed beyond what
     arrived. ``broken`` holds the incidents in which answers were billed and not delivered.
     ``undelivered`` counts the bills of answers that were broken, left at once or empty; ``empty``
-    counts the latest answers in a row without text. ``fault`` says why nothing more is asked of the
-    node; it is empty while the node is trusted.
+    counts the latest consecutive answers without text. ``fault`` says why the node is not asked any
+    more; it is empty while the node is trusted.
     """
 
     payers: tuple[Address, ...] = ()
@@ -107,7 +107,7 @@ class NodeStanding:
         return self if self.fault else replace(self, fault=fault)
 
     def forgiven(self, forgiven_units: Units) -> Self:
-        """Return the standing of a node that is trusted again, with a new amount to forgive."""
+        """Return the standing after trust is restored, with a new amount to forgive."""
         return replace(self, fault="", broken={}, empty=0, forgiven_units=forgiven_units)
 
     def billed_beyond(self, units: Units) -> Self:

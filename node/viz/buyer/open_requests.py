@@ -82,17 +82,17 @@ class OpenRequest:
         return bool(self.waits_since_s) and time.monotonic() - self.waits_since_s >= STALLED_S
 
     def cost_so_far(self, deployment: Deployment) -> str:
-        """Say what an answer that broke off costs, for a person to read."""
+        """Say what a broken-off answer costs, for a person to read."""
         if self.seq:
             return f"it cost {amount(self.billed_units, deployment)}"
         return (
             f"what arrived costs {amount(self.arrived_units, deployment)}; it is not billed yet, "
-            f"and {amount(self.units, deployment)} at most are paid"
+            f"and the bill is at most {amount(self.units, deployment)}"
         )
 
     def cost_if_begun(self, deployment: Deployment) -> str:
-        """Say what an answer costs that may not have begun, for a person to read."""
-        return f"if it began the answer, {amount(self.units, deployment)} at most are paid for it"
+        """Say what an answer costs if it had begun, for a person to read."""
+        return f"if the node began the answer, it costs {amount(self.units, deployment)} at most"
 
     def equals(self, other: OpenRequest) -> bool:
         """Say whether both requests are the same, so that the receipt of one fits the other."""
@@ -228,9 +228,9 @@ class OpenRequests:
         return other
 
     def hand_on(self, open_request: OpenRequest) -> OpenRequest | None:
-        """Give a request's bill to an equal one that ended without any; return that, or None.
+        """Move a request's bill to an equal request that ended without one; return that, or None.
 
-        A late receipt fits every equal request, so it may have been noted for the wrong one.
+        A late receipt fits every equal request, so it may have been assigned to the wrong one.
         """
         for each in (*self._left, *self._given_up):
             if each is not open_request and each.equals(open_request) and not each.seq:

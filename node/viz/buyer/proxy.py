@@ -1,11 +1,11 @@
 """Serve a local OpenAI-compatible API that pays for answers: any OpenAI tool works unmodified.
 
-Owns the translation between an OpenAI client and what it asks, one node or a network: models,
+Owns the translation between an OpenAI client and an ``AskedSide`` (one node or a network): models,
 streamed and whole answers, errors. It always streams from the nodes and joins whole answers here,
 so that money is signed step by step (threat 36).
 
 A program that reaches the proxy spends the buyer's money: ``viz.buyer.proxy_access`` decides which
-programs may. If a program leaves, its answer ends: what is not read is not paid for.
+programs may. If a program disconnects, its answer ends: what is not read is not paid for.
 """
 
 from __future__ import annotations

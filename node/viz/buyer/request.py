@@ -73,7 +73,7 @@ class AskedRequest:
 
     @property
     def so_far(self) -> str:
-        """The beginning of the reply, if the request asks to go on with its last message."""
+        """The beginning of the reply, if the request asks to continue its last message."""
         messages = self._body.get("messages")
         if not self.is_chat or self._body.get("continue_final_message") is not True:
             return ""
@@ -81,9 +81,9 @@ class AskedRequest:
         return (_text_of(last.get("content")) or "") if isinstance(last, dict) else ""
 
     def messages(self) -> list[dict[str, str]] | None:
-        """Return the messages as the model's template takes them; None if it cannot.
+        """Return the messages in the form of the model's template; None if that is impossible.
 
-        The last one is left out if the reply goes on with it (``so_far``).
+        The last message is left out if the reply continues it (``so_far``).
         """
         messages = self._body.get("messages")
         if not self.is_chat or not isinstance(messages, list):

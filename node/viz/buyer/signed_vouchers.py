@@ -1,4 +1,4 @@
-"""Make the row of a voucher, bound it by the deposit, and read a node's refusal of one."""
+"""Sign vouchers, limit them to the deposit, and read a node's refusal of a voucher."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from viz.protocol.wire import Reader
 
 
 def signed_row(key: bytes, domain: Domain, draft: VoucherDraft) -> SignedVoucher:
-    """Return the row of a voucher whose end point is on disk; without lines it is not signed."""
+    """Return the signed row of a draft; a draft without lines gets no signature.
+
+    The caller must have written the draft's end points to disk.
+    """
     voucher, signature = draft.voucher, b""
     if draft.lines:
         signature = sign_compact(key, domain.digest(voucher))
@@ -19,7 +22,7 @@ def signed_row(key: bytes, domain: Domain, draft: VoucherDraft) -> SignedVoucher
 
 
 def within_deposit(channel: BuyerChannel, adapter_id: AdapterId, wanted_units: Units) -> Units:
-    """Return ``wanted_units`` cut to what the deposit leaves after other adapters' credit."""
+    """Return ``wanted_units``, at most what the other adapters leave of the deposit."""
     credit = sum(
         max(0, units - channel.signed_units(other))
         for other, units in channel.spent.items()
@@ -30,9 +33,10 @@ def within_deposit(channel: BuyerChannel, adapter_id: AdapterId, wanted_units: U
 
 
 def base_named(channel: BuyerChannel, refusal: StaleVoucher | LineBelowBest) -> Units:
-    """Return the base that a node's refusal names, if this key signed all that the node holds.
+    """Return the base in a node's refusal, after checking that this key signed what it says.
 
-    Raises StaleVoucher for a base that this key never signed, and BooksMismatch.
+    Raises StaleVoucher if this key never signed the base, BooksMismatch if it never signed the
+    voucher that the node holds.
     """
     reader = Reader(refusal.extensions, "the node's refusal")
     base = reader.units("base")
@@ -49,9 +53,9 @@ def base_named(channel: BuyerChannel, refusal: StaleVoucher | LineBelowBest) -> 
 
 
 def owed_named(refusal: PaymentRequired) -> tuple[AdapterId, Units]:
-    """Return the adapter, and what a node wants signed for it, over the channel's life.
+    """Return the adapter and the cumulative amount that a node wants signed for it.
 
-    Raises InvalidRequest if the refusal does not say so.
+    Raises InvalidRequest if the refusal does not name them.
     """
     reader = Reader(refusal.extensions, "the node's refusal")
     return AdapterId(reader.integer("adapterId")), reader.units("required")

@@ -46,7 +46,7 @@ class StreamPayer:
         self._open_request = open_request
         self._start_units: Units = context.voucher_signer.earned_units(open_request.adapter_id)
         self._need: NeedVoucher | None = None
-        # What the voucher on the last request pays for the adapter; 0 without one.
+        # What the voucher on the last request pays the adapter; 0 if it had none.
         self._riding_units: Units = 0
         self._now = asyncio.Event()
         self._counter = counter
@@ -139,8 +139,8 @@ class StreamPayer:
     def riding(self) -> VoucherOffer | None:
         """Return a voucher for the first step, to send on the request; None if none is needed.
 
-        A buyer that can only bound the prompt's tokens would pay for the bound, so it waits to be
-        asked.
+        A buyer that knows only an upper bound of the prompt's tokens would pay for that bound, so
+        it waits until the node asks.
         """
         signer, adapter_id = self._context.voucher_signer, self._open_request.adapter_id
         ahead = self.agreed.price.amount_units(0, self._context.limits.ahead_tokens)

@@ -147,7 +147,7 @@ class VoucherSigner:
             self._ledger.keep_request(open_request)
 
     def drop(self, open_request: OpenRequest) -> None:
-        """Forget a request that was refused or free; a bill for it is held against the node."""
+        """Forget a request that was refused or free; a bill for it counts against the node."""
         if not open_request.seq:
             self._ledger.drop_request(open_request)
         elif (other := self._open_requests.hand_on(open_request)) is not None:
@@ -163,7 +163,8 @@ class VoucherSigner:
     def earned_units(self, adapter_id: AdapterId) -> Units:
         """Return what the adapter may have earned, without the requests under way.
 
-        Its receipts, and what broke off without one: a node may have lost the bill of that.
+        That is the sum of its receipts and of the answers that broke off without one, whose bill
+        the node may have lost.
         """
         unused = self._unused_units(adapter_id)
         return self.channel.spent_units(adapter_id) + self._open_requests.left_units(
@@ -205,7 +206,7 @@ class VoucherSigner:
         wanted_units: Units,
         base_units: Units | None = None,
     ) -> None:
-        """Sign ``wanted_units`` for the adapter, if allowed, but at least ``required_units``.
+        """Sign ``wanted_units`` for the adapter if allowed, but at least ``required_units``.
 
         Both are cumulative. The node has accepted the voucher when this returns. Raises
         PriceAboveCap (above the ceiling), DepositExceeded, ChannelUnknown, the node's refusals.
@@ -241,14 +242,14 @@ class VoucherSigner:
                     elif required_units:
                         raise
                     else:
-                        return  # signed ahead unasked: the node will say what it needs
+                        return  # signed ahead, not demanded: the node will say what it needs
             raise NodeRefused("the node names a new base with every voucher: it is out of step")
 
     def riding(self, opened: OpenRequest, ahead_units: Units) -> tuple[VoucherOffer, Units] | None:
-        """Return a voucher to send on the request itself, and what it pays the adapter with it.
+        """Return a voucher to send with the request, and the amount that it pays the adapter.
 
-        None if the node has enough, or was not seen to ask before it serves, or the deposit or the
-        ceiling is too small: then the node says what it needs. Raises StoreError.
+        Returns None if the node has enough, if it was never seen to ask before it serves, or if the
+        deposit or the ceiling is too small: then the node says what it needs. Raises StoreError.
         """
         adapter_id, ceiling = opened.adapter_id, self.ceiling_units(opened.adapter_id)
         others = self._open_requests.under_way_units(adapter_id) - opened.units
@@ -270,7 +271,7 @@ class VoucherSigner:
         self.note(view)
 
     def _sign(self, targets: Mapping[AdapterId, Units]) -> tuple[BuyerChannel, VoucherOffer] | None:
-        """Return the channel and its voucher, on disk by then; None if nothing is owed."""
+        """Write the end points to disk and return channel and voucher; None if nothing is owed."""
         raised = channel = self.channel
         try:
             # The node refuses a voucher that leaves out what any adapter delivered on credit.
@@ -356,11 +357,11 @@ class VoucherSigner:
             self._ledger.drop_request(open_request)
 
     def take_late(self, signed: SignedReceipt) -> bool:
-        """Keep a receipt that its answer did not bring, if a request of ours accounts for it.
+        """Store a receipt that did not come with its answer, if it matches one of our requests.
 
-        Returns False if the answer that brings it still arrives. Raises InvalidSignature, and
-        NodeNotTrusted for a receipt that no request accounts for, or that bills more than what
-        arrived, one step and what the buyer forgives.
+        Returns False if its answer is still arriving and will bring it. Raises InvalidSignature,
+        and NodeNotTrusted if no request matches or if it bills more than what arrived, one step and
+        what the buyer forgives.
         """
         link = verified_link(self.channel, self.domain, signed)
         after = take_receipt(self.channel, link)

@@ -1,4 +1,4 @@
-"""Build the services by which works and adapters travel, and nodes find each other."""
+"""Build the market's services: custody, listings, licensing, publishing and discovery."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from viz.storage.sealing import recipient_of
 
 @dataclass(frozen=True, slots=True)
 class MarketServices:
-    """The services of one node that deal with works, adapters and other nodes."""
+    """A node's services for works, adapters and other nodes."""
 
     listings: Listings
     custodian: Custodian

@@ -79,7 +79,7 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
     """Create and connect all services; nothing is read, written or started yet."""
     ledger, chain, writer = backends.ledger, backends.chain, backends.writer
     engine, clock, key, node = backends.engine, backends.clock, backends.key, writer.address
-    # Shared: after the chain failed for one reader, the others do not wait for the same failure.
+    # Shared, so that after a failure of the chain not every reader waits for its own timeout.
     access = ChainAccess(clock)
     events = ChannelEvents()
     chain_time = plausible_time(chain.chain_time, clock, development=settings.development)

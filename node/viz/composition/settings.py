@@ -1,4 +1,4 @@
-"""Name what the services of a node are built from: its backends, and the operator's settings.
+"""Define what a node's services are built from: its backends and the operator's settings.
 
 ``viz.backends`` fills both; the HTTP tests fill them with fakes.
 """
@@ -55,8 +55,8 @@ class Backends:
 class TrainingQueueSettings:
     """The directory of training runs, their base model, and their bounds.
 
-    ``least_percent`` is the percentages that an adapter needs to be sold: questions answered right,
-    and general questions still answered right.
+    ``least_percent`` is the two percentages that an adapter must reach to be sold: of questions
+    answered right, and of general questions still answered right.
     """
 
     directory: Path
@@ -71,8 +71,8 @@ class TrainingQueueSettings:
 class NetworkSettings:
     """How others reach this node, and which addresses it asks.
 
-    ``origin`` is what buyers sign for. ``public_url`` is announced at the start; if it is empty,
-    nothing is. ``discover_s`` is the time between two rounds over the directory.
+    ``origin`` is what buyers sign for. ``public_url`` is announced at the start if it is not empty.
+    ``discover_s`` is the seconds between two rounds over the directory.
     """
 
     origin: str
@@ -87,9 +87,8 @@ class ServiceSettings:
 
     ``registrations`` is None if the node relays no registrations. ``adapters_dir`` holds the plain
     weights of active adapters, ``licenses_dir`` the license documents to serve, ``works_dir`` the
-    opened works that are licensed, ``sealed_dir`` sealed blobs on their way,
-    ``receipts_dir`` the published periods of receipts. ``development``: the chain is one whose time
-    can be moved.
+    opened licensed works, ``sealed_dir`` sealed blobs during upload and download, ``receipts_dir``
+    the published periods of receipts. ``development``: a local chain, whose time can be moved.
     """
 
     sessions: SessionPolicy

@@ -1,6 +1,6 @@
-"""Stand in place of an engine where a node serves no model: a custodian, a relay, a gateway.
+"""Replace the engine of a node that serves no model: a custodian, a relay, a gateway.
 
-Such a node offers nothing, trains nothing and loads no model, so it runs on the core install.
+Such a node offers and trains nothing and loads no model, so that the core install is enough.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final, NoReturn
 from viz.domain.ports.engine import BaseModel, Generation, GenerationRequest
 from viz.domain.units import ZERO_HASH, AdapterId
 
-# A model without a name is none (``BaseModel.is_served``).
+# A model without a name stands for no model (``BaseModel.is_served``).
 NO_MODEL: Final = BaseModel("", ZERO_HASH, ZERO_HASH, 0, 0, 0)
 
 
@@ -21,7 +21,7 @@ class NoEngine:
 
     @property
     def model(self) -> BaseModel:
-        """No model."""
+        """A placeholder whose ``is_served`` is False."""
         return NO_MODEL
 
     def render(self, messages: Sequence[Mapping[str, str]], so_far: str = "") -> tuple[int, ...]:
@@ -41,10 +41,10 @@ class NoEngine:
         _refuse()
 
     async def remove_adapter(self, adapter_id: AdapterId) -> None:
-        """Do nothing: there is none."""
+        """Do nothing: there are no adapters."""
 
     def adapters(self) -> frozenset[AdapterId]:
-        """Return that there is none."""
+        """Return the empty set."""
         return frozenset()
 
     async def generate(self, request: GenerationRequest) -> Generation:
@@ -52,7 +52,7 @@ class NoEngine:
         _refuse()
 
     def stats(self) -> Mapping[str, float]:
-        """Return no figures."""
+        """Return no statistics."""
         return {}
 
     async def close(self) -> None:

@@ -130,14 +130,14 @@ class VerifiedBlobStore(BlockSource):
         """Allow the deletion of the blob when space is needed; no error if it was not pinned."""
 
     async def erase(self, cid: Cid, reason: str = "") -> bool:
-        """Unpin the blob and delete its blocks; blocks that another pinned blob has too stay.
+        """Unpin the blob and delete its blocks, except those that another pinned blob has too.
 
         Returns whether there was anything to delete. Raises InvalidRequest, StorageError.
         """
         await self.unpin(cid)
         if not await self.has(cid):
             return False
-        # Leaves first, so that a kill in between leaves a root by which the rest is found again.
+        # Leaves first: after a kill in between, the root is still there to find the rest.
         await self._delete(tuple(reversed(await self._names_in(cid))))
         return True
 
@@ -155,11 +155,11 @@ class VerifiedBlobStore(BlockSource):
 
     @abstractmethod
     async def _delete(self, cids: Sequence[Cid]) -> None:
-        """Delete blocks in this order, but those that a pinned blob has."""
+        """Delete blocks in this order, except those of pinned blobs."""
 
     @abstractmethod
     async def discard(self, cid: Cid) -> None:
-        """Unpin the blob, and free its space, except what other pinned blobs need."""
+        """Unpin the blob and free its space, except what other pinned blobs need."""
 
     @abstractmethod
     async def close(self) -> None:
@@ -182,7 +182,7 @@ def chunks_of(source: Path | bytes) -> Iterator[bytes]:
 
 
 def root_of_source(source: Path | bytes) -> Cid:
-    """Return the CID of a file or of bytes. Blocks. Raises OSError."""
+    """Return the CID that ``add`` would give a file or bytes. Blocks. Raises OSError."""
     builder = TreeBuilder()
     for chunk in chunks_of(source):
         for _ in builder.feed(chunk):

@@ -1,8 +1,8 @@
-"""Keep the list of blobs that this node must not hold or hand out, in IPFS's compact format.
+"""Keep the list of blobs that this node must not store or serve, in IPFS's compact format.
 
-Owns one file, to which lines are only appended, as daemons of IPFS that follow such files expect.
-Source: the Compact Denylist Format of specs.ipfs.tech (IPIP-383). Invariant: a CID that ``add``
-returned from is on the disk, and denied for as long as the file is there.
+Owns one file, to which lines are only appended, because IPFS daemons that follow the file expect
+that. Source: the Compact Denylist Format of specs.ipfs.tech (IPIP-383). Invariant: when ``add`` has
+returned, the CID is on the disk, and is denied as long as the file exists.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class DenyList:
     """The denied CIDs of one file."""
 
     def __init__(self, path: Path) -> None:
-        """Read the file, if it is there. Raises StorageUnavailable if it cannot be read."""
+        """Read the file if it exists. Raises StorageUnavailable if it cannot be read."""
         self._path = path
         self._cids = _read(path)
 
@@ -39,7 +39,7 @@ class DenyList:
     def add(self, cid: Cid, reason: str) -> None:
         """Append a CID with a comment, and return when it is on the disk. Blocks.
 
-        Raises InvalidRequest for what is no CID, StorageUnavailable.
+        Raises InvalidRequest if ``cid`` is not a CID, StorageUnavailable.
         """
         to_binary(cid)
         if cid in self._cids:
@@ -51,7 +51,7 @@ class DenyList:
             with self._path.open("a", encoding="utf-8") as file:
                 if not file.tell():
                     file.write(_HEADER)
-                # A line that a kill cut off would else swallow this one.
+                # Without this, a line cut off by a kill would run into the new one.
                 file.write(f"\n# {comment}\n{_RULE}{cid}\n")
                 file.flush()
                 os.fsync(file.fileno())
@@ -71,7 +71,7 @@ def _read(path: Path) -> set[Cid]:
         raise StorageUnavailable(f"{path} cannot be read as a deny list: {error}") from error
     found = set()
     for line in text.splitlines():
-        # What others append (paths, double hashes, exceptions) is for daemons of IPFS.
+        # Other kinds of lines (paths, double hashes, exceptions) are for IPFS daemons.
         name = line.strip().removeprefix(_RULE).partition(" ")[0]
         if line.strip().startswith(_RULE):
             try:

@@ -1,8 +1,8 @@
-"""Refuse denied blobs before any backend is asked, and deny what is erased.
+"""Refuse denied blobs before any backend is asked, and deny blobs that are erased.
 
-Stands in front of a blob store of any kind. Invariants: a blob is on the deny list before its
-blocks are deleted, so no kill leaves it neither denied nor deleted; a denied blob is not stored,
-fetched, pinned or handed out again.
+Wraps any blob store. Invariants: a blob is put on the deny list before its blocks are deleted, so
+that after a kill it is denied or still whole; a denied blob is not stored, fetched, pinned or
+served again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from viz.storage.deny_list import DenyList
 
 
 class DenyingBlobStore:
-    """A ``BlockStore`` (viz.domain.ports.blobs) that keeps to a deny list."""
+    """A ``BlockStore`` (viz.domain.ports.blobs) that obeys a deny list."""
 
     def __init__(self, store: BlockStore, denied: DenyList) -> None:
         self._store, self._denied = store, denied
@@ -49,7 +49,7 @@ class DenyingBlobStore:
         await self._store.discard(cid)
 
     async def erase(self, cid: Cid, reason: str = "") -> bool:
-        """Deny the blob for good, then delete it as ``BlobStore.erase`` does."""
+        """Deny the blob permanently, then delete it as ``BlobStore.erase`` does."""
         await asyncio.to_thread(self._denied.add, cid, reason)
         return await self._store.erase(cid)
 
@@ -67,4 +67,6 @@ class DenyingBlobStore:
 
     def _refuse(self, cid: Cid) -> None:
         if cid in self._denied:
-            raise BlobDenied(f"{cid} is not kept or served here any more: a work in it ended")
+            raise BlobDenied(
+                f"{cid} is no longer stored or served here: the use of a work in it has ended"
+            )

@@ -1,10 +1,10 @@
-"""Store blobs on disk, one file a block, without a daemon.
+"""Store blobs on disk, one file per block, without a daemon.
 
-Owns the folder it is given: ``blocks/`` by CID, ``pins/`` with one empty file a pin, ``partial/``
+Owns the folder it is given: ``blocks/`` by CID, ``pins/`` with one empty file per pin, ``partial/``
 with unfinished writes, ``lock``. Invariants: a block file appears by rename only after its bytes
-are on disk, and children before parents, so after a kill at any moment an existing root is
-complete; adding a blob again repairs a damaged block; no block of a pinned blob is deleted. Several
-processes may share the folder.
+are on disk, and children before parents, so that after a kill every existing root is complete;
+adding a blob again repairs a damaged block; no block of a pinned blob is deleted. Several processes
+may share the folder.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class EmbeddedBlobStore(VerifiedBlobStore):
                 needed: set[Cid] = set()
                 for pin in self._pins.iterdir():
                     needed |= self._blocks_of(Cid(pin.name))
-                # The root goes first, so that no root is here without its parts.
+                # The root goes first, so that there is never a root without its parts.
                 parts = self._blocks_of(cid)
                 for each in (cid, *(parts - {cid})):
                     if each not in needed:
@@ -148,7 +148,7 @@ class EmbeddedBlobStore(VerifiedBlobStore):
             raise StorageUnavailable(f"{cid} cannot be deleted: {error.strerror}") from error
 
     def _blocks_of(self, root: Cid) -> set[Cid]:
-        """Return the blocks of a blob that are here; a damaged one has no known parts."""
+        """Return the blob's blocks in this store, without what is below a damaged block."""
         found: set[Cid] = set()
         waiting = [root]
         while waiting:
@@ -165,7 +165,7 @@ class EmbeddedBlobStore(VerifiedBlobStore):
 
     @contextmanager
     def _locked(self, how: int) -> Iterator[None]:
-        """Hold the store's lock: shared while blobs are added, alone while blocks are deleted."""
+        """Hold the store's lock: shared to add blobs, exclusive to delete blocks."""
         with self._lock.open("a") as file:
             fcntl.flock(file, how)
             yield

@@ -30,7 +30,7 @@ class GatewayClient(BlockSource):
     """Reads another node's blobs through the gateway at ``base_url``."""
 
     def __init__(self, peers: PeerHttp, base_url: str, *, timeout_s: float = 30) -> None:
-        """Ask by ``peers``; raise ConfigError if the URL is not http or https."""
+        """Use ``peers`` for requests; raise ConfigError if the URL is not http or https."""
         origin = http_origin(base_url)
         if origin is None:
             raise ConfigError(f"{base_url!r} is not a gateway's URL: write http(s)://host[:port]")

@@ -1,9 +1,9 @@
-"""Keep the keys of sealed blobs in a folder, one file a blob.
+"""Keep the keys of sealed blobs in a folder, one file per blob.
 
-Owns the folder and the files in it. A file is what ``age -d -i`` takes. Invariants: a file is
+Owns the folder and the files in it. ``age -d -i`` takes such a file. Invariants: a file is
 complete, on disk before ``put`` returns, and readable by its owner only; after ``destroy`` its
-bytes were overwritten and its name is gone (a copy-on-write file system, a snapshot or a backup
-may still hold them: docs/operating.md).
+bytes are overwritten and its name is gone (a copy-on-write file system, a snapshot or a backup may
+still hold them: docs/operating.md).
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ class KeyFolder:
         self._folder = folder
 
     async def put(self, cid: Cid, key: str) -> None:
-        """Keep the key of a blob durably; raise StorageUnavailable."""
+        """Store a blob's key durably; raise StorageUnavailable."""
         await asyncio.to_thread(self._put, self._path(cid), key)
 
     async def get(self, cid: Cid) -> str | None:
-        """Return the key of a blob; None if it is not kept here."""
+        """Return a blob's key; None if it is not in the folder."""
         return await asyncio.to_thread(_read, self._path(cid))
 
     async def destroy(self, cid: Cid) -> bool:
-        """Overwrite and remove the key of a blob; return whether there was one."""
+        """Overwrite and remove a blob's key; return whether there was one."""
         return await asyncio.to_thread(_destroy, self._path(cid))
 
     def _path(self, cid: Cid) -> Path:
@@ -72,7 +72,7 @@ def _read(path: Path) -> str | None:
         raise StorageUnavailable(f"{path} cannot be read: {error}") from error
     found = [line.strip() for line in lines if line.strip().startswith(IDENTITY_PREFIX)]
     if not found:
-        raise StorageUnavailable(f"{path} holds no key: restore it from a backup")
+        raise StorageUnavailable(f"{path} does not hold a key: restore it from a backup")
     return found[0]
 
 

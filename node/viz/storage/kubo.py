@@ -89,13 +89,13 @@ class KuboBlobStore(VerifiedBlobStore):
         await self._call(remove)
 
     async def discard(self, cid: Cid) -> None:
-        """Unpin the blob: the daemon's own collector frees the space (`ipfs repo gc`)."""
+        """Unpin the blob: the daemon's garbage collection frees the space (`ipfs repo gc`)."""
         await self.unpin(cid)
 
     async def _delete(self, cids: Sequence[Cid]) -> None:
-        """Delete the blocks in the daemon, which itself refuses those that a pinned blob has.
+        """Delete the blocks in the daemon, which refuses to delete those of pinned blobs.
 
-        ipfshttpclient has no call for it, so this sends the RPC's own.
+        ipfshttpclient has no function for this, so the request is sent directly.
         """
 
         def remove(client: Any) -> None:

@@ -1,13 +1,14 @@
 """Seal blobs with age, and wrap their keys.
 
 Owns every use of ``pyrage``. A sealed blob is a standard age file (age-encryption.org/v1) for one
-X25519 recipient whose identity was made for this blob alone. That identity is the blob's key:
-whoever has it opens the blob with any age program (``age -d -i KEYFILE``), giving it to somebody
-changes neither the blob nor its CID, and destroying every copy of it erases the blob.
+X25519 recipient, whose identity was made for this blob alone. That identity is the blob's key. Who
+has it can open the blob with any age program (``age -d -i KEYFILE``). Giving the key to somebody
+changes neither the blob nor its CID, and destroying every copy of the key makes the blob unreadable
+for ever.
 
-Invariants: files are sealed and opened in pieces, so memory does not grow with them; an opened file
-appears whole, readable by its owner only, or not at all, because age proves the last piece too; no
-more than the stated number of bytes is written.
+Invariants: files are sealed and opened in pieces, so that memory does not grow with their size; an
+opened file appears complete, readable by its owner only, or not at all (age authenticates the end
+of a file too); at most the stated number of bytes is written.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ PIECE_BYTES: Final = 1024 * 1024
 
 
 class PlainTarget(Protocol):
-    """Where an opened blob is written."""
+    """The destination of an opened blob."""
 
     def write(self, data: bytes, /) -> int | None: ...
 
@@ -42,12 +43,12 @@ class PlainTarget(Protocol):
 
 
 def new_identity() -> str:
-    """Return a fresh age identity, a secret."""
+    """Return a fresh age identity, which is a secret key."""
     return str(x25519.Identity.generate())
 
 
 def recipient_of(identity: str) -> str:
-    """Return the age recipient (age1...) of an identity; raise InvalidRequest if it is none."""
+    """Return the age recipient (age1...) of an identity; raise InvalidRequest if it is invalid."""
     return str(_identity(identity).to_public())
 
 
@@ -57,10 +58,9 @@ def check_recipient(recipient: str) -> None:
 
 
 def seal(source: Path | bytes, target: Path, identity: str) -> int:
-    """Write the source sealed for ``identity`` to ``target``; return the bytes. Blocks.
+    """Write the source, sealed for ``identity``, to ``target``; return its size. Blocks.
 
-    ``target`` is not there or is overwritten; it is removed after a failure. Raises
-    StorageUnavailable.
+    An existing ``target`` is overwritten; after a failure it is removed. Raises StorageUnavailable.
     """
     recipient = _identity(identity).to_public()
     try:
@@ -80,8 +80,8 @@ def seal(source: Path | bytes, target: Path, identity: str) -> int:
 def unseal(source: Path, target: Path, identity: str, *, max_bytes: int) -> int:
     """Write the plain bytes of a sealed file to ``target``, mode 0600; return their number. Blocks.
 
-    Raises SealBroken if the file is truncated, changed or for another key, BlobTooLarge,
-    StorageUnavailable. After a failure there is no plain byte on the disk.
+    Raises SealBroken if the file is truncated, changed or sealed for another key, BlobTooLarge,
+    StorageUnavailable. After a failure no plain byte is on the disk.
     """
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     try:
@@ -98,37 +98,37 @@ def unseal(source: Path, target: Path, identity: str, *, max_bytes: int) -> int:
 
 
 def unseal_bytes(source: Path, identity: str, *, max_bytes: int) -> bytes:
-    """Return the plain bytes of a sealed file; raise as ``unseal``. Blocks."""
+    """Return the plain bytes of a sealed file; raise as ``unseal`` does. Blocks."""
     plain = io.BytesIO()
     _open(source, plain, identity, max_bytes)
     return plain.getvalue()
 
 
 def is_sealed(path: Path) -> bool:
-    """Return whether a file begins as an age file does. Blocks. Raises OSError."""
+    """Return whether a file begins like an age file. Blocks. Raises OSError."""
     with path.open("rb") as file:
         return file.read(len(MAGIC)) == MAGIC
 
 
 def wrap(identity: str, recipient: str) -> bytes:
-    """Return a blob's key sealed for ``recipient``; raise InvalidRequest for a wrong recipient."""
+    """Return a blob's key, sealed for ``recipient``; raise InvalidRequest if that is invalid."""
     return bytes(pyrage.encrypt(identity.encode(), [_recipient(recipient)]))
 
 
 def unwrap(wrapped: bytes, own: str) -> str:
     """Return the key that was wrapped for the identity ``own``; raise SealBroken."""
     if len(wrapped) > MAX_WRAPPED_BYTES:
-        raise SealBroken(f"the wrapped key has {len(wrapped)} bytes: no key is so long")
+        raise SealBroken(f"the wrapped key has {len(wrapped)} bytes, more than any key")
     try:
         key = bytes(pyrage.decrypt(wrapped, [_identity(own)])).decode("ascii")
         recipient_of(key)
     except (pyrage.DecryptError, OSError, UnicodeDecodeError, InvalidRequest) as error:
-        raise SealBroken("the wrapped key is not for this node, or is no key") from error
+        raise SealBroken("the wrapped key is not for this node, or is not a key") from error
     return key
 
 
 class _BoundedTarget:
-    """Writes at most so many bytes."""
+    """Writes at most ``most`` bytes."""
 
     def __init__(self, target: PlainTarget, most: int) -> None:
         self._target, self._left = target, most
@@ -159,7 +159,7 @@ def _open(source: Path, target: PlainTarget, identity: str, max_bytes: int) -> i
             try:
                 pyrage.decrypt_io(sealed, bounded, [own])
             except (pyrage.DecryptError, OSError, BlobTooLarge) as error:
-                # The library wraps what the target raised in an error of its own.
+                # The library wraps an error of the target in its own.
                 if bounded.fault is not None:
                     raise bounded.fault from error
                 raise SealBroken(
@@ -199,5 +199,5 @@ def _recipient(text: str) -> x25519.Recipient:
         return x25519.Recipient.from_str(text)
     except (pyrage.RecipientError, ValueError) as error:
         raise InvalidRequest(
-            f"{text[:MAX_RECIPIENT_CHARS]!r} is no age recipient: give an X25519 one, age1..."
+            f"{text[:MAX_RECIPIENT_CHARS]!r} is not an age recipient: give an X25519 one, age1..."
         ) from error

@@ -1,9 +1,9 @@
 """Fetch a blob from several sources: this node's store first, then other nodes, block by block.
 
-Owns the order of the sources and the folder of blocks that arrived. Invariants: every block is
-verified, whoever sent it; a source that sends other bytes, too many or none in time is asked no
-more for this blob; blocks that arrived stay, so that a fetch that broke off goes on where it
-stopped; what is fetched is as it is stored, sealed.
+Owns the order of the sources and the folder of received blocks. Invariants: every block is
+verified, whoever sent it; a source that sends wrong bytes, too many bytes or nothing in time is not
+asked again for this blob; received blocks are kept, so that an interrupted fetch continues where it
+stopped; sealed blobs are not opened.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from viz.storage.gateway import GatewayClient
 BLOCK_TIMEOUT_S: Final = 15.0
 MAX_URLS: Final = 16
 OWN_STORE: Final = "this node's store"
-# What nobody went on with for this long is deleted.
+# Blocks of a fetch that nobody continued for this long are deleted.
 _LEFTOVER_AGE_S: Final = 7 * 24 * 3_600
 _log = structlog.get_logger()
 
@@ -64,12 +64,12 @@ class SourcedBlobs:
     async def fetch(self, cid: Cid, target: Path, *, urls: Sequence[str], max_bytes: int) -> int:
         """Write the verified blob to ``target`` atomically, and return its size in bytes.
 
-        Raises InvalidRequest, BlobNotFound if no source gave all of it, BlobTooLarge, BlobCorrupt
-        if its blocks are no file, StorageUnavailable. If this node's store has a fault and nobody
-        else has the blob, raises that fault.
+        Raises InvalidRequest, BlobNotFound if the sources together did not have all of it,
+        BlobTooLarge, BlobCorrupt if its blocks are not a file, StorageUnavailable. If this node's
+        own store fails and nobody else has the blob, raises the store's error.
         """
         to_binary(cid)
-        # Two fetches of one blob at once would remove each other's blocks.
+        # Two simultaneous fetches of one blob would remove each other's blocks.
         lock = self._locks.setdefault(cid, asyncio.Lock())
         async with lock:
             await asyncio.to_thread(self._tidy)
@@ -98,7 +98,7 @@ _AnySource = BlockStore | GatewayClient
 
 
 class _FirstOf(BlockSource):
-    """Blocks from the first source that has them; those that arrived are kept in ``staged``."""
+    """Reads each block from the first source that has it, and keeps it in ``staged``."""
 
     def __init__(self, staged: Path, sources: dict[str, _AnySource]) -> None:
         self._staged = staged
@@ -116,14 +116,14 @@ class _FirstOf(BlockSource):
             except BlobNotFound as error:
                 self._drop(name, error)
             except (StorageError, BuyerError) as error:
-                _log.warning("a source is asked no more", source=name, reason=error.detail)
+                _log.warning("a source is not asked again", source=name, reason=error.detail)
                 if name == OWN_STORE and isinstance(error, StorageError):
                     self._own_fault = type(error)
                 self._drop(name, error)
             else:
                 await asyncio.to_thread(_keep, self._staged / cid, data)
                 return data
-        # A fault of this node's own disk is said as such: its operator can mend it.
+        # A fault of this node's own disk is reported as such: its operator can repair it.
         kind = BlobNotFound if self._own_fault is None else self._own_fault
         raise kind("no source has all of the blob: " + "; ".join(self._said))
 
@@ -133,7 +133,7 @@ class _FirstOf(BlockSource):
 
 
 def _kept(path: Path, cid: Cid) -> bytes | None:
-    """Return a block that arrived earlier, if it is whole. Blocks."""
+    """Return a block received earlier, None if it is missing or damaged. Blocks."""
     try:
         data = path.read_bytes()
         verify(cid, data)
@@ -143,7 +143,7 @@ def _kept(path: Path, cid: Cid) -> bytes | None:
 
 
 def _keep(path: Path, data: bytes) -> None:
-    """Keep a block that arrived; if the disk refuses, the fetch goes on without it. Blocks."""
+    """Store a received block; if the disk fails, the fetch continues without it. Blocks."""
     partial = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         make_private_folder(path.parent)
@@ -152,4 +152,4 @@ def _keep(path: Path, data: bytes) -> None:
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        _log.warning("a block that arrived is not kept", reason=error.strerror)
+        _log.warning("a received block could not be stored", reason=error.strerror)

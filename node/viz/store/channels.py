@@ -49,7 +49,7 @@ _SAVED: Final = tuple(
     column.name for column in _CHANNELS.columns if column.name not in ("signer", "version")
 )
 _AMOUNTS: Final = ("base_units", "accepted_units", "spent_units")
-# What every paid request writes, prepared.
+# The writes of every paid request, prepared.
 _UPDATE_CHANNEL: Final = Prepared(
     update(_CHANNELS)
     .where(_CHANNELS.c.signer == bindparam("of"), _CHANNELS.c.version == bindparam("was"))

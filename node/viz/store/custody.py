@@ -1,4 +1,4 @@
-"""Store which sealed works are in custody, and every key that was handed out."""
+"""Store the records of sealed works in custody, and the log of keys handed out."""
 
 from __future__ import annotations
 
@@ -82,24 +82,25 @@ class CustodyTables:
 
 
 def require_custody_room(size: int, each: int, every: int, *, most_each: int, most: int) -> None:
-    """Raise CustodyFull if ``size`` more bytes are beyond the owner's quota or the node's."""
+    """Raise CustodyFull if ``size`` more bytes exceed the owner's quota or the node's."""
     if each + size > most_each:
         raise CustodyFull(
-            f"your works in custody here would have {each + size} bytes, and at most {most_each} "
-            "are taken of one owner: use another custodian"
+            f"your works in custody here would have {each + size} bytes, and the quota of one "
+            f"owner is {most_each}: use another custodian"
         )
     if every + size > most:
         raise CustodyFull(
-            f"this node keeps {every} of at most {most} bytes in custody: use another custodian"
+            f"this node has {every} bytes in custody, and its quota is {most}: use another "
+            "custodian"
         )
 
 
 def require_key_room(handed: int, most: int) -> None:
-    """Raise TooManyQuestions if a key was handed out ``most`` times lately."""
+    """Raise TooManyQuestions if the key was handed out ``most`` times within the hour."""
     if handed >= most:
         raise TooManyQuestions(
-            f"you got this key {handed} times within the last hour: keep what you have, or try "
-            "again later",
+            f"this key was handed to you {handed} times within the last hour: use the one you "
+            "have, or try again later",
             retryAfter=3_600,
         )
 

@@ -136,10 +136,10 @@ class Database:
             raise fault_of(error, self._place) from error
 
     async def forget_changed(self) -> None:
-        """Empty SQLite's log, which holds rows as they were before they were changed.
+        """Empty SQLite's log, which still holds the old content of changed and deleted rows.
 
-        The database file itself never does (``secure_delete``). Another database's files are the
-        server's. Raises StoreError if a reader or writer did not let it for seconds.
+        The database file itself never holds it (``secure_delete``). Does nothing for a database
+        server. Raises StoreError if readers or writers prevent it for some seconds.
         """
         if self._engine.dialect.name != "sqlite":
             return
@@ -160,7 +160,7 @@ class Database:
                 await asyncio.sleep(0.1)
         except (SQLAlchemyError, sqlite3.Error) as error:
             raise StoreError(f"the ledger's log cannot be emptied: {error}") from error
-        raise StoreError("a reader or writer keeps the ledger's log from being emptied: try again")
+        raise StoreError("the ledger is read or written, so its log cannot be emptied: try again")
 
     async def close(self) -> None:
         """Finish the requested writes, then close the connections and unlock the ledger."""
@@ -233,14 +233,14 @@ def _make_durable(engine: Engine) -> None:
             "synchronous = FULL",
             "busy_timeout = 10000",
             "foreign_keys = ON",
-            # What is deleted or changed is overwritten: answers, works that were withdrawn.
+            # Deleted and changed content is overwritten: answers, withdrawn works.
             "secure_delete = ON",
         ):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        # On the driver's cursor: through SQLAlchemy this one word takes as long as a write.
+        # On the driver's cursor: through SQLAlchemy this one statement costs as much as a write.
         connection.connection.cursor().execute("BEGIN")
 
 

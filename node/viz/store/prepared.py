@@ -1,9 +1,9 @@
 """Run SQLAlchemy Core statements as prepared text on the driver's own cursor.
 
-A Core statement costs some 100 microseconds each time that it runs, most of them in SQLAlchemy. The
-statements of every paid request are compiled once here, with the columns' own conversions. The
-tables and the dialects stay SQLAlchemy's. Invariant: a driver's error leaves as the SQLAlchemy
-error that Core would raise, so that ``viz.store.faults`` reads both alike.
+A Core statement costs about 100 microseconds per run, most of them in SQLAlchemy. The statements of
+the paid request are compiled here once, with the columns' own conversions. Tables and dialects are
+SQLAlchemy's. Invariant: a driver's error is raised as the SQLAlchemy error that Core would raise,
+so that ``viz.store.faults`` handles both alike.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Prepared:
     """One INSERT, UPDATE or DELETE, compiled at its first run for each dialect."""
 
     def __init__(self, statement: UpdateBase, names: tuple[str, ...] | None = None) -> None:
-        """Take a statement whose values are bound by name; an INSERT names its columns."""
+        """Take a statement whose values are bound by name; ``names`` are an INSERT's columns."""
         self._statement = statement
         self._names = names
         self._compiled: dict[str, _StatementText] = {}
@@ -42,7 +42,7 @@ class Prepared:
             cursor.execute(text.sql, text.bound(values))
             return int(cursor.rowcount)
         except error_class as error:
-            # Without the parameters: they may be people's prompts and answers.
+            # Leave the parameters out: they may be people's prompts and answers.
             raise DBAPIError(text.sql, None, error, hide_parameters=True) from error
 
 

@@ -136,7 +136,7 @@ class AdapterCardTable(LedgerTable, table=True):
 
 
 class AdapterEndTable(LedgerTable, table=True):
-    """An adapter that ended: the work, why, since when, and where its weights were."""
+    """An ended adapter: the work that ended it, why, since when, and where its weights were."""
 
     __tablename__ = "adapter_ends"
     adapter_id: int = Field(primary_key=True, sa_type=BigInteger)
@@ -149,7 +149,7 @@ class AdapterEndTable(LedgerTable, table=True):
 
 
 class AdapterSuccessorTable(LedgerTable, table=True):
-    """The adapter that follows another one, as the operator named it."""
+    """The successor of an adapter, as the operator named it."""
 
     __tablename__ = "adapter_successors"
     adapter_id: int = Field(primary_key=True, sa_type=BigInteger)
@@ -214,7 +214,7 @@ class ListingTable(LedgerTable, table=True):
 
 
 class CustodyTable(LedgerTable, table=True):
-    """Sealed works in custody, whose keys are in the folder of keys."""
+    """Sealed works in custody; their keys are files in the folder of keys."""
 
     __tablename__ = "custody"
     content_id: int = Field(primary_key=True, sa_type=BigInteger)

@@ -1,10 +1,10 @@
-"""Ask for one answer of a network: at the best node, and at the next one if that fails.
+"""Get one answer from a network: ask the best node, and continue at the next one if it fails.
 
 Owns the course of one request over several nodes. ``viz.buyer.answer`` owns each part of it.
 
-Invariants: the parts join to one answer, in which no text stands twice; what arrived is prompt at
-the next node, so that no completion token is paid twice; no part may cost more than what the
-earlier ones left of the request's cap; each node is asked once.
+Invariants: the parts join to one answer without repeated text; the text that arrived is part of the
+prompt at the next node, so that no completion token is paid twice; a part may cost at most what the
+earlier parts left of the request's cap; each node is asked once.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ from viz.errors import (
 from viz.protocol.market import MarketModel, MarketOffer
 from viz.protocol.wire import Json
 
-# A node that sends nothing for so long is left: before its first text, and after it.
+# A node that sends nothing for this long is given up: before its first text, and after it.
 FIRST_TEXT_S: Final = 60.0
 NEXT_TEXT_S: Final = 20.0
-# Whatever node is asked, these stay what they are.
+# These members stay the same in all chunks, whichever node sent them.
 _OF_THE_REQUEST: Final = (
     BudgetSpent,
     InvalidKeyFile,
@@ -60,10 +60,10 @@ Note = Callable[[MarketOffer, "float | None"], None]
 
 @dataclass(frozen=True, slots=True)
 class AnswerPart:
-    """One node's part: what it was paid, for how many tokens.
+    """One node's part of an answer: what it was paid, for how many tokens.
 
-    If it is not ``billed``, ``units`` is the most that it may cost, and the tokens are this buyer's
-    count. ``fault`` says why the node did not finish.
+    If the part is not ``billed`` yet, ``units`` is the most that it may cost, and the tokens are
+    this buyer's own count. ``fault`` says why the node did not finish.
     """
 
     node: Address
@@ -87,7 +87,7 @@ class AnswerPart:
 
 
 class NetworkAnswer:
-    """A stream of OpenAI chunks, from one node or several. Made by ``NetworkBuyer.ask``."""
+    """A stream of OpenAI chunks from one node or several. ``NetworkBuyer.ask`` creates it."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class NetworkAnswer:
         body: dict[str, Any],
         path: str,
     ) -> None:
-        """``offers`` are the nodes to ask, the best first. ``note`` is told how each behaved."""
+        """``offers`` are the nodes to ask, the best first. ``note`` records how each behaved."""
         self._pool, self._budget, self._reservation, self._note = pool, budget, reservation, note
         self._offers, self._body, self._path = offers, body, path
         self._part: PaidAnswer | None = None
@@ -124,7 +124,7 @@ class NetworkAnswer:
 
     @property
     def cost_units(self) -> Units | None:
-        """What all parts cost; None while a part is not billed."""
+        """The cost of all parts; None while a part is not billed."""
         running = self._part is not None
         if running or not all(part.billed for part in self.parts):
             return None
@@ -132,7 +132,7 @@ class NetworkAnswer:
 
     @property
     def usage(self) -> dict[str, int]:
-        """OpenAI's usage object: the first part's prompt, and the completion of all."""
+        """OpenAI's usage object: the first part's prompt tokens, all parts' completion tokens."""
         prompt = next((part.prompt_tokens for part in self.parts if part.prompt_tokens), 0)
         completion = sum(part.completion_tokens for part in self.parts)
         return {
@@ -142,12 +142,12 @@ class NetworkAnswer:
         }
 
     def parts_json(self) -> list[Json]:
-        """Return who was paid for which part, if more than one node was."""
+        """Return who was paid for which part if several nodes were, else ``[]``."""
         return [part.to_json() for part in self.parts] if len(self.parts) > 1 else []
 
     @property
     def client(self) -> BuyerClient | None:
-        """The client of the node that answers, or answered last."""
+        """The client of the node that is answering or answered last."""
         return self._client
 
     async def __aenter__(self) -> Self:
@@ -161,9 +161,9 @@ class NetworkAnswer:
     # one node after the other
 
     async def _begin(self, broken: VizError | None) -> None:
-        """Begin the answer, or the rest of it, at the next node that takes it.
+        """Start the answer, or the rest of it, at the next node that accepts the request.
 
-        ``broken`` is why an earlier node did not finish it. Raises the last node's refusal.
+        ``broken`` says why an earlier node did not finish. Raises the last node's refusal.
         """
         last = broken
         while self._offers:
@@ -179,7 +179,7 @@ class NetworkAnswer:
                     raise
                 self._note(self._offer, None)
                 _log.info(
-                    "a node does not take the request",
+                    "a node refuses the request",
                     node=self._offer.node,
                     url=self._offer.url,
                     reason=error.detail,
@@ -205,7 +205,7 @@ class NetworkAnswer:
         cap_units = min(client.limits.request_units - spent_units, self._reservation.units)
         if cap_units <= 0:
             raise PriceAboveCap(
-                "what this answer may cost was spent at the node that broke it off: allow more "
+                "the node that broke off the answer used up its budget: allow more "
                 "with --max-per-request"
             )
         limits = replace(client.limits, request_units=cap_units)
@@ -223,7 +223,7 @@ class NetworkAnswer:
         raise NodeUnreachable("the node refuses every length")
 
     async def _model_at(self, client: BuyerClient) -> str:
-        """Return the node's name of the model; raise UnknownModel if it serves other weights."""
+        """Return the node's name for the model; raise UnknownModel if it serves other weights."""
         wanted = self._wanted.adapter_id, self._wanted.weights_digest
         for again in (False, True):
             if again:
@@ -234,9 +234,9 @@ class NetworkAnswer:
         raise UnknownModel(f"the node no longer serves {self.model} with these weights")
 
     def _is_of_the_request(self, error: VizError) -> bool:
-        """Return whether no other node would answer otherwise."""
+        """Return whether the fault is in the request, so that every node would refuse it."""
         if self.parts and error.answered and isinstance(error, InvalidRequest):
-            return False  # a node that cannot go on with an answer
+            return False  # a node that cannot continue an answer
         return isinstance(error, _OF_THE_REQUEST)
 
     # the stream
@@ -276,7 +276,7 @@ class NetworkAnswer:
             yield chunk
 
     def _seen(self, chunk: AnswerChunk) -> AnswerChunk | None:
-        """Note what a chunk brings; return it as a part of one answer, None if it says nothing."""
+        """Record a chunk and rewrite it as part of the one answer; None if it has no content."""
         goes_on_here = bool(self.parts)
         news = False
         for choice in chunk.get("choices") or ():
@@ -301,11 +301,11 @@ class NetworkAnswer:
     def _can_go_on(self, error: VizError) -> bool:
         if isinstance(error, PriceAboveCap) or self._is_of_the_request(error):
             return False
-        # Several choices would each need a request of their own: they begin anew, or not at all.
+        # Several choices would each need a request of their own, so they are only started again.
         return not self._texts or (self._body.get("n") or 1) == 1
 
     async def _done(self, error: VizError | None) -> None:
-        """End the running part: note its cost, and how its node behaved."""
+        """End the running part: record its cost, and how its node behaved."""
         part, self._part = self._part, None
         await self._stack.aclose()
         if part is None:
@@ -342,5 +342,5 @@ class NetworkAnswer:
         part, self._part = self._part, None
         await self._stack.aclose()
         if part is not None:
-            # The program left: its node is not to blame.
+            # The caller stopped reading: this is not the node's fault.
             self._end_part(part, None)

@@ -1,8 +1,8 @@
-"""Bound what a buyer spends over all nodes: by day, by request, by deposit, by a list of nodes.
+"""Limit what a buyer spends over all nodes: by day, by request, by deposit, by a list of nodes.
 
-Owns the sum of the day and what running requests may still add to it. Invariant: what was spent on
-a day and what is reserved never exceed the day's bound, over all requests of this process; what
-other processes spent counts as soon as they noted it.
+Owns the day's sum and what running requests may still add to it. Invariant: over all requests of
+this process, what was spent on a day and what is reserved never exceed the day's limit; what other
+processes spent counts as soon as they have recorded it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The buyer's bounds. None: no bound by day; an empty ``nodes``: any node.
+    """The buyer's limits. ``day_units`` None: no limit by day; ``nodes`` empty: any node.
 
-    ``deposit_units`` is what is deposited at most at one node, once.
+    ``deposit_units`` is the most that is deposited at one node, once.
     """
 
     deposit_units: Units
@@ -35,19 +35,19 @@ class Budget:
     nodes: frozenset[Address] = frozenset()
 
     def allows(self, node: Address) -> bool:
-        """Return whether the buyer lets itself be served by a node."""
+        """Return whether the buyer's list of nodes permits this node."""
         return not self.nodes or node in self.nodes
 
 
 @dataclass(slots=True, eq=False)
 class Reservation:
-    """What one request may still spend of the day."""
+    """The part of the day's budget that one request holds."""
 
     units: Units
 
 
 class DayBudget:
-    """The day's sum of one buyer."""
+    """The daily budget of one buyer."""
 
     def __init__(
         self, budget: Budget, file: NetworkFile, clock: Clock, deployment: Deployment
@@ -65,7 +65,7 @@ class DayBudget:
 
     @property
     def left_units(self) -> Units | None:
-        """What may still be spent today and is not reserved; None without a bound."""
+        """What may still be spent today and is not reserved; None without a limit."""
         if self._budget.day_units is None:
             return None
         reserved = sum(each.units for each in self._reserved)
@@ -73,7 +73,7 @@ class DayBudget:
 
     @contextmanager
     def reserve(self, units: Units) -> Iterator[Reservation]:
-        """Reserve what a request costs at most; raise BudgetSpent if the day has less left."""
+        """Reserve the most that a request may cost; raise BudgetSpent if the day has less left."""
         left_units = self.left_units
         if left_units is not None and units > left_units:
             raise BudgetSpent(
@@ -89,7 +89,7 @@ class DayBudget:
             self._reserved.discard(reservation)
 
     def spend(self, reservation: Reservation, units: Units) -> None:
-        """Note what a part of a request cost. If the disk fails, this process still counts it."""
+        """Record what a part of a request cost. If the disk fails, this process still counts it."""
         reservation.units = max(0, reservation.units - units)
         if not units:
             return
@@ -98,4 +98,4 @@ class DayBudget:
             self._file.change(lambda record: record.spending(day, units))
         except (StoreError, BooksMismatch) as error:
             self._unsaved[day] = self._unsaved.get(day, 0) + units
-            _log.warning("what was spent today is not recorded", reason=error.detail)
+            _log.warning("today's spending could not be recorded", reason=error.detail)

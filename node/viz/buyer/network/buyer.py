@@ -1,7 +1,8 @@
-"""Ask for a skill, and not for a server: the buyer of a network.
+"""Buy answers from a network: the caller names a model, and the buyer chooses the nodes.
 
-Owns the way from a model's name to the nodes that may serve it. The parts do the rest: ``finder``
-looks, ``policy`` chooses, ``pool`` holds the channels, ``budget`` bounds, ``answer`` fails over.
+Owns the step from a model's name to the nodes that may serve it. The other modules do the rest:
+``finder`` finds nodes, ``policy`` chooses, ``pool`` holds the channels, ``budget`` limits spending,
+``answer`` fails over.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from viz.protocol.wire import Json
 
 NODES_ASKED: Final = 5
 NAMES_SHOWN: Final = 20
-# A reservation holds what the dearest of the nodes would take, and the prompt again at each change.
+# A request reserves the price of the dearest node, and the prompt again for each change of node.
 MARGIN: Final = 3
 _BYTES_A_TOKEN: Final = 3
 _TEMPLATE_TOKENS: Final = 64
@@ -49,7 +50,7 @@ _log = structlog.get_logger()
 
 
 class NetworkBuyer:
-    """One buyer of all nodes."""
+    """A buyer that uses all nodes."""
 
     def __init__(
         self,
@@ -69,7 +70,7 @@ class NetworkBuyer:
         self.deployment = deployment
 
     async def models(self, words: Sequence[str] = ()) -> tuple[MarketModel, ...]:
-        """Return the models on offer in whose description every word occurs; raises as ``ask``."""
+        """Return the models whose description contains every word; raises as ``ask`` does."""
         return with_words(await self._finder.models(), words)
 
     async def model(self, wanted: str) -> MarketModel:
@@ -81,31 +82,31 @@ class NetworkBuyer:
                 return found
         names = [_shown(model) for model in models[:NAMES_SHOWN]]
         raise UnknownModel(
-            f"no node that was found serves {wanted[:80]!r}; there are: {', '.join(names)}",
+            f"no known node serves {wanted[:80]!r}; the models on offer are: {', '.join(names)}",
             param="model",
         )
 
     async def usual_model(self) -> MarketModel:
-        """Return the model for a request that names none: the only adapter, else the only base."""
+        """Return the default model: the only adapter, else the only base model."""
         models = await self._finder.models()
         for wanted in (True, False):
             found = [each for each in models if (each.adapter_id != BASE_MODEL) == wanted]
             if len(found) == 1:
                 return found[0]
-        raise UnknownModel("name a model: `viz buyer models` shows them", param="model")
+        raise UnknownModel("name a model: `viz buyer models` lists them", param="model")
 
     @asynccontextmanager
     async def ask(
         self, body: dict[str, Any], path: str = CHAT_PATH
     ) -> AsyncIterator[NetworkAnswer]:
-        """Yield an answer to an OpenAI request that is paid for while it arrives.
+        """Yield a streamed answer to an OpenAI request; it is paid for while it arrives.
 
         Raises UnknownModel, NodeUnreachable, BudgetSpent, PriceAboveCap, ChannelUnknown if no node
         has a deposit and none can be made, ChainError, and the last node's refusal.
         """
         wanted = body.get("model")
         if not isinstance(wanted, str) or not wanted:
-            raise InvalidRequest("name a model, as /v1/models lists them", param="model")
+            raise InvalidRequest("name a model: /v1/models lists them", param="model")
         model = await self.model(wanted)
         body = with_length({**body, "model": model.model}, path)
         request = _size_of(body, path)
@@ -168,7 +169,7 @@ class NetworkBuyer:
         )
 
     def _note(self, offer: MarketOffer, first_ms: float | None) -> None:
-        """Note how a node behaved: the time to its first text, or None for a failure."""
+        """Record how a node behaved: the time to its first text, or None for a failure."""
         node = offer.node
         history = replace(self._histories.get(node, NodeHistory()), url=offer.url)
         if first_ms is None:
@@ -179,10 +180,10 @@ class NetworkBuyer:
         try:
             self._file.change(lambda record: record.with_node(node, history))
         except (StoreError, BooksMismatch) as error:
-            _log.warning("how a node behaved is not recorded", reason=error.detail)
+            _log.warning("a node's behaviour could not be recorded", reason=error.detail)
 
     def _pin(self, wanted: str, model: MarketModel) -> None:
-        """Raise UnknownModel if a name meant another model when it was used last; note it else."""
+        """Record which model a name means; raise UnknownModel if it meant another one before."""
         if wanted == model.model or model.adapter_id == BASE_MODEL:
             return
         name = wanted.strip().casefold()
@@ -191,8 +192,8 @@ class NetworkBuyer:
             return
         if before is not None:
             raise UnknownModel(
-                f"{wanted[:80]!r} was {before} when you asked by it last, and is {model.model} "
-                "now: ask by the id of the one that you mean",
+                f"{wanted[:80]!r} meant {before} when you last used it, and means {model.model} "
+                "now: ask by the id of the model that you mean",
                 param="model",
             )
         self._file.change(lambda record: record.meaning(name, model.model))
@@ -200,7 +201,7 @@ class NetworkBuyer:
     # as an AskedSide
 
     async def model_entries(self) -> list[Json]:
-        """Return the models of all nodes in OpenAI's form, each owned by its cheapest node."""
+        """Return the models of all nodes in OpenAI's form; ``owned_by`` is the cheapest node."""
         return [_entry(model) for model in await self._finder.models()]
 
     async def model_entry(self, wanted: str) -> Json:
@@ -263,7 +264,7 @@ def _shown(model: MarketModel) -> str:
 
 
 def _size_of(body: dict[str, Any], path: str) -> Request:
-    """Return about how large a request is; what it costs is bounded while it is paid."""
+    """Estimate the size of a request, to compare offers; payment has its own limits."""
     asked = AskedRequest(path, body)
     size = sum(len(text.encode()) for text in asked.texts())
     return Request(_TEMPLATE_TOKENS + size // _BYTES_A_TOKEN, length_of(body) * asked.choices)

@@ -1,7 +1,7 @@
-"""Do what the buyer's commands ask of the network, in the process that holds its channels.
+"""Run the buyer's commands on the network, in the process that holds its channels.
 
-Owns ``viz buyer ask`` without a node. What concerns one channel (deposits, closing, forgiving) is
-asked of that channel: ``viz.buyer.channel_control`` does it, also beside a running proxy.
+Owns ``viz buyer ask`` without ``--node``. Commands about one channel (deposit, close, forgive) go
+to ``viz.buyer.channel_control``, also beside a running proxy.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from viz.protocol.wire import Json
 
 
 class NetworkControl:
-    """The commands of a buyer that names no node."""
+    """The buyer's commands without ``--node``."""
 
     def __init__(
         self,
@@ -40,9 +40,9 @@ class NetworkControl:
     async def ask(self, body: dict[str, Any], write: Write, tell: Write) -> Json:
         """Ask a question, pass the text on as it arrives; return what it cost, and at which nodes.
 
-        If the question does not name a model by its id, ``tell`` gets a line with the chosen model
-        and its price before the answer begins. ``cost`` is the most that the answer may cost if a
-        part of it is not billed yet.
+        If the request does not name a model by its id, ``tell`` gets a line with the chosen model
+        and its price before the answer begins. If a part of the answer is not billed yet, ``cost``
+        is the most that the answer may cost.
         """
         buyer, wanted = self._buyer, body.get("model")
         model = await buyer.model(str(wanted)) if wanted else await buyer.usual_model()

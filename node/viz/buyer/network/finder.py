@@ -1,12 +1,12 @@
-"""Find which nodes serve which models, and check it as far as this buyer can.
+"""Find which nodes serve which models, and check what they say as far as possible.
 
-Owns where a buyer looks. With a chain of its own it reads the directory there, asks every node, and
-compares each offer with the chain: nobody's word is taken. Without one it asks the nodes whose URLs
-it was given, and the nodes that their markets name; each describes itself, and must be the node
-that was named and use the trusted contracts. What nodes say of weights cannot be checked then: if
-they contradict each other, what most say counts, and the log says so.
+Owns where a buyer looks. With a chain endpoint of its own, the buyer reads the directory there,
+asks every node, and compares each offer with the chain. Without one, it asks the nodes whose URLs
+it was given, and the nodes that their markets name. Each of these must have the expected address
+and use the trusted contracts, but what it says about weights cannot be checked: if nodes contradict
+each other, the majority counts, and the log says so.
 
-Invariants: an address that a stranger named is asked only if it is public, unless private ones are
+Invariants: a URL from a stranger is asked only if its address is public, or private ones are
 allowed; no offer of a node is used under another node's address.
 """
 
@@ -33,7 +33,7 @@ from viz.services.market.discovery import Discovery, NodeOffers, unchecked_model
 from viz.services.market.node_claims import check_node
 from viz.services.market.remote_nodes import MAX_DESCRIPTION_BYTES, origin_in
 
-# What was found is used this long; a question for a model that was not found looks again.
+# What was found is used this long. A request for an unknown model searches again sooner.
 FRESH_S: Final = 300.0
 AGAIN_S: Final = 10.0
 MARKET_PAGES: Final = 20
@@ -44,7 +44,7 @@ _log = structlog.get_logger()
 
 
 class NodeFinder:
-    """What this buyer knows of the market."""
+    """Finds nodes, and caches what they sell."""
 
     def __init__(
         self,
@@ -57,9 +57,9 @@ class NodeFinder:
         urls: Sequence[str],
         met: Mapping[Address, str],
     ) -> None:
-        """``urls`` are nodes that the buyer named; they are asked by ``known_http``.
+        """``urls`` are nodes that the buyer named; ``known_http`` asks them.
 
-        ``met`` are the URLs of nodes that were found before: strangers, still.
+        ``met`` are the URLs of nodes that were found earlier; ``strangers_http`` asks them.
         """
         self._deployment = deployment
         self._known_http, self._strangers_http = known_http, strangers_http
@@ -80,7 +80,7 @@ class NodeFinder:
 
     @property
     def checked(self) -> bool:
-        """Whether what is found is compared with a chain of this buyer's own."""
+        """Whether offers are compared with the chain, through this buyer's own endpoint."""
         return self._discovery is not None
 
     def knows(self, url: str) -> bool:
@@ -88,9 +88,9 @@ class NodeFinder:
         return url in self._known
 
     async def models(self, *, again: bool = False) -> tuple[MarketModel, ...]:
-        """Return the models of all nodes that were found; look again if that was long ago.
+        """Return the models of all nodes found; search again if the last search is too old.
 
-        ``again`` looks again sooner. Raises ChainError, NodeUnreachable if no node was found.
+        ``again`` searches sooner. Raises ChainError, NodeUnreachable if no node was found.
         """
         async with self._turn:
             age_s = time.monotonic() - self._looked_s
@@ -126,7 +126,7 @@ class NodeFinder:
     async def _described(
         self, asked: Iterable[tuple[str, Address | None]], *, known: bool
     ) -> list[NodeOffers]:
-        """Ask nodes what they sell; leave out, and log, those whose answer cannot be used."""
+        """Ask nodes what they sell; log and leave out those whose answer cannot be used."""
         room = asyncio.Semaphore(ASKED_AT_ONCE)
         http = self._known_http if known else self._strangers_http
 
@@ -153,7 +153,7 @@ class NodeFinder:
         return [each for each in found if each is not None]
 
     async def _named(self) -> dict[Address, str]:
-        """Return the nodes that the known nodes' markets name, each with a URL."""
+        """Return the nodes named in the known nodes' markets, each with a URL."""
         named = {node: url for node, url in self._met.items() if url}
         pages = await asyncio.gather(*(self._market(url) for url in self._known))
         for page in pages:
@@ -183,9 +183,9 @@ class NodeFinder:
 
 
 def one_each(models: Iterable[MarketModel]) -> tuple[MarketModel, ...]:
-    """Return one model for each adapter: where nodes contradict each other, what most of them say.
+    """Return one model for each adapter; where nodes contradict each other, the majority counts.
 
-    A base model is known by its digest, so all of them stay.
+    A base model's id is its digest, so all base models stay.
     """
     together: dict[AdapterId, list[MarketModel]] = defaultdict(list)
     kept: list[MarketModel] = []
@@ -198,7 +198,7 @@ def one_each(models: Iterable[MarketModel]) -> tuple[MarketModel, ...]:
         if len(each) > 1:
             _log.warning(
                 "nodes contradict each other about the weights of an adapter: name a chain of "
-                "your own with --rpc, where they stand",
+                "your own with --rpc, which has the registered ones",
                 adapter_id=int(adapter_id),
             )
         kept.append(max(each, key=lambda one: len(one.offers)))
@@ -206,7 +206,7 @@ def one_each(models: Iterable[MarketModel]) -> tuple[MarketModel, ...]:
 
 
 def checked_urls(urls: Iterable[str]) -> list[str]:
-    """Return the URLs that can be asked; those that cannot are left out."""
+    """Return the valid URLs; leave the others out."""
     good: list[str] = []
     for url in urls:
         try:

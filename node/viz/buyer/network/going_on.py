@@ -1,7 +1,8 @@
-"""Write the request with which another node goes on with an answer that broke off.
+"""Make the request by which another node continues an answer that broke off.
 
-Owns the form of that request and how many tokens are left of the answer. Does no I/O. What arrived
-becomes a part of the prompt (docs/protocol.md, section 7), so no completion token is paid twice.
+Owns the form of that request and how many tokens are left of the answer. Does no I/O. The text that
+arrived becomes part of the prompt (docs/protocol.md, section 7), so that no completion token is
+paid twice.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from typing import Any, Final
 
 from viz.protocol.payment import CHAT_PATH
 
-# A node's own bound for a request that names none (docs/protocol.md, section 12).
+# A node's default length for a request that names none (docs/protocol.md, section 12).
 DEFAULT_TOKENS: Final = 256
 _LENGTHS: Final = ("max_completion_tokens", "max_tokens")
 
 
 def with_length(body: dict[str, Any], path: str) -> dict[str, Any]:
-    """Return the request with its length in it, so that the parts of an answer sum to it."""
+    """Return the request with an explicit length, which the parts of the answer share."""
     if any(isinstance(body.get(name), int) for name in _LENGTHS):
         return body
     others = {name: value for name, value in body.items() if name not in _LENGTHS}
@@ -24,13 +25,13 @@ def with_length(body: dict[str, Any], path: str) -> dict[str, Any]:
 
 
 def length_of(body: dict[str, Any]) -> int:
-    """Return how many tokens each answer may have at most."""
+    """Return the most tokens that each choice may have."""
     found = next((body[name] for name in _LENGTHS if isinstance(body.get(name), int)), None)
     return DEFAULT_TOKENS if found is None else int(found)
 
 
 def goes_on(body: dict[str, Any], path: str, text: str, left_tokens: int) -> dict[str, Any]:
-    """Return the request for the rest of an answer, of which ``text`` arrived."""
+    """Return the request for the rest of an answer of which ``text`` has arrived."""
     if not text:
         return body
     shorter = {

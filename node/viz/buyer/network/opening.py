@@ -1,4 +1,4 @@
-"""Put a network's buyer together from its home folder, its budget and, if it has one, its chain."""
+"""Build a network buyer from its home folder, its budget and, if given, its chain endpoint."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from viz.outbound import Outbound, guarded_session, require_allowed
 
 @dataclass(frozen=True, slots=True)
 class NetworkSources:
-    """Where a buyer looks for nodes, and a chain of its own, if it has one.
+    """Where a buyer looks for nodes: URLs and, if given, its own chain endpoint.
 
-    ``urls`` are asked if the buyer never named a node. ``private_addresses`` allows strangers' URLs
-    that are not of the internet, for tests.
+    ``urls`` are asked if the buyer has never named a node. ``private_addresses`` also allows
+    strangers' URLs with private addresses, for tests.
     """
 
     urls: Sequence[str] = ()
@@ -51,7 +51,7 @@ def node_finder(
     strangers_http: Outbound,
     clock: Clock,
 ) -> NodeFinder:
-    """Return what looks for nodes: at the URLs that were named before, and in the market."""
+    """Return a finder that starts from the URLs named before and those of ``sources``."""
     record = file.read()
     return NodeFinder(
         deployment,
@@ -79,10 +79,10 @@ async def network_buyer(
     count_tokens: TokenCount | None = None,
     scrypt_n: int | None = None,
 ) -> AsyncIterator[NetworkBuyer]:
-    """Yield a buyer of all nodes; its channels are freed at the end.
+    """Yield a buyer of all nodes; release its channels at the end.
 
-    ``held`` is called with each channel's client when it is made. Raises InvalidKeyFile,
-    BooksMismatch; nothing is asked yet.
+    ``held`` is called with each channel's client when it is made. No node is asked yet. Raises
+    InvalidKeyFile, BooksMismatch.
     """
     clock, file = clock or SystemClock(), NetworkFile(home)
     async with AsyncExitStack() as ends:
@@ -134,7 +134,7 @@ async def network_buyer(
 
 
 def left_on_disk(home: Path, deployment: Deployment) -> dict[Address, Units]:
-    """Return what is left of the deposit at each node with one, from the channels' files."""
+    """Return what is left of the deposit at each node, read from the channels' files."""
     signers = channels_in(home, deployment)
     found: dict[Address, Units] = {}
     for directory in directories_in(home, deployment):

@@ -1,15 +1,15 @@
-"""Choose the node to ask: by price, by measured latency, by reliability. Every weight stands here.
+"""Choose the node to ask, by price, measured latency and reliability. Holds all the weights.
 
 Does no I/O. A node's score is a sum; the lowest is asked first:
 
     score = PRICE * log2(cost / cheapest cost)         what the request would cost there
           + LATENCY * log2(first text / fastest)       as this buyer measured it, else as the market
-          + RELIABILITY * share of unfinished answers  of the latest ones, 0 to 1
+          + RELIABILITY * share of unfinished answers  among the latest, 0 to 1
           + DEPOSIT                                    if a deposit has to be made there first
           + RECENT                                     if it failed within the last RECENT_S seconds
 
-So twice the price weighs as much as four times the latency, and a node that failed every latest
-answer is asked only if the others cost eight times as much.
+So twice the price counts as much as four times the latency, and a node that failed all its latest
+answers is preferred only if the others cost eight times as much.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ RELIABILITY: Final = 3.0
 DEPOSIT: Final = 0.5
 RECENT: Final = 4.0
 RECENT_S: Final = 60
-# Below this no difference is felt, and measurements are noise.
+# Differences below this are noise, and nobody notices them.
 LEAST_MS: Final = 50.0
-# What the description's round trip says of the first text is little: a prompt is computed too.
+# The first text takes longer than the round trip of the description: the prompt is computed too.
 UNMEASURED_MS: Final = 250.0
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """About how large a request is: its prompt, and the longest answer."""
+    """The estimated size of a request, in tokens: its prompt, and the longest answer."""
 
     prompt_tokens: int
     completion_tokens: int
 
     def units(self, offer: MarketOffer) -> Units:
-        """Return what the request costs at most by an offer's list price."""
+        """Return the most that the request costs at an offer's list price."""
         price = Price(offer.prompt_price_units, offer.completion_price_units)
         return price.amount_units(self.prompt_tokens, self.completion_tokens)
 
@@ -57,7 +57,7 @@ def ranked(
     paid: Container[Address],
     now_s: int,
 ) -> list[MarketOffer]:
-    """Return the offers, the best first. ``paid`` are the nodes with a deposit of this buyer."""
+    """Return the offers, the best first. ``paid`` are the nodes where this buyer has a deposit."""
     if not offers:
         return []
     unknown = NodeHistory()

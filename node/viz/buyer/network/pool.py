@@ -1,9 +1,9 @@
-"""Hold the channels of a network's buyer: open each when it is needed, deposit within the budget.
+"""Hold a network buyer's channels: open each when it is needed, and deposit within the budget.
 
-Owns the clients of the nodes that are asked, and the one deposit that the policy makes at a node.
-Invariants: a node is used only if the buyer's list allows it, and only under the address that was
-found; the policy deposits at a node once, at most ``budget.deposit_units``, and never adds to a
-deposit; at most ``MAX_DEPOSITS`` nodes get one from a process.
+Owns the clients of the nodes, and the one automatic deposit at each node. Invariants: a node is
+used only if the buyer's list allows it, and only under the address that was found; at most one
+automatic deposit is made at a node, of at most ``budget.deposit_units``, and nothing is added to
+it; one process makes deposits at no more than ``MAX_DEPOSITS`` nodes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _log = structlog.get_logger()
 
 @dataclass(slots=True)
 class _Turn:
-    """One node's client, and the lock under which it is made and gets its deposit."""
+    """One node's client, and the lock that serialises its creation and its deposit."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     client: BuyerClient | None = None
@@ -41,13 +41,13 @@ class _Turn:
     ends: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def end(self) -> None:
-        """Free the channel for other processes."""
+        """Release the channel for other processes."""
         self.client = None
         await self.ends.aclose()
 
 
 class NodePool:
-    """The clients of one buyer by node."""
+    """The clients of one buyer, by node."""
 
     def __init__(
         self,
@@ -58,10 +58,10 @@ class NodePool:
         left_units: Mapping[Address, Units],
         held: HeldClient | None = None,
     ) -> None:
-        """``left_units`` is what is left of the deposits on disk, by node.
+        """``left_units`` is what the files say is left of the deposit at each node.
 
-        Without a ``wallet`` no deposit is made. The context that ``held`` returns for a client and
-        its URL lasts as long as the client.
+        Without a ``wallet`` no deposit is made. ``held`` is called with a client and its URL; the
+        context that it returns stays open as long as the client.
         """
         self._connect, self._budget, self._wallet = connect, budget, wallet
         self._left_units, self._held = dict(left_units), held
@@ -70,7 +70,7 @@ class NodePool:
 
     @property
     def clients(self) -> tuple[BuyerClient, ...]:
-        """The clients that are connected."""
+        """The connected clients."""
         return tuple(each.client for each in self._turns.values() if each.client is not None)
 
     def left_units(self) -> dict[Address, Units]:
@@ -81,11 +81,11 @@ class NodePool:
         return left
 
     def funded(self) -> frozenset[Address]:
-        """Return the nodes where a deposit of this buyer has something left."""
+        """Return the nodes where this buyer has some of a deposit left."""
         return frozenset(node for node, units in self.left_units().items() if units > 0)
 
     def usable(self, offer: MarketOffer) -> bool:
-        """Return whether an offer can be used: it is allowed, and paid or free or can be paid."""
+        """Return whether an offer can be used: the node is allowed, and can be paid or is free."""
         if not self._budget.allows(offer.node):
             return False
         free = not (offer.prompt_price_units or offer.completion_price_units)
@@ -99,7 +99,7 @@ class NodePool:
         return node not in self._left_units and (known is None or not known.channel.limit_units)
 
     async def ready(self, offer: MarketOffer) -> BuyerClient:
-        """Return a node's client whose channel can pay; make the one deposit if that is needed.
+        """Return a node's client whose channel can pay; make the deposit if necessary.
 
         Raises what connecting and depositing raise, NodeNotTrusted if another node answers,
         ChannelUnknown without a deposit and without a wallet, DepositExceeded if it is used up.
@@ -161,7 +161,7 @@ class NodePool:
         _log.info("deposited", node=info.node, units=amount(units, here))
 
     async def aclose(self) -> None:
-        """Free the channels for other processes."""
+        """Release the channels for other processes."""
         for turn in self._turns.values():
             await turn.end()
 

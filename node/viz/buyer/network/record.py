@@ -1,7 +1,7 @@
-"""Keep what a buyer knows of nodes and what it spent by day, for all its processes.
+"""Store what a buyer knows about nodes and what it spent each day, for all its processes.
 
-Owns one file beside the channels. It holds no money: the channels' ledgers do. Invariants: two
-processes never lose each other's changes; the day's sum never falls while the file is there.
+Owns one file beside the channels. It holds no money: that is in the channels' ledgers. Invariants:
+two processes never lose each other's changes; the day's sum never falls while the file exists.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_URLS: Final = 64
 MAX_NODES: Final = 1_024
 MAX_NAMES: Final = 1_024
 DAYS_KEPT: Final = 400
-# The weight of the newest answer in what is remembered of a node.
+# The weight of the newest answer in the smoothed history of a node.
 NEWEST: Final = 0.2
 
 
@@ -37,9 +37,9 @@ NEWEST: Final = 0.2
 class NodeHistory:
     """How a node behaved towards this buyer.
 
-    ``first_ms`` is the time to the first text, smoothed, 0 if no answer began yet. ``failure`` is
-    the share of answers that it did not finish, smoothed. ``failed_at_s`` is its latest failure,
-    and ``url`` where it was found last.
+    ``first_ms`` is the smoothed time to the first text, 0 if no answer has begun yet. ``failure``
+    is the smoothed share of answers that it did not finish. ``failed_at_s`` is the time of its
+    latest failure, ``url`` its latest URL.
     """
 
     first_ms: float = 0.0
@@ -63,7 +63,7 @@ class NodeHistory:
 
 @dataclass(frozen=True, slots=True)
 class NetworkRecord:
-    """What is on disk. ``names`` says which model a name meant when it was used last."""
+    """The content of the file. ``names`` says which model each name meant when last used."""
 
     urls: tuple[str, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class NetworkRecord:
     days: Mapping[str, Units] = field(default_factory=dict)
 
     def knowing(self, url: str) -> Self:
-        """Return the record with a node's URL that its buyer named, the latest first."""
+        """Return the record with a URL that the buyer named, put first."""
         return replace(self, urls=(url, *(each for each in self.urls if each != url))[:MAX_URLS])
 
     def meaning(self, name: str, model: str) -> Self:
@@ -80,7 +80,7 @@ class NetworkRecord:
         return replace(self, names={**kept, name: model})
 
     def with_node(self, node: Address, history: NodeHistory) -> Self:
-        """Return the record with a node's new history; the oldest beyond a bound are dropped."""
+        """Return the record with a node's new history, without the oldest above a limit."""
         others = {key: each for key, each in self.nodes.items() if key != node}
         kept = dict(list(others.items())[-MAX_NODES + 1 :])
         return replace(self, nodes={**kept, node: history})
@@ -134,7 +134,7 @@ class NetworkFile:
         self._path, self._lock = home / FILE, home / LOCK
 
     def read(self) -> NetworkRecord:
-        """Return the record, empty if there is none; raise BooksMismatch if it is unreadable."""
+        """Return the record, empty if there is no file; raise BooksMismatch if it is unreadable."""
         try:
             return NetworkRecord.from_json(parse_json(self._path.read_bytes(), max_bytes=MAX_BYTES))
         except FileNotFoundError:
@@ -146,7 +146,7 @@ class NetworkFile:
             ) from error
 
     def change(self, change: Callable[[NetworkRecord], NetworkRecord]) -> NetworkRecord:
-        """Change the record as no other process does meanwhile; raise StoreError, BooksMismatch."""
+        """Change the record under a lock between processes; raise StoreError, BooksMismatch."""
         try:
             with self._held():
                 after = change(self.read())
@@ -160,9 +160,9 @@ class NetworkFile:
 
     @contextmanager
     def held_by_proxy(self) -> Iterator[None]:
-        """Be the only proxy of the network in this folder; raise ConfigError if one runs already.
+        """Hold the lock of the only network proxy in this folder; raise ConfigError if one runs.
 
-        Its socket is beside the record, where the commands look for it.
+        The proxy's socket is beside the record, where the commands look for it.
         """
         make_private_folder(self._path.parent)
         lock = os.open(self._path.with_name(PROXY), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -191,5 +191,5 @@ class NetworkFile:
 
 
 def day_of(now_s: int) -> str:
-    """Return the day of a time, in UTC."""
+    """Return the UTC date of a time, as text."""
     return datetime.fromtimestamp(now_s, UTC).strftime("%Y-%m-%d")

@@ -60,9 +60,9 @@ def choose_backend(
 ) -> Backend:
     """Choose between torch in float32, torch in bfloat16 and the compiled pass (float32 sums).
 
-    ``build_directory`` None forbids compiling. No sequence has more than ``capacity`` tokens (None:
-    the model's own bound). The reason says what was measured or missing.
-    Raises ModelUnavailable if ``wanted`` is "native" and the compiled pass is not available.
+    ``build_directory`` None forbids compiling. ``capacity`` is the most tokens of a sequence (None:
+    the model's own limit). The reason says what was measured or missing. Raises ModelUnavailable if
+    ``wanted`` is "native" and the compiled pass is not available.
     """
     import torch
 
@@ -73,7 +73,7 @@ def choose_backend(
     if not sized:
         note = "the compiled pass does not support this model's sizes"
     elif not shape.is_llama(capacity or shape.context_tokens):
-        note = "the compiled pass computes models like Llama only"
+        note = "the compiled pass supports only models like Llama"
     elif build_directory is not None and wanted != "bfloat16":
         try:
             kernels = load_kernels(build_directory, torch.get_num_threads())

@@ -1,10 +1,10 @@
 """The decoder: RMSNorm, RoPE, grouped-query attention, gated MLP, with LoRA on every linear.
 
-One pass for all families: where they differ, it reads the shape (``viz.basemodel.shape``). Two
-entry points over one set of weights: ``prefill`` (chunks of several sequences as one flat run of
-tokens) and ``decode`` (one token a slot). Both use the compiled pass if it is given, which computes
-Llama's pass only, otherwise torch. Invariant: a row's result depends only on its own tokens, cache
-and adapter (up to the rounding of matrix products of different shapes).
+One forward pass for all families: where they differ, it reads the shape (``viz.basemodel.shape``).
+It has two entry points over one set of weights: ``prefill`` (chunks of several sequences as one
+flat run of tokens) and ``decode`` (one token per slot). Both use the compiled pass if it is given
+(Llama's pass only), otherwise torch. Invariant: a row's result depends only on its own tokens,
+cache and adapter (up to the rounding of matrix products of different shapes).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 _Linear = Callable[[torch.Tensor], torch.Tensor]
-# For each window (None: without), the additive mask of what a token sees.
+# For each window (None: no window), the additive attention mask.
 _Masks = Mapping[int | None, torch.Tensor]
 
 
@@ -52,7 +52,7 @@ class PrefillChunk:
 class _Layer:
     """One layer's weights; a norm that the family does not have is None.
 
-    ``turns`` is the place of its rotary embeddings among those of the model; None: it has none.
+    ``turns`` is the index of its rotary embeddings among the model's; None: it has none.
     """
 
     turns: int | None
@@ -105,7 +105,7 @@ class DecoderModel:
         ]
         self._lora_batch = LoraBatch(shape, cache.slots, dtype, lane_bytes)
         self._layers = [self._layer(weights, index, ropes) for index in range(shape.layers)]
-        # Kept in bf16: the rows that are looked up are converted to the compute dtype.
+        # Kept in bf16: only the rows that are looked up are converted to the compute dtype.
         self._embedding = weights["model.embed_tokens.weight"]
         self._embedding_scale = torch.tensor(shape.embedding_scale).to(dtype)
         head = weights["model.embed_tokens.weight" if shape.tied else "lm_head.weight"]
@@ -152,20 +152,20 @@ class DecoderModel:
         weight = weights[f"{name}.weight"]
         if not self.shape.norm_offset:
             return weight.to(self.dtype)
-        # Kept in float32: in bf16 a sum of 1 and a small weight would lose most of the weight.
+        # Kept in float32: in bf16, 1 plus a small weight would lose most of the weight.
         return weight.float() + self.shape.norm_offset
 
     @property
     def packed(self) -> bool:
-        """Whether a step computes every row up to the highest slot in use (the torch path)."""
+        """Whether a step computes every row up to the highest used slot (the torch path)."""
         return self._native is None
 
     @torch.inference_mode()
     def prefill(self, chunks: Rows[PrefillChunk], wanted: Rows[int]) -> torch.Tensor:
         """Run chunks and fill their slots; return the logits of the wanted chunks' last tokens.
 
-        The result is (wanted, vocabulary). ``wanted`` are indices of ``chunks``: logits are
-        computed only for them, because the head is a fifth of the model's work.
+        The result has shape (wanted, vocabulary). ``wanted`` are indices into ``chunks``: logits
+        are computed only for them, because the head is a fifth of the model's work.
         """
         sizes = [len(chunk.tokens) for chunk in chunks]
         ids = [token for chunk in chunks for token in chunk.tokens]
@@ -210,7 +210,7 @@ class DecoderModel:
         """Run one token in each slot 0..n-1; return the logits (rows, vocabulary) of ``rows``.
 
         ``rows`` are the slots whose sequences run, ``active_adapters`` the adapters by slot. The
-        other slots get any token at their next free position; their results are not used.
+        other slots get an arbitrary token at their next free position; their results are not used.
         """
         slots = len(tokens)
         if self._native is not None:
@@ -233,8 +233,8 @@ class DecoderModel:
             keys, values = self.cache.keys[layer], self.cache.values[layer]
             keys[every, :, place] = k
             values[every, :, place] = v
-            # The query heads that share a key head are passed as query positions: so the keys are
-            # not repeated for each head.
+            # The query heads that share a key head are passed as query positions, so that the keys
+            # are not repeated for each head.
             mixed = self._mix(
                 q.view(grouped),
                 keys[:slots, :, :reach],

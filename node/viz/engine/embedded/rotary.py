@@ -2,7 +2,7 @@
 
 Owns the frequencies of each kind: plain, and stretched for longer contexts by one factor
 ("linear"), by wavelength ("llama3": Llama 3.1) or by ramp ("yarn": arXiv 2309.00071, section 3.2).
-A test holds them to transformers.
+A test compares them with transformers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from viz.basemodel.shape import Rope
 
 
 def rotations(rope: Rope, head_dim: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return cosines and sines of the positions below ``tokens``, each (tokens, head_dim / 2)."""
+    """Return cosines and sines of positions 0 to ``tokens`` - 1, each (tokens, head_dim / 2)."""
     angles = torch.outer(torch.arange(tokens).float(), frequencies(rope, head_dim))
     scale = 1.0
     if rope.kind == "yarn":
@@ -24,7 +24,7 @@ def rotations(rope: Rope, head_dim: int, tokens: int) -> tuple[torch.Tensor, tor
 
 
 def frequencies(rope: Rope, head_dim: int) -> torch.Tensor:
-    """Return the angle that each pair of numbers turns by from one position to the next."""
+    """Return each pair's rotation angle per position, in radians, (head_dim / 2)."""
     half = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
     plain = 1.0 / rope.theta**half
     match rope.kind:
@@ -39,7 +39,7 @@ def frequencies(rope: Rope, head_dim: int) -> torch.Tensor:
 
 
 def _by_wavelength(rope: Rope, plain: torch.Tensor) -> torch.Tensor:
-    """Stretch waves longer than the trained context, keep short ones, and blend between them."""
+    """Stretch wavelengths above the trained context, keep short ones, blend in between."""
     turns = rope.original_tokens * plain / (2 * math.pi)
     kept = (turns - rope.low_frequency) / (rope.high_frequency - rope.low_frequency)
     kept = kept.clamp(0.0, 1.0)
@@ -47,7 +47,7 @@ def _by_wavelength(rope: Rope, plain: torch.Tensor) -> torch.Tensor:
 
 
 def _by_ramp(rope: Rope, plain: torch.Tensor, head_dim: int) -> torch.Tensor:
-    """Keep what turns ``beta_fast`` times in the trained context, stretch what turns rarely."""
+    """Keep pairs that turn ``beta_fast`` times in the trained context, stretch slow ones."""
 
     def place(turns: float) -> float:
         waves = rope.original_tokens / (turns * 2 * math.pi)

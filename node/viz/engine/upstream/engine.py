@@ -2,7 +2,7 @@
 
 Owns start and stop, admission, the registered adapters and the set of servers. Invariants: at most
 ``max_streams + max_waiting`` sequences are open; a refused request leaves no state behind; the node
-runs on while servers come and go.
+keeps running when servers come and go.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from viz.engine.upstream.settings import UpstreamSettings
 from viz.errors import EngineError, EngineOverloaded
 
 RETURN_LOOK_S: Final = 0.1
-# How long the start waits for the servers that answer already.
+# How long the start waits for servers that are already up.
 FIRST_LOOK_S: Final = 120.0
 SALT_BYTES: Final = 32
 _log = structlog.get_logger()
@@ -65,12 +65,12 @@ class UpstreamEngine:
 
     @classmethod
     async def start(cls, base: LoadedBase, settings: UpstreamSettings) -> UpstreamEngine:
-        """Look at every server once, and begin to watch them; those that are away may come later.
+        """Check every server once, and start to watch them; servers may also come up later.
 
-        Takes seconds, and minutes where the base's own canary is computed for the first time.
+        Takes seconds, or minutes if the base model's own canary is computed for the first time.
         Raises ModelUnavailable.
         """
-        # Checks the serving weights, from which the expected values are computed.
+        # This checks the serving weights, from which the expected values are computed.
         await asyncio.to_thread(serving_weights, base)
         _ = base.tokenizer.token_bytes
         engine = cls(base, settings)
@@ -104,7 +104,7 @@ class UpstreamEngine:
 
     @property
     def model(self) -> BaseModel:
-        """The base model; its context is what the settings allow, perhaps less than its own."""
+        """The base model; the settings may limit its context."""
         return self._model
 
     @property
@@ -123,9 +123,9 @@ class UpstreamEngine:
         return self._base.tokenizer.count(text)
 
     async def add_adapter(self, adapter_id: AdapterId, weights: Path) -> None:
-        """Check an adapter file and put it where the servers read it; raise InvalidAdapterFile.
+        """Check an adapter file and write it to the servers' folder; raise InvalidAdapterFile.
 
-        A server loads it when the first request for it comes.
+        A server loads it at the first request for it.
         """
         check_adapter_id(adapter_id)
         loop = asyncio.get_running_loop()
@@ -172,7 +172,7 @@ class UpstreamEngine:
         self._open[task] = upstream
         task.add_done_callback(self._ended)
         stream = Stream(upstream.state)
-        # A stream that its caller dropped without cancelling must not keep its server busy.
+        # A stream that was dropped without being cancelled must not keep a server busy.
         weakref.finalize(stream, upstream.state.abandon)
         return stream
 
@@ -211,7 +211,7 @@ class UpstreamEngine:
     # what a sequence needs
 
     async def pick(self, adapter: SharedAdapter, avoid: set[Replica]) -> Replica:
-        """Return the server for a segment; wait for one a short time. Raises EngineError."""
+        """Return the server for a segment; wait briefly if there is none. Raises EngineError."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + self._settings.return_s
         while (found := place(self._replicas, adapter.name, avoid)) is None:
@@ -238,9 +238,10 @@ class UpstreamEngine:
         upstream.state.fail(EngineError("the engine was closed"))  # if it had not begun
 
     def _salt(self, prompt: tuple[int, ...]) -> str:
-        """Return the salt of this prompt object's prefix: the choices of one answer share it.
+        """Return the salt of the prefix cache for this prompt object.
 
-        Nobody else does, so that no buyer learns from the time to a first token what another asked.
+        Only the choices of one answer share it. So no buyer can learn from the time to the first
+        token what another buyer asked.
         """
         for each in self._open.values():
             if each.request.prompt is prompt and not each.state.is_ended:
@@ -248,7 +249,7 @@ class UpstreamEngine:
         return secrets.token_urlsafe(SALT_BYTES)
 
     def _refusal(self, adapter: SharedAdapter) -> str | None:
-        """Return why no server can serve the adapter, if that is what every one of them says."""
+        """Return why no server can serve the adapter; None if one of them may."""
         reasons = [each.refusal(adapter.name) for each in self._replicas]
         return reasons[0] if all(reasons) else None
 
@@ -256,7 +257,7 @@ class UpstreamEngine:
         if (reason := self._refusal(adapter)) is not None:
             _log.error("no server serves an adapter", adapter=adapter.name, reason=reason)
             return EngineError(
-                f"adapter {adapter.adapter_id} cannot be served here: no server computes it"
+                f"adapter {adapter.adapter_id} cannot be served here: no server can compute it"
             )
         return EngineOverloaded("no server of this model answers now: try again shortly")
 

@@ -1,15 +1,15 @@
-"""Generate one sequence as a row of bounded segments, each a request to some server.
+"""Generate one sequence as a series of bounded segments, each a request to one server.
 
-Owns the state of one request: what arrived, what was handed on, and when a request is cut. The
-text, stop strings and log-probabilities come from the token ids by our own tokenizer, as in the
-embedded engine. Invariants:
+Owns the state of one request: the tokens that arrived, those passed on to the reader, and when a
+segment is cut off. Text, stop strings and log-probabilities are made from the token ids by our own
+tokenizer, as in the embedded engine. Invariants:
 
-- A server is at most ``ahead_tokens`` (and what travels) beyond what is allowed and read; what is
-  ahead is kept and handed on when it is allowed.
-- A segment continues with all tokens that arrived before, on whichever server is best then. So a
-  server that dies costs time, and no token is billed twice.
-- With a seed, the answer does not depend on when it was paid: segments begin at fixed places, each
-  with a seed of its own, and one that was cut is computed again from its beginning.
+- A server is at most ``ahead_tokens`` (and what is in transit) ahead of what is paid and read.
+  Tokens that are ahead are kept, and passed on when they are paid.
+- A segment continues from all tokens that arrived before, on the server that is best at the time.
+  So a server that dies costs time, but no token is billed twice.
+- With a seed, the answer does not depend on when it was paid: segments begin at fixed positions,
+  each with its own seed, and a segment that was cut off is computed again from its beginning.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from viz.engine.upstream.server import (
 from viz.engine.upstream.settings import UpstreamSettings
 from viz.errors import EngineError, EngineOverloaded
 
-# Faults of servers after which a request ends.
+# A request ends after this many server faults.
 MOST_FAULTS: Final = 4
 BUSY_PAUSE_S: Final = 0.2
 _log = structlog.get_logger()
 
 
 class Servers(Protocol):
-    """The servers of an engine, as one request needs them."""
+    """What a request needs of the engine's servers."""
 
     async def pick(self, adapter: SharedAdapter, avoid: set[Replica]) -> Replica:
         """Return the server for a segment; wait for one a short time. Raises EngineError."""
@@ -58,11 +58,11 @@ class Servers(Protocol):
 
 
 class _Cut(Exception):
-    """The segment ends here: nobody reads or pays on, or the sequence ended."""
+    """The segment ends here: nobody reads or pays any more, or the sequence has ended."""
 
 
 class ServerGoneEarly(ServerFault):
-    """It broke an answer off, or gave a reason that cannot be true: go on with another one."""
+    """The server broke off an answer, or gave an impossible reason: continue at another one."""
 
 
 class UpstreamSequence:
@@ -85,10 +85,10 @@ class UpstreamSequence:
         self._news = asyncio.Event()
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._task: asyncio.Task[None] | None = None
-        # Tokens that arrived and are not handed on yet, and all tokens that arrived.
+        # Tokens that arrived and are not passed on yet, and all tokens that arrived.
         self._ahead: deque[SampledToken] = deque()
         self._arrived: list[int] = []
-        # The server ended the sequence; whether its repetitions were exact; why it is not believed.
+        # The server ended the sequence; repeated parts were exact; why the answer is not trusted.
         self._ended = False
         self._exact = True
         self._wrong: str | None = None
@@ -104,14 +104,14 @@ class UpstreamSequence:
             if not self._is_over():
                 self.state.fail(EngineError("the engine was closed"))
                 raise
-        except Exception as error:  # noqa: BLE001 - a fault ends this stream, and no other
+        except Exception as error:  # noqa: BLE001 - a fault ends only this stream
             _log.exception("a request to a server failed", request=self.request.request_id)
             self.state.fail(EngineError(f"the engine failed: {type(error).__name__}"))
         finally:
             self._task = None
 
     def cut_off(self) -> None:
-        """End the stream: the server that computes it is not to be believed."""
+        """End the stream because its server computes the wrong model."""
         self._wrong = (
             "the server that computed this answer was taken out, because it computes something "
             "else than this model: ask again"
@@ -119,7 +119,7 @@ class UpstreamSequence:
         self._woken()
 
     def _is_over(self) -> bool:
-        """Return whether nothing more is to be generated; tell the reader, if it does not know."""
+        """Return whether the sequence is over; send the reader the end if it has not got it."""
         if self.sequence.finished is not None:
             return True
         if self._wrong is not None:
@@ -131,7 +131,7 @@ class UpstreamSequence:
         return False
 
     def _wake(self) -> None:
-        """Called when the reader took, allowed or cancelled something, on any thread."""
+        """Wake the task; called on any thread when the reader took, allowed or cancelled."""
         if threading.get_ident() == self._thread:
             self._woken()
         else:
@@ -142,7 +142,7 @@ class UpstreamSequence:
         if self._task is None:
             return
         over = self.state.cancelled or self._wrong is not None
-        # What waits here may go on at once, whether or not the server has more to say.
+        # Tokens that wait here may be passed on at once, without waiting for the server.
         if over or self._hand_on():
             self._task.cancel()
 
@@ -154,7 +154,7 @@ class UpstreamSequence:
         while not (self._hand_on() or self._is_over()):
             if self._ahead or not self.sequence.may_run():
                 self._news.clear()
-                # No limit here: how long an unpaid stream waits is the caller's decision.
+                # No time limit here: the caller decides how long an unpaid stream waits.
                 await self._news.wait()
                 continue
             replica = await self._servers.pick(self.adapter, avoid)
@@ -168,7 +168,7 @@ class UpstreamSequence:
                 await self._after(error, replica, faults)
 
     async def _after(self, error: ServerFault, replica: Replica, faults: int) -> None:
-        """Note the fault at its server; raise EngineError if the request is to end."""
+        """Record the fault of the server; raise EngineError if the request must end."""
         _log.warning(
             "a server failed a request",
             request=self.request.request_id,
@@ -192,7 +192,7 @@ class UpstreamSequence:
         self._servers.count("failovers")
 
     async def _segment(self, replica: Replica) -> None:
-        """Ask one server to go on, and take what it sends. Raises _Cut, ServerFault."""
+        """Ask one server to continue, and take what it sends. Raises _Cut, ServerFault."""
         asked, again = self._next_request()
         async with replica.use(self.adapter, self.cut_off) as model:
             received = 0
@@ -211,7 +211,7 @@ class UpstreamSequence:
         raise ServerGoneEarly("it ended a stream without a reason")
 
     def _next_request(self) -> tuple[SegmentRequest, deque[int]]:
-        """Return what to ask for, and the tokens that will arrive again."""
+        """Return the next request, and the tokens that it will repeat."""
         rules, prompt = self.request.sampling, self.request.prompt
         start, seed = len(self._arrived), None
         size = self._settings.segment_tokens
@@ -234,11 +234,11 @@ class UpstreamSequence:
         return request, again
 
     def _take(self, token: SampledToken, again: deque[int]) -> None:
-        """Keep a token that arrived, if it is new. Raises _Cut where a repeated part differs."""
+        """Store a token if it is new. Raises _Cut if a repeated part differs."""
         if again:
             if again.popleft() == token.token_id:
                 return
-            # Arithmetic that depends on the batch: from here on the seed alone decides.
+            # The server's arithmetic depends on its batch; from here on, follow the seed alone.
             self._exact = False
             raise _Cut
         if self._ended:
@@ -251,18 +251,18 @@ class UpstreamSequence:
         self._ahead.append(token)
 
     def _end(self, reason: str, received: int, asked: int) -> None:
-        """Take the server's reason to end. Raises ServerGoneEarly if it cannot be true."""
+        """Accept the server's finish reason. Raises ServerGoneEarly if it cannot be true."""
         if reason == "stop" and self.sequence.end_ids:
-            # It knows an end that it did not send as a token.
+            # The server knows an end token that it did not send.
             self._ended = True
             self._ahead.append(SampledToken(min(self.sequence.end_ids)))
         elif reason != "length":
-            raise ServerGoneEarly(f"it ended a stream by {reason[:40]!r}")
+            raise ServerGoneEarly(f"it ended a stream with reason {reason[:40]!r}")
         elif received < asked:
             raise ServerGoneEarly(f"it said length after {received} of {asked} tokens")
 
     def _hand_on(self) -> bool:
-        """Deliver what is allowed; return whether the sequence has ended."""
+        """Deliver the tokens that are paid; return whether the sequence has ended."""
         while self._ahead and self.sequence.finished is None:
             token = self._ahead[0]
             if token.token_id not in self.sequence.end_ids and not self.sequence.may_run():
@@ -275,6 +275,6 @@ class UpstreamSequence:
 
 
 def seed_of(seed: int, place: int) -> int:
-    """Return the seed of the segment that begins at token ``place``; it is below 2**63."""
+    """Return the seed of the segment that begins at token ``place``, below 2**63."""
     mixed = hashlib.blake2b(f"{seed}:{place}".encode(), digest_size=8).digest()
     return int.from_bytes(mixed, "big") >> 1

@@ -1,9 +1,9 @@
-"""Write adapters as PEFT folders where the servers read them.
+"""Write adapters as PEFT folders for the servers to read.
 
-Owns the shared folder: one folder an adapter, named by its id and the digest of its weights, so
-that another file under the same id can never be taken for it. Invariants: a folder appears whole or
-not at all; it computes what the adapter file computes, in exact arithmetic. vLLM knows one rank an
-adapter: where the modules' ranks differ, the smaller matrices are filled up with zeros and B is
+Owns the shared folder: one subfolder per adapter, named by its id and the digest of its weights, so
+that another file under the same id can never be mistaken for it. Invariants: a subfolder appears
+complete or not at all; in exact arithmetic it computes the same as the adapter file. vLLM knows one
+rank per adapter: if the modules' ranks differ, the smaller matrices are padded with zeros and B is
 scaled, which changes no product.
 """
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SharedAdapter:
-    """An adapter in the shared folder: its name on the servers, and its path as they see it."""
+    """An adapter in the shared folder: its name at the servers, and its path there."""
 
     adapter_id: AdapterId
     digest: Hash32
@@ -44,7 +44,7 @@ class SharedAdapter:
 
 
 class PeftFolder:
-    """The shared folder; ``server_folder`` is its name on the servers, if that is another."""
+    """The shared folder; ``server_folder`` is its path at the servers if that differs."""
 
     def __init__(self, folder: Path, server_folder: str, base: LoadedBase, max_rank: int) -> None:
         self._folder, self._server_folder = folder.absolute(), server_folder.rstrip("/")
@@ -59,7 +59,7 @@ class PeftFolder:
         rank = adapter.header.rank
         if rank > self._max_rank:
             raise InvalidAdapterFile(
-                f"{weights.name} has rank {rank}, and the servers take {self._max_rank} at most: "
+                f"{weights.name} has rank {rank}, and the servers accept at most {self._max_rank}: "
                 "raise their --max-lora-rank and engine.upstream.max_rank"
             )
         digest = file_digest(weights)
@@ -82,9 +82,9 @@ class PeftFolder:
         return shared
 
     def put_neutral(self, file: Path) -> SharedAdapter:
-        """Write the adapter that adds nothing, first to ``file``, and return it. Blocks.
+        """Write the neutral adapter, which adds nothing, first to ``file``. Blocks.
 
-        The base model is asked for under its name. Raises EngineError.
+        Requests for the base model use its name. Raises EngineError.
         """
         import torch
 
@@ -102,7 +102,7 @@ class PeftFolder:
         return self.put(BASE_MODEL, file)
 
     def remove(self, shared: SharedAdapter) -> None:
-        """Delete the adapter's folder; no error if it is gone. Blocks."""
+        """Delete the adapter's folder if it exists. Blocks."""
         shutil.rmtree(shared.folder, ignore_errors=True)
 
     def _write(self, shared: SharedAdapter, adapter: AdapterWeights) -> None:
@@ -117,7 +117,7 @@ class PeftFolder:
             write_file(partial / "adapter_model.safetensors", tensors, {"format": "pt"})
             config = _config(adapter)
             (partial / "adapter_config.json").write_text(json.dumps(config, sort_keys=True))
-            # Servers often run as another user. Who may come here is decided by the shared folder.
+            # Servers often run as another user. The shared folder's mode decides who has access.
             partial.chmod(0o755)
             for path in partial.iterdir():
                 path.chmod(0o644)
@@ -130,7 +130,7 @@ class PeftFolder:
 def of_one_rank(
     header: AdapterHeader, a: torch.Tensor, b: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return A (rank, in) and B (out, rank) of the adapter's own rank, with the same function."""
+    """Return A (rank, in) and B (out, rank) at the adapter's rank, with the same product."""
     import torch
 
     own = a.shape[0]

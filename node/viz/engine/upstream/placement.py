@@ -1,7 +1,7 @@
-"""Choose the server that takes a request: where its adapter is, as long as that one is not busier.
+"""Choose the server for a request: one that has its adapter, unless it is much busier.
 
-Pure. Loading an adapter costs a server some of its memory and the request some of its time, so a
-request goes where its adapter is already, until that server has much more to do than another.
+Pure. Loading an adapter costs a server memory and the request time. So a request goes to a server
+that has its adapter already, until that server has many more requests than another.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Final, Protocol, TypeVar
 
-# How many more requests a server may have than the least busy one before its adapters go elsewhere.
+# A server may have this many more requests than the least busy one before others are used.
 SLACK: Final = 8
 
 
@@ -21,15 +21,15 @@ class Placeable(Protocol):
 
     @property
     def running(self) -> int:
-        """How many requests it has now."""
+        """The number of requests that it is running."""
         ...
 
     def has(self, adapter: str) -> bool:
-        """Return whether the adapter of this name is loaded there."""
+        """Return whether the adapter of this name is loaded."""
         ...
 
     def refuses(self, adapter: str) -> bool:
-        """Return whether it cannot serve this adapter."""
+        """Return whether the server cannot serve this adapter."""
         ...
 
 
@@ -39,9 +39,9 @@ ServerT = TypeVar("ServerT", bound=Placeable)
 def place(
     servers: Iterable[ServerT], adapter: str, avoid: Collection[ServerT] = ()
 ) -> ServerT | None:
-    """Return the server for one request of ``adapter``; None if none may take it.
+    """Return the server for one request of ``adapter``; None if no server is possible.
 
-    Servers in ``avoid`` failed for this request already and are taken last.
+    Servers in ``avoid`` have failed for this request already, so they are chosen last.
     """
     able = [each for each in servers if each.ready and not each.refuses(adapter)]
     fresh = [each for each in able if each not in avoid]

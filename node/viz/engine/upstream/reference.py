@@ -1,7 +1,7 @@
-"""Know what a server should answer to the canary: our own pass of base and adapter, kept on disk.
+"""Provide the right answers to the canary: our own pass of base and adapter, cached on disk.
 
-Owns the child process that computes it, one at a time, and the file that keeps it by the digests of
-base, text and adapter. So a restart computes nothing again, and nobody's word is taken.
+Owns the child process that computes them, one at a time, and the files, named by the digests of
+base, text and adapter. So nothing is computed again after a restart, and no server is believed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _log = structlog.get_logger()
 
 
 class ReferenceValues:
-    """What follows the canary's text under every adapter that was asked for."""
+    """The expected candidates after each prefix of the canary's text, by adapter."""
 
     def __init__(self, base: LoadedBase) -> None:
         self._base = base
@@ -50,22 +50,23 @@ class ReferenceValues:
 
     @property
     def known(self) -> dict[str, ExpectedRows]:
-        """What is known by now, by the name on the servers."""
+        """The values known so far, by the adapters' names at the servers."""
         return self._known
 
     def forget(self, name: str) -> None:
-        """Drop a removed adapter's values; its file stays."""
+        """Drop a removed adapter's values from memory; its file stays."""
         self._known.pop(name, None)
 
     @property
     def folder(self) -> Path:
-        """Where values are kept."""
+        """The folder of the cached values."""
         return self._folder
 
     async def of(self, adapter: SharedAdapter) -> ExpectedRows:
-        """Return the expected values under an adapter; compute them if needed.
+        """Return the expected values of an adapter; compute them if necessary.
 
-        Seconds for a small base, minutes for a large one, once an adapter. Raises EngineError.
+        Takes seconds for a small base, minutes for a large one, once per adapter. Raises
+        EngineError.
         """
         name = adapter.name
         if name in self._known:
@@ -78,7 +79,7 @@ class ReferenceValues:
         return self._known[name]
 
     async def close(self) -> None:
-        """End the child, if one runs."""
+        """Stop the child process if one is running."""
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.wait({self._worker})
@@ -89,7 +90,7 @@ class ReferenceValues:
             self._wanted[name] = adapter, asyncio.get_running_loop().create_future()
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
-        # Shielded: who gives up waiting does not take the result from the others.
+        # Shielded, so that a cancelled waiter does not cancel the computation for the others.
         await asyncio.shield(self._wanted[name][1])
 
     async def _work(self) -> None:
@@ -104,14 +105,14 @@ class ReferenceValues:
                 _, waiting = self._wanted.pop(name)
                 if name in errors:
                     waiting.set_exception(errors[name])
-                    waiting.exception()  # seen, if nobody waits any more
+                    waiting.exception()  # retrieve the exception if nobody waits any more
                 else:
                     waiting.set_result(None)
 
     async def _each_alone(
         self, batch: dict[str, SharedAdapter], error: EngineError
     ) -> dict[str, EngineError]:
-        """Compute each of a failed batch alone; return the errors of those that fail alone too."""
+        """Compute each adapter of a failed batch alone; return the errors of those that fail."""
         if len(batch) == 1:
             _log.error("a canary's expected values could not be computed", reason=str(error))
             return dict.fromkeys(batch, error)
@@ -152,7 +153,7 @@ class ReferenceValues:
 
     def _keep(self, adapter: SharedAdapter, row: ExpectedRows) -> None:
         place = self._place(adapter)
-        with contextlib.suppress(OSError):  # then it is computed again after a restart
+        with contextlib.suppress(OSError):  # it is then computed again after a restart
             place.parent.mkdir(parents=True, exist_ok=True)
             partial = place.with_suffix(f".{os.getpid()}.partial")
             partial.write_text(json.dumps([list(each.items()) for each in row]))
@@ -195,7 +196,7 @@ def _rows(answer: bytes, adapters: int, places: int) -> list[ExpectedRows]:
 
 
 def _row(found: Any, places: int) -> ExpectedRows:
-    """Return the row as numbers; raise EngineError if it cannot be compared with."""
+    """Return the row as numbers; raise EngineError if it has infinite or missing values."""
     row = tuple({int(token): float(value) for token, value in place} for place in found)
     sound = all(math.isfinite(value) for place in row for value in place.values())
     if len(row) != places or not all(row) or not sound:

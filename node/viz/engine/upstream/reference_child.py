@@ -1,9 +1,10 @@
-"""Compute what follows the beginnings of a text under some adapters of the base, in float32.
+"""Compute the likeliest next tokens after prefixes of a text, for some adapters, in float32.
 
-Runs as a process of its own: transformers stays out of the daemon, and its memory ends with it. One
-job in on standard input, one answer out on standard output, as JSON. Weights are read from the
-serving file when a layer needs them and dropped after it, so that the largest weight bounds the
-memory and not the model. All adapters are rows of one batch, so that each weight is read once.
+Runs as a separate process, so that the daemon does not import transformers and the memory is freed
+at the end. Reads one job from standard input and writes one answer to standard output, both as
+JSON. A weight is read from the serving file when its layer needs it and is dropped afterwards, so
+that memory depends on the largest weight, not on the model. All adapters are rows of one batch, so
+that each weight is read once.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ NICE: Final = 10
 def candidates(
     directory: Path, serving_file: Path, prompt: Sequence[int], adapters: Sequence[AdapterWeights]
 ) -> list[list[list[tuple[int, float]]]]:
-    """Return the likeliest tokens and their log-probabilities, by adapter and beginning.
+    """Return the likeliest tokens with log-probabilities, by adapter and prefix.
 
-    ``directory`` has config.json, ``serving_file`` the dequantised weights.
+    ``directory`` holds config.json, ``serving_file`` the dequantised weights.
     """
     import torch
     from accelerate import cpu_offload, init_empty_weights
@@ -58,7 +59,7 @@ def candidates(
 
 
 def _with_adapters(model: Any, adapters: Sequence[AdapterWeights]) -> None:
-    """Add each adapter's product to its own row of every module that it has."""
+    """Hook each module so that every row gets the product of its own adapter."""
     modules = dict(model.named_modules())
     for name in {name for adapter in adapters for name in adapter.modules}:
         modules[name].register_forward_hook(_adding(name, adapters))
@@ -78,7 +79,7 @@ def _adding(name: str, adapters: Sequence[AdapterWeights]) -> Callable[..., Any]
 
 
 class _InFloat32(Mapping[str, "torch.Tensor"]):
-    """The serving weights in float32; a tied head is looked up as the embeddings."""
+    """The serving weights in float32; a tied head is the embeddings."""
 
     def __init__(self, stored: StoredTensors, names: set[str]) -> None:
         self._stored = stored
@@ -97,7 +98,7 @@ class _InFloat32(Mapping[str, "torch.Tensor"]):
 
 def main() -> int:
     """Read the job from standard input; write rows, or ``failed`` with the reason."""
-    # Standard output is only for our answer: what a library prints goes to standard error.
+    # Standard output is only for the answer: what libraries print goes to standard error.
     told = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     os.nice(NICE)

@@ -1,13 +1,13 @@
-"""Look after one server: whether it may be used, which adapters it has, and what its canaries said.
+"""Manage one server: whether it may be used, which adapters it has loaded, and its canaries.
 
 Owns the server's state, the adapters that this node loaded into it, and their eviction. Invariants:
 
-- An adapter serves nobody before its canary was right on this server after it was loaded there.
-- At most ``max_adapters`` are loaded; one in use is never unloaded.
-- The base model is asked for as an adapter that adds nothing: some servers give a row without an
-  adapter the adapter of another row (vLLM 0.32 on CPUs takes the last one that it holds).
-- A server whose canary was wrong answers nobody until it was started again, and what it was
-  answering ends with an error.
+- An adapter is used only after its canary was right on this server, each time after it was loaded.
+- At most ``max_adapters`` are loaded; an adapter in use is never unloaded.
+- Requests for the base model use a neutral adapter, which adds nothing: some servers give a row
+  without an adapter the adapter of another row (vLLM 0.32 on CPUs uses the last one it holds).
+- A server with a wrong canary is not used until it was restarted, and its running requests end with
+  an error.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from viz.errors import EngineError
 
 _log = structlog.get_logger()
 OURS: Final = "viz-"
-# How many other adapters a canary is asked beside, and how many tokens it goes on.
+# How many other adapters run beside a canary, and how many tokens it decodes.
 COMPANY: Final = 3
 DECODED_TOKENS: Final = 4
-# A server is looked at this much less often while it answers.
+# While a server answers, it is checked this many times less often.
 _CALM: Final = 3
 
 
@@ -51,10 +51,10 @@ class ReplicaState(Enum):
     """Whether a server may be used."""
 
     DOWN = "down"
-    """It has not answered yet, or stopped answering."""
+    """It has not answered yet, or has stopped answering."""
     READY = "ready"
     OUT = "out"
-    """It answered, and computes something else than it should, or cannot be used as it is set."""
+    """It answers, but computes a wrong model, or its settings make it unusable."""
 
 
 class Replica:
@@ -82,7 +82,7 @@ class Replica:
         self._loaded: OrderedDict[str, SharedAdapter] = OrderedDict()
         self._users: Counter[str] = Counter()
         self._refused: dict[str, str] = {}
-        # Called when the server is taken out, one for each request that runs on it.
+        # One callback for each running request, called when the server is taken out of use.
         self._cut: set[Callable[[], None]] = set()
         self._loading = asyncio.Lock()
         self._look = asyncio.Event()
@@ -111,7 +111,7 @@ class Replica:
 
     @asynccontextmanager
     async def use(self, adapter: SharedAdapter, cut: Callable[[], None]) -> AsyncIterator[str]:
-        """Hold the adapter on the server, and yield the name to ask for; load it first if needed.
+        """Keep the adapter loaded and yield its name on the server; load it first if necessary.
 
         ``cut`` is called if the server is taken out meanwhile. Raises ServerFault, EngineError.
         """
@@ -157,10 +157,10 @@ class Replica:
             await self.server.unload(idle)
 
     async def _judge_load(self, adapter: SharedAdapter) -> None:
-        """Ask for an adapter that was just loaded, in company of others that were right before.
+        """Ask the canary of a newly loaded adapter, together with some that were right before.
 
-        Raises ServerRefused if this server cannot compute this adapter, and all else is right; if
-        all else is not, the server is taken out, and ServerBusy is raised.
+        Raises ServerRefused if only this adapter is wrong. If others are wrong too, takes the
+        server out of use and raises ServerBusy.
         """
         company = list(reversed(self._loaded))[:COMPANY]
         wrong = await self._asked([adapter.name, *company])
@@ -181,11 +181,11 @@ class Replica:
     # canaries
 
     async def _asked(self, names: Sequence[str]) -> dict[str, str]:
-        """Ask the canaries of loaded adapters, all at once; return what is wrong with which.
+        """Ask the canaries of loaded adapters at the same time; return the faults by name.
 
-        The longest beginning goes on by some tokens, so that the server decodes rows of several
-        adapters in one batch, which is where adapters are confused. What it then says of the last
-        token is compared with what it says of it as the end of a prompt.
+        After the longest prefix the server generates some tokens, so that it decodes rows of
+        several adapters in one batch, which is where servers confuse adapters. Its values for the
+        last token are then compared with its values for the same token in a prompt.
         """
         names = [name for name in names if name in self._values.known]
         self.counts["canaries"] += len(names)
@@ -197,14 +197,14 @@ class Replica:
                 continue  # removed meanwhile
             reason = mismatch(measured, name, expected, self._settings.margin)
             if reason is None and apart > self._settings.margin:
-                reason = f"decodes {apart:.3f} nats away from what it computes of a prompt"
+                reason = f"decodes {apart:.3f} nats away from its own pass over the prompt"
             if reason is not None:
                 self.counts["canary_mismatches"] += 1
                 wrong[name] = reason
         return wrong
 
     async def _measured(self, name: str) -> tuple[Sequence[Candidates], float]:
-        """Return what follows each beginning, and how far decoding is from that, in nats."""
+        """Return the candidates after each prefix, and decoding's distance from them, in nats."""
         *short, whole = beginnings(self._values.prompt)
         *first, decoded = await asyncio.gather(
             *(self._likeliest(name, each, 1) for each in short),
@@ -220,7 +220,7 @@ class Replica:
         return measured, distance(said, [dict(again[0].top) if again else {}])
 
     async def _likeliest(self, name: str, prompt: Sequence[int], tokens: int) -> list[SampledToken]:
-        """Return the tokens that the server goes on with, the likeliest ones, with candidates."""
+        """Return the tokens that the server generates greedily, with their candidates."""
         asked = SegmentRequest(
             model=name,
             prompt=prompt,
@@ -237,7 +237,7 @@ class Replica:
         return found
 
     async def ask_all(self) -> None:
-        """Ask the canaries of all that is loaded; a wrong answer takes the server out."""
+        """Ask the canaries of all loaded adapters; a wrong answer takes the server out of use."""
         names = list(self._loaded)
         for start in range(0, len(names), 1 + COMPANY):
             batch = [name for name in names[start : start + 1 + COMPANY] if name in self._loaded]
@@ -255,13 +255,13 @@ class Replica:
                 return
 
     def take_out(self, reason: str) -> None:
-        """Use the server no more until it was started again, and end what it is answering."""
+        """Stop using the server until it was restarted, and end its running requests."""
         self.state, self.reason = ReplicaState.OUT, reason
         _log.error(
-            "a server is taken out: it computes something else",
+            "a server is taken out of use: it computes a wrong model",
             server=self.url,
             reason=reason,
-            remedy="start it again, from the folder that `viz base export` wrote",
+            remedy="restart it with the folder that `viz base export` wrote",
         )
         for cut in list(self._cut):
             cut()
@@ -276,12 +276,12 @@ class Replica:
             self._look.set()
 
     def lose(self, adapter: SharedAdapter) -> None:
-        """Note that the server lost an adapter; it is loaded again when needed."""
+        """Record that the server lost an adapter; it is loaded again when needed."""
         if self._loaded.pop(adapter.name, None) is not None:
             _log.warning("a server lost an adapter", server=self.url, adapter=adapter.name)
 
     async def forget(self, name: str) -> None:
-        """Unload an adapter that is not served any more."""
+        """Unload an adapter that is no longer served."""
         self._refused.pop(name, None)
         if self._loaded.pop(name, None) is not None and self.ready:
             try:
@@ -290,7 +290,7 @@ class Replica:
                 self.fail(str(error))
 
     async def watch(self) -> None:
-        """Look at the server again and again, until cancelled; ask the canaries when it is time."""
+        """Check the server periodically until cancelled; ask the canaries when they are due."""
         loop = asyncio.get_running_loop()
         asked_s = loop.time()
         while True:
@@ -308,8 +308,8 @@ class Replica:
                 continue
 
     async def look(self) -> None:
-        """Ask the server what it has; begin to use it, or stop using it, by what it says."""
-        # What is loaded while the server answers need not be in its answer yet.
+        """Ask the server for its models; start or stop using it, depending on the answer."""
+        # An adapter loaded during this request may be missing in the answer.
         before = list(self._loaded.values())
         try:
             models = await self.server.models()
@@ -342,7 +342,7 @@ class Replica:
         await self._begin([name for name in listed - set(self._loaded) if name.startswith(OURS)])
 
     async def _begin(self, strays: list[str]) -> None:
-        """Begin to use the server, if it computes what it should; unload adapters of others."""
+        """Start to use the server if its canaries are right; unload adapters that are not ours."""
         try:
             for name in strays:
                 await self.server.unload(name)

@@ -1,9 +1,9 @@
-"""Speak to one server: OpenAI's completions with token ids, and vLLM's runtime LoRA.
+"""Call one server: OpenAI's completions with token ids, and vLLM's runtime LoRA.
 
-Owns requests, timeouts, bounds, and the translation of what a server says. Nothing that it says is
-taken for more than it is: token ids are checked against the vocabulary and against what was asked
-for, and its own counts are not read. Invariants: no answer is read beyond its bound; no wait is
-longer than ``timeout_s``; a request that its reader leaves is cut, so that the server stops.
+Owns requests, timeouts, size limits, and the parsing of answers. Servers are not trusted: token ids
+are checked against the vocabulary and the request, and the server's own counts are not used.
+Invariants: no answer is read beyond its size limit; no wait is longer than ``timeout_s``; if the
+reader leaves, the connection is cut, so that the server stops.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from viz.protocol.sse import SseReader
 
 CONNECT_S: Final = 5.0
 MAX_ANSWER_BYTES: Final = 4 << 20
-# The first event repeats the prompt's ids: seven bytes for each of a long context.
+# The first event repeats the prompt's ids: seven bytes per token, for a long context.
 MAX_EVENT_BYTES: Final = 4 << 20
 MAX_WORDS: Final = 200
-# vLLM refuses 0 and means by it what the smallest number does: only the likeliest token is left.
+# vLLM refuses 0. The smallest number has the same effect: only the likeliest token is left.
 _LEAST_TOP_P: Final = 1e-6
 _ID_PREFIX: Final = "token_id:"
 
 
 class ServerFault(Exception):
-    """The server did not do what was asked; the text says why, for the operator's log."""
+    """The server did not do what was asked; the text gives the reason for the operator's log."""
 
 
 class ServerGone(ServerFault):
-    """It does not answer, broke off, or answers what cannot be read: ask another one."""
+    """It does not answer, broke off, or sent an unreadable answer: ask another one."""
 
 
 class ServerBusy(ServerFault):
-    """It has no room now: ask another one, or later."""
+    """It has no capacity now: ask another one, or later."""
 
 
 class AdapterLost(ServerFault):
-    """It does not know a model that was loaded: load it again."""
+    """It no longer knows an adapter that was loaded: load it again."""
 
 
 class ServerRefused(ServerFault):
@@ -53,7 +53,7 @@ class ServerRefused(ServerFault):
 
 @dataclass(frozen=True, slots=True)
 class SegmentRequest:
-    """A part of one sequence: go on from ``prompt`` by at most ``max_tokens``.
+    """A part of one sequence: continue ``prompt`` by at most ``max_tokens``.
 
     ``salt`` separates prefix caches: a prefix is reused only under the same salt.
     """
@@ -69,7 +69,7 @@ class SegmentRequest:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """Tokens that arrived together, and why the server ended (None: it goes on)."""
+    """Tokens that arrived together, and the finish reason (None: more will come)."""
 
     tokens: tuple[SampledToken, ...]
     ended: str | None
@@ -101,7 +101,7 @@ class ModelServer:
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
     async def models(self) -> tuple[ServedModel, ...]:
-        """Return what the server lists, its base model and its adapters."""
+        """Return the models that the server lists: its base model and its adapters."""
         answer = await self._call("GET", "/v1/models")
         try:
             return tuple(
@@ -118,14 +118,14 @@ class ModelServer:
     async def load(self, name: str, path: str) -> None:
         """Load the PEFT folder at ``path``, as the server sees it, under ``name``.
 
-        What was loaded under that name before is unloaded first: nobody knows what it is.
+        Anything loaded under that name before is unloaded first, since its content is unknown.
         """
         body = {"lora_name": name, "lora_path": path}
         try:
             await self._call("POST", "/v1/load_lora_adapter", body)
         except AdapterLost as error:
             raise ServerRefused(
-                f"it finds no adapter at {path}; share engine.upstream.folder with it ({error})"
+                f"it finds no adapter at {path}: share engine.upstream.folder with it ({error})"
             ) from error
         except ServerRefused as error:
             if "already been loaded" not in str(error):
@@ -134,14 +134,14 @@ class ModelServer:
             await self._call("POST", "/v1/load_lora_adapter", body)
 
     async def unload(self, name: str) -> None:
-        """Unload the adapter; no error if the server does not have it."""
+        """Unload the adapter if the server has it."""
         try:
             await self._call("POST", "/v1/unload_lora_adapter", {"lora_name": name})
         except AdapterLost:
             return
 
     async def complete(self, asked: SegmentRequest) -> AsyncGenerator[Arrived, None]:
-        """Yield what the server makes, until it ends or the reader closes this generator."""
+        """Yield what the server generates, until it ends or the reader closes this generator."""
         reader = SseReader(MAX_EVENT_BYTES, refusal=EngineError, sender="the server")
         left = asked.max_tokens
         try:
@@ -164,7 +164,7 @@ class ModelServer:
                                 left -= len(arrived.tokens)
                                 yield arrived
                 finally:
-                    # Leaving early must end the server's work too, so the connection is cut.
+                    # Cut the connection, so that the server stops too if the reader leaves early.
                     response.close()
         except (aiohttp.ClientError, TimeoutError, OSError, EngineError) as error:
             raise ServerGone(_words(error)) from error
@@ -178,7 +178,7 @@ class ModelServer:
             "temperature": rules.temperature,
             "top_p": max(rules.top_p, _LEAST_TOP_P),
             "top_k": rules.top_k or -1,
-            # Whatever the checkpoint's generation_config.json has: a buyer gets what was asked for.
+            # Set explicitly, so that the checkpoint's generation_config.json has no effect.
             "min_p": 0.0,
             "repetition_penalty": 1.0,
             "presence_penalty": 0.0,
@@ -208,7 +208,7 @@ class ModelServer:
             ids, ended = choice.get("token_ids"), choice.get("finish_reason")
             if ids is None:
                 if choice.get("text"):
-                    raise ServerRefused("it sends no token ids: vLLM 0.10.2 or later does")
+                    raise ServerRefused("it sends no token ids: use vLLM 0.10.2 or later")
                 ids = []
             if not all(type(each) is int and 0 <= each < self._vocabulary for each in ids):
                 raise ServerGone("it sent a token that the base model does not have")
@@ -276,7 +276,7 @@ def _fault(status: int, text: str) -> ServerFault:
     if status == 404:
         if "lora_adapter" not in text and '"Not Found"' in text:
             return ServerRefused(
-                f"{words}: it loads no adapters while it runs; start vLLM with --enable-lora and "
+                f"{words}: it cannot load adapters at run time; start vLLM with --enable-lora and "
                 "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
             )
         return AdapterLost(words)

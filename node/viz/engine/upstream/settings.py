@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 Arithmetic = Literal["float32", "bfloat16", "float16"]
-# The mean difference of log-probabilities, in nats, up to which two computations of one
-# function agree; beyond it the server computes another one. Measured in docs/engine-log.md.
+# Two computations of the same model differ by at most this in their log-probabilities (mean, in
+# nats). A server beyond it computes another model. Measured in docs/engine-log.md.
 MARGINS: Final[dict[Arithmetic, float]] = {"float32": 0.005, "bfloat16": 0.12, "float16": 0.02}
 
 
@@ -16,13 +16,13 @@ MARGINS: Final[dict[Arithmetic, float]] = {"float32": 0.005, "bfloat16": 0.12, "
 class UpstreamSettings:
     """The servers of one base model, and how they are used.
 
-    ``folder`` is where this node writes adapters, ``server_folder`` the same folder as the servers
-    name it. ``max_adapters`` and ``max_rank`` are the servers' own bounds (vLLM: --max-cpu-loras,
-    --max-lora-rank). ``timeout_s`` is the longest silence of a server. ``return_s`` is how long a
-    request that a server failed waits for another one, or for that one to come back.
-    ``ahead_tokens`` is how far a server may be ahead of what is paid and read before its request is
-    cut; ``segment_tokens`` how much one request asks for, ``seeded_segment_tokens`` the same where
-    the buyer named a seed.
+    ``folder`` is where this node writes adapters, ``server_folder`` the path of the same folder at
+    the servers. ``max_adapters`` and ``max_rank`` are the servers' own limits (vLLM:
+    --max-cpu-loras, --max-lora-rank). ``timeout_s`` is the longest silence of a server.
+    ``return_s`` is how long a request waits after a server's fault, for another server or for the
+    same one to return. ``ahead_tokens`` is how far a server may be ahead of what is paid and read
+    before its request is cut; ``segment_tokens`` how many tokens one request asks for,
+    ``seeded_segment_tokens`` the same if the buyer gave a seed.
     """
 
     urls: tuple[str, ...]

@@ -1,7 +1,7 @@
 """Find and destroy what a node keeps of adapters that ended: plain weights, blobs, and keys.
 
-Implements ``WorkHolder`` (viz.domain.ports.holdings). Invariant: bytes that a licensed adapter on
-offer has as well are left, and named.
+Implements ``WorkHolder`` (viz.domain.ports.holdings). Invariant: if a licensed adapter on offer has
+the same bytes, they are kept and reported as left.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class AdapterHoldings:
         )
 
     async def of_weights(self, pairs: Iterable[tuple[Hash32, Cid | None]]) -> WorkHoldings:
-        """Return what is here of weights with these digests, stored under these CIDs."""
+        """Return what this node stores of weights with these digests and CIDs."""
         over = {each.adapter_id for each in await self._ledger.ended()}
         sold = [each for each in await self._ledger.adapters() if each.adapter_id not in over]
         items, left = set[HeldItem](), set[LeftItem]()
@@ -62,7 +62,7 @@ class AdapterHoldings:
         return WorkHoldings(tuple(sorted(items)), tuple(sorted(left)))
 
     async def destroy(self, ended: EndedUse, items: Sequence[HeldItem]) -> None:
-        """Destroy keys first: without them the blobs that others have stay sealed."""
+        """Destroy keys first: without a key, the copies at other nodes stay sealed."""
         for item in items:
             if item.kind == KEY:
                 await self._keys.destroy(Cid(item.name))

@@ -1,7 +1,7 @@
 """Announce this node in the directory on chain, and take it off again.
 
-Owns what may be announced. Invariants: nothing is sent if the chain has the same entry already; a
-URL that no other node could ask is not announced, since a transaction costs gas.
+Owns what may be announced. Invariants: no transaction is sent if the chain already has the same
+entry; a URL that other nodes cannot reach is refused before a transaction, which costs gas.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Announcing:
         age_key: str = "",
         private_addresses: bool = False,
     ) -> None:
-        """``public_url`` is announced at the start; if it is empty, nothing is.
+        """Announce ``public_url`` at the start, or nothing if it is empty.
 
         ``age_key`` is the age recipient to which others wrap keys for this node.
         """
@@ -55,7 +55,7 @@ class Announcing:
         self._private = private_addresses
 
     async def run(self) -> None:
-        """Announce the public URL once, if there is one; try again while the chain is away."""
+        """Announce the public URL once, if there is one; retry while the chain is unreachable."""
         while self._public_url:
             try:
                 done = await self.announce()
@@ -71,10 +71,10 @@ class Announcing:
             return
 
     async def announce(self, url: str = "") -> Announced:
-        """Write this node's URL and age key into the directory, if they are not there.
+        """Write this node's URL and age key into the directory, if they are not there yet.
 
-        Without a ``url`` the public one of the settings is announced. Raises InvalidRequest for a
-        URL that others cannot ask, ChainError.
+        Without ``url`` the configured public URL is announced. Raises InvalidRequest for a URL that
+        other nodes cannot reach, ChainError.
         """
         wanted = self._announceable(url or self._public_url)
         node = self._writer.address
@@ -86,7 +86,7 @@ class Announcing:
         return Announced(await self._chain.node_entry(node), sent.hash)
 
     async def withdraw(self) -> Announced:
-        """Take this node off the directory; raise InvalidRequest if it is not in it, ChainError."""
+        """Remove this node's entry; raise InvalidRequest if there is none, ChainError."""
         if await self._chain.node_entry(self._writer.address) is None:
             raise InvalidRequest("this node is not in the directory: there is nothing to withdraw")
         sent = await self._writer.submit(Call("NodeDirectory", "remove", ()))
@@ -104,8 +104,8 @@ class Announcing:
         host = urlsplit(origin).hostname or ""
         if not self._private and _is_private(host):
             raise InvalidRequest(
-                f"{host} is no address of the internet, so other nodes would not ask it: announce "
-                "the public one, or set network.private_addresses for tests on one machine"
+                f"{host} is not a public internet address, so other nodes would not ask it: "
+                "announce a public one, or set network.private_addresses for tests on one machine"
             )
         return origin
 

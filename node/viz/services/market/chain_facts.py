@@ -1,7 +1,7 @@
-"""Remember what the chain says of adapters and works, for the list of what all nodes sell.
+"""Cache what the chain says about adapters and works, for the market index.
 
-Owns how long each fact is relied on, and the bound on readings in one round. Invariant: a fact is
-read again after its time, and nothing is listed on a fact that could not be read.
+Owns how long each fact is cached, and the bound on chain reads in one round. Invariant: a fact is
+read again when it expires, and nothing is listed if a fact about it could not be read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from viz.domain.units import AdapterId, Address, ContentId
 
 READS_A_ROUND: Final = 4_096
 ADAPTER_KEPT_S: Final = 3_600
-# One that is not registered yet is looked at again soon.
+# An adapter that is not registered yet is read again soon.
 UNKNOWN_KEPT_S: Final = 300
 SERVING_KEPT_S: Final = 900
 WORK_KEPT_S: Final = 3_600
@@ -25,12 +25,12 @@ V = TypeVar("V")
 
 
 class OutOfReadings(Exception):
-    """This round has asked the chain as often as it may."""
+    """This round has used all its chain reads."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkFacts:
-    """A work's terms at present; ``uses`` is 0 once it is withdrawn."""
+    """A work's current terms; ``uses`` is 0 once the work is withdrawn."""
 
     uses: int
     revocation_class: int
@@ -54,7 +54,7 @@ class _Kept(Generic[K, V]):
 
 
 class ChainFacts:
-    """The chain's word on adapters and works, each kept for a while."""
+    """A cache of chain reads about adapters and works."""
 
     def __init__(self, chain: ChainReader, clock: Clock) -> None:
         self._chain, self._clock = chain, clock
@@ -64,7 +64,7 @@ class ChainFacts:
         self._left = READS_A_ROUND
 
     def begin_round(self) -> None:
-        """Allow ``READS_A_ROUND`` new readings."""
+        """Allow ``READS_A_ROUND`` more chain reads."""
         self._left = READS_A_ROUND
 
     async def adapter(self, adapter_id: AdapterId) -> AdapterState | None:

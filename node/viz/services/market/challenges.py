@@ -1,8 +1,8 @@
 """Issue challenges that an account signs once.
 
-A challenge is a MAC over the account and its end, so that nothing is remembered of one before it is
-answered. Its key is drawn at each start: a challenge of an earlier process is none, so single use
-holds across restarts too.
+A challenge is a MAC over the account and its expiry, so that nothing is stored before it is
+answered. The MAC key is drawn at each start: a challenge of an earlier process is not accepted, so
+that single use holds across restarts too.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Challenges:
         self._used: OrderedDict[Hash32, int] = OrderedDict()
 
     def issue(self, account: Address) -> tuple[Hash32, int]:
-        """Return a challenge for ``account`` and its end, in seconds since 1970."""
+        """Return a challenge for ``account`` and its expiry, in seconds since 1970."""
         expiry_s = self._clock.now_s() + VALID_S
         return self._made(secrets.token_bytes(_SALT_BYTES), account, expiry_s), expiry_s
 
     def require(self, challenge: Hash32, account: Address, expiry_s: int) -> None:
-        """Raise AccessTokenInvalid if it is not the account's, has run out, or was used."""
+        """Raise AccessTokenInvalid if the challenge is another account's, expired or used."""
         ours = self._made(challenge[:_SALT_BYTES], account, expiry_s)
         if not hmac.compare_digest(ours, challenge):
             raise AccessTokenInvalid(
@@ -48,16 +48,16 @@ class Challenges:
             raise AccessTokenInvalid("the challenge was used before: ask for a new one")
 
     def spend(self, challenge: Hash32, expiry_s: int) -> None:
-        """Let the challenge be used no more; call it after ``require`` and the signature's check.
+        """Mark the challenge as used; call it after ``require`` and the check of the signature.
 
-        Raises TooManyQuestions if too many were used within their time.
+        Raises TooManyQuestions if too many used challenges have not expired yet.
         """
         now_s = self._clock.now_s()
         while self._used and next(iter(self._used.values())) <= now_s:
             self._used.popitem(last=False)
         if len(self._used) >= MOST_USED:
             raise TooManyQuestions(
-                "too many challenges were answered lately: try again in a minute", retryAfter=60
+                "too many challenges were used lately: try again in a minute", retryAfter=60
             )
         self._used[challenge] = expiry_s
 

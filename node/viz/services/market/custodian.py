@@ -1,11 +1,12 @@
-"""Hold sealed works and keys for their owners, and give a key to whoever the chain permits.
+"""Hold sealed works and keys for their owners, and hand keys out to accounts the chain permits.
 
-Owns the checks of both. The chain alone decides: a live grant that permits training gives the key
-of a work, the trainer's permission to serve gives that of an adapter. Invariants: every request is
-signed, names this node and its origin, and answers a challenge that is used once; a key is logged
-durably before it leaves, and leaves wrapped for the requester alone; a work is taken only if the
-owner of the moment signed it over and its opened bytes are those that the chain's commitment is of;
-those bytes stay in memory.
+Owns the checks of both. The chain alone decides: a live grant that permits training entitles to the
+key of a work, the trainer's permission to serve entitles to the key of an adapter. Invariants:
+
+- Every request is signed, names this node and its origin, and answers a single-use challenge.
+- A key is logged durably before it leaves, and is wrapped for the requester alone.
+- A work is accepted only if its present owner signed the hand-over and its opened bytes match the
+  commitment on the chain. The opened bytes stay in memory.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class CustodyPolicy:
-    """How many bytes of sealed works this node takes: in all (0: none), and of one owner."""
+    """How many bytes of sealed works this node accepts: in total (0: none), and per owner."""
 
     most_bytes: int
     most_each_bytes: int
@@ -77,7 +78,7 @@ class CustodyPolicy:
 
 @dataclass(frozen=True, slots=True)
 class CustodianIdentity:
-    """Who the custodian is: its address, where it answers, and its age identity."""
+    """The custodian's account, its HTTP origin and its age identity."""
 
     node: Address
     origin: str
@@ -99,7 +100,7 @@ class Custodian:
         policy: CustodyPolicy,
         directory: Path,
     ) -> None:
-        """Create it; ``directory`` holds what is being uploaded, sealed."""
+        """Create it; ``directory`` holds sealed uploads until they are complete."""
         self._chain, self._ledger, self._keys, self._blobs = chain, ledger, keys, blobs
         self._clock, self._identity, self._policy = clock, identity, policy
         self._directory = directory
@@ -112,7 +113,7 @@ class Custodian:
         return content_registry_domain(deployment.chain_id, deployment.content_registry)
 
     def challenge(self, account: Address) -> KeyChallenge:
-        """Return what ``account`` signs next, to hand a work over or to ask for a key."""
+        """Return a challenge that ``account`` signs to hand a work over or to ask for a key."""
         challenge, expiry_s = self._challenges.issue(account)
         return KeyChallenge(self._identity.node, self._identity.origin, challenge, expiry_s)
 
@@ -121,7 +122,7 @@ class Custodian:
     async def take(self, handed: HandOver, body: AsyncIterator[bytes]) -> CustodyRecord:
         """Take a sealed work and its key into custody, and return the durable record.
 
-        Everything that can be judged without the body is judged before it is read. Raises
+        Everything that can be checked without the body is checked before it is read. Raises
         CustodyFull, WrongDomain, AccessTokenInvalid, InvalidSignature, LicenseError, SealBroken,
         InvalidRequest, InvalidWork, CommitmentMismatch, StorageError, ChainUnreachable.
         """
@@ -129,7 +130,9 @@ class Custodian:
         content = await self._may_hand_over(said, handed.signature)
         key = unwrap(handed.wrapped_key, self._identity.age_identity)
         if said.content_id in self._taking:
-            raise InvalidRequest(f"work {said.content_id} is being handed over already: wait")
+            raise InvalidRequest(
+                f"another request is handing work {said.content_id} over: wait, then try again"
+            )
         self._taking.add(said.content_id)
         self._challenges.spend(said.challenge, said.expiry_s)
         partial = self._directory / f"{uuid.uuid4().hex}.part"
@@ -142,19 +145,19 @@ class Custodian:
             await asyncio.to_thread(partial.unlink, missing_ok=True)
 
     async def _may_hand_over(self, said: Custody, signature: bytes) -> ContentState:
-        """Return the work that its owner hands over; raise the first fault."""
+        """Return the work's state if its owner may hand it over; raise the first fault found."""
         policy = self._policy
         if not policy.most_bytes:
             raise CustodyFull("this node takes no works into custody: name another custodian")
         self._require_ours(said.custodian, said.origin)
         if not 0 < said.size_bytes <= MAX_SEALED_BYTES:
-            raise InvalidRequest(f"a sealed work has 1 to {MAX_SEALED_BYTES} bytes")
+            raise InvalidRequest(f"sizeBytes must be 1 to {MAX_SEALED_BYTES}")
         to_binary(said.cid)
         content = await self._chain.content(_work_id(said.content_id))
         if content is None:
             raise LicenseError(f"there is no work {said.content_id}: check the id")
         if content.withdrawn_at:
-            raise LicenseError(f"work {said.content_id} was withdrawn: its key is not kept anew")
+            raise LicenseError(f"work {said.content_id} was withdrawn: it is not accepted")
         self._challenges.require(said.challenge, content.owner, said.expiry_s)
         if not is_plain(signature) or not is_signed_by(
             self._domain.digest(said), signature, content.owner
@@ -168,13 +171,13 @@ class Custodian:
         freed = earlier.size_bytes if earlier is not None else 0
         if each + said.size_bytes - freed > policy.most_each_bytes:
             raise CustodyFull(
-                f"your works in custody here have {each} bytes, and at most "
-                f"{policy.most_each_bytes} are taken of one owner: use another custodian"
+                f"your works in custody here have {each} bytes, and the quota of one owner is "
+                f"{policy.most_each_bytes}: use another custodian"
             )
         if every + said.size_bytes - freed > policy.most_bytes:
             raise CustodyFull(
-                f"this node keeps {every} of at most {policy.most_bytes} bytes in custody: use "
-                "another custodian"
+                f"this node has {every} bytes in custody, and its quota is {policy.most_bytes}: "
+                "use another custodian"
             )
         return content
 
@@ -197,10 +200,10 @@ class Custodian:
                 f"{said.size_bytes} that were signed"
             )
         if root != said.cid:
-            raise InvalidRequest(f"the body's CID is {root}, and {said.cid} was signed")
+            raise InvalidRequest(f"the body has CID {root}, but {said.cid} was signed")
 
     async def _keep(self, said: Custody, owner: Address, key: str, partial: Path) -> CustodyRecord:
-        """Keep blob, key and record; without the record neither is kept."""
+        """Store blob, key and record; if the record cannot be stored, remove the other two."""
         cid = await self._blobs.add(partial)
         record = CustodyRecord(said.content_id, owner, cid, said.size_bytes, self._clock.now_s())
         try:
@@ -225,7 +228,7 @@ class Custodian:
     # giving keys
 
     async def hand_out(self, asked: SignedKeyRequest) -> WrappedKey:
-        """Return a key to whoever the chain permits, after it was logged.
+        """Log the hand-out, then return the key, if the chain permits the requester to have it.
 
         Raises WrongDomain, AccessTokenInvalid, InvalidSignature, InvalidRequest, NoLiveGrant,
         AdapterNotServable, UnknownAdapter, KeyUnknown, TooManyQuestions, StoreError,
@@ -269,12 +272,12 @@ class Custodian:
         return WrappedKey(cid, wrap(key, recipient), head.number)
 
     async def handed(self, kind: KeyKind, item_id: int, *, after: int) -> tuple[HandedKey, ...]:
-        """Return which keys of a work or adapter were handed out, the oldest first."""
+        """Return the log of hand-outs of a work's or adapter's key, the oldest first."""
         found = await self._ledger.handed_keys(kind, item_id, after=after, limit=HANDED_PAGE)
         return tuple(found)
 
     async def key_of(self, cid: Cid) -> str | None:
-        """Return a key that this node holds, for its own use of the blob; None if it has none."""
+        """Return this node's own copy of a blob's key; None if it has none."""
         return await self._keys.get(cid)
 
     async def keep_own(self, cid: Cid, key: str) -> None:
@@ -287,22 +290,22 @@ class Custodian:
             return await self._permitted_work(_work_id(said.item_id), said.requester)
         if said.kind == KeyKind.ADAPTER:
             if not 0 < said.item_id <= UINT32_MAX:
-                raise UnknownAdapter(f"there is no adapter {said.item_id}")
+                raise UnknownAdapter(f"there is no adapter {said.item_id}: check the id")
             return await self._permitted_adapter(AdapterId(said.item_id), said.requester)
-        raise InvalidRequest(f"there is no kind of key {said.kind}: 1 is a work, 2 an adapter")
+        raise InvalidRequest(f"kind is {said.kind}: write 1 for a work, 2 for an adapter")
 
     async def _permitted_work(self, content_id: ContentId, requester: Address) -> Cid:
         grant = await self._chain.grant(content_id, requester)
         if grant is None or not grant.live:
-            why = "never had" if grant is None else "has no longer"
+            why = "has no grant" if grant is None else "no longer has a live grant"
             raise NoLiveGrant(
-                f"{requester} {why} a live grant to work {content_id}: acquire one, then ask again",
+                f"{requester} {why} to work {content_id}: acquire one, then ask again",
                 contents=[int(content_id)],
             )
         terms = await self._chain.terms(grant.terms_hash)
         if terms is None or not terms.terms.permits(Use.TRAIN):
             raise NoLiveGrant(
-                f"the grant to work {content_id} does not permit training",
+                f"the grant to work {content_id} does not permit training, so its key is not given",
                 contents=[int(content_id)],
             )
         record = await self._ledger.custody(content_id)
@@ -317,13 +320,12 @@ class Custodian:
         state = await self._chain.adapter(adapter_id)
         if state is None:
             raise UnknownAdapter(
-                f"adapter {adapter_id} is not registered, or does not have its confirmations yet"
+                f"adapter {adapter_id} is not registered or not confirmed yet: check the id, or "
+                "try again later"
             )
         reason = (await self._chain.servable(adapter_id, requester)).reason
         if reason is not None:
-            raise AdapterNotServable(
-                f"adapter {adapter_id} may not be served by {requester}: {reason}"
-            )
+            raise AdapterNotServable(f"{requester} may not serve adapter {adapter_id}: {reason}")
         return state.cid
 
     async def _recipient_of(self, said: KeyRequest) -> str:
@@ -339,7 +341,8 @@ class Custodian:
         mine = self._identity
         if (custodian, origin) != (mine.node, mine.origin):
             raise WrongDomain(
-                f"signed for {custodian} at {origin[:200]}; this is {mine.node} at {mine.origin}"
+                f"the request is signed for {custodian} at {origin[:200]}, and this node is "
+                f"{mine.node} at {mine.origin}: sign one for this node"
             )
 
 

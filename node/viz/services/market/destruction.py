@@ -1,13 +1,14 @@
-"""Destroy what a node has of a work whose use has ended, and certify it.
+"""Destroy what a node stores of a work whose use has ended, and certify it.
 
-Owns the order: write down what will be destroyed, destroy it, look again, sign, and only then
-forget the list. So after a kill at any moment the next look goes on, and the certificate names all
-of it. ``viz.services.market.withdrawal`` decides when a use has ended; the holders
-(``viz.domain.ports.holdings``) know where things are. Certificates are files, one for each
-destruction, readable by everybody who asks the node.
+Owns the order: write a list of what will be destroyed, destroy it, check that it is gone, sign the
+certificate, and only then delete the list. If the process is killed at any point, the next run
+continues from the list, and the certificate names everything on it.
+``viz.services.market.withdrawal`` decides when a use has ended; the holders
+(``viz.domain.ports.holdings``) know where the data is. Each destruction has one certificate, a file
+that anybody can ask the node for.
 
-Invariants: a certificate names as destroyed only what is gone when it is signed; what a holder
-could not destroy is named as left, and tried again.
+Invariants: a certificate names as destroyed only what is gone when it is signed; what could not be
+destroyed is named as left, and is tried again.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _log = structlog.get_logger()
 
 
 class WorkDestruction:
-    """Destroys and certifies for one node; ``folder`` keeps its certificates."""
+    """Destroys and certifies for one node; ``folder`` holds its certificates."""
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class WorkDestruction:
     async def destroy(
         self, ended: EndedUse, *, withdrawn_at_s: int, due_at_s: int, time_s: int
     ) -> DestructionCertificate | None:
-        """Destroy what there is of the work; return the certificate, None if there was nothing.
+        """Destroy what is stored of the work; return the certificate, None if nothing was stored.
 
         Raises StorageUnavailable if the list or the certificate cannot be written.
         """
@@ -98,11 +99,11 @@ class WorkDestruction:
             return made
 
     async def certificates(self, content_id: ContentId) -> tuple[DestructionCertificate, ...]:
-        """Return a work's certificates, the oldest first; one that is damaged is left out."""
+        """Return a work's certificates, the oldest first, without damaged ones."""
         return await asyncio.to_thread(self._read, content_id)
 
     async def _holdings(self, ended: EndedUse, *, failed: bool = False) -> WorkHoldings:
-        """Return what all holders have; with ``failed``, what should be gone counts as left."""
+        """Return what all holders have; with ``failed``, what should be gone is left."""
         found = [await holder.holdings(ended) for holder in self._holders]
         items = tuple(item for each in found for item in each.items)
         left = tuple(item for each in found for item in each.left)
@@ -115,7 +116,7 @@ class WorkDestruction:
         return self._folder / f"{content_id}.begun.json"
 
     async def _begun(self, content_id: ContentId) -> tuple[HeldItem, ...]:
-        """Return what an earlier process began to destroy, and did not certify."""
+        """Return what an earlier process began to destroy and did not certify."""
 
         def read() -> tuple[HeldItem, ...]:
             try:

@@ -1,9 +1,9 @@
-"""Find what all nodes sell: read the directory, ask the nodes, check, and keep it for questions.
+"""Build the market index: read the directory, ask the nodes, and check what they offer.
 
-Owns the rounds, the check of each offer against the chain, and the models that come of them. The
-listings of works are taken from the same nodes. Invariants: an offer is listed only if the chain
-has its adapter with these weights, and lets that node serve it; a fault of one node or of the chain
-ends no round for the others; what could not be checked is not listed.
+Owns the rounds, the check of each offer against the chain, and the models made from the offers. The
+listings of works are read from the same nodes. Invariants: an offer is listed only if the chain has
+its adapter with these weights and permits that node to serve it; a fault of one node or of the
+chain does not stop the round for the others; what could not be checked is not listed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from viz.services.market.remote_nodes import RemoteNodes
 
 INTERVAL_S: Final = 300.0
 MAX_MODELS: Final = 20_000
-# A node that may not serve so many of the adapters that it offers is left out.
+# A node that offers so many adapters without permission to serve them is left out.
 NOT_SERVABLE_ALLOWED: Final = 16
 Faces = Mapping[ContentId, tuple[str, str]]
 _log = structlog.get_logger()
@@ -104,16 +104,16 @@ class Discovery:
         self.index = MarketIndex()
 
     async def run(self) -> None:
-        """Renew the market until cancelled; a fault of the chain is logged."""
+        """Renew the index until cancelled; chain errors are logged."""
         while True:
             try:
                 await self.step()
             except ChainError as error:
-                _log.warning("the directory is not read", reason=error.detail)
+                _log.warning("the directory cannot be read", reason=error.detail)
             await asyncio.sleep(self._interval_s)
 
     async def step(self) -> None:
-        """Ask the nodes that are due, check what they say, and make the index; raise ChainError."""
+        """Ask the nodes that are due, check what they say, build the index; raise ChainError."""
         self._facts.begin_round()
         await self._remote.look()
         faces = await self._listed_works()
@@ -127,7 +127,7 @@ class Discovery:
             sold += found
         models = await self._models(sold, faces)
         now_s = self._clock.now_s()
-        # In a thread: to spell thousands of models takes longer than a stream may wait.
+        # In a thread: encoding thousands of models would delay the running streams.
         self.index = await asyncio.to_thread(MarketIndex, models, nodes, now_s)
 
     def _remote_sellers(self) -> list[NodeOffers]:
@@ -140,7 +140,7 @@ class Discovery:
         ]
 
     async def _checked(self, by: NodeOffers) -> list[_Sold]:
-        """Return the offers that the chain confirms; none of a node that contradicts it."""
+        """Return the offers that the chain confirms; none if one of them contradicts the chain."""
         sold: list[_Sold] = []
         refused = 0
         for offer in by.offers:
@@ -236,9 +236,9 @@ class Discovery:
 
 
 def unchecked_models(sellers: Iterable[NodeOffers]) -> list[MarketModel]:
-    """Return the models of nodes by their own words, for who has no chain to check them on.
+    """Return the models as the nodes describe them, for a caller without access to the chain.
 
-    Nothing is said of trainer, royalty and works but what the nodes say.
+    Trainer, royalty and works are unchecked: they are what the nodes say.
     """
     together: dict[tuple[AdapterId, Hash32], list[_Sold]] = defaultdict(list)
     for by in sellers:
@@ -286,7 +286,7 @@ def _date(retires_at_s: int) -> int:
 
 
 def _tellers(sold: Sequence[_Sold]) -> list[_Sold]:
-    """Return the offers by whose words count first: the trainer's, then what most nodes say."""
+    """Order the offers by whom to believe: the trainer's first, then what most nodes say."""
     names = Counter(each.offer.name for each in sold)
     return sorted(
         sold,
@@ -299,7 +299,7 @@ def _tellers(sold: Sequence[_Sold]) -> list[_Sold]:
 
 
 def _base_name(sold: Sequence[_Sold]) -> str:
-    """Return a base model's name: the known one of its digest, else what most nodes say."""
+    """Return the base model's name: the known name of its digest, else what most nodes say."""
     if sold[0].offer.weights_digest.hex() == DEFAULT_BASE_DIGEST:
         return DEFAULT_BASE
     names = Counter(each.by.base_name for each in sold)

@@ -1,7 +1,7 @@
 """Ask custodians for keys, as the node that the chain permits.
 
-Invariant: what is signed names the custodian that the chain or a listing names and the origin that
-was dialled, so that no node in the middle can use the request elsewhere.
+Invariant: the signed request names the expected custodian (from the chain or a listing) and the
+origin that was contacted, so that a node in the middle cannot use the request elsewhere.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MAX_BYTES = 64 * 1024
 
 
 class KeyRequests:
-    """Asks for keys with one node's key; what comes is wrapped for its age identity."""
+    """Asks for keys in the name of one node; the keys come wrapped for its age identity."""
 
     def __init__(
         self,
@@ -63,8 +63,8 @@ class KeyRequests:
         asked = KeyChallenge.from_json(answer)
         if (asked.custodian, asked.origin) != (custodian, origin):
             raise NodeNotTrusted(
-                f"the node at {origin} says that it is {asked.custodian} at {asked.origin}, and "
-                f"{custodian} at {origin} is meant: nothing was signed"
+                f"the node at {origin} says that it is {asked.custodian} at {asked.origin}, but "
+                f"the custodian is {custodian} at {origin}: nothing was signed"
             )
         request = KeyRequest(
             self._node,
@@ -83,7 +83,7 @@ class KeyRequests:
         given = WrappedKey.from_json(answer)
         if given.cid != cid:
             raise NodeNotTrusted(
-                f"the custodian at {origin} gave the key of {given.cid}, and that of {cid} was "
-                "asked for"
+                f"the custodian at {origin} was asked for the key of {cid}, and gave the key of "
+                f"{given.cid}"
             )
         return unwrap(given.wrapped_key, self._identity)

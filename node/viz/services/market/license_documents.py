@@ -1,8 +1,8 @@
 """Serve license documents of the works that this node is custodian of, each checked on the chain.
 
-The operator lists a work by a file ``<content id>.json`` in one folder. Invariants: a document is
-shown only if the chain has its hash and its terms now, for that work, on this chain; at most
-``MAX_DOCUMENTS`` files are listed; no file is read beyond ``MAX_LICENSE_BYTES``.
+The operator adds a work by a file ``<content id>.json`` in one folder. Invariants: a document is
+served only if the chain has its hash and its terms for that work now; at most ``MAX_DOCUMENTS``
+files are listed; at most ``MAX_LICENSE_BYTES`` of a file are read.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class KeptLicense:
-    """A document that agrees with the chain, and the forms of it that were asked for."""
+    """A document that agrees with the chain, with a cache of its forms."""
 
     document: LicenseDocument
     where: LicensePlace
     _made: dict[str, LicenseForm | None] = field(default_factory=dict)
 
     def form(self, name: str) -> LicenseForm | None:
-        """Return a form; it is made once for every reading of the chain."""
+        """Return a form, made once per reading of the chain; None if there is no such form."""
         if name not in self._made:
             made = form(self.document, self.where, name)
             if made is None:
@@ -63,7 +63,7 @@ class LicenseDocuments:
     """Read the operator's folder of license documents and check each against the chain."""
 
     def __init__(self, folder: Path, chain: ChainReader, origin: str) -> None:
-        """``origin`` is where others reach this node: the forms refer to each other by it."""
+        """``origin`` is this node's public origin, for the links between the forms."""
         self._folder, self._chain, self._origin = folder, chain, origin
 
     async def get(self, content_id: ContentId) -> KeptLicense:
@@ -89,9 +89,9 @@ class LicenseDocuments:
     async def tdm_rules(self) -> list[dict[str, Any]]:
         """Return the rules of ``tdmrep.json`` for the listed works.
 
-        A work whose document does not agree with the chain is reserved without a policy: the
-        stricter statement. Raises ChainUnreachable, also if the chain takes longer than
-        ``MAX_LOOK_S`` for all works together: an empty or short list would reserve too little.
+        A work whose document does not agree with the chain is reserved without a policy, which is
+        stricter. Raises ChainUnreachable, also if reading all works takes longer than
+        ``MAX_LOOK_S``: an incomplete list would reserve too little.
         """
         rules: list[dict[str, Any]] = []
         listed = await asyncio.to_thread(self._listed)
@@ -103,8 +103,8 @@ class LicenseDocuments:
                         rules += pair
         except TimeoutError:
             raise ChainUnreachable(
-                f"the chain did not tell the {len(listed)} works in custody here within "
-                f"{MAX_LOOK_S} s: try again"
+                f"the chain could not be read for {len(listed)} works within {MAX_LOOK_S} s: try "
+                "again"
             ) from None
         return rules
 
@@ -136,7 +136,7 @@ class LicenseDocuments:
         path = self._folder / f"{content_id}.json"
         try:
             if not stat.S_ISREG(path.stat().st_mode):
-                raise OSError("it is no file")
+                raise OSError("it is not a regular file")
             with path.open("rb") as file:
                 return license_from_json(file.read(MAX_LICENSE_BYTES + 1))
         except FileNotFoundError:

@@ -27,16 +27,16 @@ KINDS: Final = {".txt": "text", ".md": "text", ".jsonl": "dialogue"}
 
 @dataclass(frozen=True, slots=True)
 class WorkDigests:
-    """What a license says of a work's file: the SHA-256 of its bytes, and its Merkle root."""
+    """The digests of a work's file in a license: the SHA-256 of its bytes, and its Merkle root."""
 
     sha256: str
     root: str
 
 
 def read_license(path: Path) -> LicenseDocument:
-    """Return the document in a file: JSON if its name ends so, else TOML.
+    """Read a license document: JSON if the name ends in ``.json``, else TOML.
 
-    Raises InvalidLicense that names the field at fault.
+    Raises InvalidLicense, which names the field at fault.
     """
     try:
         with path.open("rb") as file:
@@ -50,7 +50,7 @@ def read_license(path: Path) -> LicenseDocument:
 
 
 def digests_of(path: Path, kind: str) -> WorkDigests:
-    """Return the digests of a work's file; raise InvalidWork if it is no work of that kind."""
+    """Return the digests of a work's file; raise InvalidWork if it is not a work of that kind."""
     work = read_work(path, kind)
     try:
         raw = path.read_bytes()
@@ -76,7 +76,7 @@ def require_work(document: LicenseDocument, path: Path, kind: str) -> None:
 def read_described(
     terms_file: Path, license_file: Path | None, deployment: Deployment, creator: Address
 ) -> WorkDescription:
-    """Return a work's description: with the license document, or with the file's [license]."""
+    """Return a work's description, licensed by the document if given, else by [license]."""
     if license_file is None:
         return read_description(terms_file, token_decimals=deployment.token_decimals)
     return described_by(terms_file, license_file, deployment, creator)
@@ -87,7 +87,7 @@ def described_by(
 ) -> WorkDescription:
     """Return a work's description whose license is the document in ``license_file``.
 
-    Raises InvalidWork, InvalidLicense, LicenseMismatch that names the fields that differ.
+    Raises InvalidWork, InvalidLicense, LicenseMismatch, which names the fields that differ.
     """
     document = read_license(license_file)
     try:

@@ -1,9 +1,10 @@
 """Fetch, open and keep the works that this node is licensed to train on.
 
-Owns the folder of opened works: ``<content id>/`` with the work's file and its registration record,
-as a creator has them, so that training reads both alike. Invariants: nothing is asked for without a
-live grant; a work is opened in memory, compared with the commitment on the chain, and only then
-written, mode 0600, in a folder of mode 0700; its key is not kept; a failure leaves no plain byte.
+Owns the folder of opened works: ``<content id>/`` with the work's file and its registration record.
+A creator's own folder looks the same, so that training reads either. Invariants: nothing is asked
+for without a live grant; a work is opened in memory, compared with the commitment on the chain, and
+only then written, mode 0600, in a folder of mode 0700; its key is not kept; after a failure no
+plain byte is on the disk.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ from viz.services.market.sealed_works import (
 from viz.services.market.work_records import record_path, save_record
 from viz.storage.sealing import unseal_bytes
 
-# How many nodes of the directory are asked for a listing or a blob that is not here.
+# How many nodes of the directory are asked for a listing or blob that this node lacks.
 MAX_NODES: Final = 16
 _ASK_S: Final = 10.0
 _LISTING_BYTES: Final = 256 * 1024
@@ -85,13 +86,13 @@ class LicensedWorks:
         self._locks: dict[ContentId, asyncio.Lock] = {}
 
     async def path(self, content_id: ContentId) -> Path:
-        """Return the file of a licensed work; fetch and open the work first if it is not here.
+        """Return the path of a licensed work; fetch and open the work first if necessary.
 
         Raises NoLiveGrant, LicenseError, ListingUnknown, KeyUnknown, BlobNotFound, SealBroken,
         CommitmentMismatch, LicenseMismatch, StorageUnavailable, ChainUnreachable, and the refusal
         of the last custodian that was asked.
         """
-        # One fetch at a time for a work; a work's lock is kept, since there are few of them.
+        # One fetch at a time for each work. Locks are never removed: licensed works are few.
         async with self._locks.setdefault(content_id, asyncio.Lock()):
             kept = await asyncio.to_thread(self._kept, content_id)
             return kept or await self._fetch(content_id)
@@ -144,7 +145,7 @@ class LicensedWorks:
         return terms.license_hash
 
     async def _listing(self, content_id: ContentId) -> SignedListing:
-        """Return the listing that is kept here, else one of the nodes in the directory."""
+        """Return this node's listing of the work, else one from a node of the directory."""
         try:
             return await self._listings.get(content_id)
         except ListingUnknown:
@@ -169,7 +170,7 @@ class LicensedWorks:
         )
 
     async def _key(self, listing: WorkListing) -> str:
-        """Return the key that this node holds itself, else that of the first custodian to give."""
+        """Return this node's own copy of the key, else ask the custodians in turn."""
         if (own := await self._custodian.key_of(listing.sealed.cid)) is not None:
             return own
         last: VizError = KeyUnknown(
@@ -188,18 +189,18 @@ class LicensedWorks:
         raise last
 
     async def _urls(self, custodians: Iterable[CustodianAddress]) -> list[str]:
-        """Return the origins to ask: custodians first, then nodes of the directory."""
+        """Return the origins to ask for the blob: custodians first, then nodes of the directory."""
         named = [(each.node, each.url) for each in custodians]
         try:
             entries = await self._chain.node_entries(0, MAX_NODES)
             named += [(entry.node, entry.url) for entry in entries]
         except ChainUnreachable as error:
-            _log.info("the directory is not read", reason=error.detail)
+            _log.info("the directory cannot be read", reason=error.detail)
         found = [http_origin(url) for node, url in named if node != self._node]
         return [url for url in dict.fromkeys(found) if url is not None]
 
     def _kept(self, content_id: ContentId) -> Path | None:
-        """Return the file of a work that is here with its record. Blocks."""
+        """Return the path of an opened work if its record is there too, else None. Blocks."""
         folder = self._directory / str(int(content_id))
         for name in FILE_NAMES.values():
             path = folder / name
@@ -215,7 +216,7 @@ class LicensedWorks:
         (folder / QUESTIONS_FILE).unlink(missing_ok=True)
 
     def _write(self, content_id: ContentId, opened: OpenedWork) -> Path:
-        """Write record and work, each whole, for this user only. Blocks."""
+        """Write record and work atomically, readable by this user only. Blocks."""
         folder = self._directory / str(int(content_id))
         path = folder / opened.record.file
         try:
@@ -247,9 +248,9 @@ def _opened(sealed: Path, key: str, content: ContentState) -> OpenedWork:
 
 
 def _under_license(opened: OpenedWork, listing: WorkListing, granted: Hash32) -> OpenedWork:
-    """Return the work with the text of the license that was granted; raise LicenseMismatch.
+    """Return the work with the license text that the grant names; raise LicenseMismatch.
 
-    The owner may have changed the terms after it sealed the work, or after the grant.
+    The owner may have changed the terms after sealing the work or after the grant.
     """
     for text in (opened.record.license, listing.license):
         if keccak(canonical_json(dict(text))) == granted:

@@ -106,8 +106,8 @@ class Licensing:
     async def relay_action(self, action: OwnerAction, signature: bytes) -> Transaction:
         """Submit what a work's owner signed (terms, an approval, the withdrawal), and return it.
 
-        Raises LicenseError for a work that there is not, or that was withdrawn already, and
-        whatever ``relay_registration`` raises.
+        Raises LicenseError if there is no such work or it was withdrawn already, and whatever
+        ``relay_registration`` raises.
         """
         if isinstance(action, SetTerms):
             action.terms.check()
@@ -131,7 +131,7 @@ class Licensing:
         signature: bytes,
         call: Callable[[bytes], Call],
     ) -> Transaction:
-        """Check a creator's signature, its nonce and deadline, and send the call of it."""
+        """Check a creator's signature, its nonce and deadline, and send its call."""
         what = action_name(signed)
         if self._budget is None:
             raise RelayRefused(
@@ -267,9 +267,10 @@ def registration_call(work: Register, signature: bytes) -> Call:
 
 
 def owner_call(action: OwnerAction, signature: bytes | None = None) -> Call:
-    """Return the call of an owner's action: with its signature of 65 bytes, or by the owner itself.
+    """Return the contract call of an owner's action.
 
-    A call without a signature uses no nonce, so it voids no signature that is out.
+    With ``signature`` (65 bytes) anybody can send it; without, only the owner. A call without a
+    signature uses no nonce, so that signatures already given stay valid.
     """
     if isinstance(action, SetTerms):
         name = "setTerms"
@@ -286,7 +287,7 @@ def owner_call(action: OwnerAction, signature: bytes | None = None) -> Call:
 
 
 def action_name(signed: Register | OwnerAction) -> str:
-    """Return what people call a structure that creators sign."""
+    """Return the name of a signed structure, as messages to people call it."""
     if isinstance(signed, Register):
         return "registration"
     if isinstance(signed, SetTerms):

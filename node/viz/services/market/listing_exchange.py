@@ -1,10 +1,10 @@
-"""Take over the listings that other nodes keep, each verified as if its owner had sent it.
+"""Copy the listings of other nodes, each verified as if its owner had sent it.
 
-Owns how much of a node's listings is read in one round, and what is not read again. Invariants: a
-page that did not change costs one small answer; a listing that was refused is not verified again
-within ``REFUSED_S``; a node that passes on ``REFUSED_ALLOWED`` refused ones in a round, or answers
-no listings, is named in the log and not asked for listings in that time. A few do not count: a
-listing may turn untrue on its way, when its work is sold or withdrawn.
+Owns how many of a node's listings are read in one round, and what is not read again. Invariants: a
+page that did not change costs one small answer; a refused listing is not verified again within
+``REFUSED_S``; a node that passes on ``REFUSED_ALLOWED`` refused listings in a round, or answers
+something else, is named in the log and not asked for listings during ``REFUSED_S``. Fewer are
+tolerated: a true listing becomes untrue when its work is sold or withdrawn.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _log = structlog.get_logger()
 
 @dataclass(slots=True)
 class _Place:
-    """How far a node's listings were read, and the tag of each of its pages."""
+    """How far a node's listings were read, and the ETag of each of its pages."""
 
     after: int
     tags: dict[int, tuple[str, int]]
@@ -61,8 +61,8 @@ class ListingExchange:
         self._refused: dict[Hash32, int] = {}
 
     async def take(self, nodes: Sequence[tuple[Address, str]]) -> None:
-        """Read on in the listings of each node (its address and URL), and keep what is new and
-        true; raise ChainError.
+        """Continue reading the listings of each node (its address and URL), and keep those that
+        are new and true. Raises ChainError.
         """
         for node in set(self._places) - {node for node, _ in nodes}:
             del self._places[node]
@@ -87,7 +87,7 @@ class ListingExchange:
             page, after = await self._page(place, url)
             for signed in page:
                 if refused >= REFUSED_ALLOWED:
-                    raise InvalidListing(f"{refused} of its listings are not true")
+                    raise InvalidListing(f"{refused} of its listings are invalid")
                 if taken >= most:
                     place.tags.pop(place.after, None)  # the rest of this page is read again
                     return taken
@@ -100,7 +100,7 @@ class ListingExchange:
         return taken
 
     async def _page(self, place: _Place, url: str) -> tuple[Sequence[SignedListing], int]:
-        """Return the listings of the next page, none if it did not change, and where to go on."""
+        """Return the next page's listings (none if it did not change) and where to continue."""
         begin = place.after
         tag, following = place.tags.get(begin, ("", 0))
         reply = await self._http.call(
@@ -114,7 +114,7 @@ class ListingExchange:
             return (), following
         page, after = await asyncio.to_thread(_read, reply)
         if after is not None and after <= begin:
-            raise InvalidListing(f"the page after {begin} goes on at {after}")
+            raise InvalidListing(f"the page after {begin} continues at {after}")
         given = reply.headers.get("etag", "")
         if given and len(given) <= 128 and given.isascii():
             place.tags[begin] = given, int(after or 0)
@@ -152,6 +152,6 @@ class ListingExchange:
 
 def _read(reply: PeerReply) -> tuple[tuple[SignedListing, ...], ContentId | None]:
     if reply.status != 200:
-        raise InvalidRequest(f"the node answered {reply.status} to a question for its listings")
+        raise InvalidRequest(f"the node answered {reply.status} to a request for listings")
     answer = parse_json(reply.body, max_bytes=MAX_PAGE_BYTES, max_values=MAX_PAGE_VALUES)
     return listings_from_json(answer)

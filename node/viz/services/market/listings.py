@@ -1,9 +1,9 @@
 """Keep the listings of works that this node was given, and pass them on.
 
-Owns the comparison of a listing with the chain. Anybody may hand in a listing: its owner's
-signature makes it one. Invariants: a listing is kept only if the work is registered and not
-withdrawn, its owner signed it, and its license is the chain's; of two listings of a work the one
-issued later is kept; what no longer agrees with the chain is dropped at the next look.
+Owns the comparison of a listing with the chain. Anybody may hand in a listing, since the owner's
+signature proves it. Invariants: a listing is kept only if the work is registered and not withdrawn,
+its owner signed it, and its license is the one on the chain; of two listings of a work the one
+issued later is kept; a listing that no longer agrees with the chain is dropped at the next check.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MAX_LISTINGS: Final = 20_000
 # How far a listing's time may be ahead of this node's clock.
 MAX_AHEAD_S: Final = 300
 LOOK_INTERVAL_S: Final = 3_600.0
-# Between two readings of the chain, so that a look at all listings is no burst.
+# Pause between two chain reads, so that checking all listings does not make a burst.
 LOOK_PAUSE_S: Final = 0.2
 _LANGUAGE: Final = re.compile(r"[A-Za-z]{2,8}(?:-[A-Za-z0-9]{1,8})*", re.ASCII)
 _log = structlog.get_logger()
@@ -51,7 +51,7 @@ class Listings:
         self._ledger, self._chain, self._clock = ledger, chain, clock
 
     async def accept(self, signed: SignedListing) -> WorkListing:
-        """Verify a listing, keep it durably, and return it; a repetition changes nothing.
+        """Verify a listing, store it durably, and return it; repeating the call changes nothing.
 
         Raises what ``require_true`` raises, ListingStale if the kept one is newer, StoreError.
         """
@@ -74,12 +74,12 @@ class Listings:
         return listing
 
     async def get(self, content_id: ContentId) -> SignedListing:
-        """Return the listing that is kept of a work; raise ListingUnknown if there is none."""
+        """Return the stored listing of a work; raise ListingUnknown if there is none."""
         kept = await self.kept(content_id)
         return SignedListing.read(kept.document, kept.signature)
 
     async def kept(self, content_id: ContentId) -> ListingRecord:
-        """Return the same, not parsed, for whoever passes it on."""
+        """Return the stored listing as its bytes came in, to pass it on without parsing."""
         kept = await self._ledger.listing(content_id)
         if kept is None:
             raise ListingUnknown(
@@ -97,13 +97,13 @@ class Listings:
     async def kept_page(
         self, after: ContentId, limit: int = LISTINGS_PAGE
     ) -> tuple[Sequence[ListingRecord], ContentId | None]:
-        """Return the same, not parsed, for whoever passes them on."""
+        """Return the same page with the stored bytes, to pass them on without parsing."""
         found = await self._ledger.listings(after=after, limit=min(limit, LISTINGS_PAGE))
         more = len(found) == min(limit, LISTINGS_PAGE)
         return found, found[-1].content_id if found and more else None
 
     async def run(self) -> None:
-        """Look at all listings again and again, and drop those that the chain contradicts."""
+        """Check all listings periodically, and drop those that the chain contradicts."""
         while True:
             await asyncio.sleep(LOOK_INTERVAL_S)
             await self.drop_untrue()
@@ -129,10 +129,10 @@ class Listings:
 
 
 async def require_true(signed: SignedListing, chain: ChainReader, *, now_s: int) -> None:
-    """Raise the error that names why a listing is not what the chain and its owner say.
+    """Raise an error if a listing is not well formed, not its owner's or not what the chain says.
 
-    Costs at most two readings of the chain. Raises InvalidListing, LicenseError for a work that is
-    not there or was withdrawn, InvalidSignature, LicenseMismatch, ChainUnreachable.
+    Costs at most two chain reads. Raises InvalidListing, LicenseError if the work does not exist or
+    was withdrawn, InvalidSignature, LicenseMismatch, ChainUnreachable.
     """
     listing, deployment = signed.listing, chain.deployment
     _require_well_formed(listing, now_s)

@@ -1,8 +1,8 @@
-"""Keep the models that all nodes sell, and answer questions about them page by page.
+"""Index the models that all nodes sell, and answer queries page by page.
 
 Owns the order of the models, the filters and the pages. Does no I/O. Invariants: the order is by
-adapter and weights, so that a page does not move while the market changes; a page's bytes follow
-from the index and the question alone.
+adapter and weights, so that pages stay in place while the market changes; a page's bytes depend on
+the index and the query alone.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _KEY_DIGITS: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class MarketQuery:
-    """The models that are asked for; None and empty ask for all.
+    """The filters of a query; None and empty select everything.
 
-    ``words`` must all occur in what is told of a model. ``node`` and the prices choose among the
-    offers too: a model without any offer left is not answered.
+    All of ``words`` must occur in the description of a model. ``node`` and the prices filter the
+    offers of a model too: a model without an offer left is not returned.
     """
 
     words: tuple[str, ...] = ()
@@ -43,11 +43,11 @@ class MarketQuery:
 
     @property
     def chooses_offers(self) -> bool:
-        """Whether single offers are left out, and not only models."""
+        """Whether the query filters single offers, and not only models."""
         return (self.node, self.max_prompt_units, self.max_completion_units) != (None, None, None)
 
     def fits(self, offer: MarketOffer) -> bool:
-        """Return whether an offer is asked for."""
+        """Return whether an offer passes the filters."""
         return (
             (self.node is None or offer.node == self.node)
             and _within(offer.prompt_price_units, self.max_prompt_units)
@@ -56,7 +56,7 @@ class MarketQuery:
 
 
 def words_of(text: str) -> tuple[str, ...]:
-    """Return the words of a question; raise InvalidRequest if they are too many."""
+    """Split the text of a query into words; raise InvalidRequest if there are too many."""
     words = tuple(text.casefold().split())
     if len(text) > MAX_QUERY_CHARS or len(words) > MAX_WORDS:
         raise InvalidRequest(
@@ -74,7 +74,7 @@ class _Listed:
 
 
 class MarketIndex:
-    """The models of one moment."""
+    """A snapshot of the models on sale."""
 
     def __init__(self, models: Iterable[MarketModel] = (), nodes: int = 0, now_s: int = 0) -> None:
         """Order the models; ``nodes`` is how many nodes serve them."""
@@ -88,7 +88,7 @@ class MarketIndex:
         return tuple(each.model for each in self._listed)
 
     def page(self, query: MarketQuery) -> bytes:
-        """Return a ``MarketPage`` as JSON; raise InvalidRequest if ``after`` is no page's next."""
+        """Return a ``MarketPage`` as JSON; raise InvalidRequest for an ``after`` of no page."""
         found = [each for each in self._listed if _asked_for(each, query)]
         begin = 0
         if query.after:
@@ -139,7 +139,7 @@ def _key_text(key: tuple[int, str]) -> str:
 def _key_in(text: str) -> tuple[int, str]:
     number, _, digits = text.partition("-")
     if not (number.isascii() and number.isdecimal() and len(number) <= 10) or len(digits) > 64:
-        raise InvalidRequest("after is not the next of a page before", param="after")
+        raise InvalidRequest("after must be the `next` of an earlier page", param="after")
     return int(number), digits
 
 

@@ -18,8 +18,8 @@ from viz.protocol.messages import AdapterOffer, NodeInfo, adapter_of_model
 def check_node(info: NodeInfo, expected: Deployment) -> None:
     """Raise NodeNotTrusted if the node does not use the deployment that the buyer chose.
 
-    A model's name says which adapter is asked for, and so who is paid. The node may not put another
-    adapter behind it.
+    A model's name says which adapter is asked for, and so who is paid: a node that serves another
+    adapter under that name is refused too.
     """
     require_as_trusted(
         expected,
@@ -39,7 +39,7 @@ def check_node(info: NodeInfo, expected: Deployment) -> None:
 
 
 def check_tokenizer(info: NodeInfo, base_digest: Hash32) -> None:
-    """Raise NodeNotTrusted if the base model is known and the node names another tokenizer."""
+    """Raise NodeNotTrusted if the node names another tokenizer than the known base model's."""
     known = TOKENIZER_OF_BASE.get(base_digest)
     if known is not None and info.tokenizer_digest != known:
         raise NodeNotTrusted(
@@ -51,7 +51,7 @@ def check_tokenizer(info: NodeInfo, base_digest: Hash32) -> None:
 def check_offer(offer: AdapterOffer, base_digest: Hash32, state: AdapterState) -> None:
     """Raise NodeNotTrusted if an offer contradicts the adapter's state on chain.
 
-    ``base_digest`` is that of the base model which the node serves.
+    ``base_digest`` is the digest of the base model that the node serves.
     """
     where = f"the node's adapter {offer.adapter_id}"
     if state.weights_digest != offer.weights_digest:

@@ -80,10 +80,10 @@ class Publishing:
         self._engine = engine
 
     async def publish(self, publication: Publication) -> Published:
-        """Store the weights sealed, and register the adapter with its royalty table.
+        """Seal and store the weights, and register the adapter with its royalty table.
 
-        Raises InvalidRequest, NoLiveGrant and TransactionFailed with the contract's own reason
-        before anything is stored; StorageError, OutcomeUnknown.
+        Raises InvalidRequest, NoLiveGrant and TransactionFailed (with the contract's reason) before
+        anything is stored; StorageError, OutcomeUnknown.
         """
         digest = await asyncio.to_thread(file_digest, publication.weights)
         await self.check(publication, digest)
@@ -109,7 +109,7 @@ class Publishing:
             raise
 
     async def permit(self, adapter_id: AdapterId, node: Address, *, allowed: bool) -> Transaction:
-        """Let a node serve an adapter that this node trained, or no longer, and return the change.
+        """Permit another node to serve an adapter that this node trained, or end the permission.
 
         Raises UnknownAdapter, AdapterNotServable for an adapter of another trainer,
         TransactionFailed, OutcomeUnknown.
@@ -127,7 +127,7 @@ class Publishing:
         sent = await self._writer.submit(
             Call("AdapterRegistry", "setServing", (adapter_id, node, allowed))
         )
-        return sent.require_settled("the permission" if allowed else "the end of the permission")
+        return sent.require_settled("the permission" if allowed else "ending the permission")
 
     async def activate(self, adapter_id: AdapterId) -> AdapterState:
         """Fetch a registered adapter's weights, check them, and give them to the engine.

@@ -2,7 +2,7 @@
 
 Owns which entries of the directory are asked, how often, and when a node is left out. Invariants:
 
-- What a node says is used only if it names itself as the entry does and the trusted contracts.
+- What a node says is used only if it names the entry's address and the trusted contracts.
 - One contradiction with the chain leaves the whole node out, for ``LIED_S``.
 - Each URL is asked once a round, whoever announced it, and ``ASKED_A_ROUND`` at most.
 - Nodes that answered before are asked first, so that new entries cannot push them out.
@@ -36,11 +36,11 @@ ASKED_A_ROUND: Final = 256
 ASKED_AT_ONCE: Final = 8
 ASK_TIMEOUT_S: Final = 10.0
 MAX_DESCRIPTION_BYTES: Final = 2 * 1024 * 1024
-# A node that contradicted the chain is asked again after this time, one that failed after a time
-# that doubles.
+# A node that contradicted the chain is asked again after this time; one that failed, after a time
+# that doubles with each failure.
 LIED_S: Final = 3_600
 FAILED_S: Final = 300
-# What a node said is listed this long after it answered last.
+# A node's offers stay listed this long after its last answer.
 KEPT_S: Final = 900
 # The weight of the newest latency in the smoothed one.
 _NEWEST: Final = 0.3
@@ -61,7 +61,7 @@ class KnownRemote:
 
 
 def origin_in(url: str) -> str:
-    """Return the origin that an entry of the directory names; raise InvalidRequest for no origin.
+    """Return the origin in a directory entry; raise InvalidRequest if it is not an origin.
 
     An entry is ``http(s)://host[:port]``, without path, user or query.
     """
@@ -72,7 +72,7 @@ def origin_in(url: str) -> str:
 
 
 class RemoteNodes:
-    """The nodes of one directory, as far as they could be checked."""
+    """The nodes of one directory, with what is known about each."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class RemoteNodes:
         *,
         own: Address | None = None,
     ) -> None:
-        """``own`` is the node that asks, which is not asked."""
+        """``own`` is this node's address: it does not ask itself."""
         self._chain, self._http, self._clock, self._own = chain, http, clock, own
         self._known: dict[Address, KnownRemote] = {}
 
@@ -96,7 +96,7 @@ class RemoteNodes:
         )
 
     def leave_out(self, node: Address, fault: str, url: str) -> None:
-        """List nothing of a node that contradicted the chain, and name it in the log."""
+        """Leave a node that contradicted the chain out for ``LIED_S``, and name it in the log."""
         again_s = self._clock.now_s() + LIED_S
         if (known := self._known.get(node)) is not None:
             self._known[node] = replace(known, info=None, fault=fault, ask_again_s=again_s)
@@ -112,8 +112,7 @@ class RemoteNodes:
         for node, entry in entries.items():
             known = self._known.get(node)
             if known is None or known.entry != entry:
-                # A node that announces another URL begins anew, its fault included: it was checked
-                # at the old one.
+                # A node with a new URL starts without a history: the old one is of the old URL.
                 self._known[node] = KnownRemote(entry)
         room = asyncio.Semaphore(ASKED_AT_ONCE)
 
@@ -130,7 +129,7 @@ class RemoteNodes:
             found += page
             if len(page) < ENTRIES_PAGE:
                 return found
-        _log.warning("the directory is read in part", entries=ENTRIES_READ)
+        _log.warning("only a part of the directory is read", entries=ENTRIES_READ)
         return found
 
     def _due(self) -> dict[str, list[KnownRemote]]:

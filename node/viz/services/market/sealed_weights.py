@@ -1,10 +1,10 @@
 """Store adapters' weights sealed, and fetch and open those that this node may serve.
 
 The chain has the digest of the plain weights and the CID of the sealed ones. The trainer's node is
-the custodian of the key; it is found by its entry in the directory. Weights that were stored plain,
-by earlier versions, are read as they are. Invariants: a key is durable before the blob is stored or
-paid for; only a node that the chain permits asks for one; this class does not judge the opened
-bytes: whoever calls ``fetch`` compares them with the digest.
+the custodian of the key; it is found by its entry in the directory. Weights that earlier versions
+stored plain are read as they are. Invariants: a key is durable before the blob is stored or paid
+for; a node asks for a key only if the chain permits it to have it. The caller of ``fetch`` must
+compare the opened bytes with the digest: this class does not.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ class SealedWeights:
         directory: Path,
         max_bytes: int,
     ) -> None:
-        """Create it; ``directory`` holds sealed weights while they are made or fetched."""
+        """Create it; ``directory`` holds sealed weights while they are written or fetched."""
         self._chain, self._blobs, self._sources = chain, blobs, sources
         self._custodian, self._requests = custodian, requests
         self._node, self._directory, self._max_bytes = node, directory, max_bytes
 
     async def store(self, weights: Path) -> Cid:
-        """Seal plain weights with a key of their own, store them, and return the CID.
+        """Seal plain weights with a fresh key, store them, and return the CID.
 
         Raises StorageUnavailable, BlobCorrupt.
         """
@@ -79,7 +79,7 @@ class SealedWeights:
     async def fetch(self, adapter: WeightsAddress, target: Path) -> None:
         """Write an adapter's plain weights to ``target``; keep the sealed ones for others.
 
-        Raises UnknownAdapter, KeyUnknown, AdapterNotServable by the trainer's node's word,
+        Raises UnknownAdapter, KeyUnknown, AdapterNotServable if the trainer's node says so,
         BlobNotFound, BlobCorrupt, BlobTooLarge, SealBroken, StorageUnavailable, AddressNotPublic,
         NodeUnreachable, NodeRefused, NodeNotTrusted, ChainUnreachable.
         """
@@ -108,7 +108,7 @@ class SealedWeights:
             await asyncio.to_thread(sealed.unlink, missing_ok=True)
 
     async def _keep(self, cid: Cid, blob: Path) -> None:
-        """Store and pin a fetched blob, so that this node passes it on."""
+        """Store and pin a fetched blob, so that this node can serve it to others."""
         if await self._blobs.has(cid):
             await self._blobs.pin(cid)
         else:
@@ -135,7 +135,7 @@ class SealedWeights:
     async def _urls(self, adapter: WeightsAddress) -> list[str]:
         """Return the origins to ask: the trainer's node first, then others of the directory.
 
-        Without the chain there is none, and this node's own store may still have the blob.
+        Empty while the chain cannot be read: this node's own store may still have the blob.
         """
         entries: list[NodeEntry] = []
         try:
@@ -143,7 +143,7 @@ class SealedWeights:
             entries += [] if trainer is None else [trainer]
             entries += await self._chain.node_entries(0, MAX_NODES)
         except (ChainUnreachable, UnknownAdapter) as error:
-            _log.info("the directory is not read", reason=error.detail)
+            _log.info("the directory cannot be read", reason=error.detail)
         found = [http_origin(entry.url) for entry in entries if entry.node != self._node]
         return [url for url in dict.fromkeys(found) if url is not None]
 

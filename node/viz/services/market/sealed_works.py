@@ -1,9 +1,9 @@
 """Define what is inside a sealed work: its registration record, then its file.
 
-The plain bytes are one line of canonical JSON, a line feed, and the file as it is. The line is the
-record that the creator has beside the work (with the salt, without signatures), and, as
-``questions``, what the creator asks of an adapter, if there is a ``questions.json``. So the key
-alone lets a trainer check the work against the chain, and the key's end is the salt's end too.
+The plain bytes are one line of canonical JSON, a line feed, and the file as it is. The line holds
+the record that the creator keeps beside the work (with the salt, without signatures), and under
+``questions`` the content of ``questions.json``, if there is one. So a trainer needs only the key to
+check the work against the chain, and destroying the key destroys the salt too.
 
 Invariant: what ``opened_work`` returns is the work that was committed to on the chain.
 """
@@ -23,13 +23,13 @@ from viz.services.market.work_records import Registration
 
 MAX_RECORD_BYTES: Final = 512 * 1024
 MAX_PLAIN_BYTES: Final = MAX_RECORD_BYTES + 1 + MAX_WORK_BYTES
-# A stranger's file name is never used: these are what the files of works are called here.
+# File names that come from others are never used; the works' files get these names.
 FILE_NAMES: Final = {"text": "work.txt", "dialogue": "work.jsonl"}
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedWork:
-    """A work whose commitment is the chain's, with its record and its file's bytes.
+    """A work that matches its commitment on the chain: its record and its file's bytes.
 
     ``questions`` is the content of the creator's questions.json; empty if there is none.
     """
@@ -43,7 +43,7 @@ class OpenedWork:
 def plain_bytes(record: Registration, raw: bytes, questions: bytes = b"") -> bytes:
     """Return the bytes to seal; ``questions`` is the creator's questions.json.
 
-    Raises InvalidRequest if the record is too long or has no id, InvalidWork for wrong questions.
+    Raises InvalidRequest if the record is too long or has no id, InvalidWork for invalid questions.
     """
     if record.content_id is None:
         raise InvalidRequest("the work is not registered yet: register it before it is sealed")
@@ -62,8 +62,8 @@ def plain_bytes(record: Registration, raw: bytes, questions: bytes = b"") -> byt
 def opened_work(plain: bytes, content: ContentState) -> OpenedWork:
     """Return the work in the opened bytes of a sealed one.
 
-    Raises InvalidWork if there is none, CommitmentMismatch if it is not the work that ``content``
-    commits to.
+    Raises InvalidWork if the bytes are not a sealed work's, CommitmentMismatch if it is not the
+    work that ``content`` commits to.
     """
     line, feed, raw = plain.partition(b"\n")
     if not feed or len(line) > MAX_RECORD_BYTES:

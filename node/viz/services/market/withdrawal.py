@@ -1,16 +1,20 @@
 """End the use of works that were withdrawn, or whose license ended: adapters and trainings.
 
-Owns what a node does by itself after a withdrawal. It enforces the adapter's retirement on the
-chain, which anyone may do; it unloads the adapter once the chain says that it is retired; it stops
-the trainings that the work's grant no longer permits; and it has destroyed what the node keeps of a
-withdrawn work whose use has ended (``viz.services.market.destruction``). Invariants:
+Owns what a node does by itself after a withdrawal:
 
-- A withdrawal ends what the terms of each grant say, and no more: nothing of class 0, no adapter of
+1. It enforces the adapter's retirement on the chain, which anyone may do.
+2. It unloads the adapter once the chain says that it is retired.
+3. It stops trainings that the work's grant no longer permits.
+4. It calls ``viz.services.market.destruction`` for a withdrawn work whose use has ended.
+
+Invariants:
+
+- A withdrawal ends only what the terms of each grant say: nothing in class 0, no adapter in
   class 1.
-- An adapter is unloaded only at a retirement that has its confirmations.
-- Nothing is destroyed before the end that the grant's class says, nor within ``FINAL_S`` of the
-  withdrawal, which could still vanish in a reorganisation; and nothing because a license lapsed.
-- A fault of the chain's endpoint ends nothing, and is tried again.
+- An adapter is unloaded only when its retirement is confirmed.
+- Nothing is destroyed before the time that the grant's class gives, nor within ``FINAL_S`` of the
+  withdrawal, which a reorganisation could still undo. A lapsed license destroys nothing.
+- A fault of the chain's endpoint ends nothing; the step is tried again.
 """
 
 from __future__ import annotations
@@ -33,9 +37,9 @@ from viz.errors import ChainError, VizError
 from viz.services.market.destruction import WorkDestruction
 
 INTERVAL_S: Final = 60.0
-# A license that lapses gives no event: all adapters are looked at this often for it.
+# No event tells that a license lapsed: all adapters are checked this often.
 LAPSES_EVERY_S: Final = 3_600
-# A withdrawal in a block of this age stays; with a notice of nothing, destruction waits for it.
+# A block of this age is final. If the notice is shorter, destruction waits for this age.
 FINAL_S: Final = 3_600
 WITHDRAWN: Final = "work-withdrawn"
 LICENSE_ENDED: Final = "license-ended"
@@ -43,7 +47,7 @@ _log = structlog.get_logger()
 
 
 class WithdrawalWatch:
-    """Looks at the works of one node's adapters and trainings, again and again."""
+    """Periodically checks the works of one node's adapters and trainings."""
 
     def __init__(
         self,
@@ -65,7 +69,7 @@ class WithdrawalWatch:
         self._lapses_at_s = 0
 
     async def run(self) -> None:
-        """Look until cancelled; an error of the chain or of one adapter is logged."""
+        """Check until cancelled; an error of the chain or of one adapter is logged."""
         while True:
             try:
                 await self.step()
@@ -74,7 +78,7 @@ class WithdrawalWatch:
             await asyncio.sleep(self._interval_s)
 
     async def step(self) -> None:
-        """Look once: enforce what can be, end what is retired, stop and destroy what must be."""
+        """Check once: enforce retirements, end retired adapters, stop trainings, destroy."""
         now_s = await self._chain.chain_time()
         for_lapses = now_s >= self._lapses_at_s
         works: dict[ContentId, ContentState | None] = {}
@@ -99,7 +103,7 @@ class WithdrawalWatch:
         works: dict[ContentId, ContentState | None],
         now_s: int,
     ) -> None:
-        """Destroy what is here of each withdrawn work whose use has ended."""
+        """Destroy what this node stores of each withdrawn work whose use has ended."""
         ended = self._offers.ended()
         of_adapters = {each.content_id for each in ended.values()}
         for content_id in sorted(of_adapters | await self._runs.works_used()):
@@ -126,8 +130,8 @@ class WithdrawalWatch:
     async def _own_end(self, content: ContentState) -> int | None:
         """Return when the node's own use of a withdrawn work ends; None if it does not.
 
-        It ends with the notice of the node's own grant, if that is of class 2, and not before the
-        last of the node's adapters that hold the work.
+        It ends with the notice of the node's own grant, if the grant is of class 2, but not before
+        the last of the node's adapters that were trained on the work.
         """
         grant = await self._chain.grant(content.content_id, self._writer.address)
         found = await self._chain.terms(grant.terms_hash) if grant is not None else None
@@ -160,7 +164,7 @@ class WithdrawalWatch:
     async def _enforce(
         self, adapter_id: AdapterId, shares: tuple[tuple[ContentId, int], ...]
     ) -> None:
-        """Retire the adapter on the chain if a work of it asks for that, and it is not done yet."""
+        """Retire the adapter on the chain if one of its works requires it and it is not retired."""
         words = list(share_words(Share(*row) for row in shares))
         index = await self._chain.enforceable(adapter_id, words) if words else None
         if index is None:
@@ -170,7 +174,7 @@ class WithdrawalWatch:
                 Call("AdapterRegistry", "enforce", (adapter_id, words, index))
             )
         except ChainError as error:
-            # Another node may have been first; else the next look tries again.
+            # Another node may have been first; if not, the next check tries again.
             _log.info("retirement not enforced", adapter=adapter_id, reason=error.detail)
             return
         work = shares[index][0]
@@ -206,7 +210,7 @@ class WithdrawalWatch:
     async def _why_stopped(
         self, used: Iterable[ContentId], works: dict[ContentId, ContentState | None]
     ) -> str | None:
-        """Return why a training may not go on; None if all its works permit an adapter still."""
+        """Return why a training must stop; None if all its works still permit an adapter."""
         trainer: Address = self._writer.address
         for content_id in used:
             grant = await self._chain.grant(content_id, trainer)

@@ -1,7 +1,7 @@
 """Find and destroy a work that this node opened under its grant, and one in its own custody.
 
-Implements ``WorkHolder`` (viz.domain.ports.holdings). Only the end of the node's own use ends both:
-a mere custodian keeps what others' grants may still permit.
+Implements ``WorkHolder`` (viz.domain.ports.holdings). Both are destroyed only when the node's own
+use has ended: a node that is only a custodian keeps what the grants of others may still permit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KEY: Final = "key of the sealed work"
 
 
 class WorkHoldingsHere:
-    """The opened and the sealed works of one node, and the keys of these."""
+    """The opened works of one node, and the sealed works in its custody with their keys."""
 
     def __init__(
         self, ledger: CustodyLedger, blobs: BlobStore, keys: KeyStore, works: LicensedWorks
@@ -31,7 +31,7 @@ class WorkHoldingsHere:
         self._ledger, self._blobs, self._keys, self._works = ledger, blobs, keys, works
 
     async def holdings(self, ended: EndedUse) -> WorkHoldings:
-        """Return the opened work, and the sealed one with its key if they are in custody here."""
+        """Return the opened work, and the sealed one with its key if this node has custody."""
         if not ended.own:
             return WorkHoldings()
         found = []
@@ -46,7 +46,7 @@ class WorkHoldingsHere:
         return WorkHoldings(tuple(sorted(found)))
 
     async def destroy(self, ended: EndedUse, items: Sequence[HeldItem]) -> None:
-        """Destroy the key first: without it the sealed work that others have stays sealed."""
+        """Destroy the key first: without it, the copies at other nodes stay sealed."""
         for item in items:
             if item.kind == KEY:
                 await self._keys.destroy(Cid(item.name))

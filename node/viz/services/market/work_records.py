@@ -89,7 +89,7 @@ class Registration:
 
     @classmethod
     def from_json(cls, value: object) -> Self:
-        """Return the record in these JSON values; raise InvalidRequest if there is none."""
+        """Parse a record; raise InvalidRequest if the values are not a record."""
         reader = Reader(value, "the registration's record")
         content_id = reader.optional("contentId", reader.integer)
         found = value if isinstance(value, Mapping) else {}
@@ -170,7 +170,7 @@ def draft(path: Path, description: WorkDescription, creator: Address) -> Registr
 
 
 def load_record(work: Path) -> Registration | None:
-    """Return a work's record; None if there is none, InvalidRequest if it is damaged."""
+    """Return a work's record, None if there is none; raise InvalidRequest if it is damaged."""
     path = record_path(work)
     try:
         return Registration.from_json(load_json(path.read_bytes()))
@@ -183,7 +183,7 @@ def load_record(work: Path) -> Registration | None:
 def titles_of(training: Mapping[str, Any]) -> dict[ContentId, str]:
     """Return the titles of a training request's works, from the records beside their files.
 
-    A work without a readable record is left out: titles are only shown to people.
+    A work without a readable record is left out, since titles are only for display.
     """
     found: dict[ContentId, str] = {}
     for work in training.get("works", ()):

@@ -90,7 +90,7 @@ class ChannelStore:
         if signer in self._mismatched:
             raise BooksMismatch(
                 f"the node's ledger and the chain disagree on the channel of {signer}: nothing is "
-                "sold on it until its operator looked"
+                "sold on it until the node's operator has checked it"
             )
         active_channel = self._active_channels.get(signer)
         if active_channel is None:

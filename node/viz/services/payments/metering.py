@@ -79,7 +79,7 @@ class Meter:
         self._is_recorded = False
         # The id and the salts are made once. So all records of this request name the same request,
         # and so does the receipt that a killed node makes from the last record at its next start.
-        # One read of random bytes: each lets another thread run, and waits to go on.
+        # One read of random bytes: each read releases the GIL and waits to get it back.
         drawn = secrets.token_bytes(80)
         self._request_id = drawn[:16]
         self._salts = Hash32(drawn[16:48]), Hash32(drawn[48:])

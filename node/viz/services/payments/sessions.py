@@ -226,10 +226,10 @@ class Sessions:
         return view_of(channel, private=True)
 
     async def voucher_on_request(self, offer: VoucherOffer, signer: Address) -> None:
-        """Take the voucher that came on a request of ``signer``; raise as ``voucher`` does.
+        """Accept the voucher in the header of a request of ``signer``; raise as ``voucher`` does.
 
-        Requests overtake each other. So a voucher is no error if the best one pays all that it
-        does: then it changes nothing, and the request is judged by the best one.
+        Requests may overtake each other. So a voucher that pays no more than the best one is
+        ignored, not refused, and the request is judged by the best voucher.
         """
         if offer.signer != signer:
             raise WrongDomain(f"the voucher is of {offer.signer}, the access token of {signer}")
@@ -241,7 +241,7 @@ class Sessions:
                 raise
 
     def has_paid(self, signer: Address) -> bool:
-        """Return whether ``signer`` is one of the last who sent a good voucher."""
+        """Return whether ``signer`` is one of the last who sent a valid voucher."""
         return signer in self._paid
 
     def remember(self, records: Iterable[ChannelRecord]) -> None:

@@ -36,7 +36,7 @@ DRAIN_S: Final = 60.0
 # prompts have one thread of their own, so that no short prompt waits for a long one.
 TOKENISING: Final = 2
 LONG_PROMPT_BYTES: Final = 8_192
-# Tokenising so little takes less time than handing it to a thread and back.
+# A prompt this short takes less time to tokenise than to hand to a thread and back.
 TINY_PROMPT_BYTES: Final = 512
 TINY_PROMPT_MESSAGES: Final = 4
 # More bytes than a token has on average in any language or program. With the longest token as the
@@ -180,7 +180,7 @@ class Admission:
 
         ``so_far`` is the beginning of a chat's reply, which belongs to the prompt.
 
-        So nobody can block the others: the requests of one signer wait for each other, and long
+        Nobody can block the others: the requests of one signer wait for each other, and long
         prompts wait only for long ones. A tiny prompt is tokenised at once. Raises PromptEmpty,
         PromptTooLong.
         """

@@ -92,9 +92,9 @@ class Catalogue:
     async def restore(self, weights: FetchWeights) -> None:
         """Load the ledger's adapters into the engine; leave out those that cannot be loaded.
 
-        ``weights`` returns the path of a record's weights after it has checked their digest. A file
-        that was damaged on the disk must not be served under the name of the registered one. An
-        adapter that ended is not loaded.
+        ``weights`` returns the path of a record's weights after it has checked their digest, so
+        that a file damaged on the disk is not served as the registered adapter. An ended adapter is
+        not loaded.
         """
         self._gone = {each.adapter_id: each.end for each in await self._ledger.ended()}
         self._successors = dict(await self._ledger.successors())
@@ -128,7 +128,7 @@ class Catalogue:
         return sorted(self._records)
 
     async def end(self, adapter_id: AdapterId, end: AdapterEnd) -> None:
-        """Unload an adapter whose license ended; the ledger keeps it, and requests are told why."""
+        """Unload an adapter whose license ended; requests for it are refused with the reason."""
         record = self._records.get(adapter_id)
         if record is None:
             return
@@ -139,17 +139,17 @@ class Catalogue:
         await self._engine.remove_adapter(adapter_id)
 
     def ended(self) -> Mapping[AdapterId, AdapterEnd]:
-        """Return the adapters that ended here, also those that were dropped since."""
+        """Return the ended adapters, also those that were dropped afterwards."""
         return dict(self._gone)
 
     async def succeed(self, adapter_id: AdapterId, successor_id: AdapterId) -> None:
-        """Name the adapter to which requests for an ended one are pointed.
+        """Set the successor that is named in the refusal of requests for an ended adapter.
 
         Raises UnknownAdapter if the successor is not on offer here.
         """
         self._record(successor_id)
         if adapter_id == successor_id:
-            raise InvalidRequest(f"adapter {adapter_id} cannot follow itself")
+            raise InvalidRequest(f"adapter {adapter_id} cannot be its own successor")
         await self._ledger.put_successor(adapter_id, successor_id)
         self._successors[adapter_id] = successor_id
 
@@ -258,7 +258,7 @@ class Catalogue:
         return self._records.keys() | {BASE_MODEL}
 
     def _successor(self, adapter_id: AdapterId) -> AdapterId | None:
-        """Return the first adapter on offer among those that follow one another."""
+        """Follow the chain of successors to the first adapter on offer; None if there is none."""
         seen = {adapter_id}
         following = self._successors.get(adapter_id)
         while following is not None and following not in seen:
@@ -281,15 +281,15 @@ class Catalogue:
 def ended_error(
     adapter_id: AdapterId, end: AdapterEnd, successor: AdapterId | None = None
 ) -> AdapterEnded:
-    """Return the refusal of an adapter that ended: the work, reason, dates and the successor."""
+    """Return the error for an ended adapter: it names the work, reason, dates and successor."""
     what = "was withdrawn" if end.reason == WITHDRAWN else "was licensed until"
     said = (
-        f"adapter {adapter_id} ended {moment(end.ended_s)} and is not served any more: work "
+        f"adapter {adapter_id} ended {moment(end.ended_s)} and is no longer served: work "
         f"{end.content_id} {what} {moment(end.since_s)}"
     )
     follows: dict[str, int | str] = {}
     if successor is not None:
-        said += f"; {adapter_model(successor)} follows it"
+        said += f"; its successor is {adapter_model(successor)}"
         follows = {"successorId": int(successor), "successor": adapter_model(successor)}
     return AdapterEnded(
         said,

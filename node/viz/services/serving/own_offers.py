@@ -1,4 +1,4 @@
-"""Say what this node itself sells, in the form in which it learns what other nodes sell."""
+"""Describe this node's own offers in the form that ``Discovery`` uses for other nodes' offers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from viz.services.serving.catalogue import Catalogue
 def own_offers(
     engine: Engine, catalogue: Catalogue, clock: Clock, *, node: Address, origin: str
 ) -> Callable[[], Sequence[NodeOffers]]:
-    """Return a function that says what this node itself sells now."""
+    """Return a function that returns this node's current offers."""
 
     def offers() -> Sequence[NodeOffers]:
         base = engine.model

@@ -166,13 +166,13 @@ class PaidStream:
                     yield need
             self._pause_if_used_up()
             if self.phase is Phase.PAUSED and refused_at != self._wakes:
-                continue  # money came while the need was told
+                continue  # money came while the demand was sent
             try:
                 item = await self._next()
             except TimeoutError:
                 if refused_at != self._wakes:
                     continue  # money came at the last moment
-                _log.info("stopped for want of a voucher", request=self._request.request_id)
+                _log.info("stopped: no voucher came in time", request=self._request.request_id)
                 break
             if item is None:
                 continue  # ``_wake`` ended the wait: new money may allow another step
@@ -185,13 +185,13 @@ class PaidStream:
         self.phase = Phase.ENDING
 
     async def _next(self) -> Text | None:
-        """Return the next text, or None if money came; raise TimeoutError if it did not in time.
+        """Return the next text, or None if money came; raise TimeoutError if neither came in time.
 
         Raises EngineError if the engine fails or does not answer.
         """
         paused = self.phase is Phase.PAUSED
         if self._pieces is None:
-            raise EngineError("the engine has no such request: send it again")
+            raise EngineError("the engine does not know this request: send it again")
         try:
             return await self._pieces.take(self._patience_s(), awaits_money=paused)
         except TimeoutError:
@@ -326,7 +326,7 @@ class PaidStream:
             )
 
     def _wake(self) -> None:
-        # The count tells that money came, also if nothing waits for it at the moment.
+        # The count shows that money came even if nothing is waiting for it at the moment.
         self._wakes += 1
         if self._pieces is not None:
             self._pieces.wake()

@@ -1,7 +1,7 @@
-"""Take the pieces of one answer's choices, as they come, while money may come too.
+"""Read the pieces of an answer's choices as the engine produces them, or until money arrives.
 
 Owns the wait between two pieces. Most answers have one choice: its pieces are read from the engine
-directly, without a task or a queue between. Several choices have one task each, which fill a
+directly, without a task or a queue in between. Several choices have one task each, which fill a
 bounded queue, so that a slow reader slows down its own generations and does not fill the memory.
 Invariant: no piece is lost, whatever ends a wait.
 """
@@ -26,7 +26,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Hold a piece of one choice, to be sent to the buyer."""
+    """A piece of one choice, to be sent to the buyer."""
 
     choice: int
     piece: Piece
@@ -42,8 +42,8 @@ class Pieces(Protocol):
     async def take(self, patience_s: float, *, awaits_money: bool) -> Text | None:
         """Return the next piece, or None if ``wake`` ended the wait; raise TimeoutError.
 
-        ``awaits_money``: the engine has no allowance left, so only ``wake`` may go on.
-        Raises EngineError and what else a generation raises as VizError.
+        ``awaits_money``: the engine has no allowance left, so only ``wake`` ends the wait. Raises
+        EngineError, and any VizError that the generation raises.
         """
         ...
 
@@ -52,7 +52,7 @@ class Pieces(Protocol):
         ...
 
     async def stop(self) -> None:
-        """Take nothing more."""
+        """Stop reading."""
         ...
 
 
@@ -126,11 +126,11 @@ class OneChoice:
 
 
 class Patience:
-    """Bounds each of many short waits of one task with one timer, which is armed once.
+    """Bounds each of many short waits of one task with one timer.
 
-    ``asyncio.timeout`` arms a timer for each wait, which costs more than all the rest that a token
-    needs. This timer looks, when it fires, whether the present wait is too long, and else sets
-    itself to when it would be.
+    ``asyncio.timeout`` arms a timer for each wait, which costs more than everything else about a
+    token. This timer stays armed. When it fires, it checks whether the present wait is too long; if
+    not, it arms itself for the time when it will be.
     """
 
     def __init__(self) -> None:
@@ -141,7 +141,7 @@ class Patience:
         self._is_over = False
 
     async def wait_for(self, work: Coroutine[Any, Any, T], limit_s: float) -> T:
-        """Return what ``work`` gives; raise TimeoutError after ``limit_s``."""
+        """Return the result of ``work``; raise TimeoutError after ``limit_s``."""
         task = asyncio.current_task()
         cancels = task.cancelling() if task is not None else 0
         self._task, self._is_over = task, False
@@ -151,7 +151,7 @@ class Patience:
         try:
             return await work
         except asyncio.CancelledError:
-            # As asyncio.timeout does: only a cancellation of ours becomes a TimeoutError.
+            # As in asyncio.timeout: only our own cancellation becomes a TimeoutError.
             if self._is_over and task is not None and task.uncancel() <= cancels:
                 raise TimeoutError from None
             raise
@@ -201,7 +201,7 @@ class ManyChoices:
         return item
 
     def wake(self) -> None:
-        # None only ends a wait for an item, and a full queue has items that end it as well.
+        # None only ends a wait for an item; if the queue is full, its items end the wait.
         if not self._queue.full():
             self._queue.put_nowait(None)
 
@@ -211,7 +211,7 @@ class ManyChoices:
         await asyncio.wait(self._pumps)
 
     async def _pump(self, choice: int, generation: Generation) -> None:
-        """Move one choice's pieces into the queue, and last the error if there is one."""
+        """Move one choice's pieces into the queue, then the error if the generation failed."""
         showing = ShownLogprobs()
         try:
             async for piece in generation:

@@ -7,8 +7,9 @@ Owns the comparison and the verdict. Manifest and works are given as files. Inva
 - If the bytes differ, that counts against the trainer, unless the environment here differs in an
   entry of the auditor's own list (``audit_environment``).
 - A difference in what no environment can change (training rows, sizes in tokens) always counts.
-- A report card is a claim like the weights: the same bytes do not make an untrue one true. So is
-  every other measurement in a manifest of this recipe, and one that no run measures is untrue.
+- The report card is a claim of its own: it can be untrue although the weights are the same. The
+  same holds for every other measurement in a manifest of this recipe; a measurement that no run
+  makes is untrue.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from viz.training.run import Bounds, TrainingRun, WorkInput, settings_from
 
 # Packages that split a text into sentences and words. Other versions may give other rows.
 _SPLITTERS: Final = frozenset({"packages.regex", "packages.sentencex"})
-# A held-out loss may differ by so much of itself where the weights are the same to the byte.
+# Relative difference that a held-out loss may have although the weights are the same to the byte.
 _ROUNDING: Final = 1e-6
 
 
@@ -46,12 +47,12 @@ class Verdict(Enum):
     """Say what a repetition shows."""
 
     REPRODUCED = "reproduced"
-    """The bytes are the same, and all measurements: the adapter is what its manifest says."""
+    """Bytes and measurements are the same: the adapter is what its manifest says."""
     DIFFERENT = "different"
-    """The manifest is not true: other rows, or other bytes or measurements in an environment that
-    is the same."""
+    """The manifest is not true: the rows differ, or bytes or measurements differ although the
+    environment is the same."""
     INCONCLUSIVE = "inconclusive"
-    """Other bytes or measurements, but the environment here differs: repeat it there."""
+    """Bytes or measurements differ, but so does the environment: repeat the audit in the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,17 +181,17 @@ def judge(
         untrue.append("the works have other sizes in tokens, from which shares are computed")
     claimed_card, card = card_of(manifest.measurements), card_of(metrics)
     same_bytes = found == manifest.weights_digest
-    # A manifest of an older recipe may have no card. One of this recipe has what the run has.
+    # A manifest of an older recipe may have no card; one of this recipe must have one.
     same_card = claimed_card == card or (claimed_card is None and not same_recipe)
     other = _other_measurements(manifest.measurements, metrics) if same_recipe else []
     if same_bytes and not same_card:
         findings.append(
-            "the report card is not what these weights answer here"
+            "the report card is not what these weights gave in this audit"
             if claimed_card
-            else "it has no report card that can be read, and its training program writes one"
+            else "it has no readable report card, although its training program writes one"
         )
     elif same_bytes and other:
-        findings.append(f"not what these weights give here: its {', '.join(other)}")
+        findings.append(f"these weights gave other measurements in this audit: {', '.join(other)}")
     if manifest.reproducibility != REPRODUCIBILITY_CLASS:
         findings.append(f"its class {manifest.reproducibility[:60]!r} is not one of this version")
     if against_chain or (same_recipe and untrue):
@@ -216,9 +217,9 @@ def judge(
 
 
 def _other_measurements(claimed: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Return the names of the measurements that a repetition does not give, or not alike.
+    """Return the names of the measurements that are missing or differ in the repetition.
 
-    Which questions were committed is no measurement: ``_questions`` has compared them.
+    The committed questions are not compared here: ``_questions`` has done that.
     """
     names = sorted((claimed.keys() - {"questions"}) | (found.keys() & set(MEASURED)))
     return [
@@ -231,7 +232,7 @@ def _other_measurements(claimed: Mapping[str, Any], found: Mapping[str, Any]) ->
 
 
 def _alike(claimed: Any, found: Any) -> bool:
-    """Say whether two JSON values are equal; numbers but for the rounding of another machine."""
+    """Return whether two JSON values are equal; numbers may differ by ``_ROUNDING``."""
     if isinstance(claimed, Mapping) and isinstance(found, Mapping):
         return claimed.keys() == found.keys() and all(
             _alike(claimed[name], found[name]) for name in found
@@ -276,13 +277,13 @@ def _repetition(
 
 
 def _questions(manifest: Manifest, inputs: Sequence[WorkInput]) -> tuple[Question, ...]:
-    """Return the committed questions of the run; raise InvalidRequest if others lie here."""
+    """Return the run's committed questions; raise InvalidRequest if the files have others."""
     named = manifest.measurements.get("questions")
     if named is None:
         return ()
     here = questions_of(inputs)
     if not here or named != hex_of(digest_of(here)):
-        found = f"those here hash to {hex_of(digest_of(here))}" if here else "there are none here"
+        found = f"those here hash to {hex_of(digest_of(here))}" if here else "none are here"
         raise InvalidRequest(
             f"the adapter was chosen by committed questions that hash to {str(named)[:66]}, and "
             f"{found}: put the works' own {QUESTIONS_FILE} beside them"

@@ -86,7 +86,7 @@ class TrainingCheck:
                 content = await self._content(content_id)
                 offered = await self._terms(content.terms_hash)
                 fees[content_id] = offered.terms.training_fee_units
-        from viz.training.estimate import estimate  # needs libraries of the training's
+        from viz.training.estimate import estimate  # needs the training's libraries
 
         estimated = await asyncio.to_thread(
             estimate, checked.works, checked.settings, len(checked.questions)

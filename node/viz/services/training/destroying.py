@@ -1,7 +1,7 @@
-"""Build what destroys the works whose use has ended: over every part that keeps something of them.
+"""Build the ``WorkDestruction`` of a node from everything that stores data of works.
 
-This is the one place that lists the parts. A part that keeps bytes or keys of works and is not
-listed here would keep them after a withdrawal.
+This is the only place that lists the holders. A part of the node that stores bytes or keys of works
+must be listed here, or it would keep them after a withdrawal.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from viz.services.training.holdings import TrainingHoldings
 
 @dataclass(frozen=True, slots=True)
 class DestructionSettings:
-    """The folders of what is destroyed and of the certificates, and the operator's choice.
+    """The folders of works and certificates, and the operator's choice.
 
-    ``data_dir`` is all that is the node's own. ``named_files``: also destroy work files outside it
-    that trainings named.
+    ``data_dir`` is the node's data folder. ``named_files``: also destroy work files outside it that
+    trainings named.
     """
 
     data_dir: Path

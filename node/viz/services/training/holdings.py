@@ -1,11 +1,11 @@
 """Find and destroy what a node's trainings keep of a work: rows, weights, words, copies, salts.
 
-Implements ``WorkHolder`` (viz.domain.ports.holdings). A run's folder has the work's rows and the
-weights; its row in the ledger has questions of the work, and may have its salt. A run that used
-several works goes as a whole, since its weights hold all of them. The files of the work itself are
-the operator's. Those below the node's data folder are destroyed, and others only if the operator
-said so. The signed manifest stays: it has no text of the work, and is the evidence of what was
-licensed.
+Implements ``WorkHolder`` (viz.domain.ports.holdings). A run's folder has the work's training rows
+and the weights; its record in the ledger has questions of the work, and may have its salt. A run
+that used several works is destroyed as a whole, since its weights were trained on all of them. The
+work's own files are destroyed if they are below the node's data folder; files elsewhere belong to
+the operator and are destroyed only if the settings say so. The signed manifest stays: it has no
+text of the work, and proves what was licensed.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ COPY: Final = "copy of the work"
 SALT: Final = "record with the work's salt"
 _STAYS: Final = "manifest.json"
 _ENDED: Final = frozenset({"done", "failed", "cancelled"})
-# What a destroyed run's row still tells: what was trained, and what it was published as.
+# What a destroyed run's record keeps: what was trained, and what it was published as.
 _TOLD: Final = ("manifestHash", "weightsDigest", "baseModel", "shares", "adapterId", "cid")
 
 
 def works_of(record: TrainingRecord) -> frozenset[ContentId]:
-    """Return the works of a run, as far as its row or the files that it names tell. Blocks."""
+    """Return the works of a run, from its record and the files that it names. Blocks."""
     shares = record.result.get("shares")
     if isinstance(shares, Sequence) and not isinstance(shares, str):
         return frozenset(ContentId(int(row[0])) for row in shares)
@@ -44,14 +44,14 @@ def works_of(record: TrainingRecord) -> frozenset[ContentId]:
 
 
 def run_works(record: TrainingRecord) -> Iterator[tuple[ContentId, Mapping[str, Any]]]:
-    """Yield the works of a run that can be told, with their part of its request. Blocks."""
+    """Yield the works of a run whose id is known, with their part of the request. Blocks."""
     for work in _works(record):
         if (content_id := _content_id(work)) is not None:
             yield content_id, {**work, "contentId": int(content_id)}
 
 
 class TrainingHoldings:
-    """What the runs of one node keep of works."""
+    """What the training runs of one node store of works."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class TrainingHoldings:
         directory: Path,
         data_dir: Path,
     ) -> None:
-        """``directory`` has a folder for each run; ``data_dir`` is all that is the node's own."""
+        """``directory`` has a folder for each run; ``data_dir`` is the node's data folder."""
         self._ledger, self._adapters = ledger, adapters
         self._directory, self._data_dir = directory, data_dir
 
@@ -86,7 +86,11 @@ class TrainingHoldings:
         return WorkHoldings(tuple(sorted(items)), tuple(sorted(left)))
 
     async def destroy(self, ended: EndedUse, items: Sequence[HeldItem]) -> None:
-        """Destroy runs first: their rows name the files, and a kill may come in between."""
+        """Destroy the runs, then the files that they named.
+
+        A run's record then has the works' ids in it, so that the next process, after a kill in
+        between, still finds the files without the registration records beside them.
+        """
         runs = [item.name for item in items if item.kind == RUN]
         for training_id in runs:
             record = await self._ledger.training(training_id)
@@ -163,7 +167,7 @@ def _published(record: TrainingRecord) -> Iterator[tuple[Any, Cid | None]]:
 
 
 def _told(record: TrainingRecord, content_id: ContentId) -> TrainingRecord:
-    """Return the row of a destroyed run: no words of works, and no salt of this one."""
+    """Return the record of a destroyed run, without texts of works and without this work's salt."""
     works = []
     for work in _works(record):
         named = _content_id(work)

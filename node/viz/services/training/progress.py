@@ -36,7 +36,7 @@ class TrainingProgress:
         return self._events.setdefault(training_id, [])
 
     def last(self, training_id: str) -> Mapping[str, Any]:
-        """Return a run's last event that says where it stands, or an empty one."""
+        """Return a run's last event that tells its progress, or an empty mapping."""
         events = self._events.get(training_id, ())
         return next((e for e in reversed(events) if e.get("event") != "checkpoint"), {})
 

@@ -163,7 +163,7 @@ class TrainingQueue:
         return record
 
     async def under_way(self) -> Mapping[str, Sequence[ContentId]]:
-        """Return the works of each run that has not ended."""
+        """Return the works of each unfinished run, by its id."""
         found: dict[str, Sequence[ContentId]] = {}
         for record in await self._ledger.trainings():
             if record.state in _ENDED:
@@ -171,12 +171,12 @@ class TrainingQueue:
             try:
                 inputs = await asyncio.to_thread(inputs_of, record.request)
             except InvalidRequest:
-                continue  # it fails by itself when its turn comes
+                continue  # a run with a damaged request fails when its turn comes
             found[record.training_id] = [ContentId(each.content_id) for each in inputs]
         return found
 
     async def works_used(self) -> frozenset[ContentId]:
-        """Return the works of all runs, also of those that have ended."""
+        """Return the works of all runs, finished ones included."""
         records = await self._ledger.trainings()
         used = await asyncio.to_thread(lambda: [works_of(record) for record in records])
         return frozenset().union(*used)
@@ -194,13 +194,13 @@ class TrainingQueue:
         return None
 
     async def published(self, training_id: str, adapter_id: AdapterId, cid: Cid) -> None:
-        """Keep under which id and CID a run's adapter was published."""
+        """Record the adapter id and the CID that a run was published as."""
         record = await self.record(training_id)
         told = {"adapterId": int(adapter_id), "cid": cid}
         await self._put(replace(record, result={**record.result, **told}))
 
     async def stop(self, training_id: str, reason: str) -> None:
-        """Stop a run for good as ``cancel`` does, and keep the reason in its record."""
+        """Stop a run as ``cancel`` does, and store the reason in its record."""
         self._reasons[training_id] = reason
         try:
             await self.cancel(training_id)
@@ -215,7 +215,7 @@ class TrainingQueue:
         return record
 
     def standing(self, training_id: str) -> Mapping[str, Any]:
-        """Return the last event of a run under way, such as a step; empty if there is none."""
+        """Return the last progress event of a running training; empty if there is none."""
         return self._progress.last(training_id)
 
     async def events(self, training_id: str) -> AsyncIterator[Mapping[str, Any]]:

@@ -25,7 +25,7 @@ from viz.training.run import (
 )
 
 MAX_WORKS: Final = 128
-# A run asks so many committed questions, as many of each work.
+# The most committed questions in one run, shared equally between its works.
 MOST_QUESTIONS: Final = 48
 MAX_QUESTIONS_BYTES: Final = 1024 * 1024
 
@@ -96,9 +96,9 @@ def read_input(given: WorkInput) -> Work:
 
 
 def questions_of(inputs: Sequence[WorkInput]) -> tuple[Question, ...]:
-    """Return the committed questions that lie beside the works, at most ``MOST_QUESTIONS``.
+    """Return the committed questions in files beside the works, at most ``MOST_QUESTIONS``.
 
-    Reads the disk. Raises InvalidWork if a file of them is malformed or too large.
+    Reads the disk. Raises InvalidWork if such a file is malformed or too large.
     """
     found: list[tuple[Question, ...]] = []
     for path in dict.fromkeys(given.path.with_name(QUESTIONS_FILE) for given in inputs):
@@ -134,7 +134,7 @@ def settings_of(
     strictest of them. If there is one, at least ``MINIMUM_PROBES`` probes measure it. Raises
     InvalidRequest.
     """
-    # Imported here: a node without a model has no library of the training's.
+    # Imported here: a node without a model may lack the training's libraries.
     from viz.training.facts import facts_of
 
     facts = sum(fact.reworded for work in works for fact in facts_of(work))

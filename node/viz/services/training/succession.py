@@ -1,7 +1,7 @@
-"""Say what a successor of an adapter would be trained on: its works that may still be used.
+"""Plan the successor of an adapter: a training on those of its works that may still be used.
 
-Owns which works are left out: those to which the node's grant permits no new adapter any more, or
-whose withdrawal retires adapters. Trains nothing; reads the chain and the ledger.
+Owns which works are left out: those whose grant no longer permits a new adapter, and those whose
+withdrawal retires adapters. Trains nothing; reads the chain and the ledger.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from viz.services.training.holdings import run_works
 
 @dataclass(frozen=True, slots=True)
 class Succession:
-    """A request to train the successor, the rates to register it with, and what is left out."""
+    """The training request, the rates to register the successor with, and the works left out."""
 
     request: Mapping[str, Any]
     royalty_bps: int
@@ -32,10 +32,10 @@ class Succession:
 async def plan_succession(
     adapter_id: AdapterId, chain: ChainReader, ledger: TrainingLedger, trainer: Address
 ) -> Succession:
-    """Return the successor's plan.
+    """Return the plan of an adapter's successor.
 
-    Raises UnknownAdapter, InvalidRequest if the adapter was not trained here or may keep all its
-    works, LicenseError if none is left.
+    Raises UnknownAdapter, InvalidRequest if the adapter was not trained here or all its works may
+    still be used, LicenseError if no work is left.
     """
     state = await chain.adapter(adapter_id)
     if state is None:
@@ -59,7 +59,7 @@ async def plan_succession(
             f"every work of adapter {adapter_id} may still be used: it needs no successor"
         )
     if not left:
-        raise LicenseError(f"no work of adapter {adapter_id} may still be used: nothing is left")
+        raise LicenseError(f"no work of adapter {adapter_id} may still be used")
     return Succession(
         _request(found[-1], left), state.royalty_bps, state.trainer_bps, tuple(without)
     )

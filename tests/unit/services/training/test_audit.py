@@ -170,7 +170,7 @@ def test_every_measurement_is_a_claim(claimed: dict[str, Any], named: str) -> No
         assert report.verdict is Verdict.REPRODUCED and not report.findings
     report = judge(replace(MANIFEST, measurements=MEASURED | claimed), metrics)
     assert report.verdict is Verdict.DIFFERENT
-    assert report.findings == (f"not what these weights give here: its {named}",)
+    assert report.findings == (f"these weights gave other measurements in this audit: {named}",)
     without = {name: value for name, value in MEASURED.items() if name != "heldOut"}
     assert judge(replace(MANIFEST, measurements=without), metrics).verdict is Verdict.DIFFERENT
     elsewhere = replace(MANIFEST, measurements=MEASURED | claimed, environment=HERE | NEWER_TORCH)
