@@ -36,7 +36,7 @@ def has_operator_token(request: web.Request) -> bool:
 
 
 def for_operator(handler: Handler) -> Handler:
-    """Return the handler for the operator alone; anybody else gets AccessTokenInvalid."""
+    """Restrict a handler to the operator; anybody else gets AccessTokenInvalid."""
 
     async def guard(request: web.Request) -> web.StreamResponse:
         if not is_operator(request):

@@ -37,7 +37,7 @@ def client_of(request: web.Request) -> str:
 
 
 def counted_as(address: IpAddress) -> str:
-    """Return the text under which an address is counted: for IPv6, its /64 network."""
+    """Return the text that identifies an address in limits: for IPv6, its /64 network."""
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((address, IPV6_PREFIX), strict=False))
     return str(address)

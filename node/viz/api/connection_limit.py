@@ -5,9 +5,9 @@ ones. Invariants:
 
 - The public socket serves at most ``max_connections``. For connections from this machine there are
   ``SPARE`` more, so that a health check succeeds while strangers use up the rest.
-- One client address holds at most 1/``SHARES`` of them, so that none shuts out all others by slow
-  requests. A trusted proxy and this machine bring the connections of many, and hold as many as
-  they need.
+- One client address holds at most 1/``SHARES`` of them, so that nobody can shut out all others by
+  slow requests. A trusted proxy and this machine carry the connections of many clients, so they
+  have no such limit.
 - The operator's socket has its own places, which nobody else can take. A proxy on this machine
   makes strangers look like local clients, so ``SPARE`` does not protect the operator.
 - At most ``TOLD`` refused connections are open, for at most ``TOLD_S`` seconds, to get their
@@ -79,7 +79,7 @@ def is_local(host: str) -> bool:
 
 
 def _peer(transport: asyncio.Transport) -> str:
-    """Return the address of the other end; "" if there is none, as on a Unix socket."""
+    """Return the peer's address; "" if there is none, as on a Unix socket."""
     peer = transport.get_extra_info("peername")
     return str(peer[0]) if peer else ""
 
@@ -92,7 +92,7 @@ class _Site(web.BaseSite):
         super().__init__(runner)
         self._what = what
         self._metrics = runner.app[METRICS]
-        # The client whose connection it is, "" for one that is not counted.
+        # The client of each connection, "" if the connection is not counted.
         self._served: dict[RequestHandler, str] = {}
         self._told: set[_TurnedAway] = set()
         self._logged_s = -_LOG_EVERY_S
@@ -110,7 +110,7 @@ class _Site(web.BaseSite):
         """Return how many connections may be open, this one included."""
 
     def _client(self, transport: asyncio.Transport) -> str:
-        """Return under which name a connection counts against its client's share, or ""."""
+        """Return the client whose share a connection counts against, or "" for none."""
         return ""
 
     def _share(self) -> int:
@@ -138,7 +138,7 @@ class _Site(web.BaseSite):
         self._metrics.turned_away()
         if time.monotonic() - self._logged_s >= _LOG_EVERY_S:
             self._logged_s = time.monotonic()
-            of_whom = f"{client} has its share; a proxy goes into api.trusted_proxies"
+            of_whom = f"{client} has used its share; if it is a proxy, set api.trusted_proxies"
             why = of_whom if has_its_share else self._what
             _log.warning("connections turned away", open=len(self._served), why=why)
         if len(self._told) >= TOLD:

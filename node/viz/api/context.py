@@ -43,9 +43,9 @@ from viz.services.upkeep.supervision import Supervisor
 
 @dataclass(frozen=True, slots=True)
 class NodeTerms:
-    """Hold the deposit that the node suggests to buyers, and the operator's token.
+    """The deposit that the node suggests to buyers, and the operator's token.
 
-    ``age_recipient`` is what keys for this node are sealed to.
+    Keys for this node are sealed to ``age_recipient``.
     """
 
     suggested_deposit_units: Units
@@ -135,13 +135,13 @@ async def send(
     transport = request.transport
     if (
         transport is not None
-        and type(response) is web.StreamResponse  # others write a body of their own
+        and type(response) is web.StreamResponse  # other responses write their own body
         and len(data) <= UNBUFFERED_BYTES
         and not transport.get_write_buffer_size()
         and response.prepared
     ):
-        # All that was written is with the kernel already, and this piece does not fill the buffer.
-        # So the write cannot wait, and needs no timer.
+        # Everything written before has reached the kernel, and this piece does not fill the
+        # buffer, so that the write cannot block and needs no timer.
         await (response.write_eof(data) if last else response.write(data))
         return
     try:
@@ -198,10 +198,10 @@ def number_of(request: web.Request, name: str, maximum: int = 2**32 - 1) -> int:
 
 
 def asked_number(request: web.Request, name: str, default: int) -> int:
-    """Read a number from the query; raise InvalidRequest if it is none."""
+    """Read a number from the query; raise InvalidRequest if it is not a number."""
     text = request.query.get(name, str(default))
     if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
-        raise InvalidRequest(f"{name!r} is a whole number of at most {MAX_DIGITS} digits")
+        raise InvalidRequest(f"{name!r} must be a whole number of at most {MAX_DIGITS} digits")
     return int(text)
 
 

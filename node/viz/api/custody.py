@@ -1,7 +1,7 @@
-"""Take sealed works into custody, give their keys to whoever the chain permits, and show the log.
+"""Handle custody: receive sealed works, hand out keys, and show the log of hand-outs.
 
-Invariant: at most ``MAX_UPLOADS`` works are received at once, each at ``LEAST_BYTES_A_S`` at least,
-and nothing of a body is read before its owner's signature and quota were checked.
+Invariant: at most ``MAX_UPLOADS`` works are received at the same time, each at no less than
+``LEAST_BYTES_A_S``; no body is read before the owner's signature and quota are checked.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from viz.protocol.custody import (
 from viz.protocol.wire import JSON_INTEGER_MAX, Reader
 
 MAX_UPLOADS: Final = 4
-# A slow line: 16 MiB take eleven minutes.
+# For slow lines: 16 MiB take eleven minutes.
 LEAST_BYTES_A_S: Final = 25_000
 UPLOAD_S: Final = 30
 
@@ -46,14 +46,14 @@ def routes() -> list[web.RouteDef]:
 
 
 async def challenge(request: web.Request) -> web.Response:
-    """Answer what an account signs next, to hand a work over or to ask for a key."""
+    """Answer a challenge that an account signs to hand a work over or to ask for a key."""
     _, body = await body_of(request)
     account = Reader(body, "the request").address("account")
     return web.json_response(parts_of(request).custodian.challenge(account).to_json())
 
 
 async def hand_out(request: web.Request) -> web.Response:
-    """Answer a key, wrapped for the requester, if the chain permits it."""
+    """Answer a key, wrapped for the requester, if the chain permits the requester to have it."""
     _, body = await body_of(request)
     asked = SignedKeyRequest.from_json(body)
     ask_chain(request)
@@ -62,10 +62,10 @@ async def hand_out(request: web.Request) -> web.Response:
 
 
 async def handed(request: web.Request) -> web.Response:
-    """Answer which keys of a work or an adapter were handed out, and to whom."""
+    """Answer to whom and when a work's or adapter's key was handed out."""
     kind = KIND_NAMES.get(request.match_info["kind"])
     if kind is None:
-        raise InvalidRequest(f"the kinds of keys are {' and '.join(KIND_NAMES)}")
+        raise InvalidRequest(f"there are keys of {' and '.join(KIND_NAMES)} only: use one of these")
     item_id = number_of(request, "item_id", JSON_INTEGER_MAX)
     found = await parts_of(request).custodian.handed(
         kind, item_id, after=asked_number(request, "after", 0)
@@ -78,13 +78,13 @@ async def handed(request: web.Request) -> web.Response:
 
 
 class Uploads:
-    """Receives sealed works, and limits their number."""
+    """Receives sealed works, and limits the simultaneous uploads."""
 
     def __init__(self) -> None:
         self._under_way = 0
 
     async def take(self, request: web.Request) -> web.Response:
-        """Take a sealed work and its key from the work's owner."""
+        """Receive a sealed work and its key from the work's owner."""
         said = HandOver.from_header(request.headers.get(CUSTODY_HEADER, ""))
         if request.content_length != said.custody.size_bytes:
             raise InvalidRequest(

@@ -1,4 +1,4 @@
-"""Answer the market: what all nodes of the directory sell, as this node could check it."""
+"""Answer the market: the models of all nodes in the directory, as checked by this node."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _NAMES: Final = frozenset(
 
 
 def routes() -> list[web.RouteDef]:
-    """Return the routes of the market over all nodes."""
+    """Return the routes of the market."""
     path = OPERATOR_PATH + "/announcement"
     return [
         web.get(MARKET_PATH, market),
@@ -44,7 +44,7 @@ def routes() -> list[web.RouteDef]:
 
 
 async def market(request: web.Request) -> web.Response:
-    """Answer a page of the models that fit the question, each with the nodes that serve it."""
+    """Answer a page of the models that match the query, each with the nodes that serve it."""
     body = parts_of(request).discovery.index.page(_query(request))
     headers: dict[str, str] = {hdrs.CACHE_CONTROL: f"public, max-age={KEPT_S}"}
     return tagged(request, body, "application/json", headers)
@@ -59,7 +59,7 @@ async def announce(request: web.Request) -> web.Response:
 
 
 async def withdraw(request: web.Request) -> web.Response:
-    """Take this node off the directory."""
+    """Remove this node from the directory on chain."""
     return _announced(request, await parts_of(request).announcing.withdraw())
 
 
@@ -79,7 +79,7 @@ def _query(request: web.Request) -> MarketQuery:
     for name in given:
         if name not in _NAMES:
             raise InvalidRequest(
-                f"{name[:40]!r} is no question to the market: ask with {', '.join(sorted(_NAMES))}",
+                f"{name[:40]!r} is not a filter of the market: use {', '.join(sorted(_NAMES))}",
                 param=name[:40],
             )
 

@@ -1,7 +1,7 @@
-"""Answer the licenses of the works that this node is custodian of, in every form.
+"""Answer the licenses of the works in this node's custody, in every form.
 
-A document is shown only while it agrees with the chain. What was read is shared by all who ask for
-a while, and every answer has an ETag.
+A document is shown only while it agrees with the chain. Chain reads are cached for a short time,
+and every answer has an ETag.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from viz.services.market.license_documents import LICENSE_PATH, KeptLicense
 
 TDMREP_PATH: Final = "/.well-known/tdmrep.json"
 KEPT_S: Final = 60
-# A page of strangers' words runs no script, loads nothing and stands in no frame.
+# A page with strangers' texts must not run scripts, load anything or be framed.
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 
 
@@ -36,7 +36,7 @@ def routes() -> list[web.RouteDef]:
 
 
 async def tdmrep(request: web.Request) -> web.Response:
-    """Answer TDMRep's rules for the works in custody here: their rights are reserved."""
+    """Answer TDMRep's rules for the works in custody: their rights are reserved."""
     rules = await request.app[LOOKS].get(
         "tdmrep",
         parts_of(request).license_documents.tdm_rules,

@@ -1,4 +1,4 @@
-"""Take and answer the listings of works."""
+"""Accept and answer the listings of works."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def routes() -> list[web.RouteDef]:
 
 
 async def publish(request: web.Request) -> web.Response:
-    """Keep a listing that its owner signed, whoever hands it in."""
+    """Store a listing signed by its owner; anybody may hand it in."""
     _, body = await body_of(request)
     signed = SignedListing.from_json(body)
     ask_chain(request)
@@ -44,8 +44,8 @@ async def listings(request: web.Request) -> web.Response:
     after = ContentId(asked_number(request, "after", 0))
     limit = asked_number(request, "limit", LISTINGS_PAGE)
     if not 1 <= limit <= LISTINGS_PAGE:
-        raise InvalidRequest(f"'limit' is a number of 1 to {LISTINGS_PAGE}", param="limit")
-    # Not parsed: strangers may ask as often as they like, and a page has megabytes.
+        raise InvalidRequest(f"'limit' must be a number from 1 to {LISTINGS_PAGE}", param="limit")
+    # Not parsed, because strangers may ask often, and a page may have megabytes.
     found, following = await parts_of(request).listings.kept_page(after, limit)
     page = [spelled(each.document, each.signature) for each in found]
     return tagged(request, spelled_page(page, following), "application/json")

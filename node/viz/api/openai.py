@@ -166,7 +166,7 @@ async def _serve(
             raise StoreConflict("a request with this idempotency key is under way: wait for it")
         running.add(repeat.name)
     try:
-        # Before a stored answer is looked for: an answer of 200 says that the voucher was taken.
+        # Before a stored answer is looked up: status 200 means that the voucher was accepted.
         await take_voucher_of(request, access)
         # Look for a stored answer after the key is marked as running. Otherwise the first request
         # could end in between, and the answer would be generated twice.

@@ -87,7 +87,7 @@ class Answer:
     def piece_event(self, index: int, piece: Piece, offsets: Sequence[int]) -> bytes:
         """Return the server-sent event of one piece.
 
-        Only the text differs from one piece to the next, so the rest is encoded once a choice.
+        Only the text differs between pieces, so the rest is encoded once per choice.
         """
         if self.logprobs:
             return sse_event(self.piece(index, piece, offsets))

@@ -178,7 +178,7 @@ def _request(
 
 
 def _so_far(body: Mapping[str, Any], messages: Sequence[Mapping[str, str]]) -> str:
-    """Return the beginning of the reply, if the request asks to go on with its last message.
+    """Return the beginning of the reply, if the request asks to continue its last message.
 
     The parameters are those of other servers with OpenAI's interface (vLLM, SGLang).
     """

@@ -79,9 +79,9 @@ async def grant(request: web.Request) -> web.Response:
 async def publish(request: web.Request) -> web.Response:
     """Store a training run's adapter, register it with its royalties, and put it on offer.
 
-    ``shares`` ([[contentId, bps], ...]) replace the shares that follow from the works' sizes. If
-    the registration is not confirmed yet, or the adapter cannot be loaded, ``offer`` is null, and
-    ``detail`` says what to do.
+    ``shares`` ([[contentId, bps], ...]) replace the default shares, which are in proportion to the
+    works' sizes. If the registration is not confirmed yet, or the adapter cannot be loaded,
+    ``offer`` is null, and ``detail`` says what to do.
     """
     parts = parts_of(request)
     _, body = await trusted_body_of(request)
@@ -102,14 +102,14 @@ async def publish(request: web.Request) -> web.Response:
         answer["offer"] = (await _put_on_offer(parts, published.adapter_id, reader)).to_json()
         if (before := reader.optional("succeeds", reader.integer)) is not None:
             await parts.catalogue.succeed(AdapterId(before), published.adapter_id)
-    except Exception as error:  # noqa: BLE001  it is paid for: the operator must learn the id now
+    except Exception as error:  # noqa: BLE001  it is registered: the operator must learn the id now
         answer["offer"] = None
         answer["detail"] = _not_on_offer(published.adapter_id, error)
     return web.json_response(answer, status=201)
 
 
 def _not_on_offer(adapter_id: AdapterId, error: Exception) -> str:
-    """Return what an operator does for a registered adapter that is not on offer."""
+    """Say what the operator must do to put a registered adapter on offer."""
     activate = f"`viz adapter activate {adapter_id}`"
     if isinstance(error, UnknownAdapter):
         return (
@@ -216,7 +216,7 @@ async def _trained_here(
 
 
 async def succession(request: web.Request) -> web.Response:
-    """Answer what a successor of an adapter would be trained on."""
+    """Answer the plan of an adapter's successor: what it would be trained on."""
     parts = parts_of(request)
     found = await plan_succession(
         adapter_of(request), parts.chain, parts.ledger, parts.sessions.node

@@ -1,4 +1,4 @@
-"""Answer the operator's commands about works and permissions: fetch a work, permit a node."""
+"""Handle the operator's commands about works and permissions: fetch a work, permit a node."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def fetch(request: web.Request) -> web.Response:
 
 
 async def permit(request: web.Request) -> web.Response:
-    """Let another node serve an adapter that was trained here, or no longer."""
+    """Permit another node to serve an adapter that was trained here, or end the permission."""
     _, body = await trusted_body_of(request)
     reader = Reader(body, "the request")
     sent = await parts_of(request).publishing.permit(
@@ -41,9 +41,9 @@ async def permit(request: web.Request) -> web.Response:
 
 
 async def with_paths(parts: NodeContext, body: Json) -> Json:
-    """Return a request to train in which every work has a path.
+    """Return the training request with a path for every work.
 
-    A work that is named by its content id alone is fetched first, if it is not here.
+    A work that is named only by its content id is fetched first if it is not here.
     """
     works = body.get("works")
     if not isinstance(works, Sequence) or isinstance(works, str):

@@ -1,4 +1,4 @@
-"""Submit what works' owners sign, and answer what an account owns and has."""
+"""Relay what works' owners sign, and answer an account's works and balances."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ A = TypeVar("A", SignedTerms, SignedApproval, SignedWithdrawal)
 
 
 def routes() -> list[web.RouteDef]:
-    """Return the routes about works that have an owner."""
+    """Return the routes for owners of works."""
     return [
         web.post(TERMS_PATH, set_terms),
         web.post(APPROVALS_PATH, approve),
@@ -46,17 +46,17 @@ def routes() -> list[web.RouteDef]:
 
 
 async def set_terms(request: web.Request) -> web.Response:
-    """Submit an owner's new terms at the node's expense."""
+    """Relay an owner's new terms at the node's expense."""
     return await _submit(request, await _read(request, SignedTerms))
 
 
 async def approve(request: web.Request) -> web.Response:
-    """Submit an owner's approval of a trainer, or its end, at the node's expense."""
+    """Relay an owner's approval of a trainer, or its end, at the node's expense."""
     return await _submit(request, await _read(request, SignedApproval))
 
 
 async def withdraw(request: web.Request) -> web.Response:
-    """Submit an owner's withdrawal of a work at the node's expense."""
+    """Relay an owner's withdrawal of a work at the node's expense."""
     return await _submit(request, await _read(request, SignedWithdrawal))
 
 
@@ -76,7 +76,7 @@ async def _submit(request: web.Request, signed: SignedAction) -> web.Response:
 
 
 async def account(request: web.Request) -> web.Response:
-    """Answer what an account has: tokens, its balance in Settlement, and the chain's coin."""
+    """Answer an account's tokens, its balance in Settlement, and its coin for gas."""
     asked, parts = parse_address(request.match_info["account"]), parts_of(request)
     view = await request.app[LOOKS].get(
         ("account", asked),
@@ -88,7 +88,7 @@ async def account(request: web.Request) -> web.Response:
 
 
 async def certificates(request: web.Request) -> web.Response:
-    """Answer what this node destroyed of a withdrawn work, signed."""
+    """Answer the signed certificates of what this node destroyed of a withdrawn work."""
     content_id = ContentId(number_of(request, "content_id", JSON_INTEGER_MAX))
     found = await parts_of(request).destruction.certificates(content_id)
     return web.json_response(Certificates(found).to_json())
@@ -106,11 +106,11 @@ async def _view(parts: NodeContext, asked: Address) -> AccountView:
 
 
 async def owned(request: web.Request) -> web.Response:
-    """Answer which works an account owns, a bounded number of ids at a time."""
+    """Answer the works that an account owns, a bounded number of ids at a time."""
     asked, parts = parse_address(request.match_info["account"]), parts_of(request)
     text = request.query.get("after", "0")
     if not (text.isascii() and text.isdecimal() and len(text) <= _ID_DIGITS):
-        raise InvalidRequest("'after' is the id of a work")
+        raise InvalidRequest("'after' must be the id of a work")
     after = int(text)
     found = await request.app[LOOKS].get(
         ("owned", asked, after),

@@ -61,7 +61,7 @@ async def session(request: web.Request) -> web.Response:
 
 async def deposit(request: web.Request) -> web.Response:
     """Relay the opening or the top-up of a channel."""
-    # Money would lie where nothing is sold.
+    # Refuse a deposit at a node that sells nothing.
     parts_of(request).engine.model.require_served("a channel")
     credential = _credential(request)
     if not isinstance(credential, Deposit):
@@ -121,9 +121,9 @@ async def voucher(request: web.Request) -> web.Response:
 
 
 async def take_voucher_of(request: web.Request, access: AccessRecord) -> None:
-    """Take the voucher that a request for service carries, if it does; return once it is on disk.
+    """Accept the voucher in a request's header, if there is one; return once it is on disk.
 
-    Raises what the route of vouchers does, and WrongDomain for a voucher of another signer.
+    Raises the errors of the voucher route, and WrongDomain for another signer's voucher.
     """
     text = request.headers.get(payment.VOUCHER_HEADER)
     if text is None:

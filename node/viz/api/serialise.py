@@ -41,7 +41,7 @@ def failing_json(supervisor: Supervisor) -> Json:
 def training_json(record: TrainingRecord, standing: Mapping[str, Any]) -> Json:
     """Convert a training run to the JSON that the operator gets.
 
-    ``standing`` is its last event if it is under way: newer than what the record has.
+    ``standing`` is the last event of a running training, which is newer than the record.
     """
     return {
         "id": record.training_id,

@@ -1,9 +1,9 @@
 """Read the weights of a Hugging Face model directory, one tensor at a time.
 
 Owns finding the safetensors shards and checking them against the shape. Invariants: a checkpoint
-holds each weight of the shape once, with its size, and no weight that the shape does not describe;
-nothing but safetensors is read. Each look-up maps one shard and returns one tensor in bf16, so a
-large checkpoint needs memory for its largest weight alone.
+has each weight of the shape exactly once, in its size, and no other weight; only safetensors files
+are read. Each lookup maps one shard and returns one tensor in bf16, so that a large checkpoint
+needs memory only for its largest weight.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 INDEX: Final = "model.safetensors.index.json"
 SINGLE: Final = "model.safetensors"
-# Old checkpoints keep the frequencies of their rotary embeddings, which config.json determines; a
-# tied head may be stored a second time.
+# Allowed extra weights: old checkpoints hold the frequencies of their rotary embeddings, which
+# config.json determines too, and a tied head may be stored a second time.
 _DERIVED: Final = ".rotary_emb.inv_freq"
 _HEAD: Final = "lm_head.weight"
 
 
 class CheckpointTensors(Mapping[str, "torch.Tensor"]):
-    """The weights of a directory in bf16 by Hugging Face name; iterates in the order of names.
+    """A directory's weights in bf16 by Hugging Face name, iterated in alphabetical order.
 
     Raises ModelUnavailable if the checkpoint and the shape differ.
     """
@@ -43,12 +43,12 @@ class CheckpointTensors(Mapping[str, "torch.Tensor"]):
                 file: Any = safe_open(str(path), "pt")
                 for name in file.keys():  # noqa: SIM118  the file is no mapping
                     if name in found:
-                        raise ModelUnavailable(f"{directory}: two shards hold the weight {name}")
+                        raise ModelUnavailable(f"{directory}: two shards have the weight {name}")
                     self._places[name] = file
                     found[name] = tuple(file.get_slice(name).get_shape())
             except (OSError, ValueError, SafetensorError) as error:
                 raise ModelUnavailable(
-                    f"{path} cannot be read as safetensors ({str(error)[:120]}): get the file again"
+                    f"{path} cannot be read as safetensors ({str(error)[:120]}): fetch it again"
                 ) from error
         wanted = shape.tensors()
         self._names = sorted(wanted)
@@ -57,13 +57,13 @@ class CheckpointTensors(Mapping[str, "torch.Tensor"]):
                 said = f"has shape {list(found[name])}" if name in found else "is missing"
                 raise ModelUnavailable(
                     f"{directory}: the weight {name} {said}, and config.json describes "
-                    f"{list(wanted[name])}: the files are not of one model"
+                    f"{list(wanted[name])}: the files are of different models"
                 )
         for name in sorted(found.keys() - wanted.keys()):
             if not name.endswith(_DERIVED) and not (name == _HEAD and shape.tied):
                 raise ModelUnavailable(
                     f"{directory} holds the weight {name[:120]}, which config.json does not "
-                    "describe: the files are not of one model"
+                    "describe: the files are of different models"
                 )
 
     def __getitem__(self, name: str) -> torch.Tensor:
@@ -104,4 +104,4 @@ def shards(directory: Path) -> list[Path]:
             f"{directory} holds its weights as pickles only ({pickled[0]}), which can run code and "
             "are never read: convert them to safetensors, or choose a revision that has them"
         )
-    raise ModelUnavailable(f"{directory} has no {missing[0]}: get the whole checkpoint")
+    raise ModelUnavailable(f"{directory} has no {missing[0]}: fetch the complete checkpoint")

@@ -1,10 +1,10 @@
 """Write the checkpoint that another server loads: the weights that adapters were trained against.
 
-Training computes with dequantise(NF4(w)), not with w. A server that loaded the plain checkpoint
-would serve another function. Owns the exported folder: Hugging Face's layout, and
+Training computes with dequantise(NF4(w)), not with w. A server that loaded the original checkpoint
+would compute a different model. Owns the exported folder: Hugging Face's layout, and
 ``viz-base.json`` with the base's digest, the dtype and the sha256 of every file of weights.
-Invariants: each weight is bit for bit that of ``serving_weights``; the folder appears whole or not
-at all; one shard at most is in memory.
+Invariants: each weight is bit for bit that of ``serving_weights``; the folder appears complete or
+not at all; at most one shard is in memory.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RECORD: Final = "viz-base.json"
 SHARD_BYTES: Final = 2 << 30
 _BYTES: Final = {"bfloat16": 2, "float32": 4}
 _INDEX: Final = "model.safetensors.index.json"
-# Files beside the weights that a server reads; what is not there is left out.
+# The files besides the weights that a server reads; missing ones are left out.
 _COPIED: Final = (
     "generation_config.json",
     "tokenizer.json",
@@ -61,9 +61,9 @@ def export_base(
 ) -> ExportedBase:
     """Write the checkpoint of dequantise(NF4(w)) to the new folder ``target``.
 
-    The weights are bfloat16 by nature, so that either ``dtype`` holds the same numbers. ``report``
-    gets the finished part, 0 to 1. Blocks. Raises InvalidRequest if the folder holds something,
-    ModelUnavailable if it cannot be written.
+    All weights are exact in bfloat16, so that both values of ``dtype`` hold the same numbers.
+    ``report`` gets the finished fraction, 0 to 1. Blocks. Raises InvalidRequest if the folder is
+    not empty, ModelUnavailable if it cannot be written.
     """
     _require_empty(target)
     try:
@@ -128,7 +128,7 @@ def _write(
 
 
 def _shards(sizes: Mapping[str, int], shard_bytes: int) -> Iterator[Sequence[str]]:
-    """Yield the names of each shard, in order; a weight above the bound has a shard of its own."""
+    """Yield the names of each shard, in order; a weight above the limit gets its own shard."""
     names: list[str] = []
     held = 0
     for name, size in sizes.items():
@@ -147,10 +147,10 @@ def _shard_name(number: int, count: int) -> str:
 
 
 def _config(directory: Path, dtype: ExportDtype) -> dict[str, Any]:
-    """Return the base's config.json with the dtype of the exported weights and no quantisation."""
+    """Return the base's config.json with the exported dtype and without quantisation."""
     config: dict[str, Any] = json.loads((directory / "config.json").read_text("utf-8"))
     config.pop("quantization_config", None)
-    # transformers reads the first, older servers the second.
+    # transformers reads the first name, older servers the second.
     return config | {"dtype": dtype, "torch_dtype": dtype}
 
 
@@ -161,7 +161,7 @@ def _require_empty(target: Path) -> None:
     while not above.exists():
         above = above.parent
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise InvalidRequest(f"{above} is no folder that you may write to: name another one")
+        raise InvalidRequest(f"{above} is not a folder that you may write to: name another one")
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -1,10 +1,10 @@
 """Fetch a model's files from a Hugging Face hub, at one pinned commit, and verify each.
 
-Owns the spelling ``organisation/name@commit``, the choice of files, and the folder of what was
-fetched. Invariants: a folder appears complete or not at all; every file in it has the digest that
-the hub's listing of that commit gives (sha256 of large files, git's of small ones); nothing but
-safetensors, JSON and templates is fetched; a fetch that broke off goes on where it ended. After
-that the hub is not asked again. Importing this module imports no library of the hub.
+Owns the notation ``organisation/name@commit``, the choice of files, and the folder of fetched
+files. Invariants: a folder appears complete or not at all; every file in it has the digest in the
+hub's listing of that commit (sha256 of large files, git's of small ones); only safetensors, JSON
+and templates are fetched; an interrupted fetch continues where it stopped. After that the hub is
+not asked again. Importing this module does not import the hub's library.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _SPELLED: Final = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@(.+))?")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _SHARD: Final = re.compile(r"[\w-]{1,96}\.safetensors")
-# Read beside the weights; those that the model does not have are left out.
+# Fetched besides the weights, if the model has them.
 _SMALL: Final = (
     "config.json",
     "generation_config.json",
@@ -42,7 +42,7 @@ _NEEDED: Final = ("config.json", "tokenizer.json", "tokenizer_config.json")
 _MAX_SMALL_BYTES: Final = 64 << 20
 _MAX_SHARDS: Final = 512
 _CALL_TIMEOUT_S: Final = 30.0
-# What the conversion writes beside the fetched files is about as large again.
+# The conversion writes about as much again as the fetched files.
 _COPIES: Final = 2
 
 
@@ -63,20 +63,20 @@ class HubModel:
 
 
 def hub_model(source: str) -> HubModel | None:
-    """Return the model that ``source`` names on a hub; None if it is no name of this form.
+    """Return the hub model that ``source`` names; None if it does not have that form.
 
-    Raises ModelUnavailable if it names no commit: a branch or a tag may move.
+    Raises ModelUnavailable if it does not name a commit: a branch or a tag may move.
     """
     found = _SPELLED.fullmatch(source)
     if found is None or Path(source).is_dir():
         return None
     repository, revision = found.groups()
     if revision is None or not _COMMIT.fullmatch(revision):
-        said = f"names the revision {revision[:60]!r}" if revision else "names no revision"
+        said = f"names the revision {revision[:60]!r}" if revision else "names no commit"
         raise ModelUnavailable(
-            f"base_model {source[:200]} is no directory here, and as a model of a hub it {said}, "
-            f"which may move: write {repository}@COMMIT with the 40 digits of a commit (listed on "
-            "the model's page under Files and versions)"
+            f"base_model {source[:200]} is not a directory here, and as a model of a hub it "
+            f"{said}, so its content may change: write {repository}@COMMIT with the 40 digits of a "
+            "commit (listed on the model's page under Files and versions)"
         )
     return HubModel(repository, revision)
 
@@ -84,10 +84,10 @@ def hub_model(source: str) -> HubModel | None:
 def fetch(
     model: HubModel, cache_dir: Path, report: Callable[[float], None] = lambda part: None
 ) -> Path:
-    """Return the folder of the model's files; fetch what is missing, and verify it.
+    """Return the folder of the model's files; fetch and verify what is missing.
 
-    ``report`` gets the finished part, 0 to 1. Blocks as long as the network takes; a connection
-    that gives nothing for 30 seconds ends it. Raises ModelUnavailable.
+    ``report`` gets the finished fraction, 0 to 1. Blocks as long as the network takes, but gives up
+    a connection after 30 seconds without data. Raises ModelUnavailable.
     """
     target = model.folder(cache_dir)
     if target.is_dir():
@@ -102,7 +102,7 @@ def fetch(
     except ModelUnavailable:
         raise
     except Exception as error:
-        # The hub's library raises errors of its HTTP library, which is no dependency of ours.
+        # The hub's library raises errors of its HTTP library, which is not our dependency.
         raise _unavailable(model, error) from error
     return target
 
@@ -154,14 +154,14 @@ def _listed(model: HubModel) -> Mapping[str, RepoSibling]:
     )
     if info.sha != model.commit:
         raise ModelUnavailable(
-            f"the hub answers commit {str(info.sha)[:40]} of {model.repository}, and not "
+            f"the hub sent commit {str(info.sha)[:40]} of {model.repository} instead of "
             f"{model.commit}: do not use this hub"
         )
     return {each.rfilename: each for each in info.siblings or ()}
 
 
 def _weights(model: HubModel, listed: Mapping[str, RepoSibling], folder: Path) -> Sequence[str]:
-    """Return the names of the files of weights: the shards of the index, or the one file."""
+    """Return the files of weights: the shards of the index, or the single file."""
     if INDEX not in listed:
         if SINGLE in listed:
             return (SINGLE,)
@@ -178,7 +178,7 @@ def _weights(model: HubModel, listed: Mapping[str, RepoSibling], folder: Path) -
     try:
         names = sorted(set(json.loads((folder / INDEX).read_bytes())["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelUnavailable(f"{model.repository}: {INDEX} is no index of shards") from error
+        raise ModelUnavailable(f"{model.repository}: {INDEX} is not an index of shards") from error
     wrong = [name for name in names if not _SHARD.fullmatch(name) or name not in listed]
     if wrong or not 0 < len(names) <= _MAX_SHARDS:
         raise ModelUnavailable(
@@ -199,7 +199,7 @@ def _require_room(folder: Path, total: int) -> None:
 
 
 def _fetch_one(model: HubModel, file: RepoSibling, folder: Path, fetched: _Progress) -> None:
-    """Fetch one file, from where an earlier attempt ended; raise ModelUnavailable if it differs."""
+    """Fetch one file, continuing an earlier attempt; raise ModelUnavailable if it differs."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # by its docs
@@ -207,7 +207,7 @@ def _fetch_one(model: HubModel, file: RepoSibling, folder: Path, fetched: _Progr
     target, size = folder / file.rfilename, file.size
     if size is None or not (file.lfs or file.blob_id):
         raise ModelUnavailable(
-            f"the hub names no size or digest of {file.rfilename}: choose another mirror"
+            f"the hub gives no size or digest of {file.rfilename}: choose another mirror"
         )
     if target.exists() and target.stat().st_size == size and _is_right(target, file):
         fetched.add(size)
@@ -242,14 +242,14 @@ def _is_right(path: Path, file: RepoSibling) -> bool:
     if file.lfs is not None:
         with path.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest() == file.lfs.sha256
-    # What git names a file by; the listing gives no other digest of small files.
+    # Git's own digest: the listing has no other one for small files.
     digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     digest.update(path.read_bytes())
     return digest.hexdigest() == file.blob_id
 
 
 class _Progress:
-    """Counts the bytes that arrived, and reports their part of ``total``."""
+    """Counts the received bytes, and reports their fraction of ``total``."""
 
     def __init__(self, report: Callable[[float], None]) -> None:
         self.total = 0
@@ -261,7 +261,7 @@ class _Progress:
             self._report(max(0.0, min(1.0, self._done / self.total)))
 
     def bar(self) -> Any:
-        """Return a class that the hub's library uses in place of its own bar."""
+        """Return a class that the hub's library uses instead of its own progress bar."""
         outer = self
 
         class Bar:
@@ -279,7 +279,7 @@ class _Progress:
 
 
 def _unavailable(model: HubModel, error: Exception) -> ModelUnavailable:
-    """Return what a person can do about an error of the hub's library, the network or the disk."""
+    """Convert an error of the hub's library, the network or the disk; say what to do about it."""
     from huggingface_hub import errors
 
     where = f"{model.repository}@{model.commit[:12]}"
@@ -290,14 +290,14 @@ def _unavailable(model: HubModel, error: Exception) -> ModelUnavailable:
         errors.RepositoryNotFoundError: "the hub has no such model, or it is private: compare the "
         "name, and set HF_TOKEN if it is yours",
         errors.RevisionNotFoundError: "the model does not have this commit (any more): its history "
-        "was rewritten, or the commit is of another model. Choose a commit again; its digest will "
-        "differ if its files do",
+        "was rewritten, or the commit is of another model. Choose another commit; if its files "
+        "differ, so does its digest",
     }
     for kind, advice in said.items():
         if isinstance(error, kind):
             return ModelUnavailable(f"{where} cannot be fetched: {advice}")
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return ModelUnavailable(
-        f"{where} cannot be fetched ({reason}): is the hub reachable, and room on the disk? What "
-        "arrived is kept, and the next start goes on from there"
+        f"{where} cannot be fetched ({reason}): is the hub reachable, and space on the disk? What "
+        "arrived is kept, and the next start continues from there"
     )

@@ -78,9 +78,9 @@ def serving_weights(
 
 
 class ServedTensors(Mapping[str, "torch.Tensor"]):
-    """Every weight in bf16 as serving uses it, made from the base's own at each look-up.
+    """Every weight in bf16 as serving uses it, computed from the base's own at each lookup.
 
-    ``report`` gets the part of the names that were looked up, 0 to 1.
+    ``report`` gets the fraction of names that were looked up, 0 to 1.
     """
 
     def __init__(self, base: LoadedBase, report: Callable[[float], None]) -> None:

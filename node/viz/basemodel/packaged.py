@@ -1,9 +1,9 @@
 """Find a tokenizer by its digest, in this package or in a folder, without loading a model.
 
-Owns the tokenizer in this package, with which buyers count the billed tokens again without torch
-and without the model. It is that of SmolLM2-135M-Instruct (Apache 2.0, Hugging Face):
-one JSON object of the texts of tokenizer.json, tokenizer_config.json and the chat template by file
-name, compressed. A test checks that it equals the base model's own.
+Owns the tokenizer in this package, with which buyers check the billed tokens without torch and
+without the model. It is that of SmolLM2-135M-Instruct (Apache 2.0, Hugging Face): one compressed
+JSON object with the texts of tokenizer.json, tokenizer_config.json and the chat template, by file
+name. A test checks that it equals the base model's own.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Fetch, convert and quantise a base model once, in child processes that report their progress.
 
-A model of a hub is fetched by a child of its own, the only one that uses the network. The second
-child imports transformers and bitsandbytes and holds the weights twice: about 1 GB. A daemon
-that converted in its own process would keep much of that memory until its end. Invariant: the child
+The first child fetches a model from a hub; only this one uses the network. The second child imports
+transformers and bitsandbytes and holds the weights twice (about 1 GB for the packaged model). If
+the daemon did this in its own process, it would keep much of that memory. Invariant: the child
 writes exactly what ``load_base`` and ``serving_weights`` write.
 """
 
@@ -31,13 +31,13 @@ ReportProgress = Callable[[float], None]
 _CONVERTED: Final = 0.8
 _STDERR_BYTES: Final = 4096
 _ANY: Final = "any"
-# What the child does: fetch the files from a hub, or convert and quantise them.
+# What a child does: fetch the files from a hub, or convert and quantise them.
 _FETCH: Final = "fetch"
 _PREPARE: Final = "prepare"
-# The part of the bar that a fetch takes.
+# The fraction of the progress bar for the fetch.
 _FETCHED: Final = 0.8
 _OFFLINE: Final = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-# Plain HTTP, which goes on where it broke off, and no reports about who uses the library.
+# Plain HTTP, which can continue an interrupted fetch, and no telemetry of the library.
 _ONLINE: Final = {
     "HF_HUB_DISABLE_XET": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -149,7 +149,7 @@ def _prepare(source: str, cache_dir: Path, accepted: str, report: ReportProgress
 def main() -> int:
     """Fetch, or convert and quantise, the model in ``argv``; report steps on standard output.
 
-    The arguments are the work, the source, the cache and the accepted digests (or _ANY).
+    The arguments are the task, the source, the cache and the accepted digests (or _ANY).
     """
     # Standard output is only for our lines: what a library prints is redirected to standard error.
     told = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")

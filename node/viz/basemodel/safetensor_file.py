@@ -98,8 +98,8 @@ def write_file(
     """Write the tensors (sorted by name, C order) and return the file's sha256.
 
     The same tensors and metadata always give the same bytes. The file is written atomically. With
-    ``bf16_sizes``, the names and sizes of tensors that are all bf16, each tensor is looked up once,
-    when it is written: so a mapping that makes them holds one at a time.
+    ``bf16_sizes`` (the names and sizes of tensors that are all bf16), each tensor is looked up only
+    once, when it is written, so that a mapping can compute them one at a time.
     """
     import torch
 
@@ -131,7 +131,9 @@ def write_file(
             for name in order:
                 flat = tensors[name].detach().cpu().contiguous().reshape(-1)
                 if flat.numel() != math.prod(told[name][1]) or names[flat.dtype] != told[name][0]:
-                    raise NotSafetensors(f"tensor {name[:80]!r} is not as was said")
+                    raise NotSafetensors(
+                        f"tensor {name[:80]!r} differs from the stated type or size"
+                    )
                 raw = flat.view(torch.uint8).numpy().data
                 file.write(raw)
                 digest.update(raw)

@@ -1,8 +1,8 @@
 """Describe the architecture of a decoder-only base model as one value.
 
 Owns the sizes, and the few points in which the supported families differ: rotary embeddings,
-biases, norms, windows, scales and caps. Engine, conversion, training and memory plan all read this
-value; none of them knows a family by name. ``viz.basemodel.shape_reader`` makes it from a
+biases, norms, windows, scales and caps. Engine, conversion, training and memory plan read only this
+value: none of them depends on a family's name. ``viz.basemodel.shape_reader`` makes it from a
 config.json.
 """
 
@@ -30,10 +30,10 @@ Activation = Literal["silu", "gelu_tanh"]
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """Rotary position embeddings, and how their frequencies were stretched for longer contexts.
+    """Rotary position embeddings, and how their frequencies are scaled for longer contexts.
 
-    ``factor`` and ``original_tokens`` are used by all kinds but "default", ``low_frequency`` and
-    ``high_frequency`` by "llama3", the rest by "yarn". ``attention_factor`` None means
+    All kinds except "default" use ``factor`` and ``original_tokens``; "llama3" also uses
+    ``low_frequency`` and ``high_frequency``, "yarn" the rest. ``attention_factor`` None means
     0.1 ln(factor) + 1. Sources: RoFormer, arXiv 2104.09864; YaRN, arXiv 2309.00071; Llama 3.1.
     """
 
@@ -55,15 +55,15 @@ class DecoderShape:
 
     The fields with defaults say how it differs from Llama's pass:
 
-    - ``linears``: (name, out, in) of the linear layers of each layer, of LINEARS
+    - ``linears``: (name, out, in) of the linear modules of each layer, named as in LINEARS
     - ``biases``: those of them that have a bias
-    - ``local_rope``: the rotary embeddings of the layers with a window; None: those of the others
-    - ``window``: how many tokens, itself included, a token sees in the layers of ``windowed``
+    - ``local_rope``: rotary embeddings of the layers with a window; None: the same as the others
+    - ``window``: how many tokens, itself included, a token attends to in the layers ``windowed``
     - ``unrotated``: layers without rotary embeddings
     - ``head_norms``: RMSNorm over each head's queries and keys, before the rotation
     - ``norm_offset``: what is added to each norm's weight (Gemma: 1)
-    - ``output_norms``: norms of what attention and MLP give, before it is added (Gemma)
-    - ``embedding_scale``: what embeddings are multiplied by
+    - ``output_norms``: norms of the outputs of attention and MLP, before they are added (Gemma)
+    - ``embedding_scale``: the factor of the embeddings
     - ``query_size``: scores are divided by its square root; None: ``head_dim``
     - ``attention_cap``, ``logit_cap``: x -> cap * tanh(x / cap) of scores and of logits
     """
@@ -97,7 +97,7 @@ class DecoderShape:
 
     @property
     def attention_scale(self) -> float:
-        """Return what the products of queries and keys are multiplied by."""
+        """Return the factor of the products of queries and keys."""
         return 1.0 / math.sqrt(self.query_size or self.head_dim)
 
     @property
@@ -106,7 +106,7 @@ class DecoderShape:
         return "pre_feedforward_layernorm" if self.output_norms else "post_attention_layernorm"
 
     def window_of(self, layer: int) -> int | None:
-        """Return how many tokens, itself included, a token sees in this layer; None: all."""
+        """Return how many tokens, itself included, a token attends to in this layer; None: all."""
         return self.window if layer in self.windowed else None
 
     def rope_of(self, layer: int) -> Rope | None:
@@ -116,9 +116,9 @@ class DecoderShape:
         return (self.local_rope or self.rope) if layer in self.windowed else self.rope
 
     def is_llama(self, capacity: int) -> bool:
-        """Return whether Llama's pass computes this model for at most ``capacity`` tokens.
+        """Return whether Llama's forward pass is right for this model up to ``capacity`` tokens.
 
-        Rotary embeddings of any kind are part of it. A window that no token leaves is none.
+        Any kind of rotary embeddings is supported. A window of ``capacity`` or more has no effect.
         """
         if self.windowed and (self.window or 0) < capacity:
             return False
@@ -159,8 +159,9 @@ class DecoderShape:
     def canonical(self) -> str:
         """Return the shape as canonical JSON, independent of library versions.
 
-        Only what differs from Llama's pass is named beyond the sizes: so a new field changes no
-        digest of a base that does not use it. The linear layers follow from the weights.
+        Besides the sizes it has only the fields that differ from Llama's pass, so that a new field
+        does not change the digest of a base that does not use it. The linear layers are left out:
+        they follow from the weights.
         """
         told: dict[str, Any] = {
             each.name: getattr(self, each.name) for each in fields(self) if each.name in _SIZES
@@ -174,7 +175,7 @@ class DecoderShape:
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> DecoderShape:
-        """Return the value that ``to_json`` gave; raise TypeError or KeyError for another."""
+        """Parse the output of ``to_json``; raise TypeError or KeyError for anything else."""
         local = told["local_rope"]
         lists = ("end_ids", "biases", "windowed", "unrotated")
         return cls(
@@ -188,7 +189,7 @@ class DecoderShape:
         )
 
     def _differences(self) -> dict[str, Any]:
-        """Return the fields that are not as in Llama's pass, as JSON."""
+        """Return the fields that differ from Llama's pass, as JSON."""
         found: dict[str, Any] = {
             each.name: value
             for each in fields(self)
@@ -203,7 +204,7 @@ class DecoderShape:
 
 
 def _changed(rope: Rope) -> dict[str, Any]:
-    """Return theta, and the other fields that are not the default."""
+    """Return theta and the other fields that differ from their defaults."""
     told = {each.name: (getattr(rope, each.name), each.default) for each in fields(rope)}
     return {name: value for name, (value, default) in told.items() if value != default}
 

@@ -1,10 +1,11 @@
-"""Read a base model's architecture from its config.json, with transformers as the judge.
+"""Read a base model's architecture from its config.json, and check it against transformers.
 
-The model is instantiated by transformers on the meta device, without memory: the linear layers,
-their shapes, biases and norms are what that model has. Invariants: every member of config.json is
-understood, or known to have no effect on the answers, or says that it is not used; any other is
-refused by name. The weights that the engine would read are exactly those of transformers' model.
-What was read is kept beside the converted models, because transformers takes seconds to import.
+Transformers instantiates the model on the meta device, without memory; linear layers, shapes,
+biases and norms are read from that instance. Invariants: every member of config.json is understood,
+or known not to affect answers, or has a value that switches it off; a model with any other member
+is refused, and the error names the member. The engine reads exactly the weights of transformers'
+model. The result is cached beside the converted models, because importing transformers takes
+seconds.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from viz.basemodel.shape import LINEARS, Activation, DecoderShape, Rope
 from viz.domain.strict_json import load_json
 from viz.errors import ModelUnavailable
 
-# Increase it when what is read from a config.json changes.
+# Increase this when the result of reading a config.json changes.
 _READER: Final = 1
 _MOST_LAYERS: Final = 1_024
 _NOT_USED: Final[tuple[Any, ...]] = (None, False, {}, [], "")
 
-# Members that every supported family has, and that are read below or checked by transformers.
+# Members that every supported family has; they are read below or checked by transformers.
 _READ: Final = frozenset(
     {"model_type", "architectures", "hidden_size", "intermediate_size", "num_hidden_layers"}
     | {"num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size", "hidden_act"}
     | {"max_position_embeddings", "rms_norm_eps", "tie_word_embeddings", "eos_token_id"}
     | {"rope_theta", "rope_scaling", "rope_parameters", "attention_bias", "mlp_bias"}
 )
-# Members that change no answer: training, bookkeeping, how other programs run the model.
+# Members without effect on answers: for training, bookkeeping or other programs.
 _HARMLESS: Final = frozenset(
     {"_name_or_path", "_model_name_or_path", "transformers_version", "torch_dtype", "dtype"}
     | {"use_cache", "return_dict", "output_hidden_states", "output_attentions"}
@@ -43,7 +44,7 @@ _HARMLESS: Final = frozenset(
     | {"bos_token_id", "pad_token_id", "unk_token_id", "id2label", "label2id", "num_labels"}
     | {"attn_implementation", "_attn_implementation_autoset", "cache_implementation"}
     | {"_attn_implementation", "torchscript", "tokenizer_class", "problem_type"}
-    # How other programs draw the next token by default.
+    # Other programs' default sampling settings.
     | {"do_sample", "temperature", "top_p", "top_k", "max_length"}
     | {"is_llama_config", "transformers.js_config", "unsloth_fixed", "unsloth_version"}
     | {"max_window_layers", "no_rope_layer_interval"}
@@ -52,10 +53,10 @@ _HARMLESS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """What a family's config.json may say beyond the common members, and what its model does.
+    """A family's own members of config.json, and how its model differs from Llama's.
 
-    ``offset`` is added to the weights of norms, ``scaled`` embeddings are multiplied by the square
-    root of their width; neither can be seen in the names and shapes of the weights.
+    ``offset`` is added to the weights of norms; ``scaled`` means that embeddings are multiplied by
+    the square root of their width. Names and shapes of the weights do not show these two.
     """
 
     reads: frozenset[str] = frozenset()
@@ -75,7 +76,7 @@ _FAMILIES: Final[Mapping[str, _Family]] = {
     "qwen3": _Family(_WINDOWS),
     "smollm3": _Family(_WINDOWS | {"no_rope_layers"}),
     "gemma2": _Family(
-        # transformers reads the window from ``sliding_window`` alone; Google's files say it twice.
+        # transformers reads the window only from ``sliding_window``; Google's files have it twice.
         _GEMMA | {"attn_logit_softcapping", "sliding_window_size"},
         offset=1.0,
         scaled=True,
@@ -113,15 +114,15 @@ _ROPE_KINDS: Final[Mapping[str, frozenset[str]]] = {
 def read_shape(directory: Path, cache_dir: Path | None = None) -> DecoderShape:
     """Read config.json (and generation_config.json) of a Hugging Face model directory.
 
-    With ``cache_dir``, what is read is kept there, and read from there the next time. Raises
-    ModelUnavailable with the reason if this engine would not compute the model exactly.
+    With ``cache_dir``, the result is cached there. Raises ModelUnavailable with the reason if this
+    engine would not compute the model exactly.
     """
     kept = cache_dir and kept_shape(directory, cache_dir)
     try:
         if kept is not None and kept.exists():
             return DecoderShape.from_json(json.loads(kept.read_text("utf-8")))
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # a damaged file is made again
+        pass  # a damaged file is written again
     shape = _read(directory)
     if kept is not None:
         try:
@@ -137,7 +138,7 @@ def read_shape(directory: Path, cache_dir: Path | None = None) -> DecoderShape:
 
 
 def kept_shape(directory: Path, cache_dir: Path) -> Path:
-    """Return the file of what was read from this configuration by these versions."""
+    """Return the cache file for this configuration and these library versions."""
     digest = hashlib.sha256()
     try:
         digest.update(f"{_READER} {version('transformers')}".encode())
@@ -158,7 +159,7 @@ def _read(directory: Path) -> DecoderShape:
     if family is None:
         raise ModelUnavailable(
             f"{directory} is a {str(name)[:40]!r} model, which the embedded engine does not "
-            f"compute: choose one of {', '.join(_FAMILIES)} (model_type in config.json)"
+            f"support: choose one of {', '.join(_FAMILIES)} (model_type in config.json)"
         )
     where = f"{directory}/config.json of a {name} model"
     unknown = sorted(
@@ -182,7 +183,7 @@ def _read(directory: Path) -> DecoderShape:
 
 
 def _instantiated(directory: Path, where: str) -> tuple[Any, dict[str, tuple[int, ...]]]:
-    """Return transformers' configuration, and the names and shapes of its model's weights."""
+    """Return transformers' configuration, and names and shapes of its model's weights."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -227,7 +228,7 @@ def _shape(
     windowed = _windowed(config, layers)
     if windowed and (type(config.sliding_window) is not int or config.sliding_window < 1):
         raise ModelUnavailable(f"{where}: sliding_window is not a number of tokens")
-    rotated = getattr(config, "no_rope_layers", None)  # a 1 for each layer that is rotated
+    rotated = getattr(config, "no_rope_layers", None)  # 1 for each layer with rotary embeddings
     activation = _ACTIVATIONS.get(_activation(config))
     if activation is None:
         raise ModelUnavailable(
@@ -264,7 +265,7 @@ def _shape(
 
 
 def _number(config: Any, family: _Family, name: str) -> float | None:
-    """Return a member that the family reads, if it has a value above 0; None if it has none."""
+    """Return a member that the family reads if it is above 0; None if it is absent or null."""
     value = getattr(config, name, None) if name in family.reads else None
     if value is None:
         return None
@@ -278,7 +279,7 @@ def _activation(config: Any) -> Any:
 
 
 def _windowed(config: Any, layers: int) -> tuple[int, ...]:
-    """Return the layers in which a token sees a window; without ``layer_types`` all have one."""
+    """Return the layers with a window; without ``layer_types``, all layers have it."""
     if getattr(config, "sliding_window", None) is None:
         return ()
     kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * layers
@@ -300,7 +301,7 @@ def _require_known_layers(config: Any, where: str) -> None:
 
 
 def _ropes(config: Any, where: str) -> tuple[Rope, Rope]:
-    """Return the rotary embeddings of layers without and with a window."""
+    """Return the rotary embeddings of layers without a window, and of those with one."""
     told = config.rope_parameters
     if "full_attention" in told:
         return _rope(told["full_attention"], where), _rope(told["sliding_attention"], where)
@@ -318,7 +319,7 @@ def _rope(told: Mapping[str, Any], where: str) -> Rope:
         )
     whole = told.get("partial_rotary_factor") in (None, 1.0)
     known = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
-    # A kind ignores the other kinds' members, as transformers does.
+    # As in transformers, each kind ignores the members of the others.
     unknown = sorted(set(told) - known - set(_ROPE_MEMBERS))
     if unknown or not whole:
         raise ModelUnavailable(
@@ -335,7 +336,7 @@ def _rope(told: Mapping[str, Any], where: str) -> Rope:
 
 
 def _require_same(tensors: Mapping[str, tuple[int, ...]], shape: DecoderShape, where: str) -> None:
-    """Raise ModelUnavailable if transformers' model has other weights than the engine reads."""
+    """Raise ModelUnavailable if the weights that the engine reads are not transformers'."""
     ours = shape.tensors()
     wrong = sorted(name for name in {*ours, *tensors} if ours.get(name) != tensors.get(name))
     if wrong:

@@ -1,4 +1,4 @@
-"""Load a base model: the packaged default, a local directory, or one that was fetched from a hub.
+"""Load a base model: the packaged default, a local directory, or a model fetched from a hub.
 
 Owns the one-time conversions (the packaged GGUF, the text part of a model with a vision part), the
 model cache and the base digest. Invariants: a converted directory appears complete or not at all; a
@@ -64,7 +64,7 @@ class LoadedBase:
         return self.model.digest
 
     def weights(self) -> Mapping[str, torch.Tensor]:
-        """Return the unquantised weights in bf16 by Hugging Face name, each read at its look-up."""
+        """Return the unquantised weights in bf16 by Hugging Face name, each read at its lookup."""
         return CheckpointTensors(self.directory, self.shape)
 
     def embeddings(self) -> torch.Tensor:
@@ -99,9 +99,8 @@ def load_base(
 
     ``source`` is DEFAULT_BASE, a Hugging Face model directory, or a model of a hub that was fetched
     (``viz.basemodel.hub``). The digest must be in ``allowed``; None allows any (for tests, and to
-    print a digest before it is allowed).
-    ``report`` gets the finished part of a conversion, 0 to 1. Blocks for seconds, and longer if it
-    converts. Raises ModelUnavailable.
+    print a digest before it is allowed). ``report`` gets the finished fraction of a conversion, 0
+    to 1. Blocks for seconds, longer if it converts. Raises ModelUnavailable.
     """
     hub = hub_model(str(source))
     if str(source) == DEFAULT_BASE:
@@ -110,8 +109,8 @@ def load_base(
         name, directory = hub.name, hub.folder(cache_dir)
         if not directory.is_dir():
             raise ModelUnavailable(
-                f"{source} is not in {directory.parent} yet: start the node with this base_model, "
-                "or run viz base export, which fetch it"
+                f"{source} is not in {directory.parent} yet: to fetch it, start the node with this "
+                "base_model, or run viz base export"
             )
     else:
         name, directory = Path(source).name, Path(source)
@@ -148,10 +147,9 @@ def load_base(
 
 
 def kept_directory(source: str, cache_dir: Path) -> Path | None:
-    """Return the directory that ``load_base`` reads, if it reads it as it is; None otherwise.
+    """Return the directory that ``load_base`` reads; None if something must be converted first.
 
-    None means that something is to be converted first. A directory that is missing is returned:
-    ``load_base`` says what is wrong.
+    A missing directory is returned too: ``load_base`` then raises the error.
     """
     if source == DEFAULT_BASE:
         directory = converted_directory(cache_dir)
@@ -211,7 +209,7 @@ def _converted_default(cache_dir: Path, report: Callable[[float], None]) -> Path
 
 
 def _make_once(target: Path, make: Callable[[Path], None]) -> None:
-    """Make a directory that appears complete or not at all; ``make`` fills an empty one."""
+    """Create a directory that appears complete or not at all; ``make`` fills it."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".converting-", dir=target.parent))

@@ -1,9 +1,8 @@
-"""Know what the tokens of a tokenizer.json spell, and what it puts before a text.
+"""Map the tokens of a tokenizer.json to bytes, and find out what it puts before a text.
 
-Owns the two kinds of BPE that are understood: byte-level (GPT-2 and its followers), and that of
-SentencePiece with byte fallback, whose spaces are U+2581. Invariant: a tokenizer is accepted only
-if texts of many scripts come back from their tokens unchanged, so that what is counted is what is
-sent.
+Owns the two supported kinds of BPE: byte-level (GPT-2 and its followers), and SentencePiece with
+byte fallback, where U+2581 stands for a space. Invariant: a tokenizer is accepted only if texts in
+many scripts are the same after encoding and decoding, so that the counted text is the text sent.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from typing import Any, Final, Literal
 
 from viz.basemodel.detokenise import Detokeniser, byte_alphabet
 
-# Where the tokenizer puts a space before a text: nowhere, at the beginning of the whole, or at the
-# beginning of each part between control tokens.
+# Where the tokenizer adds a space: nowhere, before the whole text, or before each part between
+# control tokens.
 SpaceBefore = Literal["nowhere", "first", "always"]
 _SPACE: Final = "\u2581"
 _BYTE: Final = re.compile("<0x([0-9A-F]{2})>")
@@ -32,13 +31,13 @@ _PROBES: Final = (
 
 
 class UnknownTokenizer(ValueError):
-    """The tokenizer is of a kind that is not understood; the message says which."""
+    """The tokenizer is of an unsupported kind; the message says which."""
 
 
 class Spelling:
-    """What each token of one tokenizer (a ``tokenizers.Tokenizer``) stands for.
+    """The bytes of each token of one tokenizer (a ``tokenizers.Tokenizer``).
 
-    Raises UnknownTokenizer if its kind is not understood.
+    Raises UnknownTokenizer if its kind is not supported.
     """
 
     def __init__(self, library: Any) -> None:
@@ -46,7 +45,7 @@ class Spelling:
         if type(model).__name__ != "BPE":
             raise UnknownTokenizer(f"its model is {type(model).__name__}, and not BPE")
         if model.dropout:
-            raise UnknownTokenizer("its BPE drops merges by chance (dropout)")
+            raise UnknownTokenizer("its BPE drops merges at random (dropout)")
         if model.continuing_subword_prefix or model.end_of_word_suffix:
             raise UnknownTokenizer("its BPE marks the beginnings or ends of words")
         steps = list(_parts(library.decoder))
@@ -78,10 +77,11 @@ class Spelling:
 
     @property
     def merges_over_signs(self) -> bool:
-        """Whether a token may span a word and the sign after it, so that text parts at spaces only.
+        """Whether a token may span a word and the sign after it.
 
-        SentencePiece does not split a text before it merges, and added tokens ("</think>") are
-        found before a text is split.
+        If so, a text may be counted in parts only where they are split at spaces. SentencePiece
+        does not split a text before it merges, and added tokens ("</think>") are found before a
+        text is split.
         """
         return not self.is_byte_level or any(
             len(each.content) > 1 and not each.special and not each.content.isspace()
@@ -89,18 +89,18 @@ class Spelling:
         )
 
     def require_lossless(self, encode: Any) -> None:
-        """Raise UnknownTokenizer if a text does not come back from its tokens."""
+        """Raise UnknownTokenizer if a text changes by encoding and decoding."""
         for probe in _PROBES:
             ids = encode(probe)
             table = {i: self._bytes_of(i, self._library.id_to_token(i)) for i in ids}
             decoder = Detokeniser({i: table[i] for i in table if i not in self.control.values()})
             back = decoder.push(ids) + decoder.flush()
             if back != probe:
-                raise UnknownTokenizer(f"it loses text: {probe[:30]!r} comes back as {back[:30]!r}")
+                raise UnknownTokenizer(f"it loses text: {probe[:30]!r} is decoded as {back[:30]!r}")
 
     def _bytes_of(self, token_id: int, token: str) -> bytes:
         if (added := self.added.get(token_id)) is not None:
-            # It is found in a text as it is written, or in one whose spaces are replaced.
+            # It is matched in the text as written, or in the text with its spaces replaced.
             spaced = added.normalized and not self.is_byte_level
             return (token.replace(_SPACE, " ") if spaced else token).encode()
         if self.is_byte_level:
@@ -112,7 +112,7 @@ class Spelling:
 
 
 def space_before(library: Any) -> SpaceBefore:
-    """Return where the tokenizer puts a space that the text does not have."""
+    """Return where the tokenizer adds a space that the text does not have."""
     found: SpaceBefore = "nowhere"
     for step in (*_parts(library.normalizer), *_parts(library.pre_tokenizer)):
         scheme = step.get("prepend_scheme", "always" if step.get("add_prefix_space") else "never")
@@ -124,7 +124,7 @@ def space_before(library: Any) -> SpaceBefore:
 
 
 def without_space_before(tokenizer_json: str) -> str:
-    """Return the same tokenizer, which puts no space before a text."""
+    """Return the same tokenizer without the space that it adds before a text."""
     told = json.loads(tokenizer_json)
     for stage in ("normalizer", "pre_tokenizer"):
         told[stage] = _bare(told.get(stage))
@@ -132,10 +132,10 @@ def without_space_before(tokenizer_json: str) -> str:
 
 
 def either(words: Iterable[str]) -> str:
-    """Return a pattern of the longest of these words, in time linear in the text.
+    """Return a pattern that matches the longest of these words, in time linear in the text.
 
-    Some vocabularies have thousands of control tokens. One after another, each "<" of a text would
-    be compared with all of them.
+    Some vocabularies have thousands of control tokens. A plain alternation would compare each "<"
+    of a text with all of them.
     """
     branches = []
     groups: dict[str, list[str]] = {}
@@ -150,7 +150,7 @@ def either(words: Iterable[str]) -> str:
 
 
 def _shared_beginning(words: Sequence[str]) -> str:
-    """Return the longest beginning that all words share; they are sorted."""
+    """Return the longest common prefix of sorted words."""
     first, last = words[0], words[-1]
     length = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), None)
     return first[: min(len(first), len(last)) if length is None else length]
@@ -172,7 +172,7 @@ def _flat(told: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _bare(told: Any) -> Any:
-    """Return a normalizer or pre-tokenizer as JSON, without what it puts before a text."""
+    """Return a normalizer or pre-tokenizer (JSON) without the step that adds a space."""
     if not isinstance(told, dict) or told.get("type") == "Prepend":
         return None
     for members in _MEMBERS:

@@ -1,9 +1,9 @@
-"""Take the language model out of a checkpoint that also has a vision part (Gemma 3 from 4B on).
+"""Extract the language model from a checkpoint that also has a vision part (Gemma 3 from 4B on).
 
-Owns a folder with the text model alone, in the layout of one that was published so: its
-configuration, its weights in bf16 and the tokenizer's files. Invariants: each weight is the
-checkpoint's own; a weight that is neither of the language model nor of the vision part refuses the
-checkpoint; one weight at a time is in memory.
+Owns a folder with the text model alone, in the usual layout of a text model: configuration, weights
+in bf16 and tokenizer files. Invariants: the weights are copied unchanged; a checkpoint with a
+weight that belongs neither to the language model nor to the vision part is refused; one weight at a
+time is in memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # model_type of a checkpoint with a vision part -> that of its language model, and its class.
 _TEXT_PARTS: Final = {"gemma3": ("gemma3_text", "Gemma3ForCausalLM")}
-# How the names of weights begin: as published, and as transformers 5 writes them.
+# Prefixes of the weights' names: as published, and as transformers 5 writes them.
 _TEXT: Final = {
     "language_model.model.": "model.",
     "language_model.lm_head.": "lm_head.",
@@ -43,9 +43,10 @@ _COPIED: Final = (
 
 
 def text_folder(directory: Path, cache_dir: Path) -> Path | None:
-    """Return where the text part of a model directory lies or will lie; None if it is all text.
+    """Return the folder for the text part of a model directory; None if there is no vision part.
 
-    The folder's name follows from the configuration, and the sizes and times of the weights.
+    The folder may not exist yet. Its name depends on the configuration and on the sizes and times
+    of the files of weights.
     """
     told = _config(directory)
     if told is None:
@@ -81,11 +82,11 @@ def write_text_part(directory: Path, target: Path) -> None:
 
 
 def _config(directory: Path) -> dict[str, Any] | None:
-    """Return the configuration if it is that of a model with a vision part; None otherwise."""
+    """Return the configuration if the model has a vision part; None otherwise."""
     try:
         told = load_json((directory / "config.json").read_bytes())
     except (OSError, ValueError):
-        return None  # ``shape_reader`` says what is wrong
+        return None  # ``shape_reader`` reports the fault
     if not isinstance(told, dict) or told.get("model_type") not in _TEXT_PARTS:
         return None
     if not isinstance(told.get("text_config"), dict):
@@ -94,7 +95,7 @@ def _config(directory: Path) -> dict[str, Any] | None:
 
 
 class _TextTensors(Mapping[str, "torch.Tensor"]):
-    """The weights of the language model under the names of a text model, read at each look-up."""
+    """The language model's weights under the names of a text model, read at each lookup."""
 
     def __init__(self, directory: Path) -> None:
         from safetensors import SafetensorError, safe_open
@@ -111,7 +112,7 @@ class _TextTensors(Mapping[str, "torch.Tensor"]):
                         self.sizes[own] = tuple(file.get_slice(name).get_shape())
             except (OSError, ValueError, SafetensorError) as error:
                 raise ModelUnavailable(
-                    f"{path} cannot be read as safetensors ({str(error)[:120]}): get the file again"
+                    f"{path} cannot be read as safetensors ({str(error)[:120]}): fetch it again"
                 ) from error
 
     def __getitem__(self, name: str) -> torch.Tensor:
@@ -129,7 +130,7 @@ class _TextTensors(Mapping[str, "torch.Tensor"]):
 
 
 def _text_name(name: str, directory: Path) -> str | None:
-    """Return the name of a weight in the text model; None if it is of the vision part."""
+    """Return a weight's name in the text model; None if it belongs to the vision part."""
     for prefix, own in _TEXT.items():
         if name.startswith(prefix):
             return own + name.removeprefix(prefix)

@@ -1,9 +1,9 @@
 """Convert text to token ids and back, and render chats with the base model's template.
 
 Owns the canonical tokenisation (which is billed), raw prompts (which begin as the tokenizer's file
-says), and the rule that control tokens come only from the model's files: a control token that is
-written in a text stays plain characters. Added tokens that are not control tokens are found in any
-text. ``viz.basemodel.spelling`` knows the kinds of tokenizers.
+says), and the rule that control tokens come only from the model's files: the name of a control
+token in a text stays plain characters. Other added tokens are recognised in any text.
+``viz.basemodel.spelling`` handles the kinds of tokenizers.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _PRIVATE_USE: Final = (
 
 
 class PlainTokenizer:
-    """The canonical tokenisation of plain text by the text of a tokenizer.json, which is billed.
+    """The canonical tokenisation of plain text, which is billed, from the text of a tokenizer.json.
 
-    Control tokens that are written in the text stay text. A space that the file puts before a text
-    is left out: the text may stand anywhere in a prompt or an answer, and has its own spaces. So
-    the ids spell the text exactly. Raises ImportError if the tokenizers library is not installed,
-    and the library's own errors for a text that it cannot read.
+    The names of control tokens in the text stay text. A space that the file adds before a text is
+    left out, because the text may be anywhere in a prompt or an answer. So the ids decode to
+    exactly the text. Raises ImportError if the tokenizers library is not installed, and the
+    library's own errors for a tokenizer.json that it cannot read.
     """
 
     def __init__(self, tokenizer_json: str) -> None:
@@ -63,11 +63,11 @@ class PlainTokenizer:
         return self._encode(self._bare, text)
 
     def framed(self, text: str) -> tuple[int, ...]:
-        """Return the ids of a whole raw prompt, as the file begins and ends every text."""
+        """Return the ids of a complete raw prompt, with what the file adds around a text."""
         return self._encode(self.library, text, framed=True)
 
     def part(self, text: str, *, first: bool) -> tuple[int, ...]:
-        """Return the ids of text between control tokens; ``first``: nothing is before it."""
+        """Return the ids of text between control tokens; ``first``: it begins the prompt."""
         spaced = self._spaced == "always" or (first and self._spaced == "first")
         return self._encode(self.library if spaced else self._bare, text)
 
@@ -89,7 +89,7 @@ class PlainTokenizer:
 class ChatTokenizer:
     """The tokenizer of one model directory (tokenizer.json and its chat template).
 
-    ``packed`` gives the texts of the directory's files by name, where they are not on disk.
+    ``packed`` gives the texts of the files by name if they are not on disk.
     """
 
     def __init__(self, directory: Path, packed: Mapping[str, str] | None = None) -> None:
@@ -97,8 +97,8 @@ class ChatTokenizer:
 
         try:
             texts = packed or _texts(directory)
-            # Kept as text: only the library reads it. Its JSON is parsed again for a digest alone,
-            # because that takes a quarter of what loading takes.
+            # Kept as text for the library. Its JSON is parsed only for a digest, because parsing
+            # takes a quarter of the time of loading.
             self._tokenizer_json = texts[_TOKENIZER]
             named = json.loads(texts[_SPECIAL_MAP]) if _SPECIAL_MAP in texts else {}
             self._config: dict[str, Any] = {**named, **json.loads(texts[_CONFIG])}
@@ -130,7 +130,7 @@ class ChatTokenizer:
             "control": self._control,
             "template": self._template_text,
         }
-        # Named only where there are any, so that digests of tokenizers without them are as before.
+        # Added only if there are any, so that the digests of other tokenizers stay the same.
         added = self._spelling.added.items()
         if found := {each.content: i for i, each in added if not each.special}:
             essence["added"] = found
@@ -146,7 +146,7 @@ class ChatTokenizer:
 
     @property
     def parts_at_spaces(self) -> bool:
-        """Whether text may be counted in parts only where a space follows a word or sign."""
+        """Whether a text may be counted in parts only if it is split at spaces."""
         return self._spelling.merges_over_signs
 
     @cached_property
@@ -156,7 +156,7 @@ class ChatTokenizer:
 
     @property
     def has_template(self) -> bool:
-        """Whether chats can be rendered: a base that was not taught to chat has no template."""
+        """Whether chats can be rendered: a base model without chat training has no template."""
         return self._template is not None
 
     def fix_time(self) -> None:
@@ -197,7 +197,7 @@ class ChatTokenizer:
         return self._plain.framed(text)
 
     def count_prompt(self, text: str) -> int:
-        """Return how many tokens of a raw prompt are billed: those of ``encode`` in the frame."""
+        """Return the billed tokens of a raw prompt: those of ``encode`` without the frame."""
         return len(self.encode(text)) - self.frame_tokens
 
     def tokens(self, text: str) -> tuple[int, ...]:
@@ -225,11 +225,11 @@ class ChatTokenizer:
     ) -> tuple[int, ...]:
         """Return the ids of a chat by the model's template, ending where the reply begins.
 
-        The result equals the rendered template, tokenised as one text, except that control tokens
-        that are written in a message stay plain text. ``so_far`` is the beginning of the reply: its
+        The result equals the rendered template, tokenised as one text, except that the names of
+        control tokens in a message stay plain text. ``so_far`` is the beginning of the reply: its
         canonical ids follow. ``reply`` False renders a finished chat (training). Raises
-        InvalidRequest for an empty chat, an unknown role or content that is not text, and if the
-        base model has no chat template.
+        InvalidRequest for an empty chat, an unknown role, content that is not text, or if the base
+        model has no chat template.
         """
         # Control tokens in the messages are replaced by marks before rendering and put back as
         # plain text after the split: so only the template's own become control tokens.
@@ -286,14 +286,14 @@ class ChatTokenizer:
             )
 
     def _require_plain_control(self, directory: Path) -> None:
-        """Raise ModelUnavailable if a control token of the template takes the text around it."""
+        """Raise ModelUnavailable if a control token of the template absorbs spaces around it."""
         for each in self._spelling.added.values():
             takes = each.special and (each.lstrip or each.rstrip or each.single_word)
             if takes and each.content in (self._template_text or ""):
                 raise ModelUnavailable(
                     f"{directory}: the chat template uses {each.content[:40]!r}, which "
-                    "tokenizer.json lets take the spaces around it (lstrip, rstrip) or stand only "
-                    "as a word: not supported"
+                    "tokenizer.json defines with lstrip, rstrip or single_word: this is not "
+                    "supported"
                 )
 
     def _named(self, which: str) -> str:
@@ -350,7 +350,7 @@ def _library(tokenizer_json: str) -> Any:
 
     library: Any = Tokenizer.from_str(tokenizer_json)
     library.encode_special_tokens = True
-    # A tokenizer.json may contain the truncation of a training run: it would cut the text.
+    # A tokenizer.json may still have the truncation of a training run, which would cut texts.
     library.no_truncation()
     library.no_padding()
     return library

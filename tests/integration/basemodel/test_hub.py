@@ -183,7 +183,7 @@ async def test_offline_is_offline(
     with pytest.raises(ModelUnavailable, match="HF_HUB_OFFLINE is set"):
         await prepared_base(SOURCE, cache_dir=tmp_path / "cache")
     assert hub.asked == []
-    with pytest.raises(ModelUnavailable, match="start the node with this base_model"):
+    with pytest.raises(ModelUnavailable, match="to fetch it, start the node with"):
         load_base(SOURCE, cache_dir=tmp_path / "cache")
 
 

@@ -27,7 +27,7 @@ def _written(folder: Path, family: str = "llama", **members: Any) -> Path:
 @pytest.mark.parametrize(
     ("family", "members", "says"),
     [
-        ("gpt2", {}, "'gpt2' model.*choose one of llama, mistral"),
+        ("gpt2", {}, "'gpt2' model.*support: choose one of llama, mistral"),
         (None, {}, "model_type"),
         ("llama", {"attention_chunk_size": 8192}, "sets attention_chunk_size, which"),
         ("llama", {"quantization_config": {"bits": 4}}, "sets quantization_config"),
