@@ -184,7 +184,7 @@ async def _withdraw(
     follows = await node.publish(successor, succeeds=adapter_id)
     await story.note(
         f"the operator trains a successor without work {works[ALMA]}: "
-        f"{adapter_model(AdapterId(follows))} follows adapter {adapter_id}"
+        f"{adapter_model(AdapterId(follows))} is the successor of adapter {adapter_id}"
     )
 
 

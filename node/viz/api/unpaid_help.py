@@ -44,7 +44,7 @@ async def page(request: web.Request) -> web.Response:
 def how_to_pay(origin: str) -> str:
     """Return the text that tells a client without an access token what to do."""
     return (
-        "this costs money, and an API key is none: run `viz buyer proxy --node "
+        "this costs money, and an API key does not pay: run `viz buyer proxy --node "
         f"{origin}` on your machine and give your client http://127.0.0.1:8403/v1; {origin}/ "
         "tells how"
     )

@@ -11,9 +11,10 @@ import os
 import sys
 from typing import Final
 
-# How many new objects let the collector run. A command makes most of its objects while it imports,
-# and keeps them until it ends: at Python's 700, a fifth of a short command's time went into looking
-# through them. A command that runs on sets the usual value again (``console.until_signal``).
+# The number of new objects after which the garbage collector runs. A command makes most of its
+# objects while it imports, and keeps them until it ends: with Python's 700, a short command spent a
+# fifth of its time in the collector. A long-running command sets Python's value again
+# (``console.until_signal``).
 _COLLECT_AFTER: Final = 100_000
 
 

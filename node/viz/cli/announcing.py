@@ -22,18 +22,18 @@ def announce(
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the running node's URL into the directory of nodes on the chain; it costs gas once."""
+    """Write the running node's URL into the directory of nodes on the chain. Costs gas once."""
     asked = {"url": url} if url else {}
     found = run(OperatorClient(node, folder).ask("POST", _PATH, asked), logs=False)
     if not show(found, as_json=as_json):
         sent = found["transaction"]
-        what = f"by transaction {sent}" if sent else "already, so nothing was sent"
+        what = f"by transaction {sent}" if sent else "which it was already: nothing was sent"
         say(f"announced {found['url']} as {found['node']}, {what}")
 
 
 @guarded
 def withdraw(node: OperatedNode = "", folder: DataDir = None, as_json: AsJson = False) -> None:
-    """Take the running node off the directory of nodes; its channels stay as they are."""
+    """Remove the running node from the directory of nodes; its channels stay as they are."""
     found = run(OperatorClient(node, folder).ask("DELETE", _PATH), logs=False)
     if not show(found, as_json=as_json):
         say(f"{found['node']} is no longer in the directory; transaction {found['transaction']}")

@@ -1,4 +1,4 @@
-"""Run `viz audit`: compute again what others claim, an adapter by training it once more."""
+"""Run `viz audit`: check the claims of others by computing again (an adapter: by training it)."""
 
 from __future__ import annotations
 

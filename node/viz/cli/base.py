@@ -1,4 +1,4 @@
-"""Run `viz base`: hand a base model, as it is served, to another server."""
+"""Run `viz base`: export a base model, exactly as it is served, for another server."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _group() -> None:
 @app.command("export")
 @guarded
 def export(
-    target: Annotated[Path, typer.Argument(metavar="DIR", help="The new folder.")],
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to create.")],
     base_model: Annotated[
         str, typer.Option(help="Name or folder of the base model.")
     ] = "SmolLM2-135M-Instruct",
@@ -47,10 +47,11 @@ def export(
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the checkpoint that vLLM or SGLang loads to serve what adapters were trained on.
+    """Write the checkpoint that vLLM or SGLang must load to serve adapters of this base model.
 
-    Training computes with the weights after 4-bit quantisation and back. The checkpoint holds these
-    weights, in Hugging Face's layout; a server that loads the plain model serves another function.
+    Adapters are trained on the base model's weights after 4-bit quantisation and back. The
+    checkpoint holds these weights, in Hugging Face's layout. A server that loads the original model
+    computes different answers.
     """
     wanted = parse_hash(base_digest) if base_digest else None
     base, made = run(_export(target, base_model, wanted, dtype, data_dir(folder)))

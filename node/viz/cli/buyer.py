@@ -76,7 +76,7 @@ app = typer.Typer(no_args_is_help=True, help="Ask the nodes' models, and pay by 
 def models(
     words: Annotated[
         list[str] | None,
-        typer.Argument(help="Show models in whose words all of these occur."),
+        typer.Argument(help="Show only models whose description has all these words."),
     ] = None,
     node: BuyersNode = "",
     folder: DataDir = None,
@@ -86,9 +86,9 @@ def models(
 ) -> None:
     """Show what the nodes sell: each model with its description, its works and its prices.
 
-    With --rpc the nodes are those of the directory on that chain, and every offer is checked there.
-    Without it they are the nodes that you know, and those which they know. Names and descriptions
-    are claims of the nodes, titles and credits those of the works' owners where they are listed.
+    With --rpc, the nodes are those in the chain's directory, and every offer is checked on the
+    chain. Without it, they are the nodes that you used before, and the nodes that those know. Names
+    and descriptions are the nodes' claims; titles and credits are the owners' if a work is listed.
     """
     here, wanted = trusted(folder, deployment), tuple(words or ())
     unit = {"decimals": here.token_decimals, "symbol": here.token_symbol}
@@ -164,9 +164,9 @@ def ask(
 ) -> None:
     """Ask one question and pay for the answer while it streams.
 
-    Without --node the best of the nodes that serve the model answers; if it dies meanwhile, another
-    goes on. If a proxy runs, the proxy asks, and you need no password. If you name no model id, the
-    command prints the chosen model and its price before the answer.
+    Without --node, the best of the nodes that serve the model answers; if it fails during the
+    answer, another one continues. If a proxy is running, it asks, and you need no password. If you
+    do not give a model's id, the command prints the chosen model and its price before the answer.
     """
     caps = Caps(max_price, max_prompt_price, max_completion_price, max_cost)
     spends = SpendingOptions(key, max_per_day, max_deposit, tuple(allow_node or ()))
@@ -246,9 +246,10 @@ def proxy(
 ) -> None:
     """Run a local OpenAI-compatible server that pays for every answer.
 
-    Without --node it asks the best of the nodes that serve each model, and another one if that dies
-    meanwhile. It prints each answer's cost, and the sum at the end, on standard error. While it
-    runs, `viz buyer ask` and `viz channel` use it, and GET /viz/v1/spending shows the money.
+    Without --node, it asks the best of the nodes that serve each model; if that node fails during
+    the answer, another one continues. It prints each answer's cost, and the sum at the end, on
+    standard error. While it runs, `viz buyer ask` and `viz channel` use it, and GET
+    /viz/v1/spending shows what was spent.
     """
     secret = password(password_file)
     caps = Caps(max_price, max_prompt_price, max_completion_price, max_cost)
@@ -274,8 +275,8 @@ def spending(
 ) -> None:
     """Show what you spent, by day and model.
 
-    The command reads files of the data folder only: it needs no password and no node, and works
-    while a proxy runs.
+    The command only reads files in the data folder: it needs no password and no node, and works
+    while a proxy is running.
     """
     from viz.buyer.ledger import channels_in, directories_in, node_of
     from viz.buyer.spending import report_on_disk
@@ -314,7 +315,7 @@ def _print_spending(channel: dict[str, Any], here: Deployment) -> None:
         for each in channel["days"]
     ]
     if int(channel["unlisted"]):
-        # Answers that broke off, and answers from before this record was kept.
+        # Answers that broke off, and answers from before this record existed.
         rows.append(("other", "", "", "", "", amount(int(channel["unlisted"]), here)))
     rows.append(("in all", "", "", "", "", amount(int(channel["spent"]), here)))
     columns = ("day (UTC)", "model", "#answers", "#prompt", "#completion", "#cost")

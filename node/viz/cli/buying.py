@@ -138,8 +138,8 @@ async def channel_control(
 ) -> AsyncIterator[ChannelControl | ProxyControl]:
     """Yield the commands of the channel to the node: a running proxy's, or this process's own.
 
-    ``sends``: ``rpc_url`` is for the caller, who sends a transaction, and not for the client.
-    Raises InvalidRequest if a proxy runs and the caller gives caps or a chain of its own.
+    ``sends``: the caller uses ``rpc_url`` to send a transaction; the client does not use it. Raises
+    InvalidRequest if a proxy is running and the caller gives caps or a chain endpoint of its own.
     """
     proxy = await _proxy_control(node, folder, trusted(folder, deployment_file))
     if proxy is not None:

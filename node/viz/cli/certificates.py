@@ -1,4 +1,4 @@
-"""Run `viz content certificates`: what a node says that it destroyed of a withdrawn work."""
+"""Run `viz content certificates`: show a node's certificates of what it destroyed of a work."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ def certificates(
     deployment: DeploymentFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a node destroyed of a withdrawn work, and check that it signed that.
+    """Show what a node says that it destroyed of a withdrawn work, and check its signature.
 
-    A certificate is the node's word, signed: it proves who said what, not that no copy is left.
+    A certificate is a signed statement of the node: it proves who said it, not that no copy is
+    left.
     """
     from viz.domain.eip712 import settlement_domain
     from viz.protocol.destruction import CERTIFICATES_PATH, Certificates
@@ -43,7 +44,7 @@ def certificates(
     for each in found:
         signed = each.certificate
         lines(
-            f"Work {content_id}, destroyed {moment(signed.time_s)}, says and signs {signed.node}",
+            f"Work {content_id}, destroyed {moment(signed.time_s)}, signed by {signed.node}",
             [
                 ("withdrawn", moment(signed.withdrawn_at_s)),
                 ("use ended", moment(signed.due_at_s)),

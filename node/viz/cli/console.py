@@ -122,9 +122,9 @@ _JOINERS: Final = "\u200c\u200d"
 def plain(text: str, keep: str = "") -> str:
     """Return text of others without the characters that can control a terminal.
 
-    Removed are all control characters (C0 and C1), and with them the start of each escape
-    sequence, whose letters stay; all format characters, which can reverse or hide text; and line
-    separators. The characters in ``keep`` are kept.
+    This removes all control characters (C0 and C1), and so the start of each escape sequence, whose
+    letters stay; all format characters, which can reverse or hide text; and line separators. The
+    characters in ``keep`` stay.
     """
     return "".join(
         letter
@@ -151,7 +151,7 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
         except VizError as error:
             fail(error)
         except OSError as error:
-            # A wrong path, missing rights or a full disk: the user can mend it.
+            # A wrong path, missing rights or a full disk: the user can fix it.
             if error.filename is None:
                 raise
             fail(errors.ConfigError(f"{error.filename}: {error.strerror}: {_remedy(error)}"))
@@ -171,8 +171,8 @@ def run(main: Coroutine[Any, Any, T], *, logs: bool = True, serves: bool = False
     """Run a command's coroutine. A VizError in an exception group is raised alone.
 
     Log lines go to standard error, never into the result. Without ``logs`` no log is set up, which
-    saves its import: for a command that only calls the node over HTTP. A command that ``serves``
-    others has the event loop of ``serving_loop``.
+    saves its import for commands that only call the node over HTTP. A command that ``serves``
+    clients runs on the event loop of ``serving_loop``.
     """
     if logs:
         from viz import log
@@ -188,10 +188,10 @@ def run(main: Coroutine[Any, Any, T], *, logs: bool = True, serves: bool = False
 
 
 def serving_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return how to make the event loop of a server: uvloop's where it is installed, or None.
+    """Return the event loop factory of a server: uvloop's if it is installed, else None.
 
-    It takes a fifth to a quarter of the time of an answer less (docs/payments-log.md). The core
-    install and Windows do not have it, and asyncio's own does all that it does.
+    With uvloop an answer takes a fifth to a quarter less time (docs/payments-log.md). The core
+    install and Windows do not have it; asyncio's own loop works there.
     """
     try:
         import uvloop
@@ -205,8 +205,8 @@ async def until_signal(work: Coroutine[Any, Any, None], told: str = "") -> None:
 
     ``told`` is printed at the signal, to say why the clean-up takes time.
 
-    The garbage collector runs as usual from here on, so that a daemon keeps no garbage. It passes
-    over what was imported, which lives until the end.
+    From here on, the garbage collector runs as usual, so that a daemon does not collect garbage. It
+    skips imported objects, which live until the end.
     """
     gc.freeze()
     gc.set_threshold(*_USUAL_COLLECTIONS)

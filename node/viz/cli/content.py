@@ -101,7 +101,7 @@ def register(
     license_file: LicenseFileOption = None,
     custodian: CustodianOption = None,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Only register: seal, upload and list nothing.")
+        bool, typer.Option("--offline", help="Only register: do not seal, upload or list the work.")
     ] = False,
     credit: CreditOption = "",
     language: LanguageOption = "",
@@ -116,10 +116,10 @@ def register(
 ) -> None:
     """Register a work and its license on chain: signed and relayed by a node, or --direct.
 
-    The command shows in words what you sign, and asks. A relayed registration costs you no gas.
-    Then the work is sealed, handed with its key to the custodians, and listed there: a licensed
-    trainer gets it from them. With --direct this needs a --custodian. The record, with the salt, is
-    written beside the work as <work>.registration.json: keep it. Chain, registry and the token's
+    The command shows in words what you sign, and asks. A relayed registration costs you no gas. The
+    work is then sealed, handed with its key to the custodians, and listed by them: licensed
+    trainers get it from there. With --direct, this needs a --custodian. The record, with the salt,
+    is written beside the work as <work>.registration.json: keep it. Chain, registry and the token's
     decimals come from the deployment that you trust.
     """
     from viz.chain.keys import load_key_file
@@ -131,7 +131,7 @@ def register(
     account = load_key_file(key, password(password_file))
     trusted = trusted_deployment(deployment, folder)
     if offline and custodian:
-        raise InvalidRequest("--offline hands nothing over: leave it or --custodian out")
+        raise InvalidRequest("--offline hands nothing over: leave out --offline or --custodian")
     urls = custodian or ([] if offline or direct else [node])
     tell = functools.partial(listing_words, terms, credit=credit, language=language, sample=sample)
     way = _Registering(terms, license_file, account, trusted, yes=yes, quiet=as_json)
@@ -159,9 +159,9 @@ async def _registered(
     urls: Sequence[str],
     tell: Callable[[str, Mapping[str, Any]], ListingWords],
 ) -> tuple[Registration, dict[str, Any] | None]:
-    """Register, then seal, hand over and list; return the record, and what was sealed if it was.
+    """Register, then seal, hand over and list; return the record, and what was done with the work.
 
-    Everything that can be found wrong before the registration is: afterwards it stays.
+    All checks that are possible are made before the registration, which cannot be undone.
     """
     described = way.described()
     said = tell(way.account.address, described.license) if urls else None
@@ -251,7 +251,7 @@ class _Registering:
         return self._terms.parent / self.described().file
 
     def described(self) -> WorkDescription:
-        """Return what the terms file and the license document say."""
+        """Return the work's description from the terms file and the license document."""
         from viz.domain.units import parse_address
         from viz.services.market.license_files import read_described
 

@@ -50,7 +50,7 @@ def node(
 ) -> None:
     """Run a node on an existing chain: serve, train and settle, until interrupted.
 
-    With a command, do that at the node which runs already.
+    A subcommand (see below) is done by the node that is already running.
     """
     if context.invoked_subcommand is not None:
         return
@@ -124,7 +124,7 @@ async def _up(config: Config, rpc_port: int, kubo: bool, as_json: bool, new_ledg
                 "key_password": net.password,
                 "chain": config.chain.model_dump() | {"rpc_url": net.devnet.url},
                 "storage": config.storage.model_dump() | storage,
-                # Whoever tries a market of several nodes does so on one machine.
+                # People try a market of several nodes on one machine first.
                 "network": {"private_addresses": True},
             }
         )

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from viz.creator.statement import Statement
     from viz.domain.ports.chain import Deployment
 
-# Off development chains a statement ends so many blocks below the head, which may be replaced.
+# On real chains a statement ends this many blocks below the head, because newer blocks may change.
 SETTLED_BLOCKS: Final = 64
 SomeWorks = Annotated[list[int], typer.Argument(min=1, help="The works' ids on the chain.")]
 
@@ -55,10 +55,10 @@ def royalties(
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a work earned so far, by adapter: from the chain's own logs.
+    """Show what a work has earned so far, by adapter, computed from the chain's logs.
 
-    Anyone may distribute royalties, and nodes do it when they settle: --distribute is for those who
-    do not want to wait. It pays all works of these adapters.
+    Anyone may distribute royalties, and nodes do it when they settle. Use --distribute if you do
+    not want to wait; it pays all works of these adapters.
     """
     trusted = trusted_deployment(deployment, folder)
     rpc = required_rpc(rpc, trusted, "what a work earned")
@@ -154,10 +154,10 @@ def statement(
     deployment: DeploymentFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show which adapters, nodes and rates made up what works earned, line by line.
+    """Show line by line which adapters, nodes and rates the earnings of works came from.
 
-    Everything comes from the contracts' events on the chain of --rpc, so anyone can make the same
-    statement again: --check does it for one that somebody sent (its JSON).
+    Everything comes from the contracts' events on the chain of --rpc, so anyone can compute the
+    same statement: --check does it for a statement (JSON) that somebody sent you.
     """
     trusted = trusted_deployment(deployment, folder)
     rpc = required_rpc(rpc, trusted, "a statement")
@@ -171,7 +171,7 @@ def statement(
         for each in found:
             _print_statement(each, trusted)
         if check:
-            say(f"{check} is what the chain has, to the last line")
+            say(f"{check} agrees with the chain in every line")
 
 
 def _read_statements(path: Path) -> list[Any]:
@@ -182,7 +182,7 @@ def _read_statements(path: Path) -> list[Any]:
         assert isinstance(said, list)
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise InvalidRequest(
-            f"{path} is no statement: give what `viz content statement --json` printed"
+            f"{path} is not a statement: give what `viz content statement --json` printed"
         ) from error
     return said
 
@@ -230,7 +230,7 @@ async def _blocks(
 
 
 async def _block(events: WorkEvents, text: str, option: str) -> int:
-    """Return the block that a day begins with, or the block that the text names."""
+    """Return the first block of a day, or the block with the given number."""
     if text.isascii() and text.isdecimal() and len(text) <= 15:
         return int(text)
     try:

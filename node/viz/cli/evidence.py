@@ -1,4 +1,4 @@
-"""Run `viz audit receipts | payouts`: check money by computing it again."""
+"""Run `viz audit receipts | payouts`: check payments by computing them again."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ EXITS: Final = {"reproduced": 0, "different": AUDIT_DIFFERENT, "inconclusive": A
 _SEVERITY: Final = ("reproduced", "inconclusive", "different")
 MAX_FILE_BYTES: Final = 64 * 1024 * 1024
 _WORDS: Final = {
-    "reproduced": "reproduced: it is what it was said to be",
-    "different": "different: it is not what it was said to be",
-    "inconclusive": "inconclusive: nothing contradicts, and not all could be checked",
+    "reproduced": "reproduced: everything agrees",
+    "different": "different: something does not agree",
+    "inconclusive": "inconclusive: nothing disagrees, but not everything could be checked",
 }
 
 
 def finish(found: dict[str, Any], *, as_json: bool) -> None:
-    """Print the verdict with what led to it, and end with the exit code of the verdict."""
+    """Print the verdict and its reasons, and end with the verdict's exit code."""
     verdict = found["verdict"]
     if not show(found, as_json=as_json):
         for finding in found.get("findings", ()):
@@ -67,8 +67,8 @@ def payouts(
     """Rebuild every balance of Settlement from its events, and follow every payout.
 
     Compares deposits, settled totals, royalties and balances with the contract's own views, each
-    distribution with the shares and with the owners of that moment, and all payments with the
-    token's transfers. Exit code 0: everything agrees. 13: something does not.
+    distribution with the shares and the owners at that time, and all payments with the token's
+    transfers. Exit code 0: everything agrees. 13: something does not.
     """
     trusted = trusted_deployment(deployment, folder)
     found = run(_payouts(required_rpc(rpc, trusted, "an audit of payouts"), trusted, to_block))
@@ -123,12 +123,12 @@ def receipts(
     deployment: DeploymentFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a node's receipts of your channels, and that the heads settled on the chain are theirs.
+    """Check a node's receipts of your channels against the heads that were settled on the chain.
 
-    Each receipt must be signed by the node, follow the one before it, and add up. A receipt that
-    was changed, left out or made anew after a claim gives another head than the one that your
-    voucher signed and the chain has. Exit code 0: every head and sum agrees. 13: one does not. 14:
-    receipts are missing, or with --periods, published and claimed amounts are not the same yet.
+    Each receipt must be signed by the node, follow the one before it, and add up. If a receipt was
+    changed, left out or replaced after a claim, its head differs from the one that your voucher
+    signed and the chain has. Exit code 0: every head and sum agrees. 13: one does not. 14: receipts
+    are missing, or with --periods, published and claimed amounts are not the same yet.
     """
     trusted = trusted_deployment(deployment, folder)
     rpc = required_rpc(rpc, trusted, "an audit of receipts")

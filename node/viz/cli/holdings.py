@@ -39,13 +39,13 @@ SomeKey = Annotated[Path | None, typer.Option("--key", help="Encrypted key file,
 
 
 def account_of(text: str, key: Path | None, password_file: Path | None) -> Address:
-    """Return the address that a command is about; raise InvalidRequest if there is none."""
+    """Return the address that a command is about; raise InvalidRequest if none is given."""
     from viz.domain.units import parse_address
 
     if text:
         return parse_address(text)
     if key is None:
-        raise InvalidRequest("whose? Give an address, or a key file with --key")
+        raise InvalidRequest("no account is named: give an address, or a key file with --key")
     from viz.chain.keys import load_key_file
 
     return parse_address(str(load_key_file(key, password(password_file)).address))
@@ -62,7 +62,7 @@ def list_works(
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the works that an account owns, with their terms: from a node, or the chain (--rpc)."""
+    """List the works that an account owns, with their terms, from a node or the chain (--rpc)."""
     trusted = trusted_deployment(deployment, folder)
     owner = account_of(account, key, password_file)
     found = run(_owned(owner, checked(node), rpc, trusted))
@@ -133,7 +133,7 @@ def balance(
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show an account's tokens, what waits for it in Settlement, and its coin for gas."""
+    """Show an account's tokens, its balance in Settlement, and its coin for gas."""
     trusted = trusted_deployment(deployment, folder)
     asked = account_of(account, key, password_file)
     found = run(_account(asked, checked(node), rpc, trusted))

@@ -44,7 +44,7 @@ RPC_VARIABLE: Final = "VIZ_RPC_URL"
 
 
 async def get_json(node: str, path: str, *, token: str = "") -> Any:
-    """Return the JSON answer to a GET; raise as ``ask``."""
+    """Return the JSON answer to a GET; raise as ``ask`` does."""
     return await ask("GET", node, path, token=token)
 
 
@@ -65,10 +65,9 @@ async def ask(
 ) -> Any:
     """Return a node's JSON answer of at most ``MAX_ANSWER_BYTES``; follow no redirection.
 
-    ``node`` is its URL, or the folder of its operator's socket.
-
-    Raises ConfigError if the URL is none, NodeUnreachable if no node answers there, and if the node
-    refuses, the class of ``viz.errors`` that its problem document names (RFC 9457).
+    ``node`` is its URL, or the folder of its operator's socket. Raises ConfigError if it is not a
+    URL, NodeUnreachable if no node answers there, and if the node refuses, the class of
+    ``viz.errors`` that its problem document names (RFC 9457).
     """
     exchange = Exchange(method, node, path, body, token=token, timeout_s=timeout_s)
     return await _whole(node, exchange, exchange.json, timeout_s)
@@ -89,8 +88,8 @@ async def _whole(
 class Exchange:
     """One request and its answer over the standard library's HTTP.
 
-    To import aiohttp takes a third of a second of CPU, which is more than the rest of a command
-    with one request.
+    Importing aiohttp takes a third of a second of CPU, more than the rest of a command with one
+    request.
     """
 
     def __init__(
@@ -111,12 +110,12 @@ class Exchange:
             self._headers["Content-Type"] = "application/json"
 
     def json(self) -> Any:
-        """Return the answer's JSON value; block. Raise the error that the node answers."""
+        """Return the answer's JSON value. Blocks. Raises the node's error."""
         raw = self.whole()
         return load_json(raw, max_values=None) if raw else None
 
     def whole(self) -> bytes:
-        """Return the answer's body; block. Raise the error that the node answers."""
+        """Return the answer's body. Blocks. Raises the node's error."""
         answer = self._answer()
         raw = answer.read(MAX_ANSWER_BYTES + 1)
         if len(raw) > MAX_ANSWER_BYTES:
@@ -127,7 +126,7 @@ class Exchange:
         return raw
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the answer's bytes as they arrive; block. Raise the error that the node answers."""
+        """Yield the answer's bytes as they arrive. Blocks. Raises the node's error."""
         answer = self._answer()
         if answer.status >= 300:
             body = load_json(answer.read(MAX_EVENT_BYTES) or b"null")
@@ -180,7 +179,7 @@ class _SocketConnection(HTTPConnection):
 
 
 def _connection(node: str | Path, timeout_s: float) -> tuple[HTTPConnection, str]:
-    """Return a connection that is not open yet, and the prefix of each path."""
+    """Return an unopened connection, and the prefix of every path."""
     if isinstance(node, Path):
         return _SocketConnection(node, timeout_s), ""
     parts = urlsplit(checked(node))
@@ -206,7 +205,7 @@ async def _in_daemon_thread(loop: asyncio.AbstractEventLoop, work: Callable[[], 
             result = work()
         except Exception as caught:  # noqa: BLE001  raised in the caller
             error = caught
-        with suppress(RuntimeError):  # the loop has ended, and nobody waits
+        with suppress(RuntimeError):  # the loop has ended, and nobody is waiting
             loop.call_soon_threadsafe(settle, result, error)
 
     Thread(target=runs, daemon=True, name="http").start()
@@ -216,7 +215,7 @@ async def _in_daemon_thread(loop: asyncio.AbstractEventLoop, work: Callable[[], 
 async def events(
     node: str | Path, path: str, *, token: str, silence_s: float
 ) -> AsyncIterator[ServerEvent]:
-    """Yield a node's server-sent events; raise as ``ask``."""
+    """Yield a node's server-sent events; raise as ``ask`` does."""
     exchange = Exchange("GET", node, path, None, token=token, timeout_s=silence_s)
     loop = asyncio.get_running_loop()
     stream, reader = exchange.chunks(), SseReader(MAX_EVENT_BYTES)

@@ -1,4 +1,4 @@
-"""Run `viz content import`: make a work of books and chats, and show what came out."""
+"""Run `viz content import`: convert books and chats into a work, and show the result."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RightsKey = Annotated[
     typer.Option(
         "--rights-are-mine",
         metavar="KEYFILE",
-        help="Sign with this key that the rights are yours, where a source reserves training.",
+        help="Key to sign with that the rights are yours, if a source reserves training.",
     ),
 ]
 
@@ -43,31 +43,33 @@ RightsKey = Annotated[
 def import_work(
     sources: Annotated[list[Path], typer.Argument(help="Files and folders.")],
     out: Annotated[
-        Path | None, typer.Option("--out", help="The folder of the work; else named by its title.")
+        Path | None, typer.Option("--out", help="Folder of the work. Default: named by its title.")
     ] = None,
     title: Annotated[str, typer.Option("--title", help="The work's title.")] = "",
     encoding: Annotated[
         str,
         typer.Option(
-            "--encoding", help="Of text without a mark: windows-1252, utf-8+windows-1252."
+            "--encoding",
+            help="Encoding of texts that do not name theirs: windows-1252, utf-8+windows-1252.",
         ),
     ] = "",
     leave_out: Annotated[
-        bool, typer.Option("--leave-out", help="Import the rest where some cannot be read.")
+        bool,
+        typer.Option("--leave-out", help="Skip files that cannot be read, and import the rest."),
     ] = False,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Write over an earlier import in the folder.")
+        bool, typer.Option("--replace", help="Replace an earlier import in the folder.")
     ] = False,
     rights_are_mine: RightsKey = None,
     yes: Yes = False,
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a work of a book, a manuscript or chats, and show what came out.
+    """Convert a book, a manuscript or chats into a work, and show the result.
 
-    Read are text, Markdown, HTML, DOCX, EPUB, PDF with a text layer, JSON Lines of chats (ours,
-    ShareGPT's and Alpaca's shape), and folders of these. The work, and import.json as the record of
-    its conversion, are written into one folder. Nothing is sent.
+    The command reads text, Markdown, HTML, DOCX, EPUB, PDF with a text layer, JSON Lines of chats
+    (in our form, ShareGPT's or Alpaca's), and folders of these. It writes the work and import.json,
+    the record of the conversion, into one folder. Nothing is sent.
     """
     from viz.clock import SystemClock
     from viz.creator.intake import importing, rights
@@ -133,6 +135,6 @@ def _named(made: Imported) -> list[str]:
 
 
 def _slug(title: str) -> str:
-    """Return a folder's name for a title: its letters and digits, in small letters."""
+    """Return a folder name for a title: its letters and digits, in lower case."""
     words = re.findall(r"\w+", title.lower())
     return "-".join(words)[:60].strip("-") or "work"

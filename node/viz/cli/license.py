@@ -73,16 +73,17 @@ def new_license(
     ] = False,
     fee: Annotated[str | None, typer.Option(help="Fee of a grant, such as 2.00.")] = None,
     royalty_bps: Annotated[
-        int | None, typer.Option(help="Least part of an adapter's revenue, in basis points.")
+        int | None,
+        typer.Option(help="Least royalty: part of an adapter's revenue, in basis points."),
     ] = None,
     folder: DataDir = None,
     deployment: DeploymentFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a license for a work, from a preset; asks for what is missing on a terminal.
+    """Write a license for a work from a preset; on a terminal, ask for what is missing.
 
     Chain, registry and token come from the deployment that you trust (`viz trust`). The license
-    names the work by the digests of its file: write it when the file is final.
+    names the work by the digests of its file, so write it when the file is final.
     """
     from viz.cli.license_questions import GUIDED, LicenseAnswers, work_of
     from viz.protocol.license_document.presets import document_from_preset
@@ -149,7 +150,7 @@ def check_license(
 ) -> None:
     """Check a license: its fields, contradictions, its work's file, and the chain's terms.
 
-    Without a file the document of --content is read from the node.
+    Without a file, the document of the work --content is read from the node.
     """
     from viz.cli.license_questions import file_and_kind
     from viz.domain.units import hex_of
@@ -176,7 +177,7 @@ def check_license(
     if found.get("withdrawnAt"):
         say("the work was withdrawn: no new grant is given")
     if content_id is None:
-        say("not compared  with the chain: --content ID --rpc URL does")
+        say("not compared  with the chain: add --content ID --rpc URL")
 
 
 @app.command("show")
@@ -227,7 +228,7 @@ def export_license(
     to.mkdir(parents=True, exist_ok=True)
     for name, body in files.items():
         place = to / name
-        # A site's own tdmrep.json may speak of other works as well.
+        # A site's own tdmrep.json may have rules for other works too.
         if place.exists() and place.read_bytes() != body:
             raise InvalidRequest(f"{place} exists already: choose another folder with --to")
     for name, body in files.items():
@@ -241,7 +242,7 @@ def export_license(
 
 
 def _document(license_file: Path | None, content_id: int | None, node: str) -> LicenseDocument:
-    """Return the document of a file, or of a work that a node keeps."""
+    """Return the document in a file, or a node's document of a work."""
     from viz.errors import InvalidLicense, NodeNotTrusted
     from viz.protocol.license_document.reading import license_from_values
     from viz.services.market.license_files import read_license
@@ -254,7 +255,7 @@ def _document(license_file: Path | None, content_id: int | None, node: str) -> L
     try:
         return license_from_values(answer)
     except InvalidLicense as error:
-        raise NodeNotTrusted(f"the node's answer is no license: {error.detail}") from error
+        raise NodeNotTrusted(f"the node's answer is not a license: {error.detail}") from error
 
 
 def _chain_facts(trusted: Deployment) -> dict[str, Any]:

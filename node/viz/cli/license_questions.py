@@ -1,4 +1,4 @@
-"""Ask a person for what a license needs, and find the work that it is for."""
+"""Ask a person for the values of a license, and describe the work that it is for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GUIDED: Final = "guided"
 
 
 class LicenseAnswers:
-    """Take an option's value, or ask for it on a terminal; without one name the option."""
+    """The values of a license: from options, else asked for on a terminal, else an error."""
 
     def __init__(self, *, terminal: bool) -> None:
         self._terminal = terminal
@@ -31,7 +31,7 @@ class LicenseAnswers:
         if given:
             return given
         if not self._terminal:
-            raise InvalidRequest(f"{option} is missing: a license says it")
+            raise InvalidRequest(f"{option} is missing: a license needs it")
         return str(typer.prompt(question, err=True)).strip()
 
     def wallet(self, given: str) -> str:
@@ -39,7 +39,7 @@ class LicenseAnswers:
         return parse_address(self.ask("--wallet", "The wallet that registers the work", given))
 
     def preset(self, given: str) -> str:
-        """Return a preset's name, or ``guided``; show what there is."""
+        """Return a preset's name, or ``guided``; show the presets before asking."""
         from viz.protocol.license_document.presets import PRESETS
 
         choices = {name: preset.summary for name, preset in PRESETS.items()}
@@ -49,13 +49,13 @@ class LicenseAnswers:
                 err.print(f"  {name:<12} {summary}", markup=False)
         name = self.ask("--preset", "Which license to start from", given)
         if name not in choices:
-            raise InvalidRequest(f"{name[:40]!r} is no preset: choose {', '.join(choices)}")
+            raise InvalidRequest(f"{name[:40]!r} is not a preset: choose {', '.join(choices)}")
         if name == GUIDED and not self._terminal:
             raise InvalidRequest("--preset guided asks on a terminal: here choose another preset")
         return name
 
     def guide(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Return a license's values with the person's own conditions; what is there is proposed."""
+        """Ask for each condition of a license, proposing the present values; return all values."""
         from viz.protocol.license_document.model import EFFECTS
 
         rights, limits = values["rights"], values["limits"]
@@ -105,7 +105,7 @@ class LicenseAnswers:
 
 
 def tell_license(values: Mapping[str, Any], to: Console) -> None:
-    """Print the license document that a person is about to sign; nothing for a [license] table."""
+    """Print the license document that a person is about to sign, if it is a document."""
     from viz.protocol.license_document.reading import is_license_document, license_from_values
     from viz.protocol.license_forms.facts import sections
 
@@ -115,7 +115,7 @@ def tell_license(values: Mapping[str, Any], to: Console) -> None:
 
 
 def file_and_kind(work: Path) -> tuple[Path, str]:
-    """Return a work's file and kind: by terms.toml of a folder, or by the file's suffix."""
+    """Return a work's file and kind, from a folder's terms.toml or from the file's suffix."""
     found = _described(work) if work.is_dir() or work.suffix == ".toml" else {}
     if found:
         parent = work if work.is_dir() else work.parent
@@ -125,14 +125,14 @@ def file_and_kind(work: Path) -> tuple[Path, str]:
     kind = KINDS.get(work.suffix)
     if kind is None:
         raise InvalidWork(
-            f"{work} is no work: name a folder with a terms.toml, or a file whose name ends in "
+            f"{work} is not a work: name a folder with a terms.toml, or a file whose name ends in "
             f"{', '.join(KINDS)}"
         )
     return work, kind
 
 
 def work_of(work: Path, title: str) -> dict[str, Any]:
-    """Return the title and the digests of a work, as a license names them."""
+    """Return the title and the digests of a work, as they stand in a license."""
     from viz.services.market.license_files import digests_of
 
     found = _described(work) if work.is_dir() or work.suffix == ".toml" else {}
@@ -144,7 +144,7 @@ def work_of(work: Path, title: str) -> dict[str, Any]:
 
 
 def _described(work: Path) -> dict[str, Any]:
-    """Return title, kind and file of a terms file; the license makes its other parts."""
+    """Return title, kind and file from a terms file; the license replaces the rest."""
     path = work / "terms.toml" if work.is_dir() else work
     try:
         with path.open("rb") as file:
@@ -161,7 +161,7 @@ def _described(work: Path) -> dict[str, Any]:
 
 
 def publication(url: str, path: str, content_id: int | None) -> Any:
-    """Return where a license will be published; raise InvalidRequest for no https URL or path."""
+    """Return where a license will be published; raise InvalidRequest for an invalid URL or path."""
     from urllib.parse import urlsplit
 
     from viz.protocol.license_forms.place import LicensePlace
@@ -173,7 +173,7 @@ def publication(url: str, path: str, content_id: int | None) -> Any:
     except ValueError:
         fits = False
     if not (fits and url.isascii() and url.isprintable() and not set(url) & set(" \"'<>\\")):
-        raise InvalidRequest(f"{url[:80]!r} is no address: write --url https://host/folder")
+        raise InvalidRequest(f"{url[:80]!r} is not an https URL: write --url https://host/folder")
     if not (path.startswith("/") and path.isascii() and path.isprintable() and " " not in path):
-        raise InvalidRequest(f"{path[:80]!r} is no path: write --path /books/keeper/")
+        raise InvalidRequest(f"{path[:80]!r} is not a path: write --path /books/keeper/")
     return LicensePlace(path, url.rstrip("/"), content_id)

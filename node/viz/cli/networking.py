@@ -1,6 +1,6 @@
-"""Define the options of a buyer that names no node, and open the network for its commands.
+"""Define the buyer's options without --node, and open the network for the commands.
 
-If a proxy runs, the command sends its work to that proxy, and needs no password.
+If a proxy is running, the command sends its work to that proxy, and needs no password.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ AllowNode = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class SpendingOptions:
-    """What the network's buyer may spend, as texts of the command line."""
+    """What the buyer may spend over all nodes, as given on the command line."""
 
     key: Path | None = None
     day: str = ""
@@ -69,7 +69,7 @@ class SpendingOptions:
     nodes: tuple[str, ...] = ()
 
     def budget(self, deployment: Deployment) -> Budget:
-        """Return the budget in the token's units; raise InvalidRequest for a wrong text."""
+        """Return the budget in the token's units; raise InvalidRequest for an invalid text."""
         from viz.buyer.network.budget import Budget
 
         decimals = deployment.token_decimals
@@ -81,7 +81,7 @@ class SpendingOptions:
 
 
 def require_no_node(node: str, spending: SpendingOptions) -> None:
-    """Raise InvalidRequest if options of the network are given beside a node."""
+    """Raise InvalidRequest if the network's options are given together with a node."""
     if node and spending != SpendingOptions():
         raise InvalidRequest(
             "--key, --max-per-day, --max-deposit and --allow-node are for asking without --node: "
@@ -90,7 +90,7 @@ def require_no_node(node: str, spending: SpendingOptions) -> None:
 
 
 def sources_of(deployment: Deployment, chain: ChainReader | None) -> NetworkSources:
-    """Return where to look for nodes: on a local chain at this machine's node too."""
+    """Return where to look for nodes; on a local chain, also at this machine's own node."""
     from viz.buyer.network.opening import NetworkSources
 
     local = deployment.chain_id in DEVELOPMENT_CHAINS
@@ -107,7 +107,7 @@ async def network_at(
     spending: SpendingOptions,
     held: HeldClient | None = None,
 ) -> AsyncIterator[NetworkBuyer]:
-    """Yield a buyer of all nodes; its wallet's key is opened with the same password."""
+    """Yield a buyer that uses all nodes; ``secret`` also opens the wallet's key file."""
     from viz.buyer.network.opening import network_buyer
     from viz.buyer.wallet import KeyWallet
 
@@ -144,8 +144,8 @@ async def network_control(
 ) -> AsyncIterator[NetworkControl | ProxyControl]:
     """Yield the commands of the network: a running proxy's, or this process's own.
 
-    If proxies of single nodes run, and only one of them, that one is asked. Raises InvalidRequest
-    if a proxy runs and the caller gives options of its own.
+    If exactly one proxy of a single node is running, that proxy is used. Raises InvalidRequest if a
+    proxy is running and the caller gives options of its own.
     """
     from viz.buyer.network.control import NetworkControl
 
@@ -178,7 +178,7 @@ async def _running_proxy(folder: Path | None, deployment: Deployment) -> ProxyCo
 async def network_models(
     folder: Path | None, deployment: Deployment, rpc_url: str, words: tuple[str, ...]
 ) -> tuple[MarketModel, ...]:
-    """Return the models of all nodes in which every word occurs. It needs no password."""
+    """Return the models whose description contains every word. Needs no password."""
     from viz.buyer.network.buyer import with_words
     from viz.buyer.network.opening import node_finder
     from viz.buyer.network.record import NetworkFile
@@ -206,7 +206,7 @@ async def network_models(
 
 
 def remember_node(folder: Path | None, url: str) -> None:
-    """Keep the URL of a node that the buyer named, so that later commands find it."""
+    """Store the URL of a node that the buyer named, so that later commands find it."""
     from viz.buyer.network.record import NetworkFile
 
     NetworkFile(home_of(folder)).change(lambda record: record.knowing(url))

@@ -161,9 +161,9 @@ def license_work(
 ) -> None:
     """Acquire grants to works for this node, pay each creator's training fee, and fetch the works.
 
-    A licensed work comes from the custodians that its listing names. It is opened and checked
-    against the chain, and kept in the node's folder for its operator alone. A work that cannot be
-    fetched is licensed all the same: the reason is said.
+    A licensed work is fetched from the custodians in its listing, opened, checked against the
+    chain, and stored in the node's folder, readable by the operator only. If a work cannot be
+    fetched, the grant is yours all the same, and the command prints the reason.
     """
     grants = run(_license(OperatorClient(node, folder), content_ids, max_fee), logs=False)
     if show(grants, as_json=as_json):
@@ -183,7 +183,7 @@ def license_work(
             say(f"work {grant['content_id']}  {grant['title']}: train it with its id")
         else:
             err.print(
-                f"work {grant['content_id']} is licensed and not here: {grant['detail']}",
+                f"work {grant['content_id']} is licensed, but not here: {grant['detail']}",
                 markup=False,
                 soft_wrap=True,
             )
@@ -202,7 +202,7 @@ async def _license(operator: OperatorClient, content_ids: list[int], max_fee: st
 
 
 async def _fetched(operator: OperatorClient, content_id: int) -> dict[str, Any]:
-    """Return where a licensed work is, or why it is not here. The grant is paid for in any case."""
+    """Return where a licensed work is, or why it could not be fetched. The grant is paid for."""
     try:
         work = await operator.ask("POST", "/works", {"contentId": content_id})
     except NodeUnreachable:
@@ -276,7 +276,8 @@ def register_adapter(
         typer.Option("--publish-anyway", help="Sell the adapter even if its report card fails."),
     ] = False,
     succeeds: Annotated[
-        int, typer.Option("--succeeds", min=0, help="Id of the adapter that this one follows.")
+        int,
+        typer.Option("--succeeds", min=0, help="Id of the adapter that this one succeeds."),
     ] = 0,
     node: OperatedNode = "",
     folder: DataDir = None,
@@ -284,7 +285,7 @@ def register_adapter(
 ) -> None:
     """Store a trained adapter, register it with its royalty table, and put it on offer.
 
-    If you give no name or description, it gets those that were given to its training.
+    Without a name or description, it gets those that were given to its training.
     """
     request: dict[str, Any] = {
         "trainingId": training,
@@ -334,10 +335,9 @@ def activate_adapter(
 ) -> None:
     """Fetch a registered adapter by its CID, open and check it, and put it on offer.
 
-    The adapter of another trainer needs its permission (`viz adapter permit`). Its key then comes
-    from the trainer's node, which the directory names.
-    If the adapter is on offer already, what you leave out stays as it is. A new adapter gets the
-    node's list prices.
+    To serve another trainer's adapter you need its permission (`viz adapter permit`). The key then
+    comes from the trainer's node, which is found in the directory. If the adapter is on offer
+    already, what you leave out stays as it is. A new adapter gets the node's list prices.
     """
     request: dict[str, object] = {"adapterId": adapter_id, **named(name, description)}
     if title:

@@ -1,4 +1,4 @@
-"""Options and readers of a chain that the person chose, checked against the trusted deployment."""
+"""Define the options of the person's own chain endpoint, and check it against the deployment."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def trusted_deployment(deployment: Path | None, folder: Path | None) -> Deployme
 
 
 def required_rpc(rpc: str, trusted: Deployment, what: str) -> str:
-    """Return the chain's address: as given, or the local one for a development chain.
+    """Return the chain's URL: as given, or the local one for a development chain.
 
-    Raises ConfigError if there is none, saying ``what`` it is for.
+    Raises ConfigError if there is none; the message says ``what`` needs it.
     """
     from viz.domain.ports.chain import DEVELOPMENT_CHAINS
 
@@ -78,7 +78,7 @@ async def own_chain(rpc_url: str, trusted: Deployment) -> AsyncIterator[Chain]:
 
 @asynccontextmanager
 async def chain_if_given(rpc_url: str, trusted: Deployment) -> AsyncIterator[Chain | None]:
-    """Yield the same; None without a URL."""
+    """Yield a reader of the chain as ``own_chain`` does; None without a URL."""
     if not rpc_url:
         yield None
         return

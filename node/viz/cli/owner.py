@@ -1,4 +1,4 @@
-"""Run the verbs of a work's owner: `viz content terms | approve | withdraw | transfer`."""
+"""Run the commands of a work's owner: `viz content terms | approve | withdraw | transfer`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ Rows = list[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What every verb is given, and the trusted deployment."""
+    """The options that all these commands share, and the trusted deployment."""
 
     account: LocalAccount
     trusted: Deployment
@@ -114,8 +114,8 @@ def terms(
 ) -> None:
     """Offer other terms to new grants: signed and relayed by a node, or --direct.
 
-    Grants that were given keep their terms. The record beside the work is renewed, and the earlier
-    one kept, because trainers with an earlier grant need its license.
+    Existing grants keep their terms. A new record is written beside the work. The earlier one is
+    kept, because trainers with an earlier grant need its license.
     """
     from viz.cli.license_questions import tell_license
     from viz.services.market.license_files import read_described
@@ -175,7 +175,7 @@ def approve(
     trainer: Annotated[str, typer.Argument(help="The trainer's address.")],
     key: KeyFile,
     revoke: Annotated[
-        bool, typer.Option("--revoke", help="End an approval; grants that were given stay.")
+        bool, typer.Option("--revoke", help="End an approval; existing grants stay.")
     ] = False,
     node: NodeUrl = LOCAL_NODE,
     direct: Direct = False,
@@ -186,7 +186,7 @@ def approve(
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let a trainer acquire a grant where the terms ask for your approval: signed, or --direct."""
+    """Approve a trainer, if the work's terms require that: signed and relayed, or --direct."""
     asked = _asked(
         key, password_file, node, rpc, folder, deployment, direct=direct, yes=yes, quiet=as_json
     )
@@ -235,9 +235,10 @@ def withdraw(
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Withdraw a work, for ever: no new grant from now on; signed and relayed, or --direct.
+    """Withdraw a work for ever: no new grant from now on; signed and relayed, or --direct.
 
-    What becomes of grants and adapters that exist is in the terms of each grant, and told before.
+    The terms of each grant decide what happens to existing grants and adapters. The command shows
+    this before you agree.
     """
     asked = _asked(
         key, password_file, node, rpc, folder, deployment, direct=direct, yes=yes, quiet=as_json
@@ -275,7 +276,7 @@ async def _withdraw(asked: _Asked, number: int) -> ActionDone:
 async def _act(
     asked: _Asked, content_id: ContentId, make: ActionMaker, rows: Any, question: str
 ) -> ActionDone:
-    """Show what is signed, ask, and carry it out by the way that was asked for."""
+    """Show what is signed, ask, then relay it through a node or send it, as chosen."""
     from viz.clock import SystemClock
     from viz.creator import owner as owners
     from viz.creator.works import ChainWorks, NodeWorks
@@ -340,9 +341,9 @@ def transfer(
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give a work, and what it will earn, to another owner: your own transaction, with gas.
+    """Give a work, and what it will earn, to another owner, by your own transaction with gas.
 
-    The contract has no signed form of a transfer (it is ERC-721's), so no node can relay it.
+    The transfer is ERC-721's, which has no signed form, so no node can relay it.
     """
     trusted = trusted_deployment(deployment, folder)
     rpc = required_rpc(rpc, trusted, "a transfer is your own transaction, and the owner")

@@ -1,4 +1,4 @@
-"""Let other nodes serve an adapter that this node trained, or end that."""
+"""Permit other nodes to serve an adapter that this node trained, or end the permission."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def permit(
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let another node fetch, open and serve an adapter that this node trained.
+    """Permit another node to fetch, open and serve an adapter that this node trained.
 
-    It is written on the chain. The other node's operator then puts the adapter on offer there, with
-    `viz adapter activate`, and finds this node by its entry in the directory.
+    The permission is written on the chain. The other node's operator then puts the adapter on offer
+    with `viz adapter activate`. That node finds this one by its entry in the directory.
     """
     _permit(adapter_id, parse_address(other), True, OperatorClient(node, folder), as_json=as_json)
 
@@ -44,7 +44,8 @@ def revoke(
 ) -> None:
     """End another node's permission to serve an adapter, after the contract's notice.
 
-    The node gets the key no more. What it opened before is on its disk: the chain stops its claims.
+    The node no longer gets the key. What it opened before is on its disk, but the chain rejects its
+    claims.
     """
     _permit(adapter_id, parse_address(other), False, OperatorClient(node, folder), as_json=as_json)
 

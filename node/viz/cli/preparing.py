@@ -21,7 +21,7 @@ _LINE_EVERY_S: Final = 5.0
 def preparing(
     console: Console = err, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Callable[[float], None]]:
-    """Yield a function that shows the finished part, 0 to 1; its first call begins the display."""
+    """Yield a function that shows the finished fraction, 0 to 1, from its first call on."""
     with ExitStack() as shown:
         yield (_bar if console.is_terminal else _lines)(console, clock, shown)
 

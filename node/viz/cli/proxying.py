@@ -1,4 +1,4 @@
-"""Run the proxy's two kinds, of one node and of the network, and print what concerns the market."""
+"""Run both kinds of proxy, for one node and for the network, and print the market's models."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ProxyDoor:
 
     @property
     def who(self) -> str:
-        """Which key programs must send."""
+        """The API key that programs must send, in words."""
         return f"the OPENAI_API_KEY in {self.key_file}" if self.key else "any OPENAI_API_KEY"
 
     def serving(self, side: AskedSide) -> AbstractAsyncContextManager[str]:
@@ -53,7 +53,7 @@ class ProxyDoor:
 
 @dataclass(frozen=True, slots=True)
 class RunningProxy:
-    """A proxy that serves: what it tells scripts and people, and whom it asks."""
+    """A running proxy: its messages for scripts and people, and what it asks."""
 
     side: AskedSide
     said: dict[str, Any]
@@ -63,7 +63,7 @@ class RunningProxy:
 async def serving_until_stopped(
     serving: AbstractAsyncContextManager[RunningProxy], *, as_json: bool
 ) -> None:
-    """Serve, say where, and print at the end what was spent and what is left."""
+    """Serve, print the address, and at the end what was spent and what is left."""
     import asyncio
 
     from viz import log
@@ -112,7 +112,7 @@ async def serve_network(
     caps: Caps,
     spending: SpendingOptions,
 ) -> AsyncIterator[RunningProxy]:
-    """Serve the proxy of all nodes. Each channel that it opens takes commands of its own."""
+    """Serve the proxy of all nodes. Each channel that it opens accepts its own commands."""
     from viz.buyer.channel_control import ChannelControl
     from viz.buyer.control_server import serving_control
     from viz.buyer.network.control import NetworkControl
@@ -145,7 +145,7 @@ async def serve_network(
 
 
 def _print_run(found: dict[str, Any], here: Deployment) -> None:
-    """Print on standard error what a proxy spent, and the rest of the deposits."""
+    """Print on standard error what a proxy spent, and what is left of the deposits."""
     requests = found["run"]["requests"]
     err.print(
         f"{requests} answer{'' if requests == 1 else 's'}, "
@@ -157,7 +157,7 @@ def _print_run(found: dict[str, Any], here: Deployment) -> None:
 
 
 def print_parts(parts: Sequence[dict[str, Any]], here: Deployment) -> None:
-    """Print who was paid for which part of an answer, if more than one node was."""
+    """Print who was paid for which part of an answer, if several nodes were."""
     if len(parts) < 2:
         return
     for part in parts:

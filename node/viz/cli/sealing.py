@@ -52,7 +52,7 @@ CustodianOption = Annotated[
     ),
 ]
 CreditOption = Annotated[
-    str, typer.Option(help="Who is to be named. Default: as in terms.toml or the license.")
+    str, typer.Option(help="Whom to credit. Default: as in terms.toml or the license.")
 ]
 LanguageOption = Annotated[
     str, typer.Option(help="The work's language, such as en. Default: as in terms.toml or license.")
@@ -78,7 +78,7 @@ class Sealing:
         self._trusted, self._custodians = trusted, custodians
 
     def rows(self) -> list[tuple[str, str]]:
-        """Return what the owner agrees to, in words."""
+        """Return in words what the owner agrees to."""
         return [
             ("custodian", f"{each.node}  at {each.url}, gets the sealed work and its key")
             for each in self._custodians
@@ -87,7 +87,7 @@ class Sealing:
     async def publish(
         self, work: Path, record: Registration, words: ListingWords
     ) -> dict[str, Any]:
-        """Seal, hand over and list; return what was done, for people and scripts."""
+        """Seal, hand over and list the work; return what was done, as JSON values."""
         from viz.clock import SystemClock
         from viz.creator import sealed
 
@@ -125,14 +125,14 @@ class Sealing:
 
 
 async def custodians_at(urls: Sequence[str], trusted: Deployment) -> list[CustodianNode]:
-    """Ask each custodian who it is, before anything is signed."""
+    """Ask each custodian for its address, before anything is signed."""
     from viz.creator.sealed import custodian_at
 
     return [await custodian_at(checked(url), trusted) for url in urls]
 
 
 def read_words(terms: Path) -> WorkWords:
-    """Return what a terms file says of its work; raise InvalidWork."""
+    """Return the description of the work in a terms file; raise InvalidWork."""
     from viz.protocol.registration import words_of
 
     try:
@@ -150,9 +150,9 @@ def listing_words(
     language: str,
     sample: Path | None,
 ) -> ListingWords:
-    """Return what the listing says: as given, else from terms.toml, else from the license.
+    """Return the texts of the listing: as given, else from terms.toml, else from the license.
 
-    Without any of them the work is credited to its creator's address.
+    If none of them names anybody, the work is credited to its creator's address.
     """
     from viz.creator.sealed import ListingWords
 
@@ -194,8 +194,8 @@ def publish(
 ) -> None:
     """Seal a registered work, hand it and its key to custodians, and publish its listing.
 
-    Do it again for more custodians, after a change of terms (with --license), or with other words:
-    the newest listing counts, and it names the custodians of this call.
+    Run it again for more custodians, after a change of terms (with --license), or with other texts:
+    the newest listing counts, and it names only the custodians of this command.
     """
     from viz.chain.keys import load_key_file
     from viz.services.market.license_files import read_license
@@ -253,7 +253,7 @@ def keys(
     node: NodeUrl = LOCAL_NODE,
     as_json: AsJson = False,
 ) -> None:
-    """Show who got the key of a sealed work from a custodian, when, and at which block."""
+    """Show who got the key of a sealed work from a custodian, and when (time and block)."""
     from viz.protocol.custody import HANDED_PATH, HandedKeys
 
     path = HANDED_PATH.format(kind="works", item_id=content_id)
@@ -264,10 +264,10 @@ def keys(
 
 
 def not_sealed(work: Path, error: VizError) -> str:
-    """Return what an owner does whose work is registered and could not be sealed or listed."""
+    """Say what to do if the work is registered but could not be sealed or listed."""
     return (
-        f"the work is registered, and is not with a custodian yet ({error.detail}): do not "
-        f"register it again, go on with `viz content publish {work}`"
+        f"the work is registered, but no custodian has it yet ({error.detail}): do not "
+        f"register it again; continue with `viz content publish {work}`"
     )
 
 
@@ -279,9 +279,9 @@ def search(
     node: NodeUrl = LOCAL_NODE,
     as_json: AsJson = False,
 ) -> None:
-    """Search the works that a node lists: all words must be there, in any letter case.
+    """Search the works that a node lists: all words must occur, in upper or lower case.
 
-    A listing is its owner's word. A node keeps only those that the chain confirms.
+    A listing is a statement of the work's owner. A node keeps only those that the chain confirms.
     """
     found = run(_search(checked(node), [word.casefold() for word in words or ()]), logs=False)
     if show(found, as_json=as_json):

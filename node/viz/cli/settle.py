@@ -1,4 +1,4 @@
-"""Run `viz settle`: claim vouchers, pay creators, collect. Each step runs whatever others do."""
+"""Run `viz settle`: claim vouchers, pay creators, collect. A failed step stops no other step."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def settle(
     """Claim all signed vouchers in one batch, pay the creators, and collect.
 
     The command sends the claim whatever its gas costs, and pays the creators of every adapter that
-    this node ever sold. If a step fails, it shows the error and goes on with the next step; the
-    exit code is that of the first error.
+    this node has ever sold. If a step fails, it shows the error and continues with the next step;
+    the exit code is that of the first error.
     """
     found, errors = run(_settle(OperatorClient(node, folder), distribute, collect), logs=False)
     if not show(found, as_json=as_json):
@@ -99,7 +99,7 @@ async def _settle(
 
 
 async def _told(what: str, work: Coroutine[Any, Any, T]) -> T:
-    """Return the result of ``work``; say on standard error every ``TOLD_EVERY_S`` that it runs."""
+    """Return the result of ``work``; every ``TOLD_EVERY_S`` say on standard error that it runs."""
     err.print(f"{what} ...")
     task = asyncio.ensure_future(work)
     waited_s = 0

@@ -1,4 +1,4 @@
-"""Say in words where a training run stands."""
+"""Describe the progress of a training run in words."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def says(event: dict[str, Any]) -> str:
 
 
 def stands(found: dict[str, Any]) -> str:
-    """Return where a run stands: its right answers, its last step, or why it ended."""
+    """Return a run's state in words: its right answers, its last step, or why it ended."""
     recall = found["result"].get("metrics", {}).get("recall")
     if recall:
         return f"{of(recall['adapter'], recall['asked'])} right"
@@ -32,5 +32,5 @@ def stands(found: dict[str, Any]) -> str:
 
 
 def of(right: int, asked: int) -> str:
-    """Return "``right`` of ``asked``", or that nothing was measured."""
+    """Return "``right`` of ``asked``", or say that nothing was measured."""
     return f"{right} of {asked}" if asked else NOT_MEASURED

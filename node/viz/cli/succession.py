@@ -20,7 +20,7 @@ from viz.cli.operator import (
 from viz.cli.train import train_and_publish
 from viz.cli.training import say_card
 
-# `viz adapter` is one group: this module is the last that adds to it.
+# `viz adapter` is one group: this module is the last that adds commands to it.
 __all__ = ["adapter_app", "permission", "provenance"]
 
 
@@ -35,7 +35,8 @@ def succeed(
         typer.Option("--publish-anyway", help="Sell the adapter even if its report card fails."),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show which works would stay, and which not.")
+        bool,
+        typer.Option("--dry-run", help="Only show which works would stay and which would not."),
     ] = False,
     node: OperatedNode = "",
     folder: DataDir = None,
@@ -43,8 +44,9 @@ def succeed(
 ) -> None:
     """Train a successor without the works that were withdrawn or whose license ended.
 
-    Works, settings and rates are those of the adapter. Requests for it are told the successor from
-    then on, once it has ended. It may be trained before that, in the time of the notice.
+    The successor has the adapter's other works, its settings and its rates. It may be trained
+    before the adapter ends, during the time of notice. When the adapter has ended, the refusal of
+    requests for it names the successor.
     """
     operator = OperatorClient(node, folder)
     plan = run(operator.ask("GET", f"/adapters/{adapter_id}/succession"), logs=False)
@@ -53,7 +55,8 @@ def succeed(
         if not show(plan, as_json=as_json):
             kept = ", ".join(str(each["contentId"]) for each in plan["request"]["works"])
             say(
-                f"a successor of adapter {adapter_id} holds work {kept}, and no more work {without}"
+                f"a successor of adapter {adapter_id} would be trained on work {kept}, without "
+                f"work {without}"
             )
         return
     given = named(name, description)
@@ -73,4 +76,4 @@ def succeed(
         say(published["detail"])
     else:
         model = published["offer"]["model"]
-        say(f"{model} follows adapter {adapter_id}, without work {without}")
+        say(f"{model} is the successor of adapter {adapter_id}, without work {without}")

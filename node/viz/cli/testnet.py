@@ -118,7 +118,7 @@ def pass_time(
     rpc_url: LocalChain = "http://127.0.0.1:8545",
     as_json: AsJson = False,
 ) -> None:
-    """Move the local chain's time forward, to try at once what takes a day.
+    """Move the local chain's time forward, to try things at once that take a day.
 
     The time never goes back: the chain stays ahead of this machine's clock.
     """

@@ -86,7 +86,7 @@ def train_and_publish(
     *,
     quiet: bool,
 ) -> dict[str, Any]:
-    """Train to the end and, with ``publication``, register and offer the adapter; return both."""
+    """Train and, with ``publication``, register and offer the adapter; return both."""
     started = run(operator.ask("POST", "/trainings", request), logs=False)
     result = follow(operator, started["id"], quiet=quiet)
     if publication is not None:
@@ -94,16 +94,16 @@ def train_and_publish(
         try:
             result["publication"] = run(operator.ask("POST", "/publications", wanted), logs=False)
         except VizError:
-            if not quiet:  # The result of the run, before the error says why it is not sold.
+            if not quiet:  # Print the result before the error that says why it is not sold.
                 say_card(result)
             raise
     return result
 
 
 def _work(named: str) -> dict[str, Any]:
-    """Return a work of the request: by its id, which the node fetches if need be, or by its file.
+    """Return a work of the request: by its id (the node fetches it if necessary) or its file.
 
-    A number is an id. A file whose name is a number is given as ./NUMBER.
+    A number is an id. Write ./NUMBER for a file whose name is a number.
     """
     if named.isascii() and named.isdecimal() and len(named) <= _ID_DIGITS:
         return {"contentId": int(named)}

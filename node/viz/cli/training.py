@@ -20,7 +20,7 @@ app = typer.Typer(
 RunId = Annotated[str, typer.Argument(help="A run's id, as `viz training list` shows it.")]
 # The interval of progress lines if there is no terminal for a bar.
 _EVERY_S: Final = 5.0
-# The interval at which a node that does not answer is called again.
+# The interval between calls to a node that does not answer.
 _LOOK_AGAIN_S: Final = 3.0
 
 
@@ -86,7 +86,7 @@ def cancel_run(
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Stop a run for good, after its current step. A run that has ended stays as it is."""
+    """Cancel a run after its current step. It cannot be resumed. A finished run is not changed."""
     found = run(OperatorClient(node, folder).ask("DELETE", f"/trainings/{training}"), logs=False)
     if not show(found, as_json=as_json):
         say(f"training {training} is {found['state']}")
@@ -154,7 +154,7 @@ def say_card(result: dict[str, Any]) -> None:
     recall, general = metrics.get("recall"), metrics.get("general")
     repeated = metrics["memorisation"]
     rows: list[tuple[str, object]] = []
-    if recall and general:  # runs from before report cards have none
+    if recall and general:  # old runs have no report card
         rows += [
             ("right answers in unseen wordings", of(recall["adapter"], recall["asked"])),
             ("the same of the base model", of(recall["base"], recall["asked"])),

@@ -52,9 +52,9 @@ def trust(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show a node's chain, contracts and token, and keep them: you then pay and sign on these only.
+    """Show a node's chain, contracts and token, and keep them: you then pay and sign only on these.
 
-    Run it once for a data folder. Later commands refuse a node that names others. With --published
+    Run it once for a data folder. Later commands refuse a node that uses others. With --published
     and --rpc, the node's answer is compared with that file and checked on that chain.
     """
     place = data_dir(folder) / "deployment.json"

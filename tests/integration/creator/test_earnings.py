@@ -84,7 +84,7 @@ async def test_a_statement_is_every_unit_and_can_be_made_again(
     path.write_text(json.dumps({"statements": [found]}), encoding="utf-8")
     check = ("content", "statement", first, "--check", path, "--rpc", net.anvil.url)
     same = await desk.viz(*check, key=False, yes=False)
-    assert same.exit_code == 0 and "to the last line" in same.stdout, same.output
+    assert same.exit_code == 0 and "in every line" in same.stdout, same.output
     for old, new, said in (
         ('"450"', '"451"', "lines[1]"),
         (owner, net.sender(9).address, "lines[1]"),
@@ -176,7 +176,7 @@ async def test_bad_questions_are_one_line(net: Testnet, tmp_path: Path) -> None:
         ((99,), LICENSE, "there is no work 99"),
         ((work, "--from", "soon"), INPUT, "neither a day"),
         ((work, "--from", 9, "--to", 3), INPUT, "older block"),
-        ((work, "--check", none), INPUT, "is no statement"),
+        ((work, "--check", none), INPUT, "is not a statement"),
     ]
     for words, code, said in cases:
         done = await desk.viz("content", "statement", *words, *rpc, key=False, yes=False)

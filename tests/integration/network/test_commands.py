@@ -160,7 +160,7 @@ async def test_a_license_without_a_work_at_hand_says_why(
     assert not (custodian.folder / "keys").exists()
     done = await operated(trainer, "content", "license", 1)
     assert done.exit_code == 0, done.output
-    assert "work 1 is licensed and not here" in done.stderr and "ask its owner" in done.stderr
+    assert "work 1 is licensed, but not here" in done.stderr and "ask its owner" in done.stderr
 
 
 async def test_more_custodians_and_other_words_come_later(

@@ -104,14 +104,14 @@ def test_a_file_without_terms_is_licensed_too(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ("license new {0} --preset royal " + SAID, "is no preset"),
+        ("license new {0} --preset royal " + SAID, "is not a preset"),
         ("license new {0} --preset research --name A", "--contact is missing"),
         ("license new {0} " + SAID, "--preset is missing"),
         ("license new {0} --preset guided " + SAID, "asks on a terminal"),
         ("license new {0} --preset research --fee 1e3 " + SAID, "money.training_fee"),
         ("license new {0} --preset research --royalty-bps 10001 " + SAID, "min_royalty_bps"),
         ("license new {0} --preset commercial --capacity agent " + SAID, "work.acquired"),
-        ("license new {0}/deployment.json --title T --preset research " + SAID, "is no work"),
+        ("license new {0}/deployment.json --title T --preset research " + SAID, "is not a work"),
         ("license new {0}/work.jsonl --preset research " + SAID, "--title is missing"),
         ("license new {0} --preset research --out {0}/terms.toml " + SAID, "exists already"),
         ("license check", "name a license file"),
@@ -121,9 +121,9 @@ def test_a_file_without_terms_is_licensed_too(folder: Path) -> None:
         ("license check {0}/none.toml", "cannot be read"),
         ("license check {0}/l.toml --content 1", "--rpc"),
         ("license show {0}/work.jsonl", "not TOML"),
-        ("license export {0}/l.toml --url javascript:x --path /", "is no address"),
-        ("license export {0}/l.toml --url https://a.test/?x=1 --path /", "is no address"),
-        ("license export {0}/l.toml --url https://a.test --path book", "is no path"),
+        ("license export {0}/l.toml --url javascript:x --path /", "is not an https URL"),
+        ("license export {0}/l.toml --url https://a.test/?x=1 --path /", "is not an https URL"),
+        ("license export {0}/l.toml --url https://a.test --path book", "is not a path"),
     ],
 )
 def test_bad_input_is_answered_by_one_line(folder: Path, command: str, says: str) -> None:
