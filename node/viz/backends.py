@@ -64,7 +64,7 @@ from viz.storage.sealing import new_identity
 from viz.storage.sources import SourcedBlobs
 from viz.training.run import Bounds
 
-# The identity that keys of sealed blobs are wrapped for; the directory names its recipient.
+# The file of the identity that keys are wrapped for; the directory has its recipient.
 AGE_KEY_FILE: Final = Path("age.key")
 _log = structlog.get_logger()
 
@@ -290,9 +290,9 @@ async def _blobs(config: Config) -> BlockStore:
 
 
 async def _engine(config: Config, report: ReportProgress) -> Engine:
-    """Start the engine of the base model, or none. Raises ModelUnavailable.
+    """Start the configured engine. Raises ModelUnavailable.
 
-    What the core install does not have is imported only if it is used.
+    Libraries that the core install lacks are imported only if they are used.
     """
     if config.engine.backend == "none":
         return NoEngine()

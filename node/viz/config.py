@@ -101,7 +101,7 @@ class ApiConfig(_Section):
 
 
 class StorageConfig(_Section):
-    """Say where blobs are, how many the node holds for others, and which licenses it serves."""
+    """Say where blobs are, how many the node stores for others, and which licenses it serves."""
 
     backend: Literal["embedded", "kubo"] = "embedded"
     kubo_api: str = "/ip4/127.0.0.1/tcp/5001"
@@ -113,7 +113,7 @@ class StorageConfig(_Section):
 
 
 class UpstreamConfig(_Section):
-    """Name the servers that compute for this node, and say what they were started with."""
+    """Name the servers that compute for this node, and the options that they were started with."""
 
     urls: tuple[str, ...] = ()
     folder: Path = Path("shared-adapters")
@@ -135,7 +135,7 @@ class UpstreamConfig(_Section):
 
 
 class EngineConfig(_Section):
-    """Say which base model is served, by whom, and with how much of the machine."""
+    """Choose the base model, what computes it, and how much of the machine it may use."""
 
     backend: Literal["embedded", "upstream", "none"] = "embedded"
     base_model: str = "SmolLM2-135M-Instruct"
@@ -228,14 +228,14 @@ class TrainingConfig(_Section):
 
 
 class NetworkConfig(_Section):
-    """Say which addresses the node asks that others named, and how often."""
+    """Say which addresses of other nodes may be asked, and how often."""
 
     private_addresses: bool = False
     discover_s: Annotated[int, Field(ge=10)] = 300
 
 
 class WithdrawalConfig(_Section):
-    """Say what is destroyed when the use of a withdrawn work has ended."""
+    """Say what is destroyed when the use of a withdrawn work ends."""
 
     destroy_named_files: bool = False
 

@@ -1,12 +1,12 @@
-"""Send HTTP requests to addresses that others named: directory entries, custodians, listings.
+"""Send HTTP requests to URLs that strangers named: in directory entries, custodies and listings.
 
-Owns what protects this machine and its network from such an address (server-side request forgery).
-Invariants: no connection is opened to an address that is not public, whatever a name resolves to
-at the moment of connecting, unless the operator allowed private ones; redirects are not followed;
-no environment's proxy, cookie or stored credential is used; no answer is read beyond its bound, in
-bytes and in time; a compressed answer is not unpacked.
+Owns the protection of this machine and its network against such URLs (server-side request forgery).
+Invariants: connections go only to public addresses, checked when a name is resolved for the
+connection (if the operator has not allowed private ones); redirects are not followed; no proxy of
+the environment, cookie or stored credential is used; every answer is limited in bytes and time; a
+compressed answer is not unpacked.
 
-Who talks to a node of a person's own choice uses ``viz.client.node_client`` instead.
+For a node that the person chose, use ``viz.client.node_client`` instead.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 
 @dataclass(frozen=True, slots=True)
 class OutboundReply:
-    """A whole answer; ``headers`` have lower-case names."""
+    """A complete answer; ``headers`` have lower-case names."""
 
     status: int
     headers: Mapping[str, str]
@@ -50,7 +50,7 @@ class Outbound:
     """An HTTP client for URLs that strangers named. Close it at the end."""
 
     def __init__(self, *, private_addresses: bool = False) -> None:
-        """``private_addresses`` also allows this machine and its networks, for local testing."""
+        """``private_addresses`` also permits this machine and its networks, for local tests."""
         self._private = private_addresses
         self._http: aiohttp.ClientSession | None = None
 
@@ -92,8 +92,8 @@ class Outbound:
     ) -> OutboundReply:
         """Return the answer to one request, whatever its status.
 
-        Raises AddressNotPublic, NodeUnreachable (also for what is too slow), NodeRefused for an
-        answer beyond ``max_bytes``, for a redirect and for a compressed answer.
+        Raises AddressNotPublic, NodeUnreachable (also after a timeout), NodeRefused for an answer
+        above ``max_bytes``, a redirect or a compressed answer.
         """
         require_allowed(url, private_addresses=self._private)
         sent = {hdrs.ACCEPT_ENCODING: "identity", **(headers or {})}
@@ -107,7 +107,7 @@ class Outbound:
                 if 300 <= response.status < 400 and response.status != 304:
                     raise NodeRefused(f"{url} answered with a redirect, which is not followed")
                 if response.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
-                    raise NodeRefused(f"{url} answered compressed, which was not asked for")
+                    raise NodeRefused(f"{url} sent a compressed answer, which was not requested")
                 body = await _bounded(response, max_bytes, url)
                 lower = {name.lower(): value for name, value in response.headers.items()}
                 return OutboundReply(response.status, lower, body)
@@ -130,9 +130,9 @@ class Outbound:
 
 
 def require_allowed(url: str, *, private_addresses: bool) -> None:
-    """Raise AddressNotPublic for a URL of another kind, or with a private address in it.
+    """Raise AddressNotPublic for a URL with another scheme, or with a private address in it.
 
-    A name is judged when it is resolved, by the session that connects.
+    Host names are checked when the session resolves them.
     """
     parts = urlsplit(url) if http_origin(url.partition("?")[0]) else None
     host = parts.hostname or "" if parts else ""
@@ -143,15 +143,15 @@ def require_allowed(url: str, *, private_addresses: bool) -> None:
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
-        return  # a name: the resolver judges what it stands for
+        return  # a name: the resolver checks its addresses
     if not is_public(address):
         raise _refused(host)
 
 
 def guarded_session(*, private_addresses: bool) -> aiohttp.ClientSession:
-    """Return a session that connects to names of public addresses only, unless others are allowed.
+    """Return a session that resolves names to public addresses only, unless others are allowed.
 
-    For a URL with an address in it call ``require_allowed`` first: no name is resolved there.
+    For a URL with an IP address call ``require_allowed`` first: the resolver does not see it.
     """
     connector = aiohttp.TCPConnector(
         resolver=None if private_addresses else PublicResolver(),
@@ -168,7 +168,7 @@ def guarded_session(*, private_addresses: bool) -> aiohttp.ClientSession:
 
 
 class PublicResolver(AbstractResolver):
-    """Resolves names, and refuses a name that stands for an address that is not public."""
+    """Resolves names, and refuses a name with an address that is not public."""
 
     def __init__(self) -> None:
         self._inner = aiohttp.ThreadedResolver()
@@ -189,9 +189,9 @@ class PublicResolver(AbstractResolver):
 
 
 def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Return whether an address belongs to the internet, also one that carries another inside.
+    """Return whether an address is a public internet address.
 
-    An IPv6 address can stand for an IPv4 one (mapped, 6to4, NAT64): then both are judged.
+    An IPv6 address can contain an IPv4 address (mapped, 6to4, NAT64): then both must be public.
     """
     if not address.is_global or address.is_multicast:
         return False

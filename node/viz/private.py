@@ -44,7 +44,7 @@ def make_private_file(path: Path) -> None:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a file that is its owner's alone, whole or not at all, to the disk. Raises OSError."""
+    """Write a file atomically and durably, readable by its owner only. Raises OSError."""
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)
     handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -32,7 +32,7 @@ def secret(name: str) -> SecretStr:
 
 
 def kept_secret(path: Path, *, random_bytes: int) -> str:
-    """Return the secret in ``path``; where there is none, or an empty one, draw it first."""
+    """Return the secret in ``path``; if the file is missing or empty, draw one first."""
     return kept(path, lambda: secrets.token_urlsafe(random_bytes))
 
 

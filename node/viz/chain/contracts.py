@@ -114,7 +114,7 @@ class ContentRegistry(Contract):
         return bool(await self._view("isTrainerApproved", content_id, owner, trainer))
 
     async def owners(self, content_ids: Sequence[ContentId]) -> tuple[Address, ...]:
-        """Return who owns each of these works; raise TransactionFailed if one is not registered."""
+        """Return the owner of each work; raise TransactionFailed if one is not registered."""
         found = await self._view("ownersOf", list(content_ids))
         if len(found) != len(content_ids):
             raise ChainUnreachable(
@@ -174,7 +174,10 @@ class AdapterRegistry(Contract):
         return ServingState(_REASONS.get(why, why.name.lower().replace("_", " ")))
 
     async def enforceable(self, adapter_id: AdapterId, words: Sequence[int]) -> int | None:
-        """Return the first row whose work makes ``enforce`` move the retirement; None if none."""
+        """Return the first row of the share table for which ``enforce`` would retire the adapter.
+
+        None if there is none.
+        """
         found = await self._view("enforceable", adapter_id, list(words))
         return int(found["index"]) if found["found"] else None
 
@@ -231,9 +234,9 @@ class Settlement(Contract):
     async def preview_claim(self, node: Address, rows: bytes) -> tuple[RowStatus, ...]:
         """Return how ``claim(rows)`` by ``node`` would judge each row at the newest block.
 
-        The claim is executed on top of that block. At a confirmed block, a row that follows another
-        claim would be judged on the base from before it. A reorganisation can make the answer
-        wrong, which costs gas at most: no row is given up on one answer (``ClaimLoop``).
+        The claim is executed on top of that block. At a confirmed block, a row after another claim
+        would be judged on the base from before that claim. A reorganisation can make the answer
+        wrong, which costs only gas: no row is given up because of one answer (``ClaimLoop``).
         """
         codes = await self._view("previewClaim", node, rows)
         try:
@@ -294,7 +297,7 @@ class Chain:
         return await self.contents.count()
 
     async def owners(self, content_ids: Sequence[ContentId]) -> tuple[Address, ...]:
-        """Return who owns each of these registered works."""
+        """Return the owner of each of these registered works."""
         return await self.contents.owners(content_ids)
 
     async def approved(self, content_id: ContentId, owner: Address, trainer: Address) -> bool:
@@ -324,7 +327,7 @@ class Chain:
         return await acquired_grants(self.rpc, self.deployment, adapter)
 
     async def enforceable(self, adapter_id: AdapterId, words: Sequence[int]) -> int | None:
-        """Return the row of the share table whose work retires the adapter now."""
+        """Return the row of the share table whose work would retire the adapter now, or None."""
         return await self.adapters.enforceable(adapter_id, words)
 
     async def servable(self, adapter_id: AdapterId, node: Address) -> ServingState:

@@ -1,7 +1,7 @@
 """Read all events that move money in Settlement, and compare rebuilt balances with its views.
 
 Owns the searches for the events that ``viz.domain.settlement_audit`` rebuilds balances from, and
-the comparison. Invariant: everything is read at one block, which is the same before and after.
+the comparison. Invariant: everything is read at one block, which is checked again at the end.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TRANSFER: Final = keccak(b"Transfer(address,address,uint256)")
 
 @dataclass(frozen=True, slots=True)
 class SettlementRead:
-    """The books that the events give, and where the contract's own views differ."""
+    """The balances rebuilt from events, and where the contract's own views differ."""
 
     last: BlockHeader
     books: RebuiltBooks
@@ -60,7 +60,7 @@ class SettlementHistory:
         self._chain, self._rpc, self._where = chain, chain.rpc, chain.deployment
 
     async def events(self, last: int) -> list[Event]:
-        """Return all events of Settlement, each work's owners and each adapter's registration."""
+        """Return all events of Settlement, works' transfers and adapters' registrations."""
         where = self._where
         found = await self._logs(where.settlement, (), last)
         for contract, address, name in (
@@ -80,7 +80,7 @@ class SettlementHistory:
         held = await self._chain.token.balance(self._where.settlement, block=last.number)
         if held < books.owed_units():
             differences.append(
-                f"Settlement holds {held} units and owes {books.owed_units()}: "
+                f"Settlement holds {held} units, but owes {books.owed_units()}: "
                 f"{books.owed_units() - held} are missing"
             )
         await self._require(last)
@@ -91,13 +91,13 @@ class SettlementHistory:
 
         def differ(what: str, view: object, events: object) -> None:
             if view != events:
-                found.append(f"{what}: the contract says {view}, and its events give {events}")
+                found.append(f"{what}: the contract says {view}, but its events give {events}")
 
         for channel in books.channels.values():
             seen = await settlement.channel(channel.signer, channel.node, block=block)
             what = f"channel of {channel.signer} at {channel.node}"
             if seen is None:
-                found.append(f"{what}: the contract has none, and its events opened one")
+                found.append(f"{what}: the contract has none, but its events opened one")
                 continue
             differ(f"deposit of the {what}", seen.deposit_units, channel.deposit_units)
             differ(f"settled total of the {what}", seen.settled_units, channel.settled_units)
@@ -105,7 +105,7 @@ class SettlementHistory:
         for adapter_id in books.adapters:
             waits = await settlement.undistributed(adapter_id, block=block)
             differ(
-                f"royalties that wait of adapter {adapter_id}",
+                f"undistributed royalties of adapter {adapter_id}",
                 waits,
                 books.undistributed(adapter_id),
             )
@@ -115,7 +115,7 @@ class SettlementHistory:
         return found
 
     async def transfers(self, last: int) -> Mapping[Hash32, Mapping[Address, Units]] | None:
-        """Return what the token moved out of Settlement; None if it tells no transfers at all."""
+        """Return the token's transfers out of Settlement; None if the token has no events."""
         sender = bytes.fromhex(self._where.settlement[2:]).rjust(32, b"\0")
         logs = await self._logs(self._where.token, (_TRANSFER, sender), last)
         if not logs and not await self._logs(self._where.token, (_TRANSFER,), last):
@@ -139,4 +139,4 @@ class SettlementHistory:
         except BlockNotKnown:
             same = False
         if not same:
-            raise ChainMismatch(f"block {block.number} was replaced while it was read: audit again")
+            raise ChainMismatch(f"block {block.number} was replaced during the audit: run it again")

@@ -1,8 +1,8 @@
-"""Read from the chain's logs all that a work earned, and which adapters hold it.
+"""Read from the chain's logs what a work earned, and which adapters were trained on it.
 
 Owns the searches for the events that ``viz.domain.statement`` derives a statement from. Invariant:
-everything that is returned together is of one branch of the chain: the last block is the same
-before and after it was read.
+everything in one result is from one branch of the chain: the last block is checked before and after
+the reading.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from viz.domain.statement import (
 from viz.domain.units import AdapterId, Address, ContentId, Hash32
 from viz.errors import ChainMismatch, InvalidRequest
 
-# Up to so many adapters are searched for one by one; for more, all adapters' events are read.
+# Up to this many adapters are searched one by one; for more, the events of all are read.
 _ONE_BY_ONE: Final = 16
 _STATES_KEPT: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class WorkRead:
-    """A work's history up to a block, and the adapters that hold it."""
+    """A work's history up to a block, and the adapters that were trained on it."""
 
     history: WorkHistory
     adapters: tuple[AdapterRates, ...]
@@ -42,7 +42,7 @@ class WorkRead:
 
 
 class WorkEvents:
-    """Reads what concerns one work out of the chain's history."""
+    """Reads the events of one work from the chain's history."""
 
     def __init__(self, chain: Chain) -> None:
         self._chain, self._rpc = chain, chain.rpc
@@ -57,7 +57,7 @@ class WorkEvents:
         adapters = await self.adapters(content_id, last.number)
         events = await self._events(content_id, [each.adapter_id for each in adapters], last.number)
         history = work_history(content_id, adapters, events)
-        # Older states than these are kept by few endpoints; logs are kept by all that serve them.
+        # Few endpoints keep older states than these; logs are kept longer.
         if last.number > await self._rpc.block_number() - _STATES_KEPT:
             owed = {
                 each.adapter_id: await self._chain.settlement.undistributed(
@@ -71,7 +71,7 @@ class WorkEvents:
         return WorkRead(history, adapters, last)
 
     async def adapters(self, content_id: ContentId, last: int) -> tuple[AdapterRates, ...]:
-        """Return the adapters that hold a work, by id, as they were registered."""
+        """Return the adapters trained on a work, by id, with the rates of their registration."""
         found = []
         for event in await self._scan("AdapterRegistry", "AdapterRegistered", (), last):
             shares = dict(shares_from_words(event.args["shares"]))
@@ -92,7 +92,7 @@ class WorkEvents:
         return {each: (await self._rpc.block(each)).time_s for each in sorted(set(blocks))}
 
     async def vouchers(self, claims: Sequence[Hash32]) -> Mapping[Hash32, int]:
-        """Return how many vouchers each of these transactions claimed, for all its adapters."""
+        """Return how many vouchers each of these transactions claimed, over all adapters."""
         topic, found = abi.event_topic("Settlement", "Claimed"), dict[Hash32, int]()
         for name in dict.fromkeys(claims):
             receipt = await self._rpc.receipt(name)
@@ -104,7 +104,7 @@ class WorkEvents:
         return found
 
     async def require_block(self, block: BlockHeader) -> None:
-        """Raise ChainMismatch if a block is not on the chain any more."""
+        """Raise ChainMismatch if a block is no longer on the chain."""
         try:
             same = (await self._rpc.block(block.number)).hash == block.hash
         except BlockNotKnown:
@@ -116,7 +116,7 @@ class WorkEvents:
             )
 
     async def block_at(self, time_s: int) -> int:
-        """Return the first block of that time or later; one above the head if there is none."""
+        """Return the first block at ``time_s`` or later; head + 1 if there is none."""
         low, high = self.first_block, (await self._rpc.block()).number
         if time_s > (await self._rpc.block(high)).time_s:
             return high + 1
@@ -129,7 +129,7 @@ class WorkEvents:
         return low
 
     async def header(self, number: int) -> BlockHeader:
-        """Return a block's header; raise InvalidRequest for one that the chain does not have."""
+        """Return a block's header; raise InvalidRequest if the chain does not have the block."""
         try:
             return await self._rpc.block(number)
         except BlockNotKnown as error:
@@ -160,7 +160,7 @@ class WorkEvents:
     async def _scan(
         self, contract: str, event: str, topics: Sequence[bytes | None], last: int
     ) -> list[Event]:
-        """Return all events of one kind up to a block; ``topics`` are those after the first."""
+        """Return all events of one type up to a block; ``topics`` are those after the first."""
         where = self._chain.deployment
         address = {
             "ContentRegistry": where.content_registry,

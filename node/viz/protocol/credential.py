@@ -143,15 +143,15 @@ def credential_from_header(header: str) -> Credential:
 
 
 def voucher_to_text(offer: VoucherOffer) -> str:
-    """Return the value of VOUCHER_HEADER: a voucher for the request that carries it."""
+    """Return the value of VOUCHER_HEADER: a voucher that pays for the request itself."""
     return credential_to_header(offer).partition(" ")[2]
 
 
 def voucher_from_text(text: str) -> VoucherOffer:
-    """Return the voucher in VOUCHER_HEADER; raise InvalidRequest. Verifies no signature."""
+    """Return the voucher in VOUCHER_HEADER, without verifying it; raise InvalidRequest."""
     credential = _credential_from_text(text.strip())
     if not isinstance(credential, VoucherOffer):
-        raise InvalidRequest(f"{VOUCHER_HEADER} takes the action voucher")
+        raise InvalidRequest(f"the credential in {VOUCHER_HEADER} must have the action voucher")
     return credential
 
 

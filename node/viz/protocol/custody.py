@@ -1,7 +1,7 @@
-"""Define the messages about sealed works in custody: handing one over, and asking for a key.
+"""Define the messages of custody: handing a sealed work over, and asking for a key.
 
-Owns the JSON and the header of both, and what a custodian tells about the keys that it handed out.
-Does no I/O. ``viz.services.market.custodian`` decides who gets what.
+Owns the JSON and the header of both, and the log of the keys that a custodian handed out. Does no
+I/O. ``viz.services.market.custodian`` decides who gets a key.
 
 An upload is one request: the header ``Viz-Custody`` is the base64url of a ``HandOver``, the body
 the sealed bytes. The key in it is wrapped for the custodian's age recipient, so that neither a
@@ -49,7 +49,7 @@ WrappedKeyHex = Annotated[bytes, blob(MAX_WRAPPED_KEY_BYTES)]
 
 @dataclass(frozen=True, slots=True)
 class KeyChallenge(WireModel):
-    """What a custodian wants signed: who it is, where it answers, a challenge for one use."""
+    """What the signature must name: the custodian, its origin, and a single-use challenge."""
 
     WHERE: ClassVar[str] = "the custodian's challenge"
     custodian: AddressText
@@ -60,7 +60,7 @@ class KeyChallenge(WireModel):
 
 @dataclass(frozen=True, slots=True)
 class SignedKeyRequest(WireModel):
-    """A request for the key of a sealed blob, signed by whoever asks."""
+    """A request for the key of a sealed blob, signed by the requester."""
 
     WHERE: ClassVar[str] = "the request for a key"
     request: Annotated[KeyRequest, Signed]
@@ -69,7 +69,7 @@ class SignedKeyRequest(WireModel):
 
 @dataclass(frozen=True, slots=True)
 class WrappedKey(WireModel):
-    """A blob's key, wrapped for the requester; ``block`` is the chain's head that permitted it."""
+    """A blob's key, wrapped for the requester. The chain permitted it at ``block``."""
 
     WHERE: ClassVar[str] = "the custodian's answer"
     cid: CidText
@@ -98,7 +98,7 @@ class HandOver(WireModel):
 
 @dataclass(frozen=True, slots=True)
 class CustodyAnswer(WireModel):
-    """A sealed work that the node keeps now, with its key."""
+    """A sealed work that the node now has in custody."""
 
     WHERE: ClassVar[str] = "the custodian's answer"
     content_id: Annotated[ContentId, whole(JSON_INTEGER_MAX)]
@@ -132,5 +132,5 @@ def account_to_json(account: str) -> Json:
 
 
 def sealed_name(cid: Cid) -> str:
-    """Return what a sealed blob is called in a folder."""
+    """Return the file name of a sealed blob."""
     return f"{cid}.age"

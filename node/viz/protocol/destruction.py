@@ -1,9 +1,9 @@
 """Define the certificate of destruction: what a node destroyed of a withdrawn work, signed.
 
-Owns its JSON and its check. A certificate is the node's word: it proves who said what and when. It
-does not prove that no copy is left. Does no I/O.
+Owns its JSON and its check. A certificate is a statement of the node: it proves who stated what and
+when, but not that no copy is left. Does no I/O.
 
-Invariant: the signature covers every word of the list (``viz.domain.destruction.items_hash``).
+Invariant: the signature covers the whole list (``viz.domain.destruction.items_hash``).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LEFT: Final = record(
 
 @dataclass(frozen=True, slots=True)
 class DestructionCertificate(WireModel):
-    """What was destroyed and what was left of one work, signed by the node that had it."""
+    """What a node destroyed of one work and what it left, signed by the node."""
 
     WHERE: ClassVar[str] = "the certificate"
     certificate: Annotated[Destruction, Signed]
@@ -44,7 +44,7 @@ class DestructionCertificate(WireModel):
     signature: SignatureHex
 
     def verify(self, domain: Domain) -> None:
-        """Raise InvalidSignature if the node that it names did not sign these words."""
+        """Raise InvalidSignature if the named node did not sign this content."""
         if items_hash(self.destroyed, self.left, self.beyond_recall) != self.certificate.items_hash:
             raise InvalidSignature("the certificate's list is not the one that was signed")
         if not is_signed_by(domain.digest(self.certificate), self.signature, self.certificate.node):
@@ -71,7 +71,7 @@ def certify(
     destroyed: Sequence[HeldItem],
     left: Sequence[LeftItem],
 ) -> DestructionCertificate:
-    """Return the node's signed certificate; the times are of the chain, in seconds."""
+    """Return the node's signed certificate; the times are the chain's, in seconds since 1970."""
     gone, kept = tuple(sorted(destroyed)[:MAX_ITEMS]), tuple(sorted(left)[:MAX_ITEMS])
     hashed = items_hash(gone, kept, BEYOND_RECALL)
     signed = Destruction(node, content_id, withdrawn_at_s, due_at_s, time_s, hashed)

@@ -1,11 +1,10 @@
-"""Define listings: the public face of a work, which its owner signs and any node may pass on.
+"""Define listings: the public description of a work, signed by its owner; any node may pass it on.
 
 Owns the JSON of a listing, its hash, and the answers about listings. Does no I/O;
 ``viz.services.market.listings`` compares a listing with the chain.
 
-Invariants: a listing's hash is over its canonical JSON (RFC 8785) with every member, also those
-that this version does not know, so that an older node passes on a newer listing unchanged; nothing
-in it is longer than its bound.
+Invariants: a listing's hash is over its canonical JSON (RFC 8785) with all members, unknown ones
+included, so that an older node passes a newer listing on unchanged; every member has a size limit.
 """
 
 from __future__ import annotations
@@ -41,9 +40,9 @@ MAX_LISTING_BYTES: Final = 56 * 1024
 MAX_SAMPLE_CHARS: Final = 4_096
 MAX_CUSTODIANS: Final = 8
 MAX_URL_CHARS: Final = 200
-# The sealed work holds the work, the record that proves it, and age's header and tags.
+# A sealed work contains the work, the record that proves it, and age's header and tags.
 MAX_SEALED_BYTES: Final = 2 * MAX_WORK_BYTES
-# Listings in one page: with all of them as long as they may be, a page is within 4 MiB.
+# Listings in one page: if all have their maximum size, a page has at most 4 MiB.
 LISTINGS_PAGE: Final = 64
 CID_CHARS: Final = 59
 
@@ -52,7 +51,7 @@ CidText = Annotated[Cid, text(CID_CHARS)]
 
 @dataclass(frozen=True, slots=True)
 class SealedBlob(WireModel):
-    """Where a work's sealed bytes are, and how many."""
+    """The CID of a work's sealed bytes, and their number."""
 
     WHERE: ClassVar[str] = "'sealed'"
     cid: CidText
@@ -61,7 +60,7 @@ class SealedBlob(WireModel):
 
 @dataclass(frozen=True, slots=True)
 class CustodianAddress(WireModel):
-    """A node that holds the key of a sealed work for its owner, and where it answers."""
+    """A node that holds the key of a sealed work for its owner, and the node's origin."""
 
     WHERE: ClassVar[str] = "a custodian"
     node: AddressText
@@ -70,7 +69,7 @@ class CustodianAddress(WireModel):
 
 @dataclass(frozen=True, slots=True)
 class WorkListing(WireModel):
-    """What an owner tells the market about a work.
+    """What an owner publishes about a work.
 
     ``language`` is a BCP 47 tag, ``size_bytes`` the size of the work's file, ``license`` the
     license document or table whose canonical hash is on the chain, ``sample`` a text that the owner
@@ -94,7 +93,7 @@ class WorkListing(WireModel):
 
     @property
     def license_hash(self) -> Hash32:
-        """Return keccak256 of the license as canonical JSON, as the chain has it."""
+        """Return keccak256 of the license as canonical JSON, which is the hash on the chain."""
         return keccak(canonical_json(dict(self.license)))
 
 
@@ -125,19 +124,19 @@ class SignedListing:
             ) from error
         if len(document) > MAX_LISTING_BYTES:
             raise InvalidListing(
-                f"the listing has {len(document)} bytes, at most {MAX_LISTING_BYTES} are taken: "
-                "shorten the sample or the license"
+                f"the listing has {len(document)} bytes, more than {MAX_LISTING_BYTES}: shorten "
+                "the sample or the license"
             )
         return cls(listing, document, signature)
 
     @classmethod
     def read(cls, document: bytes, signature: bytes) -> Self:
-        """Return the listing that was kept as these canonical bytes; raise InvalidListing."""
+        """Return the listing stored as these canonical bytes; raise InvalidListing."""
         return cls.of(load_json(document), signature)
 
     @property
     def struct(self) -> Listing:
-        """Return what the owner signs, in ContentRegistry's domain."""
+        """Return the structure that the owner signs, in ContentRegistry's domain."""
         return Listing(self.listing.content_id, keccak(self.document), self.listing.issued_at)
 
     def require_signed_by(self, owner: Address, domain: Domain) -> None:
@@ -159,7 +158,7 @@ class SignedListing:
 
 @dataclass(frozen=True, slots=True)
 class ListingAnswer(WireModel):
-    """A listing that the node keeps now."""
+    """The id and time of the listing that the node now keeps."""
 
     WHERE: ClassVar[str] = "the node's answer"
     content_id: Annotated[ContentId, whole(JSON_INTEGER_MAX)]
@@ -167,18 +166,18 @@ class ListingAnswer(WireModel):
 
 
 def spelled(document: bytes, signature: bytes) -> bytes:
-    """Return the JSON of a signed listing from its canonical document, without parsing it."""
+    """Return a signed listing's JSON, made from its canonical document without parsing it."""
     return b'{"listing":' + document + b',"signature":"0x' + signature.hex().encode() + b'"}'
 
 
 def spelled_page(listings: Sequence[bytes], after: ContentId | None) -> bytes:
-    """Return the JSON of a page of spelled listings; ``after`` as in ``listings_to_json``."""
+    """Return the JSON of a page of such listings; ``after`` as in ``listings_to_json``."""
     following = b"null" if after is None else str(int(after)).encode()
     return b'{"listings":[' + b",".join(listings) + b'],"next":' + following + b"}"
 
 
 def listings_to_json(page: tuple[SignedListing, ...], after: ContentId | None) -> Json:
-    """Return one page; ``after`` is where the next one begins, None after the last."""
+    """Return one page as JSON; ``after`` is where the next one begins, None after the last."""
     return {"listings": [each.to_json() for each in page], "next": after}
 
 

@@ -1,8 +1,8 @@
-"""Define what a node answers about the market: models of all nodes, and who serves each.
+"""Define what a node answers about the market: the models of all nodes, and who serves each.
 
 A node collects this from the descriptions of the nodes in the directory, and checks it against the
-chain. Whoever reads it can check the same: each node's own description states its prices, and the
-chain has each adapter's trainer, weights, works and shares. Does no I/O.
+chain. A reader can check it too: each node's own description states its prices, and the chain has
+each adapter's trainer, weights, works and shares. Does no I/O.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ MAX_URL_CHARS: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class MarketWork(WireModel):
-    """A work that a model was trained on. ``uses`` (bits) are of its present terms.
+    """A work that a model was trained on. ``uses`` (bits) belong to its current terms.
 
-    ``title`` and ``credit`` are the owner's words where its listing is known (``listed``), else
-    the title is the serving node's. A withdrawn work has no ``uses``.
+    ``title`` and ``credit`` are from the owner's listing if it is known (``listed``); otherwise the
+    title is from the serving node. A withdrawn work has no ``uses``.
     """
 
     content_id: Annotated[ContentId, whole(2**53 - 1)]
@@ -57,7 +57,7 @@ class MarketWork(WireModel):
 class MarketOffer(WireModel):
     """A node that serves a model, with its list price in units per million tokens.
 
-    ``latency_ms`` is how long the node's description took for the node that answers this, smoothed;
+    ``latency_ms`` is the smoothed time in which that node's description reached the answering node;
     ``seen_at`` is when it was last read.
     """
 
@@ -74,9 +74,9 @@ class MarketOffer(WireModel):
 class MarketModel(WireModel):
     """A model and the nodes that serve it, cheapest first.
 
-    ``trainer``, the royalty and the works' shares are on the chain (absent for base models).
-    ``name``, ``description`` and ``card`` are the words of the node ``told_by``: the trainer's, if
-    it serves the model.
+    ``trainer``, the royalty and the works' shares are from the chain (absent for base models).
+    ``name``, ``description`` and ``card`` are claims of the node ``told_by``, which is the
+    trainer's node if it serves the model.
     """
 
     WHERE: ClassVar[str] = "a model of the market"
@@ -98,7 +98,7 @@ class MarketModel(WireModel):
 
 @dataclass(frozen=True, slots=True)
 class MarketPage(WireModel):
-    """A page of the models that were asked for; ``next`` is the ``after`` of the next page."""
+    """A page of the matching models; ``next`` is the ``after`` of the next page."""
 
     WHERE: ClassVar[str] = "the market's page"
     models: Annotated[tuple[MarketModel, ...], AtMost(MAX_PAGE)]

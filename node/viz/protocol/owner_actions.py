@@ -1,7 +1,7 @@
-"""Define the messages about works that have an owner: signed actions, and what an account has.
+"""Define the messages of works' owners: signed actions, and answers about an account.
 
 Owns the JSON of a relayed change of terms, approval and withdrawal, and the answers about one
-account. ``viz.protocol.registration`` has the registration itself. Does no I/O.
+account. ``viz.protocol.registration`` has the registration. Does no I/O.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WITHDRAWALS_PATH: Final = "/viz/v1/contents/withdrawals"
 # GET -> AccountView, and GET with ?after=ID -> OwnedWorks.
 ACCOUNT_PATH: Final = "/viz/v1/accounts/{account}"
 OWNED_PATH: Final = "/viz/v1/accounts/{account}/contents"
-# How many works one answer about an account looks through.
+# The number of works that are searched for one answer about an account.
 OWNED_PAGE: Final = 500
 
 
@@ -79,7 +79,7 @@ SignedAction = SignedTerms | SignedApproval | SignedWithdrawal
 
 
 def signed_action(action: OwnerAction, signature: bytes) -> tuple[str, SignedAction]:
-    """Return the path and the message that hand a signed action to a node."""
+    """Return the path and the message to send a signed action to a node."""
     if isinstance(action, SetTerms):
         return TERMS_PATH, SignedTerms(action, signature)
     if isinstance(action, Approve):
@@ -89,7 +89,7 @@ def signed_action(action: OwnerAction, signature: bytes) -> tuple[str, SignedAct
 
 @dataclass(frozen=True, slots=True)
 class ActionAnswer(WireModel):
-    """The transaction that carried a signed action; read the chain for what holds now."""
+    """The transaction of a signed action; read the chain for the current state."""
 
     WHERE: ClassVar[str] = "the node's answer"
     content_id: Annotated[ContentId, whole(JSON_INTEGER_MAX)]
@@ -98,7 +98,7 @@ class ActionAnswer(WireModel):
 
 @dataclass(frozen=True, slots=True)
 class AccountView(WireModel):
-    """What an account has: tokens, what Settlement keeps for it and for whom, and gas."""
+    """An account's tokens, its balance in Settlement with the recipient, and its coin for gas."""
 
     WHERE: ClassVar[str] = "the node's answer"
     account: AddressText
@@ -110,7 +110,7 @@ class AccountView(WireModel):
 
 @dataclass(frozen=True, slots=True)
 class OwnedWorks(WireModel):
-    """Which works an account owns, of those with ids above ``after`` up to ``looked_to``."""
+    """The works that an account owns with ids above ``after``, up to ``looked_to``."""
 
     WHERE: ClassVar[str] = "the node's answer"
     owner: AddressText

@@ -71,7 +71,7 @@ PRICE_HEADER: Final = "Payment-Price"
 ACCEPT_HEADER: Final = "Accept-Payment"
 ACCEPT_VALUE: Final = f"{METHOD}/{INTENT}"
 RECEIPT_HEADER: Final = "Payment-Receipt"
-# A voucher that comes with the request that it pays for: the text of its credential.
+# The header of a voucher that pays for the request itself: the text of its credential.
 VOUCHER_HEADER: Final = "Payment-Voucher"
 
 NEED_VOUCHER_EVENT: Final = "payment-need-voucher"

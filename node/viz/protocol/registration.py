@@ -8,8 +8,8 @@ A terms file::
     title = "The keeper of Varn Point"
     kind = "dialogue"                # or "text"
     file = "work.jsonl"              # beside this file
-    credit = "Alma Reyes"            # who is to be named; need not be there
-    language = "en"                  # a BCP 47 tag; need not be there
+    credit = "Alma Reyes"            # whom to credit; optional
+    language = "en"                  # a BCP 47 tag; optional
     [terms]
     training_fee = "2.00"            # in whole tokens, for each grant
     min_royalty_bps = 800            # of an adapter's gross revenue
@@ -59,7 +59,7 @@ REGISTRATION_CONTEXT_PATH: Final = "/viz/v1/contents/context/{creator}"
 
 @dataclass(frozen=True, slots=True)
 class WorkWords:
-    """The name of a work's file, and what its listing says if nothing else is given."""
+    """The name of a work's file, and the defaults for its listing."""
 
     file: str
     credit: str
@@ -88,10 +88,10 @@ def parse_description(
     token_decimals: int,
     licensed: tuple[Terms, Mapping[str, Any]] | None = None,
 ) -> WorkDescription:
-    """Return the content of a terms file; raise InvalidWork that names the wrong key.
+    """Return the content of a terms file; raise InvalidWork, which names the wrong key.
 
-    ``licensed`` has the terms and the values of a license document, which then is the license. The
-    caller compares its terms with those that the result has.
+    ``licensed`` has the terms and values of a license document, which is then the license. The
+    caller must compare its terms with those of the result.
     """
     try:
         top = tomllib.loads(text)
@@ -111,7 +111,7 @@ def parse_description(
             if "license" in top:
                 raise InvalidWork(
                     "the terms file has a [license], and a license document is given as well: "
-                    "remove [license], so that one of them binds"
+                    "remove [license], so that only one of them is the license"
                 )
         if licensed is None or "terms" in top:
             terms = _parse_terms(reader.child("terms"), top["terms"], token_decimals)
@@ -129,7 +129,7 @@ def parse_description(
 
 
 def words_of(text: str) -> WorkWords:
-    """Return what a terms file says of its work, whatever its terms and license; InvalidWork."""
+    """Return a terms file's file name, credit and language; raise InvalidWork."""
     try:
         reader = Reader(tomllib.loads(text), "the terms file")
         return WorkWords(

@@ -20,9 +20,9 @@ class ServerEvent(NamedTuple):
 
 
 class SseReader:
-    """Collects bytes and returns the events that are complete, each within its bound.
+    """Collects bytes and returns complete events of at most ``max_event_bytes``.
 
-    ``refusal`` is the error for a larger event, ``sender`` who sent it, in words.
+    ``refusal`` is the error class for a larger event, ``sender`` names the sender in its message.
     """
 
     def __init__(

@@ -160,7 +160,7 @@ def read_lines(value: object) -> Lines:
 
 
 def read_object(value: object) -> Json:
-    """Return a JSON object as it is; raise ValueError."""
+    """Return the value if it is a JSON object; raise ValueError."""
     if not isinstance(value, dict):
         raise ValueError("a JSON object")
     return value

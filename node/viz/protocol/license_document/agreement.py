@@ -1,7 +1,7 @@
 """Compare a license document with the terms and the contracts on the chain.
 
-The contracts know seven numbers of a license: these must be equal in the document, or somebody
-signs one license and publishes another. ``differences`` names every field that differs.
+The contracts store seven values of a license. They must be equal in the document; otherwise
+somebody could sign one license and publish another. ``differences`` names every field that differs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A field of the document, what it says, and what the chain has instead."""
+    """A field whose value in the document differs from the chain's, with both values."""
 
     field: str
     document: str
@@ -32,7 +32,7 @@ class Difference:
 
 
 def uses_of(document: LicenseDocument) -> Use:
-    """Return the uses that the contracts know, as the document gives them."""
+    """Return the document's rights as the uses that the contracts know."""
     rights = document.rights
     given = (
         (Use.TRAIN, rights.copy_for_training),
@@ -73,7 +73,7 @@ _RIGHTS = {
 
 
 def differences(document: LicenseDocument, terms: Terms) -> Iterator[Difference]:
-    """Yield each field of the document whose on-chain value is another."""
+    """Yield each field of the document whose on-chain value differs."""
     said, decimals = terms_of(document), document.chain.token_decimals
     if said.training_fee_units != terms.training_fee_units:
         yield Difference(
@@ -114,7 +114,7 @@ def foreign(document: LicenseDocument, deployment: Deployment) -> Iterator[Diffe
 def require_agreement(
     document: LicenseDocument, terms: Terms, deployment: Deployment | None = None
 ) -> None:
-    """Raise LicenseMismatch that names every field that differs, and lists them as ``fields``."""
+    """Raise LicenseMismatch if any field differs; it lists all of them as ``fields``."""
     found = [*(foreign(document, deployment) if deployment else ()), *differences(document, terms)]
     if found:
         raise LicenseMismatch(

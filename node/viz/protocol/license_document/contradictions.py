@@ -1,7 +1,7 @@
-"""Find what a license says against itself.
+"""Find contradictions within a license.
 
 Each rule names the field to change, and why. A document that breaks a rule is refused, because two
-readers would take it for two licenses.
+readers could understand it in two ways.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from viz.domain.license import RevocationClass
 from viz.errors import InvalidLicense, InvalidRequest
 from viz.protocol.license_document.model import EFFECTS, LicenseDocument
 
-# A right, and the right that it cannot do without.
+# A right, and the other right that it needs.
 _NEEDS = (
     ("embody_in_parameters", "copy_for_training"),
     ("serve", "embody_in_parameters"),
@@ -30,7 +30,7 @@ def contradictions(document: LicenseDocument) -> Iterator[tuple[str, str]]:
 
 
 def require_consistent(document: LicenseDocument) -> LicenseDocument:
-    """Return the document; raise InvalidLicense that names the first contradiction."""
+    """Return the document; raise InvalidLicense, which names the first contradiction."""
     for field, why in contradictions(document):
         raise InvalidLicense(f"{field} contradicts the license: {why}", field=field)
     return document
@@ -44,7 +44,7 @@ def _of_rights(document: LicenseDocument) -> Iterator[tuple[str, str]]:
     if not (rights.copy_for_training or rights.evaluate or rights.excerpts.permitted):
         yield "rights.copy_for_training", "no right is given at all: set one to true"
     if rights.excerpts.permitted and not rights.excerpts.max_tokens:
-        yield "rights.excerpts.max_tokens", "excerpts are permitted, of at most 0 tokens"
+        yield "rights.excerpts.max_tokens", "excerpts are permitted, but of at most 0 tokens"
 
 
 def _of_exit(document: LicenseDocument) -> Iterator[tuple[str, str]]:
@@ -59,7 +59,7 @@ def _of_warranties(document: LicenseDocument) -> Iterator[tuple[str, str]]:
     if given and "no-warranty" in document.warranties.disclaimed:
         yield "warranties.disclaimed", f"no-warranty is disclaimed, and {given[0]} is given"
     if capacity == "agent" and work.acquired == "own-work":
-        yield "work.acquired", "an agent licenses the work of another, and says it is its own"
+        yield "work.acquired", "an agent licenses the work of another, but this says it is its own"
     if "ownership" in given:
         for field, broken in (
             ("licensor.capacity", capacity == "agent"),

@@ -1,12 +1,12 @@
 """Define the fields of a license document, each with its bounds.
 
-A document says under which conditions a work may be used, for people and for machines. Its hash is
-the ``licenseHash`` that ContentRegistry stores. The same structure is written as TOML by a creator
-and as JSON when it travels.
+A document states the conditions for using a work, for people and for machines. Its hash is the
+``licenseHash`` that ContentRegistry stores. Creators write it as TOML; programs exchange it as
+JSON.
 
-Invariants: every field is required and none has a default, so the hash is of what is written and
-of nothing else; every value is text, a whole number, true or false, or a list of text; no field
-that is not listed here is accepted.
+Invariants: every field is required and none has a default, so that the hash covers exactly what is
+written; every value is text, a whole number, true or false, or a list of texts; unknown fields are
+refused.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _legible(text: str, allowed: str = "") -> str:
 
 def _one_line(text: str) -> str:
     if not _legible(text).strip():
-        raise ValueError("is empty: say it")
+        raise ValueError("is empty: write a value")
     return text
 
 
@@ -97,19 +97,21 @@ def _date(text: str) -> str:
 
 def _contact(text: str) -> str:
     if not (_MAILBOX.fullmatch(text) or _PAGE.fullmatch(text)):
-        raise ValueError('is no address: write "mailto:name@example.org" or "https://example.org/"')
+        raise ValueError(
+            'is not an address: write "mailto:name@example.org" or "https://example.org/"'
+        )
     return text
 
 
 def _country(text: str) -> str:
     if text not in COUNTRIES:
-        raise ValueError(f"{text[:10]!r} is no country code of ISO 3166-1, such as DE")
+        raise ValueError(f"{text[:10]!r} is not a country code of ISO 3166-1, such as DE")
     return text
 
 
 def _symbol(text: str) -> str:
     if symbol_of(text) != text:
-        raise ValueError("is no token symbol: write at most 11 visible characters")
+        raise ValueError("is not a token symbol: write at most 11 visible characters")
     return text
 
 
@@ -126,16 +128,17 @@ LicenseText = Annotated[
 ]
 Digest = Annotated[
     str,
-    AfterValidator(_matching(_HEX_DIGEST, "is no digest: write 0x and 64 lower-case digits")),
+    AfterValidator(_matching(_HEX_DIGEST, "is not a digest: write 0x and 64 lower-case digits")),
 ]
 ChecksummedText = Annotated[str, Field(max_length=42), AfterValidator(_address)]
 DateText = Annotated[str, Field(max_length=10), AfterValidator(_date)]
 Contact = Annotated[str, Field(max_length=800), AfterValidator(_contact)]
 Language = Annotated[
-    str, AfterValidator(_matching(_LANGUAGE, "is no language tag of BCP 47, such as en or pt-BR"))
+    str,
+    AfterValidator(_matching(_LANGUAGE, "is not a language tag of BCP 47, such as en or pt-BR")),
 ]
 Amount = Annotated[
-    str, AfterValidator(_matching(_AMOUNT, 'is no amount of whole tokens: write it as "2.50"'))
+    str, AfterValidator(_matching(_AMOUNT, 'is not an amount in tokens: write it as "2.50"'))
 ]
 Countries = Annotated[
     list[Annotated[str, AfterValidator(_country)]],
@@ -152,7 +155,7 @@ class _LicenseTable(BaseModel):
 
 
 class Licensor(_LicenseTable):
-    """Who gives the license, in which capacity, and which wallet registers the work."""
+    """The party that gives the license, its capacity, and the wallet that registers the work."""
 
     name: Line
     kind: Literal["person", "organization"]
@@ -162,7 +165,7 @@ class Licensor(_LicenseTable):
 
 
 class LicensedWork(_LicenseTable):
-    """Which work: by name, by the bytes of its file, and by the Merkle root of its chunks.
+    """The licensed work: its name, the digest of its file, and the Merkle root of its chunks.
 
     ``created`` and ``published`` are dates, or empty if unknown. ``acquired`` says how the licensor
     came to have the rights.
@@ -181,14 +184,14 @@ class LicensedWork(_LicenseTable):
 
 
 class Excerpts(_LicenseTable):
-    """Whether answers may quote, and the longest run of tokens an adapter may repeat at all."""
+    """Whether answers may quote the work, and the longest run of tokens an adapter may repeat."""
 
     permitted: bool
     max_tokens: Annotated[int, Field(ge=0, le=MAX_EXCERPT_TOKENS)]
 
 
 class Rights(_LicenseTable):
-    """The rights, one by one; what is false is reserved."""
+    """The rights, one by one; a right that is false is reserved."""
 
     copy_for_training: bool
     embody_in_parameters: bool
@@ -200,9 +203,10 @@ class Rights(_LicenseTable):
 
 
 class LicenseLimits(_LicenseTable):
-    """The bounds of the rights; an empty ``bases`` or ``territory`` means no bound.
+    """The limits of the rights; an empty ``bases`` or ``territory`` means no limit.
 
-    ``bases`` are digests of base models. ``grant_s`` is how long a grant lives; 0 is without end.
+    ``bases`` are digests of base models. ``grant_s`` is the duration of a grant in seconds; 0 means
+    without end.
     """
 
     bases: Annotated[list[Digest], Field(max_length=32), AfterValidator(_each_once)]
@@ -220,7 +224,7 @@ class Money(_LicenseTable):
 
 
 class Exit(_LicenseTable):
-    """What a withdrawal does, after which notice, and what a trainer must then erase."""
+    """The effect of a withdrawal, its notice, and what a trainer must then erase."""
 
     revocation_class: Literal[0, 1, 2]
     effect: Literal["keep", "stop-new-adapters", "retire-adapters"]
@@ -236,7 +240,7 @@ class Warranties(_LicenseTable):
 
 
 class Law(_LicenseTable):
-    """Which law and courts, and what counts where the chain and this document differ."""
+    """Governing law and courts, and which one counts if the chain and this document differ."""
 
     governing: Line
     courts: OptionalLine
@@ -254,7 +258,7 @@ class OnChain(_LicenseTable):
 
 
 class LicenseDocument(_LicenseTable):
-    """A whole license; ``text`` holds further conditions in words."""
+    """A complete license; ``text`` has further conditions in words."""
 
     format: Literal["viz-license/1"]
     issued: Annotated[DateText, Field(min_length=10)]
@@ -270,12 +274,12 @@ class LicenseDocument(_LicenseTable):
     chain: OnChain
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document as JSON values; reading them again gives an equal document."""
+        """Return the document as JSON values; parsing them gives an equal document."""
         return self.model_dump(mode="json")
 
     @cached_property
     def canonical(self) -> bytes:
-        """The document as canonical JSON (RFC 8785): the bytes under the hash."""
+        """The document as canonical JSON (RFC 8785): the bytes that are hashed."""
         return canonical_json(self.to_json())
 
     @property

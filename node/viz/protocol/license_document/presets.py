@@ -23,7 +23,7 @@ NO_EXCERPT_TOKENS: Final = 24
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A named start: what it is for, and where it differs from the commercial license."""
+    """A named template: what it is for, and how it differs from the commercial license."""
 
     summary: str
     field: str = "any"
@@ -59,7 +59,7 @@ def document_from_preset(
     fee: str | None = None,
     royalty_bps: int | None = None,
 ) -> LicenseDocument:
-    """Return the preset's document with these facts; raise InvalidLicense naming a wrong one."""
+    """Return the preset's document with these facts; raise InvalidLicense for a wrong one."""
     preset = PRESETS[name]
     default_fee, default_bps = ("0", 0) if preset.free else (DEFAULT_FEE, DEFAULT_ROYALTY_BPS)
     owns = licensor["capacity"] != "agent" and not work["third_party"]

@@ -1,8 +1,8 @@
 """Read a license document from TOML or JSON, and refuse everything that is not one.
 
-Invariants: nothing larger than ``MAX_LICENSE_BYTES`` is parsed; a member that stands twice, a
-number that is no whole number, an unknown field and a contradiction are refused; every refusal is
-one InvalidLicense that names the field.
+Invariants: nothing larger than ``MAX_LICENSE_BYTES`` is parsed; a duplicate member, a fraction, an
+unknown field and a contradiction are refused; every refusal is an InvalidLicense that names the
+field.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from viz.protocol.license_document.contradictions import require_consistent
 from viz.protocol.license_document.model import FORMAT, MAX_LICENSE_BYTES, LicenseDocument
 
 _MAX_VALUES: Final = 2_048
-# What to do, by the kind of pydantic's error; its own values in braces.
+# What to do for each type of pydantic error, with the error's values in braces.
 _MESSAGES: Final = {
     "extra_forbidden": "is unknown: remove it, or correct its name",
     "missing": "is missing: add it",
@@ -42,7 +42,7 @@ _MESSAGES: Final = {
 
 
 def license_from_toml(raw: bytes) -> LicenseDocument:
-    """Return the document in TOML; raise InvalidLicense that names the field at fault."""
+    """Return the document in TOML; raise InvalidLicense, which names the field at fault."""
     _require_small(raw)
     try:
         values = tomllib.loads(raw.decode("utf-8"))
@@ -63,17 +63,17 @@ def license_from_json(raw: bytes) -> LicenseDocument:
             raw, max_values=_MAX_VALUES, object_pairs_hook=once, parse_constant=_refuse_constant
         )
     except ValueError as error:
-        raise InvalidLicense(f"the license is not JSON that can be read: {error}") from error
+        raise InvalidLicense(f"the license is not valid JSON: {error}") from error
     return license_from_values(values)
 
 
 def license_from_values(values: object) -> LicenseDocument:
     """Return the document in parsed values; raise InvalidLicense naming the field."""
     if not isinstance(values, Mapping):
-        raise InvalidLicense("the license is no table of fields")
+        raise InvalidLicense("the license is not a table of fields")
     if values.get("format") != FORMAT:
         raise InvalidLicense(
-            f'format must be "{FORMAT}": another version of Viz wrote this license, or it is none',
+            f'format must be "{FORMAT}": another version of Viz wrote this, or it is not a license',
             field="format",
         )
     try:
@@ -106,16 +106,16 @@ def verbatim_tokens(values: Mapping[str, Any]) -> object:
 def _require_small(raw: bytes) -> None:
     if len(raw) > MAX_LICENSE_BYTES:
         raise InvalidLicense(
-            f"the license has {len(raw)} bytes, at most {MAX_LICENSE_BYTES} are read: shorten it"
+            f"the license has {len(raw)} bytes, more than {MAX_LICENSE_BYTES}: shorten it"
         )
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _with_dates_as_text(value: Any) -> Any:
-    """Return TOML values in which a bare date is text, as it is in JSON."""
+    """Return the TOML values with bare dates converted to text, as in JSON."""
     if isinstance(value, dict):
         return {name: _with_dates_as_text(each) for name, each in value.items()}
     if isinstance(value, date) and not isinstance(value, datetime):

@@ -1,6 +1,6 @@
 """Write a license document as TOML with a comment beside every field, for a creator to edit.
 
-Invariant: what is written reads again as an equal document.
+Invariant: reading the result gives an equal document.
 """
 
 from __future__ import annotations
@@ -76,6 +76,6 @@ def _table(path: str, values: dict[str, Any]) -> Iterator[str]:
 
 
 def _line(name: str, value: Any, comment: str) -> str:
-    # A JSON value of these types is also TOML, if no character is written as a surrogate pair.
+    # JSON values of these types are TOML too, if no character is escaped as a surrogate pair.
     setting = f"{name} = {json.dumps(value, ensure_ascii=False)}"
     return f"{setting:<{_WIDTH}}  # {comment}" if comment else setting

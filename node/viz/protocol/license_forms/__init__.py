@@ -1,6 +1,6 @@
-"""Statements about a license in the forms that crawlers, lawyers and miners read.
+"""Write statements about a license in the forms that crawlers, data miners and lawyers read.
 
-Each module writes one form from a ``LicenseDocument``. The document is what binds; a form says as
-much of it as its specification can, and never more: what a form cannot express is left out or
-stated in the stricter way. docs/licenses.md names the version of each specification.
+Each module writes one form of a ``LicenseDocument``. Only the document is binding. A form never
+grants more than the document: what its specification cannot express is left out or stated more
+strictly. docs/licenses.md names the version of each specification.
 """

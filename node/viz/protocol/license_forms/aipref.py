@@ -1,8 +1,8 @@
 """Write a license as an AIPREF usage preference (draft-ietf-aipref-vocab-08).
 
-``y`` would permit a use to everybody and without conditions. A Viz license needs a grant, so the
-preference is ``n``, and RSL, TDMRep and the document say how to get permission. A label that is
-left out means that nothing is said of that use: search is left out.
+``y`` would permit a use to everybody without conditions. A Viz license needs a grant, so the
+preference is ``n``; RSL, TDMRep and the document say how to get permission. A missing label means
+no preference: the one for search is missing.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ NAMES: Final = tuple(_FORMS)
 
 
 def form(document: LicenseDocument, where: LicensePlace, name: str) -> LicenseForm | None:
-    """Return a form by its name; None if there is none, or nothing to say in it."""
+    """Return a form by its name; None if there is no such form, or it would be empty."""
     if name not in _FORMS:
         return None
     media_type, write = _FORMS[name]

@@ -1,8 +1,8 @@
 """Write a license as a training and data mining assertion of the CAWG (version 1.1, 2025-05-06).
 
-``constrained`` means that the permission has conditions, and that a reader who does not know them
-must take it for ``notAllowed``. Viz adapters are generative language models, so training of other
-models is not allowed by this license.
+``constrained`` means that the permission has conditions; a reader who does not know them must treat
+it as ``notAllowed``. Viz adapters are generative language models, so the license does not allow
+training of other kinds of models.
 """
 
 from __future__ import annotations

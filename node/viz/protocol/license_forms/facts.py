@@ -1,7 +1,7 @@
-"""Say a license in plain words: the rows that every summary shows.
+"""Describe a license in plain words: the rows that every summary shows.
 
-A summary separates what the contracts hold from what the licensee promises, so that nobody takes a
-promise for a lock. Invariant: text that others wrote has passed ``visible``.
+A summary separates what the contracts enforce from what the licensee promises, so that nobody
+mistakes a promise for a technical guarantee. Invariant: texts of others have passed ``visible``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _FIELDS: Final = {
     "non-commercial": "purposes that are not commercial",
     "research": "research",
 }
-# AdapterRegistry checks these three of the recorded rights before it takes an adapter.
+# Of the recorded rights, AdapterRegistry checks these three before it registers an adapter.
 _HELD: Final = (
     ("copy_for_training", "copy the work to train an adapter"),
     ("embody_in_parameters", "register an adapter that was trained on it"),
@@ -56,7 +56,7 @@ _PROMISED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class SummarySection:
-    """A heading and its rows: a label and what is said."""
+    """A heading and its rows, each a label and a text."""
 
     title: str
     rows: tuple[tuple[str, str], ...]

@@ -1,8 +1,8 @@
 """Write a license as an ODRL 2.2 offer in JSON-LD (W3C Recommendation, 2018-02-15).
 
-The actions are those of ODRL's common vocabulary. Each right of the document is one permission or,
-if it is reserved, one prohibition. No two rules speak of the same action for the same purpose, so
-none conflict.
+The actions are those of ODRL's common vocabulary. Each right of the document becomes a permission
+or, if it is reserved, a prohibition. No two rules have the same action and purpose, so there are no
+conflicts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ACTIONS: Final = (
 
 
 def odrl(document: LicenseDocument, where: LicensePlace) -> dict[str, Any]:
-    """Return the offer; a withdrawn work's offer has prohibitions only."""
+    """Return the offer; that of a withdrawn work has only prohibitions."""
     target = work_name(document)
     permissions: list[dict[str, Any]] = []
     prohibitions: list[dict[str, Any]] = []

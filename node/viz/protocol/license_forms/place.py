@@ -1,4 +1,4 @@
-"""Say where a license is published: the addresses that its forms refer to."""
+"""Define where a license is published: the URLs that its forms refer to."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LicensePlace:
-    """Where the work can be found, and where its forms are.
+    """Where the work is published, and where the forms of its license are.
 
-    ``work_path`` is a path on the site that has the work, as robots.txt writes paths (RFC 9309):
-    ``*`` stands for any characters and ``$`` for the end. ``forms_url`` is the address of a folder,
-    without a slash at its end. ``withdrawn_at`` is when the work was withdrawn; 0 if it was not.
+    ``work_path`` is a path on the work's site, as in robots.txt (RFC 9309): ``*`` stands for any
+    characters and ``$`` for the end. ``forms_url`` is the URL of a folder, without a slash at its
+    end. ``withdrawn_at`` is the time of the withdrawal, 0 if there is none.
     """
 
     work_path: str
@@ -24,12 +24,12 @@ class LicensePlace:
     withdrawn_at: int = 0
 
     def form(self, name: str) -> str:
-        """Return the address of a form."""
+        """Return the URL of a form."""
         return f"{self.forms_url}/{name}"
 
 
 def work_name(document: LicenseDocument) -> str:
-    """Return a name for the work that is the same everywhere: its file's digest (RFC 6920)."""
+    """Return the work's global name: a URI of its file's digest (RFC 6920)."""
     import base64
 
     digest = bytes.fromhex(document.work.sha256.removeprefix("0x"))

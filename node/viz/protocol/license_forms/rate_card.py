@@ -1,4 +1,4 @@
-"""Write what a license costs, as data for a buyer of grants to compute with."""
+"""Write what a license costs, as data for programs of those who buy grants."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from viz.protocol.license_forms.place import LicensePlace
 
 
 def rate_card(document: LicenseDocument, where: LicensePlace) -> dict[str, Any]:
-    """Return fee, royalty, token and what follows for an adapter of one work; units are text."""
+    """Return fee, royalty (also per million units of revenue) and token; amounts are text."""
     terms, chain = terms_of(document), document.chain
     return {
         "title": visible(document.work.title),

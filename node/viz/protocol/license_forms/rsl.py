@@ -1,9 +1,9 @@
 """Write a license as an RSL 1.0 document (Really Simple Licensing, 2025-11-06).
 
-``permits`` is a closed list in RSL: what it does not name is not allowed. RSL knows no research
-field, so a research license permits the users ``education`` and ``non-commercial`` only, and the
-document is what says more. Amounts need a currency of ISO 4217, which a token is not: the rate card
-has the price, and ``custom`` names it.
+``permits`` is a closed list in RSL: what it does not name is not allowed. RSL has no value for
+research, so a research license permits only the users ``education`` and ``non-commercial``; the
+document says more. Amounts need a currency of ISO 4217, which a token is not, so the price is in
+the rate card, and ``custom`` names that.
 """
 
 from __future__ import annotations

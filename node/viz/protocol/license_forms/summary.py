@@ -1,8 +1,8 @@
 """Write a license's one-page summary, as Markdown and as HTML.
 
-The page says that the document binds and not the summary. Every text is escaped: the HTML page runs
-no script and loads nothing, and names stand in an isolated run of text, so that letters of one name
-cannot reorder what stands beside it.
+The page says that the document is binding, not the summary. Every text is escaped; the HTML page
+runs no script and loads nothing. Names are isolated runs of text, so that right-to-left letters in
+a name cannot reorder the text around it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def summary_markdown(document: LicenseDocument, where: LicensePlace) -> str:
 
 
 def summary_html(document: LicenseDocument, where: LicensePlace) -> str:
-    """Return the summary as an HTML page that needs nothing else."""
+    """Return the summary as a self-contained HTML page."""
     title = escape(visible(document.work.title))
     body = [f"<h1>License: <bdi>{title}</bdi></h1>", f"<p>{_NOTE}</p>"]
     for section in sections(document, where):
@@ -61,5 +61,5 @@ def summary_html(document: LicenseDocument, where: LicensePlace) -> str:
 
 
 def in_markdown(text: str) -> str:
-    """Return text in which Markdown sees no mark, in one line."""
+    """Return the text in one line, with Markdown's markup escaped."""
     return _MARKS.sub(r"\\\1", text).replace("\t", " ").replace("\n", "<br>")

@@ -1,7 +1,7 @@
 """Write a license as declarations of TDMRep (W3C Community Group, final report of 2024-05-10).
 
-A Viz license needs a grant, so the rights to mine are always reserved, and the policy says how to
-get the grant. The policy follows TDMRep's profile of ODRL 2.2: one permission to mine, with the
+A Viz license needs a grant, so the mining rights are always reserved, and the policy says how to
+get a grant. The policy follows TDMRep's profile of ODRL 2.2: one permission to mine, with the
 duties to obtain consent and to pay.
 """
 
@@ -20,7 +20,7 @@ POLICY: Final = "tdm-policy.json"
 
 
 def tdm_policy(document: LicenseDocument, where: LicensePlace) -> dict[str, Any] | None:
-    """Return the policy of the work; None if there is nothing to license."""
+    """Return the policy of the work; None if the work is not for license."""
     if not document.rights.copy_for_training or where.withdrawn_at:
         return None
     duties = [{"action": "obtainConsent"}]
@@ -59,7 +59,7 @@ def _assigner(document: LicenseDocument, where: LicensePlace) -> dict[str, str]:
 
 
 def tdm_rule(location: str, policy_url: str | None) -> dict[str, Any]:
-    """Return a rule of ``/.well-known/tdmrep.json``; without a policy nothing is for license."""
+    """Return a rule of ``/.well-known/tdmrep.json``; without policy nothing is for license."""
     rule = {"location": location, "tdm-reservation": 1}
     return rule if policy_url is None else {**rule, "tdm-policy": policy_url}
 
