@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
@@ -14,6 +14,8 @@ from viz.buyer.received import AnswerChunk
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import Units
 from viz.protocol.wire import Json
+
+Write = Callable[[str], Awaitable[None]]
 
 
 class StreamedAnswer(Protocol):
@@ -135,6 +137,29 @@ class OneNode:
         """Return what is left of the deposit."""
         channel = self._client.channel
         return max(0, channel.limit_units - sum(channel.spent.values()))
+
+
+# Called with an answer when it ends, even if an error ends it.
+Ended = Callable[[AskedSide, StreamedAnswer], None]
+
+
+async def pass_on(
+    side: AskedSide, answer: StreamedAnswer, write: Write, ended: Ended | None
+) -> None:
+    """Write an answer's text as it arrives."""
+    shown = 0
+    try:
+        async for _ in answer:
+            await write(answer.text[shown:])
+            shown = len(answer.text)
+    finally:
+        if ended:
+            ended(side, answer)
+
+
+def chosen_line(model: str, name: str, price: str) -> str:
+    """Return the line that tells which model was chosen for a question, and its price."""
+    return f"asking {model}{f' ({name})' if name not in ('', model) else ''}: {price}"
 
 
 def openai_model(name: str, owner: str, offer: Json) -> Json:

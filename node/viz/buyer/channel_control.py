@@ -7,33 +7,24 @@ base units as text, as in every message. The command line calls the commands dir
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-from viz.buyer.asking import AskedSide, OneNode, StreamedAnswer
+from viz.buyer.asking import Ended, OneNode, Write, chosen_line, pass_on
 from viz.buyer.client import BuyerClient
 from viz.buyer.wallet import Wallet
 from viz.domain.display import prices
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import ZERO_ADDRESS, Units, hex_of
-from viz.protocol.messages import AdapterOffer
 from viz.protocol.payment import CHAT_PATH
 from viz.protocol.wire import Json
-
-Write = Callable[[str], Awaitable[None]]
 
 
 class ChannelControl:
     """The commands of one channel."""
 
-    def __init__(
-        self,
-        client: BuyerClient,
-        tell: Callable[[AskedSide, StreamedAnswer], None] | None = None,
-    ) -> None:
-        """``tell`` is called with each answer when it ends, even if an error ends it."""
-        self._client = client
-        self._tell = tell
+    def __init__(self, client: BuyerClient, ended: Ended | None = None) -> None:
+        """``ended`` is called with each answer when it ends, even if an error ends it."""
+        self._client, self._ended = client, ended
 
     @property
     def deployment(self) -> Deployment:
@@ -84,30 +75,18 @@ class ChannelControl:
         client, model = self._client, body.get("model")
         offer = await client.offer_of(str(model)) if model else client.usual_offer()
         if model != offer.model:
-            await tell(_chosen(offer, client.deployment))
+            price = prices(offer.prompt_price_units, offer.completion_price_units, self.deployment)
+            await tell(chosen_line(offer.model, offer.name, price))
         if not model:
             body = {**body, "model": offer.model}
         side = OneNode(client)
         async with side.asking(body, CHAT_PATH) as answer:
-            shown = 0
-            try:
-                async for _ in answer:
-                    await write(answer.text[shown:])
-                    shown = len(answer.text)
-            finally:
-                if self._tell:
-                    self._tell(side, answer)
+            await pass_on(side, answer, write, self._ended)
         return {
             "model": answer.model,
             "text": answer.text,
             "cost": str(answer.cost_units or 0),
         }
-
-
-def _chosen(offer: AdapterOffer, deployment: Deployment) -> str:
-    name = f" ({offer.name})" if offer.name not in ("", offer.model) else ""
-    both = prices(offer.prompt_price_units, offer.completion_price_units, deployment)
-    return f"asking {offer.model}{name}: {both}"
 
 
 def described(client: BuyerClient) -> Json:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from viz.buyer.channel_control import Write
+from viz.buyer.asking import Write
 from viz.buyer.control_server import (
     HEARTBEAT_S,
     MAX_MESSAGE_BYTES,

@@ -29,7 +29,7 @@ import structlog
 from aiohttp import WSMsgType, web
 from aiohttp.typedefs import Handler
 
-from viz.buyer.channel_control import Write
+from viz.buyer.asking import Write
 from viz.buyer.wallet import Signable, Wallet
 from viz.domain.eip712 import Domain
 from viz.domain.units import Address, Units

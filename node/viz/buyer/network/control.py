@@ -6,11 +6,9 @@ to ``viz.buyer.channel_control``, also beside a running proxy.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NoReturn
 
-from viz.buyer.asking import AskedSide, StreamedAnswer
-from viz.buyer.channel_control import Write
+from viz.buyer.asking import Ended, Write, chosen_line, pass_on
 from viz.buyer.network.buyer import NetworkBuyer
 from viz.buyer.wallet import Wallet
 from viz.domain.display import prices
@@ -24,13 +22,9 @@ from viz.protocol.wire import Json
 class NetworkControl:
     """The buyer's commands without ``--node``."""
 
-    def __init__(
-        self,
-        buyer: NetworkBuyer,
-        tell: Callable[[AskedSide, StreamedAnswer], None] | None = None,
-    ) -> None:
-        """``tell`` is called with each answer when it ends, even if an error ends it."""
-        self._buyer, self._tell = buyer, tell
+    def __init__(self, buyer: NetworkBuyer, ended: Ended | None = None) -> None:
+        """``ended`` is called with each answer when it ends, even if an error ends it."""
+        self._buyer, self._ended = buyer, ended
 
     @property
     def deployment(self) -> Deployment:
@@ -47,21 +41,13 @@ class NetworkControl:
         buyer, wanted = self._buyer, body.get("model")
         model = await buyer.model(str(wanted)) if wanted else await buyer.usual_model()
         if wanted != model.model and model.offers:
-            name = f" ({model.name})" if model.name not in ("", model.model) else ""
             cheapest = model.offers[0]
             price = prices(
                 cheapest.prompt_price_units, cheapest.completion_price_units, self.deployment
             )
-            await tell(f"asking {model.model}{name}: {price}")
+            await tell(chosen_line(model.model, model.name, price))
         async with buyer.ask({**body, "model": model.model}, CHAT_PATH) as answer:
-            shown = 0
-            try:
-                async for _ in answer:
-                    await write(answer.text[shown:])
-                    shown = len(answer.text)
-            finally:
-                if self._tell:
-                    self._tell(buyer, answer)
+            await pass_on(buyer, answer, write, self._ended)
         return {
             "model": answer.model,
             "text": answer.text,
