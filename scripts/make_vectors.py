@@ -15,7 +15,22 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "node"))
+sys.path[:0] = [str(ROOT), str(ROOT / "node")]
+
+from scripts.market_vectors import market_vectors  # noqa: E402
+from scripts.vector_cast import (  # noqa: E402
+    CHAIN_ID,
+    CONTENT_REGISTRY,
+    NODE,
+    NODE_KEY,
+    PAYER,
+    PAYER_KEY,
+    SETTLEMENT,
+    SIGNER,
+    SIGNER_KEY,
+    TOKEN,
+    word,
+)
 
 from viz.domain import typed_data  # noqa: E402
 from viz.domain.claim_rows import SignedVoucher, pack_rows  # noqa: E402
@@ -23,7 +38,6 @@ from viz.domain.eip712 import (  # noqa: E402
     Domain,
     Struct,
     content_registry_domain,
-    keccak,
     layout_of,
     public_address,
     settlement_domain,
@@ -39,26 +53,13 @@ from viz.domain.shares import (  # noqa: E402
     shares_hash,
     split_revenue,
 )
-from viz.domain.units import AdapterId, Address, Cid, ContentId, Hash32, hex_of  # noqa: E402
+from viz.domain.units import AdapterId, Cid, ContentId, Hash32, hex_of  # noqa: E402
 from viz.domain.usage import UsageLine, pack_lines, spelled_lines, usage_hash  # noqa: E402
 from viz.protocol.wire_model import struct_to_json  # noqa: E402
 
 TARGET = ROOT / "tests" / "vectors"
-CHAIN_ID = 31337
-SIGNER_KEY = keccak(b"viz vectors: signer")
-NODE_KEY = keccak(b"viz vectors: node")
-PAYER_KEY = keccak(b"viz vectors: payer")
-SIGNER, NODE, PAYER = (public_address(key) for key in (SIGNER_KEY, NODE_KEY, PAYER_KEY))
-SETTLEMENT = Address("0x5FbDB2315678afecb367f032d93F642f64180aa3")
-CONTENT_REGISTRY = Address("0xe7f1725E7734CE288F8367e1Bb143E90bb3F0512")
-TOKEN = Address("0x9fE46736679d2D9a65F0992F2272dE9f3c7fa6e0")
 TOKEN_DOMAIN = Domain("Viz Test USD", "1", CHAIN_ID, TOKEN)
 MAX96 = 2**96 - 1
-
-
-def word(label: str) -> Hash32:
-    return keccak(label.encode())
-
 
 LINES = (
     UsageLine(AdapterId(0), 1),
@@ -302,6 +303,7 @@ def vectors() -> dict[str, dict[str, Any]]:
     return {
         "eip712.json": eip712_vectors(),
         "claim.json": claim_vectors(),
+        "market.json": market_vectors(TARGET),
         "shares.json": share_vectors(),
     }
 

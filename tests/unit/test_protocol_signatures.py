@@ -5,6 +5,7 @@ Nothing of ours is imported: what verifies here is what a client in another lang
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from pathlib import Path
@@ -15,7 +16,9 @@ from eth_account.messages import encode_typed_data
 from eth_keys.datatypes import Signature
 from eth_utils.crypto import keccak
 
-PAGE: Final = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
+ROOT: Final = Path(__file__).parents[2]
+PAGE: Final = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+MARKET: Final = json.loads((ROOT / "tests" / "vectors" / "market.json").read_text("utf-8"))
 EXCHANGE: Final = PAGE.split("## 17. An exchange")[1]
 TYPES: Final = re.findall(r"```text\n(\w+\([^`]*?)\ntype hash (0x[0-9a-f]{64})\n```", PAGE)
 NODE, PAYER, SIGNER, CREATOR = (
@@ -36,19 +39,21 @@ def types_of(name: str) -> dict[str, list[dict[str, str]]]:
     return found
 
 
-def digest_of(name: str, message: Any, domain: str = "Settlement") -> bytes:
+def digest_of(
+    name: str, message: Any, domain: str = "Settlement", deployment: Any = DEPLOYMENT
+) -> bytes:
     """Return the digest of a structure, in a domain of section 14."""
     types = types_of(name)
     at = {
-        "Settlement": ("Viz Settlement", "1", DEPLOYMENT["settlement"]),
-        "ContentRegistry": ("Viz ContentRegistry", "1", DEPLOYMENT["content_registry"]),
+        "Settlement": ("Viz Settlement", "1", deployment["settlement"]),
+        "ContentRegistry": ("Viz ContentRegistry", "1", deployment["content_registry"]),
         "token": (INFO["tokenName"], INFO["tokenVersion"], DEPLOYMENT["token"]),
     }[domain]
     signable = encode_typed_data(
         domain_data={
             "name": at[0],
             "version": at[1],
-            "chainId": DEPLOYMENT["chain_id"],
+            "chainId": deployment["chain_id"],
             "verifyingContract": at[2],
         },
         message_types=types,
@@ -205,3 +210,64 @@ def test_a_registration_is_signed_as_section_15_says() -> None:
     (sent,) = bodies('{"register": ')
     digest = digest_of("Register", sent["register"], "ContentRegistry")
     assert signer_of(digest, sent["signature"]) == CREATOR == sent["register"]["creator"]
+
+
+def canonical(value: Any) -> bytes:
+    """Return the canonical form (RFC 8785) of JSON without fractions, whose names are ASCII."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode("utf-8")
+
+
+def listing_digest(document: Any, deployment: Any = DEPLOYMENT) -> bytes:
+    """Return what the owner of a listing signs, as section 15 says."""
+    said = {
+        "contentId": document["contentId"],
+        "listingHash": "0x" + keccak(canonical(document)).hex(),
+        "issuedAt": document["issuedAt"],
+    }
+    return digest_of("Listing", said, "ContentRegistry", deployment)
+
+
+def test_listings_and_key_requests_are_signed_as_section_15_says() -> None:
+    """The owner's and the trainer's signatures of the exchange can be made from the page."""
+    (signed,) = bodies('{"listing": ')
+    assert signer_of(listing_digest(signed["listing"]), signed["signature"]) == CREATOR
+    (asked,) = bodies('{"request": ')
+    digest = digest_of("KeyRequest", asked["request"], "ContentRegistry")
+    assert signer_of(digest, asked["signature"]) == PAYER == asked["request"]["requester"]
+
+
+def test_the_vectors_of_the_market_are_made_as_section_15_says() -> None:
+    """Hashes, digests and signatures of market.json follow from the page alone."""
+    names = ("chainId", "settlement", "contentRegistry")
+    at = dict(
+        zip(("chain_id", "settlement", "content_registry"), map(MARKET.get, names), strict=True)
+    )
+    listing = MARKET["listing"]
+    signed = listing["signed"]
+    assert canonical(signed["listing"]) == listing["canonical"].encode()
+    assert listing["listingHash"] == "0x" + keccak(listing["canonical"].encode()).hex()
+    terms = canonical(signed["listing"]["license"])
+    assert listing["licenseHash"] == "0x" + keccak(terms).hex()
+    digest = listing_digest(signed["listing"], at)
+    assert listing["digest"] == "0x" + digest.hex()
+    for signature in (signed["signature"], listing["plainSignature"]):
+        assert signer_of(digest, signature) == MARKET["owner"]
+    for name, kind, member, signer in (
+        ("handOver", "Custody", "custody", "owner"),
+        ("keyRequest", "KeyRequest", "request", "requester"),
+    ):
+        found = MARKET[name]
+        digest = digest_of(kind, found["message"][member], "ContentRegistry", at)
+        assert found["digest"] == "0x" + digest.hex(), name
+        assert signer_of(digest, found["message"]["signature"]) == MARKET[signer], name
+    header = base64.urlsafe_b64decode(MARKET["handOver"]["header"] + "==")
+    assert header == canonical(MARKET["handOver"]["message"])
+    said = MARKET["certificate"]
+    listed = {name: said["signed"][name] for name in ("destroyed", "left", "beyondRecall")}
+    certificate = said["signed"]["certificate"]
+    assert said["canonical"].encode() == canonical(listed)
+    assert certificate["itemsHash"] == "0x" + keccak(canonical(listed)).hex()
+    digest = digest_of("Destruction", certificate, "Settlement", at)
+    assert said["digest"] == "0x" + digest.hex()
+    assert signer_of(digest, said["signed"]["signature"]) == MARKET["custodian"]
