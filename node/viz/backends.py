@@ -35,7 +35,7 @@ from viz.composition.settings import (
     TrainingQueueSettings,
 )
 from viz.config import Config
-from viz.domain.ports.blobs import BlockStore
+from viz.domain.ports.blobs import DeniableStore
 from viz.domain.ports.chain import DEVELOPMENT_CHAINS, Deployment
 from viz.domain.ports.engine import Engine
 from viz.domain.ports.settlement_ledger import Store
@@ -273,7 +273,7 @@ def _identity(deployment: Deployment, account: LocalAccount) -> dict[str, str]:
     }
 
 
-async def _blobs(config: Config) -> BlockStore:
+async def _blobs(config: Config) -> DeniableStore:
     denied = DenyList(config.at(Path("withdrawn.deny")))
     if config.storage.backend == "embedded":
         return DenyingBlobStore(EmbeddedBlobStore(config.at(Path("blobs"))), denied)

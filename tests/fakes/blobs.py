@@ -9,8 +9,8 @@ from pathlib import Path
 from viz.domain.units import Cid
 from viz.errors import BlobNotFound
 from viz.storage.base import VerifiedBlobStore, chunks_of
-from viz.storage.cid import RAW, codec_of, to_binary
-from viz.storage.unixfs import IpfsBlock, blocks_of, decode_node
+from viz.storage.cid import to_binary
+from viz.storage.unixfs import IpfsBlock, blocks_of
 
 
 class MemoryBlobStore(VerifiedBlobStore):
@@ -32,21 +32,6 @@ class MemoryBlobStore(VerifiedBlobStore):
     async def unpin(self, cid: Cid) -> None:
         to_binary(cid)
         self.pins.discard(cid)
-
-    async def discard(self, cid: Cid) -> None:
-        await self.unpin(cid)
-        needed: set[Cid] = set()
-        for root in self.pins:
-            needed |= self._parts(root)
-        for each in self._parts(cid) - needed:
-            self.blocks.pop(each, None)
-
-    def _parts(self, root: Cid) -> set[Cid]:
-        found = {root}
-        if root in self.blocks and codec_of(root) != RAW:
-            for name, _ in decode_node(self.blocks[root]).children:
-                found |= self._parts(name)
-        return found
 
     async def _delete(self, cids: Sequence[Cid]) -> None:
         kept = {cid for root in self.pins for cid in await self._names_in(root)}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from viz.domain.ports.blobs import BlockStore
+from viz.domain.ports.blobs import DeniableStore
 from viz.domain.ports.chain import ChainReader
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.custody import BlobSources, KeyStore
@@ -42,7 +42,7 @@ class Backends:
     chain: ChainReader
     writer: ChainWriter
     engine: Engine
-    blobs: BlockStore
+    blobs: DeniableStore
     keys: KeyStore
     sources: BlobSources
     peers: PeerHttp

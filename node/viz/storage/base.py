@@ -129,10 +129,11 @@ class VerifiedBlobStore(BlockSource):
     async def unpin(self, cid: Cid) -> None:
         """Allow the deletion of the blob when space is needed; no error if it was not pinned."""
 
-    async def erase(self, cid: Cid, reason: str = "") -> bool:
+    async def erase(self, cid: Cid) -> bool:
         """Unpin the blob and delete its blocks, except those that another pinned blob has too.
 
-        Returns whether there was anything to delete. Raises InvalidRequest, StorageError.
+        Returns whether there was anything to delete. Raises InvalidRequest, StorageError: if a
+        damaged block hides what is below it, BlobCorrupt, and no block is deleted.
         """
         await self.unpin(cid)
         if not await self.has(cid):
@@ -156,10 +157,6 @@ class VerifiedBlobStore(BlockSource):
     @abstractmethod
     async def _delete(self, cids: Sequence[Cid]) -> None:
         """Delete blocks in this order, except those of pinned blobs."""
-
-    @abstractmethod
-    async def discard(self, cid: Cid) -> None:
-        """Unpin the blob and free its space, except what other pinned blobs need."""
 
     @abstractmethod
     async def close(self) -> None:

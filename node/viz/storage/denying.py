@@ -1,4 +1,4 @@
-"""Refuse denied blobs before any backend is asked, and deny blobs that are erased.
+"""Refuse denied blobs before any backend is asked.
 
 Wraps any blob store. Invariants: a blob is put on the deny list before its blocks are deleted, so
 that after a kill it is denied or still whole; a denied blob is not stored, fetched, pinned or
@@ -18,7 +18,7 @@ from viz.storage.deny_list import DenyList
 
 
 class DenyingBlobStore:
-    """A ``BlockStore`` (viz.domain.ports.blobs) that obeys a deny list."""
+    """A ``DeniableStore`` (viz.domain.ports.blobs): obeys a deny list."""
 
     def __init__(self, store: BlockStore, denied: DenyList) -> None:
         self._store, self._denied = store, denied
@@ -45,11 +45,11 @@ class DenyingBlobStore:
     async def unpin(self, cid: Cid) -> None:
         await self._store.unpin(cid)
 
-    async def discard(self, cid: Cid) -> None:
-        await self._store.discard(cid)
+    async def erase(self, cid: Cid) -> bool:
+        return await self._store.erase(cid)
 
-    async def erase(self, cid: Cid, reason: str = "") -> bool:
-        """Deny the blob permanently, then delete it as ``BlobStore.erase`` does."""
+    async def deny(self, cid: Cid, reason: str) -> bool:
+        """Deny the blob permanently, then erase it; return whether there was anything to delete."""
         await asyncio.to_thread(self._denied.add, cid, reason)
         return await self._store.erase(cid)
 

@@ -2,7 +2,7 @@
 
 Owns the folder it is given: ``blocks/`` by CID, ``pins/`` with one empty file per pin, ``partial/``
 with unfinished writes, ``lock``. Invariants: a block file appears by rename only after its bytes
-are on disk, and children before parents, so that after a kill every existing root is complete;
+are on disk, and children before parents, so that after a kill every pinned root is complete;
 adding a blob again repairs a damaged block; no block of a pinned blob is deleted. Several processes
 may share the folder.
 """
@@ -63,11 +63,6 @@ class EmbeddedBlobStore(VerifiedBlobStore):
         """Allow the deletion of the blob when space is needed; no error if it was not pinned."""
         to_binary(cid)
         await asyncio.to_thread((self._pins / cid).unlink, missing_ok=True)
-
-    async def discard(self, cid: Cid) -> None:
-        """Unpin the blob and delete its blocks, except those of other pinned blobs."""
-        to_binary(cid)
-        await asyncio.to_thread(self._discard, cid)
 
     async def pinned(self) -> frozenset[Cid]:
         """Return the pinned roots."""
@@ -131,21 +126,6 @@ class EmbeddedBlobStore(VerifiedBlobStore):
             if not self._path(cid).is_file():
                 raise BlobNotFound(f"{cid} is not in this store, so it cannot be pinned")
             self._write_pin(cid)
-
-    def _discard(self, cid: Cid) -> None:
-        try:
-            with self._locked(fcntl.LOCK_EX):
-                (self._pins / cid).unlink(missing_ok=True)
-                needed: set[Cid] = set()
-                for pin in self._pins.iterdir():
-                    needed |= self._blocks_of(Cid(pin.name))
-                # The root goes first, so that there is never a root without its parts.
-                parts = self._blocks_of(cid)
-                for each in (cid, *(parts - {cid})):
-                    if each not in needed:
-                        self._path(each).unlink(missing_ok=True)
-        except OSError as error:
-            raise StorageUnavailable(f"{cid} cannot be deleted: {error.strerror}") from error
 
     def _blocks_of(self, root: Cid) -> set[Cid]:
         """Return the blob's blocks in this store, without what is below a damaged block."""

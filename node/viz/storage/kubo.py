@@ -88,10 +88,6 @@ class KuboBlobStore(VerifiedBlobStore):
 
         await self._call(remove)
 
-    async def discard(self, cid: Cid) -> None:
-        """Unpin the blob: the daemon's garbage collection frees the space (`ipfs repo gc`)."""
-        await self.unpin(cid)
-
     async def _delete(self, cids: Sequence[Cid]) -> None:
         """Delete the blocks in the daemon, which refuses to delete those of pinned blobs.
 

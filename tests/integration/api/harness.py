@@ -62,6 +62,8 @@ from viz.services.payments.sessions import SessionPolicy
 from viz.services.serving.paid_stream import ServingPolicy
 from viz.services.settlement.claim_loop import ClaimPolicy
 from viz.services.training.destroying import DestructionSettings
+from viz.storage.deny_list import DenyList
+from viz.storage.denying import DenyingBlobStore
 from viz.storage.key_folder import KeyFolder
 from viz.storage.sealing import recipient_of
 from viz.storage.sources import SourcedBlobs
@@ -121,15 +123,16 @@ async def running_node(
     engine = engine or FakeEngine(context_tokens=2048)
     store = await SqlStore.open(folder / "ledger.db", {"node": chain.address}, hook)
     peers = Outbound(private_addresses=True)
-    blobs = blobs or MemoryBlobStore()
+    denied = DenyList(folder / "withdrawn.deny")
+    kept = DenyingBlobStore(blobs or MemoryBlobStore(), denied)
     backends = Backends(
         store,
         chain,
         chain,
         engine,
-        blobs,
+        kept,
         KeyFolder(folder / "keys"),
-        SourcedBlobs(blobs, peers, folder / "incoming"),
+        SourcedBlobs(kept, peers, folder / "incoming"),
         peers,
         clock,
         chain.key,

@@ -39,8 +39,13 @@ class Counting(MemoryBlobStore):
 
 
 @pytest.fixture
-async def node(tmp_path: Path) -> AsyncIterator[Node]:
-    async with running_node(tmp_path, client_timeout_s=1, blobs=Counting()) as running:
+def blobs() -> Counting:
+    return Counting()
+
+
+@pytest.fixture
+async def node(tmp_path: Path, blobs: Counting) -> AsyncIterator[Node]:
+    async with running_node(tmp_path, client_timeout_s=1, blobs=blobs) as running:
         yield running
 
 
@@ -57,10 +62,8 @@ async def lazy_reader(node: Node, cid: Cid) -> asyncio.StreamWriter:
     return writer
 
 
-async def test_who_does_not_read_holds_a_chunk_and_is_cut_off(node: Node) -> None:
+async def test_who_does_not_read_holds_a_chunk_and_is_cut_off(node: Node, blobs: Counting) -> None:
     """Slow readers cost neither the memory of a blob each nor anybody else's place for long."""
-    blobs = node.parts.blobs
-    assert isinstance(blobs, Counting)
     cid = blobs.root = await blobs.add(BLOB)
     async with AsyncExitStack() as ends:
         for _ in range(MAX_WHOLE_READERS):
@@ -82,10 +85,8 @@ async def test_who_does_not_read_holds_a_chunk_and_is_cut_off(node: Node) -> Non
     assert blobs.reads < MAX_WHOLE_READERS * CHUNKS, "the rest was never read from the store"
 
 
-async def test_a_blob_that_breaks_off_shows_it(node: Node) -> None:
+async def test_a_blob_that_breaks_off_shows_it(node: Node, blobs: Counting) -> None:
     """A block that rots in the midst of a blob is not the blob's end; at its begin it is said."""
-    blobs = node.parts.blobs
-    assert isinstance(blobs, Counting)
     cid = await blobs.add(BLOB)
     names = [block.cid for block in blocks_of(split(BLOB))]
     whole = dict(blobs.blocks)

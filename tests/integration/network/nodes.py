@@ -29,6 +29,8 @@ from viz.outbound import Outbound
 from viz.services.market.custodian import CustodyPolicy
 from viz.services.payments.relay_budget import RelayPolicy
 from viz.services.serving.paid_stream import ServingPolicy
+from viz.storage.deny_list import DenyList
+from viz.storage.denying import DenyingBlobStore
 from viz.storage.embedded import EmbeddedBlobStore
 from viz.storage.key_folder import KeyFolder
 from viz.storage.sealing import new_identity, recipient_of
@@ -44,7 +46,7 @@ class RealNode:
     folder: Path
     sender: Sender
     parts: NodeContext
-    blobs: EmbeddedBlobStore
+    blobs: DenyingBlobStore
     store: SqlStore
     engine: Engine
     peers: Outbound
@@ -116,10 +118,9 @@ async def real_node(
     port, sender = free_port(), net.sender(account)
     url, clock = f"http://127.0.0.1:{port}", SystemClock()
     store = await SqlStore.open(folder / "ledger.db", {"node": sender.address})
-    blobs, peers = (
-        EmbeddedBlobStore(folder / "blobs"),
-        Outbound(private_addresses=private_addresses),
-    )
+    denied = DenyList(folder / "withdrawn.deny")
+    blobs = DenyingBlobStore(EmbeddedBlobStore(folder / "blobs"), denied)
+    peers = Outbound(private_addresses=private_addresses)
     engine, identity = engine or FakeEngine(context_tokens=2048), new_identity()
     key = bytes(development_account(account).key)
     sources = SourcedBlobs(blobs, peers, folder / "incoming", block_timeout_s=block_timeout_s)

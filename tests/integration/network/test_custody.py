@@ -21,7 +21,7 @@ from viz.chain.keys import development_account
 from viz.creator import sealed as creators
 from viz.domain.eip712 import content_registry_domain, public_address, sign
 from viz.domain.typed_data import Custody, KeyRequest
-from viz.domain.units import ContentId, Hash32
+from viz.domain.units import Cid, ContentId, Hash32
 from viz.errors import (
     CustodyFull,
     InvalidRequest,
@@ -29,6 +29,7 @@ from viz.errors import (
     LicenseError,
     NoLiveGrant,
     SealBroken,
+    StorageUnavailable,
     VizError,
 )
 from viz.protocol.custody import (
@@ -327,6 +328,24 @@ async def test_a_new_hand_over_replaces_the_old_key(node: RealNode, work: Creato
     assert not await node.blobs.has(old.cid)
     blocks = list((node.folder / "blobs" / "blocks").rglob("baf*"))
     assert [path.name for path in blocks] == [work.sealed.cid]
+
+
+async def test_an_old_blob_that_cannot_be_erased_fails_no_hand_over(
+    node: RealNode, work: CreatorsWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new blob is recorded by then, and the old one is unreadable without its key."""
+
+    async def refuses(cid: Cid) -> bool:
+        raise StorageUnavailable(f"{cid} cannot be deleted: read-only file system")
+
+    await work.hand_over(node)
+    old = work.sealed
+    work.sealed.path.unlink()
+    work.sealed = creators.seal_work(work.path, work.record)
+    monkeypatch.setattr(node.blobs, "erase", refuses)
+    await work.hand_over(node)
+    (kept,) = (node.folder / "keys").iterdir()
+    assert kept.name == f"{work.sealed.cid}.key" and await node.blobs.has(old.cid)
 
 
 async def test_a_creator_signs_for_no_other_node(

@@ -114,14 +114,16 @@ def test_a_folder_that_cannot_be_used_is_one_clear_error(tmp_path: Path) -> None
         EmbeddedBlobStore(tmp_path / "file")
 
 
-async def test_discarding_frees_the_disk_and_a_damaged_blob_too(tmp_path: Path) -> None:
-    """Every block of the blob goes, and of one whose root is damaged at least the root."""
+async def test_erasing_frees_the_disk_and_says_where_damage_hides_blocks(tmp_path: Path) -> None:
+    """Every block of the blob goes; nobody is told so if blocks may be left below a damaged one."""
     store = EmbeddedBlobStore(tmp_path)
     cid = await store.add(DATA)
-    await store.discard(cid)
+    await store.erase(cid)
     assert _block_files(tmp_path) == [] and await store.pinned() == frozenset()
     await store.add(DATA)
     (root,) = (path for path in _block_files(tmp_path) if path.name == cid)
     root.write_bytes(b"rot")
-    await store.discard(cid)
-    assert not await store.has(cid)
+    with pytest.raises(BlobCorrupt):
+        await store.erase(cid)
+    await store.add(DATA)
+    assert await store.erase(cid) and _block_files(tmp_path) == []

@@ -17,13 +17,13 @@ from viz.storage.unixfs import CHUNK_BYTES, root_of
 BYTES = b"weights of a work that was withdrawn" * 20_000
 
 
-async def test_an_erased_blob_never_comes_back(tmp_path: Path) -> None:
+async def test_a_denied_blob_never_comes_back(tmp_path: Path) -> None:
     """Protects an owner who withdrew: no store, fetch, pin or reading brings the blob back, also
     in a later process."""
     place, inner = tmp_path / "list" / "withdrawn.deny", MemoryBlobStore()
     store = DenyingBlobStore(inner, DenyList(place))
     kept, cid = await store.add(b"another"), await store.add(BYTES)
-    assert await store.erase(cid, "work 3 was withdrawn")
+    assert await store.deny(cid, "work 3 was withdrawn")
     assert list(inner.blocks) == [kept] and inner.pins == {kept}
     for again in (store, DenyingBlobStore(inner, DenyList(place))):
         for refused in (

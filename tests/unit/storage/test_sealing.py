@@ -151,7 +151,7 @@ def test_a_wrapped_key_opens_for_its_recipient_alone() -> None:
     with pytest.raises(SealBroken):
         unwrap(wrapped, other)
     for recipient in ("", "age1xyz", "ssh-ed25519 AAAA", "x" * 10_000, key):
-        with pytest.raises(InvalidRequest, match="no age recipient"):
+        with pytest.raises(InvalidRequest, match="not an age recipient"):
             wrap(key, recipient)
 
 

@@ -39,18 +39,12 @@ class BlobStore(Protocol):
         """Allow the deletion of the blob when space is needed; no error if it was not pinned."""
         ...
 
-    async def discard(self, cid: Cid) -> None:
-        """Unpin the blob, and free its space now, except what other pinned blobs need.
-
-        A store with a collector of its own may free the space later. No error if it is not here.
-        """
-        ...
-
-    async def erase(self, cid: Cid, reason: str = "") -> bool:
-        """Unpin the blob and delete its blocks from this store; ``reason`` is for people.
+    async def erase(self, cid: Cid) -> bool:
+        """Unpin the blob and delete its blocks from this store; it may be added again.
 
         Blocks that another pinned blob has too stay. Returns whether there was anything to delete.
-        Raises InvalidRequest, StorageError.
+        Raises InvalidRequest, StorageError: if a damaged block hides what is below it, BlobCorrupt,
+        and no block is deleted.
         """
         ...
 
@@ -66,5 +60,16 @@ class BlockStore(BlobStore, Protocol):
         """Yield verified chunks of at most 256 KiB, in order.
 
         A fault raises at its chunk: the chunks before it were already given out.
+        """
+        ...
+
+
+class DeniableStore(BlockStore, Protocol):
+    """A block store that can refuse a blob for good."""
+
+    async def deny(self, cid: Cid, reason: str) -> bool:
+        """Erase the blob, and never store or hand it out again; ``reason`` is for people.
+
+        Returns whether there was anything to delete. Raises as ``erase``.
         """
         ...

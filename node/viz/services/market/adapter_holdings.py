@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from viz.domain.destruction import HeldItem, LeftItem
-from viz.domain.ports.blobs import BlobStore
+from viz.domain.ports.blobs import DeniableStore
 from viz.domain.ports.custody import KeyStore
 from viz.domain.ports.holdings import EndedUse, WorkHoldings
 from viz.domain.ports.ledger import AdapterCatalogue
@@ -28,7 +28,7 @@ class AdapterHoldings:
     """The weights of adapters, by the digest of their plain bytes and by their CID."""
 
     def __init__(
-        self, ledger: AdapterCatalogue, blobs: BlobStore, keys: KeyStore, adapters_dir: Path
+        self, ledger: AdapterCatalogue, blobs: DeniableStore, keys: KeyStore, adapters_dir: Path
     ) -> None:
         self._ledger, self._blobs, self._keys = ledger, blobs, keys
         self._folder = adapters_dir
@@ -70,7 +70,7 @@ class AdapterHoldings:
             if item.kind == WEIGHTS:
                 await asyncio.to_thread(self._path(item.name).unlink, missing_ok=True)
             elif item.kind == BLOB:
-                await self._blobs.erase(Cid(item.name), f"work {ended.content_id} was withdrawn")
+                await self._blobs.deny(Cid(item.name), f"work {ended.content_id} was withdrawn")
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.safetensors"

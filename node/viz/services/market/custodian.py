@@ -43,6 +43,7 @@ from viz.errors import (
     KeyUnknown,
     LicenseError,
     NoLiveGrant,
+    StorageError,
     StorageUnavailable,
     UnknownAdapter,
     WrongDomain,
@@ -216,14 +217,23 @@ class Custodian:
         except BaseException:
             kept = await self._ledger.custody(said.content_id)
             if kept is None or kept.cid != cid:
-                await self._keys.destroy(cid)
-                await self._blobs.discard(cid)
+                await self._discard(cid)
             raise
         if earlier is not None and earlier.cid != cid:
-            await self._keys.destroy(earlier.cid)
-            await self._blobs.discard(earlier.cid)
+            await self._discard(earlier.cid)
         _log.info("work in custody", content_id=said.content_id, owner=owner, cid=cid)
         return record
+
+    async def _discard(self, cid: Cid) -> None:
+        """Destroy a sealed blob's key and erase the blob.
+
+        A blob that cannot be erased is only logged: nobody can open it without its key.
+        """
+        await self._keys.destroy(cid)
+        try:
+            await self._blobs.erase(cid)
+        except StorageError as error:
+            _log.warning("a sealed blob could not be erased", cid=cid, reason=str(error))
 
     # giving keys
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from viz.domain.destruction import HeldItem
-from viz.domain.ports.blobs import BlobStore
+from viz.domain.ports.blobs import DeniableStore
 from viz.domain.ports.custody import CustodyLedger, KeyStore
 from viz.domain.ports.holdings import EndedUse, WorkHoldings
 from viz.domain.units import Cid
@@ -26,7 +26,7 @@ class WorkHoldingsHere:
     """The opened works of one node, and the sealed works in its custody with their keys."""
 
     def __init__(
-        self, ledger: CustodyLedger, blobs: BlobStore, keys: KeyStore, works: LicensedWorks
+        self, ledger: CustodyLedger, blobs: DeniableStore, keys: KeyStore, works: LicensedWorks
     ) -> None:
         self._ledger, self._blobs, self._keys, self._works = ledger, blobs, keys, works
 
@@ -52,7 +52,7 @@ class WorkHoldingsHere:
                 await self._keys.destroy(Cid(item.name))
         for item in items:
             if item.kind == SEALED:
-                await self._blobs.erase(Cid(item.name), f"work {ended.content_id} was withdrawn")
+                await self._blobs.deny(Cid(item.name), f"work {ended.content_id} was withdrawn")
             elif item.kind == OPENED:
                 await self._works.forget(ended.content_id)
 

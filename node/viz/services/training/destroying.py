@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from viz.domain.eip712 import Domain
-from viz.domain.ports.blobs import BlobStore
+from viz.domain.ports.blobs import DeniableStore
 from viz.domain.ports.custody import KeyStore
 from viz.domain.ports.settlement_ledger import Store
 from viz.domain.units import Address
@@ -39,7 +39,7 @@ class DestructionSettings:
 def build_destruction(
     settings: DestructionSettings,
     ledger: Store,
-    blobs: BlobStore,
+    blobs: DeniableStore,
     keys: KeyStore,
     works: LicensedWorks,
     *,

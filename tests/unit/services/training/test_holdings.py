@@ -16,6 +16,8 @@ from viz.domain.ports.services import AdapterEnd
 from viz.domain.units import ZERO_HASH, AdapterId, Cid, ContentId, Hash32, hex_of
 from viz.services.market.adapter_holdings import BLOB, KEY, WEIGHTS, AdapterHoldings
 from viz.services.training.holdings import COPY, RUN, SALT, TrainingHoldings, works_of
+from viz.storage.deny_list import DenyList
+from viz.storage.denying import DenyingBlobStore
 
 ONE, TWO, ADAPTER = ContentId(1), ContentId(2), AdapterId(7)
 WORDS, SALTED = "the oil of the lamp of Varn Point", "0x" + "5a" * 32
@@ -56,7 +58,8 @@ class Place:
 
     @property
     def adapters(self) -> AdapterHoldings:
-        return AdapterHoldings(self.ledger, self.blobs, self.keys, self.home / "adapters")
+        blobs = DenyingBlobStore(self.blobs, DenyList(self.home / "withdrawn.deny"))
+        return AdapterHoldings(self.ledger, blobs, self.keys, self.home / "adapters")
 
     @property
     def trainings(self) -> TrainingHoldings:
