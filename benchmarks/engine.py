@@ -27,8 +27,8 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
+from benchmarks.engine_parts import idle, upstream  # noqa: E402
 from benchmarks.engine_parts import own as ours  # noqa: E402
-from benchmarks.engine_parts import upstream  # noqa: E402
 from benchmarks.engine_parts.environments import make, python_of  # noqa: E402
 from benchmarks.engine_parts.machine import (  # noqa: E402
     Roofs,
@@ -42,7 +42,7 @@ from benchmarks.engine_parts.peer import Peer, PeerFailed  # noqa: E402
 
 PARTS = (
     *("decode1", "decode8", "decode32", "prefill", "load", "first-token", "registered"),
-    "upstream",
+    *("idle", "upstream"),
 )
 Turn = Callable[[], Awaitable[float]]
 # docs/engine-log.md's goals: what "adapters" (or "no adapter") must reach against each, by streams.
@@ -230,6 +230,8 @@ async def run(arguments: argparse.Namespace) -> None:
         await upstream.upstream_part(material, arguments.rounds, arguments.tokens)
         shutil.rmtree(folder)
         return
+    if "idle" in arguments.parts:  # before this process holds a model too
+        await asyncio.to_thread(idle.idle_part, arguments.cache)
     own = await ours.Contender.start(material, arguments.threads, arguments.compute)
     peers = Peers(material, arguments)
     await own.decode_rate([1], 8)
@@ -248,6 +250,8 @@ async def run(arguments: argparse.Namespace) -> None:
                     print(f"  PEFT's load_adapter with 32 loaded: {taken * 1e3:.0f} ms")
             elif part == "upstream":
                 await upstream.upstream_part(material, arguments.rounds, arguments.tokens)
+            elif part == "idle":
+                await idle.streams_part(own)
             elif part == "first-token":
                 await ours.first_token_part(own, arguments.probes)
             else:

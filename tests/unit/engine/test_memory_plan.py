@@ -21,7 +21,7 @@ from viz.engine.embedded.settings import EngineSettings
 from viz.errors import ModelUnavailable
 
 TORCH = Widths(weight=4, cache=4, adapter=4, lanes=True)
-COMPILED = Widths(weight=2, cache=4, adapter=2, lanes=False)
+COMPILED = Widths(weight=2, cache=4, adapter=2, lanes=False, embeds_by_head=True)
 MIB = 1 << 20
 
 

@@ -188,6 +188,17 @@ def test_a_row_does_not_depend_on_chunks_or_neighbours(
     assert torch.equal(last, whole)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_embeddings_are_looked_up_exactly(tmp_path: Path, kernels: Kernels, tied: bool) -> None:
+    """A tied head is the only copy of the embeddings: each token has its own row of it."""
+    base = make_tiny_base(tmp_path, tie_word_embeddings=tied)
+    compiled, eager = decoders(base, kernels)
+    for token in range(base.shape.vocabulary):
+        chunk = PrefillChunk(0, 0, [token], None)
+        found, expected = compiled.prefill([chunk], [0]), eager.prefill([chunk], [0])
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_an_evicted_adapter_leaves_memory(
     base: LoadedBase, kernels: Kernels, tmp_path: Path
 ) -> None:
@@ -212,7 +223,7 @@ def test_a_row_outside_the_cache_is_refused(base: LoadedBase, kernels: Kernels) 
 def test_weights_may_lie_in_huge_pages() -> None:
     """Systems give them to private memory alone: what the arena maps is not shared."""
     arena = _Arena(1 << 20)
-    address = arena.place(torch.ones(4))
+    address = arena.place(torch.ones(4)).data_ptr()
     for line in Path("/proc/self/maps").read_text("ascii").splitlines():
         bounds, rights = line.split()[:2]
         begin, end = (int(bound, 16) for bound in bounds.split("-"))

@@ -48,7 +48,9 @@ class Backend:
         compiled = self.kernels is not None
         weight = 2 if compiled else self.dtype.itemsize
         adapter = self.adapter_dtype.itemsize
-        return Widths(weight, self.dtype.itemsize, adapter, lanes=not compiled)
+        return Widths(
+            weight, self.dtype.itemsize, adapter, lanes=not compiled, embeds_by_head=compiled
+        )
 
 
 def choose_backend(

@@ -181,8 +181,6 @@ class DecoderModel:
             return self._native.run(
                 ids, slots, places, active_adapters, [lasts[chunk] for chunk in wanted]
             )
-        for chunk in chunks:
-            self.cache.wrote(chunk.slot, chunk.start + len(chunk.tokens))
         tokens, positions = torch.tensor(ids), torch.tensor(places)
         masks = [self._chunk_masks(chunk) for chunk in chunks]
 
@@ -218,8 +216,6 @@ class DecoderModel:
             ids, places = [tokens[slot] for slot in rows], [positions[slot] for slot in rows]
             adapters = [by_slot.get(slot) for slot in rows]
             return self._native.run(ids, rows, places, adapters, range(len(rows)))
-        for slot, position in enumerate(positions):
-            self.cache.wrote(slot, position + 1)
         place = torch.tensor(positions)
         reach = max(positions[slot] for slot in rows) + 1
         masks = {

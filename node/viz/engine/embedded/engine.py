@@ -20,7 +20,12 @@ import structlog
 from viz.domain.ports.engine import BaseModel, Generation, GenerationRequest, Piece
 from viz.domain.units import AdapterId
 from viz.engine.embedded.memory_plan import available_bytes, plan, usable_processors
-from viz.engine.embedded.process_memory import resident_bytes, return_freed, share_heaps
+from viz.engine.embedded.process_memory import (
+    resident_bytes,
+    return_freed,
+    return_libraries,
+    share_heaps,
+)
 from viz.engine.embedded.sequence import Sequence as Running
 from viz.engine.embedded.settings import EngineSettings
 from viz.engine.request_checks import check_adapter_id, check_request
@@ -121,6 +126,7 @@ class EmbeddedEngine:
         # Computed here in a thread, because the first stream would wait for it.
         _ = self._base.tokenizer.token_bytes
         return_freed()
+        return_libraries()
         if program:
             _log.info(
                 f"the node uses at most about {(program + budget) >> 20} MiB: {budget >> 20} for "

@@ -25,12 +25,16 @@ _FILE_ITEM_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class Widths:
-    """Bytes per number of the weights, cache and adapters; ``lanes``: adapters are copied too."""
+    """Bytes per number of the weights, cache and adapters.
+
+    ``lanes``: adapters are copied too. ``embeds_by_head``: a tied head is not a second copy.
+    """
 
     weight: int
     cache: int
     adapter: int
     lanes: bool
+    embeds_by_head: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +89,14 @@ def plan(
 def _weight_bytes(shape: DecoderShape, widths: Widths) -> int:
     """Return the bytes of all weights.
 
-    The embedding stays in bf16, as it was stored. A tied head is a second copy of it.
+    The embedding stays in bf16, as it was stored. A tied head is a second copy of it, or its only
+    one.
     """
     sizes = {name: math.prod(size) for name, size in shape.tensors().items()}
     embedding = sizes.pop("model.embed_tokens.weight")
-    return (sum(sizes.values()) + embedding * shape.tied) * widths.weight + 2 * embedding
+    head = embedding * widths.weight if shape.tied else 0
+    looked_up = 0 if shape.tied and widths.embeds_by_head else 2 * embedding
+    return sum(sizes.values()) * widths.weight + head + looked_up
 
 
 def available_bytes(root: Path = Path("/")) -> int:

@@ -91,15 +91,20 @@ class _Arena:
                 memory.madvise(mmap.MADV_HUGEPAGE)
         self._bytes, self._used = torch.frombuffer(memory, dtype=torch.uint8), 0
 
-    def place(self, tensor: torch.Tensor) -> int:
-        """Copy a tensor to the next free place; return its address."""
-        import torch
+    def place(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Copy a contiguous tensor to the next free place; return the copy."""
 
-        flat = tensor.contiguous().view(torch.uint8).reshape(-1)
-        target = self._bytes[self._used : self._used + flat.numel()]
-        self._used += flat.numel() + -flat.numel() % 64
-        target.copy_(flat)
-        return target.data_ptr()
+        size = tensor.numel() * tensor.itemsize
+        target = self._bytes[self._used : self._used + size].view(tensor.dtype).view(tensor.shape)
+        self._used += size + -size % 64
+        target.copy_(tensor)
+        return target
+
+
+def _rows_of(panels: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return rows of the weight that ``pack`` made panels of: (rows, depth)."""
+    # Word w of a panel holds its columns w and w + 8.
+    return panels[rows // 16, :, rows % 8, rows // 8 % 2]
 
 
 class NativeModel:
@@ -116,7 +121,6 @@ class NativeModel:
         import torch
 
         self._kernels, self._shape = kernels, shape
-        self._embedding = weights["model.embed_tokens.weight"]
         self._kept: list[Any] = [cache]
         # Weak keys, so that this table does not keep an evicted adapter in memory.
         self._structs: WeakKeyDictionary[LoadedAdapter, _AdapterStruct] = WeakKeyDictionary()
@@ -133,8 +137,11 @@ class NativeModel:
         arena = _Arena(2 * numbers)
         self._kept.append(arena)
 
-        def panels(*names: str) -> int:
+        def packed(*names: str) -> torch.Tensor:
             return arena.place(pack(torch.cat([weights[f"{name}.weight"] for name in names])).words)
+
+        def panels(*names: str) -> int:
+            return packed(*names).data_ptr()
 
         layers = (_LayerStruct * shape.layers)()
         for index in range(shape.layers):
@@ -145,6 +152,9 @@ class NativeModel:
                 *(panels(*(f"{stem}{name}" for name in names)) for names in GROUPS.values()),
             )
         self._kept.append(layers)
+        # The same weights twice would be a fifth of the default model more.
+        self._embedding = None if shape.tied else weights["model.embed_tokens.weight"]
+        self._head = packed("model.embed_tokens" if shape.tied else "lm_head")
         self._model = _ModelStruct(
             shape.layers,
             shape.hidden,
@@ -158,7 +168,7 @@ class NativeModel:
             shape.norm_epsilon,
             ctypes.addressof(layers),
             norm("model.norm"),
-            panels("model.embed_tokens" if shape.tied else "lm_head"),
+            self._head.data_ptr(),
             hold(angles[0]),
             hold(angles[1]),
             cache.keys.data_ptr(),
@@ -181,7 +191,8 @@ class NativeModel:
         import torch
 
         rows = len(tokens)
-        x = self._embedding[torch.tensor(tokens)].float()
+        ids, embedding = torch.tensor(tokens), self._embedding
+        x = (_rows_of(self._head, ids) if embedding is None else embedding[ids]).float()
         logits = torch.empty(len(wanted), self._shape.vocabulary)
         kernels = self._kernels
         needed = kernels.room(ctypes.byref(self._model), rows, kernels.threads)
