@@ -330,6 +330,7 @@ def _engine_settings(config: Config) -> EngineSettings:
         resident_adapters=config.engine.resident_adapters,
         memory_bytes=config.engine.max_memory_mib << 20,
         grace_s=config.engine.grace_s,
+        prefix_s=config.engine.prefix_s,
         threads=config.engine.threads,
         compute=config.engine.compute,
         compile=config.engine.compile,

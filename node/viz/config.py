@@ -145,6 +145,7 @@ class EngineConfig(_Section):
     resident_adapters: Positive = 256
     max_memory_mib: Annotated[int, Field(ge=0, le=1 << 24)] = 0
     grace_s: Annotated[int, Field(ge=1, le=3_600)] = 10
+    prefix_s: Annotated[int, Field(ge=0, le=86_400)] = 600
     threads: NonNegative = 0
     compute: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = True

@@ -60,12 +60,18 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One sequence to continue; ``prompt`` is the token ids from ``render`` or ``encode``."""
+    """One sequence to continue; ``prompt`` is the token ids from ``render`` or ``encode``.
+
+    ``reuse_key``: what was computed for the beginning of a request may be used again for a later
+    one with the same key and adapter, whose first token then comes sooner; never for one with
+    another key, to which that time would tell what was asked. Empty: for none.
+    """
 
     request_id: str
     prompt: tuple[int, ...]
     adapter_id: AdapterId
     sampling: Sampling
+    reuse_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

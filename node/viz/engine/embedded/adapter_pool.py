@@ -13,7 +13,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -235,7 +235,8 @@ class AdapterPool:
         weights = read_adapter(path, base.shape, base.digest, max_rank=RANK_BUCKETS[-1])
         if _identity(path) != identity:
             raise InvalidAdapterFile(f"{path.name} changed while it was read")
-        return stack(adapter_id, weights, base.shape, self._dtype), identity
+        loaded = stack(adapter_id, weights, base.shape, self._dtype)
+        return replace(loaded, file=identity), identity
 
 
 def _loader() -> ThreadPoolExecutor:

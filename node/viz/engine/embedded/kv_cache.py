@@ -50,6 +50,11 @@ class KvCache:
         lowest = min(self._free, default=slot)
         return lowest if lowest < slot else None
 
+    def higher_free(self, slot: int) -> int | None:
+        """Return the highest free slot, if it is above ``slot``."""
+        highest = max(self._free, default=slot)
+        return highest if highest > slot else None
+
     def move(self, source: int, target: int, length: int) -> None:
         """Copy ``length`` cached tokens to the free slot ``target``, and free ``source``."""
         self.copy(source, target, length)

@@ -7,6 +7,7 @@ which linear layers it changes.
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -45,7 +46,7 @@ class LoadedAdapter:
     ``down[group]`` (LoRA's A) is (layers, members * rank, in). ``up[linear]`` (LoRA's B) is
     (layers, rank, out) and contains the LoRA scaling. In float16 both are scaled to its range, and
     their product must be multiplied by ``factors[linear]``, a power of two; in other dtypes that
-    is 1.
+    is 1. ``file`` identifies the file that it was read from.
     """
 
     adapter_id: AdapterId
@@ -53,6 +54,7 @@ class LoadedAdapter:
     down: dict[str, torch.Tensor]
     up: dict[str, torch.Tensor]
     factors: dict[str, float]
+    file: Hashable = None
 
 
 def stack(

@@ -51,7 +51,7 @@ class EngineLoop:
         self._decoder, self._settings, self._deliver = decoder, settings, deliver
         self.counts: Counter[str] = Counter()
         self._scheduler = Scheduler(
-            decoder.cache, store, settings.grace_s, self.counts, self._loaded
+            decoder.cache, store, settings, self.counts, self._loaded, packed=decoder.packed
         )
         self._live = self._scheduler.live
         self._inbox: deque[Sequence] = deque()
@@ -86,6 +86,7 @@ class EngineLoop:
             "running": len(with_slot) - paused,
             "waiting": len(live) - len(with_slot) + len(self._inbox),
             "paused": paused,
+            "kept_prefixes": len(self._scheduler.prefixes),
         }
 
     def _loop(self) -> None:

@@ -117,4 +117,4 @@ def _return_pages(first: int, last: int) -> bool:
     except (OSError, AttributeError):  # not Linux
         return False
     size = ctypes.c_size_t(last - first)
-    return advise(ctypes.c_void_p(first), size, _MADV_DONTNEED) == 0
+    return bool(advise(ctypes.c_void_p(first), size, _MADV_DONTNEED) == 0)

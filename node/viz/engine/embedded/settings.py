@@ -10,7 +10,8 @@ from typing import Literal
 class EngineSettings:
     """The engine's settings; the defaults suit the packaged model on a small machine.
 
-    ``grace_s`` is how long a paused sequence keeps its slot while others wait for one.
+    ``grace_s`` is how long a paused sequence keeps its slot while others wait for one. ``prefix_s``
+    is how long an ended one's slot is kept for a next request that begins as it did.
     ``memory_bytes`` bounds weights, caches and adapters together; 0 means 60 % of the free memory.
     ``buffer_tokens`` is how far a sequence runs ahead of its reader. ``threads`` 0 means all
     processors that this process may use. ``compile`` builds the engine's own forward pass if there
@@ -27,4 +28,5 @@ class EngineSettings:
     prefill_tokens: int = 128
     buffer_tokens: int = 64
     grace_s: float = 10.0
+    prefix_s: float = 600.0
     memory_bytes: int = 0

@@ -158,9 +158,7 @@ class UpstreamEngine:
             raise EngineOverloaded("the engine is full: try again shortly")
         if place(self._replicas, adapter.name) is None:
             raise self._none(adapter)
-        upstream = UpstreamSequence(
-            request, adapter, self, self._settings, self._salt(request.prompt)
-        )
+        upstream = UpstreamSequence(request, adapter, self, self._settings, self._salt(request))
         upstream.sequence = TokenSequence(
             request,
             upstream.state,
@@ -237,14 +235,16 @@ class UpstreamEngine:
         upstream = self._open.pop(task)
         upstream.state.fail(EngineError("the engine was closed"))  # if it had not begun
 
-    def _salt(self, prompt: tuple[int, ...]) -> str:
-        """Return the salt of the prefix cache for this prompt object.
+    def _salt(self, request: GenerationRequest) -> str:
+        """Return the salt of the prefix cache for this request.
 
-        Only the choices of one answer share it. So no buyer can learn from the time to the first
-        token what another buyer asked.
+        Requests with the same reuse key share it; without a key only the choices of one answer do.
+        So no buyer can learn from the time to the first token what another buyer asked.
         """
+        if request.reuse_key:
+            return request.reuse_key
         for each in self._open.values():
-            if each.request.prompt is prompt and not each.state.is_ended:
+            if each.request.prompt is request.prompt and not each.state.is_ended:
                 return each.salt
         return secrets.token_urlsafe(SALT_BYTES)
 

@@ -20,7 +20,7 @@ class PaidRequest:
     ``prompt``: the token ids that the engine reads. ``prompt_tokens``: how many of them are billed;
     the control tokens around a raw prompt are free. ``sampling.max_tokens`` limits each of the
     ``choices``. ``body``: the HTTP body as sent; the receipt states its salted hash.
-    ``quote_hash``: zero if the list price was agreed.
+    ``quote_hash``: zero if the list price was agreed. ``reuse_key``: the signer's, for the engine.
     """
 
     request_id: str
@@ -33,6 +33,7 @@ class PaidRequest:
     sampling: Sampling
     choices: int
     stream: bool
+    reuse_key: str = ""
 
     @property
     def max_tokens(self) -> int:

@@ -7,9 +7,11 @@ Owns the order of these checks (docs/protocol.md) until a request is admitted, a
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from hashlib import blake2b
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -70,6 +72,7 @@ class Admission:
         self._idle.set()
         self._tokenising = asyncio.Semaphore(TOKENISING)
         self._tokenising_long = asyncio.Semaphore(1)
+        self._reuse_secret = secrets.token_bytes(32)
         self._turns: WeakValueDictionary[Address, asyncio.Lock] = WeakValueDictionary()
 
     @asynccontextmanager
@@ -117,6 +120,7 @@ class Admission:
             sampling=replace(asked.sampling, max_tokens=max_tokens),
             choices=asked.choices,
             stream=asked.stream,
+            reuse_key=self._reuse_key(access.signer),
         )
         meter = Meter(self._tools, active_channel, request)
         stream = PaidStream(active_channel, meter, request, policy=self.policy)
@@ -134,6 +138,10 @@ class Admission:
             # Shielded: if the caller is cancelled here, the request is billed all the same, and
             # ``drain`` waits for that.
             await asyncio.shield(asyncio.ensure_future(self._end(stream)))
+
+    def _reuse_key(self, signer: Address) -> str:
+        """Return the key under which this signer's prompts may be reused; it tells no one who."""
+        return blake2b(signer.encode(), key=self._reuse_secret, digest_size=32).hexdigest()
 
     async def _end(self, stream: PaidStream) -> None:
         try:

@@ -134,6 +134,7 @@ class PaidStream:
                         request.prompt,
                         request.adapter_id,
                         replace(sampling, seed=seed),
+                        request.reuse_key,
                     )
                 )
                 self._generations.append(generation)

@@ -1,0 +1,121 @@
+"""Remember what the slots of ended sequences hold, so that a later request need not compute it.
+
+Owns which slots are kept, for which requests, and until when; the scheduler moves the slots.
+Invariants: what is kept under one key is found under that key only; the newest entry is dropped
+last; an entry holds no NaN.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from viz.engine.embedded.sequence import Sequence
+
+# So few tokens are computed sooner than a slot is prepared for them.
+LEAST_TOKENS: Final = 32
+
+
+@dataclass(eq=False, slots=True)
+class KeptPrefix:
+    """A slot of an ended sequence: it holds the keys and values of ``tokens``."""
+
+    key: Hashable
+    tokens: list[int]
+    slot: int
+    since_s: float = field(default_factory=time.monotonic)
+
+
+class PrefixCache:
+    """The kept slots of one cache, oldest first; each is kept for ``keep_s`` seconds."""
+
+    def __init__(self, keep_s: float) -> None:
+        self._keep_s = keep_s
+        self._entries: list[KeptPrefix] = []
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def may_keep(self, sequence: Sequence) -> bool:
+        """Return whether the slot of this ended sequence is worth keeping, and sound.
+
+        A sequence that got a token has no NaN in its slot: the token was chosen from numbers that
+        depend on all of it.
+        """
+        return (
+            self._keep_s > 0
+            and bool(sequence.request.reuse_key)
+            and sequence.finished is not None
+            and sequence.generated > 0
+            and sequence.cached >= LEAST_TOKENS
+        )
+
+    def keep(self, sequence: Sequence, slot: int) -> list[KeptPrefix]:
+        """Keep a slot; return the entries that it makes useless, which are no longer kept."""
+        kept = KeptPrefix(key_of(sequence), sequence.tokens[: sequence.cached], slot)
+        useless = [
+            each
+            for each in self._entries
+            if each.key == kept.key and shared_length(each.tokens, kept.tokens) == len(each.tokens)
+        ]
+        for each in useless:
+            self._entries.remove(each)
+        self._entries.append(kept)
+        return useless
+
+    def find(self, sequence: Sequence) -> tuple[KeptPrefix, int] | None:
+        """Return the entry that shares most tokens with the sequence, and how many; None if few."""
+        key = key_of(sequence)
+        if not sequence.request.reuse_key:
+            return None
+        found = [
+            (shared_length(each.tokens, sequence.tokens), place)
+            for place, each in enumerate(self._entries)
+            if each.key == key
+        ]
+        length, place = max(found, default=(0, 0))
+        return (self._entries[place], length) if length >= LEAST_TOKENS else None
+
+    def drop(self, entry: KeptPrefix) -> None:
+        """Keep the entry's slot no longer."""
+        self._entries.remove(entry)
+
+    def oldest(self) -> KeptPrefix | None:
+        """Return the entry that was kept first, if there is any."""
+        return self._entries[0] if self._entries else None
+
+    def expired(self) -> list[KeptPrefix]:
+        """Return the entries whose time has passed."""
+        before = time.monotonic() - self._keep_s
+        return [each for each in self._entries if each.since_s <= before]
+
+    def wait_s(self) -> float | None:
+        """Return the seconds until the next entry expires; None without entries."""
+        if not self._entries:
+            return None
+        return max(0.0, self._entries[0].since_s + self._keep_s - time.monotonic())
+
+
+def key_of(sequence: Sequence) -> Hashable:
+    """Return what must be equal for a cache to be the same: whose request, and which adapter.
+
+    The adapter's file is named too: an id may be registered again with another file.
+    """
+    adapter = sequence.adapter
+    file = None if adapter is None else adapter.file
+    return sequence.request.reuse_key, sequence.request.adapter_id, file
+
+
+def shared_length(one: list[int], other: list[int]) -> int:
+    """Return how many tokens both begin with."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
