@@ -27,7 +27,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
-from benchmarks.engine_parts import idle, upstream  # noqa: E402
+from benchmarks.engine_parts import idle, single, upstream  # noqa: E402
 from benchmarks.engine_parts import own as ours  # noqa: E402
 from benchmarks.engine_parts.environments import make, python_of  # noqa: E402
 from benchmarks.engine_parts.machine import (  # noqa: E402
@@ -40,9 +40,10 @@ from benchmarks.engine_parts.machine import (  # noqa: E402
 from benchmarks.engine_parts.material import PROMPT_TOKENS, Material, make_material  # noqa: E402
 from benchmarks.engine_parts.peer import Peer, PeerFailed  # noqa: E402
 
+ALONE = ("idle", "prefix", "upstream")
 PARTS = (
     *("decode1", "decode8", "decode32", "prefill", "load", "first-token", "registered"),
-    *("idle", "upstream"),
+    *ALONE,
 )
 Turn = Callable[[], Awaitable[float]]
 # docs/engine-log.md's goals: what "adapters" (or "no adapter") must reach against each, by streams.
@@ -226,17 +227,36 @@ async def run(arguments: argparse.Namespace) -> None:
     )
     folder = Path(tempfile.mkdtemp(prefix="viz-bench-"))
     material = make_material(arguments.cache, folder)
-    if arguments.parts == ["upstream"]:  # nothing else shares the processors
+    for part in [part for part in arguments.parts if part in ALONE]:
+        print(f"\n== {part}", flush=True)
+        await alone_part(part, material, arguments)
+    if beside := [part for part in arguments.parts if part not in ALONE]:
+        await parts_beside_peers(beside, material, roofs, arguments)
+    shutil.rmtree(folder)
+
+
+async def alone_part(part: str, material: Material, arguments: argparse.Namespace) -> None:
+    """Run a part that starts what it measures itself: nothing else shares the processors."""
+    if part == "upstream":
         await upstream.upstream_part(material, arguments.rounds, arguments.tokens)
-        shutil.rmtree(folder)
-        return
-    if "idle" in arguments.parts:  # before this process holds a model too
+    elif part == "prefix":
+        await single.prefix_part(material, arguments.threads, arguments.rounds)
+    else:
         await asyncio.to_thread(idle.idle_part, arguments.cache)
+        own = await ours.Contender.start(material, arguments.threads, arguments.compute)
+        await idle.streams_part(own)
+        await own.engine.close()
+
+
+async def parts_beside_peers(
+    parts: list[str], material: Material, roofs: Roofs, arguments: argparse.Namespace
+) -> None:
+    """Run the parts that compare one engine with the peers, or with itself."""
     own = await ours.Contender.start(material, arguments.threads, arguments.compute)
     peers = Peers(material, arguments)
     await own.decode_rate([1], 8)
     try:
-        for part in arguments.parts:
+        for part in parts:
             print(f"\n== {part}", flush=True)
             if part.startswith("decode"):
                 streams = int(part.removeprefix("decode"))
@@ -248,10 +268,6 @@ async def run(arguments: argparse.Namespace) -> None:
                 if (peer := peers.get("PEFT mixed batch")) is not None:
                     taken = peer.ask("load")["seconds"]
                     print(f"  PEFT's load_adapter with 32 loaded: {taken * 1e3:.0f} ms")
-            elif part == "upstream":
-                await upstream.upstream_part(material, arguments.rounds, arguments.tokens)
-            elif part == "idle":
-                await idle.streams_part(own)
             elif part == "first-token":
                 await ours.first_token_part(own, arguments.probes)
             else:
@@ -259,7 +275,6 @@ async def run(arguments: argparse.Namespace) -> None:
     finally:
         peers.close()
         await own.engine.close()
-        shutil.rmtree(folder)
 
 
 def _parts(text: str) -> list[str]:

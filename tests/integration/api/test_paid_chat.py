@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.integration.api.harness import ADAPTER, DEPOSIT, PRICE, Buyer, Node, running_node
 
+from viz.domain.ports.engine import Generation, GenerationRequest
 from viz.domain.units import BASE_MODEL
 
 
@@ -48,3 +49,25 @@ async def test_settling_pays_the_node_and_closing_returns_the_rest(node: Node) -
     assert set(buyer.channel.vector) == {ADAPTER, BASE_MODEL}
     refused = await buyer.ask(pays=False)
     assert refused.body["code"] == "channel-closing"
+
+
+async def test_prompts_are_reused_within_one_signers_requests(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine learns which requests are of one signer, and not of whom."""
+    keys: list[str] = []
+    generate = node.engine.generate
+
+    async def noted(request: GenerationRequest) -> Generation:
+        keys.append(request.reuse_key)
+        return await generate(request)
+
+    monkeypatch.setattr(node.engine, "generate", noted)
+    first = await Buyer(node).ready()
+    await first.ask()
+    await first.ask(first.chat(n=2))
+    second = await Buyer(node, key=b"\x44" * 32).ready()
+    await second.ask()
+    assert keys[0] == keys[1] == keys[2] != keys[3]
+    assert all(len(key) == 64 for key in keys)
+    assert first.channel.signer.removeprefix("0x").lower() not in keys[0]

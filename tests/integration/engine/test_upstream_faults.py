@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -330,3 +331,13 @@ async def test_other_buyers_prefixes_are_apart(one: Room) -> None:
     salts = {each["cache_salt"] for each in asked_for}
     assert len(salts) == 2
     assert all(len(salt) >= 43 for salt in salts)
+
+
+async def test_one_signers_prefixes_are_together(one: Room) -> None:
+    """A chat's next turn finds its beginning at the server; who asks under another key does not."""
+    keys = ["a" * 64, "a" * 64, "b" * 64]
+    for key in keys:
+        request = replace(asked(one.engine, 1, "tide", max_tokens=11), reuse_key=key)
+        await collect(await one.engine.generate(request))
+    sent = [each["cache_salt"] for each in one.servers[0].requests if each["max_tokens"] == 11]
+    assert sent == keys

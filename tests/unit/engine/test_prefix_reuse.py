@@ -1,4 +1,4 @@
-"""What an ended sequence computed is used again: for whom, how much of it, and with which tokens."""
+"""What an ended sequence computed is used again: for whom, how much, and with which tokens."""
 
 from __future__ import annotations
 
