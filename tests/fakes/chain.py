@@ -111,6 +111,7 @@ class FakeChain:
     with_code: set[Address] = field(default_factory=set)
     directory: dict[Address, NodeEntry] = field(default_factory=dict)
     sent: list[Call] = field(default_factory=list)
+    settled: list[tuple[Call, Transaction]] = field(default_factory=list)
     reads: int = 0
     down: bool = False
     too_dear: bool = False
@@ -267,7 +268,9 @@ class FakeChain:
         events: tuple[Event, ...] = getattr(self, f"_{call.function}")(*call.args) or ()
         self.sent.append(call)
         name = keccak(repr((len(self.sent), call)).encode())
-        return Transaction(Outcome.SETTLED, name, len(self.sent), self.gas_needed, events=events)
+        made = Transaction(Outcome.SETTLED, name, len(self.sent), self.gas_needed, events=events)
+        self.settled.append((call, made))
+        return made
 
     async def simulate(self, call: Call) -> None:
         self._ask()
@@ -276,6 +279,14 @@ class FakeChain:
 
     async def lookup(self, transaction_hash: Hash32) -> Transaction:
         return Transaction(Outcome.SETTLED, transaction_hash)
+
+    async def earlier(self, call: Call, part: bytes) -> Sequence[Transaction]:
+        self._ask()
+        return [
+            made
+            for before, made in self.settled
+            if before.function == call.function and part in before.args
+        ]
 
     async def recover(self, *, urgent: bool = False) -> Sequence[Transaction]:
         return ()
@@ -395,7 +406,17 @@ class FakeChain:
             shares,
         )  # fmt: skip
         zero = Hash32(bytes(32))
-        said = {"adapterId": adapter_id}
+        said = {
+            "adapterId": adapter_id,
+            "trainer": self.address,
+            "baseModel": base,
+            "weightsDigest": digest,
+            "cid": cid,
+            "manifestHash": manifest,
+            "royaltyBps": royalty_bps,
+            "trainerBps": trainer_bps,
+            "shares": words,
+        }
         return (Event("AdapterRegistry", "AdapterRegistered", said, 0, zero, zero, 0),)
 
     def _announce(self, url: str, age_key: str) -> None:

@@ -274,6 +274,12 @@ class MemoryStore:
         ]
         return sorted(found, key=lambda row: row.nonce)
 
+    async def described(self, sender: Address, description: str) -> Sequence[SignedTransaction]:
+        self._open()
+        found = [row for row, _ in self.transactions.values() if row.sender == sender]
+        found = [row for row in found if row.description == description]
+        return sorted(found, key=lambda row: row.nonce)
+
     async def marks(self) -> Sequence[BlockMark]:
         self._open()
         return [self.blocks[number] for number in sorted(self.blocks, reverse=True)]

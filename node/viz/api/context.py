@@ -33,9 +33,11 @@ from viz.services.payments.receipt_periods import ReceiptPeriods
 from viz.services.payments.sessions import Sessions
 from viz.services.serving.admission import Admission
 from viz.services.serving.catalogue import Catalogue
+from viz.services.serving.offering import Offering
 from viz.services.settlement.claim_loop import ClaimService
 from viz.services.settlement.reconciliation import Reconciliation
 from viz.services.training.provenance import ProvenanceDocuments
+from viz.services.training.publisher import RunPublisher
 from viz.services.training.queue import TrainingQueue
 from viz.services.upkeep.clock_check import ClockCheck
 from viz.services.upkeep.supervision import Supervisor
@@ -88,11 +90,13 @@ class NodeContext:
     licensed_works: LicensedWorks
     destruction: WorkDestruction
     publishing: Publishing
+    offering: Offering
     settlement: ClaimService
     clock: Clock
     terms: NodeTerms
     reconciliation: Reconciliation
     trainings: TrainingQueue
+    publisher: RunPublisher
     clock_check: ClockCheck
     supervisor: Supervisor
     provenance: ProvenanceDocuments

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
 
 import structlog
 from aiohttp import web
@@ -22,15 +19,12 @@ from viz.api.access import OPERATOR_PATH, for_operator
 from viz.api.bodies import trusted_body_of
 from viz.api.context import STOPPING, NodeContext, adapter_of, parts_of
 from viz.api.serialise import plain, training_json
-from viz.domain.card import ReportCard, card_of
-from viz.domain.ports.ledger import AdapterRecord, OfferedWork, TrainingRecord
-from viz.domain.shares import MAX_SHARES
-from viz.domain.units import BPS, UINT64_MAX, AdapterId, ContentId, Hash32, hex_of
-from viz.errors import InvalidRequest, UnknownAdapter, VizError
-from viz.protocol.messages import AdapterOffer
-from viz.protocol.wire import JSON_INTEGER_MAX, MAX_TEXT_CHARS, Json, Reader
-from viz.services.market.work_records import titles_of
+from viz.domain.ports.ledger import TrainingRecord
+from viz.domain.units import AdapterId, ContentId
+from viz.errors import InvalidRequest, VizError
+from viz.protocol.wire import JSON_INTEGER_MAX, Json, Reader
 from viz.services.training.succession import plan_succession
+from viz.services.training.wish import offer_terms, wish_of
 
 _log = structlog.get_logger()
 
@@ -83,62 +77,10 @@ async def publish(request: web.Request) -> web.Response:
     works' sizes. If the registration is not confirmed yet, or the adapter cannot be loaded,
     ``offer`` is null, and ``detail`` says what to do.
     """
-    parts = parts_of(request)
     _, body = await trusted_body_of(request)
-    reader = Reader(body, "the request")
-    record = await parts_of(request).trainings.record(reader.text("trainingId"))
-    publication = parts_of(request).trainings.publication(
-        record,
-        royalty_bps=reader.integer("royaltyBps", BPS),
-        trainer_bps=reader.integer("trainerBps", BPS),
-        anyway=bool(reader.optional("anyway", reader.boolean)),
-    )
-    if reader.has("shares"):
-        publication = replace(publication, shares=_shares(reader.array("shares", MAX_SHARES)))
-    published = await parts.publishing.publish(publication)
-    answer: Json = plain(published)
-    try:
-        await parts.trainings.published(record.training_id, published.adapter_id, published.cid)
-        answer["offer"] = (await _put_on_offer(parts, published.adapter_id, reader)).to_json()
-        if (before := reader.optional("succeeds", reader.integer)) is not None:
-            await parts.catalogue.succeed(AdapterId(before), published.adapter_id)
-    except Exception as error:  # noqa: BLE001  it is registered: the operator must learn the id now
-        answer["offer"] = None
-        answer["detail"] = _not_on_offer(published.adapter_id, error)
-    return web.json_response(answer, status=201)
-
-
-def _not_on_offer(adapter_id: AdapterId, error: Exception) -> str:
-    """Say what the operator must do to put a registered adapter on offer."""
-    activate = f"`viz adapter activate {adapter_id}`"
-    if isinstance(error, UnknownAdapter):
-        return (
-            f"adapter {adapter_id} is registered and not confirmed yet: put it on offer later with "
-            f"{activate}"
-        )
-    if isinstance(error, VizError):
-        reason = error.detail
-    else:
-        reason = "an unexpected error, which is in the log"
-        _log.error("a registered adapter is not on offer", adapter=adapter_id, exc_info=error)
-    return (
-        f"adapter {adapter_id} is registered and could not be put on offer ({reason}): do not "
-        f"register it again, put it on offer with {activate}"
-    )
-
-
-def _shares(rows: Sequence[Any]) -> list[tuple[ContentId, int]]:
-    try:
-        return [(ContentId(int(row[0])), int(row[1])) for row in rows]
-    except (TypeError, ValueError, LookupError) as error:
-        raise InvalidRequest("shares must be [[contentId, bps], ...]") from error
-
-
-def _titles(rows: Sequence[Any]) -> dict[ContentId, str]:
-    try:
-        return {ContentId(int(key)): str(title)[:MAX_TEXT_CHARS] for key, title in rows}
-    except (TypeError, ValueError) as error:
-        raise InvalidRequest("titles must be [[contentId, title], ...]") from error
+    training_id = Reader(body, "the request").text("trainingId")
+    made = await parts_of(request).publisher.publish(training_id, wish_of(body))
+    return web.json_response(dict(made), status=201)
 
 
 async def activate(request: web.Request) -> web.Response:
@@ -146,73 +88,8 @@ async def activate(request: web.Request) -> web.Response:
     _, body = await trusted_body_of(request)
     reader = Reader(body, "the request")
     adapter_id = AdapterId(reader.integer("adapterId"))
-    offer = await _put_on_offer(parts_of(request), adapter_id, reader)
+    offer = await parts_of(request).offering.put_on_offer(adapter_id, offer_terms(reader))
     return web.json_response(offer.to_json(), status=201)
-
-
-async def _put_on_offer(parts: NodeContext, adapter_id: AdapterId, reader: Reader) -> AdapterOffer:
-    """Load a registered adapter and sell it under the name and prices that ``reader`` gives.
-
-    If ``reader`` does not give a value, an adapter that was on offer before keeps its old one. A
-    new adapter that was trained here gets the name and description of its training request.
-    """
-
-    def units(name: str) -> int:
-        return reader.units(name, UINT64_MAX)
-
-    given: dict[str, Any] = {
-        "name": reader.optional("name", reader.text) or None,
-        "description": reader.optional("description", reader.text),
-        "prompt_units_per_million": reader.optional("promptPrice", units),
-        "completion_units_per_million": reader.optional("completionPrice", units),
-    }
-    state = await parts.publishing.activate(adapter_id)
-    fresh = AdapterRecord(
-        adapter_id,
-        f"adapter {adapter_id}",
-        "",
-        state.base_model,
-        state.weights_digest,
-        state.cid,
-        state.manifest_hash,
-        str(parts.publishing.path_of(state.weights_digest)),
-        parts.catalogue.list_price.prompt_price_units,
-        parts.catalogue.list_price.completion_price_units,
-        parts.clock.now_s(),
-    )
-    titles, card, asked = await _trained_here(parts, state.weights_digest)
-    fresh = replace(fresh, **asked)
-    for before in await parts.ledger.adapters():
-        if before.adapter_id == adapter_id:
-            kept = {name: getattr(before, name) for name in (*given, "created_at")}
-            fresh = replace(fresh, **kept)
-            titles = {work.content_id: work.title for work in before.works} | titles
-    titles |= _titles(reader.array("titles", MAX_SHARES)) if reader.has("titles") else {}
-    works = tuple(OfferedWork(key, titles.get(key, "")) for key, _ in state.shares)
-    changed = {name: value for name, value in given.items() if value is not None}
-    record = replace(fresh, works=works, card=card, **changed)
-    await parts.catalogue.add(record)
-    return parts.catalogue.offer(adapter_id)
-
-
-async def _trained_here(
-    parts: NodeContext, weights_digest: Hash32
-) -> tuple[dict[ContentId, str], ReportCard | None, dict[str, Any]]:
-    """Return what is known of an adapter that was trained here.
-
-    That is the titles of its works, its report card, and the name and description in the training
-    request.
-    """
-    found: dict[ContentId, str] = {}
-    card: ReportCard | None = None
-    asked: dict[str, Any] = {}
-    for training in await parts.ledger.trainings():
-        if training.result.get("weightsDigest") == hex_of(weights_digest):
-            found |= await asyncio.to_thread(titles_of, training.request)
-            card = card_of(training.result.get("metrics", {})) or card
-            given = {name: training.request.get(name) for name in ("name", "description")}
-            asked |= {name: str(text)[:MAX_TEXT_CHARS] for name, text in given.items() if text}
-    return found, card, asked
 
 
 async def succession(request: web.Request) -> web.Response:

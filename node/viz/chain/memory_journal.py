@@ -13,17 +13,26 @@ class MemoryJournal:
     """A journal that is lost at exit: for scripts that sign, wait for the result, and end."""
 
     def __init__(self) -> None:
-        self._pending: dict[Hash32, SignedTransaction] = {}
+        self._all: dict[Hash32, SignedTransaction] = {}
+        self._pending: set[Hash32] = set()
 
     async def record(self, transaction: SignedTransaction) -> None:
-        """Store the transaction until it is resolved."""
-        self._pending[transaction.hash] = transaction
+        """Store the transaction; it is pending until it is resolved."""
+        self._all[transaction.hash] = transaction
+        self._pending.add(transaction.hash)
 
     async def resolve(self, transaction_hash: Hash32, outcome: Outcome) -> None:
-        """Remove a transaction whose outcome is known."""
-        self._pending.pop(transaction_hash, None)
+        """Note that a transaction's outcome is known."""
+        self._pending.discard(transaction_hash)
 
     async def pending(self, sender: Address) -> Sequence[SignedTransaction]:
         """Return the unresolved transactions of a key, by nonce."""
-        mine = [entry for entry in self._pending.values() if entry.sender == sender]
+        return [each for each in self._of(sender) if each.hash in self._pending]
+
+    async def described(self, sender: Address, description: str) -> Sequence[SignedTransaction]:
+        """Return the transactions of a key with this description, by nonce."""
+        return [each for each in self._of(sender) if each.description == description]
+
+    def _of(self, sender: Address) -> list[SignedTransaction]:
+        mine = [entry for entry in self._all.values() if entry.sender == sender]
         return sorted(mine, key=lambda entry: entry.nonce)

@@ -112,8 +112,7 @@ class Sender:
             raise ChainError("this sender has no deployment: it can only deploy contracts")
         to = address_of(self._deployment, call.contract)
         data = abi.encode_call(call.contract, call.function, call.args)
-        what = f"{call.contract}.{call.function}"
-        return await self._send(to, data, what, max_gas=max_gas, urgent=urgent)
+        return await self._send(to, data, _description(call), max_gas=max_gas, urgent=urgent)
 
     async def simulate(self, call: Call) -> Any:
         """Return what the call would return now from this account, without sending it.
@@ -144,6 +143,10 @@ class Sender:
     async def lookup(self, transaction_hash: Hash32) -> Transaction:
         """Return a transaction's state; UNKNOWN if the chain does not know its hash."""
         return await self._tracker.lookup(transaction_hash)
+
+    async def earlier(self, call: Call, part: bytes) -> tuple[Transaction, ...]:
+        """Return the states of this key's earlier calls of the same function that hold ``part``."""
+        return await self._tracker.earlier(_description(call), part)
 
     async def recover(self, *, urgent: bool = False) -> tuple[Transaction, ...]:
         """Look up every transaction without a known end, for example after a restart.
@@ -227,3 +230,8 @@ class Sender:
         if to is not None:
             fields["to"] = to
         return fees.sign(self._account, fields, description)
+
+
+def _description(call: Call) -> str:
+    """Return under what a call's transactions stand in the journal."""
+    return f"{call.contract}.{call.function}"

@@ -118,6 +118,27 @@ class TransactionTracker:
             found.append(replace(state, what=entry.description))
         return tuple(found)
 
+    async def earlier(self, description: str, part: bytes) -> tuple[Transaction, ...]:
+        """Return the present states of the transactions whose signed bytes hold ``part``.
+
+        ``description`` is that of the journal, which has ended ones too. Nothing is sent.
+        """
+        entries = await self._journal.described(self._address, description)
+        return tuple([await self._state_of(each) for each in entries if part in each.raw])
+
+    async def _state_of(self, entry: SignedTransaction) -> Transaction:
+        """Return a transaction's state; FAILED if another transaction used its nonce."""
+        state = await self.lookup(entry.hash)
+        if state.outcome is not Outcome.UNKNOWN or (
+            await self._rpc.mined_count(self._address) <= entry.nonce
+        ):
+            return state
+        # The nonce is used. Perhaps by this transaction, mined since the look-up: look again.
+        state = await self.lookup(entry.hash)
+        if state.outcome is not Outcome.UNKNOWN:
+            return state
+        return Transaction(Outcome.FAILED, entry.hash, error="another transaction took its nonce")
+
     async def _advance(
         self,
         entry: SignedTransaction,
@@ -127,19 +148,9 @@ class TransactionTracker:
         urgent: bool,
     ) -> Transaction:
         """Return a transaction's state; broadcast it again or raise its fee first if needed."""
-        state = await self.lookup(entry.hash)
+        state = await self._state_of(entry)
         if state.outcome in (Outcome.SETTLED, Outcome.FAILED):
             return state
-        if state.outcome is Outcome.UNKNOWN and (
-            await self._rpc.mined_count(self._address) > entry.nonce
-        ):
-            # The nonce is used. Perhaps by this transaction, mined since the look-up: look again.
-            state = await self.lookup(entry.hash)
-            if state.outcome is not Outcome.UNKNOWN:
-                return state
-            return Transaction(
-                Outcome.FAILED, entry.hash, error="another transaction took its nonce"
-            )
         if replaced or entry.nonce in self._awaited:
             return state
         asked = await self._rpc.fees()

@@ -358,10 +358,16 @@ def _title(text: str) -> tuple[int, str]:
 async def _activate(
     operator: OperatorClient, request: dict[str, object], prices: dict[str, str]
 ) -> Any:
-    if any(prices.values()):
-        decimals = (await operator.ask("GET", "/status"))["tokenDecimals"]
-        request |= {key: str(parse_units(text, decimals)) for key, text in prices.items() if text}
+    request |= await priced(operator, prices)
     return await operator.ask("POST", "/adapters", request)
+
+
+async def priced(operator: OperatorClient, prices: dict[str, str]) -> dict[str, str]:
+    """Return the prices that are given, in base units; the node says how many a token has."""
+    if not any(prices.values()):
+        return {}
+    decimals = (await operator.ask("GET", "/status"))["tokenDecimals"]
+    return {key: str(parse_units(text, decimals)) for key, text in prices.items() if text}
 
 
 @adapter_app.command("drop")

@@ -18,6 +18,8 @@ def says(event: dict[str, Any]) -> str:
             return f"step {event['step']}, {of(event['right'], event['asked'])} right"
         case "measuring":
             return f"measuring {event['what']}"
+        case "publishing":
+            return f"publishing: {event['state']}"
         case "end":
             return str(event["state"])
     return ""

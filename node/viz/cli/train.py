@@ -13,15 +13,20 @@ from viz.cli.operator import (
     DescriptionOption,
     NameOption,
     OperatorClient,
+    PriceOption,
     RoyaltyOption,
     TrainerPartOption,
     named,
+    priced,
 )
 from viz.cli.training import follow, say_card
 from viz.domain.strict_json import load_json
-from viz.errors import InvalidRequest, VizError
+from viz.errors import InvalidRequest
+from viz.protocol.problems import error_of
 
 _ID_DIGITS: Final = 15
+# Stands for the HTTP status of a refusal that came in a result.
+_REFUSED: Final = 422
 
 
 @guarded
@@ -48,6 +53,8 @@ def train(
         bool,
         typer.Option("--publish-anyway", help="Sell the adapter even if its report card fails."),
     ] = False,
+    prompt_price: PriceOption = "",
+    completion_price: PriceOption = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show how long the run would take, and its fees.")
     ] = False,
@@ -68,11 +75,13 @@ def train(
         if not show(plan, as_json=as_json):
             _say_plan(plan, token)
         return
+    prices = {"promptPrice": prompt_price, "completionPrice": completion_price}
     wanted = {
         "royaltyBps": royalty_bps,
         "trainerBps": trainer_bps,
         "anyway": publish_anyway,
         **given,
+        **run(priced(operator, prices), logs=False),
     }
     result = train_and_publish(operator, request, wanted if publish else None, quiet=as_json)
     if not show(result, as_json=as_json):
@@ -86,17 +95,19 @@ def train_and_publish(
     *,
     quiet: bool,
 ) -> dict[str, Any]:
-    """Train and, with ``publication``, register and offer the adapter; return both."""
-    started = run(operator.ask("POST", "/trainings", request), logs=False)
+    """Train to the end; with ``publication`` the node registers and offers the adapter then.
+
+    The node keeps the wish, so it does so also where this command has ended. Raises the error for
+    which the adapter is not sold, after the result of the run was printed.
+    """
+    wanted = request if publication is None else request | {"publish": publication}
+    started = run(operator.ask("POST", "/trainings", wanted), logs=False)
     result = follow(operator, started["id"], quiet=quiet)
-    if publication is not None:
-        wanted = {"trainingId": result["id"], **publication}
-        try:
-            result["publication"] = run(operator.ask("POST", "/publications", wanted), logs=False)
-        except VizError:
-            if not quiet:  # Print the result before the error that says why it is not sold.
-                say_card(result)
-            raise
+    made = result.get("publication") or {}
+    if made.get("state") == "refused":
+        if not quiet:
+            say_card(result)
+        raise error_of({"code": made["code"], "detail": made["detail"]}, _REFUSED)
     return result
 
 

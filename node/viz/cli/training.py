@@ -75,7 +75,8 @@ def watch_run(
     result = follow(operator, training, quiet=as_json)
     if not show(result, as_json=as_json):
         say_card(result)
-        say(f"Sell it: viz adapter register {training}", style="dim")
+        if not (result.get("publication") or {}).get("adapter_id"):
+            say(f"Sell it: viz adapter register {training}", style="dim")
 
 
 @app.command("cancel")
@@ -109,7 +110,10 @@ def follow(operator: OperatorClient, training: str, *, quiet: bool) -> dict[str,
             if not end:
                 time.sleep(_LOOK_AGAIN_S)
     except KeyboardInterrupt:
-        err.print(f"The run goes on. Follow it: viz training watch {training}")
+        err.print(
+            "The run goes on, and the node publishes it if that was asked. Follow it: "
+            f"viz training watch {training}"
+        )
         raise
     if end["state"] != "done":
         raise TrainingError(f"training {training} {end['state']}: {end.get('error')}")
@@ -175,15 +179,7 @@ def say_card(result: dict[str, Any]) -> None:
         ("shares", ", ".join(f"work {work}: {percent(bps)}" for work, bps in result["shares"])),
         ("weights digest", result["weightsDigest"]),
     ]
-    if publication := result.get("publication"):
-        rows += [
-            ("CID", publication["cid"]),
-            ("adapter", publication["adapter_id"]),
-        ]
-        if offer := publication["offer"]:
-            rows.append(("model name", offer["model"]))
-        else:
-            rows.append(("on offer", publication["detail"]))
+    rows += _of_publication(result.get("publication") or {})
     table(f"Training {result['id']}", ("what", "value"), rows)
 
 
@@ -195,6 +191,20 @@ def _of_creators(committed: dict[str, int] | None) -> list[tuple[str, object]]:
         ("right answers to the creators' questions", said),
         ("the same of the base model", of(committed["base"], committed["asked"])),
     ]
+
+
+def _of_publication(made: dict[str, Any]) -> list[tuple[str, object]]:
+    """Return what came of publishing a run: its adapter, and on offer as what, or why not."""
+    rows: list[tuple[str, object]] = []
+    if "adapter_id" in made:
+        rows += [("CID", made["cid"]), ("adapter", made["adapter_id"])]
+    if offer := made.get("offer"):
+        rows.append(("model name", offer["model"]))
+    elif made.get("state") == "refused":
+        rows.append(("not on sale", made["detail"]))
+    elif made:
+        rows.append(("not on offer yet", made.get("detail", "the node is about to offer it")))
+    return rows
 
 
 def _or_not_measured(value: int | None) -> object:

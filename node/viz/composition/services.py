@@ -35,9 +35,11 @@ from viz.services.payments.receipts import bill_interrupted
 from viz.services.payments.sessions import Sessions
 from viz.services.serving.admission import Admission
 from viz.services.serving.catalogue import Catalogue
+from viz.services.serving.offering import Offering
 from viz.services.settlement.claim_loop import ClaimService
 from viz.services.settlement.reconciliation import Reconciliation
 from viz.services.training.provenance import ProvenanceDocuments
+from viz.services.training.publisher import RunPublisher
 from viz.services.training.queue import TrainingQueue, seal_with
 from viz.services.upkeep.clock_check import ClockCheck, plausible_time
 from viz.services.upkeep.maintenance import Maintenance
@@ -64,7 +66,9 @@ class Services:
     custodian: Custodian
     licensed_works: LicensedWorks
     publishing: Publishing
+    offering: Offering
     trainings: TrainingQueue
+    publisher: RunPublisher
     reconciliation: Reconciliation
     clock_check: ClockCheck
     maintenance: Maintenance
@@ -118,6 +122,7 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
     trainings = _training_queue(backends, settings.training)
     market = build_market(backends, settings, catalogue)
     licenses = LicenseDocuments(settings.licenses_dir, chain, settings.sessions.origin)
+    offering = Offering(market.publishing, catalogue, ledger, clock)
     return Services(
         channels=channels,
         catalogue=catalogue,
@@ -143,7 +148,17 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
         custodian=market.custodian,
         licensed_works=market.licensed_works,
         publishing=market.publishing,
+        offering=offering,
         trainings=trainings,
+        publisher=RunPublisher(
+            trainings,
+            ledger,
+            market.publishing,
+            offering,
+            catalogue,
+            directory=settings.training.directory,
+            least_percent=settings.training.least_percent,
+        ),
         reconciliation=Reconciliation(
             ledger, chain, clock, node, events=events, interval_s=settings.compare_interval_s
         ),
@@ -211,7 +226,6 @@ def _training_queue(backends: Backends, settings: TrainingQueueSettings) -> Trai
         cache_dir=settings.cache_dir,
         threads=settings.threads,
         bounds=settings.bounds,
-        least_percent=settings.least_percent,
     )
 
 
@@ -232,6 +246,7 @@ def loops(services: Services) -> dict[str, LoopFunction]:
         "books": services.channels.run,
         "settlement": services.claims.run,
         "training": services.trainings.run,
+        "publication": services.publisher.run,
         "housekeeping": services.maintenance.run,
         "watchdog": services.reconciliation.run,
         "clock": services.clock_check.run,
@@ -262,11 +277,13 @@ def node_context(backends: Backends, services: Services, terms: NodeTerms) -> No
         licensed_works=services.licensed_works,
         destruction=services.destruction,
         publishing=services.publishing,
+        offering=services.offering,
         settlement=services.claims,
         clock=backends.clock,
         terms=terms,
         reconciliation=services.reconciliation,
         trainings=services.trainings,
+        publisher=services.publisher,
         clock_check=services.clock_check,
         supervisor=services.supervisor,
         provenance=services.provenance,

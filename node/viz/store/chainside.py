@@ -93,12 +93,16 @@ class ChainsideTables:
             .order_by(_TRANSACTIONS.c.nonce)
         )
         rows = await self._db.read(lambda c: c.execute(wanted).all())
-        return [
-            SignedTransaction(
-                Hash32(row.hash), Address(row.sender), row.nonce, row.raw, row.description
-            )
-            for row in rows
-        ]
+        return [_transaction(row) for row in rows]
+
+    async def described(self, sender: Address, description: str) -> Sequence[SignedTransaction]:
+        wanted = (
+            select(_TRANSACTIONS)
+            .where(_TRANSACTIONS.c.sender == sender, _TRANSACTIONS.c.description == description)
+            .order_by(_TRANSACTIONS.c.nonce)
+        )
+        rows = await self._db.read(lambda c: c.execute(wanted).all())
+        return [_transaction(row) for row in rows]
 
     # the watcher's cursor
 
@@ -128,6 +132,12 @@ class ChainsideTables:
             connection.execute(gone)
 
         await self._db.write("rollback-cursor", work)
+
+
+def _transaction(row: Row[Any]) -> SignedTransaction:
+    return SignedTransaction(
+        Hash32(row.hash), Address(row.sender), row.nonce, row.raw, row.description
+    )
 
 
 def _freeze(connection: Connection, signer: Address, now_s: int) -> ClaimRecord | None:

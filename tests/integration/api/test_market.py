@@ -12,13 +12,13 @@ from typing import Any, cast
 import pytest
 from tests.fakes.chain import DEPLOYMENT
 from tests.fakes.engine import fake_adapter_file
+from tests.integration.api.done_run import done_run
 from tests.integration.api.harness import ADAPTER, OPERATOR_TOKEN, Buyer, Node, running_node
 
 from viz.api.context import PARTS, STOPPING
-from viz.basemodel.safetensor_file import file_digest
 from viz.domain.license import Terms
 from viz.domain.ports.ledger import OfferedWork, TrainingRecord
-from viz.domain.units import ZERO_HASH, AdapterId, ContentId, hex_of
+from viz.domain.units import ZERO_HASH, AdapterId, ContentId
 from viz.errors import InvalidRequest
 from viz.protocol import payment
 from viz.protocol.messages import NodeInfo
@@ -174,18 +174,6 @@ class Runs:
     async def plan(self, request: Mapping[str, Any]) -> Any:
         raise AssertionError("no test plans")
 
-    def publication(
-        self, record: TrainingRecord, *, royalty_bps: int, trainer_bps: int, anyway: bool = False
-    ) -> Publication:
-        return Publication(
-            Path(record.result["weights"]),
-            self._node.engine.model.digest,
-            ZERO_HASH,
-            royalty_bps,
-            trainer_bps,
-            [(ContentId(1), 10_000)],
-        )
-
     def standing(self, training_id: str) -> Mapping[str, Any]:
         return {"event": "step", "step": 2, "steps": 9, "loss": 0.5}
 
@@ -210,17 +198,11 @@ async def test_a_published_adapter_that_is_not_on_offer_yet_is_named(
         node.chain.unconfirmed.add(new)
     else:
         monkeypatch.setattr(node.engine, "add_adapter", fails)
-    weights = fake_adapter_file(tmp_path / "new.safetensors", seed=9)
     work = tmp_path / "work.jsonl"
     save_record(work, REGISTERED)
     works = [{"path": str(work)}, {"path": str(tmp_path / "none.txt")}, 7]
-    result = {"weights": str(weights), "weightsDigest": hex_of(file_digest(weights))}
     asked = {"works": works, "name": "keeper", "description": "of a lighthouse"}
-    run = TrainingRecord("t1", "done", asked, result=result)
-    await node.store.put_training(run)
-    monkeypatch.setitem(
-        node.app._state, PARTS, replace(node.app[PARTS], trainings=cast(TrainingQueue, Runs(node)))
-    )
+    await done_run(node, tmp_path, None, right=30, **asked)
     buyer, body = Buyer(node), {"trainingId": "t1", "royaltyBps": 3_000, "trainerBps": 1_000}
     path = "/operator/v1/publications"
     status, said, _ = await buyer.call("POST", path, body=body, headers=OPERATOR)

@@ -106,6 +106,9 @@ class DyingJournal:
     async def pending(self, sender: Address) -> Sequence[SignedTransaction]:
         return await self.store.pending(sender)
 
+    async def described(self, sender: Address, description: str) -> Sequence[SignedTransaction]:
+        return await self.store.described(sender, description)
+
 
 class DyingRpc(Rpc):
     """Dies with the transaction broadcast, before its outcome is known."""

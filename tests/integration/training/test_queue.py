@@ -16,6 +16,7 @@ import pytest
 from tests.integration.training.conftest import CREATOR, SALT, SETTINGS
 
 from viz.basemodel.source import LoadedBase
+from viz.domain.card import LEAST_KEPT_PERCENT, LEAST_RIGHT_PERCENT
 from viz.domain.eip712 import public_address
 from viz.domain.license import ADAPTER_USES, Terms, Use
 from viz.domain.manifest import manifest_hash, open_manifest, seal_manifest
@@ -31,8 +32,11 @@ from viz.errors import (
     NoLiveGrant,
     VizError,
 )
+from viz.services.market.publishing import Publication
 from viz.services.training.audit import Verdict, audit_adapter
+from viz.services.training.publisher import publication_of
 from viz.services.training.queue import MANIFEST_FILE, TrainingQueue, seal_with
+from viz.services.training.wish import PublicationWish, awaits_publication
 from viz.training import process as process_module
 from viz.training.run import MINIMUM_PROBES
 
@@ -90,6 +94,13 @@ class _Place:
     ledger: _Ledger
     request: dict[str, Any]
     folder: Path
+    loop: asyncio.Task[None]
+
+    def publication(self, record: TrainingRecord, *, anyway: bool = False) -> Publication:
+        """Return what would be registered of a run, at the product's thresholds."""
+        wish = PublicationWish(3_000, 1_000, anyway=anyway)
+        least = (LEAST_RIGHT_PERCENT, LEAST_KEPT_PERCENT)
+        return publication_of(record, wish, directory=self.folder, least_percent=least)
 
 
 @pytest.fixture
@@ -100,17 +111,7 @@ async def place(tiny: LoadedBase, tmp_path: Path) -> AsyncIterator[_Place]:
     path.write_text("\n".join(lines))
     commitment = parse_work("dialogue", path.read_bytes()).commitment(CREATOR, SALT)
     chain, ledger = _Chain(commitment), _Ledger()
-    training = TrainingQueue(
-        cast(ChainReader, chain),
-        ledger,
-        _Clock(),
-        TRAINER,
-        seal_with(KEY),
-        directory=tmp_path / "runs",
-        base_model=str(tiny.directory),
-        cache_dir=tmp_path / "cache",
-        threads=1,
-    )
+    training = _queue(chain, ledger, tmp_path, tiny)
     settings = {
         name: getattr(SETTINGS, name)
         for name in ("rank", "alpha", "steps", "rows_per_step", "evaluate_every", "probes")
@@ -124,10 +125,24 @@ async def place(tiny: LoadedBase, tmp_path: Path) -> AsyncIterator[_Place]:
     }
     request = {"name": "small", "works": [work], "settings": settings}
     loop = asyncio.create_task(training.run())
-    yield _Place(training, chain, ledger, request, tmp_path / "runs")
+    yield _Place(training, chain, ledger, request, tmp_path / "runs", loop)
     loop.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await loop
+
+
+def _queue(chain: _Chain, ledger: _Ledger, folder: Path, base: LoadedBase) -> TrainingQueue:
+    return TrainingQueue(
+        cast(ChainReader, chain),
+        ledger,
+        _Clock(),
+        TRAINER,
+        seal_with(KEY),
+        directory=folder / "runs",
+        base_model=str(base.directory),
+        cache_dir=folder / "cache",
+        threads=1,
+    )
 
 
 async def _end(place: _Place, training_id: str) -> TrainingRecord:
@@ -159,10 +174,8 @@ async def test_a_licensed_work_becomes_a_publication_that_an_audit_reproduces(
     record = await place.training.record(started.training_id)
     assert record.state == "done", record.error
     with pytest.raises(AdapterNotTaught, match="publish-anyway"):  # a tiny base learns nothing
-        place.training.publication(record, royalty_bps=3_000, trainer_bps=1_000)
-    publication = place.training.publication(
-        record, royalty_bps=3_000, trainer_bps=1_000, anyway=True
-    )
+        place.publication(record)
+    publication = place.publication(record, anyway=True)
     assert publication.shares == ((1, 10_000),)
     envelope = (place.folder / started.training_id / MANIFEST_FILE).read_bytes()
     manifest = open_manifest(envelope, expected_hash=publication.manifest_hash)
@@ -216,6 +229,40 @@ def _rows_digest_of(place: _Place, settings: Any, base: LoadedBase) -> Hash32:
     return write_dataset(path.with_name("rows.jsonl"), dataset, [work])
 
 
+async def test_a_run_that_a_stopped_node_cut_off_ends_and_keeps_the_wish(
+    place: _Place, tmp_path: Path, tiny: LoadedBase
+) -> None:
+    """Protects who asked for a sale: a restarted node ends the run, and then it is published."""
+    wish = {"royaltyBps": 3_000, "trainerBps": 1_000}
+    long = {**place.request, "publish": wish}
+    record = await place.training.start(long)
+    async for event in place.training.events(record.training_id):
+        if event["event"] == "step":
+            break
+    place.loop.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await place.loop
+    assert (await place.training.record(record.training_id)).state == "running"
+    again = _queue(place.chain, place.ledger, tmp_path, tiny)
+    loop = asyncio.create_task(again.run())
+    await again.done.wait()
+    ended = await again.record(record.training_id)
+    assert awaits_publication(ended) and ended.request["publish"] == wish
+    following = asyncio.ensure_future(_last(again, record.training_id))
+    published = {"state": "published", "adapter_id": 3, "cid": "bafy", "offer": None}
+    await again.published(record.training_id, published)
+    told = await following
+    assert (told["state"], told["result"]["publication"]) == ("done", published)
+    assert (told["result"]["adapterId"], told["result"]["cid"]) == (3, "bafy")
+    loop.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await loop
+
+
+async def _last(training: TrainingQueue, training_id: str) -> Any:
+    return [event async for event in training.events(training_id)][-1]
+
+
 async def test_nothing_is_trained_without_a_live_grant_that_permits_it(place: _Place) -> None:
     """No grant, a lapsed grant and a grant without the uses are refused before anything runs."""
     place.chain.live = False
@@ -260,7 +307,7 @@ async def test_an_adapter_that_repeats_its_work_is_not_activated(place: _Place) 
     assert "fewer steps" in ended.error
     assert not (place.folder / record.training_id / MANIFEST_FILE).exists()
     with pytest.raises(InvalidRequest, match="not done"):
-        place.training.publication(ended, royalty_bps=3_000, trainer_bps=1_000)
+        place.publication(ended)
 
 
 async def test_a_worker_that_dies_and_one_that_hangs_do_not_hold_up_the_next(

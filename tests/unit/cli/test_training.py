@@ -9,7 +9,8 @@ import pytest
 
 from viz.cli import training
 from viz.cli.operator import OperatorClient, _counts
-from viz.errors import NodeUnreachable, TrainingError
+from viz.cli.train import train_and_publish
+from viz.errors import AdapterNotTaught, NodeUnreachable, TrainingError
 
 STARTED = {"event": "started", "rows": 9, "steps": 3}
 STEP = {"event": "step", "step": 1, "steps": 3, "loss": 0.5}
@@ -42,6 +43,52 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_that_a_stopped_node_cut_off_is_followed_to_its_end() -> None:
     """Protects who asked for a publication: the command waits for the node, and has a result."""
     assert _follow([STARTED, STEP], None, [STARTED, STEP, DONE]) == {"id": "t1", "weights": "w"}
+
+
+class Asked(Node):
+    """A node that is asked to train and to publish, and keeps what it was asked."""
+
+    async def ask(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        assert (method, path) == ("POST", "/trainings")
+        self.body = body
+        return {"id": "t1"}
+
+
+def test_the_node_is_asked_to_publish_and_a_refusal_is_the_commands_error() -> None:
+    """The wish travels with the request, so the node keeps it; a script learns of the gate."""
+    made = {"state": "published", "adapter_id": 8, "cid": "bafy", "offer": {"model": "m"}}
+    node = Asked([STARTED, DONE | {"result": {"publication": made}}])
+    wish = {"royaltyBps": 3_000, "trainerBps": 1_000}
+
+    def run(wanted: dict[str, Any] | None) -> dict[str, Any]:
+        operator = cast(OperatorClient, node)
+        return train_and_publish(operator, {"works": []}, wanted, quiet=True)
+
+    assert run(wish)["publication"] == made and node.body == {"works": [], "publish": wish}
+    refused = {"state": "refused", "code": "adapter-not-taught", "detail": "1 of 40 are right"}
+    node = Asked([DONE | {"result": {"publication": refused}}])
+    with pytest.raises(AdapterNotTaught, match="1 of 40"):
+        run(wish)
+    node = Asked([DONE])
+    assert run(None) == {"id": "t1", "weights": "w"} and node.body == {"works": []}
+
+
+@pytest.mark.parametrize(
+    ("made", "row"),
+    [
+        ({"state": "refused", "code": "c", "detail": "why"}, ("not on sale", "why")),
+        ({"state": "waiting", "code": "c", "detail": "why"}, ("not on offer yet", "why")),
+        (
+            {"state": "published", "adapter_id": 8, "cid": "b", "offer": {"model": "m"}},
+            ("model name", "m"),
+        ),
+    ],
+)
+def test_show_tells_what_came_of_the_publication(
+    made: dict[str, Any], row: tuple[str, object]
+) -> None:
+    """An operator who slept through the run reads whether it is sold, and if not why."""
+    assert training._of_publication(made)[-1] == row
 
 
 def test_without_a_terminal_lines_tell_how_it_stands(capsys: pytest.CaptureFixture[str]) -> None:

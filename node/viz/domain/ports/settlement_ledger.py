@@ -29,7 +29,7 @@ class SignedTransaction:
 
 
 class TransactionJournal(Protocol):
-    """The sender's transactions whose outcome is not known yet."""
+    """The sender's transactions, and their outcomes as far as they are known."""
 
     async def record(self, transaction: SignedTransaction) -> None:
         """Save a transaction before its broadcast."""
@@ -41,6 +41,10 @@ class TransactionJournal(Protocol):
 
     async def pending(self, sender: Address) -> Sequence[SignedTransaction]:
         """Return the sender's transactions without an outcome, by ascending nonce."""
+        ...
+
+    async def described(self, sender: Address, description: str) -> Sequence[SignedTransaction]:
+        """Return the sender's transactions of this description, ended ones too, by nonce."""
         ...
 
 

@@ -121,6 +121,14 @@ class ChainWriter(Protocol):
         """Return a transaction's state by its hash."""
         ...
 
+    async def earlier(self, call: Call, part: bytes) -> Sequence[Transaction]:
+        """Return the present states of this key's earlier calls of the same function.
+
+        Only those whose arguments hold the bytes ``part``. The journal knows them, also those of
+        earlier processes, whatever their outcome. Nothing is sent.
+        """
+        ...
+
     async def recover(self, *, urgent: bool = False) -> Sequence[Transaction]:
         """Look up every recorded transaction without a known end, and return them.
 

@@ -1,9 +1,10 @@
 """Publish trained weights as an adapter on chain, and activate registered adapters for serving.
 
 Owns the order of the steps and the checks between them. Invariants: nothing is stored or paid for
-before a simulation showed that the contract accepts the registration; an adapter is given to the
-engine only if the bytes of its CID hash to the digest on chain, it belongs to the loaded base
-model, and this node may serve it.
+before a simulation showed that the contract accepts the registration; a manifest is registered once
+on the same terms, whenever the process was killed; an adapter is given to the engine only if the
+bytes of its CID hash to the digest on chain, it belongs to the loaded base model, and this node may
+serve it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import structlog
 from viz.basemodel.safetensor_file import file_digest
 from viz.domain.ports.chain import AdapterState, ChainReader, WeightsAddress
 from viz.domain.ports.engine import Engine
-from viz.domain.ports.transactions import Call, ChainWriter, Transaction
+from viz.domain.ports.transactions import Call, ChainWriter, Event, Outcome, Transaction
 from viz.domain.shares import Share, check_shares, share_words
 from viz.domain.units import BPS, AdapterId, Address, Cid, ContentId, Hash32, hex_of
 from viz.errors import (
@@ -27,6 +28,7 @@ from viz.errors import (
     BlobCorrupt,
     InvalidRequest,
     NoLiveGrant,
+    OutcomeUnknown,
     TransactionFailed,
     UnknownAdapter,
 )
@@ -35,6 +37,7 @@ from viz.services.market.sealed_weights import SealedWeights
 
 # Stands for the CID in the simulation, when nothing is stored yet. It has a real CID's length.
 _PLACE_HOLDER: Final = "b" + "a" * 58
+_OPEN: Final = (Outcome.PENDING, Outcome.UNKNOWN)
 _log = structlog.get_logger()
 
 
@@ -78,21 +81,50 @@ class Publishing:
         self._sealed = sealed
         self._directory = directory
         self._engine = engine
+        # One at a time: two calls for one manifest would both find it unregistered.
+        self._registering = asyncio.Lock()
 
     async def publish(self, publication: Publication) -> Published:
         """Seal and store the weights, and register the adapter with its royalty table.
 
-        Raises InvalidRequest, NoLiveGrant and TransactionFailed (with the contract's reason) before
-        anything is stored; StorageError, OutcomeUnknown.
+        An adapter that is registered already, with this manifest on these terms, is returned and
+        not registered again. Raises InvalidRequest, NoLiveGrant and TransactionFailed with the
+        contract's own reason before anything is stored; StorageError; OutcomeUnknown, also while
+        an earlier registration of the manifest has no known end.
         """
-        digest = await asyncio.to_thread(file_digest, publication.weights)
-        await self.check(publication, digest)
-        cid = await self._sealed.store(publication.weights)
-        sent = await self._writer.submit(_registration(publication, digest, cid))
-        event = sent.require_settled("registering the adapter").event("AdapterRegistered")
-        adapter_id = AdapterId(event.args["adapterId"])
-        _log.info("adapter registered", adapter=adapter_id, cid=cid, gas=sent.gas_used)
-        return Published(adapter_id, cid, digest, sent)
+        async with self._registering:
+            digest = await asyncio.to_thread(file_digest, publication.weights)
+            if (made := await self._registered(publication, digest)) is not None:
+                return made
+            await self.check(publication, digest)
+            cid = await self._sealed.store(publication.weights)
+            sent = await self._writer.submit(_registration(publication, digest, cid))
+            made = _published(sent.require_settled("registering the adapter"), digest)
+            _log.info("adapter registered", adapter=made.adapter_id, cid=cid, gas=sent.gas_used)
+            return made
+
+    async def _registered(self, publication: Publication, digest: Hash32) -> Published | None:
+        """Return what an earlier registration made, also one of a process that was killed."""
+        call = _registration(publication, digest, Cid(_PLACE_HOLDER))
+        found = await self._writer.earlier(call, publication.manifest_hash)
+        if any(each.outcome in _OPEN for each in found):
+            await self._writer.recover()
+            found = await self._writer.earlier(call, publication.manifest_hash)
+        for each in found:
+            if each.outcome is not Outcome.SETTLED:
+                continue
+            made = _published(each, digest)
+            servable = await self._reader.servable(made.adapter_id, self._writer.address)
+            if servable.reason is None and _says(each.event("AdapterRegistered"), call):
+                return made
+        for each in found:
+            if each.outcome in _OPEN:
+                raise OutcomeUnknown(
+                    f"a registration of this adapter was sent and is {each.outcome.value}: look up "
+                    f"transaction {hex_of(each.hash)} before trying again",
+                    transaction=hex_of(each.hash),
+                )
+        return None
 
     async def check(self, publication: Publication, digest: Hash32) -> None:
         """Raise the error with which the registration would fail now; store and send nothing."""
@@ -195,6 +227,25 @@ def _matches(path: Path, digest: Hash32) -> bool:
 def _make_room(target: Path) -> None:
     make_private_folder(target.parent)
     target.unlink(missing_ok=True)
+
+
+def _published(sent: Transaction, digest: Hash32) -> Published:
+    said = sent.event("AdapterRegistered").args
+    return Published(AdapterId(said["adapterId"]), Cid(said["cid"]), digest, sent)
+
+
+def _says(event: Event, call: Call) -> bool:
+    """Return whether a registration's event has the arguments of ``call``, but for the CID."""
+    base, digest, _, manifest, royalty_bps, trainer_bps, words = call.args
+    said = event.args
+    return (base, digest, manifest, royalty_bps, trainer_bps, words) == (
+        said["baseModel"],
+        said["weightsDigest"],
+        said["manifestHash"],
+        said["royaltyBps"],
+        said["trainerBps"],
+        list(said["shares"]),
+    )
 
 
 def _registration(publication: Publication, digest: Hash32, cid: Cid) -> Call:

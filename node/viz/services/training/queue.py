@@ -24,38 +24,25 @@ from typing import Any, Final
 
 import structlog
 
-from viz.domain.card import LEAST_KEPT_PERCENT, LEAST_RIGHT_PERCENT, card_of
-from viz.domain.manifest import (
-    Manifest,
-    manifest_hash,
-    open_manifest,
-    seal_manifest,
-    shares_by_tokens,
-)
+from viz.domain.manifest import Manifest, seal_manifest
 from viz.domain.ports.chain import ChainReader
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.ledger import TrainingLedger, TrainingRecord
-from viz.domain.units import AdapterId, Address, Cid, ContentId, Hash32, hex_of
+from viz.domain.units import Address, ContentId, Hash32, hex_of
 from viz.domain.work import Work
 from viz.errors import InvalidRequest, StoreError, TrainingCancelled, VizError
-from viz.services.market.publishing import Publication
 from viz.services.training.checks import TrainingCheck, TrainingPlan
 from viz.services.training.cleanup import tidy
 from viz.services.training.holdings import works_of
 from viz.services.training.progress import TrainingProgress
 from viz.services.training.request import inputs_of
-from viz.services.training.result import (
-    manifest_of,
-    require_memorisation_limit,
-    require_taught,
-    result_of,
-)
+from viz.services.training.result import manifest_of, require_memorisation_limit, result_of
+from viz.services.training.wish import ENDED, PUBLICATION, WISH, is_over, wish_of
 from viz.training.process import TrainingEvent, TrainingProcess
 from viz.training.run import Bounds, TrainingRun
 
 MANIFEST_FILE: Final = "manifest.json"
 _END_ATTEMPTS: Final = 3
-_ENDED: Final = frozenset({"done", "failed", "cancelled"})
 _log = structlog.get_logger()
 
 Seal = Callable[[Manifest], Awaitable[bytes]]
@@ -94,15 +81,12 @@ class TrainingQueue:
         cache_dir: Path,
         threads: int,
         bounds: Bounds | None = None,
-        least_percent: tuple[int, int] = (LEAST_RIGHT_PERCENT, LEAST_KEPT_PERCENT),
         retry_s: float = 5.0,
     ) -> None:
         """Take ``directory``, with one folder for each run, and ``cache_dir``, with base models.
 
-        ``least_percent``: the thresholds for a sale, in percent of right answers and of what the
-        adapter did not forget. ``retry_s``: the wait before a refused write is tried again.
+        ``retry_s``: the wait before a refused write is tried again.
         """
-        self._least_percent = least_percent
         self._retry_s = retry_s
         self._ledger, self._clock = ledger, clock
         self._trainer, self._seal = trainer, seal
@@ -115,20 +99,24 @@ class TrainingQueue:
         self._unwanted: set[str] = set()
         self._reasons: dict[str, str] = {}
         self._progress = TrainingProgress()
+        # Set when a run was done; who publishes runs waits for it, and clears it.
+        self.done = asyncio.Event()
 
     async def plan(self, request: Mapping[str, Any]) -> TrainingPlan:
         """Return what training would cost; see ``TrainingCheck.plan``."""
+        _check_wish(request)
         return await self._check.plan(request)
 
     async def start(self, request: Mapping[str, Any]) -> TrainingRecord:
         """Check the request and queue the run.
 
-        ``request`` has ``works``, and optionally ``name`` and ``settings``. Each work has a
-        ``path``. If its registration record is not beside it, it also has ``contentId``, ``kind``,
-        ``creator`` and ``salt``. Raises NoLiveGrant, CommitmentMismatch, InvalidRequest,
-        InvalidWork, StoreFull.
+        ``request`` has ``works``, and optionally ``name``, ``settings`` and ``publish``: how its
+        adapter is to be published when it is done (``wish_of``). Each work has a ``path``. If its
+        registration record is not beside it, it also has ``contentId``, ``kind``, ``creator`` and
+        ``salt``. Raises NoLiveGrant, CommitmentMismatch, InvalidRequest, InvalidWork, StoreFull.
         """
         self._ledger.require_room()
+        _check_wish(request)
         await self._check.check(request, licensed=True)
         now = self._clock.now_s()
         record = TrainingRecord(
@@ -145,7 +133,7 @@ class TrainingQueue:
     async def cancel(self, training_id: str) -> TrainingRecord:
         """Stop a run for good, between two steps; leave a run that has ended as it is."""
         record = await self.record(training_id)
-        if record.state in _ENDED:
+        if record.state in ENDED:
             return record
         # Note it first: the queue may start the run between the read above and the write below.
         self._unwanted.add(training_id)
@@ -156,17 +144,17 @@ class TrainingQueue:
         else:
             if runner := self._runners.get(training_id):
                 await runner.cancel()
-            async for _ in self.events(training_id):
-                pass
+            told = self._progress.of(training_id)
+            while (record := await self.record(training_id)).state not in ENDED:
+                await self._progress.beyond(told, len(told))
             self._unwanted.discard(training_id)
-            record = await self.record(training_id)
         return record
 
     async def under_way(self) -> Mapping[str, Sequence[ContentId]]:
         """Return the works of each unfinished run, by its id."""
         found: dict[str, Sequence[ContentId]] = {}
         for record in await self._ledger.trainings():
-            if record.state in _ENDED:
+            if record.state in ENDED:
                 continue
             try:
                 inputs = await asyncio.to_thread(inputs_of, record.request)
@@ -193,11 +181,18 @@ class TrainingQueue:
                     return ManifestFile(await asyncio.to_thread(path.read_bytes), record)
         return None
 
-    async def published(self, training_id: str, adapter_id: AdapterId, cid: Cid) -> None:
-        """Record the adapter id and the CID that a run was published as."""
+    async def published(self, training_id: str, publication: Mapping[str, Any]) -> None:
+        """Keep what came of publishing a run's adapter, with its id and CID if it has them."""
         record = await self.record(training_id)
-        told = {"adapterId": int(adapter_id), "cid": cid}
-        await self._put(replace(record, result={**record.result, **told}))
+        told: dict[str, Any] = {PUBLICATION: dict(publication)}
+        if "adapter_id" in publication:
+            told |= {"adapterId": publication["adapter_id"], "cid": publication["cid"]}
+        state = publication["state"]
+        await self._progress.tell(training_id, {"event": "publishing", "state": state})
+        record = replace(record, result={**record.result, **told})
+        await self._put(record)
+        if is_over(record):
+            self._progress.forget(training_id)
 
     async def stop(self, training_id: str, reason: str) -> None:
         """Stop a run as ``cancel`` does, and store the reason in its record."""
@@ -221,17 +216,18 @@ class TrainingQueue:
     async def events(self, training_id: str) -> AsyncIterator[Mapping[str, Any]]:
         """Yield a run's events since it began in this process; the last one has its ``state``.
 
-        For a run that has ended already, only the last one is yielded.
+        For a run that is over already, only the last one is yielded. A run that is done and is to
+        be published is over when it is.
         """
         record = await self.record(training_id)
-        told = () if record.state in _ENDED else self._progress.of(training_id)
+        told = () if is_over(record) else self._progress.of(training_id)
         seen = 0
         while True:
             for event in told[seen:]:
                 yield event
                 seen += 1
             record = await self.record(training_id)
-            if record.state in _ENDED and seen == len(told):
+            if is_over(record) and seen == len(told):
                 self._progress.forget(training_id)
                 result, error = dict(record.result), record.error
                 yield {"event": "end", "state": record.state, "result": result, "error": error}
@@ -244,7 +240,7 @@ class TrainingQueue:
         Runs that were interrupted when the node stopped continue from their checkpoints.
         """
         for record in await self._ledger.trainings():
-            if record.state not in _ENDED:
+            if record.state not in ENDED:
                 self._enqueue(record.training_id)
         await self._tidy()
         while True:
@@ -257,37 +253,14 @@ class TrainingQueue:
                 self._queue.put_nowait(training_id)
                 continue
             self._waiting.discard(training_id)
-            if record.state not in _ENDED:
-                await self._train(record)
-                self._progress.forget(training_id)
+            if record.state not in ENDED:
+                if is_over(await self._train(record)):
+                    self._progress.forget(training_id)
                 await self._tidy()
             self._unwanted.discard(training_id)
 
-    def publication(
-        self, record: TrainingRecord, *, royalty_bps: int, trainer_bps: int, anyway: bool = False
-    ) -> Publication:
-        """Return the input of ``Publishing.publish``; shares follow the works' sizes in tokens.
-
-        Raises InvalidRequest if the run has no result. Without ``anyway``, raises AdapterNotTaught
-        if its report card is below the thresholds.
-        """
-        if record.state != "done":
-            raise InvalidRequest(f"training {record.training_id} is {record.state}, not done")
-        folder = self._directory / record.training_id
-        envelope = (folder / MANIFEST_FILE).read_bytes()
-        manifest = open_manifest(envelope)
-        if not anyway:
-            require_taught(card_of(manifest.measurements), *self._least_percent)
-        return Publication(
-            weights=folder / "adapter.safetensors",
-            base_model=manifest.base_model,
-            manifest_hash=manifest_hash(envelope),
-            royalty_bps=royalty_bps,
-            trainer_bps=trainer_bps,
-            shares=shares_by_tokens(manifest.works),
-        )
-
-    async def _train(self, record: TrainingRecord) -> None:
+    async def _train(self, record: TrainingRecord) -> TrainingRecord:
+        """Train to the end and return the record of how the run ended."""
         training_id = record.training_id
         record = replace(record, state="running")
         try:
@@ -318,6 +291,9 @@ class TrainingQueue:
             record = replace(record, state="failed", error="unexpected: see the node's log")
             _log.error("training failed", training=training_id, exc_info=error)
         await self._put_end(record)
+        if record.state == "done":
+            self.done.set()
+        return record
 
     async def _put_end(self, record: TrainingRecord) -> None:
         """Store how a run ended; if the ledger refuses, try a few times, then go on.
@@ -384,3 +360,9 @@ class TrainingQueue:
             _log.warning("runs' folders are not tidied", reason=error.detail)
             return
         await asyncio.to_thread(tidy, self._directory, records)
+
+
+def _check_wish(request: Mapping[str, Any]) -> None:
+    """Raise InvalidRequest if a request's wish to publish cannot be read."""
+    if request.get(WISH) is not None:
+        wish_of(request[WISH])

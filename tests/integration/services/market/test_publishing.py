@@ -12,7 +12,11 @@ from tests.integration.chain.testnet import Testnet, terms
 from tests.integration.services.claiming import SystemClock
 
 from viz.chain.keys import development_account
+from viz.chain.memory_journal import MemoryJournal
+from viz.chain.rpc import Rpc
+from viz.chain.sender import Sender
 from viz.domain.ports.engine import BaseModel
+from viz.domain.ports.settlement_ledger import SignedTransaction
 from viz.domain.ports.transactions import Call
 from viz.domain.units import AdapterId, ContentId, Hash32
 from viz.errors import (
@@ -50,10 +54,18 @@ class ListeningEngine:
 class Desk:
     """A trainer's publishing service with its parts at hand."""
 
-    def __init__(self, net: Testnet, folder: Path, *, account: int = 4, **engine: Any) -> None:
+    def __init__(
+        self,
+        net: Testnet,
+        folder: Path,
+        *,
+        account: int = 4,
+        sender: Sender | None = None,
+        **engine: Any,
+    ) -> None:
         self.engine = cast(Any, ListeningEngine(**engine))
         self.blobs = MemoryBlobStore()
-        sender, peers = net.sender(account), Outbound()
+        sender, peers = sender or net.sender(account), Outbound()
         identity = CustodianIdentity(sender.address, "http://node.test", new_identity())
         custodian = Custodian(
             net.chain,
@@ -121,6 +133,53 @@ async def test_published_weights_come_back_and_reach_the_engine(
     assert desk.engine.handed == {made.adapter_id: WEIGHTS}
     assert not [block for block in desk.blobs.blocks.values() if WEIGHTS[:40] in block]
     assert list((tmp_path / "sealed").iterdir()) == []
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class DyingJournal(MemoryJournal):
+    """Dies with a transaction recorded, before it is broadcast."""
+
+    async def record(self, transaction: SignedTransaction) -> None:
+        await super().record(transaction)
+        raise Killed
+
+
+class DyingRpc(Rpc):
+    """Dies with a transaction broadcast, before its outcome is known."""
+
+    async def receipt(self, transaction_hash: Hash32) -> Any:
+        raise Killed
+
+
+@pytest.mark.parametrize("moment", ["recorded", "broadcast"])
+async def test_a_registration_that_a_kill_cut_off_is_taken_up_and_not_repeated(
+    net: Testnet, tmp_path: Path, moment: str
+) -> None:
+    """What is in the journal decides: one adapter, under the CID that is kept here."""
+    works = await licensed(net)
+    before = await net.chain.adapters.count()
+    dying = DyingJournal() if moment == "recorded" else MemoryJournal()
+    rpc = DyingRpc(net.anvil.url) if moment == "broadcast" else Rpc(net.anvil.url)
+    account = development_account(4)
+    desk = Desk(net, tmp_path, sender=Sender(rpc, account, net.deployment, journal=dying))
+    wanted = publication(tmp_path, works)
+    with pytest.raises(Killed):
+        await desk.service.publish(wanted)
+    await rpc.close()
+    journal = MemoryJournal()
+    for entry in await dying.pending(desk.service._writer.address):
+        await journal.record(entry)
+    restarted = Desk(net, tmp_path, sender=net.sender(4, journal=journal))
+    restarted.blobs.blocks.update(desk.blobs.blocks)
+    made = await restarted.service.publish(wanted)
+    assert await net.chain.adapters.count() == made.adapter_id == before + 1
+    assert (await restarted.service.activate(made.adapter_id)).cid == made.cid
+    assert await restarted.service.publish(wanted) == made
+    other = await restarted.service.publish(publication(tmp_path, works, royalty_bps=2_000))
+    assert other.adapter_id == made.adapter_id + 1
 
 
 async def test_without_a_grant_nothing_is_stored_or_sent(net: Testnet, tmp_path: Path) -> None:
