@@ -11,6 +11,7 @@ import typer
 from viz.cli import evidence
 from viz.cli.console import (
     AsJson,
+    BaseModelOption,
     DataDir,
     data_dir,
     err,
@@ -57,9 +58,7 @@ def adapter(
             help="File of the contracts. Default: deployment.json in the data folder.",
         ),
     ] = None,
-    base_model: Annotated[
-        str, typer.Option(help="Name or folder of the base model.")
-    ] = "SmolLM2-135M-Instruct",
+    base_model: BaseModelOption = "SmolLM2-135M-Instruct",
     max_time_s: Annotated[
         int, typer.Option(min=1, help="Longest time of the repeated training, in seconds.")
     ] = _BOUNDS.time_s,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from viz.cli.console import AsJson, DataDir, data_dir, guarded, out, run, say, show
+from viz.cli.console import AsJson, BaseModelOption, DataDir, data_dir, guarded, out, run, say, show
 from viz.cli.preparing import preparing
 from viz.domain.units import Hash32, parse_hash
 
@@ -35,9 +35,7 @@ def _group() -> None:
 @guarded
 def export(
     target: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to create.")],
-    base_model: Annotated[
-        str, typer.Option(help="Name or folder of the base model.")
-    ] = "SmolLM2-135M-Instruct",
+    base_model: BaseModelOption = "SmolLM2-135M-Instruct",
     base_digest: Annotated[
         str, typer.Option(help="The digest that it must have (0x and 64 digits).")
     ] = "",

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
-from viz.cli.console import AsJson, DataDir, DeploymentFile, guarded, lines, run, say, show
+from viz.cli.console import AsJson, DataDir, DeploymentFile, WorkId, guarded, lines, run, say, show
 from viz.cli.http import LOCAL_NODE, NodeUrl, get_json
 from viz.cli.own_chain import trusted_deployment
 from viz.domain.display import moment
@@ -15,7 +11,7 @@ from viz.errors import NodeNotTrusted
 
 @guarded
 def certificates(
-    content_id: Annotated[int, typer.Argument(min=1, help="The work's id on the chain.")],
+    content_id: WorkId,
     node: NodeUrl = LOCAL_NODE,
     folder: DataDir = None,
     deployment: DeploymentFile = None,

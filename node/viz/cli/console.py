@@ -100,6 +100,9 @@ DeploymentFile = Annotated[
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Agree without being asked.")]
+WorkId = Annotated[int, typer.Argument(min=1, help="The work's id on the chain.")]
+WorkPath = Annotated[Path, typer.Argument(help="A folder with a terms.toml, or a terms file.")]
+BaseModelOption = Annotated[str, typer.Option(help="Name or folder of the base model.")]
 
 
 def exit_code(error: VizError) -> int:

@@ -15,6 +15,8 @@ from viz.cli.console import (
     DeploymentFile,
     KeyFile,
     PasswordFile,
+    WorkId,
+    WorkPath,
     Yes,
     agreed,
     data_dir,
@@ -95,7 +97,7 @@ for _verb in (
 @app.command()
 @guarded
 def register(
-    work: Annotated[Path, typer.Argument(help="A folder with a terms.toml, or a terms file.")],
+    work: WorkPath,
     key: KeyFile,
     node: NodeUrl = LOCAL_NODE,
     license_file: LicenseFileOption = None,
@@ -292,7 +294,7 @@ class _Registering:
 @app.command("show")
 @guarded
 def show_work(
-    content_id: Annotated[int, typer.Argument(min=1, help="The work's id on the chain.")],
+    content_id: WorkId,
     node: NodeUrl = LOCAL_NODE,
     rpc: CreatorRpcOption = "",
     folder: DataDir = None,

@@ -14,6 +14,7 @@ from viz.cli.console import (
     DataDir,
     DeploymentFile,
     PasswordFile,
+    WorkId,
     Yes,
     agreed,
     guarded,
@@ -42,7 +43,7 @@ SomeWorks = Annotated[list[int], typer.Argument(min=1, help="The works' ids on t
 
 @guarded
 def royalties(
-    content_id: Annotated[int, typer.Argument(min=1, help="The work's id on the chain.")],
+    content_id: WorkId,
     distribute: Annotated[
         bool,
         typer.Option("--distribute", help="Also distribute royalties, by your own transactions."),

@@ -54,6 +54,9 @@ TrainerPartOption = Annotated[
 PriceOption = Annotated[
     str, typer.Option(help="Price of a million prompt or completion tokens, such as 1.25.")
 ]
+PublishAnywayOption = Annotated[
+    bool, typer.Option("--publish-anyway", help="Sell the adapter even if its report card fails.")
+]
 NameOption = Annotated[str, typer.Option(help="Name under which the adapter is sold.")]
 DescriptionOption = Annotated[str, typer.Option(help="Description of the adapter, for buyers.")]
 AdapterArgument = Annotated[int, typer.Argument(min=1, help="The adapter's id on the chain.")]
@@ -271,10 +274,7 @@ def register_adapter(
     royalty_bps: RoyaltyOption = 3_000,
     trainer_bps: TrainerPartOption = 1_000,
     share: SharesOption = None,
-    publish_anyway: Annotated[
-        bool,
-        typer.Option("--publish-anyway", help="Sell the adapter even if its report card fails."),
-    ] = False,
+    publish_anyway: PublishAnywayOption = False,
     succeeds: Annotated[
         int,
         typer.Option("--succeeds", min=0, help="Id of the adapter that this one succeeds."),

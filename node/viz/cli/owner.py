@@ -14,6 +14,8 @@ from viz.cli.console import (
     DeploymentFile,
     KeyFile,
     PasswordFile,
+    WorkId,
+    WorkPath,
     Yes,
     agreed,
     data_dir,
@@ -52,7 +54,6 @@ if TYPE_CHECKING:
     from viz.domain.units import Address, ContentId
     from viz.protocol.registration import WorkDescription
 
-WorkId = Annotated[int, typer.Argument(min=1, help="The work's id on the chain.")]
 Rows = list[tuple[str, str]]
 
 
@@ -100,7 +101,7 @@ def _asked(
 @guarded
 def terms(
     content_id: WorkId,
-    work: Annotated[Path, typer.Argument(help="A folder with a terms.toml, or a terms file.")],
+    work: WorkPath,
     key: KeyFile,
     license_file: LicenseFileOption = None,
     node: NodeUrl = LOCAL_NODE,

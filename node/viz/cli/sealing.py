@@ -15,6 +15,8 @@ from viz.cli.console import (
     DeploymentFile,
     KeyFile,
     PasswordFile,
+    WorkId,
+    WorkPath,
     Yes,
     agreed,
     err,
@@ -178,7 +180,7 @@ def say_sealed(done: dict[str, Any]) -> None:
 
 @guarded
 def publish(
-    work: Annotated[Path, typer.Argument(help="A folder with a terms.toml, or a terms file.")],
+    work: WorkPath,
     key: KeyFile,
     custodian: CustodianOption = None,
     node: NodeUrl = LOCAL_NODE,
@@ -249,7 +251,7 @@ async def _publish(
 
 @guarded
 def keys(
-    content_id: Annotated[int, typer.Argument(min=1, help="The work's id on the chain.")],
+    content_id: WorkId,
     node: NodeUrl = LOCAL_NODE,
     as_json: AsJson = False,
 ) -> None:

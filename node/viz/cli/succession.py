@@ -14,6 +14,7 @@ from viz.cli.operator import (
     DescriptionOption,
     NameOption,
     OperatorClient,
+    PublishAnywayOption,
     adapter_app,
     named,
 )
@@ -30,10 +31,7 @@ def succeed(
     adapter_id: AdapterArgument,
     name: NameOption = "",
     description: DescriptionOption = "",
-    publish_anyway: Annotated[
-        bool,
-        typer.Option("--publish-anyway", help="Sell the adapter even if its report card fails."),
-    ] = False,
+    publish_anyway: PublishAnywayOption = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Only show which works would stay and which would not."),

@@ -14,6 +14,7 @@ from viz.cli.operator import (
     NameOption,
     OperatorClient,
     PriceOption,
+    PublishAnywayOption,
     RoyaltyOption,
     TrainerPartOption,
     named,
@@ -49,10 +50,7 @@ def train(
         bool,
         typer.Option("--publish/--no-publish", help="Register the adapter and put it on offer."),
     ] = True,
-    publish_anyway: Annotated[
-        bool,
-        typer.Option("--publish-anyway", help="Sell the adapter even if its report card fails."),
-    ] = False,
+    publish_anyway: PublishAnywayOption = False,
     prompt_price: PriceOption = "",
     completion_price: PriceOption = "",
     dry_run: Annotated[
