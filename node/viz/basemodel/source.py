@@ -141,6 +141,8 @@ def load_base(
         frame_tokens=tokenizer.frame_tokens,
         message_tokens=tokenizer.message_tokens,
         parts_at_spaces=tokenizer.parts_at_spaces,
+        layer_weights=sum(out * into for _, (out, into) in shape.modules()),
+        head_weights=shape.vocabulary * shape.hidden,
     )
     serving_file = cache_dir / "serving" / f"{digest.hex()}.safetensors"
     return LoadedBase(model, directory, shape, policy, tokenizer, serving_file)

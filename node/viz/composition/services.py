@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from viz.api.context import NodeContext, NodeTerms
-from viz.composition.market import build_market
+from viz.composition.market import MarketServices, build_market
 from viz.composition.settings import Backends, ServiceSettings, TrainingQueueSettings
 from viz.domain.eip712 import Domain, settlement_domain
 from viz.services.market.announcing import Announcing
@@ -150,14 +150,13 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
         publishing=market.publishing,
         offering=offering,
         trainings=trainings,
-        publisher=RunPublisher(
+        publisher=_publisher(
+            backends,
+            settings.training,
             trainings,
-            ledger,
-            market.publishing,
-            offering,
-            catalogue,
-            directory=settings.training.directory,
-            least_percent=settings.training.least_percent,
+            market=market,
+            offering=offering,
+            catalogue=catalogue,
         ),
         reconciliation=Reconciliation(
             ledger, chain, clock, node, events=events, interval_s=settings.compare_interval_s
@@ -226,6 +225,27 @@ def _training_queue(backends: Backends, settings: TrainingQueueSettings) -> Trai
         cache_dir=settings.cache_dir,
         threads=settings.threads,
         bounds=settings.bounds,
+        base=backends.engine.model,
+    )
+
+
+def _publisher(
+    backends: Backends,
+    settings: TrainingQueueSettings,
+    trainings: TrainingQueue,
+    *,
+    market: MarketServices,
+    offering: Offering,
+    catalogue: Catalogue,
+) -> RunPublisher:
+    return RunPublisher(
+        trainings,
+        backends.ledger,
+        market.publishing,
+        offering,
+        catalogue,
+        directory=settings.directory,
+        least_percent=settings.least_percent,
     )
 
 

@@ -8,5 +8,5 @@ Modules: ``run`` (what a run is: settings and inputs), ``dataset`` (rows), ``pac
 token batches), ``qlora`` (the model and the step), ``loop`` (schedule, early stop, resume),
 ``checkpoint`` (its files), ``evaluate`` (held-out loss, answers), ``memorisation`` (what it
 repeats), ``environment`` (what makes a run repeatable), ``limits`` (what ends a worker), ``worker``
-(the child), ``runner`` (the parent), ``estimate`` (dry run).
+(the child), ``runner`` (the parent), ``estimate`` and ``pace`` (dry run).
 """

@@ -1,7 +1,9 @@
 """What a run will cost in time, before it runs: the dry run.
 
-Owns a linear model of a step, fitted to the figures of docs/training-log.md. Does not know the
-tokenizer (it counts words) or money. An estimate, printed as one.
+Owns a linear model of a run: how many products of matrices it takes, and how many seconds one takes
+on this machine now (``viz.training.pace``). The rest of a run (attention, Python, AdamW) is told as
+a factor, fitted to the figures of docs/training-log.md. Does not know the tokenizer (it counts
+words) or money. An estimate, printed as one.
 """
 
 from __future__ import annotations
@@ -12,22 +14,21 @@ from typing import Final
 
 from viz.domain.work import Work
 from viz.training.dataset import Row, build_dataset
+from viz.training.pace import Pace
 from viz.training.packing import OPENING_TOKENS
 from viz.training.run import TrainingSettings
 
-# Two cores, float32, a base of 135 million parameters (docs/training-log.md): a token of a training
-# step, and one more token of a batch of answers.
-_SECONDS_A_TOKEN: Final = 7.6e-3
-_SECONDS_AN_ANSWERS_TOKEN: Final = 0.07
-_REFERENCE_THREADS: Final = 2
-_START_S: Final = 25.0
+# How many times the products alone a step takes, and a token of an answer in a batch.
+_STEP_FACTOR: Final = 1.7
+_ANSWER_FACTOR: Final = 4.3
+# Imports, the base, PEFT: as many products as would take that long.
+_START_PRODUCTS: Final = 1.0e12
 # Fitted to the rows of five works; scripts that are not Latin have more.
 _TOKENS_A_WORD: Final = 1.1
 _TEMPLATE_TOKENS: Final = 5.25
 _SHARED_TOKENS: Final = 26
-_PROMPTS_A_BATCH: Final = 32
 # Answers to questions in unseen wordings, to general ones, and of the base for replay, in tokens.
-_MOST_UNSEEN, _UNSEEN_TOKENS = 48, 40
+_MOST_UNSEEN, _MOST_UNSEEN_TOKENS = 48, 64
 _GENERAL, _GENERAL_TOKENS = 64, 24
 _REPLAYED, _REPLAY_TOKENS = 128, 16
 
@@ -43,44 +44,58 @@ class Estimate:
     seconds: int
 
 
-def estimate(works: Sequence[Work], settings: TrainingSettings, committed: int = 0) -> Estimate:
+def estimate(
+    works: Sequence[Work], settings: TrainingSettings, committed: int = 0, pace: Pace | None = None
+) -> Estimate:
     """Return what training on ``works`` takes, with ``committed`` questions beside them.
 
-    Raises InvalidWork.
+    ``pace`` is the machine's; the reference's by default. Raises InvalidWork.
     """
+    pace = pace or Pace()
     dataset = build_dataset(works, seed=settings.seed, held_out_share=settings.held_out_share)
-    mean = sum(map(_tokens, dataset.training)) / len(dataset.training)
-    rows = min(settings.rows_per_step, len(dataset.training)) * settings.accumulation
-    tokens = round(mean * rows) + _SHARED_TOKENS * settings.accumulation
-    slower = _REFERENCE_THREADS / min(settings.threads, 16)
-    learning = settings.steps * tokens * _SECONDS_A_TOKEN
+    count = len(dataset.training)
+    rows = min(settings.rows_per_step, count) * settings.accumulation
+    read = sum(map(_read_tokens, dataset.training)) / count * rows
+    learned = sum(map(_learned_tokens, dataset.training)) / count * rows
+    tokens = read + learned + _SHARED_TOKENS * settings.accumulation
+    # Forward through all layers, backward to the lowest that is trained; the output layer both
+    # ways, for what is learned.
+    layers = pace.layer_weights * (1 + settings.trained_layers)
+    a_step = (tokens * layers + 2 * learned * pace.head_weights) * _STEP_FACTOR
+    an_answer = (pace.layer_weights + pace.head_weights) * _ANSWER_FACTOR
+    longest = max((_words(row.messages[-1].content) for row in dataset.held_out), default=0)
     asked = min(len(dataset.held_out), _MOST_UNSEEN) + committed
-    answering = _answered_tokens(asked, settings) * _SECONDS_AN_ANSWERS_TOKEN
+    answered = _answered_tokens(asked, min(longest + 1, _MOST_UNSEEN_TOKENS), settings)
+    products = _START_PRODUCTS + settings.steps * a_step + answered * an_answer
     return Estimate(
-        rows=len(dataset.training),
+        rows=count,
         held_out_rows=len(dataset.held_out),
         steps=settings.steps,
-        tokens_a_step=tokens,
-        seconds=round(_START_S + (learning + answering) * slower),
+        tokens_a_step=round(tokens),
+        seconds=round(products * pace.seconds_a_product),
     )
 
 
-def _tokens(row: Row) -> float:
-    """Return about how many tokens a row has behind the shared ones."""
-    *before, answer = (len(m.content.split()) * _TOKENS_A_WORD for m in row.messages)
-    learned = min(answer, OPENING_TOKENS) if row.opening_only else answer
-    return sum(before) + learned + len(row.messages) * _TEMPLATE_TOKENS
+def _words(text: str) -> float:
+    return len(text.split()) * _TOKENS_A_WORD
 
 
-def _answered_tokens(asked: int, settings: TrainingSettings) -> int:
-    """Return for how many tokens, one after another, batches of answers are continued in a run."""
+def _read_tokens(row: Row) -> float:
+    """Return about how many tokens a row has behind the shared ones and before what it teaches."""
+    return sum(_words(m.content) for m in row.messages[:-1]) + len(row.messages) * _TEMPLATE_TOKENS
 
-    def batches(prompts: int) -> int:
-        return -(-prompts // _PROMPTS_A_BATCH)
 
+def _learned_tokens(row: Row) -> float:
+    answer = _words(row.messages[-1].content)
+    return min(answer, OPENING_TOKENS) if row.opening_only else answer
+
+
+def _answered_tokens(asked: int, tokens: float, settings: TrainingSettings) -> float:
+    """Return how many tokens of answers a run makes, every prompt's own."""
     evaluations = -(-settings.steps // settings.evaluate_every) + 2  # the base before, the end
-    unseen = evaluations * batches(asked) * _UNSEEN_TOKENS
-    general = 2 * batches(_GENERAL) * _GENERAL_TOKENS
-    replayed = batches(_REPLAYED) * _REPLAY_TOKENS if settings.replay_share else 0
-    probed = 2 * batches(2 * settings.probes) * (min(settings.max_verbatim_tokens, 511) + 1)
+    unseen = evaluations * asked * tokens
+    general = 2 * _GENERAL * _GENERAL_TOKENS
+    replayed = _REPLAYED * _REPLAY_TOKENS if settings.replay_share else 0
+    # Rows and passages, of the adapter and of the base.
+    probed = 4 * settings.probes * (min(settings.max_verbatim_tokens, 511) + 1)
     return unseen + general + replayed + probed

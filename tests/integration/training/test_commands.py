@@ -28,6 +28,7 @@ from viz.services.market.work_records import Registration, draft, save_record
 from viz.services.training.queue import TrainingQueue, seal_with
 from viz.services.training.request import read_input
 from viz.services.training.result import manifest_of
+from viz.training import pace
 from viz.training.process import TrainingProcess
 
 KEY = b"\x03" * 32
@@ -153,6 +154,7 @@ async def test_a_dry_run_is_told_in_dollars_and_minutes(
     chain.works[ONE] = ContentState(ONE, CREATOR, CREATOR, record.commitment, ZERO_HASH, 0)
     (tmp_path / "operator.token").write_text(OPERATOR_TOKEN)
     (tmp_path / "node").mkdir()
+    monkeypatch.setattr(pace, "pace_of", lambda *_: pace.Pace())  # measured twice, it differs
     async with running_node(tmp_path / "node", chain=chain) as node:
         training = TrainingQueue(
             chain, node.store, node.clock, chain.address, seal_with(KEY),

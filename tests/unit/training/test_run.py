@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
+from viz.domain.ports.engine import BaseModel
 from viz.domain.questions import Question
+from viz.domain.units import ZERO_HASH
 from viz.domain.work import parse_work
 from viz.errors import InvalidRequest
 from viz.training.estimate import estimate
+from viz.training.pace import REFERENCE_SECONDS_A_PRODUCT, Pace, pace_of
 from viz.training.run import (
     TrainingRun,
     TrainingSettings,
@@ -92,6 +95,42 @@ def test_larger_works_get_more_steps_and_cost_more_time() -> None:
     two = estimate([work], replace(small, steps=1_000))
     assert one.rows == two.rows > 0
     assert one.seconds < two.seconds
+
+
+def test_an_estimate_counts_products_and_takes_the_machines_pace() -> None:
+    """A slower machine, a larger base and more steps cost in proportion to their products."""
+    work = parse_work("text", b"# T\n\nOne two three four five six. Seven eight nine.")
+    settings = replace(default_settings(40), evaluate_every=10_000)
+
+    def seconds(steps: int = 1_000, **of: Any) -> int:
+        return estimate([work], replace(settings, steps=steps), 0, Pace(**of)).seconds
+
+    here = seconds()
+    assert seconds(seconds_a_product=10 * REFERENCE_SECONDS_A_PRODUCT) == pytest.approx(
+        10 * here, rel=0.01
+    )
+    a_step = (seconds(3_000) - here) / 2_000
+    larger = {"layer_weights": 3 * Pace().layer_weights, "head_weights": 3 * Pace().head_weights}
+    assert (seconds(3_000, **larger) - seconds(**larger)) / 2_000 == pytest.approx(
+        3 * a_step, rel=0.02
+    )
+    fewer = estimate([work], replace(settings, trained_layers=0.2, steps=1_000))
+    assert fewer.seconds < here
+    asked = estimate([work], replace(settings, steps=1_000), 48)
+    assert asked.seconds > here
+
+
+def test_the_pace_is_that_of_this_base_and_of_so_many_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is known of the base counts; what is not is the reference's, so an estimate is made."""
+    base = BaseModel("b", ZERO_HASH, ZERO_HASH, 64, 100, 8, layer_weights=7, head_weights=5)
+    found = pace_of(base, 1)
+    assert (found.layer_weights, found.head_weights) == (7, 5)
+    assert found.seconds_a_product > 0
+    monkeypatch.setitem(sys.modules, "torch", None)  # a node without the model stack
+    assert pace_of(None, 1) == Pace()
+    assert pace_of(base, 1) == Pace(REFERENCE_SECONDS_A_PRODUCT, 7, 5)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ class BaseModel:
     surround every raw prompt; they are not billed. Every message of a chat takes
     ``message_tokens`` at least, whatever its text. ``parts_at_spaces``: a token may span a word and
     the sign after it, so that a part of a text has a lasting count only before a space.
+    ``layer_weights`` and ``head_weights`` are the weights of the linear layers and of the output
+    layer, 0 if unknown: they tell how long training takes.
     """
 
     name: str
@@ -30,6 +32,8 @@ class BaseModel:
     frame_tokens: int = 0
     message_tokens: int = 0
     parts_at_spaces: bool = False
+    layer_weights: int = 0
+    head_weights: int = 0
 
     @property
     def is_served(self) -> bool:

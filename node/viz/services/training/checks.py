@@ -21,6 +21,7 @@ import structlog
 from viz.domain.eip712 import keccak
 from viz.domain.license import ADAPTER_USES
 from viz.domain.ports.chain import ChainReader, ContentState, GrantState, TermsState
+from viz.domain.ports.engine import BaseModel
 from viz.domain.questions import Question
 from viz.domain.units import (
     Address,
@@ -69,8 +70,12 @@ class TrainingPlan:
 class TrainingCheck:
     """Check the requests of one trainer against the chain."""
 
-    def __init__(self, reader: ChainReader, trainer: Address, threads: int) -> None:
+    def __init__(
+        self, reader: ChainReader, trainer: Address, threads: int, base: BaseModel | None = None
+    ) -> None:
+        """``base`` is the model that is trained on; without it a reference's size is assumed."""
         self._reader, self._trainer, self._threads = reader, trainer, threads
+        self._base = base
 
     async def plan(self, request: Mapping[str, Any]) -> TrainingPlan:
         """Check the works and return what training them would cost; this needs no grant.
@@ -86,10 +91,13 @@ class TrainingCheck:
                 content = await self._content(content_id)
                 offered = await self._terms(content.terms_hash)
                 fees[content_id] = offered.terms.training_fee_units
-        from viz.training.estimate import estimate  # needs the training's libraries
+        # Imported here: they need libraries of the training's.
+        from viz.training.estimate import estimate
+        from viz.training.pace import pace_of
 
+        pace = await asyncio.to_thread(pace_of, self._base, checked.settings.threads)
         estimated = await asyncio.to_thread(
-            estimate, checked.works, checked.settings, len(checked.questions)
+            estimate, checked.works, checked.settings, len(checked.questions), pace
         )
         return TrainingPlan(estimated, checked.settings, fees)
 

@@ -27,6 +27,7 @@ import structlog
 from viz.domain.manifest import Manifest, seal_manifest
 from viz.domain.ports.chain import ChainReader
 from viz.domain.ports.clock import Clock
+from viz.domain.ports.engine import BaseModel
 from viz.domain.ports.ledger import TrainingLedger, TrainingRecord
 from viz.domain.units import Address, ContentId, Hash32, hex_of
 from viz.domain.work import Work
@@ -81,17 +82,19 @@ class TrainingQueue:
         cache_dir: Path,
         threads: int,
         bounds: Bounds | None = None,
+        base: BaseModel | None = None,
         retry_s: float = 5.0,
     ) -> None:
         """Take ``directory``, with one folder for each run, and ``cache_dir``, with base models.
 
-        ``retry_s``: the wait before a refused write is tried again.
+        ``base`` is what ``base_model`` names, for the estimates. ``retry_s``: the wait before a
+        refused write is tried again.
         """
         self._retry_s = retry_s
         self._ledger, self._clock = ledger, clock
         self._trainer, self._seal = trainer, seal
         self._directory, self._base_model, self._cache_dir = directory, base_model, cache_dir
-        self._check = TrainingCheck(reader, trainer, threads)
+        self._check = TrainingCheck(reader, trainer, threads, base)
         self._bounds = bounds or Bounds()
         self._queue: asyncio.Queue[str] = asyncio.Queue()
         self._waiting: set[str] = set()
