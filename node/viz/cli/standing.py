@@ -5,6 +5,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 NOT_MEASURED: Final = "not measured"
+_SOLD: Final = {
+    "waiting": ", not published yet",
+    "registered": ", not on offer yet",
+    "refused": ", not on sale",
+}
 
 
 def says(event: dict[str, Any]) -> str:
@@ -29,7 +34,9 @@ def stands(found: dict[str, Any]) -> str:
     """Return a run's state in words: its right answers, its last step, or why it ended."""
     recall = found["result"].get("metrics", {}).get("recall")
     if recall:
-        return f"{of(recall['adapter'], recall['asked'])} right"
+        publication = found["result"].get("publication") or {}
+        sold = _SOLD.get(publication.get("state", ""), "")
+        return f"{of(recall['adapter'], recall['asked'])} right{sold}"
     return says(found["progress"]) or found["error"]
 
 

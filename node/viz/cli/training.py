@@ -87,7 +87,10 @@ def cancel_run(
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Cancel a run after its current step. It cannot be resumed. A finished run is not changed."""
+    """Cancel a run after its current step. It cannot be resumed.
+
+    A finished run is not changed; if it waits for its registration, it is not published any more.
+    """
     found = run(OperatorClient(node, folder).ask("DELETE", f"/trainings/{training}"), logs=False)
     if not show(found, as_json=as_json):
         say(f"training {training} is {found['state']}")

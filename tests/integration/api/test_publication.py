@@ -162,6 +162,28 @@ async def test_what_passes_by_itself_is_tried_again(tmp_path: Path, fault: str) 
         assert made["offer"]["adapterId"] == NEW and registrations(node.chain) == 1
 
 
+async def test_a_wish_that_waits_can_be_taken_back(tmp_path: Path) -> None:
+    """Who changed one's mind while the chain was away is not made to pay when it is back."""
+    async with running_node(tmp_path) as node:
+        node.parts.publisher._retry_s = 0.01
+        await done_run(node, tmp_path, WISH, right=30)
+        node.chain.down = True
+        async with publishing(node):
+            record = await node.parts.trainings.record("t1")
+            while publication_state(record) != "waiting":
+                await asyncio.sleep(0.005)
+                record = await node.parts.trainings.record("t1")
+            path = "/operator/v1/trainings/t1"
+            status, told, _ = await Buyer(node).call("DELETE", path, headers=OPERATOR)
+            made = told["result"]["publication"]
+            assert (status, told["state"], made["state"]) == (200, "done", "refused")
+            node.chain.down = False
+            node.parts.trainings.done.set()
+            await asyncio.sleep(0.05)
+        assert publication_state(await over(node)) == "refused"
+        assert registrations(node.chain) == 0
+
+
 async def test_a_run_without_a_wish_stays_unpublished(tmp_path: Path) -> None:
     """`viz train --no-publish`, and runs of earlier versions, are not sold behind one's back."""
     async with running_node(tmp_path) as node:

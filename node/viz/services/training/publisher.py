@@ -40,6 +40,7 @@ from viz.services.serving.offering import Offering
 from viz.services.training.queue import MANIFEST_FILE, TrainingQueue
 from viz.services.training.result import require_taught
 from viz.services.training.wish import (
+    PUBLICATION,
     WISH,
     PublicationWish,
     awaits_publication,
@@ -84,7 +85,7 @@ class RunPublisher:
             waiting = False
             for record in await self._ledger.trainings():
                 if awaits_publication(record):
-                    waiting = not await self._fulfil(record) or waiting
+                    waiting = not await self._fulfil(record.training_id) or waiting
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._retry_s if waiting else None):
                     await self._trainings.done.wait()
@@ -97,40 +98,46 @@ class RunPublisher:
         AdapterNotTaught, and whatever ``Publishing.publish`` raises.
         """
         async with self._lock:
-            record = await self._trainings.record(training_id)
-            publication = publication_of(
-                record, wish, directory=self._directory, least_percent=self._least_percent
-            )
-            made = await self._publishing.publish(publication)
-            told = {
-                "state": "registered",
-                "adapter_id": int(made.adapter_id),
-                "cid": made.cid,
-                "weights_digest": hex_of(made.weights_digest),
-                "transaction": hex_of(made.transaction.hash),
-                "offer": None,
-            }
-            return await self._offer(training_id, wish, told)
+            return await self._publish(await self._trainings.record(training_id), wish)
 
-    async def _fulfil(self, record: TrainingRecord) -> bool:
+    async def _fulfil(self, training_id: str) -> bool:
         """Do what a run was asked to; return False if it must be tried again."""
-        training_id = record.training_id
         try:
-            wish = wish_of(record.request[WISH])
-            found = record.result.get("publication", {})
-            if "adapter_id" in found:
-                async with self._lock:
+            async with self._lock:
+                record = await self._trainings.record(training_id)
+                if not awaits_publication(record):  # meanwhile a command published it
+                    return True
+                wish = wish_of(record.request[WISH])
+                found = record.result.get(PUBLICATION, {})
+                if "adapter_id" in found:
                     told = await self._offer(training_id, wish, dict(found))
-            else:
-                told = dict(await self.publish(training_id, wish))
+                else:
+                    told = await self._publish(record, wish)
         except ChainMismatch:
             raise
         except Exception as error:  # noqa: BLE001  one run's fault must not hold up the others
             told = _refused(training_id, error)
-            if told != record.result.get("publication"):
-                with contextlib.suppress(StoreError):  # tried again: the wish is still there
+            with contextlib.suppress(StoreError):  # tried again: the wish is still there
+                record = await self._trainings.record(training_id)
+                if awaits_publication(record) and told != record.result.get(PUBLICATION):
                     await self._trainings.published(training_id, told)
         return told["state"] in ("published", "refused")
+
+    async def _publish(self, record: TrainingRecord, wish: PublicationWish) -> dict[str, Any]:
+        """Register a run's adapter and put it on offer; the lock is held."""
+        publication = publication_of(
+            record, wish, directory=self._directory, least_percent=self._least_percent
+        )
+        made = await self._publishing.publish(publication)
+        told = {
+            "state": "registered",
+            "adapter_id": int(made.adapter_id),
+            "cid": made.cid,
+            "weights_digest": hex_of(made.weights_digest),
+            "transaction": hex_of(made.transaction.hash),
+            "offer": None,
+        }
+        return await self._offer(record.training_id, wish, told)
 
     async def _offer(
         self, training_id: str, wish: PublicationWish, told: dict[str, Any]

@@ -38,7 +38,16 @@ from viz.services.training.holdings import works_of
 from viz.services.training.progress import TrainingProgress
 from viz.services.training.request import inputs_of
 from viz.services.training.result import manifest_of, require_memorisation_limit, result_of
-from viz.services.training.wish import ENDED, PUBLICATION, WISH, is_over, wish_of
+from viz.services.training.wish import (
+    ENDED,
+    PUBLICATION,
+    TAKEN_BACK,
+    WISH,
+    awaits_publication,
+    is_over,
+    publication_state,
+    wish_of,
+)
 from viz.training.process import TrainingEvent, TrainingProcess
 from viz.training.run import Bounds, TrainingRun
 
@@ -134,9 +143,15 @@ class TrainingQueue:
         return record
 
     async def cancel(self, training_id: str) -> TrainingRecord:
-        """Stop a run for good, between two steps; leave a run that has ended as it is."""
+        """Stop a run for good, between two steps; leave a run that has ended as it is.
+
+        Of a run that is done and waits for its registration, the wish to publish is taken back.
+        """
         record = await self.record(training_id)
         if record.state in ENDED:
+            if awaits_publication(record) and publication_state(record) != "registered":
+                await self.published(training_id, TAKEN_BACK)
+                record = await self.record(training_id)
             return record
         # Note it first: the queue may start the run between the read above and the write below.
         self._unwanted.add(training_id)

@@ -25,6 +25,11 @@ from viz.services.serving.offering import OfferTerms
 WISH: Final = "publish"
 PUBLICATION: Final = "publication"
 ENDED: Final = frozenset({"done", "failed", "cancelled"})
+TAKEN_BACK: Final = {
+    "state": "refused",
+    "code": "training-cancelled",
+    "detail": "its publication was cancelled: `viz adapter register` publishes it",
+}
 _FULFILLED: Final = frozenset({"published", "refused"})
 
 
