@@ -6,6 +6,7 @@
     │   ├── InvalidRequest · PromptEmpty · PromptTooLong · UnknownAdapter · UnknownModel
     │   ├── InvalidWork · InvalidLicense · CommitmentMismatch · TooManyQuestions
     │   ├── InvalidListing · ListingStale · ListingUnknown · ProvenanceUnknown
+    │   ├── NotAcceptable · RangeNotSatisfiable
     │   └── InvalidKeyFile
     ├── PaymentError          money is missing or does not fit; nothing was charged
     │   ├── PaymentRequired · InvalidSignature · WrongDomain · StaleVoucher · LineBelowBest
@@ -18,8 +19,8 @@
     │   └── NoLiveGrant · AdapterNotServable · AdapterEnded · RelayBusy · RelayRefused
     │       · LicenseMismatch · LicenseUnknown · RightsReserved
     ├── StorageError          bytes are missing or are not what their name says
-    │   └── BlobNotFound · BlobCorrupt · BlobTooLarge · StorageUnavailable
-    │       · StorageBusy · SealBroken · KeyUnknown · CustodyFull
+    │   └── BlobNotFound · BlobNotCached · BlobDenied · BlobCorrupt · BlobTooLarge
+    │       · StorageUnavailable · StorageBusy · SealBroken · KeyUnknown · CustodyFull
     ├── StoreError            the ledger
     │   └── StoreConflict · BooksMismatch · LedgerMissing · StoreFull · StoreReadOnly · StoreBusy
     │       · StoreDiskFails · StoreDamaged
@@ -79,6 +80,14 @@ class InputError(VizError):
 
 class InvalidRequest(InputError):
     code, title = "invalid-request", "The request is malformed"
+
+
+class NotAcceptable(InputError):
+    code, status, title = "not-acceptable", 406, "The answer does not come in that form here"
+
+
+class RangeNotSatisfiable(InputError):
+    code, status, title = "range-not-satisfiable", 416, "The range begins after the end"
 
 
 class TooManyQuestions(InputError):
@@ -260,6 +269,14 @@ class StorageError(VizError):
 
 class BlobNotFound(StorageError):
     code, status, title = "blob-not-found", 404, "No such blob here"
+
+
+class BlobNotCached(BlobNotFound):
+    code, status, title = (
+        "blob-not-cached",
+        412,
+        "The blob is not kept here, and only that was asked",
+    )
 
 
 class BlobDenied(StorageError):

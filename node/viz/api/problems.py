@@ -31,7 +31,9 @@ from viz.errors import (
     KeyUnknown,
     LicenseError,
     ModelUnavailable,
+    NotAcceptable,
     PaymentError,
+    RangeNotSatisfiable,
     RelayBusy,
     StorageBusy,
     StorageError,
@@ -104,6 +106,10 @@ def problem(error: VizError, request_id: str, *, is_operator: bool = False) -> w
         headers["WWW-Authenticate"] = challenge.to_header()
     elif error.status == 401:
         headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
+    if isinstance(error, RangeNotSatisfiable):
+        headers["Content-Range"] = f"bytes */{error.extensions['sizeBytes']}"
+    if isinstance(error, NotAcceptable):
+        headers["Vary"] = "Accept"
     if isinstance(error, _RETRY_LATER):
         headers["Retry-After"] = str(error.extensions.get("retryAfter", 1))
     elif error.status in (409, 429) or error.status >= 500:

@@ -16,15 +16,12 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from io import BufferedWriter
 from pathlib import Path
-from typing import Final
 
 from viz.domain.units import Cid
 from viz.errors import BlobCorrupt, BlobTooLarge, StorageUnavailable
 from viz.storage.cid import RAW, codec_of, verify
 from viz.storage.unixfs import CHUNK_BYTES, TreeBuilder, decode_node, split
-
-# 174^8 chunks are far more than any real file has: a deeper tree is an attack.
-_MAX_DEPTH: Final = 8
+from viz.storage.walk import MAX_DEPTH
 
 
 class BlockSource(ABC):
@@ -86,7 +83,7 @@ class BlockSource(ABC):
             if expected is not None and size != expected:
                 raise BlobCorrupt(f"{cid} in {root} has {size} bytes; its parent says {expected}")
             if node is not None:
-                if depth == _MAX_DEPTH:
+                if depth == MAX_DEPTH:
                     raise BlobCorrupt(f"{root} is nested deeper than any file")
                 waiting += [(name, part, depth + 1) for name, part in reversed(node.children)]
             elif len(data) > CHUNK_BYTES or (waiting and len(data) != CHUNK_BYTES):
@@ -161,11 +158,6 @@ class VerifiedBlobStore(BlockSource):
     @abstractmethod
     async def close(self) -> None:
         """Release the backend's resources; the store must not be used afterwards."""
-
-
-def size_of(root: Cid, block: bytes) -> int:
-    """Return the size of a whole file in bytes, from its root ``block``; raise BlobCorrupt."""
-    return len(block) if codec_of(root) == RAW else decode_node(block).file_bytes
 
 
 def chunks_of(source: Path | bytes) -> Iterator[bytes]:

@@ -8,7 +8,6 @@ served again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from viz.domain.ports.blobs import BlockStore
@@ -56,11 +55,6 @@ class DenyingBlobStore:
     async def block(self, cid: Cid) -> bytes:
         self._refuse(cid)
         return await self._store.block(cid)
-
-    async def chunks(self, root: Cid, *, max_bytes: int) -> AsyncGenerator[bytes, None]:
-        self._refuse(root)
-        async for chunk in self._store.chunks(root, max_bytes=max_bytes):
-            yield chunk
 
     async def close(self) -> None:
         await self._store.close()

@@ -49,7 +49,7 @@ class GatewayClient(BlockSource):
             raise BlobTooLarge(f"{self._base} sent no block for {cid}: {error.detail}") from error
         except NodeUnreachable as error:
             raise StorageUnavailable(f"{self._base} did not send {cid}: {error.detail}") from error
-        if reply.status in (404, 410):
+        if reply.status in (404, 410, 451):
             raise BlobNotFound(f"{self._base} does not have {cid}")
         if reply.status != 200:
             raise StorageUnavailable(f"{self._base} answered HTTP {reply.status} for {cid}")

@@ -179,7 +179,8 @@ def _link_target(link: bytes) -> Cid:
     raise BlobCorrupt("an inner block has a link without a target")
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """Return an unsigned number in protobuf's and multiformats' variable length (LEB128)."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -189,11 +190,11 @@ def _varint(value: int) -> bytes:
 
 
 def _int_field(number: int, value: int) -> bytes:
-    return _varint(number << 3) + _varint(value)
+    return varint(number << 3) + varint(value)
 
 
 def _bytes_field(number: int, value: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(value)) + value
+    return varint(number << 3 | 2) + varint(len(value)) + value
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:

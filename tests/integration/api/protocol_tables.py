@@ -30,6 +30,8 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
     "config": (OPERATOR, OPERATORS),
     "input": (BUYER, FAMILY + " Correct the request."),
     "invalid-request": (BUYER, "Correct the request. `param` names the parameter at fault."),
+    "not-acceptable": (BUYER, "Ask for a form that `detail` names."),
+    "range-not-satisfiable": (BUYER, "Begin before the end, which `Content-Range` names."),
     "too-many-questions": (BUYER, RETRY + " `retryAfter` says the seconds."),
     "prompt-empty": (BUYER, "Send some text."),
     "prompt-too-long": (BUYER, "Shorten the prompt, or ask for at most `roomTokens` tokens."),
@@ -98,12 +100,13 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
     "relay-busy": (BUYER, RETRY),
     "storage": (BUYER, FAMILY + " Read the blob elsewhere."),
     "blob-not-found": (BUYER, "Read the blob elsewhere."),
+    "blob-not-cached": (BUYER, "Read the blob elsewhere."),
     "blob-denied": (
         BUYER,
         "Nothing brings it back here: a work in it was withdrawn.",
     ),
     "blob-corrupt": (BUYER, "Read the blob elsewhere."),
-    "blob-too-large": (BUYER, "Read it block by block."),
+    "blob-too-large": (BUYER, "Read it in parts, or block by block."),
     "storage-unavailable": (BUYER, LATER),
     "storage-busy": (BUYER, RETRY),
     "seal-broken": (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Protocol
 
@@ -52,15 +51,10 @@ class BlobStore(Protocol):
 
 
 class BlockStore(BlobStore, Protocol):
-    """A blob store that also gives out single blocks, and a blob piece by piece, all verified."""
+    """A blob store that also gives out single blocks, verified."""
 
-    async def block(self, cid: Cid) -> bytes: ...
-
-    def chunks(self, root: Cid, *, max_bytes: int) -> AsyncGenerator[bytes, None]:
-        """Yield verified chunks of at most 256 KiB, in order.
-
-        A fault raises at its chunk: the chunks before it were already given out.
-        """
+    async def block(self, cid: Cid) -> bytes:
+        """Return one block; raise BlobNotFound, BlobCorrupt, BlobTooLarge, StorageUnavailable."""
         ...
 
 
