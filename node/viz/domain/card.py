@@ -21,11 +21,11 @@ LEAST_KEPT_PERCENT: Final = 0
 class ReportCard:
     """The results of an adapter's examination.
 
-    ``right`` of ``asked`` questions in unseen wordings are answered right, ``base_right`` by the
-    base model. ``general_base`` general questions are answered right by the base model, and
-    ``general_kept`` of those also with the adapter. ``longest_tokens`` is the longest run of tokens
-    that the adapter repeated from the works; None if this was not measured. ``committed_right`` of
-    ``committed_asked`` questions are answered right that the creators wrote beside their works.
+    ``asked`` questions were asked in unseen wordings; the adapter answered ``right`` of them right,
+    the base model ``base_right``. The base model answers ``general_base`` general questions right,
+    and the adapter still answers ``general_kept`` of those right. ``longest_tokens`` is the longest
+    run of tokens that the adapter repeated from the works; None if this was not measured. Of the
+    ``committed_asked`` questions that creators wrote, it answered ``committed_right`` right.
     """
 
     asked: int

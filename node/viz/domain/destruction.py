@@ -1,4 +1,4 @@
-"""Name what a node has of a work, and hash the list of what it destroyed.
+"""Define what a node can have of a work, and hash the list of what it destroyed.
 
 Owns the items of a certificate of destruction and the hash that its signature covers;
 ``viz.protocol.destruction`` has the certificate. Pure.
@@ -15,7 +15,7 @@ import rfc8785
 from viz.domain.eip712 import keccak
 from viz.domain.units import Hash32
 
-# What no node can undo, whatever it destroys. Part of every certificate.
+# What no node can undo. Part of every certificate, and so of its hash.
 BEYOND_RECALL: Final = (
     "answers and blobs that others read while the work was licensed",
     "copies in backups, and on disks that keep old blocks, of this machine and of others",
@@ -25,10 +25,10 @@ BEYOND_RECALL: Final = (
 
 @dataclass(frozen=True, slots=True, order=True)
 class HeldItem:
-    """One thing that a node has of a work.
+    """One item that a node has of a work.
 
-    ``kind`` is what it is, such as ``weights`` or ``blob``; ``name`` finds it at the node: a path
-    below the data folder, a CID, or the id of a run.
+    ``kind`` is its type, such as ``weights`` or ``blob``; ``name`` identifies it at the node: a
+    path below the data folder, a CID, or the id of a run.
     """
 
     kind: str
@@ -37,7 +37,7 @@ class HeldItem:
 
 @dataclass(frozen=True, slots=True, order=True)
 class LeftItem:
-    """One thing that a node did not destroy, and why."""
+    """One item that a node did not destroy, and why."""
 
     kind: str
     name: str

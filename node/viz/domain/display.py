@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MAX_SYMBOL_CHARS: Final = 11  # the bound of EIP-747
 NO_SYMBOL: Final = "tokens"
-# Several scripts cannot be written without the two joiners, and they reorder no text.
+# Several scripts need the two joiners, and these do not reorder text.
 _SHOWN_AS_THEY_ARE: Final = "\u200c\u200d"
 
 
@@ -63,7 +63,7 @@ def moment(time_s: int) -> str:
 
 
 def duration(seconds: int) -> str:
-    """Return a length of time in its largest whole unit."""
+    """Return a duration in its largest whole unit."""
     for name, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
         if seconds and not seconds % length:
             count = seconds // length
@@ -77,11 +77,10 @@ def percent(bps: int) -> str:
 
 
 def visible(text: str, *, keep: str = "") -> str:
-    """Return ``text`` with a mark such as ``[U+202E]`` for each character that nobody sees.
+    """Return ``text`` with a mark such as ``[U+202E]`` for each invisible character.
 
-    Marked are control characters, format characters (those that reverse text among them), line
-    separators, unassigned and private characters and halves of surrogate pairs. Characters in
-    ``keep`` stay.
+    These are control characters, format characters (also those that reverse text), line separators,
+    unassigned and private characters, and halves of surrogate pairs. Characters in ``keep`` stay.
     """
     return "".join(
         letter

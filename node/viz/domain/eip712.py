@@ -267,8 +267,8 @@ def is_signed_by(digest: Hash32, signature: bytes, signer: Address) -> bool:
         return False
 
 
-# Cached: a voucher's signature tells who pays before the channel's checks judge the same one. What
-# cannot be recovered raises and is not kept.
+# Cached: a voucher's signer is recovered to find the channel, and again by the channel's checks.
+# A signature that cannot be recovered raises and is not cached.
 @lru_cache(maxsize=1024)
 def _recover_public(digest: Hash32, signature: bytes) -> bytes:
     if len(signature) == COMPACT_SIGNATURE_BYTES:

@@ -1,4 +1,4 @@
-"""Read the HTTP URLs that strangers write: in listings, in the directory, in signed requests."""
+"""Parse HTTP URLs from strangers: in listings, in the directory, in signed requests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 def http_origin(url: str) -> str | None:
     """Return scheme://host[:port] of a plain HTTP URL; None for anything else.
 
-    A plain URL has no credentials, query or fragment, and no character that cannot be printed.
+    A plain URL has no credentials, query or fragment, and only printable characters.
     """
     try:
         parts = urlsplit(url)

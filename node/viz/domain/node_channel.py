@@ -48,7 +48,7 @@ Vector = Mapping[AdapterId, Units]
 # How many receipts a voucher's receipts head may be behind the latest receipt. The head of the last
 # voucher is always accepted again, at any age, so that a buyer that verifies nothing can pay.
 HEADS_KEPT: Final = 4096
-# Each line of a voucher costs gas in the claim. So a buyer may pay ahead for only so many adapters.
+# Each line of a voucher costs gas in the claim, so a buyer may pay ahead for few adapters only.
 MAX_UNSPENT_LINES: Final = 16
 
 
@@ -305,7 +305,7 @@ def accept_voucher(
 
 
 def require_few_ahead(channel: NodeChannel, offer: VoucherOffer) -> None:
-    """Raise InvalidRequest if a voucher pays too many adapters that delivered nothing yet."""
+    """Raise InvalidRequest if a voucher pays too many adapters that have not delivered yet."""
     ahead = [key for key, _ in offer.row.lines if not channel.spent.get(key)]
     if len(ahead) > MAX_UNSPENT_LINES:
         raise InvalidRequest(
@@ -315,7 +315,7 @@ def require_few_ahead(channel: NodeChannel, offer: VoucherOffer) -> None:
 
 
 def is_covered(channel: NodeChannel, offer: VoucherOffer) -> bool:
-    """Return whether the channel's best voucher, on the same base, pays all that the offer does."""
+    """Return whether the best voucher, on the same base, pays at least what the offer pays."""
     best = dict(channel.best_lines)
     return offer.row.base_units == channel.base_units and all(
         units <= best.get(adapter_id, 0) for adapter_id, units in offer.row.lines

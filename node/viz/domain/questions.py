@@ -54,7 +54,7 @@ def parse_questions(raw: bytes) -> tuple[Question, ...]:
 
 def digest_of(questions: Sequence[Question]) -> Hash32:
     """Return keccak256 of the questions as canonical JSON (RFC 8785)."""
-    # Imported here: it loads the curve's library, which the commands that import this do not need.
+    # Imported here: it loads the curve's library, which most commands do not need.
     from viz.domain.eip712 import keccak
 
     return keccak(rfc8785.dumps([{**asdict(q), "accepted": list(q.accepted)} for q in questions]))

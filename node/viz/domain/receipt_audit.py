@@ -1,8 +1,8 @@
 """Check chains of receipts against each other and against what was settled on the chain.
 
-Pure. A receipt's digest is what the buyer's next voucher signs the head of, so a receipt that was
-changed after a claim gives another head than the one on the chain. A finding is a sentence; one
-that only says that something is missing is not proof of a lie, and is told apart.
+Pure. The buyer's next voucher signs the head of the receipts, so a receipt that was changed after a
+claim has another head than the one on the chain. A finding is a sentence about a contradiction.
+Missing receipts are listed separately, since they do not prove a lie.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class PublicReceipt:
 
 @dataclass(slots=True)
 class ChannelAudit:
-    """What the receipts of one channel show.
+    """The result for one channel.
 
     ``settled_units`` is the last total on the chain, ``covered_units`` the receipts' total at the
-    head that was settled with it. A voucher may sign ahead, so the first may be the larger one.
+    head that was settled with it. A voucher may pay ahead, so the first may be larger.
     """
 
     receipts: int = 0
@@ -45,7 +45,7 @@ class ChannelAudit:
 
 @dataclass(slots=True)
 class ReceiptAudit:
-    """All channels; ``findings`` contradict, ``missing`` is what could not be checked."""
+    """The result for all channels: contradictions, and what was missing to check the rest."""
 
     channels: dict[Hash32, ChannelAudit] = field(default_factory=dict)
     findings: list[str] = field(default_factory=list)
@@ -128,7 +128,7 @@ def _chain(
             return heads
         if receipt.total_units != total + receipt.amount_units:
             found.findings.append(
-                f"{where} makes the total {receipt.total_units}, and it is "
+                f"{where} says that the total is {receipt.total_units}, but it is "
                 f"{total + receipt.amount_units}"
             )
         head, total, expected = next_head(head, digest), receipt.total_units, expected + 1
@@ -153,7 +153,7 @@ def _heads(
         audit.settled_units = settled
         where = f"the head that was settled for channel {hex_of(channel_id)} at {settled} units"
         if head not in heads:
-            # The receipts reach beyond what was settled, and none of them has that head.
+            # The receipts go beyond what was settled, but none of them has that head.
             if audit.billed_units >= settled:
                 found.findings.append(f"{where}, {hex_of(head)}, is that of no receipt here")
             else:

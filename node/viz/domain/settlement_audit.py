@@ -1,9 +1,8 @@
 """Rebuild every balance of Settlement from the contracts' events, and follow each payout.
 
-Pure: whoever has the same events gets the same balances and the same findings. A finding is a
-sentence on an event that contradicts the events before it or the rules of docs/contracts.md; it
-means that the contract, or whoever told the events, is not what it should be. What cannot be
-checked is a finding as well.
+Pure: the same events always give the same balances and findings. A finding is a sentence about an
+event that contradicts earlier events or the rules of docs/contracts.md: then the contract, or the
+source of the events, is wrong. What cannot be checked is a finding too.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ Transfers = Mapping[Hash32, Mapping[Address, Units]]
 
 @dataclass(slots=True)
 class RebuiltChannel:
-    """A channel as its events add up."""
+    """A channel's amounts, summed from its events."""
 
     signer: Address
     node: Address
@@ -48,7 +47,7 @@ class RebuiltChannel:
 
 @dataclass(slots=True)
 class RebuiltAdapter:
-    """An adapter's registration, and what its events add up to."""
+    """An adapter's registration, and the sums of its events."""
 
     trainer: Address
     royalty_bps: int
@@ -61,7 +60,7 @@ class RebuiltAdapter:
 
 @dataclass(slots=True)
 class RebuiltBooks:
-    """Every balance, and what is wrong with the events that gave it."""
+    """All rebuilt balances, and the faults found in the events."""
 
     channels: dict[Hash32, RebuiltChannel] = field(default_factory=dict)
     adapters: dict[AdapterId, RebuiltAdapter] = field(default_factory=dict)
@@ -70,7 +69,7 @@ class RebuiltBooks:
     findings: list[str] = field(default_factory=list)
 
     def undistributed(self, adapter_id: AdapterId) -> Units:
-        """Return what an adapter's works had earned and no distribution has taken."""
+        """Return what an adapter's works have earned and was not distributed."""
         adapter = self.adapters[adapter_id]
         return adapter.works_units - adapter.distributed_units
 
@@ -86,8 +85,8 @@ class RebuiltBooks:
 def rebuild(events: Iterable[Event], transfers: Transfers | None) -> RebuiltBooks:
     """Return the balances after these events of the three contracts, in any order.
 
-    ``transfers`` are the token's out of Settlement; without them no payout can be followed, which
-    is a finding if there was one.
+    ``transfers`` are the token's transfers out of Settlement; without them payouts cannot be
+    checked, which is a finding if there were any.
     """
     books = RebuiltBooks()
     ordered = sorted(events, key=lambda event: (event.block_number, event.log_index))
@@ -151,7 +150,7 @@ def _transaction(
 
 
 def _registered(books: RebuiltBooks, event: Event) -> None:
-    """Take in who owns works, what adapters were registered as, and deposits."""
+    """Apply an event about owners of works, registrations of adapters, or deposits."""
     args = event.args
     if event.contract == "ContentRegistry" and event.name == "Transfer":
         books.owners[ContentId(args["tokenId"])] = Address(args["to"])
@@ -241,7 +240,7 @@ def _earn(books: RebuiltBooks, event: Event) -> None:
 
 
 def _distribute(books: RebuiltBooks, event: Event) -> list[tuple[Address, Units]]:
-    """Return whom a distribution must have paid, and how much."""
+    """Return the accounts that a distribution must have paid, with the amounts."""
     adapter_id, accrued = AdapterId(event.args["adapterId"]), int(event.args["accrued"])
     adapter = books.adapters.get(adapter_id)
     if adapter is None:

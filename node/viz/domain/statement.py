@@ -1,12 +1,12 @@
 """Derive what one work earned, unit by unit, from the contracts' events alone.
 
 Owns the arithmetic of a work's statement: license fees, its part of each amount that an adapter
-earned, and its part of each distribution, with the owner who was paid. Pure: whoever has the same
-events gets the same statement. A part is a difference of floors of cumulative amounts, as in
-Settlement (``viz.domain.shares``), so the parts of what was earned sum to the parts that are paid.
+earned, and its part of each distribution, with the owner who was paid. Pure: the same events always
+give the same statement. A part is a difference of floors of cumulative amounts, as in Settlement
+(``viz.domain.shares``), so that the parts earned sum to the parts paid.
 
-Invariant: events that contradict each other, or the adapters' rates, give no statement. So an
-endpoint that leaves out or invents an event of an adapter is noticed.
+Invariant: there is no statement from events that contradict each other or the adapters' rates. So
+an endpoint that leaves out or invents an event of an adapter is noticed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PAID: Final = "paid"
 
 @dataclass(frozen=True, slots=True)
 class AdapterRates:
-    """An adapter that holds the work: its rates, and the work's share of the royalties."""
+    """An adapter trained on the work: its rates, and the work's share of the royalties."""
 
     adapter_id: AdapterId
     trainer: Address
@@ -38,7 +38,7 @@ class AdapterRates:
 
 @dataclass(frozen=True, slots=True)
 class StatementLine:
-    """One event that concerns the work; ``units`` is the work's part of it.
+    """One event about the work; ``units`` is the work's part of it.
 
     ``kind`` is ``fee`` (a trainer paid the owner for a grant), ``earned`` (an adapter earned at a
     node: ``gross_units``, of which ``works_units`` for all its works), or ``paid`` (royalties were
@@ -63,7 +63,7 @@ class StatementLine:
 
 @dataclass(slots=True)
 class _AdapterSums:
-    """What an adapter's events add up to so far."""
+    """The sums of an adapter's events so far."""
 
     gross_units: Units = 0
     works_units: Units = 0
@@ -72,7 +72,7 @@ class _AdapterSums:
 
 @dataclass(frozen=True, slots=True)
 class WorkHistory:
-    """All lines of a work up to a block, and what its adapters' works have still to be paid."""
+    """All lines of a work up to a block, and what is still undistributed for each adapter."""
 
     content_id: ContentId
     lines: tuple[StatementLine, ...]
@@ -83,7 +83,7 @@ class WorkHistory:
         return tuple(line for line in self.lines if first <= line.block <= last)
 
     def waiting_units(self, before: int) -> Units:
-        """Return what the work had earned and was not paid, before a block."""
+        """Return what the work had earned before a block and was not paid."""
         lines = [line for line in self.lines if line.block < before]
         return sum_of_kind(lines, EARNED) - sum_of_kind(lines, PAID)
 
@@ -94,7 +94,7 @@ def sum_of_kind(lines: Iterable[StatementLine], kind: str) -> Units:
 
 
 def part_of(before_units: Units, amount_units: Units, share_bps: int) -> Units:
-    """Return a work's part of an amount that its adapter's works got after ``before_units``."""
+    """Return a work's part of ``amount_units``, if its adapter's works had ``before_units``."""
     after = before_units + amount_units
     return after * share_bps // BPS - before_units * share_bps // BPS
 
@@ -104,7 +104,7 @@ def work_history(
 ) -> WorkHistory:
     """Return all lines of a work, from the events since the contracts' first block, in any order.
 
-    Needed are GrantAcquired and Transfer of the work, Earned and Distributed of each adapter, and
+    It needs GrantAcquired and Transfer of the work, Earned and Distributed of each adapter, and
     TransferFailed of its owners. Raises ChainUnreachable if they contradict each other.
     """
     rates = {each.adapter_id: each for each in adapters}
@@ -132,7 +132,7 @@ def work_history(
 
 
 def require_undistributed(history: WorkHistory, on_chain: Mapping[AdapterId, Units]) -> None:
-    """Raise ChainUnreachable if the events do not add up to what the chain still owes."""
+    """Raise ChainUnreachable if the events do not add up to the chain's undistributed amounts."""
     for adapter_id, units in history.undistributed_units.items():
         if on_chain[adapter_id] != units:
             raise _contradiction(
@@ -157,7 +157,8 @@ def _earned(event: Event, rates: AdapterRates, held: _AdapterSums, owner: Addres
     split = split_revenue(
         held.gross_units, amount, royalty_bps=rates.royalty_bps, trainer_bps=rates.trainer_bps
     )
-    if works not in (split.to_contents_units, amount):  # after its retirement all is the works'
+    # After its retirement the works get everything.
+    if works not in (split.to_contents_units, amount):
         raise _contradiction(
             f"adapter {rates.adapter_id} earned {amount} units in block {event.block_number}, of "
             f"which its rates give the works {split.to_contents_units}, and its event {works}"

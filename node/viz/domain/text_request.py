@@ -19,7 +19,7 @@ class TextRequest:
     ``prompt`` is the chat's messages, or plain text. ``max_tokens`` bounds each of the ``choices``.
     If it is None, the node chooses the bound, and ``sampling.max_tokens`` is not used. If
     ``names_temperature`` is False, an adapter's own default is used instead of OpenAI's.
-    ``so_far`` is the beginning of a chat's reply, which the answer goes on from; it is part of the
+    ``so_far`` is the beginning of a chat's reply, which the answer continues; it is part of the
     prompt.
     """
 

@@ -84,7 +84,7 @@ OwnerAction = SetTerms | Approve | Withdraw
 
 @dataclass(frozen=True, slots=True)
 class Listing(Struct):
-    """An owner publishes a work's listing; of two listings the one issued later counts."""
+    """A work's listing, signed by its owner; of two listings the one issued later counts."""
 
     TYPE: ClassVar[str] = "Listing(uint256 contentId,bytes32 listingHash,uint64 issuedAt)"
     content_id: ContentId
@@ -94,7 +94,7 @@ class Listing(Struct):
 
 @dataclass(frozen=True, slots=True)
 class Custody(Struct):
-    """An owner hands a sealed work and its key over to a custodian."""
+    """The hand-over of a sealed work and its key to a custodian, signed by the owner."""
 
     TYPE: ClassVar[str] = (
         "Custody(uint256 contentId,address custodian,string origin,string cid,uint64 size,"

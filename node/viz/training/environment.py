@@ -69,7 +69,7 @@ def make_deterministic(settings: TrainingSettings) -> None:
 
 
 def require_device(settings: TrainingSettings) -> None:
-    """Raise TrainingError if this machine has not the device that the settings name."""
+    """Raise TrainingError if this machine does not have the device in the settings."""
     import torch
 
     if settings.device == "cpu":

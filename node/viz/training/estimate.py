@@ -47,7 +47,7 @@ class Estimate:
 def estimate(
     works: Sequence[Work], settings: TrainingSettings, committed: int = 0, pace: Pace | None = None
 ) -> Estimate:
-    """Return what training on ``works`` takes, with ``committed`` questions beside them.
+    """Estimate the training on ``works`` with ``committed`` questions.
 
     ``pace`` is the machine's; the reference's by default. Raises InvalidWork.
     """

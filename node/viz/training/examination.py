@@ -1,6 +1,6 @@
-"""What a run measures of its adapter beside the bare base: the report card's numbers.
+"""Measure an adapter and the bare base model: the numbers of the report card.
 
-Owns the order of the measurements and their JSON form. Does not know thresholds or manifests.
+Owns the order of the measurements and their JSON form, not the thresholds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from viz.training.packing import TokenRow
     from viz.training.recall import Recall, Recalled
 
-# A work's facts are asked for, and sampling would answer by chance.
+# Greedy answers: with sampling, right answers would depend on chance.
 DEFAULT_TEMPERATURE: Final = 0.0
 _EXAMPLES: Final = 3
 _MOST_EXAMPLE_CHARS: Final = 200
@@ -49,8 +49,8 @@ class Examination:
     ) -> None:
         """``check`` is called between batches and may raise to stop.
 
-        ``measured`` keeps what was measured, so that a run that is taken up again goes on;
-        ``of_base`` what the bare base answers without the work.
+        ``measured`` stores measurements, so that a resumed run does not repeat them; ``of_base``
+        stores the bare base's answers, which do not depend on the work.
         """
         self._model, self._base, self._recall = model, base, recall
         self._held_out, self._dtype, self._device = held_out, dtype, device
@@ -72,7 +72,7 @@ class Examination:
         return base
 
     def recalled(self) -> Recalled:
-        """Ask the questions in unseen wordings of the model as it is."""
+        """Ask the model in its present state the questions in unseen wordings."""
         return self._recall.ask(self._model, self._check)
 
     def after(self, extraction: Extraction, say: Callable[[str], None]) -> dict[str, Any]:
@@ -143,7 +143,7 @@ class Examination:
 
 
 def _examples(recalled: Recalled, right: bool) -> list[dict[str, str]]:
-    """Return a few questions with the adapter's answers; the work's own text is not among them."""
+    """Return a few questions with the adapter's answers, without the work's own text."""
     places = [place for place, each in enumerate(recalled.rights) if each is right][:_EXAMPLES]
     return [
         {

@@ -223,5 +223,5 @@ What is the past tense of "go"?
 
 
 def digest_of_general() -> str:
-    """Return what names both lists, for answers that are kept."""
+    """Return a digest of both lists, to identify stored answers."""
     return keccak(text=f"{QUESTIONS} {PROMPTS}").hex()

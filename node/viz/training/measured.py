@@ -1,9 +1,9 @@
-"""What has been measured so far, on the disk: a worker that is stopped does not measure it again.
+"""Store measurements on disk, so that a worker that was stopped does not repeat them.
 
-Owns the files and their identities. Does not know what is measured. What one run measures lies in
-its folder; what follows from the base alone (its answers to general questions) lies beside the base
-and serves every run. Invariants: a value is on the disk before it is used; values of another
-recipe, work, base, environment or set of probes are not used.
+Owns the files and their identities. The measurements of one run are in its folder; those of the
+base alone (its answers to general questions) are beside the base, for every run. Invariants: a
+value is on the disk before it is used; values of another recipe, work, base, environment or set of
+probes are not used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Answers = list[list[int]]
 
 
 class Measured:
-    """Measurements in one file; ``identity`` names all that they follow from."""
+    """Measurements in one file; ``identity`` names everything that they depend on."""
 
     def __init__(self, path: Path, identity: str) -> None:
         self._path, self._identity = path, identity
@@ -72,14 +72,14 @@ class Measured:
 
 
 def of_run(directory: Path, identity: str) -> Measured:
-    """Return what the run in ``directory`` has measured."""
+    """Return the stored measurements of the run in ``directory``."""
     return Measured(directory / MEASURED_FILE, identity)
 
 
 def of_base(cache_dir: Path, identity: str) -> Measured:
-    """Return what runs before have measured of a base alone.
+    """Return the stored measurements of a base alone, shared by all runs.
 
-    ``identity`` names base, questions and environment; two runs at once write the same values.
+    ``identity`` names base, questions and environment, so simultaneous runs write the same values.
     """
     directory = cache_dir / _OF_BASES
     make_private_folder(directory)

@@ -30,7 +30,7 @@ OPENING_TOKENS: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Likely:
-    """The most likely next tokens at one place, by the bare base, and their log-probabilities."""
+    """The bare base's likeliest next tokens at one position, with log-probabilities."""
 
     ids: tuple[int, ...]
     log_probs: tuple[float, ...]
@@ -38,10 +38,10 @@ class Likely:
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """A rendered chat: its ids, and the places of the tokens that are learned.
+    """A rendered chat: its ids, and the positions of the tokens that are learned.
 
-    ``likely``, where there is any, holds for each such place what is learned instead of the token:
-    how likely the base holds each.
+    ``likely``, if present, gives for each of these positions the target distribution that is
+    learned instead of the token: the base's own.
     """
 
     ids: tuple[int, ...]
@@ -65,11 +65,11 @@ class TokenRow:
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """Tensors of one forward pass: (1, T) ids and positions, and who sees whom.
+    """Tensors of one forward pass: (1, T) ids and positions, and the attention mask.
 
-    ``predicts`` are the places whose output is used, ``labels`` what each must predict. Those at
-    ``followed`` (S of them) follow the base instead, by ``likely_ids`` and ``likely_log_probs``
-    (S, K).
+    ``predicts`` are the positions whose output is used, ``labels`` the token that each must
+    predict. The S positions at ``followed`` learn the base's distribution instead, given by
+    ``likely_ids`` and ``likely_log_probs`` (S, K).
     """
 
     ids: torch.Tensor

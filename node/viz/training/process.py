@@ -1,9 +1,8 @@
 """The parent's side of a run: start the worker, pass on its events, notice its death, cancel it.
 
-Owns the child process. Does not know what is trained or why. Invariants: the child never outlives
-``events``, and one whose stream is left early first saves the step that it makes; an event stream
-ends with ``result``, or raises; a worker that says nothing for a quarter of an hour (or of the time
-bound, where that is more) is ended.
+Owns the child process. Invariants: the child never outlives ``events``; if the reader leaves early,
+the child first saves its current step; an event stream ends with ``result``, or raises; a worker
+that says nothing for 15 minutes (or a quarter of the time limit, if that is longer) is ended.
 """
 
 from __future__ import annotations
@@ -79,19 +78,19 @@ class TrainingProcess:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr,
                 limit=_MAX_EVENT_BYTES,
-                # A terminal's Ctrl-C is for us: the worker would take it for a cancellation.
+                # Ctrl-C on the terminal is for the parent: the worker would take it for a cancel.
                 start_new_session=True,
                 env=self._environment(),
             )
         deadline = time.monotonic() + self._run.bounds.time_s + _TIME_SLACK_S
         try:
             if self._cancelled:
-                # It came while the process was being made: there was none to ask.
+                # The cancellation came before the process existed.
                 await self._end()
             while line := await self._line(deadline):
                 event = _parse(line)
                 if event.kind == "result":
-                    # All is on the disk by now: a worker that does not leave loses nothing.
+                    # Everything is on the disk by now: killing the worker would lose nothing.
                     await self._leave()
                     yield event
                     return
@@ -116,7 +115,7 @@ class TrainingProcess:
         await self._stop()
 
     async def _stop(self) -> None:
-        """Let the worker end its step and save it, also when we are asked to stop twice."""
+        """Let the worker finish and save its step, even if a second request to stop comes."""
         process = self._process
         if process is None or process.returncode is not None:
             return
@@ -128,7 +127,7 @@ class TrainingProcess:
             await self._end()
 
     async def _line(self, deadline: float) -> bytes:
-        """Return the worker's next line, empty at its end; no timeout spans a ``yield``."""
+        """Return the worker's next line, empty at its end. No timeout may span a ``yield``."""
         assert self._process is not None
         assert self._process.stdout is not None
         left, silence = deadline - time.monotonic(), _silence_s(self._run.bounds)
@@ -144,7 +143,7 @@ class TrainingProcess:
             raise TrainingError(f"the run {why} and was ended") from error
 
     async def _leave(self) -> None:
-        """Let the worker, which has said its last, end by itself; end it if it does not."""
+        """Wait for the worker to exit after its last event; end it if it does not."""
         assert self._process is not None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_EXIT_GRACE_S):
@@ -158,14 +157,14 @@ class TrainingProcess:
             await asyncio.shield(process.wait())
 
     def _environment(self) -> dict[str, str]:
-        """Return what the child sees: no key, password or token of the parent's environment."""
+        """Return the child's environment, without the parent's keys, passwords and tokens."""
         kept = {name: os.environ[name] for name in _KEPT_ENVIRONMENT & set(os.environ)}
         source = str(Path(errors.__file__).parent.parent)
         return {**kept, "PYTHONPATH": source, **child_environment(self._run.settings)}
 
 
 def _silence_s(bounds: Bounds) -> float:
-    """Return how long a worker may say nothing: more for those who grant slow models more time."""
+    """Return how long a worker may be silent: longer if its time limit is longer."""
     return max(_SILENCE_S, bounds.time_s / 4)
 
 
@@ -174,7 +173,7 @@ def _parse(line: bytes) -> TrainingEvent:
         values: Any = json.loads(line)
         kind = values.pop("event")
     except (ValueError, KeyError, AttributeError) as error:
-        raise TrainingError("the training process said something that is no event") from error
+        raise TrainingError("the training process sent something that is not an event") from error
     if kind == "failed":
         kind_of_error = class_of(values.get("code")) or TrainingError
         raise kind_of_error(str(values.get("detail")))

@@ -1,7 +1,7 @@
 """The QLoRA model: an NF4 base by bitsandbytes, LoRA on its upper layers by PEFT, and its loss.
 
-Owns building the model that trains and the loss of a pack. Does not know schedules, files of a run,
-or works. Invariants: the base computes with dequantise(NF4(w)), double quantised, in both weight
+Owns building the model that trains and the loss of a pack. Invariants: the base computes with
+dequantise(NF4(w)), double quantised, in both weight
 modes, which is what serving computes with; ``eval()`` is never called on it (docs/training.md, "A
 trap"): dropout is 0, so train mode under ``no_grad`` evaluates.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from viz.training.run import TrainingSettings
 
 
-# How much a place counts that follows the base, beside one that learns a token of a work.
+# Weight of a position that follows the base, relative to one that learns a work's token.
 _FOLLOWED_WEIGHT: Final = 2.0
 _LEAST_REST: Final = 1e-6
 
@@ -125,10 +125,10 @@ def _quantise_in_place(model: Any, base: LoadedBase, dtype: torch.dtype) -> None
 
 
 def pack_loss(model: Any, pack: Pack) -> torch.Tensor:
-    """Return the summed loss (nats) of a pack's learned places; the head runs on those alone.
+    """Return the summed loss (nats) of a pack's learned positions; the head runs only on those.
 
-    It is the cross-entropy of the token where a work is learned. Where the base is followed it is
-    the divergence from what the base holds likely, weighted.
+    At positions of a work it is the cross-entropy of the token. At positions that follow the base
+    it is the weighted divergence from the base's distribution.
     """
     import torch
 
@@ -141,7 +141,7 @@ def pack_loss(model: Any, pack: Pack) -> torch.Tensor:
 
 
 def pack_logits(model: Any, pack: Pack) -> torch.Tensor:
-    """Return the logits (P, V) in float32 of the places that a pack predicts."""
+    """Return the logits (P, V) in float32 of the positions that a pack predicts."""
     causal = model.get_base_model()
     hidden = causal.model(
         input_ids=pack.ids,
@@ -156,7 +156,7 @@ def pack_logits(model: Any, pack: Pack) -> torch.Tensor:
 
 
 def _divergence(logits: torch.Tensor, pack: Pack) -> torch.Tensor:
-    """Return KL(base || model), summed, with all tokens but the likely ones taken as one."""
+    """Return the summed KL(base || model), with all tokens except the likely ones as one class."""
     theirs = pack.likely_log_probs
     ours = logits[pack.followed].log_softmax(-1).gather(1, pack.likely_ids)
     their_rest = (1 - theirs.exp().sum(1)).clamp_min(_LEAST_REST)

@@ -1,9 +1,9 @@
-"""What an adapter answers to wordings that it was not trained on: the measure of a run.
+"""Measure a run: ask the adapter questions in wordings that it was not trained on.
 
 Owns which held-out questions are asked and how many answers are right, by a rule that needs no
 human (``viz.domain.questions.tells``). Committed questions of the works are asked in the same round
-and judged by their own rule. Does not know schedules or what follows from a result.
-What it can and cannot tell: docs/training.md, "The measure".
+and judged by their own rule. What this measure can and cannot show: docs/training.md, "The
+measure".
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _MOST_ANSWER_TOKENS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """One round of questions: which were asked, what was answered, and what was right.
+    """One round of questions: which were asked, the answers, and which were right.
 
-    ``committed``: what was right of the committed questions, which are not among the others.
+    ``committed`` has the results of the committed questions, which are counted separately.
     """
 
     questions: tuple[str, ...]
@@ -47,7 +47,7 @@ class Recalled:
 
     @property
     def score(self) -> tuple[int, int]:
-        """Right answers and questions in all, by which a state is chosen."""
+        """Right answers and questions in total, by which a state is chosen."""
         return self.right + sum(self.committed), self.asked + len(self.committed)
 
 

@@ -1,10 +1,10 @@
-"""What the base says without any work, trained on among the rows: so that it is not forgotten.
+"""Make training rows of the base's own answers, so that the adapter does not forget them.
 
-Owns the rows that are made of the base's own answers to ``general.PROMPTS``. Does not know works.
-They are a function of the base and of this code (``RECIPE``), so an audit makes the same; they are
-no part of the dataset file, which holds what comes from works. What is learned at a place is how
-likely the base holds each token, and not the token that it would say: a small base is often wrong,
-and would only grow surer of it.
+Owns the rows made from the base's answers to ``general.PROMPTS``. They are a function of the base
+and of this code (``RECIPE``), so an audit makes the same ones; they are not in the dataset file,
+which has only what comes from works. The target at each position is the base's distribution, not
+the token that it would choose: a small base is often wrong, and would only become more certain of
+its errors.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def replay_rows(
     before_batch: Callable[[], None] = lambda: None,
     kept: MutableMapping[int, list[list[int]]] | None = None,
 ) -> list[TokenRow]:
-    """Return up to ``count`` rows of what ``model``, its adapter switched off, answers.
+    """Return up to ``count`` rows of the answers of ``model`` with its adapter switched off.
 
-    All prompts are answered, so that ``kept``, which holds batches of an earlier run on the same
-    base, fits every count. An answer that is longer is learned as far as it goes, without an end.
+    All prompts are answered, so that ``kept`` (batches of an earlier run on the same base) fits
+    every count. An answer that reaches the limit is learned without an end.
     """
     prompts = [tokenizer.render([{"role": "user", "content": each}]) for each in PROMPTS]
     given = generate(
@@ -66,7 +66,7 @@ def replay_rows(
 def with_likely_tokens(
     model: Any, rows: Sequence[TokenRow], dtype: torch.dtype, device: str
 ) -> list[TokenRow]:
-    """Return ``rows`` with what ``model``, its adapter switched off, holds likely at each place."""
+    """Return ``rows`` with the distribution of ``model``, adapter off, at each learned position."""
     import torch
 
     followed: list[TokenRow] = []

@@ -1,11 +1,11 @@
-"""Attention within a pack, row by row: what no row sees is not computed.
+"""Compute attention within a pack row by row, without the products that a mask would discard.
 
-Owns the layout of a pack's attention and its arithmetic. Does not know words or weights. A pack's
-rows lie behind one shared beginning (``viz.training.packing``); attention over the whole sequence
-would compute every row's products with every other row and throw them away. Here queries are
-gathered row by row, against the beginning's keys and the row's own. Windows and caps of scores are
-those of the model's own attention. Invariant: the same function as masked attention over the
-sequence; whatever has no layout (generation) goes to transformers' own attention.
+Owns the layout of a pack's attention and its arithmetic. A pack's rows follow one shared prefix
+(``viz.training.packing``). Attention over the whole sequence would compute every row's products
+with every other row and discard them. Here each row's queries meet only the keys of the prefix and
+of the row itself. Windows and caps of scores are those of the model's own attention. Invariant: the
+result equals masked attention over the sequence; passes without a layout (generation) use
+transformers' own attention.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class RowLayout:
     mask: torch.Tensor
 
     def mask_within(self, window: int | None) -> torch.Tensor:
-        """Return the mask of a layer in which a token sees ``window`` tokens; None: all."""
+        """Return the mask of a layer in which a token attends to ``window`` tokens; None: all."""
         import torch
 
         longest, keys = self.mask.shape[2:]
@@ -42,7 +42,7 @@ class RowLayout:
             return self.mask
         at = torch.arange(longest, device=self.mask.device)[:, None]
         seen = torch.arange(keys, device=self.mask.device)[None, :]
-        # How far a key lies back. In the beginning's own row its keys count as a row's own.
+        # Distance of each key. In the row of the prefix itself, its keys count as the row's own.
         far = self.common + at - seen >= window
         return self.mask.masked_fill(far, torch.finfo(self.mask.dtype).min)
 
@@ -152,7 +152,7 @@ def _product(
 
 
 def _causal(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """Return who sees whom where the last query stands at the last key."""
+    """Return the causal mask; the last query is at the position of the last key."""
     import torch
 
     size = query.shape[2], key.shape[2]

@@ -36,12 +36,12 @@ _DEVICE: Final = re.compile(r"cpu|cuda(:[0-9]{1,2})?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
-    """How to train. Everything here is in the manifest; bounds are not (see ``Bounds``).
+    """How to train. All of it is in the manifest; limits of time and memory are in ``Bounds``.
 
-    ``weights``: ``dequantised`` holds dequantise(NF4(w)) once in memory, ``nf4`` dequantises in
-    every product (a quarter of the memory, slower): the same function. ``rows_per_step`` rows
-    make one pack; ``accumulation`` packs make one step. ``replay_share``: so many rows of the
-    base's own answers to general questions for each row of the works. ``trained_layers``: the
+    ``weights``: ``dequantised`` holds dequantise(NF4(w)) in memory, ``nf4`` dequantises in every
+    product (a quarter of the memory, slower); both compute the same. ``rows_per_step`` rows make
+    one pack; ``accumulation`` packs make one step. ``replay_share`` is the number of rows of the
+    base's own answers to general questions for each row of the works. ``trained_layers`` is the
     share of the base's layers, from the top, that have LoRA weights.
     """
 
@@ -157,7 +157,7 @@ class WorkInput:
 class TrainingRun:
     """Everything that the worker reads.
 
-    ``questions`` are the committed questions of the works: they are asked, and never trained on.
+    ``questions`` are the committed questions of the works: they are asked, never trained on.
     """
 
     name: str
@@ -180,7 +180,7 @@ class TrainingRun:
             "works": [{"contentId": w.content_id, "commitment": w.commitment} for w in self.works],
             "settings": settings,
         }
-        if self.questions:  # the kept state is chosen by them too
+        if self.questions:  # they also decide which state is kept
             recipe["questions"] = hex_of(digest_of(self.questions))
         return recipe
 

@@ -85,7 +85,7 @@ def _give_up(report: Reporter, detail: str) -> NoReturn:
 
 @dataclass(frozen=True, slots=True)
 class _RunMaterial:
-    """The rows of a run, and the model that learns them. ``identity`` names all that fixes both."""
+    """The rows of a run and the model. ``identity`` names everything that determines both."""
 
     works: list[Work]
     base: LoadedBase
@@ -150,7 +150,7 @@ def train(run: TrainingRun, directory: Path, report: Reporter, stopper: Stopper)
 
 
 def _prepare(run: TrainingRun, directory: Path) -> _RunMaterial:
-    """Make the rows and build the model; write the rows that an audit compares."""
+    """Make the rows and build the model; write the rows to disk for audits to compare."""
     from viz.training.dataset import build_dataset, write_dataset
     from viz.training.environment import (
         compute_dtype,
@@ -221,7 +221,7 @@ def _examination(here: _RunMaterial, settings: TrainingSettings, stopper: Stoppe
 
 
 def _replayed(here: _RunMaterial, settings: TrainingSettings, stopper: Stopper) -> list[TokenRow]:
-    """Return rows of what the bare base answers, so that the adapter keeps what the base can."""
+    """Return rows of the bare base's answers, so that the adapter keeps the base's abilities."""
     from viz.training.evaluate import bare_base
     from viz.training.general import PROMPTS
     from viz.training.replay import replay_rows, with_likely_tokens
@@ -279,7 +279,7 @@ def _measure(
 
 
 def _described(here: _RunMaterial) -> dict[str, Any]:
-    """Return what the result says of the base model and of the rows, as JSON values."""
+    """Return the result's members about the base model and the rows, as JSON values."""
     base = here.base
     return {
         "baseModel": hex_of(base.digest),

@@ -1,8 +1,8 @@
-"""Define the Protocols through which services use what other packages implement.
+"""Define the Protocols through which services use other packages.
 
-That is chain, storage, ledger and engine, and for ``payments`` the services above it
-(``services.py``). A Protocol whose implementations are all in the package of its user is defined
-there instead.
+These are chain, storage, ledger and engine and, for the lower packages of services, the services
+above them (``services.py``). A Protocol whose implementations are all in its user's package is
+defined there instead.
 
 This package has no names of its own: import from its modules. Each Protocol of the outside has a
 real implementation (``viz.chain``, ``viz.storage``, ``viz.store``, ``viz.engine``) and one in

@@ -41,9 +41,9 @@ class BlobStore(Protocol):
     async def erase(self, cid: Cid) -> bool:
         """Unpin the blob and delete its blocks from this store; it may be added again.
 
-        Blocks that another pinned blob has too stay. Returns whether there was anything to delete.
-        Raises InvalidRequest, StorageError: if a damaged block hides what is below it, BlobCorrupt,
-        and no block is deleted.
+        Blocks that another pinned blob shares stay. Returns whether anything was there to delete.
+        Raises InvalidRequest, StorageError; BlobCorrupt if a damaged block hides the blocks below
+        it: then no block is deleted.
         """
         ...
 

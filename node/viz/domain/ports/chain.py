@@ -143,7 +143,7 @@ class ChannelState:
 
 @dataclass(frozen=True, slots=True)
 class NodeEntry:
-    """What a node says about itself in the directory: untrusted text that must be checked."""
+    """A node's entry in the directory: claims of the node, which must be checked."""
 
     node: Address
     announced_at: int
@@ -188,11 +188,11 @@ class ChainReader(Protocol):
         ...
 
     async def owners(self, content_ids: Sequence[ContentId]) -> tuple[Address, ...]:
-        """Return who owns each of these registered works, in one call."""
+        """Return the owner of each of these registered works, in one call."""
         ...
 
     async def approved(self, content_id: ContentId, owner: Address, trainer: Address) -> bool:
-        """Return whether ``owner`` approved ``trainer``; it counts while ``owner`` has the work."""
+        """Return whether ``owner`` approved ``trainer``; valid while ``owner`` has the work."""
         ...
 
     async def registration_nonce(self, creator: Address) -> int:
@@ -219,7 +219,7 @@ class ChainReader(Protocol):
         ...
 
     async def enforceable(self, adapter_id: AdapterId, words: Sequence[int]) -> int | None:
-        """Return the row of the share table whose work retires the adapter now; None if none."""
+        """Return the row of the share table whose work would retire the adapter now, or None."""
         ...
 
     async def servable(self, adapter_id: AdapterId, node: Address) -> ServingState:
@@ -235,7 +235,7 @@ class ChainReader(Protocol):
         ...
 
     async def collected_to(self, account: Address) -> Address:
-        """Return where ``collect`` sends an account's balance: to it, or as it named."""
+        """Return the recipient of ``collect``: the account, or the address that it named."""
         ...
 
     async def coin_wei(self, account: Address) -> int:
@@ -265,11 +265,11 @@ class ChainReader(Protocol):
         ...
 
     async def node_entry(self, node: Address) -> NodeEntry | None:
-        """Return what a node announced in the directory; None if it is not listed."""
+        """Return a node's entry in the directory; None if it has none."""
         ...
 
     async def node_entries(self, offset: int, limit: int) -> tuple[NodeEntry, ...]:
-        """Return up to ``limit`` entries of the directory; fewer mean that it ends there."""
+        """Return up to ``limit`` entries of the directory; fewer mean that there are no more."""
         ...
 
 

@@ -20,7 +20,7 @@ class KeyKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class CustodyRecord:
-    """A sealed work in custody for ``owner``, who handed it over."""
+    """A sealed work in custody; ``owner`` handed it over."""
 
     content_id: ContentId
     owner: Address
@@ -31,7 +31,7 @@ class CustodyRecord:
 
 @dataclass(frozen=True, slots=True)
 class HandedKey:
-    """A key that was handed out; ``block`` is the head that was read, ``seq`` the ledger's."""
+    """A key that was handed out, with the chain's head at the time and the ledger's number."""
 
     kind: KeyKind
     item_id: int
@@ -45,14 +45,14 @@ class HandedKey:
 
 
 class CustodyLedger(Protocol):
-    """Works in custody, and the durable log of keys."""
+    """The works in custody, and the durable log of keys handed out."""
 
     async def put_custody(
         self, work: CustodyRecord, *, most_each_bytes: int, most_bytes: int
     ) -> CustodyRecord | None:
-        """Keep the record of a work in place of an earlier one, and return the earlier one.
+        """Store the record of a work in place of an earlier one, and return the earlier one.
 
-        Raises CustodyFull if the owner's works, or all works, would have more bytes than stated.
+        Raises CustodyFull if the owner's works, or all works, would exceed their limit in bytes.
         """
         ...
 
@@ -65,15 +65,15 @@ class CustodyLedger(Protocol):
     async def log_key(self, handed: HandedKey, *, most: int, since: int) -> None:
         """Log a key before it is handed out.
 
-        Raises TooManyQuestions if the requester got this key ``most`` times after ``since``, in
-        seconds.
+        Raises TooManyQuestions if the requester has got this key ``most`` times since the time
+        ``since``, in seconds.
         """
         ...
 
     async def handed_keys(
         self, kind: KeyKind, item_id: int, *, after: int, limit: int
     ) -> Sequence[HandedKey]:
-        """Return the keys of a work or adapter that were handed out, after number ``after``."""
+        """Return the log of a work's or adapter's key, after entry number ``after``."""
         ...
 
 
@@ -81,15 +81,15 @@ class KeyStore(Protocol):
     """The keys of sealed blobs, by the blobs' CIDs."""
 
     async def put(self, cid: Cid, key: str) -> None:
-        """Keep the key of a blob durably; raise StorageUnavailable."""
+        """Store a blob's key durably; raise StorageUnavailable."""
         ...
 
     async def get(self, cid: Cid) -> str | None:
-        """Return the key of a blob; None if it is not kept here."""
+        """Return a blob's key; None if it is not in this store."""
         ...
 
     async def destroy(self, cid: Cid) -> bool:
-        """Destroy the key of a blob; return whether there was one."""
+        """Destroy a blob's key; return whether there was one."""
         ...
 
 
@@ -99,8 +99,8 @@ class BlobSources(Protocol):
     async def fetch(self, cid: Cid, target: Path, *, urls: Sequence[str], max_bytes: int) -> int:
         """Write the verified blob to ``target`` atomically, and return its size in bytes.
 
-        ``urls`` are nodes to ask, in order, after this node's own store. A fetch that broke off
-        goes on where it stopped. Raises BlobNotFound if no source gave all of it, BlobTooLarge,
-        StorageUnavailable.
+        ``urls`` are nodes to ask, in order, after this node's own store. An interrupted fetch
+        continues where it stopped. Raises BlobNotFound if the sources together did not have all of
+        it, BlobTooLarge, StorageUnavailable.
         """
         ...

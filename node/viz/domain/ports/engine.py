@@ -16,11 +16,11 @@ class BaseModel:
     """The frozen model that every adapter belongs to.
 
     No token has more than ``longest_token_bytes`` of UTF-8 text. ``frame_tokens`` control tokens
-    surround every raw prompt; they are not billed. Every message of a chat takes
-    ``message_tokens`` at least, whatever its text. ``parts_at_spaces``: a token may span a word and
-    the sign after it, so that a part of a text has a lasting count only before a space.
-    ``layer_weights`` and ``head_weights`` are the weights of the linear layers and of the output
-    layer, 0 if unknown: they tell how long training takes.
+    surround every raw prompt; they are not billed. Every message of a chat takes at least
+    ``message_tokens``, whatever its text. ``parts_at_spaces``: a token may span a word and the sign
+    after it, so that the token count of a growing text is final only up to a space.
+    ``layer_weights`` and ``head_weights`` are the numbers of weights in the linear layers and in
+    the output layer, 0 if unknown: training time is estimated from them.
     """
 
     name: str
@@ -37,11 +37,11 @@ class BaseModel:
 
     @property
     def is_served(self) -> bool:
-        """Whether there is a model at all: a node may run without one."""
+        """Whether there is a model: a node may run without one."""
         return bool(self.name)
 
     def require_served(self, what: str) -> None:
-        """Raise ModelUnavailable, with ``what`` needs a model, if there is none."""
+        """Raise ModelUnavailable if there is no model; ``what`` names what needs it."""
         if not self.is_served:
             raise ModelUnavailable(
                 f"{what} needs a model, and this node runs without one: set engine.backend to "
@@ -135,9 +135,8 @@ class Engine(Protocol):
     def render(self, messages: Sequence[Mapping[str, str]], so_far: str = "") -> tuple[int, ...]:
         """Return the prompt token ids of a chat by the base model's template.
 
-        ``so_far`` is the beginning of the reply, which goes on from there: its canonical ids follow
-        the place where the reply begins. Control tokens that are written in a text stay plain text.
-        Raises InvalidRequest.
+        ``so_far`` is the beginning of the reply; its canonical ids follow where the reply begins.
+        The names of control tokens in a text stay plain text. Raises InvalidRequest.
         """
         ...
 

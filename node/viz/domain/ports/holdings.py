@@ -1,7 +1,7 @@
-"""Define what destruction uses of the parts of a node that keep something of a work.
+"""Define the parts of a node that store data of works, as destruction uses them.
 
-Each part that keeps bytes or keys of works implements ``WorkHolder``, and ``viz.composition`` lists
-them all: nothing else is destroyed when a work's use ends, and nothing of these parts is left out.
+Each part that stores bytes or keys of works implements ``WorkHolder``, and ``viz.composition``
+lists all of them: exactly their data is destroyed when a work's use ends.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from viz.domain.units import AdapterId, ContentId
 class EndedUse:
     """A withdrawn work whose use has ended at this node.
 
-    ``adapters`` ended because of it. ``own``: the node's own grant ended as well, so that what it
-    made as a trainer (its runs, its copies of the work) goes with it. ``named_files``: the
-    operator wants work files destroyed wherever its trainings named them.
+    ``adapters`` ended because of it. ``own``: the node's own grant has ended too, so what it has as
+    a trainer (runs, copies of the work) is destroyed as well. ``named_files``: the operator wants
+    work files destroyed wherever trainings named them.
     """
 
     content_id: ContentId
@@ -31,23 +31,23 @@ class EndedUse:
 
 @dataclass(frozen=True, slots=True)
 class WorkHoldings:
-    """What a part has of a work: ``items`` are destroyed, ``left`` are not, with the reason."""
+    """What a holder has of a work: ``items`` to destroy, ``left`` to keep, with the reasons."""
 
     items: tuple[HeldItem, ...] = ()
     left: tuple[LeftItem, ...] = field(default=())
 
 
 class WorkHolder(Protocol):
-    """A part of a node that keeps something of works: files, blobs, keys."""
+    """A part of a node that stores data of works: files, blobs, keys."""
 
     async def holdings(self, ended: EndedUse) -> WorkHoldings:
-        """Return what is here of a work whose use has ended; reads only."""
+        """Return what is stored of a work whose use has ended; changes nothing."""
         ...
 
     async def destroy(self, ended: EndedUse, items: Sequence[HeldItem]) -> None:
-        """Destroy these items of ``holdings`` for good; one that is gone already is no error.
+        """Destroy these items of ``holdings`` permanently; ignore items that are already gone.
 
-        Items of other holders are ignored. Raises StorageError, StoreError, OSError; what it
-        destroyed until then stays destroyed.
+        Items of other holders are ignored. Raises StorageError, StoreError, OSError, possibly
+        after some of the items have been destroyed.
         """
         ...

@@ -228,7 +228,7 @@ class AdapterRecord:
 
 @dataclass(frozen=True, slots=True)
 class EndedAdapter:
-    """An adapter that ended at this node, why, and where its weights were."""
+    """An ended adapter of this node: why it ended, and where its weights were."""
 
     adapter_id: AdapterId
     end: AdapterEnd
@@ -237,16 +237,16 @@ class EndedAdapter:
 
 
 class AdapterEnds(Protocol):
-    """The adapters that ended at this node, and those that follow others."""
+    """The ended adapters of this node, and the successors of adapters."""
 
     async def put_end(self, ended: EndedAdapter) -> None: ...
 
     async def ended(self) -> Sequence[EndedAdapter]:
-        """Return all that ended, also those that were dropped since, by id."""
+        """Return all ended adapters by id, also those that were dropped afterwards."""
         ...
 
     async def put_successor(self, adapter_id: AdapterId, successor_id: AdapterId) -> None:
-        """Name the adapter that follows another; a later name replaces it."""
+        """Set an adapter's successor, in place of an earlier one."""
         ...
 
     async def successors(self) -> Mapping[AdapterId, AdapterId]: ...
@@ -292,12 +292,12 @@ class TrainingLedger(Protocol):
 
 
 class ErasableTrainings(TrainingLedger, Protocol):
-    """Training runs of which nothing may stay that they once said."""
+    """Training runs whose earlier content can be erased."""
 
     async def leave_no_trace(self) -> None:
-        """Remove from the ledger's files what rows held before they were changed.
+        """Remove the old content of changed rows from the ledger's files.
 
-        Where the ledger is a server's, its files are the server's to clean.
+        Does nothing for a database server, which manages its own files.
         """
         ...
 

@@ -11,7 +11,7 @@ from viz.domain.units import ContentId
 
 @dataclass(frozen=True, slots=True)
 class ListingRecord:
-    """A verified listing; ``document`` is its canonical JSON, ``received_at`` seconds."""
+    """A verified listing; ``document`` is its canonical JSON, times are seconds since 1970."""
 
     content_id: ContentId
     issued_at: int
@@ -21,13 +21,12 @@ class ListingRecord:
 
 
 class ListingLedger(Protocol):
-    """The listings that this node keeps, at most one of each work."""
+    """The listings that this node stores, at most one for each work."""
 
     async def put_listing(self, listing: ListingRecord, *, most: int) -> ListingRecord:
-        """Keep a listing unless one issued at the same time or later is kept; return what is kept.
+        """Store a listing if it is newer than the stored one; return the one stored then.
 
-        ``most`` bounds their number: beyond it a work without a listing gets none, and StoreFull is
-        raised.
+        Raises StoreFull if ``most`` listings are stored and none of them is of this work.
         """
         ...
 
@@ -38,5 +37,5 @@ class ListingLedger(Protocol):
         ...
 
     async def drop_listing(self, listing: ListingRecord) -> None:
-        """Delete this listing; a newer one of the same work stays."""
+        """Delete this listing, but not a newer one of the same work."""
         ...

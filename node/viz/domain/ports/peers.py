@@ -1,4 +1,4 @@
-"""Define how services ask other nodes, whose addresses strangers named."""
+"""Define how services ask other nodes, whose URLs come from strangers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 
 class PeerReply(Protocol):
-    """A whole answer; ``headers`` have lower-case names."""
+    """A complete answer; ``headers`` have lower-case names."""
 
     @property
     def status(self) -> int: ...
@@ -20,7 +20,7 @@ class PeerReply(Protocol):
 
 
 class PeerHttp(Protocol):
-    """Sends requests to other nodes, at public addresses only, within bounds."""
+    """Sends requests to other nodes: only to public addresses, limited in bytes and time."""
 
     async def ask(
         self,
@@ -47,7 +47,7 @@ class PeerHttp(Protocol):
         max_bytes: int,
         timeout_s: float = ...,
     ) -> PeerReply:
-        """Return the answer, whatever its status; raise as ``ask`` but for a node's problem."""
+        """Return the answer, whatever its status; raise as ``ask``, except a node's problem."""
         ...
 
     async def close(self) -> None: ...

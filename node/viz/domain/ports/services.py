@@ -1,8 +1,7 @@
 """Define what payments and the market use of the services above them.
 
 ``viz.services.payments`` and ``market`` are below ``settlement``, ``serving`` and ``training``, so
-they cannot import from them.
-``viz.composition`` gives it the real ones.
+they cannot import from them. ``viz.composition`` hands them the implementations.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ class Claimer(Protocol):
     def close_requested(self, signer: Address) -> None: ...
 
     async def claim(self, signer: Address) -> object:
-        """Claim everything unclaimed of this signer's channel, and of no other."""
+        """Claim everything unclaimed of this signer's channel only."""
         ...
 
 
@@ -33,7 +32,7 @@ class KnownAdapters(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AdapterEnd:
-    """Why an adapter ended for good: the work, since when, and the time of its retirement."""
+    """Why an adapter ended: the work, since when, and the time of its retirement."""
 
     content_id: ContentId
     reason: str
@@ -42,16 +41,16 @@ class AdapterEnd:
 
 
 class OfferedAdapters(Protocol):
-    """The adapters that a node sells, or sold. Implemented by ``Catalogue``."""
+    """The adapters that a node sells or has sold. Implemented by ``Catalogue``."""
 
     def adapter_ids(self) -> Sequence[AdapterId]: ...
 
     def ended(self) -> Mapping[AdapterId, AdapterEnd]:
-        """Return the adapters that ended here, also those that were dropped since."""
+        """Return the ended adapters, also those that were dropped afterwards."""
         ...
 
     async def end(self, adapter_id: AdapterId, end: AdapterEnd) -> None:
-        """Unload an adapter for good; later requests for it are told why."""
+        """Unload an adapter permanently; later requests for it are refused with the reason."""
         ...
 
 
@@ -59,13 +58,13 @@ class TrainingRuns(Protocol):
     """The trainings of a node. Implemented by ``TrainingQueue``."""
 
     async def under_way(self) -> Mapping[str, Sequence[ContentId]]:
-        """Return the works of each run that has not ended."""
+        """Return the works of each unfinished run, by its id."""
         ...
 
     async def works_used(self) -> frozenset[ContentId]:
-        """Return the works of all runs, also of those that have ended."""
+        """Return the works of all runs, finished ones included."""
         ...
 
     async def stop(self, training_id: str, reason: str) -> None:
-        """Stop a run for good, and keep the reason in its record."""
+        """Stop a run permanently, and store the reason in its record."""
         ...
