@@ -1,13 +1,13 @@
-"""Do what a work's owner does: change terms, approve a trainer, withdraw, sell.
+"""Carry out an owner's actions on a work: change terms, approve a trainer, withdraw, transfer.
 
 Owns both ways onto the chain: signed and relayed through a node, which costs the owner nothing, or
 as the owner's own transaction. ``viz.creator.signing`` finds the values that are signed, and the
-caller shows them and asks. A relayed action is done only if the chain says so; without a chain it
-is the node's word, and the caller must say that.
+caller shows them and asks. A relayed action is done only if the chain says so; without access to a
+chain there is only the node's claim, and the caller must say that.
 
-Invariant: an action never leaves a signature usable that could undo it later. A signature is noted
-before it is given away (``viz.creator.signatures_out``), and an own transaction carries a signature
-of its own if one with the same nonce is out.
+Invariant: after an action, no earlier signature can undo it. A signature is recorded before it is
+given away (``viz.creator.signatures_out``); if one with the same nonce was given away, an own
+transaction carries a signature too, which uses that nonce up.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ActionMaker = Callable[[int, int], OwnerAction]
 
 @dataclass(frozen=True, slots=True)
 class OwnerDesk:
-    """What an owner's action rests on; ``chain`` is None if the owner reads no chain."""
+    """What an owner's actions need; ``chain`` is None if the owner has no chain endpoint."""
 
     deployment: Deployment
     folder: Path
@@ -49,14 +49,14 @@ class OwnerDesk:
     development: bool = False
 
     def signatures(self, signer: Address) -> SignaturesOut:
-        """Return the note of the signer's signatures that are out."""
+        """Return the record of signatures that the signer gave away."""
         where = self.deployment
         return SignaturesOut(self.folder, where.chain_id, where.content_registry, signer)
 
 
 @dataclass(frozen=True, slots=True)
 class ProposedAction:
-    """An action that is not signed yet, and the time that its values were chosen at."""
+    """An unsigned action, and the time at which its values were chosen."""
 
     action: OwnerAction
     signer: Address
@@ -66,7 +66,7 @@ class ProposedAction:
 
 @dataclass(frozen=True, slots=True)
 class ActionDone:
-    """An action that was carried out; ``on_chain``: read there, else the node's word only."""
+    """A completed action; ``on_chain``: seen on the chain, otherwise only the node says so."""
 
     content_id: ContentId
     transaction: Hash32
@@ -76,9 +76,10 @@ class ActionDone:
 async def propose(
     desk: OwnerDesk, signer: Address, make: ActionMaker, node_url: str
 ) -> ProposedAction:
-    """Return what the owner would sign for a node to relay; sign nothing yet.
+    """Return the action that the owner would sign for a node to relay, without signing it.
 
-    Raises what ``signing_values`` raises, InvalidRequest if a signature with a higher nonce is out.
+    Raises what ``signing_values`` raises, and InvalidRequest if a signature with a higher nonce was
+    given away.
     """
     found = await signing_values(
         signer, desk.deployment, node_url, desk.clock, desk.chain, development=desk.development
@@ -87,7 +88,7 @@ async def propose(
 
 
 async def propose_directly(desk: OwnerDesk, signer: Address, make: ActionMaker) -> ProposedAction:
-    """Return the same for an own transaction; the desk must have a chain."""
+    """Return the action for the owner's own transaction; ``desk`` must have a chain."""
     assert desk.chain is not None
     found = await chain_values(signer, desk.clock, desk.chain, development=desk.development)
     return await _proposed(desk, signer, make, found, direct=True)
@@ -105,10 +106,10 @@ async def _proposed(
 
 
 async def relay(desk: OwnerDesk, proposed: ProposedAction, key: bytes, node_url: str) -> ActionDone:
-    """Sign the action, have a node submit it, and look at the chain if there is one.
+    """Sign the action, have a node submit it, and check the chain if there is one.
 
-    Raises the class that the node's problem names; NodeNotTrusted if the chain does not have what
-    the node said it did; ChainUnreachable if the node does not answer.
+    Raises the class that the node's problem names; NodeNotTrusted if the node says that it is done
+    but the chain does not show it; ChainUnreachable if the node does not answer.
     """
     action = proposed.action
     signature = await _sign(desk, proposed, key)
@@ -118,7 +119,7 @@ async def relay(desk: OwnerDesk, proposed: ProposedAction, key: bytes, node_url:
         return ActionDone(action.content_id, answer.transaction, on_chain=False)
     for tries in range(SEEN_TRIES):
         if tries:
-            # The owner's RPC endpoint may see the block later than the node that sent it.
+            # The owner's endpoint may get the block later than the node's.
             await asyncio.sleep(SEEN_EVERY_S)
         if await holds(desk.chain, action, proposed.signer):
             return ActionDone(action.content_id, answer.transaction, on_chain=True)
@@ -133,8 +134,8 @@ async def send(
 ) -> ActionDone:
     """Carry the action out by the owner's own transaction. Costs gas.
 
-    If a signature with this nonce is out, the transaction carries another signature of the same
-    nonce, which voids the one that is out. Raises TransactionFailed, OutcomeUnknown.
+    If a signature with this nonce was given away, the transaction carries another signature with
+    the same nonce, which voids the first one. Raises TransactionFailed, OutcomeUnknown.
     """
     action, out = proposed.action, desk.signatures(proposed.signer)
     if await asyncio.to_thread(out.holds, action.nonce, proposed.now_s):
@@ -157,7 +158,7 @@ async def _sign(desk: OwnerDesk, proposed: ProposedAction, key: bytes) -> bytes:
 
 
 async def holds(chain: ChainReader, action: OwnerAction, owner: Address) -> bool:
-    """Return whether the chain has what the action asks for."""
+    """Return whether the chain shows the effect of the action."""
     if isinstance(action, Approve):
         found = await chain.approved(action.content_id, owner, action.trainer)
         return found == action.allowed
@@ -170,7 +171,7 @@ async def holds(chain: ChainReader, action: OwnerAction, owner: Address) -> bool
 
 
 def require_owner(content_id: ContentId, content: ContentState | None, signer: Address) -> None:
-    """Raise LicenseError if there is no such work, or if it is another account's."""
+    """Raise LicenseError if there is no such work, or if another account owns it."""
     if content is None:
         raise LicenseError(f"there is no work {content_id} on this chain: check the id")
     if content.owner != signer:
@@ -181,7 +182,7 @@ def require_owner(content_id: ContentId, content: ContentState | None, signer: A
 
 
 def require_standing(content: ContentState, what: str) -> None:
-    """Raise LicenseError if a work was withdrawn already, which ``what`` cannot follow."""
+    """Raise LicenseError if the work was withdrawn: then ``what`` is no longer possible."""
     if content.withdrawn_at:
         raise LicenseError(
             f"work {content.content_id} was withdrawn already, and that is for ever: there is no "
@@ -190,7 +191,7 @@ def require_standing(content: ContentState, what: str) -> None:
 
 
 def require_buyer(to: Address, owner: Address, deployment: Deployment) -> None:
-    """Raise InvalidRequest for an account that a work must not be given to."""
+    """Raise InvalidRequest for an account that must not get a work."""
     ours = {
         deployment.token: "the token",
         deployment.content_registry: "the ContentRegistry",
@@ -232,10 +233,10 @@ async def transfer(
 
 
 def renew_record(work: Path, content_id: ContentId, new: WorkDescription) -> Path | None:
-    """Write new terms and license into the record beside a work; return its path, None without one.
+    """Write new terms and license into the record beside a work; return its path, or None.
 
-    The earlier record stays as a copy, named by its terms: a trainer with an earlier grant needs
-    its license text.
+    The earlier record is kept as a copy, named by its terms: trainers with an earlier grant need
+    its license text. Returns None if there is no record.
     """
     record = load_record(work)
     if record is None or record.content_id != content_id:

@@ -1,13 +1,13 @@
 """Seal a registered work, hand it over to custodians, and publish its listing.
 
 Owns the files beside the work: ``<work>.age`` is the sealed work, ``<work>.age.key`` its key (an
-age identity, mode 0600), ``<work>.listing.json`` the listing that was signed last. The caller
-provides the key of the owner and asks the person. Chain and registry come from the trusted
-deployment, the custodian's age key from the custodian that the person named.
+age identity, mode 0600), ``<work>.listing.json`` the latest signed listing. The caller provides the
+owner's key and asks the person. Chain and registry come from the trusted deployment, the
+custodian's age key from the custodian that the person named.
 
-Invariants: sealed work and key are on disk before anything is sent, and are used again by a second
-try, so that all custodians hold one blob; nothing is signed for a custodian that is on another
-chain, or that names another origin than the one that was dialled.
+Invariants: sealed work and key are on disk before anything is sent, and a second attempt uses them
+again, so that all custodians hold the same blob; nothing is signed for a custodian on another
+chain, or with another origin than the one that was contacted.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class SealedWork:
 
 @dataclass(frozen=True, slots=True)
 class CustodianNode:
-    """A custodian that the person named: where it answers, who it is, its age recipient."""
+    """A custodian that the person named: its origin, address and age recipient."""
 
     url: str
     node: Address
@@ -76,7 +76,7 @@ class CustodianNode:
 
 @dataclass(frozen=True, slots=True)
 class ListingWords:
-    """What the owner says of a work beside its record."""
+    """The owner's texts for the listing of a work."""
 
     credit: str
     language: str
@@ -84,12 +84,12 @@ class ListingWords:
 
 
 def sealed_path(work: Path) -> Path:
-    """Return where a work's sealed bytes are, beside it."""
+    """Return the path of a work's sealed bytes, beside it."""
     return work.with_name(work.name + ".age")
 
 
 def seal_work(work: Path, record: Registration) -> SealedWork:
-    """Seal a registered work beside it; return the earlier one if it is of the same bytes. Blocks.
+    """Seal a registered work, or return the earlier sealed file of the same bytes. Blocks.
 
     Raises InvalidRequest, StorageUnavailable.
     """
@@ -114,13 +114,13 @@ def seal_work(work: Path, record: Registration) -> SealedWork:
 
 
 async def custodian_at(url: str, deployment: Deployment) -> CustodianNode:
-    """Ask a node who it is; raise NodeNotTrusted if it is on another chain or takes no keys."""
+    """Ask a node for its identity; raise NodeNotTrusted for another chain or no age key."""
     origin = origin_of(url)
     info = NodeInfo.from_json(await exchange("GET", origin, NODE_PATH, None))
     require_as_trusted(deployment, chain_id=info.chain_id, content_registry=info.content_registry)
     if not info.age_key:
         raise NodeNotTrusted(
-            f"the node at {origin} names no age key, so it cannot be a custodian: name another one"
+            f"the node at {origin} has no age key, so it cannot be a custodian: name another one"
         )
     asked = KeyChallenge.from_json(
         await exchange("POST", origin, KEY_CHALLENGE_PATH, account_to_json(info.node))
@@ -136,7 +136,7 @@ async def hand_over(
     deployment: Deployment,
     key: bytes,
 ) -> None:
-    """Upload a sealed work to a custodian, with its key wrapped for that node alone.
+    """Upload a sealed work to a custodian, with its key wrapped only for that node.
 
     Raises NodeNotTrusted, InvalidRequest, ChainUnreachable if the node does not answer, and the
     class that the node's problem names.
@@ -207,7 +207,7 @@ def sign_listing(document: dict[str, Any], deployment: Deployment, key: bytes) -
 
 
 async def publish_listing(work: Path, signed: SignedListing, urls: Sequence[str]) -> None:
-    """Keep a signed listing beside the work, and hand it to nodes; raise the first refusal."""
+    """Store a signed listing beside the work, and send it to nodes; raise the first refusal."""
     text = json.dumps(signed.to_json(), indent=2) + "\n"
     path = work.with_name(work.name + ".listing.json")
     await asyncio.to_thread(_write_private, path, text)
@@ -216,12 +216,11 @@ async def publish_listing(work: Path, signed: SignedListing, urls: Sequence[str]
 
 
 def _require_same(asked: KeyChallenge, node: Address, url: str) -> None:
-    """Raise NodeNotTrusted if a challenge is another node's, or for another origin."""
+    """Raise NodeNotTrusted if a challenge names another node or another origin."""
     if (asked.custodian, asked.origin) != (node, url):
         raise NodeNotTrusted(
-            f"the node at {url} says that it is {asked.custodian} at {asked.origin}, and {node} at "
-            f"{url} is meant: name it by the URL that it is known by (its api.public_url); nothing "
-            "was signed"
+            f"the node at {url} says that it is {asked.custodian} at {asked.origin}, but {node} at "
+            f"{url} is expected: name it by its own URL (its api.public_url); nothing was signed"
         )
 
 
@@ -230,13 +229,13 @@ def _key_path(sealed: Path) -> Path:
 
 
 def _kept_key(path: Path, plain: bytes) -> str | None:
-    """Return the key of the sealed file beside the work, if that holds the same bytes."""
+    """Return the key of the sealed file beside the work, if the file has the same bytes."""
     try:
         lines = _key_path(path).read_text(encoding="ascii").splitlines()
         key = next(line for line in lines if line.startswith(IDENTITY_PREFIX))
         kept = unseal_bytes(path, key, max_bytes=MAX_PLAIN_BYTES)
     except (OSError, ValueError, StopIteration, VizError):
-        return None  # whatever is wrong with it, the work is sealed anew
+        return None  # whatever is wrong with it, the work is sealed again
     return key if kept == plain else None
 
 

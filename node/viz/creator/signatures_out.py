@@ -1,12 +1,12 @@
-"""Keep note of the signatures that an owner gave away, so that an older one undoes no newer one.
+"""Record the signatures that an owner gave away, so that an older one cannot undo a newer one.
 
-A relayed signature is good until its deadline, whatever the node that has it says. The contract
-takes signatures of one owner in the order of their nonces, each nonce once. So a new signature
-must not have a nonce below one that is out: the older one could follow the newer one. With the
-same nonce at most one of them is ever used.
+A relayed signature is valid until its deadline, whatever the node that has it says. The contract
+accepts an owner's signatures in the order of their nonces, each nonce once. So a new signature must
+not have a lower nonce than one that was given away, which could then be used after it. Of several
+signatures with the same nonce, at most one is ever used.
 
 Owns a file for each signer below the data folder (``signatures/ADDRESS.json``). Invariant: a
-signature is noted on disk before it leaves this machine.
+signature is recorded on disk before it leaves this machine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MOST: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class SignatureOut:
-    """A signature that left this machine: until its deadline its holder may use it."""
+    """A signature that left this machine; its holder can use it until its deadline."""
 
     nonce: int
     deadline_s: int
@@ -37,27 +37,27 @@ class SignatureOut:
 
 
 class SignaturesOut:
-    """The signatures of one signer for one registry that are out."""
+    """The unexpired signatures that one signer gave away for one registry."""
 
     def __init__(self, folder: Path, chain_id: int, registry: Address, signer: Address) -> None:
         self._path = folder / FOLDER / f"{chain_id}-{registry}-{signer}.json"
 
     def require_in_order(self, nonce: int, now_s: int) -> None:
-        """Raise InvalidRequest if a signature with a higher nonce is out: it could come later."""
+        """Raise InvalidRequest if a signature with a higher nonce was given away."""
         for each in self._valid(now_s):
             if each.nonce > nonce:
                 raise InvalidRequest(
-                    f"a signature of yours is out with nonce {each.nonce} ({each.what}), and now "
+                    f"you gave away a signature with nonce {each.nonce} ({each.what}), and now "
                     f"nonce {nonce} is asked for: the older one could be used after this one. Wait "
                     f"{each.deadline_s - now_s} s, until it has expired"
                 )
 
     def holds(self, nonce: int, now_s: int) -> bool:
-        """Return whether a signature of that nonce is out and still good."""
+        """Return whether a signature with that nonce was given away and is still valid."""
         return any(each.nonce == nonce for each in self._valid(now_s))
 
     def note(self, signed: SignatureOut, now_s: int) -> None:
-        """Write down a signature before it is given away; forget the ones that expired."""
+        """Record a signature before it is given away; remove the expired ones."""
         kept = [*self._valid(now_s), signed][-_MOST:]
         make_private_folder(self._path.parent)
         written = {"signatures": [_json(each) for each in kept]}

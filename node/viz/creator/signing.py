@@ -1,4 +1,4 @@
-"""Find what a creator's signature needs, from sources that the creator trusts, and ask a node.
+"""Find the values of a creator's signature from trusted sources, and exchange JSON with a node.
 
 Owns the nonce and the deadline of everything that a creator signs for relaying, and the bounded
 exchange with the node that relays it. Chain, registry and decimals come from the trusted
@@ -26,10 +26,10 @@ from viz.protocol.problems import error_of
 from viz.protocol.registration import REGISTRATION_CONTEXT_PATH, RegistrationContext
 
 VALID_S: Final = 3_600
-# The creator's clock and the chain's may differ by so much: blocks are late, clocks drift.
+# The most that the creator's clock and the chain's may differ: blocks are late, clocks drift.
 CLOCKS_APART_S: Final = 900
-# A development chain makes a block when a transaction comes, so an idle one tells the time of its
-# last block. A node relays what is good for a day at most by that time.
+# A development chain makes a block only for a transaction, so that an idle chain's time is that of
+# its last block. By that time, a node relays signatures that are valid for at most a day.
 IDLE_S: Final = 22 * 3_600
 _TIMEOUT_S: Final = 120
 _UPLOAD_S: Final = 900
@@ -38,7 +38,7 @@ _ANSWER_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class SigningValues:
-    """The nonce and the deadline to sign with; ``now_s`` is the time that they were chosen at."""
+    """The nonce and the deadline to sign with; ``now_s`` is when they were chosen."""
 
     nonce: int
     now_s: int
@@ -57,7 +57,7 @@ async def signing_values(
     *,
     development: bool,
 ) -> SigningValues:
-    """Return the nonce and the deadline of what ``signer`` signs next for a node to relay.
+    """Return the nonce and the deadline of the next signature of ``signer`` for a relay.
 
     Raises NodeNotTrusted if the node names another chain, registry, token scale or signer, or a
     time far from this machine's clock; ConfigError if the time of the own chain is far ahead of
@@ -90,7 +90,7 @@ async def signing_values(
 async def chain_values(
     signer: Address, clock: Clock, chain: ChainReader, *, development: bool
 ) -> SigningValues:
-    """Return the same from the creator's own chain alone; raise ConfigError as above."""
+    """Return the same from the creator's own chain; raise ConfigError if its clock is far ahead."""
     now_s, head_s = clock.now_s(), await chain.chain_time()
     if head_s > now_s + CLOCKS_APART_S and not development:
         raise ConfigError(
@@ -102,7 +102,7 @@ async def chain_values(
 
 
 async def registration_context(creator: Address, node_url: str) -> RegistrationContext:
-    """Ask a node for the values of the chain that a creator's signature needs."""
+    """Ask a node for the chain's values that a creator's signature needs."""
     path = REGISTRATION_CONTEXT_PATH.format(creator=creator)
     return RegistrationContext.from_json(await exchange("GET", node_url, path, None))
 
@@ -117,7 +117,7 @@ async def exchange(
 ) -> Any:
     """Return a node's JSON answer, bounded in size and time.
 
-    ``body`` is sent as JSON, or as it is if it is an open binary file.
+    ``body`` is sent as JSON, or unchanged if it is an open binary file.
 
     Raises the class that the node's problem names, with its text and the contract's reason (an
     ``error`` and its ``args``); ChainUnreachable if the node does not answer as one.

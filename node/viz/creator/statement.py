@@ -1,8 +1,8 @@
 """Write a work's statement as table rows, CSV and JSON, and check one against the chain.
 
 Owns the form of a statement: the work, the blocks that it covers with their hashes, a line for each
-unit-moving event, and the sums. ``viz.domain.statement`` derives the lines. Amounts are base units
-as decimal text; times are the blocks' own.
+event that moves money, and the sums. ``viz.domain.statement`` derives the lines. Amounts are base
+units as decimal text; times are those of the blocks.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """What a work earned in the blocks from ``first`` to the last one that was read."""
+    """What a work earned from the block ``first`` to the last block that was read."""
 
     deployment: Deployment
     read: WorkRead
@@ -56,7 +56,7 @@ class Statement:
         return self.read.adapters
 
     def sums(self) -> dict[str, Units]:
-        """Return the sums; what waits is earned and not distributed yet."""
+        """Return the sums; waiting amounts are earned and not distributed yet."""
         history, lines = self.read.history, self.lines
         return {
             "fees": sum_of_kind(lines, FEE),
@@ -97,7 +97,7 @@ class Statement:
         }
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield a value for each of COLUMNS, line by line."""
+        """Yield each line as a mapping of COLUMNS to values."""
         for line in self.lines:
             adapter = "" if line.adapter_id is None else int(line.adapter_id)
             counted = self.vouchers.get(line.transaction, "") if line.kind == EARNED else ""
@@ -146,7 +146,7 @@ async def make_statement(
 
 
 async def check_statement(events: WorkEvents, deployment: Deployment, said: object) -> Statement:
-    """Make the statement of the same blocks again, and return it if it is the same.
+    """Compute the statement of the same blocks, and return it if it is the same.
 
     Raises InvalidRequest for another kind of file, ChainMismatch if it is of another deployment, if
     its last block was reorganised away, or if a line or sum differs.

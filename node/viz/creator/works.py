@@ -1,7 +1,7 @@
-"""Read works for their owners: from a node, whose word it is, or from a chain of their own.
+"""Read works for their owners: from a node, which they must believe, or from their own chain.
 
-Owns the conversion of a node's answers about works and accounts, and the walk over all works of
-one owner. Nothing that is read from a node decides what is signed: it is only shown.
+Owns the conversion of a node's answers about works and accounts, and the search for all works of
+one owner. Values from a node are only shown; they never decide what is signed.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from viz.protocol.owner_actions import (
 from viz.protocol.registration import CONTENTS_PATH
 from viz.protocol.wire import JSON_INTEGER_MAX, Reader
 
-# How many pages of a node's answers, of OWNED_PAGE works each, one command reads.
+# The most pages of OWNED_PAGE works that one command reads from a node.
 _MOST_PAGES: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class WorkView:
-    """A work and the terms on offer; a node tells no terms of a withdrawn work."""
+    """A work and its current terms; a node gives no terms of a withdrawn work."""
 
     content: ContentState
     offered: TermsState | None
 
 
 class NodeWorks:
-    """Reads works at a node; all of it is the node's word."""
+    """Reads works from a node; nothing of it is verified."""
 
     def __init__(self, node_url: str) -> None:
         self._url = node_url
 
     async def work(self, content_id: ContentId) -> WorkView:
-        """Return a work; raise LicenseError if there is none, NodeNotTrusted for nonsense."""
+        """Return a work; raise LicenseError if there is none, NodeNotTrusted if it is invalid."""
         found = await exchange("GET", self._url, f"{CONTENTS_PATH}/{content_id}", None)
         try:
             return _work(content_id, found)
         except (InvalidRequest, TypeError) as error:
-            raise NodeNotTrusted(f"the node's answer about a work is none: {error}") from error
+            raise NodeNotTrusted(f"the node's answer about a work is invalid: {error}") from error
 
     async def owned(self, owner: Address) -> list[ContentId]:
         """Return the works of an owner; raise NodeNotTrusted if the answers do not end."""
@@ -66,7 +66,7 @@ class NodeWorks:
         raise NodeNotTrusted("the node's list of works does not end: give --rpc URL")
 
     async def account(self, account: Address) -> AccountView:
-        """Return what an account has."""
+        """Return an account's balances."""
         path = ACCOUNT_PATH.format(account=account)
         found = AccountView.from_json(await exchange("GET", self._url, path, None))
         if found.account != account:
@@ -97,7 +97,7 @@ class ChainWorks:
         return works
 
     async def account(self, account: Address) -> AccountView:
-        """Return what an account has."""
+        """Return an account's balances."""
         chain = self._chain
         return AccountView(
             account,
@@ -125,7 +125,7 @@ def _work(content_id: ContentId, found: object) -> WorkView:
     if values is None:
         return WorkView(content, None)
     if not isinstance(values, Mapping):
-        raise InvalidRequest("its terms are no object")
+        raise InvalidRequest("its terms are not an object")
     members: dict[str, Any] = {each.name: values.get(each.name) for each in fields(Terms)}
     terms = Terms(**members)
     terms.check()

@@ -74,7 +74,7 @@ def tampered(place: int, **changes: Any) -> PublicReceipt:
         ((CHAIN[0], replace(CHAIN[1], signature=CHAIN[0].signature), *CHAIN[2:]), "not signed by"),
         ((*CHAIN[:3], made(4, 40, key=OTHER)), "not signed by"),
         ((*CHAIN[:3], replace(CHAIN[3], lines=(UsageLine(AdapterId(8), 10),))), "usage lines"),
-        ((*CHAIN[:3], made(4, 41)), "makes the total 41"),
+        ((*CHAIN[:3], made(4, 41)), "the total is 41"),
         ((*CHAIN, made(4, 40, 11)), "two of receipt 4"),
     ],
 )

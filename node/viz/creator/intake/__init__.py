@@ -1,2 +1,1 @@
-"""Make a work of what a creator has: books, pages and chats become ``text`` or ``dialogue``
-files."""
+"""Convert a creator's books, pages and chats into ``text`` or ``dialogue`` files of a work."""

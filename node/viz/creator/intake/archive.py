@@ -1,8 +1,8 @@
-"""Open a zip archive that a stranger made, within bounds that are checked before anything unpacks.
+"""Open an untrusted zip archive, with limits that are checked before anything is unpacked.
 
-Owns the bounds on members, unpacked sizes and ratio. ``zipfile`` never yields more bytes of a
-member than its directory says, so what the directory says is the bound that holds; memory and time
-are bounded by the process (``worker``) as well.
+Owns the limits on members, unpacked sizes and compression ratio. ``zipfile`` never yields more
+bytes of a member than the archive's directory says, so checking the directory is enough; the
+process (``worker``) limits memory and time as well.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from viz.errors import InvalidWork
 MAX_MEMBERS: Final = 10_000
 MAX_UNPACKED_BYTES: Final = 256 * 1024 * 1024
 MAX_MEMBER_BYTES: Final = 32 * 1024 * 1024
-# Text packs about four to one and XML twenty; deflate itself ends at 1,032.
+# Text compresses about 4:1, XML 20:1; deflate's own maximum is 1,032:1.
 _MAX_RATIO: Final = 200
 _RATIO_FROM_BYTES: Final = 1024 * 1024
 _ENCRYPTED: Final = 0x1
@@ -25,7 +25,7 @@ class Archive:
     """The members of a checked archive, by name."""
 
     def __init__(self, file: BinaryIO, what: str) -> None:
-        """Raise InvalidWork for an archive that is damaged, encrypted or out of bounds."""
+        """Raise InvalidWork for an archive that is damaged, encrypted or too large."""
         try:
             self._zip = zipfile.ZipFile(file)
             members = self._zip.infolist()
@@ -41,7 +41,7 @@ class Archive:
         if total > MAX_UNPACKED_BYTES:
             raise InvalidWork(
                 f"the {what} would unpack to {total} bytes, at most {MAX_UNPACKED_BYTES} are read: "
-                "is it an archive bomb? Else remove what is not text (films, sound, large pictures)"
+                "it may be an archive bomb. If it is not, remove films, sound and large pictures"
             )
         for member in members:
             packed = max(1, member.compress_size)
@@ -65,10 +65,10 @@ class Archive:
         return name in self._members
 
     def read(self, name: str) -> bytes:
-        """Return a member's bytes. Raises InvalidWork for one that is missing, huge or damaged."""
+        """Return a member's bytes. Raises InvalidWork if it is missing, too large or damaged."""
         member = self._members.get(name)
         if member is None:
-            raise InvalidWork(f"the file names {name!r}, which it does not hold: it is damaged")
+            raise InvalidWork(f"the file names {name!r}, but does not have it: it is damaged")
         if member.file_size > MAX_MEMBER_BYTES:
             raise InvalidWork(
                 f"{name} in the file has {member.file_size} bytes, at most {MAX_MEMBER_BYTES} are "

@@ -1,7 +1,7 @@
-"""Read chats in our own, OpenAI's, ShareGPT's and Alpaca's shape into JSON Lines of dialogue.
+"""Convert chats in our own form, OpenAI's, ShareGPT's and Alpaca's to JSON Lines of dialogue.
 
-Owns those shapes and what of them a dialogue can hold. A record that it cannot hold is left out and
-told with its number; nothing is made up to fill a turn.
+Owns these forms, and which records fit into a dialogue. A record that does not fit is left out and
+reported with its number; no turn is invented.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _Unfit(Exception):
 
 
 def chats_file(raw: bytes, encoding: str) -> Converted:
-    """Return the dialogues of a file of chats. Raises InvalidWork if there is none in it."""
+    """Return the dialogues in a file of chats. Raises InvalidWork if there are none."""
     text, _ = decoded(raw, encoding)
     found = Converted("dialogue", "", tools=[f"viz-node {version('viz-node')}"])
     counts: Counter[str] = Counter()
@@ -75,12 +75,14 @@ def chats_file(raw: bytes, encoding: str) -> Converted:
 
 
 def _records(text: str) -> Iterator[tuple[int, Any]]:
-    """Yield the records of JSON Lines, or of one JSON list, with their numbers from 1."""
+    """Yield the records of JSON Lines, or of one JSON list, with their numbers, from 1."""
     if text.lstrip()[:1] == "[":
         try:
             whole = load_json(text, max_values=None)
         except (ValueError, RecursionError) as error:
-            raise InvalidWork(f"the file begins as a JSON list and is none: {error}") from error
+            raise InvalidWork(
+                f"the file begins like a JSON list, but is not one: {error}"
+            ) from error
         yield from enumerate(whole, start=1)
         return
     for number, line in enumerate(text.split("\n"), start=1):
@@ -156,7 +158,7 @@ def _said(record: Any, counts: Counter[str]) -> Iterator[tuple[str, str]]:
 
 
 def _pieces(messages: ChatTurns) -> Iterator[ChatTurns]:
-    """Yield a chat in as many pieces as a work's bound on messages asks for."""
+    """Yield a chat in pieces that respect the limit of messages in a work's chat."""
     system = messages[:1] if messages[0]["role"] == "system" else []
     turns = messages[len(system) :]
     most = (MAX_MESSAGES - len(system)) // 2 * 2

@@ -1,9 +1,9 @@
 """Clean the text of a source: no control characters, nothing hidden, no control tokens.
 
-Owns what may not stand in a work and what is put in its place. A tokenizer turns a string such as
-``<|im_end|>`` into one token that ends a turn; in a work it would teach a model to end its answers,
-or let a source write the turns of a chat. A space after the first character makes it ordinary text
-that people still read. Invariant: cleaning twice changes nothing more.
+Owns what is not allowed in a work and what replaces it. A tokenizer turns a string such as
+``<|im_end|>`` into one token that ends a turn. In a work it would teach a model to end its answers,
+or let a source write the turns of a chat. A space after its first character makes it ordinary text
+that people can still read. Invariant: cleaning twice gives the same as cleaning once.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _FORMS: Final = (
     r"|unused\d{1,4}|extra_id_\d{1,3}|reserved_\d{1,4})>",
 )
 CONTROL_TOKENS: Final = re.compile("|".join(_FORMS))
-# Controls but line breaks and tabs; halves of surrogate pairs; what names no character at all.
+# Control characters except line breaks and tabs; halves of surrogate pairs; noncharacters.
 _CONTROLS: Final = re.compile("[\0-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
-# What is not seen and turns, hides or carries text: direction overrides, tag characters, soft
-# hyphens, zero-width spaces. Joiners stay: scripts are written with them.
+# Invisible characters that reverse, hide or carry text: direction overrides, tag characters, soft
+# hyphens, zero-width spaces. Joiners stay, because some scripts need them.
 _HIDDEN: Final = re.compile(
     "[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb"
     "\U000e0000-\U000e007f\U000e0100-\U000e01ef]"
@@ -42,7 +42,7 @@ _GAPS: Final = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 
 
 def cleaned(text: str, counts: Counter[str]) -> str:
-    """Return ``text`` cleaned; ``counts`` grows by what was changed, by name."""
+    """Return ``text`` cleaned; add the number of changes to ``counts``, by name."""
     text = _PAGE_ENDS.sub("\n\n", _LINE_ENDS.sub("\n", text))
     text, controls = _CONTROLS.subn("", text)
     text, hidden = _HIDDEN.subn("", text)

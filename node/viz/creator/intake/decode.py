@@ -1,8 +1,9 @@
-"""Decode the bytes of a text in whatever encoding they say or show, and guess nothing in silence.
+"""Decode the bytes of a text, in the encoding that they declare or show; never guess silently.
 
-Owns the marks and signs of encodings. What is neither marked nor UTF-8 nor UTF-16 has no sign: the
-creator is told the best guess with a sample, and names the encoding. A file in several encodings is
-told its lines, and read with two names (``utf-8+windows-1252``), each line by the first that fits.
+Owns how encodings are recognised. If a text has no mark and is neither UTF-8 nor UTF-16, the error
+gives the best guess with a sample, and the creator names the encoding. For a file that mixes
+encodings, the error gives the lines; two names (``utf-8+windows-1252``) read each line by the first
+that fits.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ _SAMPLE: Final = 40
 
 
 def decoded(raw: bytes, named: str = "", *, declares: bool = False) -> tuple[str, str]:
-    """Return the text of ``raw`` and the encoding it was read by.
+    """Return the text of ``raw`` and the encoding that was used.
 
-    ``named`` is what the creator says; ``declares``: the format may name its encoding inside
-    (HTML, XML). Raises InvalidWork with what to do.
+    ``named`` is the creator's choice; ``declares``: the format may name its encoding inside (HTML,
+    XML). Raises InvalidWork, which says what to do.
     """
     for mark, encoding in _MARKS:
         if raw.startswith(mark):
@@ -60,7 +61,7 @@ def _by_name(raw: bytes, named: str) -> tuple[str, str]:
     for each in filter(None, (first, second)):
         if not _known(each):
             raise InvalidWork(
-                f"{each!r} is no encoding that is known here: say for instance utf-8, utf-16, "
+                f"{each!r} is not a known encoding: use for instance utf-8, utf-16, "
                 "windows-1252, iso-8859-1, shift_jis or gb18030"
             )
     if not second:
@@ -88,7 +89,7 @@ def _strictly(raw: bytes, encoding: str) -> str:
 
 
 def _known(name: str) -> bool:
-    """Return whether Python has a codec of that name that makes text of bytes."""
+    """Return whether Python has a codec of that name from bytes to text."""
     try:
         b"text".decode(name)
     except UnicodeError:
@@ -99,7 +100,7 @@ def _known(name: str) -> bool:
 
 
 def _unmarked_utf16(raw: bytes) -> str | None:
-    """Return UTF-16's byte order of a file without a mark: one byte of each pair is zero."""
+    """Return the byte order of UTF-16 without a mark (one byte of most pairs is zero), or None."""
     head = raw[: _LOOKED_AT & ~1]
     if len(head) < 4 or len(raw) % 2 or not head.count(0):
         return None
@@ -148,7 +149,7 @@ def _guess(raw: bytes, line: int) -> tuple[str, str]:
     except UnicodeDecodeError:
         fits = False
     best = from_bytes(odd).best()
-    # Between the Western pages a short text cannot tell: Windows' holds all that Latin-1 shows.
+    # A short text does not tell Western code pages apart; Windows' has all letters of Latin-1.
     western = best is None or best.encoding in (
         "cp1252",
         "latin_1",

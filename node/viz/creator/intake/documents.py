@@ -1,7 +1,8 @@
 """Read DOCX, EPUB, Markdown and HTML into text.
 
-Owns how each format becomes a ``Converted``. Runs in the parsing child (``worker``) only. An EPUB
-is read here, by ``zipfile`` and ``lxml``: its container, its package and the pages of its spine.
+Owns the conversion of each format to a ``Converted``. Runs only in the parsing child (``worker``).
+EPUB is read here, with ``zipfile`` and ``lxml``: its container, its package and the pages of its
+spine.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from viz.errors import InvalidWork
 
 _OWN: Final = "viz-node " + version("viz-node")
 _LXML: Final = "lxml " + version("lxml")
-# Fonts may be obscured by these; they lock no text.
+# These algorithms only obscure fonts; they do not lock text.
 _OBSCURED: Final = ("http://www.idpf.org/2008/embedding", "http://ns.adobe.com/pdf/enc#RC")
 _OPF: Final = "application/oebps-package+xml"
 _MAX_PAGES: Final = 5_000
 
 
 def text_file(raw: bytes, encoding: str) -> Converted:
-    """Read plain text; its line breaks and layout stay as they are."""
+    """Read plain text; keep its line breaks and layout."""
     text, used = decoded(raw, encoding)
     found = Converted("text", text, tools=[_OWN])
     if used != "utf-8":
@@ -37,7 +38,7 @@ def text_file(raw: bytes, encoding: str) -> Converted:
 
 
 def markdown_file(raw: bytes, encoding: str) -> Converted:
-    """Read Markdown (CommonMark with tables); HTML in it is treated as in a page."""
+    """Read Markdown (CommonMark with tables); HTML in it is treated as in a web page."""
     text, used = decoded(raw, encoding)
     text, told = _front_matter(text.replace("\r\n", "\n"))
     found = _of_page(_rendered(text), told.get("title", ""))
@@ -49,7 +50,7 @@ def markdown_file(raw: bytes, encoding: str) -> Converted:
 
 
 def html_file(raw: bytes, encoding: str) -> Converted:
-    """Read an HTML file that is the work itself: all of its text stays."""
+    """Read an HTML file; all of its text is part of the work."""
     text, used = decoded(raw, encoding, declares=True)
     found = _of_page(text)
     if used != "utf-8":
@@ -58,7 +59,7 @@ def html_file(raw: bytes, encoding: str) -> Converted:
 
 
 def docx_file(file: BinaryIO) -> Converted:
-    """Read a Word document: its text, lists, tables and notes; no macro, picture or linked file."""
+    """Read a Word document: text, lists, tables and notes, without macros, pictures and links."""
     import mammoth
 
     archive = Archive(file, "Word document")
@@ -69,7 +70,7 @@ def docx_file(file: BinaryIO) -> Converted:
                 "your word processor and save it again"
             )
     if "word/document.xml" not in archive:
-        raise InvalidWork("the file holds no word/document.xml: it is no Word document")
+        raise InvalidWork("it has no word/document.xml, so it is not a Word document")
     pictures = 0
 
     def no_picture(_image: Any) -> list[Any]:
@@ -99,7 +100,7 @@ def docx_file(file: BinaryIO) -> Converted:
         found.note(f"left out: {pictures} pictures")
     if any(name.lower().endswith("vbaproject.bin") for name in archive.names()):
         found.note("left out: macros, which were not run")
-    # Styles without a meaning for mammoth are every document's, and its text is taken all the same.
+    # Every document has styles that mammoth does not know; their text is read anyway.
     told = Counter(
         words for each in made.messages if "style" not in (words := str(each.message)).lower()
     )
@@ -111,7 +112,7 @@ def docx_file(file: BinaryIO) -> Converted:
 
 
 def epub_file(file: BinaryIO) -> Converted:
-    """Read a book: the pages of its spine in their order."""
+    """Read a book: the pages of its spine, in order."""
     archive = Archive(file, "EPUB")
     _refuse_locked(archive)
     place = _package_place(archive)
@@ -148,7 +149,7 @@ def epub_file(file: BinaryIO) -> Converted:
     found.text = "\n\n".join(pages)
     if not pages:
         raise InvalidWork(
-            "the book's pages hold no text: they are pictures (a scanned or drawn book). Have the "
+            "the book's pages have no text: they are pictures (a scanned or drawn book). Have the "
             "text recognised first"
         )
     found.title = _first(package, "title")
@@ -182,7 +183,7 @@ def _rendered(text: str) -> str:
 
 
 def _front_matter(text: str) -> tuple[str, dict[str, str]]:
-    """Return the text without the metadata that a site's generator reads, and its plain values."""
+    """Return the text without its metadata for site generators, and the metadata's plain values."""
     if not text.startswith("---\n"):
         return text, {}
     head, mark, rest = text[4:].partition("\n---\n")
@@ -215,14 +216,14 @@ def _package_place(archive: Archive) -> str:
 
 
 def _refuse_locked(archive: Archive) -> None:
-    """Raise InvalidWork if pages are encrypted (DRM); obscured fonts are no reason."""
+    """Raise InvalidWork if pages are encrypted (DRM); obscured fonts are allowed."""
     if "META-INF/encryption.xml" not in archive:
         return
     root = _xml(archive.read("META-INF/encryption.xml"), "META-INF/encryption.xml")
     methods = {each.get("Algorithm") for each in root.iter() if name_of(each) == "encryptionmethod"}
     if methods - set(_OBSCURED):
         raise InvalidWork(
-            "the book is locked (digital rights management), and is not unlocked here: use the "
+            "the book is locked (digital rights management), which Viz does not unlock: use the "
             "file "
             "that you gave to your publisher or shop"
         )
@@ -251,6 +252,6 @@ def _first(root: Any, name: str) -> str:
 
 
 def embedded(found: Converted, raw: bytes) -> Converted:
-    """Add the reservations that stand uncompressed in a file of any kind."""
+    """Add the reservations of rights that are embedded uncompressed in a file of any kind."""
     found.opt_outs += embedded_signals(raw)
     return found

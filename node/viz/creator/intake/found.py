@@ -1,6 +1,6 @@
-"""Define what a source became, as it travels from the parsing child process to its parent.
+"""Define the result of converting a source, as the parsing child sends it to its parent.
 
-Pure values; the JSON form is between two processes of the same program, and nobody else reads it.
+Pure values. The JSON form is only for these two processes of the same program.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class OptOut:
 
 @dataclass(slots=True)
 class Converted:
-    """One source as text or as chats, and what was done to it.
+    """One converted source, as text or as chats, and what was done to it.
 
-    ``text`` is the whole work file, UTF-8 with LF: prose, or JSON Lines where ``kind`` is
+    ``text`` is the whole work file, UTF-8 with LF: prose, or JSON Lines if ``kind`` is
     ``dialogue``. ``tools`` are ``name version`` pairs of the libraries that read it.
     """
 

@@ -1,10 +1,10 @@
-"""Make one work of one or several sources, and write it with the record of its conversion.
+"""Make one work from one or several sources, and write it with the record of its conversion.
 
 Owns the order of the sources, how their texts are joined, and the files of an import: ``work.txt``
 or ``work.jsonl``, and ``import.json`` beside it. The record names each source with its hash, the
 tools and their versions, what was left out, and every reservation of rights that was found.
-Invariants: a source that is refused stops the import, unless the creator says to leave such out,
-and then the record names it; a file that was registered is never written again.
+Invariants: a refused source stops the import; if the creator chose to leave such sources out, the
+record names it instead; a registered file is never overwritten.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ _TOLD: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file to import, under the name by which messages and the record call it."""
+    """One file to import, and its name in messages and in the record."""
 
     name: str
     path: Path
 
     def sha256(self) -> tuple[str, int]:
-        """Return the hash and the number of the bytes."""
+        """Return the file's SHA-256 in hexadecimal, and its size in bytes."""
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest(), self.path.stat().st_size
 
 
 @dataclass(slots=True)
 class Imported:
-    """A work that was made and is not written yet; ``work`` is how training will read it."""
+    """A converted work, not yet written; ``work`` is its content as training reads it."""
 
     kind: Literal["text", "dialogue"]
     raw: bytes
@@ -88,10 +88,11 @@ class Imported:
 
 
 def sources_of(paths: Sequence[Path]) -> tuple[list[Source], list[dict[str, str]]]:
-    """Return the files of ``paths`` in order, folders opened, and what in folders is not read.
+    """Return the files of ``paths`` and their folders in order, and the files that are skipped.
 
-    Files of a folder come by name, numbers in them by value. Links that lead out of the folder are
-    not followed. Raises InvalidWork for what is no file, and for too many or too large ones.
+    Files of a folder are ordered by name, with numbers by value. Links that lead out of the folder
+    are not followed. Raises InvalidWork if a path is not a file or folder, or if the files are too
+    many or too large.
     """
     found: list[Source] = []
     skipped: list[dict[str, str]] = []
@@ -99,13 +100,13 @@ def sources_of(paths: Sequence[Path]) -> tuple[list[Source], list[dict[str, str]
         if path.is_dir():
             inside, rest = _in_folder(path)
             if not inside:
-                raise InvalidWork(f"{path} holds no file that is read: {READABLE}")
+                raise InvalidWork(f"{path} has no file of a readable kind: {READABLE}")
             found += inside
             skipped += rest
         elif path.is_file():
             found.append(Source(path.name, path))
         else:
-            raise InvalidWork(f"{path} is no file and no folder: check the name")
+            raise InvalidWork(f"{path} is neither a file nor a folder: check the name")
     if len(found) > MAX_FILES:
         raise InvalidWork(f"{len(found)} files are too many, at most {MAX_FILES} are read at once")
     total = sum(each.path.stat().st_size for each in found)
@@ -126,7 +127,7 @@ def _in_folder(folder: Path) -> tuple[list[Source], list[dict[str, str]]]:
         if not path.resolve().is_relative_to(whole):
             skipped.append({"name": name, "why": "it is a link that leads out of the folder"})
         elif not path.is_file() or path.suffix.lower() not in KINDS_BY_ENDING or name == RECORD:
-            skipped.append({"name": name, "why": "files that end so are not read"})
+            skipped.append({"name": name, "why": "files with this ending are not read"})
         else:
             found.append(Source(name, path))
         if len(found) + len(skipped) > MAX_FILES * 4:
@@ -149,8 +150,8 @@ def import_sources(
 ) -> Imported:
     """Convert the sources and join them to one work.
 
-    Raises InvalidWork if one is refused (all are named) and not to be left out, or if texts and
-    chats are mixed, or the whole is no work that training could read.
+    Raises InvalidWork, which names all refused sources, if ``leave_out`` is False and one is
+    refused; also if texts and chats are mixed, or if training could not read the result.
     """
     converted: list[tuple[Source, str, Converted]] = []
     left_out = list(skipped)
@@ -196,7 +197,9 @@ def import_sources(
 def _told(refused: Sequence[Refused], *, several: bool) -> str:
     words = "; ".join(f"{each.name}: {each.why}" for each in refused[:_TOLD])
     more = f"; and {len(refused) - _TOLD} more" if len(refused) > _TOLD else ""
-    return words + more + (". Mend them, or say --leave-out to import the rest" if several else "")
+    return (
+        words + more + (". Repair them, or use --leave-out to import the rest" if several else "")
+    )
 
 
 def _each_once(
@@ -207,7 +210,7 @@ def _each_once(
     for each in converted:
         text = each[2].text
         if text in seen:
-            left_out.append({"name": each[0].name, "why": f"its text is that of {seen[text]}"})
+            left_out.append({"name": each[0].name, "why": f"it has the same text as {seen[text]}"})
         else:
             seen[text] = each[0].name
             kept.append(each)
@@ -221,7 +224,7 @@ def _joined(made: Sequence[Converted]) -> str:
 
 
 def _under_title(made: Converted) -> str:
-    """Return a text under its title, unless it begins with a heading of its own."""
+    """Return the text with its title as a heading, if it does not begin with a heading."""
     if not made.title or made.text.startswith("#"):
         return made.text
     return f"# {made.title}\n\n{made.text}"
@@ -251,7 +254,7 @@ def _source_record(source: Source, kind: str, made: Converted) -> dict[str, Any]
 
 
 def check_target(folder: Path, *, replace: bool) -> None:
-    """Raise InvalidRequest if an import may not be written to ``folder``."""
+    """Raise InvalidRequest if an import must not be written to ``folder``."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -282,7 +285,7 @@ def write_import(folder: Path, made: Imported, record: dict[str, Any]) -> Path:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically."""
     new = path.with_name(f".{path.name}.new")
     new.write_bytes(content)
     new.replace(path)

@@ -1,7 +1,7 @@
-"""Tell what kind of source a file is, by its content first and by its name second.
+"""Determine what kind of source a file is, first by its content, then by its name.
 
-Owns the refusal of what cannot be read, each with what to do instead. A file whose content is not
-what its name says is refused and not guessed: an archive named ``.txt`` is nobody's manuscript.
+Owns the refusals of what cannot be read, each with what to do instead. A file whose content differs
+from its name's ending is refused: an archive named ``.txt`` is not a manuscript.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from viz.creator.intake.found import SourceKind
 from viz.domain.file_kind import what_it_is
 from viz.errors import InvalidWork
 
-# By how a name ends. What ends otherwise is looked into.
+# By the ending of the name. For other endings the content decides.
 KINDS_BY_ENDING: Final[dict[str, SourceKind]] = {
     ".txt": "text",
     ".text": "text",
@@ -44,16 +44,16 @@ _OTHERS: Final = {
     ".mobi": "a Kindle book: export it as EPUB from the program that made it",
     ".azw3": "a Kindle book: export it as EPUB from the program that made it",
     ".tex": "a LaTeX source: make a PDF of it, or export HTML (for instance with pandoc)",
-    ".xml": "XML of no kind that is known here: export it as HTML",
+    ".xml": "XML of an unknown kind: export it as HTML",
     ".csv": "a table: write what it says as text, or as JSON Lines of questions and answers",
 }
 _HEAD: Final = 4096
 
 
 def kind_of(name: str, raw: bytes) -> SourceKind:
-    """Return the kind of the source ``raw``, whose file or address is called ``name``.
+    """Return the kind of the source ``raw`` with this file name or URL.
 
-    Raises InvalidWork for what is not read here, or is not what its name says.
+    Raises InvalidWork if such files cannot be read, or if name and content differ.
     """
     ending = PurePath(name).suffix.lower()
     named = KINDS_BY_ENDING.get(ending)
@@ -61,21 +61,21 @@ def kind_of(name: str, raw: bytes) -> SourceKind:
     if inside is not None:
         if named is not None and named != inside:
             raise InvalidWork(
-                f"it is named as {named}, and holds {inside.upper()}: name it .{inside} if that is "
+                f"its name says {named}, but it is {inside.upper()}: name it .{inside} if that is "
                 "what it should be"
             )
         return inside
     if named in ("docx", "epub", "pdf"):
         why = what_it_is(raw) or "something else"
         raise InvalidWork(
-            f"it is named as {named.upper()}, and is none ({why}): save it again from the program "
+            f"its name says {named.upper()}, but it is not ({why}): save it again from the program "
             f"that "
             "made it"
         )
     head = raw[:_HEAD]
     if named is None and ending in _OTHERS:
-        raise InvalidWork(f"it is {_OTHERS[ending]}. Read are {READABLE}")
-    # UTF-16 and UTF-32 are read here, and only a registered work must be UTF-8.
+        raise InvalidWork(f"it is {_OTHERS[ending]}. Readable are {READABLE}")
+    # UTF-16 and UTF-32 can be imported; only a registered work must be UTF-8.
     if (foreign := what_it_is(raw)) and not ("UTF-16" in foreign or "UTF-32" in foreign):
         raise InvalidWork(foreign)
     if named == "chats" or (named is None and _JSON.match(head)):
@@ -87,8 +87,7 @@ def kind_of(name: str, raw: bytes) -> SourceKind:
 
 def _binary(raw: bytes) -> SourceKind | None:
     """Return the kind of a PDF or of a zip archive that is a document; None for anything else."""
-    # Readers find the mark anywhere in the first kilobyte; a file that is so is one to refuse as
-    # text.
+    # PDF readers accept the mark anywhere in the first kilobyte, so such a file is not text.
     if b"%PDF-" in raw[:1024]:
         return "pdf"
     if not raw.startswith(b"PK\x03\x04"):

@@ -1,8 +1,8 @@
-"""Turn HTML into plain text with Markdown's layout, as the recipe of training reads it.
+"""Convert HTML to plain text with Markdown's layout, which the training recipe understands.
 
-Owns which elements are text, which are layout, and which are left out. Nothing runs and nothing is
-fetched: scripts, styles, frames, forms, images and what the page hides are dropped and counted.
-What stays: headings (``#``), lists, tables, quotes, code, line breaks, and the words of links.
+Owns which elements are text, which are layout, and which are left out. Nothing is run or fetched:
+scripts, styles, frames, forms, images and hidden elements are dropped and counted. Headings
+(``#``), lists, tables, quotes, code, line breaks and the texts of links stay.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ _NO_MEMORY: Final = 2  # XML_ERR_NO_MEMORY
 
 
 def html_tree(text: str, *, xml: bool = False) -> Any:
-    """Return the root element of an HTML or XHTML text; no entity, DTD or address is followed.
+    """Return the root element of HTML or XHTML; no entity, DTD or URL is loaded.
 
-    Raises InvalidWork if there is no element in it.
+    Raises InvalidWork if the text has no element.
     """
-    # A decoded text may still say the encoding that it had.
+    # The decoded text may still declare its former encoding.
     text = _XML_START.sub("", text)
     root = None
     if xml:
@@ -68,12 +68,12 @@ def html_tree(text: str, *, xml: bool = False) -> Any:
             etree.HTMLParser(encoding="utf-8", no_network=True, huge_tree=False, remove_pis=True),
         )
     if root is None:
-        raise InvalidWork("the page holds no HTML element: is it a web page at all?")
+        raise InvalidWork("the page has no HTML element: is it a web page?")
     return root
 
 
 def hardened_xml_parser(*, recover: bool = False) -> Any:
-    """Return an XML parser that resolves no entity, loads no DTD and opens no address."""
+    """Return an XML parser that resolves no entities, loads no DTD and opens no URL."""
     return etree.XMLParser(
         resolve_entities=False,
         load_dtd=False,
@@ -90,7 +90,7 @@ def _parsed(text: str, parser: Any) -> Any:
     root = None
     with contextlib.suppress(etree.LxmlError, ValueError):
         root = etree.fromstring(text.encode("utf-8", errors="replace"), parser=parser)
-    # libxml2 gives up where memory ends, and tells it as one more error of the page.
+    # libxml2 reports the end of its memory as one more error of the page.
     if any(each.type == _NO_MEMORY for each in parser.error_log):
         raise MemoryError
     return root
@@ -104,13 +104,13 @@ def _as_character(found: re.Match[str]) -> str:
 
 
 def name_of(element: Any) -> str:
-    """Return an element's name without its namespace, in small letters; empty for a comment."""
+    """Return an element's name without namespace, in lower case; empty for a comment."""
     tag = element.tag
     return tag.rpartition("}")[2].lower() if isinstance(tag, str) else ""
 
 
 class PageText:
-    """The text of one page; ``left_out`` counts what was dropped, by name."""
+    """The text of one page; ``left_out`` counts dropped elements by name."""
 
     def __init__(self, root: Any) -> None:
         self.left_out: Counter[str] = Counter()
@@ -151,7 +151,7 @@ class PageText:
         return hidden or self._note_mark(element, name)
 
     def _note_mark(self, element: Any, name: str) -> bool:
-        """Return whether an element only leads to a note: a number without a meaning of its own."""
+        """Return whether an element is only the mark of a note, which has no meaning in the text."""
         if name == "a":
             kinds = f"{element.get('{http://www.idpf.org/2007/ops}type')} {element.get('role')}"
             return "noteref" in kinds or "backlink" in kinds
@@ -205,7 +205,7 @@ class PageText:
         return found
 
     def _inline(self, element: Any) -> str:
-        """Return an element's words as they run, with ``\\n`` for its line breaks."""
+        """Return an element's inline text, with ``\\n`` for its line breaks."""
         parts = [_flat(element.text)]
         for child in element:
             name = name_of(child)
@@ -252,7 +252,7 @@ class PageText:
         return "\n".join(lines)
 
     def _table(self, element: Any) -> list[str]:
-        """Return a table as lines of cells; one that only lays out a page as the blocks in it."""
+        """Return a table as lines of cells; a table used only for layout, as its blocks."""
         inner = [each for each in element.iter() if each is not element]
         rows = [each for each in inner if name_of(each) == "tr"]
         nested = any(name_of(each) == "table" for each in inner)

@@ -1,8 +1,8 @@
-"""Read a PDF that has a text layer: its lines, put together to paragraphs again.
+"""Read a PDF that has a text layer: join its lines to paragraphs again.
 
-Owns how lines become paragraphs and headings, and which lines are a page's furniture (running
-titles, page numbers). Runs in the parsing child (``worker``) only. A PDF says where glyphs stand,
-not what a paragraph is: what is found here is a reading, and the creator is shown it.
+Owns how lines become paragraphs and headings, and which lines are running titles and page numbers.
+Runs only in the parsing child (``worker``). A PDF has the positions of glyphs, not paragraphs: the
+result is an interpretation, so the creator is asked to read it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from viz.creator.intake.found import Converted, OptOut
 from viz.errors import InvalidWork
 
 MAX_PAGES: Final = 3_000
-# Fewer visible characters a page, over the whole file, and it is a scan.
+# A file with fewer visible characters per page than this is a scan.
 _FEWEST_CHARS: Final = 20
 _COPY_BIT: Final = 1 << 4
 _HYPHENS: Final = "-\u2010\u00ad\ufffe\x02"
 _NUMBERS: Final = re.compile(r"\d+|\b[ivxlc]+\b")
 _ENDS: Final = re.compile(r"[.!?:\u2026\u3002\uff01\uff1f][\"'\u201d\u2019)\]]*$")
 _MARGIN: Final = 0.09
-# Lines so much higher than the usual one are headings.
+# Lines this many times higher than the usual line are headings.
 _HEADING: Final = 1.2
 _FURNITURE_PAGES: Final = 3
 _IMAGE: Final = 3  # FPDF_PAGEOBJ_IMAGE
@@ -35,7 +35,7 @@ _IMAGE: Final = 3  # FPDF_PAGEOBJ_IMAGE
 
 @dataclass(frozen=True, slots=True)
 class PdfLine:
-    """One line of a page; ``top`` and ``bottom`` from the page's foot, in points, like the rest."""
+    """One line of a page; positions in points, ``top`` and ``bottom`` from the page's foot."""
 
     text: str
     left: float
@@ -51,7 +51,7 @@ class PdfLine:
 
 @dataclass(frozen=True, slots=True)
 class _Setting:
-    """How most of a document is set, in points: what is otherwise begins something."""
+    """The usual layout of a document's lines, in points; a line that differs begins a paragraph."""
 
     size: float
     usual_gap: float
@@ -60,7 +60,7 @@ class _Setting:
 
 
 def pdf_file(file: BinaryIO) -> Converted:
-    """Return the text of a PDF. Raises InvalidWork for one that is locked, damaged or a scan."""
+    """Return the text of a PDF. Raises InvalidWork if it is locked, damaged or a scan."""
     import pypdfium2
 
     try:
@@ -89,7 +89,7 @@ def pdf_file(file: BinaryIO) -> Converted:
     if visible < _FEWEST_CHARS * max(1, len(pages)) and (pictures or not visible):
         raise InvalidWork(
             "the PDF has no text layer: its pages are pictures (a scan). Have the text recognised "
-            "(OCR, for instance with `ocrmypdf in.pdf out.pdf`), read it through, and import that"
+            "(OCR, for instance with `ocrmypdf in.pdf out.pdf`), check it, and import that"
         )
     found = Converted("text", "", tools=[f"pypdfium2 {version('pypdfium2')}"])
     found.title = str(document.get_metadata_dict().get("Title", ""))[:200]
@@ -126,7 +126,7 @@ def _permissions(document: Any) -> list[OptOut]:
 
 
 def _lines(page: Any) -> list[PdfLine]:
-    """Return the lines of a page in the order of its text, each put together of its runs."""
+    """Return the lines of a page in text order, each joined from its runs."""
     text = page.get_textpage()
     height = float(page.get_height())
     lines: list[PdfLine] = []
@@ -160,7 +160,7 @@ def _same_line(last: PdfLine, left: float, bottom: float, top: float) -> bool:
 
 
 def _without_furniture(pages: Sequence[list[PdfLine]], found: Converted) -> list[list[PdfLine]]:
-    """Drop page numbers, and what several pages have at head or foot, but for its numbers."""
+    """Drop page numbers, and lines that repeat at the head or foot of pages (ignoring digits)."""
     size = median([line.height for lines in pages for line in lines] or [1.0])
 
     def furniture(line: PdfLine) -> bool:
@@ -238,7 +238,7 @@ def _begins(last: PdfLine, line: PdfLine, setting: _Setting, *, fresh: bool) -> 
     short = last.right < setting.widest - 4 * setting.size
     ended = bool(_ENDS.search(last.text.rstrip()))
     size, edge = setting.size, setting.margin
-    if fresh:  # the page was turned, and no gap tells
+    if fresh:  # a new page began, so there is no gap to measure
         capital = line.text.lstrip()[:1].isupper()
         return ended and (short or line.left > edge + size or capital)
     if last.bottom - line.top > setting.usual_gap + 0.45 * size or line.bottom > last.top + size:
@@ -249,8 +249,8 @@ def _begins(last: PdfLine, line: PdfLine, setting: _Setting, *, fresh: bool) -> 
 
 def _joined(text: str, more: str) -> str:
     if text[-1:] in _HYPHENS and more[:1].islower():
-        # A hyphen of the typesetter's: one of the word itself is as a rule before a whole word too,
-        # and cannot be told apart without a dictionary.
+        # Take the hyphen for the typesetter's. One of the word itself cannot be distinguished
+        # without a dictionary.
         return text[:-1] + more
     return f"{text.rstrip(chr(0xFFFE) + chr(2))} {more}"
 

@@ -1,9 +1,9 @@
-"""Decide what a source's reservations of rights mean for its import, and sign that they are ours.
+"""Decide whether a source's reservations of rights stop its import, and sign that one holds them.
 
-Owns the rule: the most restrictive statement wins. Reserved rights, or ones that need a license,
-stop an import unless the registrant signs that the rights are theirs. The statement is plain text,
-signed as EIP-191 says (``personal_sign``): what is shown is what is signed. A signature proves who
-said it, not that it is true; a node or a court may hold the signer to it.
+Owns the rule: the most restrictive statement wins. If training is reserved or needs a license, the
+import stops, and continues only if the registrant signs that the rights are theirs. The statement
+is plain text, signed by EIP-191 (``personal_sign``), so that the person sees exactly what is
+signed. A signature proves who said it, not that it is true.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from viz.errors import InvalidRequest, InvalidSignature, RightsReserved
 
 
 def in_force(found: Sequence[OptOut]) -> list[OptOut]:
-    """Return the statements that bar training, each once; one is enough to bar it."""
+    """Return the statements that forbid training, without repetitions; one is enough."""
     return list(dict.fromkeys(each for each in found if each.says == "reserved"))
 
 
 def refuse_reserved(barring: Sequence[OptOut]) -> None:
-    """Raise RightsReserved if there is a statement that bars training."""
+    """Raise RightsReserved if any statement forbids training."""
     if not barring:
         return
     first, more = barring[0], len(barring) - 1
@@ -38,7 +38,7 @@ def refuse_reserved(barring: Sequence[OptOut]) -> None:
 
 
 def statement_of(title: str, sha256: str, barring: Sequence[OptOut], now_s: int) -> str:
-    """Return the words that the registrant signs."""
+    """Return the text that the registrant signs."""
     day = datetime.fromtimestamp(now_s, UTC).strftime("%Y-%m-%d")
     listed = "\n".join(
         f"- {each.scheme}, {each.where}: {each.value or each.says}" for each in barring
@@ -61,9 +61,9 @@ def signed_statement(statement: str, key: bytes) -> dict[str, str]:
 
 
 def signer_of(signed: Mapping[str, Any], sha256: str) -> str:
-    """Return who signed the statement in a record. Raises InvalidRequest if it does not hold.
+    """Return who signed the statement in a record. Raises InvalidRequest if it is invalid.
 
-    It must be for the file with that hash: a statement on another text says nothing on this one.
+    It must be about the file with that hash.
     """
     try:
         statement = str(signed["statement"])

@@ -1,8 +1,8 @@
-"""Run the parsing child, bound its time and what it says, and tell which file broke it.
+"""Run the parsing child, limit its time and output, and find out which file broke it.
 
-Owns the child process of ``worker``. Its environment holds no secret of ours. A file goes to it as
-an open descriptor, so that it needs no path. When a child dies, the first job without an answer is
-the one that killed it; the jobs after that one are done by another child.
+Owns the child process of ``worker``. Its environment has no secrets. It gets files as open
+descriptors, so that it needs no paths. When a child dies, the first job without an answer is the
+one that broke it; another child does the jobs after that one.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from viz.errors import ConfigError, InvalidWork
 
 MAX_SOURCE_BYTES: Final = 64 * 1024 * 1024
 MEMORY_BYTES: Final = 2 * 1024**3
-# A child's processor time, and the time on the clock, which a busy machine stretches.
+# Limits of a child's CPU time, and of its wall-clock time, which is longer on a busy machine.
 CPU_S: Final = 120
 TIME_S: Final = 600
 _BATCH: Final = 16
-# An answer is at most a work's text, escaped, and its notes.
+# The largest answer: a work's text, escaped as JSON, and its notes.
 _MAX_ANSWER_BYTES: Final = _BATCH * 4 * 8 * 1024 * 1024
 _KEPT: Final = ("PATH", "PYTHONPATH", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "HOME")
 _INSTALL: Final = (
@@ -39,7 +39,7 @@ _INSTALL: Final = (
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One source to convert: a file's path, or its bytes; ``name`` is what messages call it."""
+    """One source to convert: a file's path or its bytes, and its ``name`` in messages."""
 
     name: str
     source: Path | bytes
@@ -48,7 +48,7 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A source that gave nothing, and why."""
+    """A refused source, and why."""
 
     name: str
     why: str
@@ -57,7 +57,7 @@ class Refused:
 def parse(
     jobs: Sequence[SourceFile], *, memory_bytes: int = MEMORY_BYTES, cpu_s: int = CPU_S
 ) -> Iterator[Any]:
-    """Yield what each job gave, or Refused, in their order. ``cpu_s`` bounds one child's batch.
+    """Yield each job's result or Refused, in order. ``cpu_s`` limits one child's batch.
 
     Raises ConfigError if a library is missing, and OSError for a file that cannot be opened.
     """
@@ -70,7 +70,7 @@ def parse(
 
 
 def parse_one(job: SourceFile, *, memory_bytes: int = MEMORY_BYTES, cpu_s: int = CPU_S) -> Any:
-    """Return what the job gave; raise InvalidWork if its source is refused."""
+    """Return the job's result; raise InvalidWork if its source is refused."""
     (found,) = parse([job], memory_bytes=memory_bytes, cpu_s=cpu_s)
     if isinstance(found, Refused):
         raise InvalidWork(f"{found.name}: {found.why}")
@@ -78,7 +78,7 @@ def parse_one(job: SourceFile, *, memory_bytes: int = MEMORY_BYTES, cpu_s: int =
 
 
 def _run(jobs: Sequence[SourceFile], memory_bytes: int, cpu_s: int) -> list[Any | Refused]:
-    """Return at least one answer: those that came, and one for the job that broke the child."""
+    """Return at least one answer: those that came, then one for the job that broke the child."""
     files: list[BinaryIO] = []
     try:
         told: list[dict[str, Any]] = []
@@ -136,7 +136,7 @@ def _opened(source: Path | bytes) -> tuple[BinaryIO | None, str]:
 def _child(
     jobs: list[dict[str, Any]], descriptors: list[int], memory_bytes: int, cpu_s: int
 ) -> tuple[list[bytes], str]:
-    """Return the lines that the child wrote, and how it ended where it wrote too few."""
+    """Return the lines that the child wrote and, if they are too few, how it ended."""
     given = json.dumps({"jobs": jobs, "memory_bytes": memory_bytes, "cpu_s": cpu_s})
     environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
     environment |= {
@@ -144,7 +144,7 @@ def _child(
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
     }
-    # -P: nothing beside the files that are read can be imported.
+    # -P: modules in the current folder cannot be imported.
     command = [sys.executable, "-P", "-m", "viz.creator.intake.worker", given]
     with subprocess.Popen(
         tied(command),
@@ -178,7 +178,7 @@ def _child(
 
 
 def _tail(stream: Any) -> bytes:
-    """Return the last bytes of a stream that may be endless."""
+    """Return the last bytes of a stream of any length."""
     last = b""
     while more := stream.read(4096):
         last = (last + more)[-4096:]

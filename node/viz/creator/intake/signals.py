@@ -1,8 +1,8 @@
 """Read the machine-readable reservations of rights that sources carry.
 
 Owns the schemes: TDMRep (W3C, 2024), AI Preferences (``Content-Usage``, IETF drafts), ``noai`` of
-robots meta tags, C2PA and CAWG training-and-mining assertions, and a
-PDF's permissions. Does not know what follows from them (``rights``). Pure.
+robots meta tags, C2PA and CAWG training-and-mining assertions, and a PDF's permissions. ``rights``
+decides what follows from them. Pure.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ASSERTION_BYTES: Final = 4096
 
 
 def usage_signals(value: str, scheme: str, where: str) -> list[OptOut]:
-    """Return what a ``Content-Usage`` or ``Content-Signal`` value says on training."""
+    """Return the statements about training in a ``Content-Usage`` or ``Content-Signal`` value."""
     found = []
     for name, said in _USAGE.findall(value):
         if name.lower() in _TRAINING:
@@ -34,7 +34,7 @@ def usage_signals(value: str, scheme: str, where: str) -> list[OptOut]:
 
 
 def html_signals(root: Any) -> list[OptOut]:
-    """Return what the meta elements of a page say; ``root`` is its tree."""
+    """Return the statements in a page's meta elements; ``root`` is its tree."""
     found: list[OptOut] = []
     for element in root.iter():
         if not isinstance(element.tag, str):
@@ -56,7 +56,7 @@ def html_signals(root: Any) -> list[OptOut]:
 
 
 def epub_signals(package: Any) -> list[OptOut]:
-    """Return what the package document of an EPUB says: TDMRep's meta properties."""
+    """Return the statements in an EPUB's package document: TDMRep's meta properties."""
     found: list[OptOut] = []
     for meta in _named(package, "meta"):
         key = (meta.get("property") or meta.get("name") or "").lower()
@@ -66,10 +66,10 @@ def epub_signals(package: Any) -> list[OptOut]:
 
 
 def embedded_signals(raw: bytes) -> list[OptOut]:
-    """Return what is embedded in a file of any kind, as far as it stands there uncompressed.
+    """Return the statements embedded uncompressed in a file of any kind.
 
-    XMP with TDMRep, and C2PA or CAWG training-and-mining assertions. Their signatures are not
-    checked: a reservation counts whoever wrote it.
+    These are XMP with TDMRep, and C2PA or CAWG training-and-mining assertions. Their signatures are
+    not checked: a reservation counts whoever wrote it.
     """
     found = [
         signal

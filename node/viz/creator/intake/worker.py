@@ -1,10 +1,10 @@
 """Parse a creator's files in a process that can do nothing else: the child of ``sandbox``.
 
 ``python -m viz.creator.intake.worker JOBS``: a JSON list of jobs, each with the number of an open
-file. One JSON line a job goes to standard output. Before any parser is imported the process gives
-up: it writes no file, opens no socket, starts no program, and its memory, time and open files are
-bounded by the kernel. Invariant: whatever a file makes a parser do, the parent learns it as a
-missing line.
+file. The process writes one JSON line per job to standard output. Before any parser is imported, it
+gives up its rights: it can write no file, open no socket and start no program, and the kernel
+limits its memory, time and open files. Invariant: whatever a file makes a parser do, the parent
+only sees a missing line.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ _BARRED: Final = (
 
 
 class Barred(OSError):
-    """A parser wanted to do what parsing needs not."""
+    """A parser tried to do something that parsing does not need."""
 
 
 def give_up(memory_bytes: int, cpu_s: int) -> None:
-    """Bound this process and take its network; what the kernel does not grant is told by no error.
+    """Limit this process and take its network away.
 
-    The bounds always hold. A network namespace of its own is only where users may make one; the
-    audit hook bars sockets of Python code everywhere.
+    The limits always apply. A network namespace of its own is used where the kernel lets users make
+    one, and silently skipped elsewhere; the audit hook blocks sockets of Python code everywhere.
     """
-    # The processor time's own bound sends SIGXCPU, by which the parent knows it; the next kills.
+    # The soft limit sends SIGXCPU, which the parent recognises; the hard limit kills.
     for limit, value, last in (
         (resource.RLIMIT_AS, memory_bytes, memory_bytes),
         (resource.RLIMIT_CPU, cpu_s, cpu_s + 2),
@@ -93,7 +93,7 @@ def _answer(job: dict[str, Any]) -> dict[str, Any]:
         return {"missing": error.name or str(error)}
     except MemoryError:
         return {"refused": _TOO_LARGE}
-    except Exception as error:  # noqa: BLE001 - whatever a parser raises is the file's refusal
+    except Exception as error:  # noqa: BLE001 - whatever a parser raises refuses the file
         return {"refused": f"it could not be read ({type(error).__name__}: {str(error)[:200]})"}
 
 
@@ -110,7 +110,7 @@ def _convert(file: BinaryIO, job: dict[str, Any]) -> dict[str, Any]:
 
     raw = file.read()
     kind = kind_of(job["name"], raw)
-    # Not the file itself: a library would look for its neighbours by its name, which is a number.
+    # Pass a copy of the bytes: a library would look for related files by the descriptor's number.
     book = io.BytesIO(raw)
     encoding = job["encoding"]
     match kind:
@@ -134,7 +134,7 @@ def _convert(file: BinaryIO, job: dict[str, Any]) -> dict[str, Any]:
         for name, count in counts.most_common():
             found.note(f"{count} {name}")
         if not found.text.strip():
-            raise InvalidWork("it holds no text")
+            raise InvalidWork("it has no text")
     found.title = " ".join(cleaned(found.title, Counter()).split())[:200]
     size = len(found.text.encode())
     if size > MAX_WORK_BYTES:

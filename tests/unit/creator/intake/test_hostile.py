@@ -52,11 +52,11 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "a plain archive named .docx": (
         "a.docx",
         documents.zipped({"a": "b"}),
-        "it is named as DOCX, and is none",
+        "its name says DOCX, but it is not",
     ),
     "an EPUB named .txt": ("a.txt", documents.epub(["<p>x</p>"]), "holds EPUB: name it .epub"),
     "a PDF named .md": ("a.md", documents.pdf([[(9.0, 9.0, 9.0, "x")]]), "holds PDF: name it .pdf"),
-    "text named .pdf": ("a.pdf", b"only words", "it is named as PDF, and is none"),
+    "text named .pdf": ("a.pdf", b"only words", "its name says PDF, but it is not"),
     "an old Word file": (
         "a.doc",
         b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99),
@@ -76,7 +76,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
                 'media-type="text/html"/></manifest><spine><itemref idref="a"/></spine></package>',
             }
         ),
-        "which it does not hold",
+        "but does not have it",
     ),
     "a locked EPUB": (
         "a.epub",
@@ -117,8 +117,8 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
         "Gr\u00fc\u00dfe\nan alle\n".encode() + "sch\u00f6n\n".encode("latin-1"),
         "mixes encodings: 1 lines are UTF-8, and lines 3 are not",
     ),
-    "a list that is none": ("a.json", b"[{]", "begins as a JSON list and is none"),
-    "deep JSON": ("a.jsonl", b"[" * 100_000, "begins as a JSON list and is none"),
+    "a list that is none": ("a.json", b"[{]", "begins like a JSON list, but is not one"),
+    "deep JSON": ("a.jsonl", b"[" * 100_000, "begins like a JSON list, but is not one"),
     "a table": ("a.csv", b"a,b\n1,2\n", "it is a table"),
     "nothing but a script": ("a.html", b"<html><script>x()</script>", "holds no text"),
     "deep Markdown": ("a.md", b"> " * 2_000, ""),

@@ -56,7 +56,7 @@ def test_a_folder_becomes_one_work_with_its_record(tmp_path: Path) -> None:
     assert {each["name"] for each in record["leftOut"]} == {"3 copy.txt", "cover.png", "out.txt"}
     assert "markdown-it-py" in record["sources"][1]["tools"][0]
     assert "The beginning." in done.stdout
-    assert "its text is that of 2 first.txt" in done.stdout
+    assert "it has the same text as 2 first.txt" in done.stdout
     again = viz("import", book, "--out", "made")
     assert again.exit_code == 4
     assert "say --replace" in again.stderr
@@ -141,7 +141,7 @@ def test_a_statement_of_rights_holds_for_its_text_and_words_alone() -> None:
 
 def test_what_is_no_source_is_told(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InvalidWork, match="holds no file that is read"):
+    with pytest.raises(InvalidWork, match="has no file of a readable kind"):
         sources_of([tmp_path / "empty"])
     with pytest.raises(InvalidWork, match="no file and no folder"):
         sources_of([tmp_path / "none"])
