@@ -151,7 +151,7 @@ class PageText:
         return hidden or self._note_mark(element, name)
 
     def _note_mark(self, element: Any, name: str) -> bool:
-        """Return whether an element is only the mark of a note, which has no meaning in the text."""
+        """Return whether an element is only the mark of a note, without meaning of its own."""
         if name == "a":
             kinds = f"{element.get('{http://www.idpf.org/2007/ops}type')} {element.get('role')}"
             return "noteref" in kinds or "backlink" in kinds
