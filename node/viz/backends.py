@@ -186,7 +186,6 @@ def service_settings(config: Config, *, development: bool) -> ServiceSettings:
         custody=CustodyPolicy(config.storage.custody_bytes, config.storage.custody_bytes_per_owner),
         destruction=DestructionSettings(
             data_dir=config.data_dir,
-            adapters_dir=config.at(Path("adapters")),
             trainings_dir=config.at(Path("trainings")).absolute(),
             certificates_dir=config.at(Path("certificates")),
             named_files=config.withdrawal.destroy_named_files,

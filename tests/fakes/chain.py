@@ -176,6 +176,19 @@ class FakeChain:
             return None
         return GrantState(content_id, trainer, Hash32(bytes(32)), 0, True)
 
+    async def withdrawn_works(self) -> frozenset[ContentId]:
+        self._ask()
+        return frozenset(name for name, work in self.works.items() if work.withdrawn_at)
+
+    async def trainers_of(self, content_id: ContentId) -> tuple[Address, ...]:
+        self._ask()
+        return (self.address,) if content_id in self.granted else ()
+
+    async def adapters_with(self, weights_digest: Hash32) -> tuple[AdapterId, ...]:
+        self._ask()
+        states = self.adapter_states.items()
+        return tuple(name for name, state in states if state.weights_digest == weights_digest)
+
     async def adapter(
         self, adapter_id: AdapterId, *, confirmed: bool = True
     ) -> AdapterState | None:

@@ -25,7 +25,7 @@ from viz.domain.ports.ledger import (
 from viz.domain.ports.listings import ListingRecord
 from viz.domain.ports.settlement_ledger import BlockMark, ClaimRecord, SignedTransaction
 from viz.domain.ports.transactions import Outcome
-from viz.domain.units import UINT96_MAX, ZERO_HASH, AdapterId, Address, ContentId, Hash32
+from viz.domain.units import UINT96_MAX, ZERO_HASH, AdapterId, Address, Cid, ContentId, Hash32
 from viz.errors import CustodyFull, StoreConflict, StoreError, StoreFull
 from viz.store.custody import require_custody_room, require_key_room
 
@@ -314,6 +314,14 @@ class MemoryStore:
     async def custody(self, content_id: ContentId) -> CustodyRecord | None:
         self._open()
         return self.custody_rows.get(content_id)
+
+    async def works_under(self, cid: Cid) -> Sequence[ContentId]:
+        self._open()
+        return sorted(name for name, row in self.custody_rows.items() if row.cid == cid)
+
+    async def drop_custody(self, content_id: ContentId) -> None:
+        self._open()
+        self.custody_rows.pop(content_id, None)
 
     async def held_bytes(self, owner: Address) -> tuple[int, int]:
         self._open()

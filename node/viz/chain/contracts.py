@@ -19,6 +19,7 @@ from viz.chain.payment_token import PaymentToken
 from viz.chain.registrations import AdapterRegistrations
 from viz.chain.rpc import BlockTag, Rpc
 from viz.chain.scan import scan
+from viz.chain.withdrawn import Withdrawals
 from viz.domain.claim_rows import RowStatus
 from viz.domain.license import Terms
 from viz.domain.ports.chain import (
@@ -70,6 +71,10 @@ class ContentRegistry(Contract):
     """Works, license terms and grants."""
 
     name = "ContentRegistry"
+
+    def __init__(self, rpc: Rpc, deployment: Deployment) -> None:
+        super().__init__(rpc, deployment)
+        self.withdrawals = Withdrawals(rpc, self.address, deployment.first_block)
 
     async def content(
         self, content_id: ContentId, *, block: BlockTag = "latest"
@@ -158,6 +163,10 @@ class AdapterRegistry(Contract):
             retires_at=found["retiresAt"],
             shares=tuple((row.content_id, row.bps) for row in shares),
         )
+
+    async def with_weights(self, digest: Hash32) -> tuple[AdapterId, ...]:
+        """Return the adapters that were registered with these weights."""
+        return await self._registrations.with_weights(digest)
 
     async def servable(self, adapter_id: AdapterId, node: Address) -> ServingState:
         """Return whether ``node`` may serve the adapter now, and until when."""
@@ -315,6 +324,18 @@ class Chain:
     async def grant(self, content_id: ContentId, trainer: Address) -> GrantState | None:
         """Return a trainer's grant, live or not; None if there never was one."""
         return await self.contents.grant(content_id, trainer, await self.chain_time())
+
+    async def withdrawn_works(self) -> frozenset[ContentId]:
+        """Return the works that were ever withdrawn, from the logs."""
+        return await self.contents.withdrawals.works()
+
+    async def trainers_of(self, content_id: ContentId) -> tuple[Address, ...]:
+        """Return everybody who ever acquired a grant to a work, from the logs."""
+        return await self.contents.withdrawals.trainers_of(content_id)
+
+    async def adapters_with(self, weights_digest: Hash32) -> tuple[AdapterId, ...]:
+        """Return the adapters that were registered with these weights, from the logs."""
+        return await self.adapters.with_weights(weights_digest)
 
     async def adapter(
         self, adapter_id: AdapterId, *, confirmed: bool = True

@@ -35,6 +35,7 @@ class AdapterRegistrations:
         self._first_block = self._next_block = first_block
         self._blocks: dict[AdapterId, int] = {}
         self._kept: OrderedDict[AdapterId, Mapping[str, Any]] = OrderedDict()
+        self._with: dict[Hash32, set[AdapterId]] = {}
         self._scanning = asyncio.Lock()
 
     async def of(self, adapter_id: AdapterId, table: Hash32) -> Mapping[str, Any]:
@@ -64,6 +65,15 @@ class AdapterRegistrations:
             )
         return found
 
+    async def with_weights(self, digest: Hash32) -> tuple[AdapterId, ...]:
+        """Return the adapters that were registered with these weights, by id.
+
+        One may be of a block that a reorganisation has replaced. Raises ChainUnreachable.
+        """
+        async with self._scanning:
+            await self._scan_new(await self._rpc.block_number())
+        return tuple(sorted(self._with.get(digest, ())))
+
     async def _scan_new(self, head: int) -> None:
         """Scan the blocks that were not scanned yet, and those that may be replaced."""
         await self._read(min(self._next_block, head), head)
@@ -84,6 +94,7 @@ class AdapterRegistrations:
     def _keep(self, event: Mapping[str, Any], block: int) -> None:
         adapter_id = AdapterId(event["adapterId"])
         self._blocks[adapter_id] = block
+        self._with.setdefault(Hash32(event["weightsDigest"]), set()).add(adapter_id)
         self._kept[adapter_id] = {**event, "sharesHash": _hash_of(event["shares"])}
         self._kept.move_to_end(adapter_id)
         while len(self._kept) > KEPT:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from viz.composition.settings import Backends, ServiceSettings
 from viz.domain.eip712 import settlement_domain
+from viz.services.market.adapter_holdings import AdapterHoldings
 from viz.services.market.announcing import Announcing
 from viz.services.market.custodian import Custodian, CustodianIdentity
 from viz.services.market.destruction import WorkDestruction
@@ -29,6 +30,7 @@ class MarketServices:
     custodian: Custodian
     licensed_works: LicensedWorks
     destruction: WorkDestruction
+    kept_adapters: AdapterHoldings
     publishing: Publishing
     discovery: Discovery
     announcing: Announcing
@@ -68,12 +70,14 @@ def build_market(
         node=node,
         directory=settings.works_dir,
     )
+    kept = AdapterHoldings(ledger, backends.blobs, backends.keys, settings.adapters_dir)
     destruction = build_destruction(
         settings.destruction,
         ledger,
         backends.blobs,
         backends.keys,
         works,
+        adapters=kept,
         key=key,
         domain=settlement_domain(chain.deployment.chain_id, chain.deployment.settlement),
         node=node,
@@ -83,6 +87,7 @@ def build_market(
         custodian=custodian,
         licensed_works=works,
         destruction=destruction,
+        kept_adapters=kept,
         publishing=_publishing(backends, settings, custodian, requests),
         discovery=Discovery(
             chain,

@@ -164,7 +164,14 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
         clock_check=clock_check,
         maintenance=Maintenance(ledger, clock),
         supervisor=Supervisor(clock),
-        withdrawals=WithdrawalWatch(chain, writer, catalogue, trainings, market.destruction),
+        withdrawals=WithdrawalWatch(
+            chain,
+            writer,
+            catalogue,
+            trainings,
+            destruction=market.destruction,
+            kept=market.kept_adapters,
+        ),
         destruction=market.destruction,
         provenance=ProvenanceDocuments(
             chain, trainings, licenses, market.listings, origin=settings.sessions.origin

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Final
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
 from viz.domain.ports.custody import CustodyRecord, HandedKey, KeyKind
-from viz.domain.units import Address, ContentId
+from viz.domain.units import Address, Cid, ContentId
 from viz.errors import CustodyFull, TooManyQuestions
 from viz.store.database import Database, write_row
 from viz.store.tables import CustodyTable, HandedKeyTable, table
@@ -44,6 +44,15 @@ class CustodyTables:
         wanted = select(_WORKS).where(_WORKS.c.content_id == content_id)
         row = await self._db.read(lambda c: c.execute(wanted).first())
         return None if row is None else CustodyRecord(**row._mapping)
+
+    async def works_under(self, cid: Cid) -> Sequence[ContentId]:
+        wanted = select(_WORKS.c.content_id).where(_WORKS.c.cid == cid).order_by("content_id")
+        rows = await self._db.read(lambda c: c.execute(wanted).all())
+        return [ContentId(row.content_id) for row in rows]
+
+    async def drop_custody(self, content_id: ContentId) -> None:
+        gone = delete(_WORKS).where(_WORKS.c.content_id == content_id)
+        await self._db.write("drop-custody", lambda c: c.execute(gone))
 
     async def held_bytes(self, owner: Address) -> tuple[int, int]:
         return await self._db.read(lambda c: _held(c, owner))

@@ -206,7 +206,6 @@ def service_settings(
         custody=CustodyPolicy(64 * 1024 * 1024, 16 * 1024 * 1024),
         destruction=DestructionSettings(
             folder,
-            folder / "adapters",
             folder / "trainings",
             folder / "certificates",
             named_files=False,

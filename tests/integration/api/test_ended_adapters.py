@@ -18,7 +18,8 @@ async def test_an_ended_adapter_is_unloaded_and_answers_451(tmp_path: Path) -> N
     """Who asks learns which work ended it and when, and pays nothing; the rest is sold on."""
     async with running_node(tmp_path) as node:
         buyer = await Buyer(node).ready()
-        await node.parts.catalogue.end(ADAPTER, END)
+        (record,) = node.parts.catalogue.records()
+        await node.parts.catalogue.end(record, END)
         assert ADAPTER not in node.engine.adapters()
         assert [offer.adapter_id for offer in node.parts.catalogue.offers()] == [0]
         status, problem, _ = await buyer.call("GET", f"/v1/models/{MODEL}")

@@ -27,6 +27,7 @@ from viz.domain.ports.transactions import Call
 from viz.domain.units import Address
 from viz.outbound import Outbound
 from viz.services.market.custodian import CustodyPolicy
+from viz.services.market.withdrawal import WithdrawalWatch
 from viz.services.payments.relay_budget import RelayPolicy
 from viz.services.serving.paid_stream import ServingPolicy
 from viz.storage.deny_list import DenyList
@@ -51,6 +52,7 @@ class RealNode:
     engine: Engine
     peers: Outbound
     age_key: str
+    withdrawals: WithdrawalWatch
     runner: web.AppRunner
 
     @property
@@ -160,7 +162,17 @@ async def real_node(
     await web.TCPSite(runner, "127.0.0.1", port).start()
     try:
         yield RealNode(
-            url, folder, sender, parts, blobs, store, engine, peers, recipient_of(identity), runner
+            url,
+            folder,
+            sender,
+            parts,
+            blobs,
+            store,
+            engine,
+            peers,
+            recipient_of(identity),
+            services.withdrawals,
+            runner,
         )
     finally:
         await runner.cleanup()

@@ -205,6 +205,25 @@ class ChainReader(Protocol):
 
     async def grant(self, content_id: ContentId, trainer: Address) -> GrantState | None: ...
 
+    async def withdrawn_works(self) -> frozenset[ContentId]:
+        """Return the works that were ever withdrawn, from the logs.
+
+        As ``adapters_with``, it may name one of a block that a reorganisation has replaced: read
+        the state of a work, and of an adapter, before acting on it.
+        """
+        ...
+
+    async def trainers_of(self, content_id: ContentId) -> tuple[Address, ...]:
+        """Return everybody who ever acquired a grant to a work, from the logs."""
+        ...
+
+    async def adapters_with(self, weights_digest: Hash32) -> tuple[AdapterId, ...]:
+        """Return the adapters that were registered with these weights, from the logs.
+
+        Anybody may register any digest: several adapters may name the same weights.
+        """
+        ...
+
     async def adapter(
         self, adapter_id: AdapterId, *, confirmed: bool = True
     ) -> AdapterState | None:

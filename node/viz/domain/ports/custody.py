@@ -58,6 +58,14 @@ class CustodyLedger(Protocol):
 
     async def custody(self, content_id: ContentId) -> CustodyRecord | None: ...
 
+    async def works_under(self, cid: Cid) -> Sequence[ContentId]:
+        """Return the works in custody whose sealed blob has this CID, by id."""
+        ...
+
+    async def drop_custody(self, content_id: ContentId) -> None:
+        """Forget a work in custody; its bytes count no more."""
+        ...
+
     async def held_bytes(self, owner: Address) -> tuple[int, int]:
         """Return the bytes of the owner's works in custody, and of all works."""
         ...

@@ -19,13 +19,15 @@ class EndedUse:
     """A withdrawn work whose use has ended at this node.
 
     ``adapters`` ended because of it. ``own``: the node's own grant has ended too, so what it has as
-    a trainer (runs, copies of the work) is destroyed as well. ``named_files``: the operator wants
-    work files destroyed wherever trainings named them.
+    a trainer (runs, copies of the work) is destroyed as well. ``custody``: no grant permits the
+    work's key any more, so that a custodian's blob and key are destroyed. ``named_files``: the
+    operator wants work files destroyed wherever trainings named them.
     """
 
     content_id: ContentId
     adapters: frozenset[AdapterId] = frozenset()
     own: bool = False
+    custody: bool = False
     named_files: bool = False
 
 

@@ -10,7 +10,8 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from viz.domain.units import AdapterId, Address, ContentId
+from viz.domain.ports.chain import WeightsAddress
+from viz.domain.units import AdapterId, Address, ContentId, Hash32
 
 
 class Claimer(Protocol):
@@ -49,8 +50,22 @@ class OfferedAdapters(Protocol):
         """Return the ended adapters, also those that were dropped afterwards."""
         ...
 
-    async def end(self, adapter_id: AdapterId, end: AdapterEnd) -> None:
-        """Unload an adapter permanently; later requests for it are refused with the reason."""
+    async def end(self, adapter: WeightsAddress, end: AdapterEnd) -> None:
+        """Unload an adapter for good; later requests for it are told why.
+
+        One that was dropped before is only noted, so that what is left of it is destroyed.
+        """
+        ...
+
+
+class KeptAdapters(Protocol):
+    """Tells what is still on this node of adapters. Implemented by ``AdapterHoldings``."""
+
+    async def stray_weights(self) -> Sequence[Hash32]:
+        """Return the digests of weights on the disk of no adapter that is on offer or ended.
+
+        They are of adapters that were dropped, or whose activation failed.
+        """
         ...
 
 

@@ -1,19 +1,20 @@
 """Find and destroy what a node keeps of adapters that ended: plain weights, blobs, and keys.
 
-Implements ``WorkHolder`` (viz.domain.ports.holdings). Invariant: if a licensed adapter on offer has
-the same bytes, they are kept and reported as left.
+Implements ``WorkHolder`` (viz.domain.ports.holdings) and ``KeptAdapters``. Invariants: bytes that a
+licensed adapter on offer has as well are left, and named; nothing of a work in custody is touched.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from viz.domain.destruction import HeldItem, LeftItem
 from viz.domain.ports.blobs import DeniableStore
-from viz.domain.ports.custody import KeyStore
+from viz.domain.ports.custody import CustodyLedger, KeyStore
 from viz.domain.ports.holdings import EndedUse, WorkHoldings
 from viz.domain.ports.ledger import AdapterCatalogue
 from viz.domain.units import Cid, Hash32
@@ -22,16 +23,27 @@ from viz.errors import BlobDenied, InvalidRequest
 WEIGHTS: Final = "weights"
 BLOB: Final = "blob"
 KEY: Final = "key of the sealed weights"
+_DIGEST: Final = re.compile(r"([0-9a-f]{64})\.safetensors", re.ASCII)
+
+
+class AdaptersInCustody(AdapterCatalogue, CustodyLedger, Protocol):
+    """What is read of the ledger: adapters, and which blobs are works in custody."""
 
 
 class AdapterHoldings:
     """The weights of adapters, by the digest of their plain bytes and by their CID."""
 
     def __init__(
-        self, ledger: AdapterCatalogue, blobs: DeniableStore, keys: KeyStore, adapters_dir: Path
+        self, ledger: AdaptersInCustody, blobs: DeniableStore, keys: KeyStore, adapters_dir: Path
     ) -> None:
         self._ledger, self._blobs, self._keys = ledger, blobs, keys
         self._folder = adapters_dir
+
+    async def stray_weights(self) -> Sequence[Hash32]:
+        """Return the digests of weights here of no adapter that is on offer or ended."""
+        known = {each.weights_digest for each in await self._ledger.ended()}
+        known |= {each.weights_digest for each in await self._ledger.adapters()}
+        return [each for each in await asyncio.to_thread(self._on_disk) if each not in known]
 
     async def holdings(self, ended: EndedUse) -> WorkHoldings:
         """Return the weights and blobs of the adapters that ended with the work."""
@@ -45,7 +57,8 @@ class AdapterHoldings:
         over = {each.adapter_id for each in await self._ledger.ended()}
         sold = [each for each in await self._ledger.adapters() if each.adapter_id not in over]
         items, left = set[HeldItem](), set[LeftItem]()
-        for digest, cid in pairs:
+        for digest, named in pairs:
+            cid = named if named is not None and not await self._of_a_work(named) else None
             found = []
             if await asyncio.to_thread(self._path(digest.hex()).exists):
                 found.append(HeldItem(WEIGHTS, digest.hex()))
@@ -71,6 +84,18 @@ class AdapterHoldings:
                 await asyncio.to_thread(self._path(item.name).unlink, missing_ok=True)
             elif item.kind == BLOB:
                 await self._blobs.deny(Cid(item.name), f"work {ended.content_id} was withdrawn")
+
+    async def _of_a_work(self, cid: Cid) -> bool:
+        """Return whether a CID is that of a sealed work in custody.
+
+        Anybody may register an adapter under any CID: that must not cost a custodian its keys.
+        """
+        return bool(await self._ledger.works_under(cid))
+
+    def _on_disk(self) -> list[Hash32]:
+        names = self._folder.glob("*.safetensors") if self._folder.is_dir() else ()
+        found = (_DIGEST.fullmatch(path.name) for path in names)
+        return sorted(Hash32(bytes.fromhex(each[1])) for each in found if each)
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.safetensors"

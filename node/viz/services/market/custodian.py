@@ -215,9 +215,7 @@ class Custodian:
                 most_bytes=self._policy.most_bytes,
             )
         except BaseException:
-            kept = await self._ledger.custody(said.content_id)
-            if kept is None or kept.cid != cid:
-                await self._discard(cid)
+            await self._discard(cid)
             raise
         if earlier is not None and earlier.cid != cid:
             await self._discard(earlier.cid)
@@ -225,10 +223,14 @@ class Custodian:
         return record
 
     async def _discard(self, cid: Cid) -> None:
-        """Destroy a sealed blob's key and erase the blob.
+        """Destroy a sealed blob's key and erase the blob, if no other work in custody has the same.
 
-        A blob that cannot be erased is only logged: nobody can open it without its key.
+        Whoever sold a work can register a twin of it and hand the same blob over: that must not
+        cost the buyer its custody. A blob that cannot be erased is only logged: nobody can open it
+        without its key.
         """
+        if await self._ledger.works_under(cid):
+            return
         await self._keys.destroy(cid)
         try:
             await self._blobs.erase(cid)

@@ -17,6 +17,7 @@ import asyncio
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -63,7 +64,7 @@ class WorkDestruction:
         Raises StorageUnavailable if the list or the certificate cannot be written.
         """
         if self._named_files and not ended.named_files:
-            ended = EndedUse(ended.content_id, ended.adapters, ended.own, named_files=True)
+            ended = replace(ended, named_files=True)
         async with self._busy:
             held = await self._holdings(ended)
             listed = set(held.items) | set(await self._begun(ended.content_id))
@@ -97,6 +98,11 @@ class WorkDestruction:
             await asyncio.to_thread(self._list_of(ended.content_id).unlink, missing_ok=True)
             _log.info("a work was destroyed", work=ended.content_id, items=len(gone))
             return made
+
+    async def has_any(self, ended: EndedUse) -> bool:
+        """Return whether anything here would be destroyed, or began to be; asks no chain."""
+        held = await self._holdings(ended)
+        return bool(held.items or await self._begun(ended.content_id))
 
     async def certificates(self, content_id: ContentId) -> tuple[DestructionCertificate, ...]:
         """Return a work's certificates, the oldest first, without damaged ones."""

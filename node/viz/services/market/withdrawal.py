@@ -7,6 +7,9 @@ Owns what a node does by itself after a withdrawal:
 3. It stops trainings that the work's grant no longer permits.
 4. It calls ``viz.services.market.destruction`` for a withdrawn work whose use has ended.
 
+What the node keeps is told by its disk: also an adapter that it has dropped, and a work that it has
+in custody only.
+
 Invariants:
 
 - A withdrawal ends only what the terms of each grant say: nothing in class 0, no adapter in
@@ -26,21 +29,19 @@ from typing import Final
 import structlog
 
 from viz.domain.display import moment
-from viz.domain.license import RevocationClass
-from viz.domain.ports.chain import AdapterState, ChainReader, ContentState, GrantState
+from viz.domain.ports.chain import AdapterState, ChainReader, ContentState
 from viz.domain.ports.holdings import EndedUse
-from viz.domain.ports.services import AdapterEnd, OfferedAdapters, TrainingRuns
+from viz.domain.ports.services import AdapterEnd, KeptAdapters, OfferedAdapters, TrainingRuns
 from viz.domain.ports.transactions import Call, ChainWriter
 from viz.domain.shares import Share, share_words
-from viz.domain.units import AdapterId, Address, ContentId
+from viz.domain.units import UINT64_MAX, AdapterId, Address, ContentId, Hash32
 from viz.errors import ChainError, VizError
 from viz.services.market.destruction import WorkDestruction
+from viz.services.market.last_use import LastUse
 
 INTERVAL_S: Final = 60.0
 # No event tells that a license lapsed: all adapters are checked this often.
 LAPSES_EVERY_S: Final = 3_600
-# A block of this age is final. If the notice is shorter, destruction waits for this age.
-FINAL_S: Final = 3_600
 WITHDRAWN: Final = "work-withdrawn"
 LICENSE_ENDED: Final = "license-ended"
 _log = structlog.get_logger()
@@ -55,16 +56,23 @@ class WithdrawalWatch:
         writer: ChainWriter,
         offers: OfferedAdapters,
         runs: TrainingRuns,
-        destruction: WorkDestruction | None = None,
         *,
+        destruction: WorkDestruction | None = None,
+        kept: KeptAdapters | None = None,
         interval_s: float = INTERVAL_S,
     ) -> None:
-        """Create it; without ``destruction`` nothing is destroyed."""
+        """Create it; without ``destruction`` nothing is destroyed.
+
+        ``kept`` tells which weights are here of adapters that are not on offer; without it they
+        stay.
+        """
         self._chain, self._writer = chain, writer
         self._offers, self._runs = offers, runs
-        self._destruction = destruction
+        self._destruction, self._kept = destruction, kept
+        self._last_use = LastUse(chain, offers, writer.address)
         self._interval_s = interval_s
         self._nothing_left: dict[EndedUse, int] = {}
+        self._strays_at_s: dict[Hash32, int] = {}
         self._shares: dict[AdapterId, tuple[tuple[ContentId, int], ...]] = {}
         self._lapses_at_s = 0
 
@@ -94,19 +102,59 @@ class WithdrawalWatch:
             if reason := await self._why_stopped(used, works):
                 _log.info("training stopped", training=training_id, reason=reason)
                 await self._runs.stop(training_id, reason)
+        if self._kept is not None:
+            await self._end_strays(self._kept, now_s)
         if self._destruction is not None:
-            await self._destroy(self._destruction, works, now_s)
+            await self._destroy(self._destruction, works, await self._withdrawn_works(), now_s)
+
+    async def _withdrawn_works(self) -> frozenset[ContentId]:
+        """Return all works that were withdrawn; none if the endpoint does not serve the logs."""
+        try:
+            return await self._chain.withdrawn_works()
+        except ChainError as error:
+            _log.warning("withdrawals are not read from the logs", reason=error.detail)
+            return frozenset()
+
+    async def _end_strays(self, kept: KeptAdapters, now_s: int) -> None:
+        """End the adapters that are not on offer, and whose weights are still on the disk.
+
+        Weights go only if every adapter that was registered with them is retired: whoever names
+        another's weights in an adapter of its own and withdraws must not have them destroyed.
+        """
+        for digest in await kept.stray_weights():
+            if now_s < self._strays_at_s.get(digest, 0):
+                continue
+            self._strays_at_s[digest] = now_s + LAPSES_EVERY_S
+            adapters = await self._chain.adapters_with(digest)
+            for adapter_id in adapters:
+                await self._enforce(adapter_id, await self._shares_of(adapter_id))
+            states = [await self._chain.adapter(adapter_id) for adapter_id in adapters]
+            # One without its confirmations yet is not over.
+            retired_s = max((each.retires_at if each else UINT64_MAX for each in states), default=0)
+            if retired_s > now_s:
+                self._strays_at_s[digest] = min(self._strays_at_s[digest], retired_s)
+                continue
+            for state in states:
+                end = await self._cause(state) if state is not None else None
+                if state is not None and end is not None and end.reason == WITHDRAWN:
+                    _log.info("stray weights ended", adapter=state.adapter_id, work=end.content_id)
+                    await self._offers.end(state, end)
 
     async def _destroy(
         self,
         destruction: WorkDestruction,
         works: dict[ContentId, ContentState | None],
+        withdrawn: frozenset[ContentId],
         now_s: int,
     ) -> None:
         """Destroy what this node stores of each withdrawn work whose use has ended."""
         ended = self._offers.ended()
-        of_adapters = {each.content_id for each in ended.values()}
-        for content_id in sorted(of_adapters | await self._runs.works_used()):
+        looked_at = {each.content_id for each in ended.values()} | await self._runs.works_used()
+        for content_id in sorted(looked_at | withdrawn):
+            # Of most of the chain's withdrawn works nothing is here: their state is not asked for.
+            whole = EndedUse(content_id, own=True, custody=True)
+            if content_id not in looked_at and not await self._may_have(destruction, whole, now_s):
+                continue
             content = works[content_id] if await self._is_withdrawn(content_id, works) else None
             if content is None:
                 continue
@@ -115,10 +163,12 @@ class WithdrawalWatch:
                 for adapter_id, end in ended.items()
                 if end.content_id == content_id and end.reason == WITHDRAWN
             }
-            own_s = await self._own_end(content)
-            own = own_s is not None and own_s <= now_s
+            own_s = await self._last_use.own_end(content)
+            custody_s = await self._last_use.custody_end(content, now_s)
+            own, custody = own_s is not None and own_s <= now_s, custody_s is not None
             due = [*ends.values(), *([own_s] if own_s is not None and own else [])]
-            use = EndedUse(content_id, frozenset(ends), own=own)
+            due += [custody_s] if custody_s is not None else []
+            use = EndedUse(content_id, frozenset(ends), own=own, custody=custody)
             if not due or now_s < self._nothing_left.get(use, 0):
                 continue
             made = await destruction.destroy(
@@ -127,22 +177,14 @@ class WithdrawalWatch:
             if made is None:
                 self._nothing_left[use] = now_s + LAPSES_EVERY_S
 
-    async def _own_end(self, content: ContentState) -> int | None:
-        """Return when the node's own use of a withdrawn work ends; None if it does not.
-
-        It ends with the notice of the node's own grant, if the grant is of class 2, but not before
-        the last of the node's adapters that were trained on the work.
-        """
-        grant = await self._chain.grant(content.content_id, self._writer.address)
-        found = await self._chain.terms(grant.terms_hash) if grant is not None else None
-        if found is None or found.terms.revocation_class != RevocationClass.RETIRE_ADAPTERS:
-            return None
-        for adapter_id in self._offers.adapter_ids():
-            state = await self._chain.adapter(adapter_id)
-            holds = any(each == content.content_id for each, _ in state.shares) if state else False
-            if state is not None and holds and state.trainer == self._writer.address:
-                return None
-        return content.withdrawn_at + max(found.terms.notice_s, FINAL_S)
+    async def _may_have(self, destruction: WorkDestruction, whole: EndedUse, now_s: int) -> bool:
+        """Return whether anything of a work is here; looked up at most once an hour if not."""
+        if now_s < self._nothing_left.get(whole, 0):
+            return False
+        if await destruction.has_any(whole):
+            return True
+        self._nothing_left[whole] = now_s + LAPSES_EVERY_S
+        return False
 
     async def _shares_of(self, adapter_id: AdapterId) -> tuple[tuple[ContentId, int], ...]:
         known = self._shares.get(adapter_id)
@@ -186,7 +228,7 @@ class WithdrawalWatch:
             return
         if (end := await self._cause(state)) is not None:
             _log.info("adapter ended", adapter=adapter_id, work=end.content_id, reason=end.reason)
-            await self._offers.end(adapter_id, end)
+            await self._offers.end(state, end)
 
     async def _cause(self, state: AdapterState) -> AdapterEnd | None:
         """Return the work that retired an adapter; None if its trainer did."""
@@ -196,16 +238,11 @@ class WithdrawalWatch:
             grant = await self._chain.grant(content_id, state.trainer)
             if content is None or grant is None:
                 continue
-            if content.withdrawn_at and await self._retires(grant):
+            if content.withdrawn_at and await self._last_use.retires(grant):
                 return AdapterEnd(content_id, WITHDRAWN, content.withdrawn_at, state.retires_at)
             if not grant.live and not content.withdrawn_at and lapsed is None:
                 lapsed = AdapterEnd(content_id, LICENSE_ENDED, grant.expires_at, state.retires_at)
         return lapsed
-
-    async def _retires(self, grant: GrantState) -> bool:
-        """Return whether a withdrawal retires the adapters of this grant (class 2)."""
-        found = await self._chain.terms(grant.terms_hash)
-        return found is not None and found.terms.revocation_class == RevocationClass.RETIRE_ADAPTERS
 
     async def _why_stopped(
         self, used: Iterable[ContentId], works: dict[ContentId, ContentState | None]
@@ -215,7 +252,11 @@ class WithdrawalWatch:
         for content_id in used:
             grant = await self._chain.grant(content_id, trainer)
             withdrawn = await self._is_withdrawn(content_id, works)
-            if grant is not None and grant.live and not (withdrawn and await self._retires(grant)):
+            if (
+                grant is not None
+                and grant.live
+                and not (withdrawn and await self._last_use.retires(grant))
+            ):
                 continue
             content = works.get(content_id)
             if withdrawn and content is not None:

@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 
 from viz.domain.display import moment
-from viz.domain.ports.chain import ChainReader, ServingState
+from viz.domain.ports.chain import ChainReader, ServingState, WeightsAddress
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.engine import Engine
 from viz.domain.ports.ledger import AdapterCatalogue, AdapterRecord, EndedAdapter
@@ -127,16 +127,20 @@ class Catalogue:
         """Return the ids of the adapters on offer."""
         return sorted(self._records)
 
-    async def end(self, adapter_id: AdapterId, end: AdapterEnd) -> None:
-        """Unload an adapter whose license ended; requests for it are refused with the reason."""
-        record = self._records.get(adapter_id)
-        if record is None:
+    async def end(self, adapter: WeightsAddress, end: AdapterEnd) -> None:
+        """Unload an adapter whose license ended; the ledger keeps it, and requests are told why.
+
+        Of one that was dropped before, the ledger keeps where its weights were.
+        """
+        adapter_id, record = adapter.adapter_id, self._records.get(adapter.adapter_id)
+        if record is None and adapter_id in self._gone:
             return
-        digest, cid = record.weights_digest, record.cid
-        await self._ledger.put_end(EndedAdapter(adapter_id, end, digest, cid))
-        self._records.pop(adapter_id, None)
-        self._ended[adapter_id] = self._gone[adapter_id] = end
-        await self._engine.remove_adapter(adapter_id)
+        where = record or adapter
+        await self._ledger.put_end(EndedAdapter(adapter_id, end, where.weights_digest, where.cid))
+        self._gone[adapter_id] = end
+        if self._records.pop(adapter_id, None) is not None:
+            self._ended[adapter_id] = end
+            await self._engine.remove_adapter(adapter_id)
 
     def ended(self) -> Mapping[AdapterId, AdapterEnd]:
         """Return the ended adapters, also those that were dropped afterwards."""

@@ -30,7 +30,6 @@ class DestructionSettings:
     """
 
     data_dir: Path
-    adapters_dir: Path
     trainings_dir: Path
     certificates_dir: Path
     named_files: bool
@@ -43,12 +42,12 @@ def build_destruction(
     keys: KeyStore,
     works: LicensedWorks,
     *,
+    adapters: AdapterHoldings,
     key: bytes,
     domain: Domain,
     node: Address,
 ) -> WorkDestruction:
     """Return the node's destruction; certificates are signed with ``key`` in ``domain``."""
-    adapters = AdapterHoldings(ledger, blobs, keys, settings.adapters_dir)
     holders = (
         adapters,
         WorkHoldingsHere(ledger, blobs, keys, works),

@@ -13,14 +13,15 @@ from tests.integration.services.claiming import SystemClock
 from viz.chain.keys import development_account
 from viz.domain.destruction import HeldItem
 from viz.domain.eip712 import settlement_domain
+from viz.domain.ports.chain import WeightsAddress
 from viz.domain.ports.holdings import EndedUse, WorkHoldings
 from viz.domain.ports.services import AdapterEnd
 from viz.domain.units import AdapterId, ContentId
 from viz.errors import ChainUnreachable, LicenseError
 from viz.services.market.destruction import WorkDestruction
+from viz.services.market.last_use import FINAL_S
 from viz.services.market.licensing import Licensing
 from viz.services.market.withdrawal import (
-    FINAL_S,
     LICENSE_ENDED,
     WITHDRAWN,
     WithdrawalWatch,
@@ -40,9 +41,9 @@ class Offers:
     def adapter_ids(self) -> Sequence[AdapterId]:
         return list(self.ids)
 
-    async def end(self, adapter_id: AdapterId, end: AdapterEnd) -> None:
-        self.ids.remove(adapter_id)
-        self.over[adapter_id] = end
+    async def end(self, adapter: WeightsAddress, end: AdapterEnd) -> None:
+        self.ids = [each for each in self.ids if each != adapter.adapter_id]
+        self.over[adapter.adapter_id] = end
 
     def ended(self) -> Mapping[AdapterId, AdapterEnd]:
         return dict(self.over)
@@ -191,7 +192,7 @@ async def test_copies_go_at_the_end_that_the_class_says_and_no_others(
     offers, runs = Offers([]), Runs({str(each): [each] for each in works})
     shelf = Shelf()
     certified = destruction(net, shelf, tmp_path / "certificates")
-    watch = WithdrawalWatch(net.chain, node, offers, runs, certified)
+    watch = WithdrawalWatch(net.chain, node, offers, runs, destruction=certified)
     await watch.step()
     assert not shelf.gone, "no notice is over, and no block is old"
     await pass_time(net, FINAL_S)
@@ -219,7 +220,7 @@ async def test_an_adapter_on_offer_keeps_its_trainers_copies(net: Testnet, tmp_p
     await net.done(creator, "ContentRegistry", "withdraw", work)
     offers, shelf = Offers([adapter]), Shelf()
     certified = destruction(net, shelf, tmp_path / "certificates")
-    watch = WithdrawalWatch(net.chain, node, offers, Runs({"run": [work]}), certified)
+    watch = WithdrawalWatch(net.chain, node, offers, Runs({"run": [work]}), destruction=certified)
     await watch.step()
     await pass_time(net, 2 * CLOSE_DELAY_S - 60)
     await watch.step()
@@ -227,4 +228,4 @@ async def test_an_adapter_on_offer_keeps_its_trainers_copies(net: Testnet, tmp_p
     await pass_time(net, 120)
     await watch.step()
     assert offers.over and shelf.gone == {work}
-    assert shelf.uses[-1] == EndedUse(work, frozenset({adapter}), own=True)
+    assert shelf.uses[-1] == EndedUse(work, frozenset({adapter}), own=True, custody=True)

@@ -10,10 +10,11 @@ from tests.fakes.blobs import MemoryBlobStore
 from tests.fakes.ledger import MemoryStore
 
 from viz.domain.destruction import HeldItem
+from viz.domain.ports.custody import CustodyRecord
 from viz.domain.ports.holdings import EndedUse
 from viz.domain.ports.ledger import AdapterRecord, EndedAdapter, TrainingRecord
 from viz.domain.ports.services import AdapterEnd
-from viz.domain.units import ZERO_HASH, AdapterId, Cid, ContentId, Hash32, hex_of
+from viz.domain.units import ZERO_ADDRESS, ZERO_HASH, AdapterId, Cid, ContentId, Hash32, hex_of
 from viz.services.market.adapter_holdings import BLOB, KEY, WEIGHTS, AdapterHoldings
 from viz.services.training.holdings import COPY, RUN, SALT, TrainingHoldings, works_of
 from viz.storage.deny_list import DenyList
@@ -177,3 +178,13 @@ async def test_another_work_and_a_run_under_way_are_not_touched(place: Place) ->
     await place.ledger.put_training(TrainingRecord("t2", "running", request))
     found = await place.trainings.holdings(EndedUse(TWO, own=True))
     assert [each.name for each in found.left if each.kind == RUN] == ["t2"]
+
+
+async def test_an_adapter_under_the_cid_of_a_work_in_custody_costs_no_key(place: Place) -> None:
+    """Anybody may register an adapter under any CID: its end leaves a custodian's keys alone."""
+    kept = CustodyRecord(TWO, ZERO_ADDRESS, place.cid, 9, 1)
+    await place.ledger.put_custody(kept, most_each_bytes=9, most_bytes=9)
+    await place.ledger.put_end(EndedAdapter(ADAPTER, END, DIGEST, place.cid))
+    items = await place.destroyed(EndedUse(ONE, frozenset({ADAPTER})))
+    assert {item.kind for item in items} == {WEIGHTS, RUN}
+    assert place.keys.kept and place.blobs.blocks

@@ -1,0 +1,69 @@
+"""Tell when the uses of a withdrawn work end: the node's own, and those of all who licensed it.
+
+Owns the rule of each: the node's own use ends with its own grant of class 2, custody with the last
+grant that permits the work's key. Reads the chain only. Nobody acquires a grant after a withdrawal,
+so that the end of custody is computed once for a work whose withdrawal can no longer vanish.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from viz.domain.license import RevocationClass
+from viz.domain.ports.chain import ChainReader, ContentState, GrantState
+from viz.domain.ports.services import OfferedAdapters
+from viz.domain.units import Address, ContentId
+
+# A withdrawal in a block of this age stays; with a notice of nothing, destruction waits for it.
+FINAL_S: Final = 3_600
+
+
+class LastUse:
+    """The ends of withdrawn works' uses, as one node sees them."""
+
+    def __init__(self, chain: ChainReader, offers: OfferedAdapters, node: Address) -> None:
+        self._chain, self._offers, self._node = chain, offers, node
+        self._custody_ends: dict[ContentId, int] = {}
+
+    async def own_end(self, content: ContentState) -> int | None:
+        """Return when the node's own use of a withdrawn work ends; None if it does not.
+
+        It ends with the notice of the node's own grant, if that is of class 2, and not before the
+        last of the node's adapters that hold the work.
+        """
+        grant = await self._chain.grant(content.content_id, self._node)
+        found = await self._chain.terms(grant.terms_hash) if grant is not None else None
+        if found is None or found.terms.revocation_class != RevocationClass.RETIRE_ADAPTERS:
+            return None
+        for adapter_id in self._offers.adapter_ids():
+            state = await self._chain.adapter(adapter_id)
+            holds = any(each == content.content_id for each, _ in state.shares) if state else False
+            if state is not None and holds and state.trainer == self._node:
+                return None
+        return content.withdrawn_at + max(found.terms.notice_s, FINAL_S)
+
+    async def custody_end(self, content: ContentState, now_s: int) -> int | None:
+        """Return when the last grant ends that permits a withdrawn work's key; None before then."""
+        if now_s < content.withdrawn_at + FINAL_S:
+            return None
+        known = self._custody_ends.get(content.content_id)
+        if known is None:
+            known = content.withdrawn_at + FINAL_S
+            for trainer in await self._chain.trainers_of(content.content_id):
+                grant = await self._chain.grant(content.content_id, trainer)
+                if grant is not None:
+                    known = max(known, await self._registers_until(grant, content))
+            self._custody_ends[content.content_id] = known
+        return known if known <= now_s else None
+
+    async def retires(self, grant: GrantState) -> bool:
+        """Return whether a withdrawal retires the adapters of this grant (class 2)."""
+        found = await self._chain.terms(grant.terms_hash)
+        return found is not None and found.terms.revocation_class == RevocationClass.RETIRE_ADAPTERS
+
+    async def _registers_until(self, grant: GrantState, content: ContentState) -> int:
+        """Return until when a grant permits to register adapters (ContentRegistry.grantOf)."""
+        found = await self._chain.terms(grant.terms_hash)
+        if found is None or found.terms.revocation_class == RevocationClass.KEEP:
+            return grant.expires_at
+        return min(grant.expires_at, content.withdrawn_at + found.terms.notice_s)
