@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from viz.cli import certificates, earnings, holdings, owner
+from viz.cli.checking import check
 from viz.cli.console import (
     AsJson,
     DataDir,
@@ -78,6 +79,7 @@ app = typer.Typer(
 )
 app.command("license")(license_work)
 app.command("import")(import_work)
+app.command("check")(check)
 app.command("list")(holdings.list_works)
 for _verb in (
     search,

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from viz.creator.sealed import CustodianNode, ListingWords
     from viz.domain.ports.chain import Deployment
+    from viz.protocol.listing import WorkListing
     from viz.protocol.registration import WorkWords
     from viz.services.market.work_records import Registration
 
@@ -114,6 +115,7 @@ class Sealing:
             self._trusted,
             size_bytes=(await asyncio.to_thread(work.stat)).st_size,
             now_s=SystemClock().now_s(),
+            iscc=await asyncio.to_thread(_content_code, work, record.kind),
         )
         signed = sealed.sign_listing(document, self._trusted, self._key)
         await sealed.publish_listing(work, signed, [each.url for each in self._custodians])
@@ -304,22 +306,36 @@ def search(
 
 
 async def _search(node: str, words: Sequence[str]) -> list[dict[str, Any]]:
-    """Read a node's listings page by page, and return those with all words, as JSON values."""
+    """Return a node's listings with all words, as JSON values."""
+
+    def has_all(listing: WorkListing) -> bool:
+        text = " ".join((listing.title, listing.credit, listing.sample, listing.language))
+        return all(word in text.casefold() for word in words)
+
+    return [each.to_json() for each in await listed_works(node) if has_all(each)]
+
+
+async def listed_works(node: str) -> list[WorkListing]:
+    """Read a node's listings page by page, and return the works in them, as the node says."""
     from viz.protocol.listing import LISTINGS_PATH, listings_from_json
 
-    found: list[dict[str, Any]] = []
+    found: list[WorkListing] = []
     after = 0
     for _ in range(MAX_PAGES):
         answer = await get_json(node, f"{LISTINGS_PATH}?after={after}")
         page, following = listings_from_json(answer)
-        for each in page:
-            listing = each.listing
-            text = " ".join((listing.title, listing.credit, listing.sample, listing.language))
-            if all(word in text.casefold() for word in words):
-                found.append(listing.to_json())
+        found += [each.listing for each in page]
         if following is None:
             return found
         if following <= after:
             raise NodeNotTrusted(f"{node} answers the same page of listings again")
         after = int(following)
     return found
+
+
+def _content_code(work: Path, kind: str) -> str:
+    """Return the content code of a work's file. Blocks."""
+    from viz.creator.likeness import content_code
+    from viz.services.market.work_records import read_work
+
+    return content_code(read_work(work, kind))

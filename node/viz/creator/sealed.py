@@ -178,8 +178,9 @@ def listing_of(
     *,
     size_bytes: int,
     now_s: int,
+    iscc: str | None = None,
 ) -> dict[str, Any]:
-    """Return the listing of a registered work, as JSON values."""
+    """Return the listing of a registered work, as JSON values; ``iscc`` is its content code."""
     if record.content_id is None:
         raise InvalidRequest("the work is not registered yet: register it before it is listed")
     return WorkListing(
@@ -196,6 +197,7 @@ def listing_of(
         custodians=tuple(CustodianAddress(each.node, each.url) for each in custodians),
         issued_at=now_s,
         sample=words.sample,
+        iscc=iscc,
     ).to_json()
 
 

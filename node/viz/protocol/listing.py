@@ -40,6 +40,7 @@ MAX_LISTING_BYTES: Final = 56 * 1024
 MAX_SAMPLE_CHARS: Final = 4_096
 MAX_CUSTODIANS: Final = 8
 MAX_URL_CHARS: Final = 200
+MAX_ISCC_CHARS: Final = 80
 # A sealed work contains the work, the record that proves it, and age's header and tags.
 MAX_SEALED_BYTES: Final = 2 * MAX_WORK_BYTES
 # Listings in one page: if all have their maximum size, a page has at most 4 MiB.
@@ -73,7 +74,8 @@ class WorkListing(WireModel):
 
     ``language`` is a BCP 47 tag, ``size_bytes`` the size of the work's file, ``license`` the
     license document or table whose canonical hash is on the chain, ``sample`` a text that the owner
-    chose, ``issued_at`` seconds since 1970.
+    chose, ``issued_at`` seconds since 1970. ``iscc`` is the ISCC Text-Code of the work's words
+    (ISO 24138, 256 bits), by which near copies are found; listings of earlier versions have none.
     """
 
     WHERE: ClassVar[str] = "the listing"
@@ -90,6 +92,7 @@ class WorkListing(WireModel):
     custodians: Annotated[tuple[CustodianAddress, ...], AtMost(MAX_CUSTODIANS)]
     issued_at: JsonInteger
     sample: Annotated[str, text(MAX_SAMPLE_CHARS)] = ""
+    iscc: Annotated[str, text(MAX_ISCC_CHARS)] | None = None
 
     @property
     def license_hash(self) -> Hash32:

@@ -51,6 +51,7 @@ WRONG = {
     "content publish": ("{0} --key {0}/none.json", INPUT),
     "content keys": ("0", USAGE),
     "content search": ("tide --node nowhere", CONFIG),
+    "content check": ("{0}/none.txt", INPUT),
     "content import": ("{0}/none.txt", INPUT),
     "content license": ("one", USAGE),
     "content show": ("0", USAGE),

@@ -1,0 +1,140 @@
+"""Run `viz content check`: what a work is, before anybody signs for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from viz.cli.console import AsJson, guarded, lines, plain, run, say, show, table
+from viz.cli.http import LOCAL_NODE, NodeUrl
+from viz.cli.sealing import listed_works
+from viz.client.node_address import checked
+from viz.errors import VizError
+
+if TYPE_CHECKING:
+    from viz.protocol.listing import WorkListing
+
+_SHOWN_OPT_OUTS: Final = 6
+
+
+@guarded
+def check(
+    sources: Annotated[list[Path], typer.Argument(help="A work, or what it is made of.")],
+    node: NodeUrl = LOCAL_NODE,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="Compare with no listings: ask no node for them.")
+    ] = False,
+    encoding: Annotated[
+        str, typer.Option("--encoding", help="Of text without a mark, as for `viz content import`.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Check a work before you sign: near copies, people in it, reserved rights, what is learnable.
+
+    Read are the files that `viz content import` reads. The work is sent nowhere: the node is asked
+    for its listings, and they are compared here. Nothing is written.
+    """
+    from dataclasses import asdict
+
+    from viz.creator.checking import alike, check_work
+    from viz.creator.intake import importing
+
+    found, skipped = importing.sources_of(sources)
+    made = importing.import_sources(found, encoding=encoding, skipped=skipped)
+    told = check_work(made, _folder(sources[0]))
+    listings, why = ([], "you said --alone") if alone else _listings(node)
+    coded = sum(bool(each.iscc) for each in listings)
+    told["alike"] = [asdict(each) for each in alike(told["iscc"], listings)]
+    told["compared"] = {
+        "node": "" if why else node, "listings": len(listings), "withCode": coded, "why": why,
+    }  # fmt: skip
+    if show(told, as_json=as_json):
+        return
+    _tell(told)
+
+
+def _folder(source: Path) -> Path:
+    return source if source.is_dir() else source.parent
+
+
+def _listings(node: str) -> tuple[list[WorkListing], str]:
+    """Return the listings of a node, or none and why: a check goes on without them."""
+    try:
+        return run(listed_works(checked(node)), logs=False), ""
+    except VizError as error:
+        return [], error.detail
+
+
+def _tell(told: dict[str, Any]) -> None:
+    said, guess = told["languageSaid"], told["languageGuessed"]
+    language = f"{said}, as the source says" if said else ""
+    if guess and guess.partition("-")[0] != said.partition("-")[0]:
+        language += f"{'; ' if language else ''}{guess}, by its words (a guess)"
+    rows: list[tuple[str, object]] = [
+        ("title", told["title"]),
+        ("kind", told["kind"]),
+        ("words", f"about {told['words']}"),
+        ("chunks", told["chunks"]),
+        ("language", language or "not told by its words: name it when you register"),
+        ("content code", f"{told['iscc']}  (part of its listing)"),
+    ]
+    rows += [(f"personal data: {each['kind']}", _people(each)) for each in told["personalData"]]
+    if not told["personalData"]:
+        rows.append(("personal data", "none that has a form of its own"))
+    rows += [("  not seen", told["personalDataUnseen"]), *_rights(told), *_learned(told)]
+    rows.append(("near copies", _compared(told)))
+    table("Before you sign", ("what", "value"), [(name, plain(str(value))) for name, value in rows])
+    if told["alike"]:
+        near = [
+            (each["content_id"], each["title"], each["credit"], f"{each['shared']:.0%}")
+            for each in told["alike"]
+        ]
+        table("Listed works that share passages", ("#work", "title", "credit", "shared"), near)
+        say("A near copy may be registered: the earlier registration stays, for anyone to see.")
+    if left := told["leftOut"]:
+        lines("Left out", [(each["name"], each["why"]) for each in left])
+
+
+def _people(each: dict[str, Any]) -> str:
+    places = ", ".join(str(place + 1) for place in each["chunks"])
+    return f"{each['count']}, such as {', '.join(each['examples'])}  (chunks {places})"
+
+
+def _rights(told: dict[str, Any]) -> list[tuple[str, object]]:
+    rows: list[tuple[str, object]] = [
+        (f"rights: {each['says']}", f"{each['scheme']}, {each['where']}: {each['value']}")
+        for each in told["optOuts"][:_SHOWN_OPT_OUTS]
+    ]
+    if not rows:
+        rows.append(("rights", "no reservation stands in the file (that gives no rights either)"))
+    if signer := told["rightsSignedBy"]:
+        rows.append(("  so", f"{signer} signed that the rights are theirs"))
+    elif told["reserved"]:
+        rows.append(("  so", "training is reserved: `viz content import --rights-are-mine KEY`"))
+    return rows
+
+
+def _learned(told: dict[str, Any]) -> list[tuple[str, object]]:
+    found = told["learnable"]
+    if found is None:
+        return [("learnable", f"not known: {told['learnableUnknown']}")]
+    rows: list[tuple[str, object]] = [
+        ("learnable", f"{found['facts']} facts, {found['trainingRows']} rows to train on"),
+        ("  takes", f"about {found['minutes']} min on two cores, with the default settings"),
+    ]
+    if found["silentChunks"]:
+        some = "; ".join(found["silentExamples"])
+        rows.append(("not learnable", f"{found['silentChunks']} chunks give no fact: {some}"))
+    return rows
+
+
+def _compared(told: dict[str, Any]) -> str:
+    how = told["compared"]
+    if how["why"]:
+        return f"not looked for: {how['why']}"
+    return (
+        f"{len(told['alike'])} among {how['withCode']} listed works with a code, of "
+        f"{how['listings']} at {how['node']}"
+    )
