@@ -153,7 +153,7 @@ def _no_tokenizer(hub: FakeHub) -> None:
         (_no_digests, "no size or digest"),
         (_lost_shard, "names 'model-00002-of-00002.safetensors', which the commit"),
         (_escaping_index, "outside.safetensors"),
-        (_no_index, "no index of shards"),
+        (_no_index, "not an index of shards"),
         (_no_tokenizer, r"has no tokenizer\.json"),
     ],
 )

@@ -126,7 +126,7 @@ async def test_a_deposit_can_be_used_up_after_a_kill(
     What broke off costs what arrived and one step at most, in the ledger as on the chain.
     """
     async with killed(tmp_path, moment, skip) as (client, chain, copy, told):
-        told_cost = ("cost", "are paid for it", "Cannot connect")
+        told_cost = ("cost", "if the node began", "Cannot connect")
         assert any(words in told.detail for words in told_cost)
         again = FakeChain(NODE_KEY, channels=dict(chain.channels))
         async with running_node(copy, chain=again) as node:

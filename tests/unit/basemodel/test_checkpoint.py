@@ -125,7 +125,7 @@ def _index(text: str) -> Callable[[Path], None]:
         (_with(**{"model.norm.weight": torch.ones(65)}), r"has shape \[65\]"),
         (_with(**{"model.layers.0.self_attn.q_norm.weight": torch.ones(16)}), "not describe"),
         (_pickled, "pickles only.*pytorch_model.bin"),
-        (_wrong_shard, "two shards hold"),
+        (_wrong_shard, "two shards have"),
         (_cut, "cannot be read as safetensors"),
         (_lost_shard, "has no model-00002"),
         (_index("{"), "cannot be read as an index"),

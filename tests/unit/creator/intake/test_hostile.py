@@ -54,8 +54,8 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
         documents.zipped({"a": "b"}),
         "its name says DOCX, but it is not",
     ),
-    "an EPUB named .txt": ("a.txt", documents.epub(["<p>x</p>"]), "holds EPUB: name it .epub"),
-    "a PDF named .md": ("a.md", documents.pdf([[(9.0, 9.0, 9.0, "x")]]), "holds PDF: name it .pdf"),
+    "an EPUB named .txt": ("a.txt", documents.epub(["<p>x</p>"]), "it is EPUB: name it .epub"),
+    "a PDF named .md": ("a.md", documents.pdf([[(9.0, 9.0, 9.0, "x")]]), "it is PDF: name it .pdf"),
     "text named .pdf": ("a.pdf", b"only words", "its name says PDF, but it is not"),
     "an old Word file": (
         "a.doc",
@@ -83,7 +83,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
         documents.epub(["<p>x</p>"], more={"META-INF/encryption.xml": LOCK}),
         "the book is locked",
     ),
-    "an EPUB of pictures": ("a.epub", documents.epub(["<img src='a.png'/>"]), "hold no text"),
+    "an EPUB of pictures": ("a.epub", documents.epub(["<img src='a.png'/>"]), "have no text"),
     "entities in a DOCX": (
         "a.docx",
         documents.docx([], {"word/document.xml": DTD + "<x>&b;</x>"}),
@@ -120,7 +120,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "a list that is none": ("a.json", b"[{]", "begins like a JSON list, but is not one"),
     "deep JSON": ("a.jsonl", b"[" * 100_000, "begins like a JSON list, but is not one"),
     "a table": ("a.csv", b"a,b\n1,2\n", "it is a table"),
-    "nothing but a script": ("a.html", b"<html><script>x()</script>", "holds no text"),
+    "nothing but a script": ("a.html", b"<html><script>x()</script>", "has no text"),
     "deep Markdown": ("a.md", b"> " * 2_000, ""),
     "deep HTML": ("a.html", b"<div>" * 20_000 + b"x", ""),
 }

@@ -143,7 +143,7 @@ def test_what_is_no_source_is_told(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InvalidWork, match="has no file of a readable kind"):
         sources_of([tmp_path / "empty"])
-    with pytest.raises(InvalidWork, match="no file and no folder"):
+    with pytest.raises(InvalidWork, match="neither a file nor a folder"):
         sources_of([tmp_path / "none"])
 
 
