@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
+import uuid
 from contextlib import suppress
 from pathlib import Path
 
@@ -43,16 +44,34 @@ def make_private_file(path: Path) -> None:
     _close(path)
 
 
-def write_private(path: Path, data: bytes) -> None:
-    """Write a file atomically and durably, readable by its owner only. Raises OSError."""
-    partial = path.with_name(path.name + ".partial")
+def write_private(path: Path, data: bytes, partial: Path | None = None) -> None:
+    """Write a file atomically and durably, readable by its owner only. Raises OSError.
+
+    ``partial`` is written first and renamed. Its default is a new name in the same folder, so that
+    several may write at once; a caller that alone writes ``path`` can name one, so that what a kill
+    leaves is written over the next time.
+    """
+    partial = partial or path.with_name(f".{uuid.uuid4().hex}.part")
     partial.unlink(missing_ok=True)
-    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    sync_to_disk(path.parent)
+
+
+def sync_to_disk(path: Path) -> None:
+    """Wait until a file's bytes, or the names in a folder, are on the disk. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def close_if_there(*paths: Path) -> None:

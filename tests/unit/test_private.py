@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,12 @@ from tests.fakes.chain import DEPLOYMENT, address_of
 
 from viz.buyer.ledger import BuyerLedger
 from viz.chain.devnet import _hold
-from viz.private import close_if_there, make_private_file, make_private_folder
+from viz.private import (
+    close_if_there,
+    make_private_file,
+    make_private_folder,
+    write_private,
+)
 from viz.storage.embedded import EmbeddedBlobStore
 from viz.store.ledger import SqlStore
 
@@ -44,6 +52,31 @@ def test_a_folder_and_a_file_are_made_private_or_become_so(tmp_path: Path) -> No
     (old / "more").touch(0o644)
     close_if_there(old / "more", old / "gone")
     assert modes(old / "more") == {0o600}
+
+
+def test_a_file_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk leaves the old bytes, and nothing beside them; many may write at once."""
+    path = tmp_path / "key"
+    write_private(path, b"old")
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", _full)
+        with pytest.raises(OSError, match="No space left"):
+            write_private(path, b"new")
+    assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == b"old"
+    many = [bytes([each]) * 100_000 for each in range(16)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(partial(write_private, path), many))
+    assert path.read_bytes() in many and modes(path) == {0o600}
+    left = tmp_path / "key.new"
+    left.write_bytes(b"what a kill left")
+    write_private(path, b"newest", left)
+    assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == b"newest"
+
+
+def _full(_handle: int) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_the_working_directory_is_not_closed(

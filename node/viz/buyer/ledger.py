@@ -38,7 +38,7 @@ from viz.domain.eip712 import public_address
 from viz.domain.ports.chain import ChannelState, Deployment
 from viz.domain.units import Address, Units, parse_address
 from viz.errors import BooksMismatch, ConfigError, InvalidKeyFile, InvalidRequest, StoreError
-from viz.private import close_if_there, make_private_file, make_private_folder
+from viz.private import close_if_there, make_private_folder, sync_to_disk, write_private
 from viz.protocol.wire import Json, parse_json
 
 COMPACT_AFTER_LINES: Final = 1_000
@@ -243,7 +243,7 @@ class BuyerLedger:
         whole = self._load_curve()
         if self._billed:
             # The receipts must be on disk before the requests that they billed are removed.
-            _sync(self._directory / _LEDGER)
+            sync_to_disk(self._directory / _LEDGER)
         self.unbilled = self._asked.load(self._billed)
         self._billed.clear()
         path = self._directory / _STANDING
@@ -305,7 +305,7 @@ class BuyerLedger:
             if sync:
                 os.fsync(handle)
             if self._lines == 0:
-                _sync(self._directory)
+                sync_to_disk(self._directory)
         except OSError:
             # The next line must not join onto half a line, nor go into a file that a crash removes.
             self._good_bytes = before
@@ -321,13 +321,7 @@ class BuyerLedger:
     def _replace(self, name: str, content: Json) -> None:
         path, fresh = self._directory / name, self._directory / f"{name}.new"
         try:
-            make_private_file(fresh)
-            with fresh.open("wb") as file:
-                file.write(json.dumps(content).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(path)
-            _sync(self._directory)
+            write_private(path, json.dumps(content).encode() + b"\n", fresh)
         except OSError as error:
             raise _unwritable(path, error) from error
 
@@ -380,11 +374,3 @@ def _hold(directory: Path) -> int:
             f"another process pays from {directory}: stop it, or use another buyer directory"
         ) from error
     return handle
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -10,7 +10,6 @@ kept, so that what was asked stays on disk only as long as a bill may come.
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Final
 from viz.buyer.open_requests import OpenRequest
 from viz.domain.units import AdapterId
 from viz.errors import BooksMismatch, InvalidRequest
+from viz.private import write_private
 from viz.protocol.wire import Reader, parse_json
 
 _SUFFIX: Final = ".request"
@@ -44,14 +44,8 @@ class RequestJournal:
             "excused": str(open_request.excused_units),
             "ended": bool(open_request.left_at_s),
         }
-        fresh = path.with_suffix(".new")
-        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode=0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(json.dumps(head).encode() + b"\n" + open_request.request)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-        _sync(self._directory)
+        whole = json.dumps(head).encode() + b"\n" + open_request.request
+        write_private(path, whole, path.with_suffix(".new"))
 
     def drop(self, name: str) -> None:
         """Forget a request; a file that cannot be removed now is removed at the next start."""
@@ -95,11 +89,3 @@ def _read(path: Path) -> OpenRequest:
         excused_units=reader.optional("excused", reader.units) or 0,
         unknown=not reader.boolean("ended"),
     )
-
-
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from viz.domain.trust import require_as_trusted
 from viz.domain.typed_data import Custody
 from viz.domain.units import Address, Cid, ContentId
 from viz.errors import InvalidRequest, NodeNotTrusted, StorageUnavailable, VizError
+from viz.private import write_private
 from viz.protocol.custody import (
     CUSTODY_HEADER,
     CUSTODY_PATH,
@@ -242,15 +242,7 @@ def _kept_key(path: Path, plain: bytes) -> str | None:
 
 
 def _write_private(path: Path, text: str) -> None:
-    partial = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write_private(path, text.encode())
     except OSError as error:
         raise StorageUnavailable(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)

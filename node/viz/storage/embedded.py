@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import os
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from typing import Final
 
 from viz.domain.units import Cid
 from viz.errors import BlobCorrupt, BlobNotFound, StorageUnavailable
-from viz.private import make_private_folder
+from viz.private import make_private_folder, sync_to_disk, write_private
 from viz.storage.base import VerifiedBlobStore, chunks_of
 from viz.storage.cid import RAW, codec_of, to_binary, verify
 from viz.storage.unixfs import MAX_BLOCK_BYTES, IpfsBlock, blocks_of, decode_node
@@ -105,7 +104,7 @@ class EmbeddedBlobStore(VerifiedBlobStore):
                     path = self._path(cid)
                     if cid not in needed and path.exists():
                         path.unlink()
-                        _sync_folder(path.parent)
+                        sync_to_disk(path.parent)
         except OSError as error:
             raise StorageUnavailable(f"blocks cannot be deleted: {error.strerror}") from error
 
@@ -163,22 +162,5 @@ class EmbeddedBlobStore(VerifiedBlobStore):
         self._write_durably(self._pins / cid, b"")
 
     def _write_durably(self, path: Path, data: bytes) -> None:
-        partial = self._partial / uuid.uuid4().hex
-        try:
-            with partial.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-        _sync_folder(path.parent)
-        _sync_folder(path.parent.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        write_private(path, data, self._partial / uuid.uuid4().hex)
+        sync_to_disk(path.parent.parent)

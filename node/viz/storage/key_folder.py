@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import uuid
 from pathlib import Path
 from typing import Final
 
 from viz.domain.units import Cid
 from viz.errors import StorageUnavailable
-from viz.private import make_private_folder
+from viz.private import make_private_folder, sync_to_disk, write_private
 from viz.storage.cid import to_binary
 from viz.storage.sealing import IDENTITY_PREFIX
 
@@ -46,20 +45,11 @@ class KeyFolder:
         return self._folder / f"{cid}.key"
 
     def _put(self, path: Path, key: str) -> None:
-        partial = path.with_name(f".{uuid.uuid4().hex}.part")
         try:
             make_private_folder(self._folder)
-            handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "w", encoding="ascii") as file:
-                file.write(f"# key of the sealed blob {path.stem}\n{key}\n")
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-            _sync(self._folder)
+            write_private(path, f"# key of the sealed blob {path.stem}\n{key}\n".encode("ascii"))
         except OSError as error:
             raise StorageUnavailable(f"{path} cannot be written: {error.strerror}") from error
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> str | None:
@@ -84,17 +74,9 @@ def _destroy(path: Path) -> bool:
             file.flush()
             os.fsync(file.fileno())
         path.unlink()
-        _sync(path.parent)
+        sync_to_disk(path.parent)
     except FileNotFoundError:
         return False
     except OSError as error:
         raise StorageUnavailable(f"{path} cannot be destroyed: {error.strerror}") from error
     return True
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

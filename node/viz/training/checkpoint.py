@@ -8,7 +8,6 @@ given; a checkpoint that a power cut tore is passed over, and the one before it,
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
+
+from viz.private import sync_to_disk
 
 if TYPE_CHECKING:
     import torch
@@ -49,13 +50,13 @@ def write(directory: Path, saved: Checkpoint) -> None:
     record = {"identity": saved.identity, "progress": saved.progress, "state": digest.hex()}
     (partial / _PROGRESS).write_text(json.dumps(record))
     for path in (partial / _STATE, partial / _PROGRESS, partial):
-        _sync(path)
+        sync_to_disk(path)
     current, old = directory / CHECKPOINT, directory / _OLD
     shutil.rmtree(old, ignore_errors=True)
     if current.exists():
         current.replace(old)
     partial.replace(current)
-    _sync(directory)
+    sync_to_disk(directory)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -111,11 +112,3 @@ def _read(folder: Path) -> Checkpoint:
     if file_digest(folder / _STATE).hex() != record["state"]:
         raise ValueError("its state is not what was written")
     return Checkpoint(identity, progress, load_file(str(folder / _STATE)))
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -9,7 +9,6 @@ probes are not used.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from eth_utils.crypto import keccak
 
-from viz.private import make_private_folder
+from viz.private import make_private_folder, write_private
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -63,12 +62,8 @@ class Measured:
     def keep(self, name: str, value: Any) -> None:
         """Write the value to the disk, whole or not at all."""
         self._values[name] = value
-        partial = self._path.with_name(f"{self._path.name}.{os.getpid()}.partial")
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump({"identity": self._identity, "values": self._values}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self._path)
+        whole = {"identity": self._identity, "values": self._values}
+        write_private(self._path, json.dumps(whole).encode())
 
 
 def of_run(directory: Path, identity: str) -> Measured:

@@ -112,7 +112,7 @@ def test_a_directory_that_cannot_be_synced_leaves_no_line(
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as broken:
-        broken.setattr(ledger_module, "_sync", fails)
+        broken.setattr(ledger_module, "sync_to_disk", fails)
         with pytest.raises(StoreError, match="nothing was signed"):
             observe(ledger, 1_000, 0)
     assert _file(tmp_path).read_bytes() == b"" and ledger.channel.deposit_units == 0

@@ -10,7 +10,6 @@ plain byte is on the disk.
 from __future__ import annotations
 
 import asyncio
-import os
 import uuid
 from collections.abc import Iterable
 from dataclasses import replace
@@ -36,7 +35,7 @@ from viz.errors import (
     StorageUnavailable,
     VizError,
 )
-from viz.private import make_private_folder
+from viz.private import make_private_folder, write_private
 from viz.protocol.custody import sealed_name
 from viz.protocol.listing import (
     LISTING_PATH,
@@ -223,24 +222,11 @@ class LicensedWorks:
             make_private_folder(folder)
             save_record(path, opened.record)
             if opened.questions:
-                _write_private(folder / QUESTIONS_FILE, opened.questions)
-            _write_private(path, opened.raw)
+                write_private(folder / QUESTIONS_FILE, opened.questions)
+            write_private(path, opened.raw)
         except OSError as error:
             raise StorageUnavailable(f"{path} cannot be written: {error.strerror}") from error
         return path
-
-
-def _write_private(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _opened(sealed: Path, key: str, content: ContentState) -> OpenedWork:
