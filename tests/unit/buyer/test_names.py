@@ -36,7 +36,7 @@ def test_a_name_that_moved_is_not_followed(tmp_path: Path) -> None:
     """Protects a buyer whose node calls another adapter by the name that it paid by before."""
     ledger = opened(tmp_path)
     Names(ledger).use("tides", offer(7, "tides"))
-    with pytest.raises(UnknownModel, match=r"'Tides' was viz-adapter-7 .* viz-adapter-9"):
+    with pytest.raises(UnknownModel, match=r"'Tides' meant viz-adapter-7 .* viz-adapter-9"):
         Names(ledger).use("Tides", offer(9, "tides"))
     Names(ledger).use("viz-adapter-9", offer(9, "tides"))
     Names(ledger).use("tides", offer(9, "tides"))
