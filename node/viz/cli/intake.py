@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Final
+from urllib.parse import urlsplit
 
 import typer
 
@@ -18,9 +20,11 @@ from viz.cli.console import (
     lines,
     password,
     plain,
+    run,
     say,
     show,
 )
+from viz.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from viz.creator.intake.importing import Imported
@@ -41,7 +45,9 @@ RightsKey = Annotated[
 
 @guarded
 def import_work(
-    sources: Annotated[list[Path], typer.Argument(help="Files and folders.")],
+    sources: Annotated[
+        list[str], typer.Argument(help="Files and folders, or the address of a site.")
+    ],
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the work. Default: named by its title.")
     ] = None,
@@ -60,6 +66,13 @@ def import_work(
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace an earlier import in the folder.")
     ] = False,
+    max_pages: Annotated[
+        int, typer.Option("--max-pages", min=1, help="Of a site: how many pages at most.")
+    ] = 200,
+    private_addresses: Annotated[
+        bool,
+        typer.Option("--private-addresses", help="Also a site of this machine or its network."),
+    ] = False,
     rights_are_mine: RightsKey = None,
     yes: Yes = False,
     password_file: PasswordFile = None,
@@ -68,16 +81,28 @@ def import_work(
     """Convert a book, a manuscript or chats into a work, and show the result.
 
     The command reads text, Markdown, HTML, DOCX, EPUB, PDF with a text layer, JSON Lines of chats
-    (in our form, ShareGPT's or Alpaca's), and folders of these. It writes the work and import.json,
-    the record of the conversion, into one folder. Nothing is sent.
+    (in our form, ShareGPT's or Alpaca's), folders of these, and a site's pages by its sitemap, as
+    its robots.txt, RSL and TDMRep permit. It writes the work and import.json, the record of the
+    conversion, into one folder. Nothing is sent.
     """
     from viz.clock import SystemClock
     from viz.creator.intake import importing, rights
 
-    found, skipped = importing.sources_of(sources)
-    made = importing.import_sources(
-        found, title=title, encoding=encoding, leave_out=leave_out, skipped=skipped
-    )
+    if any(each.startswith(("http://", "https://")) for each in sources):
+        if len(sources) > 1:
+            raise InvalidRequest("a site is imported by itself: name one address, and nothing else")
+        made = _site(
+            sources[0],
+            title,
+            max_pages,
+            private_addresses=private_addresses,
+            reserved_too=rights_are_mine is not None,
+        )
+    else:
+        found, skipped = importing.sources_of([Path(each) for each in sources])
+        made = importing.import_sources(
+            found, title=title, encoding=encoding, leave_out=leave_out, skipped=skipped
+        )
     folder = out or Path(_slug(made.title))
     importing.check_target(folder, replace=replace)
     barring = rights.in_force(made.opt_outs)
@@ -100,6 +125,42 @@ def import_work(
     if show(record | {"path": str(path)}, as_json=as_json):
         return
     _tell(made, path)
+
+
+def _site(
+    address: str, title: str, max_pages: int, *, private_addresses: bool, reserved_too: bool
+) -> Imported:
+    """Fetch a site's pages, and convert them as files are; nothing of the pages is kept here."""
+    from viz.creator.intake import importing, rights
+    from viz.creator.intake.site import FetchedSite, SiteBounds, SiteReader
+    from viz.outbound import Outbound
+
+    async def read() -> FetchedSite:
+        http = Outbound(private_addresses=private_addresses)
+        try:
+            reader = SiteReader(http, address, SiteBounds(max_pages))
+            return await reader.read(reserved_too=reserved_too)
+        finally:
+            await http.close()
+
+    site = run(read(), logs=False)
+    if not reserved_too:
+        rights.refuse_reserved(rights.in_force(site.opt_outs))
+    with TemporaryDirectory(prefix="viz-site-") as folder:
+        found = []
+        for number, page in enumerate(site.pages):
+            path = Path(folder) / str(number)
+            path.write_bytes(page.body)
+            read_as = "page.html" if page.is_html else "page.txt"
+            found.append(importing.Source(page.url, path, read_as))
+        return importing.import_sources(
+            found,
+            title=title or (urlsplit(address).hostname or ""),
+            leave_out=True,
+            skipped=site.left_out,
+            opt_outs=site.opt_outs,
+            without_repeated=True,
+        )
 
 
 def _tell(made: Imported, path: Path) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -36,10 +37,14 @@ _TOLD: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file to import, and its name in messages and in the record."""
+    """One file to import, and its name in messages and in the record.
+
+    ``read_as`` is a name whose end tells the file's kind, if its own tells none.
+    """
 
     name: str
     path: Path
+    read_as: str = ""
 
     def sha256(self) -> tuple[str, int]:
         """Return the file's SHA-256 in hexadecimal, and its size in bytes."""
@@ -147,24 +152,30 @@ def import_sources(
     encoding: str = "",
     leave_out: bool = False,
     skipped: Iterable[dict[str, str]] = (),
+    opt_outs: Sequence[OptOut] = (),
+    without_repeated: bool = False,
 ) -> Imported:
     """Convert the sources and join them to one work.
 
+    ``opt_outs`` are statements on training that were found outside the sources.
+    ``without_repeated`` leaves out paragraphs that half of the sources have, such as a site's menu.
     Raises InvalidWork, which names all refused sources, if ``leave_out`` is False and one is
     refused; also if texts and chats are mixed, or if training could not read the result.
     """
     converted: list[tuple[Source, str, Converted]] = []
     left_out = list(skipped)
-    jobs = [SourceFile(each.name, each.path, encoding) for each in sources]
+    jobs = [SourceFile(each.read_as or each.name, each.path, encoding) for each in sources]
     refused: list[Refused] = []
     for source, answer in zip(sources, parse(jobs), strict=True):
         if isinstance(answer, Refused):
-            refused.append(answer)
+            refused.append(Refused(source.name, answer.why))
         else:
             converted.append((source, answer.pop("source_kind"), Converted.from_json(answer)))
     if refused and (not leave_out or not converted):
         raise InvalidWork(_told(refused, several=len(sources) > 1))
     left_out += [{"name": each.name, "why": each.why} for each in refused]
+    if without_repeated:
+        _leave_out_repeated([made for _, _, made in converted])
     converted = _each_once(converted, left_out)
     kinds = {made.kind for _, _, made in converted}
     if len(kinds) > 1:
@@ -189,9 +200,23 @@ def import_sources(
         next((made.language for _, _, made in converted if made.language), ""),
         list(dict.fromkeys(name for _, _, made in converted for name in made.creators)),
         [_source_record(*each) for each in converted],
-        _statements(converted),
+        [*opt_outs, *_statements(converted)],
         left_out,
     )
+
+
+def _leave_out_repeated(pages: Sequence[Converted]) -> None:
+    """Take out of texts the paragraphs that half of them, and three at least, have."""
+    counts = Counter(each for page in pages for each in set(page.text.split("\n\n")))
+    often = {each for each, count in counts.items() if count >= max(3, len(pages) / 2)}
+    for page in pages:
+        if page.kind != "text":
+            continue
+        paragraphs = page.text.split("\n\n")
+        kept = [each for each in paragraphs if each not in often]
+        if gone := len(paragraphs) - len(kept):
+            page.text = "\n\n".join(kept)
+            page.note(f"{gone} paragraphs left out that half of the pages have")
 
 
 def _told(refused: Sequence[Refused], *, several: bool) -> str:

@@ -31,7 +31,7 @@ _BATCH: Final = 16
 # The largest answer: a work's text, escaped as JSON, and its notes.
 _MAX_ANSWER_BYTES: Final = _BATCH * 4 * 8 * 1024 * 1024
 _KEPT: Final = ("PATH", "PYTHONPATH", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "HOME")
-_INSTALL: Final = (
+INSTALL: Final = (
     "install what reads such files: scripts/setup --core --intake in a checkout, or "
     "pip install 'viz-node[intake]'"
 )
@@ -107,7 +107,7 @@ def _run(jobs: Sequence[SourceFile], memory_bytes: int, cpu_s: int) -> list[Any 
     for job, line in zip(jobs, lines, strict=False):
         answer = json.loads(line)
         if "missing" in answer:
-            raise ConfigError(f"{answer['missing']} is not installed: {_INSTALL}")
+            raise ConfigError(f"{answer['missing']} is not installed: {INSTALL}")
         answers.append(
             Refused(job.name, answer["refused"]) if "refused" in answer else answer["done"]
         )

@@ -1,0 +1,254 @@
+"""Decide what a site lets be fetched, and what it says on training: robots.txt, TDMRep, RSL.
+
+Owns the reading of what a site publishes for machines: robots.txt (RFC 9309) with its preferences
+and its license, ``/.well-known/tdmrep.json`` (W3C TDMRep), RSL 1.0 documents, and the headers of an
+answer. Pure: ``site`` fetches. The most restrictive statement counts, and what cannot be read
+reserves: a site that wrote something meant something.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from viz.creator.intake.found import OptOut
+from viz.creator.intake.sandbox import INSTALL
+from viz.creator.intake.signals import usage_signals
+from viz.domain.strict_json import load_json
+from viz.errors import ConfigError
+
+if TYPE_CHECKING:
+    from protego import Protego
+
+AGENT: Final = "viz-import"
+# Crawlers that gather for training, by what their makers call them. To bar one is to reserve.
+_TRAINERS: Final = (
+    "GPTBot", "ClaudeBot", "anthropic-ai", "CCBot", "Google-Extended", "Applebot-Extended",
+    "Bytespider", "Meta-ExternalAgent", "Amazonbot", "cohere-ai",
+)  # fmt: skip
+_PREFERENCE: Final = re.compile(r"^\s*(content-usage|content-signal)\s*:\s*(.+)$", re.I | re.M)
+_LICENSE: Final = re.compile(r"^\s*license\s*:\s*(\S+)", re.I | re.M)
+_LINK: Final = re.compile(r"<([^>]*)>((?:\s*;[^,;]*)*)")
+_LINK_ELEMENT: Final = re.compile(rb"<link\b[^>]{0,400}>", re.I)
+_HREF: Final = re.compile(rb"""href\s*=\s*["']?([^"'\s>]+)""", re.I)
+_RSL_TYPE: Final = "application/rsl+xml"
+_TRAINING: Final = frozenset({"all", "ai-all", "ai-train"})
+_READ: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Robots:
+    """A site's robots.txt; without one everything may be fetched."""
+
+    rules: Protego | None = None
+    text: str = ""
+
+    @classmethod
+    def parse(cls, body: bytes) -> Robots:
+        """Return the rules in a robots.txt. Raises ConfigError if no reader is installed."""
+        text = body[:_READ].decode("utf-8", "replace").lstrip("\ufeff")
+        try:
+            from protego import Protego
+        except ImportError as error:
+            raise ConfigError(f"{error.name} is not installed: {INSTALL}") from error
+        return cls(Protego.parse(text), text)
+
+    def permits(self, url: str) -> bool:
+        """Return whether this program may fetch a page."""
+        return self.rules is None or bool(self.rules.can_fetch(url, AGENT))
+
+    def delay_s(self) -> float:
+        """Return the seconds that the site wants between two requests; 0 if it says nothing."""
+        wanted = self.rules.crawl_delay(AGENT) if self.rules is not None else None
+        return float(wanted or 0)
+
+    def sitemaps(self) -> list[str]:
+        return list(self.rules.sitemaps) if self.rules is not None else []
+
+    def licenses(self) -> list[str]:
+        """Return the addresses of the RSL documents that it names."""
+        return list(dict.fromkeys(_LICENSE.findall(self.text)))
+
+    def statements(self, url: str) -> list[OptOut]:
+        """Return what it says on training with a page."""
+        found = []
+        for name, value in _PREFERENCE.findall(self.text):
+            scheme = "AI Preferences" if name.lower() == "content-usage" else "Content Signals"
+            # A preference may begin with the path that it is for.
+            path, _, rest = value.strip().partition(" ")
+            if not path.startswith("/"):
+                path, rest = "/", value
+            if (urlsplit(url).path or "/").startswith(path):
+                found += usage_signals(rest, scheme, "robots.txt")
+        barred = [name for name in _TRAINERS if self._bars(name, url)]
+        if barred:
+            said = f"Disallow for {', '.join(barred)}"
+            found.append(OptOut("robots.txt", "reserved", "robots.txt", said))
+        return found
+
+    def _bars(self, agent: str, url: str) -> bool:
+        """Return whether a training crawler is named and barred; a rule for all bars us first."""
+        named = f"user-agent: {agent.lower()}" in re.sub(r"[ \t]+", " ", self.text.lower())
+        return named and self.rules is not None and not self.rules.can_fetch(url, agent)
+
+
+@dataclass(frozen=True, slots=True)
+class TdmRules:
+    """The rules of ``/.well-known/tdmrep.json``: the first whose location fits a page counts."""
+
+    rules: tuple[tuple[re.Pattern[str], bool, str], ...] = ()
+    readable: bool = True
+
+    @classmethod
+    def parse(cls, body: bytes) -> TdmRules:
+        """Return the rules in a file; one that is none reserves everything."""
+        try:
+            listed = load_json(body[:_READ])
+            rules = [
+                (
+                    _pattern(str(each["location"])),
+                    each["tdm-reservation"] == 1,
+                    str(each.get("tdm-policy", ""))[:200],
+                )
+                for each in listed
+            ]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return cls(readable=False)
+        return cls(tuple(rules))
+
+    def statements(self, url: str) -> list[OptOut]:
+        where = "/.well-known/tdmrep.json"
+        if not self.readable:
+            return [OptOut("TDMRep", "reserved", where, "it cannot be read")]
+        for pattern, reserved, policy in self.rules:
+            if pattern.match(_place(url)):
+                said = f"tdm-reservation: {int(reserved)}" + (
+                    f", policy {policy}" if policy else ""
+                )
+                return [OptOut("TDMRep", "reserved" if reserved else "allowed", where, said)]
+        return []
+
+
+@dataclass(slots=True)
+class RslRules:
+    """RSL documents of a site, and what they say of a page."""
+
+    contents: list[tuple[re.Pattern[str], str, str]] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+
+    def add(self, address: str, body: bytes | None) -> None:
+        """Read one document; ``None``, or one that is none, reserves everything."""
+        try:
+            self.contents += _rsl_contents(body or b"", address)
+        except ValueError:
+            self.unread.append(address)
+
+    def statements(self, url: str) -> list[OptOut]:
+        found = [OptOut("RSL", "reserved", each, "it cannot be read here") for each in self.unread]
+        for pattern, reserving, address in self.contents:
+            if pattern.match(_place(url)) or pattern.match(url):
+                says = OptOut("RSL", "reserved" if reserving else "allowed", address, reserving)
+                found.append(says)
+        return list(dict.fromkeys(found))
+
+
+def header_statements(headers: Mapping[str, str]) -> list[OptOut]:
+    """Return what an answer's headers say on training; names are in lower case."""
+    found: list[OptOut] = []
+    if (value := headers.get("tdm-reservation", "").strip()) in ("0", "1"):
+        says = OptOut(
+            "TDMRep",
+            "reserved" if value == "1" else "allowed",
+            "header",
+            f"tdm-reservation: {value}",
+        )
+        found.append(says)
+    if usage := headers.get("content-usage", ""):
+        found += usage_signals(usage, "AI Preferences", "header")
+    robots = headers.get("x-robots-tag", "")
+    if re.search(r"\bno-?(?:ai|train)\b", robots, re.I):
+        found.append(OptOut("robots tag", "reserved", "header", robots[:80]))
+    return found
+
+
+def license_links(headers: Mapping[str, str], body: bytes) -> list[str]:
+    """Return the RSL documents that an answer names: in its Link header, or in link elements."""
+    found = [
+        address
+        for address, about in _LINK.findall(headers.get("link", ""))
+        if "license" in about.lower() and _RSL_TYPE in about.lower()
+    ]
+    for element in _LINK_ELEMENT.findall(body[:_READ]):
+        lower = element.lower()
+        if b"license" in lower and _RSL_TYPE.encode() in lower and (href := _HREF.search(element)):
+            found.append(href[1].decode("utf-8", "replace"))
+    return list(dict.fromkeys(found))
+
+
+def _place(url: str) -> str:
+    parts = urlsplit(url)
+    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
+
+def _pattern(location: str) -> re.Pattern[str]:
+    """Return the pattern of a path as robots.txt has it: ``*`` is anything, ``$`` the end."""
+    end = location.endswith("$")
+    parts = [re.escape(part) for part in re.split(r"\*+", location.removesuffix("$"))]
+    return re.compile(".*?".join(parts) + (r"\Z" if end else ""), re.S)
+
+
+def _rsl_contents(body: bytes, address: str) -> list[tuple[re.Pattern[str], str, str]]:
+    """Return the places of an RSL document, each with why training is reserved there, or ""."""
+    root = _xml(body)
+    found = []
+    for content in _named(root, "content"):
+        licenses = _named(content, "license")
+        reserving = [_rsl_reserves(each) for each in licenses] or ["no license is given"]
+        # One license that lets train without payment is enough: licenses are offers.
+        said = "" if "" in reserving else reserving[0]
+        found.append((_pattern(content.get("url") or "/"), said, address))
+    if not found:
+        raise ValueError("it names no content")
+    return found
+
+
+def _rsl_reserves(found: Any) -> str:
+    """Return why an RSL license does not let train as it stands; "" if it does."""
+    for each in _named(found, "prohibits"):
+        words = set((each.text or "").split())
+        if each.get("type") == "usage" and words & _TRAINING:
+            return f"prohibits {' '.join(sorted(words & _TRAINING))}"
+    usages = [each for each in _named(found, "permits") if each.get("type") == "usage"]
+    if usages and not any(set((each.text or "").split()) & _TRAINING for each in usages):
+        return "permits other uses only"
+    for each in _named(found, "payment"):
+        if each.get("type", "free") != "free":
+            return f"asks for payment: {each.get('type')}"
+    others = [each.get("type", "") for each in _named(found, "permits")]
+    if limits := sorted(set(others) & {"user", "geo"}):
+        return f"permits certain users or places only ({', '.join(limits)})"
+    return ""
+
+
+def _xml(body: bytes) -> Any:
+    """Return the tree of a stranger's XML. Raises ValueError; nothing is looked up or expanded."""
+    from lxml import etree
+
+    if b"<!DOCTYPE" in body or b"<!ENTITY" in body:
+        raise ValueError("a document type is not read")
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False)
+    try:
+        return etree.fromstring(body, parser)
+    except etree.XMLSyntaxError as error:
+        raise ValueError(str(error)) from error
+
+
+def _named(root: Any, name: str) -> Sequence[Any]:
+    return [
+        each
+        for each in root.iter()
+        if isinstance(each.tag, str) and each.tag.rpartition("}")[2] == name
+    ]

@@ -1,0 +1,270 @@
+"""Importing a site from a real HTTP server: its rules are kept to, and nothing else is asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from typer.testing import CliRunner
+
+from viz.cli.main import app as viz
+from viz.creator.intake.rights import in_force
+from viz.creator.intake.site import FetchedSite, SiteBounds, SiteReader
+from viz.creator.intake.site_rules import Robots, RslRules, TdmRules, header_statements
+from viz.errors import AddressNotPublic, InvalidRequest, InvalidWork, NodeUnreachable
+from viz.outbound import Outbound
+
+SITEMAP = '<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">{}</urlset>'
+MENU = "<nav><p>Home, books, and a word about me.</p></nav>"
+RSL = (
+    '<rsl xmlns="https://rslstandard.org/rsl"><content url="{}"><license>{}</license></content>'
+    "</rsl>"
+)
+
+
+def page(number: int, head: str = "") -> str:
+    told = f"On day {number} the keeper of the light wrote down {number * 7} ships."
+    return f"<html><head><title>Day {number}</title>{head}</head><body>{MENU}<p>{told}</p></body>"
+
+
+@dataclass
+class Server:
+    """A site in memory: what it answers by path, and what it was asked."""
+
+    answers: dict[str, tuple[str, str]] = field(default_factory=dict)
+    headers: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    status: dict[str, int] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    agents: set[str] = field(default_factory=set)
+    url: str = ""
+
+    def put(self, path: str, body: str, kind: str = "text/html", **headers: str) -> None:
+        self.answers[path] = (body, kind)
+        self.headers[path] = {name.replace("_", "-"): value for name, value in headers.items()}
+
+    def diary(self, pages: int = 4) -> None:
+        """Put a site with some pages and the sitemap of them."""
+        for number in range(1, pages + 1):
+            self.put(f"/diary/{number}", page(number))
+        listed = [f"<url><loc>{self.url}/diary/{n}</loc></url>" for n in range(1, pages + 1)]
+        listed.append("<url><loc>http://169.254.169.254/latest</loc></url>")
+        self.put("/sitemap.xml", SITEMAP.format("".join(listed)), "application/xml")
+
+    async def answer(self, request: web.Request) -> web.Response:
+        path = request.path
+        self.asked.append(path)
+        self.agents.add(request.headers["User-Agent"])
+        if path in self.status:
+            where = {"Location": "/elsewhere"} if self.status[path] in (301, 302) else {}
+            return web.Response(status=self.status[path], headers=where)
+        if path not in self.answers:
+            return web.Response(status=404)
+        body, kind = self.answers[path]
+        return web.Response(text=body, content_type=kind, headers=self.headers[path])
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    made = Server()
+    site = web.Application()
+    site.router.add_route("*", "/{path:.*}", made.answer)
+    runner = web.AppRunner(site)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    made.url = f"http://{host}:{port}"
+    yield made
+    await runner.cleanup()
+
+
+@dataclass
+class Pace:
+    """Waits for nothing, and remembers how long it should have."""
+
+    waited: list[float] = field(default_factory=list)
+
+    async def sleep(self, seconds: float) -> None:
+        self.waited.append(seconds)
+
+
+async def read(
+    server: Server,
+    path: str = "/",
+    *,
+    reserved_too: bool = False,
+    pace: Pace | None = None,
+    bounds: SiteBounds | None = None,
+    private: bool = True,
+) -> FetchedSite:
+    http = Outbound(private_addresses=private)
+    try:
+        found = SiteReader(
+            http, server.url + path, bounds or SiteBounds(), sleep=(pace or Pace()).sleep
+        )
+        return await found.read(reserved_too=reserved_too)
+    finally:
+        await http.close()
+
+
+async def test_pages_of_the_sitemap_are_read_in_order_at_the_sites_pace(server: Server) -> None:
+    """Only of its own host, below the named address, with the name of who asks and its delay."""
+    server.diary()
+    server.put("/robots.txt", "User-agent: *\nCrawl-delay: 7\nDisallow: /diary/3\n", "text/plain")
+    pace = Pace()
+    site = await read(server, pace=pace)
+    assert [each.url.removeprefix(server.url) for each in site.pages] == [
+        "/diary/1", "/diary/2", "/diary/4",
+    ]  # fmt: skip
+    assert "/diary/3" not in server.asked, "what robots.txt bars is not asked for"
+    assert {"robots.txt bars viz-import", "1 addresses are elsewhere"} <= {
+        each["why"] for each in site.left_out
+    }
+    assert set(pace.waited) == {7.0} and len(pace.waited) == len(server.asked) - 1
+    assert all(agent.startswith("viz-import/") for agent in server.agents)
+    assert not in_force(site.opt_outs)
+
+
+async def test_a_private_address_and_a_redirect_are_not_followed(server: Server) -> None:
+    """A site may not make this machine ask its own network, nor lead elsewhere."""
+    server.diary(2)
+    server.status["/diary/2"] = 302
+    site = await read(server)
+    assert len(site.pages) == 1 and "/elsewhere" not in server.asked
+    assert any("redirect" in each["why"] for each in site.left_out)
+    with pytest.raises(AddressNotPublic):
+        await read(server, private=False)
+    for odd in ("ftp://host/", "https://user:secret@host/", "https:///"):
+        with pytest.raises(InvalidRequest):
+            SiteReader(Outbound(), odd, SiteBounds())
+
+
+async def test_a_barred_or_unreadable_site_is_not_fetched(server: Server) -> None:
+    """robots.txt that bars everything, or that answers an error, stops before any page."""
+    server.diary()
+    server.put("/robots.txt", "User-agent: *\nDisallow: /\n", "text/plain")
+    with pytest.raises(InvalidWork, match=r"robots\.txt"):
+        await read(server)
+    server.status["/robots.txt"] = 503
+    with pytest.raises(NodeUnreachable, match="rules cannot be read"):
+        await read(server)
+    assert not [path for path in server.asked if path.startswith("/diary")]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "scheme", "value"),
+    [
+        ("/robots.txt", "User-agent: GPTBot\nDisallow: /\n", "robots.txt", "GPTBot"),
+        ("/robots.txt", "Content-Usage: train-ai=n\n", "AI Preferences", "train-ai=n"),
+        ("/robots.txt", "Content-Signal: search=yes, ai-train=no\n", "Content Signals", "no"),
+        ("/robots.txt", "License: https://elsewhere.test/rsl.xml\n", "RSL", "cannot be read here"),
+        ("/.well-known/tdmrep.json", '[{"location": "/diary", "tdm-reservation": 1}]', "TDMRep",
+         "tdm-reservation: 1"),
+        ("/.well-known/tdmrep.json", "not JSON", "TDMRep", "cannot be read"),
+    ],
+)  # fmt: skip
+async def test_what_reserves_stops_before_a_page_is_fetched_and_is_named(
+    server: Server, path: str, body: str, scheme: str, value: str
+) -> None:
+    """Who has not signed for the rights fetches nothing more; who has gets pages and statements."""
+    server.diary()
+    server.put(path, body, "text/plain")
+    site = await read(server)
+    (first, *_) = in_force(site.opt_outs)
+    assert first.scheme == scheme and value in first.value
+    assert not site.pages and not [each for each in server.asked if each.startswith("/diary")]
+    signed = await read(server, reserved_too=True)
+    assert len(signed.pages) == 4 and in_force(signed.opt_outs) == [first]
+
+
+async def test_a_page_that_reserves_by_header_or_link_is_named(server: Server) -> None:
+    """Headers and links are read with the page; another page's permission changes nothing."""
+    server.diary()
+    server.put("/.well-known/tdmrep.json", '[{"location": "/", "tdm-reservation": 0}]')
+    server.put("/diary/2", page(2), tdm_reservation="1")
+    server.put("/diary/4", page(4, '<link rel="license" type="application/rsl+xml" href="/r.xml">'))
+    payment = '<permits type="usage">ai-train</permits><payment type="purchase"/>'
+    server.put("/r.xml", RSL.format("/diary/4", payment), "application/xml")
+    found = in_force((await read(server, reserved_too=True)).opt_outs)
+    assert [(each.scheme, each.where.rpartition("/")[2]) for each in found] == [
+        ("TDMRep", "2"), ("RSL", "r.xml"),
+    ]  # fmt: skip
+    assert "payment" in found[1].value
+
+
+async def test_a_site_is_bounded_in_pages_and_bytes(server: Server) -> None:
+    """What is beyond is told, and not fetched."""
+    server.diary(9)
+    site = await read(server, bounds=SiteBounds(pages=3))
+    assert len(site.pages) == 3 and len([p for p in server.asked if "diary" in p]) == 3
+    assert any("--max-pages" in each["why"] for each in site.left_out)
+    site = await read(server, bounds=SiteBounds(bytes=400))
+    assert 0 < len(site.pages) < 4
+    assert any("bytes" in each["why"] for each in site.left_out)
+    with pytest.raises(InvalidRequest):
+        await read(server, bounds=SiteBounds(pages=5_000))
+
+
+@pytest.mark.parametrize(
+    ("license_text", "reserving"),
+    [
+        ('<permits type="usage">ai-train</permits>', ""),
+        ('<permits type="usage">all</permits><payment type="free"/>', ""),
+        ('<prohibits type="usage">ai-all</prohibits>', "prohibits ai-all"),
+        ('<permits type="usage">search</permits>', "permits other uses only"),
+        ('<permits type="usage">ai-train</permits><payment type="use"/>', "payment"),
+        ('<permits type="usage">ai-train</permits><permits type="geo">EU</permits>', "geo"),
+        ("", ""),
+    ],
+)
+def test_an_rsl_license_is_read_as_its_lists_say(license_text: str, reserving: str) -> None:
+    """``permits`` is a closed list; payment or conditions need a license first."""
+    rules = RslRules()
+    rules.add("https://a.test/rsl.xml", RSL.format("/diary/*", license_text).encode())
+    (said,) = rules.statements("https://a.test/diary/1")
+    assert said.says == ("reserved" if reserving else "allowed") and reserving in said.value
+    assert rules.statements("https://a.test/about") == []
+
+
+def test_hostile_rules_reserve_and_harm_nothing() -> None:
+    """An entity bomb, lists of nonsense and odd patterns: nothing is expanded, all is reserved."""
+    rules = RslRules()
+    bomb = b'<!DOCTYPE r [<!ENTITY a "aaaa">]><rsl><content url="/">&a;</content></rsl>'
+    for body in (bomb, b"", b"<rsl/>", b"\xff" * 50, None):
+        rules.add("x", body)
+    assert {each.says for each in rules.statements("https://a.test/")} == {"reserved"}
+    for listed in (b"{}", b"[1]", b'[{"location": 3}]', b"[" * 5_000):
+        assert TdmRules.parse(listed).statements("https://a.test/") or listed == b"{}"
+    pattern = TdmRules.parse(b'[{"location": "/*.html$", "tdm-reservation": 1}]')
+    assert pattern.statements("https://a.test/a/b.html")
+    assert not pattern.statements("https://a.test/a/b.html?c")
+    assert header_statements({"x-robots-tag": "noai, noimageai"})
+    assert Robots.parse(b"\xef\xbb\xbf\x00garbage").permits("https://a.test/")
+
+
+async def test_the_command_keeps_each_pages_address_and_hash(
+    server: Server, tmp_path: Path
+) -> None:
+    """The record names every page; the menu that all pages have is left out, and told."""
+    import asyncio
+
+    server.diary()
+    out = tmp_path / "site"
+    told = await asyncio.to_thread(
+        CliRunner().invoke,
+        viz,
+        ["content", "import", f"{server.url}/diary/", "--out", str(out), "--private-addresses",
+         "--max-pages", "2", "--json"],
+    )  # fmt: skip
+    assert told.exit_code == 0, told.output
+    record: dict[str, Any] = json.loads((out / "import.json").read_text())
+    assert [each["name"] for each in record["sources"]] == [
+        f"{server.url}/diary/{number}" for number in (1, 2)
+    ]
+    assert all(len(each["sha256"]) == 64 for each in record["sources"])
+    text = (out / "work.txt").read_text()
+    assert "wrote down 14 ships" in text and "# Day 2" in text
