@@ -1,8 +1,9 @@
-"""Prepare the body of a gateway's answer, and give it out piece by piece.
+"""Prepare the body of a gateway's answer, and yield it piece by piece.
 
-Owns what a file, a part of it and a CAR consist of, and their length before the first byte goes
-out. Invariants: a body holds the file's inner blocks and one leaf, however long it is; every block
-was verified by the store; a block that is not as long as its parent says ends the body.
+Owns the content of a file, a part of it and a CAR, and their length, which is known before the
+first byte is sent. Invariants: memory holds only the file's inner blocks and one leaf, however long
+the body is; the store verifies every block; a block with another length than its parent says ends
+the body.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class BlobBody:
 
 
 async def file_body(blobs: BlockStore, cid: Cid, span_header: str | None) -> BlobBody:
-    """Return the file's bytes, or those that the Range header asks for.
+    """Return a body of the file's bytes, or of those that the Range header asks for.
 
     Raises RangeNotSatisfiable, BlobTooLarge and the store's errors.
     """

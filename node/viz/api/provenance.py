@@ -1,6 +1,6 @@
 """Answer what adapters were made from: the signed manifest, and the forms that others read.
 
-What was read is shared by all who ask for a while, and every answer has an ETag.
+Facts are cached for a short time and shared by all requests; every answer has an ETag.
 """
 
 from __future__ import annotations

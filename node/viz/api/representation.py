@@ -1,8 +1,9 @@
-"""Choose in which form a blob is answered: its bytes, one raw block, or a CAR of its blocks.
+"""Choose the form in which a blob is answered: its bytes, one raw block, or a CAR of its blocks.
 
 Owns the query parameters and the Accept header of a trustless gateway, and the headers that follow
-from the choice: type, tag, place. Source: the Trustless Gateway and Path Gateway specifications of
-IPFS, and IPIP-402 and IPIP-412 for CARs. Invariant: two answers with other bytes have other tags.
+from the choice: type, ETag, location. Source: the Trustless Gateway and Path Gateway specifications
+of IPFS, and IPIP-402 and IPIP-412 for CARs. Invariant: answers with different bytes have different
+ETags.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _ENTITY: Final = re.compile(r"(-?\d{1,18}|\*):(-?\d{1,18}|\*)", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class EntityBytes:
-    """A range of a file's bytes as ``entity-bytes`` says it: negative counts from the end.
+    """A range of a file's bytes as in ``entity-bytes``: negative numbers count from the end.
 
     ``last`` is the last byte itself, or None for the end of the file.
     """
@@ -36,7 +37,7 @@ class EntityBytes:
     last: int | None
 
     def of(self, size: int) -> range:
-        """Return the bytes of a file of ``size``; empty if none, never beyond the file.
+        """Return the range in a file of ``size`` bytes, cut at its end; possibly empty.
 
         Raises InvalidRequest if the range begins after the end.
         """
@@ -59,7 +60,7 @@ class Representation:
     duplicates: bool = False
 
     def headers(self, cid: str) -> dict[str, str]:
-        """Return the headers that this form of a blob has, whole or in parts."""
+        """Return the headers of this form of a blob, for the whole answer or a part."""
         path = f"/ipfs/{cid}"
         found = {
             "Cache-Control": _FOREVER,
@@ -107,7 +108,7 @@ class Representation:
 
 
 def representation_of(query: Mapping[str, str], accept: Sequence[str]) -> Representation:
-    """Return the form that a request asks for; ``format`` stands above Accept.
+    """Return the form that a request asks for; ``format`` takes precedence over Accept.
 
     Raises NotAcceptable for a form that is not offered, InvalidRequest for a malformed parameter.
     """
@@ -123,7 +124,7 @@ def representation_of(query: Mapping[str, str], accept: Sequence[str]) -> Repres
         )
     if not ranges:
         return Representation(FILE)
-    # A type that is named wins over the file, which any wildcard fits, at the same quality.
+    # At the same quality, a named type wins over the file, which matches any wildcard.
     named = [each for each in ranges if each.name in (RAW, CAR) and each.quality > 0]
     best = max((each.quality for each in named), default=0.0)
     plain = quality_of(FILE, ranges)
@@ -140,7 +141,7 @@ def representation_of(query: Mapping[str, str], accept: Sequence[str]) -> Repres
 
 
 def _car(query: Mapping[str, str], asked: Sequence[MediaRange]) -> Representation:
-    """Return the CAR for the best of the parameter sets ``asked`` that this node can keep to."""
+    """Return the CAR for the best of the parameter sets ``asked`` that this node supports."""
     scope = query.get("dag-scope", "entity" if "entity-bytes" in query else "all")
     if scope not in _SCOPES:
         raise InvalidRequest(f"dag-scope is one of {', '.join(_SCOPES)}", param="dag-scope")

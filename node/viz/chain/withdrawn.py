@@ -1,7 +1,7 @@
-"""Find the works that were withdrawn, and who ever licensed one, in the chain's history.
+"""Find withdrawn works, and all accounts that ever licensed a work, in the chain's history.
 
-Owns an index of the withdrawals, for which history is scanned only once. An entry may be of a block
-that a reorganisation has replaced: whoever acts on it reads the work's present state.
+Owns an index of the withdrawals, for which history is scanned only once. An entry may be from a
+block that a reorganisation has replaced, so read the work's present state before acting on it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CONTRACT = "ContentRegistry"
 
 
 class Withdrawals:
-    """Finds withdrawn works and grants in the logs of the registry of contents."""
+    """Finds withdrawn works and grants in the logs of ContentRegistry."""
 
     def __init__(self, rpc: Rpc, registry: Address, first_block: int) -> None:
         self._rpc, self._registry = rpc, registry
@@ -40,7 +40,7 @@ class Withdrawals:
             return frozenset(self._found)
 
     async def trainers_of(self, content_id: ContentId) -> tuple[Address, ...]:
-        """Return everybody who ever acquired a grant to a work; raise ChainUnreachable."""
+        """Return all accounts that ever acquired a grant to a work; raise ChainUnreachable."""
         topics = (abi.event_topic(_CONTRACT, "GrantAcquired"), content_id.to_bytes(32, "big"))
         head, found = await self._rpc.block_number(), set[Address]()
         async for log in scan(self._rpc, [self._registry], self._first_block, head, topics):

@@ -1,4 +1,4 @@
-"""Run `viz content check`: what a work is, before anybody signs for it."""
+"""Run `viz content check`: show what can be found out about a work before it is signed."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def check(
 ) -> None:
     """Check a work before you sign: near copies, people in it, reserved rights, what is learnable.
 
-    Read are the files that `viz content import` reads. The work is sent nowhere: the node is asked
-    for its listings, and they are compared here. Nothing is written.
+    The command reads the files that `viz content import` reads. The work does not leave this
+    machine: the node's listings are fetched and compared here. Nothing is written.
     """
     from dataclasses import asdict
 
@@ -60,7 +60,7 @@ def _folder(source: Path) -> Path:
 
 
 def _listings(node: str) -> tuple[list[WorkListing], str]:
-    """Return the listings of a node, or none and why: a check goes on without them."""
+    """Return a node's listings, or none and the reason: the check continues without them."""
     try:
         return run(listed_works(checked(node)), logs=False), ""
     except VizError as error:

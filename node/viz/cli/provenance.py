@@ -47,7 +47,7 @@ def provenance(
 ) -> None:
     """Show what an adapter was made from: works, grants, licenses, base model, measurements.
 
-    The node of the adapter's trainer answers it, to anybody. Without --format it lists the forms.
+    The node of the adapter's trainer answers this to anybody. Without --format it lists the forms.
     """
     path = _PATH.format(AdapterId(adapter_id))
     if form is None:

@@ -1,8 +1,8 @@
-"""Say what a work is before anybody signs for it: size, language, likeness, people, rights, facts.
+"""Examine a work before it is signed: size, language, near copies, personal data, rights, facts.
 
-Owns the findings of ``viz content check``. Nothing of the work leaves the machine: what is compared
-is read from a node, and the comparison is done here. What could not be looked at is said, with the
-reason: a check that is silent about a thing has not found it to be right.
+Owns the findings of ``viz content check``. Nothing of the work leaves the machine: listings are
+read from a node and compared here. If something could not be examined, the result says so and why,
+so that a missing finding is never mistaken for a good one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class AlikeWork:
 
 @dataclass(frozen=True, slots=True)
 class Learnable:
-    """What training would make of a work: facts, rows, and which chunks give nothing."""
+    """What training would get from a work: facts, rows, and the chunks without any fact."""
 
     facts: int
     training_rows: int
@@ -51,7 +51,7 @@ class Learnable:
 
 
 def check_work(made: importing.Imported, folder: Path) -> dict[str, Any]:
-    """Return the findings of a work that was read, as JSON values. Blocks: seconds to minutes.
+    """Return the findings about a work, as JSON values. Blocks for seconds to minutes.
 
     ``folder`` may hold the record of an earlier import of the same text, whose reservations of
     rights count as well.
@@ -82,7 +82,7 @@ def check_work(made: importing.Imported, folder: Path) -> dict[str, Any]:
 
 
 def alike(iscc: str, listings: Sequence[WorkListing]) -> list[AlikeWork]:
-    """Return the listed works that are alike, the most alike first; an estimate."""
+    """Return the listed works that are similar, the most similar first. An estimate."""
     found = []
     for each in listings:
         shared = likeness(iscc, each.iscc or "")
@@ -106,7 +106,7 @@ class _Recorded:
 
 
 def _recorded(folder: Path, sha256: str) -> _Recorded:
-    """Return what the record of an import says of this text; nothing if it is of another one.
+    """Return what an import's record says about this text; nothing if it is about another text.
 
     Raises InvalidRequest if the record, or its signed statement, is damaged.
     """
@@ -126,7 +126,7 @@ def _recorded(folder: Path, sha256: str) -> _Recorded:
 
 
 def _learnable(work: Work) -> tuple[dict[str, Any] | None, str]:
-    """Return what training's conversion gives, or why that cannot be said."""
+    """Return what training would learn, or why that cannot be determined."""
     try:
         from viz.training.estimate import estimate
         from viz.training.facts import facts_of

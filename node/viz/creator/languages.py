@@ -1,8 +1,8 @@
-"""Guess the language of a text: by its script, and by the small words that every text repeats.
+"""Guess the language of a text by its script, and by common short words.
 
-Owns the words of the languages that it tells apart. A guess of a whole work, for the person who
-knows it: short texts, and languages that are not here, give none. The libraries that tell a hundred
-languages bring NumPy or a model of many megabytes into the core.
+Owns the word lists of the languages that it can distinguish. The guess is for a whole work, and for
+a person who can correct it: short texts and other languages give no guess. Libraries for a hundred
+languages would bring NumPy or a model of many megabytes into the core install.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SCRIPTS: Final = {
     "THAI": "th", "ARABIC": "ar", "DEVANAGARI": "hi", "CYRILLIC": "ru", "GEORGIAN": "ka",
     "ARMENIAN": "hy",
 }  # fmt: skip
-# Scripts of several languages: then no language is named, but for those that are most written.
+# A script of several languages gives no language, except for the most common ones.
 _SHARED: Final = {"ar": "Arabic", "hi": "Devanagari", "ru": "Cyrillic", "zh": "Han"}
 _READ_CHARS: Final = 200_000
 _FEWEST_WORDS: Final = 40
@@ -61,7 +61,7 @@ def guess_language(text: str) -> str:
 
 
 def _script(text: str) -> str:
-    """Return the language of the script that most letters are of, or "" for Latin letters."""
+    """Return the language of the script of most letters, or "" for Latin letters."""
     found: Counter[str] = Counter()
     letters = [letter for letter in text if letter.isalpha()][:5_000]
     for letter in letters:
@@ -69,7 +69,7 @@ def _script(text: str) -> str:
         found[_SCRIPTS.get(name, "")] += 1
     if not letters:
         return ""
-    # Japanese writes Han characters too: a tenth of kana tells it.
+    # Japanese also uses Han characters: a tenth of kana identifies it.
     if found["ja"] * 10 > len(letters):
         return "ja"
     most, count = found.most_common(1)[0]

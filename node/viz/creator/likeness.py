@@ -1,9 +1,9 @@
-"""Compute a work's content code, and tell how alike two works are.
+"""Compute a work's content code, and estimate how similar two works are.
 
 The code is the ISCC Text-Code of ISO 24138 with 256 bits: a MinHash over the text's runs of 13
-characters, without letter case, white space and punctuation. So one library gives the identifier
-that others know and the estimate of near duplicates; a MinHash beside it (``datasketch`` needs
-SciPy, ``rensa`` would be a second one) would tell the same. Pure, but for the library's own code.
+characters, without letter case, white space and punctuation. So one library gives both a standard
+identifier and the estimate of near duplicates; another MinHash library (``datasketch`` needs SciPy)
+would add nothing. Pure, except for the library's own code.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Final
 from viz.domain.work import Work
 
 BITS: Final = 256
-# From here on two works are called alike. Of works that share nothing, none in 10^14 gets there.
+# Works are called alike from this value on. Unrelated works reach it less than once in 10^14 pairs.
 ALIKE: Final = 0.5
-# What every code begins with: of a text, version 0, 256 bits; its header is the two bytes 20 d7.
+# The beginning of every code: a text, version 0, 256 bits (the header's two bytes 20 d7).
 _CODE: Final = re.compile(r"ISCC:(EAD[A-Z2-7]{52})", re.ASCII)
 _HEADER_BYTES: Final = 2
 
 
 def text_of(work: Work) -> str:
-    """Return the words of a work, without the members of JSON in which a dialogue has them."""
+    """Return the text of a work; of a dialogue, without the JSON around it."""
     if work.kind == "text":
         return "\n\n".join(chunk.text for chunk in work.chunks)
     return "\n\n".join(message.content for chunk in work.chunks for message in chunk.messages)
@@ -37,10 +37,10 @@ def content_code(work: Work) -> str:
 
 
 def likeness(one: str, other: str) -> float | None:
-    """Return which part of their passages two works share, 0 to 1; None for another kind of code.
+    """Return the share of passages that two works have in common, 0 to 1; None for other codes.
 
-    An estimate: of bits of works that share nothing half agree, and of equal ones all. It is off by
-    0.06 as a rule. A short work inside a long one shares little with it.
+    An estimate from the bits: half of them agree for unrelated works, all for equal works. The
+    typical error is 0.06. A short work that is a part of a long one has a low share.
     """
     first, second = _bits(one), _bits(other)
     if first is None or second is None:

@@ -1,9 +1,9 @@
-"""Find personal data that has a form of its own in a work: addresses of mail, numbers of accounts.
+"""Find personal data with a fixed form in a work, such as mail addresses and account numbers.
 
-Owns the finders, and the words for what they cannot see. A finding is masked: what is printed, or
-kept as JSON, shall not spread what it warns of. Finders check what can be checked (the sums in card
-and account numbers). Names, postal addresses, dates of birth, and what is told of a person in prose
-have no form: no finder of patterns sees them, and a work without findings may be full of them.
+Owns the finders, and the text about what they cannot find. Findings are masked, so that output and
+JSON do not spread the data. Finders verify what can be verified (the check digits of card and
+account numbers). Names, postal addresses, dates of birth and prose about people have no fixed form:
+a work without findings may be full of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MOST_EXAMPLES: Final = 3
 
 @dataclass(slots=True)
 class PersonalData:
-    """One kind of personal data: how often, in which chunks first, and masked examples."""
+    """One kind of personal data: its number, its first chunks, and masked examples."""
 
     kind: str
     count: int = 0
@@ -35,7 +35,7 @@ class PersonalData:
 
 
 def personal_data(texts: Iterable[str]) -> list[PersonalData]:
-    """Return what was found in the texts of a work's chunks, by kind."""
+    """Return the findings in the texts of a work's chunks, by kind."""
     found = {kind: PersonalData(kind) for kind, _, _ in _FINDERS}
     for index, text in enumerate(texts):
         taken: list[tuple[int, int]] = []
@@ -100,7 +100,7 @@ def _any(_value: str) -> bool:
     return True
 
 
-# In this order: what is a card number is no telephone number as well.
+# The order matters: a card number must not also count as a telephone number.
 _FINDERS: Final[tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...]] = (
     (
         "e-mail address",

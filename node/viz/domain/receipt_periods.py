@@ -1,11 +1,11 @@
-"""Compute what a node publishes of its receipts of a period, and check it.
+"""Compute and check what a node publishes about the receipts of a period.
 
 Pure. A receipt is published as its digest and its amounts. The digest is a hash over random salts,
-so it tells nothing to who does not have the receipt: no channel, signer, request or answer.
+so it reveals nothing to people without the receipt: no channel, signer, request or answer.
 
 The tree is that of ``viz.domain.work``, whose leaves and inner nodes have different prefixes
 (as in RFC 6962). A leaf is the digest, then for each line the adapter's id (4 bytes) and the amount
-(12 bytes). Leaves stand in the order of the digests, which is no order in time.
+(12 bytes). Leaves are ordered by digest, which does not reveal the order in time.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def amounts_of(receipts: Iterable[PublishedReceipt]) -> dict[AdapterId, Units]:
 
 @dataclass(frozen=True, slots=True)
 class ReadPeriod:
-    """A period as it was read: what the node signed, and the receipts of its blob."""
+    """A period as read from a node: the signed structure, and the receipts in its blob."""
 
     period: ReceiptPeriod
     signature: bytes
@@ -66,7 +66,7 @@ class ReadPeriod:
 
 @dataclass(slots=True)
 class PeriodAudit:
-    """What published periods show; ``findings`` contradict, ``missing`` cannot be checked yet."""
+    """The result: contradictions (``findings``), and what cannot be checked yet (``missing``)."""
 
     published: dict[AdapterId, Units] = field(default_factory=dict)
     claimed: dict[AdapterId, Units] = field(default_factory=dict)
@@ -139,7 +139,7 @@ def audit_periods(
 
 
 def _contents(found: PeriodAudit, each: ReadPeriod, published: dict[Hash32, Lines]) -> None:
-    """Compare the receipts of a period with what was signed, and take them in."""
+    """Compare the receipts of a period with what was signed, and add them to the result."""
     period, where = each.period, f"period {each.period.number}"
     if not each.receipts or root_of(each.receipts) != period.root:
         found.findings.append(f"the receipts of {where} do not have the root that was signed")

@@ -1,4 +1,4 @@
-"""Hold one sequence's tokens and text, and how far it may run, whoever computes its tokens.
+"""Hold the tokens, text and allowance of one sequence, for every engine.
 
 Invariants: a token is delivered exactly once; the delivered text is what the tokenizer decodes from
 the delivered tokens, cut at a stop string.
@@ -33,8 +33,8 @@ class SampledToken:
 class TokenSequence:
     """The tokens of one request, from admission to its last piece.
 
-    ``context_tokens`` bounds prompt and answer together. ``buffer_tokens`` is how far the sequence
-    may be ahead of its reader. ``seed`` is drawn here if the request names none.
+    ``context_tokens`` limits prompt and answer together. ``buffer_tokens`` is how far the sequence
+    may be ahead of its reader. ``seed`` is drawn here if the request has none.
     """
 
     request: GenerationRequest
@@ -68,7 +68,7 @@ class TokenSequence:
     def may_run(self) -> bool:
         """Return whether another token may be generated.
 
-        Two bounds: the paid allowance, and ``buffer_tokens`` ahead of what the reader has taken.
+        Two limits apply: the paid allowance, and ``buffer_tokens`` ahead of the reader.
         """
         bound = self.state.taken_tokens + self.buffer_tokens
         if self.state.allowance is not None:

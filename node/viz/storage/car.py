@@ -17,7 +17,7 @@ _SHORT: Final = 24
 
 
 def car_header(root: bytes) -> bytes:
-    """Return what a CAR begins with; ``root`` is a binary CID of at most 254 bytes."""
+    """Return the header of a CAR; ``root`` is a binary CID of at most 254 bytes."""
     link = b"\x00" + root
     size = len(link)
     head = bytes((_CBOR_BYTES | size,)) if size < _SHORT else bytes((_CBOR_BYTES | _SHORT, size))
@@ -26,5 +26,5 @@ def car_header(root: bytes) -> bytes:
 
 
 def section_head(cid: bytes, block_bytes: int) -> bytes:
-    """Return what stands before a block in a CAR: the section's length, and the binary CID."""
+    """Return the bytes before a block in a CAR: the section's length and the binary CID."""
     return varint(len(cid) + block_bytes) + cid

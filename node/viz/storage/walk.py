@@ -1,8 +1,8 @@
-"""Find the blocks that hold a span of a file, depth first, without reading its leaves.
+"""Find the blocks that contain a range of a file, depth first, without reading its leaves.
 
-Owns the order in which a CAR has a file's blocks, and what of the tree a range of bytes needs.
-Invariants: inner blocks are read once, leaves never; the number of blocks found is bounded by the
-length of the span, whatever the tree says of itself.
+Owns the order of a file's blocks in a CAR, and which blocks a range of bytes needs. Invariants:
+inner blocks are read once, leaves never; the number of blocks is limited by the length of the
+range, whatever the tree claims.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from viz.errors import BlobCorrupt
 from viz.storage.cid import RAW, codec_of
 from viz.storage.unixfs import CHUNK_BYTES, decode_node
 
-# 174^8 chunks are far more than any real file has: a deeper tree is an attack.
+# 174^8 chunks are far more than any real file has, so a deeper tree is an attack.
 MAX_DEPTH: Final = 8
 
 
@@ -24,7 +24,7 @@ MAX_DEPTH: Final = 8
 class FileBlock:
     """One block of a file: ``size`` bytes, for the file's bytes from ``offset`` on.
 
-    An inner block comes with its ``data``; a leaf has None, and its data is a part of the file.
+    An inner block has its ``data``; a leaf has None, since its data is a part of the file.
     """
 
     cid: Cid

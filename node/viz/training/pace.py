@@ -1,7 +1,7 @@
-"""Measure how fast this machine multiplies now, for the estimate of a run.
+"""Measure how fast this machine multiplies matrices now, to estimate the time of a run.
 
-A step's time is mostly that of matrix products, so what differs between machines, and between a
-busy and an idle one, is told by the time of one product of the size that layers have.
+A step spends most of its time in matrix products. So the time of one product of a layer's size
+shows the difference between machines, and between a busy and an idle machine.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from viz.domain.ports.engine import BaseModel
 _ROWS, _INTO, _OUT = 512, 768, 2_048
 _MEASURED_S: Final = 0.6
 _LEAST_PRODUCTS: Final = 3
-# Two cores in float32 of the machine of docs/training-log.md.
+# Measured on two cores, in float32, of the machine of docs/training-log.md.
 REFERENCE_SECONDS_A_PRODUCT: Final = 1.3e-11
 # The default base: 30 layers with seven linear layers, and its output layer.
 _REFERENCE_LAYERS, _REFERENCE_HEAD = 106_168_320, 28_311_552
@@ -26,8 +26,8 @@ _REFERENCE_LAYERS, _REFERENCE_HEAD = 106_168_320, 28_311_552
 class Pace:
     """Seconds for one multiplication with its addition, with all threads of a run.
 
-    ``layer_weights`` and ``head_weights`` are how many of them one token takes in the base's linear
-    layers, and in its output layer.
+    ``layer_weights`` and ``head_weights`` are the multiplications per token in the base's linear
+    layers and in its output layer.
     """
 
     seconds_a_product: float = REFERENCE_SECONDS_A_PRODUCT
@@ -38,7 +38,7 @@ class Pace:
 def pace_of(base: BaseModel | None, threads: int) -> Pace:
     """Return the pace of a run with ``threads`` on ``base``, measured now; takes about a second.
 
-    Without torch, or for a base of unknown size, the reference stands in for what is not known.
+    Without torch, or for a base of unknown size, the reference machine's values are used.
     """
     known = Pace()
     sizes = (known.layer_weights, known.head_weights)
@@ -49,7 +49,7 @@ def pace_of(base: BaseModel | None, threads: int) -> Pace:
     except ImportError:
         return Pace(known.seconds_a_product, *sizes)
     left, right = torch.ones(_ROWS, _INTO), torch.ones(_INTO, _OUT)
-    left @ right  # the first one takes memory
+    left @ right  # the first product also allocates memory
     began, made = time.perf_counter(), 0
     while made < _LEAST_PRODUCTS or time.perf_counter() - began < _MEASURED_S:
         left @ right

@@ -1,8 +1,8 @@
-"""Remember what the slots of ended sequences hold, so that a later request need not compute it.
+"""Keep the cache slots of ended sequences, so that later requests can reuse their prefixes.
 
 Owns which slots are kept, for which requests, and until when; the scheduler moves the slots.
-Invariants: what is kept under one key is found under that key only; the newest entry is dropped
-last; an entry holds no NaN.
+Invariants: an entry is found only under its own key; the newest entry is dropped last; an entry has
+no NaN.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from viz.engine.embedded.sequence import Sequence
 
-# So few tokens are computed sooner than a slot is prepared for them.
+# Fewer tokens than this are computed faster than a slot is prepared for them.
 LEAST_TOKENS: Final = 32
 
 
 @dataclass(eq=False, slots=True)
 class KeptPrefix:
-    """A slot of an ended sequence: it holds the keys and values of ``tokens``."""
+    """A slot of an ended sequence, with the keys and values of ``tokens``."""
 
     key: Hashable
     tokens: list[int]
@@ -42,8 +42,8 @@ class PrefixCache:
     def may_keep(self, sequence: Sequence) -> bool:
         """Return whether the slot of this ended sequence is worth keeping, and sound.
 
-        A sequence that got a token has no NaN in its slot: the token was chosen from numbers that
-        depend on all of it.
+        The slot of a sequence with a token has no NaN: the token was chosen from numbers that
+        depend on the whole slot.
         """
         return (
             self._keep_s > 0
@@ -54,7 +54,7 @@ class PrefixCache:
         )
 
     def keep(self, sequence: Sequence, slot: int) -> list[KeptPrefix]:
-        """Keep a slot; return the entries that it makes useless, which are no longer kept."""
+        """Keep a slot; drop and return the entries that it makes redundant."""
         kept = KeptPrefix(key_of(sequence), sequence.tokens[: sequence.cached], slot)
         useless = [
             each
@@ -67,7 +67,7 @@ class PrefixCache:
         return useless
 
     def find(self, sequence: Sequence) -> tuple[KeptPrefix, int] | None:
-        """Return the entry that shares most tokens with the sequence, and how many; None if few."""
+        """Return the entry with the longest common prefix, and its length; None if too short."""
         key = key_of(sequence)
         if not sequence.request.reuse_key:
             return None
@@ -80,15 +80,15 @@ class PrefixCache:
         return (self._entries[place], length) if length >= LEAST_TOKENS else None
 
     def drop(self, entry: KeptPrefix) -> None:
-        """Keep the entry's slot no longer."""
+        """Drop the entry."""
         self._entries.remove(entry)
 
     def oldest(self) -> KeptPrefix | None:
-        """Return the entry that was kept first, if there is any."""
+        """Return the oldest entry, None if there is none."""
         return self._entries[0] if self._entries else None
 
     def expired(self) -> list[KeptPrefix]:
-        """Return the entries whose time has passed."""
+        """Return the expired entries."""
         before = time.monotonic() - self._keep_s
         return [each for each in self._entries if each.since_s <= before]
 
@@ -100,9 +100,9 @@ class PrefixCache:
 
 
 def key_of(sequence: Sequence) -> Hashable:
-    """Return what must be equal for a cache to be the same: whose request, and which adapter.
+    """Return the key of a request's prefixes: its signer's salt and its adapter.
 
-    The adapter's file is named too: an id may be registered again with another file.
+    The adapter's file is part of it, because an id may be registered again with another file.
     """
     adapter = sequence.adapter
     file = None if adapter is None else adapter.file
@@ -110,7 +110,7 @@ def key_of(sequence: Sequence) -> Hashable:
 
 
 def shared_length(one: list[int], other: list[int]) -> int:
-    """Return how many tokens both begin with."""
+    """Return the length of the common prefix."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2

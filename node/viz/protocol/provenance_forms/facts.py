@@ -1,4 +1,4 @@
-"""Hold what is stated about an adapter's training: manifest, chain, and license documents.
+"""Collect the statements about an adapter's training: manifest, chain, and license documents.
 
 Invariant: each statement keeps its source. The trainer signed the manifest, the contracts hold
 shares and grants, and a licensor wrote the license document whose hash is on the chain.
@@ -30,9 +30,9 @@ def provenance_path(adapter_id: AdapterId) -> str:
 class AcquiredWork:
     """A work of an adapter: what the manifest, the chain and its license say.
 
-    ``share_bps`` is the work's part of the royalties. ``grant`` is what the trainer bought, and
-    ``license_hash`` the license of its terms; None if the chain tells none. ``document`` hashes to
-    ``license_hash``. ``is_public``: the document is served to anybody, and not only kept here.
+    ``share_bps`` is the work's part of the royalties. ``grant`` is the trainer's grant, and
+    ``license_hash`` the hash of its license; None if the chain has none. ``document`` has that
+    hash. ``is_public``: the document is served to anybody, and not only stored here.
     """
 
     source: SourceWork
@@ -62,7 +62,7 @@ class AcquiredWork:
 class AdapterProvenance:
     """An adapter with the manifest that its registration names, and its works in order.
 
-    ``origin`` is where the node answers; ``name`` is the trainer's word.
+    ``origin`` is the node's own; ``name`` is the trainer's claim.
     """
 
     adapter: AdapterState
@@ -75,18 +75,18 @@ class AdapterProvenance:
 
     @property
     def urn(self) -> str:
-        """A name of the adapter that is the same everywhere (CAIP-10 names the registry)."""
+        """A global name of the adapter (CAIP-10 names the registry)."""
         where = self.deployment
         registry = f"eip155:{where.chain_id}:{where.adapter_registry}"
         return f"urn:viz:adapter:{registry}:{int(self.adapter.adapter_id)}"
 
     @property
     def tokens(self) -> int:
-        """The works' tokens together, in the base model's tokenisation."""
+        """The total tokens of the works, in the base model's tokenisation."""
         return sum(work.source.tokens for work in self.works)
 
     def url(self, form: str) -> str:
-        """Return the address of one form."""
+        """Return the URL of one form."""
         return f"{self.origin}{provenance_path(self.adapter.adapter_id)}/{form}"
 
     def license_url(self, work: AcquiredWork) -> str:

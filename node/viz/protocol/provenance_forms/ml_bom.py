@@ -1,7 +1,7 @@
 """Write an adapter's provenance as a machine-learning bill of materials: CycloneDX 1.6 in JSON.
 
-The bill's parts are written by CycloneDX's own library. It has no model of ``modelCard`` and
-``data`` yet, so those two are added here, and the library's strict validator checks the whole.
+CycloneDX's own library writes most of the bill. It has no classes for ``modelCard`` and ``data``
+yet, so these two are added here, and the library's strict validator checks the result.
 Invariant: the same facts give the same bytes; the serial number is derived from the manifest.
 
 Source: CycloneDX 1.6 (ECMA-424), sections on components, model cards and data.

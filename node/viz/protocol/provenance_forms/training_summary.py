@@ -1,8 +1,8 @@
 """Write the public summary of training content that the EU's AI Act asks for, Art. 53(1)(d).
 
-Owns which statement stands in which section, and both its forms: JSON, and Markdown made from it.
-The sections are those of the European Commission's template of 24 July 2025; the words are ours. It
-states what manifest, chain and license documents say, and for everything else that it is not known.
+Owns the contents of each section, and both forms: JSON, and Markdown made from it. The sections are
+those of the European Commission's template of 24 July 2025; the texts are ours. They state what
+manifest, chain and license documents say, and call everything else unknown.
 """
 
 from __future__ import annotations

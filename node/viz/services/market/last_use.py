@@ -1,8 +1,8 @@
-"""Tell when the uses of a withdrawn work end: the node's own, and those of all who licensed it.
+"""Compute when the uses of a withdrawn work end: the node's own use, and custody for others.
 
-Owns the rule of each: the node's own use ends with its own grant of class 2, custody with the last
-grant that permits the work's key. Reads the chain only. Nobody acquires a grant after a withdrawal,
-so that the end of custody is computed once for a work whose withdrawal can no longer vanish.
+Owns both rules: the node's own use ends with its own grant of class 2, custody with the last grant
+that permits the work's key. Only reads the chain. Nobody can acquire a grant after a withdrawal, so
+the end of custody is computed only once when the withdrawal can no longer be reorganised away.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from viz.domain.ports.chain import ChainReader, ContentState, GrantState
 from viz.domain.ports.services import OfferedAdapters
 from viz.domain.units import Address, ContentId
 
-# A withdrawal in a block of this age stays; with a notice of nothing, destruction waits for it.
+# A block of this age is final. If the notice is shorter, destruction waits for this age.
 FINAL_S: Final = 3_600
 
 
@@ -28,8 +28,8 @@ class LastUse:
     async def own_end(self, content: ContentState) -> int | None:
         """Return when the node's own use of a withdrawn work ends; None if it does not.
 
-        It ends with the notice of the node's own grant, if that is of class 2, and not before the
-        last of the node's adapters that hold the work.
+        It ends with the notice of the node's own grant, if the grant is of class 2, but not before
+        the last of the node's adapters that were trained on the work.
         """
         grant = await self._chain.grant(content.content_id, self._node)
         found = await self._chain.terms(grant.terms_hash) if grant is not None else None
@@ -43,7 +43,7 @@ class LastUse:
         return content.withdrawn_at + max(found.terms.notice_s, FINAL_S)
 
     async def custody_end(self, content: ContentState, now_s: int) -> int | None:
-        """Return when the last grant ends that permits a withdrawn work's key; None before then."""
+        """Return when the last grant that permits a withdrawn work's key ends; None before then."""
         if now_s < content.withdrawn_at + FINAL_S:
             return None
         known = self._custody_ends.get(content.content_id)
@@ -62,7 +62,7 @@ class LastUse:
         return found is not None and found.terms.revocation_class == RevocationClass.RETIRE_ADAPTERS
 
     async def _registers_until(self, grant: GrantState, content: ContentState) -> int:
-        """Return until when a grant permits to register adapters (ContentRegistry.grantOf)."""
+        """Return until when adapters can be registered under a grant (ContentRegistry.grantOf)."""
         found = await self._chain.terms(grant.terms_hash)
         if found is None or found.terms.revocation_class == RevocationClass.KEEP:
             return grant.expires_at

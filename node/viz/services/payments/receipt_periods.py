@@ -1,12 +1,12 @@
 """Publish, period by period, the digests and amounts of all receipts that this node made.
 
-Owns which receipts a period has, and the files of the periods. A period ends at midnight in UTC and
-is published a while later. A receipt that is stored after that (the node's clock was set back)
-goes into the next period.
+Owns which receipts are in a period, and the files of the periods. A period ends at midnight UTC and
+is published some time later. A receipt that is stored after that (the node's clock was set back) is
+in the next period.
 
-Invariants: each receipt is in one period, and in one only, also after a kill at any moment: the
-receipts up to which a period goes are written down before it is published, and the same receipts
-give the same blob. A period without receipts is left out.
+Invariants: each receipt is in exactly one period, also after a kill: the last receipt of a period
+is recorded before the period is published, and the same receipts give the same blob. A period
+without receipts is left out.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from viz.protocol.receipt_periods import (
 )
 
 PERIOD_S: Final = 86_400
-# So long after a period's end its last receipts are surely stored.
+# This long after a period's end, its last receipts are certainly stored.
 MARGIN_S: Final = 900
 _LOOK_S: Final = 600.0
 _PAGE: Final = 256
@@ -115,7 +115,7 @@ class ReceiptPeriods:
             since_s = since_s or gathered.first_s // PERIOD_S * PERIOD_S
             empty_s = since_s
             while len(gathered.receipts) > MAX_PERIOD_RECEIPTS and until_s - empty_s > 1:
-                # Too many for one blob: a shorter period, in which there are some.
+                # Too many receipts for one blob: choose a shorter period that has some.
                 middle_s = (empty_s + until_s) // 2
                 shorter = await self._gather(places, middle_s)
                 if shorter.receipts:
@@ -123,7 +123,7 @@ class ReceiptPeriods:
                 else:
                     empty_s = middle_s
             made = await self._sign(gathered, last, since_s, until_s)
-            # The places first: they say what the period has if the node is killed after it.
+            # Write the places first: they define the period's receipts if the node is killed next.
             number = made.period.number
             await self._write(self._places_of(number), gathered.places)
             await self._write(self._folder / f"{number}.json", made.to_json())
@@ -154,8 +154,8 @@ class ReceiptPeriods:
     async def _gather(self, places: Places, until_s: int) -> _Gathered:
         """Return the receipts after ``places`` that were made before ``until_s``.
 
-        A channel's receipts are taken in order, so that one number says how far. So one whose time
-        is later is taken too, if a receipt after it was made before ``until_s``.
+        A channel's receipts are taken in order, so that one number is enough to record how far. So
+        a receipt with a later time is included if one after it was made before ``until_s``.
         """
         found: list[PublishedReceipt] = []
         reached, first_s = dict(places), until_s
@@ -175,7 +175,7 @@ class ReceiptPeriods:
         return _Gathered(found, reached, first_s)
 
     async def _places(self, number: int, since_s: int) -> Places:
-        """Return how far the newest period goes in each channel."""
+        """Return the last receipt of the newest period in each channel."""
         if not number:
             return {}
         path = self._places_of(number)

@@ -1,7 +1,7 @@
 """Put a registered adapter on offer: load it, and sell it under a name and at prices.
 
-Owns what an offer says where nobody named it: an adapter that was on offer keeps its own; a new one
-that was trained here has the name, the works' titles and the report card of its training.
+Owns the defaults of an offer: an adapter that was on offer keeps its values; a new adapter that was
+trained here gets the name, the works' titles and the report card of its training.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NAMED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class OfferTerms:
-    """How an adapter is to be sold; None leaves it to what was, or to the node's own terms."""
+    """How an adapter is to be sold; None keeps the former value or takes the node's default."""
 
     name: str | None = None
     description: str | None = None
@@ -50,7 +50,7 @@ class Offering:
         self._ledger, self._clock = ledger, clock
 
     async def put_on_offer(self, adapter_id: AdapterId, terms: OfferTerms) -> AdapterOffer:
-        """Load a registered adapter and sell it; raise as ``Publishing.activate``."""
+        """Load a registered adapter and put it on offer; raise as ``Publishing.activate`` does."""
         state = await self._publishing.activate(adapter_id)
         list_price = self._catalogue.list_price
         fresh = AdapterRecord(

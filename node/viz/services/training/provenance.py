@@ -2,7 +2,7 @@
 
 Owns the search for license documents. Invariants: a manifest is used only if the chain names its
 hash; a license document only if it hashes to the license of the grant. Nothing is fetched from
-other nodes: the adapter's trainer is the one who keeps its manifest.
+other nodes: only the node of the adapter's trainer has its manifest.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from viz.services.market.work_records import load_record
 from viz.services.training.holdings import run_works
 from viz.services.training.queue import ManifestFile, TrainingQueue
 
-# Grants under which an adapter was registered do not change any more.
+# The grants under which an adapter was registered never change.
 GRANTS_KEPT: Final = 256
 FORMS_KEPT: Final = 64
 READS_AT_ONCE: Final = 16
@@ -60,7 +60,7 @@ class ProvenanceDocuments:
         *,
         origin: str,
     ) -> None:
-        """``origin`` is where others reach this node: the forms refer to each other by it."""
+        """``origin`` is this node's public origin, for the links between the forms."""
         self._chain, self._trainings = chain, trainings
         self._licenses, self._listings, self._origin = licenses, listings, origin
         self._grants: OrderedDict[Hash32, Mapping[ContentId, AcquiredGrant]] = OrderedDict()
@@ -109,7 +109,7 @@ class ProvenanceDocuments:
         )
 
     async def form(self, provenance: AdapterProvenance, name: str) -> bytes:
-        """Return one form; it is written again only if the facts changed since the last time.
+        """Return one form; it is written again only if the facts have changed.
 
         Raises KeyError for an unknown form, ConfigError if a library for it is missing.
         """

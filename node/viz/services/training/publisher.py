@@ -1,12 +1,12 @@
-"""Publish the adapters of runs that are done: at the operator's command, and as runs were asked to.
+"""Publish the adapters of finished runs: at the operator's command, or as the run's request asks.
 
-Owns the order: registered, then noted in the run's row, then put on offer. Invariants:
+Owns the order: register, then record this in the run's row, then put on offer. Invariants:
 
-- A run's wish to publish is fulfilled once, whether or not a command waits for it, and whenever
-  the node was killed: ``Publishing`` finds a registration that was sent before.
-- What can pass by itself (a chain or a store that does not answer, gas that is too dear, missing
-  confirmations) is tried again; every other refusal is kept in the run's row, for
-  `viz training show`.
+- A run is published once, whether or not a command waits for it, and whenever the node was killed:
+  ``Publishing`` finds a registration that was sent before.
+- Faults that may end by themselves (a chain or a store that does not answer, expensive gas, missing
+  confirmations) are retried; every other refusal is stored in the run's row, for `viz training
+  show`.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class RunPublisher:
     ) -> None:
         """Take ``directory``, with one folder for each run.
 
-        ``least_percent``: the thresholds for a sale, in percent of right answers and of what the
-        adapter did not forget.
+        ``least_percent``: the thresholds for a sale, in percent: right answers, and general
+        questions that the adapter still answers right.
         """
         self._trainings, self._ledger = trainings, ledger
         self._publishing, self._offering, self._catalogue = publishing, offering, catalogue
@@ -79,7 +79,7 @@ class RunPublisher:
         self._lock = asyncio.Lock()
 
     async def run(self) -> None:
-        """Publish what done runs were asked to publish, until cancelled."""
+        """Publish finished runs whose requests ask for it, until cancelled."""
         while True:
             self._trainings.done.clear()
             waiting = False
@@ -101,11 +101,11 @@ class RunPublisher:
             return await self._publish(await self._trainings.record(training_id), wish)
 
     async def _fulfil(self, training_id: str) -> bool:
-        """Do what a run was asked to; return False if it must be tried again."""
+        """Publish a run as its request asks; return False if it must be tried again."""
         try:
             async with self._lock:
                 record = await self._trainings.record(training_id)
-                if not awaits_publication(record):  # meanwhile a command published it
+                if not awaits_publication(record):  # a command has published it in the meantime
                     return True
                 wish = wish_of(record.request[WISH])
                 found = record.result.get(PUBLICATION, {})
@@ -117,7 +117,7 @@ class RunPublisher:
             raise
         except Exception as error:  # noqa: BLE001  one run's fault must not hold up the others
             told = _refused(training_id, error)
-            with contextlib.suppress(StoreError):  # tried again: the wish is still there
+            with contextlib.suppress(StoreError):  # it is tried again: the wish is still stored
                 record = await self._trainings.record(training_id)
                 if awaits_publication(record) and told != record.result.get(PUBLICATION):
                     await self._trainings.published(training_id, told)
@@ -142,7 +142,7 @@ class RunPublisher:
     async def _offer(
         self, training_id: str, wish: PublicationWish, told: dict[str, Any]
     ) -> dict[str, Any]:
-        """Put a registered adapter on offer, and keep what came of it in the run's row."""
+        """Put a registered adapter on offer, and store the result in the run's row."""
         adapter_id = AdapterId(told["adapter_id"])
         try:
             await self._trainings.published(training_id, told)
@@ -171,8 +171,8 @@ def publication_of(
 ) -> Publication:
     """Return the input of ``Publishing.publish``; shares follow the works' sizes in tokens.
 
-    Raises InvalidRequest if the run has no result. Raises AdapterNotTaught if its report card is
-    below the thresholds, and the wish is not to sell it anyway.
+    Raises InvalidRequest if the run has no result, AdapterNotTaught if its report card is below the
+    thresholds and the wish does not say ``anyway``.
     """
     if record.state != "done":
         raise InvalidRequest(f"training {record.training_id} is {record.state}, not done")
@@ -199,7 +199,7 @@ def publication_of(
 
 
 def _passes(error: Exception) -> bool:
-    """Return whether an error can pass without anybody doing anything."""
+    """Return whether an error may end by itself."""
     if isinstance(error, TransactionFailed):
         return False
     return isinstance(error, ChainError | StorageUnavailable | StoreError)
@@ -219,7 +219,7 @@ def _refused(training_id: str, error: Exception) -> dict[str, Any]:
 
 
 def _not_on_offer(adapter_id: AdapterId, error: Exception) -> str:
-    """Return what an operator does for a registered adapter that is not on offer."""
+    """Say what the operator must do to put a registered adapter on offer."""
     activate = f"`viz adapter activate {adapter_id}`"
     if isinstance(error, UnknownAdapter):
         return (

@@ -1,10 +1,10 @@
-"""Read the wish to publish that a request to train carries, and say whether it is fulfilled.
+"""Read the wish to publish in a training request, and tell whether it is fulfilled.
 
-The wish is in the run's row of the ledger, so it outlives the command that made it and a restart.
-What came of it is in the row's result, as ``publication``. Its ``state`` is one of:
+The wish is in the run's row of the ledger, so that it survives the command and a restart. The
+outcome is in the row's result, as ``publication``. Its ``state`` is one of:
 
 - ``waiting``: nothing is registered yet, and it is tried again;
-- ``registered``: the adapter is on the chain and not on offer yet, and it is tried again;
+- ``registered``: the adapter is on the chain but not on offer yet, and it is tried again;
 - ``published``: the adapter is registered; ``offer`` is its offer, or None with a ``detail``;
 - ``refused``: it is not sold, and ``code`` and ``detail`` say why.
 """
@@ -37,8 +37,8 @@ _FULFILLED: Final = frozenset({"published", "refused"})
 class PublicationWish:
     """How a run's adapter is registered and sold.
 
-    ``anyway``: also below the thresholds of the report card. ``shares`` replace those that follow
-    from the works' sizes. ``succeeds`` is the adapter that this one follows.
+    ``anyway``: also below the thresholds of the report card. ``shares`` replace the shares in
+    proportion to the works' sizes. ``succeeds`` is the adapter that this one succeeds.
     """
 
     royalty_bps: int
@@ -50,7 +50,7 @@ class PublicationWish:
 
 
 def wish_of(value: object) -> PublicationWish:
-    """Return the wish in JSON values; raise InvalidRequest that names what cannot be read."""
+    """Parse the wish; raise InvalidRequest, which names what cannot be read."""
     reader = Reader(value, "the publication")
     succeeds = reader.optional("succeeds", reader.integer)
     shares = _shares(reader.array("shares", MAX_SHARES)) if reader.has("shares") else None
@@ -80,7 +80,7 @@ def offer_terms(reader: Reader) -> OfferTerms:
 
 
 def awaits_publication(record: TrainingRecord) -> bool:
-    """Return whether a run is done, and what it was asked to do with its adapter is not."""
+    """Return whether a run is finished but its wish is not fulfilled yet."""
     return (
         record.state == "done"
         and record.request.get(WISH) is not None
@@ -90,7 +90,7 @@ def awaits_publication(record: TrainingRecord) -> bool:
 
 
 def is_over(record: TrainingRecord) -> bool:
-    """Return whether nothing more happens to a run by itself."""
+    """Return whether a run and its publication have ended."""
     return record.state in ENDED and not awaits_publication(record)
 
 
