@@ -232,6 +232,7 @@ def _make_once(target: Path, make: Callable[[Path], None]) -> None:
 
 
 def convert_gguf(gguf: Path, target: Path, report: Callable[[float], None]) -> None:
+    """Convert a GGUF file to a Hugging Face directory in bf16; report the finished fraction."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging

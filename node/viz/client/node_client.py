@@ -53,6 +53,7 @@ class NodeClient:
         self.origin = origin_of(origin) if origin else self._dialled
 
     async def info(self) -> NodeInfo:
+        """Return the node's description of itself; it is not verified."""
         return NodeInfo.from_json(await self._call("GET", payment.NODE_PATH))
 
     async def challenge(self, signer: Address) -> Session:
@@ -61,6 +62,7 @@ class NodeClient:
         return session_challenge_from_json(answer)
 
     async def session(self, proof: SessionProof) -> AccessToken:
+        """Exchange a signed Session for an access token."""
         answer = await self._call("POST", payment.SESSIONS_PATH, body=proof.to_json())
         return AccessToken.from_json(answer)
 
@@ -75,6 +77,7 @@ class NodeClient:
         return ChannelView.from_json(answer)
 
     async def channel(self, signer: Address, token: AccessToken) -> ChannelView:
+        """Return what the node says about the signer's channel."""
         answer = await self._call(
             "GET", payment.CHANNEL_PATH.format(signer=signer), authorization=_bearer(token)
         )
@@ -89,12 +92,14 @@ class NodeClient:
         return payment.receipts_from_json(answer)
 
     async def voucher(self, credential: Credential) -> ChannelView:
+        """Send a voucher; return the channel after the node has accepted it."""
         answer = await self._call(
             "POST", payment.VOUCHERS_PATH, authorization=credential_to_header(credential)
         )
         return ChannelView.from_json(answer)
 
     async def close(self, credential: Credential) -> CloseAnswer:
+        """Request a cooperative close; return the node's Close and how it was sent."""
         answer = await self._call(
             "POST",
             payment.CLOSE_PATH,

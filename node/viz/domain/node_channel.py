@@ -188,6 +188,7 @@ def require_signed_for(
 
 
 def check_domain(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> None:
+    """Raise WrongDomain if the voucher is for another chain, contract, node or signer."""
     require_signed_for(
         domain,
         channel.node,
@@ -200,21 +201,25 @@ def check_domain(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> N
 
 
 def check_voucher_lines(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> None:
+    """Raise InvalidRequest if the lines are not ascending, too many or have a zero amount."""
     check_lines(offer.row.lines)
 
 
 def check_signer(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> None:
+    """Raise InvalidSignature if the channel's signer did not sign the voucher."""
     digest = domain.digest(offer.row.voucher(channel.node))
     if recover_bytes(digest, offer.row.signature) != address_bytes(channel.signer):
         raise InvalidSignature("the voucher is not signed by the channel's signer")
 
 
 def check_open(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> None:
+    """Raise ChannelUnknown if the channel is not open on the confirmed chain."""
     if channel.payer == ZERO_ADDRESS:
         raise ChannelUnknown("the channel is not open, or its opening is not confirmed yet")
 
 
 def check_base(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> None:
+    """Raise StaleVoucher if the voucher is on another base, such as one before a claim."""
     if offer.row.base_units != channel.base_units:
         raise StaleVoucher(
             f"sign on base {channel.base_units}; the voucher is on {offer.row.base_units}",
@@ -224,6 +229,7 @@ def check_base(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> Non
 
 
 def check_not_below_best(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> None:
+    """Raise LineBelowBest if the voucher promises an adapter less than the best one does."""
     offered = dict(offer.row.lines)
     for adapter_id, units in channel.best_lines:
         if offered.get(adapter_id, 0) < units:
@@ -235,6 +241,7 @@ def check_not_below_best(channel: NodeChannel, domain: Domain, offer: VoucherOff
 
 
 def check_head(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> None:
+    """Raise StaleVoucher if the receipts head is unknown or older than the last voucher's."""
     if offer.row.receipts_head not in channel.heads:
         raise StaleVoucher(
             "the voucher names a receipts head that is before the last voucher's, or unknown",
@@ -244,6 +251,7 @@ def check_head(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> Non
 
 
 def check_deposit(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> None:
+    """Raise DepositExceeded if the voucher ends above the confirmed deposit."""
     if offer.row.end_units > channel.limit_units:
         raise DepositExceeded(
             f"the voucher ends at {offer.row.end_units} units; the confirmed deposit covers "
@@ -348,6 +356,7 @@ def past_close(channel: NodeChannel, now_s: int) -> NodeChannel:
 
 
 def heads_from(heads: tuple[Hash32, ...], named: Hash32) -> tuple[Hash32, ...]:
+    """Return the heads from ``named`` on: older ones may no longer be signed."""
     return heads[heads.index(named) :]
 
 

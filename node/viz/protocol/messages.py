@@ -156,6 +156,7 @@ def session_challenge_to_json(session: Session) -> Json:
 
 
 def session_challenge_from_json(value: object) -> Session:
+    """Return the Session in the answer of a challenge; raise InvalidRequest."""
     return struct_from_json(Session, value, "the session challenge")
 
 

@@ -143,6 +143,7 @@ def receipt_to_header(signed: SignedReceipt) -> str:
 
 
 def receipt_from_header(header: str) -> SignedReceipt:
+    """Return the receipt in RECEIPT_HEADER, without verifying it; raise InvalidRequest."""
     return receipt_from_json(from_base64url(header, max_chars=MAX_CREDENTIAL_CHARS))
 
 
@@ -152,6 +153,7 @@ def event_frame(name: str, data: Json) -> bytes:
 
 
 def receipt_from_json(value: object) -> SignedReceipt:
+    """Return the receipt in JSON values, without verifying it; raise InvalidRequest."""
     return _RECEIPT.read(value, "the receipt")
 
 
@@ -167,6 +169,7 @@ def price_to_header(price: Price) -> str:
 
 
 def price_from_header(header: str) -> Price:
+    """Return the price in PRICE_HEADER; raise InvalidRequest."""
     match = _PRICE.fullmatch(header)
     if match is None:
         raise InvalidRequest(f"{PRICE_HEADER} holds two whole numbers, of units per million tokens")

@@ -88,15 +88,18 @@ class AdapterPool:
             self._forget(adapter_id)
 
     def registered(self) -> frozenset[AdapterId]:
+        """Return the ids of all registered adapters, in memory or not."""
         with self._lock:
             return frozenset(self._files)
 
     @property
     def resident_count(self) -> int:
+        """The number of adapters in memory."""
         return len(self._resident)
 
     @property
     def held_bytes(self) -> int:
+        """The bytes of all adapters in memory."""
         return self._held
 
     def acquire(self, adapter_id: AdapterId) -> LoadedAdapter | None:
@@ -114,6 +117,7 @@ class AdapterPool:
             return found
 
     def release(self, adapter: LoadedAdapter) -> None:
+        """End one use of an adapter that ``acquire`` returned."""
         with self._lock:
             self._lane_bytes -= self._sizes[adapter.rank]
             self._users[adapter] -= 1
@@ -150,6 +154,7 @@ class AdapterPool:
         return True
 
     def close(self) -> None:
+        """Stop loading, and wait for a running load to end. Blocks."""
         self._loader.shutdown(wait=True, cancel_futures=True)
 
     def _register(self, adapter_id: AdapterId, path: Path) -> None:

@@ -31,9 +31,11 @@ class KvCache:
 
     @property
     def free(self) -> int:
+        """The number of free slots."""
         return len(self._free)
 
     def take(self) -> int:
+        """Take the lowest free slot; there must be one."""
         slot = min(self._free)
         self._free.remove(slot)
         return slot

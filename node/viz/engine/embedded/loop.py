@@ -62,13 +62,16 @@ class EngineLoop:
         self._thread = threading.Thread(target=self._loop, name="viz-generation", daemon=True)
 
     def start(self) -> None:
+        """Start the generation thread."""
         self._thread.start()
 
     def submit(self, sequence: Sequence) -> None:
+        """Hand a sequence to the generation thread. Callable from any thread."""
         self._inbox.append(sequence)
         self._news.set()
 
     def wake(self) -> None:
+        """Make the generation thread look for changes. Callable from any thread."""
         self._news.set()
 
     def close(self) -> None:
