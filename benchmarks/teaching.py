@@ -118,7 +118,8 @@ def _apart(chosen: argparse.Namespace, work: str, seed: int, way: str) -> Result
     return Result(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def _read(folders: Sequence[Path]) -> tuple[list[Work], list[Question]]:
+def read_works(folders: Sequence[Path]) -> tuple[list[Work], list[Question]]:
+    """Return the works in ``folders``, and the questions that lie beside them."""
     works: list[Work] = []
     questions: list[Question] = []
     for folder in folders:
@@ -132,7 +133,7 @@ def _read(folders: Sequence[Path]) -> tuple[list[Work], list[Question]]:
 def _train(chosen: argparse.Namespace) -> Result:
     started = time.monotonic()
     folders = [Path(each) for each in chosen.works[0].split("+")]
-    works, questions = _read(folders)
+    works, questions = read_works(folders)
     facts = sum(fact.reworded for work in works for fact in facts_of(work))
     settings = default_settings(facts, threads=chosen.threads, seed=chosen.seeds[0])
     settings = replace(settings, steps=chosen.steps or settings.steps)
