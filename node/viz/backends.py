@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from eth_account.signers.local import LocalAccount
@@ -63,6 +63,9 @@ from viz.storage.key_folder import KeyFolder
 from viz.storage.sealing import new_identity
 from viz.storage.sources import SourcedBlobs
 from viz.training.run import Bounds
+
+if TYPE_CHECKING:
+    from viz.storage.kubo import KuboBlobStore
 
 # The file of the identity that keys are wrapped for; the directory has its recipient.
 AGE_KEY_FILE: Final = Path("age.key")
@@ -272,10 +275,18 @@ def _identity(deployment: Deployment, account: LocalAccount) -> dict[str, str]:
     }
 
 
-async def _blobs(config: Config) -> DeniableStore:
-    denied = DenyList(config.at(Path("withdrawn.deny")))
-    if config.storage.backend == "embedded":
-        return DenyingBlobStore(EmbeddedBlobStore(config.at(Path("blobs"))), denied)
+def open_blobs(config: Config) -> EmbeddedBlobStore | KuboBlobStore:
+    """Open the blob store that the configuration names, without its deny list.
+
+    Raises ConfigError, StorageUnavailable.
+    """
+    storage = config.storage
+    if storage.backend == "embedded":
+        return EmbeddedBlobStore(
+            config.at(Path("blobs")),
+            max_bytes=storage.max_bytes,
+            lock_timeout_s=storage.timeout_s,
+        )
     try:
         from viz.storage.kubo import KuboBlobStore
     except ImportError as error:
@@ -283,8 +294,14 @@ async def _blobs(config: Config) -> DeniableStore:
             f'storage.backend "kubo" needs {error.name}, which the core install does not have: '
             'install the extra "node", or set "embedded"'
         ) from error
-    store = KuboBlobStore(config.storage.kubo_api, timeout_s=config.storage.timeout_s)
-    _log.info("blobs in kubo", version=await store.version(), api=config.storage.kubo_api)
+    return KuboBlobStore(storage.kubo_api, timeout_s=storage.timeout_s)
+
+
+async def _blobs(config: Config) -> DeniableStore:
+    denied, store = DenyList(config.at(Path("withdrawn.deny"))), open_blobs(config)
+    if not isinstance(store, EmbeddedBlobStore):
+        version = await store.version()
+        _log.info("blobs in kubo", version=version, api=config.storage.kubo_api)
     return DenyingBlobStore(store, denied)
 
 

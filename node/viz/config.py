@@ -105,6 +105,7 @@ class StorageConfig(_Section):
 
     backend: Literal["embedded", "kubo"] = "embedded"
     kubo_api: str = "/ip4/127.0.0.1/tcp/5001"
+    max_bytes: NonNegative = 0
     max_blob_bytes: Positive = 512 * 1024 * 1024
     timeout_s: Positive = 60
     custody_bytes: NonNegative = 1024 * 1024 * 1024

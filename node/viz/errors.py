@@ -20,7 +20,7 @@
     │       · LicenseMismatch · LicenseUnknown · RightsReserved
     ├── StorageError          bytes are missing or are not what their name says
     │   └── BlobNotFound · BlobNotCached · BlobDenied · BlobCorrupt · BlobTooLarge
-    │       · StorageUnavailable · StorageBusy · SealBroken · KeyUnknown · CustodyFull
+    │       · StorageUnavailable · StorageBusy · StorageFull · SealBroken · KeyUnknown · CustodyFull
     ├── StoreError            the ledger
     │   └── StoreConflict · BooksMismatch · LedgerMissing · StoreFull · StoreReadOnly · StoreBusy
     │       · StoreDiskFails · StoreDamaged
@@ -297,6 +297,10 @@ class StorageUnavailable(StorageError):
 
 class StorageBusy(StorageUnavailable):
     code, title = "storage-busy", "The blob store has no room for another reader"
+
+
+class StorageFull(StorageError):
+    code, status, title = "storage-full", 507, "The blob store holds no more"
 
 
 class SealBroken(StorageError):

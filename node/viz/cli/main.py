@@ -27,6 +27,7 @@ TREE: Final = {
     "buyer": "buyer:app",
     "adapter": "succession:adapter_app",
     "base": "base:app",
+    "storage": "storage:app",
     "audit": "audit:app",
     "testnet": "testnet:app",
 }

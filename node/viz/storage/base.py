@@ -18,10 +18,10 @@ from io import BufferedWriter
 from pathlib import Path
 
 from viz.domain.units import Cid
-from viz.errors import BlobCorrupt, BlobTooLarge, StorageUnavailable
+from viz.errors import BlobCorrupt, StorageUnavailable
 from viz.storage.cid import RAW, codec_of, verify
 from viz.storage.unixfs import CHUNK_BYTES, TreeBuilder, decode_node, split
-from viz.storage.walk import MAX_DEPTH
+from viz.storage.walk import FileWalk
 
 
 class BlockSource(ABC):
@@ -50,14 +50,11 @@ class BlockSource(ABC):
         Raises InvalidRequest, BlobNotFound, BlobCorrupt, BlobTooLarge, StorageUnavailable.
         """
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
-        written = 0
         try:
             # A buffered file, because its close waits for a write that still runs in a thread
             # after this task was cancelled.
             with await asyncio.to_thread(_open_exclusive, partial) as file:
-                async for chunk in self.chunks(cid, max_bytes=max_bytes):
-                    await asyncio.to_thread(file.write, chunk)
-                    written += len(chunk)
+                written = await self._copy(cid, file, max_bytes)
                 await asyncio.to_thread(_flush_to_disk, file)
             await asyncio.to_thread(partial.replace, target)
         except OSError as error:
@@ -66,30 +63,24 @@ class BlockSource(ABC):
             partial.unlink(missing_ok=True)
         return written
 
+    async def _copy(self, cid: Cid, file: BufferedWriter, max_bytes: int) -> int:
+        """Write the blob's verified bytes to ``file``, and return how many."""
+        written = 0
+        async for chunk in self.chunks(cid, max_bytes=max_bytes):
+            await asyncio.to_thread(file.write, chunk)
+            written += len(chunk)
+        return written
+
     async def chunks(self, root: Cid, *, max_bytes: int) -> AsyncGenerator[bytes, None]:
         """Yield the file's verified chunks in order; refuse a large file before fetching its parts.
 
         Raises the errors of ``fetch``, possibly after the first chunks, which are part of the blob.
         """
-        waiting: list[tuple[Cid, int | None, int]] = [(root, None, 0)]
-        while waiting:
-            cid, expected, depth = waiting.pop()
-            data = await self.block(cid)
-            is_leaf = codec_of(cid) == RAW
-            node = None if is_leaf else decode_node(data)
-            size = len(data) if node is None else node.file_bytes
-            if size > max_bytes:
-                raise BlobTooLarge(f"{root} has {size} bytes; at most {max_bytes} are accepted")
-            if expected is not None and size != expected:
-                raise BlobCorrupt(f"{cid} in {root} has {size} bytes; its parent says {expected}")
-            if node is not None:
-                if depth == MAX_DEPTH:
-                    raise BlobCorrupt(f"{root} is nested deeper than any file")
-                waiting += [(name, part, depth + 1) for name, part in reversed(node.children)]
-            elif len(data) > CHUNK_BYTES or (waiting and len(data) != CHUNK_BYTES):
-                raise BlobCorrupt(f"{root} is not laid out in chunks of {CHUNK_BYTES} bytes")
-            else:
-                yield data
+        walk = FileWalk(root, max_bytes)
+        while (cid := walk.wanted) is not None:
+            chunk = walk.take(await self.block(cid))
+            if chunk is not None:
+                yield chunk
 
 
 class VerifiedBlobStore(BlockSource):

@@ -3,37 +3,60 @@
 Owns the folder it is given: ``blocks/`` by CID, ``pins/`` with one empty file per pin, ``partial/``
 with unfinished writes, ``lock``. Invariants: a block file appears by rename only after its bytes
 are on disk, and children before parents, so that after a kill every pinned root is complete;
-adding a blob again repairs a damaged block; no block of a pinned blob is deleted. Several processes
-may share the folder.
+adding a blob again repairs a damaged block; no block of a pinned blob is deleted; the quota holds
+for all processes that share the folder.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
+import os
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import BufferedWriter
 from pathlib import Path
 from typing import Final
 
 from viz.domain.units import Cid
-from viz.errors import BlobCorrupt, BlobNotFound, StorageUnavailable
+from viz.errors import (
+    BlobCorrupt,
+    BlobNotFound,
+    InvalidRequest,
+    StorageBusy,
+    StorageError,
+    StorageFull,
+    StorageUnavailable,
+)
 from viz.private import make_private_folder, sync_to_disk, write_private
 from viz.storage.base import VerifiedBlobStore, chunks_of
+from viz.storage.block_writer import BlockWriter
+from viz.storage.checking import Freed
 from viz.storage.cid import RAW, codec_of, to_binary, verify
 from viz.storage.unixfs import MAX_BLOCK_BYTES, IpfsBlock, blocks_of, decode_node
+from viz.storage.walk import FileWalk
 
 # Older partial files are deleted: no write of one block takes an hour.
 _LEFTOVER_AGE_S: Final = 3_600
+_LOCK_PAUSE_S: Final = 0.05
+# 16 MiB of a file for each turn of a thread: a cancelled fetch ends with its turn.
+_BLOCKS_AT_ONCE: Final = 64
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 class EmbeddedBlobStore(VerifiedBlobStore):
     """A ``BlobStore`` in a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open or create the store; raise StorageUnavailable if the folder cannot be used."""
+    def __init__(self, folder: Path, *, max_bytes: int = 0, lock_timeout_s: float = 60) -> None:
+        """Open or create the store; raise StorageUnavailable if the folder cannot be used.
+
+        ``max_bytes`` bounds what all blocks have together (0: the disk does). ``lock_timeout_s`` is
+        how long to wait for another process that adds or deletes.
+        """
+        self._folder, self._max_bytes, self._lock_timeout_s = folder, max_bytes, lock_timeout_s
         self._blocks = folder / "blocks"
         self._pins = folder / "pins"
         self._partial = folder / "partial"
@@ -42,11 +65,17 @@ class EmbeddedBlobStore(VerifiedBlobStore):
             make_private_folder(folder)
             for part in (self._blocks, self._pins, self._partial):
                 part.mkdir(parents=True, exist_ok=True)
-            for leftover in self._partial.iterdir():
-                if time.time() - leftover.stat().st_mtime > _LEFTOVER_AGE_S:
-                    leftover.unlink(missing_ok=True)
+            self._remove_leftovers()
         except OSError as error:
             raise StorageUnavailable(f"{folder} cannot hold blobs: {error.strerror}") from error
+
+    async def add(self, source: Path | bytes) -> Cid:
+        """Store and pin the bytes; return their CID (raw leaves, 256 KiB chunks).
+
+        The name is made of the bytes as they are written, so they are read and hashed once. Raises
+        StorageFull, and StorageUnavailable, also if the file cannot be read.
+        """
+        return await self._store(source)
 
     async def has(self, cid: Cid) -> bool:
         """Return whether the store has the blob's root; its children were stored before it."""
@@ -67,6 +96,31 @@ class EmbeddedBlobStore(VerifiedBlobStore):
         """Return the pinned roots."""
         names = await asyncio.to_thread(lambda: [path.name for path in self._pins.iterdir()])
         return frozenset(Cid(name) for name in names)
+
+    async def put_block(self, block: IpfsBlock) -> None:
+        """Store one block, in the place of a damaged one. Raises StorageUnavailable."""
+        await asyncio.to_thread(self._put, block)
+
+    async def gc(self) -> Freed:
+        """Delete the blocks that no pinned blob needs, and what writers left behind.
+
+        Raises BlobCorrupt, and deletes nothing, if a pinned blob is damaged so that its blocks are
+        not known; StorageUnavailable.
+        """
+        return await asyncio.to_thread(self._gc)
+
+    async def block(self, cid: Cid) -> bytes:
+        """Return one verified block; raise BlobNotFound, BlobCorrupt, StorageUnavailable."""
+        codec_of(cid)
+        return await asyncio.to_thread(self._verified, cid)
+
+    async def _copy(self, cid: Cid, file: BufferedWriter, max_bytes: int) -> int:
+        """Write the blob's verified bytes to ``file``, a few blocks at a time in one thread."""
+        codec_of(cid)
+        walk, written = FileWalk(cid, max_bytes), 0
+        while walk.wanted is not None:
+            written += await asyncio.to_thread(self._copy_some, walk, file)
+        return written
 
     async def _delete(self, cids: Sequence[Cid]) -> None:
         await asyncio.to_thread(self._unlink, cids)
@@ -108,17 +162,132 @@ class EmbeddedBlobStore(VerifiedBlobStore):
         except OSError as error:
             raise StorageUnavailable(f"blocks cannot be deleted: {error.strerror}") from error
 
+    def _verified(self, cid: Cid) -> bytes:
+        data = self._read(cid)
+        verify(cid, data)
+        return data
+
+    def _copy_some(self, walk: FileWalk, file: BufferedWriter) -> int:
+        written = 0
+        for _ in range(_BLOCKS_AT_ONCE):
+            if walk.wanted is None:
+                break
+            chunk = walk.take(self._verified(walk.wanted))
+            if chunk is not None:
+                written += file.write(chunk)
+        return written
+
     def _store_blocking(self, source: Path | bytes) -> Cid:
-        root = Cid("")
         try:
-            with self._locked(fcntl.LOCK_SH):
-                for block in blocks_of(chunks_of(source)):
-                    self._write_block(block)
-                    root = block.cid
-                self._write_pin(root)
+            # With a quota alone, so that two who add cannot both take what is left.
+            with self._locked(fcntl.LOCK_EX if self._max_bytes else fcntl.LOCK_SH):
+                return self._store_locked(source)
         except OSError as error:
-            raise StorageUnavailable(f"the blob cannot be stored: {error.strerror}") from error
+            if error.errno not in _NO_ROOM:
+                raise StorageUnavailable(f"the blob cannot be stored: {error.strerror}") from error
+        # What was written of it is garbage now, on a disk that has no room for any.
+        with suppress(StorageError):
+            self._gc()
+        raise StorageFull(f"the disk that holds {self._folder} is full: nothing was stored")
+
+    def _store_locked(self, source: Path | bytes) -> Cid:
+        with BlockWriter(self._path, self._partial, room_bytes=self._room(source)) as writer:
+            root = Cid("")
+            try:
+                for block in blocks_of(_readable(source)):
+                    writer.write(block)
+                    root = block.cid
+                writer.settle()
+            except StorageFull as error:
+                writer.undo()
+                raise StorageFull(
+                    f"{self._folder} may hold {self._max_bytes} bytes (storage.max_bytes) and has "
+                    "no room for this blob: nothing was stored. Raise the quota, or give up blobs"
+                ) from error
+        self._write_pin(root)
         return root
+
+    def _room(self, source: Path | bytes) -> int | None:
+        """Return how many bytes may be added, after deleting garbage if that is needed."""
+        if not self._max_bytes:
+            return None
+        room = self._max_bytes - self._usage()
+        size = len(source) if isinstance(source, bytes) else _size_of(source)
+        if size > room:
+            with suppress(BlobCorrupt):
+                self._collect()
+            room = self._max_bytes - self._usage()
+        return room
+
+    def _put(self, block: IpfsBlock) -> None:
+        try:
+            with self._locked(fcntl.LOCK_SH), BlockWriter(self._path, self._partial) as writer:
+                writer.write(block)
+                writer.settle()
+        except OSError as error:
+            raise StorageUnavailable(f"{block.cid} cannot be stored: {error.strerror}") from error
+
+    def _gc(self) -> Freed:
+        try:
+            with self._locked(fcntl.LOCK_EX):
+                self._remove_leftovers()
+                blocks, freed = self._collect()
+                return Freed(blocks, freed, self._usage())
+        except OSError as error:
+            raise StorageUnavailable(f"blocks cannot be deleted: {error.strerror}") from error
+
+    def _collect(self) -> tuple[int, int]:
+        """Delete the blocks that no pin needs, with the lock held alone; return count and bytes."""
+        needed: set[Cid] = set()
+        for pin in self._pins.iterdir():
+            self._add_needed(Cid(pin.name), needed)
+        garbage = [each for each in self._files() if each[0] not in needed]
+        # Parents first: after a kill in between, no root is here without what is below it.
+        garbage.sort(key=lambda each: self._bytes_below(Cid(each[0])), reverse=True)
+        for _, path, _ in garbage:
+            Path(path).unlink(missing_ok=True)
+        return len(garbage), sum(size for _, _, size in garbage)
+
+    def _bytes_below(self, cid: Cid) -> float:
+        """Return how much of a file is below an inner block; 0 for a leaf, damaged ones first."""
+        try:
+            return 0 if codec_of(cid) == RAW else decode_node(self._verified(cid)).file_bytes
+        except (BlobNotFound, BlobCorrupt, InvalidRequest):
+            return float("inf")
+
+    def _add_needed(self, root: Cid, needed: set[Cid]) -> None:
+        waiting = [root]
+        while waiting:
+            cid = waiting.pop()
+            if cid in needed:
+                continue
+            needed.add(cid)
+            if codec_of(cid) != RAW:
+                try:
+                    waiting += [name for name, _ in decode_node(self._verified(cid)).children]
+                except (BlobNotFound, BlobCorrupt) as error:
+                    raise BlobCorrupt(
+                        f"{root} is pinned, and its block {cid} is damaged: which blocks it needs "
+                        "is not known, so nothing is deleted. Repair it: `viz storage verify`"
+                    ) from error
+
+    def _files(self) -> Iterator[tuple[str, str, int]]:
+        """Yield name, path and size in bytes of every block's file."""
+        with os.scandir(self._blocks) as folders:
+            for folder in folders:
+                with os.scandir(folder.path) as files:
+                    for file in files:
+                        with suppress(FileNotFoundError):
+                            yield file.name, file.path, file.stat().st_size
+
+    def _usage(self) -> int:
+        return sum(size for _, _, size in self._files())
+
+    def _remove_leftovers(self) -> None:
+        for leftover in self._partial.iterdir():
+            with suppress(FileNotFoundError):
+                if time.time() - leftover.stat().st_mtime > _LEFTOVER_AGE_S:
+                    leftover.unlink()
 
     def _pin(self, cid: Cid) -> None:
         with self._locked(fcntl.LOCK_SH):
@@ -144,23 +313,39 @@ class EmbeddedBlobStore(VerifiedBlobStore):
 
     @contextmanager
     def _locked(self, how: int) -> Iterator[None]:
-        """Hold the store's lock: shared to add blobs, exclusive to delete blocks."""
+        """Hold the store's lock: shared to add blobs, exclusive to delete blocks.
+
+        Raises StorageBusy if another process holds it for too long.
+        """
         with self._lock.open("a") as file:
-            fcntl.flock(file, how)
+            until = time.monotonic() + self._lock_timeout_s
+            while True:
+                try:
+                    fcntl.flock(file, how | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > until:
+                        raise StorageBusy(
+                            f"another process has used {self._folder} for "
+                            f"{self._lock_timeout_s:g} s: try again when it is done"
+                        ) from None
+                    time.sleep(_LOCK_PAUSE_S)
             yield
 
-    def _write_block(self, block: IpfsBlock) -> None:
-        path = self._path(block.cid)
-        try:
-            if path.read_bytes() == block.data:
-                return
-        except FileNotFoundError:
-            path.parent.mkdir(exist_ok=True)
-        self._write_durably(path, block.data)
-
     def _write_pin(self, cid: Cid) -> None:
-        self._write_durably(self._pins / cid, b"")
+        write_private(self._pins / cid, b"", self._partial / uuid.uuid4().hex)
 
-    def _write_durably(self, path: Path, data: bytes) -> None:
-        write_private(path, data, self._partial / uuid.uuid4().hex)
-        sync_to_disk(path.parent.parent)
+
+def _readable(source: Path | bytes) -> Iterator[bytes]:
+    """Yield the chunks of a source; raise StorageUnavailable if it cannot be read."""
+    try:
+        yield from chunks_of(source)
+    except OSError as error:
+        raise StorageUnavailable(f"{source!s} cannot be read: {error.strerror}") from error
+
+
+def _size_of(source: Path) -> int:
+    try:
+        return source.stat().st_size
+    except OSError as error:
+        raise StorageUnavailable(f"{source} cannot be read: {error.strerror}") from error

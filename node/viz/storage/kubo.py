@@ -20,14 +20,27 @@ import ipfshttpclient
 from ipfshttpclient import exceptions as ipfs
 
 from viz.domain.units import Cid
-from viz.errors import BlobNotFound, BlobTooLarge, ConfigError, StorageError, StorageUnavailable
+from viz.errors import (
+    BlobCorrupt,
+    BlobNotFound,
+    BlobTooLarge,
+    ConfigError,
+    InvalidRequest,
+    StorageError,
+    StorageFull,
+    StorageUnavailable,
+)
 from viz.storage.base import VerifiedBlobStore
-from viz.storage.cid import to_binary
-from viz.storage.unixfs import CHUNK_BYTES, MAX_BLOCK_BYTES, MAX_LINKS
+from viz.storage.checking import Freed
+from viz.storage.cid import RAW, codec_of, to_binary
+from viz.storage.unixfs import CHUNK_BYTES, MAX_BLOCK_BYTES, MAX_LINKS, IpfsBlock
 
 T = TypeVar("T")
 _THREADS: Final = 4
 _DELETED_AT_ONCE: Final = 128
+# What reads every block of the daemon takes minutes on a large disk.
+_WHOLE_STORE_S: Final = 600
+_FULL: Final = ("no space left on device", "quota exceeded", "storage limit")
 # Every option that affects a CID is set, so that the daemon's own configuration cannot change it.
 _LAYOUT: Final = {
     "max-file-links": MAX_LINKS,
@@ -87,6 +100,45 @@ class KuboBlobStore(VerifiedBlobStore):
                     raise
 
         await self._call(remove)
+
+    async def pinned(self) -> frozenset[Cid]:
+        """Return the daemon's pins that have the form of our CIDs, also those of other programs."""
+        answer = await self._call(
+            lambda client: client.pin.ls(type="recursive"), extra_s=_WHOLE_STORE_S
+        )
+        return frozenset(Cid(str(name)) for name in answer["Keys"] if _is_ours(str(name)))
+
+    async def put_block(self, block: IpfsBlock) -> None:
+        """Store one block that is not there.
+
+        The daemon skips a block that it has, also a damaged one, and deletes none of a pinned blob:
+        its file must go while the daemon is stopped. Raises BlobCorrupt if the daemon names the
+        block otherwise, StorageFull, StorageUnavailable.
+        """
+        codec = "raw" if codec_of(block.cid) == RAW else "dag-pb"
+        options = {"cid-codec": codec, "mhtype": "sha2-256", "allow-big-block": True}
+
+        def put(client: Any) -> str:
+            return str(client.block.put(io.BytesIO(block.data), opts=options)["Key"])
+
+        stored = await self._call(put)
+        if stored != block.cid:
+            raise BlobCorrupt(f"Kubo stored block {block.cid} as {stored}")
+
+    async def gc(self) -> Freed:
+        """Have the daemon delete what no pin needs, of any program: `ipfs repo gc`."""
+
+        def collect(client: Any) -> int:
+            return len(client.repo.gc(quiet=True))
+
+        before = await self._size()
+        blocks = await self._call(collect, extra_s=_WHOLE_STORE_S)
+        after = await self._size()
+        return Freed(blocks, max(0, before - after), after)
+
+    async def _size(self) -> int:
+        answer = await self._call(lambda client: client.repo.stat(), extra_s=_WHOLE_STORE_S)
+        return int(answer["RepoSize"])
 
     async def _delete(self, cids: Sequence[Cid]) -> None:
         """Delete the blocks in the daemon, which refuses to delete those of pinned blobs.
@@ -152,6 +204,11 @@ class KuboBlobStore(VerifiedBlobStore):
             return call(client)
         except ipfs.ErrorResponse as error:
             text = str(error)
+            if any(sign in text for sign in _FULL):
+                raise StorageFull(
+                    f"the disk or the quota of Kubo at {self._api} is full, and nothing was added: "
+                    f"free some (`viz storage gc`), or raise it. It says: {text}"
+                ) from error
             if any(sign in text for sign in ("not found", "could not find", "deadline exceeded")):
                 raise BlobNotFound(f"Kubo at {self._api} does not have it: {text}") from error
             raise StorageError(f"Kubo at {self._api} refused: {text}") from error
@@ -182,3 +239,11 @@ def _bounded(cid: Cid, pieces: Iterable[bytes]) -> bytes:
 
 def _size_of(source: Path | bytes) -> int:
     return len(source) if isinstance(source, bytes) else source.stat().st_size
+
+
+def _is_ours(name: str) -> bool:
+    try:
+        to_binary(name)
+    except InvalidRequest:
+        return False
+    return True

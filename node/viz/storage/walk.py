@@ -1,8 +1,7 @@
-"""Find the blocks that contain a range of a file, depth first, without reading its leaves.
+"""Walk the tree of a file's blocks, depth first: for its bytes, or for the blocks of a span.
 
-Owns the order of a file's blocks in a CAR, and which blocks a range of bytes needs. Invariants:
-inner blocks are read once, leaves never; the number of blocks is limited by the length of the
-range, whatever the tree claims.
+Owns the order of the blocks, the limits of a walk, and which blocks a range of bytes needs.
+Invariant: the number of blocks walked is limited by the bytes asked for, whatever the tree claims.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from viz.domain.units import Cid
-from viz.errors import BlobCorrupt
+from viz.errors import BlobCorrupt, BlobTooLarge
 from viz.storage.cid import RAW, codec_of
 from viz.storage.unixfs import CHUNK_BYTES, decode_node
 
@@ -36,7 +35,9 @@ class FileBlock:
 async def blocks_of_span(
     read: Callable[[Cid], Awaitable[bytes]], root: Cid, root_block: bytes, span: range
 ) -> list[FileBlock]:
-    """Return the blocks that verify the bytes ``span`` of the file, depth first, the root first.
+    """Return the blocks that verify the bytes ``span`` of the file, the root first.
+
+    Inner blocks are read once, leaves never.
 
     ``read`` returns verified blocks. Raises what it raises, and BlobCorrupt for a tree that is no
     file in chunks of CHUNK_BYTES.
@@ -67,6 +68,45 @@ async def blocks_of_span(
             offset += part
         waiting += reversed(inside)
     return found
+
+
+class FileWalk:
+    """The way from a root to a file's bytes, one block at a time; whoever walks reads the blocks.
+
+    ``wanted`` is the block to read next, None at the end; ``take`` is given its verified bytes.
+    """
+
+    def __init__(self, root: Cid, max_bytes: int) -> None:
+        self._root, self._max_bytes = root, max_bytes
+        self._waiting: list[tuple[Cid, int | None, int]] = [(root, None, 0)]
+
+    @property
+    def wanted(self) -> Cid | None:
+        """The CID of the next block."""
+        return self._waiting[-1][0] if self._waiting else None
+
+    def take(self, data: bytes) -> bytes | None:
+        """Go on by the wanted block; return its bytes if they are a part of the file.
+
+        Raises BlobTooLarge before a part of a large file, and BlobCorrupt for what is no file.
+        """
+        cid, expected, depth = self._waiting.pop()
+        node = None if codec_of(cid) == RAW else decode_node(data)
+        size = len(data) if node is None else node.file_bytes
+        if size > self._max_bytes:
+            raise BlobTooLarge(
+                f"{self._root} has {size} bytes; at most {self._max_bytes} are accepted"
+            )
+        if expected is not None and size != expected:
+            raise BlobCorrupt(f"{cid} in {self._root} has {size} bytes; its parent says {expected}")
+        if node is None:
+            if len(data) > CHUNK_BYTES or (self._waiting and len(data) != CHUNK_BYTES):
+                raise BlobCorrupt(f"{self._root} is not laid out in chunks of {CHUNK_BYTES} bytes")
+            return data
+        if depth == MAX_DEPTH:
+            raise BlobCorrupt(f"{self._root} is nested deeper than any file")
+        self._waiting += [(name, part, depth + 1) for name, part in reversed(node.children)]
+        return None
 
 
 def size_of(root: Cid, block: bytes) -> int:

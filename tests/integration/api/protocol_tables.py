@@ -109,6 +109,7 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
     "blob-too-large": (BUYER, "Read it in parts, or block by block."),
     "storage-unavailable": (BUYER, LATER),
     "storage-busy": (BUYER, RETRY),
+    "storage-full": (BUYER, "Use another node."),
     "seal-broken": (
         BUYER,
         "Seal again, for the key that you give; or ask another custodian.",

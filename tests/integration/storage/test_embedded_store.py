@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import random
 import signal
 import subprocess
@@ -9,9 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.fakes.blobs import MemoryBlobStore
 
 from viz.domain.units import Cid
-from viz.errors import BlobCorrupt, BlobNotFound, StorageUnavailable
+from viz.errors import BlobCorrupt, BlobNotFound, StorageBusy, StorageFull, StorageUnavailable
+from viz.storage.checking import Freed, check_store
 from viz.storage.embedded import EmbeddedBlobStore
 from viz.storage.unixfs import CHUNK_BYTES, blocks_of, root_of, split
 
@@ -127,3 +131,150 @@ async def test_erasing_frees_the_disk_and_says_where_damage_hides_blocks(tmp_pat
         await store.erase(cid)
     await store.add(DATA)
     assert await store.erase(cid) and _block_files(tmp_path) == []
+
+
+def _torn(folder: Path, cid: Cid) -> None:
+    """Leave half of a block's file, as a disk that lost power may."""
+    (path,) = (each for each in _block_files(folder) if each.name == cid)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+async def test_garbage_is_what_no_pin_needs(tmp_path: Path) -> None:
+    """Protects pinned blobs: the rest is freed, shared blocks stay, and it says how much."""
+    store = EmbeddedBlobStore(tmp_path / "store")
+    kept = await store.add(DATA[: 3 * CHUNK_BYTES])
+    gone = await store.add(DATA[: 2 * CHUNK_BYTES] + b"only of the second")
+    await store.unpin(gone)
+    before = sum(path.stat().st_size for path in _block_files(tmp_path / "store"))
+    freed = await store.gc()
+    left = sum(path.stat().st_size for path in _block_files(tmp_path / "store"))
+    assert freed == Freed(2, before - left, left)
+    assert not await store.has(gone)
+    assert await store.fetch(kept, tmp_path / "out", max_bytes=len(DATA)) == 3 * CHUNK_BYTES
+    assert await store.gc() == Freed(0, 0, left)
+
+
+async def test_nothing_is_collected_while_a_pinned_blob_is_damaged(tmp_path: Path) -> None:
+    """Protects the leaves of a blob whose root is torn: they look like garbage, and are not."""
+    store = EmbeddedBlobStore(tmp_path / "store")
+    root = await store.add(DATA)
+    files = len(_block_files(tmp_path / "store"))
+    _torn(tmp_path / "store", root)
+    with pytest.raises(BlobCorrupt, match="viz storage verify"):
+        await store.gc()
+    assert len(_block_files(tmp_path / "store")) == files
+
+
+async def test_damaged_blocks_come_back_from_the_first_source_that_has_them(tmp_path: Path) -> None:
+    """A torn leaf, a lost leaf and a torn root are got again; a liar and an absent source do not
+    hinder it, and what nobody has is named with its blob."""
+    folder = tmp_path / "store"
+    store, whole, liar = EmbeddedBlobStore(folder), MemoryBlobStore(), MemoryBlobStore()
+    root = await store.add(DATA)
+    await whole.add(DATA)
+    await liar.add(DATA)
+    names = [block.cid for block in blocks_of(split(DATA))]
+    liar.blocks[root] = b"not the root"
+    _torn(folder, root)
+    _torn(folder, names[3])
+    next(path for path in _block_files(folder) if path.name == names[5]).unlink()
+    lost = await check_store(store)
+    assert lost.lost == {root: [root]}, "without its root nobody knows what else a blob needs"
+    found = await check_store(store, [MemoryBlobStore(), liar, whole])
+    assert (found.blobs, found.blocks, found.lost) == (1, len(names), {})
+    assert set(found.repaired) == {root, names[3], names[5]}
+    await store.fetch(root, tmp_path / "out", max_bytes=len(DATA))
+    assert (tmp_path / "out").read_bytes() == DATA
+    _torn(folder, names[7])
+    del whole.blocks[names[7]]
+    assert (await check_store(store, [whole])).lost == {root: [names[7]]}
+
+
+async def test_a_full_quota_refuses_and_leaves_all_as_it_was(tmp_path: Path) -> None:
+    """Protects the operator's disk, and what is stored already; garbage goes before a refusal."""
+    folder, part = tmp_path / "store", 4 * CHUNK_BYTES
+    store = EmbeddedBlobStore(folder, max_bytes=3 * part)
+    first, second = await store.add(DATA[:part]), await store.add(DATA[part : 2 * part])
+    before = sorted(_block_files(folder))
+    with pytest.raises(StorageFull, match=r"storage\.max_bytes"):
+        await store.add(DATA[2 * part : 3 * part + CHUNK_BYTES])
+    assert sorted(_block_files(folder)) == before and not list((folder / "partial").iterdir())
+    assert await store.add(DATA[:part]) == first, "what is here takes no room"
+    await store.unpin(second)
+    third = await store.add(DATA[2 * part : 3 * part + CHUNK_BYTES])
+    assert await store.pinned() == {first, third} and not await store.has(second)
+
+
+async def test_a_full_disk_is_said_and_what_was_begun_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects a node whose disk fills up in mid-blob: what was begun is given back."""
+    store = EmbeddedBlobStore(tmp_path / "store")
+    kept = await store.add(b"kept")
+    rename, left = Path.replace, 30
+
+    def full(self: Path, target: Path) -> Path:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(StorageFull, match="full"):
+        await store.add(DATA)
+    assert [path.name for path in _block_files(tmp_path / "store")] == [kept]
+    assert not list((tmp_path / "store" / "partial").iterdir())
+    assert await store.add(DATA) == root_of(DATA)
+
+
+# Adds and unpins blobs that share blocks, and collects garbage, over and over.
+_NEIGHBOUR = """
+import asyncio, sys
+from pathlib import Path
+from viz.storage.embedded import EmbeddedBlobStore
+
+async def main():
+    store = EmbeddedBlobStore(Path(sys.argv[1]), max_bytes=int(sys.argv[3]))
+    data = Path(sys.argv[2]).read_bytes()
+    for turn in range(12):
+        cid = await store.add(data + bytes([turn]))
+        await store.unpin(cid)
+        await store.gc()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("quota", [0, 10**9])
+async def test_two_processes_share_a_folder(tmp_path: Path, quota: int) -> None:
+    """Two nodes, or a node and a command: what one adds, the other's collecting never takes."""
+    source, folder = tmp_path / "in", tmp_path / "store"
+    data = DATA[: 6 * CHUNK_BYTES]
+    source.write_bytes(data)
+    store = EmbeddedBlobStore(folder, max_bytes=quota)
+    neighbour = subprocess.Popen(
+        [sys.executable, "-c", _NEIGHBOUR, str(folder), str(source), str(quota)]
+    )
+    turn = 0
+    while neighbour.poll() is None:
+        mine = data + b"mine" + turn.to_bytes(4, "big")
+        cid = await store.add(mine)
+        assert await store.fetch(cid, tmp_path / "out", max_bytes=len(mine)) == len(mine)
+        await store.unpin(cid)
+        await store.gc()
+        turn += 1
+    assert neighbour.returncode == 0
+    assert (await check_store(store)).lost == {}
+
+
+async def test_a_folder_that_another_process_holds_is_said_in_time(tmp_path: Path) -> None:
+    """A hung neighbour costs the configured seconds, not the node."""
+    store = EmbeddedBlobStore(tmp_path, lock_timeout_s=0.2)
+    cid = await store.add(b"here")
+    with (tmp_path / "lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        for call in (store.add(b"new"), store.gc(), store.pin(cid), store.erase(cid)):
+            with pytest.raises(StorageBusy, match="another process"):
+                await call
+    await store.add(b"new")

@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from tests.fakes.blobs import MemoryBlobStore
 
-from viz.errors import BlobCorrupt, ConfigError, StorageUnavailable
+from viz.errors import BlobCorrupt, ConfigError, StorageFull, StorageUnavailable
+from viz.storage.checking import check_store
 from viz.storage.embedded import EmbeddedBlobStore
 from viz.storage.kubo import KuboBlobStore
 from viz.storage.kubo_daemon import KuboDaemon, find_kubo
@@ -161,4 +166,96 @@ async def test_a_daemon_whose_bytes_are_wrong_is_caught(kubo_binary: Path, tmp_p
         with pytest.raises((BlobCorrupt, StorageUnavailable)):
             await store.fetch(cid, tmp_path / "out", max_bytes=100)
         assert not (tmp_path / "out").exists()
+        await store.close()
+
+
+async def test_kubo_frees_what_no_pin_needs(kubo_binary: Path, tmp_path: Path) -> None:
+    """`viz storage gc` means the same in both stores: pinned blobs stay, the rest goes."""
+    async with KuboDaemon(kubo_binary, tmp_path / "repository") as daemon:
+        store = KuboBlobStore(daemon.api)
+        kept, gone = await store.add(DATA), await store.add(DATA[:CHUNK_BYTES] + b"tail")
+        await store.unpin(gone)
+        assert kept in await store.pinned() and gone not in await store.pinned()
+        freed = await store.gc()
+        assert freed.blocks >= 2 and freed.kept_bytes
+        assert not await store.has(gone)
+        assert await store.fetch(kept, tmp_path / "out", max_bytes=len(DATA)) == len(DATA)
+        await store.close()
+
+
+def _files_with(repository: Path, data: bytes) -> list[Path]:
+    return [path for path in (repository / "blocks").rglob("*.data") if path.read_bytes() == data]
+
+
+async def test_a_damaged_block_of_kubo_is_named_and_a_lost_one_comes_back(
+    kubo_binary: Path, tmp_path: Path
+) -> None:
+    """What rots below the daemon is found by hashing. The daemon never replaces a block that it
+    has; once the rotten file is gone, the block comes from a source."""
+    repository, leaf = tmp_path / "repository", root_of(DATA[:CHUNK_BYTES])
+    whole = MemoryBlobStore()
+    root = await whole.add(DATA)
+    rot = b"rot" + DATA[3:CHUNK_BYTES]
+    async with KuboDaemon(kubo_binary, repository) as daemon:
+        store = KuboBlobStore(daemon.api, timeout_s=5)
+        await store.add(DATA)
+        assert (await check_store(store)).lost == {}
+        (path,) = _files_with(repository, DATA[:CHUNK_BYTES])
+        path.chmod(0o644)
+        path.write_bytes(rot)
+        found = await check_store(store, [whole])
+        assert (found.repaired, found.lost) == ([], {root: [leaf]})
+        await store.close()
+    path.unlink()
+    async with KuboDaemon(kubo_binary, repository) as daemon:
+        store = KuboBlobStore(daemon.api, timeout_s=5)
+        found = await check_store(store, [MemoryBlobStore(), whole])
+        assert (found.repaired, found.lost) == ([leaf], {})
+        assert await store.fetch(root, tmp_path / "out", max_bytes=len(DATA)) == len(DATA)
+        await store.close()
+
+
+async def _daemon_that(answer: web.Response | float) -> AsyncIterator[int]:
+    async def handle(request: web.Request) -> web.Response:
+        await request.read()
+        if isinstance(answer, float):
+            await asyncio.sleep(answer)
+            return web.json_response({})
+        return answer
+
+    application = web.Application(client_max_size=2**30)
+    application.router.add_post("/api/v0/{method:.*}", handle)
+    async with TestServer(application) as server:
+        assert server.port is not None
+        yield server.port
+
+
+async def test_a_full_daemon_says_what_to_do_and_nothing_is_lost(tmp_path: Path) -> None:
+    """Protects the operator: a full disk below Kubo is no mystery, and the source stays."""
+    source = tmp_path / "weights"
+    source.write_bytes(DATA)
+    for text in ("write /blocks/X: no space left on device", "disk quota exceeded"):
+        told = web.json_response({"Message": text, "Code": 0, "Type": "error"}, status=500)
+        async for port in _daemon_that(told):
+            store = KuboBlobStore(f"/ip4/127.0.0.1/tcp/{port}", timeout_s=5)
+            with pytest.raises(StorageFull, match="viz storage gc"):
+                await store.add(source)
+            await store.close()
+    assert source.read_bytes() == DATA
+
+
+async def test_every_call_to_a_slow_daemon_ends(tmp_path: Path) -> None:
+    """A daemon that takes every request and answers none holds no call beyond its bound."""
+    async for port in _daemon_that(60.0):
+        store = KuboBlobStore(f"/ip4/127.0.0.1/tcp/{port}", timeout_s=0.1)
+        cid = root_of(DATA)
+        for call in (
+            store.add(DATA),
+            store.has(cid),
+            store.pin(cid),
+            store.unpin(cid),
+            store.block(cid),
+        ):
+            with pytest.raises(StorageUnavailable, match="in time"):
+                await call
         await store.close()

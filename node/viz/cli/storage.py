@@ -1,0 +1,102 @@
+"""Run `viz storage`: free what no blob needs, and find and repair damaged blocks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from viz.cli.console import AsJson, DataDir, guarded, run, say, show
+from viz.cli.daemon import ConfigFile
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from viz.config import Config
+    from viz.storage.checking import Freed, StoreCheck
+
+app = typer.Typer(no_args_is_help=True, help="Look after the blob store; a node may run meanwhile.")
+
+
+@app.command("gc")
+@guarded
+def gc(config: ConfigFile = None, folder: DataDir = None, as_json: AsJson = False) -> None:
+    """Delete the blocks that no pinned blob needs.
+
+    In a Kubo daemon, which other programs may use as well, this deletes what nobody pinned.
+    """
+    freed = run(_gc(_settings(config, folder)))
+    told = {"blocks": freed.blocks, "freedBytes": freed.freed_bytes, "keptBytes": freed.kept_bytes}
+    if not show(told, as_json=as_json):
+        kept = f"kept {freed.kept_bytes} bytes"
+        say(f"deleted {freed.blocks} blocks, {freed.freed_bytes} bytes; {kept}")
+
+
+@app.command("verify")
+@guarded
+def verify(
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Gateway to get lost blocks from again; may be repeated, asked in order."
+        ),
+    ] = None,
+    config: ConfigFile = None,
+    folder: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read every block of every pinned blob, and get damaged ones again from the sources.
+
+    Exits with an error if a blob stays damaged; what is lost is named. Nothing is deleted.
+    """
+    settings = _settings(config, folder)
+    found = run(_verify(settings, source or []))
+    told = {
+        "blobs": found.blobs,
+        "blocks": found.blocks,
+        "repaired": found.repaired,
+        "lost": found.lost,
+    }
+    if not show(told, as_json=as_json):
+        say(f"read {found.blocks} blocks of {found.blobs} blobs; repaired {len(found.repaired)}")
+        for root, missing in found.lost.items():
+            say(f"{root} lacks {len(missing)} blocks, the first of them {missing[0]}")
+        if found.lost and settings.storage.backend == "kubo":
+            say(
+                "Kubo does not replace a block that it has: stop it, delete the files that "
+                "`ipfs repo verify` names, start it, and run this again with --source URL"
+            )
+        elif found.lost:
+            say("name a gateway that has these blobs: viz storage verify --source URL")
+    if found.lost:
+        raise typer.Exit(8)
+
+
+def _settings(config: ConfigFile, folder: DataDir) -> Config:
+    from viz.config import load
+
+    return load(config, **({} if folder is None else {"data_dir": str(folder)}))
+
+
+async def _gc(settings: Config) -> Freed:
+    from viz.backends import open_blobs
+
+    store = open_blobs(settings)
+    try:
+        return await store.gc()
+    finally:
+        await store.close()
+
+
+async def _verify(settings: Config, urls: Sequence[str]) -> StoreCheck:
+    from viz.backends import open_blobs
+    from viz.outbound import Outbound
+    from viz.storage.checking import check_store
+    from viz.storage.gateway import GatewayClient
+
+    store, peers = open_blobs(settings), Outbound(private_addresses=True)
+    try:
+        return await check_store(store, [GatewayClient(peers, url) for url in urls])
+    finally:
+        await peers.close()
+        await store.close()
