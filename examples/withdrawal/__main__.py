@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import logging
 import sys
 import tempfile
@@ -24,6 +25,8 @@ TRAINING = {
     "evaluate_every": 2,
     "rank": 4,
     "max_row_tokens": 256,
+    "probes": 2,
+    "replay_share": 0.0,
 }
 
 
@@ -31,9 +34,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    # At once: between two lines a training may take minutes.
+    say = functools.partial(print, flush=True)
     try:
         with tempfile.TemporaryDirectory(prefix="viz-withdrawal-") as folder:
-            asyncio.run(tell(Path(folder), EngineConfig(max_streams=2), TRAINING, print))
+            asyncio.run(tell(Path(folder), EngineConfig(max_streams=2), TRAINING, say))
     except (DemoError, VizError) as error:
         sys.exit(f"the story broke off: {error}")
     return 0

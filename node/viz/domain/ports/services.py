@@ -61,10 +61,10 @@ class OfferedAdapters(Protocol):
 class KeptAdapters(Protocol):
     """Tells what is still on this node of adapters. Implemented by ``AdapterHoldings``."""
 
-    async def stray_weights(self) -> Sequence[Hash32]:
-        """Return the digests of weights on the disk of no adapter that is on offer or ended.
+    async def kept_weights(self) -> Sequence[Hash32]:
+        """Return the digests of the weights on the disk, except those of adapters that ended.
 
-        They are of adapters that were dropped, or whose activation failed.
+        They are also of adapters that were dropped, or could not be loaded.
         """
         ...
 

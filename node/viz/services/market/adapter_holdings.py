@@ -39,11 +39,10 @@ class AdapterHoldings:
         self._ledger, self._blobs, self._keys = ledger, blobs, keys
         self._folder = adapters_dir
 
-    async def stray_weights(self) -> Sequence[Hash32]:
-        """Return the digests of weights here of no adapter that is on offer or ended."""
-        known = {each.weights_digest for each in await self._ledger.ended()}
-        known |= {each.weights_digest for each in await self._ledger.adapters()}
-        return [each for each in await asyncio.to_thread(self._on_disk) if each not in known]
+    async def kept_weights(self) -> Sequence[Hash32]:
+        """Return the digests of the weights here, except those of adapters that ended."""
+        over = {each.weights_digest for each in await self._ledger.ended()}
+        return [each for each in await asyncio.to_thread(self._on_disk) if each not in over]
 
     async def holdings(self, ended: EndedUse) -> WorkHoldings:
         """Return the weights and blobs of the adapters that ended with the work."""

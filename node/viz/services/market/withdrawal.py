@@ -121,11 +121,13 @@ class WithdrawalWatch:
         Weights go only if every adapter that was registered with them is retired: whoever names
         another's weights in an adapter of its own and withdraws must not have them destroyed.
         """
-        for digest in await kept.stray_weights():
+        for digest in await kept.kept_weights():
             if now_s < self._strays_at_s.get(digest, 0):
                 continue
             self._strays_at_s[digest] = now_s + LAPSES_EVERY_S
             adapters = await self._chain.adapters_with(digest)
+            if set(adapters) & set(self._offers.adapter_ids()):
+                continue
             for adapter_id in adapters:
                 await self._enforce(adapter_id, await self._shares_of(adapter_id))
             states = [await self._chain.adapter(adapter_id) for adapter_id in adapters]
