@@ -141,8 +141,10 @@ class EmbeddedBlobStore(VerifiedBlobStore):
 
     def _read(self, cid: Cid) -> bytes:
         try:
-            with self._path(cid).open("rb") as file:
-                return file.read(MAX_BLOCK_BYTES + 1)
+            # Unbuffered, and no larger than it is: this is what fetching a blob mostly does.
+            with self._path(cid).open("rb", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                return file.read(min(size, MAX_BLOCK_BYTES + 1))
         except FileNotFoundError as error:
             raise BlobNotFound(f"{cid} is not in this store") from error
         except OSError as error:
