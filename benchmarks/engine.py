@@ -40,7 +40,7 @@ from benchmarks.engine_parts.machine import (  # noqa: E402
 from benchmarks.engine_parts.material import PROMPT_TOKENS, Material, make_material  # noqa: E402
 from benchmarks.engine_parts.peer import Peer, PeerFailed  # noqa: E402
 
-ALONE = ("idle", "prefix", "upstream")
+ALONE = ("idle", "prefix", "guesses", "upstream")
 PARTS = (
     *("decode1", "decode8", "decode32", "prefill", "load", "first-token", "registered"),
     *ALONE,
@@ -241,6 +241,8 @@ async def alone_part(part: str, material: Material, arguments: argparse.Namespac
         await upstream.upstream_part(material, arguments.rounds, arguments.tokens)
     elif part == "prefix":
         await single.prefix_part(material, arguments.threads, arguments.rounds)
+    elif part == "guesses":
+        await single.guesses_part(material, arguments.threads, arguments.rounds)
     else:
         await asyncio.to_thread(idle.idle_part, arguments.cache)
         own = await ours.Contender.start(material, arguments.threads, arguments.compute)

@@ -29,6 +29,7 @@ class Contender:
             context_tokens=1024,
             threads=threads,
             compute=compute,  # type: ignore[arg-type]
+            guesses=False,  # all contenders compute every token
         )
         engine = await EmbeddedEngine.start(material.base, settings)
         own = cls(engine, material)

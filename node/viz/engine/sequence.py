@@ -66,14 +66,19 @@ class TokenSequence:
         return len(self.tokens) - len(self.request.prompt)
 
     def may_run(self) -> bool:
-        """Return whether another token may be generated.
+        """Return whether another token may be generated."""
+        return self.room() > 0
 
-        Two limits apply: the paid allowance, and ``buffer_tokens`` ahead of the reader.
+    def room(self) -> int:
+        """Return how many more tokens may be generated now.
+
+        Three limits apply: the paid allowance, ``buffer_tokens`` ahead of the reader, and
+        ``max_tokens``.
         """
-        bound = self.state.taken_tokens + self.buffer_tokens
+        bound = min(self.state.taken_tokens + self.buffer_tokens, self.max_tokens)
         if self.state.allowance is not None:
             bound = min(bound, self.state.allowance)
-        return self.generated < bound
+        return bound - self.generated
 
     def accept(self, choice: SampledToken) -> Piece:
         """Append a chosen token and return the piece to deliver; may end the sequence."""

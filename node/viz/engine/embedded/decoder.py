@@ -168,19 +168,10 @@ class DecoderModel:
         are computed only for them, because the head is a fifth of the model's work.
         """
         sizes = [len(chunk.tokens) for chunk in chunks]
-        ids = [token for chunk in chunks for token in chunk.tokens]
-        places = [
-            chunk.start + row
-            for chunk, size in zip(chunks, sizes, strict=True)
-            for row in range(size)
-        ]
         lasts = [end - 1 for end in itertools.accumulate(sizes)]
         if self._native is not None:
-            slots = [chunk.slot for chunk in chunks for _ in chunk.tokens]
-            active_adapters = [chunk.adapter for chunk in chunks for _ in chunk.tokens]
-            return self._native.run(
-                ids, slots, places, active_adapters, [lasts[chunk] for chunk in wanted]
-            )
+            return self._run_rows(self._native, chunks, [lasts[chunk] for chunk in wanted])
+        ids, places = _flat(chunks)
         tokens, positions = torch.tensor(ids), torch.tensor(places)
         masks = [self._chunk_masks(chunk) for chunk in chunks]
 
@@ -196,6 +187,24 @@ class DecoderModel:
         runs = [(len(chunk.tokens), chunk.adapter) for chunk in chunks]
         hidden = self._run(tokens, positions, attend, ChunkApply(runs))
         return self._logits(hidden[[lasts[chunk] for chunk in wanted]])
+
+    @torch.inference_mode()
+    def verify(self, chunks: Rows[PrefillChunk]) -> torch.Tensor:
+        """Run chunks and fill their slots; return the logits (tokens, vocabulary) of all tokens.
+
+        The compiled pass only: there each row is, bit for bit, the one that decoding computes.
+        """
+        assert self._native is not None
+        return self._run_rows(self._native, chunks, range(sum(len(each.tokens) for each in chunks)))
+
+    @staticmethod
+    def _run_rows(
+        native: NativeModel, chunks: Rows[PrefillChunk], wanted: Rows[int]
+    ) -> torch.Tensor:
+        ids, places = _flat(chunks)
+        slots = [chunk.slot for chunk in chunks for _ in chunk.tokens]
+        adapters = [chunk.adapter for chunk in chunks for _ in chunk.tokens]
+        return native.run(ids, slots, places, adapters, wanted)
 
     @torch.inference_mode()
     def decode(
@@ -348,6 +357,12 @@ class DecoderModel:
         )
         back = mixed.reshape(shape.kv_heads, group, size, shape.head_dim).permute(2, 0, 1, 3)
         return back.reshape(size, -1)
+
+
+def _flat(chunks: Rows[PrefillChunk]) -> tuple[list[int], list[int]]:
+    """Return the tokens of all chunks, and their positions."""
+    ids = [token for chunk in chunks for token in chunk.tokens]
+    return ids, [chunk.start + row for chunk in chunks for row in range(len(chunk.tokens))]
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ import structlog
 from viz.domain.ports.engine import Piece
 from viz.domain.units import AdapterId
 from viz.engine.embedded.decoder import PrefillChunk
-from viz.engine.embedded.sampling import choose
+from viz.engine.embedded.sampling import choose, choose_run
 from viz.engine.embedded.scheduler import Scheduler
 from viz.errors import EngineError
 
@@ -36,6 +36,8 @@ _Item = TypeVar("_Item")
 PieceBatch = list[tuple["StreamState", "Piece | EngineError"]]
 # While no sequence decodes, prefill may take more tokens a step: it delays nobody's next token.
 _IDLE_PREFILL_FACTOR = 4
+# With so few rows a decoding step is bound by reading the weights: a guessed token costs little.
+_GUESSING_ROWS = 5
 
 
 class EngineLoop:
@@ -196,8 +198,48 @@ class EngineLoop:
         if batch:
             if self._decoder.packed:
                 self._scheduler.pack(batch)
-            self._isolating(batch, self._run_batch, lambda sequence: sequence)
+            guesses = self._guesses(batch)
+            if any(guesses):
+                pairs = list(zip(batch, guesses, strict=True))
+                self._isolating(pairs, self._run_guesses, lambda pair: pair[0])
+            else:
+                self._isolating(batch, self._run_batch, lambda sequence: sequence)
         return bool(batch)
+
+    def _guesses(self, batch: list[Sequence]) -> list[list[int]]:
+        """Return for each sequence what may follow; nothing where the right tokens would cost more.
+
+        A sequence that gets several tokens at once keeps to its allowance.
+        """
+        most = _GUESSING_ROWS // len(batch) - 1
+        # The torch path's rows depend on how many there are: a guess could change a token.
+        if most < 1 or self._decoder.packed or not self._settings.guesses:
+            return []
+        return [each.lookup.guess(each.tokens, min(most, each.room() - 1)) for each in batch]
+
+    def _run_guesses(self, batch: list[tuple[Sequence, list[int]]]) -> None:
+        """Compute the newest token and the guessed ones; take those that would be chosen anyway."""
+        chunks = []
+        for sequence, guess in batch:
+            assert sequence.slot is not None
+            tokens = [sequence.tokens[-1], *guess]
+            chunks.append(PrefillChunk(sequence.slot, sequence.cached, tokens, sequence.adapter))
+        logits, chosen, start = self._decoder.verify(chunks), [], 0
+        for (sequence, guess), chunk in zip(batch, chunks, strict=True):
+            rows = logits[start : start + len(chunk.tokens)]
+            chosen.append(choose_run(rows, sequence.draw(), guess))
+            start += len(chunk.tokens)
+        self.counts["decode_steps"] += 1
+        for (sequence, guess), run in zip(batch, chosen, strict=True):
+            self.counts["guessed_tokens"] += len(guess)
+            self.counts["right_guesses"] += len(run) - 1
+            if guess:
+                sequence.lookup.judge(len(sequence.tokens), len(run) - 1)
+            for choice in run:
+                if sequence.slot is None:  # it ended with the token before
+                    break
+                sequence.cached += 1
+                self._accept([sequence], [choice])
 
     def _run_batch(self, batch: list[Sequence]) -> None:
         slots = [sequence.slot for sequence in batch if sequence.slot is not None]

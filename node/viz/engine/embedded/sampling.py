@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from viz.domain.ports.engine import Sampling
@@ -51,6 +51,23 @@ def choose(logits: torch.Tensor, draws: Rows[TokenDraw]) -> list[SampledToken | 
             found.append(_choice(row, best_id, draw))
         except Exception as error:  # noqa: BLE001 - one row must not end the others
             found.append(EngineError(f"no token could be chosen: {type(error).__name__}"))
+    return found
+
+
+def choose_run(
+    logits: torch.Tensor, draw: TokenDraw, guess: Rows[int]
+) -> list[SampledToken | EngineError]:
+    """Choose tokens one after another while each is the guessed one.
+
+    ``logits`` (1 + guessed, vocabulary): row n is that after n guessed tokens. The tokens are those
+    of ``choose`` step by step, so there is one at least, and the last may differ from the guess.
+    """
+    found: list[SampledToken | EngineError] = []
+    for place, expected in enumerate([*guess, None]):
+        (one,) = choose(logits[place : place + 1], [replace(draw, index=draw.index + place)])
+        found.append(one)
+        if isinstance(one, EngineError) or one.token_id != expected:
+            break
     return found
 
 

@@ -5,9 +5,10 @@ Invariant: ``cached < len(tokens)`` always.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from viz.engine.embedded.prompt_lookup import PromptLookup
 from viz.engine.embedded.sampling import TokenDraw
 from viz.engine.sequence import TokenSequence
 
@@ -23,6 +24,7 @@ class Sequence(TokenSequence):
     cached: int = 0
     adapter: LoadedAdapter | None = None
     paused_since: float | None = None
+    lookup: PromptLookup = field(default_factory=PromptLookup)
 
     @property
     def decodable(self) -> bool:

@@ -15,7 +15,8 @@ class EngineSettings:
     ``memory_bytes`` bounds weights, caches and adapters together; 0 means 60 % of the free memory.
     ``buffer_tokens`` is how far a sequence runs ahead of its reader. ``threads`` 0 means all
     processors that this process may use. ``compile`` builds the engine's own forward pass if there
-    is a C++ compiler; ``compute`` "native" requires it.
+    is a C++ compiler; ``compute`` "native" requires it. ``guesses``: guess next tokens from those
+    so far, where that pays.
     """
 
     max_streams: int = 32
@@ -30,3 +31,4 @@ class EngineSettings:
     grace_s: float = 10.0
     prefix_s: float = 600.0
     memory_bytes: int = 0
+    guesses: bool = True
