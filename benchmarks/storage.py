@@ -3,7 +3,8 @@
 ``python benchmarks/storage.py [--mib 10 1024] [--rounds 3]``: each round adds the same file to both
 and reads it back from both into a file. Prints MiB/s of the median, the ratios to Kubo, and the
 memory of this process above idle at the peak. Kubo runs as its command, without a daemon, so its
-start is part of its time; it neither hashes what it reads nor flushes the file, which ours does.
+start is part of its time. As it comes, it does not wait for the disk when it adds (its repository
+has ``"sync": false``), and neither hashes nor flushes what it reads; ours does all three.
 Goals: adding at least 1.0 of Kubo, fetching at least 2.0, within 64 MiB of memory. Kubo is
 KUBO_BIN, or what ``scripts/setup --kubo`` built. Runs on the core install.
 """
