@@ -170,6 +170,13 @@ def structs() -> list[tuple[Domain, Struct, bytes]]:
             ),
             NODE_KEY,
         ),
+        (
+            registry,
+            typed_data.EndCustody(
+                content, NODE, "https://node.example", word("challenge"), 1_700_000_300
+            ),
+            PAYER_KEY,
+        ),
     ]
 
 

@@ -33,7 +33,7 @@ from viz.domain.eip712 import (
     sign_compact,
 )
 from viz.domain.units import Cid, ContentId, hex_of
-from viz.protocol.custody import HandOver, SignedKeyRequest
+from viz.protocol.custody import HandOver, SignedEndCustody, SignedKeyRequest
 from viz.protocol.destruction import certify
 from viz.protocol.listing import SignedListing
 from viz.protocol.wire import Json, canonical_json
@@ -56,6 +56,8 @@ def market_vectors(folder: Path) -> dict[str, Any]:
         handed, sign(PAYER_KEY, registry.digest(handed)), bytes.fromhex(wrapped["wrappedKey"][2:])
     )
     requested = SignedKeyRequest(asked, sign(SIGNER_KEY, registry.digest(asked)))
+    ending = typed_data.EndCustody(work, NODE, origin, challenge, expiry)
+    ended = SignedEndCustody(ending, sign(PAYER_KEY, registry.digest(ending)))
     return {
         "chainId": CHAIN_ID,
         "settlement": SETTLEMENT,
@@ -72,6 +74,10 @@ def market_vectors(folder: Path) -> dict[str, Any]:
         "keyRequest": {
             "message": requested.to_json(),
             "digest": hex_of(registry.digest(asked)),
+        },
+        "endCustody": {
+            "message": ended.to_json(),
+            "digest": hex_of(registry.digest(ending)),
         },
         "certificate": _certificate_vector(work, cid),
     }

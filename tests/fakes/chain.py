@@ -109,6 +109,7 @@ class FakeChain:
     unconfirmed: set[AdapterId] = field(default_factory=set)
     used_nonces: set[tuple[Address, Hash32]] = field(default_factory=set)
     with_code: set[Address] = field(default_factory=set)
+    wallet_signatures: set[tuple[Address, Hash32, bytes]] = field(default_factory=set)
     directory: dict[Address, NodeEntry] = field(default_factory=dict)
     sent: list[Call] = field(default_factory=list)
     settled: list[tuple[Call, Transaction]] = field(default_factory=list)
@@ -251,6 +252,10 @@ class FakeChain:
     async def has_code(self, account: Address) -> bool:
         self._ask()
         return account in self.with_code
+
+    async def is_wallet_signature(self, account: Address, digest: Hash32, signature: bytes) -> bool:
+        self._ask()
+        return (account, digest, signature) in self.wallet_signatures
 
     async def authorization_used(self, payer: Address, nonce: Hash32) -> bool:
         self._ask()

@@ -18,6 +18,7 @@ from viz.domain.units import parse_address
 from viz.protocol import (
     credential,
     custody,
+    destruction,
     listing,
     messages,
     owner_actions,
@@ -118,6 +119,10 @@ BODIES: Final[dict[str, tuple[Read | None, Read | None]]] = {
     "GET /viz/v1/listings/3": (None, again(listing.SignedListing)),
     "POST /viz/v1/keys/challenge": (_account, again(custody.KeyChallenge)),
     "POST /viz/v1/keys": (again(custody.SignedKeyRequest), again(custody.WrappedKey)),
+    "POST /viz/v1/custody/end": (
+        again(custody.SignedEndCustody),
+        again(destruction.DestructionCertificate),
+    ),
     "GET /viz/v1/keys/works/3": (None, again(custody.HandedKeys)),
     "GET /viz/v1/accounts": (None, again(owner_actions.AccountView)),
     "GET /viz/v1/accounts/contents": (None, again(owner_actions.OwnedWorks)),

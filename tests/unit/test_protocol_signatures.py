@@ -125,7 +125,7 @@ def voucher_signer(row: Any) -> str:
 
 def test_the_type_hashes_are_of_the_types() -> None:
     """Every structure of the page hashes to the type hash beside it."""
-    assert len(TYPES) == 17
+    assert len(TYPES) == 18
     for text, type_hash in TYPES:
         assert "0x" + keccak(text.replace("\n", "").encode()).hex() == type_hash
 
@@ -235,6 +235,11 @@ def test_listings_and_key_requests_are_signed_as_section_15_says() -> None:
     (asked,) = bodies('{"request": ')
     digest = digest_of("KeyRequest", asked["request"], "ContentRegistry")
     assert signer_of(digest, asked["signature"]) == PAYER == asked["request"]["requester"]
+    (ended,) = bodies('{"endCustody": ')
+    digest = digest_of("EndCustody", ended["endCustody"], "ContentRegistry")
+    assert signer_of(digest, ended["signature"]) == CREATOR
+    (made,) = bodies('{"certificate": ')
+    assert signer_of(digest_of("Destruction", made["certificate"]), made["signature"]) == NODE
 
 
 def test_the_vectors_of_the_market_are_made_as_section_15_says() -> None:
@@ -256,6 +261,7 @@ def test_the_vectors_of_the_market_are_made_as_section_15_says() -> None:
     for name, kind, member, signer in (
         ("handOver", "Custody", "custody", "owner"),
         ("keyRequest", "KeyRequest", "request", "requester"),
+        ("endCustody", "EndCustody", "endCustody", "owner"),
     ):
         found = MARKET[name]
         digest = digest_of(kind, found["message"][member], "ContentRegistry", at)

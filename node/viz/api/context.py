@@ -22,6 +22,7 @@ from viz.errors import InvalidRequest
 from viz.protocol.credential import bearer_of_header
 from viz.services.market.announcing import Announcing
 from viz.services.market.custodian import Custodian
+from viz.services.market.custody_end import CustodyEnding
 from viz.services.market.destruction import WorkDestruction
 from viz.services.market.discovery import Discovery
 from viz.services.market.license_documents import LicenseDocuments
@@ -87,6 +88,7 @@ class NodeContext:
     discovery: Discovery
     announcing: Announcing
     custodian: Custodian
+    custody_ending: CustodyEnding
     licensed_works: LicensedWorks
     destruction: WorkDestruction
     publishing: Publishing

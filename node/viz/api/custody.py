@@ -17,6 +17,7 @@ from viz.errors import InvalidRequest, StorageBusy
 from viz.protocol.custody import (
     CUSTODY_HEADER,
     CUSTODY_PATH,
+    END_CUSTODY_PATH,
     HANDED_PATH,
     KEY_CHALLENGE_PATH,
     KEYS_PATH,
@@ -25,6 +26,7 @@ from viz.protocol.custody import (
     HandedKeys,
     HandedKeyView,
     HandOver,
+    SignedEndCustody,
     SignedKeyRequest,
 )
 from viz.protocol.wire import JSON_INTEGER_MAX, Reader
@@ -42,6 +44,7 @@ def routes() -> list[web.RouteDef]:
         web.post(KEYS_PATH, hand_out),
         web.get(HANDED_PATH, handed),
         web.post(CUSTODY_PATH, Uploads().take),
+        web.post(END_CUSTODY_PATH, end),
     ]
 
 
@@ -75,6 +78,15 @@ async def handed(request: web.Request) -> web.Response:
         for each in found
     )
     return web.json_response(HandedKeys(views).to_json())
+
+
+async def end(request: web.Request) -> web.Response:
+    """Destroy what the node holds of a work for its owner; answer the certificate."""
+    _, body = await body_of(request)
+    asked = SignedEndCustody.from_json(body)
+    ask_chain(request)
+    made = await parts_of(request).custody_ending.end(asked)
+    return web.json_response(made.to_json())
 
 
 class Uploads:

@@ -19,6 +19,7 @@ from viz.chain.payment_token import PaymentToken
 from viz.chain.registrations import AdapterRegistrations
 from viz.chain.rpc import BlockTag, Rpc
 from viz.chain.scan import scan
+from viz.chain.wallet_signatures import is_wallet_signature
 from viz.chain.withdrawn import Withdrawals
 from viz.domain.claim_rows import RowStatus
 from viz.domain.license import Terms
@@ -388,6 +389,10 @@ class Chain:
     async def has_code(self, account: Address) -> bool:
         """Return whether there is code at an address now: a contract's, or that of a key's own."""
         return bool(await self.rpc.code(account))
+
+    async def is_wallet_signature(self, account: Address, digest: Hash32, signature: bytes) -> bool:
+        """Return whether the code at an account accepts a signature, at the head."""
+        return await is_wallet_signature(self.rpc, account, digest, signature)
 
     async def authorization_used(self, payer: Address, nonce: Hash32) -> bool:
         """Return whether an authorization was used, as of the confirmation depth."""

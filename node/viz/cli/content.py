@@ -91,6 +91,7 @@ for _verb in (
     owner.transfer,
     earnings.royalties,
     earnings.statement,
+    certificates.end_custody,
     certificates.certificates,
 ):
     app.command()(_verb)

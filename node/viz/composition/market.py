@@ -9,6 +9,7 @@ from viz.domain.eip712 import settlement_domain
 from viz.services.market.adapter_holdings import AdapterHoldings
 from viz.services.market.announcing import Announcing
 from viz.services.market.custodian import Custodian, CustodianIdentity
+from viz.services.market.custody_end import CustodyEnding
 from viz.services.market.destruction import WorkDestruction
 from viz.services.market.discovery import Discovery
 from viz.services.market.key_requests import KeyRequests
@@ -28,6 +29,7 @@ class MarketServices:
 
     listings: Listings
     custodian: Custodian
+    custody_ending: CustodyEnding
     licensed_works: LicensedWorks
     destruction: WorkDestruction
     kept_adapters: AdapterHoldings
@@ -85,6 +87,7 @@ def build_market(
     return MarketServices(
         listings=listings,
         custodian=custodian,
+        custody_ending=CustodyEnding(chain, custodian, destruction),
         licensed_works=works,
         destruction=destruction,
         kept_adapters=kept,

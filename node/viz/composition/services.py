@@ -17,6 +17,7 @@ from viz.composition.settings import Backends, ServiceSettings, TrainingQueueSet
 from viz.domain.eip712 import Domain, settlement_domain
 from viz.services.market.announcing import Announcing
 from viz.services.market.custodian import Custodian
+from viz.services.market.custody_end import CustodyEnding
 from viz.services.market.destruction import WorkDestruction
 from viz.services.market.discovery import Discovery
 from viz.services.market.license_documents import LicenseDocuments
@@ -64,6 +65,7 @@ class Services:
     discovery: Discovery
     announcing: Announcing
     custodian: Custodian
+    custody_ending: CustodyEnding
     licensed_works: LicensedWorks
     publishing: Publishing
     offering: Offering
@@ -146,6 +148,7 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
         discovery=market.discovery,
         announcing=market.announcing,
         custodian=market.custodian,
+        custody_ending=market.custody_ending,
         licensed_works=market.licensed_works,
         publishing=market.publishing,
         offering=offering,
@@ -301,6 +304,7 @@ def node_context(backends: Backends, services: Services, terms: NodeTerms) -> No
         discovery=services.discovery,
         announcing=services.announcing,
         custodian=services.custodian,
+        custody_ending=services.custody_ending,
         licensed_works=services.licensed_works,
         destruction=services.destruction,
         publishing=services.publishing,

@@ -22,23 +22,31 @@ from typing import Any
 
 from viz.client.node_address import origin_of
 from viz.creator.signing import exchange
-from viz.domain.eip712 import content_registry_domain, public_address, sign
+from viz.domain.eip712 import (
+    content_registry_domain,
+    public_address,
+    settlement_domain,
+    sign,
+)
 from viz.domain.ports.chain import Deployment
 from viz.domain.questions import QUESTIONS_FILE
 from viz.domain.trust import require_as_trusted
-from viz.domain.typed_data import Custody
+from viz.domain.typed_data import Custody, EndCustody
 from viz.domain.units import Address, Cid, ContentId
 from viz.errors import InvalidRequest, NodeNotTrusted, StorageUnavailable, VizError
 from viz.private import write_private
 from viz.protocol.custody import (
     CUSTODY_HEADER,
     CUSTODY_PATH,
+    END_CUSTODY_PATH,
     KEY_CHALLENGE_PATH,
     CustodyAnswer,
     HandOver,
     KeyChallenge,
+    SignedEndCustody,
     account_to_json,
 )
+from viz.protocol.destruction import DestructionCertificate
 from viz.protocol.listing import (
     LISTINGS_PATH,
     CustodianAddress,
@@ -167,6 +175,33 @@ async def hand_over(
     kept = CustodyAnswer.from_json(answer)
     if (kept.content_id, kept.cid) != (content_id, sealed.cid):
         raise NodeNotTrusted(f"the node at {custodian.url} says that it keeps {kept.cid} instead")
+
+
+async def end_custody(
+    content_id: ContentId, custodian: CustodianNode, deployment: Deployment, key: bytes
+) -> DestructionCertificate:
+    """Have a custodian destroy what it holds of a work; return its certificate, verified.
+
+    Raises NodeNotTrusted, InvalidSignature for a certificate that another node signed,
+    ChainUnreachable if the node does not answer, and the class that the node's problem names.
+    """
+    owner = public_address(key)
+    answer = await exchange("POST", custodian.url, KEY_CHALLENGE_PATH, account_to_json(owner))
+    asked = KeyChallenge.from_json(answer)
+    _require_same(asked, custodian.node, custodian.url)
+    said = EndCustody(content_id, custodian.node, custodian.url, asked.challenge, asked.expiry_s)
+    domain = content_registry_domain(deployment.chain_id, deployment.content_registry)
+    signed = SignedEndCustody(said, sign(key, domain.digest(said)))
+    answer = await exchange("POST", custodian.url, END_CUSTODY_PATH, signed.to_json())
+    made = DestructionCertificate.from_json(answer)
+    made.verify(settlement_domain(deployment.chain_id, deployment.settlement))
+    node, work = made.certificate.node, made.certificate.content_id
+    if (node, work) != (custodian.node, content_id):
+        raise NodeNotTrusted(
+            f"the certificate from {custodian.url} is of work {work} at {node}: it says nothing of "
+            f"work {content_id} at {custodian.node}"
+        )
+    return made
 
 
 def listing_of(

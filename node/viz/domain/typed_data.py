@@ -110,6 +110,21 @@ class Custody(Struct):
 
 
 @dataclass(frozen=True, slots=True)
+class EndCustody(Struct):
+    """An owner has a custodian destroy the key and the sealed bytes of a work."""
+
+    TYPE: ClassVar[str] = (
+        "EndCustody(uint256 contentId,address custodian,string origin,bytes32 challenge,"
+        "uint64 expiry)"
+    )
+    content_id: ContentId
+    custodian: Address
+    origin: str
+    challenge: Hash32
+    expiry_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class KeyRequest(Struct):
     """A request to a custodian for the key of a work (kind 1) or an adapter (kind 2)."""
 

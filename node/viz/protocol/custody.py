@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final
 
 from viz.domain.ports.custody import KeyKind
-from viz.domain.typed_data import Custody, KeyRequest
+from viz.domain.typed_data import Custody, EndCustody, KeyRequest
 from viz.domain.units import Cid, ContentId
 from viz.protocol.listing import MAX_URL_CHARS, CidText
 from viz.protocol.messages import SignatureHex
@@ -39,6 +39,8 @@ KEYS_PATH: Final = "/viz/v1/keys"
 HANDED_PATH: Final = "/viz/v1/keys/{kind}/{item_id}"
 # POST the sealed bytes with the header -> CustodyAnswer.
 CUSTODY_PATH: Final = "/viz/v1/custody"
+# POST SignedEndCustody -> DestructionCertificate (viz.protocol.destruction).
+END_CUSTODY_PATH: Final = "/viz/v1/custody/end"
 CUSTODY_HEADER: Final = "Viz-Custody"
 KIND_NAMES: Final = {"works": KeyKind.WORK, "adapters": KeyKind.ADAPTER}
 HANDED_PAGE: Final = 256
@@ -104,6 +106,15 @@ class CustodyAnswer(WireModel):
     content_id: Annotated[ContentId, whole(JSON_INTEGER_MAX)]
     cid: CidText
     size_bytes: JsonInteger
+
+
+@dataclass(frozen=True, slots=True)
+class SignedEndCustody(WireModel):
+    """An owner's signed request to destroy what a custodian holds of a work."""
+
+    WHERE: ClassVar[str] = "the end of the custody"
+    end_custody: Annotated[EndCustody, Signed]
+    signature: SignatureHex
 
 
 @dataclass(frozen=True, slots=True)

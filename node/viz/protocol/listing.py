@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from viz.domain.eip712 import Domain, is_plain, is_signed_by, keccak
+from viz.domain.eip712 import keccak
 from viz.domain.strict_json import load_json
 from viz.domain.typed_data import Listing
-from viz.domain.units import Address, Cid, ContentId, Hash32
+from viz.domain.units import Cid, ContentId, Hash32
 from viz.domain.work import MAX_WORK_BYTES
-from viz.errors import InvalidListing, InvalidRequest, InvalidSignature
+from viz.errors import InvalidListing, InvalidRequest
 from viz.protocol.messages import MAX_SIGNATURE_BYTES
 from viz.protocol.wire import JSON_INTEGER_MAX, Json, Reader, canonical_json
 from viz.protocol.wire_model import (
@@ -141,18 +141,6 @@ class SignedListing:
     def struct(self) -> Listing:
         """Return the structure that the owner signs, in ContentRegistry's domain."""
         return Listing(self.listing.content_id, keccak(self.document), self.listing.issued_at)
-
-    def require_signed_by(self, owner: Address, domain: Domain) -> None:
-        """Raise InvalidSignature if ``owner`` did not sign the listing."""
-        if not is_plain(self.signature):
-            raise InvalidSignature(
-                "a listing is signed by a key: a contract wallet (ERC-1271) cannot sign one"
-            )
-        if not is_signed_by(domain.digest(self.struct), self.signature, owner):
-            raise InvalidSignature(
-                f"the listing of work {self.listing.content_id} is not signed by its owner, "
-                f"{owner}: sign it with the owner's key, for this chain and registry"
-            )
 
     def to_json(self) -> Json:
         """Return the signed listing as JSON values."""

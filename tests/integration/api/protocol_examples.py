@@ -47,6 +47,7 @@ from viz.domain.ports.custody import CustodyRecord, KeyKind
 from viz.domain.ports.transactions import Event
 from viz.domain.typed_data import (
     Approve,
+    EndCustody,
     KeyRequest,
     OwnerAction,
     Register,
@@ -56,7 +57,7 @@ from viz.domain.typed_data import (
 )
 from viz.domain.units import BASE_MODEL, ZERO_HASH, Address, Cid, ContentId, Hash32, hex_of
 from viz.protocol.credential import CloseRequest, Credential, credential_to_header, voucher_to_text
-from viz.protocol.custody import KeyChallenge, SignedKeyRequest
+from viz.protocol.custody import KeyChallenge, SignedEndCustody, SignedKeyRequest
 from viz.protocol.license_document.agreement import terms_of
 from viz.protocol.license_document.model import LicenseDocument
 from viz.protocol.listing import CustodianAddress, SealedBlob, SignedListing, WorkListing
@@ -531,6 +532,22 @@ async def keys(record: Record) -> None:
         await record.exchange("POST", "/viz/v1/keys", body=signed.to_json())
     record.say("who has the key", "For the owner, and whoever else wants to know.")
     await record.exchange("GET", "/viz/v1/keys/works/3")
+    await _end_custody(record, work)
+
+
+async def _end_custody(record: Record, work: ContentId) -> None:
+    """Record how an owner has a custodian destroy what it holds, for a challenge as before."""
+    node, owner = record.node, public_address(CREATOR_KEY)
+    asked = node.parts.custodian.challenge(owner)
+    said = EndCustody(work, asked.custodian, asked.origin, asked.challenge, asked.expiry_s)
+    domain = content_registry_domain(DEPLOYMENT.chain_id, DEPLOYMENT.content_registry)
+    signed = SignedEndCustody(said, sign(CREATOR_KEY, domain.digest(said)))
+    record.say(
+        "end a custody",
+        "The owner signs a challenge of its own (as in step 37). The custodian destroys key and "
+        "sealed work, and certifies that. `withdrawnAt` is 0: the work is not withdrawn.",
+    )
+    await record.exchange("POST", "/viz/v1/custody/end", body=signed.to_json())
 
 
 def _listed_work(work: ContentId) -> ContentState:

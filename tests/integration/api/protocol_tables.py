@@ -169,6 +169,11 @@ SIGNERS: Final[dict[str, tuple[str, str, str]]] = {
         "the work's owner",
         "to hand a sealed work and its key over to a custodian; never sent to the chain",
     ),
+    "EndCustody": (
+        "ContentRegistry",
+        "the work's owner",
+        "to have a custodian destroy the key and the sealed work; never sent to the chain",
+    ),
     "KeyRequest": (
         "ContentRegistry",
         "whoever asks a custodian for a key",
@@ -188,7 +193,7 @@ SIGNERS: Final[dict[str, tuple[str, str, str]]] = {
     "Destruction": (
         "Settlement",
         "the node",
-        "after it destroyed what it had of a withdrawn work; never sent to the chain",
+        "after it destroyed what it had of a work; never sent to the chain",
     ),
     "ReceiptPeriod": (
         "Settlement",

@@ -74,6 +74,14 @@ class RealNode:
         ):
             return response.status, await response.json(content_type=None)
 
+    async def send(self, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, Any]:
+        """Send bytes and return the answer's status and JSON."""
+        async with (
+            aiohttp.ClientSession() as http,
+            http.post(self.url + path, data=body, headers=headers) as response,
+        ):
+            return response.status, await response.json(content_type=None)
+
     async def announce(self) -> None:
         """Write this node into the directory."""
         sent = await self.sender.submit(Call("NodeDirectory", "announce", (self.url, self.age_key)))

@@ -66,6 +66,7 @@ WRONG = {
     "content transfer": ("1 0x12 --key {0}/none.json --deployment {0}/none.json", CONFIG),
     "content royalties": ("1 --deployment {0}/none.json", CONFIG),
     "content statement": ("1 --deployment {0}/none.json", CONFIG),
+    "content end-custody": ("1 --key {0}/none.json --deployment {0}/none.json", CONFIG),
     "content certificates": ("1 --deployment {0}/none.json", CONFIG),
     "wallet balance": ("--deployment {0}/none.json", CONFIG),
     "channel open": ("2.50", USAGE),

@@ -29,6 +29,7 @@ SIGNED = {
     "Listing(uint256 contentId,bytes32 listingHash,uint64 issuedAt)",
     "Custody(uint256 contentId,address custodian,string origin,string cid,uint64 size,"
     "bytes32 challenge,uint64 expiry)",
+    "EndCustody(uint256 contentId,address custodian,string origin,bytes32 challenge,uint64 expiry)",
     "KeyRequest(address requester,address custodian,string origin,uint8 kind,uint256 id,"
     "string ageRecipient,bytes32 challenge,uint64 expiry)",
     "OpenChannel(address payer,address node)",

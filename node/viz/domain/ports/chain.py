@@ -275,6 +275,10 @@ class ChainReader(Protocol):
         """Return whether code judges the account's signatures, at the head (EIP-7702 included)."""
         ...
 
+    async def is_wallet_signature(self, account: Address, digest: Hash32, signature: bytes) -> bool:
+        """Return whether the code at ``account`` accepts the signature (ERC-1271), at the head."""
+        ...
+
     async def authorization_used(self, payer: Address, nonce: Hash32) -> bool:
         """Return whether the payer's EIP-3009 authorization of that nonce was used; confirmed."""
         ...

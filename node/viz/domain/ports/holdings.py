@@ -16,12 +16,13 @@ from viz.domain.units import AdapterId, ContentId
 
 @dataclass(frozen=True, slots=True)
 class EndedUse:
-    """A withdrawn work whose use has ended at this node.
+    """A work whose use has ended at this node: it was withdrawn, or its owner ended the custody.
 
     ``adapters`` ended because of it. ``own``: the node's own grant has ended too, so what it has as
-    a trainer (runs, copies of the work) is destroyed as well. ``custody``: no grant permits the
-    work's key any more, so that a custodian's blob and key are destroyed. ``named_files``: the
-    operator wants work files destroyed wherever trainings named them.
+    a trainer (runs, copies of the work) is destroyed as well. ``custody``: a custodian's blob and
+    key are destroyed, since no grant permits the key any more or, with ``by_owner``, because the
+    owner asks for it and may hand the work over again. ``named_files``: the operator wants work
+    files destroyed wherever trainings named them.
     """
 
     content_id: ContentId
@@ -29,6 +30,7 @@ class EndedUse:
     own: bool = False
     custody: bool = False
     named_files: bool = False
+    by_owner: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedWriter
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Final
 
 import structlog
 
-from viz.domain.eip712 import Domain, content_registry_domain, is_plain, is_signed_by
+from viz.domain.eip712 import Domain, content_registry_domain
 from viz.domain.license import Use
 from viz.domain.ports.blobs import BlobStore
 from viz.domain.ports.chain import ChainReader, ContentState
@@ -33,7 +34,7 @@ from viz.domain.ports.custody import (
     KeyKind,
     KeyStore,
 )
-from viz.domain.typed_data import Custody, KeyRequest
+from viz.domain.typed_data import Custody, EndCustody, KeyRequest
 from viz.domain.units import UINT32_MAX, AdapterId, Address, Cid, ContentId
 from viz.errors import (
     AdapterNotServable,
@@ -58,6 +59,7 @@ from viz.protocol.custody import (
 )
 from viz.protocol.listing import MAX_SEALED_BYTES
 from viz.protocol.wire import JSON_INTEGER_MAX
+from viz.services.market.account_signatures import is_signed
 from viz.services.market.challenges import Challenges
 from viz.services.market.sealed_works import MAX_PLAIN_BYTES, opened_work
 from viz.storage.base import root_of_source
@@ -106,7 +108,7 @@ class Custodian:
         self._clock, self._identity, self._policy = clock, identity, policy
         self._directory = directory
         self._challenges = Challenges(clock)
-        self._taking: set[ContentId] = set()
+        self._changing: set[ContentId] = set()
 
     @property
     def _domain(self) -> Domain:
@@ -130,20 +132,28 @@ class Custodian:
         said = handed.custody
         content = await self._may_hand_over(said, handed.signature)
         key = unwrap(handed.wrapped_key, self._identity.age_identity)
-        if said.content_id in self._taking:
+        with self.changing(said.content_id):
+            self._challenges.spend(said.challenge, said.expiry_s)
+            partial = self._directory / f"{uuid.uuid4().hex}.part"
+            try:
+                await self._receive(said, body, partial)
+                await asyncio.to_thread(_require_work, partial, key, content)
+                return await self._keep(said, content.owner, key, partial)
+            finally:
+                await asyncio.to_thread(partial.unlink, missing_ok=True)
+
+    @contextmanager
+    def changing(self, content_id: ContentId) -> Iterator[None]:
+        """Let no other request change the custody of a work meanwhile; raise InvalidRequest."""
+        if content_id in self._changing:
             raise InvalidRequest(
-                f"another request is handing work {said.content_id} over: wait, then try again"
+                f"another request changes the custody of work {content_id}: wait, then try again"
             )
-        self._taking.add(said.content_id)
-        self._challenges.spend(said.challenge, said.expiry_s)
-        partial = self._directory / f"{uuid.uuid4().hex}.part"
+        self._changing.add(content_id)
         try:
-            await self._receive(said, body, partial)
-            await asyncio.to_thread(_require_work, partial, key, content)
-            return await self._keep(said, content.owner, key, partial)
+            yield
         finally:
-            self._taking.discard(said.content_id)
-            await asyncio.to_thread(partial.unlink, missing_ok=True)
+            self._changing.discard(content_id)
 
     async def _may_hand_over(self, said: Custody, signature: bytes) -> ContentState:
         """Return the work's state if its owner may hand it over; raise the first fault found."""
@@ -154,19 +164,10 @@ class Custodian:
         if not 0 < said.size_bytes <= MAX_SEALED_BYTES:
             raise InvalidRequest(f"sizeBytes must be 1 to {MAX_SEALED_BYTES}")
         to_binary(said.cid)
-        content = await self._chain.content(_work_id(said.content_id))
-        if content is None:
-            raise LicenseError(f"there is no work {said.content_id}: check the id")
+        content = await self._content(said.content_id)
         if content.withdrawn_at:
             raise LicenseError(f"work {said.content_id} was withdrawn: it is not accepted")
-        self._challenges.require(said.challenge, content.owner, said.expiry_s)
-        if not is_plain(signature) or not is_signed_by(
-            self._domain.digest(said), signature, content.owner
-        ):
-            raise InvalidSignature(
-                f"the hand-over of work {said.content_id} is not signed by its owner, "
-                f"{content.owner}"
-            )
+        await self._require_owner(said, signature, content)
         each, every = await self._ledger.held_bytes(content.owner)
         earlier = await self._ledger.custody(said.content_id)
         freed = earlier.size_bytes if earlier is not None else 0
@@ -181,6 +182,34 @@ class Custodian:
                 "use another custodian"
             )
         return content
+
+    async def require_end(self, said: EndCustody, signature: bytes) -> ContentState:
+        """Return the work whose owner ends its custody here; the challenge is spent then.
+
+        Raises WrongDomain, LicenseError, AccessTokenInvalid, InvalidSignature, ChainUnreachable.
+        """
+        self._require_ours(said.custodian, said.origin)
+        content = await self._content(said.content_id)
+        await self._require_owner(said, signature, content)
+        self._challenges.spend(said.challenge, said.expiry_s)
+        return content
+
+    async def _content(self, number: int) -> ContentState:
+        content = await self._chain.content(_work_id(number))
+        if content is None:
+            raise LicenseError(f"there is no work {number}: check the id")
+        return content
+
+    async def _require_owner(
+        self, said: Custody | EndCustody, signature: bytes, content: ContentState
+    ) -> None:
+        """Raise an error if the work's present owner did not sign, or not for a fresh challenge."""
+        self._challenges.require(said.challenge, content.owner, said.expiry_s)
+        if not await is_signed(self._chain, self._domain.digest(said), signature, content.owner):
+            what = "hand-over" if isinstance(said, Custody) else "end of the custody"
+            raise InvalidSignature(
+                f"the {what} of work {said.content_id} is not signed by its owner, {content.owner}"
+            )
 
     async def _receive(self, said: Custody, body: AsyncIterator[bytes], partial: Path) -> None:
         """Write the body to ``partial``; raise InvalidRequest if it is not what was signed."""
@@ -249,9 +278,8 @@ class Custodian:
         said = asked.request
         self._require_ours(said.custodian, said.origin)
         self._challenges.require(said.challenge, said.requester, said.expiry_s)
-        if not is_plain(asked.signature) or not is_signed_by(
-            self._domain.digest(said), asked.signature, said.requester
-        ):
+        digest = self._domain.digest(said)
+        if not await is_signed(self._chain, digest, asked.signature, said.requester):
             raise InvalidSignature(f"the request for a key is not signed by {said.requester}")
         self._challenges.spend(said.challenge, said.expiry_s)
         recipient = await self._recipient_of(said)

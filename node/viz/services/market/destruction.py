@@ -67,11 +67,11 @@ class WorkDestruction:
             ended = replace(ended, named_files=True)
         async with self._busy:
             held = await self._holdings(ended)
-            listed = set(held.items) | set(await self._begun(ended.content_id))
+            listed = set(held.items) | set(await self._begun(ended))
             if not listed:
                 return None
             begun = [[each.kind, each.name] for each in sorted(listed)]
-            await self._write(self._list_of(ended.content_id), begun)
+            await self._write(self._list_of(ended), begun)
             for holder in self._holders:
                 try:
                     await holder.destroy(ended, sorted(listed))
@@ -95,14 +95,14 @@ class WorkDestruction:
             number = 1 + len(await self.certificates(ended.content_id))
             path = self._folder / f"{ended.content_id}-{number}.json"
             await self._write(path, made.to_json())
-            await asyncio.to_thread(self._list_of(ended.content_id).unlink, missing_ok=True)
+            await asyncio.to_thread(self._list_of(ended).unlink, missing_ok=True)
             _log.info("a work was destroyed", work=ended.content_id, items=len(gone))
             return made
 
     async def has_any(self, ended: EndedUse) -> bool:
         """Return whether anything here would be destroyed, or began to be; asks no chain."""
         held = await self._holdings(ended)
-        return bool(held.items or await self._begun(ended.content_id))
+        return bool(held.items or await self._begun(ended))
 
     async def certificates(self, content_id: ContentId) -> tuple[DestructionCertificate, ...]:
         """Return a work's certificates, the oldest first, without damaged ones."""
@@ -118,15 +118,17 @@ class WorkDestruction:
             left += tuple(LeftItem(each.kind, each.name, why) for each in items)
         return WorkHoldings(items, left)
 
-    def _list_of(self, content_id: ContentId) -> Path:
-        return self._folder / f"{content_id}.begun.json"
+    def _list_of(self, ended: EndedUse) -> Path:
+        # Apart: what a withdrawal began to destroy is judged by all that the withdrawal ended.
+        kind = "custody.begun" if ended.by_owner else "begun"
+        return self._folder / f"{ended.content_id}.{kind}.json"
 
-    async def _begun(self, content_id: ContentId) -> tuple[HeldItem, ...]:
+    async def _begun(self, ended: EndedUse) -> tuple[HeldItem, ...]:
         """Return what an earlier process began to destroy and did not certify."""
 
         def read() -> tuple[HeldItem, ...]:
             try:
-                listed = load_json(self._list_of(content_id).read_bytes())
+                listed = load_json(self._list_of(ended).read_bytes())
                 return tuple(HeldItem(str(kind), str(name)) for kind, name in listed)
             except FileNotFoundError:
                 return ()

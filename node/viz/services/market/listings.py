@@ -25,6 +25,7 @@ from viz.errors import (
     ChainUnreachable,
     InvalidListing,
     InvalidRequest,
+    InvalidSignature,
     LicenseError,
     LicenseMismatch,
     ListingStale,
@@ -32,6 +33,7 @@ from viz.errors import (
     VizError,
 )
 from viz.protocol.listing import LISTINGS_PAGE, SignedListing, WorkListing
+from viz.services.market.account_signatures import is_signed
 from viz.storage.cid import to_binary
 
 MAX_LISTINGS: Final = 20_000
@@ -131,8 +133,8 @@ class Listings:
 async def require_true(signed: SignedListing, chain: ChainReader, *, now_s: int) -> None:
     """Raise an error if a listing is not well formed, not its owner's or not what the chain says.
 
-    Costs at most two chain reads. Raises InvalidListing, LicenseError if the work does not exist or
-    was withdrawn, InvalidSignature, LicenseMismatch, ChainUnreachable.
+    Costs at most three chain reads. Raises InvalidListing, LicenseError if the work does not exist
+    or was withdrawn, InvalidSignature, LicenseMismatch, ChainUnreachable.
     """
     listing, deployment = signed.listing, chain.deployment
     _require_well_formed(listing, now_s)
@@ -150,7 +152,11 @@ async def require_true(signed: SignedListing, chain: ChainReader, *, now_s: int)
     if state.withdrawn_at:
         raise LicenseError(f"work {listing.content_id} was withdrawn: it is listed no more")
     domain = content_registry_domain(deployment.chain_id, deployment.content_registry)
-    signed.require_signed_by(state.owner, domain)
+    if not await is_signed(chain, domain.digest(signed.struct), signed.signature, state.owner):
+        raise InvalidSignature(
+            f"the listing of work {listing.content_id} is not signed by its owner, {state.owner}: "
+            "sign it with the owner's key, for this chain and registry"
+        )
     terms = await chain.terms(state.terms_hash)
     if terms is None:
         raise ChainUnreachable(

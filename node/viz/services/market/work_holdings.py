@@ -1,8 +1,9 @@
 """Find and destroy a work that this node opened under its grant, and one in its custody.
 
 Implements ``WorkHolder`` (viz.domain.ports.holdings). The opened work goes with the node's own
-grant. Blob and key in custody go when nobody's grant permits the key any more: others' grants may
-outlast the node's own.
+grant. Blob and key in custody go when nobody's grant permits the key any more (others' grants may
+outlast the node's own), or when the owner ends the custody: then the blob is erased and not denied,
+since it may come again.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ class WorkHoldingsHere:
             if item.kind == KEY:
                 await self._keys.destroy(Cid(item.name))
         for item in items:
-            if item.kind == SEALED:
+            if item.kind == SEALED and ended.by_owner:
+                await self._blobs.erase(Cid(item.name))
+            elif item.kind == SEALED:
                 await self._blobs.deny(Cid(item.name), f"work {ended.content_id} was withdrawn")
             elif item.kind == OPENED:
                 await self._works.forget(ended.content_id)
