@@ -30,7 +30,7 @@ def settle(
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Claim all signed vouchers in one batch, pay the creators, and collect.
+    """Claim all signed vouchers in one batch and pay the creators; with --collect also collect.
 
     The command sends the claim whatever its gas costs, and pays the creators of every adapter that
     this node has ever sold. If a step fails, it shows the error and continues with the next step;

@@ -84,7 +84,7 @@ class Services:
 def build_services(backends: Backends, settings: ServiceSettings) -> Services:
     """Create and connect all services; nothing is read, written or started yet."""
     ledger, chain, writer = backends.ledger, backends.chain, backends.writer
-    engine, clock, key, node = backends.engine, backends.clock, backends.key, writer.address
+    engine, clock, node = backends.engine, backends.clock, writer.address
     # Shared, so that after a failure of the chain not every reader waits for its own timeout.
     access = ChainAccess(clock)
     events = ChannelEvents()
@@ -108,6 +108,7 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
     clock_check = ClockCheck(
         chain.next_block_time_s, chain.chain_time, clock, development=settings.development
     )
+    policy = replace(settings.sessions, fee_wei=chain.fee_wei, require_clock=clock_check.require)
     sessions = Sessions(
         channels,
         ledger,
@@ -116,8 +117,8 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
         claimer=claims,
         adapters=catalogue,
         clock=clock,
-        key=key,
-        policy=replace(settings.sessions, fee_wei=chain.fee_wei, require_clock=clock_check.require),
+        key=backends.key,
+        policy=policy,
         chain_time=chain_time,
     )
     meter_tools = _meter_tools(backends, settings, channels)
@@ -140,9 +141,7 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
             clock=clock,
             policy=settings.serving,
         ),
-        licensing=Licensing(
-            chain, writer, clock, relays=settings.registrations, fee_wei=chain.fee_wei
-        ),
+        licensing=_licensing(backends, settings),
         license_documents=licenses,
         listings=market.listings,
         discovery=market.discovery,
@@ -167,27 +166,47 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
         clock_check=clock_check,
         maintenance=Maintenance(ledger, clock),
         supervisor=Supervisor(clock),
-        withdrawals=WithdrawalWatch(
-            chain,
-            writer,
-            catalogue,
-            trainings,
-            destruction=market.destruction,
-            kept=market.kept_adapters,
-        ),
+        withdrawals=_withdrawals(backends, market, catalogue, trainings),
         destruction=market.destruction,
         provenance=ProvenanceDocuments(
             chain, trainings, licenses, market.listings, origin=settings.sessions.origin
         ),
-        receipt_periods=ReceiptPeriods(
-            ledger,
-            backends.blobs,
-            clock,
-            settings.receipts_dir,
-            key=key,
-            domain=_domain(backends),
-            node=node,
-        ),
+        receipt_periods=_receipt_periods(backends, settings),
+    )
+
+
+def _licensing(backends: Backends, settings: ServiceSettings) -> Licensing:
+    return Licensing(
+        backends.chain,
+        backends.writer,
+        backends.clock,
+        relays=settings.registrations,
+        fee_wei=backends.chain.fee_wei,
+    )
+
+
+def _withdrawals(
+    backends: Backends, market: MarketServices, catalogue: Catalogue, trainings: TrainingQueue
+) -> WithdrawalWatch:
+    return WithdrawalWatch(
+        backends.chain,
+        backends.writer,
+        catalogue,
+        trainings,
+        destruction=market.destruction,
+        kept=market.kept_adapters,
+    )
+
+
+def _receipt_periods(backends: Backends, settings: ServiceSettings) -> ReceiptPeriods:
+    return ReceiptPeriods(
+        backends.ledger,
+        backends.blobs,
+        backends.clock,
+        settings.receipts_dir,
+        key=backends.key,
+        domain=_domain(backends),
+        node=backends.writer.address,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from tests.fakes.ledger import MemoryStore
 from tests.fakes.records import ADAPTER, ALICE, BOB, IDENTITY, channel, digest, receipt
 
 from viz.domain.card import ReportCard
+from viz.domain.claim_rows import SignedVoucher
+from viz.domain.node_channel import freeze_for_claim
 from viz.domain.ports.custody import CustodyRecord, HandedKey, KeyKind
 from viz.domain.ports.ledger import (
     AccessRecord,
@@ -38,6 +41,7 @@ from viz.domain.ports.settlement_ledger import BlockMark, SignedTransaction, Sto
 from viz.domain.ports.transactions import Outcome
 from viz.domain.units import UINT96_MAX, AdapterId, Address, Cid, ContentId
 from viz.errors import CustodyFull, StoreConflict, StoreError, StoreFull, TooManyQuestions
+from viz.services.payments.channel_records import channel_of
 from viz.store.ledger import SqlStore
 from viz.store.tables import LedgerTable
 
@@ -269,6 +273,29 @@ async def test_freezing_moves_the_base_in_the_same_commit(store: Store) -> None:
     await store.finish(row.claim_id, "dropped", "too late to change")
     await store.take_up_dropped()
     assert list(await store.frozen()) == []
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_a_ledger_freezes_as_the_rules_say(store: Store, seed: int) -> None:
+    """The properties C4 to C6 are shown of ``freeze_for_claim``, and the ledger freezes in a
+    transaction of its own: both give the same row and leave the same channel."""
+    chance = random.Random(seed)
+    lines = {}
+    for number in range(chance.randrange(1, 6)):
+        base = chance.randrange(3) * 7
+        more = chance.randrange(1, 50) if number == 0 else chance.randrange(3) * 11
+        lines[AdapterId(number)] = ChannelLineRecord(base, base + more, chance.randrange(base + 1))
+    base_units = sum(each.base_units for each in lines.values())
+    record = ChannelRecord(ALICE, base_units, lines, b"\3" * 64, voucher_head=digest(9))
+    frozen, rule_rows = channel_of(record, BOB, (), ()), list[SignedVoucher]()
+    await store.commit("voucher", record)
+    for now_s in (1, 2):  # the second time there is nothing new
+        frozen, row = freeze_for_claim(frozen)
+        rule_rows += [row] if row else []
+        await store.freeze(ALICE, now_s=now_s)
+    after = await store.channel(ALICE)
+    assert after is not None and len(rule_rows) == 1
+    assert channel_of(after, BOB, await store.frozen(), ()) == frozen
 
 
 async def test_a_dropped_row_can_be_taken_up_again(store: Store) -> None:
