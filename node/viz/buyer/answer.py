@@ -70,7 +70,7 @@ class PaidAnswer:
 
     def __init__(self, context: AnswerContext, path: str, body: dict[str, Any]) -> None:
         self._context = context
-        self._asked = AskedRequest(path, body)
+        self.asked = AskedRequest(path, body)
         self._stack = AsyncExitStack()
         self._response: aiohttp.ClientResponse | None = None
         self._offer: AdapterOffer
@@ -94,7 +94,7 @@ class PaidAnswer:
     @property
     def model(self) -> str:
         """The id of the model that answers, even if the request used its name."""
-        return self._asked.model
+        return self.asked.model
 
     @property
     def cost_units(self) -> Units | None:
@@ -141,16 +141,16 @@ class PaidAnswer:
         context = self._context
         await context.sync.sync_if_behind()
         context.voucher_signer.require_trust()
-        self._offer = await context.node.offer_of(self._asked.model)
-        context.names.use(self._asked.model, self._offer)
-        self._asked = self._asked.naming(self._offer.model)
+        self._offer = await context.node.offer_of(self.asked.model)
+        context.names.use(self.asked.model, self._offer)
+        self.asked = self.asked.naming(self._offer.model)
         self._counter = await context.node.counter()
         self._open_request = self._stack.enter_context(
-            context.voucher_signer.open_request(self._offer.adapter_id, self._asked.body)
+            context.voucher_signer.open_request(self._offer.adapter_id, self.asked.body)
         )
         # In a thread: counting a long prompt takes time, and other answers must not wait for it.
-        tokens = await asyncio.to_thread(self._counter.prompt_tokens, self._asked)
-        self._payer = StreamPayer(context, self._asked, self._open_request, self._counter, tokens)
+        tokens = await asyncio.to_thread(self._counter.prompt_tokens, self.asked)
+        self._payer = StreamPayer(context, self.asked, self._open_request, self._counter, tokens)
         attempts = ADMISSIONS
         while attempts > 0:
             # The node gives a payment to whichever request comes first. If another request began
@@ -197,7 +197,7 @@ class PaidAnswer:
         self._open_request.waits_since_s = time.monotonic()
         try:
             response = await stack.enter_async_context(
-                context.api.generate(self._asked.path, self._asked.body, token, headers)
+                context.api.generate(self.asked.path, self.asked.body, token, headers)
             )
         except VizError as refusal:
             # A refused request is not billed, and without a connection nothing was sent. After any
@@ -230,7 +230,7 @@ class PaidAnswer:
             context.quotes.drop(self._offer)
         elif isinstance(refusal, QuoteExpired):
             # The node has changed its price since its description was read.
-            self._offer = await context.node.renewed_offer(self._asked.model)
+            self._offer = await context.node.renewed_offer(self.asked.model)
         else:
             raise refusal
 
@@ -246,7 +246,7 @@ class PaidAnswer:
         context = self._context
         challenge = Challenge.from_header(header)
         if context.quotes.is_for_another(challenge, context.node.info, self._offer):
-            self._offer = await context.node.renewed_offer(self._asked.model)
+            self._offer = await context.node.renewed_offer(self.asked.model)
         context.quotes.accept(
             challenge, context.node.info, self._offer, context.voucher_signer.channel
         )
@@ -364,7 +364,7 @@ class PaidAnswer:
         expected = ExpectedReceipt(
             adapter_id=self._open_request.adapter_id,
             agreed=self._payer.agreed,
-            request=self._asked.body,
+            request=self.asked.body,
             prompt_tokens=self._payer.prompt_tokens,
             texts=self._arrival.texts,
             most_units=self._open_request.most_units,

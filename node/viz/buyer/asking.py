@@ -13,6 +13,7 @@ from viz.buyer.completion import usage_of
 from viz.buyer.received import AnswerChunk
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import Units
+from viz.protocol.answer_evidence import AnswerEvidence
 from viz.protocol.wire import Json
 
 Write = Callable[[str], Awaitable[None]]
@@ -77,6 +78,7 @@ class OneNodesAnswer:
 
     def __init__(self, answer: PaidAnswer) -> None:
         self._answer = answer
+        self._finish = ""
         self.model = answer.model
 
     @property
@@ -98,8 +100,33 @@ class OneNodesAnswer:
         """Return ``[]``: one node wrote the whole answer."""
         return []
 
-    def __aiter__(self) -> AsyncIterator[AnswerChunk]:
-        return aiter(self._answer)
+    def evidence(self, client: BuyerClient) -> AnswerEvidence | None:
+        """Return the record by which anybody can check the answer; None if it has no receipt."""
+        if self._answer.receipt is None:
+            return None
+        where, asked = client.deployment, self._answer.asked
+        return AnswerEvidence(
+            client.info.node,
+            where.chain_id,
+            where.settlement,
+            asked.path,
+            asked.body,
+            self._answer.text,
+            self._finish,
+            self._answer.receipt,
+        )
+
+    async def __aiter__(self) -> AsyncIterator[AnswerChunk]:
+        async for chunk in self._answer:
+            self._finish = _finish_of(chunk) or self._finish
+            yield chunk
+
+
+def _finish_of(chunk: AnswerChunk) -> str:
+    """Return why the answer ended, if this chunk says so in OpenAI's words."""
+    choices = chunk.get("choices")
+    said = choices[-1].get("finish_reason") if isinstance(choices, list) and choices else None
+    return said if said in ("stop", "length") else ""
 
 
 class OneNode:
@@ -124,7 +151,7 @@ class OneNode:
         return openai_model(offer.model, self._client.info.node, offer.to_json())
 
     @asynccontextmanager
-    async def asking(self, body: dict[str, Any], path: str) -> AsyncIterator[StreamedAnswer]:
+    async def asking(self, body: dict[str, Any], path: str) -> AsyncIterator[OneNodesAnswer]:
         """Yield the node's answer; shorten the request if the context has no room for it."""
         async with ask_fitting(self._client, body, path) as answer:
             yield OneNodesAnswer(answer)

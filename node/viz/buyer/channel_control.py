@@ -15,6 +15,7 @@ from viz.buyer.wallet import Wallet
 from viz.domain.display import prices
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import ZERO_ADDRESS, Units, hex_of
+from viz.protocol.answer_evidence import AnswerEvidence
 from viz.protocol.payment import CHAT_PATH
 from viz.protocol.wire import Json
 
@@ -25,6 +26,8 @@ class ChannelControl:
     def __init__(self, client: BuyerClient, ended: Ended | None = None) -> None:
         """``ended`` is called with each answer when it ends, even if an error ends it."""
         self._client, self._ended = client, ended
+        self.record: AnswerEvidence | None = None
+        """By which anybody can check the last answer; None if it has no receipt."""
 
     @property
     def deployment(self) -> Deployment:
@@ -82,6 +85,7 @@ class ChannelControl:
         side = OneNode(client)
         async with side.asking(body, CHAT_PATH) as answer:
             await pass_on(side, answer, write, self._ended)
+        self.record = answer.evidence(client)
         return {
             "model": answer.model,
             "text": answer.text,

@@ -21,7 +21,9 @@ from viz.cli.buying import (
     client_at,
     home_of,
     node_info,
+    recorder_of,
     trusted,
+    write_record,
 )
 from viz.cli.console import (
     AsJson,
@@ -62,7 +64,7 @@ from viz.cli.proxying import (
 from viz.client.node_address import checked
 from viz.domain.display import amount, prices
 from viz.domain.units import BASE_MODEL
-from viz.errors import ConfigError
+from viz.errors import ConfigError, InvalidRequest
 
 if TYPE_CHECKING:
     from viz.domain.ports.chain import Deployment
@@ -147,6 +149,14 @@ def ask(
         float | None,
         typer.Option(min=0.0, help="Sampling temperature; 0 is greedy. Default: the model's."),
     ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            "--record",
+            help="Write request, text and receipt to this file, for `viz audit answer`; with "
+            "--node.",
+        ),
+    ] = None,
     max_price: MaxPrice = "",
     max_prompt_price: MaxPromptPrice = "",
     max_completion_price: MaxCompletionPrice = "",
@@ -171,6 +181,8 @@ def ask(
     caps = Caps(max_price, max_prompt_price, max_completion_price, max_cost)
     spends = SpendingOptions(key, max_per_day, max_deposit, tuple(allow_node or ()))
     require_no_node(node, spends)
+    if record is not None and not node:
+        raise InvalidRequest("a record is of one node's answer: name it with --node")
     body: dict[str, Any] = {
         "messages": [{"role": "user", "content": prompt}],
         "max_tokens": max_tokens,
@@ -195,7 +207,10 @@ def ask(
                 if node
                 else network_control(folder, deployment, secret, rpc, caps, spends)
             )
+            recorder = recorder_of(control) if record is not None else None
             done, here = await control.ask(body, write, tell), control.deployment
+            if record is not None and recorder is not None:
+                write_record(recorder, record)
             found = done | {"decimals": here.token_decimals, "symbol": here.token_symbol}
             if not show(found, as_json=as_json):
                 out.print()

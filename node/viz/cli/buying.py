@@ -6,6 +6,7 @@ Otherwise the command opens the channel's files itself.
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -154,6 +155,26 @@ async def channel_control(
 
     async with client_at(node, folder, deployment_file, secret(), rpc_url, caps) as client:
         yield ChannelControl(client)
+
+
+def recorder_of(control: object) -> ChannelControl:
+    """Return the control if its process holds the channel; raise InvalidRequest for a proxy's."""
+    from viz.buyer.channel_control import ChannelControl
+
+    if not isinstance(control, ChannelControl):
+        raise InvalidRequest(
+            "a proxy runs for this channel and keeps no record of answers: stop it, then ask again"
+        )
+    return control
+
+
+def write_record(control: ChannelControl, file: Path) -> None:
+    """Write the record of the last answer, which has the words of both sides: for its owner."""
+    from viz.private import write_private
+
+    if control.record is None:
+        raise InvalidRequest("this answer has no receipt, so there is no record of it")
+    write_private(file, json.dumps(control.record.to_json(), indent=2).encode() + b"\n")
 
 
 async def _proxy_control(

@@ -14,15 +14,19 @@ from typing import Any
 import aiohttp
 import pytest_asyncio
 from tests.fakes.engine import fake_adapter_file
+from tests.fakes.tiny_base import make_tiny_base, write_random_adapter
 from tests.integration.chain.testnet import Testnet
 from tests.integration.creator.relay_desk import OwnerDesk, new_owner
 from tests.integration.network.nodes import RealNode, real_node
 
 from viz.buyer.client import BuyerClient
 from viz.chain.keys import development_account
+from viz.domain.ports.engine import Engine
 from viz.domain.ports.ledger import ReceiptRecord
 from viz.domain.strict_json import load_json
 from viz.domain.units import AdapterId, Hash32, parse_address
+from viz.engine.embedded.engine import EmbeddedEngine
+from viz.engine.embedded.settings import EngineSettings
 from viz.services.market.publishing import Publication
 
 CREATOR, TRAINER, PAYER = 2, 5, 8
@@ -88,8 +92,18 @@ class Market:
 
 @pytest_asyncio.fixture
 async def market(net: Testnet, tmp_path: Path) -> AsyncIterator[Market]:
+    weights = fake_adapter_file(tmp_path / "adapter.safetensors")
+    async with opened(net, tmp_path, weights) as made:
+        yield made
+
+
+@asynccontextmanager
+async def opened(
+    net: Testnet, folder: Path, weights: Path, engine: Engine | None = None
+) -> AsyncIterator[Market]:
+    """Run a node that sells an adapter with these weights."""
     work = await net.register_work(net.sender(CREATOR))
-    async with real_node(net, tmp_path / "node", TRAINER) as node:
+    async with real_node(net, folder / "node", TRAINER, engine=engine) as node:
         state = await net.chain.content(work)
         assert state is not None
         await net.mint(node.address, 100)
@@ -98,7 +112,7 @@ async def market(net: Testnet, tmp_path: Path) -> AsyncIterator[Market]:
         await net.done(node.sender, "ContentRegistry", "acquireGrant", work, state.terms_hash)
         made = await node.parts.publishing.publish(
             Publication(
-                fake_adapter_file(tmp_path / "adapter.safetensors"),
+                weights,
                 node.engine.model.digest,
                 Hash32(b"\x0c" * 32),
                 3_000,
@@ -110,7 +124,7 @@ async def market(net: Testnet, tmp_path: Path) -> AsyncIterator[Market]:
         status, said = await node.operate("POST", "/adapters", body)
         assert status < 300, said
         await net.mint(parse_address(str(development_account(PAYER).address)), 10**6)
-        yield Market(net, node, made.adapter_id, new_owner(tmp_path / "home", net))
+        yield Market(net, node, made.adapter_id, new_owner(folder / "home", net))
 
 
 async def audit(market: Market, *files: Path) -> tuple[int, Any]:
@@ -165,3 +179,43 @@ async def test_published_receipts_are_the_buyer_s_and_sum_to_what_was_claimed(
     own.write_text(json.dumps(tampered))
     code, told = await audit(market, own)
     assert code == DIFFERENT and any("is not signed by" in each for each in told["findings"])
+
+
+async def test_an_answer_is_bought_recorded_and_replayed(net: Testnet, tmp_path: Path) -> None:
+    """With the weights that the chain names the text comes again; when the node answers with other
+    ones behind the same name, the same two commands convict it."""
+    base = make_tiny_base(tmp_path, quantised=True)
+    weights, other = tmp_path / "sold.safetensors", tmp_path / "other.safetensors"
+    write_random_adapter(weights, base, rank=4, seed=3)
+    write_random_adapter(other, base, rank=4, seed=4)
+    settings = EngineSettings(
+        max_streams=2, context_tokens=256, compute="float32", compile=False, threads=1
+    )
+    engine = await EmbeddedEngine.start(base, settings)
+    async with opened(net, tmp_path, weights, engine) as market:
+        async with market.buyer() as client:
+            await client.open_channel(bytes(development_account(PAYER).key), 100_000)
+        record = tmp_path / "answer.json"
+        assert await asked(market, record) == 0
+        judged = ("audit", "answer", record, "--weights", weights, "--base-model",
+                  base.directory, "--rpc", net.anvil.url, "--json")  # fmt: skip
+        found = await market.desk.viz(*judged, key=False, yes=False)
+        told = json.loads(found.stdout[found.stdout.index("{\n") :])
+        assert (found.exit_code, told["verdict"]) == (0, "reproduced"), told
+        assert told["replay"]["tokens"] >= 16 and told["replay"]["differing"] == 0
+
+        await engine.remove_adapter(market.adapter)
+        await engine.add_adapter(market.adapter, other)
+        assert await asked(market, record) == 0
+        found = await market.desk.viz(*judged, key=False, yes=False)
+        assert found.exit_code == DIFFERENT and "did not give this text" in found.stdout
+
+
+async def asked(market: Market, record: Path) -> int:
+    """Buy a greedy answer with the command line; return its exit code."""
+    words = ("buyer", "ask", "When is the lamp lit?", "--model", f"viz-adapter-{market.adapter}",
+             "--max-tokens", 24, "--temperature", 0, "--record", record,
+             "--node", market.node.url)  # fmt: skip
+    found = await market.desk.viz(*words, key=False, yes=False)
+    assert record.stat().st_mode & 0o77 == 0, "it has the words of the buyer"
+    return found.exit_code
