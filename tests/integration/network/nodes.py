@@ -22,6 +22,7 @@ from viz.chain.keys import development_account
 from viz.chain.sender import Sender
 from viz.composition.services import build_services, node_context, restore
 from viz.composition.settings import Backends, NetworkSettings, ServiceSettings
+from viz.domain.ports.blobs import BlockStore
 from viz.domain.ports.engine import Engine
 from viz.domain.ports.transactions import Call
 from viz.domain.units import Address
@@ -122,24 +123,28 @@ async def real_node(
     private_addresses: bool = True,
     block_timeout_s: float = 2.0,
     engine: Engine | None = None,
+    blobs: BlockStore | None = None,
 ) -> AsyncIterator[RealNode]:
-    """Run the node of a development account; without an ``engine`` it invents answers."""
+    """Run the node of a development account; without an ``engine`` it invents answers.
+
+    Without ``blobs`` it has an embedded store.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     port, sender = free_port(), net.sender(account)
     url, clock = f"http://127.0.0.1:{port}", SystemClock()
     store = await SqlStore.open(folder / "ledger.db", {"node": sender.address})
     denied = DenyList(folder / "withdrawn.deny")
-    blobs = DenyingBlobStore(EmbeddedBlobStore(folder / "blobs"), denied)
+    kept = DenyingBlobStore(blobs or EmbeddedBlobStore(folder / "blobs"), denied)
     peers = Outbound(private_addresses=private_addresses)
     engine, identity = engine or FakeEngine(context_tokens=2048), new_identity()
     key = bytes(development_account(account).key)
-    sources = SourcedBlobs(blobs, peers, folder / "incoming", block_timeout_s=block_timeout_s)
+    sources = SourcedBlobs(kept, peers, folder / "incoming", block_timeout_s=block_timeout_s)
     backends = Backends(
         store,
         net.chain,
         sender,
         engine,
-        blobs,
+        kept,
         KeyFolder(folder / "keys"),
         sources,
         peers,
@@ -174,7 +179,7 @@ async def real_node(
             folder,
             sender,
             parts,
-            blobs,
+            kept,
             store,
             engine,
             peers,

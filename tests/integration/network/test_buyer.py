@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,7 @@ PASSWORD = "correct horse"
 TOKENS, CUT_AFTER = 80, 30
 
 
-def ascii_base(folder: Path) -> LoadedBase:
+def ascii_base(folder: Path, policy: QuantisationPolicy) -> LoadedBase:
     """Return the tiny base, made to write printable letters alone, so that text is its tokens."""
     from safetensors.torch import load_file
 
@@ -51,7 +51,6 @@ def ascii_base(folder: Path) -> LoadedBase:
         if not 0x20 <= token - 3 < 0x7F:
             rows[token] *= 0.01
     write_file(directory / "model.safetensors", weights, {"format": "pt"})
-    policy = QuantisationPolicy(keep=("*",))
     return load_base(directory, cache_dir=folder / "cache", policy=policy)
 
 
@@ -90,7 +89,7 @@ class Network:
 
 @pytest_asyncio.fixture
 async def network(net: Testnet, tmp_path: Path) -> AsyncIterator[Network]:
-    base = ascii_base(tmp_path)
+    base = ascii_base(tmp_path, QuantisationPolicy(keep=("*",)))
     settings = EngineSettings(
         max_streams=2, context_tokens=512, compute="float32", compile=False, threads=1
     )
@@ -138,17 +137,20 @@ async def network(net: Testnet, tmp_path: Path) -> AsyncIterator[Network]:
         yield Network(net, other, trainer, server, work, adapter, home)
 
 
-def question(model: str) -> dict[str, Any]:
+async def ask(
+    buyer: NetworkBuyer,
+    model: str,
+    end: Callable[[], Awaitable[None]] | None = None,
+    tokens: int = TOKENS,
+) -> NetworkAnswer:
+    """Ask, and ``end`` a node when a part of the answer came."""
     messages = [{"role": "user", "content": "When is the lamp lit?"}]
-    return {"model": model, "messages": messages, "max_tokens": TOKENS, "temperature": 0}
-
-
-async def ask(buyer: NetworkBuyer, model: str, kill: RealNode | None = None) -> NetworkAnswer:
-    async with buyer.ask(question(model)) as answer:
+    body = {"model": model, "messages": messages, "max_tokens": tokens, "temperature": 0}
+    async with buyer.ask(body) as answer:
         async for _ in answer:
-            if kill is not None and len(answer.text) >= CUT_AFTER:
-                await kill.cut()
-                kill = None
+            if end is not None and len(answer.text) >= CUT_AFTER:
+                await end()
+                end = None
     return answer
 
 
@@ -183,7 +185,7 @@ async def test_an_answer_survives_its_node_and_the_money_is_right_to_the_unit(
     assert [part.node for part in whole.parts] == [network.server.address]
     assert whole.parts[0].completion_tokens == TOKENS == len(whole.text)
     async with network.buyer() as buyer:
-        answer = await ask(buyer, "lamps", network.trainer)
+        answer = await ask(buyer, "lamps", network.trainer.cut)
     first, second = answer.parts
     assert (first.node, second.node) == (network.trainer.address, network.server.address)
     assert answer.text == whole.text, "greedy text is one function of adapter and context"
@@ -200,7 +202,8 @@ async def test_an_answer_survives_its_node_and_the_money_is_right_to_the_unit(
     at_server = whole.parts[0].units + second.units
     assert claimed[network.server.address] == at_server
     assert asked * 2 <= claimed[network.trainer.address] <= first.units
-    await accounts_hold(net, network, claimed, fee)
+    people = (network.trainer.address, network.server.address)
+    await accounts_hold(net, network.adapter, network.work, people, claimed, fee)
 
 
 async def claimed_by(net: Testnet, network: Network) -> dict[Address, Units]:
@@ -219,26 +222,31 @@ async def claimed_by(net: Testnet, network: Network) -> dict[Address, Units]:
 
 
 async def accounts_hold(
-    net: Testnet, network: Network, claimed: dict[Address, Units], fee: Units
+    net: Testnet,
+    adapter: AdapterId,
+    work: CreatorsWork,
+    people: tuple[Address, Address],
+    claimed: dict[Address, Units],
+    fee: Units,
 ) -> None:
     """Check who is owed what, and that Settlement holds what it owes and no unit less.
 
+    ``people`` are the trainer and the second server, where the payer deposited DEPOSIT each;
     ``fee`` is what the work's owner had before: the training fee.
     """
+    trained_by, served_by = people
     total = sum(claimed.values())
     shares = split_revenue(0, total, royalty_bps=ROYALTY_BPS, trainer_bps=TRAINER_BPS)
-    royalties = await net.chain.undistributed(network.adapter)
-    owner = net.sender(network.work.account).address
+    royalties = await net.chain.undistributed(adapter)
+    owner = net.sender(work.account).address
     distributed = await net.chain.token_balance(owner) - fee
     royalties += distributed
-    trainer = await net.chain.collectable(network.trainer.address)
-    server = await net.chain.collectable(network.server.address)
+    trainer = await net.chain.collectable(trained_by)
+    server = await net.chain.collectable(served_by)
     assert abs(royalties - shares.to_contents_units) <= 2
     # The trainer has its part of both nodes' revenue, and of its own node's the serving part.
     assert abs(royalties + trainer + server - total) <= 4
-    served = split_revenue(
-        0, claimed[network.server.address], royalty_bps=ROYALTY_BPS, trainer_bps=TRAINER_BPS
-    )
+    served = split_revenue(0, claimed[served_by], royalty_bps=ROYALTY_BPS, trainer_bps=TRAINER_BPS)
     assert abs(server - served.to_node_units) <= 2
     payer = parse_address(str(development_account(PAYER).address))
     left = await net.chain.token_balance(payer)

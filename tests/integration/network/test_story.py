@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.fakes.engine import fake_adapter_file
 from tests.integration.chain.testnet import Testnet
 from tests.integration.network.nodes import RealNode, real_node
-from tests.integration.network.test_custodian_process import custodian_process
+from tests.integration.network.processes import custodian_process
 from tests.integration.network.works import SECRET, license_to, registered_work
 
 from viz.creator import sealed
