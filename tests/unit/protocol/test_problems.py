@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from viz import errors
-from viz.errors import NodeRefused, VizError
-from viz.protocol.problems import MAX_DETAIL_CHARS, error_of
+from viz.errors import NodeRefused, NodeUnreachable, VizError
+from viz.protocol.problems import CODE_URI, MAX_DETAIL_CHARS, error_of
 
 
 @pytest.mark.parametrize(
@@ -14,10 +14,7 @@ from viz.protocol.problems import MAX_DETAIL_CHARS, error_of
     [
         ({"code": "no-live-grant", "detail": "buy one"}, errors.NoLiveGrant, "buy one"),
         ({"error": {"code": "prompt-empty", "message": "say"}}, errors.PromptEmpty, "say"),
-        ({"code": "of-another-version", "detail": "x"}, NodeRefused, "x"),
-        ({"code": ["a", "list"], "detail": None}, NodeRefused, "HTTP 500"),
-        (["no problem"], NodeRefused, "HTTP 500"),
-        (None, NodeRefused, "HTTP 500"),
+        ({"type": CODE_URI + "new", "code": "new", "detail": "x"}, NodeRefused, "x"),
     ],
 )
 def test_a_nodes_refusal_is_the_error_that_it_names(
@@ -26,6 +23,22 @@ def test_a_nodes_refusal_is_the_error_that_it_names(
     """Protects exit codes over HTTP: what the node refused fails as if it had happened here."""
     found = error_of(content, 500)
     assert type(found) is kind and found.detail == detail
+
+
+NO_PROBLEMS: list[object] = [
+    {"code": "of-nobody", "detail": "HTTP"},
+    {"code": ["a", "list"], "detail": None},
+    ["no problem"],
+    None,
+]
+
+
+@pytest.mark.parametrize("content", NO_PROBLEMS)
+def test_what_is_no_nodes_problem_is_a_refusal_or_a_node_out_of_reach(content: object) -> None:
+    """A server in front of a node answers 5xx by itself, which tells nothing about the node."""
+    refused = error_of(content, 404)
+    assert type(refused) is NodeRefused and refused.detail.startswith("HTTP")
+    assert type(error_of(content, 500)) is NodeUnreachable
 
 
 def test_extensions_come_along_and_cannot_stand_for_the_detail() -> None:
