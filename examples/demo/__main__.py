@@ -1,4 +1,4 @@
-"""Run the demo: `./scripts/demo [--kubo] [--folder DIR]`."""
+"""Run the demo: `./scripts/demo [--kubo | --network] [--folder DIR]`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from openai import OpenAIError
 from rich.console import Console
 
-from examples.demo import money, stages
+from examples.demo import money, network, stages
 from examples.demo.world import DemoError, World
 from viz.errors import VizError
 
@@ -28,20 +28,46 @@ STAGES: tuple[tuple[str, Callable[[stages.Story], None]], ...] = (
     ("One claim pays everybody", money.settlement),
     ("The buyer leaves", money.closing),
 )
+FAILURES: tuple[type[Exception], ...] = (
+    DemoError,
+    VizError,
+    OpenAIError,
+    subprocess.SubprocessError,
+    OSError,
+)
 
 
 def main() -> int:
     """Run every stage; return 0 when all held."""
     parser = argparse.ArgumentParser(prog="scripts/demo", description="Viz, end to end.")
     parser.add_argument("--kubo", action="store_true", help="store blobs in a Kubo daemon")
+    parser.add_argument("--network", action="store_true", help="three nodes, and one of them dies")
     parser.add_argument("--folder", type=Path, help="keep everything here instead of a temporary")
     arguments = parser.parse_args()
+    if arguments.network and arguments.kubo:
+        parser.error("--network keeps blobs in the nodes' own stores: leave out --kubo")
     console = Console(highlight=False)
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="viz-demo-"))
     folder.mkdir(parents=True, exist_ok=True)
-    world = World(folder.resolve(), console, kubo=arguments.kubo)
-    story = stages.Story(world)
     started = time.monotonic()
+    try:
+        if arguments.network:
+            network.tell(folder.resolve(), console)
+        else:
+            tell(folder.resolve(), console, kubo=arguments.kubo)
+    except FAILURES as error:
+        console.print(f"\n[red]The demo failed:[/red] {error}\nIts files are in {folder}")
+        return 1
+    console.print(f"Everything held, {time.monotonic() - started:.0f} s after set-up.")
+    if arguments.folder is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+def tell(folder: Path, console: Console, *, kubo: bool) -> None:
+    """Run every stage of the market on one node; raise the error of the one that does not hold."""
+    world = World(folder, console, kubo=kubo)
+    story = stages.Story(world)
     took: list[tuple[str, float]] = []
     try:
         for number, (title, stage) in enumerate(STAGES, 1):
@@ -49,18 +75,11 @@ def main() -> int:
             began = time.monotonic()
             stage(story)
             took.append((title, time.monotonic() - began))
-    except (DemoError, VizError, OpenAIError, subprocess.SubprocessError, OSError) as error:
-        console.print(f"\n[red]The demo failed:[/red] {error}\nIts files are in {folder}")
-        return 1
     finally:
         world.stop()
-    console.print("\n[bold]Every stage held.[/bold] Seconds:")
+    console.print("\nSeconds of each stage:")
     for title, seconds in took:
         console.print(f"  {seconds:6.1f}  {title}")
-    console.print(f"  {time.monotonic() - started:6.1f}  in all, after set-up")
-    if arguments.folder is None:
-        shutil.rmtree(folder, ignore_errors=True)
-    return 0
 
 
 if __name__ == "__main__":
