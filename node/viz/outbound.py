@@ -66,14 +66,14 @@ class Outbound:
         """Return the JSON object that a node answers.
 
         Raises the node's own problem if it refuses (``answered`` is then True), NodeUnreachable if
-        a server in front of it answers 500 and above, NodeRefused if another answer is not JSON,
-        and whatever ``call`` raises.
+        a server in front of it does, NodeRefused if an answer is not JSON, and whatever ``call``
+        raises.
         """
         reply = await self.call(method, url, json=body, max_bytes=max_bytes, timeout_s=timeout_s)
         try:
             answer = parse_json(reply.body, max_bytes=max_bytes, max_values=MAX_JSON_VALUES)
         except InvalidRequest as error:
-            if reply.status >= 500:
+            if not 200 <= reply.status < 300:
                 raise error_of(None, reply.status) from error
             raise NodeRefused(f"{url} answered {reply.status} with no readable JSON") from error
         if not 200 <= reply.status < 300:

@@ -28,9 +28,9 @@ from viz.errors import (
     EngineError,
     EngineOverloaded,
     InputError,
+    InvalidAdapterFile,
     KeyUnknown,
     LicenseError,
-    ModelUnavailable,
     NotAcceptable,
     PaymentError,
     RangeNotSatisfiable,
@@ -67,12 +67,13 @@ _RETRY_LATER: Final = (EngineOverloaded, RelayBusy, StorageBusy, TooManyQuestion
 _OF_A_BODY: Final = frozenset({"content-type", "content-length", "content-encoding"})
 _HIDDEN: Final = frozenset({"quote", "need", "challenge"})
 # Errors whose text names what is behind this node: addresses, paths, messages of other programs.
-_INSIDE: Final = (ChainUnreachable, ChainMismatch, StorageError, StoreError, ModelUnavailable)
+_INSIDE: Final = (ChainUnreachable, ChainMismatch, StorageError, StoreError, EngineError)
 # Of these kinds, what our own words say about the request alone.
 _TRUE_OF_A_REQUEST: Final = (
     StoreConflict,
     BooksMismatch,
-    StorageBusy,
+    EngineOverloaded,
+    InvalidAdapterFile,
     BlobDenied,
     BlobTooLarge,
     KeyUnknown,
@@ -83,7 +84,9 @@ _ADDRESS: Final = re.compile(
     r"(?:[a-z][a-z0-9+.-]*://|/(?:ip4|ip6|dns[46]?|dnsaddr|unix)/)[^\s,;)'\"]*[^\s,;:.)'\"]"
     r"|(?<![\w.])/(?:[\w.@-]+/)+[\w.@-]+"
     r"|(?<![\w.])(?:\d{1,3}(?:\.\d{1,3}){3}|localhost)(?::\d+)?(?![\w.])"
-    r"|\[[0-9a-f:.]*:[0-9a-f:.]*(?:%\w+)?\](?::\d+)?"
+    r"|\[?(?<![\w:])(?:[0-9a-f]{0,4}:){2,7}[0-9a-f.]*(?:%\w+)?(?![\w:])\]?(?::\d+)?"
+    r"|(?<![\w.])[\w-]+(?:\.[\w-]+)*:\d{2,5}(?![\w.])",
+    re.IGNORECASE,
 )
 
 

@@ -240,7 +240,9 @@ class PaidAnswer:
         refusal = await problem_of(response)
         header = response.headers.get("WWW-Authenticate")
         if header is None:
-            if rode:
+            # Not the node's words, so it may have begun.
+            self._sent = isinstance(refusal, NodeUnreachable)
+            if rode and not self._sent:
                 return
             raise refusal
         context = self._context

@@ -173,4 +173,4 @@ async def _hear(ws: aiohttp.ClientWebSocketResponse) -> Json:
 
 
 def _error(said: Json) -> Exception:
-    return error_of(said, 500, unknown=BuyerError)
+    return error_of(said, 200, unknown=BuyerError)

@@ -116,6 +116,17 @@ class Match(NamedTuple):
     open_request: OpenRequest
     beyond_units: Units
 
+    def refusal(self, signed: SignedReceipt, deployment: Deployment) -> NodeNotTrusted:
+        """Return why the receipt is not taken, and what takes it all the same."""
+        billed_units = signed.receipt.amount_units
+        accounted = amount(billed_units - self.beyond_units, deployment)
+        return NodeNotTrusted(
+            f"receipt {signed.receipt.seq} bills {amount(billed_units, deployment)} for an answer "
+            f"of which {accounted} are accounted for by what arrived and one step. To pay the "
+            f"other {amount(self.beyond_units, deployment)} all the same: `viz channel forgive "
+            "--allow AMOUNT`"
+        )
+
 
 class OpenRequests:
     """The requests of one channel that are not billed yet."""

@@ -374,13 +374,7 @@ class VoucherSigner:
         open_request, beyond_units = match
         standing = self._ledger.standing
         if beyond_units > standing.forgiven_units:
-            here, billed_units = self._deployment, signed.receipt.amount_units
-            raise NodeNotTrusted(
-                f"receipt {link.seq} bills {amount(billed_units, here)} for an answer of which "
-                f"{amount(open_request.bound_units(unused), here)} are accounted for by what "
-                f"arrived and one step. To pay the other {amount(beyond_units, here)} all the "
-                "same, say so: `viz channel forgive --allow AMOUNT`"
-            )
+            raise match.refusal(signed, self._deployment)
         if beyond_units:
             self._ledger.commit_standing(standing.billed_beyond(beyond_units))
         self._open_requests.note(open_request, link.seq, signed.receipt.amount_units)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -26,7 +27,7 @@ from viz.cli.operator import AdapterArgument
 from viz.cli.train import work_file
 from viz.client.node_address import checked
 from viz.domain.units import AdapterId
-from viz.errors import InvalidRequest, TrainingWorkerDied, UnknownAdapter
+from viz.errors import InvalidRequest, TrainingError, TrainingWorkerDied, UnknownAdapter
 from viz.training.run import Bounds
 
 app = typer.Typer(no_args_is_help=True, help="Check the claims of others by computing them again.")
@@ -141,14 +142,22 @@ async def _audit(
                 bounds=bounds,
                 progress=lambda event: err.print(f"{event.kind} {event.values.get('step', '')}"),
             )
-        except TrainingWorkerDied as error:
-            # Its log goes with the folder, so its end is told here.
-            said = str(error.extensions.get("last_words", ""))[-LAST_WORDS_CHARS:].strip()
-            raise TrainingWorkerDied(
-                "the audit's own training ended before its result, so nothing was judged. "
-                f"Its last words: {said or 'none'}"
-            ) from error
+        except TrainingError as error:
+            raise type(error)(f"nothing was judged: {why_ended(error)}") from error
     return report.to_json()
+
+
+def why_ended(error: TrainingError) -> str:
+    """Return why the audit's training ended; its log goes with its folder, so it is told here."""
+    if not isinstance(error, TrainingWorkerDied):
+        return error.detail
+    status = error.extensions.get("exit_status")
+    killed = ", as when the machine has too little memory" if status == -signal.SIGKILL else ""
+    said = str(error.extensions.get("last_words", ""))[-LAST_WORDS_CHARS:].strip()
+    return (
+        f"the audit's own training ended with status {status}{killed}. Its last words: "
+        f"{said or 'none'}"
+    )
 
 
 def _say_cards(report: dict[str, Any]) -> None:

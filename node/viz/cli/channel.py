@@ -32,7 +32,7 @@ from viz.client.node_address import checked
 from viz.domain.display import amount, moment
 from viz.domain.trust import WAY_BACK
 from viz.domain.units import Address, hex_of, parse_address, parse_units
-from viz.errors import ChannelUnknown, InvalidRequest
+from viz.errors import ChannelUnknown, InvalidRequest, NodeNotTrusted
 
 if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
@@ -134,7 +134,10 @@ def forgive(
         async with channel_control(node, folder, deployment, secret) as control:
             return await control.forgive(units)
 
-    _print_channel(run(work()), here, as_json=as_json)
+    found = run(work())
+    _print_channel(found, here, as_json=as_json)
+    if found["distrusted"]:
+        raise NodeNotTrusted(f"it was forgiven, and its next answer was: {found['distrusted']}")
 
 
 @app.command("close")

@@ -60,7 +60,7 @@ from viz.cli.sealing import (
 from viz.cli.terms import terms_in_words
 from viz.client.node_address import checked
 from viz.domain.display import amount, moment, percent
-from viz.errors import InvalidRequest, LicenseError, NodeNotTrusted, VizError
+from viz.errors import InvalidRequest, LicenseError, NodeNotTrusted, NodeRefused, VizError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -313,6 +313,8 @@ def show_work(
         found = run(_from_chain(content_id, rpc, trusted))
     else:
         found = run(get_json(node, f"/viz/v1/contents/{content_id}"), logs=False)
+        if not isinstance(found, dict) or "owner" not in found:
+            raise NodeRefused(f"{node} does not answer as a node: check --node")
     if show(found, as_json=as_json):
         return
     withdrawn = found.get("withdrawnAt")

@@ -7,9 +7,9 @@ paying. It never follows a redirect, because a credential is for one node only.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 import aiohttp
 
@@ -31,7 +31,9 @@ from viz.protocol.messages import (
 from viz.protocol.problems import error_of
 from viz.protocol.wire import Json, parse_json
 
+T = TypeVar("T")
 CALL_TIMEOUT_S: Final = 30.0
+VOUCHER_AGAIN_S: Final = 0.3
 CHAIN_CALL_TIMEOUT_S: Final = 120.0  # the node waits for its transaction
 STREAM_IDLE_TIMEOUT_S: Final = 120.0
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
@@ -54,17 +56,17 @@ class NodeClient:
 
     async def info(self) -> NodeInfo:
         """Return the node's description of itself; it is not verified."""
-        return NodeInfo.from_json(await self._call("GET", payment.NODE_PATH))
+        return _read(NodeInfo.from_json, await self._call("GET", payment.NODE_PATH))
 
     async def challenge(self, signer: Address) -> Session:
         """Return the Session struct that the node wants signed."""
         answer = await self._call("POST", payment.SESSION_CHALLENGE_PATH, body={"signer": signer})
-        return session_challenge_from_json(answer)
+        return _read(session_challenge_from_json, answer)
 
     async def session(self, proof: SessionProof) -> AccessToken:
         """Exchange a signed Session for an access token."""
         answer = await self._call("POST", payment.SESSIONS_PATH, body=proof.to_json())
-        return AccessToken.from_json(answer)
+        return _read(AccessToken.from_json, answer)
 
     async def deposit(self, credential: Credential) -> ChannelView:
         """Send an open or topUp for the node to relay."""
@@ -74,14 +76,14 @@ class NodeClient:
             authorization=credential_to_header(credential),
             timeout_s=CHAIN_CALL_TIMEOUT_S,
         )
-        return ChannelView.from_json(answer)
+        return _read(ChannelView.from_json, answer)
 
     async def channel(self, signer: Address, token: AccessToken) -> ChannelView:
         """Return what the node says about the signer's channel."""
         answer = await self._call(
             "GET", payment.CHANNEL_PATH.format(signer=signer), authorization=_bearer(token)
         )
-        return ChannelView.from_json(answer)
+        return _read(ChannelView.from_json, answer)
 
     async def receipts(
         self, signer: Address, after: int, token: AccessToken
@@ -89,14 +91,20 @@ class NodeClient:
         """Return the receipts after number ``after``, the oldest first, as many as fit."""
         path = f"{payment.RECEIPTS_PATH.format(signer=signer)}?after={after}"
         answer = await self._call("GET", path, authorization=_bearer(token))
-        return payment.receipts_from_json(answer)
+        return _read(payment.receipts_from_json, answer)
 
     async def voucher(self, credential: Credential) -> ChannelView:
-        """Send a voucher; return the channel after the node has accepted it."""
-        answer = await self._call(
-            "POST", payment.VOUCHERS_PATH, authorization=credential_to_header(credential)
-        )
-        return ChannelView.from_json(answer)
+        """Send a voucher; return the channel after the node has accepted it.
+
+        Sent once more if no answer of the node came: a second time it changes nothing.
+        """
+        sent = credential_to_header(credential)
+        try:
+            answer = await self._call("POST", payment.VOUCHERS_PATH, authorization=sent)
+        except NodeUnreachable:
+            await asyncio.sleep(VOUCHER_AGAIN_S)
+            answer = await self._call("POST", payment.VOUCHERS_PATH, authorization=sent)
+        return _read(ChannelView.from_json, answer)
 
     async def close(self, credential: Credential) -> CloseAnswer:
         """Request a cooperative close; return the node's Close and how it was sent."""
@@ -106,7 +114,7 @@ class NodeClient:
             authorization=credential_to_header(credential),
             timeout_s=CHAIN_CALL_TIMEOUT_S,
         )
-        return CloseAnswer.from_json(answer)
+        return _read(CloseAnswer.from_json, answer)
 
     @asynccontextmanager
     async def generate(
@@ -176,6 +184,14 @@ class NodeClient:
             ) from error
 
 
+def _read(parse: Callable[[Json], T], answer: Json) -> T:
+    """Return what an answer says; raise NodeRefused if it is not an answer of a node."""
+    try:
+        return parse(answer)
+    except InvalidRequest as error:
+        raise NodeRefused(f"the node does not answer as one: {error.detail}") from error
+
+
 def _bearer(token: AccessToken) -> str:
     return f"Bearer {token.token}"
 
@@ -198,7 +214,7 @@ async def _answer(response: aiohttp.ClientResponse) -> Json:
     try:
         return parse_json(raw, max_bytes=MAX_ANSWER_BYTES, max_values=MAX_ANSWER_VALUES)
     except InvalidRequest as error:
-        if response.status >= 500:
+        if response.status != 200:
             raise error_of(None, response.status) from error
         raise NodeRefused(f"the node answered {response.status} with no readable JSON") from error
 

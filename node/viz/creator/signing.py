@@ -149,6 +149,8 @@ async def exchange(
         ) from error
     if status >= 300:
         refused = error_of(content, status)
+        if not refused.answered:
+            raise refused
         said = f"the node refused: {refused.detail}"
         raise type(refused)(said, status=status, **refused.extensions)
     return content

@@ -16,7 +16,7 @@ from viz.errors import NodeNotTrusted
 # What a buyer can do after its node sent false data.
 WAY_BACK: Final = (
     "`viz channel close` or `viz channel leave` brings the rest of the deposit back, and "
-    "`viz channel forgive` lets the node be asked again"
+    "`viz channel forgive` lets the node be asked again (with --allow if it billed too much)"
 )
 
 

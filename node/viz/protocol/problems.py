@@ -22,15 +22,16 @@ def error_of(body: object, status: int, *, unknown: type[VizError] = NodeRefused
     """Return the error in a refused request's body, with its message and its extensions.
 
     ``unknown`` is the class for a code of another version, or for a body that is not a problem.
-    A status of 500 and above whose body is no node's problem comes from a server in front of the
-    node. It does not tell what the node did with the request, so it is NodeUnreachable.
+    An error status whose body is no node's problem comes from a server in front of the node: it
+    does not tell what the node did with the request, so it is NodeUnreachable. ``status`` is 200
+    for an error that came in another way than as a status of HTTP.
     """
     members = body if isinstance(body, Mapping) else {}
     is_problem = str(members.get("type", "")).startswith(CODE_URI)
     if isinstance(members.get("error"), Mapping):
         members = members["error"]
     known = class_of(members.get("code"))
-    if status >= 500 and unknown is NodeRefused and not (is_problem or known):
+    if status != 200 and not (is_problem or known):
         return NodeUnreachable(
             f"a server in front of the node answered {status}, and not the node: it may be down or "
             "too slow; ask again in a while"

@@ -107,6 +107,7 @@ class TrainingProcess:
             f"the training process ended with status {self._process.returncode} before its "
             f"result; its last words are in {log}",
             last_words=_tail(log),
+            exit_status=self._process.returncode,
         )
 
     async def cancel(self) -> None:

@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -17,10 +17,13 @@ from tests.integration.buyer.test_untrue_node import ask
 from viz.buyer import channel_sync
 from viz.buyer.client import BuyerClient
 from viz.buyer.node_standing import BROKEN_ALLOWED
+from viz.client import node_client
 from viz.client.node_client import problem_of
-from viz.errors import NodeNotTrusted, NodeUnreachable, PriceAboveCap
+from viz.errors import NodeNotTrusted, NodeRefused, NodeUnreachable, PriceAboveCap
 from viz.protocol.messages import AccessToken
-from viz.protocol.payment import Challenge
+from viz.protocol.payment import VOUCHERS_PATH, Challenge
+from viz.protocol.problems import error_of
+from viz.protocol.wire import Json
 
 
 class Refusal:
@@ -89,6 +92,10 @@ PAGES = (
     (502, b"<html><h1>502 Bad Gateway</h1></html>"),
     (503, b'{"message": "no healthy upstream"}'),
     (504, b""),
+    (302, b"<html>moved</html>"),
+    (403, b"<html>blocked</html>"),
+    (404, b"<html>not found</html>"),
+    (429, b'{"error": "slow down"}'),
 )
 
 
@@ -121,6 +128,47 @@ async def test_a_proxys_own_error_is_no_refusal(
     assert await ask(buyer, max_tokens=8)
     assert not buyer.voucher_signer.fault
     assert buyer.channel.seq == (2 if billed else 1)
+
+
+@pytest.mark.parametrize("status", [502, 504])
+async def test_a_voucher_whose_answer_was_lost_is_sent_again(
+    buyer: BuyerClient, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """One lost answer within a stream ends neither the answer nor, after three, the trust."""
+    real, lost = buyer.api._call, list[str]()
+
+    async def call(method: str, path: str, **more: Any) -> Json:
+        answer = await real(method, path, **more)
+        if path == VOUCHERS_PATH and not (lost and lost[-1] == more["authorization"]):
+            lost.append(more["authorization"])
+            raise error_of(None, status)
+        return answer
+
+    monkeypatch.setattr(buyer.api, "_call", call)
+    monkeypatch.setattr(node_client, "VOUCHER_AGAIN_S", 0.01)
+    for _ in range(BROKEN_ALLOWED + 1):
+        assert await ask(buyer, max_tokens=400)
+    assert len(lost) > BROKEN_ALLOWED and not buyer.voucher_signer.fault
+
+
+async def test_a_page_that_is_no_nodes_answer_is_the_nodes_fault(
+    buyer: BuyerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A buyer of a network goes on at the next node: the question is not what is wrong."""
+    token = await buyer.token()
+
+    async def call(method: str, path: str, **more: Any) -> Json:
+        return {"status": "ok"}
+
+    monkeypatch.setattr(buyer.api, "_call", call)
+    for answer in (
+        buyer.api.info(),
+        buyer.api.challenge(buyer.signer),
+        buyer.api.channel(buyer.signer, token),
+        buyer.api.receipts(buyer.signer, 0, token),
+    ):
+        with pytest.raises(NodeRefused, match="does not answer as one"):
+            await answer
 
 
 async def test_the_bill_of_an_equal_request_that_was_left_is_no_break(

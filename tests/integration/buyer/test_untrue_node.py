@@ -327,10 +327,10 @@ async def test_a_request_follows_no_redirect(buyer: BuyerClient) -> None:
     app.router.add_route("*", "/{any:.*}", redirect)
     async with TestServer(app) as server, aiohttp.ClientSession() as http:
         api = NodeClient(http, str(server.make_url("/")))
-        with pytest.raises(NodeRefused):
+        with pytest.raises(NodeUnreachable):
             async with api.generate(CHAT_PATH, b"{}", await buyer.token(), {}):
                 pass
-        with pytest.raises(NodeRefused):
+        with pytest.raises(NodeUnreachable):
             await api.channel(buyer.signer, await buyer.token())
     assert "/elsewhere" not in reached and len(reached) == 2
 
