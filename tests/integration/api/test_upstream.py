@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,10 @@ async def shop(tiny_root: Path, tmp_path: Path) -> AsyncIterator[Shop]:
             tmp_path, engine=engine, adapter_file=tiny_root / "1.safetensors", policy=policy
         ) as node,
     ):
+        # On a crowded machine the first look may run out of time; the server is looked at again.
+        async with asyncio.timeout(60):
+            while not engine.stats()["servers_ready"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
         yield Shop(node, server)
 
 
