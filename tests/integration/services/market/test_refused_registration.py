@@ -15,6 +15,7 @@ from viz.errors import (
     ChainUnreachable,
     InvalidSignature,
     NodeRefused,
+    NodeUnreachable,
     RelayBusy,
     TransactionFailed,
     VizError,
@@ -36,7 +37,7 @@ REFUSALS: list[tuple[web.Response, type[VizError], str]] = [
     (problem(ChainUnreachable("no RPC"), "i"), ChainUnreachable, "the chain cannot be reached now"),
     (http_problem(404, "Not Found", "i"), NodeRefused, "Not Found"),
     (opaque("some-id"), NodeRefused, "some-id"),
-    (web.json_response(["no", "problem"], status=418), NodeRefused, "HTTP 418"),
+    (web.json_response(["no", "problem"], status=418), NodeUnreachable, "answered 418"),
 ]
 
 
