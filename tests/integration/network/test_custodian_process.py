@@ -9,9 +9,6 @@ from tests.integration.network.nodes import real_node
 from tests.integration.network.processes import custodian_process
 from tests.integration.network.works import SECRET, license_to, registered_work
 
-from viz.creator import sealed
-from viz.protocol.listing import LISTINGS_PATH
-
 TRAINER = 6
 
 
@@ -27,21 +24,7 @@ async def test_a_node_without_a_model_is_a_custodian(net: Testnet, tmp_path: Pat
         assert (await custodian.call("GET", "/v1/models"))[1]["data"] == []
         assert (await custodian.call("GET", "/healthz"))[0] == 200
 
-        named = await sealed.custodian_at(custodian.url, net.deployment)
-        await sealed.hand_over(work.sealed, work.content_id, named, net.deployment, work.key)
-        document = sealed.listing_of(
-            work.record,
-            work.sealed,
-            sealed.ListingWords("Alma Reyes", "en"),
-            [named],
-            net.deployment,
-            size_bytes=work.path.stat().st_size,
-            now_s=1,
-        )
-        listing = sealed.sign_listing(document, net.deployment, work.key)
-        for node in (custodian, trainer):
-            status, answer = await node.call("POST", LISTINGS_PATH, body=listing.to_json())
-            assert status == 201, answer
+        await work.publish(custodian, listed_at=[trainer])
         await license_to(net, TRAINER, work)
         status, found = await trainer.operate("POST", "/works", {"contentId": 1})
         assert status == 200, found

@@ -42,7 +42,6 @@ from viz.buyer.network.opening import NetworkSources, network_buyer
 from viz.buyer.prices import limits_in
 from viz.buyer.wallet import KeyWallet
 from viz.chain.keys import development_account
-from viz.creator import sealed
 from viz.domain.units import AdapterId, Address, Hash32, Units, hex_of, parse_address
 from viz.engine.embedded.engine import EmbeddedEngine
 from viz.engine.embedded.settings import EngineSettings
@@ -165,25 +164,6 @@ async def built(net: Testnet, folder: Path, kubo_binary: Path) -> AsyncIterator[
         yield Built(net, folder, base, work, (first, second))
 
 
-async def handed_to(custodian: Process, made: Built, *others: Process) -> None:
-    """Upload the work to A, and publish its listing there and at ``others``."""
-    net, work = made.net, made.work
-    named = await sealed.custodian_at(custodian.url, net.deployment)
-    await sealed.hand_over(work.sealed, work.content_id, named, net.deployment, work.key)
-    document = sealed.listing_of(
-        work.record,
-        work.sealed,
-        sealed.ListingWords("Alma Reyes", "en"),
-        [named],
-        net.deployment,
-        size_bytes=work.path.stat().st_size,
-        now_s=1,
-    )
-    signed = sealed.sign_listing(document, net.deployment, work.key)
-    urls = [custodian.url, *(each.url for each in others)]
-    await sealed.publish_listing(work.path, signed, urls)
-
-
 async def serve_at_both(made: Built, b: Process, c: RealNode, adapter: AdapterId) -> None:
     """Put the adapter on offer at its trainer and, permitted, at C, which is dearer."""
     while await made.net.chain.node_entry(b.address) is None:
@@ -229,7 +209,7 @@ async def test_a_killed_process_costs_nobody_a_unit(
                 # Its key published before, and has no ledger of that.
                 async with made.trainer("--new-ledger") as b:
                     async with custodian_process(net, tmp_path / "a") as custodian:
-                        await handed_to(custodian, made, b)
+                        await made.work.publish(custodian, listed_at=[b])
                         status, found = await b.operate("POST", "/works", {"contentId": 1})
                         assert status == 200, found
                         assert Path(found["path"]).read_bytes() == made.work.path.read_bytes()

@@ -10,7 +10,6 @@ from tests.integration.network.nodes import RealNode, real_node
 from tests.integration.network.processes import custodian_process
 from tests.integration.network.works import SECRET, license_to, registered_work
 
-from viz.creator import sealed
 from viz.domain.units import Hash32
 from viz.services.market.publishing import Publication
 
@@ -27,19 +26,7 @@ async def test_a_work_becomes_an_adapter_that_another_node_serves(
         real_node(net, tmp_path / "c", SERVER) as server,
     ):
         async with custodian_process(net, tmp_path / "a") as custodian:
-            named = await sealed.custodian_at(custodian.url, net.deployment)
-            await sealed.hand_over(work.sealed, work.content_id, named, net.deployment, work.key)
-            document = sealed.listing_of(
-                work.record,
-                work.sealed,
-                sealed.ListingWords("Alma Reyes", "en"),
-                [named],
-                net.deployment,
-                size_bytes=work.path.stat().st_size,
-                now_s=1,
-            )
-            signed = sealed.sign_listing(document, net.deployment, work.key)
-            await sealed.publish_listing(work.path, signed, [custodian.url, trainer.url])
+            await work.publish(custodian, listed_at=[trainer])
             await license_to(net, TRAINER, work)
             status, found = await trainer.operate("POST", "/works", {"contentId": 1})
             assert status == 200, found

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tests.integration.chain.testnet import Testnet, terms
 from tests.integration.network.nodes import RealNode
+from tests.integration.network.processes import Process
 
 from viz.chain.keys import development_account
 from viz.creator.sealed import (
@@ -34,6 +36,7 @@ QUESTIONS: dict[str, Any] = {
     "questions": [{"id": "1", "question": "When is the lamp lit?", "accepted": ["dusk"]}]
 }
 LICENSE: dict[str, Any] = {"text": "Name the author, and pay.", "max_verbatim_tokens": 40}
+Node = RealNode | Process
 
 
 @dataclass
@@ -55,13 +58,13 @@ class CreatorsWork:
     def key(self) -> bytes:
         return bytes(development_account(self.account).key)
 
-    async def hand_over(self, *nodes: RealNode) -> None:
+    async def hand_over(self, *nodes: Node) -> None:
         """Let these nodes hold blob and key."""
         for node in nodes:
             custodian = await custodian_at(node.url, self.net.deployment)
             await hand_over(self.sealed, self.content_id, custodian, self.net.deployment, self.key)
 
-    async def listing(self, *nodes: RealNode, **changes: Any) -> SignedListing:
+    async def listing(self, *nodes: Node, **changes: Any) -> SignedListing:
         """Return the signed listing that names these custodians; ``changes`` replace members."""
         deployment = self.net.deployment
         document = listing_of(
@@ -75,11 +78,11 @@ class CreatorsWork:
         )
         return sign_listing({**document, **changes}, deployment, self.key)
 
-    async def publish(self, *nodes: RealNode) -> None:
-        """Hand the work over to these nodes, and publish its listing there."""
-        await self.hand_over(*nodes)
-        urls = [node.url for node in nodes]
-        await publish_listing(self.path, await self.listing(*nodes), urls)
+    async def publish(self, *custodians: Node, listed_at: Sequence[Node] = ()) -> None:
+        """Hand the work over to custodians, and publish its listing there and at other nodes."""
+        await self.hand_over(*custodians)
+        urls = [node.url for node in (*custodians, *listed_at)]
+        await publish_listing(self.path, await self.listing(*custodians), urls)
 
 
 async def registered_work(
