@@ -19,6 +19,7 @@ from viz.domain.eip712 import keccak
 from viz.domain.ports.transactions import Event
 from viz.domain.settlement_audit import RebuiltBooks, rebuild
 from viz.domain.units import Address, Hash32, Units, parse_address
+from viz.domain.verdict import verdict_of
 from viz.errors import ChainMismatch
 
 _TRANSFER: Final = keccak(b"Transfer(address,address,uint256)")
@@ -40,7 +41,7 @@ class SettlementRead:
         """Return the result as JSON values; amounts are base units."""
         books, owed = self.books, self.books.owed_units()
         return {
-            "verdict": "different" if self.findings() else "reproduced",
+            "verdict": verdict_of(self.findings(), checked=True),
             "toBlock": self.last.number,
             "channels": len(books.channels),
             "adapters": len(books.adapters),

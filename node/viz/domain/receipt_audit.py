@@ -17,6 +17,7 @@ from viz.domain.receipt import next_head
 from viz.domain.typed_data import Receipt
 from viz.domain.units import ZERO_HASH, AdapterId, Address, Hash32, Units, hex_of
 from viz.domain.usage import Lines, sum_of, usage_hash
+from viz.domain.verdict import Verdict, verdict_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,8 @@ class ReceiptAudit:
     missing: list[str] = field(default_factory=list)
 
     @property
-    def verdict(self) -> str:
-        if self.findings:
-            return "different"
-        return "inconclusive" if self.missing or not self.channels else "reproduced"
+    def verdict(self) -> Verdict:
+        return verdict_of(self.findings, self.missing, checked=bool(self.channels))
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values; amounts are base units."""

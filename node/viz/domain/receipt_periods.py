@@ -20,6 +20,7 @@ from viz.domain.receipt_audit import PublicReceipt
 from viz.domain.typed_data import ReceiptPeriod
 from viz.domain.units import ZERO_HASH, AdapterId, Address, Hash32, Units, hex_of
 from viz.domain.usage import Lines, pack_lines, sum_of
+from viz.domain.verdict import Verdict, verdict_of
 from viz.domain.work import merkle_root
 
 
@@ -76,10 +77,8 @@ class PeriodAudit:
     missing: list[str] = field(default_factory=list)
 
     @property
-    def verdict(self) -> str:
-        if self.findings:
-            return "different"
-        return "inconclusive" if self.missing or not self.periods else "reproduced"
+    def verdict(self) -> Verdict:
+        return verdict_of(self.findings, self.missing, checked=bool(self.periods))
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values; amounts are base units."""

@@ -24,6 +24,7 @@ from viz.domain.ports.chain import ChainReader, ContentState, GrantState, TermsS
 from viz.domain.ports.ledger import TrainingRecord
 from viz.domain.questions import QUESTIONS_FILE
 from viz.domain.units import ZERO_HASH, Address, ContentId, Hash32, hex_of
+from viz.domain.verdict import Verdict
 from viz.domain.work import parse_work
 from viz.errors import (
     AdapterNotTaught,
@@ -33,7 +34,7 @@ from viz.errors import (
     VizError,
 )
 from viz.services.market.publishing import Publication
-from viz.services.training.audit import Verdict, audit_adapter
+from viz.services.training.audit import audit_adapter
 from viz.services.training.publisher import publication_of
 from viz.services.training.queue import MANIFEST_FILE, TrainingQueue, seal_with
 from viz.services.training.wish import PublicationWish, awaits_publication

@@ -18,6 +18,7 @@ from viz.domain.eip712 import Domain
 from viz.domain.ports.chain import AdapterState
 from viz.domain.text_request import TextRequest
 from viz.domain.units import BASE_MODEL, AdapterId, hex_of
+from viz.domain.verdict import Verdict, verdict_of
 from viz.engine.embedded.forced_pass import ForcedCompute, ForcedPass
 from viz.errors import InvalidRequest, VizError
 from viz.protocol.answer_evidence import AnswerEvidence
@@ -64,10 +65,8 @@ class AnswerAudit:
     missing: list[str] = field(default_factory=list)
 
     @property
-    def verdict(self) -> str:
-        if self.findings:
-            return "different"
-        return "inconclusive" if self.missing or self.replayed is None else "reproduced"
+    def verdict(self) -> Verdict:
+        return verdict_of(self.findings, self.missing, checked=self.replayed is not None)
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values."""

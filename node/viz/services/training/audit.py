@@ -19,7 +19,6 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +27,7 @@ from viz.domain.manifest import Manifest, open_manifest, shares_by_tokens
 from viz.domain.ports.chain import AdapterState
 from viz.domain.questions import QUESTIONS_FILE, Question, digest_of
 from viz.domain.units import ContentId, Hash32, hex_of, parse_address, parse_hash
+from viz.domain.verdict import Verdict
 from viz.domain.work import check_commitment
 from viz.errors import CommitmentMismatch, InvalidRequest
 from viz.services.training.audit_environment import compare
@@ -43,22 +43,12 @@ _SPLITTERS: Final = frozenset({"packages.regex", "packages.sentencex"})
 _ROUNDING: Final = 1e-6
 
 
-class Verdict(Enum):
-    """Say what a repetition shows."""
-
-    REPRODUCED = "reproduced"
-    """Bytes and measurements are the same: the adapter is what its manifest says."""
-    DIFFERENT = "different"
-    """The manifest is not true: the rows differ, or bytes or measurements differ although the
-    environment is the same."""
-    INCONCLUSIVE = "inconclusive"
-    """Bytes or measurements differ, but so does the environment: repeat the audit in the same."""
-
-
 @dataclass(frozen=True, slots=True)
 class AuditReport:
     """Hold the outcome of one repetition.
 
+    ``verdict``: DIFFERENT if the manifest is not true: the rows differ, or bytes or measurements
+    differ although the environment is the same. INCONCLUSIVE if the environment differs too.
     ``claimed`` and ``found``: the weights' digests in the manifest and in the repetition.
     ``claimed_card`` and ``card``: the report cards in the manifest and of the repetition's weights.
     ``differences``: what may have changed the bytes, as (manifest, here) by entry.
@@ -78,7 +68,7 @@ class AuditReport:
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         return {
-            "verdict": self.verdict.value,
+            "verdict": self.verdict,
             "claimedWeights": hex_of(self.claimed),
             "foundWeights": hex_of(self.found),
             "reproducibility": self.reproducibility,

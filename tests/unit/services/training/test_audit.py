@@ -18,10 +18,10 @@ from viz.domain.manifest import (
 )
 from viz.domain.ports.chain import AdapterState
 from viz.domain.units import AdapterId, Cid, ContentId, Hash32, hex_of
+from viz.domain.verdict import Verdict
 from viz.errors import InvalidRequest
 from viz.services.training.audit import (
     AuditReport,
-    Verdict,
     audit_adapter,
     contradictions,
     judge,
