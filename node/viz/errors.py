@@ -3,35 +3,16 @@
     VizError
     ├── ConfigError           a setting is missing, unknown or contradictory
     ├── InputError            the caller sent something that cannot be served; nothing changed
-    │   ├── InvalidRequest · PromptEmpty · PromptTooLong · UnknownAdapter · UnknownModel
-    │   ├── InvalidWork · InvalidLicense · CommitmentMismatch · TooManyQuestions
-    │   ├── InvalidListing · ListingStale · ListingUnknown · ProvenanceUnknown
-    │   ├── NotAcceptable · RangeNotSatisfiable
-    │   └── InvalidKeyFile
     ├── PaymentError          money is missing or does not fit; nothing was charged
-    │   ├── PaymentRequired · InvalidSignature · WrongDomain · StaleVoucher · LineBelowBest
-    │   ├── DepositExceeded · ChannelUnknown · ChannelClosing · ChannelBusy
-    │   ├── AccessTokenInvalid · QuoteExpired
     ├── ChainError            the chain refused, or could not be asked
-    │   └── ChainUnreachable · ChainMismatch · TransactionFailed · GasAboveLimit · OutcomeUnknown
-    │       · FeeTooHigh · ClockWrong
     ├── LicenseError          the law of the contracts forbids it
-    │   └── NoLiveGrant · AdapterNotServable · AdapterEnded · RelayBusy · RelayRefused
-    │       · LicenseMismatch · LicenseUnknown · RightsReserved
     ├── StorageError          bytes are missing or are not what their name says
-    │   └── BlobNotFound · BlobNotCached · BlobDenied · BlobCorrupt · BlobTooLarge
-    │       · StorageUnavailable · StorageBusy · StorageFull · SealBroken · KeyUnknown · CustodyFull
     ├── StoreError            the ledger
-    │   └── StoreConflict · BooksMismatch · LedgerMissing · StoreFull · StoreReadOnly · StoreBusy
-    │       · StoreDiskFails · StoreDamaged
     ├── EngineError           the model stack
-    │   └── EngineOverloaded · InvalidAdapterFile · ModelUnavailable
     ├── TrainingError         a training run
-    │   └── TrainingCancelled · MemorisationLimitExceeded · TrainingWorkerDied
     └── BuyerError            a buyer refuses to pay, or cannot
-        └── NodeUnreachable · AddressNotPublic · NodeRefused · NodeNotTrusted · PriceAboveCap
-            · BudgetSpent
 
+The classes below each of these stand under its heading in this file, in that order.
 Each class has a unique ``code`` (stable: clients match on it), an HTTP ``status`` (used by the one
 table in ``viz.api``) and a ``title``. ``str(error)`` is one line that says what to do about it.
 ``extensions`` are extra members of the RFC 9457 problem body; they never hold a secret.
@@ -272,11 +253,8 @@ class BlobNotFound(StorageError):
 
 
 class BlobNotCached(BlobNotFound):
-    code, status, title = (
-        "blob-not-cached",
-        412,
-        "The blob is not kept here, and only that was asked",
-    )
+    code, status = "blob-not-cached", 412
+    title = "The blob is not kept here, and only that was asked"
 
 
 class BlobDenied(StorageError):

@@ -88,7 +88,6 @@ def new_license(
     from viz.cli.license_questions import GUIDED, LicenseAnswers, work_of
     from viz.protocol.license_document.presets import document_from_preset
     from viz.protocol.license_document.reading import license_from_values
-    from viz.protocol.license_document.writing import license_to_toml
 
     found = work_of(work, title)
     trusted = trusted_deployment(deployment, folder)
@@ -121,14 +120,21 @@ def new_license(
     )
     if start == GUIDED:
         document = license_from_values(answers.guide(document.to_json()))
-    place = to or (work if work.is_dir() else work.parent) / "license.toml"
-    if place.exists():
-        raise InvalidRequest(f"{place} exists already: name another with --out, or move it away")
-    place.write_text(license_to_toml(document), encoding="utf-8")
+    place = _write_new(document, to or (work if work.is_dir() else work.parent) / "license.toml")
     if show({"file": str(place), "license": document.to_json()}, as_json=as_json):
         return
     _say_summary(document)
     say(f"written  {place}: read it, change it, and look at it with `viz license check {place}`")
+
+
+def _write_new(document: LicenseDocument, place: Path) -> Path:
+    """Write a license to a file that does not exist yet, and return its path."""
+    from viz.protocol.license_document.writing import license_to_toml
+
+    if place.exists():
+        raise InvalidRequest(f"{place} exists already: name another with --out, or move it away")
+    place.write_text(license_to_toml(document), encoding="utf-8")
+    return place
 
 
 @app.command("check")

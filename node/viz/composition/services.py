@@ -132,15 +132,7 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
         claims=claims,
         sessions=sessions,
         meter_tools=meter_tools,
-        serving=Admission(
-            channels,
-            catalogue,
-            engine,
-            quotes=_quotes(backends, settings),
-            tools=meter_tools,
-            clock=clock,
-            policy=settings.serving,
-        ),
+        serving=_admission(backends, settings, channels, catalogue, meter_tools),
         licensing=_licensing(backends, settings),
         license_documents=licenses,
         listings=market.listings,
@@ -228,6 +220,24 @@ def _meter_tools(
         engine.count_tokens,
         settings.credit_window_units,
         parts_at_spaces=engine.model.parts_at_spaces,
+    )
+
+
+def _admission(
+    backends: Backends,
+    settings: ServiceSettings,
+    channels: ChannelStore,
+    catalogue: Catalogue,
+    tools: MeterTools,
+) -> Admission:
+    return Admission(
+        channels,
+        catalogue,
+        backends.engine,
+        quotes=_quotes(backends, settings),
+        tools=tools,
+        clock=backends.clock,
+        policy=settings.serving,
     )
 
 

@@ -1,7 +1,7 @@
 """Hold sealed works and keys for their owners, and hand keys out to accounts the chain permits.
 
-Owns the checks of both. The chain alone decides: a live grant that permits training entitles to the
-key of a work, the trainer's permission to serve entitles to the key of an adapter. Invariants:
+Owns the checks of a hand-over and the log of hand-outs; who may have a key is decided in
+``viz.services.market.key_permissions``. Invariants:
 
 - Every request is signed, names this node and its origin, and answers a single-use challenge.
 - A key is logged durably before it leaves, and is wrapped for the requester alone.
@@ -23,7 +23,6 @@ from typing import Final
 import structlog
 
 from viz.domain.eip712 import Domain, content_registry_domain
-from viz.domain.license import Use
 from viz.domain.ports.blobs import BlobStore
 from viz.domain.ports.chain import ChainReader, ContentState
 from viz.domain.ports.clock import Clock
@@ -34,19 +33,16 @@ from viz.domain.ports.custody import (
     KeyKind,
     KeyStore,
 )
-from viz.domain.typed_data import Custody, EndCustody, KeyRequest
-from viz.domain.units import UINT32_MAX, AdapterId, Address, Cid, ContentId
+from viz.domain.typed_data import Custody, EndCustody
+from viz.domain.units import Address, Cid, ContentId
 from viz.errors import (
-    AdapterNotServable,
     CustodyFull,
     InvalidRequest,
     InvalidSignature,
     KeyUnknown,
     LicenseError,
-    NoLiveGrant,
     StorageError,
     StorageUnavailable,
-    UnknownAdapter,
     WrongDomain,
 )
 from viz.private import make_private_folder
@@ -58,13 +54,13 @@ from viz.protocol.custody import (
     WrappedKey,
 )
 from viz.protocol.listing import MAX_SEALED_BYTES
-from viz.protocol.wire import JSON_INTEGER_MAX
 from viz.services.market.account_signatures import is_signed
 from viz.services.market.challenges import Challenges
+from viz.services.market.key_permissions import KeyPermissions, work_id
 from viz.services.market.sealed_works import MAX_PLAIN_BYTES, opened_work
 from viz.storage.base import root_of_source
 from viz.storage.cid import to_binary
-from viz.storage.sealing import check_recipient, unseal_bytes, unwrap, wrap
+from viz.storage.sealing import unseal_bytes, unwrap, wrap
 
 KEYS_AN_HOUR: Final = 20
 _HOUR_S: Final = 3_600
@@ -108,6 +104,7 @@ class Custodian:
         self._clock, self._identity, self._policy = clock, identity, policy
         self._directory = directory
         self._challenges = Challenges(clock)
+        self._permissions = KeyPermissions(chain, ledger)
         self._changing: set[ContentId] = set()
 
     @property
@@ -195,7 +192,7 @@ class Custodian:
         return content
 
     async def _content(self, number: int) -> ContentState:
-        content = await self._chain.content(_work_id(number))
+        content = await self._chain.content(work_id(number))
         if content is None:
             raise LicenseError(f"there is no work {number}: check the id")
         return content
@@ -282,9 +279,9 @@ class Custodian:
         if not await is_signed(self._chain, digest, asked.signature, said.requester):
             raise InvalidSignature(f"the request for a key is not signed by {said.requester}")
         self._challenges.spend(said.challenge, said.expiry_s)
-        recipient = await self._recipient_of(said)
+        recipient = await self._permissions.recipient_of(said)
         head = await self._chain.head()
-        cid = await self._permitted(said)
+        cid = await self._permissions.cid_for(said)
         key = await self._keys.get(cid)
         if key is None:
             raise KeyUnknown(
@@ -324,59 +321,6 @@ class Custodian:
         """Keep the key of a blob that this node sealed itself."""
         await self._keys.put(cid, key)
 
-    async def _permitted(self, said: KeyRequest) -> Cid:
-        """Return the CID whose key the chain permits the requester to have."""
-        if said.kind == KeyKind.WORK:
-            return await self._permitted_work(_work_id(said.item_id), said.requester)
-        if said.kind == KeyKind.ADAPTER:
-            if not 0 < said.item_id <= UINT32_MAX:
-                raise UnknownAdapter(f"there is no adapter {said.item_id}: check the id")
-            return await self._permitted_adapter(AdapterId(said.item_id), said.requester)
-        raise InvalidRequest(f"kind is {said.kind}: write 1 for a work, 2 for an adapter")
-
-    async def _permitted_work(self, content_id: ContentId, requester: Address) -> Cid:
-        grant = await self._chain.grant(content_id, requester)
-        if grant is None or not grant.live:
-            why = "has no grant" if grant is None else "no longer has a live grant"
-            raise NoLiveGrant(
-                f"{requester} {why} to work {content_id}: acquire one, then ask again",
-                contents=[int(content_id)],
-            )
-        terms = await self._chain.terms(grant.terms_hash)
-        if terms is None or not terms.terms.permits(Use.TRAIN):
-            raise NoLiveGrant(
-                f"the grant to work {content_id} does not permit training, so its key is not given",
-                contents=[int(content_id)],
-            )
-        record = await self._ledger.custody(content_id)
-        if record is None:
-            raise KeyUnknown(
-                f"this node does not hold the key of work {content_id}: ask another custodian of "
-                "its listing"
-            )
-        return record.cid
-
-    async def _permitted_adapter(self, adapter_id: AdapterId, requester: Address) -> Cid:
-        state = await self._chain.adapter(adapter_id)
-        if state is None:
-            raise UnknownAdapter(
-                f"adapter {adapter_id} is not registered or not confirmed yet: check the id, or "
-                "try again later"
-            )
-        reason = (await self._chain.servable(adapter_id, requester)).reason
-        if reason is not None:
-            raise AdapterNotServable(f"{requester} may not serve adapter {adapter_id}: {reason}")
-        return state.cid
-
-    async def _recipient_of(self, said: KeyRequest) -> str:
-        """Return the age recipient that the request or the directory names."""
-        recipient = said.age_recipient
-        if not recipient:
-            entry = await self._chain.node_entry(said.requester)
-            recipient = entry.age_key if entry is not None else ""
-        check_recipient(recipient)
-        return recipient
-
     def _require_ours(self, custodian: Address, origin: str) -> None:
         mine = self._identity
         if (custodian, origin) != (mine.node, mine.origin):
@@ -384,12 +328,6 @@ class Custodian:
                 f"the request is signed for {custodian} at {origin[:200]}, and this node is "
                 f"{mine.node} at {mine.origin}: sign one for this node"
             )
-
-
-def _work_id(number: int) -> ContentId:
-    if not 0 < number <= JSON_INTEGER_MAX:
-        raise LicenseError(f"there is no work {number}: check the id")
-    return ContentId(number)
 
 
 def _require_work(sealed: Path, key: str, content: ContentState) -> None:
