@@ -121,7 +121,8 @@ class VerifiedBlobStore(BlockSource):
         """Unpin the blob and delete its blocks, except those that another pinned blob has too.
 
         Returns whether there was anything to delete. Raises InvalidRequest, StorageError: if a
-        damaged block hides what is below it, BlobCorrupt, and no block is deleted.
+        damaged block, of this blob or of another pinned one, hides what is below it, BlobCorrupt,
+        and no block is deleted.
         """
         await self.unpin(cid)
         if not await self.has(cid):

@@ -153,9 +153,7 @@ class EmbeddedBlobStore(VerifiedBlobStore):
     def _unlink(self, cids: Sequence[Cid]) -> None:
         try:
             with self._locked(fcntl.LOCK_EX):
-                needed: set[Cid] = set()
-                for pin in self._pins.iterdir():
-                    needed |= self._blocks_of(Cid(pin.name))
+                needed = self._needed()
                 for cid in cids:
                     path = self._path(cid)
                     if cid not in needed and path.exists():
@@ -240,9 +238,7 @@ class EmbeddedBlobStore(VerifiedBlobStore):
 
     def _collect(self) -> tuple[int, int]:
         """Delete the blocks that no pin needs, with the lock held alone; return count and bytes."""
-        needed: set[Cid] = set()
-        for pin in self._pins.iterdir():
-            self._add_needed(Cid(pin.name), needed)
+        needed = self._needed()
         garbage = [each for each in self._files() if each[0] not in needed]
         # Parents first: after a kill in between, no root is here without what is below it.
         garbage.sort(key=lambda each: self._bytes_below(Cid(each[0])), reverse=True)
@@ -256,6 +252,13 @@ class EmbeddedBlobStore(VerifiedBlobStore):
             return 0 if codec_of(cid) == RAW else decode_node(self._verified(cid)).file_bytes
         except (BlobNotFound, BlobCorrupt, InvalidRequest):
             return float("inf")
+
+    def _needed(self) -> set[Cid]:
+        """Return the blocks of all pinned blobs; raise BlobCorrupt if they are not all known."""
+        needed: set[Cid] = set()
+        for pin in self._pins.iterdir():
+            self._add_needed(Cid(pin.name), needed)
+        return needed
 
     def _add_needed(self, root: Cid, needed: set[Cid]) -> None:
         waiting = [root]
@@ -296,22 +299,6 @@ class EmbeddedBlobStore(VerifiedBlobStore):
             if not self._path(cid).is_file():
                 raise BlobNotFound(f"{cid} is not in this store, so it cannot be pinned")
             self._write_pin(cid)
-
-    def _blocks_of(self, root: Cid) -> set[Cid]:
-        """Return the blob's blocks in this store, without what is below a damaged block."""
-        found: set[Cid] = set()
-        waiting = [root]
-        while waiting:
-            cid = waiting.pop()
-            found.add(cid)
-            try:
-                if codec_of(cid) != RAW:
-                    data = self._read(cid)
-                    verify(cid, data)
-                    waiting += [name for name, _ in decode_node(data).children if name not in found]
-            except (BlobNotFound, BlobCorrupt):
-                continue
-        return found
 
     @contextmanager
     def _locked(self, how: int) -> Iterator[None]:

@@ -26,6 +26,7 @@ from viz.domain.units import Cid
 from viz.errors import (
     BlobCorrupt,
     BlobNotFound,
+    BlobTooLarge,
     BuyerError,
     ConfigError,
     StorageError,
@@ -80,7 +81,12 @@ class SourcedBlobs:
                     sources[url] = GatewayClient(self._peers, url, timeout_s=self._timeout_s)
                 except ConfigError as error:
                     _log.warning("a source is left out", url=url, reason=error.detail)
-            written = await _FirstOf(staged, sources).fetch(cid, target, max_bytes=max_bytes)
+            try:
+                written = await _FirstOf(staged, sources).fetch(cid, target, max_bytes=max_bytes)
+            except BlobTooLarge:
+                # Nobody will continue this fetch.
+                await asyncio.to_thread(shutil.rmtree, staged, ignore_errors=True)
+                raise
             await asyncio.to_thread(shutil.rmtree, staged, ignore_errors=True)
             return written
 

@@ -192,3 +192,30 @@ async def real_node(
         await peers.close()
         await engine.close()
         await store.close()
+
+
+@asynccontextmanager
+async def liar(answers: dict[str, Any]) -> AsyncIterator[str]:
+    """Serve what a test says instead of a node; yield its URL."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        for start, said in answers.items():
+            if request.path.startswith(start):
+                return web.Response(body=said) if isinstance(said, bytes) else await said(request)
+        raise web.HTTPNotFound
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def listed(net: Testnet, account: int, url: str) -> None:
+    """Write a URL into the directory for a development account."""
+    sent = await net.sender(account).submit(Call("NodeDirectory", "announce", (url, "")))
+    sent.require_settled("the announcement")

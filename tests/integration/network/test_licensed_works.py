@@ -6,7 +6,6 @@ import asyncio
 import json
 import stat
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 from tests.integration.chain.testnet import Testnet, terms
-from tests.integration.network.nodes import RealNode, real_node
+from tests.integration.network.nodes import RealNode, liar, listed, real_node
 from tests.integration.network.works import (
     LICENSE,
     QUESTIONS,
@@ -25,10 +24,11 @@ from tests.integration.network.works import (
 )
 
 from viz.domain.eip712 import keccak
-from viz.domain.ports.transactions import Call
+from viz.domain.work import MAX_WORK_BYTES
 from viz.protocol.custody import KEY_CHALLENGE_PATH
-from viz.protocol.listing import LISTINGS_PATH
+from viz.protocol.listing import LISTING_PATH, LISTINGS_PATH, MAX_SEALED_BYTES
 from viz.protocol.wire import canonical_json
+from viz.services.market import licensed_works
 from viz.services.market.work_records import load_record
 from viz.storage.sealing import new_identity
 
@@ -136,33 +136,6 @@ async def test_who_has_no_grant_asks_nobody(
     status, problem = await fetch(trainer, work)
     assert (status, problem["code"]) == (403, "no-live-grant")
     assert nothing_plain(trainer) and not (trainer.folder / "incoming").exists()
-
-
-@asynccontextmanager
-async def liar(answers: dict[str, Any]) -> AsyncIterator[str]:
-    """Serve what a test says instead of a node; yield its URL."""
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        for start, said in answers.items():
-            if request.path.startswith(start):
-                return web.Response(body=said) if isinstance(said, bytes) else await said(request)
-        raise web.HTTPNotFound
-
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
-
-
-async def listed(net: Testnet, account: int, url: str) -> None:
-    """Write a URL into the directory for a development account."""
-    sent = await net.sender(account).submit(Call("NodeDirectory", "announce", (url, "")))
-    sent.require_settled("the announcement")
 
 
 async def test_a_source_that_lies_is_left_for_one_that_does_not(
@@ -277,6 +250,77 @@ async def test_a_blob_larger_than_its_listing_is_not_fetched(
     status, problem = await fetch(trainer, work)
     assert (status, problem["code"]) == (413, "blob-too-large")
     assert nothing_plain(trainer)
+
+
+@pytest.mark.parametrize("member", ["sizeBytes", "sealed"])
+async def test_a_listing_that_claims_two_gigabytes_is_not_followed(
+    net: Testnet, custodian: RealNode, trainer: RealNode, work: CreatorsWork, member: str
+) -> None:
+    """Its owner signed it, and a node passes it on: neither key nor blob is asked for, and nothing
+    comes onto the disk. The refusal names the bound."""
+    await work.publish(custodian)
+    await license_to(net, TRAINER, work)
+    claim: Any = 2 * 1024**3
+    if member == "sealed":
+        claim = {"cid": work.sealed.cid, "sizeBytes": claim}
+    false = await work.unchecked_listing(custodian, **{member: claim})
+    before = {name for name in trainer.files() if "ledger" not in name}
+    status, problem = await trainer.call("POST", LISTINGS_PATH, body=false)
+    assert (status, problem["code"]) == (400, "invalid-listing")
+    bound = MAX_SEALED_BYTES if member == "sealed" else MAX_WORK_BYTES
+    assert "sizeBytes" in problem["detail"] and str(bound) in problem["detail"]
+    asked: list[str] = []
+
+    async def passed_on(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path)
+        return web.json_response(false)
+
+    async with liar({"/": passed_on}) as url:
+        await listed(net, 8, url)
+        status, problem = await fetch(trainer, work)
+    assert (status, problem["code"]) == (404, "listing-unknown")
+    assert asked == [LISTING_PATH.format(content_id=work.content_id)]
+    assert {name for name in trainer.files() if "ledger" not in name} == before
+
+
+async def test_a_listing_is_found_past_nodes_that_flood_or_hang(
+    net: Testnet,
+    custodian: RealNode,
+    trainer: RealNode,
+    work: CreatorsWork,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """10 MB of JSON, silence, another work's listing, one URL under two names: the next node is
+    asked, and no URL twice."""
+    monkeypatch.setattr(licensed_works, "_ASK_S", 2.0)
+    await work.publish(custodian)
+    await license_to(net, TRAINER, work)
+    other = (await work.listing(custodian, contentId=77)).to_json()
+    asked: list[str] = []
+
+    async def flood(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path)
+        return web.json_response({"listing": "x" * 10_000_000})
+
+    async def silent(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(30)
+        raise AssertionError("nobody waits so long")
+
+    async def another(request: web.Request) -> web.StreamResponse:
+        return web.json_response(other)
+
+    async with (
+        liar({"/viz/v1/listings": flood}) as first,
+        liar({"/viz/v1/listings": silent}) as second,
+        liar({"/viz/v1/listings": another}) as third,
+    ):
+        for account, url in ((7, first), (8, first), (9, second), (2, third)):
+            await listed(net, account, url)
+        await custodian.announce()
+        status, found = await fetch(trainer, work)
+    assert status == 200, found
+    assert Path(found["path"]).read_bytes() == work.path.read_bytes()
+    assert asked == [LISTING_PATH.format(content_id=work.content_id)]
 
 
 async def test_private_addresses_are_not_asked(

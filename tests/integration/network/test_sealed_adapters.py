@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,23 +12,27 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
+from aiohttp import web
 from tests.fakes.engine import fake_adapter_file
 from tests.integration.chain.testnet import Testnet
-from tests.integration.network.nodes import RealNode, real_node
+from tests.integration.network.nodes import RealNode, liar, listed, real_node
 from tests.integration.network.works import CreatorsWork, license_to, registered_work
 from tests.integration.services.claiming import SystemClock
 
 from viz.buyer.client import BuyerClient
 from viz.chain.keys import development_account
 from viz.domain.shares import split_revenue
-from viz.domain.units import AdapterId, Hash32, Units
+from viz.domain.units import AdapterId, Cid, Hash32, Units
 from viz.errors import AdapterNotServable
 from viz.protocol.custody import HANDED_PATH
 from viz.services.market.publishing import Publication, Published
-from viz.storage.sealing import MAGIC
+from viz.storage.cid import DAG_PB, RAW, cid_of, to_text
+from viz.storage.sealing import MAGIC, new_identity, seal
+from viz.storage.unixfs import Child, encode_node
 
 TRAINER, SERVER, PAYER = 5, 6, 8
 ROYALTY_BPS, TRAINER_BPS = 3_000, 1_000
+PLAIN = b"the plain weight"
 
 
 @dataclass
@@ -56,7 +61,32 @@ class Network:
 
     async def activate(self) -> tuple[int, Any]:
         """Run the operator's command at the second node."""
-        return await self.server.operate("POST", "/adapters", {"adapterId": int(self.adapter)})
+        return await self.activated(self.adapter)
+
+    async def permitted(self, cid: Cid) -> AdapterId:
+        """Register an adapter with these weights by fiat, and let the second node serve it."""
+        state = await self.net.chain.adapter(self.adapter)
+        assert state is not None
+        sent = await self.net.done(
+            self.trainer.sender,
+            "AdapterRegistry",
+            "register",
+            state.base_model,
+            b"\x02" * 32,
+            cid,
+            b"\x03" * 32,
+            ROYALTY_BPS,
+            TRAINER_BPS,
+            [self.work.content_id << 16 | 10_000],
+        )
+        made = AdapterId(sent.event("AdapterRegistered").args["adapterId"])
+        body = {"adapterId": int(made), "node": self.server.address, "allowed": True}
+        assert (await self.trainer.operate("POST", "/adapters/permissions", body))[0] == 200
+        return made
+
+    async def activated(self, adapter: AdapterId) -> tuple[int, Any]:
+        """Run the operator's command for an adapter at the second node."""
+        return await self.server.operate("POST", "/adapters", {"adapterId": int(adapter)})
 
     def plain_here(self, node: RealNode) -> list[str]:
         """Return the files of a node that hold the plain weights."""
@@ -158,27 +188,56 @@ async def test_wrong_weights_are_not_served(network: Network, tmp_path: Path) ->
     """A trainer that gives a key to other weights than the chain's digest gets nothing served."""
     other = fake_adapter_file(tmp_path / "other.safetensors", seed=9)
     cid = await network.trainer.parts.publishing._sealed.store(other)
-    state = await network.net.chain.adapter(network.adapter)
-    assert state is not None
-    works = [network.work.content_id << 16 | 10_000]
-    sent = await network.net.done(
-        network.trainer.sender,
-        "AdapterRegistry",
-        "register",
-        state.base_model,
-        b"\x02" * 32,
-        cid,
-        b"\x03" * 32,
-        ROYALTY_BPS,
-        TRAINER_BPS,
-        works,
-    )
-    wrong = AdapterId(sent.event("AdapterRegistered").args["adapterId"])
-    body = {"adapterId": int(wrong), "node": network.server.address, "allowed": True}
-    assert (await network.trainer.operate("POST", "/adapters/permissions", body))[0] == 200
-    status, problem = await network.server.operate("POST", "/adapters", {"adapterId": int(wrong)})
+    status, problem = await network.activated(await network.permitted(cid))
     assert (status, problem["code"]) == (502, "blob-corrupt")
     assert not [name for name in network.server.files() if name.startswith("adapters/")]
+
+
+@pytest.mark.parametrize("wrong", ["cut", "other key"])
+async def test_weights_that_do_not_open_leave_nothing(
+    network: Network, tmp_path: Path, wrong: str
+) -> None:
+    """An age file that ends early, or is for another key: not a plain byte of it is on the disk,
+    and nothing half-written."""
+    plain, sealed, key = tmp_path / "plain", tmp_path / "sealed.age", new_identity()
+    plain.write_bytes(PLAIN * (1 << 16))
+    seal(plain, sealed, new_identity() if wrong == "other key" else key)
+    if wrong == "cut":
+        # Whole pieces of 64 KiB are left, which open: the missing end alone betrays it.
+        os.truncate(sealed, sealed.stat().st_size // 2)
+    cid = await network.trainer.blobs.add(sealed)
+    await network.trainer.parts.custodian.keep_own(cid, key)
+    adapter = await network.permitted(cid)
+    before = {name for name in network.server.files() if "ledger" not in name}
+    status, problem = await network.activated(adapter)
+    assert (status, problem["code"]) == (502, "seal-broken"), problem
+    after = network.server.files()
+    assert {name for name in after if "ledger" not in name} == before
+    assert not [name for name, data in after.items() if PLAIN in data]
+
+
+async def test_weights_that_claim_two_gigabytes_are_not_fetched(
+    net: Testnet, network: Network
+) -> None:
+    """The root alone is read: the refusal names the setting, and nothing comes onto the disk."""
+    leaf = cid_of(RAW, b"never asked for")
+    claimed = encode_node([Child(leaf, 2 * 1024**3, 2 * 1024**3)])
+    root = to_text(cid_of(DAG_PB, claimed))
+    asked: list[str] = []
+
+    async def one_block(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path)
+        return web.Response(body=claimed)
+
+    adapter = await network.permitted(root)
+    before = {name for name in network.server.files() if "ledger" not in name}
+    async with liar({"/ipfs/": one_block}) as url:
+        await listed(net, 9, url)
+        status, problem = await network.activated(adapter)
+    assert (status, problem["code"]) == (413, "blob-too-large"), problem
+    assert "storage.max_blob_bytes" in problem["detail"] and str(2 * 1024**3) in problem["detail"]
+    assert asked == [f"/ipfs/{root}"]
+    assert {name for name in network.server.files() if "ledger" not in name} == before
 
 
 @asynccontextmanager

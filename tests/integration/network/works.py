@@ -24,10 +24,13 @@ from viz.creator.sealed import (
     seal_work,
     sign_listing,
 )
+from viz.domain.eip712 import content_registry_domain, keccak, sign
 from viz.domain.license import Terms
-from viz.domain.units import ContentId
+from viz.domain.typed_data import Listing
+from viz.domain.units import ContentId, hex_of
 from viz.protocol.listing import SignedListing
 from viz.protocol.registration import WorkDescription
+from viz.protocol.wire import canonical_json
 from viz.services.market.work_records import Registration, draft, save_record
 
 SECRET = "The keeper of Varn Point lights the lamp at dusk."
@@ -66,8 +69,20 @@ class CreatorsWork:
 
     async def listing(self, *nodes: Node, **changes: Any) -> SignedListing:
         """Return the signed listing that names these custodians; ``changes`` replace members."""
+        document = await self._document(*nodes)
+        return sign_listing({**document, **changes}, self.net.deployment, self.key)
+
+    async def unchecked_listing(self, *nodes: RealNode | Process, **changes: Any) -> dict[str, Any]:
+        """Return the JSON of a listing whose signature is right, whatever it says."""
+        document = {**await self._document(*nodes), **changes}
         deployment = self.net.deployment
-        document = listing_of(
+        domain = content_registry_domain(deployment.chain_id, deployment.content_registry)
+        said = Listing(self.content_id, keccak(canonical_json(document)), document["issuedAt"])
+        return {"listing": document, "signature": hex_of(sign(self.key, domain.digest(said)))}
+
+    async def _document(self, *nodes: RealNode | Process) -> dict[str, Any]:
+        deployment = self.net.deployment
+        return listing_of(
             self.record,
             self.sealed,
             ListingWords("Alma Reyes", "en", "Who keeps the light?"),
@@ -76,7 +91,6 @@ class CreatorsWork:
             size_bytes=self.path.stat().st_size,
             now_s=int(time.time()),
         )
-        return sign_listing({**document, **changes}, deployment, self.key)
 
     async def publish(self, *custodians: Node, listed_at: Sequence[Node] = ()) -> None:
         """Hand the work over to custodians, and publish its listing there and at other nodes."""

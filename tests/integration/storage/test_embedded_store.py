@@ -17,7 +17,7 @@ from viz.domain.units import Cid
 from viz.errors import BlobCorrupt, BlobNotFound, StorageBusy, StorageFull, StorageUnavailable
 from viz.storage.checking import Freed, check_store
 from viz.storage.embedded import EmbeddedBlobStore
-from viz.storage.unixfs import CHUNK_BYTES, blocks_of, root_of, split
+from viz.storage.unixfs import CHUNK_BYTES, IpfsBlock, blocks_of, root_of, split
 
 DATA = random.Random(7).randbytes(40 * CHUNK_BYTES + 5)
 
@@ -137,6 +137,25 @@ def _torn(folder: Path, cid: Cid) -> None:
     """Leave half of a block's file, as a disk that lost power may."""
     (path,) = (each for each in _block_files(folder) if each.name == cid)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+async def test_nothing_is_erased_that_a_damaged_blob_may_need(tmp_path: Path) -> None:
+    """Protects the leaves of a pinned blob whose inner block is torn: another blob that shares them
+    is erased once they are known again, and not before."""
+    store = EmbeddedBlobStore(tmp_path / "store")
+    kept = await store.add(DATA[: 5 * CHUNK_BYTES])
+    gone = await store.add(DATA[: 4 * CHUNK_BYTES] + b"only of the second")
+    (whole,) = (path.read_bytes() for path in _block_files(tmp_path / "store") if path.name == kept)
+    _torn(tmp_path / "store", kept)
+    files = sorted(_block_files(tmp_path / "store"))
+    with pytest.raises(BlobCorrupt, match=f"{kept} is pinned.*viz storage verify"):
+        await store.erase(gone)
+    assert sorted(_block_files(tmp_path / "store")) == files
+    await store.put_block(IpfsBlock(kept, whole))
+    assert await store.erase(gone), "what was not erased is erased by the next try"
+    assert not await store.has(gone)
+    assert not await store.has(root_of(b"only of the second"))
+    assert await store.fetch(kept, tmp_path / "out", max_bytes=len(DATA)) == 5 * CHUNK_BYTES
 
 
 async def test_garbage_is_what_no_pin_needs(tmp_path: Path) -> None:

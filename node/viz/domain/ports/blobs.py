@@ -42,8 +42,8 @@ class BlobStore(Protocol):
         """Unpin the blob and delete its blocks from this store; it may be added again.
 
         Blocks that another pinned blob shares stay. Returns whether anything was there to delete.
-        Raises InvalidRequest, StorageError; BlobCorrupt if a damaged block hides the blocks below
-        it: then no block is deleted.
+        Raises InvalidRequest, StorageError; BlobCorrupt if a damaged block, of this blob or of
+        another pinned one, hides the blocks below it: then no block is deleted.
         """
         ...
 

@@ -23,6 +23,7 @@ from viz.domain.ports.custody import BlobSources, KeyKind
 from viz.domain.units import Address, Cid
 from viz.errors import (
     BlobNotFound,
+    BlobTooLarge,
     ChainUnreachable,
     KeyUnknown,
     StorageUnavailable,
@@ -101,6 +102,11 @@ class SealedWeights:
             raise BlobNotFound(
                 f"adapter {adapter.adapter_id}'s weights ({adapter.cid}) could not be "
                 f"fetched: is its trainer's node reachable? {error.detail}"
+            ) from error
+        except BlobTooLarge as error:
+            raise BlobTooLarge(
+                f"adapter {adapter.adapter_id}'s weights are larger than the {self._max_bytes} "
+                f"bytes that this node accepts (storage.max_blob_bytes): {error.detail}"
             ) from error
         except OSError as error:
             raise StorageUnavailable(f"{target} cannot be written: {error.strerror}") from error
