@@ -46,9 +46,9 @@ def certificates(
     deployment: DeploymentFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a node says that it destroyed of a withdrawn work, and check its signature.
+    """Show a node's certificates of what it destroyed of a work, and check their signatures.
 
-    A certificate is a signed statement of the node: it proves who said it, not that no copy is
+    A certificate is a signed statement of the node. It proves who said it, but not that no copy is
     left.
     """
     from viz.domain.eip712 import settlement_domain
@@ -80,7 +80,7 @@ def say_certificate(made: DestructionCertificate) -> None:
             *(ended if signed.withdrawn_at_s else [("custody ended", moment(signed.due_at_s))]),
             *(("destroyed", f"{item.kind} {item.name}") for item in made.destroyed),
             *(("left", f"{item.kind} {item.name}: {item.reason}") for item in made.left),
-            *(("not to recall", words) for words in made.beyond_recall),
+            *(("cannot recall", words) for words in made.beyond_recall),
         ],
     )
 
@@ -93,7 +93,7 @@ def end_custody(
         list[str] | None,
         typer.Option(
             "--custodian",
-            help="A node that is to destroy them; repeat it. Default: all that the listing names.",
+            help="URL of a custodian to ask; repeat it. Default: all that the listing names.",
             show_default=False,
         ),
     ] = None,
@@ -147,11 +147,14 @@ async def _end(
         answer = await get_json(node, LISTING_PATH.format(content_id=content_id))
         urls = [each.url for each in SignedListing.from_json(answer).listing.custodians]
     lines(
-        f"You have the key and the sealed bytes of work {content_id} destroyed at:",
+        f"These custodians will destroy the key and the sealed bytes of work {content_id}:",
         [("custodian", url) for url in urls],
         to=err if quiet else out,
     )
-    agreed("Destroy them there? Trainings that did not fetch the work yet cannot.", yes=yes)
+    agreed(
+        "Destroy them there? Trainers who did not fetch the work yet no longer get it there.",
+        yes=yes,
+    )
     done, errors = [], []
     for url in urls:
         try:

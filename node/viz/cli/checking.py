@@ -21,13 +21,13 @@ _SHOWN_OPT_OUTS: Final = 6
 
 @guarded
 def check(
-    sources: Annotated[list[Path], typer.Argument(help="A work, or what it is made of.")],
+    sources: Annotated[list[Path], typer.Argument(help="A work, or the files that it is made of.")],
     node: NodeUrl = LOCAL_NODE,
     alone: Annotated[
-        bool, typer.Option("--alone", help="Compare with no listings: ask no node for them.")
+        bool, typer.Option("--alone", help="Do not ask a node for works to compare with.")
     ] = False,
     encoding: Annotated[
-        str, typer.Option("--encoding", help="Of text without a mark, as for `viz content import`.")
+        str, typer.Option("--encoding", help="Encoding of texts that do not name theirs.")
     ] = "",
     as_json: AsJson = False,
 ) -> None:
@@ -77,13 +77,13 @@ def _tell(told: dict[str, Any]) -> None:
         ("kind", told["kind"]),
         ("words", f"about {told['words']}"),
         ("chunks", told["chunks"]),
-        ("language", language or "not told by its words: name it when you register"),
+        ("language", language or "not recognised: name it when you register"),
         ("content code", f"{told['iscc']}  (part of its listing)"),
     ]
     rows += [(f"personal data: {each['kind']}", _people(each)) for each in told["personalData"]]
     if not told["personalData"]:
-        rows.append(("personal data", "none that has a form of its own"))
-    rows += [("  not seen", told["personalDataUnseen"]), *_rights(told), *_learned(told)]
+        rows.append(("personal data", "none found that has a known form"))
+    rows += [("  not looked for", told["personalDataUnseen"]), *_rights(told), *_learned(told)]
     rows.append(("near copies", _compared(told)))
     table("Before you sign", ("what", "value"), [(name, plain(str(value))) for name, value in rows])
     if told["alike"]:
@@ -92,7 +92,7 @@ def _tell(told: dict[str, Any]) -> None:
             for each in told["alike"]
         ]
         table("Listed works that share passages", ("#work", "title", "credit", "shared"), near)
-        say("A near copy may be registered: the earlier registration stays, for anyone to see.")
+        say("You may register a near copy; the earlier registration stays visible to all.")
     if left := told["leftOut"]:
         lines("Left out", [(each["name"], each["why"]) for each in left])
 
@@ -108,11 +108,16 @@ def _rights(told: dict[str, Any]) -> list[tuple[str, object]]:
         for each in told["optOuts"][:_SHOWN_OPT_OUTS]
     ]
     if not rows:
-        rows.append(("rights", "no reservation stands in the file (that gives no rights either)"))
+        rows.append(("rights", "the file reserves none (that alone gives you no rights)"))
     if signer := told["rightsSignedBy"]:
         rows.append(("  so", f"{signer} signed that the rights are theirs"))
     elif told["reserved"]:
-        rows.append(("  so", "training is reserved: `viz content import --rights-are-mine KEY`"))
+        rows.append(
+            (
+                "  so",
+                "training is reserved; if it is yours: `viz content import --rights-are-mine KEY`",
+            )
+        )
     return rows
 
 
@@ -133,7 +138,7 @@ def _learned(told: dict[str, Any]) -> list[tuple[str, object]]:
 def _compared(told: dict[str, Any]) -> str:
     how = told["compared"]
     if how["why"]:
-        return f"not looked for: {how['why']}"
+        return f"not compared: {how['why']}"
     return (
         f"{len(told['alike'])} among {how['withCode']} listed works with a code, of "
         f"{how['listings']} at {how['node']}"

@@ -114,8 +114,8 @@ def receipts(
         typer.Option(
             "--periods",
             metavar="URL",
-            help="The node's URL: also check that what it published of its receipts has yours, and "
-            "sums to what it claimed.",
+            help="The node's URL: also check that its published receipts include yours, and add up "
+            "to what it claimed.",
         ),
     ] = "",
     rpc: CreatorRpcOption = "",

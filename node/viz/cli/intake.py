@@ -67,11 +67,11 @@ def import_work(
         bool, typer.Option("--replace", help="Replace an earlier import in the folder.")
     ] = False,
     max_pages: Annotated[
-        int, typer.Option("--max-pages", min=1, help="Of a site: how many pages at most.")
+        int, typer.Option("--max-pages", min=1, help="Most pages to fetch of a site.")
     ] = 200,
     private_addresses: Annotated[
         bool,
-        typer.Option("--private-addresses", help="Also a site of this machine or its network."),
+        typer.Option("--private-addresses", help="Allow a site on this machine or its network."),
     ] = False,
     rights_are_mine: RightsKey = None,
     yes: Yes = False,

@@ -57,7 +57,9 @@ def provenance(
             table(f"Provenance of adapter {adapter_id}", ("form", "media type", "URL"), rows)
         return
     if as_json and form is ProvenanceForm.SUMMARY_MARKDOWN:
-        raise InvalidRequest("Markdown is no JSON: take --format summary-json, or leave --json out")
+        raise InvalidRequest(
+            "Markdown cannot be shown as JSON: use --format summary-json, or leave out --json"
+        )
     raw = run(get_bytes(node, f"{path}/{form.value}"), logs=False)
     if file is not None:
         file.write_bytes(raw)

@@ -37,16 +37,16 @@ def answer(
         typer.Option(
             min=0.0,
             max=1.0,
-            help="How many nats less likely than the best a token of the answer may be. Default: "
-            "what two paths of this engine were measured to differ by; a node that computes in "
-            "bfloat16, or on vLLM, needs more.",
+            help="How much less likely than the likeliest token a token of the answer may be, in "
+            "nats. Default: the most that two ways to compute in this engine differed by when "
+            "measured. A node that computes in bfloat16, or on vLLM, needs more.",
         ),
     ] = None,
     same_processor: Annotated[
         bool,
         typer.Option(
             "--same-processor",
-            help="You know that the node computes as this machine does: take no other token.",
+            help="The node computes on the same class of processor: permit no other token.",
         ),
     ] = False,
     rpc: CreatorRpcOption = "",
@@ -57,8 +57,8 @@ def answer(
     """Replay a greedy answer under the weights that the chain names for its adapter.
 
     The node signed request and text with its receipt. Exit code 0: these weights give this text.
-    13: they do not, or the receipt is not for it. 14: it cannot be replayed, since it was drawn by
-    chance. Needs the model stack (viz-node[node]).
+    13: they do not, or the receipt is not for it. 14: it cannot be replayed, because its
+    tokens were drawn by chance. Needs the model stack (viz-node[node]).
     """
     trusted = trusted_deployment(deployment, folder)
     rpc = required_rpc(rpc, trusted, "an audit of an answer")
@@ -144,7 +144,7 @@ def _asked(record: AnswerEvidence) -> TextRequest | str:
     try:
         body = load_json(record.body)
         if not isinstance(body, dict):
-            return "its body is no object"
+            return "its body is not a JSON object"
         read = read_chat if record.path == CHAT_PATH else read_completion
         return read(body, max_choices=128)
     except InvalidRequest as error:

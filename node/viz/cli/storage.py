@@ -37,9 +37,7 @@ def gc(config: ConfigFile = None, folder: DataDir = None, as_json: AsJson = Fals
 def verify(
     source: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Gateway to get lost blocks from again; may be repeated, asked in order."
-        ),
+        typer.Option(help="Gateway to get lost blocks from; repeat it, they are asked in order."),
     ] = None,
     config: ConfigFile = None,
     folder: DataDir = None,
@@ -47,7 +45,7 @@ def verify(
 ) -> None:
     """Read every block of every pinned blob, and get damaged ones again from the sources.
 
-    Exits with an error if a blob stays damaged; what is lost is named. Nothing is deleted.
+    Deletes nothing. If a blob stays damaged, names the lost blocks and exits with code 8.
     """
     settings = _settings(config, folder)
     found = run(_verify(settings, source or []))
