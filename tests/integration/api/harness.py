@@ -62,6 +62,7 @@ from viz.services.payments.sessions import SessionPolicy
 from viz.services.serving.paid_stream import ServingPolicy
 from viz.services.settlement.claim_loop import ClaimPolicy
 from viz.services.training.destroying import DestructionSettings
+from viz.storage.base import VerifiedBlobStore
 from viz.storage.deny_list import DenyList
 from viz.storage.denying import DenyingBlobStore
 from viz.storage.key_folder import KeyFolder
@@ -108,7 +109,7 @@ async def running_node(
     credit_window_units: Units = 0,
     relays: RelayPolicy | None = None,
     client_timeout_s: float = 60,
-    blobs: MemoryBlobStore | None = None,
+    blobs: VerifiedBlobStore | None = None,
     price: Price = PRICE,
     limits: ApiLimits | None = None,
     development: bool = True,
