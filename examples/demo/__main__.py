@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 from openai import OpenAIError
 from rich.console import Console
@@ -50,6 +52,7 @@ def main() -> int:
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="viz-demo-"))
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
+    signal.signal(signal.SIGTERM, _end)
     try:
         if arguments.network:
             network.tell(folder.resolve(), console)
@@ -62,6 +65,13 @@ def main() -> int:
     if arguments.folder is None:
         shutil.rmtree(folder, ignore_errors=True)
     return 0
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    """End as after an error, so that every process is stopped in its turn."""
+    # A second signal ends this process at once, and the kernel tells the others.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sys.exit(128 + number)
 
 
 def tell(folder: Path, console: Console, *, kubo: bool) -> None:

@@ -1,7 +1,8 @@
 """The demo's processes: the chain, the node, the buyer's proxy, and every command it gives.
 
 Owns starting, awaiting and ending them, and the folder they live in. Each is a real process with
-an own log; the demo itself only speaks to them as a person would.
+an own log; the demo itself only speaks to them as a person would. None outlives the demo, however
+it ends.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
+
+from viz.child_process import tied
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 START_LIMIT_S: Final = 240
@@ -106,7 +109,7 @@ class World:
         """Start a `viz` command that keeps running, its words in NAME.log."""
         log = (self.folder / f"{name}.log").open("w", encoding="utf-8")
         process = subprocess.Popen(
-            [sys.executable, "-m", "viz", *map(str, arguments)],
+            tied([sys.executable, "-m", "viz", *map(str, arguments)]),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
