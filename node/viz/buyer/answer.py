@@ -1,11 +1,11 @@
 """Ask for one paid answer: admission, the stream, the receipt.
 
-Owns the course of one request. ``viz.buyer.stream_payer`` owns its money.
+Owns the course of one request. ``viz.buyer.answer_admission`` owns its beginning, and
+``viz.buyer.stream_payer`` its money.
 
-Invariants: an answer is billed once, and its receipt states what arrived; a request is on disk
-before it is sent; if a request ends without a verified receipt, the voucher signer keeps it as an
-open request, so that the most it may cost stays counted; a node that does not keep to the request
-is not asked again.
+Invariants: an answer is billed once, and its receipt states what arrived; if a request ends without
+a verified receipt, the voucher signer keeps it as an open request, so that the most it may cost
+stays counted; a node that does not keep to the request is not asked again.
 """
 
 from __future__ import annotations
@@ -19,49 +19,35 @@ from typing import Any, Final, Self
 
 import aiohttp
 
+from viz.buyer.answer_admission import AnswerAdmission
 from viz.buyer.answer_context import AnswerContext
-from viz.buyer.checks import ExpectedReceipt, agreed_list_price, agreed_quote, check_receipt
-from viz.buyer.counting import Counter
+from viz.buyer.checks import ExpectedReceipt, check_receipt
 from viz.buyer.open_requests import OpenRequest
 from viz.buyer.received import AnswerChunk, ReceivedAnswer
 from viz.buyer.request import AskedRequest
 from viz.buyer.stream_payer import StreamPayer
-from viz.client.node_client import problem_of
 from viz.domain.receipt import SignedReceipt
-from viz.domain.units import Units, hex_of
+from viz.domain.units import Units
 from viz.errors import (
-    AccessTokenInvalid,
     DepositExceeded,
-    InvalidRequest,
     InvalidSignature,
-    LineBelowBest,
     NodeNotTrusted,
     NodeRefused,
     NodeUnreachable,
     PriceAboveCap,
-    QuoteExpired,
-    StaleVoucher,
     StoreError,
     VizError,
 )
-from viz.protocol.credential import voucher_to_text
-from viz.protocol.messages import AccessToken, AdapterOffer
 from viz.protocol.payment import (
     NEED_VOUCHER_EVENT,
-    PRICE_HEADER,
-    QUOTE_HEADER,
     RECEIPT_EVENT,
-    VOUCHER_HEADER,
-    Challenge,
     NeedVoucher,
-    price_to_header,
     receipt_from_json,
 )
 from viz.protocol.problems import error_of
 from viz.protocol.sse import ServerEvent, SseReader
 from viz.protocol.wire import parse_json
 
-ADMISSIONS: Final = 6
 BILL_WAIT_S: Final = 3.0
 
 
@@ -70,21 +56,27 @@ class PaidAnswer:
 
     def __init__(self, context: AnswerContext, path: str, body: dict[str, Any]) -> None:
         self._context = context
-        self.asked = AskedRequest(path, body)
+        self._admission = AnswerAdmission(context, AskedRequest(path, body))
         self._stack = AsyncExitStack()
         self._response: aiohttp.ClientResponse | None = None
-        self._offer: AdapterOffer
-        self._open_request: OpenRequest
-        self._payer: StreamPayer
-        self._counter: Counter
         self._arrival = ReceivedAnswer(1, 0)
-        self._sent = False
-        self._kept = False
         self._paying: asyncio.Task[None] | None = None
         self._failure: VizError | None = None
-        self._renewed = False
-        self._rides, self._free = True, False
+        self._free = False
         self.receipt: SignedReceipt | None = None
+
+    @property
+    def asked(self) -> AskedRequest:
+        """The request as it is sent: it names the model by its id once the offer is known."""
+        return self._admission.asked
+
+    @property
+    def _open_request(self) -> OpenRequest:
+        return self._admission.open_request
+
+    @property
+    def _payer(self) -> StreamPayer:
+        return self._admission.payer
 
     @property
     def text(self) -> str:
@@ -103,12 +95,13 @@ class PaidAnswer:
             return self.receipt.receipt.amount_units
         if self._free:
             return 0
-        return self._open_request.billed_units if self._sent and self._open_request.seq else None
+        begun = self._admission.sent and self._open_request.seq
+        return self._open_request.billed_units if begun else None
 
     @property
     def most_units(self) -> Units:
         """What the request cost; if there is no bill yet, the most that it may cost."""
-        known = self.cost_units is not None or not self._sent
+        known = self.cost_units is not None or not self._admission.sent
         return self.cost_units or 0 if known else self._open_request.units
 
     @property
@@ -116,153 +109,25 @@ class PaidAnswer:
         """The tokens of the prompt and of the text so far, as this buyer counts them."""
         return self._payer.prompt_tokens, self._arrival.tokens
 
-    # admission
-
     async def __aenter__(self) -> Self:
         try:
-            await self._admit()
+            self._response = await self._admission.begin(self._stack)
+            self._arrival = self._payer.begin()
         except BaseException as error:
-            if self._sent:
+            if self._admission.sent:
                 # The node may have admitted the request, so a bill may follow.
                 self._context.voucher_signer.leave_unreceipted(
                     self._open_request, broken=isinstance(error, NodeUnreachable)
                 )
-            elif self._kept:
+            elif self._admission.kept:
                 self._context.voucher_signer.drop(self._open_request)
             await self._stack.aclose()
-            if self._sent and isinstance(error, NodeUnreachable):
+            if self._admission.sent and isinstance(error, NodeUnreachable):
                 cost = self._open_request.cost_if_begun(self._context.deployment)
                 raise NodeUnreachable(f"{error.detail} ({cost})") from error
             raise
         self._paying = asyncio.create_task(self._pay(), name="viz-buyer-payer")
         return self
-
-    async def _admit(self) -> None:
-        context = self._context
-        await context.sync.sync_if_behind()
-        context.voucher_signer.require_trust()
-        self._offer = await context.node.offer_of(self.asked.model)
-        context.names.use(self.asked.model, self._offer)
-        self.asked = self.asked.naming(self._offer.model)
-        self._counter = await context.node.counter()
-        self._open_request = self._stack.enter_context(
-            context.voucher_signer.open_request(self._offer.adapter_id, self.asked.body)
-        )
-        # In a thread: counting a long prompt takes time, and other answers must not wait for it.
-        tokens = await asyncio.to_thread(self._counter.prompt_tokens, self.asked)
-        self._payer = StreamPayer(context, self.asked, self._open_request, self._counter, tokens)
-        attempts = ADMISSIONS
-        while attempts > 0:
-            # The node gives a payment to whichever request comes first. If another request began
-            # meanwhile, it may have used this one's payment, so the attempt is not counted. The
-            # number of such requests is limited.
-            beginning = len(context.voucher_signer.beginning(self._open_request))
-            attempt = AsyncExitStack()
-            try:
-                if await self._attempt(attempt):
-                    self._stack.push_async_callback(attempt.aclose)
-                    return
-            except BaseException:
-                await attempt.aclose()
-                raise
-            await attempt.aclose()
-            left = len(context.voucher_signer.beginning(self._open_request))
-            attempts -= 0 if left < beginning else 1
-        raise NodeRefused("the node keeps asking for payment: it does not accept what it is sent")
-
-    async def _attempt(self, stack: AsyncExitStack) -> bool:
-        """Send the request once; return whether the answer began.
-
-        If it did not, the cause was corrected, and another attempt makes sense. Raises the refusal
-        if no correction would help.
-        """
-        context = self._context
-        known = context.quotes.of(self._offer)
-        if known:
-            agreed = agreed_quote(*known)
-            headers = {QUOTE_HEADER: hex_of(agreed.quote_hash)}
-        else:
-            agreed = agreed_list_price(self._offer)
-            headers = {PRICE_HEADER: price_to_header(agreed.price)}
-        self._payer.agree(agreed)
-        await context.node.pin(self._offer)
-        token = await context.access.token()
-        if not self._kept:
-            await asyncio.to_thread(context.voucher_signer.keep, self._open_request)
-            self._kept = True
-        rides = self._payer.riding() if self._rides else None
-        if rides is not None:
-            headers[VOUCHER_HEADER] = voucher_to_text(rides)
-        self._sent = True
-        self._open_request.waits_since_s = time.monotonic()
-        try:
-            response = await stack.enter_async_context(
-                context.api.generate(self.asked.path, self.asked.body, token, headers)
-            )
-        except VizError as refusal:
-            # A refused request is not billed, and without a connection nothing was sent. After any
-            # other failure the node may have begun.
-            self._sent = isinstance(refusal, NodeUnreachable) and not isinstance(
-                refusal.__cause__, aiohttp.ClientConnectorError
-            )
-            if isinstance(refusal, AccessTokenInvalid):
-                context.access.drop(token)
-            elif rides is not None and isinstance(refusal, StaleVoucher | LineBelowBest):
-                context.voucher_signer.follow(refusal)
-            else:
-                await self._mend(refusal, quoted=known is not None)
-            return False
-        if response.status == 402:
-            self._sent = False
-            # Whatever was wrong with the voucher on the request: pay now what the node asks for.
-            self._rides = False
-            await self._answer_challenge(response, token, rode=rides is not None)
-            return False
-        self._response = response
-        self._arrival = self._payer.begin()
-        return True
-
-    async def _mend(self, refusal: VizError, *, quoted: bool) -> None:
-        """Change what the next attempt sends; raise the refusal if no change would help."""
-        context = self._context
-        if quoted and isinstance(refusal, QuoteExpired | InvalidRequest):
-            # InvalidRequest too: the request may want more tokens than the kept quote allows.
-            context.quotes.drop(self._offer)
-        elif isinstance(refusal, QuoteExpired):
-            # The node has changed its price since its description was read.
-            self._offer = await context.node.renewed_offer(self.asked.model)
-        else:
-            raise refusal
-
-    async def _answer_challenge(
-        self, response: aiohttp.ClientResponse, token: AccessToken, *, rode: bool
-    ) -> None:
-        refusal = await problem_of(response)
-        header = response.headers.get("WWW-Authenticate")
-        if header is None:
-            # Not the node's words, so it may have begun.
-            self._sent = isinstance(refusal, NodeUnreachable)
-            if rode and not self._sent:
-                return
-            raise refusal
-        context = self._context
-        challenge = Challenge.from_header(header)
-        if context.quotes.is_for_another(challenge, context.node.info, self._offer):
-            self._offer = await context.node.renewed_offer(self.asked.model)
-        context.quotes.accept(
-            challenge, context.node.info, self._offer, context.voucher_signer.channel
-        )
-        known = context.quotes.of(self._offer)
-        if challenge.need is None and not self._renewed:
-            # The channel is open, but the node does not know whose request this is. A new session
-            # tells it.
-            self._renewed = True
-            context.access.drop(token)
-            return
-        if challenge.need is None or known is None:
-            raise refusal
-        self._payer.agree(agreed_quote(*known))
-        await self._payer.pay_first(challenge.need)
 
     async def _pay(self) -> None:
         try:
@@ -374,7 +239,7 @@ class PaidAnswer:
         try:
             if self.receipt is not None:
                 raise NodeNotTrusted("the node bills one request twice")
-            check_receipt(signed, expected, self._counter)
+            check_receipt(signed, expected, self._admission.counter)
             self._context.voucher_signer.take(signed, self._open_request)
         except (NodeNotTrusted, InvalidSignature) as error:
             self._context.voucher_signer.distrust(error.detail)
