@@ -75,8 +75,8 @@ class ChainConfig(_Section):
             return 0 if development else CONFIRMATIONS
         if not self.confirmations and not development:
             raise ConfigError(
-                f"chain.confirmations is 0 and chain {chain_id} is no development chain: a block "
-                "that vanishes would take deposits and claims with it that this node counts on; "
+                f"chain.confirmations is 0 and chain {chain_id} is not a development chain: a "
+                "block that vanishes would take deposits and claims with it that this node counts on; "
                 f'write at least 1, or "auto" for {CONFIRMATIONS}'
             )
         return self.confirmations
@@ -172,7 +172,7 @@ class PriceConfig(_Section):
     def require_worth_relaying(self, token_decimals: int) -> None:
         """Raise ConfigError if deposits of next to nothing would be relayed where gas costs money.
 
-        Call it for every chain that is no development chain.
+        Call it for every chain that is not a development chain.
         """
         least_units = -(-(10**token_decimals) // LEAST_DEPOSITS_A_TOKEN)
         if self.minimum_deposit_units < least_units:

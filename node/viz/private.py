@@ -1,9 +1,9 @@
 """Folders and files that nobody else on the machine may look into: ledgers, keys, tokens.
 
-Owns their modes: 0700 and 0600, also where an earlier version or a generous umask left more. Every
-command is private from its start (``be_private``), with the programs that it starts: chain, Kubo,
-training. Folders that hold what others must not read are closed when they are opened, for what an
-earlier version left. Does not know what is in them.
+Owns their modes, 0700 and 0600, also if an earlier version or a permissive umask left more. Every
+command sets its umask at the start (``be_private``), also for the programs that it starts: chain,
+Kubo, training. A private folder is closed to others whenever it is opened, because an earlier
+version may have left it open.
 """
 
 from __future__ import annotations

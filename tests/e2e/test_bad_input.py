@@ -62,7 +62,7 @@ CASES = [
     Case("a training of nothing", "train {works}/none.txt --node {node}", INPUT,
          "invalid-request", "registration record"),
     Case("an unknown training setting", "train {works}/{licensed} --dry-run --set stepz=2"
-         " --node {node}", INPUT, "invalid-request", "is no training setting"),
+         " --node {node}", INPUT, "invalid-request", "is not a training setting"),
     Case("an absurd training setting", "train {works}/{licensed} --dry-run --set rank=0"
          " --node {node}", INPUT, "invalid-request", "rank must be 1 to 64"),
     Case("an unknown training", "adapter register none --node {node}", INPUT, "invalid-request",

@@ -104,7 +104,7 @@ def test_a_chain_whose_blocks_can_vanish_is_waited_for() -> None:
     assert chain.depth(1, development=False) == CONFIRMATIONS > 0
     none = chain.model_copy(update={"confirmations": 0})
     assert none.depth(31_337, development=True) == 0
-    with pytest.raises(ConfigError, match="chain 1 is no development chain"):
+    with pytest.raises(ConfigError, match="chain 1 is not a development chain"):
         none.depth(1, development=False)
 
 

@@ -51,7 +51,7 @@ class Gateway:
     async def blob(self, request: web.Request) -> web.StreamResponse:
         """Answer a blob's bytes or a part of them, one raw block, or a CAR of its blocks."""
         if request.headers.get("Service-Worker") == "script":
-            raise InvalidRequest("a blob is no service worker")
+            raise InvalidRequest("a blob is not served as a service worker")
         form = representation_of(request.query, request.headers.getall(hdrs.ACCEPT, ()))
         cid = Cid(request.match_info["cid"])
         headers = form.headers(cid)

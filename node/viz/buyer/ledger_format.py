@@ -102,7 +102,7 @@ def replay(channel: BuyerChannel, line: bytes) -> BuyerChannel:
         return take_receipt(channel, _link(reader))
     if event == "snapshot":
         return _snapshot(channel, reader, members)
-    raise InvalidRequest(f"{event!r} is no change of a ledger")
+    raise InvalidRequest(f"{event!r} is not a change of a ledger")
 
 
 def _snapshot(channel: BuyerChannel, reader: Reader, members: Json) -> BuyerChannel:

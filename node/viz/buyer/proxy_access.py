@@ -139,7 +139,7 @@ class ProxyAccess:
 def _host(text: str) -> str:
     name = _name_in(text.strip())
     if not name or "/" in name or "*" in name or name.split(":")[0] in ("http", "https"):
-        raise ConfigError(f"--allow-host {text!r} is no host's name: write it like my-machine.lan")
+        raise ConfigError(f"--allow-host {text!r} is not a host name: write it like my-machine.lan")
     return name
 
 
@@ -151,7 +151,7 @@ def _origin(text: str) -> str:
         whole = False
     if not whole or not parts.scheme or parts.path not in ("", "/") or parts.query or "*" in text:
         raise ConfigError(
-            f"--allow-origin {text!r} is no web page's origin: write it like https://app.example"
+            f"--allow-origin {text!r} is not a web page's origin: write it like https://app.example"
         )
     return f"{parts.scheme}://{parts.netloc}".lower()
 

@@ -77,7 +77,7 @@ class ReceivedAnswer:
         """
         choices = chunk.get("choices")
         if choices is not None and not isinstance(choices, list):
-            raise NodeRefused("the node sent a chunk whose choices are no list")
+            raise NodeRefused("the node sent a chunk whose choices are not a list")
         grew = False
         for choice in choices or ():
             index, text = _text_of(choice)

@@ -174,8 +174,8 @@ class AdapterRegistry(Contract):
             why = ServiceStatus(found["why"])
         except ValueError as error:
             raise ChainUnreachable(
-                f"AdapterRegistry.servable answered {found['why']}, which is no known state: use "
-                "another rpc_url, or the deployment file of these contracts"
+                f"AdapterRegistry.servable answered {found['why']}, which is not a known state: "
+                "use another rpc_url, or the deployment file of these contracts"
             ) from error
         if found["ok"]:
             return ServingState(None, found["until"] if why is ServiceStatus.ENDING else None)

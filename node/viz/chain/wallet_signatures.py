@@ -1,7 +1,7 @@
 """Ask the code at an account whether a signature is the account's (ERC-1271).
 
-Owns one call. The contract is a stranger's: the call has a bound of gas, and whatever it does or
-answers, other than the magic value alone, means that it did not sign.
+Owns one call. A stranger wrote the contract, so the call's gas is bounded. Only an answer that is
+the magic value and nothing else means that the account signed.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Judge an answer by computing it again: greedy text against what a model finds likely.
+"""Judge a greedy answer by computing again which tokens the model finds likely.
 
-Pure: ``NextTokens`` computes the model. The text is forced on it, token after token. Where the
-likeliest token fits the text it is taken; where not, the likeliest of those that fit, and how much
-less likely it is (in nats) is a *gap*. The same function gives no gaps, but where two tokens are
-almost equally likely: another order of sums may then choose the other one. So an honest gap is at
-most twice the error of a log-probability.
+Pure: ``NextTokens`` computes the model. The text is forced on it, token after token. If the
+likeliest token fits the text, it is taken. If not, the likeliest one that fits is taken, and a
+*gap* says how much less likely it is, in nats. The same function gives no gaps, except where two
+tokens are almost equally likely: there another order of sums may choose the other one. So an honest
+gap is at most twice the error of a log-probability.
 
 Invariant: the tokens that are forced spell the text to its last byte.
 """

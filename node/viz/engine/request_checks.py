@@ -1,4 +1,4 @@
-"""Check what an engine is asked for, before it holds anything for the request."""
+"""Check a request to an engine, before the engine reserves anything for it."""
 
 from __future__ import annotations
 

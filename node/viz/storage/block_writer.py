@@ -1,4 +1,4 @@
-"""Write the blocks of one blob to files, in batches: many wait for the disk together.
+"""Write the blocks of one blob to files, in batches, so that many wait for the disk together.
 
 Owns the order on the disk. Invariants: a block's file appears under its name by rename, only after
 its bytes are on the disk; inner blocks appear only after every leaf before them, names included;
@@ -67,7 +67,7 @@ class BlockWriter:
             self._flush()
 
     def settle(self) -> None:
-        """Return when all that was written is on the disk, under its names."""
+        """Wait until all that was written is on the disk, under its names."""
         self._flush()
         for folder in self._folders:
             sync_to_disk(folder)

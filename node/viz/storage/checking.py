@@ -1,8 +1,8 @@
 """Read every block that pinned blobs need, and get those again that are torn, corrupt or lost.
 
-Owns the walk over all pins and the order of the sources. Invariants: nothing is deleted for being
-damaged before a good copy is there; a block that comes from a source is hashed; a source that fails
-is asked no more.
+Owns the walk over all pins and the order of the sources. Invariants: a damaged block is deleted
+only when a good copy is there; every block from a source is hashed; a source that failed is not
+asked again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class StoreCheck:
 
 @dataclass(frozen=True, slots=True)
 class Freed:
-    """What a collection of garbage deleted, and what is kept, where the store knows it."""
+    """What a garbage collection deleted, and what is kept, if the store knows it."""
 
     blocks: int
     freed_bytes: int
@@ -49,7 +49,7 @@ class CheckedStore(Protocol):
     async def block(self, cid: Cid) -> bytes: ...
 
     async def put_block(self, block: IpfsBlock) -> None:
-        """Store one block; where the store can, in the place of a damaged one."""
+        """Store one block; if the store can, in place of a damaged one."""
         ...
 
 
@@ -86,7 +86,7 @@ async def check_store(store: CheckedStore, sources: Iterable[BlockSource] = ()) 
 async def _good_block(
     store: CheckedStore, cid: Cid, sources: list[BlockSource], found: StoreCheck
 ) -> bytes | None:
-    """Return a block that is whole, if need be from a source; None if it is lost."""
+    """Return an undamaged block, if necessary from a source; None if it is lost."""
     try:
         return await store.block(cid)
     except (BlobCorrupt, BlobNotFound) as error:

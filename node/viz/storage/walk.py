@@ -1,4 +1,4 @@
-"""Walk the tree of a file's blocks, depth first: for its bytes, or for the blocks of a span.
+"""Walk the tree of a file's blocks, depth first, for its bytes or for the blocks of a span.
 
 Owns the order of the blocks, the limits of a walk, and which blocks a range of bytes needs.
 Invariant: the number of blocks walked is limited by the bytes asked for, whatever the tree claims.
@@ -71,7 +71,7 @@ async def blocks_of_span(
 
 
 class FileWalk:
-    """The way from a root to a file's bytes, one block at a time; whoever walks reads the blocks.
+    """The way from a root to a file's bytes, one block at a time; the caller reads the blocks.
 
     ``wanted`` is the block to read next, None at the end; ``take`` is given its verified bytes.
     """
@@ -86,9 +86,10 @@ class FileWalk:
         return self._waiting[-1][0] if self._waiting else None
 
     def take(self, data: bytes) -> bytes | None:
-        """Go on by the wanted block; return its bytes if they are a part of the file.
+        """Continue with the wanted block; return its bytes if they are a part of the file.
 
-        Raises BlobTooLarge before a part of a large file, and BlobCorrupt for what is no file.
+        Raises BlobTooLarge before any part of a file that is too large, and BlobCorrupt if the tree
+        is not a file.
         """
         cid, expected, depth = self._waiting.pop()
         node = None if codec_of(cid) == RAW else decode_node(data)

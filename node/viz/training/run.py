@@ -227,7 +227,7 @@ def settings_from(values: Mapping[str, Any]) -> TrainingSettings:
     known = [setting.name for setting in fields(TrainingSettings)]
     if unknown := sorted(set(values) - set(known)):
         raise InvalidRequest(
-            f"{str(unknown[0])[:40]!r} is no training setting: there are {', '.join(known)}"
+            f"{str(unknown[0])[:40]!r} is not a training setting: there are {', '.join(known)}"
         )
     try:
         settings = TrainingSettings(**_known(TrainingSettings, values))

@@ -144,7 +144,7 @@ def test_the_pace_is_that_of_this_base_and_of_so_many_threads(
         ({"device": "meta"}, "device must be cpu, cuda or cuda:N"),
         ({"device": "cuda:x"}, "device must be cpu, cuda or cuda:N"),
         ({"learning_rate": float("nan")}, "learning_rate must be between"),
-        ({"stepps": 3}, "'stepps' is no training setting: there are rank"),
+        ({"stepps": 3}, "'stepps' is not a training setting: there are rank"),
     ],
 )
 def test_a_setting_of_a_wrong_kind_or_name_is_named(values: dict[str, Any], says: str) -> None:

@@ -131,7 +131,7 @@ def _said(record: Any, counts: Counter[str]) -> Iterator[tuple[str, str]]:
             yield "system", record["system"]
         for turn in turns:
             if not isinstance(turn, Mapping):
-                raise _Unfit("has a message that is no object")
+                raise _Unfit("has a message that is not an object")
             role = str(turn.get("role", turn.get("from", ""))).lower()
             content = turn.get("content", turn.get("value"))
             if role not in _ROLES:

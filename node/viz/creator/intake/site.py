@@ -1,10 +1,10 @@
-"""Fetch the pages of a site that its sitemap names, as the site's own rules permit.
+"""Fetch the pages that a site's sitemap names, as the site's own rules permit.
 
-Owns the order of the requests, their pace and bounds, and which page is left out and why. What the
-site says on training is collected for ``rights``, which decides. Requests go through
-``viz.outbound``: to public addresses only, no redirect, bounded. Invariants: no page is asked for
-that robots.txt bars for us, nor one of another host; nothing is parsed here but lists of addresses
-and rules; a site whose rules cannot be read is not fetched.
+Owns the order of the requests, their pace and bounds, and which page is left out and why. Collects
+what the site says about training; ``rights`` decides by it. Requests go through ``viz.outbound``:
+to public addresses only, without redirects, bounded. Invariants: no page that robots.txt bars for
+this program is requested, and no page of another host; only lists of addresses and rules are parsed
+here; a site whose rules cannot be fetched is not fetched.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _READ: Final = ("text/html", "application/xhtml+xml", "text/plain", "text/markdo
 
 @dataclass(frozen=True, slots=True)
 class SitePage:
-    """One page as it came."""
+    """One page as the site sent it."""
 
     url: str
     body: bytes
@@ -58,7 +58,7 @@ class SitePage:
 
 @dataclass(slots=True)
 class FetchedSite:
-    """What was fetched of a site, what it says on training, and what was left out and why."""
+    """What was fetched of a site, what it says about training, and what was left out and why."""
 
     pages: list[SitePage] = field(default_factory=list)
     opt_outs: list[OptOut] = field(default_factory=list)
@@ -71,7 +71,7 @@ class FetchedSite:
 
 @dataclass(frozen=True, slots=True)
 class SiteBounds:
-    """How much is fetched at most, and how fast: ``delay_s`` between two requests."""
+    """Limits of one site's fetch, and its pace: ``delay_s`` between two requests."""
 
     pages: int = 200
     bytes: int = MAX_SITE_BYTES
@@ -90,10 +90,10 @@ class SiteReader:
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Raises InvalidRequest for what is no address of a page."""
+        """Raises InvalidRequest if ``start`` is not the address of a page."""
         origin = http_origin(start.partition("?")[0].partition("#")[0])
         if origin is None:
-            raise InvalidRequest(f"{start[:200]!r} is no address: write https://host/path")
+            raise InvalidRequest(f"{start[:200]!r} is not an address: write https://host/path")
         if not 0 < bounds.pages <= MAX_PAGES:
             raise InvalidRequest(f"1 to {MAX_PAGES} pages are fetched at once")
         self._http, self._start, self._origin = http, start, origin
@@ -144,7 +144,7 @@ class SiteReader:
             await self._license(address, self._origin)
 
     async def _rule(self, path: str) -> bytes | None:
-        """Return a file of rules; None if the site has none. One that fails bars (RFC 9309)."""
+        """Return a file of rules; None if the site has none. An error bars the site (RFC 9309)."""
         reply = await self._ask(self._origin + path, _MAX_RULE_BYTES)
         if 400 <= reply.status < 500:
             return None
@@ -168,7 +168,7 @@ class SiteReader:
         self._rsl.add(url, reply.body if reply.status == 200 else None)
 
     async def _addresses(self) -> list[str]:
-        """Return the pages to ask for, in the sitemap's order."""
+        """Return the pages to request, in the sitemap's order."""
         below, maps = self._start, self._robots.sitemaps() or [f"{self._origin}/sitemap.xml"]
         if urlsplit(self._start).path.endswith(".xml"):
             below, maps = f"{self._origin}/", [self._start]
@@ -185,7 +185,7 @@ class SiteReader:
         return wanted[: self._bounds.pages]
 
     async def _listed(self, maps: list[str]) -> list[str]:
-        """Return the addresses in sitemaps, and in those that they name."""
+        """Return the addresses in sitemaps, and in the sitemaps that these name."""
         waiting, seen, found = list(maps), set[str](), list[str]()
         while waiting and len(seen) < _MAX_SITEMAPS:
             url = urljoin(self._origin, waiting.pop(0))
@@ -234,7 +234,7 @@ class SiteReader:
             self._site.pages.append(SitePage(url, reply.body, kind in _READ[:2]))
 
     def _said(self, url: str) -> list[OptOut]:
-        """Return what the site's rules say of a page."""
+        """Return what the site's rules say about a page."""
         said = (self._robots, self._tdm, self._rsl)
         return [each for rules in said for each in rules.statements(url)]
 
@@ -249,7 +249,7 @@ class SiteReader:
         return http_origin(url.partition("?")[0].partition("#")[0]) == self._origin
 
     async def _ask(self, url: str, max_bytes: int) -> OutboundReply:
-        """Ask at the site's pace; say who asks and where to read about it."""
+        """Send a request at the site's pace; it names this program and its page."""
         if self._asked:
             await self._sleep(self._delay_s)
         self._asked = True

@@ -1,9 +1,9 @@
-"""Decide what a site lets be fetched, and what it says on training: robots.txt, TDMRep, RSL.
+"""Read from a site's rules which pages may be fetched, and what the site says about training.
 
 Owns the reading of what a site publishes for machines: robots.txt (RFC 9309) with its preferences
 and its license, ``/.well-known/tdmrep.json`` (W3C TDMRep), RSL 1.0 documents, and the headers of an
-answer. Pure: ``site`` fetches. The most restrictive statement counts, and what cannot be read
-reserves: a site that wrote something meant something.
+answer. Pure: ``site`` fetches. The most restrictive statement counts. A rule that cannot be read
+counts as a reservation, because a site that wrote a rule wanted one.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Robots:
         return list(dict.fromkeys(_LICENSE.findall(self.text)))
 
     def statements(self, url: str) -> list[OptOut]:
-        """Return what it says on training with a page."""
+        """Return what it says about training with a page."""
         found = []
         for name, value in _PREFERENCE.findall(self.text):
             scheme = "AI Preferences" if name.lower() == "content-usage" else "Content Signals"
@@ -90,21 +90,21 @@ class Robots:
         return found
 
     def _bars(self, agent: str, url: str) -> bool:
-        """Return whether a training crawler is named and barred; a rule for all bars us first."""
+        """Return whether a training crawler is barred by name; a rule for all bars this one too."""
         named = f"user-agent: {agent.lower()}" in re.sub(r"[ \t]+", " ", self.text.lower())
         return named and self.rules is not None and not self.rules.can_fetch(url, agent)
 
 
 @dataclass(frozen=True, slots=True)
 class TdmRules:
-    """The rules of ``/.well-known/tdmrep.json``: the first whose location fits a page counts."""
+    """The rules of ``/.well-known/tdmrep.json``: the first one that fits a page counts."""
 
     rules: tuple[tuple[re.Pattern[str], bool, str], ...] = ()
     readable: bool = True
 
     @classmethod
     def parse(cls, body: bytes) -> TdmRules:
-        """Return the rules in a file; one that is none reserves everything."""
+        """Return the rules in a file; a file that cannot be read reserves everything."""
         try:
             listed = load_json(body[:_READ])
             rules = [
@@ -134,13 +134,13 @@ class TdmRules:
 
 @dataclass(slots=True)
 class RslRules:
-    """RSL documents of a site, and what they say of a page."""
+    """RSL documents of a site, and what they say about a page."""
 
     contents: list[tuple[re.Pattern[str], str, str]] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
 
     def add(self, address: str, body: bytes | None) -> None:
-        """Read one document; ``None``, or one that is none, reserves everything."""
+        """Read one document; None, or one that cannot be read, reserves everything."""
         try:
             self.contents += _rsl_contents(body or b"", address)
         except ValueError:
@@ -156,7 +156,7 @@ class RslRules:
 
 
 def header_statements(headers: Mapping[str, str]) -> list[OptOut]:
-    """Return what an answer's headers say on training; names are in lower case."""
+    """Return what an answer's headers say about training; their names are in lower case."""
     found: list[OptOut] = []
     if (value := headers.get("tdm-reservation", "").strip()) in ("0", "1"):
         says = OptOut(
@@ -201,7 +201,7 @@ def _pattern(location: str) -> re.Pattern[str]:
 
 
 def _rsl_contents(body: bytes, address: str) -> list[tuple[re.Pattern[str], str, str]]:
-    """Return the places of an RSL document, each with why training is reserved there, or ""."""
+    """Return each place of an RSL document with the reason why training is reserved, or ""."""
     root = _xml(body)
     found = []
     for content in _named(root, "content"):
@@ -216,7 +216,7 @@ def _rsl_contents(body: bytes, address: str) -> list[tuple[re.Pattern[str], str,
 
 
 def _rsl_reserves(found: Any) -> str:
-    """Return why an RSL license does not let train as it stands; "" if it does."""
+    """Return why an RSL license does not permit training as it stands; "" if it does."""
     for each in _named(found, "prohibits"):
         words = set((each.text or "").split())
         if each.get("type") == "usage" and words & _TRAINING:

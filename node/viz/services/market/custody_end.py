@@ -1,8 +1,7 @@
-"""End the custody of a work when its owner asks for that: destroy key and sealed work here.
+"""End the custody of a work if its owner asks for it: destroy key and sealed work here.
 
-After a kill at any moment a second request goes on, and one that comes later is answered with the
-same certificate.
-What the node has under a grant of its own stays: that ends as the license says
+If the node is killed meanwhile, a second request continues; a later one gets the same certificate.
+What the node has under a grant of its own stays until the license ends that use
 (``viz.services.market.withdrawal``).
 """
 

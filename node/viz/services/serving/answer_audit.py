@@ -34,7 +34,7 @@ _MORE_TOKENS = 64
 
 
 class ForcedTokens:
-    """What follows, as ``NextTokens`` says it: a forced pass behind a prompt."""
+    """A forced pass behind a prompt, as ``NextTokens``."""
 
     def __init__(self, forced: ForcedPass, prompt: Sequence[int]) -> None:
         self._forced = forced
@@ -55,7 +55,7 @@ class ForcedTokens:
 
 @dataclass(slots=True)
 class AnswerAudit:
-    """The result; ``findings`` contradict, ``missing`` is what keeps it from proving anything."""
+    """The result: ``findings`` are contradictions, ``missing`` is why it proves nothing."""
 
     adapter_id: AdapterId
     margin_nats: float

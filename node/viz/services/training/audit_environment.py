@@ -97,7 +97,7 @@ def compare(
         else:
             sound[name] = claims[name]
     findings += [
-        f"the environment names {name[:60]!r}, which is no part of one"
+        f"the environment names {name[:60]!r}, which is not a part of one"
         for name in sorted(claims.keys() - entries.keys())
     ]
     for name, contradicts in _contradictions(sound, settings):
