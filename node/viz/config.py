@@ -76,8 +76,8 @@ class ChainConfig(_Section):
         if not self.confirmations and not development:
             raise ConfigError(
                 f"chain.confirmations is 0 and chain {chain_id} is not a development chain: a "
-                "block that vanishes would take deposits and claims with it that this node counts on; "
-                f'write at least 1, or "auto" for {CONFIRMATIONS}'
+                "block that vanishes would take deposits and claims with it that this node counts "
+                f'on; write at least 1, or "auto" for {CONFIRMATIONS}'
             )
         return self.confirmations
 

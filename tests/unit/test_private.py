@@ -123,7 +123,7 @@ async def test_what_lies_in_a_nodes_folder_is_closed_one_by_one(tmp_path: Path) 
     open: the chain's state and the blobs are closed, also those that an earlier version left."""
     for each in ("chain", "blobs"):
         (tmp_path / each).mkdir(mode=0o755)
-    os.close(_hold(tmp_path / "chain" / "state.json"))
+    _hold(tmp_path / "chain" / "state.json").release()
     await EmbeddedBlobStore(tmp_path / "blobs").close()
     assert modes(tmp_path / "chain", tmp_path / "blobs") == {0o700}
 

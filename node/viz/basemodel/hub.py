@@ -9,7 +9,6 @@ not asked again. Importing this module does not import the hub's library.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import re
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from viz.basemodel.checkpoint import INDEX, SINGLE
 from viz.errors import ModelUnavailable
+from viz.process_lock import ProcessLock
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -112,14 +112,15 @@ _LOCK: Final = ".lock"
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    with (folder / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ModelUnavailable(
-                f"another process fetches this model into {folder}: wait until it has ended"
-            ) from error
+    lock = ProcessLock.take(folder / _LOCK)
+    if lock is None:
+        raise ModelUnavailable(
+            f"another process fetches this model into {folder}: wait until it has ended"
+        )
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _fetch_all(model: HubModel, folder: Path, report: Callable[[float], None]) -> None:

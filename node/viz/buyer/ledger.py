@@ -12,7 +12,6 @@ that a crash cut short is dropped, because its signature was never sent.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 from contextlib import suppress
@@ -39,6 +38,7 @@ from viz.domain.ports.chain import ChannelState, Deployment
 from viz.domain.units import Address, Units, parse_address
 from viz.errors import BooksMismatch, ConfigError, InvalidKeyFile, InvalidRequest, StoreError
 from viz.private import close_if_there, make_private_folder, sync_to_disk, write_private
+from viz.process_lock import ProcessLock
 from viz.protocol.wire import Json, parse_json
 
 COMPACT_AFTER_LINES: Final = 1_000
@@ -59,7 +59,7 @@ class BuyerLedger:
     """One channel on disk, as its buyer sees it."""
 
     def __init__(
-        self, directory: Path, channel: BuyerChannel, session_key: bytes, lock: int
+        self, directory: Path, channel: BuyerChannel, session_key: bytes, lock: ProcessLock
     ) -> None:
         self._directory = directory
         self._lock = lock
@@ -121,15 +121,13 @@ class BuyerLedger:
             ledger = cls(directory, blank, key, lock)
             ledger._load()
         except BaseException:
-            os.close(lock)
+            lock.release()
             raise
         return ledger
 
     def close(self) -> None:
         """Release the channel, so that another process can open it."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._lock.release()
 
     # changes, each durable when the call returns
 
@@ -364,13 +362,10 @@ def _prefix(deployment: Deployment) -> str:
     return f"{deployment.chain_id}-{deployment.settlement[2:10]}-".lower()
 
 
-def _hold(directory: Path) -> int:
-    handle = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
+def _hold(directory: Path) -> ProcessLock:
+    lock = ProcessLock.take(directory / "lock")
+    if lock is None:
         raise ConfigError(
             f"another process pays from {directory}: stop it, or use another buyer directory"
-        ) from error
-    return handle
+        )
+    return lock

@@ -8,7 +8,6 @@ stopped by SIGINT, so that it writes its state. Only anvil reads and writes the 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import shutil
 import signal
@@ -24,6 +23,7 @@ from viz.child_process import tied
 from viz.domain.units import Address
 from viz.errors import ChainError, ChainUnreachable, ConfigError
 from viz.private import make_private_folder
+from viz.process_lock import ProcessLock
 
 CHAIN_ID: Final = 31_337
 _ATTEMPTS: Final = 3
@@ -56,7 +56,7 @@ class Devnet:
     def __init__(self, process: asyncio.subprocess.Process, rpc: Rpc, port: int) -> None:
         self._process = process
         self._rpc = rpc
-        self._lock: int | None = None
+        self._lock: ProcessLock | None = None
         self.port = port
 
     @classmethod
@@ -85,7 +85,7 @@ class Devnet:
             net = await cls._launch(binary, arguments, port, log)
         except BaseException:
             if lock is not None:
-                os.close(lock)
+                lock.release()
             raise
         net._lock = lock
         return net
@@ -183,7 +183,7 @@ class Devnet:
             await self._end()
         finally:
             if self._lock is not None:
-                os.close(self._lock)
+                self._lock.release()
                 self._lock = None
 
     async def _end(self) -> None:
@@ -247,18 +247,15 @@ def _arguments(
     return arguments
 
 
-def _hold(state: Path) -> int:
+def _hold(state: Path) -> ProcessLock:
     """Lock the state for this process: two anvils would overwrite each other's state."""
     make_private_folder(state.parent)
-    handle = os.open(state.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
+    lock = ProcessLock.take(state.with_suffix(".lock"))
+    if lock is None:
         raise ConfigError(
             f"another process runs the chain in {state}: stop it, or choose another folder"
-        ) from error
-    return handle
+        )
+    return lock
 
 
 def _genesis_time(state: Path) -> int:

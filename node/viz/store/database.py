@@ -8,12 +8,11 @@ contract or schema is refused and not changed; a new ledger is created only if t
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import sqlite3
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 from sqlalchemy import (
@@ -31,6 +30,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from viz.errors import BooksMismatch, LedgerMissing, StoreError
 from viz.private import close_if_there, make_private_file, make_private_folder
+from viz.process_lock import ProcessLock
 from viz.store.faults import FreeSpace, fault_of, os_fault
 from viz.store.tables import SCHEMA_VERSION, LedgerTable, MetaTable, table
 from viz.store.writer import CommitHook, GroupWriter, LedgerWrite
@@ -47,7 +47,7 @@ class Database:
     """One ledger, in a file or on a server; use ``open`` and ``close``."""
 
     def __init__(
-        self, engine: Engine, lock: IO[str] | None, hook: CommitHook | None, place: Path | None
+        self, engine: Engine, lock: ProcessLock | None, hook: CommitHook | None, place: Path | None
     ) -> None:
         self._engine, self._lock, self._place = engine, lock, place
         self.writer = GroupWriter(engine, hook, place=place)
@@ -75,7 +75,7 @@ class Database:
     def _open(
         cls, place: Path | str, identity: dict[str, str], hook: CommitHook | None, begin: bool
     ) -> Database:
-        lock: IO[str] | None = None
+        lock: ProcessLock | None = None
         if isinstance(place, Path):
             if not begin and not place.exists():
                 raise LedgerMissing(f"there is no ledger at {place}")
@@ -87,7 +87,7 @@ class Database:
                 close_if_there(*(place.with_name(place.name + end) for end in ("-wal", "-shm")))
             except OSError as error:
                 if lock is not None:
-                    lock.close()
+                    lock.release()
                 raise _named(place, os_fault(error)) from error
             # Parameters may be people's prompts and answers: hide them from errors and logs.
             threads = {"check_same_thread": False}
@@ -102,7 +102,7 @@ class Database:
         except BaseException as error:
             engine.dispose()
             if lock is not None:
-                lock.close()
+                lock.release()
             if isinstance(error, SQLAlchemyError):
                 raise _named(place, fault_of(error, _file(place))) from error
             raise
@@ -168,7 +168,7 @@ class Database:
         await asyncio.to_thread(self._readers.shutdown)
         self._engine.dispose()
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
             self._lock = None
 
 
@@ -207,17 +207,12 @@ async def in_batches(database: Database, point: str, statement: Executable) -> i
     return done
 
 
-def _lock(place: Path) -> IO[str]:
+def _lock(place: Path) -> ProcessLock:
     path = place.with_name(place.name + ".lock")
     make_private_file(path)
-    lock = path.open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise StoreError(
-            f"{place} is open in another process: stop the node that uses it first"
-        ) from error
+    lock = ProcessLock.take(path)
+    if lock is None:
+        raise StoreError(f"{place} is open in another process: stop the node that uses it first")
     return lock
 
 

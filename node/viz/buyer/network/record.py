@@ -19,6 +19,7 @@ from typing import Final, Self
 from viz.domain.units import Address, Units
 from viz.errors import BooksMismatch, ConfigError, InvalidRequest, StoreError
 from viz.private import make_private_file, make_private_folder
+from viz.process_lock import ProcessLock
 from viz.protocol.wire import JSON_INTEGER_MAX, Json, Reader, parse_json
 
 FILE: Final = "network.json"
@@ -165,19 +166,16 @@ class NetworkFile:
         The proxy's socket is beside the record, where the commands look for it.
         """
         make_private_folder(self._path.parent)
-        lock = os.open(self._path.with_name(PROXY), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
+        lock = ProcessLock.take(self._path.with_name(PROXY))
+        if lock is None:
             raise ConfigError(
                 f"a proxy without --node runs already for {self._path.parent}: use that one, or "
                 "another --data-dir"
-            ) from None
+            )
         try:
             yield
         finally:
-            os.close(lock)
+            lock.release()
 
     @contextmanager
     def _held(self) -> Iterator[None]:
