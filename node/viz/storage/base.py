@@ -20,7 +20,7 @@ from pathlib import Path
 from viz.domain.units import Cid
 from viz.errors import BlobCorrupt, StorageUnavailable
 from viz.storage.cid import RAW, codec_of, verify
-from viz.storage.unixfs import CHUNK_BYTES, TreeBuilder, decode_node, split
+from viz.storage.unixfs import CHUNK_BYTES, decode_node, root_of_chunks, split
 from viz.storage.walk import FileWalk
 
 
@@ -164,13 +164,7 @@ def chunks_of(source: Path | bytes) -> Iterator[bytes]:
 
 def root_of_source(source: Path | bytes) -> Cid:
     """Return the CID that ``add`` would give a file or bytes. Blocks. Raises OSError."""
-    builder = TreeBuilder()
-    for chunk in chunks_of(source):
-        for _ in builder.feed(chunk):
-            pass
-    for _ in builder.finish():
-        pass
-    return builder.root
+    return root_of_chunks(chunks_of(source))
 
 
 def _open_exclusive(path: Path) -> BufferedWriter:

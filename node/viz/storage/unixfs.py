@@ -8,6 +8,7 @@ dag-pb and UnixFS specifications of IPFS.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -116,13 +117,13 @@ def split(data: bytes) -> Iterator[bytes]:
 
 def root_of(data: bytes) -> Cid:
     """Return the CID that ``ipfs add --cid-version=1`` gives these bytes."""
-    builder = TreeBuilder()
-    for chunk in split(data):
-        for _ in builder.feed(chunk):
-            pass
-    for _ in builder.finish():
-        pass
-    return builder.root
+    return root_of_chunks(split(data))
+
+
+def root_of_chunks(chunks: Iterable[bytes]) -> Cid:
+    """Return the CID of a file given as chunks of CHUNK_BYTES; holds one block at a time."""
+    (root,) = deque(blocks_of(chunks), maxlen=1)
+    return root.cid
 
 
 def encode_node(children: Iterable[Child]) -> bytes:

@@ -15,6 +15,7 @@ from typing import Final, Literal
 import regex
 
 from viz.domain.work import MAX_CHUNK_CHARS, Chunk
+from viz.training.words import says_something
 
 Kind = Literal["paragraph", "item", "row", "code", "verse"]
 
@@ -26,7 +27,6 @@ _QUOTE: Final = regex.compile(r"^ {0,3}>\s?")
 _TABLE_LINE: Final = regex.compile(r"^\s*\|.*\|\s*$|^[^|]*\|[^|]*(?:\|[^|]*)+$")
 _TABLE_RULE: Final = regex.compile(r"^[\s|:+=-]*-[\s|:+=-]*$")
 _BAR: Final = regex.compile(r"(?<!\\)\|")
-_SAYS_SOMETHING: Final = regex.compile(r"[\p{L}\p{N}]")
 _ENDS_A_SENTENCE: Final = regex.compile(
     r"[.!?\u2026\u3002\uff01\uff1f\u061f\u0964:;][\p{Pe}\p{Pf}\"'*_]*$"
 )
@@ -113,7 +113,7 @@ class _BlockReader:
     def close_code(self) -> None:
         if self._code is not None:
             code = "\n".join(self._code).strip("\n")
-            if _SAYS_SOMETHING.search(code):
+            if says_something(code):
                 self._add("code", self._code_chunks, code)
             self._code = None
 
@@ -181,7 +181,7 @@ class _BlockReader:
                 for place, cell in enumerate(row)
                 if cell
             ]
-            if named and _SAYS_SOMETHING.search("".join(cell for _, cell in named)):
+            if named and says_something("".join(cell for _, cell in named)):
                 self._add("row", chunks, _said(named), cells=tuple(named))
         return end
 
@@ -197,13 +197,13 @@ class _BlockReader:
                 items[-1][1].append(lines[end].strip())
             end += 1
         for number, said in items:
-            if _SAYS_SOMETHING.search("".join(said)):
+            if says_something("".join(said)):
                 self._add("item", chunks, " ".join(said), number=number)
         return end
 
     def _plain(self, chunks: tuple[int, ...], lines: list[str]) -> None:
         said = [line.strip() for line in lines]
-        if not _SAYS_SOMETHING.search("".join(said)):
+        if not says_something("".join(said)):
             return
         if (
             self._reads_titles

@@ -16,7 +16,7 @@ from typing import Final
 import regex
 import sentencex
 
-from viz.training.words import is_english
+from viz.training.words import is_english, says_something
 
 # Those that write a full stop; Danish and Catalan are left out, a thousand times slower.
 _WITH_A_FULL_STOP: Final = "en fr de es it pt nl sv nb pl cs ru uk el tr hu fi ro bg sr ar hi"
@@ -25,7 +25,6 @@ _VOWEL: Final = regex.compile(r"(?i)[aeiouyàâäáãåæéèêëíìîïóòô�
 _LEADING_SYMBOLS: Final = regex.compile(r"[\p{So}\p{Sk}\p{M}\u200d\s]+")
 _STARTS_LOW: Final = regex.compile(r"^[\p{P}\p{S}\s]*\p{Ll}")
 _STARTS_WITH_NUMBER: Final = regex.compile(r"^[\p{P}\s]*\p{N}")
-_SAYS_SOMETHING: Final = regex.compile(r"[\p{L}\p{N}]")
 _LIST_NUMBER: Final = regex.compile(r"^[\p{P}\s]*(?:\p{N}+|\p{L})[.)]\s*$")
 # The longest word that may be an abbreviation although no list names it.
 _LONGEST: Final = 5
@@ -65,7 +64,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _belongs_together(before: str, after: str, known: frozenset[str]) -> bool:
-    if not _SAYS_SOMETHING.search(after) or _LIST_NUMBER.match(before):
+    if not says_something(after) or _LIST_NUMBER.match(before):
         return True
     if _STARTS_LOW.match(after):
         return True

@@ -18,6 +18,7 @@ _Any = TypeVar("_Any")
 _WORD: Final = regex.compile(
     r"[\p{L}\p{N}][\p{L}\p{N}\p{M}]*(?:['\u2019.,:@/-][\p{L}\p{N}\p{M}]+)*"
 )
+_SAYS_SOMETHING: Final = regex.compile(r"[\p{L}\p{N}]")
 # Scripts that are written without spaces: each character stands for a word.
 _UNSPACED: Final = regex.compile(
     r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]"
@@ -52,6 +53,11 @@ def meaning_of(text: str) -> list[str]:
     """Return the words that say what a text is about; all, where it has no others."""
     words = words_of(text)
     return [word for word in words if word.casefold() not in FORM_WORDS] or words
+
+
+def says_something(text: str) -> bool:
+    """Return whether a text has a letter or a digit."""
+    return _SAYS_SOMETHING.search(text) is not None
 
 
 def is_english(texts: Iterable[str]) -> bool:

@@ -81,34 +81,36 @@ def differences(document: LicenseDocument, terms: Terms) -> Iterator[Difference]
             document.money.training_fee,
             format_units(terms.training_fee_units, decimals),
         )
-    for field, mine, theirs in (
+    yield from _unequal(
         ("money.min_royalty_bps", said.min_royalty_bps, terms.min_royalty_bps),
         ("limits.grant_s", said.grant_duration_s, terms.grant_duration_s),
         ("exit.notice_s", said.notice_s, terms.notice_s),
         ("exit.revocation_class", said.revocation_class, terms.revocation_class),
-    ):
-        if mine != theirs:
-            yield Difference(field, str(mine), str(theirs))
-    pairs = [
-        (field, bool(said.uses & use), bool(terms.uses & use)) for use, field in _RIGHTS.items()
-    ]
-    pairs.append(("limits.approval_required", said.approval_required, terms.approval_required))
-    for field, mine, theirs in pairs:
-        if mine != theirs:
-            yield Difference(field, str(mine).lower(), str(theirs).lower())
+        *((field, bool(said.uses & use), bool(terms.uses & use)) for use, field in _RIGHTS.items()),
+        ("limits.approval_required", said.approval_required, terms.approval_required),
+    )
 
 
 def foreign(document: LicenseDocument, deployment: Deployment) -> Iterator[Difference]:
     """Yield each field that names another chain, registry or token than the deployment's."""
     said = document.chain
-    for field, mine, theirs in (
+    yield from _unequal(
         ("chain.chain_id", said.chain_id, deployment.chain_id),
         ("chain.registry", said.registry, deployment.content_registry),
         ("chain.token", said.token, deployment.token),
         ("chain.token_decimals", said.token_decimals, deployment.token_decimals),
-    ):
+    )
+
+
+def _unequal(*fields: tuple[str, int | str, int | str]) -> Iterator[Difference]:
+    """Yield a difference for each (field, mine, theirs) whose values differ; truth as in JSON."""
+    for field, mine, theirs in fields:
         if mine != theirs:
-            yield Difference(field, str(mine), str(theirs))
+            yield Difference(field, _in_words(mine), _in_words(theirs))
+
+
+def _in_words(value: int | str) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def require_agreement(
