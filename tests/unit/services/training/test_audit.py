@@ -190,9 +190,9 @@ def test_an_older_recipe_without_a_card_is_reproduced() -> None:
 @pytest.mark.parametrize(
     ("there", "says"),
     [
-        (HERE | {"moonPhase": "full"}, "'moonPhase', which is no part"),
+        (HERE | {"moonPhase": "full"}, "'moonPhase', which is not a part"),
         (HERE | {"packages": HERE["packages"] | {"left-pad": "1.0.0"}}, "'packages.left-pad'"),
-        (HERE | {"packages": "all of them"}, "'packages', which is no part"),
+        (HERE | {"packages": "all of them"}, "'packages', which is not a part"),
         ({k: v for k, v in HERE.items() if k != "cpuVendor"}, "does not tell cpuVendor"),
         (HERE | {"packages": {}}, "does not tell packages.torch"),
         (HERE | {"python": ["3.9"]}, "python is nothing of the kind"),
@@ -211,7 +211,7 @@ def test_an_older_recipe_without_a_card_is_reproduced() -> None:
         (HERE | {"deterministicAlgorithms": False}, "deterministicAlgorithms is nothing"),
         (HERE | {"threads": 64}, "threads is 64, the settings' 2"),
         (HERE | {"device": "cuda:0"}, "device is 'cuda:0', the settings' 'cpu'"),
-        (HERE | {"gpu": "H200"}, "'gpu', which is no part"),
+        (HERE | {"gpu": "H200"}, "'gpu', which is not a part"),
         (HERE | {"bf16Hardware": False}, "not what cpuFlags say"),
         (HERE | {"compute": "bfloat16"}, "compute is bfloat16"),
     ],
