@@ -177,6 +177,21 @@ def structs() -> list[tuple[Domain, Struct, bytes]]:
             ),
             PAYER_KEY,
         ),
+        (
+            registry,
+            typed_data.Notice(
+                SIGNER,
+                NODE,
+                AdapterId(7),
+                ContentId(0),
+                2,
+                "It answers with my address.",
+                "mail@example.org",
+                word("evidence"),
+                1_700_000_000,
+            ),
+            SIGNER_KEY,
+        ),
     ]
 
 

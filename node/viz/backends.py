@@ -35,6 +35,7 @@ from viz.composition.settings import (
     TrainingQueueSettings,
 )
 from viz.config import Config
+from viz.domain.notices import NoticeRule
 from viz.domain.ports.blobs import DeniableStore
 from viz.domain.ports.chain import DEVELOPMENT_CHAINS, Deployment
 from viz.domain.ports.engine import Engine
@@ -212,6 +213,7 @@ def service_settings(config: Config, *, development: bool) -> ServiceSettings:
             config.network.discover_s,
         ),
         development=development,
+        notices=NoticeRule(config.notices.personal_data_s, config.notices.answer_s),
     )
 
 

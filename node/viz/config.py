@@ -242,6 +242,13 @@ class WithdrawalConfig(_Section):
     destroy_named_files: bool = False
 
 
+class NoticesConfig(_Section):
+    """Say how long the operator has to answer notices of third parties, by the published rule."""
+
+    personal_data_s: Annotated[int, Field(ge=3_600, le=31_536_000)] = 259_200
+    answer_s: Annotated[int, Field(ge=3_600, le=31_536_000)] = 1_209_600
+
+
 class LogConfig(_Section):
     """Set the daemon's log."""
 
@@ -268,6 +275,7 @@ class Config(BaseSettings):
     training: TrainingConfig = TrainingConfig()
     network: NetworkConfig = NetworkConfig()
     withdrawal: WithdrawalConfig = WithdrawalConfig()
+    notices: NoticesConfig = NoticesConfig()
     log: LogConfig = LogConfig()
 
     @classmethod

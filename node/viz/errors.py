@@ -111,6 +111,10 @@ class ListingUnknown(InputError):
     code, status, title = "listing-unknown", 404, "No listing of the work is kept here"
 
 
+class NoticeUnknown(InputError):
+    code, status, title = "notice-unknown", 404, "No such notice is kept here"
+
+
 class ProvenanceUnknown(InputError):
     code, status, title = "provenance-unknown", 404, "The adapter's manifest is not kept here"
 
@@ -229,6 +233,10 @@ class LicenseUnknown(LicenseError):
 
 class AdapterEnded(AdapterNotServable):
     code, status, title = "adapter-ended", 451, "The license of a work in the adapter has ended"
+
+
+class AdapterSuspended(AdapterNotServable):
+    code, status, title = "adapter-suspended", 451, "A notice suspends the adapter here"
 
 
 class RelayRefused(LicenseError):

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
+from viz.domain.notices import NoticeRecord, NoticeState
 from viz.domain.ports.custody import CustodyRecord, HandedKey, KeyKind
 from viz.domain.ports.ledger import (
     AccessRecord,
@@ -51,6 +52,8 @@ class MemoryStore:
         self.listing_rows: dict[ContentId, ListingRecord] = {}
         self.custody_rows: dict[ContentId, CustodyRecord] = {}
         self.handed_rows: list[HandedKey] = []
+        self.notice_rows: dict[int, NoticeRecord] = {}
+        self.notice_numbers = 0
         self._closed = False
 
     def require_room(self) -> None:
@@ -291,6 +294,34 @@ class MemoryStore:
     async def rollback(self, above: int) -> None:
         self._open()
         self.blocks = {number: mark for number, mark in self.blocks.items() if number <= above}
+
+    # notices
+
+    async def add_notice(self, record: NoticeRecord) -> NoticeRecord:
+        self._open()
+        if any(record.digest == each.digest for each in self.notice_rows.values()):
+            raise StoreError("the notice is known")
+        self.notice_numbers += 1
+        made = replace(record, notice_id=self.notice_numbers)
+        self.notice_rows[made.notice_id] = made
+        return made
+
+    async def answer_notice(
+        self, notice_id: int, state: NoticeState, *, reason: str, answered_at: int
+    ) -> None:
+        self._open()
+        before = self.notice_rows[notice_id]
+        self.notice_rows[notice_id] = replace(
+            before, state=state, reason=reason, answered_at=answered_at
+        )
+
+    async def drop_notice(self, notice_id: int) -> None:
+        self._open()
+        self.notice_rows.pop(notice_id, None)
+
+    async def notices(self) -> Sequence[NoticeRecord]:
+        self._open()
+        return list(self.notice_rows.values())
 
     # custody
 

@@ -125,7 +125,7 @@ def voucher_signer(row: Any) -> str:
 
 def test_the_type_hashes_are_of_the_types() -> None:
     """Every structure of the page hashes to the type hash beside it."""
-    assert len(TYPES) == 18
+    assert len(TYPES) == 19
     for text, type_hash in TYPES:
         assert "0x" + keccak(text.replace("\n", "").encode()).hex() == type_hash
 

@@ -29,6 +29,7 @@ from viz.services.market.license_documents import LicenseDocuments
 from viz.services.market.licensed_works import LicensedWorks
 from viz.services.market.licensing import Licensing
 from viz.services.market.listings import Listings
+from viz.services.market.notices import Notices
 from viz.services.market.publishing import Publishing
 from viz.services.payments.receipt_periods import ReceiptPeriods
 from viz.services.payments.sessions import Sessions
@@ -103,6 +104,7 @@ class NodeContext:
     supervisor: Supervisor
     provenance: ProvenanceDocuments
     receipt_periods: ReceiptPeriods
+    notices: Notices
 
 
 PARTS: Final = web.AppKey("parts", NodeContext)

@@ -9,9 +9,10 @@ from aiohttp import web
 from viz.api.bodies import body_of
 from viz.api.context import LOOKS, PAYMENTS, NodeContext, adapter_of, ask_chain, number_of, parts_of
 from viz.chain.deployment import deployment_json
+from viz.domain.notices import NAME_OF_KIND, NoticeSummary
 from viz.domain.ports.ledger import AdapterRecord
 from viz.domain.pricing import Price
-from viz.domain.units import ContentId, Units, hex_of, parse_address
+from viz.domain.units import AdapterId, ContentId, Units, hex_of, parse_address
 from viz.errors import LicenseError, UnknownAdapter
 from viz.protocol.messages import NodeInfo
 from viz.protocol.payment import DEPLOYMENT_PATH, NODE_PATH
@@ -116,7 +117,9 @@ async def adapter(request: web.Request) -> web.Response:
         "shares": [[int(content_id), bps] for content_id, bps in state.shares],
         "servedHere": record is not None,
     }
-    return web.json_response(found | (_spelled(record) if record else {}))
+    if record is not None:
+        found |= _spelled(record) | _noticed(parts, adapter_id)
+    return web.json_response(found)
 
 
 async def deployment(request: web.Request) -> web.Response:
@@ -143,7 +146,19 @@ async def content(request: web.Request) -> web.Response:
         kept_s=STATE_KEPT_S,
         admit=lambda: ask_chain(request),
     )
-    return web.json_response(found)
+    # Not kept with the chain's answer: a notice shows at once.
+    noticed = parts.notices.on_work(content_id)
+    return web.json_response(found | (_summary(noticed) if noticed else {}))
+
+
+def _summary(noticed: NoticeSummary) -> Json:
+    return {
+        "notices": {
+            "open": noticed.open,
+            "kind": noticed.kind,
+            "receivedAt": noticed.received_at,
+        }
+    }
 
 
 async def _content(parts: NodeContext, content_id: ContentId) -> Json:
@@ -173,6 +188,20 @@ async def register(request: web.Request) -> web.Response:
     done = await parts_of(request).licensing.relay_registration(signed.register, signed.signature)
     answer = RegistrationAnswer(done.content_id, done.transaction.hash)
     return web.json_response(answer.to_json(), status=201)
+
+
+def _noticed(parts: NodeContext, adapter_id: AdapterId) -> Json:
+    """Return what notices say of an adapter that is served here; nothing if there are none."""
+    found: Json = {}
+    if (noticed := parts.catalogue.offer(adapter_id).notices) is not None:
+        found |= _summary(noticed)
+    if (suspended := parts.catalogue.suspension(adapter_id)) is not None:
+        found["suspended"] = {
+            "noticeId": suspended.notice_id,
+            "kind": NAME_OF_KIND[suspended.kind],
+            "since": suspended.since_s,
+        }
+    return found
 
 
 def _spelled(record: AdapterRecord) -> Json:

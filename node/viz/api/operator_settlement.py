@@ -33,6 +33,7 @@ async def status(request: web.Request) -> web.Response:
             "books": _channels(parts.reconciliation.last),
             "failing": failing_json(parts.supervisor),
             "running": parts.serving.running,
+            "openNotices": sum(each.state == "open" for each in parts.notices.all()),
             "adapters": [offer.to_json() for offer in parts.catalogue.offers()],
             "trainings": [
                 training_json(row, parts.trainings.standing(row.training_id))

@@ -53,6 +53,7 @@ from viz.cli.networking import (
     network_models,
     require_no_node,
 )
+from viz.cli.noticed import notices_in_words
 from viz.cli.proxying import (
     ProxyDoor,
     print_market,
@@ -134,6 +135,8 @@ def _print_offer(offer: AdapterOffer, here: Deployment) -> None:
             rows.append(("creators' questions", f"{said} (base: {card.committed_base_right})"))
     if offer.description:
         rows.insert(0, ("knows", offer.description))
+    if offer.notices is not None:
+        rows.append(("notices", notices_in_words(offer.notices)))
     lines(title, rows)
 
 

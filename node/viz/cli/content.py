@@ -33,6 +33,8 @@ from viz.cli.console import (
 )
 from viz.cli.http import LOCAL_NODE, NodeUrl, get_json
 from viz.cli.intake import import_work
+from viz.cli.noticed import notices_rows
+from viz.cli.notices import notice
 from viz.cli.operator import license_work
 from viz.cli.own_chain import (
     LOCAL_CHAIN,
@@ -93,6 +95,7 @@ for _verb in (
     earnings.statement,
     certificates.end_custody,
     certificates.certificates,
+    notice,
 ):
     app.command()(_verb)
 
@@ -328,6 +331,7 @@ def show_work(
     if terms := found.get("terms"):
         rows += terms_in_words(_terms(terms), trusted)
         rows.append(("license text", found["licenseHash"]))
+    rows += notices_rows(found)
     rows.append(
         ("read from", "the chain" if rpc else f"{node}, unchecked: --rpc URL reads the chain")
     )

@@ -26,6 +26,7 @@ TREE: Final = {
     "channel": "channel:app",
     "buyer": "buyer:app",
     "adapter": "succession:adapter_app",
+    "notice": "notices:app",
     "base": "base:app",
     "storage": "storage:app",
     "audit": "audit:app",

@@ -30,6 +30,7 @@ from viz.cli.http import (
     events,
     require_not_foreign,
 )
+from viz.cli.noticed import notices_rows
 from viz.cli.standing import stands
 from viz.domain.display import moment, percent
 from viz.domain.strict_json import load_json
@@ -143,6 +144,7 @@ def _counts(found: dict[str, Any]) -> list[tuple[str, object]]:
         ("receipts", found["receipts"]),
         ("requests running", found["running"]),
         ("trainings", len(found["trainings"])),
+        ("notices to answer", found.get("openNotices", 0)),
         *(
             (f"training {each['id']}", stands(each))
             for each in found["trainings"]
@@ -262,6 +264,7 @@ def _adapter_rows(found: dict[str, Any]) -> list[tuple[str, object]]:
         ("shares of the works", shares),
         ("retires", moment(found["retiresAt"]) if found["retiresAt"] else "no date is set"),
         ("served here", served),
+        *notices_rows(found),
     ]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from viz.cli.buying import Caps, home_of
 from viz.cli.console import err, lines, out, say, show
 from viz.cli.networking import NETWORK, SpendingOptions, network_at
+from viz.cli.noticed import notices_in_words
 from viz.domain.display import amount, prices
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import BASE_MODEL, ZERO_ADDRESS
@@ -203,6 +204,11 @@ def print_market(models: Sequence[MarketModel], here: Deployment) -> None:
                     f"{card.right} of {card.asked} questions (base: {card.base_right})",
                 )
             )
+        rows += [
+            (f"notices at {each.node}", notices_in_words(each.notices))
+            for each in model.offers
+            if each.notices is not None
+        ]
         lines(title, rows)
 
 

@@ -24,6 +24,7 @@ from viz.services.market.license_documents import LicenseDocuments
 from viz.services.market.licensed_works import LicensedWorks
 from viz.services.market.licensing import Licensing
 from viz.services.market.listings import Listings
+from viz.services.market.notices import Notices
 from viz.services.market.publishing import Publishing
 from viz.services.market.withdrawal import WithdrawalWatch
 from viz.services.payments.channel_events import ChannelEvents
@@ -79,6 +80,7 @@ class Services:
     destruction: WorkDestruction
     provenance: ProvenanceDocuments
     receipt_periods: ReceiptPeriods
+    notices: Notices
 
 
 def build_services(backends: Backends, settings: ServiceSettings) -> Services:
@@ -92,8 +94,16 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
     channels = ChannelStore(
         ledger, chain, clock, node, events=events, access=access, chain_time=chain_time
     )
+    notices = Notices(ledger, chain, clock, node=node, rule=settings.notices)
     catalogue = Catalogue(
-        ledger, chain, engine, clock, node=node, list_price=settings.list_price, access=access
+        ledger,
+        chain,
+        engine,
+        clock,
+        node=node,
+        list_price=settings.list_price,
+        access=access,
+        notices=notices,
     )
     claims = ClaimService(
         chain,
@@ -164,6 +174,7 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
             chain, trainings, licenses, market.listings, origin=settings.sessions.origin
         ),
         receipt_periods=_receipt_periods(backends, settings),
+        notices=notices,
     )
 
 
@@ -295,6 +306,7 @@ async def restore(backends: Backends, services: Services) -> None:
     anything is sold on its channel again.
     """
     await bill_interrupted(services.meter_tools, backends.ledger)
+    await services.notices.restore()
     await services.catalogue.restore(services.publishing.weights)
     services.sessions.remember(await backends.ledger.channels())
 
@@ -348,4 +360,5 @@ def node_context(backends: Backends, services: Services, terms: NodeTerms) -> No
         supervisor=services.supervisor,
         provenance=services.provenance,
         receipt_periods=services.receipt_periods,
+        notices=services.notices,
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from viz.domain.notices import NoticeRule
 from viz.domain.ports.blobs import DeniableStore
 from viz.domain.ports.chain import ChainReader
 from viz.domain.ports.clock import Clock
@@ -109,4 +110,5 @@ class ServiceSettings:
     max_blob_bytes: int
     training: TrainingQueueSettings
     network: NetworkSettings
+    notices: NoticeRule
     development: bool

@@ -125,6 +125,29 @@ class EndCustody(Struct):
 
 
 @dataclass(frozen=True, slots=True)
+class Notice(Struct):
+    """A notice to one node's operator about an adapter or a work: the other id is 0.
+
+    ``kind`` is a ``viz.domain.notices.NoticeKind``. ``evidence_hash`` is the SHA-256 of a file that
+    the notifier keeps, or the zero hash.
+    """
+
+    TYPE: ClassVar[str] = (
+        "Notice(address notifier,address node,uint32 adapterId,uint256 contentId,uint8 kind,"
+        "string statement,string contact,bytes32 evidenceHash,uint64 issuedAt)"
+    )
+    notifier: Address
+    node: Address
+    adapter_id: AdapterId
+    content_id: ContentId
+    kind: int
+    statement: str
+    contact: str
+    evidence_hash: Hash32
+    issued_at_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class KeyRequest(Struct):
     """A request to a custodian for the key of a work (kind 1) or an adapter (kind 2)."""
 

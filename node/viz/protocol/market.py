@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final
 
 from viz.domain.card import ReportCard
+from viz.domain.notices import NoticeSummary
 from viz.domain.units import BPS, UINT64_MAX, ContentId, Units
-from viz.protocol.messages import REPORT_CARD
+from viz.protocol.messages import NOTICE_SUMMARY, REPORT_CARD
 from viz.protocol.wire_model import (
     BOOLEAN,
     AdapterNumber,
@@ -58,7 +59,7 @@ class MarketOffer(WireModel):
     """A node that serves a model, with its list price in units per million tokens.
 
     ``latency_ms`` is the smoothed time in which that node's description reached the answering node;
-    ``seen_at`` is when it was last read.
+    ``seen_at`` is when it was last read. ``notices`` tells of unanswered notices at that node.
     """
 
     node: AddressText
@@ -68,6 +69,7 @@ class MarketOffer(WireModel):
     context_tokens: Uint32
     latency_ms: Uint32
     seen_at_s: JsonInteger
+    notices: Annotated[NoticeSummary, NOTICE_SUMMARY] | None = None
 
 
 @dataclass(frozen=True, slots=True)

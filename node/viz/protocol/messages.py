@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar, Final
 from pydantic import Field
 
 from viz.domain.card import ReportCard
+from viz.domain.notices import NoticeSummary
 from viz.domain.ports.ledger import OfferedWork
 from viz.domain.typed_data import Close, Session
 from viz.domain.units import UINT32_MAX, UINT64_MAX, AdapterId, Units
@@ -88,6 +89,16 @@ REPORT_CARD: Final = record(
 )
 
 
+NOTICE_SUMMARY: Final = record(
+    NoticeSummary,
+    {
+        "open": ("open", whole(UINT32_MAX)),
+        "kind": ("kind", text(32)),
+        "received_at": ("receivedAt", whole(JSON_INTEGER_MAX)),
+    },
+)
+
+
 @dataclass(frozen=True, slots=True)
 class AdapterOffer(WireModel):
     """An adapter that a node sells (id 0: the bare base model), with its list price.
@@ -95,7 +106,8 @@ class AdapterOffer(WireModel):
     ``name``, ``description``, the works' titles and the report card are statements of the node, for
     people to choose. The card's values are also in the signed manifest, and an audit measures them.
     Prices are units per million tokens. The choices of one request (``n``) share one prompt, which
-    is computed and billed once; the text of each choice is billed separately.
+    is computed and billed once; the text of each choice is billed separately. ``notices`` tells of
+    unanswered notices on the adapter or its works.
     """
 
     adapter_id: AdapterNumber
@@ -109,6 +121,7 @@ class AdapterOffer(WireModel):
         tuple[Annotated[OfferedWork, OFFERED_WORK], ...], AtMost(MAX_OFFERED_WORKS), NullIsAbsent
     ] = ()
     card: Annotated[ReportCard, REPORT_CARD] | None = None
+    notices: Annotated[NoticeSummary, NOTICE_SUMMARY] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,18 @@ from viz.store.channels import ChannelTables
 from viz.store.custody import CustodyTables
 from viz.store.database import Database
 from viz.store.listings import ListingTables
+from viz.store.notices import NoticeTables
 from viz.store.writer import CommitHook
 
 
 class SqlStore(
-    ChannelTables, AccessTables, CatalogueTables, ChainsideTables, ListingTables, CustodyTables
+    ChannelTables,
+    AccessTables,
+    CatalogueTables,
+    ChainsideTables,
+    ListingTables,
+    CustodyTables,
+    NoticeTables,
 ):
     """The Store of a node, in SQLite or PostgreSQL."""
 

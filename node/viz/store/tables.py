@@ -240,6 +240,34 @@ class HandedKeyTable(LedgerTable, table=True):
     handed_at: int = Field(sa_type=BigInteger)
 
 
+class NoticeTable(LedgerTable, table=True):
+    """Notices of third parties; ``state`` is a NoticeState, ``kind`` a NoticeKind.
+
+    A dropped number is not given again (``sqlite_autoincrement``): answers name notices by it.
+    """
+
+    __tablename__ = "notices"
+    __table_args__ = {"sqlite_autoincrement": True}
+    notice_id: int | None = Field(default=None, primary_key=True)
+    digest: bytes = Field(sa_type=HashColumn, unique=True)
+    notifier: str
+    node: str
+    adapter_id: int = Field(sa_type=BigInteger)
+    content_id: int = Field(sa_type=BigInteger)
+    kind: int
+    statement: str = Field(sa_type=Text)
+    contact: str = Field(sa_type=Text)
+    evidence_hash: bytes = Field(sa_type=HashColumn)
+    issued_at_s: int = Field(sa_type=BigInteger)
+    signature: bytes = Field(sa_type=LargeBinary)
+    received_at: int = Field(sa_type=BigInteger)
+    effective_at: int = Field(sa_type=BigInteger)
+    standing: bool
+    state: str
+    reason: str = Field(sa_type=Text)
+    answered_at: int = Field(sa_type=BigInteger)
+
+
 def table(model: type[LedgerTable]) -> Table:
     """Return the SQLAlchemy table of a model, for Core statements."""
     name: Any = model.__tablename__

@@ -32,6 +32,7 @@ from viz.domain import buyer_channel as buyer_channels
 from viz.domain.claim_rows import SignedVoucher
 from viz.domain.eip712 import public_address, sign, sign_compact
 from viz.domain.node_channel import VoucherOffer
+from viz.domain.notices import NoticeRule
 from viz.domain.ports.engine import Engine
 from viz.domain.ports.ledger import AdapterRecord
 from viz.domain.pricing import Price
@@ -221,6 +222,7 @@ def service_settings(
             least_percent=(50, 0),
         ),
         network=NetworkSettings(origin, private_addresses=True),
+        notices=NoticeRule(),
         development=development,
     )
 

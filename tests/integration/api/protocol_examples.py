@@ -42,6 +42,7 @@ from viz.domain import buyer_channel as buyer_channels
 from viz.domain.claim_rows import SignedVoucher
 from viz.domain.eip712 import content_registry_domain, keccak, public_address, sign, sign_compact
 from viz.domain.license import Terms
+from viz.domain.notices import NoticeKind
 from viz.domain.ports.chain import ContentState, TermsState
 from viz.domain.ports.custody import CustodyRecord, KeyKind
 from viz.domain.ports.transactions import Event
@@ -49,6 +50,7 @@ from viz.domain.typed_data import (
     Approve,
     EndCustody,
     KeyRequest,
+    Notice,
     OwnerAction,
     Register,
     RequestClose,
@@ -62,6 +64,7 @@ from viz.protocol.license_document.agreement import terms_of
 from viz.protocol.license_document.model import LicenseDocument
 from viz.protocol.listing import CustodianAddress, SealedBlob, SignedListing, WorkListing
 from viz.protocol.messages import SessionProof, session_challenge_from_json
+from viz.protocol.notices import SignedNotice
 from viz.protocol.owner_actions import signed_action
 from viz.protocol.payment import Challenge, receipt_from_json
 from viz.protocol.registration import SignedRegistration
@@ -550,6 +553,31 @@ async def _end_custody(record: Record, work: ContentId) -> None:
     await record.exchange("POST", "/viz/v1/custody/end", body=signed.to_json())
 
 
+async def notices(record: Record) -> None:
+    """Record how anybody sends a notice, and what others see of it."""
+    said = Notice(
+        public_address(PAYER_KEY),
+        record.node.chain.address,
+        ADAPTER,
+        ContentId(0),
+        int(NoticeKind.PERSONAL_DATA),
+        "It answers with my address.",
+        "mail@example.org",
+        ZERO_HASH,
+        record.node.clock.now,
+    )
+    domain = content_registry_domain(DEPLOYMENT.chain_id, DEPLOYMENT.content_registry)
+    signed = SignedNotice(said, sign(PAYER_KEY, domain.digest(said)))
+    record.say(
+        "send a notice",
+        "Kind 2 is personal data; `contentId` is 0, so the notice is about the adapter. Its signer "
+        "owns none of the adapter's works (`standing`), so that sales go on until `effectiveAt`.",
+    )
+    await record.exchange("POST", "/viz/v1/notices", body=signed.to_json())
+    record.say("read the notices", "And the rule by which this node answers them, in seconds.")
+    await record.exchange("GET", "/viz/v1/notices?adapter=7")
+
+
 def _listed_work(work: ContentId) -> ContentState:
     """Return a work of the creator as the chain in memory has it, under ``_LICENSE``."""
     owner = public_address(CREATOR_KEY)
@@ -578,6 +606,7 @@ async def recorded(folder: Path) -> str:
             await owning(record)
             await listing(record)
             await keys(record)
+            await notices(record)
             return "\n\n".join(record.parts)
 
 

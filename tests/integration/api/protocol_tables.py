@@ -47,6 +47,7 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
     "listing-stale": (BUYER, "Read the listing kept here. Sign one with a later `issuedAt`."),
     "listing-unknown": (BUYER, "Ask another node, or the work's owner."),
     "provenance-unknown": (BUYER, "Ask the node of the adapter's trainer."),
+    "notice-unknown": (OPERATOR, "`viz notice list` has all numbers."),
     "commitment-mismatch": (OPERATOR, "Use the file and salt that were registered."),
     "invalid-key-file": (LOCAL, "Give the right key file and password."),
     "payment": (BUYER, FAMILY + " Read `detail`."),
@@ -95,6 +96,11 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
         BUYER,
         "Ask another adapter: this one does not come back. `contentId`, `reason`, `since` and "
         "`endedAt` say which work ended it, and when. Nothing was charged.",
+    ),
+    "adapter-suspended": (
+        BUYER,
+        "Ask another adapter, or another node. `noticeId`, `reason` and `since` say which notice "
+        "suspends it here, of which kind, since when. Nothing was charged.",
     ),
     "relay-refused": (BUYER, "Send the transaction yourself, or use another node."),
     "relay-busy": (BUYER, RETRY),
@@ -173,6 +179,12 @@ SIGNERS: Final[dict[str, tuple[str, str, str]]] = {
         "ContentRegistry",
         "the work's owner",
         "to have a custodian destroy the key and the sealed work; never sent to the chain",
+    ),
+    "Notice": (
+        "ContentRegistry",
+        "whoever complains",
+        "to tell a node's operator that an adapter or a work violates a right; never sent to the "
+        "chain",
     ),
     "KeyRequest": (
         "ContentRegistry",

@@ -32,6 +32,8 @@ SIGNED = {
     "EndCustody(uint256 contentId,address custodian,string origin,bytes32 challenge,uint64 expiry)",
     "KeyRequest(address requester,address custodian,string origin,uint8 kind,uint256 id,"
     "string ageRecipient,bytes32 challenge,uint64 expiry)",
+    "Notice(address notifier,address node,uint32 adapterId,uint256 contentId,uint8 kind,"
+    "string statement,string contact,bytes32 evidenceHash,uint64 issuedAt)",
     "OpenChannel(address payer,address node)",
     "Voucher(address node,uint96 settled,bytes32 usageHash,bytes32 receiptsHead)",
     "RequestClose(address signer,address node,uint64 deadline)",

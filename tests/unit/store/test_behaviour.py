@@ -22,7 +22,9 @@ from tests.fakes.records import ADAPTER, ALICE, BOB, IDENTITY, channel, digest, 
 
 from viz.domain.card import ReportCard
 from viz.domain.claim_rows import SignedVoucher
+from viz.domain.eip712 import keccak
 from viz.domain.node_channel import freeze_for_claim
+from viz.domain.notices import NoticeRecord, NoticeState
 from viz.domain.ports.custody import CustodyRecord, HandedKey, KeyKind
 from viz.domain.ports.ledger import (
     AccessRecord,
@@ -39,7 +41,8 @@ from viz.domain.ports.listings import ListingRecord
 from viz.domain.ports.services import AdapterEnd
 from viz.domain.ports.settlement_ledger import BlockMark, SignedTransaction, Store
 from viz.domain.ports.transactions import Outcome
-from viz.domain.units import UINT96_MAX, AdapterId, Address, Cid, ContentId
+from viz.domain.typed_data import Notice
+from viz.domain.units import UINT96_MAX, ZERO_HASH, AdapterId, Address, Cid, ContentId
 from viz.errors import CustodyFull, StoreConflict, StoreError, StoreFull, TooManyQuestions
 from viz.services.payments.channel_records import channel_of
 from viz.store.ledger import SqlStore
@@ -404,3 +407,22 @@ async def test_keys_are_logged_in_order_and_bounded(store: Store) -> None:
     rest = await store.handed_keys(KeyKind.WORK, 3, after=found[1].seq, limit=1)
     assert list(rest) == [found[2]]
     assert not await store.handed_keys(KeyKind.ADAPTER, 3, after=0, limit=9)
+
+
+async def test_notices_and_their_answers_are_kept(store: Store) -> None:
+    """A notice has one number for ever, an answer replaces the one before it."""
+    said = Notice(ALICE, BOB, AdapterId(7), ContentId(0), 2, "no", "", ZERO_HASH, 5)
+    first = await store.add_notice(NoticeRecord(said, keccak(b"1"), b"s", 6, 7, True))
+    second = await store.add_notice(NoticeRecord(said, keccak(b"2"), b"s", 6, 7, False))
+    assert list(await store.notices()) == [first, second]
+    with pytest.raises(StoreError):
+        await store.add_notice(NoticeRecord(said, keccak(b"1"), b"s", 6, 7, True))
+    answers: tuple[tuple[NoticeState, int], ...] = (("upheld", 8), ("rejected", 9))
+    for state, at in answers:
+        await store.answer_notice(first.notice_id, state, reason=state, answered_at=at)
+    answered = replace(first, state="rejected", reason="rejected", answered_at=9)
+    assert list(await store.notices()) == [answered, second]
+    await store.drop_notice(second.notice_id)
+    third = await store.add_notice(NoticeRecord(said, keccak(b"3"), b"s", 6, 7, False))
+    assert third.notice_id > second.notice_id, "a dropped number names no other notice"
+    assert list(await store.notices()) == [answered, third]

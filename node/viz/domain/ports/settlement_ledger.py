@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 from viz.domain.ports.custody import CustodyLedger
 from viz.domain.ports.ledger import ChannelLedger, ChannelRecord, Ledger
 from viz.domain.ports.listings import ListingLedger
+from viz.domain.ports.notices import NoticeLedger
 from viz.domain.ports.transactions import Outcome
 from viz.domain.units import AdapterId, Address, Hash32, Units
 
@@ -135,6 +136,7 @@ class Store(
     CursorStore,
     ListingLedger,
     CustodyLedger,
+    NoticeLedger,
     Protocol,
 ):
     """The whole ledger of a node: for serving and for settlement.

@@ -315,6 +315,7 @@ def _offer(sold: _Sold) -> MarketOffer:
         context_tokens=sold.by.context_tokens,
         latency_ms=sold.by.latency_ms,
         seen_at_s=sold.by.seen_at_s,
+        notices=sold.offer.notices,
     )
 
 

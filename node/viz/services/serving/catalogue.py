@@ -2,8 +2,8 @@
 
 Owns the mapping from OpenAI model names to adapters, the list prices, and how long the node relies
 on an answer of the chain about an adapter's standing (whether the node may serve it, and how long).
-Invariant: an adapter is sold only while the chain says that this node may serve it, and not in the
-last hour before that ends.
+Invariant: an adapter is sold only while the chain says that this node may serve it, not in the last
+hour before that ends, and not while a notice suspends it.
 """
 
 from __future__ import annotations
@@ -16,22 +16,25 @@ from typing import Final
 import structlog
 
 from viz.domain.display import moment
+from viz.domain.notices import NAME_OF_KIND, Suspension
 from viz.domain.ports.chain import ChainReader, ServingState, WeightsAddress
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.engine import Engine
 from viz.domain.ports.ledger import AdapterCatalogue, AdapterRecord, EndedAdapter
 from viz.domain.ports.services import AdapterEnd
 from viz.domain.pricing import Price
-from viz.domain.units import BASE_MODEL, UINT32_MAX, AdapterId, Address
+from viz.domain.units import BASE_MODEL, UINT32_MAX, AdapterId, Address, ContentId
 from viz.errors import (
     AdapterEnded,
     AdapterNotServable,
+    AdapterSuspended,
     InvalidRequest,
     UnknownAdapter,
     UnknownModel,
     VizError,
 )
 from viz.protocol.messages import AdapterOffer, adapter_model, adapter_of_model
+from viz.services.market.notices import Notices
 from viz.services.market.withdrawal import WITHDRAWN
 from viz.services.payments.freshness import ChainAccess, Freshness, Reading
 
@@ -74,7 +77,10 @@ class Catalogue:
         node: Address,
         list_price: Price,
         access: ChainAccess | None = None,
+        notices: Notices | None = None,
     ) -> None:
+        """Create it; ``notices`` suspend adapters."""
+        self._notices = notices
         self._ledger = ledger
         self._chain = chain
         self._engine = engine
@@ -172,10 +178,21 @@ class Catalogue:
         return tuple(self._records[key] for key in sorted(self._records))
 
     def offers(self) -> tuple[AdapterOffer, ...]:
-        """Return all that is sold, the base model first; nothing if no model is served."""
+        """Return all that is sold, the base model first; nothing if no model is served.
+
+        Adapters that a notice suspends are left out.
+        """
         if not self._engine.model.is_served:
             return ()
-        return (self.offer(BASE_MODEL), *(self.offer(key) for key in sorted(self._records)))
+        sold = [key for key in sorted(self._records) if self.suspension(key) is None]
+        return (self.offer(BASE_MODEL), *(self.offer(key) for key in sold))
+
+    def suspension(self, adapter_id: AdapterId) -> Suspension | None:
+        """Return why an adapter on offer may not be sold now; None if it may."""
+        record = self._records.get(adapter_id)
+        if record is None or self._notices is None:
+            return None
+        return self._notices.suspension(adapter_id, works_of(record))
 
     def offer(self, adapter_id: AdapterId) -> AdapterOffer:
         """Return one adapter's offer; raise UnknownAdapter."""
@@ -201,10 +218,15 @@ class Catalogue:
             record.description,
             record.works,
             record.card,
+            self._notices.on_adapter(adapter_id, works_of(record)) if self._notices else None,
         )
 
     def find(self, model: str) -> AdapterOffer:
-        """Return the offer of an OpenAI model name; raise UnknownModel, UnknownAdapter."""
+        """Return the offer of an OpenAI model name.
+
+        Raises UnknownModel, UnknownAdapter, AdapterEnded, AdapterSuspended. Requests that run when
+        a notice takes effect go on to their end, as those of an adapter that is dropped.
+        """
         if model == self._engine.model.name and self._engine.model.is_served:
             return self.offer(BASE_MODEL)
         adapter_id = adapter_of_model(model)
@@ -212,6 +234,8 @@ class Catalogue:
             raise UnknownModel(
                 f"model {model[:80]!r} is not served here: GET /v1/models lists what is"
             )
+        if (suspended := self.suspension(adapter_id)) is not None:
+            raise suspended_error(adapter_id, suspended)
         return self.offer(adapter_id)
 
     async def require_servable(self, adapter_id: AdapterId) -> None:
@@ -303,6 +327,24 @@ def ended_error(
         reason=end.reason,
         since=end.since_s,
         endedAt=end.ended_s,
+    )
+
+
+def works_of(record: AdapterRecord) -> Sequence[ContentId]:
+    """Return the works that an offered adapter was trained on."""
+    return [work.content_id for work in record.works]
+
+
+def suspended_error(adapter_id: AdapterId, suspended: Suspension) -> AdapterSuspended:
+    """Return the error for an adapter that a notice suspends: it names notice, kind and date."""
+    kind = NAME_OF_KIND[suspended.kind]
+    return AdapterSuspended(
+        f"adapter {adapter_id} is not served since {moment(suspended.since_s)}: notice "
+        f"{suspended.notice_id} ({kind}) is in effect; GET /viz/v1/notices has its state",
+        adapterId=int(adapter_id),
+        noticeId=suspended.notice_id,
+        reason=kind,
+        since=suspended.since_s,
     )
 
 

@@ -1,0 +1,104 @@
+"""Sign a notice about an adapter or a work, and send it to the node that serves it.
+
+Chain and registry come from the trusted deployment; the node must name the same ones, and is named
+in what is signed, so that the notice is good at that node alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from viz.client.node_address import origin_of
+from viz.creator.signing import exchange
+from viz.domain.eip712 import content_registry_domain, public_address, sign
+from viz.domain.notices import NoticeKind
+from viz.domain.ports.chain import Deployment
+from viz.domain.trust import require_as_trusted
+from viz.domain.typed_data import Notice
+from viz.domain.units import ZERO_HASH, AdapterId, Address, ContentId, Hash32
+from viz.errors import InvalidRequest, NodeNotTrusted
+from viz.protocol.messages import NodeInfo
+from viz.protocol.notices import NOTICES_PATH, NoticePage, NoticeView, SignedNotice
+from viz.protocol.payment import NODE_PATH
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeDraft:
+    """What a notifier wants to say; one of the ids is 0."""
+
+    adapter_id: AdapterId
+    content_id: ContentId
+    kind: NoticeKind
+    statement: str
+    contact: str = ""
+    evidence_hash: Hash32 = ZERO_HASH
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeDesk:
+    """A node that takes notices: its origin, its address, and its published rule in seconds."""
+
+    url: str
+    node: Address
+    personal_data_s: int
+    answer_s: int
+
+
+def evidence_hash(file: Path | None) -> Hash32:
+    """Return the SHA-256 of the evidence; the zero hash without a file. Blocks.
+
+    Raises InvalidRequest.
+    """
+    if file is None:
+        return ZERO_HASH
+    try:
+        with file.open("rb") as opened:
+            return Hash32(hashlib.file_digest(opened, "sha256").digest())
+    except OSError as error:
+        raise InvalidRequest(
+            f"the evidence {file} cannot be read: {error.strerror}", param="evidence"
+        ) from error
+
+
+async def desk_at(url: str, deployment: Deployment) -> NoticeDesk:
+    """Ask a node who it is and by which rule it answers notices.
+
+    Raises NodeNotTrusted for another chain, ChainUnreachable if the node does not answer.
+    """
+    origin = origin_of(url)
+    said, rule = await asyncio.gather(
+        exchange("GET", origin, NODE_PATH, None), exchange("GET", origin, NOTICES_PATH, None)
+    )
+    info, page = NodeInfo.from_json(said), NoticePage.from_json(rule)
+    require_as_trusted(deployment, chain_id=info.chain_id, content_registry=info.content_registry)
+    return NoticeDesk(origin, info.node, page.rule.personal_data_s, page.rule.answer_s)
+
+
+async def send_notice(
+    draft: NoticeDraft, desk: NoticeDesk, deployment: Deployment, key: bytes, *, now_s: int
+) -> NoticeView:
+    """Sign a notice and send it; return what the node keeps of it.
+
+    Raises NodeNotTrusted if the node answers about another notice, ChainUnreachable if it does not
+    answer, and the class that the node's problem names.
+    """
+    said = Notice(
+        public_address(key),
+        desk.node,
+        draft.adapter_id,
+        draft.content_id,
+        int(draft.kind),
+        draft.statement,
+        draft.contact,
+        draft.evidence_hash,
+        now_s,
+    )
+    digest = content_registry_domain(deployment.chain_id, deployment.content_registry).digest(said)
+    signed = SignedNotice(said, sign(key, digest))
+    kept = NoticeView.from_json(await exchange("POST", desk.url, NOTICES_PATH, signed.to_json()))
+    if kept.digest != digest:
+        raise NodeNotTrusted(f"the node at {desk.url} says that it keeps another notice")
+    return kept

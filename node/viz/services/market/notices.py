@@ -1,0 +1,324 @@
+"""Receive the notices of third parties, keep the operator's answers, and say what they suspend.
+
+``viz.domain.notices`` has the rule. Invariants:
+
+- A notice is kept only if its notifier signed it for this node, chain and registry, within a day.
+- An account gives one notice a day. What strangers leave unanswered is bounded, for each subject
+  and in all; the operator and owners of the works in question are outside these bounds.
+- The same notice again changes nothing: not its deadline, and not an answer.
+- What the ledger has decides, also after a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import replace
+from typing import Final
+
+import structlog
+
+from viz.domain.eip712 import content_registry_domain
+from viz.domain.notices import (
+    DAY_S,
+    NAME_OF_KIND,
+    NoticeKind,
+    NoticeRecord,
+    NoticeRule,
+    NoticeState,
+    NoticeSummary,
+    Suspension,
+    summary_of,
+    suspension_by,
+)
+from viz.domain.ports.chain import ChainReader
+from viz.domain.ports.clock import Clock
+from viz.domain.ports.notices import NoticeLedger
+from viz.domain.typed_data import Notice
+from viz.domain.units import BASE_MODEL, AdapterId, Address, ContentId, Hash32
+from viz.errors import (
+    InvalidRequest,
+    InvalidSignature,
+    LicenseError,
+    NoticeUnknown,
+    StoreFull,
+    TooManyQuestions,
+    UnknownAdapter,
+    WrongDomain,
+)
+from viz.protocol.notices import (
+    MAX_CONTACT_CHARS,
+    MAX_REASON_CHARS,
+    MAX_STATEMENT_CHARS,
+    NOTICES_PAGE,
+    SignedNotice,
+)
+from viz.services.market.account_signatures import is_signed
+
+# How far a notice's time may be ahead of this node's clock.
+MAX_AHEAD_S: Final = 300
+STRANGERS_OPEN: Final = 512
+STRANGERS_OPEN_EACH: Final = 8
+KEPT: Final = 4_096
+_LAYOUT: Final = "\n\t"
+_log = structlog.get_logger()
+
+
+class Notices:
+    """The notices of one node. Call ``restore`` once before use."""
+
+    def __init__(
+        self,
+        ledger: NoticeLedger,
+        chain: ChainReader,
+        clock: Clock,
+        *,
+        node: Address,
+        rule: NoticeRule,
+    ) -> None:
+        self._ledger, self._chain, self._clock = ledger, chain, clock
+        self._node, self.rule = node, rule
+        self._records: dict[int, NoticeRecord] = {}
+        self._changing = asyncio.Lock()
+
+    async def restore(self) -> None:
+        """Read the ledger's notices."""
+        self._records = {each.notice_id: each for each in await self._ledger.notices()}
+
+    # receiving
+
+    async def accept(
+        self, signed: SignedNotice, *, served: Container[AdapterId]
+    ) -> tuple[NoticeRecord, bool]:
+        """Keep a notice; return it, and whether it is new. ``served``: the adapters on offer here.
+
+        Raises InvalidRequest, WrongDomain for another node, UnknownAdapter, LicenseError for a work
+        that is not registered or was withdrawn, InvalidSignature, TooManyQuestions, StoreFull,
+        ChainUnreachable.
+        """
+        said, now_s = signed.notice, self._clock.now_s()
+        _require_well_formed(said, now_s)
+        if said.node != self._node:
+            raise WrongDomain(
+                f"the notice is to node {said.node}, and this is {self._node}: sign one for it"
+            )
+        if said.adapter_id and said.adapter_id not in served:
+            raise UnknownAdapter(
+                f"adapter {said.adapter_id} is not served here: send the notice to a node that "
+                "serves it (`viz buyer models` shows them)"
+            )
+        deployment = self._chain.deployment
+        digest = content_registry_domain(deployment.chain_id, deployment.content_registry).digest(
+            said
+        )
+        if (known := self._known(digest)) is not None:
+            return known, False
+        if not await is_signed(self._chain, digest, signed.signature, said.notifier):
+            raise InvalidSignature(
+                f"the notice is not signed by {said.notifier}: sign it with that account's key, "
+                f"for chain {deployment.chain_id} and registry {deployment.content_registry}"
+            )
+        owners = await self._owners(said)
+        standing = said.notifier == self._node or said.notifier in owners
+        async with self._changing:
+            if (known := self._known(digest)) is not None:
+                return known, False
+            return await self._keep(signed, digest, standing=standing, now_s=now_s), True
+
+    def _known(self, digest: Hash32) -> NoticeRecord | None:
+        return next((each for each in self._records.values() if each.digest == digest), None)
+
+    async def _keep(
+        self, signed: SignedNotice, digest: Hash32, *, standing: bool, now_s: int
+    ) -> NoticeRecord:
+        said, kind = signed.notice, NoticeKind(signed.notice.kind)
+        self._require_room(said, now_s, standing=standing)
+        rejected = any(
+            each.state == "rejected"
+            and each.notifier == said.notifier
+            and each.subject == (said.adapter_id, said.content_id)
+            for each in self._records.values()
+        )
+        effective_at = self.rule.effective_at(
+            kind, now_s, standing=standing, rejected_before=rejected
+        )
+        await self._make_room()
+        record = await self._ledger.add_notice(
+            NoticeRecord(said, digest, signed.signature, now_s, effective_at, standing)
+        )
+        self._records[record.notice_id] = record
+        _log.warning(
+            "notice received",
+            notice=record.notice_id,
+            kind=NAME_OF_KIND[kind],
+            adapter=int(said.adapter_id),
+            work=int(said.content_id),
+            standing=standing,
+            effective_at=effective_at,
+            remedy=f"viz notice show {record.notice_id}",
+        )
+        return record
+
+    async def _owners(self, said: Notice) -> frozenset[Address]:
+        """Return the owners of the works in question; raise for what is not on the chain."""
+        if said.content_id:
+            content = await self._chain.content(said.content_id)
+            if content is None:
+                raise LicenseError(f"there is no work {said.content_id}: check the id")
+            if content.withdrawn_at:
+                raise LicenseError(
+                    f"work {said.content_id} was withdrawn: nobody may train on it any more"
+                )
+            return frozenset({content.owner})
+        adapter = await self._chain.adapter(said.adapter_id)
+        if adapter is None:
+            raise UnknownAdapter(f"adapter {said.adapter_id} is not registered: check the id")
+        return frozenset(await self._chain.owners([content_id for content_id, _ in adapter.shares]))
+
+    def _require_room(self, said: Notice, now_s: int, *, standing: bool) -> None:
+        if said.notifier == self._node:
+            return
+        latest = max(
+            (each.received_at for each in self._records.values() if each.notifier == said.notifier),
+            default=None,
+        )
+        if latest is not None and latest + DAY_S > now_s:
+            raise TooManyQuestions(
+                "this node takes one notice a day from an account: send the next one later",
+                retryAfter=latest + DAY_S - now_s,
+            )
+        if standing:
+            return
+        waiting = [
+            each for each in self._records.values() if each.state == "open" and not each.standing
+        ]
+        about = (said.adapter_id, said.content_id)
+        if (
+            len(waiting) >= STRANGERS_OPEN
+            or sum(each.subject == about for each in waiting) >= STRANGERS_OPEN_EACH
+        ):
+            raise TooManyQuestions(
+                "too many notices wait for the operator's answer: try again in a day, or write to "
+                "the operator",
+                retryAfter=DAY_S,
+            )
+
+    async def _make_room(self) -> None:
+        """Drop the oldest rejected notice if as many are kept as may be; raise StoreFull."""
+        if len(self._records) < KEPT:
+            return
+        rejected = [each for each in self._records.values() if each.state == "rejected"]
+        if not rejected:
+            raise StoreFull(f"this node keeps {KEPT} notices and takes no more")
+        oldest = min(rejected, key=lambda each: each.answered_at)
+        await self._ledger.drop_notice(oldest.notice_id)
+        del self._records[oldest.notice_id]
+
+    # answering
+
+    async def answer(self, notice_id: int, *, upholds: bool, reason: str) -> NoticeRecord:
+        """Keep the operator's answer, also in place of an earlier one; everybody sees ``reason``.
+
+        Raises NoticeUnknown, InvalidRequest.
+        """
+        if not reason.strip() or len(reason) > MAX_REASON_CHARS or not reason.isprintable():
+            raise InvalidRequest(
+                f"the reason must be a line of 1 to {MAX_REASON_CHARS} characters: everybody "
+                "reads it beside the notice",
+                param="reason",
+            )
+        async with self._changing:
+            record = self.get(notice_id)
+            now_s = self._clock.now_s()
+            state: NoticeState = "upheld" if upholds else "rejected"
+            await self._ledger.answer_notice(notice_id, state, reason=reason, answered_at=now_s)
+            answered = replace(record, state=state, reason=reason, answered_at=now_s)
+            self._records[notice_id] = answered
+        _log.info("notice answered", notice=notice_id, answer=state)
+        return answered
+
+    # reading
+
+    def get(self, notice_id: int) -> NoticeRecord:
+        """Return a notice; raise NoticeUnknown."""
+        found = self._records.get(notice_id)
+        if found is None:
+            raise NoticeUnknown(f"there is no notice {notice_id} here: `viz notice list` has all")
+        return found
+
+    def all(self) -> Sequence[NoticeRecord]:
+        """Return all notices by their numbers."""
+        return [self._records[key] for key in sorted(self._records)]
+
+    def page(
+        self, *, after: int = 0, adapter_id: int = 0, content_id: int = 0
+    ) -> tuple[Sequence[NoticeRecord], int | None]:
+        """Return a page of the notices after number ``after``, and the next page's ``after``.
+
+        With an adapter or a work: those whose subject it is.
+        """
+        found = [
+            each
+            for each in self.all()
+            if each.notice_id > after
+            and (not adapter_id or each.notice.adapter_id == adapter_id)
+            and (not content_id or each.notice.content_id == content_id)
+        ]
+        page = found[:NOTICES_PAGE]
+        return page, page[-1].notice_id if len(found) > NOTICES_PAGE else None
+
+    def on_work(self, content_id: ContentId) -> NoticeSummary | None:
+        """Return the unanswered notices on a work; None if there are none."""
+        return summary_of(self._about(BASE_MODEL, (content_id,)))
+
+    def on_adapter(self, adapter_id: AdapterId, works: Iterable[ContentId]) -> NoticeSummary | None:
+        """Return the unanswered notices on an adapter and its works; None if there are none."""
+        return summary_of(self._about(adapter_id, works))
+
+    def suspension(self, adapter_id: AdapterId, works: Iterable[ContentId]) -> Suspension | None:
+        """Return why an adapter with these works may not be sold now; None if it may."""
+        return suspension_by(self._about(adapter_id, works), self._clock.now_s())
+
+    def _about(self, adapter_id: AdapterId, works: Iterable[ContentId]) -> Sequence[NoticeRecord]:
+        if not self._records:
+            return ()
+        subjects = {(0, int(each)) for each in works}
+        if adapter_id != BASE_MODEL:
+            subjects.add((int(adapter_id), 0))
+        return [each for each in self._records.values() if each.subject in subjects]
+
+
+def _require_well_formed(said: Notice, now_s: int) -> None:
+    if bool(said.adapter_id) == bool(said.content_id):
+        raise InvalidRequest(
+            "a notice is about an adapter or about a work: name one of adapterId and contentId, "
+            "and write 0 for the other"
+        )
+    if said.kind not in set(NoticeKind):
+        kinds = ", ".join(f"{int(kind)} ({name})" for kind, name in NAME_OF_KIND.items())
+        raise InvalidRequest(f"the notice's kind is {said.kind}: write {kinds}", param="kind")
+    for name, shown, most in (
+        ("statement", said.statement, MAX_STATEMENT_CHARS),
+        ("contact", said.contact, MAX_CONTACT_CHARS),
+    ):
+        letters = shown.translate(dict.fromkeys(map(ord, _LAYOUT)))
+        if len(shown) > most or not letters.isprintable():
+            raise InvalidRequest(
+                f"the {name} is longer than {most} characters, or has characters that cannot be "
+                "printed",
+                param=name,
+            )
+    if not said.statement.strip():
+        raise InvalidRequest("the statement is empty: say what is wrong", param="statement")
+    if said.issued_at_s > now_s + MAX_AHEAD_S:
+        raise InvalidRequest(
+            f"issuedAt is {said.issued_at_s}, more than {MAX_AHEAD_S} s ahead of this node's clock "
+            f"({now_s}): check your clock",
+            param="issuedAt",
+        )
+    if said.issued_at_s < now_s - DAY_S:
+        raise InvalidRequest(
+            f"issuedAt is {said.issued_at_s}, more than a day ago by this node's clock ({now_s}): "
+            "sign the notice again",
+            param="issuedAt",
+        )
