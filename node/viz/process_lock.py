@@ -21,14 +21,17 @@ class ProcessLock:
         """Lock the file ``path``, created for its user alone if it is missing, without waiting.
 
         Returns None if another process, or another lock of this one, holds it. Raises OSError if
-        the file cannot be opened.
+        the file cannot be opened or locked, as on some network file systems.
         """
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             os.close(handle)
             return None
+        except OSError:
+            os.close(handle)
+            raise
         return cls(handle)
 
     def release(self) -> None:
