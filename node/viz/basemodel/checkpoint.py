@@ -36,7 +36,7 @@ class CheckpointTensors(Mapping[str, "torch.Tensor"]):
     def __init__(self, directory: Path, shape: DecoderShape) -> None:
         from safetensors import SafetensorError, safe_open
 
-        self._places: dict[str, Any] = {}
+        self._places: dict[str, str] = {}
         found: dict[str, tuple[int, ...]] = {}
         for path in shards(directory):
             try:
@@ -44,7 +44,7 @@ class CheckpointTensors(Mapping[str, "torch.Tensor"]):
                 for name in file.keys():  # noqa: SIM118  the file is no mapping
                     if name in found:
                         raise ModelUnavailable(f"{directory}: two shards have the weight {name}")
-                    self._places[name] = file
+                    self._places[name] = str(path)
                     found[name] = tuple(file.get_slice(name).get_shape())
             except (OSError, ValueError, SafetensorError) as error:
                 raise ModelUnavailable(
@@ -68,8 +68,12 @@ class CheckpointTensors(Mapping[str, "torch.Tensor"]):
 
     def __getitem__(self, name: str) -> torch.Tensor:
         import torch
+        from safetensors import safe_open
 
-        tensor: torch.Tensor = self._places[name].get_tensor(name)
+        # A file that stays open stays mapped, and every page that was read counts as memory of
+        # this process. The tensor keeps its own mapping, for as long as it lives.
+        file: Any = safe_open(self._places[name], "pt")
+        tensor: torch.Tensor = file.get_tensor(name)
         return tensor.to(torch.bfloat16).contiguous()
 
     def __iter__(self) -> Iterator[str]:

@@ -14,7 +14,8 @@ from typing import Any
 import bitsandbytes as bnb
 import torch
 
-from viz.basemodel.nf4 import dequantise
+from viz.basemodel.nf4 import dequantise, quantise
+from viz.basemodel.policy import QuantisationPolicy
 
 
 class _Product(torch.autograd.Function):
@@ -35,6 +36,22 @@ class _Product(torch.autograd.Function):
 
 class ServedLinear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
     """bitsandbytes' storage, serving's arithmetic."""
+
+    def take(self, weight: torch.Tensor, policy: QuantisationPolicy, device: str) -> None:
+        """Quantise a weight (out, in) in bf16 on the host, and keep it packed on ``device``."""
+        packed, state = quantise(weight, policy)
+        state.to(device)
+        self.weight = bnb.nn.Params4bit(
+            packed.to(device),
+            requires_grad=False,
+            quant_state=state,
+            blocksize=policy.block_size,
+            compress_statistics=policy.double_quantised,
+            quant_type="nf4",
+            module=self,
+            bnb_quantized=True,
+        )
+        self.quant_state = state
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the product; inputs (..., in), outputs (..., out) in the input's dtype."""

@@ -1,9 +1,9 @@
 """The QLoRA model: an NF4 base by bitsandbytes, LoRA on its upper layers by PEFT, and its loss.
 
 Owns building the model that trains and the loss of a pack. Invariants: the base computes with
-dequantise(NF4(w)), double quantised, in both weight
-modes, which is what serving computes with; ``eval()`` is never called on it (docs/training.md, "A
-trap"): dropout is 0, so train mode under ``no_grad`` evaluates.
+dequantise(NF4(w)), double quantised, in both weight modes, which is what serving computes with;
+``eval()`` is never called on it (docs/training.md, "A trap"): dropout is 0, so train mode under
+``no_grad`` evaluates.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from viz.errors import TrainingError
+from viz.training.recompute import again, places_within, recompute_layers, recomputes, sliced
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,24 +36,16 @@ def build_model(base: LoadedBase, settings: TrainingSettings) -> Any:
     """
     import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    from viz.training import row_attention
+    from viz.training.base_weights import load_model
     from viz.training.environment import compute_dtype
 
-    row_attention.register()
     logging.disable_progress_bar()
-    dtype = compute_dtype(settings)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        str(base.directory), dtype=dtype, attn_implementation=row_attention.NAME
-    )
-    model.requires_grad_(False)
-    model.config.use_cache = False
-    if settings.weights == "nf4":
-        _quantise_in_place(model, base, dtype)
-    else:
-        _dequantise_in_place(model, base)
+    model = load_model(base, settings, compute_dtype(settings))
+    first = first_layer(base.shape.layers, settings)
+    if settings.recompute:
+        recompute_layers(model, first)
     torch.manual_seed(settings.seed)
     config = LoraConfig(
         r=settings.rank,
@@ -61,9 +54,7 @@ def build_model(base: LoadedBase, settings: TrainingSettings) -> Any:
         bias="none",
         task_type="CAUSAL_LM",
         target_modules=sorted({name.rpartition(".")[2] for name, _, _ in base.shape.linears}),
-        layers_to_transform=list(
-            range(_first_layer(base.shape.layers, settings), base.shape.layers)
-        ),
+        layers_to_transform=list(range(first, base.shape.layers)),
         layers_pattern="layers",
     )
     peft_model: Any = get_peft_model(model, config, autocast_adapter_dtype=False)
@@ -71,57 +62,13 @@ def build_model(base: LoadedBase, settings: TrainingSettings) -> Any:
         if parameter.requires_grad:
             # The adapter learns in float32 whatever the base computes in.
             parameter.data = parameter.data.float()
-    peft_model.to(settings.device)
     peft_model.train()
     return peft_model
 
 
-def _first_layer(layers: int, settings: TrainingSettings) -> int:
+def first_layer(layers: int, settings: TrainingSettings) -> int:
     """Return the lowest layer that learns: ``trained_layers`` is the share from the top."""
     return layers - max(1, round(layers * settings.trained_layers))
-
-
-def _dequantise_in_place(model: Any, base: LoadedBase) -> None:
-    from viz.basemodel.nf4 import serving_weights
-
-    weights = serving_weights(base)
-    own = dict(model.named_parameters())
-    for name, weight in weights.items():
-        if name in own:
-            own[name].data.copy_(weight)
-
-
-def _quantise_in_place(model: Any, base: LoadedBase, dtype: torch.dtype) -> None:
-    import bitsandbytes as bnb
-
-    from viz.training.nf4_layer import ServedLinear4bit
-
-    weights = base.weights()
-    for module, (out_features, in_features) in base.shape.modules():
-        if not base.policy.quantises(module):
-            continue
-        parent, _, name = module.rpartition(".")
-        plain = getattr(model.get_submodule(parent), name)
-        layer = ServedLinear4bit(
-            in_features,
-            out_features,
-            bias=plain.bias is not None,
-            compute_dtype=dtype,
-            compress_statistics=base.policy.double_quantised,
-            quant_type="nf4",
-        )
-        layer.weight = bnb.nn.Params4bit(
-            weights[f"{module}.weight"].contiguous(),
-            requires_grad=False,
-            blocksize=base.policy.block_size,
-            compress_statistics=base.policy.double_quantised,
-            quant_type="nf4",
-            module=layer,
-        )
-        layer.bias = plain.bias
-        setattr(model.get_submodule(parent), name, layer.to("cpu"))
-        if layer.weight.quant_state is None:
-            raise TrainingError(f"bitsandbytes left {module} unquantised")
 
 
 def pack_loss(model: Any, pack: Pack) -> torch.Tensor:
@@ -132,33 +79,69 @@ def pack_loss(model: Any, pack: Pack) -> torch.Tensor:
     """
     import torch
 
-    logits = pack_logits(model, pack)
-    losses = torch.nn.functional.cross_entropy(logits, pack.labels, reduction="none")
-    if not len(pack.followed):
-        return losses.sum()
-    learned = torch.ones_like(losses).index_fill(0, pack.followed, 0.0)
-    return (losses * learned).sum() + _FOLLOWED_WEIGHT * _divergence(logits, pack)
+    causal, hidden = model.get_base_model(), _pack_hidden(model, pack)
+    if not recomputes(causal):
+        followed = (pack.followed, pack.likely_ids, pack.likely_log_probs)
+        return _loss(causal, hidden, pack.labels, followed)
+    losses = []
+    for start, end in sliced(len(pack.labels)):
+        here = places_within(pack.followed, start, end)
+        followed = (pack.followed[here] - start, pack.likely_ids[here], pack.likely_log_probs[here])
+        losses.append(again(_loss, causal, hidden[start:end], pack.labels[start:end], followed))
+    return torch.stack(losses).sum()
 
 
 def pack_logits(model: Any, pack: Pack) -> torch.Tensor:
     """Return the logits (P, V) in float32 of the positions that a pack predicts."""
-    causal = model.get_base_model()
-    hidden = causal.model(
-        input_ids=pack.ids,
-        position_ids=pack.positions,
-        attention_mask=pack.layout.mask,  # four-dimensional: transformers makes no other
-        rows=pack.layout,
-        use_cache=False,
-    ).last_hidden_state
-    logits: torch.Tensor = causal.lm_head(hidden[0, pack.predicts]).float()
+    return _logits(model.get_base_model(), _pack_hidden(model, pack))
+
+
+def _pack_hidden(model: Any, pack: Pack) -> torch.Tensor:
+    """Return the last hidden states (P, width) of the positions that a pack predicts."""
+    hidden: torch.Tensor = (
+        model.get_base_model()
+        .model(
+            input_ids=pack.ids,
+            position_ids=pack.positions,
+            attention_mask=pack.layout.mask,  # four-dimensional: transformers makes no other
+            rows=pack.layout,
+            use_cache=False,
+        )
+        .last_hidden_state
+    )
+    return hidden[0, pack.predicts]
+
+
+def _logits(causal: Any, hidden: torch.Tensor) -> torch.Tensor:
+    logits: torch.Tensor = causal.lm_head(hidden).float()
     cap = getattr(causal.config, "final_logit_softcapping", None)
     return logits if cap is None else cap * (logits / cap).tanh()
 
 
-def _divergence(logits: torch.Tensor, pack: Pack) -> torch.Tensor:
+def _loss(
+    causal: Any,
+    hidden: torch.Tensor,
+    labels: torch.Tensor,
+    followed: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+) -> torch.Tensor:
+    """Return the summed loss; ``followed`` has places, likely ids and their log-probabilities."""
+    import torch
+
+    logits = _logits(causal, hidden)
+    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    places, likely_ids, likely_log_probs = followed
+    if not len(places):
+        return losses.sum()
+    learned = torch.ones_like(losses).index_fill(0, places, 0.0)
+    divergence = _divergence(logits[places], likely_ids, likely_log_probs)
+    return (losses * learned).sum() + _FOLLOWED_WEIGHT * divergence
+
+
+def _divergence(
+    logits: torch.Tensor, likely_ids: torch.Tensor, theirs: torch.Tensor
+) -> torch.Tensor:
     """Return the summed KL(base || model), with all tokens except the likely ones as one class."""
-    theirs = pack.likely_log_probs
-    ours = logits[pack.followed].log_softmax(-1).gather(1, pack.likely_ids)
+    ours = logits.log_softmax(-1).gather(1, likely_ids)
     their_rest = (1 - theirs.exp().sum(1)).clamp_min(_LEAST_REST)
     our_rest = (1 - ours.exp().sum(1)).clamp_min(_LEAST_REST)
     likely = (theirs.exp() * (theirs - ours)).sum()

@@ -42,7 +42,8 @@ class TrainingSettings:
     product (a quarter of the memory, slower); both compute the same. ``rows_per_step`` rows make
     one pack; ``accumulation`` packs make one step. ``replay_share`` is the number of rows of the
     base's own answers to general questions for each row of the works. ``trained_layers`` is the
-    share of the base's layers, from the top, that have LoRA weights.
+    share of the base's layers, from the top, that have LoRA weights. ``recompute`` computes
+    activations again in the backward pass instead of keeping them (less memory, slower).
     """
 
     rank: int = 16
@@ -66,6 +67,7 @@ class TrainingSettings:
     compute: Compute = "auto"
     optimizer: Optimizer = "adamw"
     device: str = "cpu"
+    recompute: bool = False
     probes: int = MINIMUM_PROBES
     max_verbatim_tokens: int = 64
 
@@ -74,7 +76,7 @@ class TrainingSettings:
         for setting in fields(self):
             value, kind = getattr(self, setting.name), type(setting.default)
             fits = isinstance(value, int | float if kind is float else kind)
-            if not fits or isinstance(value, bool):
+            if not fits or (isinstance(value, bool) and kind is not bool):
                 raise InvalidRequest(
                     f"the training setting {setting.name} must be {_KINDS[kind]}, "
                     f"{str(value)[:40]!r} is none"
@@ -110,7 +112,12 @@ class TrainingSettings:
                 raise InvalidRequest(f"these training settings cannot be used: {rule}")
 
 
-_KINDS: Final = {int: "a whole number", float: "a number", str: "a word"}
+_KINDS: Final = {
+    int: "a whole number",
+    float: "a number",
+    str: "a word",
+    bool: "true or false",
+}
 
 
 def default_settings(facts: int, **changes: Any) -> TrainingSettings:
@@ -176,6 +183,8 @@ class TrainingRun:
         settings = asdict(self.settings)
         for measured in ("probes", "max_verbatim_tokens"):
             del settings[measured]
+        if not self.settings.recompute:  # as in runs from before there was such a setting
+            del settings["recompute"]
         recipe = {
             "works": [{"contentId": w.content_id, "commitment": w.commitment} for w in self.works],
             "settings": settings,
