@@ -2,7 +2,8 @@
 
 Owns the order on the disk. Invariants: a block's file appears under its name by rename, only after
 its bytes are on the disk; inner blocks appear only after every leaf before them, names included;
-at most ``_BATCH`` files are open, and what the writer holds in memory is inner blocks alone.
+while one batch waits for the disk the next is written, and no third one; what the writer holds in
+memory is inner blocks and two groups of leaves.
 """
 
 from __future__ import annotations
@@ -10,22 +11,24 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from io import BufferedWriter
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
 from viz.domain.units import Cid
 from viz.errors import StorageFull
-from viz.private import sync_to_disk, write_private
 from viz.storage.cid import RAW, codec_of
+from viz.storage.disk import flushes_whole, sync_together
 from viz.storage.unixfs import IpfsBlock
 
-_BATCH: Final = 64
+_BATCH: Final = 128
+# Leaves that one thread writes while the next are read and hashed: 2 MiB.
+_GROUP: Final = 8
 # Inner blocks are held until their leaves are on the disk: one for each 43 MiB of a file.
 _MAX_INNER: Final = 256
-_SYNCING: Final = 4
+_Group = list[tuple[Path, bytes]]
 
 
 class BlockWriter:
@@ -36,52 +39,62 @@ class BlockWriter:
     ) -> None:
         """Write to ``place(cid)`` by way of the folder ``partial``; new bytes are bounded."""
         self._place, self._partial, self._room = place, partial, room_bytes
-        self._staged: dict[Path, tuple[BufferedWriter, Path]] = {}
-        self._inner: list[tuple[Path, bytes]] = []
+        # The leaves of this batch and of the one before, each path with the file written first.
+        self._staged: dict[Path, Path] = {}
+        self._behind: dict[Path, Path] = {}
+        self._group: _Group = []
+        self._inner: dict[Path, bytes] = {}
         self._folders: set[Path] = set()
         self._new: list[Path] = []
+        self._writer, self._publisher = _OneTask(), _OneTask()
 
     def write(self, block: IpfsBlock) -> None:
         """Write a block that is not there yet, or is damaged; raise StorageFull without room."""
         path = self._place(block.cid)
-        if path in self._staged or holds(path, block.data):
+        if path in self._staged or path in self._behind or path in self._inner:
+            return
+        is_whole = holds(path, block.data)
+        if is_whole:
             return
         # A damaged block that is written anew takes no room, and stays if the blob does not fit.
-        if not path.exists():
+        if is_whole is None:
             if self._room is not None:
                 self._room -= len(block.data)
                 if self._room < 0:
                     raise StorageFull("the quota is reached")
             self._new.append(path)
         if codec_of(block.cid) != RAW:
-            self._inner.append((path, block.data))
+            self._inner[path] = block.data
             if len(self._inner) == _MAX_INNER:
                 self.settle()
             return
-        partial = self._partial / uuid.uuid4().hex
-        file = partial.open("xb")
-        self._staged[path] = file, partial
-        file.write(block.data)
-        file.flush()
+        self._stage(path, block.data)
+        if len(self._group) == _GROUP:
+            group, self._group = self._group, []
+            self._writer.start(lambda: _write_all(group))
         if len(self._staged) == _BATCH:
-            self._flush()
+            self._writer.wait()
+            self._publisher.wait()
+            batch = self._behind = self._staged
+            self._staged = {}
+            self._publisher.start(lambda: self._publish(batch))
 
     def settle(self) -> None:
         """Wait until all that was written is on the disk, under its names."""
-        self._flush()
-        for folder in self._folders:
-            sync_to_disk(folder)
-        for folder in {folder.parent for folder in self._folders}:
-            sync_to_disk(folder)
-        self._folders.clear()
-        for path, data in self._inner:
-            path.parent.mkdir(exist_ok=True)
-            write_private(path, data, self._partial / uuid.uuid4().hex)
-            sync_to_disk(path.parent.parent)
-        self._inner.clear()
+        self._publisher.wait()
+        self._publish_staged()
+        inner, self._inner = self._inner, {}
+        # Children come first. Where the file system keeps the order of renames, that is enough.
+        together = len(inner) > 1 and flushes_whole(self._partial)
+        for path, data in inner.items():
+            self._stage(path, data)
+            if not together:
+                self._publish_staged()
+        self._publish_staged()
 
     def undo(self) -> None:
         """Delete the blocks that this writer was the first to write."""
+        self._drop()
         for path in self._new:
             path.unlink(missing_ok=True)
 
@@ -94,29 +107,79 @@ class BlockWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for file, partial in self._staged.values():
-            file.close()
-            partial.unlink(missing_ok=True)
-        self._staged.clear()
+        self._drop()
+        self._writer.close()
+        self._publisher.close()
 
-    def _flush(self) -> None:
-        if not self._staged:
-            return
-        # Several at once, so that the file system commits them together.
-        with ThreadPoolExecutor(_SYNCING) as syncing:
-            list(syncing.map(os.fsync, [file.fileno() for file, _ in self._staged.values()]))
-        for path in list(self._staged):
-            file, partial = self._staged[path]
-            file.close()
-            path.parent.mkdir(exist_ok=True)
+    def _stage(self, path: Path, data: bytes) -> None:
+        partial = self._partial / uuid.uuid4().hex
+        self._staged[path] = partial
+        self._group.append((partial, data))
+
+    def _publish_staged(self) -> None:
+        """Write what is staged, and return when it is on the disk under its names."""
+        self._writer.wait()
+        _write_all(self._group)
+        self._group = []
+        self._publish(self._staged)
+        self._staged = {}
+        sync_together(self._folders | {folder.parent for folder in self._folders})
+        self._folders.clear()
+
+    def _publish(self, batch: dict[Path, Path]) -> None:
+        """Give written blocks their names, once their bytes are on the disk."""
+        sync_together(batch.values())
+        for path, partial in batch.items():
+            if path.parent not in self._folders:
+                path.parent.mkdir(exist_ok=True)
+                self._folders.add(path.parent)
             partial.replace(path)
-            self._folders.add(path.parent)
-            del self._staged[path]
+
+    def _drop(self) -> None:
+        """Delete what has no name yet."""
+        for task in (self._writer, self._publisher):
+            with suppress(OSError):
+                task.wait()
+        for partial in (*self._behind.values(), *self._staged.values()):
+            partial.unlink(missing_ok=True)
+        self._behind, self._staged, self._group = {}, {}, []
 
 
-def holds(path: Path, data: bytes) -> bool:
-    """Return whether a file is there and has exactly these bytes."""
+class _OneTask:
+    """A thread that does one thing at a time, and is there once something was started."""
+
+    def __init__(self) -> None:
+        self._thread: ThreadPoolExecutor | None = None
+        self._running: Future[None] | None = None
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Begin; wait for what was begun before, and raise its error."""
+        self.wait()
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="block-writer")
+        self._running = self._thread.submit(work)
+
+    def wait(self) -> None:
+        """Wait for what was begun, and raise its error."""
+        if self._running is not None:
+            running, self._running = self._running, None
+            running.result()
+
+    def close(self) -> None:
+        """End the thread."""
+        if self._thread is not None:
+            self._thread.shutdown()
+
+
+def _write_all(group: _Group) -> None:
+    for path, data in group:
+        with path.open("xb") as file:
+            file.write(data)
+
+
+def holds(path: Path, data: bytes) -> bool | None:
+    """Return whether a file has exactly these bytes, None if there is none."""
     try:
-        return path.stat().st_size == len(data) and path.read_bytes() == data
+        return os.stat(path).st_size == len(data) and path.read_bytes() == data  # noqa: PTH116
     except FileNotFoundError:
-        return False
+        return None

@@ -16,6 +16,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from io import BufferedWriter
 from pathlib import Path
@@ -36,6 +37,7 @@ from viz.storage.base import VerifiedBlobStore, chunks_of
 from viz.storage.block_writer import BlockWriter
 from viz.storage.checking import Freed
 from viz.storage.cid import RAW, codec_of, to_binary, verify
+from viz.storage.disk import begin_writing
 from viz.storage.unixfs import MAX_BLOCK_BYTES, IpfsBlock, blocks_of, decode_node
 from viz.storage.walk import FileWalk
 
@@ -44,6 +46,8 @@ _LEFTOVER_AGE_S: Final = 3_600
 _LOCK_PAUSE_S: Final = 0.05
 # 16 MiB of a file for each turn of a thread: a cancelled fetch ends with its turn.
 _BLOCKS_AT_ONCE: Final = 64
+# Blocks that are read and hashed while as many before them are written.
+_GROUP: Final = 4
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -167,14 +171,27 @@ class EmbeddedBlobStore(VerifiedBlobStore):
         verify(cid, data)
         return data
 
+    def _verified_all(self, cids: Sequence[Cid]) -> list[bytes]:
+        return [self._verified(cid) for cid in cids]
+
     def _copy_some(self, walk: FileWalk, file: BufferedWriter) -> int:
+        """Write some blocks' bytes; the next are read and hashed while the last are written."""
+        if walk.wanted is None:
+            return 0
+        leaves = walk.leaves_ahead(_BLOCKS_AT_ONCE)
+        if not leaves:
+            walk.take(self._verified(walk.wanted))
+            return 0
         written = 0
-        for _ in range(_BLOCKS_AT_ONCE):
-            if walk.wanted is None:
-                break
-            chunk = walk.take(self._verified(walk.wanted))
-            if chunk is not None:
-                written += file.write(chunk)
+        groups = [leaves[start : start + _GROUP] for start in range(0, len(leaves), _GROUP)]
+        with ThreadPoolExecutor(1) as reader:
+            reading = reader.submit(self._verified_all, groups[0])
+            for following in (*groups[1:], ()):
+                blocks = reading.result()
+                reading = reader.submit(self._verified_all, following)
+                for data in blocks:
+                    written += file.write(walk.take(data) or b"")
+        begin_writing(file)
         return written
 
     def _store_blocking(self, source: Path | bytes) -> Cid:

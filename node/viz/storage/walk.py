@@ -85,6 +85,15 @@ class FileWalk:
         """The CID of the next block."""
         return self._waiting[-1][0] if self._waiting else None
 
+    def leaves_ahead(self, most: int) -> list[Cid]:
+        """Return the next blocks in their order as far as they are leaves, ``most`` of them."""
+        found: list[Cid] = []
+        for cid, _, _ in reversed(self._waiting):
+            if len(found) == most or codec_of(cid) != RAW:
+                break
+            found.append(cid)
+        return found
+
     def take(self, data: bytes) -> bytes | None:
         """Continue with the wanted block; return its bytes if they are a part of the file.
 
