@@ -72,7 +72,7 @@ class RangeNotSatisfiable(InputError):
 
 
 class TooManyQuestions(InputError):
-    code, status, title = "too-many-questions", 429, "The node asks its chain no more for you now"
+    code, status, title = "too-many-questions", 429, "Too many requests of this kind for now"
 
 
 class PromptEmpty(InputError):

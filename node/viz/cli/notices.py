@@ -214,7 +214,9 @@ def show_notice(
 @guarded
 def answer_notice(
     notice_id: NoticeId,
-    answer: Annotated[NoticeAnswer, typer.Argument(help="uphold stops sales, reject lets them go on.")],
+    answer: Annotated[
+        NoticeAnswer, typer.Argument(help="uphold stops sales, reject lets them go on.")
+    ],
     reason: Annotated[str, typer.Option(help="Why: everybody reads it beside the notice.")],
     node: OperatedNode = "",
     folder: DataDir = None,

@@ -41,7 +41,6 @@ from viz.errors import (
     InvalidSignature,
     LicenseError,
     NoticeUnknown,
-    StoreFull,
     TooManyQuestions,
     UnknownAdapter,
     WrongDomain,
@@ -93,7 +92,7 @@ class Notices:
         """Keep a notice; return it, and whether it is new. ``served``: the adapters on offer here.
 
         Raises InvalidRequest, WrongDomain for another node, UnknownAdapter, LicenseError for a work
-        that is not registered or was withdrawn, InvalidSignature, TooManyQuestions, StoreFull,
+        that is not registered or was withdrawn, InvalidSignature, TooManyQuestions, StoreError,
         ChainUnreachable.
         """
         said, now_s = signed.notice, self._clock.now_s()
@@ -204,12 +203,15 @@ class Notices:
             )
 
     async def _make_room(self) -> None:
-        """Drop the oldest rejected notice if as many are kept as may be; raise StoreFull."""
+        """Drop the oldest rejected notice if as many are kept as may be; raise TooManyQuestions."""
         if len(self._records) < KEPT:
             return
         rejected = [each for each in self._records.values() if each.state == "rejected"]
         if not rejected:
-            raise StoreFull(f"this node keeps {KEPT} notices and takes no more")
+            raise TooManyQuestions(
+                f"this node keeps {KEPT} notices and takes no more: write to its operator",
+                retryAfter=DAY_S,
+            )
         oldest = min(rejected, key=lambda each: each.answered_at)
         await self._ledger.drop_notice(oldest.notice_id)
         del self._records[oldest.notice_id]

@@ -19,7 +19,6 @@ from viz.errors import (
     InvalidSignature,
     LicenseError,
     NoticeUnknown,
-    StoreFull,
     TooManyQuestions,
     UnknownAdapter,
     VizError,
@@ -202,7 +201,7 @@ async def test_what_is_kept_is_bounded_in_all(
     """The oldest rejected one makes room; one that waits for its answer is never dropped."""
     monkeypatch.setattr(module, "KEPT", 2)
     first, second = await place.send(), await place.send(OWNER_KEY)
-    with pytest.raises(StoreFull):
+    with pytest.raises(TooManyQuestions):
         await place.send(b"\x78" * 32)
     await place.notices.answer(second.notice_id, upholds=False, reason="no")
     third = await place.send(b"\x78" * 32)
