@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from viz.cli import evidence, replaying
+from viz.cli import evidence, probing, replaying
 from viz.cli.console import (
     AsJson,
     BaseModelOption,
@@ -38,6 +38,7 @@ LAST_WORDS_CHARS: Final = 600
 app.command("payouts")(evidence.payouts)
 app.command("receipts")(evidence.receipts)
 app.command("answer")(replaying.answer)
+app.command("node")(probing.node)
 
 
 @app.command("adapter")

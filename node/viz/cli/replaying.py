@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from viz.protocol.answer_evidence import AnswerEvidence
 
 
+DEFAULT_BASE: Final = "SmolLM2-135M-Instruct"
+
+
 @guarded
 def answer(
     file: Annotated[
@@ -31,7 +34,7 @@ def answer(
     ] = None,
     base_model: Annotated[
         str, typer.Option(help="Name or folder of the base model.")
-    ] = "SmolLM2-135M-Instruct",
+    ] = DEFAULT_BASE,
     margin: Annotated[
         float | None,
         typer.Option(
@@ -70,6 +73,21 @@ def answer(
     if not as_json:
         _say(found)
     evidence.finish(found, as_json=as_json)
+
+
+def replayed(
+    file: Path,
+    weights: Path | None,
+    base_model: str,
+    rpc: str,
+    trusted: Deployment,
+    place: Path,
+) -> dict[str, Any]:
+    """Replay a record under the chain's weights, on any processor; return the audit as JSON."""
+    record = _read(file)
+    state = run(_adapter(record, rpc, trusted))
+    given = (weights, base_model or DEFAULT_BASE, None, False)
+    return _audit(record, state, given, trusted, place)
 
 
 def _read(file: Path) -> AnswerEvidence:

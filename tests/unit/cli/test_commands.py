@@ -93,6 +93,7 @@ WRONG = {
     "adapter succeed": ("0", USAGE),
     "storage gc": ("--config {0}/none.toml", CONFIG),
     "storage verify": ("--config {0}/none.toml", CONFIG),
+    "audit node": ("http://127.0.0.1:9 --key {0}/none.json --deployment {0}/none.json", CONFIG),
     "audit answer": ("{0}/none --deployment {0}/none.json", CONFIG),
     "audit adapter": ("1 {0} --manifest {0}/none", INPUT),
     "base export": ("{0}/new --base-digest 0x12", INPUT),
