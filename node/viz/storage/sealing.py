@@ -24,6 +24,7 @@ import pyrage
 from pyrage import x25519
 
 from viz.errors import BlobTooLarge, InvalidRequest, SealBroken, StorageUnavailable
+from viz.storage.disk import EarlyWriter
 
 # The first line of every age file.
 MAGIC: Final = b"age-encryption.org/v1\n"
@@ -65,7 +66,7 @@ def seal(source: Path | bytes, target: Path, identity: str) -> int:
     recipient = _identity(identity).to_public()
     try:
         with _opened(source) as plain, _private(target) as sealed:
-            pyrage.encrypt_io(plain, sealed, [recipient])
+            pyrage.encrypt_io(plain, EarlyWriter(sealed), [recipient])
             sealed.flush()
             os.fsync(sealed.fileno())
             return sealed.tell()
@@ -86,7 +87,7 @@ def unseal(source: Path, target: Path, identity: str, *, max_bytes: int) -> int:
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     try:
         with _private(partial) as plain:
-            written = _open(source, plain, identity, max_bytes)
+            written = _open(source, EarlyWriter(plain), identity, max_bytes)
             plain.flush()
             os.fsync(plain.fileno())
         partial.replace(target)

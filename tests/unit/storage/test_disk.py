@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from viz.storage import disk
-from viz.storage.disk import begin_writing, flushes_whole, sync_together
+from viz.storage.disk import EarlyWriter, begin_writing, flushes_whole, sync_together
 
 
 class Calls:
@@ -89,3 +89,19 @@ def test_the_real_calls_work_here(files: list[Path]) -> None:
     assert flushes_whole(files[0].parent) in (True, False)
     with pytest.raises(FileNotFoundError):
         flushes_whole(files[0].parent / "absent")
+
+
+def test_a_large_file_is_begun_before_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects who seals or opens a large blob from waiting for all of it at the end; every byte
+    is written once, in order."""
+    begun: list[int] = []
+    monkeypatch.setattr(disk, "begin_writing", lambda file: begun.append(file.tell()))
+    pieces = [bytes([number]) * (3 * 1024 * 1024) for number in range(13)]
+    with (tmp_path / "large").open("wb") as file:
+        target = EarlyWriter(file)
+        assert [target.write(piece) for piece in pieces] == [len(piece) for piece in pieces]
+        target.flush()
+        assert (tmp_path / "large").read_bytes() == b"".join(pieces)
+    assert begun == [18 * 1024 * 1024, 36 * 1024 * 1024]
