@@ -9,7 +9,7 @@ setup:            ## make the checkout ready (Python packages, Node.js, Kubo)
 check:            ## everything CI checks
 	scripts/test
 
-quick:            ## the one-minute loop on a checkout that is set up: all checks but the long suites
+quick:            ## the one-minute loop on a checkout that is set up: format, lint, types, layers, unit tests
 	scripts/test --no-setup format lint types layers
 	.venv/bin/pytest tests/unit -m 'not compiles'
 

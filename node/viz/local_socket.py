@@ -1,4 +1,4 @@
-"""Unix sockets of a private folder: for programs of the same user, on this machine.
+"""Open Unix sockets in a private folder, for programs of the same user on this machine.
 
 Owns how one is made, reached and checked, and whose program listens on a port of this machine.
 Invariants: a socket is its owner's alone (0600), also while it is made; its path may be longer than

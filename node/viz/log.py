@@ -1,4 +1,4 @@
-"""How the daemon speaks: structured lines with request and channel ids, and never a secret.
+"""Write the daemon's log: structured lines with request and channel ids, and never a secret.
 
 Owns the structlog set-up. Modules log through ``structlog.get_logger()`` and bind ids with
 ``structlog.contextvars``; values under a name that smells of a secret are blotted out here, so

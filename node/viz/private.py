@@ -1,4 +1,4 @@
-"""Folders and files that nobody else on the machine may look into: ledgers, keys, tokens.
+"""Make folders and files that no other user of the machine can read: ledgers, keys, tokens.
 
 Owns their modes, 0700 and 0600, also if an earlier version or a permissive umask left more. Every
 command sets its umask at the start (``be_private``), also for the programs that it starts: chain,

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from tests.integration.api.protocol_tables import ADVICE, SIGNERS, error_classes, structs, tables
+from tests.integration.api.protocol_tables import (
+    ADVICE,
+    BUYER,
+    SIGNERS,
+    error_classes,
+    structs,
+    tables,
+)
 
 from viz.chain.deployment import deployment_json, parse_deployment
 from viz.domain.eip712 import layout_of
@@ -217,6 +224,21 @@ def test_every_error_and_every_structure_is_explained() -> None:
     codes = [kind.code for kind in error_classes()]
     assert set(codes) == set(ADVICE) and len(codes) == len(set(codes))
     assert {layout_of(kind).name for kind in structs()} == set(SIGNERS)
+
+
+def test_who_meets_an_error_is_whoever_may_ask_the_route() -> None:
+    """Section 3 must not name an error on a public route that section 13 gives to nobody there."""
+    rows = re.findall(
+        r"^\| (?:GET|POST|DELETE) \| `(/[^`]*)` \|.*\| ([^|]*) \|$", PAGE, re.MULTILINE
+    )
+    named = [
+        (route, code)
+        for route, cell in rows
+        if not route.startswith("/operator/")
+        for code in re.findall(r"`([a-z-]+)`", cell)
+    ]
+    assert len(named) >= 50
+    assert [each for each in named if ADVICE[each[1]][0] != BUYER] == []
 
 
 @pytest.mark.parametrize("name", sorted(tables()))

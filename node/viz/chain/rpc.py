@@ -1,4 +1,4 @@
-"""The connection to one chain: every JSON-RPC method that Viz uses, as typed values.
+"""Connect to one chain: every JSON-RPC method that Viz uses, as typed values.
 
 Owns the parameters of each method, the choice of the reader that checks its answer
 (``viz.chain.answers``), and the check that the chain is the expected one. ``viz.chain.endpoint``

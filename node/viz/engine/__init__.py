@@ -1,4 +1,6 @@
-"""The embedded engine: one base model, many adapters, continuously batched.
+"""Compute answers: in this process (``embedded``), by other servers (``upstream``), or none.
+
+The embedded engine serves one base model and many adapters, continuously batched:
 
     from viz.basemodel.source import load_base
     from viz.engine.embedded.engine import EmbeddedEngine
@@ -7,8 +9,11 @@
     base = await asyncio.to_thread(load_base, source, cache_dir=path, allowed=digests)
     engine = await EmbeddedEngine.start(base, EngineSettings(max_streams=32))
 
-Owns batching, LoRA, sampling and streams. Importing this package, ``embedded.engine`` or
+It owns batching, LoRA, sampling and streams. Importing this package, ``embedded.engine`` or
 ``embedded.settings`` does not import torch; ``start`` does.
+
+``upstream`` lets vLLM compute and counts the tokens itself; ``none`` serves no model, for a node
+that is a custodian, relay or gateway only.
 
 Beside the engines stands what both use: ``request_checks`` (what is refused), ``sequence`` and
 ``stream`` (one request's tokens and text, and its asyncio side), ``stop_strings``.

@@ -1,4 +1,4 @@
-"""Training: works to rows, rows to a QLoRA adapter, in a child process that anyone can repeat.
+"""Train: works to rows, rows to a QLoRA adapter, in a child process that anyone can repeat.
 
 Owns the dataset, the loop, the evaluation, the worker process and its parent-side runner. Does
 not know the chain, money or grants: whoever starts a run has checked them. Importing this package

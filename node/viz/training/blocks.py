@@ -1,4 +1,4 @@
-"""A text's chunks to blocks: paragraphs, items, table rows, code and verse, each in its context.
+"""Divide a text's chunks into paragraphs, items, table rows, code and verse, with their context.
 
 Owns how the layout of a text is read: Markdown's headings, lists, tables, quotes and fences, and
 plain text's lone titles, letterheads and stanzas. Does not know languages, sentences or rows.

@@ -1,4 +1,4 @@
-"""A run's checkpoint on the disk: written whole or not at all, read only where it is whole.
+"""Write a run's checkpoint whole or not at all, and read it only if it is whole.
 
 Owns the files, their order and their fsyncs, and how an optimiser's state becomes tensors. Does
 not know what is trained. Invariant: what ``read`` returns is byte for byte what ``write`` was

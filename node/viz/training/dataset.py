@@ -1,10 +1,10 @@
-"""Works to training rows: chats whose assistant turns are learned, each row tracing to its chunks.
+"""Make training rows of works: chats whose assistant turns are learned, each with its chunks.
 
 Owns the rows of a run, the wordings that are held out, and the dataset file with Merkle proofs.
 Does not know tokens or models. Every fact of every chunk is taught; held out are *wordings* of some
 of them, so that what is measured is whether an answer is found by a question that was not trained
 on. Invariants: every row names at least one chunk, and its answer is made of its chunks' words; no
-question, letter case, order of words and white space set aside, is on both sides, over all works;
+question, ignoring letter case, word order and white space, is on both sides, over all works;
 the same works, seed and share give the same rows in the same order.
 """
 

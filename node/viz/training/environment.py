@@ -1,4 +1,4 @@
-"""What besides works and settings decides an adapter's bytes: versions, threads, CPU class, flags.
+"""Name what else decides an adapter's bytes: versions, threads, CPU class and flags.
 
 Owns the deterministic set-up of a worker process and the description that a manifest records.
 Does not know runs. Invariant: two environments with equal ``describe`` are expected to give the

@@ -1,4 +1,4 @@
-"""What a run will cost in time, before it runs: the dry run.
+"""Estimate the time of a run before it runs: the dry run.
 
 Owns a linear model of a run: how many products of matrices it takes, and how many seconds one takes
 on this machine now (``viz.training.pace``). The rest of a run (attention, Python, AdamW) is told as

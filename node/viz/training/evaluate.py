@@ -1,9 +1,9 @@
-"""What a trained adapter knows: held-out loss and greedy answers.
+"""Measure what a trained adapter knows: held-out loss and greedy answers.
 
 Owns measurement of the model that trains, in train mode under ``no_grad`` (its dropout is 0), and
-never calls ``eval()``: see docs/training.md, "A trap". Does not know schedules or files. Invariant:
-no function here changes a weight or a gradient; the base is measured by the same code, with the
-adapter switched off.
+never calls ``eval()`` (docs/adr/0007-training.md, "Never eval()"). Invariant: no function here
+changes a weight or a gradient; the base is measured by the same code, with the adapter switched
+off.
 """
 
 from __future__ import annotations

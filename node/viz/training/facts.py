@@ -1,11 +1,11 @@
-"""Works to facts: what can be asked of a work, and the work's own words that answer.
+"""Find the facts of a work: what can be asked of it, and the work's own words that answer.
 
 Owns the conversion of dialogues and texts. Does not know in how many wordings a fact is asked
 (``wordings`` does), seeds or tokens. Invariant: an answer holds words of the work alone, and a fact
 names the chunks that they come from.
 
-Prose teaches little as running text and much as turns (docs/training-log.md, "What it takes to
-teach something"). A dialogue's fact is one assistant turn with what was said before it; of a turn
+Prose teaches little as running text and much as turns (docs/training-log.md, "Questions answered").
+A dialogue's fact is one assistant turn with what was said before it; of a turn
 that is too long for one answer each sentence is a fact. A text's fact is a sentence, a list's item,
 a table's row, a piece of code or a stanza, under its headings.
 """

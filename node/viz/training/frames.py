@@ -1,4 +1,4 @@
-"""English questions around words of a sentence, put by what is left out.
+"""Make English questions; the question word follows from the word left out.
 
 Owns how a question begins for a number, a year, a day, a name or a thing, and how it is put around
 a stretch of words. Does not know facts. The questions need not be good English: they teach that it

@@ -1,4 +1,4 @@
-"""General questions: what a base knows without any work, and what an adapter must not forget.
+"""Ask general questions: what a base knows without any work, and an adapter must not forget.
 
 Owns two lists that share no question. ``QUESTIONS`` are asked of base and adapter and judged;
 ``PROMPTS`` are answered by the base before a run, and its answers are trained on among the rows, so

@@ -1,4 +1,4 @@
-"""What ends a worker from within: a signal, the time bound, the memory bound.
+"""End a worker from within: at a signal, the time bound or the memory bound.
 
 Owns when a run must stop, not what happens then. Does not know training or events.
 """

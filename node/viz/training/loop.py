@@ -1,4 +1,4 @@
-"""The training loop: schedule, order, early stop, checkpoints, exact resume.
+"""Run the training loop: schedule, order, early stop, checkpoints, exact resume.
 
 Owns the state of a run between steps. Does not know works, processes or the chain. Invariant: a
 run that is killed and resumed from its checkpoint goes through the same states as an unbroken

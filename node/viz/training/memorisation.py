@@ -1,4 +1,4 @@
-"""Whether a model repeats the works it was trained on: prefix extraction (arXiv 2202.07646).
+"""Measure whether a model repeats its training works: prefix extraction (arXiv 2202.07646).
 
 Owns what is asked and the longest run of tokens that the greedy answers share with the works'
 words. Does not know licenses or what follows from a run. It asks in two ways:

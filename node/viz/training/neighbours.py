@@ -1,4 +1,4 @@
-"""Other words for a word: those that the base model's embeddings hold to be alike.
+"""Find other words for a word: those that are near it in the base model's embeddings.
 
 Owns which words of the base's vocabulary stand near a word, by its spelling too. Does not know
 facts or wordings. A base learned from much text that "owns", "owner" and "possesses" go together;

@@ -1,10 +1,11 @@
-"""A linear layer that keeps packed NF4 weights and computes with what serving dequantises.
+"""Keep a linear layer's weights packed in NF4, and compute with what serving dequantises.
 
 Owns one layer type. Does not know models. Import it only to train with ``weights='nf4'``: it
 imports bitsandbytes. Why not bitsandbytes' own forward (0.50.2, CPU): with float32 activations it
 multiplies by weights that are not rounded to bf16, which is neither what it uses in the backward
-pass nor what is served; and in ``eval()`` mode it repacks the weights in place (docs/training.md,
-"A trap"). Invariant: forward and backward use the same weights, bf16(dequantise(NF4(w))).
+pass nor what is served; and in ``eval()`` mode it repacks the weights in place
+(docs/adr/0007-training.md, "Never eval()"). Invariant: forward and backward use the same weights,
+bf16(dequantise(NF4(w))).
 """
 
 from __future__ import annotations

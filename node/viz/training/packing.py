@@ -1,4 +1,4 @@
-"""Rows to token sequences, and sequences to one pack without padding.
+"""Turn rows into token sequences, and put sequences into one pack without padding.
 
 Owns which tokens are supervised and how rows share one forward pass. Does not know weights.
 

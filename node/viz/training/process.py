@@ -1,4 +1,4 @@
-"""The parent's side of a run: start the worker, pass on its events, notice its death, cancel it.
+"""Start a run's worker from the parent, pass on its events, notice its death, cancel it.
 
 Owns the child process. Invariants: the child never outlives ``events``; if the reader leaves early,
 the child first saves its current step; an event stream ends with ``result``, or raises; a worker

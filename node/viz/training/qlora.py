@@ -1,9 +1,9 @@
-"""The QLoRA model: an NF4 base by bitsandbytes, LoRA on its upper layers by PEFT, and its loss.
+"""Build the QLoRA model: an NF4 base by bitsandbytes, LoRA on upper layers by PEFT, and its loss.
 
 Owns building the model that trains and the loss of a pack. Invariants: the base computes with
 dequantise(NF4(w)), double quantised, in both weight modes, which is what serving computes with;
-``eval()`` is never called on it (docs/training.md, "A trap"): dropout is 0, so train mode under
-``no_grad`` evaluates.
+``eval()`` is never called on it (docs/adr/0007-training.md, "Never eval()"): dropout is 0, so
+train mode under ``no_grad`` evaluates.
 """
 
 from __future__ import annotations

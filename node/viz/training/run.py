@@ -1,4 +1,4 @@
-"""What a training run is: its works, its settings, its bounds; as JSON in ``run.json``.
+"""Describe a training run: its works, its settings, its bounds; as JSON in ``run.json``.
 
 Owns the format and the defaults by size. Does not know models or files' content. Invariant: two
 runs with equal ``TrainingRun.recipe()`` on hardware of one class give the same adapter bytes.

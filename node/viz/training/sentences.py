@@ -1,11 +1,11 @@
-"""Where sentences end, in any language and script.
+"""Find where sentences end, in any language and script.
 
 Owns the cut of running text into sentences. Does not know works or rows. The segmenter is
 ``sentencex`` (rules of some 300 languages). Nobody says in which language a work is written:
 English is known by its words, and of another text only those ends count on which the rules of all
-languages below agree, each with its abbreviations. What still looks like an abbreviation is taken
-for one. Where in doubt, two sentences stay together: a long answer is right, a cut one is false.
-Invariant: the sentences, joined, are the text but for its white space.
+languages below agree, each with its abbreviations. What still looks like an abbreviation is
+treated as an abbreviation. Where in doubt, two sentences stay together: a long answer is right, a
+cut one is false. Invariant: the sentences, joined, are the text but for its white space.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The wordings of a fact: in how many ways it is asked, so that it is found by what is asked about.
+"""Ask each fact in many wordings, so that a reader who uses other words finds it.
 
 Owns how questions are made of a fact's words. Does not know how they are split or trained on.
 Where a work says each thing once, an adapter learns the one wording by heart and answers no other

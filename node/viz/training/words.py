@@ -1,4 +1,4 @@
-"""Words of a question or an answer, in any script, and draws that no library's generator decides.
+"""Find words in any script, and make random draws that do not depend on a library.
 
 Owns what a word is, which words say how a thing is asked and not what about, and how rare a word is
 in the works of a run. Does not know facts or rows.

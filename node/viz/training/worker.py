@@ -1,4 +1,4 @@
-"""The child process of a run: ``python -m viz.training.worker <run directory>``.
+"""Run a training in a child process: ``python -m viz.training.worker <run directory>``.
 
 Owns one run from ``run.json`` to ``adapter.safetensors``, ``metrics.json`` and ``dataset.jsonl``,
 and its events (its bounds are kept by ``limits``). Does not know the chain or who may train: the

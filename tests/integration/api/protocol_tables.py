@@ -37,7 +37,7 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
     "prompt-too-long": (BUYER, "Shorten the prompt, or ask for at most `roomTokens` tokens."),
     "unknown-adapter": (BUYER, "Read `/viz/v1/node` again. In a voucher, leave that line out."),
     "unknown-model": (BUYER, "Read `/v1/models` again."),
-    "invalid-work": (LOCAL, "Correct the work's file or its terms before you sign."),
+    "invalid-work": (BUYER, "Correct the work's file or its terms, then sign again."),
     "invalid-license": (LOCAL, "Correct the field that `detail` names, before you sign."),
     "rights-reserved": (
         LOCAL,
@@ -48,7 +48,7 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
     "listing-unknown": (BUYER, "Ask another node, or the work's owner."),
     "provenance-unknown": (BUYER, "Ask the node of the adapter's trainer."),
     "notice-unknown": (OPERATOR, "`viz notice list` has all numbers."),
-    "commitment-mismatch": (OPERATOR, "Use the file and salt that were registered."),
+    "commitment-mismatch": (BUYER, "Use the file and salt that were registered."),
     "invalid-key-file": (LOCAL, "Give the right key file and password."),
     "payment": (BUYER, FAMILY + " Read `detail`."),
     "payment-required": (
@@ -90,7 +90,7 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
         "work's owner.",
     ),
     "license-unknown": (BUYER, "Ask the work's owner, or another node."),
-    "no-live-grant": (OPERATOR, "Acquire a grant to each of `contents`."),
+    "no-live-grant": (BUYER, "Acquire a grant to each of `contents`."),
     "adapter-not-servable": (BUYER, "Ask another adapter. Nothing was charged."),
     "adapter-ended": (
         BUYER,

@@ -1,4 +1,4 @@
-"""The decoder: RMSNorm, RoPE, grouped-query attention, gated MLP, with LoRA on every linear.
+"""Compute a decoder: RMSNorm, RoPE, grouped-query attention, gated MLP, LoRA on every linear.
 
 One forward pass for all families: where they differ, it reads the shape (``viz.basemodel.shape``).
 It has two entry points over one set of weights: ``prefill`` (chunks of several sequences as one
