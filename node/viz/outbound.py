@@ -24,9 +24,9 @@ from aiohttp import hdrs
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from viz.domain.http_url import http_origin
-from viz.errors import AddressNotPublic, InvalidRequest, NodeRefused, NodeUnreachable
-from viz.protocol.problems import error_of
-from viz.protocol.wire import Json, parse_json
+from viz.errors import AddressNotPublic, NodeRefused, NodeUnreachable
+from viz.protocol.answers import read_as, value_of
+from viz.protocol.wire import Json
 
 CALL_TIMEOUT_S: Final = 20.0
 MAX_JSON_BYTES: Final = 4 * 1024 * 1024
@@ -66,19 +66,11 @@ class Outbound:
         """Return the JSON object that a node answers.
 
         Raises the node's own problem if it refuses (``answered`` is then True), NodeUnreachable if
-        a server in front of it does, NodeRefused if an answer is not JSON, and whatever ``call``
-        raises.
+        a server in front of it answers, NodeRefused if an answer is no JSON object, and whatever
+        ``call`` raises.
         """
         reply = await self.call(method, url, json=body, max_bytes=max_bytes, timeout_s=timeout_s)
-        try:
-            answer = parse_json(reply.body, max_bytes=max_bytes, max_values=MAX_JSON_VALUES)
-        except InvalidRequest as error:
-            if not 200 <= reply.status < 300:
-                raise error_of(None, reply.status) from error
-            raise NodeRefused(f"{url} answered {reply.status} with no readable JSON") from error
-        if not 200 <= reply.status < 300:
-            raise error_of(answer, reply.status)
-        return answer
+        return read_as(dict, value_of(reply.body, reply.status, max_values=MAX_JSON_VALUES))
 
     async def call(
         self,

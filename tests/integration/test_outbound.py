@@ -122,7 +122,7 @@ async def test_what_is_no_json_or_nobody_is_said(outbound: Outbound) -> None:
         return web.Response(body=b"\xff\x00 not json")
 
     async with server(rubbish) as url:
-        with pytest.raises(NodeRefused, match="no readable JSON"):
+        with pytest.raises(NodeUnreachable, match="in front of the node"):
             await outbound.ask("GET", url)
     with pytest.raises(NodeUnreachable, match="cannot be reached"):
         await outbound.ask("GET", url)

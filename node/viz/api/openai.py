@@ -61,13 +61,13 @@ from viz.protocol.payment import (
     price_from_header,
     receipt_to_json,
 )
+from viz.protocol.sse import EVENT_STREAM
 from viz.protocol.wire import Json, to_base64url
 from viz.services.serving.paid_stream import Done, PaidStream
 
 KEY_HEADER: Final = "Idempotency-Key"
 REPLAY_HEADER: Final = "Idempotent-Replayed"
 MAX_KEY_CHARS: Final = 255
-EVENT_STREAM: Final = "text/event-stream"
 _DONE: Final = b"data: [DONE]\n\n"
 _log = structlog.get_logger()
 

@@ -22,6 +22,7 @@ from viz.api.serialise import plain, training_json
 from viz.domain.ports.ledger import TrainingRecord
 from viz.domain.units import AdapterId, ContentId
 from viz.errors import InvalidRequest, VizError
+from viz.protocol.sse import EVENT_STREAM
 from viz.protocol.wire import JSON_INTEGER_MAX, Json, Reader
 from viz.services.training.succession import plan_succession
 from viz.services.training.wish import offer_terms, wish_of
@@ -150,7 +151,7 @@ async def training_events(request: web.Request) -> web.StreamResponse:
     record = await _record_of(request)
     events = parts_of(request).trainings.events(record.training_id)
     response = web.StreamResponse(
-        headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
+        headers={"Content-Type": EVENT_STREAM, "Cache-Control": "no-store"}
     )
     await response.prepare(request)
     stopping = asyncio.ensure_future(request.app[STOPPING].wait())

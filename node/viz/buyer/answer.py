@@ -23,7 +23,7 @@ from viz.buyer.answer_admission import AnswerAdmission
 from viz.buyer.answer_context import AnswerContext
 from viz.buyer.checks import ExpectedReceipt, check_receipt
 from viz.buyer.open_requests import OpenRequest
-from viz.buyer.received import AnswerChunk, ReceivedAnswer
+from viz.buyer.received import AnswerChunk, ReceivedAnswer, said_in
 from viz.buyer.request import AskedRequest
 from viz.buyer.stream_payer import StreamPayer
 from viz.domain.receipt import SignedReceipt
@@ -46,7 +46,6 @@ from viz.protocol.payment import (
 )
 from viz.protocol.problems import error_of
 from viz.protocol.sse import ServerEvent, SseReader
-from viz.protocol.wire import parse_json
 
 BILL_WAIT_S: Final = 3.0
 
@@ -62,7 +61,7 @@ class PaidAnswer:
         self._arrival = ReceivedAnswer(1, 0)
         self._paying: asyncio.Task[None] | None = None
         self._failure: VizError | None = None
-        self._free = False
+        self._free, self._done = False, False
         self.receipt: SignedReceipt | None = None
 
     @property
@@ -184,12 +183,15 @@ class PaidAnswer:
             ) from error
         if self._failure is not None:
             raise self._failure
-        if self.receipt is None:
-            # An answer that costs nothing has no receipt. Judge the cost by the least prompt (one
-            # token) and the longest answer that the text can be (one token for each byte).
-            price, most_tokens = self._payer.agreed.price, self._arrival.text_bytes
-            self._free = price.amount_units(1, most_tokens) == 0
-        if self.receipt is None and not self._free:
+        if self.receipt is not None:
+            return
+        if not self._done:
+            raise NodeUnreachable("the answer was cut off, by the node or on the way")
+        # An answer that costs nothing has no receipt. Judge the cost by the least prompt (one
+        # token) and the longest answer that the text can be (one token for each byte).
+        price, most_tokens = self._payer.agreed.price, self._arrival.text_bytes
+        self._free = price.amount_units(1, most_tokens) == 0
+        if not self._free:
             raise NodeNotTrusted("the node ended its answer without a receipt")
 
     async def _broken_off(self, error: VizError) -> VizError:
@@ -207,14 +209,16 @@ class PaidAnswer:
 
     def _take(self, event: ServerEvent) -> AnswerChunk | None:
         if event.name == NEED_VOUCHER_EVENT:
-            self._payer.ask(NeedVoucher.from_json(parse_json(event.data)))
+            self._payer.ask(said_in(event, NeedVoucher.from_json))
             return None
         if event.name == RECEIPT_EVENT:
-            self._take_receipt(receipt_from_json(parse_json(event.data)))
+            self._take_receipt(said_in(event, receipt_from_json))
             return None
-        if event.name or event.data == "[DONE]":
+        if event.data == "[DONE]":
+            self._done = True
+        if event.name or self._done:
             return None
-        chunk = parse_json(event.data, max_bytes=len(event.data))
+        chunk = said_in(event, dict)
         if "error" in chunk:
             raise error_of(chunk, 200)
         try:

@@ -21,7 +21,7 @@ from viz.buyer.counting import Counter
 from viz.buyer.open_requests import OpenRequest
 from viz.buyer.request import AskedRequest
 from viz.buyer.stream_payer import StreamPayer
-from viz.client.node_client import problem_of
+from viz.client.node_client import challenge_of, problem_of
 from viz.domain.units import hex_of
 from viz.errors import (
     AccessTokenInvalid,
@@ -39,7 +39,6 @@ from viz.protocol.payment import (
     PRICE_HEADER,
     QUOTE_HEADER,
     VOUCHER_HEADER,
-    Challenge,
     price_to_header,
 )
 
@@ -172,15 +171,14 @@ class AnswerAdmission:
         self, response: aiohttp.ClientResponse, token: AccessToken, *, rode: bool
     ) -> None:
         refusal = await problem_of(response)
-        header = response.headers.get("WWW-Authenticate")
-        if header is None:
-            # Not the node's words, so it may have begun.
-            self.sent = isinstance(refusal, NodeUnreachable)
-            if rode and not self.sent:
+        if not refusal.answered:
+            self.sent = True  # it is not the node's word, so the node may have begun
+            raise refusal
+        context, challenge = self._context, challenge_of(response)
+        if challenge is None:
+            if rode:
                 return
             raise refusal
-        context = self._context
-        challenge = Challenge.from_header(header)
         if context.quotes.is_for_another(challenge, context.node.info, self._offer):
             self._offer = await context.node.renewed_offer(self.asked.model)
         context.quotes.accept(

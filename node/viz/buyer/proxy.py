@@ -31,6 +31,7 @@ from viz.buyer.received import AnswerChunk
 from viz.buyer.spent_line import say_cost
 from viz.errors import ConfigError, VizError
 from viz.protocol.payment import CHAT_PATH, COMPLETIONS_PATH, MODELS_PATH
+from viz.protocol.sse import EVENT_STREAM
 from viz.protocol.wire import parse_json
 
 MAX_BODY_BYTES: Final = 2 * 1024 * 1024
@@ -190,7 +191,7 @@ async def _stream(
     request: web.Request, answer: StreamedAnswer, *, with_usage: bool
 ) -> web.StreamResponse:
     response = web.StreamResponse(
-        headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
+        headers={"Content-Type": EVENT_STREAM, "Cache-Control": "no-store"}
     )
     await response.prepare(request)
     last: AnswerChunk = {}

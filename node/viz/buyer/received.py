@@ -10,12 +10,16 @@ reads a bounded number of bytes, and waits a bounded time for text.
 from __future__ import annotations
 
 import time
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 from viz.buyer.counting import Counter, TextCount
-from viz.errors import NodeNotTrusted, NodeRefused, NodeUnreachable
+from viz.errors import InvalidRequest, NodeNotTrusted, NodeRefused, NodeUnreachable
+from viz.protocol.sse import ServerEvent
+from viz.protocol.wire import Json, parse_json
 
 AnswerChunk = dict[str, Any]
+T = TypeVar("T")
 
 # More than the longest entry of the vocabularies in use (128 bytes), with room for decoding.
 MAX_TOKEN_BYTES: Final = 512
@@ -113,3 +117,17 @@ def _text_of(choice: Any) -> tuple[int, str]:
         if isinstance(index, int) and (text is None or isinstance(text, str)):
             return index, text or ""
     raise NodeRefused("the node sent a chunk that cannot be read")
+
+
+def said_in(event: ServerEvent, read: Callable[[Json], T]) -> T:
+    """Return what an event says, read by ``read``.
+
+    Raises NodeUnreachable if it is nothing that a node sends: the answer broke off there, and a
+    server in front of the node may have written into it. It is never an error of the request.
+    """
+    try:
+        return read(parse_json(event.data, max_bytes=len(event.data)))
+    except InvalidRequest as error:
+        raise NodeUnreachable(
+            f"the answer broke off: what came next is not of a node ({error.detail})"
+        ) from error

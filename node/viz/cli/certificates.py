@@ -24,7 +24,7 @@ from viz.cli.console import (
     say,
     show,
 )
-from viz.cli.http import LOCAL_NODE, NodeUrl, get_json
+from viz.cli.http import LOCAL_NODE, NodeUrl, get_as
 from viz.cli.own_chain import trusted_deployment
 from viz.domain.display import moment
 from viz.errors import NodeNotTrusted, VizError
@@ -55,14 +55,15 @@ def certificates(
     from viz.protocol.destruction import CERTIFICATES_PATH, Certificates
 
     trusted = trusted_deployment(deployment, folder)
-    answer = run(get_json(node, CERTIFICATES_PATH.format(content_id=content_id)), logs=False)
-    found = Certificates.from_json(answer).certificates
+    path = CERTIFICATES_PATH.format(content_id=content_id)
+    answer = run(get_as(Certificates.from_json, node, path), logs=False)
+    found = answer.certificates
     where = settlement_domain(trusted.chain_id, trusted.settlement)
     for each in found:
         each.verify(where)
         if each.certificate.content_id != content_id:
             raise NodeNotTrusted(f"the node's certificate is of work {each.certificate.content_id}")
-    if show(answer, as_json=as_json):
+    if show(answer.to_json(), as_json=as_json):
         return
     if not found:
         say(f"the node at {node} has no certificate of work {content_id}")
@@ -144,8 +145,9 @@ async def _end(
     from viz.protocol.listing import LISTING_PATH, SignedListing
 
     if not urls:
-        answer = await get_json(node, LISTING_PATH.format(content_id=content_id))
-        urls = [each.url for each in SignedListing.from_json(answer).listing.custodians]
+        path = LISTING_PATH.format(content_id=content_id)
+        signed = await get_as(SignedListing.from_json, node, path)
+        urls = [each.url for each in signed.listing.custodians]
     lines(
         f"These custodians will destroy the key and the sealed bytes of work {content_id}:",
         [("custodian", url) for url in urls],

@@ -16,11 +16,9 @@ from viz.cli.console import (
     DeploymentFile,
     KeyFile,
     PasswordFile,
-    WorkId,
     WorkPath,
     Yes,
     agreed,
-    data_dir,
     err,
     guarded,
     lines,
@@ -29,11 +27,9 @@ from viz.cli.console import (
     run,
     say,
     show,
-    table,
 )
-from viz.cli.http import LOCAL_NODE, NodeUrl, get_json
+from viz.cli.http import LOCAL_NODE, NodeUrl
 from viz.cli.intake import import_work
-from viz.cli.noticed import notices_rows
 from viz.cli.notices import notice
 from viz.cli.operator import license_work
 from viz.cli.own_chain import (
@@ -62,7 +58,7 @@ from viz.cli.sealing import (
 from viz.cli.terms import terms_in_words
 from viz.client.node_address import checked
 from viz.domain.display import amount, moment, percent
-from viz.errors import InvalidRequest, LicenseError, NodeNotTrusted, NodeRefused, VizError
+from viz.errors import InvalidRequest, VizError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -70,7 +66,6 @@ if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
 
     from viz.creator.sealed import CustodianNode, ListingWords
-    from viz.domain.license import Terms
     from viz.domain.ports.chain import Deployment
     from viz.protocol.registration import WorkDescription
     from viz.services.market.work_records import Registration
@@ -83,6 +78,7 @@ app.command("license")(license_work)
 app.command("import")(import_work)
 app.command("check")(check)
 app.command("list")(holdings.list_works)
+app.command("show")(holdings.show_work)
 for _verb in (
     search,
     publish,
@@ -295,77 +291,3 @@ class _Registering:
         ]
         lines("You sign, for anyone to read on the chain:", rows, to=self._words)
         agreed("Register the work on these terms?", yes=self._yes)
-
-
-@app.command("show")
-@guarded
-def show_work(
-    content_id: WorkId,
-    node: NodeUrl = LOCAL_NODE,
-    rpc: CreatorRpcOption = "",
-    folder: DataDir = None,
-    deployment: DeploymentFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show a work, its owner, terms and withdrawal: from a node, or from the chain with --rpc."""
-    from viz.chain.deployment import find_deployment, load_deployment
-
-    file = deployment or data_dir(folder) / "deployment.json"
-    trusted = load_deployment(file) if rpc or deployment else find_deployment(file)
-    if rpc and trusted:
-        found = run(_from_chain(content_id, rpc, trusted))
-    else:
-        found = run(get_json(node, f"/viz/v1/contents/{content_id}"), logs=False)
-        if not isinstance(found, dict) or "owner" not in found:
-            raise NodeRefused(f"{node} does not answer as a node: check --node")
-    if show(found, as_json=as_json):
-        return
-    withdrawn = found.get("withdrawnAt")
-    rows: list[tuple[str, object]] = [
-        ("owner", found["owner"]),
-        ("creator", found["creator"]),
-        ("commitment", found["commitment"]),
-        ("withdrawn", moment(withdrawn) if withdrawn else "no"),
-        ("terms hash", found["termsHash"]),
-    ]
-    if terms := found.get("terms"):
-        rows += terms_in_words(_terms(terms), trusted)
-        rows.append(("license text", found["licenseHash"]))
-    rows += notices_rows(found)
-    rows.append(
-        ("read from", "the chain" if rpc else f"{node}, unchecked: --rpc URL reads the chain")
-    )
-    table(f"Work {content_id}", ("what", "value"), rows)
-
-
-def _terms(values: object) -> Terms:
-    from viz.domain.license import Terms
-
-    try:
-        terms = Terms(**values)  # type: ignore[arg-type]
-        terms.check()
-    except (TypeError, InvalidRequest) as error:
-        raise NodeNotTrusted(f"the node's answer holds no license terms: {error}") from error
-    return terms
-
-
-async def _from_chain(content_id: int, rpc_url: str, trusted: Deployment) -> dict[str, Any]:
-    from viz.domain.units import ContentId, hex_of
-
-    async with own_chain(rpc_url, trusted) as chain:
-        state = await chain.content(ContentId(content_id))
-        if state is None:
-            raise LicenseError(f"there is no work {content_id} on this chain: check the id")
-        found: dict[str, Any] = {
-            "contentId": content_id,
-            "owner": state.owner,
-            "creator": state.creator,
-            "commitment": hex_of(state.commitment),
-            "termsHash": hex_of(state.terms_hash),
-            "withdrawnAt": state.withdrawn_at,
-        }
-        if known := await chain.terms(state.terms_hash):
-            terms = known.terms
-            found["terms"] = {name: getattr(terms, name) for name in terms.__slots__}
-            found["licenseHash"] = hex_of(known.license_hash)
-        return found

@@ -1,7 +1,8 @@
-"""Show what an owner has: `viz content list` and `viz wallet balance`."""
+"""Show what an owner has: `viz content list` and `show`, and `viz wallet balance`."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,20 +13,25 @@ from viz.cli.console import (
     DataDir,
     DeploymentFile,
     PasswordFile,
+    WorkId,
+    data_dir,
     guarded,
     password,
     run,
     show,
     table,
 )
-from viz.cli.http import LOCAL_NODE, NodeUrl
-from viz.cli.own_chain import CreatorRpcOption, chain_if_given, trusted_deployment
+from viz.cli.http import LOCAL_NODE, NodeUrl, get_as
+from viz.cli.noticed import notices_rows
+from viz.cli.own_chain import CreatorRpcOption, chain_if_given, own_chain, trusted_deployment
+from viz.cli.terms import terms_in_words
 from viz.client.node_address import checked
 from viz.domain.display import amount, coin, moment, percent
 from viz.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from viz.creator.works import WorkReader, WorkView
+    from viz.creator.work_view import WorkView
+    from viz.creator.works import WorkReader
     from viz.domain.ports.chain import Deployment
     from viz.domain.units import Address
     from viz.protocol.owner_actions import AccountView
@@ -83,6 +89,57 @@ def list_works(
     table(f"Works of {owner}, {_source(node, rpc)}", columns, rows)
 
 
+@guarded
+def show_work(
+    content_id: WorkId,
+    node: NodeUrl = LOCAL_NODE,
+    rpc: CreatorRpcOption = "",
+    folder: DataDir = None,
+    deployment: DeploymentFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a work, its owner, terms and withdrawal: from a node, or from the chain with --rpc."""
+    from viz.chain.deployment import find_deployment, load_deployment
+
+    file = deployment or data_dir(folder) / "deployment.json"
+    trusted = load_deployment(file) if rpc or deployment else find_deployment(file)
+    found = run(_work(content_id, checked(node), rpc, trusted), logs=bool(rpc))
+    if show(_work_json(found), as_json=as_json):
+        return
+    from viz.domain.units import hex_of
+
+    content, offered = found.content, found.offered
+    rows: list[tuple[str, object]] = [
+        ("owner", content.owner),
+        ("creator", content.creator),
+        ("commitment", hex_of(content.commitment)),
+        ("withdrawn", moment(content.withdrawn_at) if content.withdrawn_at else "no"),
+        ("terms hash", hex_of(content.terms_hash)),
+    ]
+    if offered is not None:
+        rows += terms_in_words(offered.terms, trusted)
+        rows.append(("license text", hex_of(offered.license_hash)))
+    if found.notices is not None:
+        rows += notices_rows({"notices": found.notices})
+    rows.append(_read_from(node, rpc))
+    table(f"Work {content_id}", ("what", "value"), rows)
+
+
+async def _work(content_id: int, node: str, rpc: str, trusted: Deployment | None) -> WorkView:
+    from viz.creator.work_view import work_from_json
+    from viz.domain.units import ContentId
+
+    if not rpc or trusted is None:
+        read = partial(work_from_json, ContentId(content_id))
+        return await get_as(read, node, f"/viz/v1/contents/{content_id}")
+    async with own_chain(rpc, trusted) as chain:
+        return await _works(chain, node).work(ContentId(content_id))
+
+
+def _read_from(node: str, rpc: str) -> tuple[str, str]:
+    return "read from", "the chain" if rpc else f"{node}, unchecked: --rpc URL reads the chain"
+
+
 async def _owned(owner: Address, node: str, rpc: str, trusted: Deployment) -> list[WorkView]:
     async with chain_if_given(rpc, trusted) as chain:
         works = _works(chain, node)
@@ -112,13 +169,14 @@ def _work_json(view: WorkView) -> dict[str, Any]:
         "contentId": int(content.content_id),
         "owner": content.owner,
         "creator": content.creator,
+        "commitment": hex_of(content.commitment),
         "termsHash": hex_of(content.terms_hash),
         "withdrawnAt": content.withdrawn_at,
     }
     if offered is not None:
         terms = {name: getattr(offered.terms, name) for name in offered.terms.__slots__}
         found |= {"terms": terms, "licenseHash": hex_of(offered.license_hash)}
-    return found
+    return found if view.notices is None else found | {"notices": view.notices}
 
 
 @app.command()
@@ -143,7 +201,7 @@ def balance(
         ("in the wallet", amount(found.token_units, trusted)),
         ("to collect from Settlement", amount(found.collectable_units, trusted)),
         ("for gas", coin(found.coin_wei)),
-        ("read from", "the chain" if rpc else f"{node}, unchecked: --rpc URL reads the chain"),
+        _read_from(node, rpc),
     ]
     if found.collected_to != asked:
         rows.insert(2, ("collected to", found.collected_to))

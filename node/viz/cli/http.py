@@ -16,10 +16,9 @@ from urllib.parse import urlsplit
 import typer
 
 from viz.client.node_address import checked
-from viz.domain.strict_json import load_json
 from viz.errors import NodeUnreachable, VizError
 from viz.local_socket import OPERATOR_SOCKET, connected, listeners, may_read, peer_uid
-from viz.protocol.problems import error_of
+from viz.protocol.answers import AnswerObject, read_as, too_long, value_of
 from viz.protocol.sse import ServerEvent, SseReader
 
 LOCAL_NODE: Final = "http://127.0.0.1:8402"
@@ -43,9 +42,9 @@ T = TypeVar("T")
 RPC_VARIABLE: Final = "VIZ_RPC_URL"
 
 
-async def get_json(node: str, path: str, *, token: str = "") -> Any:
-    """Return the JSON answer to a GET; raise as ``ask`` does."""
-    return await ask("GET", node, path, token=token)
+async def get_as(read: Callable[[Any], T], node: str, path: str) -> T:
+    """Return what the answer to a GET says; raise as ``ask``, and NodeRefused if it is none."""
+    return read_as(read, await ask("GET", node, path))
 
 
 async def get_bytes(node: str, path: str) -> bytes:
@@ -63,11 +62,12 @@ async def ask(
     token: str = "",
     timeout_s: float = _TIMEOUT_S,
 ) -> Any:
-    """Return a node's JSON answer of at most ``MAX_ANSWER_BYTES``; follow no redirection.
+    """Return the JSON object of a node's answer, at most ``MAX_ANSWER_BYTES``; no redirect.
 
-    ``node`` is its URL, or the folder of its operator's socket. Raises ConfigError if it is not a
-    URL, NodeUnreachable if no node answers there, and if the node refuses, the class of
-    ``viz.errors`` that its problem document names (RFC 9457).
+    ``node`` is its URL, or the folder of its operator's socket. To look up a member that an object
+    of the answer lacks raises NodeRefused. Raises ConfigError if it is not a URL, NodeUnreachable
+    if no node answers there, and if the node refuses, the class of ``viz.errors`` that its problem
+    document names (RFC 9457).
     """
     exchange = Exchange(method, node, path, body, token=token, timeout_s=timeout_s)
     return await _whole(node, exchange, exchange.json, timeout_s)
@@ -110,27 +110,21 @@ class Exchange:
             self._headers["Content-Type"] = "application/json"
 
     def json(self) -> Any:
-        """Return the answer's JSON value. Blocks. Raises the node's error."""
-        raw = self.whole()
-        return load_json(raw, max_values=None) if raw else None
+        """Return the answer's JSON object. Blocks. Raises the node's error."""
+        return read_as(AnswerObject, _value(*self._read()))
 
     def whole(self) -> bytes:
         """Return the answer's body. Blocks. Raises the node's error."""
-        answer = self._answer()
-        raw = answer.read(MAX_ANSWER_BYTES + 1)
-        if len(raw) > MAX_ANSWER_BYTES:
-            raise ValueError(f"its answer is longer than {MAX_ANSWER_BYTES >> 20} MiB")
-        if answer.status >= 300:
-            problem = load_json(raw, max_values=None) if raw else None
-            raise error_of(problem, answer.status, unknown=VizError)
+        raw, status = self._read()
+        if not 200 <= status < 300:
+            _value(raw, status)
         return raw
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the answer's bytes as they arrive. Blocks. Raises the node's error."""
         answer = self._answer()
-        if answer.status >= 300:
-            body = load_json(answer.read(MAX_EVENT_BYTES) or b"null")
-            raise error_of(body, answer.status, unknown=VizError)
+        if not 200 <= answer.status < 300:
+            _value(answer.read(MAX_EVENT_BYTES), answer.status)
         while chunk := answer.read1(_CHUNK_BYTES):
             yield chunk
 
@@ -140,9 +134,21 @@ class Exchange:
             self._connection.sock.shutdown(SHUT_RDWR)
         self._connection.close()
 
+    def _read(self) -> tuple[bytes, int]:
+        answer = self._answer()
+        raw = answer.read(MAX_ANSWER_BYTES + 1)
+        if len(raw) > MAX_ANSWER_BYTES:
+            raise too_long(answer.status, MAX_ANSWER_BYTES)
+        return raw, answer.status
+
     def _answer(self) -> HTTPResponse:
         self._connection.request(self._method, self._target, self._body, self._headers)
         return self._connection.getresponse()
+
+
+def _value(raw: bytes, status: int) -> Any:
+    """Return the JSON value of an answer; raise the node's error, of any version."""
+    return value_of(raw, status, unknown=VizError, max_values=None, object_hook=AnswerObject)
 
 
 def require_not_foreign(url: str, secret: Path) -> None:

@@ -19,7 +19,7 @@ from viz.cli.console import (
     say,
     show,
 )
-from viz.cli.http import LOCAL_NODE, NodeUrl, get_json
+from viz.cli.http import LOCAL_NODE, NodeUrl, get_as
 from viz.cli.own_chain import CreatorRpcOption, own_chain, trusted_deployment
 from viz.errors import InvalidRequest
 
@@ -249,7 +249,6 @@ def export_license(
 
 def _document(license_file: Path | None, content_id: int | None, node: str) -> LicenseDocument:
     """Return the document in a file, or a node's document of a work."""
-    from viz.errors import InvalidLicense, NodeNotTrusted
     from viz.protocol.license_document.reading import license_from_values
     from viz.services.market.license_files import read_license
 
@@ -257,11 +256,7 @@ def _document(license_file: Path | None, content_id: int | None, node: str) -> L
         return read_license(license_file)
     if content_id is None:
         raise InvalidRequest("name a license file, or the work by --content ID to ask a node")
-    answer = run(get_json(node, f"/license/{content_id}"), logs=False)
-    try:
-        return license_from_values(answer)
-    except InvalidLicense as error:
-        raise NodeNotTrusted(f"the node's answer is not a license: {error.detail}") from error
+    return run(get_as(license_from_values, node, f"/license/{content_id}"), logs=False)
 
 
 def _chain_facts(trusted: Deployment) -> dict[str, Any]:

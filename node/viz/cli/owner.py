@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from viz.chain.contracts import Chain
     from viz.creator.owner import ActionDone, ActionMaker
-    from viz.creator.works import WorkView
+    from viz.creator.work_view import WorkView
     from viz.domain.ports.chain import Deployment
     from viz.domain.units import Address, ContentId
     from viz.protocol.registration import WorkDescription

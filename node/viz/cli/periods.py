@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from viz.cli.http import ask, get_bytes
+from viz.cli.http import get_as, get_bytes
 from viz.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ async def read_periods(node: str) -> list[ReadPeriod]:
     found: list[ReadPeriod] = []
     path = PERIODS_PATH
     while True:
-        page = PeriodsPage.from_json(await ask("GET", node, path))
+        page = await get_as(PeriodsPage.from_json, node, path)
         for each in page.periods:
             receipts = receipts_of_blob(await get_bytes(node, f"/ipfs/{each.cid}"))
             found.append(ReadPeriod(each.period, each.signature, receipts))

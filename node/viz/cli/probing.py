@@ -27,7 +27,7 @@ from viz.cli.console import (
     password,
     run,
 )
-from viz.cli.http import get_json
+from viz.cli.http import get_as
 from viz.cli.own_chain import CreatorRpcOption, own_chain, required_rpc, trusted_deployment
 from viz.cli.replaying import replayed
 from viz.client.node_address import checked
@@ -217,8 +217,8 @@ async def _offers(client: BuyerClient, chain: Chain, node_url: str) -> OfferAudi
     from viz.services.market.offer_audit import audit_offers
 
     async def license_at(content_id: ContentId) -> Hash32:
-        said = await get_json(node_url, f"/license/{content_id}")
-        return license_from_values(said).license_hash
+        said = await get_as(license_from_values, node_url, f"/license/{content_id}")
+        return said.license_hash
 
     return await audit_offers(client.info, chain, license_at)
 

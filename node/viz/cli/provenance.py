@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +14,11 @@ from viz.cli.http import LOCAL_NODE, NodeUrl, ask, get_bytes
 from viz.cli.operator import AdapterArgument, adapter_app
 from viz.domain.units import AdapterId
 from viz.errors import InvalidRequest
+from viz.protocol.answers import read_as, value_of
 
 # The catalogue of forms is not imported: its modules are the node's, and load slowly.
 _PATH = "/viz/v1/adapters/{}/provenance"
+_MOST_FORMS = 64
 
 
 class ProvenanceForm(StrEnum):
@@ -53,7 +56,7 @@ def provenance(
     if form is None:
         found = run(ask("GET", node, path), logs=False)
         if not show(found, as_json=as_json):
-            rows = [(each["form"], each["mediaType"], each["url"]) for each in found["forms"]]
+            rows = read_as(_forms, found)
             table(f"Provenance of adapter {adapter_id}", ("form", "media type", "URL"), rows)
         return
     if as_json and form is ProvenanceForm.SUMMARY_MARKDOWN:
@@ -61,9 +64,19 @@ def provenance(
             "Markdown cannot be shown as JSON: use --format summary-json, or leave out --json"
         )
     raw = run(get_bytes(node, f"{path}/{form.value}"), logs=False)
+    if form is not ProvenanceForm.SUMMARY_MARKDOWN:
+        value_of(raw, HTTPStatus.OK, max_values=None)  # it is printed and kept as it came
     if file is not None:
         file.write_bytes(raw)
         say(f"{file} has {len(raw)} bytes")
         return
     text = plain(raw.decode("utf-8", "replace"), keep="\n")
     out.print(text, markup=False, soft_wrap=True, end="")
+
+
+def _forms(found: object) -> list[tuple[str, str, str]]:
+    from viz.protocol.wire import Reader
+
+    forms = Reader(found, "the catalogue").array("forms", _MOST_FORMS)
+    readers = [Reader(each, "a form") for each in forms]
+    return [(each.text("form"), each.text("mediaType"), each.text("url")) for each in readers]

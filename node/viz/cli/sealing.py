@@ -29,7 +29,7 @@ from viz.cli.console import (
     show,
     table,
 )
-from viz.cli.http import LOCAL_NODE, NodeUrl, get_json
+from viz.cli.http import LOCAL_NODE, NodeUrl, get_as
 from viz.cli.own_chain import LicenseFileOption, trusted_deployment
 from viz.client.node_address import checked
 from viz.domain.display import moment
@@ -261,7 +261,7 @@ def keys(
     from viz.protocol.custody import HANDED_PATH, HandedKeys
 
     path = HANDED_PATH.format(kind="works", item_id=content_id)
-    found = HandedKeys.from_json(run(get_json(node, path), logs=False))
+    found = run(get_as(HandedKeys.from_json, node, path), logs=False)
     if not show(found.to_json(), as_json=as_json):
         rows = [(each.requester, moment(each.handed_at), each.block) for each in found.handed]
         table(f"Keys of work {content_id}, from {node}", ("handed to", "when", "#block"), rows)
@@ -322,8 +322,8 @@ async def listed_works(node: str) -> list[WorkListing]:
     found: list[WorkListing] = []
     after = 0
     for _ in range(MAX_PAGES):
-        answer = await get_json(node, f"{LISTINGS_PATH}?after={after}")
-        page, following = listings_from_json(answer)
+        path = f"{LISTINGS_PATH}?after={after}"
+        page, following = await get_as(listings_from_json, node, path)
         found += [each.listing for each in page]
         if following is None:
             return found

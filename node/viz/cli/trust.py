@@ -22,10 +22,11 @@ from viz.cli.console import (
     say,
     show,
 )
-from viz.cli.http import RPC_VARIABLE, get_json
+from viz.cli.http import RPC_VARIABLE, ask
 from viz.cli.networking import remember_node
 from viz.client.node_address import checked
 from viz.errors import ChainMismatch, ConfigError
+from viz.protocol.answers import no_answer
 
 if TYPE_CHECKING:
     from viz.domain.ports.chain import Deployment
@@ -79,7 +80,11 @@ async def _found(url: str, published: str, rpc_url: str) -> tuple[Deployment, li
     from viz.chain.deployment import differences, parse_deployment
     from viz.protocol.payment import DEPLOYMENT_PATH
 
-    told = parse_deployment(await get_json(url, DEPLOYMENT_PATH), f"what {url} answers")
+    answer = await ask("GET", url, DEPLOYMENT_PATH)
+    try:
+        told = parse_deployment(answer, f"what {url} answers")
+    except ConfigError as error:
+        raise no_answer(error.detail) from error
     notes = []
     if published:
         ours = await _published(published)
@@ -119,7 +124,7 @@ async def _published(where: str) -> Deployment:
         )
     parts = urlsplit(where)
     target = parts.path + (f"?{parts.query}" if parts.query else "")
-    return parse_deployment(await get_json(f"https://{parts.netloc}", target), where)
+    return parse_deployment(await ask("GET", f"https://{parts.netloc}", target), where)
 
 
 async def _check(told: Deployment, rpc_url: str) -> None:

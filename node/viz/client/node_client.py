@@ -7,9 +7,9 @@ paying. It never follows a redirect, because a credential is for one node only.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Final, TypeVar
+from typing import Any, Final
 
 import aiohttp
 
@@ -19,6 +19,7 @@ from viz.domain.typed_data import Session
 from viz.domain.units import Address
 from viz.errors import InvalidRequest, NodeRefused, NodeUnreachable, VizError
 from viz.protocol import payment
+from viz.protocol.answers import no_answer, read_as, too_long, value_of
 from viz.protocol.credential import Credential, credential_to_header
 from viz.protocol.messages import (
     AccessToken,
@@ -28,10 +29,10 @@ from viz.protocol.messages import (
     SessionProof,
     session_challenge_from_json,
 )
-from viz.protocol.problems import error_of
-from viz.protocol.wire import Json, parse_json
+from viz.protocol.problems import error_of, page_of_another
+from viz.protocol.sse import EVENT_STREAM
+from viz.protocol.wire import Json
 
-T = TypeVar("T")
 CALL_TIMEOUT_S: Final = 30.0
 VOUCHER_AGAIN_S: Final = 0.3
 CHAIN_CALL_TIMEOUT_S: Final = 120.0  # the node waits for its transaction
@@ -56,17 +57,17 @@ class NodeClient:
 
     async def info(self) -> NodeInfo:
         """Return the node's description of itself; it is not verified."""
-        return _read(NodeInfo.from_json, await self._call("GET", payment.NODE_PATH))
+        return read_as(NodeInfo.from_json, await self._call("GET", payment.NODE_PATH))
 
     async def challenge(self, signer: Address) -> Session:
         """Return the Session struct that the node wants signed."""
         answer = await self._call("POST", payment.SESSION_CHALLENGE_PATH, body={"signer": signer})
-        return _read(session_challenge_from_json, answer)
+        return read_as(session_challenge_from_json, answer)
 
     async def session(self, proof: SessionProof) -> AccessToken:
         """Exchange a signed Session for an access token."""
         answer = await self._call("POST", payment.SESSIONS_PATH, body=proof.to_json())
-        return _read(AccessToken.from_json, answer)
+        return read_as(AccessToken.from_json, answer)
 
     async def deposit(self, credential: Credential) -> ChannelView:
         """Send an open or topUp for the node to relay."""
@@ -76,14 +77,14 @@ class NodeClient:
             authorization=credential_to_header(credential),
             timeout_s=CHAIN_CALL_TIMEOUT_S,
         )
-        return _read(ChannelView.from_json, answer)
+        return read_as(ChannelView.from_json, answer)
 
     async def channel(self, signer: Address, token: AccessToken) -> ChannelView:
         """Return what the node says about the signer's channel."""
         answer = await self._call(
             "GET", payment.CHANNEL_PATH.format(signer=signer), authorization=_bearer(token)
         )
-        return _read(ChannelView.from_json, answer)
+        return read_as(ChannelView.from_json, answer)
 
     async def receipts(
         self, signer: Address, after: int, token: AccessToken
@@ -91,7 +92,7 @@ class NodeClient:
         """Return the receipts after number ``after``, the oldest first, as many as fit."""
         path = f"{payment.RECEIPTS_PATH.format(signer=signer)}?after={after}"
         answer = await self._call("GET", path, authorization=_bearer(token))
-        return _read(payment.receipts_from_json, answer)
+        return read_as(payment.receipts_from_json, answer)
 
     async def voucher(self, credential: Credential) -> ChannelView:
         """Send a voucher; return the channel after the node has accepted it.
@@ -99,12 +100,15 @@ class NodeClient:
         Sent once more if no answer of the node came: a second time it changes nothing.
         """
         sent = credential_to_header(credential)
-        try:
-            answer = await self._call("POST", payment.VOUCHERS_PATH, authorization=sent)
-        except NodeUnreachable:
-            await asyncio.sleep(VOUCHER_AGAIN_S)
-            answer = await self._call("POST", payment.VOUCHERS_PATH, authorization=sent)
-        return _read(ChannelView.from_json, answer)
+        for again in (True, False):
+            try:
+                answer = await self._call("POST", payment.VOUCHERS_PATH, authorization=sent)
+                return read_as(ChannelView.from_json, answer)
+            except (NodeUnreachable, NodeRefused) as error:
+                if error.answered or not again:
+                    raise
+                await asyncio.sleep(VOUCHER_AGAIN_S)
+        raise AssertionError("the second try returns or raises")
 
     async def close(self, credential: Credential) -> CloseAnswer:
         """Request a cooperative close; return the node's Close and how it was sent."""
@@ -114,7 +118,7 @@ class NodeClient:
             authorization=credential_to_header(credential),
             timeout_s=CHAIN_CALL_TIMEOUT_S,
         )
-        return _read(CloseAnswer.from_json, answer)
+        return read_as(CloseAnswer.from_json, answer)
 
     @asynccontextmanager
     async def generate(
@@ -122,7 +126,8 @@ class NodeClient:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Yield the streaming response to a request for service, or a response with status 402.
 
-        Raises the node's problem for every other refusal, and NodeUnreachable.
+        Raises the node's problem for every other refusal, and NodeUnreachable, also for an answer
+        that is no stream.
         """
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=CALL_TIMEOUT_S, sock_read=STREAM_IDLE_TIMEOUT_S
@@ -130,7 +135,7 @@ class NodeClient:
         sent = {
             "Authorization": _bearer(token),
             "Content-Type": "application/json",
-            "Accept": "text/event-stream",
+            "Accept": EVENT_STREAM,
             payment.ACCEPT_HEADER: payment.ACCEPT_VALUE,
             **headers,
         }
@@ -147,6 +152,8 @@ class NodeClient:
             async with began as response:
                 if response.status not in (200, 402):
                     raise await problem_of(response)
+                if response.status == 200 and response.content_type != EVENT_STREAM:
+                    raise page_of_another(response.status)
                 yield response
         except (aiohttp.ClientError, TimeoutError) as error:
             raise NodeUnreachable(f"{self._dialled} broke off the answer: {_why(error)}") from error
@@ -159,7 +166,7 @@ class NodeClient:
         body: Json | None = None,
         authorization: str | None = None,
         timeout_s: float | None = None,
-    ) -> Json:
+    ) -> Any:
         headers = {"Authorization": authorization} if authorization else {}
         try:
             async with (
@@ -173,23 +180,12 @@ class NodeClient:
                     max_field_size=MAX_HEADER_BYTES,
                 ) as response,
             ):
-                answer = await _answer(response)
-                if response.status != 200:
-                    raise error_of(answer, response.status)
-                return answer
+                return await _answer(response)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise NodeUnreachable(
                 f"{self._dialled} does not answer {method} {path} ({_why(error)}): is the node "
                 "running there?"
             ) from error
-
-
-def _read(parse: Callable[[Json], T], answer: Json) -> T:
-    """Return what an answer says; raise NodeRefused if it is not an answer of a node."""
-    try:
-        return parse(answer)
-    except InvalidRequest as error:
-        raise NodeRefused(f"the node does not answer as one: {error.detail}") from error
 
 
 def _bearer(token: AccessToken) -> str:
@@ -200,7 +196,8 @@ def _why(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-async def _answer(response: aiohttp.ClientResponse) -> Json:
+async def _answer(response: aiohttp.ClientResponse) -> Any:
+    """Return the JSON value of an answer; raise the node's problem, or NodeUnreachable."""
     parts: list[bytes] = []
     left = MAX_ANSWER_BYTES + 1
     try:
@@ -210,15 +207,24 @@ async def _answer(response: aiohttp.ClientResponse) -> Json:
                 left -= len(part)
     except (aiohttp.ClientError, TimeoutError) as error:
         raise NodeUnreachable(f"the node broke off its answer: {_why(error)}") from error
-    raw = b"".join(parts)
+    if not left:
+        raise too_long(response.status, MAX_ANSWER_BYTES)
+    return value_of(b"".join(parts), response.status, max_values=MAX_ANSWER_VALUES)
+
+
+def challenge_of(response: aiohttp.ClientResponse) -> payment.Challenge | None:
+    """Return the challenge in the node's 402, None if it has none; raise NodeRefused."""
+    header = response.headers.get("WWW-Authenticate")
     try:
-        return parse_json(raw, max_bytes=MAX_ANSWER_BYTES, max_values=MAX_ANSWER_VALUES)
+        return None if header is None else payment.Challenge.from_header(header)
     except InvalidRequest as error:
-        if response.status != 200:
-            raise error_of(None, response.status) from error
-        raise NodeRefused(f"the node answered {response.status} with no readable JSON") from error
+        raise no_answer(error.detail) from error
 
 
 async def problem_of(response: aiohttp.ClientResponse) -> VizError:
     """Return the typed error that a refused request's body names."""
-    return error_of(await _answer(response), response.status)
+    try:
+        said = await _answer(response)
+    except VizError as error:
+        return error
+    return error_of(said, response.status)

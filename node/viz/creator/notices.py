@@ -66,13 +66,13 @@ def evidence_hash(file: Path | None) -> Hash32:
 async def desk_at(url: str, deployment: Deployment) -> NoticeDesk:
     """Ask a node who it is and by which rule it answers notices.
 
-    Raises NodeNotTrusted for another chain, ChainUnreachable if the node does not answer.
+    Raises NodeNotTrusted for another chain, and as ``exchange``.
     """
     origin = origin_of(url)
-    said, rule = await asyncio.gather(
-        exchange("GET", origin, NODE_PATH, None), exchange("GET", origin, NOTICES_PATH, None)
+    info, page = await asyncio.gather(
+        exchange(NodeInfo.from_json, "GET", origin, NODE_PATH),
+        exchange(NoticePage.from_json, "GET", origin, NOTICES_PATH),
     )
-    info, page = NodeInfo.from_json(said), NoticePage.from_json(rule)
     require_as_trusted(deployment, chain_id=info.chain_id, content_registry=info.content_registry)
     return NoticeDesk(origin, info.node, page.rule.personal_data_s, page.rule.answer_s)
 
@@ -82,8 +82,7 @@ async def send_notice(
 ) -> NoticeView:
     """Sign a notice and send it; return what the node keeps of it.
 
-    Raises NodeNotTrusted if the node answers about another notice, ChainUnreachable if it does not
-    answer, and the class that the node's problem names.
+    Raises NodeNotTrusted if the node answers about another notice, and as ``exchange``.
     """
     said = Notice(
         public_address(key),
@@ -98,7 +97,7 @@ async def send_notice(
     )
     digest = content_registry_domain(deployment.chain_id, deployment.content_registry).digest(said)
     signed = SignedNotice(said, sign(key, digest))
-    kept = NoticeView.from_json(await exchange("POST", desk.url, NOTICES_PATH, signed.to_json()))
+    kept = await exchange(NoticeView.from_json, "POST", desk.url, NOTICES_PATH, signed.to_json())
     if kept.digest != digest:
         raise NodeNotTrusted(f"the node at {desk.url} says that it keeps another notice")
     return kept

@@ -109,12 +109,12 @@ async def relay(desk: OwnerDesk, proposed: ProposedAction, key: bytes, node_url:
     """Sign the action, have a node submit it, and check the chain if there is one.
 
     Raises the class that the node's problem names; NodeNotTrusted if the node says that it is done
-    but the chain does not show it; ChainUnreachable if the node does not answer.
+    but the chain does not show it; NodeUnreachable or NodeRefused if no answer of the node came.
     """
     action = proposed.action
     signature = await _sign(desk, proposed, key)
     path, message = signed_action(action, signature)
-    answer = ActionAnswer.from_json(await exchange("POST", node_url, path, message.to_json()))
+    answer = await exchange(ActionAnswer.from_json, "POST", node_url, path, message.to_json())
     if desk.chain is None:
         return ActionDone(action.content_id, answer.transaction, on_chain=False)
     for tries in range(SEEN_TRIES):

@@ -89,13 +89,13 @@ async def hand_in(
 
     Only the node then says that the work is registered: check it with ``look_up``. Raises the class
     that the node's problem names, with its text and the contract's reason (an ``error`` and its
-    ``args``); ChainUnreachable if the node does not answer.
+    ``args``); NodeUnreachable or NodeRefused if no answer of the node came.
     """
     once = SignedOnce(signed.register.nonce, signed.register.deadline_s)
     made = replace(made, signed=once)
     await asyncio.to_thread(save_record, path, made)
-    answer = RegistrationAnswer.from_json(
-        await exchange("POST", node_url, CONTENTS_PATH, signed.to_json())
+    answer = await exchange(
+        RegistrationAnswer.from_json, "POST", node_url, CONTENTS_PATH, signed.to_json()
     )
     done = replace(made, content_id=answer.content_id, transaction=answer.transaction)
     await asyncio.to_thread(save_record, path, done)

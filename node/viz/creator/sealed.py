@@ -124,15 +124,13 @@ def seal_work(work: Path, record: Registration) -> SealedWork:
 async def custodian_at(url: str, deployment: Deployment) -> CustodianNode:
     """Ask a node for its identity; raise NodeNotTrusted for another chain or no age key."""
     origin = origin_of(url)
-    info = NodeInfo.from_json(await exchange("GET", origin, NODE_PATH, None))
+    info = await exchange(NodeInfo.from_json, "GET", origin, NODE_PATH)
     require_as_trusted(deployment, chain_id=info.chain_id, content_registry=info.content_registry)
     if not info.age_key:
         raise NodeNotTrusted(
             f"the node at {origin} has no age key, so it cannot be a custodian: name another one"
         )
-    asked = KeyChallenge.from_json(
-        await exchange("POST", origin, KEY_CHALLENGE_PATH, account_to_json(info.node))
-    )
+    asked = await _challenge(origin, info.node)
     _require_same(asked, info.node, origin)
     return CustodianNode(origin, info.node, info.age_key)
 
@@ -146,12 +144,11 @@ async def hand_over(
 ) -> None:
     """Upload a sealed work to a custodian, with its key wrapped only for that node.
 
-    Raises NodeNotTrusted, InvalidRequest, ChainUnreachable if the node does not answer, and the
-    class that the node's problem names.
+    Raises NodeNotTrusted, InvalidRequest, NodeUnreachable or NodeRefused if no answer of the node
+    came, and the class that the node's problem names.
     """
     owner = public_address(key)
-    answer = await exchange("POST", custodian.url, KEY_CHALLENGE_PATH, account_to_json(owner))
-    asked = KeyChallenge.from_json(answer)
+    asked = await _challenge(custodian.url, owner)
     _require_same(asked, custodian.node, custodian.url)
     said = Custody(
         content_id,
@@ -167,12 +164,16 @@ async def hand_over(
     header = HandOver(said, sign(key, domain.digest(said)), wrapped).to_header()
     try:
         with await asyncio.to_thread(sealed.path.open, "rb") as body:
-            answer = await exchange(
-                "POST", custodian.url, CUSTODY_PATH, body, headers={CUSTODY_HEADER: header}
+            kept = await exchange(
+                CustodyAnswer.from_json,
+                "POST",
+                custodian.url,
+                CUSTODY_PATH,
+                body,
+                headers={CUSTODY_HEADER: header},
             )
     except OSError as error:
         raise StorageUnavailable(f"{sealed.path} cannot be read: {error.strerror}") from error
-    kept = CustodyAnswer.from_json(answer)
     if (kept.content_id, kept.cid) != (content_id, sealed.cid):
         raise NodeNotTrusted(f"the node at {custodian.url} says that it keeps {kept.cid} instead")
 
@@ -183,17 +184,18 @@ async def end_custody(
     """Have a custodian destroy what it holds of a work; return its certificate, verified.
 
     Raises NodeNotTrusted, InvalidSignature for a certificate that another node signed,
-    ChainUnreachable if the node does not answer, and the class that the node's problem names.
+    NodeUnreachable or NodeRefused if no answer of the node came, and the class that the node's
+    problem names.
     """
     owner = public_address(key)
-    answer = await exchange("POST", custodian.url, KEY_CHALLENGE_PATH, account_to_json(owner))
-    asked = KeyChallenge.from_json(answer)
+    asked = await _challenge(custodian.url, owner)
     _require_same(asked, custodian.node, custodian.url)
     said = EndCustody(content_id, custodian.node, custodian.url, asked.challenge, asked.expiry_s)
     domain = content_registry_domain(deployment.chain_id, deployment.content_registry)
     signed = SignedEndCustody(said, sign(key, domain.digest(said)))
-    answer = await exchange("POST", custodian.url, END_CUSTODY_PATH, signed.to_json())
-    made = DestructionCertificate.from_json(answer)
+    made = await exchange(
+        DestructionCertificate.from_json, "POST", custodian.url, END_CUSTODY_PATH, signed.to_json()
+    )
     made.verify(settlement_domain(deployment.chain_id, deployment.settlement))
     node, work = made.certificate.node, made.certificate.content_id
     if (node, work) != (custodian.node, content_id):
@@ -249,7 +251,12 @@ async def publish_listing(work: Path, signed: SignedListing, urls: Sequence[str]
     path = work.with_name(work.name + ".listing.json")
     await asyncio.to_thread(_write_private, path, text)
     for url in urls:
-        ListingAnswer.from_json(await exchange("POST", url, LISTINGS_PATH, signed.to_json()))
+        await exchange(ListingAnswer.from_json, "POST", url, LISTINGS_PATH, signed.to_json())
+
+
+async def _challenge(url: str, account: Address) -> KeyChallenge:
+    path, body = KEY_CHALLENGE_PATH, account_to_json(account)
+    return await exchange(KeyChallenge.from_json, "POST", url, path, body)
 
 
 def _require_same(asked: KeyChallenge, node: Address, url: str) -> None:

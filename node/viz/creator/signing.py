@@ -9,22 +9,22 @@ signature with a wrong nonce is refused and does no harm.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import aiohttp
 
 from viz.client.node_address import checked
 from viz.domain.ports.chain import ChainReader, Deployment
 from viz.domain.ports.clock import Clock
-from viz.domain.strict_json import load_json
 from viz.domain.trust import require_as_trusted
 from viz.domain.units import Address
-from viz.errors import ChainUnreachable, ConfigError, NodeNotTrusted
-from viz.protocol.problems import error_of
+from viz.errors import ConfigError, NodeNotTrusted, NodeUnreachable, VizError
+from viz.protocol.answers import read_as, too_long, value_of
 from viz.protocol.registration import REGISTRATION_CONTEXT_PATH, RegistrationContext
 
+T = TypeVar("T")
 VALID_S: Final = 3_600
 # The most that the creator's clock and the chain's may differ: blocks are late, clocks drift.
 CLOCKS_APART_S: Final = 900
@@ -104,23 +104,25 @@ async def chain_values(
 async def registration_context(creator: Address, node_url: str) -> RegistrationContext:
     """Ask a node for the chain's values that a creator's signature needs."""
     path = REGISTRATION_CONTEXT_PATH.format(creator=creator)
-    return RegistrationContext.from_json(await exchange("GET", node_url, path, None))
+    return await exchange(RegistrationContext.from_json, "GET", node_url, path)
 
 
 async def exchange(
+    read: Callable[[Any], T],
     method: str,
     node_url: str,
     path: str,
-    body: object,
+    body: object = None,
     *,
     headers: Mapping[str, str] | None = None,
-) -> Any:
-    """Return a node's JSON answer, bounded in size and time.
+) -> T:
+    """Return what a node's answer says, read by ``read``; bounded in size and time.
 
     ``body`` is sent as JSON, or unchanged if it is an open binary file.
 
     Raises the class that the node's problem names, with its text and the contract's reason (an
-    ``error`` and its ``args``); ChainUnreachable if the node does not answer as one.
+    ``error`` and its ``args``); NodeUnreachable if no node answers, or a server in front of it;
+    NodeRefused if the answer is not that of a node.
     """
     timeout = aiohttp.ClientTimeout(total=_UPLOAD_S if hasattr(body, "read") else _TIMEOUT_S)
     sent: dict[str, Any] = {"data": body} if hasattr(body, "read") else {"json": body}
@@ -135,22 +137,26 @@ async def exchange(
                 **sent,
             ) as answer,
         ):
-            raw = b""
+            raw, status = b"", answer.status
             async for part in answer.content.iter_chunked(_ANSWER_BYTES):
                 raw += part
                 if len(raw) > _ANSWER_BYTES:
-                    raise ValueError(f"its answer is longer than {_ANSWER_BYTES} bytes")
-            content = load_json(raw)
-            status = answer.status
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        raise ChainUnreachable(
-            f"the node at {node_url} does not answer as a node ({str(error) or 'time ran out'}): "
-            "check its address, or use --direct"
+                    raise too_long(status, _ANSWER_BYTES)
+        return read_as(read, value_of(raw, status))
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise NodeUnreachable(
+            f"no node answers at {node_url} ({str(error) or 'time ran out'}): check its URL, or "
+            f"use --direct{_may_have(method)}"
         ) from error
-    if status >= 300:
-        refused = error_of(content, status)
-        if not refused.answered:
-            raise refused
-        said = f"the node refused: {refused.detail}"
-        raise type(refused)(said, status=status, **refused.extensions)
-    return content
+    except VizError as error:
+        if not error.answered:
+            raise type(error)(f"{error.detail}{_may_have(method)}", **error.extensions) from error
+        said = f"the node refused: {error.detail}"
+        raise type(error)(said, status=status, **error.extensions) from error
+
+
+def _may_have(method: str) -> str:
+    """Say that the node may have got what was sent; a question changes nothing there."""
+    if method == "GET":
+        return ""
+    return " (what was sent may have arrived at the node all the same)"

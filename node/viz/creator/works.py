@@ -6,15 +6,14 @@ one owner. Values from a node are only shown; they never decide what is signed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 from viz.creator.signing import exchange
-from viz.domain.license import Terms
-from viz.domain.ports.chain import ChainReader, ContentState, TermsState
+from viz.creator.work_view import WorkView, work_from_json
+from viz.domain.ports.chain import ChainReader
 from viz.domain.units import Address, ContentId
-from viz.errors import InvalidRequest, LicenseError, NodeNotTrusted
+from viz.errors import LicenseError, NodeNotTrusted
 from viz.protocol.owner_actions import (
     ACCOUNT_PATH,
     OWNED_PAGE,
@@ -23,18 +22,9 @@ from viz.protocol.owner_actions import (
     OwnedWorks,
 )
 from viz.protocol.registration import CONTENTS_PATH
-from viz.protocol.wire import JSON_INTEGER_MAX, Reader
 
 # The most pages of OWNED_PAGE works that one command reads from a node.
 _MOST_PAGES: Final = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class WorkView:
-    """A work and its current terms; a node gives no terms of a withdrawn work."""
-
-    content: ContentState
-    offered: TermsState | None
 
 
 class NodeWorks:
@@ -44,19 +34,16 @@ class NodeWorks:
         self._url = node_url
 
     async def work(self, content_id: ContentId) -> WorkView:
-        """Return a work; raise LicenseError if there is none, NodeNotTrusted if it is invalid."""
-        found = await exchange("GET", self._url, f"{CONTENTS_PATH}/{content_id}", None)
-        try:
-            return _work(content_id, found)
-        except (InvalidRequest, TypeError) as error:
-            raise NodeNotTrusted(f"the node's answer about a work is invalid: {error}") from error
+        """Return a work; raise LicenseError if there is none, and as ``exchange``."""
+        path = f"{CONTENTS_PATH}/{content_id}"
+        return await exchange(partial(work_from_json, content_id), "GET", self._url, path)
 
     async def owned(self, owner: Address) -> list[ContentId]:
         """Return the works of an owner; raise NodeNotTrusted if the answers do not end."""
         after, works = 0, list[ContentId]()
         for _ in range(_MOST_PAGES):
             path = f"{OWNED_PATH.format(account=owner)}?after={after}"
-            page = OwnedWorks.from_json(await exchange("GET", self._url, path, None))
+            page = await exchange(OwnedWorks.from_json, "GET", self._url, path)
             works += [ContentId(each) for each in page.contents]
             if page.looked_to >= page.count:
                 return works
@@ -68,7 +55,7 @@ class NodeWorks:
     async def account(self, account: Address) -> AccountView:
         """Return an account's balances."""
         path = ACCOUNT_PATH.format(account=account)
-        found = AccountView.from_json(await exchange("GET", self._url, path, None))
+        found = await exchange(AccountView.from_json, "GET", self._url, path)
         if found.account != account:
             raise NodeNotTrusted(f"the node answers for {found.account}, not for {account}")
         return found
@@ -109,24 +96,3 @@ class ChainWorks:
 
 
 WorkReader = NodeWorks | ChainWorks
-
-
-def _work(content_id: ContentId, found: object) -> WorkView:
-    reader = Reader(found, "the work")
-    content = ContentState(
-        content_id,
-        reader.address("owner"),
-        reader.address("creator"),
-        reader.hash32("commitment"),
-        reader.hash32("termsHash"),
-        reader.integer("withdrawnAt", JSON_INTEGER_MAX),
-    )
-    values: Any = found.get("terms") if isinstance(found, Mapping) else None
-    if values is None:
-        return WorkView(content, None)
-    if not isinstance(values, Mapping):
-        raise InvalidRequest("its terms are not an object")
-    members: dict[str, Any] = {each.name: values.get(each.name) for each in fields(Terms)}
-    terms = Terms(**members)
-    terms.check()
-    return WorkView(content, TermsState(terms, reader.hash32("licenseHash")))

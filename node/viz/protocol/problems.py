@@ -14,6 +14,8 @@ from viz.errors import NodeRefused, NodeUnreachable, VizError, class_of
 # Begins the ``type`` of every problem that a node answers.
 CODE_URI: Final = "urn:viz:problem:"
 MAX_DETAIL_CHARS: Final = 2_048
+# What a server says of the moment, and not of the address: a timeout, and too many requests.
+_PASSING: Final = frozenset({408, 425, 429})
 # The members of every problem; the others are the error's own extensions.
 _FRAME: Final = frozenset({"type", "title", "status", "detail", "code", "message", "instance"})
 
@@ -32,10 +34,7 @@ def error_of(body: object, status: int, *, unknown: type[VizError] = NodeRefused
         members = members["error"]
     known = class_of(members.get("code"))
     if status != 200 and not (is_problem or known):
-        return NodeUnreachable(
-            f"a server in front of the node answered {status}, and not the node: it may be down or "
-            "too slow; ask again in a while"
-        )
+        return page_of_another(status)
     said = members.get("detail") or members.get("message") or f"HTTP {status}"
     extensions: dict[str, Any] = {
         str(key): value for key, value in members.items() if key not in _FRAME
@@ -44,6 +43,21 @@ def error_of(body: object, status: int, *, unknown: type[VizError] = NodeRefused
     error = kind(_printable(str(said)[:MAX_DETAIL_CHARS]), **extensions)
     error.answered = True
     return error
+
+
+def page_of_another(status: int) -> NodeUnreachable:
+    """Return the error for a page of a server in front of the node, which is no word of the node.
+
+    The node may have got the request all the same.
+    """
+    remedy = (
+        "the node may be down or too slow; ask again in a while"
+        if status in _PASSING or status >= 500
+        else "check the node's URL (a redirect is not followed), or ask its operator"
+    )
+    return NodeUnreachable(
+        f"a server in front of the node answered {status}, and not the node: {remedy}"
+    )
 
 
 def _printable(said: str) -> str:

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from viz.errors import NodeRefused, VizError
 
+EVENT_STREAM: Final = "text/event-stream"
 MAX_EVENT_BYTES: Final = 1024 * 1024
 
 

@@ -137,7 +137,7 @@ async def test_a_voucher_whose_answer_was_lost_is_sent_again(
     """One lost answer within a stream ends neither the answer nor, after three, the trust."""
     real, lost = buyer.api._call, list[str]()
 
-    async def call(method: str, path: str, **more: Any) -> Json:
+    async def call(method: str, path: str, **more: Any) -> Any:
         answer = await real(method, path, **more)
         if path == VOUCHERS_PATH and not (lost and lost[-1] == more["authorization"]):
             lost.append(more["authorization"])
@@ -167,7 +167,7 @@ async def test_a_page_that_is_no_nodes_answer_is_the_nodes_fault(
         buyer.api.channel(buyer.signer, token),
         buyer.api.receipts(buyer.signer, 0, token),
     ):
-        with pytest.raises(NodeRefused, match="does not answer as one"):
+        with pytest.raises(NodeRefused, match="not the answer of a node"):
             await answer
 
 

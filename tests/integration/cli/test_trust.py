@@ -92,11 +92,11 @@ async def test_a_published_deployment_is_what_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("answer", "status", "code"),
     [
-        ([], 200, CONFIG),
-        ({}, 200, CONFIG),
-        (deployment_json(TRUTH) | {"token_decimals": 10**9}, 200, CONFIG),
-        (deployment_json(TRUTH) | {"token_decimals": True}, 200, CONFIG),
-        (deployment_json(TRUTH) | {"chain_id": "31337"}, 200, CONFIG),
+        ([], 200, NODE),
+        ({}, 200, NODE),
+        (deployment_json(TRUTH) | {"token_decimals": 10**9}, 200, NODE),
+        (deployment_json(TRUTH) | {"token_decimals": True}, 200, NODE),
+        (deployment_json(TRUTH) | {"chain_id": "31337"}, 200, NODE),
         ({"code": "node-refused", "detail": "not for you"}, 403, NODE),
     ],
 )

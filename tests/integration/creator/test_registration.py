@@ -165,8 +165,8 @@ async def test_bad_input_is_one_line_that_says_what_to_do(tmp_path: Path, work: 
         (
             ["--key", key_file, *trusted, "--node", nowhere],
             PASSWORD,
-            6,
-            "does not answer as a node",
+            12,
+            "no node answers",
         ),
         (
             ["--key", key_file, "--direct", "--deployment", tmp_path / "d.json"],

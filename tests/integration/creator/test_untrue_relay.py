@@ -185,7 +185,7 @@ async def test_nonsense_gets_no_signature(desk: Desk, lies: dict[str, Any]) -> N
     """Protects the command: an answer of another shape is one line, not a trace."""
     async with lying(Liar(lies)) as node:
         done = await desk.register(node.url)
-    assert isinstance(done.exception, SystemExit) and done.exit_code == INPUT, done.output
+    assert isinstance(done.exception, SystemExit) and done.exit_code == UNTRUE, done.output
     assert not node.taken and done.stderr.count("\n") == 1
 
 

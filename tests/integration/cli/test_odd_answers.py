@@ -1,0 +1,147 @@
+"""A page, or the JSON of another program, in answer to each command that asks a node."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from tests.fakes.chain import DEPLOYMENT
+from typer.testing import CliRunner
+
+from viz.chain.deployment import save_deployment
+from viz.chain.keys import create_key_file, development_account
+from viz.cli.main import app
+from viz.errors import NodeRefused, NodeUnreachable
+
+ROOT = Path(__file__).parents[3]
+PASSWORD = "correct horse"
+ALMA, TRAINER = str(development_account(3).address), str(development_account(4).address)
+UNREACHABLE, REFUSED = NodeUnreachable.code, NodeRefused.code
+NODE_FAILS = 12
+
+ANSWERS = {
+    "a page": (200, b"<html>back soon</html>", UNREACHABLE),
+    "nothing": (200, b"", UNREACHABLE),
+    "half": (200, b'{"node": "0x', UNREACHABLE),
+    "a gateway's page": (502, b"<html>502</html>", UNREACHABLE),
+    "a redirect": (301, b"<html>moved</html>", UNREACHABLE),
+    "null": (200, b"null", REFUSED),
+    "a list": (200, b'[{"owner": 1}]', REFUSED),
+    "a number": (200, b"1e999", REFUSED),
+    "another program": (200, b'{"status": "ok", "owner": null}', REFUSED),
+}
+HERE = ["--data-dir", "{home}"]
+SIGNED = ["--key", "{home}/alma.json", "--node", "{node}", "--yes", *HERE]
+COMMANDS = [
+    ["content", "list", ALMA, "--node", "{node}", *HERE],
+    ["content", "show", "1", "--node", "{node}", *HERE],
+    ["content", "show", "1", "--node", "{node}", "--json", *HERE],
+    ["wallet", "balance", ALMA, "--node", "{node}", *HERE],
+    ["content", "search", "keeper", "--node", "{node}"],
+    ["content", "keys", "1", "--node", "{node}"],
+    ["content", "certificates", "1", "--node", "{node}", "--json", *HERE],
+    ["license", "show", "--content", "1", "--node", "{node}"],
+    ["content", "terms", "1", "{home}/work", *SIGNED],
+    ["content", "approve", "1", TRAINER, *SIGNED],
+    ["content", "withdraw", "1", *SIGNED],
+    ["content", "register", "{home}/work", *SIGNED],
+    ["content", "end-custody", "1", *SIGNED],
+    ["adapter", "provenance", "1", "--node", "{node}"],
+    ["adapter", "list", "--node", "{node}"],
+    ["adapter", "show", "1", "--node", "{node}"],
+    ["trust", "{node}", "--yes", "--data-dir", "{home}/new"],
+    ["channel", "open", "1.50", "--key", "{home}/alma.json", "--node", "{node}", *HERE],
+    ["status", "--node", "{node}", *HERE],
+    ["content", "license", "1", "--node", "{node}", *HERE],
+    ["settle", "--node", "{node}", *HERE],
+    ["training", "list", "--node", "{node}", *HERE],
+]
+
+
+@dataclass
+class OddServer:
+    """Gives one answer to everything, and notes what was sent to it."""
+
+    status: int = 200
+    body: bytes = b""
+    sent: list[bytes] = field(default_factory=list)
+    url: str = ""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[OddServer]:
+    odd = OddServer()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            odd.sent.append(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+            self.send_response(odd.status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(odd.body)))
+            self.end_headers()
+            self.wfile.write(odd.body)
+
+        do_POST = do_GET  # noqa: N815  the standard library's name
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    odd.url = f"http://127.0.0.1:{running.server_port}"
+    Thread(target=running.serve_forever, daemon=True).start()
+    yield odd
+    running.shutdown()
+    running.server_close()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("home")
+    save_deployment(made / "deployment.json", DEPLOYMENT)
+    create_key_file(made / "alma.json", PASSWORD, account=development_account(3), scrypt_n=2)
+    (made / "operator.token").write_text("a token")
+    shutil.copytree(ROOT / "examples" / "works" / "varn-point", made / "work")
+    return made
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda each: " ".join(each[:2]))
+def test_an_answer_of_no_node_ends_a_command_in_one_line(
+    server: OddServer,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: list[str],
+    answer: str,
+) -> None:
+    """It was a traceback, or an error of the person who asked; nothing is signed for it."""
+    monkeypatch.setenv("VIZ_KEY_PASSWORD", PASSWORD)
+    server.status, server.body, code = ANSWERS[answer]
+    server.sent.clear()
+    words = [word.format(home=home, node=server.url) for word in command]
+    done = CliRunner().invoke(app, words, env={"COLUMNS": "500"})
+    assert isinstance(done.exception, SystemExit), done.exception
+    assert done.exit_code == NODE_FAILS, done.output
+    said = done.output.strip().splitlines()[-1]
+    assert said.startswith(f"{code}: ") and ("URL" in said or "again" in said), said
+    assert not any(b"signature" in body for body in server.sent)
+
+
+def test_a_member_of_the_wrong_kind_is_told_and_not_shown(
+    server: OddServer, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`viz content show` printed whatever a node wrote into an owner, a time and the terms."""
+    monkeypatch.setenv("VIZ_KEY_PASSWORD", PASSWORD)
+    hash_, good = "0x" + "11" * 32, str(ALMA)
+    work = f'"contentId": 1, "owner": "{good}", "creator": "{good}", "commitment": "{hash_}"'
+    ends = ('"withdrawnAt": 0', '"withdrawnAt": "soon"', '"withdrawnAt": 0, "terms": {"uses": 1}')
+    server.status = 200
+    for number, end in enumerate(ends):
+        server.body = f'{{{work}, "termsHash": "{hash_}", {end}}}'.encode()
+        words = ["content", "show", "1", "--node", server.url, "--data-dir", str(home), "--json"]
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == (NODE_FAILS if number else 0), done.output
