@@ -3,10 +3,10 @@
 
 Measures the artifacts that ship in the package (scripts/compile_contracts.py writes them). Owns
 the goals and docs/gas.json, the machine-readable figures; docs/gas.md carries the same table
-between its markers, and prose around it that this program never touches. gas_scenes.py tells what
-is measured; a state-changing function that no row names fails the check. Gas is exact and every
-key, amount and salt is fixed, so two runs give the same figures to within the few units that a
-signature's zero bytes make.
+between its markers, and prose around it that this program never touches. gas_parts/scenes.py has
+what is measured; a state-changing function that no row names fails the check. Gas is exact and
+every key, amount and salt is fixed, so two runs give the same figures to within the few units that
+a signature's zero bytes make.
 
     python benchmarks/gas.py            print the table
     python benchmarks/gas.py --write    also write docs/gas.json and the table in docs/gas.md
@@ -24,8 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.gas_chain import Chain  # noqa: E402  (found from the root)
-from benchmarks.gas_scenes import measure  # noqa: E402
+from benchmarks.gas_parts.chain import Chain  # noqa: E402  (found from the root)
+from benchmarks.gas_parts.scenes import measure  # noqa: E402
 
 FIGURES = ROOT / "docs" / "gas.json"
 PAGE = ROOT / "docs" / "gas.md"

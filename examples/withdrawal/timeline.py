@@ -128,7 +128,7 @@ async def _sell(
     await story.asked(f"/ipfs/{state.cid}", 200)
     story.told.found_before = _search(story, "varn-point", state.weights_digest)
     await story.note(
-        f"adapter {adapter_id} holds work {works[ALMA]} (class 2, notice 7 days) and work "
+        f"adapter {adapter_id} holds work {works[ALMA]} (class 2, notice period 7 days) and work "
         f"{works[BRUNO]} (class 1); it is on offer, and a buyer has deposited 2.50"
     )
     await story.note(
@@ -189,14 +189,14 @@ async def _withdraw(
 
 
 async def _end(story: Story, works: dict[int, ContentId], adapter_id: int, blob: str) -> None:
-    """Move to the end of the notice; then nothing of alma's work is left, and bruno's is."""
+    """Move to the end of the notice period; then nothing of alma's work is left, and bruno's is."""
     net, model = story.net, adapter_model(AdapterId(adapter_id))
     state = await net.chain.adapter(AdapterId(adapter_id))
     assert state is not None
     await story.pass_time(state.retires_at - await net.chain.chain_time() - 600)
     await story.look()
     if AdapterId(adapter_id) not in story.node.services.catalogue.adapter_ids():
-        raise DemoError("the notice was not kept")
+        raise DemoError("the notice period was not kept")
     await story.note("ten minutes before the end: the engine has it, sales have stopped")
     await story.pass_time(660)
     await story.look()
@@ -222,8 +222,8 @@ async def _end(story: Story, works: dict[int, ContentId], adapter_id: int, blob:
     )
     story.told.kept_of_bruno = bakery
     await story.note(
-        f"work {works[BRUNO]} is of class 1: no new adapter after its notice, and the operator's "
-        f"copy stays ({len(bakery)} files)"
+        f"work {works[BRUNO]} is of class 1: no new adapter after its notice period, and the "
+        f"operator's copy stays ({len(bakery)} files)"
     )
     payer = net.sender(BUYER).address
     signer = net.sender(SESSION).address

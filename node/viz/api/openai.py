@@ -34,12 +34,12 @@ from viz.api.openai_request import read_chat, read_completion
 from viz.api.payments import take_voucher_of
 from viz.api.problems import problem_body
 from viz.api.unpaid_help import how_to_pay
+from viz.domain.answer_encryption import private_hash, seal, unseal
 from viz.domain.eip712 import keccak
 from viz.domain.ports.engine import Sampling
 from viz.domain.ports.ledger import AccessRecord, AnswerRecord
 from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt
-from viz.domain.sealed import private_hash, seal, unseal
 from viz.domain.text_request import TextRequest
 from viz.domain.units import BASE_MODEL, Hash32, hex_of, parse_hash
 from viz.errors import ChannelUnknown, InvalidRequest, PaymentRequired, StoreConflict, VizError

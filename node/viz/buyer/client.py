@@ -36,7 +36,7 @@ from viz.buyer.session import BuyerSession
 from viz.buyer.spending import Spending
 from viz.buyer.voucher_signer import VoucherSigner
 from viz.buyer.wallet import Wallet, wallet_of
-from viz.buyer.wallet_signatures import (
+from viz.buyer.wallet_signing import (
     PendingDeposit,
     checked_chain_time_s,
     require_depositable,

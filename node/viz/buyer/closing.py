@@ -1,7 +1,7 @@
 """Close together with the node, at what was billed and not at what was signed ahead.
 
 Owns what the node is asked, and the check of its answer. The payer's signature comes from
-``viz.buyer.wallet_signatures``, and what is owed from ``viz.buyer.voucher_signer``. docs/adr/0011
+``viz.buyer.wallet_signing``, and what is owed from ``viz.buyer.voucher_signer``. docs/adr/0011
 explains why it is safe to sign a voucher that is lower than the best one.
 """
 

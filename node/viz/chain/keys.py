@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from viz.chain.keystore import WrongPassword, open_key
+from viz.chain.key_file_reader import WrongPassword, open_key
 from viz.domain.eip712 import public_address
 from viz.domain.strict_json import load_json
 from viz.errors import InvalidKeyFile, InvalidRequest

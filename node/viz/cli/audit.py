@@ -182,7 +182,7 @@ def _say(adapter_id: int, report: dict[str, Any]) -> None:
         ("weights found", report["foundWeights"]),
         ("training rows match", report["rowsMatch"]),
         ("reproducibility class", report["reproducibility"]),
-        *(("finding", finding) for finding in report["findings"]),
+        *(("remark", remark) for remark in report["remarks"]),
         *(
             (f"differs: {k}", f"{a} in the manifest, {b} here")
             for k, (a, b) in report["differences"].items()

@@ -87,7 +87,7 @@ class LicenseAnswers:
         end["effect"] = {int(key): word for key, word in EFFECTS.items()}.get(
             end["revocation_class"], end["effect"]
         )
-        end["notice_s"] = _DAY_S * self._number("Days of notice", end["notice_s"] // _DAY_S)
+        end["notice_s"] = _DAY_S * self._number("Notice period in days", end["notice_s"] // _DAY_S)
         return values
 
     def _word(self, question: str, proposed: str) -> str:

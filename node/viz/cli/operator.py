@@ -31,7 +31,7 @@ from viz.cli.http import (
     require_not_foreign,
 )
 from viz.cli.noticed import notices_rows
-from viz.cli.standing import stands
+from viz.cli.training_progress import stands
 from viz.domain.display import moment, percent
 from viz.domain.strict_json import load_json
 from viz.domain.units import parse_units

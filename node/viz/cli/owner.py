@@ -264,7 +264,10 @@ async def _withdraw(asked: _Asked, number: int) -> ActionDone:
             found += [
                 ("who licensed it", "keeps the terms of its grant; on the present ones:"),
                 ("class", WITHDRAWALS.get(offered.revocation_class, "unknown")),
-                ("notice", duration(offered.notice_s) if offered.notice_s else "none: at once"),
+                (
+                    "notice period",
+                    duration(offered.notice_s) if offered.notice_s else "none: at once",
+                ),
             ]
         return [*found, ("undone", "never: a withdrawal is for ever")]
 

@@ -42,7 +42,7 @@ def revoke(
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """End another node's permission to serve an adapter, after the contract's notice.
+    """End another node's permission to serve an adapter, after the contract's notice period.
 
     The node no longer gets the key. What it opened before is on its disk, but the chain rejects its
     claims.

@@ -43,7 +43,7 @@ def succeed(
     """Train a successor without the works that were withdrawn or whose license ended.
 
     The successor has the adapter's other works, its settings and its rates. It may be trained
-    before the adapter ends, during the time of notice. When the adapter has ended, the refusal of
+    before the adapter ends, during the notice period. When the adapter has ended, the refusal of
     requests for it names the successor.
     """
     operator = OperatorClient(node, folder)

@@ -37,5 +37,5 @@ def terms_in_words(terms: Terms, trusted: Deployment | None) -> list[tuple[str, 
             else "anybody who pays the fee",
         ),
         ("a withdrawal", WITHDRAWALS.get(terms.revocation_class, str(terms.revocation_class))),
-        ("its notice", duration(terms.notice_s) if terms.notice_s else "none: at once"),
+        ("notice period", duration(terms.notice_s) if terms.notice_s else "none: at once"),
     ]

@@ -10,7 +10,7 @@ import typer
 from viz.cli.console import AsJson, DataDir, err, guarded, run, say, show, table
 from viz.cli.http import OperatedNode
 from viz.cli.operator import OperatorClient
-from viz.cli.standing import NOT_MEASURED, of, says, stands
+from viz.cli.training_progress import NOT_MEASURED, of, says, stands
 from viz.domain.display import moment, percent
 from viz.errors import NodeUnreachable, TrainingError
 

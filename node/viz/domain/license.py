@@ -63,7 +63,7 @@ class Terms(Struct):
             (0 <= self.training_fee_units <= UINT96_MAX, "the training fee must fit 96 bits"),
             (0 <= self.min_royalty_bps <= BPS, "the minimum royalty is at most 10,000 bps"),
             (0 <= self.grant_duration_s <= UINT32_MAX, "the grant's duration must fit 32 bits"),
-            (0 <= self.notice_s <= MAX_NOTICE_S, "the notice is at most 90 days"),
+            (0 <= self.notice_s <= MAX_NOTICE_S, "the notice period is at most 90 days"),
             (self.revocation_class in tuple(RevocationClass), "revocation class is 0, 1 or 2"),
             (0 < self.uses <= ALL_USES, "permit at least one use, and only uses that exist"),
         )

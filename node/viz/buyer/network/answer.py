@@ -23,7 +23,7 @@ from viz.buyer.answer import PaidAnswer
 from viz.buyer.answer_length import at_most, room_in
 from viz.buyer.client import BuyerClient
 from viz.buyer.network.budget import DayBudget, Reservation
-from viz.buyer.network.going_on import goes_on, length_of
+from viz.buyer.network.continuation import goes_on, length_of
 from viz.buyer.network.pool import NodePool
 from viz.buyer.received import AnswerChunk
 from viz.domain.units import Address, Units

@@ -19,8 +19,8 @@ from viz.buyer.asking import openai_model
 from viz.buyer.checks import Limits
 from viz.buyer.network.answer import NetworkAnswer
 from viz.buyer.network.budget import Budget, DayBudget
+from viz.buyer.network.continuation import length_of, with_length
 from viz.buyer.network.finder import NodeFinder
-from viz.buyer.network.going_on import length_of, with_length
 from viz.buyer.network.policy import Request, ranked
 from viz.buyer.network.pool import NodePool
 from viz.buyer.network.record import NetworkFile, NodeHistory

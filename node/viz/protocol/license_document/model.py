@@ -224,7 +224,7 @@ class Money(_LicenseTable):
 
 
 class Exit(_LicenseTable):
-    """The effect of a withdrawal, its notice, and what a trainer must then erase."""
+    """The effect of a withdrawal, its notice period, and what a trainer must then erase."""
 
     revocation_class: Literal[0, 1, 2]
     effect: Literal["keep", "stop-new-adapters", "retire-adapters"]

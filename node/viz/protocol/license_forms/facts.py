@@ -29,8 +29,10 @@ ACQUIRED: Final = {
 }
 _EFFECTS: Final = {
     "keep": "no new grant; grants and adapters that exist run on as agreed",
-    "stop-new-adapters": "no new grant; no new adapter after the notice; adapters that exist stay",
-    "retire-adapters": "no new grant; adapters that hold the work retire after the notice",
+    "stop-new-adapters": (
+        "no new grant; no new adapter after the notice period; adapters that exist stay"
+    ),
+    "retire-adapters": "no new grant; adapters that hold the work retire after the notice period",
 }
 _ERASURE: Final = {
     "none": "nothing",
@@ -131,7 +133,7 @@ def _end(document: LicenseDocument) -> SummarySection:
     notice = duration(said.notice_s) if said.notice_s else "none: at once"
     rows = (
         ("a withdrawal", f"{_EFFECTS[said.effect]} (class {said.revocation_class})"),
-        ("its notice", notice),
+        ("notice period", notice),
     )
     return SummarySection("How it ends", rows)
 

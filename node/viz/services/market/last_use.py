@@ -14,7 +14,7 @@ from viz.domain.ports.chain import ChainReader, ContentState, GrantState
 from viz.domain.ports.services import OfferedAdapters
 from viz.domain.units import Address, ContentId
 
-# A block of this age is final. If the notice is shorter, destruction waits for this age.
+# A block of this age is final. If the notice period is shorter, destruction waits for this age.
 FINAL_S: Final = 3_600
 
 
@@ -28,8 +28,8 @@ class LastUse:
     async def own_end(self, content: ContentState) -> int | None:
         """Return when the node's own use of a withdrawn work ends; None if it does not.
 
-        It ends with the notice of the node's own grant, if the grant is of class 2, but not before
-        the last of the node's adapters that were trained on the work.
+        It ends with the notice period of the node's own grant, if the grant is of class 2, but not
+        before the last of the node's adapters that were trained on the work.
         """
         grant = await self._chain.grant(content.content_id, self._node)
         found = await self._chain.terms(grant.terms_hash) if grant is not None else None

@@ -52,7 +52,8 @@ class AuditReport:
     ``claimed`` and ``found``: the weights' digests in the manifest and in the repetition.
     ``claimed_card`` and ``card``: the report cards in the manifest and of the repetition's weights.
     ``differences``: what may have changed the bytes, as (manifest, here) by entry.
-    ``findings``: what is wrong with the manifest, whatever the bytes are. They excuse nothing.
+    ``remarks``: what is wrong with the manifest, whatever the bytes are. They excuse nothing, and
+    one may stand beside REPRODUCED (a class of another version).
     """
 
     verdict: Verdict
@@ -61,7 +62,7 @@ class AuditReport:
     reproducibility: str
     differences: Mapping[str, tuple[Any, Any]]
     rows_match: bool
-    findings: tuple[str, ...]
+    remarks: tuple[str, ...]
     claimed_card: ReportCard | None = None
     card: ReportCard | None = None
 
@@ -74,7 +75,7 @@ class AuditReport:
             "reproducibility": self.reproducibility,
             "differences": {name: list(pair) for name, pair in self.differences.items()},
             "rowsMatch": self.rows_match,
-            "findings": list(self.findings),
+            "remarks": list(self.remarks),
             "claimedCard": self.claimed_card.to_json() if self.claimed_card else None,
             "card": self.card.to_json() if self.card else None,
         }
@@ -160,7 +161,7 @@ def judge(
         )
     found = parse_hash(metrics["weightsDigest"])
     settings = settings_from(manifest.settings)
-    differences, findings = compare(manifest.environment, metrics["environment"], settings)
+    differences, remarks = compare(manifest.environment, metrics["environment"], settings)
     same_recipe = "recipe" not in differences
     same_rows = same_recipe and not _SPLITTERS & differences.keys()
     rows_match = parse_hash(metrics["rowsDigest"]) == manifest.rows_digest
@@ -175,15 +176,15 @@ def judge(
     same_card = claimed_card == card or (claimed_card is None and not same_recipe)
     other = _other_measurements(manifest.measurements, metrics) if same_recipe else []
     if same_bytes and not same_card:
-        findings.append(
+        remarks.append(
             "the report card is not what these weights gave in this audit"
             if claimed_card
             else "it has no readable report card, although its training program writes one"
         )
     elif same_bytes and other:
-        findings.append(f"these weights gave other measurements in this audit: {', '.join(other)}")
+        remarks.append(f"these weights gave other measurements in this audit: {', '.join(other)}")
     if manifest.reproducibility != REPRODUCIBILITY_CLASS:
-        findings.append(f"its class {manifest.reproducibility[:60]!r} is not one of this version")
+        remarks.append(f"its class {manifest.reproducibility[:60]!r} is not one of this version")
     if against_chain or (same_recipe and untrue):
         verdict = Verdict.DIFFERENT  # no environment can change these
     elif untrue:
@@ -200,7 +201,7 @@ def judge(
         reproducibility=manifest.reproducibility,
         differences=differences,
         rows_match=rows_match,
-        findings=(*untrue, *findings),
+        remarks=(*untrue, *remarks),
         claimed_card=claimed_card,
         card=card,
     )

@@ -2,7 +2,7 @@
 
 Owns the list of entries, which are those of ``viz.training.environment.describe``, and the form of
 each. The audited trainer wrote the environment, so it is not trusted. An entry that is not on the
-list, is malformed, or contradicts the manifest's own settings is a finding and excuses nothing.
+list, is malformed, or contradicts the manifest's own settings is a remark and excuses nothing.
 Invariant: only a well-formed entry of the list whose value differs here is a difference.
 
 An entry is added to the list only together with a new RECIPE. So if a manifest of this recipe lacks
@@ -73,7 +73,7 @@ def compare(
 ) -> tuple[dict[str, tuple[Any, Any]], list[str]]:
     """Return what excuses different bytes, and what is wrong with the claimed environment.
 
-    The first is (claimed, here) by entry; the second is a list of findings. ``settings`` are the
+    The first is (claimed, here) by entry; the second is a list of remarks. ``settings`` are the
     manifest's own.
     """
     recipe = claimed.get("recipe")
@@ -85,30 +85,30 @@ def compare(
     cuda = settings.device.startswith("cuda")
     entries = {**_ENTRIES, **(_CUDA_ENTRIES if cuda else {})}
     claims, listed = _flat(claimed), _flat(here)
-    findings: list[str] = []
+    remarks: list[str] = []
     sound: dict[str, Any] = {}
     for name, looks_right in entries.items():
         if name not in claims:
-            findings.append(f"the environment does not tell {name}")
+            remarks.append(f"the environment does not tell {name}")
         elif not looks_right(claims[name]):
-            findings.append(f"the environment's {name} is nothing of the kind")
+            remarks.append(f"the environment's {name} is nothing of the kind")
         elif name == "recipe" and claims[name] != here["recipe"]:
-            findings.append(f"no version of this program has recipe {claims[name]}")
+            remarks.append(f"no version of this program has recipe {claims[name]}")
         else:
             sound[name] = claims[name]
-    findings += [
+    remarks += [
         f"the environment names {name[:60]!r}, which is not a part of one"
         for name in sorted(claims.keys() - entries.keys())
     ]
     for name, contradicts in _contradictions(sound, settings):
-        findings.append(contradicts)
+        remarks.append(contradicts)
         sound.pop(name, None)
     differences = {
         name: (value, listed.get(name))
         for name, value in sound.items()
         if value != listed.get(name)
     }
-    return differences, findings
+    return differences, remarks
 
 
 def _flat(told: Mapping[str, Any]) -> dict[str, Any]:

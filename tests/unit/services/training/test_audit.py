@@ -93,7 +93,7 @@ def test_another_environment_excuses_other_bytes(there: dict[str, Any]) -> None:
     """Protects an honest trainer from an auditor's other processor or versions."""
     report = _judged(there)
     assert report.verdict is Verdict.INCONCLUSIVE
-    assert report.differences and not report.findings
+    assert report.differences and not report.remarks
     assert _judged(there, WEIGHTS).verdict is Verdict.REPRODUCED
 
 
@@ -130,11 +130,11 @@ def test_a_card_that_the_weights_do_not_keep_convicts(claimed: dict[str, Any]) -
     assert judge(replace(MANIFEST, measurements=CARD), metrics).verdict is Verdict.REPRODUCED
     report = judge(replace(MANIFEST, measurements=claimed), metrics)
     assert report.verdict is Verdict.DIFFERENT
-    assert ["report card" in finding for finding in report.findings] == [True]
+    assert ["report card" in remark for remark in report.remarks] == [True]
     # Another machine may round an answer otherwise, so it does not convict. It is no success.
     elsewhere = replace(MANIFEST, measurements=claimed, environment=HERE | NEWER_TORCH)
     report = judge(elsewhere, metrics)
-    assert report.verdict is Verdict.INCONCLUSIVE and report.findings
+    assert report.verdict is Verdict.INCONCLUSIVE and report.remarks
 
 
 MEASURED: dict[str, Any] = CARD | {
@@ -167,15 +167,15 @@ def test_every_measurement_is_a_claim(claimed: dict[str, Any], named: str) -> No
     rounded = MEASURED | {"heldOut": {**MEASURED["heldOut"], "before": {"loss": 6.25 + 1e-9}}}
     for true in (MEASURED, rounded):
         report = judge(replace(MANIFEST, measurements=true), metrics)
-        assert report.verdict is Verdict.REPRODUCED and not report.findings
+        assert report.verdict is Verdict.REPRODUCED and not report.remarks
     report = judge(replace(MANIFEST, measurements=MEASURED | claimed), metrics)
     assert report.verdict is Verdict.DIFFERENT
-    assert report.findings == (f"these weights gave other measurements in this audit: {named}",)
+    assert report.remarks == (f"these weights gave other measurements in this audit: {named}",)
     without = {name: value for name, value in MEASURED.items() if name != "heldOut"}
     assert judge(replace(MANIFEST, measurements=without), metrics).verdict is Verdict.DIFFERENT
     elsewhere = replace(MANIFEST, measurements=MEASURED | claimed, environment=HERE | NEWER_TORCH)
     report = judge(elsewhere, metrics)
-    assert report.verdict is Verdict.INCONCLUSIVE and report.findings
+    assert report.verdict is Verdict.INCONCLUSIVE and report.remarks
 
 
 def test_an_older_recipe_without_a_card_is_reproduced() -> None:
@@ -184,7 +184,7 @@ def test_an_older_recipe_without_a_card_is_reproduced() -> None:
     assert judge(older, metrics).verdict is Verdict.REPRODUCED
     boast = CARD | {"recall": {"asked": 9, "base": 0, "adapter": 9}}
     report = judge(replace(older, measurements=boast), metrics)
-    assert report.verdict is Verdict.INCONCLUSIVE and report.findings
+    assert report.verdict is Verdict.INCONCLUSIVE and report.remarks
 
 
 @pytest.mark.parametrize(
@@ -220,16 +220,16 @@ def test_what_a_trainer_invents_excuses_nothing(there: dict[str, Any], says: str
     """Protects buyers and creators: the accused's own words must not end the audit."""
     report = _judged(there)
     assert report.verdict is Verdict.DIFFERENT, report
-    assert any(says in finding for finding in report.findings), report.findings
-    # A finding is told beside an honest excuse, and does not undo it.
+    assert any(says in remark for remark in report.remarks), report.remarks
+    # A remark is told beside an honest excuse, and does not undo it.
     elsewhere = _judged({**there, "system": "Linux-aarch64"})
-    assert elsewhere.verdict is Verdict.INCONCLUSIVE and elsewhere.findings
+    assert elsewhere.verdict is Verdict.INCONCLUSIVE and elsewhere.remarks
     assert _judged(there, WEIGHTS).verdict is Verdict.REPRODUCED
 
 
 def test_other_bytes_where_all_is_alike_convict() -> None:
     report = _judged(HERE)
-    assert report.verdict is Verdict.DIFFERENT and not report.findings and not report.differences
+    assert report.verdict is Verdict.DIFFERENT and not report.remarks and not report.differences
     assert _judged(HERE, reproducibility="by luck").verdict is Verdict.DIFFERENT
 
 
@@ -246,7 +246,7 @@ def test_what_no_environment_changes_convicts_on_every_machine(
     for found in (OTHER, WEIGHTS):
         report = _judged(there, found, **lie)
         assert report.verdict is Verdict.DIFFERENT
-        assert report.findings[0].startswith("the works ")
+        assert report.remarks[0].startswith("the works ")
 
 
 def test_an_older_recipe_with_other_sizes_is_never_a_reproduction() -> None:
@@ -254,7 +254,7 @@ def test_an_older_recipe_with_other_sizes_is_never_a_reproduction() -> None:
     works = (SourceWork(ContentId(1), OTHER, 3, 1),)
     report = _judged(HERE | {"recipe": RECIPE - 1}, WEIGHTS, works=works)
     assert report.verdict is Verdict.INCONCLUSIVE
-    assert report.findings
+    assert report.remarks
 
 
 STATE = AdapterState(

@@ -1,13 +1,13 @@
 """What the gas benchmark measures: every state-changing function, first and steady.
 
 "First" meets storage that was empty, "steady" storage that was used before. Owns the scenes and the
-names of the figures, "Contract.function, circumstance"; the people's moves are gas_market's.
+names of the figures, "Contract.function, circumstance"; the people's moves are market.py's.
 """
 
 from __future__ import annotations
 
-from benchmarks.gas_chain import Chain
-from benchmarks.gas_market import DAY_S, DEPOSIT_UNITS, LATER_S, LICENSE, Market
+from benchmarks.gas_parts.chain import Chain
+from benchmarks.gas_parts.market import DAY_S, DEPOSIT_UNITS, LATER_S, LICENSE, Market
 
 from viz.domain.license import Terms
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import astuple
 from typing import Any
 
-from benchmarks.gas_chain import Chain, Contract
+from benchmarks.gas_parts.chain import Chain, Contract
 
 from viz.domain import typed_data
 from viz.domain.eip712 import content_registry_domain, sign

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from viz.buyer.network.going_on import DEFAULT_TOKENS, goes_on, length_of, with_length
+from viz.buyer.network.continuation import DEFAULT_TOKENS, goes_on, length_of, with_length
 from viz.protocol.payment import CHAT_PATH, COMPLETIONS_PATH
 
 ASKED = [{"role": "user", "content": "When?"}]

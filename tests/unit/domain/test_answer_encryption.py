@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from viz.domain.sealed import private_hash, seal, unseal
+from viz.domain.answer_encryption import private_hash, seal, unseal
 
 
 @given(st.text(), st.text(), st.binary())

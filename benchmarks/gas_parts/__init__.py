@@ -1,0 +1,1 @@
+"""The parts of ``benchmarks/gas.py``: the chain, the people and their moves, the scenes."""
