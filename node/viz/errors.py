@@ -38,17 +38,6 @@ class VizError(Exception):
         self.extensions = extensions
 
 
-def class_of(code: object) -> type[VizError] | None:
-    """Return the class with that code, as a problem body names it; None for an unknown one."""
-    open_classes: list[type[VizError]] = [VizError]
-    while open_classes:
-        found = open_classes.pop()
-        if found.code == code:
-            return found
-        open_classes += found.__subclasses__()
-    return None
-
-
 # configuration
 class ConfigError(VizError):
     code, status, title = "config", 500, "The configuration is not usable"

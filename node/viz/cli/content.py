@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from viz.cli import certificates, earnings, holdings, owner
+from viz.cli import account_view, certificates, earnings, owner
 from viz.cli.checking import check
 from viz.cli.console import (
     AsJson,
@@ -77,8 +77,8 @@ app = typer.Typer(
 app.command("license")(license_work)
 app.command("import")(import_work)
 app.command("check")(check)
-app.command("list")(holdings.list_works)
-app.command("show")(holdings.show_work)
+app.command("list")(account_view.list_works)
+app.command("show")(account_view.show_work)
 for _verb in (
     search,
     publish,

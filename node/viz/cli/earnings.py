@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from viz.cli.account_view import SomeKey
 from viz.cli.console import (
     AsJson,
     DataDir,
@@ -25,7 +26,6 @@ from viz.cli.console import (
     show,
     table,
 )
-from viz.cli.holdings import SomeKey
 from viz.cli.own_chain import CreatorRpcOption, own_chain, required_rpc, trusted_deployment
 from viz.domain.display import amount, moment, percent
 from viz.errors import InvalidRequest, LicenseError

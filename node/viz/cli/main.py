@@ -22,7 +22,7 @@ TREE: Final = {
     "key": "keys:app",
     "content": "content:app",
     "license": "license:app",
-    "wallet": "holdings:app",
+    "wallet": "account_view:app",
     "channel": "channel:app",
     "buyer": "buyer:app",
     "adapter": "succession:adapter_app",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from viz.errors import NodeRefused, NodeUnreachable, VizError, class_of
+from viz.errors import NodeRefused, NodeUnreachable, VizError
 
 # Begins the ``type`` of every problem that a node answers.
 CODE_URI: Final = "urn:viz:problem:"
@@ -18,6 +18,17 @@ MAX_DETAIL_CHARS: Final = 2_048
 _PASSING: Final = frozenset({408, 425, 429})
 # The members of every problem; the others are the error's own extensions.
 _FRAME: Final = frozenset({"type", "title", "status", "detail", "code", "message", "instance"})
+
+
+def class_of(code: object) -> type[VizError] | None:
+    """Return the class with that code, as a problem body names it; None for an unknown one."""
+    open_classes: list[type[VizError]] = [VizError]
+    while open_classes:
+        found = open_classes.pop()
+        if found.code == code:
+            return found
+        open_classes += found.__subclasses__()
+    return None
 
 
 def error_of(body: object, status: int, *, unknown: type[VizError] = NodeRefused) -> VizError:

@@ -20,7 +20,8 @@ from typing import Any, Final
 
 from viz import errors
 from viz.child_process import tied
-from viz.errors import TrainingCancelled, TrainingError, TrainingWorkerDied, class_of
+from viz.errors import TrainingCancelled, TrainingError, TrainingWorkerDied
+from viz.protocol.problems import class_of
 from viz.training.environment import child_environment
 from viz.training.run import Bounds, TrainingRun
 
