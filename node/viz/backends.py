@@ -187,6 +187,7 @@ def service_settings(config: Config, *, development: bool) -> ServiceSettings:
         works_dir=config.at(Path("works")),
         sealed_dir=config.at(Path("sealed")),
         receipts_dir=config.at(Path("receipts")),
+        manifests_dir=config.at(Path("manifests")),
         custody=CustodyPolicy(config.storage.custody_bytes, config.storage.custody_bytes_per_owner),
         destruction=DestructionSettings(
             data_dir=config.data_dir,

@@ -50,7 +50,8 @@ def provenance(
 ) -> None:
     """Show what an adapter was made from: works, grants, licenses, base model, measurements.
 
-    The node of the adapter's trainer answers this to anybody. Without --format it lists the forms.
+    The trainer's node and every node that serves the adapter answer this to anybody. Without
+    --format the command lists the forms.
     """
     path = _PATH.format(AdapterId(adapter_id))
     if form is None:

@@ -15,6 +15,7 @@ from viz.services.market.discovery import Discovery
 from viz.services.market.key_requests import KeyRequests
 from viz.services.market.licensed_works import LicensedWorks
 from viz.services.market.listings import Listings
+from viz.services.market.manifests import Manifests
 from viz.services.market.publishing import Publishing
 from viz.services.market.sealed_weights import SealedWeights
 from viz.services.serving.catalogue import Catalogue
@@ -36,6 +37,7 @@ class MarketServices:
     publishing: Publishing
     discovery: Discovery
     announcing: Announcing
+    manifests: Manifests
 
 
 def build_market(
@@ -101,6 +103,7 @@ def build_market(
             own=node,
             interval_s=network.discover_s,
         ),
+        manifests=Manifests(chain, backends.peers, clock, settings.manifests_dir, node=node),
         announcing=Announcing(
             chain,
             backends.writer,

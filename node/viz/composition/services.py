@@ -135,7 +135,7 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
     trainings = _training_queue(backends, settings.training)
     market = build_market(backends, settings, catalogue)
     licenses = LicenseDocuments(settings.licenses_dir, chain, settings.sessions.origin)
-    offering = Offering(market.publishing, catalogue, ledger, clock)
+    offering = Offering(market.publishing, catalogue, ledger, clock, manifests=market.manifests)
     return Services(
         channels=channels,
         catalogue=catalogue,
@@ -171,7 +171,13 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
         withdrawals=_withdrawals(backends, market, catalogue, trainings),
         destruction=market.destruction,
         provenance=ProvenanceDocuments(
-            chain, trainings, licenses, market.listings, origin=settings.sessions.origin
+            chain,
+            trainings,
+            licenses,
+            market.listings,
+            market.manifests,
+            served=lambda: catalogue.known,
+            origin=settings.sessions.origin,
         ),
         receipt_periods=_receipt_periods(backends, settings),
         notices=notices,

@@ -89,7 +89,8 @@ class ServiceSettings:
     ``registrations`` is None if the node relays no registrations. ``adapters_dir`` holds the plain
     weights of active adapters, ``licenses_dir`` the license documents to serve, ``works_dir`` the
     opened licensed works, ``sealed_dir`` sealed blobs during upload and download, ``receipts_dir``
-    the published periods of receipts. ``development``: a local chain, whose time can be moved.
+    the published periods of receipts, ``manifests_dir`` the manifests of adapters that were trained
+    elsewhere. ``development``: a local chain, whose time can be moved.
     """
 
     sessions: SessionPolicy
@@ -105,6 +106,7 @@ class ServiceSettings:
     works_dir: Path
     sealed_dir: Path
     receipts_dir: Path
+    manifests_dir: Path
     custody: CustodyPolicy
     destruction: DestructionSettings
     max_blob_bytes: int

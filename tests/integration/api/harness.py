@@ -205,6 +205,7 @@ def service_settings(
         works_dir=folder / "works",
         sealed_dir=folder / "sealed",
         receipts_dir=folder / "receipts",
+        manifests_dir=folder / "manifests",
         custody=CustodyPolicy(64 * 1024 * 1024, 16 * 1024 * 1024),
         destruction=DestructionSettings(
             folder,

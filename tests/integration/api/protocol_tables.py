@@ -46,7 +46,10 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
     "invalid-listing": (BUYER, "Correct the member that `detail` names, then sign again."),
     "listing-stale": (BUYER, "Read the listing kept here. Sign one with a later `issuedAt`."),
     "listing-unknown": (BUYER, "Ask another node, or the work's owner."),
-    "provenance-unknown": (BUYER, "Ask the node of the adapter's trainer."),
+    "provenance-unknown": (
+        BUYER,
+        "Ask the node of the adapter's trainer, or another that serves it.",
+    ),
     "notice-unknown": (OPERATOR, "`viz notice list` has all numbers."),
     "commitment-mismatch": (BUYER, "Use the file and salt that were registered."),
     "invalid-key-file": (LOCAL, "Give the right key file and password."),

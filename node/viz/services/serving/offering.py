@@ -17,6 +17,7 @@ from viz.domain.ports.ledger import AdapterRecord, Ledger, OfferedWork
 from viz.domain.units import AdapterId, ContentId, Hash32, Units, hex_of
 from viz.protocol.messages import AdapterOffer
 from viz.protocol.wire import MAX_TEXT_CHARS
+from viz.services.market.manifests import Manifests
 from viz.services.market.publishing import Publishing
 from viz.services.market.work_records import titles_of
 from viz.services.serving.catalogue import Catalogue
@@ -44,8 +45,16 @@ class Offering:
     """Puts one node's adapters on offer."""
 
     def __init__(
-        self, publishing: Publishing, catalogue: Catalogue, ledger: Ledger, clock: Clock
+        self,
+        publishing: Publishing,
+        catalogue: Catalogue,
+        ledger: Ledger,
+        clock: Clock,
+        *,
+        manifests: Manifests | None = None,
     ) -> None:
+        """Create it; ``manifests`` keeps those of adapters that other nodes trained."""
+        self._manifests = manifests
         self._publishing, self._catalogue = publishing, catalogue
         self._ledger, self._clock = ledger, clock
 
@@ -78,6 +87,9 @@ class Offering:
         named = {name: getattr(terms, name) for name in _NAMED}
         changed = {name: value for name, value in named.items() if value is not None}
         await self._catalogue.add(replace(fresh, works=works, card=card, **changed))
+        if self._manifests is not None:
+            # Now, since the trainer's node gave the weights a moment ago; later it may be gone.
+            await self._manifests.get(state)
         return self._catalogue.offer(adapter_id)
 
     async def _trained_here(

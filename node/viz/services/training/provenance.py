@@ -1,15 +1,15 @@
-"""Gather an adapter's provenance: the manifest signed here, its works' grants and their licenses.
+"""Gather an adapter's provenance: the signed manifest, its works' grants and their licenses.
 
 Owns the search for license documents. Invariants: a manifest is used only if the chain names its
-hash; a license document only if it hashes to the license of the grant. Nothing is fetched from
-other nodes: only the node of the adapter's trainer has its manifest.
+hash; a license document only if it hashes to the license of the grant. The manifest of an adapter
+that was trained elsewhere is that of its trainer's node, if the adapter is served here.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +32,7 @@ from viz.protocol.provenance_forms.catalogue import write_form
 from viz.protocol.provenance_forms.facts import AcquiredWork, AdapterProvenance
 from viz.services.market.license_documents import LicenseDocuments
 from viz.services.market.listings import Listings
+from viz.services.market.manifests import Manifests
 from viz.services.market.work_records import load_record
 from viz.services.training.holdings import run_works
 from viz.services.training.queue import ManifestFile, TrainingQueue
@@ -49,7 +50,7 @@ class _KeptDocument:
 
 
 class ProvenanceDocuments:
-    """Answer the provenance of adapters that were trained at this node."""
+    """Answer the provenance of adapters that were trained at this node, or are served here."""
 
     def __init__(
         self,
@@ -57,10 +58,16 @@ class ProvenanceDocuments:
         trainings: TrainingQueue,
         licenses: LicenseDocuments,
         listings: Listings,
+        manifests: Manifests,
         *,
+        served: Callable[[], Container[AdapterId]],
         origin: str,
     ) -> None:
-        """``origin`` is this node's public origin, for the links between the forms."""
+        """``origin`` is this node's public origin, for the links between the forms.
+
+        ``served`` returns the adapters on offer here, whose manifests may be fetched.
+        """
+        self._manifests, self._served = manifests, served
         self._chain, self._trainings = chain, trainings
         self._licenses, self._listings, self._origin = licenses, listings, origin
         self._grants: OrderedDict[Hash32, Mapping[ContentId, AcquiredGrant]] = OrderedDict()
@@ -79,6 +86,9 @@ class ProvenanceDocuments:
         if adapter is None:
             raise UnknownAdapter(f"adapter {adapter_id} is not registered: check the id")
         kept = await self._trainings.manifest(adapter.manifest_hash)
+        if kept is None and adapter_id in self._served():
+            envelope = await self._manifests.get(adapter)
+            kept = ManifestFile(envelope) if envelope is not None else None
         if kept is None:
             raise ProvenanceUnknown(
                 f"this node does not keep the manifest {hex_of(adapter.manifest_hash)} of adapter "
@@ -137,7 +147,7 @@ class ProvenanceDocuments:
         source: SourceWork,
         share_bps: int,
         grants: Mapping[ContentId, AcquiredGrant],
-        record: TrainingRecord,
+        record: TrainingRecord | None,
     ) -> AcquiredWork:
         state = await self._chain.content(source.content_id)
         if state is None:
@@ -158,7 +168,7 @@ class ProvenanceDocuments:
         )
 
     async def _license(
-        self, content_id: ContentId, wanted: Hash32 | None, record: TrainingRecord
+        self, content_id: ContentId, wanted: Hash32 | None, record: TrainingRecord | None
     ) -> _KeptDocument | None:
         """Return the document with the wanted hash: one that is served, or the trainer's copy."""
         if wanted is None:
@@ -175,6 +185,8 @@ class ProvenanceDocuments:
                 return _KeptDocument(listed, is_public=True)
         except ListingUnknown:
             pass
+        if record is None:
+            return None
         for license_values in await asyncio.to_thread(_recorded, record, content_id):
             if (own := _document(license_values, wanted)) is not None:
                 return _KeptDocument(own, is_public=False)
@@ -207,5 +219,5 @@ def _recorded(record: TrainingRecord, content_id: ContentId) -> list[Mapping[str
 
 
 def _name(kept: ManifestFile) -> str:
-    name = kept.record.request.get("name")
+    name = kept.record.request.get("name") if kept.record is not None else ""
     return name if isinstance(name, str) else ""

@@ -69,10 +69,10 @@ def seal_with(key: bytes) -> Seal:
 
 @dataclass(frozen=True, slots=True)
 class ManifestFile:
-    """A manifest's bytes, and the record of the run that ended with it."""
+    """A manifest's bytes, and the record of the run that ended with it; None if not here."""
 
     envelope: bytes
-    record: TrainingRecord
+    record: TrainingRecord | None = None
 
 
 class TrainingQueue:
