@@ -24,6 +24,7 @@ from viz.chain.rpc import Rpc
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import parse_address
 from viz.errors import ConfigError, VizError
+from viz.private import be_private
 from viz.secret import secret
 
 
@@ -65,10 +66,16 @@ def main() -> int:
     parser.add_argument("--close-delay", type=int, default=CLOSE_DELAY_S, help="in seconds")
     arguments = parser.parse_args()
     existed = arguments.out.exists()
+    be_private()  # the folder will hold keys and ledgers; the file itself is public
     try:
-        deployment = asyncio.run(_deploy(arguments, _account(arguments)))
+        account = _account(arguments)
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)  # before anything costs gas
+        deployment = asyncio.run(_deploy(arguments, account))
     except VizError as error:
         print(f"deploy: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"deploy: {error.filename}: {error.strerror}: choose another --out", file=sys.stderr)
         return 1
     print(f"chain            {deployment.chain_id}")
     print(f"token            {deployment.token}")

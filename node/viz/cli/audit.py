@@ -15,6 +15,7 @@ from viz.cli.console import (
     BaseModelOption,
     DataDir,
     data_dir,
+    ended_by_signal,
     err,
     guarded,
     out,
@@ -88,7 +89,11 @@ def adapter(
     except OSError as error:
         raise InvalidRequest(f"{manifest} cannot be read: {error.strerror}") from error
     bounds = Bounds(max_memory_mib << 20, max_time_s)
-    report = run(_audit(AdapterId(adapter_id), works, envelope, given, base_model, place, bounds))
+    report = run(
+        ended_by_signal(
+            _audit(AdapterId(adapter_id), works, envelope, given, base_model, place, bounds)
+        )
+    )
     if not show(report, as_json=as_json):
         _say(adapter_id, report)
         if card:
@@ -145,6 +150,12 @@ async def _audit(
             )
         except TrainingError as error:
             raise type(error)(f"nothing was judged: {why_ended(error)}") from error
+        except OSError as error:
+            # A full disk names no file, and the folder is gone when this is read.
+            raise TrainingError(
+                f"nothing was judged: {tempfile.gettempdir()} cannot hold the audit's files "
+                f"({error.strerror}): free some space there, or set TMPDIR"
+            ) from error
     return report.to_json()
 
 

@@ -230,6 +230,18 @@ async def until_signal(work: Coroutine[Any, Any, None], told: str = "") -> None:
             raise
 
 
+async def ended_by_signal(work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of ``work``; SIGTERM cancels it, waits for its clean-up, and exits."""
+    task = asyncio.ensure_future(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if (this := asyncio.current_task()) is not None and this.cancelling():
+            raise
+        raise typer.Exit(128 + signal.SIGTERM) from None
+
+
 def _deliberate(group: BaseExceptionGroup[BaseException]) -> VizError | None:
     for error in group.exceptions:
         if isinstance(error, VizError):

@@ -1,8 +1,9 @@
 """Start a run's worker from the parent, pass on its events, notice its death, cancel it.
 
 Owns the child process. Invariants: the child never outlives ``events``; if the reader leaves early,
-the child first saves its current step; an event stream ends with ``result``, or raises; a worker
-that says nothing for 15 minutes (or a quarter of the time limit, if that is longer) is ended.
+the child of a run that may go on later first saves its current step; an event stream ends with
+``result``, or raises; a worker that says nothing for 15 minutes (or a quarter of the time limit, if
+that is longer) is ended.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import AsyncGenerator
@@ -55,8 +57,12 @@ class TrainingEvent:
 class TrainingProcess:
     """One run in one child process."""
 
-    def __init__(self, run: TrainingRun, directory: Path) -> None:
-        self._run, self._directory = run, directory
+    def __init__(self, run: TrainingRun, directory: Path, *, goes_on: bool = True) -> None:
+        """``goes_on``: the run may go on later in ``directory``, so that a stop waits for a step.
+
+        A run that does not is killed at a stop, at its time bound, and when this process dies.
+        """
+        self._run, self._directory, self._goes_on = run, directory, goes_on
         self._process: asyncio.subprocess.Process | None = None
         self._cancelled = False
 
@@ -72,9 +78,11 @@ class TrainingProcess:
         """
         self._run.save(self._directory)
         log = self._directory / "worker.log"
+        at_death = signal.SIGTERM if self._goes_on else signal.SIGKILL
+        command = [sys.executable, "-m", "viz.training.worker", str(self._directory)]
         with log.open("ab") as stderr:
             self._process = await asyncio.create_subprocess_exec(
-                *tied([sys.executable, "-m", "viz.training.worker", str(self._directory)]),
+                *tied(command, at_death),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr,
@@ -83,7 +91,8 @@ class TrainingProcess:
                 start_new_session=True,
                 env=self._environment(),
             )
-        deadline = time.monotonic() + self._run.bounds.time_s + _TIME_SLACK_S
+        slack_s = _TIME_SLACK_S if self._goes_on else 0.0
+        deadline = time.monotonic() + self._run.bounds.time_s + slack_s
         try:
             if self._cancelled:
                 # The cancellation came before the process existed.
@@ -121,6 +130,9 @@ class TrainingProcess:
         process = self._process
         if process is None or process.returncode is not None:
             return
+        if not self._goes_on:
+            await self._end()
+            return
         process.terminate()
         ended = asyncio.ensure_future(asyncio.wait_for(process.wait(), _STOP_GRACE_S))
         try:
@@ -137,11 +149,12 @@ class TrainingProcess:
             async with asyncio.timeout(min(left, silence)):
                 return await self._process.stdout.readline()
         except TimeoutError as error:
-            why = (
-                "hung beyond its time bound"
-                if left <= silence
-                else f"gave no sign of life for {silence:.0f} s"
-            )
+            if left > silence:
+                why = f"gave no sign of life for {silence:.0f} s"
+            elif self._goes_on:
+                why = "hung beyond its time bound"
+            else:
+                why = f"used up its {self._run.bounds.time_s} s: allow more,"
             raise TrainingError(f"the run {why} and was ended") from error
 
     async def _leave(self) -> None:

@@ -74,6 +74,11 @@ def main(directory: Path) -> int:
     except MemoryError:
         report("failed", code=TrainingError.code, detail="the run needs more memory than there is")
         return EXIT_FAILED
+    except OSError as error:
+        # Its traceback goes to the log, which may be on the same full disk.
+        why = f"a file of the run cannot be read or written ({error.strerror}): if its disk is full"
+        report("failed", code=TrainingError.code, detail=f"{why}, free some space")
+        return EXIT_FAILED
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -41,15 +42,20 @@ async def test_state_survives_a_restart_and_a_deployment_is_made_once(tmp_path: 
 
 
 async def test_the_deploy_script_deploys_once_and_then_checks(tmp_path: Path) -> None:
-    """What the README tells people to run works, twice, and refuses in one line."""
+    """What the README tells people to run works, twice, and refuses in one line.
+
+    The folder that it makes is where keys and ledgers come to lie: no other user may look into it.
+    """
     running = await Devnet.start()
-    file = tmp_path / "deployment.json"
+    file = tmp_path / "home" / "deployment.json"
     way = ["--development", "--rpc", running.url, "--out", str(file)]
     assert "wrote" in await deploy_script(0, *way)
     kept = file.read_bytes()
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     assert "checked" in await deploy_script(0, *way)
     assert file.read_bytes() == kept
     assert "name the deployer's --key-file" in await deploy_script(1, "--rpc", running.url)
+    assert "choose another --out" in await deploy_script(1, *way[:-1], str(file / "below"))
     await running.stop()
     assert "cannot be reached" in await deploy_script(1, *way)
 
@@ -64,6 +70,7 @@ async def deploy_script(expected: int, *arguments: str) -> str:
         env={**os.environ, "PYTHONPATH": "node", "VIZ_KEY_PASSWORD": ""},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
+        umask=0,
     )
     out, _ = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == expected, out.decode()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
 
 import pytest
 import typer
@@ -61,3 +64,32 @@ def test_a_deliberate_error_comes_out_of_its_groups_alone() -> None:
     """Protects the one line when a loop of the daemon stops it: no ExceptionGroup is printed."""
     with pytest.raises(errors.BooksMismatch):
         console.run(_dying_loop())
+
+
+_WAITS = """
+import asyncio
+import signal
+import subprocess
+import sys
+from viz.cli import console
+
+async def work():
+    try:
+        print("began", flush=True)
+        await asyncio.sleep(600)
+    finally:
+        print("cleaned up", flush=True)
+
+console.run(console.ended_by_signal(work()), logs=False)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_a_command_clean_up(number: signal.Signals) -> None:
+    """An audit holds works in a folder of its own and a worker: neither is left by a signal."""
+    running = subprocess.Popen([sys.executable, "-c", _WAITS], stdout=subprocess.PIPE, text=True)
+    with running:
+        assert running.stdout is not None and running.stdout.readline() == "began\n"
+        running.send_signal(number)
+        assert running.stdout.read() == "cleaned up\n"
+    assert running.returncode != 0

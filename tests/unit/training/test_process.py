@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import os
+import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,8 +16,9 @@ import pytest
 
 from viz.errors import TrainingCancelled, TrainingError
 from viz.training import process as process_module
+from viz.training import worker as worker_module
 from viz.training.process import TrainingProcess
-from viz.training.run import TrainingRun, TrainingSettings, WorkInput
+from viz.training.run import Bounds, TrainingRun, TrainingSettings, WorkInput
 
 RUN = TrainingRun(
     name="a",
@@ -33,7 +39,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def use(*lines: str) -> None:
         command = [sys.executable, "-c", "\n".join(lines)]
-        monkeypatch.setattr(process_module, "tied", lambda _: command)
+        monkeypatch.setattr(process_module, "tied", lambda *_: command)
 
     return use
 
@@ -84,3 +90,62 @@ async def test_a_worker_that_says_nothing_is_ended(
     monkeypatch.setattr(process_module, "_silence_s", lambda _: 0.2)
     with pytest.raises(TrainingError, match="no sign of life"):
         await _follow(TrainingProcess(RUN, tmp_path))
+
+
+_DEAF: Final = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+
+
+async def test_a_run_that_never_goes_on_is_ended_at_once(tmp_path: Path, worker: Any) -> None:
+    """Protects whoever stops an audit: it saves no step, so nothing is waited for or left."""
+    worker(_DEAF, STARTED, _HANG)
+    runner = TrainingProcess(RUN, tmp_path, goes_on=False)
+    async with asyncio.timeout(30):  # a run that goes on has 60 s for its step
+        async with contextlib.aclosing(runner.events()) as events:
+            assert (await anext(events)).kind == "started"
+    assert runner.pid is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(runner.pid, 0)
+
+
+async def test_a_run_that_never_goes_on_keeps_its_time_bound(tmp_path: Path, worker: Any) -> None:
+    """`--max-time-s` of an audit: before, two minutes more than that."""
+    worker(STARTED, _HANG)
+    run = replace(RUN, bounds=Bounds(time_s=1))
+    with pytest.raises(TrainingError, match="used up its 1 s: allow more"):
+        await _follow(TrainingProcess(run, tmp_path, goes_on=False))
+
+
+@pytest.mark.parametrize(("goes_on", "number"), [(True, signal.SIGTERM), (False, signal.SIGKILL)])
+async def test_a_worker_gets_the_signal_of_its_kind_when_the_parent_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goes_on: bool, number: signal.Signals
+) -> None:
+    """Protects a machine from an audit's worker whose command was killed: it saves nothing."""
+    given: list[signal.Signals] = []
+
+    def tied(command: list[str], at_death: signal.Signals) -> list[str]:
+        given.append(at_death)
+        return [sys.executable, "-c", RESULT]
+
+    monkeypatch.setattr(process_module, "tied", tied)
+    assert await _follow(TrainingProcess(RUN, tmp_path, goes_on=goes_on)) == ["result"]
+    assert given == [number]
+
+
+def test_a_full_disk_is_told_over_the_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log, where a traceback would stand, is on the same disk."""
+    told: list[tuple[str, str]] = []
+
+    def report(event: str, **values: Any) -> None:
+        told.append((event, values["detail"]))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(worker_module, "Reporter", lambda: report)
+    for name in ("load_run", "bound_memory", "Stopper"):
+        monkeypatch.setattr(worker_module, name, lambda *_: RUN)
+    monkeypatch.setattr(os, "nice", lambda _: 0)
+    monkeypatch.setattr(worker_module, "train", full)
+    assert worker_module.main(tmp_path) == worker_module.EXIT_FAILED
+    [(event, detail)] = told
+    assert event == "failed" and "free some space" in detail

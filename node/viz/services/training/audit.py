@@ -112,7 +112,8 @@ async def audit_adapter(
     untrue = contradictions(manifest, registered, commitments or {}) if registered else []
     run = await asyncio.to_thread(_repetition, manifest, works, base_model, cache_dir, bounds)
     metrics: dict[str, Any] = {}
-    async with contextlib.aclosing(TrainingProcess(run, directory).events()) as events:
+    process = TrainingProcess(run, directory, goes_on=False)
+    async with contextlib.aclosing(process.events()) as events:
         async for event in events:
             metrics = event.values.get("metrics", metrics)
             if progress is not None:
