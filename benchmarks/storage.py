@@ -26,14 +26,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Protocol, TypeVar
 
-from viz.storage.base import root_of_source
+from viz.domain.units import Cid
 from viz.storage.embedded import EmbeddedBlobStore
 
 MIB = 1 << 20
 SAME = "same promises"
-Work = tuple[str, Callable[[], object]]
+T = TypeVar("T")
 BUILT = Path(__file__).parents[1] / "scripts" / "kubo" / "bin" / "ipfs"
 
 
@@ -45,11 +47,21 @@ class Took:
     cpu_s: float
 
 
-def timed(work: Callable[[], object]) -> Took:
-    """Return what a call takes."""
+class Store(Protocol):
+    """What is measured of each store."""
+
+    def add(self, source: Path) -> Cid: ...
+
+    def read(self, cid: Cid, target: Path) -> None: ...
+
+
+def timed(work: Callable[[], T]) -> tuple[Took, T]:
+    """Return what a call takes, and its result."""
+    # What was written before must not be flushed within it.
+    os.sync()
     cpu_s, began = _cpu_s(), time.perf_counter()
-    work()
-    return Took(time.perf_counter() - began, _cpu_s() - cpu_s)
+    result = work()
+    return Took(time.perf_counter() - began, _cpu_s() - cpu_s), result
 
 
 def _cpu_s() -> float:
@@ -75,11 +87,12 @@ class Kubo:
                     mount["sync"] = True
             settings.write_text(json.dumps(config))
 
-    def add(self, source: Path) -> str:
+    def add(self, source: Path) -> Cid:
         """Add a file; return its CID."""
-        return self._run("add", "-Q", "--progress=false", "--cid-version=1", str(source)).strip()
+        words = ("add", "-Q", "--progress=false", "--cid-version=1")
+        return Cid(self._run(*words, str(source)).strip())
 
-    def cat(self, cid: str, target: Path) -> None:
+    def read(self, cid: Cid, target: Path) -> None:
         """Write a blob to a file."""
         with target.open("wb") as file:
             subprocess.run(
@@ -102,45 +115,52 @@ class Kubo:
         ).stdout
 
 
+class Embedded:
+    """The store that is measured."""
+
+    def __init__(self, folder: Path) -> None:
+        self._store = EmbeddedBlobStore(folder)
+
+    def add(self, source: Path) -> Cid:
+        """Add a file; return its CID."""
+        return asyncio.run(self._store.add(source))
+
+    def read(self, cid: Cid, target: Path) -> None:
+        """Write a blob to a file."""
+        asyncio.run(self._store.fetch(cid, target, max_bytes=2**40))
+
+
 def measured(binary: Path, folder: Path, mib: int, rounds: int) -> dict[str, list[Took]]:
-    """Return what each round took, by what was measured."""
+    """Return what each round took, by what was measured.
+
+    One store is made, used and removed after the other, and another one is the first of each round:
+    where memory that is new to this machine costs more, each of them pays for it in its turn.
+    """
     source = folder / "source"
     with source.open("wb") as file:
         for _ in range(mib):
             file.write(os.urandom(MIB))
+    stores: list[tuple[str, str, Callable[[Path], Store]]] = [
+        ("add", "fetch", Embedded),
+        ("ipfs add", "ipfs cat", lambda place: Kubo(binary, place, promises=False)),
+        (
+            f"ipfs add, {SAME}",
+            f"ipfs cat, {SAME}",
+            lambda place: Kubo(binary, place, promises=True),
+        ),
+    ]
     took: dict[str, list[Took]] = {}
     for number in range(rounds):
-        place = folder / str(number)
-        place.mkdir()
-        for name, each in one_round(binary, place, source, number).items():
-            took.setdefault(name, []).append(each)
-        shutil.rmtree(place)
-    return took
-
-
-def one_round(binary: Path, place: Path, source: Path, number: int) -> dict[str, Took]:
-    """Add and read the source once in each store, another one first each time."""
-    kubo = Kubo(binary, place / "kubo", promises=False)
-    same = Kubo(binary, place / "same", promises=True)
-    store = EmbeddedBlobStore(place / "embedded")
-    size, target = source.stat().st_size, place / "target"
-    cid = root_of_source(source)
-    adding: list[Work] = [
-        ("ipfs add", lambda: kubo.add(source)),
-        ("add", lambda: asyncio.run(store.add(source))),
-        (f"ipfs add, {SAME}", lambda: same.add(source)),
-    ]
-    reading: list[Work] = [
-        ("ipfs cat", lambda: kubo.cat(cid, target)),
-        ("fetch", lambda: asyncio.run(store.fetch(cid, target, max_bytes=size))),
-        (f"ipfs cat, {SAME}", lambda: same.cat(cid, target)),
-    ]
-    first = number % 3
-    took = {}
-    for name, work in (*adding[first:], *adding[:first], *reading[first:], *reading[:first]):
-        # What was written before a measurement must not be flushed within it.
-        os.sync()
-        took[name] = timed(work)
+        first = number % len(stores)
+        for adding, reading, opened in stores[first:] + stores[:first]:
+            place, target = folder / "store", folder / "target"
+            store = opened(place)
+            added, cid = timed(partial(store.add, source))
+            read, _ = timed(partial(store.read, cid, target))
+            took.setdefault(adding, []).append(added)
+            took.setdefault(reading, []).append(read)
+            shutil.rmtree(place)
+            target.unlink()
     return took
 
 
