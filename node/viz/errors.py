@@ -31,6 +31,8 @@ class VizError(Exception):
     title: ClassVar[str] = "Something went wrong in the node"
     # Whether another side answered it: then its class and words are that side's claim.
     answered = False
+    # Whether its text quotes a program behind this node: then only the operator is told it.
+    quotes = False
 
     def __init__(self, detail: str, /, **extensions: Any) -> None:
         super().__init__(detail)

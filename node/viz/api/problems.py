@@ -92,6 +92,8 @@ _ADDRESS: Final = re.compile(
 
 def for_strangers(error: VizError) -> str:
     """Return the text of an error for a stranger, without addresses and paths of this node."""
+    if error.quotes:
+        return "what is behind this node refused it: try again in a while, or use another node"
     if isinstance(error, _INSIDE) and not isinstance(error, _TRUE_OF_A_REQUEST):
         known = f"{error.title[0].lower()}{error.title[1:]}"
         return known if error.status < 500 else f"{known} now: try again in a while"

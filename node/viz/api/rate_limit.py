@@ -138,7 +138,9 @@ class Looks:
             # Shielded: a client that disconnects must not cancel the reading that others wait for.
             look = await asyncio.shield(running)
         if look.error is not None:
-            raise type(look.error)(look.error.detail, **look.error.extensions) from look.error
+            failed = type(look.error)(look.error.detail, **look.error.extensions)
+            failed.quotes = look.error.quotes
+            raise failed from look.error
         value: T = look.value
         return value
 

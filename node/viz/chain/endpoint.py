@@ -159,7 +159,9 @@ class Endpoint:
             return _failed(revert_data_of(error), words_of(error))
         code = code_of(error)
         reason = words_of(error) + (f", code {code}" if code is not None else "")
-        return _KINDS[refusal](f"the chain at {self.where} refused {method}: {reason}")
+        refused = _KINDS[refusal](f"the chain at {self.where} refused {method}: {reason}")
+        refused.quotes = True
+        return refused
 
     def _reason(self, error: BaseException) -> str:
         reason = str(error) or f"no answer in {self._timeout_s:g} s"

@@ -204,9 +204,9 @@ class Sender:
         if not any(word in refusal.detail.lower() for word in _REFUSALS):
             return False
         await self._journal.resolve(entry.hash, Outcome.FAILED)
-        raise TransactionFailed(
-            f"{entry.description} from {self.address}: {refusal.detail}"
-        ) from refusal
+        failed = TransactionFailed(f"{entry.description} from {self.address}: {refusal.detail}")
+        failed.quotes = refusal.quotes
+        raise failed from refusal
 
     async def _sign(
         self, to: Address | None, data: bytes, gas: int, description: str, *, urgent: bool

@@ -26,6 +26,7 @@ from viz.domain.ports.ledger import TOKENS_EACH, AccessRecord
 from viz.domain.units import Hash32
 from viz.errors import (
     BlobNotFound,
+    ChainError,
     ChainUnreachable,
     ConfigError,
     EngineError,
@@ -378,12 +379,18 @@ async def test_a_forwarded_request_is_not_the_operators(tmp_path: Path) -> None:
 # what is told
 
 
+def quoting(error: VizError) -> VizError:
+    error.quotes = True
+    return error
+
+
 INSIDE = [
     ChainUnreachable("the chain at http://rpc.internal:8545 cannot be reached (no answer in 20 s)"),
     StorageError("Kubo at /ip4/10.0.0.5/tcp/5001 refused: blockstore: /var/lib/kubo/blocks"),
     StorageError("HTTPConnectionPool(host='10.0.0.5', port=5001): refused"),
     BlobNotFound("Kubo does not have it: dial tcp: lookup kubo.internal on [fd00::1]:53: no host"),
     EngineError("the server refuses this request: gpu-7.corp.internal:8000, [FD00::1%eth0]:80"),
+    quoting(ChainError("the chain at gpu-7 refused eth_call: project of kubo.internal is over")),
     ConfigError("rpc.internal:8545 and [FD00::1%eth0]:8000 are odd, fd00::1 too"),
     StoreError("/srv/viz/ledger.sqlite cannot be read: disk I/O error"),
 ]

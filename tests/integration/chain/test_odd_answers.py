@@ -333,6 +333,7 @@ async def test_what_a_transaction_lacks_is_no_fault_of_the_endpoint(
         with pytest.raises(ChainError, match=message[:10]) as caught:
             await rpc.broadcast(b"\2")
         assert not isinstance(caught.value, ChainUnreachable)
+        assert caught.value.quotes, "the endpoint's own words are for the operator"
     for error in (
         {"code": 3, "message": "execution reverted", "data": "0x"},
         {"code": -32000, "message": "execution reverted: no"},

@@ -13,7 +13,7 @@ from viz.chain.rpc import Rpc, TransactionReceipt
 from viz.chain.sender import Sender
 from viz.domain.ports.transactions import Call, Outcome
 from viz.domain.units import Address, Hash32, hex_of
-from viz.errors import ChainError, ChainUnreachable, FeeTooHigh, TransactionFailed
+from viz.errors import ChainError, ChainUnreachable, FeeTooHigh, TransactionFailed, VizError
 
 GWEI = 10**9
 
@@ -148,7 +148,7 @@ async def test_an_account_without_gas_is_told_so(net: Testnet) -> None:
     await net.anvil.fund(sender.address, 1)
     with pytest.raises(Exception, match=r"(?i)insufficient funds") as caught:
         await sender.submit(mint(sender))
-    assert caught.value.__class__.__module__ == "viz.errors"
+    assert isinstance(caught.value, VizError) and caught.value.quotes
     await net.anvil.fund(sender.address)
     assert (await sender.submit(mint(sender))).outcome is Outcome.SETTLED
 
