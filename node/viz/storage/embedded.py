@@ -39,7 +39,7 @@ from viz.storage.checking import Freed
 from viz.storage.cid import RAW, codec_of, to_binary, verify
 from viz.storage.disk import begin_writing
 from viz.storage.unixfs import MAX_BLOCK_BYTES, IpfsBlock, blocks_of, decode_node
-from viz.storage.walk import FileWalk
+from viz.storage.walk import FileWalk, add_pinned
 
 # Older partial files are deleted: no write of one block takes an hour.
 _LEFTOVER_AGE_S: Final = 3_600
@@ -274,24 +274,8 @@ class EmbeddedBlobStore(VerifiedBlobStore):
         """Return the blocks of all pinned blobs; raise BlobCorrupt if they are not all known."""
         needed: set[Cid] = set()
         for pin in self._pins.iterdir():
-            self._add_needed(Cid(pin.name), needed)
+            add_pinned(Cid(pin.name), self._verified, needed)
         return needed
-
-    def _add_needed(self, root: Cid, needed: set[Cid]) -> None:
-        waiting = [root]
-        while waiting:
-            cid = waiting.pop()
-            if cid in needed:
-                continue
-            needed.add(cid)
-            if codec_of(cid) != RAW:
-                try:
-                    waiting += [name for name, _ in decode_node(self._verified(cid)).children]
-                except (BlobNotFound, BlobCorrupt) as error:
-                    raise BlobCorrupt(
-                        f"{root} is pinned, and its block {cid} is damaged: which blocks it needs "
-                        "is not known, so nothing is deleted. Repair it: `viz storage verify`"
-                    ) from error
 
     def _files(self) -> Iterator[tuple[str, str, int]]:
         """Yield name, path and size in bytes of every block's file."""

@@ -32,14 +32,16 @@ from viz.errors import (
 )
 from viz.storage.base import VerifiedBlobStore
 from viz.storage.checking import Freed
-from viz.storage.cid import RAW, codec_of, to_binary
+from viz.storage.cid import RAW, codec_of, to_binary, verify
 from viz.storage.unixfs import CHUNK_BYTES, MAX_BLOCK_BYTES, MAX_LINKS, IpfsBlock
+from viz.storage.walk import add_pinned
 
 T = TypeVar("T")
 _THREADS: Final = 4
 _DELETED_AT_ONCE: Final = 128
 # What reads every block of the daemon takes minutes on a large disk.
 _WHOLE_STORE_S: Final = 600
+_ABSENT: Final = ("not found", "could not find", "deadline exceeded")
 _FULL: Final = ("no space left on device", "quota exceeded", "storage limit")
 # Every option that affects a CID is set, so that the daemon's own configuration cannot change it.
 _LAYOUT: Final = {
@@ -126,7 +128,12 @@ class KuboBlobStore(VerifiedBlobStore):
             raise BlobCorrupt(f"Kubo stored block {block.cid} as {stored}")
 
     async def gc(self) -> Freed:
-        """Have the daemon delete what no pin needs, of any program: `ipfs repo gc`."""
+        """Have the daemon delete what no pin needs, of any program: `ipfs repo gc`.
+
+        Raises BlobCorrupt, and deletes nothing, if a pinned blob is damaged so that its blocks are
+        not known; StorageUnavailable.
+        """
+        await self._needed()
 
         def collect(client: Any) -> int:
             return len(client.repo.gc(quiet=True))
@@ -141,17 +148,39 @@ class KuboBlobStore(VerifiedBlobStore):
         return int(answer["RepoSize"])
 
     async def _delete(self, cids: Sequence[Cid]) -> None:
-        """Delete the blocks in the daemon, which refuses to delete those of pinned blobs.
+        """Delete the blocks in the daemon, except those that a pinned blob needs.
 
-        ipfshttpclient has no function for this, so the request is sent directly.
+        The daemon looks for pins too, but as it comes it believes a damaged block, and deletes what
+        the blob really needs. ipfshttpclient has no function for deleting, so the request is sent
+        directly. The daemon answers each block with what kept it, if something did.
         """
+        needed = await self._needed()
+        going = [cid for cid in cids if cid not in needed]
 
-        def remove(client: Any) -> None:
-            for start in range(0, len(cids), _DELETED_AT_ONCE):
-                names = tuple(map(str, cids[start : start + _DELETED_AT_ONCE]))
-                client._client.request("/block/rm", names, decoder="json", opts={"force": True})
+        def remove(client: Any) -> list[str]:
+            faults: list[str] = []
+            for start in range(0, len(going), _DELETED_AT_ONCE):
+                names = tuple(map(str, going[start : start + _DELETED_AT_ONCE]))
+                answers = client._client.request(
+                    "/block/rm", names, decoder="json", opts={"force": True}
+                )
+                faults += [each["Error"] for each in answers if each.get("Error")]
+            return [fault for fault in faults if not fault.startswith("pinned")]
 
-        await self._call(remove, extra_s=len(cids) / 100)
+        if faults := await self._call(remove, extra_s=len(going) / 100):
+            raise StorageError(f"Kubo at {self._api} kept {len(faults)} blocks: {faults[0]}")
+
+    async def _needed(self) -> set[Cid]:
+        """Return the blocks of all pinned blobs; raise BlobCorrupt if they are not all known."""
+        roots = await self.pinned()
+
+        def look(client: Any) -> set[Cid]:
+            needed: set[Cid] = set()
+            for root in roots:
+                add_pinned(root, lambda cid: _own_block(client, cid), needed)
+            return needed
+
+        return await self._call(look, extra_s=_WHOLE_STORE_S)
 
     async def close(self) -> None:
         """End the threads; running calls end at their own time limit."""
@@ -209,7 +238,7 @@ class KuboBlobStore(VerifiedBlobStore):
                     f"the disk or the quota of Kubo at {self._api} is full, and nothing was added: "
                     f"free some (`viz storage gc`), or raise it. It says: {text}"
                 ) from error
-            if any(sign in text for sign in ("not found", "could not find", "deadline exceeded")):
+            if _says_absent(error):
                 raise BlobNotFound(f"Kubo at {self._api} does not have it: {text}") from error
             raise StorageError(f"Kubo at {self._api} refused: {text}") from error
         except ipfs.TimeoutError as error:
@@ -226,6 +255,23 @@ class KuboBlobStore(VerifiedBlobStore):
         return StorageUnavailable(
             f"Kubo at {self._api} did not answer in time: check whether it is overloaded"
         )
+
+
+def _own_block(client: Any, cid: Cid) -> bytes:
+    """Return a verified block of the daemon, without asking its peers."""
+    try:
+        with client.block.get(cid, stream=True, opts={"offline": True}) as pieces:
+            data = _bounded(cid, pieces)
+    except ipfs.ErrorResponse as error:
+        if _says_absent(error):
+            raise BlobNotFound(f"Kubo does not have {cid}") from error
+        raise
+    verify(cid, data)
+    return data
+
+
+def _says_absent(error: ipfs.ErrorResponse) -> bool:
+    return any(sign in str(error) for sign in _ABSENT)
 
 
 def _bounded(cid: Cid, pieces: Iterable[bytes]) -> bytes:

@@ -7,11 +7,12 @@ Invariant: the number of blocks walked is limited by the bytes asked for, whatev
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from viz.domain.units import Cid
-from viz.errors import BlobCorrupt, BlobTooLarge
+from viz.errors import BlobCorrupt, BlobNotFound, BlobTooLarge
 from viz.storage.cid import RAW, codec_of
 from viz.storage.unixfs import CHUNK_BYTES, decode_node
 
@@ -68,6 +69,32 @@ async def blocks_of_span(
             offset += part
         waiting += reversed(inside)
     return found
+
+
+def add_pinned(root: Cid, read: Callable[[Cid], bytes], needed: set[Cid]) -> None:
+    """Add the blocks of a pinned blob to ``needed``; leaves are not read. Blocks the thread.
+
+    ``read`` returns verified blocks of this store. Raises what else it raises, and BlobCorrupt if
+    a block is lost or damaged, so that it is not known what the blob needs. What is below a block
+    that is whole and no file's is its program's alone to know.
+    """
+    waiting = [root]
+    while waiting:
+        cid = waiting.pop()
+        if cid in needed:
+            continue
+        needed.add(cid)
+        if codec_of(cid) == RAW:
+            continue
+        try:
+            data = read(cid)
+        except (BlobNotFound, BlobCorrupt) as error:
+            raise BlobCorrupt(
+                f"{root} is pinned, and its block {cid} is damaged: which blocks it needs is not "
+                "known, so nothing is deleted. Repair it: `viz storage verify`"
+            ) from error
+        with suppress(BlobCorrupt):
+            waiting += [name for name, _ in decode_node(data).children]
 
 
 class FileWalk:

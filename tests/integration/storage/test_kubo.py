@@ -13,12 +13,12 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from tests.fakes.blobs import MemoryBlobStore
 
-from viz.errors import BlobCorrupt, ConfigError, StorageFull, StorageUnavailable
+from viz.errors import BlobCorrupt, ConfigError, StorageError, StorageFull, StorageUnavailable
 from viz.storage.checking import check_store
 from viz.storage.embedded import EmbeddedBlobStore
 from viz.storage.kubo import KuboBlobStore
 from viz.storage.kubo_daemon import KuboDaemon, find_kubo
-from viz.storage.unixfs import CHUNK_BYTES, root_of
+from viz.storage.unixfs import CHUNK_BYTES, IpfsBlock, root_of
 
 DATA = bytes(range(256)) * 2048
 
@@ -212,6 +212,60 @@ async def test_a_damaged_block_of_kubo_is_named_and_a_lost_one_comes_back(
         found = await check_store(store, [MemoryBlobStore(), whole])
         assert (found.repaired, found.lost) == ([leaf], {})
         assert await store.fetch(root, tmp_path / "out", max_bytes=len(DATA)) == len(DATA)
+        await store.close()
+
+
+@pytest.mark.parametrize("damage", ["torn", "lost", "another bit"])
+async def test_kubo_deletes_nothing_that_a_damaged_blob_may_need(
+    kubo_binary: Path, tmp_path: Path, damage: str
+) -> None:
+    """Protects the leaves of a pinned blob whose inner block is damaged, and whoever was told that
+    a blob is erased: the daemon itself keeps all, waits for peers, or believes a wrong link."""
+    repository, part = tmp_path / "repository", DATA[:CHUNK_BYTES]
+    async with KuboDaemon(kubo_binary, repository) as daemon:
+        store = KuboBlobStore(daemon.api, timeout_s=10)
+        kept, gone = await store.add(part + b"tail"), await store.add(part + b"other")
+        whole = await store.block(kept)
+        (path,) = _files_with(repository, whole)
+        path.chmod(0o644)
+        if damage == "lost":
+            path.unlink()
+        else:
+            path.write_bytes(whole[:50] if damage == "torn" else whole[:10] + b"\xff" + whole[11:])
+        for call in (store.erase(gone), store.gc()):
+            with pytest.raises(BlobCorrupt, match=f"{kept} is pinned.*viz storage verify"):
+                await call
+        assert await store.has(root_of(part)) and await store.has(gone)
+        if damage == "lost":
+            await store.put_block(IpfsBlock(kept, whole))
+        else:
+            path.write_bytes(whole)
+        assert await store.erase(gone)
+        assert not await store.has(gone) and not await store.has(root_of(b"other"))
+        size = len(part) + 4
+        assert await store.fetch(kept, tmp_path / "out", max_bytes=size) == size
+        await store.close()
+
+
+async def test_what_the_daemon_keeps_is_not_called_erased() -> None:
+    """Protects certificates of destruction: the daemon answers 200, and names what it kept."""
+    cid = root_of(b"one block")
+    answers = {
+        "pin/rm": {"Pins": [cid]},
+        "pin/ls": {"Keys": {}},
+        "block/stat": {"Key": cid, "Size": 9},
+        "block/rm": {"Hash": cid, "Error": "pin check failed: unexpected EOF"},
+    }
+
+    async def handle(request: web.Request) -> web.Response:
+        return web.json_response(answers[request.match_info["method"]])
+
+    application = web.Application()
+    application.router.add_post("/api/v0/{method:.*}", handle)
+    async with TestServer(application) as server:
+        store = KuboBlobStore(f"/ip4/127.0.0.1/tcp/{server.port}", timeout_s=5)
+        with pytest.raises(StorageError, match="kept 1 blocks: pin check failed"):
+            await store.erase(cid)
         await store.close()
 
 
