@@ -8,6 +8,7 @@ import typer
 
 from viz.cli.console import AsJson, DataDir, guarded, run, say, show
 from viz.cli.daemon import ConfigFile
+from viz.domain.units import Cid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +40,10 @@ def verify(
         list[str] | None,
         typer.Option(help="Gateway to get lost blocks from; repeat it, they are asked in order."),
     ] = None,
+    give_up: Annotated[
+        list[str] | None,
+        typer.Option(help="CID to unpin if it stays damaged, so that others go again; repeat it."),
+    ] = None,
     config: ConfigFile = None,
     folder: DataDir = None,
     as_json: AsJson = False,
@@ -48,15 +53,18 @@ def verify(
     Deletes nothing. If a blob stays damaged, names the lost blocks and exits with code 8.
     """
     settings = _settings(config, folder)
-    found = run(_verify(settings, source or []))
+    found, given_up = run(_verify(settings, source or [], [Cid(each) for each in give_up or []]))
     told = {
         "blobs": found.blobs,
         "blocks": found.blocks,
         "repaired": found.repaired,
         "lost": found.lost,
+        "givenUp": given_up,
     }
     if not show(told, as_json=as_json):
         say(f"read {found.blocks} blocks of {found.blobs} blobs; repaired {len(found.repaired)}")
+        for root in given_up:
+            say(f"gave up {root}: `viz storage gc` deletes what is left of it")
         for root, missing in found.lost.items():
             say(f"{root} lacks {len(missing)} blocks, the first of them {missing[0]}")
         if found.lost and settings.storage.backend == "kubo":
@@ -65,7 +73,10 @@ def verify(
                 "`ipfs repo verify` names, start it, and run this again with --source URL"
             )
         elif found.lost:
-            say("name a gateway that has these blobs: viz storage verify --source URL")
+            say(
+                "name a gateway that has these blobs: viz storage verify --source URL; while one "
+                "is damaged, no blob is deleted. If nobody has it: --give-up CID"
+            )
     if found.lost:
         raise typer.Exit(8)
 
@@ -86,7 +97,10 @@ async def _gc(settings: Config) -> Freed:
         await store.close()
 
 
-async def _verify(settings: Config, urls: Sequence[str]) -> StoreCheck:
+async def _verify(
+    settings: Config, urls: Sequence[str], given_up: Sequence[Cid]
+) -> tuple[StoreCheck, list[Cid]]:
+    """Check and repair; unpin those that stay damaged and are to be given up, and return them."""
     from viz.backends import open_blobs
     from viz.outbound import Outbound
     from viz.storage.checking import check_store
@@ -94,7 +108,11 @@ async def _verify(settings: Config, urls: Sequence[str]) -> StoreCheck:
 
     store, peers = open_blobs(settings), Outbound(private_addresses=True)
     try:
-        return await check_store(store, [GatewayClient(peers, url) for url in urls])
+        found = await check_store(store, [GatewayClient(peers, url) for url in urls])
+        gone = [cid for cid in dict.fromkeys(given_up) if found.lost.pop(cid, None)]
+        for cid in gone:
+            await store.unpin(cid)
+        return found, gone
     finally:
         await peers.close()
         await store.close()

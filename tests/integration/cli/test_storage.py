@@ -52,7 +52,7 @@ def test_a_torn_blob_is_named_repaired_and_only_then_the_rest_is_freed(
     folder, root = torn
     assert _viz(folder, "verify") == (
         8,
-        {"blobs": 1, "blocks": 1, "repaired": [], "lost": {root: [root]}},
+        {"blobs": 1, "blocks": 1, "repaired": [], "lost": {root: [root]}, "givenUp": []},
     )
     refused = _run(folder, "gc")
     assert refused.returncode == 8 and "viz storage verify" in refused.stderr.replace("\n", " ")
@@ -75,3 +75,16 @@ def test_a_torn_blob_is_named_repaired_and_only_then_the_rest_is_freed(
     code, freed = _viz(folder, "gc")
     assert (code, freed["blocks"], freed["freedBytes"]) == (0, 1, len(b"nobody needs this"))
     assert isinstance(freed["keptBytes"], int) and freed["keptBytes"] > CHUNK_BYTES
+
+
+def test_a_blob_that_nobody_has_is_given_up_by_name(torn: tuple[Path, Cid]) -> None:
+    """Protects the operator from a store in which one lost blob keeps all garbage for ever; a blob
+    that is whole is not given up."""
+    folder, root = torn
+    store = EmbeddedBlobStore(folder / "blobs")
+    whole = asyncio.run(store.add(b"whole"))
+    code, found = _viz(folder, "verify", "--give-up", whole, "--give-up", root)
+    assert (code, found["lost"], found["givenUp"]) == (0, {}, [root])
+    assert asyncio.run(store.pinned()) == {whole}
+    code, freed = _viz(folder, "gc")
+    assert (code, freed["keptBytes"]) == (0, len(b"whole"))
