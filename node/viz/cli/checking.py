@@ -9,7 +9,7 @@ import typer
 
 from viz.cli.console import AsJson, guarded, lines, plain, run, say, show, table
 from viz.cli.http import LOCAL_NODE, NodeUrl
-from viz.cli.sealing import listed_works
+from viz.cli.work_search import listed_works
 from viz.client.node_address import checked
 from viz.errors import VizError
 

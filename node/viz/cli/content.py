@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from viz.cli import account_view, certificates, earnings, owner
+from viz.cli import account_view, custody, earnings, owner
+from viz.cli.certificates import certificates
 from viz.cli.checking import check
 from viz.cli.console import (
     AsJson,
@@ -48,14 +49,13 @@ from viz.cli.sealing import (
     SampleOption,
     Sealing,
     custodians_at,
-    keys,
     listing_words,
     not_sealed,
     publish,
     say_sealed,
-    search,
 )
 from viz.cli.terms import terms_in_words
+from viz.cli.work_search import search
 from viz.client.node_address import checked
 from viz.domain.display import amount, moment, percent
 from viz.errors import InvalidRequest, VizError
@@ -82,15 +82,15 @@ app.command("show")(account_view.show_work)
 for _verb in (
     search,
     publish,
-    keys,
+    custody.keys,
     owner.terms,
     owner.approve,
     owner.withdraw,
     owner.transfer,
     earnings.royalties,
     earnings.statement,
-    certificates.end_custody,
-    certificates.certificates,
+    custody.end_custody,
+    certificates,
     notice,
 ):
     app.command()(_verb)

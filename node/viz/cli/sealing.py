@@ -1,4 +1,4 @@
-"""Seal registered works, hand them to custodians, publish and search listings, show the keys."""
+"""Seal registered works, hand them to custodians, and publish their listings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from viz.cli.console import (
     DeploymentFile,
     KeyFile,
     PasswordFile,
-    WorkId,
     WorkPath,
     Yes,
     agreed,
@@ -27,13 +26,11 @@ from viz.cli.console import (
     run,
     say,
     show,
-    table,
 )
-from viz.cli.http import LOCAL_NODE, NodeUrl, get_as
+from viz.cli.http import LOCAL_NODE, NodeUrl
 from viz.cli.own_chain import LicenseFileOption, trusted_deployment
 from viz.client.node_address import checked
-from viz.domain.display import moment
-from viz.errors import InvalidRequest, InvalidWork, LicenseError, NodeNotTrusted, VizError
+from viz.errors import InvalidRequest, InvalidWork, LicenseError, VizError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,7 +39,6 @@ if TYPE_CHECKING:
 
     from viz.creator.sealed import CustodianNode, ListingWords
     from viz.domain.ports.chain import Deployment
-    from viz.protocol.listing import WorkListing
     from viz.protocol.registration import WorkWords
     from viz.services.market.work_records import Registration
 
@@ -63,8 +59,6 @@ LanguageOption = Annotated[
 SampleOption = Annotated[
     Path | None, typer.Option(help="A text file to show to everybody, as a sample of the work.")
 ]
-# A page has 64 listings: more than a node keeps.
-MAX_PAGES: Final = 400
 UNDETERMINED: Final = "und"  # BCP 47
 # A custodian's chain may show a new work later than the relaying node's.
 _SEEN_TRIES: Final = 5
@@ -251,86 +245,12 @@ async def _publish(
     return await sealing.publish(path, record, words)
 
 
-@guarded
-def keys(
-    content_id: WorkId,
-    node: NodeUrl = LOCAL_NODE,
-    as_json: AsJson = False,
-) -> None:
-    """Show who got the key of a sealed work from a custodian, and when (time and block)."""
-    from viz.protocol.custody import HANDED_PATH, HandedKeys
-
-    path = HANDED_PATH.format(kind="works", item_id=content_id)
-    found = run(get_as(HandedKeys.from_json, node, path), logs=False)
-    if not show(found.to_json(), as_json=as_json):
-        rows = [(each.requester, moment(each.handed_at), each.block) for each in found.handed]
-        table(f"Keys of work {content_id}, from {node}", ("handed to", "when", "#block"), rows)
-
-
 def not_sealed(work: Path, error: VizError) -> str:
     """Say what to do if the work is registered but could not be sealed or listed."""
     return (
         f"the work is registered, but no custodian has it yet ({error.detail}): do not "
         f"register it again; continue with `viz content publish {work}`"
     )
-
-
-@guarded
-def search(
-    words: Annotated[
-        list[str] | None, typer.Argument(help="Words of the title, credit, sample or language.")
-    ] = None,
-    node: NodeUrl = LOCAL_NODE,
-    as_json: AsJson = False,
-) -> None:
-    """Search the works that a node lists: all words must occur, in upper or lower case.
-
-    A listing is a statement of the work's owner. A node keeps only those that the chain confirms.
-    """
-    found = run(_search(checked(node), [word.casefold() for word in words or ()]), logs=False)
-    if show(found, as_json=as_json):
-        return
-    rows = [
-        (
-            each["contentId"],
-            each["title"],
-            each["credit"],
-            each["language"],
-            each["kind"],
-            each["sizeBytes"],
-        )
-        for each in found
-    ]
-    title = f"Works that {node} lists"
-    table(title, ("#work", "title", "credit", "language", "kind", "#bytes"), rows)
-
-
-async def _search(node: str, words: Sequence[str]) -> list[dict[str, Any]]:
-    """Return a node's listings with all words, as JSON values."""
-
-    def has_all(listing: WorkListing) -> bool:
-        text = " ".join((listing.title, listing.credit, listing.sample, listing.language))
-        return all(word in text.casefold() for word in words)
-
-    return [each.to_json() for each in await listed_works(node) if has_all(each)]
-
-
-async def listed_works(node: str) -> list[WorkListing]:
-    """Read a node's listings page by page, and return the works in them, as the node says."""
-    from viz.protocol.listing import LISTINGS_PATH, listings_from_json
-
-    found: list[WorkListing] = []
-    after = 0
-    for _ in range(MAX_PAGES):
-        path = f"{LISTINGS_PATH}?after={after}"
-        page, following = await get_as(listings_from_json, node, path)
-        found += [each.listing for each in page]
-        if following is None:
-            return found
-        if following <= after:
-            raise NodeNotTrusted(f"{node} answers the same page of listings again")
-        after = int(following)
-    return found
 
 
 def _content_code(work: Path, kind: str) -> str:
