@@ -201,6 +201,7 @@ def service_settings(config: Config, *, development: bool) -> ServiceSettings:
             base_model=config.engine.base_model,
             cache_dir=models_folder(config.data_dir),
             threads=config.training.threads or os.cpu_count() or 1,
+            device=config.training.device,
             bounds=Bounds(config.training.max_memory_mib << 20, config.training.max_time_s),
             least_percent=(
                 config.training.least_right_percent,

@@ -222,6 +222,7 @@ class SettlementConfig(_Section):
 class TrainingConfig(_Section):
     """Bound a training run, and say what an adapter must know to be sold."""
 
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$")] = "auto"
     max_memory_mib: Positive = 8_192
     max_time_s: Positive = 14_400
     threads: NonNegative = 0

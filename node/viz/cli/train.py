@@ -26,6 +26,7 @@ from viz.errors import InvalidRequest
 from viz.protocol.problems import error_of
 
 _ID_DIGITS: Final = 15
+_SHOWN_PARTS: Final = 3
 # Stands for the HTTP status of a refusal that came in a result.
 _REFUSED: Final = 422
 
@@ -146,6 +147,19 @@ async def _plan(
     return plan, await operator.ask("GET", "/status")
 
 
+def _memory_rows(memory: dict[str, Any] | None) -> list[tuple[str, object]]:
+    """Return MiB on the host and on the device, and their largest parts."""
+    rows: list[tuple[str, object]] = []
+    for place, called in (("host", "MiB of memory, about"), ("device", "MiB on the device, about")):
+        parts = (memory or {}).get(place) or {}
+        if not parts:
+            continue
+        rows.append((called, f"{sum(parts.values()) >> 20:,}"))
+        largest = sorted(parts.items(), key=lambda part: -part[1])[:_SHOWN_PARTS]
+        rows += [(f"  of it {name}", f"{size >> 20:,}") for name, size in largest]
+    return rows
+
+
 def _say_plan(plan: dict[str, Any], token: dict[str, Any]) -> None:
     found, settings = plan["estimate"], plan["settings"]
     rows: list[tuple[str, object]] = [
@@ -155,7 +169,9 @@ def _say_plan(plan: dict[str, Any], token: dict[str, Any]) -> None:
         ("passages probed, at most", settings["probes"]),
         ("steps", found["steps"]),
         ("tokens a step, about", found["tokens_a_step"]),
+        ("trained on", settings["device"]),
         ("minutes, about", f"{found['seconds'] / 60:.1f}"),
+        *_memory_rows(plan.get("memory")),
         *((f"fee of work {work}", money(fee, token)) for work, fee in plan["fees_units"].items()),
     ]
     table("Training would take", ("what", "#value"), rows)

@@ -280,6 +280,7 @@ def _training_queue(backends: Backends, settings: TrainingQueueSettings) -> Trai
         base_model=settings.base_model,
         cache_dir=settings.cache_dir,
         threads=settings.threads,
+        device=settings.device,
         bounds=settings.bounds,
         base=backends.engine.model,
     )

@@ -64,6 +64,7 @@ class TrainingQueueSettings:
     base_model: str
     cache_dir: Path
     threads: int
+    device: str
     bounds: Bounds
     least_percent: tuple[int, int]
 

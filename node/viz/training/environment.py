@@ -2,8 +2,9 @@
 
 Owns the deterministic set-up of a worker process and the description that a manifest records.
 Does not know runs. Invariant: two environments with equal ``describe`` are expected to give the
-same bytes for the same recipe; that is the reproducibility class ``bitwise-same-cpu-class``. An
-entry is added or renamed together with a new RECIPE: audits hold a manifest to this list.
+same bytes for the same recipe; that is the reproducibility class, ``bitwise-same-cpu-class`` or
+``bitwise-same-gpu-model`` (processor, GPU model, CUDA version and packages alike). An entry is
+added or renamed together with a new RECIPE: audits hold a manifest to this list.
 """
 
 from __future__ import annotations
@@ -34,11 +35,18 @@ PACKAGES: Final = (
     "sentencex",
     "tokenizers",
 )
-REPRODUCIBILITY_CLASS: Final = "bitwise-same-cpu-class"
+_CPU_CLASS: Final = "bitwise-same-cpu-class"
+# By PyTorch's deterministic kernels. No GPU has shown it yet (docs/training.md, "Device").
+_CUDA_CLASS: Final = "bitwise-same-gpu-model"
 # Raised whenever the same works and settings would train other bytes (the conversion to rows, the
 # arithmetic of a step): an audit by another recipe is inconclusive, not an accusation.
 RECIPE: Final = 5
 _VECTOR_FLAGS: Final = ("sse4", "avx", "fma", "f16c", "amx", "asimd", "sve", "bf16", "i8mm")
+
+
+def reproducibility_class(device: str) -> str:
+    """Return the name of what must be alike for a run on ``device`` to give the same bytes."""
+    return _CUDA_CLASS if device.startswith("cuda") else _CPU_CLASS
 
 
 def child_environment(settings: TrainingSettings) -> dict[str, str]:
@@ -49,6 +57,8 @@ def child_environment(settings: TrainingSettings) -> dict[str, str]:
         "MKL_NUM_THREADS": threads,
         "TOKENIZERS_PARALLELISM": "false",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        # Less of the device's memory is lost between blocks of different sizes.
+        "PYTORCH_ALLOC_CONF": "expandable_segments:True",
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "PYTHONHASHSEED": "0",

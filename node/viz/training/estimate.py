@@ -8,12 +8,15 @@ words) or money. An estimate, printed as one.
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from viz.domain.work import Work
 from viz.training.dataset import Row, build_dataset
+from viz.training.memory import PackSize
 from viz.training.pace import Pace
 from viz.training.packing import OPENING_TOKENS
 from viz.training.run import TrainingSettings
@@ -31,6 +34,7 @@ _SHARED_TOKENS: Final = 26
 _MOST_UNSEEN, _MOST_UNSEEN_TOKENS = 48, 64
 _GENERAL, _GENERAL_TOKENS = 64, 24
 _REPLAYED, _REPLAY_TOKENS = 128, 16
+_SPREAD: Final = 2.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,8 @@ def estimate(
     tokens = read + learned + _SHARED_TOKENS * settings.accumulation
     # Forward through all layers, backward to the lowest that is trained; the output layer both
     # ways, for what is learned.
-    layers = pace.layer_weights * (1 + settings.trained_layers)
+    twice = 2 if settings.recompute else 1
+    layers = pace.layer_weights * (1 + twice * settings.trained_layers)
     a_step = (tokens * layers + 2 * learned * pace.head_weights) * _STEP_FACTOR
     an_answer = (pace.layer_weights + pace.head_weights) * _ANSWER_FACTOR
     longest = max((_words(row.messages[-1].content) for row in dataset.held_out), default=0)
@@ -73,6 +78,30 @@ def estimate(
         steps=settings.steps,
         tokens_a_step=round(tokens),
         seconds=round(products * pace.seconds_a_product),
+    )
+
+
+def largest_pack(works: Sequence[Work], settings: TrainingSettings) -> PackSize:
+    """Estimate the largest pack of a run on ``works``. Raises InvalidWork.
+
+    Packs are drawn at random: the largest of some hundred lies about ``_SPREAD`` deviations above
+    the mean.
+    """
+    rows = build_dataset(works, seed=settings.seed, held_out_share=settings.held_out_share).training
+    most = settings.max_row_tokens
+    lengths = [min(most, _read_tokens(row) + _learned_tokens(row)) for row in rows]
+    count = min(settings.rows_per_step, len(rows))
+
+    def largest(each: list[float]) -> int:
+        deviation = _SPREAD * statistics.pstdev(each) * math.sqrt(count)
+        return round(min(count * max(each), count * statistics.fmean(each) + deviation))
+
+    return PackSize(
+        rows=count,
+        tokens=_SHARED_TOKENS + largest(lengths),
+        longest=math.ceil(max(lengths)),
+        common=_SHARED_TOKENS,
+        learned=largest([_learned_tokens(row) for row in rows]),
     )
 
 

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from viz.basemodel.tokenizer import ChatTokenizer
 
 _ROWS_PER_PACK: Final = 16
-_PROMPTS_PER_BATCH: Final = 32
+PROMPTS_PER_BATCH: Final = 32
+# Prompts and answers of a batch, padded; so long prompts make smaller batches, and the caches of a
+# large base fit beside it.
+TOKENS_PER_BATCH: Final = 20_480
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +84,12 @@ def generate(
     """
     out: list[list[int]] = []
     kept = {} if kept is None else kept
-    for start in range(0, len(prompts), _PROMPTS_PER_BATCH):
-        if start not in kept:
+    longest = max(map(len, prompts), default=0) + max_tokens
+    size = max(1, min(PROMPTS_PER_BATCH, TOKENS_PER_BATCH // longest))
+    for start in range(0, len(prompts), size):
+        batch = prompts[start : start + size]
+        if start not in kept or len(kept[start]) != len(batch):
             before_batch()
-            batch = prompts[start : start + _PROMPTS_PER_BATCH]
             kept[start] = _generate(model, batch, max_tokens, end_ids)
         out += kept[start]
     return out

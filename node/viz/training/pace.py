@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from viz.domain.ports.engine import BaseModel
+from viz.training.devices import cuda_devices, index_of
 
 # A pack of rows by a layer's weights: (rows, into) by (into, out).
 _ROWS, _INTO, _OUT = 512, 768, 2_048
@@ -35,15 +36,20 @@ class Pace:
     head_weights: int = _REFERENCE_HEAD
 
 
-def pace_of(base: BaseModel | None, threads: int) -> Pace:
+def pace_of(base: BaseModel | None, threads: int, device: str = "cpu") -> Pace:
     """Return the pace of a run with ``threads`` on ``base``, measured now; takes about a second.
 
-    Without torch, or for a base of unknown size, the reference machine's values are used.
+    Without torch, or for a base of unknown size, the reference machine's values are used. On CUDA
+    a child process measures it, in bfloat16. Raises TrainingError if that fails.
     """
     known = Pace()
     sizes = (known.layer_weights, known.head_weights)
     if base is not None and base.layer_weights:
         sizes = (base.layer_weights, base.head_weights)
+    if device.startswith("cuda"):
+        wanted = index_of(device) or 0
+        found = {each.index: each.seconds_a_product for each in cuda_devices()}
+        return Pace(found.get(wanted, known.seconds_a_product), *sizes)
     try:
         import torch
     except ImportError:

@@ -37,9 +37,10 @@ _TIME_SLACK_S: Final = 120.0
 _SILENCE_S: Final = 900.0
 _EXIT_GRACE_S: Final = 10.0
 _KEPT_STDERR_BYTES: Final = 4_000
+_VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 _KEPT_ENVIRONMENT: Final = frozenset(
     {"PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV"}
-    | {"ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "CUDA_VISIBLE_DEVICES"}
+    | {"ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", _VISIBLE, "CUDA_DEVICE_ORDER"}
 )
 
 
@@ -57,12 +58,21 @@ class TrainingEvent:
 class TrainingProcess:
     """One run in one child process."""
 
-    def __init__(self, run: TrainingRun, directory: Path, *, goes_on: bool = True) -> None:
+    def __init__(
+        self,
+        run: TrainingRun,
+        directory: Path,
+        *,
+        goes_on: bool = True,
+        cuda_index: int | None = None,
+    ) -> None:
         """``goes_on``: the run may go on later in ``directory``, so that a stop waits for a step.
 
         A run that does not is killed at a stop, at its time bound, and when this process dies.
+        ``cuda_index`` is the CUDA device that a run on "cuda" takes, as torch counts them.
         """
-        self._run, self._directory, self._goes_on = run, directory, goes_on
+        self._run, self._directory = run, directory
+        self._goes_on, self._cuda_index = goes_on, cuda_index
         self._process: asyncio.subprocess.Process | None = None
         self._cancelled = False
 
@@ -175,6 +185,10 @@ class TrainingProcess:
         """Return the child's environment, without the parent's keys, passwords and tokens."""
         kept = {name: os.environ[name] for name in _KEPT_ENVIRONMENT & set(os.environ)}
         source = str(Path(errors.__file__).parent.parent)
+        if self._cuda_index is not None and self._run.settings.device == "cuda":
+            # The child sees one device, and counts it as the first.
+            visible = [each for each in kept.get(_VISIBLE, "").split(",") if each]
+            kept[_VISIBLE] = visible[self._cuda_index] if visible else str(self._cuda_index)
         return {**kept, "PYTHONPATH": source, **child_environment(self._run.settings)}
 
 

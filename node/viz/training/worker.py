@@ -79,6 +79,15 @@ def main(directory: Path) -> int:
         why = f"a file of the run cannot be read or written ({error.strerror}): if its disk is full"
         report("failed", code=TrainingError.code, detail=f"{why}, free some space")
         return EXIT_FAILED
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for this
+            raise
+        detail = (
+            "the device has no memory left for the run: set recompute=true, lower rows_per_step or "
+            f"max_row_tokens, or end what else uses the device ({str(error)[:200]})"
+        )
+        report("failed", code=TrainingError.code, detail=detail)
+        return EXIT_FAILED
     return 0
 
 

@@ -219,6 +219,7 @@ def service_settings(
             DEFAULT_BASE,
             folder / "models",
             threads=1,
+            device="cpu",
             bounds=Bounds(),
             least_percent=(50, 0),
         ),

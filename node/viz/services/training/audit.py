@@ -33,7 +33,7 @@ from viz.errors import CommitmentMismatch, InvalidRequest
 from viz.services.training.audit_environment import compare
 from viz.services.training.request import inputs_of, questions_of, read_input
 from viz.services.training.result import MEASURED
-from viz.training.environment import REPRODUCIBILITY_CLASS
+from viz.training.environment import reproducibility_class
 from viz.training.process import TrainingEvent, TrainingProcess
 from viz.training.run import Bounds, TrainingRun, WorkInput, settings_from
 
@@ -184,8 +184,9 @@ def judge(
         )
     elif same_bytes and other:
         remarks.append(f"these weights gave other measurements in this audit: {', '.join(other)}")
-    if manifest.reproducibility != REPRODUCIBILITY_CLASS:
-        remarks.append(f"its class {manifest.reproducibility[:60]!r} is not one of this version")
+    if manifest.reproducibility != reproducibility_class(settings.device):
+        of = f"its class {manifest.reproducibility[:60]!r}"
+        remarks.append(f"{of} is not this version's for {settings.device}")
     if against_chain or (same_recipe and untrue):
         verdict = Verdict.DIFFERENT  # no environment can change these
     elif untrue:

@@ -38,6 +38,9 @@ from viz.protocol.license_document.reading import verbatim_tokens
 from viz.protocol.wire import canonical_json
 from viz.services.market.work_records import load_record, record_path
 from viz.services.training.request import inputs_of, questions_of, read_input, settings_of
+from viz.services.training.resources import TrainingResources
+from viz.training.devices import defaults_on
+from viz.training.memory import Memory
 from viz.training.run import TrainingSettings, WorkInput
 
 if TYPE_CHECKING:
@@ -50,12 +53,16 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Hold a request's works and settings after all checks passed."""
+    """Hold a request's works and settings after all checks passed.
+
+    ``memory`` is what the run is estimated to need, None where the base is not known.
+    """
 
     inputs: tuple[WorkInput, ...]
     works: tuple[Work, ...]
     settings: TrainingSettings
     questions: tuple[Question, ...] = ()
+    memory: Memory | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +72,23 @@ class TrainingPlan:
     estimate: Estimate
     settings: TrainingSettings
     fees_units: Mapping[ContentId, Units]
+    memory: Memory | None = None
 
 
 class TrainingCheck:
     """Check the requests of one trainer against the chain."""
 
     def __init__(
-        self, reader: ChainReader, trainer: Address, threads: int, base: BaseModel | None = None
+        self,
+        reader: ChainReader,
+        trainer: Address,
+        threads: int,
+        base: BaseModel | None = None,
+        resources: TrainingResources | None = None,
     ) -> None:
         """``base`` is the model that is trained on; without it a reference's size is assumed."""
         self._reader, self._trainer, self._threads = reader, trainer, threads
-        self._base = base
+        self._base, self._resources = base, resources or TrainingResources()
 
     async def plan(self, request: Mapping[str, Any]) -> TrainingPlan:
         """Check the works and return what training them would cost; this needs no grant.
@@ -95,16 +108,22 @@ class TrainingCheck:
         from viz.training.estimate import estimate
         from viz.training.pace import pace_of
 
-        pace = await asyncio.to_thread(pace_of, self._base, checked.settings.threads)
+        pace = await asyncio.to_thread(
+            pace_of, self._base, checked.settings.threads, checked.settings.device
+        )
         estimated = await asyncio.to_thread(
             estimate, checked.works, checked.settings, len(checked.questions), pace
         )
-        return TrainingPlan(estimated, checked.settings, fees)
+        return TrainingPlan(estimated, checked.settings, fees, checked.memory)
 
-    async def check(self, request: Mapping[str, Any], *, licensed: bool) -> Checked:
+    async def check(
+        self, request: Mapping[str, Any], *, licensed: bool, cuda_index: int | None = None
+    ) -> Checked:
         """Return the checked works of a request, and its settings.
 
-        Raises CommitmentMismatch, InvalidRequest, InvalidWork, and with ``licensed`` NoLiveGrant.
+        ``cuda_index`` is the device that the run has got, if it has one. Raises
+        CommitmentMismatch, InvalidRequest (also where memory is too small), InvalidWork, and with
+        ``licensed`` NoLiveGrant.
         """
         inputs = await asyncio.to_thread(inputs_of, request)
         grants = [await self._grant(ContentId(given.content_id), licensed) for given in inputs]
@@ -120,9 +139,18 @@ class TrainingCheck:
             limits.append(await asyncio.to_thread(verbatim_limit, given.path, agreed.license_hash))
             checked.append(replace(given, commitment=hex_of(content.commitment)))
             works.append(work)
-        settings = await asyncio.to_thread(settings_of, request, works, limits, self._threads)
+        device = await asyncio.to_thread(self._resources.device_of, request)
+        defaults = {"threads": self._threads, **defaults_on(device)}
+        settings = await asyncio.to_thread(settings_of, request, works, limits, defaults)
+        settings, memory = await asyncio.to_thread(
+            self._resources.settle,
+            works,
+            settings,
+            request.get("settings") or {},
+            cuda_index=cuda_index,
+        )
         questions = await asyncio.to_thread(questions_of, checked)
-        return Checked(tuple(checked), tuple(works), settings, questions)
+        return Checked(tuple(checked), tuple(works), settings, questions, memory)
 
     async def _grant(self, content_id: ContentId, needed: bool) -> GrantState | None:
         """Return the live grant to a work, or None.

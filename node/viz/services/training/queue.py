@@ -8,8 +8,8 @@ Owns the queue of runs. Invariants:
 - A run that has ended leaves nothing in memory, and on the disk only what
   ``viz.services.training.cleanup`` keeps.
 
-Training shares the CPU with serving. So a run has a lower priority (nice), and only one runs at a
-time.
+Training shares the CPU with serving. So a run has a lower priority (nice), and each device has one
+run at a time: the CPU, and every CUDA device.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from viz.services.training.cleanup import tidy
 from viz.services.training.holdings import works_of
 from viz.services.training.progress import TrainingProgress
 from viz.services.training.request import inputs_of
+from viz.services.training.resources import DeviceTurns, TrainingResources, as_requested
 from viz.services.training.result import manifest_of, require_memorisation_limit, result_of
 from viz.services.training.wish import (
     ENDED,
@@ -92,19 +93,23 @@ class TrainingQueue:
         threads: int,
         bounds: Bounds | None = None,
         base: BaseModel | None = None,
+        device: str = "cpu",
         retry_s: float = 5.0,
     ) -> None:
         """Take ``directory``, with one folder for each run, and ``cache_dir``, with base models.
 
-        ``base`` is what ``base_model`` names, for the estimates. ``retry_s``: the wait before a
-        refused write is tried again.
+        ``base`` is what ``base_model`` names, for the estimates. ``device`` is where runs train
+        that do not say it; "auto": on CUDA if it is here. ``retry_s``: the wait before a refused
+        write is tried again.
         """
         self._retry_s = retry_s
         self._ledger, self._clock = ledger, clock
         self._trainer, self._seal = trainer, seal
         self._directory, self._base_model, self._cache_dir = directory, base_model, cache_dir
-        self._check = TrainingCheck(reader, trainer, threads, base)
         self._bounds = bounds or Bounds()
+        self._resources = TrainingResources(device, self._bounds, base_model, cache_dir)
+        self._check = TrainingCheck(reader, trainer, threads, base, self._resources)
+        self._turns = DeviceTurns()
         self._queue: asyncio.Queue[str] = asyncio.Queue()
         self._waiting: set[str] = set()
         self._runners: dict[str, TrainingProcess] = {}
@@ -129,12 +134,12 @@ class TrainingQueue:
         """
         self._ledger.require_room()
         _check_wish(request)
-        await self._check.check(request, licensed=True)
+        checked = await self._check.check(request, licensed=True)
         now = self._clock.now_s()
         record = TrainingRecord(
             training_id=secrets.token_hex(8),
             state="queued",
-            request=dict(request),
+            request=as_requested(request, checked.settings),
             created_at=now,
             updated_at=now,
         )
@@ -253,7 +258,7 @@ class TrainingQueue:
             await self._progress.beyond(told, seen)
 
     async def run(self) -> None:
-        """Train the queued runs, one at a time, until cancelled.
+        """Train the queued runs, one at a time on each device, until cancelled.
 
         Runs that were interrupted when the node stopped continue from their checkpoints.
         """
@@ -261,30 +266,36 @@ class TrainingQueue:
             if record.state not in ENDED:
                 self._enqueue(record.training_id)
         await self._tidy()
-        while True:
-            training_id = await self._queue.get()
-            try:
-                record = await self.record(training_id)
-            except StoreError as error:
-                _log.warning("training put off", training=training_id, reason=error.detail)
-                await asyncio.sleep(self._retry_s)
-                self._queue.put_nowait(training_id)
-                continue
-            self._waiting.discard(training_id)
-            if record.state not in ENDED:
-                if is_over(await self._train(record)):
-                    self._progress.forget(training_id)
-                await self._tidy()
-            self._unwanted.discard(training_id)
+        async with asyncio.TaskGroup() as turns:
+            while True:
+                turns.create_task(self._turn(await self._queue.get()))
 
-    async def _train(self, record: TrainingRecord) -> TrainingRecord:
+    async def _turn(self, training_id: str) -> None:
+        """Train a run when a device is free for it; its record is read again then."""
+        try:
+            record = await self.record(training_id)
+            device = await asyncio.to_thread(self._resources.waits_for, record.request)
+            async with self._turns.take(device) as cuda_index:
+                record = await self.record(training_id)
+                self._waiting.discard(training_id)
+                if record.state not in ENDED:
+                    if is_over(await self._train(record, cuda_index)):
+                        self._progress.forget(training_id)
+                    await self._tidy()
+                self._unwanted.discard(training_id)
+        except StoreError as error:
+            _log.warning("training put off", training=training_id, reason=error.detail)
+            await asyncio.sleep(self._retry_s)
+            self._queue.put_nowait(training_id)
+
+    async def _train(self, record: TrainingRecord, cuda_index: int | None) -> TrainingRecord:
         """Train to the end and return the record of how the run ended."""
         training_id = record.training_id
         record = replace(record, state="running")
         try:
             await self._put(record)
             # Check again: a grant may have ended, or a file changed, while the run waited.
-            checked = await self._check.check(record.request, licensed=True)
+            checked = await self._check.check(record.request, licensed=True, cuda_index=cuda_index)
             if training_id in self._unwanted:
                 raise TrainingCancelled("cancelled before it started")
             run = TrainingRun(
@@ -296,7 +307,7 @@ class TrainingQueue:
                 bounds=self._bounds,
                 questions=checked.questions,
             )
-            metrics = await self._follow(run, training_id)
+            metrics = await self._follow(run, training_id, cuda_index)
             result = await self._conclude(run, checked.works, metrics, training_id)
             record = replace(record, state="done", result=result)
         except TrainingCancelled as error:
@@ -332,8 +343,10 @@ class TrainingQueue:
                     await asyncio.sleep(self._retry_s)
         return None
 
-    async def _follow(self, run: TrainingRun, training_id: str) -> dict[str, Any]:
-        runner = TrainingProcess(run, self._directory / training_id)
+    async def _follow(
+        self, run: TrainingRun, training_id: str, cuda_index: int | None
+    ) -> dict[str, Any]:
+        runner = TrainingProcess(run, self._directory / training_id, cuda_index=cuda_index)
         self._runners[training_id] = runner
         metrics: dict[str, Any] = {}
         try:

@@ -126,10 +126,11 @@ def settings_of(
     request: Mapping[str, Any],
     works: Sequence[Work],
     limits: Sequence[int | None],
-    threads: int,
+    defaults: Mapping[str, Any],
 ) -> TrainingSettings:
     """Return the default settings for these works, with the changes that the request makes.
 
+    ``defaults`` are the node's own: threads, and what its device asks for (``defaults_on``).
     ``limits`` are the licenses' memorisation limits. The limit in the settings is at most the
     strictest of them. If there is one, at least ``MINIMUM_PROBES`` probes measure it. Raises
     InvalidRequest.
@@ -141,7 +142,9 @@ def settings_of(
     changes = request.get("settings") or {}
     if not isinstance(changes, Mapping):
         raise InvalidRequest('"settings" must be an object')
-    chosen = settings_from({**asdict(default_settings(facts, threads=threads)), **changes})
+    # The device is resolved by then: a request may name "auto".
+    made = {**asdict(default_settings(facts, **defaults)), **changes}
+    chosen = settings_from(made | {"device": defaults["device"]})
     stated = [limit for limit in limits if limit is not None]
     if not stated:
         return chosen

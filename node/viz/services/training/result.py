@@ -18,7 +18,7 @@ from viz.domain.questions import digest_of
 from viz.domain.units import Address, ContentId, hex_of, parse_hash
 from viz.domain.work import Work
 from viz.errors import AdapterNotTaught, MemorisationLimitExceeded
-from viz.training.environment import REPRODUCIBILITY_CLASS
+from viz.training.environment import reproducibility_class
 from viz.training.run import TrainingRun, TrainingSettings
 
 MEASURED: Final = (
@@ -96,7 +96,7 @@ def manifest_of(
         rows_digest=parse_hash(metrics["rowsDigest"]),
         settings=asdict(run.settings),
         environment=metrics["environment"],
-        reproducibility=REPRODUCIBILITY_CLASS,
+        reproducibility=reproducibility_class(run.settings.device),
         measurements={name: metrics[name] for name in MEASURED if name in metrics}
         | ({"questions": hex_of(digest_of(run.questions))} if run.questions else {}),
         started_at=_time(finished_s - int(metrics["seconds"])),

@@ -26,7 +26,7 @@ from viz.services.training.audit import (
     contradictions,
     judge,
 )
-from viz.training.environment import PACKAGES, RECIPE, REPRODUCIBILITY_CLASS
+from viz.training.environment import PACKAGES, RECIPE, reproducibility_class
 
 KEY = b"\x03" * 32
 WEIGHTS, OTHER, BASE, ROWS = (Hash32(bytes([n]) * 32) for n in (1, 2, 3, 4))
@@ -61,7 +61,7 @@ MANIFEST = Manifest(
     rows_digest=ROWS,
     settings={},
     environment=HERE,
-    reproducibility=REPRODUCIBILITY_CLASS,
+    reproducibility=reproducibility_class("cpu"),
     measurements={},
     started_at="2026-01-01T00:00:00Z",
     finished_at="2026-01-01T00:01:00Z",
