@@ -26,6 +26,7 @@ from typing import Final, NamedTuple
 from viz.domain.display import amount
 from viz.domain.ports.chain import Deployment
 from viz.domain.receipt import SignedReceipt, salted_hash
+from viz.domain.trust import UNACCOUNTED
 from viz.domain.units import AdapterId, Units
 from viz.errors import NodeNotTrusted
 
@@ -269,8 +270,8 @@ class OpenRequests:
         ]
         if not asked:
             raise NodeNotTrusted(
-                f"the node hands out a receipt of {units} units for adapter {adapter_id}, and no "
-                "request of this channel accounts for it"
+                f"the node hands out a receipt of {units} units for adapter {adapter_id}, and "
+                f"{UNACCOUNTED}"
             )
 
         def order(each: OpenRequest) -> tuple[Units, float, Units]:

@@ -43,7 +43,7 @@ from viz.domain.eip712 import settlement_domain
 from viz.domain.node_channel import VoucherOffer
 from viz.domain.ports.chain import ChannelState, Deployment
 from viz.domain.receipt import SignedReceipt
-from viz.domain.trust import WAY_BACK
+from viz.domain.trust import way_back
 from viz.domain.units import AdapterId, Units
 from viz.domain.usage import sum_of
 from viz.errors import (
@@ -114,7 +114,8 @@ class VoucherSigner:
     def require_trust(self) -> None:
         """Raise NodeNotTrusted if the node is no longer trusted."""
         if self.fault:
-            raise NodeNotTrusted(f"nothing more is asked of this node: {self.fault}. {WAY_BACK}")
+            way = way_back(self.fault)
+            raise NodeNotTrusted(f"nothing more is asked of this node: {self.fault}. {way}")
 
     # what may be signed
 

@@ -30,7 +30,7 @@ from viz.cli.http import LOCAL_NODE, RPC_VARIABLE, NodeUrl
 from viz.cli.networking import remember_node
 from viz.client.node_address import checked
 from viz.domain.display import amount, moment
-from viz.domain.trust import WAY_BACK
+from viz.domain.trust import way_back
 from viz.domain.units import Address, hex_of, parse_address, parse_units
 from viz.errors import ChannelUnknown, InvalidRequest, NodeNotTrusted
 
@@ -376,7 +376,8 @@ def _print_channel(found: dict[str, Any], here: Deployment, *, as_json: bool) ->
     ]
     table(f"Channel to {found['node']}", ("what", "#value"), rows)
     if found["distrusted"]:
-        say(f"this node is not used any more: {found['distrusted']}. {WAY_BACK}")
+        fault = found["distrusted"]
+        say(f"this node is not used any more: {fault}. {way_back(fault)}")
 
 
 def _state(found: dict[str, Any]) -> str:

@@ -7,9 +7,9 @@ paying. It never follows a redirect, because a credential is for one node only.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import aiohttp
 
@@ -33,6 +33,7 @@ from viz.protocol.problems import error_of, page_of_another
 from viz.protocol.sse import EVENT_STREAM
 from viz.protocol.wire import Json
 
+T = TypeVar("T")
 CALL_TIMEOUT_S: Final = 30.0
 VOUCHER_AGAIN_S: Final = 0.3
 CHAIN_CALL_TIMEOUT_S: Final = 120.0  # the node waits for its transaction
@@ -71,13 +72,10 @@ class NodeClient:
 
     async def deposit(self, credential: Credential) -> ChannelView:
         """Send an open or topUp for the node to relay."""
-        answer = await self._call(
-            "POST",
-            payment.CHANNELS_PATH,
-            authorization=credential_to_header(credential),
-            timeout_s=CHAIN_CALL_TIMEOUT_S,
+        again = (
+            "The deposit may have arrived: send it again with `viz channel open`; it counts once"
         )
-        return read_as(ChannelView.from_json, answer)
+        return await self._relayed(ChannelView.from_json, payment.CHANNELS_PATH, credential, again)
 
     async def channel(self, signer: Address, token: AccessToken) -> ChannelView:
         """Return what the node says about the signer's channel."""
@@ -112,13 +110,23 @@ class NodeClient:
 
     async def close(self, credential: Credential) -> CloseAnswer:
         """Request a cooperative close; return the node's Close and how it was sent."""
-        answer = await self._call(
-            "POST",
-            payment.CLOSE_PATH,
-            authorization=credential_to_header(credential),
-            timeout_s=CHAIN_CALL_TIMEOUT_S,
-        )
-        return read_as(CloseAnswer.from_json, answer)
+        again = "The channel may be closed all the same: look with `viz channel show`"
+        return await self._relayed(CloseAnswer.from_json, payment.CLOSE_PATH, credential, again)
+
+    async def _relayed(
+        self, read: Callable[[Any], T], path: str, credential: Credential, again: str
+    ) -> T:
+        """Send what the node relays to its chain; ``again`` ends the error of a lost answer."""
+        sent = credential_to_header(credential)
+        try:
+            answer = await self._call(
+                "POST", path, authorization=sent, timeout_s=CHAIN_CALL_TIMEOUT_S
+            )
+            return read_as(read, answer)
+        except (NodeUnreachable, NodeRefused) as error:
+            if error.answered:
+                raise
+            raise type(error)(f"{error.detail}. {again}") from error
 
     @asynccontextmanager
     async def generate(

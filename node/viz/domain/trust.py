@@ -14,10 +14,8 @@ from viz.domain.units import Address
 from viz.errors import NodeNotTrusted
 
 # What a buyer can do after its node sent false data.
-WAY_BACK: Final = (
-    "`viz channel close` or `viz channel leave` brings the rest of the deposit back, and "
-    "`viz channel forgive` lets the node be asked again (with --allow if it billed too much)"
-)
+# Ends the text of a fault that no amount makes good: a bill for a request that nobody made.
+UNACCOUNTED: Final = "no request of this channel accounts for it"
 
 
 def require_as_trusted(
@@ -49,3 +47,14 @@ def require_as_trusted(
                 f"the node gives {theirs} as its {field}, and the deployment you trust gives "
                 f"{ours}: nothing was signed. Name another node, or the deployment file of this one"
             )
+
+
+def way_back(fault: str) -> str:
+    """Return what to do about a node that is no longer trusted, one sentence without its end."""
+    rest = "`viz channel close` or `viz channel leave` brings the rest of the deposit back"
+    if UNACCOUNTED in fault:
+        return f"{rest}. `viz channel forgive` does not help: such a bill is never paid"
+    return (
+        f"{rest}, and `viz channel forgive` lets the node be asked again (with --allow if it "
+        "billed too much)"
+    )

@@ -18,8 +18,9 @@ from viz.buyer import channel_sync
 from viz.buyer.client import BuyerClient
 from viz.buyer.node_standing import BROKEN_ALLOWED
 from viz.client import node_client
-from viz.errors import NodeUnreachable
-from viz.protocol.payment import CHAT_PATH, VOUCHERS_PATH
+from viz.domain.eip712 import public_address
+from viz.errors import InvalidRequest, NodeRefused, NodeUnreachable
+from viz.protocol.payment import CHANNELS_PATH, CHAT_PATH, CLOSE_PATH, VOUCHERS_PATH
 
 Page = tuple[int, str, bytes, dict[str, str]]
 Written = Callable[[bytes], bytes]
@@ -177,3 +178,22 @@ async def test_a_stream_that_is_cut_off_on_the_way_is_no_wrong_answer(
         await ask(buyer, max_tokens=8)
     assert await in_step(buyer)
     assert buyer.channel.seq == 2
+
+
+@pytest.mark.parametrize("name", ["bad gateway", "maintenance", "status"])
+async def test_a_page_instead_of_a_deposits_or_a_closes_answer_says_what_to_run(
+    node: Node, front: Front, buyer: BuyerClient, name: str
+) -> None:
+    """The node relayed both: the deposit is sent again, and counts once; the close holds."""
+    front.path, front.pages = CHANNELS_PATH, [PAGES[name]]
+    with pytest.raises((NodeUnreachable, NodeRefused), match=r"may have arrived.*channel open"):
+        await buyer.open_channel(PAYER_KEY, DEPOSIT)
+    left = node.chain.balances[public_address(PAYER_KEY)]
+    assert (await buyer.open_channel(PAYER_KEY, DEPOSIT)).deposit_units == 2 * DEPOSIT
+    assert node.chain.balances[public_address(PAYER_KEY)] == left
+    assert await ask(buyer, max_tokens=8)  # what pays for the node's gas
+    front.path, front.pages = CLOSE_PATH, [PAGES[name]]
+    with pytest.raises((NodeUnreachable, NodeRefused), match=r"may be closed.*channel show"):
+        await buyer.close_channel(PAYER_KEY)
+    with pytest.raises(InvalidRequest, match="nothing is left"):
+        await buyer.close_channel(PAYER_KEY)

@@ -162,9 +162,12 @@ def test_a_receipt_that_nothing_accounts_for_is_refused(
     before = voucher_signer.channel
     with pytest.raises(NodeNotTrusted, match="one step" if adapter_id == ASKED else "no request"):
         voucher_signer.take_late(receipt(voucher_signer, adapter_id, 41))
-    with pytest.raises(NodeNotTrusted, match="no request"):
+    with pytest.raises(NodeNotTrusted, match="no request") as refused:
         voucher_signer.take_late(receipt(voucher_signer, adapter_id, 1, b"what nobody asked"))
     assert voucher_signer.channel == before
+    voucher_signer.distrust(refused.value.detail)
+    with pytest.raises(NodeNotTrusted, match="`viz channel forgive` does not help"):
+        voucher_signer.require_trust()
 
 
 async def test_what_was_delivered_on_credit_is_owed_with_the_next_voucher(
