@@ -29,6 +29,7 @@ from viz.domain.ports.chain import NodeEntry
 from viz.domain.pricing import Price
 from viz.domain.units import Address
 from viz.errors import BudgetSpent, ChannelUnknown, InvalidRequest, PriceAboveCap, UnknownModel
+from viz.protocol.sse import ServerEvent, SseReader
 
 KEYS = {"b": b"\x1b" * 32, "c": b"\x1c" * 32}
 PRICES = {"b": Price(2_000_000, 6_000_000), "c": Price(4_000_000, 12_000_000)}
@@ -230,6 +231,29 @@ async def test_a_node_that_falls_silent_is_left(
     first, second = answer.parts
     assert second.node == network.address("c") and "sent nothing" in first.fault
     assert first.completion_tokens + second.completion_tokens == 120
+
+
+async def test_an_answer_goes_on_where_a_server_before_its_node_wrote_into_it(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page in the stream was taken for an error of the request: no other node was asked."""
+    written: list[int] = []
+
+    class Front(SseReader):
+        def feed(self, chunk: bytes) -> list[ServerEvent]:
+            found = super().feed(chunk)
+            written.append(len(found))
+            if sum(written) < 20 or 0 in written:
+                return found
+            written.append(0)
+            return [*found, ServerEvent("", "<html>504 Gateway Time-out</html>")]
+
+    monkeypatch.setattr("viz.buyer.answer.SseReader", Front)
+    async with network.buyer() as buyer:
+        answer = await read(buyer, chat(max_tokens=120))
+    first, second = answer.parts
+    assert second.node == network.address("c") and "broke off" in first.fault
+    assert len(answer.text) == answer.usage["completion_tokens"] == 120
 
 
 async def test_what_the_request_itself_gets_wrong_is_asked_of_one_node(network: Network) -> None:
