@@ -14,7 +14,7 @@ import secrets
 import statistics
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from benchmarks.engine_parts.material import RANK, Material
@@ -24,6 +24,9 @@ from viz.domain.units import AdapterId
 from viz.engine.upstream.engine import UpstreamEngine
 from viz.engine.upstream.settings import UpstreamSettings
 
+if TYPE_CHECKING:
+    from tests.servers.vllm_process import VllmKind
+
 STREAMS = 32
 ADAPTERS = 8
 STEP_TOKENS = 32
@@ -31,10 +34,17 @@ CONTEXT_TOKENS = 1_024
 Measured = tuple[float, float]
 
 
-async def upstream_part(material: Material, rounds: int, tokens: int) -> None:
-    """Print tokens/s of all streams and the time to a first token, by turns."""
-    from tests.servers.vllm_process import VllmProcess
+async def upstream_part(
+    material: Material, rounds: int, tokens: int, kind: VllmKind | None = None
+) -> float:
+    """Print tokens/s of all streams and the time to a first token, by turns.
 
+    ``kind`` is the server's; vLLM on CPUs in float32 by default. Returns the engine's tokens/s as
+    a part of the server's.
+    """
+    from tests.servers.vllm_process import VllmKind, VllmProcess
+
+    kind = kind or VllmKind()
     server = VllmProcess(
         material.model,
         material.folder / "upstream.log",
@@ -44,6 +54,7 @@ async def upstream_part(material: Material, rounds: int, tokens: int) -> None:
         max_loras=ADAPTERS + 1,
         max_adapters=ADAPTERS + 1,
         max_rank=RANK,
+        kind=kind,
     )
     await asyncio.to_thread(server.start)
     try:
@@ -51,7 +62,7 @@ async def upstream_part(material: Material, rounds: int, tokens: int) -> None:
         settings = UpstreamSettings(
             urls=(server.url,),
             folder=material.folder / "shared",
-            arithmetic="float32",
+            arithmetic=kind.dtype,
             max_streams=STREAMS,
             context_tokens=CONTEXT_TOKENS,
             max_adapters=ADAPTERS + 1,
@@ -63,7 +74,7 @@ async def upstream_part(material: Material, rounds: int, tokens: int) -> None:
         try:
             for number in range(1, ADAPTERS + 1):
                 await engine.add_adapter(AdapterId(number), material.adapter(number))
-            await _compare(engine, server.url, material, rounds, tokens)
+            return await _compare(engine, server.url, material, rounds, tokens)
         finally:
             await engine.close()
     finally:
@@ -72,7 +83,7 @@ async def upstream_part(material: Material, rounds: int, tokens: int) -> None:
 
 async def _compare(
     engine: UpstreamEngine, url: str, material: Material, rounds: int, tokens: int
-) -> None:
+) -> float:
     names = [each.name for _, each in sorted(engine._adapters.items())]
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
 
@@ -109,6 +120,7 @@ async def _compare(
         f"{alone['vLLM directly']:.1f} ms, {more:+.1f} ms   goal +5: "
         f"{'met' if more <= 5 else 'missed'}"
     )
+    return ratio
 
 
 async def _together(ask: Callable[[int, int], Awaitable[float]], tokens: int) -> Measured:

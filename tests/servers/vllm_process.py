@@ -8,17 +8,27 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
 
 from benchmarks.engine_parts.environments import make
 
 from viz.child_process import tied
+from viz.engine.upstream.settings import Arithmetic
 
 # Starting takes a minute on a quiet machine, most of it imports.
 START_S = 420.0
 CONTEXT_TOKENS = 512
 MAX_ADAPTERS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class VllmKind:
+    """Which vLLM, and what it computes in; without ``python`` the one for CPUs, made if needed."""
+
+    python: Path | None = None
+    dtype: Arithmetic = "float32"
 
 
 class VllmProcess:
@@ -35,8 +45,9 @@ class VllmProcess:
         max_loras: int = 2,
         max_adapters: int = MAX_ADAPTERS,
         max_rank: int = 64,
+        kind: VllmKind = VllmKind(),
     ) -> None:
-        self._directory, self._log = directory, log
+        self._directory, self._log, self._kind = directory, log, kind
         self._processors = ",".join(map(str, processors))
         self._flags = {
             "--max-model-len": context_tokens,
@@ -55,11 +66,11 @@ class VllmProcess:
     def start(self) -> None:
         """Start the process; it answers after ``wait``."""
         command = [
-            str(make("vllm")),
+            str(self._kind.python or make("vllm")),
             *("-m", "vllm.entrypoints.openai.api_server"),
             *("--model", str(self._directory), "--served-model-name", "base"),
             *("--host", "127.0.0.1", "--port", str(self._port)),
-            *("--dtype", "float32", "--enforce-eager", "--enable-lora"),
+            *("--dtype", self._kind.dtype, "--enforce-eager", "--enable-lora"),
             *(str(word) for pair in self._flags.items() for word in pair),
         ]
         # The library under test brings its own defaults: none of ours are handed on.
