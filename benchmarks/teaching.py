@@ -5,8 +5,9 @@ folder with a work and its ``questions.json``, or several joined by ``+`` for on
 trained with default settings in a process of its own; printed are right answers (greedy, chat
 template, committed rule) of the adapter and the bare base, the run's own measure, general questions
 kept, minutes, and peak memory. ``--peer`` trains the same rows, steps, rate and rank by PEFT and
-transformers' Trainer too. ``--curve`` asks the questions at every evaluation and prints them. Needs
-the model stack and the base (``--base``: another one's directory).
+transformers' Trainer too. ``--curve`` asks the questions at every evaluation, and prints how many
+answers are right and the wrong ones. Needs the model stack and the base (``--base``: another one's
+directory).
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ def _train(chosen: argparse.Namespace) -> Result:
     model = build_model(base, settings)
     with bare_base(model):
         base_right = _right(model, base, questions)
-        known = [q for q, right in _judged(model, base, QUESTIONS, tokens=24) if right]
+        known = [q for q, _, right in _judged(model, base, QUESTIONS, tokens=24) if right]
     if chosen.one == "Trainer":
         model = _by_trainer(base, settings, rows)
         unseen = Recall(dataset, base.tokenizer, base.shape.end_ids).ask(model)
@@ -157,7 +158,7 @@ def _train(chosen: argparse.Namespace) -> Result:
         unseen = _here(
             model, base, settings, dataset, rows, curve=questions if chosen.curve else []
         )
-    general = [q for q, right in _judged(model, base, QUESTIONS, tokens=24) if right]
+    general = [q for q, _, right in _judged(model, base, QUESTIONS, tokens=24) if right]
     kept = sum(q in known for q in general)
     return Result(
         work="+".join(folder.name for folder in folders),
@@ -178,16 +179,17 @@ def _train(chosen: argparse.Namespace) -> Result:
 def _right(
     model: Any, base: LoadedBase, questions: Sequence[Question], tokens: int = _ANSWER_TOKENS
 ) -> int:
-    return sum(right for _, right in _judged(model, base, questions, tokens))
+    return sum(right for _, _, right in _judged(model, base, questions, tokens))
 
 
 def _judged(
     model: Any, base: LoadedBase, questions: Sequence[Question], tokens: int
-) -> list[tuple[Question, bool]]:
+) -> list[tuple[Question, str, bool]]:
+    """Return each question with its answer, and whether that is right."""
     if not questions:
         return []
     given = answers(model, base.tokenizer, questions, base.shape.end_ids, max_tokens=tokens)
-    return [(one, is_right(one, said)) for one, said in zip(questions, given, strict=True)]
+    return [(one, said, is_right(one, said)) for one, said in zip(questions, given, strict=True)]
 
 
 def _here(
@@ -213,10 +215,12 @@ def _here(
 
     def after_evaluation(progress: LoopState) -> None:
         step, right, asked = progress.recalled[-1]
-        line = f"step {step}: {right} of {asked} in unseen wordings"
-        if curve:
-            line += f", {_right(model, base, curve)} of {len(curve)} questions"
-        print(line, file=sys.stderr, flush=True)
+        judged = _judged(model, base, curve, _ANSWER_TOKENS)
+        lines = [f"step {step}: {right} of {asked} in unseen wordings"]
+        if judged:
+            lines[0] += f", {sum(right for _, _, right in judged)} of {len(judged)} questions"
+        lines += [f"  {one.question} -> {said}" for one, said, right in judged if not right]
+        print(*lines, sep="\n", file=sys.stderr, flush=True)
 
     dtype = compute_dtype(settings)
     loop = TrainingLoop(model, learned, settings, dtype, identity="benchmark", evaluate=evaluate)
