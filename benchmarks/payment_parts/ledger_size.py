@@ -37,7 +37,7 @@ async def _start(folder: Path, receipts: int) -> None:
     chain = _chain(OWNERS)
     async with running_node(folder, chain=chain) as node:
         for index in range(OWNERS):
-            await node.parts.sessions.voucher(_offer(index))
+            await node.parts.vouchers.accept(_offer(index))
     book = sqlite3.connect(folder / "ledger.db")
     each = receipts // OWNERS
     with book:
@@ -50,7 +50,7 @@ async def _start(folder: Path, receipts: int) -> None:
     async with running_node(folder, chain=chain) as node:
         took, busy = time.perf_counter() - started, time.process_time() - used
         first = time.perf_counter()
-        await node.parts.sessions.view(signers[0], private=True)
+        await node.parts.vouchers.view(signers[0], private=True)
         first = time.perf_counter() - first
         print(f"start with {each * OWNERS} receipts ({size >> 20} MB): {took:.2f} s "
               f"({busy:.2f} s CPU), then a channel's first use {first:.3f} s")  # fmt: skip
@@ -66,7 +66,7 @@ def _rows(signers: list[Address], each: int) -> Iterator[tuple[Any, ...]]:
 async def _claim(folder: Path, channels: int) -> None:
     async with running_node(folder, chain=_chain(channels)) as node:
         for index in range(channels):
-            await node.parts.sessions.voucher(_offer(index))
+            await node.parts.vouchers.accept(_offer(index))
         started, used = time.perf_counter(), time.process_time()
         await node.parts.settlement.step(force=True)
         took, busy = time.perf_counter() - started, time.process_time() - used

@@ -72,7 +72,7 @@ async def checks(node: Node, buyer: Buyer, units: int, times: dict[str, list[flo
     """Measure the parts of a voucher's way: reading it, judging it, writing it."""
     header = credential_to_header(buyer.offer(BASE_MODEL, units, 0))
     offer = credential_from_header(header)
-    channel: NodeChannel = (await node.parts.sessions._channels.get(buyer.signer)).channel
+    channel: NodeChannel = (await node.parts.vouchers._channels.get(buyer.signer)).channel
 
     def judge() -> None:
         accept_voucher(

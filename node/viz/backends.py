@@ -51,6 +51,7 @@ from viz.outbound import Outbound
 from viz.secret import kept, secret
 from viz.services.market.custodian import CustodyPolicy
 from viz.services.market.licensing import REGISTRATIONS
+from viz.services.payments.deposit_relay import DepositPolicy
 from viz.services.payments.new_ledger import open_ledger
 from viz.services.payments.relay_budget import RESERVE_BPS, RelayPolicy
 from viz.services.payments.sessions import SessionPolicy
@@ -158,8 +159,8 @@ def service_settings(config: Config, *, development: bool) -> ServiceSettings:
     coin_units = 0 if development else config.settlement.coin_price_units
     prices, relay = config.prices, config.relay
     return ServiceSettings(
-        sessions=SessionPolicy(
-            config.api.origin,
+        sessions=SessionPolicy(config.api.origin),
+        deposits=DepositPolicy(
             prices.minimum_deposit_units,
             relays=RelayPolicy(
                 relay.per_hour,

@@ -31,8 +31,11 @@ from viz.services.market.licensing import Licensing
 from viz.services.market.listings import Listings
 from viz.services.market.notices import Notices
 from viz.services.market.publishing import Publishing
+from viz.services.payments.channel_close import ChannelClose
+from viz.services.payments.deposit_relay import DepositRelay
 from viz.services.payments.receipt_periods import ReceiptPeriods
 from viz.services.payments.sessions import Sessions
+from viz.services.payments.vouchers import Vouchers
 from viz.services.serving.admission import Admission
 from viz.services.serving.catalogue import Catalogue
 from viz.services.serving.offering import Offering
@@ -77,6 +80,9 @@ class NodeContext:
     """Hold the services and backends that the handlers use."""
 
     sessions: Sessions
+    vouchers: Vouchers
+    deposit_relay: DepositRelay
+    channel_close: ChannelClose
     serving: Admission
     catalogue: Catalogue
     ledger: Ledger
@@ -187,7 +193,7 @@ def ask_chain(
     A ``signer`` who has sent a voucher is not counted. A signature alone is not enough, because
     anybody can make keys.
     """
-    if signer is None or not parts_of(request).sessions.has_paid(signer):
+    if signer is None or not parts_of(request).vouchers.has_paid(signer):
         request.app[budget].admit(client_of(request))
 
 

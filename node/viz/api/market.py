@@ -77,11 +77,10 @@ async def node(request: web.Request) -> web.Response:
 
 async def _of_chain(parts: NodeContext) -> tuple[tuple[str, str], int, Units]:
     """Return the token's domain, the chain's time, and the least deposit at today's gas."""
-    sessions = parts.sessions
     return (
-        await sessions.token_domain(),
+        await parts.deposit_relay.token_domain(),
         await parts.chain.chain_time(),
-        await sessions.minimum_deposit_units(),
+        await parts.deposit_relay.minimum_units(),
     )
 
 

@@ -116,7 +116,7 @@ async def _paid_body(request: web.Request) -> tuple[AccessRecord, bytes, Json]:
         raise _challenged(parts, PaymentRequired(how_to_pay(origin), help=f"{origin}/"))
     access = await access_of(request)
     name_channel(request, access.signer)
-    if is_large(request) and not await parts.sessions.has_money(access.signer):
+    if is_large(request) and not await parts.vouchers.has_money(access.signer):
         error = PaymentRequired(
             f"more than {STRANGER_BODY_BYTES} bytes are read of who has a deposit here: open a "
             "channel first"

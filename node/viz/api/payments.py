@@ -53,9 +53,9 @@ async def session(request: web.Request) -> web.Response:
     """Exchange a signed Session for an access token."""
     _, body = await body_of(request)
     proof = SessionProof.from_json(body)
-    sessions = parts_of(request).sessions
-    ask_chain(request, sessions.payer_behind(proof), budget=LOGINS)
-    token = await sessions.open_session(proof)
+    parts = parts_of(request)
+    ask_chain(request, parts.vouchers.payer_behind(proof), budget=LOGINS)
+    token = await parts.sessions.open_session(proof)
     return web.json_response(token.to_json(), headers={"Cache-Control": "no-store"})
 
 
@@ -69,7 +69,7 @@ async def deposit(request: web.Request) -> web.Response:
     name_channel(request, credential.signer)
     ask_chain(request, budget=PAYMENTS)
     try:
-        view = await parts_of(request).sessions.deposit(credential)
+        view = await parts_of(request).deposit_relay.relay(credential)
     finally:
         request.app[LOOKS].forget(_look(credential.signer))
     return web.json_response(view.to_json())
@@ -82,12 +82,12 @@ async def channel(request: web.Request) -> web.Response:
     private = False
     if "Authorization" in request.headers:
         private = (await access_of(request)).signer == signer
-    sessions = parts_of(request).sessions
+    vouchers = parts_of(request).vouchers
     if private:
-        return web.json_response((await sessions.view(signer, private=True)).to_json())
+        return web.json_response((await vouchers.view(signer, private=True)).to_json())
     view = await request.app[LOOKS].get(
         _look(signer),
-        lambda: sessions.view(signer, private=False),
+        lambda: vouchers.view(signer, private=False),
         kept_s=LOOK_KEPT_S,
         admit=lambda: ask_chain(request, signer),
     )
@@ -115,9 +115,9 @@ async def voucher(request: web.Request) -> web.Response:
     if not isinstance(credential, VoucherOffer):
         raise InvalidRequest("this resource takes the action voucher")
     name_channel(request, credential.signer)
-    sessions = parts_of(request).sessions
-    ask_chain(request, sessions.payer_behind(credential), budget=PAYMENTS)
-    return web.json_response((await sessions.voucher(credential)).to_json())
+    vouchers = parts_of(request).vouchers
+    ask_chain(request, vouchers.payer_behind(credential), budget=PAYMENTS)
+    return web.json_response((await vouchers.accept(credential)).to_json())
 
 
 async def take_voucher_of(request: web.Request, access: AccessRecord) -> None:
@@ -129,9 +129,9 @@ async def take_voucher_of(request: web.Request, access: AccessRecord) -> None:
     if text is None:
         return
     offer = voucher_from_text(text)
-    sessions = parts_of(request).sessions
-    ask_chain(request, sessions.payer_behind(offer), budget=PAYMENTS)
-    await sessions.voucher_on_request(offer, access.signer)
+    vouchers = parts_of(request).vouchers
+    ask_chain(request, vouchers.payer_behind(offer), budget=PAYMENTS)
+    await vouchers.accept_on_request(offer, access.signer)
 
 
 async def close(request: web.Request) -> web.Response:
@@ -142,7 +142,7 @@ async def close(request: web.Request) -> web.Response:
     name_channel(request, credential.request.signer)
     ask_chain(request, budget=PAYMENTS)
     try:
-        done = await parts_of(request).sessions.close(credential)
+        done = await parts_of(request).channel_close.close(credential)
     finally:
         request.app[LOOKS].forget(_look(credential.request.signer))
     return web.json_response(done.to_json())

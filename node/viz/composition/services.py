@@ -8,11 +8,12 @@ the class for each Protocol.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from viz.api.context import NodeContext, NodeTerms
 from viz.composition.market import MarketServices, build_market
+from viz.composition.payments import PaymentServices, build_payments
 from viz.composition.settings import Backends, ServiceSettings, TrainingQueueSettings
 from viz.domain.eip712 import Domain, settlement_domain
 from viz.services.market.announcing import Announcing
@@ -34,7 +35,6 @@ from viz.services.payments.metering import MeterTools
 from viz.services.payments.quotes import Quotes
 from viz.services.payments.receipt_periods import ReceiptPeriods
 from viz.services.payments.receipts import bill_interrupted
-from viz.services.payments.sessions import Sessions
 from viz.services.serving.admission import Admission
 from viz.services.serving.catalogue import Catalogue
 from viz.services.serving.offering import Offering
@@ -57,7 +57,7 @@ class Services:
     channels: ChannelStore
     catalogue: Catalogue
     claims: ClaimService
-    sessions: Sessions
+    payments: PaymentServices
     meter_tools: MeterTools
     serving: Admission
     licensing: Licensing
@@ -118,18 +118,14 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
     clock_check = ClockCheck(
         chain.next_block_time_s, chain.chain_time, clock, development=settings.development
     )
-    policy = replace(settings.sessions, fee_wei=chain.fee_wei, require_clock=clock_check.require)
-    sessions = Sessions(
+    payments = build_payments(
+        backends,
+        settings,
         channels,
-        ledger,
-        chain,
-        writer,
         claimer=claims,
         adapters=catalogue,
-        clock=clock,
-        key=backends.key,
-        policy=policy,
         chain_time=chain_time,
+        require_clock=clock_check.require,
     )
     meter_tools = _meter_tools(backends, settings, channels)
     trainings = _training_queue(backends, settings.training)
@@ -140,7 +136,7 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
         channels=channels,
         catalogue=catalogue,
         claims=claims,
-        sessions=sessions,
+        payments=payments,
         meter_tools=meter_tools,
         serving=_admission(backends, settings, channels, catalogue, meter_tools),
         licensing=_licensing(backends, settings),
@@ -315,7 +311,7 @@ async def restore(backends: Backends, services: Services) -> None:
     await bill_interrupted(services.meter_tools, backends.ledger)
     await services.notices.restore()
     await services.catalogue.restore(services.publishing.weights)
-    services.sessions.remember(await backends.ledger.channels())
+    services.payments.vouchers.remember(await backends.ledger.channels())
 
 
 def loops(services: Services) -> dict[str, LoopFunction]:
@@ -339,7 +335,10 @@ def loops(services: Services) -> dict[str, LoopFunction]:
 def node_context(backends: Backends, services: Services, terms: NodeTerms) -> NodeContext:
     """Return what the HTTP handlers use of the node."""
     return NodeContext(
-        sessions=services.sessions,
+        sessions=services.payments.sessions,
+        vouchers=services.payments.vouchers,
+        deposit_relay=services.payments.deposit_relay,
+        channel_close=services.payments.channel_close,
         serving=services.serving,
         catalogue=services.catalogue,
         ledger=backends.ledger,

@@ -21,6 +21,7 @@ from viz.domain.ports.transactions import ChainWriter
 from viz.domain.pricing import Price
 from viz.domain.units import Units
 from viz.services.market.custodian import CustodyPolicy
+from viz.services.payments.deposit_relay import DepositPolicy
 from viz.services.payments.relay_budget import RelayPolicy
 from viz.services.payments.sessions import SessionPolicy
 from viz.services.serving.paid_stream import ServingPolicy
@@ -95,6 +96,7 @@ class ServiceSettings:
     """
 
     sessions: SessionPolicy
+    deposits: DepositPolicy
     serving: ServingPolicy
     claims: ClaimPolicy
     registrations: RelayPolicy | None

@@ -58,6 +58,7 @@ from viz.protocol.messages import (
 from viz.protocol.payment import Challenge, NeedVoucher
 from viz.services.market.custodian import CustodyPolicy
 from viz.services.market.licensing import REGISTRATIONS
+from viz.services.payments.deposit_relay import DepositPolicy
 from viz.services.payments.relay_budget import RelayPolicy
 from viz.services.payments.sessions import SessionPolicy
 from viz.services.serving.paid_stream import ServingPolicy
@@ -192,7 +193,8 @@ def service_settings(
 ) -> ServiceSettings:
     """Return the settings of a node below ``folder`` that waits for nothing long."""
     return ServiceSettings(
-        sessions=SessionPolicy(origin, 1_000, confirm_wait_s=5, relays=relays),
+        sessions=SessionPolicy(origin),
+        deposits=DepositPolicy(1_000, confirm_wait_s=5, relays=relays),
         serving=serving,
         claims=ClaimPolicy(1_000_000, 3_600),
         registrations=REGISTRATIONS,

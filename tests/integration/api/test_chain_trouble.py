@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,8 +111,7 @@ async def test_a_wrong_clock_takes_no_deposit_and_is_told(node: Node) -> None:
 
     check = ClockCheck(next_s, next_s, node.clock, development=False)
     object.__setattr__(node.parts, "clock_check", check)
-    policy = replace(node.parts.sessions._policy, require_clock=check.require)
-    node.parts.sessions._policy = policy
+    node.parts.deposit_relay._require_clock = check.require
     await check.step()
     buyer = Buyer(node)
     status, problem = await buyer.pay(payment.CHANNELS_PATH, buyer.deposit())

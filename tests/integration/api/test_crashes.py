@@ -100,7 +100,7 @@ async def test_a_kill_at_any_commit_point_loses_and_doubles_nothing(tmp_path: Pa
             assert await found.store.frozen() == [], remains.moment
             for _ in range(2):
                 assert (await found.parts.reconciliation.step()).mismatches == (), remains.moment
-            channel = (await found.parts.sessions._channels.get(signer, fresh=True)).channel
+            channel = (await found.parts.vouchers._channels.get(signer, fresh=True)).channel
             assert channel.end_units == channel.settled_units == settled
             assert channel.reserved == {} and channel.credit_used_units() == 0
             receipts = await found.store.receipts(signer)

@@ -42,7 +42,7 @@ async def test_a_whole_answer_that_broke_off_costs_nothing(tmp_path: Path) -> No
         await idle(node)
         assert sum((await spent_of(node, buyer)).values()) == 0
         assert not await node.store.receipts(buyer.signer)
-        active_channel = await node.parts.sessions._channels.get(buyer.signer)
+        active_channel = await node.parts.vouchers._channels.get(buyer.signer)
         assert active_channel.channel.reserved == {} and not active_channel.deliveries
 
 
@@ -100,7 +100,7 @@ async def test_a_bill_that_met_other_writers_is_made_all_the_same(
         assert receipt.amount_units == PRICE.amount_units(
             receipt.prompt_tokens, receipt.completion_tokens
         )
-        active_channel = await node.parts.sessions._channels.get(buyer.signer)
+        active_channel = await node.parts.vouchers._channels.get(buyer.signer)
         assert active_channel.channel.reserved == {} and not active_channel.deliveries
 
 

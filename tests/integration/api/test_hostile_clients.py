@@ -114,7 +114,7 @@ async def test_who_stops_reading_is_cut_off_and_billed(tmp_path: Path) -> None:
             assert b"200" in await reader.readline()
             async with asyncio.timeout(PATIENCE_S):
                 await node.parts.serving.drain()
-            assert (await node.parts.sessions._channels.get(buyer.signer)).channel.reserved == {}
+            assert (await node.parts.vouchers._channels.get(buyer.signer)).channel.reserved == {}
             receipt = await last_receipt(node, buyer)
             assert 0 < receipt.completion_tokens < full.receipt.completion_tokens
             assert receipt.total_units == full.receipt.amount_units + receipt.amount_units

@@ -153,7 +153,7 @@ async def test_a_full_engine_says_when_to_come_back(node: Node, buyer: Buyer) ->
     assert full.response.headers["Retry-After"] == "1"
     await node.parts.serving.drain()
     assert sum((await spent_of(node, buyer)).values()) == 0
-    active_channel = await node.parts.sessions._channels.get(buyer.signer)
+    active_channel = await node.parts.vouchers._channels.get(buyer.signer)
     assert active_channel.channel.reserved == {} and not active_channel.deliveries
     asked = engine.asked
     async with client_of(node, buyer.token, retries=1) as client:

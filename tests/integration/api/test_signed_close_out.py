@@ -12,7 +12,7 @@ from tests.integration.api.harness import ADAPTER, DEPOSIT, NODE_KEY, Buyer, Nod
 
 from viz.errors import ChainUnreachable
 from viz.protocol import payment
-from viz.services.payments.sessions import CLOSE_VALID_S
+from viz.services.payments.channel_close import CLOSE_VALID_S
 
 FORGED = 40
 
@@ -40,7 +40,7 @@ async def test_forged_vouchers_and_requests_ask_the_chain_nothing(
         buyer = await closed(node)
         if passed:
             node.clock.now += CLOSE_VALID_S + 1
-        await node.parts.sessions.view(buyer.signer, private=False)
+        await node.parts.vouchers.view(buyer.signer, private=False)
         reads = node.chain.reads
         assert 200 not in await forge(buyer)
         answers = [(await buyer.ask(pays=False)).status for _ in range(5)]
@@ -103,5 +103,5 @@ async def test_a_time_that_cannot_be_read_keeps_the_deadline(tmp_path: Path) -> 
         )
         node.clock.now += 10
         await asyncio.sleep(0)
-        view = await node.parts.sessions.view(buyer.signer, private=False)
+        view = await node.parts.vouchers.view(buyer.signer, private=False)
         assert view.deposit_units == DEPOSIT + 7

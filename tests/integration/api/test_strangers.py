@@ -211,9 +211,9 @@ async def test_a_buyer_is_known_after_a_restart(tmp_path: Path) -> None:
     async with running_node(tmp_path) as node:
         buyer = await Buyer(node).ready()
         await buyer.ask()
-        assert not node.parts.sessions.has_paid(Buyer(node, key=b"\x66" * 32).signer)
+        assert not node.parts.vouchers.has_paid(Buyer(node, key=b"\x66" * 32).signer)
     async with running_node(tmp_path, chain=node.chain) as again:
-        assert again.parts.sessions.has_paid(buyer.signer)
+        assert again.parts.vouchers.has_paid(buyer.signer)
 
 
 async def test_naming_a_payer_spares_nobody_the_count(node: Node) -> None:
@@ -222,9 +222,9 @@ async def test_naming_a_payer_spares_nobody_the_count(node: Node) -> None:
     await buyer.ask()
     offer = buyer.offer(ADAPTER, 50_000, buyer.channel.settled_units)
     forged = replace(offer, row=replace(offer.row, signature=bytes(64)))
-    assert node.parts.sessions.payer_behind(offer) == buyer.signer
+    assert node.parts.vouchers.payer_behind(offer) == buyer.signer
     proof = await buyer.proof()
-    assert node.parts.sessions.payer_behind(proof) == buyer.signer
+    assert node.parts.vouchers.payer_behind(proof) == buyer.signer
     node.app[PAYMENTS]._per_minute = node.app[LOGINS]._per_minute = 6
     answers = [(await buyer.pay(payment.VOUCHERS_PATH, forged))[0] for _ in range(9)]
     assert answers[0] == 401 and answers[-1] == 429

@@ -118,7 +118,7 @@ async def test_a_buyer_that_hangs_up_pays_for_what_was_sent(node: Node) -> None:
     )
     assert receipt.amount_units >= PRICE.amount_units(receipt.prompt_tokens, 0) > 0
     assert await spent_of(node, buyer) == {ADAPTER: receipt.amount_units}
-    active_channel = await node.parts.sessions._channels.get(buyer.signer)
+    active_channel = await node.parts.vouchers._channels.get(buyer.signer)
     assert active_channel.channel.reserved == {}, "the rest of the reservation was given back"
 
 
@@ -220,7 +220,7 @@ async def test_parallel_requests_on_one_channel_add_up(node: Node) -> None:
     assert all(answer.receipt is not None for answer in answers)
     assert buyer.channel.seq == 12 and not buyer.channel.unlinked
     assert await spent_of(node, buyer) == dict(buyer.channel.spent)
-    active_channel = await node.parts.sessions._channels.get(buyer.signer)
+    active_channel = await node.parts.vouchers._channels.get(buyer.signer)
     assert active_channel.channel.reserved == {} and not active_channel.deliveries
 
 

@@ -37,8 +37,8 @@ from viz.errors import ChannelClosing, NodeNotTrusted, NodeUnreachable
 from viz.protocol import payment
 from viz.protocol.credential import CloseRequest
 from viz.protocol.messages import CloseAnswer
-from viz.services.payments import sessions
-from viz.services.payments.sessions import CLOSE_VALID_S
+from viz.services.payments import channel_close
+from viz.services.payments.channel_close import CLOSE_VALID_S
 from viz.services.serving.paid_stream import ServingPolicy
 
 PAYER = public_address(PAYER_KEY)
@@ -268,7 +268,7 @@ async def test_a_close_does_not_cut_an_answer_short(
 ) -> None:
     """A final voucher waits for the answers under way; while one lasts it is refused, and nothing
     has changed: the answer goes on, is billed, and then the close is at its bill."""
-    monkeypatch.setattr(sessions, "CLOSE_WAIT_S", wait_s)
+    monkeypatch.setattr(channel_close, "CLOSE_WAIT_S", wait_s)
     policy = ServingPolicy(step_tokens=8, voucher_grace_s=60)
     async with running_node(tmp_path, policy=policy) as node:
         buyer = await Buyer(node).ready()
