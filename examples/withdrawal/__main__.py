@@ -14,7 +14,7 @@ import structlog
 
 from examples.demo.world import DemoError
 from examples.withdrawal.timeline import tell
-from viz.config import EngineConfig
+from viz.engine_config import EngineConfig
 from viz.errors import VizError
 
 # Enough for an adapter; what it knows is not this story's subject.

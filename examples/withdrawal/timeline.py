@@ -16,10 +16,10 @@ from typing import Any, Final
 
 from examples.demo.world import DemoError
 from examples.withdrawal.stage import NODE, Network, RunningNode, network, running_node, settings
-from viz.config import EngineConfig
 from viz.domain.display import moment
 from viz.domain.eip712 import settlement_domain
 from viz.domain.units import AdapterId, ContentId, hex_of
+from viz.engine_config import EngineConfig
 from viz.protocol.destruction import CERTIFICATES_PATH, Certificates, DestructionCertificate
 from viz.protocol.messages import adapter_model
 from viz.services.market.work_records import load_record

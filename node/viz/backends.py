@@ -1,7 +1,7 @@
 """Open the backends of a running node, and convert its configuration for the services.
 
-Only this module chooses the class for each Protocol, and only it reads the whole configuration:
-every other part gets just the values that it needs.
+Only this module, and ``viz.started_engines`` for the engines, choose the class for each Protocol
+and read the whole configuration: every other part gets just the values that it needs.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from eth_account.signers.local import LocalAccount
 
-from viz.basemodel.preparation import ReportProgress, prepared_base
-from viz.basemodel.source import DEFAULT_BASE, DEFAULT_BASE_DIGEST, LoadedBase, models_folder
+from viz.basemodel.preparation import ReportProgress
+from viz.basemodel.source import models_folder
 from viz.chain.contracts import Chain
 from viz.chain.deployment import load_deployment
 from viz.chain.keys import load_key_file
@@ -38,17 +38,13 @@ from viz.config import Config
 from viz.domain.notices import NoticeRule
 from viz.domain.ports.blobs import DeniableStore
 from viz.domain.ports.chain import DEVELOPMENT_CHAINS, Deployment
-from viz.domain.ports.engine import Engine
 from viz.domain.ports.settlement_ledger import Store
 from viz.domain.ports.transactions import Event
 from viz.domain.pricing import Price
 from viz.domain.units import Address, Hash32, hex_of
-from viz.engine.embedded.settings import EngineSettings
-from viz.engine.none import NoEngine
-from viz.engine.upstream.settings import UpstreamSettings
 from viz.errors import ConfigError
 from viz.outbound import Outbound
-from viz.secret import kept, secret
+from viz.secret import kept
 from viz.services.market.custodian import CustodyPolicy
 from viz.services.market.licensing import REGISTRATIONS
 from viz.services.payments.deposit_relay import DepositPolicy
@@ -58,6 +54,7 @@ from viz.services.payments.sessions import SessionPolicy
 from viz.services.serving.paid_stream import ServingPolicy
 from viz.services.settlement.claim_loop import ClaimPolicy, ClaimService
 from viz.services.training.destroying import DestructionSettings
+from viz.started_engines import base_prices, start_engines
 from viz.storage.deny_list import DenyList
 from viz.storage.denying import DenyingBlobStore
 from viz.storage.embedded import EmbeddedBlobStore
@@ -133,8 +130,7 @@ async def open_backends(
         ends.push_async_callback(blobs.close)
         peers = Outbound(private_addresses=config.network.private_addresses)
         ends.push_async_callback(peers.close)
-        engine = await _engine(config, report)
-        ends.push_async_callback(engine.close)
+        engines = await start_engines(config, report, ends)
         sender = Sender(
             rpc, account, deployment, journal=ledger, max_fee_wei=config.chain.max_fee_wei
         )
@@ -142,7 +138,7 @@ async def open_backends(
             ledger,
             chain,
             sender,
-            engine,
+            engines,
             blobs,
             KeyFolder(config.at(Path("keys"))),
             SourcedBlobs(blobs, peers, config.at(Path("incoming"))),
@@ -180,6 +176,7 @@ def service_settings(config: Config, *, development: bool) -> ServiceSettings:
         ),
         registrations=registration_policy(config, development=development),
         list_price=Price(prices.prompt_units_per_million, prices.completion_units_per_million),
+        base_prices=base_prices(config),
         credit_window_units=prices.credit_window_units,
         quote_valid_s=prices.quote_valid_s,
         compare_interval_s=config.settlement.compare_interval_s,
@@ -199,7 +196,6 @@ def service_settings(config: Config, *, development: bool) -> ServiceSettings:
         max_blob_bytes=config.storage.max_blob_bytes,
         training=TrainingQueueSettings(
             directory=config.at(Path("trainings")).absolute(),
-            base_model=config.engine.base_model,
             cache_dir=models_folder(config.data_dir),
             threads=config.training.threads or os.cpu_count() or 1,
             device=config.training.device,
@@ -230,17 +226,6 @@ def registration_policy(config: Config, *, development: bool) -> RelayPolicy | N
         per_minute=config.relay.registrations_per_minute,
         gas_per_hour=config.relay.gas_per_hour,
         wei_per_hour=config.relay.wei_per_hour,
-    )
-
-
-async def accepted_base(config: Config, report: ReportProgress = lambda done: None) -> LoadedBase:
-    """Return the base model that the operator accepts; raise ModelUnavailable for another."""
-    source, pinned = config.engine.base_model, config.engine.base_digest
-    if not pinned and source == DEFAULT_BASE:
-        pinned = DEFAULT_BASE_DIGEST
-    accepted = frozenset({Hash32(bytes.fromhex(pinned.removeprefix("0x")))} if pinned else ())
-    return await prepared_base(
-        source, cache_dir=models_folder(config.data_dir), allowed=accepted, report=report
     )
 
 
@@ -308,51 +293,3 @@ async def _blobs(config: Config) -> DeniableStore:
         version = await store.version()
         _log.info("blobs in kubo", version=version, api=config.storage.kubo_api)
     return DenyingBlobStore(store, denied)
-
-
-async def _engine(config: Config, report: ReportProgress) -> Engine:
-    """Start the configured engine. Raises ModelUnavailable.
-
-    Libraries that the core install lacks are imported only if they are used.
-    """
-    if config.engine.backend == "none":
-        return NoEngine()
-    base = await accepted_base(config, report)
-    if config.engine.backend == "upstream":
-        from viz.engine.upstream.engine import UpstreamEngine
-
-        return await UpstreamEngine.start(base, _upstream_settings(config))
-    from viz.engine.embedded.engine import EmbeddedEngine
-
-    return await EmbeddedEngine.start(base, _engine_settings(config))
-
-
-def _upstream_settings(config: Config) -> UpstreamSettings:
-    upstream = config.engine.upstream
-    return UpstreamSettings(
-        urls=upstream.urls,
-        folder=config.at(upstream.folder),
-        server_folder=upstream.server_folder,
-        arithmetic=upstream.arithmetic,
-        max_streams=config.engine.max_streams,
-        context_tokens=config.engine.context_tokens,
-        max_adapters=upstream.max_adapters,
-        max_rank=upstream.max_rank,
-        timeout_s=upstream.timeout_s,
-        canary_interval_s=upstream.canary_interval_s,
-        api_key=secret("VIZ_UPSTREAM_API_KEY").get_secret_value(),
-    )
-
-
-def _engine_settings(config: Config) -> EngineSettings:
-    return EngineSettings(
-        max_streams=config.engine.max_streams,
-        context_tokens=config.engine.context_tokens,
-        resident_adapters=config.engine.resident_adapters,
-        memory_bytes=config.engine.max_memory_mib << 20,
-        grace_s=config.engine.grace_s,
-        prefix_s=config.engine.prefix_s,
-        threads=config.engine.threads,
-        compute=config.engine.compute,
-        compile=config.engine.compile,
-    )

@@ -14,14 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     IPvAnyNetwork,
     SecretStr,
     ValidationError,
     field_validator,
-    model_validator,
 )
 from pydantic_settings import (
     BaseSettings,
@@ -31,13 +28,11 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from viz.engine_config import ONE, SEVERAL, EngineConfig, EngineEntries
 from viz.errors import ConfigError
 from viz.secret import secret
+from viz.setting_types import NonNegative, Percent, Port, Positive, Section
 
-Port = Annotated[int, Field(ge=1, le=65_535)]
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[int, Field(ge=0)]
-Percent = Annotated[int, Field(ge=0, le=100)]
 # Confirmations to wait for, if the operator names none, on a chain whose blocks can vanish.
 CONFIRMATIONS: Final = 12
 # The delay of a close must be this many times the age at which vouchers are claimed, so that a node
@@ -47,11 +42,7 @@ CLAIMS_A_CLOSE_DELAY: Final = 4
 LEAST_DEPOSITS_A_TOKEN: Final = 100
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ChainConfig(_Section):
+class ChainConfig(Section):
     """Name the chain, and say how far its head is trusted."""
 
     rpc_url: str = "http://127.0.0.1:8545"
@@ -82,7 +73,7 @@ class ChainConfig(_Section):
         return self.confirmations
 
 
-class ApiConfig(_Section):
+class ApiConfig(Section):
     """Say where the daemon listens, and bound what clients may take."""
 
     host: str = "127.0.0.1"
@@ -100,7 +91,7 @@ class ApiConfig(_Section):
         return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
 
 
-class StorageConfig(_Section):
+class StorageConfig(Section):
     """Say where blobs are, how many the node stores for others, and which licenses it serves."""
 
     backend: Literal["embedded", "kubo"] = "embedded"
@@ -113,53 +104,7 @@ class StorageConfig(_Section):
     license_documents: Path = Path("licenses")
 
 
-class UpstreamConfig(_Section):
-    """Name the servers that compute for this node, and the options that they were started with."""
-
-    urls: tuple[str, ...] = ()
-    folder: Path = Path("shared-adapters")
-    server_folder: str = ""
-    arithmetic: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    max_adapters: Positive = 32
-    max_rank: Annotated[int, Field(ge=1, le=512)] = 16
-    timeout_s: Positive = 60
-    canary_interval_s: Positive = 600
-
-    @field_validator("urls")
-    @classmethod
-    def _http(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
-        if not all(url.startswith(("http://", "https://")) for url in urls):
-            raise ValueError("write each as http://host:port or https://host")
-        if len(set(urls)) != len(urls):
-            raise ValueError("name each server once")
-        return urls
-
-
-class EngineConfig(_Section):
-    """Choose the base model, what computes it, and how much of the machine it may use."""
-
-    backend: Literal["embedded", "upstream", "none"] = "embedded"
-    base_model: str = "SmolLM2-135M-Instruct"
-    base_digest: Annotated[str, Field(pattern="^(0x[0-9a-f]{64})?$")] = ""
-    max_streams: Positive = 32
-    context_tokens: Positive = 2_048
-    resident_adapters: Positive = 256
-    max_memory_mib: Annotated[int, Field(ge=0, le=1 << 24)] = 0
-    grace_s: Annotated[int, Field(ge=1, le=3_600)] = 10
-    prefix_s: Annotated[int, Field(ge=0, le=86_400)] = 600
-    threads: NonNegative = 0
-    compute: Literal["auto", "float32", "bfloat16"] = "auto"
-    compile: bool = True
-    upstream: UpstreamConfig = UpstreamConfig()
-
-    @model_validator(mode="after")
-    def _servers(self) -> EngineConfig:
-        if self.backend == "upstream" and not self.upstream.urls:
-            raise ValueError('backend "upstream" needs upstream.urls, the addresses of its servers')
-        return self
-
-
-class PriceConfig(_Section):
+class PriceConfig(Section):
     """Set the prices, in token base units for a million tokens, and the credit that buyers get."""
 
     prompt_units_per_million: NonNegative = 2_000_000
@@ -184,7 +129,7 @@ class PriceConfig(_Section):
             )
 
 
-class RelayConfig(_Section):
+class RelayConfig(Section):
     """Bound the gas that strangers may spend, and what they may ask of the node's chain."""
 
     per_hour: Positive = 600
@@ -196,7 +141,7 @@ class RelayConfig(_Section):
     questions_per_minute: Positive = 600
 
 
-class SettlementConfig(_Section):
+class SettlementConfig(Section):
     """Say when signed vouchers are claimed on the chain."""
 
     claim_at_units: Positive = 1_000_000
@@ -219,7 +164,7 @@ class SettlementConfig(_Section):
             )
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """Bound a training run, and say what an adapter must know to be sold."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$")] = "auto"
@@ -230,27 +175,27 @@ class TrainingConfig(_Section):
     least_kept_percent: Percent = 0
 
 
-class NetworkConfig(_Section):
+class NetworkConfig(Section):
     """Say which addresses of other nodes may be asked, and how often."""
 
     private_addresses: bool = False
     discover_s: Annotated[int, Field(ge=10)] = 300
 
 
-class WithdrawalConfig(_Section):
+class WithdrawalConfig(Section):
     """Say what is destroyed when the use of a withdrawn work ends."""
 
     destroy_named_files: bool = False
 
 
-class NoticesConfig(_Section):
+class NoticesConfig(Section):
     """Say how long the operator has to answer notices of third parties, by the published rule."""
 
     personal_data_s: Annotated[int, Field(ge=3_600, le=31_536_000)] = 259_200
     answer_s: Annotated[int, Field(ge=3_600, le=31_536_000)] = 1_209_600
 
 
-class LogConfig(_Section):
+class LogConfig(Section):
     """Set the daemon's log."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -269,7 +214,7 @@ class Config(BaseSettings):
     chain: ChainConfig = ChainConfig()
     api: ApiConfig = ApiConfig()
     storage: StorageConfig = StorageConfig()
-    engine: EngineConfig = EngineConfig()
+    engine: EngineEntries = EngineConfig()
     prices: PriceConfig = PriceConfig()
     relay: RelayConfig = RelayConfig()
     settlement: SettlementConfig = SettlementConfig()
@@ -291,6 +236,11 @@ class Config(BaseSettings):
         # `load` joins the sources. A Config that is made from values must hold these values,
         # whatever the environment says.
         return (init_settings,)
+
+    @property
+    def engines(self) -> tuple[EngineConfig, ...]:
+        """The entries for base models: the ``[engine]`` section, or each ``[[engine]]`` entry."""
+        return (self.engine,) if isinstance(self.engine, EngineConfig) else self.engine
 
     def at(self, path: Path) -> Path:
         """Return an absolute ``path`` as it is, and any other below the data directory."""
@@ -326,9 +276,20 @@ def load(file: Path | None = None, **overrides: Any) -> Config:
         return Config(**settings)
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
         known = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
-        raise ConfigError(f"setting {key}: {known} (see viz.example.toml)") from error
+        raise ConfigError(
+            f"setting {_key_of(first['loc'])}: {known} (see viz.example.toml)"
+        ) from error
+
+
+def _key_of(place: tuple[int | str, ...]) -> str:
+    """Return the key at fault; for one of several engine entries, with its number from 1."""
+    form, rest = place[1:2], place[:1] + place[2:]
+    if place[:1] != ("engine",) or form not in ((ONE,), (SEVERAL,)):
+        return ".".join(map(str, place))
+    if form == (ONE,) or len(rest) == 1:
+        return ".".join(map(str, rest))
+    return f"{'.'.join(map(str, rest[:1] + rest[2:]))} of [[engine]] entry {int(rest[1]) + 1}"
 
 
 def _layered(*layers: dict[str, Any]) -> dict[str, Any]:
@@ -337,6 +298,14 @@ def _layered(*layers: dict[str, Any]) -> dict[str, Any]:
     for layer in layers:
         for key, value in layer.items():
             below = joined.get(key)
+            if isinstance(below, list) and isinstance(value, dict):
+                if len(below) != 1:
+                    raise ConfigError(
+                        f"the file has {len(below)} [[{key}]] entries, and a VIZ_{key.upper()}__ "
+                        "variable or an option does not say which one it means: write it into "
+                        "the entry"
+                    )
+                below = below[0]
             if isinstance(below, dict) and isinstance(value, dict):
                 joined[key] = {**below, **value}
             else:

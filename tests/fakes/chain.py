@@ -444,11 +444,11 @@ class FakeChain:
         if self.directory.pop(self.address, None) is None:
             raise TransactionFailed("NotAnnounced")
 
-    def put_adapter(self, adapter_id: AdapterId, weights_digest: Hash32) -> AdapterState:
+    def put_adapter(
+        self, adapter_id: AdapterId, weights_digest: Hash32, base: Hash32 = ZERO_HASH
+    ) -> AdapterState:
         """Register an adapter by fiat."""
-        zero = Hash32(bytes(32))
-        state = AdapterState(
-            adapter_id, self.address, zero, weights_digest, Cid("bafy"), zero, 2000, 1000, 0, ()
-        )
+        terms = Cid("bafy"), ZERO_HASH, 2000, 1000, 0, ()
+        state = AdapterState(adapter_id, self.address, base, weights_digest, *terms)
         self.adapter_states[adapter_id] = state
         return state

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from viz.basemodel.detokenise import Detokeniser
 from viz.basemodel.safetensor_file import NotSafetensors, parse_header
+from viz.basemodel.source import DEFAULT_BASE
 from viz.domain.ports.engine import (
     BaseModel,
     FinishReason,
@@ -67,6 +68,8 @@ class FakeEngine:
             context_tokens=context_tokens,
             vocabulary=259,
             longest_token_bytes=1,
+            arithmetic="float32",
+            source=DEFAULT_BASE,
         )
         self._max_open = max_open
         self._adapters: dict[AdapterId, bytes] = {}

@@ -29,8 +29,17 @@ TEMPLATE = (
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
-def make_tiny_directory(directory: Path, *, seed: int = 7, **config_changes: int) -> Path:
-    """Write a Hugging Face model directory of a 2-layer Llama with random weights."""
+def make_tiny_directory(
+    directory: Path,
+    *,
+    seed: int = 7,
+    merges: Sequence[tuple[str, str]] = (),
+    **config_changes: int,
+) -> Path:
+    """Write a Hugging Face model directory of a 2-layer Llama with random weights.
+
+    ``merges`` are pairs of letters or earlier pairs that its tokenizer joins to one token.
+    """
     import torch
 
     directory.mkdir(parents=True, exist_ok=True)
@@ -43,7 +52,7 @@ def make_tiny_directory(directory: Path, *, seed: int = 7, **config_changes: int
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 16,
-        "vocab_size": 259,
+        "vocab_size": 259 + len(merges),
         "max_position_embeddings": 512,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
@@ -61,15 +70,20 @@ def make_tiny_directory(directory: Path, *, seed: int = 7, **config_changes: int
         for name, size in read_shape(directory).tensors().items()
     }
     write_file(directory / "model.safetensors", weights, {"format": "pt"})
-    _write_tokenizer(directory)
+    _write_tokenizer(directory, merges)
     return directory
 
 
 def make_tiny_base(
-    root: Path, *, seed: int = 7, quantised: bool = False, **config_changes: int
+    root: Path,
+    *,
+    seed: int = 7,
+    quantised: bool = False,
+    merges: Sequence[tuple[str, str]] = (),
+    **config_changes: int,
 ) -> LoadedBase:
     """Return the tiny base under ``root``, loaded; unquantised spares importing bitsandbytes."""
-    directory = make_tiny_directory(root / "tiny", seed=seed, **config_changes)
+    directory = make_tiny_directory(root / "tiny", seed=seed, merges=merges, **config_changes)
     policy = QuantisationPolicy() if quantised else QuantisationPolicy(keep=("*",))
     return load_base(directory, cache_dir=root / "cache", policy=policy)
 
@@ -107,12 +121,13 @@ def write_random_adapter(
     return write_adapter(path, tensors, rank=rank, alpha=2.0 * rank, base=base.digest)
 
 
-def _write_tokenizer(directory: Path) -> None:
+def _write_tokenizer(directory: Path, merges: Sequence[tuple[str, str]] = ()) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     letters = sorted(byte_alphabet(), key=byte_alphabet().__getitem__)
-    vocabulary = {token: place for place, token in enumerate((*CONTROL, *letters))}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    joined = ["".join(pair) for pair in merges]
+    vocabulary = {token: place for place, token in enumerate((*CONTROL, *letters, *joined))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=list(merges)))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(list(CONTROL))

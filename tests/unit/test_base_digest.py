@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from tests.fakes.tiny_base import make_tiny_directory
 
-from viz.backends import accepted_base
 from viz.basemodel.source import load_base, models_folder
-from viz.config import Config, EngineConfig, load
+from viz.config import Config, load
 from viz.domain.units import hex_of
+from viz.engine_config import EngineConfig
 from viz.errors import ConfigError, ModelUnavailable
+from viz.started_engines import accepted_base
 
 
 async def test_a_directory_is_served_under_its_digest_alone(tmp_path: Path) -> None:
@@ -19,16 +20,16 @@ async def test_a_directory_is_served_under_its_digest_alone(tmp_path: Path) -> N
     directory = make_tiny_directory(tmp_path / "tiny")
     digest = hex_of(load_base(directory, cache_dir=tmp_path / "cache").digest)
 
-    def config(pinned: str) -> Config:
+    def config(pinned: str) -> tuple[Config, EngineConfig]:
         engine = EngineConfig(base_model=str(directory), base_digest=pinned)
-        return Config(data_dir=tmp_path, engine=engine)
+        return Config(data_dir=tmp_path, engine=engine), engine
 
     with pytest.raises(ModelUnavailable, match=f"{digest}.*engine.base_digest"):
-        await accepted_base(config(""))
-    assert hex_of((await accepted_base(config(digest))).digest) == digest
+        await accepted_base(*config(""))
+    assert hex_of((await accepted_base(*config(digest))).digest) == digest
     make_tiny_directory(directory, seed=8)
     with pytest.raises(ModelUnavailable, match="not accepted here") as caught:
-        await accepted_base(config(digest))
+        await accepted_base(*config(digest))
     assert "\n" not in caught.value.detail
 
 

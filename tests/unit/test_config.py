@@ -13,6 +13,14 @@ from viz.config import CONFIRMATIONS, Config, load
 from viz.errors import ConfigError
 from viz.secret import kept_secret
 
+TWO = "[[engine]]\nbase_model = 'a'\n[[engine]]\n"
+DIGEST = f"base_digest = '0x{'12' * 32}'"
+SERVERS = """
+[[engine]]
+base_model = "for {0} {1}"
+backend = "upstream"
+upstream = {{ urls = ["{0}"], folder = "{1}" }}
+"""
 EXAMPLE = Path(__file__).parents[2] / "viz.example.toml"
 
 
@@ -52,6 +60,20 @@ def test_the_example_file_loads() -> None:
         ("[engine]\nbackend = 'upstream'", "needs upstream.urls"),
         ("[engine.upstream]\nurls = ['gpu:8000']", "engine.upstream.urls"),
         ("[engine.upstream]\nurls = ['http://a', 'http://a']", "name each server once"),
+        ("engine = []", "setting engine: "),
+        ("engine = 3", "setting engine: "),
+        (TWO + "base_digst = 'x'", "engine.base_digst of [[engine]] entry 2: unknown key"),
+        (TWO + "[engine.upstream]\nurls = ['gpu']", "engine.upstream.urls of [[engine]] entry 2"),
+        (TWO + "base_model = 'a'", "2 entries have base_model a"),
+        (f"[[engine]]\n{DIGEST}\n{TWO}{DIGEST}", "2 entries have base_digest 0x1212"),
+        (
+            SERVERS.format("http://a", "x") + SERVERS.format("http://a", "y"),
+            "2 entries name the server http://a",
+        ),
+        (
+            SERVERS.format("http://a", "x") + SERVERS.format("http://b", "x"),
+            "2 entries write adapters into upstream.folder x",
+        ),
     ],
 )
 def test_a_bad_setting_is_one_line_that_names_the_key(
@@ -74,6 +96,30 @@ def test_the_environment_stands_above_the_file(
     monkeypatch.setenv("VIZ_API__PORT", "2")
     loaded = load(file)
     assert (loaded.api.port, loaded.api.host) == (2, "h")
+
+
+def test_one_base_or_several_are_read_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An [engine] section stays valid; a variable that could mean two entries changes neither."""
+    file = tmp_path / "viz.toml"
+
+    def bases(text: str) -> list[tuple[str, str]]:
+        file.write_text(text, encoding="utf-8")
+        return [(each.base_model, each.backend) for each in load(file).engines]
+
+    assert len(Config().engines) == 1
+    assert bases("[engine]\nbase_model = 'a'") == [("a", "embedded")]
+    assert bases(TWO + "base_model = 'b'\nbackend = 'none'") == [
+        ("a", "embedded"),
+        ("b", "none"),
+    ]
+    off = "[[engine]]\nbase_model = 'a'\nbackend = 'none'\n"
+    assert bases(off + "[[engine]]\nbase_model = 'a'")[1] == ("a", "embedded")
+    monkeypatch.setenv("VIZ_ENGINE__BASE_MODEL", "c")
+    assert bases("[[engine]]\nbackend = 'none'") == bases("[engine]\nbackend = 'none'")
+    with pytest.raises(ConfigError, match=r"VIZ_ENGINE__.*which one"):
+        bases(TWO)
 
 
 def test_the_command_line_stands_above_the_environment(

@@ -43,14 +43,15 @@ def config_of_compose(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Config
 
 def assert_fits(config: Config, vllm: dict[str, str]) -> None:
     """Assert that the servers take what the node will ask of them."""
-    upstream = config.engine.upstream
-    assert config.engine.backend == "upstream"
+    (engine,) = config.engines
+    upstream = engine.upstream
+    assert engine.backend == "upstream"
     assert "--enable-lora" in vllm
     assert vllm["--dtype"] == upstream.arithmetic
     assert int(vllm["--max-lora-rank"]) == upstream.max_rank
     assert int(vllm["--max-cpu-loras"]) == upstream.max_adapters
     assert int(vllm["--max-cpu-loras"]) >= int(vllm["--max-loras"]) > 1
-    assert int(vllm["--max-model-len"]) >= config.engine.context_tokens
+    assert int(vllm["--max-model-len"]) >= engine.context_tokens
 
 
 def test_the_compose_files_node_fits_its_server(
@@ -61,7 +62,7 @@ def test_the_compose_files_node_fits_its_server(
     server = COMPOSE["services"]["vllm"]
     assert_fits(config, flags(server["command"]))
     assert server["environment"][ALLOWED] == "True"
-    assert config.engine.upstream.urls == ("http://vllm:8000",)
+    assert config.engines[0].upstream.urls == ("http://vllm:8000",)
     assert "ports" not in server, "whoever reaches the server is served unpaid"
     shared = [each for each in server["volumes"] if ":/adapters" in each]
     assert shared == ["/srv/viz/adapters:/adapters:ro"]
@@ -108,6 +109,15 @@ def test_the_pages_settings_are_settings(tmp_path: Path) -> None:
     assert f"{ALLOWED}=True" in words
     given = {a: b for a, b in zip(words, [*words[1:], ""], strict=True) if a.startswith("--")}
     assert_fits(config, given)
+
+
+def test_the_pages_entries_for_several_bases_are_settings() -> None:
+    """The second example starts a node too, once the digest is filled in."""
+    blocks = re.findall(r"(?:^ {7}.*\n|^\n)+", PAGE, re.MULTILINE)
+    text = next(block for block in blocks if "[[engine]]" in block)
+    told = tomllib.loads(re.sub("^ {7}", "", text, flags=re.MULTILINE).replace("...", "12" * 32))
+    first, second = Config.model_validate(told).engines
+    assert (first.backend, second.backend, second.name) == ("embedded", "upstream", "llama-8b")
 
 
 def test_the_page_names_the_margins() -> None:

@@ -11,10 +11,10 @@ from aiohttp import web
 
 from viz.api.client_address import IpNetwork, client_of
 from viz.api.rate_limit import Looks, RateLimit
+from viz.domain.engines import Engines
 from viz.domain.ports.blobs import BlockStore
 from viz.domain.ports.chain import ChainReader
 from viz.domain.ports.clock import Clock
-from viz.domain.ports.engine import Engine
 from viz.domain.ports.ledger import AccessRecord, Ledger
 from viz.domain.typed_data import channel_id
 from viz.domain.units import AdapterId, Address, Units, hex_of
@@ -87,7 +87,7 @@ class NodeContext:
     catalogue: Catalogue
     ledger: Ledger
     chain: ChainReader
-    engine: Engine
+    engines: Engines
     blobs: BlockStore
     licensing: Licensing
     license_documents: LicenseDocuments

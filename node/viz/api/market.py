@@ -45,12 +45,12 @@ def routes() -> list[web.RouteDef]:
 async def node(request: web.Request) -> web.Response:
     """Answer the node's address, its chain and contracts, and what it sells."""
     parts = parts_of(request)
-    where, model = parts.chain.deployment, parts.engine.model
+    where, model = parts.chain.deployment, parts.engines.first_model
     # Every client asks this first. One reading serves all of them, so no client's limit counts it.
     (name, version), chain_time_s, minimum_units = await request.app[LOOKS].get(
         "node", lambda: _of_chain(parts), kept_s=NODE_KEPT_S, own=True
     )
-    price: Price = parts.catalogue.list_price
+    price: Price = parts.catalogue.list_price_of(model.digest)
     info = NodeInfo(
         node=parts.sessions.node,
         chain_id=where.chain_id,

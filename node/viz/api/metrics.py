@@ -55,7 +55,7 @@ class Metrics:
             "viz_generations_running", "Generations under way", registry=self.registry
         )
         self._engine = Gauge(
-            "viz_engine", "The engine's own figures", ("name",), registry=self.registry
+            "viz_engine", "An engine's own figures", ("base", "name"), registry=self.registry
         )
         self._mismatches = Gauge(
             "viz_books_mismatches",
@@ -109,8 +109,9 @@ class Metrics:
         self._mismatches.set(len(compared.mismatches))
         self._compared.set(compared.compared_at_s)
         self._raised.set(self._parts.settlement.fees_raised)
-        for name, value in self._parts.engine.stats().items():
-            self._engine.labels(name).set(value)
+        for engine in self._parts.engines:
+            for name, value in engine.stats().items():
+                self._engine.labels(engine.model.name, name).set(value)
         beside = CollectorRegistry()
         beside.register(Given(money))
         return generate_latest(self.registry) + generate_latest(beside)

@@ -202,7 +202,7 @@ def _list_price_of(request: web.Request) -> Price | None:
 def _challenged(parts: NodeContext, error: VizError) -> VizError:
     """Return the error with the challenge that says how to pay."""
     deployment = parts.chain.deployment
-    price = parts.catalogue.list_price
+    price = parts.catalogue.list_price_of(parts.engines.first_model.digest)
     challenge = Challenge(
         secrets.token_urlsafe(12),
         parts.sessions.origin,

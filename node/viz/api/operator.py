@@ -130,7 +130,7 @@ async def training(request: web.Request) -> web.Response:
 async def train(request: web.Request) -> web.Response:
     """Queue a training run, or with ``dryRun`` answer what it would cost."""
     _, body = await trusted_body_of(request)
-    parts_of(request).engine.model.require_served("training")
+    parts_of(request).engines.require_any("training")
     is_dry = body.pop("dryRun", False)
     body = await works.with_paths(parts_of(request), body)
     if is_dry:

@@ -13,7 +13,7 @@ from viz.services.settlement.reconciliation import Comparison
 
 
 async def status(request: web.Request) -> web.Response:
-    """Answer the node's state: balances, channels, adapters, training runs, engine."""
+    """Answer the node's state: balances, channels, adapters, training runs, engines."""
     parts = parts_of(request)
     rows = await parts.ledger.channels()
     node = parts.sessions.node
@@ -39,7 +39,7 @@ async def status(request: web.Request) -> web.Response:
                 training_json(row, parts.trainings.standing(row.training_id))
                 for row in await parts.ledger.trainings()
             ],
-            "engine": dict(parts.engine.stats()),
+            "engines": {each.model.name: dict(each.stats()) for each in parts.engines},
         }
     )
 

@@ -62,7 +62,7 @@ async def session(request: web.Request) -> web.Response:
 async def deposit(request: web.Request) -> web.Response:
     """Relay the opening or the top-up of a channel."""
     # Refuse a deposit at a node that sells nothing.
-    parts_of(request).engine.model.require_served("a channel")
+    parts_of(request).engines.require_any("a channel")
     credential = _credential(request)
     if not isinstance(credential, Deposit):
         raise InvalidRequest("this resource takes the actions open and topUp")

@@ -143,6 +143,7 @@ def load_base(
         parts_at_spaces=tokenizer.parts_at_spaces,
         layer_weights=sum(out * into for _, (out, into) in shape.modules()),
         head_weights=shape.vocabulary * shape.hidden,
+        source=str(source),
     )
     serving_file = cache_dir / "serving" / f"{digest.hex()}.safetensors"
     return LoadedBase(model, directory, shape, policy, tokenizer, serving_file)

@@ -79,13 +79,20 @@ class AnswerAdmission:
         self._offer = await context.node.offer_of(self.asked.model)
         context.names.use(self.asked.model, self._offer)
         self.asked = self.asked.naming(self._offer.model)
-        self.counter = await context.node.counter()
+        self.counter = await context.node.counter(self._offer)
         self.open_request = stack.enter_context(
             context.voucher_signer.open_request(self._offer.adapter_id, self.asked.body)
         )
         # In a thread: counting a long prompt takes time, and other answers must not wait for it.
         tokens = await asyncio.to_thread(self.counter.prompt_tokens, self.asked)
-        self.payer = StreamPayer(context, self.asked, self.open_request, self.counter, tokens)
+        self.payer = StreamPayer(
+            context,
+            self.asked,
+            self.open_request,
+            self.counter,
+            tokens,
+            context_tokens=context.node.info.base_of(self._offer).context_tokens,
+        )
         attempts = ADMISSIONS
         while attempts > 0:
             # The node gives a payment to whichever request comes first. If another request began

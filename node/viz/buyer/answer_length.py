@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from viz.buyer.answer import PaidAnswer
 from viz.buyer.client import BuyerClient
+from viz.buyer.offers import find_offer
 from viz.errors import PromptTooLong
 from viz.protocol.payment import CHAT_PATH
 
@@ -26,20 +27,28 @@ async def ask_fitting(
 
     Raises what ``BuyerClient.ask`` raises, but PromptTooLong only if the prompt leaves no room.
     """
-    body = at_most(body, client.info.context_tokens)
+    context_tokens = _context_tokens(client, body)
+    body = at_most(body, context_tokens)
     async with AsyncExitStack() as stack:
         try:
             answer = await stack.enter_async_context(client.ask(body, path))
         except PromptTooLong as refusal:
-            room = room_in(refusal, client)
+            room = room_in(refusal, context_tokens)
             answer = await stack.enter_async_context(client.ask(at_most(body, room), path))
         yield answer
 
 
-def room_in(refusal: PromptTooLong, client: BuyerClient) -> int:
+def _context_tokens(client: BuyerClient, body: dict[str, Any]) -> int:
+    """Return the context of the model that is asked for; of the first base for an unknown model."""
+    model = body.get("model")
+    offer = find_offer(client.info.adapters, model) if isinstance(model, str) else None
+    return client.info.base_of(offer).context_tokens if offer else client.info.context_tokens
+
+
+def room_in(refusal: PromptTooLong, context_tokens: int) -> int:
     """Return how many tokens the prompt leaves for the answer; raise the refusal if none."""
     room = refusal.extensions.get("roomTokens")
-    if not isinstance(room, int) or not 0 < room < client.info.context_tokens:
+    if not isinstance(room, int) or not 0 < room < context_tokens:
         raise refusal
     return room
 

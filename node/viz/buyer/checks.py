@@ -103,7 +103,10 @@ def check_quote(
         (quote.signer == signer, "is for another signer"),
         (quote.adapter_id == offer.adapter_id, "is for another adapter"),
         (quote.weights_digest == offer.weights_digest, "names other weights"),
-        (quote.tokenizer_digest == info.tokenizer_digest, "names another tokenizer"),
+        (
+            quote.tokenizer_digest == info.base_of(offer).tokenizer_digest,
+            "names another tokenizer",
+        ),
         (quote.max_tokens > 0, "allows no tokens"),
         (
             # A new quote ends within its life. The node's clock may be ahead or behind.

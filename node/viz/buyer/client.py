@@ -194,14 +194,15 @@ class BuyerClient:
         """Return the offer for a request that names no model; raise UnknownModel if none is clear.
 
         This is the only model that was paid for before, else the only adapter on offer, else the
-        base model. It never depends on the order in which the node lists its models.
+        only base model. It never depends on the order in which the node lists its models.
         """
-        offers = {offer.adapter_id: offer for offer in self.info.adapters}
-        before = [key for key in self._prices.agreed_adapters if key in offers]
-        adapters = [key for key in offers if key != BASE_MODEL]
-        for found in (before, adapters, [BASE_MODEL]):
-            if len(found) == 1 and found[0] in offers:
-                return offers[found[0]]
+        offers = self.info.adapters
+        before = [offer for offer in offers if self._prices.were_agreed(offer)]
+        adapters = [offer for offer in offers if offer.adapter_id != BASE_MODEL]
+        bases = [offer for offer in offers if offer.adapter_id == BASE_MODEL]
+        for found in (before, adapters, bases):
+            if len(found) == 1:
+                return found[0]
         raise UnknownModel("name a model: `viz buyer models` lists them", param="model")
 
     # the channel

@@ -14,9 +14,10 @@ from typing import Final, NamedTuple
 import structlog
 
 from viz.buyer.ledger import BuyerLedger
-from viz.domain.units import AdapterId, Hash32, hex_of
+from viz.buyer.offers import is_record_key, kept_for, record_key
+from viz.domain.units import Hash32, hex_of
 from viz.errors import BooksMismatch, InvalidRequest, NodeNotTrusted
-from viz.protocol.messages import AdapterOffer, NodeInfo
+from viz.protocol.messages import AdapterOffer, ServedBase
 from viz.protocol.wire import Json, Reader
 
 RECORD: Final = "counting.json"
@@ -32,33 +33,31 @@ class CountingPin(NamedTuple):
 
 
 class CountingPins:
-    """The pins of one channel's adapters, the base model included."""
+    """The pins of one channel's adapters, base models included."""
 
     def __init__(self, ledger: BuyerLedger) -> None:
         """Read the record; raise BooksMismatch if it cannot be read."""
         self._ledger = ledger
         self._pins = _read(ledger.kept_record(RECORD))
 
-    def check(self, offer: AdapterOffer, info: NodeInfo, *, exact: bool) -> None:
+    def check(self, offer: AdapterOffer, base: ServedBase, *, exact: bool) -> None:
         """Raise NodeNotTrusted if the adapter was counted exactly before and cannot be now."""
-        pin = self._pins.get(offer.adapter_id)
+        pin = kept_for(self._pins, offer.adapter_id, offer.model)
         if pin is None or exact or not pin.exact:
             return
         raise NodeNotTrusted(
             f"{offer.model} was counted by tokenizer {hex_of(pin.tokenizer)}, and the node names "
-            f"{hex_of(info.tokenizer_digest)} now, which is not known here: what it bills could "
+            f"{hex_of(base.tokenizer_digest)} now, which is not known here: what it bills could "
             "not be counted again, and nothing was paid. If you know the new one, put its "
             "tokenizer.json and tokenizer_config.json into a folder in `tokenizers` of the buyer's "
             "directory; to pay without a recount, `viz channel forgive`"
         )
 
-    def keep(self, offer: AdapterOffer, info: NodeInfo, *, exact: bool) -> None:
+    def keep(self, offer: AdapterOffer, base: ServedBase, *, exact: bool) -> None:
         """Record on disk how an adapter is counted, before it is paid for; raise as ``check``."""
-        self.check(offer, info, exact=exact)
-        pin, before = (
-            CountingPin(info.base_digest, info.tokenizer_digest, exact),
-            self._pins.get(offer.adapter_id),
-        )
+        self.check(offer, base, exact=exact)
+        pin = CountingPin(base.digest, base.tokenizer_digest, exact)
+        before = self._pins.get(record_key(offer.adapter_id, offer.model))
         if pin == before:
             return
         if before is not None:
@@ -68,16 +67,16 @@ class CountingPins:
                 base=hex_of(pin.base),
                 was=hex_of(before.base),
             )
-        self._keep({**self._pins, offer.adapter_id: pin})
+        self._keep({**self._pins, record_key(offer.adapter_id, offer.model): pin})
 
     def forget(self) -> None:
         """Forget all pins, so that the next request records anew how the node counts."""
         if self._pins:
             self._keep({})
 
-    def _keep(self, after: dict[AdapterId, CountingPin]) -> None:
+    def _keep(self, after: dict[str, CountingPin]) -> None:
         record: Json = {
-            str(key): {
+            key: {
                 "base": hex_of(pin.base),
                 "tokenizer": hex_of(pin.tokenizer),
                 "exact": pin.exact,
@@ -88,12 +87,14 @@ class CountingPins:
         self._pins = after
 
 
-def _read(kept: Json) -> dict[AdapterId, CountingPin]:
+def _read(kept: Json) -> dict[str, CountingPin]:
     try:
-        found: dict[AdapterId, CountingPin] = {}
+        found: dict[str, CountingPin] = {}
         for key, value in kept.items():
+            if not is_record_key(key):
+                raise ValueError(key)
             reader = Reader(value, "how an adapter is counted")
-            found[AdapterId(int(key))] = CountingPin(
+            found[key] = CountingPin(
                 reader.hash32("base"), reader.hash32("tokenizer"), reader.boolean("exact")
             )
     except (InvalidRequest, ValueError) as error:

@@ -18,7 +18,7 @@ from viz.domain.ports.chain import ChainReader, Deployment
 from viz.domain.units import BASE_MODEL, AdapterId, Hash32
 from viz.errors import NodeNotTrusted
 from viz.protocol.messages import AdapterOffer, NodeInfo
-from viz.services.market.node_claims import check_node, check_tokenizer
+from viz.services.market.node_claims import check_node, check_offer, check_tokenizer
 
 
 class KnownNode:
@@ -61,7 +61,8 @@ class KnownNode:
                 await self.refresh()
             if offer := find_offer(self.info.adapters, model):
                 await self._check_on_chain(offer)
-                self._pins.check(offer, self.info, exact=(await self.counter()).exact)
+                exact = (await self.counter(offer)).exact
+                self._pins.check(offer, self.info.base_of(offer), exact=exact)
                 return offer
         raise unknown(self.info.adapters, model)
 
@@ -72,25 +73,27 @@ class KnownNode:
 
     async def pin(self, offer: AdapterOffer) -> None:
         """Record how the node counts, before anything is paid for this adapter."""
-        counter = await self.counter()
-        self._pins.keep(offer, self.info, exact=counter.exact)
+        counter = await self.counter(offer)
+        self._pins.keep(offer, self.info.base_of(offer), exact=counter.exact)
 
-    async def counter(self) -> Counter:
-        """Return the counter for this node's tokens; it is exact if the tokenizer is known."""
-        return await asyncio.to_thread(self._counters.of, self.info.tokenizer_digest)
+    async def counter(self, offer: AdapterOffer) -> Counter:
+        """Return the counter for an offer's tokens; it is exact if the tokenizer is known."""
+        return await asyncio.to_thread(self._counters.of, self.info.base_of(offer).tokenizer_digest)
 
     async def _check_on_chain(self, offer: AdapterOffer) -> None:
         # Later the node may name other weights, or another tokenizer, under the same id. So the
         # digests are remembered as checked, not the id alone.
-        named = self.info.base_digest, self.info.tokenizer_digest
-        checked = offer.adapter_id, offer.weights_digest, *named
+        base = self.info.base_of(offer)
+        checked = offer.adapter_id, offer.weights_digest, base.digest, base.tokenizer_digest
         if self._chain is None or checked in self._checked:
             return
         if offer.adapter_id != BASE_MODEL:
             state = await self._chain.adapter(offer.adapter_id)
-            if state is None or state.weights_digest != offer.weights_digest:
+            if state is None:
                 raise NodeNotTrusted(
                     f"the node's adapter {offer.adapter_id} has other weights than the chain says"
                 )
-            check_tokenizer(self.info, state.base_model)
+            # The chain's base, whatever the node says: its tokenizer decides what may be billed.
+            check_tokenizer(base.tokenizer_digest, state.base_model)
+            check_offer(offer, base.digest, state)
         self._checked.add(checked)

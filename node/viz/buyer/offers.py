@@ -1,18 +1,46 @@
 """Find the offer that a model's name means.
 
-Owns the two ways to name a model: by its id, and by the name that its node gives it. Invariant: a
-name that could mean two adapters means none, because the name decides who is paid.
+Owns the two ways to name a model: by its id, and by the name that its node gives it; and the key by
+which a buyer's records name it. Invariant: a name that could mean two adapters means none, because
+the name decides who is paid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeVar
 
+from viz.domain.units import BASE_MODEL, AdapterId
 from viz.errors import UnknownModel
 from viz.protocol.messages import AdapterOffer
 
 NAMES_SHOWN: Final = 20
+T = TypeVar("T")
+# The key of records about the base model that were kept when a node had only one.
+ONE_BASE_KEY: Final = str(BASE_MODEL)
+
+
+def record_key(adapter_id: AdapterId, model: str) -> str:
+    """Return the key of a buyer's records about an offer: its adapter's id.
+
+    All base models have the id 0, so that the key of a base model has its name too.
+    """
+    return str(adapter_id) if adapter_id != BASE_MODEL else f"{ONE_BASE_KEY}:{model}"
+
+
+def kept_for(records: Mapping[str, T], adapter_id: AdapterId, model: str) -> T | None:
+    """Return the record about an offer; None if there is none.
+
+    A record of the time when a node had one base model holds for each of them that has none.
+    """
+    kept = records.get(record_key(adapter_id, model))
+    return records.get(ONE_BASE_KEY) if kept is None and adapter_id == BASE_MODEL else kept
+
+
+def is_record_key(key: str) -> bool:
+    """Return whether ``record_key`` makes such a key, or made it before."""
+    number = key.partition(":")[0] if key.startswith(f"{ONE_BASE_KEY}:") else key
+    return number.isascii() and number.isdecimal()
 
 
 def find_offer(offers: Sequence[AdapterOffer], wanted: str) -> AdapterOffer | None:

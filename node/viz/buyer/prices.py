@@ -18,12 +18,14 @@ import structlog
 
 from viz.buyer.checks import Limits
 from viz.buyer.ledger import BuyerLedger
+from viz.buyer.offers import is_record_key, kept_for, record_key
 from viz.domain.display import price as spelled
 from viz.domain.display import prices
 from viz.domain.ports.chain import Deployment
 from viz.domain.pricing import Price
 from viz.domain.units import BPS, UINT64_MAX, AdapterId, Units
 from viz.errors import BooksMismatch, InvalidRequest, PriceAboveCap
+from viz.protocol.messages import AdapterOffer
 from viz.protocol.wire import Json, Reader
 
 RECORD: Final = "prices.json"
@@ -54,17 +56,16 @@ class Prices:
         self._say = say or _log.warning
         self._known = _read(ledger.kept_record(RECORD))
 
-    @property
-    def agreed_adapters(self) -> tuple[AdapterId, ...]:
-        """The adapters that were paid for before."""
-        return tuple(self._known)
+    def were_agreed(self, offer: AdapterOffer) -> bool:
+        """Return whether this offer was paid for before, at whatever price."""
+        return kept_for(self._known, offer.adapter_id, offer.model) is not None
 
     def agree(self, adapter_id: AdapterId, model: str, price: Price, limits: Limits) -> None:
         """Agree to a price and record it before anything is signed; raise PriceAboveCap."""
-        known = self._known.get(adapter_id)
+        known, key = kept_for(self._known, adapter_id, model), record_key(adapter_id, model)
         self._check_caps(model, price, limits)
         if known is None:
-            self._keep(adapter_id, AgreedPrice(price, price))
+            self._keep(key, AgreedPrice(price, price))
             _log.info("agreed to a price", model=model, price=self._both(price))
             return
         rose = (
@@ -82,7 +83,7 @@ class Prices:
         if price == known.last:
             return
         self._say(f"{model} costs {self._both(price)} now; it was {self._both(known.last)}")
-        self._keep(adapter_id, AgreedPrice(_lowest(known.agreed, price, limits), price))
+        self._keep(key, AgreedPrice(_lowest(known.agreed, price, limits), price))
 
     def _check_caps(self, model: str, price: Price, limits: Limits) -> None:
         caps = Price(limits.prompt_price_units, limits.completion_price_units)
@@ -111,11 +112,9 @@ class Prices:
             if wanted
         )
 
-    def _keep(self, adapter_id: AdapterId, known: AgreedPrice) -> None:
-        after = {**self._known, adapter_id: known}
-        self._ledger.keep_record(
-            RECORD, {str(key): _to_json(value) for key, value in after.items()}
-        )
+    def _keep(self, key: str, known: AgreedPrice) -> None:
+        after = {**self._known, key: known}
+        self._ledger.keep_record(RECORD, {each: _to_json(value) for each, value in after.items()})
         self._known = after
 
 
@@ -166,10 +165,12 @@ def _to_json(known: AgreedPrice) -> Json:
     }
 
 
-def _read(kept: Json) -> dict[AdapterId, AgreedPrice]:
+def _read(kept: Json) -> dict[str, AgreedPrice]:
     try:
+        if not all(map(is_record_key, kept)):
+            raise ValueError(kept)
         return {
-            AdapterId(int(key)): AgreedPrice(*(_price(value, name) for name in ("agreed", "last")))
+            key: AgreedPrice(*(_price(value, name) for name in ("agreed", "last")))
             for key, value in kept.items()
         }
     except (InvalidRequest, ValueError, TypeError) as error:

@@ -16,7 +16,7 @@ from viz.domain.display import amount
 from viz.domain.eip712 import settlement_domain
 from viz.domain.ports.chain import Deployment
 from viz.domain.ports.clock import Clock
-from viz.domain.units import ZERO_ADDRESS, AdapterId, Hash32
+from viz.domain.units import ZERO_ADDRESS, Hash32
 from viz.errors import ChannelUnknown, NodeNotTrusted
 from viz.protocol.messages import AdapterOffer, NodeInfo
 from viz.protocol.payment import Challenge, SignedQuote
@@ -25,23 +25,23 @@ QUOTE_LEFT_S: Final = 10
 
 
 class KeptQuotes:
-    """One quote for each adapter."""
+    """One quote for each adapter and base model."""
 
     def __init__(self, deployment: Deployment, clock: Clock) -> None:
         self._deployment = deployment
         self._clock = clock
-        self._kept: dict[AdapterId, tuple[Hash32, SignedQuote]] = {}
-        self._came_s: dict[AdapterId, int] = {}
+        self._kept: dict[str, tuple[Hash32, SignedQuote]] = {}
+        self._came_s: dict[str, int] = {}
 
     def of(self, offer: AdapterOffer) -> tuple[Hash32, SignedQuote] | None:
         """Return the adapter's quote if it stays valid for long enough; None if not."""
-        known = self._kept.get(offer.adapter_id)
-        age_s = self._clock.now_s() - self._came_s.get(offer.adapter_id, 0)
+        known = self._kept.get(offer.model)
+        age_s = self._clock.now_s() - self._came_s.get(offer.model, 0)
         return known if known and 0 <= age_s < QUOTE_LIFE_S - QUOTE_LEFT_S else None
 
     def drop(self, offer: AdapterOffer) -> None:
         """Forget the quote, so that the next request gets a new one or the list price."""
-        self._kept.pop(offer.adapter_id, None)
+        self._kept.pop(offer.model, None)
 
     def is_for_another(self, challenge: Challenge, info: NodeInfo, offer: AdapterOffer) -> bool:
         """Say whether a 402 quotes other weights or another tokenizer than the description."""
@@ -49,7 +49,7 @@ class KeptQuotes:
             return False
         quote = challenge.quote.quote
         digests = (quote.weights_digest, quote.tokenizer_digest)
-        return digests != (offer.weights_digest, info.tokenizer_digest)
+        return digests != (offer.weights_digest, info.base_of(offer).tokenizer_digest)
 
     def accept(
         self, challenge: Challenge, info: NodeInfo, offer: AdapterOffer, channel: BuyerChannel
@@ -76,5 +76,5 @@ class KeptQuotes:
                 signer=channel.signer,
                 now_s=self._clock.now_s(),
             )
-            self._kept[offer.adapter_id] = (digest, challenge.quote)
-            self._came_s[offer.adapter_id] = self._clock.now_s()
+            self._kept[offer.model] = (digest, challenge.quote)
+            self._came_s[offer.model] = self._clock.now_s()

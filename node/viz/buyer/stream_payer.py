@@ -39,8 +39,14 @@ class StreamPayer:
         open_request: OpenRequest,
         counter: Counter,
         prompt_tokens: int,
+        *,
+        context_tokens: int,
     ) -> None:
-        """``prompt_tokens`` is the count of the prompt: exact if possible, else an upper bound."""
+        """``prompt_tokens`` is the count of the prompt: exact if possible, else an upper bound.
+
+        ``context_tokens``: how long prompt and answer together can be.
+        """
+        self._context_tokens = context_tokens
         self._context = context
         self._asked = asked
         self._open_request = open_request
@@ -127,7 +133,7 @@ class StreamPayer:
 
     def _max_tokens(self) -> int:
         given = [most for most in (self._asked.max_tokens, self.agreed.max_tokens) if most]
-        return min(given, default=self._context.node.info.context_tokens) * self._asked.choices
+        return min(given, default=self._context_tokens) * self._asked.choices
 
     # paying
 

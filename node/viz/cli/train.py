@@ -47,6 +47,10 @@ def train(
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="A training setting, as NAME=VALUE.")
     ] = None,
+    base: Annotated[
+        str,
+        typer.Option(help="Train on this base model, by name or digest, not on the node's first."),
+    ] = "",
     publish: Annotated[
         bool,
         typer.Option("--publish/--no-publish", help="Register the adapter and put it on offer."),
@@ -67,6 +71,7 @@ def train(
         "works": [_work(each) for each in works],
         "settings": dict(_setting(each) for each in setting or ()),
         **given,
+        **({"base": base} if base else {}),
     }
     operator = OperatorClient(node, folder)
     if dry_run:

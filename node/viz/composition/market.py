@@ -99,7 +99,7 @@ def build_market(
             backends.peers,
             clock,
             listings,
-            known=own_offers(backends.engine, catalogue, clock, node=node, origin=network.origin),
+            known=own_offers(backends.engines, catalogue, clock, node=node, origin=network.origin),
             own=node,
             interval_s=network.discover_s,
         ),
@@ -128,5 +128,5 @@ def _publishing(
         max_bytes=settings.max_blob_bytes,
     )
     return Publishing(
-        backends.chain, backends.writer, sealed, settings.adapters_dir, engine=backends.engine
+        backends.chain, backends.writer, sealed, settings.adapters_dir, engines=backends.engines
     )

@@ -86,7 +86,7 @@ class Services:
 def build_services(backends: Backends, settings: ServiceSettings) -> Services:
     """Create and connect all services; nothing is read, written or started yet."""
     ledger, chain, writer = backends.ledger, backends.chain, backends.writer
-    engine, clock, node = backends.engine, backends.clock, writer.address
+    engines, clock, node = backends.engines, backends.clock, writer.address
     # Shared, so that after a failure of the chain not every reader waits for its own timeout.
     access = ChainAccess(clock)
     events = ChannelEvents()
@@ -98,10 +98,11 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
     catalogue = Catalogue(
         ledger,
         chain,
-        engine,
+        engines,
         clock,
         node=node,
         list_price=settings.list_price,
+        base_prices=settings.base_prices,
         access=access,
         notices=notices,
     )
@@ -223,16 +224,13 @@ def _domain(backends: Backends) -> Domain:
 def _meter_tools(
     backends: Backends, settings: ServiceSettings, channels: ChannelStore
 ) -> MeterTools:
-    engine = backends.engine
     return MeterTools(
         channels,
         backends.clock,
         _domain(backends),
         backends.writer.address,
         backends.key,
-        engine.count_tokens,
         settings.credit_window_units,
-        parts_at_spaces=engine.model.parts_at_spaces,
     )
 
 
@@ -246,7 +244,6 @@ def _admission(
     return Admission(
         channels,
         catalogue,
-        backends.engine,
         quotes=_quotes(backends, settings),
         tools=tools,
         clock=backends.clock,
@@ -260,7 +257,6 @@ def _quotes(backends: Backends, settings: ServiceSettings) -> Quotes:
         backends.writer.address,
         backends.key,
         backends.clock,
-        tokenizer_digest=backends.engine.model.tokenizer_digest,
         valid_s=settings.quote_valid_s,
     )
 
@@ -273,12 +269,11 @@ def _training_queue(backends: Backends, settings: TrainingQueueSettings) -> Trai
         backends.writer.address,
         seal_with(backends.key),
         directory=settings.directory,
-        base_model=settings.base_model,
         cache_dir=settings.cache_dir,
         threads=settings.threads,
         device=settings.device,
         bounds=settings.bounds,
-        base=backends.engine.model,
+        bases=[engine.model for engine in backends.engines],
     )
 
 
@@ -343,7 +338,7 @@ def node_context(backends: Backends, services: Services, terms: NodeTerms) -> No
         catalogue=services.catalogue,
         ledger=backends.ledger,
         chain=backends.chain,
-        engine=backends.engine,
+        engines=backends.engines,
         blobs=backends.blobs,
         licensing=services.licensing,
         license_documents=services.license_documents,

@@ -5,21 +5,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from viz.domain.engines import Engines
 from viz.domain.notices import NoticeRule
 from viz.domain.ports.blobs import DeniableStore
 from viz.domain.ports.chain import ChainReader
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.custody import BlobSources, KeyStore
-from viz.domain.ports.engine import Engine
 from viz.domain.ports.peers import PeerHttp
 from viz.domain.ports.settlement_ledger import Store
 from viz.domain.ports.transactions import ChainWriter
 from viz.domain.pricing import Price
-from viz.domain.units import Units
+from viz.domain.units import Hash32, Units
 from viz.services.market.custodian import CustodyPolicy
 from viz.services.payments.deposit_relay import DepositPolicy
 from viz.services.payments.relay_budget import RelayPolicy
@@ -43,7 +44,7 @@ class Backends:
     ledger: Store
     chain: ChainReader
     writer: ChainWriter
-    engine: Engine
+    engines: Engines
     blobs: DeniableStore
     keys: KeyStore
     sources: BlobSources
@@ -55,14 +56,13 @@ class Backends:
 
 @dataclass(frozen=True, slots=True)
 class TrainingQueueSettings:
-    """The directory of training runs, their base model, and their bounds.
+    """The directory of training runs, that of base models, and the runs' bounds.
 
     ``least_percent`` is the two percentages that an adapter must reach to be sold: of questions
     answered right, and of general questions still answered right.
     """
 
     directory: Path
-    base_model: str
     cache_dir: Path
     threads: int
     device: str
@@ -88,6 +88,7 @@ class NetworkSettings:
 class ServiceSettings:
     """The operator's terms and bounds, as the services need them.
 
+    ``base_prices`` are the list prices of base models that have other ones than ``list_price``.
     ``registrations`` is None if the node relays no registrations. ``adapters_dir`` holds the plain
     weights of active adapters, ``licenses_dir`` the license documents to serve, ``works_dir`` the
     opened licensed works, ``sealed_dir`` sealed blobs during upload and download, ``receipts_dir``
@@ -101,6 +102,7 @@ class ServiceSettings:
     claims: ClaimPolicy
     registrations: RelayPolicy | None
     list_price: Price
+    base_prices: Mapping[Hash32, Price]
     credit_window_units: Units
     quote_valid_s: int
     compare_interval_s: float

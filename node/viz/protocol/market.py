@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Final
 from viz.domain.card import ReportCard
 from viz.domain.notices import NoticeSummary
 from viz.domain.units import BPS, UINT64_MAX, ContentId, Units
-from viz.protocol.messages import NOTICE_SUMMARY, REPORT_CARD
+from viz.protocol.messages import MAX_ARITHMETIC_CHARS, NOTICE_SUMMARY, REPORT_CARD
 from viz.protocol.wire_model import (
     BOOLEAN,
     AdapterNumber,
@@ -60,6 +60,7 @@ class MarketOffer(WireModel):
 
     ``latency_ms`` is the smoothed time in which that node's description reached the answering node;
     ``seen_at`` is when it was last read. ``notices`` tells of unanswered notices at that node.
+    ``arithmetic`` is what it computes in, if it says.
     """
 
     node: AddressText
@@ -70,6 +71,7 @@ class MarketOffer(WireModel):
     latency_ms: Uint32
     seen_at_s: JsonInteger
     notices: Annotated[NoticeSummary, NOTICE_SUMMARY] | None = None
+    arithmetic: Annotated[str, text(MAX_ARITHMETIC_CHARS), NullIsAbsent] = ""
 
 
 @dataclass(frozen=True, slots=True)

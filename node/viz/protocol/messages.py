@@ -45,6 +45,7 @@ MAX_SIGNATURE_BYTES: Final = 1024  # room for contract wallets (ERC-1271)
 MAX_ADAPTERS: Final = 4096
 MAX_OFFERED_WORKS: Final = 128  # the bound of a royalty table
 MAX_TOKEN_CHARS: Final = 512
+MAX_ARITHMETIC_CHARS: Final = 32
 MAX_AGE_KEY_CHARS: Final = 128  # the bound of NodeDirectory
 ADAPTER_MODEL_PREFIX: Final = "viz-adapter-"
 
@@ -100,14 +101,30 @@ NOTICE_SUMMARY: Final = record(
 
 
 @dataclass(frozen=True, slots=True)
+class ServedBase(WireModel):
+    """The base model under an offer: what generates its answers, and what counts their tokens.
+
+    ``digest`` names the weights with their quantisation, the function that adapters are trained
+    against. ``arithmetic`` is the type in which this node computes with them ("float32",
+    "bfloat16", "float16"), empty if the node does not say.
+    """
+
+    digest: Hash32Hex
+    tokenizer_digest: Hash32Hex
+    context_tokens: Uint32
+    arithmetic: Annotated[str, text(MAX_ARITHMETIC_CHARS), NullIsAbsent] = ""
+
+
+@dataclass(frozen=True, slots=True)
 class AdapterOffer(WireModel):
-    """An adapter that a node sells (id 0: the bare base model), with its list price.
+    """An adapter that a node sells (id 0: a bare base model), with its list price.
 
     ``name``, ``description``, the works' titles and the report card are statements of the node, for
     people to choose. The card's values are also in the signed manifest, and an audit measures them.
     Prices are units per million tokens. The choices of one request (``n``) share one prompt, which
     is computed and billed once; the text of each choice is billed separately. ``notices`` tells of
-    unanswered notices on the adapter or its works.
+    unanswered notices on the adapter or its works. ``base`` is None from a node that says it once
+    for all its offers: ask ``NodeInfo.base_of``.
     """
 
     adapter_id: AdapterNumber
@@ -122,11 +139,15 @@ class AdapterOffer(WireModel):
     ] = ()
     card: Annotated[ReportCard, REPORT_CARD] | None = None
     notices: Annotated[NoticeSummary, NOTICE_SUMMARY] | None = None
+    base: ServedBase | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo(WireModel):
-    """A node's identity, chain and offers; ``chain_time_s`` is the head's time as it sees it."""
+    """A node's identity, chain and offers; ``chain_time_s`` is the head's time as it sees it.
+
+    The members about a base model are those of the first one; each offer names its own.
+    """
 
     WHERE: ClassVar[str] = "the node's description"
     node: AddressText
@@ -148,6 +169,12 @@ class NodeInfo(WireModel):
     minimum_step_units: UnitsText
     adapters: Annotated[tuple[AdapterOffer, ...], AtMost(MAX_ADAPTERS)]
     age_key: Annotated[str, text(MAX_AGE_KEY_CHARS), NullIsAbsent] = ""
+
+    def base_of(self, offer: AdapterOffer) -> ServedBase:
+        """Return the base model of one of the node's offers."""
+        return offer.base or ServedBase(
+            self.base_digest, self.tokenizer_digest, self.context_tokens
+        )
 
 
 # sessions: who may spend a channel's balance over HTTP

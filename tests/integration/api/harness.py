@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from tests.fakes.engine import FakeEngine, fake_adapter_file
 from viz.api.app import create_app, create_runner
 from viz.api.context import ApiLimits, NodeContext, NodeTerms
 from viz.basemodel.safetensor_file import file_digest
-from viz.basemodel.source import DEFAULT_BASE
 from viz.composition.services import build_services, node_context, restore
 from viz.composition.settings import (
     Backends,
@@ -31,6 +30,7 @@ from viz.composition.settings import (
 from viz.domain import buyer_channel as buyer_channels
 from viz.domain.claim_rows import SignedVoucher
 from viz.domain.eip712 import public_address, sign, sign_compact
+from viz.domain.engines import Engines
 from viz.domain.node_channel import VoucherOffer
 from viz.domain.notices import NoticeRule
 from viz.domain.ports.engine import Engine
@@ -106,6 +106,8 @@ async def running_node(
     policy: ServingPolicy | None = None,
     chain: FakeChain | None = None,
     engine: Engine | None = None,
+    more_engines: Sequence[Engine] = (),
+    base_prices: Mapping[Hash32, Price] = {},
     adapter_file: Path | None = None,
     hook: CommitHook | None = None,
     credit_window_units: Units = 0,
@@ -118,6 +120,9 @@ async def running_node(
     port: int = 0,
 ) -> AsyncIterator[Node]:
     """Run a node on a free port of this machine; ``adapter_file``: one that the engine takes.
+
+    ``more_engines`` are those of further base models; ``base_prices`` the list prices of bases
+    that do not have ``price``.
 
     With a ``port`` its origin is what is dialled.
     """
@@ -132,7 +137,7 @@ async def running_node(
         store,
         chain,
         chain,
-        engine,
+        Engines([engine, *more_engines]),
         kept,
         KeyFolder(folder / "keys"),
         SourcedBlobs(kept, peers, folder / "incoming"),
@@ -150,16 +155,17 @@ async def running_node(
         development=development,
         origin=f"http://127.0.0.1:{port}" if port else ORIGIN,
     )
+    settings = replace(settings, base_prices=base_prices)
     services = build_services(backends, settings)
     file = adapter_file or fake_adapter_file(folder / "adapter.safetensors")
     digest = file_digest(file)
     weights = services.publishing.path_of(digest)
     weights.parent.mkdir(exist_ok=True)
     shutil.copyfile(file, weights)
-    chain.put_adapter(ADAPTER, digest)
+    chain.put_adapter(ADAPTER, digest, engine.model.digest)
     if not await store.adapters():
         await engine.add_adapter(ADAPTER, weights)
-        await services.catalogue.add(_record(digest, weights))
+        await services.catalogue.add(adapter_record(digest, weights, engine.model.digest))
     await restore(backends, services)
     parts = node_context(
         backends, services, NodeTerms(100_000, OPERATOR_TOKEN, recipient_of(AGE_IDENTITY))
@@ -177,7 +183,8 @@ async def running_node(
     finally:
         await runner.cleanup()
         await peers.close()
-        await engine.close()
+        for each in (engine, *more_engines):
+            await each.close()
         await store.close()
 
 
@@ -199,6 +206,7 @@ def service_settings(
         claims=ClaimPolicy(1_000_000, 3_600),
         registrations=REGISTRATIONS,
         list_price=price,
+        base_prices={},
         credit_window_units=credit_window_units,
         quote_valid_s=60,
         compare_interval_s=60,
@@ -218,7 +226,6 @@ def service_settings(
         max_blob_bytes=512 * 1024 * 1024,
         training=TrainingQueueSettings(
             folder / "trainings",
-            DEFAULT_BASE,
             folder / "models",
             threads=1,
             device="cpu",
@@ -231,12 +238,14 @@ def service_settings(
     )
 
 
-def _record(digest: Hash32, weights: Path) -> AdapterRecord:
+def adapter_record(
+    digest: Hash32, weights: Path, base: Hash32, adapter_id: AdapterId = ADAPTER
+) -> AdapterRecord:
     return AdapterRecord(
-        ADAPTER,
+        adapter_id,
         "tides",
         "knows tides",
-        ZERO_HASH,
+        base,
         digest,
         Cid("bafy"),
         ZERO_HASH,

@@ -15,6 +15,7 @@ from tests.integration.api.test_refusals import check
 from viz.api.context import PARTS
 from viz.basemodel.safetensor_file import file_digest
 from viz.domain.ports.chain import ContentState
+from viz.domain.ports.engine import NO_MODEL
 from viz.domain.units import ZERO_ADDRESS, ZERO_HASH, AdapterId, ContentId, Hash32
 from viz.domain.work import parse_work
 from viz.services.training.queue import TrainingQueue, seal_with
@@ -43,7 +44,7 @@ async def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
             chain.address,
             seal_with(chain.key),
             directory=tmp_path / "runs",
-            base_model="none",
+            bases=[NO_MODEL],
             cache_dir=tmp_path,
             threads=1,
         )

@@ -75,7 +75,7 @@ async def test_an_honest_node_is_paid_to_the_token(node: Node, tmp_path: Path, p
     """Counted without being told how; several choices and roles as well."""
     async with buying(node, tmp_path / "b") as client:
         await client.open_channel(PAYER_KEY, DEPOSIT)
-        assert (await client.node.counter()).exact
+        assert (await client.node.counter(client.info.adapters[0])).exact
         for more in ({}, {"n": 2}, {"temperature": 0, "seed": 3}):
             assert await ask(client, path, **more)
 
@@ -105,10 +105,7 @@ async def test_an_answer_that_is_overbilled_is_caught(
 ) -> None:
     """Its text arrived, and has fewer tokens than the receipt says."""
     honest = engine.tokenizer.count
-    tools = node.parts.serving._tools
-    monkeypatch.setattr(
-        node.parts.serving, "_tools", replace(tools, count=lambda text: times * honest(text))
-    )
+    monkeypatch.setattr(engine, "count_tokens", lambda text: times * honest(text))
     async with buying(node, tmp_path / "b") as client:
         await client.open_channel(PAYER_KEY, DEPOSIT)
         with pytest.raises(NodeNotTrusted, match="counts other tokens"):
@@ -170,8 +167,13 @@ async def test_an_adapter_is_checked_again_where_the_node_names_another_tokenize
     """The chain says which base an adapter belongs to, and so by what it is counted."""
     state = node.chain.adapter_states[ADAPTER]
     node.chain.adapter_states[ADAPTER] = replace(state, base_model=BASE)
+    engine._model = replace(engine._model, digest=BASE)
     async with buying(node, tmp_path / "b", chain=node.chain) as client:
         assert await client.node.offer_of(MODEL)
+        engine._model = replace(engine._model, digest=Hash32(b"\5" * 32))
+        await client.refresh_info()
+        with pytest.raises(NodeNotTrusted, match="another base model than the node says"):
+            await client.node.offer_of(MODEL)
         engine._model = replace(engine._model, tokenizer_digest=Hash32(b"\6" * 32))
         await client.refresh_info()
         with pytest.raises(NodeNotTrusted, match="names tokenizer"):

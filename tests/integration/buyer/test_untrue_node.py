@@ -28,7 +28,7 @@ from viz.domain.eip712 import sign
 from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt, salted_hash
 from viz.domain.typed_data import Receipt, channel_id
-from viz.domain.units import ZERO_HASH
+from viz.domain.units import ZERO_HASH, Hash32
 from viz.domain.usage import UsageLine, usage_hash
 from viz.errors import (
     ChannelClosing,
@@ -292,9 +292,19 @@ async def test_a_price_that_rose_is_paid_within_caps_that_were_named(
 
 async def test_a_node_that_changed_its_model_is_read_again(buyer: BuyerClient) -> None:
     """A node restarted with another base model is another offer, not a node to part with."""
-    buyer.node.info = replace(buyer.info, tokenizer_digest=ZERO_HASH)
+
+    def tokenizers() -> set[Hash32]:
+        return {buyer.info.base_of(each).tokenizer_digest for each in buyer.info.adapters}
+
+    now = tokenizers()
+    before = [
+        replace(each, base=replace(buyer.info.base_of(each), tokenizer_digest=ZERO_HASH))
+        for each in buyer.info.adapters
+    ]
+    buyer.node.info = replace(buyer.info, adapters=tuple(before))
+    assert tokenizers() == {ZERO_HASH} != now
     assert await ask(buyer)
-    assert buyer.info.tokenizer_digest != ZERO_HASH
+    assert tokenizers() == now
 
 
 async def test_a_deadline_is_never_the_nodes_to_choose(node: Node, tmp_path: Path) -> None:

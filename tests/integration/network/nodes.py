@@ -22,6 +22,7 @@ from viz.chain.keys import development_account
 from viz.chain.sender import Sender
 from viz.composition.services import build_services, node_context, restore
 from viz.composition.settings import Backends, NetworkSettings, ServiceSettings
+from viz.domain.engines import Engines
 from viz.domain.ports.blobs import BlockStore
 from viz.domain.ports.engine import Engine
 from viz.domain.ports.transactions import Call
@@ -123,9 +124,12 @@ async def real_node(
     private_addresses: bool = True,
     block_timeout_s: float = 2.0,
     engine: Engine | None = None,
+    serves: bool = True,
     blobs: BlockStore | None = None,
 ) -> AsyncIterator[RealNode]:
     """Run the node of a development account; without an ``engine`` it invents answers.
+
+    One that does not ``serve`` has no model.
 
     Without ``blobs`` it has an embedded store.
     """
@@ -143,7 +147,7 @@ async def real_node(
         store,
         net.chain,
         sender,
-        engine,
+        Engines([engine] if serves else ()),
         kept,
         KeyFolder(folder / "keys"),
         sources,

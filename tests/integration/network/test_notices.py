@@ -34,7 +34,7 @@ async def node(net: Testnet, tmp_path: Path) -> AsyncIterator[RealNode]:
         state = await net.chain.adapter(adapter_id)
         assert state is not None
         record = AdapterRecord(
-            adapter_id, "tides", "", state.base_model, file_digest(file), state.cid,
+            adapter_id, "tides", "", running.engine.model.digest, file_digest(file), state.cid,
             state.manifest_hash, str(file), 1, 1, 1, (OfferedWork(work, "Tides"),),
         )  # fmt: skip
         await running.parts.catalogue.add(at_list_price(record, running.parts.catalogue.list_price))

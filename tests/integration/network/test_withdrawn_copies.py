@@ -14,7 +14,6 @@ from tests.integration.network.nodes import RealNode, real_node
 from tests.integration.network.works import CreatorsWork, license_to, registered_work
 
 from viz.domain.units import AdapterId, ContentId, Hash32
-from viz.engine.none import NoEngine
 from viz.protocol.destruction import CERTIFICATES_PATH, Certificates
 from viz.services.market.last_use import FINAL_S
 from viz.services.market.publishing import Publication
@@ -26,7 +25,7 @@ PATIENT = 4 * DAY_S
 
 @pytest_asyncio.fixture
 async def custodian(net: Testnet, tmp_path: Path) -> AsyncIterator[RealNode]:
-    async with real_node(net, tmp_path / "a", CUSTODIAN, engine=NoEngine()) as running:
+    async with real_node(net, tmp_path / "a", CUSTODIAN, serves=False) as running:
         yield running
 
 

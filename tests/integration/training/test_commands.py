@@ -21,6 +21,7 @@ from viz.cli.main import app
 from viz.domain.eip712 import public_address
 from viz.domain.manifest import manifest_hash, seal_manifest
 from viz.domain.ports.chain import AdapterState, ContentState, TermsState
+from viz.domain.ports.engine import NO_MODEL
 from viz.domain.units import ZERO_HASH, AdapterId, Cid, ContentId, Hash32, parse_hash
 from viz.domain.work import parse_work
 from viz.protocol.registration import parse_description
@@ -158,7 +159,7 @@ async def test_a_dry_run_is_told_in_dollars_and_minutes(
     async with running_node(tmp_path / "node", chain=chain) as node:
         training = TrainingQueue(
             chain, node.store, node.clock, chain.address, seal_with(KEY),
-            directory=tmp_path / "runs", base_model="none", cache_dir=tmp_path, threads=2,
+            directory=tmp_path / "runs", bases=[NO_MODEL], cache_dir=tmp_path, threads=2,
         )  # fmt: skip
         parts = replace(node.app[PARTS], trainings=training)
         monkeypatch.setitem(node.app._state, PARTS, parts)

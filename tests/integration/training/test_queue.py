@@ -140,7 +140,7 @@ def _queue(chain: _Chain, ledger: _Ledger, folder: Path, base: LoadedBase) -> Tr
         TRAINER,
         seal_with(KEY),
         directory=folder / "runs",
-        base_model=str(base.directory),
+        bases=[base.model],
         cache_dir=folder / "cache",
         threads=1,
     )

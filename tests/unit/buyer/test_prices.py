@@ -13,7 +13,7 @@ from viz.buyer.checks import Limits
 from viz.buyer.ledger import BuyerLedger
 from viz.buyer.prices import RECORD, Prices, limits_in
 from viz.domain.pricing import Price
-from viz.domain.units import AdapterId
+from viz.domain.units import BASE_MODEL, AdapterId
 from viz.errors import BooksMismatch, PriceAboveCap
 
 TIDES = AdapterId(7)
@@ -114,6 +114,27 @@ def test_caps_are_tokens_whatever_the_decimals() -> None:
     assert (fine.prompt_price_units, fine.request_units) == (50 * 10**18, 10**18)
     assert limits_in(replace(DEPLOYMENT, token_decimals=0)).completion_price_units == 100
     assert limits_in(DEPLOYMENT, request_units=7).request_units == 7
+
+
+def test_each_base_model_has_a_price_of_its_own(tmp_path: Path) -> None:
+    """All have the adapter id 0; what was agreed for a small one says nothing of a large one.
+
+    A record of the time when a node had one base holds for every base until that has its own.
+    """
+    ledger: BuyerLedger = opened(tmp_path)
+    try:
+        prices = Prices(ledger, DEPLOYMENT, lambda said: None)
+        prices.agree(BASE_MODEL, "small", FIRST, DEFAULT)
+        dear = Price(20_000_000, 20_000_000)
+        prices.agree(BASE_MODEL, "large", dear, DEFAULT)
+        with pytest.raises(PriceAboveCap):
+            prices.agree(BASE_MODEL, "small", dear, DEFAULT)
+        assert set(ledger.kept_record(RECORD)) == {"0:small", "0:large"}
+        ledger.keep_record(RECORD, {"0": ledger.kept_record(RECORD)["0:small"]})
+        with pytest.raises(PriceAboveCap):
+            Prices(ledger, DEPLOYMENT).agree(BASE_MODEL, "any", dear, DEFAULT)
+    finally:
+        ledger.close()
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"7": {}}', b'{"7": {"agreed": ["1", "2"]}}'])

@@ -40,6 +40,7 @@ from viz.errors import (
     VizError,
 )
 from viz.protocol.market import MarketModel, MarketOffer
+from viz.protocol.messages import AdapterOffer
 from viz.protocol.wire import Json
 
 # A node that sends nothing for this long is given up: before its first text, and after it.
@@ -106,6 +107,8 @@ class NetworkAnswer:
         self._offers, self._body, self._path = offers, body, path
         self._part: PaidAnswer | None = None
         self._client: BuyerClient | None = None
+        # The offer of the node that was asked last.
+        self._served: AdapterOffer | None = None
         self._offer: MarketOffer
         self._stack = AsyncExitStack()
         self._began_s = 0.0
@@ -191,16 +194,17 @@ class NetworkAnswer:
         raise last or NodeUnreachable("no node is left to ask")
 
     async def _next_body(self) -> dict[str, Any]:
-        if not self._texts or self._client is None:
+        if not self._texts or self._client is None or self._served is None:
             return self._body
-        counter = await self._client.node.counter()
+        counter = await self._client.node.counter(self._served)
         text = self._texts[0]
         tokens = counter.text_tokens(text) if counter.exact else self._pieces
         return goes_on(self._body, self._path, text, max(1, length_of(self._body) - tokens))
 
     async def _enter(self, client: BuyerClient, body: dict[str, Any]) -> PaidAnswer:
-        model = await self._model_at(client)
-        body = at_most({**body, "model": model}, client.info.context_tokens)
+        self._served = await self._offer_at(client)
+        context_tokens = client.info.base_of(self._served).context_tokens
+        body = at_most({**body, "model": self._served.model}, context_tokens)
         spent_units = sum(part.units for part in self.parts)
         cap_units = min(client.limits.request_units - spent_units, self._reservation.units)
         if cap_units <= 0:
@@ -216,21 +220,21 @@ class NetworkAnswer:
             except PromptTooLong as refusal:
                 if not again:
                     raise
-                body = at_most(body, room_in(refusal, client))
+                body = at_most(body, room_in(refusal, context_tokens))
             except VizError as error:
                 self._end_part(answer, error)
                 raise
         raise NodeUnreachable("the node refuses every length")
 
-    async def _model_at(self, client: BuyerClient) -> str:
-        """Return the node's name for the model; raise UnknownModel if it serves other weights."""
+    async def _offer_at(self, client: BuyerClient) -> AdapterOffer:
+        """Return the node's offer of the model; raise UnknownModel if it serves other weights."""
         wanted = self._wanted.adapter_id, self._wanted.weights_digest
         for again in (False, True):
             if again:
                 await client.refresh_info()
             for offer in client.info.adapters:
                 if (offer.adapter_id, offer.weights_digest) == wanted:
-                    return offer.model
+                    return offer
         raise UnknownModel(f"the node no longer serves {self.model} with these weights")
 
     def _is_of_the_request(self, error: VizError) -> bool:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
-from viz.domain.units import AdapterId, Hash32
-from viz.errors import ModelUnavailable
+from viz.domain.units import ZERO_HASH, AdapterId, Hash32
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +19,8 @@ class BaseModel:
     ``message_tokens``, whatever its text. ``parts_at_spaces``: a token may span a word and the sign
     after it, so that the token count of a growing text is final only up to a space.
     ``layer_weights`` and ``head_weights`` are the numbers of weights in the linear layers and in
-    the output layer, 0 if unknown: training time is estimated from them.
+    the output layer, 0 if unknown: training time is estimated from them. ``arithmetic`` is the type
+    in which the engine computes. ``source`` says where the model was read from, as settings do.
     """
 
     name: str
@@ -34,19 +34,12 @@ class BaseModel:
     parts_at_spaces: bool = False
     layer_weights: int = 0
     head_weights: int = 0
+    arithmetic: str = ""
+    source: str = ""
 
-    @property
-    def is_served(self) -> bool:
-        """Whether there is a model: a node may run without one."""
-        return bool(self.name)
 
-    def require_served(self, what: str) -> None:
-        """Raise ModelUnavailable if there is no model; ``what`` names what needs it."""
-        if not self.is_served:
-            raise ModelUnavailable(
-                f"{what} needs a model, and this node runs without one: set engine.backend to "
-                '"embedded" or "upstream", on an install with the model stack (scripts/setup)'
-            )
+# What a node that serves no model says of its model.
+NO_MODEL: Final = BaseModel("", ZERO_HASH, ZERO_HASH, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)

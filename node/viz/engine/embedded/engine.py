@@ -19,7 +19,7 @@ import structlog
 
 from viz.domain.ports.engine import BaseModel, Generation, GenerationRequest, Piece
 from viz.domain.units import AdapterId
-from viz.engine.embedded.memory_plan import available_bytes, plan, usable_processors
+from viz.engine.embedded.memory_plan import plan, usable_processors, usual_bytes
 from viz.engine.embedded.process_memory import (
     resident_bytes,
     return_freed,
@@ -87,10 +87,11 @@ class EmbeddedEngine:
             capacity=min(settings.context_tokens, shape.context_tokens),
         )
         dtype = choice.dtype
-        budget = settings.memory_bytes or int(available_bytes() * 0.6)
+        budget = settings.memory_bytes or usual_bytes()
         fits = plan(shape, settings, choice.widths, budget)
         self._slots = fits.slots
-        self._model = replace(self._model, context_tokens=fits.capacity)
+        arithmetic = str(dtype).removeprefix("torch.")
+        self._model = replace(self._model, context_tokens=fits.capacity, arithmetic=arithmetic)
         self._compute = choice.name
         _log.info(
             "engine starts",
@@ -107,7 +108,8 @@ class EmbeddedEngine:
             _log.warning(
                 f"memory suffices for {fits.slots} of engine.max_streams = {settings.max_streams} "
                 "streams: for all of them set engine.max_memory_mib to "
-                f"{-(-fits.all_streams_bytes >> 20)}, or lower engine.context_tokens"
+                f"{-(-fits.all_streams_bytes >> 20)}, or lower engine.context_tokens",
+                model=self._base.model.name,
             )
         program = resident_bytes()
         cache = KvCache(shape, fits.slots, fits.capacity, dtype)
@@ -131,7 +133,8 @@ class EmbeddedEngine:
             _log.info(
                 f"the node uses at most about {(program + budget) >> 20} MiB: {budget >> 20} for "
                 f"weights, caches and adapters (engine.max_memory_mib), {program >> 20} for the "
-                "program and its libraries, which no setting lowers"
+                "program and its libraries, which no setting lowers",
+                model=self._base.model.name,
             )
 
     @property

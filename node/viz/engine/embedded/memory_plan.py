@@ -21,6 +21,7 @@ from viz.errors import ModelUnavailable
 
 _USUAL_RANK = 16
 _FILE_ITEM_BYTES = 4
+_FREE_PART = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,11 @@ def _weight_bytes(shape: DecoderShape, widths: Widths) -> int:
     head = embedding * widths.weight if shape.tied else 0
     looked_up = 0 if shape.tied and widths.embeds_by_head else 2 * embedding
     return sum(sizes.values()) * widths.weight + head + looked_up
+
+
+def usual_bytes() -> int:
+    """Return the bytes that engines take together if no bound is set: 60 % of what is free now."""
+    return int(available_bytes() * _FREE_PART)
 
 
 def available_bytes(root: Path = Path("/")) -> int:

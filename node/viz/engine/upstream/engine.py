@@ -49,7 +49,7 @@ class UpstreamEngine:
     def __init__(self, base: LoadedBase, settings: UpstreamSettings) -> None:
         self._base, self._settings = base, settings
         context = min(settings.context_tokens, base.model.context_tokens)
-        self._model = replace(base.model, context_tokens=context)
+        self._model = replace(base.model, context_tokens=context, arithmetic=settings.arithmetic)
         self._files = ThreadPoolExecutor(1, thread_name_prefix="viz-adapter-check")
         self._folder = PeftFolder(settings.folder, settings.server_folder, base, settings.max_rank)
         self._values = ReferenceValues(base)
@@ -82,7 +82,13 @@ class UpstreamEngine:
                 look.cancel()
         engine._watches = [asyncio.create_task(each.watch()) for each in engine._replicas]
         for each in engine._replicas:
-            _log.info("engine server", server=each.url, state=each.state.value, reason=each.reason)
+            _log.info(
+                "engine server",
+                model=base.model.name,
+                server=each.url,
+                state=each.state.value,
+                reason=each.reason,
+            )
         return engine
 
     def _replica(self, url: str, context_tokens: int) -> Replica:

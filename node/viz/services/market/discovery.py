@@ -23,7 +23,7 @@ from viz.domain.ports.peers import PeerHttp
 from viz.domain.units import BASE_MODEL, AdapterId, Address, ContentId, Hash32
 from viz.errors import ChainError, NodeNotTrusted
 from viz.protocol.market import MAX_OFFERS, MarketModel, MarketOffer, MarketWork
-from viz.protocol.messages import AdapterOffer, NodeInfo, adapter_model
+from viz.protocol.messages import AdapterOffer, NodeInfo, ServedBase, adapter_model
 from viz.protocol.wire import JSON_INTEGER_MAX
 from viz.services.market.chain_facts import ChainFacts, OutOfReadings
 from viz.services.market.listing_exchange import ListingExchange
@@ -42,13 +42,14 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class NodeOffers:
-    """What one node sells now: the node's own catalogue, or another node's description."""
+    """What one node sells now: the node's own catalogue, or another node's description.
+
+    ``base`` is the base model of the offers that name none.
+    """
 
     node: Address
     url: str
-    base_name: str
-    base_digest: Hash32
-    context_tokens: int
+    base: ServedBase
     offers: tuple[AdapterOffer, ...]
     latency_ms: int = 0
     seen_at_s: int = 0
@@ -59,13 +60,15 @@ class NodeOffers:
         return cls(
             info.node,
             url,
-            info.base_model,
-            info.base_digest,
-            info.context_tokens,
+            ServedBase(info.base_digest, info.tokenizer_digest, info.context_tokens),
             info.adapters,
             min(round(latency_ms), 2**32 - 1),
             seen_at_s,
         )
+
+    def base_of(self, offer: AdapterOffer) -> ServedBase:
+        """Return the base model of one of the offers."""
+        return offer.base or self.base
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,13 +169,13 @@ class Discovery:
         Raises NodeNotTrusted for an offer that contradicts the chain, ChainError, OutOfReadings.
         """
         if offer.adapter_id == BASE_MODEL:
-            if offer.weights_digest != by.base_digest:
+            if offer.weights_digest != by.base_of(offer).digest:
                 raise NodeNotTrusted("its base model's offer has another digest than its base")
             return None
         state = await self._facts.adapter(offer.adapter_id)
         if state is None:
             return None
-        check_offer(offer, by.base_digest, state)
+        check_offer(offer, by.base_of(offer).digest, state)
         return state if await self._facts.may_serve(offer.adapter_id, by.node) else None
 
     async def _listed_works(self) -> Faces:
@@ -266,7 +269,7 @@ def _model(sold: Sequence[_Sold], works: tuple[MarketWork, ...]) -> MarketModel:
         adapter_id=offer.adapter_id,
         model=name,
         weights_digest=offer.weights_digest,
-        base_digest=teller.by.base_digest,
+        base_digest=teller.by.base_of(offer).digest,
         told_by=teller.by.node,
         name=name if of_base else offer.name,
         description=offer.description,
@@ -302,20 +305,22 @@ def _base_name(sold: Sequence[_Sold]) -> str:
     """Return the base model's name: the known name of its digest, else what most nodes say."""
     if sold[0].offer.weights_digest.hex() == DEFAULT_BASE_DIGEST:
         return DEFAULT_BASE
-    names = Counter(each.by.base_name for each in sold)
+    names = Counter(each.offer.model for each in sold)
     return min(names, key=lambda name: (-names[name], name))
 
 
 def _offer(sold: _Sold) -> MarketOffer:
+    base = sold.by.base_of(sold.offer)
     return MarketOffer(
         node=sold.by.node,
         url=sold.by.url,
         prompt_price_units=sold.offer.prompt_price_units,
         completion_price_units=sold.offer.completion_price_units,
-        context_tokens=sold.by.context_tokens,
+        context_tokens=base.context_tokens,
         latency_ms=sold.by.latency_ms,
         seen_at_s=sold.by.seen_at_s,
         notices=sold.offer.notices,
+        arithmetic=base.arithmetic,
     )
 
 

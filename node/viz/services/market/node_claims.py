@@ -30,20 +30,22 @@ def check_node(info: NodeInfo, expected: Deployment) -> None:
         token=info.token,
         token_decimals=info.token_decimals,
     )
-    check_tokenizer(info, info.base_digest)
+    check_tokenizer(info.tokenizer_digest, info.base_digest)
     for offer in info.adapters:
+        base = info.base_of(offer)
+        check_tokenizer(base.tokenizer_digest, base.digest)
         if (adapter_of_model(offer.model) or BASE_MODEL) != offer.adapter_id:
             raise NodeNotTrusted(
                 f"the node sells adapter {offer.adapter_id} under the name {offer.model[:80]!r}"
             )
 
 
-def check_tokenizer(info: NodeInfo, base_digest: Hash32) -> None:
+def check_tokenizer(tokenizer_digest: Hash32, base_digest: Hash32) -> None:
     """Raise NodeNotTrusted if the node names another tokenizer than the known base model's."""
     known = TOKENIZER_OF_BASE.get(base_digest)
-    if known is not None and info.tokenizer_digest != known:
+    if known is not None and tokenizer_digest != known:
         raise NodeNotTrusted(
-            f"the node names tokenizer {hex_of(info.tokenizer_digest)}, and its base model's is "
+            f"the node names tokenizer {hex_of(tokenizer_digest)}, and its base model's is "
             f"{hex_of(known)}: what it bills could not be counted again"
         )
 
@@ -51,13 +53,13 @@ def check_tokenizer(info: NodeInfo, base_digest: Hash32) -> None:
 def check_offer(offer: AdapterOffer, base_digest: Hash32, state: AdapterState) -> None:
     """Raise NodeNotTrusted if an offer contradicts the adapter's state on chain.
 
-    ``base_digest`` is the digest of the base model that the node serves.
+    ``base_digest`` is the digest of the base model that the node names for it.
     """
     where = f"the node's adapter {offer.adapter_id}"
     if state.weights_digest != offer.weights_digest:
         raise NodeNotTrusted(f"{where} has other weights than the chain says")
     if state.base_model != base_digest:
-        raise NodeNotTrusted(f"{where} belongs to another base model than the node's")
+        raise NodeNotTrusted(f"{where} belongs to another base model than the node says")
     works = {content_id for content_id, _ in state.shares}
     for work in offer.works:
         if work.content_id not in works:

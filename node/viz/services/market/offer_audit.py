@@ -46,14 +46,16 @@ class OfferAudit:
 async def audit_offers(info: NodeInfo, chain: ChainReader, license_at: LicenseAt) -> OfferAudit:
     """Compare all offers with the chain; raise ChainError, and what ``license_at`` raises else."""
     found, works = OfferAudit(), dict[ContentId, None]()
-    try:
-        check_tokenizer(info, info.base_digest)
-    except NodeNotTrusted as error:
-        found.findings.append(error.detail)
+    bases = {info.base_of(offer) for offer in info.adapters}
+    for base in sorted(bases, key=lambda each: each.digest):
+        try:
+            check_tokenizer(base.tokenizer_digest, base.digest)
+        except NodeNotTrusted as error:
+            found.findings.append(error.detail)
     for offer in info.adapters:
         found.adapters.append(offer.adapter_id)
         if offer.adapter_id == BASE_MODEL:
-            if offer.weights_digest != info.base_digest:
+            if offer.weights_digest != info.base_of(offer).digest:
                 found.findings.append("the base model's offer has another digest than the base")
             continue
         works |= dict.fromkeys(await _audit_offer(found, offer, info, chain))
@@ -71,7 +73,7 @@ async def _audit_offer(
         found.findings.append(f"adapter {offer.adapter_id} is sold, and is not registered")
         return []
     try:
-        check_offer(offer, info.base_digest, state)
+        check_offer(offer, info.base_of(offer).digest, state)
     except NodeNotTrusted as error:
         found.findings.append(error.detail)
     named = {work.content_id for work in offer.works}

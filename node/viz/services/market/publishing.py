@@ -3,7 +3,7 @@
 Owns the order of the steps and the checks between them. Invariants: nothing is stored or paid for
 before a simulation showed that the contract accepts the registration; a manifest is registered once
 on the same terms, whenever the process was killed; an adapter is given to the engine only if the
-bytes of its CID hash to the digest on chain, it belongs to the loaded base model, and this node may
+bytes of its CID hash to the digest on chain, its base model is that engine's, and this node may
 serve it.
 """
 
@@ -18,8 +18,8 @@ from typing import Final
 import structlog
 
 from viz.basemodel.safetensor_file import file_digest
+from viz.domain.engines import Engines
 from viz.domain.ports.chain import AdapterState, ChainReader, WeightsAddress
-from viz.domain.ports.engine import Engine
 from viz.domain.ports.transactions import Call, ChainWriter, Event, Outcome, Transaction
 from viz.domain.shares import Share, check_shares, share_words
 from viz.domain.units import BPS, AdapterId, Address, Cid, ContentId, Hash32, hex_of
@@ -64,7 +64,7 @@ class Published:
 
 
 class Publishing:
-    """Registers one node's adapters, and fetches registered ones for its engine."""
+    """Registers one node's adapters, and fetches registered ones for its engines."""
 
     def __init__(
         self,
@@ -73,14 +73,14 @@ class Publishing:
         sealed: SealedWeights,
         directory: Path,
         *,
-        engine: Engine | None = None,
+        engines: Engines | None = None,
     ) -> None:
         """Create it; ``directory`` holds the plain weights of active adapters."""
         self._reader = reader
         self._writer = writer
         self._sealed = sealed
         self._directory = directory
-        self._engine = engine
+        self._engines = engines
         # One at a time: two calls for one manifest would both find it unregistered.
         self._registering = asyncio.Lock()
 
@@ -162,30 +162,26 @@ class Publishing:
         return sent.require_settled("the permission" if allowed else "ending the permission")
 
     async def activate(self, adapter_id: AdapterId) -> AdapterState:
-        """Fetch a registered adapter's weights, check them, and give them to the engine.
+        """Fetch a registered adapter's weights, check them, and give them to its base's engine.
 
         Raises UnknownAdapter, AdapterNotServable, BlobCorrupt, InvalidAdapterFile, and whatever
         ``SealedWeights.fetch`` raises.
         """
-        if self._engine is None:
+        if self._engines is None:
             raise AdapterNotServable("this process has no engine: activate on the node")
-        self._engine.model.require_served("serving an adapter")
+        self._engines.require_any("serving an adapter")
         adapter = await self._reader.adapter(adapter_id)
         if adapter is None:
             raise UnknownAdapter(
                 f"adapter {adapter_id} is not registered, or does not have its confirmations yet: "
                 "check the id, or try again later"
             )
-        if adapter.base_model != self._engine.model.digest:
-            raise AdapterNotServable(
-                f"adapter {adapter_id} belongs to base model {hex_of(adapter.base_model)}, this "
-                f"node serves {hex_of(self._engine.model.digest)}"
-            )
+        engine = self._engines.require_for(adapter_id, adapter.base_model)
         reason = (await self._reader.servable(adapter_id, self._writer.address)).reason
         if reason is not None:
             raise AdapterNotServable(f"adapter {adapter_id} may not be served here: {reason}")
         weights = await self.weights(adapter)
-        await self._engine.add_adapter(adapter_id, weights)
+        await engine.add_adapter(adapter_id, weights)
         _log.info("adapter active", adapter=adapter_id, cid=adapter.cid)
         return adapter
 

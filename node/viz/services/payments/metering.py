@@ -31,25 +31,19 @@ from viz.services.payments.channels import ChannelStore
 from viz.services.payments.paid_request import PaidRequest
 from viz.services.payments.receipts import ReceiptChainEnd, issue
 
-Count = Callable[[str], int]
 MakeAnswer = Callable[[SignedReceipt | None], AnswerRecord | None]
 
 
 @dataclass(frozen=True, slots=True)
 class MeterTools:
-    """Hold what all meters of a node share; ``count`` returns the number of tokens of a text.
-
-    ``parts_at_spaces`` is the base model's (``viz.domain.ports.engine.BaseModel``).
-    """
+    """Hold what all meters of a node share."""
 
     channels: ChannelStore
     clock: Clock
     domain: Domain
     node: Address
     key: bytes
-    count: Count
     credit_window_units: Units
-    parts_at_spaces: bool = False
 
 
 class Meter:
@@ -130,11 +124,11 @@ class Meter:
         """
         if not self._texts:
             return 0
-        at_spaces = self._tools.parts_at_spaces
+        at_spaces = self._request.engine.model.parts_at_spaces
         lasting = [
             lasting_part(self._texts[key], at_spaces=at_spaces) for key in sorted(self._texts)
         ]
-        self._lasting = sum(map(self._tools.count, lasting)), "".join(lasting)
+        self._lasting = sum(map(self._request.engine.count_tokens, lasting)), "".join(lasting)
         return max(0, self._cost(self._lasting[0]) - self._booked_units)
 
     def unbilled(self) -> UnbilledRecord:
@@ -166,7 +160,7 @@ class Meter:
     def completion_tokens(self) -> int:
         """Return the canonical token count of everything delivered."""
         if self._counted is None:
-            self._counted = sum(self._tools.count(text) for text in self._texts.values())
+            self._counted = sum(map(self._request.engine.count_tokens, self._texts.values()))
         return self._counted
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from viz.domain.ports.engine import Sampling
+from viz.domain.ports.engine import Engine, Sampling
 from viz.domain.pricing import Price
 from viz.domain.units import AdapterId, Hash32
 
@@ -17,6 +17,7 @@ from viz.domain.units import AdapterId, Hash32
 class PaidRequest:
     """A request whose adapter is served here, whose prompt fits and whose price is agreed.
 
+    ``engine``: the one of the adapter's base model, which generates and counts the tokens.
     ``prompt``: the token ids that the engine reads. ``prompt_tokens``: how many of them are billed;
     the control tokens around a raw prompt are free. ``sampling.max_tokens`` limits each of the
     ``choices``. ``body``: the HTTP body as sent; the receipt states its salted hash.
@@ -25,6 +26,7 @@ class PaidRequest:
 
     request_id: str
     adapter_id: AdapterId
+    engine: Engine
     price: Price
     quote_hash: Hash32
     body: bytes

@@ -29,26 +29,29 @@ class Quotes:
         key: bytes,
         clock: Clock,
         *,
-        tokenizer_digest: Hash32,
         valid_s: int = 60,
     ) -> None:
         self._domain = domain
         self._node = node
         self._key = key
         self._clock = clock
-        self._tokenizer_digest = tokenizer_digest
         self._valid_s = valid_s
         self._issued: OrderedDict[Hash32, Quote] = OrderedDict()
 
-    def make(self, signer: Address, offer: AdapterOffer, max_tokens: int) -> SignedQuote:
-        """Return a signed quote for ``signer`` at the offer's current price."""
+    def make(
+        self, signer: Address, offer: AdapterOffer, max_tokens: int, *, tokenizer_digest: Hash32
+    ) -> SignedQuote:
+        """Return a signed quote for ``signer`` at the offer's current price.
+
+        ``tokenizer_digest``: what counts the tokens, that of the adapter's base model.
+        """
         now_s = self._clock.now_s()
         quote = Quote(
             self._node,
             signer,
             offer.adapter_id,
             offer.weights_digest,
-            self._tokenizer_digest,
+            tokenizer_digest,
             offer.prompt_price_units,
             offer.completion_price_units,
             max_tokens,

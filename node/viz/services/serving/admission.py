@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 
 from viz.domain.node_channel import require_selling
 from viz.domain.ports.clock import Clock
-from viz.domain.ports.engine import Engine
+from viz.domain.ports.engine import BaseModel, Engine
 from viz.domain.ports.ledger import AccessRecord
 from viz.domain.pricing import Price
 from viz.domain.text_request import TextRequest
@@ -53,7 +53,6 @@ class Admission:
         self,
         channels: ChannelStore,
         catalogue: Catalogue,
-        engine: Engine,
         *,
         quotes: Quotes,
         tools: MeterTools,
@@ -62,7 +61,6 @@ class Admission:
     ) -> None:
         self._channels = channels
         self._catalogue = catalogue
-        self._engine = engine
         self._quotes = quotes
         self._tools = tools
         self._clock = clock
@@ -101,17 +99,19 @@ class Admission:
         self._channels.require_room()
         await self._catalogue.require_servable(offer.adapter_id)
         active_channel = await self._channels.get(access.signer)
-        await self._require_channel(asked, offer, active_channel)
-        prompt = await self._tokenise(asked.prompt, asked.so_far, access.signer)
-        max_tokens = self._max_tokens(asked, len(prompt))
+        engine = self._catalogue.engine_of(offer)
+        await self._require_channel(asked, offer, active_channel, engine)
+        prompt = await self._tokenise(engine, asked.prompt, asked.so_far, access.signer)
+        max_tokens = self._max_tokens(engine.model, asked, len(prompt))
         price, quote_hash = self._agreed_price(
             offer, access.signer, max_tokens, quote_hash=quote_hash, list_price=list_price
         )
         # The buyer does not pay for the control tokens that the tokenizer puts around a raw prompt.
-        frame = self._engine.model.frame_tokens if isinstance(asked.prompt, str) else 0
+        frame = engine.model.frame_tokens if isinstance(asked.prompt, str) else 0
         request = PaidRequest(
             request_id=request_id,
             adapter_id=offer.adapter_id,
+            engine=engine,
             price=price,
             quote_hash=quote_hash,
             body=body,
@@ -128,11 +128,13 @@ class Admission:
             await stream.pay_first()
         except PaymentRequired as error:
             need = stream.need(error) if stream.has_channel else None
-            raise self._with_quote(error, offer, access.signer, max_tokens, need) from error
+            raise self._with_quote(
+                error, offer, access.signer, max_tokens, need, engine=engine
+            ) from error
         self.running += 1
         self._idle.clear()
         try:
-            await stream.start(self._engine)
+            await stream.start()
             yield stream
         finally:
             # Shielded: if the caller is cancelled here, the request is billed all the same, and
@@ -160,7 +162,11 @@ class Admission:
             await self._idle.wait()
 
     async def _require_channel(
-        self, asked: TextRequest, offer: AdapterOffer, active_channel: ActiveChannel
+        self,
+        asked: TextRequest,
+        offer: AdapterOffer,
+        active_channel: ActiveChannel,
+        engine: Engine,
     ) -> None:
         """Raise PaymentRequired if the model has a price and the signer has no money here.
 
@@ -178,11 +184,17 @@ class Admission:
                 return
             why = "the channel's deposit is used up: top it up, then ask"
         wanted = asked.max_tokens or self.policy.default_max_tokens
-        max_tokens = min(wanted, self._engine.model.context_tokens)
-        raise self._with_quote(PaymentRequired(why), offer, channel.signer, max_tokens, None)
+        max_tokens = min(wanted, engine.model.context_tokens)
+        raise self._with_quote(
+            PaymentRequired(why), offer, channel.signer, max_tokens, None, engine=engine
+        )
 
     async def _tokenise(
-        self, prompt: str | Sequence[Mapping[str, str]], so_far: str, signer: Address
+        self,
+        engine: Engine,
+        prompt: str | Sequence[Mapping[str, str]],
+        so_far: str,
+        signer: Address,
     ) -> tuple[int, ...]:
         """Tokenise the prompt and return its ids, in a thread, one at a time per signer.
 
@@ -195,28 +207,23 @@ class Admission:
         if isinstance(prompt, str):
             texts = [prompt]
         else:
-            self._require_few_messages(len(prompt))
+            _require_few_messages(engine.model, len(prompt))
             texts = [*(message.get("content", "") for message in prompt), so_far]
         if not any(texts):
             raise PromptEmpty("the prompt is empty: send some text")
-        size = self._require_may_fit(texts)
+        size = _require_may_fit(engine.model, texts)
         if size <= TINY_PROMPT_BYTES and len(texts) <= TINY_PROMPT_MESSAGES:
-            return self._ids_of(prompt, so_far)
+            return _ids_of(engine, prompt, so_far)
         is_short = size <= LONG_PROMPT_BYTES
         threads = self._tokenising if is_short else self._tokenising_long
         # The signer's lock is taken first, so that a request that waits for it holds no thread.
         turn = self._turns.setdefault(signer, asyncio.Lock())
         async with turn, threads:
-            return await asyncio.to_thread(self._ids_of, prompt, so_far)
+            return await asyncio.to_thread(_ids_of, engine, prompt, so_far)
 
-    def _ids_of(self, prompt: str | Sequence[Mapping[str, str]], so_far: str) -> tuple[int, ...]:
-        if isinstance(prompt, str):
-            return self._engine.encode(prompt)
-        return self._engine.render(prompt, so_far)
-
-    def _max_tokens(self, asked: TextRequest, prompt_tokens: int) -> int:
+    def _max_tokens(self, model: BaseModel, asked: TextRequest, prompt_tokens: int) -> int:
         """Return the answer's limit in tokens; raise PromptTooLong if the context has no room."""
-        context_tokens = self._engine.model.context_tokens
+        context_tokens = model.context_tokens
         room = context_tokens - prompt_tokens
         if room <= 0:
             raise PromptTooLong(
@@ -231,34 +238,6 @@ class Admission:
                 roomTokens=room,
             )
         return max_tokens
-
-    def _require_few_messages(self, messages: int) -> None:
-        """Raise PromptTooLong if so many messages cannot fit, whatever their texts.
-
-        Rendering takes time for each message, and is unpaid until the prompt's price is known.
-        """
-        model = self._engine.model
-        least = messages * max(1, model.message_tokens)
-        if least >= model.context_tokens:
-            raise PromptTooLong(
-                f"the prompt has {messages} messages, which take {least} tokens at least; the "
-                f"context holds {model.context_tokens}, answer included"
-            )
-
-    def _require_may_fit(self, texts: Sequence[str]) -> int:
-        """Return the size of the texts in bytes; raise PromptTooLong if the context is too small.
-
-        Judged by size alone, so that a prompt that cannot fit is refused before it is tokenised.
-        """
-        model = self._engine.model
-        size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
-        most = model.context_tokens * min(model.longest_token_bytes, BYTES_A_TOKEN)
-        if size > most:
-            raise PromptTooLong(
-                f"the prompt has {size} bytes of text; the context's {model.context_tokens} tokens "
-                f"hold {most} at most"
-            )
-        return size
 
     def _agreed_price(
         self,
@@ -301,7 +280,45 @@ class Admission:
         signer: Address,
         max_tokens: int,
         need: NeedVoucher | None,
+        *,
+        engine: Engine,
     ) -> PaymentRequired:
         """Return the error with the data of its challenge: a quote, and the voucher it needs."""
-        quote = self._quotes.make(signer, offer, max_tokens)
+        quote = self._quotes.make(
+            signer, offer, max_tokens, tokenizer_digest=engine.model.tokenizer_digest
+        )
         return PaymentRequired(error.detail, **{**error.extensions, "quote": quote, "need": need})
+
+
+def _ids_of(
+    engine: Engine, prompt: str | Sequence[Mapping[str, str]], so_far: str
+) -> tuple[int, ...]:
+    return engine.encode(prompt) if isinstance(prompt, str) else engine.render(prompt, so_far)
+
+
+def _require_few_messages(model: BaseModel, messages: int) -> None:
+    """Raise PromptTooLong if so many messages cannot fit, whatever their texts.
+
+    Rendering takes time for each message, and is unpaid until the prompt's price is known.
+    """
+    least = messages * max(1, model.message_tokens)
+    if least >= model.context_tokens:
+        raise PromptTooLong(
+            f"the prompt has {messages} messages, which take {least} tokens at least; the "
+            f"context holds {model.context_tokens}, answer included"
+        )
+
+
+def _require_may_fit(model: BaseModel, texts: Sequence[str]) -> int:
+    """Return the size of the texts in bytes; raise PromptTooLong if the context is too small.
+
+    Judged by size alone, so that a prompt that cannot fit is refused before it is tokenised.
+    """
+    size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+    most = model.context_tokens * min(model.longest_token_bytes, BYTES_A_TOKEN)
+    if size > most:
+        raise PromptTooLong(
+            f"the prompt has {size} bytes of text; the context's {model.context_tokens} tokens "
+            f"hold {most} at most"
+        )
+    return size

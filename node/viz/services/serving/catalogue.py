@@ -1,4 +1,4 @@
-"""List what this node sells: the base model and its adapters, with names and prices.
+"""List what this node sells: its base models and their adapters, with names and prices.
 
 Owns the mapping from OpenAI model names to adapters, the list prices, and how long the node relies
 on an answer of the chain about an adapter's standing (whether the node may serve it, and how long).
@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 
 from viz.domain.display import moment
+from viz.domain.engines import Engines
 from viz.domain.notices import NAME_OF_KIND, Suspension
 from viz.domain.ports.chain import ChainReader, ServingState, WeightsAddress
 from viz.domain.ports.clock import Clock
@@ -23,7 +24,7 @@ from viz.domain.ports.engine import Engine
 from viz.domain.ports.ledger import AdapterCatalogue, AdapterRecord, EndedAdapter
 from viz.domain.ports.services import AdapterEnd
 from viz.domain.pricing import Price
-from viz.domain.units import BASE_MODEL, UINT32_MAX, AdapterId, Address, ContentId
+from viz.domain.units import BASE_MODEL, UINT32_MAX, AdapterId, Address, ContentId, Hash32
 from viz.errors import (
     AdapterEnded,
     AdapterNotServable,
@@ -33,7 +34,7 @@ from viz.errors import (
     UnknownModel,
     VizError,
 )
-from viz.protocol.messages import AdapterOffer, adapter_model, adapter_of_model
+from viz.protocol.messages import AdapterOffer, ServedBase, adapter_model, adapter_of_model
 from viz.services.market.notices import Notices
 from viz.services.market.withdrawal import WITHDRAWN
 from viz.services.payments.freshness import ChainAccess, Freshness, Reading
@@ -71,22 +72,26 @@ class Catalogue:
         self,
         ledger: AdapterCatalogue,
         chain: ChainReader,
-        engine: Engine,
+        engines: Engines,
         clock: Clock,
         *,
         node: Address,
         list_price: Price,
+        base_prices: Mapping[Hash32, Price] = {},
         access: ChainAccess | None = None,
         notices: Notices | None = None,
     ) -> None:
-        """Create it; ``notices`` suspend adapters."""
+        """Create it; ``notices`` suspend adapters.
+
+        ``base_prices`` are the list prices of base models that do not have the node's.
+        """
         self._notices = notices
         self._ledger = ledger
         self._chain = chain
-        self._engine = engine
+        self._engines = engines
         self._clock = clock
         self._node = node
-        self.list_price = list_price
+        self.list_price, self._base_prices = list_price, base_prices
         self._records: dict[AdapterId, AdapterRecord] = {}
         # Those that ended; `_gone` holds the dropped ones of them as well.
         self._ended: dict[AdapterId, AdapterEnd] = {}
@@ -96,7 +101,7 @@ class Catalogue:
         self._freshness = Freshness(clock, access or ChainAccess(clock))
 
     async def restore(self, weights: FetchWeights) -> None:
-        """Load the ledger's adapters into the engine; leave out those that cannot be loaded.
+        """Load the ledger's adapters into their engines; leave out those that cannot be loaded.
 
         ``weights`` returns the path of a record's weights after it has checked their digest, so
         that a file damaged on the disk is not served as the registered adapter. An ended adapter is
@@ -109,8 +114,9 @@ class Catalogue:
                 self._ended[record.adapter_id] = end
                 continue
             try:
-                if record.adapter_id not in self._engine.adapters():
-                    await self._engine.add_adapter(record.adapter_id, await weights(record))
+                engine = self._engines.require_for(record.adapter_id, record.base_model)
+                if record.adapter_id not in engine.adapters():
+                    await engine.add_adapter(record.adapter_id, await weights(record))
             except VizError as error:  # also what the trainer's node or the chain says
                 _log.warning(
                     "adapter left out",
@@ -122,8 +128,9 @@ class Catalogue:
             self._records[record.adapter_id] = record
 
     async def add(self, record: AdapterRecord) -> None:
-        """Put an adapter on offer; raise UnknownAdapter if the engine has not loaded it."""
-        if record.adapter_id not in self._engine.adapters():
+        """Put an adapter on offer; raise UnknownAdapter if its engine has not loaded it."""
+        engine = self._engines.of_base(record.base_model)
+        if engine is None or record.adapter_id not in engine.adapters():
             raise UnknownAdapter(f"adapter {record.adapter_id} is not loaded: activate it first")
         await self._ledger.put_adapter(record)
         self._ended.pop(record.adapter_id, None)
@@ -144,9 +151,9 @@ class Catalogue:
         where = record or adapter
         await self._ledger.put_end(EndedAdapter(adapter_id, end, where.weights_digest, where.cid))
         self._gone[adapter_id] = end
-        if self._records.pop(adapter_id, None) is not None:
+        if (on_offer := self._records.pop(adapter_id, None)) is not None:
             self._ended[adapter_id] = end
-            await self._engine.remove_adapter(adapter_id)
+            await self._unload(on_offer)
 
     def ended(self) -> Mapping[AdapterId, AdapterEnd]:
         """Return the ended adapters, also those that were dropped afterwards."""
@@ -168,24 +175,44 @@ class Catalogue:
         if self._ended.pop(adapter_id, None) is not None:
             await self._ledger.drop_adapter(adapter_id)
             return
-        self._record(adapter_id)
+        record = self._record(adapter_id)
         await self._ledger.drop_adapter(adapter_id)
         del self._records[adapter_id]
-        await self._engine.remove_adapter(adapter_id)
+        await self._unload(record)
+
+    async def _unload(self, record: AdapterRecord) -> None:
+        if (engine := self._engines.of_base(record.base_model)) is not None:
+            await engine.remove_adapter(record.adapter_id)
 
     def records(self) -> tuple[AdapterRecord, ...]:
         """Return the adapters on offer, ordered by id."""
         return tuple(self._records[key] for key in sorted(self._records))
 
     def offers(self) -> tuple[AdapterOffer, ...]:
-        """Return all that is sold, the base model first; nothing if no model is served.
+        """Return all that is sold, the base models first; nothing if no model is served.
 
         Adapters that a notice suspends are left out.
         """
-        if not self._engine.model.is_served:
-            return ()
+        bases = [self._base_offer(engine) for engine in self._engines]
         sold = [key for key in sorted(self._records) if self.suspension(key) is None]
-        return (self.offer(BASE_MODEL), *(self.offer(key) for key in sold))
+        return (*bases, *(self.offer(key) for key in sold))
+
+    def list_price_of(self, base: Hash32) -> Price:
+        """Return the list price of a base model, which its new adapters take too."""
+        return self._base_prices.get(base, self.list_price)
+
+    def _base_offer(self, engine: Engine) -> AdapterOffer:
+        model, price = engine.model, self.list_price_of(engine.model.digest)
+        return AdapterOffer(
+            BASE_MODEL,
+            model.name,
+            model.digest,
+            price.prompt_price_units,
+            price.completion_price_units,
+            name=model.name,
+            description="The base model, without any adapter.",
+            base=_served(engine),
+        )
 
     def suspension(self, adapter_id: AdapterId) -> Suspension | None:
         """Return why an adapter on offer may not be sold now; None if it may."""
@@ -196,17 +223,6 @@ class Catalogue:
 
     def offer(self, adapter_id: AdapterId) -> AdapterOffer:
         """Return one adapter's offer; raise UnknownAdapter."""
-        if adapter_id == BASE_MODEL:
-            model = self._engine.model
-            return AdapterOffer(
-                BASE_MODEL,
-                model.name,
-                model.digest,
-                self.list_price.prompt_price_units,
-                self.list_price.completion_price_units,
-                name=model.name,
-                description="The base model, without any adapter.",
-            )
         record = self._record(adapter_id)
         return AdapterOffer(
             adapter_id,
@@ -219,6 +235,7 @@ class Catalogue:
             record.works,
             record.card,
             self._notices.on_adapter(adapter_id, works_of(record)) if self._notices else None,
+            _served(self._engines.require_for(adapter_id, record.base_model)),
         )
 
     def find(self, model: str) -> AdapterOffer:
@@ -227,8 +244,8 @@ class Catalogue:
         Raises UnknownModel, UnknownAdapter, AdapterEnded, AdapterSuspended. Requests that run when
         a notice takes effect go on to their end, as those of an adapter that is dropped.
         """
-        if model == self._engine.model.name and self._engine.model.is_served:
-            return self.offer(BASE_MODEL)
+        if (engine := self._engines.named(model)) is not None:
+            return self._base_offer(engine)
         adapter_id = adapter_of_model(model)
         if adapter_id is None or not 0 < adapter_id <= UINT32_MAX:
             raise UnknownModel(
@@ -237,6 +254,17 @@ class Catalogue:
         if (suspended := self.suspension(adapter_id)) is not None:
             raise suspended_error(adapter_id, suspended)
         return self.offer(adapter_id)
+
+    def engine_of(self, offer: AdapterOffer) -> Engine:
+        """Return the engine that computes for one of this node's offers.
+
+        Raises UnknownAdapter, AdapterNotServable if the offer is no longer this node's.
+        """
+        if offer.adapter_id == BASE_MODEL:
+            base = offer.weights_digest
+        else:
+            base = self._record(offer.adapter_id).base_model
+        return self._engines.require_for(offer.adapter_id, base)
 
     async def require_servable(self, adapter_id: AdapterId) -> None:
         """Raise AdapterNotServable if the chain does not let this node serve the adapter.
@@ -304,6 +332,11 @@ class Catalogue:
                 f"adapter {adapter_id} is not served here: GET /viz/v1/adapters lists what is"
             )
         return self._records[adapter_id]
+
+
+def _served(engine: Engine) -> ServedBase:
+    model = engine.model
+    return ServedBase(model.digest, model.tokenizer_digest, model.context_tokens, model.arithmetic)
 
 
 def ended_error(

@@ -61,7 +61,7 @@ class Offering:
     async def put_on_offer(self, adapter_id: AdapterId, terms: OfferTerms) -> AdapterOffer:
         """Load a registered adapter and put it on offer; raise as ``Publishing.activate`` does."""
         state = await self._publishing.activate(adapter_id)
-        list_price = self._catalogue.list_price
+        list_price = self._catalogue.list_price_of(state.base_model)
         fresh = AdapterRecord(
             adapter_id,
             f"adapter {adapter_id}",

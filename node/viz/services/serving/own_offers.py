@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from viz.domain.engines import Engines
 from viz.domain.ports.clock import Clock
-from viz.domain.ports.engine import Engine
 from viz.domain.units import Address
+from viz.protocol.messages import ServedBase
 from viz.services.market.discovery import NodeOffers
 from viz.services.serving.catalogue import Catalogue
 
 
 def own_offers(
-    engine: Engine, catalogue: Catalogue, clock: Clock, *, node: Address, origin: str
+    engines: Engines, catalogue: Catalogue, clock: Clock, *, node: Address, origin: str
 ) -> Callable[[], Sequence[NodeOffers]]:
     """Return a function that returns this node's current offers."""
 
     def offers() -> Sequence[NodeOffers]:
-        base = engine.model
+        first = engines.first_model
         own = NodeOffers(
             node,
             origin,
-            base.name,
-            base.digest,
-            base.context_tokens,
+            ServedBase(first.digest, first.tokenizer_digest, first.context_tokens),
             catalogue.offers(),
             seen_at_s=clock.now_s(),
         )

@@ -20,7 +20,7 @@ from typing import Final
 
 import structlog
 
-from viz.domain.ports.engine import Engine, Generation, GenerationRequest
+from viz.domain.ports.engine import Generation, GenerationRequest
 from viz.domain.receipt import SignedReceipt
 from viz.domain.units import ZERO_ADDRESS, Units
 from viz.errors import EngineError, InvalidRequest, PaymentRequired, VizError
@@ -121,14 +121,14 @@ class PaidStream:
             self._check_prepayment(goal)
         await self._reserve(goal)
 
-    async def start(self, engine: Engine) -> None:
-        """Give the request to the engine: RESERVING to RUNNING. From here the prompt is billed."""
+    async def start(self) -> None:
+        """Give the request to its engine: RESERVING to RUNNING. From here the prompt is billed."""
         request, sampling = self._request, self._request.sampling
         try:
             for choice in range(request.choices):
                 # With the same seed, all choices would have the same text.
                 seed = None if sampling.seed is None else sampling.seed + choice
-                generation = await engine.generate(
+                generation = await request.engine.generate(
                     GenerationRequest(
                         f"{request.request_id}-{choice}",
                         request.prompt,

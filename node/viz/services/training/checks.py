@@ -11,7 +11,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -37,7 +37,7 @@ from viz.errors import ChainUnreachable, InvalidRequest, NoLiveGrant
 from viz.protocol.license_document.reading import verbatim_tokens
 from viz.protocol.wire import canonical_json
 from viz.services.market.work_records import load_record, record_path
-from viz.services.training.request import inputs_of, questions_of, read_input, settings_of
+from viz.services.training.request import base_of, inputs_of, questions_of, read_input, settings_of
 from viz.services.training.resources import TrainingResources
 from viz.training.devices import defaults_on
 from viz.training.memory import Memory
@@ -83,18 +83,19 @@ class TrainingCheck:
         reader: ChainReader,
         trainer: Address,
         threads: int,
-        base: BaseModel | None = None,
+        bases: Sequence[BaseModel] = (),
         resources: TrainingResources | None = None,
     ) -> None:
-        """``base`` is the model that is trained on; without it a reference's size is assumed."""
+        """``bases`` may be trained on; without one a reference's size is assumed."""
         self._reader, self._trainer, self._threads = reader, trainer, threads
-        self._base, self._resources = base, resources or TrainingResources()
+        self._bases, self._resources = bases, resources or TrainingResources()
 
     async def plan(self, request: Mapping[str, Any]) -> TrainingPlan:
         """Check the works and return what training them would cost; this needs no grant.
 
         Raises InvalidRequest, InvalidWork, CommitmentMismatch.
         """
+        base = self._base_of(request)
         checked = await self.check(request, licensed=False)
         fees: dict[ContentId, Units] = {}
         for each in checked.inputs:
@@ -109,7 +110,7 @@ class TrainingCheck:
         from viz.training.pace import pace_of
 
         pace = await asyncio.to_thread(
-            pace_of, self._base, checked.settings.threads, checked.settings.device
+            pace_of, base, checked.settings.threads, checked.settings.device
         )
         estimated = await asyncio.to_thread(
             estimate, checked.works, checked.settings, len(checked.questions), pace
@@ -139,6 +140,7 @@ class TrainingCheck:
             limits.append(await asyncio.to_thread(verbatim_limit, given.path, agreed.license_hash))
             checked.append(replace(given, commitment=hex_of(content.commitment)))
             works.append(work)
+        base = self._base_of(request)
         device = await asyncio.to_thread(self._resources.device_of, request)
         defaults = {"threads": self._threads, **defaults_on(device)}
         settings = await asyncio.to_thread(settings_of, request, works, limits, defaults)
@@ -147,10 +149,14 @@ class TrainingCheck:
             works,
             settings,
             request.get("settings") or {},
+            base_model="" if base is None else base.source,
             cuda_index=cuda_index,
         )
         questions = await asyncio.to_thread(questions_of, checked)
         return Checked(tuple(checked), tuple(works), settings, questions, memory)
+
+    def _base_of(self, request: Mapping[str, Any]) -> BaseModel | None:
+        return base_of(request, self._bases) if self._bases else None
 
     async def _grant(self, content_id: ContentId, needed: bool) -> GrantState | None:
         """Return the live grant to a work, or None.

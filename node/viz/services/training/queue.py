@@ -36,18 +36,17 @@ from viz.services.training.checks import TrainingCheck, TrainingPlan
 from viz.services.training.cleanup import tidy
 from viz.services.training.holdings import works_of
 from viz.services.training.progress import TrainingProgress
-from viz.services.training.request import inputs_of
+from viz.services.training.request import base_of, inputs_of
 from viz.services.training.resources import DeviceTurns, TrainingResources, as_requested
 from viz.services.training.result import manifest_of, require_memorisation_limit, result_of
 from viz.services.training.wish import (
     ENDED,
     PUBLICATION,
     TAKEN_BACK,
-    WISH,
     awaits_publication,
+    check_wish,
     is_over,
     publication_state,
-    wish_of,
 )
 from viz.training.process import TrainingEvent, TrainingProcess
 from viz.training.run import Bounds, TrainingRun
@@ -88,27 +87,26 @@ class TrainingQueue:
         seal: Seal,
         *,
         directory: Path,
-        base_model: str,
+        bases: Sequence[BaseModel],
         cache_dir: Path,
         threads: int,
         bounds: Bounds | None = None,
-        base: BaseModel | None = None,
         device: str = "cpu",
         retry_s: float = 5.0,
     ) -> None:
         """Take ``directory``, with one folder for each run, and ``cache_dir``, with base models.
 
-        ``base`` is what ``base_model`` names, for the estimates. ``device`` is where runs train
-        that do not say it; "auto": on CUDA if it is here. ``retry_s``: the wait before a refused
-        write is tried again.
+        ``bases`` are the base models that adapters may be trained on; the first one, if a request
+        names none. ``device`` is where runs train that do not say it; "auto": on CUDA if it is
+        here. ``retry_s``: the wait before a refused write is tried again.
         """
         self._retry_s = retry_s
         self._ledger, self._clock = ledger, clock
         self._trainer, self._seal = trainer, seal
-        self._directory, self._base_model, self._cache_dir = directory, base_model, cache_dir
+        self._directory, self._bases, self._cache_dir = directory, bases, cache_dir
         self._bounds = bounds or Bounds()
-        self._resources = TrainingResources(device, self._bounds, base_model, cache_dir)
-        self._check = TrainingCheck(reader, trainer, threads, base, self._resources)
+        self._resources = TrainingResources(device, self._bounds, cache_dir)
+        self._check = TrainingCheck(reader, trainer, threads, bases, self._resources)
         self._turns = DeviceTurns()
         self._queue: asyncio.Queue[str] = asyncio.Queue()
         self._waiting: set[str] = set()
@@ -121,25 +119,27 @@ class TrainingQueue:
 
     async def plan(self, request: Mapping[str, Any]) -> TrainingPlan:
         """Return what training would cost; see ``TrainingCheck.plan``."""
-        _check_wish(request)
+        check_wish(request)
         return await self._check.plan(request)
 
     async def start(self, request: Mapping[str, Any]) -> TrainingRecord:
         """Check the request and queue the run.
 
-        ``request`` has ``works``, and optionally ``name``, ``settings`` and ``publish``: how its
+        ``request`` has ``works``, and optionally ``name``, ``settings``, ``base`` (the name or
+        digest of a base model served here; the record has the digest) and ``publish``: how its
         adapter is to be published when it is done (``wish_of``). Each work has a ``path``. If its
         registration record is not beside it, it also has ``contentId``, ``kind``, ``creator`` and
         ``salt``. Raises NoLiveGrant, CommitmentMismatch, InvalidRequest, InvalidWork, StoreFull.
         """
         self._ledger.require_room()
-        _check_wish(request)
+        check_wish(request)
+        base = base_of(request, self._bases)
         checked = await self._check.check(request, licensed=True)
         now = self._clock.now_s()
         record = TrainingRecord(
             training_id=secrets.token_hex(8),
             state="queued",
-            request=as_requested(request, checked.settings),
+            request=as_requested(request, checked.settings) | {"base": hex_of(base.digest)},
             created_at=now,
             updated_at=now,
         )
@@ -291,6 +291,12 @@ class TrainingQueue:
     async def _train(self, record: TrainingRecord, cuda_index: int | None) -> TrainingRecord:
         """Train to the end and return the record of how the run ended."""
         training_id = record.training_id
+        try:
+            base = base_of(record.request, self._bases)
+        except VizError as error:  # its entry is switched off: it waits for the next start
+            _log.warning("training waits for its base", training=training_id, reason=error.detail)
+            await self._put_end(replace(record, state="queued"))
+            return replace(record, state="queued")
         record = replace(record, state="running")
         try:
             await self._put(record)
@@ -302,7 +308,7 @@ class TrainingQueue:
                 name=str(record.request.get("name", training_id)),
                 works=checked.inputs,
                 settings=checked.settings,
-                base_model=self._base_model,
+                base_model=base.source,
                 cache_dir=self._cache_dir,
                 bounds=self._bounds,
                 questions=checked.questions,
@@ -391,9 +397,3 @@ class TrainingQueue:
             _log.warning("runs' folders are not tidied", reason=error.detail)
             return
         await asyncio.to_thread(tidy, self._directory, records)
-
-
-def _check_wish(request: Mapping[str, Any]) -> None:
-    """Raise InvalidRequest if a request's wish to publish cannot be read."""
-    if request.get(WISH) is not None:
-        wish_of(request[WISH])

@@ -11,10 +11,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
+from viz.domain.ports.engine import BaseModel
 from viz.domain.questions import QUESTIONS_FILE, Question, parse_questions
 from viz.domain.units import hex_of, parse_address, parse_hash
 from viz.domain.work import Work
-from viz.errors import InvalidRequest, InvalidWork
+from viz.errors import InvalidRequest, InvalidWork, ModelUnavailable
 from viz.services.market.work_records import Registration, load_record, read_work, record_path
 from viz.training.run import (
     MINIMUM_PROBES,
@@ -45,6 +46,26 @@ def inputs_of(request: Mapping[str, Any]) -> tuple[WorkInput, ...]:
     if len({given.content_id for given in inputs}) != len(inputs):
         raise InvalidRequest("a work is listed twice")
     return inputs
+
+
+def base_of(request: Mapping[str, Any], bases: Sequence[BaseModel]) -> BaseModel:
+    """Return the base model that a request names by name or digest; the first if it names none.
+
+    Raises InvalidRequest, ModelUnavailable if there is no base model.
+    """
+    if not bases:
+        raise ModelUnavailable("training needs a model, and this node runs without one")
+    wanted = request.get("base")
+    if wanted is None:
+        return bases[0]
+    for base in bases:
+        if wanted in (base.name, hex_of(base.digest)):
+            return base
+    known = ", ".join(f"{base.name} ({hex_of(base.digest)})" for base in bases)
+    raise InvalidRequest(
+        f"this node has no base model {str(wanted)[:80]!r} to train on; it has {known}. Another "
+        "one needs an [[engine]] entry (docs/engines.md)"
+    )
 
 
 def _input(work: Any) -> WorkInput:

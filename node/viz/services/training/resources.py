@@ -33,15 +33,10 @@ _CPU: Final = "cpu"
 
 @dataclass(frozen=True, slots=True)
 class TrainingResources:
-    """What a node gives to runs. ``device`` may be "auto"; a run's own setting replaces it.
-
-    ``base_model`` is what is trained on, read for its architecture. Without one, or where it was
-    not converted yet, nothing is known of a run's memory, and nothing is refused.
-    """
+    """What a node gives to runs. ``device`` may be "auto"; a run's own setting replaces it."""
 
     device: str = _CPU
     bounds: Bounds = field(default_factory=Bounds)
-    base_model: str = ""
     cache_dir: Path = Path()
 
     def device_of(self, request: Mapping[str, Any]) -> str:
@@ -69,15 +64,18 @@ class TrainingResources:
         settings: TrainingSettings,
         chosen: Mapping[str, Any],
         *,
+        base_model: str = "",
         cuda_index: int | None = None,
     ) -> tuple[TrainingSettings, Memory | None]:
         """Return the settings with ``recompute`` decided, and the memory of the run.
 
         ``chosen`` are the settings that the request makes; what it says of ``recompute`` holds.
+        ``base_model`` is what is trained on, read for its architecture. Without one, or where it
+        was not converted yet, nothing is known of a run's memory, and nothing is refused.
         ``cuda_index`` is the device that the run has got, if it has one. Blocks. Raises
         InvalidRequest for a run that does not fit, TrainingError.
         """
-        shape = self._shape()
+        shape = self._shape(base_model)
         if shape is None:
             return settings, None
         from viz.training.estimate import largest_pack
@@ -109,12 +107,12 @@ class TrainingResources:
         found = cuda_devices()
         return found if wanted is None else tuple(each for each in found if each.index == wanted)
 
-    def _shape(self) -> DecoderShape | None:
+    def _shape(self, base_model: str) -> DecoderShape | None:
         """Return the base's architecture if it is at hand; read from the cache, as a rule."""
-        if not self.base_model:
+        if not base_model:
             return None
         try:
-            directory = kept_directory(self.base_model, self.cache_dir)
+            directory = kept_directory(base_model, self.cache_dir)
             if directory is None or not directory.is_dir():
                 return None
             return read_shape(directory, self.cache_dir)

@@ -49,6 +49,12 @@ class PublicationWish:
     terms: OfferTerms = field(default_factory=OfferTerms)
 
 
+def check_wish(request: Mapping[str, Any]) -> None:
+    """Raise InvalidRequest if a request's wish to publish cannot be read."""
+    if request.get(WISH) is not None:
+        wish_of(request[WISH])
+
+
 def wish_of(value: object) -> PublicationWish:
     """Parse the wish; raise InvalidRequest, which names what cannot be read."""
     reader = Reader(value, "the publication")

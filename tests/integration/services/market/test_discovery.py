@@ -30,7 +30,7 @@ from viz.domain.ports.ledger import OfferedWork
 from viz.domain.units import ZERO_HASH, AdapterId, ContentId, Hash32
 from viz.outbound import Outbound
 from viz.protocol.market import MarketModel
-from viz.protocol.messages import NodeInfo
+from viz.protocol.messages import NodeInfo, ServedBase
 from viz.services.market import remote_nodes
 from viz.services.market.discovery import Discovery, NodeOffers
 from viz.services.market.listings import Listings
@@ -58,7 +58,9 @@ async def outbound() -> AsyncIterator[Outbound]:
 
 
 def discovery(chain: FakeChain, http: Outbound, *offers: Any) -> Discovery:
-    own = NodeOffers(OWN, "http://own.test", "fake", BASE, 2048, (base_offer(9), *offers))
+    own = NodeOffers(
+        OWN, "http://own.test", ServedBase(BASE, ZERO_HASH, 2048), (base_offer(9), *offers)
+    )
     return Discovery(
         chain,
         http,

@@ -15,6 +15,7 @@ from viz.chain.keys import development_account
 from viz.chain.memory_journal import MemoryJournal
 from viz.chain.rpc import Rpc
 from viz.chain.sender import Sender
+from viz.domain.engines import Engines
 from viz.domain.ports.engine import BaseModel
 from viz.domain.ports.settlement_ledger import SignedTransaction
 from viz.domain.ports.transactions import Call
@@ -93,7 +94,9 @@ class Desk:
             directory=folder / "sealed",
             max_bytes=10**6,
         )
-        self.service = Publishing(net.chain, sender, weights, folder / "active", engine=self.engine)
+        self.service = Publishing(
+            net.chain, sender, weights, folder / "active", engines=Engines([self.engine])
+        )
 
 
 def publication(folder: Path, works: list[ContentId], **changes: Any) -> Publication:

@@ -9,8 +9,8 @@ from examples.withdrawal.timeline import tell
 from tests.fakes.tiny_base import make_tiny_directory
 
 from viz.basemodel.source import load_base
-from viz.config import EngineConfig
 from viz.domain.units import hex_of
+from viz.engine_config import EngineConfig
 from viz.training.run import TrainingSettings
 
 SETTINGS = TrainingSettings(

@@ -9,14 +9,16 @@ from tests.fakes.remote_nodes import BASE, base_offer, offer
 from viz.buyer.network.buyer import with_words
 from viz.buyer.network.finder import one_each
 from viz.domain.units import ZERO_HASH, Hash32
-from viz.protocol.messages import AdapterOffer
+from viz.protocol.messages import AdapterOffer, ServedBase
 from viz.services.market.discovery import NodeOffers, unchecked_models
 
 LIE = Hash32(b"\1" * 32)
 
 
 def node(number: int, *offers: AdapterOffer, base: Hash32 = BASE) -> NodeOffers:
-    return NodeOffers(address_of(number), f"http://n{number}", "fake", base, 2048, offers)
+    return NodeOffers(
+        address_of(number), f"http://n{number}", ServedBase(base, ZERO_HASH, 2048), offers
+    )
 
 
 def test_where_nodes_contradict_each_other_most_of_them_count() -> None:

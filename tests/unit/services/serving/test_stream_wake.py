@@ -6,6 +6,8 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
+from tests.fakes.engine import FakeEngine
+
 from viz.domain.ports.engine import Piece, Sampling
 from viz.domain.pricing import Price
 from viz.domain.units import BASE_MODEL, ZERO_HASH
@@ -17,7 +19,17 @@ from viz.services.serving.paid_stream import PaidStream, Phase, ServingPolicy
 from viz.services.serving.pieces import QUEUE, ManyChoices, Text
 
 REQUEST = PaidRequest(
-    "r", BASE_MODEL, Price(1, 1), ZERO_HASH, b"{}", (1,), 1, Sampling(QUEUE), 1, stream=True
+    "r",
+    BASE_MODEL,
+    FakeEngine(),
+    Price(1, 1),
+    ZERO_HASH,
+    b"{}",
+    (1,),
+    1,
+    Sampling(QUEUE),
+    1,
+    stream=True,
 )
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from viz.domain.ports.engine import NO_MODEL
 from viz.domain.questions import QUESTIONS_FILE
-from viz.domain.units import Address
-from viz.errors import InvalidRequest, InvalidWork
+from viz.domain.units import Address, Hash32
+from viz.errors import InvalidRequest, InvalidWork, ModelUnavailable
 from viz.protocol.registration import parse_description
 from viz.services.market.work_records import draft
 from viz.services.training.request import (
     MAX_QUESTIONS_BYTES,
     MOST_QUESTIONS,
+    base_of,
     inputs_of,
     questions_of,
 )
@@ -48,6 +51,20 @@ def test_a_work_without_its_record_says_whom_to_ask(tmp_path: Path) -> None:
     draft(work, parse_description(TERMS, token_decimals=6), CREATOR)
     with pytest.raises(InvalidRequest, match="drafted and not registered"):
         inputs_of({"works": [{"path": str(work)}]})
+
+
+def test_a_request_names_its_base_by_name_or_digest_or_takes_the_first() -> None:
+    """Training on another base than was meant would make an adapter that nobody can serve."""
+    first = replace(NO_MODEL, name="small", digest=Hash32(b"\1" * 32))
+    second = replace(NO_MODEL, name="large", digest=Hash32(b"\2" * 32))
+    bases = [first, second]
+    assert base_of({}, bases) is first
+    assert base_of({"base": "large"}, bases) is base_of({"base": "0x" + "02" * 32}, bases) is second
+    for wanted in ("Large", "", 7, "0x" + "03" * 32):
+        with pytest.raises(InvalidRequest, match=r"it has small .*large .*\[\[engine\]\]"):
+            base_of({"base": wanted}, bases)
+    with pytest.raises(ModelUnavailable):
+        base_of({}, [])
 
 
 def _beside(folder: Path, count: int) -> WorkInput:

@@ -10,6 +10,7 @@ import pytest
 from tests.fakes.tiny_base import make_tiny_directory
 from tests.unit.services.training.test_checks import place
 
+from viz.basemodel.source import DEFAULT_BASE
 from viz.domain.work import Work, parse_work
 from viz.errors import InvalidRequest
 from viz.services.training import resources
@@ -77,8 +78,8 @@ def test_memory_is_judged_before_a_run_starts(
 
     def settle(memory: int, **chosen: Any) -> tuple[TrainingSettings, Any]:
         bounds = Bounds(memory_bytes=memory)
-        held = TrainingResources("cpu", bounds, base, tmp_path / "cache")
-        return held.settle(works, settings, chosen)
+        held = TrainingResources("cpu", bounds, tmp_path / "cache")
+        return held.settle(works, settings, chosen, base_model=base)
 
     settled, whole = settle(8 * GIB)
     assert whole is not None and not settled.recompute and not whole.device
@@ -90,17 +91,20 @@ def test_memory_is_judged_before_a_run_starts(
         settle(whole.host_bytes // 4)
     on_cuda = TrainingSettings(device="cuda", weights="nf4", optimizer="paged_adamw")
     have(monkeypatch, 1, free=GIB // 4)
-    roomy = TrainingResources("auto", Bounds(), base, tmp_path / "cache")
+    roomy = TrainingResources("auto", Bounds(), tmp_path / "cache")
     with pytest.raises(InvalidRequest, match="on its device, where 256 are free"):
-        roomy.settle(works, on_cuda, {})
+        roomy.settle(works, on_cuda, {}, base_model=base)
     have(monkeypatch, 2)
-    assert roomy.settle(works, on_cuda, {}, cuda_index=1)[1] is not None
+    assert roomy.settle(works, on_cuda, {}, base_model=base, cuda_index=1)[1] is not None
 
 
 def test_nothing_is_refused_where_the_base_is_not_at_hand(tmp_path: Path) -> None:
     """A base that is converted at its first use has no architecture to read yet."""
-    held = TrainingResources("cpu", Bounds(memory_bytes=1), "SmolLM2-135M-Instruct", tmp_path)
-    assert held.settle(_works(), TrainingSettings(), {}) == (TrainingSettings(), None)
+    held = TrainingResources("cpu", Bounds(memory_bytes=1), tmp_path)
+    assert held.settle(_works(), TrainingSettings(), {}, base_model=DEFAULT_BASE) == (
+        TrainingSettings(),
+        None,
+    )
 
 
 async def _holders(turns: DeviceTurns, wanted: list[str]) -> list[Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.fakes.chain import NOW_S, FakeChain, FakeClock
 
+from viz.domain.ports.engine import NO_MODEL
 from viz.domain.ports.ledger import TrainingRecord, TrainingState
 from viz.domain.units import ContentId
 from viz.services.training.queue import TrainingQueue, seal_with
@@ -51,7 +52,7 @@ async def test_a_run_under_way_is_stopped_with_its_reason(tmp_path: Path) -> Non
         chain.address,
         seal_with(KEY),
         directory=tmp_path,
-        base_model="tiny",
+        bases=[NO_MODEL],
         cache_dir=tmp_path,
         threads=1,
     )
