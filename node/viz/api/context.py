@@ -40,6 +40,7 @@ from viz.services.serving.admission import Admission
 from viz.services.serving.catalogue import Catalogue
 from viz.services.serving.offering import Offering
 from viz.services.settlement.claim_loop import ClaimService
+from viz.services.settlement.payouts import Payouts
 from viz.services.settlement.reconciliation import Reconciliation
 from viz.services.training.provenance import ProvenanceDocuments
 from viz.services.training.publisher import RunPublisher
@@ -101,6 +102,7 @@ class NodeContext:
     publishing: Publishing
     offering: Offering
     settlement: ClaimService
+    payouts: Payouts
     clock: Clock
     terms: NodeTerms
     reconciliation: Reconciliation

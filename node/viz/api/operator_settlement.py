@@ -94,7 +94,7 @@ async def royalties(request: web.Request) -> web.Response:
     sold = {record.adapter_id for record in await parts.ledger.adapters()}
     for row in await parts.ledger.channels():
         sold |= row.lines.keys()
-    found = await parts.settlement.undistributed(sorted(sold - {BASE_MODEL}))
+    found = await parts.payouts.undistributed(sorted(sold - {BASE_MODEL}))
     return web.json_response(
         {"royalties": [{"adapterId": key, "owed": str(units)} for key, units in found.items()]}
     )
@@ -104,9 +104,9 @@ async def distribute(request: web.Request) -> web.Response:
     """Pay an adapter's undistributed royalties to the owners of its works."""
     _, body = await trusted_body_of(request)
     adapter_id = AdapterId(Reader(body, "the request").integer("adapterId"))
-    return web.json_response(plain(await parts_of(request).settlement.distribute(adapter_id)))
+    return web.json_response(plain(await parts_of(request).payouts.distribute(adapter_id)))
 
 
 async def collect(request: web.Request) -> web.Response:
     """Collect this node's balance from Settlement."""
-    return web.json_response(plain(await parts_of(request).settlement.collect()))
+    return web.json_response(plain(await parts_of(request).payouts.collect()))

@@ -39,6 +39,7 @@ from viz.services.serving.admission import Admission
 from viz.services.serving.catalogue import Catalogue
 from viz.services.serving.offering import Offering
 from viz.services.settlement.claim_loop import ClaimService
+from viz.services.settlement.payouts import Payouts
 from viz.services.settlement.reconciliation import Reconciliation
 from viz.services.training.provenance import ProvenanceDocuments
 from viz.services.training.publisher import RunPublisher
@@ -57,6 +58,7 @@ class Services:
     channels: ChannelStore
     catalogue: Catalogue
     claims: ClaimService
+    payouts: Payouts
     payments: PaymentServices
     meter_tools: MeterTools
     serving: Admission
@@ -137,6 +139,7 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
         channels=channels,
         catalogue=catalogue,
         claims=claims,
+        payouts=Payouts(chain, writer),
         payments=payments,
         meter_tools=meter_tools,
         serving=_admission(backends, settings, channels, catalogue, meter_tools),
@@ -352,6 +355,7 @@ def node_context(backends: Backends, services: Services, terms: NodeTerms) -> No
         publishing=services.publishing,
         offering=services.offering,
         settlement=services.claims,
+        payouts=services.payouts,
         clock=backends.clock,
         terms=terms,
         reconciliation=services.reconciliation,

@@ -1,4 +1,4 @@
-"""Claim the buyers' vouchers on chain, distribute royalties, and collect income.
+"""Claim the buyers' vouchers on chain.
 
 Owns the decision when a voucher becomes a claim row, and the outbox that sends rows to the chain.
 Invariants:
@@ -33,11 +33,10 @@ from viz.domain.ports.chain import ChainReader
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.ledger import ChannelRecord
 from viz.domain.ports.settlement_ledger import ClaimRecord, SettlementLedger
-from viz.domain.ports.transactions import Call, ChainWriter, Outcome, Transaction
-from viz.domain.shares import Share, share_words
+from viz.domain.ports.transactions import ChainWriter, Outcome, Transaction
 from viz.domain.typed_data import channel_id
-from viz.domain.units import AdapterId, Address, Hash32, Units
-from viz.errors import ChainError, ChainUnreachable, InvalidRequest, UnknownAdapter
+from viz.domain.units import Address, Hash32, Units
+from viz.errors import ChainError, ChainUnreachable, InvalidRequest
 from viz.services.payments.channel_events import ChannelEvents
 from viz.services.settlement.claim_deadlines import ClaimBy, ClaimDeadlines
 from viz.services.settlement.claim_policy import (
@@ -216,30 +215,6 @@ class ClaimService:
                 ),
                 tuple(sent),
             )
-
-    async def distribute(self, adapter_id: AdapterId) -> Transaction:
-        """Pay an adapter's royalties to the present owners of its works.
-
-        Anyone may call the contract for this. Raises UnknownAdapter, TransactionFailed,
-        OutcomeUnknown.
-        """
-        adapter = await self._reader.adapter(adapter_id)
-        if adapter is None:
-            raise UnknownAdapter(f"adapter {adapter_id} is not registered, or not confirmed yet")
-        words = list(share_words(Share(*row) for row in adapter.shares))
-        call = Call("Settlement", "distribute", (adapter_id, words))
-        sent = await self._writer.submit(call)
-        return sent.require_settled(f"distributing adapter {adapter_id}'s royalties")
-
-    async def undistributed(self, adapter_ids: Sequence[AdapterId]) -> dict[AdapterId, Units]:
-        """Return the undistributed royalties of those of these adapters that have any."""
-        found = {each: await self._reader.undistributed(each) for each in adapter_ids}
-        return {each: units for each, units in found.items() if units}
-
-    async def collect(self, account: Address | None = None) -> Transaction:
-        """Send an account's balance (by default this node's) to it, or to its payout address."""
-        call = Call("Settlement", "collect", (account or self._writer.address,))
-        return (await self._writer.submit(call)).require_settled("collecting")
 
     async def _finish_settled(self, only: Address | None = None) -> int:
         """Finish the rows whose end the chain has confirmed (of ``only`` if given); count them."""

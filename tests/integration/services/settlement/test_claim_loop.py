@@ -24,6 +24,7 @@ from viz.domain.typed_data import channel_id
 from viz.domain.units import AdapterId
 from viz.services.payments.channel_events import ChannelEvents
 from viz.services.settlement.claim_loop import ClaimPolicy, ClaimService
+from viz.services.settlement.payouts import Payouts
 
 
 async def balance(net: Testnet) -> int:
@@ -51,7 +52,8 @@ async def test_everyone_is_paid_and_the_sums_agree_to_the_unit(
     assert (report.frozen, report.settled, report.waiting) == (2, 2, 0)
     assert report.claimed_units == 3_024
     assert len(report.transactions) == 1
-    await settlement.distribute(adapter)
+    payouts = Payouts(net.chain, node)
+    await payouts.distribute(adapter)
     royalties = 3_004 * 3_000 // 10_000
     paid = [
         await net.chain.token_balance(creator.address) - held
@@ -61,7 +63,7 @@ async def test_everyone_is_paid_and_the_sums_agree_to_the_unit(
     assert await net.chain.collectable(trainer.address) == 3_004 * 1_000 // 10_000
     assert await net.chain.collectable(node.address) == 3_004 * 6_000 // 10_000 + 20
     for account in (trainer.address, node.address):
-        await settlement.collect(account)
+        await payouts.collect(account)
     left = 10_000 - 3_024
     dust = 3_024 - sum(paid) - 300 - 1_822
     assert 0 <= dust <= 2 + len(works)
