@@ -1,221 +1,78 @@
-"""Answer what the node sells, and register works for creators who hold no gas."""
+"""Answer the market: the models of all nodes in the directory, as checked by this node."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
-from viz.api.bodies import body_of
-from viz.api.context import LOOKS, PAYMENTS, NodeContext, adapter_of, ask_chain, number_of, parts_of
-from viz.chain.deployment import deployment_json
-from viz.domain.notices import NAME_OF_KIND, NoticeSummary
-from viz.domain.ports.ledger import AdapterRecord
-from viz.domain.pricing import Price
-from viz.domain.units import AdapterId, ContentId, Units, hex_of, parse_address
-from viz.errors import LicenseError, UnknownAdapter
-from viz.protocol.messages import NodeInfo
-from viz.protocol.payment import DEPLOYMENT_PATH, NODE_PATH
-from viz.protocol.provenance_forms.facts import provenance_path
-from viz.protocol.registration import (
-    CONTENTS_PATH,
-    REGISTRATION_CONTEXT_PATH,
-    RegistrationAnswer,
-    SignedRegistration,
+from viz.api.context import parts_of
+from viz.api.negotiation import tagged
+from viz.domain.units import (
+    UINT32_MAX,
+    UINT64_MAX,
+    AdapterId,
+    ContentId,
+    parse_address,
+    parse_hash,
 )
-from viz.protocol.wire import Json
+from viz.errors import InvalidRequest
+from viz.protocol.market import MARKET_PATH, MAX_PAGE
+from viz.protocol.wire import JSON_INTEGER_MAX, read_decimal
+from viz.services.market.market_index import MarketQuery, words_of
 
-NODE_KEPT_S: Final = 2
-STATE_KEPT_S: Final = 10
+KEPT_S: Final = 30
+T = TypeVar("T")
+_NAMES: Final = frozenset(
+    ("q", "adapter", "base", "work", "node", "maxPromptPrice", "maxCompletionPrice")
+) | {"after", "limit"}
 
 
 def routes() -> list[web.RouteDef]:
     """Return the routes of the market."""
-    return [
-        web.get(NODE_PATH, node),
-        web.get(DEPLOYMENT_PATH, deployment),
-        web.get("/viz/v1/adapters", adapters),
-        web.get("/viz/v1/adapters/{adapter_id}", adapter),
-        web.get(REGISTRATION_CONTEXT_PATH, registration_context),
-        web.get(CONTENTS_PATH + "/{content_id}", content),
-        web.post(CONTENTS_PATH, register),
-    ]
+    return [web.get(MARKET_PATH, market)]
 
 
-async def node(request: web.Request) -> web.Response:
-    """Answer the node's address, its chain and contracts, and what it sells."""
-    parts = parts_of(request)
-    where, model = parts.chain.deployment, parts.engines.first_model
-    # Every client asks this first. One reading serves all of them, so no client's limit counts it.
-    (name, version), chain_time_s, minimum_units = await request.app[LOOKS].get(
-        "node", lambda: _of_chain(parts), kept_s=NODE_KEPT_S, own=True
+async def market(request: web.Request) -> web.Response:
+    """Answer a page of the models that match the query, each with the nodes that serve it."""
+    body = parts_of(request).discovery.index.page(_query(request))
+    headers: dict[str, str] = {hdrs.CACHE_CONTROL: f"public, max-age={KEPT_S}"}
+    return tagged(request, body, "application/json", headers)
+
+
+def _query(request: web.Request) -> MarketQuery:
+    given = request.query
+    for name in given:
+        if name not in _NAMES:
+            raise InvalidRequest(
+                f"{name[:40]!r} is not a filter of the market: use {', '.join(sorted(_NAMES))}",
+                param=name[:40],
+            )
+
+    def read(name: str, reader: Callable[[str], T]) -> T | None:
+        text = given.get(name)
+        if text is None:
+            return None
+        try:
+            return reader(text)
+        except (ValueError, InvalidRequest) as error:
+            what = error.detail if isinstance(error, InvalidRequest) else f"not {error}"
+            raise InvalidRequest(f"{name!r}: {what}", param=name) from error
+
+    adapter_id = read("adapter", lambda text: read_decimal(text, UINT32_MAX))
+    content_id = read("work", lambda text: read_decimal(text, JSON_INTEGER_MAX))
+    limit = read("limit", lambda text: read_decimal(text, MAX_PAGE))
+    return MarketQuery(
+        words=words_of(given.get("q", "")),
+        adapter_id=None if adapter_id is None else AdapterId(adapter_id),
+        base_digest=read("base", parse_hash),
+        content_id=None if content_id is None else ContentId(content_id),
+        node=read("node", parse_address),
+        max_prompt_units=read("maxPromptPrice", lambda text: read_decimal(text, UINT64_MAX)),
+        max_completion_units=read(
+            "maxCompletionPrice", lambda text: read_decimal(text, UINT64_MAX)
+        ),
+        after=given.get("after", ""),
+        limit=limit or MAX_PAGE,
     )
-    price: Price = parts.catalogue.list_price_of(model.digest)
-    info = NodeInfo(
-        node=parts.sessions.node,
-        chain_id=where.chain_id,
-        settlement=where.settlement,
-        content_registry=where.content_registry,
-        adapter_registry=where.adapter_registry,
-        token=where.token,
-        token_name=name,
-        token_version=version,
-        token_decimals=where.token_decimals,
-        chain_time_s=chain_time_s,
-        base_model=model.name,
-        base_digest=model.digest,
-        tokenizer_digest=model.tokenizer_digest,
-        context_tokens=model.context_tokens,
-        suggested_deposit_units=max(parts.terms.suggested_deposit_units, minimum_units),
-        minimum_deposit_units=minimum_units,
-        minimum_step_units=price.amount_units(0, parts.serving.policy.step_tokens),
-        adapters=parts.catalogue.offers(),
-        age_key=parts.terms.age_recipient,
-    )
-    return web.json_response(info.to_json())
-
-
-async def _of_chain(parts: NodeContext) -> tuple[tuple[str, str], int, Units]:
-    """Return the token's domain, the chain's time, and the least deposit at today's gas."""
-    return (
-        await parts.deposit_relay.token_domain(),
-        await parts.chain.chain_time(),
-        await parts.deposit_relay.minimum_units(),
-    )
-
-
-async def adapters(request: web.Request) -> web.Response:
-    """Answer the adapters on offer, with their provenance."""
-    records = parts_of(request).catalogue.records()
-    return web.json_response({"adapters": [_spelled(record) for record in records]})
-
-
-async def adapter(request: web.Request) -> web.Response:
-    """Answer one adapter, with its royalty table as the chain has it."""
-    parts = parts_of(request)
-    adapter_id = adapter_of(request)
-    state = await request.app[LOOKS].get(
-        ("adapter", adapter_id),
-        lambda: parts.chain.adapter(adapter_id),
-        kept_s=STATE_KEPT_S,
-        admit=lambda: ask_chain(request),
-    )
-    if state is None:
-        raise UnknownAdapter(f"adapter {adapter_id} is not registered")
-    record = next((r for r in parts.catalogue.records() if r.adapter_id == adapter_id), None)
-    found: Json = {
-        "adapterId": adapter_id,
-        "trainer": state.trainer,
-        "baseModel": hex_of(state.base_model),
-        "weightsDigest": hex_of(state.weights_digest),
-        "cid": state.cid,
-        "manifestHash": hex_of(state.manifest_hash),
-        "royaltyBps": state.royalty_bps,
-        "trainerBps": state.trainer_bps,
-        "retiresAt": state.retires_at,
-        "shares": [[int(content_id), bps] for content_id, bps in state.shares],
-        "servedHere": record is not None,
-    }
-    if record is not None:
-        found |= _spelled(record) | _noticed(parts, adapter_id)
-    return web.json_response(found)
-
-
-async def deployment(request: web.Request) -> web.Response:
-    """Answer the chain and the contracts that this node uses, as in a deployment file."""
-    return web.json_response(deployment_json(parts_of(request).chain.deployment))
-
-
-async def registration_context(request: web.Request) -> web.Response:
-    """Answer the data that a creator needs to sign the registration of a work."""
-    ask_chain(request)
-    parts = parts_of(request)
-    creator = parse_address(request.match_info["creator"])
-    found = await parts.licensing.registration_context(creator)
-    return web.json_response(found.to_json())
-
-
-async def content(request: web.Request) -> web.Response:
-    """Answer a work as the chain has it, with its terms if it is still licensed."""
-    content_id = ContentId(number_of(request, "content_id", 2**53 - 1))
-    parts = parts_of(request)
-    found = await request.app[LOOKS].get(
-        ("content", content_id),
-        lambda: _content(parts, content_id),
-        kept_s=STATE_KEPT_S,
-        admit=lambda: ask_chain(request),
-    )
-    # Not kept with the chain's answer: a notice shows at once.
-    noticed = parts.notices.on_work(content_id)
-    return web.json_response(found | (_summary(noticed) if noticed else {}))
-
-
-def _summary(noticed: NoticeSummary) -> Json:
-    return {
-        "notices": {
-            "open": noticed.open,
-            "kind": noticed.kind,
-            "receivedAt": noticed.received_at,
-        }
-    }
-
-
-async def _content(parts: NodeContext, content_id: ContentId) -> Json:
-    state = await parts.chain.content(content_id)
-    if state is None:
-        raise LicenseError(f"there is no work {content_id}: check the id")
-    found: Json = {
-        "contentId": int(content_id),
-        "owner": state.owner,
-        "creator": state.creator,
-        "commitment": hex_of(state.commitment),
-        "termsHash": hex_of(state.terms_hash),
-        "withdrawnAt": state.withdrawn_at,
-    }
-    if not state.withdrawn_at:
-        offer = await parts.licensing.offer(content_id)
-        terms = {name: getattr(offer.terms, name) for name in offer.terms.__slots__}
-        found |= {"licenseHash": hex_of(offer.license_hash), "terms": terms}
-    return found
-
-
-async def register(request: web.Request) -> web.Response:
-    """Submit a creator's signed registration at the node's expense."""
-    _, body = await body_of(request)
-    signed = SignedRegistration.from_json(body)
-    ask_chain(request, budget=PAYMENTS)
-    done = await parts_of(request).licensing.relay_registration(signed.register, signed.signature)
-    answer = RegistrationAnswer(done.content_id, done.transaction.hash)
-    return web.json_response(answer.to_json(), status=201)
-
-
-def _noticed(parts: NodeContext, adapter_id: AdapterId) -> Json:
-    """Return what notices say of an adapter that is served here; nothing if there are none."""
-    found: Json = {}
-    if (noticed := parts.catalogue.offer(adapter_id).notices) is not None:
-        found |= _summary(noticed)
-    if (suspended := parts.catalogue.suspension(adapter_id)) is not None:
-        found["suspended"] = {
-            "noticeId": suspended.notice_id,
-            "kind": NAME_OF_KIND[suspended.kind],
-            "since": suspended.since_s,
-        }
-    return found
-
-
-def _spelled(record: AdapterRecord) -> Json:
-    return {
-        "adapterId": int(record.adapter_id),
-        "name": record.name,
-        "description": record.description,
-        "baseModel": hex_of(record.base_model),
-        "weightsDigest": hex_of(record.weights_digest),
-        "cid": record.cid,
-        "manifestHash": hex_of(record.manifest_hash),
-        "provenance": provenance_path(record.adapter_id),
-        "promptPrice": str(record.prompt_units_per_million),
-        "completionPrice": str(record.completion_units_per_million),
-        "works": [
-            {"contentId": int(work.content_id), "title": work.title} for work in record.works
-        ],
-    }

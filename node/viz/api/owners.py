@@ -7,8 +7,8 @@ from typing import Final, TypeVar
 from aiohttp import web
 
 from viz.api.bodies import body_of
+from viz.api.contents import STATE_KEPT_S
 from viz.api.context import LOOKS, PAYMENTS, NodeContext, ask_chain, number_of, parts_of
-from viz.api.market import STATE_KEPT_S
 from viz.domain.units import Address, ContentId, parse_address
 from viz.errors import InvalidRequest
 from viz.protocol.destruction import CERTIFICATES_PATH, Certificates

@@ -7,6 +7,7 @@ from dataclasses import asdict, is_dataclass
 from enum import Enum
 from typing import Any
 
+from viz.domain.notices import NoticeSummary
 from viz.domain.ports.ledger import TrainingRecord
 from viz.domain.units import hex_of
 from viz.protocol.wire import JSON_INTEGER_MAX, Json
@@ -52,4 +53,15 @@ def training_json(record: TrainingRecord, standing: Mapping[str, Any]) -> Json:
         "error": record.error,
         "createdAt": record.created_at,
         "updatedAt": record.updated_at,
+    }
+
+
+def notices_json(noticed: NoticeSummary) -> Json:
+    """Return what an adapter or a work says of the notices about it."""
+    return {
+        "notices": {
+            "open": noticed.open,
+            "kind": noticed.kind,
+            "receivedAt": noticed.received_at,
+        }
     }

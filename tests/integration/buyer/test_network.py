@@ -17,9 +17,9 @@ from tests.integration.api.harness import ADAPTER, PAYER_KEY, Node, running_node
 from tests.integration.buyer.conftest import PASSWORD
 from tests.integration.buyer.test_killed_mid_answer import cut
 
-from viz.buyer.network.answer import NetworkAnswer
 from viz.buyer.network.budget import Budget
 from viz.buyer.network.buyer import NetworkBuyer
+from viz.buyer.network.failover import NetworkAnswer
 from viz.buyer.network.opening import NetworkSources, network_buyer
 from viz.buyer.network.record import NetworkFile, day_of
 from viz.buyer.prices import limits_in
@@ -223,7 +223,7 @@ async def test_a_node_that_falls_silent_is_left(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A program waits seconds and not minutes for a node that hangs."""
-    monkeypatch.setattr("viz.buyer.network.answer.NEXT_TEXT_S", 0.3)
+    monkeypatch.setattr("viz.buyer.network.failover.NEXT_TEXT_S", 0.3)
     async with network.buyer() as buyer, buyer.ask(chat(max_tokens=120)) as answer:
         async for _ in answer:
             if len(answer.text) >= 30 and not answer.parts:

@@ -18,7 +18,7 @@ from tests.fakes.chain import FakeClock, address_of
 from tests.integration.api.harness import ADAPTER, DEPOSIT, NODE_KEY, PAYER_KEY, PRICE, Node
 from tests.integration.buyer.conftest import buying
 
-from viz.api import market
+from viz.api import own_offers
 from viz.buyer import received
 from viz.buyer.checks import Limits
 from viz.buyer.client import BuyerClient
@@ -367,7 +367,7 @@ async def test_a_node_that_lies_about_the_deployment_is_left_before_any_signatur
     named: str,
 ) -> None:
     """With the decimals of its choice a node would turn a deposit of 5 into one of 500."""
-    monkeypatch.setattr(market, "NodeInfo", lambda **truth: NodeInfo(**{**truth, field: lie}))
+    monkeypatch.setattr(own_offers, "NodeInfo", lambda **truth: NodeInfo(**{**truth, field: lie}))
     before = dict(node.chain.balances)
     with pytest.raises(NodeNotTrusted, match=f"as its {named}"):
         async with buying(node, tmp_path / "other"):

@@ -19,9 +19,9 @@ from tests.integration.services.claiming import SystemClock
 from viz.basemodel.policy import QuantisationPolicy
 from viz.basemodel.safetensor_file import write_file
 from viz.basemodel.source import LoadedBase, load_base
-from viz.buyer.network.answer import NetworkAnswer
 from viz.buyer.network.budget import Budget
 from viz.buyer.network.buyer import NetworkBuyer
+from viz.buyer.network.failover import NetworkAnswer
 from viz.buyer.network.opening import NetworkSources, network_buyer
 from viz.buyer.prices import limits_in
 from viz.buyer.wallet import KeyWallet

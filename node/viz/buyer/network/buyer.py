@@ -17,9 +17,9 @@ import structlog
 
 from viz.buyer.asking import openai_model
 from viz.buyer.checks import Limits
-from viz.buyer.network.answer import NetworkAnswer
 from viz.buyer.network.budget import Budget, DayBudget
 from viz.buyer.network.continuation import length_of, with_length
+from viz.buyer.network.failover import NetworkAnswer
 from viz.buyer.network.finder import NodeFinder
 from viz.buyer.network.policy import Request, ranked
 from viz.buyer.network.pool import NodePool
