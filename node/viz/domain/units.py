@@ -8,7 +8,6 @@ Invariants: money is ``int`` in the token's base units, never a float; addresses
 from __future__ import annotations
 
 import re
-from decimal import Decimal, InvalidOperation
 from typing import Final, NewType
 
 from viz.errors import InvalidRequest
@@ -29,6 +28,7 @@ UINT64_MAX: Final = 2**64 - 1
 UINT32_MAX: Final = 2**32 - 1
 ZERO_ADDRESS: Final = Address("0x" + "00" * 20)
 _ADDRESS: Final = re.compile(r"(?:0[xX])?[0-9a-fA-F]{40}", re.ASCII)
+_AMOUNT: Final = re.compile(r"([0-9]{1,40})(?:\.([0-9]{1,40}))?", re.ASCII)
 ZERO_HASH: Final = Hash32(bytes(32))
 
 
@@ -71,14 +71,21 @@ def hex_of(raw: bytes) -> str:
 
 
 def parse_units(text: str, decimals: int) -> Units:
-    """Return the base units of a token amount such as ``"1.25"``; refuse too many decimals."""
-    try:
-        scaled = Decimal(text).scaleb(decimals)
-    except InvalidOperation as error:
-        raise InvalidRequest(f"{text!r} is not an amount: write it like 1.25") from error
-    if not scaled.is_finite() or scaled != int(scaled) or not 0 <= scaled <= UINT96_MAX:
+    """Return the base units of a token amount such as ``"1.25"``.
+
+    Raises InvalidRequest for other forms (``"1e9"`` is a slip of the hand more often than an
+    amount), for more than ``decimals`` decimals, and for more units than a voucher can hold.
+    """
+    found = _AMOUNT.fullmatch(text)
+    if found is None:
+        raise InvalidRequest(f"{text!r} is not an amount: write it like 1.25")
+    whole, part = found[1], (found[2] or "").rstrip("0")
+    if len(part) > decimals:
         raise InvalidRequest(f"{text!r} is not an amount with at most {decimals} decimals")
-    return int(scaled)
+    units = int(whole + part.ljust(decimals, "0"))
+    if units > UINT96_MAX:
+        raise InvalidRequest(f"{text!r} is not an amount that a voucher can hold")
+    return units
 
 
 def format_units(units: Units, decimals: int) -> str:

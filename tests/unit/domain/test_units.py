@@ -7,7 +7,7 @@ from eth_utils.address import is_address, to_checksum_address
 from hypothesis import given
 from hypothesis import strategies as st
 
-from viz.domain.units import parse_address
+from viz.domain.units import parse_address, parse_units
 from viz.errors import InvalidRequest
 
 # The examples of ERC-55.
@@ -44,3 +44,33 @@ def test_what_is_no_address_is_refused(text: object) -> None:
     assert not (isinstance(text, str) and is_address(text))
     with pytest.raises(InvalidRequest, match="not an address"):
         parse_address(text)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [
+        ("1.25", 1_250_000),
+        ("0", 0),
+        ("007", 7_000_000),
+        ("0.000001", 1),
+        ("2.500000000", 2_500_000),
+    ],
+)
+def test_an_amount_is_read_to_the_unit(text: str, units: int) -> None:
+    """What a person types is what is signed."""
+    assert parse_units(text, 6) == units
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1e9", "-1", "+1", "1_000", "1,5", ".5", "5.", "NaN", "\uff11", " 1", "0.0000001"]
+)
+def test_what_is_no_plain_amount_is_refused(text: str) -> None:
+    """A slip of the hand is no permission to spend: ``1e9`` was a thousand million."""
+    with pytest.raises(InvalidRequest, match="is not an amount"):
+        parse_units(text, 6)
+
+
+def test_an_amount_above_what_a_voucher_can_hold_is_refused() -> None:
+    """A voucher's amounts are 96 bits wide, and no amount may wrap around."""
+    with pytest.raises(InvalidRequest, match="that a voucher can hold"):
+        parse_units("1" * 30, 6)
