@@ -118,11 +118,11 @@ def follow(
         return found
     for adapter_id, units in sorted(billed.items()):
         ours = [each for each in found.earned if each.adapter_id == adapter_id]
-        total = sum(each.earned_units for each in ours if each.node == node)
+        total = sum(each.earned_units for each in ours)
         if total < units:
             found.findings.append(
-                f"{units} units were paid for adapter {adapter_id}, and in the claims of them "
-                f"node {node} earned {total} with it"
+                f"{units} units were paid for adapter {adapter_id}, and it earned {total} in the "
+                "claims of them"
             )
         for each in ours:
             if each.node != node:

@@ -89,10 +89,10 @@ def test_an_open_channel_may_be_claimed_a_step_ahead() -> None:
     ("events", "said"),
     [
         ([claimed(4, 21, SECOND), earned(4, 21, 6, SECOND)], "its receipts bill 20"),
-        ([claimed(4, 20, SECOND)], "earned 0 with it"),
-        ([claimed(4, 20, SECOND), earned(4, 19, 5, SECOND)], "earned 19 with it"),
+        ([claimed(4, 20, SECOND)], "it earned 0"),
+        ([claimed(4, 20, SECOND), earned(4, 19, 5, SECOND)], "it earned 19"),
         ([claimed(4, 20, SECOND), earned(4, 20, 6, SECOND, OTHER)], f"credits {OTHER}"),
-        ([claimed(4, 20, SECOND), earned(4, 20, 6, FIRST)], "earned 0 with it"),
+        ([claimed(4, 20, SECOND), earned(4, 20, 6, FIRST)], "it earned 0"),
     ],
 )
 def test_money_that_went_elsewhere_is_found(events: list[Event], said: str) -> None:
