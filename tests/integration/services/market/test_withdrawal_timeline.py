@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+import pytest
 from examples.withdrawal.timeline import tell
 from tests.fakes.tiny_base import make_tiny_directory
 
@@ -35,6 +36,8 @@ NAMES = (
 )
 
 
+# Three trainings in processes of their own, whose measurements a busy machine slows most.
+@pytest.mark.timeout(900)
 async def test_from_the_withdrawal_to_a_disk_without_the_work(tmp_path: Path) -> None:
     """No new grant; the running training stops; enforced, unloaded, 451, blob denied, words, salts
     and weights gone from every file, certified; a class 1 work stays; deposits go back."""
