@@ -18,7 +18,6 @@ from viz.chain.deployment import save_deployment
 from viz.chain.keys import create_key_file, development_account
 from viz.domain.ports.ledger import AdapterRecord, OfferedWork
 from viz.domain.units import AdapterId
-from viz.services.serving.catalogue import at_list_price
 
 OWNER, SELLER, STRANGER = 1, 5, 7
 
@@ -37,7 +36,7 @@ async def node(net: Testnet, tmp_path: Path) -> AsyncIterator[RealNode]:
             adapter_id, "tides", "", running.engine.model.digest, file_digest(file), state.cid,
             state.manifest_hash, str(file), 1, 1, 1, (OfferedWork(work, "Tides"),),
         )  # fmt: skip
-        await running.parts.catalogue.add(at_list_price(record, running.parts.catalogue.list_price))
+        await running.parts.catalogue.add(record)
         yield running
 
 

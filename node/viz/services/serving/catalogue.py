@@ -9,7 +9,7 @@ hour before that ends, and not while a notice suspends it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -378,13 +378,4 @@ def suspended_error(adapter_id: AdapterId, suspended: Suspension) -> AdapterSusp
         noticeId=suspended.notice_id,
         reason=kind,
         since=suspended.since_s,
-    )
-
-
-def at_list_price(record: AdapterRecord, price: Price) -> AdapterRecord:
-    """Return the record with the node's list price."""
-    return replace(
-        record,
-        prompt_units_per_million=price.prompt_price_units,
-        completion_units_per_million=price.completion_price_units,
     )
