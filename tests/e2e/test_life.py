@@ -6,6 +6,7 @@ The tests follow one another in one town (see conftest.py): each begins where th
 from __future__ import annotations
 
 import signal
+from typing import Any
 
 import aiohttp
 import openai
@@ -155,7 +156,8 @@ def test_a_node_stopped_mid_stream_bills_what_it_sent(
     assert after["receipts"] == before["receipts"] + 1
     assert int(after["billed"]) - int(before["billed"]) >= price_of(town, adapter, sent)
     assert int(after["unclaimed"]) >= int(after["billed"]) - _settled(town.accounts())
-    assert after["adapters"] == before["adapters"] and after["channels"] == before["channels"]
+    assert after["channels"] == before["channels"]
+    assert _offers(after) == _offers(before)
     assert ask(buyer, adapter, 8)
 
 
@@ -170,7 +172,8 @@ def test_a_node_killed_mid_stream_loses_nothing(town: Town, buyer: Buyer, adapte
     assert int(after["unclaimed"]) >= int(before["unclaimed"])
     claimable = _settled(town.accounts()) + int(after["unclaimed"])
     assert claimable >= int(before["billed"]) + price_of(town, adapter, sent)
-    assert after["adapters"] == before["adapters"] and after["channels"] == before["channels"]
+    assert after["channels"] == before["channels"]
+    assert _offers(after) == _offers(before)
     assert ask(buyer, adapter, 8)
     assert town.status()["receipts"] > after["receipts"]
 
@@ -240,3 +243,11 @@ def price_of(town: Town, model: str, text: str) -> int:
 
 def _settled(accounts: Accounts) -> int:
     return sum(accounts.settled.values())
+
+
+def _offers(status: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a node's offers without what each start measures anew: the fastest arithmetic."""
+    return [
+        {**each, "base": {k: v for k, v in each["base"].items() if k != "arithmetic"}}
+        for each in status["adapters"]
+    ]
