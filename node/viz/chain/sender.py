@@ -35,11 +35,12 @@ from viz.errors import (
 # A call with a bound on its gas is simulated with this many times the bound: enough to report how
 # much it needs, and still little work for the endpoint if it burns all of it.
 _TRIED_TIMES: Final = 2
+_NO_COIN: Final = "insufficient funds"
 # Words in an endpoint's message that mean: the transaction was not accepted. After any other
 # message it may have arrived. "nonce too low" is not in the list: this very transaction may have
 # used the nonce, and the look-up may have gone to an endpoint that is behind.
 _REFUSALS: Final = (
-    "insufficient funds",
+    _NO_COIN,
     "underpriced",
     "fee",
     "gas",
@@ -204,7 +205,10 @@ class Sender:
         if not any(word in refusal.detail.lower() for word in _REFUSALS):
             return False
         await self._journal.resolve(entry.hash, Outcome.FAILED)
-        failed = TransactionFailed(f"{entry.description} from {self.address}: {refusal.detail}")
+        todo = ": send coin for gas to this account" if _NO_COIN in refusal.detail.lower() else ""
+        failed = TransactionFailed(
+            f"{entry.description} from {self.address}: {refusal.detail}{todo}"
+        )
         failed.quotes = refusal.quotes
         raise failed from refusal
 

@@ -32,7 +32,7 @@ from viz.cli.http import (
 )
 from viz.cli.noticed import notices_rows
 from viz.cli.training_progress import stands
-from viz.domain.display import moment, percent
+from viz.domain.display import expiry, moment, percent
 from viz.domain.strict_json import load_json
 from viz.domain.units import parse_units
 from viz.errors import ConfigError, InvalidRequest, NodeUnreachable, VizError
@@ -176,7 +176,7 @@ def license_work(
     rows = [
         (
             grant["content_id"],
-            moment(grant["expires_at"]) if grant["expires_at"] else "never",
+            expiry(int(grant["expires_at"])),
             "yes" if grant["live"] else "no",
             "yes" if grant["path"] else "no",
         )

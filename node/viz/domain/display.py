@@ -11,7 +11,7 @@ import unicodedata
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from viz.domain.units import Units, format_units
+from viz.domain.units import UINT64_MAX, Units, format_units
 
 if TYPE_CHECKING:
     from viz.domain.ports.chain import Deployment
@@ -60,6 +60,11 @@ def moment(time_s: int) -> str:
         return f"{datetime.fromtimestamp(time_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
     except (OverflowError, ValueError, OSError):
         return f"{time_s} s after 1970"
+
+
+def expiry(time_s: int) -> str:
+    """Return when something expires, in seconds since 1970; the chain's largest number, never."""
+    return "never" if time_s >= UINT64_MAX else moment(time_s)
 
 
 def duration(seconds: int) -> str:

@@ -16,6 +16,7 @@ from typing import Annotated, ClassVar, Final
 from viz.domain.ports.custody import KeyKind
 from viz.domain.typed_data import Custody, EndCustody, KeyRequest
 from viz.domain.units import Cid, ContentId
+from viz.errors import InvalidRequest
 from viz.protocol.listing import MAX_URL_CHARS, CidText
 from viz.protocol.messages import SignatureHex
 from viz.protocol.wire import JSON_INTEGER_MAX, Json, from_base64url, to_base64url
@@ -91,6 +92,10 @@ class HandOver(WireModel):
     @classmethod
     def from_header(cls, header: str) -> HandOver:
         """Return the hand-over in a header; raise InvalidRequest."""
+        if not header:
+            raise InvalidRequest(
+                f"the header {CUSTODY_HEADER} is missing: it says, signed, what is handed over"
+            )
         return cls.from_json(from_base64url(header))
 
     def to_header(self) -> str:

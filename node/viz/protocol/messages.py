@@ -52,6 +52,11 @@ ADAPTER_MODEL_PREFIX: Final = "viz-adapter-"
 SignatureHex = Annotated[bytes, blob(MAX_SIGNATURE_BYTES)]
 
 
+def unnamed(adapter_id: AdapterId) -> str:
+    """Return the name under which a node offers an adapter that nobody named there."""
+    return f"adapter {adapter_id}"
+
+
 def adapter_model(adapter_id: AdapterId) -> str:
     """Return the model name with which OpenAI clients request an adapter."""
     return f"{ADAPTER_MODEL_PREFIX}{adapter_id}"

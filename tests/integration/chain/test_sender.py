@@ -149,6 +149,8 @@ async def test_an_account_without_gas_is_told_so(net: Testnet) -> None:
     with pytest.raises(Exception, match=r"(?i)insufficient funds") as caught:
         await sender.submit(mint(sender))
     assert isinstance(caught.value, VizError) and caught.value.quotes
+    assert f"from {sender.address}" in caught.value.detail
+    assert caught.value.detail.endswith("send coin for gas to this account")
     await net.anvil.fund(sender.address)
     assert (await sender.submit(mint(sender))).outcome is Outcome.SETTLED
 

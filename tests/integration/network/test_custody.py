@@ -26,9 +26,9 @@ from viz.errors import (
     CustodyFull,
     InvalidRequest,
     InvalidSignature,
+    InvalidWork,
     LicenseError,
     NoLiveGrant,
-    SealBroken,
     StorageUnavailable,
     VizError,
 )
@@ -43,6 +43,7 @@ from viz.protocol.custody import (
     SignedKeyRequest,
 )
 from viz.services.market.custodian import CustodyPolicy
+from viz.storage.base import root_of_source
 from viz.storage.sealing import new_identity, recipient_of, unseal_bytes, unwrap, wrap
 
 CUSTODIAN, TRAINER = 5, 6
@@ -262,8 +263,8 @@ Change = Callable[[CreatorsWork], dict[str, Any]]
         (lambda work: {"content_id": ContentId(77)}, LicenseError.code),
         (lambda work: {"origin": "http://elsewhere.test"}, "wrong-domain"),
         (lambda work: {"challenge": Hash32(bytes(32))}, "access-token-invalid"),
-        (lambda work: {"sealed_key": new_identity()}, SealBroken.code),
-        (lambda work: {"age_key": recipient_of(new_identity())}, SealBroken.code),
+        (lambda work: {"sealed_key": new_identity()}, InvalidWork.code),
+        (lambda work: {"age_key": recipient_of(new_identity())}, InvalidWork.code),
         (lambda work: {"body": work.sealed.path.read_bytes()[:-1] + b"x"}, InvalidRequest.code),
         (lambda work: {"size_bytes": 2 * 1024**3}, InvalidRequest.code),
         (lambda work: {"cid": "../../etc"}, InvalidRequest.code),
@@ -279,6 +280,30 @@ async def test_what_the_owner_did_not_sign_over_is_not_kept(
     status, problem = await hand_over_with(node, work, body, **changes)
     assert status >= 400 and problem["code"] == code, problem
     assert {name for name in node.files() if "ledger" not in name} <= before
+
+
+async def test_a_refused_hand_over_says_whose_fault_it_is(
+    node: RealNode, work: CreatorsWork
+) -> None:
+    """What only the sender can mend is named to it: to "try again" would not mend it."""
+    body = work.sealed.path.read_bytes()
+    cut = work.sealed.path.with_name("cut.age")
+    cut.write_bytes(body[:-40])
+    _, problem = await hand_over_with(
+        node, work, body[:-40], cid=root_of_source(cut), size_bytes=len(body) - 40
+    )
+    assert "cut off" in problem["detail"] and "Seal the work again" in problem["detail"]
+    _, problem = await hand_over_with(node, work, body, age_key=recipient_of(new_identity()))
+    assert "ageKey" in problem["detail"], problem
+    _, problem = await hand_over_with(node, work, body, challenge=Hash32(bytes(32)))
+    assert f"belongs to {public_address(work.key)}" in problem["detail"], problem
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(node.url + CUSTODY_PATH, data=body) as response,
+    ):
+        problem = await response.json()
+    assert (response.status, problem["code"]) == (400, InvalidRequest.code)
+    assert CUSTODY_HEADER in problem["detail"], problem
 
 
 async def test_another_work_is_not_kept_under_an_owners_id(

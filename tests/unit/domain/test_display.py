@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from tests.fakes.chain import DEPLOYMENT
 
-from viz.domain.display import amount, moment, price
+from viz.domain.display import amount, expiry, moment, price
+from viz.domain.units import UINT64_MAX
 
 
 def test_an_amount_has_all_its_decimals_and_its_unit() -> None:
@@ -38,3 +39,9 @@ def test_a_time_is_a_date_in_utc() -> None:
     """Protects against a bare number of seconds, also where the number is no date."""
     assert moment(1_796_000_000) == "2026-11-30 00:53:20 UTC"
     assert moment(10**18) == f"{10**18} s after 1970"
+
+
+def test_what_lasts_for_ever_expires_never() -> None:
+    """Protects the reader of a perpetual license, for which the chain has its largest number."""
+    assert expiry(UINT64_MAX) == "never"
+    assert expiry(1_796_000_000) == moment(1_796_000_000)

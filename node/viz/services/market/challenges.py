@@ -40,7 +40,8 @@ class Challenges:
         ours = self._made(challenge[:_SALT_BYTES], account, expiry_s)
         if not hmac.compare_digest(ours, challenge):
             raise AccessTokenInvalid(
-                "the challenge is not one of this node for this account and end: ask for a new one"
+                f"the challenge is not one that this node made for {account} and this end: ask for "
+                "one with that account, and sign with its key"
             )
         if expiry_s <= self._clock.now_s():
             raise AccessTokenInvalid("the challenge has run out: ask for a new one")

@@ -36,11 +36,14 @@ from viz.domain.ports.custody import (
 from viz.domain.typed_data import Custody, EndCustody
 from viz.domain.units import Address, Cid, ContentId
 from viz.errors import (
+    AccessTokenInvalid,
     CustodyFull,
     InvalidRequest,
     InvalidSignature,
+    InvalidWork,
     KeyUnknown,
     LicenseError,
+    SealBroken,
     StorageError,
     StorageUnavailable,
     WrongDomain,
@@ -123,12 +126,12 @@ class Custodian:
         """Take a sealed work and its key into custody, and return the durable record.
 
         Everything that can be checked without the body is checked before it is read. Raises
-        CustodyFull, WrongDomain, AccessTokenInvalid, InvalidSignature, LicenseError, SealBroken,
+        CustodyFull, WrongDomain, AccessTokenInvalid, InvalidSignature, LicenseError,
         InvalidRequest, InvalidWork, CommitmentMismatch, StorageError, ChainUnreachable.
         """
         said = handed.custody
         content = await self._may_hand_over(said, handed.signature)
-        key = unwrap(handed.wrapped_key, self._identity.age_identity)
+        key = _handed_key(handed, self._identity.age_identity)
         with self.changing(said.content_id):
             self._challenges.spend(said.challenge, said.expiry_s)
             partial = self._directory / f"{uuid.uuid4().hex}.part"
@@ -201,7 +204,12 @@ class Custodian:
         self, said: Custody | EndCustody, signature: bytes, content: ContentState
     ) -> None:
         """Raise an error if the work's present owner did not sign, or not for a fresh challenge."""
-        self._challenges.require(said.challenge, content.owner, said.expiry_s)
+        try:
+            self._challenges.require(said.challenge, content.owner, said.expiry_s)
+        except AccessTokenInvalid as error:
+            raise AccessTokenInvalid(
+                f"work {said.content_id} belongs to {content.owner}, and {error.detail}"
+            ) from error
         if not await is_signed(self._chain, self._domain.digest(said), signature, content.owner):
             what = "hand-over" if isinstance(said, Custody) else "end of the custody"
             raise InvalidSignature(
@@ -330,9 +338,26 @@ class Custodian:
             )
 
 
+def _handed_key(handed: HandOver, own: str) -> str:
+    """Return the key in a hand-over; raise InvalidWork if it is not wrapped for ``own``."""
+    try:
+        return unwrap(handed.wrapped_key, own)
+    except SealBroken as error:
+        raise InvalidWork(
+            f"the key that was handed over cannot be opened: {error.detail}. Wrap it for the "
+            "ageKey of this node's /viz/v1/node"
+        ) from error
+
+
 def _require_work(sealed: Path, key: str, content: ContentState) -> None:
     """Raise an error if the sealed file does not hold the work of the chain. Blocks."""
-    opened_work(unseal_bytes(sealed, key, max_bytes=MAX_PLAIN_BYTES), content)
+    try:
+        plain = unseal_bytes(sealed, key, max_bytes=MAX_PLAIN_BYTES)
+    except SealBroken as error:
+        raise InvalidWork(
+            f"{error.detail}. Seal the work again, and hand it over with the key of that seal"
+        ) from error
+    opened_work(plain, content)
 
 
 def _opened(path: Path) -> BufferedWriter:

@@ -23,7 +23,7 @@ from viz.domain.ports.peers import PeerHttp
 from viz.domain.units import BASE_MODEL, AdapterId, Address, ContentId, Hash32
 from viz.errors import ChainError, NodeNotTrusted
 from viz.protocol.market import MAX_OFFERS, MarketModel, MarketOffer, MarketWork
-from viz.protocol.messages import AdapterOffer, NodeInfo, ServedBase, adapter_model
+from viz.protocol.messages import AdapterOffer, NodeInfo, ServedBase, adapter_model, unnamed
 from viz.protocol.wire import JSON_INTEGER_MAX
 from viz.services.market.chain_facts import ChainFacts, OutOfReadings
 from viz.services.market.listing_exchange import ListingExchange
@@ -289,12 +289,16 @@ def _date(retires_at_s: int) -> int:
 
 
 def _tellers(sold: Sequence[_Sold]) -> list[_Sold]:
-    """Order the offers by whom to believe: the trainer's first, then what most nodes say."""
+    """Order the offers by whom to believe: the trainer's first, then what most nodes say.
+
+    A node that put an adapter on offer without a name says nothing about it, so it comes last.
+    """
     names = Counter(each.offer.name for each in sold)
     return sorted(
         sold,
         key=lambda each: (
             each.state is None or each.by.node != each.state.trainer,
+            each.offer.name in ("", unnamed(each.offer.adapter_id)),
             -names[each.offer.name],
             each.by.node,
         ),

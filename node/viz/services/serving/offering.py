@@ -15,7 +15,7 @@ from viz.domain.card import ReportCard, card_of
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.ledger import AdapterRecord, Ledger, OfferedWork
 from viz.domain.units import AdapterId, ContentId, Hash32, Units, hex_of
-from viz.protocol.messages import AdapterOffer
+from viz.protocol.messages import AdapterOffer, unnamed
 from viz.protocol.wire import MAX_TEXT_CHARS
 from viz.services.market.manifests import Manifests
 from viz.services.market.publishing import Publishing
@@ -64,7 +64,7 @@ class Offering:
         list_price = self._catalogue.list_price_of(state.base_model)
         fresh = AdapterRecord(
             adapter_id,
-            f"adapter {adapter_id}",
+            unnamed(adapter_id),
             "",
             state.base_model,
             state.weights_digest,

@@ -8,8 +8,8 @@ from tests.fakes.remote_nodes import BASE, base_offer, offer
 
 from viz.buyer.network.buyer import with_words
 from viz.buyer.network.finder import one_each
-from viz.domain.units import ZERO_HASH, Hash32
-from viz.protocol.messages import AdapterOffer, ServedBase
+from viz.domain.units import ZERO_HASH, AdapterId, Hash32
+from viz.protocol.messages import AdapterOffer, ServedBase, unnamed
 from viz.services.market.discovery import NodeOffers, unchecked_models
 
 LIE = Hash32(b"\1" * 32)
@@ -42,3 +42,12 @@ def test_words_find_a_model_by_all_that_is_told_of_it() -> None:
     models = unchecked_models([node(1, offer(7), offer(8, description="Of FERRIES"))])
     assert [int(each.adapter_id) for each in with_words(models, ("Ferries", "sea"))] == [8]
     assert with_words(models, ("ferries", "part 7")) == ()
+
+
+def test_a_node_that_names_nothing_hides_no_name() -> None:
+    """Protects the skill's name and titles: who activated an adapter unnamed knows neither."""
+    silent = offer(7, name=unnamed(AdapterId(7)), description="", works=(), card=None)
+    for nodes in ([node(1, silent), node(2, offer(7))], [node(1, offer(7)), node(2, silent)]):
+        (found,) = unchecked_models(nodes)
+        assert found.name == "tides 7" and found.works[0].title == "The sea, part 7"
+        assert len(found.offers) == 2

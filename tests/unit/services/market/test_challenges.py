@@ -25,7 +25,7 @@ def test_a_challenge_is_good_once_for_its_account_until_its_end() -> None:
         (Hash32(bytes([challenge[0] ^ 1]) + challenge[1:]), ALICE, expiry_s),
         (Hash32(challenge[:31] + bytes([challenge[31] ^ 1])), ALICE, expiry_s),
     ):
-        with pytest.raises(AccessTokenInvalid, match="not one of this node"):
+        with pytest.raises(AccessTokenInvalid, match="ask for one with that account"):
             made.require(*wrong)
     made.spend(challenge, expiry_s)
     with pytest.raises(AccessTokenInvalid, match="used before"):
