@@ -44,6 +44,7 @@ from viz.domain.pricing import Price
 from viz.domain.units import Address, Hash32, hex_of
 from viz.errors import ConfigError
 from viz.outbound import Outbound
+from viz.private import remove_unfinished
 from viz.secret import kept
 from viz.services.market.custodian import CustodyPolicy
 from viz.services.market.licensing import REGISTRATIONS
@@ -126,6 +127,8 @@ async def open_backends(
             sent=lambda: rpc.mined_count(Address(identity["node"])),
         )
         ends.push_async_callback(ledger.close)
+        # The ledger is this process's alone, so nobody else writes there.
+        await asyncio.to_thread(_remove_unfinished, config)
         blobs = await _blobs(config)
         ends.push_async_callback(blobs.close)
         peers = Outbound(private_addresses=config.network.private_addresses)
@@ -293,3 +296,13 @@ async def _blobs(config: Config) -> DeniableStore:
         version = await store.version()
         _log.info("blobs in kubo", version=version, api=config.storage.kubo_api)
     return DenyingBlobStore(store, denied)
+
+
+def _remove_unfinished(config: Config) -> None:
+    """Remove what an earlier process was writing when it was killed: it may be a work in plain."""
+    for name in ("sealed", "works", "adapters", "keys"):
+        folder = config.at(Path(name))
+        try:
+            remove_unfinished(folder)
+        except OSError as error:
+            _log.warning("unfinished files stay", folder=str(folder), reason=error.strerror)

@@ -44,6 +44,16 @@ def make_private_file(path: Path) -> None:
     _close(path)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed process left half-written in a folder, at any depth. Raises OSError.
+
+    These are the names under which files are written before they are renamed. Call it only while
+    no other process writes there.
+    """
+    for path in (*folder.rglob("*.part"), *folder.rglob(".*.age")):
+        path.unlink(missing_ok=True)
+
+
 def write_private(path: Path, data: bytes, partial: Path | None = None) -> None:
     """Write a file atomically and durably, readable by its owner only. Raises OSError.
 

@@ -134,7 +134,7 @@ class Custodian:
         key = _handed_key(handed, self._identity.age_identity)
         with self.changing(said.content_id):
             self._challenges.spend(said.challenge, said.expiry_s)
-            partial = self._directory / f"{uuid.uuid4().hex}.part"
+            partial = self._directory / f".{uuid.uuid4().hex}.part"
             try:
                 await self._receive(said, body, partial)
                 await asyncio.to_thread(_require_work, partial, key, content)
