@@ -32,12 +32,13 @@ async def permit(request: web.Request) -> web.Response:
     """Permit another node to serve an adapter that was trained here, or end the permission."""
     _, body = await trusted_body_of(request)
     reader = Reader(body, "the request")
-    sent = await parts_of(request).publishing.permit(
-        AdapterId(reader.integer("adapterId")),
-        reader.address("node"),
-        allowed=reader.boolean("allowed"),
+    parts = parts_of(request)
+    adapter_id, node = AdapterId(reader.integer("adapterId")), reader.address("node")
+    sent = await parts.publishing.permit(adapter_id, node, allowed=reader.boolean("allowed"))
+    standing = await parts.chain.servable(adapter_id, node)
+    return web.json_response(
+        plain(sent) | {"serves": standing.reason is None, "servesUntil": standing.until_s or 0}
     )
-    return web.json_response(plain(sent))
 
 
 async def with_paths(parts: NodeContext, body: Json) -> Json:

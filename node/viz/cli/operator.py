@@ -188,7 +188,8 @@ def license_work(
             say(f"work {grant['content_id']}  {grant['title']}: train it with its id")
         else:
             err.print(
-                f"work {grant['content_id']} is licensed, but not here: {grant['detail']}",
+                f"work {grant['content_id']} is licensed, but not here: {grant['detail']}. Run "
+                "this command again later: the grant stays, and is not paid again",
                 markup=False,
                 soft_wrap=True,
             )

@@ -9,6 +9,7 @@ import typer
 from viz.cli.console import AsJson, DataDir, guarded, run, say, show
 from viz.cli.http import OperatedNode
 from viz.cli.operator import AdapterArgument, OperatorClient, adapter_app
+from viz.domain.display import moment
 from viz.domain.units import Address, parse_address
 
 NodeArgument = Annotated[
@@ -44,8 +45,8 @@ def revoke(
 ) -> None:
     """End another node's permission to serve an adapter, after the contract's notice period.
 
-    The node no longer gets the key. What it opened before is on its disk, but the chain rejects its
-    claims.
+    Until then it may fetch, open and serve the adapter. Afterwards it gets the key no longer, and
+    the chain rejects its claims; what it opened before is on its disk.
     """
     _permit(adapter_id, parse_address(other), False, OperatorClient(node, folder), as_json=as_json)
 
@@ -59,6 +60,16 @@ def _permit(
         "allowed": allowed,
     }
     sent = run(operator.ask("POST", "/adapters/permissions", body), logs=False)
-    if not show(body | {"transaction": sent["hash"]}, as_json=as_json):
-        said = "may serve" if allowed else "may no longer serve"
-        say(f"{body['node']} {said} adapter {adapter_id}  (transaction {sent['hash']})")
+    told = {name: sent[name] for name in ("serves", "servesUntil")}
+    if not show(body | told | {"transaction": sent["hash"]}, as_json=as_json):
+        said = "may serve" if allowed or sent["serves"] else "may no longer serve"
+        said += f" adapter {adapter_id}{_end(allowed, sent)}"
+        say(f"{other} {said}  (transaction {sent['hash']})")
+
+
+def _end(allowed: bool, sent: dict[str, Any]) -> str:
+    if allowed or not sent["serves"]:
+        return ""
+    if sent["servesUntil"]:
+        return f" until {moment(sent['servesUntil'])}, and gets its key until then"
+    return " until the contract's notice period has passed"

@@ -41,6 +41,8 @@ from viz.storage.gateway import GatewayClient
 BLOCK_TIMEOUT_S: Final = 15.0
 MAX_URLS: Final = 16
 OWN_STORE: Final = "this node's store"
+# How many of the sources' answers an error quotes: the store and the custodians come first.
+_SAID: Final = 4
 # Blocks of a fetch that nobody continued for this long are deleted.
 _LEFTOVER_AGE_S: Final = 7 * 24 * 3_600
 _log = structlog.get_logger()
@@ -131,7 +133,11 @@ class _FirstOf(BlockSource):
                 return data
         # A fault of this node's own disk is reported as such: its operator can repair it.
         kind = BlobNotFound if self._own_fault is None else self._own_fault
-        raise kind("no source has all of the blob: " + "; ".join(self._said))
+        raise kind(
+            "no source has all of the blob; what arrived is kept for the next try. "
+            + "; ".join(self._said[:_SAID])
+            + (f"; and {len(self._said) - _SAID} more" if len(self._said) > _SAID else "")
+        )
 
     def _drop(self, name: str, error: VizError) -> None:
         del self._sources[name]

@@ -18,6 +18,7 @@ from tests.integration.network.nodes import RealNode, real_node
 
 from viz.chain.deployment import save_deployment
 from viz.chain.keys import create_key_file
+from viz.domain.display import moment
 from viz.domain.units import AdapterId, ContentId, parse_address
 from viz.services.market.custodian import CustodyPolicy
 
@@ -161,6 +162,7 @@ async def test_a_license_without_a_work_at_hand_says_why(
     done = await operated(trainer, "content", "license", 1)
     assert done.exit_code == 0, done.output
     assert "work 1 is licensed, but not here" in done.stderr and "ask its owner" in done.stderr
+    assert "not paid again" in done.stderr
 
 
 async def test_more_custodians_and_other_words_come_later(
@@ -231,5 +233,10 @@ async def test_permissions_are_commands(net: Testnet, trainer: RealNode, tmp_pat
     done = await operated(trainer, "adapter", "permit", adapter, other)
     assert done.exit_code == 0 and f"{other} may serve adapter {adapter}" in done.stdout
     assert (await net.chain.servable(AdapterId(adapter), other)).reason is None
+    done = await operated(trainer, "adapter", "revoke", adapter, other)
+    # The contract gives it a notice period, in which it still serves and gets the key.
+    until_s = (await net.chain.servable(AdapterId(adapter), other)).until_s
+    assert until_s and f"may serve adapter {adapter} until {moment(until_s)}" in done.stdout
+    await net.anvil.advance_time(2 * 24 * 3_600)
     done = await operated(trainer, "adapter", "revoke", adapter, other)
     assert done.exit_code == 0 and "may no longer serve" in done.stdout

@@ -105,6 +105,19 @@ async def test_sources_are_asked_in_order_and_a_bad_one_no_more(tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir() if path.name != "incoming"] == ["out"]
 
 
+async def test_strangers_do_not_fill_the_error(tmp_path: Path) -> None:
+    """Whoever is in the directory is asked, but the error stays one that its reader can use."""
+    urls = [f"https://n{number}.test" for number in range(12)]
+    nodes = Nodes()
+    for url in urls:
+        nodes.answers[url] = lambda cid: Reply(404, b"")
+    with pytest.raises(BlobNotFound) as caught:
+        await sourced(nodes, tmp_path).fetch(ROOT, tmp_path / "out", urls=urls, max_bytes=len(DATA))
+    said = caught.value.detail
+    assert urls[0] in said and urls[8] not in said and "and 9 more" in said
+    assert all(nodes.of(url) == 1 for url in urls)
+
+
 async def test_a_fetch_goes_on_where_it_stopped(tmp_path: Path) -> None:
     """Blocks that arrived are not asked for again, also by another process; damaged ones are."""
     nodes, store = Nodes(), await stored()

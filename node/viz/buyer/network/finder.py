@@ -38,7 +38,10 @@ FRESH_S: Final = 300.0
 AGAIN_S: Final = 10.0
 MARKET_PAGES: Final = 20
 ASKED_NODES: Final = 128
-ASKED_AT_ONCE: Final = 8
+# A buyer waits for the search, so strangers that do not answer must not make it long: all of the
+# directory's nodes that a round asks are silent for 40 s at most.
+ASKED_AT_ONCE: Final = 32
+STRANGER_TIMEOUT_S: Final = 5.0
 TIMEOUT_S: Final = 10.0
 _log = structlog.get_logger()
 
@@ -70,7 +73,13 @@ class NodeFinder:
             None
             if chain is None
             else Discovery(
-                chain, strangers_http, clock, None, known=lambda: tuple(self._known.values())
+                chain,
+                strangers_http,
+                clock,
+                None,
+                known=lambda: tuple(self._known.values()),
+                at_once=ASKED_AT_ONCE,
+                timeout_s=STRANGER_TIMEOUT_S,
             )
         )
         self._clock = clock
@@ -129,13 +138,14 @@ class NodeFinder:
         """Ask nodes what they sell; log and leave out those whose answer cannot be used."""
         room = asyncio.Semaphore(ASKED_AT_ONCE)
         http = self._known_http if known else self._strangers_http
+        timeout_s = TIMEOUT_S if known else STRANGER_TIMEOUT_S
 
         async def describe(url: str, node: Address | None) -> NodeOffers | None:
             began_s = time.monotonic()
             try:
                 async with room:
                     answer = await http.ask(
-                        "GET", url + NODE_PATH, max_bytes=MAX_DESCRIPTION_BYTES, timeout_s=TIMEOUT_S
+                        "GET", url + NODE_PATH, max_bytes=MAX_DESCRIPTION_BYTES, timeout_s=timeout_s
                     )
                 info = NodeInfo.from_json(answer)
                 check_node(info, self._deployment)

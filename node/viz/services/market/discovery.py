@@ -30,7 +30,7 @@ from viz.services.market.listing_exchange import ListingExchange
 from viz.services.market.listings import Listings
 from viz.services.market.market_index import MarketIndex
 from viz.services.market.node_claims import check_offer
-from viz.services.market.remote_nodes import RemoteNodes
+from viz.services.market.remote_nodes import ASK_TIMEOUT_S, ASKED_AT_ONCE, RemoteNodes
 
 INTERVAL_S: Final = 300.0
 MAX_MODELS: Final = 20_000
@@ -93,12 +93,18 @@ class Discovery:
         known: Callable[[], Sequence[NodeOffers]],
         own: Address | None = None,
         interval_s: float = INTERVAL_S,
+        at_once: int = ASKED_AT_ONCE,
+        timeout_s: float = ASK_TIMEOUT_S,
     ) -> None:
         """``known`` returns what is known without the directory; ``own`` is the node that asks.
 
+        ``at_once`` and ``timeout_s`` are those of ``RemoteNodes``.
+
         Without ``listings`` the works have the titles that the serving nodes give them.
         """
-        self._remote = RemoteNodes(chain, http, clock, own=own)
+        self._remote = RemoteNodes(
+            chain, http, clock, own=own, at_once=at_once, timeout_s=timeout_s
+        )
         self._facts = ChainFacts(chain, clock)
         self._listings = listings
         self._exchange = ListingExchange(listings, http, clock) if listings else None

@@ -81,9 +81,16 @@ class RemoteNodes:
         clock: Clock,
         *,
         own: Address | None = None,
+        at_once: int = ASKED_AT_ONCE,
+        timeout_s: float = ASK_TIMEOUT_S,
     ) -> None:
-        """``own`` is this node's address: it does not ask itself."""
+        """``own`` is this node's address: it does not ask itself.
+
+        ``at_once`` nodes are asked at the same time; one that is silent for ``timeout_s`` seconds
+        has failed.
+        """
         self._chain, self._http, self._clock, self._own = chain, http, clock, own
+        self._at_once, self._timeout_s = at_once, timeout_s
         self._known: dict[Address, KnownRemote] = {}
 
     def serving(self) -> tuple[KnownRemote, ...]:
@@ -114,7 +121,7 @@ class RemoteNodes:
             if known is None or known.entry != entry:
                 # A node with a new URL starts without a history: the old one is of the old URL.
                 self._known[node] = KnownRemote(entry)
-        room = asyncio.Semaphore(ASKED_AT_ONCE)
+        room = asyncio.Semaphore(self._at_once)
 
         async def ask(origin: str, nodes: list[KnownRemote]) -> None:
             async with room:
@@ -154,7 +161,10 @@ class RemoteNodes:
         began_s = time.monotonic()
         try:
             answer = await self._http.ask(
-                "GET", origin + NODE_PATH, max_bytes=MAX_DESCRIPTION_BYTES, timeout_s=ASK_TIMEOUT_S
+                "GET",
+                origin + NODE_PATH,
+                max_bytes=MAX_DESCRIPTION_BYTES,
+                timeout_s=self._timeout_s,
             )
             took_ms = (time.monotonic() - began_s) * 1_000
             info = await asyncio.to_thread(NodeInfo.from_json, answer)
