@@ -84,7 +84,10 @@ class Sealing:
     async def publish(
         self, work: Path, record: Registration, words: ListingWords
     ) -> dict[str, Any]:
-        """Seal, hand over and list the work; return what was done, as JSON values."""
+        """Seal, hand over and list the work; return what was done, as JSON values.
+
+        ``unlisted`` are the custodians of the earlier listing that the new one no longer names.
+        """
         from viz.clock import SystemClock
         from viz.creator import sealed
 
@@ -111,6 +114,8 @@ class Sealing:
             now_s=SystemClock().now_s(),
             iscc=await asyncio.to_thread(_content_code, work, record.kind),
         )
+        before = await asyncio.to_thread(sealed.listed_custodians, work)
+        named = {each.node for each in self._custodians}
         signed = sealed.sign_listing(document, self._trusted, self._key)
         await sealed.publish_listing(work, signed, [each.url for each in self._custodians])
         return {
@@ -119,6 +124,9 @@ class Sealing:
             "sizeBytes": made.size_bytes,
             "sealed": str(made.path),
             "custodians": [{"node": each.node, "url": each.url} for each in self._custodians],
+            "unlisted": [
+                {"node": each.node, "url": each.url} for each in before if each.node not in named
+            ],
         }
 
 
@@ -171,6 +179,12 @@ def say_sealed(done: dict[str, Any]) -> None:
     say(f"sealed      {done['cid']}, {done['sizeBytes']} bytes, in {done['sealed']}")
     for custodian in done["custodians"]:
         say(f"held by     {custodian['node']}  at {custodian['url']}, listed there")
+    for custodian in done["unlisted"]:
+        say(
+            f"not listed  {custodian['node']}  at {custodian['url']}, which may still hold it: "
+            "name it too with --custodian, or end that with `viz content end-custody "
+            f"{done['contentId']} --custodian {custodian['url']}`"
+        )
     say(f"its key     {done['sealed']}.key (keep it: whoever has it reads the work)")
 
 

@@ -30,6 +30,7 @@ from viz.domain.eip712 import (
 )
 from viz.domain.ports.chain import Deployment
 from viz.domain.questions import QUESTIONS_FILE
+from viz.domain.strict_json import load_json
 from viz.domain.trust import require_as_trusted
 from viz.domain.typed_data import Custody, EndCustody
 from viz.domain.units import Address, Cid, ContentId
@@ -248,10 +249,22 @@ def sign_listing(document: dict[str, Any], deployment: Deployment, key: bytes) -
 async def publish_listing(work: Path, signed: SignedListing, urls: Sequence[str]) -> None:
     """Store a signed listing beside the work, and send it to nodes; raise the first refusal."""
     text = json.dumps(signed.to_json(), indent=2) + "\n"
-    path = work.with_name(work.name + ".listing.json")
-    await asyncio.to_thread(_write_private, path, text)
+    await asyncio.to_thread(_write_private, _listing_path(work), text)
     for url in urls:
         await exchange(ListingAnswer.from_json, "POST", url, LISTINGS_PATH, signed.to_json())
+
+
+def listed_custodians(work: Path) -> tuple[CustodianAddress, ...]:
+    """Return the custodians in the listing beside the work; none if it cannot be read. Blocks."""
+    try:
+        raw = _listing_path(work).read_bytes()
+        return SignedListing.from_json(load_json(raw)).listing.custodians
+    except (OSError, ValueError, VizError):
+        return ()
+
+
+def _listing_path(work: Path) -> Path:
+    return work.with_name(work.name + ".listing.json")
 
 
 async def _challenge(url: str, account: Address) -> KeyChallenge:

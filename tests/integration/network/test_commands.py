@@ -189,6 +189,22 @@ async def test_more_custodians_and_other_words_come_later(
         assert listing["language"] == "en-GB" and listing["sample"].startswith("The tide")
         assert [each["url"] for each in listing["custodians"]] == [custodian.url, trainer.url]
         assert await node.blobs.has(first)
+    assert again["unlisted"] == []
+
+
+async def test_a_custodian_that_a_listing_names_no_more_is_told(
+    net: Testnet, custodian: RealNode, trainer: RealNode, tmp_path: Path
+) -> None:
+    """It still holds the key, and `end-custody` asks those of the listing: its owner must know."""
+    creator = Creator(tmp_path / "alma", net)
+    place, way = creator.folder / "work", ("--rpc", net.anvil.url)
+    said = await creator.viz("content", "register", place, "--node", custodian.url, *way)
+    assert said.exit_code == 0 and "not listed" not in said.stdout, said.output
+    await asyncio.sleep(1.1)  # a listing's time counts in seconds
+    moved = await creator.viz("content", "publish", place, "--custodian", trainer.url)
+    assert moved.exit_code == 0, moved.output
+    told = " ".join(moved.stdout.split())
+    assert f"end-custody 1 --custodian {custodian.url}" in told
 
 
 async def test_a_custodian_that_refuses_leaves_a_registration_to_go_on_with(
