@@ -406,6 +406,10 @@ class MemoryStore:
         wanted = sorted(key for key in self.listing_rows if key > after)
         return [self.listing_rows[key] for key in wanted[:limit]]
 
+    async def listed_in_custody(self, *, limit: int) -> Sequence[ContentId]:
+        self._open()
+        return sorted(self.listing_rows.keys() & self.custody_rows.keys())[:limit]
+
     async def drop_listing(self, listing: ListingRecord) -> None:
         self._open()
         kept = self.listing_rows.get(listing.content_id)

@@ -133,7 +133,9 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
     meter_tools = _meter_tools(backends, settings, channels)
     trainings = _training_queue(backends, settings.training)
     market = build_market(backends, settings, catalogue)
-    licenses = LicenseDocuments(settings.licenses_dir, chain, settings.sessions.origin)
+    licenses = LicenseDocuments(
+        settings.licenses_dir, chain, market.listings, origin=settings.sessions.origin
+    )
     offering = Offering(market.publishing, catalogue, ledger, clock, manifests=market.manifests)
     return Services(
         channels=channels,

@@ -12,9 +12,10 @@ from viz.domain.ports.listings import ListingRecord
 from viz.domain.units import ContentId
 from viz.errors import StoreFull
 from viz.store.database import Database, write_row
-from viz.store.tables import ListingTable, table
+from viz.store.tables import CustodyTable, ListingTable, table
 
 _LISTINGS: Final = table(ListingTable)
+_CUSTODY: Final = table(CustodyTable)
 
 
 class ListingTables:
@@ -51,6 +52,16 @@ class ListingTables:
         )
         rows = await self._db.read(lambda c: c.execute(wanted).all())
         return [ListingRecord(**row._mapping) for row in rows]
+
+    async def listed_in_custody(self, *, limit: int) -> Sequence[ContentId]:
+        wanted = (
+            select(_LISTINGS.c.content_id)
+            .join(_CUSTODY, _CUSTODY.c.content_id == _LISTINGS.c.content_id)
+            .order_by(_LISTINGS.c.content_id)
+            .limit(limit)
+        )
+        rows = await self._db.read(lambda c: c.execute(wanted).all())
+        return [ContentId(row.content_id) for row in rows]
 
     async def drop_listing(self, listing: ListingRecord) -> None:
         gone = delete(_LISTINGS).where(

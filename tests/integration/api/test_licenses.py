@@ -20,9 +20,12 @@ from viz.api.context import ApiLimits
 from viz.api.licenses import KEPT_S
 from viz.domain.eip712 import keccak
 from viz.domain.ports.chain import ContentState, TermsState
-from viz.domain.units import ZERO_HASH, ContentId, Hash32, parse_address
+from viz.domain.ports.custody import CustodyRecord
+from viz.domain.ports.listings import ListingRecord
+from viz.domain.units import ZERO_HASH, Cid, ContentId, Hash32, parse_address
 from viz.protocol.license_document.agreement import terms_of
 from viz.protocol.license_document.model import LicenseDocument
+from viz.protocol.wire import canonical_json
 from viz.services.market.license_documents import MAX_DOCUMENTS
 
 TDMREP = "/.well-known/tdmrep.json"
@@ -220,6 +223,50 @@ async def test_tdmrep_reserves_every_listed_work(node: Node, tmp_path: Path) -> 
         {"location": "/viz/v1/contents/12$", "tdm-reservation": 1, "tdm-policy": policy},
         {"location": "/viz/v1/contents/12/", "tdm-reservation": 1, "tdm-policy": policy},
     ]
+
+
+async def list_work(node: Node, content_id: int, values: Mapping[str, Any]) -> None:
+    """Keep an owner's listing, as `POST /viz/v1/listings` does after it verified the signature."""
+    custodian = {"node": WALLET, "url": ORIGIN}
+    listing = {
+        "chainId": 31337, "contentRegistry": WALLET, "contentId": content_id, "title": "The keeper",
+        "credit": "Alma", "language": "en", "kind": "text", "sizeBytes": 9, "license": values,
+        "sealed": {"cid": "bafk", "sizeBytes": 9}, "custodians": [custodian], "issuedAt": 5,
+        "sample": "",
+    }  # fmt: skip
+    record = ListingRecord(ContentId(content_id), 5, canonical_json(listing), b"s", 5)
+    await node.store.put_listing(record, most=9)
+
+
+async def test_a_listed_work_s_license_needs_no_hand_of_the_operator(
+    node: Node, tmp_path: Path
+) -> None:
+    """A creator who registers with a license finds it at the custodian, and a miner its rule."""
+    for content_id in (12, 13, 14):
+        registry(node).put(content_id, preset())
+        custody = CustodyRecord(ContentId(content_id), OWNER, Cid("bafk"), 9, 5)
+        await node.store.put_custody(custody, most_each_bytes=99, most_bytes=99)
+    await list_work(node, 12, preset().to_json())
+    await list_work(node, 13, {"text": "Name the author."})
+    await list_work(node, 14, changed({"licensor.name": "Somebody"}).to_json())
+    registry(node).put(15, preset())
+    await list_work(node, 15, preset().to_json())  # listed here, and held by another custodian
+    for content_id in (12, 15):
+        status, body, _ = await get(node, f"/license/{content_id}")
+        assert status == 200 and keccak(body) == preset().license_hash
+    assert json.loads((await get(node, "/license/13"))[1])["code"] == "license-unknown"
+    assert json.loads((await get(node, "/license/14"))[1])["code"] == "license-mismatch"
+    rules = json.loads((await get(node, TDMREP))[1])
+    assert [rule["location"] for rule in rules if rule["location"].endswith("$")] == [
+        f"/viz/v1/contents/{content_id}$" for content_id in (12, 13, 14)
+    ]
+    assert [rule.get("tdm-policy") for rule in rules[::2]] == [
+        f"{ORIGIN}/license/12/tdm-policy.json", None, None
+    ]  # fmt: skip
+    keep(tmp_path, 14, preset().canonical)
+    keep(tmp_path, 12, changed({"licensor.name": "Older"}).canonical)
+    node.clock.now += KEPT_S
+    assert [(await get(node, f"/license/{each}"))[0] for each in (12, 14)] == [200, 200]
 
 
 async def test_a_withdrawn_work_s_license_says_so(node: Node, tmp_path: Path) -> None:

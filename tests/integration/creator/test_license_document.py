@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fakes.ledger import MemoryStore
 from tests.integration.chain.testnet import Testnet, address
 
 from viz.chain.deployment import save_deployment
 from viz.chain.keys import create_key_file, development_account
+from viz.clock import SystemClock
 from viz.domain.units import ContentId
 from viz.errors import LicenseMismatch
 from viz.protocol.license_document.agreement import terms_of
 from viz.protocol.license_document.model import LicenseDocument
 from viz.services.market.license_documents import LicenseDocuments
 from viz.services.market.license_files import read_license
+from viz.services.market.listings import Listings
 from viz.services.market.work_records import load_record
 
 WORK = Path(__file__).parents[3] / "examples" / "works" / "varn-point"
@@ -113,7 +116,9 @@ async def served(net: Testnet, folder: Path, document: LicenseDocument) -> None:
     work = ContentId(1)
     (folder / "licenses").mkdir()
     (folder / "licenses" / "1.json").write_bytes(document.canonical)
-    kept = LicenseDocuments(folder / "licenses", net.chain, "https://node.test")
+    listings = Listings(MemoryStore(), net.chain, SystemClock())
+    origin = "https://node.test"
+    kept = LicenseDocuments(folder / "licenses", net.chain, listings, origin=origin)
     assert (await kept.get(work)).document == document
     assert "tdm-policy" in (await kept.tdm_rules())[0]
 

@@ -380,6 +380,9 @@ async def test_custody_counts_the_bytes_of_each_owner(store: Store) -> None:
     assert await store.held_bytes(ALICE) == (90, 90) and await store.held_bytes(BOB) == (0, 90)
     await store.put_custody(custody(3, BOB, 20, "bafy"), **bounds)
     assert await store.works_under(Cid("bafy")) == [1, 3] and not await store.works_under(Cid("b"))
+    for content_id in (2, 3):
+        await store.put_listing(listing(content_id, 10), most=9)
+    assert list(await store.listed_in_custody(limit=9)) == [3]
     await store.drop_custody(ContentId(1))
     assert await store.custody(ContentId(1)) is None and await store.works_under(Cid("bafy")) == [3]
     assert await store.held_bytes(ALICE) == (0, 20), "what is gone frees its place"

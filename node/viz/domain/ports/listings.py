@@ -36,6 +36,10 @@ class ListingLedger(Protocol):
         """Return up to ``limit`` listings of works above ``after``, by their ids."""
         ...
 
+    async def listed_in_custody(self, *, limit: int) -> Sequence[ContentId]:
+        """Return up to ``limit`` works that are listed and in custody here, by their ids."""
+        ...
+
     async def drop_listing(self, listing: ListingRecord) -> None:
         """Delete this listing, but not a newer one of the same work."""
         ...

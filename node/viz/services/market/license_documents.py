@@ -1,8 +1,9 @@
-"""Serve license documents of the works that this node is custodian of, each checked on the chain.
+"""Serve license documents, each checked on the chain.
 
-The operator adds a work by a file ``<content id>.json`` in one folder. Invariants: a document is
-served only if the chain has its hash and its terms for that work now; at most ``MAX_DOCUMENTS``
-files are listed; at most ``MAX_LICENSE_BYTES`` of a file are read.
+A document comes from a file ``<content id>.json`` in the operator's folder, else from the listing
+that the work's owner published here. Invariants: a document is served only if the chain has its
+hash and its terms for that work now; TDMRep's rules cover at most ``MAX_DOCUMENTS`` of the files
+and as many works in custody; at most ``MAX_LICENSE_BYTES`` of a file are read.
 """
 
 from __future__ import annotations
@@ -24,14 +25,20 @@ from viz.errors import (
     LicenseError,
     LicenseMismatch,
     LicenseUnknown,
+    ListingUnknown,
 )
 from viz.protocol.license_document.agreement import require_agreement
 from viz.protocol.license_document.model import MAX_LICENSE_BYTES, LicenseDocument
-from viz.protocol.license_document.reading import license_from_json
+from viz.protocol.license_document.reading import (
+    is_license_document,
+    license_from_json,
+    license_from_values,
+)
 from viz.protocol.license_forms.catalogue import LicenseForm, form
 from viz.protocol.license_forms.place import LicensePlace
 from viz.protocol.license_forms.tdmrep import POLICY, tdm_rule
 from viz.protocol.registration import CONTENTS_PATH
+from viz.services.market.listings import Listings
 
 MAX_DOCUMENTS: Final = 256
 LOOKS_AT_ONCE: Final = 16
@@ -60,11 +67,14 @@ class KeptLicense:
 
 
 class LicenseDocuments:
-    """Read the operator's folder of license documents and check each against the chain."""
+    """Find license documents in the operator's folder and in listings, and check each on chain."""
 
-    def __init__(self, folder: Path, chain: ChainReader, origin: str) -> None:
+    def __init__(
+        self, folder: Path, chain: ChainReader, listings: Listings, *, origin: str
+    ) -> None:
         """``origin`` is this node's public origin, for the links between the forms."""
         self._folder, self._chain, self._origin = folder, chain, origin
+        self._listings = listings
 
     async def get(self, content_id: ContentId) -> KeptLicense:
         """Return a work's license as the chain has it.
@@ -72,12 +82,13 @@ class LicenseDocuments:
         Raises LicenseUnknown if no valid document is kept here, LicenseMismatch if the chain has
         another license for the work, ChainUnreachable.
         """
-        document = await asyncio.to_thread(self._read, content_id)
-        state = await self._chain.content(content_id)
-        if state is None:
-            raise LicenseUnknown(f"the chain has no work {content_id}: check the id")
-        await require_chain_has(document, state, self._chain)
-        return KeptLicense(document, self._publication(content_id, state.withdrawn_at))
+        listed = await self._from_listing(content_id)
+        try:
+            return await self._checked(content_id, await self.kept(content_id))
+        except LicenseError:  # no file, or one that is older than what the owner listed
+            if listed is None:
+                raise
+        return await self._checked(content_id, listed)
 
     async def kept(self, content_id: ContentId) -> LicenseDocument:
         """Return the document that the operator listed, not compared with the chain.
@@ -87,14 +98,15 @@ class LicenseDocuments:
         return await asyncio.to_thread(self._read, content_id)
 
     async def tdm_rules(self) -> list[dict[str, Any]]:
-        """Return the rules of ``tdmrep.json`` for the listed works.
+        """Return the rules of ``tdmrep.json`` for the works in the folder and in custody.
 
         A work whose document does not agree with the chain is reserved without a policy, which is
         stricter. Raises ChainUnreachable, also if reading all works takes longer than
         ``MAX_LOOK_S``: an incomplete list would reserve too little.
         """
         rules: list[dict[str, Any]] = []
-        listed = await asyncio.to_thread(self._listed)
+        files = await asyncio.to_thread(self._listed)
+        listed = sorted({*files, *await self._listings.in_custody(MAX_DOCUMENTS)})
         try:
             async with asyncio.timeout(MAX_LOOK_S):
                 for start in range(0, len(listed), LOOKS_AT_ONCE):
@@ -115,9 +127,25 @@ class LicenseDocuments:
             if kept.form(POLICY) is not None:
                 policy = kept.where.form(POLICY)
         except LicenseError as error:
-            _log.warning("a license is not shown", content_id=content_id, reason=error.detail)
+            say = _log.info if isinstance(error, LicenseUnknown) else _log.warning
+            say("a license is not shown", content_id=content_id, reason=error.detail)
         path = f"{CONTENTS_PATH}/{content_id}"
         return [tdm_rule(location, policy) for location in (f"{path}$", f"{path}/")]
+
+    async def _checked(self, content_id: ContentId, document: LicenseDocument) -> KeptLicense:
+        state = await self._chain.content(content_id)
+        if state is None:
+            raise LicenseUnknown(f"the chain has no work {content_id}: check the id")
+        await require_chain_has(document, state, self._chain)
+        return KeptLicense(document, self._publication(content_id, state.withdrawn_at))
+
+    async def _from_listing(self, content_id: ContentId) -> LicenseDocument | None:
+        """Return the document in the owner's listing; None without one (a text, or nothing)."""
+        try:
+            values = (await self._listings.get(content_id)).listing.license
+            return license_from_values(values) if is_license_document(values) else None
+        except (ListingUnknown, InvalidLicense):
+            return None
 
     def _publication(self, content_id: ContentId, withdrawn_at: int) -> LicensePlace:
         forms_url = f"{self._origin}{LICENSE_PATH}/{content_id}"

@@ -104,6 +104,10 @@ class Listings:
         more = len(found) == min(limit, LISTINGS_PAGE)
         return found, found[-1].content_id if found and more else None
 
+    async def in_custody(self, limit: int) -> Sequence[ContentId]:
+        """Return up to ``limit`` works whose listing and sealed bytes this node keeps, by id."""
+        return await self._ledger.listed_in_custody(limit=limit)
+
     async def run(self) -> None:
         """Check all listings periodically, and drop those that the chain contradicts."""
         while True:
