@@ -198,7 +198,8 @@ def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 def _refused(host: str) -> AddressNotPublic:
     return AddressNotPublic(
         f"{host[:200]} is not a public internet address, so it is not asked. For tests on one "
-        "machine or network set network.private_addresses"
+        "machine or network set network.private_addresses (`viz content import` has "
+        "--private-addresses)"
     )
 
 

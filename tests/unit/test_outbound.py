@@ -38,7 +38,7 @@ async def test_no_private_address_is_asked(address: str) -> None:
     assert not is_public(ipaddress.ip_address(address))
     host = f"[{address}]" if ":" in address else address
     strict = Outbound()
-    with pytest.raises(AddressNotPublic, match="private_addresses"):
+    with pytest.raises(AddressNotPublic, match=r"private_addresses .*--private-addresses"):
         await strict.ask("GET", f"http://{host}:8402/viz/v1/node")
     await strict.close()
 

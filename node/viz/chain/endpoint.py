@@ -142,7 +142,8 @@ class Endpoint:
 
     def _unreachable(self, reason: str) -> str:
         return (
-            f"the chain at {self.where} cannot be reached ({reason}): start it, or correct rpc_url"
+            f"the chain at {self.where} cannot be reached ({reason}): start it, or correct its URL "
+            "(--rpc; in a node's settings chain.rpc_url)"
         )
 
     def _invalid(self, method: str, found: Any, why: str) -> ChainUnreachable:
@@ -159,6 +160,8 @@ class Endpoint:
             return _failed(revert_data_of(error), words_of(error))
         code = code_of(error)
         reason = words_of(error) + (f", code {code}" if code is not None else "")
+        if "insufficient funds" in reason.lower():
+            reason += ". Send the account coins for gas, or use a key that has some"
         refused = _KINDS[refusal](f"the chain at {self.where} refused {method}: {reason}")
         refused.quotes = True
         return refused

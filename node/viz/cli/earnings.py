@@ -199,7 +199,10 @@ async def _statements(
         if said is not None:
             mine = [each for each in said if _work_of(each) in works]
             if len(mine) != len(works):
-                raise InvalidRequest(f"the file has statements of works {[*map(_work_of, said)]}")
+                raise InvalidRequest(
+                    f"the file has statements of works {[*map(_work_of, said)]}, and you named "
+                    f"{works}: name those that it has"
+                )
             return [await check_statement(events, trusted, each) for each in mine]
         first, last = await _blocks(chain, events, start, end, trusted)
         for each in works:
@@ -226,7 +229,12 @@ async def _blocks(
         last = settled
     first = max(first, events.first_block)
     if first > last:
-        raise InvalidRequest(f"the statement would be from block {first} to the older block {last}")
+        asked = f"--from {start or first} --to {end or last}"
+        raise InvalidRequest(
+            f"{asked} holds no block (blocks {first} to {last}; the chain's last is {head}): give "
+            "a --from that is before --to and not in the future",
+            param="from",
+        )
     return first, last
 
 

@@ -82,8 +82,8 @@ def import_work(
 
     The command reads text, Markdown, HTML, DOCX, EPUB, PDF with a text layer, JSON Lines of chats
     (in our form, ShareGPT's or Alpaca's), folders of these, and a site's pages by its sitemap, as
-    its robots.txt, RSL and TDMRep permit. It writes the work and import.json, the record of the
-    conversion, into one folder. Nothing is sent.
+    its robots.txt, RSL and TDMRep permit. It writes the work, import.json (the record of the
+    conversion) and a first terms.toml into one folder. Nothing is sent.
     """
     from viz.clock import SystemClock
     from viz.creator.intake import importing, rights
@@ -187,7 +187,10 @@ def _tell(made: Imported, path: Path) -> None:
     for line in made.raw.decode().split("\n")[:_SHOWN_LINES]:
         cut = plain(line)
         say(f"  {cut[:_SHOWN_CHARS]}{'...' if len(cut) > _SHOWN_CHARS else ''}")
-    say(f"Read {path} before you write its terms and register it.")
+    say(f"Read {path}. Then write its license, and register it with that:")
+    where = path.parent
+    say(f"  viz license new {where} --preset commercial")
+    say(f"  viz content register {where} --license {where / 'license.toml'} --key KEYFILE")
 
 
 def _named(made: Imported) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +13,7 @@ from rich.console import Console
 
 from viz.cli.console import err, lines
 from viz.domain.units import parse_address
-from viz.errors import InvalidRequest, InvalidWork
+from viz.errors import InvalidLicense, InvalidRequest, InvalidWork
 
 _MAX_TERMS_BYTES: Final = 64 * 1024
 _DAY_S: Final = 86_400
@@ -55,40 +55,69 @@ class LicenseAnswers:
         return name
 
     def guide(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Ask for each condition of a license, proposing the present values; return all values."""
+        """Ask for each condition of a license, proposing the present values; return all values.
+
+        An answer that no license may have is told, and asked for again.
+        """
         from viz.protocol.license_document.model import EFFECTS
 
         rights, limits = values["rights"], values["limits"]
-        money, end, excerpts = values["money"], values["exit"], rights["excerpts"]
-        limits["field"] = self._word("For: any, non-commercial or research", limits["field"])
-        money["training_fee"] = self._word("Fee of a grant, in tokens", money["training_fee"])
-        money["min_royalty_bps"] = self._number(
-            "Least royalty, in 1/100 of a per cent of an adapter's revenue",
-            money["min_royalty_bps"],
+        end, excerpts = values["exit"], rights["excerpts"]
+
+        def word(field: str, question: str) -> None:
+            self._until_valid(values, field, lambda old: self._word(question, old))
+
+        def number(field: str, question: str, unit: int = 1) -> None:
+            self._until_valid(values, field, lambda old: unit * self._number(question, old // unit))
+
+        word("limits.field", "For: any, non-commercial or research")
+        word("money.training_fee", "Fee of a grant, in tokens")
+        number(
+            "money.min_royalty_bps", "Least royalty, in 1/100 of a per cent of an adapter's revenue"
         )
-        limits["grant_s"] = _DAY_S * self._number(
-            "Days that a grant lasts (0: without end)", limits["grant_s"] // _DAY_S
-        )
+        number("limits.grant_s", "Days that a grant lasts (0: without end)", _DAY_S)
         limits["approval_required"] = self._yes(
             "Do you approve each trainer?", limits["approval_required"]
         )
         excerpts["permitted"] = self._yes("May answers quote the work?", excerpts["permitted"])
-        excerpts["max_tokens"] = self._number(
-            "Longest run that an adapter may repeat, in tokens", excerpts["max_tokens"]
-        )
+        number("rights.excerpts.max_tokens", "Longest run that an adapter may repeat, in tokens")
         rights["compose"] = self._yes("May it be used with other adapters?", rights["compose"])
         rights["export"] = self._yes("May its plain weights be handed on?", rights["export"])
-        places = self._word("Countries, such as DE PT (-: worldwide)", "-")
-        limits["territory"] = [] if places == "-" else places.replace(",", " ").split()
-        end["revocation_class"] = self._number(
+        self._until_valid(values, "limits.territory", lambda _: self._places())
+        number(
+            "exit.revocation_class",
             "A withdrawal: 0 changes no grant, 1 stops new adapters, 2 retires adapters",
-            end["revocation_class"],
         )
-        end["effect"] = {int(key): word for key, word in EFFECTS.items()}.get(
+        end["effect"] = {int(key): name for key, name in EFFECTS.items()}.get(
             end["revocation_class"], end["effect"]
         )
-        end["notice_s"] = _DAY_S * self._number("Notice period in days", end["notice_s"] // _DAY_S)
+        number("exit.notice_s", "Notice period in days", _DAY_S)
         return values
+
+    def _until_valid(
+        self, values: dict[str, Any], field: str, answer: Callable[[Any], object]
+    ) -> None:
+        """Set a field to the answer, given the proposed value, until a license may have it."""
+        from viz.protocol.license_document.reading import license_from_values
+
+        *above, name = field.split(".")
+        table = values
+        for each in above:
+            table = table[each]
+        proposed = table[name]
+        while True:
+            table[name] = answer(proposed)
+            try:
+                license_from_values(values)
+            except InvalidLicense as error:
+                if str(error.extensions.get("field")).startswith(field):
+                    err.print(error.detail, style="red", markup=False)
+                    continue
+            return
+
+    def _places(self) -> list[str]:
+        places = self._word("Countries, such as DE PT (-: worldwide)", "-")
+        return [] if places == "-" else places.replace(",", " ").split()
 
     def _word(self, question: str, proposed: str) -> str:
         return str(typer.prompt(question, default=proposed, err=True)).strip()
@@ -150,6 +179,11 @@ def _described(work: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             raw = file.read(_MAX_TERMS_BYTES + 1)
         values = tomllib.loads(raw.decode("utf-8"))
+    except FileNotFoundError:
+        raise InvalidWork(
+            f"there is no terms file {path}: give the work's file itself and --title, or write "
+            "title, kind and file into it"
+        ) from None
     except OSError as error:
         raise InvalidWork(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

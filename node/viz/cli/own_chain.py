@@ -32,7 +32,7 @@ CreatorRpcOption = Annotated[
 ]
 LicenseFileOption = Annotated[
     Path | None,
-    typer.Option("--license", help="A license document (`viz license new`), for [license]."),
+    typer.Option("--license", help="A license document, by `viz license new`: all of the terms."),
 ]
 LOCAL_CHAIN: Final = "http://127.0.0.1:8545"
 

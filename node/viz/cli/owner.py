@@ -39,7 +39,7 @@ from viz.cli.own_chain import (
     required_rpc,
     trusted_deployment,
 )
-from viz.cli.terms import WITHDRAWALS, terms_in_words
+from viz.cli.terms import WITHDRAWALS, changed, terms_in_words
 from viz.client.node_address import checked
 from viz.domain.display import duration, moment
 from viz.errors import InvalidRequest
@@ -119,6 +119,8 @@ def terms(
     kept, because trainers with an earlier grant need its license.
     """
     from viz.cli.license_questions import tell_license
+    from viz.creator.owner import renew_record, require_record_of
+    from viz.domain.units import ContentId
     from viz.services.market.license_files import read_described
 
     asked = _asked(
@@ -126,15 +128,15 @@ def terms(
     )
     file = work / "terms.toml" if work.is_dir() else work
     new = read_described(file, license_file, asked.trusted, asked.owner)
+    require_record_of(file.parent / new.file, ContentId(content_id))
     tell_license(new.license, err if as_json else out)
     done = run(_set_terms(asked, content_id, new))
-    from viz.creator.owner import renew_record
-
     kept = renew_record(file.parent / new.file, done.content_id, new)
     if not _shown(done, as_json, record=str(kept) if kept else None):
         say(f"offered  work {content_id} on these terms from now on  ({_word_of(done)})")
         if kept:
             say(f"record   {kept} (holds the salt and the new license: keep it)")
+        say("listing  nodes drop the earlier one: run `viz content publish` if the work was listed")
 
 
 async def _set_terms(asked: _Asked, number: int, new: WorkDescription) -> ActionDone:
@@ -155,7 +157,7 @@ async def _set_terms(asked: _Asked, number: int, new: WorkDescription) -> Action
         before = terms_in_words(view.offered.terms, asked.trusted) if view.offered else []
         told = dict(before)
         return [
-            *((name, _changed(said, told.get(name))) for name, said in words),
+            *((name, changed(said, told.get(name))) for name, said in words),
             ("license text", hex_of(new.license_hash)),
             ("for whom", "new grants; who has a grant keeps its terms"),
         ]
@@ -164,10 +166,6 @@ async def _set_terms(asked: _Asked, number: int, new: WorkDescription) -> Action
         return SetTerms(content_id, new.license_hash, new.terms, nonce, deadline_s)
 
     return await _act(asked, content_id, make, rows, "Offer the work on these terms?")
-
-
-def _changed(said: str, before: str | None) -> str:
-    return said if before in (None, said) else f"{said}  (until now: {before})"
 
 
 @guarded

@@ -17,6 +17,11 @@ WITHDRAWALS = {
 }
 
 
+def changed(said: str, before: str | None) -> str:
+    """Return a term in words, with what it was until now if that differs."""
+    return said if before in (None, said) else f"{said}  (until now: {before})"
+
+
 def terms_in_words(terms: Terms, trusted: Deployment | None) -> list[tuple[str, str]]:
     """Return the terms line by line; without a deployment the fee is in base units."""
     from viz.domain.license import Use

@@ -21,7 +21,14 @@ from viz.domain.typed_data import Notice
 from viz.domain.units import ZERO_HASH, AdapterId, Address, ContentId, Hash32
 from viz.errors import InvalidRequest, NodeNotTrusted
 from viz.protocol.messages import NodeInfo
-from viz.protocol.notices import NOTICES_PATH, NoticePage, NoticeView, SignedNotice
+from viz.protocol.notices import (
+    MAX_CONTACT_CHARS,
+    MAX_STATEMENT_CHARS,
+    NOTICES_PATH,
+    NoticePage,
+    NoticeView,
+    SignedNotice,
+)
 from viz.protocol.payment import NODE_PATH
 
 
@@ -35,6 +42,19 @@ class NoticeDraft:
     statement: str
     contact: str = ""
     evidence_hash: Hash32 = ZERO_HASH
+
+    def __post_init__(self) -> None:
+        """Raise InvalidRequest, naming the field, for what no node takes."""
+        if not self.statement.strip():
+            raise InvalidRequest("the statement is empty: say what is wrong", param="statement")
+        bounds = ("statement", MAX_STATEMENT_CHARS), ("contact", MAX_CONTACT_CHARS)
+        for name, most in bounds:
+            if (has := len(getattr(self, name))) > most:
+                raise InvalidRequest(
+                    f"the {name} has {has} characters, at most {most} are sent: shorten it, and "
+                    "keep the rest in a file that you name with --evidence",
+                    param=name,
+                )
 
 
 @dataclass(frozen=True, slots=True)

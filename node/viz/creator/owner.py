@@ -232,6 +232,17 @@ async def transfer(
     return sent
 
 
+def require_record_of(work: Path, content_id: ContentId) -> None:
+    """Raise InvalidRequest if the record beside ``work`` says that it is another work."""
+    record = load_record(work)
+    if record is not None and record.content_id not in (None, content_id):
+        raise InvalidRequest(
+            f"{work} is work {record.content_id}, and the terms would be of work {content_id}: "
+            f"give the folder of work {content_id}, or say {record.content_id}",
+            param="work",
+        )
+
+
 def renew_record(work: Path, content_id: ContentId, new: WorkDescription) -> Path | None:
     """Write new terms and license into the record beside a work; return its path, or None.
 

@@ -96,7 +96,9 @@ def parse_description(
     try:
         top = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise InvalidWork(f"the terms file is not TOML: {error}") from error
+        raise InvalidWork(
+            f"the terms file is not TOML: {error}. Name the work's folder, or its terms.toml"
+        ) from error
     known = {"title", "kind", "file", "credit", "language", "terms", "license"}
     if unknown := set(top) - known:
         raise InvalidWork(f"the terms file has an unknown key {sorted(unknown)[0]!r}")
@@ -105,7 +107,10 @@ def parse_description(
         if licensed is None:
             license_table = top.get("license")
             if not isinstance(license_table, Mapping) or not license_table.get("text"):
-                raise InvalidWork("the terms file lacks [license] with a text")
+                raise InvalidWork(
+                    "the terms file lacks [license] with a text: write one, or make a license "
+                    "document (`viz license new`) and give it with --license"
+                )
         else:
             license_table = licensed[1]
             if "license" in top:

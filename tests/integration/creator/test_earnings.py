@@ -175,7 +175,8 @@ async def test_bad_questions_are_one_line(net: Testnet, tmp_path: Path) -> None:
     cases: list[tuple[tuple[object, ...], int, str]] = [
         ((99,), LICENSE, "there is no work 99"),
         ((work, "--from", "soon"), INPUT, "neither a day"),
-        ((work, "--from", 9, "--to", 3), INPUT, "older block"),
+        ((work, "--from", 9, "--to", 3), INPUT, "--from 9 --to 3 holds no block"),
+        ((work, "--from", "2030-01-01"), INPUT, "a --from that is before --to and not in the fut"),
         ((work, "--check", none), INPUT, "is not a statement"),
     ]
     for words, code, said in cases:

@@ -140,7 +140,7 @@ async def test_a_salt_outlives_a_failed_registration(
     way = ["--direct", "--rpc", net.anvil.url, "--deployment", str(tmp_path / "d.json"), "--yes"]
     code, _, err = await script(work, "--key", key_file, *way)
     assert code == 6
-    assert "insufficient funds" in err.lower()
+    assert "insufficient funds" in err.lower() and "Send the account coins for gas" in err
     first = load_record(work / "work.jsonl")
     assert first is not None
     assert first.content_id is None

@@ -84,10 +84,13 @@ def test_each_condition_can_be_asked_for(folder: Path, monkeypatch: pytest.Monke
     command = f"license new {{0}} --preset guided {SAID} --out {{0}}/2.toml"
     viz(folder, command, typed=proposed)
     assert read_license(folder / "2.toml").rights.excerpts.max_tokens == 64
-    bad = own.replace("PT, DE", "EU")
+    bad = "nonsense\nresearch\n-1\n0\n10001\n0\n-2\n0\ny\nn\n20\nn\nn\nEU\nPT\n3\n1\n91\n30\n"
     command = f"license new {{0}} --preset guided {SAID} --out {{0}}/3.toml"
-    assert "limits.territory.0" in viz(folder, command, typed=bad, code=INPUT).output
-    assert not (folder / "3.toml").exists()
+    said = viz(folder, command, typed=bad).output
+    for field in ("limits.field", "money.training_fee", "money.min_royalty_bps", "limits.grant_s",
+                  "limits.territory.0", "exit.revocation_class", "exit.notice_s"):  # fmt: skip
+        assert f"{field}:" in said, "told at once, and asked for again: no answer is lost"
+    assert read_license(folder / "3.toml").limits.territory == ["PT"]
 
 
 def test_a_file_without_terms_is_licensed_too(folder: Path) -> None:

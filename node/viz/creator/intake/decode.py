@@ -26,6 +26,7 @@ _DECLARED: Final = re.compile(
     rb"""|<meta[^>]{0,200}charset\s*=\s*["']?([\w.:-]{1,40})""",
     re.IGNORECASE,
 )
+_CONTROLS: Final = frozenset(range(32)) - frozenset(b"\t\n\f\r\x1b")
 _LOOKED_AT: Final = 4096
 _GUESSED_FROM: Final = 64 * 1024
 _MOST_LINES: Final = 5
@@ -43,12 +44,14 @@ def decoded(raw: bytes, named: str = "", *, declares: bool = False) -> tuple[str
             return _strictly(raw[len(mark) :], encoding), encoding
     if named:
         return _by_name(raw, named)
-    try:
-        return raw.decode("utf-8"), "utf-8"
-    except UnicodeDecodeError:
-        pass
     if unmarked := _unmarked_utf16(raw):
         return _strictly(raw, unmarked), unmarked
+    try:
+        text = raw.decode("utf-8")
+        _refuse_other_script(raw)
+        return text, "utf-8"
+    except UnicodeDecodeError:
+        pass
     if declares and (found := _DECLARED.search(raw[:_LOOKED_AT])):
         declared = (found[1] or found[2]).decode("ascii")
         if _known(declared) and not declared.lower().startswith("utf"):
@@ -109,6 +112,24 @@ def _unmarked_utf16(raw: bytes) -> str | None:
         if zeros.count(0) * 10 >= pairs * 6:
             return encoding
     return None
+
+
+def _refuse_other_script(raw: bytes) -> None:
+    """Raise InvalidWork for UTF-16 without a mark that happens to be valid UTF-8.
+
+    A letter of Cyrillic, Greek or Hebrew is there a control character and an ASCII character.
+    """
+    head = raw[:_LOOKED_AT]
+    low = [at for at, byte in enumerate(head) if byte in _CONTROLS]
+    if len(low) * 20 < len(head) or not low:
+        return
+    guess = "utf-16-le" if sum(at % 2 for at in low) * 2 > len(low) else "utf-16-be"
+    begins = head[: 2 * _SAMPLE].decode(guess, errors="replace").strip()
+    raise InvalidWork(
+        f"{len(low)} of its first {len(head)} bytes are control characters: it looks like {guess} "
+        f"without a mark. If it begins with {begins!r}, say --encoding {guess}; else save it again "
+        "as UTF-8"
+    )
 
 
 def _what_to_do(raw: bytes) -> str:

@@ -1,8 +1,9 @@
 """Make one work from one or several sources, and write it with the record of its conversion.
 
 Owns the order of the sources, how their texts are joined, and the files of an import: ``work.txt``
-or ``work.jsonl``, and ``import.json`` beside it. The record names each source with its hash, the
-tools and their versions, what was left out, and every reservation of rights that was found.
+or ``work.jsonl``, with ``import.json`` and a first ``terms.toml`` beside it. The record names each
+source with its hash, the tools and their versions, what was left out, and every reservation of
+rights that was found.
 Invariants: a refused source stops the import; if the creator chose to leave such sources out, the
 record names it instead; a registered file is never overwritten.
 """
@@ -28,6 +29,7 @@ from viz.domain.work import MAX_WORK_BYTES, Work, parse_work
 from viz.errors import InvalidRequest, InvalidWork
 
 RECORD: Final = "import.json"
+TERMS: Final = "terms.toml"
 FILES: Final = {"text": "work.txt", "dialogue": "work.jsonl"}
 MAX_FILES: Final = 2_000
 MAX_TOTAL_BYTES: Final = 512 * 1024 * 1024
@@ -298,7 +300,10 @@ def check_target(folder: Path, *, replace: bool) -> None:
 
 
 def write_import(folder: Path, made: Imported, record: dict[str, Any]) -> Path:
-    """Write the work and its record into ``folder``; return the work's path. Raises OSError."""
+    """Write the work, its record and a first terms file; return the work's path. Raises OSError.
+
+    A terms file that is there stays as it is.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILES[made.kind]
     for name in FILES.values():
@@ -306,7 +311,22 @@ def write_import(folder: Path, made: Imported, record: dict[str, Any]) -> Path:
             (folder / name).unlink(missing_ok=True)
     _replace(path, made.raw)
     _replace(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False).encode() + b"\n")
+    if not (folder / TERMS).exists():
+        _replace(folder / TERMS, _first_terms(made).encode())
     return path
+
+
+def _first_terms(made: Imported) -> str:
+    """Return a terms file that names the work, to which a license document can be given."""
+    named = {"title": made.title, "kind": made.kind, "file": FILES[made.kind]}
+    named |= {"credit": ", ".join(made.creators), "language": made.language}
+    head = "# What it is. `viz license new` writes its license; or add [terms] and [license].\n"
+    return head + "".join(
+        # A JSON string is a string of TOML too, except for the character DEL.
+        f"{name} = {json.dumps(value[:200].replace(chr(127), ''), ensure_ascii=False)}\n"
+        for name, value in named.items()
+        if value
+    )
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -17,7 +17,7 @@ from viz.protocol.license_document.agreement import require_agreement, terms_of
 from viz.protocol.license_document.model import MAX_LICENSE_BYTES, LicenseDocument
 from viz.protocol.license_document.reading import license_from_json, license_from_toml
 from viz.protocol.registration import WorkDescription, parse_description
-from viz.services.market.work_records import read_description, read_work
+from viz.services.market.work_records import read_description, read_work, terms_text
 
 if TYPE_CHECKING:
     from viz.domain.ports.chain import Deployment
@@ -90,14 +90,8 @@ def described_by(
     Raises InvalidWork, InvalidLicense, LicenseMismatch, which names the fields that differ.
     """
     document = read_license(license_file)
-    try:
-        text = terms_file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InvalidWork(f"{terms_file} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InvalidWork(f"{terms_file} is not UTF-8: {error}") from error
     described = parse_description(
-        text,
+        terms_text(terms_file),
         token_decimals=deployment.token_decimals,
         licensed=(terms_of(document), document.to_json()),
     )

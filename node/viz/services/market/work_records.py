@@ -118,8 +118,18 @@ def record_path(work: Path) -> Path:
 
 def read_description(path: Path, *, token_decimals: int) -> WorkDescription:
     """Read a terms file; raise InvalidWork if it cannot be read or is not valid."""
+    return parse_description(terms_text(path), token_decimals=token_decimals)
+
+
+def terms_text(path: Path) -> str:
+    """Return what a terms file says; raise InvalidWork if it cannot be read."""
     try:
-        return parse_description(path.read_text(encoding="utf-8"), token_decimals=token_decimals)
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InvalidWork(
+            f"there is no terms file {path}: write title, kind and file into it (`viz content "
+            "import` does that for a work that it makes)"
+        ) from None
     except OSError as error:
         raise InvalidWork(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -15,10 +15,13 @@ from typer.testing import CliRunner, Result
 from viz.chain.keys import create_key_file
 from viz.cli.main import app
 from viz.creator.intake import rights
+from viz.creator.intake.decode import decoded
 from viz.creator.intake.importing import sources_of
+from viz.domain.license import Terms, Use
 from viz.domain.units import hex_of
 from viz.domain.work import parse_work
 from viz.errors import InvalidRequest, InvalidWork
+from viz.protocol.registration import parse_description
 
 RESERVED = '<meta property="tdm:reservation">1</meta>'
 KEY = bytes([7]) * 32
@@ -61,6 +64,22 @@ def test_a_folder_becomes_one_work_with_its_record(tmp_path: Path) -> None:
     assert again.exit_code == 4
     assert "say --replace" in again.stderr
     assert viz("import", book, "--out", "made", "--replace").exit_code == 0
+
+
+def test_an_import_is_ready_for_a_license_document(tmp_path: Path) -> None:
+    """The folder names its work, so that the next commands need no file made by hand."""
+    book = tmp_path / "book.html"
+    head = '<title>"The keeper"\\ \x7f</title><meta name="author" content="Alma Reyes">'
+    book.write_text(f'<html lang="en"><head>{head}</head><body><p>The lamp.</p></body></html>')
+    done = viz("import", book, "--out", "made")
+    assert done.exit_code == 0 and "viz license new made" in done.stdout, done.output
+    terms = tmp_path / "made" / "terms.toml"
+    licensed = Terms(0, 800, 0, 0, 0, Use.TRAIN, approval_required=False), {"text": "Name me."}
+    named = parse_description(terms.read_text(), token_decimals=6, licensed=licensed)
+    assert (named.title.strip(), named.file, named.kind) == ('"The keeper"\\', "work.txt", "text")
+    terms.write_text("mine")
+    assert viz("import", book, "--out", "made", "--replace").exit_code == 0
+    assert terms.read_text() == "mine", "what the creator wrote stays"
 
 
 def test_a_registered_work_is_never_written_again(tmp_path: Path) -> None:
@@ -137,6 +156,18 @@ def test_a_statement_of_rights_holds_for_its_text_and_words_alone() -> None:
         rights.signer_of({**signed, "statement": signed["statement"] + " And more."}, "ab" * 32)
     with pytest.raises(InvalidRequest, match="is damaged"):
         rights.signer_of({**signed, "signature": "0x12"}, "ab" * 32)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_another_script_without_a_mark_is_not_read_as_noise(encoding: str) -> None:
+    """Cyrillic in UTF-16 is valid UTF-8 as bytes: refused with its encoding, and read by it."""
+    text = "\u041f\u0440\u0438\u0432\u0435\u0442, \u043c\u0438\u0440.\n" * 9
+    with pytest.raises(InvalidWork, match=f"begins with '\u041f\u0440.*say --encoding {encoding}"):
+        decoded(text.encode(encoding))
+    assert decoded(text.encode(encoding), encoding) == (text, encoding)
+    plain = "Chapter one.\n" * 9
+    assert decoded(plain.encode(encoding)) == (plain, encoding), "Latin letters tell it by zeros"
+    assert decoded(b"a\x01" + plain.encode()) == ("a\x01" + plain, "utf-8")
 
 
 def test_what_is_no_source_is_told(tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""What a creator is told before anything is signed or sent."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from viz.creator.notices import NoticeDraft
+from viz.creator.owner import require_record_of
+from viz.domain.license import Terms, Use
+from viz.domain.notices import NoticeKind
+from viz.domain.units import ZERO_ADDRESS, AdapterId, ContentId
+from viz.errors import InvalidRequest, InvalidWork
+from viz.protocol.notices import MAX_CONTACT_CHARS, MAX_STATEMENT_CHARS
+from viz.protocol.registration import WorkDescription
+from viz.services.market.work_records import draft, read_description, save_record
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("statement", " \n"),
+        ("statement", "x" * (MAX_STATEMENT_CHARS + 1)),
+        ("contact", "x" * (MAX_CONTACT_CHARS + 1)),
+    ],
+)
+def test_a_notice_that_no_node_takes_is_refused_before_it_is_signed(field: str, text: str) -> None:
+    """The sentence names the field, and what it may hold; a node would only say 413."""
+    words: dict[str, Any] = {"statement": "It names me.", "contact": ""}
+    with pytest.raises(InvalidRequest, match=f"the {field} (is empty|has [0-9]+ char)") as caught:
+        NoticeDraft(AdapterId(0), ContentId(1), NoticeKind.COPYRIGHT, **{**words, field: text})
+    assert caught.value.extensions["param"] == field
+    NoticeDraft(AdapterId(0), ContentId(1), NoticeKind.COPYRIGHT, **words)
+
+
+def test_terms_of_another_work_s_folder_are_refused(tmp_path: Path) -> None:
+    """A wrong folder would offer a work on another one's terms, and leave no record of it."""
+    work = tmp_path / "work.txt"
+    work.write_text("The lamp is lit at dusk.")
+    require_record_of(work, ContentId(1))
+    terms = Terms(0, 800, 0, 0, 0, Use.TRAIN, approval_required=False)
+    described = WorkDescription("The lamp", "text", work.name, terms, {"text": "Name me."})
+    made = draft(work, described, ZERO_ADDRESS)
+    require_record_of(work, ContentId(1))
+    save_record(work, replace(made, content_id=ContentId(2)))
+    require_record_of(work, ContentId(2))
+    with pytest.raises(InvalidRequest, match="is work 2, and the terms would be of work 1: give"):
+        require_record_of(work, ContentId(1))
+
+
+def test_a_folder_without_terms_or_license_says_what_to_do(tmp_path: Path) -> None:
+    """The first command after an import must not end with a missing file alone."""
+    path = tmp_path / "terms.toml"
+    with pytest.raises(InvalidWork, match=r"no terms file .*write title, kind and file"):
+        read_description(path, token_decimals=6)
+    path.write_text('title = "The lamp"\nkind = "text"\nfile = "work.txt"\n')
+    with pytest.raises(InvalidWork, match=r"lacks \[license\].*viz license new"):
+        read_description(path, token_decimals=6)
+    path.write_text("It was dark.")
+    with pytest.raises(InvalidWork, match=r"not TOML: .*Name the work's folder"):
+        read_description(path, token_decimals=6)
