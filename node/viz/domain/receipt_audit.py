@@ -93,6 +93,8 @@ def audit_receipts(
     for channel_id, chain in by_channel.items():
         heads = _chain(found, channel_id, chain, node, domain)
         _heads(found, channel_id, heads, settled.get(channel_id, ()))
+    if not by_channel:
+        found.missing.append("receipts: none were given, so nothing was checked")
     return found
 
 

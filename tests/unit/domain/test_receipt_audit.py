@@ -91,7 +91,9 @@ def test_what_is_missing_proves_nothing_and_is_told() -> None:
         found = audit(given, claimed(40, head_of(CHAIN)))
         assert (found.verdict, found.findings) == ("inconclusive", []), found
         assert found.missing
-    assert audit(()).verdict == "inconclusive", "no receipt is no success"
+    nothing = audit(())
+    assert nothing.verdict == "inconclusive", "no receipt is no success"
+    assert nothing.missing == ["receipts: none were given, so nothing was checked"]
 
 
 def test_a_head_that_goes_back_convicts() -> None:
