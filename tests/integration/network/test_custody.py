@@ -142,6 +142,12 @@ async def test_who_has_no_grant_gets_no_key(
     asked = await key_request(node, net, work.content_id, key, new_identity())
     status, problem = await node.call("POST", KEYS_PATH, body=asked.to_json())
     assert (status, problem["code"]) == (403, NoLiveGrant.code) and "no longer" in problem["detail"]
+    await net.done(net.sender(work.account), "ContentRegistry", "withdraw", work.content_id)
+    asked = await key_request(node, net, work.content_id, key, new_identity())
+    status, problem = await node.call("POST", KEYS_PATH, body=asked.to_json())
+    assert (status, problem["code"]) == (403, NoLiveGrant.code)
+    # Nobody can acquire a grant any more: the refusal does not ask for that.
+    assert "was withdrawn" in problem["detail"] and "acquire" not in problem["detail"]
 
 
 async def test_a_grant_without_training_gives_no_key(
@@ -168,7 +174,7 @@ async def test_a_grant_without_training_gives_no_key(
         ({"requester": public_address(b"\x77" * 32)}, "access-token-invalid"),
         ({"kind": 3}, "invalid-request"),
         ({"item_id": 10**30}, "license"),
-        ({"item_id": 77}, "no-live-grant"),
+        ({"item_id": 77}, LicenseError.code),
         ({"age_recipient": "age1nobody"}, "invalid-request"),
         ({"age_recipient": ""}, "invalid-request"),
     ],

@@ -32,7 +32,7 @@ class KeyPermissions:
     async def cid_for(self, said: KeyRequest) -> Cid:
         """Return the CID whose key the chain permits the requester to have.
 
-        Raises NoLiveGrant, LicenseError for an impossible work id, KeyUnknown for a work that is
+        Raises NoLiveGrant, LicenseError for a work that does not exist, KeyUnknown for one that is
         not in custody here, AdapterNotServable, UnknownAdapter, InvalidRequest for another kind,
         ChainUnreachable.
         """
@@ -59,6 +59,7 @@ class KeyPermissions:
     async def _work(self, content_id: ContentId, requester: Address) -> Cid:
         grant = await self._chain.grant(content_id, requester)
         if grant is None or not grant.live:
+            await self._require_on_offer(content_id, requester)
             why = "has no grant" if grant is None else "no longer has a live grant"
             raise NoLiveGrant(
                 f"{requester} {why} to work {content_id}: acquire one, then ask again",
@@ -77,6 +78,18 @@ class KeyPermissions:
                 "its listing"
             )
         return record.cid
+
+    async def _require_on_offer(self, content_id: ContentId, requester: Address) -> None:
+        """Raise LicenseError if nobody can acquire a grant: to no work, or to a withdrawn one."""
+        content = await self._chain.content(content_id)
+        if content is None:
+            raise LicenseError(f"there is no work {content_id}: check the id")
+        if content.withdrawn_at:
+            raise NoLiveGrant(
+                f"{requester} has no live grant to work {content_id}, which was withdrawn: it "
+                "grants no new licenses, and its key is not given",
+                contents=[int(content_id)],
+            )
 
     async def _adapter(self, adapter_id: AdapterId, requester: Address) -> Cid:
         state = await self._chain.adapter(adapter_id)
