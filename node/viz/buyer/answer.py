@@ -106,7 +106,7 @@ class PaidAnswer:
     @property
     def counted(self) -> tuple[int, int]:
         """The tokens of the prompt and of the text so far, as this buyer counts them."""
-        return self._payer.prompt_tokens, self._arrival.tokens
+        return self._payer.prompt_tokens, self._arrival.count()
 
     async def __aenter__(self) -> Self:
         try:

@@ -58,8 +58,15 @@ class ReceivedAnswer:
 
     @property
     def tokens(self) -> int:
-        """How many tokens arrived in all choices, about as a node counts them."""
+        """At most how many tokens arrived in all choices (``TextCount``), for each new chunk."""
         return sum(self._tokens.values())
+
+    def count(self) -> int:
+        """Return how many tokens arrived in all choices; a bound if the tokenizer is not known.
+
+        Unlike ``tokens``, which is cheap enough for every chunk, it counts each text anew.
+        """
+        return sum(map(self._counter.text_tokens, self.texts))
 
     def read(self, size: int) -> None:
         """Count bytes as they are read from the wire.
