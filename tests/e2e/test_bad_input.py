@@ -49,7 +49,7 @@ CASES = [
     Case("a work that is registered", "content register {works}/{licensed} --key {town}/alma.key"
          ".json --node {node}", INPUT, "invalid-request", "registered already"),
     Case("a work that is not there", "content register {works}/none --key {town}/alma.key.json"
-         " --node {node}", INPUT, "invalid-work", "cannot be read"),
+         " --node {node}", INPUT, "invalid-work", "there is no terms file"),
     Case("a registration that no node relays", "content register {works}/dunmallow-bakery"
          " --key {town}/alma.key.json --node {nobody}", NODE, "node-unreachable", "--direct"),
     Case("an unknown work", "content show 99 --node {node}", LICENSE, "license", "check the id"),
