@@ -37,7 +37,7 @@ async def shop(tiny_root: Path, tmp_path: Path) -> AsyncIterator[Shop]:
     server = FakeModelServer(tiny_root / "out", only_ids=range(3 + ord(" "), 3 + ord("~")))
     policy = ServingPolicy(step_tokens=STEP_TOKENS, voucher_grace_s=0.3)
     async with (
-        upstream(tiny_root, tmp_path, [server], timeout_s=3.0) as engine,
+        upstream(tiny_root, tmp_path, [server], timeout_s=15.0) as engine,
         running_node(
             tmp_path, engine=engine, adapter_file=tiny_root / "1.safetensors", policy=policy
         ) as node,
