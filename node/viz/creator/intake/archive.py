@@ -22,7 +22,10 @@ _ENCRYPTED: Final = 0x1
 
 
 class Archive:
-    """The members of a checked archive, by name."""
+    """The members of a checked archive, by name.
+
+    zipfile raises NotImplementedError for a form or a compression that it does not know.
+    """
 
     def __init__(self, file: BinaryIO, what: str) -> None:
         """Raise InvalidWork for an archive that is damaged, encrypted or too large."""
