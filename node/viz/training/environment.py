@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Collection
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from viz.errors import TrainingError
+from viz.processor import multiplies_bf16, read_processor
 
 if TYPE_CHECKING:
     import torch
@@ -113,7 +112,7 @@ def describe(settings: TrainingSettings) -> dict[str, Any]:
     """
     import torch
 
-    vendor, flags = _processor()
+    processor = read_processor()
     return {
         "recipe": RECIPE,
         "python": platform.python_version(),
@@ -124,9 +123,9 @@ def describe(settings: TrainingSettings) -> dict[str, Any]:
         "cpuCapability": os.environ.get("ATEN_CPU_CAPABILITY")
         or torch.backends.cpu.get_cpu_capability(),
         "onednnMaxCpuIsa": os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL"),
-        "cpuVendor": vendor,
-        "cpuFlags": sorted(filter(is_vector_flag, flags)),
-        "bf16Hardware": _cpu_multiplies_bf16(),
+        "cpuVendor": processor.vendor,
+        "cpuFlags": sorted(filter(is_vector_flag, processor.flags)),
+        "bf16Hardware": multiplies_bf16(processor.flags),
         "compute": str(compute_dtype(settings)).removeprefix("torch."),
         "deterministicAlgorithms": True,
         **(_cuda(settings.device) if settings.device.startswith("cuda") else {}),
@@ -143,29 +142,6 @@ def _cuda(device: str) -> dict[str, Any]:
     }
 
 
-def _cpu_multiplies_bf16() -> bool:
-    return multiplies_bf16(_processor()[1])
-
-
 def is_vector_flag(flag: str) -> bool:
     """Return whether a processor's flag is one by which the libraries choose their kernels."""
     return flag.startswith(_VECTOR_FLAGS)
-
-
-def multiplies_bf16(flags: Collection[str]) -> bool:
-    """Return whether a processor with these flags multiplies bfloat16 in hardware."""
-    return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
-def _processor() -> tuple[str, frozenset[str]]:
-    """Return the processor's vendor and all its flags, as Linux tells them on x86 and ARM."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("ascii", errors="replace").splitlines()
-    except OSError:
-        return platform.processor() or "unknown", frozenset()
-    found: dict[str, str] = {}
-    for line in lines:
-        name, _, value = line.partition(":")
-        found.setdefault(name.strip(), value.strip())
-    vendor = found.get("vendor_id") or found.get("CPU implementer") or "unknown"
-    return vendor, frozenset((found.get("flags") or found.get("Features") or "").split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from viz.processor import Processor
 from viz.training import environment
 from viz.training.environment import describe
 from viz.training.run import TrainingSettings
@@ -22,7 +23,8 @@ def test_processors_that_sum_in_another_order_are_told_apart(
     ]
     found = []
     for vendor, flags in chips:
-        monkeypatch.setattr(environment, "_processor", lambda v=vendor, f=flags: (v, f))
+        chip = Processor(vendor, "", frozenset(flags))
+        monkeypatch.setattr(environment, "read_processor", lambda chip=chip: chip)
         found.append(describe(TrainingSettings()))
     amx, intel, amd, plain = found
     assert amx["bf16Hardware"] == intel["bf16Hardware"] == amd["bf16Hardware"]

@@ -120,12 +120,11 @@ async def test_a_long_prompt_does_not_stall_the_streams(
 
 
 @pytest.mark.compiles
-async def test_the_measured_choice_is_said_at_start(base: LoadedBase) -> None:
+async def test_the_choice_is_said_at_start(base: LoadedBase) -> None:
     """An operator reads what serves, why, and under which key the build is kept."""
     with capture_logs() as lines:
         engine = await EmbeddedEngine.start(base, EngineSettings(max_streams=1, threads=1))
         await engine.close()
     (said,) = (line for line in lines if line["event"] == "engine starts")
     assert f"compute_{said['compute']}" in engine.stats()
-    for each in ("float32", "native_float32", "bfloat16", "ms", "compiled as kernels-"):
-        assert each in said["reason"]
+    assert said["reason"].startswith("compiled as kernels-")

@@ -15,7 +15,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from viz.training.environment import PACKAGES, is_vector_flag, multiplies_bf16
+from viz.processor import multiplies_bf16
+from viz.training.environment import PACKAGES, is_vector_flag
 from viz.training.run import TrainingSettings
 
 Check = Callable[[Any], bool]

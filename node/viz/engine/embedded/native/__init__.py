@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from viz.processor import read_processor
+
 if TYPE_CHECKING:
     import torch
 
@@ -144,7 +146,10 @@ def _key(compiler: str) -> str:
 
     version = _run([compiler, "--version"], _VERSION_TIMEOUT_S).stdout
     sources = [path.read_text("utf-8") for path in _SOURCES]
-    parts = (*sources, " ".join(_FLAGS), version, _processor(), torch.__version__)
+    processor = read_processor()
+    # What decides the usable instructions.
+    machine = " ".join([platform.machine(), processor.model, *sorted(processor.flags)])
+    parts = (*sources, " ".join(_FLAGS), version, machine, torch.__version__)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
 
 
@@ -159,16 +164,6 @@ def _run(command: list[str], timeout_s: int) -> subprocess.CompletedProcess[str]
         check=False,
         env={**os.environ, "LC_ALL": "C"},
     )
-
-
-def _processor() -> str:
-    """Return what determines the usable instructions: the architecture and the CPU's flags."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        lines = []
-    named = [line for line in lines if line.startswith(("flags", "Features", "model name"))]
-    return platform.machine() + "\n".join(sorted(set(named)))
 
 
 def _build(compiler: str, path: Path) -> None:
