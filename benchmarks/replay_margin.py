@@ -17,11 +17,11 @@ import torch
 from tests.fakes.real_base import real_base
 from tests.fakes.tiny_base import random_adapter
 
+from viz.audit.answer_audit import ForcedTokens
 from viz.basemodel.adapter_file import write_adapter
 from viz.basemodel.source import LoadedBase
 from viz.domain.answer_replay import replay
 from viz.engine.embedded.forced_pass import ForcedCompute, ForcedPass
-from viz.services.serving.answer_audit import ForcedTokens
 
 QUESTIONS = (
     "When is high tide at Varn Point?",

@@ -38,7 +38,7 @@ from viz.domain.ports.transactions import Call, Transaction
 from viz.domain.typed_data import OpenChannel
 from viz.domain.units import Address, ContentId, Units, parse_address
 from viz.engine_config import EngineConfig
-from viz.services.market.work_records import draft, read_description
+from viz.services.work_records import draft, read_description
 from viz.storage.sealing import recipient_of
 
 NODE: Final = 3

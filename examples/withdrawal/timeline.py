@@ -22,7 +22,7 @@ from viz.domain.units import AdapterId, ContentId, hex_of
 from viz.engine_config import EngineConfig
 from viz.protocol.destruction import CERTIFICATES_PATH, Certificates, DestructionCertificate
 from viz.protocol.messages import adapter_model
-from viz.services.market.work_records import load_record
+from viz.services.work_records import load_record
 
 ALMA: Final = 1
 BRUNO: Final = 2

@@ -68,7 +68,7 @@ def test_what_the_page_says_is_on_the_chain_is_compared() -> None:
     )
     compared = {each.field for each in differences(document, other)}
     compared |= {each.field for each in foreign(document, elsewhere)}
-    # Follows from the class, by a contradiction; and what services/market compares.
+    # Follows from the class, by a contradiction; and what services/licensing compares.
     compared |= {"exit.effect", "licensor.wallet"}
     assert {name for name, held in FIELDS.items() if held in ("chain", "recorded")} == compared
 

@@ -20,17 +20,14 @@ from viz.domain.typed_data import channel_id
 from viz.domain.units import AdapterId, Address, Units, hex_of
 from viz.errors import InvalidRequest
 from viz.protocol.credential import bearer_of_header
+from viz.services.adapters.publishing import Publishing
+from viz.services.custody.custodian import Custodian
+from viz.services.licensing.license_documents import LicenseDocuments
+from viz.services.licensing.licensed_works import LicensedWorks
+from viz.services.licensing.licensing import Licensing
 from viz.services.market.announcing import Announcing
-from viz.services.market.custodian import Custodian
-from viz.services.market.custody_end import CustodyEnding
-from viz.services.market.destruction import WorkDestruction
 from viz.services.market.discovery import Discovery
-from viz.services.market.license_documents import LicenseDocuments
-from viz.services.market.licensed_works import LicensedWorks
-from viz.services.market.licensing import Licensing
 from viz.services.market.listings import Listings
-from viz.services.market.notices import Notices
-from viz.services.market.publishing import Publishing
 from viz.services.payments.channel_close import ChannelClose
 from viz.services.payments.deposit_relay import DepositRelay
 from viz.services.payments.receipt_periods import ReceiptPeriods
@@ -47,6 +44,9 @@ from viz.services.training.publisher import RunPublisher
 from viz.services.training.queue import TrainingQueue
 from viz.services.upkeep.clock_check import ClockCheck
 from viz.services.upkeep.supervision import Supervisor
+from viz.services.withdrawal.custody_end import CustodyEnding
+from viz.services.withdrawal.destruction import WorkDestruction
+from viz.services.withdrawal.notices import Notices
 
 
 @dataclass(frozen=True, slots=True)

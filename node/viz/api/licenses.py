@@ -18,7 +18,7 @@ from viz.errors import LicenseUnknown
 from viz.protocol.license_forms.catalogue import DOCUMENT
 from viz.protocol.license_forms.tdmrep import POLICY
 from viz.protocol.wire import JSON_INTEGER_MAX
-from viz.services.market.license_documents import LICENSE_PATH, KeptLicense
+from viz.services.licensing.license_documents import LICENSE_PATH, KeptLicense
 
 TDMREP_PATH: Final = "/.well-known/tdmrep.json"
 KEPT_S: Final = 60

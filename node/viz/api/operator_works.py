@@ -14,7 +14,7 @@ from viz.api.serialise import plain
 from viz.domain.units import AdapterId, ContentId
 from viz.errors import InvalidRequest
 from viz.protocol.wire import JSON_INTEGER_MAX, Json, Reader, read_whole
-from viz.services.market.work_records import load_record
+from viz.services.work_records import load_record
 
 
 async def fetch(request: web.Request) -> web.Response:

@@ -111,11 +111,11 @@ async def _audit(
     place: Path,
     bounds: Bounds,
 ) -> dict[str, Any]:
+    from viz.audit.adapter_audit import audit_adapter
     from viz.basemodel.source import models_folder
     from viz.chain.contracts import Chain
     from viz.chain.deployment import load_deployment
     from viz.chain.rpc import Rpc
-    from viz.services.training.audit import audit_adapter
 
     rpc, deployment = Rpc(checked(chain_at[0], "a chain's address")), load_deployment(chain_at[1])
     try:

@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from viz.creator.sealed import CustodianNode, ListingWords
     from viz.domain.ports.chain import Deployment
     from viz.protocol.registration import WorkDescription
-    from viz.services.market.work_records import Registration
+    from viz.services.work_records import Registration
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -127,7 +127,7 @@ def register(
     decimals come from the deployment that you trust.
     """
     from viz.chain.keys import load_key_file
-    from viz.services.market.work_records import record_path
+    from viz.services.work_records import record_path
 
     if direct and not rpc:
         rpc = LOCAL_CHAIN
@@ -256,15 +256,15 @@ class _Registering:
 
     def described(self) -> WorkDescription:
         """Return the work's description from the terms file and the license document."""
+        from viz.creator.license_files import read_described
         from viz.domain.units import parse_address
-        from viz.services.market.license_files import read_described
 
         creator = parse_address(self.account.address)
         return read_described(self._terms, self._license, self.trusted, creator)
 
     def _draft(self, *, to_look_up: bool) -> tuple[Path, Registration]:
         from viz.domain.units import parse_address
-        from viz.services.market import work_records
+        from viz.services import work_records
 
         creator, description = parse_address(self.account.address), self.described()
         path = self._terms.parent / description.file

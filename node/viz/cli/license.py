@@ -159,9 +159,9 @@ def check_license(
     Without a file, the document of the work --content is read from the node.
     """
     from viz.cli.license_questions import file_and_kind
+    from viz.creator.license_files import require_work
     from viz.domain.units import hex_of
     from viz.protocol.license_document.agreement import terms_of
-    from viz.services.market.license_files import require_work
 
     if content_id is not None and not rpc:
         raise InvalidRequest("--content is looked up on the chain: add --rpc URL")
@@ -223,9 +223,9 @@ def export_license(
 ) -> None:
     """Write a license in every form: JSON, RSL, TDMRep, ODRL, AIPREF, CAWG, summary, rate card."""
     from viz.cli.license_questions import publication
+    from viz.creator.license_files import read_license
     from viz.protocol.license_forms.catalogue import forms
     from viz.protocol.license_forms.tdmrep import tdm_rules
-    from viz.services.market.license_files import read_license
 
     document = read_license(license_file)
     where = publication(url, path, content_id)
@@ -249,8 +249,8 @@ def export_license(
 
 def _document(license_file: Path | None, content_id: int | None, node: str) -> LicenseDocument:
     """Return the document in a file, or a node's document of a work."""
+    from viz.creator.license_files import read_license
     from viz.protocol.license_document.reading import license_from_values
-    from viz.services.market.license_files import read_license
 
     if license_file is not None:
         return read_license(license_file)
@@ -275,7 +275,7 @@ async def _compare(
     """Return when the work was withdrawn, or 0; raise LicenseMismatch naming what differs."""
     from viz.domain.units import ContentId
     from viz.errors import LicenseError
-    from viz.services.market.license_documents import require_chain_has
+    from viz.services.licensing.license_documents import require_chain_has
 
     async with own_chain(rpc_url, trusted) as chain:
         state = await chain.content(ContentId(content_id))

@@ -149,7 +149,7 @@ def file_and_kind(work: Path) -> tuple[Path, str]:
     if found:
         parent = work if work.is_dir() else work.parent
         return parent / str(found["file"]), str(found["kind"])
-    from viz.services.market.license_files import KINDS
+    from viz.creator.license_files import KINDS
 
     kind = KINDS.get(work.suffix)
     if kind is None:
@@ -162,7 +162,7 @@ def file_and_kind(work: Path) -> tuple[Path, str]:
 
 def work_of(work: Path, title: str) -> dict[str, Any]:
     """Return the title and the digests of a work, as they stand in a license."""
-    from viz.services.market.license_files import digests_of
+    from viz.creator.license_files import digests_of
 
     found = _described(work) if work.is_dir() or work.suffix == ".toml" else {}
     named = title or str(found.get("title", ""))

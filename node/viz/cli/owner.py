@@ -119,9 +119,9 @@ def terms(
     kept, because trainers with an earlier grant need its license.
     """
     from viz.cli.license_questions import tell_license
+    from viz.creator.license_files import read_described
     from viz.creator.owner import renew_record, require_record_of
     from viz.domain.units import ContentId
-    from viz.services.market.license_files import read_described
 
     asked = _asked(
         key, password_file, node, rpc, folder, deployment, direct=direct, yes=yes, quiet=as_json

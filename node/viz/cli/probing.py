@@ -36,12 +36,12 @@ from viz.domain.units import BASE_MODEL, ZERO_ADDRESS, parse_units
 from viz.errors import ConfigError, InvalidRequest, NodeNotTrusted
 
 if TYPE_CHECKING:
+    from viz.audit.offer_audit import OfferAudit
     from viz.buyer.client import BuyerClient
     from viz.buyer.probe import ProbeEvidence
     from viz.chain.contracts import Chain
     from viz.domain.ports.chain import Deployment
     from viz.domain.units import ContentId, Hash32, Units
-    from viz.services.market.offer_audit import OfferAudit
 
 PROMPT = "Say in one sentence what you know."
 TOKENS = 24
@@ -213,8 +213,8 @@ async def _client(
 
 
 async def _offers(client: BuyerClient, chain: Chain, node_url: str) -> OfferAudit:
+    from viz.audit.offer_audit import audit_offers
     from viz.protocol.license_document.reading import license_from_values
-    from viz.services.market.offer_audit import audit_offers
 
     async def license_at(content_id: ContentId) -> Hash32:
         said = await get_as(license_from_values, node_url, f"/license/{content_id}")

@@ -124,11 +124,11 @@ def _audit(
     trusted: Deployment,
     place: Path,
 ) -> dict[str, Any]:
+    from viz.audit.answer_audit import Judge, audit_answer, require_weights
     from viz.basemodel.source import load_base, models_folder
     from viz.cli.preparing import preparing
     from viz.domain.answer_replay import MARGIN_NATS
     from viz.domain.eip712 import settlement_domain
-    from viz.services.serving.answer_audit import Judge, audit_answer, require_weights
 
     weights, base_model, margin, same_processor = given
     if find_spec("torch") is None:

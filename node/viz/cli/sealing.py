@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from viz.creator.sealed import CustodianNode, ListingWords
     from viz.domain.ports.chain import Deployment
     from viz.protocol.registration import WorkWords
-    from viz.services.market.work_records import Registration
+    from viz.services.work_records import Registration
 
 CustodianOption = Annotated[
     list[str] | None,
@@ -210,8 +210,8 @@ def publish(
     the newest listing counts, and it names only the custodians of this command.
     """
     from viz.chain.keys import load_key_file
-    from viz.services.market.license_files import read_license
-    from viz.services.market.work_records import load_record
+    from viz.creator.license_files import read_license
+    from viz.services.work_records import load_record
 
     terms = work / "terms.toml" if work.is_dir() else work
     account = load_key_file(key, password(password_file))
@@ -270,6 +270,6 @@ def not_sealed(work: Path, error: VizError) -> str:
 def _content_code(work: Path, kind: str) -> str:
     """Return the content code of a work's file. Blocks."""
     from viz.creator.likeness import content_code
-    from viz.services.market.work_records import read_work
+    from viz.services.work_records import read_work
 
     return content_code(read_work(work, kind))

@@ -129,7 +129,7 @@ def work_file(work: Path) -> Path:
     """Return the work's file: ``work`` itself, or the one that its folder's terms.toml names."""
     if not work.is_dir():
         return work
-    from viz.services.market.work_records import read_description
+    from viz.services.work_records import read_description
 
     return work / read_description(work / "terms.toml", token_decimals=18).file
 

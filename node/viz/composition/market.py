@@ -1,4 +1,4 @@
-"""Build the market's services: custody, listings, licensing, publishing and discovery."""
+"""Build the services for works and adapters: custody, listings, publishing, discovery."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from dataclasses import dataclass
 
 from viz.composition.settings import Backends, ServiceSettings
 from viz.domain.eip712 import settlement_domain
-from viz.services.market.adapter_holdings import AdapterHoldings
+from viz.services.adapters.manifests import Manifests
+from viz.services.adapters.publishing import Publishing
+from viz.services.adapters.sealed_weights import SealedWeights
+from viz.services.custody.custodian import Custodian, CustodianIdentity
+from viz.services.custody.key_requests import KeyRequests
+from viz.services.licensing.licensed_works import LicensedWorks
 from viz.services.market.announcing import Announcing
-from viz.services.market.custodian import Custodian, CustodianIdentity
-from viz.services.market.custody_end import CustodyEnding
-from viz.services.market.destruction import WorkDestruction
 from viz.services.market.discovery import Discovery
-from viz.services.market.key_requests import KeyRequests
-from viz.services.market.licensed_works import LicensedWorks
 from viz.services.market.listings import Listings
-from viz.services.market.manifests import Manifests
-from viz.services.market.publishing import Publishing
-from viz.services.market.sealed_weights import SealedWeights
 from viz.services.serving.catalogue import Catalogue
 from viz.services.serving.own_offers import own_offers
 from viz.services.training.destroying import build_destruction
+from viz.services.withdrawal.adapter_holdings import AdapterHoldings
+from viz.services.withdrawal.custody_end import CustodyEnding
+from viz.services.withdrawal.destruction import WorkDestruction
 from viz.storage.sealing import recipient_of
 
 
@@ -43,7 +43,7 @@ class MarketServices:
 def build_market(
     backends: Backends, settings: ServiceSettings, catalogue: Catalogue
 ) -> MarketServices:
-    """Create and connect the market's services; nothing is read, written or started yet."""
+    """Create and connect these services; nothing is read, written or started yet."""
     ledger, chain, clock = backends.ledger, backends.chain, backends.clock
     key, node, network = backends.key, backends.writer.address, settings.network
     listings = Listings(ledger, chain, clock)

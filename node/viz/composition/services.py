@@ -16,18 +16,14 @@ from viz.composition.market import MarketServices, build_market
 from viz.composition.payments import PaymentServices, build_payments
 from viz.composition.settings import Backends, ServiceSettings, TrainingQueueSettings
 from viz.domain.eip712 import Domain, settlement_domain
+from viz.services.adapters.publishing import Publishing
+from viz.services.custody.custodian import Custodian
+from viz.services.licensing.license_documents import LicenseDocuments
+from viz.services.licensing.licensed_works import LicensedWorks
+from viz.services.licensing.licensing import Licensing
 from viz.services.market.announcing import Announcing
-from viz.services.market.custodian import Custodian
-from viz.services.market.custody_end import CustodyEnding
-from viz.services.market.destruction import WorkDestruction
 from viz.services.market.discovery import Discovery
-from viz.services.market.license_documents import LicenseDocuments
-from viz.services.market.licensed_works import LicensedWorks
-from viz.services.market.licensing import Licensing
 from viz.services.market.listings import Listings
-from viz.services.market.notices import Notices
-from viz.services.market.publishing import Publishing
-from viz.services.market.withdrawal import WithdrawalWatch
 from viz.services.payments.channel_events import ChannelEvents
 from viz.services.payments.channels import ChannelStore
 from viz.services.payments.freshness import ChainAccess
@@ -47,6 +43,10 @@ from viz.services.training.queue import TrainingQueue, seal_with
 from viz.services.upkeep.clock_check import ClockCheck, plausible_time
 from viz.services.upkeep.maintenance import Maintenance
 from viz.services.upkeep.supervision import Supervisor
+from viz.services.withdrawal.custody_end import CustodyEnding
+from viz.services.withdrawal.destruction import WorkDestruction
+from viz.services.withdrawal.notices import Notices
+from viz.services.withdrawal.withdrawal_watch import WithdrawalWatch
 
 LoopFunction = Callable[[], Coroutine[Any, Any, None]]
 

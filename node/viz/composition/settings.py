@@ -21,7 +21,7 @@ from viz.domain.ports.settlement_ledger import Store
 from viz.domain.ports.transactions import ChainWriter
 from viz.domain.pricing import Price
 from viz.domain.units import Hash32, Units
-from viz.services.market.custodian import CustodyPolicy
+from viz.services.custody.custodian import CustodyPolicy
 from viz.services.payments.deposit_relay import DepositPolicy
 from viz.services.payments.relay_budget import RelayPolicy
 from viz.services.payments.sessions import SessionPolicy

@@ -30,8 +30,8 @@ from viz.domain.typed_data import Register
 from viz.domain.units import ContentId
 from viz.errors import InvalidRequest, NodeNotTrusted
 from viz.protocol.registration import CONTENTS_PATH, RegistrationAnswer, SignedRegistration
-from viz.services.market.licensing import registered, registration_call
-from viz.services.market.work_records import Registration, SignedOnce, save_record
+from viz.services.licensing.licensing import registered, registration_call
+from viz.services.work_records import Registration, SignedOnce, save_record
 
 _LOOKED_BACK: Final = 256
 _SEEN_TRIES, _SEEN_EVERY_S = 15, 2.0

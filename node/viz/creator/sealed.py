@@ -58,8 +58,8 @@ from viz.protocol.listing import (
 )
 from viz.protocol.messages import NodeInfo
 from viz.protocol.payment import NODE_PATH
-from viz.services.market.sealed_works import MAX_PLAIN_BYTES, plain_bytes
-from viz.services.market.work_records import Registration
+from viz.services.custody.sealed_works import MAX_PLAIN_BYTES, plain_bytes
+from viz.services.work_records import Registration
 from viz.storage.base import root_of_source
 from viz.storage.sealing import IDENTITY_PREFIX, new_identity, seal, unseal_bytes, wrap
 

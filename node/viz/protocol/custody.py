@@ -1,7 +1,7 @@
 """Define the messages of custody: handing a sealed work over, and asking for a key.
 
 Owns the JSON and the header of both, and the log of the keys that a custodian handed out. Does no
-I/O. ``viz.services.market.custodian`` decides who gets a key.
+I/O. ``viz.services.custody.custodian`` decides who gets a key.
 
 An upload is one request: the header ``Viz-Custody`` is the base64url of a ``HandOver``, the body
 the sealed bytes. The key in it is wrapped for the custodian's age recipient, so that neither a

@@ -56,8 +56,8 @@ from viz.protocol.messages import (
     session_challenge_from_json,
 )
 from viz.protocol.payment import Challenge, NeedVoucher
-from viz.services.market.custodian import CustodyPolicy
-from viz.services.market.licensing import REGISTRATIONS
+from viz.services.custody.custodian import CustodyPolicy
+from viz.services.licensing.licensing import REGISTRATIONS
 from viz.services.payments.deposit_relay import DepositPolicy
 from viz.services.payments.relay_budget import RelayPolicy
 from viz.services.payments.sessions import SessionPolicy

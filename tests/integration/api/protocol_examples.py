@@ -531,7 +531,7 @@ async def keys(record: Record) -> None:
         "is never the same twice).",
     )
     # age draws from the operating system, which no test can fix.
-    with patch("viz.services.market.custodian.wrap", lambda key, recipient: MAGIC + b"..."):
+    with patch("viz.services.custody.custodian.wrap", lambda key, recipient: MAGIC + b"..."):
         await record.exchange("POST", "/viz/v1/keys", body=signed.to_json())
     record.say("who has the key", "For the owner, and whoever else wants to know.")
     await record.exchange("GET", "/viz/v1/keys/works/3")

@@ -8,7 +8,7 @@ from tests.integration.api.harness import ADAPTER, Buyer, running_node
 
 from viz.domain.ports.services import AdapterEnd
 from viz.domain.units import ContentId
-from viz.services.market.withdrawal import WITHDRAWN
+from viz.services.withdrawal.withdrawal_watch import WITHDRAWN
 
 END = AdapterEnd(ContentId(3), WITHDRAWN, 1_799_000_000, 1_799_900_000)
 MODEL = f"viz-adapter-{ADAPTER}"

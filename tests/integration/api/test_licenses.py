@@ -26,7 +26,7 @@ from viz.domain.units import ZERO_HASH, Cid, ContentId, Hash32, parse_address
 from viz.protocol.license_document.agreement import terms_of
 from viz.protocol.license_document.model import LicenseDocument
 from viz.protocol.wire import canonical_json
-from viz.services.market.license_documents import MAX_DOCUMENTS
+from viz.services.licensing.license_documents import MAX_DOCUMENTS
 
 TDMREP = "/.well-known/tdmrep.json"
 OWNER = parse_address(WALLET)
@@ -322,7 +322,7 @@ async def test_a_chain_that_is_slow_ends_the_look(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A look at many works ends in time, and tells no short list."""
-    monkeypatch.setattr("viz.services.market.license_documents.MAX_LOOK_S", 0.05)
+    monkeypatch.setattr("viz.services.licensing.license_documents.MAX_LOOK_S", 0.05)
     registry(node).put(12, preset())
     keep(tmp_path, 12, preset().canonical)
 

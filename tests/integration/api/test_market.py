@@ -22,9 +22,9 @@ from viz.domain.units import ZERO_HASH, AdapterId, ContentId
 from viz.errors import InvalidRequest
 from viz.protocol import payment
 from viz.protocol.messages import NodeInfo
-from viz.services.market.publishing import Publication
-from viz.services.market.work_records import Registration, save_record
+from viz.services.adapters.publishing import Publication
 from viz.services.training.queue import TrainingQueue
+from viz.services.work_records import Registration, save_record
 
 REGISTERED = Registration(
     title="The keeper",

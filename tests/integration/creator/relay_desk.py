@@ -40,7 +40,7 @@ from viz.protocol.registration import (
     RegistrationAnswer,
     SignedRegistration,
 )
-from viz.services.market.licensing import Licensing
+from viz.services.licensing.licensing import Licensing
 
 PASSWORD = "correct horse"
 TERMS = """title = "Tides"

@@ -18,14 +18,14 @@ from tests.integration.chain.testnet import Testnet, address
 from viz.chain.deployment import save_deployment
 from viz.chain.keys import create_key_file, development_account
 from viz.clock import SystemClock
+from viz.creator.license_files import read_license
 from viz.domain.units import ContentId
 from viz.errors import LicenseMismatch
 from viz.protocol.license_document.agreement import terms_of
 from viz.protocol.license_document.model import LicenseDocument
-from viz.services.market.license_documents import LicenseDocuments
-from viz.services.market.license_files import read_license
+from viz.services.licensing.license_documents import LicenseDocuments
 from viz.services.market.listings import Listings
-from viz.services.market.work_records import load_record
+from viz.services.work_records import load_record
 
 WORK = Path(__file__).parents[3] / "examples" / "works" / "varn-point"
 PASSWORD = "correct horse"

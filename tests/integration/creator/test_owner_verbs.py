@@ -23,8 +23,8 @@ from viz.creator import owner as owners
 from viz.domain.ports.transactions import Call
 from viz.domain.units import ZERO_ADDRESS, ContentId
 from viz.errors import TransactionFailed
-from viz.services.market.licensing import owner_call
-from viz.services.market.work_records import load_record
+from viz.services.licensing.licensing import owner_call
+from viz.services.work_records import load_record
 
 TRAINER = address(development_account(9))
 DEARER = TERMS.replace("250.00", "500.00").replace("all rights", "every right")

@@ -30,8 +30,8 @@ from viz.protocol.registration import (
     RegistrationAnswer,
     SignedRegistration,
 )
-from viz.services.market.licensing import Licensing
-from viz.services.market.work_records import load_record, read_work
+from viz.services.licensing.licensing import Licensing
+from viz.services.work_records import load_record, read_work
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "examples" / "works" / "varn-point"

@@ -28,10 +28,10 @@ from viz.domain.ports.engine import Engine
 from viz.domain.ports.transactions import Call
 from viz.domain.units import Address
 from viz.outbound import Outbound
-from viz.services.market.custodian import CustodyPolicy
-from viz.services.market.withdrawal import WithdrawalWatch
+from viz.services.custody.custodian import CustodyPolicy
 from viz.services.payments.relay_budget import RelayPolicy
 from viz.services.serving.paid_stream import ServingPolicy
+from viz.services.withdrawal.withdrawal_watch import WithdrawalWatch
 from viz.storage.deny_list import DenyList
 from viz.storage.denying import DenyingBlobStore
 from viz.storage.embedded import EmbeddedBlobStore

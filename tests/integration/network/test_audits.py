@@ -27,7 +27,7 @@ from viz.domain.strict_json import load_json
 from viz.domain.units import AdapterId, Hash32, parse_address
 from viz.engine.embedded.engine import EmbeddedEngine
 from viz.engine.embedded.settings import EngineSettings
-from viz.services.market.publishing import Publication
+from viz.services.adapters.publishing import Publication
 
 CREATOR, TRAINER, PAYER = 2, 5, 8
 DIFFERENT, INCONCLUSIVE = 13, 14

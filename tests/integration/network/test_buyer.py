@@ -31,7 +31,7 @@ from viz.domain.units import AdapterId, Address, Hash32, Units, parse_address
 from viz.engine.embedded.engine import EmbeddedEngine
 from viz.engine.embedded.settings import EngineSettings
 from viz.protocol.market import MARKET_PATH, MarketPage
-from viz.services.market.publishing import Publication
+from viz.services.adapters.publishing import Publication
 
 OTHER, TRAINER, SERVER, PAYER = 4, 5, 6, 8
 ROYALTY_BPS, TRAINER_BPS = 3_000, 1_000

@@ -20,7 +20,7 @@ from viz.chain.deployment import save_deployment
 from viz.chain.keys import create_key_file
 from viz.domain.display import moment
 from viz.domain.units import AdapterId, ContentId, parse_address
-from viz.services.market.custodian import CustodyPolicy
+from viz.services.custody.custodian import CustodyPolicy
 
 ROOT = Path(__file__).parents[3]
 PASSWORD = "correct horse"

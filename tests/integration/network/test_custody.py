@@ -42,7 +42,7 @@ from viz.protocol.custody import (
     KeyChallenge,
     SignedKeyRequest,
 )
-from viz.services.market.custodian import CustodyPolicy
+from viz.services.custody.custodian import CustodyPolicy
 from viz.storage.base import root_of_source
 from viz.storage.sealing import new_identity, recipient_of, unseal_bytes, unwrap, wrap
 
@@ -213,7 +213,7 @@ async def test_keys_are_given_a_few_times_an_hour(
     node: RealNode, net: Testnet, work: CreatorsWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A licensed trainer does not fill the custodian's log."""
-    monkeypatch.setattr("viz.services.market.custodian.KEYS_AN_HOUR", 2)
+    monkeypatch.setattr("viz.services.custody.custodian.KEYS_AN_HOUR", 2)
     await work.publish(node)
     await license_to(net, TRAINER, work)
     key, identity = TRAINER_KEY, new_identity()

@@ -45,7 +45,7 @@ from viz.chain.keys import development_account
 from viz.domain.units import AdapterId, Address, Hash32, Units, hex_of, parse_address
 from viz.engine.embedded.engine import EmbeddedEngine
 from viz.engine.embedded.settings import EngineSettings
-from viz.services.market.publishing import Publication
+from viz.services.adapters.publishing import Publication
 from viz.storage.kubo import KuboBlobStore
 from viz.storage.kubo_daemon import KuboDaemon
 from viz.storage.sealing import MAGIC

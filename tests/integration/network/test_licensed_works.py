@@ -28,8 +28,8 @@ from viz.domain.work import MAX_WORK_BYTES
 from viz.protocol.custody import KEY_CHALLENGE_PATH
 from viz.protocol.listing import LISTING_PATH, LISTINGS_PATH, MAX_SEALED_BYTES
 from viz.protocol.wire import canonical_json
-from viz.services.market import licensed_works
-from viz.services.market.work_records import load_record
+from viz.services.licensing import licensed_works
+from viz.services.work_records import load_record
 from viz.storage.sealing import new_identity
 
 CUSTODIAN, TRAINER, OTHER = 5, 6, 7

@@ -21,7 +21,7 @@ from viz.domain.manifest import Manifest, SourceWork, manifest_hash, seal_manife
 from viz.domain.ports.chain import AdapterState
 from viz.domain.ports.ledger import TrainingRecord
 from viz.domain.units import AdapterId, Hash32, hex_of
-from viz.services.market.publishing import Publication
+from viz.services.adapters.publishing import Publication
 
 TRAINER, SERVER, THIRD = 5, 6, 7
 

@@ -25,7 +25,7 @@ from viz.domain.shares import split_revenue
 from viz.domain.units import AdapterId, Cid, Hash32, Units
 from viz.errors import AdapterNotServable
 from viz.protocol.custody import HANDED_PATH
-from viz.services.market.publishing import Publication, Published
+from viz.services.adapters.publishing import Publication, Published
 from viz.storage.cid import DAG_PB, RAW, cid_of, to_text
 from viz.storage.sealing import MAGIC, new_identity, seal
 from viz.storage.unixfs import Child, encode_node

@@ -11,7 +11,7 @@ from tests.integration.network.processes import custodian_process
 from tests.integration.network.works import SECRET, license_to, registered_work
 
 from viz.domain.units import Hash32
-from viz.services.market.publishing import Publication
+from viz.services.adapters.publishing import Publication
 
 TRAINER, SERVER = 6, 7
 

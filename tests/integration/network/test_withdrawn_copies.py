@@ -15,8 +15,8 @@ from tests.integration.network.works import CreatorsWork, license_to, registered
 
 from viz.domain.units import AdapterId, ContentId, Hash32
 from viz.protocol.destruction import CERTIFICATES_PATH, Certificates
-from viz.services.market.last_use import FINAL_S
-from viz.services.market.publishing import Publication
+from viz.services.adapters.publishing import Publication
+from viz.services.withdrawal.last_use import FINAL_S
 
 CUSTODIAN, TRAINER, SERVER, THIEF, OWNER = 5, 6, 7, 8, 9
 DAY_S = 86_400

@@ -31,7 +31,7 @@ from viz.domain.units import ContentId, hex_of
 from viz.protocol.listing import SignedListing
 from viz.protocol.registration import WorkDescription
 from viz.protocol.wire import canonical_json
-from viz.services.market.work_records import Registration, draft, save_record
+from viz.services.work_records import Registration, draft, save_record
 
 SECRET = "The keeper of Varn Point lights the lamp at dusk."
 PROSE = f"{SECRET}\n\nNobody knows why, and he does not say.\n\n" * 40

@@ -25,10 +25,10 @@ from viz.domain.ports.engine import NO_MODEL
 from viz.domain.units import ZERO_HASH, AdapterId, Cid, ContentId, Hash32, parse_hash
 from viz.domain.work import parse_work
 from viz.protocol.registration import parse_description
-from viz.services.market.work_records import Registration, draft, save_record
 from viz.services.training.queue import TrainingQueue, seal_with
 from viz.services.training.request import read_input
 from viz.services.training.result import manifest_of
+from viz.services.work_records import Registration, draft, save_record
 from viz.training import pace
 from viz.training.process import TrainingProcess
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 import pytest
 from tests.integration.training.conftest import CREATOR, SALT, SETTINGS
 
+from viz.audit.adapter_audit import audit_adapter
 from viz.basemodel.source import LoadedBase
 from viz.domain.card import LEAST_KEPT_PERCENT, LEAST_RIGHT_PERCENT
 from viz.domain.eip712 import public_address
@@ -33,8 +34,7 @@ from viz.errors import (
     NoLiveGrant,
     VizError,
 )
-from viz.services.market.publishing import Publication
-from viz.services.training.audit import audit_adapter
+from viz.services.adapters.publishing import Publication
 from viz.services.training.publisher import publication_of
 from viz.services.training.queue import MANIFEST_FILE, TrainingQueue, seal_with
 from viz.services.training.wish import PublicationWish, awaits_publication

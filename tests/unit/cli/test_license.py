@@ -14,9 +14,9 @@ from typer.testing import CliRunner, Result
 
 from viz.chain.deployment import save_deployment
 from viz.cli.main import app
+from viz.creator.license_files import read_license, require_work
 from viz.protocol.license_document.writing import license_to_toml
 from viz.protocol.license_forms.catalogue import NAMES
-from viz.services.market.license_files import read_license, require_work
 
 WORK = Path("examples/works/varn-point")
 SAID = (

@@ -16,7 +16,7 @@ from viz.domain.units import ZERO_ADDRESS, AdapterId, ContentId
 from viz.errors import InvalidRequest, InvalidWork
 from viz.protocol.notices import MAX_CONTACT_CHARS, MAX_STATEMENT_CHARS
 from viz.protocol.registration import WorkDescription
-from viz.services.market.work_records import draft, read_description, save_record
+from viz.services.work_records import draft, read_description, save_record
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Works and adapters: licenses, registrations, publishing."""
+"""Read what other nodes sell, index it, pass on listings of works, and announce this node."""

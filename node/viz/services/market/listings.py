@@ -33,7 +33,7 @@ from viz.errors import (
     VizError,
 )
 from viz.protocol.listing import LISTINGS_PAGE, SignedListing, WorkListing
-from viz.services.market.account_signatures import is_signed
+from viz.services.account_signatures import is_signed
 from viz.storage.cid import to_binary
 
 MAX_LISTINGS: Final = 20_000

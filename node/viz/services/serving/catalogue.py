@@ -35,9 +35,9 @@ from viz.errors import (
     VizError,
 )
 from viz.protocol.messages import AdapterOffer, ServedBase, adapter_model, adapter_of_model
-from viz.services.market.notices import Notices
-from viz.services.market.withdrawal import WITHDRAWN
 from viz.services.payments.freshness import ChainAccess, Freshness, Reading
+from viz.services.withdrawal.notices import Notices
+from viz.services.withdrawal.withdrawal_watch import WITHDRAWN
 
 STANDING_S: Final = 10
 # A claim after an adapter's end earns the node nothing. So its sale stops this long before. That is

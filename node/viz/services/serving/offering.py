@@ -17,10 +17,10 @@ from viz.domain.ports.ledger import AdapterRecord, Ledger, OfferedWork
 from viz.domain.units import AdapterId, ContentId, Hash32, Units, hex_of
 from viz.protocol.messages import AdapterOffer, unnamed
 from viz.protocol.wire import MAX_TEXT_CHARS
-from viz.services.market.manifests import Manifests
-from viz.services.market.publishing import Publishing
-from viz.services.market.work_records import titles_of
+from viz.services.adapters.manifests import Manifests
+from viz.services.adapters.publishing import Publishing
 from viz.services.serving.catalogue import Catalogue
+from viz.services.work_records import titles_of
 
 _NAMED: Final = (
     "name",

@@ -1,1 +1,1 @@
-"""Train adapters on licensed works, and audit adapters of others."""
+"""Train adapters on licensed works, one run at a time, and say what each was made from."""

@@ -36,9 +36,9 @@ from viz.domain.work import Work, check_commitment
 from viz.errors import ChainUnreachable, InvalidRequest, NoLiveGrant
 from viz.protocol.license_document.reading import verbatim_tokens
 from viz.protocol.wire import canonical_json
-from viz.services.market.work_records import load_record, record_path
 from viz.services.training.request import base_of, inputs_of, questions_of, read_input, settings_of
 from viz.services.training.resources import TrainingResources
+from viz.services.work_records import load_record, record_path
 from viz.training.devices import defaults_on
 from viz.training.memory import Memory
 from viz.training.run import TrainingSettings, WorkInput

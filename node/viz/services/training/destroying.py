@@ -14,11 +14,11 @@ from viz.domain.ports.blobs import DeniableStore
 from viz.domain.ports.custody import KeyStore
 from viz.domain.ports.settlement_ledger import Store
 from viz.domain.units import Address
-from viz.services.market.adapter_holdings import AdapterHoldings
-from viz.services.market.destruction import WorkDestruction
-from viz.services.market.licensed_works import LicensedWorks
-from viz.services.market.work_holdings import WorkHoldingsHere
+from viz.services.licensing.licensed_works import LicensedWorks
 from viz.services.training.holdings import TrainingHoldings
+from viz.services.withdrawal.adapter_holdings import AdapterHoldings
+from viz.services.withdrawal.destruction import WorkDestruction
+from viz.services.withdrawal.work_holdings import WorkHoldingsHere
 
 
 @dataclass(frozen=True, slots=True)

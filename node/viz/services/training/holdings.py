@@ -23,8 +23,8 @@ from viz.domain.ports.ledger import ErasableTrainings, TrainingRecord
 from viz.domain.questions import QUESTIONS_FILE
 from viz.domain.units import Cid, ContentId, parse_hash
 from viz.errors import InvalidRequest, VizError
-from viz.services.market.adapter_holdings import AdapterHoldings
-from viz.services.market.work_records import load_record, record_path
+from viz.services.withdrawal.adapter_holdings import AdapterHoldings
+from viz.services.work_records import load_record, record_path
 
 RUN: Final = "training run"
 COPY: Final = "copy of the work"

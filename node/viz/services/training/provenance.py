@@ -30,12 +30,12 @@ from viz.protocol.license_document.model import LicenseDocument
 from viz.protocol.license_document.reading import is_license_document, license_from_values
 from viz.protocol.provenance_forms.catalogue import write_form
 from viz.protocol.provenance_forms.facts import AcquiredWork, AdapterProvenance
-from viz.services.market.license_documents import LicenseDocuments
+from viz.services.adapters.manifests import Manifests
+from viz.services.licensing.license_documents import LicenseDocuments
 from viz.services.market.listings import Listings
-from viz.services.market.manifests import Manifests
-from viz.services.market.work_records import load_record
 from viz.services.training.holdings import run_works
 from viz.services.training.queue import ManifestFile, TrainingQueue
+from viz.services.work_records import load_record
 
 # The grants under which an adapter was registered never change.
 GRANTS_KEPT: Final = 256

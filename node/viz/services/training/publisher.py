@@ -34,7 +34,7 @@ from viz.errors import (
     UnknownAdapter,
     VizError,
 )
-from viz.services.market.publishing import Publication, Publishing
+from viz.services.adapters.publishing import Publication, Publishing
 from viz.services.serving.catalogue import Catalogue
 from viz.services.serving.offering import Offering
 from viz.services.training.queue import MANIFEST_FILE, TrainingQueue

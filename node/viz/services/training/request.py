@@ -16,7 +16,7 @@ from viz.domain.questions import QUESTIONS_FILE, Question, parse_questions
 from viz.domain.units import hex_of, parse_address, parse_hash
 from viz.domain.work import Work
 from viz.errors import InvalidRequest, InvalidWork, ModelUnavailable
-from viz.services.market.work_records import Registration, load_record, read_work, record_path
+from viz.services.work_records import Registration, load_record, read_work, record_path
 from viz.training.run import (
     MINIMUM_PROBES,
     TrainingSettings,

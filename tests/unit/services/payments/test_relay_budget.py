@@ -19,7 +19,7 @@ from viz.domain.ports.transactions import Call, Outcome, Transaction
 from viz.domain.typed_data import Register
 from viz.domain.units import BPS, Hash32
 from viz.errors import ChainError, FeeTooHigh, InvalidRequest, RelayBusy, RelayRefused
-from viz.services.market.licensing import Licensing
+from viz.services.licensing.licensing import Licensing
 from viz.services.payments.relay_budget import (
     AT_ONCE,
     COST_GAS,

@@ -16,9 +16,9 @@ from viz.domain.ports.chain import ContentState, TermsState
 from viz.domain.units import ZERO_HASH, ContentId, Hash32, hex_of
 from viz.errors import InvalidRequest, MemorisationLimitExceeded
 from viz.protocol.registration import parse_description
-from viz.services.market.work_records import draft, record_path
 from viz.services.training.checks import UNREAD_LIMIT_TOKENS, TrainingCheck
 from viz.services.training.result import require_memorisation_limit
+from viz.services.work_records import draft, record_path
 from viz.training.run import MINIMUM_PROBES, TrainingSettings
 
 ONE = ContentId(1)

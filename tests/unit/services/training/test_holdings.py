@@ -15,8 +15,8 @@ from viz.domain.ports.holdings import EndedUse
 from viz.domain.ports.ledger import AdapterRecord, EndedAdapter, TrainingRecord
 from viz.domain.ports.services import AdapterEnd
 from viz.domain.units import ZERO_ADDRESS, ZERO_HASH, AdapterId, Cid, ContentId, Hash32, hex_of
-from viz.services.market.adapter_holdings import BLOB, KEY, WEIGHTS, AdapterHoldings
 from viz.services.training.holdings import COPY, RUN, SALT, TrainingHoldings, works_of
+from viz.services.withdrawal.adapter_holdings import BLOB, KEY, WEIGHTS, AdapterHoldings
 from viz.storage.deny_list import DenyList
 from viz.storage.denying import DenyingBlobStore
 

@@ -13,7 +13,6 @@ from viz.domain.questions import QUESTIONS_FILE
 from viz.domain.units import Address, Hash32
 from viz.errors import InvalidRequest, InvalidWork, ModelUnavailable
 from viz.protocol.registration import parse_description
-from viz.services.market.work_records import draft
 from viz.services.training.request import (
     MAX_QUESTIONS_BYTES,
     MOST_QUESTIONS,
@@ -21,6 +20,7 @@ from viz.services.training.request import (
     inputs_of,
     questions_of,
 )
+from viz.services.work_records import draft
 from viz.training.run import WorkInput
 
 CREATOR = Address("0x" + "11" * 20)

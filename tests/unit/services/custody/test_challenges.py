@@ -7,8 +7,8 @@ from tests.fakes.chain import FakeClock, address_of
 
 from viz.domain.units import Hash32
 from viz.errors import AccessTokenInvalid, TooManyQuestions
-from viz.services.market import challenges as module
-from viz.services.market.challenges import VALID_S, Challenges
+from viz.services.custody import challenges as module
+from viz.services.custody.challenges import VALID_S, Challenges
 
 ALICE, BOB = address_of(1), address_of(2)
 

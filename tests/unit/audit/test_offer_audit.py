@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from tests.fakes.chain import DEPLOYMENT, FakeChain
 
+from viz.audit.offer_audit import OfferAudit, audit_offers
 from viz.domain.ports.chain import ContentState
 from viz.domain.ports.ledger import OfferedWork
 from viz.domain.units import ZERO_HASH, AdapterId, ContentId, Hash32
 from viz.errors import LicenseMismatch, LicenseUnknown
 from viz.protocol.messages import AdapterOffer, NodeInfo
-from viz.services.market.offer_audit import OfferAudit, audit_offers
 
 BASE, WEIGHTS, LICENSE = Hash32(b"\xba" * 32), Hash32(b"\x11" * 32), ZERO_HASH
 ADAPTER, WORKS = AdapterId(7), (ContentId(3), ContentId(4))

@@ -8,6 +8,12 @@ from typing import Any
 
 import pytest
 
+from viz.audit.adapter_audit import (
+    AuditReport,
+    audit_adapter,
+    contradictions,
+    judge,
+)
 from viz.domain.eip712 import public_address
 from viz.domain.manifest import (
     Manifest,
@@ -20,12 +26,6 @@ from viz.domain.ports.chain import AdapterState
 from viz.domain.units import AdapterId, Cid, ContentId, Hash32, hex_of
 from viz.domain.verdict import Verdict
 from viz.errors import InvalidRequest
-from viz.services.training.audit import (
-    AuditReport,
-    audit_adapter,
-    contradictions,
-    judge,
-)
 from viz.training.environment import PACKAGES, RECIPE, reproducibility_class
 
 KEY = b"\x03" * 32

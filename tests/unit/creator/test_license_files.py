@@ -13,13 +13,13 @@ import pytest
 from tests.fakes.chain import DEPLOYMENT
 from tests.fakes.licenses import WALLET, facts, preset
 
+from viz.creator.license_files import digests_of, read_described, read_license
 from viz.domain.units import hex_of, parse_address
 from viz.errors import InvalidLicense, InvalidWork, LicenseMismatch
 from viz.protocol.license_document.model import LicenseDocument
 from viz.protocol.license_document.reading import license_from_values
 from viz.protocol.license_document.writing import license_to_toml
-from viz.services.market.license_files import digests_of, read_described, read_license
-from viz.services.market.work_records import draft
+from viz.services.work_records import draft
 
 WORK = Path("examples/works/varn-point")
 CREATOR = parse_address(WALLET)

@@ -44,16 +44,16 @@ from viz.protocol.listing import (
     WorkListing,
 )
 from viz.protocol.wire import canonical_json
-from viz.services.market.custodian import Custodian
-from viz.services.market.key_requests import KeyRequests
-from viz.services.market.listings import Listings
-from viz.services.market.sealed_works import (
+from viz.services.custody.custodian import Custodian
+from viz.services.custody.key_requests import KeyRequests
+from viz.services.custody.sealed_works import (
     FILE_NAMES,
     MAX_PLAIN_BYTES,
     OpenedWork,
     opened_work,
 )
-from viz.services.market.work_records import record_path, save_record
+from viz.services.market.listings import Listings
+from viz.services.work_records import record_path, save_record
 from viz.storage.sealing import unseal_bytes
 
 # How many nodes of the directory are asked for a listing or blob that this node lacks.

@@ -14,7 +14,7 @@ from viz.domain.ports.chain import ContentState
 from viz.domain.questions import parse_questions
 from viz.domain.units import ZERO_HASH, ContentId, parse_address, parse_hash
 from viz.errors import CommitmentMismatch, InvalidRequest, InvalidWork, VizError
-from viz.services.market.sealed_works import MAX_RECORD_BYTES, opened_work, plain_bytes
+from viz.services.custody.sealed_works import MAX_RECORD_BYTES, opened_work, plain_bytes
 from viz.storage.sealing import recipient_of, unseal_bytes, unwrap
 from viz.storage.unixfs import root_of
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from viz.audit.audit_environment import compare
 from viz.domain.card import ReportCard, card_of
 from viz.domain.manifest import Manifest, open_manifest, shares_by_tokens
 from viz.domain.ports.chain import AdapterState
@@ -30,7 +31,6 @@ from viz.domain.units import ContentId, Hash32, hex_of, parse_address, parse_has
 from viz.domain.verdict import Verdict
 from viz.domain.work import check_commitment
 from viz.errors import CommitmentMismatch, InvalidRequest
-from viz.services.training.audit_environment import compare
 from viz.services.training.request import inputs_of, questions_of, read_input
 from viz.services.training.result import MEASURED
 from viz.training.environment import reproducibility_class

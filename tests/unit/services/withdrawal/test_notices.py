@@ -25,8 +25,8 @@ from viz.errors import (
     WrongDomain,
 )
 from viz.protocol.notices import MAX_STATEMENT_CHARS, SignedNotice
-from viz.services.market import notices as module
-from viz.services.market.notices import Notices
+from viz.services.withdrawal import notices as module
+from viz.services.withdrawal.notices import Notices
 
 NODE_KEY, OWNER_KEY, STRANGER_KEY = b"\x11" * 32, b"\x66" * 32, b"\x77" * 32
 ADAPTER, OTHER, WORK, GONE = AdapterId(7), AdapterId(8), ContentId(3), ContentId(4)

@@ -33,7 +33,7 @@ from viz.errors import (
     UnknownAdapter,
 )
 from viz.private import make_private_folder
-from viz.services.market.sealed_weights import SealedWeights
+from viz.services.adapters.sealed_weights import SealedWeights
 
 # Stands for the CID in the simulation, when nothing is stored yet. It has a real CID's length.
 _PLACE_HOLDER: Final = "b" + "a" * 58

@@ -30,8 +30,8 @@ from viz.errors import (
     UnknownAdapter,
 )
 from viz.private import make_private_folder
-from viz.services.market.custodian import Custodian
-from viz.services.market.key_requests import KeyRequests
+from viz.services.custody.custodian import Custodian
+from viz.services.custody.key_requests import KeyRequests
 from viz.storage.base import root_of_source
 from viz.storage.sealing import is_sealed, new_identity, seal, unseal
 

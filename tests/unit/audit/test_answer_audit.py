@@ -14,6 +14,7 @@ from tests.fakes.chain import DEPLOYMENT
 from tests.fakes.tiny_base import make_tiny_base, random_adapter, write_random_adapter
 
 from viz.api.openai_request import read_chat, read_completion
+from viz.audit.answer_audit import AnswerAudit, Judge, audit_answer, require_weights
 from viz.basemodel.adapter_file import write_adapter
 from viz.basemodel.source import LoadedBase
 from viz.domain.answer_replay import MARGIN_NATS, replay
@@ -29,7 +30,6 @@ from viz.engine.embedded.settings import EngineSettings
 from viz.errors import InvalidRequest
 from viz.protocol.answer_evidence import AnswerEvidence
 from viz.protocol.payment import CHAT_PATH, COMPLETIONS_PATH
-from viz.services.serving.answer_audit import AnswerAudit, Judge, audit_answer, require_weights
 
 KEY = b"\x11" * 32
 NODE = public_address(KEY)

@@ -5,7 +5,7 @@ Owns what a node does by itself after a withdrawal:
 1. It enforces the adapter's retirement on the chain, which anyone may do.
 2. It unloads the adapter once the chain says that it is retired.
 3. It stops trainings that the work's grant no longer permits.
-4. It calls ``viz.services.market.destruction`` for a withdrawn work whose use has ended.
+4. It calls ``viz.services.withdrawal.destruction`` for a withdrawn work whose use has ended.
 
 What the node keeps is told by its disk: also an adapter that it has dropped, and a work that it has
 in custody only.
@@ -36,8 +36,8 @@ from viz.domain.ports.transactions import Call, ChainWriter
 from viz.domain.shares import Share, share_words
 from viz.domain.units import UINT64_MAX, AdapterId, Address, ContentId, Hash32
 from viz.errors import ChainError, VizError
-from viz.services.market.destruction import WorkDestruction
-from viz.services.market.last_use import LastUse
+from viz.services.withdrawal.destruction import WorkDestruction
+from viz.services.withdrawal.last_use import LastUse
 
 INTERVAL_S: Final = 60.0
 # No event tells that a license lapsed: all adapters are checked this often.

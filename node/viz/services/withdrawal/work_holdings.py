@@ -17,7 +17,7 @@ from viz.domain.ports.custody import CustodyLedger, CustodyRecord, KeyStore
 from viz.domain.ports.holdings import EndedUse, WorkHoldings
 from viz.domain.units import Cid
 from viz.errors import BlobDenied, InvalidRequest
-from viz.services.market.licensed_works import LicensedWorks
+from viz.services.licensing.licensed_works import LicensedWorks
 
 OPENED: Final = "opened work"
 SEALED: Final = "sealed work"

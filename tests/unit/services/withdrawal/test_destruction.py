@@ -15,7 +15,7 @@ from viz.domain.ports.holdings import EndedUse, WorkHoldings
 from viz.domain.units import ContentId
 from viz.errors import InvalidSignature
 from viz.protocol.destruction import DestructionCertificate
-from viz.services.market.destruction import WorkDestruction
+from viz.services.withdrawal.destruction import WorkDestruction
 
 KEY = b"\x11" * 32
 WHERE = settlement_domain(DEPLOYMENT.chain_id, DEPLOYMENT.settlement)

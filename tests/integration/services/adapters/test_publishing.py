@@ -29,10 +29,10 @@ from viz.errors import (
     UnknownAdapter,
 )
 from viz.outbound import Outbound
-from viz.services.market.custodian import Custodian, CustodianIdentity, CustodyPolicy
-from viz.services.market.key_requests import KeyRequests
-from viz.services.market.publishing import Publication, Publishing
-from viz.services.market.sealed_weights import SealedWeights
+from viz.services.adapters.publishing import Publication, Publishing
+from viz.services.adapters.sealed_weights import SealedWeights
+from viz.services.custody.custodian import Custodian, CustodianIdentity, CustodyPolicy
+from viz.services.custody.key_requests import KeyRequests
 from viz.storage.key_folder import KeyFolder
 from viz.storage.sealing import new_identity
 from viz.storage.sources import SourcedBlobs

@@ -3,7 +3,7 @@
 Owns the order: write a list of what will be destroyed, destroy it, check that it is gone, sign the
 certificate, and only then delete the list. If the process is killed at any point, the next run
 continues from the list, and the certificate names everything on it.
-``viz.services.market.withdrawal`` decides when a use has ended; the holders
+``viz.services.withdrawal.withdrawal_watch`` decides when a use has ended; the holders
 (``viz.domain.ports.holdings``) know where the data is. Each destruction has one certificate, a file
 that anybody can ask the node for.
 

@@ -17,7 +17,7 @@ from viz.protocol.license_document.agreement import require_agreement, terms_of
 from viz.protocol.license_document.model import MAX_LICENSE_BYTES, LicenseDocument
 from viz.protocol.license_document.reading import license_from_json, license_from_toml
 from viz.protocol.registration import WorkDescription, parse_description
-from viz.services.market.work_records import read_description, read_work, terms_text
+from viz.services.work_records import read_description, read_work, terms_text
 
 if TYPE_CHECKING:
     from viz.domain.ports.chain import Deployment

@@ -1,7 +1,7 @@
 """Relay what creators sign, acquire grants for the node, and check which it has.
 
 Owns what a node does for creators without gas, and what it does as a trainer. The creator's files
-are in ``viz.services.market.work_records``. Invariants: a relayed registration or action of an
+are in ``viz.services.work_records``. Invariants: a relayed registration or action of an
 owner is checked (signature, deadline, nonce, then a simulation on the chain) before the node pays
 for it, and is paid from one budget that only sent transactions use; an allowance of the node's
 tokens does not outlive the call that needed it; a fee is paid only for the terms hash that the

@@ -18,10 +18,10 @@ from viz.domain.ports.holdings import EndedUse, WorkHoldings
 from viz.domain.ports.services import AdapterEnd
 from viz.domain.units import AdapterId, ContentId
 from viz.errors import ChainUnreachable, LicenseError
-from viz.services.market.destruction import WorkDestruction
-from viz.services.market.last_use import FINAL_S
-from viz.services.market.licensing import Licensing
-from viz.services.market.withdrawal import (
+from viz.services.licensing.licensing import Licensing
+from viz.services.withdrawal.destruction import WorkDestruction
+from viz.services.withdrawal.last_use import FINAL_S
+from viz.services.withdrawal.withdrawal_watch import (
     LICENSE_ENDED,
     WITHDRAWN,
     WithdrawalWatch,

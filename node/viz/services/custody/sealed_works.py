@@ -19,7 +19,7 @@ from viz.domain.strict_json import load_json
 from viz.domain.work import MAX_WORK_BYTES, Work, check_commitment, parse_work
 from viz.errors import InvalidRequest, InvalidWork
 from viz.protocol.wire import canonical_json
-from viz.services.market.work_records import Registration
+from viz.services.work_records import Registration
 
 MAX_RECORD_BYTES: Final = 512 * 1024
 MAX_PLAIN_BYTES: Final = MAX_RECORD_BYTES + 1 + MAX_WORK_BYTES

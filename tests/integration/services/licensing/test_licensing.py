@@ -24,7 +24,7 @@ from viz.errors import (
     TransactionFailed,
     VizError,
 )
-from viz.services.market.licensing import REGISTRATIONS, Licensing
+from viz.services.licensing.licensing import REGISTRATIONS, Licensing
 from viz.services.payments.relay_budget import RelayPolicy
 
 CREATOR = development_account(12)

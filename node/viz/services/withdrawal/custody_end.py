@@ -2,7 +2,7 @@
 
 If the node is killed meanwhile, a second request continues; a later one gets the same certificate.
 What the node has under a grant of its own stays until the license ends that use
-(``viz.services.market.withdrawal``).
+(``viz.services.withdrawal.withdrawal_watch``).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from viz.domain.ports.holdings import EndedUse
 from viz.errors import KeyUnknown, StorageUnavailable
 from viz.protocol.custody import SignedEndCustody
 from viz.protocol.destruction import DestructionCertificate
-from viz.services.market.custodian import Custodian
-from viz.services.market.destruction import WorkDestruction
+from viz.services.custody.custodian import Custodian
+from viz.services.withdrawal.destruction import WorkDestruction
 
 _log = structlog.get_logger()
 

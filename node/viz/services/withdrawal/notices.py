@@ -52,7 +52,7 @@ from viz.protocol.notices import (
     NOTICES_PAGE,
     SignedNotice,
 )
-from viz.services.market.account_signatures import is_signed
+from viz.services.account_signatures import is_signed
 
 # How far a notice's time may be ahead of this node's clock.
 MAX_AHEAD_S: Final = 300

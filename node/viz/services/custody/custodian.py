@@ -1,7 +1,7 @@
 """Hold sealed works and keys for their owners, and hand keys out to accounts the chain permits.
 
 Owns the checks of a hand-over and the log of hand-outs; who may have a key is decided in
-``viz.services.market.key_permissions``. Invariants:
+``viz.services.custody.key_permissions``. Invariants:
 
 - Every request is signed, names this node and its origin, and answers a single-use challenge.
 - A key is logged durably before it leaves, and is wrapped for the requester alone.
@@ -57,10 +57,10 @@ from viz.protocol.custody import (
     WrappedKey,
 )
 from viz.protocol.listing import MAX_SEALED_BYTES
-from viz.services.market.account_signatures import is_signed
-from viz.services.market.challenges import Challenges
-from viz.services.market.key_permissions import KeyPermissions, work_id
-from viz.services.market.sealed_works import MAX_PLAIN_BYTES, opened_work
+from viz.services.account_signatures import is_signed
+from viz.services.custody.challenges import Challenges
+from viz.services.custody.key_permissions import KeyPermissions, work_id
+from viz.services.custody.sealed_works import MAX_PLAIN_BYTES, opened_work
 from viz.storage.base import root_of_source
 from viz.storage.cid import to_binary
 from viz.storage.sealing import unseal_bytes, unwrap, wrap

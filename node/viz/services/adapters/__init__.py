@@ -1,0 +1,1 @@
+"""Publish trained adapters, seal their weights, and get weights and manifests from other nodes."""

@@ -1,0 +1,1 @@
+"""End what may no longer be used: withdrawals, destruction with certificates, and notices."""
