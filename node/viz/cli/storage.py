@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from viz.cli.console import AsJson, DataDir, guarded, run, say, show
+from viz.cli.console import AsJson, DataDir, err, guarded, plain, run, say, show
 from viz.cli.daemon import ConfigFile
 from viz.domain.units import Cid
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from viz.config import Config
     from viz.storage.checking import Freed, StoreCheck
@@ -53,18 +53,22 @@ def verify(
     Deletes nothing. If a blob stays damaged, names the lost blocks and exits with code 8.
     """
     settings = _settings(config, folder)
-    found, given_up = run(_verify(settings, source or [], [Cid(each) for each in give_up or []]))
+    named = [Cid(each) for each in dict.fromkeys(give_up or [])]
+    found, given_up = run(_verify(settings, source or [], named))
     told = {
         "blobs": found.blobs,
         "blocks": found.blocks,
         "repaired": found.repaired,
         "lost": found.lost,
         "givenUp": given_up,
+        "kept": [each for each in named if each not in given_up],
     }
     if not show(told, as_json=as_json):
         say(f"read {found.blocks} blocks of {found.blobs} blobs; repaired {len(found.repaired)}")
         for root in given_up:
             say(f"gave up {root}: `viz storage gc` deletes what is left of it")
+        for root in told["kept"]:
+            err.print(_not_given_up(root, found.pinned), markup=False, soft_wrap=True)
         for root, missing in found.lost.items():
             say(f"{root} lacks {len(missing)} blocks, the first of them {missing[0]}")
         if found.lost and settings.storage.backend == "kubo":
@@ -79,6 +83,15 @@ def verify(
             )
     if found.lost:
         raise typer.Exit(8)
+
+
+def _not_given_up(root: Cid, pinned: Collection[Cid]) -> str:
+    if root in pinned:
+        return f"did not give up {root}: every block of it is here and whole"
+    return (
+        f"did not give up {plain(root)}: this store pins no such blob; check the CID, as "
+        "`viz storage verify` prints it"
+    )
 
 
 def _settings(config: ConfigFile, folder: DataDir) -> Config:
@@ -109,7 +122,7 @@ async def _verify(
     store, peers = open_blobs(settings), Outbound(private_addresses=True)
     try:
         found = await check_store(store, [GatewayClient(peers, url) for url in urls])
-        gone = [cid for cid in dict.fromkeys(given_up) if found.lost.pop(cid, None)]
+        gone = [cid for cid in given_up if found.lost.pop(cid, None)]
         for cid in gone:
             await store.unpin(cid)
         return found, gone

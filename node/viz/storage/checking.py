@@ -24,12 +24,17 @@ _log = structlog.get_logger()
 
 @dataclass(slots=True)
 class StoreCheck:
-    """What a check found: blocks read, those that were got again, and what each blob lacks."""
+    """What a check found: the blobs that are pinned, blocks read and got again, what each lacks."""
 
-    blobs: int = 0
+    pinned: frozenset[Cid] = frozenset()
     blocks: int = 0
     repaired: list[Cid] = field(default_factory=list)
     lost: dict[Cid, list[Cid]] = field(default_factory=dict)
+
+    @property
+    def blobs(self) -> int:
+        """How many blobs were checked."""
+        return len(self.pinned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +63,9 @@ async def check_store(store: CheckedStore, sources: Iterable[BlockSource] = ()) 
 
     Raises StorageUnavailable if the store itself cannot be asked.
     """
-    found, asked = StoreCheck(), list(sources)
+    found, asked = StoreCheck(await store.pinned()), list(sources)
     known: dict[Cid, bool] = {}
-    for root in sorted(await store.pinned()):
-        found.blobs += 1
+    for root in sorted(found.pinned):
         missing: list[Cid] = []
         waiting, seen = [root], {root}
         while waiting:

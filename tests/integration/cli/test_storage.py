@@ -52,7 +52,14 @@ def test_a_torn_blob_is_named_repaired_and_only_then_the_rest_is_freed(
     folder, root = torn
     assert _viz(folder, "verify") == (
         8,
-        {"blobs": 1, "blocks": 1, "repaired": [], "lost": {root: [root]}, "givenUp": []},
+        {
+            "blobs": 1,
+            "blocks": 1,
+            "repaired": [],
+            "lost": {root: [root]},
+            "givenUp": [],
+            "kept": [],
+        },
     )
     refused = _run(folder, "gc")
     assert refused.returncode == 8 and "viz storage verify" in refused.stderr.replace("\n", " ")
@@ -79,12 +86,18 @@ def test_a_torn_blob_is_named_repaired_and_only_then_the_rest_is_freed(
 
 def test_a_blob_that_nobody_has_is_given_up_by_name(torn: tuple[Path, Cid]) -> None:
     """Protects the operator from a store in which one lost blob keeps all garbage for ever; a blob
-    that is whole is not given up."""
+    that is whole is not given up, nor one that is not here, and both are said."""
     folder, root = torn
     store = EmbeddedBlobStore(folder / "blobs")
     whole = asyncio.run(store.add(b"whole"))
-    code, found = _viz(folder, "verify", "--give-up", whole, "--give-up", root)
+    unknown = Cid("b" + "a" * 58)
+    names = [word for cid in (whole, unknown) for word in ("--give-up", cid)]
+    said = " ".join(_run(folder, "verify", *names).stderr.split())
+    assert f"did not give up {whole}: every block of it is here" in said
+    assert f"did not give up {unknown}: this store pins no such blob" in said
+    code, found = _viz(folder, "verify", *names, "--give-up", root)
     assert (code, found["lost"], found["givenUp"]) == (0, {}, [root])
+    assert found["kept"] == [whole, unknown]
     assert asyncio.run(store.pinned()) == {whole}
     code, freed = _viz(folder, "gc")
     assert (code, freed["keptBytes"]) == (0, len(b"whole"))
