@@ -22,13 +22,14 @@ from viz.cli.console import (
     out,
     password,
     run,
+    say,
     show,
     table,
 )
 from viz.cli.http import LOCAL_NODE, NodeUrl, get_as
 from viz.cli.own_chain import trusted_deployment
 from viz.domain.display import moment
-from viz.errors import VizError
+from viz.errors import ListingUnknown, VizError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +53,27 @@ def keys(
     found = run(get_as(HandedKeys.from_json, node, path), logs=False)
     if not show(found.to_json(), as_json=as_json):
         rows = [(each.requester, moment(each.handed_at), each.block) for each in found.handed]
+        if not rows:
+            say(run(_none_handed(content_id, node), logs=False))
+            return
         table(f"Keys of work {content_id}, from {node}", ("handed to", "when", "#block"), rows)
+
+
+async def _none_handed(content_id: int, node: str) -> str:
+    """Say that a node handed out no key of a work, and who may have: its listing names them."""
+    from viz.protocol.listing import LISTING_PATH, SignedListing
+
+    said = f"{node} handed out no key of work {content_id}"
+    try:
+        path = LISTING_PATH.format(content_id=content_id)
+        signed = await get_as(SignedListing.from_json, node, path)
+    except ListingUnknown:
+        return (
+            f"{said}, and keeps no listing of it: check the id, or name a custodian of the work "
+            "with --node"
+        )
+    urls = ", ".join(each.url for each in signed.listing.custodians)
+    return f"{said}. Its listing names as custodians: {urls or 'none'}"
 
 
 @guarded

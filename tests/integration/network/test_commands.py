@@ -133,6 +133,8 @@ async def test_a_creator_uploads_once_and_a_trainer_needs_the_id_alone(
     _, listed = await custodian.call("GET", "/viz/v1/listings/1")
     assert (listed["listing"]["credit"], listed["listing"]["language"]) == ("Alma Reyes", "en")
 
+    done = await typed("content", "keys", 1, "--node", custodian.url)
+    assert f"no key of work 1. Its listing names as custodians: {custodian.url}" in done.stdout
     done = await operated(trainer, "content", "license", 1)
     assert done.exit_code == 0, done.output
     assert "work 1  Story: train it with its id" in done.stdout
@@ -146,6 +148,8 @@ async def test_a_creator_uploads_once_and_a_trainer_needs_the_id_alone(
         assert [each["contentId"] for each in json.loads(done.stdout)] == ([1] if hits else [])
     done = await typed("content", "keys", 1, "--node", custodian.url)
     assert done.exit_code == 0 and trainer.address[:20] in done.stdout, done.output
+    done = await typed("content", "keys", 99, "--node", custodian.url)
+    assert "handed out no key of work 99, and keeps no listing of it" in done.stdout, done.output
 
 
 async def test_a_license_without_a_work_at_hand_says_why(
