@@ -34,6 +34,7 @@ OperatedNode = Annotated[
 ]
 OPERATOR_FILE: Final = "operator.token"
 FOREIGN: Final = "another user's program listens there, so nothing was sent to it"
+_REMEDY: Final = "start one with `viz up`, or check --node"
 _TIMEOUT_S: Final = 120
 MAX_ANSWER_BYTES: Final = 32 << 20
 MAX_EVENT_BYTES: Final = 4 << 20
@@ -50,7 +51,7 @@ async def get_as(read: Callable[[Any], T], node: str, path: str) -> T:
 async def get_bytes(node: str, path: str) -> bytes:
     """Return the answer to a GET as it is, at most ``MAX_ANSWER_BYTES``; raise as ``ask``."""
     exchange = Exchange("GET", node, path, None, token="", timeout_s=_TIMEOUT_S)
-    return await _whole(node, exchange, exchange.whole, _TIMEOUT_S)
+    return await _whole(node, exchange, exchange.whole, _TIMEOUT_S, _REMEDY)
 
 
 async def ask(
@@ -61,26 +62,28 @@ async def ask(
     *,
     token: str = "",
     timeout_s: float = _TIMEOUT_S,
+    remedy: str = _REMEDY,
 ) -> Any:
     """Return the JSON object of a node's answer, at most ``MAX_ANSWER_BYTES``; no redirect.
 
-    ``node`` is its URL, or the folder of its operator's socket. To look up a member that an object
+    ``node`` is its URL, or the folder of its operator's socket. ``remedy`` is what a person can do
+    if no node answers; it differs where the URL is not that of --node. To look up a member that an object
     of the answer lacks raises NodeRefused. Raises ConfigError if it is not a URL, NodeUnreachable
     if no node answers there, and if the node refuses, the class of ``viz.errors`` that its problem
     document names (RFC 9457).
     """
     exchange = Exchange(method, node, path, body, token=token, timeout_s=timeout_s)
-    return await _whole(node, exchange, exchange.json, timeout_s)
+    return await _whole(node, exchange, exchange.json, timeout_s, remedy)
 
 
 async def _whole(
-    node: str | Path, exchange: Exchange, read: Callable[[], T], timeout_s: float
+    node: str | Path, exchange: Exchange, read: Callable[[], T], timeout_s: float, remedy: str
 ) -> T:
     loop = asyncio.get_running_loop()
     try:
         return await asyncio.wait_for(_in_daemon_thread(loop, read), timeout_s)
     except (OSError, HTTPException, TimeoutError, ValueError) as error:
-        raise unreachable(node, error) from error
+        raise unreachable(node, error, remedy) from error
     finally:
         exchange.abandon()
 
@@ -235,9 +238,6 @@ async def events(
         exchange.abandon()
 
 
-def unreachable(node: str | Path, error: Exception) -> NodeUnreachable:
+def unreachable(node: str | Path, error: Exception, remedy: str = _REMEDY) -> NodeUnreachable:
     """Return the NodeUnreachable for an address where no node answers."""
-    return NodeUnreachable(
-        f"no node answers at {node} ({str(error) or 'time ran out'}): start one with `viz up`, or "
-        "check --node"
-    )
+    return NodeUnreachable(f"no node answers at {node} ({str(error) or 'time ran out'}): {remedy}")

@@ -80,7 +80,9 @@ async def _found(url: str, published: str, rpc_url: str) -> tuple[Deployment, li
     from viz.chain.deployment import differences, parse_deployment
     from viz.protocol.payment import DEPLOYMENT_PATH
 
-    answer = await ask("GET", url, DEPLOYMENT_PATH)
+    answer = await ask(
+        "GET", url, DEPLOYMENT_PATH, remedy="check the URL, and whether its operator runs the node"
+    )
     try:
         told = parse_deployment(answer, f"what {url} answers")
     except ConfigError as error:
@@ -124,7 +126,9 @@ async def _published(where: str) -> Deployment:
         )
     parts = urlsplit(where)
     target = parts.path + (f"?{parts.query}" if parts.query else "")
-    return parse_deployment(await ask("GET", f"https://{parts.netloc}", target), where)
+    remedy = "check the URL that you gave with --published, or give a file"
+    answer = await ask("GET", f"https://{parts.netloc}", target, remedy=remedy)
+    return parse_deployment(answer, where)
 
 
 async def _check(told: Deployment, rpc_url: str) -> None:

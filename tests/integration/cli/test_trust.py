@@ -61,6 +61,19 @@ async def test_what_is_trusted_is_shown_and_agreed_to_once(tmp_path: Path) -> No
     assert again.exit_code == 0 and "already trusted" in again.stdout
 
 
+async def test_a_url_without_a_node_is_what_to_check(tmp_path: Path) -> None:
+    """The URL was the command's argument, so the advice does not name an option it lacks."""
+    async with node(deployment_json(TRUTH)) as url:
+        pass
+    done = await trust(url, tmp_path, "--yes")
+    assert done.exit_code == NODE and url in done.stderr and "check the URL" in done.stderr
+    assert "--node" not in done.stderr
+    published = "https://" + url.removeprefix("http://") + "/deployment.json"
+    async with node(deployment_json(TRUTH)) as living:
+        done = await trust(living, tmp_path, "--yes", "--published", published)
+    assert done.exit_code == NODE and "--published" in done.stderr and "--node" not in done.stderr
+
+
 async def test_another_deployment_never_replaces_the_trusted_one(tmp_path: Path) -> None:
     """Protects open channels: a second node cannot move them to contracts of its own."""
     save_deployment(tmp_path / "deployment.json", TRUTH)
