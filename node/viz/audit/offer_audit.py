@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from viz.domain.display import moment
+from viz.domain.display import counted, moment
 from viz.domain.ports.chain import ChainReader
 from viz.domain.units import BASE_MODEL, AdapterId, ContentId, Hash32
 from viz.errors import LicenseMismatch, LicenseUnknown, NodeNotTrusted
@@ -88,8 +88,8 @@ async def _audit_offer(
         )
     if offer.notices is not None:
         found.remarks.append(
-            f"adapter {offer.adapter_id}: {offer.notices.open} unanswered notices, the oldest "
-            f"({offer.notices.kind}) since {moment(offer.notices.received_at)}"
+            f"adapter {offer.adapter_id}: {counted(offer.notices.open, 'unanswered notice')}, the "
+            f"oldest ({offer.notices.kind}) since {moment(offer.notices.received_at)}"
         )
     return [content_id for content_id, _ in state.shares]
 

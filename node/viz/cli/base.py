@@ -10,6 +10,7 @@ import typer
 
 from viz.cli.console import AsJson, BaseModelOption, DataDir, data_dir, guarded, out, run, say, show
 from viz.cli.preparing import preparing
+from viz.domain.display import counted
 from viz.domain.units import Hash32, parse_hash
 
 if TYPE_CHECKING:
@@ -66,7 +67,9 @@ def export(
     say(f"base    {base.model.name}")
     say(f"digest  {told['digest']}")
     size = made.weight_bytes >> 20
-    out.print(f"weights {made.dtype}, {size} MiB in {len(made.files)} files", soft_wrap=True)
+    out.print(
+        f"weights {made.dtype}, {size} MiB in {counted(len(made.files), 'file')}", soft_wrap=True
+    )
     say(f"folder  {made.directory}")
 
 

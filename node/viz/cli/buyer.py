@@ -63,7 +63,7 @@ from viz.cli.proxying import (
     serving_until_stopped,
 )
 from viz.client.node_address import checked
-from viz.domain.display import amount, prices
+from viz.domain.display import amount, counted, prices
 from viz.domain.units import BASE_MODEL
 from viz.errors import ConfigError, InvalidRequest
 
@@ -128,7 +128,10 @@ def _print_offer(offer: AdapterOffer, here: Deployment) -> None:
     if offer.card is not None and offer.card.asked:
         card = offer.card
         rows.append(
-            ("answers right", f"{card.right} of {card.asked} questions (base: {card.base_right})")
+            (
+                "answers right",
+                f"{card.right} of {counted(card.asked, 'question')} (base: {card.base_right})",
+            )
         )
         if card.committed_asked:
             said = f"{card.committed_right} of {card.committed_asked}"

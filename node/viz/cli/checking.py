@@ -11,6 +11,7 @@ from viz.cli.console import AsJson, guarded, lines, plain, run, say, show, table
 from viz.cli.http import LOCAL_NODE, NodeUrl
 from viz.cli.work_search import listed_works
 from viz.client.node_address import checked
+from viz.domain.display import counted
 from viz.errors import VizError
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ def _tell(told: dict[str, Any]) -> None:
 
 def _people(each: dict[str, Any]) -> str:
     places = ", ".join(str(place + 1) for place in each["chunks"])
-    return f"{each['count']}, such as {', '.join(each['examples'])}  (chunks {places})"
+    where = "chunk" if len(each["chunks"]) == 1 else "chunks"
+    return f"{each['count']}, such as {', '.join(each['examples'])}  ({where} {places})"
 
 
 def _rights(told: dict[str, Any]) -> list[tuple[str, object]]:
@@ -125,13 +127,15 @@ def _learned(told: dict[str, Any]) -> list[tuple[str, object]]:
     found = told["learnable"]
     if found is None:
         return [("learnable", f"not known: {told['learnableUnknown']}")]
+    facts = counted(found["facts"], "fact")
     rows: list[tuple[str, object]] = [
-        ("learnable", f"{found['facts']} facts, {found['trainingRows']} rows to train on"),
+        ("learnable", f"{facts}, {counted(found['trainingRows'], 'row')} to train on"),
         ("  takes", f"about {found['minutes']} min on two cores, with the default settings"),
     ]
     if found["silentChunks"]:
         some = "; ".join(found["silentExamples"])
-        rows.append(("not learnable", f"{found['silentChunks']} chunks give no fact: {some}"))
+        silent = counted(found["silentChunks"], "chunk gives", "chunks give")
+        rows.append(("not learnable", f"{silent} no fact: {some}"))
     return rows
 
 
@@ -140,6 +144,6 @@ def _compared(told: dict[str, Any]) -> str:
     if how["why"]:
         return f"not compared: {how['why']}"
     return (
-        f"{len(told['alike'])} among {how['withCode']} listed works with a code, of "
+        f"{len(told['alike'])} among {counted(how['withCode'], 'listed work')} with a code, of "
         f"{how['listings']} at {how['node']}"
     )

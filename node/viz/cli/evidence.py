@@ -21,7 +21,7 @@ from viz.cli.console import (
     show,
 )
 from viz.cli.own_chain import CreatorRpcOption, own_chain, required_rpc, trusted_deployment
-from viz.domain.display import amount
+from viz.domain.display import amount, counted
 from viz.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -138,7 +138,8 @@ def receipts(
         rows = [
             (
                 f"channel {each['channelId'][:18]}...",
-                f"{each['receipts']} receipts, {amount(int(each['billed']), trusted)} billed, "
+                f"{counted(each['receipts'], 'receipt')}, "
+                f"{amount(int(each['billed']), trusted)} billed, "
                 f"{amount(int(each['settled']), trusted)} settled",
             )
             for each in found["channels"]

@@ -67,10 +67,10 @@ async def ask(
     """Return the JSON object of a node's answer, at most ``MAX_ANSWER_BYTES``; no redirect.
 
     ``node`` is its URL, or the folder of its operator's socket. ``remedy`` is what a person can do
-    if no node answers; it differs where the URL is not that of --node. To look up a member that an object
-    of the answer lacks raises NodeRefused. Raises ConfigError if it is not a URL, NodeUnreachable
-    if no node answers there, and if the node refuses, the class of ``viz.errors`` that its problem
-    document names (RFC 9457).
+    if no node answers; it differs where the URL is not that of --node. To look up a member that an
+    object of the answer lacks raises NodeRefused. Raises ConfigError if it is not a URL,
+    NodeUnreachable if no node answers there, and if the node refuses, the class of ``viz.errors``
+    that its problem document names (RFC 9457).
     """
     exchange = Exchange(method, node, path, body, token=token, timeout_s=timeout_s)
     return await _whole(node, exchange, exchange.json, timeout_s, remedy)

@@ -24,6 +24,7 @@ from viz.cli.console import (
     say,
     show,
 )
+from viz.domain.display import counted
 from viz.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -165,8 +166,9 @@ def _site(
 
 def _tell(made: Imported, path: Path) -> None:
     words = sum(len(chunk.text.split()) for chunk in made.work.chunks)
+    chunks = counted(len(made.work.chunks), "chunk")
     rows = [
-        ("work", f"{path}  ({made.kind}, {len(made.work.chunks)} chunks, about {words} words)"),
+        ("work", f"{path}  ({made.kind}, {chunks}, about {counted(words, 'word')})"),
         ("title", made.title),
         ("sources", ", ".join(_named(made))),
         ("record", str(path.with_name("import.json"))),
@@ -182,7 +184,7 @@ def _tell(made: Imported, path: Path) -> None:
     for name, note in notes[:_SHOWN_NOTES]:
         say(f"  {name}: {note}")
     if len(notes) > _SHOWN_NOTES:
-        say(f"  and {len(notes) - _SHOWN_NOTES} more notes, in import.json")
+        say(f"  and {counted(len(notes) - _SHOWN_NOTES, 'more note')}, in import.json")
     say("How it begins:")
     for line in made.raw.decode().split("\n")[:_SHOWN_LINES]:
         cut = plain(line)

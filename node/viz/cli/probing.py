@@ -31,7 +31,7 @@ from viz.cli.http import get_as
 from viz.cli.own_chain import CreatorRpcOption, own_chain, required_rpc, trusted_deployment
 from viz.cli.replaying import replayed
 from viz.client.node_address import checked
-from viz.domain.display import amount, prices
+from viz.domain.display import amount, counted, prices
 from viz.domain.units import BASE_MODEL, ZERO_ADDRESS, parse_units
 from viz.errors import ConfigError, InvalidRequest, NodeNotTrusted
 
@@ -245,7 +245,7 @@ async def _buy(
             ("model", f"{offer.model}  {offer.name}"),
             ("price", prices(offer.prompt_price_units, offer.completion_price_units, here)),
             ("question", order.prompt),
-            ("at most", f"{amount(order.most_units, here)} for {order.tokens} tokens"),
+            ("at most", f"{amount(order.most_units, here)} for {counted(order.tokens, 'token')}"),
             ("deposit", f"{amount(adds, here)}, and {amount(has, here)} is there"),
             ("the rest", "stays in the channel" if order.keeps_open else "comes back at the end"),
         ],
@@ -375,7 +375,7 @@ def _say(found: dict[str, Any], trusted: Deployment) -> None:
             ]
     replay = found["replay"]
     said = "not replayed: give --weights, or --base-model for the base alone"
-    rows.append(("answer", f"{replay['tokens']} tokens replayed" if replay else said))
+    rows.append(("answer", f"{counted(replay['tokens'], 'token')} replayed" if replay else said))
     if found["record"]:
         rows.append(("record", found["record"]))
     lines("Node, audited", rows)

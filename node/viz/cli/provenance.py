@@ -12,6 +12,7 @@ import typer
 from viz.cli.console import AsJson, guarded, out, plain, run, say, show, table
 from viz.cli.http import LOCAL_NODE, NodeUrl, ask, get_bytes
 from viz.cli.operator import AdapterArgument, adapter_app
+from viz.domain.display import counted
 from viz.domain.units import AdapterId
 from viz.errors import InvalidRequest
 from viz.protocol.answers import read_as, value_of
@@ -69,7 +70,7 @@ def provenance(
         value_of(raw, HTTPStatus.OK, max_values=None)  # it is printed and kept as it came
     if file is not None:
         file.write_bytes(raw)
-        say(f"{file} has {len(raw)} bytes")
+        say(f"{file} has {counted(len(raw), 'byte')}")
         return
     text = plain(raw.decode("utf-8", "replace"), keep="\n")
     out.print(text, markup=False, soft_wrap=True, end="")

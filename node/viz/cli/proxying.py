@@ -12,7 +12,7 @@ from viz.cli.buying import Caps, home_of
 from viz.cli.console import err, lines, out, say, show
 from viz.cli.networking import NETWORK, SpendingOptions, network_at
 from viz.cli.noticed import notices_in_words
-from viz.domain.display import amount, prices
+from viz.domain.display import amount, counted, prices
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import BASE_MODEL, ZERO_ADDRESS
 
@@ -136,20 +136,18 @@ async def serve_network(
             serving_control(control, home_of(folder), ZERO_ADDRESS, NETWORK)
         )
         nodes = {offer.node for model in found for offer in model.offers}
-        count = f"{len(nodes)} node{'' if len(nodes) == 1 else 's'} found"
         yield RunningProxy(
             buyer,
             {"url": base, "nodes": sorted(nodes)},
             f"OPENAI_BASE_URL={base}  ({door.who}; it pays the nodes that serve what is asked, "
-            f"{count})",
+            f"{counted(len(nodes), 'node')} found)",
         )
 
 
 def _print_run(found: dict[str, Any], here: Deployment) -> None:
     """Print on standard error what a proxy spent, and what is left of the deposits."""
-    requests = found["run"]["requests"]
     err.print(
-        f"{requests} answer{'' if requests == 1 else 's'}, "
+        f"{counted(found['run']['requests'], 'answer')}, "
         f"{amount(int(found['run']['units']), here)} spent; "
         f"{amount(int(found['left']), here)} left of the deposit",
         markup=False,
@@ -165,7 +163,7 @@ def print_parts(parts: Sequence[dict[str, Any]], here: Deployment) -> None:
         cost = amount(int(part["cost"]), here)
         paid = f"paid {cost}" if part["billed"] else f"not billed yet, {cost} at most"
         say(
-            f"  {part['node']}: {part['promptTokens']} tokens of prompt, "
+            f"  {part['node']}: {counted(part['promptTokens'], 'token')} of prompt, "
             f"{part['completionTokens']} of the answer, {paid}"
             + (", broke off" if part.get("fault") else ""),
             style="dim",
@@ -201,7 +199,7 @@ def print_market(models: Sequence[MarketModel], here: Deployment) -> None:
             rows.append(
                 (
                     "answers right",
-                    f"{card.right} of {card.asked} questions (base: {card.base_right})",
+                    f"{card.right} of {counted(card.asked, 'question')} (base: {card.base_right})",
                 )
             )
         rows += [

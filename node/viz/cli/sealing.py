@@ -30,6 +30,7 @@ from viz.cli.console import (
 from viz.cli.http import LOCAL_NODE, NodeUrl
 from viz.cli.own_chain import LicenseFileOption, trusted_deployment
 from viz.client.node_address import checked
+from viz.domain.display import counted
 from viz.errors import InvalidRequest, InvalidWork, LicenseError, VizError
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def listing_words(
 
 def say_sealed(done: dict[str, Any]) -> None:
     """Print what was sealed, where it is held, and that the key stays with its owner too."""
-    say(f"sealed      {done['cid']}, {done['sizeBytes']} bytes, in {done['sealed']}")
+    say(f"sealed      {done['cid']}, {counted(done['sizeBytes'], 'byte')}, in {done['sealed']}")
     for custodian in done["custodians"]:
         say(f"held by     {custodian['node']}  at {custodian['url']}, listed there")
     for custodian in done["unlisted"]:
@@ -247,11 +248,12 @@ async def _publish(
     quiet: bool,
 ) -> dict[str, Any]:
     sealing = Sealing(account, trusted, await custodians_at(urls, trusted))
+    shown = counted(len(words.sample), "character")
     rows = [
         ("work", f"{record.content_id}: {record.title}"),
         ("credit", words.credit),
         ("language", words.language),
-        ("sample", f"{len(words.sample)} characters, for everybody" if words.sample else "none"),
+        ("sample", f"{shown}, for everybody" if words.sample else "none"),
         *sealing.rows(),
     ]
     lines("You sign, for anyone to read:", rows, to=err if quiet else out)

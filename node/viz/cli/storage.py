@@ -8,6 +8,7 @@ import typer
 
 from viz.cli.console import AsJson, DataDir, err, guarded, plain, run, say, show
 from viz.cli.daemon import ConfigFile
+from viz.domain.display import counted
 from viz.domain.units import Cid
 
 if TYPE_CHECKING:
@@ -29,8 +30,9 @@ def gc(config: ConfigFile = None, folder: DataDir = None, as_json: AsJson = Fals
     freed = run(_gc(_settings(config, folder)))
     told = {"blocks": freed.blocks, "freedBytes": freed.freed_bytes, "keptBytes": freed.kept_bytes}
     if not show(told, as_json=as_json):
-        kept = f"kept {freed.kept_bytes} bytes"
-        say(f"deleted {freed.blocks} blocks, {freed.freed_bytes} bytes; {kept}")
+        gone = f"{counted(freed.blocks, 'block')}, {counted(freed.freed_bytes, 'byte')}"
+        kept = freed.kept_bytes
+        say(f"deleted {gone}" + ("" if kept is None else f"; kept {counted(kept, 'byte')}"))
 
 
 @app.command("verify")
@@ -55,22 +57,24 @@ def verify(
     settings = _settings(config, folder)
     named = [Cid(each) for each in dict.fromkeys(give_up or [])]
     found, given_up = run(_verify(settings, source or [], named))
+    kept = [each for each in named if each not in given_up]
     told = {
         "blobs": found.blobs,
         "blocks": found.blocks,
         "repaired": found.repaired,
         "lost": found.lost,
         "givenUp": given_up,
-        "kept": [each for each in named if each not in given_up],
+        "kept": kept,
     }
     if not show(told, as_json=as_json):
-        say(f"read {found.blocks} blocks of {found.blobs} blobs; repaired {len(found.repaired)}")
+        read = f"read {counted(found.blocks, 'block')} of {counted(found.blobs, 'blob')}"
+        say(f"{read}; repaired {len(found.repaired)}")
         for root in given_up:
             say(f"gave up {root}: `viz storage gc` deletes what is left of it")
-        for root in told["kept"]:
+        for root in kept:
             err.print(_not_given_up(root, found.pinned), markup=False, soft_wrap=True)
         for root, missing in found.lost.items():
-            say(f"{root} lacks {len(missing)} blocks, the first of them {missing[0]}")
+            say(f"{root} lacks {counted(len(missing), 'block')}, the first of them {missing[0]}")
         if found.lost and settings.storage.backend == "kubo":
             say(
                 "Kubo does not replace a block that it has: stop it, delete the files that "

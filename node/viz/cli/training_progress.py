@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from viz.domain.display import counted
+
 NOT_MEASURED: Final = "not measured"
 _SOLD: Final = {
     "waiting": ", not published yet",
@@ -16,7 +18,7 @@ def says(event: dict[str, Any]) -> str:
     """Return an event in words, or an empty text if there is nothing to say."""
     match event.get("event"):
         case "started":
-            return f"{event['rows']} rows, {event['steps']} steps"
+            return f"{counted(event['rows'], 'row')}, {counted(event['steps'], 'step')}"
         case "step":
             return f"step {event['step']} of {event['steps']}, loss {event['loss']:.3f}"
         case "evaluated":

@@ -25,6 +25,7 @@ from viz.cli.console import (
 from viz.cli.http import RPC_VARIABLE, ask
 from viz.cli.networking import remember_node
 from viz.client.node_address import checked
+from viz.domain.display import counted
 from viz.errors import ChainMismatch, ConfigError
 from viz.protocol.answers import no_answer
 
@@ -160,10 +161,11 @@ def _kept(place: Path, found: Deployment) -> bool:
 
 
 def _said(found: Deployment) -> list[tuple[str, object]]:
+    decimals = counted(found.token_decimals, "decimal")
     return [
         ("chain", found.chain_id),
         ("first block", _json(found)["genesis"]),
-        ("token", f"{found.token}  ({found.token_symbol}, {found.token_decimals} decimals)"),
+        ("token", f"{found.token}  ({found.token_symbol}, {decimals})"),
         ("contents", found.content_registry),
         ("adapters", found.adapter_registry),
         ("settlement", found.settlement),

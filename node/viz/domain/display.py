@@ -71,9 +71,16 @@ def duration(seconds: int) -> str:
     """Return a duration in its largest whole unit."""
     for name, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
         if seconds and not seconds % length:
-            count = seconds // length
-            return f"{count} {name}{'s' if count != 1 else ''}"
-    return f"{seconds} second{'s' if seconds != 1 else ''}"
+            return counted(seconds // length, name)
+    return counted(seconds, "second")
+
+
+def counted(count: int, thing: str, things: str = "") -> str:
+    """Return how many there are of something: ``1 chunk``, ``2 chunks``; ``things`` if it is odd.
+
+    The last word of ``thing`` takes the plural's ``s``.
+    """
+    return f"{count} {thing if count == 1 else things or f'{thing}s'}"
 
 
 def percent(bps: int) -> str:

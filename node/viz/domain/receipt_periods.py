@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from viz.domain.display import counted
 from viz.domain.eip712 import Domain, is_signed_by
 from viz.domain.ports.transactions import Event
 from viz.domain.receipt_audit import PublicReceipt
@@ -176,7 +177,8 @@ def _inclusion(
         else:
             waiting += 1
     if waiting:
-        found.missing.append(f"the periods of {waiting} newer receipts, which have not ended")
+        newer = counted(waiting, "newer receipt")
+        found.missing.append(f"the periods of {newer}, which have not ended")
 
 
 def _claims(found: PeriodAudit, earnings: Iterable[Event], node: Address) -> None:

@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 import ipfshttpclient
 from ipfshttpclient import exceptions as ipfs
 
+from viz.domain.display import counted
 from viz.domain.units import Cid
 from viz.errors import (
     BlobCorrupt,
@@ -168,7 +169,9 @@ class KuboBlobStore(VerifiedBlobStore):
             return [fault for fault in faults if not fault.startswith("pinned")]
 
         if faults := await self._call(remove, extra_s=len(going) / 100):
-            raise StorageError(f"Kubo at {self._api} kept {len(faults)} blocks: {faults[0]}")
+            raise StorageError(
+                f"Kubo at {self._api} kept {counted(len(faults), 'block')}: {faults[0]}"
+            )
 
     async def _needed(self) -> set[Cid]:
         """Return the blocks of all pinned blobs; raise BlobCorrupt if they are not all known."""

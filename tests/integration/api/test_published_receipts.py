@@ -61,7 +61,7 @@ async def test_every_receipt_is_in_one_period(node: Node) -> None:
     assert await publish() is None
     found = await audited(node, first)
     assert (found.included, found.findings) == (1, [])
-    assert "1 newer receipts" in found.missing[0]
+    assert "1 newer receipt," in found.missing[0]
     next_day(node)
     later = await publish()
     assert later is not None and later.period.previous == made.period.root

@@ -264,7 +264,7 @@ async def test_what_the_daemon_keeps_is_not_called_erased() -> None:
     application.router.add_post("/api/v0/{method:.*}", handle)
     async with TestServer(application) as server:
         store = KuboBlobStore(f"/ip4/127.0.0.1/tcp/{server.port}", timeout_s=5)
-        with pytest.raises(StorageError, match="kept 1 blocks: pin check failed"):
+        with pytest.raises(StorageError, match="kept 1 block: pin check failed"):
             await store.erase(cid)
         await store.close()
 

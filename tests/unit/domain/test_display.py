@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from tests.fakes.chain import DEPLOYMENT
 
-from viz.domain.display import amount, expiry, moment, price
+from viz.domain.display import amount, counted, duration, expiry, moment, price
 from viz.domain.units import UINT64_MAX
 
 
@@ -45,3 +45,11 @@ def test_what_lasts_for_ever_expires_never() -> None:
     """Protects the reader of a perpetual license, for which the chain has its largest number."""
     assert expiry(UINT64_MAX) == "never"
     assert expiry(1_796_000_000) == moment(1_796_000_000)
+
+
+def test_one_of_something_is_not_several() -> None:
+    """Protects against "1 chunks", wherever a count is printed."""
+    assert [counted(each, "chunk") for each in (0, 1, 2)] == ["0 chunks", "1 chunk", "2 chunks"]
+    assert counted(1, "line is", "lines are") == "1 line is"
+    assert counted(3, "line is", "lines are") == "3 lines are"
+    assert (duration(3_600), duration(172_800), duration(1)) == ("1 hour", "2 days", "1 second")

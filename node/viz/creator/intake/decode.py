@@ -12,6 +12,7 @@ import codecs
 import re
 from typing import Final
 
+from viz.domain.display import counted
 from viz.errors import InvalidWork
 
 _MARKS: Final = (
@@ -147,8 +148,8 @@ def _what_to_do(raw: bytes) -> str:
         spelled = ", ".join(map(str, wrong[:_MOST_LINES]))
         more = f" and {len(wrong) - _MOST_LINES} more" if len(wrong) > _MOST_LINES else ""
         return (
-            f"the file mixes encodings: {right} lines are UTF-8, and lines {spelled}{more} are "
-            f"not. "
+            f"the file mixes encodings: {counted(right, 'line is', 'lines are')} UTF-8, and not "
+            f"{'line' if len(wrong) == 1 else 'lines'} {spelled}{more}. "
             f"Save it again as UTF-8, or say --encoding utf-8+{guess} and look at line {wrong[0]}, "
             f"which then reads {sample!r}"
         )

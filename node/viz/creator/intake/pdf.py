@@ -17,6 +17,7 @@ from statistics import median
 from typing import Any, BinaryIO, Final
 
 from viz.creator.intake.found import Converted, OptOut
+from viz.domain.display import counted
 from viz.errors import InvalidWork
 
 MAX_PAGES: Final = 3_000
@@ -96,7 +97,9 @@ def pdf_file(file: BinaryIO) -> Converted:
     if author := str(document.get_metadata_dict().get("Author", ""))[:200]:
         found.creators = [author]
     if empty := sum(not lines for lines in pages):
-        found.note(f"{empty} of {len(pages)} pages have no text: pictures of text are not read")
+        found.note(
+            f"{empty} of {counted(len(pages), 'page')} without text: pictures of text are not read"
+        )
     found.text = "\n\n".join(_paragraphs(_without_furniture(pages, found)))
     found.note(
         "paragraphs and headings are guessed from the layout: read the text before you go on"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from viz.domain.display import duration, moment, percent, visible
+from viz.domain.display import counted, duration, moment, percent, visible
 from viz.domain.units import hex_of
 from viz.protocol.license_document.model import LicenseDocument
 from viz.protocol.license_forms.place import LicensePlace
@@ -120,7 +120,7 @@ def _promised(document: LicenseDocument) -> list[tuple[str, str]]:
     return [
         *((words, _given(getattr(rights, right))) for right, words in _PROMISED),
         ("quote the work in answers", _given(rights.excerpts.permitted)),
-        ("longest run word for word", f"{rights.excerpts.max_tokens} tokens"),
+        ("longest run word for word", counted(rights.excerpts.max_tokens, "token")),
         ("for", _FIELDS[limits.field]),
         ("where", places),
         ("base models", bases),
@@ -163,7 +163,8 @@ def _identity(document: LicenseDocument, where: LicensePlace | None) -> SummaryS
         ("registry", chain.registry),
         (
             "token",
-            f"{chain.token} ({visible(chain.token_symbol)}, {chain.token_decimals} decimals)",
+            f"{chain.token} ({visible(chain.token_symbol)}, "
+            f"{counted(chain.token_decimals, 'decimal')})",
         ),
         ("wallet", document.licensor.wallet),
         ("file's SHA-256", document.work.sha256),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from viz.domain.card import card_of
-from viz.domain.display import amount, moment, percent, visible
+from viz.domain.display import amount, counted, moment, percent, visible
 from viz.domain.units import hex_of
 from viz.protocol.license_forms.summary import in_markdown
 from viz.protocol.provenance_forms.facts import AcquiredWork, AdapterProvenance
@@ -111,12 +111,12 @@ def _sections(
 
 def _general(provenance: AdapterProvenance) -> tuple[SummaryPart, ...]:
     adapter, manifest, where = provenance.adapter, provenance.manifest, provenance.deployment
-    tokens = provenance.tokens
+    tokens, works = provenance.tokens, counted(len(provenance.works), "work")
     languages = sorted({w.document.work.language for w in provenance.works if w.document})
     unknown = sum(1 for work in provenance.works if work.document is None)
     spoken = ", ".join(languages) or "not stated"
     if languages and unknown:
-        spoken += f"; not stated for {unknown} works"
+        spoken += f"; not stated for {counted(unknown, 'work')}"
     size = "less than 1 billion tokens" if tokens < _MOST else "1 billion tokens or more"
     return (
         SummaryPart(
@@ -148,7 +148,7 @@ def _general(provenance: AdapterProvenance) -> tuple[SummaryPart, ...]:
             "Modalities, overall training data size and other characteristics",
             (
                 ("modality", "text; no images, sound or video"),
-                ("size", f"{size}: {tokens} tokens of {len(provenance.works)} works"),
+                ("size", f"{size}: {counted(tokens, 'token')} of {works}"),
                 ("type of content", "literary and factual text, and dialogues, as licensed"),
                 ("latest acquisition of data", _latest(provenance)),
                 ("languages, by the licensors", spoken),
@@ -207,7 +207,7 @@ def _licensed(provenance: AdapterProvenance, work: AcquiredWork) -> str:
     told += [
         f"how the licensor has it: {work.acquired}",
         f"content hash {hex_of(source.commitment)}",
-        f"{source.tokens} tokens in {source.chunks} chunks",
+        f"{counted(source.tokens, 'token')} in {counted(source.chunks, 'chunk')}",
         f"{percent(work.share_bps)} of the works' royalties",
     ]
     if grant is not None:

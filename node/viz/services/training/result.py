@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from viz.domain.card import ReportCard
+from viz.domain.display import counted
 from viz.domain.manifest import Manifest, SourceWork, manifest_hash, shares_by_tokens
 from viz.domain.questions import digest_of
 from viz.domain.units import Address, ContentId, hex_of, parse_hash
@@ -54,7 +55,7 @@ def require_memorisation_limit(settings: TrainingSettings, metrics: Mapping[str,
     # None: no probes were asked for, because no license states a limit.
     if longest is not None and longest > max(limit, repeated["base"]["longest_tokens"]):
         raise MemorisationLimitExceeded(
-            f"the adapter repeats {longest} tokens of a work word for word, its license "
+            f"the adapter repeats {counted(longest, 'token')} of a work word for word, its license "
             f"allows {limit}: train fewer steps, at a lower rank or learning rate"
         )
 

@@ -115,7 +115,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "mixed encodings": (
         "a.txt",
         "Gr\u00fc\u00dfe\nan alle\n".encode() + "sch\u00f6n\n".encode("latin-1"),
-        "mixes encodings: 1 lines are UTF-8, and lines 3 are not",
+        "mixes encodings: 1 line is UTF-8, and not line 3.",
     ),
     "a list that is none": ("a.json", b"[{]", "begins like a JSON list, but is not one"),
     "deep JSON": ("a.jsonl", b"[" * 100_000, "begins like a JSON list, but is not one"),
