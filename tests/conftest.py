@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from pathlib import Path
 
@@ -16,6 +17,11 @@ _COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("check", _COMMON, derandomize=True, print_blob=True)
 settings.register_profile("fuzz", _COMMON, max_examples=1_000, print_blob=True)
 settings.load_profile(os.environ.get("VIZ_HYPOTHESIS", "check"))
+
+
+def pytest_configure() -> None:
+    """End as at Ctrl-C when terminated: print the failures so far, and stop what fixtures began."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
