@@ -12,18 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from viz.api.context import NodeContext, NodeTerms
-from viz.composition.market import MarketServices, build_market
 from viz.composition.payments import PaymentServices, build_payments
 from viz.composition.settings import Backends, ServiceSettings, TrainingQueueSettings
+from viz.composition.works import WorkServices, build_works
 from viz.domain.eip712 import Domain, settlement_domain
-from viz.services.adapters.publishing import Publishing
-from viz.services.custody.custodian import Custodian
-from viz.services.licensing.license_documents import LicenseDocuments
-from viz.services.licensing.licensed_works import LicensedWorks
-from viz.services.licensing.licensing import Licensing
-from viz.services.market.announcing import Announcing
-from viz.services.market.discovery import Discovery
-from viz.services.market.listings import Listings
 from viz.services.payments.channel_events import ChannelEvents
 from viz.services.payments.channels import ChannelStore
 from viz.services.payments.freshness import ChainAccess
@@ -43,8 +35,6 @@ from viz.services.training.queue import TrainingQueue, seal_with
 from viz.services.upkeep.clock_check import ClockCheck, plausible_time
 from viz.services.upkeep.maintenance import Maintenance
 from viz.services.upkeep.supervision import Supervisor
-from viz.services.withdrawal.custody_end import CustodyEnding
-from viz.services.withdrawal.destruction import WorkDestruction
 from viz.services.withdrawal.notices import Notices
 from viz.services.withdrawal.withdrawal_watch import WithdrawalWatch
 
@@ -60,17 +50,9 @@ class Services:
     claims: ClaimService
     payouts: Payouts
     payments: PaymentServices
+    works: WorkServices
     meter_tools: MeterTools
     serving: Admission
-    licensing: Licensing
-    license_documents: LicenseDocuments
-    listings: Listings
-    discovery: Discovery
-    announcing: Announcing
-    custodian: Custodian
-    custody_ending: CustodyEnding
-    licensed_works: LicensedWorks
-    publishing: Publishing
     offering: Offering
     trainings: TrainingQueue
     publisher: RunPublisher
@@ -79,7 +61,6 @@ class Services:
     maintenance: Maintenance
     supervisor: Supervisor
     withdrawals: WithdrawalWatch
-    destruction: WorkDestruction
     provenance: ProvenanceDocuments
     receipt_periods: ReceiptPeriods
     notices: Notices
@@ -88,7 +69,7 @@ class Services:
 def build_services(backends: Backends, settings: ServiceSettings) -> Services:
     """Create and connect all services; nothing is read, written or started yet."""
     ledger, chain, writer = backends.ledger, backends.chain, backends.writer
-    engines, clock, node = backends.engines, backends.clock, writer.address
+    clock, node = backends.clock, writer.address
     # Shared, so that after a failure of the chain not every reader waits for its own timeout.
     access = ChainAccess(clock)
     events = ChannelEvents()
@@ -97,27 +78,8 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
         ledger, chain, clock, node, events=events, access=access, chain_time=chain_time
     )
     notices = Notices(ledger, chain, clock, node=node, rule=settings.notices)
-    catalogue = Catalogue(
-        ledger,
-        chain,
-        engines,
-        clock,
-        node=node,
-        list_price=settings.list_price,
-        base_prices=settings.base_prices,
-        access=access,
-        notices=notices,
-    )
-    claims = ClaimService(
-        chain,
-        writer,
-        ledger,
-        clock,
-        settings.claims,
-        events=events,
-        fee_wei=chain.fee_wei,
-        claim_by=catalogue.claim_by,
-    )
+    catalogue = _catalogue(backends, settings, access, notices)
+    claims = _claims(backends, settings, events, catalogue)
     clock_check = ClockCheck(
         chain.next_block_time_s, chain.chain_time, clock, development=settings.development
     )
@@ -132,35 +94,24 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
     )
     meter_tools = _meter_tools(backends, settings, channels)
     trainings = _training_queue(backends, settings.training)
-    market = build_market(backends, settings, catalogue)
-    licenses = LicenseDocuments(
-        settings.licenses_dir, chain, market.listings, origin=settings.sessions.origin
-    )
-    offering = Offering(market.publishing, catalogue, ledger, clock, manifests=market.manifests)
+    works = build_works(backends, settings, catalogue)
+    offering = Offering(works.publishing, catalogue, ledger, clock, manifests=works.manifests)
     return Services(
         channels=channels,
         catalogue=catalogue,
         claims=claims,
         payouts=Payouts(chain, writer),
         payments=payments,
+        works=works,
         meter_tools=meter_tools,
         serving=_admission(backends, settings, channels, catalogue, meter_tools),
-        licensing=_licensing(backends, settings),
-        license_documents=licenses,
-        listings=market.listings,
-        discovery=market.discovery,
-        announcing=market.announcing,
-        custodian=market.custodian,
-        custody_ending=market.custody_ending,
-        licensed_works=market.licensed_works,
-        publishing=market.publishing,
         offering=offering,
         trainings=trainings,
         publisher=_publisher(
             backends,
             settings.training,
             trainings,
-            market=market,
+            works=works,
             offering=offering,
             catalogue=catalogue,
         ),
@@ -170,42 +121,72 @@ def build_services(backends: Backends, settings: ServiceSettings) -> Services:
         clock_check=clock_check,
         maintenance=Maintenance(ledger, clock),
         supervisor=Supervisor(clock),
-        withdrawals=_withdrawals(backends, market, catalogue, trainings),
-        destruction=market.destruction,
-        provenance=ProvenanceDocuments(
-            chain,
-            trainings,
-            licenses,
-            market.listings,
-            market.manifests,
-            served=lambda: catalogue.known,
-            origin=settings.sessions.origin,
-        ),
+        withdrawals=_withdrawals(backends, works, catalogue, trainings),
+        provenance=_provenance(backends, settings, works, catalogue, trainings),
         receipt_periods=_receipt_periods(backends, settings),
         notices=notices,
     )
 
 
-def _licensing(backends: Backends, settings: ServiceSettings) -> Licensing:
-    return Licensing(
+def _catalogue(
+    backends: Backends, settings: ServiceSettings, access: ChainAccess, notices: Notices
+) -> Catalogue:
+    return Catalogue(
+        backends.ledger,
+        backends.chain,
+        backends.engines,
+        backends.clock,
+        node=backends.writer.address,
+        list_price=settings.list_price,
+        base_prices=settings.base_prices,
+        access=access,
+        notices=notices,
+    )
+
+
+def _claims(
+    backends: Backends, settings: ServiceSettings, events: ChannelEvents, catalogue: Catalogue
+) -> ClaimService:
+    return ClaimService(
         backends.chain,
         backends.writer,
+        backends.ledger,
         backends.clock,
-        relays=settings.registrations,
+        settings.claims,
+        events=events,
         fee_wei=backends.chain.fee_wei,
+        claim_by=catalogue.claim_by,
     )
 
 
 def _withdrawals(
-    backends: Backends, market: MarketServices, catalogue: Catalogue, trainings: TrainingQueue
+    backends: Backends, works: WorkServices, catalogue: Catalogue, trainings: TrainingQueue
 ) -> WithdrawalWatch:
     return WithdrawalWatch(
         backends.chain,
         backends.writer,
         catalogue,
         trainings,
-        destruction=market.destruction,
-        kept=market.kept_adapters,
+        destruction=works.destruction,
+        kept=works.kept_adapters,
+    )
+
+
+def _provenance(
+    backends: Backends,
+    settings: ServiceSettings,
+    works: WorkServices,
+    catalogue: Catalogue,
+    trainings: TrainingQueue,
+) -> ProvenanceDocuments:
+    return ProvenanceDocuments(
+        backends.chain,
+        trainings,
+        works.license_documents,
+        works.listings,
+        works.manifests,
+        served=lambda: catalogue.known,
+        origin=settings.sessions.origin,
     )
 
 
@@ -287,14 +268,14 @@ def _publisher(
     settings: TrainingQueueSettings,
     trainings: TrainingQueue,
     *,
-    market: MarketServices,
+    works: WorkServices,
     offering: Offering,
     catalogue: Catalogue,
 ) -> RunPublisher:
     return RunPublisher(
         trainings,
         backends.ledger,
-        market.publishing,
+        works.publishing,
         offering,
         catalogue,
         directory=settings.directory,
@@ -310,7 +291,7 @@ async def restore(backends: Backends, services: Services) -> None:
     """
     await bill_interrupted(services.meter_tools, backends.ledger)
     await services.notices.restore()
-    await services.catalogue.restore(services.publishing.weights)
+    await services.catalogue.restore(services.works.publishing.weights)
     services.payments.vouchers.remember(await backends.ledger.channels())
 
 
@@ -325,9 +306,9 @@ def loops(services: Services) -> dict[str, LoopFunction]:
         "watchdog": services.reconciliation.run,
         "clock": services.clock_check.run,
         "withdrawals": services.withdrawals.run,
-        "listings": services.listings.run,
-        "discovery": services.discovery.run,
-        "announcement": services.announcing.run,
+        "listings": services.works.listings.run,
+        "discovery": services.works.discovery.run,
+        "announcement": services.works.announcing.run,
         "receipts": services.receipt_periods.run,
     }
 
@@ -345,16 +326,16 @@ def node_context(backends: Backends, services: Services, terms: NodeTerms) -> No
         chain=backends.chain,
         engines=backends.engines,
         blobs=backends.blobs,
-        licensing=services.licensing,
-        license_documents=services.license_documents,
-        listings=services.listings,
-        discovery=services.discovery,
-        announcing=services.announcing,
-        custodian=services.custodian,
-        custody_ending=services.custody_ending,
-        licensed_works=services.licensed_works,
-        destruction=services.destruction,
-        publishing=services.publishing,
+        licensing=services.works.licensing,
+        license_documents=services.works.license_documents,
+        listings=services.works.listings,
+        discovery=services.works.discovery,
+        announcing=services.works.announcing,
+        custodian=services.works.custodian,
+        custody_ending=services.works.custody_ending,
+        licensed_works=services.works.licensed_works,
+        destruction=services.works.destruction,
+        publishing=services.works.publishing,
         offering=services.offering,
         settlement=services.claims,
         payouts=services.payouts,

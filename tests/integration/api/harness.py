@@ -159,7 +159,7 @@ async def running_node(
     services = build_services(backends, settings)
     file = adapter_file or fake_adapter_file(folder / "adapter.safetensors")
     digest = file_digest(file)
-    weights = services.publishing.path_of(digest)
+    weights = services.works.publishing.path_of(digest)
     weights.parent.mkdir(exist_ok=True)
     shutil.copyfile(file, weights)
     chain.put_adapter(ADAPTER, digest, engine.model.digest)

@@ -1,4 +1,4 @@
-"""Build the services for works and adapters: custody, listings, publishing, discovery."""
+"""Build the services for works and adapters: licensing, custody, publishing and the market."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from viz.services.adapters.publishing import Publishing
 from viz.services.adapters.sealed_weights import SealedWeights
 from viz.services.custody.custodian import Custodian, CustodianIdentity
 from viz.services.custody.key_requests import KeyRequests
+from viz.services.licensing.license_documents import LicenseDocuments
 from viz.services.licensing.licensed_works import LicensedWorks
+from viz.services.licensing.licensing import Licensing
 from viz.services.market.announcing import Announcing
 from viz.services.market.discovery import Discovery
 from viz.services.market.listings import Listings
@@ -25,9 +27,11 @@ from viz.storage.sealing import recipient_of
 
 
 @dataclass(frozen=True, slots=True)
-class MarketServices:
+class WorkServices:
     """A node's services for works, adapters and other nodes."""
 
+    licensing: Licensing
+    license_documents: LicenseDocuments
     listings: Listings
     custodian: Custodian
     custody_ending: CustodyEnding
@@ -40,9 +44,9 @@ class MarketServices:
     manifests: Manifests
 
 
-def build_market(
+def build_works(
     backends: Backends, settings: ServiceSettings, catalogue: Catalogue
-) -> MarketServices:
+) -> WorkServices:
     """Create and connect these services; nothing is read, written or started yet."""
     ledger, chain, clock = backends.ledger, backends.chain, backends.clock
     key, node, network = backends.key, backends.writer.address, settings.network
@@ -86,7 +90,17 @@ def build_market(
         domain=settlement_domain(chain.deployment.chain_id, chain.deployment.settlement),
         node=node,
     )
-    return MarketServices(
+    return WorkServices(
+        licensing=Licensing(
+            chain,
+            backends.writer,
+            clock,
+            relays=settings.registrations,
+            fee_wei=chain.fee_wei,
+        ),
+        license_documents=LicenseDocuments(
+            settings.licenses_dir, chain, listings, origin=settings.sessions.origin
+        ),
         listings=listings,
         custodian=custodian,
         custody_ending=CustodyEnding(chain, custodian, destruction),
