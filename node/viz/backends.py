@@ -47,7 +47,7 @@ from viz.outbound import Outbound
 from viz.private import remove_unfinished
 from viz.secret import kept
 from viz.services.custody.custodian import CustodyPolicy
-from viz.services.licensing.licensing import REGISTRATIONS
+from viz.services.licensing.creator_relay import REGISTRATIONS
 from viz.services.payments.deposit_relay import DepositPolicy
 from viz.services.payments.new_ledger import open_ledger
 from viz.services.payments.relay_budget import RESERVE_BPS, RelayPolicy

@@ -37,7 +37,7 @@ async def registration_context(request: web.Request) -> web.Response:
     ask_chain(request)
     parts = parts_of(request)
     creator = parse_address(request.match_info["creator"])
-    found = await parts.licensing.registration_context(creator)
+    found = await parts.creator_relay.registration_context(creator)
     return web.json_response(found.to_json())
 
 
@@ -69,7 +69,7 @@ async def _content(parts: NodeContext, content_id: ContentId) -> Json:
         "withdrawnAt": state.withdrawn_at,
     }
     if not state.withdrawn_at:
-        offer = await parts.licensing.offer(content_id)
+        offer = await parts.grants.offer(content_id)
         terms = {name: getattr(offer.terms, name) for name in offer.terms.__slots__}
         found |= {"licenseHash": hex_of(offer.license_hash), "terms": terms}
     return found
@@ -80,6 +80,8 @@ async def register(request: web.Request) -> web.Response:
     _, body = await body_of(request)
     signed = SignedRegistration.from_json(body)
     ask_chain(request, budget=PAYMENTS)
-    done = await parts_of(request).licensing.relay_registration(signed.register, signed.signature)
+    done = await parts_of(request).creator_relay.relay_registration(
+        signed.register, signed.signature
+    )
     answer = RegistrationAnswer(done.content_id, done.transaction.hash)
     return web.json_response(answer.to_json(), status=201)

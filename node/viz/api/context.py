@@ -22,9 +22,10 @@ from viz.errors import InvalidRequest
 from viz.protocol.credential import bearer_of_header
 from viz.services.adapters.publishing import Publishing
 from viz.services.custody.custodian import Custodian
+from viz.services.licensing.creator_relay import CreatorRelay
+from viz.services.licensing.grants import Grants
 from viz.services.licensing.license_documents import LicenseDocuments
 from viz.services.licensing.licensed_works import LicensedWorks
-from viz.services.licensing.licensing import Licensing
 from viz.services.market.announcing import Announcing
 from viz.services.market.discovery import Discovery
 from viz.services.market.listings import Listings
@@ -90,7 +91,8 @@ class NodeContext:
     chain: ChainReader
     engines: Engines
     blobs: BlockStore
-    licensing: Licensing
+    creator_relay: CreatorRelay
+    grants: Grants
     license_documents: LicenseDocuments
     listings: Listings
     discovery: Discovery

@@ -63,7 +63,7 @@ async def grant(request: web.Request) -> web.Response:
     _, body = await trusted_body_of(request)
     reader = Reader(body, "the request")
     content_id = ContentId(reader.integer("contentId", JSON_INTEGER_MAX))
-    state = await parts_of(request).licensing.acquire_grant(
+    state = await parts_of(request).grants.acquire(
         content_id,
         expected_terms=reader.optional("termsHash", reader.hash32),
         max_fee_units=reader.optional("maxFee", reader.units),

@@ -69,7 +69,7 @@ async def _submit(request: web.Request, signed: SignedAction) -> web.Response:
     ask_chain(request, budget=PAYMENTS)
     content_id = signed.action.content_id
     try:
-        sent = await parts_of(request).licensing.relay_action(signed.action, signed.signature)
+        sent = await parts_of(request).creator_relay.relay_action(signed.action, signed.signature)
     finally:
         request.app[LOOKS].forget(("content", content_id))
     return web.json_response(ActionAnswer(content_id, sent.hash).to_json())

@@ -11,9 +11,10 @@ from viz.services.adapters.publishing import Publishing
 from viz.services.adapters.sealed_weights import SealedWeights
 from viz.services.custody.custodian import Custodian, CustodianIdentity
 from viz.services.custody.key_requests import KeyRequests
+from viz.services.licensing.creator_relay import CreatorRelay
+from viz.services.licensing.grants import Grants
 from viz.services.licensing.license_documents import LicenseDocuments
 from viz.services.licensing.licensed_works import LicensedWorks
-from viz.services.licensing.licensing import Licensing
 from viz.services.market.announcing import Announcing
 from viz.services.market.discovery import Discovery
 from viz.services.market.listings import Listings
@@ -30,7 +31,8 @@ from viz.storage.sealing import recipient_of
 class WorkServices:
     """A node's services for works, adapters and other nodes."""
 
-    licensing: Licensing
+    creator_relay: CreatorRelay
+    grants: Grants
     license_documents: LicenseDocuments
     listings: Listings
     custodian: Custodian
@@ -91,13 +93,14 @@ def build_works(
         node=node,
     )
     return WorkServices(
-        licensing=Licensing(
+        creator_relay=CreatorRelay(
             chain,
             backends.writer,
             clock,
             relays=settings.registrations,
             fee_wei=chain.fee_wei,
         ),
+        grants=Grants(chain, backends.writer),
         license_documents=LicenseDocuments(
             settings.licenses_dir, chain, listings, origin=settings.sessions.origin
         ),

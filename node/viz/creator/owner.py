@@ -29,7 +29,7 @@ from viz.domain.units import ZERO_ADDRESS, Address, ContentId, Hash32
 from viz.errors import InvalidRequest, LicenseError, NodeNotTrusted
 from viz.protocol.owner_actions import ActionAnswer, signed_action
 from viz.protocol.registration import WorkDescription
-from viz.services.licensing.licensing import action_name, owner_call
+from viz.services.licensing.creator_relay import action_name, owner_call
 from viz.services.work_records import load_record, record_path, save_record, write_record
 
 SEEN_TRIES: Final = 15

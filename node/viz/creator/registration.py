@@ -30,7 +30,7 @@ from viz.domain.typed_data import Register
 from viz.domain.units import ContentId
 from viz.errors import InvalidRequest, NodeNotTrusted
 from viz.protocol.registration import CONTENTS_PATH, RegistrationAnswer, SignedRegistration
-from viz.services.licensing.licensing import registered, registration_call
+from viz.services.licensing.creator_relay import registered, registration_call
 from viz.services.work_records import Registration, SignedOnce, save_record
 
 _LOOKED_BACK: Final = 256

@@ -57,7 +57,7 @@ from viz.protocol.messages import (
 )
 from viz.protocol.payment import Challenge, NeedVoucher
 from viz.services.custody.custodian import CustodyPolicy
-from viz.services.licensing.licensing import REGISTRATIONS
+from viz.services.licensing.creator_relay import REGISTRATIONS
 from viz.services.payments.deposit_relay import DepositPolicy
 from viz.services.payments.relay_budget import RelayPolicy
 from viz.services.payments.sessions import SessionPolicy

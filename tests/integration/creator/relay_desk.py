@@ -40,7 +40,7 @@ from viz.protocol.registration import (
     RegistrationAnswer,
     SignedRegistration,
 )
-from viz.services.licensing.licensing import Licensing
+from viz.services.licensing.creator_relay import CreatorRelay
 
 PASSWORD = "correct horse"
 TERMS = """title = "Tides"
@@ -66,7 +66,7 @@ class Relay:
     """A node's relay; ``lies`` changes its context, ``keeps`` makes it send nothing."""
 
     net: Testnet
-    licensing: Licensing
+    desk: CreatorRelay
     url: str = ""
     keeps: bool = False
     lies: dict[str, Any] | None = None
@@ -74,12 +74,12 @@ class Relay:
 
     async def context(self, request: web.Request) -> web.Response:
         creator = parse_address(request.match_info["creator"])
-        found = (await self.licensing.registration_context(creator)).to_json()
+        found = (await self.desk.registration_context(creator)).to_json()
         return web.json_response(found | (self.lies or {}))
 
     async def register(self, request: web.Request) -> web.Response:
         signed = SignedRegistration.from_json(await request.json())
-        done = await self.licensing.relay_registration(signed.register, signed.signature)
+        done = await self.desk.relay_registration(signed.register, signed.signature)
         answer = RegistrationAnswer(done.content_id, done.transaction.hash)
         return web.json_response(answer.to_json(), status=201)
 
@@ -90,7 +90,7 @@ class Relay:
             name = b"\1" * 32
             if not self.keeps:
                 try:
-                    sent = await self.licensing.relay_action(signed.action, signed.signature)
+                    sent = await self.desk.relay_action(signed.action, signed.signature)
                 except VizError as error:
                     said = {"code": error.code, "detail": error.detail}
                     return web.json_response(said, status=error.status)
@@ -142,7 +142,7 @@ class Relay:
 @asynccontextmanager
 async def relaying(net: Testnet) -> AsyncIterator[Relay]:
     """Serve a relay's routes over HTTP."""
-    relay = Relay(net, Licensing(net.chain, net.sender(5), SystemClock()))
+    relay = Relay(net, CreatorRelay(net.chain, net.sender(5), SystemClock()))
     application = web.Application()
     application.add_routes(
         [

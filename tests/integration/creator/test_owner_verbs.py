@@ -23,7 +23,7 @@ from viz.creator import owner as owners
 from viz.domain.ports.transactions import Call
 from viz.domain.units import ZERO_ADDRESS, ContentId
 from viz.errors import TransactionFailed
-from viz.services.licensing.licensing import owner_call
+from viz.services.licensing.creator_relay import owner_call
 from viz.services.work_records import load_record
 
 TRAINER = address(development_account(9))
@@ -231,7 +231,7 @@ async def test_relays_of_owners_are_checked_before_they_cost_gas(
         move = Call("ContentRegistry", "safeTransferFrom", (desk.owner, thief.owner, work))
         await sender_of(desk, net).submit(move)
         with pytest.raises(Exception, match="is not signed by"):
-            await relay.licensing.relay_action(signed.action, signed.signature)
+            await relay.desk.relay_action(signed.action, signed.signature)
         assert await net.rpc.transaction_count(net.sender(5).address) == before
 
 

@@ -30,7 +30,7 @@ from viz.protocol.registration import (
     RegistrationAnswer,
     SignedRegistration,
 )
-from viz.services.licensing.licensing import Licensing
+from viz.services.licensing.creator_relay import CreatorRelay
 from viz.services.work_records import load_record, read_work
 
 ROOT = Path(__file__).parents[3]
@@ -41,7 +41,7 @@ PASSWORD = "correct horse"
 @asynccontextmanager
 async def relay(net: Testnet) -> AsyncIterator[str]:
     """Serve the two routes of a node's relay over HTTP; yield its URL."""
-    desk = Licensing(net.chain, net.sender(5), SystemClock())
+    desk = CreatorRelay(net.chain, net.sender(5), SystemClock())
 
     async def context(request: web.Request) -> web.Response:
         creator = parse_address(request.match_info["creator"])

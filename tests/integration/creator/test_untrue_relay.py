@@ -31,7 +31,7 @@ from viz.domain.ports.chain import Deployment
 from viz.domain.units import Address, ContentId
 from viz.errors import TransactionFailed
 from viz.protocol.registration import CONTENTS_PATH, REGISTRATION_CONTEXT_PATH, SignedRegistration
-from viz.services.licensing.licensing import registration_call
+from viz.services.licensing.creator_relay import registration_call
 from viz.services.work_records import load_record
 
 PASSWORD = "correct horse"

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from tests.integration.chain.testnet import CLOSE_DELAY_S, Testnet, terms
-from tests.integration.services.claiming import SystemClock
 
 from viz.chain.keys import development_account
 from viz.domain.destruction import HeldItem
@@ -18,7 +17,7 @@ from viz.domain.ports.holdings import EndedUse, WorkHoldings
 from viz.domain.ports.services import AdapterEnd
 from viz.domain.units import AdapterId, ContentId
 from viz.errors import ChainUnreachable, LicenseError
-from viz.services.licensing.licensing import Licensing
+from viz.services.licensing.grants import Grants
 from viz.services.withdrawal.destruction import WorkDestruction
 from viz.services.withdrawal.last_use import FINAL_S
 from viz.services.withdrawal.withdrawal_watch import (
@@ -115,7 +114,7 @@ async def test_a_withdrawal_ends_what_each_class_says_and_no_more(net: Testnet) 
     content = await net.chain.content(retired)
     assert content is not None
     with pytest.raises(LicenseError, match="no new licenses"):
-        await Licensing(net.chain, net.sender(6), SystemClock()).offer(retired)
+        await Grants(net.chain, net.sender(6)).offer(retired)
     await watch.step()
     states = [await net.chain.adapter(each) for each in adapters]
     ends = [state.retires_at for state in states if state is not None]

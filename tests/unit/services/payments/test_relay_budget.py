@@ -19,7 +19,7 @@ from viz.domain.ports.transactions import Call, Outcome, Transaction
 from viz.domain.typed_data import Register
 from viz.domain.units import BPS, Hash32
 from viz.errors import ChainError, FeeTooHigh, InvalidRequest, RelayBusy, RelayRefused
-from viz.services.licensing.licensing import Licensing
+from viz.services.licensing.creator_relay import CreatorRelay
 from viz.services.payments.relay_budget import (
     AT_ONCE,
     COST_GAS,
@@ -414,11 +414,11 @@ async def test_a_close_that_cannot_be_sent_is_no_error() -> None:
 async def test_registrations_are_relayed_where_the_operator_says_so() -> None:
     """Fresh keys are free: on a chain whose coin costs money nobody is registered by default."""
     chain = Chain()
-    licensing = Licensing(chain, chain, chain.clock, relays=None)
+    desk = CreatorRelay(chain, chain, chain.clock, relays=None)
     terms = Terms(0, 0, 0, 0, 0, 7, approval_required=False)
     work = Register(PAYER, Hash32(bytes(32)), Hash32(bytes(32)), terms, 0, 0)
     with pytest.raises(RelayRefused, match=r"relay\.registrations"):
-        await licensing.relay_registration(work, b"")
+        await desk.relay_registration(work, b"")
     assert not chain.allowed
     wanted: bool | Literal["auto"]
     for wanted, development, relayed in (

@@ -1,34 +1,26 @@
-"""Relay what creators sign, acquire grants for the node, and check which it has.
+"""Relay what creators sign, at this node's expense: registrations, terms, approvals, withdrawals.
 
-Owns what a node does for creators without gas, and what it does as a trainer. The creator's files
-are in ``viz.services.work_records``. Invariants: a relayed registration or action of an
-owner is checked (signature, deadline, nonce, then a simulation on the chain) before the node pays
-for it, and is paid from one budget that only sent transactions use; an allowance of the node's
-tokens does not outlive the call that needed it; a fee is paid only for the terms hash that the
-operator agreed to.
+Invariants: a relayed registration or action of an owner is checked (signature, deadline, nonce,
+then a simulation on the chain) before the node pays for it, and is paid from one budget that only
+sent transactions use.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
 from viz.domain.eip712 import content_registry_domain, is_plain, is_signed_by, with_v
-from viz.domain.license import Terms
-from viz.domain.ports.chain import ChainReader, ContentState, GrantState
+from viz.domain.ports.chain import ChainReader
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.transactions import Call, ChainWriter, Transaction
 from viz.domain.typed_data import Approve, OwnerAction, Register, SetTerms
-from viz.domain.units import Address, ContentId, Hash32, Units, hex_of
+from viz.domain.units import Address, ContentId
 from viz.errors import (
-    ChainError,
-    ChainUnreachable,
     InvalidRequest,
     InvalidSignature,
     LicenseError,
-    NoLiveGrant,
     RelayRefused,
 )
 from viz.protocol.registration import RegistrationContext
@@ -47,17 +39,8 @@ class Registered:
     transaction: Transaction
 
 
-@dataclass(frozen=True, slots=True)
-class LicenseOffer:
-    """The terms on which a work is licensed now."""
-
-    content: ContentState
-    terms: Terms
-    license_hash: Hash32
-
-
-class Licensing:
-    """Does what one node needs from ContentRegistry: relay, licenses and grants."""
+class CreatorRelay:
+    """Sends to ContentRegistry what creators and owners signed, within one budget."""
 
     def __init__(
         self,
@@ -75,8 +58,6 @@ class Licensing:
         self._reader = reader
         self._writer = writer
         self._budget = RelayBudget(clock, relays, fee_wei) if relays else None
-        # One fee at a time: concurrent payments would spend each other's allowance.
-        self._paying = asyncio.Lock()
 
     async def registration_context(self, creator: Address) -> RegistrationContext:
         """Return the values that ``creator`` needs to sign a registration."""
@@ -162,94 +143,6 @@ class Licensing:
             signature = with_v(signature)
         wallet = await is_wallet(self._reader, signer, signature)
         return await self._budget.send(self._writer, signer, call(signature), wallet=wallet)
-
-    async def offer(self, content_id: ContentId) -> LicenseOffer:
-        """Return a work and its terms for new grants; raise LicenseError if there are none."""
-        content = await self._reader.content(content_id)
-        if content is None:
-            raise LicenseError(f"there is no work {content_id}: check the id")
-        if content.withdrawn_at:
-            raise LicenseError(f"work {content_id} was withdrawn: it grants no new licenses")
-        found = await self._reader.terms(content.terms_hash)
-        if found is None:
-            raise ChainUnreachable(
-                f"the chain's endpoint does not know the terms {hex_of(content.terms_hash)} of "
-                f"work {content_id}: try again, or use another endpoint (chain.rpc_url)"
-            )
-        return LicenseOffer(content, found.terms, found.license_hash)
-
-    async def acquire_grant(
-        self,
-        content_id: ContentId,
-        *,
-        expected_terms: Hash32 | None = None,
-        max_fee_units: Units | None = None,
-    ) -> GrantState:
-        """Buy a grant for the node's own key and return it; return a live grant without buying.
-
-        ``expected_terms`` is the hash of the terms that the operator read. Without it, the offered
-        terms are accepted if the fee is at most ``max_fee_units``. Raises LicenseError,
-        TransactionFailed.
-        """
-        async with self._paying:
-            offer = await self.offer(content_id)
-            terms_hash = offer.content.terms_hash
-            if expected_terms is not None and expected_terms != terms_hash:
-                raise LicenseError(
-                    f"work {content_id} is offered on other terms now (0x{terms_hash.hex()}): read "
-                    "and accept them first"
-                )
-            fee = offer.terms.training_fee_units
-            if max_fee_units is not None and fee > max_fee_units:
-                raise LicenseError(
-                    f"work {content_id} has a training fee of {fee} units, above the limit of "
-                    f"{max_fee_units}: raise the limit if you agree to the fee"
-                )
-            held = await self._reader.grant(content_id, self._writer.address)
-            if held is not None and held.live and held.terms_hash == terms_hash:
-                return held
-            await self._pay_and_acquire(content_id, terms_hash, fee)
-            grant = await self._reader.grant(content_id, self._writer.address)
-            if grant is None:
-                raise ChainError(
-                    f"the grant for work {content_id} was acquired, but the endpoint does not show "
-                    "it yet: try again"
-                )
-            return grant
-
-    async def require_grants(self, content_ids: Iterable[ContentId]) -> None:
-        """Raise NoLiveGrant if the node has no live grant to one of these works; name them all."""
-        wanted = sorted(set(content_ids))
-        grants = [await self._reader.grant(each, self._writer.address) for each in wanted]
-        missing = [
-            each
-            for each, grant in zip(wanted, grants, strict=True)
-            if grant is None or not grant.live
-        ]
-        if missing:
-            named = ", ".join(str(each) for each in missing)
-            raise NoLiveGrant(
-                f"{self._writer.address} has no valid grant to work {named}: acquire one with "
-                f"`viz content license {missing[0]}`",
-                contents=[int(each) for each in missing],
-            )
-
-    async def _pay_and_acquire(self, content_id: ContentId, terms_hash: Hash32, fee: Units) -> None:
-        registry = self._reader.deployment.content_registry
-        acquire = Call("ContentRegistry", "acquireGrant", (content_id, terms_hash))
-        if not fee:
-            (await self._writer.submit(acquire)).require_settled("acquiring the grant")
-            return
-        approve = Call("Token", "approve", (registry, fee))
-        (await self._writer.submit(approve)).require_settled("approving the training fee")
-        try:
-            (await self._writer.submit(acquire)).require_settled("acquiring the grant")
-        except BaseException:
-            # The grant was not acquired, so the allowance is still there. Revoke it, even if this
-            # task is cancelled.
-            revoke = Call("Token", "approve", (registry, 0))
-            await asyncio.shield(self._writer.submit(revoke, urgent=True))
-            raise
 
 
 def registration_call(work: Register, signature: bytes) -> Call:

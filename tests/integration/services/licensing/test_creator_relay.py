@@ -1,4 +1,4 @@
-"""Relayed registrations and grants on a real chain: who pays, who signs, what is refused."""
+"""Relayed registrations on a real chain: who pays, who signs, what is refused."""
 
 from __future__ import annotations
 
@@ -14,28 +14,26 @@ from viz.chain.sender import Sender
 from viz.domain.eip712 import content_registry_domain, sign, sign_compact
 from viz.domain.ports.transactions import Call, Outcome, Transaction
 from viz.domain.typed_data import Register
-from viz.domain.units import ContentId, Hash32, parse_address
+from viz.domain.units import Hash32, parse_address
 from viz.errors import (
     InvalidRequest,
     InvalidSignature,
-    LicenseError,
-    NoLiveGrant,
     RelayBusy,
     TransactionFailed,
     VizError,
 )
-from viz.services.licensing.licensing import REGISTRATIONS, Licensing
+from viz.services.licensing.creator_relay import REGISTRATIONS, CreatorRelay
 from viz.services.payments.relay_budget import RelayPolicy
 
 CREATOR = development_account(12)
 
 
-def licensing(net: Testnet, *, relays: RelayPolicy = REGISTRATIONS) -> Licensing:
-    return Licensing(net.chain, net.sender(5), SystemClock(), relays=relays)
+def relay_of(net: Testnet, *, relays: RelayPolicy = REGISTRATIONS) -> CreatorRelay:
+    return CreatorRelay(net.chain, net.sender(5), SystemClock(), relays=relays)
 
 
 async def signed(
-    net: Testnet, desk: Licensing, *, compact: bool = False, deadline_s: int | None = None
+    net: Testnet, desk: CreatorRelay, *, compact: bool = False, deadline_s: int | None = None
 ) -> tuple[Register, bytes]:
     context = await desk.registration_context(net.sender(12).address)
     work = Register(
@@ -55,7 +53,7 @@ async def signed(
 async def test_a_creator_without_gas_registers(net: Testnet, compact: bool) -> None:
     """The node pays the gas; the work is the creator's; either signature form serves."""
     await net.anvil.fund(net.sender(12).address, 0)
-    desk = licensing(net)
+    desk = relay_of(net)
     made = await desk.relay_registration(*await signed(net, desk, compact=compact))
     content = await net.chain.content(made.content_id)
     assert content is not None
@@ -79,7 +77,7 @@ async def test_what_was_not_signed_is_not_relayed(
     net: Testnet, change: dict[str, object], error: type[VizError]
 ) -> None:
     """Anything changed after signing is refused, and the node's gas is not touched."""
-    desk = licensing(net)
+    desk = relay_of(net)
     work, signature = await signed(net, desk)
     with pytest.raises(error):
         await desk.relay_registration(replace(work, **change), signature)  # type: ignore[arg-type]
@@ -88,7 +86,7 @@ async def test_what_was_not_signed_is_not_relayed(
 
 async def test_a_registration_is_relayed_once(net: Testnet) -> None:
     """A replay costs the node nothing."""
-    desk = licensing(net)
+    desk = relay_of(net)
     work = await signed(net, desk)
     await desk.relay_registration(*work)
     with pytest.raises(InvalidRequest, match="next one is 1"):
@@ -98,7 +96,7 @@ async def test_a_registration_is_relayed_once(net: Testnet) -> None:
 @pytest.mark.parametrize("deadline_s", [1, 2**63])
 async def test_a_deadline_out_of_reach_is_not_relayed(net: Testnet, deadline_s: int) -> None:
     """What is over, or good for years, is refused however well it is signed."""
-    desk = licensing(net)
+    desk = relay_of(net)
     with pytest.raises(InvalidRequest, match="24 hours"):
         await desk.relay_registration(*await signed(net, desk, deadline_s=deadline_s))
     assert await net.rpc.transaction_count(net.sender(5).address) == 0
@@ -106,7 +104,7 @@ async def test_a_deadline_out_of_reach_is_not_relayed(net: Testnet, deadline_s: 
 
 async def test_relays_are_bounded(net: Testnet) -> None:
     """Nobody can spend the node's gas without end, and rubbish shuts no creator out."""
-    desk = licensing(net, relays=replace(REGISTRATIONS, per_minute=1))
+    desk = relay_of(net, relays=replace(REGISTRATIONS, per_minute=1))
     work, signature = await signed(net, desk)
     for rubbish, error in ((b"\1" * 65, InvalidSignature), (b"\1" * 66, TransactionFailed)):
         for _ in range(2):
@@ -133,7 +131,7 @@ async def test_a_contract_wallet_burns_no_gas_of_the_node(
     net: Testnet, rounds: int, said: str
 ) -> None:
     """A wallet's own check of a signature is paid for up to a bound, which 10 M gas is not in."""
-    desk, wallet = licensing(net), "0x00000000000000000000000000000000000000bb"
+    desk, wallet = relay_of(net), "0x00000000000000000000000000000000000000bb"
     await net.rpc.request("anvil_setCode", [wallet, BURNER.format(rounds=rounds)])
     work, _ = await signed(net, desk)
     work = replace(work, creator=parse_address(wallet))
@@ -147,67 +145,13 @@ async def test_a_contract_wallet_burns_no_gas_of_the_node(
 
 async def test_a_registration_is_not_sent_twice_at_once(net: Testnet) -> None:
     """Copies of one request pass every check until the first is mined: one is paid for."""
-    desk = licensing(net)
+    desk = relay_of(net)
     work = await signed(net, desk)
     ends = await asyncio.gather(
         *(desk.relay_registration(*work) for _ in range(4)), return_exceptions=True
     )
     assert sum(isinstance(each, TransactionFailed) for each in ends) == 3
     assert await net.rpc.transaction_count(net.sender(5).address) == 1
-
-
-async def test_the_fee_reaches_the_owner_and_no_approval_is_left(net: Testnet) -> None:
-    """Acquiring pays exactly the fee, and a live grant is not bought twice."""
-    creator, desk = net.sender(1), licensing(net)
-    work = await net.register_work(creator, terms(training_fee_units=250))
-    await net.mint(net.sender(5).address, 1_000)
-    with pytest.raises(NoLiveGrant, match=f"work {work}"):
-        await desk.require_grants([work])
-    grant = await desk.acquire_grant(work)
-    assert grant.live
-    assert await net.chain.token_balance(creator.address) == 250
-    assert await desk.acquire_grant(work) == grant
-    assert await net.chain.token_balance(net.sender(5).address) == 750
-    owner, spender = net.sender(5).address, net.deployment.content_registry
-    assert await net.chain.token.allowance(owner, spender) == 0
-    await desk.require_grants([work])
-
-
-async def test_nothing_is_agreed_to_unseen(net: Testnet) -> None:
-    """Other terms than expected, a fee above the limit, a withdrawn or unknown work: refused."""
-    creator, desk = net.sender(1), licensing(net)
-    work = await net.register_work(creator, terms(training_fee_units=250))
-    with pytest.raises(LicenseError, match="other terms"):
-        await desk.acquire_grant(work, expected_terms=Hash32(b"\1" * 32))
-    with pytest.raises(LicenseError, match="above the limit"):
-        await desk.acquire_grant(work, max_fee_units=249)
-    with pytest.raises(LicenseError, match="no work 9"):
-        await desk.acquire_grant(ContentId(9))
-    await net.done(creator, "ContentRegistry", "withdraw", work)
-    with pytest.raises(LicenseError, match="withdrawn"):
-        await desk.acquire_grant(work)
-
-
-async def test_a_refused_grant_leaves_no_approval(net: Testnet) -> None:
-    """The owner approves each trainer: without it the fee's allowance is taken back."""
-    desk = licensing(net)
-    work = await net.register_work(net.sender(1), terms(approval_required=True))
-    await net.mint(net.sender(5).address, 1_000)
-    with pytest.raises(TransactionFailed, match="has not approved this one"):
-        await desk.acquire_grant(work)
-    owner, spender = net.sender(5).address, net.deployment.content_registry
-    assert await net.chain.token.allowance(owner, spender) == 0
-
-
-async def test_an_expired_grant_is_not_live(net: Testnet) -> None:
-    """Training asks for live grants by the chain's clock."""
-    desk = licensing(net)
-    work = await net.register_work(net.sender(1), terms(grant_duration_s=1_000))
-    await net.mint(net.sender(5).address, 1_000)
-    await desk.acquire_grant(work)
-    await net.anvil.advance_time(1_001)
-    with pytest.raises(NoLiveGrant):
-        await desk.require_grants([work])
 
 
 async def test_an_open_outcome_is_said_and_names_the_transaction(net: Testnet) -> None:
@@ -220,7 +164,7 @@ async def test_an_open_outcome_is_said_and_names_the_transaction(net: Testnet) -
             return Transaction(Outcome.PENDING, Hash32(b"\x77" * 32))
 
     slow = Slow(net.rpc, development_account(5), net.deployment)
-    desk = Licensing(net.chain, slow, SystemClock())
+    desk = CreatorRelay(net.chain, slow, SystemClock())
     with pytest.raises(VizError, match="is pending: look up transaction 0x7777") as caught:
         await desk.relay_registration(*await signed(net, desk))
     assert caught.value.code == "outcome-unknown"
