@@ -74,11 +74,6 @@ def train(
         **({"base": base} if base else {}),
     }
     operator = OperatorClient(node, folder)
-    if dry_run:
-        plan, token = run(_plan(operator, request), logs=False)
-        if not show(plan, as_json=as_json):
-            _say_plan(plan, token)
-        return
     prices = {"promptPrice": prompt_price, "completionPrice": completion_price}
     wanted = {
         "royaltyBps": royalty_bps,
@@ -87,6 +82,12 @@ def train(
         **given,
         **run(priced(operator, prices), logs=False),
     }
+    if dry_run:
+        told = request | ({"publish": wanted} if publish else {})
+        plan, token = run(_plan(operator, told), logs=False)
+        if not show(plan, as_json=as_json):
+            _say_plan(plan, token)
+        return
     result = train_and_publish(operator, request, wanted if publish else None, quiet=as_json)
     if not show(result, as_json=as_json):
         say_card(result)

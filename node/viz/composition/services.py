@@ -260,6 +260,7 @@ def _training_queue(backends: Backends, settings: TrainingQueueSettings) -> Trai
         device=settings.device,
         bounds=settings.bounds,
         bases=[engine.model for engine in backends.engines],
+        count_tokens=backends.engines.count_tokens,
     )
 
 

@@ -39,6 +39,12 @@ class Engines:
         """Return the engine whose base model has this name; None if there is none."""
         return self._named.get(model)
 
+    def count_tokens(self, base: Hash32, text: str) -> int:
+        """Return how many tokens a text has for a base model; raise ModelUnavailable."""
+        if (engine := self._of_base.get(base)) is None:
+            raise ModelUnavailable(f"this node serves no base model {hex_of(base)}")
+        return engine.count_tokens(text)
+
     def require_any(self, what: str) -> Engine:
         """Return the first engine; raise ModelUnavailable, where ``what`` names what needs one."""
         if not self._engines:

@@ -8,14 +8,15 @@ node together get an adapter's whole revenue except for at most two units.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, NamedTuple
 
+from viz.domain.display import percent
 from viz.domain.eip712 import keccak
 from viz.domain.units import BPS, ContentId, Hash32, Units
-from viz.errors import InvalidRequest
+from viz.errors import InvalidRequest, LicenseError
 
 MAX_SHARES: Final = 128
 
@@ -43,6 +44,56 @@ def check_shares(shares: Iterable[Share]) -> ShareTable:
     if sum(share.bps for share in table) != BPS:
         raise InvalidRequest("the shares must sum to 10,000 bps")
     return table
+
+
+def check_rates(royalty_bps: int, trainer_bps: int) -> None:
+    """Raise InvalidRequest if contents and trainer would get more than the whole revenue."""
+    if royalty_bps + trainer_bps > BPS:
+        raise InvalidRequest(
+            "royalty and trainer's share sum to more than 10,000 bps: lower one of them"
+        )
+
+
+def require_royalties(
+    royalty_bps: int,
+    trainer_bps: int,
+    shares: Iterable[tuple[ContentId, int]],
+    minimums: Mapping[ContentId, int],
+) -> None:
+    """Raise LicenseError if a content would get less than its grant asks, as AdapterRegistry does.
+
+    ``minimums`` are the least parts of an adapter's gross revenue, in basis points, of all contents
+    that it is trained on. Raises InvalidRequest if the table is not of these contents.
+    """
+    table = check_shares(sorted(Share(*row) for row in shares))
+    if missing := sorted(minimums.keys() - {share.content_id for share in table}):
+        raise InvalidRequest(f"work {missing[0]} has no row in the shares: add one")
+    for share in table:
+        if share.content_id not in minimums:
+            raise InvalidRequest(
+                f"the shares name work {share.content_id}, which is not trained on: leave it out"
+            )
+        minimum_bps = minimums[share.content_id]
+        if royalty_bps * share.bps >= minimum_bps * BPS:
+            continue
+        least_bps = max(-(-minimums[each.content_id] * BPS // each.bps) for each in table)
+        raise LicenseError(
+            f"work {share.content_id} must get at least {percent(minimum_bps)} of the adapter's "
+            f"gross revenue, and would get {percent(royalty_bps * share.bps // BPS)}, its part of "
+            f"a royalty of {percent(royalty_bps)}: {_enough(least_bps, trainer_bps)}",
+            contentId=int(share.content_id),
+            leastRoyaltyBps=least_bps,
+        )
+
+
+def _enough(royalty_bps: int, trainer_bps: int) -> str:
+    """Say which rates give every content its minimum."""
+    if royalty_bps > BPS:
+        return "no royalty is enough for works of these sizes, so train on fewer of them"
+    said = f"set --royalty-bps (royaltyBps) to at least {royalty_bps}"
+    if royalty_bps + trainer_bps <= BPS:
+        return said
+    return f"{said}, and --trainer-bps (trainerBps) to at most {BPS - royalty_bps}"
 
 
 def share_words(shares: Iterable[Share]) -> tuple[int, ...]:

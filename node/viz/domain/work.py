@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
@@ -139,6 +139,18 @@ def check_commitment(work: Work, creator: Address, salt: bytes, committed: Hash3
 
 
 # chunks
+
+
+def tokens_of(work: Work, count: Callable[[str], int]) -> int:
+    """Return a work's size in tokens, by which its share of royalties is computed.
+
+    ``count`` returns the tokens of one text.
+    """
+    return sum(
+        count(text)
+        for chunk in work.chunks
+        for text in ([m.content for m in chunk.messages] or [chunk.text])
+    )
 
 
 def _text_chunks(text: str) -> tuple[Chunk, ...]:

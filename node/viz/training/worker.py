@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from viz.domain.units import Hash32, hex_of, parse_address, parse_hash
-from viz.domain.work import Work, check_commitment, parse_work
+from viz.domain.work import Work, check_commitment, parse_work, tokens_of
 from viz.errors import InvalidWork, TrainingCancelled, TrainingError, VizError
 from viz.training.limits import Stopper, bound_memory
 from viz.training.measured import Measured, of_base, of_run
@@ -344,14 +344,7 @@ def _run_loop(
 
 def _tokens_by_work(works: list[Work], base: LoadedBase) -> list[int]:
     """Return each work's size in tokens: what shares by size are computed from."""
-    return [
-        sum(
-            base.tokenizer.count(text)
-            for chunk in work.chunks
-            for text in ([m.content for m in chunk.messages] or [chunk.text])
-        )
-        for work in works
-    ]
+    return [tokens_of(work, base.tokenizer.count) for work in works]
 
 
 def _read_work(given: WorkInput) -> Work:

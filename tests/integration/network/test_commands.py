@@ -142,6 +142,10 @@ async def test_a_creator_uploads_once_and_a_trainer_needs_the_id_alone(
     assert kept.read_text() == STORY * 50
     done = await operated(trainer, "train", 1, "--dry-run")
     assert done.exit_code == 0 and "rows to learn" in done.stdout, done.output
+    done = await operated(trainer, "train", 1, "--royalty-bps", 700)
+    assert done.exit_code == 7 and "--royalty-bps (royaltyBps) to at least 800" in done.stderr
+    done = await operated(trainer, "training", "list", "--json")
+    assert json.loads(done.stdout) == {"trainings": []}
     for words, hits in (("alma TIDE", False), ("Story alma", True), ("en", True)):
         done = await typed("content", "search", *words.split(), "--node", custodian.url, "--json")
         assert done.exit_code == 0, done.output

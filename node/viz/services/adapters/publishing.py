@@ -21,8 +21,8 @@ from viz.basemodel.safetensor_file import file_digest
 from viz.domain.engines import Engines
 from viz.domain.ports.chain import AdapterState, ChainReader, WeightsAddress
 from viz.domain.ports.transactions import Call, ChainWriter, Event, Outcome, Transaction
-from viz.domain.shares import Share, check_shares, share_words
-from viz.domain.units import BPS, AdapterId, Address, Cid, ContentId, Hash32, hex_of
+from viz.domain.shares import Share, check_rates, check_shares, share_words
+from viz.domain.units import AdapterId, Address, Cid, ContentId, Hash32, hex_of
 from viz.errors import (
     AdapterNotServable,
     BlobCorrupt,
@@ -128,10 +128,7 @@ class Publishing:
 
     async def check(self, publication: Publication, digest: Hash32) -> None:
         """Raise the error with which the registration would fail now; store and send nothing."""
-        if publication.royalty_bps + publication.trainer_bps > BPS:
-            raise InvalidRequest(
-                "royalty and trainer's share sum to more than 10,000 bps: lower one of them"
-            )
+        check_rates(publication.royalty_bps, publication.trainer_bps)
         call = _registration(publication, digest, Cid(_PLACE_HOLDER))
         try:
             await self._writer.simulate(call)

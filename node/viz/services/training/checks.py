@@ -1,4 +1,4 @@
-"""Check a request to train before anything runs: grants, the registered files, licenses.
+"""Check a request to train before anything runs: grants, the registered files, licenses, royalties.
 
 Owns the order of these checks, the license's limit on repetition, and the answer of a dry run.
 Invariants:
@@ -6,12 +6,14 @@ Invariants:
 - A work is read for training only after the chain showed a live grant that permits it.
 - A file passes only if it is the registered one.
 - The license that binds is always the text whose hash the chain has, and no other.
+- A run that is to be published starts only with rates that AdapterRegistry accepts for its grants.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,10 +22,13 @@ import structlog
 
 from viz.domain.eip712 import keccak
 from viz.domain.license import ADAPTER_USES
+from viz.domain.manifest import SourceWork, shares_by_tokens
 from viz.domain.ports.chain import ChainReader, ContentState, GrantState, TermsState
 from viz.domain.ports.engine import BaseModel
 from viz.domain.questions import Question
+from viz.domain.shares import require_royalties
 from viz.domain.units import (
+    ZERO_HASH,
     Address,
     ContentId,
     Hash32,
@@ -32,12 +37,13 @@ from viz.domain.units import (
     parse_address,
     parse_hash,
 )
-from viz.domain.work import Work, check_commitment
+from viz.domain.work import Work, check_commitment, tokens_of
 from viz.errors import ChainUnreachable, InvalidRequest, NoLiveGrant
 from viz.protocol.license_document.reading import verbatim_tokens
 from viz.protocol.wire import canonical_json
 from viz.services.training.request import base_of, inputs_of, questions_of, read_input, settings_of
 from viz.services.training.resources import TrainingResources
+from viz.services.training.wish import PublicationWish, wish_in
 from viz.services.work_records import load_record, record_path
 from viz.training.devices import defaults_on
 from viz.training.memory import Memory
@@ -49,6 +55,13 @@ if TYPE_CHECKING:
 # The limit to keep if a license's text is not available, because it may state one.
 UNREAD_LIMIT_TOKENS: Final = TrainingSettings().max_verbatim_tokens
 _log = structlog.get_logger()
+# Returns the tokens of a text under the base model with a digest.
+CountTokens = Callable[[Hash32, str], int]
+
+
+def count_bytes(_: Hash32, text: str) -> int:
+    """Stand in for a token count where no base model is served."""
+    return len(text.encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +98,14 @@ class TrainingCheck:
         threads: int,
         bases: Sequence[BaseModel] = (),
         resources: TrainingResources | None = None,
+        *,
+        count_tokens: CountTokens = count_bytes,
     ) -> None:
-        """``bases`` may be trained on; without one a reference's size is assumed."""
+        """``bases`` may be trained on; without one a reference's size is assumed.
+
+        ``count_tokens`` gives the size of a text under a base, by which royalties are shared.
+        """
+        self._count_tokens = count_tokens
         self._reader, self._trainer, self._threads = reader, trainer, threads
         self._bases, self._resources = bases, resources or TrainingResources()
 
@@ -123,24 +142,30 @@ class TrainingCheck:
         """Return the checked works of a request, and its settings.
 
         ``cuda_index`` is the device that the run has got, if it has one. Raises
-        CommitmentMismatch, InvalidRequest (also where memory is too small), InvalidWork, and with
-        ``licensed`` NoLiveGrant.
+        CommitmentMismatch, InvalidRequest (also where memory is too small), InvalidWork, with
+        ``licensed`` NoLiveGrant, and if the adapter is to be published LicenseError for a royalty
+        that is too low.
         """
+        wish = wish_in(request)
         inputs = await asyncio.to_thread(inputs_of, request)
         grants = [await self._grant(ContentId(given.content_id), licensed) for given in inputs]
         checked: list[WorkInput] = []
         works: list[Work] = []
         limits: list[int | None] = []
+        minimums: dict[ContentId, int] = {}
         for given, grant in zip(inputs, grants, strict=True):
             content = await self._content(ContentId(given.content_id))
             work = await asyncio.to_thread(read_input, given)
             salt = parse_hash(given.salt)
             check_commitment(work, parse_address(given.creator), salt, content.commitment)
             agreed = await self._terms((grant or content).terms_hash)
+            minimums[content.content_id] = agreed.terms.min_royalty_bps
             limits.append(await asyncio.to_thread(verbatim_limit, given.path, agreed.license_hash))
             checked.append(replace(given, commitment=hex_of(content.commitment)))
             works.append(work)
         base = self._base_of(request)
+        if wish is not None:
+            await asyncio.to_thread(self._require_royalties, wish, checked, works, minimums, base)
         device = await asyncio.to_thread(self._resources.device_of, request)
         defaults = {"threads": self._threads, **defaults_on(device)}
         settings = await asyncio.to_thread(settings_of, request, works, limits, defaults)
@@ -154,6 +179,31 @@ class TrainingCheck:
         )
         questions = await asyncio.to_thread(questions_of, checked)
         return Checked(tuple(checked), tuple(works), settings, questions, memory)
+
+    def _require_royalties(
+        self,
+        wish: PublicationWish,
+        inputs: Sequence[WorkInput],
+        works: Sequence[Work],
+        minimums: Mapping[ContentId, int],
+        base: BaseModel | None,
+    ) -> None:
+        """Raise LicenseError if the wish gives a work less than its license asks. Blocks."""
+        shares = wish.shares
+        if shares is None:
+            digest = ZERO_HASH if base is None else base.digest
+            shares = shares_by_tokens(
+                [
+                    SourceWork(
+                        ContentId(given.content_id),
+                        parse_hash(given.commitment),
+                        len(work.chunks),
+                        tokens_of(work, functools.partial(self._count_tokens, digest)),
+                    )
+                    for given, work in zip(inputs, works, strict=True)
+                ]
+            )
+        require_royalties(wish.royalty_bps, wish.trainer_bps, shares, minimums)
 
     def _base_of(self, request: Mapping[str, Any]) -> BaseModel | None:
         return base_of(request, self._bases) if self._bases else None

@@ -32,7 +32,7 @@ from viz.domain.ports.ledger import TrainingLedger, TrainingRecord
 from viz.domain.units import Address, ContentId, Hash32, hex_of
 from viz.domain.work import Work
 from viz.errors import InvalidRequest, StoreError, TrainingCancelled, VizError
-from viz.services.training.checks import TrainingCheck, TrainingPlan
+from viz.services.training.checks import CountTokens, TrainingCheck, TrainingPlan, count_bytes
 from viz.services.training.cleanup import tidy
 from viz.services.training.holdings import works_of
 from viz.services.training.progress import TrainingProgress
@@ -44,7 +44,6 @@ from viz.services.training.wish import (
     PUBLICATION,
     TAKEN_BACK,
     awaits_publication,
-    check_wish,
     is_over,
     publication_state,
 )
@@ -93,12 +92,14 @@ class TrainingQueue:
         bounds: Bounds | None = None,
         device: str = "cpu",
         retry_s: float = 5.0,
+        count_tokens: CountTokens = count_bytes,
     ) -> None:
         """Take ``directory``, with one folder for each run, and ``cache_dir``, with base models.
 
         ``bases`` are the base models that adapters may be trained on; the first one, if a request
         names none. ``device`` is where runs train that do not say it; "auto": on CUDA if it is
-        here. ``retry_s``: the wait before a refused write is tried again.
+        here. ``retry_s``: the wait before a refused write is tried again. ``count_tokens``: see
+        ``TrainingCheck``.
         """
         self._retry_s = retry_s
         self._ledger, self._clock = ledger, clock
@@ -106,7 +107,9 @@ class TrainingQueue:
         self._directory, self._bases, self._cache_dir = directory, bases, cache_dir
         self._bounds = bounds or Bounds()
         self._resources = TrainingResources(device, self._bounds, cache_dir)
-        self._check = TrainingCheck(reader, trainer, threads, bases, self._resources)
+        self._check = TrainingCheck(
+            reader, trainer, threads, bases, self._resources, count_tokens=count_tokens
+        )
         self._turns = DeviceTurns()
         self._queue: asyncio.Queue[str] = asyncio.Queue()
         self._waiting: set[str] = set()
@@ -119,7 +122,6 @@ class TrainingQueue:
 
     async def plan(self, request: Mapping[str, Any]) -> TrainingPlan:
         """Return what training would cost; see ``TrainingCheck.plan``."""
-        check_wish(request)
         return await self._check.plan(request)
 
     async def start(self, request: Mapping[str, Any]) -> TrainingRecord:
@@ -132,7 +134,6 @@ class TrainingQueue:
         ``salt``. Raises NoLiveGrant, CommitmentMismatch, InvalidRequest, InvalidWork, StoreFull.
         """
         self._ledger.require_room()
-        check_wish(request)
         base = base_of(request, self._bases)
         checked = await self._check.check(request, licensed=True)
         now = self._clock.now_s()

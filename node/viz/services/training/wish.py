@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from viz.domain.ports.ledger import TrainingRecord
-from viz.domain.shares import MAX_SHARES
+from viz.domain.shares import MAX_SHARES, check_rates
 from viz.domain.units import BPS, UINT64_MAX, AdapterId, ContentId
 from viz.errors import InvalidRequest
 from viz.protocol.wire import MAX_TEXT_CHARS, Reader
@@ -49,10 +49,9 @@ class PublicationWish:
     terms: OfferTerms = field(default_factory=OfferTerms)
 
 
-def check_wish(request: Mapping[str, Any]) -> None:
-    """Raise InvalidRequest if a request's wish to publish cannot be read."""
-    if request.get(WISH) is not None:
-        wish_of(request[WISH])
+def wish_in(request: Mapping[str, Any]) -> PublicationWish | None:
+    """Return the wish in a request, None if it has none; raise InvalidRequest as ``wish_of``."""
+    return None if request.get(WISH) is None else wish_of(request[WISH])
 
 
 def wish_of(value: object) -> PublicationWish:
@@ -60,9 +59,11 @@ def wish_of(value: object) -> PublicationWish:
     reader = Reader(value, "the publication")
     succeeds = reader.optional("succeeds", reader.integer)
     shares = _shares(reader.array("shares", MAX_SHARES)) if reader.has("shares") else None
+    royalty_bps, trainer_bps = (reader.integer(name, BPS) for name in ("royaltyBps", "trainerBps"))
+    check_rates(royalty_bps, trainer_bps)
     return PublicationWish(
-        royalty_bps=reader.integer("royaltyBps", BPS),
-        trainer_bps=reader.integer("trainerBps", BPS),
+        royalty_bps=royalty_bps,
+        trainer_bps=trainer_bps,
         anyway=bool(reader.optional("anyway", reader.boolean)),
         shares=shares,
         succeeds=None if succeeds is None else AdapterId(succeeds),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tests.fakes.chain import FREE_TERMS, FakeChain, address_of
@@ -14,7 +14,7 @@ from tests.fakes.licenses import preset
 from viz.domain.license import ADAPTER_USES
 from viz.domain.ports.chain import ContentState, TermsState
 from viz.domain.units import ZERO_HASH, ContentId, Hash32, hex_of
-from viz.errors import InvalidRequest, MemorisationLimitExceeded
+from viz.errors import InvalidRequest, LicenseError, MemorisationLimitExceeded
 from viz.protocol.registration import parse_description
 from viz.services.training.checks import UNREAD_LIMIT_TOKENS, TrainingCheck
 from viz.services.training.result import require_memorisation_limit
@@ -30,9 +30,11 @@ class Chain(FakeChain):
     """A chain that knows the license of its one work."""
 
     license_hash: Hash32 = ZERO_HASH
+    minimum_bps = 0
 
     async def terms(self, terms_hash: Hash32) -> TermsState | None:
-        terms = replace(FREE_TERMS.terms, uses=int(ADAPTER_USES))
+        uses = int(ADAPTER_USES)
+        terms = replace(FREE_TERMS.terms, uses=uses, min_royalty_bps=self.minimum_bps)
         return TermsState(terms, self.license_hash)
 
 
@@ -143,3 +145,17 @@ async def test_a_license_document_s_limit_binds(
     chain.license_hash = document.license_hash
     checked = await check.check(request, licensed=True)
     assert checked.settings.max_verbatim_tokens == limit
+
+
+@pytest.mark.parametrize("licensed", [True, False])
+async def test_a_royalty_below_the_licenses_is_refused_before_the_training(
+    tmp_path: Path, licensed: bool
+) -> None:
+    """Nobody trains for hours to learn that the chain refuses the adapter; nor plans it so."""
+    check, request, _ = place(tmp_path, 'text = "Do."')
+    cast(Chain, check._reader).minimum_bps = 800
+    await check.check(request, licensed=licensed)  # not published: the license asks nothing
+    wish = {"royaltyBps": 799, "trainerBps": 1_000}
+    with pytest.raises(LicenseError, match=r"work 1 must get at least 8 %.*--royalty-bps"):
+        await check.check({**request, "publish": wish}, licensed=licensed)
+    await check.check({**request, "publish": wish | {"royaltyBps": 800}}, licensed=licensed)
