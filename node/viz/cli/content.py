@@ -31,8 +31,8 @@ from viz.cli.console import (
 )
 from viz.cli.http import LOCAL_NODE, NodeUrl
 from viz.cli.intake import import_work
+from viz.cli.licensing import license_work
 from viz.cli.notices import notice
-from viz.cli.operator import license_work
 from viz.cli.own_chain import (
     LOCAL_CHAIN,
     CreatorRpcOption,

@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+from viz.cli.console import err, plain
 from viz.domain.display import moment
 
 if TYPE_CHECKING:
+    from viz.cli.operator import OperatorClient
     from viz.domain.notices import NoticeSummary
+
+
+async def say_notices(operator: OperatorClient, works: Collection[int]) -> None:
+    """Print on standard error the notices on works that a node has, but for the rejected ones."""
+    for each in (await operator.ask("GET", "/notices"))["notices"]:
+        view = each["view"]
+        if view["contentId"] in works and view["state"] != "rejected":
+            err.print(plain(_on_work(view)), markup=False, soft_wrap=True)
+
+
+def _on_work(view: Mapping[str, Any]) -> str:
+    return (
+        f"work {view['contentId']}: notice {view['noticeId']} ({view['kind']}) of "
+        f"{moment(view['receivedAt'])}, effective {effect(view)}. "
+        f"More: viz notice show {view['noticeId']}"
+    )
+
+
+def effect(found: Mapping[str, Any]) -> str:
+    """Return in words what a notice does."""
+    if found["state"] == "rejected":
+        return "no: the operator rejected it"
+    if found["state"] == "upheld":
+        return f"since {moment(min(found['effectiveAt'], found['answeredAt']))}: upheld"
+    if found["effectiveAt"] == found["receivedAt"]:
+        return "at once: sales stop until the operator answers"
+    return f"{moment(found['effectiveAt'])}, if the operator has not answered by then"
 
 
 def notices_in_words(found: NoticeSummary) -> str:

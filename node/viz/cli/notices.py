@@ -27,6 +27,7 @@ from viz.cli.console import (
     table,
 )
 from viz.cli.http import LOCAL_NODE, NodeUrl, OperatedNode
+from viz.cli.noticed import effect
 from viz.cli.operator import OperatorClient
 from viz.cli.own_chain import trusted_deployment
 from viz.client.node_address import checked
@@ -106,7 +107,7 @@ def notice(
     kept = run(_send(draft, account, trusted, checked(node), yes=yes, quiet=as_json))
     if not show(kept.to_json(), as_json=as_json):
         say(f"received   notice {kept.notice_id} at {node}")
-        say(f"effective  {_effect(kept.to_json())}")
+        say(f"effective  {effect(kept.to_json())}")
 
 
 async def _send(
@@ -147,17 +148,6 @@ def _rule(personal_data_s: int, answer_s: int) -> str:
     return f"{duration(answer_s)}, or {duration(personal_data_s)} if about personal data"
 
 
-def _effect(found: dict[str, Any]) -> str:
-    """Return in words what a notice does."""
-    if found["state"] == "rejected":
-        return "no: the operator rejected it"
-    if found["state"] == "upheld":
-        return f"since {moment(min(found['effectiveAt'], found['answeredAt']))}: upheld"
-    if found["effectiveAt"] == found["receivedAt"]:
-        return "at once: sales stop until the operator answers"
-    return f"{moment(found['effectiveAt'])}, if the operator has not answered by then"
-
-
 def about(found: dict[str, Any]) -> str:
     """Return what a notice is about, in words."""
     if found["adapterId"]:
@@ -188,7 +178,7 @@ def list_notices(
             each["notifier"],
             "an owner or you" if each["view"]["standing"] else "a third party",
             moment(each["view"]["receivedAt"]),
-            _effect(each["view"]),
+            effect(each["view"]),
         )
         for each in found
     ]
@@ -253,6 +243,6 @@ def _print_notice(found: dict[str, Any]) -> None:
             ("evidence", "none" if evidence == _NO_EVIDENCE else f"SHA-256 {evidence}"),
             ("received", moment(seen["receivedAt"])),
             ("answered", answered),
-            ("effective", _effect(seen)),
+            ("effective", effect(seen)),
         ],
     )

@@ -12,7 +12,6 @@ from viz.cli.console import (
     AsJson,
     DataDir,
     data_dir,
-    err,
     guarded,
     money,
     out,
@@ -32,10 +31,10 @@ from viz.cli.http import (
 )
 from viz.cli.noticed import notices_rows
 from viz.cli.training_progress import stands
-from viz.domain.display import expiry, moment, percent
+from viz.domain.display import moment, percent
 from viz.domain.strict_json import load_json
 from viz.domain.units import parse_units
-from viz.errors import ConfigError, InvalidRequest, NodeUnreachable, VizError
+from viz.errors import ConfigError, InvalidRequest
 from viz.local_socket import OPERATOR_SOCKET, is_listening
 
 BASE: Final = "/operator/v1"
@@ -151,71 +150,6 @@ def _counts(found: dict[str, Any]) -> list[tuple[str, object]]:
             if each["state"] == "running"
         ),
     ]
-
-
-# licensing
-
-
-@guarded
-def license_work(
-    content_ids: Annotated[list[int], typer.Argument(help="Works to acquire a grant to.")],
-    max_fee: Annotated[str, typer.Option(help="Pay at most this much for each work.")] = "",
-    node: OperatedNode = "",
-    folder: DataDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Acquire grants to works for this node, pay each creator's training fee, and fetch the works.
-
-    A licensed work is fetched from the custodians in its listing, opened, checked against the
-    chain, and stored in the node's folder, readable by the operator only. If a work cannot be
-    fetched, the grant is yours all the same, and the command prints the reason.
-    """
-    grants = run(_license(OperatorClient(node, folder), content_ids, max_fee), logs=False)
-    if show(grants, as_json=as_json):
-        return
-    rows = [
-        (
-            grant["content_id"],
-            expiry(int(grant["expires_at"])),
-            "yes" if grant["live"] else "no",
-            "yes" if grant["path"] else "no",
-        )
-        for grant in grants
-    ]
-    table("Grants", ("#work", "expires", "live", "here"), rows)
-    for grant in grants:
-        if grant["path"]:
-            say(f"work {grant['content_id']}  {grant['title']}: train it with its id")
-        else:
-            err.print(
-                f"work {grant['content_id']} is licensed, but not here: {grant['detail']}. Run "
-                "this command again later: the grant stays, and is not paid again",
-                markup=False,
-                soft_wrap=True,
-            )
-
-
-async def _license(operator: OperatorClient, content_ids: list[int], max_fee: str) -> list[Any]:
-    bound = {}
-    if max_fee:
-        decimals = (await operator.ask("GET", "/status"))["tokenDecimals"]
-        bound = {"maxFee": str(parse_units(max_fee, decimals))}
-    found = []
-    for content_id in content_ids:
-        grant = await operator.ask("POST", "/grants", {"contentId": content_id} | bound)
-        found.append(grant | await _fetched(operator, content_id))
-    return found
-
-
-async def _fetched(operator: OperatorClient, content_id: int) -> dict[str, Any]:
-    """Return where a licensed work is, or why it could not be fetched. The grant is paid for."""
-    try:
-        work = await operator.ask("POST", "/works", {"contentId": content_id})
-    except NodeUnreachable:
-        raise
-    except VizError as error:
-        return {"path": None, "title": "", "detail": error.detail}
-    return {"path": work["path"], "title": work["title"], "detail": ""}
 
 
 # adapters

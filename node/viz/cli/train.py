@@ -9,6 +9,7 @@ import typer
 
 from viz.cli.console import AsJson, DataDir, guarded, money, run, show, table
 from viz.cli.http import OperatedNode
+from viz.cli.noticed import say_notices
 from viz.cli.operator import (
     DescriptionOption,
     NameOption,
@@ -74,6 +75,7 @@ def train(
         **({"base": base} if base else {}),
     }
     operator = OperatorClient(node, folder)
+    run(say_notices(operator, _content_ids(request["works"])), logs=False)
     prices = {"promptPrice": prompt_price, "completionPrice": completion_price}
     wanted = {
         "royaltyBps": royalty_bps,
@@ -124,6 +126,15 @@ def _work(named: str) -> dict[str, Any]:
     if named.isascii() and named.isdecimal() and len(named) <= _ID_DIGITS:
         return {"contentId": int(named)}
     return {"path": str(work_file(Path(named)).absolute())}
+
+
+def _content_ids(works: list[dict[str, Any]]) -> set[int]:
+    """Return the ids of the works of a request, as far as it or the records beside them say."""
+    from viz.services.work_records import load_record
+
+    records = [load_record(Path(work["path"])) for work in works if "path" in work]
+    named = [each.content_id for each in records if each and each.content_id is not None]
+    return {int(each) for each in (*named, *(w["contentId"] for w in works if "contentId" in w))}
 
 
 def work_file(work: Path) -> Path:

@@ -168,9 +168,11 @@ async def test_a_license_without_a_work_at_hand_says_why(
     assert said["contentId"] == 1 and said["sealed"] is None
     assert not (custodian.folder / "keys").exists()
     done = await operated(trainer, "content", "license", 1)
-    assert done.exit_code == 0, done.output
-    assert "work 1 is licensed, but not here" in done.stderr and "ask its owner" in done.stderr
-    assert "not paid again" in done.stderr
+    assert done.exit_code == 4, done.output
+    assert "work 1 is licensed, and its file is not here" in done.stderr
+    assert "ask its owner" in done.stderr and "does not pay again" in done.stderr
+    done = await operated(trainer, "content", "license", 1, "--json")
+    assert done.exit_code == 4 and json.loads(done.stdout)[0]["live"] is True
 
 
 async def test_more_custodians_and_other_words_come_later(
