@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -39,8 +40,9 @@ def check(
     """
     from dataclasses import asdict
 
-    from viz.creator.checking import alike, check_work
+    from viz.creator.checking import check_work
     from viz.creator.intake import importing
+    from viz.creator.likeness import alike
 
     found, skipped = importing.sources_of(sources)
     made = importing.import_sources(found, encoding=encoding, skipped=skipped)
@@ -58,6 +60,26 @@ def check(
 
 def _folder(source: Path) -> Path:
     return source if source.is_dir() else source.parent
+
+
+async def near_copies(work: Path, kind: str, node: str) -> tuple[list[tuple[str, object]], str]:
+    """Return the works listed at a node that share passages with this one, as rows.
+
+    Without a node, or if its listings cannot be read, the second value says so: nobody is kept from
+    signing, but knows that nothing was compared.
+    """
+    from viz.creator.likeness import alike, content_code_of
+
+    if not node:
+        return [], "no node is asked: `viz content check --node URL` compares"
+    try:
+        listings = await listed_works(node)
+    except VizError as error:
+        return [], error.detail
+    code = await asyncio.to_thread(content_code_of, work, kind) if listings else ""
+    found = alike(code, listings)
+    rows = [(f"work {e.content_id}", f"{e.title}, {e.credit}: {e.shared:.0%}") for e in found]
+    return [*rows], ""
 
 
 def _listings(node: str) -> tuple[list[WorkListing], str]:

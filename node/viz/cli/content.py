@@ -10,7 +10,7 @@ import typer
 
 from viz.cli import account_view, custody, earnings, owner
 from viz.cli.certificates import certificates
-from viz.cli.checking import check
+from viz.cli.checking import check, near_copies
 from viz.cli.console import (
     AsJson,
     DataDir,
@@ -170,6 +170,8 @@ async def _registered(
     described = way.described()
     said = tell(way.account.address, described.license) if urls else None
     way.custodians = await custodians_at(urls, way.trusted)
+    asked = (urls[0] if urls else "") if direct_rpc else node
+    way.copies = await near_copies(way.path, described.kind, asked)
     done = await (way.directly(direct_rpc) if direct_rpc else way.relayed(node, rpc))
     if said is None:
         return done, None
@@ -195,6 +197,8 @@ class _Registering:
     ) -> None:
         self._terms, self.account, self.trusted = terms, account, trusted
         self.custodians: list[CustodianNode] = []
+        # Listed works that share passages, and why none were compared; told before the signature.
+        self.copies: tuple[list[tuple[str, object]], str] = [], ""
         self._license = license_file
         self._yes, self._words = yes, err if quiet else out
 
@@ -289,5 +293,14 @@ class _Registering:
             *how,
             *Sealing(self.account, self.trusted, self.custodians).rows(),
         ]
+        copies, not_compared = self.copies
+        if copies:
+            lines(
+                "These listed works share passages; you may register all the same:",
+                copies,
+                to=self._words,
+            )
+        if not_compared:
+            lines("Not compared with listed works:", [("why", not_compared)], to=self._words)
         lines("You sign, for anyone to read on the chain:", rows, to=self._words)
         agreed("Register the work on these terms?", yes=self._yes)

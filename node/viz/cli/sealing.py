@@ -91,6 +91,7 @@ class Sealing:
         """
         from viz.clock import SystemClock
         from viz.creator import sealed
+        from viz.creator.likeness import content_code_of
 
         made = await asyncio.to_thread(sealed.seal_work, work, record)
         assert record.content_id is not None
@@ -113,7 +114,7 @@ class Sealing:
             self._trusted,
             size_bytes=(await asyncio.to_thread(work.stat)).st_size,
             now_s=SystemClock().now_s(),
-            iscc=await asyncio.to_thread(_content_code, work, record.kind),
+            iscc=await asyncio.to_thread(content_code_of, work, record.kind),
         )
         before = await asyncio.to_thread(sealed.listed_custodians, work)
         named = {each.node for each in self._custodians}
@@ -267,11 +268,3 @@ def not_sealed(work: Path, error: VizError) -> str:
         f"the work is registered, but no custodian has it yet ({error.detail}): do not "
         f"register it again; continue with `viz content publish {work}`"
     )
-
-
-def _content_code(work: Path, kind: str) -> str:
-    """Return the content code of a work's file. Blocks."""
-    from viz.creator.likeness import content_code
-    from viz.services.work_records import read_work
-
-    return content_code(read_work(work, kind))

@@ -8,7 +8,7 @@ so that a missing finding is never mistaken for a good one.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,26 +16,14 @@ from typing import Any, Final
 from viz.creator.intake import importing, rights
 from viz.creator.intake.found import OptOut
 from viz.creator.languages import guess_language
-from viz.creator.likeness import ALIKE, content_code, likeness, text_of
+from viz.creator.likeness import content_code, text_of
 from viz.creator.personal_data import UNSEEN, personal_data
 from viz.domain.work import Work
 from viz.errors import InvalidRequest, InvalidWork
-from viz.protocol.listing import WorkListing
 
 _SHOWN: Final = 3
 _SHOWN_CHARS: Final = 80
-_MOST_ALIKE: Final = 10
 _MAX_RECORD_BYTES: Final = 4 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class AlikeWork:
-    """A listed work that shares passages with the checked one; ``shared`` is 0 to 1."""
-
-    content_id: int
-    title: str
-    credit: str
-    shared: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +67,6 @@ def check_work(made: importing.Imported, folder: Path) -> dict[str, Any]:
         "learnableUnknown": unknown,
         "leftOut": made.left_out,
     }
-
-
-def alike(iscc: str, listings: Sequence[WorkListing]) -> list[AlikeWork]:
-    """Return the listed works that are similar, the most similar first. An estimate."""
-    found = []
-    for each in listings:
-        shared = likeness(iscc, each.iscc or "")
-        if shared is not None and shared >= ALIKE:
-            row = AlikeWork(int(each.content_id), each.title, each.credit, round(shared, 2))
-            found.append(row)
-    return sorted(found, key=lambda each: (-each.shared, each.content_id))[:_MOST_ALIKE]
 
 
 def _pieces(work: Work) -> list[str]:

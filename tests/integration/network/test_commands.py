@@ -156,6 +156,28 @@ async def test_a_creator_uploads_once_and_a_trainer_needs_the_id_alone(
     assert "handed out no key of work 99, and keeps no listing of it" in done.stdout, done.output
 
 
+async def test_a_near_copy_is_told_before_it_is_signed(
+    net: Testnet, custodian: RealNode, tmp_path: Path
+) -> None:
+    """Protects a creator whose text is registered already, by whomever: told, and not forbidden."""
+    creator = Creator(tmp_path / "alma", net)
+    words = ["content", "register", creator.folder / "work", "--node", custodian.url]
+    first = await creator.viz(*words, "--rpc", net.anvil.url)
+    assert first.exit_code == 0 and "listed works" not in first.stdout
+    copied = Creator(tmp_path / "ben", net)
+    text = copied.folder / "work" / "story.txt"
+    text.write_text(STORY * 50 + "And this is new.\n")
+    words[2] = copied.folder / "work"
+    done = await typed(
+        *words, "--key", copied.folder / "key.json", "--data-dir", copied.folder
+    )  # no terminal to agree on: nothing is signed, and it is told all the same
+    assert done.exit_code == 4 and "These listed works share passages" in done.stdout, done.output
+    assert "work 1  Story, Alma Reyes: " in done.stdout
+    text.write_text(" ".join(f"Quite other words of number {n}." for n in range(400)))
+    done = await copied.viz(*words, "--rpc", net.anvil.url)
+    assert done.exit_code == 0 and "listed works" not in done.stdout
+
+
 async def test_a_license_without_a_work_at_hand_says_why(
     net: Testnet, custodian: RealNode, trainer: RealNode, tmp_path: Path
 ) -> None:
