@@ -92,11 +92,7 @@ class StreamPayer:
         # The signer cannot check this: it knows one sum per adapter, in which vouchers for other
         # requests may already cover this answer.
         if self.agreed.price.amount_units(self.prompt_tokens, pieces) > cap:
-            most = amount(cap, self._context.deployment)
-            raise PriceAboveCap(
-                f"the answer costs more than {most}, this buyer's cap for one: allow more with "
-                "--max-cost, or ask for fewer tokens"
-            )
+            raise self._above_cap(self.agreed.price.amount_units(self.prompt_tokens, pieces))
         if pieces % max(1, self._context.limits.ahead_tokens // 2) == 0:
             self._now.set()
 
@@ -200,9 +196,29 @@ class StreamPayer:
         ahead = self.agreed.price.amount_units(0, self._context.limits.ahead_tokens)
         # Read the bills first: one that came late may justify what the node requires.
         await self._context.sync.sync_for(need.adapter_id, need.required_units)
-        await self._context.voucher_signer.cover(
-            need.adapter_id,
-            required_units=need.required_units,
-            wanted_units=need.required_units + ahead + more_units,
-            base_units=need.base_units,
+        try:
+            await self._context.voucher_signer.cover(
+                need.adapter_id,
+                required_units=need.required_units,
+                wanted_units=need.required_units + ahead + more_units,
+                base_units=need.base_units,
+            )
+        except PriceAboveCap as refusal:
+            step = self._node_step_tokens() * self._asked.choices
+            tokens = min(self._max_tokens(), self.arrival.tokens + step)
+            justified_units = self.agreed.price.amount_units(self.prompt_tokens, tokens)
+            if justified_units <= self._context.limits.request_units:
+                raise
+            # The node asks for what the next step costs: it is the buyer's own cap that forbids it.
+            raise self._above_cap(justified_units) from refusal
+
+    def _above_cap(self, needed_units: Units) -> PriceAboveCap:
+        """Return the refusal of an answer that needs more than the buyer's cap, in words."""
+        here, price = self._context.deployment, self.agreed.price
+        most = amount(price.amount_units(self.prompt_tokens, self._max_tokens()), here)
+        begun = "to go on" if self.arrival.tokens else "to begin"
+        return PriceAboveCap(
+            f"the answer may cost {amount(self._context.limits.request_units, here)} at most, and "
+            f"needs {amount(needed_units, here)} {begun} and up to {most} in all: raise "
+            "--max-per-request (--max-cost), or ask for fewer tokens"
         )

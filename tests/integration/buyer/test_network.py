@@ -288,7 +288,15 @@ async def test_budgets_hold(network: Network) -> None:
         network.chain.clock.now += 86_400
         await read(buyer, chat(max_tokens=20))
     async with network.buyer(limits=replace(limits, request_units=300)) as buyer:
-        with pytest.raises(PriceAboveCap):
+        enough = (
+            r"may cost 0.000300 vUSD at most, and needs 0.\d+ vUSD to \w+( on)? and up to 0.\d+"
+        )
+        with pytest.raises(PriceAboveCap, match=enough) as refused:
+            await read(buyer, chat(max_tokens=200))
+        assert "raise --max-per-request" in refused.value.detail
+    # What would not pay for the prompt is refused before anything is signed.
+    async with network.buyer(limits=replace(limits, request_units=3)) as buyer:
+        with pytest.raises(PriceAboveCap, match=r"0.000003 vUSD at most.* to begin and up to"):
             await read(buyer, chat(max_tokens=200))
     cheap = replace(limits, completion_price_units=1)
     async with network.buyer(limits=cheap) as buyer:

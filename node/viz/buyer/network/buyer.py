@@ -162,7 +162,7 @@ class NetworkBuyer:
         if list(allowed):
             return PriceAboveCap(
                 f"every node asks more for {model.model} than your caps allow: `viz buyer models` "
-                "shows the prices"
+                "shows the prices, --max-price raises the caps"
             )
         return ChannelUnknown(
             f"none of the nodes that you allow (--allow-node) serves {model.model}"

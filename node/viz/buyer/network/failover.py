@@ -26,6 +26,7 @@ from viz.buyer.network.budget import DayBudget, Reservation
 from viz.buyer.network.continuation import goes_on, length_of
 from viz.buyer.network.pool import NodePool
 from viz.buyer.received import AnswerChunk
+from viz.domain.display import amount
 from viz.domain.units import Address, Units
 from viz.errors import (
     BudgetSpent,
@@ -206,11 +207,19 @@ class NetworkAnswer:
         context_tokens = client.info.base_of(self._served).context_tokens
         body = at_most({**body, "model": self._served.model}, context_tokens)
         spent_units = sum(part.units for part in self.parts)
-        cap_units = min(client.limits.request_units - spent_units, self._reservation.units)
+        left_units = client.limits.request_units - spent_units
+        cap_units = min(left_units, self._reservation.units)
         if cap_units <= 0:
+            here = client.deployment
+            most = amount(client.limits.request_units, here)
             raise PriceAboveCap(
-                "the node that broke off the answer used up its budget: allow more "
-                "with --max-per-request"
+                f"what arrived of the answer cost {amount(spent_units, here)}, and "
+                + (
+                    f"one answer may cost {most}: raise --max-per-request (--max-cost)"
+                    if left_units <= 0
+                    else "nothing is left of what may be spent today: raise --max-per-day"
+                )
+                + " to have it continued at another node"
             )
         limits = replace(client.limits, request_units=cap_units)
         for again in (True, False):
