@@ -53,6 +53,7 @@ from viz.api.context import (
 )
 from viz.api.http_server import TOO_LARGE, HttpRunner, name_server
 from viz.api.metrics import METRICS, Metrics
+from viz.api.named_requests import NAMED, NamedRequests
 from viz.api.problems import http_problem, opaque, problem
 from viz.api.rate_limit import Looks, RateLimit
 from viz.errors import InvalidRequest, VizError
@@ -87,6 +88,7 @@ def create_app(parts: NodeContext, limits: ApiLimits | None = None) -> web.Appli
     app[LOOKS] = Looks(parts.clock)
     app[PROXIES] = bounds.trusted_proxies
     app[RUNNING] = set()
+    app[NAMED] = NamedRequests(parts.clock)
     app[STOPPING] = asyncio.Event()
     for part in (
         openai,

@@ -29,6 +29,7 @@ from viz.api.context import (
     send,
 )
 from viz.api.metrics import METRICS
+from viz.api.named_requests import NAMED, NamedRequest
 from viz.api.openai_answer import Answer, Choice, model_entry, sse_event, usage
 from viz.api.openai_request import read_chat, read_completion
 from viz.api.payments import take_voucher_of
@@ -51,6 +52,7 @@ from viz.protocol.payment import (
     CHAT_PATH,
     COMPLETIONS_PATH,
     MODELS_PATH,
+    NAME_HEADER,
     NEED_VOUCHER_EVENT,
     PRICE_HEADER,
     QUOTE_HEADER,
@@ -98,14 +100,14 @@ async def chat(request: web.Request) -> web.StreamResponse:
     """Answer a chat completion."""
     access, raw, body = await _paid_body(request)
     most = parts_of(request).serving.policy.max_choices
-    return await _serve(request, access, raw, read_chat(body, max_choices=most))
+    return await _serve_once(request, access, raw, read_chat(body, max_choices=most))
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
     """Answer a completion."""
     access, raw, body = await _paid_body(request)
     most = parts_of(request).serving.policy.max_choices
-    return await _serve(request, access, raw, read_completion(body, max_choices=most))
+    return await _serve_once(request, access, raw, read_completion(body, max_choices=most))
 
 
 async def _paid_body(request: web.Request) -> tuple[AccessRecord, bytes, Json]:
@@ -143,13 +145,24 @@ def _sampling(wanted: TextRequest, offer: AdapterOffer) -> Sampling:
     return replace(wanted.sampling, temperature=offer.card.default_temperature)
 
 
-async def _serve(
+async def _serve_once(
     request: web.Request, access: AccessRecord, raw: bytes, wanted: TextRequest
+) -> web.StreamResponse:
+    with request.app[NAMED].once(access.signer, request.headers.get(NAME_HEADER)) as named:
+        return await _serve(request, access, raw, wanted, named)
+
+
+async def _serve(
+    request: web.Request,
+    access: AccessRecord,
+    raw: bytes,
+    wanted: TextRequest,
+    named: NamedRequest,
 ) -> web.StreamResponse:
     parts = parts_of(request)
     offer = parts.catalogue.find(wanted.model)
     wanted = replace(wanted, sampling=_sampling(wanted, offer))
-    quote_hash, list_price = _quote_of(request), _list_price_of(request)
+    quote_hash, list_price = _price_of(request)
     repeat = Repeat.of(request, access, raw)
     shape = Answer(
         f"{'chatcmpl' if wanted.chat else 'cmpl'}-{request[REQUEST_ID]}{secrets.token_hex(4)}",
@@ -181,6 +194,7 @@ async def _serve(
             quote_hash=quote_hash,
             list_price=list_price,
         ) as stream:
+            named.served = True
             return await (writer.stream(stream) if wanted.stream else writer.whole(stream))
     except (PaymentRequired, ChannelUnknown) as error:
         raise _challenged(parts, error) from error
@@ -189,14 +203,12 @@ async def _serve(
             running.discard(repeat.name)
 
 
-def _quote_of(request: web.Request) -> Hash32 | None:
-    header = request.headers.get(QUOTE_HEADER)
-    return None if header is None else parse_hash(header)
-
-
-def _list_price_of(request: web.Request) -> Price | None:
-    header = request.headers.get(PRICE_HEADER)
-    return None if header is None else price_from_header(header)
+def _price_of(request: web.Request) -> tuple[Hash32 | None, Price | None]:
+    quote, price = (request.headers.get(name) for name in (QUOTE_HEADER, PRICE_HEADER))
+    return (
+        None if quote is None else parse_hash(quote),
+        None if price is None else price_from_header(price),
+    )
 
 
 def _challenged(parts: NodeContext, error: VizError) -> VizError:

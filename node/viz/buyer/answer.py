@@ -5,7 +5,8 @@ Owns the course of one request. ``viz.buyer.answer_admission`` owns its beginnin
 
 Invariants: an answer is billed once, and its receipt states what arrived; if a request ends without
 a verified receipt, the voucher signer keeps it as an open request, so that the most it may cost
-stays counted; a node that does not keep to the request is not asked again.
+stays counted; a node that signs a bill beyond the request is not asked again. The text is not
+signed, and a server in front of the node can change it, so a wrong text is a broken answer.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import aiohttp
 
 from viz.buyer.answer_admission import AnswerAdmission
 from viz.buyer.answer_context import AnswerContext
-from viz.buyer.checks import ExpectedReceipt, check_receipt
+from viz.buyer.checks import ExpectedReceipt, check_receipt, is_for, own_link
 from viz.buyer.open_requests import OpenRequest
 from viz.buyer.received import AnswerChunk, ReceivedAnswer, said_in
 from viz.buyer.request import AskedRequest
@@ -119,7 +120,9 @@ class PaidAnswer:
                     self._open_request, broken=isinstance(error, NodeUnreachable)
                 )
             elif self._admission.kept:
-                self._context.voucher_signer.drop(self._open_request)
+                self._context.voucher_signer.drop(
+                    self._open_request, refused=self._admission.refused
+                )
             await self._stack.aclose()
             if self._admission.sent and isinstance(error, NodeUnreachable):
                 cost = self._open_request.cost_if_begun(self._context.deployment)
@@ -221,12 +224,7 @@ class PaidAnswer:
         chunk = said_in(event, dict)
         if "error" in chunk:
             raise error_of(chunk, 200)
-        try:
-            grew = self._arrival.take(chunk)
-        except NodeNotTrusted as error:
-            self._context.voucher_signer.distrust(error.detail)
-            raise
-        if grew:
+        if self._arrival.take(chunk):
             self._open_request.waits_since_s = 0.0
             self._payer.grew()
         return chunk
@@ -240,15 +238,25 @@ class PaidAnswer:
             texts=self._arrival.texts,
             most_units=self._open_request.most_units,
         )
+        signer, another = self._context.voucher_signer, not is_for(signed, expected)
+        if signed == self.receipt or (another and self.receipt is not None):
+            return  # a server on the way repeats itself; this answer is billed
+        if another:
+            raise NodeUnreachable(
+                "the answer was changed on the way or is that of another request: its bill is for "
+                "another request or another text than what arrived"
+            )
         try:
             if self.receipt is not None:
                 raise NodeNotTrusted("the node bills one request twice")
             check_receipt(signed, expected, self._admission.counter)
-            self._context.voucher_signer.take(signed, self._open_request)
+            signer.take(signed, self._open_request)
         except (NodeNotTrusted, InvalidSignature) as error:
-            self._context.voucher_signer.distrust(error.detail)
+            # Only what the node signed accuses it for good; all else is an answer that broke off.
+            own_link(signer.channel, signer.domain, signed)
+            signer.distrust(error.detail)
             raise
-        self._context.voucher_signer.answered(empty=not self.text)
+        signer.answered(empty=not self.text)
         self.receipt = signed
         self._context.spending.note(self.model, signed)
 

@@ -3,7 +3,7 @@
 Owns the attempts, and what each changes after a refusal. ``viz.buyer.answer`` reads the answer.
 
 Invariants: a request is on disk before it is sent. ``sent`` is true as long as the node may have
-admitted the request, so that a bill may follow.
+admitted the request, so that a bill may follow. ``refused``: an attempt was refused.
 """
 
 from __future__ import annotations
@@ -31,11 +31,14 @@ from viz.errors import (
     NodeUnreachable,
     QuoteExpired,
     StaleVoucher,
+    StoreConflict,
     VizError,
 )
+from viz.protocol.answers import no_answer
 from viz.protocol.credential import voucher_to_text
 from viz.protocol.messages import AccessToken, AdapterOffer
 from viz.protocol.payment import (
+    NAME_HEADER,
     PRICE_HEADER,
     QUOTE_HEADER,
     VOUCHER_HEADER,
@@ -60,6 +63,7 @@ class AnswerAdmission:
         self._context = context
         self.asked = asked
         self.sent = False
+        self.refused = False
         self.kept = False
         self._offer: AdapterOffer
         self._renewed = False
@@ -133,6 +137,8 @@ class AnswerAdmission:
             await asyncio.to_thread(context.voucher_signer.keep, self.open_request)
             self.kept = True
         rides = self.payer.riding() if self._rides else None
+        # The same for all attempts: the node serves one of them, also if others repeat it.
+        headers[NAME_HEADER] = self.open_request.name
         if rides is not None:
             headers[VOUCHER_HEADER] = voucher_to_text(rides)
         self.sent = True
@@ -147,6 +153,13 @@ class AnswerAdmission:
             self.sent = isinstance(refusal, NodeUnreachable) and not isinstance(
                 refusal.__cause__, aiohttp.ClientConnectorError
             )
+            self.refused |= refusal.answered
+            if isinstance(refusal, StoreConflict):
+                self.sent = True
+                raise NodeUnreachable(
+                    "a server in front of the node repeated the request, and handed on the refusal "
+                    f"of the repetition ({refusal.detail}): ask the node's operator"
+                ) from refusal
             if isinstance(refusal, AccessTokenInvalid):
                 context.access.drop(token)
             elif rides is not None and isinstance(refusal, StaleVoucher | LineBelowBest):
@@ -155,7 +168,7 @@ class AnswerAdmission:
                 await self._mend(refusal, quoted=known is not None)
             return None
         if response.status == 402:
-            self.sent = False
+            self.sent, self.refused = False, True
             # Whatever was wrong with the voucher on the request: pay now what the node asks for.
             self._rides = False
             await self._answer_challenge(response, token, rode=rides is not None)
@@ -185,7 +198,10 @@ class AnswerAdmission:
         if challenge is None:
             if rode:
                 return
-            raise refusal
+            raise no_answer(
+                "a 402 without the Payment challenge, which a server in front of it may have taken "
+                "out"
+            )
         if context.quotes.is_for_another(challenge, context.node.info, self._offer):
             self._offer = await context.node.renewed_offer(self.asked.model)
         context.quotes.accept(

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from viz.buyer.counting import Counter
+from viz.domain.buyer_channel import BuyerChannel, ReceiptLink, take_receipt, verified_link
 from viz.domain.display import moment
 from viz.domain.eip712 import Domain
 from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt, salted_hash
 from viz.domain.units import ZERO_HASH, Address, Hash32, Units
-from viz.errors import NodeNotTrusted
+from viz.errors import InvalidSignature, NodeNotTrusted
+from viz.protocol.answers import no_answer
 from viz.protocol.messages import AdapterOffer, NodeInfo
 from viz.protocol.payment import SignedQuote
 
@@ -122,27 +124,53 @@ def check_quote(
     return digest
 
 
+def own_link(channel: BuyerChannel, domain: Domain, signed: SignedReceipt) -> ReceiptLink:
+    """Return a receipt's place in the chain of receipts.
+
+    Raises NodeRefused if the node did not sign it for this channel: then it is no word of the node.
+    """
+    try:
+        return verified_link(channel, domain, signed)
+    except InvalidSignature as error:
+        raise no_answer(error.detail) from error
+
+
+def with_receipt(
+    channel: BuyerChannel, domain: Domain, signed: SignedReceipt
+) -> tuple[BuyerChannel, ReceiptLink]:
+    """Return the channel with a receipt, and the receipt's place in the chain of receipts.
+
+    Raises as ``own_link``, and InvalidSignature if it contradicts the receipts before it.
+    """
+    link = own_link(channel, domain, signed)
+    return take_receipt(channel, link), link
+
+
+def is_for(signed: SignedReceipt, expected: ExpectedReceipt) -> bool:
+    """Say whether a receipt is for this request and for the text that arrived.
+
+    If not, the node need not be at fault: neither request nor text is signed by it, and a server in
+    front of it may have changed the text, or answered with the answer to another request.
+    """
+    receipt, said = signed.receipt, "".join(expected.texts).encode()
+    return receipt.request_hash == salted_hash(
+        signed.request_salt, expected.request
+    ) and receipt.response_hash == salted_hash(signed.response_salt, said)
+
+
 def check_receipt(signed: SignedReceipt, expected: ExpectedReceipt, counter: Counter) -> None:
     """Raise NodeNotTrusted if the receipt does not state what arrived, billed at the agreed price.
 
-    ``viz.domain.buyer_channel`` checks the signature and the chain of receipts.
+    The receipt is for this answer (``is_for``). ``viz.domain.buyer_channel`` checks the signature
+    and the chain of receipts.
     """
     receipt, agreed = signed.receipt, expected.agreed
     cost = agreed.price.amount_units(receipt.prompt_tokens, receipt.completion_tokens)
     lines = ((expected.adapter_id, receipt.amount_units),) if receipt.amount_units else ()
     bound = sum(map(counter.text_tokens, expected.texts))
     counted = receipt.completion_tokens
-    said = "".join(expected.texts).encode()
     rules = (
         (receipt.quote_hash == agreed.quote_hash, "names another quote"),
-        (
-            receipt.request_hash == salted_hash(signed.request_salt, expected.request),
-            "is for another request",
-        ),
-        (
-            receipt.response_hash == salted_hash(signed.response_salt, said),
-            "is for another text than the one that arrived",
-        ),
         (receipt.amount_units <= cost, "bills more than its tokens cost"),
         (receipt.amount_units <= expected.most_units, "bills more than was asked for"),
         (signed.lines == lines, "bills another adapter"),

@@ -7,7 +7,8 @@ A request is in one of three groups:
  - under way: its answer arrives, and will bring the receipt;
  - left: it ended without a receipt a short while ago, and the node may still bill it;
  - given up: the node had time to bill it and did not. It justifies no more than what is already
-   signed. It is kept because a bill may still come.
+   signed. It is kept because a bill may still come. A request that was refused is one of these, and
+   justifies nothing: a server in front of the node may have written the refusal.
 
 Invariants: every receipt belongs to one request, found by the hash of what was asked, and a request
 is billed once. A bill that the answer did not bring is for at most what arrived and one step. Any
@@ -52,7 +53,7 @@ class OpenRequest:
 
     The end: ``name`` is the name of its record in the ledger. ``incident`` is the incident in which
     the node did not finish the answer. ``unknown``: its process ended before the answer did, so
-    nobody knows what arrived.
+    nobody knows what arrived. ``refused``: an answer refused it.
 
     While the buyer waits for text, ``waits_since_s`` is when this wait began; else it is 0.
     """
@@ -65,6 +66,7 @@ class OpenRequest:
     name: str = ""
     incident: str = ""
     unknown: bool = False
+    refused: bool = False
     began_s: float = field(default_factory=time.monotonic)
     left_at_s: float = 0.0
     seq: int = 0
@@ -154,22 +156,33 @@ class OpenRequests:
         finally:
             self._under_way.discard(open_request)
 
-    def leave(self, open_request: OpenRequest) -> None:
+    def leave(self, open_request: OpenRequest, *, refused: bool = False) -> None:
         """Remember that a request ended without its receipt, so that its cost is not known yet."""
-        if not open_request.seq:
-            open_request.left_at_s = time.monotonic()
+        if open_request.seq:
+            return
+        open_request.left_at_s, open_request.refused = time.monotonic(), refused
+        if refused:
+            self._given_up[open_request] = None
+        else:
             self._left.add(open_request)
 
     def forget_old(self) -> list[OpenRequest]:
-        """Give up the requests that the node had time to bill.
+        """Give up the requests that the node had time to bill; call it if no receipt is missing.
 
-        Returns the oldest ones beyond ``GIVEN_UP_KEPT``, which are now forgotten.
+        Returns those that are now forgotten: the oldest ones beyond ``GIVEN_UP_KEPT``, and those
+        that were refused.
         """
         now_s = time.monotonic()
         old = [each for each in self._left if each.left_at_s + UNRECEIPTED_S < now_s]
         self._left.difference_update(old)
         self._given_up |= dict.fromkeys(sorted(old, key=lambda each: each.left_at_s))
-        forgotten = list(self._given_up)[: max(0, len(self._given_up) - GIVEN_UP_KEPT)]
+        given_up = list(self._given_up)
+        beyond = max(0, len(given_up) - GIVEN_UP_KEPT)
+        forgotten = given_up[:beyond] + [
+            each
+            for each in given_up[beyond:]
+            if each.refused and each.left_at_s + UNRECEIPTED_S < now_s
+        ]
         for each in forgotten:
             del self._given_up[each]
         return forgotten
@@ -211,6 +224,7 @@ class OpenRequests:
             each
             for each in (*self._left, *self._given_up)
             if each.incident
+            and not each.refused
             and not each.excused_units
             and each.adapter_id == adapter_id
             and not each.seq
@@ -245,7 +259,9 @@ class OpenRequests:
         A late receipt fits every equal request, so it may have been assigned to the wrong one.
         """
         for each in (*self._left, *self._given_up):
-            if each is not open_request and each.equals(open_request) and not each.seq:
+            if each.refused or each is open_request or each.seq:
+                continue
+            if each.equals(open_request):
                 self.note(each, open_request.seq, open_request.billed_units)
                 self.note(open_request, 0, 0)
                 return each
@@ -296,4 +312,8 @@ class OpenRequests:
 
 
 def _units_of(group: Iterable[OpenRequest], adapter_id: AdapterId) -> Units:
-    return sum(each.units for each in group if each.adapter_id == adapter_id and not each.seq)
+    return sum(
+        each.units
+        for each in group
+        if each.adapter_id == adapter_id and not each.seq and not each.refused
+    )

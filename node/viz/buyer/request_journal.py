@@ -43,6 +43,7 @@ class RequestJournal:
             "incident": open_request.incident,
             "excused": str(open_request.excused_units),
             "ended": bool(open_request.left_at_s),
+            "refused": open_request.refused,
         }
         whole = json.dumps(head).encode() + b"\n" + open_request.request
         write_private(path, whole, path.with_suffix(".new"))
@@ -88,4 +89,5 @@ def _read(path: Path) -> OpenRequest:
         incident=reader.text("incident", 64),
         excused_units=reader.optional("excused", reader.units) or 0,
         unknown=not reader.boolean("ended"),
+        refused=reader.optional("refused", reader.boolean) or False,
     )

@@ -21,7 +21,7 @@ from typing import Final
 
 import structlog
 
-from viz.buyer.checks import Limits
+from viz.buyer.checks import Limits, with_receipt
 from viz.buyer.held_by_node import HeldByNode
 from viz.buyer.ledger import BuyerLedger
 from viz.buyer.node_standing import NodeStanding
@@ -29,14 +29,7 @@ from viz.buyer.open_requests import OpenRequest, OpenRequests
 from viz.buyer.signed_vouchers import base_named, owed_named, signed_row, within_deposit
 from viz.buyer.undelivered import Undelivered
 from viz.client.node_client import NodeClient
-from viz.domain.buyer_channel import (
-    BuyerChannel,
-    draft_final,
-    draft_voucher,
-    raise_signed,
-    take_receipt,
-    verified_link,
-)
+from viz.domain.buyer_channel import BuyerChannel, draft_final, draft_voucher, raise_signed
 from viz.domain.claim_rows import SignedVoucher
 from viz.domain.display import amount
 from viz.domain.eip712 import settlement_domain
@@ -129,7 +122,9 @@ class VoucherSigner:
         """Make a request durable before it is sent. Blocks; raises StoreError."""
         self._ledger.keep_request(open_request)
 
-    def leave_unreceipted(self, open_request: OpenRequest, *, broken: bool = False) -> None:
+    def leave_unreceipted(
+        self, open_request: OpenRequest, *, broken: bool = False, refused: bool = False
+    ) -> None:
         """Remember that a request ended without its receipt: its cost may not be known yet.
 
         ``broken``: the node, or the connection to it, ended the answer. If not, the buyer left.
@@ -142,19 +137,23 @@ class VoucherSigner:
             open_request.left_at_s = time.monotonic()
             self._undelivered.billed(open_request)
             return
-        self._open_requests.leave(open_request)
+        self._open_requests.leave(open_request, refused=refused)
         # If this cannot be written, the record from before the request was sent stays valid.
         with suppress(StoreError):
             self._ledger.keep_request(open_request)
 
-    def drop(self, open_request: OpenRequest) -> None:
-        """Forget a request that was refused or free; a bill for it counts against the node."""
-        if not open_request.seq:
-            self._ledger.drop_request(open_request)
-        elif (other := self._open_requests.hand_on(open_request)) is not None:
+    def drop(self, open_request: OpenRequest, *, refused: bool = False) -> None:
+        """Forget a request that was never sent or was free; a bill for it is a lie.
+
+        If it was ``refused``, a bill for it is that of a broken answer: a server in front of the
+        node may repeat a request by itself, and hand on the refusal of the second one.
+        """
+        if open_request.seq and (other := self._open_requests.hand_on(open_request)) is not None:
             self._undelivered.billed(other)
+        elif open_request.seq or refused:
+            self.leave_unreceipted(open_request, broken=True, refused=refused)
         else:
-            self.leave_unreceipted(open_request, broken=True)
+            self._ledger.drop_request(open_request)
 
     @property
     def lacks_receipts(self) -> bool:
@@ -345,10 +344,10 @@ class VoucherSigner:
     def take(self, signed: SignedReceipt, open_request: OpenRequest) -> None:
         """Keep the receipt that a request's answer brought, after it was checked against it.
 
-        Raises InvalidSignature, and NodeNotTrusted for a second receipt of one request.
+        Raises NodeRefused if the node did not sign it, InvalidSignature if it contradicts the
+        receipts before it, and NodeNotTrusted for a second receipt of one request.
         """
-        link = verified_link(self.channel, self.domain, signed)
-        after = take_receipt(self.channel, link)
+        after, link = with_receipt(self.channel, self.domain, signed)
         other = self._open_requests.bill(open_request, link.seq, signed.receipt.amount_units)
         if other is not None and other.seq:
             self._undelivered.billed(other)
@@ -360,12 +359,11 @@ class VoucherSigner:
     def take_late(self, signed: SignedReceipt) -> bool:
         """Store a receipt that did not come with its answer, if it matches one of our requests.
 
-        Returns False if its answer is still arriving and will bring it. Raises InvalidSignature,
+        Returns False if its answer is still arriving and will bring it. Raises as ``take`` does,
         and NodeNotTrusted if no request matches or if it bills more than what arrived, one step and
         what the buyer forgives.
         """
-        link = verified_link(self.channel, self.domain, signed)
-        after = take_receipt(self.channel, link)
+        after, link = with_receipt(self.channel, self.domain, signed)
         if after is self.channel:
             return True
         unused = sum(self._unused_units(key) for key, _ in link.lines)

@@ -40,6 +40,7 @@ CHAIN_CALL_TIMEOUT_S: Final = 120.0  # the node waits for its transaction
 STREAM_IDLE_TIMEOUT_S: Final = 120.0
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
 MAX_ANSWER_VALUES: Final = 262_144
+CHALLENGE_HEADER: Final = "WWW-Authenticate"
 # A challenge names the best voucher, whose lines can exceed aiohttp's default of 8 KiB.
 MAX_HEADER_BYTES: Final = payment.MAX_CREDENTIAL_CHARS + 1024
 
@@ -222,11 +223,13 @@ async def _answer(response: aiohttp.ClientResponse) -> Any:
 
 def challenge_of(response: aiohttp.ClientResponse) -> payment.Challenge | None:
     """Return the challenge in the node's 402, None if it has none; raise NodeRefused."""
-    header = response.headers.get("WWW-Authenticate")
     try:
-        return None if header is None else payment.Challenge.from_header(header)
+        for header in map(payment.payment_scheme_in, response.headers.getall(CHALLENGE_HEADER, ())):
+            if header:
+                return payment.Challenge.from_header(header)
     except InvalidRequest as error:
         raise no_answer(error.detail) from error
+    return None
 
 
 async def problem_of(response: aiohttp.ClientResponse) -> VizError:

@@ -71,6 +71,10 @@ PRICE_HEADER: Final = "Payment-Price"
 ACCEPT_HEADER: Final = "Accept-Payment"
 ACCEPT_VALUE: Final = f"{METHOD}/{INTENT}"
 RECEIPT_HEADER: Final = "Payment-Receipt"
+# The name of a request, new for each: a request whose name came before is not served again. So a
+# server in front of the node that repeats a request by itself does not make it bill twice.
+NAME_HEADER: Final = "Payment-Request"
+MAX_NAME_CHARS: Final = 64
 # The header of a voucher that pays for the request itself: the text of its credential.
 VOUCHER_HEADER: Final = "Payment-Voucher"
 
@@ -222,6 +226,19 @@ class Challenge(WireModel):
         return cls.from_json(request | named)
 
 
+def payment_scheme_in(header: str) -> str:
+    """Return the Payment challenge in a WWW-Authenticate header, "" if there is none.
+
+    A server in front of a node may put a scheme of its own before or after it (RFC 9110, 11.6.1).
+    """
+    schemes = (each.strip() for each in _SCHEME.findall(header))
+    return next((each for each in schemes if each.lower().startswith("payment ")), "")
+
+
+# A scheme ends at a comma, outside quotes, after which a token follows that has no "=".
+_SCHEME: Final = re.compile(
+    r'(?:[^",]|"[^"]*"|,(?!\s*[A-Za-z][A-Za-z0-9_-]*(?:\s+[A-Za-z0-9]|\s*(?:,|$))))+'
+)
 _PRICE: Final = re.compile(r"([0-9]{1,20}) ([0-9]{1,20})")
 _PARAMETER: Final = re.compile(r'\s*([A-Za-z][A-Za-z0-9_-]*)="([^"\\]*)"\s*(?:,|$)')
 

@@ -65,7 +65,8 @@ class SseReader:
             field, _, value = line.partition(":")
             value = value.removeprefix(" ")
             if field == "event":
-                self._name = value
+                # "message" is what an event without a name is (WHATWG HTML, section 9.2.6).
+                self._name = "" if value == "message" else value
             elif field == "data":
                 self._data.append(value)
         return found

@@ -129,7 +129,8 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
     "store-conflict": (
         BUYER,
         "The same `Idempotency-Key` is under way, or its answer is no longer kept: wait, or read "
-        "`responseHash`. Elsewhere: send again once.",
+        "`responseHash`. The same `Payment-Request` was served: read the receipts. Elsewhere: send "
+        "again once.",
     ),
     "books-mismatch": (BUYER, "Do not pay on this channel. " + OPERATORS),
     "ledger-missing": (OPERATOR, OPERATORS),

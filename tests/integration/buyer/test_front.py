@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 import pytest
 from aiohttp import web
+from multidict import CIMultiDict
 from tests.fakes.chain import DEPLOYMENT
 from tests.integration.api.harness import ADAPTER, DEPOSIT, ORIGIN, PAYER_KEY, Node
 from tests.integration.buyer.conftest import PASSWORD
@@ -19,10 +20,11 @@ from viz.buyer.client import BuyerClient
 from viz.buyer.node_standing import BROKEN_ALLOWED
 from viz.client import node_client
 from viz.domain.eip712 import public_address
-from viz.errors import InvalidRequest, NodeRefused, NodeUnreachable
+from viz.errors import InvalidRequest, NodeNotTrusted, NodeRefused, NodeUnreachable
 from viz.protocol.payment import CHANNELS_PATH, CHAT_PATH, CLOSE_PATH, VOUCHERS_PATH
 
 Page = tuple[int, str, bytes, dict[str, str]]
+Forward = Callable[[], Awaitable[web.Response]]
 Written = Callable[[bytes], bytes]
 HTML = "text/html"
 PAGES: dict[str, Page] = {
@@ -34,6 +36,12 @@ PAGES: dict[str, Page] = {
     "bad gateway": (502, HTML, b"<p>502</p>", {}),
     "maintenance": (200, HTML, b"<p>back soon</p>", {}),
     "status": (200, "application/json", b'{"status": "ok"}', {}),
+    "choices that nobody asked for": (
+        200,
+        "text/event-stream",
+        b'data: {"choices": [{"index": 5, "delta": {"content": "x"}}]}\n\n',
+        {},
+    ),
     "another stream": (200, "text/event-stream", b"data: <p>\n\n", {}),
 }
 
@@ -43,7 +51,8 @@ class Front:
     """A reverse proxy that answers one request after another to ``path`` with its own page.
 
     The node has the request before that, and its answer is thrown away. ``written`` changes the
-    bytes of a streamed answer; what it returns is the whole answer.
+    bytes of a streamed answer; what it returns is the whole answer. ``acts`` answers the requests
+    to ``path`` as it likes, and asks the node as often as it likes.
     """
 
     node: str
@@ -51,9 +60,15 @@ class Front:
     path: str = ""
     pages: list[Page] = field(default_factory=list)
     written: Written | None = None
+    acts: Callable[[Forward], Awaitable[web.Response]] | None = None
     thrown: int = 0
 
     async def handle(self, request: web.Request) -> web.Response:
+        if self.acts is not None and request.path == self.path:
+            return await self.acts(lambda: self._forward(request))
+        return await self._forward(request)
+
+    async def _forward(self, request: web.Request) -> web.Response:
         sent = {
             name: value
             for name, value in request.headers.items()
@@ -70,11 +85,11 @@ class Front:
             ) as answer,
         ):
             raw = await answer.read()
-            headers = {
-                name: value
+            headers = CIMultiDict(
+                (name, value)
                 for name, value in answer.headers.items()
                 if name.lower() not in ("content-length", "transfer-encoding", "connection")
-            }
+            )
             if request.path == self.path and answer.status == 200:
                 if self.pages:
                     self.thrown += 1
@@ -138,7 +153,7 @@ async def test_a_page_instead_of_the_answer_accuses_nobody(
     The request was forgotten, so that the bill accused an honest node for good.
     """
     front.path, front.pages = CHAT_PATH, [PAGES[name]]
-    with pytest.raises(NodeUnreachable, match=r"in front|broke off|cut off"):
+    with pytest.raises((NodeUnreachable, NodeNotTrusted), match=r"in front|broke|cut|choice"):
         await ask(buyer, max_tokens=8)
     assert front.thrown == 1
     assert await in_step(buyer)

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import aiohttp
 import pytest
+from multidict import CIMultiDict
 from tests.integration.api.harness import ADAPTER
 from tests.integration.buyer.test_untrue_node import ask
 
@@ -34,7 +35,7 @@ class Refusal:
     def __init__(self, challenge: Challenge) -> None:
         assert challenge.need is not None
         more = replace(challenge.need, required_units=900_000)
-        self.headers = {"WWW-Authenticate": replace(challenge, need=more).to_header()}
+        self.headers = CIMultiDict({"WWW-Authenticate": replace(challenge, need=more).to_header()})
         self.content = asyncio.StreamReader()
         self.content.feed_data(json.dumps({"code": "payment-required", "detail": "more"}).encode())
         self.content.feed_eof()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -147,10 +148,9 @@ async def test_the_lies_below_would_be_taken_if_they_were_true(liar: Liar) -> No
     ("length", "max_tokens", "cap", "reason"),
     [
         (4_000, 16, 1_000_000, "bills more than was asked for"),
-        (25_000, 16, 1_000_000, "bytes of text"),
         (3_000, 10_000, 5_000, "bills more than was asked for"),
     ],
-    ids=["more tokens than asked for", "more text than tokens can spell", "more than the cap"],
+    ids=["more tokens than asked for", "more than the cap"],
 )
 async def test_a_node_bills_no_more_than_was_asked_for(
     liar: Liar, length: int, max_tokens: int, cap: int, reason: str
@@ -167,6 +167,40 @@ async def test_a_node_bills_no_more_than_was_asked_for(
     )
     with pytest.raises(NodeNotTrusted, match="nothing more"):
         await ask(client)
+
+
+@pytest.mark.parametrize("unasked", [said("x" * 25_000), said("x", index=5)])
+async def test_unasked_text_is_a_broken_answer(liar: Liar, unasked: bytes) -> None:
+    """No chunk is signed, so a server on the way may have sent it; three such bills end trust."""
+    client = liar.client
+    liar.answer = lambda: [unasked, DONE]
+    with pytest.raises(NodeNotTrusted, match=r"bytes of text|choice 5 of 1"):
+        await ask(client)
+    assert not client.voucher_signer.fault
+    assert client.channel.total_units == 0
+
+
+async def test_a_bill_for_another_text_is_a_broken_answer(liar: Liar) -> None:
+    """The text is not signed. A node whose bills fit no answer is left after three of them."""
+    client = liar.client
+    liar.answer = lambda: [said("high"), liar.receipt("low", 3), DONE]
+    with pytest.raises(NodeUnreachable, match="changed on the way"):
+        await ask(client)
+    assert not client.voucher_signer.fault
+
+
+async def test_a_bill_that_the_node_did_not_sign_is_not_its_word(liar: Liar) -> None:
+    """Whoever stands between could accuse every node otherwise, with one byte."""
+    client = liar.client
+    liar.answer = lambda: [
+        said("high"),
+        re.sub(rb'("signature":"0x)..', rb"\g<1>00", liar.receipt("high", 4_000)),
+        DONE,
+    ]
+    with pytest.raises(NodeRefused, match="not signed by the node"):
+        await ask(client)
+    assert not client.voucher_signer.fault
+    assert client.channel.spent_units(ADAPTER) == 0
 
 
 async def test_an_answer_beyond_the_cap_is_left(liar: Liar) -> None:

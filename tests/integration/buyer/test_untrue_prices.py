@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 import pytest
+from multidict import CIMultiDict
 from tests.integration.api.harness import ADAPTER, NODE_KEY
 from tests.integration.buyer.test_untrue_node import MODEL, PROMPT_TOKENS, Stream, ask
 
@@ -40,7 +41,7 @@ class Refusal(Stream):
 
     def __init__(self, challenge: Challenge) -> None:
         super().__init__([b'{"code": "payment-required", "detail": "pay first"}'])
-        self.headers = {"WWW-Authenticate": challenge.to_header()}
+        self.headers = CIMultiDict({"WWW-Authenticate": challenge.to_header()})
 
     async def read(self, size: int) -> bytes:
         return self._frames.pop() if self._frames else b""

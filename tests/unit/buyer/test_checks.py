@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.unit.protocol.test_payment import INFO, NODE_KEY
 
-from viz.buyer.checks import ExpectedReceipt, agreed_quote, check_quote, check_receipt
+from viz.buyer.checks import ExpectedReceipt, agreed_quote, check_quote, check_receipt, is_for
 from viz.buyer.counting import Counter
 from viz.domain.eip712 import public_address, settlement_domain, sign
 from viz.domain.ports.chain import Deployment
@@ -101,8 +101,6 @@ def judge(receipt: Receipt, adapter_id: AdapterId = OFFER.adapter_id, *, exact: 
     "changes",
     [
         {"quote_hash": ZERO_HASH},
-        {"request_hash": ZERO_HASH},
-        {"response_hash": salted_hash(SALT, b"high tides")},
         {"amount_units": RECEIPT.amount_units + 1},
         {"prompt_tokens": 301, "amount_units": AGREED.price.amount_units(301, 9)},
         {"completion_tokens": 10, "amount_units": AGREED.price.amount_units(20, 10)},
@@ -115,6 +113,17 @@ def test_a_receipt_says_what_arrived(changes: Any, exact: bool) -> None:
         judge(replace(RECEIPT, **changes), exact=exact)
     with pytest.raises(NodeNotTrusted, match="another adapter"):
         judge(RECEIPT, AdapterId(0), exact=exact)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"request_hash": ZERO_HASH}, {"response_hash": salted_hash(SALT, b"high tides")}],
+)
+def test_a_receipt_is_for_one_request_and_one_text(changes: Any) -> None:
+    """A bill for something else is not taken for the bill of this answer."""
+    signed = SignedReceipt(RECEIPT, (), SALT, SALT, b"")
+    assert is_for(signed, SERVED)
+    assert not is_for(replace(signed, receipt=replace(RECEIPT, **changes)), SERVED)
 
 
 def test_a_name_means_one_adapter() -> None:
