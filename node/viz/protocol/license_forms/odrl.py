@@ -17,6 +17,10 @@ from viz.protocol.license_forms.place import LicensePlace, work_name
 CONTEXT: Final = "http://www.w3.org/ns/odrl.jsonld"
 MEDIA_TYPE: Final = "application/ld+json"
 TERM: Final = "urn:viz:term:"
+# ODRL's own operand ``percentage`` is a part of the asset, so a royalty is a payment in this unit.
+REVENUE_PERCENT: Final = f"{TERM}percent-of-gross-revenue"
+# The duty that all permissions share.
+GRANT: Final = "odrl.jsonld#grant"
 # The right, ODRL's action for it, and the purpose that narrows the action.
 ACTIONS: Final = (
     ("copy_for_training", "reproduce", "training"),
@@ -46,9 +50,7 @@ def odrl(document: LicenseDocument, where: LicensePlace) -> dict[str, Any]:
         permissions.append(_rule(target, "extract", [{**count, "unit": f"{TERM}token"}, *limits]))
     else:
         prohibitions.append(_rule(target, "extract", []))
-    if duties := _duties(document):
-        for permission in permissions[:1]:
-            permission["duty"] = duties
+    _give_duties(document, where, permissions)
     offer: dict[str, Any] = {
         "@context": CONTEXT,
         "@type": "Offer",
@@ -95,20 +97,32 @@ def _constraints(document: LicenseDocument) -> list[dict[str, Any]]:
     return found
 
 
-def _duties(document: LicenseDocument) -> list[dict[str, Any]]:
-    money, chain, terms = document.money, document.chain, terms_of(document)
-    token = f"urn:viz:{chain.chain_id}:{chain.token}"
-    duties: list[dict[str, Any]] = [{"action": "obtainConsent"}]
+def _give_duties(
+    document: LicenseDocument, where: LicensePlace, permissions: list[dict[str, Any]]
+) -> None:
+    """Add what each permission asks for: the one grant, its fee once, the royalty on answers.
+
+    In ODRL a permission without a duty is free, whatever the duties of the others are. So each one
+    names the grant, which is one duty with one uid.
+    """
+    chain, terms = document.chain, terms_of(document)
+    for permission in permissions:
+        permission["duty"] = [{"uid": where.form(GRANT), "action": "obtainConsent"}]
+    if not permissions:
+        return
     if terms.training_fee_units:
-        fee = {"@value": money.training_fee, "@type": "xsd:decimal"}
-        duties.append(_compensate({**_constraint("payAmount", "eq", fee), "unit": token}))
+        token = f"urn:viz:{chain.chain_id}:{chain.token}"
+        paid = _compensate("eq", document.money.training_fee, token)
+        permissions[0]["duty"].append(paid)
     if terms.min_royalty_bps:
-        part = {"@value": _percent(terms.min_royalty_bps), "@type": "xsd:decimal"}
-        duties.append(_compensate(_constraint("percentage", "gteq", part)))
-    return duties
+        part = _compensate("gteq", _percent(terms.min_royalty_bps), REVENUE_PERCENT)
+        earning = [each for each in permissions if each["action"] == "present"]
+        (earning or permissions)[0]["duty"].append(part)
 
 
-def _compensate(refinement: dict[str, Any]) -> dict[str, Any]:
+def _compensate(operator: str, decimal: str, unit: str) -> dict[str, Any]:
+    amount = {"@value": decimal, "@type": "xsd:decimal"}
+    refinement = {**_constraint("payAmount", operator, amount), "unit": unit}
     return {
         "action": [{"rdf:value": {"@id": "odrl:compensate"}, "refinement": [refinement]}],
     }

@@ -40,7 +40,6 @@ ODRL_ACTIONS: Final = {
 }  # fmt: skip
 ODRL_OPERANDS: Final = {
     "purpose", "industry", "spatial", "elapsedTime", "systemDevice", "count", "payAmount",
-    "percentage",
 }  # fmt: skip
 ODRL_OPERATORS: Final = {"eq", "gt", "gteq", "lt", "lteq", "neq", "isA", "hasPart", "isPartOf",
                          "isAllOf", "isAnyOf", "isNoneOf"}  # fmt: skip

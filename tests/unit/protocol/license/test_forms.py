@@ -234,6 +234,26 @@ def test_odrl_says_each_right_once(kind: str) -> None:
     assert len(offer.get("permission", [])) == granted
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_permission_of_odrl_is_free_of_the_grant(kind: str) -> None:
+    """ODRL reads a permission without a duty as unconditional; fee and royalty stand once."""
+    permissions = odrl(KINDS[kind], WHERE).get("permission", [])
+    grants = [[d for d in each["duty"] if d["action"] == "obtainConsent"] for each in permissions]
+    assert all(len(each) == 1 for each in grants)
+    assert len({duty["uid"] for (duty,) in grants}) == 1
+    paid = [
+        (each["action"], refinement["unit"])
+        for each in permissions
+        for duty in each["duty"]
+        if duty["action"] != "obtainConsent"
+        for refinement in duty["action"][0]["refinement"]
+    ]
+    assert len(paid) == len(set(paid)) and len(paid) <= 2
+    royalty = "urn:viz:term:percent-of-gross-revenue"
+    serves = [each["action"] for each in permissions if each["action"] == "present"]
+    assert [a for a, unit in paid if unit == royalty] in (serves or [permissions[0]["action"]], [])
+
+
 def test_the_price_is_in_odrl_and_on_the_rate_card() -> None:
     text = json.dumps(odrl(KINDS["commercial"], WHERE))
     assert '"2.00"' in text and '"8.00"' in text
