@@ -14,7 +14,9 @@ from viz.protocol.license_document.agreement import terms_of
 from viz.protocol.license_document.model import LicenseDocument
 from viz.protocol.license_forms.place import LicensePlace, work_name
 
-CONTEXT: Final = ["http://www.w3.org/ns/odrl.jsonld", {"tdm": "http://www.w3.org/ns/tdmrep#"}]
+# Earlier drafts had an object that defines the prefix ``tdm`` in place of the second context, which
+# defines the same prefix.
+CONTEXT: Final = ["http://www.w3.org/ns/odrl.jsonld", "http://www.w3.org/ns/tdmrep.jsonld"]
 PROFILE: Final = "http://www.w3.org/ns/tdmrep"
 POLICY: Final = "tdm-policy.json"
 

@@ -104,7 +104,7 @@ def check_tdm_policy(policy: Any) -> None:
     """TDMRep's profile of ODRL: an offer with an assigner and one permission to mine."""
     assert policy["@context"] == [
         "http://www.w3.org/ns/odrl.jsonld",
-        {"tdm": "http://www.w3.org/ns/tdmrep#"},
+        "http://www.w3.org/ns/tdmrep.jsonld",
     ]
     assert policy["@type"] == "Offer" and policy["profile"] == "http://www.w3.org/ns/tdmrep"
     assert ":" in policy["uid"] and ":" in policy["assigner"]["uid"]

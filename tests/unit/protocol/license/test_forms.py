@@ -53,7 +53,7 @@ def tdm(permission: Any, **changes: Any) -> dict[str, Any]:
     return {
         "@context": [
             "http://www.w3.org/ns/odrl.jsonld",
-            {"tdm": "http://www.w3.org/ns/tdmrep#"},
+            "http://www.w3.org/ns/tdmrep.jsonld",
         ],
         "@type": "Offer",
         "profile": "http://www.w3.org/ns/tdmrep",
