@@ -53,6 +53,10 @@ def child_environment(settings: TrainingSettings) -> dict[str, str]:
     threads = str(settings.threads)
     return {
         "OMP_NUM_THREADS": threads,
+        # A thread that waits for the others sleeps. It would spin for milliseconds by default, and
+        # beside other work keep the core that they need. The worker imports torch before
+        # viz.basemodel, whose own value would come too late.
+        "GOMP_SPINCOUNT": "0",
         "MKL_NUM_THREADS": threads,
         "TOKENIZERS_PARALLELISM": "false",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",

@@ -61,6 +61,21 @@ async def test_a_cancel_while_the_worker_is_being_made_is_kept(tmp_path: Path, w
         await following
 
 
+async def test_threads_of_a_worker_sleep_while_they_wait(tmp_path: Path, worker: Any) -> None:
+    """Protects runs beside other work: threads that spin keep the cores that the others need.
+
+    The runtime reads the variable when torch is loaded, so it stands there from the beginning.
+    """
+    worker(
+        "import json, os",
+        'print(json.dumps({"event": "started", "spins": os.environ.get("GOMP_SPINCOUNT")}))',
+        RESULT,
+    )
+    async with asyncio.timeout(60):
+        events = [event async for event in TrainingProcess(RUN, tmp_path).events()]
+    assert events[0].values == {"spins": "0"}
+
+
 async def test_a_result_outlives_its_worker(
     tmp_path: Path, worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
