@@ -42,6 +42,7 @@ def routes() -> list[web.RouteDef]:
         web.post(f"{path}/collect", for_operator(money.collect)),
         web.post(f"{path}/grants", for_operator(grant)),
         web.post(f"{path}/works", for_operator(works.fetch)),
+        web.get(f"{path}/works/{{content_id}}/notices", for_operator(works.notices)),
         web.post(f"{path}/adapters/permissions", for_operator(works.permit)),
         web.post(f"{path}/adapters", for_operator(activate)),
         web.post(f"{path}/publications", for_operator(publish)),

@@ -9,10 +9,11 @@ from typing import Any
 from aiohttp import web
 
 from viz.api.bodies import trusted_body_of
-from viz.api.context import NodeContext, parts_of
+from viz.api.context import NodeContext, number_of, parts_of
 from viz.api.serialise import plain
 from viz.domain.units import AdapterId, ContentId
 from viz.errors import InvalidRequest
+from viz.protocol.notices import view_of
 from viz.protocol.wire import JSON_INTEGER_MAX, Json, Reader, read_whole
 from viz.services.work_records import load_record
 
@@ -26,6 +27,17 @@ async def fetch(request: web.Request) -> web.Response:
     title = record.title if record is not None else ""
     found = {"contentId": int(content_id), "title": title, "path": str(path.absolute())}
     return web.json_response(found)
+
+
+async def notices(request: web.Request) -> web.Response:
+    """Answer the notices on a work, at this node (its URL is empty) and at its custodians."""
+    parts = parts_of(request)
+    content_id = ContentId(number_of(request, "content_id", JSON_INTEGER_MAX))
+    own, _ = parts.notices.page(content_id=content_id)
+    found = [("", view_of(each)) for each in own] + await parts.licensed_works.notices(content_id)
+    return web.json_response(
+        {"notices": [{"url": url, "view": view.to_json()} for url, view in found]}
+    )
 
 
 async def permit(request: web.Request) -> web.Response:

@@ -133,16 +133,23 @@ async def test_a_creator_uploads_once_and_a_trainer_needs_the_id_alone(
     _, listed = await custodian.call("GET", "/viz/v1/listings/1")
     assert (listed["listing"]["credit"], listed["listing"]["language"]) == ("Alma Reyes", "en")
 
+    told = await creator.viz(
+        "content", "notice", "It is ours.", "--kind", "copyright", "--work", 1,
+        "--node", custodian.url,
+    )  # fmt: skip
+    assert told.exit_code == 0, told.output
     done = await typed("content", "keys", 1, "--node", custodian.url)
     assert f"no key of work 1. Its listing names as custodians: {custodian.url}" in done.stdout
     done = await operated(trainer, "content", "license", 1)
     assert done.exit_code == 0, done.output
     assert "work 1  Story: train it with its id" in done.stdout
+    assert "notice" not in done.stderr, "its listing was not known here before"
     kept = trainer.folder / "works" / "1" / "work.txt"
     assert kept.read_text() == STORY * 50
     done = await operated(trainer, "train", 1, "--dry-run")
     assert done.exit_code == 0 and "rows to learn" in done.stdout, done.output
     done = await operated(trainer, "train", 1, "--royalty-bps", 700)
+    assert "work 1: notice 1 (copyright) of " in done.stderr and custodian.url in done.stderr
     assert done.exit_code == 7 and "--royalty-bps (royaltyBps) to at least 800" in done.stderr
     done = await operated(trainer, "training", "list", "--json")
     assert json.loads(done.stdout) == {"trainings": []}

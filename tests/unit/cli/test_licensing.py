@@ -19,13 +19,13 @@ class Node:
 
     def __init__(self, ends: dict[int, int], here: tuple[int, ...] = (1, 2)) -> None:
         self.ends, self.here = ends, here
-        self.notices: list[Any] = []
+        self.notices: dict[int, list[Any]] = {}
         self.asked: list[str] = []
 
     async def ask(self, method: str, path: str, body: Any = None) -> Any:
         self.asked.append(f"{method} {path}")
-        if path == "/notices":
-            return {"notices": self.notices}
+        if path.endswith("/notices"):
+            return {"notices": self.notices.get(int(path.split("/")[2]), [])}
         if path == "/trainings":
             raise LicenseError("no training here")
         work = body["contentId"]
@@ -64,18 +64,23 @@ def test_notices_are_told_before_anything_is_paid(monkeypatch: pytest.MonkeyPatc
     """Protects the trainer from paying for a work whose adapters may be suspended tomorrow."""
     node = Node({1: UINT64_MAX})
     about = {"adapterId": 0, "kind": "copyright", "receivedAt": 1_796_000_000, "answeredAt": 0}
-    for number, work, state in ((3, 1, "open"), (4, 2, "open"), (5, 1, "rejected")):
+    for number, work, state, url in (
+        (3, 1, "open", ""), (4, 2, "open", ""), (5, 1, "rejected", ""),
+        (6, 1, "upheld", "https://custodian.test"),
+    ):  # fmt: skip
         told = {"noticeId": number, "contentId": work, "state": state, "effectiveAt": 1_797_000_000}
-        node.notices.append({"view": about | told})
+        node.notices.setdefault(work, []).append({"url": url, "view": about | told})
     done = ask_for(monkeypatch, node, "1")
-    assert node.asked == ["GET /notices", "POST /grants", "POST /works"]
+    assert node.asked == ["GET /works/1/notices", "POST /grants", "POST /works"]
     assert "work 1: notice 3 (copyright) of 2026-11-30 00:53:20 UTC, effective" in done.stderr
     assert "viz notice show 3" in done.stderr
+    assert "notice 6 (copyright) of 2026-11-30 00:53:20 UTC at https://custodian.t" in done.stderr
+    assert "upheld. More: viz content show 1 --node https://custodian.test" in done.stderr
     assert "notice 4" not in done.stderr and "notice 5" not in done.stderr
     node.asked.clear()
     monkeypatch.setattr(train, "OperatorClient", lambda *_: node)
     done = CliRunner().invoke(app, ["train", "1"])
-    assert node.asked == ["GET /notices", "POST /trainings"]
+    assert node.asked == ["GET /works/1/notices", "POST /trainings"]
     assert "work 1: notice 3 (copyright)" in done.stderr and "notice 4" not in done.stderr
 
 

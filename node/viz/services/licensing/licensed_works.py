@@ -43,6 +43,7 @@ from viz.protocol.listing import (
     SignedListing,
     WorkListing,
 )
+from viz.protocol.notices import NOTICES_PATH, NoticePage, NoticeView
 from viz.protocol.wire import canonical_json
 from viz.services.custody.custodian import Custodian
 from viz.services.custody.key_requests import KeyRequests
@@ -60,6 +61,7 @@ from viz.storage.sealing import unseal_bytes
 MAX_NODES: Final = 16
 _ASK_S: Final = 10.0
 _LISTING_BYTES: Final = 256 * 1024
+_NOTICES_BYTES: Final = 256 * 1024
 _log = structlog.get_logger()
 
 
@@ -99,6 +101,32 @@ class LicensedWorks:
     async def has(self, content_id: ContentId) -> bool:
         """Return whether an opened work is on the disk."""
         return await asyncio.to_thread(self._kept, content_id) is not None
+
+    async def notices(self, content_id: ContentId) -> list[tuple[str, NoticeView]]:
+        """Return the notices on a work that its custodians show, each with the custodian's URL.
+
+        This only informs: a custodian that does not answer, or a work without a listing here, adds
+        nothing.
+        """
+        try:
+            listing = (await self._listings.get(content_id)).listing
+        except ListingUnknown:
+            return []
+        urls = [http_origin(each.url) for each in listing.custodians if each.node != self._node]
+        asked = [self._notices_at(url, content_id) for url in urls if url is not None]
+        return [found for each in await asyncio.gather(*asked) for found in each]
+
+    async def _notices_at(self, url: str, content_id: ContentId) -> list[tuple[str, NoticeView]]:
+        path = f"{NOTICES_PATH}?work={content_id}"
+        try:
+            answer = await self._peers.ask(
+                "GET", url + path, max_bytes=_NOTICES_BYTES, timeout_s=_ASK_S
+            )
+            page = NoticePage.from_json(answer)
+        except VizError as error:
+            _log.info("no notices from a custodian", url=url, reason=error.detail)
+            return []
+        return [(url, each) for each in page.notices if each.content_id == content_id]
 
     async def forget(self, content_id: ContentId) -> None:
         """Remove an opened work from the disk."""
