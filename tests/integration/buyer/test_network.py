@@ -24,6 +24,7 @@ from viz.buyer.network.opening import NetworkSources, network_buyer
 from viz.buyer.network.record import NetworkFile, day_of
 from viz.buyer.prices import limits_in
 from viz.buyer.wallet import KeyWallet
+from viz.domain.display import amount
 from viz.domain.eip712 import public_address
 from viz.domain.ports.chain import NodeEntry
 from viz.domain.pricing import Price
@@ -302,6 +303,23 @@ async def test_budgets_hold(network: Network) -> None:
     async with network.buyer(limits=cheap) as buyer:
         with pytest.raises(PriceAboveCap, match="caps"):
             await read(buyer, chat())
+
+
+async def test_an_answer_that_may_cost_no_more_is_not_continued_elsewhere(network: Network) -> None:
+    """The refusal says what arrived cost, the bound, and which option has it continued."""
+    engine, body = network.nodes["b"].engine, chat(max_tokens=120)
+    prompt_tokens = len(engine.render(body["messages"]))
+    cap_units = PRICES["b"].amount_units(prompt_tokens, 119)
+    limits = replace(limits_in(DEPLOYMENT), request_units=cap_units)
+    async with network.buyer(limits=limits) as buyer:
+        with pytest.raises(PriceAboveCap, match="--max-per-request") as refused:
+            async with buyer.ask(body) as answer:
+                async for _ in answer:
+                    if len(answer.text) >= 40 and not answer.parts:
+                        await cut(network.nodes["b"])
+        most = amount(cap_units, DEPLOYMENT)
+        assert refused.value.detail.startswith(f"what arrived of the answer cost {most}, and one")
+        assert await network.billed("c") == 0
 
 
 async def test_a_small_deposit_is_refused_before_it_is_signed(network: Network) -> None:
