@@ -59,6 +59,8 @@ CASES = [
          "license", "fee"),
     Case("an unlicensed training", "train {works}/{unlicensed} --node {node}", LICENSE,
          "no-live-grant", "viz content license"),
+    Case("a royalty below the license's", "train {works}/{licensed} --dry-run --royalty-bps 700"
+         " --node {node}", LICENSE, "license", "--royalty-bps (royaltyBps) to at least 800"),
     Case("a training of nothing", "train {works}/none.txt --node {node}", INPUT,
          "invalid-request", "registration record"),
     Case("an unknown training setting", "train {works}/{licensed} --dry-run --set stepz=2"
